@@ -33,11 +33,12 @@ _TOLD_WITHIN, _GONE_AFTER = 1.5, 0.5
 @dataclass(frozen=True, slots=True)
 class Report:
     """Whether jobs can be taken: `reason` says why not. `checks` goes to members who ask, as JSON;
-    `engine` says whether this process runs the jobs."""
+    `engine` says whether this process runs the jobs, `checked` whether there was a first look."""
 
     reason: str | None = None
     checks: Mapping[str, Any] = field(default_factory=dict)
     engine: Literal["active", "standby"] = "active"
+    checked: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -93,7 +94,8 @@ class Readiness:
         if self._stopping:
             reason = _STOPPING
             self._told.set()
-        return Report(reason, checks, "active" if self.engine.is_active() else "standby")
+        engine: Literal["active", "standby"] = "active" if self.engine.is_active() else "standby"
+        return Report(reason, checks, engine, checked=self._looked_at is not None)
 
     async def leave(self) -> None:
         """Say from now on that nothing is taken, and wait until who watches has heard it."""
@@ -146,6 +148,7 @@ class Readiness:
         try:
             async with asyncio.timeout(self.patience):
                 await cloud.user()
+                await cloud.plan()
         except CloudUnauthorized:
             return (
                 f"Comfy Cloud does not accept the API key: put a valid key into the file of "
@@ -154,8 +157,8 @@ class Readiness:
         except CloudRefused as error:
             if error.status == 403:
                 return (
-                    "Comfy Cloud knows the API key but refuses it (403): the account needs a plan "
-                    "with API access (Standard, Creator or Pro)."
+                    "The API key is valid, but its account needs a plan with API access (403): "
+                    "subscribe to Standard, Creator or Pro."
                 )
             return f"Comfy Cloud did not check the API key (status {error.status})."
         except (CloudError, TimeoutError) as error:

@@ -206,10 +206,12 @@ async def _state(request: web.Request) -> dict[str, Any]:
     """Everything that changes, of the member or, for admins, of all.
 
     Jobs on the cloud or on their way, waiting ones in the order of turns, how many there are of
-    both in all and by member, and today's usage by member. Accounts are for admins alone. `history`
-    is another word whenever the ended jobs are others. Times are ms since 1970.
+    both in all and by member, and today's usage by member. Accounts are for admins alone. `trouble`
+    is why no job can be accepted, as `/readyz` says it, or null. `history` is another word whenever
+    the ended jobs are others. Times are ms since 1970.
     """
     services, viewer, admin = of(request), member_of(request), is_admin(request)
+    report = await services.readiness.report()
     member = None if admin else viewer
     now, here = time.time(), request.app[ADMIN_LISTENER]
     today = day_of(now)
@@ -237,6 +239,7 @@ async def _state(request: web.Request) -> dict[str, Any]:
             for one in await services.accounting.usage.days(today, today, member)
         ],
         "history": services.jobs.history.word(member),
+        "trouble": report.reason if report.checked else None,
         "viewer": {
             "name": viewer,
             "role": "admin" if admin else "user",

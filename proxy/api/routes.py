@@ -13,6 +13,7 @@ from proxy.api import (
     assets,
     dashboard,
     downloads,
+    extension,
     helper_nodes,
     jobs,
     members,
@@ -72,6 +73,7 @@ ROUTES = (
     _only("GET", "/proxy/page/{name}", dashboard.get_part),
     _only("GET", "/proxy/api/state", dashboard.get_state),
     _only("GET", "/proxy/api/events", dashboard.get_events),
+    _only("GET", "/proxy/api/interface", extension.get_interface),
     _only("GET", "/proxy/api/activity", records.get_activity),
     _only("GET", "/proxy/api/jobs", records.list_jobs),
     _only("GET", "/proxy/api/job", records.get_job),
@@ -208,6 +210,7 @@ ROUTES = (
     _off("*", "/api/tags", assets.disabled),
     _off("*", "/api/tasks/{id}", assets.disabled),
     # the web interface
+    _only("GET", extension.SCRIPT_PATH, extension.get_script),
     _only("GET", "/templates/{path:.*}", system.get_template),
     _only("GET", "/docs/{path:.*}", system.get_docs),
     _only("GET", r"/{path:(?!internal\b).*}", system.get_file),

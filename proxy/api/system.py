@@ -21,6 +21,7 @@ from proxy.api import bodies
 from proxy.api.connections import connection_of, member_of, of
 from proxy.api.content import content_headers
 from proxy.api.downloads import delivering
+from proxy.api.extension import SCRIPT_PATH, has_nodes
 from proxy.api.web_interface import within
 from proxy.catalog.node_classes import Coding, Listing
 from proxy.translate import COMFYUI, DEPLOYED_AS, FRONTEND, PYTORCH, TEMPLATES
@@ -221,16 +222,17 @@ _OWN_PAGE = Path(__file__).with_name("welcome.html").read_bytes()
 
 
 async def get_root(request: web.Request) -> web.StreamResponse:
-    """The web interface, or a page that says what this is."""
+    """The web interface, or a page that says what this is and, if jobs cannot run, why."""
     page = within(of(request).interface.frontend, "index.html")
-    if page is None:
+    if page is None or not await has_nodes(request):
         return web.Response(body=_OWN_PAGE, content_type="text/html", headers=_PAGE_HEADERS)
     return web.FileResponse(page, headers=_PAGE_HEADERS)
 
 
 async def get_extensions(request: web.Request) -> web.Response:
-    """The scripts that belong to the web interface; there are no custom nodes with more."""
-    return bodies.json(of(request).interface.extensions())
+    """The scripts that belong to the web interface, and ours as that of a node pack."""
+    scripts = of(request).interface.extensions()
+    return bodies.json([*scripts, SCRIPT_PATH] if scripts else [])
 
 
 async def get_template(request: web.Request) -> web.StreamResponse:

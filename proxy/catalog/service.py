@@ -230,6 +230,12 @@ class Catalog:
             await asyncio.wait([self._warming], timeout=timeout)
         return self._nodes.value is not None
 
+    async def load(self, timeout: float) -> bool:  # noqa: ASYNC109 (a question, not a bound)
+        """Say whether the node classes are there; fetch them if not, waiting up to `timeout`."""
+        if self._nodes.value is None:
+            await self._nodes.renewed(0, patience=timeout)
+        return self._nodes.value is not None
+
     async def renewed(self, age: float) -> bool:
         """Fetch the node classes again if they are older than `age` (seconds).
 

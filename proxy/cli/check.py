@@ -203,13 +203,14 @@ async def _reachable(client: CloudClient) -> str:
 async def _key_works(client: CloudClient) -> str:
     try:
         await client.user()
+        await client.plan()
     except CloudUnauthorized:
         raise _ProblemError(f"The cloud does not know this key: {_NEW_KEY}.") from None
     except CloudRefused as error:
         if error.status == 403:
             raise _ProblemError(
-                "The cloud knows this key but refuses it (403): the account needs a plan with API "
-                "access (Standard, Creator or Pro)."
+                "The key is valid, but its account needs a plan with API access (403): subscribe "
+                "to Standard, Creator or Pro."
             ) from None
         raise _ProblemError(f"The cloud refused the request ({error}): try again later.") from None
     except CloudError as error:

@@ -457,6 +457,13 @@ class CloudClient:
         """`GET /api/user`: raises `CloudUnauthorized` if the key does not work."""
         await self.http.get(_status_only, "user")
 
+    async def plan(self) -> None:
+        """`GET /api/queue`: raises `CloudRefused` (403) if the plan has no access by API.
+
+        The cloud lets such accounts read `/api/user`, but not their queue or the node list.
+        """
+        await self.http.get(_status_only, "queue")
+
     async def system_stats(self) -> dict[str, Any]:
         """`GET /api/system_stats`, which needs no key and so proves none."""
         return await self.http.get(Answer.object, "system_stats")

@@ -249,6 +249,9 @@ class RoomOfNodes:
     refusal: LocalError | None = None
     files: Listing = field(default_factory=dict)
 
+    async def load(self, timeout: float) -> bool:  # noqa: ASYNC109
+        return True
+
     async def object_info(self, files: Listing, coding: Coding) -> Body:
         if self.refusal is not None:
             raise self.refusal

@@ -11,6 +11,7 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from proxy.api import web_interface
+from proxy.api.extension import SCRIPT_PATH
 from proxy.api.web_interface import WebInterface, within
 
 Client = TestClient[Any, Any]
@@ -145,7 +146,11 @@ async def test_a_missing_picture_is_not_kept_for_a_day(browser: Client) -> None:
 async def test_the_extensions_are_those_of_the_frontend(browser: Client) -> None:
     for path in ("/extensions", "/api/extensions"):
         response = await browser.get(path)
-        assert await response.json() == ["/extensions/core/b.js", "/extensions/core/deep/a.js"]
+        assert await response.json() == [
+            "/extensions/core/b.js",
+            "/extensions/core/deep/a.js",
+            SCRIPT_PATH,
+        ]
 
 
 async def test_the_stats_name_the_versions_that_are_served(browser: Client) -> None:

@@ -63,6 +63,8 @@ function drawFrame() {
   });
   text($("#viewer"), viewer.gateway ? viewer.name : "");
   attribute($("#viewer"), "href", viewer.gateway ? hash("member", viewer.name) : null);
+  text($("#trouble"), context.state.trouble ?? "");
+  $("#trouble").hidden = !context.state.trouble;
   $("#sign-out").hidden = !viewer.signed_in;
   $("#simulated").hidden = !server.simulated;
   const elsewhere = [];

@@ -1,0 +1,60 @@
+"""Our extension of the web interface: its script, and the state of the server that it shows.
+
+The script is listed by `GET /extensions` and lies below `/extensions`, as those of node packs do
+on a local server. The frontend itself is served unchanged.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aiohttp import web
+
+from proxy.api import bodies
+from proxy.api.connections import admission_of, of
+
+#: Where the script is served.
+SCRIPT_PATH = "/extensions/comfy-cloud-proxy/status.js"
+
+_SCRIPT = Path(__file__).with_name("status_extension.js").read_bytes()
+
+#: Seconds that `/` waits for the first node list before it shows the welcome page instead.
+LOAD_TIMEOUT = 0.5
+
+
+async def has_nodes(request: web.Request) -> bool:
+    """Return whether the node list has been there once; without it the frontend cannot start."""
+    return await of(request).catalog.load(LOAD_TIMEOUT)
+
+
+async def get_script(_: web.Request) -> web.Response:
+    """The script of our extension of the web interface."""
+    return web.Response(
+        body=_SCRIPT,
+        content_type="application/javascript",
+        charset="utf-8",
+        headers={"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"},
+    )
+
+
+async def get_interface(request: web.Request) -> web.Response:
+    """What the web interface shows of the server.
+
+    `{"trouble", "interface", "simulated", "pays_partner_nodes", "signed_in"}`: `trouble` is the
+    sentence of `/readyz` that says why no job can be accepted, or null; `interface` says whether
+    `/` is the web interface: `ready`, `waiting` for the first node list, or `missing`.
+    """
+    services = of(request)
+    report = await services.readiness.report(patient=True)
+    interface = "missing"
+    if services.interface.frontend is not None:
+        interface = "ready" if await has_nodes(request) else "waiting"
+    return bodies.json(
+        {
+            "trouble": report.reason,
+            "interface": interface,
+            "simulated": services.simulated,
+            "pays_partner_nodes": services.pays_partner_nodes,
+            "signed_in": admission_of(request).session is not None,
+        }
+    )

@@ -1,0 +1,85 @@
+// Shows in ComfyUI's web interface what is wrong with the Comfy Cloud account, and leads to the
+// dashboard. The frontend loads it as it loads the script of a node pack.
+
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+
+const NAME = "comfy-cloud-proxy";
+/** Milliseconds between two looks at the server's state, and after a failed one. */
+const INTERVAL = 10_000;
+
+let shown = null, drawn = 0, badged = { topbarBadges: [] };
+
+const address = (path) => api.fileURL(path);
+
+function open(path) {
+  window.open(address(path), "_blank", "noopener");
+}
+
+async function signOut() {
+  await fetch(address("/proxy/sign-out"), { method: "POST" });
+  location.reload();
+}
+
+function badges(state) {
+  const found = [];
+  if (state.simulated) {
+    found.push({ text: "Simulator", variant: "warning", tooltip: "Jobs run on a simulated Comfy Cloud, with simulated results." });
+  }
+  if (state.trouble) {
+    found.push({ text: "Comfy Cloud", label: "Not ready", variant: "error", tooltip: state.trouble });
+  }
+  return found;
+}
+
+/** Replace the badges. The frontend reads them when an extension is registered, and only then. */
+function drawBadges(found) {
+  badged.topbarBadges.length = 0;
+  badged = { name: `${NAME}.badges-${++drawn}`, topbarBadges: found };
+  app.registerExtension(badged);
+}
+
+/** Draw the state, and say once in a toast what has changed. */
+function draw(state) {
+  const before = shown?.trouble ?? null, first = shown == null;
+  shown = state;
+  if (first || state.trouble !== before) drawBadges(badges(state));
+  if (state.trouble === before) return;
+  const { toast } = app.extensionManager;
+  if (state.trouble) {
+    toast.add({ severity: "error", summary: "Comfy Cloud does not accept jobs", detail: state.trouble, life: 30_000 });
+  } else {
+    toast.add({ severity: "success", summary: "Comfy Cloud accepts jobs again", life: 5_000 });
+  }
+}
+
+async function look() {
+  try {
+    const answer = await fetch(address("/proxy/api/interface"));
+    if (answer.ok) draw(await answer.json());
+  } catch {
+    // The frontend itself says that the server cannot be reached.
+  }
+}
+
+/** The account's key pays for partner nodes, so nobody has to sign in at comfy.org. */
+function hideSignIn() {
+  const style = document.createElement("style");
+  style.textContent = '[data-testid="login-button"] { display: none !important; }';
+  document.head.append(style);
+}
+
+const DASHBOARD = { id: `${NAME}.dashboard`, label: "Dashboard", icon: "pi pi-chart-bar", function: () => open("/proxy/") };
+const SIGN_OUT = { id: `${NAME}.sign-out`, label: "Sign out", icon: "pi pi-sign-out", function: signOut };
+
+app.registerExtension({
+  name: NAME,
+  async setup() {
+    await look();
+    if (shown?.pays_partner_nodes) hideSignIn();
+    const commands = shown?.signed_in ? [DASHBOARD, SIGN_OUT] : [DASHBOARD];
+    const menu = { path: ["Comfy Cloud"], commands: commands.map(({ id }) => id) };
+    app.registerExtension({ name: `${NAME}.menu`, commands, menuCommands: [menu] });
+    setInterval(look, INTERVAL);
+  },
+});

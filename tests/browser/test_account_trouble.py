@@ -1,0 +1,81 @@
+"""What a person sees in the browser while the account is in trouble, and when it is mended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from browser.frontend import Frontend
+from stack import Proxy, running_proxy
+from wrong_key import OTHER_KEY, with_other_key
+
+from proxy.api import web_interface
+from proxy.app import Timeouts
+from proxy.simulator import Simulator
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
+
+#: Nothing is answered from a copy: what is wrong is seen at once.
+QUICK = Timeouts(ready_age=0.1)
+
+
+def interface() -> dict[str, Any]:
+    """The settings of a proxy with the web interface."""
+    return {"interface": web_interface.installed(), "timeouts": QUICK}
+
+
+async def test_with_a_wrong_key_the_page_says_so_and_opens_when_it_is_mended(
+    chrome: Browser, simulator: Simulator, tmp_path: Path
+) -> None:
+    wrong = with_other_key(simulator)
+    async with running_proxy(wrong, tmp_path / "data", **interface()) as proxy:
+        page = await chrome.new_page()
+        await page.goto(str(proxy.url))
+        await page.get_by_role("alert").get_by_text("does not accept the API key").wait_for()
+        assert await page.get_by_text("Install the extra").is_hidden()
+        simulator.account.key = OTHER_KEY
+        await page.wait_for_function("window.app?.extensionManager && !!app.graph")
+        await page.close()
+
+
+async def test_without_api_access_the_page_names_the_plan(
+    chrome: Browser, simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.account.plan = "free"
+    async with running_proxy(simulator, tmp_path / "data", **interface()) as proxy:
+        page = await chrome.new_page()
+        await page.goto(str(proxy.url))
+        await page.get_by_role("alert").get_by_text("needs a plan with API access").wait_for()
+        await page.goto(str(proxy.url / "proxy/"))
+        await page.get_by_role("alert").get_by_text("needs a plan with API access").wait_for()
+        await page.close()
+
+
+async def test_a_key_that_stops_working_is_a_toast_and_a_badge(
+    chrome: Browser, simulator: Simulator, tmp_path: Path
+) -> None:
+    async with (
+        running_proxy(simulator, tmp_path / "data", **interface()) as proxy,
+        Frontend.opened(chrome, proxy.url, tmp_path / "failure.png") as frontend,
+    ):
+        refused = frontend.page.get_by_text("does not accept the API key")
+        key, simulator.account.key = simulator.account.key, OTHER_KEY
+        await refused.first.wait_for()
+        await frontend.page.get_by_text("Not ready", exact=True).wait_for()
+        simulator.account.key = key
+        await frontend.page.get_by_text("accepts jobs again").first.wait_for()
+        await frontend.page.get_by_text("Not ready", exact=True).wait_for(state="detached")
+        assert frontend.watch.unexpected() == []
+
+
+async def test_the_menu_leads_to_the_dashboard_and_nobody_is_asked_to_sign_in(
+    chrome: Browser, proxy: Proxy, tmp_path: Path
+) -> None:
+    async with Frontend.opened(chrome, proxy.url, tmp_path / "failure.png") as frontend:
+        assert await frontend.page.get_by_test_id("login-button").is_hidden()
+        async with frontend.page.context.expect_page() as opened:
+            await frontend.menu("Comfy Cloud", "Dashboard")
+        dashboard = await opened.value
+        await dashboard.get_by_text("No jobs running").wait_for()
+        await dashboard.close()

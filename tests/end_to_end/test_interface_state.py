@@ -1,0 +1,79 @@
+"""`GET /proxy/api/interface` and `GET /`, over accounts that work and accounts that do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import aiohttp
+import pytest
+from stack import Proxy, running_proxy
+from wrong_key import OTHER_KEY, with_other_key
+
+from proxy.api.extension import SCRIPT_PATH
+from proxy.api.web_interface import WebInterface
+from proxy.app import Timeouts
+from proxy.simulator import Simulator
+
+
+@pytest.fixture
+def interface(tmp_path: Path) -> WebInterface:
+    """A frontend of one page."""
+    script = tmp_path / "static" / "extensions" / "core" / "a.js"
+    script.parent.mkdir(parents=True)
+    script.touch()
+    (tmp_path / "static" / "index.html").write_text("<p>the frontend</p>")
+    return WebInterface(frontend=tmp_path / "static")
+
+
+async def state(proxy: Proxy) -> tuple[dict[str, object], str]:
+    """What the extension reads, and the page at `/`."""
+    async with aiohttp.ClientSession() as session:
+        async with session.get(proxy.url / "proxy/api/interface") as answer:
+            found = await answer.json()
+        async with session.get(proxy.url) as answer:
+            return found, await answer.text()
+
+
+async def test_a_wrong_key_keeps_the_frontend_closed_until_it_is_mended(
+    simulator: Simulator, tmp_path: Path, interface: WebInterface
+) -> None:
+    async with running_proxy(
+        with_other_key(simulator),
+        tmp_path / "data",
+        interface=interface,
+        timeouts=Timeouts(ready_age=0.0),
+    ) as proxy:
+        await proxy.services.readiness.report(patient=True)
+        found, page = await state(proxy)
+        assert "does not accept the API key" in str(found["trouble"])
+        assert found["interface"] == "waiting"
+        assert "the frontend" not in page
+        simulator.account.key = OTHER_KEY
+        while found["trouble"] or found["interface"] != "ready":
+            await proxy.services.readiness.report(patient=True)
+            await proxy.services.catalog.load(timeout=5)
+            found, page = await state(proxy)
+        assert "the frontend" in page
+
+
+async def test_a_plan_without_api_access_is_no_wrong_key(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.account.plan = "free"
+    async with running_proxy(simulator, tmp_path / "data") as proxy:
+        report = await proxy.services.readiness.report(patient=True)
+        assert "needs a plan with API access" in str(report.reason)
+
+
+async def test_our_script_is_one_of_the_extensions(
+    simulator: Simulator, tmp_path: Path, interface: WebInterface
+) -> None:
+    async with (
+        running_proxy(simulator, tmp_path / "data", interface=interface) as proxy,
+        aiohttp.ClientSession() as session,
+    ):
+        async with session.get(proxy.url / "extensions") as answer:
+            assert await answer.json() == ["/extensions/core/a.js", SCRIPT_PATH]
+        async with session.get(proxy.url.join(proxy.url / SCRIPT_PATH[1:])) as answer:
+            assert answer.content_type == "application/javascript"
+            assert "registerExtension" in await answer.text()
