@@ -275,15 +275,15 @@ class HistoryRepository(Repository):
 
 def add_history(connection: Connection, job: StoredJob, ended: EndedJob) -> None:
     """Write an entry of the history in the caller's unit, instead of one with the same id."""
-    earlier = run(connection, _EARLIER, {"m": job.member, "i": job.id}).fetchone()
-    if earlier is not None:
-        key, sequence = earlier
+    previous = run(connection, _EARLIER, {"m": job.member, "i": job.id}).one_or_none()
+    if previous is not None:
+        key, sequence = tuple(previous)
         run(connection, _DROP, {"job_key": key})
         run(connection, _DROP_PAYLOAD, {"job_key": key})
     else:
         # No other unit gets this place, also where several write at once.
         first = {"member": job.member, "ended": 1}
-        ((sequence,),) = run(connection, _PLACED, first).fetchall()
+        sequence = run(connection, _PLACED, first).scalar_one()
     run(
         connection,
         _ADD,
@@ -312,7 +312,7 @@ def add_history(connection: Connection, job: StoredJob, ended: EndedJob) -> None
 def forget_beyond(connection: Connection, member: str, keep: int) -> list[str]:
     """Forget the member's oldest entries beyond `keep` with their files, in the caller's unit, at
     most `CHUNK` of them; their ids."""
-    over = run(connection, _COUNT, {"m": member}).fetchone()[0] - keep
+    over = run(connection, _COUNT, {"m": member}).scalar_one() - keep
     if over <= 0:
         return []
     rows = connection.execute(_OLDEST, {"m": member, "most": min(over, CHUNK)}).all()

@@ -403,7 +403,7 @@ def add_job(connection: Connection, job: StoredJob) -> int:
     values = _values(job)
     if job.key:
         values["key"] = job.key
-    ((key,),) = run(connection, _ADD_JOB, values).fetchall()
+    key = run(connection, _ADD_JOB, values).scalar_one()
     return int(key)
 
 
@@ -420,7 +420,7 @@ def _day(number: int) -> str:
 def _next_number(connection: Connection, member: str, numbering: Numbering) -> int:
     """The member's next number; no other unit gets one of the member before this one ends."""
     following = {"member": member, "next": numbering.least + 1}
-    ((number,),) = run(connection, _NUMBERED, following).fetchall()
+    number = run(connection, _NUMBERED, following).scalar_one()
     number -= 1
     return -number if numbering.front else int(number)
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, TypeAlias, TypeVar, cast
 
-from sqlalchemy import Connection, Executable, Insert, Table, bindparam, case, select
+from sqlalchemy import Connection, CursorResult, Executable, Insert, Table, bindparam, case, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.sql.compiler import SQLCompiler
 
 from proxy.storage.tables import meta
 from proxy.translate import codec
@@ -75,63 +73,24 @@ _KEPT: Mapping[str, Callable[[Any, Any], Any]] = {
     "next": lambda old, new: case((old >= new, old + 1), else_=new),
 }
 
-_SQLITE = sqlite.dialect()
 
-
-def run(connection: Connection, statement: Executable | Upsert, values: Mapping[str, Any]) -> Any:
-    """Run one of the statements that every job needs, with one set of values: a cursor, whose rows
-    have the driver's values.
-
-    SQLite's driver gets it as it was compiled the first time. Through Core each run takes five
-    times as long, for which the event loop cannot run. Raises what the driver raises.
-    """
-    if isinstance(statement, Upsert):
-        statement = statement(connection)
-    if connection.dialect.name != "sqlite":
-        return connection.execute(statement, values)
-    sql, binds = _compiled(statement, tuple(values))
-    return _driver(connection).execute(sql, _bound(binds, values))
+def run(
+    connection: Connection, statement: Executable | Upsert, values: Mapping[str, Any]
+) -> CursorResult[Any]:
+    """Run a statement, in the words of the connection's database, with one set of values."""
+    return connection.execute(
+        statement(connection) if isinstance(statement, Upsert) else statement, values
+    )
 
 
 def run_many(
     connection: Connection, statement: Executable | Upsert, rows: Sequence[Mapping[str, Any]]
 ) -> None:
-    """The same with several sets of values of the same names."""
-    if isinstance(statement, Upsert):
-        statement = statement(connection)
-    if not rows:
-        return
-    if connection.dialect.name != "sqlite":
-        connection.execute(statement, rows)
-        return
-    sql, binds = _compiled(statement, tuple(rows[0]))
-    _driver(connection).executemany(sql, [_bound(binds, values) for values in rows])
-
-
-def _driver(connection: Connection) -> Any:
-    return connection.connection.driver_connection
-
-
-def _bound(binds: _Binds, values: Mapping[str, Any]) -> list[Any]:
-    """What stands for each `?`."""
-    bound = []
-    for name, required, own, process in binds:
-        value = values[name] if required else values.get(name, own)
-        bound.append(value if process is None else process(value))
-    return bound
-
-
-@lru_cache(maxsize=128)
-def _compiled(statement: Any, names: tuple[str, ...]) -> tuple[str, _Binds]:
-    """The text of a statement, and of each `?` in it its name, its own value and what makes a value
-    one of the driver's."""
-    compiled: SQLCompiler = statement.compile(dialect=_SQLITE, column_keys=names)
-    binds: _Binds = []
-    for name in compiled.positiontup or ():
-        bind = compiled.binds[name]
-        process = bind.type.dialect_impl(_SQLITE).bind_processor(_SQLITE)
-        binds.append((name, bind.required, bind.value, process))
-    return str(compiled), binds
+    """Run a statement with several sets of values of the same names."""
+    if rows:
+        connection.execute(
+            statement(connection) if isinstance(statement, Upsert) else statement, rows
+        )
 
 
 _PUT_META = Upsert(meta)

@@ -8,7 +8,7 @@ that clients or the cloud choose: it may contain what a database refuses.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from sqlalchemy import (
@@ -46,9 +46,9 @@ class AnyText(TypeDecorator[str]):
         collation = "C" if dialect.name == "postgresql" else None
         return dialect.type_descriptor(Text(collation=collation))
 
-    def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any]:
-        """Makes a text what is stored, without what `TypeDecorator` does around it."""
-        return lambda value: None if value is None else escaped(value)
+    def process_bind_param(self, value: Any | None, dialect: Dialect) -> str | None:
+        """Return the text as it is stored."""
+        return None if value is None else escaped(value)
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> str | None:
         """The text as it was."""
