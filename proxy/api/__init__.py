@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import WSCloseCode
-from msgspec import Struct, field
+from msgspec import Struct
 
 from proxy.budget import MemoryBudget
-from proxy.helpers.clients import KritaCheck
 
 if TYPE_CHECKING:
     from proxy.api.addressing import Network
@@ -68,7 +67,6 @@ class Services(Struct, frozen=True, kw_only=True):
     cipher: Cipher
     supervisor: Supervisor
     budget: MemoryBudget
-    krita: KritaCheck = field(default_factory=KritaCheck)
     assets: Assets | None = None
     helpers: Helpers | None = None
     workflows: WorkflowExchange | None = None

@@ -176,7 +176,6 @@ async def publish(request: web.Request) -> web.Response:
 async def subscribe(request: web.Request) -> web.Response:
     """Let a client hear of workflows; those that are there come at once."""
     (client_id,) = await _fields(request, "client_id")
-    of(request).krita.connected(member_of(request))
     if await _workflows(request).subscribe(member_of(request), str(client_id)):
         return _status("success")
     raise PlainError(repr("Already subscribed"))

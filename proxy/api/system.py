@@ -38,17 +38,9 @@ async def get_features(request: web.Request) -> web.Response:
     return bodies.json(of(request).features())
 
 
-def is_krita(request: web.Request) -> bool:
-    """Whether the client is Krita AI Diffusion, by headers that it sends to every server."""
-    headers = request.headers
-    return "skip_zrok_interstitial" in headers and "ngrok-skip-browser-warning" in headers
-
-
 async def get_system_stats(request: web.Request) -> web.Response:
     """This machine's memory and a GPU that stands for the cloud's."""
     services = of(request)
-    if is_krita(request):
-        services.krita.begins(member_of(request))
     total, free = memory()
     interface = services.interface
     templates = interface.templates_version or TEMPLATES
@@ -285,12 +277,6 @@ async def get_object_info(request: web.Request) -> web.StreamResponse:
 
     Compressed only for who asks for it. The entity tag is that of the bytes as they are sent.
     """
-    if is_krita(request):
-        services = of(request)
-        classes = await services.catalog.classes()
-        objection = services.krita.objection(member_of(request), classes)
-        if objection is not None:
-            raise PlainError(objection, kind="unavailable")
     coding = cast(Coding, bodies.coding(request.headers.getall("Accept-Encoding", ()), _CODINGS))
     body = await of(request).catalog.object_info(await _files(request), coding)
     headers = {"Etag": f'"{body.etag}"', "Vary": "Accept-Encoding"}
