@@ -27,6 +27,11 @@ async def running(client: Client) -> list[str]:
     return await ids(client, "queue_running")
 
 
+async def queued(client: Client) -> list[str]:
+    """Return the ids of all jobs in the queue, those that count as running first."""
+    return [*await running(client), *await ids(client)]
+
+
 async def ended(client: Client) -> list[str]:
     return list((await client.get("history"))[1])
 

@@ -31,19 +31,25 @@ class Cancellation(EnginePart):
         """End jobs, and say whether that did it."""
         jobs = [job for key in asked.keys if (job := self._jobs.get(key)) is not None]
         try:
-            answer = CancelAnswered(await self._cancel_all(jobs))
+            answer = CancelAnswered(await self._cancel_all(jobs, asked.interrupt))
         except LocalError as error:
             answer = CancelAnswered(error=error)
         if self._recorder.term.lasts:
             self._bus.publish(f"answers.{asked.request}", answer)
 
-    async def _cancel_all(self, jobs: list[Job]) -> bool:
+    async def _cancel_all(self, jobs: list[Job], interrupt: bool) -> bool:
         """Cancel live jobs; says whether any was cancelled by this. Raises `LocalError`."""
         waiting = [job for job in jobs if job in self._scheduler.queue]
         others = [job for job in jobs if job not in waiting]
-        if waiting:
+        if waiting and interrupt:
+            for job in waiting:
+                self._scheduler.queue.remove(job)
+                self._engine.dispatcher.interrupt(job)
+            self._engine.dispatcher.pump()
+        elif waiting:
             await self._withdraw(waiting)
-        results = await asyncio.gather(*map(self._cancel_placed, others), return_exceptions=True)
+        placed = (self._cancel_placed(job, interrupt) for job in others)
+        results = await asyncio.gather(*placed, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
@@ -70,11 +76,17 @@ class Cancellation(EnginePart):
             self._jobs.pop(job.key, None)
             self._gone(job)
 
-    async def _cancel_placed(self, job: Job) -> bool:
+    async def _cancel_placed(self, job: Job, interrupt: bool) -> bool:
         """Cancel a job that has left the queue.
 
-        One that does not run is gone at once, a running one when the cloud says so.
+        One that does not run is gone at once, a running one or with `interrupt` when the cloud says
+        so. One that is being sent is interrupted when the cloud has it or has refused it.
         """
+        if not job.cloud_id and job.runner is not None:
+            return False  # it ends already
+        if not job.cloud_id and interrupt:
+            job.interrupted = True
+            return True
         if not job.cloud_id:
             job.cancel_requested = True
             self._gone(job)
@@ -97,7 +109,7 @@ class Cancellation(EnginePart):
                 retry_after=error.retry_after or 10.0,
             ) from error
         live = self._jobs.get(job.key) is job
-        if not cancelled or job.started_at is not None or not live:
+        if not cancelled or interrupt or job.started_at is not None or not live:
             runner.read_detail()
             return cancelled
         await runner.stop()

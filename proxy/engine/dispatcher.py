@@ -279,7 +279,7 @@ class Dispatcher(EnginePart):
         try:
             submitted = await worker.send(job, patience=_BRIEFLY)
         except WithdrawnError:
-            await self.drop(job)
+            await (self.not_taken(job, None) if job.interrupted else self.drop(job))
         except UnansweredError:
             self._engine.recovery.lose_answer(job)
         except SubmissionError as error:
@@ -315,10 +315,19 @@ class Dispatcher(EnginePart):
             self.pump()
             return
         job.to(JobState.QUEUED)
+        if job.interrupted:
+            self.interrupt(job)
+            self.pump()
+            return
         self._scheduler.queue.add(job)
         self._announcer.changed(job)
         self.pump()
         self._recorder.changed(job, self._scheduler.shares_with(job))
+
+    def interrupt(self, job: Job) -> None:
+        """Let an accepted job that is on no account end as an interrupted run."""
+        self._engine.run(job, None)
+        job.runner.post(SnapshotReceived(Snapshot(job.prompt_id, "cancelled", settled=True)))
 
     def refuse(self, job: Job, refusal: LocalError) -> None:
         """Let an accepted job that is on no account end as failed, with a life of its own."""

@@ -234,6 +234,9 @@ class Engine:
         job.credentials = {}
         self.announcer.dispatched(job)
         self.recorder.changed(job)
+        if job.interrupted:
+            asked = CancelRequested("", (job.key,), interrupt=True)
+            self.spawn(self.cancellation.cancel(asked), f"interrupt {job.prompt_id}")
 
     def follow(self, job: Job, worker: AccountWorker) -> None:
         """Take what the account tells of a job that is there."""

@@ -106,7 +106,7 @@ class AccountWorker:
         extra_data.pop("client_id", None)
         extra_data.pop("create_time", None)
         lends = engine.policy.send_partner_key and not CREDENTIAL_KEYS & extra_data.keys()
-        if job.cancel_requested:
+        if job.cancel_requested or job.interrupted:
             raise WithdrawnError
         try:
             submitted = await self.submitter.submit(

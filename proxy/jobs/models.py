@@ -123,7 +123,8 @@ class Job:
     waits for others of its client, `submitter` which program sent it, if that is known, `label`
     what people call it. `rewriting` is what the cloud runs where the graph has helper nodes.
 
-    In memory alone: `answered` says that the client has its answer, so that messages may flow;
+    In memory alone: `interrupted` says that the job was interrupted while it was being sent;
+    `answered` that the client has its answer, so that messages may flow;
     `reason` and `message` why the job cannot continue, in a word and in a sentence; `over` that the
     cloud has reported the end; `stored` is false once a write has not found it.
     """
@@ -151,6 +152,7 @@ class Job:
     label: str = ""
     credentials: dict[str, Any] = field(default_factory=dict, repr=False)
     rewriting: Rewriting | None = field(default=None, repr=False)
+    interrupted: bool = False
     answered: bool = True
     over: bool = False
     stored: bool = True
@@ -371,10 +373,15 @@ class JobReleased(BusMessage, frozen=True):
 
 
 class CancelRequested(BusMessage, frozen=True):
-    """api → engine: end these jobs. The `CancelAnswered` comes on `answers.{request}`."""
+    """api → engine: end these jobs. The `CancelAnswered` comes on `answers.{request}`.
+
+    With `interrupt` they end as interrupted runs, also those that have not begun; else what has not
+    begun leaves no trace.
+    """
 
     request: str
     keys: tuple[JobKey, ...]
+    interrupt: bool = False
 
 
 class OverviewRequested(BusMessage, frozen=True):

@@ -13,6 +13,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
@@ -32,7 +33,7 @@ from proxy.jobs.models import (
 )
 from proxy.jobs.submission import SubmissionService, look_wait
 from proxy.jobs.subscribers import LiveFeed, Subscribers
-from proxy.jobs.views import History, QueueItem, of_queue
+from proxy.jobs.views import History, QueueItem, divided, of_queue
 from proxy.storage.database import StorageError
 from proxy.storage.history import HistoryEntry
 from proxy.storage.usage import AccountRow, ActivityRepository, ActivityRow, JobTimes
@@ -120,8 +121,9 @@ class JobService:
         found = list(map(codec.loads, ended))
         known = {job["id"] for job in found}
         queued = [
-            of_queue(job)
-            for job in live
+            of_queue(job, running=running)
+            for jobs, running in zip(divided(live), (True, False), strict=True)
+            for job in jobs
             if job.prompt_id not in known and query.workflow_id in (None, job.workflow_id)
         ]
         if query.statuses is not None:
@@ -134,7 +136,8 @@ class JobService:
         A job that waits because no account takes it has `queue_reason` (see `LiveJob`) and, where
         the cloud said something, `queue_message`.
         """
-        job = (await self._live.now(member)).jobs.get(prompt_id)
+        live = await self._live.now(member)
+        job = live.jobs.get(prompt_id)
         entry = await self.history.entry(member, prompt_id)
         if entry is None and job is None:
             job = await self._live.read(member, prompt_id)
@@ -147,7 +150,8 @@ class JobService:
             found |= {"outputs": result["outputs"], "execution_status": result["status"]}
         elif job is not None:
             kept = (await self._live.sent([job])).get(job.order)
-            found = of_queue(job)
+            running, _ = divided({**live.jobs, prompt_id: job}.values())
+            found = of_queue(job, running=job in running)
             if job.reason is not None:
                 found["queue_reason"] = job.reason
                 if job.message is not None:
@@ -200,34 +204,42 @@ class JobService:
         submitter: str = "",
         client_id: str | None = None,
     ) -> None:
-        """Stop what runs: the job named, if it runs, or else what the caller has running.
+        """Stop what runs or would run on a local server: the job named, or else the caller's own.
 
-        See `interrupted` for `submitter` and `client_id`.
+        Those are what the `client_id` has, or else the `submitter` (see `interrupted`).
         """
-        running = (await self._live.now(member)).running()
-        if prompt_id is None:
-            running = interrupted(running, submitter, client_id)
+        live = await self._live.now(member)
+        if prompt_id is not None:
+            jobs = live.interruptible(attrgetter("client_id"))
+            jobs = [job for job in jobs if job.prompt_id == prompt_id]
+        elif client_id is not None:
+            jobs = live.interruptible(attrgetter("client_id"))
+            jobs = [job for job in jobs if job.client_id == client_id]
         else:
-            running = [job for job in running if job.prompt_id == prompt_id]
-        await self._cancel([job.key for job in running])
+            jobs = live.interruptible(attrgetter("submitter"))
+            others = [job for job in live.jobs.values() if job not in jobs]
+            jobs = interrupted(jobs, others, submitter)
+        await self._cancel([job.key for job in jobs], interrupt=True)
 
     async def cancel(self, member: str, prompt_id: str) -> bool:
         """Cancel a waiting or running job; false if there is none to cancel."""
-        job = (await self._live.now(member)).jobs.get(prompt_id)
+        live = await self._live.now(member)
+        job = live.jobs.get(prompt_id)
         if job is None:
             job = await self._live.read(member, prompt_id)
-        return job is not None and await self._cancel([job.key])
+        return job is not None and await self._cancel([job.key], interrupt=job in live.running())
 
-    async def _cancel(self, keys: list[JobKey]) -> bool:
+    async def _cancel(self, keys: list[JobKey], *, interrupt: bool = False) -> bool:
         """Have the engine cancel jobs; says whether any was. Raises `LocalError`.
 
-        What the engine does not answer soon is written down for it.
+        With `interrupt` they end as interrupted runs, also where they have not begun. What the
+        engine does not answer soon is written down for it.
         """
         if not keys:
             return False
         request = uuid.uuid4().hex
         with EngineAnswer(self._bus, f"answers.{request}", CancelAnswered) as answered:
-            self._bus.publish("engine", CancelRequested(request, tuple(keys)))
+            self._bus.publish("engine", CancelRequested(request, tuple(keys), interrupt))
             waited, wished = 0.0, False
             while (answer := await answered.within(wait := look_wait(self._bus))) is None:
                 waited += wait
@@ -255,15 +267,20 @@ def _not_cancelled() -> LocalError:
     )
 
 
-def interrupted(running: Sequence[LiveJob], submitter: str, client_id: str | None) -> list[LiveJob]:
-    """The jobs that an interrupt without a `prompt_id` means, of a member's running ones.
+def interrupted(
+    running: Sequence[LiveJob],
+    waiting: Iterable[LiveJob],
+    submitter: str,
+) -> list[LiveJob]:
+    """Return the jobs that an interrupt without an id means, of a member's running ones.
 
-    Those of the `client_id`, if one is named; else those that the same program has submitted; else
-    the one that runs longest. `submitter` is what the caller's own jobs have as theirs.
+    Those that the same program has submitted, which are none while its own are `waiting`; for a
+    program without jobs the one that runs longest. `submitter` is what the caller's own jobs have
+    as theirs.
     """
-    if client_id is not None:
-        return [job for job in running if job.client_id == client_id]
     own = [job for job in running if submitter and job.submitter == submitter]
+    if submitter and not own and any(job.submitter == submitter for job in waiting):
+        return []
     return own or sorted(running, key=lambda job: (job.started_at or 0, job.order))[:1]
 
 

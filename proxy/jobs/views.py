@@ -10,7 +10,7 @@ import math
 import secrets
 import time
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -106,13 +106,25 @@ class MemberJobs:
             self.number = max(self.number, abs(number) + 1)
 
     def running(self) -> list[LiveJob]:
-        """The jobs that run now."""
-        return [job for job in self.jobs.values() if job.state is JobState.RUNNING]
+        """Return the jobs that count as running (see `divided`)."""
+        return divided(self.jobs.values())[0]
 
     def pending(self) -> list[LiveJob]:
-        """The jobs that wait, in the order of their numbers, then of their coming."""
-        waiting = [job for job in self.jobs.values() if job.state is not JobState.RUNNING]
-        return sorted(waiting, key=_place)
+        """Return the other jobs, in the order of their numbers, then of their coming."""
+        return divided(self.jobs.values())[1]
+
+    def interruptible(self, program: Callable[[LiveJob], object]) -> list[LiveJob]:
+        """Return the jobs that count as running, and of each program of which none does the first
+        one that the cloud has: a program that is alone has its job running by now.
+        """
+        found = self.running()
+        programs = set(map(program, found))
+        sent = (job for job in self.jobs.values() if job.state in ON_THE_CLOUD)
+        for job in sorted(sent, key=_place):
+            if program(job) not in programs:
+                programs.add(program(job))
+                found.append(job)
+        return found
 
 
 class LiveJobs:
@@ -267,12 +279,36 @@ class LiveJobs:
         sent = await self.sent([*jobs, *unanswered])
         running, pending = (
             b", ".join([sent[job.order].item(job) for job in some if job.order in sent])
-            for some in (live.running(), sorted([*live.pending(), *unanswered], key=_place))
+            for some in divided([*jobs, *unanswered])
         )
         body = b'{"queue_running": [%b], "queue_pending": [%b]}' % (running, pending)
         if jobs == list(live.jobs.values()) and not unanswered:
             live.body = body
         return body
+
+
+#: The states of jobs that the cloud has or may have.
+ON_THE_CLOUD = frozenset(
+    {JobState.SUBMITTING, JobState.UNKNOWN, JobState.SUBMITTED, JobState.RUNNING}
+)
+
+
+def divided(jobs: Iterable[LiveJob]) -> tuple[list[LiveJob], list[LiveJob]]:
+    """Return a member's jobs that count as running, and those that are pending, in their order.
+
+    A local server runs the head of its queue at once. Here it may wait for the cloud, and counts as
+    running all the same where no other job does.
+    """
+    running: list[LiveJob] = []
+    pending: list[LiveJob] = []
+    for job in jobs:
+        (running if job.state is JobState.RUNNING else pending).append(job)
+    pending.sort(key=_place)
+    if pending and not running:
+        head = min(pending, key=lambda job: job.state not in ON_THE_CLOUD)
+        pending.remove(head)
+        running.append(head)
+    return running, pending
 
 
 def _place(job: LiveJob) -> tuple[Number, int]:
@@ -479,16 +515,17 @@ async def _chained(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncItera
         yield piece
 
 
-def of_queue(job: LiveJob) -> dict[str, Any]:
-    """A pending or running job as a list shows it."""
+def of_queue(job: LiveJob, *, running: bool) -> dict[str, Any]:
+    """Return a pending or running job as a list shows it."""
     return without_nulls(
         {
             "id": job.prompt_id,
-            "status": "in_progress" if job.state is JobState.RUNNING else "pending",
+            "status": "in_progress" if running else "pending",
             "priority": job.number,
             "create_time": job.create_time,
             "execution_start_time": job.started_at,
             "outputs_count": 0,
+            "previewable_outputs_count": 0,
             "workflow_id": job.workflow_id,
         }
     )

@@ -15,7 +15,7 @@ import graphs
 import pytest
 from jobs.samples import job
 from stack import Client, running_proxy
-from waiting import ids, until_ended
+from waiting import ids, queued, until_ended
 
 from proxy.cloud.resilience import Backoff, CloudError, CloudUnreachable, refusal
 from proxy.engine import accounts as account_health
@@ -101,7 +101,7 @@ async def test_a_job_keeps_its_place_while_the_account_rests(
     opened.set()
     await simulator.wait_for_calls(SUBMIT, 3)
     await until_ended(client, 1)
-    assert await ids(client) == waiting
+    assert await queued(client) == waiting
     simulator.switches.refuse_prompt = None
     assert (await until_ended(client, 3))[1:] == waiting
 
@@ -117,7 +117,7 @@ async def test_a_new_job_tries_a_resting_account_and_tells_its_client_why_it_res
     await until_ended(client, 1)
     status, told = await client.post("prompt", {"prompt": graphs.plain(1)})
     assert (status, told["error"]["type"]) == (400, "PAYMENT_REQUIRED")
-    assert await ids(client) == [waiting]
+    assert await queued(client) == [waiting]
 
 
 async def test_a_job_moves_to_the_account_that_takes_it(
@@ -158,10 +158,10 @@ async def test_a_cancel_while_the_job_is_being_sent_reaches_the_cloud_once(
     job = list(simulator.jobs.values())[1]
     await simulator.signal.until(lambda: job.status == "cancelled", 10)
     assert simulator.calls["POST /api/jobs/{id}/cancel"] == 1
-    assert (await client.get(f"history/{sent}"))[1] == {}
     simulator.switches.late_answer = 0.0
+    assert (await client.ended(sent))["status"]["messages"][-1][0] == "execution_interrupted"
     after = await client.submit(graphs.plain())
-    assert after in await until_ended(client, 2)
+    assert after in await until_ended(client, 3)
 
 
 async def test_an_answer_that_got_lost_is_found_again_for_waiting_jobs_too(

@@ -16,7 +16,7 @@ import pytest
 import waiting
 from backend import open_database
 from stack import Client, running_proxy
-from waiting import ids, until
+from waiting import ids, queued, until
 
 from proxy.bus import EventBus
 from proxy.engine.election import Election
@@ -260,7 +260,7 @@ async def test_nothing_is_certain_while_the_account_cannot_be_read(
     async with running_proxy(simulator, tmp_path, policy=policy) as proxy:
         client = Client(session, proxy.url)
         await simulator.signal.until(lambda: broken.happened > 1, 20)
-        assert await ids(client) == [left.prompt_id]
+        assert await queued(client) == [left.prompt_id]
         assert simulator.jobs == {}
         simulator.faults.remove(broken)
         await client.ended(left.prompt_id)

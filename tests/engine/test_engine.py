@@ -173,7 +173,7 @@ async def test_members_take_turns_and_see_what_is_before_them(
         assert served == [bens[0], annas[0], bens[1], annas[1], annas[2]]
         assert await jobs.cancel("limited", never)
         assert not await jobs.cancel("limited", never)
-        assert not (await jobs.overview()).jobs
+        await until(lambda: not jobs.live())
 
 
 async def test_a_job_that_the_bus_has_not_brought_is_found_in_the_storage_and_runs(
@@ -185,6 +185,6 @@ async def test_a_job_that_the_bus_has_not_brought_is_found_in_the_storage_and_ru
         lost = new_job("local", JobRequest(graphs.plain(1)), prompt_id=str(uuid.uuid4()))
         lost.create_time -= 2000
         await jobs._repository.insert(stored_of(lost), payload_of(lost))
-        assert (await client.get(f"api/jobs/{lost.prompt_id}"))[1]["status"] == "pending"
+        assert (await client.get(f"api/jobs/{lost.prompt_id}"))[1]["status"] == "in_progress"
         proxy.services.jobs._bus._tell_missed()  # type: ignore[attr-defined]
         assert await until_ended(client, 1) == [lost.prompt_id]

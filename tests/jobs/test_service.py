@@ -60,10 +60,11 @@ async def test_jobs_are_listed_newest_first_with_the_fields_of_comfyui(full: Roo
     assert answer["pagination"] == {"offset": 0, "limit": 2, "total": 5, "has_more": True}
     assert answer["jobs"][0] == {
         "id": "live",
-        "status": "pending",
+        "status": "in_progress",
         "priority": 12,
         "create_time": 9000,
         "outputs_count": 0,
+        "previewable_outputs_count": 0,
     }
     assert answer["jobs"][1] == {
         "id": "d",
@@ -130,24 +131,21 @@ RUNNING = [
 
 
 @pytest.mark.parametrize(
-    ("submitter", "client_id", "expected"),
-    [
-        ("x", None, ["1", "3"]),
-        ("y", None, ["2"]),
-        ("z", None, ["2"]),
-        ("", None, ["2"]),
-        ("x", "c", ["1", "2"]),
-        ("x", "nobody", []),
-    ],
+    ("submitter", "expected"), [("x", ["1", "3"]), ("y", ["2"]), ("z", ["2"]), ("", ["2"])]
 )
 def test_an_interrupt_means_the_callers_jobs_or_the_oldest(
-    submitter: str, client_id: str | None, expected: list[str]
+    submitter: str, expected: list[str]
 ) -> None:
-    assert [one.prompt_id for one in interrupted(RUNNING, submitter, client_id)] == expected
+    assert [found.prompt_id for found in interrupted(RUNNING, [], submitter)] == expected
 
 
 def test_an_interrupt_of_nothing_is_nothing() -> None:
-    assert interrupted([], "x", None) == []
+    assert interrupted([], [], "x") == []
+
+
+def test_an_interrupt_stops_nobody_elses_job_while_the_callers_own_wait() -> None:
+    assert interrupted(RUNNING[:2], RUNNING[2:], "x") == RUNNING[:1]
+    assert interrupted(RUNNING[1:2], RUNNING[2:], "x") == []
 
 
 jobs = st.builds(
@@ -163,7 +161,7 @@ jobs = st.builds(
 def test_an_interrupt_never_means_a_strangers_job_beside_others(
     running: list[Job], submitter: str
 ) -> None:
-    meant = interrupted(running, submitter, None)
+    meant = interrupted(running, [], submitter)
     assert bool(meant) == bool(running)
     assert len(meant) == 1 or {one.submitter for one in meant} <= {submitter}
 
