@@ -144,10 +144,10 @@ async def test_what_may_be_on_the_cloud_is_listed_from_the_start(
     async with running_proxy(simulator, tmp_path) as proxy:
         client = Client(session, proxy.url)
         _, queue = await client.get("queue")
-        assert [item[1] for item in queue["queue_pending"]] == [prompt_id]
-        assert queue["queue_pending"][0][4] == ["2"]
+        assert [item[1] for item in queue["queue_running"]] == [prompt_id]
+        assert queue["queue_running"][0][4] == ["2"]
         _, job = await client.get(f"api/jobs/{prompt_id}")
-        assert job["status"] == "pending"
+        assert job["status"] == "in_progress"
         assert (await client.get("prompt"))[1] == {"exec_info": {"queue_remaining": 1}}
         simulator.faults.remove(unread)
         await client.ended(prompt_id)
@@ -155,19 +155,19 @@ async def test_what_may_be_on_the_cloud_is_listed_from_the_start(
     assert len(simulator.jobs) == 1
 
 
-async def test_one_that_is_listed_can_be_deleted(
+async def test_one_that_is_listed_can_be_interrupted(
     simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
-    simulator.switches.late_answer = 30.0
+    simulator.switches.update({"late_answer": 30.0, "capacity_wait": 60.0})
     prompt_id = await killed_while_submitting(simulator, tmp_path, session)
     unread = simulator.faults.add(HttpFault("GET /api/jobs*", reset=True), times=None)
     async with running_proxy(simulator, tmp_path) as proxy:
         client = Client(session, proxy.url)
-        await client.post("queue", {"delete": [prompt_id]})
-        assert ids((await client.get("queue"))[1]) == set()
+        await client.post("interrupt", {"prompt_id": prompt_id})
         simulator.faults.remove(unread)
         await simulator.wait_for_calls("POST /api/jobs/{id}/cancel")
-        assert await client.get(f"history/{prompt_id}") == (200, {})
+        assert (await client.ended(prompt_id))["status"]["completed"] is False
+        assert ids((await client.get("queue"))[1]) == set()
 
 
 async def test_one_that_never_arrived_leaves_the_list_silently(
