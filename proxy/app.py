@@ -34,10 +34,6 @@ from proxy.engine.term import Term
 from proxy.files.assets import Assets
 from proxy.files.blobs import BlobError, BlobStore, open_blobs
 from proxy.files.service import Files
-from proxy.helpers.notes import Notes
-from proxy.helpers.remote import RemoteFiles
-from proxy.helpers.service import MAX_FILE_BYTES, Helpers
-from proxy.helpers.workflows import WorkflowExchange
 from proxy.jobs.models import MembersChanged
 from proxy.jobs.service import JobService, Sampler
 from proxy.jobs.submission import Checks, Clients, SubmissionService
@@ -45,6 +41,11 @@ from proxy.jobs.views import LiveJobs
 from proxy.members.accounting import Accounting
 from proxy.members.directory import Directory, marker_of
 from proxy.metrics import AccountObservations, Metrics, Observations, identity_of
+from proxy.packs.notes import Notes
+from proxy.packs.remote import RemoteFiles
+from proxy.packs.service import MAX_FILE_BYTES, Helpers
+from proxy.packs.table import offered
+from proxy.packs.workflows import WorkflowExchange
 from proxy.readiness import Readiness
 from proxy.settings import AccountAccess, AccountKeys, ConfigError, Settings, read_secrets
 from proxy.storage.assets import AssetRepository
@@ -59,7 +60,6 @@ from proxy.storage.temporary import ExportRepository, HelperPictureRepository
 from proxy.storage.usage import ActivityRepository, ObservationRepository, UsageRepository
 from proxy.storage.workflows import WorkflowRepository
 from proxy.supervisor import Supervisor
-from proxy.translate.helper_packs import offered
 from proxy.userdata.on_cloud import UserData, UserDataOnCloud
 from proxy.userdata.stored import StoredUserData
 

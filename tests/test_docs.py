@@ -12,9 +12,9 @@ import pytest
 import reference
 
 from proxy.api.routes import ROUTES
+from proxy.packs.table import HELPERS
 from proxy.settings import ACCOUNT_SETTINGS, SETTINGS, Setting, load
 from proxy.translate import COMFYUI, errors
-from proxy.translate.helper_packs import HELPERS
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted(path.name for path in ROOT.glob("docs/*.md"))

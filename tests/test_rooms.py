@@ -16,6 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: Free of I/O, of tasks and of clocks.
 PURE = [
     *(path for path in MODULES if path.parent.name == "translate"),
+    *(PACKAGE / "packs" / name for name in ("nodes.py", "rewriting.py", "table.py", "tooling.py")),
     PACKAGE / "members" / "member.py",
     *(PACKAGE / "engine" / name for name in ("fair_share.py", "scheduler.py", "tracker.py")),
 ]

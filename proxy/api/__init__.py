@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from proxy.catalog.service import Catalog
     from proxy.files.assets import Assets
     from proxy.files.service import Files
-    from proxy.helpers.notes import Notes
-    from proxy.helpers.service import Helpers
-    from proxy.helpers.workflows import WorkflowExchange
     from proxy.jobs.service import JobService
     from proxy.members.accounting import Accounting
     from proxy.members.directory import Directory
     from proxy.metrics import Observations
+    from proxy.packs.notes import Notes
+    from proxy.packs.service import Helpers
+    from proxy.packs.workflows import WorkflowExchange
     from proxy.readiness import Readiness
     from proxy.storage.encryption import Cipher
     from proxy.storage.history import HistoryRepository

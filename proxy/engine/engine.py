@@ -52,7 +52,7 @@ from proxy.supervisor import Supervisor
 if TYPE_CHECKING:
     from proxy.catalog.service import Catalog
     from proxy.files.service import Files
-    from proxy.helpers.service import Helpers
+    from proxy.packs.service import Helpers
 
 from proxy.engine.policy import Policy
 from proxy.engine.worker import AccountWorker

@@ -26,9 +26,9 @@ from proxy.engine.tracker import (
     Tracker,
 )
 from proxy.jobs.models import Job, JobMessage, topic_of
+from proxy.packs.nodes import Failure
 from proxy.storage.database import StorageError
 from proxy.translate.events import CloudPicture, Message, Preview, is_terminal
-from proxy.translate.helper_nodes import Failure
 
 if TYPE_CHECKING:
     from proxy.engine.engine import Engine

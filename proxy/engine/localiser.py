@@ -18,14 +18,14 @@ from proxy.engine.tracker import (
     Input,
     SnapshotReceived,
 )
-from proxy.helpers.pictures import jpeg
-from proxy.helpers.service import helper_of
 from proxy.jobs.models import Job
+from proxy.packs.nodes import Failure, HelperFailedError
+from proxy.packs.pictures import jpeg
+from proxy.packs.rewriting import MemberView, Rewriting, failed, reachable
+from proxy.packs.service import helper_of
 from proxy.translate.codec import credentials, redact
 from proxy.translate.events import Preview, Told
-from proxy.translate.helper_nodes import Failure, HelperFailedError
 from proxy.translate.jobs import Snapshot
-from proxy.translate.rewriting import MemberView, Rewriting, failed, reachable
 
 if TYPE_CHECKING:
     from proxy.engine.engine import Engine

@@ -21,9 +21,9 @@ from proxy.engine.submitter import SubmissionError, Submitter
 from proxy.jobs.models import (
     Job,
 )
+from proxy.packs.rewriting import MemberView
 from proxy.storage.database import StorageError
 from proxy.translate.codec import CREDENTIAL_KEYS
-from proxy.translate.rewriting import MemberView
 
 if TYPE_CHECKING:
     from proxy.engine.engine import Engine

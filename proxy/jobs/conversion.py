@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 
 from proxy.jobs.models import Job, JobEnd, JobState, now
+from proxy.packs.rewriting import Rewriting
 from proxy.storage.jobs import Payload, StoredJob, day_of
 from proxy.storage.usage import UsageRow
 from proxy.translate import codec
-from proxy.translate.rewriting import Rewriting
 
 
 def columns(job: Job) -> dict[str, Any]:

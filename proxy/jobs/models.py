@@ -44,8 +44,8 @@ from proxy.translate import codec, events
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
+    from proxy.packs.rewriting import Rewriting
     from proxy.storage.jobs import StoredJob
-    from proxy.translate.rewriting import Rewriting
 
 T = TypeVar("T")
 

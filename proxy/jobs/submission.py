@@ -32,6 +32,7 @@ from proxy.jobs.models import (
 from proxy.jobs.views import LiveJobs
 from proxy.members.accounting import Limiter
 from proxy.members.member import Member, Parallelism, check_classes
+from proxy.packs.rewriting import Rewriting
 from proxy.storage.database import OutcomeUnknownError, StorageError
 from proxy.storage.jobs import (
     DayFullError,
@@ -44,14 +45,13 @@ from proxy.storage.jobs import (
 from proxy.translate.codec import CREDENTIAL_KEYS, without_credentials
 from proxy.translate.errors import LocalError
 from proxy.translate.jobs import foreign_files, label_of
-from proxy.translate.rewriting import Rewriting
 from proxy.translate.validation import Validation, validate
 
 if TYPE_CHECKING:
     from proxy.catalog.service import Catalog
     from proxy.files.service import Files
-    from proxy.helpers.service import Helpers
     from proxy.members.directory import Directory
+    from proxy.packs.service import Helpers
 
 log = structlog.get_logger(__name__)
 

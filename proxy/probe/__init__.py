@@ -15,11 +15,11 @@ from uuid import uuid4
 import aiohttp
 from yarl import URL
 
+from proxy.packs.table import HELPERS
+from proxy.packs.tooling import KRITA_REQUIRES
 from proxy.probe import jobs, running
 from proxy.probe.points import POINTS, Findings, Level
 from proxy.probe.wire import CALL_TIMEOUT, Frame, ProbeRun, ProbeSocket, Reply, Wire
-from proxy.translate.helper_packs import HELPERS
-from proxy.translate.helper_tooling import KRITA_REQUIRES
 
 #: Seconds for all observations: what takes longer is not seen.
 DEADLINE = 150.0

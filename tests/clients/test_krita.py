@@ -16,8 +16,8 @@ from clients.recorded import Call, Recorded, calls_of
 from PIL import Image
 from stack import Client, Listener, Proxy, running_proxy
 
+from proxy.packs.tooling import KRITA_REQUIRES
 from proxy.simulator import Simulator, Switches
-from proxy.translate.helper_tooling import KRITA_REQUIRES
 
 CALLS = calls_of("krita")
 

@@ -19,10 +19,10 @@ from proxy.engine.localiser import Localiser
 from proxy.engine.router import LONGEST, PICTURE_BYTES, EventRouter
 from proxy.engine.tracker import EventReceived, GiveUp, SnapshotReceived
 from proxy.jobs.models import Job
+from proxy.packs.nodes import Failure
 from proxy.simulator import Simulator
 from proxy.translate.codec import REDACTED
 from proxy.translate.events import CloudFrame, CloudPicture, Preview
-from proxy.translate.helper_nodes import Failure
 from proxy.translate.jobs import Snapshot
 
 SUBMIT = "POST /api/prompt"

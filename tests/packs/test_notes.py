@@ -8,8 +8,8 @@ import pytest
 
 from proxy.budget import MemoryBudget
 from proxy.bus import EventBus
-from proxy.helpers import notes
-from proxy.helpers.notes import MAX_NOTE_BYTES, MAX_NOTES, NoteLeft, Notes
+from proxy.packs import notes
+from proxy.packs.notes import MAX_NOTE_BYTES, MAX_NOTES, NoteLeft, Notes
 from proxy.translate.errors import LocalError
 
 MB = 1024 * 1024

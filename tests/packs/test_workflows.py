@@ -8,8 +8,8 @@ from typing import NamedTuple
 import pytest
 
 from proxy.bus import EventBus, encode
-from proxy.helpers import workflows
-from proxy.helpers.workflows import MAX_ID_LENGTH, WorkflowExchange
+from proxy.packs import workflows
+from proxy.packs.workflows import MAX_ID_LENGTH, WorkflowExchange
 from proxy.storage.database import Database
 from proxy.storage.workflows import WorkflowRepository
 from proxy.supervisor import Supervisor

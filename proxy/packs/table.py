@@ -6,9 +6,8 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from proxy.translate import helper_tooling as tooling
-from proxy.translate.events import Binary, Event, Message, Told
-from proxy.translate.helper_nodes import (
+from proxy.packs import tooling
+from proxy.packs.nodes import (
     CONSTANTS,
     Helper,
     Mask,
@@ -22,6 +21,7 @@ from proxy.translate.helper_nodes import (
     refusal,
     same,
 )
+from proxy.translate.events import Binary, Event, Message, Told
 from proxy.translate.jobs import section
 
 _SAVED_WITH = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}

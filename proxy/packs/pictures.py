@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING
 from msgspec import Struct
 
 from proxy.files.pictures import NotAPictureError, opened, pillow, pixels_of
-from proxy.translate.helper_nodes import HelperFailedError, Mask
+from proxy.packs.nodes import HelperFailedError, Mask
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -23,15 +23,8 @@ from proxy.budget import Allocation, MemoryBudget, MemoryLimitError
 from proxy.catalog.service import Catalog
 from proxy.files.cache import hash_file
 from proxy.files.service import Files
-from proxy.helpers import pictures
-from proxy.helpers.pictures import Decoded
-from proxy.helpers.remote import NotFetchedError, RemoteFiles
-from proxy.helpers.turns import Turns
-from proxy.storage.temporary import HelperPicture, HelperPictureRepository
-from proxy.translate import names
-from proxy.translate.errors import LocalError
-from proxy.translate.events import Told
-from proxy.translate.helper_nodes import (
+from proxy.packs import pictures
+from proxy.packs.nodes import (
     FileSource,
     Helper,
     HelperFailedError,
@@ -42,9 +35,16 @@ from proxy.translate.helper_nodes import (
     constant,
     refusal,
 )
-from proxy.translate.helper_packs import HELPERS
+from proxy.packs.pictures import Decoded
+from proxy.packs.remote import NotFetchedError, RemoteFiles
+from proxy.packs.rewriting import Rewriting, failed, rewrite, wanted
+from proxy.packs.table import HELPERS
+from proxy.packs.turns import Turns
+from proxy.storage.temporary import HelperPicture, HelperPictureRepository
+from proxy.translate import names
+from proxy.translate.errors import LocalError
+from proxy.translate.events import Told
 from proxy.translate.jobs import is_link
-from proxy.translate.rewriting import Rewriting, failed, rewrite, wanted
 
 log = structlog.get_logger(__name__)
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from proxy.translate.events import Binary, Event, Message, Preview, Told
-from proxy.translate.helper_nodes import (
+from proxy.packs.nodes import (
     FileSource,
     Helper,
     HelperFailedError,
@@ -23,6 +22,7 @@ from proxy.translate.helper_nodes import (
     info,
     loads,
 )
+from proxy.translate.events import Binary, Event, Message, Preview, Told
 
 #: What a text output is sent as.
 _TEXT_TYPES = {"text": "text/plain", "markdown": "text/markdown", "html": "text/html"}

@@ -10,13 +10,13 @@ from catalog_graphs import FILE, Graph, good_graphs, shapes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.packs.nodes import HelperFailedError, Picture
+from proxy.packs.rewriting import MemberView, Rewriting, rewrite, wanted
+from proxy.packs.table import HELPERS, offered
+from proxy.packs.tooling import guessed, translated
 from proxy.simulator.nodes import object_info, standard_nodes
 from proxy.translate.events import CloudPicture
-from proxy.translate.helper_nodes import HelperFailedError, Picture
-from proxy.translate.helper_packs import HELPERS, offered
-from proxy.translate.helper_tooling import guessed, translated
 from proxy.translate.jobs import Snapshot, is_link
-from proxy.translate.rewriting import MemberView, Rewriting, rewrite, wanted
 from proxy.translate.validation import validate
 
 CLOUD = {

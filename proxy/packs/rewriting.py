@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from proxy.packs.nodes import Failure, Helper, HelperFailedError, Node, Picture, constant
+from proxy.packs.table import HELPERS
 from proxy.translate import codec
 from proxy.translate.events import CloudFrame
-from proxy.translate.helper_nodes import Failure, Helper, HelperFailedError, Node, Picture, constant
-from proxy.translate.helper_packs import HELPERS
 from proxy.translate.jobs import Snapshot, inputs_of, is_link, links_of, section, sources
 
 #: The catalog's word on a class, or `None`.

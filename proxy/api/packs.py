@@ -15,13 +15,13 @@ from proxy.api.connections import member_of, of
 from proxy.api.content import content_headers
 from proxy.api.middleware import note, prepare
 from proxy.api.userdata import in_tree
-from proxy.helpers.notes import Notes
-from proxy.helpers.service import Helpers
-from proxy.helpers.workflows import WorkflowExchange
+from proxy.packs.nodes import HelperFailedError
+from proxy.packs.notes import Notes
+from proxy.packs.service import Helpers
+from proxy.packs.tooling import guessed, translated
+from proxy.packs.workflows import WorkflowExchange
 from proxy.translate import codec
 from proxy.translate.errors import LocalError, PlainError
-from proxy.translate.helper_nodes import HelperFailedError
-from proxy.translate.helper_tooling import guessed, translated
 from proxy.userdata.stored import BadNameError, IsFolderError, LeadsOutError, MissingError
 
 #: A request's media type for which the pack has none.

@@ -21,12 +21,12 @@ from team import bearer, running_team
 from yarl import URL
 
 from proxy.engine import localiser
-from proxy.helpers import pictures, service
-from proxy.helpers.remote import NotFetchedError, RemoteFiles
+from proxy.packs import pictures, service
+from proxy.packs.remote import NotFetchedError, RemoteFiles
+from proxy.packs.table import HELPERS
 from proxy.simulator import Simulator, Switches
 from proxy.simulator.nodes import NodeClass
 from proxy.simulator.nodes.node_class import Context, Output
-from proxy.translate.helper_packs import HELPERS
 
 RED = graphs.png((200, 10, 20))
 
