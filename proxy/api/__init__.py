@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import WSCloseCode
-from msgspec import Struct
+from msgspec import Struct, field
 
+from proxy.api.spool import Spool
 from proxy.budget import MemoryBudget
+from proxy.threads import ThreadTurns
 
 if TYPE_CHECKING:
     from proxy.api.addressing import Network
@@ -35,9 +37,10 @@ class Services(Struct, frozen=True, kw_only=True):
     """What the handlers stand on: the rooms below, and plain values of the settings.
 
     `readiness` tells whether jobs can be taken. `interface` is what is served at `/`. `cipher`
-    signs what another replica is to believe. `budget` counts the memory that is
-    held for clients. `supervisor` keeps background work up. Without `helpers`, `workflows` and
-    `notes` there are no routes of node packs, and without `assets` those of assets are turned off.
+    signs what another replica is to believe. `budget` counts the memory that is held for clients,
+    `spool` that on disk for their requests, and in `turns` runs what would keep others waiting.
+    `supervisor` keeps background work up. Without `helpers`, `workflows` and `notes` there are no
+    routes of node packs, and without `assets` those of assets are turned off.
 
     `max_upload_bytes` bounds every request body and is announced to clients, `max_json_bytes` those
     that are JSON; the first is ComfyUI's own limit (`--max-upload-size 100`). Pages of
@@ -67,6 +70,8 @@ class Services(Struct, frozen=True, kw_only=True):
     cipher: Cipher
     supervisor: Supervisor
     budget: MemoryBudget
+    turns: ThreadTurns = field(default_factory=ThreadTurns)
+    spool: Spool = field(default_factory=Spool)
     assets: Assets | None = None
     helpers: Helpers | None = None
     workflows: WorkflowExchange | None = None

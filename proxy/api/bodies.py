@@ -9,20 +9,18 @@ for clients that can unpack them, if the setting `compress` says so, as by Comfy
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from functools import partial, wraps
 from typing import Any
 
-import aiohttp
 from aiohttp import web
-from aiohttp.base_protocol import BaseProtocol
-from aiohttp.compression_utils import BrotliDecompressor, ZLibDecompressor, ZSTDDecompressor
-from aiohttp.http_exceptions import HttpProcessingError
 
+from proxy.api import holding, unpacking
 from proxy.api.connections import of
+from proxy.api.holding import UNCOUNTED, LargeBody, hold, owner_of
+from proxy.api.unpacking import PackedWronglyError
+from proxy.budget import Allocation
 from proxy.translate import codec
 from proxy.translate.errors import Kind, LocalError
 
@@ -39,44 +37,16 @@ LEAST = 256
 
 _ITEM = re.compile(r"\s*([\w!#$%&'*+.^`|~-]+)\s*(?:;\s*[qQ]\s*=\s*([01](?:\.\d{0,3})?)\s*)?")
 
-#: Bytes written or unpacked at once; the event loop has a turn between two pieces.
-PIECE = 256 * 1024
-
-
-class _InPieces(web.Response):
-    """An answer of which no more than a piece waits for a client that reads slowly or not at all.
-
-    aiohttp gives a whole body to the transport, which keeps all of it that is not taken.
-    """
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Write what is left."""
-        body = self._body if self._compressed_body is None else self._compressed_body
-        if self._eof_sent or self._must_be_empty_body or not isinstance(body, bytes | bytearray):
-            await super().write_eof(data)
-            return
-        whole = memoryview(body)
-        last = max(0, len(whole) - 1) // PIECE * PIECE
-        for start in range(0, last, PIECE):
-            await self.write(whole[start : start + PIECE])
-        await web.StreamResponse.write_eof(self, bytes(whole[last:]))
-
 
 def ready(body: bytes, status: int = 200) -> web.Response:
     """JSON that has been encoded already."""
-    kind = web.Response if len(body) <= PIECE else _InPieces
-    return kind(body=body, status=status, headers={"Content-Type": JSON_TYPE})
+    sent = body if len(body) <= UNCOUNTED else LargeBody(body)
+    return web.Response(body=sent, status=status, headers={"Content-Type": JSON_TYPE})
 
 
 async def stream(request: web.Request, pieces: AsyncIterator[bytes]) -> web.StreamResponse:
     """JSON in pieces, as fast as the client reads it."""
-    answer = web.StreamResponse(headers={"Content-Type": JSON_TYPE})
-    await answer.prepare(request)
-    if request.method != "HEAD":
-        async for piece in pieces:
-            await answer.write(piece)
-    await answer.write_eof()
-    return answer
+    return await holding.stream(request, pieces, JSON_TYPE)
 
 
 def json(value: object, status: int = 200) -> web.Response:
@@ -162,7 +132,10 @@ def pack(request: web.Request, answer: web.StreamResponse) -> None:
         return
     if "Content-Encoding" in answer.headers:
         return
-    if not isinstance(answer.body, bytes | bytearray) or len(answer.body) < LEAST:
+    body = answer.body
+    if not isinstance(body, LargeBody | bytes | bytearray):
+        return
+    if not isinstance(body, LargeBody) and len(body) < LEAST:
         return
     answer.headers.add("Vary", "Accept-Encoding")
     chosen = coding(request.headers.getall("Accept-Encoding", ()), _CODINGS)
@@ -196,21 +169,24 @@ def coding(accepted: Iterable[str], offered: Sequence[str]) -> str:
 MOST_LEVELS = 300
 #: Values of one body's JSON: 500,000 empty lists take 0.2 s; large workflows have 100,000.
 MOST_VALUES = 500_000
-#: Bytes of JSON beyond which it is parsed in a thread.
-LARGE = 256 * 1024
+#: Bytes that a value takes once it is parsed, about, beside its text.
+VALUE_BYTES = 120
+#: Bytes of JSON beyond which it is parsed in a thread: fewer take at most some ms.
+LARGE = 32 * 1024
 
-#: What aiohttp raises of a body that breaks off.
-BROKEN = (aiohttp.ClientPayloadError, web.RequestPayloadError, HttpProcessingError)
+#: The charsets of clients of ComfyUI, none of which takes more than linear time.
+_UTF8 = frozenset({"utf-8", "utf8", "ascii", "us-ascii"})
+_CHARSETS = _UTF8 | {"iso-8859-1", "latin-1", "latin1"}
 
-#: Those whose package is not installed raise `RuntimeError`.
-_DECOMPRESSORS: dict[
-    str, Callable[[], ZLibDecompressor | BrotliDecompressor | ZSTDDecompressor]
-] = {
-    "gzip": partial(ZLibDecompressor, encoding="gzip"),
-    "deflate": partial(ZLibDecompressor, encoding="deflate"),
-    "br": BrotliDecompressor,
-    "zstd": ZSTDDecompressor,
-}
+
+class CharsetError(LocalError):
+    """The text is not of its charset, or that is none of ours."""
+
+    def __init__(self, charset: str | None) -> None:
+        super().__init__(
+            "invalid_charset",
+            f"The text is not {(charset or 'utf-8')[:40]}, or that is not supported; send UTF-8.",
+        )
 
 
 class NotJsonError(LocalError):
@@ -220,121 +196,53 @@ class NotJsonError(LocalError):
         super().__init__("invalid_json", "The request body must be valid JSON.", details=reason)
 
 
-class _PackedWronglyError(LocalError):
-    """The body is not in the encoding that its headers name."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "invalid_content_encoding",
-            "The request body does not match its Content-Encoding and Transfer-Encoding; send the "
-            "complete body in that encoding.",
-        )
-
-
-def check_length(request: web.Request, most: int | None = None) -> None:
+def check_length(request: web.Request, max_size: int | None = None) -> None:
     """Refuse a body that says itself that it is too large, before it has been sent."""
-    limit = request.client_max_size if most is None else most
+    limit = request.client_max_size if max_size is None else max_size
     if limit and (request.content_length or 0) > limit:
         raise web.HTTPRequestEntityTooLarge(limit)
 
 
-async def read(request: web.Request, most: int | None = None) -> bytes:
-    """The whole body, unpacked: at most `most` bytes, or what the server allows for all requests.
+async def read(request: web.Request, max_size: int | None = None) -> bytes:
+    """Return the whole body, unpacked: at most `max_size` bytes, or what the server allows.
 
-    Raises `HTTPRequestEntityTooLarge` over the limit and `LocalError` when it cannot be unpacked.
+    Its memory is the member's until the request has its answer. Raises
+    `HTTPRequestEntityTooLarge` over the limit, `MemoryLimitError`, and `LocalError` when it cannot
+    be unpacked.
     """
-    limit = request.client_max_size if most is None else most
+    limit = request.client_max_size if max_size is None else max_size
     check_length(request, limit)
+    held: Allocation | None = None
     body = bytearray()
     try:
-        if request.content.is_eof() and _coding(request) is None:  # all of it has come
+        if request.content.is_eof() and unpacking.coding_of(request) is None:  # all of it has come
             body += request.content.read_nowait()
-            if 0 < limit < len(body):
-                raise web.HTTPRequestEntityTooLarge(limit)
-            return bytes(body)
-        async for piece in _pieces(request, limit):
-            body += piece
-            if 0 < limit < len(body):
-                raise web.HTTPRequestEntityTooLarge(limit)
-    except BROKEN as error:
-        raise _PackedWronglyError from error
+        else:
+            async for piece in unpacking.pieces(request, limit):
+                if 0 < limit < len(body) + len(piece):
+                    raise web.HTTPRequestEntityTooLarge(limit)
+                if len(body) + len(piece) > UNCOUNTED:
+                    held = held or hold(request, "body")
+                    held.resize(len(body) + len(piece))
+                body += piece
+    except unpacking.BROKEN as error:
+        raise PackedWronglyError from error
+    if 0 < limit < len(body):
+        raise web.HTTPRequestEntityTooLarge(limit)
     return bytes(body)
 
 
-@asynccontextmanager
-async def unpacked(request: web.Request) -> AsyncIterator[aiohttp.StreamReader]:
-    """The body as a stream, unpacked as fast as it is read, for what reads in small steps.
-
-    What is wrong with the packing is raised by the stream, as `LocalError`.
-    """
-    if _coding(request) is None:
-        yield request.content
-        return
-    async with aclosing(_pieces(request, request.client_max_size)) as pieces:
-        yield _Unpacked(pieces)
-
-
-class _Unpacked(aiohttp.StreamReader):
-    """A stream that takes the next piece when its reader has nothing left.
-
-    It never holds more than one piece, so it never pauses. One of brotli can have nearly
-    `2 * PIECE` bytes.
-    """
-
-    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
-        loop = asyncio.get_running_loop()
-        super().__init__(BaseProtocol(loop), 2 * PIECE, loop=loop)
-        self._pieces = pieces
-
-    async def _wait(self, _: str) -> None:
-        try:
-            self.feed_data(await anext(self._pieces))
-        except StopAsyncIteration:
-            self.feed_eof()
-        except BROKEN as error:
-            raise _PackedWronglyError from error
-
-
-async def _pieces(request: web.Request, most: int) -> AsyncGenerator[bytes]:
-    """The body, unpacked, in pieces of about `PIECE` bytes at most.
-
-    Raises what aiohttp raises of a body that breaks off, `_PackedWronglyError`, and
-    `HTTPRequestEntityTooLarge` for what is too large before it is unpacked.
-    """
-    coding, received = _coding(request), 0
-    try:
-        decompressor = None if coding is None else _DECOMPRESSORS[coding]()
-    except RuntimeError:
-        raise _PackedWronglyError from None
-    async for packed in request.content.iter_any():
-        received += len(packed)
-        if 0 < most < received:
-            raise web.HTTPRequestEntityTooLarge(most)
-        if decompressor is None:
-            yield packed
-            continue
-        if received == len(packed) and coding == "deflate" and packed[:1] and packed[0] & 0xF != 8:
-            # Not RFC 1950 but bare RFC 1951, as some clients send it.
-            decompressor = ZLibDecompressor(encoding=coding, suppress_deflate_header=True)
-        while True:
-            try:
-                piece = decompressor.decompress_sync(packed, max_length=PIECE)
-            except Exception as error:  # each codec has its own
-                raise _PackedWronglyError from error
-            packed = b""
-            if piece:
-                yield piece
-                await asyncio.sleep(0)
-            if not decompressor.data_available:
-                break
-    if received and coding == "deflate" and not getattr(decompressor, "eof", True):
-        raise _PackedWronglyError
-
-
-def _coding(request: web.Request) -> str | None:
-    """The coding of the body; one that nobody here knows counts as none, as in aiohttp."""
-    coding = request.headers.get("Content-Encoding", "").lower()
-    return coding if coding in _DECOMPRESSORS else None
+def count_values(body: bytes) -> int:
+    """Return about how many values the JSON of a body has. Raises `LocalError` for too many."""
+    count = body.count(b"[") + body.count(b"{") + body.count(b",")
+    if count > MOST_VALUES:
+        raise LocalError(
+            "too_many_values",
+            f"The JSON of the request body has more than {MOST_VALUES:,} values; send less at "
+            "once, or upload the data as a file.",
+            kind="too_large",
+        )
+    return count
 
 
 def parse(body: bytes, charset: str | None = None) -> Any:
@@ -342,30 +250,29 @@ def parse(body: bytes, charset: str | None = None) -> Any:
 
     Raises `NotJsonError` for anything else and `LocalError` for bytes that are not of the charset.
     """
+    count_values(body)
+    charset = checked_charset(charset)
     try:
-        text = body.decode(charset or "utf-8")
-    except (UnicodeDecodeError, LookupError) as error:
-        raise LocalError(
-            "invalid_charset",
-            f"The request body is not {charset or 'utf-8'} text; send JSON in UTF-8.",
-        ) from error
-    if not text:
-        raise NotJsonError("The body is empty.")
-    openings = text.count("[") + text.count("{")
-    if openings + text.count(",") > MOST_VALUES:
-        raise LocalError(
-            "too_many_values",
-            f"The JSON of the request body has more than {MOST_VALUES:,} values; send less at "
-            "once, or upload the data as a file.",
-            kind="too_large",
-        )
-    try:
-        value = codec.loads(text)
+        value = codec.loads(body if charset in _UTF8 else body.decode(charset))
+    except UnicodeDecodeError as error:
+        raise CharsetError(charset) from error
     except ValueError as error:
-        raise NotJsonError(str(error)) from None
-    if openings > MOST_LEVELS and _is_deep(value):
+        raise NotJsonError(str(error) if body else "The body is empty.") from None
+    if body.count(b"[") + body.count(b"{") > MOST_LEVELS and _is_deep(value):
         raise NotJsonError(f"The JSON is nested more than {MOST_LEVELS} levels deep.")
     return value
+
+
+def checked_charset(charset: str | None) -> str:
+    """Return the charset of a body or a field, UTF-8 if none is named.
+
+    Raises `LocalError` for one that no client of ComfyUI sends: some of Python's codecs take time
+    that grows with the square of the length.
+    """
+    known = (charset or "utf-8").strip().lower()
+    if known not in _CHARSETS:
+        raise CharsetError(charset)
+    return known
 
 
 def _is_deep(value: Any) -> bool:
@@ -402,7 +309,10 @@ async def read_json(request: web.Request) -> Any:
         ) from None
     if len(body) <= LARGE:
         return parse(body, request.charset)
-    return await asyncio.to_thread(parse, body, request.charset)
+    turns, owner = of(request).turns, owner_of(request)
+    count = await turns.run(owner, partial(count_values, body))
+    hold(request, "body").grow(len(body) + VALUE_BYTES * count)
+    return await turns.run(owner, partial(parse, body, request.charset))
 
 
 async def read_object(request: web.Request) -> dict[str, Any]:

@@ -213,8 +213,8 @@ async def post_interrupt(request: web.Request) -> web.Response:
 def removals(body: dict[str, Any]) -> tuple[bool, list[str]]:
     """What the body of `POST /queue` or `POST /history` asks for: all, and some ids.
 
-    ComfyUI goes through whatever can be gone through (the letters of a string, the keys of an
-    object) and ignores what is no id. Raises `LocalError` (400) for the rest.
+    ComfyUI goes through whatever can be gone through (the letters of a string, which are no ids,
+    and the keys of an object) and ignores what is no id. Raises `LocalError` (400) for the rest.
     """
     ids: object = body.get("delete", [])
     if not isinstance(ids, list | str | dict):
@@ -223,7 +223,8 @@ def removals(body: dict[str, Any]) -> tuple[bool, list[str]]:
             "delete must be a list of prompt ids.",
             details=f"It is {bodies.kind(ids)}.",
         )
-    return bool(body.get("clear")), [one for one in ids if isinstance(one, str)]
+    named = () if isinstance(ids, str) else ids
+    return bool(body.get("clear")), [id_ for id_ in named if isinstance(id_, str)]
 
 
 async def get_history(request: web.Request) -> web.StreamResponse:

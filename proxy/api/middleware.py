@@ -22,6 +22,7 @@ from proxy.api.addressing import STRAIGHT, allow_all, may_have_token, refuses, s
 from proxy.api.authenticator import caller_of
 from proxy.api.bodies import Handler
 from proxy.api.connections import connection_of, of
+from proxy.api.holding import counted, release
 from proxy.logging import RequestContext, begin_request
 from proxy.members.accounting import LIMIT_REACHED
 from proxy.storage.database import OutcomeUnknownError, StorageError
@@ -146,6 +147,8 @@ class Gate:
                     retry_after=5,
                 )
             )
+        finally:
+            release(request)
         self._count(request, connection, answer.status, began)
         if not answer.prepared:
             finish(request, answer)
@@ -187,7 +190,7 @@ class Gate:
                 connection.admit(admission)
                 if admission.token is not None and request.path not in _FREE:
                     self._limiter.request(admission.member)
-            return await self._handle(request)
+            return counted(request, await self._handle(request))
         except LocalError as error:
             if error.type == LIMIT_REACHED and context.member is not None:
                 self._metrics.limit_refusals.labels(context.member, error.details).inc()

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from tempfile import SpooledTemporaryFile
-from typing import IO, Any
+from typing import IO, Any, cast
 from urllib.parse import parse_qsl
 
 import aiohttp
 from aiohttp import BodyPartReader, web
 from multidict import MultiDict
 
-from proxy.api import bodies
+from proxy.api import bodies, unpacking
 from proxy.api.connections import member_of, of
+from proxy.api.holding import allocate
 from proxy.translate import codec
 from proxy.translate.assets import of_upload
 from proxy.translate.errors import LocalError
@@ -25,14 +27,15 @@ Field = str | bytes | bytearray | web.FileField
 Buffer = bytes | bytearray | memoryview
 
 #: What reading raises of a body that is no whole form.
-_BROKEN_FORM = (ValueError, AssertionError, LookupError, RuntimeError, *bodies.BROKEN)
+_BROKEN_FORM = (ValueError, AssertionError, LookupError, RuntimeError, *unpacking.BROKEN)
 
 #: Bytes read, or passed on, at once.
 CHUNK = 256 * 1024
 #: Bytes of a form beside its files, about.
 FORM_BYTES = 16 * 1024
-#: The largest form without files, in bytes, and its fields.
+#: The largest form without files, in bytes, and its fields; and all fields beside files.
 MOST_FORM_BYTES, MOST_FORM_FIELDS = 64 * 1024, 100
+MAX_FIELD_BYTES = 1024 * 1024
 #: Bytes of a file that lie in memory; one that is longer lies on disk.
 IN_MEMORY = 1024 * 1024
 
@@ -134,66 +137,108 @@ async def form(request: web.Request) -> AsyncIterator[MultiDict[Field]]:
 async def _read(request: web.Request, files: ExitStack) -> MultiDict[Field]:
     if request.content_type == "multipart/form-data":
         bodies.check_length(request)
-        async with bodies.unpacked(request) as body:
-            return await _fields(request, body, files)
+        async with unpacking.unpacked(request) as body:
+            return await _FormReader(request, body, files).read()
     if request.content_type in ("", "application/x-www-form-urlencoded"):
         text = (await bodies.read(request, MOST_FORM_BYTES)).decode()
         return MultiDict(parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_FORM_FIELDS))
     return MultiDict()
 
 
-async def _fields(
-    request: web.Request, body: aiohttp.StreamReader, files: ExitStack
-) -> MultiDict[Field]:
-    form: MultiDict[Field] = MultiDict()
-    most = request.client_max_size
-    parts = aiohttp.MultipartReader(
-        request.headers,
-        body,
-        client_max_size=most,
-        max_field_size=request.protocol.max_field_size,
-        max_headers=request.protocol.max_headers,
-        max_size_error_cls=web.HTTPRequestEntityTooLarge,
-    )
-    while (part := await parts.next()) is not None:
-        if not isinstance(part, BodyPartReader) or part.name is None:
-            raise ValueError("Each part of the form must have a name.")
-        if len(form) >= request.client_max_fields:
-            raise ValueError(f"The form has more than {request.client_max_fields} fields.")
-        pieces = _pieces_of_part(body, part, most)
+class _Parts(aiohttp.MultipartReader):
+    """The parts of a form, without what no client sends and what takes long to read."""
+
+    async def fetch_next_part(self) -> Any:
+        """Return the next part. Raises `ValueError` for names in an unknown charset."""
+        part = await super().fetch_next_part()
+        disposition = part.headers.get("Content-Disposition", "")
+        for charset in _EXTENDED.findall(disposition):
+            bodies.checked_charset(charset)
+        if _CONTINUED.search(disposition):
+            raise ValueError("The parts of the form must have names in one piece.")
+        return part
+
+
+#: Parameters with a charset of their own, and those in several pieces (RFC 2231, 3 and 4).
+_EXTENDED = re.compile(r"""\*\s*=\s*"?([^'";]*)'""")
+_CONTINUED = re.compile(r""";\s*[\w-]{1,20}\*\d""")
+
+
+class _FormReader:
+    """Reads one form: its files to the disk, its other fields into memory."""
+
+    def __init__(self, request: web.Request, body: aiohttp.StreamReader, files: ExitStack) -> None:
+        services, self._max_size = of(request), request.client_max_size
+        self._max_fields = request.client_max_fields
+        self._body, self._files = body, files
+        self._memory = files.enter_context(allocate(request, "body"))
+        self._spool = files.enter_context(
+            services.spool.share(member_of(request), services.max_upload_bytes)
+        )
+        self._field_bytes = 0
+        self._parts = _Parts(
+            request.headers,
+            body,
+            client_max_size=self._max_size,
+            max_field_size=request.protocol.max_field_size,
+            max_headers=request.protocol.max_headers,
+            max_size_error_cls=web.HTTPRequestEntityTooLarge,
+        )
+
+    async def read(self) -> MultiDict[Field]:
+        """Return the fields."""
+        form: MultiDict[Field] = MultiDict()
+        while (part := await self._parts.next()) is not None:
+            if not isinstance(part, BodyPartReader) or part.name is None:
+                raise ValueError("Each part of the form must have a name.")
+            if len(form) >= self._max_fields:
+                raise ValueError(f"The form has more than {self._max_fields} fields.")
+            form.add(part.name, await self._field(part))
+        return form
+
+    async def _field(self, part: BodyPartReader) -> Field:
+        kind = part.headers.get("Content-Type")
         if part.filename:
-            file = files.enter_context(SpooledTemporaryFile(IN_MEMORY))  # noqa: SIM115
-            async for piece in pieces:
-                await _write(file, piece)
-            file.seek(0)
-            kind = part.headers.get("Content-Type", "application/octet-stream")
-            field: Field = web.FileField(part.name, part.filename, file, kind, part.headers)
-        else:
-            value = b"".join([bytes(piece) async for piece in pieces])
-            is_text = part.headers.get("Content-Type", "text/").startswith("text/")
-            field = value.decode(part.get_charset("utf-8")) if is_text else value
-        form.add(part.name, field)
-    return form
+            file = await self._file(part)
+            octets = kind or "application/octet-stream"
+            return web.FileField(str(part.name), part.filename, file, octets, part.headers)
+        value = bytearray()
+        async for piece in self._pieces(part):
+            self._field_bytes += len(piece)
+            if self._field_bytes > MAX_FIELD_BYTES:
+                raise ValueError(f"The fields beside files have more than {MAX_FIELD_BYTES} bytes.")
+            self._memory.grow(len(piece))
+            value += piece
+        if not (kind or "text/").startswith("text/"):
+            return bytes(value)
+        return value.decode(bodies.checked_charset(part.get_charset("utf-8")))
 
+    async def _file(self, part: BodyPartReader) -> IO[bytes]:
+        """Return the content of a part, in memory if it is short."""
+        file = self._files.enter_context(SpooledTemporaryFile(IN_MEMORY))  # noqa: SIM115
+        in_memory = 0
+        async for piece in self._pieces(part):
+            if file.tell() + len(piece) > IN_MEMORY:
+                self._spool.grow(in_memory + len(piece))
+                self._memory.resize(self._memory.size - in_memory)
+                in_memory = 0
+                await asyncio.to_thread(file.write, piece)
+            else:
+                self._memory.grow(len(piece))
+                in_memory += len(piece)
+                file.write(piece)
+        file.seek(0)
+        return cast(IO[bytes], file)
 
-async def _pieces_of_part(
-    body: aiohttp.StreamReader, part: BodyPartReader, most: int
-) -> AsyncIterator[Buffer]:
-    while True:
-        chunk = await part.read_chunk(CHUNK)
-        if 0 < most < body.total_bytes:
-            raise web.HTTPRequestEntityTooLarge(most)
-        if not chunk:
-            return
-        async for piece in part.decode_iter(chunk):
-            yield piece
-
-
-async def _write(file: IO[bytes], piece: Buffer) -> None:
-    if file.tell() + len(piece) > IN_MEMORY:
-        await asyncio.to_thread(file.write, piece)
-    else:
-        file.write(piece)
+    async def _pieces(self, part: BodyPartReader) -> AsyncIterator[Buffer]:
+        while True:
+            chunk = await part.read_chunk(CHUNK)
+            if 0 < self._max_size < self._body.total_bytes:
+                raise web.HTTPRequestEntityTooLarge(self._max_size)
+            if not chunk:
+                return
+            async for piece in part.decode_iter(chunk):
+                yield piece
 
 
 def size(file: IO[bytes]) -> int:

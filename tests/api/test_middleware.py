@@ -158,10 +158,9 @@ async def test_the_content_type_of_a_body_does_not_matter(
 
 async def test_a_charset_is_heeded_and_an_unknown_one_refused(client: Client) -> None:
     body = json.dumps(GRAPH)
-    for charset, status in (("utf-16", 200), ("nonsense", 400)):
+    for charset, status in (("iso-8859-1", 200), ("utf-16", 400), ("punycode", 400), ("no", 400)):
         headers = {"Content-Type": f"application/json; charset={charset}"}
-        data = body.encode("utf-16" if status == 200 else "utf-8")
-        response = await client.post("/prompt", data=data, headers=headers)
+        response = await client.post("/prompt", data=body.encode(), headers=headers)
         assert response.status == status
 
 

@@ -1,0 +1,115 @@
+"""The memory that a request holds: taken from its member's budget, and given back behind it.
+
+Answers that are larger than a connection buffers are sent in pieces, as fast as the client reads
+them, and hold their memory until then.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import AsyncIterator
+
+from aiohttp import Payload, web
+from aiohttp.abc import AbstractStreamWriter
+
+from proxy.api.authenticator import caller_of
+from proxy.api.connections import connection_of, of
+from proxy.budget import Allocation, Purpose
+
+#: Bytes that nobody counts: about as many as the transport of a connection buffers.
+UNCOUNTED = 64 * 1024
+#: Bytes written at once.
+PIECE = 256 * 1024
+_HELD: web.RequestKey[list[Allocation]] = web.RequestKey("held", list[Allocation])
+
+
+def owner_of(request: web.BaseRequest) -> str:
+    """Return who sent the request, for turns: its member, or else its address."""
+    admission = connection_of(request).admission
+    return str(caller_of(request).address) if admission is None else f"member {admission.member}"
+
+
+def allocate(request: web.BaseRequest, purpose: Purpose) -> Allocation:
+    """Return an allocation of the sender of the request: its member, or else its address."""
+    admission, budget = connection_of(request).admission, of(request).budget
+    if admission is not None:
+        return budget.member(admission.member, purpose)
+    return budget.address(str(caller_of(request).address), purpose)
+
+
+def hold(request: web.Request, purpose: Purpose) -> Allocation:
+    """Return an allocation that lasts until the request has its answer."""
+    allocation = allocate(request, purpose)
+    request.setdefault(_HELD, []).append(allocation)
+    return allocation
+
+
+def release(request: web.Request) -> None:
+    """Give back what `hold` allocated for the request."""
+    for allocation in request.pop(_HELD, ()):
+        allocation.release()
+
+
+class LargeBody(Payload):
+    """A body that is written in pieces, as fast as the client reads it.
+
+    aiohttp gives bytes as a whole to the transport, which keeps all that the client does not take.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__(body, content_type=None)
+        self._held: Allocation | None = None
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return len(self._value)
+
+    def hold(self, request: web.BaseRequest) -> None:
+        """Take its memory from the budget. Raises `MemoryLimitError`."""
+        if self._held is None:
+            held = allocate(request, "answer")
+            held.grow(self.size)
+            self._held = held
+            weakref.finalize(self, held.release)  # for an answer that is never sent
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """Return the body as text."""
+        return bytes(self._value).decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Send it."""
+        body = memoryview(self._value)
+        for start in range(0, len(body), PIECE):
+            await writer.write(body[start : start + PIECE])
+
+    async def close(self) -> None:
+        """Give its memory back."""
+        self._value = b""
+        if self._held is not None:
+            self._held.release()
+
+
+def counted(request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:
+    """Return an answer with its memory taken from the budget. Raises `MemoryLimitError`."""
+    if isinstance(answer, web.Response) and isinstance(answer.body, LargeBody):
+        answer.body.hold(request)
+    return answer
+
+
+async def stream(
+    request: web.Request, pieces: AsyncIterator[bytes], content_type: str
+) -> web.StreamResponse:
+    """Answer in pieces, as fast as the client reads them.
+
+    The first piece is awaited before the headers go, so that its error can still be an answer.
+    """
+    first = await anext(pieces, b"")
+    answer = web.StreamResponse(headers={"Content-Type": content_type})
+    await answer.prepare(request)
+    if request.method != "HEAD":
+        await answer.write(first)
+        async for piece in pieces:
+            await answer.write(piece)
+    await answer.write_eof()
+    return answer
