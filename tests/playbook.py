@@ -10,6 +10,7 @@ from proxy.engine.tracker import (
     Input,
     JobStarted,
     LeaveQueue,
+    OutputsSent,
     ReadDetail,
     RecordEnd,
     SendMessage,
@@ -46,8 +47,10 @@ def done(**fields: Any) -> SnapshotReceived:
     )
 
 
-def play(*inputs: Input, now: int = 5_000, graph: dict[str, Any] | None = None) -> list[Command]:
-    tracker = Tracker(ID, graph or GRAPH)
+def play(
+    *inputs: Input, now: int = 5_000, graph: dict[str, Any] | None = None, outputs: str = ""
+) -> list[Command]:
+    tracker = Tracker(ID, graph or GRAPH, outputs.split())
     return [command for one in inputs for command in tracker.receive(one, now)]
 
 
@@ -65,6 +68,8 @@ def heard(commands: list[Command]) -> list[str]:
                 words.append(f"text {node} {text}")
             case JobStarted():
                 words.append("-> running")
+            case OutputsSent():
+                words.append("-> outputs sent")
             case ReadDetail():
                 words.append("-> read")
             case RecordEnd(outcome=outcome):

@@ -102,6 +102,7 @@ class Connection(web.RequestHandler):
     __slots__ = (
         "_body",
         "_leave",
+        "_lost",
         "_received",
         "_since",
         "_state",
@@ -138,6 +139,7 @@ class Connection(web.RequestHandler):
         self._received = 0
         self._state = _IDLE
         self._since = manager.now()
+        self._lost: asyncio.Future[None] | None = None
 
     # --- the course of a request -----------------------------------------------------------
 
@@ -315,10 +317,20 @@ class Connection(web.RequestHandler):
         """Forget the connection."""
         refused = self._state == _REFUSED
         self.manager.forget(self, refused=refused)
+        if self._lost is not None and not self._lost.done():
+            self._lost.set_result(None)
         if refused:
             self.transport = None
         else:
             super().connection_lost(exc)
+
+    def lost(self) -> asyncio.Future[None]:
+        """Return a future that is done when the client has gone."""
+        if self._lost is None:
+            self._lost = self._loop.create_future()
+            if self.transport is None or self.transport.is_closing():
+                self._lost.set_result(None)
+        return self._lost
 
 
 def connection_of(request: web.BaseRequest) -> Connection:

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from proxy.api import bodies
 from proxy.api.authenticator import submitter_of
-from proxy.api.connections import member_of, of
+from proxy.api.connections import connection_of, member_of, of
 from proxy.api.middleware import note, prepare
 from proxy.jobs.service import STATUSES, JobQuery
 from proxy.jobs.submission import JobRequest
@@ -241,9 +241,9 @@ async def get_history(request: web.Request) -> web.StreamResponse:
 
 
 async def get_history_entry(request: web.Request) -> web.Response:
-    """One entry by its id, or `{}`."""
-    prompt_id = request.match_info["prompt_id"]
-    return bodies.ready(await of(request).jobs.history.entry_json(member_of(request), prompt_id))
+    """One entry by its id, or `{}`. A job that has only to end is waited for."""
+    prompt_id, lost = request.match_info["prompt_id"], connection_of(request).lost()
+    return bodies.ready(await of(request).jobs.history_json(member_of(request), prompt_id, lost))
 
 
 async def post_history(request: web.Request) -> web.Response:

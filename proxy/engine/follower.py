@@ -19,6 +19,7 @@ from proxy.engine.tracker import (
     Input,
     JobStarted,
     LeaveQueue,
+    OutputsSent,
     ReadDetail,
     RecordEnd,
     SendMessage,
@@ -65,7 +66,7 @@ class Runner:
 
     def __init__(self, job: Job, engine: Engine, cloud: CloudClient | None) -> None:
         self.job = job
-        self.tracker = Tracker(job.prompt_id, job.graph)
+        self.tracker = Tracker(job.prompt_id, job.graph, job.outputs_to_execute)
         self.finished = asyncio.Event()
         self.ending = False
         self._engine = engine
@@ -219,6 +220,9 @@ class Runner:
                 self._publish(message)
             case JobStarted(at=at):
                 self._engine.started(self.job, at)
+            case OutputsSent():
+                self.job.finishing = True
+                self._engine.announcer.changed(self.job)
             case ReadDetail():
                 self.read_detail()
             case LeaveQueue() if self._end is not None:

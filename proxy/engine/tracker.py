@@ -16,7 +16,7 @@ before a client learns of the end. Snapshots alone are enough for a complete lif
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, TypeAlias, cast
@@ -75,6 +75,10 @@ class JobStarted(Struct, frozen=True):
     at: int
 
 
+class OutputsSent(Struct, frozen=True):
+    """All outputs are in the messages that follow, or were: only the end is missing."""
+
+
 class ReadDetail(Struct, frozen=True):
     """Read the job's detail, again and again with growing waits, until it has ended."""
 
@@ -90,15 +94,19 @@ class LeaveQueue(Struct, frozen=True):
     """The job leaves the queue; the `status` that tells so goes out now."""
 
 
-Command: TypeAlias = SendMessage | JobStarted | ReadDetail | RecordEnd | LeaveQueue
+Command: TypeAlias = SendMessage | JobStarted | OutputsSent | ReadDetail | RecordEnd | LeaveQueue
 
 
 @dataclass(slots=True)
 class Tracker:
-    """One job, known to the client as `prompt_id`, that runs `graph` (in API format)."""
+    """One job, known to the client as `prompt_id`, that runs `graph` (in API format).
+
+    `output_nodes` are the nodes whose outputs it was sent for, as far as they are known.
+    """
 
     prompt_id: str
     graph: Mapping[str, Any]
+    output_nodes: InitVar[Iterable[str]] = ()
     started_at: int | None = None
     ended: bool = False
     _told_cached: bool = False
@@ -109,10 +117,14 @@ class Tracker:
     _blocked: set[str] = field(default_factory=set)
     _texts: dict[str, str] = field(default_factory=dict)
     _last_end: Snapshot | None = None
+    #: The output nodes that have not finished, and whether `OutputsSent` was returned.
+    _unfinished: set[str] = field(default_factory=set)
+    _outputs_sent: bool = False
     _commands: list[Command] = field(default_factory=list)
     nodes: NodeStates = field(init=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, output_nodes: Iterable[str]) -> None:
+        self._unfinished = set(output_nodes)
         types = {
             node_id: str(node.get("class_type", ""))
             for node_id, node in self.graph.items()
@@ -135,7 +147,21 @@ class Tracker:
             case _:
                 self._frame(what, now)
         commands, self._commands = self._commands, []
-        return commands
+        return [OutputsSent(), *commands] if self._ends_outputs(what) else commands
+
+    def _ends_outputs(self, what: Input) -> bool:
+        """Note the output nodes that an event finishes; return whether these are the last."""
+        if self._outputs_sent or not isinstance(what, EventReceived):
+            return False
+        if events.is_terminal(what.type, what.data):
+            self._outputs_sent = True
+        elif self._unfinished:
+            if what.type == "executed":
+                self._unfinished.discard(str(what.data.get("node")))
+            elif what.type == "progress_state":
+                self._unfinished -= events.finished_nodes(what.data)
+            self._outputs_sent = not self._unfinished
+        return self._outputs_sent
 
     def _event(self, type_: str, data: Mapping[str, Any], now: int) -> None:
         node = data.get("node")

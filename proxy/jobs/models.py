@@ -125,8 +125,9 @@ class Job:
 
     In memory alone: `interrupted` says that the job was interrupted while it was being sent;
     `answered` that the client has its answer, so that messages may flow;
-    `reason` and `message` why the job cannot continue, in a word and in a sentence; `over` that the
-    cloud has reported the end; `stored` is false once a write has not found it.
+    `reason` and `message` why the job cannot continue, in a word and in a sentence; `finishing`
+    that its client has all outputs; `over` that the cloud has reported the end; `stored` is false
+    once a write has not found it.
     """
 
     prompt_id: str
@@ -154,6 +155,7 @@ class Job:
     rewriting: Rewriting | None = field(default=None, repr=False)
     interrupted: bool = False
     answered: bool = True
+    finishing: bool = False
     over: bool = False
     stored: bool = True
     reason: str | None = None
@@ -247,6 +249,7 @@ class LiveJob(
     reason: str | None = None
     message: str | None = None
     label: str = ""
+    finishing: bool = False
     changed_at: int = 0
     before: int | None = None
     progress: float | None = None

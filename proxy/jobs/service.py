@@ -33,7 +33,7 @@ from proxy.jobs.models import (
 )
 from proxy.jobs.submission import SubmissionService, look_wait
 from proxy.jobs.subscribers import LiveFeed, Subscribers
-from proxy.jobs.views import History, QueueItem, divided, of_queue
+from proxy.jobs.views import NO_ENTRY, History, QueueItem, divided, of_queue
 from proxy.storage.database import StorageError
 from proxy.storage.history import HistoryEntry
 from proxy.storage.usage import AccountRow, ActivityRepository, ActivityRow, JobTimes
@@ -51,6 +51,9 @@ T = TypeVar("T")
 
 #: More entries than any history has; databases take no larger numbers.
 _MOST = 2**53
+
+#: Seconds for which the entry of a job that has only to end is waited for.
+HISTORY_TIMEOUT = 2.0
 
 #: Seconds that the engine has to tell of all jobs.
 _OVERVIEW_PATIENCE = 2.0
@@ -129,6 +132,29 @@ class JobService:
         if query.statuses is not None:
             queued = [job for job in queued if job["status"] in query.statuses]
         return select([*queued, *found], query, unread=total - len(found))
+
+    async def history_json(
+        self, member: str, prompt_id: str, lost: asyncio.Future[None] | None = None
+    ) -> bytes:
+        """Return the body of `GET /history/{id}`. Raises `StorageError`.
+
+        Programs ask as soon as they have the last output, when a local server writes the entry.
+        Here Comfy Cloud has the last word on the end, so the answer waits for it: at most
+        `HISTORY_TIMEOUT` seconds, and only until the client is `lost`.
+        """
+        with self.history.changes(member, prompt_id) as changed:
+            body = await self.history.entry_json(member, prompt_id)
+            if body != NO_ENTRY:
+                return body
+            job = (await self._live.now(member)).jobs.get(prompt_id)
+            if not changed.done():
+                if job is None or not job.finishing:
+                    return body
+                ends = [changed] if lost is None else [changed, lost]
+                await asyncio.wait(
+                    ends, timeout=HISTORY_TIMEOUT, return_when=asyncio.FIRST_COMPLETED
+                )
+        return await self.history.entry_json(member, prompt_id)
 
     async def job(self, member: str, prompt_id: str) -> dict[str, Any] | None:
         """The answer of `GET /api/jobs/{id}`, or `None`. Raises `StorageError`.

@@ -11,6 +11,7 @@ import secrets
 import time
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -338,6 +339,9 @@ _CACHE_BYTES, _LARGEST = 16 * 1024 * 1024, 1024 * 1024
 
 # --- the history ---------------------------------------------------------------------------
 
+#: The body of `GET /history/{id}` for a job that has not ended.
+NO_ENTRY = b"{}"
+
 
 class HistoryCache:
     """Bodies of history answers, the ones used last, bounded in bytes."""
@@ -397,15 +401,38 @@ class History:
         self._cache = HistoryCache()
         bus.subscribe("jobs.*", self._hear)
         self._process = secrets.token_hex(4)
+        #: Those who wait for a change of an entry, by the member and the job's id.
+        self._waiting: dict[tuple[str, str], list[asyncio.Future[None]]] = {}
+
+    @contextmanager
+    def changes(self, member: str, prompt_id: str) -> Iterator[asyncio.Future[None]]:
+        """Give a future that is done when an entry has changed, or may have unheard."""
+        changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting = self._waiting.setdefault((member, prompt_id), [])
+        waiting.append(changed)
+        try:
+            yield changed
+        finally:
+            waiting.remove(changed)
+            if not waiting:
+                del self._waiting[member, prompt_id]
+
+    def _wake(self, keys: Iterable[tuple[str, str]]) -> None:
+        for key in keys:
+            for changed in self._waiting.get(key, ()):
+                if not changed.done():
+                    changed.set_result(None)
 
     def _hear(self, news: object) -> None:
         match news:
             case HistoryChanged(member=member, prompt_ids=prompt_ids, forgotten=forgotten):
                 self._cache.forget(member, prompt_ids)
+                self._wake((member, prompt_id) for prompt_id in prompt_ids or ())
                 if forgotten and self._files is not None:
                     self._files.namespace.forgotten(member, forgotten)
             case _ if news is MISSED:
                 self._cache.clear()
+                self._wake(self._waiting)
 
     def word(self, member: str | None) -> str:
         """Another word whenever the ended jobs of the member, or of all (`None`), are others."""
@@ -457,7 +484,7 @@ class History:
             version = self._cache.version[member]
             entry = await self._repository.entry(member, prompt_id)
             if entry is None:
-                return b"{}"
+                return NO_ENTRY
             body = b"{" + _entry_json(entry) + b"}"
             self._cache.put(key, body, version)
             self._cache.seen(member, entry.sequence)

@@ -209,6 +209,18 @@ def executed(node_id: str, display_node: str, output: object, prompt_id: str) ->
     return {**ids, "output": output, "prompt_id": prompt_id}
 
 
+def finished_nodes(data: Mapping[str, Any]) -> set[str]:
+    """Return the nodes that a `progress_state` calls finished."""
+    nodes = data.get("nodes")
+    if not isinstance(nodes, dict):
+        return set()
+    return {
+        node_id
+        for node_id, node in nodes.items()
+        if isinstance(node, dict) and node.get("state") == "finished"
+    }
+
+
 def names_file(output: object) -> bool:
     """Whether a node's output has an item with a `filename`."""
     lists = output.values() if isinstance(output, dict) else ()

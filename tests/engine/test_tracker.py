@@ -56,6 +56,7 @@ def test_a_run_is_told_in_the_order_of_a_local_comfyui() -> None:
         "executing 2",
         "executed 2",
         "progress_state",
+        "-> outputs sent",
         "-> read",
         *SUCCESS,
     ]
@@ -74,7 +75,7 @@ def test_one_snapshot_is_a_complete_life() -> None:
 
 def test_success_waits_until_the_detail_has_confirmed_it() -> None:
     commands = play(event("execution_success"))
-    assert heard(commands) == ["-> read"]
+    assert heard(commands) == ["-> outputs sent", "-> read"]
 
 
 def test_an_end_without_outputs_yet_is_read_again() -> None:
@@ -243,6 +244,7 @@ def test_blocked_branches_are_told_when_they_are_met_each_once() -> None:
         "execution_error 1",
         "executing 2",
         "execution_error 2",
+        "-> outputs sent",
         "-> read",
         "executed 2",
         *SUCCESS,
@@ -444,6 +446,29 @@ def test_the_detail_gives_the_twins_what_they_share() -> None:
         "executed 5",
         "execution_success",
     ]
+
+
+def test_the_last_output_is_noted_before_it_is_told() -> None:
+    commands = play(
+        event("executing", node="3"),
+        event("executed", node="3", output=PICTURE),
+        event("progress_state", nodes={"5": {"state": "finished"}}),
+        event("executing", node="4"),
+        event("executed", node="4", output=PICTURE),
+        event("execution_success"),
+        graph=TWINS,
+        outputs="3 4 5",
+    )
+    words = heard(commands)
+    assert words.count("-> outputs sent") == 1
+    assert words.index("executed 3") < words.index("-> outputs sent") < words.index("executed 4")
+
+
+def test_with_unknown_output_nodes_the_end_of_the_run_is_the_last_output() -> None:
+    commands = play(
+        event("executed", node="3", output=PICTURE), event("execution_success"), graph=TWINS
+    )
+    assert heard(commands)[-2:] == ["-> outputs sent", "-> read"]
 
 
 def test_progress_of_an_unannounced_node_announces_it_first() -> None:
