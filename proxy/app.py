@@ -172,7 +172,7 @@ async def lifespan(
         submissions = SubmissionService(
             bus=bus,
             repository=repository,
-            live=LiveJobs(bus, repository, supervisor),
+            live=LiveJobs(bus, repository, supervisor, budget),
             clients=clients,
             member=members.get,
             limiter=accounting.limiter,

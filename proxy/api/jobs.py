@@ -164,9 +164,10 @@ def _wrong(type_: str, name: str, expected: str, value: object) -> LocalError:
     return LocalError(type_, f"{name} must be {expected}.", details=f"It is {shown}.")
 
 
-async def get_queue(request: web.Request) -> web.Response:
+async def get_queue(request: web.Request) -> web.StreamResponse:
     """The jobs that run and those that wait."""
-    return bodies.ready(await of(request).jobs.queue_json(member_of(request)))
+    body = await of(request).jobs.queue_json(member_of(request))
+    return bodies.ready(body) if isinstance(body, bytes) else await bodies.stream(request, body)
 
 
 async def post_queue(request: web.Request) -> web.Response:

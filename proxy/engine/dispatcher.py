@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -156,12 +157,17 @@ class Dispatcher(EnginePart):
         self._announcer.changed(job)
         if self.fails(job):
             return found or {}, None
-        self._scheduler.queue.add(job)
+        self._wait(job)
         self.pump()
         if job in self._scheduler.queue:
             self._announcer.explain(*next(self._scheduler.waiting(job.member, [job])))
         self._announcer.note_ahead(job.member, tell=False)
         return found or {}, None
+
+    def _wait(self, job: Job) -> None:
+        """Put a job into the queue. What its client sent is in the storage alone meanwhile."""
+        job.content = None
+        self._scheduler.queue.add(job)
 
     def fails(self, job: Job) -> bool:
         """Whether a helper node of the job has failed already: then the job ends with it."""
@@ -277,6 +283,14 @@ class Dispatcher(EnginePart):
         """Send a job from the queue."""
         structlog.contextvars.bind_contextvars(job=job.prompt_id, member=job.member)
         try:
+            await self._recorder.load_content(job)
+            if job.rewriting is not None and job.rewriting.failure is not None:
+                # The process has ended before the job could.
+                self.health(job).unsettled()
+                self._scheduler.give_back(job)
+                self.fails(job)
+                self.pump()
+                return
             submitted = await worker.send(job, patience=_BRIEFLY)
         except WithdrawnError:
             await (self.not_taken(job, None) if job.interrupted else self.drop(job))
@@ -319,25 +333,43 @@ class Dispatcher(EnginePart):
             self.interrupt(job)
             self.pump()
             return
-        self._scheduler.queue.add(job)
+        self._wait(job)
         self._announcer.changed(job)
         self.pump()
         self._recorder.changed(job, self._scheduler.shares_with(job))
 
     def interrupt(self, job: Job) -> None:
         """Let an accepted job that is on no account end as an interrupted run."""
-        self._engine.run(job, None)
-        job.runner.post(SnapshotReceived(Snapshot(job.prompt_id, "cancelled", settled=True)))
+        self._end(job, Snapshot(job.prompt_id, "cancelled", settled=True))
 
     def refuse(self, job: Job, refusal: LocalError) -> None:
         """Let an accepted job that is on no account end as failed, with a life of its own."""
         log.warning("job_refused", job=job.prompt_id, type=refusal.type, message=refusal.message)
+        failure = failure_of(refusal)
+        self._end(job, Snapshot(job.prompt_id, "failed", settled=True, execution_error=failure))
+
+    def _end(self, job: Job, snapshot: Snapshot) -> None:
+        """Give a job that is on no account its end, in a while if its content is to be read."""
+        if job.content is None:
+            self._engine.spawn(self._load_and_end(job, snapshot), f"end {job.prompt_id}")
+            return
         self._engine.run(job, None)
-        job.runner.post(
-            SnapshotReceived(
-                Snapshot(job.prompt_id, "failed", settled=True, execution_error=failure_of(refusal))
-            )
-        )
+        job.runner.post(SnapshotReceived(snapshot))
+
+    async def _load_and_end(self, job: Job, snapshot: Snapshot) -> None:
+        for failures in itertools.count(1):
+            try:
+                await self._recorder.load_content(job)
+                break
+            except StorageError as error:
+                log.error("job_read_failed", job=job.prompt_id, error=str(error))
+                await asyncio.sleep(AGAIN.after(failures))
+            except LocalError:
+                break  # it ends without its content
+        if job.cancel_requested:
+            await self.drop(job)
+        else:
+            self._end(job, snapshot)
 
     def health(self, job: Job) -> AccountHealth:
         """The health of the job's account."""

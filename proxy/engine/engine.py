@@ -231,7 +231,7 @@ class Engine:
             return
         job.accepted = True
         self.follow(job, worker)
-        job.credentials = {}
+        job.loaded.credentials = {}
         self.announcer.dispatched(job)
         self.recorder.changed(job)
         if job.interrupted:

@@ -146,7 +146,7 @@ class Runner:
         if self.tracker.started_at is None or isinstance(what, SnapshotReceived | GiveUp):
             return False
         if isinstance(what, EventReceived):
-            if self.job.rewriting is not None and what.type == "execution_cached":
+            if self._local.rewriting is not None and what.type == "execution_cached":
                 return False
             return what.type not in _TRANSLATED and not is_terminal(what.type, what.data)
         return not isinstance(what, CloudPicture) or self._local.is_distinct(what.image_type)

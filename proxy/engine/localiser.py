@@ -57,7 +57,8 @@ class Localiser:
     def __post_init__(self) -> None:
         job = self.job
         self._secrets = credentials(job.credentials)
-        self._view = None if job.rewriting is None else MemberView(job.rewriting, job.graph)
+        self.rewriting = rewriting = job.rewriting
+        self._view = None if rewriting is None else MemberView(rewriting, job.graph)
 
     def of_member(self, what: Input) -> Iterable[Input]:
         """What happened in terms of the graph that the member has sent."""
@@ -159,7 +160,7 @@ class Localiser:
 
     def is_distinct(self, image_type: str) -> bool:
         """Whether no client takes a preview for a result: with helper nodes a PNG is one."""
-        return self.job.rewriting is None or image_type != "image/png"
+        return self.rewriting is None or image_type != "image/png"
 
     async def distinct(self, preview: Preview) -> Preview | None:
         """A preview that no client takes for a result; `None` for one that is left out."""

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 
 from proxy.engine.tracker import RecordEnd
-from proxy.jobs.conversion import columns, job_of, of_history, used
+from proxy.jobs.conversion import columns, content_of, job_of, of_history, used
 from proxy.jobs.models import (
     ENDS,
     Job,
+    JobContent,
     JobKey,
     JobState,
 )
@@ -27,6 +28,7 @@ from proxy.storage.history import EndedJob
 from proxy.storage.jobs import JobRepository, Shares, day_of
 from proxy.storage.usage import UsageRow
 from proxy.translate import codec
+from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
     pass
@@ -58,20 +60,20 @@ class JobRecorder:
     _flushing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def load(self) -> tuple[list[Job], Shares]:
-        """The jobs that have not ended, as they came, and the fair shares.
+        """Return the jobs that have not ended, as they came, and the fair shares.
 
-        Raises `StorageError`, also for a job that cannot be read.
+        The content is there of those that have left the queue. Raises `StorageError`, also for a
+        job that cannot be read.
         """
-        stored = await self.jobs.live()
-        payloads = await self.jobs.payloads([one.key for one in stored])
-        try:
-            jobs = [
-                job_of(one, payloads[one.key])
-                for one in stored
-                if one.state != JobState.RECEIVED or one.key in payloads  # withdrawn meanwhile
-            ]
-        except (KeyError, TypeError, ValueError) as error:
-            raise StorageError(f"a job in the database cannot be read: {error!r}") from error
+        jobs = []
+        for stored in await self.jobs.live():
+            try:
+                job = job_of(stored, None)
+                if job.state not in (JobState.RECEIVED, JobState.QUEUED):
+                    job.content = await self._content(stored.key)
+            except (TypeError, ValueError) as error:
+                raise StorageError(f"a job in the database cannot be read: {error!r}") from error
+            jobs.append(job)
         return jobs, await self.jobs.load_shares()
 
     async def run(self) -> None:
@@ -100,7 +102,31 @@ class JobRecorder:
         payload = await self.jobs.payload(order)
         if stored is None or stored.key != order or payload is None:
             return None
-        return job_of(stored, payload)
+        return job_of(stored, content_of(payload))
+
+    async def load_content(self, job: Job) -> None:
+        """Bring what the client sent into memory, for a job that leaves the queue.
+
+        Raises `StorageError`, and `LocalError` if the content cannot be read; then it is empty.
+        """
+        if job.content is not None:
+            return
+        try:
+            job.content = await self._content(job.order)
+        except (TypeError, ValueError) as error:
+            log.error("job_content_unreadable", job=job.prompt_id, error=repr(error))
+            job.content = JobContent({}, {})
+            raise LocalError(
+                "job_unreadable",
+                "The proxy cannot read this job in its database; submit it again.",
+                kind="internal",
+            ) from error
+
+    async def _content(self, order: int) -> JobContent:
+        payload = await self.jobs.payload(order)
+        if payload is None:
+            raise ValueError(f"the payload of job {order} is missing")
+        return content_of(payload)
 
     # --- writing ---------------------------------------------------------------------------
 

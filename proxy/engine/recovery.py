@@ -41,8 +41,7 @@ class Recovery(EnginePart):
                 job.to(JobState.QUEUED)
             job.accepted = True
             self._announcer.changed(job)
-            if not self._engine.dispatcher.fails(job):
-                self._scheduler.queue.add(job)
+            self._scheduler.queue.add(job)
             if new:
                 self._recorder.changed(job)
                 self._announcer.accepted(job)

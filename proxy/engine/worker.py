@@ -101,6 +101,7 @@ class AccountWorker:
         engine = self._engine
         if not await engine.recorder.save(job, engine.scheduler.shares_with(job)):
             raise WithdrawnError
+        await engine.recorder.load_content(job)
         graph = await self._prepared(job)
         extra_data = {**job.extra_data, **job.credentials}
         extra_data.pop("client_id", None)

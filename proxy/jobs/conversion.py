@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.jobs.models import Job, JobEnd, JobState, now
+from proxy.jobs.models import Job, JobContent, JobEnd, JobState, now
 from proxy.packs.rewriting import Rewriting
 from proxy.storage.jobs import Payload, StoredJob, day_of
 from proxy.storage.usage import UsageRow
@@ -58,17 +58,29 @@ def payload_of(job: Job) -> Payload:
     )
 
 
-def job_of(stored: StoredJob, payload: Payload) -> Job:
-    """A stored job. Raises `ValueError` if it cannot be read."""
+def content_of(payload: Payload) -> JobContent:
+    """Return what the client sent. Raises `ValueError` if it cannot be read."""
+    return JobContent(
+        graph=codec.loads(payload.graph),
+        extra_data=codec.loads(payload.extra_data),
+        targets=None if payload.targets is None else codec.loads(payload.targets),
+        credentials={} if payload.credentials is None else codec.loads(payload.credentials),
+        rewriting=None
+        if payload.rewriting is None
+        else msgspec.convert(codec.loads(payload.rewriting), Rewriting),
+    )
+
+
+def job_of(stored: StoredJob, content: JobContent | None) -> Job:
+    """Return a stored job. Raises `ValueError` if it cannot be read."""
     return Job(
         prompt_id=stored.id,
         member=stored.member,
         number=stored.number,
-        graph=codec.loads(payload.graph),
-        extra_data=codec.loads(payload.extra_data),
-        targets=None if payload.targets is None else codec.loads(payload.targets),
+        content=content,
         client_id=stored.client_id,
         create_time=stored.created_at,
+        workflow_id=stored.workflow_id,
         order=stored.key,
         outputs_to_execute=stored.outputs_to_execute,
         state=JobState(stored.state),
@@ -82,10 +94,6 @@ def job_of(stored: StoredJob, payload: Payload) -> Job:
         one_at_a_time=stored.one_at_a_time,
         submitter=stored.submitter,
         label=stored.label,
-        credentials={} if payload.credentials is None else codec.loads(payload.credentials),
-        rewriting=None
-        if payload.rewriting is None
-        else msgspec.convert(codec.loads(payload.rewriting), Rewriting),
     )
 
 

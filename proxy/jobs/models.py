@@ -111,17 +111,43 @@ class JobKey(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
+class JobContent:
+    """What a client sent for a job, of any size: in memory only where it is used.
+
+    `graph` and `extra_data` are without credentials; those are in `credentials`. `rewriting` is
+    what the cloud runs where the graph has helper nodes.
+    """
+
+    graph: dict[str, Any]
+    extra_data: dict[str, Any]
+    targets: list[str] | None = None
+    credentials: dict[str, Any] = field(default_factory=dict, repr=False)
+    rewriting: Rewriting | None = field(default=None, repr=False)
+
+    @property
+    def workflow_id(self) -> str | None:
+        """`extra_data.extra_pnginfo.workflow.id`, if the client sent a workflow that has one."""
+        value: Any = self.extra_data
+        for key in ("extra_pnginfo", "workflow", "id"):
+            value = value.get(key) if isinstance(value, dict) else None
+        return value if isinstance(value, str) else None
+
+
+class NotLoadedError(Exception):
+    """The content of a job was used while it is in the storage alone."""
+
+
+@dataclass(slots=True, eq=False)
 class Job:
     """A job that has not ended. Times are ms since 1970.
 
-    `graph` and `extra_data` are what the client sent, credentials removed; those are in
-    `credentials`. `order` counts all jobs as they came, 0 before the job is stored. `account` is
-    empty while the job waits, `cloud_id` until the cloud has answered the submission. `accepted`
-    says that the client may know of the job, `cancel_requested` that it wants it no more though
-    it may be on the cloud, `watched` whether it had a socket when it had submitted the job.
-    `charge` is what the job has cost the member's share. `one_at_a_time` says that the job
-    waits for others of its client, `submitter` which program sent it, if that is known, `label`
-    what people call it. `rewriting` is what the cloud runs where the graph has helper nodes.
+    `content` is `None` while the job waits: then it is in the storage alone. `order` counts all
+    jobs as they came, 0 before the job is stored. `account` is empty while the job waits,
+    `cloud_id` until the cloud has answered the submission. `accepted` says that the client may
+    know of the job, `cancel_requested` that it wants it no more though it may be on the cloud,
+    `watched` whether it had a socket when it had submitted the job. `charge` is what the job has
+    cost the member's share. `one_at_a_time` says that the job waits for others of its client,
+    `submitter` which program sent it, if that is known, `label` what people call it.
 
     In memory alone: `interrupted` says that the job was interrupted while it was being sent;
     `answered` that the client has its answer, so that messages may flow;
@@ -133,11 +159,10 @@ class Job:
     prompt_id: str
     member: str
     number: Number
-    graph: dict[str, Any]
-    extra_data: dict[str, Any]
-    targets: list[str] | None
+    content: JobContent | None = field(repr=False)
     client_id: str | None
     create_time: int
+    workflow_id: str | None = None
     order: int = 0
     outputs_to_execute: list[str] = field(default_factory=list)
     state: JobState = JobState.RECEIVED
@@ -151,8 +176,6 @@ class Job:
     one_at_a_time: bool = False
     submitter: str = ""
     label: str = ""
-    credentials: dict[str, Any] = field(default_factory=dict, repr=False)
-    rewriting: Rewriting | None = field(default=None, repr=False)
     interrupted: bool = False
     answered: bool = True
     finishing: bool = False
@@ -173,12 +196,36 @@ class Job:
         return f"{self.member}/{self.prompt_id}/{self.create_time}"
 
     @property
-    def workflow_id(self) -> str | None:
-        """`extra_data.extra_pnginfo.workflow.id`, if the client sent a workflow that has one."""
-        value: Any = self.extra_data
-        for key in ("extra_pnginfo", "workflow", "id"):
-            value = value.get(key) if isinstance(value, dict) else None
-        return value if isinstance(value, str) else None
+    def loaded(self) -> JobContent:
+        """What the client sent. Raises `NotLoadedError`."""
+        if self.content is None:
+            raise NotLoadedError(self.prompt_id)
+        return self.content
+
+    @property
+    def graph(self) -> dict[str, Any]:
+        """The graph of the client. Raises `NotLoadedError`, as the other parts of the content."""
+        return self.loaded.graph
+
+    @property
+    def extra_data(self) -> dict[str, Any]:
+        """What the client sent beside the graph."""
+        return self.loaded.extra_data
+
+    @property
+    def targets(self) -> list[str] | None:
+        """The output nodes that are to run, `None` for all."""
+        return self.loaded.targets
+
+    @property
+    def credentials(self) -> dict[str, Any]:
+        """Keys of the client that go to the cloud with the job."""
+        return self.loaded.credentials
+
+    @property
+    def rewriting(self) -> Rewriting | None:
+        """What the cloud runs where the graph has helper nodes."""
+        return self.loaded.rewriting
 
     @property
     def wants_previews(self) -> bool:

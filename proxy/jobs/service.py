@@ -11,7 +11,7 @@ import asyncio
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,9 +31,10 @@ from proxy.jobs.models import (
     OverviewAnswered,
     OverviewRequested,
 )
+from proxy.jobs.payload_cache import QueueItem
 from proxy.jobs.submission import SubmissionService, look_wait
 from proxy.jobs.subscribers import LiveFeed, Subscribers
-from proxy.jobs.views import NO_ENTRY, History, QueueItem, divided, of_queue
+from proxy.jobs.views import NO_ENTRY, History, divided, of_queue
 from proxy.storage.database import StorageError
 from proxy.storage.history import HistoryEntry
 from proxy.storage.usage import AccountRow, ActivityRepository, ActivityRow, JobTimes
@@ -105,8 +106,9 @@ class JobService:
         """The same for who asks, whatever the bus has lost. Raises `StorageError`."""
         return (await self._live.now(member)).remaining
 
-    async def queue_json(self, member: str) -> bytes:
-        """The body of `GET /queue`. Raises `StorageError`."""
+    async def queue_json(self, member: str) -> bytes | AsyncIterator[bytes]:
+        """Return the body of `GET /queue`, a large one in pieces. Raises `StorageError`, and
+        `MemoryLimitError`."""
         return await self._live.queue_json(member)
 
     async def list_jobs(self, member: str, query: JobQuery) -> dict[str, Any]:
@@ -175,7 +177,7 @@ class JobService:
             found = codec.loads(entry.summary)
             found |= {"outputs": result["outputs"], "execution_status": result["status"]}
         elif job is not None:
-            kept = (await self._live.sent([job])).get(job.order)
+            kept = await self._live.sent(job)
             running, _ = divided({**live.jobs, prompt_id: job}.values())
             found = of_queue(job, running=job in running)
             if job.reason is not None:

@@ -21,6 +21,7 @@ from proxy.jobs.models import (
     EngineAnswer,
     Job,
     JobAnswered,
+    JobContent,
     JobKey,
     JobReceived,
     JobReleased,
@@ -62,6 +63,9 @@ FRESH = 60.0
 #: Graphs with more nodes are left to the cloud: nothing else continues while one is looked at.
 _MOST = 5_000
 
+#: Jobs below its limit from which a member's waiting jobs are counted exactly.
+_COUNTED = 1_000
+
 
 def look_wait(bus: EventBus) -> float:
     """Seconds between two looks at the storage for what the engine has not answered on the bus."""
@@ -87,18 +91,22 @@ class JobRequest(Struct, frozen=True):
 def new_job(member: str, request: JobRequest, *, prompt_id: str) -> Job:
     """A job for a request that came just now; the storage numbers it, unless the client has."""
     created = now()
+    content = JobContent(
+        graph=request.graph,
+        extra_data={**without_credentials(request.extra_data), "create_time": created},
+        targets=request.targets,
+        credentials={
+            key: value for key, value in request.extra_data.items() if key in CREDENTIAL_KEYS
+        },
+    )
     return Job(
         prompt_id=prompt_id,
         member=member,
         number=0 if request.number is None else request.number,
-        graph=request.graph,
-        extra_data={**without_credentials(request.extra_data), "create_time": created},
-        targets=request.targets,
+        content=content,
         client_id=request.client_id,
         create_time=created,
-        credentials={
-            key: value for key, value in request.extra_data.items() if key in CREDENTIAL_KEYS
-        },
+        workflow_id=content.workflow_id,
         answered=False,
         submitter=request.submitter,
         label=label_of(request.graph, request.extra_data),
@@ -205,7 +213,7 @@ class SubmissionService:
         advances for refused requests too, as in ComfyUI.
         """
         limits = self.member(member).limits
-        if limits.max_queued is not None or limits.jobs_per_day is not None:
+        if self._may_be_full(member) or limits.jobs_per_day is not None:
             waiting, submitted = await self.repository.used(member, day_of(time.time()))
             self.limiter.admit(member, waiting=waiting, submitted=submitted)
         prompt_id = request.prompt_id or str(uuid.uuid4())
@@ -217,16 +225,17 @@ class SubmissionService:
             raise _in_the_queue(prompt_id)
         found = None if self.checks is None else await self.checks.check(member, request)
         job = new_job(member, request, prompt_id=prompt_id)
+        content = job.loaded
         job.one_at_a_time = self.clients.one_at_a_time(self.member(member), request.client_id)
         if found is not None and found.node_errors:
             # The cloud may take a graph that is partly wrong for one that is refused.
-            job.targets = found.outputs
+            content.targets = found.outputs
         if found is not None:
-            job.graph = found.kept(job.graph)
+            content.graph = found.kept(content.graph)
             job.outputs_to_execute = list(found.outputs)
         if self.checks is not None:
-            outputs = job.targets if found is None else found.outputs
-            job.rewriting = await self.checks.rewritten(member, job.graph, outputs)
+            outputs = content.targets if found is None else found.outputs
+            content.rewriting = await self.checks.rewritten(member, content.graph, outputs)
         await self._insert(job, None if request.number is not None else least, request.front)
         live.answering += 1
         try:
@@ -238,6 +247,18 @@ class SubmissionService:
             raise
         return {"prompt_id": prompt_id, "number": job.number, "node_errors": node_errors}
 
+    def _may_be_full(self, member: str) -> bool:
+        """Return whether the storage has to count the member's waiting jobs.
+
+        It does not while much fewer are known here than a large limit allows: to count thousands
+        costs more than to store a job.
+        """
+        limit = self.member(member).limits.max_queued
+        if limit is None:
+            return False
+        live = self.live.of(member)
+        return len(live.jobs) + live.answering >= limit - _COUNTED
+
     async def _insert(self, job: Job, least: int | None, front: bool) -> None:
         """Put a new job into the storage, which numbers it. Raises `LocalError`."""
         payload, limits = payload_of(job), self.member(job.member).limits
@@ -248,7 +269,7 @@ class SubmissionService:
                 numbering=None if least is None else Numbering(least, front),
                 usage=[used(job, submitted=1)],
                 most_a_day=limits.jobs_per_day,
-                most_waiting=limits.max_queued,
+                most_waiting=limits.max_queued if self._may_be_full(job.member) else None,
             )
         except JobLivesError:
             raise _in_the_queue(job.prompt_id) from None
@@ -268,7 +289,7 @@ class SubmissionService:
             ) from error
         job.order, job.number = stored.key, stored.number
         self.live.of(job.member).note_number(job.number)
-        self.live.keep_sent(job.order, payload)
+        self.live.keep_sent(job.member, job.order, payload)
 
     async def _answer(self, job: Job, found: dict[str, Any] | None) -> dict[str, Any]:
         """The node errors of a job that the engine has taken in. Raises `LocalError`.

@@ -10,13 +10,13 @@ import math
 import secrets
 import time
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from msgspec import Struct
 
+from proxy.budget import MemoryBudget
 from proxy.bus import MISSED, EventBus
 from proxy.jobs.conversion import without_nulls
 from proxy.jobs.models import (
@@ -26,6 +26,7 @@ from proxy.jobs.models import (
     Number,
     live_of_stored,
 )
+from proxy.jobs.payload_cache import PayloadCache, QueueItem
 from proxy.storage.database import StorageError
 from proxy.storage.history import HistoryEntry, HistoryRepository
 from proxy.storage.jobs import JobRepository, Payload, StoredJob
@@ -37,35 +38,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: Bytes of graphs and `extra_data` of live jobs that are kept ready to show.
-_PAYLOAD_BYTES = 64 * 1024 * 1024
+#: Bytes of payloads that are read at once, and of the largest body of `GET /queue` that is kept.
+_READ_BYTES, _MAX_QUEUE_BODY = 4 * 1024 * 1024, 1024 * 1024
 
 #: Seconds for which the jobs without an answer are not read again.
 _UNANSWERED_AGE = 0.3
-
-
-class QueueItem(Struct):
-    """What the client sent, as JSON, and what is around it in the queue."""
-
-    graph: bytes
-    extra_data: bytes
-    _outputs: tuple[str, ...] | None = None
-    _head: bytes = b""
-    _tail: bytes = b""
-
-    @property
-    def size(self) -> int:
-        """Its bytes."""
-        return len(self.graph) + len(self.extra_data)
-
-    def item(self, job: LiveJob) -> bytes:
-        """`[number, prompt_id, prompt, extra_data, outputs_to_execute]`, as `/queue` shows it."""
-        if self._outputs != job.outputs_to_execute:
-            self._outputs = job.outputs_to_execute
-            number, prompt_id = codec.dump_bytes(job.number), codec.dump_bytes(job.prompt_id)
-            self._head = b"[%b, %b, " % (number, prompt_id)
-            self._tail = b", %b]" % codec.dump_bytes(job.outputs_to_execute)
-        return b"".join((self._head, self.graph, b", ", self.extra_data, self._tail))
 
 
 class MemberJobs:
@@ -129,9 +106,17 @@ class MemberJobs:
 
 
 class LiveJobs:
-    """The live jobs of all members, with what was sent for them in a cache bounded in bytes."""
+    """The live jobs of all members. What was sent for them is read from the storage to be shown,
+    within the `budget`."""
 
-    def __init__(self, bus: EventBus, repository: JobRepository, supervisor: Supervisor) -> None:
+    def __init__(
+        self,
+        bus: EventBus,
+        repository: JobRepository,
+        supervisor: Supervisor,
+        budget: MemoryBudget,
+    ) -> None:
+        self._budget = budget
         self._supervisor = supervisor
         self._bus = bus
         self._repository = repository
@@ -142,8 +127,7 @@ class LiveJobs:
         self._unanswered: list[LiveJob] = []
         self._reading_unanswered: asyncio.Task[StorageError | None] | None = None
         self._unanswered_at = -math.inf
-        self._sent: OrderedDict[int, QueueItem] = OrderedDict()
-        self._sent_bytes = 0
+        self._sent = PayloadCache(budget)
 
     def __iter__(self) -> Iterator[LiveJob]:
         for member in self._members.values():
@@ -218,9 +202,7 @@ class LiveJobs:
         self._members[job.member].remove(job)
         for reading in self._readings:
             reading.append((job, True))
-        gone = self._sent.pop(job.order, None)
-        if gone is not None:
-            self._sent_bytes -= gone.size
+        self._sent.remove(job.order)
 
     async def reload(self, member: str | None = None) -> tuple[set[int], list[LiveJob]]:
         """Read the jobs of a member or of all, where the bus may have lost something: the orders of
@@ -249,43 +231,84 @@ class LiveJobs:
 
     # --- what was sent ---------------------------------------------------------------------
 
-    def keep_sent(self, order: int, payload: Payload) -> None:
+    def keep_sent(self, member: str, order: int, payload: Payload) -> None:
         """Keep what was sent for a job, to show it."""
-        if order in self._sent:
-            return
-        sent = self._sent[order] = QueueItem(payload.graph, payload.extra_data)
-        self._sent_bytes += sent.size
-        while self._sent_bytes > _PAYLOAD_BYTES and len(self._sent) > 1:
-            _, old = self._sent.popitem(last=False)
-            self._sent_bytes -= old.size
+        self._sent.put(member, order, QueueItem(payload.graph, payload.extra_data))
 
-    async def sent(self, jobs: list[LiveJob]) -> Mapping[int, QueueItem]:
-        """What was sent for jobs, by their order, without those that are gone. Raises
-        `StorageError`."""
-        found = {job.order: self._sent[job.order] for job in jobs if job.order in self._sent}
-        lacking = [job.order for job in jobs if job.order not in found]
+    async def sent(self, job: LiveJob) -> QueueItem | None:
+        """Return what was sent for a job, `None` if it is gone. Raises `StorageError`."""
+        return (await self._read_sent([job])).get(job.order)
+
+    async def _read_sent(self, jobs: Sequence[LiveJob]) -> Mapping[int, QueueItem]:
+        found = {job.order: item for job in jobs if (item := self._sent.get(job.order)) is not None}
+        lacking = {job.order: job for job in jobs if job.order not in found}
         if lacking:
             for order, payload in (await self._repository.payloads(lacking)).items():
                 found[order] = QueueItem(payload.graph, payload.extra_data)
-                self.keep_sent(order, payload)
+                self._sent.put(lacking[order].member, order, found[order])
         return found
 
-    async def queue_json(self, member: str) -> bytes:
-        """The body of `GET /queue`. Raises `StorageError`."""
+    async def queue_json(self, member: str) -> bytes | AsyncIterator[bytes]:
+        """Return the body of `GET /queue`, a large one in pieces. Raises `StorageError`, and
+        `MemoryLimitError` for a job that does not fit into the memory now."""
         live = await self.now(member)
         unanswered = await self.unanswered(member)
         if live.body is not None and not unanswered:
             return live.body
         jobs = list(live.jobs.values())
-        sent = await self.sent([*jobs, *unanswered])
-        running, pending = (
-            b", ".join([sent[job.order].item(job) for job in some if job.order in sent])
-            for some in divided([*jobs, *unanswered])
+        running, pending = divided([*jobs, *unanswered])
+        lacking = [job.order for job in (*running, *pending) if self._sent.get(job.order) is None]
+        sizes = await self._repository.payload_sizes(lacking)
+        if sum(sizes.values()) > _READ_BYTES:
+            pieces = self._queue_pieces(member, running, pending, sizes)
+            return chained([await anext(pieces)], pieces)
+        sent = await self._read_sent([*running, *pending])
+        body = b'{"queue_running": [%b], "queue_pending": [%b]}' % (
+            b", ".join([sent[job.order].item(job) for job in running if job.order in sent]),
+            b", ".join([sent[job.order].item(job) for job in pending if job.order in sent]),
         )
-        body = b'{"queue_running": [%b], "queue_pending": [%b]}' % (running, pending)
-        if jobs == list(live.jobs.values()) and not unanswered:
+        known = not unanswered and jobs == list(live.jobs.values())
+        if known and len(body) <= _MAX_QUEUE_BODY:
             live.body = body
         return body
+
+    async def _queue_pieces(
+        self,
+        member: str,
+        running: Sequence[LiveJob],
+        pending: Sequence[LiveJob],
+        sizes: Mapping[int, int],
+    ) -> AsyncIterator[bytes]:
+        """Yield the body of `GET /queue` while no more than a piece of it is in memory."""
+        with self._budget.member(member, "answer") as held:
+            # Before the first piece is sent: later there is no other answer.
+            held.resize(max(_READ_BYTES, 2 * max(sizes.values())))
+            lead = b'{"queue_running": ['
+            for jobs, tail in ((running, b'], "queue_pending": ['), (pending, b"]}")):
+                yield lead
+                lead = b""
+                for some in _batches(jobs, sizes):
+                    sent = await self._read_sent(some)
+                    items = [sent[job.order].item(job) for job in some if job.order in sent]
+                    if items:
+                        yield lead + b", ".join(items)
+                        lead = b", "
+                lead = tail
+            yield lead
+
+
+def _batches(jobs: Iterable[LiveJob], sizes: Mapping[int, int]) -> Iterator[list[LiveJob]]:
+    """Yield jobs as they are read at once: some of together `_READ_BYTES`, at least one."""
+    some: list[LiveJob] = []
+    size = 0
+    for job in jobs:
+        size += sizes.get(job.order, 0)
+        if some and size > _READ_BYTES:
+            yield some
+            some, size = [], sizes.get(job.order, 0)
+        some.append(job)
+    if some:
+        yield some
 
 
 #: The states of jobs that the cloud has or may have.
@@ -471,7 +494,7 @@ class History:
             begun.append(piece)
             size += len(piece)
             if size > _LARGEST:
-                return _chained(begun, pieces)
+                return chained(begun, pieces)
         body = b"".join(begun)
         self._cache.put(key, body, version)
         return body
@@ -535,7 +558,7 @@ async def _pieces(pages: AsyncIterator[list[HistoryEntry]]) -> AsyncIterator[byt
     yield b"{}" if lead == b"{" else b"}"
 
 
-async def _chained(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def chained(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     for piece in begun:
         yield piece
     async for piece in rest:

@@ -54,7 +54,7 @@ _MEMBER = msgspec.json.Decoder(Member)
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,38}[A-Za-z0-9_-])?", re.ASCII)
 
 #: The one member of a proxy without members.
-_ANYONE = Member(LOCAL, role="admin", limits=Limits(stored_bytes=None))
+_ANYONE = Member(LOCAL, role="admin", limits=Limits(max_queued=None, stored_bytes=None))
 
 
 class Access(msgspec.Struct, frozen=True):

@@ -20,6 +20,8 @@ LOCAL = "local"
 
 #: What a member may keep on the proxy's disk unless an admin says otherwise, in bytes.
 STORED_BYTES = 1_000_000_000
+#: Jobs that may wait, unless an admin says otherwise.
+MAX_QUEUED = 5_000
 
 Role = Literal["user", "admin"]
 
@@ -53,7 +55,7 @@ class Limits(msgspec.Struct, frozen=True):
     `deny_partner_nodes` none may have a node that is paid for by use.
     """
 
-    max_queued: int | None = None
+    max_queued: int | None = MAX_QUEUED
     max_running: int | None = None
     jobs_per_day: int | None = None
     upload_bytes_per_day: int | None = None

@@ -144,6 +144,10 @@ _LIVE_OF = _LIVE.where(jobs.c.member == bindparam("m"))
 _JOB = select(jobs).where(jobs.c.member == bindparam("m"), jobs.c.id == bindparam("i"))
 _BY_KEY = select(jobs).where(jobs.c.key == _KEY)
 _PAYLOADS = select(job_payloads).where(job_payloads.c.key.in_(bindparam("keys", expanding=True)))
+_SIZES = select(
+    job_payloads.c.key,
+    func.length(job_payloads.c.graph) + func.length(job_payloads.c.extra_data),
+).where(job_payloads.c.key.in_(bindparam("keys", expanding=True)))
 _CLOUD_IDS = (jobs.c.cloud_id, history.c.cloud_id)
 _RECEIVED = _DROP.where(jobs.c.state == "received")
 _WAITING = (
@@ -364,6 +368,18 @@ class JobRepository(Repository):
             return [row for part in parts for row in connection.execute(_PAYLOADS, part)]
 
         return {row.key: self._payload(row) for row in await self._database.read(work)}
+
+    async def payload_sizes(self, keys: Iterable[int]) -> dict[int, int]:
+        """Return the bytes of graphs and `extra_data`, by the keys of the jobs; nothing else is
+        read."""
+        wanted = list(keys)
+
+        def work(connection: Connection) -> dict[int, int]:
+            parts = ({"keys": some} for some in chunks(wanted))
+            rows = (row for part in parts for row in connection.execute(_SIZES, part))
+            return {key: int(size) for key, size in rows}
+
+        return await self._database.read(work) if wanted else {}
 
     def _payload(self, row: Row[Any]) -> Payload:
         credentials = None

@@ -19,7 +19,7 @@ from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import Backoff, CircuitBreaker, refusal
 from proxy.engine.accounts import MOST, RESTS, Account, AccountHealth, Reason, Slots
 from proxy.engine.submitter import Submitter
-from proxy.jobs.models import Job
+from proxy.jobs.models import Job, JobContent
 from proxy.metrics import AccountObservations
 from proxy.simulator import HttpFault, Simulator
 
@@ -400,9 +400,7 @@ async def test_every_call_lends_the_key_of_its_moment() -> None:
         prompt_id="one",
         member="local",
         number=0,
-        graph={},
-        extra_data={},
-        targets=None,
+        content=JobContent({}, {}),
         client_id=None,
         create_time=0,
     )

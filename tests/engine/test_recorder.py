@@ -12,7 +12,8 @@ from typing import Any
 import aiohttp
 import graphs
 import pytest
-from jobs.samples import job
+from jobs.samples import job, with_content
+from sqlalchemy import update
 from stack import Client, running_proxy
 from waiting import until
 
@@ -35,6 +36,7 @@ from proxy.jobs.models import (
     JobsAhead,
     JobState,
     NodeRuns,
+    NotLoadedError,
     topic_of,
 )
 from proxy.members.member import Member
@@ -44,6 +46,8 @@ from proxy.storage.database import Database, FencedError, StorageError
 from proxy.storage.encryption import Cipher
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import ENGINE, Lease, LeaseRepository
+from proxy.storage.tables import job_payloads
+from proxy.translate.errors import LocalError
 
 
 def received(**fields: Any) -> Job:
@@ -51,14 +55,11 @@ def received(**fields: Any) -> Job:
         "prompt_id": "one",
         "member": "local",
         "number": 0,
-        "graph": {},
-        "extra_data": {},
-        "targets": None,
         "client_id": None,
         "create_time": 0,
         **fields,
     }
-    return Job(**values)
+    return Job(**with_content(values))
 
 
 async def recorder(database: Database, folder: Path, holder: str = "one") -> JobRecorder:
@@ -159,12 +160,40 @@ async def test_credentials_are_kept_encrypted_until_the_job_is_sent(
         credentials={"api_key_comfy_org": "comfyui-secret"},
     )
     (kept,) = await live(database, tmp_path)
+    assert kept.content is None
+    await one.load_content(kept)
     assert kept.credentials == {"api_key_comfy_org": "comfyui-secret"}
     made.state, made.cloud_id = JobState.SUBMITTED, "c"
     await one.save(made)
     (kept,) = await live(database, tmp_path)
     assert kept.credentials == {}
     assert b"comfyui-secret" not in on_disk(tmp_path)
+
+
+async def test_what_was_sent_for_a_waiting_job_is_read_when_it_goes(
+    database: Database, tmp_path: Path
+) -> None:
+    one = await recorder(database, tmp_path)
+    await stored(database, tmp_path, state=JobState.QUEUED, graph={"1": {}}, targets=["1"])
+    (kept,) = await live(database, tmp_path)
+    with pytest.raises(NotLoadedError):
+        _ = kept.graph
+    await one.load_content(kept)
+    assert (kept.graph, kept.targets) == ({"1": {}}, ["1"])
+
+
+async def test_a_waiting_job_whose_content_is_damaged_says_so(
+    database: Database, tmp_path: Path
+) -> None:
+    one = await recorder(database, tmp_path)
+    await stored(database, tmp_path, state=JobState.QUEUED)
+    (kept,) = await live(database, tmp_path)
+    await database.write(
+        lambda connection: connection.execute(update(job_payloads).values(graph=b"{"))
+    )
+    with pytest.raises(LocalError, match="submit it again"):
+        await one.load_content(kept)
+    assert kept.graph == {}
 
 
 async def test_a_write_of_an_engine_that_has_lost_its_lease_changes_nothing(

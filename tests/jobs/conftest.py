@@ -9,6 +9,7 @@ import pytest
 from backend import open_database
 from jobs.samples import Room
 
+from proxy.budget import MemoryBudget
 from proxy.bus import EventBus
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.replay import life_of
@@ -34,7 +35,7 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
     submissions = SubmissionService(
         bus=bus,
         repository=repository,
-        live=LiveJobs(bus, repository, supervisor),
+        live=LiveJobs(bus, repository, supervisor, MemoryBudget(2**28)),
         clients=Clients(),
         member=Member,
         limiter=Limiter(Member, Usage(UsageRepository(database))),

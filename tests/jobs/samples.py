@@ -9,9 +9,27 @@ from proxy.bus import EventBus
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.tracker import RecordEnd
 from proxy.jobs.conversion import payload_of, stored_of
-from proxy.jobs.models import HistoryChanged, Job, JobChanged, JobLeft, JobState, live_of
+from proxy.jobs.models import (
+    HistoryChanged,
+    Job,
+    JobChanged,
+    JobContent,
+    JobLeft,
+    JobState,
+    live_of,
+)
 from proxy.jobs.service import JobQuery, JobService
 from proxy.storage.jobs import JobRepository
+
+_CONTENT = ("graph", "extra_data", "targets", "credentials", "rewriting")
+
+
+def with_content(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a job, those of its content made one."""
+    known = {name: fields[name] for name in _CONTENT if name in fields}
+    rest = {name: value for name, value in fields.items() if name not in _CONTENT}
+    content = JobContent(**{"graph": {}, "extra_data": {}, **known})
+    return {"workflow_id": content.workflow_id, **rest, "content": content}
 
 
 def job(
@@ -24,13 +42,7 @@ def job(
     **fields: Any,
 ) -> Job:
     """A job without a graph, which waits."""
-    values: dict[str, Any] = {
-        "graph": {},
-        "extra_data": {},
-        "targets": None,
-        "create_time": 0,
-        **fields,
-    }
+    values = with_content({"create_time": 0, **fields})
     return Job(prompt_id, member, number, client_id=client_id, state=state, **values)
 
 
@@ -42,14 +54,13 @@ def new(prompt_id: str, number: float = 0, **fields: Any) -> Job:
         "member": MEMBER,
         "graph": {"1": {"class_type": "X"}},
         "extra_data": {"client_id": "c"},
-        "targets": None,
         "client_id": "c",
         "create_time": 1000,
         "outputs_to_execute": ["1"],
         "state": JobState.QUEUED,
         **fields,
     }
-    return Job(prompt_id=prompt_id, number=number, **values)
+    return Job(prompt_id=prompt_id, number=number, **with_content(values))
 
 
 @dataclass
@@ -66,7 +77,7 @@ class Room:
         if not job.order:
             self.count += 1
             job.order = self.count
-            self.service._live.keep_sent(job.order, payload_of(job))
+            self.service._live.keep_sent(job.member, job.order, payload_of(job))
         self.bus.publish(f"jobs.{MEMBER}", JobChanged(live_of(job)))
         return job
 

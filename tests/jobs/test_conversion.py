@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from jobs.samples import new
 
-from proxy.jobs.conversion import columns, job_of, of_history, payload_of, stored_of
+from proxy.jobs.conversion import columns, content_of, job_of, of_history, payload_of, stored_of
 from proxy.jobs.models import JobEnd, JobState
 from proxy.packs.rewriting import Rewriting
 
@@ -32,7 +32,7 @@ def test_a_failed_job_has_its_error() -> None:
 )
 def test_a_job_comes_back_from_its_row_as_it_was(fields: dict[str, Any]) -> None:
     job = new("one", **fields)
-    again = job_of(stored_of(job), payload_of(job))
+    again = job_of(stored_of(job), content_of(payload_of(job)))
     assert columns(again) | {"changed_at": 0} == columns(job) | {"changed_at": 0}
     assert (again.key, again.number, again.graph) == (job.key, job.number, job.graph)
     assert (again.targets, again.credentials) == (job.targets, job.credentials)

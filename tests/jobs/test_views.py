@@ -15,13 +15,24 @@ from jobs.samples import MEMBER, Room, new
 from sqlalchemy import Connection, insert
 from waiting import until
 
+from proxy.budget import MemoryBudget
 from proxy.bus import MISSED, EventBus
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.replay import life_of
 from proxy.engine.term import Term
 from proxy.engine.tracker import RecordEnd
 from proxy.jobs.conversion import payload_of, stored_of
-from proxy.jobs.models import Job, JobChanged, JobMessage, JobState, LiveJob, live_of, now, topic_of
+from proxy.jobs.models import (
+    Job,
+    JobChanged,
+    JobContent,
+    JobMessage,
+    JobState,
+    LiveJob,
+    live_of,
+    now,
+    topic_of,
+)
 from proxy.jobs.subscribers import LiveFeed, Subscribers
 from proxy.jobs.views import LiveJobs, divided, of_queue
 from proxy.storage.database import Database
@@ -76,7 +87,8 @@ class Replica:
     async def insert(self, prompt_id: str = "p", **fields: Any) -> Job:
         graph = {"9": {"class_type": "SaveImage", "inputs": {}}}
         values: dict[str, Any] = {"accepted": True, "state": JobState.QUEUED, **fields}
-        job = Job(prompt_id, MEMBER, 0, graph, {"client_id": CLIENT}, None, CLIENT, now(), **values)
+        content = JobContent(graph, {"client_id": CLIENT})
+        job = Job(prompt_id, MEMBER, 0, content, CLIENT, now(), **values)
         job.order = (await self.repository.insert(stored_of(job), payload_of(job))).key
         return job
 
@@ -106,7 +118,10 @@ async def replica(database: Database) -> Replica:
     lease = await LeaseRepository(database).acquire(ENGINE, "elsewhere", 60)
     assert lease is not None
     recorder = JobRecorder(repository, Term(lease), history_size=10)
-    live, subscribers = LiveJobs(bus, repository, Supervisor()), Subscribers(bus, Supervisor())
+    live, subscribers = (
+        LiveJobs(bus, repository, Supervisor(), MemoryBudget(2**28)),
+        Subscribers(bus, Supervisor()),
+    )
     feed = LiveFeed(bus, repository, live, subscribers, life_of)
     return Replica(bus, repository, recorder, live, subscribers, feed)
 

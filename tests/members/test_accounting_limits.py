@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from proxy.members import accounting as limits
 from proxy.members.accounting import BURST_SECONDS, PER_MINUTE, Bucket, Limiter, Throttle, Usage
 from proxy.members.directory import Directory
-from proxy.members.member import LOCAL, STORED_BYTES, Limits, Member
+from proxy.members.member import LOCAL, MAX_QUEUED, STORED_BYTES, Limits, Member
 from proxy.storage.database import Database
 from proxy.storage.usage import UsageRepository
 from proxy.translate.errors import LocalError
@@ -48,7 +48,7 @@ def limiter(usage: Usage, clock: Clock, **limits: Any) -> Limiter:
 
 
 async def test_without_limits_nothing_is_refused(usage: Usage, clock: Clock) -> None:
-    free = limiter(usage, clock)
+    free = limiter(usage, clock, max_queued=None)
     for _ in range(10_000):
         free.request("alice")
     free.admit("alice", waiting=10_000, submitted=10_000)
@@ -168,6 +168,11 @@ def test_what_is_stored_has_a_limit_of_its_own(usage: Usage, clock: Clock) -> No
 def test_members_have_a_limit_of_what_they_store_and_the_lone_user_has_none() -> None:
     assert Limits().stored_bytes == STORED_BYTES
     assert Directory().get(LOCAL).limits.stored_bytes is None
+
+
+def test_members_have_a_limit_of_waiting_jobs_and_the_lone_user_has_none() -> None:
+    assert Limits().max_queued == MAX_QUEUED
+    assert Directory().get(LOCAL).limits.max_queued is None
 
 
 def test_after_so_many_a_minute_they_have_to_wait() -> None:

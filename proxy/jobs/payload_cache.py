@@ -1,0 +1,80 @@
+"""What was sent for small jobs that have not ended, kept in memory to be shown."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from msgspec import Struct
+
+from proxy.budget import Allocation, MemoryBudget, MemoryLimitError
+from proxy.jobs.models import LiveJob
+from proxy.translate import codec
+
+#: The part of the memory budget that the cache may take, and bytes of the largest entry.
+_SHARE, _MAX_ENTRY = 1 / 8, 256 * 1024
+#: Bytes that an entry takes beside what was sent.
+_OVERHEAD = 500
+
+
+class QueueItem(Struct):
+    """What the client sent, as JSON, and what is around it in the queue."""
+
+    graph: bytes
+    extra_data: bytes
+    _outputs: tuple[str, ...] | None = None
+    _head: bytes = b""
+    _tail: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return len(self.graph) + len(self.extra_data)
+
+    def item(self, job: LiveJob) -> bytes:
+        """Return `[number, prompt_id, prompt, extra_data, outputs_to_execute]`, as in `/queue`."""
+        if self._outputs != job.outputs_to_execute:
+            self._outputs = job.outputs_to_execute
+            number, prompt_id = codec.dump_bytes(job.number), codec.dump_bytes(job.prompt_id)
+            self._head = b"[%b, %b, " % (number, prompt_id)
+            self._tail = b", %b]" % codec.dump_bytes(job.outputs_to_execute)
+        return b"".join((self._head, self.graph, b", ", self.extra_data, self._tail))
+
+
+class PayloadCache:
+    """Items of the queue by the order of their jobs; the oldest go first.
+
+    Each takes its bytes from the budget of the member. What does not fit is not kept.
+    """
+
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget = budget
+        self._limit = int(budget.limit * _SHARE)
+        self._items: OrderedDict[int, tuple[QueueItem, Allocation]] = OrderedDict()
+        self._size = 0
+
+    def get(self, order: int) -> QueueItem | None:
+        """Return what was sent for a job, if it is here."""
+        found = self._items.get(order)
+        return None if found is None else found[0]
+
+    def put(self, member: str, order: int, item: QueueItem) -> None:
+        """Keep what was sent for a job, if it is small and there is room."""
+        size = item.size + _OVERHEAD
+        if order in self._items or size > _MAX_ENTRY:
+            return
+        while self._items and self._size + size > self._limit:
+            self.remove(next(iter(self._items)))
+        held = self._budget.member(member, "job")
+        try:
+            held.grow(size)
+        except MemoryLimitError:
+            return
+        self._items[order] = item, held
+        self._size += size
+
+    def remove(self, order: int) -> None:
+        """Drop what was sent for a job."""
+        found = self._items.pop(order, None)
+        if found is not None:
+            self._size -= found[1].size
+            found[1].release()
