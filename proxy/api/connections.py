@@ -1,9 +1,7 @@
-"""The connections of a listener: how slow each is and how it ends, and how many there may be.
+"""The connections of a listener: how slow each is, what it holds, and how it ends.
 
 A `Connection` is aiohttp's protocol of one connection that also knows in which state it is. The
-`ConnectionManager` counts them. A connection is *anonymous* until a request on it has been
-authenticated. Anonymous connections never get all places: when theirs are taken, the one that has
-been idle for longest is closed.
+`ConnectionManager` watches over them; who gets a place is in `places`.
 """
 
 from __future__ import annotations
@@ -11,14 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import structlog
-from aiohttp import StreamReader, WSCloseCode, web
+from aiohttp import StreamReader, WSCloseCode, WSMessage, WSMsgType, web
+from aiohttp.http_parser import RawRequestMessage
 from msgspec import Struct
 
 from proxy.api.addressing import STRAIGHT, Caller, Network, Way, parse_address
+from proxy.api.aiohttp_internals import has_waiting_request
+from proxy.api.held import Held
+from proxy.api.places import AddressKey, Occupant, Places
+from proxy.budget import Allocation, Purpose
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 
@@ -36,20 +38,17 @@ REFUSAL_TIMEOUT = 2.0
 REVOKE_TIMEOUT = 0.5
 #: The reason in the close frame.
 ACCESS_ENDED = "Your access to this server has ended."
+MESSAGE_REFUSED = "The proxy holds too much unfinished data of yours; connect again."
 #: This many connections beyond the limit are told why they are refused; others are just cut.
 ANSWERED_REFUSALS = 256
 #: Seconds that an anonymous connection may be idle, if `ConnectionLimits.idle_timeout` is not less.
 ANONYMOUS_TIMEOUT = 60.0
-#: Seconds after which an idle connection may be closed in favour of another.
-EVICTION_IDLE = 5.0
-#: This many connections are looked at for one that can be closed.
-EVICTION_CANDIDATES = 1024
-#: The parts of all places that anonymous connections, those of one address and one member take.
-ANONYMOUS_SHARE, ADDRESS_SHARE, MEMBER_SHARE = 3 / 4, 1 / 4, 1 / 2
-#: This many places an address or a member may always take.
-LEAST_SHARE = 64
-#: Dictionaries instead of sets, for their order: the first have been idle for longest.
-_Groups = dict[str | bytes, dict["Connection", None]]
+#: Bytes of all headers of a request together, and of its trailers, in header limits.
+HEAD_LIMITS = 4
+#: Bytes of an answer from which they are taken from the budget.
+COUNTED_ANSWER = 64 * 1024
+#: Bytes by which the estimate of what the parser has taken may be wrong.
+_SLACK = 1024
 #: Closes a websocket: with a code, a reason, and the seconds that the client has.
 Leave = Callable[[int, str, float], object]
 
@@ -92,7 +91,7 @@ class ConnectionLimits(Struct, frozen=True):
 
 
 # The states of a connection. `_REST`: the answer has gone out before the whole body had come.
-_IDLE, _HEADERS, _BODY, _ANSWER, _REST, _SOCKET, _REFUSED = range(7)
+_IDLE, _HEADERS, _BODY, _ANSWER, _REST, _SOCKET, _REFUSED, _HANDSHAKE = range(8)
 _IDLE_STATES = (_IDLE, _HEADERS, _REST)
 
 
@@ -100,9 +99,16 @@ class Connection(web.RequestHandler):
     """One connection: aiohttp's protocol, and in which state it is since when."""
 
     __slots__ = (
+        "_accepted_at",
+        "_answer",
         "_body",
+        "_body_bytes",
+        "_chunk",
+        "_handshake",
+        "_held",
         "_leave",
         "_lost",
+        "_paused_input",
         "_received",
         "_since",
         "_state",
@@ -133,40 +139,68 @@ class Connection(web.RequestHandler):
         self.cancelled = False
         #: Where it comes from, and by what it is counted.
         self.peer = ""
-        self.address: str | bytes = ""
+        self.address: AddressKey = ""
+        self._held = Held()
+        self._answer: Allocation | None = None
+        #: Bytes of the last part of the input, and of the body when that came.
+        self._chunk = self._body_bytes = 0
+        #: Whether nothing more is read until the answer under way has gone out.
+        self._paused_input = False
+        #: Ends the TLS handshake, while it lasts.
+        self._handshake: Callable[[], object] | None = None
         self._body: StreamReader | None = None
         self._leave: Leave | None = None
         self._received = 0
         self._state = _IDLE
-        self._since = manager.now()
         self._lost: asyncio.Future[None] | None = None
+        self._since = self._accepted_at = manager.now()
 
     # --- the course of a request -----------------------------------------------------------
 
-    def begin(self, body: StreamReader, way: Way) -> None:
-        """The headers of a request have come."""
+    def begin(self, message: RawRequestMessage, body: StreamReader, way: Way) -> None:
+        """Begin a request whose headers have come."""
         self._body = body
         self.way = way
         self.caller = self.admission = None
+        self._body_bytes = body.total_bytes
+        if self._held.input <= _SLACK:
+            self._held.input = 0
+        else:
+            taken = _head_bytes(message) + body.total_bytes
+            self._held.input = max(0, self._held.input - taken)
+        if self._state == _HEADERS:
+            self.manager.timed.discard(self)
+        self._since, self._received = self.manager.now(), 0
         if body.is_eof():
-            if self._state == _HEADERS:
-                self.manager.timed.discard(self)
             self._state = _ANSWER
         else:
-            self._since, self._received = self.manager.now(), 0
             self._state = _BODY
             self.manager.timed.add(self)
 
     def admit(self, admission: Admission) -> None:
-        """The request was authenticated. Raises `LocalError` (503) for a connection too many."""
+        """Count the connection as that of the member of an authenticated request.
+
+        Raises `LocalError` (503) for a connection too many.
+        """
         self.admission = admission
         if self.member != admission.member:
             self.manager.join(self, admission)
+            self._held.release()  # it is taken from the member's when more comes
+
+    def hold_answer(self, size: int) -> None:
+        """Take an answer of `size` bytes from the budget until it has gone out.
+
+        Raises `MemoryLimitError`.
+        """
+        if size >= COUNTED_ANSWER:
+            self._answer = self._allocate("answer")
+            self._answer.resize(size)
 
     def log_access(
         self, request: web.BaseRequest, response: web.StreamResponse, time: float | None
     ) -> None:
-        """Aiohttp calls this when the answer has gone out."""
+        """Note that an answer has gone out; aiohttp calls this."""
+        self._release_answer()
         if self._state not in (_BODY, _ANSWER):
             return
         if self._state == _BODY:
@@ -176,13 +210,53 @@ class Connection(web.RequestHandler):
         self._state = _IDLE if self._body is None or self._body.is_eof() else _REST
         if self.member is None or self.manager.draining:
             self.manager.answered(self)
+        if not has_waiting_request(self):
+            self._read_on()
 
     def upgraded(self, leave: Leave) -> None:
-        """The connection is a websocket, which may be silent; `leave` closes it."""
+        """Keep the connection open as a websocket, which may be silent; `leave` closes it."""
         self._state, self._leave = _SOCKET, leave
-        self._parser = None  # aiohttp no longer reads HTTP here, and the parser takes memory
         if self.admission is not None and not self.admission.holds(self.services.members):
             self.revoke()  # its access ended during the handshake
+        self._read_on()
+
+    def heard(self, message: WSMessage) -> None:
+        """Note that a websocket message, a ping or a pong has come whole."""
+        held = self._held
+        if message.type in (WSMsgType.PING, WSMsgType.PONG):  # between the parts of a message
+            held.input = max(0, held.input - 2 - len(message.data))
+        else:
+            held.input = min(held.input, self._chunk)
+        held.fits(self._allocate)
+
+    def _read_on(self) -> None:
+        """Read again what the client sends; a part of the next request may have come."""
+        if self._paused_input:
+            self._paused_input = False
+            if self.transport is not None:
+                self.transport.resume_reading()
+        if self._state == _IDLE:
+            if self._held.input > _SLACK:
+                self._await_headers()
+            else:
+                self._held.input = 0
+        if self._held.allocation is not None:
+            self._held.fits(self._allocate)
+
+    def _await_headers(self) -> None:
+        self._state, self._since = _HEADERS, self.manager.now()
+        self.manager.timed.add(self)
+
+    def _release_answer(self) -> None:
+        if self._answer is not None:
+            self._answer.release()
+            self._answer = None
+
+    def _allocate(self, purpose: Purpose = "connection") -> Allocation:
+        budget = self.services.budget
+        if self.member is not None:
+            return budget.member(self.member, purpose)
+        return budget.address(self.peer, purpose)
 
     @property
     def busy(self) -> bool:
@@ -190,8 +264,13 @@ class Connection(web.RequestHandler):
         return self._state in (_BODY, _ANSWER)
 
     def idle_for(self, now: float) -> float:
-        """Seconds since it was last of use; 0 while it is."""
-        return now - self._since if self._state in _IDLE_STATES and not self._messages else 0.0
+        """Return the seconds since it was last of use; 0 while it is."""
+        idle = self._state in _IDLE_STATES and not has_waiting_request(self)
+        return now - self._since if idle else 0.0
+
+    def age(self, now: float) -> float:
+        """Return the seconds since it was accepted."""
+        return now - self._accepted_at
 
     # --- the end ---------------------------------------------------------------------------
 
@@ -206,12 +285,12 @@ class Connection(web.RequestHandler):
         elif self._state == _BODY:
             self._check_body(now, limits.body_timeout)
 
-    def _check_body(self, now: float, patience: float) -> None:
+    def _check_body(self, now: float, timeout: float) -> None:
         body, transport = self._body, self.transport
         if body is None or transport is None or body.is_eof():
             self._state = _ANSWER
             self.manager.timed.discard(self)
-        elif 0 < patience <= now - self._since:
+        elif 0 < timeout <= now - self._since:
             if self._received >= LEAST_PROGRESS or not transport.is_reading():
                 self._since, self._received = now, 0
                 return
@@ -254,7 +333,9 @@ class Connection(web.RequestHandler):
 
     def end(self) -> None:
         """Close the connection; what was written before is still sent."""
-        if self.transport is not None:
+        if self._handshake is not None:
+            self._handshake()
+        elif self.transport is not None:
             self.transport.close()
 
     def drop(self) -> None:
@@ -266,13 +347,39 @@ class Connection(web.RequestHandler):
 
     def cut(self) -> None:
         """Close the connection at once."""
-        if self.transport is not None:
+        if self._handshake is not None:
+            self._handshake()
+        elif self.transport is not None:
             self.transport.abort()
 
     # --- the transport ---------------------------------------------------------------------
 
+    def accept(self, peer: str, end_handshake: Callable[[], object]) -> bool:
+        """Give a connection a place whose TLS handshake begins; `end_handshake` closes it.
+
+        Returns whether there is a place. `connection_made` or `handshake_failed` follows.
+        """
+        self.peer, self._handshake, self._state = peer, end_handshake, _HANDSHAKE
+        if self.manager.accept(self) is None:
+            return True
+        self.handshake_failed()
+        return False
+
+    def refuse(self) -> None:
+        """Take nothing of what the client sends."""
+        self._state, self._since = _REFUSED, self.manager.now()
+
+    def handshake_failed(self) -> None:
+        """Forget a connection whose handshake did not come to its end."""
+        self.manager.forget(self, refused=self._state == _REFUSED)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Let the connection in, or refuse it."""
+        if self._handshake is not None:
+            self._handshake = None
+            self._state, self._since = _IDLE, self.manager.now()
+            super().connection_made(transport)
+            return
         peer = transport.get_extra_info("peername")
         self.peer = str(peer[0]) if isinstance(peer, tuple) else ""
         taken = self.manager.accept(self)
@@ -280,7 +387,6 @@ class Connection(web.RequestHandler):
             super().connection_made(transport)
             return
         self.transport = cast("asyncio.Transport", transport)
-        self._state = _REFUSED
         self.manager.timed.add(self)
         if not taken:
             self.transport.abort()
@@ -289,29 +395,94 @@ class Connection(web.RequestHandler):
         """Pass the bytes on, or tell a refused client why."""
         state = self._state
         if state == _REFUSED:
-            if self.transport is not None:
-                self.transport.write(_TOO_MANY)
-                self.transport.close()
+            self._answer_raw(_TOO_MANY)
             return
-        self._received += len(data)
+        self._chunk = len(data)
+        self._received += self._chunk
+        if state in (_IDLE, _HEADERS):
+            self._held.input += self._chunk
         super().data_received(data)
-        if self._messages or not data:
+        if not data or self.transport is None:
             return
-        if state == _IDLE and self._state == _IDLE:  # the headers have begun and not ended
-            self._state, self._since = _HEADERS, self.manager.now()
-            self.manager.timed.add(self)
-        elif state == _REST and (self._body is None or self._body.is_eof()):
-            self._state = _IDLE
+        if state in (_IDLE, _HEADERS):
+            self._take_head()
+        elif state == _SOCKET:
+            self._take_frames()
+        else:
+            self._take_behind_head()
+
+    def _take_head(self) -> None:
+        """Count what has come of the headers of a request, and how long they take."""
+        if has_waiting_request(self):
+            return
+        if self._state == _IDLE:
+            self._await_headers()
+        if self._held.input > HEAD_LIMITS * self.max_field_size:
+            log.info("headers_too_large", received=self._held.input)
+            self._answer_raw(_TOO_LARGE)
+        elif not self._held.fits(self._allocate):
+            log.info("headers_refused", member=self.member)
+            self._answer_raw(_TOO_MUCH)
+
+    def _take_behind_head(self) -> None:
+        """Count trailers of a body, and read the next request when this one is answered."""
+        body = self._body
+        if self._state == _REST:
+            if body is None or body.is_eof():
+                self._state = _IDLE
+            return
+        if body is not None and body.total_bytes != self._body_bytes:
+            self._body_bytes = body.total_bytes
+            self._held.input = 0
+            return
+        self._held.input += self._chunk
+        if body is None or body.is_eof():
+            self._pause_input()
+        elif self._held.input > HEAD_LIMITS * self.max_field_size:
+            log.info("trailers_too_large", received=self._held.input)
+            self.cut()
+            return
+        if not self._held.fits(self._allocate):
+            log.info("request_refused", member=self.member)
+            self.cut()
+
+    def _take_frames(self) -> None:
+        """Count what has come of a websocket message."""
+        self._held.input += self._chunk
+        if self._held.fits(self._allocate) or self._paused_input:
+            return
+        log.info("socket_refused", member=self.member, received=self._held.input)
+        self._pause_input()
+        if self._leave is not None:
+            self._leave(WSCloseCode.TRY_AGAIN_LATER, MESSAGE_REFUSED, REVOKE_TIMEOUT)
+
+    def _pause_input(self) -> None:
+        if self.transport is not None and not self._paused_input:
+            self._paused_input = True
+            self.transport.pause_reading()
+
+    def _answer_raw(self, answer: bytes) -> None:
+        """Send a whole answer, and close the connection."""
+        if self.transport is not None:
+            self.transport.write(answer)
+            self.transport.close()
 
     def pause_writing(self) -> None:
-        """The client takes less than is written."""
+        """Note that the client takes less than is written."""
         super().pause_writing()
         self.manager.stalled[self] = self.manager.now()
+        if self._answer is None and self.transport is not None:
+            self._held.output = self.transport.get_write_buffer_size()
+            if not self._held.fits(self._allocate):
+                log.info("answer_refused", member=self.member)
+                self._loop.call_soon(self.cut)
 
     def resume_writing(self) -> None:
-        """The client has taken most of what was written."""
+        """Note that the client has taken most of what was written."""
         super().resume_writing()
         self.manager.stalled.pop(self, None)
+        self._held.output = 0
+        self._held.fits(self._allocate)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""
@@ -319,6 +490,8 @@ class Connection(web.RequestHandler):
         self.manager.forget(self, refused=refused)
         if self._lost is not None and not self._lost.done():
             self._lost.set_result(None)
+        self._held.release()
+        self._release_answer()
         if refused:
             self.transport = None
         else:
@@ -331,6 +504,12 @@ class Connection(web.RequestHandler):
             if self.transport is None or self.transport.is_closing():
                 self._lost.set_result(None)
         return self._lost
+
+
+def _head_bytes(message: RawRequestMessage) -> int:
+    """Return the size of a request line and headers, about."""
+    fields = sum(len(name) + len(value) + 4 for name, value in message.raw_headers)
+    return len(message.method) + len(message.path) + 14 + fields
 
 
 def connection_of(request: web.BaseRequest) -> Connection:
@@ -361,23 +540,44 @@ def member_of(request: web.BaseRequest) -> str:
     return admission_of(request).member
 
 
-def _too_many() -> bytes:
-    """The whole answer to a client too many."""
-    error = LocalError(
-        "too_many_connections",
-        "The proxy has reached the setting `max_connections`; close some connections and try "
-        "again.",
-        kind="unavailable",
-    )
+def _raw(error: LocalError, status: str, retry_after: int | None = None) -> bytes:
+    """Return a whole answer, behind which the connection is closed."""
     body = codec.dump_bytes(error.body())
+    wait = "" if retry_after is None else f"Retry-After: {retry_after}\r\n"
     head = (
-        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\n"
-        f"Content-Length: {len(body)}\r\nRetry-After: 5\r\nConnection: close\r\n\r\n"
+        f"HTTP/1.1 {status}\r\nContent-Type: application/json; charset=utf-8\r\n"
+        f"Content-Length: {len(body)}\r\n{wait}Connection: close\r\n\r\n"
     )
     return head.encode() + body
 
 
-_TOO_MANY = _too_many()
+_TOO_MANY = _raw(
+    LocalError(
+        "too_many_connections",
+        "The proxy has reached the setting `max_connections`; close some connections and try "
+        "again.",
+        kind="unavailable",
+    ),
+    "503 Service Unavailable",
+    5,
+)
+_TOO_LARGE = _raw(
+    LocalError(
+        "headers_too_large",
+        "The headers of this request are too large together; send fewer cookies or headers, or "
+        "increase the setting `max_header_kb`.",
+    ),
+    "431 Request Header Fields Too Large",
+)
+_TOO_MUCH = _raw(
+    LocalError(
+        "memory_limit",
+        "The proxy holds too many unfinished requests of your address; finish them, and try again.",
+        kind="rate_limited",
+    ),
+    "429 Too Many Requests",
+    2,
+)
 
 
 class ConnectionManager:
@@ -390,15 +590,9 @@ class ConnectionManager:
         self.timed: set[Connection] = set()
         self.stalled: dict[Connection, float] = {}
         self._limits = limits
-        most = limits.max_connections
-        self._most_anonymous = max(1, most - int(most * (1 - ANONYMOUS_SHARE)))
-        self._most_of_address = max(LEAST_SHARE, int(most * ADDRESS_SHARE))
-        self._most_of_member = max(LEAST_SHARE, int(most * MEMBER_SHARE))
+        self._places = Places(limits.max_connections)
         self.connections: set[Connection] = set()
         self._refused = 0
-        self._anonymous: dict[Connection, None] = {}
-        self._by_address: _Groups = {}
-        self._by_member: _Groups = {}
         self.draining = False
         self._changed = asyncio.Event()
 
@@ -407,94 +601,56 @@ class ConnectionManager:
     def accept(self, connection: Connection) -> bool | None:
         """Count a new connection. `None` lets it in; `True` refuses it with words, `False` without.
 
-        Where all places are taken, or those of anonymous connections or of the address, one that
-        has been idle for long is closed.
+        Where all places are taken another connection may be closed for it.
         """
         connection.address = _counted_by(connection.peer, self.services.trusted_proxies)
         self.connections.add(connection)
-        neighbours = self._by_address.get(connection.address, {})
-        many = len(neighbours) >= self._most_of_address
-        most = self._limits.max_connections
-        full = len(self.connections) - self._refused > most
-        crowded = many or full or len(self._anonymous) >= self._most_anonymous
-        if not crowded or self._evict(neighbours if many else self._anonymous):
-            self._join_anonymous(connection)
+        if self._places.enter(connection, self.now()):
             return None
         if self._refused == 0:
-            log.warning("connection_limit_reached", limit=most, anonymous=len(self._anonymous))
+            log.warning("connection_limit_reached", limit=self._limits.max_connections)
         self._refused += 1
+        connection.refuse()
         return self._refused <= ANSWERED_REFUSALS
 
     def join(self, connection: Connection, admission: Admission) -> None:
         """Count a connection as its member's. Raises `LocalError` (503) for one too many."""
-        member = admission.member
-        others = self._by_member.get(member, {})
-        many = admission.token is not None and len(others) >= self._most_of_member
-        if many and not self._evict(others):
+        count = self._places.join_member(
+            connection, admission.member, self.now(), limited=admission.token is not None
+        )
+        if count is not None:
             raise LocalError(
                 "too_many_connections",
-                f"You have {len(others)} connections, which is the maximum for a member; close "
+                f"You have {count} connections, which is the maximum for a member; close "
                 "some and try again.",
                 kind="unavailable",
                 retry_after=5,
             )
-        self._leave(connection)
-        connection.member = member
-        self._by_member.setdefault(member, {})[connection] = None
 
     def answered(self, connection: Connection) -> None:
-        """An answer has gone out."""
+        """Note that an answer has gone out."""
         if connection.member is None:
-            self._leave(connection)
-            self._join_anonymous(connection)
+            self._places.join_anonymous(connection)
         if self.draining:
             self._changed.set()
 
     def forget(self, connection: Connection, *, refused: bool) -> None:
-        """A connection is gone."""
+        """Count a connection no longer, which is gone."""
         if connection in self.connections:
             self.connections.discard(connection)
             self._refused -= refused
-        self._leave(connection)
+        self._places.leave(connection)
         self.timed.discard(connection)
         self.stalled.pop(connection, None)
         self._changed.set()
-
-    def _join_anonymous(self, connection: Connection) -> None:
-        self._anonymous[connection] = None
-        if connection.address:
-            self._by_address.setdefault(connection.address, {})[connection] = None
-
-    def _leave(self, connection: Connection) -> None:
-        """Take it out of the anonymous connections, or out of its member's."""
-        groups, key = self._by_address, connection.address
-        if connection.member is not None:
-            groups, key = self._by_member, connection.member
-        else:
-            self._anonymous.pop(connection, None)
-        if (group := groups.get(key)) is not None:
-            group.pop(connection, None)
-            if not group:
-                del groups[key]
-
-    def _evict(self, candidates: dict[Connection, None]) -> bool:
-        """Cut the connection that has been idle for longest, if that is long enough."""
-        now = self.now()
-        for connection in islice(candidates, EVICTION_CANDIDATES):
-            if connection.idle_for(now) >= EVICTION_IDLE:
-                log.debug("connection_evicted", member=connection.member)
-                connection.cut()
-                self.forget(connection, refused=False)
-                return True
-        return False
 
     # --- what the server asks for ----------------------------------------------------------
 
     def review(self) -> None:
         """End what is under way for those whose access has ended."""
         standing: dict[Admission, bool] = {}
-        for connection in [one for group in self._by_member.values() for one in group]:
-            admission = connection.admission
+        for connection in list(self.connections):
+            admission = connection.admission if connection.member is not None else None
             if admission is not None:
                 if admission not in standing:
                     standing[admission] = admission.holds(self.services.members)
@@ -517,26 +673,26 @@ class ConnectionManager:
                 if connection.busy and 0 < limits.write_timeout <= now - since:
                     log.info("answer_abandoned", member=connection.member)
                     connection.cut()
-            self._end_idle(self._anonymous, now, anonymous)
+            self._end_idle(self._places.anonymous, now, anonymous)
             if 0 < idle <= 8 * (now - swept):
                 swept = now
-                for group in self._by_member.values():
+                for group in self._places.of_members():
                     self._end_idle(group, now, idle)
 
     @staticmethod
-    def _end_idle(group: dict[Connection, None], now: float, patience: float) -> None:
+    def _end_idle(group: dict[Occupant, None], now: float, timeout: float) -> None:
         for connection in group:
-            if connection.idle_for(now) >= patience:
-                connection.drop()
+            if connection.idle_for(now) >= timeout:
+                cast("Connection", connection).drop()
 
-    async def drain(self, patience: float) -> bool:
-        """Close what is idle and wait for the answers under way, at most `patience` seconds.
+    async def drain(self, seconds: float) -> bool:
+        """Close what is idle and wait for the answers under way, for at most `seconds`.
 
         Says whether all have gone out.
         """
         self.draining = True
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(seconds):
                 while True:
                     self._changed.clear()
                     for connection in list(self.connections):
@@ -553,12 +709,12 @@ class ConnectionManager:
             connection.cancel()
         return len(busy)
 
-    async def close(self, patience: float) -> None:
-        """Close what is left, and cut what is not closed after `patience` seconds."""
+    async def close(self, seconds: float) -> None:
+        """Close what is left, and cut what is not closed after `seconds`."""
         for connection in list(self.connections):
             connection.end()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(seconds):
                 while self.connections:
                     self._changed.clear()
                     await self._changed.wait()
@@ -566,8 +722,8 @@ class ConnectionManager:
             connection.cut()
 
 
-def _counted_by(peer: str, trusted: tuple[Network, ...]) -> str | bytes:
-    """What connections of one place have in common: an IPv4 address, the /64 of an IPv6 one.
+def _counted_by(peer: str, trusted: tuple[Network, ...]) -> AddressKey:
+    """Return what connections of one place have in common: an IPv4 address, the /64 of an IPv6 one.
 
     It is empty where they are not counted.
     """

@@ -19,6 +19,7 @@ from aiohttp.http_parser import RawRequestMessage
 
 from proxy.api import bodies
 from proxy.api.addressing import STRAIGHT, allow_all, may_have_token, refuses, strip
+from proxy.api.aiohttp_internals import has_route, set_route
 from proxy.api.authenticator import caller_of
 from proxy.api.bodies import Handler
 from proxy.api.connections import connection_of, of
@@ -73,9 +74,9 @@ def stripping(
             url, way = strip(message.url, base, members=gated)
             if url is not message.url:
                 message = message._replace(url=url, path=str(url))
-            protocol.begin(payload, way)
+            protocol.begin(message, payload, way)
         else:
-            protocol.begin(payload, STRAIGHT)
+            protocol.begin(message, payload, STRAIGHT)
         return make(message, payload, protocol, writer, task)
 
     return make_stripped
@@ -151,6 +152,7 @@ class Gate:
             release(request)
         self._count(request, connection, answer.status, began)
         if not answer.prepared:
+            answer = self._hold(connection, answer)
             finish(request, answer)
             if self._services.compress:
                 bodies.pack(request, answer)
@@ -233,17 +235,27 @@ class Gate:
                 )
             )
 
+    @staticmethod
+    def _hold(connection: Connection, answer: web.StreamResponse) -> web.StreamResponse:
+        """Take an answer from the budget of its member; return it, or the refusal."""
+        body = answer.body if isinstance(answer, web.Response) else None
+        if isinstance(body, bytes | bytearray):
+            try:
+                connection.hold_answer(len(body))
+            except LocalError as error:
+                return bodies.refusal(error)
+        return answer
+
     async def _resolve(self, request: web.Request) -> None:
         """Find the route, for what is answered before aiohttp looks for it."""
         match_info = await self._app.router.resolve(request)
         match_info.add_app(self._app)
-        request._match_info = match_info
+        set_route(request, match_info)
 
     def _count(
         self, request: web.Request, connection: Connection, status: int, began: float
     ) -> None:
-        match_info = request._match_info
-        resource = match_info.route.resource if match_info is not None else None
+        resource = request.match_info.route.resource if has_route(request) else None
         admission = connection.admission
         self._metrics.answered(
             admission.member if admission is not None else "",
@@ -308,8 +320,7 @@ def _unknown(request: web.Request, error: web.HTTPException) -> web.StreamRespon
 
     ComfyUI's static files at `/` take every GET, so that only other methods are not allowed.
     """
-    match_info = request._match_info
-    if match_info is None or match_info.http_exception is not error:
+    if not has_route(request) or request.match_info.http_exception is not error:
         raise error
     if f"{request.path}/".startswith("/internal/"):
         if isinstance(error, web.HTTPMethodNotAllowed):

@@ -7,11 +7,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import ssl
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 from typing import cast
 from weakref import WeakSet
 
@@ -28,78 +26,11 @@ from proxy.api.dashboard import ADMIN_LISTENER, WATCHES
 from proxy.api.middleware import Gate, stripping
 from proxy.api.records import get_open
 from proxy.api.routes import add_routes, of_admins, of_clients
+from proxy.api.tls import Certificate, TlsListener
 from proxy.api.websocket import SOCKETS, Sockets
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
-
-
-class CertificateError(Exception):
-    """The files cannot be used. The text is one sentence that says what to do."""
-
-
-class Certificate:
-    """A certificate and its private key, in PEM files. `context` is for the listener.
-
-    Raises `CertificateError` when the files cannot be used.
-    """
-
-    def __init__(self, cert: Path, key: Path) -> None:
-        self._cert, self._key = cert, key
-        self._seen = self._look()
-        self.context = _context(cert, key)
-
-    async def follow(self, interval: float = 2.0) -> None:
-        """Reload changed files, until cancelled; open connections continue with what they have.
-        `interval` is in seconds.
-
-        Files that do not fit together, such as while they are being changed, are tried again when
-        they change once more.
-        """
-        while True:
-            await asyncio.sleep(interval)
-            seen = await asyncio.to_thread(self._look)
-            if seen == self._seen:
-                continue
-            self._seen = seen
-            try:
-                await asyncio.to_thread(_context, self._cert, self._key)
-                self.context.load_cert_chain(self._cert, self._key, password="")
-            except (CertificateError, OSError) as error:
-                log.error("certificate_rejected", error=str(error))
-            else:
-                log.info("certificate_reloaded", file=str(self._cert))
-
-    def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
-        return tuple(_stamp(path) for path in (self._cert, self._key))
-
-
-def _context(cert: Path, key: Path) -> ssl.SSLContext:
-    for path, what in ((cert, "tls_cert"), (key, "tls_key")):
-        try:
-            path.read_bytes()
-        except OSError as error:
-            raise CertificateError(
-                f"The file {path} of {what} cannot be read ({error.strerror}): correct its path or "
-                "its permissions."
-            ) from None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(cert, key, password="")
-    except (ssl.SSLError, ValueError):
-        raise CertificateError(
-            f"The files {cert} and {key} are not a certificate and its private key, in PEM and "
-            "without a passphrase: correct tls_cert and tls_key."
-        ) from None
-    return context
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def make_app(services: Services, *, admin: bool = False) -> web.Application:
@@ -207,21 +138,20 @@ class Server:
         self._runner = web.AppRunner(self.app, shutdown_timeout=0.1)
         self._connections: ConnectionManager | None = None
         self._watching: asyncio.Task[None] | None = None
-        self._listening: asyncio.Server | None = None
+        self._listening: asyncio.Server | TlsListener | None = None
 
     @property
     def connections(self) -> list[Connection]:
         """Those that are open."""
         return list(self._connections.connections) if self._connections is not None else []
 
-    async def start(self, host: str, port: int, *, context: ssl.SSLContext | None = None) -> str:
+    async def start(self, host: str, port: int, *, certificate: Certificate | None = None) -> str:
         """Listen; returns `http://HOST:PORT`, with the port that the system chose for 0.
 
-        With a `context` it is `https`.
+        With a `certificate` it is `https`.
 
         Raises `OSError` when the address cannot be listened on.
         """
-        loop = asyncio.get_running_loop()
         most = room_for(self._limits.max_connections)
         if most < self._limits.max_connections:
             asked = self._limits.max_connections != ConnectionLimits().max_connections
@@ -230,15 +160,27 @@ class Server:
         await self._runner.setup()
         connections = ConnectionManager(replace(self._limits, max_connections=most), self._services)
         self._services.members.subscribe(connections.review)
-        self._listening = await loop.create_server(
-            self._protocols(connections), host, port, backlog=BACKLOG, ssl=context
-        )
+        self._listening = await self._listen(self._protocols(connections), host, port, certificate)
         self._connections = connections
         keep = self._services.supervisor.keep
         self._watching = keep(connections.run, "watch over connections")
         chosen = self._listening.sockets[0].getsockname()[1]
-        scheme = "http" if context is None else "https"
+        scheme = "http" if certificate is None else "https"
         return f"{scheme}://[{host}]:{chosen}" if ":" in host else f"{scheme}://{host}:{chosen}"
+
+    async def _listen(
+        self,
+        make: Callable[[], Connection],
+        host: str,
+        port: int,
+        certificate: Certificate | None,
+    ) -> asyncio.Server | TlsListener:
+        if certificate is None:
+            loop = asyncio.get_running_loop()
+            return await loop.create_server(make, host, port, backlog=BACKLOG)
+        listener = TlsListener(make, certificate.context, self._services.supervisor.failed)
+        await listener.start(host, port, backlog=BACKLOG)
+        return listener
 
     def _protocols(self, connections: ConnectionManager) -> Callable[[], Connection]:
         """What makes the protocol of each new connection."""
@@ -283,6 +225,8 @@ class Server:
             await self._end_connections(self._connections)
         if self._watching is not None:
             self._watching.cancel()
+        if isinstance(self._listening, TlsListener):
+            await self._listening.wait_closed()
         await self._runner.cleanup()
 
     async def _end_connections(self, connections: ConnectionManager) -> None:

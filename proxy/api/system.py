@@ -29,6 +29,9 @@ from proxy.translate.errors import LocalError, PlainError
 from proxy.translate.names import TYPES
 
 GIBIBYTE = 1024**3
+#: Characters of a `clientId` that may ask for log lines.
+MAX_CLIENT_ID = 1024
+
 #: Memory of the cloud's GPUs, by Comfy Cloud's own description.
 VRAM_BYTES = 96 * GIBIBYTE
 
@@ -162,6 +165,12 @@ async def subscribe(request: web.Request) -> web.Response:
         raise LocalError(
             "invalid_body",
             'The request body must be a JSON object with "clientId", a string, and "enabled".',
+        )
+    if len(client_id) > MAX_CLIENT_ID:
+        raise LocalError(
+            "client_id_too_long",
+            f"`clientId` has {len(client_id):,} characters and at most {MAX_CLIENT_ID} are "
+            "allowed; send that of your websocket.",
         )
     of(request).journal.subscribe(member_of(request), client_id, wanted=bool(body["enabled"]))
     return bodies.empty()

@@ -115,6 +115,8 @@ def _version(package: str) -> str | None:
 
 #: Lines kept for each member, as many as ComfyUI keeps.
 KEPT = 300
+#: Clients of a member that listen to lines at once.
+MAX_LISTENING = 1000
 
 
 class Journal:
@@ -128,7 +130,8 @@ class Journal:
         self._clients = clients
         self._loop = asyncio.get_running_loop()
         self._lines: dict[str, deque[dict[str, str]]] = {}
-        self._listening: dict[str, set[str]] = {}
+        # Dictionaries instead of sets, for their order.
+        self._listening: dict[str, dict[str, None]] = {}
         bus.subscribe("logs", self._hear)
 
     def add(self, member: str, time: float, text: str) -> None:
@@ -149,16 +152,19 @@ class Journal:
     def _hear(self, news: object) -> None:
         match news:
             case LogsWanted(member=member, client_id=client_id, wanted=True):
-                self._listening.setdefault(member, set()).add(client_id)
+                listening = self._listening.setdefault(member, {})
+                listening[client_id] = None
+                if len(listening) > MAX_LISTENING:
+                    del listening[next(iter(listening))]
             case LogsWanted(member=member, client_id=client_id):
-                self._listening.get(member, set()).discard(client_id)
+                self._listening.get(member, {}).pop(client_id, None)
 
     def _tell(self, member: str, line: dict[str, str]) -> None:
         message = Event("logs", {"entries": [line], "size": None})
-        listening = self._listening.get(member, set())
+        listening = self._listening.get(member, {})
         for client_id in list(listening):
             if self._clients.listens(member, client_id):
                 told = JobMessage(member, client_id, "", watched=True, message=message)
                 self._bus.publish(topic_of(member, client_id), told)
             else:
-                listening.discard(client_id)
+                listening.pop(client_id, None)

@@ -26,6 +26,7 @@ from aiohttp import web
 from msgspec import Struct, field
 
 from proxy.api.connections import connection_of, member_of, of, way_of
+from proxy.budget import Allocation, MemoryLimitError
 from proxy.supervisor import Supervisor
 from proxy.translate import codec, events
 from proxy.translate.events import Binary, Event, Message, Preview, status
@@ -37,6 +38,8 @@ log = structlog.get_logger(__name__)
 
 #: Bytes that may wait before the client counts as gone.
 LIMIT = 64 * 1024 * 1024
+#: Bytes that wait from which they are taken from the budget.
+COUNTED = 256 * 1024
 #: Bytes of previews that may wait before older ones make room.
 PREVIEW_LIMIT = 2 * 1024 * 1024
 #: What a waiting message weighs beside its own bytes.
@@ -91,6 +94,11 @@ class SendQueue(Struct, eq=False):
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    @property
+    def size(self) -> int:
+        """Bytes that wait, about."""
+        return self._size
 
     def want_metadata(self, wanted: bool) -> None:
         """Previews from now on go out as type 4, or as type 1."""
@@ -247,6 +255,7 @@ class ClientSocket(Struct, eq=False):
     _ended: bool = False
     _leaving: asyncio.Task[None] | None = None
     _left: asyncio.Future[None] | None = None
+    _held: Allocation | None = None
 
     def send(self, message: Message, *, for_all: bool) -> None:
         """Take a message without waiting; a client that lets too much pile up has to go."""
@@ -256,9 +265,28 @@ class ClientSocket(Struct, eq=False):
         if dropped:
             self._services.accounting.metrics.previews_dropped.labels(self._member).inc(dropped)
         self._write_on()
-        if self._queue.overflowed:
+        if self._queue.overflowed or not self._fits():
             log.warning("socket_overflowed", waiting=len(self._queue))
             self.leave(aiohttp.WSCloseCode.TRY_AGAIN_LATER, TOO_SLOW)
+
+    def _fits(self) -> bool:
+        """Take what waits from the budget of the member, unless it is little."""
+        size = self._queue.size
+        if size < COUNTED or self._ended:
+            self._release()
+            return True
+        if self._held is None:
+            self._held = self._services.budget.member(self._member, "socket")
+        try:
+            self._held.resize(size)
+        except MemoryLimitError:
+            return False
+        return True
+
+    def _release(self) -> None:
+        if self._held is not None:
+            self._held.release()
+            self._held = None
 
     @property
     def asks_for_previews(self) -> bool:
@@ -316,6 +344,7 @@ class ClientSocket(Struct, eq=False):
             log.exception("socket_failed")
             self._transport.abort()
         finally:
+            self._fits()
             self._ping_due = False
             self._written_at = asyncio.get_running_loop().time()
             self._writing = None
@@ -356,6 +385,7 @@ class ClientSocket(Struct, eq=False):
     async def end(self) -> None:
         """The client has closed the connection: answer that, unless it is the answer."""
         self._ended = True
+        self._release()
         if self._left is not None and not self._left.done():
             self._left.set_result(None)
         if self._writing is not None:
@@ -377,7 +407,10 @@ async def serve(request: web.Request) -> web.StreamResponse:
     A `token` in the query is the mark of a program written for Comfy Cloud; with members it has
     to be valid besides.
     """
-    web_socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES, autoclose=False)
+    # Pings are answered here, where their bytes are no longer counted as held.
+    web_socket = web.WebSocketResponse(
+        max_msg_size=MAX_MESSAGE_BYTES, autoclose=False, autoping=False
+    )
     await web_socket.prepare(request)
     transport = request.transport
     if transport is None:
@@ -390,13 +423,17 @@ async def serve(request: web.Request) -> web.StreamResponse:
     subscribers = services.jobs.subscribers
     subscribers.attach(member, sid, client, client.greet, hears_all=_cloud_way(request))
     sockets.join(client)
-    connection_of(request).upgraded(client.leave)
+    connection = connection_of(request)
+    connection.upgraded(client.leave)
     metrics.websockets.labels(member).inc()
     log.debug("socket_opened", sid=sid)
     try:
         async for message in web_socket:
+            connection.heard(message)
             if message.type is aiohttp.WSMsgType.TEXT:
                 client.hear(message.data)
+            elif message.type is aiohttp.WSMsgType.PING:
+                await web_socket.pong(message.data)
     finally:
         subscribers.detach(member, sid, client)
         sockets.leave(client)

@@ -26,7 +26,8 @@ from proxy import __version__
 from proxy import logging as logs
 from proxy.api import Services, web_interface
 from proxy.api.connections import ConnectionLimits
-from proxy.api.server import Certificate, CertificateError, Server
+from proxy.api.server import Server
+from proxy.api.tls import Certificate, CertificateError
 from proxy.app import lifespan, refuse_lost_members
 from proxy.cli.common import Chosen, chosen_accounts, in_database
 from proxy.members.directory import any_members
@@ -124,9 +125,8 @@ async def _serve(settings: Settings, banner: Banner | None) -> None:
 
 async def _listen(server: Server, settings: Settings, certificate: Certificate | None) -> str:
     """`http://HOST:PORT`, where clients can connect from now on."""
-    context = None if certificate is None else certificate.context
     try:
-        return await server.start(settings.host, settings.port, context=context)
+        return await server.start(settings.host, settings.port, certificate=certificate)
     except OSError as error:
         if (sentence := _binding_problem(error, settings)) is None:
             raise

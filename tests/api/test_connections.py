@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from waiting import until
 from wire import HEAD, POST, rest
 
-from proxy.api import connections
+from proxy.api import connections, places
 from proxy.api.server import RESERVE, room_for
 from proxy.members.directory import Directory
 from proxy.members.member import Member
@@ -211,7 +211,7 @@ async def test_a_websocket_and_an_answer_under_way_are_not_idle(running: Any) ->
 async def test_who_has_been_silent_makes_room_for_who_speaks(
     running: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "EVICTION_IDLE", 0.0)
+    monkeypatch.setattr(places, "EVICTION_AGE", 0.0)
     async with running(max_connections=4) as server:
         member, member_writer = await server.connect(HEAD + b"\r\n")
         await member.readuntil(b"}")
@@ -226,7 +226,7 @@ async def test_who_has_been_silent_makes_room_for_who_speaks(
 async def test_strangers_never_have_all_places(
     running: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "ANONYMOUS_SHARE", 0.5)
+    monkeypatch.setattr(places, "ANONYMOUS_SHARE", 0.5)
     async with running(max_connections=4) as server:
         for _ in range(2):
             await server.connect()
@@ -237,7 +237,7 @@ async def test_strangers_never_have_all_places(
 async def test_one_address_never_has_all_places_of_strangers(
     running: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "LEAST_SHARE", 2)
+    monkeypatch.setattr(places, "LEAST_SHARE", 2)
     async with running(max_connections=4) as server:
         for _ in range(2):
             await server.connect()
@@ -271,7 +271,7 @@ def asking(token: str, path: bytes = b"/queue") -> bytes:
 async def test_one_member_never_has_all_places(
     running: Any, members: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "LEAST_SHARE", 2)
+    monkeypatch.setattr(places, "LEAST_SHARE", 2)
     ann, _ = await members.new_token("ann")
     bob, _ = await members.new_token("bob")
     async with running(max_connections=4, members=members) as server:
@@ -284,7 +284,7 @@ async def test_one_member_never_has_all_places(
         assert b"too_many_connections" in answer
         other, _ = await server.connect(asking(bob))
         assert (await other.readline()) == b"HTTP/1.1 200 OK\r\n"
-        monkeypatch.setattr(connections, "EVICTION_IDLE", 0.0)
+        monkeypatch.setattr(places, "EVICTION_IDLE", 0.0)
         fourth, _ = await server.connect(asking(ann))
         assert (await fourth.readline()) == b"HTTP/1.1 200 OK\r\n"
 

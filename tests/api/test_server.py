@@ -20,7 +20,7 @@ from quiet import logging_restored
 from stack import PATIENCE
 from wire import HEAD, POST, rest
 
-from proxy.api.server import Certificate, CertificateError
+from proxy.api.tls import Certificate, CertificateError
 from proxy.cli import main
 
 #: How many seconds late a loaded machine may be.

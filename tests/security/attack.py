@@ -68,6 +68,7 @@ class Target:
     process: process.Process
     tokens: Mapping[str, str]
     record: Record
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
     @property
     def url(self) -> URL:
@@ -82,13 +83,20 @@ class Target:
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection from the address `source` (127.*), on which these bytes were sent.
 
-        `options` are those of `asyncio.open_connection`.
+        It is open until `let_go`. `options` are those of `asyncio.open_connection`.
         """
         reader, writer = await asyncio.open_connection(
             self.url.host, self.url.port, local_addr=(source, 0), **options
         )
+        self.writers.append(writer)
         writer.write(sent)
         return reader, writer
+
+    def let_go(self) -> None:
+        """Cut all connections."""
+        for writer in self.writers:
+            writer.transport.abort()
+        self.writers.clear()
 
     async def request(self, method: str, path: str, *, member: str = "eve", **options: Any) -> int:
         """The status of the answer to a request, which is read to its end.
@@ -153,4 +161,8 @@ async def running_target(
     people = {"ann": "admin", "bob": "user", "eve": "user"}
     tokens = await add_members(folder, people) if members else {}
     async with process.serving(folder, *options, environment=environment) as running:
-        yield Target(running, tokens, record)
+        target = Target(running, tokens, record)
+        try:
+            yield target
+        finally:
+            target.let_go()

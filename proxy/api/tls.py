@@ -1,0 +1,203 @@
+"""TLS: the certificate of a listener, and its connections until their handshakes have ended.
+
+Connections are accepted here and not by asyncio, which tells of one only behind its handshake: a
+silent client would have a descriptor that nobody counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from proxy.api.connections import Connection
+from proxy.supervisor import Supervisor
+
+log = structlog.get_logger(__name__)
+
+#: Seconds for a handshake, and for a client to answer the end of a connection.
+HANDSHAKE_TIMEOUT, SHUTDOWN_TIMEOUT = 10.0, 5.0
+#: Connections that are accepted before others have a turn.
+_AT_ONCE = 16
+#: Seconds before the next try when the system has no descriptor or memory for a connection.
+_PAUSE = 1.0
+
+
+class CertificateError(Exception):
+    """The files cannot be used. The text is one sentence that says what to do."""
+
+
+class Certificate:
+    """A certificate and its private key, in PEM files. `context` is for the listener.
+
+    Raises `CertificateError` when the files cannot be used.
+    """
+
+    def __init__(self, cert: Path, key: Path) -> None:
+        self._cert, self._key = cert, key
+        self._seen = self._look()
+        self.context = _context(cert, key)
+
+    async def follow(self, interval: float = 2.0) -> None:
+        """Reload changed files, until cancelled; open connections continue with what they have.
+        `interval` is in seconds.
+
+        Files that do not fit together, such as while they are being changed, are tried again when
+        they change once more.
+        """
+        while True:
+            await asyncio.sleep(interval)
+            seen = await asyncio.to_thread(self._look)
+            if seen == self._seen:
+                continue
+            self._seen = seen
+            try:
+                await asyncio.to_thread(_context, self._cert, self._key)
+                self.context.load_cert_chain(self._cert, self._key, password="")
+            except (CertificateError, OSError) as error:
+                log.error("certificate_rejected", error=str(error))
+            else:
+                log.info("certificate_reloaded", file=str(self._cert))
+
+    def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
+        return tuple(_stamp(path) for path in (self._cert, self._key))
+
+
+def _context(cert: Path, key: Path) -> ssl.SSLContext:
+    for path, what in ((cert, "tls_cert"), (key, "tls_key")):
+        try:
+            path.read_bytes()
+        except OSError as error:
+            raise CertificateError(
+                f"The file {path} of {what} cannot be read ({error.strerror}): correct its path or "
+                "its permissions."
+            ) from None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(cert, key, password="")
+    except (ssl.SSLError, ValueError):
+        raise CertificateError(
+            f"The files {cert} and {key} are not a certificate and its private key, in PEM and "
+            "without a passphrase: correct tls_cert and tls_key."
+        ) from None
+    return context
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+class TlsListener:
+    """Listens, and makes each accepted connection a TLS connection of the protocol `make`.
+
+    `failed` is set when it cannot be kept up.
+    """
+
+    def __init__(
+        self, make: Callable[[], Connection], context: ssl.SSLContext, failed: asyncio.Event
+    ) -> None:
+        self._make = make
+        self._context = context
+        self._supervisor = Supervisor(failed)
+        self._accepting: list[asyncio.Task[None]] = []
+        self.sockets: list[socket.socket] = []
+
+    async def start(self, host: str, port: int, *, backlog: int) -> None:
+        """Listen. Raises `OSError` when the address cannot be listened on."""
+        found = await asyncio.get_running_loop().getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        try:
+            for family, _, _, _, address in dict.fromkeys(found):
+                self.sockets.append(
+                    socket.create_server(address[:2], family=family, backlog=backlog)
+                )
+        except OSError:
+            for listening in self.sockets:
+                listening.close()
+            raise
+        for listening in self.sockets:
+            listening.setblocking(False)
+            accept = partial(self._accept, listening)
+            self._accepting.append(self._supervisor.keep(accept, "accept TLS connections"))
+
+    def close(self) -> None:
+        """Accept nothing more."""
+        for accepting in self._accepting:
+            accepting.cancel()
+        for listening in self.sockets:
+            listening.close()
+
+    async def wait_closed(self) -> None:
+        """End the handshakes that are under way."""
+        await self._supervisor.close()
+
+    async def _accept(self, listening: socket.socket) -> None:
+        """Accept connections for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            for _ in range(_AT_ONCE):
+                try:
+                    accepted, peer = await loop.sock_accept(listening)
+                except ConnectionError:  # it is gone again
+                    continue
+                except OSError as error:
+                    log.warning("accept_failed", error=str(error))
+                    await asyncio.sleep(_PAUSE)
+                    continue
+                self._begin(accepted, peer)
+            await asyncio.sleep(0)
+
+    def _begin(self, accepted: socket.socket, peer: Any) -> None:
+        """Begin the handshake of a connection, if there is a place for it."""
+        accepted.setblocking(False)
+        connection = self._make()
+        handshake = _Handshake(connection, accepted)
+        if not connection.accept(str(peer[0]), handshake.end):
+            accepted.close()
+            return
+        shaking = self._shake_hands(connection, accepted)
+        handshake.task = self._supervisor.spawn(shaking, "TLS handshake")
+        handshake.task.add_done_callback(handshake.ended)
+
+    async def _shake_hands(self, connection: Connection, accepted: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: connection,
+                accepted,
+                ssl=self._context,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
+                ssl_shutdown_timeout=SHUTDOWN_TIMEOUT,
+            )
+        except (OSError, ssl.SSLError) as error:
+            log.debug("handshake_failed", error=type(error).__name__)
+
+
+class _Handshake:
+    """The handshake of a connection."""
+
+    def __init__(self, connection: Connection, accepted: socket.socket) -> None:
+        self._connection = connection
+        self._accepted = accepted
+        self.task: asyncio.Task[None] | None = None
+
+    def end(self) -> None:
+        """Break it off."""
+        if self.task is not None:
+            self.task.cancel()
+
+    def ended(self, _: asyncio.Task[None]) -> None:
+        """Forget a connection that it has not made."""
+        if self._connection.transport is None:
+            self._connection.handshake_failed()
+            self._accepted.close()
