@@ -303,7 +303,10 @@ class _MembersLines(logging.Handler):
     def __init__(self, tell: Callable[[str, float, str], None]) -> None:
         super().__init__()
         self._tell = tell
-        self.setFormatter(_formatter(_for_members, structlog.dev.ConsoleRenderer(colors=False)))
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=False, exception_formatter=structlog.dev.plain_traceback
+        )
+        self.setFormatter(_formatter(_for_members, renderer))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Tell whom the line concerns, when it was written and what it says."""

@@ -135,3 +135,19 @@ def test_imports_are_at_the_top() -> None:
         if isinstance(statement, ast.Import | ast.ImportFrom)
     ]
     assert len(found) <= MAX_INNER_IMPORTS, found
+
+
+#: Lines of a function, its decorators not counted.
+MAX_LINES = 80
+
+
+def test_functions_can_be_read_at_once() -> None:
+    long = [
+        f"{path.relative_to(PACKAGE)}:{function.lineno} {function.name}"
+        for path in MODULES
+        if room(path) != "simulator"
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (function.end_lineno or 0) - function.lineno >= MAX_LINES
+    ]
+    assert long == []

@@ -33,25 +33,43 @@ if TYPE_CHECKING:
     from proxy.userdata.on_cloud import UserData
 
 
-class Services(Struct, frozen=True, kw_only=True):
-    """What the handlers stand on: the rooms below, and plain values of the settings.
-
-    `readiness` tells whether jobs can be taken. `interface` is what is served at `/`. `cipher`
-    signs what another replica is to believe. `budget` counts the memory that is held for clients,
-    `spool` that on disk for their requests, and in `turns` runs what would keep others waiting.
-    `supervisor` keeps background work up. Without `helpers`, `workflows` and `notes` there are no
-    routes of node packs, and without `assets` those of assets are turned off.
+class ApiOptions(Struct, frozen=True, kw_only=True):
+    """The settings of the api.
 
     `max_upload_bytes` bounds every request body and is announced to clients, `max_json_bytes` those
     that are JSON; the first is ComfyUI's own limit (`--max-upload-size 100`). Pages of
     `cors_origins` may speak to us from a browser (`*`: all pages), others pass the origin check.
-    With `compress` JSON and text are packed for clients that can unpack them.
+    With `compress` JSON and text are compressed for clients that accept it.
     Websockets are closed with the `close_code` at the end. One to which nothing was sent for
     `ping_interval` seconds gets a ping (0: never).
     `pays_partner_nodes` says that jobs are lent the account's key for them.
     `base_path` (`""` or like `/comfy`) stands before links and redirects; `trusted_proxies` are
     believed when they say who a client is.
     With `admin_apart` what is for admins is served elsewhere. `simulated` says that the cloud is.
+    """
+
+    base_path: str = ""
+    trusted_proxies: tuple[Network, ...] = ()
+    max_upload_bytes: int = 100 * 1024 * 1024
+    max_json_bytes: int = 32 * 1024 * 1024
+    cors_origins: tuple[str, ...] = ()
+    compress: bool = False
+    close_code: int = WSCloseCode.GOING_AWAY
+    ping_interval: float = 30.0
+    pays_partner_nodes: bool = True
+    metrics_shown: bool = False
+    admin_apart: bool = False
+    simulated: bool = False
+
+
+class Services(Struct, frozen=True, kw_only=True):
+    """What the handlers stand on: the rooms below, and the `options` of the api.
+
+    `readiness` tells whether jobs can be taken. `interface` is what is served at `/`. `cipher`
+    signs what another replica is to believe. `budget` counts the memory that is held for clients,
+    `spool` that on disk for their requests, and in `turns` runs what would keep others waiting.
+    `supervisor` keeps background work up. Without `helpers`, `workflows` and `notes` there are no
+    routes of node packs, and without `assets` those of assets are turned off.
     """
 
     jobs: JobService
@@ -76,18 +94,7 @@ class Services(Struct, frozen=True, kw_only=True):
     helpers: Helpers | None = None
     workflows: WorkflowExchange | None = None
     notes: Notes | None = None
-    base_path: str = ""
-    trusted_proxies: tuple[Network, ...] = ()
-    max_upload_bytes: int = 100 * 1024 * 1024
-    max_json_bytes: int = 32 * 1024 * 1024
-    cors_origins: tuple[str, ...] = ()
-    compress: bool = False
-    close_code: int = WSCloseCode.GOING_AWAY
-    ping_interval: float = 30.0
-    pays_partner_nodes: bool = True
-    metrics_shown: bool = False
-    admin_apart: bool = False
-    simulated: bool = False
+    options: ApiOptions = ApiOptions()
 
     def features(self) -> dict[str, Any]:
         """The feature flags that `GET /features` and the websocket announce.
@@ -98,9 +105,9 @@ class Services(Struct, frozen=True, kw_only=True):
         return {
             "supports_preview_metadata": True,
             "supports_model_type_tags": True,
-            "max_upload_size": min(self.max_upload_bytes, self.files.uploads.max_bytes),
+            "max_upload_size": min(self.options.max_upload_bytes, self.files.uploads.max_bytes),
             "extension": {"manager": {"supports_v4": True}},
             "node_replacements": True,
             "assets": self.assets is not None,
-            "partner_run_gate_enabled": not self.pays_partner_nodes,
+            "partner_run_gate_enabled": not self.options.pays_partner_nodes,
         }

@@ -132,7 +132,7 @@ def caller_of(request: web.BaseRequest) -> Caller:
         connection.caller = caller(
             connection.peer,
             request.headers,
-            connection.services.trusted_proxies,
+            connection.services.options.trusted_proxies,
             scheme=request.scheme,
         )
     return connection.caller
@@ -174,10 +174,10 @@ class Authenticator:
 
     def __init__(self, services: Services) -> None:
         self._members = services.members
-        self._base_path = services.base_path
+        self._base_path = services.options.base_path
         self.tickets = Tickets(time.time, services.cipher)
         self._accounting = services.accounting
-        self._origins = frozenset(services.cors_origins)
+        self._origins = frozenset(services.options.cors_origins)
         self._throttle = Throttle(time.monotonic)
         # By the SHA-256 of the header, so that no token stays in memory.
         self._known: dict[bytes, _KnownHeader] = {}

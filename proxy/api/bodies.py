@@ -295,7 +295,7 @@ async def read_json(request: web.Request) -> Any:
 
     Raises `LocalError` (413) for more bytes than the setting `max_json_mb` allows.
     """
-    most, largest = of(request).max_json_bytes, request.client_max_size
+    most, largest = of(request).options.max_json_bytes, request.client_max_size
     try:
         body = await read(request, min(most, largest))
     except web.HTTPRequestEntityTooLarge:

@@ -603,7 +603,7 @@ class ConnectionManager:
 
         Where all places are taken another connection may be closed for it.
         """
-        connection.address = _counted_by(connection.peer, self.services.trusted_proxies)
+        connection.address = _counted_by(connection.peer, self.services.options.trusted_proxies)
         self.connections.add(connection)
         if self._places.enter(connection, self.now()):
             return None

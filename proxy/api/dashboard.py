@@ -248,10 +248,12 @@ async def _state(request: web.Request) -> dict[str, Any]:
         },
         "server": {
             "version": __version__,
-            "simulated": services.simulated,
+            "simulated": services.options.simulated,
             "documentation": _documentation(),
             "interface": not here,
-            "metrics": services.metrics_shown and admin and (here or not services.admin_apart),
+            "metrics": services.options.metrics_shown
+            and admin
+            and (here or not services.options.admin_apart),
         },
     }
 

@@ -271,7 +271,7 @@ def redirect(request: web.Request) -> web.Response | None:
     """
     if KEY_HEADER not in request.headers or request.path != "/api/view":
         return None
-    caller, base = caller_of(request), of(request).base_path
+    caller, base = caller_of(request), of(request).options.base_path
     token = admission_of(request).token
     address = request.rel_url.with_path(TICKETED, keep_query=True).without_query_params("token")
     if token is not None:

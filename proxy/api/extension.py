@@ -53,8 +53,8 @@ async def get_interface(request: web.Request) -> web.Response:
         {
             "trouble": report.reason,
             "interface": interface,
-            "simulated": services.simulated,
-            "pays_partner_nodes": services.pays_partner_nodes,
+            "simulated": services.options.simulated,
+            "pays_partner_nodes": services.options.pays_partner_nodes,
             "signed_in": admission_of(request).session is not None,
         }
     )

@@ -240,18 +240,18 @@ async def get_sign_in(request: web.Request) -> web.Response:
     """The page that takes a token and gives the browser a session; or says who is signed in."""
     services = of(request)
     if not services.members.has_members:
-        raise web.HTTPFound(f"{services.base_path}/")
+        raise web.HTTPFound(f"{services.options.base_path}/")
     session = authenticator_of(request).session_of(request)
     if session is None:
         return _page(_form(request, request.query.get("next", "/")))
-    member, base = html.escape(session[0].member.name), html.escape(services.base_path)
+    member, base = html.escape(session[0].member.name), html.escape(services.options.base_path)
     return _page(_SIGNED_IN.format(member=member, base=base, action=SIGN_OUT))
 
 
 async def post_sign_in(request: web.Request) -> web.Response:
     """Take the form's `token`, set a session's cookie and lead to `next`."""
     authenticator, caller = authenticator_of(request), caller_of(request)
-    members, base = of(request).members, of(request).base_path
+    members, base = of(request).members, of(request).options.base_path
     authenticator.refuse_foreign(request, caller)
     form = await _read_form(request)
     token, target = form.get("token", "").strip(), form.get("next", "/")
@@ -281,7 +281,7 @@ async def post_sign_in(request: web.Request) -> web.Response:
 async def post_sign_out(request: web.Request) -> web.Response:
     """End the browser's session, and its websockets."""
     authenticator, connection = authenticator_of(request), connection_of(request)
-    base = of(request).base_path
+    base = of(request).options.base_path
     authenticator.refuse_foreign(request, caller_of(request))
     session = authenticator.session_of(request)
     if session is not None:
@@ -327,7 +327,7 @@ def _is_local(target: str) -> bool:
 
 
 def _form(request: web.Request, target: str) -> str:
-    base = html.escape(of(request).base_path)
+    base = html.escape(of(request).options.base_path)
     return _FORM.format(base=base, action=SIGN_IN, next=html.escape(target))
 
 

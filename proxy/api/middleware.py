@@ -115,8 +115,8 @@ class Gate:
         self._authenticator = authenticator
         self._handle = handle
         self._public = public
-        self._origins = frozenset(services.cors_origins)
-        self._preflights = bool(services.cors_origins) and "*" not in services.cors_origins
+        self._origins = frozenset(services.options.cors_origins)
+        self._preflights = bool(services.options.cors_origins) and "*" not in self._origins
         self._limiter = services.accounting.limiter
         self._metrics = services.accounting.metrics
 
@@ -154,7 +154,7 @@ class Gate:
         if not answer.prepared:
             answer = self._hold(connection, answer)
             finish(request, answer)
-            if self._services.compress:
+            if self._services.options.compress:
                 bodies.pack(request, answer)
         if _ROOT_LOGGER.level <= logging.DEBUG:
             log.debug(
@@ -286,8 +286,8 @@ def finish(request: web.Request, response: web.StreamResponse) -> None:
         if kept.startswith("public"):
             headers["Cache-Control"] = kept.replace("public", "private", 1)
         headers.add("Vary", _CREDENTIALS)
-    if services.cors_origins:
-        if "*" in services.cors_origins:
+    if services.options.cors_origins:
+        if "*" in services.options.cors_origins:
             allow_all(response)
         else:
             headers.add("Vary", "Origin")

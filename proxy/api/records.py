@@ -162,7 +162,7 @@ async def get_open(request: web.Request) -> web.Response | None:
 
 async def _page(request: web.Request, member: str | None) -> web.Response:
     services = of(request)
-    if not services.metrics_shown:
+    if not services.options.metrics_shown:
         return bodies.empty(404)
     accept = request.headers.get("Accept", "")
     body, type_ = await services.accounting.metrics.page(accept, member=member)

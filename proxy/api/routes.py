@@ -222,7 +222,7 @@ def of_clients(services: Services) -> list[Route]:
     return [
         route
         for route in ROUTES
-        if not (services.admin_apart and route.apart)
+        if not (services.options.admin_apart and route.apart)
         and not (services.helpers is None and route.helper)
         and route.assets in (None, services.assets is not None)
     ]

@@ -38,20 +38,20 @@ def make_app(services: Services, *, admin: bool = False) -> web.Application:
 
     The caller who runs it starts and closes the services.
     """
-    app = web.Application(client_max_size=services.max_upload_bytes)
+    app = web.Application(client_max_size=services.options.max_upload_bytes)
     app[ADMIN_LISTENER] = admin
     app[AUTHENTICATOR] = Authenticator(services)
     app[WATCHES] = WeakSet()
     if admin:
         add_routes(app, of_admins())
     else:
-        app[SOCKETS] = Sockets(services.supervisor, services.ping_interval)
+        app[SOCKETS] = Sockets(services.supervisor, services.options.ping_interval)
         add_routes(app, of_clients(services))
-        allow_some(app, services.cors_origins)
+        allow_some(app, services.options.cors_origins)
 
     async def let_go(_: web.Application) -> None:
         if not admin:
-            await app[SOCKETS].close(services.close_code)
+            await app[SOCKETS].close(services.options.close_code)
         for watch in app[WATCHES]:
             watch.news.set()
 
@@ -188,7 +188,7 @@ class Server:
         assert inner is not None  # noqa: S101
         services = self._services
         inner.request_factory = stripping(
-            inner.request_factory, services.base_path, services.members
+            inner.request_factory, services.options.base_path, services.members
         )
         inner.request_handler = cast(
             "Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]",

@@ -173,7 +173,7 @@ class _FormReader:
         self._body, self._files = body, files
         self._memory = files.enter_context(allocate(request, "body"))
         self._spool = files.enter_context(
-            services.spool.share(member_of(request), services.max_upload_bytes)
+            services.spool.share(member_of(request), services.options.max_upload_bytes)
         )
         self._field_bytes = 0
         self._parts = _Parts(

@@ -28,7 +28,8 @@ from proxy.api import Services, web_interface
 from proxy.api.connections import ConnectionLimits
 from proxy.api.server import Server
 from proxy.api.tls import Certificate, CertificateError
-from proxy.app import lifespan, refuse_lost_members
+from proxy.app import lifespan
+from proxy.app.storage import refuse_lost_members
 from proxy.cli.common import Chosen, chosen_accounts, in_database
 from proxy.members.directory import any_members
 from proxy.settings import ConfigError, Settings, place_options

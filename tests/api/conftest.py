@@ -18,7 +18,7 @@ from backend import open_database
 from wire import Running
 from yarl import URL
 
-from proxy.api import Services
+from proxy.api import ApiOptions, Services
 from proxy.api.connections import ConnectionLimits
 from proxy.api.server import Server
 from proxy.api.web_interface import Journal, WebInterface
@@ -333,7 +333,7 @@ def accounting(kept: Database) -> Accounting:
 class AlwaysReady:
     """A process that can take jobs."""
 
-    async def report(self) -> Report:
+    async def report(self, *, patient: bool = False) -> Report:
         return Report()
 
 
@@ -363,7 +363,16 @@ def services_over(jobs: Any, files: Any, catalog: Any, userdata: Any, **more: An
         "cipher": Cipher(),
         "supervisor": Supervisor(),
     }
-    return Services(jobs=jobs, files=files, catalog=catalog, userdata=userdata, **(rooms | more))
+    names = set(ApiOptions.__struct_fields__)
+    options = ApiOptions(**{name: more.pop(name) for name in names & more.keys()})
+    return Services(
+        jobs=jobs,
+        files=files,
+        catalog=catalog,
+        userdata=userdata,
+        options=options,
+        **(rooms | more),
+    )
 
 
 class ServerUnderTest(BaseTestServer):

@@ -10,7 +10,7 @@ from stack import Proxy, running_proxy
 from wrong_key import OTHER_KEY, with_other_key
 
 from proxy.api import web_interface
-from proxy.app import Timeouts
+from proxy.cloud.event_socket import Timeouts
 from proxy.simulator import Simulator
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import graphs
 import pytest
 from stack import PATIENCE, Client, running_proxy
 
-from proxy.app import Timeouts
+from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import Backoff, RetryPolicy
 from proxy.engine import accounts as health
 from proxy.settings import AccountSettings, Secret

@@ -11,7 +11,7 @@ from wrong_key import OTHER_KEY, with_other_key
 
 from proxy.api.extension import SCRIPT_PATH
 from proxy.api.web_interface import WebInterface
-from proxy.app import Timeouts
+from proxy.cloud.event_socket import Timeouts
 from proxy.simulator import Simulator
 
 

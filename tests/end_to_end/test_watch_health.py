@@ -14,7 +14,7 @@ import pytest
 from stack import PATIENCE, Client, running_proxy
 from yarl import URL
 
-from proxy.app import Timeouts
+from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import Backoff, CircuitBreaker, RetryPolicy
 from proxy.simulator import HttpFault, Simulator, SocketFault
 from proxy.storage.database import SqliteDatabase, StorageError

@@ -15,7 +15,7 @@ from lives import assert_whole
 from process import serving
 from stack import PATIENCE, Client, running_proxy
 
-from proxy.app import Timeouts
+from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import Backoff, RetryPolicy
 from proxy.simulator import Simulator
 

@@ -12,8 +12,7 @@ import pytest
 from lives import assert_whole
 from stack import Client, running_proxy
 
-from proxy.app import Timeouts
-from proxy.cloud.event_socket import IdleWatchdog
+from proxy.cloud.event_socket import IdleWatchdog, Timeouts
 from proxy.cloud.resilience import Backoff
 from proxy.simulator import Simulator, SocketFault
 

@@ -17,7 +17,7 @@ from sqlalchemy import update
 from stack import Client, running_proxy
 from waiting import until
 
-from proxy import app
+from proxy.app import storage
 from proxy.bus import BusMessage, EventBus
 from proxy.engine import recorder as recorder_module
 from proxy.engine.accounts import Account, Slots
@@ -107,8 +107,8 @@ async def test_a_small_job_costs_four_transactions_and_two_before_its_answer(
         opened.append(await open_folder(path, **options))
         return opened[-1]
 
-    open_folder = app.open_folder
-    monkeypatch.setattr(app, "open_folder", open_and_remember)
+    open_folder = storage.open_folder
+    monkeypatch.setattr(storage, "open_folder", open_and_remember)
     monkeypatch.setattr(recorder_module, "_GATHER", 60.0)  # however slow the machine is
     async with running_proxy(simulator, tmp_path, audit_days=0, prefetch="off") as proxy:
         client = Client(session, proxy.url)

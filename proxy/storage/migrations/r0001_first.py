@@ -17,6 +17,7 @@ def upgrade() -> None:
     """Create all tables."""
     _create_assets()
     _create_files()
+    _create_outputs()
     _create_history()
     _create_jobs()
     _create_members()
@@ -127,6 +128,9 @@ def _create_files() -> None:
     op.create_index("ix_files_member_cloud_name", "files", ["member", "cloud_name"], unique=False)
     op.create_index("ix_files_member_hash", "files", ["member", "hash"], unique=False)
     op.create_index("ix_files_member_job", "files", ["member", "job"], unique=False)
+
+
+def _create_outputs() -> None:
     op.create_table(
         "helper_pictures",
         sa.Column("member", AnyText(), nullable=False),

@@ -1,0 +1,81 @@
+"""The accounts of Comfy Cloud, with clients that can be called."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from proxy.app.process import Process
+from proxy.app.storage import OpenStorage
+from proxy.cloud.client import CloudClient
+from proxy.engine.accounts import Account, Slots, best_first
+from proxy.metrics import AccountObservations, Observations, identity_of
+from proxy.settings import AccountAccess
+from proxy.storage.usage import ObservationRepository
+
+
+@dataclass(frozen=True)
+class CloudAccounts:
+    """The accounts with clients that can be called, by name, the first one first."""
+
+    accounts: Mapping[str, Account]
+    observations: Observations
+
+    @property
+    def clients(self) -> dict[str, CloudClient]:
+        """The client of each account."""
+        return {name: account.cloud for name, account in self.accounts.items()}
+
+    @property
+    def first(self) -> CloudClient:
+        """The client of the first account."""
+        return next(iter(self.accounts.values())).cloud
+
+    def best_first(self, member: str | None = None) -> list[Account]:
+        """Return the accounts in the order in which they should be asked."""
+        return best_first(list(self.accounts.values()), member)
+
+
+@asynccontextmanager
+async def open_accounts(
+    process: Process, storage: OpenStorage, accounts: Sequence[AccountAccess]
+) -> AsyncIterator[CloudAccounts]:
+    """Open a client for each account, and load what was observed of each."""
+    async with AsyncExitStack() as stack:
+        opened = {access.name: await _open_account(process, access, stack) for access in accounts}
+        observations = Observations(
+            ObservationRepository(storage.database),
+            {
+                identity_of(name, account.cloud.base_url): account.cloud.observations
+                for name, account in opened.items()
+            },
+        )
+        await observations.load()
+        stack.push_async_callback(observations.close)
+        storage.supervisor.keep(observations.run, "keep observations")
+        yield CloudAccounts(opened, observations)
+
+
+async def _open_account(process: Process, access: AccountAccess, stack: AsyncExitStack) -> Account:
+    settings, timeouts, metrics = process.settings, process.timeouts, process.metrics
+    cloud = CloudClient(
+        access.base_url,
+        access.key,
+        retries=timeouts.retries,
+        breaker=timeouts.breaker(),
+        plain_http=access.plain_http,
+        calls=metrics.calls(access.name),
+        observations=AccountObservations(access.name, metrics),
+    )
+    await cloud.start()
+    stack.push_async_callback(cloud.close)
+    return Account(
+        access.name,
+        cloud,
+        access.key,
+        slots=Slots(access.slots or settings.slots, settings.slots_ahead),
+        weight=access.weight,
+        members=access.members,
+        plain_http=access.plain_http,
+    )

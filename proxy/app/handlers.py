@@ -1,0 +1,108 @@
+"""What the handlers of the api stand on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import WSCloseCode
+
+from proxy import logging as logs
+from proxy.api import ApiOptions, Services
+from proxy.api.records import Gauges
+from proxy.api.web_interface import Journal, WebInterface
+from proxy.app.accounts import CloudAccounts
+from proxy.app.jobs import Jobs
+from proxy.app.process import Process
+from proxy.app.resources import Resources
+from proxy.app.storage import OpenStorage
+from proxy.engine.election import Election
+from proxy.files.assets import Assets
+from proxy.jobs.service import Sampler
+from proxy.packs.notes import Notes
+from proxy.packs.workflows import WorkflowExchange
+from proxy.readiness import Readiness
+from proxy.settings import Settings
+from proxy.storage.assets import AssetRepository
+from proxy.storage.temporary import ExportRepository
+from proxy.storage.usage import ActivityRepository
+from proxy.storage.workflows import WorkflowRepository
+
+
+@asynccontextmanager
+async def open_api(
+    process: Process,
+    storage: OpenStorage,
+    cloud: CloudAccounts,
+    resources: Resources,
+    jobs: Jobs,
+    election: Election,
+    interface: WebInterface,
+) -> AsyncIterator[Services]:
+    """Join what the handlers of the api need."""
+    settings, database, supervisor = process.settings, storage.database, storage.supervisor
+    journal, activity = Journal(jobs.bus, jobs.clients), ActivityRepository(database)
+    notes = Notes(jobs.bus, process.budget)
+    readiness = Readiness(database, election, cloud.clients, max_age=process.timeouts.ready_age)
+    subscribers, cache = jobs.service.subscribers, resources.files.cache
+    workflows = WorkflowExchange(
+        WorkflowRepository(database), jobs.bus, subscribers.tell, supervisor
+    )
+    process.metrics.registry.register(Gauges(jobs.service, election, cache, process.budget))
+    sampler = Sampler(activity, jobs.service.accounts, is_active=election.is_active)
+    supervisor.keep(sampler.run, "sample the activity")
+    assets = Assets(
+        AssetRepository(database),
+        ExportRepository(database),
+        resources.files,
+        resources.catalog,
+        jobs.bus,
+        subscribers.broadcast,
+        supervisor,
+    )
+    helper_nodes = settings.helper_nodes
+    try:
+        with logs.lines_told(journal.add):
+            yield Services(
+                jobs=jobs.service,
+                files=resources.files,
+                catalog=resources.catalog,
+                userdata=resources.userdata,
+                members=storage.members,
+                accounting=resources.accounting,
+                history=jobs.repository.history,
+                activity=activity,
+                observations=cloud.observations,
+                readiness=readiness,
+                journal=journal,
+                interface=interface,
+                bus=jobs.bus,
+                cipher=storage.cipher,
+                supervisor=supervisor,
+                budget=process.budget,
+                assets=assets if settings.assets else None,
+                helpers=resources.helpers if helper_nodes else None,
+                workflows=workflows if helper_nodes else None,
+                notes=notes if helper_nodes else None,
+                options=_api_options(settings, shared=database.shared),
+            )
+    finally:
+        notes.close()
+        await readiness.close()
+
+
+def _api_options(settings: Settings, *, shared: bool) -> ApiOptions:
+    return ApiOptions(
+        base_path=settings.base_path,
+        trusted_proxies=settings.trusted_proxies,
+        max_upload_bytes=settings.max_upload_bytes,
+        max_json_bytes=settings.max_json_bytes,
+        cors_origins=settings.cors_origins,
+        compress=settings.compress,
+        close_code=WSCloseCode.SERVICE_RESTART if shared else WSCloseCode.GOING_AWAY,
+        ping_interval=settings.ping_interval,
+        pays_partner_nodes=settings.send_partner_key,
+        metrics_shown=settings.metrics,
+        admin_apart=settings.admin_listen is not None,
+        simulated=settings.simulate,
+    )

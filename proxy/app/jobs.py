@@ -1,0 +1,133 @@
+"""Jobs: the api's half, the bus, and the election of the engine that runs them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from proxy.app.accounts import CloudAccounts
+from proxy.app.process import Process, config_errors
+from proxy.app.resources import Resources
+from proxy.app.storage import OpenStorage
+from proxy.bus import EventBus
+from proxy.engine.election import Election
+from proxy.engine.engine import Engine
+from proxy.engine.recorder import JobRecorder
+from proxy.engine.replay import life_of
+from proxy.engine.term import Term
+from proxy.jobs.models import MembersChanged
+from proxy.jobs.service import JobService
+from proxy.jobs.submission import Checks, Clients, SubmissionService
+from proxy.jobs.views import LiveJobs
+from proxy.settings import Settings
+from proxy.storage.jobs import JobRepository
+from proxy.storage.leases import LeaseRepository
+from proxy.supervisor import Supervisor
+
+#: How long a start waits for the bus (seconds), which is not needed to serve.
+_BUS_TIMEOUT = 5.0
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """The api's half of jobs, and the bus to the engine."""
+
+    bus: EventBus
+    repository: JobRepository
+    clients: Clients
+    service: JobService
+
+
+@asynccontextmanager
+async def open_jobs(
+    process: Process, storage: OpenStorage, resources: Resources
+) -> AsyncIterator[Jobs]:
+    """Open the bus and what answers clients about jobs; the service is not started yet."""
+    settings, policy, members = process.settings, process.policy, storage.members
+    bus = await _open_bus(settings, storage.supervisor)
+    try:
+        members.subscribe(lambda: bus.publish("members", MembersChanged()))
+        repository = JobRepository(storage.database, storage.cipher)
+        clients = Clients(policy.client_parallelism)
+        submissions = SubmissionService(
+            bus=bus,
+            repository=repository,
+            live=LiveJobs(bus, repository, storage.supervisor, process.budget),
+            clients=clients,
+            member=members.get,
+            limiter=resources.accounting.limiter,
+            checks=Checks(
+                resources.catalog,
+                resources.files,
+                members,
+                resources.helpers,
+                validates=settings.validate_graphs,
+                patience=process.timeouts.catalog_patience,
+            ),
+            patience=policy.submit_patience,
+        )
+        service = JobService(
+            submissions,
+            storage.supervisor,
+            files=resources.files,
+            replay=life_of,
+            status_interval=policy.status_interval,
+        )
+        yield Jobs(bus, repository, clients, service)
+    finally:
+        await bus.close()
+
+
+async def _open_bus(settings: Settings, supervisor: Supervisor) -> EventBus:
+    if settings.bus is None:
+        return EventBus()
+    from proxy.bus.valkey import ValkeyBus  # redis is not installed everywhere
+
+    bus = ValkeyBus(settings.bus.text)
+    supervisor.keep(bus.run, "bus")
+    await bus.until_connected(_BUS_TIMEOUT)
+    return bus
+
+
+@asynccontextmanager
+async def run_engine(
+    process: Process, storage: OpenStorage, cloud: CloudAccounts, resources: Resources, jobs: Jobs
+) -> AsyncIterator[Election]:
+    """Stand for election to run the engine, and start the service of jobs. Raises `ConfigError`."""
+    settings, policy = process.settings, process.policy
+
+    def engine(term: Term) -> Engine:
+        return Engine(
+            recorder=JobRecorder(jobs.repository, term, history_size=policy.history_size),
+            bus=jobs.bus,
+            accounts=cloud.accounts,
+            files=resources.files,
+            catalog=resources.catalog,
+            helpers=resources.helpers,
+            policy=policy,
+            timeouts=process.timeouts,
+            member=storage.members.get,
+            supervisor=Supervisor(process.failed),
+            metrics=process.metrics,
+        )
+
+    election = Election(
+        LeaseRepository(storage.database),
+        jobs.bus,
+        engine,
+        cloud.accounts,
+        holder=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
+        length=settings.engine_lease,
+        alone=settings.database is None,
+    )
+    try:
+        with config_errors("The jobs cannot be read"):
+            await election.start(storage.supervisor)
+            await jobs.service.start()
+        yield election
+    finally:
+        await election.leave()

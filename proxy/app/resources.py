@@ -1,0 +1,111 @@
+"""What members have and use beside jobs: files, nodes, user data, accounting."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from proxy.app.accounts import CloudAccounts
+from proxy.app.process import Process
+from proxy.app.storage import OpenStorage
+from proxy.catalog.service import Catalog
+from proxy.catalog.source import Accounts
+from proxy.cloud.client import CloudClient
+from proxy.files.blobs import BlobError, BlobStore, open_blobs
+from proxy.files.service import Files
+from proxy.members.accounting import Accounting
+from proxy.packs.remote import RemoteFiles
+from proxy.packs.service import MAX_FILE_BYTES, Helpers
+from proxy.packs.table import offered
+from proxy.settings import ConfigError, Settings
+from proxy.storage.files import FileRepository
+from proxy.storage.temporary import HelperPictureRepository
+from proxy.storage.usage import UsageRepository
+from proxy.userdata.on_cloud import UserData, UserDataOnCloud
+from proxy.userdata.stored import StoredUserData
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What members have and use beside jobs."""
+
+    files: Files
+    catalog: Catalog
+    helpers: Helpers
+    userdata: UserData
+    accounting: Accounting
+
+
+@asynccontextmanager
+async def open_resources(
+    process: Process, storage: OpenStorage, cloud: CloudAccounts
+) -> AsyncIterator[Resources]:
+    """Open files, catalog, helper nodes, user data and accounting. Raises `ConfigError`."""
+    settings, database, members = process.settings, storage.database, storage.members
+    async with AsyncExitStack() as stack:
+        blobs = _open_blobs(settings)
+        if blobs is not None:
+            stack.push_async_callback(blobs.close)
+        files = Files(
+            FileRepository(database),
+            cloud.clients,
+            storage.folder / "files",
+            cache_bytes=settings.cache_bytes,
+            prefetch=settings.prefetch if settings.database is None else "off",
+            preferred=lambda member: [account.name for account in cloud.best_first(member)],
+            asset_ids=settings.assets,
+            blobs=blobs,
+        )
+        await files.start()
+        stack.push_async_callback(files.close)
+        catalog = Catalog(
+            Accounts(
+                cloud.first.base_url, lambda: [account.cloud for account in cloud.best_first()]
+            ),
+            storage.folder / "catalog",
+            max_age=settings.catalog_max_age,
+            helpers=partial(offered, preferred=settings.prefer_helper_nodes)
+            if settings.helper_nodes
+            else None,
+        )
+        await catalog.start()
+        stack.push_async_callback(catalog.close)
+        remote = RemoteFiles(settings.url_hosts, max_bytes=MAX_FILE_BYTES)
+        await remote.start()
+        stack.push_async_callback(remote.close)
+        pictures = HelperPictureRepository(database)
+        accounting = Accounting(
+            process.metrics, UsageRepository(database), members.get, audit_days=settings.audit_days
+        )
+        await stack.enter_async_context(accounting.running(storage.supervisor))
+        yield Resources(
+            files,
+            catalog,
+            Helpers(pictures, files, catalog, remote, process.budget),
+            _userdata(settings, storage, cloud.first),
+            accounting,
+        )
+
+
+def _open_blobs(settings: Settings) -> BlobStore | None:
+    if settings.blobs is None:
+        return None
+    try:
+        return open_blobs(
+            settings.blobs, endpoint=settings.blobs_endpoint, region=settings.blobs_region
+        )
+    except BlobError as error:
+        raise ConfigError(f"The setting blobs cannot be used: {error}.") from error
+
+
+def _userdata(settings: Settings, storage: OpenStorage, cloud: CloudClient) -> UserData:
+    if settings.userdata != "cloud":
+        return StoredUserData(storage.database)
+    members = storage.members
+    if members.has_members:
+        raise ConfigError(
+            "userdata = cloud does not support members: set it to disk, or remove the members."
+        )
+    return UserDataOnCloud(cloud.http, shared=lambda: members.has_members)

@@ -1,0 +1,92 @@
+"""The data folder: its database, its secrets, its members."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from proxy.app.process import Process, config_errors
+from proxy.members.directory import Directory, marker_of
+from proxy.settings import ConfigError, Settings, read_secrets
+from proxy.storage.database import FILE, Database
+from proxy.storage.encryption import SECRET_FILE, Cipher, follow_secrets, stored_secrets
+from proxy.storage.members import MemberRepository
+from proxy.storage.start import locked_folder, migrate_server, open_folder, open_server
+from proxy.supervisor import Supervisor
+
+
+@dataclass(frozen=True)
+class OpenStorage:
+    """The data folder with its database, and what only depends on them."""
+
+    folder: Path
+    database: Database
+    supervisor: Supervisor
+    members: Directory
+    cipher: Cipher
+
+
+@asynccontextmanager
+async def open_storage(process: Process) -> AsyncIterator[OpenStorage]:
+    """Open the data folder and the database, and load the members. Raises `ConfigError`."""
+    settings = process.settings
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(locked_folder(settings.data_dir))
+        database = await _open_database(settings, folder)
+        stack.push_async_callback(database.close)
+        supervisor = Supervisor(process.failed)
+        stack.push_async_callback(supervisor.close)
+        supervisor.keep(database.watch, "watch the database")
+        members = Directory(MemberRepository(database), marker=marker_of(settings))
+        with config_errors("The members cannot be read"):
+            await members.load()
+        stack.push_async_callback(members.close)
+        refuse_lost_members(settings, has_members=members.has_members)
+        members.start(supervisor)
+        cipher = await _cipher(settings, database, folder, supervisor)
+        yield OpenStorage(folder, database, supervisor, members, cipher)
+
+
+def refuse_lost_members(settings: Settings, *, has_members: bool) -> None:
+    """Raise `ConfigError` where there are no members although there should be some."""
+    if has_members:
+        return
+    folder, marker = settings.data_dir, marker_of(settings)
+    place = "" if settings.database is not None else f" --data-dir {folder}"
+    add = f"add one (comfy-cloud-proxy member add NAME --role admin{place})"
+    if marker is not None and marker.exists():
+        raise ConfigError(
+            f"The members of {folder} are missing, and without members anyone could use this "
+            f"proxy: restore {folder / FILE} from a backup, {add}, or delete {marker} to continue "
+            "without members."
+        )
+    if settings.require_members:
+        raise ConfigError(f"require_members is set and there are no members: {add}.")
+    if settings.trusted_proxies and not settings.insecure_allow_anyone:
+        raise ConfigError(
+            f"trusted_proxies is set and there are no members, so anyone who reaches the reverse "
+            f"proxy could use this proxy: {add}, or add --insecure-allow-anyone if the reverse "
+            "proxy authenticates users."
+        )
+
+
+async def _open_database(settings: Settings, folder: Path) -> Database:
+    with config_errors("The records cannot be opened"):
+        if settings.database is not None:
+            await migrate_server(settings)
+            return await open_server(settings)
+        return await open_folder(folder, start_empty=settings.start_empty)
+
+
+async def _cipher(
+    settings: Settings, database: Database, folder: Path, supervisor: Supervisor
+) -> Cipher:
+    secret = read_secrets(settings)
+    cipher = Cipher(folder / SECRET_FILE, secret=secret)
+    if secret is None and database.shared:
+        cipher.use(await stored_secrets(database))
+        supervisor.keep(partial(follow_secrets, database, cipher), "follow the secrets")
+    return cipher
