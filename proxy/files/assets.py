@@ -218,7 +218,7 @@ class Assets:
             preview = new.preview_id
             if await self._repository.read(lambda unit: unit.get(member, preview)) is None:
                 raise AssetError("INVALID_BODY", "preview_id names no record.", id=preview)
-        async with self._files.uploads.received(body, filename) as taken:
+        async with self._files.uploads.received(member, body, filename) as taken:
             if claimed is not None and claimed != taken.hash:
                 raise AssetError("HASH_MISMATCH", "The hash is not that of the bytes.")
             if taken.size == 0:

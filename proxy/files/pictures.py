@@ -58,6 +58,12 @@ FORMATS = (
 #: TIFF 6.0, section 15: the size of the tiles in which a picture is unpacked.
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 
+#: Reads of a file's header, and bytes of it: those with numbers of a TIFF take much more as Python
+#: has them.
+_MAX_HEADER_READS, _MAX_HEADER_BYTES, _MAX_TAG_BYTES = 4096, 16 * 1024 * 1024, 2 * 1024 * 1024
+#: Reads of all of its pixels.
+_MAX_READS = 200_000
+
 #: Texts beyond this many bytes, and what lies so far behind a picture's start, stay as they are.
 MOST_BYTES = 8 * 1024 * 1024
 
@@ -95,16 +101,45 @@ def pillow() -> ModuleType:
     return Image
 
 
+class _CountedFile(io.BufferedReader):
+    """A file of which Pillow reads no more than a picture needs.
+
+    Pillow goes through all parts of a file one by one, and of some it makes numbers or texts that
+    it puts together: a small file, packed well, can have millions of them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        is_tiff = self.peek(2)[:2] in (b"II", b"MM")
+        self.begin(_MAX_HEADER_READS, _MAX_TAG_BYTES if is_tiff else _MAX_HEADER_BYTES)
+
+    def begin(self, reads: int, size: int) -> None:
+        """Allow so many reads from now on, and so many bytes in those that say how many."""
+        self._reads, self._size = reads, size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next bytes. Raises `OSError` when there were too many reads."""
+        self._reads -= 1
+        self._size -= max(0, size or 0)
+        if self._reads < 0 or self._size < 0:
+            raise OSError("it has too many parts")
+        return super().read(size)
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[Image]:
     """The picture in a file, not unpacked yet. Raises `NotAPictureError` for whatever goes wrong
     with it, in the block too."""
     images = pillow()
     try:
-        with images.open(path, formats=FORMATS) as picture:
+        with _CountedFile(path) as file, images.open(file, formats=FORMATS) as picture:
             tags = getattr(picture, "tag_v2", {})
-            if tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0) > MAX_PIXELS:
+            width, length = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)
+            if not isinstance(width, int) or not isinstance(length, int):
+                raise ValueError("the size of its tiles is not a number")
+            if width * length > MAX_PIXELS:
                 raise images.DecompressionBombError
+            file.begin(_MAX_READS, sys.maxsize)
             yield picture
     except images.DecompressionBombError as error:
         raise TooManyPixelsError(f"it has more than {MAX_PIXELS} pixels") from error

@@ -85,7 +85,7 @@ class Files:
         contents = ContentIndex(repository, clouds)
         self.library = Library(clouds, self.cache, contents, repository, blobs, prefetch)
         preferred = preferred or (lambda _: tuple(clouds))
-        self.uploads = Uploads(self.library, self.namespace, preferred)
+        self.uploads = Uploads(self.library, self.namespace, preferred, self.picture_workers)
         self.outputs = Outputs(self.library, self.namespace, asset_ids, now)
         self._known_edits: LRUCache[FileRecord, Edits] = LRUCache(
             EDITS_BYTES, getsizeof=lambda edits: edits.weight
@@ -128,7 +128,7 @@ class Files:
         """
         naming = await self._naming(member, filename, subfolder, type, overwrite)
         place = None if original is None else pictures.original_place(original)
-        async with self.uploads.received(body, filename) as received:
+        async with self.uploads.received(member, body, filename) as received:
             named, is_there = await naming.name(received.hash)
             if original is None:
                 if not is_there or await self.uploads.had(member, received.hash) is None:

@@ -7,6 +7,7 @@ import posixpath
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import RawIOBase
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +24,7 @@ from proxy.files.blobs import BlobError
 from proxy.files.cache import hash_file, new_hash
 from proxy.files.library import Library
 from proxy.files.namespace import Named, Namespace, make_record
-from proxy.files.pictures import MAX_PIXELS, NotAPictureError, TooManyPixelsError
+from proxy.files.pictures import MAX_PIXELS, NotAPictureError, PictureWorkers, TooManyPixelsError
 from proxy.storage.files import FileRecord
 from proxy.translate import names
 from proxy.translate.errors import LocalError, from_cloud
@@ -73,6 +74,7 @@ class Uploads:
     _library: Library
     _namespace: Namespace
     _preferred: Callable[[str], Sequence[str]]
+    _workers: PictureWorkers
 
     def __post_init__(self) -> None:
         self._contents = self._library.contents
@@ -91,8 +93,13 @@ class Uploads:
             await asyncio.to_thread(path.unlink, missing_ok=True)
 
     @asynccontextmanager
-    async def received(self, body: AsyncIterator[bytes], filename: str) -> AsyncIterator[Received]:
-        """The body in a file. Raises `LocalError` (413) as soon as the cloud's limit is passed."""
+    async def received(
+        self, member: str, body: AsyncIterator[bytes], filename: str
+    ) -> AsyncIterator[Received]:
+        """Give a member's body in a file.
+
+        Raises `LocalError` (413) as soon as the cloud's limit is passed.
+        """
         async with self.partial() as path:
             hasher, size = new_hash(), 0
             most = self.max_bytes
@@ -105,8 +112,9 @@ class Uploads:
                     await asyncio.to_thread(_write, file, hasher.update, chunk)
             finally:
                 await asyncio.to_thread(file.close)
-            is_image = kind(filename) == "image"
-            metadata = await asyncio.to_thread(pictures.metadata_of, path) if is_image else None
+            metadata = None
+            if kind(filename) == "image":
+                metadata = await self._workers.run(member, 0, partial(pictures.metadata_of, path))
             yield Received(path, hasher.hexdigest(), size, metadata)
 
     async def had(self, member: str, hash_: str) -> SentContent | None:
