@@ -54,6 +54,11 @@ def json(value: object, status: int = 200) -> web.Response:
     return ready(codec.dump_bytes(value), status)
 
 
+async def large_json(request: web.Request, value: object) -> web.Response:
+    """A value that may be large as ComfyUI's JSON, encoded in a thread."""
+    return ready(await of(request).turns.run(owner_of(request), partial(codec.dump_bytes, value)))
+
+
 def empty(status: int = 200) -> web.Response:
     """A bare status: `Content-Length: 0` and no content type."""
     return web.Response(status=status)

@@ -9,12 +9,15 @@ from __future__ import annotations
 import weakref
 from collections.abc import AsyncIterator
 
+import structlog
 from aiohttp import Payload, web
 from aiohttp.abc import AbstractStreamWriter
 
 from proxy.api.authenticator import caller_of
 from proxy.api.connections import connection_of, of
-from proxy.budget import Allocation, Purpose
+from proxy.budget import Allocation, MemoryLimitError, Purpose
+
+log = structlog.get_logger(__name__)
 
 #: Bytes that nobody counts: about as many as the transport of a connection buffers.
 UNCOUNTED = 64 * 1024
@@ -109,7 +112,13 @@ async def stream(
     await answer.prepare(request)
     if request.method != "HEAD":
         await answer.write(first)
-        async for piece in pieces:
-            await answer.write(piece)
+        try:
+            async for piece in pieces:
+                await answer.write(piece)
+        except MemoryLimitError as error:
+            log.warning("answer_cut", path=request.path, reason=error.message)
+            if request.transport is not None:
+                request.transport.abort()  # so that the client does not take it for whole
+            return answer
     await answer.write_eof()
     return answer

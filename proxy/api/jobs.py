@@ -5,10 +5,10 @@ beyond a local ComfyUI, for programs that were written for it.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Any
 
 import structlog
@@ -17,6 +17,7 @@ from aiohttp import web
 from proxy.api import bodies
 from proxy.api.authenticator import submitter_of
 from proxy.api.connections import connection_of, member_of, of
+from proxy.api.holding import hold, owner_of
 from proxy.api.middleware import note, prepare
 from proxy.jobs.service import STATUSES, JobQuery
 from proxy.jobs.submission import JobRequest
@@ -230,11 +231,12 @@ def removals(body: dict[str, Any]) -> tuple[bool, list[str]]:
 
 async def get_history(request: web.Request) -> web.StreamResponse:
     """All entries, or those that `max_items` and `offset` ask for."""
-    query = request.query
+    query, held = request.query, hold(request, "answer")
     body = await of(request).jobs.history.json(
         member_of(request),
         max_items=_integer(query.get("max_items"), "max_items"),
         offset=_integer(query.get("offset"), "offset"),
+        reserve=lambda size: held.resize(2 * size),  # as entries, and as the text that is sent
     )
     if isinstance(body, bytes):
         return bodies.ready(body)
@@ -272,7 +274,9 @@ def _integer(value: str | None, name: str) -> int | None:
 async def list_jobs(request: web.Request) -> web.Response:
     """Jobs filtered, sorted and in pages."""
     query = parse_query(request.query)
-    return bodies.json(await of(request).jobs.list_jobs(member_of(request), query))
+    return await bodies.large_json(
+        request, await of(request).jobs.list_jobs(member_of(request), query)
+    )
 
 
 async def get_job(request: web.Request) -> web.Response:
@@ -280,7 +284,7 @@ async def get_job(request: web.Request) -> web.Response:
     job = await of(request).jobs.job(member_of(request), request.match_info["job_id"])
     if job is None:
         raise PlainError("Job not found", kind="not_found")
-    return bodies.json(job)
+    return await bodies.large_json(request, job)
 
 
 async def cancel_job(request: web.Request) -> web.Response:
@@ -385,7 +389,7 @@ async def get_cloud_status(request: web.Request) -> web.Response:
     return bodies.json(as_cloud.status(await _cloud_job(request)))
 
 
-async def list_cloud_history(request: web.Request) -> web.Response:
+async def list_cloud_history(request: web.Request) -> web.StreamResponse:
     """Ended jobs, the newest first: all, or those that `max_items` and `offset` ask for."""
     limit = _whole(request.query, "max_items")
     offset = _whole(request.query, "offset") or 0
@@ -394,27 +398,52 @@ async def list_cloud_history(request: web.Request) -> web.Response:
     jobs, member = of(request).jobs, member_of(request)
     query = JobQuery(statuses=_ENDED, limit=limit, offset=offset)
     listed = (await jobs.list_jobs(member, query))["jobs"]
-    entries = [(job, await jobs.history.entry_json(member, job["id"])) for job in listed]
-    return bodies.ready(await asyncio.to_thread(_cloud_history, entries))
+    return await bodies.stream(request, _cloud_history(request, listed))
 
 
-def _cloud_history(listed: list[tuple[dict[str, Any], bytes]]) -> bytes:
-    items = [
-        as_cloud.history_item(job, entry)
-        for job, data in listed
-        for entry in codec.loads(data).values()
-    ]
-    return codec.dump_bytes({"history": items})
+#: Bytes of an entry's values for a byte of its JSON, about.
+_PARSED = 4
+
+
+async def _cloud_history(
+    request: web.Request, listed: list[dict[str, Any]]
+) -> AsyncIterator[bytes]:
+    """The items one after the other, of which one is in memory."""
+    services, member, held = of(request), member_of(request), hold(request, "answer")
+    lead = b'{"history": ['
+    for job in listed:
+        data = await services.jobs.history.entry_json(member, job["id"])
+        held.resize(_PARSED * len(data))
+        work = partial(_cloud_item, job, data)
+        item = await services.turns.run(owner_of(request), work)
+        held.resize(len(item))
+        if item:
+            yield lead + item
+            lead = b", "
+    yield b"]}" if lead == b", " else lead + b"]}"
+
+
+def _cloud_item(job: dict[str, Any], data: bytes) -> bytes:
+    """An item as JSON; empty for a job that is gone."""
+    entries = codec.loads(data).values()
+    return b", ".join(codec.dump_bytes(as_cloud.history_item(job, entry)) for entry in entries)
 
 
 async def get_cloud_history(request: web.Request) -> web.Response:
     """One ended job by its id; 404 until it has ended."""
     prompt_id = request.match_info["prompt_id"]
     data = await of(request).jobs.history.entry_json(member_of(request), prompt_id)
-    found = codec.loads(data)
+    hold(request, "answer").grow(_PARSED * len(data))
+    found = await of(request).turns.run(owner_of(request), partial(_cloud_detail, data))
     if not found:
         raise FlatError("History not found", kind="not_found")
-    return bodies.json({key: as_cloud.history_detail(entry) for key, entry in found.items()})
+    return bodies.ready(found)
+
+
+def _cloud_detail(data: bytes) -> bytes:
+    """The answer as JSON; empty if there is no entry."""
+    found = {key: as_cloud.history_detail(entry) for key, entry in codec.loads(data).items()}
+    return codec.dump_bytes(found) if found else b""
 
 
 async def list_cloud_assets(request: web.Request) -> web.Response:

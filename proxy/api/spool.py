@@ -5,9 +5,12 @@ A body of a few kilobytes can unpack to the largest upload, so what counts is wh
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from contextlib import ExitStack, asynccontextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from proxy.translate.errors import LocalError
 
@@ -33,6 +36,7 @@ class Spool:
 
     def __init__(self) -> None:
         self._by_member: Counter[str] = Counter()
+        self.files = SharedFiles()
 
     def share(self, member: str, max_upload_bytes: int) -> SpoolShare:
         """Return a share of a member, of 0 bytes, by the size of the largest upload."""
@@ -72,3 +76,42 @@ class SpoolShare:
         self._size = 0
         if self._by_member[self._member] <= 0:
             del self._by_member[self._member]
+
+
+class SharedFiles:
+    """Temporary copies of content that many requests may read at once: one of each content."""
+
+    def __init__(self) -> None:
+        self._open: dict[Hashable, _SharedFile] = {}
+
+    @asynccontextmanager
+    async def opened(
+        self, key: Hashable, make: Callable[[ExitStack], Awaitable[Any]]
+    ) -> AsyncIterator[Any]:
+        """Give what `make` returns to all who have it open at once, and close it behind the last.
+
+        `make` puts what is to be closed on the stack. Raises what it raises.
+        """
+        shared = self._open.get(key)
+        if shared is None:
+            shared = self._open[key] = _SharedFile(make)
+        shared.users += 1
+        try:
+            yield await asyncio.shield(shared.making)
+        finally:
+            shared.users -= 1
+            if shared.users == 0:
+                del self._open[key]
+                await shared.close()
+
+
+class _SharedFile:
+    def __init__(self, make: Callable[[ExitStack], Awaitable[Any]]) -> None:
+        self.users = 0
+        self._stack = ExitStack()
+        self.making = asyncio.ensure_future(make(self._stack))
+
+    async def close(self) -> None:
+        self.making.cancel()
+        await asyncio.wait([self.making])
+        self._stack.close()

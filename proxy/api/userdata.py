@@ -5,10 +5,12 @@ Times of `full_info` are whole ms as in the newest ComfyUI, those of `/v2/userda
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from functools import wraps
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 from urllib.parse import unquote
 
 from aiohttp import web
@@ -16,17 +18,21 @@ from aiohttp import web
 from proxy.api import bodies
 from proxy.api.connections import member_of, of
 from proxy.api.content import SAFETY_HEADERS, content_headers
-from proxy.api.downloads import Stamp, stamped, without_body
+from proxy.api.downloads import Stamp, delivering, stamped, without_body
+from proxy.api.holding import PIECE, UNCOUNTED, LargeBody, allocate, owner_of
+from proxy.files.cache import read_at
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.translate.names import media_type
 from proxy.userdata.stored import (
+    MAX_SETTINGS_BYTES,
     BadNameError,
     FullError,
     IsFileError,
     IsFolderError,
     LeadsOutError,
     MissingError,
+    SettingsTooLargeError,
     TakenError,
     UserDataEntry,
     parts_of,
@@ -76,10 +82,10 @@ async def list_files(request: web.Request) -> web.Response:
     except MissingError:
         return bodies.text("Directory not found", 404)
     if _says_true(query.get("full_info")):
-        return bodies.json([_full_info(entry) for entry in entries])
+        return await bodies.large_json(request, [_full_info(entry) for entry in entries])
     if _says_true(query.get("split")):
         return bodies.json([[entry.path, *entry.path.split("/")] for entry in entries])
-    return bodies.json([entry.path for entry in entries])
+    return await bodies.large_json(request, [entry.path for entry in entries])
 
 
 async def list_tree(request: web.Request) -> web.Response:
@@ -93,7 +99,7 @@ async def list_tree(request: web.Request) -> web.Response:
         return bodies.text("Requested path not found", 404)
     except IsFileError:
         return bodies.text("Requested path is not a directory", 400)
-    return bodies.json([in_tree(entry) for entry in entries])
+    return await bodies.large_json(request, [in_tree(entry) for entry in entries])
 
 
 @_with_refusals
@@ -102,25 +108,71 @@ async def get_file(request: web.Request) -> web.StreamResponse:
 
     A file that is in the cloud is sent whole: the cloud tells neither a tag nor a time with it.
     """
-    name = request.match_info["file"]
+    name, member, userdata = request.match_info["file"], member_of(request), of(request).userdata
     try:
-        data, entry = await of(request).userdata.read(member_of(request), name)
+        entry = await userdata.find(member, name)
+        steps = parts_of(name)
+        if steps == (STYLE_SHEET,):
+            shown = {"Content-Type": "text/css", "Content-Disposition": "inline"}
+            headers = shown | SAFETY_HEADERS
+        else:
+            type_ = media_type(steps[-1] if steps else "")
+            headers = content_headers(type_, disposition="attachment")
+        if entry is not None and entry.size > UNCOUNTED:
+            return await _send_large(request, name, entry, headers)
+        data, entry = await userdata.read(member, name)
     except IsFolderError:
         return web.StreamResponse(status=403)  # an empty body in chunks
-    steps = parts_of(name)
-    if steps == (STYLE_SHEET,):
-        headers = {"Content-Type": "text/css", "Content-Disposition": "inline", **SAFETY_HEADERS}
-    else:
-        type_ = media_type(steps[-1] if steps else "")
-        headers = content_headers(type_, disposition="attachment")
     if entry is None:
-        return web.Response(body=data, headers=headers)
+        return web.Response(body=LargeBody(data), headers=headers)
     stamp = Stamp(entry.size, entry.modified)
     part = without_body(request, stamp, headers)
     if isinstance(part, web.Response):
         return part
     headers |= stamped(stamp, part)
     return web.Response(status=part.status, body=data[part.start : part.stop], headers=headers)
+
+
+async def _send_large(
+    request: web.Request, name: str, entry: UserDataEntry, headers: dict[str, str]
+) -> web.StreamResponse:
+    """Send a file, or a part of it, from a copy on the disk that all who read it share.
+
+    Its memory is needed only until the copy is there, however slowly it is read.
+    """
+    stamp = Stamp(entry.size, entry.modified)
+    part = without_body(request, stamp, headers)
+    if isinstance(part, web.Response):
+        return part
+    services, member = of(request), member_of(request)
+
+    async def copy(stack: ExitStack) -> tuple[int, Stamp]:
+        share = stack.enter_context(services.spool.share(member, services.max_upload_bytes))
+        share.grow(entry.size)
+        with allocate(request, "answer") as held:
+            held.grow(entry.size)
+            data, found = await services.userdata.read(member, name)
+            file = stack.enter_context(TemporaryFile(buffering=0))  # noqa: SIM115
+            await asyncio.to_thread(_write_all, file, data)
+        return file.fileno(), stamp if found is None else Stamp(found.size, found.modified)
+
+    async with services.spool.files.opened((member, name, stamp), copy) as (descriptor, newest):
+        part = without_body(request, newest, headers)
+        if isinstance(part, web.Response):
+            return part
+        headers |= stamped(newest, part)
+        response = web.StreamResponse(status=part.status, headers=headers)
+        async with delivering(request, response):
+            for start in range(part.start, part.stop, PIECE):
+                size = min(PIECE, part.stop - start)
+                await response.write(await asyncio.to_thread(read_at, descriptor, size, start))
+        return response
+
+
+def _write_all(file: IO[bytes], data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
 
 
 @_with_refusals
@@ -204,7 +256,7 @@ def _may_overwrite(request: web.Request) -> bool:
 
 async def get_settings(request: web.Request) -> web.Response:
     """All settings."""
-    return bodies.json(await of(request).userdata.settings(member_of(request)))
+    return await bodies.large_json(request, await of(request).userdata.settings(member_of(request)))
 
 
 async def get_setting(request: web.Request) -> web.Response:
@@ -226,6 +278,9 @@ async def post_setting(request: web.Request) -> web.Response:
 
 
 async def _change(request: web.Request, changes: Mapping[str, Any]) -> web.Response:
-    async with _storing(request, len(codec.dump_bytes(changes))) as (member, most):
+    size = await of(request).turns.run(owner_of(request), lambda: len(codec.dump_bytes(changes)))
+    if size > MAX_SETTINGS_BYTES:
+        raise SettingsTooLargeError
+    async with _storing(request, size) as (member, most):
         await of(request).userdata.change_settings(member, changes, most=most)
     return bodies.empty()

@@ -59,6 +59,7 @@ async def open_api(
         jobs.bus,
         subscribers.broadcast,
         supervisor,
+        process.budget,
     )
     helper_nodes = settings.helper_nodes
     try:

@@ -18,6 +18,7 @@ import structlog
 from cachetools import TTLCache
 from msgspec.structs import replace
 
+from proxy.budget import MemoryBudget
 from proxy.bus import BusMessage, EventBus
 from proxy.catalog.service import Catalog
 from proxy.cloud.resilience import CloudError
@@ -75,10 +76,11 @@ class Assets:
     _bus: EventBus
     _tell: Callable[[str, Event], None]
     _supervisor: Supervisor
+    _budget: MemoryBudget
 
     def __post_init__(self) -> None:
         common = self._repository, self._files, self._supervisor
-        self.exports = Exports(*common, self._exports, self._say)
+        self.exports = Exports(*common, self._exports, self._say, self._budget)
         self._learner = Learner(*common)
         self._at_once = asyncio.Semaphore(_MODELS_AT_ONCE)
         self._bus.subscribe("assets.*", self._hear)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -21,6 +22,7 @@ from zipfile import ZIP_STORED, ZipFile, ZipInfo
 import msgspec
 import structlog
 
+from proxy.budget import MemoryBudget
 from proxy.files.library import ContentBrokenError
 from proxy.files.service import Files
 from proxy.storage.assets import AssetRepository
@@ -38,8 +40,10 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
-#: Exports that are made at once.
-AT_ONCE = 2
+#: Exports that are made at once, and those of a member that are made or wait.
+AT_ONCE, MAX_UNFINISHED = 2, 16
+#: Bytes that an export holds for a byte of its request, about.
+_HELD = 4
 #: Bytes of the files of an archive; with more it would have another format.
 MOST_BYTES = 2**31 - 2**20
 #: Seconds between two messages about an export.
@@ -67,14 +71,38 @@ class Exports:
     _supervisor: Supervisor
     _repository: ExportRepository
     _notify: Callable[[str, str, dict[str, Any]], None]
+    _budget: MemoryBudget
     _time: Callable[[], float] = time.time
     _turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    _unfinished: Counter[str] = field(default_factory=Counter)
 
     async def begin(self, member: str, request: ExportRequest) -> str:
         """Begin an export, or join the same one that is under way; its id.
 
-        Raises `StorageError`.
+        Raises `LocalError` (413, 429) for more than a member may have under way, `StorageError`.
         """
+        if self._unfinished[member] >= MAX_UNFINISHED:
+            raise LocalError(
+                "too_many_exports",
+                f"You have {MAX_UNFINISHED} exports under way; wait until one has ended.",
+                kind="rate_limited",
+                retry_after=PACE,
+            )
+        with ExitStack() as held:
+            payload = codec.dump_bytes(request.model_dump())
+            held.enter_context(self._budget.member(member, "export")).grow(_HELD * len(payload))
+            self._unfinished[member] += 1
+            held.callback(self._finish, member)
+            return await self._begin(member, request, payload, held)
+
+    def _finish(self, member: str) -> None:
+        self._unfinished[member] -= 1
+        if not self._unfinished[member]:
+            del self._unfinished[member]
+
+    async def _begin(
+        self, member: str, request: ExportRequest, payload: bytes, held: ExitStack
+    ) -> str:
         now = self._now()
         today = datetime.fromtimestamp(now / 1000, UTC).date()
         export, is_new = await self._repository.begin(
@@ -84,13 +112,14 @@ class Exports:
                 request.key,
                 "created",
                 f"comfy-export-{today.isoformat()}-{secrets.token_hex(4)}.zip",
-                codec.dump_bytes(request.model_dump()),
+                payload,
                 now,
                 now,
             )
         )
         if is_new:
-            self._supervisor.spawn(self._run(export, request), "export assets")
+            work = self._run(export, request, held.pop_all())
+            self._supervisor.spawn(work, "export assets")
         return export.id
 
     async def task(self, member: str, id_: str) -> dict[str, Any]:
@@ -120,7 +149,12 @@ class Exports:
 
     # --- the work ----------------------------------------------------------------------------
 
-    async def _run(self, export: Export, request: ExportRequest) -> None:
+    async def _run(self, export: Export, request: ExportRequest, held: ExitStack) -> None:
+        """Make an export, and give back what is held for it."""
+        with held:
+            await self._make(export, request)
+
+    async def _make(self, export: Export, request: ExportRequest) -> None:
         beat = self._supervisor.spawn(self._beat(export), "keep an export alive")
         try:
             async with self._turn:

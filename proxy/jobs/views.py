@@ -464,9 +464,16 @@ class History:
         return f"{self._process}.{self._cache.missed}.{count}"
 
     async def json(
-        self, member: str, *, max_items: int | None, offset: int | None
+        self,
+        member: str,
+        *,
+        max_items: int | None,
+        offset: int | None,
+        reserve: Callable[[int], object] = int,
     ) -> bytes | AsyncIterator[bytes]:
         """The body of `GET /history`, oldest first; a large one in pieces. Raises `StorageError`.
+
+        `reserve` is called with the bytes of each piece before it is read.
 
         `max_items` without `offset` means the last ones, with it those from the oldest on; a
         negative `offset` counts as none. ComfyUI's own arithmetic for odd values: without offset,
@@ -483,10 +490,10 @@ class History:
         version = self._cache.version[member]
         if offset is None:
             last = None if max_items is None else max(max_items, 0)
-            pages = self._repository.entries(member, last=last)
+            pages = self._repository.entries(member, last=last, reserve=reserve)
         else:
             limit = None if max_items is None else max(max_items, 1)
-            pages = self._repository.entries(member, offset=offset, limit=limit)
+            pages = self._repository.entries(member, offset=offset, limit=limit, reserve=reserve)
         pieces = _pieces(pages)
         begun: list[bytes] = []
         size = 0

@@ -5,7 +5,7 @@ A payload (`job_payloads`) belongs to its entry as it belonged to the job, under
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +20,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    literal,
     null,
     or_,
     select,
@@ -34,8 +35,9 @@ from proxy.translate import codec
 if TYPE_CHECKING:
     from proxy.storage.jobs import StoredJob
 
-#: History entries that are read at once when many are sent.
+#: History entries that are read at once when many are sent, and their bytes if they are several.
 PAGE = 64
+PAGE_BYTES = 1024 * 1024
 #: Ended jobs of a page of a search, at most.
 MOST_FOUND = 100
 
@@ -127,6 +129,10 @@ _ENTRIES = (
     .order_by(history.c.sequence)
     .limit(PAGE)
 )
+_BYTES = (history.c.summary, history.c.result, job_payloads.c.graph, job_payloads.c.extra_data)
+_SIZES = _ENTRIES.with_only_columns(
+    history.c.sequence, sum((func.length(column) for column in _BYTES), literal(0))
+)
 _SEQUENCES = select(history.c.sequence).where(_MINE)
 _ROWS = select(*_columns(EndedRow))
 _PLACED = Upsert(job_numbers, "ended", how="next")
@@ -145,17 +151,34 @@ class HistoryRepository(Repository):
         return None if row is None else HistoryEntry(**row._mapping)
 
     async def entries(
-        self, member: str, *, last: int | None = None, offset: int = 0, limit: int | None = None
+        self,
+        member: str,
+        *,
+        last: int | None = None,
+        offset: int = 0,
+        limit: int | None = None,
+        reserve: Callable[[int], object] = int,
     ) -> AsyncIterator[list[HistoryEntry]]:
         """Entries, the oldest first, some at a time: the `last` ones, or `limit` of them behind the
-        first `offset`. Entries that end meanwhile are not among them."""
+        first `offset`. Entries that end meanwhile are not among them.
+
+        `reserve` is called with the bytes of some entries before they are read.
+        """
         bounds = await self._bounds(member, last, offset, limit)
         while bounds is not None:
             first, end = bounds
-            rows = await self._all(_ENTRIES, {"m": member, "first": first, "last": end})
+            found = {"m": member, "first": first, "last": end}
+            sizes = [tuple(row) for row in await self._all(_SIZES, found)]
+            page = _first_page(sizes)
+            if not page:
+                return
+            reserve(sum(size for _, size in page))
+            found["last"] = page[-1][0]
+            rows = await self._all(_ENTRIES, found)
             if rows:
                 yield [HistoryEntry(**row._mapping) for row in rows]
-            bounds = (rows[-1].sequence + 1, end) if len(rows) == PAGE else None
+            more = len(page) < len(sizes) or len(sizes) == PAGE
+            bounds = (page[-1][0] + 1, end) if more else None
 
     async def _bounds(
         self, member: str, last: int | None, offset: int, limit: int | None
@@ -271,6 +294,16 @@ class HistoryRepository(Repository):
             if ids is None and len(forgotten) < CHUNK:
                 break
         return gone
+
+
+def _first_page(sizes: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the first entries, by sequence and bytes, that are read at once."""
+    total = 0
+    for count, (_, size) in enumerate(sizes):
+        total += size
+        if count and total > PAGE_BYTES:
+            return sizes[:count]
+    return sizes
 
 
 def add_history(connection: Connection, job: StoredJob, ended: EndedJob) -> None:

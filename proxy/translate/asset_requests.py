@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 #: Tags in one filter, letters of a tag, and bytes of `user_metadata`.
 MOST_TAGS, MOST_TAG, MOST_METADATA = 100, 256, 64 * 1024
 
-#: Jobs and assets of one export, and names of one filter.
+#: Jobs and assets of one export, and names of one filter; and names of all its filters.
 MOST_IDS = 500
+MAX_NAMES = 5000
 
 STRATEGIES = ("group_by_job_time", "group_by_job_id", "preserve", "asset_id")
 
@@ -358,6 +359,11 @@ def read_export(body: object) -> ExportRequest:
             "INVALID_NAMING_STRATEGY",
             f"naming_strategy must be one of {', '.join(STRATEGIES)}.",
             naming_strategy=request.naming_strategy,
+        )
+    names = sum(map(len, request.job_asset_name_filters.values()))
+    if names > MAX_NAMES:
+        raise AssetError(
+            "INVALID_REQUEST", f"The filters have more than {MAX_NAMES} names.", count=names
         )
     if not request.job_ids and not request.asset_ids:
         raise AssetError("INVALID_REQUEST", "Send job_ids or asset_ids.")

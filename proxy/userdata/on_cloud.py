@@ -52,6 +52,9 @@ class UserDataOnCloud:
             )
         return self._account
 
+    async def find(self, _: str, name: str) -> None:
+        """Return nothing: the cloud tells of a file with its content alone."""
+
     async def read(self, _: str, name: str) -> tuple[bytes, None]:
         """A file's content; the cloud tells neither a tag nor a time with it."""
         with _told_of_files():

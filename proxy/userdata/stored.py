@@ -20,6 +20,7 @@ from proxy.storage.database import Database
 from proxy.storage.members import ROOT, StoredEntry, UserDataUnit
 from proxy.storage.tables import escaped
 from proxy.translate import codec
+from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +32,25 @@ SETTINGS = "comfy.settings.json"
 _LONGEST_PATH = 2000
 #: Folders within folders, and bytes of a name, as most file systems have it.
 MOST_STEPS, LONGEST_STEP = 100, 255
+
+
+#: Bytes of the settings of a member as JSON: all are written with each change. Those of the web
+#: interface take 10 to 100 KB.
+MAX_SETTINGS_BYTES = 2 * 1024 * 1024
+#: Up to this size the file is laid out as by ComfyUI, a setting a line.
+_LAID_OUT = 64 * 1024
+
+
+class SettingsTooLargeError(LocalError):
+    """The settings are, or would be, larger than `MAX_SETTINGS_BYTES`."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "settings_too_large",
+            f"The settings of a member have at most {MAX_SETTINGS_BYTES:,} bytes; store large data "
+            f"as files in /userdata, and delete {SETTINGS} there if it is too large already.",
+            kind="too_large",
+        )
 
 
 class LeadsOutError(Exception):
@@ -154,6 +174,19 @@ class StoredUserData:
         entry, data = await self._read(member, work)
         return data, _shown(entry)
 
+    async def find(self, member: str, name: str) -> UserDataEntry | None:
+        """Return what is known of a file, without its content. Raises `IsFolderError`."""
+        path = path_to(name)
+
+        def work(unit: UserDataUnit) -> StoredEntry:
+            found = unit.get([path]).get(path) if path else None
+            if found is None:
+                _find(unit, path)
+                raise IsFolderError
+            return found
+
+        return _shown(await self._read(member, work))
+
     async def write(
         self,
         member: str,
@@ -232,10 +265,15 @@ class StoredUserData:
     async def change_settings(
         self, member: str, changes: Mapping[str, Any], *, most: int | None = None
     ) -> None:
-        """Set some settings and keep the others."""
+        """Set some settings and keep the others. Raises `SettingsTooLargeError`."""
 
         def work(unit: UserDataUnit, now: float) -> None:
-            data = json.dumps({**_settings(unit), **changes}, indent=4).encode()
+            settings = {**_settings(unit), **changes}
+            data = codec.dump_bytes(settings)
+            if len(data) > MAX_SETTINGS_BYTES:
+                raise SettingsTooLargeError
+            if len(data) <= _LAID_OUT:
+                data = json.dumps(settings, indent=4).encode()
             _write(unit, SETTINGS, data, now)
 
         await self._change(member, work, most=most)
@@ -323,6 +361,9 @@ def _find(unit: UserDataUnit, path: str) -> str:
 
 
 def _settings(unit: UserDataUnit) -> dict[str, Any]:
+    entry = unit.get([SETTINGS]).get(SETTINGS)
+    if entry is not None and entry.size > 2 * MAX_SETTINGS_BYTES:
+        raise SettingsTooLargeError
     found = unit.read(SETTINGS)
     if found is None:
         return {}

@@ -59,7 +59,9 @@ class HistoryOfTests:
 
     asked: list[tuple[Any, ...]]
 
-    async def json(self, member: str, *, max_items: int | None, offset: int | None) -> bytes:
+    async def json(
+        self, member: str, *, max_items: int | None, offset: int | None, reserve: Any
+    ) -> bytes:
         self.asked.append(("history", max_items, offset))
         return b"{}"
 

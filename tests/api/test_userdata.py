@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import time
 from typing import Any
@@ -12,7 +13,7 @@ from aiohttp.test_utils import TestClient
 from yarl import URL
 
 from proxy.storage.database import StorageError
-from proxy.userdata.stored import SETTINGS, StoredUserData
+from proxy.userdata.stored import MAX_SETTINGS_BYTES, SETTINGS, StoredUserData
 
 Client = TestClient[Any, Any]
 REASON = 'Invalid filename. Please avoid special characters like :\\/*?"<>|'
@@ -351,3 +352,28 @@ async def test_changes_at_the_same_time_are_all_kept(client: Client) -> None:
     await asyncio.gather(*(client.post(f"/settings/{n}", data=str(n)) for n in range(20)))
     kept = await (await client.get("/settings")).json()
     assert kept == {str(n): n for n in range(20)}
+
+
+async def test_a_large_file_comes_in_parts_and_under_conditions(client: Client) -> None:
+    data = bytes(range(256)) * 4096
+    await client.post("/userdata/large.bin", data=data)
+    whole = await client.get("/userdata/large.bin")
+    assert (whole.status, await whole.read()) == (200, data)
+    assert whole.headers["Content-Length"] == str(len(data))
+    part = await client.get("/userdata/large.bin", headers={"Range": "bytes=300000-699999"})
+    assert (part.status, await part.read()) == (206, data[300_000:700_000])
+    assert part.headers["Content-Range"] == f"bytes 300000-699999/{len(data)}"
+    tag = {"If-None-Match": whole.headers["ETag"]}
+    known = await client.get("/userdata/large.bin", headers=tag)
+    assert (known.status, await known.read()) == (304, b"")
+    head = await client.head("/userdata/large.bin")
+    assert (head.status, head.headers["Content-Length"]) == (200, str(len(data)))
+
+
+async def test_settings_have_a_largest_size(client: Client) -> None:
+    data = io.BytesIO(b'"' + b"x" * MAX_SETTINGS_BYTES + b'"')
+    large = await client.post("/settings/a", data=data)
+    assert large.status == 413
+    assert (await large.json())["error"]["type"] == "settings_too_large"
+    assert (await client.post("/settings/a", json="x" * 1000)).status == 200
+    assert await (await client.get("/settings/a")).json() == "x" * 1000

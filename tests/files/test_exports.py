@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from waiting import PATIENCE
 
+from proxy.budget import MemoryBudget
 from proxy.files import exports
 from proxy.files.exports import Exports
 from proxy.storage.assets import AssetRepository
@@ -15,6 +16,7 @@ from proxy.storage.database import Database
 from proxy.storage.temporary import STALE, ExportRepository
 from proxy.supervisor import Supervisor
 from proxy.translate.asset_requests import ExportRequest
+from proxy.translate.errors import LocalError
 
 
 async def test_an_export_that_waits_is_not_taken_for_one_that_stopped(
@@ -29,6 +31,7 @@ async def test_an_export_that_waits_is_not_taken_for_one_that_stopped(
         supervisor,
         repository,
         lambda *_: None,
+        MemoryBudget(1_000_000),
         lambda: now[0],
     )
     for _ in range(exports.AT_ONCE):
@@ -44,4 +47,34 @@ async def test_an_export_that_waits_is_not_taken_for_one_that_stopped(
     async with asyncio.timeout(PATIENCE):
         while (await begun.task("anna", id_))["status"] != "completed":  # noqa: ASYNC110
             await asyncio.sleep(0)
+    await supervisor.close()
+
+
+async def test_a_member_has_a_bounded_number_of_exports_under_way(database: Database) -> None:
+    supervisor, budget = Supervisor(), MemoryBudget(1_000_000)
+    files: Any = None
+    begun = Exports(
+        AssetRepository(database),
+        files,
+        supervisor,
+        ExportRepository(database),
+        lambda *_: None,
+        budget,
+    )
+    for _ in range(exports.AT_ONCE):
+        await begun._turn.acquire()
+    ids = [f"{n:08x}-0000-4000-8000-000000000000" for n in range(exports.MAX_UNFINISHED + 1)]
+    made = [await begun.begin("anna", ExportRequest(asset_ids=[id_])) for id_ in ids[:-1]]
+    assert budget.held()["export"] > 0
+    with pytest.raises(LocalError) as refused:
+        await begun.begin("anna", ExportRequest(asset_ids=[ids[-1]]))
+    assert (refused.value.kind, refused.value.type) == ("rate_limited", "too_many_exports")
+    await begun.begin("ben", ExportRequest(asset_ids=[ids[-1]]))
+    begun._turn.release()
+    async with asyncio.timeout(PATIENCE):
+        while (await begun.task("anna", made[-1]))["status"] != "completed":  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        while budget.held()["export"]:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    await begun.begin("anna", ExportRequest(asset_ids=[ids[-1]]))
     await supervisor.close()
