@@ -147,8 +147,8 @@ async def _send_large(
     services, member = of(request), member_of(request)
 
     async def copy(stack: ExitStack) -> tuple[int, Stamp]:
-        share = stack.enter_context(services.spool.share(member, services.max_upload_bytes))
-        share.grow(entry.size)
+        share = services.spool.share(member, services.options.max_upload_bytes)
+        stack.enter_context(share).grow(entry.size)
         with allocate(request, "answer") as held:
             held.grow(entry.size)
             data, found = await services.userdata.read(member, name)
