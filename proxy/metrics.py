@@ -1,27 +1,20 @@
-"""What the proxy counts, for Prometheus, and what it learns of each account's cloud.
+"""What the proxy counts, for Prometheus.
 
 One event loop counts and reads. What happens often keeps its series at hand, and requests, which
 are counted more often than everything else together, are counted without the locks of the library.
-
-*Facts* of a cloud are measured (by the command `probe`, or by the way) and decide where the proxy
-otherwise has to guess. *Surprises* are answers and events of a form that nobody has listed: they
-are counted, and one example of each is kept without its secrets.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
-import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import Any, Literal, Protocol, TypeVar, cast
 
 import structlog
-from msgspec import Struct, field
-from msgspec.structs import replace
+from msgspec import Struct
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -36,13 +29,8 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
-from yarl import URL
 
 from proxy import __version__
-from proxy.logging import without_secrets
-from proxy.storage.database import Database, StorageError
-from proxy.storage.usage import FACT, Observation, ObservationRepository
-from proxy.translate import codec
 
 log = structlog.get_logger(__name__)
 
@@ -305,181 +293,3 @@ class _Collected(Collector):
 
     def collect(self) -> Iterable[Family]:
         return self._families
-
-
-# --- what is observed of the clouds --------------------------------------------------------
-
-#: Different surprises that a process keeps of one account; more are counted as `other`.
-MOST_SURPRISES = 200
-
-#: Seconds in which what is new is gathered, and after which what other processes wrote is read.
-_GATHER, _READ = 1.0, 60.0
-
-#: The key of the account that is set by itself.
-_DEFAULT = "default"
-
-
-def identity_of(account: str, base_url: URL) -> str:
-    """An account's name at another cloud is another account; older stores had one for each."""
-    return str(base_url) if account == _DEFAULT else f"{base_url} {account}"
-
-
-class AccountObservations(Struct, eq=False):
-    """What is known of one account's cloud. `facts` are observations of the probe by point."""
-
-    account: str = ""
-    metrics: Metrics = field(default_factory=Metrics)
-    facts: dict[str, str] = field(default_factory=dict)
-    news: asyncio.Event = field(default_factory=asyncio.Event)
-    _surprises: dict[tuple[str, str], Observation] = field(default_factory=dict)
-    _learnt: set[str] = field(default_factory=set)
-    _counts: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
-
-    def number(self, name: str) -> int | None:
-        """A fact that is a whole number."""
-        value = self.facts.get(name, "")
-        return int(value) if re.fullmatch("[0-9]{1,15}", value) else None
-
-    def learn(self, name: str, value: str) -> None:
-        """A fact was measured."""
-        if self.facts.get(name) != value:
-            self.facts[name] = value
-            self._learnt.add(name)
-            self.news.set()
-            log.info("cloud_fact_learned", account=self.account, name=name, value=value)
-
-    def surprise(self, kind: str, name: str, example: object = None) -> None:
-        """Something of a form came that nobody has listed.
-
-        `name` says which: what the cloud has chosen in it went through `word`.
-        """
-        key, now = (kind, name), _now()
-        if key not in self._surprises and len(self._surprises) >= MOST_SURPRISES:
-            key, example = ("other", ""), None
-        known = self._surprises.get(key)
-        if known is None:
-            value = codec.dump_bytes(without_secrets(example))
-            known = Observation("", *key, value, count=0, first_at=now, last_at=now)
-            log.warning("cloud_surprised", account=self.account, kind=kind, name=name)
-        self._surprises[key] = replace(known, last_at=now)
-        self._counts[key] += 1
-        self.news.set()
-        self.metrics.surprised(self.account, key[0])
-
-    def take(self) -> list[Observation]:
-        """What is new since the last call; counts are those since then."""
-        rows = [replace(self._surprises[key], count=count) for key, count in self._counts.items()]
-        for name in self._learnt:
-            value, now = codec.dump_bytes(self.facts[name]), _now()
-            rows.append(Observation("", FACT, name, value, count=1, first_at=now, last_at=now))
-        self._learnt.clear()
-        self._counts.clear()
-        return rows
-
-    def give_back(self, rows: Iterable[Observation]) -> None:
-        """Rows that were taken could not be written: they are new still."""
-        for row in rows:
-            if row.kind == FACT:
-                self._learnt.add(row.name)
-            else:
-                self._counts[row.kind, row.name] += row.count
-
-    def restore(self, rows: Iterable[Observation]) -> None:
-        """Take over what is written."""
-        for row in rows:
-            if row.kind != FACT:
-                self._surprises.setdefault((row.kind, row.name), row)
-            elif row.name not in self._learnt:
-                self.facts[row.name] = str(codec.loads(row.value))
-
-
-class Observations:
-    """The observations of all accounts, kept in the database, which other processes may share."""
-
-    def __init__(
-        self, repository: ObservationRepository, accounts: dict[str, AccountObservations]
-    ) -> None:
-        self._repository = repository
-        self.accounts = accounts  # by identity
-        self._news = asyncio.Event()
-        for one in accounts.values():
-            one.news = self._news
-
-    async def close(self) -> None:
-        """Write what is new."""
-        try:
-            await self.write()
-        except StorageError as error:
-            log.warning("observations_save_failed", error=str(error))
-
-    async def load(self) -> None:
-        """Read what is known. Raises `StorageError`."""
-        rows = await self._repository.load(self.accounts)
-        for identity, one in self.accounts.items():
-            one.restore(row for row in rows if row.identity == identity)
-
-    async def run(self) -> None:
-        """Write what is new, and read what others have seen, until cancelled."""
-        while True:
-            self._news.clear()
-            try:
-                async with asyncio.timeout(_READ):
-                    await self._news.wait()
-                await asyncio.sleep(_GATHER)
-                await self.write()
-            except TimeoutError:
-                try:
-                    await self.load()
-                except StorageError as error:
-                    log.warning("observations_load_failed", error=str(error))
-            except StorageError as error:
-                log.warning("observations_save_failed", error=str(error))
-                await asyncio.sleep(_READ)
-
-    async def write(self) -> None:
-        """Write what is new. Raises `StorageError`; then it is new still."""
-        taken = {identity: one.take() for identity, one in self.accounts.items()}
-        try:
-            await self._repository.add(
-                [replace(row, identity=identity) for identity in taken for row in taken[identity]]
-            )
-        except StorageError:
-            for identity, rows in taken.items():
-                self.accounts[identity].give_back(rows)
-            raise
-
-    async def report(self) -> list[dict[str, Any]]:
-        """`{"account", "facts", "surprises": [...]}` for each, from the database; see `shown`."""
-        await self.write()
-        rows = await self._repository.load(self.accounts)
-        return [
-            {"account": one.account, **shown(row for row in rows if row.identity == identity)}
-            for identity, one in self.accounts.items()
-        ]
-
-
-async def keep_facts(database: Database, identity: str, facts: Mapping[str, str]) -> None:
-    """Write what a probe has measured of an account. Raises `StorageError`."""
-    one = AccountObservations()
-    for name, value in facts.items():
-        one.learn(name, value)
-    rows = [replace(row, identity=identity) for row in one.take()]
-    await ObservationRepository(database).add(rows)
-
-
-def shown(rows: Iterable[Observation]) -> dict[str, Any]:
-    """`{"facts": {name: value}, "surprises": [{"kind", "name", "count", "first", "last",
-    "example"}]}`; times are ms since 1970."""
-    facts, surprises = {}, []
-    for row in rows:
-        value = codec.loads(row.value)
-        if row.kind == FACT:
-            facts[row.name] = value
-        else:
-            seen = {"count": row.count, "first": row.first_at, "last": row.last_at}
-            surprises.append({"kind": row.kind, "name": row.name, **seen, "example": value})
-    return {"facts": facts, "surprises": surprises}
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

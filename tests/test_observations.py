@@ -21,7 +21,7 @@ from yarl import URL
 
 from proxy.cloud.client import CloudClient
 from proxy.logging import without_secrets, word
-from proxy.metrics import MOST_SURPRISES, AccountObservations
+from proxy.observations import MOST_SURPRISES, AccountObservations
 from proxy.simulator import HttpFault, Simulator
 from proxy.translate import codec
 

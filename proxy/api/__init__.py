@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from proxy.jobs.service import JobService
     from proxy.members.accounting import Accounting
     from proxy.members.directory import Directory
-    from proxy.metrics import Observations
+    from proxy.observations import Observations
     from proxy.packs.notes import Notes
     from proxy.packs.service import Helpers
     from proxy.packs.workflows import WorkflowExchange

@@ -23,8 +23,8 @@ from proxy.api.addressing import allow_some
 from proxy.api.authenticator import AUTHENTICATOR, Authenticator
 from proxy.api.connections import Connection, ConnectionLimits, ConnectionManager
 from proxy.api.dashboard import ADMIN_LISTENER, WATCHES
+from proxy.api.metrics import get_open
 from proxy.api.middleware import Gate, stripping
-from proxy.api.records import get_open
 from proxy.api.routes import add_routes, of_admins, of_clients
 from proxy.api.tls import Certificate, TlsListener
 from proxy.api.websocket import SOCKETS, Sockets

@@ -10,7 +10,7 @@ from proxy.app.process import Process
 from proxy.app.storage import OpenStorage
 from proxy.cloud.client import CloudClient
 from proxy.engine.accounts import Account, Slots, best_first
-from proxy.metrics import AccountObservations, Observations, identity_of
+from proxy.observations import AccountObservations, Observations, identity_of
 from proxy.settings import AccountAccess
 from proxy.storage.usage import ObservationRepository
 

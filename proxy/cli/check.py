@@ -30,7 +30,7 @@ from proxy.cloud.resilience import (
     RetryPolicy,
 )
 from proxy.files.blobs import BlobError, open_blobs
-from proxy.metrics import identity_of, keep_facts
+from proxy.observations import identity_of, keep_facts
 from proxy.probe import CONSENT, probe
 from proxy.probe.points import Findings, Level
 from proxy.settings import AccountAccess, ConfigError, Settings, read_account_key, read_key

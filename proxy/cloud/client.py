@@ -45,7 +45,8 @@ from proxy.cloud.resilience import (
     refusal,
 )
 from proxy.logging import word
-from proxy.metrics import AccountObservations, CloudCalls, Metrics
+from proxy.metrics import CloudCalls, Metrics
+from proxy.observations import AccountObservations
 from proxy.translate import codec
 from proxy.translate.assets import CloudAsset, of_cloud
 from proxy.translate.jobs import Snapshot, from_job

@@ -22,7 +22,7 @@ from yarl import URL
 from proxy.cloud.http import CONNECT_TIMEOUT, CloudAddresses, Connections
 from proxy.cloud.resilience import Backoff, CircuitBreaker, RetryPolicy, jittered, retry_after
 from proxy.logging import word
-from proxy.metrics import AccountObservations
+from proxy.observations import AccountObservations
 from proxy.translate import codec
 from proxy.translate.codec import redact
 from proxy.translate.events import LISTED_EVENTS, LISTED_FRAMES, unlisted, without_secret

@@ -34,7 +34,8 @@ from proxy.cloud.resilience import (
     retry_after,
 )
 from proxy.logging import word
-from proxy.metrics import AccountObservations, CloudCalls
+from proxy.metrics import CloudCalls
+from proxy.observations import AccountObservations
 from proxy.translate import codec
 from proxy.translate.codec import redact
 from proxy.translate.errors import type_of, unlisted

@@ -38,7 +38,7 @@ from proxy.files.cache import (
     read_at,
 )
 from proxy.files.pictures import Edits, MetadataText, Slice, texts
-from proxy.metrics import identity_of
+from proxy.observations import identity_of
 from proxy.storage.database import StorageError
 from proxy.storage.files import AccountBlob, FileRecord, FileRepository, FileUnit
 from proxy.supervisor import Supervisor

@@ -12,7 +12,7 @@ import structlog
 from aiohttp import ClientError, web
 from aiohttp.test_utils import TestClient
 
-from proxy.api import dashboard, downloads, records, userdata, websocket
+from proxy.api import dashboard, downloads, gallery, metrics, usage, userdata, websocket
 from proxy.api.middleware import cache_control
 from proxy.api.routes import ROUTES
 from proxy.api.server import server_logger
@@ -85,13 +85,13 @@ ELSEWHERE = {
     websocket.serve,
     downloads.get_view,
     userdata.list_files,
-    records.get_metrics,
+    metrics.get_metrics,
     dashboard.get_state,
     dashboard.get_events,
-    records.list_jobs,
-    records.get_job,
-    records.get_thumbnail,
-    records.get_activity,
+    gallery.list_jobs,
+    gallery.get_job,
+    gallery.get_thumbnail,
+    usage.get_activity,
 }
 GETS = [
     route

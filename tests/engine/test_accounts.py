@@ -20,7 +20,7 @@ from proxy.cloud.resilience import Backoff, CircuitBreaker, refusal
 from proxy.engine.accounts import MOST, RESTS, Account, AccountHealth, Reason, Slots
 from proxy.engine.submitter import Submitter
 from proxy.jobs.models import Job, JobContent
-from proxy.metrics import AccountObservations
+from proxy.observations import AccountObservations
 from proxy.simulator import HttpFault, Simulator
 
 

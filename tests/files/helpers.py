@@ -22,7 +22,7 @@ from yarl import URL
 
 from proxy.cloud.resilience import CloudRefused
 from proxy.files.service import Files
-from proxy.metrics import AccountObservations
+from proxy.observations import AccountObservations
 from proxy.storage.files import FileRecord
 
 RECORDINGS = Path(__file__).parent.parent / "recordings"

@@ -19,7 +19,7 @@ from proxy.files import cache
 from proxy.files.library import Content, ContentBrokenError
 from proxy.files.namespace import make_record
 from proxy.files.service import Files
-from proxy.metrics import AccountObservations
+from proxy.observations import AccountObservations
 from proxy.simulator import HttpFault, Simulator
 from proxy.simulator.assets import SimulatedAsset
 from proxy.storage.files import FileRecord

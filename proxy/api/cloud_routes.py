@@ -1,0 +1,171 @@
+"""Routes that only Comfy Cloud has, for programs that were written for it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
+from typing import Any
+
+from aiohttp import web
+
+from proxy.api import bodies
+from proxy.api.connections import member_of, of
+from proxy.api.holding import hold, owner_of
+from proxy.jobs.service import JobQuery
+from proxy.translate import as_cloud, codec
+from proxy.translate.as_cloud import OutputFile
+from proxy.translate.assets import Asset
+from proxy.translate.errors import Kind, LocalError
+from proxy.translate.names import Place
+
+# Everything is answered from the member's own jobs. The `X-API-Key` and the `token` that such a
+# program sends belong to nobody here: they are neither looked at nor passed on.
+
+#: Items of a page of assets: how many the cloud gives without a request, and at most.
+ASSETS = 20
+MOST_ASSETS = 500
+
+_ENDED = frozenset({"completed", "failed", "cancelled"})
+
+#: What the cloud calls it.
+_CODES: dict[Kind, str] = {"invalid": "BAD_REQUEST", "not_found": "NOT_FOUND"}
+
+
+class FlatError(LocalError):
+    """A refusal of these routes: `{"code", "message"}`."""
+
+    def __init__(self, message: str, *, kind: Kind = "invalid") -> None:
+        super().__init__(_CODES[kind], message, kind=kind)
+
+    def body(self) -> dict[str, Any]:
+        """The cloud's flat form."""
+        return {"code": self.type, "message": self.message}
+
+
+async def get_cloud_user(request: web.Request) -> web.Response:
+    """Who is asking: `{"id": …, "status": "active"}`."""
+    return bodies.json({"id": member_of(request), "status": "active"})
+
+
+async def get_cloud_status(request: web.Request) -> web.Response:
+    """The state of one job, in one of five words."""
+    return bodies.json(as_cloud.status(await _cloud_job(request)))
+
+
+async def list_cloud_history(request: web.Request) -> web.StreamResponse:
+    """Ended jobs, the newest first: all, or those that `max_items` and `offset` ask for."""
+    limit = _whole(request.query, "max_items")
+    offset = _whole(request.query, "offset") or 0
+    if limit == 0:
+        return bodies.json({"history": []})
+    jobs, member = of(request).jobs, member_of(request)
+    query = JobQuery(statuses=_ENDED, limit=limit, offset=offset)
+    listed = (await jobs.list_jobs(member, query))["jobs"]
+    return await bodies.stream(request, _cloud_history(request, listed))
+
+
+#: Bytes of an entry's values for a byte of its JSON, about.
+_PARSED = 4
+
+
+async def _cloud_history(
+    request: web.Request, listed: list[dict[str, Any]]
+) -> AsyncIterator[bytes]:
+    """The items one after the other, of which one is in memory."""
+    services, member, held = of(request), member_of(request), hold(request, "answer")
+    lead = b'{"history": ['
+    for job in listed:
+        data = await services.jobs.history.entry_json(member, job["id"])
+        held.resize(_PARSED * len(data))
+        work = partial(_cloud_item, job, data)
+        item = await services.turns.run(owner_of(request), work)
+        held.resize(len(item))
+        if item:
+            yield lead + item
+            lead = b", "
+    yield b"]}" if lead == b", " else lead + b"]}"
+
+
+def _cloud_item(job: dict[str, Any], data: bytes) -> bytes:
+    """An item as JSON; empty for a job that is gone."""
+    entries = codec.loads(data).values()
+    return b", ".join(codec.dump_bytes(as_cloud.history_item(job, entry)) for entry in entries)
+
+
+async def get_cloud_history(request: web.Request) -> web.Response:
+    """One ended job by its id; 404 until it has ended."""
+    prompt_id = request.match_info["prompt_id"]
+    data = await of(request).jobs.history.entry_json(member_of(request), prompt_id)
+    hold(request, "answer").grow(_PARSED * len(data))
+    found = await of(request).turns.run(owner_of(request), partial(_cloud_detail, data))
+    if not found:
+        raise FlatError("History not found", kind="not_found")
+    return bodies.ready(found)
+
+
+def _cloud_detail(data: bytes) -> bytes:
+    """The answer as JSON; empty if there is no entry."""
+    found = {key: as_cloud.history_detail(entry) for key, entry in codec.loads(data).items()}
+    return codec.dump_bytes(found) if found else b""
+
+
+async def list_cloud_assets(request: web.Request) -> web.Response:
+    """The files that a job made, in pages of `limit` items from `offset`."""
+    limit = _whole(request.query, "limit")
+    offset = _whole(request.query, "offset") or 0
+    limit = ASSETS if limit is None else limit
+    if not 1 <= limit <= MOST_ASSETS:
+        raise FlatError(f"limit must be between 1 and {MOST_ASSETS}")
+    job = await _cloud_job(request)
+    member, assets = member_of(request), of(request).assets
+    known = {} if assets is None else await assets.of_job(member, job["id"])
+    found = [
+        asset
+        for file in as_cloud.output_files(job.get("outputs", {}))
+        if (asset := await _cloud_asset(request, file, known)) is not None
+    ]
+    page = found[offset : offset + limit]
+    pagination = {
+        "offset": offset,
+        "limit": limit,
+        "total": len(found),
+        "has_more": offset + len(page) < len(found),
+    }
+    return bodies.json({"job_id": job["id"], "assets": page, "pagination": pagination})
+
+
+async def _cloud_asset(
+    request: web.Request, file: OutputFile, known: Mapping[Place, Asset]
+) -> dict[str, Any] | None:
+    files = of(request).files
+    record = await files.find(member_of(request), file.type, file.subfolder, file.filename)
+    if record is None:
+        return None
+    asset = known.get(record.place)
+    return as_cloud.asset(
+        request.match_info["job_id"],
+        file,
+        hash_=record.hash if asset is None else asset.hash,
+        size=record.size if asset is None else asset.size,
+        media_type=record.media_type,
+        modified=record.modified,
+    )
+
+
+async def _cloud_job(request: web.Request) -> dict[str, Any]:
+    job = await of(request).jobs.job(member_of(request), request.match_info["job_id"])
+    if job is None:
+        raise FlatError("Job not found", kind="not_found")
+    return job
+
+
+def _whole(query: Mapping[str, str], name: str) -> int | None:
+    if name not in query:
+        return None
+    try:
+        value = int(query[name])
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise FlatError(f"{name} must be a whole number")
+    return value

@@ -1,0 +1,110 @@
+"""`/metrics` for Prometheus, and `/proxy/api/cloud-surprises`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from prometheus_client import Metric as Family
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from proxy.api import bodies
+from proxy.api.connections import member_of, of
+from proxy.api.members import is_admin, require_admin
+from proxy.budget import MemoryBudget
+from proxy.metrics import PREFIX, find
+
+if TYPE_CHECKING:
+    from proxy.files.cache import Cache
+    from proxy.jobs.models import EngineStatus
+    from proxy.jobs.service import JobService
+
+
+async def get_surprises(request: web.Request) -> web.Response:
+    """What is known of each account's cloud beyond its documents, for admins.
+
+    `{"accounts": [{"account", "facts": {NAME: VALUE}, "surprises": [{"kind", "name", "count",
+    "first", "last", "example"}]}]}`.
+    """
+    require_admin(request)
+    return bodies.json({"accounts": await of(request).observations.report()})
+
+
+async def get_metrics(request: web.Request) -> web.Response:
+    """All series for admins; for members their own."""
+    return await _page(request, None if is_admin(request) else member_of(request))
+
+
+async def get_open(request: web.Request) -> web.Response | None:
+    """All metrics for anyone who reaches the admin listener; `None` where something else is
+    asked."""
+    if request.path == "/metrics" and request.method in ("GET", "HEAD"):
+        return await _page(request, None)
+    return None
+
+
+async def _page(request: web.Request, member: str | None) -> web.Response:
+    services = of(request)
+    if not services.options.metrics_shown:
+        return bodies.empty(404)
+    accept = request.headers.get("Accept", "")
+    body, type_ = await services.accounting.metrics.page(accept, member=member)
+    return web.Response(body=body, headers={"Content-Type": type_, "Cache-Control": "no-store"})
+
+
+class Gauges(Collector):
+    """What is read from the rooms when the metrics are asked for.
+
+    Of several replicas the one whose engine runs the jobs alone tells of them, so that sums are
+    right.
+    """
+
+    def __init__(
+        self, jobs: JobService, engine: EngineStatus, cache: Cache, budget: MemoryBudget
+    ) -> None:
+        self._jobs = jobs
+        self._engine = engine
+        self._cache = cache
+        self._budget = budget
+
+    def describe(self) -> Iterable[Family]:
+        """Nothing: the registry need not collect to know the names."""
+        return ()
+
+    def collect(self) -> Iterator[Family]:
+        """All families, with the series of this moment."""
+        for name, values in self._values().items():
+            row = find(name)
+            kind = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily
+            family = kind(PREFIX + name, row.help, labels=row.labels)
+            for labels, value in values.items():
+                family.add_metric(labels, value)
+            yield family
+
+    def _values(self) -> dict[str, Mapping[tuple[str, ...], float]]:
+        jobs: Counter[tuple[str, ...]] = Counter()
+        used: Counter[str] = Counter()
+        accounts = {one.name: one for one in self._engine.accounts()}
+        for job in self._jobs.live() if accounts else ():
+            jobs[job.member, job.account or "", job.state] += 1
+            used[job.account or ""] += job.state == "running"
+        return {
+            "jobs": jobs,
+            "queue_length": {
+                (member,): self._jobs.queue_remaining(member) for member, _, _ in jobs
+            },
+            "account_slots": {(name,): one.slots for name, one in accounts.items()},
+            "account_slots_used": {(name,): used[name] for name in accounts},
+            "account_ready": {
+                (name, one.reason or ""): one.reason is None for name, one in accounts.items()
+            },
+            "event_socket_up": {(name,): one.events for name, one in accounts.items()},
+            "cache_hits": {(): self._cache.hits},
+            "cache_misses": {(): self._cache.misses},
+            "cache_bytes": {(): self._cache.total},
+            "memory_held_bytes": {(name,): size for name, size in self._budget.held().items()},
+            "memory_limit_bytes": {(): self._budget.limit},
+        }
