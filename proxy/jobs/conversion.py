@@ -11,6 +11,7 @@ from proxy.packs.rewriting import Rewriting
 from proxy.storage.jobs import Payload, StoredJob, day_of
 from proxy.storage.usage import UsageRow
 from proxy.translate import codec
+from proxy.translate.outputs import summary
 
 
 def columns(job: Job) -> dict[str, Any]:
@@ -102,14 +103,10 @@ def used(job: Job, **counts: int) -> UsageRow:
     return UsageRow(day_of(job.create_time / 1000), job.member, **counts)
 
 
-#: Output keys whose items a client can show, in ComfyUI's words.
-_PREVIEWABLE = frozenset({"images", "video", "videos", "audio", "gifs", "3d", "text"})
-
-
 def of_history(job: Job, end: JobEnd) -> dict[str, Any]:
     """An ended job as a list shows it. `execution_error` is the whole event, of failed jobs
     only."""
-    count, previewable, preview = _summary(end.outputs)
+    outputs = summary(end.outputs)
     errors = (data for type_, data in end.status["messages"] if type_ == "execution_error")
     return without_nulls(
         {
@@ -119,38 +116,13 @@ def of_history(job: Job, end: JobEnd) -> dict[str, Any]:
             "create_time": job.create_time,
             "execution_start_time": end.started_at,
             "execution_end_time": end.ended_at,
-            "outputs_count": count,
-            "previewable_outputs_count": previewable,
-            "preview_output": preview,
+            "outputs_count": outputs.count,
+            "previewable_outputs_count": outputs.previewable,
+            "preview_output": outputs.preview,
             "execution_error": next(errors, None) if end.outcome == "failed" else None,
             "workflow_id": job.workflow_id,
         }
     )
-
-
-def _summary(outputs: dict[str, Any]) -> tuple[int, int, dict[str, Any] | None]:
-    """How many items there are, how many can be shown, and the one that stands for the job."""
-    count = previewable = 0
-    preview: dict[str, Any] | None = None
-    for node_id, output in outputs.items():
-        for media, items in output.items() if isinstance(output, dict) else ():
-            if media == "animated" or not isinstance(items, list):
-                continue
-            count += len(items)
-            if media not in _PREVIEWABLE:
-                continue
-            previewable += len(items)
-            for item in items:
-                if isinstance(item, dict) and _better(item, preview):
-                    preview = {**item, "nodeId": node_id, "mediaType": media}
-    return count, previewable, preview
-
-
-def _better(item: dict[str, Any], than: dict[str, Any] | None) -> bool:
-    """The first saved file, or else the first temporary one."""
-    if than is None:
-        return True
-    return item.get("type") == "output" and than.get("type") != "output"
 
 
 def without_nulls(job: dict[str, Any]) -> dict[str, Any]:

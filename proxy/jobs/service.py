@@ -42,6 +42,7 @@ from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.translate.events import Message
+from proxy.translate.outputs import normalized
 
 if TYPE_CHECKING:
     from proxy.files.service import Files
@@ -175,7 +176,10 @@ class JobService:
         if entry is not None:
             result = codec.loads(entry.result)
             found = codec.loads(entry.summary)
-            found |= {"outputs": result["outputs"], "execution_status": result["status"]}
+            found |= {
+                "outputs": normalized(result["outputs"]),
+                "execution_status": result["status"],
+            }
         elif job is not None:
             kept = await self._live.sent(job)
             running, _ = divided({**live.jobs, prompt_id: job}.values())

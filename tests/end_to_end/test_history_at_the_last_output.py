@@ -43,10 +43,8 @@ async def test_a_job_with_outputs_to_come_is_not_waited_for(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "HISTORY_TIMEOUT", LONG)
-    two = {
-        **graphs.waiting(LONG),
-        "7": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
-    }
+    first = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
+    two = {"7": first, **graphs.waiting(LONG)}
     async with client.listening() as listener:
         prompt_id = await client.submit(two)
         await listener.until("executed", node="7")

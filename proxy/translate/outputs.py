@@ -1,0 +1,116 @@
+"""What the lists of jobs tell of outputs, as ComfyUI counts them.
+
+Source: `GET /api/jobs` of ComfyUI. Texts are no outputs there, but a job that has nothing else
+shows the first of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+#: Keys of outputs that are shown whatever the item is.
+_SHOWN = frozenset({"images", "video", "audio", "3d", "text"})
+_MODELS = (".obj", ".fbx", ".gltf", ".glb", ".usdz")
+_TEXTS = (".txt", ".md", ".json")
+
+#: Characters of a text that stands for a job.
+MAX_TEXT = 1024
+
+
+class Summary(Struct, frozen=True):
+    """How many outputs a job has, how many of them can be shown, and the one that stands for it."""
+
+    count: int
+    previewable: int
+    preview: dict[str, Any] | None
+
+
+def summary(outputs: Mapping[str, Any]) -> Summary:
+    """Return what a list of jobs tells of a job's outputs.
+
+    The first saved picture, video, sound or model stands for the job; else the first temporary one,
+    else the first text file, else the first text.
+    """
+    count = previewable = 0
+    best: tuple[int, dict[str, Any]] | None = None
+    for node_id, media, item in _items(outputs):
+        file = _file_of(item)
+        rank = None
+        if file is not None:
+            count += 1
+            if _is_shown(media, file):
+                previewable += 1
+                rank = _rank(media, file)
+        elif media == "text":
+            rank, file = 3, _text(item)
+        if rank is not None and file is not None and (best is None or rank < best[0]):
+            best = rank, {"mediaType": media, **file, "nodeId": node_id}
+    return Summary(count, previewable, None if best is None else best[1])
+
+
+def normalized(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the outputs of a job as its detail has them: names of models as items, and no null."""
+    return {
+        node_id: {
+            media: [_file_of(item) or item for item in items if item is not None]
+            if media != "animated" and isinstance(items, list)
+            else items
+            for media, items in output.items()
+        }
+        if isinstance(output, dict)
+        else output
+        for node_id, output in outputs.items()
+    }
+
+
+def _items(outputs: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Yield the items of lists, each with its node and its key; `animated` has flags."""
+    for node_id, output in outputs.items():
+        for media, items in output.items() if isinstance(output, dict) else ():
+            if media != "animated" and isinstance(items, list):
+                for item in items:
+                    yield node_id, media, item
+
+
+def _file_of(item: object) -> dict[str, Any] | None:
+    """Return an item that counts as an output; the name of a model stands for one."""
+    if isinstance(item, dict):
+        return item
+    if isinstance(item, str) and item.lower().endswith(_MODELS):
+        return {"filename": item, "type": "output", "subfolder": "", "mediaType": "3d"}
+    return None
+
+
+def _is_shown(media: str, item: Mapping[str, Any]) -> bool:
+    format_ = item.get("format")
+    played = isinstance(format_, str) and format_.startswith(("video/", "audio/"))
+    return media in _SHOWN or played or _name(item).endswith((*_MODELS, *_TEXTS))
+
+
+def _rank(media: str, item: Mapping[str, Any]) -> int:
+    if media == "text" or _name(item).endswith(_TEXTS):
+        return 2
+    return 0 if item.get("type") == "output" else 1
+
+
+def _name(item: Mapping[str, Any]) -> str:
+    name = item.get("filename")
+    return name.lower() if isinstance(name, str) else ""
+
+
+def _text(item: object) -> dict[str, Any]:
+    """Return a text as a preview, cut where it is long. What was a tuple in Python is its first."""
+    if isinstance(item, list):
+        item = item[0] if item else ""
+    text = str(item)
+    return (
+        {"content": text}
+        if len(text) <= MAX_TEXT
+        else {
+            "content": text[:MAX_TEXT],
+            "truncated": True,
+        }
+    )
