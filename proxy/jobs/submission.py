@@ -221,9 +221,9 @@ class SubmissionService:
         least = live.number
         if request.number is None:
             live.number += 1
+        found = None if self.checks is None else await self.checks.check(member, request)
         if self.live.get(member, prompt_id) is not None:
             raise _in_the_queue(prompt_id)
-        found = None if self.checks is None else await self.checks.check(member, request)
         job = new_job(member, request, prompt_id=prompt_id)
         content = job.loaded
         job.one_at_a_time = self.clients.one_at_a_time(self.member(member), request.client_id)
@@ -340,8 +340,9 @@ class SubmissionService:
 
 def _in_the_queue(prompt_id: str) -> LocalError:
     return LocalError(
-        "invalid_prompt_id",
+        "duplicate_prompt_id",
         "A job with this prompt_id is in the queue; use another one.",
+        kind="conflict",
         details=prompt_id,
     )
 

@@ -21,9 +21,9 @@ async def test_one_of_three_equal_prompt_ids_at_once_is_taken(clients: list[Clie
         prompt_id = str(uuid.uuid4())
         body = {"prompt": gated.GRAPH, "prompt_id": prompt_id}
         answers = await asyncio.gather(*(client.post("prompt", body) for client in clients))
-        assert sorted(status for status, _ in answers) == [200, 400, 400]
-        refused = next(answer for status, answer in answers if status == 400)
-        assert refused["error"]["type"] == "invalid_prompt_id"
+        assert sorted(status for status, _ in answers) == [200, 409, 409]
+        refused = next(answer for status, answer in answers if status == 409)
+        assert refused["error"]["type"] == "duplicate_prompt_id"
 
 
 async def test_numbers_grow_from_replica_to_replica(clients: list[Client]) -> None:

@@ -308,7 +308,11 @@ async def test_an_id_in_the_queue_is_not_taken_twice(client: Client) -> None:
     async with client.listening() as listener:
         await client.submit(graphs.waiting(), prompt_id=chosen)
         status, body = await client.post("prompt", {"prompt": graphs.plain(), "prompt_id": chosen})
-        assert (status, body["error"]["type"]) == (400, "invalid_prompt_id")
+        assert (status, body["error"]["type"]) == (409, "duplicate_prompt_id")
+        assert body["node_errors"] == {}
+        wrong = {"1": {"class_type": "NoSuchNode", "inputs": {}}}
+        status, body = await client.post("prompt", {"prompt": wrong, "prompt_id": chosen})
+        assert (status, body["error"]["type"]) == (400, "missing_node_type")
         await listener.until("executing", node="2")
         await client.post("interrupt")
         await listener.until_end(chosen)
