@@ -20,7 +20,7 @@ from proxy.api.holding import hold
 from proxy.api.middleware import note, prepare
 from proxy.jobs.service import STATUSES, JobQuery
 from proxy.jobs.submission import JobRequest
-from proxy.translate import INVALID_PROMPT_ID, USAGE_SOURCE
+from proxy.translate import INVALID_PROMPT_ID, USAGE_SOURCE, workflow_metadata
 from proxy.translate.errors import LocalError, PlainError
 
 log = structlog.get_logger(__name__)
@@ -74,7 +74,7 @@ def parse_prompt(
     extra_data = body.get("extra_data", {})
     if not isinstance(extra_data, dict):
         raise _wrong("invalid_extra_data", "extra_data", "an object", extra_data)
-    extra_data = dict(extra_data)
+    extra_data = workflow_metadata.placed(extra_data, body)
     if "client_id" in body:
         extra_data["client_id"] = body["client_id"]
     if usage_source:

@@ -29,6 +29,7 @@ from proxy.engine.tracker import (
 from proxy.jobs.models import Job, JobMessage, topic_of
 from proxy.packs.nodes import Failure
 from proxy.storage.database import StorageError
+from proxy.translate import workflow_metadata
 from proxy.translate.events import CloudPicture, Message, Preview, is_terminal
 
 if TYPE_CHECKING:
@@ -66,7 +67,12 @@ class Runner:
 
     def __init__(self, job: Job, engine: Engine, cloud: CloudClient | None) -> None:
         self.job = job
-        self.tracker = Tracker(job.prompt_id, job.graph, job.outputs_to_execute)
+        self.tracker = Tracker(
+            job.prompt_id,
+            job.graph,
+            job.outputs_to_execute,
+            workflow_metadata.of_job(job.extra_data),
+        )
         self.finished = asyncio.Event()
         self.ending = False
         self._engine = engine

@@ -5,7 +5,7 @@ from __future__ import annotations
 from proxy.engine.tracker import EventReceived, SendMessage, SnapshotReceived, Tracker
 from proxy.jobs.models import OUTCOMES
 from proxy.storage.history import HistoryEntry
-from proxy.translate import codec
+from proxy.translate import codec, workflow_metadata
 from proxy.translate.events import Message
 from proxy.translate.jobs import Snapshot
 
@@ -13,7 +13,8 @@ from proxy.translate.jobs import Snapshot
 def life_of(entry: HistoryEntry) -> list[Message]:
     """Return the messages of an ended job, as its entry of the history has them."""
     result = codec.loads(entry.result)
-    tracker = Tracker(entry.id, codec.loads(entry.graph))
+    metadata = workflow_metadata.of_job(codec.loads(entry.extra_data))
+    tracker = Tracker(entry.id, codec.loads(entry.graph), metadata=metadata)
     commands = []
     for type_, data in result["status"]["messages"]:
         commands += tracker.receive(EventReceived(type_, data), entry.started_at)

@@ -24,7 +24,7 @@ from typing import Any, TypeAlias, cast
 from msgspec import Struct
 
 from proxy.jobs.models import JobEnd, Outcome
-from proxy.translate import events
+from proxy.translate import events, workflow_metadata
 from proxy.translate.events import CloudFrame, CloudPicture, Event, Message, NodeText, Preview, Told
 from proxy.translate.jobs import Snapshot, cost_of, is_twin, sources
 
@@ -101,12 +101,14 @@ Command: TypeAlias = SendMessage | JobStarted | OutputsSent | ReadDetail | Recor
 class Tracker:
     """One job, known to the client as `prompt_id`, that runs `graph` (in API format).
 
-    `output_nodes` are the nodes whose outputs it was sent for, as far as they are known.
+    `output_nodes` are the nodes whose outputs it was sent for, as far as they are known; the
+    `metadata` goes into all messages.
     """
 
     prompt_id: str
     graph: Mapping[str, Any]
     output_nodes: InitVar[Iterable[str]] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     started_at: int | None = None
     ended: bool = False
     _told_cached: bool = False
@@ -139,7 +141,7 @@ class Tracker:
         self.nodes.now = None if isinstance(what, SnapshotReceived | GiveUp) else now
         match what:
             case EventReceived(type=type_, data=data):
-                self._event(type_, data, now)
+                self._event(type_, workflow_metadata.removed(data), now)
             case SnapshotReceived(snapshot=snapshot, detail=detail):
                 self._seen(snapshot, detail, now)
             case GiveUp():
@@ -315,6 +317,8 @@ class Tracker:
         )
 
     def _tell(self, message: Message) -> None:
+        if self.metadata:
+            message = events.with_metadata(message, self.metadata)
         self._commands.append(SendMessage(message))
 
     def _read_detail(self) -> None:

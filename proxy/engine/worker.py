@@ -23,6 +23,7 @@ from proxy.jobs.models import (
 )
 from proxy.packs.rewriting import MemberView
 from proxy.storage.database import StorageError
+from proxy.translate import workflow_metadata
 from proxy.translate.codec import CREDENTIAL_KEYS
 
 if TYPE_CHECKING:
@@ -104,8 +105,8 @@ class AccountWorker:
         await engine.recorder.load_content(job)
         graph = await self._prepared(job)
         extra_data = {**job.extra_data, **job.credentials}
-        extra_data.pop("client_id", None)
-        extra_data.pop("create_time", None)
+        for name in ("client_id", "create_time", workflow_metadata.FIELD):
+            extra_data.pop(name, None)
         lends = engine.policy.send_partner_key and not CREDENTIAL_KEYS & extra_data.keys()
         if job.cancel_requested or job.interrupted:
             raise WithdrawnError

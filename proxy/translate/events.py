@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypedDict, Unpack
 
 from msgspec import Struct
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
-from proxy.translate import codec
+from proxy.translate import codec, workflow_metadata
 from proxy.translate.jobs import milliseconds
 
 
@@ -64,6 +64,7 @@ class Preview(Struct, frozen=True):
     `result` marks the pictures of `SaveImageWebsocket`, which are the node's output and must not
     be dropped. `leads` says that the matching `progress` is still to come, as it is for frames
     with metadata; without metadata a local ComfyUI sends the preview behind its `progress`.
+    `metadata` is the JSON of the job's own, which goes out in type 4.
     """
 
     prompt_id: str
@@ -75,6 +76,7 @@ class Preview(Struct, frozen=True):
     image_type: str  # "image/jpeg" or "image/png"
     result: bool = False
     leads: bool = True
+    metadata: bytes = b""
 
 
 class NodeText(Struct, frozen=True):
@@ -104,6 +106,15 @@ class Told(Struct, frozen=True):
     messages: tuple[Message, ...] = ()
     ui: dict[str, Any] | None = None
     again: bool = False
+
+
+def with_metadata(message: Message, metadata: Mapping[str, Any]) -> Message:
+    """Return a message about a job with the job's own metadata."""
+    if isinstance(message, Event):
+        return Event(message.type, workflow_metadata.added(message.data, metadata))
+    if isinstance(message, Preview):
+        return replace(message, metadata=codec.dump_bytes(metadata))
+    return message
 
 
 _KINDS = {Preview: "preview", NodeText: "text", Binary: "binary"}
@@ -432,7 +443,10 @@ def encode_preview(preview: Preview, *, metadata: bool) -> bytes | None:
     `None` if the picture has no number in type 1 (it knows JPEG and PNG alone).
     """
     if metadata:
-        about = codec.dump_bytes({name: getattr(preview, name) for name in _METADATA})
+        data: Data = {name: getattr(preview, name) for name in _METADATA}
+        if preview.metadata:
+            data = workflow_metadata.added(data, codec.loads(preview.metadata))
+        about = codec.dump_bytes(data)
         return _frame(PREVIEW_IMAGE_WITH_METADATA, len(about), about, preview.image)
     number = _FORMATS.get(preview.image_type)
     return None if number is None else _frame(PREVIEW_IMAGE, number, preview.image)

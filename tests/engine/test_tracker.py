@@ -29,7 +29,7 @@ from proxy.engine.tracker import (
     SnapshotReceived,
     Tracker,
 )
-from proxy.translate.events import CloudPicture, CloudText, Preview
+from proxy.translate.events import CloudPicture, CloudText, Event, Preview
 from proxy.translate.jobs import Snapshot
 
 
@@ -469,6 +469,27 @@ def test_with_unknown_output_nodes_the_end_of_the_run_is_the_last_output() -> No
         event("executed", node="3", output=PICTURE), event("execution_success"), graph=TWINS
     )
     assert heard(commands)[-2:] == ["-> outputs sent", "-> read"]
+
+
+@pytest.mark.parametrize("metadata", [{}, {"workflow_id": "mine"}])
+def test_the_workflow_id_of_the_cloud_gives_way_to_the_jobs_own(metadata: dict[str, Any]) -> None:
+    tracker = Tracker(ID, GRAPH, metadata=metadata)
+    commands = [
+        command
+        for what in (
+            event("executing", node="1", workflow_id="cloud"),
+            event("progress", node="1", value=1, max=2, workflow_id="cloud"),
+            event("of_a_pack", workflow_id="cloud"),
+            done(),
+        )
+        for command in tracker.receive(what, 5_000)
+    ]
+    told = [command.message for command in commands if isinstance(command, SendMessage)]
+    assert len(told) > 8
+    shown = [one.data.get("workflow_id") for one in told if isinstance(one, Event)]
+    assert set(shown) == {metadata.get("workflow_id")}
+    [record] = [command for command in commands if isinstance(command, RecordEnd)]
+    assert all("workflow_id" not in data for _, data in record.status["messages"])
 
 
 def test_progress_of_an_unannounced_node_announces_it_first() -> None:

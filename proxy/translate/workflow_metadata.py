@@ -1,0 +1,73 @@
+"""`workflow_metadata`: what a client has put into all messages about its job.
+
+Source: ComfyUI since 0.40. A page with several workflows open knows by it which one a message
+belongs to. Comfy Cloud puts its own `workflow_id` into messages, which is taken out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+#: The field of the body of `POST /prompt`, and its name in the `extra_data` of the job.
+FIELD = "workflow_metadata"
+
+#: Characters that the object may have as JSON.
+MAX_LENGTH = 256
+
+#: What the cloud adds to its messages by itself.
+_OF_THE_CLOUD = "workflow_id"
+
+_encoder = json.JSONEncoder()
+
+
+def placed(extra_data: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a client's `extra_data` with the metadata of the body, if that is valid, as its own.
+
+    What stood there under the name counts for nothing.
+    """
+    kept = {key: value for key, value in extra_data.items() if key != FIELD}
+    metadata = body.get(FIELD)
+    return {**kept, FIELD: metadata} if _is_valid(metadata) else kept
+
+
+def of_job(extra_data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata of a job: its own, or else the id of the workflow that came with it."""
+    metadata = extra_data.get(FIELD)
+    if isinstance(metadata, dict) and _is_valid(metadata):
+        return metadata
+    value: Any = extra_data
+    for key in ("extra_pnginfo", "workflow", "id"):
+        value = value.get(key) if isinstance(value, dict) else None
+    found = {"workflow_id": value}
+    return found if value and isinstance(value, str) and _is_valid(found) else {}
+
+
+def added(data: dict[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data of a message about a job with the metadata, which replaces none of it."""
+    if not metadata or "prompt_id" not in data:
+        return data
+    return {**data, **{key: value for key, value in metadata.items() if key not in data}}
+
+
+def removed(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the data of a message of the cloud without what it has added."""
+    if _OF_THE_CLOUD not in data:
+        return data
+    return {key: value for key, value in data.items() if key != _OF_THE_CLOUD}
+
+
+def _is_valid(metadata: object) -> bool:
+    """Whether it is an object that is short enough, as `json.dumps` writes it."""
+    if not isinstance(metadata, dict):
+        return False
+    length = 0
+    try:
+        for part in _encoder.iterencode(metadata):
+            length += len(part)
+            if length > MAX_LENGTH:
+                return False
+    except (ValueError, RecursionError):  # a number of too many digits
+        return False
+    return True
