@@ -24,7 +24,7 @@ from typing import Any, TypeAlias, cast
 from msgspec import Struct
 
 from proxy.jobs.models import JobEnd, Outcome
-from proxy.translate import events, workflow_metadata
+from proxy.translate import events
 from proxy.translate.events import CloudFrame, CloudPicture, Event, Message, NodeText, Preview, Told
 from proxy.translate.jobs import Snapshot, cost_of, is_twin, sources
 
@@ -141,7 +141,7 @@ class Tracker:
         self.nodes.now = None if isinstance(what, SnapshotReceived | GiveUp) else now
         match what:
             case EventReceived(type=type_, data=data):
-                self._event(type_, workflow_metadata.removed(data), now)
+                self._event(type_, events.without_additions(data), now)
             case SnapshotReceived(snapshot=snapshot, detail=detail):
                 self._seen(snapshot, detail, now)
             case GiveUp():

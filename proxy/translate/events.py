@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypedDict, Unpack
 from msgspec import Struct
 from msgspec.structs import astuple, replace
 
-from proxy.translate import codec, workflow_metadata
+from proxy.translate import codec
 from proxy.translate.jobs import milliseconds
 
 
@@ -108,10 +108,28 @@ class Told(Struct, frozen=True):
     again: bool = False
 
 
+#: What the cloud adds to its messages by itself.
+_OF_THE_CLOUD = "workflow_id"
+
+
+def without_additions(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the data of a message of the cloud without what it has added."""
+    if _OF_THE_CLOUD not in data:
+        return data
+    return {key: value for key, value in data.items() if key != _OF_THE_CLOUD}
+
+
+def with_added(data: dict[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data of a message about a job with the job's metadata, which replaces none."""
+    if "prompt_id" not in data:
+        return data
+    return {**data, **{key: value for key, value in metadata.items() if key not in data}}
+
+
 def with_metadata(message: Message, metadata: Mapping[str, Any]) -> Message:
     """Return a message about a job with the job's own metadata."""
     if isinstance(message, Event):
-        return Event(message.type, workflow_metadata.added(message.data, metadata))
+        return Event(message.type, with_added(message.data, metadata))
     if isinstance(message, Preview):
         return replace(message, metadata=codec.dump_bytes(metadata))
     return message
@@ -445,7 +463,7 @@ def encode_preview(preview: Preview, *, metadata: bool) -> bytes | None:
     if metadata:
         data: Data = {name: getattr(preview, name) for name in _METADATA}
         if preview.metadata:
-            data = workflow_metadata.added(data, codec.loads(preview.metadata))
+            data = with_added(data, codec.loads(preview.metadata))
         about = codec.dump_bytes(data)
         return _frame(PREVIEW_IMAGE_WITH_METADATA, len(about), about, preview.image)
     number = _FORMATS.get(preview.image_type)

@@ -1,7 +1,7 @@
 """`workflow_metadata`: what a client has put into all messages about its job.
 
 Source: ComfyUI since 0.40. A page with several workflows open knows by it which one a message
-belongs to. Comfy Cloud puts its own `workflow_id` into messages, which is taken out.
+belongs to.
 """
 
 from __future__ import annotations
@@ -15,9 +15,6 @@ FIELD = "workflow_metadata"
 
 #: Characters that the object may have as JSON.
 MAX_LENGTH = 256
-
-#: What the cloud adds to its messages by itself.
-_OF_THE_CLOUD = "workflow_id"
 
 _encoder = json.JSONEncoder()
 
@@ -42,20 +39,6 @@ def of_job(extra_data: Mapping[str, Any]) -> dict[str, Any]:
         value = value.get(key) if isinstance(value, dict) else None
     found = {"workflow_id": value}
     return found if value and isinstance(value, str) and _is_valid(found) else {}
-
-
-def added(data: dict[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the data of a message about a job with the metadata, which replaces none of it."""
-    if not metadata or "prompt_id" not in data:
-        return data
-    return {**data, **{key: value for key, value in metadata.items() if key not in data}}
-
-
-def removed(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the data of a message of the cloud without what it has added."""
-    if _OF_THE_CLOUD not in data:
-        return data
-    return {key: value for key, value in data.items() if key != _OF_THE_CLOUD}
 
 
 def _is_valid(metadata: object) -> bool:

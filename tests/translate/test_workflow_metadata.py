@@ -99,4 +99,4 @@ def test_a_preview_has_it_in_type_4_alone() -> None:
 
 def test_what_the_cloud_adds_is_taken_out() -> None:
     data = {"node": "1", "prompt_id": "p", "workflow_id": "cloud"}
-    assert workflow_metadata.removed(data) == {"node": "1", "prompt_id": "p"}
+    assert events.without_additions(data) == {"node": "1", "prompt_id": "p"}
