@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from proxy.translate.names import UNKNOWN, is_active, is_shown
 
-#: On every answer with content, whatever its type.
+#: On every answer with content but sounds and videos.
 SAFETY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "sandbox; default-src 'none'",
 }
+
+#: What a browser needs to play a sound or a video that is a page of its own. There are no scripts.
+_PLAYED = "sandbox allow-same-origin; default-src 'none'; media-src 'self'"
 
 
 def content_headers(
@@ -29,6 +32,8 @@ def content_headers(
     headers = {"Content-Type": essence, **SAFETY_HEADERS}
     if is_active(essence):
         headers |= {"Vary": "Sec-Fetch-Dest", "Cache-Control": "no-store"}
+    if is_shown(essence) and essence.startswith(("audio/", "video/")):
+        headers["Content-Security-Policy"] = _PLAYED
     picture = essence == "image/svg+xml" and destination == "image"
     if not picture and not is_shown(essence):
         headers["Content-Type"] = UNKNOWN

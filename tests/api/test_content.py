@@ -46,10 +46,20 @@ def test_a_type_that_is_not_on_the_list_is_downloaded(type_: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "type_", ["image/png", "image/webp", "video/mp4", "audio/wav", "model/gltf-binary"]
+    "type_", ["image/png", "image/webp", "text/plain", "application/json", "model/gltf-binary"]
 )
-def test_pictures_sounds_and_models_keep_their_type(type_: str) -> None:
+def test_pictures_texts_and_models_keep_their_type(type_: str) -> None:
     assert content_headers(type_) == {"Content-Type": type_, **SAFE}
+
+
+@pytest.mark.parametrize("type_", ["video/mp4", "audio/wav"])
+def test_sounds_and_videos_can_be_played_without_scripts(type_: str) -> None:
+    policy = "sandbox allow-same-origin; default-src 'none'; media-src 'self'"
+    assert content_headers(type_) == {
+        **SAFE,
+        "Content-Type": type_,
+        "Content-Security-Policy": policy,
+    }
 
 
 def test_parameters_of_a_type_are_left_out() -> None:
