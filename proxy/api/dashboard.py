@@ -62,6 +62,7 @@ REASONS = {
     "turn": "other members' jobs run first",
     "slot": "all slots are in use",
     "client": "another job of this client is running",
+    "model": "the accounts that have its models are busy",
     "limit": "the member's limit of running jobs is reached",
     "disabled": "the member is disabled",
     "no_account": "the member has no account",

@@ -118,7 +118,7 @@ async def get_model_info(request: web.Request) -> web.Response:
         offset = int(request.query.get("offset", "0"))
     except ValueError as error:
         raise PlainError(str(error)) from None
-    names = await catalog.models(folder) or []
+    names = await catalog.models(member_of(request), folder) or []
     page = names[offset : offset + limit]
     found: dict[str, Any] = {name: guessed(name) for name in page}
     if "limit" in request.query:
@@ -134,7 +134,7 @@ async def put_model(request: web.Request) -> web.Response:
         raise PlainError("File extension must be .safetensors")
     if len(name) > 255 or ".." in name or name[0] == "." or not _MODEL_NAME.fullmatch(name):
         raise PlainError("Invalid filename")
-    if name in (await of(request).catalog.models(folder) or []):
+    if name in (await of(request).catalog.models(member_of(request), folder) or []):
         return _status("cached")
     raise PlainError(
         f"The proxy cannot upload models to Comfy Cloud: import {name} there, or choose another "

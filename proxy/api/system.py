@@ -287,7 +287,8 @@ async def get_object_info(request: web.Request) -> web.StreamResponse:
     Compressed only for who asks for it. The entity tag is that of the bytes as they are sent.
     """
     coding = cast(Coding, bodies.coding(request.headers.getall("Accept-Encoding", ()), _CODINGS))
-    body = await of(request).catalog.object_info(await _files(request), coding)
+    member = member_of(request)
+    body = await of(request).catalog.object_info(member, await _files(request), coding)
     headers = {"Etag": f'"{body.etag}"', "Vary": "Accept-Encoding"}
     if any(tag.value in ("*", body.etag) for tag in request.if_none_match or ()):
         return web.Response(status=304, headers=headers)
@@ -305,7 +306,8 @@ async def get_object_info(request: web.Request) -> web.StreamResponse:
 async def get_node_class(request: web.Request) -> web.Response:
     """One node class, or `{}`."""
     name = request.match_info["node_class"]
-    return bodies.ready(await of(request).catalog.node_class_json(name, await _files(request)))
+    catalog, member = of(request).catalog, member_of(request)
+    return bodies.ready(await catalog.node_class_json(member, name, await _files(request)))
 
 
 async def get_model_folders(request: web.Request) -> web.Response:
@@ -315,7 +317,8 @@ async def get_model_folders(request: web.Request) -> web.Response:
 
 async def get_models(request: web.Request) -> web.Response:
     """The names of a folder's models; 404 without a body for an unknown folder."""
-    models = await of(request).catalog.models(request.match_info["folder"])
+    folder = request.match_info["folder"]
+    models = await of(request).catalog.models(member_of(request), folder)
     return bodies.empty(404) if models is None else bodies.json(models)
 
 
@@ -326,13 +329,14 @@ async def get_model_folders_in_detail(request: web.Request) -> web.Response:
 
 async def get_models_in_detail(request: web.Request) -> web.Response:
     """A folder's models with what is known of them; 404 without a body for an unknown folder."""
-    models = await of(request).catalog.models_in_detail(request.match_info["folder"])
+    folder = request.match_info["folder"]
+    models = await of(request).catalog.models_in_detail(member_of(request), folder)
     return bodies.empty(404) if models is None else bodies.json(models)
 
 
 async def get_embeddings(request: web.Request) -> web.Response:
     """The names of the embeddings."""
-    return bodies.json(await of(request).catalog.embeddings())
+    return bodies.json(await of(request).catalog.embeddings(member_of(request)))
 
 
 async def get_model_preview(request: web.Request) -> web.Response:
@@ -343,7 +347,7 @@ async def get_model_preview(request: web.Request) -> web.Response:
     except ValueError:
         return bodies.empty(400)
     catalog, folder, name = of(request).catalog, match["folder"], match["filename"]
-    models = await catalog.models(folder) or []
+    models = await catalog.models(member_of(request), folder) or []
     if name not in models and name.removesuffix(".webp") not in models:
         return bodies.empty(404)
     picture = await catalog.preview(folder, index, name) if index >= 0 else None

@@ -32,6 +32,11 @@ class CloudAccounts:
         """The client of the first account."""
         return next(iter(self.accounts.values())).cloud
 
+    def allowed(self, member: str) -> frozenset[str]:
+        """Return the accounts that a member may use."""
+        allowed = (name for name, account in self.accounts.items() if account.allows(member))
+        return frozenset(allowed)
+
     def best_first(self, member: str | None = None) -> list[Account]:
         """Return the accounts in the order in which they should be asked."""
         return best_first(list(self.accounts.values()), member)

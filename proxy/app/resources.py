@@ -62,13 +62,16 @@ async def open_resources(
         stack.push_async_callback(files.close)
         catalog = Catalog(
             Accounts(
-                cloud.first.base_url, lambda: [account.cloud for account in cloud.best_first()]
+                cloud.first.base_url,
+                lambda: [account.cloud for account in cloud.best_first()],
+                cloud.clients,
             ),
             storage.folder / "catalog",
             max_age=settings.catalog_max_age,
             helpers=partial(offered, preferred=settings.prefer_helper_nodes)
             if settings.helper_nodes
             else None,
+            allowed=cloud.allowed,
         )
         await catalog.start()
         stack.push_async_callback(catalog.close)

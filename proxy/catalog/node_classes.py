@@ -258,18 +258,14 @@ MOST = 64
 
 
 class Bodies:
-    """The bodies of the newest catalog by list of files and coding."""
+    """The bodies of catalogs by list of files and coding; those of former ones give way."""
 
     def __init__(self) -> None:
-        self._whole: Whole | None = None
         self._made: LRUCache[object, asyncio.Task[Body]] = LRUCache(MOST)
 
     async def get(self, whole: Whole, files: Listing, coding: Coding) -> Body:
-        """The body of `whole`, the newest catalog; who waits together gets the same."""
-        if whole is not self._whole:
-            self._whole = whole
-            self._made.clear()
-        key = tuple(files.items()), coding
+        """The body of `whole`; who waits together gets the same."""
+        key = whole, tuple(files.items()), coding
         making = self._made.get(key)
         if making is None or (making.done() and (making.cancelled() or making.exception())):
             making = asyncio.create_task(asyncio.to_thread(whole.body, files, coding))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import quote
 
 import structlog
+from cachetools import LRUCache
 
 from proxy.catalog.node_classes import (
     Bodies,
@@ -23,6 +25,17 @@ from proxy.catalog.node_classes import (
     fill,
     lists_files,
     template,
+)
+from proxy.catalog.owners import (
+    LOADERS,
+    Merging,
+    Owners,
+    accounts_for,
+    hidden_from,
+    joined,
+    models_in,
+    parted,
+    without,
 )
 from proxy.catalog.source import Accounts, CachedResource, Picture, PictureCache
 from proxy.translate import NODE_FIELDS, codec, model_extensions
@@ -57,6 +70,16 @@ _STANDARD_FOLDERS = (
 )
 
 
+#: What the cloud does not tell of a model.
+_UNKNOWN: Mapping[str, Any] = {"pathIndex": 0, "modified": 0.0, "created": 0.0, "size": 0}
+
+#: A member may cause the catalog to be read again so often at once, and then once in an interval
+#: (seconds): each time costs about 9 MB from each account.
+REREADS, REREAD_INTERVAL = 5, 20.0
+
+#: Sets of accounts whose view of the catalog is kept.
+VIEWS = 8
+
 #: Gives the classes that stand beside the cloud's.
 Offer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
@@ -68,13 +91,17 @@ class Nodes(Mapping[str, dict[str, Any]]):
     """All node classes; a class is parsed when it is asked for.
 
     `whole` gives the bodies of `GET /object_info`. `helpers` are the classes that the proxy runs
-    itself, which stand behind or instead of the cloud's.
+    itself, which stand behind or instead of the cloud's. `owners` says what not every account has.
     """
 
     def __init__(
-        self, classes: Mapping[str, Any], helpers: Mapping[str, Any] | None = None
+        self,
+        classes: Mapping[str, Any],
+        helpers: Mapping[str, Any] | None = None,
+        owners: Owners | None = None,
     ) -> None:
         self.helpers = frozenset(helpers or ())
+        self.owners = owners or {}
         self._json: dict[str, bytes] = {}
         self._templates: dict[str, Template] = {}
         for name, info in {**classes, **(helpers or {})}.items():
@@ -90,6 +117,20 @@ class Nodes(Mapping[str, dict[str, Any]]):
         )
         self._parsed = parsed
         self._shapes = remembered(lambda name: shape_of(name, parsed(name)))
+
+    def seen_by(self, accounts: frozenset[str]) -> Nodes:
+        """The same without what none of these accounts has. Takes some 100 ms if that is much."""
+        hidden = hidden_from(self.owners, accounts)
+        if not hidden:
+            return self
+        shown: dict[str, Any] = {}
+        for name in self:
+            if "" not in hidden.get(name, {}):
+                info = self[name]
+                shown[name] = without(info, hidden[name]) if name in hidden else info
+        seen = Nodes(shown)
+        seen.helpers = self.helpers
+        return seen
 
     def __getitem__(self, name: str) -> dict[str, Any]:
         return self._parsed(name)
@@ -130,10 +171,8 @@ def read(body: bytes, helpers: Offer | None = None) -> Nodes:
 
     `helpers` gives the classes that the proxy runs itself beside the cloud's.
     """
-    classes = codec.loads(body)
-    if not isinstance(classes, dict) or not classes:
-        raise ValueError("object_info is not an object of node classes")
-    return Nodes(classes, None if helpers is None else helpers(classes))
+    classes, owners = parted(body)
+    return Nodes(classes, None if helpers is None else helpers(classes), owners)
 
 
 def _key(name: str) -> bytes:
@@ -146,19 +185,29 @@ class Catalog:
     What is older than `max_age` (seconds) is fetched again while the old is still served. The
     answers raise `LocalError` (503) as long as there is neither a copy nor the cloud; what clients
     can do without is empty then. `helpers` gives the classes that the proxy runs itself beside the
-    cloud's.
+    cloud's. `allowed` names the accounts that a member may use: it sees what these have.
     """
 
     def __init__(
-        self, accounts: Accounts, folder: Path, *, max_age: float, helpers: Offer | None = None
+        self,
+        accounts: Accounts,
+        folder: Path,
+        *,
+        max_age: float,
+        helpers: Offer | None = None,
+        allowed: Callable[[str], frozenset[str]] | None = None,
     ) -> None:
         self._accounts = accounts
+        self._allowed = allowed
+        self._seen: LRUCache[tuple[Whole, frozenset[str]], asyncio.Task[Nodes]] = LRUCache(VIEWS)
+        self._is_complete = True
+        self._budgets: LRUCache[str, Allowance] = LRUCache(_REMEMBERED)
         self._folder = folder
         self._max_age = max_age
         self._nodes: CachedResource[Nodes] = CachedResource(
             "node catalog",
             folder / "object_info.json",
-            lambda: accounts.ask(lambda cloud: cloud.object_info()),
+            self._fetch_nodes,
             lambda body: read(body, helpers),
             max_age=max_age,
         )
@@ -236,6 +285,30 @@ class Catalog:
             await self._nodes.renewed(0, patience=timeout)
         return self._nodes.value is not None
 
+    async def _fetch_nodes(self) -> bytes:
+        """The classes of all accounts in one body; of one account, or of equal ones, as it came."""
+        accounts = self._accounts
+        if len(accounts.named) < 2:
+            return await accounts.ask(lambda cloud: cloud.object_info())
+        bodies = await accounts.ask_each(lambda cloud: cloud.object_info())
+        self._is_complete = len(bodies) == len(accounts.named)
+        known = None if self._nodes.value is None else self._nodes.value.owners
+        if len(set(bodies.values())) == 1 and (self._is_complete or not known):
+            return next(iter(bodies.values()))
+        missing = [name for name in accounts.named if name not in bodies]
+        return await asyncio.to_thread(_merged, bodies, missing, known or {})
+
+    async def reread(self, member: str) -> bool:
+        """Fetch the node classes now, because a member names something that they lack.
+
+        Says whether what there is was read from every account after this call began. A member can
+        cause this so often only.
+        """
+        allowance = self._budgets.setdefault(member, Allowance(time.monotonic()))
+        if not allowance.take(time.monotonic()):
+            return False
+        return await self._nodes.reread(patience=RENEWAL) and self._is_complete
+
     async def renewed(self, age: float) -> bool:
         """Fetch the node classes again if they are older than `age` (seconds).
 
@@ -251,10 +324,34 @@ class Catalog:
         loaded = self._nodes.value
         return None if loaded is None else loaded.get(name)
 
-    def shape(self, name: str) -> Shape | None:
-        """What a graph is checked against, without waiting; `None` as `known`."""
+    async def shapes(self, member: str) -> Callable[[str], Shape | None]:
+        """What a member's graph is checked against; nothing is known while nothing is loaded."""
         loaded = self._nodes.value
-        return None if loaded is None else loaded.shape(name)
+        return (lambda _: None) if loaded is None else (await self._seen_by(loaded, member)).shape
+
+    def accounts_for(self, graph: Mapping[str, Any]) -> tuple[frozenset[str], str] | None:
+        """The accounts that have all that a graph names, and the first name that not all have;
+        `None` if every account has everything, as far as is known."""
+        loaded = self._nodes.value
+        return None if loaded is None else accounts_for(graph, loaded.owners)
+
+    def allowed(self, member: str) -> frozenset[str]:
+        """The accounts that a member may use."""
+        return frozenset() if self._allowed is None else self._allowed(member)
+
+    async def _nodes_of(self, member: str) -> Nodes:
+        return await self._seen_by(await self._nodes.get(), member)
+
+    async def _seen_by(self, nodes: Nodes, member: str) -> Nodes:
+        """The classes and choices of the accounts that a member may use."""
+        if self._allowed is None or not nodes.owners:
+            return nodes
+        key = nodes.whole, self._allowed(member)
+        making = self._seen.get(key)
+        if making is None or (making.done() and (making.cancelled() or making.exception())):
+            making = asyncio.create_task(asyncio.to_thread(nodes.seen_by, key[1]))
+            self._seen[key] = making
+        return making.result() if making.done() else await asyncio.shield(making)
 
     @property
     def emulated(self) -> frozenset[str]:
@@ -266,17 +363,17 @@ class Catalog:
         """A node class."""
         return (await self._nodes.get()).get(name)
 
-    async def classes(self) -> Mapping[str, dict[str, Any]]:
-        """All node classes; each is parsed when it is looked at."""
-        return await self._nodes.get()
+    async def classes(self, member: str) -> Mapping[str, dict[str, Any]]:
+        """All node classes that a member sees; each is parsed when it is looked at."""
+        return await self._nodes_of(member)
 
-    async def object_info(self, files: Listing, coding: Coding = "identity") -> Body:
+    async def object_info(self, member: str, files: Listing, coding: Coding = "identity") -> Body:
         """The body of `GET /object_info` for a member whose input folder holds `files`."""
-        return await self._bodies.get((await self._nodes.get()).whole, files, coding)
+        return await self._bodies.get((await self._nodes_of(member)).whole, files, coding)
 
-    async def node_class_json(self, name: str, files: Listing) -> bytes:
+    async def node_class_json(self, member: str, name: str, files: Listing) -> bytes:
         """The body of `GET /object_info/{class}`: `{}` for a class that there is not."""
-        return (await self._nodes.get()).one_json(name, files)
+        return (await self._nodes_of(member)).one_json(name, files)
 
     # --- models ----------------------------------------------------------------------------
 
@@ -298,15 +395,41 @@ class Catalog:
         empty = [{"name": one, "folders": [one]} for one in _STANDARD_FOLDERS if one not in known]
         return [*listed, *empty]
 
-    async def models(self, folder: str) -> list[str] | None:
+    async def models(self, member: str, folder: str) -> list[str] | None:
         """The names of a folder's models, in order; `None` for an unknown folder."""
-        models = await self.models_in_detail(folder)
+        models = await self.models_in_detail(member, folder)
         return None if models is None else sorted(model["name"] for model in models)
 
-    async def models_in_detail(self, folder: str) -> list[dict[str, Any]] | None:
-        """`[{"name", "pathIndex", "modified", "created", "size"}]`; the cloud tells no times."""
+    async def models_in_detail(self, member: str, folder: str) -> list[dict[str, Any]] | None:
+        """`[{"name", "pathIndex", "modified", "created", "size"}]`; the cloud tells no times.
+
+        The cloud's lists need not have the models of an account's own: those are in the lists of
+        the loaders that the member sees. What is in neither list for the member is left out.
+        """
+        listed = await self._listed(folder)
+        if listed is None and folder not in _STANDARD_FOLDERS:
+            return None
+        try:
+            nodes = await self._nodes_of(member)
+        except LocalError:
+            return listed or []
+        offered = models_in(nodes, folder)
+        own = {one for one, _ in self._owned(folder)} - set(offered)
+        shown = [model for model in listed or () if model["name"] not in own]
+        known = {model["name"] for model in shown}
+        return [*shown, *({"name": one, **_UNKNOWN} for one in offered if one not in known)]
+
+    def _owned(self, folder: str) -> Iterator[tuple[str, list[str]]]:
+        """The models of a folder that not every account has."""
+        if (loaded := self._nodes.value) is None:
+            return
+        for name, input_ in LOADERS.get(folder, ()):
+            yield from loaded.owners.get(name, {}).get(input_, {}).items()
+
+    async def _listed(self, folder: str) -> list[dict[str, Any]] | None:
+        """The cloud's list of a folder; `None` for one that it does not have."""
         if folder not in {one["name"] for one in await self._folders.get()}:
-            return [] if folder in _STANDARD_FOLDERS else None
+            return None
         kept = self._models.get(folder)
         if kept is None:
             kept = self._models[folder] = self._list(
@@ -314,12 +437,11 @@ class Catalog:
                 f"models-{quote(folder, safe='')}",
                 lambda cloud: cloud.models(folder),
             )
-        unknown = {"pathIndex": 0, "modified": 0.0, "created": 0.0, "size": 0}
-        return [{**unknown, **model} for model in await kept.get()]
+        return [{**_UNKNOWN, **model} for model in await kept.get()]
 
-    async def embeddings(self) -> list[str]:
+    async def embeddings(self, member: str) -> list[str]:
         """The names of the embeddings, without extension."""
-        return [_without_suffix(name) for name in await self.models("embeddings") or []]
+        return [_without_suffix(name) for name in await self.models(member, "embeddings") or []]
 
     # --- what clients can do without -------------------------------------------------------
 
@@ -364,6 +486,33 @@ class Catalog:
     async def _ask_for_template(self, name: str) -> Picture | None:
         async with self._turns:  # a gallery asks for a hundred
             return await self._accounts.ask(lambda cloud: cloud.template_picture(name))
+
+
+class Allowance:
+    """How often a member may cause the node classes to be fetched: some times at once, then once in
+    a while. `now` is any clock in seconds."""
+
+    def __init__(self, now: float) -> None:
+        self._left, self._since = float(REREADS), now
+
+    def take(self, now: float) -> bool:
+        """Whether it may now; then it has once less."""
+        self._left = min(REREADS, self._left + (now - self._since) / REREAD_INTERVAL)
+        self._since = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+def _merged(bodies: Mapping[str, bytes], missing: Iterable[str], known: Owners) -> bytes:
+    """The catalogs of several accounts in one; of those that are missing, what is known."""
+    merging = Merging()
+    for name, body in bodies.items():
+        merging.add(name, parted(body)[0])
+    for name in missing:
+        merging.keep(name, known)
+    return codec.dump_bytes(joined(merging.classes, merging.owners))
 
 
 async def _or_empty(kept: CachedResource[dict[str, Any]]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
@@ -30,13 +30,18 @@ Picture: TypeAlias = tuple[bytes, str]
 class Accounts:
     """Several accounts as one source.
 
-    `order` gives those that may be asked, the best first. Accounts of one cloud have one catalog,
-    so whose it is makes no difference; where they are at different clouds it is still one
-    account's, for all jobs.
+    `order` gives those that may be asked, the best first. Most answers are the same for all
+    accounts, so one is enough; what differs is asked of each of the `named`.
     """
 
-    def __init__(self, base_url: URL, order: Callable[[], Sequence[CloudClient]]) -> None:
+    def __init__(
+        self,
+        base_url: URL,
+        order: Callable[[], Sequence[CloudClient]],
+        named: Mapping[str, CloudClient] | None = None,
+    ) -> None:
         self.base_url = base_url
+        self.named = named or {}
         self._order = order
 
     async def ask(self, question: Callable[[CloudClient], Awaitable[T]]) -> T:
@@ -50,6 +55,21 @@ class Accounts:
                 log.info("account_skipped", reason=str(error))
                 problem = problem or error
         raise problem or CloudUnreachable("there is no account to ask")
+
+    async def ask_each(self, question: Callable[[CloudClient], Awaitable[T]]) -> dict[str, T]:
+        """The answers of the accounts that give one, one after the other, by their names. Raises
+        `CloudError`, that of the first account, if none does."""
+        answers: dict[str, T] = {}
+        problem: CloudError | None = None
+        for name, cloud in self.named.items():
+            try:
+                answers[name] = await question(cloud)
+            except CloudError as error:
+                log.info("account_skipped", account=name, reason=str(error))
+                problem = problem or error
+        if not answers:
+            raise problem or CloudUnreachable("there is no account to ask")
+        return answers
 
 
 #: Seconds before the cloud is asked again after it has failed.
@@ -81,7 +101,7 @@ class CachedResource(Generic[T]):
         self._max_age = max_age
         #: What is in memory now.
         self.value: T | None = None
-        self._fetched_at = 0.0  # by the monotonic clock
+        self._asked_at = self._fetched_at = 0.0  # by the monotonic clock
         self._looking = asyncio.Lock()
         self._looked_on_disk = False
         self._refreshing: asyncio.Task[None] | None = None
@@ -115,6 +135,22 @@ class CachedResource(Generic[T]):
             await asyncio.wait([refreshing], timeout=patience)
         return self.value is not before
 
+    async def reread(self, *, patience: float) -> bool:
+        """Fetch the document after this call began, and wait up to `patience` seconds.
+
+        Says whether that was done. Callers that wait together cause one call.
+        """
+        began = time.monotonic()
+        if self._is_loading() and self._refreshing is not None:  # it may have been asked before
+            await asyncio.wait([self._refreshing], timeout=patience)
+        if self._asked_at < began and (refreshing := self._refresh()) is not None:
+            left = patience - (time.monotonic() - began)
+            await asyncio.wait([refreshing], timeout=max(0.0, left))
+        return self._asked_at >= began
+
+    def _is_loading(self) -> bool:
+        return self._refreshing is not None and not self._refreshing.done()
+
     async def close(self) -> None:
         """Stop fetching."""
         if self._refreshing is not None:
@@ -130,6 +166,7 @@ class CachedResource(Generic[T]):
         return self._refreshing
 
     async def _load(self) -> None:
+        began = time.monotonic()
         try:
             body = await self._fetch()
             self.value = await asyncio.to_thread(self._read, body)
@@ -138,7 +175,7 @@ class CachedResource(Generic[T]):
             self._failure = str(error)
             log.warning("catalog_refresh_failed", what=self._name, error=self._failure)
             return
-        self._fetched_at = time.monotonic()
+        self._asked_at, self._fetched_at = began, time.monotonic()
         self._failed_at = None
         try:
             await asyncio.to_thread(_write, self._path, body)

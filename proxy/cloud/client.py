@@ -413,8 +413,11 @@ class CloudClient:
             raise refusal(_DOWNLOAD, 403, said, None) from None
 
     async def object_info(self) -> bytes:
-        """`GET /api/object_info`: a JSON object of about 9 MB, as it came."""
-        url = self.http.url("object_info")
+        """`GET /api/object_info`: a JSON object of about 9 MB, as it came.
+
+        Without the parameter the models that the account has imported are missing.
+        """
+        url = self.http.url("object_info", include_user_models="true")
         return await self.http.read(
             "GET", url, _object_bytes, total=_CATALOG_TIMEOUT, limits=CATALOG
         )

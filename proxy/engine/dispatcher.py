@@ -14,7 +14,7 @@ import structlog
 from proxy.engine.accounts import AccountHealth
 from proxy.engine.submitter import SubmissionError, UnansweredError
 from proxy.engine.tracker import SnapshotReceived
-from proxy.jobs.models import Job, JobAnswered, JobKey, JobReceived, JobState, now
+from proxy.jobs.models import Job, JobAnswered, JobKey, JobReceived, JobState, Needs, now
 from proxy.members.member import KnownClass
 from proxy.storage.database import StorageError
 from proxy.storage.jobs import Shares
@@ -50,6 +50,7 @@ class Dispatcher(EnginePart):
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
         self._files = engine.files
+        self._catalog = engine.catalog
         self._known = engine.catalog.known
         self._paused_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -133,10 +134,11 @@ class Dispatcher(EnginePart):
                 "member to an account.",
                 kind="forbidden",
             )
+        job.needs = self.needs(job)
         may_go = not promised and (job.rewriting is None or job.rewriting.failure is None)
         while (
             may_go
-            and (account := self._scheduler.account_for(job.member, time.monotonic(), probing=True))
+            and (account := self._scheduler.account_for(job, time.monotonic(), probing=True))
             is not None
             and self._scheduler.may_go_at_once(job, account)
         ):
@@ -168,6 +170,18 @@ class Dispatcher(EnginePart):
         """Put a job into the queue. What its client sent is in the storage alone meanwhile."""
         job.content = None
         self._scheduler.queue.add(job)
+
+    def needs(self, job: Job) -> Needs | None:
+        """What a job names that not every account has, as far as the catalog tells."""
+        graph = job.graph if job.rewriting is None else job.rewriting.graph
+        found = self._catalog.accounts_for(graph)
+        return None if found is None else Needs(*found)
+
+    async def _may_run(self, job: Job, worker: AccountWorker) -> bool:
+        """Whether the account has what a waiting job names, as far as is known by now."""
+        await self._catalog.wait_loaded(self._engine.timeouts.catalog_patience)
+        job.needs = self.needs(job)
+        return worker.account in self._scheduler.usable(job)
 
     def fails(self, job: Job) -> bool:
         """Whether a helper node of the job has failed already: then the job ends with it."""
@@ -266,11 +280,14 @@ class Dispatcher(EnginePart):
             return None
         wall, due = now(), []
         for member in self._scheduler.queue.members():
-            found = self._scheduler.unable(member)
-            if found is None:
-                continue
-            since, refusal = found
+            unable: dict[frozenset[str] | None, tuple[float, LocalError] | None] = {}
             for job in list(self._scheduler.queue.of(member)):
+                accounts = None if job.needs is None else job.needs.accounts
+                if accounts not in unable:
+                    unable[accounts] = self._scheduler.unable(job)
+                if (found := unable[accounts]) is None:
+                    continue
+                since, refusal = found
                 waited = min(at - since, max(0, wall - job.create_time) / 1000)
                 if waited < self._policy.unable_timeout:
                     due.append(at + self._policy.unable_timeout - waited)
@@ -290,6 +307,9 @@ class Dispatcher(EnginePart):
                 self._scheduler.give_back(job)
                 self.fails(job)
                 self.pump()
+                return
+            if not await self._may_run(job, worker):
+                await self.not_taken(job, None)
                 return
             submitted = await worker.send(job, patience=_BRIEFLY)
         except WithdrawnError:

@@ -25,6 +25,12 @@ WAITS_FOR_CLIENT = (
     "many runs them in parallel."
 )
 
+#: The same about one whose reason is `model`.
+WAITS_FOR_MODEL = (
+    "Not every Comfy Cloud account has {}, and those that have it are busy; the job waits for one "
+    "of them."
+)
+
 
 class Scheduler:
     """Slots, fair shares and the queue together.
@@ -141,10 +147,8 @@ class Scheduler:
         """The waiting job that may go now, out of the queue, and where to; `None` if none may."""
         ready = {}
         for member in self.queue.members():
-            account = self.account_for(member, at)
-            job = None if account is None else self._candidate(member, account)
-            if account is not None and job is not None:
-                ready[member] = job, account
+            if (candidate := self._candidate(member, at)) is not None:
+                ready[member] = candidate
         chosen = self.shares.choose({member: job.order for member, (job, _) in ready.items()})
         if chosen is None:
             return None
@@ -157,15 +161,24 @@ class Scheduler:
             return False
         return not self.queue.of(job.member) or self._has_slot(account)
 
-    def _candidate(self, member: str, account: Account) -> Job | None:
-        """The member's job that goes to the account next: the first, unless its client is busy.
+    def _candidate(self, member: str, at: float) -> tuple[Job, Account] | None:
+        """The member's job that goes next and where to: the first, unless its client is busy.
 
         That one is overtaken where a slot is free, and not where the other would only wait on the
-        cloud, and then run first.
+        cloud, and then run first. A job that waits for accounts with its models is overtaken.
         """
+        found: dict[frozenset[str] | None, Account | None] = {}
         for job in self.queue.of(member):
+            accounts = None if job.needs is None else job.needs.accounts
+            if accounts not in found:
+                found[accounts] = self.account_for(job, at)
+            account = found[accounts]
+            if account is None:
+                if accounts is None:
+                    return None
+                continue
             if not self._waits_for_client(job):
-                return job
+                return job, account
             if not self._has_slot(account):
                 return None
         return None
@@ -177,22 +190,22 @@ class Scheduler:
         """
         return job.one_at_a_time and (job.member, job.client_id) in self._busy
 
-    def _any_slot(self, member: str) -> bool:
-        """Whether an account that takes the member's jobs could run one more at once."""
-        return any(self.used(one.name) < one.slots.count for one in self._allowed(member))
+    def _any_slot(self, accounts: Iterable[Account]) -> bool:
+        """Whether one of the accounts could run one more job at once."""
+        return any(self.used(one.name) < one.slots.count for one in accounts)
 
     def _has_slot(self, account: Account) -> bool:
         """Whether the account has a slot free, or may have one as far as is known."""
         return not account.slots.certain or self.used(account.name) < account.slots.count
 
-    def account_for(self, member: str, at: float, *, probing: bool = False) -> Account | None:
-        """Where a job of the member may go now, if anywhere.
+    def account_for(self, job: Job, at: float, *, probing: bool = False) -> Account | None:
+        """Where a job may go now, if anywhere.
 
         With `probing` an account that rests is tried, if there is none that is well.
         """
-        if self._limited(member) is not None:
+        if self._limited(job.member) is not None:
             return None
-        allowed = self._allowed(member)
+        allowed = self.usable(job)
         free = [account for account in allowed if account.slots.free(self.used(account.name))]
         ready = [account for account in free if account.health.ready(at)]
         if not ready and probing and not any(account.health.well for account in allowed):
@@ -208,8 +221,7 @@ class Scheduler:
     def has_other(self, job: Job) -> bool:
         """Whether another account that takes the member's jobs is well."""
         return any(
-            account.name != job.account and account.health.well
-            for account in self._allowed(job.member)
+            account.name != job.account and account.health.well for account in self.usable(job)
         )
 
     def wake(self, at: float) -> float | None:
@@ -226,12 +238,13 @@ class Scheduler:
     def forecast(self) -> list[QueuePosition]:
         """All waiting jobs in the order in which they will go, if nothing changes."""
         if self._forecast is None:
-            free = {member: self._any_slot(member) for member in self.queue.members()}
+            free = {
+                member: self._any_slot(self._allowed(member)) for member in self.queue.members()
+            }
             self._forecast = [
-                replace(one, reason="client")
+                replace(one, reason=self._own_reason(one.job, free=free[one.job.member]))
                 if one.reason in ("slot", "turn")
-                and free[one.job.member]
-                and self._waits_for_client(one.job)
+                and self._own_reason(one.job, free=free[one.job.member])
                 else one
                 for one in self.shares.places(self._queues())
             ]
@@ -252,14 +265,20 @@ class Scheduler:
             for member in self.queue.members()
         }
 
-    def unable(self, member: str) -> tuple[float, LocalError] | None:
-        """Since when (monotonic) no account can take the member's jobs, and why.
+    def _own_reason(self, job: Job, *, free: bool) -> str:
+        """Why a job waits although there is a slot `free` for others; empty if it does not."""
+        if job.needs is not None and not self._any_slot(self.usable(job)):
+            return "model" if free else ""
+        return "client" if free and self._waits_for_client(job) else ""
+
+    def unable(self, job: Job) -> tuple[float, LocalError] | None:
+        """Since when (monotonic) no account can take the job, and why.
 
         `None` if one may: it is well, it rests for something that passes, or its queue is full of
         jobs of ours, which end.
         """
         since, refusal = 0.0, None
-        for account in self._allowed(member):
+        for account in self.usable(job):
             health = account.health
             passes = health.reason == "queue_limit" and self.used(account.name)
             if health.unable_since is None or health.refusal is None or passes:
@@ -275,10 +294,13 @@ class Scheduler:
         sentence."""
         reason, allowed = self.blocked(member), self._allowed(member)
         refusal = allowed[0].health.refusal if allowed and reason is not None else None
-        free = reason is None and self._any_slot(member)
+        free = reason is None and self._any_slot(allowed)
         for job in jobs:
-            if free and self._waits_for_client(job):
-                yield job, "client", WAITS_FOR_CLIENT
+            own = self._own_reason(job, free=free)
+            if own == "model" and job.needs is not None:
+                yield job, own, WAITS_FOR_MODEL.format(job.needs.name)
+            elif own:
+                yield job, own, WAITS_FOR_CLIENT
             else:
                 yield job, reason, None if refusal is None else refusal.message
 
@@ -302,6 +324,16 @@ class Scheduler:
 
     def _allowed(self, member: str) -> list[Account]:
         return [account for account in self._accounts.values() if account.allows(member)]
+
+    def usable(self, job: Job) -> list[Account]:
+        """The accounts that take the member's jobs and have what this one names.
+
+        Where none has it any longer, the cloud decides.
+        """
+        allowed = self._allowed(job.member)
+        if job.needs is None:
+            return allowed
+        return [one for one in allowed if one.name in job.needs.accounts] or allowed
 
     def _weight(self, member: str) -> float:
         return self._member(member).weight

@@ -300,7 +300,7 @@ class Assets:
         available now; how many are new."""
         try:
             async with asyncio.timeout(_MODELS_PATIENCE):
-                models = await self._listed_models()
+                models = await self._listed_models(member)
         except (LocalError, TimeoutError) as error:
             _log.warning("asset_models_failed", reason=str(error) or "the cloud took too long")
             return 0
@@ -318,15 +318,15 @@ class Assets:
         )
         return created
 
-    async def _listed_models(self) -> list[tuple[str, str]]:
-        """Folder and name of all models, sorted. Raises `LocalError`."""
+    async def _listed_models(self, member: str) -> list[tuple[str, str]]:
+        """Folder and name of all models that a member sees, sorted. Raises `LocalError`."""
         folders = [str(one["name"]) for one in await self._models.model_folders_in_detail()]
-        lists = await asyncio.gather(*map(self._models_of, folders))
+        lists = await asyncio.gather(*(self._models_of(member, one) for one in folders))
         return sorted({one for found in lists for one in found})
 
-    async def _models_of(self, folder: str) -> list[tuple[str, str]]:
+    async def _models_of(self, member: str, folder: str) -> list[tuple[str, str]]:
         async with self._at_once:
-            models = await self._models.models_in_detail(folder)
+            models = await self._models.models_in_detail(member, folder)
         return [(folder, str(one["name"])) for one in models or ()]
 
     # --- news ------------------------------------------------------------------------------------

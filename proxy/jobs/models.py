@@ -110,6 +110,14 @@ class JobKey(NamedTuple):
     prompt_id: str
 
 
+class Needs(NamedTuple):
+    """What a job names that not every account has: the accounts that have all of it, and the first
+    of the names."""
+
+    accounts: frozenset[str]
+    name: str
+
+
 @dataclass(slots=True, eq=False)
 class JobContent:
     """What a client sent for a job, of any size: in memory only where it is used.
@@ -151,9 +159,9 @@ class Job:
 
     In memory alone: `interrupted` says that the job was interrupted while it was being sent;
     `answered` that the client has its answer, so that messages may flow;
-    `reason` and `message` why the job cannot continue, in a word and in a sentence; `finishing`
-    that its client has all outputs; `over` that the cloud has reported the end; `stored` is false
-    once a write has not found it.
+    `reason` and `message` why the job cannot continue, in a word and in a sentence; `needs` what
+    not every account has; `finishing` that its client has all outputs; `over` that the cloud has
+    reported the end; `stored` is false once a write has not found it.
     """
 
     prompt_id: str
@@ -183,6 +191,7 @@ class Job:
     stored: bool = True
     reason: str | None = None
     message: str | None = None
+    needs: Needs | None = field(default=None, repr=False)
     runner: Any = field(default=None, repr=False)
 
     @property
@@ -274,9 +283,10 @@ class LiveJob(
     The fields are those of `Job`, and renamed those of a `StoredJob`; `changed_at` is when this was
     so. Admins see more of it: a waiting job has `before` it this many jobs of anyone. `reason` is
     why it does not continue: `turn`, `slot`, `client` (another job of its client has a slot),
-    `limit` (the member's own), `disabled` (the member), `no_account`, or what the account suffers
-    (`no_credits`, `dead_key`, `queue_limit`, `rate_limited`, `unreachable`). `progress` of a
-    running job is from 0 to 1, `node` the one that runs.
+    `model` (the accounts that have its models are busy), `limit` (the member's own), `disabled`
+    (the member), `no_account`, or what the account suffers (`no_credits`, `dead_key`,
+    `queue_limit`, `rate_limited`, `unreachable`). `progress` of a running job is from 0
+    to 1, `node` the one that runs.
     """
 
     member: str

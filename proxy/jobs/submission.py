@@ -149,10 +149,21 @@ class Checks:
                     "Prompt outputs failed validation",
                     node_errors=node_errors,
                 )
+        if (needs := self.catalog.accounts_for(request.graph)) is not None:
+            self._check_accounts(member, *needs)
         who = self.members.get(member)
         if who.limits.denied_classes or who.limits.deny_partner_nodes:
             check_classes(who, request.graph, self.catalog.known)
         return found
+
+    def _check_accounts(self, member: str, accounts: frozenset[str], name: str) -> None:
+        """Raise `LocalError` if no account of the member has all that a graph names."""
+        if accounts.isdisjoint(self.catalog.allowed(member)):
+            raise LocalError(
+                "models_of_several_accounts",
+                f"No Comfy Cloud account that you may use has all models of this workflow. {name} "
+                "is in some accounts only: import the models into one account, or choose others.",
+            )
 
     async def rewritten(
         self, member: str, graph: dict[str, Any], outputs: list[str] | None
@@ -169,15 +180,24 @@ class Checks:
             return None
         private = self.members.has_members
         has_file = await self.files.owned(member, request.graph, private=private)
-        found = self._validate(request, has_file)
-        if not found.faultless and await self.catalog.renewed(FRESH):
-            found = self._validate(request, has_file)
+        found = await self._validate(member, request, has_file)
+        if found.lacks_names:
+            # A model may have been imported, or a class added, a moment ago: only a fresh list
+            # refuses, and where there is none the cloud decides.
+            if not await self.catalog.reread(member):
+                return None
+            found = await self._validate(member, request, has_file)
+        elif not found.faultless and await self.catalog.renewed(FRESH):
+            found = await self._validate(member, request, has_file)
         if not found.faultless and await self._is_replaced(request.graph):
             return None
         return found
 
-    def _validate(self, request: JobRequest, has_file: Callable[[str], bool]) -> Validation:
-        return validate(request.graph, request.targets, self.catalog.shape, has_file=has_file)
+    async def _validate(
+        self, member: str, request: JobRequest, has_file: Callable[[str], bool]
+    ) -> Validation:
+        shapes = await self.catalog.shapes(member)
+        return validate(request.graph, request.targets, shapes, has_file=has_file)
 
     async def _is_replaced(self, graph: Mapping[str, Any]) -> bool:
         """Whether the cloud will look at another graph than this, with newer classes."""

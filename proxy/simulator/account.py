@@ -13,10 +13,10 @@ from proxy.simulator.assets import AssetLibrary
 from proxy.simulator.execution import NodeCache
 from proxy.simulator.jobs import SimulatedJob
 
-Plan: TypeAlias = Literal["free", "standard", "creator", "pro"]
+Plan: TypeAlias = Literal["free", "standard", "creator", "pro", "team"]
 
 #: Jobs at once by plan. The free plan has no access by API.
-SLOTS: dict[Plan, int] = {"free": 1, "standard": 1, "creator": 3, "pro": 5}
+SLOTS: dict[Plan, int] = {"free": 1, "standard": 1, "creator": 3, "pro": 5, "team": 25}
 
 
 @dataclass(slots=True)
@@ -31,12 +31,15 @@ class SimulatedUserFile:
 class SimulatedAccount:
     """Who has the key. `credits` are the submissions that are still paid for, `None` any number.
 
-    `key`, `plan` and `credits` may be changed at any time.
+    `balance_cents` is what the routes of billing show. `imports` are the models of the account's
+    own by folder. All of this may be changed at any time.
     """
 
     key: str
     plan: Plan = "standard"
     credits: int | None = None
+    balance_cents: int = 1234
+    imports: dict[str, tuple[str, ...]] = field(default_factory=dict)
     user_id: str = field(default_factory=lambda: f"user_{uuid4().hex[:20]}")
     workspace_id: str = field(default_factory=lambda: f"ws_{uuid4().hex[:20]}")
     jobs: dict[str, SimulatedJob] = field(default_factory=dict)
@@ -57,6 +60,10 @@ class SimulatedAccount:
     def slots(self) -> int:
         """How many jobs run at once."""
         return SLOTS[self.plan]
+
+    def import_model(self, folder: str, name: str) -> None:
+        """Add a model of the account's own to a folder."""
+        self.imports = {**self.imports, folder: (*self.imports.get(folder, ()), name)}
 
     def next_number(self, kind: str, prefix: str) -> int:
         """The number of the next file with that type and prefix, from 1."""

@@ -26,6 +26,9 @@ def entry(job: SimulatedJob, account: SimulatedAccount, switches: Switches) -> d
     }
     if job.workflow_id is not None:
         result["workflow_id"] = job.workflow_id
+    if switches.executors:
+        result["executor"] = "platform_gateway"
+        result["deployment"] = {"deployment_id": "dep_1", "release_id": "rel_1", "name": "own"}
     if not job.terminal:
         return result
     if job.started is not None:

@@ -211,6 +211,14 @@ class Switches:
     """The `code` or `type` in it; empty leaves it out. No document names one."""
     v2: bool = True
     """Whether the key is good for `/api/v2`."""
+    listed_imports: bool = False
+    """Whether the lists of models by folder hold those that the account has imported."""
+    announced_slots: bool = False
+    """Whether `GET /api/features` has `max_concurrent_jobs`."""
+    billing_for_keys: bool = False
+    """Whether the routes of billing and of the workspace take a key, or answer 401."""
+    executors: bool = False
+    """Whether jobs show `executor` and `deployment`."""
     healthy: bool = True
     """Whether `GET /health` says so."""
     userdata_modified: Literal["ms", "s", "iso"] = "ms"

@@ -10,7 +10,14 @@ from uuid import uuid4
 from proxy.simulator.account import Plan, SimulatedAccount
 from proxy.simulator.faults import Faults
 from proxy.simulator.jobs import SimulatedJob
-from proxy.simulator.nodes import NodeClass, NodeClasses, object_info, pack_nodes, standard_nodes
+from proxy.simulator.nodes import (
+    NodeClass,
+    NodeClasses,
+    object_info,
+    pack_nodes,
+    standard_nodes,
+    with_imports,
+)
 from proxy.simulator.queue import SimulatedQueue
 from proxy.simulator.record import Record, RequestRecord, Signal
 from proxy.simulator.run import Bench
@@ -170,6 +177,10 @@ class World:
         """The node classes that there are, with those of packs or without."""
         return self._with_packs if self.switches.node_packs else self.nodes
 
+    def catalog_of(self, account: SimulatedAccount) -> NodeClasses:
+        """The node classes with the models that the account has imported."""
+        return with_imports(self.catalog, account.imports) if account.imports else self.catalog
+
     @property
     def object_info(self) -> bytes:
         """The body of `GET /api/object_info`. Uploads are not in its lists."""
@@ -177,3 +188,9 @@ class World:
         if packs not in self._object_infos:
             self._object_infos[packs] = codec.dump_bytes(object_info(self.catalog))
         return self._object_infos[packs]
+
+    def object_info_of(self, account: SimulatedAccount) -> bytes:
+        """The same with `include_user_models=true`."""
+        if not account.imports:
+            return self.object_info
+        return codec.dump_bytes(object_info(self.catalog_of(account)))

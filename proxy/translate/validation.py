@@ -285,6 +285,17 @@ class Validation(Struct, frozen=True):
         return {node_id: changed.get(node_id, node) for node_id, node in graph.items()}
 
     @property
+    def lacks_names(self) -> bool:
+        """Whether a class or a choice is named that the catalog does not have."""
+        if self.error is not None and self.error["type"] == UNKNOWN_CLASS:
+            return True
+        return any(
+            one["type"] == "value_not_in_list"
+            for about in self.node_errors.values()
+            for one in about["errors"]
+        )
+
+    @property
     def faultless(self) -> bool:
         """Whether nothing at all was found."""
         return self.error is None and not self.node_errors

@@ -77,32 +77,34 @@ async def catalog(cloud: CountingCloud, tmp_path: Path) -> AsyncIterator[Catalog
 async def test_it_knows_nothing_before_it_is_loaded_and_does_not_wait(
     catalog: Catalog,
 ) -> None:
-    assert catalog.known("SaveImage") is catalog.shape("SaveImage") is None
+    shape = await catalog.shapes("local")
+    assert catalog.known("SaveImage") is shape("SaveImage") is None
 
 
 async def test_start_begins_to_load(catalog: Catalog, cloud: CountingCloud) -> None:
     assert (await catalog.node_class("SaveImage") or {})["output_node"]
     assert (catalog.known("SaveImage") or {})["output_node"]
-    assert catalog.known("Nope") is catalog.shape("Nope") is None
-    assert (shape := catalog.shape("SaveImage")) is not None
+    shapes = await catalog.shapes("local")
+    assert catalog.known("Nope") is shapes("Nope") is None
+    assert (shape := shapes("SaveImage")) is not None
     assert shape.output_node
-    assert catalog.shape("SaveImage") is shape
+    assert shapes("SaveImage") is shape
     assert cloud.calls == ["object_info"]
 
 
 async def test_the_members_files_are_in_both_answers(catalog: Catalog) -> None:
-    one = json.loads(await catalog.node_class_json("LoadImage", {"cat.png": 5}))
-    whole = json.loads(b"".join((await catalog.object_info({"cat.png": 5})).pieces))
+    one = json.loads(await catalog.node_class_json("local", "LoadImage", {"cat.png": 5}))
+    whole = json.loads(b"".join((await catalog.object_info("local", {"cat.png": 5})).pieces))
     choices = one["LoadImage"]["input"]["required"]["image"][0]
     assert choices == ["cat.png", "x.png"]
     assert whole["LoadImage"] == one["LoadImage"]
-    assert list(await catalog.classes()) == list(whole)
+    assert list(await catalog.classes("local")) == list(whole)
 
 
 async def test_clients_of_a_cold_start_wait_for_one_call_together(
     catalog: Catalog, cloud: CountingCloud
 ) -> None:
-    bodies = await asyncio.gather(*(catalog.object_info({}) for _ in range(20)))
+    bodies = await asyncio.gather(*(catalog.object_info("local", {}) for _ in range(20)))
     assert len({body.etag for body in bodies}) == 1
     assert cloud.calls == ["object_info"]
 
@@ -111,13 +113,13 @@ async def test_the_entity_tag_outlives_the_copy(cloud: CountingCloud, tmp_path: 
     tags = []
     for run in "first", "second":
         async with catalog_of(cloud, tmp_path / run) as catalog:
-            tags.append((await catalog.object_info({}, "gzip")).etag)
+            tags.append((await catalog.object_info("local", {}, "gzip")).etag)
     assert tags[0] == tags[1]
 
 
 async def test_models_are_asked_for_once_a_folder(catalog: Catalog, cloud: CountingCloud) -> None:
     for _ in range(3):
-        assert await catalog.models("loras") == ["a/c.safetensors", "b.safetensors"]
+        assert await catalog.models("local", "loras") == ["a/c.safetensors", "b.safetensors"]
     assert cloud.calls.count("loras") == 1
     assert cloud.calls.count("folders") == 1
 
@@ -125,14 +127,14 @@ async def test_models_are_asked_for_once_a_folder(catalog: Catalog, cloud: Count
 async def test_an_empty_folder_is_a_list_and_an_unknown_one_is_none(
     catalog: Catalog, cloud: CountingCloud
 ) -> None:
-    assert await catalog.models("vae") == []
-    assert await catalog.models("../etc") is None
-    assert await catalog.models_in_detail("nope") is None
+    assert await catalog.models("local", "vae") == []
+    assert await catalog.models("local", "../etc") is None
+    assert await catalog.models_in_detail("local", "nope") is None
     assert not {"../etc", "nope"} & set(cloud.calls)
 
 
 async def test_details_have_every_field(catalog: Catalog) -> None:
-    models = await catalog.models_in_detail("loras")
+    models = await catalog.models_in_detail("local", "loras")
     assert (models or [])[0] == {
         "name": "b.safetensors",
         "pathIndex": 0,
@@ -161,28 +163,28 @@ async def test_a_folder_of_every_comfyui_that_the_cloud_lacks_is_empty(
     catalog: Catalog,
 ) -> None:
     assert "checkpoints" in await catalog.model_folders()
-    assert await catalog.models("checkpoints") == []
+    assert await catalog.models("local", "checkpoints") == []
 
 
 async def test_embeddings_have_no_extension(catalog: Catalog) -> None:
-    assert await catalog.embeddings() == ["bad", "n/x.y"]
+    assert await catalog.embeddings("local") == ["bad", "n/x.y"]
 
 
 async def test_a_restart_does_not_ask_again(cloud: CountingCloud, tmp_path: Path) -> None:
     for _ in range(2):
         async with catalog_of(cloud, tmp_path) as catalog:
-            await catalog.classes()
-            await catalog.models("loras")
+            await catalog.classes("local")
+            await catalog.models("local", "loras")
     assert sorted(cloud.calls) == ["folders", "loras", "object_info"]
 
 
 async def test_the_copy_of_another_cloud_is_dropped(cloud: CountingCloud, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("not the catalog's")
     async with catalog_of(cloud, tmp_path) as catalog:
-        await catalog.classes()
+        await catalog.classes("local")
     other = CountingCloud("http://127.0.0.1:9")
     async with catalog_of(other, tmp_path) as catalog:
-        await catalog.classes()
+        await catalog.classes("local")
     assert other.calls == ["object_info"]
     assert (tmp_path / "mine.txt").exists()
 
@@ -190,6 +192,10 @@ async def test_the_copy_of_another_cloud_is_dropped(cloud: CountingCloud, tmp_pa
 async def test_without_cloud_and_copy_it_is_503(cloud: CountingCloud, tmp_path: Path) -> None:
     cloud.down = True
     async with catalog_of(cloud, tmp_path) as catalog:
-        for ask in (catalog.classes(), catalog.model_folders(), catalog.models("loras")):
+        for ask in (
+            catalog.classes("local"),
+            catalog.model_folders(),
+            catalog.models("local", "loras"),
+        ):
             with pytest.raises(LocalError, match="The proxy has not received"):
                 await ask

@@ -52,7 +52,7 @@ class Account:
 async def test_the_first_account_is_asked_and_no_other(tmp_path: Path) -> None:
     accounts = [Account("a"), Account("b")]
     catalog = Catalog(Accounts(URL_OF_CLOUD, lambda: accounts), tmp_path, max_age=60)
-    assert list(await catalog.classes()) == ["a"]
+    assert list(await catalog.classes("local")) == ["a"]
     assert accounts[1].calls == 0
 
 
@@ -77,7 +77,7 @@ async def test_without_one_that_answers_it_is_503(
     accounts = [Account("a", failure) for failure in failures]
     catalog = Catalog(Accounts(URL_OF_CLOUD, lambda: accounts), tmp_path, max_age=60)
     with pytest.raises(LocalError) as refusal:
-        await catalog.classes()
+        await catalog.classes("local")
     assert refusal.value.kind == "unavailable"
     assert refusal.value.details == ("first" if failures else "there is no account to ask")
 

@@ -275,4 +275,4 @@ async def test_accounts_may_be_at_different_clouds(
             jobs = [await client.submit(slow("cat.png", 0.3)) for _ in range(2)]
             assert succeeded(await ended(client, *jobs))
         assert [len(cloud.jobs) for cloud in (simulator, other)] == [1, 1]
-        assert [cloud.calls["GET /api/object_info"] for cloud in (simulator, other)] == [1, 0]
+        assert [cloud.calls["GET /api/object_info"] for cloud in (simulator, other)] == [1, 1]

@@ -13,7 +13,8 @@ from jobs.samples import job
 
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.fair_share import FairShare, JobQueue, MemberQueue
-from proxy.engine.scheduler import WAITS_FOR_CLIENT, Scheduler
+from proxy.engine.scheduler import WAITS_FOR_CLIENT, WAITS_FOR_MODEL, Scheduler
+from proxy.jobs.models import Needs
 from proxy.members.member import Limits, Member
 from proxy.storage.jobs import Share, Shares
 from proxy.translate.errors import LocalError
@@ -213,8 +214,8 @@ def test_a_member_has_no_more_slots_than_it_may() -> None:
         anna=Member("anna", limits=Limits(max_running=1)),
     )
     first = job("first")
-    jobs.take(first, jobs.account_for("anna", 0.0))  # type: ignore[arg-type]
-    assert (jobs.blocked("anna"), jobs.account_for("anna", 0.0)) == ("limit", None)
+    jobs.take(first, jobs.account_for(first, 0.0))  # type: ignore[arg-type]
+    assert (jobs.blocked("anna"), jobs.account_for(job("next"), 0.0)) == ("limit", None)
     jobs.leave(first)
     assert jobs.blocked("anna") is None
 
@@ -223,9 +224,10 @@ def test_an_account_with_twice_the_weight_gets_twice_the_jobs() -> None:
     accounts = [Account(name, None, "", Slots(300), weight=weight) for name, weight in ACCOUNTS]  # type: ignore[arg-type]
     jobs = scheduler(*accounts)
     for order in range(300):
-        account = jobs.account_for("anna", 0.0)
+        placed = job(str(order), order=order)
+        account = jobs.account_for(placed, 0.0)
         assert account is not None
-        jobs.take(job(str(order), order=order), account)
+        jobs.take(placed, account)
     assert abs(jobs.used("b") - 200) <= 1
 
 
@@ -233,7 +235,7 @@ def test_what_did_not_go_has_neither_slot_nor_turn() -> None:
     jobs = scheduler()
     jobs.queue.add(job("b", "ben", order=2))
     first = job("a", order=1)
-    jobs.take(first, jobs.account_for("anna", 0.0))  # type: ignore[arg-type]
+    jobs.take(first, jobs.account_for(first, 0.0))  # type: ignore[arg-type]
     jobs.give_back(first)
     jobs.queue.add(first)
     assert jobs.next(0.0) == (first, jobs._accounts["one"])
@@ -261,17 +263,48 @@ def test_an_account_that_takes_no_jobs_is_why_they_wait() -> None:
     assert list(jobs.waiting("anna", [waiting])) == [
         (waiting, "no_credits", "There are no credits.")
     ]
-    assert jobs.unable("anna") == (100.0, refusal)
+    assert jobs.unable(waiting) == (100.0, refusal)
 
 
 def test_a_client_that_follows_one_job_is_why_its_next_one_waits() -> None:
     jobs = scheduler(Account("one", None, "", slots=Slots(2)))  # type: ignore[arg-type]
     first, second = (job(name, one_at_a_time=True, order=1) for name in "ab")
-    jobs.take(first, jobs.account_for("anna", 0.0))  # type: ignore[arg-type]
+    jobs.take(first, jobs.account_for(first, 0.0))  # type: ignore[arg-type]
     jobs.queue.add(second)
     assert jobs.next(0.0) is None
     assert list(jobs.waiting("anna", [second])) == [(second, "client", WAITS_FOR_CLIENT)]
     assert [place.reason for place in jobs.forecast()] == ["client"]
+
+
+def test_a_job_goes_only_to_accounts_that_have_its_models() -> None:
+    one, two = (Account(name, None, "", slots=Slots(1)) for name in ("one", "two"))  # type: ignore[arg-type]
+    jobs = scheduler(one, two)
+    needs = Needs(frozenset({"two"}), "own.safetensors")
+    first, second, third = (
+        job("a", order=1, needs=needs),
+        job("b", order=2, needs=needs),
+        job("c", order=3),
+    )
+    for waiting in (first, second, third):
+        jobs.queue.add(waiting)
+    assert jobs.next(0.0) == (first, two)
+    jobs.take(first, two)
+    assert list(jobs.waiting("anna", [second, third])) == [
+        (second, "model", WAITS_FOR_MODEL.format("own.safetensors")),
+        (third, None, None),
+    ]
+    assert jobs.next(0.0) == (third, one)
+    jobs.take(third, one)
+    assert jobs.next(0.0) is None
+    jobs.leave(first)
+    assert jobs.next(0.0) == (second, two)
+
+
+def test_what_no_account_has_any_longer_is_left_to_the_cloud() -> None:
+    jobs = scheduler()
+    first = job("a", needs=Needs(frozenset({"gone"}), "own.safetensors"))
+    jobs.queue.add(first)
+    assert jobs.next(0.0) == (first, jobs._accounts["one"])
 
 
 @pytest.mark.parametrize(
@@ -286,7 +319,7 @@ def test_a_client_that_follows_one_job_is_why_its_next_one_waits() -> None:
 def test_a_job_waits_for_the_others_of_its_client(fields: dict[str, Any], waits: bool) -> None:
     jobs = scheduler(Account("one", None, "", slots=Slots(2)))  # type: ignore[arg-type]
     first, second = job("1", order=1), job("2", order=2, **fields)
-    jobs.take(first, jobs.account_for("anna", 0.0))  # type: ignore[arg-type]
+    jobs.take(first, jobs.account_for(first, 0.0))  # type: ignore[arg-type]
     jobs.queue.add(second)
     assert (jobs.next(0.0) is None) == waits
     assert jobs.leave(first)
@@ -297,7 +330,7 @@ def test_the_share_of_a_turn_that_is_not_stored_yet_is_not_kept() -> None:
     jobs = scheduler(Account("one", None, "", slots=Slots(2)))  # type: ignore[arg-type]
     first, second = job("a", order=1), job("b", order=2)
     for one in (first, second):
-        jobs.take(one, jobs.account_for("anna", 0.0))  # type: ignore[arg-type]
+        jobs.take(one, jobs.account_for(one, 0.0))  # type: ignore[arg-type]
     assert jobs.shares_with(first).members["anna"].start == 1.0
     assert jobs.shares_with(second).members["anna"].start == 2.0
 

@@ -14,6 +14,7 @@ import pytest
 from msgspec.structs import replace
 from yarl import URL
 
+from proxy.catalog import service
 from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts
 from proxy.cloud.resilience import CloudUnreachable
@@ -158,20 +159,37 @@ async def test_good_outputs_pass_with_what_is_wrong_with_the_others(bench: Bench
     assert list(found.node_errors) == ["3"]
 
 
-async def test_typing_errors_cost_no_call_as_long_as_the_catalog_is_fresh(bench: Bench) -> None:
-    for _ in range(5):
+async def test_only_a_catalog_that_was_read_for_it_refuses_a_name(bench: Bench) -> None:
+    for count in range(service.REREADS):
         error = await bench.refusal({"1": {"class_type": "NoSuchNode", "inputs": {}}})
         assert error.type == "missing_node_type"
-    assert bench.cloud.calls == 1
+        assert bench.cloud.calls == count + 2
 
 
-async def test_typing_errors_together_cost_one_call_when_it_is_not(bench: Bench) -> None:
-    await bench.check(graphs.plain())
-    bench.age(FRESH + 1)
+async def test_a_member_that_has_caused_many_readings_leaves_names_to_the_cloud(
+    bench: Bench,
+) -> None:
     wrong = {"1": {"class_type": "NoSuchNode", "inputs": {}}}
-    await asyncio.gather(*(bench.refusal(wrong) for _ in range(9)))
-    await bench.refusal(wrong)
-    assert bench.cloud.calls == 2
+    for _ in range(service.REREADS):
+        await bench.refusal(wrong)
+    calls = bench.cloud.calls
+    assert await bench.check(wrong) is None
+    assert bench.cloud.calls == calls
+
+
+async def test_unknown_names_together_cost_one_call(bench: Bench) -> None:
+    await bench.check(graphs.plain())
+    wrong = {"1": {"class_type": "NoSuchNode", "inputs": {}}}
+    await asyncio.gather(*(bench.refusal(wrong) for _ in range(service.REREADS)))
+    assert bench.cloud.calls in (2, 3)
+
+
+async def test_other_errors_cost_no_call_as_long_as_the_catalog_is_fresh(bench: Bench) -> None:
+    graph = graphs.plain()
+    graph["2"]["inputs"].pop("images")
+    for _ in range(3):
+        await bench.refusal(graph)
+    assert bench.cloud.calls == 1
 
 
 async def test_good_graphs_never_wait_for_a_fresh_catalog(bench: Bench) -> None:
@@ -200,12 +218,19 @@ async def test_a_model_that_is_new_at_the_cloud_is_known(bench: Bench) -> None:
     assert (await bench.check(graph)).faultless
 
 
-async def test_when_the_cloud_is_down_the_copy_decides(bench: Bench) -> None:
+async def test_when_the_cloud_is_down_no_copy_refuses_a_name(bench: Bench) -> None:
+    await bench.check(graphs.plain())
+    bench.cloud.down = True
+    assert await bench.check({"1": {"class_type": "NoSuchNode", "inputs": {}}}) is None
+
+
+async def test_when_the_cloud_is_down_the_copy_decides_about_the_rest(bench: Bench) -> None:
     await bench.check(graphs.plain())
     bench.cloud.down = True
     bench.age(FRESH + 1)
-    error = await bench.refusal({"1": {"class_type": "NoSuchNode", "inputs": {}}})
-    assert error.type == "missing_node_type"
+    graph = graphs.plain()
+    graph["2"]["inputs"].pop("images")
+    assert (await bench.refusal(graph)).type == "prompt_outputs_failed_validation"
 
 
 async def test_without_a_catalog_the_cloud_decides(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ A class of your own is a `NodeClass` with a coroutine function that runs it:
 from __future__ import annotations
 
 import copy
+import dataclasses
 import mimetypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from proxy.simulator.nodes import (
@@ -59,6 +60,7 @@ __all__ = [
     "pack_nodes",
     "pure",
     "standard_nodes",
+    "with_imports",
 ]
 
 _ROOMS = (
@@ -84,6 +86,31 @@ def standard_nodes() -> dict[str, NodeClass]:
 def pack_nodes() -> dict[str, NodeClass]:
     """The classes of node packs by name, which a cloud may have or not."""
     return {node.name: node for node in packs.NODES}
+
+
+def with_imports(nodes: NodeClasses, imports: Mapping[str, Sequence[str]]) -> NodeClasses:
+    """The classes with an account's own models in the lists of the folders that they are in."""
+    changed = dict(nodes)
+    for folder, names in imports.items():
+        listed = MODEL_FILES[folder]
+        for name, node in changed.items():
+            changed[name] = dataclasses.replace(
+                node,
+                required=_listing(node.required, listed, names),
+                optional=_listing(node.optional, listed, names),
+            )
+    return changed
+
+
+def _listing(
+    specs: Mapping[str, InputSpec], listed: Sequence[str], names: Sequence[str]
+) -> dict[str, InputSpec]:
+    return {
+        name: [sorted([*spec[0], *names]), *spec[1:]]
+        if isinstance(spec[0], list) and spec[0][: len(listed)] == listed != []
+        else spec
+        for name, spec in specs.items()
+    }
 
 
 def object_info(nodes: NodeClasses, uploads: Sequence[str] = ()) -> dict[str, Any]:

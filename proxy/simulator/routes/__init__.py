@@ -5,6 +5,7 @@ from __future__ import annotations
 from proxy.simulator.call import SimulatedRoute
 from proxy.simulator.routes import (
     assets,
+    billing,
     catalog,
     control,
     files,
@@ -26,6 +27,7 @@ ROUTES: list[SimulatedRoute] = [
     *history.ROUTES,
     *files.ROUTES,
     *assets.ROUTES,
+    *billing.ROUTES,
     *catalog.ROUTES,
     *user.ROUTES,
     *v2.ROUTES,

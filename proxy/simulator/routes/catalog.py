@@ -33,8 +33,10 @@ REPLACEMENTS = {
 
 
 async def object_info(call: Call) -> web.Response:
-    """`GET /api/object_info`."""
+    """`GET /api/object_info`, with `include_user_models=true` with the account's own models."""
     body = call.world.object_info
+    if call.request.query.get("include_user_models") == "true":
+        body = call.world.object_info_of(call.account)
     return web.Response(body=body, content_type="application/json", charset="utf-8")
 
 
@@ -45,7 +47,9 @@ async def model_folders(_call: Call) -> web.Response:
 
 async def models(call: Call) -> web.Response:
     """`GET /api/experiment/models/{folder}`: 404 for an empty folder as for an unknown one."""
-    files = MODEL_FILES.get(call.path("folder"))
+    files = list(MODEL_FILES.get(call.path("folder"), ()))
+    if call.switches.listed_imports:
+        files += call.account.imports.get(call.path("folder"), ())
     if not files:
         raise not_found("folder not found or no models in folder")
     return answer([{"name": name, "pathIndex": 0} for name in files])
@@ -73,6 +77,8 @@ async def template(call: Call) -> web.Response:
 async def features(call: Call) -> web.Response:
     """`GET /api/features`; the push on the socket lacks `can_run_partner_nodes`."""
     flags = {**events.features(call.switches), "can_run_partner_nodes": True}
+    if call.switches.announced_slots and call.visitor is not None:
+        flags["max_concurrent_jobs"] = call.account.slots
     headers = {"Cache-Control": "private, max-age=30", "Vary": "Authorization, Cookie, X-API-Key"}
     return answer(flags, headers=headers)
 

@@ -47,7 +47,7 @@ async def submit(call: Call) -> web.Response:
     library = call.account.library
     found = validate(
         request.prompt,
-        catalog=call.world.catalog,
+        catalog=call.world.catalog_of(call.account),
         targets=request.partial_execution_targets,
         files=lambda name: outputs.is_found(library, name, switches),
     )

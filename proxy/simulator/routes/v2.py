@@ -40,7 +40,7 @@ async def submit(call: Call) -> web.Response:
     library = call.account.library
     found = validate(
         request.workflow,
-        catalog=call.world.catalog,
+        catalog=call.world.catalog_of(call.account),
         targets=None,
         files=lambda name: outputs.is_found(library, name, call.switches),
     )
