@@ -197,7 +197,7 @@ class Authenticator:
             given = [one.token for one in credentials(request)]
         except LocalError:
             return  # the refusal says it
-        cookie = None if given else request.cookies.get(COOKIE)
+        cookie = None if given else cookie_of(request)
         await self._members.look_for(given, None if cookie is None else digest(cookie))
 
     def authenticate(self, request: web.Request) -> Admission | None:
@@ -324,8 +324,12 @@ class Authenticator:
         return self._members.access_by_id(token_id) if token_id is not None else None
 
     def session_of(self, request: web.Request) -> tuple[Access, str] | None:
-        """The access of a browser's session, and the session's name."""
-        name = digest(request.cookies.get(COOKIE, ""))
+        """Return the access of a browser's session, and the session's name.
+
+        A request with a token of its own has none: content that one member has published below
+        `/t/TOKEN/` never gets the session of another, in whose browser it is.
+        """
+        name = digest(cookie_of(request) or "")
         token_id = self._members.sessions.token_of(name)
         access = self._members.access_by_id(token_id) if token_id is not None else None
         return None if access is None else (access, name)
@@ -360,6 +364,13 @@ def _is_anonymous(request: web.Request, way: Way) -> bool:
         and KEY_HEADER not in headers
         and COOKIE not in request.cookies
     )
+
+
+def cookie_of(request: web.Request) -> str | None:
+    """Return the cookie of a browser's session, of a request without a token of its own."""
+    way, headers = way_of(request), request.headers
+    given = way.query_tokens or headers.get("Authorization") or headers.get(KEY_HEADER)
+    return None if given or way.path_token is not None else request.cookies.get(COOKIE)
 
 
 def credentials(request: web.Request) -> list[Credential]:

@@ -17,7 +17,14 @@ import structlog
 from aiohttp import web
 
 from proxy.api import bodies
-from proxy.api.authenticator import COOKIE, SIGN_IN, SIGN_OUT, authenticator_of, caller_of
+from proxy.api.authenticator import (
+    COOKIE,
+    SIGN_IN,
+    SIGN_OUT,
+    authenticator_of,
+    caller_of,
+    cookie_of,
+)
 from proxy.api.connections import Admission, admission_of, connection_of, member_of, of
 from proxy.api.middleware import note
 from proxy.members.directory import Directory, describe_member, describe_token
@@ -290,12 +297,13 @@ async def post_sign_out(request: web.Request) -> web.Response:
     await _end_session(request)
     connection.manager.review()
     answer = _leads_to(f"{base}{SIGN_IN}")
-    answer.del_cookie(COOKIE, path=base or "/")
+    if cookie_of(request) is not None:
+        answer.del_cookie(COOKIE, path=base or "/")
     return answer
 
 
 async def _end_session(request: web.Request) -> None:
-    cookie = request.cookies.get(COOKIE)
+    cookie = cookie_of(request)
     if cookie:
         await of(request).members.sessions.end(digest(cookie))
 

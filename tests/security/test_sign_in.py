@@ -169,3 +169,27 @@ async def test_a_large_or_odd_form_is_refused(team: Team, browser: aiohttp.Clien
         assert answer.status == 413
     async with browser.post(url, json={"token": team.bob}) as answer:
         assert answer.status == 415
+
+
+@pytest.mark.parametrize("where", ["path", "query", "header"])
+async def test_a_request_with_a_token_of_its_own_uses_no_session(
+    team: Team, browser: aiohttp.ClientSession, where: str
+) -> None:
+    await _sign_in(browser, team.url, team.ann)
+    base, query, headers = team.url, {}, {}
+    if where == "path":
+        base = team.url / "t" / team.bob
+    elif where == "query":
+        query = {"token": team.bob}
+    else:
+        headers = {"X-API-Key": team.bob}
+    page = (base / "proxy/sign-in").with_query(query)
+    async with browser.get(page, headers=headers) as answer:
+        assert "signed in as" not in await answer.text()
+    leave = (base / "proxy/sign-out").with_query(query)
+    async with browser.post(leave, headers=headers, allow_redirects=False):
+        pass
+    async with browser.get(team.url / "proxy/api/members") as answer:
+        assert answer.status == 200  # Ann's session, an admin's, has not ended
+    async with browser.get((base / "proxy/api/members").with_query(query), headers=headers) as no:
+        assert no.status == 403
