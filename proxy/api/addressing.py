@@ -107,6 +107,17 @@ def parse_address(text: str) -> Address | None:
     return mapped or address
 
 
+def is_trusted(address: Address | None, trusted: Iterable[Network]) -> bool:
+    """Return whether an address is that of a reverse proxy that is trusted."""
+    return address is not None and any(address in network for network in trusted)
+
+
+def is_loopback_address(name: object) -> bool:
+    """Return whether the name of a socket is an address of the loopback interface."""
+    address = parse_address(str(name[0])) if isinstance(name, tuple) else None
+    return address is not None and address.is_loopback
+
+
 # --- pages ----------------------------------------------------------------------------------------
 
 #: The headers of ComfyUI's `--enable-cors-header`.
@@ -175,18 +186,49 @@ def _loopback_names() -> frozenset[str]:
     return frozenset(names)
 
 
-def refuses(allowed: Collection[str], headers: Mapping[str, str], host: str) -> bool:
-    """Whether a request is to be answered with 403, because of the page that it came from.
+def refuses(
+    allowed: Collection[str], headers: Mapping[str, str], host: str, method: str = "GET"
+) -> bool:
+    """Return whether a request is answered with 403, because of the page that it came from.
 
     Pages of the `allowed` origins pass; `*` lets all pages pass. `host` is what the client called
-    us.
+    us. As in ComfyUI a link of another site that somebody follows passes.
     """
     origin = headers.get("Origin", "")
     if allowed and ("*" in allowed or origin in allowed):
         return False
-    if headers.get("Sec-Fetch-Site") == "cross-site":
+    if headers.get("Sec-Fetch-Site") == "cross-site" and not (
+        method in ("GET", "HEAD") and headers.get("Sec-Fetch-Mode") == "navigate"
+    ):
         return True
     return differs(host, origin) and is_loopback(host)
+
+
+def may_be_rebound(host: str, allowed: Collection[str]) -> bool:
+    """Return whether a `Host` is a name that the owner of a web page may point at this machine.
+
+    Browsers take such a page for one of this server (DNS rebinding). No public name is an IP
+    address, a name without a dot, one below `internal`, or one that this machine's hosts file gives
+    to a loopback address. `allowed` names others that are ours; `*.example` is all below it.
+    """
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return True
+    if "." not in name or name.endswith((".internal", ".localhost")):
+        return False
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        below = {f"*.{'.'.join(parts)}" for parts in _parents(name)}
+        return not (name in allowed or name in _loopback_names() or below & set(allowed))
+    return False
+
+
+def _parents(name: str) -> Iterable[list[str]]:
+    """Return the parts of the names above a name."""
+    parts = name.split(".")
+    return (parts[index:] for index in range(1, len(parts)))
 
 
 def allow_all(response: web.StreamResponse) -> None:

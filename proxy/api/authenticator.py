@@ -26,7 +26,7 @@ from msgspec import Struct
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from proxy.api.addressing import Address, Caller, Network, Way, parse_address
+from proxy.api.addressing import Address, Caller, Network, Way, is_trusted, parse_address
 from proxy.api.connections import Admission, admission_of, connection_of, way_of
 from proxy.members import tokens
 from proxy.members.accounting import Throttle
@@ -85,7 +85,7 @@ def caller(
     """
     host = headers.get("Host", "")
     address = parse_address(peer)
-    if address is None or not _is_trusted(address, trusted):
+    if address is None or not is_trusted(address, trusted):
         return Caller(_shown(peer), scheme, host)
     said = _last(headers, "X-Forwarded-Proto").lower()
     return Caller(
@@ -97,7 +97,7 @@ def caller(
 
 def _behind(address: Address, headers: Headers, trusted: Sequence[Network]) -> Address:
     hops = _items(headers, "X-Forwarded-For")
-    while hops and _is_trusted(address, trusted):
+    while hops and is_trusted(address, trusted):
         hop = parse_address(hops.pop())
         if hop is None:
             break
@@ -109,10 +109,6 @@ def _behind(address: Address, headers: Headers, trusted: Sequence[Network]) -> A
 def _shown(peer: str) -> str:
     """The one spelling of an address, by which it is counted."""
     return str(parse_address(peer) or peer)
-
-
-def _is_trusted(address: Address, trusted: Sequence[Network]) -> bool:
-    return any(address in network for network in trusted)
 
 
 def _items(headers: Headers, name: str) -> list[str]:

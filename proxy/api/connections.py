@@ -16,11 +16,18 @@ from aiohttp import StreamReader, WSCloseCode, WSMessage, WSMsgType, web
 from aiohttp.http_parser import RawRequestMessage
 from msgspec import Struct
 
-from proxy.api.addressing import STRAIGHT, Caller, Network, Way, parse_address
+from proxy.api.addressing import (
+    STRAIGHT,
+    Caller,
+    Network,
+    Way,
+    is_loopback_address,
+    parse_address,
+)
 from proxy.api.aiohttp_internals import has_waiting_request
 from proxy.api.held import Held
 from proxy.api.places import AddressKey, Occupant, Places
-from proxy.budget import Allocation, Purpose
+from proxy.budget import Allocation
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 
@@ -45,8 +52,6 @@ ANSWERED_REFUSALS = 256
 ANONYMOUS_TIMEOUT = 60.0
 #: Bytes of all headers of a request together, and of its trailers, in header limits.
 HEAD_LIMITS = 4
-#: Bytes of an answer from which they are taken from the budget.
-COUNTED_ANSWER = 64 * 1024
 #: Bytes by which the estimate of what the parser has taken may be wrong.
 _SLACK = 1024
 #: Closes a websocket: with a code, a reason, and the seconds that the client has.
@@ -100,7 +105,6 @@ class Connection(web.RequestHandler):
 
     __slots__ = (
         "_accepted_at",
-        "_answer",
         "_body",
         "_body_bytes",
         "_chunk",
@@ -118,6 +122,7 @@ class Connection(web.RequestHandler):
         "cancelled",
         "manager",
         "member",
+        "on_loopback",
         "peer",
         "services",
         "task",
@@ -139,9 +144,10 @@ class Connection(web.RequestHandler):
         self.cancelled = False
         #: Where it comes from, and by what it is counted.
         self.peer = ""
+        #: Whether it was made to a loopback address of this machine.
+        self.on_loopback = False
         self.address: AddressKey = ""
         self._held = Held()
-        self._answer: Allocation | None = None
         #: Bytes of the last part of the input, and of the body when that came.
         self._chunk = self._body_bytes = 0
         #: Whether nothing more is read until the answer under way has gone out.
@@ -187,20 +193,10 @@ class Connection(web.RequestHandler):
             self.manager.join(self, admission)
             self._held.release()  # it is taken from the member's when more comes
 
-    def hold_answer(self, size: int) -> None:
-        """Take an answer of `size` bytes from the budget until it has gone out.
-
-        Raises `MemoryLimitError`.
-        """
-        if size >= COUNTED_ANSWER:
-            self._answer = self._allocate("answer")
-            self._answer.resize(size)
-
     def log_access(
         self, request: web.BaseRequest, response: web.StreamResponse, time: float | None
     ) -> None:
         """Note that an answer has gone out; aiohttp calls this."""
-        self._release_answer()
         if self._state not in (_BODY, _ANSWER):
             return
         if self._state == _BODY:
@@ -247,16 +243,11 @@ class Connection(web.RequestHandler):
         self._state, self._since = _HEADERS, self.manager.now()
         self.manager.timed.add(self)
 
-    def _release_answer(self) -> None:
-        if self._answer is not None:
-            self._answer.release()
-            self._answer = None
-
-    def _allocate(self, purpose: Purpose = "connection") -> Allocation:
+    def _allocate(self) -> Allocation:
         budget = self.services.budget
         if self.member is not None:
-            return budget.member(self.member, purpose)
-        return budget.address(self.peer, purpose)
+            return budget.member(self.member, "connection")
+        return budget.address(self.peer, "connection")
 
     @property
     def busy(self) -> bool:
@@ -375,6 +366,7 @@ class Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Let the connection in, or refuse it."""
+        self.on_loopback = is_loopback_address(transport.get_extra_info("sockname"))
         if self._handshake is not None:
             self._handshake = None
             self._state, self._since = _IDLE, self.manager.now()
@@ -471,7 +463,7 @@ class Connection(web.RequestHandler):
         """Note that the client takes less than is written."""
         super().pause_writing()
         self.manager.stalled[self] = self.manager.now()
-        if self._answer is None and self.transport is not None:
+        if self.transport is not None:
             self._held.output = self.transport.get_write_buffer_size()
             if not self._held.fits(self._allocate):
                 log.info("answer_refused", member=self.member)
@@ -491,7 +483,6 @@ class Connection(web.RequestHandler):
         if self._lost is not None and not self._lost.done():
             self._lost.set_result(None)
         self._held.release()
-        self._release_answer()
         if refused:
             self.transport = None
         else:

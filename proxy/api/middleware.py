@@ -18,7 +18,16 @@ from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
 
 from proxy.api import bodies
-from proxy.api.addressing import STRAIGHT, allow_all, may_have_token, refuses, strip
+from proxy.api.addressing import (
+    STRAIGHT,
+    allow_all,
+    is_trusted,
+    may_be_rebound,
+    may_have_token,
+    parse_address,
+    refuses,
+    strip,
+)
 from proxy.api.aiohttp_internals import has_route, set_route
 from proxy.api.authenticator import caller_of
 from proxy.api.bodies import Handler
@@ -42,6 +51,9 @@ log = structlog.get_logger(__name__)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 #: What is asked by machines that look whether the server is well does not count as a request.
 _FREE = frozenset({"/healthz", "/readyz"})
+
+#: Values of `Host` that are remembered as good.
+_REMEMBERED_HOSTS = 64
 
 _HOUR = 3600
 _DAY = 86400
@@ -117,6 +129,7 @@ class Gate:
         self._public = public
         self._origins = frozenset(services.options.cors_origins)
         self._preflights = bool(services.options.cors_origins) and "*" not in self._origins
+        self._hosts: set[str] = set()
         self._limiter = services.accounting.limiter
         self._metrics = services.accounting.metrics
 
@@ -152,7 +165,6 @@ class Gate:
             release(request)
         self._count(request, connection, answer.status, began)
         if not answer.prepared:
-            answer = self._hold(connection, answer)
             finish(request, answer)
             if self._services.options.compress:
                 bodies.pack(request, answer)
@@ -173,7 +185,7 @@ class Gate:
         if self._preflights:
             await self._resolve(request)
         if ("Origin" in headers or "Sec-Fetch-Site" in headers) and refuses(
-            self._origins, headers, caller_of(request).host
+            self._origins, headers, caller_of(request).host, request.method
         ):
             return bodies.empty(403)
         if request.method == "OPTIONS":
@@ -181,6 +193,8 @@ class Gate:
                 return await self._handle(request)
             return bodies.empty()
         try:
+            if connection.on_loopback and not self._services.members.has_members:
+                self._check_host(connection, headers.get("Host", ""))
             if self._public is not None:
                 answer = await self._public(request)
                 if answer is not None:
@@ -235,16 +249,20 @@ class Gate:
                 )
             )
 
-    @staticmethod
-    def _hold(connection: Connection, answer: web.StreamResponse) -> web.StreamResponse:
-        """Take an answer from the budget of its member; return it, or the refusal."""
-        body = answer.body if isinstance(answer, web.Response) else None
-        if isinstance(body, bytes | bytearray):
-            try:
-                connection.hold_answer(len(body))
-            except LocalError as error:
-                return bodies.refusal(error)
-        return answer
+    def _check_host(self, connection: Connection, host: str) -> None:
+        """Refuse a name that a page may have pointed at this machine. Raises `LocalError` (403)."""
+        trusted = self._services.options.trusted_proxies
+        if host in self._hosts or is_trusted(parse_address(connection.peer), trusted):
+            return
+        if may_be_rebound(host, self._services.options.allowed_hosts):
+            raise LocalError(
+                "host_not_allowed",
+                "This server does not know the name by which you called it; use localhost, or add "
+                "the name to the setting `allowed_hosts`.",
+                kind="forbidden",
+            )
+        if len(self._hosts) < _REMEMBERED_HOSTS:
+            self._hosts.add(host)
 
     async def _resolve(self, request: web.Request) -> None:
         """Find the route, for what is answered before aiohttp looks for it."""

@@ -96,6 +96,7 @@ def _api_options(settings: Settings, *, shared: bool) -> ApiOptions:
     return ApiOptions(
         base_path=settings.base_path,
         trusted_proxies=settings.trusted_proxies,
+        allowed_hosts=settings.allowed_hosts,
         max_upload_bytes=settings.max_upload_bytes,
         max_json_bytes=settings.max_json_bytes,
         cors_origins=settings.cors_origins,

@@ -256,6 +256,20 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Origins of web pages that may call the API from a browser, such as `https://app.example`,
     separated by commas; `*` allows all. Others are refused, as by a local ComfyUI."""
 
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Clients",
+            "HOSTS",
+            expects="a list of hosts such as comfy.example or *.comfy.example",
+            read=to_hosts,
+        ),
+    ] = ()
+    """Names by which clients may call a proxy without members on a loopback address, separated by
+    commas; `*.comfy.example` allows all subdomains. Loopback names, IP addresses and names that
+    nobody can register are always allowed. It protects from web pages that point their name at this
+    machine."""
+
     compress: Annotated[bool, Setting("Clients")] = False
     """Compress JSON and text (gzip, deflate) for clients that support it, like ComfyUI with
     --enable-compress-response-body. `/object_info` is always compressed."""

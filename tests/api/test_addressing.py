@@ -13,7 +13,7 @@ from stack import Client, running_proxy
 from yarl import URL
 
 from proxy.api import addressing
-from proxy.api.addressing import Caller, differs, refuses, strip
+from proxy.api.addressing import Caller, differs, may_be_rebound, refuses, strip
 from proxy.api.authenticator import caller
 from proxy.settings.table import to_base_path
 from proxy.simulator import Simulator
@@ -241,6 +241,35 @@ def test_a_port_counts_only_if_both_name_one() -> None:
 def test_a_request_that_says_cross_site_is_refused_everywhere() -> None:
     assert refused(Host="203.0.113.7", Sec_Fetch_Site="cross-site")
     assert not refused(Host=HERE, Sec_Fetch_Site="same-origin")
+
+
+@pytest.mark.parametrize(
+    ("method", "mode", "expected"),
+    [("GET", "navigate", False), ("HEAD", "navigate", False), ("POST", "navigate", True),
+     ("GET", "no-cors", True), ("GET", "cors", True), ("OPTIONS", "navigate", True)],
+)  # fmt: skip
+def test_a_link_of_another_site_passes(method: str, mode: str, *, expected: bool) -> None:
+    headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": mode}
+    assert refuses((), headers, HERE, method) == expected
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1:8188", "localhost", "LOCALHOST.:8188", "[::1]:8188", "comfy.localhost:8188", "",
+     "192.168.1.5:8188", "comfy:8188", "host.docker.internal:8188", "gateway.example",
+     "a.b.team.example:8188"],
+)  # fmt: skip
+def test_a_name_that_nobody_can_point_here_may_be_used(host: str) -> None:
+    assert not may_be_rebound(host, ("gateway.example", "*.team.example"))
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:8188", "127.0.0.1.evil.example", "localhost.evil.example",
+     "team.example", "evilteam.example", "gateway.example.evil.net", "[a.b"],
+)  # fmt: skip
+def test_a_name_that_somebody_may_have_pointed_here_may_not(host: str) -> None:
+    assert may_be_rebound(host, ("gateway.example", "*.team.example"))
 
 
 def test_an_allowed_origin_passes_and_others_do_not() -> None:
