@@ -12,7 +12,7 @@ import pytest
 import reference
 
 from proxy.api.routes import ROUTES
-from proxy.packs.table import HELPERS
+from proxy.packs.table import PACK_NODES
 from proxy.settings import ACCOUNT_SETTINGS, SETTINGS, Setting, load
 from proxy.translate import COMFYUI, errors
 
@@ -116,7 +116,7 @@ def test_the_example_file_changes_nothing_as_it_is() -> None:
 
 def test_every_helper_node_has_its_row_which_says_what_is_exact() -> None:
     rows = re.findall(r"(?m)^\| `([^`]+)` \| (\S.*) \| .*\|$", page("docs/helper-nodes.md"))
-    assert [name for name, _ in rows] == list(HELPERS)
+    assert [name for name, _ in rows] == list(PACK_NODES)
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", *(f"docs/{d}" for d in DOCS)])
@@ -182,7 +182,7 @@ _INTERNAL = {"invalid", "unknown", "unreachable"}
 
 
 #: They have types of exceptions in nodes.
-_OF_NODES = {"HelperFailedError"}
+_OF_NODES = {"PackNodeError"}
 
 
 def error_types() -> set[str]:

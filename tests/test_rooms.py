@@ -16,7 +16,13 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: Free of I/O, of tasks and of clocks.
 PURE = [
     *(path for path in MODULES if path.parent.name == "translate"),
-    *(PACKAGE / "packs" / name for name in ("nodes.py", "rewriting.py", "table.py", "tooling.py")),
+    *(
+        PACKAGE / "packs" / f"{name}.py"
+        for name in (
+            *("nodes", "pack", "rewriting", "table", "view", "model_names", "blender", "easy_use"),
+            *("houdini", "swarm", "tooling", "tooling_routes", "urls", "websocket_image"),
+        )
+    ),
     PACKAGE / "members" / "member.py",
     *(PACKAGE / "engine" / name for name in ("fair_share.py", "scheduler.py", "tracker.py")),
 ]
@@ -73,6 +79,37 @@ def test_no_arrow_leads_back() -> None:
     assert arrows["translate"] == set()
     assert arrows["simulator"] == {"translate"}
     assert {one for one, known in arrows.items() if "simulator" in known} == {"cli"}
+
+
+#: What names a pack, its clients or its nodes.
+PACK_NAMES = re.compile(
+    r"helper|krita|swarm|easy.?use|blender|houdini|base64|tooling|\betn|proxy\.packs", re.IGNORECASE
+)
+
+
+@pytest.mark.parametrize("room_name", ["engine", "jobs"])
+def test_what_runs_jobs_names_no_pack(room_name: str) -> None:
+    lines = [
+        f"{path.name}:{number}: {line.strip()}"
+        for path in sorted((PACKAGE / room_name).glob("*.py"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if PACK_NAMES.search(line)
+    ]
+    assert lines == []
+
+
+def test_every_pack_has_a_line_in_the_table_and_none_elsewhere() -> None:
+    """A pack's module is imported by the table, and by other modules of its own alone."""
+    packs = {
+        path.stem
+        for path in (PACKAGE / "packs").glob("*.py")
+        if re.search(r"^PACK = Pack\(", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    table = imports(PACKAGE / "packs" / "table.py")
+    assert {f"proxy.packs.{name}" for name in packs} <= table
+    for path in MODULES:
+        if path.name != "table.py":
+            assert not {f"proxy.packs.{name}" for name in packs} & imports(path), path
 
 
 @pytest.mark.parametrize("path", PURE, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from proxy.members.accounting import Accounting
     from proxy.members.directory import Directory
     from proxy.observations import Observations
-    from proxy.packs.notes import Notes
-    from proxy.packs.service import Helpers
-    from proxy.packs.workflows import WorkflowExchange
+    from proxy.packs.pack import PackServices
     from proxy.readiness import Readiness
     from proxy.storage.encryption import Cipher
     from proxy.storage.history import HistoryRepository
@@ -69,7 +67,7 @@ class Services(Struct, frozen=True, kw_only=True):
     `readiness` tells whether jobs can be taken. `interface` is what is served at `/`. `cipher`
     signs what another replica is to believe. `budget` counts the memory that is held for clients,
     `spool` that on disk for their requests, and in `turns` runs what would keep others waiting.
-    `supervisor` keeps background work up. Without `helpers`, `workflows` and `notes` there are no
+    `supervisor` keeps background work up. Without `packs` there are no
     routes of node packs, and without `assets` those of assets are turned off.
     """
 
@@ -92,9 +90,7 @@ class Services(Struct, frozen=True, kw_only=True):
     turns: ThreadTurns = field(default_factory=ThreadTurns)
     spool: Spool = field(default_factory=Spool)
     assets: Assets | None = None
-    helpers: Helpers | None = None
-    workflows: WorkflowExchange | None = None
-    notes: Notes | None = None
+    packs: PackServices | None = None
     options: ApiOptions = ApiOptions()
 
     def features(self) -> dict[str, Any]:

@@ -29,15 +29,17 @@ from proxy.api import (
 )
 from proxy.api.authenticator import SIGN_IN, SIGN_OUT
 from proxy.api.bodies import Handler
+from proxy.packs.pack import PackRoute
+from proxy.packs.table import PACKS
 
 
 class Route(Struct, frozen=True):
     """A route of the local API; with a `twin` it answers below `/api` as well.
 
     A GET route answers HEAD too. One that is `apart` is served by the admin listener alone where
-    there is one, a `helper` is there with the setting helper_nodes alone, one with `assets` where
-    that setting is the same. `expects` answers `Expect: 100-continue`. `docs/routes.md` says where
-    each answer is from and how it differs from ComfyUI's.
+    there is one, one of a `pack` is there with the setting helper_nodes alone, one with `assets`
+    where that setting is the same. `expects` answers `Expect: 100-continue`. `docs/routes.md` says
+    where each answer is from and how it differs from ComfyUI's.
     """
 
     method: str
@@ -45,7 +47,7 @@ class Route(Struct, frozen=True):
     handler: Handler
     twin: bool = True
     apart: bool = False
-    helper: bool = False
+    pack: bool = False
     assets: bool | None = None
     expects: Callable[[web.Request], Awaitable[None]] | None = None
 
@@ -53,8 +55,18 @@ class Route(Struct, frozen=True):
 #: A route without a twin below `/api`.
 _only = partial(Route, twin=False)
 
-#: A route of a node pack that the proxy stands in for.
-_pack = partial(Route, helper=True)
+
+def _pack(route: PackRoute) -> Route:
+    """Return a route of a node pack as one of the server."""
+    return Route(
+        route.method,
+        route.path,
+        packs.handler_of(route),
+        twin=route.twin,
+        pack=True,
+        expects=packs.expect if route.reads_late else None,
+    )
+
 
 #: A route of the assets API.
 _asset = partial(Route, twin=False, assets=True)
@@ -162,30 +174,7 @@ ROUTES = (
     _only("POST", "/proxy/api/tokens", members.make_token),
     _only("DELETE", "/proxy/api/tokens/{prefix}", members.revoke_token),
     # node packs of desktop clients
-    _pack("GET", "/api/etn/image/{id}", packs.get_image),
-    _pack(
-        "PUT",
-        "/api/etn/image/{id}",
-        packs.put_image,
-        twin=False,
-        expects=packs.expect,
-    ),
-    _pack("GET", "/api/etn/model_info", packs.get_model_info),
-    _pack("GET", "/api/etn/model_info/{folder}", packs.get_model_info),
-    _pack("PUT", "/api/etn/upload/{folder}/{filename}", packs.put_model),
-    _pack("GET", "/api/etn/languages", packs.get_languages),
-    _pack("GET", "/api/etn/translate/{lang}/{text}", packs.get_translation),
-    _pack("POST", "/api/etn/workflow/publish", packs.publish),
-    _pack("POST", "/api/etn/workflow/subscribe", packs.subscribe),
-    _pack("POST", "/api/etn/workflow/unsubscribe", packs.unsubscribe),
-    _pack("GET", "/blender/samplers", packs.get_samplers),
-    _pack("GET", "/blender/workflows", packs.get_workflows),
-    _pack("GET", "/blender/workflow", packs.get_workflow),
-    _pack("POST", "/sidefx_houdini/command/refresh_all_images", packs.refresh_images),
-    _pack("POST", "/sidefx_houdini/command/refresh_image", packs.refresh_image),
-    _pack("POST", "/sidefx_houdini/command/create_loader", packs.create_loader),
-    _pack("POST", "/sidefx_houdini/messages/get", packs.get_notes),
-    _pack("POST", "/sidefx_houdini/interrupt", packs.interrupt),
+    *(_pack(route) for pack in PACKS for route in pack.routes),
     # assets
     _asset("GET", "/api/assets", assets.list_assets),
     _asset("POST", "/api/assets", assets.post_asset),
@@ -227,7 +216,7 @@ def of_clients(services: Services) -> list[Route]:
         route
         for route in ROUTES
         if not (services.options.admin_apart and route.apart)
-        and not (services.helpers is None and route.helper)
+        and not (services.packs is None and route.pack)
         and route.assets in (None, services.assets is not None)
     ]
 

@@ -99,7 +99,7 @@ async def list_tree(request: web.Request) -> web.Response:
         return bodies.text("Requested path not found", 404)
     except IsFileError:
         return bodies.text("Requested path is not a directory", 400)
-    return await bodies.large_json(request, [in_tree(entry) for entry in entries])
+    return await bodies.large_json(request, [entry.listed() for entry in entries])
 
 
 @_with_refusals
@@ -231,18 +231,6 @@ def _full_info(entry: UserDataEntry) -> dict[str, Any]:
         "size": entry.size,
         "modified": int(entry.modified * 1000),
         "created": int(entry.created * 1000),
-    }
-
-
-def in_tree(entry: UserDataEntry) -> dict[str, Any]:
-    if entry.is_folder:
-        return {"name": entry.name, "path": entry.path, "type": "directory"}
-    return {
-        "name": entry.name,
-        "path": entry.path,
-        "type": "file",
-        "size": entry.size,
-        "modified": entry.modified,
     }
 
 

@@ -20,6 +20,7 @@ from proxy.engine.election import Election
 from proxy.files.assets import Assets
 from proxy.jobs.service import Sampler
 from proxy.packs.notes import Notes
+from proxy.packs.pack import PackServices
 from proxy.packs.workflows import WorkflowExchange
 from proxy.readiness import Readiness
 from proxy.settings import Settings
@@ -61,7 +62,9 @@ async def open_api(
         supervisor,
         process.budget,
     )
-    helper_nodes = settings.helper_nodes
+    packs = PackServices(
+        resources.pictures, resources.catalog, resources.userdata, workflows, notes
+    )
     try:
         with logs.lines_told(journal.add):
             yield Services(
@@ -82,9 +85,7 @@ async def open_api(
                 supervisor=supervisor,
                 budget=process.budget,
                 assets=assets if settings.assets else None,
-                helpers=resources.helpers if helper_nodes else None,
-                workflows=workflows if helper_nodes else None,
-                notes=notes if helper_nodes else None,
+                packs=packs if settings.helper_nodes else None,
                 options=_api_options(settings, shared=database.shared),
             )
     finally:

@@ -16,8 +16,11 @@ from proxy.cloud.client import CloudClient
 from proxy.files.blobs import BlobError, BlobStore, open_blobs
 from proxy.files.service import Files
 from proxy.members.accounting import Accounting
+from proxy.packs.loading import MAX_FILE_BYTES, FileLoader
 from proxy.packs.remote import RemoteFiles
-from proxy.packs.service import MAX_FILE_BYTES, Helpers
+from proxy.packs.results import Results
+from proxy.packs.service import Packs
+from proxy.packs.store import PictureStore
 from proxy.packs.table import offered
 from proxy.settings import ConfigError, Settings
 from proxy.storage.files import FileRepository
@@ -33,7 +36,8 @@ class Resources:
 
     files: Files
     catalog: Catalog
-    helpers: Helpers
+    pictures: PictureStore
+    packs: Packs
     userdata: UserData
     accounting: Accounting
 
@@ -42,7 +46,7 @@ class Resources:
 async def open_resources(
     process: Process, storage: OpenStorage, cloud: CloudAccounts
 ) -> AsyncIterator[Resources]:
-    """Open files, catalog, helper nodes, user data and accounting. Raises `ConfigError`."""
+    """Open files, catalog, node packs, user data and accounting. Raises `ConfigError`."""
     settings, database, members = process.settings, storage.database, storage.members
     async with AsyncExitStack() as stack:
         blobs = _open_blobs(settings)
@@ -78,7 +82,8 @@ async def open_resources(
         remote = RemoteFiles(settings.url_hosts, max_bytes=MAX_FILE_BYTES)
         await remote.start()
         stack.push_async_callback(remote.close)
-        pictures = HelperPictureRepository(database)
+        pictures = PictureStore(HelperPictureRepository(database), files, process.budget)
+        loader = FileLoader(pictures, files, remote, process.budget)
         accounting = Accounting(
             process.metrics, UsageRepository(database), members.get, audit_days=settings.audit_days
         )
@@ -86,7 +91,8 @@ async def open_resources(
         yield Resources(
             files,
             catalog,
-            Helpers(pictures, files, catalog, remote, process.budget),
+            pictures,
+            Packs(catalog, files, loader, Results(pictures)),
             _userdata(settings, storage, cloud.first),
             accounting,
         )

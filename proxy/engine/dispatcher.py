@@ -135,7 +135,7 @@ class Dispatcher(EnginePart):
                 kind="forbidden",
             )
         job.needs = self.needs(job)
-        may_go = not promised and (job.rewriting is None or job.rewriting.failure is None)
+        may_go = not promised and job.failure is None
         while (
             may_go
             and (account := self._scheduler.account_for(job, time.monotonic(), probing=True))
@@ -184,11 +184,11 @@ class Dispatcher(EnginePart):
         return worker.account in self._scheduler.usable(job)
 
     def fails(self, job: Job) -> bool:
-        """Whether a helper node of the job has failed already: then the job ends with it."""
-        failure = None if job.rewriting is None else job.rewriting.failure
+        """Whether a node of the job has failed already: then the job ends with it."""
+        failure = job.failure
         if failure is None:
             return False
-        log.info("helper_node_failed", job=job.prompt_id, error=failure.message[:200])
+        log.info("node_failed", job=job.prompt_id, error=failure.message[:200])
         self._engine.run(job, None)
         job.runner.fail(failure)
         return True
@@ -301,7 +301,7 @@ class Dispatcher(EnginePart):
         structlog.contextvars.bind_contextvars(job=job.prompt_id, member=job.member)
         try:
             await self._recorder.load_content(job)
-            if job.rewriting is not None and job.rewriting.failure is not None:
+            if job.failure is not None:
                 # The process has ended before the job could.
                 self.health(job).unsettled()
                 self._scheduler.give_back(job)

@@ -52,7 +52,7 @@ from proxy.supervisor import Supervisor
 if TYPE_CHECKING:
     from proxy.catalog.service import Catalog
     from proxy.files.service import Files
-    from proxy.packs.service import Helpers
+    from proxy.translate.packs import NodePacks
 
 from proxy.engine.policy import Policy
 from proxy.engine.worker import AccountWorker
@@ -88,7 +88,7 @@ class Engine:
     timeouts: Timeouts
     member: Callable[[str], Member]
     supervisor: Supervisor
-    helpers: Helpers
+    packs: NodePacks
     metrics: Metrics
 
     def __post_init__(self) -> None:

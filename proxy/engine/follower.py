@@ -27,15 +27,15 @@ from proxy.engine.tracker import (
     Tracker,
 )
 from proxy.jobs.models import Job, JobMessage, topic_of
-from proxy.packs.nodes import Failure
 from proxy.storage.database import StorageError
 from proxy.translate import workflow_metadata
 from proxy.translate.events import CloudPicture, Message, Preview, is_terminal
+from proxy.translate.packs import Failure, NodeFailedError
 
 if TYPE_CHECKING:
     from proxy.engine.engine import Engine
 
-from proxy.engine.localiser import Localiser, NodeFailedError
+from proxy.engine.localiser import Localiser
 
 log = structlog.get_logger(__name__)
 
@@ -81,7 +81,7 @@ class Runner:
         self._term = engine.recorder.term
         self._topic = topic_of(job.member, job.client_id)
         self._timeouts = engine.policy.detail
-        self._local = Localiser(job, engine, self.tracker.nodes.types)
+        self._local = Localiser(job, engine)
         self._inbox: deque[Input] = deque()
         self._released = False
         self._end: RecordEnd | None = None
@@ -100,7 +100,7 @@ class Runner:
             self._post(one)
 
     def fail(self, failure: Failure) -> None:
-        """A helper node fails: the job ends, whatever the cloud does."""
+        """A node fails: the job ends, whatever the cloud does."""
         for what in self._local.failing(failure):
             self._post(what)
 
@@ -152,10 +152,10 @@ class Runner:
         if self.tracker.started_at is None or isinstance(what, SnapshotReceived | GiveUp):
             return False
         if isinstance(what, EventReceived):
-            if self._local.rewriting is not None and what.type == "execution_cached":
+            if what.type == "execution_cached" and not self._local.view.is_plain:
                 return False
             return what.type not in _TRANSLATED and not is_terminal(what.type, what.data)
-        return not isinstance(what, CloudPicture) or self._local.is_distinct(what.image_type)
+        return not isinstance(what, CloudPicture) or self._local.view.shows(what.image_type)
 
     def _take_now(self, what: Input) -> None:
         try:
@@ -213,7 +213,7 @@ class Runner:
                     case SendMessage(message=Preview(result=False) as preview) if (
                         self.job.wants_previews
                     ):
-                        if (shown := await self._local.distinct(preview)) is not None:
+                        if (shown := await self._local.view.preview(preview)) is not None:
                             self._publish(shown)
                     case _:
                         self._do(command)

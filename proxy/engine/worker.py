@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,6 @@ from proxy.engine.submitter import SubmissionError, Submitter
 from proxy.jobs.models import (
     Job,
 )
-from proxy.packs.rewriting import MemberView
 from proxy.storage.database import StorageError
 from proxy.translate import workflow_metadata
 from proxy.translate.codec import CREDENTIAL_KEYS
@@ -115,10 +113,13 @@ class AccountWorker:
                 job, graph, extra_data, beside=partial(self._beside, lends=lends), patience=patience
             )
         except SubmissionError as error:
-            error.refusal.node_errors = _of_member(job, error.refusal.node_errors)
+            error.refusal.node_errors = engine.packs.view(job).node_errors(
+                error.refusal.node_errors
+            )
             raise
         if submitted.node_errors:
-            submitted = replace(submitted, node_errors=_of_member(job, submitted.node_errors))
+            shown = engine.packs.view(job).node_errors(submitted.node_errors)
+            submitted = replace(submitted, node_errors=shown)
         return submitted
 
     def _beside(self, *, lends: bool) -> dict[str, Any]:
@@ -130,7 +131,7 @@ class AccountWorker:
         """The graph with the account's names, when the files that it needs are there."""
         await self._open()
         files, known = self._engine.files, self._engine.catalog.known
-        graph = job.graph if job.rewriting is None else job.rewriting.graph
+        graph = job.cloud_graph
         return await files.substitute(job.member, graph, choices=known, account=self.name)
 
     def follow(self, job: Job) -> None:
@@ -180,10 +181,3 @@ class AccountWorker:
             timeouts = self._engine.timeouts
             await self._engine.catalog.wait_loaded(timeouts.catalog_patience)
             self._worth_waiting = await self.socket.wait_connected(timeouts.socket_patience)
-
-
-def _of_member(job: Job, node_errors: Mapping[str, Any]) -> dict[str, Any]:
-    """Node errors of the cloud as those of the graph that the member has sent."""
-    if job.rewriting is None or not node_errors:
-        return dict(node_errors)
-    return MemberView(job.rewriting, job.graph).node_errors(node_errors)

@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 
 from proxy.jobs.models import Job, JobContent, JobEnd, JobState, now
-from proxy.packs.rewriting import Rewriting
 from proxy.storage.jobs import Payload, StoredJob, day_of
 from proxy.storage.usage import UsageRow
 from proxy.translate import codec
 from proxy.translate.outputs import summary
+from proxy.translate.packs import Rewriting
 
 
 def columns(job: Job) -> dict[str, Any]:

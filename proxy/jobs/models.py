@@ -44,8 +44,8 @@ from proxy.translate import codec, events
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
-    from proxy.packs.rewriting import Rewriting
     from proxy.storage.jobs import StoredJob
+    from proxy.translate.packs import Failure, Rewriting
 
 T = TypeVar("T")
 
@@ -123,7 +123,7 @@ class JobContent:
     """What a client sent for a job, of any size: in memory only where it is used.
 
     `graph` and `extra_data` are without credentials; those are in `credentials`. `rewriting` is
-    what the cloud runs where the graph has helper nodes.
+    what the cloud runs instead of the graph, if that differs.
     """
 
     graph: dict[str, Any]
@@ -200,6 +200,16 @@ class Job:
         return JobKey(self.member, self.prompt_id)
 
     @property
+    def cloud_graph(self) -> dict[str, Any]:
+        """The graph that the cloud runs."""
+        return self.graph if self.rewriting is None else self.rewriting.graph
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why the job fails without the cloud, if it does."""
+        return None if self.rewriting is None else self.rewriting.failure
+
+    @property
     def mark(self) -> str:
         """What the job carries in its `extra_data` on the cloud, to be found again."""
         return f"{self.member}/{self.prompt_id}/{self.create_time}"
@@ -233,7 +243,7 @@ class Job:
 
     @property
     def rewriting(self) -> Rewriting | None:
-        """What the cloud runs where the graph has helper nodes."""
+        """What the cloud runs instead of the graph, if that differs."""
         return self.loaded.rewriting
 
     @property

@@ -33,7 +33,6 @@ from proxy.jobs.models import (
 from proxy.jobs.views import LiveJobs
 from proxy.members.accounting import Limiter
 from proxy.members.member import Member, Parallelism, check_classes
-from proxy.packs.rewriting import Rewriting
 from proxy.storage.database import OutcomeUnknownError, StorageError
 from proxy.storage.jobs import (
     DayFullError,
@@ -46,13 +45,13 @@ from proxy.storage.jobs import (
 from proxy.translate.codec import CREDENTIAL_KEYS, without_credentials
 from proxy.translate.errors import LocalError
 from proxy.translate.jobs import foreign_files, label_of
+from proxy.translate.packs import NodePacks
 from proxy.translate.validation import Validation, validate
 
 if TYPE_CHECKING:
     from proxy.catalog.service import Catalog
     from proxy.files.service import Files
     from proxy.members.directory import Directory
-    from proxy.packs.service import Helpers
 
 log = structlog.get_logger(__name__)
 
@@ -124,7 +123,7 @@ class Checks:
     catalog: Catalog
     files: Files
     members: Directory
-    helpers: Helpers
+    packs: NodePacks
     validates: bool
     patience: float
 
@@ -164,16 +163,6 @@ class Checks:
                 f"No Comfy Cloud account that you may use has all models of this workflow. {name} "
                 "is in some accounts only: import the models into one account, or choose others.",
             )
-
-    async def rewritten(
-        self, member: str, graph: dict[str, Any], outputs: list[str] | None
-    ) -> Rewriting | None:
-        """What the cloud is to run instead of a graph with helper nodes, of which these `outputs`
-        run (`None`: all); `None` where it has none. Raises `LocalError`."""
-        classes = (str(node.get("class_type")) for node in graph.values())
-        if self.catalog.emulated.isdisjoint(classes):
-            return None
-        return await self.helpers.rewrite(member, graph, outputs)
 
     async def _validated(self, member: str, request: JobRequest) -> Validation | None:
         if len(request.graph) > _MOST:
@@ -255,7 +244,7 @@ class SubmissionService:
             job.outputs_to_execute = list(found.outputs)
         if self.checks is not None:
             outputs = content.targets if found is None else found.outputs
-            content.rewriting = await self.checks.rewritten(member, content.graph, outputs)
+            content.rewriting = await self.checks.packs.rewrite(member, content.graph, outputs)
         await self._insert(job, None if request.number is not None else least, request.front)
         live.answering += 1
         try:

@@ -1,11 +1,12 @@
 """What a helper node is: a node of a client's own pack that only carries pictures and texts.
 
-A `Helper` says what its node becomes on the cloud, core nodes alone, and what of their results a
+A `PackNode` says what its node becomes on the cloud, core nodes alone, and what of their results a
 client is told. Everything here is about one node; `rewriting` does it for a graph.
 """
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Iterable, Mapping, Set
 from enum import Enum
 from typing import Any, Literal
@@ -13,23 +14,14 @@ from typing import Any, Literal
 import msgspec
 
 from proxy.translate.errors import LocalError
-from proxy.translate.events import Told
+from proxy.translate.events import Binary, Told
 from proxy.translate.jobs import inputs_of, is_link
 
 #: `[node id, output index]`.
 Link = list[Any]
 
 
-class Failure(msgspec.Struct, frozen=True):
-    """Why a node fails, in the words of the real one. `inputs` are shown in lists."""
-
-    node_id: str
-    exception_type: str
-    message: str
-    inputs: dict[str, list[Any]] = {}
-
-
-class HelperFailedError(Exception):
+class PackNodeError(Exception):
     """A helper node cannot do what it should."""
 
     def __init__(self, exception_type: str, message: str) -> None:
@@ -128,7 +120,7 @@ class Tells(msgspec.Struct, frozen=True):
     when: Callable[[Mapping[str, Any]], bool] = lambda _: True
 
 
-class Helper(msgspec.Struct, frozen=True):
+class PackNode(msgspec.Struct, frozen=True):
     """A node class that the proxy carries itself.
 
     `info` is its entry of `object_info`; `needs` are the classes that the cloud must have for it.
@@ -235,25 +227,25 @@ def core(
     *,
     tells: Tells | None = None,
     **constants: Any,
-) -> Helper:
+) -> PackNode:
     """A helper that becomes one core node; `names` maps the core node's inputs to the member's."""
 
     def become(node: Node) -> None:
         inputs = {name: node.inputs[own] for name, own in names.items() if own in node.inputs}
         node.become(class_type, {**inputs, **constants}, names)
 
-    return Helper(info, become, {class_type}, tells=tells)
+    return PackNode(info, become, {class_type}, tells=tells)
 
 
 def loads(
     info: Mapping[str, Any], class_type: str, own: str, reads: Reads, **constants: Any
-) -> Helper:
+) -> PackNode:
     """A helper that becomes the core node which loads the file; `own` is that node's input."""
 
     def become(node: Node) -> None:
         node.become(class_type, {own: node.picture.name, **constants}, {own: reads.input})
 
-    return Helper(info, become, {class_type}, reads)
+    return PackNode(info, become, {class_type}, reads)
 
 
 def same(*names: str) -> dict[str, str]:
@@ -300,3 +292,33 @@ def info(
         "output_node": output_node or not types,
         **({"deprecated": False, "experimental": False, "api_node": False} if new_style else {}),
     }
+
+
+#: The `hidden` inputs of core nodes that save.
+SAVED_WITH = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
+
+
+def preview(node: Node) -> None:
+    """Become `PreviewImage`, about whose files the pack tells the client."""
+    node.become("PreviewImage", {"images": node.inputs.get("images")}, {"images": "images"})
+
+
+def frame(result: Result, data: bytes, format_: int, event: int = 1) -> Binary:
+    """Return a binary message with a picture in it: `[event][format][data]`."""
+    return Binary(result.prompt_id, event.to_bytes(4, "big") + format_.to_bytes(4, "big") + data)
+
+
+def located(path: str) -> dict[str, str]:
+    """Return a path below the output folder as a result shows it."""
+    folder, name = posixpath.split(path)
+    return {"filename": name, "subfolder": folder, "type": "output"}
+
+
+def named_files(shown: Mapping[str, Any], own: str, key: str) -> PackNode:
+    """Return a node that tells of the files that the text of its input `own` names."""
+    return core(
+        shown,
+        "PreviewAny",
+        {"source": own},
+        tells=Tells(lambda result: Told(ui={key: [located(text) for text in result.texts]})),
+    )

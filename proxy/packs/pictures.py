@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING
 from msgspec import Struct
 
 from proxy.files.pictures import NotAPictureError, opened, pillow, pixels_of
-from proxy.packs.nodes import HelperFailedError, Mask
+from proxy.packs.nodes import Mask, PackNodeError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,12 +41,12 @@ class Decoded(Struct, frozen=True):
 def from_base64(text: str) -> bytes:
     """Return the bytes of a text; characters that are not of the alphabet are skipped.
 
-    Raises `HelperFailedError`.
+    Raises `PackNodeError`.
     """
     try:
         return base64.b64decode(text)
     except (binascii.Error, ValueError) as error:
-        raise HelperFailedError("binascii.Error", str(error)) from error
+        raise PackNodeError("binascii.Error", str(error)) from error
 
 
 def pixels(path: Path) -> int:
@@ -61,7 +61,7 @@ def decode(source: Path, mask: Mask, converted: Path, converted_mask: Path) -> D
     """Read a picture as a pack does, in a form that core's loaders read alike.
 
     What is not taken as it is goes to the files `converted` and `converted_mask`. Raises
-    `HelperFailedError` in the words of Pillow.
+    `PackNodeError` in the words of Pillow.
     """
     try:
         with opened(source) as picture:
@@ -83,15 +83,15 @@ def decode(source: Path, mask: Mask, converted: Path, converted_mask: Path) -> D
         raise _in_words_of_pillow(error) from error
 
 
-def _in_words_of_pillow(error: NotAPictureError) -> HelperFailedError:
+def _in_words_of_pillow(error: NotAPictureError) -> PackNodeError:
     images, cause = pillow(), error.__cause__
     if isinstance(cause, images.UnidentifiedImageError):
         shown = f"cannot identify image file {io.BytesIO()!r}"
-        return HelperFailedError("PIL.UnidentifiedImageError", shown)
+        return PackNodeError("PIL.UnidentifiedImageError", shown)
     if cause is None or isinstance(cause, images.DecompressionBombError):
-        return HelperFailedError("PIL.Image.DecompressionBombError", str(error))
+        return PackNodeError("PIL.Image.DecompressionBombError", str(error))
     message = re.sub(r" \(\d+ bytes not processed\)$", "", str(cause))
-    return HelperFailedError(type(cause).__name__, message)
+    return PackNodeError(type(cause).__name__, message)
 
 
 def _is_plain(picture: Image) -> bool:
@@ -125,7 +125,7 @@ def _rgb(picture: Image) -> Image:
 def encode(source: Path, format_: str, target: Path) -> None:
     """Write a picture of the cloud in a format to the file `target`, without texts.
 
-    Raises `HelperFailedError` in the words of Pillow.
+    Raises `PackNodeError` in the words of Pillow.
     """
     if format_ == "PNG" and (bare := without_texts(source.read_bytes())) is not None:
         target.write_bytes(bare)
@@ -135,7 +135,7 @@ def encode(source: Path, format_: str, target: Path) -> None:
             picture.load()
             _save(picture, format_, target)
     except KeyError as error:
-        raise HelperFailedError("KeyError", str(error)) from error
+        raise PackNodeError("KeyError", str(error)) from error
     except NotAPictureError as error:
         raise _in_words_of_pillow(error) from error
 

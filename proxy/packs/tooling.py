@@ -1,5 +1,5 @@
-"""comfyui-tooling-nodes (3.3.0), which Krita AI Diffusion brings along, what else Krita asks of a
-server, and core's `SaveImageWebsocket`."""
+"""comfyui-tooling-nodes (3.3.0), which Krita AI Diffusion brings along, and what else Krita asks of
+a server."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from msgspec.structs import replace
 
 from proxy.packs.nodes import (
     FileSource,
-    Helper,
-    HelperFailedError,
     Mask,
     Node,
+    PackNode,
+    PackNodeError,
     Reads,
     Result,
     Tells,
     core,
+    frame,
     info,
     loads,
+    preview,
 )
-from proxy.translate.events import Binary, Event, Message, Preview, Told
+from proxy.translate.events import Told
 
 #: What a text output is sent as.
 _TEXT_TYPES = {"text": "text/plain", "markdown": "text/markdown", "html": "text/html"}
@@ -74,22 +76,12 @@ def _load_image(own: str) -> Callable[[Node], None]:
 # --- pictures out --------------------------------------------------------------------------
 
 
-def preview(node: Node) -> None:
-    """Becomes `PreviewImage`, whose files the client is told of in the words of the pack."""
-    node.become("PreviewImage", {"images": node.inputs.get("images")}, {"images": "images"})
-
-
 def _format(inputs: Mapping[str, Any]) -> str:
     return str(inputs.get("format", "PNG")).upper()
 
 
 def _png(_: Mapping[str, Any]) -> str:
     return "PNG"
-
-
-def frame(result: Result, data: bytes, format_: int, event: int = 1) -> Binary:
-    """A binary message with a picture in it: `[event][format][data]`."""
-    return Binary(result.prompt_id, event.to_bytes(4, "big") + format_.to_bytes(4, "big") + data)
 
 
 def _cached(result: Result) -> Told:
@@ -130,27 +122,6 @@ def _krita_text(result: Result) -> Told:
     return Told(ui={"text": texts})
 
 
-def _over_websocket(result: Result) -> Told:
-    messages: list[Message] = []
-    for number, item in enumerate(result.items):
-        step = {"value": number, "max": len(result.items)}
-        ids = {"prompt_id": result.prompt_id, "node": result.node_id}
-        messages += (
-            Event("progress", {**step, **ids}),
-            Preview(
-                prompt_id=result.prompt_id,
-                node_id=result.node_id,
-                display_node_id=result.node_id,
-                parent_node_id=None,
-                real_node_id=result.node_id,
-                image=item.data,
-                image_type="image/png",
-                result=True,
-            ),
-        )
-    return Told(tuple(messages), again=True)
-
-
 # --- what computes a little ----------------------------------------------------------------
 
 
@@ -160,7 +131,7 @@ def _apply_mask(node: Node) -> None:
     of_image, of_mask = node.size(image), node.size(node.inputs.get("mask"))
     if of_image is not None and of_mask is not None and of_image != of_mask:
         shown = (f"torch.Size([{height}, {width}])" for width, height in (of_image, of_mask))
-        raise HelperFailedError(
+        raise PackNodeError(
             "AssertionError", "Image size {} must match mask size {}".format(*shown)
         )
     size = node.add("size", "GetImageSize", {"image": image})
@@ -186,12 +157,12 @@ def _translate(node: Node) -> None:
 def translated(text: str) -> str:
     """A text without its directives `lang:en`, as the pack gives it without a translator.
 
-    Raises `HelperFailedError` for another language.
+    Raises `PackNodeError` for another language.
     """
     parts = _DIRECTIVE.split(text)
     for language in parts[1::2]:
         if language != "en":
-            raise HelperFailedError(
+            raise PackNodeError(
                 "ValueError",
                 f"Invalid language directive lang:{language} - {language} is not a known language "
                 "code. Available languages: NOT INSTALLED, en",
@@ -199,21 +170,23 @@ def translated(text: str) -> str:
     return " ".join(part.strip() for part in parts[::2] if part.strip())
 
 
-def _loads(name: str, own: str, title: str, source: FileSource, mask: Mask) -> Helper:
+def _loads(name: str, own: str, title: str, source: FileSource, mask: Mask) -> PackNode:
     shown = _info(name, {own: _text()}, outputs=[("IMAGE", "image"), ("MASK", "mask")], title=title)
     reads = Reads(own, source, mask)
-    return Helper(shown, _load_image(own), {"LoadImage", "LoadImageMask"}, reads)
+    return PackNode(shown, _load_image(own), {"LoadImage", "LoadImageMask"}, reads)
 
 
-def _shows(name: str, title: str, required: Mapping[str, Any], tells: Tells, **more: Any) -> Helper:
+def _shows(
+    name: str, title: str, required: Mapping[str, Any], tells: Tells, **more: Any
+) -> PackNode:
     inputs = {"images": ["IMAGE", {}], **required}
     shown = _info(name, inputs, hidden=_HIDDEN, title=title, **more)
-    return Helper(shown, preview, {"PreviewImage"}, tells=tells)
+    return PackNode(shown, preview, {"PreviewImage"}, tells=tells)
 
 
 _FORMATS = {"format": _combo("PNG", ["PNG", "JPEG"])}
 
-HELPERS = (
+NODES = (
     _loads("ETN_LoadImageCache", "id", "Load Image from Cache", "cache", Mask.ALPHA_OR_RED),
     _loads("ETN_LoadImageBase64", "image", "Load Image (Base64)", "base64", Mask.ALPHA_OR_NONE),
     loads(
@@ -235,7 +208,7 @@ HELPERS = (
         Tells(_cached, _format, carries=False),
     ),
     _shows("ETN_SendImageWebSocket", "Send Image (WebSocket)", _FORMATS, Tells(_sent, _format)),
-    Helper(
+    PackNode(
         _info(
             "ETN_ApplyMaskToImage",
             {"image": ["IMAGE", {}], "mask": ["MASK", {}]},
@@ -248,7 +221,7 @@ HELPERS = (
             *("SolidMask", "MaskComposite", "JoinImageWithAlpha"),
         },
     ),
-    Helper(
+    PackNode(
         _info(
             "ETN_Translate",
             {"text": _text(multiline=True)},
@@ -289,17 +262,6 @@ HELPERS = (
         {"source": "value"},
         tells=Tells(_krita_text),
     ),
-    Helper(
-        info(
-            "SaveImageWebsocket",
-            {"images": ["IMAGE"]},
-            pack="websocket_image_save",
-            category="api/image",
-        ),
-        preview,
-        {"PreviewImage"},
-        tells=Tells(_over_websocket, _png, again=True),
-    ),
 )
 
 
@@ -324,60 +286,3 @@ KRITA_REQUIRES: Mapping[str, tuple[str, ...]] = {
         "ETN_Translate",
     ),
 }
-
-#: The cloud does not tell what is in its model files, so that this is guessed from their names.
-#: Patterns in names and the base models that they tell, in the words of comfyui-tooling-nodes; the
-#: first that fits counts.
-_BASES: tuple[tuple[str, str], ...] = (
-    (r"flux[._-]?2", "flux2"),
-    (r"z[._-]?image", "z-image"),
-    (r"qwen[._-]?image", "qwen-image"),
-    (r"ernie[._-]?image", "ernie-image"),
-    (r"chroma", "chroma"),
-    (r"anima(?!te|l|t)", "anima"),
-    (r"krea[._-]?2", "krea2"),
-    (r"schnell", "flux-schnell"),
-    (r"flux", "flux"),
-    (r"sd3|stable[._-]?diffusion[._-]?3", "sd3"),
-    (r"hidream", "hi-dream"),
-    (r"lumina", "lumina2"),
-    (r"omnigen", "omnigen2"),
-    (r"wan[._-]?2", "wan21"),
-    (r"hunyuan[._-]?video", "hunyuan-video"),
-    (r"ltx", "ltxv"),
-    (r"cosmos", "cosmos"),
-    (r"mochi", "mochi"),
-    (r"aura[._-]?flow", "aura-flow"),
-    (r"cascade", "cascade-c"),
-    (r"svd|stable[._-]?video", "svd"),
-    (r"refiner", "sdxl-refiner"),
-    (r"xl|pony|illustrious|noob", "sdxl"),
-    (r"sd[._-]?2|v2[._-]1|768-v", "sd20"),
-    (
-        r"sd[._-]?1|v1[._-]5|1[._]5|dreamshaper|realistic|serenity|flat2d|photon|deliberate"
-        r"|juggernaut_reborn|epicrealism",
-        "sd15",
-    ),
-)
-_INPAINT = re.compile(r"inpaint|[._-]fill")
-_V_PREDICTION = re.compile(r"v[._-]?pred")
-_KLEIN = re.compile(r"klein[._-]?(?:base[._-]?)?(4b|9b)")
-
-#: Base models of which there are files for inpainting.
-_WITH_INPAINT = frozenset({"sd15", "sdxl", "flux"})
-
-
-def guessed(name: str) -> dict[str, Any]:
-    """A model as `GET /api/etn/model_info` describes it: `base_model`, `is_inpaint`, `type`."""
-    lower = name.lower()
-    base = next((base for pattern, base in _BASES if re.search(pattern, lower)), None)
-    if base is None:
-        return {"base_model": "unknown"}
-    inpaints = base in _WITH_INPAINT and _INPAINT.search(lower) is not None
-    found: dict[str, Any] = {"base_model": base, "is_inpaint": inpaints}
-    if base == "sdxl":
-        found["type"] = "v-prediction" if _V_PREDICTION.search(lower) else "eps"
-    if base == "flux2":
-        klein = _KLEIN.search(lower)
-        found["type"] = f"klein-{klein[1]}" if klein else "dev"
-    return found

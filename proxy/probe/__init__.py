@@ -15,7 +15,7 @@ from uuid import uuid4
 import aiohttp
 from yarl import URL
 
-from proxy.packs.table import HELPERS
+from proxy.packs.table import PACK_NODES
 from proxy.packs.tooling import KRITA_REQUIRES
 from proxy.probe import jobs, running
 from proxy.probe.points import POINTS, Findings, Level
@@ -42,7 +42,7 @@ _GREETING = 2.0
 _QUIET = 0.4
 
 #: What Krita AI Diffusion requires of the cloud, where the proxy carries the rest.
-_KRITA = {name for names in KRITA_REQUIRES.values() for name in names} - HELPERS.keys()
+_KRITA = {name for names in KRITA_REQUIRES.values() for name in names} - PACK_NODES.keys()
 
 
 async def probe(base_url: URL, key: str, level: Level, *, idle: float) -> Findings:

@@ -8,7 +8,7 @@ documents dispute are accepted: ms and seconds, `execution_error` and a JSON `er
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from msgspec import Struct
@@ -152,6 +152,13 @@ def sources(graph: Mapping[str, Any], *node_ids: str) -> set[str]:
                 found.add(source)
                 pending.append(source)
     return found
+
+
+def reachable(graph: Mapping[str, Any], outputs: Collection[str] | None) -> set[str]:
+    """Return the nodes that outputs depend on and the outputs; all nodes without `outputs`."""
+    if outputs is None:
+        return set(graph)
+    return (set(outputs) | sources(graph, *outputs)) & graph.keys()
 
 
 def is_twin(graph: Mapping[str, Any], node_id: str, others: Iterable[str]) -> bool:

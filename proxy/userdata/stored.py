@@ -102,6 +102,18 @@ class UserDataEntry(Struct, frozen=True):
         """The last part of the path."""
         return self.path.rpartition("/")[2]
 
+    def listed(self) -> dict[str, Any]:
+        """Return the entry as ComfyUI's `GET /v2/userdata` lists it."""
+        if self.is_folder:
+            return {"name": self.name, "path": self.path, "type": "directory"}
+        return {
+            "name": self.name,
+            "path": self.path,
+            "type": "file",
+            "size": self.size,
+            "modified": self.modified,
+        }
+
 
 def parts_of(name: str) -> tuple[str, ...]:
     """The steps from the member's folder to what `name` means; none for the folder itself.

@@ -99,7 +99,7 @@ GETS = [
     if route.method == "GET"
     and "{" not in route.path
     and route.handler not in ELSEWHERE
-    and not route.helper
+    and not route.pack
     and not route.assets
 ]
 

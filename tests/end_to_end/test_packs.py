@@ -20,10 +20,9 @@ from stack import Client, Proxy, running_proxy
 from team import bearer, running_team
 from yarl import URL
 
-from proxy.engine import localiser
-from proxy.packs import pictures, service
+from proxy.packs import pictures, service, store
 from proxy.packs.remote import NotFetchedError, RemoteFiles
-from proxy.packs.table import HELPERS
+from proxy.packs.table import PACK_NODES
 from proxy.simulator import Simulator, Switches
 from proxy.simulator.nodes import NodeClass
 from proxy.simulator.nodes.node_class import Context, Output
@@ -143,7 +142,7 @@ async def test_a_job_that_waits_over_a_restart_runs_with_its_picture(
 async def test_a_picture_that_is_too_large_or_too_much_is_413_in_the_packs_words(
     proxy: Proxy, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "MAX_MEMBER_BYTES", 2 * len(RED))
+    monkeypatch.setattr(store, "MAX_MEMBER_BYTES", 2 * len(RED))
     assert (await put(session, proxy.url, "a", RED))[0] == 201
     assert (await put(session, proxy.url, "b", RED))[0] == 201
     status, answer = await put(session, proxy.url, "c", RED)
@@ -236,7 +235,7 @@ async def test_a_png_preview_comes_as_jpeg_in_its_order_and_is_made_off_the_even
         return pictures.jpeg(png)
 
     threads: list[threading.Thread] = []
-    monkeypatch.setattr(localiser, "jpeg", noted)
+    monkeypatch.setattr(service, "jpeg", noted)
     graph = carried() | {"3": node("TestPreviews")}
     shown = NodeClass("TestPreviews", show, output_node=True)
     async with (
@@ -443,7 +442,7 @@ async def test_random_graphs_run_and_tell_of_their_own_nodes_alone(
     await put(session, client.url, "picture", RED)
     await client.upload(FILE, RED)
     _, classes = await client.get("object_info")
-    helpers = set(HELPERS)
+    helpers = set(PACK_NODES)
     graphs_ = random_graphs(classes, helpers, 40)
     assert len(graphs_) > 10
     kinds = set()

@@ -19,11 +19,11 @@ from proxy.engine.localiser import Localiser
 from proxy.engine.router import LONGEST, PICTURE_BYTES, EventRouter
 from proxy.engine.tracker import EventReceived, GiveUp, SnapshotReceived
 from proxy.jobs.models import Job
-from proxy.packs.nodes import Failure
 from proxy.simulator import Simulator
 from proxy.translate.codec import REDACTED
 from proxy.translate.events import CloudFrame, CloudPicture, Preview
 from proxy.translate.jobs import Snapshot
+from proxy.translate.packs import Failure, PlainView, ViewedJob
 
 SUBMIT = "POST /api/prompt"
 
@@ -270,19 +270,25 @@ def _renamed(value: Any) -> Any:
     return [_renamed(one) for one in value] if isinstance(value, list) else value
 
 
+class Packs:
+    """Packs that have rewritten nothing."""
+
+    def view(self, job: ViewedJob) -> PlainView:
+        return PlainView(job.graph)
+
+
 @dataclass
 class Engine:
     """What a localiser knows of the engine."""
 
     files: Files = field(default_factory=Files)
     secrets: tuple[str, ...] = (ACCOUNT_KEY,)
-    helpers: None = None
+    packs: Packs = field(default_factory=Packs)
 
 
 def localiser(**fields: Any) -> Localiser:
     made: Job = job("one", graph=GRAPH, account="main", **fields)
-    types = {node: about["class_type"] for node, about in GRAPH.items()}
-    return Localiser(made, Engine(), types)  # type: ignore[arg-type]
+    return Localiser(made, Engine())  # type: ignore[arg-type]
 
 
 async def test_an_output_gets_local_names() -> None:
@@ -359,4 +365,4 @@ def test_a_helper_that_fails_ends_the_job_as_a_node_does_that_has_begun() -> Non
 
 async def test_a_picture_is_shown_as_it_is_where_nobody_takes_it_for_a_result() -> None:
     picture = Preview("one", "1", "1", None, "1", b"\x89PNG", "image/png")
-    assert await localiser().distinct(picture) is picture
+    assert await localiser().view.preview(picture) is picture

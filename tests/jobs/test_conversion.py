@@ -9,7 +9,7 @@ from jobs.samples import new
 
 from proxy.jobs.conversion import columns, content_of, job_of, of_history, payload_of, stored_of
 from proxy.jobs.models import JobEnd, JobState
-from proxy.packs.rewriting import Rewriting
+from proxy.translate.packs import Rewriting
 
 
 def test_a_failed_job_has_its_error() -> None:

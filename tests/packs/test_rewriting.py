@@ -10,13 +10,16 @@ from catalog_graphs import FILE, Graph, good_graphs, shapes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.packs.nodes import HelperFailedError, Picture
-from proxy.packs.rewriting import MemberView, Rewriting, rewrite, wanted
-from proxy.packs.table import HELPERS, offered
-from proxy.packs.tooling import guessed, translated
+from proxy.packs.model_names import guessed
+from proxy.packs.nodes import PackNodeError, Picture
+from proxy.packs.rewriting import rewrite, wanted
+from proxy.packs.table import PACK_NODES, offered
+from proxy.packs.tooling import translated
+from proxy.packs.view import MemberView
 from proxy.simulator.nodes import object_info, standard_nodes
 from proxy.translate.events import CloudPicture
 from proxy.translate.jobs import Snapshot, is_link
+from proxy.translate.packs import Rewriting
 from proxy.translate.validation import validate
 
 CLOUD = {
@@ -185,7 +188,7 @@ def rewritten(graph: Graph, **pictures: Picture) -> Rewriting:
 
 
 def test_every_class_is_offered_where_the_cloud_has_what_it_needs() -> None:
-    for name, helper in HELPERS.items():
+    for name, helper in PACK_NODES.items():
         assert helper.info["name"] == name
         assert (name in OFFERED) == (helper.needs <= CLOUD.keys())
         without = {one: info for one, info in CLOUD.items() if one not in helper.needs}
@@ -316,7 +319,7 @@ def test_directives_of_english_are_taken_out(text: str, plain: str) -> None:
 
 @pytest.mark.parametrize("language", ["de", "EN", "xx"])
 def test_no_other_language_is_known(language: str) -> None:
-    with pytest.raises(HelperFailedError, match=f"lang:{language} - {language} is not a known"):
+    with pytest.raises(PackNodeError, match=f"lang:{language} - {language} is not a known"):
         translated(f"cat, lang:{language} Hund")
 
 

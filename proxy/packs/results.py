@@ -1,0 +1,113 @@
+"""Results of nodes: the messages of their packs to the client."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from proxy.packs.nodes import Item, PackNode, Result
+from proxy.packs.store import PictureStore, milliseconds
+from proxy.packs.table import PACK_NODES
+from proxy.storage.temporary import HelperPicture
+from proxy.translate import names
+from proxy.translate.events import Told
+from proxy.translate.packs import Rewriting
+
+
+@dataclass(eq=False)
+class Results:
+    """Makes the messages about results, and remembers which ones were sent."""
+
+    _store: PictureStore
+
+    async def cached(
+        self,
+        member: str,
+        rewriting: Rewriting,
+        graph: Mapping[str, Any],
+        nodes: Sequence[str],
+    ) -> Sequence[str]:
+        """Return which of the nodes that the cloud had cached are cached for the member as well.
+
+        The cloud does not know nodes apart that differ in what the proxy does alone. Raises
+        `StorageError`.
+        """
+        sources = {node: rewriting.tells[node] for node in nodes if node in rewriting.tells}
+        if not sources:
+            return nodes
+        signatures = {source.signature for source in sources.values()}
+        sent = await self._store.repository.results(member, signatures)
+        known = {result.signature for result in sent}
+        return [
+            node
+            for node in nodes
+            if node not in sources
+            or (sources[node].signature in known and not _runs_each_time(graph.get(node)))
+        ]
+
+    async def told(
+        self,
+        member: str,
+        prompt_id: str,
+        node_id: str,
+        pack_node: PackNode,
+        rewriting: Rewriting,
+        output: Mapping[str, Any],
+        *,
+        account: str,
+    ) -> Told:
+        """Return the messages to the client about a node's result on an account; it can be
+        fetched by then.
+
+        Raises `PackNodeError`, also for a result beyond the member's share of the budget,
+        `LocalError` when the cloud does not hand a file out, `StorageError`.
+        """
+        source, tells = rewriting.tells[node_id], pack_node.tells
+        assert tells is not None  # noqa: S101
+        format_ = tells.encoding(source.inputs)
+        content_type = f"image/{(format_ or 'webp').lower()}"
+        items = [item for _, _, item in names.files(names.with_core_keys(output))]
+        before = {
+            (result.cloud_name, result.encoding, result.position): result.id
+            for result in await self._store.repository.results(member, [source.signature])
+        }
+        kept, shown = [], []
+        with self._store.budget.member(member, "picture") as held:
+            for position, item in enumerate(items):
+                data = await self._store.result_bytes(
+                    member, item, format_, held, account=account, waits=True
+                )
+                size = len(data)
+                if not tells.carries:
+                    data = b""
+                    held.release()
+                name = str(item["filename"])
+                id_ = before.get((name, format_, position)) or uuid.uuid4().hex
+                shown.append(Item(id_, data, content_type))
+                kept.append(
+                    HelperPicture(
+                        member,
+                        id_,
+                        content_type,
+                        milliseconds(),
+                        size,
+                        account=account,
+                        cloud_name=name,
+                        cloud_type=str(item.get("type") or "output"),
+                        encoding=format_,
+                        signature=source.signature,
+                        position=position,
+                    )
+                )
+        await self._store.repository.keep_results(source.signature, kept)
+        texts = output.get("text")
+        shown_texts = tuple(map(str, texts)) if isinstance(texts, list | tuple) else ()
+        return tells.told(Result(prompt_id, node_id, source.inputs, tuple(shown), shown_texts))
+
+
+def _runs_each_time(node: Any) -> bool:
+    class_type = node.get("class_type") if isinstance(node, Mapping) else None
+    pack_node = PACK_NODES.get(str(class_type))
+    return pack_node is not None and pack_node.tells is not None and pack_node.tells.again

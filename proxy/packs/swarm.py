@@ -1,0 +1,114 @@
+"""SwarmUI (SwarmComfyCommon): nodes that carry pictures, sound and videos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from proxy.packs.nodes import (
+    Node,
+    PackNode,
+    Reads,
+    Result,
+    Tells,
+    core,
+    frame,
+    info,
+    loads,
+    preview,
+    refusal,
+    same,
+)
+from proxy.packs.pack import Pack
+from proxy.translate.events import Binary, Event, Message, Told
+
+#: What SwarmUI is told before a picture, an animation and a text, as value and maximum.
+_PICTURE, _ANIMATION, _TEXT = 12345, 12346, 12347
+
+
+def _announced(number: int, frames: list[Binary]) -> Told:
+    messages: list[Message] = []
+    for picture in frames:
+        messages += (Event("progress", {"value": number, "max": number}), picture)
+    return Told(tuple(messages), again=True)
+
+
+def _encoding(inputs: Mapping[str, Any]) -> str:
+    return "BMP" if inputs.get("bit_depth") == "raw" else "PNG"
+
+
+def _pictures(result: Result) -> Told:
+    raw = result.inputs.get("bit_depth") == "raw"
+    format_, event = (1, 10) if raw else (2, 1)
+    frames = [frame(result, item.data, format_, event) for item in result.items]
+    return _announced(_PICTURE, frames)
+
+
+def _animations(result: Result) -> Told:
+    return _announced(_ANIMATION, [frame(result, item.data, 3) for item in result.items])
+
+
+def _metadata(result: Result) -> Told:
+    text = f"{result.inputs.get('key')}:{result.texts[0] if result.texts else ''}"
+    return _announced(_TEXT, [frame(result, text.encode(), 0, 3)])
+
+
+def _save(node: Node) -> None:
+    if node.value("bit_depth", "8bit") not in ("8bit", "raw"):
+        reason = "the files of Comfy Cloud have 8 bits; use 8bit or raw"
+        raise refusal(node.id, node.graph, "bit_depth", reason)
+    preview(node)
+
+
+def _swarm(
+    name: str, required: Mapping[str, Any], folder: str = "images", **more: Any
+) -> dict[str, Any]:
+    return info(name, required, pack="SwarmComfyCommon", category=f"SwarmUI/{folder}", **more)
+
+
+def _base64(kind: str, class_type: str, own: str, *outputs: str) -> PackNode:
+    name, spec = f"{kind}_base64", ["STRING", {"multiline": True}]
+    shown = _swarm(f"SwarmLoad{kind.title()}B64", {name: spec}, outputs=outputs)
+    return loads(shown, class_type, own, Reads(name, "base64", kind=kind))
+
+
+_NODES = (
+    _base64("image", "LoadImage", "image", "IMAGE", "MASK"),
+    _base64("video", "LoadVideo", "file", "VIDEO"),
+    _base64("audio", "LoadAudio", "audio", "AUDIO"),
+    PackNode(
+        _swarm(
+            "SwarmSaveImageWS",
+            {"images": ["IMAGE"]},
+            optional={"bit_depth": [["8bit", "raw"], {"default": "8bit"}]},
+        ),
+        _save,
+        {"PreviewImage"},
+        tells=Tells(_pictures, _encoding, again=True),
+    ),
+    core(
+        _swarm(
+            "SwarmSaveAnimatedWebpWS",
+            {
+                "images": ["IMAGE"],
+                "fps": ["FLOAT", {"default": 6.0, "min": 0.01, "max": 1000.0, "step": 0.01}],
+                "lossless": ["BOOLEAN", {"default": True}],
+                "quality": ["INT", {"default": 80, "min": 0, "max": 100}],
+                "method": [["default", "fastest", "slowest"]],
+            },
+            folder="video",
+        ),
+        "SaveAnimatedWEBP",
+        same("images", "fps", "lossless", "quality", "method"),
+        tells=Tells(_animations, again=True),
+        filename_prefix="swarm",
+    ),
+    core(
+        _swarm("SwarmAddSaveMetadataWS", {"key": ["STRING", {}], "value": ["STRING", {}]}),
+        "PreviewAny",
+        {"source": "value"},
+        tells=Tells(_metadata, again=True),
+    ),
+)
+
+PACK = Pack("SwarmUI", _NODES)

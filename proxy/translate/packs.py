@@ -1,0 +1,174 @@
+"""The seam of node packs: what runs jobs knows of the node classes that clients bring along.
+
+The cloud lacks these classes. `NodePacks` puts core nodes in their place before a job is stored,
+and a `JobView` turns what the cloud says of the job into what its client expects: events,
+snapshots, errors, previews, and the results of the pack's nodes. `PlainView` is that of all other
+jobs. Which packs there are is known to `proxy.packs` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from proxy.translate.events import CloudFrame, Preview, Told
+from proxy.translate.jobs import Snapshot
+
+
+class Failure(Struct, frozen=True):
+    """Why a node fails, in the words of the real one. `inputs` are shown in lists."""
+
+    node_id: str
+    exception_type: str
+    message: str
+    inputs: dict[str, list[Any]] = {}
+
+
+class NodeFailedError(Exception):
+    """Raised when a node fails over what the cloud has made for it."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class ResultSource(Struct, frozen=True):
+    """A node whose pack makes the messages about its result: its inputs as far as they are known
+    before the run, and a digest of all that the result depends on."""
+
+    inputs: dict[str, Any]
+    signature: str
+
+
+class Rewriting(Struct):
+    """A graph for the cloud in place of a client's, and the way back.
+
+    `owners` has the client's node of each added one; the `silent` ones run before the node that
+    stands in its place. `names` are the client's names of inputs by node, `tells` the nodes whose
+    results their packs tell. `before` has the nodes that the cloud does not get, by the nodes that
+    they ran for. With a `failure` the job fails without the cloud.
+    """
+
+    graph: dict[str, Any]
+    owners: dict[str, str] = {}
+    silent: list[str] = []
+    names: dict[str, dict[str, str]] = {}
+    tells: dict[str, ResultSource] = {}
+    before: dict[str, list[str]] = {}
+    failure: Failure | None = None
+
+
+class JobView(Protocol):
+    """What the cloud says of one job, in terms of the graph that its client has sent.
+
+    `is_plain` says that the cloud runs that graph itself, so that nothing changes and nothing
+    waits. `cloud_graph` is what it runs.
+    """
+
+    is_plain: bool
+
+    @property
+    def cloud_graph(self) -> Mapping[str, Any]:
+        """The graph that the cloud runs."""
+
+    def event(self, type_: str, data: Mapping[str, Any]) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Return the events to handle in place of one, in order."""
+
+    def frame(self, frame: CloudFrame) -> CloudFrame | None:
+        """Return the frame to handle in place of one."""
+
+    def snapshot(self, snapshot: Snapshot) -> Snapshot:
+        """Return a snapshot of the client's nodes."""
+
+    def node_errors(self, errors: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the cloud's errors of nodes as errors of the client's nodes."""
+
+    async def cached(self, nodes: Sequence[str]) -> Sequence[str]:
+        """Return which of the nodes that the cloud had cached are cached for the client.
+
+        Raises `StorageError`.
+        """
+
+    async def result(self, node: str, output: Mapping[str, Any], *, account: str) -> Told | None:
+        """Return a pack's messages about a node's result, `None` for a node of no pack.
+
+        Raises `NodeFailedError`, `LocalError` when the cloud does not hand a file out,
+        `StorageError`.
+        """
+
+    def shows(self, image_type: str) -> bool:
+        """Return whether previews of this type go to the client as they are."""
+
+    async def preview(self, preview: Preview) -> Preview | None:
+        """Return a preview that the client takes for one, `None` to leave it out."""
+
+
+class PlainView:
+    """The view of a job whose graph the cloud runs as its client has sent it."""
+
+    is_plain = True
+
+    def __init__(self, graph: Mapping[str, Any]) -> None:
+        self.cloud_graph = graph
+
+    def event(self, type_: str, data: Mapping[str, Any]) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Return the event."""
+        return ((type_, data),)
+
+    def frame(self, frame: CloudFrame) -> CloudFrame | None:
+        """Return the frame."""
+        return frame
+
+    def snapshot(self, snapshot: Snapshot) -> Snapshot:
+        """Return the snapshot."""
+        return snapshot
+
+    def node_errors(self, errors: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the errors."""
+        return dict(errors)
+
+    async def cached(self, nodes: Sequence[str]) -> Sequence[str]:
+        """Return the nodes."""
+        return nodes
+
+    async def result(self, node: str, output: Mapping[str, Any], *, account: str) -> Told | None:
+        """Return nothing: no node is a pack's."""
+
+    def shows(self, image_type: str) -> bool:
+        """Return true: no client of such a job takes a preview for a result."""
+        return True
+
+    async def preview(self, preview: Preview) -> Preview | None:
+        """Return the preview."""
+        return preview
+
+
+class ViewedJob(Protocol):
+    """What a view needs to know of a job; `graph` is the client's."""
+
+    @property
+    def member(self) -> str: ...
+    @property
+    def prompt_id(self) -> str: ...
+    @property
+    def graph(self) -> Mapping[str, Any]: ...
+    @property
+    def rewriting(self) -> Rewriting | None: ...
+
+
+class NodePacks(Protocol):
+    """All node packs."""
+
+    async def rewrite(
+        self, member: str, graph: Mapping[str, Any], outputs: Collection[str] | None
+    ) -> Rewriting | None:
+        """Return what the cloud is to run instead of a graph, `None` for one without pack nodes.
+
+        `outputs` are the output nodes that run, `None` for all. Raises `LocalError` (400) where a
+        pack cannot do what a node asks for, `StorageError`.
+        """
+
+    def view(self, job: ViewedJob) -> JobView:
+        """Return the view of a job."""
