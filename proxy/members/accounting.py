@@ -11,7 +11,7 @@ import asyncio
 import ipaddress
 import math
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ import structlog
 
 from proxy.members.audit import Audit, finish
 from proxy.members.member import Member
+from proxy.members.rates import Bucket, Buckets
 from proxy.metrics import Metrics
 from proxy.storage.database import StorageError
 from proxy.storage.jobs import day_of
@@ -122,29 +123,6 @@ class Usage:
 def end_of_day(at: float) -> datetime:
     """The first moment of the next day (UTC)."""
     return datetime.fromtimestamp((at // 86_400 + 1) * 86_400, UTC)
-
-
-@dataclass(slots=True)
-class Bucket:
-    """A token bucket: `rate` tokens a second flow in, `size` at most. Pure: `now` is any clock."""
-
-    rate: float
-    size: float
-    filled: float = field(init=False)
-    at: float | None = None
-
-    def __post_init__(self) -> None:
-        self.filled = self.size
-
-    def take(self, now: float) -> float:
-        """Take a token. Returns 0, or the seconds until there will be one."""
-        if self.at is not None:
-            self.filled = min(self.size, self.filled + max(0.0, now - self.at) * self.rate)
-        self.at = now
-        if self.filled >= 1:
-            self.filled -= 1
-            return 0.0
-        return (1 - self.filled) / self.rate
 
 
 @dataclass(eq=False, repr=False)
@@ -279,16 +257,11 @@ class Throttle:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+        self._buckets = Buckets(PER_MINUTE / 60, PER_MINUTE, REMEMBERED)
 
     def failed(self, address: str) -> int:
         """Count a wrong token. Returns 0, or the seconds until the next may be tried."""
-        key = _network(address)
-        bucket = self._buckets.setdefault(key, Bucket(PER_MINUTE / 60, PER_MINUTE))
-        self._buckets.move_to_end(key)
-        while len(self._buckets) > REMEMBERED:
-            self._buckets.popitem(last=False)
-        return math.ceil(bucket.take(self._now()))
+        return math.ceil(self._buckets.take(_network(address), self._now()))
 
 
 def _network(address: str) -> str:

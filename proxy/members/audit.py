@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 import structlog
 
 from proxy.logging import scrub_start
+from proxy.members.rates import Buckets
 from proxy.storage.database import StorageError
 from proxy.storage.usage import AuditRow, UsageRepository, forget_audit, note_audit
 from proxy.supervisor import Supervisor
@@ -32,6 +34,10 @@ LONGEST = 500
 MOST_ITEMS, LONGEST_ITEM = 50, 100
 #: Entries that may wait for a disk that is slow or refuses; what comes then is counted and dropped.
 MOST_WAITING = 10_000
+#: What clients do as often as they like: lines a second of one member, and lines at once. Others
+#: are not limited, so that nobody hides what an admin does behind many lines.
+LIMITED = frozenset({"submit", "delete", "clear_queue", "interrupt", "cancel"})
+LINES_PER_SECOND, LINES_AT_ONCE = 20.0, 2000.0
 #: Seconds before another try when the disk refuses.
 _PAUSE = 1.0
 
@@ -54,6 +60,9 @@ class Audit:
     now: Callable[[], float] = time.time
     _waiting: list[AuditRow] = field(default_factory=list)
     _dropped: int = 0
+    _rates: Buckets = field(default_factory=lambda: Buckets(LINES_PER_SECOND, LINES_AT_ONCE))
+    #: The lines of each member that were left out, until there is room for a line that says so.
+    _left_out: Counter[str] = field(default_factory=Counter)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _writer: asyncio.Task[None] | None = None
@@ -69,15 +78,28 @@ class Audit:
         if self._writer is not None:
             self._writer.cancel()
             await asyncio.wait([self._writer])
+        for member, count in self._left_out.items():
+            lines: dict[str, Value] = {"lines": count}
+            self._waiting.append(entry(self.now(), "lines_dropped", member, "", lines))
+        self._left_out.clear()
         try:
             await self.flush()
         except StorageError as error:
             log.error("audit_lost", entries=len(self._waiting), error=str(error))
 
     def note(self, action: str, *, member: str = "", address: str = "", **about: Value) -> None:
-        """Record an action; returns at once. `address` is the client's."""
+        """Record an action; returns at once. `address` is the client's.
+
+        A member that does too much at once gets one line that says how many were left out.
+        """
         if self.days == 0:
             return
+        if action in LIMITED and self._rates.take(member, self.now()) > 0:
+            self._left_out[member] += 1
+            return
+        if member in self._left_out:
+            lines: dict[str, Value] = {"lines": self._left_out.pop(member)}
+            self._waiting.append(entry(self.now(), "lines_dropped", member, "", lines))
         if len(self._waiting) >= MOST_WAITING:
             self._dropped += 1
             return

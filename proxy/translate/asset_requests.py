@@ -59,7 +59,15 @@ def checked(model: type[M], value: object, code: str = "INVALID_BODY") -> M:
 
 
 def checked_query(model: type[M], query: Query) -> M:
-    """Of several values of a name the last one counts."""
+    """Return the query as a model; of several values of a name the last one counts.
+
+    No database keeps a NUL in a text. Raises `AssetError`.
+    """
+    for name, value in query.items():
+        if "\0" in value:
+            raise AssetError(
+                "INVALID_QUERY", f"{name} has a NUL character; remove it.", parameter=name
+            )
     return checked(model, dict(query.items()), "INVALID_QUERY")
 
 

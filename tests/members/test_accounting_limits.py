@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.members import accounting as limits
-from proxy.members.accounting import BURST_SECONDS, PER_MINUTE, Bucket, Limiter, Throttle, Usage
+from proxy.members.accounting import BURST_SECONDS, PER_MINUTE, Limiter, Throttle, Usage
 from proxy.members.directory import Directory
 from proxy.members.member import LOCAL, MAX_QUEUED, STORED_BYTES, Limits, Member
+from proxy.members.rates import Bucket
 from proxy.storage.database import Database
 from proxy.storage.usage import UsageRepository
 from proxy.translate.errors import LocalError

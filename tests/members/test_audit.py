@@ -234,3 +234,33 @@ def test_every_action_is_documented_and_every_documented_one_is_recorded() -> No
     rows = [row.split("|")[1] for row in table.splitlines()[2:]]
     documented = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert documented == recorded() | {"lines_dropped"}
+
+
+async def test_a_member_that_does_too_much_at_once_keeps_nothing_from_the_record(
+    record: Audit, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "LINES_AT_ONCE", 10.0)
+    limited = Audit(record._repository, now=clock)
+    for number in range(100):
+        limited.note("interrupt", member="eve", number=number)
+    limited.note("member_added", member="eve", name="mallory")
+    limited.note("interrupt", member="bob")
+    assert len(await limited.page(limit=200)) == 13  # Eve's ten, what was left out, two others
+    (left_out,) = await limited.page(limit=9, action="lines_dropped")
+    assert (left_out["member"], left_out["lines"]) == ("eve", 90)
+    clock.at += 1
+    limited.note("interrupt", member="eve", number=100)
+    assert (await limited.page(limit=1))[0]["number"] == 100
+
+
+async def test_what_was_left_out_is_told_at_the_end(
+    record: Audit, disk: Disk, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "LINES_AT_ONCE", 1.0)
+    limited = Audit(disk, now=clock)
+    await limited.start()
+    for _ in range(5):
+        limited.note("cancel", member="eve")
+    await limited.close()
+    told, _ = await record.page(limit=9)
+    assert (told["action"], told["lines"]) == ("lines_dropped", 4)

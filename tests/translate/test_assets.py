@@ -52,6 +52,12 @@ def test_filters(query: list[tuple[str, str]], expected: AssetFilter) -> None:
     assert asset_requests.read_list(MultiDict(query)).filter == expected
 
 
+@pytest.mark.parametrize("name", ["name_contains", "include_tags", "hash"])
+def test_a_nul_in_a_query_is_refused(name: str) -> None:
+    with pytest.raises(AssetError, match="NUL"):
+        asset_requests.read_list(MultiDict([(name, "a\0b")]))
+
+
 def test_a_refused_filter_says_what_is_wrong() -> None:
     for query, details in (
         ("tags_all=a&include_tags=b", {"parameters": ["tags_all", "include_tags"]}),

@@ -1,0 +1,50 @@
+"""How often something may happen."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Bucket:
+    """A token bucket: `rate` tokens a second flow in, `size` at most. `now` is of any clock."""
+
+    rate: float
+    size: float
+    filled: float = field(init=False)
+    at: float | None = None
+
+    def __post_init__(self) -> None:
+        self.filled = self.size
+
+    def take(self, now: float) -> float:
+        """Take a token. Returns 0, or the seconds until there will be one."""
+        if self.at is not None:
+            self.filled = min(self.size, self.filled + max(0.0, now - self.at) * self.rate)
+        self.at = now
+        if self.filled >= 1:
+            self.filled -= 1
+            return 0.0
+        return (1 - self.filled) / self.rate
+
+
+class Buckets:
+    """A token bucket of each owner; those that were not used for longest are forgotten."""
+
+    def __init__(self, rate: float, size: float, max_owners: int = 4096) -> None:
+        self._rate = rate
+        self._size = size
+        self._max_owners = max_owners
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def take(self, owner: str, now: float) -> float:
+        """Take a token of the owner. Return 0, or the seconds until there will be one."""
+        bucket = self._buckets.setdefault(owner, Bucket(self._rate, self._size))
+        self._buckets.move_to_end(owner)
+        if len(self._buckets) > self._max_owners:
+            self._buckets.popitem(last=False)
+        return bucket.take(now)
