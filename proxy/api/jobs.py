@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import structlog
@@ -301,16 +302,25 @@ async def cancel_jobs(request: web.Request) -> web.Response:
     job_ids = body.get("job_ids") if isinstance(body, dict) else None
     if not isinstance(job_ids, list):
         raise PlainError("job_ids must be a list")
-    invalid = [one if isinstance(one, str) else repr(one) for one in job_ids if not is_job_id(one)]
+    member = member_of(request)
+    if len(job_ids) <= _FEW_IDS:
+        invalid = _invalid(job_ids)
+    else:
+        invalid = await of(request).turns.run(member, partial(_invalid, job_ids))
     if invalid:
         raise PlainError("job_ids contains invalid id(s)", invalid_ids=invalid)
-    jobs, member = of(request).jobs, member_of(request)
-    cancelled = False
-    for job_id in dict.fromkeys(job_ids):
-        if await jobs.cancel(member, job_id):
-            note(request, "cancel", job=job_id)
-            cancelled = True
-    return bodies.json({"cancelled": cancelled})
+    cancelled = await of(request).jobs.cancelled_of(member, job_ids)
+    for job_id in cancelled:
+        note(request, "cancel", job=job_id)
+    return bodies.json({"cancelled": bool(cancelled)})
+
+
+#: Ids that are looked at on the event loop; more take longer than a few ms.
+_FEW_IDS = 1_000
+
+
+def _invalid(job_ids: list[Any]) -> list[str]:
+    return [id_ if isinstance(id_, str) else repr(id_) for id_ in job_ids if not is_job_id(id_)]
 
 
 def parse_query(query: Mapping[str, str]) -> JobQuery:

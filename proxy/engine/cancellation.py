@@ -40,7 +40,7 @@ class Cancellation(EnginePart):
     async def _cancel_all(self, jobs: list[Job], interrupt: bool) -> bool:
         """Cancel live jobs; says whether any was cancelled by this. Raises `LocalError`."""
         waiting = [job for job in jobs if job in self._scheduler.queue]
-        others = [job for job in jobs if job not in waiting]
+        others = set(jobs).difference(waiting)
         if waiting and interrupt:
             for job in waiting:
                 self._scheduler.queue.remove(job)

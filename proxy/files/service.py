@@ -5,7 +5,15 @@ from __future__ import annotations
 import asyncio
 import posixpath
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from functools import partial
@@ -38,6 +46,26 @@ _log = structlog.get_logger(__name__)
 EDITS_BYTES = 16 * 1024 * 1024
 
 T = TypeVar("T")
+
+
+#: Names that are looked up at once; then others have their turn.
+_MAX_LOOKUPS = 2_000
+#: Values of a graph up to which it is looked through on the event loop: that takes a few ms.
+_MAX_VALUES_AT_ONCE = 5_000
+
+
+def _parts(values: Iterable[T]) -> Iterator[list[T]]:
+    """Yield values as they are looked up at once, at least one part."""
+    rest = list(values)
+    for start in range(0, max(1, len(rest)), _MAX_LOOKUPS):
+        yield rest[start : start + _MAX_LOOKUPS]
+
+
+def _names_in(strings: Iterable[str]) -> tuple[dict[str, Place], dict[str, str]]:
+    """Return of strings that may be names of files the place, and of names of contents the name."""
+    places = {text: place for text in strings if (place := names.written_place(text))}
+    hashes = {text: names.split_annotated(text)[0] for text in strings if names.is_hash_name(text)}
+    return places, hashes
 
 
 def _record_of(record: FileRecord) -> Asset:
@@ -238,9 +266,17 @@ class Files:
         `LocalError` (424 if a file is not available from the account that has it, otherwise what
         this account says), `StorageError`.
         """
-        places: list[Place] = []
-        jobs.substitute(graph, choices=choices, cloud_name=places.append)
-        named = await self.namespace.get_many(member, places)
+        places: dict[Place, None] = {}
+        large = jobs.has_more_values(graph, _MAX_VALUES_AT_ONCE)
+
+        async def substituted(cloud_name: Callable[[Place], str | None]) -> dict[str, Any]:
+            work = partial(jobs.substitute, graph, choices=choices, cloud_name=cloud_name)
+            return await asyncio.to_thread(work) if large else work()
+
+        await substituted(lambda place: places.setdefault(place))
+        named: dict[Place, FileRecord] = {}
+        for some in _parts(places):
+            named |= await self.namespace.get_many(member, some)
         if not named:
             return graph
         await self.uploads.ensure_sent(named.values(), account)
@@ -248,7 +284,7 @@ class Files:
         called = {
             place: await self.uploads.name_at(record, account) for place, record in named.items()
         }
-        return jobs.substitute(graph, choices=choices, cloud_name=called.get)
+        return await substituted(called.get)
 
     async def reveal(self, member: str, value: T) -> T:
         """A value of the cloud with the member's names instead of the cloud's, at any depth."""
@@ -256,25 +292,21 @@ class Files:
         return jobs.reveal(value, known) if known else value
 
     async def owned(
-        self, member: str, graph: Mapping[str, Any], *, private: bool
+        self, member: str, strings: Collection[str], *, private: bool
     ) -> Callable[[str], bool]:
-        """Says of each string of a graph whether it names a file that the member may use.
+        """Return what says of each of these strings whether it names a file of the member's.
 
         A name of the cloud's may be used by who has the file, or where all files are of one and
         none is `private`.
         """
-        strings = {
-            text
-            for node in graph.values()
-            for value in jobs.inputs_of(node).values()
-            for text in jobs.strings(value)
-        }
-        places = {text: place for text in strings if (place := names.written_place(text))}
-        found = await self.namespace.get_many(member, places.values())
-        hashes = {
-            text: names.split_annotated(text)[0] for text in strings if names.is_hash_name(text)
-        }
-        known = await self.namespace.local_names(member, hashes.values()) if private else {}
+        few = len(strings) <= _MAX_LOOKUPS
+        places, hashes = _names_in(strings) if few else await asyncio.to_thread(_names_in, strings)
+        found: dict[Place, FileRecord] = {}
+        for some in _parts(places.values()):
+            found |= await self.namespace.get_many(member, some)
+        known: dict[str, str] = {}
+        for words in _parts(hashes.values() if private else ()):
+            known |= await self.namespace.local_names(member, words)
 
         def owns(text: str) -> bool:
             if places.get(text) in found:

@@ -261,6 +261,14 @@ class JobService:
             job = await self._live.read(member, prompt_id)
         return job is not None and await self._cancel([job.key], interrupt=job in live.running())
 
+    async def cancelled_of(self, member: str, prompt_ids: Iterable[str]) -> list[str]:
+        """Cancel jobs, and return those that could be. Raises `LocalError` and `StorageError`."""
+        wanted = dict.fromkeys(prompt_ids)
+        live = (await self._live.now(member)).jobs
+        stored = await self._repository.living(member, [id_ for id_ in wanted if id_ not in live])
+        there = [id_ for id_ in wanted if id_ in live or id_ in stored]
+        return [id_ for id_ in there if await self.cancel(member, id_)]
+
     async def _cancel(self, keys: list[JobKey], *, interrupt: bool = False) -> bool:
         """Have the engine cancel jobs; says whether any was. Raises `LocalError`.
 

@@ -10,7 +10,9 @@ import uuid
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import field as dataclass_field
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 from msgspec import Struct, field
@@ -42,9 +44,10 @@ from proxy.storage.jobs import (
     QueueFullError,
     day_of,
 )
+from proxy.threads import ThreadTurns
 from proxy.translate.codec import CREDENTIAL_KEYS, without_credentials
 from proxy.translate.errors import LocalError
-from proxy.translate.jobs import foreign_files, label_of
+from proxy.translate.jobs import file_strings, foreign_files, has_more_values, label_of
 from proxy.translate.packs import NodePacks
 from proxy.translate.validation import Validation, validate
 
@@ -55,12 +58,18 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 #: A catalog that is older (seconds) is fetched again before a graph is refused by it. So a typing
 #: error costs a call of the cloud at most once in this time, and new classes and models are known.
 FRESH = 60.0
 
 #: Graphs with more nodes are left to the cloud: nothing else continues while one is looked at.
 _MOST = 5_000
+#: Values of a graph up to which it is looked through on the event loop: that takes a few ms.
+_MAX_VALUES_AT_ONCE = 5_000
+#: Different strings of a graph that are looked up as names of files.
+_MAX_FILE_STRINGS = 20_000
 
 #: Jobs below its limit from which a member's waiting jobs are counted exactly.
 _COUNTED = 1_000
@@ -126,6 +135,7 @@ class Checks:
     packs: NodePacks
     validates: bool
     patience: float
+    turns: ThreadTurns = dataclass_field(default_factory=ThreadTurns)
 
     async def check(self, member: str, request: JobRequest) -> Validation | None:
         """What is right and wrong with a graph; `None` if nobody can tell before the cloud does.
@@ -134,14 +144,17 @@ class Checks:
         use.
         """
         loaded = await self.catalog.wait_loaded(self.patience)
-        found = await self._validated(member, request) if loaded and self.validates else None
+        validates = loaded and self.validates and len(request.graph) <= _MOST
+        has_file = await self._files_of(member, request.graph, validates=validates)
+        found = await self._validated(member, request, has_file) if validates else None
         if found is not None and found.error is not None:
             kinds = {one["type"] for about in found.node_errors.values() for one in about["errors"]}
             log.info("graph_refused", kind=found.error["type"], errors=sorted(kinds))
             raise LocalError(**found.error, node_errors=found.node_errors)
         if self.members.has_members:
-            owned = await self.files.owned(member, request.graph, private=True)
-            node_errors = foreign_files(request.graph, owned)
+            node_errors = await self._run(
+                member, request.graph, partial(foreign_files, request.graph, has_file)
+            )
             if node_errors:
                 raise LocalError(
                     "prompt_outputs_failed_validation",
@@ -164,11 +177,26 @@ class Checks:
                 "is in some accounts only: import the models into one account, or choose others.",
             )
 
-    async def _validated(self, member: str, request: JobRequest) -> Validation | None:
-        if len(request.graph) > _MOST:
-            return None
+    async def _files_of(
+        self, member: str, graph: dict[str, Any], *, validates: bool
+    ) -> Callable[[str], bool]:
+        """Return which strings of a graph name files of the member. Raises `LocalError`."""
         private = self.members.has_members
-        has_file = await self.files.owned(member, request.graph, private=private)
+        if not validates and not private:
+            return lambda _: True
+        strings = await self._run(member, graph, partial(file_strings, graph, self.catalog.known))
+        if len(strings) > _MAX_FILE_STRINGS:
+            raise LocalError(
+                "too_many_files",
+                f"The workflow has {len(strings):,} different values that may be names of files "
+                f"and at most {_MAX_FILE_STRINGS:,} are looked up; split it.",
+                kind="too_large",
+            )
+        return await self.files.owned(member, strings, private=private)
+
+    async def _validated(
+        self, member: str, request: JobRequest, has_file: Callable[[str], bool]
+    ) -> Validation | None:
         found = await self._validate(member, request, has_file)
         if found.lacks_names:
             # A model may have been imported, or a class added, a moment ago: only a fresh list
@@ -185,8 +213,15 @@ class Checks:
     async def _validate(
         self, member: str, request: JobRequest, has_file: Callable[[str], bool]
     ) -> Validation:
-        shapes = await self.catalog.shapes(member)
-        return validate(request.graph, request.targets, shapes, has_file=has_file)
+        shapes, graph = await self.catalog.shapes(member), request.graph
+        work = partial(validate, graph, request.targets, shapes, has_file=has_file)
+        return await self._run(member, graph, work)
+
+    async def _run(self, member: str, graph: dict[str, Any], work: Callable[[], T]) -> T:
+        """Do work whose length depends on a graph: in a thread, in the member's turn, if large."""
+        if not has_more_values(graph, _MAX_VALUES_AT_ONCE):
+            return work()
+        return await self.turns.run(member, work)
 
     async def _is_replaced(self, graph: Mapping[str, Any]) -> bool:
         """Whether the cloud will look at another graph than this, with newer classes."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import itemgetter
 from typing import Any, TypeAlias
 
@@ -150,6 +150,8 @@ _SIZES = select(
 ).where(job_payloads.c.key.in_(bindparam("keys", expanding=True)))
 _CLOUD_IDS = (jobs.c.cloud_id, history.c.cloud_id)
 _RECEIVED = _DROP.where(jobs.c.state == "received")
+#: Ids that are looked up in one unit.
+_MAX_IDS = 5_000
 _WAITING = (
     select(func.count())
     .select_from(jobs)
@@ -349,6 +351,14 @@ class JobRepository(Repository):
         """A job that has not ended."""
         return next(iter(await self._jobs(_JOB, {"m": member, "i": id_})), None)
 
+    async def living(self, member: str, ids: Collection[str]) -> set[str]:
+        """Return which of these ids are of jobs of the member that have not ended."""
+        rest, found = list(ids), set[str]()
+        for start in range(0, len(rest), _MAX_IDS):
+            part = rest[start : start + _MAX_IDS]
+            found |= await self._database.read(partial(_living, member=member, ids=part))
+        return found
+
     async def _jobs(
         self, query: Select[Any], values: Mapping[str, Any] | None = None
     ) -> list[StoredJob]:
@@ -412,6 +422,12 @@ class JobRepository(Repository):
             return found
 
         return await self._database.read(work) if asked else set()
+
+
+def _living(connection: Connection, *, member: str, ids: list[str]) -> set[str]:
+    query = select(jobs.c.id).where(jobs.c.member == member)
+    parts = (query.where(jobs.c.id.in_(some)) for some in chunks(ids))
+    return {id_ for part in parts for id_ in connection.execute(part).scalars()}
 
 
 def add_job(connection: Connection, job: StoredJob) -> int:

@@ -45,29 +45,60 @@ def substitute(
         inputs = node.get("inputs") if isinstance(node, dict) else None
         if not isinstance(inputs, dict):
             return node
-        class_type = node.get("class_type")
-        info = choices(class_type) if isinstance(class_type, str) else None
-        declared = info.get("input") if info else None
-        specs = {**section(declared, "optional"), **section(declared, "required")}
+        specs = _specs(node, choices)
         new = {
-            name: _substituted(value, specs.get(name), cloud_name) for name, value in inputs.items()
+            name: _substituted(value, _name_test(specs.get(name), value), cloud_name)
+            for name, value in inputs.items()
         }
         return {**node, "inputs": new}
 
     return {node_id: named(node) for node_id, node in graph.items()}
 
 
-def _substituted(value: Any, spec: Any, cloud_name: Callable[[Place], str | None]) -> Any:
+def file_strings(
+    graph: Mapping[str, Any], choices: Callable[[str], Mapping[str, Any] | None]
+) -> set[str]:
+    """Return all strings of a graph that are looked up as names of files.
+
+    Those are the ones that `substitute` may replace, the values of inputs that are strings, and
+    whatever names a content as the cloud does. Free text in lists is not among them.
+    """
+    found = set()
+    for node in graph.values():
+        specs = None
+        for name, value in inputs_of(node).items():
+            if isinstance(value, str):
+                found.add(value)
+            elif isinstance(value, dict | list) and not is_link(value):
+                specs = _specs(node, choices) if specs is None else specs
+                test = _name_test(specs.get(name), value)
+                found.update(text for text in strings(value) if test(text) or _names_content(text))
+    return found
+
+
+def _specs(
+    node: Mapping[str, Any], choices: Callable[[str], Mapping[str, Any] | None]
+) -> dict[str, Any]:
+    """Return what the catalog says of a node's inputs, by their names."""
+    class_type = node.get("class_type")
+    info = choices(class_type) if isinstance(class_type, str) else None
+    declared = info.get("input") if info else None
+    return {**section(declared, "optional"), **section(declared, "required")}
+
+
+def _substituted(
+    value: Any, may_name: Callable[[str], bool], cloud_name: Callable[[Place], str | None]
+) -> Any:
     """Strings, also inside of lists and objects; a link to another node is not looked into."""
     if isinstance(value, str):
-        if not _may_name_file(spec, value):
+        if not may_name(value):
             return value
         place = written_place(value)
         return value if place is None else (cloud_name(place) or value)
     if isinstance(value, dict):
-        return {key: _substituted(item, spec, cloud_name) for key, item in value.items()}
+        return {key: _substituted(item, may_name, cloud_name) for key, item in value.items()}
     if isinstance(value, list) and not is_link(value):
-        return [_substituted(item, spec, cloud_name) for item in value]
+        return [_substituted(item, may_name, cloud_name) for item in value]
     return value
 
 
@@ -93,6 +124,22 @@ def strings(value: Any) -> Iterator[str]:
             pending += [*one.keys(), *one.values()]
         elif isinstance(one, list) and not is_link(one):
             pending += one
+
+
+def has_more_values(value: Any, limit: int) -> bool:
+    """Return whether there are more than `limit` values in a value, itself counted; it is not
+    looked through further than that."""
+    pending, count = [value], 0
+    while pending:
+        inner = pending.pop()
+        count += 1
+        if count + len(pending) > limit:
+            return True
+        if isinstance(inner, dict):
+            pending += inner.values()
+        elif isinstance(inner, list):
+            pending += inner
+    return False
 
 
 #: A string whose last part is a content hash, as the cloud names files.
@@ -217,23 +264,33 @@ def section(declared: object, name: str) -> Mapping[str, Any]:
     return specs if isinstance(specs, Mapping) else {}
 
 
-def _may_name_file(spec: Any, value: str) -> bool:
-    """Whether the catalog lets the value be a file's name.
+def _name_test(spec: Any, value: Any) -> Callable[[str], bool]:
+    """Return whether the catalog lets a string of an input's value be a file's name.
 
     A spec is `[type, options]`; a combo is `[[values], options]` in old-style nodes and
     `["COMBO", {"options": [values]}]` in new-style ones. File inputs carry a flag such as
     `image_upload`.
     """
     if not isinstance(spec, list | tuple) or not spec:
-        return True
+        return _always
     type_ = spec[0]
     options = spec[1] if len(spec) > 1 and isinstance(spec[1], Mapping) else {}
     if any(name.endswith("_upload") and flag for name, flag in options.items()):
-        return True
+        return _always
     offered = type_ if isinstance(type_, list) else options.get("options")
     if isinstance(offered, list):
-        return value not in offered
-    return type_ not in _PLAIN_TYPES
+        if not isinstance(value, str):  # many strings, each of which would go through the list
+            offered = {choice for choice in offered if isinstance(choice, str)}
+        return lambda text: text not in offered
+    return _never if type_ in _PLAIN_TYPES else _always
+
+
+def _always(_: str) -> bool:
+    return True
+
+
+def _never(_: str) -> bool:
+    return False
 
 
 def reveal(value: T, local_name: Mapping[str, str]) -> T:

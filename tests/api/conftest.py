@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -140,6 +140,9 @@ class RoomOfJobs:
     async def cancel(self, member: str, prompt_id: str) -> bool:
         self.asked.append(("cancel", prompt_id))
         return prompt_id in self.jobs
+
+    async def cancelled_of(self, member: str, prompt_ids: Iterable[str]) -> list[str]:
+        return [id_ for id_ in dict.fromkeys(prompt_ids) if await self.cancel(member, id_)]
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ class Files:
     """Anna has `cat.png`, which the cloud calls HASH."""
 
     async def owned(
-        self, member: str, graph: Mapping[str, Any], *, private: bool
+        self, member: str, strings: Collection[str], *, private: bool
     ) -> Callable[[str], bool]:
         def owns(name: str) -> bool:
             if member == "anna" and name == "cat.png":
