@@ -40,8 +40,16 @@ MISSED = Missed()
 
 
 def encode(message: BusMessage) -> bytes:
-    """The message as bytes."""
-    return _encoder.encode(message.to_wire())
+    """Return the message as bytes.
+
+    A lone surrogate, which clients may send in JSON and UTF-8 does not have, becomes a question
+    mark, so that the message is not lost.
+    """
+    wire = message.to_wire()
+    try:
+        return _encoder.encode(wire)
+    except UnicodeEncodeError:
+        return _encoder.encode(_without_surrogates(msgspec.to_builtins(wire, builtin_types=_PLAIN)))
 
 
 def decode(data: bytes | memoryview) -> BusMessage:
@@ -50,6 +58,19 @@ def decode(data: bytes | memoryview) -> BusMessage:
 
 
 _encoder = msgspec.msgpack.Encoder()
+#: What MessagePack knows beside what JSON does.
+_PLAIN = (bytes, bytearray, memoryview)
+
+
+def _without_surrogates(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode(errors="replace").decode()
+        case dict():
+            return {_without_surrogates(key): _without_surrogates(of) for key, of in value.items()}
+        case list() | tuple():
+            return [_without_surrogates(item) for item in value]
+    return value
 
 
 @cache

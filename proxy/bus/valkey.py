@@ -35,6 +35,10 @@ log = structlog.get_logger(__name__)
 
 #: Bytes of messages that wait to be sent: two seconds of the previews of 500 jobs.
 MOST_OUTGOING = 64 * 1024 * 1024
+#: Bytes of the largest message; a larger one counts as lost.
+MAX_MESSAGE = 32 * 1024 * 1024
+#: Seconds in which subscribers are told once that messages are missing, however often that is.
+MISSED_INTERVAL = 1.0
 #: Bytes that are handed to the connection at once; what waits behind them can still be dropped.
 _MOST_AT_ONCE = 256 * 1024
 #: Seconds between beats; a server that leaves one unanswered for `_PATIENCE` is away.
@@ -95,6 +99,9 @@ class ValkeyBus(EventBus):
         self._catching_up: asyncio.Future[None] | None = None
         self._serving = False
         self._connected = asyncio.Event()
+        #: When subscribers were last told that messages are missing, and the timer of the next.
+        self._missed_at = -math.inf
+        self._missing: asyncio.TimerHandle | None = None
 
     @property
     def connected(self) -> bool:
@@ -165,6 +172,8 @@ class ValkeyBus(EventBus):
 
     async def close(self) -> None:
         """Send what waits, and end all subscriptions."""
+        if self._missing is not None:
+            self._missing.cancel()
         if self.connected:
             self._left = True
             self._publish_beat()
@@ -179,6 +188,11 @@ class ValkeyBus(EventBus):
         except (TypeError, ValueError, OverflowError):  # a fault of the program's own
             log.exception("message_not_encoded", topic=topic)
             self._lose()
+            return
+        if len(body) > MAX_MESSAGE:
+            log.warning("message_too_large", topic=topic, size=len(body))
+            if not droppable:
+                self._lose()
             return
         payload = b"".join((self._id, b"\1" if droppable else b"\0", body))
         self._put(("PUBLISH", self._prefix + topic, payload), len(payload), droppable)
@@ -370,7 +384,22 @@ class ValkeyBus(EventBus):
             del self._publishers[next(iter(self._publishers))]
         if losses != (0 if known is None else known[0]):
             log.info("messages_missed", publisher=publisher.hex(), losses=losses)
+            self._tell_missed_soon()
+
+    def _tell_missed_soon(self) -> None:
+        """Tell subscribers that messages are missing: now, or once for all of an interval."""
+        loop = asyncio.get_running_loop()
+        wait = self._missed_at + MISSED_INTERVAL - loop.time()
+        if wait <= 0:
+            self._missed_at = loop.time()
             self._tell_missed()
+        elif self._missing is None:
+            self._missing = loop.call_later(wait, self._tell_missing)
+
+    def _tell_missing(self) -> None:
+        self._missing = None
+        self._missed_at = asyncio.get_running_loop().time()
+        self._tell_missed()
 
     def _find_silent(self) -> None:
         """Take publishers for dead that are silent: what they published last may be lost."""

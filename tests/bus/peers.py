@@ -16,6 +16,7 @@ class News(BusMessage, frozen=True):
 
     number: int
     image: bytes = b""
+    text: str = ""
 
 
 @asynccontextmanager

@@ -34,6 +34,12 @@ def test_what_is_encoded_is_decoded_as_its_own_kind(number: int, image: bytes) -
     assert type(news) is News
 
 
+@pytest.mark.parametrize("text", ["\ud800", "a\udfff", "\udcff\ud800"])
+def test_a_lone_surrogate_loses_no_message(text: str) -> None:
+    plain = text.encode(errors="replace").decode()
+    assert decode(encode(News(1, b"\xff", text))) == News(1, b"\xff", plain)
+
+
 @given(st.integers())
 def test_a_message_that_has_a_form_for_the_wire_comes_out_of_it(number: int) -> None:
     assert decode(encode(Counted(number))) == Counted(number)

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from servers import ServerProcess
 from structlog.testing import capture_logs
 
-from proxy.bus import MISSED
+from proxy.bus import MISSED, Missed, valkey
 from proxy.bus.valkey import ValkeyBus
 
 
@@ -143,6 +143,28 @@ async def test_too_much_that_waits_is_dropped_pictures_first_and_the_others_are_
             for number in range(100):
                 here.publish("a", News(number, picture))
             assert MISSED in await read(stream, 2)
+
+
+async def test_what_clients_chose_lets_nobody_read_again_and_again(
+    two: tuple[ValkeyBus, ValkeyBus], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = two
+    monkeypatch.setattr(valkey, "MAX_MESSAGE", 1000)
+    with listening(there, "a") as stream:
+        await there.flush()
+        for number in range(100):
+            here.publish("a", News(number, text="\ud800"))
+        await here.flush()
+        assert await read(stream, 100) == [News(number, text="?") for number in range(100)]
+        for number in range(500):
+            here.publish("a", News(number, bytes(1001)))
+            await here.flush()
+        here.publish("a", News(-1))
+        found = []
+        while News(-1) not in found or found[-1] is not MISSED:  # one at once, one for the rest
+            found += await read(stream, 1)
+        assert set(map(type, found)) == {News, Missed}
+        assert len(found) < 20
 
 
 async def test_what_a_newer_release_says_is_left_out(valkey_server: ServerProcess) -> None:
