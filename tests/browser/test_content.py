@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import wave
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from team import Team, bearer, running_team
 from yarl import URL
 
 from proxy.simulator import Simulator
+
+Error = pytest.importorskip("playwright.async_api").Error
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
@@ -82,16 +85,15 @@ async def put(team: Team, path: str, body: str, type_: str) -> None:
         assert answer.status in (200, 201)
 
 
-async def titles_of(page: Page, url: URL) -> list[str]:
-    """The titles of a page after a link was followed and scripts had the time to run."""
-    await page.goto("about:blank")
-    await page.evaluate(
-        "url => {const a = document.createElement('a'); a.href = url; a.target = '_blank';"
-        "a.rel = 'opener'; document.body.append(a); a.click()}",
-        str(url),
-    )
-    await page.wait_for_timeout(700)
-    return [await opened.title() for opened in page.context.pages]
+async def title_of(page: Page, url: URL) -> str:
+    """The title of a page behind a link, after scripts had the time to run."""
+    opened = await page.context.new_page()
+    with suppress(Error):  # "Download is starting"
+        await opened.goto(str(url))
+    await opened.wait_for_timeout(700)
+    title = await opened.title()
+    await opened.close()
+    return title
 
 
 async def test_a_link_to_what_a_member_stored_runs_no_script(team: Team, page: Page) -> None:
@@ -109,8 +111,8 @@ async def test_a_link_to_what_a_member_stored_runs_no_script(team: Team, page: P
         "api/etn/image/y",
         "userdata/a.html",
     ):
-        titles = await titles_of(page, URL(f"{team.url}/t/{team.bob}/{path}"))
-        assert not [title for title in titles if title.startswith(("ran", "stole"))], path
+        title = await title_of(page, URL(f"{team.url}/t/{team.bob}/{path}"))
+        assert not title.startswith(("ran", "stole")), path
 
 
 async def test_pictures_and_sounds_are_shown_and_played(team: Team, page: Page) -> None:
