@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from email.utils import formatdate
-from functools import partial
 
 import structlog
 from aiohttp import ETag, web
@@ -23,8 +21,9 @@ from yarl import URL
 
 from proxy.api import bodies
 from proxy.api.authenticator import KEY_HEADER, TICKETED, authenticator_of, caller_of
-from proxy.api.connections import admission_of, connection_of, member_of, of
+from proxy.api.connections import admission_of, member_of, of
 from proxy.api.content import content_headers, filename_parameter
+from proxy.api.holding import PIECE
 from proxy.api.middleware import prepare
 from proxy.files.cache import read_at
 from proxy.files.library import Content, ContentBrokenError
@@ -254,14 +253,6 @@ def stamped(stamp: Stamp, part: Part) -> dict[str, str]:
     return headers
 
 
-#: Bytes handed to the system at once; others have their turn between two pieces.
-PIECE = 4 * 1024 * 1024
-#: Seconds between two looks whether a client that takes nothing is still there.
-PATIENCE = 1.0
-#: Bytes read at once where the event loop cannot hand the file to the kernel.
-CHUNK = 1024 * 1024
-
-
 def redirect(request: web.Request) -> web.Response | None:
     """The cloud's answer to `GET /api/view`, if the program that asks was written for the cloud.
 
@@ -289,7 +280,7 @@ async def send(
 ) -> int:
     """Answer with the bytes from `start` to `stop` (excluded; the end if `None`); their number.
 
-    Parts of the file are handed to the kernel as they arrive, unless the answer is chunked.
+    Parts of the file are sent as they arrive.
     """
     sent = 0
     if stop is None:
@@ -298,36 +289,14 @@ async def send(
                 await response.write(chunk)
                 sent += len(chunk)
         return sent
-    with _corked(request) as uncork:
-        async with delivering(request, response):
-            async for piece in content.pieces(start, stop):
-                if isinstance(piece, bytes):
-                    await response.write(piece)
-                else:
-                    begin, end = piece
-                    await _send_file(request, response, content.file, begin, end - begin)
-                uncork()
+    async with delivering(request, response):
+        async for piece in content.pieces(start, stop):
+            if isinstance(piece, bytes):
+                await response.write(piece)
+            else:
+                begin, end = piece
+                await send_part(response, content.file, begin, end)
     return stop - start
-
-
-@contextmanager
-def _corked(request: web.Request) -> Iterator[Callable[[], None]]:
-    """Headers wait for the bytes behind them, so that a client is woken once; what ends that.
-
-    The system itself ends it after 0.2 seconds.
-    """
-    transport = request.transport
-    if sys.platform != "linux" or transport is None or transport.is_closing():
-        yield lambda: None
-        return
-    descriptor = os.dup(transport.get_extra_info("socket").fileno())
-    with socket.socket(fileno=descriptor) as connected:
-        set_cork = partial(connected.setsockopt, socket.IPPROTO_TCP, socket.TCP_CORK)
-        set_cork(1)
-        try:
-            yield partial(set_cork, 0)
-        finally:
-            set_cork(0)
 
 
 @asynccontextmanager
@@ -352,113 +321,34 @@ async def delivering(request: web.Request, response: web.StreamResponse) -> Asyn
             log.debug("client_disconnected", path=request.path)
 
 
-async def _send_file(
-    request: web.Request, response: web.StreamResponse, descriptor: int, start: int, count: int
-) -> None:
-    transport = request.transport
-    if transport is None or transport.is_closing():
-        raise ConnectionResetError("the client has left")
-    loop = asyncio.get_running_loop()
-    if await _is_flushed(request, response, transport):
-        await _sendfile(request, transport, descriptor, start, count)
-        return
-    try:
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            await loop.sendfile(transport, file, start, count)
-    except NotImplementedError:
-        while count > 0:
-            chunk = await asyncio.to_thread(read_at, descriptor, min(CHUNK, count), start)
-            if not chunk:
-                raise ContentBrokenError("the file on disk is shorter than it was") from None
-            start, count = start + len(chunk), count - len(chunk)
-            await response.write(chunk)
+async def send_part(response: web.StreamResponse, descriptor: int, start: int, stop: int) -> None:
+    """Send the bytes of a file from `start` to `stop`, as fast as the client takes them.
 
-
-async def _is_flushed(
-    request: web.Request, response: web.StreamResponse, transport: asyncio.Transport
-) -> bool:
-    """Whether the system has all that was written, so that it may be handed a file behind it.
-
-    uvloop has no `sendfile` of its own; it writes at the end of a round of the loop.
+    Raises `ContentBrokenError` for a file that is shorter.
     """
-    if sys.platform != "linux" or transport.get_extra_info("sslcontext") is not None:
-        return False
-    writer = await response.prepare(request)
-    if writer is None:
-        return False
-    writer.send_headers()
-    for _ in range(2):
-        if transport.get_write_buffer_size() == 0:
-            break
-        await asyncio.sleep(0)
-    return transport.get_write_buffer_size() == 0
+    while start < stop:
+        size = min(PIECE, stop - start)
+        piece = read_if_in_memory(descriptor, size, start)
+        if not piece:
+            piece = await asyncio.to_thread(read_at, descriptor, size, start)
+        if not piece:
+            raise ContentBrokenError("the file on disk is shorter than it was")
+        await response.write(piece)
+        start += len(piece)
 
 
-async def _sendfile(
-    request: web.Request, transport: asyncio.Transport, file: int, start: int, count: int
-) -> None:
-    """Hand a file to the system, as fast as the client takes it.
+def read_if_in_memory(descriptor: int, size: int, offset: int) -> bytes | bytearray:
+    """Return the bytes that can be read without waiting for a disk; none if that is not known.
 
-    What is not in the system's memory is read in a thread. While the client takes
-    nothing the connection counts as stalled.
+    A thread for each piece costs more than the copy: it halves the rate of pictures that are
+    passed on while they arrive.
     """
-    connection = connection_of(request)
-    connected = os.dup(transport.get_extra_info("socket").fileno())
-    try:
-        quick = _is_in_memory(file, start) and _is_in_memory(file, start + count - 1)
-        while count > 0:
-            if transport.is_closing():
-                raise ConnectionResetError("the client has left")
-            try:
-                sent = await _hand_over(connected, file, start, min(count, PIECE), quick=quick)
-            except BlockingIOError:
-                connection.pause_writing()
-                await _writable(connected)
-                connection.resume_writing()
-                continue
-            if sent == 0:
-                raise ContentBrokenError("the file on disk is shorter than it was")
-            start, count = start + sent, count - sent
-            if count > 0 and sent == PIECE:
-                await asyncio.sleep(0)
-    finally:
-        os.close(connected)
-
-
-async def _hand_over(connected: int, file: int, start: int, count: int, *, quick: bool) -> int:
-    """How many bytes the system has taken. Raises `BlockingIOError` when it takes none."""
-    if sys.platform == "win32":  # `_is_flushed` has said no
-        raise NotImplementedError
-    if quick:
-        return os.sendfile(connected, file, start, count)
-    loop = asyncio.get_running_loop()
-    working = loop.run_in_executor(None, os.sendfile, connected, file, start, count)
-    try:
-        return await asyncio.shield(working)
-    except asyncio.CancelledError:  # the descriptors are in use until it is done
-        await asyncio.wait([working])
-        raise
-
-
-def _is_in_memory(file: int, offset: int) -> bool:
-    """Whether a byte of a file can be read without a disk; the system may not tell."""
     if sys.platform != "linux":
-        return False
+        return b""
+    buffer = bytearray(size)
     try:
-        return os.preadv(file, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
+        count = os.preadv(descriptor, [buffer], offset, os.RWF_NOWAIT)
     except OSError:
-        return False
-
-
-async def _writable(connected: int) -> None:
-    """Wait for the client to take something, at most `PATIENCE` seconds."""
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_writer(connected, ready.set)
-    try:
-        async with asyncio.timeout(PATIENCE):
-            await ready.wait()
-    except TimeoutError:
-        pass
-    finally:
-        loop.remove_writer(connected)
+        return b""
+    del buffer[count:]
+    return buffer

@@ -18,9 +18,8 @@ from aiohttp import web
 from proxy.api import bodies
 from proxy.api.connections import member_of, of
 from proxy.api.content import SAFETY_HEADERS, content_headers
-from proxy.api.downloads import Stamp, delivering, stamped, without_body
-from proxy.api.holding import PIECE, UNCOUNTED, LargeBody, allocate, owner_of
-from proxy.files.cache import read_at
+from proxy.api.downloads import Stamp, delivering, send_part, stamped, without_body
+from proxy.api.holding import UNCOUNTED, LargeBody, allocate, owner_of
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.translate.names import media_type
@@ -163,9 +162,7 @@ async def _send_large(
         headers |= stamped(newest, part)
         response = web.StreamResponse(status=part.status, headers=headers)
         async with delivering(request, response):
-            for start in range(part.start, part.stop, PIECE):
-                size = min(PIECE, part.stop - start)
-                await response.write(await asyncio.to_thread(read_at, descriptor, size, start))
+            await send_part(response, descriptor, part.start, part.stop)
         return response
 
 
