@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from types import TracebackType
 from typing import Any, Literal, TextIO
@@ -257,6 +258,45 @@ def _formatter(*rendering: Processor) -> structlog.stdlib.ProcessorFormatter:
     )
 
 
+_LEVEL_COLORS = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
+_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    return repr(text) if not text or " " in text else text
+
+
+class TerminalRenderer:
+    """Renders a line for a person: the local time to the second, a sentence, then the fields.
+
+    The name of the module is left out; the level is named from `warning` on.
+    """
+
+    def __init__(self, *, colors: bool) -> None:
+        self._colors = colors
+
+    def __call__(self, logger: WrappedLogger, method: str, event_dict: EventDict) -> str:
+        """Return the line, with the traceback below it if there is one."""
+        fields = dict(event_dict)
+        level = str(fields.pop("level", "info"))
+        moment = datetime.fromisoformat(str(fields.pop("timestamp"))).astimezone()
+        fields.pop("logger", None)
+        below = [str(fields.pop(name)) for name in ("stack", "exception") if name in fields]
+        event = str(fields.pop("event", ""))
+        # The name of an event is `noun_verb`; lines of other libraries are sentences already.
+        sentence = event.replace("_", " ").capitalize() if event.isidentifier() else event
+        if level in _LEVEL_COLORS:
+            word = f"{level.capitalize()}:"
+            sentence = f"{self._styled(word, _LEVEL_COLORS[level])} {sentence}"
+        about = "  ".join(f"{name}={_quoted(value)}" for name, value in fields.items())
+        line = f"{self._styled(f'{moment:%H:%M:%S}', _DIM)} {sentence}"
+        return "\n".join([f"{line}  {self._styled(about, _DIM)}" if about else line, *below])
+
+    def _styled(self, text: str, style: str) -> str:
+        return f"{style}{text}{_PLAIN}" if self._colors else text
+
+
 def configure(
     *,
     log_format: Literal["console", "json"] = "console",
@@ -271,14 +311,15 @@ def configure(
     """
     stream = stream or sys.stderr
     least = logging.getLevelNamesMapping()[log_level.upper()]
-    renderer: Processor = (
-        structlog.processors.JSONRenderer()
-        if log_format == "json"
-        else structlog.dev.ConsoleRenderer(
-            colors=stream.isatty() and not os.environ.get("NO_COLOR"),
-            exception_formatter=structlog.dev.plain_traceback,
+    renderer: Processor
+    if log_format == "json":
+        renderer = structlog.processors.JSONRenderer()
+    elif stream.isatty():
+        renderer = TerminalRenderer(colors=not os.environ.get("NO_COLOR"))
+    else:
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=False, exception_formatter=structlog.dev.plain_traceback
         )
-    )
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_formatter(renderer))
     structlog.configure(

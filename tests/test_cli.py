@@ -199,8 +199,10 @@ async def test_a_person_sees_a_banner_before_the_logs(tmp_path: Path) -> None:
         assert re.search(r"API key +accepted\n", said)
         terminal.process.send_signal(signal.SIGINT)
         assert await terminal.ended() == 0
-        assert "shutdown_started" in terminal.text.partition("Ctrl-C")[2]
-    assert "[info" not in terminal.text.partition("Ctrl-C")[0]
+        said, _, logged = terminal.text.partition("Press Ctrl-C to stop.\n")
+    assert re.search(r"(?m)^\d\d:\d\d:\d\d Shutdown started$", logged)
+    assert "proxy." not in logged
+    assert not re.search(r"(?m)^\d\d:\d\d:\d\d ", said)
     assert "\x1b" not in terminal.text
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from yarl import URL
 
 from proxy.cli import comfy as calls
-from proxy.cli.comfy import Comfy, require_folder
+from proxy.cli.comfy import Comfy, require_writable
 from proxy.cli.common import CommandError
 from proxy.cli.progress import Display
 from proxy.cli.run import (
@@ -146,7 +146,7 @@ async def comfy(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeComfy]:
 async def ran(comfy: FakeComfy, folder: Path, server: str = "") -> tuple[int, str]:
     text, outcome = io.StringIO(), Outcome()
     display = Display(GRAPH, Console(file=text, width=200))
-    require_folder(folder)
+    require_writable(folder)
     async with Comfy.at(server or str(comfy.url)) as client:
         await run_graph(client, GRAPH, folder, display, outcome)
     return CANCELLED if outcome.status == "cancelled" else 0, text.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -46,8 +47,12 @@ class Comfy:
 
     @classmethod
     @asynccontextmanager
-    async def at(cls, server: str, token: str | None = None) -> AsyncIterator[Comfy]:
+    async def at(
+        cls, server: str, token: str | None = None, ca_file: Path | None = None
+    ) -> AsyncIterator[Comfy]:
         """A client of the server, whose address may lack `http://`; a gateway wants a token.
+
+        With a `ca_file` the certificate authorities in it are trusted, and no others.
 
         Raises `CommandError` when it is no address, and for calls in the block that the server
         does not answer.
@@ -61,12 +66,28 @@ class Comfy:
                 f"--server {server} is not an address: use one such as http://127.0.0.1:8188."
             )
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        async with aiohttp.ClientSession(timeout=_TIMEOUT, headers=headers) as session:
+        connector = aiohttp.TCPConnector(ssl=True if ca_file is None else _trusting(ca_file))
+        async with aiohttp.ClientSession(
+            connector=connector, timeout=_TIMEOUT, headers=headers
+        ) as session:
             comfy = cls(session, url.with_query(None).with_fragment(None))
             try:
                 yield comfy
             except aiohttp.ClientResponseError as error:
-                raise CommandError(_unwelcome(comfy.base_url, error.status)) from None
+                raise CommandError(
+                    _unwelcome(comfy.base_url, error.status, has_token=bool(token))
+                ) from None
+            except aiohttp.ClientConnectorCertificateError as error:
+                raise CommandError(
+                    f"The certificate of {comfy.base_url} is not trusted "
+                    f"({_reason(error.certificate_error)}): set --ca-file or SSL_CERT_FILE to the "
+                    "PEM file of its authority, or to the certificate itself."
+                ) from None
+            except aiohttp.ClientSSLError as error:
+                raise CommandError(
+                    f"There is no TLS connection to {comfy.base_url} ({error}): check the scheme "
+                    "and the port of --server."
+                ) from None
             except (aiohttp.ClientError, TimeoutError) as error:
                 raise CommandError(
                     f"There is no ComfyUI at {comfy.base_url} ({error}): start the proxy with "
@@ -163,7 +184,28 @@ class Comfy:
             return _object(await response.read())
 
 
-def _unwelcome(server: URL, status: int) -> str:
+def _trusting(file: Path) -> ssl.SSLContext:
+    """Return a context that trusts the authorities in a file. Raises `CommandError`."""
+    try:
+        return ssl.create_default_context(cafile=file)
+    except ssl.SSLError:
+        raise UsageError(f"The file {file} has no certificate in PEM: correct --ca-file.") from None
+    except OSError as error:
+        raise UsageError(
+            f"The file {file} cannot be read ({error.strerror}): correct --ca-file."
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "verify_message", "") or str(error)
+
+
+def _unwelcome(server: URL, status: int, *, has_token: bool) -> str:
+    if status == 401 and has_token:
+        return (
+            f"{server} does not accept the token: it is wrong, expired or revoked. An admin "
+            "creates a new one with comfy-cloud-proxy token new."
+        )
     if status == 401:
         return (
             f"{server} requires a token: set --token-file or COMFY_TOKEN. An admin creates one "
@@ -341,11 +383,14 @@ def _items(entry: dict[str, Any], key: str | None = None) -> Iterator[Any]:
                 yield from items
 
 
-def require_folder(folder: Path) -> None:
-    """Make the folder and try whether it is writable. Raises `CommandError`."""
+def require_writable(folder: Path) -> None:
+    """Check that files can be written to the folder, or to the one that it would be created in.
+
+    The folder is created with the first file. Raises `CommandError`.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
+        with tempfile.TemporaryFile(dir=existing) as file:
             file.write(b"comfy-cloud-proxy")
     except OSError as error:
         raise _not_writable(folder, error) from None

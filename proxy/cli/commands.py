@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from proxy import __version__
-from proxy.cli import data_folder, service
+from proxy.cli import config, data_folder, service
 from proxy.cli.common import (
     PROGRAM,
     WHERE,
@@ -22,7 +22,7 @@ from proxy.cli.common import (
     option,
 )
 from proxy.cli.members import audit, member, token, usage
-from proxy.settings import SERVE_SETTINGS, SETTINGS, load
+from proxy.settings import SERVE_SETTINGS, SETTINGS, load, load_with_sources
 
 _CLOUD = [*WHERE, *(row for row in SETTINGS if row.name in ("api_key_file", "base_url"))]
 
@@ -40,7 +40,8 @@ def run(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         called = context.command_path if context is not None else PROGRAM
-        sentence = f"{error.format_message().rstrip('.')}: see {called} --help."
+        message = error.format_message().replace("Value error, ", "").rstrip(".")
+        sentence = f"{message}: see {called} --help."
         raise (UsageError if error.exit_code == 2 else CommandError)(sentence) from None
     except typer.Abort:
         raise CommandError("Aborted.") from None
@@ -116,6 +117,14 @@ def _run(
             envvar="COMFY_TOKEN_FILE",
         ),
     ] = None,
+    ca_file: Annotated[
+        Path | None,
+        option(
+            "FILE",
+            "A PEM file with certificate authorities to trust, for a server with a certificate of "
+            "its own. You can also set it in SSL_CERT_FILE.",
+        ),
+    ] = None,
     output: Annotated[
         Path,
         typer.Option(
@@ -160,6 +169,7 @@ def _run(
             server=server,
             output=output,
             token=_token(token_file),
+            ca_file=ca_file,
             assignments=assignments or [],
             watch=watch,
             previews=previews,
@@ -241,7 +251,7 @@ def _probe(
     app,
     "migrate",
     "migrate",
-    "migrate --from ~/.comfy-cloud-proxy",
+    "migrate --from ~/.local/share/comfy-cloud-proxy",
     short="Migrate the data folder to this version.",
 )
 def _migrate(
@@ -315,6 +325,31 @@ def _rotate_secret(options: dict[str, Any]) -> int:
     Running replicas use it within a minute. Data made with the old secret stays readable.
     """
     return data_folder.rotate_secret(load(options))
+
+
+_config = typer.Typer(
+    help="Show the settings.", no_args_is_help=True, epilog=examples("config show")
+)
+app.add_typer(_config, name="config")
+
+
+@command(
+    _config,
+    "show",
+    "config show",
+    "config show --config config.toml --json",
+    short="Print the settings that are used, and where each comes from.",
+    settings=SETTINGS,
+)
+def _show_config(
+    options: dict[str, Any],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> int:
+    """Print the settings that `serve` would use with these options, this environment and this file.
+
+    Secrets are not printed.
+    """
+    return config.show(load_with_sources(options), as_json=as_json)
 
 
 _service = typer.Typer(

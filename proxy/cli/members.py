@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, date, datetime
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import typer
 from msgspec.structs import asdict
@@ -73,7 +73,7 @@ _AT_MOST = "The maximum {}; none removes the limit."
 
 #: The options for what a member may do, by their names in `MemberFields`.
 _LIMITS: dict[str, Any] = {
-    "role": Annotated[str | None, option("ROLE", "user or admin.")],
+    "role": Annotated[Literal["user", "admin"] | None, option("user|admin", "The role.")],
     "weight": Annotated[str | None, option("NUMBER", "The share of turns. The default is 1.")],
     **{
         name: Annotated[str | None, option("N", _AT_MOST.format(what))]
@@ -103,7 +103,7 @@ _LIMITS: dict[str, Any] = {
         ),
     ],
     "client_parallelism": Annotated[
-        str | None,
+        Literal["auto", "one", "many", "none"] | None,
         option("auto|one|many", "How many jobs of one client run at once; none uses the setting."),
     ],
 }
@@ -341,15 +341,32 @@ def audit(
     ] = 100,
     member: _Member = None,
     action: Annotated[str | None, option("NAME", "Only this action.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a line of JSON for each entry.")
+    ] = False,
 ) -> int:
-    """Print the audit log, newest first, one line of JSON per entry."""
-    for row in _asked(
+    """Print the audit log, newest first, as a table with times in UTC."""
+    rows = _asked(
         load(options),
         "audit record",
         lambda stored: stored.record(limit=limit, member=member, action=action),
-    ):
-        _say(row.entry.decode())
-    return 0
+    )
+    if as_json:
+        for row in rows:
+            _say(row.entry.decode())
+        return 0
+    columns: _Columns = {
+        "Time": lambda entry: entry["at"][:19].replace("T", " "),
+        "Action": lambda entry: entry["action"],
+        "Member": lambda entry: entry["member"],
+        "Address": lambda entry: entry["address"],
+        "Details": lambda entry: "; ".join(
+            f"{name} {', '.join(value) if isinstance(value, list) else value}"
+            for name, value in entry.items()
+            if name not in ("at", "action", "member", "address")
+        ),
+    }
+    return _print_table([json.loads(row.entry) for row in rows], columns)
 
 
 def _enabled(settings: Settings, name: str, *, enabled: bool) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
@@ -47,7 +49,9 @@ class TerminalPictures:
 
             logging.getLogger("textual_image").setLevel(logging.ERROR)
             self._image = renderable.Image
-            self.sharp = renderable.Image is not renderable.HalfcellImage
+            if renderable.Image is renderable.SixelImage and not _shows_sixel():
+                self._image = renderable.HalfcellImage
+            self.sharp = self._image is not renderable.HalfcellImage
             # The terminal is asked for the size of its letters here, and not while it draws.
             Measurement.get(console, console.options, self._image(Image.new("L", (1, 1))))
 
@@ -61,6 +65,22 @@ class TerminalPictures:
                 return _Drawn(self._image(opened.copy(), height=self.HEIGHT))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             return None
+
+
+def _shows_sixel() -> bool:
+    """Return whether a terminal that says that it knows Sixel also shows it.
+
+    tmux (3.5a in Debian) always says so, and drops the pictures unless the terminal around it knows
+    Sixel, too.
+    """
+    if "TMUX" not in os.environ:
+        return True
+    query = ("tmux", "display-message", "-p", "#{client_termfeatures}")
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=2, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return "sixel" in done.stdout.strip().split(",")
 
 
 class _Drawn:

@@ -33,7 +33,7 @@ from proxy.cli.comfy import (
     download,
     failure_of,
     files_of,
-    require_folder,
+    require_writable,
     texts_of,
 )
 from proxy.cli.common import CommandError, UsageError
@@ -60,6 +60,7 @@ class Request(Struct, frozen=True):
     watch: Path | None = None
     previews: bool = True
     as_json: bool = False
+    ca_file: Path | None = None
 
 
 class Outcome(Struct):
@@ -98,7 +99,7 @@ def run(request: Request) -> int:
                 f"With a workflow and --watch, set the input for each new file: --set "
                 f"NODE.INPUT=@{FILE}."
             )
-    require_folder(output)
+    require_writable(output)
     # asyncio.run turns Ctrl-C into a cancellation of the task, which is answered by
     # cancelling the job; a second Ctrl-C ends the process.
     try:
@@ -180,7 +181,7 @@ async def _run_one(
         console.print(workflow.name, style="bold", markup=False, highlight=False)
     outcome = Outcome(workflow.name)
     try:
-        async with Comfy.at(request.server, request.token) as comfy:
+        async with Comfy.at(request.server, request.token, request.ca_file) as comfy:
             classes = {} if workflow.graph else await comfy.classes(workflow.classes)
             graph = workflow.converted(classes)
             for assignment in [assignment_of(graph, one) for one in values]:

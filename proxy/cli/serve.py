@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+import webbrowser
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from logging.handlers import MemoryHandler
@@ -82,6 +83,7 @@ async def _serve(settings: Settings, banner: Banner | None) -> None:
     """
     stop, failed = asyncio.Event(), asyncio.Event()
     _stop_on_signals(stop, settings.shutdown_timeout)
+    await _try_port(settings)
     async with AsyncExitStack() as stack:
         chosen = await stack.enter_async_context(chosen_accounts(settings))
         certificate = _certificate(settings)
@@ -107,6 +109,8 @@ async def _serve(settings: Settings, banner: Banner | None) -> None:
             else:
                 sys.stdout.write(f"listening on {url} ({chosen})\n")
                 sys.stdout.flush()
+            if settings.open:
+                background.spawn(_open_browser(url, settings), "open the browser")
             tell = _log_problems if banner is None else banner.tell
             background.spawn(_tell_problems(services, tell), "tell problems")
             if certificate is not None:
@@ -122,6 +126,19 @@ async def _serve(settings: Settings, banner: Banner | None) -> None:
         finally:
             await background.close()
             await asyncio.gather(*(one.stop(spent=spent) for one in servers))
+
+
+async def _try_port(settings: Settings) -> None:
+    """Listen for a moment, before anything is asked of the cloud. Raises `ConfigError`."""
+    loop = asyncio.get_running_loop()
+    try:
+        listener = await loop.create_server(asyncio.Protocol, settings.host, settings.port)
+    except OSError as error:
+        if (sentence := _binding_problem(error, settings)) is None:
+            raise
+        raise ConfigError(sentence) from None
+    listener.close()
+    await listener.wait_closed()
 
 
 async def _listen(server: Server, settings: Settings, certificate: Certificate | None) -> str:
@@ -203,6 +220,15 @@ async def _tell_problems(services: Services, tell: Callable[[Problems], None]) -
     found = {("", report.checks.get("store", "ok"))}
     found |= {(name, checks.get("key", "ok")) for name, checks in accounts.items()}
     tell([(name, problem) for name, problem in sorted(found) if problem != "ok"])
+
+
+async def _open_browser(url: str, settings: Settings) -> None:
+    """Open the page in the browser of the user (or of the variable BROWSER)."""
+    for anywhere, here in (("//0.0.0.0:", "//127.0.0.1:"), ("//[::]:", "//[::1]:")):
+        url = url.replace(anywhere, here)
+    page = f"{url}{settings.base_path}/"
+    if not await asyncio.to_thread(webbrowser.open, page):
+        log.warning("browser_not_opened", url=page, remedy="open it yourself")
 
 
 def _log_problems(problems: Problems) -> None:

@@ -2,7 +2,9 @@
 
 from proxy.settings.loading import AccountAccess as AccountAccess
 from proxy.settings.loading import AccountKeys as AccountKeys
+from proxy.settings.loading import LoadedSettings as LoadedSettings
 from proxy.settings.loading import load as load
+from proxy.settings.loading import load_with_sources as load_with_sources
 from proxy.settings.loading import read_account_key as read_account_key
 from proxy.settings.loading import read_accounts as read_accounts
 from proxy.settings.loading import read_key as read_key

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import structlog
 from yarl import URL
@@ -49,7 +49,19 @@ _UNSET = ("", None)
 _KEY_FORMS = ("api_key", "api_key_file")
 
 
+class LoadedSettings(NamedTuple):
+    """The settings, and where each that is not a default is written, by its name."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+
+
 def load(options: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings. Raises `ConfigError` as `load_with_sources`."""
+    return load_with_sources(options).settings
+
+
+def load_with_sources(options: Mapping[str, Any] | None = None) -> LoadedSettings:
     """Read the settings. `options` are those given on the command line, by setting name.
 
     Raises `ConfigError` for an unknown setting, a value that is not allowed and a file that
@@ -70,6 +82,7 @@ def load(options: Mapping[str, Any] | None = None) -> Settings:
     path = Path(config).expanduser() if config else None
     document = {} if path is None else _document(path)
     values = _beneath(document, environment | given) | _beneath(environment, given) | given
+    sources = {name: where for name, (where, _) in values.items()}
     _, tables = values.pop("accounts", ("", []))
     try:
         fields = checked(Settings, {name: value for name, (_, value) in values.items()})
@@ -81,7 +94,7 @@ def load(options: Mapping[str, Any] | None = None) -> Settings:
     settings = Settings(**fields, accounts=_accounts(tables, path))
     single_key = next((values[name][0] for name in _KEY_FORMS if name in values), None)
     _refuse_contradictions(settings, path, single_key)
-    return settings
+    return LoadedSettings(settings, sources)
 
 
 def _beneath(values: _Source, stronger: _Source) -> _Source:

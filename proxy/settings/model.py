@@ -528,6 +528,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     )
     """The minimum level of log lines: debug, info, warning or error."""
 
+    open: Annotated[bool, Setting("General", for_once=True)] = False
+    """Open the web interface in the browser when the proxy listens."""
+
     start_empty: Annotated[bool, Setting("General", for_once=True)] = False
     """Replace a damaged database by an empty one. The damaged file is kept."""
 

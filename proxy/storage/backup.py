@@ -8,6 +8,7 @@ cannot be fetched again. What the cloud has (the cache of contents, the catalog)
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -85,9 +86,28 @@ def backup(folder: Path, target: Path) -> int:
         partial.replace(target)
         return target.stat().st_size
     except (OSError, sqlite3.Error, tarfile.TarError) as error:
-        raise BackupError(f"the backup {target} cannot be written: {error}") from error
+        raise BackupError(f"the backup {target} cannot be written: {_remedy(error)}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _remedy(error: Exception) -> str:
+    """Return what went wrong and what to do, without numbers of the system."""
+    match error:
+        case FileNotFoundError():
+            return "there is no such file or folder: correct the path"
+        case IsADirectoryError():
+            return "it is a folder: name a file"
+        case NotADirectoryError():
+            return "a part of its path is a file: correct the path"
+        case PermissionError():
+            return "this user may not use it: correct its permissions, or name another file"
+        case OSError(errno=errno.ENOSPC):
+            return "the disk is full: free space, or name a file on another disk"
+        case OSError(strerror=str() as reason):
+            return reason
+        case _:
+            return str(error)
 
 
 def restore(source: Path, folder: Path) -> Path | None:
@@ -103,7 +123,7 @@ def restore(source: Path, folder: Path) -> Path | None:
             _check(source, Path(scratch))
             return _exchange(Path(scratch), folder)
     except (OSError, sqlite3.Error, tarfile.TarError, ValueError, EOFError) as error:
-        raise BackupError(f"the backup {source} cannot be restored: {error}") from error
+        raise BackupError(f"the backup {source} cannot be restored: {_remedy(error)}") from error
 
 
 def _copy_database(path: Path, target: Path) -> str | None:

@@ -176,7 +176,9 @@ async def test_a_crash_loses_no_job_and_the_command_tells_while_the_server_runs(
             table = await printed(tmp_path, "usage", "--from", "2026-01-01")
             assert "running seconds" in table
             assert LOCAL in table
-            entries = (await printed(tmp_path, "audit", "--action", "submit")).splitlines()
+            entries = (
+                await printed(tmp_path, "audit", "--action", "submit", "--json")
+            ).splitlines()
             assert len(entries) == 6
             assert await process.stop() == 0
         (row,) = json.loads(await printed(tmp_path, "usage", "--json"))

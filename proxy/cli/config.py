@@ -1,0 +1,57 @@
+"""`config show`: the settings that a server would use, and where each comes from."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from proxy.settings import SETTINGS, LoadedSettings, Secret
+
+HIDDEN = "(hidden)"
+DEFAULT = "default"
+
+#: Columns of a line where no terminal says how many there is room for.
+_WIDTH = 500
+
+
+def show(loaded: LoadedSettings, *, as_json: bool = False) -> int:
+    """Print the settings. Secrets are never printed."""
+    values = {row.name: _plain(getattr(loaded.settings, row.name)) for row in SETTINGS}
+    if loaded.settings.accounts:
+        values["accounts"] = [account.name for account in loaded.settings.accounts]
+    sources = {name: loaded.sources.get(name, DEFAULT) for name in values}
+    if as_json:
+        shown = {name: {"value": value, "source": sources[name]} for name, value in values.items()}
+        sys.stdout.write(json.dumps(shown, indent=2) + "\n")
+        return 0
+    table = Table(box=None, pad_edge=False)
+    for heading in ("Setting", "Value", "From"):
+        table.add_column(heading, overflow="fold")
+    for name, value in values.items():
+        table.add_row(name, Text(_text(value)), Text(sources[name].replace("`", "")))
+    Console(width=None if sys.stdout.isatty() else _WIDTH).print(table)
+    return 0
+
+
+def _plain(value: Any) -> Any:
+    """Return the value of a setting as JSON has it."""
+    if isinstance(value, Secret):
+        return HIDDEN
+    if isinstance(value, tuple):
+        if len(value) == 2 and isinstance(value[1], int):
+            return f"[{value[0]}]:{value[1]}" if ":" in value[0] else f"{value[0]}:{value[1]}"
+        return [str(item) for item in value]
+    return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
+def _text(value: Any) -> str:
+    if value is None or value == []:
+        return "none"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return ", ".join(value) if isinstance(value, list) else str(value)
