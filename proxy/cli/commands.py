@@ -83,6 +83,34 @@ def _serve(options: dict[str, Any]) -> int:
     return serve(load(options))
 
 
+_Assignments = Annotated[
+    list[str] | None,
+    option(
+        "NODE.INPUT=VALUE",
+        "Set an input. NODE is the id, title or class of a node. You can omit it if only "
+        "one node has this input. VALUE is JSON or text; random sets a random seed, @FILE "
+        "uploads a file. Can be repeated.",
+        "--set",
+    ),
+]
+_Watch = Annotated[
+    Path | None,
+    option(
+        "DIR",
+        "Run each new workflow or picture in this folder. With WORKFLOW, run it for each "
+        "new file, which is {} in --set.",
+    ),
+]
+_CaFile = Annotated[
+    Path | None,
+    option(
+        "FILE",
+        "A PEM file with certificate authorities to trust, for a server with a certificate of "
+        "its own. You can also set it in SSL_CERT_FILE.",
+    ),
+]
+
+
 @command(
     app,
     "run",
@@ -117,38 +145,15 @@ def _run(
             envvar="COMFY_TOKEN_FILE",
         ),
     ] = None,
-    ca_file: Annotated[
-        Path | None,
-        option(
-            "FILE",
-            "A PEM file with certificate authorities to trust, for a server with a certificate of "
-            "its own. You can also set it in SSL_CERT_FILE.",
-        ),
-    ] = None,
+    ca_file: _CaFile = None,
     output: Annotated[
         Path,
         typer.Option(
             metavar="DIR", help="The folder for outputs. It is created if it does not exist."
         ),
     ] = Path("output"),
-    assignments: Annotated[
-        list[str] | None,
-        option(
-            "NODE.INPUT=VALUE",
-            "Set an input. NODE is the id, title or class of a node. You can omit it if only "
-            "one node has this input. VALUE is JSON or text; random sets a random seed, @FILE "
-            "uploads a file. Can be repeated.",
-            "--set",
-        ),
-    ] = None,
-    watch: Annotated[
-        Path | None,
-        option(
-            "DIR",
-            "Run each new workflow or picture in this folder. With WORKFLOW, run it for each "
-            "new file, which is {} in --set.",
-        ),
-    ] = None,
+    assignments: _Assignments = None,
+    watch: _Watch = None,
     previews: Annotated[
         bool, typer.Option(help="Show pictures in terminals that support it.")
     ] = True,
