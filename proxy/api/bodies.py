@@ -120,6 +120,10 @@ def in_form(form: Callable[[LocalError], LocalError]) -> Callable[[Handler], Han
             try:
                 return await handler(request)
             except LocalError as error:
+                # No error is its own cause or in a variable: its frames, with the body, would stay
+                # in memory until a late collection of cycles.
+                if form(error) is error:
+                    raise
                 raise form(error) from error
 
         return answer

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import gzip
 import io
 import json
 import sys
 import threading
+import weakref
 import zlib
+from collections.abc import Callable
+from functools import partial
 from typing import Any, get_args
 
 import aiohttp
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 
 from proxy.api import bodies
 from proxy.api.bodies import LEAST, coding
-from proxy.translate.errors import Kind, LocalError
+from proxy.translate.errors import Kind, LocalError, PlainError
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -275,3 +281,29 @@ async def test_without_the_setting_nothing_is_packed(client: Client) -> None:
 def test_every_kind_of_error_has_a_status() -> None:
     statuses = [bodies.status_of(LocalError("x", "y", kind=kind)) for kind in get_args(Kind)]
     assert statuses == [400, 401, 403, 404, 408, 409, 413, 415, 424, 429, 500, 501, 502, 503, 504]
+
+
+@pytest.mark.parametrize("kind", [PlainError, partial(LocalError, "refused")])
+async def test_a_refusal_lets_go_of_what_its_handler_held(
+    kind: Callable[[str], LocalError],
+) -> None:
+    """A cycle of errors and frames would keep bodies in memory until a late collection."""
+
+    class Body:
+        pass
+
+    bodies_held: list[weakref.ref[Body]] = []
+
+    @bodies.in_form(PlainError.of)
+    async def refuse(_: web.Request) -> web.Response:
+        body = Body()
+        bodies_held.append(weakref.ref(body))
+        raise kind("no")
+
+    gc.disable()
+    try:
+        with contextlib.suppress(PlainError):
+            await refuse(make_mocked_request("GET", "/"))
+        assert bodies_held[0]() is None
+    finally:
+        gc.enable()
