@@ -20,7 +20,7 @@ help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(RUN) ## run a workflow and save its pictures in ./demo-output
-	@$(BIN)/python examples/demo.py
+	@$(BIN)/comfy-cloud-proxy demo
 
 test: $(DEV) ## run all tests
 	$(BIN)/python -m pytest -n auto -q

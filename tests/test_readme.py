@@ -19,7 +19,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_readme_is_short() -> None:
-    assert len(README.split()) <= 900
+    assert len(README.split()) <= 700
 
 
 def test_nothing_unpublished_is_installed_from_an_index() -> None:
@@ -50,3 +50,8 @@ def test_a_translation_shows_the_same_commands_pictures_and_links(language: str)
         assert re.findall(pattern, text) == re.findall(pattern, README)
     for pattern in (r"\]\(((?!README)[^)]+)\)", r"<(https://[^>]+)>"):
         assert sorted(re.findall(pattern, text)) == sorted(re.findall(pattern, README))
+
+
+def test_the_demo_runs_the_workflow_of_the_documents() -> None:
+    packaged = ROOT / "proxy" / "cli" / "text-to-image.json"
+    assert packaged.read_bytes() == (ROOT / "examples" / "text-to-image.json").read_bytes()

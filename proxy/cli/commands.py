@@ -197,6 +197,24 @@ def _token(file: Path | None) -> str | None:
 
 @command(
     app,
+    "demo",
+    "demo",
+    short="Run an example workflow on the simulator, without a key.",
+    settings=(),
+)
+def _demo(_options: dict[str, Any]) -> int:
+    """Start a proxy with the simulator, run an example workflow, and save its pictures.
+
+    The pictures are in ./demo-output then. With COMFY_CLOUD_API_KEY or COMFY_CLOUD_API_KEY_FILE
+    set, the workflow runs on Comfy Cloud instead.
+    """
+    from proxy.cli.demo import demo
+
+    return demo()
+
+
+@command(
+    app,
     "check",
     "check",
     "check --api-key-file key.txt",

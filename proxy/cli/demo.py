@@ -1,9 +1,4 @@
-"""`make demo`: a workflow through the proxy's local API, from nothing.
-
-Starts the proxy on a free port, in front of the simulator or, where COMFY_CLOUD_API_KEY or
-COMFY_CLOUD_API_KEY_FILE is set, before Comfy Cloud; submits `text-to-image.json` as any client
-would, and saves the pictures to `./demo-output/`.
-"""
+"""`demo`: a workflow through the local API, from nothing."""
 
 from __future__ import annotations
 
@@ -18,14 +13,20 @@ from pathlib import Path
 from proxy.cli.common import CommandError
 from proxy.cli.run import Request, run
 
+#: The workflow of the documents, `examples/text-to-image.json`.
 WORKFLOW = Path(__file__).with_name("text-to-image.json")
 OUTPUT = Path("demo-output")
 
 
-def main() -> int:
-    """Run the demo. Returns 0, or 1 where the proxy does not start or the workflow fails."""
+def demo() -> int:
+    """Start a proxy on a free port, run a workflow on it, and save the pictures.
+
+    The proxy runs on the simulator, or on Comfy Cloud if COMFY_CLOUD_API_KEY or
+    COMFY_CLOUD_API_KEY_FILE is set. Return 0, or 1 if the proxy does not start or the workflow
+    fails.
+    """
     real = any(map(os.environ.get, ("COMFY_CLOUD_API_KEY", "COMFY_CLOUD_API_KEY_FILE")))
-    with tempfile.TemporaryDirectory() as data, proxy(data, simulate=not real) as url:
+    with tempfile.TemporaryDirectory() as data, _proxy(data, simulate=not real) as url:
         if url is None:
             return 1
         try:
@@ -36,12 +37,12 @@ def main() -> int:
 
 
 @contextmanager
-def proxy(data: str, *, simulate: bool) -> Iterator[str | None]:
-    """A proxy in a process of its own, and where it listens; `None` if it could not start."""
+def _proxy(data: str, *, simulate: bool) -> Iterator[str | None]:
+    """Run a proxy in a process of its own; yield its address, or `None` if it did not start."""
     command = [sys.executable, "-m", "proxy", "serve", "--port", "0", "--host", "127.0.0.1"]
     command += ["--data-dir", data, "--simulate" if simulate else "--no-simulate"]
     # In a session of its own: Ctrl-C is for the workflow, which is cancelled through the proxy.
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: S603 (our own command)
         [*command, "--log-level", "warning"],
         stdout=subprocess.PIPE,
         text=True,
@@ -54,7 +55,3 @@ def proxy(data: str, *, simulate: bool) -> Iterator[str | None]:
             yield line.split()[2] if line else None
         finally:
             process.terminate()
-
-
-if __name__ == "__main__":
-    sys.exit(main())
