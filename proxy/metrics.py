@@ -89,6 +89,10 @@ job_wait_seconds | histogram | member account | Time from the acceptance of a jo
 job_running_seconds | histogram | member account | Running time of ended jobs on the cloud.
 account_slots | gauge | account | Jobs that the account runs at once, as configured or discovered.
 account_slots_used | gauge | account | Jobs of the proxy that run on the account.
+account_plan | gauge | account plan | 1 if Comfy Cloud says that the account has this plan.
+account_run_limit_seconds | gauge | account | The longest run of a job on the account's plan.
+account_balance | gauge | account currency | The account's balance in whole units of the currency, \
+  as Comfy Cloud says it.
 account_ready | gauge | account reason | 1 if the account accepts jobs, 0 if it does not, with the \
   reason.
 event_socket_up | gauge | account | 1 if the account's event socket is open.

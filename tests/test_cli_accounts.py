@@ -40,8 +40,8 @@ async def test_check_looks_at_every_account(simulator: Simulator, config: Path) 
         simulator.add_account(key)
     code, lines = await checked(config)
     assert code == 0
-    assert [line.split()[0] for line in lines] == [*(["account", "ok", "ok", "ok"] * 2), "ok"]
-    assert [lines[0], lines[4]] == ["account one", "account two"]
+    assert [line.split()[0] for line in lines] == [*(["account", "ok", "ok", "ok", "ok"] * 2), "ok"]
+    assert [lines[0], lines[5]] == ["account one", "account two"]
 
 
 async def test_check_finds_what_is_wrong_with_one_of_them(
@@ -50,12 +50,12 @@ async def test_check_finds_what_is_wrong_with_one_of_them(
     simulator.add_account(KEYS["one"])
     code, lines = await checked(config)
     assert code == 1
-    assert [line.split()[0] for line in lines[:4]] == ["account", "ok", "ok", "ok"]
-    assert lines[6].startswith("FAILED  key")
+    assert [line.split()[0] for line in lines[:5]] == ["account", "ok", "ok", "ok", "ok"]
+    assert lines[7].startswith("FAILED  key")
     (config.parent / "two").unlink()
     code, lines = await checked(config)
     assert code == 1
-    assert "correct `key_file` of the account two" in lines[6]
+    assert "correct `key_file` of the account two" in lines[7]
 
 
 async def test_check_finds_one_key_for_two_accounts(simulator: Simulator, config: Path) -> None:

@@ -99,6 +99,7 @@ def _account(view: AccountView) -> dict[str, Any]:
         "reason": None if view.reason is None else REASONS[view.reason],
         "until": view.until,
         "events": view.events,
+        "plan": view.plan.sentence(),
     }
 
 

@@ -98,6 +98,19 @@ class Gauges(Collector):
             },
             "account_slots": {(name,): one.slots for name, one in accounts.items()},
             "account_slots_used": {(name,): used[name] for name in accounts},
+            "account_plan": {
+                (name, one.plan.tier): 1 for name, one in accounts.items() if one.plan.tier
+            },
+            "account_run_limit_seconds": {
+                (name,): 60 * one.plan.minutes
+                for name, one in accounts.items()
+                if one.plan.minutes is not None
+            },
+            "account_balance": {
+                (name, one.plan.currency): one.plan.balance_cents / 100
+                for name, one in accounts.items()
+                if one.plan.balance_cents is not None
+            },
             "account_ready": {
                 (name, one.reason or ""): one.reason is None for name, one in accounts.items()
             },

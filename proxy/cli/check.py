@@ -37,6 +37,7 @@ from proxy.settings import AccountAccess, ConfigError, Settings, read_account_ke
 from proxy.storage.database import FILE, StorageError, open_sqlite
 from proxy.storage.start import HEAD, is_usable, open_server, opened_database, revision
 from proxy.storage.usage import FACT, ObservationRepository
+from proxy.translate.plans import AccountPlan
 
 #: How long the cloud may take for each answer, in seconds.
 PATIENCE = 10.0
@@ -172,9 +173,17 @@ async def _check_account(account: AccountAccess, missing: str, checks: CheckRepo
         if missing or not await checks.passes("key", _key_works(client)):
             checks.add("event socket", problem="Not tested, because it needs a valid key.")
             return
+        checks.add("plan", fine=_plan_told(await client.account_plan()))
         await checks.passes("event socket", _socket_opens(account))
     finally:
         await client.close()
+
+
+def _plan_told(plan: AccountPlan) -> str:
+    """What the account tells of itself. That it tells nothing is no failure."""
+    if told := plan.sentence():
+        return f"{told}."
+    return "The cloud does not say: the proxy discovers how many jobs run at once."
 
 
 async def _reachable(client: CloudClient) -> str:

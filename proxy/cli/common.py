@@ -202,7 +202,10 @@ def _simulated(simulator: Simulator, settings: Settings) -> list[AccountAccess]:
 
 def _plan(slots: int) -> Plan:
     """The smallest plan that runs this many jobs at once."""
-    return "standard" if slots <= 1 else "creator" if slots <= 3 else "pro"
+    for plan, count in PLANS.items():
+        if slots <= count:
+            return plan
+    return "team"
 
 
 def _is_open(path: Path) -> bool:

@@ -185,8 +185,11 @@ class Banner:
         for name, value in rows.items():
             self._say(f"  {name:<15}{value}")
 
-    def tell(self, problems: Problems) -> None:
-        """Say whether the keys work, and what is wrong otherwise."""
+    def tell(self, problems: Problems, plans: Sequence[str]) -> None:
+        """Say what plans the accounts have, if they tell, whether the keys work, and what is wrong
+        otherwise."""
+        for plan in plans:
+            self._say(f"  {'Plan':<15}{plan}")
         if not problems:
             self._say(f"  {'API key':<15}{_styled('accepted', fg='green')}")
         for account, problem in problems:
@@ -210,7 +213,9 @@ def _styled(text: str, *, fg: str | None = None, bold: bool | None = None) -> st
 Problems = Sequence[tuple[str, str]]
 
 
-async def _tell_problems(services: Services, tell: Callable[[Problems], None]) -> None:
+async def _tell_problems(
+    services: Services, tell: Callable[[Problems, Sequence[str]], None]
+) -> None:
     """Tell what keeps jobs from being taken, as `GET /readyz` does.
 
     The event sockets are left out: they open a little later, and say themselves if they cannot.
@@ -219,7 +224,10 @@ async def _tell_problems(services: Services, tell: Callable[[Problems], None]) -
     accounts: Mapping[str, Any] = report.checks.get("accounts", {"": report.checks})
     found = {("", report.checks.get("store", "ok"))}
     found |= {(name, checks.get("key", "ok")) for name, checks in accounts.items()}
-    tell([(name, problem) for name, problem in sorted(found) if problem != "ok"])
+    plans = [(one.name, one.plan.sentence()) for one in services.readiness.engine.accounts()]
+    several = len(plans) > 1
+    known = [f"{name}: {plan}" if several else plan for name, plan in plans if plan]
+    tell([(name, problem) for name, problem in sorted(found) if problem != "ok"], known)
 
 
 async def _open_browser(url: str, settings: Settings) -> None:
@@ -231,7 +239,9 @@ async def _open_browser(url: str, settings: Settings) -> None:
         log.warning("browser_not_opened", url=page, remedy="open it yourself")
 
 
-def _log_problems(problems: Problems) -> None:
+def _log_problems(problems: Problems, plans: Sequence[str]) -> None:
+    for plan in plans:
+        log.info("plan_read", plan=plan)
     for name, problem in problems:
         log.warning("readiness_failed", reason=problem, **({"account": name} if name else {}))
 

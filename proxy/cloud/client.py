@@ -36,10 +36,12 @@ from proxy.cloud.resilience import (
     CallGate,
     CircuitBreaker,
     CloudAmbiguous,
+    CloudError,
     CloudGarbage,
     CloudOversized,
     CloudRefused,
     CloudUnreachable,
+    OpenGate,
     RateLimiter,
     RetryPolicy,
     refusal,
@@ -50,6 +52,7 @@ from proxy.observations import AccountObservations
 from proxy.translate import codec
 from proxy.translate.assets import CloudAsset, of_cloud
 from proxy.translate.jobs import Snapshot, from_job
+from proxy.translate.plans import AccountPlan, plan_of
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +67,9 @@ _DETAILS = 8
 
 #: Bytes of a value of `extra_data` that is read.
 _SHORT = 4096
+
+#: Seconds for an answer that the proxy can do without.
+_OPTIONAL_TIMEOUT = 10.0
 
 #: Bytes a second that an upload may count on.
 _UPLOAD_RATE = 100_000
@@ -141,6 +147,17 @@ class CloudClient:
             observations=self.observations,
             plain_http=plain_http,
         )
+        #: For what an account may tell of itself or not: neither breaker nor limiter hears of it.
+        self._optional = Http(
+            base_url,
+            key,
+            timeout=min(timeout, _OPTIONAL_TIMEOUT),
+            retries=RetryPolicy(budget=0.0),
+            gate=OpenGate(),
+            calls=self.http.calls,
+            observations=AccountObservations(),
+            plain_http=plain_http,
+        )
         self._submit_url = self.http.url("prompt")
         self._details = asyncio.Semaphore(_DETAILS)
         self._download_limits = aiohttp.ClientTimeout(
@@ -154,16 +171,18 @@ class CloudClient:
     async def start(self) -> None:
         """Open the sessions. No call is made."""
         await self.http.connections.start()
+        await self._optional.connections.start()
         await self._storage.start()
 
     async def close(self) -> None:
         """Close all connections."""
         await self._storage.close()
+        await self._optional.connections.close()
         await self.http.connections.close()
 
     def use_key(self, key: str) -> None:
         """Take another key from the next call on."""
-        self.http.key = key
+        self.http.key = self._optional.key = key
 
     async def submit(
         self,
@@ -467,6 +486,20 @@ class CloudClient:
         The cloud lets such accounts read `/api/user`, but not their queue or the node list.
         """
         await self.http.get(_status_only, "queue")
+
+    async def account_plan(self) -> AccountPlan:
+        """What the account tells of its plan and balance, empty where it tells nothing.
+
+        Never raises: keys need not be let in, and no answer here says anything about other calls.
+        """
+        routes = (("features",), ("billing", "status"), ("billing", "balance"))
+        return plan_of(*await asyncio.gather(*(self._told(*route) for route in routes)))
+
+    async def _told(self, *route: str) -> dict[str, Any] | None:
+        try:
+            return await self._optional.get(Answer.object, *route)
+        except CloudError:
+            return None
 
     async def system_stats(self) -> dict[str, Any]:
         """`GET /api/system_stats`, which needs no key and so proves none."""

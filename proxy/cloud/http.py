@@ -114,6 +114,9 @@ ROUTES = (
     "settings/{id}",
     "user",
     "system_stats",
+    "features",
+    "billing/status",
+    "billing/balance",
 )
 
 

@@ -441,5 +441,21 @@ class CallGate:
             self._lock.succeeded()
 
 
+class OpenGate(CallGate):
+    """Lets every call through and learns from none: for answers that say nothing about others."""
+
+    def __init__(self) -> None:
+        super().__init__(CircuitBreaker(), RateLimiter())
+
+    async def enter(self, call: str, key: str) -> None:
+        """Nothing holds the call back."""
+
+    def answered(self, key: str) -> None:
+        """An answer changes nothing."""
+
+    def failed(self, error: CloudRefused | CloudUnreachable, key: str) -> None:
+        """Neither does a failure."""
+
+
 def _key_lock() -> CircuitBreaker:
     return CircuitBreaker(failures=2, silence=0.0, backoff=Backoff(5.0, 60.0))

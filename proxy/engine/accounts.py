@@ -19,11 +19,12 @@ from proxy.cloud.resilience import (
 from proxy.translate.errors import (
     LocalError,
 )
+from proxy.translate.plans import AccountPlan
 
 log = structlog.get_logger(__name__)
 
-#: The most jobs at once that any plan runs; learning goes no further.
-MOST = 5
+#: The most jobs at once that a plan runs by default (Team); learning goes no further.
+MOST = 25
 
 #: This many readings in a row must show too many held jobs before the estimate shrinks.
 _DOUBTS = 3
@@ -33,12 +34,15 @@ class Slots(Struct, eq=False):
     """What an account runs at once, and how many jobs may be there to keep it busy.
 
     Pure. `fixed` is the number of slots, 0 if it is to be learned; `ahead` jobs more may be on the
-    cloud, so that the next one begins without a round trip. What is learned begins with 1, grows
-    when everything on the cloud runs at once, and shrinks when jobs keep waiting for a slot.
+    cloud, so that the next one begins without a round trip. What is learned begins with what the
+    account has announced or 1, grows when everything on the cloud runs at once, and shrinks when
+    jobs keep waiting for a slot.
     """
 
     fixed: int = 0
     ahead: int = 0
+    _announced: int = 0
+    _is_announced_limit: bool = False
     _learnt: int = 1
     _is_limit: bool = False
     _doubts: int = 0
@@ -69,14 +73,31 @@ class Slots(Struct, eq=False):
 
     def restore(self, learnt: int) -> None:
         """Continue with a number that was learned before; the plan may be another one since."""
-        self._learnt = max(1, min(learnt, MOST))
-        self._is_limit, self._doubts = self._learnt >= MOST, 0
+        if self._announced:
+            self._learnt, self._is_limit = self._announced, self._is_announced_limit
+        else:
+            self._learnt = max(1, min(learnt, MOST))
+            self._is_limit = self._learnt >= MOST
+        self._doubts = 0
+
+    def announce(self, count: int, *, certain: bool) -> bool:
+        """The account says that it runs this many at once; `certain` if it is a limit, and not
+        only what its plan usually has. Says whether that was news.
+
+        The same again changes nothing: jobs may have taught something else since.
+        """
+        if (count, certain) == (self._announced, self._is_announced_limit):
+            return False
+        self._announced, self._is_announced_limit = count, certain
+        self._learnt, self._is_limit, self._doubts = count, certain, 0
+        return True
 
     def running(self, count: int) -> bool:
         """This many jobs of ours run at once now. Says whether more may go there than before."""
         before = self.limit
         if self.learning and count > self._learnt:
-            self.restore(count)
+            self._learnt = min(count, max(MOST, self._announced))
+            self._is_limit, self._doubts = self._learnt >= MOST, 0
         return self.limit > before
 
     def held(self, count: int, running: int) -> None:
@@ -190,6 +211,25 @@ class Account:
     weight: float = 1.0
     members: tuple[str, ...] = ()
     plain_http: bool = False
+    plan: AccountPlan = field(default_factory=AccountPlan)
+
+    async def read_plan(self) -> bool:
+        """Ask the account for its plan; say whether its slots are others now. Never raises.
+
+        What is not answered this time stays as it was.
+        """
+        plan = await self.cloud.account_plan()
+        known = self.plan
+        self.plan = AccountPlan(
+            plan.tier or known.tier,
+            *((plan.slots, plan.certain) if plan.slots else (known.slots, known.certain)),
+            plan.minutes if plan.tier else known.minutes,
+            known.balance_cents if plan.balance_cents is None else plan.balance_cents,
+            plan.currency or known.currency,
+        )
+        if not self.plan.slots:
+            return False
+        return self.slots.announce(self.plan.slots, certain=self.plan.certain)
 
     def allows(self, member: str) -> bool:
         """Whether the member's jobs may run here."""

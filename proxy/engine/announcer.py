@@ -192,6 +192,7 @@ class Announcer:
             now() + int(rest * 1000) if not health.well and rest > 0 else None,
             worker.socket.connected,
             worker.socket.refused,
+            worker.account.plan,
         )
 
 

@@ -129,6 +129,7 @@ class Engine:
         for name, worker in self.workers.items():
             await worker.socket.start()
             self.supervisor.keep(worker.reconciler.run, f"reconcile {name}")
+            self.supervisor.keep(worker.follow_plan, f"follow the plan of {name}")
         self.dispatcher.pump()
 
     async def close(self, *, write: bool = True) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 
 from proxy.cloud.client import Submission
 from proxy.cloud.event_socket import EventSocket
-from proxy.cloud.resilience import CloudError
+from proxy.cloud.resilience import CloudError, jittered
 from proxy.engine.accounts import Account
 from proxy.engine.part import AGAIN, WithdrawnError
 from proxy.engine.reconciler import Reconciler
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from proxy.engine.engine import Engine
 
 log = structlog.get_logger(__name__)
+
+#: Seconds between two looks at an account's plan, at most.
+_PLAN_INTERVAL = 600.0
 
 
 class AccountWorker:
@@ -66,6 +70,7 @@ class AccountWorker:
         self.reconciler = Reconciler(account, self.jobs, self.socket, policy)
         self._engine = engine
         self._worth_waiting = True
+        self._plan_changed = asyncio.Event()
 
     # --- the account -----------------------------------------------------------------------
 
@@ -74,6 +79,17 @@ class AccountWorker:
         self.account.use_key(key)
         await self.socket.use_key(key)
         self.reconciler.read_soon()
+        self._plan_changed.set()
+
+    async def follow_plan(self) -> None:
+        """Read what the account tells of its plan, now, after another key and once in a while."""
+        while True:
+            self._plan_changed.clear()
+            if await self.account.read_plan():
+                self._engine.dispatcher.pump()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(jittered(_PLAN_INTERVAL)):
+                    await self._plan_changed.wait()
 
     def any_running(self) -> bool:
         """Whether a job runs, so that events should come."""

@@ -42,6 +42,7 @@ import msgspec
 from proxy.bus import BusMessage, EventBus
 from proxy.translate import codec, events
 from proxy.translate.errors import LocalError
+from proxy.translate.plans import AccountPlan
 
 if TYPE_CHECKING:
     from proxy.storage.jobs import StoredJob
@@ -359,7 +360,8 @@ class AccountView(msgspec.Struct, frozen=True):
     """An account as admins see it: it runs `slots` jobs at once, `used` are there or on their way.
 
     `reason` is why it takes no jobs until `until` (ms), `events` whether its socket is open,
-    `refused` the status with which the cloud has refused the socket.
+    `refused` the status with which the cloud has refused the socket. `plan` is what the account
+    tells of itself.
     """
 
     name: str
@@ -369,6 +371,7 @@ class AccountView(msgspec.Struct, frozen=True):
     until: int | None
     events: bool
     refused: int | None = None
+    plan: AccountPlan = AccountPlan()
 
 
 class EngineStatus(Protocol):

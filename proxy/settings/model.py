@@ -40,7 +40,7 @@ _KEY = "one line of printable characters without spaces"
 _PEM = "the path of a PEM file that can be read"
 
 #: Jobs at once by plan.
-PLANS = {"standard": 1, "creator": 3, "pro": 5}
+PLANS = {"standard": 1, "creator": 3, "pro": 5, "team": 25}
 
 
 class AccountSettings(Struct, frozen=True, kw_only=True):
@@ -72,13 +72,14 @@ class AccountSettings(Struct, frozen=True, kw_only=True):
     so prefer `key_file`. Reloaded on SIGHUP."""
 
     plan: Annotated[
-        Literal["standard", "creator", "pro"] | None, Setting("Accounts", example="creator")
+        Literal["standard", "creator", "pro", "team"] | None, Setting("Accounts", example="creator")
     ] = None
     """The account's plan, which determines how many jobs it runs at once: standard 1, creator 3,
-    pro 5. Use it instead of `slots`."""
+    pro 5, team 25. Use it instead of `slots`."""
 
     slots: Annotated[int, Meta(ge=0, le=1000), Setting("Accounts")] = 0
-    """How many jobs the account runs at once. With 0 the proxy discovers the limit."""
+    """How many jobs the account runs at once. With 0 the proxy reads the limit from the account, or
+    discovers it."""
 
     weight: Annotated[float, Meta(gt=0, le=1000), Setting("Accounts")] = 1.0
     """Among accounts with a free slot, one with twice the weight gets twice the jobs."""
@@ -213,8 +214,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     sends none."""
 
     slots: Annotated[int, Meta(ge=0, le=1000), Setting("Comfy Cloud", "JOBS")] = 0
-    """How many jobs an account runs at once, unless its table sets it. With 0 the proxy discovers
-    the limit."""
+    """How many jobs an account runs at once, unless its table sets it. With 0 the proxy reads
+    the limit from the account, or discovers it."""
 
     slots_ahead: Annotated[int, Meta(ge=0, le=100), Setting("Comfy Cloud", "JOBS")] = 0
     """How many jobs are sent to an account in addition to its slots, so that the next job starts

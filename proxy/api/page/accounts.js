@@ -30,9 +30,12 @@ export function view(context) {
     const use = bar(`Slots of ${account.name} in use`), slots = el("span", { class: "since" }), what = el("span", { class: "what" });
     const strip = el("div", { class: "strip", role: "img" }), ends = el("div", { class: "ends" }, el("span", {}, "24 hours ago"), el("span", {}, "Now"));
     const told = el("ul", { class: "incidents" }), calm = el("p", { class: "quiet" });
-    box.body.append(el("div", { class: "now" }, what, use.root, slots), strip, ends, told, calm);
+    const plan = el("p", { class: "quiet" });
+    box.body.append(el("div", { class: "now" }, what, use.root, slots), plan, strip, ends, told, calm);
     box.root.draw = (one, now) => {
       use.set(one.slots ? one.used / one.slots : 0);
+      text(plan, one.plan);
+      plan.hidden = !one.plan;
       text(slots, `${one.used} of ${one.slots} slots in use`);
       what.className = `what ${one.reason ? "bad" : "good"}`;
       const again = one.until ? `, retry in ${duration(one.until - now)}` : "";

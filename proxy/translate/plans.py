@@ -1,0 +1,138 @@
+"""What the cloud tells of an account's plan and money, read with the units that it means.
+
+Sources: the specification of the cloud's ingest service and comfy-cli. All of it is optional, and
+every field may be absent or of another form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from msgspec import Struct
+
+#: Jobs at once by `subscription_tier`.
+TIER_SLOTS: Mapping[str, int] = {
+    "FREE": 1,
+    "STANDARD": 1,
+    "FOUNDERS_EDITION": 1,
+    "CREATOR": 3,
+    "PRO": 5,
+    "TEAM": 25,
+}
+
+#: Minutes after which the cloud ends a run, by tier.
+TIER_MINUTES: Mapping[str, int] = {
+    "FREE": 10,
+    "STANDARD": 30,
+    "CREATOR": 30,
+    "FOUNDERS_EDITION": 30,
+    "PRO": 60,
+}
+
+#: No account runs more jobs at once; a larger number is not believed.
+MAX_SLOTS = 1000
+
+#: The balances in the order in which one is shown: the first that is there and not zero.
+_BALANCES = ("effective_balance", "amount", "prepaid_balance", "cloud_credit_balance")
+
+
+class AccountPlan(Struct, frozen=True):
+    """What an account tells of itself; `None` and `""` are unknown.
+
+    `slots` are jobs at once, which are `certain` where the cloud named them. `minutes` is the
+    longest run. `balance_cents` is in hundredths of `currency`, and may be negative.
+    """
+
+    tier: str = ""
+    slots: int | None = None
+    certain: bool = False
+    minutes: int | None = None
+    balance_cents: int | None = None
+    currency: str = ""
+
+    @property
+    def name(self) -> str:
+        """The tier in words."""
+        return self.tier.replace("_", " ").capitalize()
+
+    @property
+    def balance(self) -> str:
+        """The balance for people, empty if it is unknown."""
+        if self.balance_cents is None:
+            return ""
+        sign = "-" if self.balance_cents < 0 else ""
+        whole, cents = divmod(abs(self.balance_cents), 100)
+        return f"{sign}{whole}.{cents:02} {self.currency}".strip()
+
+    def sentence(self) -> str:
+        """All that is known, empty if nothing is."""
+        parts = [f"{self.name} plan"] if self.tier else []
+        if self.slots is not None:
+            parts.append(f"{self.slots} {'job' if self.slots == 1 else 'jobs'} at once")
+        if self.minutes is not None:
+            parts.append(f"{self.minutes} minutes for a run")
+        if self.balance:
+            parts.append(f"balance {self.balance}")
+        return ", ".join(parts)
+
+
+def plan_of(features: object, status: object, balance: object) -> AccountPlan:
+    """Read the answers of `/api/features`, `/api/billing/status` and `/api/billing/balance`;
+    `None` stands for one that there is not."""
+    told = _whole(_field(features, "max_concurrent_jobs"))
+    if told is not None and not 0 < told <= MAX_SLOTS:
+        told = None
+    tier = _field(status, "subscription_tier")
+    tier = tier.upper() if isinstance(tier, str) and tier.replace("_", "").isalpha() else ""
+    tier = tier[:32]
+    currency = _field(balance, "currency")
+    currency = currency.upper() if isinstance(currency, str) and currency.isalpha() else ""
+    return AccountPlan(
+        tier,
+        told if told is not None else TIER_SLOTS.get(tier),
+        told is not None,
+        TIER_MINUTES.get(tier),
+        balance_cents(balance),
+        currency[:8],
+    )
+
+
+def balance_cents(balance: object) -> int | None:
+    """Return the balance in cents; `None` if none is there.
+
+    `*_micros` of a balance are cents in spite of their name, as `*_cents` are.
+    """
+    found = [
+        value
+        for name in _BALANCES
+        for value in (
+            _whole(_field(balance, f"{name}_cents")),
+            _whole(_field(balance, f"{name}_micros")),
+        )
+        if value is not None
+    ]
+    return next((value for value in found if value), 0 if found else None)
+
+
+def cost_of(micros: object) -> Decimal | None:
+    """Return what a usage's `cost_micros`, `spend_micros` or `charge_micro_usd` is in whole units
+    of its currency: these are real millionths."""
+    value = _whole(micros)
+    return None if value is None else Decimal(value) / 1_000_000
+
+
+def _field(value: object, name: str) -> Any:
+    return value.get(name) if isinstance(value, Mapping) else None
+
+
+def _whole(value: object) -> int | None:
+    """A number, which may come as a string."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = Decimal(str(value))
+        return int(number) if number.is_finite() and abs(number) < 10**15 else None
+    except InvalidOperation:
+        return None
