@@ -200,12 +200,12 @@ def _simulated(simulator: Simulator, settings: Settings) -> list[AccountAccess]:
     return accounts
 
 
+_PLANS: tuple[Plan, ...] = ("standard", "creator", "pro", "team")
+
+
 def _plan(slots: int) -> Plan:
     """The smallest plan that runs this many jobs at once."""
-    for plan, count in PLANS.items():
-        if slots <= count:
-            return plan
-    return "team"
+    return next((plan for plan in _PLANS if slots <= PLANS[plan]), "team")
 
 
 def _is_open(path: Path) -> bool:
