@@ -216,8 +216,10 @@ class Dispatcher(EnginePart):
                 raise _ElsewhereError from error
             await self.drop(job)
             refusal = error.refusal
-            refusal.node_errors = await self._files.reveal(job.member, refusal.node_errors)
-            refusal.details = await self._files.reveal(job.member, refusal.details)
+            refusal.node_errors = await self._files.reveal(
+                job.member, refusal.node_errors, job.prompt_id
+            )
+            refusal.details = await self._files.reveal(job.member, refusal.details, job.prompt_id)
             raise refusal from error
         except LocalError as error:
             if elsewhere and error.is_passing:
@@ -235,7 +237,7 @@ class Dispatcher(EnginePart):
             node_errors = {**node_errors, **fill_node_errors(submitted.node_errors)}
         if node_errors:
             with self._early_kept(job):
-                node_errors = await self._files.reveal(job.member, node_errors)
+                node_errors = await self._files.reveal(job.member, node_errors, job.prompt_id)
             job.outputs_to_execute = output_nodes(job, node_errors, self._known)
         if not job.cancel_requested:
             job.accepted = True

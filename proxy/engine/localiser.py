@@ -93,7 +93,8 @@ class Localiser:
 
     async def _shown(self, value: T) -> T:
         """What a failure shows, without secrets and without the cloud's names."""
-        shown: T = await self.engine.files.reveal(self.job.member, self._redacted(value))
+        job, value = self.job, self._redacted(value)
+        shown: T = await self.engine.files.reveal(job.member, value, job.prompt_id)
         return shown
 
     async def _local_output(self, node: str, output: dict[str, Any]) -> dict[str, Any] | Told:

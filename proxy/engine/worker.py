@@ -147,8 +147,9 @@ class AccountWorker:
         """The graph with the account's names, when the files that it needs are there."""
         await self._open()
         files, known = self._engine.files, self._engine.catalog.known
-        graph = job.cloud_graph
-        return await files.substitute(job.member, graph, choices=known, account=self.name)
+        return await files.substitute(
+            job.member, job.cloud_graph, choices=known, account=self.name, job=job.prompt_id
+        )
 
     def follow(self, job: Job) -> None:
         """Send the job's events to its runner, beginning with those that came too early."""

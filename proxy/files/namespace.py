@@ -12,7 +12,7 @@ import posixpath
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
@@ -27,6 +27,8 @@ from proxy.translate.assets import Asset, of_file
 from proxy.translate.errors import LocalError
 from proxy.translate.jobs import filename_prefix, reveal, words
 from proxy.translate.names import TYPES, Place, hash_address, media_type
+
+T = TypeVar("T")
 
 #: The account of files from before there could be several.
 DEFAULT_ACCOUNT = "default"
@@ -92,6 +94,7 @@ class Namespace:
         self._places = Remembered[tuple[str, Place], FileRecord | None](PLACES)
         self._made = LRUCache[tuple[str, str], set[Place]](PLACES)
         self._lists = Remembered[tuple[str, str], dict[str, int | None]](LISTS)
+        self._written = LRUCache[tuple[str, str], dict[str, str]](REMEMBERED)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def lock(self, member: str) -> asyncio.Lock:
@@ -146,6 +149,21 @@ class Namespace:
             self._lists.put((member, type_), found, epoch)
         return found
 
+    async def put_written_names(self, member: str, job: str, names: Mapping[str, str]) -> None:
+        """Keep what the graph of a job calls its files, by the cloud's names, if it has any."""
+        if names:
+            await self._files.write(lambda files: files.put_written_names(member, job, names))
+            self._written.pop((member, job), None)
+
+    async def written_names(self, member: str, job: str) -> dict[str, str] | None:
+        """Return what the graph of a job called its files, by the cloud's names, if it had any."""
+        known = self._written.get((member, job))
+        if known is None:
+            known = await self._files.read(lambda files: files.written_names(member, job))
+            if known is not None:
+                self._written[member, job] = known
+        return known
+
     async def local_names(self, member: str, words: Iterable[str]) -> dict[str, str]:
         """The member's newest name of each content, by the cloud's names among the words.
 
@@ -157,6 +175,19 @@ class Namespace:
         if not hashes and not others:
             return {}
         return await self._files.read(lambda files: files.local_names(member, hashes, others))
+
+    async def revealed(self, member: str, value: T, job: str | None) -> T:
+        """Return a value of the cloud with the member's names instead of the cloud's, at any depth.
+
+        They are those that the graph of the `job` used, or else the newest.
+        """
+        found = words(value)
+        written = None
+        if job is not None and any(hash_in(word) or "." in word for word in found):
+            written = await self.written_names(member, job)
+        found -= (written or {}).keys()
+        known = {**await self.local_names(member, found), **(written or {})}
+        return reveal(value, known) if known else value
 
     async def put(self, records: Sequence[FileRecord]) -> None:
         """Write records."""
@@ -277,7 +308,7 @@ class Outputs:
         local = {key: [*one] if isinstance(one, list) else one for key, one in shaped.items()}
         for item in items:
             local[item.key][item.position] = names.own_fields(item.item)
-        local = reveal(local, await self._namespace.local_names(member, words(local)))
+        local = await self._namespace.revealed(member, local, prompt_id)
         for item, (place, asset) in zip(items, await self._places(job, items), strict=True):
             local[item.key][item.position] = {
                 "filename": posixpath.basename(place.path),
@@ -300,7 +331,11 @@ class Outputs:
             return None
 
         def find(files: FileUnit) -> _Where | None:
-            if (record := files.upload_named(job.member, item.cloud_name)) is None:
+            written = (files.written_names(job.member, job.prompt_id) or {}).get(item.cloud_name)
+            place = None if written is None else names.written_place(written)
+            record = None if place is None else files.get(job.member, place)
+            record = record or files.upload_named(job.member, item.cloud_name)
+            if record is None:
                 return None
             return _Where(record.place, files.assets.newest_at(job.member, record.place))
 

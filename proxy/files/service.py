@@ -258,11 +258,13 @@ class Files:
         *,
         choices: Callable[[str], Mapping[str, Any] | None],
         account: str,
+        job: str | None = None,
     ) -> dict[str, Any]:
         """The graph with the account's names instead of the member's, when the account has the
         files; it is sent those that it lacks.
 
-        `choices` gives a class's entry in `object_info`, or `None` if it is not known. Raises
+        `choices` gives a class's entry in `object_info`, or `None` if it is not known. What the
+        graph calls its files is kept for what is told of the `job`. Raises
         `LocalError` (424 if a file is not available from the account that has it, otherwise what
         this account says), `StorageError`.
         """
@@ -278,18 +280,31 @@ class Files:
         for some in _parts(places):
             named |= await self.namespace.get_many(member, some)
         if not named:
+            await self._keep_written(member, job, graph, graph)
             return graph
         await self.uploads.ensure_sent(named.values(), account)
         named = await self.namespace.get_many(member, named)
         called = {
             place: await self.uploads.name_at(record, account) for place, record in named.items()
         }
-        return await substituted(called.get)
+        sent = await substituted(called.get)
+        await self._keep_written(member, job, graph, sent)
+        return sent
 
-    async def reveal(self, member: str, value: T) -> T:
-        """A value of the cloud with the member's names instead of the cloud's, at any depth."""
-        known = await self.namespace.local_names(member, jobs.words(value))
-        return jobs.reveal(value, known) if known else value
+    async def _keep_written(
+        self, member: str, job: str | None, graph: Mapping[str, Any], sent: Mapping[str, Any]
+    ) -> None:
+        if job is not None:
+            if jobs.has_more_values(graph, _MAX_VALUES_AT_ONCE):
+                written = await asyncio.to_thread(jobs.written_names, graph, sent)
+            else:
+                written = jobs.written_names(graph, sent)
+            await self.namespace.put_written_names(member, job, written)
+
+    async def reveal(self, member: str, value: T, job: str | None = None) -> T:
+        """A value of the cloud with the member's names instead of the cloud's, at any depth: those
+        that the graph of the `job` used, or else the newest."""
+        return await self.namespace.revealed(member, value, job)
 
     async def owned(
         self, member: str, strings: Collection[str], *, private: bool
@@ -347,7 +362,7 @@ class Files:
     ) -> Received:
         try:
             with closing(await self.open(record)) as content:
-                rename = await self._renaming(record.member, await content.texts())
+                rename = await self._renaming(record, await content.texts())
             async with self.library.whole(record) as original:
                 pixels = await asyncio.to_thread(pictures.pixels_of, original, mask)
                 work = partial(pictures.compose, original, mask, target, filename, rename)
@@ -363,14 +378,21 @@ class Files:
         known = self._known_edits.get(record)
         if known is None:
             found = await content.texts()
-            known = pictures.edits(found, await self._renaming(record.member, found))
+            known = pictures.edits(found, await self._renaming(record, found))
             if content.path is not None:
                 self._known_edits[record] = known
         return known
 
-    async def _renaming(self, member: str, found: Iterable[MetadataText]) -> Rename:
+    async def _renaming(self, record: FileRecord, found: Iterable[MetadataText]) -> Rename:
+        """Return what puts names into a picture: those of its job's graph, so that its bytes stay
+        the same whatever is uploaded later; for jobs without such names the newest."""
         names = pictures.names_in(found)
-        return pictures.renaming(await self.namespace.local_names(member, names))
+        known: Mapping[str, str] | None = None
+        if names and record.job is not None:
+            known = await self.namespace.written_names(record.member, record.job)
+        if known is None:
+            known = await self.namespace.local_names(record.member, names)
+        return pictures.renaming(known)
 
     async def _holds(self, record: FileRecord, hash_: str) -> bool:
         """Whether a file's bytes, as the cloud has them or as they are shown, have the hash.

@@ -16,10 +16,14 @@ from proxy.storage.assets import AssetUnit, forget_assets
 from proxy.storage.database import Database
 from proxy.storage.statements import CHUNK, Upsert, chunks, get_meta, put_meta, run, run_many
 from proxy.storage.tables import AnyText, assets, blobs, file_counters, files, outputs
+from proxy.translate import codec
 from proxy.translate.assets import Asset
 from proxy.translate.names import Place, counters
 
 T = TypeVar("T")
+
+#: Stands for a node among the names of a job: those of its inputs.
+_WRITTEN = ""
 
 #: The mark that all files have records.
 
@@ -253,6 +257,18 @@ class FileUnit:
         """Write the names that the outputs of a node were given, as JSON."""
         values = {"member": member, "job": job, "node": node, "given": given}
         run(self._connection, _PUT_GIVEN, values)
+
+    def written_names(self, member: str, job: str) -> dict[str, str] | None:
+        """Return what the graph of a job called the files that it was sent with, by the cloud's
+        names, if it had any."""
+        found = self.given(member, job, _WRITTEN)
+        names = None if found is None else codec.loads(found)
+        return names if isinstance(names, dict) else None
+
+    def put_written_names(self, member: str, job: str, names: Mapping[str, str]) -> None:
+        """Add to what the graph of a job calls its files."""
+        known = self.written_names(member, job) or {}
+        self.put_given(member, job, _WRITTEN, codec.dump_bytes({**known, **names}))
 
     def local_names(
         self, member: str, hashes: Iterable[str], others: Iterable[str] = ()

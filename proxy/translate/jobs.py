@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from msgspec import Struct
 
 from proxy.translate import codec
-from proxy.translate.names import Place, written_place
+from proxy.translate.names import Place, is_hash_name, split_annotated, written_place
 
 T = TypeVar("T")
 
@@ -100,6 +100,30 @@ def _substituted(
     if isinstance(value, list) and not is_link(value):
         return [_substituted(item, may_name, cloud_name) for item in value]
     return value
+
+
+def written_names(graph: Mapping[str, Any], sent: Mapping[str, Any]) -> dict[str, str]:
+    """Return the cloud's names in a graph that was sent, each as the client's `graph` wrote it.
+
+    Where it was written in several ways the first counts. An annotation that the cloud was sent too
+    is no part of the name.
+    """
+    found: dict[str, str] = {}
+    pending: list[tuple[Any, Any]] = [
+        (inputs_of(graph.get(node_id)), inputs_of(node)) for node_id, node in sent.items()
+    ]
+    pending.reverse()
+    while pending:
+        written, called = pending.pop()
+        if isinstance(written, str) and isinstance(called, str):
+            name, annotated = split_annotated(called)
+            if written != called or is_hash_name(called):
+                found.setdefault(name, split_annotated(written)[0] if annotated else written)
+        elif isinstance(written, Mapping) and isinstance(called, Mapping):
+            pending += [(written.get(key), called[key]) for key in reversed([*called])]
+        elif isinstance(written, list) and isinstance(called, list):
+            pending += reversed([*zip(written, called, strict=False)])
+    return found
 
 
 def is_link(value: object) -> bool:

@@ -253,7 +253,7 @@ class Files:
     def outputs(self) -> Files:
         return self
 
-    async def reveal(self, _member: str, value: Any) -> Any:
+    async def reveal(self, _member: str, value: Any, _job: str | None = None) -> Any:
         return _renamed(value)
 
     async def localise(

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.translate.jobs import filename_prefix, is_link, is_twin, reveal, sources, substitute
+from proxy.translate.jobs import (
+    filename_prefix,
+    is_link,
+    is_twin,
+    reveal,
+    sources,
+    substitute,
+    written_names,
+)
 from proxy.translate.names import Place
 
 FILES = {
@@ -257,3 +265,26 @@ def test_twins_have_the_same_class_values_and_sources(one: str, other: str, same
 )
 def test_the_prefix_of_a_node(node: Any, prefix: str | None) -> None:
     assert filename_prefix(node) == prefix
+
+
+CALLED = "a" * 64 + ".png"
+
+
+@pytest.mark.parametrize(
+    ("written", "called", "expected"),
+    [
+        ("cat.png", CALLED, {CALLED: "cat.png"}),
+        ("cat.png [input]", CALLED, {CALLED: "cat.png [input]"}),
+        ("cat.png [output]", f"{CALLED} [output]", {CALLED: "cat.png"}),
+        (["cat.png", {"x": "pets/dog.png"}], [CALLED, {"x": CALLED}], {CALLED: "cat.png"}),
+        (CALLED, CALLED, {CALLED: CALLED}),
+        ("a cat", "a cat", {}),
+        (["1", 0], ["1", 0], {}),
+    ],
+)
+def test_the_names_that_a_graph_used_are_known_by_those_of_the_cloud(
+    written: object, called: object, expected: dict[str, str]
+) -> None:
+    graph = {"1": {"class_type": "LoadImage", "inputs": {"image": written}}, "2": 7}
+    sent = {"1": {"class_type": "LoadImage", "inputs": {"image": called}}, "2": 7}
+    assert written_names(graph, sent) == expected
