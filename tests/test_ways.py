@@ -27,7 +27,7 @@ PACKAGE = str(Path(__file__).parents[1] / "proxy")
 SIMULATOR = str(Path(__file__).parents[1] / "proxy" / "simulator")
 
 #: The most files that each way may have.
-JOB, EVENT, QUEUE, VIEW = 60, 10, 12, 15
+JOB, EVENT, QUEUE, VIEW = 62, 10, 12, 15
 
 
 @contextmanager
