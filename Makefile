@@ -14,7 +14,7 @@ END_TO_END := main_path refusals restart_order dashboard_api
 ON_POSTGRESQL := tests/jobs/test_service.py tests/engine/test_recorder.py tests/files/test_service.py \
 	tests/api/test_userdata.py $(END_TO_END:%=tests/end_to_end/test_%.py)
 
-.PHONY: help demo test attacks test-cluster check browser readme container screenshots format docs conformance site lock bench bench-cluster load chaos chaos-cluster clean
+.PHONY: help demo test attacks test-cluster check browser readme container screenshots format docs conformance site lock audit bench bench-cluster load chaos chaos-cluster clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,10 @@ site: $(DEV) ## build the documentation site in ./site, and check its links
 lock: $(DEV) ## update requirements/ after a change to pyproject.toml; UPGRADE=1 upgrades versions
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/python requirements/lock.py $(if $(UPGRADE),--upgrade)
+
+audit: $(DEV) ## look for known vulnerabilities of the locked packages, where an index can be reached
+	@if $(LOCKED) -r requirements/audit.lock 2>/dev/null; then $(BIN)/python requirements/audit.py; \
+		else echo "Skipped: no package index can be reached."; fi
 
 bench: $(DEV) ## measure one process, for docs/performance.md
 	$(BIN)/python benchmarks/api.py

@@ -19,8 +19,8 @@ FOLDER = ROOT / "requirements"
 PYTHONS = ("3.11", "3.14")
 
 
-def writer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("lock", FOLDER / "lock.py")
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -28,7 +28,8 @@ def writer() -> ModuleType:
     return module
 
 
-LOCK = writer()
+LOCK = script("lock")
+AUDIT = script("audit")
 GROUPS: dict[str, list[str]] = LOCK.groups()
 
 
@@ -88,3 +89,14 @@ def test_all_lock_files_agree() -> None:
         for one in locked(name):
             versions.setdefault(f"{one.name} {one.marker}", set()).add(str(one.specifier))
     assert {name for name, found in versions.items() if len(found) > 1} == set()
+
+
+def test_an_audit_fails_for_a_vulnerability_and_not_without_a_network() -> None:
+    unknown = {"name": "a", "skip_reason": "Dependency not found on PyPI"}
+    well = {"name": "b", "version": "1", "vulns": []}
+    ill = {"name": "c", "version": "2", "vulns": [{"id": "CVE-1", "fix_versions": ["3"]}]}
+    assert AUDIT.conclude([])[0] == AUDIT.conclude([unknown])[0] == 0
+    assert AUDIT.conclude([unknown])[1].startswith("Skipped")
+    assert AUDIT.conclude([unknown, well]) == (0, "1 packages checked, 0 vulnerabilities")
+    code, text = AUDIT.conclude([unknown, well, ill, ill])
+    assert (code, text.splitlines()[0]) == (1, "c 2: CVE-1, fixed in 3")
