@@ -144,7 +144,7 @@ def test_what_the_readme_makes_can_be_made() -> None:
 
 def test_continuous_integration_calls_the_checks_and_the_tests_of_the_readme() -> None:
     called = re.findall(r"(?m)^ *make ([a-z-]+)$", page(".ci/run"))
-    targets = ["check", "test", "readme", "test-cluster", "site", "browser", "container"]
+    targets = ["check", "audit", "test", "readme", "test-cluster", "site", "browser", "container"]
     assert called == targets
     (tests,) = re.findall(r"`make ([a-z]+)` runs all tests", page("README.md"))
     assert tests in called
