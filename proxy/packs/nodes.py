@@ -123,7 +123,8 @@ class Tells(msgspec.Struct, frozen=True):
 class PackNode(msgspec.Struct, frozen=True):
     """A node class that the proxy carries itself.
 
-    `info` is its entry of `object_info`; `needs` are the classes that the cloud must have for it.
+    `info` is its entry of `object_info`; `becomes` is what it becomes on the cloud, for which the
+    cloud must have the classes `needs`; `asks` is the attribute that it reads first of a mask.
     """
 
     info: Mapping[str, Any]
@@ -131,6 +132,7 @@ class PackNode(msgspec.Struct, frozen=True):
     needs: Set[str]
     reads: Reads | None = None
     tells: Tells | None = None
+    asks: str = "shape"
 
     @property
     def name(self) -> str:
@@ -144,14 +146,18 @@ CONSTANTS = {
 }
 
 
+#: Links from constant to constant that are followed.
+_MAX_LINKS = 100
+
+
 def constant(graph: Mapping[str, Any], value: Any) -> Any:
-    """A value, or what a link leads to over nodes that hand on a constant.
+    """Return a value, or what a link leads to over a few nodes that hand on a constant.
 
     A link that leads to anything else stays a link.
     """
-    seen: set[str] = set()
-    while is_link(value) and value[0] not in seen:
-        seen.add(value[0])
+    for _ in range(_MAX_LINKS):
+        if not is_link(value):
+            break
         node: Any = graph.get(value[0])
         inputs = inputs_of(node)
         if "value" not in inputs or str(node.get("class_type")) not in CONSTANTS:

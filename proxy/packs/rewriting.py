@@ -23,8 +23,10 @@ Choices = Callable[[str], Mapping[str, Any] | None]
 def wanted(
     graph: Mapping[str, Any], outputs: Collection[str] | None, emulated: Collection[str]
 ) -> dict[str, PackNode]:
-    """The helper nodes that run, in the graph's order. `outputs` are the output nodes that run,
-    `None` for all."""
+    """Return the nodes of packs that run, in the graph's order.
+
+    `outputs` are the output nodes that run, `None` for all.
+    """
     live = reachable(graph, outputs)
     return {
         node_id: PACK_NODES[node["class_type"]]
@@ -40,24 +42,24 @@ def rewrite(
     pictures: Mapping[str, Picture],
     choices: Choices,
 ) -> Rewriting:
-    """Put core nodes instead of helper nodes.
+    """Put core nodes in place of the nodes of packs.
 
     `pictures` has the files of the nodes that load some. What no output depends on is left out.
     """
     mark = _mark(graph)
-    helpers = wanted(graph, outputs, emulated)
+    pack_nodes = wanted(graph, outputs, emulated)
     live = reachable(graph, outputs)
     made: dict[str, Node] = {}
     failure: Failure | None = None
-    for node_id, helper in helpers.items():
+    for node_id, pack_node in pack_nodes.items():
         inputs = graph[node_id].get("inputs") or {}
         node = made[node_id] = Node(node_id, inputs, graph, mark, pictures)
         try:
-            helper.becomes(node)
+            pack_node.becomes(node)
         except PackNodeError as error:
             failure = failure or failed(node_id, graph, error)
     gives = {
-        (one.id, output): source for one in made.values() for output, source in one.gives.items()
+        (node.id, output): source for node in made.values() for output, source in node.gives.items()
     }
     whole: dict[str, Any] = {}
     for node_id, given in graph.items():
@@ -67,16 +69,16 @@ def rewrite(
             name: value for name, value in given.items() if name not in ("class_type", "inputs")
         }
         nodes = made[node_id].nodes if node_id in made else {node_id: given}
-        for id_, one in nodes.items():
-            inputs, lacking = _linked(inputs_of(one), gives)
-            declared = (choices(str(one.get("class_type"))) or {}).get("input")
+        for id_, cloud_node in nodes.items():
+            inputs, lacking = _linked(inputs_of(cloud_node), gives)
+            declared = (choices(str(cloud_node.get("class_type"))) or {}).get("input")
             if failure is None and not lacking <= section(declared, "optional").keys():
                 failure = _nothing(node_id, given, graph)
-            whole[id_] = {**(about if id_ == node_id else {}), **one, "inputs": inputs}
+            whole[id_] = {**(about if id_ == node_id else {}), **cloud_node, "inputs": inputs}
     told = [
         node_id
-        for node_id, helper in helpers.items()
-        if helper.tells and helper.tells.when(known_inputs(graph, made[node_id].inputs))
+        for node_id, pack_node in pack_nodes.items()
+        if pack_node.tells and pack_node.tells.when(known_inputs(graph, made[node_id].inputs))
     ]
     kept = whole
     if outputs is not None:
@@ -84,9 +86,9 @@ def rewrite(
         kept = {node_id: node for node_id, node in whole.items() if node_id in needed}
     return Rewriting(
         graph=kept,
-        owners={id_: one.id for one in made.values() for id_ in one.nodes if id_ != one.id},
-        silent=[id_ for one in made.values() for id_ in one.silent],
-        names={one.id: one.names for one in made.values() if one.names},
+        owners={id_: node.id for node in made.values() for id_ in node.nodes if id_ != node.id},
+        silent=[id_ for node in made.values() for id_ in node.silent],
+        names={node.id: node.names for node in made.values() if node.names},
         tells={
             node_id: ResultSource(known_inputs(graph, made[node_id].inputs), signature)
             for node_id, signature in _signatures(graph, told).items()
@@ -97,7 +99,7 @@ def rewrite(
 
 
 def _mark(graph: Mapping[str, Any]) -> str:
-    """What no id of the graph holds."""
+    """Return a text that no id of the graph holds."""
     mark = "~"
     while any(mark in node_id for node_id in graph):
         mark += "~"
@@ -107,7 +109,8 @@ def _mark(graph: Mapping[str, Any]) -> str:
 def _linked(
     inputs: Mapping[str, Any], gives: Mapping[tuple[str, int], Any]
 ) -> tuple[dict[str, Any], set[str]]:
-    """The inputs with links to what gives an output now, and the names of those that get none."""
+    """Return the inputs with links to what gives an output now, and the names of inputs that get
+    none."""
     found = {
         name: gives.get((value[0], value[1]), value) if is_link(value) else value
         for name, value in inputs.items()
@@ -116,31 +119,33 @@ def _linked(
     return {name: value for name, value in found.items() if name not in lacking}, lacking
 
 
-#: What a node of a class asks of a mask that is none, where it is not its shape.
-_ASKED = {"MaskToImage": "reshape", "ETN_ApplyMaskToImage": "ndim"}
+#: What core's nodes ask of a mask, where it is not its shape.
+_ASKED = {"MaskToImage": "reshape"}
 
 
 def _nothing(node_id: str, node: Mapping[str, Any], graph: Mapping[str, Any]) -> Failure:
-    """The failure of a node that gets no mask where it needs one."""
-    attribute = _ASKED.get(str(node.get("class_type")), "shape")
+    """Return the failure of a node that gets no mask where it needs one."""
+    class_type = str(node.get("class_type"))
+    pack_node = PACK_NODES.get(class_type)
+    attribute = pack_node.asks if pack_node else _ASKED.get(class_type, "shape")
     message = f"'NoneType' object has no attribute '{attribute}'"
     return Failure(node_id, "AttributeError", message, shown_inputs(node, graph))
 
 
 def failed(node_id: str, graph: Mapping[str, Any], error: PackNodeError) -> Failure:
-    """What a node of the graph has failed with."""
+    """Return what a node of the graph has failed with."""
     inputs = shown_inputs(graph[node_id], graph)
     return Failure(node_id, error.exception_type, error.message, inputs)
 
 
 def shown_inputs(node: Mapping[str, Any], graph: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """The inputs that are known before the run, as `current_inputs` shows them."""
+    """Return the inputs that are known before the run, as `current_inputs` shows them."""
     known = known_inputs(graph, inputs_of(node))
     return {name: [value] for name, value in known.items() if not is_link(value)}
 
 
 def known_inputs(graph: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs with their values where those are known before the run, else links."""
+    """Return the inputs with their values where those are known before the run, else links."""
     return {name: constant(graph, value) for name, value in inputs.items()}
 
 
@@ -150,8 +155,8 @@ def _before(
     made: Mapping[str, Node],
     kept: Mapping[str, Any],
 ) -> dict[str, list[str]]:
-    """The nodes of the member that the cloud does not get, by those that they ran for."""
-    owners = {id_ for id_, one in made.items() if not kept.keys().isdisjoint(one.nodes)}
+    """Return the nodes of the client that the cloud does not get, by those that they ran for."""
+    owners = {id_ for id_, node in made.items() if not kept.keys().isdisjoint(node.nodes)}
     gone = {node_id for node_id in live if node_id not in kept and node_id not in owners}
     found = {
         node_id: [source for source in dict.fromkeys(links_of(graph[node_id])) if source in gone]
@@ -161,26 +166,24 @@ def _before(
     return {node_id: sources for node_id, sources in found.items() if sources}
 
 
-def _signatures(graph: Mapping[str, Any], wanted: Iterable[str]) -> dict[str, str]:
-    """A digest of each node's class and inputs and of those of all that it depends on."""
+def _signatures(graph: Mapping[str, Any], node_ids: Iterable[str]) -> dict[str, str]:
+    """Return a digest of each node's class and inputs and of those of all that it depends on."""
     known: dict[str, str] = {}
-    for first in (wanted := list(wanted)):
-        way = [first]
-        while way:
-            node_id = way[-1]
-            node = graph.get(node_id)
-            waiting = [
-                one
-                for one in links_of(node)
-                if one in graph and one not in known and one not in way
-            ]
-            if waiting and node_id not in known:
-                way.append(waiting[0])
-                continue
-            way.pop()
-            if node_id not in known:
-                known[node_id] = _digest(node, known)
-    return {node_id: known[node_id] for node_id in wanted}
+    wanted_ids = list(node_ids)
+    for first in wanted_ids:
+        path = {} if first in known else {first: iter(links_of(graph.get(first)))}
+        while path:
+            node_id, links = next(reversed(path.items()))
+            source = next(
+                (id_ for id_ in links if id_ in graph and id_ not in known and id_ not in path),
+                None,
+            )
+            if source is None:
+                del path[node_id]
+                known[node_id] = _digest(graph.get(node_id), known)
+            else:
+                path[source] = iter(links_of(graph.get(source)))
+    return {node_id: known[node_id] for node_id in wanted_ids}
 
 
 def _digest(node: Any, known: Mapping[str, str]) -> str:

@@ -220,6 +220,7 @@ NODES = (
             *("GetImageSize", "MaskToImage", "RepeatImageBatch", "ImageToMask", "InvertMask"),
             *("SolidMask", "MaskComposite", "JoinImageWithAlpha"),
         },
+        asks="ndim",
     ),
     PackNode(
         _info(

@@ -18,7 +18,7 @@ from proxy.translate.packs import Rewriting
 
 
 class MemberView:
-    """The cloud's words on a job in terms of the member's graph."""
+    """What the cloud says of a job in terms of the client's graph."""
 
     def __init__(self, rewriting: Rewriting, graph: Mapping[str, Any]) -> None:
         self._rewriting = rewriting
@@ -26,7 +26,7 @@ class MemberView:
         self._owners = rewriting.owners
         self._silent = frozenset(rewriting.silent)
         self._due = {node: list(ids) for node, ids in rewriting.before.items()}
-        self._told: set[str] = set()
+        self._shown: set[str] = set()
 
     @property
     def cloud_graph(self) -> Mapping[str, Any]:
@@ -34,11 +34,11 @@ class MemberView:
         return self._rewriting.graph
 
     def owner(self, node_id: object) -> str:
-        """The member's node that a node of the cloud belongs to."""
+        """Return the client's node that a node of the cloud belongs to."""
         return self._owners.get(str(node_id), str(node_id))
 
     def event(self, type_: str, data: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-        """An event as the member's, with those that are due before it; none if it is nobody's."""
+        """Return an event of the client's nodes behind those that are due before it, or none."""
         node = data.get("node")
         match type_:
             case "execution_cached":
@@ -58,11 +58,11 @@ class MemberView:
         return [(type_, data)]
 
     def frame(self, frame: CloudFrame) -> CloudFrame | None:
-        """A frame of a node; an added one shows nothing."""
+        """Return a frame of a node; an added one shows nothing."""
         return None if frame.node_id is not None and frame.node_id in self._owners else frame
 
     def snapshot(self, snapshot: Snapshot) -> Snapshot:
-        """A snapshot with the member's nodes alone."""
+        """Return a snapshot with the client's nodes alone."""
         status = snapshot.execution_status
         messages = status.get("messages") if status is not None else None
         if status is not None and isinstance(messages, list):
@@ -77,7 +77,7 @@ class MemberView:
         )
 
     def node_errors(self, errors: Mapping[str, Any]) -> dict[str, Any]:
-        """Node errors of the cloud, told of the member's nodes, classes and inputs."""
+        """Return node errors of the cloud as those of the client's nodes, classes and inputs."""
         found: dict[str, Any] = {}
         for node_id, about in errors.items():
             owner = self.owner(node_id)
@@ -109,35 +109,40 @@ class MemberView:
         return str(node.get("class_type")) if isinstance(node, Mapping) else None
 
     def _first(self, node_id: str) -> list[tuple[str, Mapping[str, Any]]]:
-        """The runs of nodes before this one that the cloud has not got, once each."""
+        """Return the runs of nodes before this one that the cloud has not got, once each."""
         found: list[tuple[str, Mapping[str, Any]]] = []
-        for gone in self._due.pop(node_id, ()):
-            found += self._first(gone)
-            if gone not in self._told:
-                self._told.add(gone)
-                found.append(("executing", {"node": gone, "display_node": gone}))
+        path = [(node_id, iter(self._due.pop(node_id, ())))]
+        while path:
+            node, sources = path[-1]
+            source = next(sources, None)
+            if source is not None:
+                path.append((source, iter(self._due.pop(source, ()))))
+                continue
+            path.pop()
+            if path and node not in self._shown:
+                self._shown.add(node)
+                found.append(("executing", {"node": node, "display_node": node}))
         return found
 
     def _cached(self, nodes: object) -> list[str]:
-        """A node is cached when all that stands in its place is."""
-        cached = {str(node) for node in nodes} if isinstance(nodes, list) else set()
-        lives: dict[str, list[str]] = {}
-        for node_id in self._rewriting.graph:
-            if node_id not in self._silent:
-                lives.setdefault(self.owner(node_id), []).append(node_id)
-        found = [owner for owner, ids in lives.items() if cached.issuperset(ids)]
-        order = [self.owner(node) for node in nodes] if isinstance(nodes, list) else []
-        told = [one for one in dict.fromkeys(order) if one in set(found)]
-        for node_id in list(told):
-            told += self._gone_with(node_id, told)
-        return told
-
-    def _gone_with(self, node_id: str, told: list[str]) -> list[str]:
-        found: list[str] = []
-        for gone in self._due.pop(node_id, ()):
-            if gone not in told and gone not in found:
-                found += [gone, *self._gone_with(gone, told)]
-        return found
+        """Return the cached nodes; a node is cached when all that stands in its place is."""
+        order = [str(node) for node in nodes] if isinstance(nodes, list) else []
+        cached = set(order)
+        visible = [node for node in self._rewriting.graph if node not in self._silent]
+        complete = {self.owner(node) for node in visible} - {
+            self.owner(node) for node in visible if node not in cached
+        }
+        shown = {owner: None for owner in map(self.owner, order) if owner in complete}
+        for node_id in list(shown):
+            path = [iter(self._due.pop(node_id, ()))]
+            while path:
+                gone = next(path[-1], None)
+                if gone is None:
+                    path.pop()
+                elif gone not in shown:
+                    shown[gone] = None
+                    path.append(iter(self._due.pop(gone, ())))
+        return list(shown)
 
     def _states(self, nodes: object) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -156,7 +161,7 @@ class MemberView:
         return {**data, **ids}
 
     def _failed(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The end of a run in a node, told of the member's."""
+        """Return the end of a run in a node as the end in the client's."""
         told = dict(data)
         for name in ("executed", "current_outputs"):
             if isinstance(data.get(name), list | dict):
@@ -181,7 +186,7 @@ class MemberView:
 
 
 def _named(error: Any, names: Mapping[str, str]) -> Any:
-    """An error of an input under the member's name of it."""
+    """Return an error of an input under the client's name of it."""
     info = error.get("extra_info") if isinstance(error, Mapping) else None
     if not isinstance(info, Mapping):
         return error

@@ -338,3 +338,36 @@ def test_no_other_language_is_known(language: str) -> None:
 )
 def test_what_a_model_is_is_guessed_from_its_name(name: str, about: dict[str, Any]) -> None:
     assert about.items() <= guessed(name).items()
+
+
+def test_a_graph_may_be_as_deep_as_a_client_likes() -> None:
+    """Five thousand constants that only a dropped input needs."""
+    depth = 5000
+    graph: Graph = {
+        f"p{number}": {
+            "class_type": "PrimitiveInt",
+            "inputs": {"value": [f"p{number - 1}", 0] if number else 1},
+        }
+        for number in range(depth)
+    }
+    inputs = {"order": [f"p{depth - 1}", 0], "show_title": True, "compact": True}
+    graph["group"] = {"class_type": "BlenderInputGroup", "inputs": inputs}
+    graph["show"] = {"class_type": "PreviewAny", "inputs": {"source": ["group", 0]}}
+    graph["text"] = {
+        "class_type": "ETN_KritaSendText",
+        "inputs": {"value": [f"p{depth - 1}", 0], "name": "a", "type": "text"},
+    }
+    rewriting = rewrite(graph, ["show"], OFFERED.keys(), {}, CLOUD.get)
+    assert rewriting.graph.keys() == {"group", "show"}
+    view = MemberView(rewriting, graph)
+    events = view.event("executing", {"node": "group"})
+    assert [data["node"] for _, data in events] == [
+        *(f"p{number}" for number in range(depth)),
+        "group",
+    ]
+    ((_, cached),) = MemberView(rewriting, graph).event(
+        "execution_cached", {"nodes": ["group", "show"]}
+    )
+    assert len(cached["nodes"]) == depth + 2
+    whole = rewrite(graph, ["text"], OFFERED.keys(), {}, CLOUD.get)
+    assert whole.tells.keys() == {"text"}
