@@ -12,6 +12,8 @@ from security.attack import MEMBER, Target
 #: The beginning of a websocket message of 4 MB.
 FRAME = b"\x82\xff" + (4 * 1024 * 1024 - 1).to_bytes(8, "big") + b"\0\0\0\0"
 
+HEAD = b"GET /queue HTTP/1.1\r\nHost: x\r\n"
+
 
 def _request(target: Target, path: str, more: str = "") -> bytes:
     token = target.tokens["eve"]
@@ -61,3 +63,23 @@ async def test_log_subscriptions_with_long_ids(target: Target) -> None:
             )
             assert status == 400
     assert figures.growth < 200
+
+
+async def test_unread_answers(target: Target) -> None:
+    request = _request(target, "/object_info", "Accept-Encoding: identity\r\n")
+    async with target.attacked_by(MEMBER) as figures:
+        for _ in range(300):
+            await target.connect(request * 20)
+        await asyncio.sleep(2)
+    assert figures.growth < 300
+
+
+async def test_requests_behind_an_unread_answer(target: Target) -> None:
+    """Parts of requests that wait for the answer to another."""
+    request = _request(target, "/object_info", "Accept-Encoding: identity\r\n")
+    behind = HEAD + b"".join(b"X-%d: %s\r\n" % (number, b"x" * 15_000) for number in range(16))
+    async with target.attacked_by(MEMBER) as figures:
+        for _ in range(300):
+            await target.connect(request * 4 + behind)
+        await asyncio.sleep(2)
+    assert figures.growth < 300
