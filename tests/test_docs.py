@@ -80,7 +80,7 @@ def test_every_route_says_where_its_answer_is_from_and_how_it_differs() -> None:
 
 
 def test_the_page_of_the_web_interface_names_the_version() -> None:
-    assert f"ComfyUI {COMFYUI}, the newest release" in page("docs/web-interface.md")
+    assert f"speaks as ComfyUI {COMFYUI}:" in page("docs/web-interface.md")
 
 
 def test_the_example_file_is_a_settings_file(tmp_path: Path) -> None:

@@ -77,9 +77,9 @@ class Announcer:
         if self._term.lasts:
             self._metrics.dispatched(job, max(0, now() - job.create_time) / 1000)
 
-    def discarded(self, job: Job) -> None:
-        """A job has left the queue without a trace."""
-        self.publish(job.member, JobLeft(live_of(job)))
+    def discarded(self, job: Job, *, more: bool = False) -> None:
+        """A job has left the queue without a trace, with `more` as one of several."""
+        self.publish(job.member, JobLeft(live_of(job), more))
         if self._term.lasts and job.accepted:
             self._metrics.discarded(job)
 

@@ -31,14 +31,15 @@ class Cancellation(EnginePart):
         """End jobs, and say whether that did it."""
         jobs = [job for key in asked.keys if (job := self._jobs.get(key)) is not None]
         try:
-            answer = CancelAnswered(await self._cancel_all(jobs, asked.interrupt))
+            answer = CancelAnswered(await self._cancel_all(jobs, asked))
         except LocalError as error:
             answer = CancelAnswered(error=error)
         if self._recorder.term.lasts:
             self._bus.publish(f"answers.{asked.request}", answer)
 
-    async def _cancel_all(self, jobs: list[Job], interrupt: bool) -> bool:
+    async def _cancel_all(self, jobs: list[Job], asked: CancelRequested) -> bool:
         """Cancel live jobs; says whether any was cancelled by this. Raises `LocalError`."""
+        interrupt = asked.interrupt
         waiting = [job for job in jobs if job in self._scheduler.queue]
         others = set(jobs).difference(waiting)
         if waiting and interrupt:
@@ -47,7 +48,7 @@ class Cancellation(EnginePart):
                 self._engine.dispatcher.interrupt(job)
             self._engine.dispatcher.pump()
         elif waiting:
-            await self._withdraw(waiting)
+            await self._withdraw(waiting, cleared=asked.cleared)
         placed = (self._cancel_placed(job, interrupt) for job in others)
         results = await asyncio.gather(*placed, return_exceptions=True)
         for result in results:
@@ -55,7 +56,7 @@ class Cancellation(EnginePart):
                 raise result
         return bool(waiting) or any(results)
 
-    async def _withdraw(self, jobs: list[Job]) -> None:
+    async def _withdraw(self, jobs: list[Job], *, cleared: bool) -> None:
         """Take waiting jobs out without a trace; if they cannot be removed they still wait."""
         for job in jobs:
             self._scheduler.queue.remove(job)
@@ -74,7 +75,7 @@ class Cancellation(EnginePart):
             self._engine.dispatcher.pump()
         for job in jobs:
             self._jobs.pop(job.key, None)
-            self._gone(job)
+            self._gone(job, more=cleared and job is not jobs[-1])
 
     async def _cancel_placed(self, job: Job, interrupt: bool) -> bool:
         """Cancel a job that has left the queue.
@@ -118,11 +119,11 @@ class Cancellation(EnginePart):
         self._gone(job)
         return True
 
-    def _gone(self, job: Job) -> None:
+    def _gone(self, job: Job, *, more: bool = False) -> None:
         """A job has left the queue without a trace."""
         if job.state not in (JobState.SUBMITTING, JobState.UNKNOWN):
             job.to(JobState.CANCELLED)
         log.info(
             "job_discarded", job=job.prompt_id, member=job.member, cloud_job=job.cloud_id or None
         )
-        self._announcer.discarded(job)
+        self._announcer.discarded(job, more=more)

@@ -565,8 +565,9 @@ class NodeStates:
 
     def _goes_on(self, node: str) -> bool:
         """Whether a node that was announced continues, behind others that it has waited for."""
-        since = islice(self._states, self._executing[node], None)
-        return not sources(self.graph, node).isdisjoint(since)
+        since = [*islice(self._states, self._executing[node], None)]
+        outer = (self._states[other]["display_node_id"] for other in since)
+        return not sources(self.graph, node).isdisjoint([*since, *outer])
 
     def _is_twin(self, node: str) -> bool:
         """Whether a node has not run because another one has given its output."""
@@ -619,3 +620,4 @@ class NodeStates:
 def _finish(state: dict[str, Any]) -> None:
     if state["state"] == "running":
         state["state"], state["value"] = "finished", state["max"]
+        state.pop("activity", None)

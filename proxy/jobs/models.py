@@ -449,12 +449,13 @@ class CancelRequested(BusMessage, frozen=True):
     """api → engine: end these jobs. The `CancelAnswered` comes on `answers.{request}`.
 
     With `interrupt` they end as interrupted runs, also those that have not begun; else what has not
-    begun leaves no trace.
+    begun leaves no trace. With `cleared` the sockets hear once how many jobs are left.
     """
 
     request: str
     keys: tuple[JobKey, ...]
     interrupt: bool = False
+    cleared: bool = False
 
 
 class OverviewRequested(BusMessage, frozen=True):
@@ -500,9 +501,11 @@ class JobChanged(BusMessage, frozen=True):
 
 
 class JobLeft(BusMessage, frozen=True):
-    """engine → api: a job is in the queue no more."""
+    """engine → api: a job is in the queue no more. With `more` others leave with it, and the last
+    one tells how many are left."""
 
     job: LiveJob
+    more: bool = False
 
 
 class JobsAhead(BusMessage, frozen=True):

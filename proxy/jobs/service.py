@@ -226,7 +226,7 @@ class JobService:
         if prompt_ids is not None:
             wanted = set(prompt_ids)
             pending = [job for job in pending if job.prompt_id in wanted]
-        await self._cancel([job.key for job in pending])
+        await self._cancel([job.key for job in pending], cleared=prompt_ids is None)
 
     async def interrupt(
         self,
@@ -269,7 +269,9 @@ class JobService:
         there = [id_ for id_ in wanted if id_ in live or id_ in stored]
         return [id_ for id_ in there if await self.cancel(member, id_)]
 
-    async def _cancel(self, keys: list[JobKey], *, interrupt: bool = False) -> bool:
+    async def _cancel(
+        self, keys: list[JobKey], *, interrupt: bool = False, cleared: bool = False
+    ) -> bool:
         """Have the engine cancel jobs; says whether any was. Raises `LocalError`.
 
         With `interrupt` they end as interrupted runs, also where they have not begun. What the
@@ -279,7 +281,7 @@ class JobService:
             return False
         request = uuid.uuid4().hex
         with EngineAnswer(self._bus, f"answers.{request}", CancelAnswered) as answered:
-            self._bus.publish("engine", CancelRequested(request, tuple(keys), interrupt))
+            self._bus.publish("engine", CancelRequested(request, tuple(keys), interrupt, cleared))
             waited, wished = 0.0, False
             while (answer := await answered.within(wait := look_wait(self._bus))) is None:
                 waited += wait

@@ -58,9 +58,18 @@ from proxy.storage.history import HistoryEntry
 from proxy.storage.jobs import JobRepository
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
-from proxy.translate.events import TERMINAL_EVENTS, Event, Message, Preview, is_terminal, status
+from proxy.translate.events import (
+    TERMINAL_EVENTS,
+    Event,
+    Message,
+    Preview,
+    is_blocked_branch,
+    is_terminal,
+    status,
+)
 
-#: Events of a job without `client_id` that everybody hears; of its others nobody does.
+#: Events of a job without `client_id` that everybody hears, beside blocked branches; of its others
+#: nobody does.
 _FOR_ALL = frozenset({"progress_state", "progress", "execution_interrupted"})
 
 #: Events that a client receives once.
@@ -256,7 +265,9 @@ class Subscribers:
             ):
                 self._send(member, socket, message)
             return
-        is_for_all = not isinstance(message, Event) or message.type in _FOR_ALL
+        is_for_all = not isinstance(message, Event) or (
+            message.type in _FOR_ALL or is_blocked_branch(message.type, message.data)
+        )
         for socket in list(self._sockets[member].values()):
             if socket.hears_all or is_for_all:
                 self._send(member, socket, message, for_all=not socket.hears_all)
@@ -399,9 +410,10 @@ class LiveFeed:
         match news:
             case JobChanged(job=job):
                 self.live.put(job)
-            case JobLeft(job=job):
+            case JobLeft(job=job, more=more):
                 self.live.remove(job)
-                self._tell_status(job.member)
+                if not more:
+                    self._tell_status(job.member)
             case QueueChanged(member=member):
                 self._tell_status(member)
             case JobsAhead(member=member, count=count, tell=tell):

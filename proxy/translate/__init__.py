@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-#: The newest release whose web interface is served.
-COMFYUI = "0.45.2"
-#: What that release brings along, told where the packages are not installed. The web interface's
-#: series is the one that `pyproject.toml` allows last.
+#: The release whose API is spoken.
+COMFYUI = "0.46.0"
+#: What is told where the packages of the web interface are not installed: the newest that were
+#: tested. Its series is the one that `pyproject.toml` allows last.
 FRONTEND = "1.58.1"
 TEMPLATES = "0.11.97"
 PYTORCH = "2.9.0+cu129"

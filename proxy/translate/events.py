@@ -265,19 +265,28 @@ def node_state(node_id: str, node: Mapping[str, Any], known: Mapping[str, Any] |
     """One node of `progress_state`; the cloud documents a part of the fields only.
 
     What is missing comes from what was known of the node; a node never heard of is running with
-    0.0 of 1.0, as ComfyUI begins.
+    0.0 of 1.0, as ComfyUI begins. The cloud may tell the `activity` of a node that runs, and the
+    `seconds` of one that has finished.
     """
     before: Mapping[str, Any] = known or {}
     parent = node.get("parent_node_id", before.get("parent_node_id"))
+    state = node.get("state", before.get("state", "running"))
+    timing: Data = {}
+    if state == "finished":
+        seconds = node.get("seconds", before.get("seconds"))
+        timing = {} if seconds is None else {"seconds": seconds}
+    elif "activity" in node:
+        timing = {"activity": node["activity"]}
     return {
         "value": node.get("value", before.get("value", 0.0)),
         "max": node.get("max", before.get("max", 1.0)),
-        "state": node.get("state", before.get("state", "running")),
+        "state": state,
         "node_id": node_id,
         "prompt_id": before.get("prompt_id", ""),
         "display_node_id": str(node.get("display_node_id") or node_id),
         "parent_node_id": None if parent is None else str(parent),
         "real_node_id": str(node.get("real_node_id") or node_id),
+        **timing,
     }
 
 
@@ -322,13 +331,18 @@ def execution_interrupted(data: Mapping[str, Any], *, now: int, **run: Unpack[Pr
 
 
 def _place(data: Mapping[str, Any], **run: Unpack[Progress]) -> Data:
-    """The node in which a run ends, and what had been executed."""
+    """The node in which a run ends, and what had been executed.
+
+    ComfyUI always names one: where none ran it is the first of the graph.
+    """
     node = data.get("node_id")
     node_id = str(node) if node is not None else run["node_id"]
+    if node_id is None:
+        node_id = next(iter(run["node_types"]), "")
     return {
         "prompt_id": run["prompt_id"],
         "node_id": node_id,
-        "node_type": data.get("node_type") or run["node_types"].get(node_id or "", ""),
+        "node_type": data.get("node_type") or run["node_types"].get(node_id, ""),
         "executed": _ids(data.get("executed"), run["executed"]),
     }
 

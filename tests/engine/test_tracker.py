@@ -348,6 +348,47 @@ def test_a_node_that_waits_for_a_lazy_input_is_executing_twice() -> None:
     assert states(commands)[3]["switch"] == ("finished", 1.0, 1.0)
 
 
+def test_a_lazy_node_goes_on_behind_the_inner_nodes_of_one_that_expands() -> None:
+    commands = play(
+        event("executing", node="switch"),
+        event("executing", node="picture", display_node="picture"),
+        event("executed", node="picture", output=None),
+        event("executing", node="switch"),
+        event("executing", node="picture.0.0.1", display_node="picture"),
+        event("executing", node="switch"),
+        done(),
+        graph=LAZY,
+    )
+    assert heard(commands).count("executing switch") == 3
+
+
+def test_the_activity_of_a_node_and_its_seconds_are_passed_on() -> None:
+    running = {"state": "running", "value": 0.0, "max": 1.0}
+    commands = play(
+        event("progress_state", nodes={"1": {**running, "activity": "loading"}}),
+        event("progress_state", nodes={"1": running}),
+        event("progress_state", nodes={"1": {**running, "activity": "downloading"}}),
+        event("executing", node="2"),
+        event("progress_state", nodes={"2": {"state": "finished", "seconds": {"total": 1.5}}}),
+        event("progress_state", nodes={"1": {"state": "finished"}}),
+    )
+    told = [state["nodes"] for state in events_of(commands, "progress_state")]
+    assert [nodes["1"].get("activity") for nodes in told][:3] == ["loading", None, "downloading"]
+    assert "activity" not in told[-1]["1"]
+    assert told[-1]["2"]["seconds"] == {"total": 1.5}
+    assert "seconds" not in told[-1]["1"]
+
+
+def test_a_failure_of_the_platform_names_a_node() -> None:
+    failed = {"exception_type": "ServiceError", "exception_message": "away", "node_id": None}
+    commands = play(
+        event("execution_error", **failed),
+        done(status="failed", outputs={}, execution_error=failed),
+    )
+    error = last_event(commands, "execution_error")
+    assert (error["node_id"], error["node_type"]) == ("1", "KSampler")
+
+
 def test_a_doubled_executing_is_told_once_where_no_input_is_lazy() -> None:
     commands = play(
         event("executing", node="picture"),

@@ -80,6 +80,7 @@ def test_a_late_socket_that_asks_for_previews_hears_them() -> None:
         Event("progress", {}),
         Event("progress_state", {}),
         Event("execution_interrupted", {}),
+        Event("execution_error", {"exception_type": "ExecutionBlocked"}),
         PREVIEW,
         NodeText("1", "x"),
     ],
