@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiohttp import WSCloseCode
 from msgspec import Struct, field
@@ -92,19 +92,3 @@ class Services(Struct, frozen=True, kw_only=True):
     assets: Assets | None = None
     packs: PackServices | None = None
     options: ApiOptions = ApiOptions()
-
-    def features(self) -> dict[str, Any]:
-        """The feature flags that `GET /features` and the websocket announce.
-
-        They are ours and never the cloud's: a flag of the cloud can change how a local client reads
-        what we send. `docs/web-interface.md` has all that the web interface reads.
-        """
-        return {
-            "supports_preview_metadata": True,
-            "supports_model_type_tags": True,
-            "max_upload_size": min(self.options.max_upload_bytes, self.files.uploads.max_bytes),
-            "extension": {"manager": {"supports_v4": True}},
-            "node_replacements": True,
-            "assets": self.assets is not None,
-            "partner_run_gate_enabled": not self.options.pays_partner_nodes,
-        }

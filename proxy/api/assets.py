@@ -11,9 +11,10 @@ from urllib.parse import quote, urlencode
 from aiohttp import web
 
 from proxy.api import bodies, upload
-from proxy.api.connections import member_of, of
+from proxy.api.connections import member_of
 from proxy.api.content import content_headers
 from proxy.api.downloads import send_file
+from proxy.api.keys import ACCOUNTING, ASSETS
 from proxy.files.assets import Assets, gone
 from proxy.translate import asset_requests
 from proxy.translate.assets import AssetError, read_hash
@@ -36,7 +37,7 @@ async def disabled(_: web.Request) -> web.Response:
 
 def service(request: web.Request) -> Assets:
     """The assets, which are there where these routes are."""
-    return cast(Assets, of(request).assets)
+    return cast(Assets, request.app[ASSETS])
 
 
 def _id(request: web.Request) -> str:
@@ -137,7 +138,7 @@ async def post_asset(request: web.Request) -> web.Response:
             if new.hash is not None and await found.has(member, read_hash(new.hash)):
                 return bodies.json(await found.from_hash(member, new), 201)
             raise AssetError("MISSING_FILE", "The form has no part `file`.")
-        async with of(request).accounting.uploading(member, upload.size(file.file)):
+        async with request.app[ACCOUNTING].uploading(member, upload.size(file.file)):
             chunks = upload.chunks(file.file)
             return bodies.json(await found.upload(member, chunks, file.filename, new), 201)
 

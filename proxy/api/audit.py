@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from proxy.api import bodies
-from proxy.api.connections import of
+from proxy.api.keys import ACCOUNTING
 from proxy.api.members import require_admin
 from proxy.storage.database import StorageError
 from proxy.translate.errors import LocalError
@@ -29,7 +29,7 @@ async def get_audit(request: web.Request) -> web.Response:
     require_admin(request)
     limit = whole_number(request, "limit", 100, MOST)
     offset = whole_number(request, "offset", 0, FURTHEST)
-    audit, query = of(request).accounting.audit, request.query
+    audit, query = request.app[ACCOUNTING].audit, request.query
     try:
         entries = await audit.page(
             limit=limit + 1,

@@ -17,8 +17,8 @@ from typing import Any
 from aiohttp import web
 
 from proxy.api import holding, unpacking
-from proxy.api.connections import of
 from proxy.api.holding import UNCOUNTED, LargeBody, hold, owner_of
+from proxy.api.keys import OPTIONS, TURNS
 from proxy.api.unpacking import PackedWronglyError
 from proxy.budget import Allocation
 from proxy.translate import codec
@@ -56,7 +56,7 @@ def json(value: object, status: int = 200) -> web.Response:
 
 async def large_json(request: web.Request, value: object) -> web.Response:
     """A value that may be large as ComfyUI's JSON, encoded in a thread."""
-    return ready(await of(request).turns.run(owner_of(request), partial(codec.dump_bytes, value)))
+    return ready(await request.app[TURNS].run(owner_of(request), partial(codec.dump_bytes, value)))
 
 
 def empty(status: int = 200) -> web.Response:
@@ -304,7 +304,7 @@ async def read_json(request: web.Request) -> Any:
 
     Raises `LocalError` (413) for more bytes than the setting `max_json_mb` allows.
     """
-    most, largest = of(request).options.max_json_bytes, request.client_max_size
+    most, largest = request.app[OPTIONS].max_json_bytes, request.client_max_size
     try:
         body = await read(request, min(most, largest))
     except web.HTTPRequestEntityTooLarge:
@@ -318,7 +318,7 @@ async def read_json(request: web.Request) -> Any:
         ) from None
     if len(body) <= LARGE:
         return parse(body, request.charset)
-    turns, owner = of(request).turns, owner_of(request)
+    turns, owner = request.app[TURNS], owner_of(request)
     count = await turns.run(owner, partial(count_values, body))
     hold(request, "body").grow(len(body) + VALUE_BYTES * count)
     return await turns.run(owner, partial(parse, body, request.charset))

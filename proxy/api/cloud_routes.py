@@ -9,8 +9,9 @@ from typing import Any
 from aiohttp import web
 
 from proxy.api import bodies
-from proxy.api.connections import member_of, of
+from proxy.api.connections import member_of
 from proxy.api.holding import hold, owner_of
+from proxy.api.keys import ASSETS, FILES, JOBS, TURNS
 from proxy.jobs.service import JobQuery
 from proxy.translate import as_cloud, codec
 from proxy.translate.as_cloud import OutputFile
@@ -22,8 +23,7 @@ from proxy.translate.names import Place
 # program sends belong to nobody here: they are neither looked at nor passed on.
 
 #: Items of a page of assets: how many the cloud gives without a request, and at most.
-ASSETS = 20
-MOST_ASSETS = 500
+DEFAULT_LIMIT, MAX_LIMIT = 20, 500
 
 _ENDED = frozenset({"completed", "failed", "cancelled"})
 
@@ -58,7 +58,7 @@ async def list_cloud_history(request: web.Request) -> web.StreamResponse:
     offset = _whole(request.query, "offset") or 0
     if limit == 0:
         return bodies.json({"history": []})
-    jobs, member = of(request).jobs, member_of(request)
+    jobs, member = request.app[JOBS], member_of(request)
     query = JobQuery(statuses=_ENDED, limit=limit, offset=offset)
     listed = (await jobs.list_jobs(member, query))["jobs"]
     return await bodies.stream(request, _cloud_history(request, listed))
@@ -72,13 +72,13 @@ async def _cloud_history(
     request: web.Request, listed: list[dict[str, Any]]
 ) -> AsyncIterator[bytes]:
     """The items one after the other, of which one is in memory."""
-    services, member, held = of(request), member_of(request), hold(request, "answer")
+    member, held = member_of(request), hold(request, "answer")
     lead = b'{"history": ['
     for job in listed:
-        data = await services.jobs.history.entry_json(member, job["id"])
+        data = await request.app[JOBS].history.entry_json(member, job["id"])
         held.resize(_PARSED * len(data))
         work = partial(_cloud_item, job, data)
-        item = await services.turns.run(owner_of(request), work)
+        item = await request.app[TURNS].run(owner_of(request), work)
         held.resize(len(item))
         if item:
             yield lead + item
@@ -95,9 +95,9 @@ def _cloud_item(job: dict[str, Any], data: bytes) -> bytes:
 async def get_cloud_history(request: web.Request) -> web.Response:
     """One ended job by its id; 404 until it has ended."""
     prompt_id = request.match_info["prompt_id"]
-    data = await of(request).jobs.history.entry_json(member_of(request), prompt_id)
+    data = await request.app[JOBS].history.entry_json(member_of(request), prompt_id)
     hold(request, "answer").grow(_PARSED * len(data))
-    found = await of(request).turns.run(owner_of(request), partial(_cloud_detail, data))
+    found = await request.app[TURNS].run(owner_of(request), partial(_cloud_detail, data))
     if not found:
         raise FlatError("History not found", kind="not_found")
     return bodies.ready(found)
@@ -113,11 +113,11 @@ async def list_cloud_assets(request: web.Request) -> web.Response:
     """The files that a job made, in pages of `limit` items from `offset`."""
     limit = _whole(request.query, "limit")
     offset = _whole(request.query, "offset") or 0
-    limit = ASSETS if limit is None else limit
-    if not 1 <= limit <= MOST_ASSETS:
-        raise FlatError(f"limit must be between 1 and {MOST_ASSETS}")
+    limit = DEFAULT_LIMIT if limit is None else limit
+    if not 1 <= limit <= MAX_LIMIT:
+        raise FlatError(f"limit must be between 1 and {MAX_LIMIT}")
     job = await _cloud_job(request)
-    member, assets = member_of(request), of(request).assets
+    member, assets = member_of(request), request.app[ASSETS]
     known = {} if assets is None else await assets.of_job(member, job["id"])
     found = [
         asset
@@ -137,7 +137,7 @@ async def list_cloud_assets(request: web.Request) -> web.Response:
 async def _cloud_asset(
     request: web.Request, file: OutputFile, known: Mapping[Place, Asset]
 ) -> dict[str, Any] | None:
-    files = of(request).files
+    files = request.app[FILES]
     record = await files.find(member_of(request), file.type, file.subfolder, file.filename)
     if record is None:
         return None
@@ -153,7 +153,7 @@ async def _cloud_asset(
 
 
 async def _cloud_job(request: web.Request) -> dict[str, Any]:
-    job = await of(request).jobs.job(member_of(request), request.match_info["job_id"])
+    job = await request.app[JOBS].job(member_of(request), request.match_info["job_id"])
     if job is None:
         raise FlatError("Job not found", kind="not_found")
     return job

@@ -17,7 +17,8 @@ from aiohttp import web
 
 from proxy import __version__
 from proxy.api import bodies
-from proxy.api.connections import admission_of, connection_of, member_of, of
+from proxy.api.connections import admission_of, connection_of, member_of
+from proxy.api.keys import ACCOUNTING, BUS, JOBS, MEMBERS, OPTIONS, READINESS
 from proxy.api.members import is_admin, require_admin
 from proxy.api.middleware import note, prepare
 from proxy.bus import MISSED
@@ -151,7 +152,7 @@ async def get_state(request: web.Request) -> web.Response:
 
 async def get_events(request: web.Request) -> web.StreamResponse:
     """The same as server-sent events, one at each change and at each step of what runs."""
-    services, admission = of(request), admission_of(request)
+    admission = admission_of(request)
     manager = connection_of(request).manager
     stream = web.StreamResponse(
         headers={
@@ -166,11 +167,11 @@ async def get_events(request: web.Request) -> web.StreamResponse:
     watch = Watch()
     request.app[WATCHES].add(watch)
     with (
-        services.bus.subscribe("jobs.*", watch.take),
-        services.bus.subscribe("members", watch.take),
+        request.app[BUS].subscribe("jobs.*", watch.take),
+        request.app[BUS].subscribe("members", watch.take),
         contextlib.suppress(ConnectionError),
     ):
-        while not manager.draining and admission.holds(services.members):
+        while not manager.draining and admission.holds(request.app[MEMBERS]):
             watch.news.clear()
             shown = await _state(request)
             await stream.write(b"event: state\ndata: " + codec.dump_bytes(shown) + b"\n\n")
@@ -199,7 +200,7 @@ async def cancel(request: web.Request) -> web.Response:
             )
     if member != member_of(request):
         require_admin(request)
-    cancelled = await of(request).jobs.cancel(member, prompt_id)
+    cancelled = await request.app[JOBS].cancel(member, prompt_id)
     note(request, "cancel", job=prompt_id, of=member)
     return bodies.json({"cancelled": cancelled})
 
@@ -212,12 +213,12 @@ async def _state(request: web.Request) -> dict[str, Any]:
     is why no job can be accepted, as `/readyz` says it, or null. `history` is another word whenever
     the ended jobs are others. Times are ms since 1970.
     """
-    services, viewer, admin = of(request), member_of(request), is_admin(request)
-    report = await services.readiness.report()
+    viewer, admin = member_of(request), is_admin(request)
+    report = await request.app[READINESS].report()
     member = None if admin else viewer
     now, here = time.time(), request.app[ADMIN_LISTENER]
     today = day_of(now)
-    seen = await services.jobs.overview(member)
+    seen = await request.app[JOBS].overview(member)
     running = [view for view in seen.jobs if view.shown != "waiting"]
     waiting = [view for view in seen.jobs if view.shown == "waiting"]
     return {
@@ -238,24 +239,24 @@ async def _state(request: web.Request) -> dict[str, Any]:
                 "seconds": one.running_seconds,
                 "outputs": one.outputs,
             }
-            for one in await services.accounting.usage.days(today, today, member)
+            for one in await request.app[ACCOUNTING].usage.days(today, today, member)
         ],
-        "history": services.jobs.history.word(member),
+        "history": request.app[JOBS].history.word(member),
         "trouble": report.reason if report.checked else None,
         "viewer": {
             "name": viewer,
             "role": "admin" if admin else "user",
-            "gateway": services.members.has_members,
+            "gateway": request.app[MEMBERS].has_members,
             "signed_in": admission_of(request).session is not None,
         },
         "server": {
             "version": __version__,
-            "simulated": services.options.simulated,
+            "simulated": request.app[OPTIONS].simulated,
             "documentation": _documentation(),
             "interface": not here,
-            "metrics": services.options.metrics_shown
+            "metrics": request.app[OPTIONS].metrics_shown
             and admin
-            and (here or not services.options.admin_apart),
+            and (here or not request.app[OPTIONS].admin_apart),
         },
     }
 

@@ -21,9 +21,10 @@ from yarl import URL
 
 from proxy.api import bodies
 from proxy.api.authenticator import KEY_HEADER, TICKETED, authenticator_of, caller_of
-from proxy.api.connections import admission_of, member_of, of
+from proxy.api.connections import admission_of, member_of
 from proxy.api.content import content_headers, filename_parameter
 from proxy.api.holding import PIECE
+from proxy.api.keys import ACCOUNTING, ASSETS, FILES, OPTIONS
 from proxy.api.middleware import prepare
 from proxy.files.cache import read_at
 from proxy.files.library import Content, ContentBrokenError
@@ -44,7 +45,7 @@ async def get_view(request: web.Request) -> web.StreamResponse:
     answer = await _archive(request)
     if answer is not None:
         return answer
-    files = of(request).files
+    files = request.app[FILES]
     if filename is not None and (hash_ := hash_address(filename)) is not None:
         record, filename, type_ = await _by_hash(request, hash_)
     else:
@@ -73,7 +74,7 @@ async def get_view(request: web.Request) -> web.StreamResponse:
 
 async def _archive(request: web.Request) -> web.StreamResponse | None:
     """The archive of an export, if the query names one."""
-    query, assets = request.query, of(request).assets
+    query, assets = request.query, request.app[ASSETS]
     if assets is None or (query.get("type"), query.get("subfolder")) != ("temp", "exports"):
         return None
     found = await assets.exports.archive(member_of(request), query.get("filename", ""))
@@ -97,11 +98,11 @@ async def _by_hash(
     request: web.Request, hash_: str
 ) -> tuple[FileRecord | None, str | None, str | None]:
     """The member's file of a content with the name and the type of its newest record."""
-    assets = of(request).assets
+    assets = request.app[ASSETS]
     asset = None if assets is None else await assets.newest_of(member_of(request), hash_)
     if asset is None:
         return None, None, None
-    file = await of(request).files.namespace.get(asset.member, asset.place)
+    file = await request.app[FILES].namespace.get(asset.member, asset.place)
     return file, asset.name, asset.media_type or UNKNOWN
 
 
@@ -114,7 +115,7 @@ async def send_file(
         part = without_body(request, stamp, headers)
         if isinstance(part, web.Response):
             return part
-    content = await of(request).files.open(record)
+    content = await request.app[FILES].open(record)
     try:
         status, start, stop = 200, 0, None
         if content.size is not None:
@@ -134,7 +135,7 @@ async def send_file(
 
 
 def _count(request: web.Request, sent: int) -> None:
-    of(request).accounting.served(member_of(request), sent)
+    request.app[ACCOUNTING].served(member_of(request), sent)
 
 
 # --- conditions and ranges ------------------------------------------------------------------------
@@ -262,7 +263,7 @@ def redirect(request: web.Request) -> web.Response | None:
     """
     if KEY_HEADER not in request.headers or request.path != "/api/view":
         return None
-    caller, base = caller_of(request), of(request).options.base_path
+    caller, base = caller_of(request), request.app[OPTIONS].base_path
     token = admission_of(request).token
     address = request.rel_url.with_path(TICKETED, keep_query=True).without_query_params("token")
     if token is not None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from aiohttp import web
 
 from proxy.api import bodies
-from proxy.api.connections import admission_of, of
+from proxy.api.connections import admission_of
+from proxy.api.keys import CATALOG, INTERFACE, OPTIONS, READINESS
 
 #: Where the script is served.
 SCRIPT_PATH = "/extensions/comfy-cloud-proxy/status.js"
@@ -24,7 +25,7 @@ LOAD_TIMEOUT = 0.5
 
 async def has_nodes(request: web.Request) -> bool:
     """Return whether the node list has been there once; without it the frontend cannot start."""
-    return await of(request).catalog.load(LOAD_TIMEOUT)
+    return await request.app[CATALOG].load(LOAD_TIMEOUT)
 
 
 async def get_script(_: web.Request) -> web.Response:
@@ -44,17 +45,16 @@ async def get_interface(request: web.Request) -> web.Response:
     sentence of `/readyz` that says why no job can be accepted, or null; `interface` says whether
     `/` is the web interface: `ready`, `waiting` for the first node list, or `missing`.
     """
-    services = of(request)
-    report = await services.readiness.report(patient=True)
+    report = await request.app[READINESS].report(patient=True)
     interface = "missing"
-    if services.interface.frontend is not None:
+    if request.app[INTERFACE].frontend is not None:
         interface = "ready" if await has_nodes(request) else "waiting"
     return bodies.json(
         {
             "trouble": report.reason,
             "interface": interface,
-            "simulated": services.options.simulated,
-            "pays_partner_nodes": services.options.pays_partner_nodes,
+            "simulated": request.app[OPTIONS].simulated,
+            "pays_partner_nodes": request.app[OPTIONS].pays_partner_nodes,
             "signed_in": admission_of(request).session is not None,
         }
     )

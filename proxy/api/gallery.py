@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from aiohttp import web
 
 from proxy.api import bodies
-from proxy.api.connections import member_of, of
+from proxy.api.connections import member_of
 from proxy.api.content import content_headers
 from proxy.api.dashboard import describe
+from proxy.api.keys import ACCOUNTING, FILES, HISTORY, JOBS
 from proxy.api.members import require_admin, whose
 from proxy.files.pictures import THUMBNAIL
 from proxy.jobs.models import ENDS, OUTCOMES
@@ -53,7 +54,7 @@ async def list_jobs(request: web.Request) -> web.Response:
     limit = query.get("limit", str(PAGE))
     if not re.fullmatch(r"[0-9]{1,3}", limit, re.ASCII) or not 1 <= int(limit) <= MOST_FOUND:
         raise LocalError("invalid_limit", f"limit must be a whole number from 1 to {MOST_FOUND}.")
-    history = of(request).history
+    history = request.app[HISTORY]
     rows = await history.search(
         member,
         states=() if status is None else {ENDS[status].value},  # type: ignore[index]
@@ -77,7 +78,7 @@ async def get_job(request: web.Request) -> web.Response:
     known, `outputs` are numbered for their thumbnails.
     """
     member, id_ = _named(request)
-    jobs, history = of(request).jobs, of(request).history
+    jobs, history = request.app[JOBS], request.app[HISTORY]
     for _ in range(_READINGS):
         found = await jobs.job(member, id_)
         if found is None:
@@ -118,17 +119,17 @@ async def get_thumbnail(request: web.Request) -> web.Response:
     member, id_ = _named(request)
     number = request.query.get("output")
     if number is None:
-        row = await of(request).history.row(member, id_)
+        row = await request.app[HISTORY].row(member, id_)
         item = None if row is None else codec.loads(row.summary).get("preview_output")
     elif re.fullmatch(r"[0-9]{1,4}", number, re.ASCII):
-        found = await of(request).jobs.job(member, id_)
+        found = await request.app[JOBS].job(member, id_)
         outputs = _outputs({} if found is None else found.get("outputs", {}))
         item = next((one for _, _, one in islice(outputs, int(number), int(number) + 1)), None)
     else:
         raise LocalError("invalid_output", "output must be a whole number.")
     if not _is_picture(item):
         return bodies.empty(404)
-    files = of(request).files
+    files = request.app[FILES]
     record = await files.find(
         member, str(item.get("type")), str(item.get("subfolder") or ""), str(item["filename"])
     )
@@ -136,7 +137,7 @@ async def get_thumbnail(request: web.Request) -> web.Response:
         return bodies.empty(404)
     picture = await files.convert(record, THUMBNAIL)
     if request.method != "HEAD":
-        of(request).accounting.served(member_of(request), len(picture))
+        request.app[ACCOUNTING].served(member_of(request), len(picture))
     headers = content_headers(THUMBNAIL.media_type)
     headers["Cache-Control"] = "private, max-age=300"
     return web.Response(body=picture, headers=headers)

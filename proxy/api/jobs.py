@@ -16,8 +16,9 @@ from aiohttp import web
 
 from proxy.api import bodies
 from proxy.api.authenticator import submitter_of
-from proxy.api.connections import connection_of, member_of, of
+from proxy.api.connections import connection_of, member_of
 from proxy.api.holding import hold
+from proxy.api.keys import JOBS, TURNS
 from proxy.api.middleware import note, prepare
 from proxy.jobs.service import STATUSES, JobQuery
 from proxy.jobs.submission import JobRequest
@@ -32,13 +33,13 @@ UNKNOWN_CLIENT = ""
 
 async def get_prompt(request: web.Request) -> web.Response:
     """How many jobs wait or run."""
-    remaining = await of(request).jobs.queue_remaining_now(member_of(request))
+    remaining = await request.app[JOBS].queue_remaining_now(member_of(request))
     return bodies.json({"exec_info": {"queue_remaining": remaining}})
 
 
 async def post_prompt(request: web.Request) -> web.StreamResponse:
     """Submit a job. Its messages start to flow when the answer has been written."""
-    submissions, member = of(request).jobs.submissions, member_of(request)
+    submissions, member = request.app[JOBS].submissions, member_of(request)
     body = await bodies.read_json(request)
     usage_source = request.headers.get(USAGE_SOURCE)
     wanted = parse_prompt(body, usage_source, submitter=submitter_of(request))
@@ -164,14 +165,14 @@ def _wrong(type_: str, name: str, expected: str, value: object) -> LocalError:
 
 async def get_queue(request: web.Request) -> web.StreamResponse:
     """The jobs that run and those that wait."""
-    body = await of(request).jobs.queue_json(member_of(request))
+    body = await request.app[JOBS].queue_json(member_of(request))
     return bodies.ready(body) if isinstance(body, bytes) else await bodies.stream(request, body)
 
 
 async def post_queue(request: web.Request) -> web.Response:
     """Take waiting jobs out of the queue: all (`clear`) or some (`delete`)."""
     clear, delete = removals(await bodies.read_object(request))
-    jobs, member = of(request).jobs, member_of(request)
+    jobs, member = request.app[JOBS], member_of(request)
     if clear:
         await jobs.delete_pending(member, None)
         note(request, "clear_queue")
@@ -193,7 +194,7 @@ async def post_interrupt(request: web.Request) -> web.Response:
         body = {}
     body = bodies.as_object(body, "The request body must be a JSON object or empty")
     prompt_id = body.get("prompt_id")
-    jobs, member = of(request).jobs, member_of(request)
+    jobs, member = request.app[JOBS], member_of(request)
     if not prompt_id:
         client_id = body.get("client_id")
         await jobs.interrupt(
@@ -229,7 +230,7 @@ def removals(body: dict[str, Any]) -> tuple[bool, list[str]]:
 async def get_history(request: web.Request) -> web.StreamResponse:
     """All entries, or those that `max_items` and `offset` ask for."""
     query, held = request.query, hold(request, "answer")
-    body = await of(request).jobs.history.json(
+    body = await request.app[JOBS].history.json(
         member_of(request),
         max_items=_integer(query.get("max_items"), "max_items"),
         offset=_integer(query.get("offset"), "offset"),
@@ -243,13 +244,13 @@ async def get_history(request: web.Request) -> web.StreamResponse:
 async def get_history_entry(request: web.Request) -> web.Response:
     """One entry by its id, or `{}`. A job that has only to end is waited for."""
     prompt_id, lost = request.match_info["prompt_id"], connection_of(request).lost()
-    return bodies.ready(await of(request).jobs.history_json(member_of(request), prompt_id, lost))
+    return bodies.ready(await request.app[JOBS].history_json(member_of(request), prompt_id, lost))
 
 
 async def post_history(request: web.Request) -> web.Response:
     """Forget all entries (`clear`) or some (`delete`)."""
     clear, delete = removals(await bodies.read_object(request))
-    jobs, member = of(request).jobs, member_of(request)
+    jobs, member = request.app[JOBS], member_of(request)
     if clear:
         await jobs.history.forget(member, None)
     if delete:
@@ -272,13 +273,13 @@ async def list_jobs(request: web.Request) -> web.Response:
     """Jobs filtered, sorted and in pages."""
     query = parse_query(request.query)
     return await bodies.large_json(
-        request, await of(request).jobs.list_jobs(member_of(request), query)
+        request, await request.app[JOBS].list_jobs(member_of(request), query)
     )
 
 
 async def get_job(request: web.Request) -> web.Response:
     """One job with its outputs and its workflow."""
-    job = await of(request).jobs.job(member_of(request), request.match_info["job_id"])
+    job = await request.app[JOBS].job(member_of(request), request.match_info["job_id"])
     if job is None:
         raise PlainError("Job not found", kind="not_found")
     return await bodies.large_json(request, job)
@@ -287,7 +288,7 @@ async def get_job(request: web.Request) -> web.Response:
 async def cancel_job(request: web.Request) -> web.Response:
     """Cancel one job; an unknown or ended one is no error."""
     job_id = request.match_info["job_id"]
-    cancelled = await of(request).jobs.cancel(member_of(request), job_id)
+    cancelled = await request.app[JOBS].cancel(member_of(request), job_id)
     if cancelled:
         note(request, "cancel", job=job_id)
     return bodies.json({"cancelled": cancelled})
@@ -306,10 +307,10 @@ async def cancel_jobs(request: web.Request) -> web.Response:
     if len(job_ids) <= _FEW_IDS:
         invalid = _invalid(job_ids)
     else:
-        invalid = await of(request).turns.run(member, partial(_invalid, job_ids))
+        invalid = await request.app[TURNS].run(member, partial(_invalid, job_ids))
     if invalid:
         raise PlainError("job_ids contains invalid id(s)", invalid_ids=invalid)
-    cancelled = await of(request).jobs.cancelled_of(member, job_ids)
+    cancelled = await request.app[JOBS].cancelled_of(member, job_ids)
     for job_id in cancelled:
         note(request, "cancel", job=job_id)
     return bodies.json({"cancelled": bool(cancelled)})

@@ -25,7 +25,8 @@ from proxy.api.authenticator import (
     caller_of,
     cookie_of,
 )
-from proxy.api.connections import Admission, admission_of, connection_of, member_of, of
+from proxy.api.connections import Admission, admission_of, connection_of, member_of
+from proxy.api.keys import MEMBERS, OPTIONS
 from proxy.api.middleware import note
 from proxy.members.directory import Directory, describe_member, describe_token
 from proxy.members.member import (
@@ -49,7 +50,7 @@ MOST_OWN = 20
 
 def is_admin(request: web.Request) -> bool:
     """Whether the client's member is an admin; without members everybody is."""
-    return of(request).members.get(member_of(request)).role == "admin"
+    return request.app[MEMBERS].get(member_of(request)).role == "admin"
 
 
 def require_admin(request: web.Request) -> None:
@@ -75,7 +76,7 @@ def whose(request: web.Request) -> str | None:
 
 async def list_members(request: web.Request) -> web.Response:
     """All members with their limits; for a member the own entry."""
-    directory, name = of(request).members, whose(request)
+    directory, name = request.app[MEMBERS], whose(request)
     listed = directory.members()
     found = [describe_member(directory, one) for one in listed if name in (None, one.name)]
     return bodies.json({"members": found})
@@ -124,7 +125,7 @@ async def remove_member(request: web.Request) -> web.Response:
 
 async def list_tokens(request: web.Request) -> web.Response:
     """The tokens, or those of a `member`, with their last use; never whole. Members see theirs."""
-    directory, name = of(request).members, whose(request)
+    directory, name = request.app[MEMBERS], whose(request)
     with _told():
         member = directory.find(name).name if name and directory.has_members else None
     found = [describe_token(directory, one) for one in directory.tokens(member)]
@@ -137,7 +138,7 @@ async def make_token(request: web.Request) -> web.Response:
     Members make them for themselves, `MOST_OWN` at most. Theirs live no longer than the one that
     they are made with.
     """
-    directory, until = of(request).members, None
+    directory, until = request.app[MEMBERS], None
     body = await _body(request)
     if not is_admin(request):
         if body.get("member") != member_of(request):
@@ -155,7 +156,7 @@ async def make_token(request: web.Request) -> web.Response:
 async def revoke_token(request: web.Request) -> web.Response:
     """Revoke the token with this prefix; members revoke their own. Connections that use it are
     closed."""
-    directory, prefix = of(request).members, request.match_info["prefix"]
+    directory, prefix = request.app[MEMBERS], request.match_info["prefix"]
     if not is_admin(request):
         begin = id_prefix(prefix)
         own = [one.id for one in directory.tokens(member_of(request)) if one.id.startswith(begin)]
@@ -170,7 +171,7 @@ async def revoke_token(request: web.Request) -> web.Response:
 
 def _directory(request: web.Request) -> Directory:
     require_admin(request)
-    return of(request).members
+    return request.app[MEMBERS]
 
 
 def _own_expiry(request: web.Request) -> int | None:
@@ -178,7 +179,7 @@ def _own_expiry(request: web.Request) -> int | None:
 
     Raises `LocalError` (409) for a member who has as many as may be.
     """
-    own = of(request).members.tokens(member_of(request))
+    own = request.app[MEMBERS].tokens(member_of(request))
     if len(own) >= MOST_OWN:
         raise LocalError(
             "too_many_tokens",
@@ -245,20 +246,19 @@ _SIGNED_IN = """<p>You are signed in as <strong>{member}</strong>.</p>
 
 async def get_sign_in(request: web.Request) -> web.Response:
     """The page that takes a token and gives the browser a session; or says who is signed in."""
-    services = of(request)
-    if not services.members.has_members:
-        raise web.HTTPFound(f"{services.options.base_path}/")
+    if not request.app[MEMBERS].has_members:
+        raise web.HTTPFound(f"{request.app[OPTIONS].base_path}/")
     session = authenticator_of(request).session_of(request)
     if session is None:
         return _page(_form(request, request.query.get("next", "/")))
-    member, base = html.escape(session[0].member.name), html.escape(services.options.base_path)
+    member, base = html.escape(session[0].member.name), html.escape(request.app[OPTIONS].base_path)
     return _page(_SIGNED_IN.format(member=member, base=base, action=SIGN_OUT))
 
 
 async def post_sign_in(request: web.Request) -> web.Response:
     """Take the form's `token`, set a session's cookie and lead to `next`."""
     authenticator, caller = authenticator_of(request), caller_of(request)
-    members, base = of(request).members, of(request).options.base_path
+    members, base = request.app[MEMBERS], request.app[OPTIONS].base_path
     authenticator.refuse_foreign(request, caller)
     form = await _read_form(request)
     token, target = form.get("token", "").strip(), form.get("next", "/")
@@ -288,7 +288,7 @@ async def post_sign_in(request: web.Request) -> web.Response:
 async def post_sign_out(request: web.Request) -> web.Response:
     """End the browser's session, and its websockets."""
     authenticator, connection = authenticator_of(request), connection_of(request)
-    base = of(request).options.base_path
+    base = request.app[OPTIONS].base_path
     authenticator.refuse_foreign(request, caller_of(request))
     session = authenticator.session_of(request)
     if session is not None:
@@ -305,7 +305,7 @@ async def post_sign_out(request: web.Request) -> web.Response:
 async def _end_session(request: web.Request) -> None:
     cookie = cookie_of(request)
     if cookie:
-        await of(request).members.sessions.end(digest(cookie))
+        await request.app[MEMBERS].sessions.end(digest(cookie))
 
 
 async def _read_form(request: web.Request) -> dict[str, str]:
@@ -335,7 +335,7 @@ def _is_local(target: str) -> bool:
 
 
 def _form(request: web.Request, target: str) -> str:
-    base = html.escape(of(request).options.base_path)
+    base = html.escape(request.app[OPTIONS].base_path)
     return _FORM.format(base=base, action=SIGN_IN, next=html.escape(target))
 
 

@@ -12,7 +12,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from proxy.api import bodies
-from proxy.api.connections import member_of, of
+from proxy.api.connections import member_of
+from proxy.api.keys import ACCOUNTING, OBSERVATIONS, OPTIONS
 from proxy.api.members import is_admin, require_admin
 from proxy.budget import MemoryBudget
 from proxy.metrics import PREFIX, find
@@ -30,7 +31,7 @@ async def get_surprises(request: web.Request) -> web.Response:
     "first", "last", "example"}]}]}`.
     """
     require_admin(request)
-    return bodies.json({"accounts": await of(request).observations.report()})
+    return bodies.json({"accounts": await request.app[OBSERVATIONS].report()})
 
 
 async def get_metrics(request: web.Request) -> web.Response:
@@ -47,11 +48,10 @@ async def get_open(request: web.Request) -> web.Response | None:
 
 
 async def _page(request: web.Request, member: str | None) -> web.Response:
-    services = of(request)
-    if not services.options.metrics_shown:
+    if not request.app[OPTIONS].metrics_shown:
         return bodies.empty(404)
     accept = request.headers.get("Accept", "")
-    body, type_ = await services.accounting.metrics.page(accept, member=member)
+    body, type_ = await request.app[ACCOUNTING].metrics.page(accept, member=member)
     return web.Response(body=body, headers={"Content-Type": type_, "Cache-Control": "no-store"})
 
 

@@ -12,6 +12,7 @@ from aiohttp import web
 from proxy.api import bodies
 from proxy.api.connections import member_of, of
 from proxy.api.content import content_headers
+from proxy.api.keys import ACCOUNTING, PACKS
 from proxy.api.middleware import note, prepare
 from proxy.packs.pack import PackRoute, PackServices
 from proxy.translate.errors import PlainError
@@ -86,7 +87,7 @@ class RequestCall:
         if request.method != "HEAD":
             for start in range(0, len(data), _CHUNK):
                 await response.write(data[start : start + _CHUNK])
-            of(request).accounting.served(self.member, len(data))
+            request.app[ACCOUNTING].served(self.member, len(data))
         return response
 
 
@@ -99,7 +100,7 @@ def handler_of(route: PackRoute) -> bodies.Handler:
 
     @wraps(route.handler)
     async def handle(request: web.Request) -> web.StreamResponse:
-        services = cast(PackServices, of(request).packs)
+        services = cast(PackServices, request.app[PACKS])
         return cast(web.StreamResponse, await route.handler(RequestCall(request), services))
 
     return bodies.in_form(PlainError.of)(handle) if route.plain_errors else handle

@@ -23,6 +23,7 @@ from proxy.api.addressing import allow_some
 from proxy.api.authenticator import AUTHENTICATOR, Authenticator
 from proxy.api.connections import Connection, ConnectionLimits, ConnectionManager
 from proxy.api.dashboard import ADMIN_LISTENER, WATCHES
+from proxy.api.keys import provide
 from proxy.api.metrics import get_open
 from proxy.api.middleware import Gate, stripping
 from proxy.api.routes import add_routes, of_admins, of_clients
@@ -39,6 +40,7 @@ def make_app(services: Services, *, admin: bool = False) -> web.Application:
     The caller who runs it starts and closes the services.
     """
     app = web.Application(client_max_size=services.options.max_upload_bytes)
+    provide(app, services)
     app[ADMIN_LISTENER] = admin
     app[AUTHENTICATOR] = Authenticator(services)
     app[WATCHES] = WeakSet()

@@ -18,10 +18,11 @@ from zlib import crc32
 from aiohttp import web
 
 from proxy.api import bodies
-from proxy.api.connections import connection_of, member_of, of
+from proxy.api.connections import connection_of, member_of
 from proxy.api.content import content_headers
 from proxy.api.downloads import delivering
 from proxy.api.extension import SCRIPT_PATH, has_nodes
+from proxy.api.keys import CATALOG, FILES, INTERFACE, JOURNAL, READINESS, features
 from proxy.api.web_interface import within
 from proxy.catalog.node_classes import Coding, Listing
 from proxy.translate import COMFYUI, DEPLOYED_AS, FRONTEND, PYTORCH, TEMPLATES
@@ -38,14 +39,13 @@ VRAM_BYTES = 96 * GIBIBYTE
 
 async def get_features(request: web.Request) -> web.Response:
     """The feature flags."""
-    return bodies.json(of(request).features())
+    return bodies.json(features(request.app))
 
 
 async def get_system_stats(request: web.Request) -> web.Response:
     """This machine's memory and a GPU that stands for the cloud's."""
-    services = of(request)
     total, free = memory()
-    interface = services.interface
+    interface = request.app[INTERFACE]
     templates = interface.templates_version or TEMPLATES
     return bodies.json(
         {
@@ -129,7 +129,7 @@ async def get_readiness(request: web.Request) -> web.Response:
     another replica runs the jobs, which has the accounts then. What the answer says is a few
     seconds old at most, unless the cloud is slow to answer.
     """
-    report = await of(request).readiness.report()
+    report = await request.app[READINESS].report()
     body: dict[str, Any] = {"status": "ready", "engine": report.engine}
     if report.reason is not None:
         body["status"] = "not ready"
@@ -142,7 +142,7 @@ async def get_readiness(request: web.Request) -> web.Response:
 
 async def get_log(request: web.Request) -> web.Response:
     """The last lines of the proxy's log that concern the member, as one JSON string."""
-    lines = of(request).journal.lines(member_of(request))
+    lines = request.app[JOURNAL].lines(member_of(request))
     return bodies.json("".join(f"{line['t']} - {line['m']}" for line in lines))
 
 
@@ -151,7 +151,7 @@ async def get_log_lines(request: web.Request) -> web.Response:
     size = shutil.get_terminal_size()
     return bodies.json(
         {
-            "entries": of(request).journal.lines(member_of(request)),
+            "entries": request.app[JOURNAL].lines(member_of(request)),
             "size": {"cols": size.columns, "rows": size.lines},
         }
     )
@@ -172,13 +172,13 @@ async def subscribe(request: web.Request) -> web.Response:
             f"`clientId` has {len(client_id):,} characters and at most {MAX_CLIENT_ID} are "
             "allowed; send that of your websocket.",
         )
-    of(request).journal.subscribe(member_of(request), client_id, wanted=bool(body["enabled"]))
+    request.app[JOURNAL].subscribe(member_of(request), client_id, wanted=bool(body["enabled"]))
     return bodies.empty()
 
 
 async def get_folders(request: web.Request) -> web.Response:
     """Where models of each kind are, in the cloud's words."""
-    folders = await of(request).catalog.model_folders_in_detail()
+    folders = await request.app[CATALOG].model_folders_in_detail()
     return bodies.json({folder["name"]: folder.get("folders", []) for folder in folders})
 
 
@@ -187,7 +187,7 @@ async def get_files(request: web.Request) -> web.Response:
     type_ = request.match_info["type"]
     if type_ not in TYPES:
         raise PlainError("Invalid directory type")
-    records = reversed(await of(request).files.namespace.records(member_of(request), type_))
+    records = reversed(await request.app[FILES].namespace.records(member_of(request), type_))
     newest_first = sorted(records, key=lambda record: -record.modified)
     return bodies.json(
         [
@@ -224,7 +224,7 @@ _OWN_PAGE = Path(__file__).with_name("welcome.html").read_bytes()
 
 async def get_root(request: web.Request) -> web.StreamResponse:
     """The web interface, or a page that says what this is and, if jobs cannot run, why."""
-    page = within(of(request).interface.frontend, "index.html")
+    page = within(request.app[INTERFACE].frontend, "index.html")
     if page is None or not await has_nodes(request):
         return web.Response(body=_OWN_PAGE, content_type="text/html", headers=_PAGE_HEADERS)
     return web.FileResponse(page, headers=_PAGE_HEADERS)
@@ -232,16 +232,16 @@ async def get_root(request: web.Request) -> web.StreamResponse:
 
 async def get_extensions(request: web.Request) -> web.Response:
     """The scripts that belong to the web interface, and ours as that of a node pack."""
-    scripts = of(request).interface.extensions()
+    scripts = request.app[INTERFACE].extensions()
     return bodies.json([*scripts, SCRIPT_PATH] if scripts else [])
 
 
 async def get_template(request: web.Request) -> web.StreamResponse:
     """A workflow template, its pictures, or the list of all."""
-    services, name = of(request), request.match_info["path"]
-    if name not in services.interface.pictures:
-        return _answer(services.interface.templates.get(name))
-    picture = await services.catalog.template_picture(name)
+    name = request.match_info["path"]
+    if name not in request.app[INTERFACE].pictures:
+        return _answer(request.app[INTERFACE].templates.get(name))
+    picture = await request.app[CATALOG].template_picture(name)
     if picture is not None:
         body, type_ = picture
         headers = content_headers(type_, request.headers.get("Sec-Fetch-Dest"))
@@ -260,12 +260,12 @@ def _tile(name: str) -> bytes:
 
 async def get_docs(request: web.Request) -> web.StreamResponse:
     """A page of the nodes' documentation."""
-    return _answer(within(of(request).interface.docs, request.match_info["path"]))
+    return _answer(within(request.app[INTERFACE].docs, request.match_info["path"]))
 
 
 async def get_file(request: web.Request) -> web.StreamResponse:
     """A file of the web interface, or 404: every GET that no other route takes comes here."""
-    return _answer(within(of(request).interface.frontend, request.match_info["path"]))
+    return _answer(within(request.app[INTERFACE].frontend, request.match_info["path"]))
 
 
 def _answer(path: Path | None) -> web.StreamResponse:
@@ -288,7 +288,7 @@ async def get_object_info(request: web.Request) -> web.StreamResponse:
     """
     coding = cast(Coding, bodies.coding(request.headers.getall("Accept-Encoding", ()), _CODINGS))
     member = member_of(request)
-    body = await of(request).catalog.object_info(member, await _files(request), coding)
+    body = await request.app[CATALOG].object_info(member, await _files(request), coding)
     headers = {"Etag": f'"{body.etag}"', "Vary": "Accept-Encoding"}
     if any(tag.value in ("*", body.etag) for tag in request.if_none_match or ()):
         return web.Response(status=304, headers=headers)
@@ -306,37 +306,37 @@ async def get_object_info(request: web.Request) -> web.StreamResponse:
 async def get_node_class(request: web.Request) -> web.Response:
     """One node class, or `{}`."""
     name = request.match_info["node_class"]
-    catalog, member = of(request).catalog, member_of(request)
+    catalog, member = request.app[CATALOG], member_of(request)
     return bodies.ready(await catalog.node_class_json(member, name, await _files(request)))
 
 
 async def get_model_folders(request: web.Request) -> web.Response:
     """The names of the model folders."""
-    return bodies.json(await of(request).catalog.model_folders())
+    return bodies.json(await request.app[CATALOG].model_folders())
 
 
 async def get_models(request: web.Request) -> web.Response:
     """The names of a folder's models; 404 without a body for an unknown folder."""
     folder = request.match_info["folder"]
-    models = await of(request).catalog.models(member_of(request), folder)
+    models = await request.app[CATALOG].models(member_of(request), folder)
     return bodies.empty(404) if models is None else bodies.json(models)
 
 
 async def get_model_folders_in_detail(request: web.Request) -> web.Response:
     """The model folders with their places."""
-    return bodies.json(await of(request).catalog.model_folders_in_detail())
+    return bodies.json(await request.app[CATALOG].model_folders_in_detail())
 
 
 async def get_models_in_detail(request: web.Request) -> web.Response:
     """A folder's models with what is known of them; 404 without a body for an unknown folder."""
     folder = request.match_info["folder"]
-    models = await of(request).catalog.models_in_detail(member_of(request), folder)
+    models = await request.app[CATALOG].models_in_detail(member_of(request), folder)
     return bodies.empty(404) if models is None else bodies.json(models)
 
 
 async def get_embeddings(request: web.Request) -> web.Response:
     """The names of the embeddings."""
-    return bodies.json(await of(request).catalog.embeddings(member_of(request)))
+    return bodies.json(await request.app[CATALOG].embeddings(member_of(request)))
 
 
 async def get_model_preview(request: web.Request) -> web.Response:
@@ -346,7 +346,7 @@ async def get_model_preview(request: web.Request) -> web.Response:
         index = int(match["path_index"])
     except ValueError:
         return bodies.empty(400)
-    catalog, folder, name = of(request).catalog, match["folder"], match["filename"]
+    catalog, folder, name = request.app[CATALOG], match["folder"], match["filename"]
     models = await catalog.models(member_of(request), folder) or []
     if name not in models and name.removesuffix(".webp") not in models:
         return bodies.empty(404)
@@ -360,18 +360,18 @@ async def get_model_preview(request: web.Request) -> web.Response:
 
 async def get_subgraphs(request: web.Request) -> web.Response:
     """The subgraphs that everybody has, without their contents."""
-    return bodies.json(await of(request).catalog.subgraphs())
+    return bodies.json(await request.app[CATALOG].subgraphs())
 
 
 async def get_subgraph(request: web.Request) -> web.Response:
     """One of them with its content as `data`, JSON as text; `null` for an unknown one."""
-    return bodies.json(await of(request).catalog.subgraph(request.match_info["id"]))
+    return bodies.json(await request.app[CATALOG].subgraph(request.match_info["id"]))
 
 
 async def get_node_replacements(request: web.Request) -> web.Response:
     """The node classes that replace old ones."""
-    return bodies.json(await of(request).catalog.node_replacements())
+    return bodies.json(await request.app[CATALOG].node_replacements())
 
 
 async def _files(request: web.Request) -> Listing:
-    return await of(request).files.namespace.listing(member_of(request), "input")
+    return await request.app[FILES].namespace.listing(member_of(request), "input")

@@ -16,8 +16,9 @@ from aiohttp import BodyPartReader, web
 from multidict import MultiDict
 
 from proxy.api import bodies, unpacking
-from proxy.api.connections import member_of, of
+from proxy.api.connections import member_of
 from proxy.api.holding import allocate
+from proxy.api.keys import ACCOUNTING, ASSETS, FILES, OPTIONS, SPOOL
 from proxy.translate import codec
 from proxy.translate.assets import of_upload
 from proxy.translate.errors import LocalError
@@ -57,7 +58,7 @@ async def _take(request: web.Request, *, masks: bool = False) -> web.Response:
     `LocalError` (400) where ComfyUI answers 500. Only `true` and `1` overwrite; a file part in that
     place does not.
     """
-    services, member = of(request), member_of(request)
+    member = member_of(request)
     async with form(request) as fields:
         type_ = fields.get("type", "input")
         if not isinstance(type_, str) or type_ not in TYPES:
@@ -73,8 +74,8 @@ async def _take(request: web.Request, *, masks: bool = False) -> web.Response:
         if upload_refusal(image.filename, subfolder, type_) is not None:
             return bodies.empty(400)
         original = original_ref(fields.get("original_ref")) if masks else None
-        async with services.accounting.uploading(member, size(image.file)):
-            named = await services.files.upload(
+        async with request.app[ACCOUNTING].uploading(member, size(image.file)):
+            named = await request.app[FILES].upload(
                 member,
                 chunks(image.file),
                 filename=image.filename,
@@ -84,7 +85,7 @@ async def _take(request: web.Request, *, masks: bool = False) -> web.Response:
                 original=original,
             )
     body: dict[str, Any] = {"name": named.name, "subfolder": named.subfolder, "type": named.type}
-    if services.assets is not None and named.asset is not None:
+    if request.app[ASSETS] is not None and named.asset is not None:
         body["asset"] = of_upload(named.asset)
     return bodies.json(body)
 
@@ -113,7 +114,7 @@ async def form(request: web.Request) -> AsyncIterator[MultiDict[Field]]:
     Reading stops where the member may upload no more today. Raises `LocalError` (400, 429), and
     `HTTPRequestEntityTooLarge`.
     """
-    limiter, member = of(request).accounting.limiter, member_of(request)
+    limiter, member = request.app[ACCOUNTING].limiter, member_of(request)
     room = await limiter.upload_room(member)
     narrow = room is not None and room + FORM_BYTES < request.client_max_size
     if room is not None and narrow:
@@ -168,12 +169,12 @@ class _FormReader:
     """Reads one form: its files to the disk, its other fields into memory."""
 
     def __init__(self, request: web.Request, body: aiohttp.StreamReader, files: ExitStack) -> None:
-        services, self._max_size = of(request), request.client_max_size
+        self._max_size = request.client_max_size
         self._max_fields = request.client_max_fields
         self._body, self._files = body, files
         self._memory = files.enter_context(allocate(request, "body"))
         self._spool = files.enter_context(
-            services.spool.share(member_of(request), services.options.max_upload_bytes)
+            request.app[SPOOL].share(member_of(request), request.app[OPTIONS].max_upload_bytes)
         )
         self._field_bytes = 0
         self._parts = _Parts(

@@ -11,8 +11,9 @@ from aiohttp import web
 from msgspec.structs import asdict
 
 from proxy.api import bodies
-from proxy.api.connections import member_of, of
+from proxy.api.connections import member_of
 from proxy.api.dashboard import REASONS
+from proxy.api.keys import ACCOUNTING, ACTIVITY
 from proxy.api.members import is_admin, whose
 from proxy.jobs.service import INTERVAL, KEPT
 from proxy.storage.jobs import day_of
@@ -33,7 +34,7 @@ async def get_usage(request: web.Request) -> web.Response:
     member: str | None = request.query.get("member") or None
     if not is_admin(request):
         member = member_of(request)
-    days = await of(request).accounting.usage.days(first, last, member)
+    days = await request.app[ACCOUNTING].usage.days(first, last, member)
     return bodies.json({"from": first, "to": last, "usage": [asdict(one) for one in days]})
 
 
@@ -44,7 +45,7 @@ async def get_activity(request: web.Request) -> web.Response:
     "busy"}], "accounts": [{"name", "points": [{"at", "slots", "used", "reason"}]}]}`; times are in
     ms. Intervals in which there was nothing are left out; accounts are for admins alone.
     """
-    member, activity = whose(request), of(request).activity
+    member, activity = whose(request), request.app[ACTIVITY]
     now = int(time.time() * 1000)
     since = now - now % INTERVAL - KEPT + INTERVAL
     accounts: defaultdict[str, list[dict[str, object]]] = defaultdict(list)

@@ -16,10 +16,11 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from proxy.api import bodies
-from proxy.api.connections import member_of, of
+from proxy.api.connections import member_of
 from proxy.api.content import SAFETY_HEADERS, content_headers
 from proxy.api.downloads import Stamp, delivering, send_part, stamped, without_body
 from proxy.api.holding import UNCOUNTED, LargeBody, allocate, owner_of
+from proxy.api.keys import ACCOUNTING, OPTIONS, SPOOL, TURNS, USERDATA
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.translate.names import media_type
@@ -73,7 +74,7 @@ async def list_files(request: web.Request) -> web.Response:
     if not folder:
         return bodies.text("Directory not provided", 400)
     try:
-        entries = await of(request).userdata.files(
+        entries = await request.app[USERDATA].files(
             member_of(request), folder, recurse=_says_true(query.get("recurse"))
         )
     except LeadsOutError:
@@ -91,7 +92,7 @@ async def list_tree(request: web.Request) -> web.Response:
     """Folders and files below `path`, or all of them."""
     path = unquote(request.query.get("path", ""))
     try:
-        entries = await of(request).userdata.tree(member_of(request), path)
+        entries = await request.app[USERDATA].tree(member_of(request), path)
     except LeadsOutError:
         return bodies.text("Invalid path requested", 400)
     except MissingError:
@@ -107,7 +108,7 @@ async def get_file(request: web.Request) -> web.StreamResponse:
 
     A file that is in the cloud is sent whole: the cloud tells neither a tag nor a time with it.
     """
-    name, member, userdata = request.match_info["file"], member_of(request), of(request).userdata
+    name, member, userdata = request.match_info["file"], member_of(request), request.app[USERDATA]
     try:
         entry = await userdata.find(member, name)
         steps = parts_of(name)
@@ -143,19 +144,19 @@ async def _send_large(
     part = without_body(request, stamp, headers)
     if isinstance(part, web.Response):
         return part
-    services, member = of(request), member_of(request)
+    member = member_of(request)
 
     async def copy(stack: ExitStack) -> tuple[int, Stamp]:
-        share = services.spool.share(member, services.options.max_upload_bytes)
+        share = request.app[SPOOL].share(member, request.app[OPTIONS].max_upload_bytes)
         stack.enter_context(share).grow(entry.size)
         with allocate(request, "answer") as held:
             held.grow(entry.size)
-            data, found = await services.userdata.read(member, name)
+            data, found = await request.app[USERDATA].read(member, name)
             file = stack.enter_context(TemporaryFile(buffering=0))  # noqa: SIM115
             await asyncio.to_thread(_write_all, file, data)
         return file.fileno(), stamp if found is None else Stamp(found.size, found.modified)
 
-    async with services.spool.files.opened((member, name, stamp), copy) as (descriptor, newest):
+    async with request.app[SPOOL].files.opened((member, name, stamp), copy) as (descriptor, newest):
         part = without_body(request, newest, headers)
         if isinstance(part, web.Response):
             return part
@@ -176,7 +177,7 @@ def _write_all(file: IO[bytes], data: bytes) -> None:
 async def post_file(request: web.Request) -> web.StreamResponse:
     """Write the body to a file; the folders on the way are made. Answers with its path."""
     data = await bodies.read(request)
-    name, userdata = request.match_info["file"], of(request).userdata
+    name, userdata = request.match_info["file"], request.app[USERDATA]
     async with _storing(request, len(data)) as (member, most):
         entry = await userdata.write(
             member, name, data, overwrite=_may_overwrite(request), most=most
@@ -187,7 +188,7 @@ async def post_file(request: web.Request) -> web.StreamResponse:
 @_with_refusals
 async def delete_file(request: web.Request) -> web.StreamResponse:
     """Remove a file: 204."""
-    await of(request).userdata.delete(member_of(request), request.match_info["file"])
+    await request.app[USERDATA].delete(member_of(request), request.match_info["file"])
     return bodies.empty(204)
 
 
@@ -196,7 +197,7 @@ async def move_file(request: web.Request) -> web.StreamResponse:
     """Give a file another name. Answers with its new path."""
     name, target = request.match_info["file"], request.match_info["dest"]
     async with _storing(request, 0) as (member, most):
-        entry = await of(request).userdata.move(
+        entry = await request.app[USERDATA].move(
             member, name, target, overwrite=_may_overwrite(request), most=most
         )
     return _written(request, entry)
@@ -208,7 +209,7 @@ async def _storing(request: web.Request, count: int) -> AsyncIterator[tuple[str,
 
     Raises `LocalError` (413, 429) for a limit.
     """
-    member, accounting = member_of(request), of(request).accounting
+    member, accounting = member_of(request), request.app[ACCOUNTING]
     async with accounting.uploading(member, count):
         try:
             yield member, accounting.limiter.stored_bytes(member)
@@ -241,13 +242,15 @@ def _may_overwrite(request: web.Request) -> bool:
 
 async def get_settings(request: web.Request) -> web.Response:
     """All settings."""
-    return await bodies.large_json(request, await of(request).userdata.settings(member_of(request)))
+    return await bodies.large_json(
+        request, await request.app[USERDATA].settings(member_of(request))
+    )
 
 
 async def get_setting(request: web.Request) -> web.Response:
     """The bare value of one setting, or `null`."""
     name = request.match_info["id"]
-    return bodies.json(await of(request).userdata.setting(member_of(request), name))
+    return bodies.json(await request.app[USERDATA].setting(member_of(request), name))
 
 
 async def post_settings(request: web.Request) -> web.Response:
@@ -263,9 +266,9 @@ async def post_setting(request: web.Request) -> web.Response:
 
 
 async def _change(request: web.Request, changes: Mapping[str, Any]) -> web.Response:
-    size = await of(request).turns.run(owner_of(request), lambda: len(codec.dump_bytes(changes)))
+    size = await request.app[TURNS].run(owner_of(request), lambda: len(codec.dump_bytes(changes)))
     if size > MAX_SETTINGS_BYTES:
         raise SettingsTooLargeError
     async with _storing(request, size) as (member, most):
-        await of(request).userdata.change_settings(member, changes, most=most)
+        await request.app[USERDATA].change_settings(member, changes, most=most)
     return bodies.empty()

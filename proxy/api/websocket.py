@@ -25,14 +25,15 @@ import structlog
 from aiohttp import web
 from msgspec import Struct, field
 
-from proxy.api.connections import connection_of, member_of, of, way_of
+from proxy.api.connections import connection_of, member_of, way_of
+from proxy.api.keys import ACCOUNTING, BUDGET, JOBS, features
 from proxy.budget import Allocation, MemoryLimitError
 from proxy.supervisor import Supervisor
 from proxy.translate import codec, events
 from proxy.translate.events import Binary, Event, Message, Preview, status
 
 if TYPE_CHECKING:
-    from proxy.api import Services
+    pass
 
 log = structlog.get_logger(__name__)
 
@@ -243,7 +244,7 @@ class ClientSocket(Struct, eq=False):
 
     _web_socket: web.WebSocketResponse
     _transport: asyncio.Transport
-    _services: Services
+    _app: web.Application
     _member: str
     _sid: str
     _queue: SendQueue
@@ -263,7 +264,7 @@ class ClientSocket(Struct, eq=False):
             return
         dropped = self._queue.put(message, for_all=for_all)
         if dropped:
-            self._services.accounting.metrics.previews_dropped.labels(self._member).inc(dropped)
+            self._app[ACCOUNTING].metrics.previews_dropped.labels(self._member).inc(dropped)
         self._write_on()
         if self._queue.overflowed or not self._fits():
             log.warning("socket_overflowed", waiting=len(self._queue))
@@ -276,7 +277,7 @@ class ClientSocket(Struct, eq=False):
             self._release()
             return True
         if self._held is None:
-            self._held = self._services.budget.member(self._member, "socket")
+            self._held = self._app[BUDGET].member(self._member, "socket")
         try:
             self._held.resize(size)
         except MemoryLimitError:
@@ -299,7 +300,7 @@ class ClientSocket(Struct, eq=False):
 
     def greet(self) -> None:
         """Send the first message: the queue with the `sid`."""
-        remaining = self._services.jobs.queue_remaining(self._member)
+        remaining = self._app[JOBS].queue_remaining(self._member)
         self.send(status(remaining, self._sid), for_all=False)
 
     def hear(self, text: str) -> None:
@@ -318,8 +319,8 @@ class ClientSocket(Struct, eq=False):
             metadata = isinstance(wanted, dict) and wanted.get("supports_preview_metadata") is True
             self._queue.want_metadata(metadata)
             if metadata:
-                self._services.jobs.subscribers.understands_several(self._member, self._sid)
-            self.send(Event("feature_flags", self._services.features()), for_all=False)
+                self._app[JOBS].subscribers.understands_several(self._member, self._sid)
+            self.send(Event("feature_flags", features(self._app)), for_all=False)
 
     def ping_if_silent(self, since: float) -> None:
         """Send a ping if nothing was sent since then."""
@@ -416,11 +417,11 @@ async def serve(request: web.Request) -> web.StreamResponse:
     if transport is None:
         return web_socket
     _keep_alive(transport)
-    services, member = of(request), member_of(request)
-    sockets, metrics = request.app[SOCKETS], services.accounting.metrics
+    member = member_of(request)
+    sockets, metrics = request.app[SOCKETS], request.app[ACCOUNTING].metrics
     sid = request.query.get("clientId") or uuid.uuid4().hex
-    client = ClientSocket(web_socket, transport, services, member, sid, SendQueue())
-    subscribers = services.jobs.subscribers
+    client = ClientSocket(web_socket, transport, request.app, member, sid, SendQueue())
+    subscribers = request.app[JOBS].subscribers
     subscribers.attach(member, sid, client, client.greet, hears_all=_cloud_way(request))
     sockets.join(client)
     connection = connection_of(request)

@@ -1,0 +1,87 @@
+"""The services that handlers take, each by its own key of the application."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from proxy.api import ApiOptions, Services
+    from proxy.api.spool import Spool
+    from proxy.api.web_interface import Journal, WebInterface
+    from proxy.budget import MemoryBudget
+    from proxy.bus import EventBus
+    from proxy.catalog.service import Catalog
+    from proxy.files.assets import Assets
+    from proxy.files.service import Files
+    from proxy.jobs.service import JobService
+    from proxy.members.accounting import Accounting
+    from proxy.members.directory import Directory
+    from proxy.observations import Observations
+    from proxy.packs.pack import PackServices
+    from proxy.readiness import Readiness
+    from proxy.storage.history import HistoryRepository
+    from proxy.storage.usage import ActivityRepository
+    from proxy.threads import ThreadTurns
+    from proxy.userdata.on_cloud import UserData
+
+JOBS: web.AppKey[JobService] = web.AppKey("jobs")
+FILES: web.AppKey[Files] = web.AppKey("files")
+CATALOG: web.AppKey[Catalog] = web.AppKey("catalog")
+USERDATA: web.AppKey[UserData] = web.AppKey("userdata")
+MEMBERS: web.AppKey[Directory] = web.AppKey("members")
+ACCOUNTING: web.AppKey[Accounting] = web.AppKey("accounting")
+HISTORY: web.AppKey[HistoryRepository] = web.AppKey("history")
+ACTIVITY: web.AppKey[ActivityRepository] = web.AppKey("activity")
+OBSERVATIONS: web.AppKey[Observations] = web.AppKey("observations")
+READINESS: web.AppKey[Readiness] = web.AppKey("readiness")
+JOURNAL: web.AppKey[Journal] = web.AppKey("journal")
+INTERFACE: web.AppKey[WebInterface] = web.AppKey("interface")
+BUS: web.AppKey[EventBus] = web.AppKey("bus")
+BUDGET: web.AppKey[MemoryBudget] = web.AppKey("budget")
+TURNS: web.AppKey[ThreadTurns] = web.AppKey("turns")
+SPOOL: web.AppKey[Spool] = web.AppKey("spool")
+ASSETS: web.AppKey[Assets | None] = web.AppKey("assets")
+PACKS: web.AppKey[PackServices | None] = web.AppKey("packs")
+OPTIONS: web.AppKey[ApiOptions] = web.AppKey("options")
+
+
+def provide(app: web.Application, services: Services) -> None:
+    """Put the services into the application, each under its key."""
+    app[JOBS] = services.jobs
+    app[FILES] = services.files
+    app[CATALOG] = services.catalog
+    app[USERDATA] = services.userdata
+    app[MEMBERS] = services.members
+    app[ACCOUNTING] = services.accounting
+    app[HISTORY] = services.history
+    app[ACTIVITY] = services.activity
+    app[OBSERVATIONS] = services.observations
+    app[READINESS] = services.readiness
+    app[JOURNAL] = services.journal
+    app[INTERFACE] = services.interface
+    app[BUS] = services.bus
+    app[BUDGET] = services.budget
+    app[TURNS] = services.turns
+    app[SPOOL] = services.spool
+    app[ASSETS] = services.assets
+    app[PACKS] = services.packs
+    app[OPTIONS] = services.options
+
+
+def features(app: web.Application) -> dict[str, Any]:
+    """Return the feature flags that `GET /features` and the websocket announce.
+
+    They are ours and never the cloud's: a flag of the cloud can change how a local client reads
+    what we send. `docs/web-interface.md` has all that the web interface reads.
+    """
+    return {
+        "supports_preview_metadata": True,
+        "supports_model_type_tags": True,
+        "max_upload_size": min(app[OPTIONS].max_upload_bytes, app[FILES].uploads.max_bytes),
+        "extension": {"manager": {"supports_v4": True}},
+        "node_replacements": True,
+        "assets": app[ASSETS] is not None,
+        "partner_run_gate_enabled": not app[OPTIONS].pays_partner_nodes,
+    }
