@@ -1,103 +1,110 @@
-"""Ends jobs that clients want no more."""
+"""Takes jobs out of the queue, or has the cloud end them."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
-
-import structlog
+from collections.abc import Mapping
 
 from proxy.cloud.resilience import CloudError, CloudRefused
-from proxy.engine.part import EnginePart
-from proxy.jobs.models import (
-    CancelAnswered,
-    CancelRequested,
-    Job,
-    JobState,
-)
+from proxy.engine.announcer import Announcer
+from proxy.engine.life import JobLife
+from proxy.engine.slots import SlotAllocator
+from proxy.engine.table import JobTable
+from proxy.engine.term import Term
+from proxy.engine.worker import AccountWorker
+from proxy.jobs.models import CancelAnswered, CancelRequested, Job, JobState
 from proxy.storage.database import StorageError
+from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError, from_cloud
 
-log = structlog.get_logger(__name__)
 
-if TYPE_CHECKING:
-    pass
+class Cancellation:
+    """Ends jobs that clients want no more."""
 
+    def __init__(
+        self,
+        table: JobTable,
+        slots: SlotAllocator,
+        workers: Mapping[str, AccountWorker],
+        life: JobLife,
+        announcer: Announcer,
+        *,
+        supervisor: Supervisor,
+        term: Term,
+    ) -> None:
+        self._table = table
+        self._slots = slots
+        self._workers = workers
+        self._life = life
+        self._announcer = announcer
+        self._supervisor = supervisor
+        self._term = term
 
-class Cancellation(EnginePart):
-    """Takes an engine's jobs out of the queue, or has the cloud end them."""
-
-    async def cancel(self, asked: CancelRequested) -> None:
-        """End jobs, and say whether that did it."""
-        jobs = [job for key in asked.keys if (job := self._jobs.get(key)) is not None]
+    async def cancel(self, request: CancelRequested) -> None:
+        """End jobs, and answer whether that did it."""
+        jobs = [job for key in request.keys if (job := self._table.get(key)) is not None]
         try:
-            answer = CancelAnswered(await self._cancel_all(jobs, asked))
+            answer = CancelAnswered(await self._cancel_all(jobs, request))
         except LocalError as error:
             answer = CancelAnswered(error=error)
-        if self._recorder.term.lasts:
-            self._bus.publish(f"answers.{asked.request}", answer)
+        self._announcer.publish(f"answers.{request.request}", answer)
 
-    async def _cancel_all(self, jobs: list[Job], asked: CancelRequested) -> bool:
-        """Cancel live jobs; says whether any was cancelled by this. Raises `LocalError`."""
-        interrupt = asked.interrupt
-        waiting = [job for job in jobs if job in self._scheduler.queue]
+    async def _cancel_all(self, jobs: list[Job], request: CancelRequested) -> bool:
+        """Cancel live jobs; return whether any was cancelled by this. Raises `LocalError`."""
+        interrupt = request.interrupt
+        queue = self._slots.scheduler.queue
+        waiting = [job for job in jobs if job in queue]
         others = set(jobs).difference(waiting)
         if waiting and interrupt:
-            for job in waiting:
-                self._scheduler.queue.remove(job)
-                self._engine.dispatcher.interrupt(job)
-            self._engine.dispatcher.pump()
+            self._interrupt(waiting)
         elif waiting:
-            await self._withdraw(waiting, cleared=asked.cleared)
-        placed = (self._cancel_placed(job, interrupt) for job in others)
-        results = await asyncio.gather(*placed, return_exceptions=True)
+            await self._withdraw(waiting, cleared=request.cleared)
+        cancelling = (self._cancel(job, interrupt=interrupt) for job in others)
+        results = await asyncio.gather(*cancelling, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
         return bool(waiting) or any(results)
 
+    def _interrupt(self, jobs: list[Job]) -> None:
+        """Let waiting jobs end as interrupted runs."""
+        for job in jobs:
+            self._slots.dequeue(job)
+            self._supervisor.spawn(self._life.interrupt(job), f"job {job.prompt_id}")
+
     async def _withdraw(self, jobs: list[Job], *, cleared: bool) -> None:
         """Take waiting jobs out without a trace; if they cannot be removed they still wait."""
         for job in jobs:
-            self._scheduler.queue.remove(job)
+            self._slots.dequeue(job)
         try:
-            await self._recorder.discard(*jobs)
+            await self._table.withdraw(jobs, cleared=cleared)
         except StorageError as error:
             for job in jobs:
-                self._scheduler.queue.add(job)
+                self._slots.enqueue(job)
             raise LocalError(
                 "store_unavailable",
                 "The proxy cannot write to its data folder, so the jobs stay in the queue; free "
                 "disk space or repair the disk, then try again.",
                 kind="unavailable",
             ) from error
-        finally:
-            self._engine.dispatcher.pump()
-        for job in jobs:
-            self._jobs.pop(job.key, None)
-            self._gone(job, more=cleared and job is not jobs[-1])
 
-    async def _cancel_placed(self, job: Job, interrupt: bool) -> bool:
+    async def _cancel(self, job: Job, *, interrupt: bool) -> bool:
         """Cancel a job that has left the queue.
 
-        One that does not run is gone at once, a running one or with `interrupt` when the cloud says
-        so. One that is being sent is interrupted when the cloud has it or has refused it.
+        One that is on its way to the cloud meets the wish at its next step. On the cloud one that
+        does not run is gone at once, a running one or with `interrupt` when the cloud says so.
         """
-        if not job.cloud_id and job.runner is not None:
-            return False  # it ends already
-        if not job.cloud_id and interrupt:
-            job.interrupted = True
+        worker, run = self._workers.get(job.account), self._table.run_of(job)
+        if job.state in (JobState.RECEIVED, JobState.SUBMITTING, JobState.UNKNOWN) and run is None:
+            if interrupt:
+                self._table.change(job, interrupted=True)
+            else:
+                self._table.change(job, cancel_requested=True)
             return True
-        if not job.cloud_id:
-            job.cancel_requested = True
-            self._gone(job)
-            self._recorder.changed(job)
-            return True
-        worker, runner = self._workers.get(job.account), job.runner
-        if worker is None or runner is None:
-            return False
+        if worker is None or run is None or not job.is_on_cloud:
+            return False  # it ends already, or nobody can reach it
         try:
-            self._recorder.term.check()
+            self._term.check()
             cancelled = await worker.cloud.cancel(job.cloud_id)
         except CloudRefused as error:
             raise from_cloud(error.status, error.body, error.retry_after) from error
@@ -109,21 +116,10 @@ class Cancellation(EnginePart):
                 details=job.prompt_id,
                 retry_after=error.retry_after or 10.0,
             ) from error
-        live = self._jobs.get(job.key) is job
-        if not cancelled or interrupt or job.started_at is not None or not live:
-            runner.read_detail()
+        waits = job.state is JobState.SUBMITTED and job in self._table
+        if not cancelled or interrupt or not waits:
+            run.read_detail()
             return cancelled
-        await runner.stop()
-        await self._engine.dispatcher.discard(job)
-        self._engine.forget(job)
-        self._gone(job)
+        run.withdraw()
+        await run.finished.wait()
         return True
-
-    def _gone(self, job: Job, *, more: bool = False) -> None:
-        """A job has left the queue without a trace."""
-        if job.state not in (JobState.SUBMITTING, JobState.UNKNOWN):
-            job.to(JobState.CANCELLED)
-        log.info(
-            "job_discarded", job=job.prompt_id, member=job.member, cloud_job=job.cloud_id or None
-        )
-        self._announcer.discarded(job, more=more)

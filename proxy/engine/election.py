@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import structlog
 
 from proxy.bus import EventBus
+from proxy.engine.accounts import Account
 from proxy.engine.term import Term
 from proxy.jobs.models import (
     AccountView,
@@ -28,16 +29,27 @@ from proxy.storage.database import StorageError
 from proxy.storage.leases import ENGINE, LeaseRepository
 from proxy.supervisor import Supervisor
 
-if TYPE_CHECKING:
-    from proxy.engine.accounts import Account
-    from proxy.engine.engine import Engine
-
-
 log = structlog.get_logger(__name__)
 
 #: The part of the lease's length after which it is renewed, or tried for, and the part at its end
 #: in which nothing is done under it: clocks run differently, and calls take time.
 _RENEWAL, _MARGIN = 1 / 3, 0.1
+
+
+class TermEngine(Protocol):
+    """An engine as the election starts and stops it."""
+
+    async def start(self) -> None:
+        """Take over the jobs. Raises `StorageError`."""
+
+    async def close(self, *, write: bool = True) -> None:
+        """Stop; with `write` all that has changed is on disk then."""
+
+    def account_views(self) -> Sequence[AccountView]:
+        """Return the accounts as they are now."""
+
+    async def use_key(self, account: str, key: str) -> None:
+        """Take another key of an account."""
 
 
 @dataclass(eq=False, repr=False)
@@ -50,12 +62,12 @@ class Election:
 
     leases: LeaseRepository
     bus: EventBus
-    make: Callable[[Term], Engine]
+    make: Callable[[Term], TermEngine]
     by_name: Mapping[str, Account]
     holder: str
     length: float
     alone: bool
-    engine: Engine | None = None
+    engine: TermEngine | None = None
     _term: Term | None = None
     _free: asyncio.Event = field(default_factory=asyncio.Event)
     _task: asyncio.Task[None] | None = None
@@ -69,7 +81,7 @@ class Election:
 
     def accounts(self) -> Sequence[AccountView]:
         """The accounts that the engine of this process runs; none while it is a standby."""
-        return () if self.engine is None else self.engine.announcer.accounts()
+        return () if self.engine is None else self.engine.account_views()
 
     async def use_key(self, account: str, key: str) -> None:
         """Take another key of an account."""

@@ -1,24 +1,32 @@
-"""Gives the tracker of a job what happens to it, and does what the tracker says, in order."""
+"""Follows one job on the cloud to its end.
+
+The tracker decides what follows from what happens, the follower carries it out, in order.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 import structlog
+from msgspec import Struct
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import CloudError, CloudOversized
+from proxy.engine.announcer import Announcer
+from proxy.engine.localiser import Localiser
+from proxy.engine.outcomes import Withdrawn
+from proxy.engine.policy import DetailTimeouts
+from proxy.engine.slots import SlotAllocator
+from proxy.engine.table import JobTable
 from proxy.engine.tracker import (
     Command,
     EventReceived,
     GiveUp,
     Input,
     JobStarted,
-    LeaveQueue,
     OutputsSent,
     ReadDetail,
     RecordEnd,
@@ -26,23 +34,15 @@ from proxy.engine.tracker import (
     SnapshotReceived,
     Tracker,
 )
-from proxy.jobs.models import Job, JobMessage, topic_of
+from proxy.jobs.models import Job, JobEnd, JobMessage, JobState, topic_of
 from proxy.storage.database import StorageError
-from proxy.translate import workflow_metadata
 from proxy.translate.events import CloudPicture, Message, Preview, is_terminal
 from proxy.translate.packs import Failure, NodeFailedError
 
-if TYPE_CHECKING:
-    from proxy.engine.engine import Engine
-
-from proxy.engine.localiser import Localiser
-
 log = structlog.get_logger(__name__)
 
-T = TypeVar("T")
-
-#: This many inputs may wait for a job's turn before its previews are left out.
-_CROWDED = 64
+#: Above this many waiting inputs previews are dropped.
+_MAX_INPUTS = 64
 
 #: A detail that was too large so often is not read again; what its client gets then.
 _MAX_OVERSIZED = 3
@@ -52,208 +52,297 @@ _OVERSIZED = (
 )
 
 #: Quick inputs that are taken before others get a turn.
-_AT_ONCE = 50
+_BATCH = 50
 
 #: Events that carry what must be made local first, which may take a while.
 _TRANSLATED = frozenset({"executed", "execution_error"})
 
+#: Seconds that a job waits for the ends of its member's previous jobs to be sent.
+_TURN_TIMEOUT = 2.0
 
-class Runner:
-    """One live job. `post` takes inputs at any time; nothing is done before `release`.
 
-    `ending` is true once the cloud has reported an end, `finished` when it was sent to the
-    client. `cloud` is `None` for a job that is on no account.
+class Ended(Struct, frozen=True):
+    """A job has ended with `end`.
+
+    The `commands` are to be carried out when the history has its entry. With `abandoned` it failed
+    in the proxy, and the cloud need not continue with it.
     """
 
-    def __init__(self, job: Job, engine: Engine, cloud: CloudClient | None) -> None:
+    end: JobEnd
+    commands: Sequence[Command]
+    abandoned: bool = False
+
+
+class JobFollower:
+    """Follows one job. `post` takes inputs at any time; nothing is done before `release`.
+
+    `ending` is true once the cloud has reported an end, `finished` is set when nothing more is done
+    for the job. `cloud` is `None` for a job that is on no account.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        tracker: Tracker,
+        localiser: Localiser,
+        *,
+        cloud: CloudClient | None,
+        table: JobTable,
+        slots: SlotAllocator,
+        announcer: Announcer,
+        timeouts: DetailTimeouts,
+    ) -> None:
         self.job = job
-        self.tracker = Tracker(
-            job.prompt_id,
-            job.graph,
-            job.outputs_to_execute,
-            workflow_metadata.of_job(job.extra_data),
-        )
         self.finished = asyncio.Event()
         self.ending = False
-        self._engine = engine
+        self._tracker = tracker
+        self._localiser = localiser
         self._cloud = cloud
-        self._bus = engine.bus
-        self._term = engine.recorder.term
+        self._table = table
+        self._slots = slots
+        self._announcer = announcer
+        self._timeouts = timeouts
         self._topic = topic_of(job.member, job.client_id)
-        self._timeouts = engine.policy.detail
-        self._local = Localiser(job, engine)
         self._inbox: deque[Input] = deque()
-        self._released = False
-        self._end: RecordEnd | None = None
+        self._news = asyncio.Event()
+        self._idle = False
+        self._released = job.answered
+        self._withdrawn = self._abandoned = False
         self._reader: asyncio.Task[None] | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._stopped = False
+        self._wants_detail = False
+        self._tasks: asyncio.TaskGroup | None = None
 
-    def release(self) -> None:
-        """The client has its `prompt_id`: messages about the job may flow."""
-        self._released = True
-        self._work_off()
+    # --- what others see and ask -----------------------------------------------------------
 
-    def post(self, what: Input) -> None:
-        """Add to what happened; of a job that is far behind, previews are left out."""
-        for one in self._local.of_member(what):
-            self._post(one)
+    @property
+    def node(self) -> str | None:
+        """The node that runs, as it is shown."""
+        return self._tracker.nodes.display_node
 
-    def fail(self, failure: Failure) -> None:
-        """A node fails: the job ends, whatever the cloud does."""
-        for what in self._local.failing(failure):
-            self._post(what)
+    @property
+    def node_type(self) -> str | None:
+        """The class of this node."""
+        return None if self.node is None else self._tracker.nodes.types.get(self.node)
 
-    def _post(self, what: Input) -> None:
-        if self._released and self._task is None and self._is_quick(what):
-            self._take_now(what)
-            return
-        if isinstance(what, CloudPicture) and len(self._inbox) > _CROWDED:
-            return
-        if isinstance(what, EventReceived) and is_terminal(what.type, what.data):
-            self.ending = True
-            self._engine.over(self.job)
-        elif isinstance(what, SnapshotReceived) and what.snapshot.ended:
-            self._engine.over(self.job)
-        self._inbox.append(what)
-        self._work_off()
-
-    def read_detail(self) -> None:
-        """Read the job's detail until it has ended; asking again changes nothing."""
-        if self._stopped:
-            return
-        if self._reader is None and self._cloud is not None and not self.tracker.ended:
-            self._reader = self._engine.spawn(
-                self._read_detail(self._cloud), f"read job {self.job.prompt_id}"
-            )
-
-    def explain(self, reason: str | None) -> None:
-        """Show why the job cannot be followed, if it cannot."""
-        self._engine.announcer.explain(self.job, reason)
+    @property
+    def progress(self) -> float | None:
+        """How far the job is, from 0 to 1."""
+        return self._tracker.nodes.progress
 
     @property
     def reading(self) -> bool:
         """Whether the job's detail is being read already."""
-        return self._reader is not None
+        return self._reader is not None or self._wants_detail
 
-    async def stop(self) -> None:
-        """Stop following; the job itself continues."""
-        self._stopped = True
-        current = asyncio.current_task()
-        tasks = [task for task in (self._task, self._reader) if task and task is not current]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    def release(self) -> None:
+        """Let the messages of the job flow: its client has its `prompt_id`."""
+        self._released = True
+        self._news.set()
+
+    def withdraw(self) -> None:
+        """Follow the job no further: it was cancelled before it ran."""
+        self._withdrawn = True
+        self._news.set()
+
+    def explain(self, reason: str | None) -> None:
+        """Show why the job cannot be followed, if it cannot."""
+        self._table.show(self.job, reason=reason, message=None)
+
+    def read_detail(self) -> None:
+        """Read the job's detail until it has ended; asking again changes nothing."""
+        if self._cloud is None or self._tracker.ended:
+            return
+        if self._tasks is None:
+            self._wants_detail = True
+        elif self._reader is None:
+            self._reader = self._tasks.create_task(
+                self._read_detail(self._cloud), name=f"read job {self.job.prompt_id}"
+            )
 
     # --- inputs ----------------------------------------------------------------------------
 
-    def _is_quick(self, what: Input) -> bool:
-        """Whether an input of a running job needs no waiting: most events and frames."""
-        if self.tracker.started_at is None or isinstance(what, SnapshotReceived | GiveUp):
+    def post(self, happening: Input) -> None:
+        """Take what happened; while many inputs wait, previews are dropped."""
+        for local in self._localiser.of_member(happening):
+            self._post(local)
+
+    def fail(self, failure: Failure) -> None:
+        """End the job with a node that fails, whatever the cloud does."""
+        for happening in self._localiser.failing(failure):
+            self._post(happening)
+
+    def _post(self, happening: Input) -> None:
+        if self._idle and self._is_quick(happening):
+            self._take_now(happening)
+            return
+        if isinstance(happening, CloudPicture) and len(self._inbox) > _MAX_INPUTS:
+            return
+        if isinstance(happening, EventReceived):
+            if is_terminal(happening.type, happening.data):
+                self.ending = True
+                self._slots.free(self.job)
+        elif isinstance(happening, SnapshotReceived) and happening.snapshot.ended:
+            self._slots.free(self.job)
+        self._inbox.append(happening)
+        self._idle = False
+        self._news.set()
+
+    def _is_quick(self, happening: Input) -> bool:
+        """Return whether an input of a running job needs no waiting: most events and frames."""
+        if self._tracker.started_at is None or isinstance(happening, SnapshotReceived | GiveUp):
             return False
-        if isinstance(what, EventReceived):
-            if what.type == "execution_cached" and not self._local.view.is_plain:
+        if isinstance(happening, EventReceived):
+            if not self._localiser.view.is_plain and happening.type == "execution_cached":
                 return False
-            return what.type not in _TRANSLATED and not is_terminal(what.type, what.data)
-        return not isinstance(what, CloudPicture) or self._local.view.shows(what.image_type)
+            return happening.type not in _TRANSLATED and not is_terminal(
+                happening.type, happening.data
+            )
+        return not isinstance(happening, CloudPicture) or self._localiser.view.shows(
+            happening.image_type
+        )
 
-    def _take_now(self, what: Input) -> None:
-        try:
-            for command in self.tracker.receive(what, time.time_ns() // 1_000_000):
-                self._do(command)
-        except Exception:
-            log.exception("job_input_failed", input=type(what).__name__, job=self.job.prompt_id)
-            self.read_detail()
+    # --- the way to the end ----------------------------------------------------------------
 
-    def _work_off(self) -> None:
-        if self._released and self._task is None and self._inbox and not self._stopped:
-            self._task = self._engine.spawn(self._run(), f"job {self.job.prompt_id}")
-
-    async def _run(self) -> None:
-        structlog.contextvars.bind_contextvars(job=self.job.prompt_id, member=self.job.member)
-        taken = 0
-        try:
-            while self._inbox and not self.tracker.ended:
-                what = self._inbox.popleft()
-                if self._is_quick(what):
-                    self._take_now(what)
-                    taken += 1
-                    if taken % _AT_ONCE == 0:
-                        await asyncio.sleep(0)  # let the sockets write
-                    continue
-                try:
-                    await self._take(what)
-                except Exception:
-                    log.exception("job_input_failed", input=type(what).__name__)
-                    self.read_detail()
-        finally:
-            self._task = None
-        if self.tracker.ended:
-            self._inbox.clear()
-            self.finished.set()
+    async def follow(self) -> Ended | Withdrawn:
+        """Carry out what happens to the job until it has ended or is withdrawn."""
+        async with asyncio.TaskGroup() as self._tasks:
+            if self._wants_detail:
+                self.read_detail()
+            outcome = await self._follow()
             if self._reader is not None:
                 self._reader.cancel()
+        return outcome
 
-    async def _take(self, what: Input) -> None:
-        if self.tracker.started_at is None:
-            await self._engine.turn(self.job)
+    async def _follow(self) -> Ended | Withdrawn:
+        while not self._withdrawn:
+            self._news.clear()
+            if self._released:
+                ended = await self._work_off()
+                if ended is not None:
+                    self._inbox.clear()
+                    return ended
+                self._idle = True
+            await self._news.wait()
+            self._idle = False
+        return Withdrawn()
+
+    async def _work_off(self) -> Ended | None:
+        """Take all inputs that wait; return the end if it is among them."""
+        taken = 0
+        while self._inbox and not self._withdrawn:
+            happening = self._inbox.popleft()
+            if self._is_quick(happening):
+                self._take_now(happening)
+                taken += 1
+                if taken % _BATCH == 0:
+                    await asyncio.sleep(0)  # let the sockets write
+                continue
+            try:
+                ended = await self._take(happening)
+            except Exception:
+                log.exception("job_input_failed", input=type(happening).__name__)
+                self.read_detail()
+            else:
+                if ended is not None:
+                    return ended
+        return None
+
+    def _take_now(self, happening: Input) -> None:
         try:
-            local: list[Input] = [await self._until_stored(lambda: self._local.localised(what))]
+            for command in self._tracker.receive(happening, time.time_ns() // 1_000_000):
+                self._do(command)
+        except Exception:
+            name = type(happening).__name__
+            log.exception("job_input_failed", input=name, job=self.job.prompt_id)
+            self.read_detail()
+
+    async def _take(self, happening: Input) -> Ended | None:
+        if self._tracker.started_at is None:
+            await self._wait_for_previous()
+        try:
+            local: list[Input] = [await self._localised(happening)]
         except NodeFailedError as error:
-            local = [*self._local.failing(error.failure)]
-            self._engine.abandon(self.job)
-        for one in local:
-            for command in self.tracker.receive(one, time.time_ns() // 1_000_000):
+            local = [*self._localiser.failing(error.failure)]
+            self._abandoned = True
+        for what in local:
+            commands = self._tracker.receive(what, time.time_ns() // 1_000_000)
+            for index, command in enumerate(commands):
                 match command:
                     case RecordEnd():
-                        self._end = command
-                        await self._until_stored(
-                            lambda end=command: self._engine.record(self.job, end)  # type: ignore[misc]
-                        )
-                    case SendMessage(message=Preview(result=False) as preview) if (
-                        self.job.wants_previews
-                    ):
-                        if (shown := await self._local.view.preview(preview)) is not None:
-                            self._publish(shown)
+                        return Ended(command, commands[index + 1 :], self._abandoned)
+                    case SendMessage(message=Preview(result=False) as preview):
+                        await self._show(preview)
                     case _:
                         self._do(command)
+        return None
+
+    async def _localised(self, happening: Input) -> Input:
+        """Return an input in the terms of the member, once the storage can tell them."""
+        async for wait in _pauses(self._timeouts.growing()):
+            try:
+                return await self._localiser.localised(happening)
+            except StorageError as error:
+                log.error("store_failed", error=str(error), next_try=wait)
+        raise AssertionError("the waits never end")
+
+    async def _wait_for_previous(self) -> None:
+        """Let the ends of the member's other jobs be told first, as on a server with one GPU.
+
+        The cloud begins the next job while the end of the last one still waits for its detail.
+        """
+        previous = []
+        for run in self._table.runs_of(self.job.member):
+            if run is self:
+                break
+            if run.ending:
+                previous.append(run)
+        if previous:
+            try:
+                async with asyncio.timeout(_TURN_TIMEOUT):
+                    for run in previous:
+                        await run.finished.wait()
+            except TimeoutError:
+                log.debug("previous_end_delayed", job=self.job.prompt_id)
+
+    # --- commands --------------------------------------------------------------------------
 
     def _do(self, command: Command) -> None:
         match command:
             case SendMessage(message=Preview(result=False)) if not self.job.wants_previews:
                 pass
             case SendMessage(message=message):
-                self._publish(message)
+                self.tell(message)
             case JobStarted(at=at):
-                self._engine.started(self.job, at)
+                self._start(at)
             case OutputsSent():
-                self.job.finishing = True
-                self._engine.announcer.changed(self.job)
+                self._table.show(self.job, finishing=True)
             case ReadDetail():
                 self.read_detail()
-            case LeaveQueue() if self._end is not None:
-                self._engine.ended(self.job, self._end)
 
-    def _publish(self, message: Message) -> None:
+    def _start(self, at: int) -> None:
+        """Note that the job runs since `at` (ms)."""
+        if self.job.state is JobState.SUBMITTED:
+            self._table.advance(self.job, JobState.RUNNING, started_at=at)
+        self._slots.started(self.job)
+        self._announcer.tell_status(self.job.member)
+
+    async def _show(self, preview: Preview) -> None:
+        if self.job.wants_previews:
+            shown = await self._localiser.view.preview(preview)
+            if shown is not None:
+                self.tell(shown)
+
+    def tell(self, message: Message) -> None:
+        """Publish a message to the client."""
         job = self.job
-        if time.monotonic() >= self._term.until:
-            return
         told = JobMessage(job.member, job.client_id, job.prompt_id, job.watched, message, job.order)
         preview = isinstance(message, Preview) and not message.result
-        self._bus.publish(self._topic, told, droppable=preview)
+        self._announcer.publish(self._topic, told, droppable=preview)
 
-    async def _until_stored(self, write: Callable[[], Awaitable[T]]) -> T:
-        """What was accepted must not be lost because the disk refuses for a while."""
-        async for wait in _pauses(self._timeouts.growing()):
-            try:
-                return await write()
-            except StorageError as error:
-                log.error("store_failed", error=str(error), next_try=wait)
-        raise AssertionError("the waits never end")
+    # --- the detail ------------------------------------------------------------------------
 
     async def _read_detail(self, cloud: CloudClient) -> None:
         """Read until the tracker has ended, and tell it when the cloud has no more to say."""
-        structlog.contextvars.bind_contextvars(job=self.job.prompt_id, member=self.job.member)
         ended = unknown = running = 0.0
         oversized = 0
         async for wait in _pauses(self._timeouts.growing()):
@@ -269,6 +358,9 @@ class Runner:
             except CloudError as error:
                 log.warning("detail_read_failed", error=str(error))
                 await asyncio.sleep(error.retry_after or 0.0)
+                continue
+            except Exception:
+                log.exception("detail_read_crashed")
                 continue
             if snapshot is None:
                 unknown += wait
@@ -289,7 +381,7 @@ class Runner:
 
 
 async def _pauses(waits: Iterable[float]) -> AsyncIterator[float]:
-    """Each wait, after it has passed."""
+    """Return each wait, after it has passed."""
     for wait in waits:
         if wait:
             await asyncio.sleep(wait)

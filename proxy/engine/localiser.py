@@ -24,26 +24,39 @@ from proxy.translate.jobs import Snapshot, reachable
 from proxy.translate.packs import Failure
 
 if TYPE_CHECKING:
-    from proxy.engine.engine import Engine
+    from proxy.files.service import Files
+    from proxy.translate.packs import NodePacks
 
 T = TypeVar("T")
+
+
+class Secrets:
+    """The keys of all accounts, former ones too, which no message and no record may show."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self.values = tuple(keys)
+
+    def add(self, key: str) -> None:
+        """Hide one more key."""
+        self.values = (key, *self.values)
 
 
 @dataclass(eq=False, repr=False)
 class Localiser:
     """Makes what is told of one job local; its `view` knows the nodes that the client has sent.
 
-    No message and no record shows the secrets of the engine or of the job, whatever a node makes
-    of them.
+    No message and no record shows the `secrets` of the accounts or of the job, whatever a node
+    makes of them.
     """
 
     job: Job
-    engine: Engine
+    files: Files
+    packs: NodePacks
+    secrets: Secrets
 
     def __post_init__(self) -> None:
-        job = self.job
-        self._secrets = credentials(job.credentials)
-        self.view = self.engine.packs.view(job)
+        self._own_secrets = credentials(self.job.credentials)
+        self.view = self.packs.view(self.job)
 
     def of_member(self, what: Input) -> Iterable[Input]:
         """What happened in terms of the graph that the member has sent."""
@@ -94,20 +107,20 @@ class Localiser:
     async def _shown(self, value: T) -> T:
         """What a failure shows, without secrets and without the cloud's names."""
         job, value = self.job, self._redacted(value)
-        shown: T = await self.engine.files.reveal(job.member, value, job.prompt_id)
+        shown: T = await self.files.reveal(job.member, value, job.prompt_id)
         return shown
 
     async def _local_output(self, node: str, output: dict[str, Any]) -> dict[str, Any] | Told:
         job, source = self.job, self.view.cloud_graph.get(node)
         if (told := await self.view.result(node, output, account=job.account)) is not None:
             return told
-        local = await self.engine.files.outputs.localise(
+        local = await self.files.outputs.localise(
             job.member, job.prompt_id, node, source, output, account=job.account
         )
         return self._redacted(local)
 
     def _redacted(self, value: T) -> T:
-        return redact(value, *self.engine.secrets, *self._secrets)
+        return redact(value, *self.secrets.values, *self._own_secrets)
 
     def failing(self, failure: Failure) -> list[EventReceived | SnapshotReceived]:
         """The run of a node that fails, and the end of the job with it."""

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
 from proxy.cloud.resilience import Backoff
-from proxy.jobs.models import (
-    FairBy,
-)
+from proxy.jobs.models import FairBy
 from proxy.members.member import Parallelism
 from proxy.translate.jobs import Snapshot
-
-if TYPE_CHECKING:
-    pass
 
 
 class DetailTimeouts(Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""What is on the account is read from time to time, so that no lost event goes unnoticed."""
+"""Reads the jobs of an account from time to time, so that no lost event goes unnoticed."""
 
 from __future__ import annotations
 
@@ -7,21 +7,17 @@ import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import structlog
 
 from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.resilience import Backoff, CloudError, CloudRefused
 from proxy.engine.accounts import Account, Reason
+from proxy.engine.policy import Policy
 from proxy.engine.tracker import GiveUp, SnapshotReceived
 from proxy.jobs.models import Job
 from proxy.translate.jobs import Snapshot
-
-if TYPE_CHECKING:
-    from proxy.engine.policy import Policy
-
-from proxy.engine.policy import Policy
 
 log = structlog.get_logger(__name__)
 
@@ -33,21 +29,39 @@ _LOST: Mapping[Reason, str] = {
 }
 
 
+class Followed(Protocol):
+    """A job that is followed. `reading` says that its detail is being read already."""
+
+    job: Job
+
+    @property
+    def reading(self) -> bool: ...
+
+    def explain(self, reason: str | None) -> None:
+        """Show why the job cannot be followed, if it cannot."""
+
+    def post(self, happening: SnapshotReceived | GiveUp) -> None:
+        """Take what happened."""
+
+    def read_detail(self) -> None:
+        """Read the job's detail until it has ended."""
+
+
 @dataclass(eq=False, repr=False)
 class Reconciler:
-    """One list call for all live jobs; those that the list lacks are read one by one.
+    """Reads all live jobs by one list call, and one by one those that the list lacks.
 
-    Of the `policy` come the seconds between two readings while the event socket is open and while
-    it is not; each is jittered. After a reading that failed they are twice as long each time, at
-    most `longest_wait`, and never shorter than the cloud asked for. While the account's slots are
-    being learned, one waiting job is asked why it waits.
+    `followed` are the jobs by cloud id. The `policy` has the seconds between two readings while the
+    event socket is open and while it is not; each is jittered. After a reading that failed they are
+    twice as long each time, at most `longest_wait`, and never shorter than the cloud asked for.
+    While the account's slots are being learned, one waiting job is asked why it waits.
 
     While the account cannot be read its jobs show the reason. If that lasts for `lost_timeout`
     seconds they end as lost; 0 waits for ever.
     """
 
     account: Account
-    jobs: Mapping[str, Job]
+    followed: Mapping[str, Followed]
     socket: EventSocket
     policy: Policy
     longest_wait: float = 60.0
@@ -58,23 +72,23 @@ class Reconciler:
     _unread_since: float | None = None
 
     def job_added(self) -> None:
-        """There is a live job."""
+        """Begin to read: there is a live job."""
         self._live.set()
 
     def read_soon(self) -> None:
-        """The socket was lost or has come back: do not wait for the next reading."""
+        """Do not wait for the next reading: the socket was lost or has come back."""
         self._now.set()
 
     async def run(self) -> None:
         """Continue until cancelled. While nothing is live, nothing is read."""
         while True:
-            if not self.jobs:
+            if not self.followed:
                 self._live.clear()
                 await self._live.wait()
                 self._now.clear()
             await self._pause()
             self._now.clear()
-            if not self.jobs:
+            if not self.followed:
                 continue
             try:
                 await self.read()
@@ -84,7 +98,7 @@ class Reconciler:
 
     async def read(self) -> None:
         """Read once. Jobs that are submitted meanwhile are left out."""
-        live = dict(self.jobs)
+        live = dict(self.followed)
         try:
             snapshots = await self.account.cloud.jobs(("pending", "in_progress"))
         except CloudError as error:
@@ -96,21 +110,19 @@ class Reconciler:
         self._failures, self._least_wait = 0, 0.0
         if self._unread_since is not None:
             self._unread_since = None
-            for job in live.values():
-                if job.runner is not None:
-                    job.runner.explain(None)
+            for follower in live.values():
+                follower.explain(None)
         await self._learn([one for one in snapshots if one.cloud_id in live])
         for snapshot in snapshots:
             if snapshot.cloud_id not in live:
                 continue
-            runner = live.pop(snapshot.cloud_id).runner
-            if runner is not None and not runner.reading:
-                runner.post(SnapshotReceived(snapshot, detail=False))
-        for job in live.values():
-            if job.runner is not None:
-                job.runner.read_detail()
+            follower = live.pop(snapshot.cloud_id)
+            if not follower.reading:
+                follower.post(SnapshotReceived(snapshot, detail=False))
+        for follower in live.values():
+            follower.read_detail()
 
-    def _note_unread(self, error: CloudError, live: Mapping[str, Job]) -> None:
+    def _note_unread(self, error: CloudError, live: Mapping[str, Followed]) -> None:
         """Show why the account's jobs cannot be followed; end them when that has lasted."""
         if self._unread_since is None:
             self._unread_since = time.monotonic()
@@ -118,13 +130,12 @@ class Reconciler:
         reason: Reason = "unreachable"
         if isinstance(error, CloudRefused) and error.status in (401, 403):
             reason = "dead_key"
-        for job in live.values():
-            if job.runner is None:
-                continue
-            job.runner.explain(reason)
+        for follower in live.values():
+            job = follower.job
+            follower.explain(reason)
             if self.policy.lost_timeout and lasted >= self.policy.lost_timeout:
                 log.error("job_lost", job=job.prompt_id, member=job.member, reason=reason)
-                job.runner.post(GiveUp(_LOST[reason], lost=True))
+                follower.post(GiveUp(_LOST[reason], lost=True))
 
     async def _learn(self, ours: list[Snapshot]) -> None:
         """Find out whether jobs wait because the account runs no more at once."""

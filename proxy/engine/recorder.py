@@ -10,16 +10,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import structlog
 
-from proxy.engine.tracker import RecordEnd
+from proxy.engine.term import Term
 from proxy.jobs.conversion import columns, content_of, job_of, of_history, used
 from proxy.jobs.models import (
     ENDS,
     Job,
     JobContent,
+    JobEnd,
     JobKey,
     JobState,
 )
@@ -29,11 +30,6 @@ from proxy.storage.jobs import JobRepository, Shares, day_of
 from proxy.storage.usage import UsageRow
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
-
-if TYPE_CHECKING:
-    pass
-
-from proxy.engine.term import Term
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +51,10 @@ class JobRecorder:
     term: Term
     history_size: int
     _changed: dict[int, Job] = field(default_factory=dict)
+    #: The jobs that a write has not found: another replica has withdrawn them.
+    _gone: set[int] = field(default_factory=set)
+    #: The jobs that are still to be taken out.
+    _unwanted: dict[int, Job] = field(default_factory=dict)
     _shares: Shares | None = None
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _flushing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -114,7 +114,7 @@ class JobRecorder:
         try:
             job.content = await self._content(job.order)
         except (TypeError, ValueError) as error:
-            log.error("job_content_unreadable", job=job.prompt_id, error=repr(error))
+            log.error("job_content_rejected", job=job.prompt_id, error=repr(error))
             job.content = JobContent({}, {})
             raise LocalError(
                 "job_unreadable",
@@ -140,7 +140,7 @@ class JobRecorder:
         `StorageError`."""
         self._note(job, shares)
         await self.flush()
-        return job.stored
+        return job.order not in self._gone
 
     def _note(self, job: Job, shares: Shares | None) -> None:
         self._changed[job.order] = job
@@ -153,6 +153,8 @@ class JobRecorder:
         """
         async with self._flushing:
             await self._flush()
+            for job in list(self._unwanted.values()):
+                await self.discard(job)
 
     async def _flush(self) -> None:
         self._news.clear()
@@ -174,8 +176,7 @@ class JobRecorder:
             self._shares = _merged(shares, self._shares)
             self._news.set()
             raise
-        for order in gone:
-            changed[order].stored = False
+        self._gone |= gone
 
     async def discard(self, *jobs: Job, shares: Shares | None = None) -> None:
         """Take live jobs out without a trace. Raises `StorageError`."""
@@ -188,9 +189,24 @@ class JobRecorder:
             )
         )
         for job in jobs:
-            self._changed.pop(job.order, None)
+            self._forget(job)
 
-    async def end(self, job: Job, end: RecordEnd, shares: Shares | None = None) -> list[str]:
+    async def discard_soon(self, job: Job, shares: Shares | None = None) -> None:
+        """Take a live job out without a trace, later if the storage refuses now: a job that is
+        gone must not run after a restart."""
+        try:
+            await self.discard(job, shares=shares)
+        except StorageError as error:
+            log.error("record_delete_failed", job=job.prompt_id, error=str(error))
+            self._unwanted[job.order] = job
+            self._news.set()
+
+    def _forget(self, job: Job) -> None:
+        self._changed.pop(job.order, None)
+        self._unwanted.pop(job.order, None)
+        self._gone.discard(job.order)
+
+    async def end(self, job: Job, end: JobEnd, shares: Shares | None = None) -> list[str]:
         """Move a job into the history; the ids of jobs that it has no more room for.
 
         Raises `StorageError`.
@@ -227,7 +243,7 @@ class JobRecorder:
                 fence=self.term.fence,
             )
         )
-        self._changed.pop(job.order, None)
+        self._forget(job)
         return forgotten
 
     async def _write(self, write: Awaitable[T]) -> T:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from proxy.engine.accounts import Account
 from proxy.engine.fair_share import FairShare, JobQueue, MemberQueue, QueuePosition
-from proxy.jobs.models import FairBy, Job
+from proxy.jobs.models import FairBy, Job, JobState
 from proxy.members.member import Member
 from proxy.storage.jobs import Shares
 from proxy.translate.errors import LocalError
@@ -67,7 +67,7 @@ class Scheduler:
     def keep(self, job: Job) -> None:
         """A job has its slot already, from before a restart."""
         self._place(job)
-        if job.started_at is not None:
+        if job.state is JobState.RUNNING:
             self.started(job)
 
     def take(self, job: Job, account: Account) -> None:
@@ -91,7 +91,7 @@ class Scheduler:
             return False
         placed = (one for one in self._placed if one.account == job.account)
         return self._accounts[job.account].slots.running(
-            sum(one.started_at is not None for one in placed)
+            sum(one.state is JobState.RUNNING for one in placed)
         )
 
     def ended(self, job: Job, seconds: float) -> None:

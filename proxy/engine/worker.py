@@ -1,32 +1,35 @@
-"""One account at work: its socket, its submissions and the jobs that are there."""
+"""One account at work: its socket, its submissions and the jobs that are there.
+
+What belongs to one account shares nothing with another but the scheduler and the table of jobs.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
-from msgspec.structs import replace
 
-from proxy.cloud.client import Submission
-from proxy.cloud.event_socket import EventSocket
+from proxy.cloud.event_socket import EventSocket, Timeouts
 from proxy.cloud.resilience import CloudError, jittered
 from proxy.engine.accounts import Account
-from proxy.engine.part import AGAIN, WithdrawnError
+from proxy.engine.finder import JobFinder
+from proxy.engine.follower import JobFollower
+from proxy.engine.policy import Policy
+from proxy.engine.preparation import Preparation
 from proxy.engine.reconciler import Reconciler
+from proxy.engine.recorder import JobRecorder
 from proxy.engine.router import EventRouter
-from proxy.engine.submitter import SubmissionError, Submitter
-from proxy.jobs.models import (
-    Job,
-)
-from proxy.storage.database import StorageError
-from proxy.translate import workflow_metadata
-from proxy.translate.codec import CREDENTIAL_KEYS
+from proxy.engine.slots import SlotAllocator
+from proxy.engine.submitter import Submitter
+from proxy.engine.table import JobTable
+from proxy.jobs.models import JobState
 
 if TYPE_CHECKING:
-    from proxy.engine.engine import Engine
+    from proxy.catalog.service import Catalog
+    from proxy.files.service import Files
+    from proxy.translate.packs import NodePacks
 
 log = structlog.get_logger(__name__)
 
@@ -35,20 +38,24 @@ _PLAN_INTERVAL = 600.0
 
 
 class AccountWorker:
-    """Brings jobs that have a slot on the account to the cloud, and follows them there.
+    """Joins what works for one account. `followers` has its jobs by cloud id."""
 
-    `jobs` has the account's jobs by cloud id.
-    """
-
-    def __init__(self, account: Account, engine: Engine) -> None:
+    def __init__(
+        self,
+        account: Account,
+        slots: SlotAllocator,
+        table: JobTable,
+        recorder: JobRecorder,
+        files: Files,
+        catalog: Catalog,
+        packs: NodePacks,
+        policy: Policy,
+        timeouts: Timeouts,
+    ) -> None:
         self.account = account
-        self.name = account.name
         self.cloud = account.cloud
-        self.slots = account.slots
-        self.health = account.health
-        self.jobs: dict[str, Job] = {}
+        self.followers: dict[str, JobFollower] = {}
         self.router = EventRouter()
-        policy = engine.policy
         self.socket = EventSocket(
             account.cloud.base_url,
             account.key,
@@ -57,20 +64,25 @@ class AccountWorker:
             on_up=self._socket_opened,
             on_down=self._socket_lost,
             due=self.any_running,
-            timeouts=engine.timeouts,
+            timeouts=timeouts,
             plain_http=account.plain_http,
             observations=account.cloud.observations,
         )
+        self.preparation = Preparation(
+            account, recorder, files, catalog, self.socket, timeouts, policy.send_partner_key
+        )
+        self.finder = JobFinder(account.cloud, table.known)
         self.submitter = Submitter(
             account.cloud,
-            known=engine.known,
+            self.finder,
+            self.preparation,
+            packs,
             expecting=self.router.submission,
-            patience=policy.submit_patience,
+            max_wait=policy.submit_patience,
         )
-        self.reconciler = Reconciler(account, self.jobs, self.socket, policy)
-        self._engine = engine
-        self._worth_waiting = True
+        self._slots = slots
         self._plan_changed = asyncio.Event()
+        self.reconciler = Reconciler(account, self.followers, self.socket, policy)
 
     # --- the account -----------------------------------------------------------------------
 
@@ -86,115 +98,42 @@ class AccountWorker:
         while True:
             self._plan_changed.clear()
             if await self.account.read_plan():
-                self._engine.dispatcher.pump()
+                self._slots.changed.set()
             with suppress(TimeoutError):
                 async with asyncio.timeout(jittered(_PLAN_INTERVAL)):
                     await self._plan_changed.wait()
 
     def any_running(self) -> bool:
-        """Whether a job runs, so that events should come."""
-        return any(job.started_at is not None for job in self.jobs.values())
+        """Return whether a job runs, so that events should come."""
+        return any(one.job.state is JobState.RUNNING for one in self.followers.values())
 
     def _socket_opened(self) -> None:
-        """Events come (again): read what was missed."""
-        self._worth_waiting = True
+        """Read what was missed: events come (again)."""
+        self.preparation.socket_opened()
         self.reconciler.read_soon()
 
     def _socket_lost(self) -> None:
-        """No events come: read instead."""
+        """Read instead of waiting for events."""
         self.router.socket_lost()
         self.reconciler.read_soon()
 
     # --- jobs ------------------------------------------------------------------------------
 
-    async def send(self, job: Job, *, patience: float | None = None) -> Submission:
-        """Send a job that has a slot; its intent is on disk before.
-
-        Raises `SubmissionError`, `UnansweredError`, `WithdrawnError`, `StorageError`, and
-        `LocalError` when a file cannot be sent.
-        """
-        engine = self._engine
-        if not await engine.recorder.save(job, engine.scheduler.shares_with(job)):
-            raise WithdrawnError
-        await engine.recorder.load_content(job)
-        graph = await self._prepared(job)
-        extra_data = {**job.extra_data, **job.credentials}
-        for name in ("client_id", "create_time", workflow_metadata.FIELD):
-            extra_data.pop(name, None)
-        lends = engine.policy.send_partner_key and not CREDENTIAL_KEYS & extra_data.keys()
-        if job.cancel_requested or job.interrupted:
-            raise WithdrawnError
-        try:
-            submitted = await self.submitter.submit(
-                job, graph, extra_data, beside=partial(self._beside, lends=lends), patience=patience
-            )
-        except SubmissionError as error:
-            error.refusal.node_errors = engine.packs.view(job).node_errors(
-                error.refusal.node_errors
-            )
-            raise
-        if submitted.node_errors:
-            shown = engine.packs.view(job).node_errors(submitted.node_errors)
-            submitted = replace(submitted, node_errors=shown)
-        return submitted
-
-    def _beside(self, *, lends: bool) -> dict[str, Any]:
-        """What goes beside a job's `extra_data`, directly before it does. Raises `FencedError`."""
-        self._engine.recorder.term.check()
-        return {"api_key_comfy_org": self.account.key} if lends else {}
-
-    async def _prepared(self, job: Job) -> dict[str, Any]:
-        """The graph with the account's names, when the files that it needs are there."""
-        await self._open()
-        files, known = self._engine.files, self._engine.catalog.known
-        return await files.substitute(
-            job.member, job.cloud_graph, choices=known, account=self.name, job=job.prompt_id
-        )
-
-    def follow(self, job: Job) -> None:
-        """Send the job's events to its runner, beginning with those that came too early."""
-        assert job.runner is not None  # noqa: S101
-        self.jobs[job.cloud_id] = job
-        self.router.add(job.cloud_id, job.runner.post)
+    def add(self, follower: JobFollower) -> None:
+        """Send the events of a job to its follower, beginning with those that came too early."""
+        cloud_id = follower.job.cloud_id
+        self.followers[cloud_id] = follower
+        self.router.add(cloud_id, follower.post)
         self.reconciler.job_added()
 
-    def forget(self, job: Job) -> None:
-        """The job no longer needs events."""
-        self.jobs.pop(job.cloud_id, None)
-        self.router.remove(job.cloud_id)
+    def remove(self, cloud_id: str) -> None:
+        """Forget a job that needs no more events."""
+        self.followers.pop(cloud_id, None)
+        self.router.remove(cloud_id)
 
     async def abandon(self, cloud_id: str) -> None:
-        """Have the cloud end a job that has failed here."""
+        """Have the cloud end a job, whatever it answers."""
         try:
             await self.cloud.cancel(cloud_id)
         except CloudError as error:
             log.warning("cancel_failed", cloud_job=cloud_id, error=str(error))
-
-    async def cancel_on_its_way(self, job: Job) -> None:
-        """Cancel on the cloud what a client cancelled while it was on its way."""
-        structlog.contextvars.bind_contextvars(job=job.prompt_id, member=job.member)
-        failures = 0
-        while True:
-            try:
-                if not failures:
-                    await self._engine.recorder.save(job)
-                self._engine.recorder.term.check()
-                await self.cloud.cancel(job.cloud_id)
-                await self._engine.recorder.discard(job)
-                break
-            except (CloudError, StorageError) as error:
-                failures += 1
-                log.warning("cancel_failed", error=str(error))
-                await asyncio.sleep(AGAIN.after(failures))
-        log.info("job_cancelled", cloud_job=job.cloud_id)
-        self._engine.forget(job)
-
-    async def _open(self) -> None:
-        """Wait a little until events come, so that none of a job comes before anybody hears it.
-
-        It is not waited for again until the socket has opened.
-        """
-        if self._worth_waiting:
-            timeouts = self._engine.timeouts
-            await self._engine.catalog.wait_loaded(timeouts.catalog_patience)
-            self._worth_waiting = await self.socket.wait_connected(timeouts.socket_patience)

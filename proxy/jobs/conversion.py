@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.jobs.models import Job, JobContent, JobEnd, JobState, now
+from proxy.jobs.models import Job, JobContent, JobEnd, JobState, LiveJob, now
 from proxy.storage.jobs import Payload, StoredJob, day_of
 from proxy.storage.usage import UsageRow
 from proxy.translate import codec
@@ -96,6 +96,17 @@ def job_of(stored: StoredJob, content: JobContent | None) -> Job:
         submitter=stored.submitter,
         label=stored.label,
     )
+
+
+def live_of(job: Job) -> LiveJob:
+    """A job of the engine as lists show it."""
+    live = msgspec.convert(job, LiveJob, from_attributes=True)
+    return msgspec.structs.replace(live, changed_at=now())
+
+
+def live_of_stored(stored: StoredJob) -> LiveJob:
+    """A stored job as lists show it. Raises `msgspec.ValidationError` if it cannot be read."""
+    return msgspec.convert(stored, LiveJob, from_attributes=True)
 
 
 def used(job: Job, **counts: int) -> UsageRow:

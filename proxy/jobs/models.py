@@ -1,8 +1,7 @@
 """What the rooms know of a job: its state, and the messages between api and engine.
 
-A job has exactly one state (`JobState`); `Job.to` is the only way to another one, and it allows
-what `TRANSITIONS` has. What the engine keeps of a live job hangs on its one `Job`; lists and the
-api have it as a `LiveJob`.
+A job has exactly one state (`JobState`); `TRANSITIONS` has those that may follow. The engine has a
+live job as its one `Job`; lists and the api have it as a `LiveJob`.
 
 | Topic of the bus | Brings |
 |---|---|
@@ -45,7 +44,6 @@ from proxy.translate.errors import LocalError
 from proxy.translate.plans import AccountPlan
 
 if TYPE_CHECKING:
-    from proxy.storage.jobs import StoredJob
     from proxy.translate.packs import Failure, Rewriting
 
 T = TypeVar("T")
@@ -152,17 +150,20 @@ class Job:
 
     `content` is `None` while the job waits: then it is in the storage alone. `order` counts all
     jobs as they came, 0 before the job is stored. `account` is empty while the job waits,
-    `cloud_id` until the cloud has answered the submission. `accepted` says that the client may
-    know of the job, `cancel_requested` that it wants it no more though it may be on the cloud,
-    `watched` whether it had a socket when it had submitted the job. `charge` is what the job has
-    cost the member's share. `one_at_a_time` says that the job waits for others of its client,
-    `submitter` which program sent it, if that is known, `label` what people call it.
+    `cloud_id` until the cloud has answered the submission. `watched` says whether the client had a
+    socket when it had submitted the job. `charge` is what the job has cost the member's share.
+    `one_at_a_time` says that the job waits for others of its client, `submitter` which program sent
+    it, if that is known, `label` what people call it.
 
-    In memory alone: `interrupted` says that the job was interrupted while it was being sent;
-    `answered` that the client has its answer, so that messages may flow;
-    `reason` and `message` why the job cannot continue, in a word and in a sentence; `needs` what
-    not every account has; `finishing` that its client has all outputs; `over` that the cloud has
-    reported the end; `stored` is false once a write has not found it.
+    Four fields are no states, for they hold in several: `accepted` is the promise to the client
+    (a job without it is refused, one with it waits or fails), `cancel_requested` and `interrupted`
+    are wishes, which a job on its way to the cloud meets at its next step (the first leaves no
+    trace, the second is an interrupted run), and `answered` says that the client has its
+    `prompt_id`, before which no message about it may flow.
+
+    In memory alone: `interrupted`; `answered`; `reason` and `message`, why the job does not
+    continue, in a word and in a sentence; `needs`, what not every account has; `finishing`,
+    that its client has all outputs.
     """
 
     prompt_id: str
@@ -188,12 +189,9 @@ class Job:
     interrupted: bool = False
     answered: bool = True
     finishing: bool = False
-    over: bool = False
-    stored: bool = True
     reason: str | None = None
     message: str | None = None
     needs: Needs | None = field(default=None, repr=False)
-    runner: Any = field(default=None, repr=False)
 
     @property
     def key(self) -> JobKey:
@@ -214,6 +212,11 @@ class Job:
     def mark(self) -> str:
         """What the job carries in its `extra_data` on the cloud, to be found again."""
         return f"{self.member}/{self.prompt_id}/{self.create_time}"
+
+    @property
+    def is_on_cloud(self) -> bool:
+        """Whether the cloud has the job under its `cloud_id`."""
+        return self.state in (JobState.SUBMITTED, JobState.RUNNING)
 
     @property
     def loaded(self) -> JobContent:
@@ -252,11 +255,22 @@ class Job:
         """Whether the client did not turn them off, as the web interface can for each job."""
         return self.extra_data.get("preview_method") != "none"
 
-    def to(self, state: JobState) -> None:
-        """Take the next state. Raises `TransitionError` if it may not follow this one."""
-        if state not in TRANSITIONS[self.state]:
-            raise TransitionError(f"{self.prompt_id}: {self.state} cannot become {state}")
-        self.state = state
+
+class _Visible(Protocol):
+    """What decides whether a client may know of a job."""
+
+    @property
+    def state(self) -> str: ...
+    @property
+    def accepted(self) -> bool: ...
+    @property
+    def cancel_requested(self) -> bool: ...
+
+
+def is_shown(job: _Visible) -> bool:
+    """Return whether clients may know of a job; one that runs is there until its end."""
+    known = job.accepted or job.state == JobState.UNKNOWN
+    return known and (not job.cancel_requested or job.state == JobState.RUNNING)
 
 
 class JobEnd(msgspec.Struct, frozen=True):
@@ -343,17 +357,6 @@ _SHOWN: Mapping[JobState, Shown] = {
     JobState.SUBMITTED: "pending",
     JobState.RUNNING: "running",
 }
-
-
-def live_of(job: Job) -> LiveJob:
-    """A job of the engine as lists show it."""
-    live = msgspec.convert(job, LiveJob, from_attributes=True)
-    return msgspec.structs.replace(live, changed_at=now())
-
-
-def live_of_stored(stored: StoredJob) -> LiveJob:
-    """A stored job as lists show it. Raises `msgspec.ValidationError` if it cannot be read."""
-    return msgspec.convert(stored, LiveJob, from_attributes=True)
 
 
 class AccountView(msgspec.Struct, frozen=True):

@@ -18,13 +18,13 @@ import structlog
 
 from proxy.budget import MemoryBudget
 from proxy.bus import MISSED, EventBus
-from proxy.jobs.conversion import without_nulls
+from proxy.jobs.conversion import live_of_stored, without_nulls
 from proxy.jobs.models import (
     HistoryChanged,
     JobState,
     LiveJob,
     Number,
-    live_of_stored,
+    is_shown,
 )
 from proxy.jobs.payload_cache import PayloadCache, QueueItem
 from proxy.storage.database import StorageError
@@ -221,7 +221,7 @@ class LiveJobs:
         gone = [job for order, job in known.items() if order not in living]
         for row in rows:
             if row.key not in news and _is_newer(row, known.get(row.key)):
-                if _is_shown(row):
+                if is_shown(row):
                     self._members[row.member].put(live_of_stored(row))
                 elif row.key in known:
                     self.remove(known[row.key])
@@ -340,16 +340,10 @@ def _place(job: LiveJob) -> tuple[Number, int]:
     return job.number, job.order
 
 
-def _is_shown(row: StoredJob) -> bool:
-    """Whether clients may know of a job; one that runs is there until its end."""
-    known = row.accepted or row.state == JobState.UNKNOWN
-    return known and (not row.cancel_requested or row.started_at is not None)
-
-
 def _is_newer(row: StoredJob, known: LiveJob | None) -> bool:
     """Whether the storage knows more of a job than the bus has reported."""
     return known is None or (
-        row.changed_at >= known.changed_at and (row.state != known.state or not _is_shown(row))
+        row.changed_at >= known.changed_at and (row.state != known.state or not is_shown(row))
     )
 
 

@@ -55,7 +55,7 @@ async def test_a_task_that_a_fault_has_ended_is_started_again(
     task: str,
 ) -> None:
     monkeypatch.setattr(supervisor, "_AGAIN", Backoff(0.001, 0.01))
-    monkeypatch.setattr(engine, "_LOOK", 0.01)
+    monkeypatch.setattr(engine, "_LOOK_INTERVAL", 0.01)
     monkeypatch.setattr(accounting, "INTERVAL", 0.01)
     work = getattr(owner, method)
     calls, again = 0, asyncio.Event()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import graphs
@@ -14,13 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stack import PATIENCE, Client, running_proxy
 
-from proxy.cloud.client import Submission
 from proxy.cloud.event_socket import Timeouts
-from proxy.cloud.resilience import Backoff, CircuitBreaker, refusal
+from proxy.cloud.resilience import Backoff, CircuitBreaker
 from proxy.engine.accounts import MOST, RESTS, Account, AccountHealth, Reason, Slots
-from proxy.engine.submitter import Submitter
-from proxy.jobs.models import Job, JobContent
-from proxy.observations import AccountObservations
 from proxy.simulator import HttpFault, Simulator
 
 
@@ -382,33 +376,3 @@ async def test_the_first_submission_waits_for_the_catalog(
 ) -> None:
     entry = await client.run(graphs.plain())
     assert entry["prompt"][4] == ["2"]
-
-
-async def none_known(_: object) -> set[str]:
-    return set()
-
-
-async def test_every_call_lends_the_key_of_its_moment() -> None:
-    lent: list[str] = []
-
-    class BusyOnce:
-        observations = AccountObservations()
-
-        async def submit(self, _graph: Any, *, extra_data: dict[str, Any], **_: Any) -> Submission:
-            lent.append(extra_data["api_key_comfy_org"])
-            if len(lent) == 1:
-                raise refusal("POST /api/prompt", 503, {}, None)
-            return Submission("cloud-id", {})
-
-    record = Job(
-        prompt_id="one",
-        member="local",
-        number=0,
-        content=JobContent({}, {}),
-        client_id=None,
-        create_time=0,
-    )
-    keys = iter(("the old key", "the new key"))
-    submitter = Submitter(BusyOnce(), none_known, nullcontext)  # type: ignore[arg-type]
-    await submitter.submit(record, {}, {}, beside=lambda: {"api_key_comfy_org": next(keys)})
-    assert lent == ["the old key", "the new key"]

@@ -8,7 +8,7 @@ from typing import Any
 from proxy.bus import EventBus
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.tracker import RecordEnd
-from proxy.jobs.conversion import payload_of, stored_of
+from proxy.jobs.conversion import live_of, payload_of, stored_of
 from proxy.jobs.models import (
     HistoryChanged,
     Job,
@@ -16,7 +16,6 @@ from proxy.jobs.models import (
     JobContent,
     JobLeft,
     JobState,
-    live_of,
 )
 from proxy.jobs.service import JobQuery, JobService
 from proxy.storage.jobs import JobRepository

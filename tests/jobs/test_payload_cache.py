@@ -10,8 +10,8 @@ from jobs.samples import MEMBER, Room, new
 
 from proxy.budget import MemoryBudget, MemoryLimitError
 from proxy.jobs import views
-from proxy.jobs.conversion import payload_of, stored_of
-from proxy.jobs.models import Job, JobChanged, JobState, live_of
+from proxy.jobs.conversion import live_of, payload_of, stored_of
+from proxy.jobs.models import Job, JobChanged, JobState
 from proxy.jobs.payload_cache import PayloadCache, QueueItem
 
 

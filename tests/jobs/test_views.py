@@ -21,7 +21,7 @@ from proxy.engine.recorder import JobRecorder
 from proxy.engine.replay import life_of
 from proxy.engine.term import Term
 from proxy.engine.tracker import RecordEnd
-from proxy.jobs.conversion import payload_of, stored_of
+from proxy.jobs.conversion import live_of, payload_of, stored_of
 from proxy.jobs.models import (
     Job,
     JobChanged,
@@ -29,7 +29,6 @@ from proxy.jobs.models import (
     JobMessage,
     JobState,
     LiveJob,
-    live_of,
     now,
     topic_of,
 )
@@ -212,7 +211,7 @@ async def test_the_storage_tells_which_jobs_live(replica: Replica) -> None:
     await replica.repository.discard([leaves.order])
     await replica.insert("unanswered", accepted=False, state=JobState.RECEIVED)
     await replica.insert("unwanted", cancel_requested=True)
-    running = await replica.insert("running", cancel_requested=True, started_at=now())
+    running = await replica.insert("running", cancel_requested=True, state=JobState.RUNNING)
     await replica.live.reload()
     assert [job.order for job in replica.live] == [stays.order, running.order]
 
@@ -220,7 +219,7 @@ async def test_the_storage_tells_which_jobs_live(replica: Replica) -> None:
 async def test_of_storage_and_bus_the_newer_word_counts(replica: Replica) -> None:
     job = await replica.insert()
     known = live_of(job)
-    job.to(JobState.SUBMITTING)
+    job.state = JobState.SUBMITTING
     replica.live.put(live_of(job))
     await replica.repository.update([(job.order, {"changed_at": known.changed_at - 5})])
     await replica.live.reload()

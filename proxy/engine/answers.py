@@ -1,0 +1,60 @@
+"""The answers to clients whose jobs were taken in or refused, before which no message may flow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from proxy.bus import EventBus
+from proxy.engine.announcer import Announcer
+from proxy.engine.table import JobTable
+from proxy.jobs.models import JobAnswered, JobKey
+from proxy.translate.errors import LocalError
+
+#: Seconds after which a job's messages flow although nobody has said that the client has its
+#: answer, where another replica may have died that was to give it, and where none can say it.
+_RELEASE, _RELEASE_SHARED, _RELEASE_UNCONNECTED = 5.0, 2.0, 1.0
+
+
+class Answers:
+    """Answers the api, and lets the messages of a job flow once its client has the answer.
+
+    `shared` says that several replicas answer clients.
+    """
+
+    def __init__(
+        self, bus: EventBus, announcer: Announcer, table: JobTable, *, shared: bool
+    ) -> None:
+        self._bus = bus
+        self._announcer = announcer
+        self._table = table
+        self._shared = shared
+
+    def accept(self, key: JobKey, node_errors: Mapping[str, Any] | None = None) -> None:
+        """Tell the api that a job was taken in, without the nodes in `node_errors`."""
+        self._answer(JobAnswered(key, node_errors))
+        wait = _RELEASE_SHARED if self._shared else _RELEASE
+        if not self._bus.connected:
+            wait = _RELEASE_UNCONNECTED
+        asyncio.get_running_loop().call_later(wait, self.release, key)
+
+    def refuse(self, key: JobKey, refusal: LocalError) -> None:
+        """Tell the api that a job was refused."""
+        self._answer(JobAnswered(key, error=refusal))
+
+    def _answer(self, answer: JobAnswered) -> None:
+        key = answer.key
+        self._announcer.publish(f"answers.{key.member}.{key.prompt_id}", answer)
+
+    def release(self, key: JobKey, *, watched: bool = True) -> None:
+        """Let the job's messages flow: its client has the answer, and a socket if `watched`."""
+        job = self._table.get(key)
+        if job is None or job.answered:
+            return
+        job.answered = True
+        if job.watched != watched:
+            self._table.change(job, watched=watched)
+        run = self._table.run_of(job)
+        if run is not None:
+            run.release()

@@ -1,0 +1,100 @@
+"""Takes new jobs in: at once where a slot is free, else into the queue."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+from proxy.engine.answers import Answers
+from proxy.engine.life import JobLife
+from proxy.engine.needs import needs_of
+from proxy.engine.outputs import output_nodes
+from proxy.engine.recorder import JobRecorder
+from proxy.engine.slots import SlotAllocator
+from proxy.engine.table import JobTable
+from proxy.jobs.models import Job, JobReceived, JobState
+from proxy.storage.database import StorageError
+from proxy.translate.errors import LocalError
+
+if TYPE_CHECKING:
+    from proxy.catalog.service import Catalog
+
+log = structlog.get_logger(__name__)
+
+
+class Intake:
+    """Begins the lives of new jobs."""
+
+    def __init__(
+        self,
+        table: JobTable,
+        slots: SlotAllocator,
+        life: JobLife,
+        answers: Answers,
+        recorder: JobRecorder,
+        catalog: Catalog,
+    ) -> None:
+        self._table = table
+        self._slots = slots
+        self._life = life
+        self._answers = answers
+        self._recorder = recorder
+        self._catalog = catalog
+
+    async def receive(self, message: JobReceived) -> None:
+        """Take a new job in, and lead it as far as it goes now.
+
+        The job is stored already: where it cannot be read now, it is found later.
+        """
+        key = message.key
+        structlog.contextvars.bind_contextvars(job=key.prompt_id, member=key.member)
+        try:
+            job = message.job or await self._recorder.read(key, message.order)
+        except StorageError as error:
+            log.error("job_read_failed", error=str(error))
+            self._answers.accept(key, message.found)
+            return
+        if job is None or self._table.get(key) is not None:
+            return
+        try:
+            await self._take_in(job, message)
+        except Exception:
+            log.exception("job_take_failed")
+            self._answers.refuse(key, _failed())
+
+    async def _take_in(self, job: Job, message: JobReceived) -> None:
+        job.answered = False
+        job.outputs_to_execute = output_nodes(job, message.found or {}, self._catalog.known)
+        self._table.add(job)
+        if not self._slots.scheduler.has_account(job.member):
+            await self._table.discard(job)
+            self._answers.refuse(job.key, _no_account())
+            return
+        job.needs = needs_of(job, self._catalog)
+        if (
+            not message.promised  # a client that knows of its job is no longer refused
+            and job.failure is None
+            and self._slots.take_at_once(job)
+        ):
+            self._table.advance(job, JobState.SUBMITTING)
+            await self._life.run(job, found=message.found)
+        else:
+            await self._life.take_in(job, message.found)
+
+
+def _no_account() -> LocalError:
+    return LocalError(
+        "no_account",
+        "No Comfy Cloud account accepts jobs of this member; ask an admin to add the member to an "
+        "account.",
+        kind="forbidden",
+    )
+
+
+def _failed() -> LocalError:
+    return LocalError(
+        "submission_failed",
+        "The proxy could not store the job. It will not run; the log has the reason.",
+        kind="internal",
+    )

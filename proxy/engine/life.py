@@ -1,0 +1,387 @@
+"""The life of a job, from its slot to its history entry."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from proxy.cloud.event_socket import Timeouts
+from proxy.cloud.resilience import Backoff, CloudError
+from proxy.engine.announcer import Announcer
+from proxy.engine.answers import Answers
+from proxy.engine.follower import Ended, JobFollower
+from proxy.engine.localiser import Localiser, Secrets
+from proxy.engine.needs import needs_of
+from proxy.engine.outcomes import (
+    CancelOnCloud,
+    Discard,
+    Elsewhere,
+    Fail,
+    FailedBefore,
+    Follow,
+    Interrupt,
+    LookFor,
+    Lost,
+    NotNow,
+    Outcome,
+    Refused,
+    Sent,
+    Step,
+    TryOther,
+    Wait,
+    WrongAccount,
+    next_step,
+)
+from proxy.engine.outputs import output_nodes
+from proxy.engine.policy import Policy
+from proxy.engine.queue_news import QueueNews
+from proxy.engine.recorder import JobRecorder
+from proxy.engine.recovery import Recovery
+from proxy.engine.slots import SlotAllocator
+from proxy.engine.table import JobTable
+from proxy.engine.tracker import SendMessage, SnapshotReceived, Tracker
+from proxy.engine.worker import AccountWorker
+from proxy.jobs.models import Job, JobState
+from proxy.storage.database import StorageError
+from proxy.translate import workflow_metadata
+from proxy.translate.errors import LocalError, failure_of, fill_node_errors
+from proxy.translate.jobs import Snapshot, Status
+from proxy.translate.packs import Failure
+
+if TYPE_CHECKING:
+    from proxy.catalog.service import Catalog
+    from proxy.files.service import Files
+    from proxy.translate.packs import NodePacks
+
+log = structlog.get_logger(__name__)
+
+#: Seconds that the cloud may put off a job of the queue before it goes back there.
+_QUEUED_MAX_WAIT = 2.0
+
+#: Between two tries to cancel a job on the cloud, or to read what must be read.
+_RETRY = Backoff(first=0.5, longest=30.0)
+
+
+class JobLife:
+    """Leads jobs through their lives, each in one call of `run`."""
+
+    def __init__(
+        self,
+        table: JobTable,
+        slots: SlotAllocator,
+        workers: Mapping[str, AccountWorker],
+        recovery: Recovery,
+        answers: Answers,
+        announcer: Announcer,
+        news: QueueNews,
+        recorder: JobRecorder,
+        *,
+        files: Files,
+        catalog: Catalog,
+        packs: NodePacks,
+        secrets: Secrets,
+        timeouts: Timeouts,
+        policy: Policy,
+    ) -> None:
+        self._table = table
+        self._slots = slots
+        self._workers = workers
+        self._recovery = recovery
+        self._answers = answers
+        self._announcer = announcer
+        self._news = news
+        self._recorder = recorder
+        self._files = files
+        self._catalog = catalog
+        self._packs = packs
+        self._secrets = secrets
+        self._timeouts = timeouts
+        self._policy = policy
+
+    async def run(
+        self,
+        job: Job,
+        outcome: Outcome | None = None,
+        *,
+        found: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Lead a job that has a slot to its end, or back into the queue.
+
+        After a restart it continues with the `outcome` that was reached before. `found` are the
+        node errors of a new job, which its client gets with its answer.
+        """
+        structlog.contextvars.bind_contextvars(job=job.prompt_id, member=job.member)
+        new = not job.accepted and outcome is None
+        if outcome is None:
+            outcome = await self._send(job)
+        step = self._next(job, outcome)
+        while isinstance(step, TryOther) and self._move(job):
+            outcome = await self._send(job)
+            step = self._next(job, outcome)
+        if isinstance(step, LookFor):
+            outcome = await self._look(job, outcome, new=new)
+            new, step = False, self._next(job, outcome)
+        match step:
+            case Follow() if isinstance(outcome, Sent):
+                await self._follow(job, outcome, found if new else None, new=new)
+            case CancelOnCloud() if isinstance(outcome, Sent):
+                await self._cancel(job, outcome, new=new)
+            case Wait() | TryOther():
+                await self._wait(job, step, found if new else None, new=new)
+            case Fail(cause=cause):
+                await self.fail(job, cause)
+            case Interrupt():
+                await self.interrupt(job)
+            case Discard(refusal=refusal):
+                await self._discard(job, refusal, new=new)
+
+    def _next(self, job: Job, outcome: Outcome) -> Step:
+        has_other = not job.accepted and self._slots.scheduler.has_other(job)
+        step = next_step(job, outcome, has_other=has_other)
+        if not (isinstance(outcome, Elsewhere) and isinstance(step, Discard)) or outcome.by_cloud:
+            self._slots.note(job, outcome)
+        return step
+
+    # --- on the way to the cloud -----------------------------------------------------------
+
+    async def _send(self, job: Job) -> Outcome:
+        """Submit a job that has a slot."""
+        scheduler = self._slots.scheduler
+        max_wait = _QUEUED_MAX_WAIT if job.accepted else None
+        if not job.accepted and scheduler.has_other(job):
+            max_wait = 0.0
+        worker = self._workers[job.account]
+        obstacle = await self._check(job, worker)
+        if obstacle is not None:
+            return obstacle
+        return await worker.submitter.send(job, scheduler.shares_with(job), max_wait=max_wait)
+
+    async def _check(self, job: Job, worker: AccountWorker) -> Outcome | None:
+        """Return why a job cannot be sent, once what its client sent is in memory."""
+        try:
+            await self._recorder.load_content(job)
+        except StorageError as error:
+            log.error("job_read_failed", error=str(error))
+            return NotNow()
+        except LocalError as error:
+            return Refused(error, by_cloud=False)
+        if job.failure is not None:
+            return FailedBefore(job.failure)
+        if job.accepted:  # what the accounts have may have changed while it waited
+            await self._catalog.wait_loaded(self._timeouts.catalog_patience)
+            job.needs = needs_of(job, self._catalog)
+            if worker.account not in self._slots.scheduler.usable(job):
+                return WrongAccount()
+        return None
+
+    def _move(self, job: Job) -> bool:
+        """Give a new job a slot of another account; return whether there is one."""
+        self._slots.give_back(job)
+        return self._slots.take_at_once(job)
+
+    async def _look(self, job: Job, outcome: Outcome, *, new: bool) -> Outcome:
+        """Find out where a job is.
+
+        It counts as pending, so that a client which looks for it does not submit it again.
+        """
+        at_home = job.account in self._workers
+        if job.state is JobState.SUBMITTING:
+            self._table.advance(job, JobState.UNKNOWN)
+        if not at_home:
+            self._table.show(job, reason="no_account")
+        if new and isinstance(outcome, Lost) and outcome.refusal is not None:
+            self._answers.refuse(job.key, outcome.refusal)
+        self._announcer.tell_status(job.member)
+        outcome = await self._recovery.look(job)
+        if not at_home and isinstance(outcome, Sent):
+            self._table.show(job, reason=None)
+            self._slots.keep(job)
+        return outcome
+
+    # --- on the cloud ----------------------------------------------------------------------
+
+    async def _follow(
+        self, job: Job, sent: Sent, found: Mapping[str, Any] | None, *, new: bool
+    ) -> None:
+        """Follow a job that the cloud has to its end; a new job's client gets its answer first."""
+        worker = self._workers[job.account]
+        follower = self._follower(job, worker)
+        node_errors = {**(found or {}), **fill_node_errors(sent.node_errors)}
+        self._take(job, sent, node_errors)
+        worker.add(follower)
+        if new:
+            if node_errors:
+                node_errors = await self._files.reveal(job.member, node_errors, job.prompt_id)
+            self._answers.accept(job.key, node_errors)
+            await asyncio.sleep(0)  # the client gets its answer before anything else is done
+        elif sent.node_errors:
+            log.warning("nodes_omitted", nodes=sorted(sent.node_errors))
+        if job.interrupted:
+            await worker.abandon(job.cloud_id)
+            follower.read_detail()
+        await self._lead_to_end(job, follower, worker)
+
+    def _take(self, job: Job, sent: Sent, node_errors: Mapping[str, Any]) -> None:
+        """Note that the cloud has a job."""
+        self._slots.taken(job)
+        if job.is_on_cloud:
+            return
+        changes: dict[str, Any] = {"cloud_id": sent.cloud_id}
+        if not job.cancel_requested:
+            changes["accepted"] = True
+        if node_errors:
+            changes["outputs_to_execute"] = output_nodes(job, node_errors, self._catalog.known)
+        self._table.advance(job, JobState.SUBMITTED, **changes)
+        job.loaded.credentials = {}  # the cloud has them
+        self._announcer.tell_status(job.member)
+
+    async def _lead_to_end(
+        self, job: Job, follower: JobFollower, worker: AccountWorker | None = None
+    ) -> None:
+        """Follow a job, and record how it has ended."""
+        try:
+            outcome = await follower.follow()
+            if isinstance(outcome, Ended):
+                await self._finish(job, follower, outcome)
+            else:
+                await self._table.discard(job)
+        finally:
+            if worker is not None:
+                worker.remove(job.cloud_id)
+            self._slots.free(job)
+            follower.finished.set()
+        if worker is not None and isinstance(outcome, Ended) and outcome.abandoned:
+            await worker.abandon(job.cloud_id)
+
+    async def _finish(self, job: Job, follower: JobFollower, ended: Ended) -> None:
+        """Record an end, then tell it: the history has the entry before the client hears of it."""
+        end, scheduler = ended.end, self._slots.scheduler
+        await self._table.finish(job, end, scheduler.shares_with(job))
+        for command in ended.commands:
+            if isinstance(command, SendMessage):
+                follower.tell(command.message)
+            else:  # it leaves the queue
+                scheduler.ended(job, (end.ended_at - end.started_at) / 1000)
+                self._slots.free(job)
+                self._table.leave(job, end)
+
+    async def _cancel(self, job: Job, sent: Sent, *, new: bool) -> None:
+        """Have the cloud end a job that its client cancelled while it was on its way."""
+        self._take(job, sent, {})
+        if new:
+            self._answers.accept(job.key)
+        failures = 0
+        while True:
+            try:
+                if not failures:
+                    await self._recorder.save(job)
+                self._recorder.term.check()
+                await self._workers[job.account].cloud.cancel(job.cloud_id)
+                break
+            except (CloudError, StorageError) as error:
+                failures += 1
+                log.warning("cancel_failed", error=str(error))
+                await asyncio.sleep(_RETRY.after(failures))
+        log.info("job_cancelled", cloud_job=job.cloud_id)
+        self._slots.free(job)
+        await self._table.discard(job)
+
+    # --- not on the cloud ------------------------------------------------------------------
+
+    async def take_in(self, job: Job, found: Mapping[str, Any] | None = None) -> None:
+        """Let a new job wait for its turn, and answer its client.
+
+        A job with a node that has failed already ends with that instead.
+        """
+        self._table.advance(job, JobState.QUEUED, accepted=True)
+        failure = job.failure
+        if failure is None:
+            self._slots.enqueue(job)
+            self._news.explain(job)
+        self._answers.accept(job.key, found)
+        if failure is not None:
+            await self.fail(job, failure)
+
+    async def _wait(
+        self, job: Job, step: Wait | TryOther, found: Mapping[str, Any] | None, *, new: bool
+    ) -> None:
+        """Put a job back into the queue, at its place."""
+        self._slots.give_back(job)
+        if isinstance(step, Wait) and step.pause:
+            self._slots.pause()
+        if new:
+            await self.take_in(job, found)
+            return
+        shares = self._slots.scheduler.shares_with(job)
+        self._table.advance(job, JobState.QUEUED, shares=shares)
+        self._slots.enqueue(job)
+
+    async def fail(self, job: Job, cause: LocalError | Failure) -> None:
+        """Let an accepted job that is on no account end as failed, with a life of its own."""
+        self._slots.give_back(job)
+        await self._load(job)
+        follower = self._follower(job, None)
+        if isinstance(cause, Failure):
+            log.info("node_failed", error=cause.message[:200])
+            follower.fail(cause)
+        else:
+            log.warning("job_refused", type=cause.type, message=cause.message)
+            follower.post(_ended(job, "failed", failure_of(cause)))
+        await self._lead_to_end(job, follower)
+
+    async def interrupt(self, job: Job) -> None:
+        """Let an accepted job that is on no account end as an interrupted run."""
+        self._slots.give_back(job)
+        await self._load(job)
+        follower = self._follower(job, None)
+        follower.post(_ended(job, "cancelled"))
+        await self._lead_to_end(job, follower)
+
+    async def _load(self, job: Job) -> None:
+        """Read what the client sent, for the history; one that is unreadable ends without it."""
+        for failures in itertools.count(1):
+            try:
+                await self._recorder.load_content(job)
+                return
+            except StorageError as error:
+                log.error("job_read_failed", error=str(error))
+                await asyncio.sleep(_RETRY.after(failures))
+            except LocalError:
+                return
+
+    async def _discard(self, job: Job, refusal: LocalError | None, *, new: bool) -> None:
+        """Forget a job that the cloud does not have; a new job's client is refused."""
+        self._slots.give_back(job)
+        await self._table.discard(job, self._slots.scheduler.shares_with(job))
+        if new and refusal is not None:
+            reveal, id_ = self._files.reveal, job.prompt_id
+            refusal.node_errors = await reveal(job.member, refusal.node_errors, id_)
+            refusal.details = await reveal(job.member, refusal.details, id_)
+            self._answers.refuse(job.key, refusal)
+
+    def _follower(self, job: Job, worker: AccountWorker | None) -> JobFollower:
+        """Return a follower that takes what happens to a job from now on."""
+        metadata = workflow_metadata.of_job(job.extra_data)
+        tracker = Tracker(job.prompt_id, job.graph, job.outputs_to_execute, metadata)
+        follower = JobFollower(
+            job,
+            tracker,
+            Localiser(job, self._files, self._packs, self._secrets),
+            cloud=None if worker is None else worker.cloud,
+            table=self._table,
+            slots=self._slots,
+            announcer=self._announcer,
+            timeouts=self._policy.detail,
+        )
+        self._table.follow(follower)
+        return follower
+
+
+def _ended(job: Job, status: Status, error: dict[str, Any] | None = None) -> SnapshotReceived:
+    """Return the end of a job that the cloud does not have."""
+    snapshot = Snapshot(job.prompt_id, status, settled=True, execution_error=error)
+    return SnapshotReceived(snapshot)

@@ -1,0 +1,176 @@
+"""What a step in the life of a job comes to, and which step is next.
+
+Decides without I/O and without a clock. `JobLife` carries the steps out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from msgspec import Struct
+
+from proxy.engine.accounts import Reason
+from proxy.jobs.models import Job
+from proxy.translate.errors import LocalError
+from proxy.translate.packs import Failure
+
+# --- outcomes ------------------------------------------------------------------------------
+
+
+class Sent(Struct, frozen=True):
+    """The cloud has the job under `cloud_id`; it runs without the nodes in `node_errors`."""
+
+    cloud_id: str
+    node_errors: Mapping[str, Any] = {}
+
+
+class Refused(Struct, frozen=True):
+    """The job cannot run, whichever account it goes to.
+
+    `by_cloud` says that the account has answered so.
+    """
+
+    refusal: LocalError
+    by_cloud: bool = True
+
+
+class FailedBefore(Struct, frozen=True):
+    """A node has failed that the proxy runs itself, before the job was sent."""
+
+    failure: Failure
+
+
+class WrongAccount(Struct, frozen=True):
+    """The account does not have what the job names."""
+
+
+class Elsewhere(Struct, frozen=True):
+    """The account cannot take the job because of `fault`; another account may.
+
+    `retry_after` is what the cloud asked for, in seconds; `by_cloud` says that the account has
+    answered the submission.
+    """
+
+    refusal: LocalError
+    fault: Reason
+    retry_after: float | None = None
+    by_cloud: bool = True
+
+
+class NotNow(Struct, frozen=True):
+    """The proxy could not send the job.
+
+    Without a `refusal` its storage failed, and with one the proxy itself.
+    """
+
+    refusal: LocalError | None = None
+
+
+class Lost(Struct, frozen=True):
+    """Nobody knows whether the cloud has the job; a new job's client gets the `refusal`."""
+
+    refusal: LocalError | None = None
+
+
+class NotThere(Struct, frozen=True):
+    """The cloud does not have the job, which was looked for."""
+
+
+class Withdrawn(Struct, frozen=True):
+    """The client no longer wants the job, and the cloud does not have it."""
+
+
+Outcome: TypeAlias = (
+    Sent | Refused | FailedBefore | WrongAccount | Elsewhere | NotNow | Lost | NotThere | Withdrawn
+)
+
+# --- steps ---------------------------------------------------------------------------------
+
+
+class Follow(Struct, frozen=True):
+    """Follow the job to its end."""
+
+    cloud_id: str
+
+
+class CancelOnCloud(Struct, frozen=True):
+    """Have the cloud end the job, then discard it."""
+
+    cloud_id: str
+
+
+class LookFor(Struct, frozen=True):
+    """Find out whether the cloud has the job."""
+
+
+class Wait(Struct, frozen=True):
+    """Let the job wait for its next turn; with `pause` no other job is sent for a moment."""
+
+    pause: bool = False
+
+
+class TryOther(Struct, frozen=True):
+    """Send the job to another account, if one has a slot for it; else let it wait."""
+
+
+class Fail(Struct, frozen=True):
+    """End the job as failed, with a history entry."""
+
+    cause: LocalError | Failure
+
+
+class Interrupt(Struct, frozen=True):
+    """End the job as an interrupted run, with a history entry."""
+
+
+class Discard(Struct, frozen=True):
+    """Forget the job; a new job's client gets the `refusal`."""
+
+    refusal: LocalError | None = None
+
+
+Step: TypeAlias = Follow | CancelOnCloud | LookFor | Wait | TryOther | Fail | Interrupt | Discard
+
+
+def next_step(job: Job, outcome: Outcome, *, has_other: bool = False) -> Step:
+    """Return what to do with a job after an outcome.
+
+    A job that is not `accepted` has a client that waits for its answer, and is refused rather
+    than kept waiting. `has_other` says that another account that takes the job is well.
+    """
+    match outcome:
+        case Sent(cloud_id=cloud_id):
+            return CancelOnCloud(cloud_id) if job.cancel_requested else Follow(cloud_id)
+        case Lost():
+            return LookFor()
+        case Withdrawn() if not (job.accepted and job.interrupted):
+            return Discard(withdrawn())
+        case _ if job.cancel_requested:
+            return Discard(withdrawn())
+        case Refused(refusal=refusal):
+            return Fail(refusal) if job.accepted else Discard(refusal)
+        case FailedBefore(failure=failure):
+            return Fail(failure)
+        case _ if job.accepted and job.interrupted:
+            return Interrupt()
+        case NotThere() | WrongAccount():
+            return Wait() if job.accepted else Discard()
+        case Elsewhere(refusal=refusal):
+            if job.accepted:
+                return Wait()
+            return TryOther() if has_other else Discard(refusal)
+        case NotNow(refusal=refusal):
+            if job.accepted or refusal is None:
+                return Wait(pause=True)
+            return Discard(refusal)
+    raise AssertionError(outcome)
+
+
+def withdrawn() -> LocalError:
+    """Return the answer to a client whose job was cancelled before it was sent."""
+    return LocalError(
+        "submission_withdrawn",
+        "The job was cancelled before it was sent. It will not run.",
+        kind="unavailable",
+    )

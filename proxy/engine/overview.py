@@ -1,0 +1,96 @@
+"""What the engine knows of its jobs and accounts beyond the storage, for those who ask."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+
+from proxy.engine.announcer import Announcer
+from proxy.engine.scheduler import Scheduler
+from proxy.engine.table import JobTable
+from proxy.engine.worker import AccountWorker
+from proxy.jobs.conversion import live_of
+from proxy.jobs.models import (
+    AccountView,
+    Job,
+    JobState,
+    LiveJob,
+    NodeRuns,
+    OverviewAnswered,
+    SocketKnown,
+    is_shown,
+    now,
+    topic_of,
+)
+
+#: The order in which admins see jobs that are not in the queue any more.
+_RANK = {"running": 0, "pending": 1, "sending": 2}
+
+
+class Overview:
+    """Answers about all live jobs and accounts."""
+
+    def __init__(
+        self,
+        table: JobTable,
+        scheduler: Scheduler,
+        workers: Mapping[str, AccountWorker],
+        announcer: Announcer,
+    ) -> None:
+        self._table = table
+        self._scheduler = scheduler
+        self._workers = workers
+        self._announcer = announcer
+
+    def jobs(self, member: str | None) -> OverviewAnswered:
+        """Return all live jobs, or those of one member, and the accounts."""
+        views = [
+            self._seen(job)
+            for job in self._table
+            if job.state not in (JobState.RECEIVED, JobState.QUEUED)
+            and is_shown(job)
+            and member in (None, job.member)
+        ]
+        views.sort(key=lambda view: (_RANK[view.shown], view.started_at or view.create_time))
+        views += [
+            replace(live_of(place.job), account="", before=place.before, reason=place.reason)
+            for place in self._scheduler.forecast()
+            if member in (None, place.job.member)
+        ]
+        return OverviewAnswered(tuple(views), self.accounts())
+
+    def accounts(self) -> tuple[AccountView, ...]:
+        """Return the accounts as they are now."""
+        return tuple(map(self._account_view, self._workers.values()))
+
+    def tell_running(self, message: SocketKnown) -> None:
+        """Tell a socket that has just opened which node of its client runs."""
+        member, client_id = message.member, message.client_id
+        for run in reversed(self._table.runs_of(member)):
+            if run.job.client_id == client_id and run.node is not None:
+                runs = NodeRuns(member, client_id, message.socket, run.node)
+                self._announcer.publish(topic_of(member, client_id), runs)
+                return
+
+    def _seen(self, job: Job) -> LiveJob:
+        """Return a live job as admins see it, with the node that runs."""
+        view, run = live_of(job), self._table.run_of(job)
+        if run is None or job.state is not JobState.RUNNING:
+            return view
+        return replace(view, progress=run.progress, node=run.node, node_type=run.node_type)
+
+    def _account_view(self, worker: AccountWorker) -> AccountView:
+        account = worker.account
+        rest = account.health.until - time.monotonic()
+        return AccountView(
+            account.name,
+            account.slots.count,
+            self._scheduler.used(account.name),
+            account.health.reason,
+            now() + int(rest * 1000) if not account.health.well and rest > 0 else None,
+            worker.socket.connected,
+            worker.socket.refused,
+            account.plan,
+        )

@@ -1,0 +1,85 @@
+"""Prepares a job for its account: the intent on disk, its files there, and what is lent to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from proxy.cloud.event_socket import EventSocket, Timeouts
+from proxy.engine.accounts import Account
+from proxy.engine.recorder import JobRecorder
+from proxy.jobs.models import Job
+from proxy.storage.jobs import Shares
+from proxy.translate import workflow_metadata
+from proxy.translate.codec import CREDENTIAL_KEYS
+
+if TYPE_CHECKING:
+    from proxy.catalog.service import Catalog
+    from proxy.files.service import Files
+
+
+class WithdrawnError(Exception):
+    """The client has cancelled the job before it was sent."""
+
+
+@dataclass(eq=False, repr=False)
+class Preparation:
+    """What comes before a submission to one account.
+
+    Partner nodes are lent the key of the account with `send_partner_key`.
+    """
+
+    account: Account
+    recorder: JobRecorder
+    files: Files
+    catalog: Catalog
+    socket: EventSocket
+    timeouts: Timeouts
+    send_partner_key: bool
+    _worth_waiting: bool = field(default=True)
+
+    async def prepare(self, job: Job, shares: Shares) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the graph with the account's names of files and the `extra_data`.
+
+        Raises `WithdrawnError`, `StorageError`, and `LocalError` when a file cannot be sent.
+        """
+        if not await self.recorder.save(job, shares):
+            raise WithdrawnError
+        await self._wait_for_events()
+        graph = await self.files.substitute(
+            job.member,
+            job.cloud_graph,
+            choices=self.catalog.known,
+            account=self.account.name,
+            job=job.prompt_id,
+        )
+        if job.cancel_requested or job.interrupted:
+            raise WithdrawnError
+        extra_data = {**job.extra_data, **job.credentials}
+        for name in ("client_id", "create_time", workflow_metadata.FIELD):
+            extra_data.pop(name, None)
+        return graph, extra_data
+
+    def lent(self, extra_data: dict[str, Any]) -> dict[str, Any]:
+        """Return the credentials to add to `extra_data`, read immediately before the request.
+
+        By then the account may have another key, and another replica the lease. Raises
+        `FencedError`.
+        """
+        self.recorder.term.check()
+        if not self.send_partner_key or CREDENTIAL_KEYS & extra_data.keys():
+            return {}
+        return {"api_key_comfy_org": self.account.key}
+
+    def socket_opened(self) -> None:
+        """Wait for the socket again before the next job, should it be lost."""
+        self._worth_waiting = True
+
+    async def _wait_for_events(self) -> None:
+        """Wait a little until events come, so that none of a job comes before it is followed.
+
+        It is not waited for again until the socket has opened.
+        """
+        if self._worth_waiting:
+            await self.catalog.wait_loaded(self.timeouts.catalog_patience)
+            self._worth_waiting = await self.socket.wait_connected(self.timeouts.socket_patience)

@@ -1,0 +1,78 @@
+"""Tells members how their waiting jobs move, and why they wait.
+
+Changes are gathered for a moment: one that concerns all members costs as much as the queue is long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from proxy.engine.announcer import Announcer
+from proxy.engine.scheduler import Scheduler
+from proxy.engine.table import JobTable
+from proxy.jobs.models import Job, is_shown
+
+#: Seconds in which changes are gathered before they are told.
+_GATHER = 0.05
+
+
+class QueueNews:
+    """Tells of the queue as a whole."""
+
+    def __init__(self, table: JobTable, scheduler: Scheduler, announcer: Announcer) -> None:
+        self._table = table
+        self._scheduler = scheduler
+        self._announcer = announcer
+        self._wanted = asyncio.Event()
+        self._all = False
+
+    async def run(self) -> None:
+        """Tell what has changed, until cancelled."""
+        while True:
+            await self._wanted.wait()
+            await asyncio.sleep(_GATHER)
+            self._wanted.clear()
+            if self._all:
+                self._all = False
+                self._repeat()
+            self._tell_others()
+
+    def changed(self) -> None:
+        """Tell members whose waiting jobs have moved because of somebody else's, in a while."""
+        self._scheduler.changed()
+        if self._announcer.ahead or len(self._scheduler.queue):
+            self._wanted.set()
+
+    def repeat(self) -> None:
+        """Tell of all jobs once more in a while, for those who have missed something."""
+        self._all = True
+        self._wanted.set()
+
+    def explain(self, job: Job) -> None:
+        """Tell why a new job waits, and how many of others go before it."""
+        self._show_reasons(job.member, [job])
+        self.note_ahead(job.member, tell=False)
+
+    def note_ahead(self, member: str, *, tell: bool) -> None:
+        """Tell how many jobs of others go before the member's last one, if that has changed."""
+        self._announcer.note_ahead(member, self._scheduler.before(member), tell=tell)
+
+    def _show_reasons(self, member: str, jobs: Iterable[Job]) -> None:
+        for job, reason, message in self._scheduler.waiting(member, jobs):
+            self._table.show(job, reason=reason, message=message)
+
+    def _repeat(self) -> None:
+        for job in self._table:
+            if is_shown(job):
+                self._announcer.changed(job)
+        self._announcer.repeat_ahead()
+
+    def _tell_others(self) -> None:
+        members = self._scheduler.queue.members()
+        for member in members:
+            self._show_reasons(member, self._scheduler.queue.of(member))
+        if len(members) > 1:
+            self._scheduler.forecast()  # of all members at once
+        for member in {*members, *self._announcer.ahead}:
+            self.note_ahead(member, tell=True)

@@ -1,0 +1,227 @@
+"""The live jobs, and the one way to change one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from itertools import count
+from typing import Any, Protocol
+
+import structlog
+
+from proxy.cloud.resilience import Backoff
+from proxy.engine.announcer import Announcer
+from proxy.engine.recorder import JobRecorder
+from proxy.jobs.models import (
+    ENDS,
+    TRANSITIONS,
+    Job,
+    JobEnd,
+    JobKey,
+    JobState,
+    TransitionError,
+    is_shown,
+)
+from proxy.storage.database import StorageError
+from proxy.storage.jobs import Shares
+
+log = structlog.get_logger(__name__)
+
+#: Between two tries to write how a job has ended.
+_RETRY = Backoff(0.05, 2.0, factor=1.7)
+
+
+class FollowedJob(Protocol):
+    """A job that is followed, as others see it.
+
+    `ending` is true once the cloud has reported an end, `finished` is set when nothing more is
+    done for the job. `node` is the one that runs, with its class, `progress` is from 0 to 1.
+    """
+
+    job: Job
+    ending: bool
+    finished: asyncio.Event
+
+    @property
+    def node(self) -> str | None:
+        """The node that runs, as it is shown."""
+
+    @property
+    def node_type(self) -> str | None:
+        """The class of this node."""
+
+    @property
+    def progress(self) -> float | None:
+        """How far the job is."""
+
+    def release(self) -> None:
+        """Let the messages of the job flow."""
+
+    def read_detail(self) -> None:
+        """Read the job's detail until it has ended."""
+
+    def withdraw(self) -> None:
+        """Follow the job no further: it was cancelled before it ran."""
+
+
+class JobTable:
+    """The live jobs of an engine, and those that are followed in the order in which they began.
+
+    Each change of a job is a method here, which checks the transition, notes the record and tells
+    of it: nothing else sets the fields of a job.
+    """
+
+    def __init__(self, recorder: JobRecorder, announcer: Announcer) -> None:
+        self._recorder = recorder
+        self._announcer = announcer
+        self._jobs: dict[JobKey, Job] = {}
+        self._cloud_ids: set[str] = set()
+        self._runs: dict[str, dict[JobKey, FollowedJob]] = {}
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self._jobs.values())
+
+    def __contains__(self, job: Job) -> bool:
+        return self._jobs.get(job.key) is job
+
+    def get(self, key: JobKey) -> Job | None:
+        """Return a live job."""
+        return self._jobs.get(key)
+
+    async def known(self, cloud_ids: Iterable[str]) -> set[str]:
+        """Return which of these jobs of an account are ours, live or in the history."""
+        asked = set(cloud_ids)
+        live = asked & self._cloud_ids
+        try:
+            return live | await self._recorder.jobs.knows(asked - live)
+        except StorageError as error:
+            log.warning("jobs_read_failed", error=str(error))
+            return live
+
+    # --- changes ---------------------------------------------------------------------------
+
+    def add(self, job: Job) -> None:
+        """Add a job that is in the storage."""
+        self._jobs[job.key] = job
+        if job.cloud_id:
+            self._cloud_ids.add(job.cloud_id)
+        if is_shown(job):
+            self._announcer.changed(job)
+
+    def advance(
+        self, job: Job, state: JobState, *, shares: Shares | None = None, **changes: Any
+    ) -> None:
+        """Let a job take its next state, with other changes of its fields.
+
+        Raises `TransitionError` if the state may not follow.
+        """
+        _check(job, state)
+        self._change(job, {"state": state, **changes}, shares)
+        if state is JobState.SUBMITTED and is_shown(job):
+            self._announcer.dispatched(job)
+
+    def change(self, job: Job, *, shares: Shares | None = None, **changes: Any) -> None:
+        """Change fields of a job that keeps its state."""
+        self._change(job, changes, shares)
+
+    def show(self, job: Job, **shown: Any) -> None:
+        """Change what is shown of a job and kept in memory alone, such as why it waits."""
+        changed = {name: value for name, value in shown.items() if getattr(job, name) != value}
+        for name, value in changed.items():
+            setattr(job, name, value)
+        if changed and is_shown(job):
+            self._announcer.changed(job)
+
+    def _change(self, job: Job, changes: dict[str, Any], shares: Shares | None) -> None:
+        was_shown, was_accepted = is_shown(job), job.accepted
+        for name, value in changes.items():
+            setattr(job, name, value)
+        if job.cloud_id:
+            self._cloud_ids.add(job.cloud_id)
+        self._recorder.changed(job, shares)
+        if is_shown(job):
+            self._announcer.changed(job)
+        elif was_shown:
+            self._announcer.discarded(job)
+        if job.accepted and not was_accepted:
+            self._announcer.accepted(job)
+
+    # --- ends ------------------------------------------------------------------------------
+
+    async def finish(self, job: Job, end: JobEnd, shares: Shares | None = None) -> None:
+        """Move a job into the history: its entry is readable from now on.
+
+        It stays in the queue until `leave`. What was accepted must not be lost because the storage
+        refuses for a while.
+        """
+        _check(job, ENDS[end.outcome])
+        for failures in count(1):
+            try:
+                forgotten = await self._recorder.end(job, end, shares)
+                break
+            except StorageError as error:
+                log.error("store_failed", error=str(error))
+                await asyncio.sleep(_RETRY.whole(failures))
+        job.state = ENDS[end.outcome]
+        self._announcer.history_changed(job, forgotten)
+
+    def leave(self, job: Job, end: JobEnd) -> None:
+        """Take a job that is in the history out of the queue."""
+        self._remove(job)
+        seconds = (end.ended_at - end.started_at) / 1000
+        log.info(
+            "job_ended", cloud_job=job.cloud_id, outcome=end.outcome, seconds=round(seconds, 3)
+        )
+        self._announcer.ended(job, end.outcome, seconds)
+
+    async def withdraw(self, jobs: list[Job], *, cleared: bool = False) -> None:
+        """Take waiting jobs out without a trace, with `cleared` as one change of the queue.
+
+        Raises `StorageError`: then they still wait.
+        """
+        await self._recorder.discard(*jobs)
+        for job in jobs:
+            self._gone(job, more=cleared and job is not jobs[-1])
+
+    async def discard(self, job: Job, shares: Shares | None = None) -> None:
+        """Take a job out without a trace; out of the storage later, if that refuses now."""
+        await self._recorder.discard_soon(job, shares)
+        self._gone(job)
+
+    def _gone(self, job: Job, *, more: bool = False) -> None:
+        was_shown = is_shown(job)
+        if job.state not in (JobState.SUBMITTING, JobState.UNKNOWN):
+            _check(job, JobState.CANCELLED)
+            job.state = JobState.CANCELLED
+        self._remove(job)
+        if was_shown:
+            self._announcer.discarded(job, more=more)
+
+    def _remove(self, job: Job) -> None:
+        if job in self:
+            del self._jobs[job.key]
+        self._cloud_ids.discard(job.cloud_id)
+        runs = self._runs.get(job.member, {})
+        runs.pop(job.key, None)
+        if not runs:
+            self._runs.pop(job.member, None)
+
+    # --- jobs that are followed ------------------------------------------------------------
+
+    def follow(self, run: FollowedJob) -> None:
+        """Note that a job is followed."""
+        self._runs.setdefault(run.job.member, {})[run.job.key] = run
+
+    def run_of(self, job: Job) -> FollowedJob | None:
+        """Return what follows a job."""
+        return self._runs.get(job.member, {}).get(job.key)
+
+    def runs_of(self, member: str) -> list[FollowedJob]:
+        """Return what follows jobs of a member, in the order in which it began."""
+        return list(self._runs.get(member, {}).values())
+
+
+def _check(job: Job, state: JobState) -> None:
+    """Raise `TransitionError` if a state may not follow the job's own."""
+    if state not in TRANSITIONS[job.state]:
+        raise TransitionError(f"{job.prompt_id}: {job.state} cannot become {state}")

@@ -1,0 +1,50 @@
+"""An engine tells and counts what becomes of jobs, as long as its term lasts."""
+
+from __future__ import annotations
+
+import pytest
+from engine.worlds import World
+from jobs.samples import job
+
+from proxy.jobs.models import JobLeft, JobsAhead, JobState
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_an_engine_whose_term_is_over_says_and_counts_nothing(world: World) -> None:
+    one = job(state=JobState.RUNNING, accepted=True, account="one")
+    world.term.end()
+    world.announcer.changed(one)
+    world.announcer.accepted(one)
+    world.announcer.dispatched(one)
+    world.announcer.ended(one, "completed", 1.0)
+    world.announcer.discarded(one)
+    assert world.heard == []
+    assert world.counted("jobs_accepted_total", member="anna") is None
+
+
+def test_what_becomes_of_a_job_is_told_and_counted_once(world: World) -> None:
+    one = job(accepted=True, account="one")
+    world.announcer.accepted(one)
+    world.announcer.ended(one, "completed", 2.0)
+    world.announcer.discarded(job("two", accepted=False))
+    assert [type(news) for news in world.heard] == [JobLeft, JobLeft]
+    assert world.counted("jobs_accepted_total", member="anna") == 1
+    ended = {"member": "anna", "account": "one"}
+    assert world.counted("jobs_ended_total", **ended, outcome="completed") == 1
+    assert world.counted("jobs_ended_total", **ended, outcome="withdrawn") is None
+
+
+def test_how_many_go_before_is_told_when_that_changes(world: World) -> None:
+    for count in (0, 1, 1, 0):
+        world.announcer.note_ahead("ben", count, tell=True)
+    assert world.heard == [JobsAhead("ben", 1, True), JobsAhead("ben", 0, True)]
+
+
+def test_a_status_has_the_jobs_that_go_before(world: World) -> None:
+    world.announcer.note_ahead("ben", 3, tell=False)
+    world.announcer.tell_status("ben")
+    assert world.heard == [JobsAhead("ben", 3, False), JobsAhead("ben", 3, True)]

@@ -1,0 +1,55 @@
+"""Members hear how their waiting jobs move, and why they wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from engine.worlds import World
+from jobs.samples import job
+from waiting import until
+
+from proxy.jobs.models import JobChanged, JobsAhead, JobState
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    world = World()
+    telling = asyncio.create_task(world.news.run())
+    yield world
+    telling.cancel()
+    await asyncio.wait([telling])
+
+
+async def test_a_member_hears_when_others_no_longer_go_before_it(world: World) -> None:
+    first, _, last = [
+        world.add(job(name, member, order=at))
+        for at, (name, member) in enumerate([("a", "anna"), ("b", "ben"), ("c", "anna")])
+    ]
+    world.news.note_ahead("ben", tell=True)
+    world.slots.dequeue(first)
+    world.slots.dequeue(last)
+    world.news.changed()
+    await until(lambda: JobsAhead("ben", 0, True) in world.heard)
+    assert JobsAhead("ben", 1, True) in world.heard
+
+
+async def test_who_has_missed_something_hears_of_all_jobs_that_clients_know(world: World) -> None:
+    world.add(job("known", accepted=True))
+    world.add(job("unknown", accepted=False, state=JobState.SUBMITTING))
+    world.add(job("unclear", accepted=False, state=JobState.UNKNOWN))
+    world.add(job("unwanted", accepted=True, cancel_requested=True, state=JobState.SUBMITTED))
+    world.heard.clear()
+    for _ in range(3):
+        world.news.repeat()
+    await until(lambda: len(world.heard) >= 2)
+    told = [news.job.prompt_id for news in world.heard if isinstance(news, JobChanged)]
+    assert told == ["known", "unclear"]
+
+
+async def test_jobs_tell_why_their_account_takes_none(world: World) -> None:
+    waiting = world.add(job(accepted=True))
+    world.accounts["one"].health.failed("no_credits", 0.0)
+    world.news.changed()
+    await until(lambda: waiting.reason == "no_credits")

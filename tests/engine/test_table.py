@@ -1,0 +1,166 @@
+"""A job goes only where the table of transitions allows it, and nobody forgets to tell of it."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import pytest
+from engine.worlds import World
+from jobs.samples import job
+
+from proxy.jobs.models import (
+    TRANSITIONS,
+    HistoryChanged,
+    JobChanged,
+    JobEnd,
+    JobLeft,
+    JobState,
+    TransitionError,
+)
+from proxy.storage.database import StorageError
+
+END = JobEnd("completed", {}, {"messages": []}, {}, 1000, 3000)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def told(world: World) -> list[tuple[str, Any]]:
+    return [
+        (type(message).__name__, message.job.state)
+        for message in world.heard
+        if isinstance(message, JobChanged | JobLeft)
+    ]
+
+
+@pytest.mark.parametrize(("before", "after"), list(product(JobState, JobState)))
+def test_only_what_the_table_of_transitions_has_is_allowed(
+    world: World, before: JobState, after: JobState
+) -> None:
+    one = job(state=before)
+    if after in TRANSITIONS[before]:
+        world.table.advance(one, after)
+        assert one.state is after
+    else:
+        with pytest.raises(TransitionError, match="cannot become"):
+            world.table.advance(one, after)
+        assert one.state is before
+        assert world.recorder.noted == []
+        assert world.heard == []
+
+
+def test_a_change_of_state_is_recorded_and_told_with_all_that_changes(world: World) -> None:
+    one = job(state=JobState.SUBMITTING, accepted=True, account="one")
+    world.table.add(one)
+    world.heard.clear()
+    world.table.advance(one, JobState.SUBMITTED, cloud_id="c")
+    assert (one.state, one.cloud_id) == (JobState.SUBMITTED, "c")
+    assert world.recorder.noted == [("one", JobState.SUBMITTED)]
+    assert told(world) == [("JobChanged", JobState.SUBMITTED)]
+    waited = {"member": "anna", "account": "one"}
+    assert world.counted("job_wait_seconds_count", **waited) == 1
+
+
+def test_no_field_is_changed_that_a_job_does_not_have(world: World) -> None:
+    with pytest.raises(AttributeError):
+        world.table.change(job(), clould_id="c")
+
+
+def test_a_job_that_its_client_does_not_know_of_is_recorded_and_not_told(world: World) -> None:
+    one = world.add(job(state=JobState.RECEIVED, accepted=False))
+    world.table.advance(one, JobState.SUBMITTING)
+    assert world.recorder.noted == [("one", JobState.SUBMITTING)]
+    assert told(world) == []
+    world.table.advance(one, JobState.UNKNOWN)
+    assert told(world) == [("JobChanged", JobState.UNKNOWN)]
+
+
+def test_a_job_is_counted_when_its_client_learns_of_it(world: World) -> None:
+    one = world.add(job(state=JobState.RECEIVED, accepted=False))
+    world.table.advance(one, JobState.QUEUED, accepted=True)
+    world.table.advance(one, JobState.SUBMITTING)
+    assert world.counted("jobs_accepted_total", member="anna") == 1
+
+
+def test_a_wish_to_cancel_takes_a_job_out_of_sight_at_once(world: World) -> None:
+    one = world.add(job(state=JobState.SUBMITTING, accepted=True))
+    world.heard.clear()
+    world.table.change(one, cancel_requested=True)
+    world.table.advance(one, JobState.SUBMITTED, cloud_id="c")
+    assert told(world) == [("JobLeft", JobState.SUBMITTING)]
+    withdrawn = {"member": "anna", "account": "", "outcome": "withdrawn"}
+    assert world.counted("jobs_ended_total", **withdrawn) == 1
+
+
+def test_why_a_job_waits_is_told_when_that_changes(world: World) -> None:
+    one = job(accepted=True)
+    for reason in ("no_credits", "no_credits", None):
+        world.table.show(one, reason=reason)
+    reasons = [message.job.reason for message in world.heard if isinstance(message, JobChanged)]
+    assert reasons == ["no_credits", None]
+
+
+async def test_the_history_has_a_job_before_it_leaves_the_queue(world: World) -> None:
+    one = world.add(job(state=JobState.RUNNING, accepted=True, account="one"))
+    world.heard.clear()
+    await world.table.finish(one, END)
+    assert world.recorder.ended == ["one"]
+    assert world.heard == [HistoryChanged("anna", ("one", "forgotten"), ("forgotten",))]
+    assert one in world.table
+    world.table.leave(one, END)
+    assert one not in world.table
+    assert told(world) == [("JobLeft", JobState.SUCCEEDED)]
+    ended = {"member": "anna", "account": "one"}
+    assert world.counted("jobs_ended_total", **ended, outcome="completed") == 1
+    assert world.counted("job_running_seconds_sum", **ended) == 2.0
+
+
+async def test_an_end_is_written_until_the_storage_takes_it(world: World) -> None:
+    one = world.add(job(state=JobState.RUNNING, accepted=True))
+    world.recorder.refusals = 2
+    await world.table.finish(one, END)
+    assert world.recorder.ended == ["one"]
+
+
+async def test_a_job_that_is_discarded_leaves_no_trace(world: World) -> None:
+    one = world.add(job(state=JobState.SUBMITTED, accepted=True, cloud_id="c"))
+    world.heard.clear()
+    await world.table.discard(one)
+    assert (one in world.table, world.recorder.discarded) == (False, ["one"])
+    assert told(world) == [("JobLeft", JobState.CANCELLED)]
+
+
+async def test_waiting_jobs_that_cannot_be_withdrawn_stay(world: World) -> None:
+    one = world.add(job(accepted=True))
+    world.heard.clear()
+    world.recorder.refusals = 1
+    with pytest.raises(StorageError):
+        await world.table.withdraw([one])
+    assert one in world.table
+    assert told(world) == []
+
+
+class Rows:
+    """The storage, as far as it knows ids of the cloud."""
+
+    async def knows(self, cloud_ids: set[str]) -> set[str]:
+        return cloud_ids & {"of the history"}
+
+
+async def test_ids_of_live_and_ended_jobs_are_known(world: World) -> None:
+    world.recorder.jobs = Rows()
+    world.add(job(state=JobState.SUBMITTED, cloud_id="live"))
+    known = await world.table.known(["live", "of the history", "a stranger's"])
+    assert known == {"live", "of the history"}
+
+
+def test_what_follows_jobs_of_a_member_is_in_the_order_in_which_it_began(world: World) -> None:
+    first = world.follow(job("first", state=JobState.RUNNING))
+    second = world.follow(job("second", state=JobState.RUNNING))
+    world.follow(job("other", "ben", state=JobState.RUNNING))
+    assert world.table.runs_of("anna") == [first, second]
+    assert world.table.run_of(second.job) is second
+    assert world.table.run_of(job("third")) is None

@@ -1,0 +1,113 @@
+"""An engine's table, slots and announcer without a cloud, and all that they say."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from proxy.bus import BusMessage, EventBus
+from proxy.engine.accounts import Account, Slots
+from proxy.engine.announcer import Announcer
+from proxy.engine.overview import Overview
+from proxy.engine.queue_news import QueueNews
+from proxy.engine.scheduler import Scheduler
+from proxy.engine.slots import SlotAllocator
+from proxy.engine.table import JobTable
+from proxy.engine.term import Term
+from proxy.jobs.models import Job, JobEnd, JobState
+from proxy.members.member import Member
+from proxy.metrics import Metrics
+from proxy.storage.database import StorageError
+from proxy.storage.leases import Lease
+
+
+@dataclass
+class Recorder:
+    """What a table notes and writes; the first `refusals` writes fail."""
+
+    noted: list[tuple[str, JobState]] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+    discarded: list[str] = field(default_factory=list)
+    refusals: int = 0
+    jobs: Any = None
+
+    def changed(self, job: Job, _shares: object = None) -> None:
+        self.noted.append((job.prompt_id, job.state))
+
+    async def end(self, job: Job, _end: JobEnd, _shares: object = None) -> list[str]:
+        self._refuse()
+        self.ended.append(job.prompt_id)
+        return ["forgotten"]
+
+    async def discard(self, *jobs: Job, shares: object = None) -> None:
+        self._refuse()
+        self.discarded += [job.prompt_id for job in jobs]
+
+    async def discard_soon(self, job: Job, shares: object = None) -> None:
+        await self.discard(job)
+
+    def _refuse(self) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise StorageError("disk full")
+
+
+@dataclass
+class FakeRun:
+    """A job that is followed and is at a node."""
+
+    job: Job
+    node: str | None = "1"
+    node_type: str | None = "KSampler"
+    progress: float | None = 0.5
+    ending: bool = False
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: list[str] = field(default_factory=list)
+
+    def release(self) -> None:
+        self.asked.append("release")
+
+    def read_detail(self) -> None:
+        self.asked.append("read detail")
+
+    def withdraw(self) -> None:
+        self.asked.append("withdraw")
+        self.finished.set()
+
+
+class World:
+    """The parts, joined over one account of one slot."""
+
+    def __init__(self, **accounts: Account) -> None:
+        self.bus = EventBus()
+        self.term = Term(Lease("engine", "one", 1), math.inf)
+        self.metrics = Metrics()
+        self.recorder = Recorder()
+        cloud: Any = None
+        self.accounts = accounts or {"one": Account("one", cloud, "", slots=Slots(1))}
+        self.scheduler = Scheduler(self.accounts, Member, "jobs")
+        self.slots = SlotAllocator(self.scheduler, self.accounts)
+        self.announcer = Announcer(self.bus, self.term, self.metrics)
+        recorder: Any = self.recorder
+        self.table = JobTable(recorder, self.announcer)
+        self.news = QueueNews(self.table, self.scheduler, self.announcer)
+        self.overview = Overview(self.table, self.scheduler, {}, self.announcer)
+        self.heard: list[BusMessage] = []
+        self.bus.subscribe("jobs.*", self.heard.append)
+
+    def add(self, job: Job) -> Job:
+        self.table.add(job)
+        if job.state is JobState.QUEUED:
+            self.slots.enqueue(job)
+        return job
+
+    def follow(self, job: Job, node: str | None = "1") -> FakeRun:
+        self.table.add(job)
+        run = FakeRun(job, node)
+        self.table.follow(run)
+        return run
+
+    def counted(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(f"comfy_cloud_proxy_{name}", labels)
