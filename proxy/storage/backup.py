@@ -26,7 +26,6 @@ from sqlalchemy import Connection, create_engine, func, insert, select, text
 from sqlalchemy.engine import URL
 
 from proxy import __version__
-from proxy.storage import members, temporary, workflows  # noqa: F401 (they define tables)
 from proxy.storage.database import FILE, Database, StorageError, free_path
 from proxy.storage.encryption import SECRET_FILE, adopt_secrets
 from proxy.storage.leases import ENGINE, LeaseRepository
