@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 import reference
 import typer.main
@@ -24,8 +25,8 @@ from proxy import __version__
 from proxy.cli import commands, main, serve, with_default_command
 from proxy.cli.commands import app
 from proxy.cli.common import UsageError
-from proxy.cli.serve import is_loopback
-from proxy.settings import SETTINGS, ConfigError
+from proxy.cli.serve import is_loopback, refuse_open_access
+from proxy.settings import SETTINGS, ConfigError, Settings
 from proxy.simulator import Simulator, Switches
 
 KEY = "comfyui-0123456789"
@@ -465,3 +466,23 @@ async def test_check_gives_json_for_a_bug_report(tmp_path: Path) -> None:
 async def test_check_can_look_at_the_simulator(tmp_path: Path) -> None:
     code, out, _ = await spawned("check", "--simulate", "--data-dir", str(tmp_path))
     assert (code, out.count("ok ")) == (0, 5)
+
+
+async def test_it_listens_on_several_addresses(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = "127.0.0.1, 127.0.0.2"
+    async with (
+        serving(tmp_path, "--simulate", "--host", both, port=port),
+        aiohttp.ClientSession() as session,
+    ):
+        for host in both.split(", "):
+            async with session.get(f"http://{host}:{port}/prompt") as answer:
+                assert answer.status == 200
+
+
+def test_one_address_that_others_reach_is_enough_to_be_refused() -> None:
+    with pytest.raises(ConfigError, match="Listening on"):
+        refuse_open_access(Settings(host="127.0.0.1,0.0.0.0", data_dir=Path()))
+    refuse_open_access(Settings(host="127.0.0.1,::1", data_dir=Path()))

@@ -208,7 +208,7 @@ def test_what_is_no_whole_number_is_refused(given: str) -> None:
         ({"port": "abc"}, "--port is 'abc', but must be a whole number from 0 to 65535."),
         ({"port": "65536"}, "--port is '65536', but must be a whole number from 0 to 65535."),
         ({"log_format": "xml"}, "--log-format is 'xml', but must be console or json."),
-        ({"host": ""}, "--host is '', but must be an IP address or a host name of this machine."),
+        ({"host": ""}, "--host is '', but must be IP addresses or host names of this machine."),
         ({"cache_mb": "inf"}, "--cache-mb is 'inf', but must be a number from 0."),
         (
             {"base_url": "cloud.comfy.org"},

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import cast
 from weakref import WeakSet
@@ -147,8 +147,11 @@ class Server:
         """Those that are open."""
         return list(self._connections.connections) if self._connections is not None else []
 
-    async def start(self, host: str, port: int, *, certificate: Certificate | None = None) -> str:
-        """Listen; returns `http://HOST:PORT`, with the port that the system chose for 0.
+    async def start(
+        self, hosts: str | Sequence[str], port: int, *, certificate: Certificate | None = None
+    ) -> str:
+        """Listen; returns `http://HOST:PORT` of the first host, with the port that the system
+        chose for 0.
 
         With a `certificate` it is `https`.
 
@@ -162,26 +165,28 @@ class Server:
         await self._runner.setup()
         connections = ConnectionManager(replace(self._limits, max_connections=most), self._services)
         self._services.members.subscribe(connections.review)
-        self._listening = await self._listen(self._protocols(connections), host, port, certificate)
+        hosts = [hosts] if isinstance(hosts, str) else hosts
+        protocols = self._protocols(connections)
+        self._listening = await self._listen(protocols, hosts, port, certificate)
         self._connections = connections
         keep = self._services.supervisor.keep
         self._watching = keep(connections.run, "watch over connections")
-        chosen = self._listening.sockets[0].getsockname()[1]
+        host, chosen = hosts[0], self._listening.sockets[0].getsockname()[1]
         scheme = "http" if certificate is None else "https"
         return f"{scheme}://[{host}]:{chosen}" if ":" in host else f"{scheme}://{host}:{chosen}"
 
     async def _listen(
         self,
         make: Callable[[], Connection],
-        host: str,
+        hosts: Sequence[str],
         port: int,
         certificate: Certificate | None,
     ) -> asyncio.Server | TlsListener:
         if certificate is None:
             loop = asyncio.get_running_loop()
-            return await loop.create_server(make, host, port, backlog=BACKLOG)
+            return await loop.create_server(make, hosts, port, backlog=BACKLOG)
         listener = TlsListener(make, certificate.context, self._services.supervisor.failed)
-        await listener.start(host, port, backlog=BACKLOG)
+        await listener.start(hosts, port, backlog=BACKLOG)
         return listener
 
     def _protocols(self, connections: ConnectionManager) -> Callable[[], Connection]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -112,11 +112,13 @@ class TlsListener:
         self._accepting: list[asyncio.Task[None]] = []
         self.sockets: list[socket.socket] = []
 
-    async def start(self, host: str, port: int, *, backlog: int) -> None:
-        """Listen. Raises `OSError` when the address cannot be listened on."""
-        found = await asyncio.get_running_loop().getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+    async def start(self, hosts: Sequence[str], port: int, *, backlog: int) -> None:
+        """Listen. Raises `OSError` when an address cannot be listened on."""
+        loop, found = asyncio.get_running_loop(), []
+        for host in hosts:
+            found += await loop.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
         try:
             for family, _, _, _, address in dict.fromkeys(found):
                 self.sockets.append(

@@ -132,7 +132,7 @@ async def _try_port(settings: Settings) -> None:
     """Listen for a moment, before anything is asked of the cloud. Raises `ConfigError`."""
     loop = asyncio.get_running_loop()
     try:
-        listener = await loop.create_server(asyncio.Protocol, settings.host, settings.port)
+        listener = await loop.create_server(asyncio.Protocol, settings.hosts, settings.port)
     except OSError as error:
         if (sentence := _binding_problem(error, settings)) is None:
             raise
@@ -144,7 +144,7 @@ async def _try_port(settings: Settings) -> None:
 async def _listen(server: Server, settings: Settings, certificate: Certificate | None) -> str:
     """`http://HOST:PORT`, where clients can connect from now on."""
     try:
-        return await server.start(settings.host, settings.port, certificate=certificate)
+        return await server.start(settings.hosts, settings.port, certificate=certificate)
     except OSError as error:
         if (sentence := _binding_problem(error, settings)) is None:
             raise
@@ -280,7 +280,7 @@ def _has_members(settings: Settings) -> bool:
 
 def refuse_open_access(settings: Settings, *, has_members: bool = False) -> None:
     """Raise `ConfigError` when others than this machine could come in without being asked to."""
-    if has_members or settings.insecure_allow_anyone or is_loopback(settings.host):
+    if has_members or settings.insecure_allow_anyone or all(map(is_loopback, settings.hosts)):
         return
     danger = (
         f"Listening on {settings.host} would allow anyone who reaches it to spend your Comfy Cloud "

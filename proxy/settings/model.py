@@ -126,11 +126,15 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     host: Annotated[
         str,
-        Meta(min_length=1),
-        Setting("General", "HOST", expects="an IP address or a host name of this machine"),
+        Meta(min_length=1, pattern=r"[^,\s]"),
+        Setting(
+            "General",
+            "HOST",
+            expects="IP addresses or host names of this machine",
+        ),
     ] = "127.0.0.1"
-    """The address to listen on. Addresses other than loopback require members or
-    insecure_allow_anyone."""
+    """The address to listen on, or several with commas between them, such as `127.0.0.1,::1`.
+    Addresses other than loopback require members or insecure_allow_anyone."""
 
     port: Annotated[int, Meta(ge=0, le=65535), Setting("General", "PORT")] = 8188
     """The port to listen on; 0 picks a free one."""
@@ -537,6 +541,11 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     #: Tables, which have no option and no variable: their rows are a table of their own.
     accounts: tuple[AccountSettings, ...] = ()
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The addresses of `host`."""
+        return tuple(part.strip() for part in self.host.split(",") if part.strip())
 
     @property
     def max_json_bytes(self) -> int:
