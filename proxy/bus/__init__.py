@@ -123,6 +123,9 @@ _Subscriptions: TypeAlias = tuple[Subscription, ...]
 class EventBus:
     """Takes messages, and brings them to the subscribers of their topic, in one event loop."""
 
+    #: Whether the engine is in this process: what others hear of jobs comes from here.
+    leads: bool = False
+
     def __init__(self) -> None:
         self._topics: dict[str, _Subscriptions] = {}
         self._patterns: dict[str, _Subscriptions] = {}
@@ -133,6 +136,12 @@ class EventBus:
     def connected(self) -> bool:
         """Whether messages go to other processes now; while they do not, read from storage."""
         return True
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that the process that `leads` has published is known to come; if not, the
+        storage alone tells what is new."""
+        return self.connected
 
     def publish(self, topic: str, message: BusMessage, *, droppable: bool = False) -> None:
         """Bring a message to all subscribers, in the order in which messages were published: one

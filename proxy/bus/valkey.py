@@ -46,7 +46,11 @@ _BEAT = 0.5
 _PATIENCE = 1.5
 #: Seconds without a beat after which a publisher is taken for dead, with messages unsent.
 _SILENCE = 3.0
-#: Seconds that `flush` waits at most.
+#: Seconds without a beat of the publisher that leads after which something that it has published
+#: may not have come.
+_DOUBT = 0.9
+#: Seconds that `flush` waits at most. Longer than `_DOUBT`: behind it the others have what was
+#: published, or know that they may lack something.
 _FLUSH = 1.0
 #: Publishers that are remembered, those that have left included.
 _MOST_PUBLISHERS = 1000
@@ -89,6 +93,11 @@ class ValkeyBus(EventBus):
         self._left = False
         #: The losses of each other publisher, and when its last beat came.
         self._publishers: dict[bytes, tuple[int, float]] = {}
+        #: The one that leads, as far as has been heard.
+        self._leader = b""
+        #: Those of whose silence the subscribers know.
+        self._silent: set[bytes] = set()
+        self._lost_at = -math.inf
         #: Commands and waiters, with the bytes of a message and whether it is droppable.
         self._outgoing: deque[tuple[_Command | asyncio.Future[None], int, bool]] = deque()
         self._outgoing_bytes = 0
@@ -107,6 +116,14 @@ class ValkeyBus(EventBus):
     def connected(self) -> bool:
         """Whether messages come and go; if not, storage alone tells what is new."""
         return self._connected.is_set()
+
+    @property
+    def whole(self) -> bool:
+        """Whether the connection is there, and the publisher that leads was heard just now."""
+        leader = self._publishers.get(self._leader)
+        if not self.connected or self.leads or leader is None:
+            return self.connected
+        return asyncio.get_running_loop().time() - leader[1] < _DOUBT
 
     async def check(self) -> None:
         """Publish something for nobody, and close. Raises `BusError`."""
@@ -150,11 +167,14 @@ class ValkeyBus(EventBus):
         super().publish(topic, message)
 
     async def flush(self) -> None:
-        """Wait until the server has what was published and subscribed, or is away; a second at
-        most."""
+        """Wait until the server has what was published and subscribed, or the others know that they
+        may lack it; a second at most."""
+        loop = asyncio.get_running_loop()
         with suppress(TimeoutError):
             async with asyncio.timeout(_FLUSH):
                 await self._answered()
+        if not self.connected:
+            await asyncio.sleep(min(_FLUSH, self._lost_at + _FLUSH - loop.time()))
 
     async def catch_up(self) -> None:
         """Wait until what the server had is heard, or it is away; a second at most.
@@ -231,7 +251,7 @@ class ValkeyBus(EventBus):
 
     def _publish_beat(self) -> None:
         losses = _LEFT if self._left else self._losses
-        payload = self._id + losses.to_bytes(8, "big")
+        payload = b"".join((self._id, bytes([self.leads]), losses.to_bytes(8, "big")))
         self._put(("PUBLISH", self._prefix + _BEATS, payload))
 
     async def _answered(self) -> None:
@@ -320,10 +340,15 @@ class ValkeyBus(EventBus):
 
     def _disconnected(self) -> None:
         self._serving = False
+        now = asyncio.get_running_loop().time()
+        if self.connected:
+            self._lost_at = now
         self._connected.clear()
         self._losses += 1  # what was not answered
-        now = asyncio.get_running_loop().time()
-        self._publishers = {one: (lost, now) for one, (lost, _) in self._publishers.items()}
+        self._publishers = {
+            one: (lost, heard if one in self._silent else now)
+            for one, (lost, heard) in self._publishers.items()
+        }
         waiters = [what for what, _, _ in self._outgoing if isinstance(what, asyncio.Future)]
         waiters += [what for what in self._unanswered if what is not None]
         self._outgoing.clear()
@@ -343,7 +368,7 @@ class ValkeyBus(EventBus):
             if payload[:8] == self._id:
                 return
             if topic == _BEATS:
-                self._beat_came(payload[:8], int.from_bytes(payload[8:], "big"))
+                self._beat_came(payload[:8], payload[8], int.from_bytes(payload[9:], "big"))
             else:
                 self._receive(payload, topic, self._topics.get(topic, ()))
         elif kind == b"pmessage":
@@ -375,13 +400,18 @@ class ValkeyBus(EventBus):
             if not waiter.done():
                 waiter.set_result(None)
 
-    def _beat_came(self, publisher: bytes, losses: int) -> None:
+    def _beat_came(self, publisher: bytes, leads: int, losses: int) -> None:
+        if leads:
+            self._leader = publisher
         known = self._publishers.pop(publisher, None)
+        self._silent.discard(publisher)
         if losses == _LEFT:
             return
         self._publishers[publisher] = (losses, asyncio.get_running_loop().time())
         if len(self._publishers) > _MOST_PUBLISHERS:
-            del self._publishers[next(iter(self._publishers))]
+            oldest = next(iter(self._publishers))
+            del self._publishers[oldest]
+            self._silent.discard(oldest)
         if losses != (0 if known is None else known[0]):
             log.info("messages_missed", publisher=publisher.hex(), losses=losses)
             self._tell_missed_soon()
@@ -404,10 +434,11 @@ class ValkeyBus(EventBus):
     def _find_silent(self) -> None:
         """Take publishers for dead that are silent: what they published last may be lost."""
         since = asyncio.get_running_loop().time() - _SILENCE
-        silent = [one for one, (_, heard) in self._publishers.items() if heard < since]
+        silent = {one for one, (_, heard) in self._publishers.items() if heard < since}
+        silent -= self._silent
         for publisher in silent:
             log.info("messages_missed", publisher=publisher.hex(), reason="it is silent")
-            self._publishers[publisher] = (self._publishers[publisher][0], math.inf)
+        self._silent |= silent
         if silent:
             self._tell_missed()
 

@@ -150,6 +150,7 @@ class Election:
             await self.leases.release(lease)
             raise
         self.engine = engine
+        self.bus.leads = True
         self.bus.publish("terms", TermBegan())
 
     async def _hold(self, term: Term) -> None:
@@ -190,6 +191,7 @@ class Election:
         """Stop the engine; what it has not written is written if its term lasts."""
         engine, term = self.engine, self._term
         self.engine = self._term = None
+        self.bus.leads = False
         if engine is not None and term is not None:
             await engine.close(write=term.lasts)
             term.end()

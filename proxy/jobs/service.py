@@ -114,8 +114,8 @@ class JobService:
 
     async def list_jobs(self, member: str, query: JobQuery) -> dict[str, Any]:
         """The answer of `GET /api/jobs`. Raises `StorageError`."""
-        live = list((await self._live.now(member)).jobs.values())
-        live += await self._live.unanswered(member)
+        known_here, unanswered = await self._live.picture(member)
+        live = [*known_here.jobs.values(), *unanswered]
         ended, total = await self._repository.history.summaries(
             member,
             states=ended_states(query.statuses),

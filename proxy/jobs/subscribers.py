@@ -444,6 +444,7 @@ class LiveFeed:
         if news is MISSED:
             self.bus.publish("sockets", NewsMissed())
         if news is MISSED or isinstance(news, TermBegan):
+            self.live.doubt()
             self._asked.set()
 
     async def run(self) -> None:
@@ -460,7 +461,7 @@ class LiveFeed:
             if self._asked.is_set():
                 self._asked.clear()
                 due = 2
-            if not due and self.bus.connected:
+            if not due and self.bus.whole:
                 continue
             try:
                 await self.read()
@@ -468,8 +469,10 @@ class LiveFeed:
                 log.warning("jobs_read_failed", error=str(error))
             else:
                 due = max(0, due - 1)
-                if not due and self.bus.connected:
+                if not due and self.bus.whole:
                     self._read_at = None
+                if not due and not self._asked.is_set():
+                    self.live.trust()
 
     async def read(self) -> None:
         """Read once. Raises `StorageError`."""

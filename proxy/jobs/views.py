@@ -128,6 +128,20 @@ class LiveJobs:
         self._reading_unanswered: asyncio.Task[StorageError | None] | None = None
         self._unanswered_at = -math.inf
         self._sent = PayloadCache(budget)
+        self._doubted = False
+
+    @property
+    def certain(self) -> bool:
+        """Whether the bus has reported all that there is to know of live jobs."""
+        return self._bus.whole and not self._doubted
+
+    def doubt(self) -> None:
+        """The bus has lost something: read from the storage until `trust`."""
+        self._doubted = self._shared
+
+    def trust(self) -> None:
+        """What was lost has been read."""
+        self._doubted = False
 
     def __iter__(self) -> Iterator[LiveJob]:
         for member in self._members.values():
@@ -141,9 +155,19 @@ class LiveJobs:
         """The jobs of a member as they are now. Raises `StorageError`."""
         if self._bus.connected:
             await self._bus.catch_up()
-        else:
+        if not self.certain:
             await self.reload(member)
         return self._members[member]
+
+    async def picture(self, member: str) -> tuple[MemberJobs, list[LiveJob]]:
+        """Return the jobs of a member as they are now, and those without an answer beside them.
+
+        Those without an answer are read first: one that gets its answer between the two readings
+        is in both, and not in neither. Raises `StorageError`.
+        """
+        unanswered = await self._read_or_kept_unanswered(member)
+        live = await self.now(member)
+        return live, [job for job in unanswered if job.prompt_id not in live.jobs]
 
     def members(self) -> list[tuple[str, MemberJobs]]:
         """All members of whom anything is known."""
@@ -159,12 +183,12 @@ class LiveJobs:
         row = await self._repository.get(member, prompt_id)
         return None if row is None or row.cancel_requested else live_of_stored(row)
 
-    async def unanswered(self, member: str) -> list[LiveJob]:
+    async def _read_or_kept_unanswered(self, member: str) -> list[LiveJob]:
         """The jobs whose replica may have died before it answered. Raises `StorageError`."""
         if not self._shared:
             return []
         began = time.monotonic()
-        if began - self._unanswered_at > _UNANSWERED_AGE:
+        if not self.certain or began - self._unanswered_at > _UNANSWERED_AGE:
             if self._reading_unanswered is None:  # those who ask meanwhile share what it finds
                 self._reading_unanswered = self._supervisor.spawn(
                     self._read_unanswered(began), "read unanswered jobs"
@@ -172,10 +196,7 @@ class LiveJobs:
             error = await asyncio.shield(self._reading_unanswered)
             if error is not None:
                 raise error
-        known = self._members[member].jobs
-        return [
-            job for job in self._unanswered if job.member == member and job.prompt_id not in known
-        ]
+        return [job for job in self._unanswered if job.member == member]
 
     async def _read_unanswered(self, began: float) -> StorageError | None:
         """Read them for all who ask; why it could not be done."""
@@ -251,8 +272,7 @@ class LiveJobs:
     async def queue_json(self, member: str) -> bytes | AsyncIterator[bytes]:
         """Return the body of `GET /queue`, a large one in pieces. Raises `StorageError`, and
         `MemoryLimitError` for a job that does not fit into the memory now."""
-        live = await self.now(member)
-        unanswered = await self.unanswered(member)
+        live, unanswered = await self.picture(member)
         if live.body is not None and not unanswered:
             return live.body
         jobs = list(live.jobs.values())
@@ -517,7 +537,7 @@ class History:
     async def _kept(self, key: tuple[Any, ...]) -> bytes | None:
         """A body that is as it would be read now."""
         await self._bus.catch_up()
-        return self._cache.get(key) if self._bus.connected else None
+        return self._cache.get(key) if self._bus.whole else None
 
     async def entry(self, member: str, prompt_id: str) -> HistoryEntry | None:
         """An entry as it is stored, or `None`. Raises `StorageError`."""

@@ -13,6 +13,7 @@ from bus.peers import News, listening, read, running
 from redis.asyncio import Redis
 from servers import ServerProcess
 from structlog.testing import capture_logs
+from waiting import until
 
 from proxy.bus import MISSED, Missed, valkey
 from proxy.bus.valkey import ValkeyBus
@@ -101,6 +102,45 @@ async def test_handlers_hear_of_what_a_dead_publisher_may_not_have_sent(
         task.cancel()
         async with asyncio.timeout(30):
             assert await heard.get() is MISSED
+
+
+async def test_a_bus_is_not_whole_while_the_publisher_that_leads_is_silent(
+    own_valkey: ServerProcess,
+) -> None:
+    async with running(ValkeyBus(url(own_valkey))) as there:
+        follower, leader = ValkeyBus(url(own_valkey)), ValkeyBus(url(own_valkey))
+        leader.leads = True
+        tasks = [asyncio.create_task(one.run()) for one in (follower, leader)]
+        for one in (follower, leader):
+            assert await one.until_connected(30)
+        await until(lambda: there.whole and there._leader == leader._id)
+        tasks[0].cancel()
+        await asyncio.wait(tasks[:1])
+        await asyncio.sleep(2)
+        assert there.whole
+        tasks[1].cancel()
+        await until(lambda: not there.whole)
+        assert there.connected
+        async with running(ValkeyBus(url(own_valkey))) as successor:
+            successor.leads = True
+            await until(lambda: there.whole)
+
+
+async def test_behind_a_flush_without_a_connection_the_others_know_that_they_lack_something(
+    own_valkey: ServerProcess,
+) -> None:
+    async with running(ValkeyBus(url(own_valkey))) as there:
+        leader = ValkeyBus(url(own_valkey))
+        leader.leads = True
+        task = asyncio.create_task(leader.run())
+        assert await leader.until_connected(30)
+        await until(lambda: there.whole and there._leader == leader._id)
+        task.cancel()
+        await asyncio.wait([task])
+        leader.publish("a", News(1))
+        async with asyncio.timeout(10):
+            await leader.flush()
+        assert not there.whole
 
 
 async def test_nobody_hears_of_a_publisher_that_leaves(own_valkey: ServerProcess) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from cluster.forwarder import Ways, ways_of
 from process import Process, before, command, serving
 from servers import Postgresql, ServerProcess, free_port
 from stack import Client
@@ -125,6 +126,7 @@ class Cluster:
     replicas: list[Replica]
     environment: dict[str, str]
     admin_token: str = ""
+    ways: list[Ways] = field(default_factory=list)
     _names: Any = field(default_factory=itertools.count)
 
     def client(self, number: int, client_id: str | None = None) -> Client:
@@ -222,9 +224,11 @@ async def running_cluster(
     count: int = 3,
     options: Sequence[str] = (),
     members: bool = False,
+    forwarded: bool = False,
     **settings: str,
 ) -> AsyncIterator[Cluster]:
-    """So many replicas, ready, killed behind the block; with `members`, they have an admin."""
+    """So many replicas, ready, killed behind the block; with `members`, they have an admin, and if
+    `forwarded` each reaches each server by a way of its own."""
     environment = {
         **before(simulator),
         **servers.settings(),
@@ -233,13 +237,16 @@ async def running_cluster(
         "COMFY_PROXY_LOG_FORMAT": "json",
         **{f"COMFY_PROXY_{name.upper()}": value for name, value in settings.items()},
     }
-    replicas = [
-        Replica(free_port(), folder / f"replica-{number}", environment, options)
-        for number in range(count)
-    ]
     async with AsyncExitStack() as stack:
+        replicas, all_ways = [], []
+        for number in range(count):
+            own = environment
+            if forwarded:
+                ways, own = await stack.enter_async_context(ways_of(environment))
+                all_ways.append(ways)
+            replicas.append(Replica(free_port(), folder / f"replica-{number}", own, options))
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        cluster = Cluster(simulator, session, replicas, environment)
+        cluster = Cluster(simulator, session, replicas, environment, ways=all_ways)
         if members:
             await cluster.command("member", "add", "admin", "--role", "admin")
             cluster.admin_token = (await cluster.command("token", "new", "admin")).split()[0]
