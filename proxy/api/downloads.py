@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from email.utils import formatdate
+from hashlib import blake2b
 
 import structlog
 from aiohttp import ETag, web
@@ -23,13 +24,14 @@ from proxy.api import bodies
 from proxy.api.authenticator import KEY_HEADER, TICKETED, authenticator_of, caller_of
 from proxy.api.connections import admission_of, member_of
 from proxy.api.content import content_headers, filename_parameter
-from proxy.api.holding import PIECE
+from proxy.api.holding import PIECE, UNCOUNTED, LargeBody
 from proxy.api.keys import ACCOUNTING, ASSETS, FILES, OPTIONS
 from proxy.api.middleware import prepare
 from proxy.files.cache import read_at
 from proxy.files.library import Content, ContentBrokenError
-from proxy.files.pictures import conversion
+from proxy.files.pictures import conversion, small
 from proxy.storage.files import FileRecord
+from proxy.translate.errors import LocalError
 from proxy.translate.names import UNKNOWN, hash_address, media_type, view_place
 
 log = structlog.get_logger(__name__)
@@ -38,7 +40,7 @@ log = structlog.get_logger(__name__)
 async def get_view(request: web.Request) -> web.StreamResponse:
     """A file by `filename`, `subfolder` and `type`; refusals have no body.
 
-    A picture made of it has neither ETag nor ranges, as in ComfyUI.
+    A picture made of it has no ranges, as in ComfyUI.
     """
     query = request.query
     filename, type_ = query.get("filename"), None
@@ -56,20 +58,58 @@ async def get_view(request: web.Request) -> web.StreamResponse:
         record = await files.find(member_of(request), place.type, place.subfolder, filename)
     if record is None:
         return bodies.empty(404)
-    asked = "preview" in query or "channel" in query
-    wanted = conversion(query.get("preview"), query.get("channel")) if asked else None
-    if wanted is not None:
-        picture = await files.convert(record, wanted)
-        headers = content_headers(wanted.media_type, name=filename_parameter(record.filename))
-        if request.method != "HEAD":
-            _count(request, len(picture))
-        return web.Response(body=picture, headers=headers)
+    shown = str(filename)
+    answer = await _converted(request, record, shown)
+    if answer is not None:
+        return answer
     headers = content_headers(
-        type_ or media_type(str(filename)),
+        type_ or media_type(shown),
         request.headers.get("Sec-Fetch-Dest"),
-        name=filename_parameter(str(filename)),
+        name=filename_parameter(shown),
     )
+    headers.setdefault("Cache-Control", _ASK_AGAIN)
     return redirect(request) or await send_file(request, record, headers)
+
+
+#: A cache may keep an answer, and asks each time whether it is still the newest.
+_ASK_AGAIN = "no-cache"
+
+
+async def _converted(
+    request: web.Request, record: FileRecord, filename: str
+) -> web.Response | None:
+    """Return the picture that the query asks for, `None` if it is the file as it is.
+
+    What cannot be made small is sent as it is; other conversions refuse it. With the tag of a
+    picture nothing is converted. Raises `LocalError`.
+    """
+    query = request.query
+    channel = query.get("channel")
+    wanted = small(query.get("res"), filename) if channel is None else None
+    is_small = wanted is not None
+    if wanted is None and ("preview" in query or channel is not None):
+        wanted = conversion(query.get("preview"), channel)
+    if wanted is None:
+        return None
+    stated = filename if is_small else record.filename
+    headers = content_headers(wanted.media_type, name=filename_parameter(stated))
+    version = f"{record.account} {record.cloud_type} {record.cloud_name} {wanted.key}"
+    digest = blake2b(version.encode("utf-8", "replace"), digest_size=12).hexdigest()
+    tag = f"{int(record.modified * 1e9):x}-{digest}"
+    headers |= {"Cache-Control": _ASK_AGAIN, "Etag": f'"{tag}"'}
+    if request.if_none_match is not None and _matches(tag, request.if_none_match, weak=True):
+        del headers["Content-Type"]
+        return web.Response(status=304, headers=headers)
+    try:
+        picture = await request.app[FILES].convert(record, wanted)
+    except LocalError as error:
+        if is_small and error.kind == "invalid":
+            return None
+        raise
+    if request.method != "HEAD":
+        _count(request, len(picture))
+    body = picture if len(picture) <= UNCOUNTED else LargeBody(picture)
+    return web.Response(body=body, headers=headers)
 
 
 async def _archive(request: web.Request) -> web.StreamResponse | None:
@@ -227,9 +267,10 @@ def without_body(
     part = decide(request, stamp)
     match part.status:
         case 304:
-            kept = ("Content-Disposition", "Etag", "Last-Modified")
+            kept = ("Cache-Control", "Content-Disposition", "Etag", "Last-Modified", "Vary")
             known = {**headers, **stamped(stamp, part)}
-            return web.Response(status=304, headers={name: known[name] for name in kept})
+            headers = {name: known[name] for name in kept if name in known}
+            return web.Response(status=304, headers=headers)
         case 412:
             return web.Response(status=412, headers=headers)
         case 416:

@@ -34,7 +34,7 @@ from msgspec import Struct
 
 from proxy.members.member import LOCAL
 from proxy.translate.assets import picture_metadata
-from proxy.translate.errors import LocalError
+from proxy.translate.errors import Kind, LocalError
 from proxy.translate.names import TYPES, Place, resolve, split_annotated
 
 if TYPE_CHECKING:
@@ -57,6 +57,9 @@ FORMATS = (
 )
 #: TIFF 6.0, section 15: the size of the tiles in which a picture is unpacked.
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
+
+#: The tag of EXIF that says how a picture is turned.
+_ORIENTATION = 0x0112
 
 #: Reads of a file's header, and bytes of it: those with numbers of a TIFF take much more as Python
 #: has them.
@@ -231,13 +234,15 @@ class PictureWorkers:
 class Conversion(Struct, frozen=True):
     """What `preview` and `channel` ask for. `format` is `webp`, `jpeg` or `png`.
 
-    With `side` it is no wider and no higher than this many pixels.
+    With `side` it is no wider and no higher than this many pixels. With `upright` it is turned as
+    its EXIF orientation says, and what is transparent lies on black.
     """
 
     format: str
     channel: str
     quality: int = 0
     side: int = 0
+    upright: bool = False
 
     @property
     def media_type(self) -> str:
@@ -247,7 +252,8 @@ class Conversion(Struct, frozen=True):
     @property
     def key(self) -> str:
         """Tells conversions of one content apart."""
-        return f"{self.format} {self.quality} {self.channel} {self.side or ''}".rstrip()
+        words = (self.format, self.quality, self.channel, self.side or "", self.upright or "")
+        return " ".join(map(str, words)).rstrip()
 
 
 #: A picture that stands for its file in a list.
@@ -274,6 +280,22 @@ def conversion(preview: str | None, channel: str | None) -> Conversion | None:
     return Conversion(format_, "rgb" if channel == "rgb" else "", min(quality, 100))
 
 
+#: Extensions of the files of which `res` makes a small picture, in any case of letters.
+_SMALL_OF = (".png", ".jpg", ".jpeg")
+
+
+def small(res: str | None, filename: str) -> Conversion | None:
+    """Return the conversion that `res=N` asks for, or `None` if the file is answered as it is.
+
+    N is a positive number of pixels; anything else is ignored, as by ComfyUI since 0.40.
+    """
+    if res is None or not filename.lower().endswith(_SMALL_OF):
+        return None
+    if not (res.isascii() and res.isdigit() and len(res) <= 9 and int(res) > 0):
+        return None
+    return Conversion("jpeg", "", quality=85, side=int(res), upright=True)
+
+
 def _quality(text: str) -> int:
     if not text.isdigit():
         return 90
@@ -289,6 +311,10 @@ def convert_picture(path: Path, wanted: Conversion) -> bytes:
     """The converted picture. Raises `NotAPictureError`; blocks."""
     target = io.BytesIO()
     with opened(path) as picture:
+        if wanted.upright:
+            result = _upright_on_black(picture, wanted.side)
+            result.save(target, format=wanted.format, quality=wanted.quality)
+            return target.getvalue()
         if wanted.side:
             picture.thumbnail((wanted.side, wanted.side))
         if wanted.format == "jpeg" or wanted.channel == "rgb":
@@ -300,20 +326,48 @@ def convert_picture(path: Path, wanted: Conversion) -> bytes:
 
 
 def _alpha_alone(picture: Image) -> Image:
-    """Black with the picture's alpha; opaque where the picture is not RGBA."""
-    opaque = pillow().new("L", picture.size, 255)
-    alpha = picture.getchannel("A") if picture.mode == "RGBA" else opaque
+    """Black with the picture's alpha: its own, or that of a transparent colour; else opaque."""
     result: Image = pillow().new("RGBA", picture.size)
-    result.putalpha(alpha)
+    result.putalpha(_with_alpha(picture).getchannel("A"))
     return result
 
 
-def original_place(original: Mapping[str, Any]) -> Place | None:
-    """Where `original_ref` says that the picture is, `None` if it is refused.
+def _with_alpha(picture: Image) -> Image:
+    """Return the picture as RGBA, opaque where it says nothing else (W3C PNG, 11.3.2.1: tRNS)."""
+    if not picture.mode.startswith("I;16"):
+        return picture.convert("RGBA")
+    key = picture.info.get("transparency")
+    grey = picture.convert("I")
+    levels = grey.point([value // 256 for value in range(65536)], "L")
+    result = levels.convert("RGBA")
+    if isinstance(key, int):
+        result.putalpha(grey.point([255 * (value != key) for value in range(65536)], "L"))
+    return result
 
-    Its fields are `filename` (annotated or not), `subfolder` and `type` (`output` if absent). A
-    refusal is no error to the client: ComfyUI answers 200 and stores nothing. Raises `LocalError`
-    (400) where ComfyUI fails: without a filename, or with one that is not a string.
+
+def _upright_on_black(picture: Image, side: int) -> Image:
+    """Return the picture as RGB, fitted into a square of `side` pixels and never enlarged."""
+    from PIL import ImageOps
+
+    orientation = picture.getexif().get(_ORIENTATION)
+    if picture.format == "JPEG":
+        picture.draft("RGB", (2 * side, 2 * side))
+    # Premultiplied, so that a colour under alpha 0 is not mixed into its neighbours.
+    bands = _with_alpha(picture).convert("RGBa")
+    bands.thumbnail((side, side))
+    result: Image = pillow().merge("RGB", bands.split()[:3])
+    if orientation is not None:
+        result.getexif()[_ORIENTATION] = orientation
+        result = ImageOps.exif_transpose(result)
+    return result
+
+
+def original_place(original: Mapping[str, Any]) -> Place:
+    """Return where `original_ref` says that the picture is.
+
+    Its fields are `filename` (annotated or not), `subfolder` and `type` (`output` if absent).
+    Raises `LocalError`: 403 for a folder that leads out, 404 for a name that leads to none, and 400
+    for what is no name, as ComfyUI since 0.46.
     """
     filename, subfolder = original.get("filename"), original.get("subfolder", "")
     if not isinstance(filename, str) or not isinstance(subfolder, str):
@@ -323,14 +377,29 @@ def original_place(original: Mapping[str, Any]) -> Place | None:
             '"type": "input"}.',
         )
     name, annotated = split_annotated(filename)
-    if not name or name.startswith("/") or ".." in name:
-        return None
     type_ = annotated or original.get("type", "output")
-    if type_ not in TYPES:
-        return None
+    if not name or name.startswith("/") or ".." in name or type_ not in TYPES:
+        raise _refused_original("invalid")
     folder = resolve(type_, subfolder)
-    path = None if folder is None else resolve(type_, folder, name)
-    return Place(type_, path) if path else None
+    if folder is None:
+        raise _refused_original("forbidden")
+    path = resolve(type_, folder, name)
+    if not path:
+        raise _refused_original("not_found")
+    return Place(type_, path)
+
+
+def _refused_original(kind: Kind) -> LocalError:
+    return LocalError("invalid_original_ref", "original_ref does not name a picture.", kind=kind)
+
+
+def missing_original() -> LocalError:
+    """Return the refusal of a mask whose picture is not there."""
+    return LocalError(
+        "invalid_original_ref",
+        "The picture that original_ref names does not exist; upload it first.",
+        kind="not_found",
+    )
 
 
 def compose(original: Path, mask: Path, target: Path, filename: str, rename: Rename) -> None:

@@ -149,24 +149,24 @@ class Files:
         is a mask of, with this mask, as `POST /upload/mask` does.
 
         The name is kept; if it is taken by other bytes, ` (1)`, ` (2)`… are tried, or the file is
-        replaced with `overwrite`. If the original is missing or refused there is a name in the
-        answer and no file, as in ComfyUI. Raises `LocalError` for names that lead nowhere, for what
-        the cloud does not take, and where mask or original is no picture or their sizes differ,
-        `StorageError`.
+        replaced with `overwrite`. Raises `LocalError` for names that lead nowhere, for what the
+        cloud does not take, and where mask or original is no picture, the original is missing or
+        their sizes differ, `StorageError`.
         """
         naming = await self._naming(member, filename, subfolder, type, overwrite)
-        place = None if original is None else pictures.original_place(original)
+        picture = None
+        if original is not None:
+            picture = await self.namespace.get(member, pictures.original_place(original))
+            if picture is None:
+                raise pictures.missing_original()
         async with self.uploads.received(member, body, filename) as received:
             named, is_there = await naming.name(received.hash)
-            if original is None:
+            if picture is None:
                 if not is_there or await self.uploads.had(member, received.hash) is None:
                     named = await self._store(naming, received.hash, received)
             elif not is_there:
-                record = None if place is None else await self.namespace.get(member, place)
-                if record is None:
-                    return named
                 async with self.uploads.partial() as path:
-                    composed = await self._compose(record, received.path, path, filename)
+                    composed = await self._compose(picture, received.path, path, filename)
                     named = await self._store(naming, received.hash, composed)
                     return await self._recorded(member, named, composed)
             return await self._recorded(member, named, received)

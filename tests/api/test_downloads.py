@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from proxy.api.downloads import Part, Stamp, decide
 from proxy.files.library import ContentBrokenError
 from proxy.files.pictures import Conversion
+from proxy.translate.errors import LocalError
 
 Client = TestClient[Any, Any]
 LETTERS = b"abcdefghijklmnopqrstuvwxyz"
@@ -106,6 +107,7 @@ async def test_a_file_comes_with_the_headers_of_a_local_one(
         key: response.headers[key] for key in response.headers if key not in ("Date", "Server")
     }
     assert shown == {
+        "Cache-Control": "no-cache",
         "Content-Disposition": 'filename="out.png"',
         "Content-Type": "image/png",
         "X-Content-Type-Options": "nosniff",
@@ -279,7 +281,7 @@ async def test_a_picture_is_made_of_it(
     assert room_of_files.conversions == [asked]
     assert response.headers["Content-Type"] == f"image/{asked.format}"
     assert response.headers["Content-Disposition"] == 'filename="out.png"'
-    assert not {"Etag", "Last-Modified", "Accept-Ranges"} & set(response.headers)
+    assert not {"Last-Modified", "Accept-Ranges"} & set(response.headers)
 
 
 @pytest.mark.parametrize("channel", ["rgba", "", "junk", "RGB"])
@@ -329,3 +331,65 @@ async def test_for_all_others_a_view_is_the_file(
 async def test_what_is_not_there_is_not_redirected_to(client: Client) -> None:
     answer = await client.get("/api/view?filename=nope.png", headers={"X-API-Key": "k"})
     assert answer.status == 404
+
+
+async def test_a_picture_made_of_a_file_has_a_tag_of_its_own(
+    client: Client, room_of_files: Any
+) -> None:
+    room_of_files.add("out.png")
+    tags = {}
+    for query in ("", "res=64", "res=32", "preview=webp;75", "preview=jpeg;75", "channel=a"):
+        answer = await client.get(f"/view?filename=out.png&{query}")
+        assert (answer.status, answer.headers["Cache-Control"]) == (200, "no-cache")
+        tags[query] = answer.headers["ETag"]
+    assert len(set(tags.values())) == len(tags)
+    room_of_files.conversions.clear()
+    for query, tag in tags.items():
+        for condition in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+            headers = {"If-None-Match": condition}
+            known = await client.get(f"/view?filename=out.png&{query}", headers=headers)
+            assert (known.status, await known.read()) == (304, b"")
+            assert (known.headers["ETag"], known.headers["Cache-Control"]) == (tag, "no-cache")
+        headers = {"If-None-Match": '"other"'}
+        assert (await client.get(f"/view?filename=out.png&{query}", headers=headers)).status == 200
+    assert len(room_of_files.conversions) == 5  # those that were answered with 200
+
+
+@pytest.mark.parametrize(
+    ("query", "wanted"),
+    [
+        ("res=64", Conversion("jpeg", "", 85, 64, upright=True)),
+        ("res=64&preview=webp;75", Conversion("jpeg", "", 85, 64, upright=True)),
+        ("res=64&channel=rgb", Conversion("png", "rgb")),
+    ],
+)
+async def test_a_small_picture_is_asked_for(
+    client: Client, room_of_files: Any, query: str, wanted: Conversion
+) -> None:
+    room_of_files.add("out.png")
+    response = await client.get(f"/view?filename=out.png&{query}")
+    assert (response.status, await response.read()) == (200, b"picture")
+    assert room_of_files.conversions == [wanted]
+    assert response.headers["Content-Type"] == wanted.media_type
+    assert response.headers["Content-Disposition"] == 'filename="out.png"'
+
+
+@pytest.mark.parametrize("query", ["res=0", "res=x", "res=64&channel=b"])
+async def test_other_numbers_are_the_file(client: Client, room_of_files: Any, query: str) -> None:
+    room_of_files.add("out.png")
+    response = await client.get(f"/view?filename=out.png&{query}")
+    assert await response.read() == LETTERS
+
+
+async def test_what_cannot_be_made_small_is_sent_as_it_is(
+    client: Client, room_of_files: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_: object, __: object) -> bytes:
+        raise LocalError("invalid_image", "no picture")
+
+    monkeypatch.setattr(room_of_files, "convert", refuse)
+    room_of_files.add("out.png")
+    response = await client.get("/view?filename=out.png&res=64")
+    assert (response.status, await response.read()) == (200, LETTERS)
+    assert response.headers["Content-Type"] == "image/png"
+    assert (await client.get("/view?filename=out.png&preview=webp")).status == 400

@@ -45,6 +45,8 @@ DEVIATIONS = (
     Row(".*", "/view|/userdata/|/api/etn/image", r"header (content-security-policy:  → sandbox.*|"
         r"x-content-type-options:  → nosniff)",
         "What members choose the bytes of must never run in the origin of a gateway."),
+    Row(".*", "/view", r"header (cache-control:  → no-cache|etag:  → .*)",
+        "Newest: every answer has a tag, and caches ask each time."),
     Row(".*", "/view", r"header content-disposition: (filename.*) → attachment; \1",
         "Octets are an attachment, as every browser treats them.", chance=True),
     Row(".*", "ws|features", r"(feature_flags|body): \+ (supports_model_type_tags|extension"
@@ -95,6 +97,9 @@ DEVIATIONS = (
     Row("prompt_secrets", "GET /queue", r"body\..*: - (auth_token|api_key)_comfy_org",
         "Newest: credentials are not shown in the queue."),
 
+    Row("upload_mask", "original (not there|with|subfolder outside|type unknown)",
+        r"status: 200 → (400|403|404)|body: .*",
+        "Newest: a mask of a picture that is missing or refused is refused."),
     Row("userdata", "(GET|HEAD) /userdata/", r"header (content-disposition:  → attachment"
         r"|x-content-type-options:  → nosniff)",
         "Newest: user data is an attachment."),

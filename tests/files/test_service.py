@@ -465,6 +465,26 @@ async def test_a_mask_needs_a_format_with_alpha(files: Files, name: str) -> None
     assert list(await files.namespace.listing("local", "input")) == ["cat.png"]
 
 
+@pytest.mark.parametrize(
+    ("original", "kind"),
+    [
+        ({"filename": "/cat.png"}, "invalid"),
+        ({"filename": "../cat.png"}, "invalid"),
+        ({"filename": "cat.png", "type": "odd"}, "invalid"),
+        ({"filename": "cat.png", "subfolder": "../../up"}, "forbidden"),
+        ({"filename": "dog.png"}, "not_found"),
+    ],
+)
+async def test_a_mask_of_what_is_no_picture_is_refused(
+    files: Files, original: Any, kind: str
+) -> None:
+    await upload(files, RED)
+    with pytest.raises(LocalError, match="original_ref") as refusal:
+        await mask(files, ALPHA, "mask.png", original={"type": "input", **original})
+    assert (refusal.value.type, refusal.value.kind) == ("invalid_original_ref", kind)
+    assert list(await files.namespace.listing("local", "input")) == ["cat.png"]
+
+
 @pytest.mark.parametrize("original", [{}, {"filename": 3}, {"filename": "a", "subfolder": None}])
 async def test_an_original_without_a_name_is_refused(files: Files, original: Any) -> None:
     with pytest.raises(LocalError, match="original_ref") as refusal:
