@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from proxy.packs.results import Results
 from proxy.packs.rewriting import failed, rewrite, wanted
 from proxy.packs.table import PACK_NODES
 from proxy.packs.view import MemberView
+from proxy.threads import ThreadTurns
 from proxy.translate.events import Preview, Told
 from proxy.translate.packs import JobView, NodeFailedError, PlainView, Rewriting, ViewedJob
 
@@ -30,6 +31,7 @@ class Packs:
     _files: Files
     _loader: FileLoader
     _results: Results
+    _turns: ThreadTurns = field(default_factory=ThreadTurns)
 
     async def rewrite(
         self, member: str, graph: Mapping[str, Any], outputs: Collection[str] | None
@@ -41,7 +43,9 @@ class Packs:
         emulated = self._catalog.emulated
         if emulated.isdisjoint(str(node.get("class_type")) for node in graph.values()):
             return None
-        loads = loads_of(graph, wanted(graph, outputs, emulated))
+        loads = await self._turns.run(
+            member, lambda: loads_of(graph, wanted(graph, outputs, emulated))
+        )
         found = await self._loader.load_all(member, dict.fromkeys(loads.values()))
         pictures: dict[str, Picture] = {}
         for node_id, load in loads.items():
@@ -50,7 +54,9 @@ class Packs:
                     return Rewriting(graph={}, failure=failed(node_id, graph, error))
                 case Picture() as picture:
                     pictures[node_id] = picture
-        return rewrite(graph, outputs, emulated, pictures, self._catalog.known)
+        return await self._turns.run(
+            member, lambda: rewrite(graph, outputs, emulated, pictures, self._catalog.known)
+        )
 
     def view(self, job: ViewedJob) -> JobView:
         """Return the view of a job."""

@@ -143,3 +143,14 @@ async def test_long_ids_of_subscribers(target: Target) -> None:
         for number in range(40):
             body = {"client_id": f"{number}" + "x" * (8 * MB)}
             assert await send(target, "POST", "api/etn/workflow/subscribe", body) == 400
+
+
+async def test_a_workflow_of_very_many_nodes(target: Target) -> None:
+    """All are rewritten; the first one fails, so that no cloud has to run the others."""
+    graph: dict[str, Any] = {}
+    for number in range(15_000):
+        graph[f"text{number}"] = node("ETN_Translate", text="a" if number else "lang:de a")
+        inputs = {"value": [f"text{number}", 0], "name": "a", "type": "text"}
+        graph[f"send{number}"] = node("ETN_KritaSendText", **inputs)
+    async with target.attacked_by(MEMBER):
+        assert await send(target, "POST", "prompt", {"prompt": graph}) == 200
