@@ -333,7 +333,9 @@ class Catalog:
         """The accounts that have all that a graph names, and the first name that not all have;
         `None` if every account has everything, as far as is known."""
         loaded = self._nodes.value
-        return None if loaded is None else accounts_for(graph, loaded.owners)
+        if loaded is None or not loaded.owners:
+            return None
+        return accounts_for(graph, loaded.owners)
 
     def allowed(self, member: str) -> frozenset[str]:
         """The accounts that a member may use."""

@@ -314,6 +314,7 @@ class Tracker:
             ended_at=ended_at,
             node_times=self.nodes.times,
             cost=cost_of(self._texts.values()),
+            executed_by=snapshot.executed_by,
         )
 
     def _tell(self, message: Message) -> None:

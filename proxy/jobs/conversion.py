@@ -132,6 +132,7 @@ def of_history(job: Job, end: JobEnd) -> dict[str, Any]:
             "preview_output": outputs.preview,
             "execution_error": next(errors, None) if end.outcome == "failed" else None,
             "workflow_id": job.workflow_id,
+            **end.executed_by,
         }
     )
 

@@ -277,7 +277,7 @@ class JobEnd(msgspec.Struct, frozen=True):
     """How a job has ended, for its history (times in ms since 1970).
 
     `node_times` has of each node when it began and how long it ran, `cost` what nodes say that
-    they have cost.
+    they have cost, `executed_by` what ran the job, as far as the cloud tells.
     """
 
     outcome: Outcome
@@ -288,6 +288,7 @@ class JobEnd(msgspec.Struct, frozen=True):
     ended_at: int
     node_times: Mapping[str, tuple[int, int]] = {}
     cost: Mapping[str, float] = {}
+    executed_by: Mapping[str, Any] = {}
 
 
 def now() -> int:

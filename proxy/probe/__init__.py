@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import aiohttp
 from yarl import URL
 
+from proxy.catalog.owners import LOADERS, choices_of
 from proxy.packs.table import PACK_NODES
 from proxy.packs.tooling import KRITA_REQUIRES
 from proxy.probe import jobs, running
@@ -59,6 +61,7 @@ async def probe(base_url: URL, key: str, level: Level, *, idle: float) -> Findin
         except TimeoutError:
             _unseen(findings, f"The probe ended after {DEADLINE:g} seconds.")
         findings.see("rate_limit_headers", ", ".join(sorted(wire.limits)) or "none")
+        findings.see("deprecation_headers", ", ".join(sorted(wire.endings)) or "none")
     _unseen(findings, "Nothing was seen of it.")
     return findings
 
@@ -137,10 +140,57 @@ async def _account(wire: Wire, findings: Findings) -> None:
     stats = (await wire.call("GET", "api/system_stats")).dict()
     kept = [name for name in ("system", "devices") if name in stats]
     findings.see("system_stats", " and ".join(kept) or "neither system nor devices")
-    for id_, path in (("billing_status", "status"), ("billing_balance", "balance")):
-        findings.see(id_, (await wire.call("GET", f"api/billing/{path}")).said())
+    told = body.get("max_concurrent_jobs", "absent")
+    findings.see("max_concurrent_jobs", str(told) if isinstance(told, int | str) else "no number")
+    await _billing(wire, findings)
     unknown = await wire.call("GET", f"api/v2/jobs/{uuid4()}", bearer=True)
     findings.see("v2_jobs", f"{unknown.status} {unknown.form()}".strip())
+
+
+async def _billing(wire: Wire, findings: Findings) -> None:
+    """Which routes of money and of the workspace take a key. Names of fields are noted, no
+    amounts."""
+    for name in ("status", "balance", "events", "usage", "capabilities"):
+        reply = await wire.call("GET", f"api/billing/{name}")
+        findings.see(f"billing_{name}", reply.said(), ", ".join(sorted(reply.dict())))
+    reply = await wire.call("GET", "api/workspaces/current")
+    findings.see("workspace", reply.said(), ", ".join(sorted(reply.dict())))
+    if not isinstance(id_ := reply.dict().get("id"), str):
+        findings.see("deployments", "unknown workspace")
+        return
+    reply = await wire.call("GET", f"api/workspaces/{quote(id_, safe='')}/deployments")
+    has_default = bool(reply.dict().get("default_deployment_id"))
+    findings.see("deployments", reply.said(), "with a default" if has_default else "no default")
+
+
+async def _user_models(wire: Wire, findings: Findings, classes: dict[str, Any]) -> None:
+    """What the parameter adds, how long both take, and whether other lists have it, too."""
+    reply = await wire.call("GET", "api/object_info", query={"include_user_models": "true"})
+    known = {name: _names(classes.get(name)) for names in LOADERS.values() for name, _ in names}
+    added = {
+        folder: {
+            one
+            for name, _ in loaders
+            for one in _names(reply.dict().get(name)) - known.get(name, set())
+        }
+        for folder, loaders in LOADERS.items()
+    }
+    count = sum(map(len, added.values()))
+    findings.see("user_models", "some" if count else "none", f"{count} in {reply.seconds:.1f} s")
+    assets = await wire.call("GET", "api/assets", query={"include_tags": "models", "limit": "1"})
+    findings.see("model_assets", assets.said())
+    if not count:
+        findings.see("user_models_listed", "no names to compare")
+        return
+    folder, names = next((folder, names) for folder, names in added.items() if names)
+    listed = await wire.call("GET", f"api/experiment/models/{folder}")
+    has_them = names <= {str(one["name"]) for one in listed.named()}
+    findings.see("user_models_listed", "yes" if has_them else "no")
+
+
+def _names(info: object) -> set[str]:
+    """What the inputs of a class offer."""
+    return {one for _, offered in choices_of(info) for one in offered if isinstance(one, str)}
 
 
 async def _catalog(wire: Wire, findings: Findings, classes: dict[str, Any]) -> None:
@@ -155,6 +205,7 @@ async def _catalog(wire: Wire, findings: Findings, classes: dict[str, Any]) -> N
         findings.see("krita_nodes", share, f"{len(lacking)} are missing")
         one = await wire.call("GET", f"api/object_info/{next(iter(classes))}")
         findings.see("object_info_class", str(one.status))
+    await _user_models(wire, findings, classes)
     await _models(wire, findings)
 
 

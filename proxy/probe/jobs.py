@@ -251,6 +251,13 @@ def _sound() -> bytes:
 async def downloads(run: ProbeRun, item: dict[str, Any]) -> None:
     """How an output comes: the redirect, and what the storage says of the bytes."""
     query = {"filename": str(item.get("filename")), "type": "output"}
+    sizes = [
+        await run.wire.call("GET", "api/view", query={**query, "res": res})
+        for res in ("32", "64", "2000", "abc")
+    ]
+    kinds = [one.headers.get("Content-Type", "") for one in sizes if one.status == 200]
+    statuses = ", ".join(str(one.status) for one in sizes)
+    run.findings.see("view_res", statuses, ", ".join(kinds))
     reply = await run.wire.call("GET", "api/view", query=query)
     if reply.status == 200:
         run.findings.see("view", "bytes", "No redirect to a storage.")

@@ -56,9 +56,19 @@ max_upload_size | Announced max_upload_size | 52428800 | \d+ | absent
 system_stats | GET /api/system_stats | system and devices | system
 billing_status | GET /api/billing/status | 401 | \d{3}\b.*
 billing_balance | GET /api/billing/balance | 401 | \d{3}\b.*
+billing_events | GET /api/billing/events | 401 | \d{3}\b.*
+billing_usage | GET /api/billing/usage | 404 | \d{3}\b.*
+billing_capabilities | GET /api/billing/capabilities | 401 | \d{3}\b.*
+workspace | GET /api/workspaces/current | 401 | \d{3}\b.*
+deployments | GET /api/workspaces/{id}/deployments | unknown workspace | \d{3}\b.*
+max_concurrent_jobs | Announced max_concurrent_jobs | absent | \d+
 rate_limit_headers | Headers that tell of rate limits | none | [a-z, -]+
+deprecation_headers | Headers that announce the end of v1 | none | [a-z, ]+
 v2_jobs | GET /api/v2/jobs/{id} of no job, with the key as Bearer | 404 error | \d{3}\b.*
 object_info! | GET /api/object_info | classes
+user_models | Names that include_user_models adds to the lists | none | some
+user_models_listed | The lists of models by folder have these names | no names to compare | yes | no
+model_assets | GET /api/assets of models | 200 | \d{3}\b.*
 krita_nodes | Classes that Krita AI Diffusion requires of the cloud | none | all | some
 object_info_class | GET /api/object_info/{class} | 404 | 200
 model_folders | GET /api/experiment/models | name and folders | name
@@ -128,6 +138,12 @@ output_ids | id and hash in the detail | absent | present
 output_subfolder | Folder of a filename_prefix | subfolder | display_name | nowhere
 video_keys | Key of a saved video | video | video, videos | animated, images | images
 job_assets | GET /api/jobs/{id}/assets | 200 | 404
+job_executor | executor and deployment of a job | absent | executor | deployment |
+  executor and deployment
+workflow_id | Messages with workflow_id | none | [a-z_, ]+
+view_res | GET /api/view of a PNG with res 32, 64, 2000 and abc | 400, 200, 400, 400 | [\d, ]+
+usage_event | Newest gpu_usage event after a job | not readable | names the job |
+  does not name the job | none
 create_time | Unit of create_time | milliseconds | seconds
 raw_status | GET /api/job/{id}/status of an ended job | success | completed | 404
 error_detail | A failure in the detail | object | text

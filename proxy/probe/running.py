@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from typing import Any
 from uuid import uuid4
@@ -122,6 +123,12 @@ async def _answers(run: ProbeRun, job: str, detail: dict[str, Any], client: str)
     extra = workflow.get("extra_data") if isinstance(workflow, dict) else None
     echoed = isinstance(extra, dict) and extra.get("client_id") == client
     see("client_id", "echoed" if echoed else "absent")
+    told = [name for name in ("executor", "deployment") if detail.get(name)]
+    see("job_executor", " and ".join(told) or "absent")
+    frames = [one for one in run.announced.frames if isinstance(one.data, dict)]
+    carriers = {one.type for one in frames if one.job == job and "workflow_id" in one.data}
+    see("workflow_id", ", ".join(sorted(carriers)) or "none")
+    await _usage(run, job)
     outputs = detail.get("outputs") or {}
     items = _items(outputs.get("3"))
     if items:
@@ -139,6 +146,21 @@ async def _answers(run: ProbeRun, job: str, detail: dict[str, Any], client: str)
     see("job_assets", str((await run.wire.call("GET", f"api/jobs/{job}/assets")).status))
     raw = await run.wire.call("GET", f"api/job/{job}/status")
     see("raw_status", str(raw.dict().get("status") or raw.status))
+
+
+async def _usage(run: ProbeRun, job: str) -> None:
+    """Whether the newest event of usage is about a job that has ended."""
+    reply = await run.wire.call("GET", "api/billing/events", query={"limit": "1"})
+    events = reply.dict().get("events")
+    if not isinstance(events, list):
+        run.findings.see("usage_event", "not readable")
+        return
+    newest = next((one for one in events if isinstance(one, dict)), None)
+    if newest is None or newest.get("event_type") != "gpu_usage":
+        run.findings.see("usage_event", "none")
+        return
+    names_it = job in json.dumps(newest.get("params"))
+    run.findings.see("usage_event", "names the job" if names_it else "does not name the job")
 
 
 def _items(output: Any) -> list[dict[str, Any]]:

@@ -195,6 +195,8 @@ class Wire:
     key: str = field(repr=False)
     #: Names of headers that tell of rate limits, as they were seen on any answer.
     limits: set[str] = field(default_factory=set)
+    #: Names of headers that announce the end of a route, as they were seen on any answer of v1.
+    endings: set[str] = field(default_factory=set)
     #: The first read that was refused because there were too many.
     throttled: Reply | None = None
 
@@ -267,6 +269,8 @@ class Wire:
                 for name in answer.headers
                 if "ratelimit" in name.lower().replace("-", "") or name.lower() == "retry-after"
             }
+            if not url.path.startswith("/api/v2"):
+                self.endings |= {"deprecation", "sunset"} & {one.lower() for one in answer.headers}
             return Reply(answer.status, answer.headers, bytes(body), at - begun, at)
 
 

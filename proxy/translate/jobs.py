@@ -454,6 +454,7 @@ class Snapshot(Struct, frozen=True):
     come while the cloud is still tidying up, and then lacks its end time.
     `queue_reason` is why a pending job waits (`concurrency_limit`: for a slot of the plan).
     `outputs` is `None` where the answer does not carry them (lists), `{}` where there are none.
+    `executed_by` is where the job ran: `executor` and `deployment`, as far as the cloud tells.
     `unlisted` names what of the answer is in no document: fields of another type, the status.
     """
 
@@ -470,6 +471,7 @@ class Snapshot(Struct, frozen=True):
     meta: dict[str, Any] | None = None
     extra_data: dict[str, Any] | None = None
     queue_reason: str | None = None
+    executed_by: Mapping[str, Any] = {}
     unlisted: tuple[str, ...] = ()
 
     @property
@@ -535,6 +537,7 @@ def from_job(job: dict[str, Any]) -> Snapshot:
         meta=told.get("execution_meta"),
         extra_data=extra_data if isinstance(extra_data, dict) else None,
         queue_reason=told.get("queue_reason"),
+        executed_by=_executed_by(job),
         unlisted=tuple(odd if raw in STATUSES else ["status", *odd]),
     )
 
@@ -552,6 +555,26 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "workflow": dict,
     "queue_reason": str,
 }
+
+
+#: Characters of a text and texts of `deployment` that are passed on.
+_MAX_TEXT, _MAX_TEXTS = 256, 16
+
+
+def _executed_by(job: Mapping[str, Any]) -> dict[str, Any]:
+    """`executor`, a word, and `deployment`, an object of texts: both optional and new."""
+    found: dict[str, Any] = {}
+    executor, deployment = job.get("executor"), job.get("deployment")
+    if isinstance(executor, str) and len(executor) <= _MAX_TEXT:
+        found["executor"] = executor
+    if isinstance(deployment, dict) and len(deployment) <= _MAX_TEXTS:
+        texts = {
+            name: value
+            for name, value in deployment.items()
+            if isinstance(value, str | int | float) and len(f"{name}{value}") <= _MAX_TEXT
+        }
+        found |= {"deployment": texts} if texts else {}
+    return found
 
 
 def _is_settled(

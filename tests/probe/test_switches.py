@@ -16,6 +16,7 @@ from proxy.simulator.account import Plan
 
 #: Switches that no probe can see, or should not, with the reason.
 UNSEEN = {
+    "listed_imports": "the account of the probe has no imports",
     "pace": "only changes how long a node takes",
     "dispatch": "only changes how long a job waits",
     "capacity_wait": "only changes how long a job waits",
@@ -194,6 +195,12 @@ SEEN: list[tuple[str, Any, str, str | None]] = [
     ("refuse_account", "origin_not_allowed", "user", "403 origin_not_allowed"),
     ("refuse_account", "sso_required", "user", "403 sso_required"),
     ("refuse_account", "auth_type_not_allowed", "user", "403 auth_type_not_allowed"),
+    ("announced_slots", False, "max_concurrent_jobs", "absent"),
+    ("announced_slots", True, "max_concurrent_jobs", "1"),
+    ("billing_for_keys", False, "billing_status", "401 UNAUTHORIZED"),
+    ("billing_for_keys", True, "billing_status", "200"),
+    ("executors", False, "job_executor", "absent"),
+    ("executors", True, "job_executor", "executor and deployment"),
     ("healthy", True, "health", "200"),
     ("healthy", False, "health", "503"),
     ("userdata_modified", "ms", "userdata_modified", "milliseconds"),
