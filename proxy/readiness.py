@@ -10,6 +10,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from proxy.bus import EventBus
 from proxy.cloud.resilience import CloudDown, CloudError, CloudRefused, CloudUnauthorized
 from proxy.storage.database import Database, SqliteDatabase, StorageError
 from proxy.storage.statements import put_meta
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _PROBE = "readiness"
 
 _NOT_YET = "Comfy Cloud has not answered yet; try again later."
+_BUS_AWAY = "The message bus cannot be reached; clients hear of jobs late until it can."
 _STOPPING = "This process is stopping: send requests to another one, or wait for its restart."
 
 #: Who has asked within this many seconds watches, and is told before the process stops.
@@ -33,12 +35,14 @@ _TOLD_WITHIN, _GONE_AFTER = 1.5, 0.5
 @dataclass(frozen=True, slots=True)
 class Report:
     """Whether jobs can be taken: `reason` says why not. `checks` goes to members who ask, as JSON;
-    `engine` says whether this process runs the jobs, `checked` whether there was a first look."""
+    `engine` says whether this process runs the jobs, `checked` whether there was a first look, and
+    `degraded` that the bus is away: jobs run, and clients hear of them late."""
 
     reason: str | None = None
     checks: Mapping[str, Any] = field(default_factory=dict)
     engine: Literal["active", "standby"] = "active"
     checked: bool = True
+    degraded: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +58,7 @@ class Readiness:
     database: Database
     engine: EngineStatus
     clouds: Mapping[str, CloudClient]
+    bus: EventBus
     _: KW_ONLY
     max_age: float = 3.0
     patience: float = 5.0
@@ -91,11 +96,15 @@ class Readiness:
             checks |= _shown(found)
         elif problems:
             checks["accounts"] = {name: _shown(found) for name, found in problems.items()}
+        degraded = not self.bus.connected
+        if degraded:
+            checks["bus"] = _BUS_AWAY
         if self._stopping:
             reason = _STOPPING
             self._told.set()
         engine: Literal["active", "standby"] = "active" if self.engine.is_active() else "standby"
-        return Report(reason, checks, engine, checked=self._looked_at is not None)
+        checked = self._looked_at is not None
+        return Report(reason, checks, engine, checked=checked, degraded=degraded)
 
     async def leave(self) -> None:
         """Say from now on that nothing is taken, and wait until who watches has heard it."""

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 import structlog
 
-from proxy.cloud.resilience import Backoff
+from proxy.cloud.resilience import Backoff, CloudError
+from proxy.storage.database import StorageError
 
 log = structlog.get_logger(__name__)
 
@@ -19,7 +20,9 @@ T = TypeVar("T")
 _AGAIN = Backoff(first=0.1, longest=10.0)
 #: A task that has run for this many seconds has recovered.
 _STEADY = 60.0
-#: This many failures without a recovery end the process.
+#: What comes from outside, such as a connection that breaks: it is tried again for ever.
+_OUTSIDE = (CloudError, StorageError, OSError, TimeoutError, EOFError)
+#: This many failures of our own without a recovery end the process.
 _MOST_FAILURES = 10
 
 
@@ -64,20 +67,34 @@ class Supervisor:
 
     async def _keep(self, work: Callable[[], Awaitable[None]], name: str) -> None:
         loop = asyncio.get_running_loop()
-        failures = 0
+        failures = outside = 0
         while True:
             begun = loop.time()
+            own = True
             try:
                 await work()
                 log.error("task_ended", task=name)
-            except Exception:
-                log.exception("task_failed", task=name)
-            failures = 1 if loop.time() - begun >= _STEADY else failures + 1
+            except Exception as error:
+                own = not _is_outside(error)
+                if own:
+                    log.exception("task_failed", task=name)
+                else:
+                    log.warning("task_interrupted", task=name, error=repr(error))
+            if loop.time() - begun >= _STEADY:
+                failures = outside = 0
+            failures, outside = (failures + 1, outside) if own else (failures, outside + 1)
             if failures >= _MOST_FAILURES:
                 log.critical("task_abandoned", task=name, failures=failures)
                 self.failed.set()
                 return
-            await asyncio.sleep(_AGAIN.whole(failures))
+            await asyncio.sleep(_AGAIN.whole(failures if own else outside))
+
+
+def _is_outside(error: BaseException) -> bool:
+    """Return whether an error, or each of a group, comes from outside."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_outside, error.exceptions))
+    return isinstance(error, _OUTSIDE)
 
 
 def _ended(task: asyncio.Task[Any]) -> None:

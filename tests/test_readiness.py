@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from proxy.bus import EventBus
 from proxy.cloud.resilience import CloudDown, refusal
 from proxy.jobs.models import AccountView
 from proxy.readiness import Readiness, Report
@@ -18,6 +19,14 @@ from proxy.storage.database import StorageError
 def elected(*accounts: Any, active: bool = True) -> Any:
     """The state of a process whose engine runs these accounts."""
     return SimpleNamespace(accounts=lambda: accounts, is_active=lambda: active)
+
+
+class BusAway(EventBus):
+    """A bus whose server cannot be reached."""
+
+    @property
+    def connected(self) -> bool:
+        return False
 
 
 @dataclass
@@ -32,6 +41,7 @@ class World:
     asked: int = 0
     problem: str | None = None
     waiting: asyncio.Event = field(default_factory=asyncio.Event)
+    bus: EventBus = field(default_factory=EventBus)
 
     async def write(self, *_: object) -> None:
         if self.store_error is not None:
@@ -45,12 +55,17 @@ class World:
         worlds = {name: one for name, one in others.items() if isinstance(one, World)}
         options = {name: one for name, one in others.items() if name not in worlds}
         views = [one.account(name) for name, one in worlds.items()]
-        clouds: Any = {name: SimpleNamespace(user=one._user) for name, one in worlds.items()}
-        return Readiness(self, elected(*views), clouds, **options)  # type: ignore[arg-type]
+        clouds: Any = {
+            name: SimpleNamespace(user=one._user, plan=one._plan) for name, one in worlds.items()
+        }
+        return Readiness(self, elected(*views), clouds, self.bus, **options)  # type: ignore[arg-type]
 
     def account(self, name: str) -> AccountView:
         """An account of this world."""
         return AccountView(name, 1, 0, self.rests, None, self.connected, self.refused)
+
+    async def _plan(self) -> None:
+        """The plan is read, and nothing depends on it."""
 
     async def _user(self, *_: object) -> None:
         self.asked += 1
@@ -63,6 +78,13 @@ class World:
 async def test_all_is_well() -> None:
     checks = {"store": "ok", "key": "ok", "socket": "ok"}
     assert await World().readiness().report() == Report(None, checks)
+
+
+async def test_without_the_bus_of_replicas_it_is_degraded_and_takes_jobs() -> None:
+    report = await World(bus=BusAway()).readiness().report()
+    assert report.reason is None
+    assert report.degraded
+    assert "bus" in report.checks["bus"]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +161,7 @@ async def test_one_account_that_can_be_used_is_enough(other: World, reason: str 
 
 
 async def test_a_standby_is_ready_when_its_store_is() -> None:
-    readiness = Readiness(World(), elected(active=False), {}, wait=1.0)  # type: ignore[arg-type]
+    readiness = Readiness(World(), elected(active=False), {}, EventBus(), wait=1.0)  # type: ignore[arg-type]
     assert await readiness.report() == Report(None, {"store": "ok"}, "standby")
 
 

@@ -9,7 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy import supervisor as module
-from proxy.cloud.resilience import Backoff
+from proxy.cloud.resilience import Backoff, CloudError
+from proxy.storage.database import StorageError
 from proxy.supervisor import Supervisor
 
 
@@ -55,6 +56,42 @@ async def test_what_cannot_be_kept_up_ends_the_process(supervisor: Supervisor) -
         await supervisor.failed.wait()
     assert lines[-1]["event"] == "task_abandoned"
     assert lines[-1]["log_level"] == "critical"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError("reset"),
+        StorageError("it does not answer"),
+        ExceptionGroup("two", [TimeoutError(), CloudError("down")]),
+    ],
+    ids=["a connection", "the storage", "a group"],
+)
+async def test_what_comes_from_outside_never_ends_the_process(
+    supervisor: Supervisor, error: Exception
+) -> None:
+    runs, enough = 0, asyncio.Event()
+
+    async def work() -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 5 * module._MOST_FAILURES:
+            enough.set()
+        raise error
+
+    with capture_logs() as lines:
+        supervisor.keep(work, "some work")
+        await enough.wait()
+    assert not supervisor.failed.is_set()
+    assert {line["event"] for line in lines} == {"task_interrupted"}
+
+
+async def test_a_fault_of_ours_among_errors_from_outside_counts(supervisor: Supervisor) -> None:
+    async def work() -> None:
+        raise ExceptionGroup("two", [ConnectionResetError(), RuntimeError("ours")])
+
+    supervisor.keep(work, "some work")
+    await supervisor.failed.wait()
 
 
 async def test_a_short_task_that_fails_is_told(supervisor: Supervisor) -> None:

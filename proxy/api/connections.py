@@ -309,7 +309,9 @@ class Connection(web.RequestHandler):
         if self._leave is not None:
             self._leave(WSCloseCode.POLICY_VIOLATION, ACCESS_ENDED, REVOKE_TIMEOUT)
         elif self.busy:  # an answer that is short, such as that to one's own removal, goes out
-            self._loop.call_later(REVOKE_TIMEOUT, self._cut_unless_answered, self.task)
+            asyncio.get_running_loop().call_later(
+                REVOKE_TIMEOUT, self._cut_unless_answered, self.task
+            )
         else:
             self.end()
 
@@ -410,7 +412,7 @@ class Connection(web.RequestHandler):
         if self._state == _IDLE:
             self._await_headers()
         if self._held.input > HEAD_LIMITS * self.max_field_size:
-            log.info("headers_too_large", received=self._held.input)
+            log.info("headers_refused", received=self._held.input)
             self._answer_raw(_TOO_LARGE)
         elif not self._held.fits(self._allocate):
             log.info("headers_refused", member=self.member)
@@ -431,7 +433,7 @@ class Connection(web.RequestHandler):
         if body is None or body.is_eof():
             self._pause_input()
         elif self._held.input > HEAD_LIMITS * self.max_field_size:
-            log.info("trailers_too_large", received=self._held.input)
+            log.info("trailers_refused", received=self._held.input)
             self.cut()
             return
         if not self._held.fits(self._allocate):
@@ -467,7 +469,7 @@ class Connection(web.RequestHandler):
             self._held.output = self.transport.get_write_buffer_size()
             if not self._held.fits(self._allocate):
                 log.info("answer_refused", member=self.member)
-                self._loop.call_soon(self.cut)
+                asyncio.get_running_loop().call_soon(self.cut)
 
     def resume_writing(self) -> None:
         """Note that the client has taken most of what was written."""
@@ -491,7 +493,7 @@ class Connection(web.RequestHandler):
     def lost(self) -> asyncio.Future[None]:
         """Return a future that is done when the client has gone."""
         if self._lost is None:
-            self._lost = self._loop.create_future()
+            self._lost = asyncio.get_running_loop().create_future()
             if self.transport is None or self.transport.is_closing():
                 self._lost.set_result(None)
         return self._lost

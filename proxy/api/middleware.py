@@ -291,6 +291,8 @@ def finish(request: web.Request, response: web.StreamResponse) -> None:
     token tells it to nobody, and no cache gives one member's answer to another.
     """
     connection, headers = connection_of(request), response.headers
+    if response.status == 503:
+        headers.setdefault("Retry-After", f"{bodies.STORE_WAIT:.0f}")
     services, way = connection.services, connection.way
     cached = cache_control(request.path, response.status)
     if cached is not None:

@@ -44,7 +44,9 @@ async def open_api(
     settings, database, supervisor = process.settings, storage.database, storage.supervisor
     journal, activity = Journal(jobs.bus, jobs.clients), ActivityRepository(database)
     notes = Notes(jobs.bus, process.budget)
-    readiness = Readiness(database, election, cloud.clients, max_age=process.timeouts.ready_age)
+    readiness = Readiness(
+        database, election, cloud.clients, jobs.bus, max_age=process.timeouts.ready_age
+    )
     subscribers, cache = jobs.service.subscribers, resources.files.cache
     workflows = WorkflowExchange(
         WorkflowRepository(database), jobs.bus, subscribers.tell, supervisor

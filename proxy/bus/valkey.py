@@ -210,7 +210,7 @@ class ValkeyBus(EventBus):
             self._lose()
             return
         if len(body) > MAX_MESSAGE:
-            log.warning("message_too_large", topic=topic, size=len(body))
+            log.warning("message_refused", topic=topic, size=len(body))
             if not droppable:
                 self._lose()
             return
