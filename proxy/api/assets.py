@@ -212,6 +212,12 @@ async def get_task(request: web.Request) -> web.Response:
     return bodies.json(await service(request).exports.task(member_of(request), id_))
 
 
+async def cancel_task(request: web.Request) -> web.Response:
+    """End an export that waits or is made."""
+    await service(request).exports.cancel(member_of(request), request.match_info["id"].lower())
+    return bodies.json({"status": "cancelling"})
+
+
 async def get_export(request: web.Request) -> web.Response:
     """Where an archive is downloaded."""
     name = asset_requests.read_name(request.match_info["name"])

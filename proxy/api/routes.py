@@ -195,6 +195,7 @@ ROUTES = (
     _asset("POST", "/api/assets/export", assets.post_export),
     _asset("GET", "/api/assets/exports/{name}", assets.get_export),
     _asset("GET", "/api/tasks/{id}", assets.get_task),
+    _asset("DELETE", "/api/tasks/{id}", assets.cancel_task),
     _asset("POST", "/api/assets/download", assets.not_here),
     _asset("POST", "/api/assets/import", assets.not_here),
     _asset("GET", "/api/assets/remote-metadata", assets.not_here),

@@ -139,6 +139,30 @@ class Exports:
             stopped=export.is_stale(self._now()),
         )
 
+    async def cancel(self, member: str, id_: str) -> None:
+        """End an export that waits or is made, by whatever replica.
+
+        Raises `AssetError`: 404, or 409 for one that has ended; `StorageError`.
+        """
+        export = await self._repository.get(member, id_)
+        if export is None:
+            raise AssetError("TASK_NOT_FOUND", "There is no such task.", kind="not_found", id=id_)
+        now = self._now()
+        if export.ended_at is not None or export.is_stale(now):
+            raise AssetError(
+                "TASK_NOT_CANCELLABLE", "The task has ended already.", kind="conflict", id=id_
+            )
+        error = "The export was cancelled."
+        result = codec.dump_bytes({"success": False, "error": error})
+        ended = {"status": "failed", "ended_at": now, "result": result}
+        await self._repository.note(member, id_, now, **ended)
+        self._say(export, ExportProgress(0), "failed", error=error)
+
+    async def _is_wanted(self, export: Export) -> bool:
+        """Return whether an export is still there and was not cancelled."""
+        stored = await self._repository.get(export.member, export.id)
+        return stored is not None and stored.ended_at is None
+
     async def archive(self, member: str, name: str) -> Archive | None:
         """An archive that can be downloaded, by its name. Raises `StorageError`."""
         export = await self._repository.named(member, name)
@@ -158,7 +182,7 @@ class Exports:
         beat = self._supervisor.spawn(self._beat(export), "keep an export alive")
         try:
             async with self._turn:
-                if await self._repository.get(export.member, export.id) is not None:
+                if await self._is_wanted(export):
                     await self._export(export, request)
         except BaseException:
             failed = {"status": "failed", "ended_at": self._now()}
@@ -189,6 +213,8 @@ class Exports:
         self._say(export, progress, "running")
         told = self._time()
         for name, asset in plan.entries.items():
+            if not await self._is_wanted(export):
+                return
             entry = await self._fetch(name, asset, MOST_BYTES - progress.bytes)
             if entry is None:
                 progress.failed.append(FailedAsset(asset.id, "fetch_failed", asset.job, asset.name))
@@ -198,7 +224,8 @@ class Exports:
             if self._time() - told >= PACE:
                 told = self._time()
                 self._say(export, progress, "running")
-        await self._end(export, progress, timeless=plan.timeless)
+        if await self._is_wanted(export):
+            await self._end(export, progress, timeless=plan.timeless)
 
     async def _fetch(self, name: str, asset: Asset, most: int) -> ArchiveEntry | None:
         """Read a content once; `None` if it is not available, or is too long."""

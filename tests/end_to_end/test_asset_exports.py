@@ -209,3 +209,17 @@ async def test_a_hash_is_a_name_in_a_graph(exports: Exports) -> None:
         assert entry["status"]["status_str"] == "success"
         shown = await client.view(entry["outputs"]["4"]["images"][0])
         assert shown != await client.view({"filename": hash_})
+
+
+async def test_a_task_that_has_ended_cannot_be_cancelled(exports: Exports) -> None:
+    task, _ = await exports.export(job_ids=exports.jobs)
+    url = exports.client.url / f"api/tasks/{task['id']}"
+    async with exports.client.session.delete(url) as answer:
+        assert (answer.status, (await answer.json())["error"]["code"]) == (
+            409,
+            "TASK_NOT_CANCELLABLE",
+        )
+    assert (await exports.client.get(f"api/tasks/{task['id']}"))[1]["status"] == "completed"
+    missing = exports.client.url / "api/tasks/11111111-2222-4333-8444-555555555555"
+    async with exports.client.session.delete(missing) as answer:
+        assert (answer.status, (await answer.json())["error"]["code"]) == (404, "TASK_NOT_FOUND")

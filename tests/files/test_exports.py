@@ -16,6 +16,7 @@ from proxy.storage.database import Database
 from proxy.storage.temporary import STALE, ExportRepository
 from proxy.supervisor import Supervisor
 from proxy.translate.asset_requests import ExportRequest
+from proxy.translate.assets import AssetError
 from proxy.translate.errors import LocalError
 
 
@@ -77,4 +78,39 @@ async def test_a_member_has_a_bounded_number_of_exports_under_way(database: Data
         while budget.held()["export"]:  # noqa: ASYNC110
             await asyncio.sleep(0)
     await begun.begin("anna", ExportRequest(asset_ids=[ids[-1]]))
+    await supervisor.close()
+
+
+async def test_an_export_that_waits_can_be_cancelled(database: Database) -> None:
+    supervisor, told = Supervisor(), []
+    files: Any = None
+    begun = Exports(
+        AssetRepository(database),
+        files,
+        supervisor,
+        ExportRepository(database),
+        lambda member, event, data: told.append(data["status"]),
+        MemoryBudget(1_000_000),
+    )
+    for _ in range(exports.AT_ONCE):
+        await begun._turn.acquire()
+    request = ExportRequest(asset_ids=["11111111-2222-4333-8444-555555555555"])
+    id_ = await begun.begin("anna", request)
+    with pytest.raises(AssetError):
+        await begun.cancel("ben", id_)
+    await begun.cancel("anna", id_)
+    task = await begun.task("anna", id_)
+    assert (task["status"], task["result"]["error"]) == ("failed", "The export was cancelled.")
+    with pytest.raises(AssetError) as refused:
+        await begun.cancel("anna", id_)
+    assert refused.value.kind == "conflict"
+    again = await begun.begin("anna", request)
+    assert again != id_
+    for _ in range(exports.AT_ONCE):
+        begun._turn.release()
+    async with asyncio.timeout(PATIENCE):
+        while (await begun.task("anna", again))["status"] != "completed":  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert (await begun.task("anna", id_))["status"] == "failed"
+    assert told == ["failed", "running", "failed"]  # nothing of the second could be exported
     await supervisor.close()
