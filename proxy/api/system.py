@@ -267,6 +267,8 @@ async def get_docs(request: web.Request) -> web.StreamResponse:
 
 async def get_file(request: web.Request) -> web.StreamResponse:
     """A file of the web interface, or 404: every GET that no other route takes comes here."""
+    if request.raw_path.startswith("//"):  # for which aiohttp's own answer has words
+        return bodies.text("404: Not Found", 404)
     return _answer(within(request.app[INTERFACE].frontend, request.match_info["path"]))
 
 

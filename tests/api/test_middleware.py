@@ -63,6 +63,12 @@ async def test_below_internal_even_404_has_words(client: Client) -> None:
     assert (response.status, await response.text()) == (404, "404: Not Found")
 
 
+async def test_behind_two_slashes_even_404_has_words(client: Client) -> None:
+    response = await client.session.get(f"{client.make_url('/')}/queue")
+    assert response.url.path == "//queue"
+    assert (response.status, await response.text()) == (404, "404: Not Found")
+
+
 @pytest.mark.parametrize("path", ["/prompt", "/api/prompt", "/nope", "/interrupt"])
 async def test_options_is_200_and_empty_everywhere(client: Client, path: str) -> None:
     response = await client.options(path)
