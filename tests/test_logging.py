@@ -6,7 +6,10 @@ import io
 import json
 import logging
 import os
+import re
 import time
+from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 import structlog
@@ -138,6 +141,56 @@ def test_lines_below_the_level_are_left_out() -> None:
     structlog.get_logger().info("quiet")
     logging.getLogger("aiohttp.access").info("quiet")
     assert stream.getvalue() == ""
+
+
+def written_at_terminal(monkeypatch: pytest.MonkeyPatch, write: Callable[[], None]) -> str:
+    """What `write` logs at a terminal without colors, in a time zone two hours east of UTC."""
+    pty = pytest.importorskip("pty")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TZ", "East-2")
+    time.tzset()
+    ours, theirs = pty.openpty()
+    try:
+        with os.fdopen(theirs, "w", encoding="utf-8") as terminal:
+            logs.configure(stream=terminal)
+            write()
+        return str(os.read(ours, 65536).decode().replace("\r\n", "\n"))
+    finally:
+        os.close(ours)
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_line_at_a_terminal_is_a_sentence_at_the_local_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def write() -> None:
+        structlog.get_logger("proxy.jobs").info("job_ended", job="j1", label="a b")
+
+    begun = datetime.now(UTC)
+    line = written_at_terminal(monkeypatch, write)
+    moment, _, rest = line.partition(" ")
+    assert rest == "Job ended  job=j1  label='a b'\n"
+    hour = int(moment[:2])
+    assert hour in {(begun.hour + 2) % 24, (begun.hour + 3) % 24}
+    assert re.fullmatch(r"\d\d:\d\d:\d\d", moment)
+
+
+def test_a_terminal_shows_the_level_of_what_needs_attention_and_the_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def write() -> None:
+        logging.getLogger("aiohttp.server").warning("The peer is odd.")
+        try:
+            raise KeyError("gone")
+        except KeyError:
+            structlog.get_logger().exception("job_lost", job="j1")
+
+    first, second, *below = written_at_terminal(monkeypatch, write).splitlines()
+    assert first.endswith(" Warning: The peer is odd.")
+    assert second.endswith(" Error: Job lost  job=j1")
+    assert below[0] == "Traceback (most recent call last):"
+    assert below[-1] == "KeyError: 'gone'"
 
 
 @pytest.mark.parametrize(("no_color", "colored"), [("", True), ("1", False)])
