@@ -217,7 +217,7 @@ class Metrics:
         families = list(self.registry.collect())
         if member is not None:
             for family in families:
-                own = [one for one in family.samples if one.labels.get("member") == member]
+                own = [sample for sample in family.samples if sample.labels.get("member") == member]
                 family.samples = own
             families = [family for family in families if family.samples]
         encode, media_type = choose_encoder(accept)

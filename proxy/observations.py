@@ -120,8 +120,8 @@ class Observations:
         self._repository = repository
         self.accounts = accounts  # by identity
         self._news = asyncio.Event()
-        for one in accounts.values():
-            one.news = self._news
+        for account in accounts.values():
+            account.news = self._news
 
     async def close(self) -> None:
         """Write what is new."""

@@ -164,7 +164,7 @@ class Comfy:
 
     @asynccontextmanager
     async def socket(self, client_id: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-        """The websocket of a client, its wish for previews with metadata already said."""
+        """Open the websocket of a client, and ask for previews with metadata."""
         url = (self.base_url / "ws").with_query(clientId=client_id)
         async with self.session.ws_connect(url, heartbeat=30, max_msg_size=0) as socket:
             await socket.send_json(_FLAGS)

@@ -26,8 +26,10 @@ from proxy.storage.start import (
 
 
 @contextmanager
-def _told(what: str, kinds: tuple[type[Exception], ...] = (StorageError,)) -> Iterator[None]:
-    """Say what did not work. Raises `CommandError`."""
+def _command_errors(
+    what: str, kinds: tuple[type[Exception], ...] = (StorageError,)
+) -> Iterator[None]:
+    """Turn an error into a `CommandError` that says what did not work."""
     try:
         yield
     except kinds as error:
@@ -48,11 +50,11 @@ def migrate(settings: Settings, source: Path | None = None) -> int:
     if settings.database is not None:
         where = "The PostgreSQL database"
         logs.configure()
-        with _told("The database cannot be migrated"):
+        with _command_errors("The database cannot be migrated"):
             before = asyncio.run(migrate_server(settings))
     elif folder.is_dir():
         logs.configure()
-        with _told(f"{where} cannot be migrated"), locked_folder(folder):
+        with _command_errors(f"{where} cannot be migrated"), locked_folder(folder):
             before = asyncio.run(_bring_up(folder))
     else:
         raise UsageError(
@@ -76,7 +78,7 @@ def _copy_folder(settings: Settings, folder: Path) -> int:
         async with opened_database(settings) as database:
             return await copy_folder(folder, database)
 
-    with _told("Nothing was copied", (StorageError, OSError)), locked_folder(folder):
+    with _command_errors("Nothing was copied", (StorageError, OSError)), locked_folder(folder):
         copied = asyncio.run(copy())
     rows = sum(copied.values())
     sys.stdout.write(
@@ -111,7 +113,7 @@ def backup(settings: Settings, target: Path) -> int:
             "tools, as by pg_dump --format=custom --file=FILE DATABASE. The uploads are in the "
             "folder or bucket of blobs, if it is set."
         )
-    with _told("The backup failed"):
+    with _command_errors("The backup failed"):
         size = copies.backup(settings.data_dir, target.absolute())
     sys.stdout.write(f"{settings.data_dir} was copied to {target} ({size:,} bytes).\n")
     return 0
@@ -125,7 +127,7 @@ def restore(settings: Settings, source: Path) -> int:
             "bring a copy back with its own tools, as by pg_restore --clean --dbname=NAME FILE."
         )
     folder = settings.data_dir
-    with _told("Nothing was restored"), locked_folder(folder):
+    with _command_errors("Nothing was restored"), locked_folder(folder):
         replaced = copies.restore(source.absolute(), folder)
     sys.stdout.write(f"{source} was restored to {folder}.\n")
     if replaced is not None:
@@ -140,7 +142,7 @@ def rotate_secret(settings: Settings) -> int:
             "The secret is not in a PostgreSQL database: add a new first line to secret_file, and "
             "keep the old one below it."
         )
-    with _told("The secret cannot be changed"):
+    with _command_errors("The secret cannot be changed"):
         seconds = in_database(settings, rotate)
     sys.stdout.write(f"There is a new secret. Replicas use it in {seconds:g} seconds.\n")
     return 0

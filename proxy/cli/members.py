@@ -435,16 +435,16 @@ def _note(settings: Settings, action: str, **about: str) -> None:
 
 
 def _limits(limits: Mapping[str, Any], parallelism: str | None) -> str:
-    said = [
+    parts = [
         f"{name} {', '.join(value) if isinstance(value, list | tuple) else f'{value:,}'}"
         for name, value in limits.items()
         if value not in (None, False, (), []) and not isinstance(value, bool)
     ]
     if parallelism:
-        said.append(f"client_parallelism {parallelism}")
+        parts.append(f"client_parallelism {parallelism}")
     if limits["deny_partner_nodes"]:
-        said.append("no partner nodes")
-    return "; ".join(said)
+        parts.append("no partner nodes")
+    return "; ".join(parts)
 
 
 def _time(ms: int, form: str = "%Y-%m-%d") -> str:
@@ -463,7 +463,7 @@ def _print_json(value: object) -> int:
 def _print_table(found: Iterable[Any], columns: _Columns) -> int:
     """Print a table, or a card for each row in a terminal that is too narrow for the table."""
 
-    rows = [[text(one) for text in columns.values()] for one in found]
+    rows = [[text(row) for text in columns.values()] for row in found]
     table = Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")

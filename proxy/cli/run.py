@@ -94,7 +94,7 @@ def run(request: Request) -> int:
             raise UsageError(
                 "--watch would run the outputs again: choose another folder with --output."
             )
-        if workflows and not any(FILE in one for one in request.assignments):
+        if workflows and not any(FILE in text for text in request.assignments):
             raise UsageError(
                 f"With a workflow and --watch, set the input for each new file: --set "
                 f"NODE.INPUT=@{FILE}."
@@ -135,7 +135,7 @@ async def _work(
         f"watching {request.watch} (Ctrl-C stops)", markup=False, highlight=False, soft_wrap=True
     )
     async for path in new_files(request.watch, known):
-        values = [one.replace(FILE, str(path)) for one in request.assignments]
+        values = [text.replace(FILE, str(path)) for text in request.assignments]
         for workflow in workflows:
             yield workflow, values
         if not workflows and path.suffix.lower() in SUFFIXES:
@@ -184,7 +184,7 @@ async def _run_one(
         async with Comfy.at(request.server, request.token, request.ca_file) as comfy:
             classes = {} if workflow.graph else await comfy.classes(workflow.classes)
             graph = workflow.converted(classes)
-            for assignment in [assignment_of(graph, one) for one in values]:
+            for assignment in [assignment_of(graph, text) for text in values]:
                 value = await value_of(assignment, graph, comfy.upload)
                 graph[assignment.node]["inputs"][assignment.input] = value
                 outcome.values[f"{assignment.node}.{assignment.input}"] = value

@@ -115,7 +115,7 @@ async def _serve(settings: Settings, banner: Banner | None) -> None:
             background.spawn(_tell_problems(services, tell), "tell problems")
             if certificate is not None:
                 background.keep(certificate.follow, "follow the certificate")
-            ends = [background.spawn(one.wait(), "wait for the end") for one in (stop, failed)]
+            ends = [background.spawn(event.wait(), "wait for the end") for event in (stop, failed)]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if failed.is_set():
                 raise RuntimeError("background work failed too often; the log above has the reason")
@@ -125,7 +125,7 @@ async def _serve(settings: Settings, banner: Banner | None) -> None:
             spent = time.monotonic() - began
         finally:
             await background.close()
-            await asyncio.gather(*(one.stop(spent=spent) for one in servers))
+            await asyncio.gather(*(server.stop(spent=spent) for server in servers))
 
 
 async def _try_port(settings: Settings) -> None:
@@ -224,7 +224,9 @@ async def _tell_problems(
     accounts: Mapping[str, Any] = report.checks.get("accounts", {"": report.checks})
     found = {("", report.checks.get("store", "ok"))}
     found |= {(name, checks.get("key", "ok")) for name, checks in accounts.items()}
-    plans = [(one.name, one.plan.sentence()) for one in services.readiness.engine.accounts()]
+    plans = [
+        (account.name, account.plan.sentence()) for account in services.readiness.engine.accounts()
+    ]
     several = len(plans) > 1
     known = [f"{name}: {plan}" if several else plan for name, plan in plans if plan]
     tell([(name, problem) for name, problem in sorted(found) if problem != "ok"], known)

@@ -210,6 +210,6 @@ def _call(*words: str, fails: bool = False) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CommandError(f"{' '.join(words)} did not run ({error}).") from None
     if done.returncode and not fails:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        why = said[0] if said else f"exit code {done.returncode}"
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        why = lines[0] if lines else f"exit code {done.returncode}"
         raise CommandError(f"{' '.join(words)} failed: {why}.")

@@ -194,7 +194,7 @@ def _accounts(tables: object, where: Path | None) -> tuple[AccountSettings, ...]
 
 
 def _account_complaint(key: str, number: int, table: Mapping[str, Any], where: Path | None) -> str:
-    """What to say of a key of the account of this number."""
+    """Return the complaint about a key of the account with this number."""
     name = table.get("name")
     the = f"account {name if isinstance(name, str) and name else number} in {where}"
     known = {row.name: row for row in ACCOUNT_SETTINGS}
@@ -235,7 +235,7 @@ class AccountAccess:
 
 
 def read_key(settings: Settings) -> str | None:
-    """The key, or `None` where none is set.
+    """Return the key, `None` where none is set.
 
     Raises `ConfigError` when it is set twice in one place, when its file cannot be read and when
     what is there cannot be a key.
@@ -252,7 +252,7 @@ def read_key(settings: Settings) -> str | None:
 
 
 def read_secrets(settings: Settings) -> str | None:
-    """The secrets of the settings, one a line, the one that is used first; `None` without any.
+    """Return the secrets of the settings, one a line, the one in use first; `None` without any.
 
     Raises `ConfigError` for a file that cannot be read or holds none.
     """
@@ -277,7 +277,7 @@ def read_secrets(settings: Settings) -> str | None:
 
 
 def read_accounts(settings: Settings) -> list[AccountAccess]:
-    """The accounts with their keys, in the order of their tables; none if no key is set at all.
+    """Return the accounts with their keys, in the order of their tables; none without any key.
 
     Without tables it is the single key's account, which is called "default". Raises `ConfigError`
     as `read_key`, when two accounts have one key, for they would be one account of the cloud, and
@@ -317,7 +317,7 @@ def read_accounts(settings: Settings) -> list[AccountAccess]:
 
 
 def _is_public(host: str) -> bool:
-    """Whether an address is public, or a name has a dot and is below no domain of local networks.
+    """Return whether an address is public, or a name is below no domain of local networks.
 
     A name may still be that of a private address: that is checked with each connection.
     """
@@ -328,7 +328,7 @@ def _is_public(host: str) -> bool:
 
 
 def read_account_key(account: AccountSettings) -> str:
-    """The key of an account that has a table. Raises `ConfigError`."""
+    """Return the key of an account that has a table. Raises `ConfigError`."""
     if account.key is not None:
         return _usable(account.key.text, f"`key` of the account {account.name}")
     if account.key_file is None:
@@ -368,7 +368,7 @@ def _usable(text: str, where: str) -> str:
 
 
 def _flaw(key: str) -> str:
-    """What a key has that none can have; nothing of the key itself."""
+    """Return what makes a key invalid, without any part of the key."""
     if any(letter in _QUOTES for letter in key):
         return "a quotation mark"
     if any(letter.isspace() for letter in key):
@@ -380,7 +380,7 @@ class AccountKeys:
     """Reads an account's key again when its file changes, and all keys when `asked` is set.
 
     `use` gets the account's name and its new key. The files are looked at every `interval` seconds.
-    A key that cannot be read changes nothing: the one before is used on.
+    A key that cannot be read changes nothing: the previous one stays in use.
     """
 
     def __init__(
@@ -399,7 +399,7 @@ class AccountKeys:
         self._interval = interval
 
     async def follow(self) -> None:
-        """Continue until cancelled."""
+        """Watch the files until cancelled."""
         seen: dict[str, _Stamp] = {}
         while True:
             stamps = await asyncio.to_thread(self._stamps)
@@ -418,7 +418,7 @@ class AccountKeys:
 
     async def _reload(self, name: str) -> None:
         try:
-            key = await asyncio.to_thread(_read_anew, self._settings, name)
+            key = await asyncio.to_thread(_read_again, self._settings, name)
             if key is None or key == self._keys[name]:
                 return
             if key in self._keys.values():
@@ -432,8 +432,8 @@ class AccountKeys:
         log.info("key_reloaded", account=name)
 
 
-def _read_anew(settings: Settings, name: str) -> str | None:
-    """The key as it is set now. The environment of a process does not change, files do."""
+def _read_again(settings: Settings, name: str) -> str | None:
+    """Return the key as it is set now. The environment of a process does not change, files do."""
     if _file(settings, name) is None and settings.config is not None:
         settings = load({"config": settings.config})
     if (table := _table(settings, name)) is not None:
@@ -451,7 +451,7 @@ def _file(settings: Settings, name: str) -> Path | None:
 
 
 def _stamp(path: Path | None) -> _Stamp:
-    """What changes when the file is written or replaced, behind links too."""
+    """Return what changes when the file is written or replaced, behind links too."""
     if path is None:
         return None
     try:

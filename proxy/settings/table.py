@@ -72,12 +72,12 @@ class Setting(msgspec.Struct, frozen=True):
 
     @property
     def help(self) -> str:
-        """The docstring of the field."""
+        """Return the docstring of the field."""
         return _docstrings(self.model)[self.name]
 
     @property
     def option(self) -> str | None:
-        """The option, where there is one."""
+        """Return the option; a secret has none."""
         return None if self.secret else "--" + self.name.replace("_", "-")
 
     @property
@@ -89,12 +89,12 @@ class Setting(msgspec.Struct, frozen=True):
 
     @property
     def environment(self) -> str:
-        """The variable."""
+        """Return the name of the variable."""
         return self.prefix + self.name.upper()
 
     @property
     def key(self) -> str | None:
-        """The key of the TOML file, where there is one."""
+        """Return the key of the TOML file; some settings have none."""
         return self.name if self.in_file else None
 
     def in_environment(self, variables: Mapping[str, str]) -> str | None:
@@ -103,16 +103,16 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 def rows_of(model: type[Struct]) -> list[Setting]:
-    """The rows of a table of settings, in the order of the model's fields."""
+    """Return the rows of a table of settings, in the order of the model's fields."""
     rows = []
-    for one in msgspec.structs.fields(model):
-        kinds, notes = _parts_of(one.type)
+    for column in msgspec.structs.fields(model):
+        kinds, notes = _parts_of(column.type)
         rows += [
             replace(
                 row,
-                name=one.name,
+                name=column.name,
                 model=model,
-                default=None if row.shown else one.default,
+                default=None if row.shown else column.default,
                 is_flag=kinds == [bool],
                 metavar=row.metavar or _metavar(kinds),
                 expects=row.expects or _expected(kinds, notes, row),
@@ -125,7 +125,7 @@ def rows_of(model: type[Struct]) -> list[Setting]:
 
 @cache
 def _docstrings(model: type[Struct]) -> dict[str, str]:
-    """The docstring below each field."""
+    """Return the docstring below each field."""
     found = {}
     definition = cast(ast.ClassDef, ast.parse(inspect.getsource(model)).body[0])
     for pair in pairwise(definition.body):
@@ -136,26 +136,26 @@ def _docstrings(model: type[Struct]) -> dict[str, str]:
 
 
 def _parts_of(hint: Any) -> tuple[list[Any], tuple[Any, ...]]:
-    """The types of a field, or the words of its Literal, without `None`; and what is noted."""
+    """Return the types of a field, or the words of its Literal, without `None`; and its notes."""
     notes = getattr(hint, "__metadata__", ())
     kind = hint.__origin__ if notes else hint
-    kinds = [one for one in get_args(kind) or (kind,) if one is not NoneType]
-    return [part for one in kinds for part in get_args(one) or (one,)], notes
+    kinds = [part for part in get_args(kind) or (kind,) if part is not NoneType]
+    return [word for part in kinds for word in get_args(part) or (part,)], notes
 
 
 def checked(model: type[Struct], values: Mapping[str, object]) -> dict[str, Any]:
-    """The values of a model's fields from what people write.
+    """Return the values of a model's fields from what people write.
 
     Raises `InvalidValueError`, and `ConfigError` as the readers of the fields.
     """
     found = {}
     known = msgspec.structs.fields(model)
-    for one in known:
-        if one.name in values:
+    for column in known:
+        if column.name in values:
             try:
-                found[one.name] = _converted(values[one.name], one.type)
+                found[column.name] = _converted(values[column.name], column.type)
             except (ValueError, LookupError, msgspec.ValidationError):
-                raise InvalidValueError(one.name) from None
+                raise InvalidValueError(column.name) from None
     for name in values:
         if name not in found:
             raise InvalidValueError(name)
@@ -196,14 +196,14 @@ def _metavar(kinds: list[Any]) -> str:
 
 
 def _expected(kinds: list[Any], notes: tuple[Any, ...], row: Setting) -> str:
-    """What a value must be, as its type and its bounds say."""
+    """Return what a value must be, as its type and its bounds say."""
     if all(isinstance(kind, str) for kind in kinds):  # of a Literal
         return " or ".join(kinds) if len(kinds) == 2 else f"one of {', '.join(kinds)}"
     bounds = next((note for note in notes if isinstance(note, Meta)), Meta())
-    above, least, most = bounds.gt, bounds.ge, bounds.le
-    span = f" from {least}" if least is not None else ""
+    above, low, high = bounds.gt, bounds.ge, bounds.le
+    span = f" from {low}" if low is not None else ""
     span = f" greater than {above}," if above is not None else span
-    span += f" {'to' if above is None else 'at most'} {most}" if most is not None else ""
+    span += f" {'to' if above is None else 'at most'} {high}" if high is not None else ""
     if bool in kinds:
         return "true or false"
     if URL in kinds:
@@ -222,12 +222,12 @@ def _text(value: object) -> str:
 
 
 def to_secret(value: object) -> Secret:
-    """A text that is not to be shown."""
+    """Return a text that is not to be shown."""
     return Secret(_text(value))
 
 
 def to_address(value: object) -> tuple[str, int]:
-    """Host and port from `HOST:PORT`; an IPv6 address is in brackets."""
+    """Return host and port from `HOST:PORT`; an IPv6 address is in brackets."""
     host, colon, port = _text(value).rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
@@ -239,7 +239,7 @@ def to_address(value: object) -> tuple[str, int]:
 
 
 def to_url(value: object) -> URL:
-    """The address of a cloud: http or https, perhaps with a path, and nothing else."""
+    """Return the address of a cloud: http or https, perhaps with a path, and nothing else."""
     url = URL(str(value))
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError("not a web address")
@@ -249,17 +249,17 @@ def to_url(value: object) -> URL:
 
 
 def to_database(value: object) -> Secret | None:
-    """The address of a PostgreSQL database, as it is or from a file; `None` for SQLite."""
+    """Return the address of a PostgreSQL database, as it is or from a file; `None` for SQLite."""
     return _address(value, "sqlite", ("postgresql://", "postgres://"))
 
 
 def to_bus(value: object) -> Secret | None:
-    """The address of a Valkey or Redis server, as it is or from a file; `None` for memory."""
+    """Return the address of a Valkey or Redis server, or of a file with it; `None` for memory."""
     return _address(value, "memory", ("redis://", "rediss://"))
 
 
 def _address(value: object, none: str, beginnings: tuple[str, ...]) -> Secret | None:
-    """An address that may hold a password. `file:PATH` names a file that holds it.
+    """Return an address that may hold a password. `file:PATH` names a file that holds it.
 
     Raises `ConfigError` for a file that cannot be read.
     """
@@ -281,7 +281,7 @@ def _address(value: object, none: str, beginnings: tuple[str, ...]) -> Secret | 
 
 
 def to_blobs(value: object) -> str:
-    """`s3://BUCKET/PREFIX`, or the path of a folder, the home folder's `~` expanded."""
+    """Return `s3://BUCKET/PREFIX`, or the path of a folder, the home folder's `~` expanded."""
     place = _text(value)
     scheme, colon, rest = place.partition("://")
     if not colon and place:
@@ -292,7 +292,7 @@ def to_blobs(value: object) -> str:
 
 
 def to_path(value: object) -> Path:
-    """A path, the home folder's `~` expanded."""
+    """Return a path, the home folder's `~` expanded."""
     if not value or not isinstance(value, str | Path):
         raise ValueError("no path")
     return Path(value).expanduser()
@@ -302,18 +302,18 @@ _SEGMENT = re.compile(r"[A-Za-z0-9._~-]+", re.ASCII)
 
 
 def to_base_path(value: object) -> str:
-    """`/comfy` from `/comfy/`, `comfy` and the like; `""` from `/` and nothing."""
+    """Return `/comfy` from `/comfy/`, `comfy` and the like; `""` from `/` and nothing."""
     path = _text(value).strip("/")
     segments = path.split("/") if path else []
     if segments and segments[0] == "t":
         raise ValueError("that path is for tokens")
-    if not all(_SEGMENT.fullmatch(one) and one.strip(".") for one in segments):
+    if not all(_SEGMENT.fullmatch(segment) and segment.strip(".") for segment in segments):
         raise ValueError("not plain")
-    return "".join(f"/{one}" for one in segments)
+    return "".join(f"/{segment}" for segment in segments)
 
 
 def _parts(value: object) -> list[str]:
-    """What a list has, or a text with commas; nothing empty."""
+    """Return what a list has, or a text with commas; nothing empty."""
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list | tuple):
         raise ValueError("not a list")
@@ -321,12 +321,12 @@ def _parts(value: object) -> list[str]:
 
 
 def to_networks(value: object) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-    """Networks from a list of them and of addresses, or from a text with commas."""
+    """Return networks from a list of them and of addresses, or from a text with commas."""
     return tuple(map(ipaddress.ip_network, _parts(value)))
 
 
 def to_origins(value: object) -> tuple[str, ...]:
-    """Origins of web pages from a list of them, or from a text with commas."""
+    """Return origins of web pages from a list of them, or from a text with commas."""
     origins = [origin for part in _parts(value) if (origin := part.rstrip("/"))]
     if any(origin != "*" and URL(origin) != URL(origin).origin() for origin in origins):
         raise ValueError("not an origin")
@@ -337,7 +337,7 @@ _HOST = re.compile(r"(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*")
 
 
 def to_hosts(value: object) -> tuple[str, ...]:
-    """Names of hosts from a list of them, or from a text with commas."""
+    """Return names of hosts from a list of them, or from a text with commas."""
     hosts = tuple(part.lower() for part in _parts(value))
     if not all(map(_HOST.fullmatch, hosts)):
         raise ValueError("not a host")
@@ -345,7 +345,7 @@ def to_hosts(value: object) -> tuple[str, ...]:
 
 
 def to_encryption_key(value: object) -> Secret:
-    """32 bytes in URL-safe base64 from either kind of base64."""
+    """Return 32 bytes in URL-safe base64 from either kind of base64."""
     text = _text(value).strip().translate(str.maketrans("+/", "-_"))
     if len(base64.b64decode(text, altchars=b"-_", validate=True)) != 32:
         raise ValueError("not 32 bytes")

@@ -35,7 +35,7 @@ class Upsert:
 
     def __init__(self, table: Table, *columns: str, how: str = "set") -> None:
         self._table, self._how, self._keys = table, how, list(table.primary_key)
-        self._columns = columns or [one.name for one in table.c if not one.primary_key]
+        self._columns = columns or [column.name for column in table.c if not column.primary_key]
         self._made: dict[str, Insert] = {}
 
     def __call__(self, connection: Connection) -> Insert:
