@@ -44,20 +44,20 @@ def _input(
     rest: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """An input of the add-on's panel, which has an order and a group there."""
+    """Return the entry of an input of the add-on's panel, which has an order and a group there."""
     required = {**first, **_ORDER, **(rest or {})}
     return _blender(f"BlenderInput{name}", required, outputs=outputs, optional=_GROUP, **more)
 
 
 def _path(node: Node, name: str) -> Any:
-    """A text, as a path where the node is asked for one."""
+    """Return a text, as a path where the node is asked for one."""
     value = node.value(name, "")
     as_path = node.value("format_path", False)
     return posixpath.normpath(value) if as_path is True and isinstance(value, str) else value
 
 
 def _primitive(name: str, class_type: str, value: list[Any], rest: Mapping[str, Any]) -> PackNode:
-    """An input of one value; `rest` is what only the add-on reads."""
+    """Return an input of one value; `rest` is what only the add-on reads."""
 
     def become(node: Node) -> None:
         node.become(class_type, {"value": _path(node, "value")}, {"value": "value"})
@@ -70,7 +70,7 @@ def _primitive(name: str, class_type: str, value: list[Any], rest: Mapping[str, 
 def _handed_on(
     name: str, own: str, output: str, rest: Mapping[str, Any] | None = None, **more: Any
 ) -> PackNode:
-    """What takes the output gets the value itself: a list takes no link to a text."""
+    """Return an input whose value goes into the nodes behind it: a list takes no link to a text."""
 
     def become(node: Node) -> None:
         value = _path(node, own)
@@ -84,7 +84,7 @@ def _handed_on(
 def _loader(
     name: str, class_type: str, outputs: Sequence[str], specs: Mapping[str, Any]
 ) -> PackNode:
-    """A model's name is taken as a path, as the node does."""
+    """Return a loader of a model, whose name is taken as a path."""
 
     def become(node: Node) -> None:
         inputs = {own: node.inputs[own] for own in specs if own in node.inputs}
@@ -201,7 +201,7 @@ _NODES = (
 
 
 async def get_samplers(call: PackCall, services: PackServices) -> PackReply:
-    """The names of the samplers."""
+    """Return the names of the samplers."""
     info = await services.catalog.node_class("KSampler")
     required = {} if info is None else info["input"].get("required", {})
     kind, *options = required.get("sampler_name", [[]])
@@ -209,7 +209,7 @@ async def get_samplers(call: PackCall, services: PackServices) -> PackReply:
 
 
 async def get_workflows(call: PackCall, services: PackServices) -> PackReply:
-    """The member's saved workflows, as `GET /v2/userdata` lists them."""
+    """Return the member's saved workflows, as `GET /v2/userdata` lists them."""
     try:
         entries = await services.userdata.tree(call.member, "workflows")
     except MissingError:
@@ -218,7 +218,7 @@ async def get_workflows(call: PackCall, services: PackServices) -> PackReply:
 
 
 async def get_workflow(call: PackCall, services: PackServices) -> PackReply:
-    """One saved workflow in API format, by its path as they are listed."""
+    """Return one saved workflow in API format, by its path as they are listed."""
     path = call.query.get("filepath", "")
     if not path:
         return call.text("The filepath query parameter is required", 400)

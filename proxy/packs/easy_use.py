@@ -11,7 +11,7 @@ from proxy.translate.events import Told
 
 
 def _load_easy(node: Node) -> None:
-    """The loaded picture continues; the node itself shows it, as `image_output` asks for."""
+    """Load the picture beside the node, which shows it as `image_output` asks for."""
     picture = node.picture
     image = node.add("image", "LoadImage", {"image": picture.name}, silent=False)
     node.gives[0] = image

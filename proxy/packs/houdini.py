@@ -62,7 +62,7 @@ async def _image_notice(call: PackCall, services: PackServices, command: str) ->
 
 
 async def get_notes(call: PackCall, services: PackServices) -> PackReply:
-    """The notes of the last seconds, those after `since` (seconds since 1970)."""
+    """Return the notes of the last seconds, those after `since` (seconds since 1970)."""
     since = (await call.read_object()).get("since", 0)
     if isinstance(since, bool) or not isinstance(since, int | float):
         raise LocalError("invalid_body", "since must be a number of seconds.")

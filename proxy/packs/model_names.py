@@ -47,7 +47,7 @@ _WITH_INPAINT = frozenset({"sd15", "sdxl", "flux"})
 
 
 def guessed(name: str) -> dict[str, Any]:
-    """A model as `GET /api/etn/model_info` describes it: `base_model`, `is_inpaint`, `type`."""
+    """Return a model as `GET /api/etn/model_info` describes it: base model, inpainting, type."""
     lower = name.lower()
     base = next((base for pattern, base in _BASES if re.search(pattern, lower)), None)
     if base is None:

@@ -1,4 +1,4 @@
-"""What a helper node is: a node of a client's own pack that only carries pictures and texts.
+"""What a node of a pack is: it only carries pictures and texts in and out.
 
 A `PackNode` says what its node becomes on the cloud, core nodes alone, and what of their results a
 client is told. Everything here is about one node; `rewriting` does it for a graph.
@@ -22,7 +22,7 @@ Link = list[Any]
 
 
 class PackNodeError(Exception):
-    """A helper node cannot do what it should."""
+    """Raised when a node of a pack cannot do what it should."""
 
     def __init__(self, exception_type: str, message: str) -> None:
         super().__init__(message)
@@ -31,7 +31,7 @@ class PackNodeError(Exception):
 
 
 def refusal(node_id: str, graph: Mapping[str, Any], name: str, reason: str) -> LocalError:
-    """The refusal of a graph for one input of a node."""
+    """Return the refusal of a graph for one input of a node."""
     class_type = str(graph[node_id].get("class_type"))
     told = {
         "type": "helper_node_limited",
@@ -203,7 +203,7 @@ class Node(msgspec.Struct):
         if not isinstance(source, Mapping) or source.get("class_type") not in _SIZED:
             return None
         inputs = source.get("inputs") or {}
-        width, height = (constant(self.graph, inputs.get(one)) for one in ("width", "height"))
+        width, height = (constant(self.graph, inputs.get(side)) for side in ("width", "height"))
         return (width, height) if isinstance(width, int) and isinstance(height, int) else None
 
     def become(self, class_type: str, inputs: Mapping[str, Any], names: Mapping[str, str]) -> None:
@@ -222,7 +222,7 @@ class Node(msgspec.Struct):
         return [node_id, 0]
 
     def value(self, name: str, default: Any = None) -> Any:
-        """An input's value where it is known before the run, else its link."""
+        """Return an input's value where it is known before the run, else its link."""
         return constant(self.graph, self.inputs.get(name, default))
 
 
@@ -234,7 +234,7 @@ def core(
     tells: Tells | None = None,
     **constants: Any,
 ) -> PackNode:
-    """A helper that becomes one core node; `names` maps the core node's inputs to the member's."""
+    """Return a node that becomes one core node; `names` maps the core node's inputs to its own."""
 
     def become(node: Node) -> None:
         inputs = {name: node.inputs[own] for name, own in names.items() if own in node.inputs}
@@ -246,7 +246,7 @@ def core(
 def loads(
     info: Mapping[str, Any], class_type: str, own: str, reads: Reads, **constants: Any
 ) -> PackNode:
-    """A helper that becomes the core node which loads the file; `own` is that node's input."""
+    """Return a node that becomes the core node which loads the file; `own` is that node's input."""
 
     def become(node: Node) -> None:
         node.become(class_type, {own: node.picture.name, **constants}, {own: reads.input})
@@ -255,7 +255,7 @@ def loads(
 
 
 def same(*names: str) -> dict[str, str]:
-    """The `names` of `core` for inputs that the core node calls as the member's does."""
+    """Return the `names` of `core` for inputs that both nodes call the same."""
     return dict(zip(names, names, strict=True))
 
 
@@ -272,7 +272,7 @@ def info(
     output_node: bool = False,
     new_style: bool = False,
 ) -> dict[str, Any]:
-    """A class as `GET /object_info` shows it; a `new_style` one has some more fields.
+    """Return a class as `GET /object_info` shows it; a `new_style` one has some more fields.
 
     An output is its type, or type and name where the name is another one. What has none is an
     output node.
@@ -281,7 +281,7 @@ def info(
     shown = {
         group: dict(specs or {}) for group, specs in groups.items() if specs or group == "required"
     }
-    named = [(one, one) if isinstance(one, str) else one for one in outputs]
+    named = [(output, output) if isinstance(output, str) else output for output in outputs]
     types = [type_ for type_, _ in named]
     return {
         "input": shown,

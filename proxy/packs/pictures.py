@@ -1,4 +1,4 @@
-"""Pictures as helper nodes read them, and results as their clients want them.
+"""Pictures as nodes of packs read them, and results as their clients want them.
 
 Everything here blocks: it runs in the picture workers.
 """

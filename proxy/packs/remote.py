@@ -1,4 +1,4 @@
-"""Files from addresses that stand in graphs, which helper nodes load."""
+"""Files from addresses in graphs, which nodes of packs load."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MAX_REDIRECTS, _TIMEOUT = 3, 30.0
 
 
 class NotFetchedError(Exception):
-    """A file was not fetched; the text says why, and nothing of what a server answered."""
+    """Raised when a file is not fetched; says why, and nothing of what a server answered."""
 
 
 class RemoteFiles:
@@ -95,7 +95,9 @@ class RemoteFiles:
             raise NotFetchedError("it is no http or https address")
         host = url.host.lower()
         allowed = any(
-            host == one or (one.startswith("*.") and host.endswith(one[1:])) for one in self._hosts
+            host == allowed_host
+            or (allowed_host.startswith("*.") and host.endswith(allowed_host[1:]))
+            for allowed_host in self._hosts
         )
         if not allowed:
             raise NotFetchedError(

@@ -25,15 +25,15 @@ PACK_NODES: Mapping[str, PackNode] = {node.name: node for pack in PACKS for node
 
 
 def offered(classes: Mapping[str, Any], *, preferred: bool) -> dict[str, dict[str, Any]]:
-    """The entries of the helper classes that can stand beside the cloud's `classes`.
+    """Return the entries of the pack classes that can stand beside the cloud's `classes`.
 
     A class that the cloud has is left to it unless ours are `preferred`; one whose core nodes the
     cloud lacks cannot run. An input written as `[Class.input]` is as the cloud's class has it.
     """
     return {
-        name: _filled(helper.info, classes)
-        for name, helper in PACK_NODES.items()
-        if (preferred or name not in classes) and helper.needs <= classes.keys()
+        name: _filled(node.info, classes)
+        for name, node in PACK_NODES.items()
+        if (preferred or name not in classes) and node.needs <= classes.keys()
     }
 
 

@@ -60,7 +60,7 @@ def _text(default: str | None = None, *, multiline: bool = False) -> list[Any]:
 
 
 def _load_image(own: str) -> Callable[[Node], None]:
-    """Becomes `LoadImage` of the picture that the input `own` tells, with its mask beside it."""
+    """Return what makes a node `LoadImage` of the file in its input `own`, with a mask."""
 
     def become(node: Node) -> None:
         name, mask = node.picture.name, node.picture.mask
@@ -126,7 +126,7 @@ def _krita_text(result: Result) -> Told:
 
 
 def _apply_mask(node: Node) -> None:
-    """One mask for each picture, or the one mask for all, as alpha that is not inverted."""
+    """Apply one mask to each picture, or one mask to all, as alpha that is not inverted."""
     image = node.inputs.get("image")
     of_image, of_mask = node.size(image), node.size(node.inputs.get("mask"))
     if of_image is not None and of_mask is not None and of_image != of_mask:
@@ -155,7 +155,7 @@ def _translate(node: Node) -> None:
 
 
 def translated(text: str) -> str:
-    """A text without its directives `lang:en`, as the pack gives it without a translator.
+    """Return a text without its directives `lang:en`, as the pack does without a translator.
 
     Raises `PackNodeError` for another language.
     """

@@ -43,7 +43,7 @@ async def get_image(call: PackCall, services: PackServices) -> PackReply:
 
 
 async def get_model_info(call: PackCall, services: PackServices) -> PackReply:
-    """The models of a folder with what their names tell of them, in pages."""
+    """Return the models of a folder with what their names tell of them, in pages."""
     folder = call.path.get("folder", "checkpoints")
     await _check_folder(services, folder)
     try:
@@ -60,7 +60,7 @@ async def get_model_info(call: PackCall, services: PackServices) -> PackReply:
 
 
 async def put_model(call: PackCall, services: PackServices) -> PackReply:
-    """Says whether a model is there; the cloud takes none from here."""
+    """Tell whether a model is there; the cloud takes none from here."""
     folder, name = call.path["folder"], call.path["filename"]
     await _check_folder(services, folder)
     if not name.lower().endswith((".sft", ".safetensors")):
@@ -83,12 +83,12 @@ async def _check_folder(services: PackServices, folder: str) -> None:
 
 
 async def get_languages(call: PackCall, _: PackServices) -> PackReply:
-    """The languages that texts are translated from: none, as in a pack without a translator."""
+    """Return the languages of the translator: none, as in a pack without one."""
     return call.json([{"name": "NOT INSTALLED", "code": "NOT INSTALLED"}])
 
 
 async def get_translation(call: PackCall, _: PackServices) -> PackReply:
-    """A text without directives of its language, which must be `en`."""
+    """Return a text without directives of its language, which must be `en`."""
     try:
         return call.json(translated(f"lang:{call.path['lang']} {call.path['text']}"))
     except PackNodeError as error:
@@ -106,7 +106,7 @@ async def publish(call: PackCall, services: PackServices) -> PackReply:
 
 
 async def subscribe(call: PackCall, services: PackServices) -> PackReply:
-    """Let a client hear of workflows; those that are there come at once."""
+    """Send workflows to a client; those that are there come at once."""
     (client_id,) = await _fields(call, "client_id")
     if await services.workflows.subscribe(call.member, str(client_id)):
         return call.json({"status": "success"})
@@ -114,7 +114,7 @@ async def subscribe(call: PackCall, services: PackServices) -> PackReply:
 
 
 async def unsubscribe(call: PackCall, services: PackServices) -> PackReply:
-    """Let a client hear no more of workflows."""
+    """Send a client no more workflows."""
     (client_id,) = await _fields(call, "client_id")
     if services.workflows.unsubscribe(call.member, str(client_id)):
         return call.json({"status": "success"})

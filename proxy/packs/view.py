@@ -45,7 +45,7 @@ class MemberView:
                 return [(type_, {**data, "nodes": self._cached(data.get("nodes"))})]
             case "progress_state":
                 nodes = self._states(data.get("nodes"))
-                first = [one for node_id in nodes for one in self._first(node_id)]
+                first = [event for node_id in nodes for event in self._first(node_id)]
                 return [*first, (type_, {**data, "nodes": nodes})] if nodes else []
             case "executing" | "progress" if node is not None:
                 if str(node) in self._silent:
@@ -66,7 +66,7 @@ class MemberView:
         status = snapshot.execution_status
         messages = status.get("messages") if status is not None else None
         if status is not None and isinstance(messages, list):
-            status = {**status, "messages": [self._message(one) for one in messages]}
+            status = {**status, "messages": [self._message(message) for message in messages]}
         error = snapshot.execution_error
         return replace(
             snapshot,
@@ -86,7 +86,7 @@ class MemberView:
                 **about,
                 "class_type": self._class(owner) or about.get("class_type"),
                 "dependent_outputs": self._ids(about.get("dependent_outputs")),
-                "errors": [_named(one, names) for one in about.get("errors") or []],
+                "errors": [_named(error, names) for error in about.get("errors") or []],
             }
             if owner in found:
                 told["errors"] = [*found[owner]["errors"], *told["errors"]]
