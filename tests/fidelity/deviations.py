@@ -169,8 +169,6 @@ DEVIATIONS = (
         "Which of two outputs is validated first follows the order of a Python set."),
     Row("error_then_next", "ws a", r"status: .*",
         "How far the first job was when the second was submitted.", chance=True),
-    Row("queue_clear", "ws a", r"status: .*",
-        "Each job that is taken out of the queue is told, also when all are."),
     Row("object_info_class|compress", "object_info", r"body\..*(tooltip|display_name|description"
         r"|output_tooltips).*",
         "The words in the catalog are the cloud's."),
