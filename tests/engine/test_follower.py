@@ -3,46 +3,69 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import gated
 import graphs
-from stack import PATIENCE, Client
-from waiting import ids, until
+from engine.rig import running_engine
+from stack import PATIENCE
+from waiting import until
 
-from proxy.simulator import Simulator
+from proxy.simulator import Simulator, SocketFault
+from proxy.translate import codec
 
 SUBMIT = "POST /api/prompt"
 
 
 async def test_a_slot_passes_on_as_soon_as_an_end_is_known(
-    simulator: Simulator, client: Client, opened: asyncio.Event
+    simulator: Simulator, tmp_path: Path, opened: asyncio.Event
 ) -> None:
     simulator.switches.late_detail = 2 * PATIENCE  # the outputs of the first never come
-    await client.submit(gated.GRAPH)
-    await client.submit(graphs.plain())
-    opened.set()
-    await until(lambda: simulator.calls[SUBMIT] == 2)
+    async with running_engine(simulator, tmp_path) as rig:
+        await rig.submit(gated.GRAPH)
+        await rig.submit(graphs.plain())
+        opened.set()
+        await until(lambda: simulator.calls[SUBMIT] == 2)
 
 
 async def test_a_waiting_job_that_is_refused_fails_for_its_client(
-    simulator: Simulator, client: Client, opened: asyncio.Event
+    simulator: Simulator, tmp_path: Path, opened: asyncio.Event
 ) -> None:
-    async with client.listening() as listener:
-        first = await client.submit(gated.GRAPH)
-        refused = await client.submit(graphs.plain())
+    async with running_engine(simulator, tmp_path) as rig:
+        await rig.submit(gated.GRAPH)
+        refused, _ = await rig.submit(graphs.plain())
         simulator.switches.refuse_prompt = "PARTNER_NODE_DISABLED"
         opened.set()
-        await listener.until_end(first)
-        listener.heard.clear()
-        await listener.until_end(refused)
-    assert [type_ for type_ in listener.types() if type_ != "executing"] == [
-        "execution_start",
-        "execution_cached",
-        "execution_error",
-    ]
-    (error,) = listener.of("execution_error")
+        entry = await rig.ended(refused)
+        assert [type_ for type_ in rig.told(refused) if not type_.startswith("executing")] == [
+            "execution_start",
+            "execution_cached",
+            "execution_error",
+        ]
+    status = codec.loads(entry.result)["status"]
+    assert (status["status_str"], status["completed"]) == ("error", False)
+    _, error = status["messages"][-1]
     assert error["exception_type"] == "PARTNER_NODE_DISABLED"
     assert "remove the node" in error["exception_message"]
-    status = (await client.history(refused))["status"]
-    assert (status["status_str"], status["completed"]) == ("error", False)
-    assert await ids(client) == []
+
+
+async def test_the_history_has_the_entry_before_the_client_hears_of_the_end(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    async with running_engine(simulator, tmp_path) as rig:
+        job, _ = await rig.submit(graphs.plain())
+        await rig.ended(job)
+        told = rig.told(job)
+        assert told[0] == "execution_start"
+        assert told[-2:] == ["execution_success", "executing None"]
+        assert told.count("execution_success") == 1
+
+
+async def test_a_job_without_any_event_has_a_whole_life(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.faults.add(SocketFault("lose"), times=None)
+    async with running_engine(simulator, tmp_path) as rig:
+        job, _ = await rig.submit(graphs.plain())
+        assert (await rig.ended(job)).state == "succeeded"
+        assert "executed" in rig.told(job)

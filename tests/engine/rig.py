@@ -1,0 +1,197 @@
+"""An engine over a simulated cloud and real storage, without the rest of a proxy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backend import open_database
+from stack import QUICK
+from waiting import until
+
+from proxy.bus import BusMessage, EventBus
+from proxy.cloud.client import CloudClient
+from proxy.cloud.event_socket import Timeouts
+from proxy.engine.accounts import Account, Slots
+from proxy.engine.engine import Engine
+from proxy.engine.policy import Policy
+from proxy.engine.recorder import JobRecorder
+from proxy.engine.term import Term
+from proxy.jobs.conversion import payload_of, stored_of
+from proxy.jobs.models import (
+    CancelAnswered,
+    CancelRequested,
+    EngineAnswer,
+    Job,
+    JobAnswered,
+    JobMessage,
+    JobReceived,
+    JobReleased,
+)
+from proxy.jobs.submission import JobRequest, new_job
+from proxy.members.member import Member
+from proxy.metrics import Metrics
+from proxy.simulator import Simulator
+from proxy.storage.history import HistoryEntry
+from proxy.storage.jobs import JobRepository
+from proxy.storage.leases import ENGINE, LeaseRepository
+from proxy.supervisor import Supervisor
+from proxy.translate.events import Event
+from proxy.translate.packs import PlainView, ViewedJob
+
+
+class Files:
+    """Files that have the same names on both sides."""
+
+    @property
+    def outputs(self) -> Files:
+        return self
+
+    async def substitute(self, _member: str, graph: Any, **_: Any) -> Any:
+        return graph
+
+    async def reveal(self, _member: str, value: Any, _job: str | None = None) -> Any:
+        return value
+
+    async def localise(self, *given: Any, **_: Any) -> Any:
+        return given[-1]
+
+
+class Catalog:
+    """A catalog that knows no class."""
+
+    def known(self, _class: str) -> None:
+        return None
+
+    def accounts_for(self, _graph: Any) -> None:
+        return None
+
+    async def wait_loaded(self, _timeout: float) -> bool:
+        return True
+
+
+class Packs:
+    """No packs of nodes."""
+
+    def view(self, job: ViewedJob) -> PlainView:
+        return PlainView(job.graph)
+
+
+@dataclass
+class Rig:
+    """The engine as the api's half sees it: over the storage and the bus."""
+
+    bus: EventBus
+    repository: JobRepository
+    engine: Engine
+    heard: list[BusMessage] = field(default_factory=list)
+    count: int = 0
+
+    def job(self, graph: dict[str, Any], **fields: Any) -> Job:
+        self.count += 1
+        job = new_job("local", JobRequest(graph), prompt_id=f"job-{self.count}")
+        for name, value in fields.items():
+            setattr(job, name, value)
+        return job
+
+    async def store(self, job: Job) -> Job:
+        stored = await self.repository.insert(stored_of(job), payload_of(job))
+        job.order, job.number = stored.key, job.number or self.count
+        return job
+
+    async def submit(self, graph: dict[str, Any], **fields: Any) -> tuple[Job, JobAnswered]:
+        """Submit a job, and let its messages flow when the answer is there."""
+        job = await self.store(self.job(graph, **fields))
+        with EngineAnswer(self.bus, f"answers.local.{job.prompt_id}", JobAnswered) as answered:
+            self.bus.publish("engine", JobReceived(job.key, job.order, None, job))
+            answer = await answered.within(30.0)
+        assert answer is not None
+        self.bus.publish("engine", JobReleased(job.key, watched=True))
+        return job, answer
+
+    async def cancel(self, *jobs: Job, interrupt: bool = False) -> CancelAnswered:
+        with EngineAnswer(self.bus, "answers.cancel", CancelAnswered) as answered:
+            keys = tuple(job.key for job in jobs)
+            self.bus.publish("engine", CancelRequested("cancel", keys, interrupt))
+            answer = await answered.within(30.0)
+        assert answer is not None
+        return answer
+
+    async def ended(self, job: Job) -> HistoryEntry:
+        """The entry of a job, once its client has heard of the end."""
+        await until(lambda: "executing None" in self.told(job))
+        entry = await self.repository.history.entry("local", job.prompt_id)
+        assert entry is not None
+        return entry
+
+    async def waiting(self) -> list[str]:
+        """The ids of the jobs that wait, as they came."""
+        rows = await self.repository.live()
+        return [row.id for row in rows if row.state == "queued"]
+
+    async def is_gone(self, job: Job) -> bool:
+        return await self.repository.get("local", job.prompt_id) is None
+
+    def told(self, job: Job) -> list[str]:
+        """What the client of a job has heard, in order."""
+        messages = [
+            message.message
+            for message in self.heard
+            if isinstance(message, JobMessage) and message.prompt_id == job.prompt_id
+        ]
+        return [
+            f"executing {one.data['node']}" if one.type == "executing" else one.type
+            for one in messages
+            if isinstance(one, Event)
+        ]
+
+
+@asynccontextmanager
+async def running_engine(
+    simulator: Simulator,
+    folder: Path,
+    *left_behind: Job,
+    slots: int = 1,
+    ahead: int = 0,
+    others: tuple[Simulator, ...] = (),
+    names: tuple[str, ...] = ("default", "other"),
+    **policy: Any,
+) -> AsyncIterator[Rig]:
+    """An engine over an account of the simulator, and one of each other; `left_behind` are jobs
+    that another engine had when it died."""
+    database = await open_database(folder)
+    repository, bus, supervisor = JobRepository(database), EventBus(), Supervisor()
+    lease = await LeaseRepository(database).acquire(ENGINE, "rig", 600.0, alone=True)
+    assert lease is not None
+    accounts = {}
+    for name, cloud in zip(names, (simulator, *others), strict=False):
+        client = CloudClient(cloud.base_url, cloud.key)
+        await client.start()
+        accounts[name] = Account(name, client, cloud.key, slots=Slots(slots, ahead))
+    parts: dict[str, Any] = {"files": Files(), "catalog": Catalog(), "packs": Packs()}
+    engine = Engine(
+        recorder=JobRecorder(repository, Term(lease), history_size=100),
+        bus=bus,
+        accounts=accounts,
+        policy=Policy(**{**QUICK, **policy}),
+        timeouts=Timeouts(),
+        member=Member,
+        supervisor=supervisor,
+        metrics=Metrics(),
+        **parts,
+    )
+    rig = Rig(bus, repository, engine)
+    bus.subscribe("events.local", rig.heard.append)
+    try:
+        for job in left_behind:
+            await rig.store(job)
+        await engine.start()
+        yield rig
+    finally:
+        await engine.close()
+        await asyncio.gather(*(account.cloud.close() for account in accounts.values()))
+        await database.close()

@@ -1,0 +1,91 @@
+"""Jobs end when their clients want them no more, wherever they are."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import gated
+import graphs
+from engine.rig import running_engine
+from waiting import until
+
+from proxy.simulator import HttpFault, Simulator
+
+CANCEL = "POST /api/jobs/{id}/cancel"
+
+
+async def test_a_waiting_job_leaves_no_trace(simulator: Simulator, tmp_path: Path) -> None:
+    async with running_engine(simulator, tmp_path) as rig:
+        await rig.submit(gated.GRAPH)
+        waiting, _ = await rig.submit(graphs.plain())
+        assert (await rig.cancel(waiting)).cancelled
+        assert await rig.is_gone(waiting)
+        assert not (await rig.cancel(waiting)).cancelled
+        assert rig.told(waiting) == []
+    assert simulator.calls[CANCEL] == 0
+
+
+async def test_a_waiting_job_that_is_interrupted_ends_as_a_run(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    async with running_engine(simulator, tmp_path) as rig:
+        await rig.submit(gated.GRAPH)
+        waiting, _ = await rig.submit(graphs.plain())
+        assert (await rig.cancel(waiting, interrupt=True)).cancelled
+        assert (await rig.ended(waiting)).state == "cancelled"
+        assert "execution_interrupted" in rig.told(waiting)
+    assert len(simulator.jobs) == 1
+
+
+async def test_a_running_job_ends_when_the_cloud_says_so(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    async with running_engine(simulator, tmp_path) as rig:
+        running, _ = await rig.submit(gated.GRAPH)
+        await until(lambda: "executing 1" in rig.told(running))
+        assert (await rig.cancel(running)).cancelled
+        assert (await rig.ended(running)).state == "cancelled"
+
+
+async def test_a_job_that_waits_on_the_cloud_is_gone_at_once(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    async with running_engine(simulator, tmp_path, ahead=1) as rig:
+        running, _ = await rig.submit(gated.GRAPH)
+        await until(lambda: "executing 1" in rig.told(running))
+        ahead, _ = await rig.submit(graphs.plain())
+        assert (await rig.cancel(ahead)).cancelled
+        assert await rig.is_gone(ahead)
+        assert rig.told(ahead) == []
+    assert simulator.calls[CANCEL] == 1
+
+
+async def test_a_cancel_while_the_job_is_being_sent_reaches_the_cloud_once(
+    simulator: Simulator, tmp_path: Path, opened: asyncio.Event
+) -> None:
+    async with running_engine(simulator, tmp_path) as rig:
+        await rig.submit(gated.GRAPH)
+        sent, _ = await rig.submit(graphs.waiting())
+        simulator.switches.late_answer = 0.5
+        opened.set()
+        await simulator.signal.until(lambda: len(simulator.jobs) == 2, 30)
+        assert (await rig.cancel(sent)).cancelled
+        on_cloud = list(simulator.jobs.values())[1]
+        await simulator.signal.until(lambda: on_cloud.status == "cancelled", 30)
+        await until(lambda: rig.is_gone(sent))
+        assert await rig.repository.history.entry("local", sent.prompt_id) is None
+    assert simulator.calls[CANCEL] == 1
+
+
+async def test_a_job_that_cannot_be_cancelled_continues(
+    simulator: Simulator, tmp_path: Path, opened: asyncio.Event
+) -> None:
+    async with running_engine(simulator, tmp_path) as rig:
+        running, _ = await rig.submit(gated.GRAPH)
+        await until(lambda: "executing 1" in rig.told(running))
+        simulator.faults.add(HttpFault("POST /api/jobs*", status=500), times=None)
+        answer = await rig.cancel(running)
+        assert answer.error is not None
+        opened.set()
+        assert (await rig.ended(running)).state == "succeeded"

@@ -1,0 +1,144 @@
+"""What another engine had when it died is found, and nothing is sent twice."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import aiohttp
+import gated
+import graphs
+import pytest
+from engine.rig import running_engine
+from waiting import until
+
+from proxy.jobs.models import Job, JobChanged, JobState
+from proxy.jobs.submission import JobRequest, new_job
+from proxy.simulator import HttpFault, Simulator
+from proxy.translate import codec
+
+
+def left(state: JobState, **fields: object) -> Job:
+    """A job that an engine had in this state when it died."""
+    job = new_job("local", JobRequest(graphs.plain(1)), prompt_id="left")
+    job.state, job.accepted, job.account = state, True, "default"
+    for name, value in fields.items():
+        setattr(job, name, value)
+    return job
+
+
+def reason_of(news: object) -> str | None:
+    return news.job.reason if isinstance(news, JobChanged) else None
+
+
+async def put_on_the_cloud(
+    simulator: Simulator, session: aiohttp.ClientSession, job: Job, **graph: object
+) -> str:
+    url = simulator.base_url / "api/prompt"
+    body = {"prompt": graph or job.graph, "extra_data": {"comfy_cloud_proxy": job.mark}}
+    async with session.post(url, json=body, headers={"X-API-Key": simulator.key}) as answer:
+        assert answer.status == 200
+        return str((await answer.json())["prompt_id"])
+
+
+@pytest.mark.parametrize("state", [JobState.RECEIVED, JobState.QUEUED])
+async def test_what_had_not_gone_goes_now(
+    simulator: Simulator, tmp_path: Path, state: JobState
+) -> None:
+    job = left(state, accepted=state is JobState.QUEUED, account="")
+    async with running_engine(simulator, tmp_path, job) as rig:
+        assert (await rig.ended(job)).state == "succeeded"
+    assert len(simulator.jobs) == 1
+
+
+async def test_what_the_cloud_has_is_found_by_its_mark_and_not_sent_again(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    job = left(JobState.SUBMITTING)
+    await put_on_the_cloud(simulator, session, job)
+    async with running_engine(simulator, tmp_path, job) as rig:
+        assert (await rig.ended(job)).state == "succeeded"
+    assert len(simulator.jobs) == 1
+
+
+async def test_what_the_cloud_does_not_have_for_certain_goes_again(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    job = left(JobState.UNKNOWN)
+    async with running_engine(simulator, tmp_path, job, adoption_patience=0.0) as rig:
+        assert (await rig.ended(job)).state == "succeeded"
+    assert len(simulator.jobs) == 1
+
+
+async def test_nothing_is_certain_while_the_account_cannot_be_read(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    job = left(JobState.UNKNOWN)
+    broken = simulator.faults.add(HttpFault("GET /api/jobs*", status=500), times=None)
+    async with running_engine(simulator, tmp_path, job, adoption_patience=0.0) as rig:
+        await simulator.signal.until(lambda: broken.happened > 1, 30)
+        assert simulator.jobs == {}
+        simulator.faults.remove(broken)
+        await rig.ended(job)
+    assert len(simulator.jobs) == 1
+
+
+async def test_what_no_client_wants_any_more_is_not_sent_again(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    job = left(JobState.UNKNOWN, cancel_requested=True)
+    async with running_engine(simulator, tmp_path, job, adoption_patience=0.0) as rig:
+        await until(lambda: rig.is_gone(job))
+    assert simulator.jobs == {}
+
+
+async def test_what_nobody_was_promised_is_forgotten_where_the_cloud_does_not_have_it(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    job = left(JobState.SUBMITTING, accepted=False)
+    async with running_engine(simulator, tmp_path, job, adoption_patience=0.0) as rig:
+        await until(lambda: rig.is_gone(job))
+        assert await rig.repository.history.entry("local", job.prompt_id) is None
+    assert simulator.jobs == {}
+
+
+@pytest.mark.parametrize("account", ["default", "former"])
+async def test_a_running_job_is_followed_to_its_end_wherever_it_is(
+    simulator: Simulator,
+    session: aiohttp.ClientSession,
+    tmp_path: Path,
+    opened: asyncio.Event,
+    account: str,
+) -> None:
+    job = left(JobState.RUNNING, account=account, started_at=1)
+    job.loaded.graph = gated.GRAPH
+    job.cloud_id = await put_on_the_cloud(simulator, session, job)
+    async with running_engine(simulator, tmp_path, job) as rig:
+        opened.set()
+        assert (await rig.ended(job)).state == "succeeded"
+    assert len(simulator.jobs) == 1
+
+
+async def test_a_running_job_that_was_cancelled_meanwhile_ends_as_interrupted(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    job = left(JobState.RUNNING, cancel_requested=True, started_at=1)
+    job.loaded.graph = gated.GRAPH
+    job.cloud_id = await put_on_the_cloud(simulator, session, job)
+    await simulator.signal.until(lambda: simulator.jobs[job.cloud_id].status == "in_progress", 30)
+    async with running_engine(simulator, tmp_path, job) as rig:
+        assert (await rig.ended(job)).state == "cancelled"
+
+
+async def test_a_job_whose_account_is_gone_says_so_and_ends_as_lost(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    job = left(JobState.RUNNING, account="old", cloud_id="gone", started_at=1)
+    async with running_engine(simulator, tmp_path, job, lost_timeout=1.0) as rig:
+        reasons: list[str | None] = []
+        rig.bus.subscribe("jobs.local", lambda news: reasons.append(reason_of(news)))
+        entry = await rig.ended(job)
+    assert "no_account" in reasons
+    _, error = codec.loads(entry.result)["status"]["messages"][-1]
+    assert error["exception_type"] == "JobLost"
+    assert "account old" in error["exception_message"]
