@@ -154,6 +154,7 @@ ROUTES = (
     Route("GET", "/features", system.get_features),
     Route("POST", "/free", system.post_free),
     Route("GET", "/users", system.get_users),
+    Route("POST", "/users", userdata.post_user),
     Route("GET", "/extensions", system.get_extensions),
     Route("GET", "/i18n", system.get_empty_object),
     Route("GET", "/workflow_templates", system.get_empty_object),

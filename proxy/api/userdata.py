@@ -6,12 +6,14 @@ Times of `full_info` are whole ms as in the newest ComfyUI, those of `/v2/userda
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from functools import wraps
 from tempfile import TemporaryFile
 from typing import IO, Any
 from urllib.parse import unquote
+from uuid import uuid4
 
 from aiohttp import web
 
@@ -22,7 +24,7 @@ from proxy.api.downloads import Stamp, delivering, send_part, stamped, without_b
 from proxy.api.holding import UNCOUNTED, LargeBody, allocate, owner_of
 from proxy.api.keys import ACCOUNTING, OPTIONS, SPOOL, TURNS, USERDATA
 from proxy.translate import codec
-from proxy.translate.errors import LocalError
+from proxy.translate.errors import LocalError, PlainError
 from proxy.translate.names import media_type
 from proxy.userdata.stored import (
     MAX_SETTINGS_BYTES,
@@ -272,3 +274,22 @@ async def _change(request: web.Request, changes: Mapping[str, Any]) -> web.Respo
     async with _storing(request, size) as (member, most):
         await request.app[USERDATA].change_settings(member, changes, most=most)
     return bodies.empty()
+
+
+#: What the id of a user cannot have, and how the names of ComfyUI's own users begin.
+_NOT_IN_USER_IDS, _SYSTEM_USERS = re.compile("[^a-zA-Z0-9_-]+"), "__"
+MAX_USER_NAME = 100
+
+
+async def post_user(request: web.Request) -> web.Response:
+    """Add a name to the list of users; its id. Everything stays with the one user."""
+    body = await bodies.read_object(request)
+    name = body.get("username")
+    if not isinstance(name, str) or not name.strip():
+        raise PlainError("username not provided")
+    name = name.strip()
+    if name.startswith(_SYSTEM_USERS) or len(name) > MAX_USER_NAME:
+        raise PlainError("Invalid username.")
+    if not await request.app[USERDATA].add_user(member_of(request), name):
+        raise PlainError("Duplicate username.")
+    return bodies.json(f"{_NOT_IN_USER_IDS.sub('-', name)}_{uuid4()}")

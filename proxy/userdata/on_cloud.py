@@ -17,6 +17,7 @@ from proxy.translate import codec
 from proxy.translate.as_cloud import UserFile, user_file
 from proxy.translate.errors import LocalError, from_cloud
 from proxy.userdata.stored import (
+    DEFAULT_USER,
     BadNameError,
     IsFileError,
     MissingError,
@@ -128,6 +129,10 @@ class UserDataOnCloud:
         with _told():
             http, body = self._http, codec.dump_bytes(dict(changes))
             await http.read("POST", http.url("settings"), lambda _: None, data=body, headers=JSON)
+
+    async def add_user(self, _: str, name: str) -> bool:
+        """Say whether a user's name is new: the account has one user."""
+        return name != DEFAULT_USER
 
     async def _below(self, folder: str) -> list[UserDataEntry]:
         """All files below a folder (`""`: all), by their paths from it. Raises `MissingError` for a

@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 
 from proxy.storage.database import Database
 from proxy.storage.members import ROOT, StoredEntry, UserDataUnit
+from proxy.storage.statements import get_meta, put_meta
 from proxy.storage.tables import escaped
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
@@ -39,6 +40,10 @@ MOST_STEPS, LONGEST_STEP = 100, 255
 MAX_SETTINGS_BYTES = 2 * 1024 * 1024
 #: Up to this size the file is laid out as by ComfyUI, a setting a line.
 _LAID_OUT = 64 * 1024
+
+
+#: The user that a ComfyUI has from the beginning, and how many more a member may add.
+DEFAULT_USER, MAX_USERS = "default", 100
 
 
 class SettingsTooLargeError(LocalError):
@@ -289,6 +294,22 @@ class StoredUserData:
             _write(unit, SETTINGS, data, now)
 
         await self._change(member, work, most=most)
+
+    async def add_user(self, member: str, name: str) -> bool:
+        """Note the name of one more user of a member; false for one that is known.
+
+        Nothing belongs to these users: without ComfyUI's --multi-user all is the one user's.
+        """
+
+        def work(connection: Connection) -> bool:
+            key = f"users of {member}"
+            names = get_meta(connection, key, lock=True) or [DEFAULT_USER]
+            if name in names or len(names) > MAX_USERS:
+                return False
+            put_meta(connection, key, [*names, name])
+            return True
+
+        return await self._database.write(work)
 
     async def _read(self, member: str, work: Callable[[UserDataUnit], T]) -> T:
         return await self._database.read(lambda connection: work(UserDataUnit(connection, member)))

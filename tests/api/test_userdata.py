@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import time
 from typing import Any
 
@@ -377,3 +378,32 @@ async def test_settings_have_a_largest_size(client: Client) -> None:
     assert (await large.json())["error"]["type"] == "settings_too_large"
     assert (await client.post("/settings/a", json="x" * 1000)).status == 200
     assert await (await client.get("/settings/a")).json() == "x" * 1000
+
+
+async def test_a_user_is_a_name_in_a_list(client: Client) -> None:
+    made = await client.post("/users", json={"username": "bob smith"})
+    assert made.status == 200
+    assert re.fullmatch(r"bob-smith_[0-9a-f]{8}-[0-9a-f-]{27}", await made.json())
+    assert (await (await client.get("/users")).json())["storage"] == "server"
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ({"username": "default"}, "Duplicate username."),
+        ({"username": ""}, "username not provided"),
+        ({}, "username not provided"),
+        ({"username": 5}, "username not provided"),
+        ({"username": "__system"}, "Invalid username."),
+        ({"username": "x" * 101}, "Invalid username."),
+    ],
+)
+async def test_a_user_needs_a_name_of_its_own(client: Client, body: Any, error: str) -> None:
+    refused = await client.post("/users", json=body)
+    assert (refused.status, await refused.json()) == (400, {"error": error})
+
+
+async def test_a_name_of_a_user_is_given_once(client: Client) -> None:
+    assert (await client.post("/users", json={"username": "bob"})).status == 200
+    again = await client.post("/users", json={"username": "bob"})
+    assert (again.status, await again.json()) == (400, {"error": "Duplicate username."})
