@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -124,11 +125,20 @@ class Target:
                 written, _ = await probe.communicate(b"")
         figures.__dict__.update(json.loads(written))
         self.record(PROPERTY, {"who": bounds.who, **figures.__dict__})
+        busy = _busy()
         assert figures.growth <= bounds.growth, figures
-        assert figures.wait - figures.machine <= bounds.wait, figures
-        assert figures.served - figures.machine <= bounds.served, figures
+        assert figures.wait - figures.machine <= bounds.wait * busy, (figures, busy)
+        assert figures.served - figures.machine <= bounds.served * busy, (figures, busy)
         assert figures.refusals <= refusals, figures
         assert self.process.process.returncode is None, self.process.said[-20:]
+
+
+def _busy() -> float:
+    """How many processes share a core of this machine, at least 1: so many times all takes longer.
+
+    The system favours the bare server, which does little, so that its waits do not tell.
+    """
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 @asynccontextmanager
