@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from proxy import logging as logs
 from proxy.cli import commands
 from proxy.cli.common import CommandError
 from proxy.settings import ConfigError
@@ -14,6 +15,7 @@ _PROGRAM_OPTIONS = ("-h", "--help", "--version", "--install-completion", "--show
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 for success, 1 for a failure, 2 for wrong arguments."""
+    logs.configure(log_level="warning")  # structlog's own tracebacks would show local variables
     try:
         code = commands.run(with_default_command(sys.argv[1:] if arguments is None else arguments))
     except ConfigError as error:
