@@ -133,6 +133,10 @@ DEVIATIONS = (
         "The recorded worker was dead and its queue stood still; ours runs."),
     Row("fatal_(extra_data_null|same_number_and_id)", "ws a", STREAM,
         "The recorded worker was dead and its queue stood still; ours runs."),
+    Row("fatal_same_number_and_id", "POST /prompt", r"status: 500 → 409|header .*|text: .*",
+        "Newest: an id that waits or runs is refused with 409."),
+    Row("prompt_frontend_like", "ws a", r"\w+: \+ workflow_id",
+        "Newest: the id of the workflow is in the messages about its job."),
     Row("fatal_feature_flags_list", r"ws a|GET /history", STREAM + r"|body\..*",
         "Flags that are no object are no flags; in ComfyUI they make the client's jobs fail."),
 
