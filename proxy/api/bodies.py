@@ -10,7 +10,7 @@ for clients that can unpack them, if the setting `compress` says so, as by Comfy
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial, wraps
 from typing import Any
 
@@ -328,6 +328,22 @@ async def read_object(request: web.Request) -> dict[str, Any]:
     """The body as a JSON object; an empty list counts as one without keys, as in ComfyUI."""
     value = await read_json(request)
     return {} if value == [] else as_object(value)
+
+
+def query_integer(
+    query: Mapping[str, str], name: str, refuse: Callable[[str], LocalError]
+) -> int | None:
+    """Return the integer of a query, `None` if the name is absent.
+
+    Raises what `refuse` makes of a text that is none.
+    """
+    text = query.get(name)
+    if text is None:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise refuse(text) from None
 
 
 def as_object(

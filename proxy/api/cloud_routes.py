@@ -160,12 +160,8 @@ async def _cloud_job(request: web.Request) -> dict[str, Any]:
 
 
 def _whole(query: Mapping[str, str], name: str) -> int | None:
-    if name not in query:
-        return None
-    try:
-        value = int(query[name])
-    except ValueError:
-        value = -1
-    if value < 0:
-        raise FlatError(f"{name} must be a whole number")
+    refusal = FlatError(f"{name} must be a whole number")
+    value = bodies.query_integer(query, name, lambda _: refusal)
+    if value is not None and value < 0:
+        raise refusal
     return value

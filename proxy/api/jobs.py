@@ -232,8 +232,8 @@ async def get_history(request: web.Request) -> web.StreamResponse:
     query, held = request.query, hold(request, "answer")
     body = await request.app[JOBS].history.json(
         member_of(request),
-        max_items=_integer(query.get("max_items"), "max_items"),
-        offset=_integer(query.get("offset"), "offset"),
+        max_items=_history_integer(query, "max_items"),
+        offset=_history_integer(query, "offset"),
         reserve=lambda size: held.resize(2 * size),  # as entries, and as the text that is sent
     )
     if isinstance(body, bytes):
@@ -258,15 +258,12 @@ async def post_history(request: web.Request) -> web.Response:
     return bodies.empty()
 
 
-def _integer(value: str | None, name: str) -> int | None:
-    if value is None:
-        return None
-    try:
-        return int(value)
-    except ValueError:
-        raise LocalError(
-            f"invalid_{name}", f"{name} must be an integer.", details=f"It is {value[:40]!r}."
-        ) from None
+def _history_integer(query: Mapping[str, str], name: str) -> int | None:
+    def refuse(text: str) -> LocalError:
+        shown = f"It is {text[:40]!r}."
+        return LocalError(f"invalid_{name}", f"{name} must be an integer.", details=shown)
+
+    return bodies.query_integer(query, name, refuse)
 
 
 async def list_jobs(request: web.Request) -> web.Response:
@@ -338,7 +335,7 @@ def parse_query(query: Mapping[str, str]) -> JobQuery:
     sort_order = query.get("sort_order", "desc").lower()
     if sort_order not in ("asc", "desc"):
         raise PlainError("sort_order must be 'asc' or 'desc'")
-    limit = _integer_of(query, "limit")
+    limit = _job_integer(query, "limit")
     if limit is not None and limit <= 0:
         raise PlainError("limit must be a positive integer")
     return JobQuery(
@@ -347,14 +344,9 @@ def parse_query(query: Mapping[str, str]) -> JobQuery:
         sort_by=sort_by,
         descending=sort_order == "desc",
         limit=limit,
-        offset=max(0, _integer_of(query, "offset") or 0),
+        offset=max(0, _job_integer(query, "offset") or 0),
     )
 
 
-def _integer_of(query: Mapping[str, str], name: str) -> int | None:
-    if name not in query:
-        return None
-    try:
-        return int(query[name])
-    except ValueError:
-        raise PlainError(f"{name} must be an integer") from None
+def _job_integer(query: Mapping[str, str], name: str) -> int | None:
+    return bodies.query_integer(query, name, lambda _: PlainError(f"{name} must be an integer"))
