@@ -84,6 +84,8 @@ async def _converted(
     picture nothing is converted. Raises `LocalError`.
     """
     query = request.query
+    if not ("res" in query or "preview" in query or "channel" in query):
+        return None
     channel = query.get("channel")
     wanted = small(query.get("res"), filename) if channel is None else None
     is_small = wanted is not None
