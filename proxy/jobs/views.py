@@ -11,12 +11,12 @@ import secrets
 import time
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from proxy.budget import MemoryBudget
+from proxy.budget import Allocation, MemoryBudget, MemoryLimitError
 from proxy.bus import MISSED, EventBus
 from proxy.jobs.conversion import live_of_stored, without_nulls
 from proxy.jobs.models import (
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 #: Bytes of payloads that are read at once, and of the largest body of `GET /queue` that is kept.
-_READ_BYTES, _MAX_QUEUE_BODY = 4 * 1024 * 1024, 1024 * 1024
+_READ_BYTES, _MAX_QUEUE_BODY = 4 * 1024 * 1024, 8 * 1024 * 1024
 
 #: Seconds for which the jobs without an answer are not read again.
 _UNANSWERED_AGE = 0.3
@@ -59,6 +59,7 @@ class MemberJobs:
         self.answering = 0
         self.number = 0
         self.body: bytes | None = None
+        self._held: Allocation | None = None
 
     @property
     def remaining(self) -> int:
@@ -68,7 +69,7 @@ class MemberJobs:
     def put(self, job: LiveJob) -> None:
         """A job is in the queue, in whatever state."""
         self.jobs[job.prompt_id] = job
-        self.body = None
+        self.keep(None)
         self.note_number(job.number)
 
     def remove(self, job: LiveJob) -> None:
@@ -76,7 +77,13 @@ class MemberJobs:
         known = self.jobs.get(job.prompt_id)
         if known is not None and known.order == job.order:
             del self.jobs[job.prompt_id]
-            self.body = None
+            self.keep(None)
+
+    def keep(self, body: bytes | None, held: Allocation | None = None) -> None:
+        """Keep the body of `GET /queue`, whose bytes are `held`, instead of the one before."""
+        if self._held is not None:
+            self._held.release()
+        self.body, self._held = body, held
 
     def note_number(self, number: Number) -> None:
         """A job has this number."""
@@ -289,7 +296,10 @@ class LiveJobs:
         )
         known = not unanswered and jobs == list(live.jobs.values())
         if known and len(body) <= _MAX_QUEUE_BODY:
-            live.body = body
+            held = self._budget.member(member, "job")
+            with suppress(MemoryLimitError):
+                held.resize(len(body))
+                live.keep(body, held)
         return body
 
     async def _queue_pieces(

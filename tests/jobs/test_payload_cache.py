@@ -37,6 +37,7 @@ async def test_a_large_queue_is_shown_in_pieces_and_is_the_same(
     await stored(room, "running", 300_000, state=JobState.RUNNING, started_at=1, account="a")
     for number, title in enumerate((10, 900_000, 20, 400_000, 300_000)):
         await stored(room, f"waiting {number}", title, number=number)
+    monkeypatch.setattr(views, "_MAX_QUEUE_BODY", 0)
     whole, pieces = await queue(room)
     assert len(pieces) == 1
     monkeypatch.setattr(views, "_READ_BYTES", 500_000)
@@ -70,6 +71,18 @@ async def test_a_queue_for_which_there_is_no_memory_is_refused_before_it_begins(
     monkeypatch.setattr(live, "_budget", budget := MemoryBudget(2 * 1024 * 1024))
     await queue(room)
     assert not any(budget.held().values())
+
+
+async def test_a_queue_that_is_kept_ready_takes_from_the_budget_until_it_changes(
+    room: Room,
+) -> None:
+    await stored(room, "one", 300_000)
+    body = await room.service.queue_json(MEMBER)
+    assert await room.service.queue_json(MEMBER) is body
+    budget = room.service._live._budget
+    assert budget.held()["job"] == len(body)
+    await stored(room, "two", 300_000)
+    assert budget.held()["job"] == 0
 
 
 def test_the_cache_of_payloads_takes_from_the_budget_and_keeps_small_ones() -> None:
