@@ -156,7 +156,7 @@ async def test_a_job_that_cannot_be_read_stops_the_start(
     async with running_proxy(simulator, tmp_path) as proxy:
         await Client(session, proxy.url).run(graphs.plain())
     stored = await open_folder(tmp_path)
-    job = StoredJob("local", "spoilt", "queued", 0, 1, 1)
+    job = StoredJob("local", "spoilt", "submitted", 0, 1, 1)
     await JobRepository(stored).insert(job, Payload(b'{"cut', b"{}"))
     await stored.close()
     with pytest.raises(ConfigError, match="cannot be read"):

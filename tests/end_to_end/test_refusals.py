@@ -135,7 +135,7 @@ async def test_a_job_that_cannot_go_says_why_and_then_fails(
             simulator.faults.add(HttpFault(SUBMIT, status=status, body=body), times=None)
             opened.set()
             job = await until_it_says_why(client, waiting)
-            assert job["status"] == "pending"
+            assert job["status"] == "in_progress", "it is the head of the queue"
             assert job["queue_reason"] == reason
             assert says in job["queue_message"]
             seen = await proxy.services.jobs.overview()
