@@ -234,7 +234,7 @@ class Assets:
                 place, content = Place(named.type, named.name), (taken.hash, taken.size)
                 known = forms.of_file(member, "", place, _now(), content=content)
         known = replace(known, metadata=taken.metadata or known.metadata)
-        return await self._add(known, new, forms.label(new, filename), "uploaded")
+        return await self._add(known, new, new.label(filename), "uploaded")
 
     async def _add(self, content: Asset, new: NewAsset, name: str, *more: str) -> dict[str, Any]:
         """A record of the content of another one."""

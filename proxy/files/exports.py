@@ -29,9 +29,9 @@ from proxy.storage.assets import AssetRepository
 from proxy.storage.database import StorageError
 from proxy.storage.temporary import STALE, Export, ExportRepository
 from proxy.supervisor import Supervisor
-from proxy.translate import assets as forms
-from proxy.translate import codec
-from proxy.translate.assets import Asset, AssetError, FailedAsset
+from proxy.translate import asset_exports, codec
+from proxy.translate.asset_exports import FailedAsset
+from proxy.translate.assets import Asset, AssetError
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place
 
@@ -127,7 +127,7 @@ class Exports:
         export = await self._repository.get(member, id_)
         if export is None:
             raise AssetError("TASK_NOT_FOUND", "There is no such task.", kind="not_found", id=id_)
-        return forms.task(
+        return asset_exports.task(
             export.id,
             export.key,
             codec.loads(export.payload),
@@ -206,7 +206,7 @@ class Exports:
         member = export.member
         of_jobs = await self._assets.read(lambda unit: unit.of_jobs(member, request.job_ids))
         named = await self._assets.read(lambda unit: unit.get_many(member, request.asset_ids))
-        plan = forms.plan(request, of_jobs, named)
+        plan = asset_exports.plan(request, of_jobs, named)
         bytes_total = sum(one.size or 0 for one in plan.entries.values())
         progress = ExportProgress(plan.total, list(plan.failed), bytes_total)
         await self._repository.note(member, export.id, self._now(), status="running")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 from sqlalchemy import (
@@ -32,9 +32,6 @@ from proxy.storage.statements import CHUNK, Upsert, chunks, run
 from proxy.storage.tables import history, job_numbers, job_payloads
 from proxy.translate import codec
 
-if TYPE_CHECKING:
-    from proxy.storage.jobs import StoredJob
-
 #: History entries that are read at once when many are sent, and their bytes if they are several.
 PAGE = 64
 PAGE_BYTES = 1024 * 1024
@@ -55,6 +52,20 @@ class EndedJob(Struct, frozen=True):
     outputs_to_execute: list[str]
     details: bytes = b"{}"
     cloud_id: str | None = None
+
+
+class LiveRow(Protocol):
+    """What the history takes over of a job that has not ended."""
+
+    key: int
+    member: str
+    id: str
+    number: int | float
+    workflow_id: str | None
+    client_id: str | None
+    cloud_id: str | None
+    created_at: int
+    label: str
 
 
 class HistoryEntry(Struct, frozen=True):
@@ -306,7 +317,7 @@ def _first_page(sizes: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return sizes
 
 
-def add_history(connection: Connection, job: StoredJob, ended: EndedJob) -> None:
+def add_history(connection: Connection, job: LiveRow, ended: EndedJob) -> None:
     """Write an entry of the history in the caller's unit, instead of one with the same id."""
     previous = run(connection, _EARLIER, {"m": job.member, "i": job.id}).one_or_none()
     if previous is not None:

@@ -222,6 +222,11 @@ class NewAsset(BaseModel):
         """`user_metadata` as it is stored."""
         return packed(self.user_metadata)
 
+    def label(self, filename: str) -> str:
+        """Return the record's name: as it was given, else of the file, else `upload`."""
+        name = self.name or posixpath.basename(filename.replace("\\", "/")) or "upload"
+        return name[:MOST_NAME]
+
     @property
     def distinct_tags(self) -> tuple[str, ...]:
         """The tags, each once."""

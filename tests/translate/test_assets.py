@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from multidict import MultiDict
 
-from proxy.translate import asset_requests, assets
+from proxy.translate import asset_exports, asset_requests, assets
 from proxy.translate.assets import Asset, AssetError, AssetFilter, CloudAsset, Cursor, Order, Sort
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place
@@ -302,10 +302,12 @@ def test_no_body_is_a_failure_of_our_own(body: Any) -> None:
 # --- archives ------------------------------------------------------------------------------------
 
 
-def plan(*found: Asset, **body: Any) -> assets.ExportPlan:
+def plan(*found: Asset, **body: Any) -> asset_exports.ExportPlan:
     ids = [one.id for one in found]
     request = asset_requests.read_export({"asset_ids": ids, "naming_strategy": "preserve", **body})
-    return assets.plan(request, [one for one in found if one.job], {one.id: one for one in found})
+    return asset_exports.plan(
+        request, [one for one in found if one.job], {one.id: one for one in found}
+    )
 
 
 def uuid(number: int) -> str:
