@@ -24,7 +24,10 @@ PURE = [
         )
     ),
     PACKAGE / "members" / "member.py",
-    *(PACKAGE / "engine" / name for name in ("fair_share.py", "scheduler.py", "tracker.py")),
+    *(
+        PACKAGE / "engine" / name
+        for name in ("fair_share.py", "node_states.py", "outcomes.py", "scheduler.py", "tracker.py")
+    ),
 ]
 IMPURE = {"asyncio", "aiohttp", "aiosqlite", "os", "random", "secrets", "socket", "threading"}
 CLOCKS = re.compile(r"\btime\.(?:time|monotonic|perf_counter|sleep)|\buuid[14]\b|\bnow\(\)|utcnow")

@@ -1,0 +1,284 @@
+"""The states of the nodes of a job, as a local ComfyUI tells them in `progress_state`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from proxy.translate import events
+from proxy.translate.events import CloudPicture, Event, Message, Preview, Told
+from proxy.translate.jobs import is_twin, sources
+
+#: Their pictures are the result itself, not a preview of it.
+RESULT_CLASSES = frozenset({"SaveImageWebsocket"})
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class NodeStates:
+    """The nodes of the job `prompt_id`: which runs, how far it is, and what they have put out.
+
+    Whatever is lost on the way, `tell` is given for each node, in this order: `progress_state`,
+    `executing`, `executed`. `types` maps node ids to class names, `current` is the node that runs,
+    `cached` those that need not run, `outputs` what was sent by `executed`.
+
+    A node of which another one with the same inputs has run takes its output from there and has no
+    `executing`; where that output shows nothing, `executed` has `null`, which is not recorded. A
+    node with lazy inputs has one more `executing` behind the nodes that it asked for.
+
+    `now` is when what comes next happened (ms), `None` where nobody can tell when; `times` is when
+    each node began, and how long it ran in all (ms), as far as that is known.
+    """
+
+    prompt_id: str
+    graph: Mapping[str, Any]
+    tell: Callable[[Message], None]
+    types: Mapping[str, str]
+    now: int | None = None
+    times: dict[str, tuple[int, int]] = field(default_factory=dict)
+    current: str | None = None
+    cached: list[str] = field(default_factory=list)
+    outputs: dict[str, Any] = field(default_factory=dict)
+    _display: dict[str, str] = field(default_factory=dict)
+    _states: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _told: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _stated: set[str] = field(default_factory=set)
+    #: Of each node that was announced, how many nodes had been heard of then.
+    _executing: dict[str, int] = field(default_factory=dict)
+    #: Nodes of which nothing more is told: their results were.
+    _over: set[str] = field(default_factory=set)
+    #: Those of them whose `executed` came without an output.
+    _empty: set[str] = field(default_factory=set)
+    #: Of each node whose steps are told here, how many there are: the cloud knows of none.
+    _steps: dict[str, int] = field(default_factory=dict)
+    _timed: tuple[str, int] | None = None
+
+    @property
+    def display_node(self) -> str | None:
+        """The node that runs, as it is shown."""
+        return None if self.current is None else self._display.get(self.current, self.current)
+
+    @property
+    def progress(self) -> float:
+        """How much of the graph is done, from 0 to 1: nodes, and the part of those that run."""
+        done = dict.fromkeys((*self.cached, *self.outputs), 1.0)
+        for node, state in self._states.items():
+            if node in self.types:
+                value, most = state["value"], state["max"]
+                numbers = isinstance(value, int | float) and isinstance(most, int | float)
+                done[node] = min(1.0, max(0.0, value / most)) if numbers and most else 0.0
+        return sum(done.values()) / max(len(self.types), len(done), 1)
+
+    @property
+    def finished(self) -> list[str]:
+        """The nodes that have run to their end in this run; cached ones have not run."""
+        ended = [node for node, state in self._states.items() if state["state"] == "finished"]
+        nodes = dict.fromkeys([*ended, *self.outputs])
+        spared = {*self.cached, *(self._over - self._executing.keys())}
+        return [node for node in nodes if node not in spared]
+
+    @property
+    def has_files(self) -> bool:
+        """Whether any output names a file."""
+        return any(map(events.names_file, self.outputs.values()))
+
+    def meta(self, node: str) -> dict[str, Any]:
+        """A node's entry in the `meta` of the history."""
+        state = self._states.get(node, {})
+        return {
+            "node_id": node,
+            "display_node": self._display.get(node, node),
+            "parent_node": state.get("parent_node_id"),
+            "real_node_id": state.get("real_node_id", node),
+        }
+
+    def executing(self, data: dict[str, Any]) -> None:
+        """The cloud's `executing` of a node, as a client gets it."""
+        self._display[data["node"]] = data["display_node"]
+        self.enter(data["node"], data)
+
+    def stated(self, nodes: Mapping[str, Any]) -> None:
+        """The `nodes` of the cloud's `progress_state`."""
+        for node_id, node in nodes.items():
+            if not isinstance(node, dict):
+                continue
+            if "state" in node:
+                self._stated.add(node_id)
+            elif node_id not in self._states:
+                self._finish_before(node_id)
+            known, state = self._states.get(node_id, {}), self._changed(node_id, node)
+            if known.get("state") in ("finished", "error") and state["state"] != known["state"]:
+                state = known
+            if node_id in self._steps and state["state"] == "finished":
+                state |= {"value": self._steps[node_id], "max": self._steps[node_id]}
+            self._states[node_id] = state
+        self._tell_states()
+
+    def progressed(self, node: str, data: Mapping[str, Any]) -> None:
+        """The cloud's `progress` of a node."""
+        self.enter(node)
+        state = self._states[node]
+        state["value"], state["max"] = data.get("value", 0), data.get("max", 1)
+        self._tell_states()
+        self.tell(Event("progress", {**data, "node": node, "prompt_id": self.prompt_id}))
+
+    def pictured(self, node: str, frame: CloudPicture) -> None:
+        """The cloud's picture of a node."""
+        self.enter(node)
+        state = self._states[node]
+        self.tell(
+            Preview(
+                prompt_id=self.prompt_id,
+                node_id=node,
+                display_node_id=frame.display_node_id or state["display_node_id"],
+                parent_node_id=frame.parent_node_id or state["parent_node_id"],
+                real_node_id=frame.real_node_id or state["real_node_id"],
+                image=frame.image,
+                image_type=frame.image_type,
+                result=self.types.get(node) in RESULT_CLASSES,
+                leads=frame.leads,
+            )
+        )
+
+    def executed(self, node: str, output: object, display: object = None) -> None:
+        """Take the output of a node. The first one counts; `None` stands for a result without
+        an output that the node has from another one.
+        """
+        if display is not None:
+            self._display[node] = str(display)
+        if node in self._over and (node not in self._empty or output is None):
+            return
+        told = output if isinstance(output, Told) else None
+        runs = told is not None and told.again
+        if runs or not (output is None or node in self.cached or self._is_twin(node)):
+            self.enter(node)
+            self._tell_result(node, () if told is None else told.messages)
+        self._over.add(node)
+        if output is None:
+            self._empty.add(node)
+            self._tell_executed(node, None)
+        elif told is None or told.ui is not None:
+            self.outputs[node] = output if told is None else told.ui
+            self._tell_executed(node, self.outputs[node])
+        if node not in self._states:  # it had no need to run
+            whole = {"value": 1, "max": 1, "display_node_id": self._display.get(node)}
+            self._states[node] = self._changed(node, whole)
+        if node in self._states and node not in self._stated:
+            _finish(self._states[node])
+        self._tell_states()
+
+    def _tell_executed(self, node: str, output: object) -> None:
+        shown = self._display.get(node, node)
+        self.tell(Event("executed", events.executed(node, shown, output, self.prompt_id)))
+
+    def _tell_result(self, node: str, messages: Iterable[Message]) -> None:
+        """What belongs to a node's result, in order; a picture goes before the `progress` that it
+        stands behind, as it does where sockets ask for metadata."""
+        steps: list[Message] = []
+        for message in messages:
+            if isinstance(message, Event) and message.data.get("node") == node:
+                state = self._states[node]
+                state["value"], state["max"] = message.data["value"], message.data["max"]
+                self._steps[node] = message.data["max"]
+                self._tell_states()
+                steps = [message]
+            else:
+                for one in (message, *steps):
+                    self.tell(one)
+                steps = []
+
+    def enter(self, node: str, executing: dict[str, Any] | None = None) -> None:
+        """Make `node` one that has been announced as running, whatever was lost before.
+
+        After its output was sent it is too late for that.
+        """
+        if node in self._over:
+            return
+        if node in self._executing and not (executing is not None and self._goes_on(node)):
+            if executing is not None:
+                self.current = node
+            return
+        if self.now is not None:  # with it ends the one before: the cloud runs one after the other
+            self.ended(self.now)
+            self._timed = node, self.now
+        self._finish_before(node)
+        self._ensure_running(node)
+        self._executing[node] = len(self._states)
+        self.current = node
+        display = self._display.setdefault(node, node)
+        data = executing or {"node": node, "display_node": display, "prompt_id": self.prompt_id}
+        self.tell(Event("executing", data))
+
+    def ended(self, at: int) -> None:
+        """The run is over, with the node that ran last."""
+        if self._timed is not None:
+            node, since = self._timed
+            began, ran = self.times.get(node, (since, 0))
+            self.times[node] = began, ran + max(0, at - since)
+            self._timed = None
+
+    def finish(self) -> None:
+        """The run has succeeded: what ran has finished."""
+        for state in self._states.values():
+            _finish(state)
+        self._tell_states()
+
+    def _goes_on(self, node: str) -> bool:
+        """Whether a node that was announced continues, behind others that it has waited for."""
+        since = [*islice(self._states, self._executing[node], None)]
+        outer = (self._states[other]["display_node_id"] for other in since)
+        return not sources(self.graph, node).isdisjoint([*since, *outer])
+
+    def _is_twin(self, node: str) -> bool:
+        """Whether a node has not run because another one has given its output."""
+        if node in self._executing:
+            return False
+        ran = (other for other in self._executing if other in self.outputs)
+        return is_twin(self.graph, node, ran)
+
+    def _ensure_running(self, node: str) -> None:
+        """Tell the `progress_state` that belongs here if the cloud's has not come.
+
+        A node that continues had not finished, though it looked so.
+        """
+        known = self._states.get(node, {})
+        again = node in self._executing and known.get("state") == "finished"
+        if not known or known["state"] == "pending" or again:
+            fresh = {"display_node_id": self._display.get(node, node), **known, "state": "running"}
+            if again:
+                fresh |= {"value": 0.0, "max": 1.0}
+            self._states[node] = self._changed(node, fresh)
+        self._tell_states()
+
+    def _changed(self, node: str, change: Mapping[str, Any]) -> dict[str, Any]:
+        """The state of a node after a change."""
+        known = self._states.get(node) or {"prompt_id": self.prompt_id}
+        return events.node_state(node, change, known)
+
+    def _finish_before(self, node: str) -> None:
+        """Tell that what ran before `node` has finished, where the cloud has not reported it.
+
+        What takes an input from `node` has not: it waits for it.
+        """
+        unstated = {other for other in self._states if other not in self._stated}
+        if node not in self._states and self.current in self._states:
+            unstated.add(self.current)
+        for other in unstated - {node}:
+            state = self._states[other]
+            if state["state"] == "running" and node not in sources(self.graph, other):
+                _finish(state)
+        self._tell_states()
+
+    def _tell_states(self) -> None:
+        """Tell the states of all nodes if they differ from what was sent last."""
+        if self._states == self._told:
+            return
+        told = self._told = {node: dict(state) for node, state in self._states.items()}
+        self.tell(Event("progress_state", {"prompt_id": self.prompt_id, "nodes": told}))
+
+
+def _finish(state: dict[str, Any]) -> None:
+    if state["state"] == "running":
+        state["state"], state["value"] = "finished", state["max"]
+        state.pop("activity", None)

@@ -1,0 +1,87 @@
+"""The health of accounts follows what happens to jobs, and the dispatcher is woken."""
+
+from __future__ import annotations
+
+import pytest
+from engine.worlds import World
+from jobs.samples import job
+
+from proxy.engine.accounts import Account
+from proxy.engine.outcomes import Elsewhere, NotNow, Refused
+from proxy.jobs.models import Job, JobState
+from proxy.translate.errors import LocalError
+
+WHY = LocalError("refused", "No.")
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def account(world: World) -> Account:
+    return world.accounts["one"]
+
+
+def placed(world: World) -> Job:
+    """A job that has the only slot."""
+    one = job()
+    assert world.slots.take_at_once(one)
+    world.slots.changed.clear()
+    return one
+
+
+def test_a_new_job_has_a_slot_only_where_one_is_free(world: World) -> None:
+    placed(world)
+    assert not world.slots.take_at_once(job("two"))
+
+
+def test_a_slot_is_freed_once_and_wakes_the_dispatcher(world: World) -> None:
+    one = placed(world)
+    world.slots.free(one)
+    assert world.slots.changed.is_set()
+    world.slots.changed.clear()
+    world.slots.free(one)
+    assert not world.slots.changed.is_set()
+    assert world.scheduler.used("one") == 0
+
+
+def test_a_job_that_has_not_gone_has_neither_slot_nor_account(world: World) -> None:
+    one = placed(world)
+    world.slots.give_back(one)
+    assert (one.account, one.charge, world.scheduler.used("one")) == ("", 0.0, 0)
+    assert world.slots.changed.is_set()
+    world.slots.give_back(one)
+
+
+def test_what_a_client_sent_is_not_in_memory_while_its_job_waits(world: World) -> None:
+    one = job()
+    world.slots.enqueue(one)
+    assert one.content is None
+    assert one in world.scheduler.queue
+
+
+def test_a_fault_of_the_account_lets_it_rest_and_an_answer_about_the_job_does_not(
+    world: World,
+) -> None:
+    one = placed(world)
+    world.slots.note(one, Elsewhere(WHY, "no_credits"))
+    assert account(world).health.reason == "no_credits"
+    world.slots.note(one, Refused(WHY, by_cloud=False))
+    world.slots.note(one, NotNow())
+    assert account(world).health.reason == "no_credits"
+    world.slots.note(one, Refused(WHY))
+    assert account(world).health.well
+
+
+def test_a_job_that_was_taken_makes_its_account_well(world: World) -> None:
+    one = placed(world)
+    world.slots.note(one, Elsewhere(WHY, "unreachable"))
+    world.slots.taken(one)
+    assert account(world).health.well
+
+
+def test_a_job_keeps_its_slot_over_a_restart(world: World) -> None:
+    one = job(state=JobState.RUNNING, account="one")
+    world.slots.keep(one)
+    assert world.scheduler.used("one") == 1
