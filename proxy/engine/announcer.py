@@ -15,7 +15,6 @@ from proxy.jobs.models import (
     Job,
     JobChanged,
     JobLeft,
-    JobMessage,
     JobsAhead,
     Outcome,
     now,
@@ -77,10 +76,6 @@ class Announcer:
         self._tell(job.member, JobLeft(live_of(job)))
         if self._term.lasts:
             self._metrics.ended(job, outcome, seconds)
-
-    def message(self, topic: str, message: JobMessage, *, droppable: bool) -> None:
-        """Publish a message to the client of a job on its topic."""
-        self.publish(topic, message, droppable=droppable)
 
     # --- how many are left -----------------------------------------------------------------
 
