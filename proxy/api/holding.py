@@ -116,7 +116,7 @@ async def stream(
             async for piece in pieces:
                 await answer.write(piece)
         except MemoryLimitError as error:
-            log.warning("answer_cut", path=request.path, reason=error.message)
+            log.warning("answer_aborted", path=request.path, reason=error.message)
             if request.transport is not None:
                 request.transport.abort()  # so that the client does not take it for whole
             return answer

@@ -305,6 +305,8 @@ def finish(request: web.Request, response: web.StreamResponse) -> None:
         kept = headers.get("Cache-Control", "")
         if kept.startswith("public"):
             headers["Cache-Control"] = kept.replace("public", "private", 1)
+        elif kept.startswith("no-cache"):
+            headers["Cache-Control"] = f"private, {kept}"
         headers.add("Vary", _CREDENTIALS)
     if services.options.cors_origins:
         if "*" in services.options.cors_origins:

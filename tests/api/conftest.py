@@ -260,28 +260,28 @@ class RoomOfNodes:
     async def load(self, timeout: float) -> bool:  # noqa: ASYNC109
         return True
 
-    async def object_info(self, files: Listing, coding: Coding) -> Body:
+    async def object_info(self, member: str, files: Listing, coding: Coding) -> Body:
         if self.refusal is not None:
             raise self.refusal
         self.files = files
         return Whole([b'{"LoadImage": {}}']).body(files, coding)
 
-    async def node_class_json(self, name: str, files: Listing) -> bytes:
+    async def node_class_json(self, member: str, name: str, files: Listing) -> bytes:
         return codec.dump_bytes({name: {}} if name == "LoadImage" else {})
 
     async def model_folders(self) -> list[str]:
         return ["loras"]
 
-    async def models(self, folder: str) -> list[str] | None:
+    async def models(self, member: str, folder: str) -> list[str] | None:
         return ["a.safetensors"] if folder == "loras" else None
 
     async def model_folders_in_detail(self) -> list[dict[str, Any]]:
         return [{"name": "loras", "folders": ["loras"]}]
 
-    async def models_in_detail(self, folder: str) -> list[dict[str, Any]] | None:
+    async def models_in_detail(self, member: str, folder: str) -> list[dict[str, Any]] | None:
         return [{"name": "a.safetensors", "pathIndex": 0}] if folder == "loras" else None
 
-    async def embeddings(self) -> list[str]:
+    async def embeddings(self, member: str) -> list[str]:
         return ["bad-hands"]
 
     async def subgraphs(self) -> dict[str, Any]:

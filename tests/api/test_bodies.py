@@ -264,7 +264,7 @@ async def test_the_catalog_is_packed_once(packing: aiohttp.ClientSession) -> Non
 
 
 async def test_a_large_answer_is_packed_whole(packing: aiohttp.ClientSession) -> None:
-    settings = {"text": "letters " * 500_000}
+    settings = {"text": "letters " * 200_000}
     body = io.BytesIO(json.dumps(settings).encode())
     async with packing.post("/settings", data=body) as answer:
         assert answer.status == 200

@@ -12,7 +12,16 @@ import structlog
 from aiohttp import ClientError, web
 from aiohttp.test_utils import TestClient
 
-from proxy.api import dashboard, downloads, gallery, metrics, usage, userdata, websocket
+from proxy.api import (
+    cloud_routes,
+    dashboard,
+    downloads,
+    gallery,
+    metrics,
+    usage,
+    userdata,
+    websocket,
+)
 from proxy.api.middleware import cache_control
 from proxy.api.routes import ROUTES
 from proxy.api.server import server_logger
@@ -98,6 +107,7 @@ ELSEWHERE = {
     gallery.get_job,
     gallery.get_thumbnail,
     usage.get_activity,
+    cloud_routes.list_cloud_history,  # it is streamed, so that its length is not known
 }
 GETS = [
     route
