@@ -12,8 +12,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from proxy.api import bodies
-from proxy.api.connections import member_of
-from proxy.api.keys import ACCOUNTING, OBSERVATIONS, OPTIONS
+from proxy.api.connections import member_of, of
+from proxy.api.keys import OBSERVATIONS
 from proxy.api.members import is_admin, require_admin
 from proxy.budget import MemoryBudget
 from proxy.metrics import PREFIX, find
@@ -48,10 +48,11 @@ async def get_open(request: web.Request) -> web.Response | None:
 
 
 async def _page(request: web.Request, member: str | None) -> web.Response:
-    if not request.app[OPTIONS].metrics_shown:
+    services = of(request)  # the open page is asked for before there is a route
+    if not services.options.metrics_shown:
         return bodies.empty(404)
     accept = request.headers.get("Accept", "")
-    body, type_ = await request.app[ACCOUNTING].metrics.page(accept, member=member)
+    body, type_ = await services.accounting.metrics.page(accept, member=member)
     return web.Response(body=body, headers={"Content-Type": type_, "Cache-Control": "no-store"})
 
 

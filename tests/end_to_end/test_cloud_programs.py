@@ -203,5 +203,10 @@ async def test_the_programs_key_goes_nowhere(
     assert prompt_id in log.getvalue()
     assert API_KEY not in log.getvalue()
     assert API_KEY not in repr([*simulator.requests, *simulator.storage.requests])
-    assert {request.status for request in simulator.requests} <= {0, 101, 200, 302}
+    answered = {
+        request.status
+        for request in simulator.requests
+        if not request.path.startswith(("/api/billing/", "/api/workspaces/"))  # not for keys
+    }
+    assert answered <= {0, 101, 200, 302}
     assert simulator.leaks == []
