@@ -50,7 +50,7 @@ def running_servers(folder: Path) -> Iterator[None]:
     from proxy.storage import postgresql as module
 
     global _running
-    module.PATIENCE = 30.0
+    module.UNIT_TIMEOUT = 30.0
     with servers.postgresql() as postgresql, servers.valkey(folder) as valkey:
         _running = _Servers(postgresql, valkey)
         try:

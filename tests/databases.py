@@ -44,7 +44,7 @@ async def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Asyn
 
         # Many units that wait for each other may take longer than usual on a busy machine.
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(postgresql, "PATIENCE", 10 * postgresql.PATIENCE)
+            patch.setattr(postgresql, "UNIT_TIMEOUT", 10 * postgresql.UNIT_TIMEOUT)
             database = await postgresql.open_postgresql(request.getfixturevalue("postgresql"))
         await database.write(_empty, long=True)
     yield database

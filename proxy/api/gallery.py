@@ -17,7 +17,7 @@ from proxy.api.keys import ACCOUNTING, FILES, HISTORY, JOBS
 from proxy.api.members import require_admin, whose
 from proxy.files.pictures import THUMBNAIL
 from proxy.jobs.models import ENDS, OUTCOMES
-from proxy.storage.history import MOST_FOUND, EndedRow
+from proxy.storage.history import MAX_FOUND, EndedRow
 from proxy.translate import codec, names
 from proxy.translate.errors import LocalError
 
@@ -52,8 +52,8 @@ async def list_jobs(request: web.Request) -> web.Response:
     if cursor is not None and read is None:
         raise LocalError("invalid_before", "before must be the next of the page before.")
     limit = query.get("limit", str(PAGE))
-    if not re.fullmatch(r"[0-9]{1,3}", limit, re.ASCII) or not 1 <= int(limit) <= MOST_FOUND:
-        raise LocalError("invalid_limit", f"limit must be a whole number from 1 to {MOST_FOUND}.")
+    if not re.fullmatch(r"[0-9]{1,3}", limit, re.ASCII) or not 1 <= int(limit) <= MAX_FOUND:
+        raise LocalError("invalid_limit", f"limit must be a whole number from 1 to {MAX_FOUND}.")
     history = request.app[HISTORY]
     rows = await history.search(
         member,

@@ -312,8 +312,8 @@ class SubmissionService:
                 payload,
                 numbering=None if least is None else Numbering(least, front),
                 usage=[used(job, submitted=1)],
-                most_a_day=limits.jobs_per_day,
-                most_waiting=limits.max_queued if self._may_be_full(job.member) else None,
+                max_per_day=limits.jobs_per_day,
+                max_waiting=limits.max_queued if self._may_be_full(job.member) else None,
             )
         except JobLivesError:
             raise _in_the_queue(job.prompt_id) from None

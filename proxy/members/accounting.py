@@ -67,7 +67,7 @@ class Usage:
             return True
         await self.flush()
         row = UsageRow(day_of(at), member, bytes_up=count)
-        return await self._repository.upload(row, most=most)
+        return await self._repository.upload(row, limit=most)
 
     def uploaded(self, member: str, count: int, *, at: float | None = None) -> None:
         """Bytes of files that came from a client; less than 0 takes some back."""

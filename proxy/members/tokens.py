@@ -114,7 +114,7 @@ class Sessions:
         session = StoredSession(digest(text), token_id, now, now + LIFETIME)
         async with self._changing:
             if self._repository is not None:
-                await self._repository.begin_session(session, most=PER_TOKEN)
+                await self._repository.begin_session(session, limit=PER_TOKEN)
                 await self._repository.end_sessions(expired_at=now)
             self._sessions[session.name] = session
             mine = [key for key, one in self._sessions.items() if one.token == token_id]

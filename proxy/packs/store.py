@@ -51,7 +51,7 @@ class PictureStore:
         """
         picture = HelperPicture(member, id_, content_type, milliseconds(), len(data), data)
         async with self.memory_turns.of(member):
-            put = await self.repository.put(picture, most=MAX_MEMBER_BYTES)
+            put = await self.repository.put(picture, max_bytes=MAX_MEMBER_BYTES)
         if put is None:
             raise LocalError(
                 "too_many_pictures",

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: Tags of one record, those that were removed among them.
-MOST_TAGS = 200
+MAX_TAGS = 200
 #: Records of a member.
-MOST_ASSETS = 200_000
+MAX_ASSETS = 200_000
 
 
 class AssetPage(Struct, frozen=True):
@@ -79,11 +79,11 @@ class Origin(Struct, frozen=True):
 
 
 class UnknownPreviewError(Exception):
-    """The record that is to be a preview is none of the member's."""
+    """Raised when the record named as a preview does not belong to the member."""
 
 
 class TooManyAssetsError(Exception):
-    """The member, or the record, has as many records or tags as it may."""
+    """Raised when the member has too many records, or the record too many tags."""
 
 
 _COLUMNS = [column.name for column in assets.c]
@@ -163,16 +163,16 @@ class AssetUnit:
         self._execute = connection.execute
 
     def get(self, member: str, id_: str) -> Asset | None:
-        """A record with its tags."""
+        """Return a record with its tags."""
         return next(iter(self._records(_GET, {"m": member, "i": id_})), None)
 
     def shown(self, member: str, id_: str) -> tuple[Asset, Asset | None] | None:
-        """A record, and the one that it names as its preview."""
+        """Return a record, and the record that it names as its preview."""
         asset = self.get(member, id_)
         return None if asset is None else (asset, self._preview(asset))
 
     def page(self, member: str, query: AssetQuery) -> AssetPage:
-        """The records that a query asks for."""
+        """Return the records that a query asks for."""
         wanted = _matching(member, query.filter)
         total = self._count(wanted)
         value = _SORTS[query.sort]
@@ -191,19 +191,19 @@ class AssetUnit:
         if more and query.sort != "last_access_time":
             following = Cursor(page[-1].sorted_by, page[-1].id)
         records = self._tagged(page)
-        previews = self.get_many(member, {one.preview for one in records if one.preview})
+        previews = self.get_many(member, {record.preview for record in records if record.preview})
         return AssetPage(records, previews, total, more, following)
 
     def get_many(self, member: str, ids: Collection[str]) -> dict[str, Asset]:
-        """Those of the records that there are."""
+        """Return the records that exist among these ids."""
         found: dict[str, Asset] = {}
         for some in chunks(sorted(ids)):
             query = _LISTED.where(assets.c.id.in_(some))
-            found.update((one.id, one) for one in self._records(query, {"m": member}))
+            found.update((record.id, record) for record in self._records(query, {"m": member}))
         return found
 
     def of_jobs(self, member: str, jobs: Collection[str]) -> list[Asset]:
-        """The records of what jobs have made, in the order in which they were written."""
+        """Return the records of the outputs of jobs, in the order in which they were written."""
         found = []
         for some in chunks(sorted(jobs)):
             query = _LISTED.where(assets.c.job.in_(some))
@@ -212,7 +212,7 @@ class AssetUnit:
         return found
 
     def origin(self, member: str, job: str) -> Origin | None:
-        """Where an ended job ran, `None` if nobody knows."""
+        """Return where an ended job ran, `None` if that is unknown."""
         h, f, o = history.c, files.c, outputs.c
         ended = select(h.cloud_id).where(h.member == member, h.id == job)
         account = select(f.account).where(f.member == member, f.job == job).limit(1)
@@ -225,8 +225,8 @@ class AssetUnit:
         return Origin(cloud_id, at, given)
 
     def by_hash(self, member: str, hash_: str, *, listed: bool = False) -> Asset | None:
-        """A record whose content is available, not one of `temp`: the oldest, whether or not it was
-        deleted; with `listed` the newest of those that were not."""
+        """Return a record whose content is available, not one of `temp`: the oldest, whether or not
+        it was deleted; with `listed` the newest that was not deleted."""
         query = _BY_HASH.order_by(assets.c.created_at, assets.c.id)
         if listed:
             query = _BY_HASH.where(assets.c.deleted.is_(False)).order_by(
@@ -235,7 +235,7 @@ class AssetUnit:
         return next(iter(self._records(query.limit(1), {"m": member, "h": hash_})), None)
 
     def newest_at(self, member: str, place: Place) -> str | None:
-        """The id of the newest record of a place."""
+        """Return the id of the newest record of a place."""
         key = {"m": member, "t": place.type, "p": place.path}
         return cast("str | None", self._execute(_NEWEST_AT, key).scalar_one_or_none())
 
@@ -261,8 +261,8 @@ class AssetUnit:
     def replaced(
         self, member: str, type_: str, contents: Mapping[str, tuple[str | None, str | None]]
     ) -> None:
-        """Files of a type, by path, have these contents now (the hash, and the job that made it):
-        records of other ones miss theirs."""
+        """Note the new contents of files of a type, by path (the hash, and the job that made it);
+        records of the previous contents are marked as missing."""
         gone = []
         for some in chunks(list(contents)):
             query = select(assets.c.id, assets.c.path, assets.c.hash, assets.c.job).where(
@@ -281,19 +281,19 @@ class AssetUnit:
     def add_many(self, new: Iterable[Asset]) -> None:
         """Write records with their tags, but for those that there are."""
         for some in chunks(list(new)):
-            rows = [{name: getattr(one, name) for name in _COLUMNS} for one in some]
+            rows = [{name: getattr(asset, name) for name in _COLUMNS} for asset in some]
             run_many(self._connection, _ADD, rows)
             self._put_tags(
-                _tag(one.member, one.id, tag, automatic=tag in one.automatic)
-                for one in some
-                for tag in one.tags
+                _tag(asset.member, asset.id, tag, automatic=tag in asset.automatic)
+                for asset in some
+                for tag in asset.tags
             )
 
     def add(self, asset: Asset) -> Asset | None:
         """Write a new record; returns its preview. Raises `TooManyAssetsError`,
         `UnknownPreviewError`."""
         count = self._execute(_COUNT, {"m": asset.member}).scalar_one()
-        if count >= MOST_ASSETS or len(asset.tags) > MOST_TAGS:
+        if count >= MAX_ASSETS or len(asset.tags) > MAX_TAGS:
             raise TooManyAssetsError
         preview = self._preview(asset)
         if preview is None and asset.preview is not None:
@@ -320,7 +320,7 @@ class AssetUnit:
         return asset, preview
 
     def _preview(self, asset: Asset) -> Asset | None:
-        """The record that another one names as its preview."""
+        """Return the record that another one names as its preview."""
         return None if asset.preview is None else self.get(asset.member, asset.preview)
 
     def delete(self, member: str, id_: str) -> bool:
@@ -336,7 +336,7 @@ class AssetUnit:
         return True
 
     def accessed(self, member: str, id_: str, now: int) -> None:
-        """The content was read."""
+        """Note that the content was read."""
         self._execute(_ACCESSED, {"m": member, "i": id_, "n": now})
 
     def add_tags(self, member: str, id_: str, tags: Sequence[str], now: int) -> TagChange | None:
@@ -347,10 +347,10 @@ class AssetUnit:
         new = sorted(set(tags) - set(asset.tags))
         if new:
             of_record = (asset_tags.c.member == member, asset_tags.c.asset == id_)
-            if self._count(select(asset_tags).where(*of_record)) + len(new) > MOST_TAGS:
+            if self._count(select(asset_tags).where(*of_record)) + len(new) > MAX_TAGS:
                 removed = asset_tags.c.present.is_(False)
                 self._execute(delete(asset_tags).where(*of_record, removed))
-            if len(asset.tags) + len(new) > MOST_TAGS:
+            if len(asset.tags) + len(new) > MAX_TAGS:
                 raise TooManyAssetsError
             self._put_tags(_tag(member, id_, tag, automatic=False) for tag in new)
             self._update(member, id_, updated_at=now)
@@ -371,7 +371,7 @@ class AssetUnit:
         return TagChange(gone, absent, sorted(set(asset.tags) - set(gone)), sorted(protected))
 
     def tags(self, member: str, query: TagQuery) -> TagPage:
-        """The member's tags, also those that no record has."""
+        """Return the member's tags, including tags that no record has."""
         live = case((and_(asset_tags.c.present, assets.c.deleted.is_(False)), 1))
         count = func.count(live).label("count")
         grouped = (
@@ -394,7 +394,7 @@ class AssetUnit:
         return TagPage([(row.tag, row[1]) for row in self._execute(grouped)], total)
 
     def refine(self, member: str, wanted: AssetFilter, limit: int) -> list[tuple[str, int]]:
-        """How many of the records that match have each tag, the most used first."""
+        """Return how many of the matching records have each tag, the most used first."""
         matching = _matching(member, wanted).with_only_columns(assets.c.id)
         count = func.count()
         query = (
@@ -411,16 +411,17 @@ class AssetUnit:
         return [(row[0], row[1]) for row in self._execute(query)]
 
     def models_version(self, member: str) -> str | None:
-        """Which list of models the member's records are of."""
+        """Return which list of models the member's records come from."""
         return cast("str | None", get_meta(self._connection, f"asset_models:{member}"))
 
     def put_models(self, member: str, version: str, models: Sequence[Asset]) -> tuple[int, int]:
-        """Write the records of a list of models: what is new is added, what is gone is missing, and
-        what is back is there again. How many are new, and how many are gone."""
+        """Write the records of a list of models: new models are added, models that are gone are
+        marked as missing, and models that are back no longer are. Returns how many are new, and how
+        many are gone."""
         query = select(assets.c.id).where(assets.c.member == member, assets.c.type == "models")
         known = set(self._execute(query).scalars())
-        wanted = {one.id for one in models}
-        self.add_many(one for one in models if one.id not in known)
+        wanted = {model.id for model in models}
+        self.add_many(model for model in models if model.id not in known)
         missing = select(asset_tags.c.asset).where(
             asset_tags.c.member == member, asset_tags.c.tag == MISSING, asset_tags.c.present
         )
@@ -434,7 +435,7 @@ class AssetUnit:
         return self._tagged(self._execute(query, values).all())
 
     def _count(self, query: Select[Any]) -> int:
-        """How many rows a query has."""
+        """Return how many rows a query has."""
         counted = select(func.count()).select_from(query.subquery())
         return int(self._execute(counted).scalar_one())
 
@@ -442,7 +443,7 @@ class AssetUnit:
         run_many(self._connection, _PUT_TAG, list(tags))
 
     def _tagged(self, rows: Sequence[Any]) -> list[Asset]:
-        """Records with their tags."""
+        """Return records with their tags."""
         found: dict[str, dict[str, bool]] = {row.id: {} for row in rows}
         for some in chunks(list(found)):
             query = select(asset_tags).where(
@@ -482,7 +483,7 @@ class AssetRepository:
 
 
 def _matching(member: str, wanted: AssetFilter) -> Select[Any]:
-    """The records that a filter leaves."""
+    """Return the records that a filter accepts."""
     query = select(assets).where(assets.c.member == member, assets.c.deleted.is_(False))
     for tag in wanted.all:
         query = query.where(_has(member, [tag]))
@@ -507,15 +508,16 @@ def _has(member: str, tags: Sequence[str]) -> ColumnElement[bool]:
 
 
 def _behind(value: ColumnElement[Any], after: Cursor, *, falling: bool) -> ColumnElement[bool]:
-    """What comes behind a record in the order of a value and then the id."""
+    """Return the condition for what comes after a record in the order of a value and then the
+    id."""
     further = value < after.value if falling else value > after.value
     later = assets.c.id < after.id if falling else assets.c.id > after.id
     return or_(further, and_(value == after.value, later))
 
 
 def _lower(text: str) -> str:
-    """In small letters as the databases have it: those of ASCII alone."""
-    return "".join(one.lower() if one.isascii() else one for one in text)
+    """Return the text in lower case as the databases do it: ASCII letters only."""
+    return "".join(character.lower() if character.isascii() else character for character in text)
 
 
 def _tag(

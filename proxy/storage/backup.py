@@ -52,7 +52,7 @@ _PUT_META = Upsert(meta)
 
 
 class BackupError(StorageError):
-    """A copy that cannot be made or restored; the data folder is as it was."""
+    """Raised when a copy cannot be made or restored; the data folder is unchanged."""
 
 
 def backup(folder: Path, target: Path) -> int:
@@ -157,7 +157,7 @@ def _add_manifest(archive: tarfile.TarFile, schema: str | None) -> None:
 
 
 def _others(folder: Path, target: Path) -> Iterator[Path]:
-    """The files and folders beside the databases that are to be copied; `target` is not."""
+    """Yield the files and folders to copy beside the databases, without `target`."""
     for path in folder.iterdir():
         if target.exists() and path.samefile(target):
             continue
@@ -171,7 +171,7 @@ def _others(folder: Path, target: Path) -> Iterator[Path]:
             yield path
         elif path.is_dir() and not path.is_symlink():
             yield path
-            yield from (one for one in path.rglob("*") if one.is_file() or one.is_dir())
+            yield from (entry for entry in path.rglob("*") if entry.is_file() or entry.is_dir())
 
 
 def _extract(source: Path, scratch: Path) -> None:

@@ -39,12 +39,12 @@ FILE = "proxy.db"
 #: Milliseconds for which a write waits for another process that writes.
 BUSY_TIMEOUT = 5000
 #: Units that share a transaction at most, so that the first does not wait for ever.
-MOST_UNITS = 256
+MAX_UNITS = 256
 #: Reads that run at once; more wait.
 READERS = 2
 #: Bytes of a database that is checked whole at each start; of a larger one the first pages are.
 CHECKED_BYTES = 128 * 1024 * 1024
-#: Bytes of the write-ahead log that are kept on disk behind a checkpoint.
+#: Bytes of the write-ahead log that are kept on disk after a checkpoint.
 _LOG_BYTES = 16 * 1024 * 1024
 
 #: Primary result codes of SQLite that mean a broken file, and not a busy or unwritable one.
@@ -55,27 +55,29 @@ _REFUSALS = (sqlite3.Error, SQLAlchemyError, OSError, OverflowError, UnicodeErro
 
 
 class StorageError(Exception):
-    """The database cannot be read or written. The text is one sentence that says why."""
+    """Raised when the database cannot be read or written. The text is one sentence that says
+    why."""
 
 
 class DamagedError(StorageError):
-    """The file is not a database."""
+    """Raised when the file is not a database."""
 
 
 class UnknownSchemaError(StorageError):
-    """The database was written by a newer version of the program."""
+    """Raised when a newer version of the program wrote the database."""
 
 
 class FencedError(StorageError):
-    """The writer is not the engine: another replica holds the lease."""
+    """Raised when the writer is not the engine: another replica holds the lease."""
 
 
 class OutcomeUnknownError(StorageError):
-    """The database went away during a commit, and nobody knows yet whether it was made."""
+    """Raised when the connection is lost during a commit, so that its outcome is unknown."""
 
 
 class Database(ABC):
-    """Runs units of work. `commits` counts transactions, `units` what was written in them.
+    """A database that runs units of work. `commits` counts transactions, `units` the units that
+    they wrote.
 
     `problem` says why nothing can be read or written now, where that is known beforehand; `shared`
     whether other servers write, too.
@@ -100,7 +102,7 @@ class Database(ABC):
 
         What the unit raises is raised here, and then nothing of it is written. A caller that is
         cancelled does not stop its unit. A `long` one, such as a migration, may take any time; an
-        `urgent` one does not wait behind others for a connection. Raises `StorageError`; then
+        `urgent` one does not queue for a connection. Raises `StorageError`; then
         nothing is written, but for an `OutcomeUnknownError`.
         """
 
@@ -114,7 +116,7 @@ class Database(ABC):
 
 
 class Repository:
-    """What a database keeps of one kind. All that a repository does raises `StorageError`."""
+    """The records of one kind in a database. All methods of a repository raise `StorageError`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -213,7 +215,7 @@ class SqliteDatabase(Database):
             unit = self._queue.get()
             while unit is not None:
                 units.append(unit)
-                if len(units) == MOST_UNITS or self._queue.empty():
+                if len(units) == MAX_UNITS or self._queue.empty():
                     break
                 unit = self._queue.get()
             open_ = unit is not None
@@ -242,9 +244,9 @@ class SqliteDatabase(Database):
             with contextlib.suppress(sqlite3.Error):
                 if raw.in_transaction:
                     raw.execute("ROLLBACK")
-            told = _translate(self.path, error)
+            failure = _translate(self.path, error)
             for unit in units:
-                unit.error = told
+                unit.error = failure
 
     def _apply(
         self, connection: Connection, raw: sqlite3.Connection, unit: _Unit, apart: bool
@@ -285,7 +287,7 @@ def _settle(units: Sequence[_Unit]) -> None:
 
 @contextlib.asynccontextmanager
 async def opened(path: Path) -> AsyncIterator[SqliteDatabase]:
-    """`open_sqlite` for the length of a block."""
+    """Return a context manager that opens a database with `open_sqlite` and closes it."""
     database = await open_sqlite(path)
     try:
         yield database
@@ -342,7 +344,7 @@ def _check(connection: Connection, path: Path) -> None:
 
 
 def _raw(connection: Connection) -> sqlite3.Connection:
-    """SQLite's own connection, for what costs more than it should through Core."""
+    """Return SQLite's own connection, for statements that are too slow through Core."""
     return cast(sqlite3.Connection, connection.connection.driver_connection)
 
 
@@ -355,15 +357,15 @@ def _translated(path: Path) -> Iterator[None]:
 
 
 def _translate(path: Path, error: BaseException) -> BaseException:
-    """What the database or its driver raises as a `StorageError`; anything else as it is."""
+    """Return an error of the database or its driver as a `StorageError`; any other as it is."""
     if not isinstance(error, _REFUSALS):
         return error
     cause = (error.orig or error) if isinstance(error, DBAPIError) else error
-    told = StorageError(f"the database {path} refused: {cause}")
+    translated = StorageError(f"the database {path} refused: {cause}")
     if getattr(cause, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:  # details are in higher bits
-        told = _damaged(path, str(cause))
-    told.__cause__ = error
-    return told
+        translated = _damaged(path, str(cause))
+    translated.__cause__ = error
+    return translated
 
 
 def _damaged(path: Path, reason: str) -> DamagedError:
@@ -375,9 +377,9 @@ def _damaged(path: Path, reason: str) -> DamagedError:
 
 
 def free_path(path: Path) -> Path:
-    """`path-N` with the lowest number that nothing has."""
+    """Return `path-N` with the lowest number that is free."""
     numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(1))
-    return next(one for one in numbered if not one.exists())
+    return next(candidate for candidate in numbered if not candidate.exists())
 
 
 def set_aside(path: Path) -> Path:

@@ -41,7 +41,8 @@ _SECRETS = "secrets"
 
 
 class Cipher:
-    """Encrypts and signs with the first of some secrets, and reads what was made with any of them.
+    """A cipher that encrypts and signs with the first of some secrets, and reads what was made with
+    any of them.
 
     They are in `secret`, one a line, or so in the file at `path`, which is made on first use.
     Nothing is loaded before it is needed: few clients have keys of their own.
@@ -59,11 +60,12 @@ class Cipher:
             self._secret, self._fernet = secret, None
 
     def encrypt(self, data: bytes) -> bytes:
-        """The data as nobody can read them without the secret. Raises `StorageError`."""
+        """Return the data encrypted. Raises `StorageError`."""
         return self._ready().encrypt(data)
 
     def decrypt(self, data: bytes) -> bytes | None:
-        """The data, or `None` if they were encrypted with another secret. Raises `StorageError`."""
+        """Return the data, or `None` if they were encrypted with another secret. Raises
+        `StorageError`."""
         from cryptography.fernet import InvalidToken  # as in `_ready`
 
         try:
@@ -72,14 +74,15 @@ class Cipher:
             return None
 
     def sign(self, data: bytes) -> str:
-        """A proof that the data came from who has the secret. Raises `StorageError`."""
+        """Return a signature that shows that the data come from a holder of the secret. Raises
+        `StorageError`."""
         self._ready()
         return _proof(self._secrets[0], data)
 
     def proves(self, data: bytes, proof: str) -> bool:
-        """Whether a proof, in ASCII, is one of the data. Raises `StorageError`."""
+        """Return whether a signature, in ASCII, is one of the data. Raises `StorageError`."""
         self._ready()
-        return any(hmac.compare_digest(_proof(one, data), proof) for one in self._secrets)
+        return any(hmac.compare_digest(_proof(secret, data), proof) for secret in self._secrets)
 
     def _ready(self) -> MultiFernet:
         from cryptography.fernet import Fernet, MultiFernet  # 6.6 MB, which few servers need
@@ -88,7 +91,7 @@ class Cipher:
             try:
                 text = self._secret.encode() if self._secret is not None else self._read()
                 self._secrets = text.split()
-                self._fernet = MultiFernet([Fernet(one) for one in self._secrets])
+                self._fernet = MultiFernet([Fernet(secret) for secret in self._secrets])
             except (OSError, ValueError) as error:
                 raise StorageError(
                     f"the secret for clients' credentials cannot be used ({error}): it is "
@@ -121,8 +124,8 @@ def _proof(secret: bytes, data: bytes) -> str:
 
 
 async def stored_secrets(database: Database) -> str:
-    """The secrets that the database keeps, for a `Cipher`; one is made if there is none. Raises
-    `StorageError`."""
+    """Return the secrets that the database keeps, for a `Cipher`; creates one if there is none.
+    Raises `StorageError`."""
     found = await database.read(_stored)
     return found if found is not None else await database.write(_first)
 
@@ -138,7 +141,8 @@ async def follow_secrets(database: Database, cipher: Cipher) -> None:
 
 
 async def rotate_secret(database: Database) -> float:
-    """Make a new secret in the database; in how many seconds it is used. Raises `StorageError`."""
+    """Create a new secret in the database, and return in how many seconds it is used. Raises
+    `StorageError`."""
 
     def work(connection: Connection) -> None:
         _make(connection, connection.execute(select(database_now())).scalar_one())
@@ -148,10 +152,10 @@ async def rotate_secret(database: Database) -> float:
 
 
 def adopt_secrets(connection: Connection, secrets: Sequence[str]) -> None:
-    """Let the database keep these secrets behind its own, so that what they encrypted is read."""
+    """Add these secrets after those of the database, so that what they encrypted stays readable."""
     known = get_meta(connection, _SECRETS, lock=True) or []
-    there = {one["secret"] for one in known}
-    more = [{"secret": one, "made": 0} for one in secrets if one not in there]
+    there = {secret["secret"] for secret in known}
+    more = [{"secret": secret, "made": 0} for secret in secrets if secret not in there]
     put_meta(connection, _SECRETS, [*known[: max(1, _KEPT - len(more))], *more][:_KEPT])
 
 
@@ -168,10 +172,10 @@ def _make(connection: Connection, now: int) -> None:
 
 
 def _stored(connection: Connection) -> str | None:
-    """The secrets, the newest first of those that all replicas know."""
+    """Return the secrets, first the newest of those that all replicas know."""
     known = get_meta(connection, _SECRETS)
     if not known:
         return None
     now = connection.execute(select(database_now())).scalar_one()
-    in_use = sorted(known, key=lambda one: bool(now - one["made"] < _KNOWN_AFTER))
-    return "\n".join(one["secret"] for one in in_use)
+    in_use = sorted(known, key=lambda secret: bool(now - secret["made"] < _KNOWN_AFTER))
+    return "\n".join(secret["secret"] for secret in in_use)

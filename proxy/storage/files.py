@@ -146,7 +146,7 @@ _UPLOADED = _DIRECT.where(files.c.cloud_type == "input")
 
 
 class FileUnit:
-    """The files within one unit of work, so that what is decided by what is there stays true.
+    """The files within one unit of work, so that decisions that depend on stored files stay true.
 
     `assets` are the records of them.
     """
@@ -157,19 +157,19 @@ class FileUnit:
         self.assets = AssetUnit(connection)
 
     def lock_names(self, member: str) -> None:
-        """Let no other unit decide on names of the member until this one has ended. Units on SQLite
-        do not run at once."""
+        """Prevent other units from deciding on names of the member until this one has ended. Units
+        on SQLite never run at once."""
         if self._connection.dialect.name == "postgresql":
             self._execute(_LOCK_NAMES, {"m": member})
 
     def get(self, member: str, place: Place) -> FileRecord | None:
-        """The file at a place."""
+        """Return the file at a place."""
         key = {"m": member, "t": place.type, "p": place.path}
         row = self._execute(_GET, key).one_or_none()
         return None if row is None else FileRecord(*row)
 
     def get_many(self, member: str, places: Iterable[Place]) -> dict[Place, FileRecord]:
-        """The files at those places where there is one."""
+        """Return the files that exist at these places."""
         wanted: dict[str, list[str]] = {}
         for place in places:
             wanted.setdefault(place.type, []).append(place.path)
@@ -182,7 +182,7 @@ class FileUnit:
         return found
 
     def of_hashes(self, member: str, hashes: Mapping[Place, str]) -> dict[Place, FileRecord]:
-        """A file of each content that the member has, not of `temp`."""
+        """Return a file for each content that the member has, not one of `temp`."""
         found = {}
         for place, hash_ in hashes.items():
             asset = self.assets.by_hash(member, hash_)
@@ -192,7 +192,7 @@ class FileUnit:
         return found
 
     def has_folder(self, member: str, place: Place) -> bool:
-        """Whether a place is a folder: the root of its type, or one that holds a file."""
+        """Return whether a place is a folder: the root of its type, or one that holds a file."""
         if not place.path:
             return True
         below = {"first": f"{place.path}/", "last": f"{place.path}0"}
@@ -200,17 +200,18 @@ class FileUnit:
         return run(self._connection, _BELOW, key).fetchone() is not None
 
     def records(self, member: str, type_: str) -> list[FileRecord]:
-        """The files of a type, the oldest first."""
+        """Return the files of a type, the oldest first."""
         rows = self._execute(_RECORDS, {"m": member, "t": type_})
         return [FileRecord(*row) for row in rows]
 
     def listing(self, member: str, type_: str) -> dict[str, int | None]:
-        """The sizes of the files of a type by path, in the order of their paths."""
+        """Return the sizes of the files of a type by path, in the order of their paths."""
         rows = self._execute(_LISTING, {"m": member, "t": type_})
         return {row.path: row.size for row in rows}
 
     def next_number(self, member: str, folder: Place, stem: str) -> int:
-        """The counter that ComfyUI gives to the next output with this stem, from 1 on."""
+        """Return the counter that ComfyUI gives to the next output with this stem, starting at
+        1."""
         key = {"m": member, "t": folder.type, "f": folder.path, "s": stem}
         row = run(self._connection, _NUMBER, key).fetchone()
         return 1 if row is None else int(row[0]) + 1
@@ -218,16 +219,19 @@ class FileUnit:
     def put(self, records: Sequence[FileRecord]) -> None:
         """Write files instead of those that are there, and what their names use up."""
         if records:
-            run_many(self._connection, _PUT_FILE, [asdict(one) for one in records])
+            run_many(self._connection, _PUT_FILE, [asdict(record) for record in records])
             self._use_up(records)
             replaced: dict[tuple[str, str], dict[str, tuple[str | None, str | None]]] = {}
-            for one in records:
-                replaced.setdefault((one.member, one.type), {})[one.path] = (one.hash, one.job)
+            for record in records:
+                replaced.setdefault((record.member, record.type), {})[record.path] = (
+                    record.hash,
+                    record.job,
+                )
             for (member, type_), contents in replaced.items():
                 self.assets.replaced(member, type_, contents)
 
     def claim(self, record: FileRecord) -> bool:
-        """Write a file unless there is one at its place; says whether it was written."""
+        """Write a file unless its place is taken; returns whether it was written."""
         claimed: bool = run(self._connection, _CLAIM, asdict(record)).rowcount == 1
         if claimed:
             self._use_up([record])
@@ -248,7 +252,7 @@ class FileUnit:
         run_many(self._connection, _COUNT, used)
 
     def given(self, member: str, job: str, node: str) -> bytes | None:
-        """The names that the outputs of a node were given, as JSON."""
+        """Return the names that the outputs of a node were given, as JSON."""
         key = {"m": member, "j": job, "n": node}
         row = run(self._connection, _GIVEN, key).fetchone()
         return None if row is None else row[0]
@@ -273,7 +277,7 @@ class FileUnit:
     def local_names(
         self, member: str, hashes: Iterable[str], others: Iterable[str] = ()
     ) -> dict[str, str]:
-        """The member's newest path of each content, by those of the cloud's names that are known.
+        """Return the member's newest path of each content, by the cloud's names that are known.
 
         That is what an account calls the member's file, or the same content where it was sent.
         `hashes` are names that look like one; `others` count for uploads alone.
@@ -287,7 +291,7 @@ class FileUnit:
         return found
 
     def upload_named(self, member: str, cloud_name: str) -> FileRecord | None:
-        """The member's newest upload that an account calls so."""
+        """Return the member's newest upload that has this name in an account."""
         hashes = select(blobs.c.hash).where(blobs.c.cloud_name == cloud_name, blobs.c.sent)
         query = (
             select(files)
@@ -303,19 +307,19 @@ class FileUnit:
         return None if row is None else FileRecord(*row)
 
     def put_blobs(self, known: Sequence[AccountBlob], *, names_are_opaque: bool = False) -> None:
-        """Accounts have, or were sent, contents. `names_are_opaque` notes that the cloud's names
-        are not what they seem to be."""
+        """Note that accounts have, or were sent, contents. `names_are_opaque` notes that the
+        cloud's names are not hashes, although they look like hashes."""
         run_many(self._connection, _PUT_BLOB, [asdict(blob) for blob in known])
         if names_are_opaque:
             put_meta(self._connection, "names_are_opaque", True)
 
     def names_are_opaque(self) -> bool:
-        """Whether it was noted that the cloud's names are not hashes."""
+        """Return whether it was noted that the cloud's names are not hashes."""
         return bool(get_meta(self._connection, "names_are_opaque"))
 
     def hash_of(self, identity: str, cloud_name: str) -> str | None:
-        """The hash of the upload that the account calls so, there or (in records from before there
-        could be several accounts) anywhere."""
+        """Return the hash of the upload that has this name in the account or (in records that name
+        no account) anywhere."""
         for where in (identity, ""):
             key = {"i": where, "n": cloud_name}
             found = self._execute(_HASH_OF, key).scalar_one_or_none()
@@ -324,19 +328,19 @@ class FileUnit:
         return None
 
     def is_reused(self, record: FileRecord) -> bool:
-        """Whether another member has a newer file that the account calls the same."""
+        """Return whether another member has a newer file with the same name in the account."""
         query = _REUSED.where(files.c.member != record.member, files.c.modified > record.modified)
         key = {"a": record.account, "n": record.cloud_name}
         return self._execute(query, key).first() is not None
 
     def sent_as(self, identity: str, hash_: str) -> str | None:
-        """The account's name for bytes that it was sent before."""
+        """Return the account's name for bytes that it was sent before."""
         key = {"h": hash_, "i": identity}
         return self._execute(_SENT_AS, key).scalar_one_or_none()
 
     def sent_names(self, hash_: str) -> list[tuple[str, str]]:
-        """The identities that were sent these bytes, and what they call them."""
-        return [(one, name) for one, name in self._execute(_NAMES, {"h": hash_})]
+        """Return the identities that were sent these bytes, and their names for them."""
+        return [(identity, name) for identity, name in self._execute(_NAMES, {"h": hash_})]
 
 
 class FileRepository:

@@ -36,7 +36,7 @@ from proxy.translate import codec
 PAGE = 64
 PAGE_BYTES = 1024 * 1024
 #: Ended jobs of a page of a search, at most.
-MOST_FOUND = 100
+MAX_FOUND = 100
 
 
 class EndedJob(Struct, frozen=True):
@@ -105,7 +105,7 @@ class EndedRow(Struct, frozen=True):
 
 
 def _columns(kind: Any) -> list[Any]:
-    """The columns that are the fields of a struct."""
+    """Return the columns that are the fields of a struct."""
     tables = (history.c, job_payloads.c)
     names = kind.__struct_fields__
     return [next(table[name] for table in tables if name in table) for name in names]
@@ -117,14 +117,14 @@ _ADD = insert(history)
 _DROP = delete(history).where(history.c.key == _KEY)
 _DROP_PAYLOAD = delete(job_payloads).where(job_payloads.c.key == _KEY)
 _HAS = select(history.c.key).where(history.c.key == _KEY)
-_EARLIER = select(history.c.key, history.c.sequence).where(_MINE, history.c.id == bindparam("i"))
+_PREVIOUS = select(history.c.key, history.c.sequence).where(_MINE, history.c.id == bindparam("i"))
 _LAST = select(func.max(history.c.sequence)).where(_MINE)
 _COUNT = select(func.count()).select_from(history).where(_MINE)
 _OLDEST = (
     select(history.c.key, history.c.id)
     .where(_MINE)
     .order_by(history.c.sequence)
-    .limit(bindparam("most", type_=BigInteger))
+    .limit(bindparam("limit", type_=BigInteger))
 )
 _ENTRY = (
     select(*_columns(HistoryEntry))
@@ -153,11 +153,11 @@ class HistoryRepository(Repository):
     """The history of all members."""
 
     async def has(self, key: int) -> bool:
-        """Whether a job is in the history."""
+        """Return whether a job is in the history."""
         return await self._first(_HAS, {"job_key": key}) is not None
 
     async def entry(self, member: str, id_: str) -> HistoryEntry | None:
-        """An entry of the history."""
+        """Return an entry of the history."""
         row = await self._first(_ENTRY_OF, {"m": member, "i": id_})
         return None if row is None else HistoryEntry(**row._mapping)
 
@@ -170,8 +170,8 @@ class HistoryRepository(Repository):
         limit: int | None = None,
         reserve: Callable[[int], object] = int,
     ) -> AsyncIterator[list[HistoryEntry]]:
-        """Entries, the oldest first, some at a time: the `last` ones, or `limit` of them behind the
-        first `offset`. Entries that end meanwhile are not among them.
+        """Yield entries in pages, the oldest first: the `last` ones, or `limit` of them after the
+        first `offset`. Entries that are added meanwhile are not included.
 
         `reserve` is called with the bytes of some entries before they are read.
         """
@@ -194,7 +194,8 @@ class HistoryRepository(Repository):
     async def _bounds(
         self, member: str, last: int | None, offset: int, limit: int | None
     ) -> tuple[int, int] | None:
-        """The first and the last sequence of a part of the history; `None` if it is empty."""
+        """Return the first and the last sequence of a part of the history; `None` if it is
+        empty."""
         if limit == 0 or last == 0:
             return None
         newest_first = _SEQUENCES.order_by(history.c.sequence.desc()).limit(1)
@@ -208,8 +209,8 @@ class HistoryRepository(Repository):
             ends.insert(0, oldest_first.offset(offset + limit - 1))
         # The first value that there is; SQLite wants two at least.
         query: Select[Any] = select(
-            func.coalesce(*(one.scalar_subquery() for one in starts), null()),
-            func.coalesce(*(one.scalar_subquery() for one in ends), null()),
+            func.coalesce(*(query.scalar_subquery() for query in starts), null()),
+            func.coalesce(*(query.scalar_subquery() for query in ends), null()),
         )
         (row,) = await self._all(query, {"m": member})
         first, end = tuple(row)
@@ -225,8 +226,8 @@ class HistoryRepository(Repository):
         descending: bool = True,
         limit: int | None = None,
     ) -> tuple[list[bytes], int]:
-        """The first `limit` summaries of the member's ended jobs in these states, in order, and how
-        many there are. Jobs that are equal in order come as they ended."""
+        """Return the first `limit` summaries of the member's ended jobs in these states, in order,
+        and how many there are. Jobs that are equal in order come as they ended."""
         wanted = _MINE & history.c.state.in_(sorted(states))
         if workflow_id is not None:
             wanted &= history.c.workflow_id == workflow_id
@@ -252,9 +253,9 @@ class HistoryRepository(Repository):
         before: tuple[int, int] | None = None,
         limit: int,
     ) -> list[EndedRow]:
-        """Ended jobs of a member, or of all, the newest first, at most `MOST_FOUND`.
+        """Return ended jobs of a member, or of all, the newest first, at most `MAX_FOUND`.
 
-        Those behind the job with this end and key (`before`), in one of the states, and with the
+        Those after the job with this end and key (`before`), in one of the states, and with the
         text in their label, id or member, in large or small letters.
         """
         query = _ROWS.order_by(history.c.ended_at.desc(), history.c.key.desc())
@@ -267,12 +268,12 @@ class HistoryRepository(Repository):
             query = query.where(or_(*(field.icontains(text, autoescape=True) for field in fields)))
         if before is not None:
             at, key = before
-            earlier = or_(history.c.ended_at < at, history.c.key < key)
-            query = query.where(history.c.ended_at <= at, earlier)
-        return await self._rows(query.limit(min(limit, MOST_FOUND)))
+            after = or_(history.c.ended_at < at, history.c.key < key)
+            query = query.where(history.c.ended_at <= at, after)
+        return await self._rows(query.limit(min(limit, MAX_FOUND)))
 
     async def row(self, member: str, id_: str) -> EndedRow | None:
-        """An ended job without its payload."""
+        """Return an ended job without its payload."""
         query = _ROWS.where(history.c.member == member, history.c.id == id_)
         return next(iter(await self._rows(query)), None)
 
@@ -280,13 +281,14 @@ class HistoryRepository(Repository):
         return [EndedRow(**row._mapping) for row in await self._all(query)]
 
     async def since(self, since: int) -> list[tuple[int, str, str, str | None, int]]:
-        """Key, member, id, client's id and end (ms) of the jobs that have ended since then (ms)."""
+        """Return key, member, id, client's id and end (ms) of the jobs that have ended since then
+        (ms)."""
         h = history.c
         query = select(h.key, h.member, h.id, h.client_id, h.ended_at).where(h.ended_at >= since)
         return [tuple(row) for row in await self._all(query)]
 
     async def forget(self, member: str, ids: Iterable[str] | None = None) -> list[str]:
-        """Take entries out of the history, all without `ids`; those that were there.
+        """Remove entries from the history, all without `ids`; returns the ids of the removed ones.
 
         Their files stay, as on a local ComfyUI. It takes a unit for each `CHUNK` of entries, so
         that others write in between.
@@ -319,7 +321,7 @@ def _first_page(sizes: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def add_history(connection: Connection, job: LiveRow, ended: EndedJob) -> None:
     """Write an entry of the history in the caller's unit, instead of one with the same id."""
-    previous = run(connection, _EARLIER, {"m": job.member, "i": job.id}).one_or_none()
+    previous = run(connection, _PREVIOUS, {"m": job.member, "i": job.id}).one_or_none()
     if previous is not None:
         key, sequence = tuple(previous)
         run(connection, _DROP, {"job_key": key})
@@ -354,12 +356,12 @@ def add_history(connection: Connection, job: LiveRow, ended: EndedJob) -> None:
 
 
 def forget_beyond(connection: Connection, member: str, keep: int) -> list[str]:
-    """Forget the member's oldest entries beyond `keep` with their files, in the caller's unit, at
-    most `CHUNK` of them; their ids."""
+    """Remove the member's oldest entries beyond `keep` with their files, in the caller's unit, at
+    most `CHUNK` of them; returns their ids."""
     over = run(connection, _COUNT, {"m": member}).scalar_one() - keep
     if over <= 0:
         return []
-    rows = connection.execute(_OLDEST, {"m": member, "most": min(over, CHUNK)}).all()
+    rows = connection.execute(_OLDEST, {"m": member, "limit": min(over, CHUNK)}).all()
     return _forget(connection, member, rows, with_files=True)
 
 

@@ -108,15 +108,15 @@ class Shares(Struct, frozen=True):
 
 
 class JobLivesError(StorageError):
-    """The member has a job of this id that has not ended."""
+    """Raised when the member has a live job with this id."""
 
 
 class DayFullError(StorageError):
-    """The member has submitted as many jobs on this day as it may."""
+    """Raised when the member has reached its limit of jobs for this day."""
 
 
 class QueueFullError(StorageError):
-    """As many jobs of the member wait (`waiting`) as may."""
+    """Raised when the member has reached its limit of `waiting` jobs."""
 
     def __init__(self, waiting: int) -> None:
         super().__init__(f"{waiting} jobs wait already")
@@ -189,13 +189,13 @@ class JobRepository(Repository):
         *,
         numbering: Numbering | None = None,
         usage: Sequence[UsageRow] = (),
-        most_a_day: int | None = None,
-        most_waiting: int | None = None,
+        max_per_day: int | None = None,
+        max_waiting: int | None = None,
     ) -> StoredJob:
-        """Take in a job, which gets its key, and its number if there is a `numbering`.
+        """Insert a job, which gets its key, and its number if there is a `numbering`.
 
-        Raises `JobLivesError`; `DayFullError` if its member has submitted more than `most_a_day`
-        on the day of the usage then, and `QueueFullError` if `most_waiting` of the member's wait.
+        Raises `JobLivesError`; `DayFullError` if its member has submitted more than `max_per_day`
+        on the day of the usage then, and `QueueFullError` if `max_waiting` of the member's wait.
         """
         kept = payload
         if payload.credentials is not None:
@@ -211,20 +211,20 @@ class JobRepository(Repository):
                 raise JobLivesError(f"the job {job.id} has not ended") from error
             add_payload(connection, job.key, kept)
             add_usage(connection, usage)
-            if most_a_day is not None and any(
-                submitted_on(connection, one.day, one.member) > most_a_day for one in usage
+            if max_per_day is not None and any(
+                submitted_on(connection, row.day, row.member) > max_per_day for row in usage
             ):
                 raise DayFullError(f"the day of {job.member} is full")
-            if most_waiting is not None:
+            if max_waiting is not None:
                 before = connection.execute(_WAITING, {"m": job.member}).scalar_one() - 1
-                if before >= most_waiting:
+                if before >= max_waiting:
                     raise QueueFullError(before)
             return job
 
         return await self.write(work)
 
     async def used(self, member: str, day: str) -> tuple[int, int]:
-        """How many jobs of a member wait, and how many it has submitted on a day."""
+        """Return how many jobs of a member wait, and how many it has submitted on a day."""
         return await self._database.read(
             lambda connection: (
                 int(connection.execute(_WAITING, {"m": member}).scalar_one()),
@@ -233,7 +233,8 @@ class JobRepository(Repository):
         )
 
     async def withdraw(self, key: int, *, usage: Sequence[UsageRow] = ()) -> bool:
-        """Take out a job that the engine has not started; false if it has, or the job is gone."""
+        """Remove a job that the engine has not started; returns false if it has, or the job is
+        gone."""
 
         def work(connection: Connection) -> bool:
             if not connection.execute(_RECEIVED, {"job_key": key}).rowcount:
@@ -245,14 +246,16 @@ class JobRepository(Repository):
         return await self.write(work)
 
     async def request_cancel(self, wanted: Iterable[tuple[str, str]]) -> int:
-        """Note that jobs, by member and id, are to be cancelled; how many of them live."""
+        """Note that jobs, by member and id, are to be cancelled; returns how many of them are
+        live."""
         ids = [{"m": member, "i": id_} for member, id_ in wanted]
         return await self.write(
-            lambda connection: sum(connection.execute(_CANCEL, one).rowcount for one in ids)
+            lambda connection: sum(connection.execute(_CANCEL, job).rowcount for job in ids)
         )
 
     async def wanted(self) -> list[StoredJob]:
-        """The jobs that the engine has to start or to cancel, as they came."""
+        """Return the jobs that the engine has to start or to cancel, in the order of their
+        arrival."""
         return await self._jobs(_WANTED)
 
     async def update(
@@ -263,8 +266,8 @@ class JobRepository(Repository):
         shares: Shares | None = None,
         fence: Fence | None = None,
     ) -> set[int]:
-        """Write fields of jobs, by key, under the names of `StoredJob`; the keys of those that are
-        gone.
+        """Write fields of jobs, by key, under the names of `StoredJob`; returns the keys of jobs
+        that no longer exist.
 
         The credentials of jobs that were `sent` are deleted.
         """
@@ -293,7 +296,7 @@ class JobRepository(Repository):
         shares: Shares | None = None,
         fence: Fence | None = None,
     ) -> None:
-        """Take jobs out without a trace."""
+        """Delete jobs without a history entry."""
 
         def work(connection: Connection) -> None:
             check_fence(connection, fence)
@@ -338,17 +341,18 @@ class JobRepository(Repository):
         return await self.write(work)
 
     async def live(self, member: str | None = None) -> list[StoredJob]:
-        """The jobs that have not ended, of everybody or one member, as they came."""
+        """Return the live jobs of everybody or one member, in the order of their arrival."""
         if member is None:
             return await self._jobs(_LIVE)
         return await self._jobs(_LIVE_OF, {"m": member})
 
     async def unanswered(self) -> list[StoredJob]:
-        """The jobs of all members whose clients may not know of them yet, as they came."""
+        """Return the jobs of all members whose clients may not know of them yet, in the order of
+        their arrival."""
         return await self._jobs(_UNANSWERED)
 
     async def get(self, member: str, id_: str) -> StoredJob | None:
-        """A job that has not ended."""
+        """Return a live job."""
         return next(iter(await self._jobs(_JOB, {"m": member, "i": id_})), None)
 
     async def living(self, member: str, ids: Collection[str]) -> set[str]:
@@ -365,12 +369,12 @@ class JobRepository(Repository):
         return [_job(row) for row in await self._all(query, values)]
 
     async def payload(self, key: int) -> Payload | None:
-        """What the client sent."""
+        """Return what the client sent."""
         return (await self.payloads([key])).get(key)
 
     async def payloads(self, keys: Iterable[int]) -> dict[int, Payload]:
-        """What clients sent, by the keys of the jobs; credentials only until they are sent, and as
-        long as they can be decrypted."""
+        """Return what clients sent, by the keys of the jobs; credentials only until they are sent,
+        and as long as they can be decrypted."""
         wanted = list(keys)
 
         def work(connection: Connection) -> list[Row[Any]]:
@@ -400,7 +404,7 @@ class JobRepository(Repository):
         return Payload(row.graph, row.extra_data, row.targets, credentials, row.rewriting)
 
     async def load_shares(self) -> Shares:
-        """The state of the fair shares as it was written last."""
+        """Return the state of the fair shares as it was last written."""
 
         def work(connection: Connection) -> Shares:
             rows = connection.execute(select(shares))
@@ -411,13 +415,14 @@ class JobRepository(Repository):
         return await self._database.read(work)
 
     async def knows(self, cloud_ids: Collection[str]) -> set[str]:
-        """Which of these ids of an account's jobs are of jobs of ours, live or in the history."""
+        """Return which of these ids of an account's jobs belong to our jobs, live or in the
+        history."""
         asked = list(cloud_ids)
 
         def work(connection: Connection) -> set[str]:
             found: set[str] = set()
             for some in chunks(asked):
-                known = (select(one).where(one.in_(some)) for one in _CLOUD_IDS)
+                known = (select(column).where(column.in_(some)) for column in _CLOUD_IDS)
                 found.update(connection.execute(union_all(*known)).scalars())
             return found
 
@@ -431,7 +436,7 @@ def _living(connection: Connection, *, member: str, ids: list[str]) -> set[str]:
 
 
 def add_job(connection: Connection, job: StoredJob) -> int:
-    """Write a job in the caller's unit, under its key or a new one; the key."""
+    """Insert a job in the caller's unit, under its key or a new one; returns the key."""
     values = _values(job)
     if job.key:
         values["key"] = job.key
@@ -440,7 +445,7 @@ def add_job(connection: Connection, job: StoredJob) -> int:
 
 
 def day_of(at: float) -> str:
-    """The day (UTC) of a time in seconds since 1970, as usage is counted by."""
+    """Return the day (UTC) of a time in seconds since 1970, by which usage is counted."""
     return _day(int(at // 86400))
 
 
@@ -450,7 +455,8 @@ def _day(number: int) -> str:
 
 
 def _next_number(connection: Connection, member: str, numbering: Numbering) -> int:
-    """The member's next number; no other unit gets one of the member before this one ends."""
+    """Return the member's next number; no other unit gets a number of the member before this one
+    ends."""
     following = {"member": member, "next": numbering.least + 1}
     number = run(connection, _NUMBERED, following).scalar_one()
     number -= 1
@@ -474,12 +480,12 @@ def put_shares(connection: Connection, state: Shares | None) -> None:
 
 
 def _values(job: StoredJob) -> dict[str, Any]:
-    """A row without its key."""
+    """Return a row without its key."""
     return _encoded({name: getattr(job, name) for name in _COLUMNS})
 
 
 def _encoded(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields as they are in their columns."""
+    """Return fields as their columns hold them."""
     unknown = values.keys() - _COLUMNS
     if unknown:
         raise ValueError(f"a job has no field {sorted(unknown)}")

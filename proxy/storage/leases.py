@@ -91,7 +91,8 @@ class LeaseRepository(Repository):
     async def acquire(
         self, name: str, holder: str, ttl: float, *, alone: bool = False
     ) -> Lease | None:
-        """Take the lease if it is free, has run out or is the holder's; `None` if it is not.
+        """Acquire the lease if it is free, has expired or is the holder's; returns `None`
+        otherwise.
 
         With `alone` nobody else can be there (the data folder is locked), and one that an earlier
         process has left is taken at once.
@@ -112,18 +113,18 @@ class LeaseRepository(Repository):
         return await self._database.write(work, urgent=True)
 
     async def renew(self, lease: Lease, ttl: float) -> bool:
-        """Keep the lease for another while; false if another holder has it."""
+        """Extend the lease; returns false if another holder has it."""
         values = {**_mine(lease), "ttl": round(ttl * 1000)}
         return await self._database.write(
             lambda connection: connection.execute(_RENEW, values).rowcount == 1, urgent=True
         )
 
     async def release(self, lease: Lease) -> None:
-        """Give the lease back, so that another replica need not wait."""
+        """Release the lease, so that another replica need not wait for its expiry."""
         await self.write(lambda connection: connection.execute(_RELEASE, _mine(lease)).rowcount)
 
     async def holder(self, name: str) -> Lease | None:
-        """Who has the lease, if it has not run out."""
+        """Return who holds the lease, if it has not expired."""
         row = await self._first(_HELD, {"lease": name})
         return None if row is None else Lease(row.name, row.holder, row.epoch)
 
@@ -133,7 +134,7 @@ def _mine(lease: Lease) -> dict[str, Any]:
 
 
 def check_fence(connection: Connection, fence: Fence | None) -> None:
-    """Refuse a unit whose epoch is over. Raises `FencedError`."""
+    """Check that the epoch of a unit is current. Raises `FencedError`."""
     if fence is None:
         return
     row = run(connection, _EPOCH, {"lease": fence.name}).fetchone()

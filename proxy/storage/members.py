@@ -86,7 +86,7 @@ class StoredMembers(Struct, frozen=True):
 
 
 class StaleError(StorageError):
-    """Another process has changed the members since; read them again."""
+    """Raised when another process has changed the members since; read them again."""
 
 
 _PUT_MEMBER = Upsert(members)
@@ -102,16 +102,16 @@ class MemberRepository(Repository):
     """The members of a database."""
 
     async def revision(self) -> int:
-        """The number of the newest change."""
+        """Return the number of the newest change."""
         return await self._database.read(_revision)
 
     async def any(self) -> bool:
-        """Whether there is a member."""
+        """Return whether there is a member."""
         query = select(members.c.key).where(~members.c.removed).limit(1)
         return await self._first(query) is not None
 
     async def load(self) -> StoredMembers:
-        """All members, tokens and sessions."""
+        """Return all members, tokens and sessions."""
 
         def work(connection: Connection) -> StoredMembers:
             return StoredMembers(
@@ -157,8 +157,8 @@ class MemberRepository(Repository):
         if values:
             await self.write(lambda connection: connection.execute(_USED, values))
 
-    async def begin_session(self, session: StoredSession, *, most: int) -> None:
-        """Keep a session, and of its token's no more than the newest `most`."""
+    async def begin_session(self, session: StoredSession, *, limit: int) -> None:
+        """Keep a session, and of its token's no more than the newest `limit`."""
 
         def work(connection: Connection) -> None:
             put_session(connection, session)
@@ -166,7 +166,7 @@ class MemberRepository(Repository):
                 select(sessions.c.name)
                 .where(sessions.c.token == session.token)
                 .order_by(sessions.c.created.desc(), sessions.c.name)
-                .offset(most)
+                .offset(limit)
             )
             gone = list(connection.execute(old).scalars())
             connection.execute(delete(sessions).where(sessions.c.name.in_(gone)))
@@ -189,8 +189,8 @@ def put_members(
     connection: Connection, new: Sequence[StoredMember], new_tokens: Sequence[StoredToken]
 ) -> None:
     """Write members and tokens, in the caller's unit."""
-    run_many(connection, _PUT_MEMBER, [asdict(one) for one in new])
-    run_many(connection, _PUT_TOKEN, [asdict(one) for one in new_tokens])
+    run_many(connection, _PUT_MEMBER, [asdict(member) for member in new])
+    run_many(connection, _PUT_TOKEN, [asdict(token) for token in new_tokens])
 
 
 def put_session(connection: Connection, session: StoredSession) -> None:
@@ -251,24 +251,24 @@ class UserDataUnit:
         self._connection.execute(self._rows(userdata.c.path == ROOT).with_for_update())
 
     def stored(self) -> int:
-        """The bytes that all files and folders count for."""
+        """Return the bytes that all files and folders count for."""
         mine = (userdata.c.member == self._member, userdata.c.path != ROOT)
         query = select(func.coalesce(func.sum(_TAKEN), 0)).where(*mine)
         return int(self._connection.execute(query).scalar_one())
 
     def get(self, paths: Iterable[str]) -> dict[str, StoredEntry]:
-        """The files and folders at those paths where there is one."""
+        """Return the files and folders that exist at these paths."""
         found = self._connection.execute(self._rows(userdata.c.path.in_(list(paths))))
         return {row.path: StoredEntry(*row) for row in found}
 
     def read(self, path: str) -> tuple[StoredEntry, bytes] | None:
-        """A file with its content."""
+        """Return a file with its content."""
         query = self._rows(userdata.c.path == path).add_columns(userdata.c.data)
         row = self._connection.execute(query).one_or_none()
         return None if row is None else (StoredEntry(*row[:-1]), row.data)
 
     def below(self, folder: str) -> list[StoredEntry]:
-        """All files and folders below a folder (its path with the slash), by path."""
+        """Return all files and folders below a folder (its path with the slash), by path."""
         below = userdata.c.path != ROOT
         if folder != ROOT:
             below = (userdata.c.path > folder) & (userdata.c.path < f"{folder[:-1]}0")

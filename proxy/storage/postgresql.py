@@ -1,8 +1,8 @@
 """The database of several replicas: PostgreSQL, with the same units of work.
 
-It works behind PgBouncer in transaction mode: no prepared statements, no state of a session. Who
-waits for a unit hears within `PATIENCE` seconds (behind a deadlock within twice as many), also from
-a server that no longer answers.
+It works behind PgBouncer in transaction mode: no prepared statements, no state of a session. A
+unit ends or fails within `UNIT_TIMEOUT` seconds (after a deadlock within twice as many), even if
+the server no longer answers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ T = TypeVar("T")
 #: Connections of a replica: as many units run at once, more wait. One more is for urgent ones.
 CONNECTIONS = 10
 #: Seconds that a unit may take, with the wait for a connection.
-PATIENCE = 2.0
+UNIT_TIMEOUT = 2.0
 #: Seconds that it may take more to find out whether a commit whose answer got lost was made.
 SETTLING = 0.6
 #: Seconds without any answer after which a unit that got none takes the server for away.
@@ -75,7 +75,7 @@ class PostgresqlDatabase(Database):
         self.address = address
         # The server ends what takes longer than somebody waits for it, and what a frozen replica
         # holds.
-        self._patience, ms = PATIENCE, round(PATIENCE * 1000)
+        self._timeout, ms = UNIT_TIMEOUT, round(UNIT_TIMEOUT * 1000)
         limits = (
             f"set_config('statement_timeout', '{ms}', true), "
             f"set_config('idle_in_transaction_session_timeout', '{ms}', true)"
@@ -89,7 +89,7 @@ class PostgresqlDatabase(Database):
             isolation_level="AUTOCOMMIT",
             pool_size=CONNECTIONS + 1,
             max_overflow=0,
-            pool_timeout=self._patience,
+            pool_timeout=self._timeout,
             use_native_hstore=False,
         )
         self._turns, self._urgent = asyncio.Semaphore(CONNECTIONS), asyncio.Semaphore(1)
@@ -101,7 +101,7 @@ class PostgresqlDatabase(Database):
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run a unit that only reads, on one snapshot. Raises `StorageError`."""
         self._refuse()
-        return await self._unit(work, self._begin_read, self._patience)
+        return await self._unit(work, self._begin_read, self._timeout)
 
     async def write(
         self, work: Callable[[Connection], T], *, long: bool = False, urgent: bool = False
@@ -141,7 +141,7 @@ class PostgresqlDatabase(Database):
         """Ask over and over, on a connection of its own, until there is no answer."""
         async with await _connect(self.address) as connection:
             while True:
-                with _cut_at(connection, _now() + self._patience):
+                with _cut_at(connection, _now() + self._timeout):
                     await connection.execute("SELECT 1")
                 self._answered_at = _now()
                 self._found(None)
@@ -156,9 +156,9 @@ class PostgresqlDatabase(Database):
 
     async def _write(self, work: Callable[[Connection], T], *, long: bool, urgent: bool) -> T:
         begin = _BEGIN_LONG_WRITE if long else self._begin_write
-        patience = None if long else self._patience
+        unit_timeout = None if long else self._timeout
         try:
-            value = await self._unit(work, begin, patience, urgent=urgent)
+            value = await self._unit(work, begin, unit_timeout, urgent=urgent)
         except _AnswerLostError as lost:
             if not await self._settled(lost.transaction):
                 raise StorageError(
@@ -170,7 +170,7 @@ class PostgresqlDatabase(Database):
         return value
 
     async def _settled(self, transaction: str) -> bool:
-        """Whether the transaction was committed. Raises `OutcomeUnknownError`."""
+        """Return whether the transaction was committed. Raises `OutcomeUnknownError`."""
         ends = _now() + SETTLING
         while (left := ends - _now()) > 0:
             with contextlib.suppress(StorageError):
@@ -180,20 +180,21 @@ class PostgresqlDatabase(Database):
             await asyncio.sleep(min(INTERVAL_AWAY, max(0.0, ends - _now())))
         raise OutcomeUnknownError("the database went away while it wrote")
 
-    async def _was_committed(self, transaction: str, patience: float) -> bool | None:
-        """What became of a transaction; `None` while it continues. Raises `StorageError`."""
+    async def _was_committed(self, transaction: str, unit_timeout: float) -> bool | None:
+        """Return whether a transaction was committed; `None` while it continues. Raises
+        `StorageError`."""
 
         def work(connection: Connection) -> str:
             return str(connection.execute(_STATUS, {"transaction": transaction}).scalar_one())
 
-        found = await self._unit(work, self._begin_read, patience)
+        found = await self._unit(work, self._begin_read, unit_timeout)
         return None if found == "in progress" else found == "committed"
 
     async def _unit(
         self,
         work: Callable[[Connection], T],
         begin: str,
-        patience: float | None,
+        unit_timeout: float | None,
         *,
         urgent: bool = False,
     ) -> T:
@@ -201,21 +202,26 @@ class PostgresqlDatabase(Database):
         `_AnswerLostError`."""
         try:
             try:
-                return await self._attempt(work, begin, patience, urgent=urgent)
+                return await self._attempt(work, begin, unit_timeout, urgent=urgent)
             except _DeadlockError as error:
                 log.info("transaction_repeated", reason=str(error))
                 await asyncio.sleep(_AFTER_DEADLOCK)
-                return await self._attempt(work, begin, patience, urgent=urgent)
+                return await self._attempt(work, begin, unit_timeout, urgent=urgent)
         except _NoAnswerError as error:
             if self._watched and _now() - self._answered_at >= SILENCE:
                 self._found(str(error))
             raise
 
     async def _attempt(
-        self, work: Callable[[Connection], T], begin: str, patience: float | None, *, urgent: bool
+        self,
+        work: Callable[[Connection], T],
+        begin: str,
+        unit_timeout: float | None,
+        *,
+        urgent: bool,
     ) -> T:
         """Run a unit in a transaction. Raises `StorageError`, `_AnswerLostError`."""
-        ends = None if patience is None else _now() + patience
+        ends = None if unit_timeout is None else _now() + unit_timeout
         turns = self._urgent if urgent else self._turns
         with _translated(ends):
             async with asyncio.timeout_at(ends):
@@ -263,7 +269,7 @@ _Raw = psycopg.AsyncConnection[Any]
 
 
 class _AnswerLostError(StorageError):
-    """The answer to a commit got lost. `value` is what the unit has given."""
+    """Raised when the answer to a commit is lost. `value` is the result of the unit."""
 
     def __init__(self, transaction: str, value: object) -> None:
         super().__init__("the answer to a commit was lost")
@@ -272,11 +278,11 @@ class _AnswerLostError(StorageError):
 
 
 class _NoAnswerError(StorageError):
-    """The unit took longer than somebody waits for it."""
+    """Raised when the unit takes longer than its timeout."""
 
 
 class _DeadlockError(StorageError):
-    """The unit and another one waited for each other."""
+    """Raised when the unit and another one wait for each other."""
 
 
 async def open_postgresql(address: str) -> PostgresqlDatabase:
@@ -307,7 +313,7 @@ async def _connect(address: str) -> _Raw:
 
 
 async def _begun(raw: _Raw, begin: str) -> str | None:
-    """Begin a transaction; its id if it writes."""
+    """Begin a transaction; returns its id if it writes."""
     cursor = await raw.execute(begin.encode())
     while cursor.nextset():
         pass
@@ -318,7 +324,7 @@ async def _begun(raw: _Raw, begin: str) -> str | None:
 def _run(
     connection: Connection, raw: _Raw, work: Callable[[Connection], T], transaction: str | None
 ) -> T:
-    """Do the work and end the transaction."""
+    """Run the work and end the transaction."""
     try:
         value = work(connection)
     except BaseException:
@@ -363,7 +369,7 @@ def _now() -> float:
 
 @contextlib.contextmanager
 def _translated(ends: float | None) -> Iterator[None]:
-    """Errors without the address of the database, which holds a password."""
+    """Return an error without the address of the database, which holds a password."""
     try:
         yield
     except StorageError:

@@ -62,20 +62,20 @@ async def migrate(database: Database) -> bool:
 
 
 def revision(connection: Connection) -> str | None:
-    """The schema's revision, `None` where there is no schema."""
+    """Return the schema's revision, `None` where there is no schema."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
 
 
 def is_usable(connection: Connection) -> bool:
-    """Whether this version of the program can use the schema as it is, or migrate it."""
+    """Return whether this version of the program can use the schema as it is, or migrate it."""
     found = revision(connection)
     return found is None or knows(found) or _bears_us(connection)
 
 
 def knows(schema: str) -> bool:
-    """Whether this version of the program can use or migrate a schema."""
+    """Return whether this version of the program can use or migrate a schema."""
     return any(_REVISIONS.glob(f"r{schema}_*.py"))
 
 
@@ -85,7 +85,7 @@ def _is_ready(connection: Connection) -> bool:
 
 
 def _bears_us(connection: Connection) -> bool:
-    """Whether a schema that is not known bears this program."""
+    """Return whether an unknown schema supports this version of the program."""
     oldest = get_meta(connection, _OLDEST)
     return isinstance(oldest, str) and oldest <= HEAD
 
@@ -121,7 +121,7 @@ def _create(connection: Connection) -> None:
 
 @contextmanager
 def locked_folder(path: Path) -> Iterator[Path]:
-    """The folder at `path`, this process's alone for the length of the block.
+    """Return a context manager that locks the folder at `path` for this process.
 
     The system lets go of it when the process ends, however it ends. Raises `ConfigError` when the
     folder cannot be made or written, or is another process's.
@@ -175,8 +175,8 @@ async def _open(path: Path) -> SqliteDatabase:
 
 @asynccontextmanager
 async def opened_database(settings: Settings) -> AsyncIterator[Database]:
-    """The database of the settings with the newest schema, for a command beside a server or not.
-    Raises `StorageError`."""
+    """Return a context manager that opens the database of the settings with the newest schema, for
+    a command beside a server or not. Raises `StorageError`."""
     database: Database
     if settings.database is not None:
         await migrate_server(settings)
@@ -192,7 +192,7 @@ async def opened_database(settings: Settings) -> AsyncIterator[Database]:
 
 
 async def open_server(settings: Settings, *, direct: bool = False) -> Database:
-    """The PostgreSQL database of the settings; `direct` is past a connection pooler. Raises
+    """Open the PostgreSQL database of the settings; `direct` bypasses a connection pooler. Raises
     `StorageError`."""
     try:
         from proxy.storage.postgresql import open_postgresql

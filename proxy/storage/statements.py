@@ -20,7 +20,7 @@ CHUNK = 500
 
 
 def chunks(values: Sequence[T]) -> Iterable[Sequence[T]]:
-    """The values in pieces that one statement takes."""
+    """Yield the values in pieces that fit into one statement."""
     return (values[start : start + CHUNK] for start in range(0, len(values), CHUNK))
 
 
@@ -39,7 +39,7 @@ class Upsert:
         self._made: dict[str, Insert] = {}
 
     def __call__(self, connection: Connection) -> Insert:
-        """The statement for the connection's database."""
+        """Return the statement for the connection's database."""
         name = connection.dialect.name
         if name not in self._made:
             self._made[name] = self._make(name)
@@ -100,7 +100,8 @@ _LOCK_META = _GET_META.with_for_update()
 
 
 def get_meta(connection: Connection, name: str, *, lock: bool = False) -> Any:
-    """A value, `None` if there is none. With `lock` no other unit changes it before this ends."""
+    """Return a value, `None` if there is none. With `lock` no other unit changes it before this one
+    ends."""
     if lock:
         connection.execute(_ADD_META(connection), {"name": name, "value": b"null"})
     query = _LOCK_META if lock else _GET_META

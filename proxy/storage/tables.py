@@ -42,7 +42,7 @@ class AnyText(TypeDecorator[str]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """`TEXT`, in PostgreSQL with the collation that SQLite has."""
+        """Return `TEXT`, in PostgreSQL with the collation that SQLite has."""
         collation = "C" if dialect.name == "postgresql" else None
         return dialect.type_descriptor(Text(collation=collation))
 
@@ -51,14 +51,14 @@ class AnyText(TypeDecorator[str]):
         return None if value is None else escaped(value)
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> str | None:
-        """The text as it was."""
+        """Return the text as it was."""
         if value is None or "\x1a" not in value:
             return value
         return _ESCAPED.sub(lambda match: chr(int(match[1], 16)), value)
 
 
 def escaped(text: str) -> str:
-    """The text in characters that every database takes."""
+    """Return the text in characters that every database accepts."""
     return _REFUSED.sub(lambda match: f"\x1a{ord(match[0]):04x}", text)
 
 
@@ -90,7 +90,7 @@ metadata = MetaData(
 def table_of(
     row: type, name: str, *parts: SchemaItem, keys: Sequence[str] = (), rowid: bool = True
 ) -> Table:
-    """The table of a struct: a column for each field, and other `parts`. The primary key is
+    """Return the table of a struct: a column for each field, and other `parts`. The primary key is
     `keys`; without `rowid` SQLite sorts the rows by it."""
     columns = []
     for field, annotation in row.__annotations__.items():

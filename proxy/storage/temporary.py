@@ -31,7 +31,7 @@ _ROOM, _OLD, _OLD_IF_FETCHED = 100 * 1024 * 1024, 600_000, 60_000
 _LONGEST = 86_400_000
 
 #: Exports of a member that are kept, and milliseconds for which one is.
-MOST_EXPORTS, KEPT = 20, 86_400_000
+MAX_EXPORTS, KEPT = 20, 86_400_000
 #: Milliseconds without news after which nobody works at an export.
 STALE = 60_000
 
@@ -90,7 +90,8 @@ class HelperPictureRepository(Repository):
         return None if row is None else int(row[0])
 
     async def get(self, member: str, id_: str, *, now: int, use: bool) -> HelperPicture | None:
-        """A picture. With `use` it is young again; either way old ones may be forgotten then."""
+        """Return a picture. With `use` its age starts again; old pictures may be deleted by this
+        call."""
 
         def work(connection: Connection) -> HelperPicture | None:
             row = connection.execute(_GET, {"m": member, "i": id_}).one_or_none()
@@ -107,9 +108,9 @@ class HelperPictureRepository(Repository):
 
         return await self.write(work)
 
-    async def put(self, picture: HelperPicture, *, most: int) -> bool | None:
-        """Keep a picture unless its id is known (false), or the member's would be more than `most`
-        bytes (`None`)."""
+    async def put(self, picture: HelperPicture, *, max_bytes: int) -> bool | None:
+        """Keep a picture unless its id is known (false), or the member's pictures would exceed
+        `max_bytes` (`None`)."""
 
         def work(connection: Connection) -> bool | None:
             member = picture.member
@@ -117,9 +118,9 @@ class HelperPictureRepository(Repository):
                 return False
             _forget_longest(connection, picture.used_at)
             total = connection.execute(_TOTAL, {"m": member}).scalar_one()
-            if total + picture.size > most:
+            if total + picture.size > max_bytes:
                 total = _prune(connection, member, picture.used_at)
-            if total + picture.size > most:
+            if total + picture.size > max_bytes:
                 return None
             connection.execute(_ADD(connection), asdict(picture))
             return True
@@ -127,7 +128,7 @@ class HelperPictureRepository(Repository):
         return await self.write(work)
 
     async def results(self, member: str, signatures: Iterable[str]) -> list[HelperPicture]:
-        """The results that were sent for these nodes, in order."""
+        """Return the results that were sent for these nodes, in order."""
         wanted = list(signatures)
         query = (
             select(pictures)
@@ -137,7 +138,7 @@ class HelperPictureRepository(Repository):
         return [HelperPicture(**row._mapping) for row in await self._all(query)]
 
     async def keep_results(self, signature: str, results: Sequence[HelperPicture]) -> None:
-        """Keep what was sent of a node, instead of an earlier run's; ids that are known stay."""
+        """Store the results of a node, replacing those of a previous run; known ids stay."""
 
         def work(connection: Connection) -> None:
             member = results[0].member
@@ -147,7 +148,7 @@ class HelperPictureRepository(Repository):
                 .where(pictures.c.member == member, pictures.c.signature == signature)
                 .values(signature=None)
             )
-            connection.execute(_PUT(connection), [asdict(one) for one in results])
+            connection.execute(_PUT(connection), [asdict(result) for result in results])
 
         if results:
             await self.write(work)
@@ -197,7 +198,7 @@ class Export(Struct, frozen=True):
     ended_at: int | None = None
 
     def is_stale(self, now: int) -> bool:
-        """Whether anyone who worked at it has stopped."""
+        """Return whether everyone who worked at it has stopped."""
         return self.ended_at is None and now - self.updated_at > STALE
 
 
@@ -228,8 +229,8 @@ class ExportRepository(Repository):
     """The exports of all members."""
 
     async def begin(self, export: Export) -> tuple[Export, bool]:
-        """Write a new export, unless the same one is under way: that one, and whether it is new.
-        The member's oldest exports go."""
+        """Write a new export, unless the same one is under way; returns the export, and whether it
+        is new. Deletes the member's oldest exports."""
         now = export.created_at
 
         def work(connection: Connection) -> tuple[Export, bool]:
@@ -239,9 +240,9 @@ class ExportRepository(Repository):
                 return Export(**row._mapping), False
             kept = connection.execute(_NEWEST, {"m": export.member}).all()
             gone = [
-                one.id
-                for number, one in enumerate(kept, 2)
-                if number > MOST_EXPORTS or one.updated_at < now - KEPT
+                old.id
+                for number, old in enumerate(kept, 2)
+                if number > MAX_EXPORTS or old.updated_at < now - KEPT
             ]
             mine = exports.c.member == export.member
             connection.execute(delete(exports).where(mine, exports.c.id.in_(gone)))
@@ -257,11 +258,11 @@ class ExportRepository(Repository):
         await self.write(lambda connection: connection.execute(change))
 
     async def get(self, member: str, id_: str) -> Export | None:
-        """An export."""
+        """Return an export."""
         return await self._export(_EXPORT, {"m": member, "i": id_})
 
     async def named(self, member: str, name: str) -> Export | None:
-        """The export whose archive has a name and is available."""
+        """Return the available export whose archive has a name."""
         return await self._export(_NAMED, {"m": member, "n": name})
 
     async def _export(self, query: Select[Any], key: dict[str, str]) -> Export | None:

@@ -14,11 +14,11 @@ from proxy.storage.statements import Upsert, run, run_many
 from proxy.storage.tables import KEY, PlainText, history, jobs, table_of
 
 #: Jobs that are looked at for the intervals since a moment; of more the newest count.
-MOST_JOBS = 10_000
+MAX_JOBS = 10_000
 #: Rows of an answer: a day of five minutes each, for many accounts.
-MOST_ROWS = 50_000
+MAX_ROWS = 50_000
 #: Observations of an account, so that a cloud that invents a form with each answer fills no disk.
-MOST_OBSERVATIONS = 500
+MAX_OBSERVATIONS = 500
 
 #: The kind of an observation that was measured; every other kind is a surprise.
 FACT = "fact"
@@ -78,7 +78,7 @@ audit = table_of(
 
 
 class _NoRoomError(StorageError):
-    """What was to be added is more than the member may."""
+    """Raised when an addition would exceed the member's limit."""
 
 
 _ADD = Upsert(usage, how="add")
@@ -94,16 +94,16 @@ class UsageRepository(Repository):
         if rows:
             await self.write(lambda connection: add_usage(connection, rows))
 
-    async def upload(self, row: UsageRow, *, most: int) -> bool:
-        """Add a row unless the member had sent more than `most` bytes on the day then; whether it
-        was added."""
+    async def upload(self, row: UsageRow, *, limit: int) -> bool:
+        """Add a row unless the member would then have sent more than `limit` bytes on the day;
+        returns whether it was added."""
 
         def work(connection: Connection) -> None:
             add_usage(connection, [row])  # of two at once one waits here for the other
             sent = select(usage.c.bytes_up).where(
                 usage.c.day == row.day, usage.c.member == row.member
             )
-            if connection.execute(sent).scalar_one() > most:
+            if connection.execute(sent).scalar_one() > limit:
                 raise _NoRoomError("the member may send no more today")
 
         try:
@@ -113,8 +113,8 @@ class UsageRepository(Repository):
         return True
 
     async def days(self, first: str, last: str, member: str | None = None) -> list[UsageRow]:
-        """The usage from day to day, both included, of everybody or one member: by day, then by
-        name."""
+        """Return the usage from day to day, both included, of everybody or one member: by day, then
+        by name."""
         query = select(usage).where(usage.c.day >= first, usage.c.day <= last)
         if member is not None:
             query = query.where(usage.c.member == member)
@@ -124,8 +124,8 @@ class UsageRepository(Repository):
     async def record(
         self, *, limit: int, offset: int = 0, member: str | None = None, action: str | None = None
     ) -> list[AuditRow]:
-        """Entries of the audit record, newest first: `limit` of them behind the first `offset`;
-        those of a member or an action alone."""
+        """Return entries of the audit record, newest first: `limit` of them after the first
+        `offset`, optionally only those of a member or an action."""
         query = select(*_AUDIT)
         if member is not None:
             query = query.where(audit.c.member == member)
@@ -146,7 +146,7 @@ def add_usage(connection: Connection, rows: Sequence[UsageRow]) -> None:
 
 
 def submitted_on(connection: Connection, day: str, member: str) -> int:
-    """How many jobs the member has submitted on a day, in the caller's unit."""
+    """Return how many jobs the member has submitted on a day, in the caller's unit."""
     query = select(usage.c.submitted).where(usage.c.day == day, usage.c.member == member)
     return int(connection.execute(query).scalar_one_or_none() or 0)
 
@@ -157,7 +157,7 @@ def note_audit(connection: Connection, entries: Sequence[AuditRow]) -> None:
 
 
 def forget_audit(connection: Connection, before: int) -> int:
-    """Remove entries of the audit record from before a moment (ms); how many there were."""
+    """Delete entries of the audit record from before a moment (ms); returns how many there were."""
     return connection.execute(delete(audit).where(audit.c.at < before)).rowcount
 
 
@@ -208,19 +208,19 @@ class ActivityRepository(Repository):
     """Activity by interval."""
 
     async def times(self, since: int) -> list[JobTimes]:
-        """The jobs that live, and those that have ended since a moment (ms)."""
+        """Return the live jobs, and those that have ended since a moment (ms)."""
         h = history.c
         ended = (
             select(h.member, h.state, h.created_at, h.started_at, h.ended_at)
             .where(h.state.in_(_ENDED), h.ended_at >= since)
             .order_by(h.ended_at.desc())
-            .limit(MOST_JOBS)
+            .limit(MAX_JOBS)
         )
         live = (
             select(jobs.c.member, jobs.c.state, jobs.c.created_at, jobs.c.started_at)
             .where(jobs.c.accepted, ~jobs.c.cancel_requested)
             .order_by(jobs.c.key.desc())
-            .limit(MOST_JOBS)
+            .limit(MAX_JOBS)
         )
 
         def work(connection: Connection) -> list[JobTimes]:
@@ -230,15 +230,15 @@ class ActivityRepository(Repository):
         return await self._database.read(work)
 
     async def last(self) -> int | None:
-        """The beginning (ms) of the last interval in which an account was looked at."""
+        """Return the beginning (ms) of the last interval in which an account was looked at."""
         ((last,),) = await self._all(select(func.max(account_activity.c.at)))
         return cast("int | None", last)
 
     async def put(
         self, rows: Sequence[ActivityRow], accounts: Sequence[AccountRow], *, forget: int
     ) -> None:
-        """Raise what is known of intervals to this where it is less, and forget those from before
-        `forget` (ms). Once more changes nothing."""
+        """Raise the stored values of intervals to these where they are lower, and delete intervals
+        before `forget` (ms). Repeating it changes nothing."""
 
         def work(connection: Connection) -> None:
             for statement, some in ((_PUT_ACTIVITY, rows), (_PUT_ACCOUNT, accounts)):
@@ -249,22 +249,23 @@ class ActivityRepository(Repository):
         await self.write(work)
 
     async def rows(self, since: int, member: str = "") -> list[ActivityRow]:
-        """A member's intervals since a moment (ms), in order; everybody's without a member."""
+        """Return a member's intervals since a moment (ms), in order; everybody's without a
+        member."""
         query = (
             select(activity)
             .where(activity.c.at >= since, activity.c.member == member)
             .order_by(activity.c.at)
-            .limit(MOST_ROWS)
+            .limit(MAX_ROWS)
         )
         return [ActivityRow(**row._mapping) for row in await self._all(query)]
 
     async def accounts(self, since: int) -> list[AccountRow]:
-        """The intervals of all accounts since a moment (ms), in order."""
+        """Return the intervals of all accounts since a moment (ms), in order."""
         query = (
             select(account_activity)
             .where(account_activity.c.at >= since)
             .order_by(account_activity.c.at, account_activity.c.account)
-            .limit(MOST_ROWS)
+            .limit(MAX_ROWS)
         )
         return [AccountRow(**row._mapping) for row in await self._all(query)]
 
@@ -290,10 +291,11 @@ _ADD_SURPRISE = Upsert(observations, how="keep")
 
 
 class ObservationRepository(Repository):
-    """Observations by account."""
+    """The observations of all accounts."""
 
     async def load(self, identities: Iterable[str] | None = None) -> list[Observation]:
-        """What is known of these accounts (of all without them), the oldest first."""
+        """Return the observations of these accounts (of all without `identities`), the oldest
+        first."""
         o = observations.c
         query = select(observations).order_by(o.first_at, o.identity, o.kind, o.name)
         if identities is not None:
@@ -309,7 +311,7 @@ class ObservationRepository(Repository):
 def _observe(connection: Connection, rows: Sequence[Observation]) -> None:
     o = observations.c
     room: dict[str, int] = {}
-    for row in sorted(rows, key=lambda one: (one.identity, one.kind, one.name)):
+    for row in sorted(rows, key=lambda row: (row.identity, row.kind, row.name)):
         if row.kind == FACT:
             connection.execute(_PUT_FACT(connection), asdict(row))
             continue
@@ -322,7 +324,7 @@ def _observe(connection: Connection, rows: Sequence[Observation]) -> None:
             continue
         if row.identity not in room:
             held = select(func.count()).where(o.identity == row.identity)
-            room[row.identity] = MOST_OBSERVATIONS - connection.execute(held).scalar_one()
+            room[row.identity] = MAX_OBSERVATIONS - connection.execute(held).scalar_one()
         if room[row.identity] > 0:
             room[row.identity] -= 1
             connection.execute(_ADD_SURPRISE(connection), asdict(row))

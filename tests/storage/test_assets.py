@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from proxy.storage.assets import (
-    MOST_TAGS,
+    MAX_TAGS,
     AssetRepository,
     AssetUnit,
     TagChange,
@@ -224,7 +224,7 @@ async def test_tags_are_added_and_removed(assets: Assets) -> None:
 
 async def test_tags_of_a_record_are_bounded(assets: Assets) -> None:
     await assets.add(CAT)
-    many = [f"t{n}" for n in range(MOST_TAGS - 2)]
+    many = [f"t{n}" for n in range(MAX_TAGS - 2)]
     await assets.do(lambda unit: unit.add_tags("anna", CAT.id, many, 2))
     with pytest.raises(TooManyAssetsError):
         await assets.do(lambda unit: unit.add_tags("anna", CAT.id, ["one more"], 2))

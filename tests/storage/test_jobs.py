@@ -98,8 +98,8 @@ async def test_no_more_jobs_wait_or_are_submitted_a_day_than_may(
     async with other_connection(database) as other:
         both = jobs, JobRepository(other)
         for limit, error in (
-            ({"most_waiting": 3}, QueueFullError),
-            ({"most_a_day": 5}, DayFullError),
+            ({"max_waiting": 3}, QueueFullError),
+            ({"max_per_day": 5}, DayFullError),
         ):
             tries = await asyncio.gather(
                 *(
@@ -112,10 +112,10 @@ async def test_no_more_jobs_wait_or_are_submitted_a_day_than_may(
             )
             refused = [one for one in tries if isinstance(one, BaseException)]
             assert all(isinstance(one, error) for one in refused)
-            expected = {"most_waiting": 3, "most_a_day": 5 - 3}
+            expected = {"max_waiting": 3, "max_per_day": 5 - 3}
             assert len(tries) - len(refused) == sum(expected[name] for name in limit)
         await jobs.insert(job(state="running"), PAYLOAD)
-        await jobs.insert(job("b", member="ben"), PAYLOAD, usage=usage, most_waiting=1)
+        await jobs.insert(job("b", member="ben"), PAYLOAD, usage=usage, max_waiting=1)
         assert await both[1].used("anna", "2026-01-01") == (5, 6)
         assert await both[1].used("anna", "2026-01-02") == (5, 0)
 

@@ -9,7 +9,7 @@ from proxy.storage import temporary
 from proxy.storage.database import Database
 from proxy.storage.temporary import (
     KEPT,
-    MOST_EXPORTS,
+    MAX_EXPORTS,
     STALE,
     Export,
     ExportRepository,
@@ -20,7 +20,7 @@ from proxy.storage.temporary import (
 SECOND = 1000
 MINUTE = 60 * SECOND
 DAY = 24 * 60 * MINUTE
-MOST = 1000
+MAX_BYTES = 1000
 
 
 @pytest.fixture
@@ -35,25 +35,25 @@ def picture(id_: str, *, at: int = 0, size: int = 60, member: str = "ann") -> He
 
 async def test_a_known_id_keeps_its_picture(pictures: HelperPictureRepository) -> None:
     first = picture("a")
-    assert await pictures.put(first, most=MOST) is True
-    assert await pictures.put(replace(first, data=b"other", size=5), most=MOST) is False
+    assert await pictures.put(first, max_bytes=MAX_BYTES) is True
+    assert await pictures.put(replace(first, data=b"other", size=5), max_bytes=MAX_BYTES) is False
     found = await pictures.get("ann", "a", now=1, use=False)
     assert found is not None
     assert found.data == first.data
 
 
 async def test_each_member_has_ids_of_their_own(pictures: HelperPictureRepository) -> None:
-    await pictures.put(picture("a"), most=MOST)
+    await pictures.put(picture("a"), max_bytes=MAX_BYTES)
     assert await pictures.size("ben", "a") is None
     assert await pictures.get("ben", "a", now=1, use=True) is None
-    assert await pictures.put(picture("a", member="ben"), most=MOST) is True
+    assert await pictures.put(picture("a", member="ben"), max_bytes=MAX_BYTES) is True
 
 
 async def test_old_ones_are_forgotten_when_there_is_too_much(
     pictures: HelperPictureRepository,
 ) -> None:
-    await pictures.put(picture("old", at=0), most=MOST)
-    await pictures.put(picture("new", at=9 * MINUTE), most=MOST)
+    await pictures.put(picture("old", at=0), max_bytes=MAX_BYTES)
+    await pictures.put(picture("new", at=9 * MINUTE), max_bytes=MAX_BYTES)
     await pictures.get("ann", "new", now=10 * MINUTE, use=False)
     assert await pictures.size("ann", "old") is not None  # ten minutes are not yet over
     await pictures.get("ann", "new", now=10 * MINUTE + 1, use=False)
@@ -65,7 +65,7 @@ async def test_one_that_was_fetched_is_forgotten_after_a_minute(
     pictures: HelperPictureRepository,
 ) -> None:
     for id_ in ("fetched", "waiting"):
-        await pictures.put(picture(id_), most=MOST)
+        await pictures.put(picture(id_), max_bytes=MAX_BYTES)
     await pictures.get("ann", "fetched", now=SECOND, use=False)
     await pictures.get("ann", "waiting", now=MINUTE + 1, use=False)
     assert await pictures.size("ann", "fetched") is None
@@ -76,7 +76,7 @@ async def test_one_that_a_graph_has_loaded_is_young_again(
     pictures: HelperPictureRepository,
 ) -> None:
     for id_ in ("loaded", "waiting"):
-        await pictures.put(picture(id_), most=MOST)
+        await pictures.put(picture(id_), max_bytes=MAX_BYTES)
     await pictures.get("ann", "loaded", now=10 * MINUTE, use=True)
     await pictures.get("ann", "loaded", now=10 * MINUTE + 1, use=False)
     assert await pictures.size("ann", "loaded") is not None
@@ -86,20 +86,20 @@ async def test_one_that_a_graph_has_loaded_is_young_again(
 async def test_within_the_room_nothing_is_forgotten_for_a_day(
     pictures: HelperPictureRepository,
 ) -> None:
-    await pictures.put(picture("a", at=0), most=MOST)
+    await pictures.put(picture("a", at=0), max_bytes=MAX_BYTES)
     await pictures.get("ann", "a", now=DAY - 1, use=False)
-    await pictures.put(picture("b", at=DAY), most=MOST)
+    await pictures.put(picture("b", at=DAY), max_bytes=MAX_BYTES)
     assert await pictures.size("ann", "a") is not None
-    await pictures.put(picture("c", at=DAY + 1), most=MOST)
+    await pictures.put(picture("c", at=DAY + 1), max_bytes=MAX_BYTES)
     assert await pictures.size("ann", "a") is None
 
 
 async def test_a_member_keeps_no_more_than_the_most(pictures: HelperPictureRepository) -> None:
     for number in range(16):
-        assert await pictures.put(picture(str(number), at=number), most=MOST) is True
-    assert await pictures.put(picture("one more", at=16), most=MOST) is None
-    assert await pictures.put(picture("ben's", at=16, member="ben"), most=MOST) is True
-    assert await pictures.put(picture("later", at=11 * MINUTE), most=MOST) is True
+        assert await pictures.put(picture(str(number), at=number), max_bytes=MAX_BYTES) is True
+    assert await pictures.put(picture("one more", at=16), max_bytes=MAX_BYTES) is None
+    assert await pictures.put(picture("ben's", at=16, member="ben"), max_bytes=MAX_BYTES) is True
+    assert await pictures.put(picture("later", at=11 * MINUTE), max_bytes=MAX_BYTES) is True
 
 
 async def test_a_result_is_told_again_under_its_id_until_another_run_replaces_it(
@@ -189,17 +189,17 @@ async def test_an_archive_is_found_by_its_name_when_it_is_available(
 
 async def test_a_member_keeps_no_more_than_the_newest(exports: ExportRepository) -> None:
     await exports.begin(replace(NEW, member="ben"))
-    for number in range(MOST_EXPORTS + 2):
+    for number in range(MAX_EXPORTS + 2):
         at = 1000 + number
         await exports.begin(
             replace(NEW, id=f"e{number}", key=f"k{number}", created_at=at, updated_at=at)
         )
     kept = [
         number
-        for number in range(MOST_EXPORTS + 2)
+        for number in range(MAX_EXPORTS + 2)
         if await exports.get("anna", f"e{number}") is not None
     ]
-    assert kept == [*range(2, MOST_EXPORTS + 2)]
+    assert kept == [*range(2, MAX_EXPORTS + 2)]
     assert await exports.get("ben", "e1") is not None
 
 

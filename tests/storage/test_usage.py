@@ -157,7 +157,7 @@ async def test_accounts_are_told_apart(observed: ObservationRepository) -> None:
 async def test_an_account_fills_no_disk(
     observed: ObservationRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_OBSERVATIONS", 3)
+    monkeypatch.setattr(module, "MAX_OBSERVATIONS", 3)
     await observed.add([replace(EVENT, name=str(number)) for number in range(2)])
     await observed.add([replace(EVENT, name=str(number), last_at=2000) for number in range(9)])
     rows = await observed.load()
