@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 from msgspec import Struct
 
+from proxy.jobs.history import NO_ENTRY, History
 from proxy.jobs.models import (
     ENDS,
     AccountView,
@@ -34,7 +35,7 @@ from proxy.jobs.models import (
 from proxy.jobs.payload_cache import QueueItem
 from proxy.jobs.submission import SubmissionService, look_wait
 from proxy.jobs.subscribers import LiveFeed, Subscribers
-from proxy.jobs.views import NO_ENTRY, History, divided, of_queue
+from proxy.jobs.views import divided, of_queue
 from proxy.storage.database import StorageError
 from proxy.storage.history import HistoryEntry
 from proxy.storage.usage import AccountRow, ActivityRepository, ActivityRow, JobTimes

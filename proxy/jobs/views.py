@@ -1,40 +1,26 @@
-"""What clients read of jobs: those that live, and the history.
-
-The bus feeds what this replica knows of live jobs, and invalidates what it keeps of the history.
-"""
+"""What clients read of jobs that have not ended. The bus feeds what this replica knows of them."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-import secrets
 import time
-from collections import Counter, OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import Any
 
 import structlog
 
 from proxy.budget import Allocation, MemoryBudget, MemoryLimitError
-from proxy.bus import MISSED, EventBus
+from proxy.bus import EventBus
 from proxy.jobs.conversion import live_of_stored, without_nulls
-from proxy.jobs.models import (
-    HistoryChanged,
-    JobState,
-    LiveJob,
-    Number,
-    is_shown,
-)
+from proxy.jobs.history import chained
+from proxy.jobs.models import JobState, LiveJob, Number, is_shown
 from proxy.jobs.payload_cache import PayloadCache, QueueItem
 from proxy.storage.database import StorageError
-from proxy.storage.history import HistoryEntry, HistoryRepository
 from proxy.storage.jobs import JobRepository, Payload, StoredJob
 from proxy.supervisor import Supervisor
-from proxy.translate import codec
-
-if TYPE_CHECKING:
-    from proxy.files.service import Files
 
 log = structlog.get_logger(__name__)
 
@@ -375,225 +361,6 @@ def _is_newer(row: StoredJob, known: LiveJob | None) -> bool:
     return known is None or (
         row.changed_at >= known.changed_at and (row.state != known.state or not is_shown(row))
     )
-
-
-#: More entries than any history has; databases take no larger numbers.
-_MOST = 2**53
-
-#: Bytes of history bodies that are kept ready to send, and of the largest one.
-_CACHE_BYTES, _LARGEST = 16 * 1024 * 1024, 1024 * 1024
-
-
-# --- the history ---------------------------------------------------------------------------
-
-#: The body of `GET /history/{id}` for a job that has not ended.
-NO_ENTRY = b"{}"
-
-
-class HistoryCache:
-    """Bodies of history answers, the ones used last, bounded in bytes."""
-
-    def __init__(self) -> None:
-        self._bodies: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
-        self._bytes = 0
-        self._newest: dict[str, int] = {}
-        self.version: Counter[str] = Counter()
-        self.missed = 0
-
-    def get(self, key: tuple[Any, ...]) -> bytes | None:
-        """A body that was kept; its key begins with the member."""
-        body = self._bodies.get(key)
-        if body is not None:
-            self._bodies.move_to_end(key)
-        return body
-
-    def put(self, key: tuple[Any, ...], body: bytes, version: int) -> None:
-        """Keep a body that was read at a `version` of the member, unless it is a large one."""
-        if len(body) > _LARGEST or key in self._bodies or self.version[key[0]] != version:
-            return
-        self._bodies[key] = body
-        self._bytes += len(body)
-        while self._bytes > _CACHE_BYTES:
-            _, old = self._bodies.popitem(last=False)
-            self._bytes -= len(old)
-
-    def forget(self, member: str, prompt_ids: Iterable[str] | None) -> None:
-        """The member's history has changed: drop its lists, and these entries or all."""
-        self.version[member] += 1
-        gone = None if prompt_ids is None else set(prompt_ids)
-        for key in [key for key in self._bodies if key[0] == member]:
-            if len(key) > 2 or gone is None or key[1] in gone:
-                self._bytes -= len(self._bodies.pop(key))
-
-    def seen(self, member: str, sequence: int) -> None:
-        """An entry was read: where the bus has not reported of it yet, no list has it."""
-        if sequence > self._newest.get(member, 0):
-            self._newest[member] = sequence
-            self.forget(member, ())  # lists alone
-
-    def clear(self) -> None:
-        """Anything may have changed."""
-        self.missed += 1
-        for member in {key[0] for key in self._bodies} | set(self.version):
-            self.forget(member, None)
-
-
-class History:
-    """The ended jobs of all members; with those that go, their `files` go."""
-
-    def __init__(self, bus: EventBus, repository: HistoryRepository, files: Files | None) -> None:
-        self._bus = bus
-        self._repository = repository
-        self._files = files
-        self._cache = HistoryCache()
-        bus.subscribe("jobs.*", self._hear)
-        self._process = secrets.token_hex(4)
-        #: Those who wait for a change of an entry, by the member and the job's id.
-        self._waiting: dict[tuple[str, str], list[asyncio.Future[None]]] = {}
-
-    @contextmanager
-    def changes(self, member: str, prompt_id: str) -> Iterator[asyncio.Future[None]]:
-        """Give a future that is done when an entry has changed, or may have unheard."""
-        changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting.setdefault((member, prompt_id), [])
-        waiting.append(changed)
-        try:
-            yield changed
-        finally:
-            waiting.remove(changed)
-            if not waiting:
-                del self._waiting[member, prompt_id]
-
-    def _wake(self, keys: Iterable[tuple[str, str]]) -> None:
-        for key in keys:
-            for changed in self._waiting.get(key, ()):
-                if not changed.done():
-                    changed.set_result(None)
-
-    def _hear(self, news: object) -> None:
-        match news:
-            case HistoryChanged(member=member, prompt_ids=prompt_ids, forgotten=forgotten):
-                self._cache.forget(member, prompt_ids)
-                self._wake((member, prompt_id) for prompt_id in prompt_ids or ())
-                if forgotten and self._files is not None:
-                    self._files.namespace.forgotten(member, forgotten)
-            case _ if news is MISSED:
-                self._cache.clear()
-                self._wake(self._waiting)
-
-    def word(self, member: str | None) -> str:
-        """Another word whenever the ended jobs of the member, or of all (`None`), are others."""
-        version = self._cache.version
-        count = version.total() if member is None else version[member]
-        return f"{self._process}.{self._cache.missed}.{count}"
-
-    async def json(
-        self,
-        member: str,
-        *,
-        max_items: int | None,
-        offset: int | None,
-        reserve: Callable[[int], object] = int,
-    ) -> bytes | AsyncIterator[bytes]:
-        """The body of `GET /history`, oldest first; a large one in pieces. Raises `StorageError`.
-
-        `reserve` is called with the bytes of each piece before it is read.
-
-        `max_items` without `offset` means the last ones, with it those from the oldest on; a
-        negative `offset` counts as none. ComfyUI's own arithmetic for odd values: without offset,
-        0 and less give nothing; with one, at least one item comes.
-        """
-        if offset is not None:
-            offset = None if offset < 0 else min(offset, _MOST)
-        if max_items is not None:
-            max_items = min(max_items, _MOST)
-        key = (member, "", max_items, offset)
-        body = await self._kept(key)
-        if body is not None:
-            return body
-        version = self._cache.version[member]
-        if offset is None:
-            last = None if max_items is None else max(max_items, 0)
-            pages = self._repository.entries(member, last=last, reserve=reserve)
-        else:
-            limit = None if max_items is None else max(max_items, 1)
-            pages = self._repository.entries(member, offset=offset, limit=limit, reserve=reserve)
-        pieces = _pieces(pages)
-        begun: list[bytes] = []
-        size = 0
-        async for piece in pieces:
-            begun.append(piece)
-            size += len(piece)
-            if size > _LARGEST:
-                return chained(begun, pieces)
-        body = b"".join(begun)
-        self._cache.put(key, body, version)
-        return body
-
-    async def entry_json(self, member: str, prompt_id: str) -> bytes:
-        """The body of `GET /history/{id}`: `{}` until the job has ended. Raises `StorageError`."""
-        key = (member, prompt_id)
-        body = await self._kept(key)
-        if body is None:
-            version = self._cache.version[member]
-            entry = await self._repository.entry(member, prompt_id)
-            if entry is None:
-                return NO_ENTRY
-            body = b"{" + _entry_json(entry) + b"}"
-            self._cache.put(key, body, version)
-            self._cache.seen(member, entry.sequence)
-        return body
-
-    async def _kept(self, key: tuple[Any, ...]) -> bytes | None:
-        """A body that is as it would be read now."""
-        await self._bus.catch_up()
-        return self._cache.get(key) if self._bus.whole else None
-
-    async def entry(self, member: str, prompt_id: str) -> HistoryEntry | None:
-        """An entry as it is stored, or `None`. Raises `StorageError`."""
-        entry = await self._repository.entry(member, prompt_id)
-        if entry is not None:
-            self._cache.seen(member, entry.sequence)
-        return entry
-
-    async def forget(self, member: str, prompt_ids: list[str] | None) -> None:
-        """Forget ended jobs, all without `prompt_ids`; nothing is deleted on the cloud. Raises
-        `StorageError`."""
-        try:
-            await self._repository.forget(member, prompt_ids)
-        finally:
-            told = None if prompt_ids is None else tuple(prompt_ids)
-            self._bus.publish(f"jobs.{member}", HistoryChanged(member, told))
-            await self._bus.flush()
-
-
-def _entry_json(entry: HistoryEntry) -> bytes:
-    """`"id": {"prompt": […], "outputs": …, …}`, put together from its parts."""
-    parts = (
-        entry.number.encode(),
-        codec.dump_bytes(entry.id),
-        entry.graph,
-        entry.extra_data,
-        entry.outputs_to_execute.encode(),
-    )
-    head = codec.dump_bytes(entry.id) + b': {"prompt": [' + b", ".join(parts) + b"], "
-    return head + entry.result[1:]
-
-
-async def _pieces(pages: AsyncIterator[list[HistoryEntry]]) -> AsyncIterator[bytes]:
-    """A JSON object of entries, a page at a time."""
-    lead = b"{"
-    async for page in pages:
-        yield lead + b", ".join(map(_entry_json, page))
-        lead = b", "
-    yield b"{}" if lead == b"{" else b"}"
-
-
-async def chained(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    for piece in begun:
-        yield piece
-    async for piece in rest:
-        yield piece
 
 
 def of_queue(job: LiveJob, *, running: bool) -> dict[str, Any]:

@@ -1,0 +1,135 @@
+"""What clients read of ended jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import time
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from jobs.samples import MEMBER, Room, new
+from sqlalchemy import Connection, insert
+
+from proxy.storage.tables import history, job_payloads
+
+
+@pytest.mark.parametrize(
+    ("max_items", "offset", "expected"),
+    [
+        (None, None, "abcd"),
+        (2, None, "cd"),
+        (1, None, "d"),
+        (0, None, ""),
+        (10, None, "abcd"),
+        (-1, None, ""),
+        (2, 0, "ab"),
+        (2, 1, "bc"),
+        (0, 0, "a"),
+        (None, 2, "cd"),
+        (None, 9, ""),
+        (None, -1, "abcd"),
+        (1, -2, "d"),
+    ],
+)
+async def test_history_is_cut_as_comfyui_cuts_it(
+    full: Room, max_items: int | None, offset: int | None, expected: str
+) -> None:
+    assert "".join(json.loads(await full.history(max_items, offset))) == expected
+
+
+async def test_an_unknown_or_running_job_has_no_history(room: Room) -> None:
+    room.put(new("a"))
+    assert await room.entry("a") == await room.entry("b") == b"{}"
+
+
+async def test_an_id_used_again_keeps_its_place(full: Room) -> None:
+    before = await full.entry("b")
+    await full.end("b", 9000, **{"1": {"images": []}})
+    assert "".join(json.loads(await full.history())) == "abcd"
+    assert await full.entry("b") != before
+
+
+async def test_a_long_history_comes_in_pieces_and_is_not_kept(room: Room) -> None:
+    text = "x" * 20_000
+    for number in range(150):
+        await room.end(f"job-{number:03}", **{"1": {"text": [text]}})
+    body = await room.service.history.json(MEMBER, max_items=None, offset=None)
+    assert not isinstance(body, bytes)
+    pieces = [piece async for piece in body]
+    assert len(pieces) > 2
+    assert max(map(len, pieces)) < 2_000_000
+    assert list(json.loads(b"".join(pieces))) == [f"job-{number:03}" for number in range(150)]
+    again = await room.service.history.json(MEMBER, max_items=None, offset=None)
+    assert not isinstance(again, bytes)
+
+
+async def test_a_history_of_ten_thousand_holds_nobody_up(room: Room) -> None:
+    graph, numbers = b'{"1": {"text": "%s"}}' % (b"x" * 2000), range(1, 10_001)
+    entry = {
+        "member": MEMBER,
+        "state": "succeeded",
+        "number": "0",
+        "outputs_to_execute": "[]",
+        "label": "",
+        **dict.fromkeys(("created_at", "started_at", "ended_at"), 1),
+        **dict.fromkeys(("summary", "result", "details"), b"{}"),
+    }
+
+    def fill(connection: Connection) -> None:
+        rows = [{**entry, "key": one, "id": f"job-{one}", "sequence": one} for one in numbers]
+        connection.execute(insert(history), rows)
+        payloads = [{"key": one, "graph": graph, "extra_data": b"{}"} for one in numbers]
+        connection.execute(insert(job_payloads), payloads)
+
+    await room.repository._database.write(fill, long=True)
+    turns, done = [time.thread_time()], asyncio.Event()
+
+    async def watch() -> None:
+        while not done.is_set():
+            await asyncio.sleep(0)
+            turns.append(time.thread_time())
+
+    gc.freeze()  # what other tests have left is not searched now
+    try:
+        watching = asyncio.create_task(watch())
+        body = await room.service.history.json(MEMBER, max_items=None, offset=None)
+        assert not isinstance(body, bytes)
+        sizes = [len(piece) async for piece in body]
+        done.set()
+        await watching
+    finally:
+        gc.unfreeze()
+    assert sum(sizes) > 10_000 * len(graph)
+    assert max(sizes) < 200_000
+    assert max(after - before for before, after in pairwise(turns)) < 0.05
+
+
+async def test_a_history_that_changes_while_it_is_read_is_not_kept(
+    full: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = full.service._repository.history.entry
+
+    async def read_slowly(member: str, prompt_id: str) -> Any:
+        entry = await read(member, prompt_id)
+        monkeypatch.undo()
+        await full.end(prompt_id, 9000, **{"1": {"images": []}})
+        return entry
+
+    monkeypatch.setattr(full.service._repository.history, "entry", read_slowly)
+    before = await full.entry("a")
+    assert await full.entry("a") != before
+
+
+async def test_who_has_seen_an_entry_finds_it_in_the_list_before_the_bus_tells_of_it(
+    room: Room,
+) -> None:
+    assert await room.history() == b"{}"
+    await room.end("a", tell=False)
+    assert "a" in json.loads(await room.entry("a"))
+    assert "a" in json.loads(await room.history())
+    await room.end("b", tell=False)
+    assert await room.service.job(MEMBER, "b") is not None
+    assert "b" in json.loads(await room.history())
