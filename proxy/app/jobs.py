@@ -66,9 +66,9 @@ async def open_jobs(
                 members,
                 resources.packs,
                 validates=settings.validate_graphs,
-                patience=process.timeouts.catalog_patience,
+                catalog_timeout=process.timeouts.catalog_patience,
             ),
-            patience=policy.submit_patience,
+            timeout=policy.submit_patience,
         )
         service = JobService(
             submissions,

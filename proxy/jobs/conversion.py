@@ -15,7 +15,7 @@ from proxy.translate.packs import Rewriting
 
 
 def columns(job: Job) -> dict[str, Any]:
-    """What may change of a stored job."""
+    """Return the fields of a stored job that may change."""
     return {
         "state": job.state.value,
         "account": job.account,
@@ -31,7 +31,7 @@ def columns(job: Job) -> dict[str, Any]:
 
 
 def stored_of(job: Job) -> StoredJob:
-    """A job as it is stored."""
+    """Return a job as it is stored."""
     return StoredJob(
         member=job.member,
         id=job.prompt_id,
@@ -47,7 +47,7 @@ def stored_of(job: Job) -> StoredJob:
 
 
 def payload_of(job: Job) -> Payload:
-    """What the client sent, as it is stored."""
+    """Return what the client sent, as it is stored."""
     return Payload(
         graph=codec.dump_bytes(job.graph),
         extra_data=codec.dump_bytes(job.extra_data),
@@ -99,23 +99,24 @@ def job_of(stored: StoredJob, content: JobContent | None) -> Job:
 
 
 def live_of(job: Job) -> LiveJob:
-    """A job of the engine as lists show it."""
+    """Return a job of the engine as lists show it."""
     live = msgspec.convert(job, LiveJob, from_attributes=True)
     return msgspec.structs.replace(live, changed_at=now())
 
 
 def live_of_stored(stored: StoredJob) -> LiveJob:
-    """A stored job as lists show it. Raises `msgspec.ValidationError` if it cannot be read."""
+    """Return a stored job as lists show it. Raises `msgspec.ValidationError` if it cannot be
+    read."""
     return msgspec.convert(stored, LiveJob, from_attributes=True)
 
 
 def used(job: Job, **counts: int) -> UsageRow:
-    """What a job counts as, on the day (UTC) on which it was submitted."""
+    """Return the usage of a job, on the day (UTC) of its submission."""
     return UsageRow(day_of(job.create_time / 1000), job.member, **counts)
 
 
 def of_history(job: Job, end: JobEnd) -> dict[str, Any]:
-    """An ended job as a list shows it. `execution_error` is the whole event, of failed jobs
+    """Return an ended job as a list shows it. `execution_error` is the whole event, of failed jobs
     only."""
     outputs = summary(end.outputs)
     errors = (data for type_, data in end.status["messages"] if type_ == "execution_error")
@@ -138,5 +139,5 @@ def of_history(job: Job, end: JobEnd) -> dict[str, Any]:
 
 
 def without_nulls(job: dict[str, Any]) -> dict[str, Any]:
-    """A job's fields that have a value."""
+    """Return the fields of a job that have a value."""
     return {key: value for key, value in job.items() if value is not None}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from proxy.files.service import Files
 
 #: More entries than any history has; databases take no larger numbers.
-_MOST = 2**53
+_MAX_ITEMS = 2**53
 
 #: Bytes of history bodies that are kept ready to send, and of the largest one.
 _CACHE_BYTES, _LARGEST = 16 * 1024 * 1024, 1024 * 1024
@@ -29,7 +29,7 @@ NO_ENTRY = b"{}"
 
 
 class HistoryCache:
-    """Bodies of history answers, the ones used last, bounded in bytes."""
+    """The most recently used bodies of history answers, bounded in bytes."""
 
     def __init__(self) -> None:
         self._bodies: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
@@ -39,7 +39,7 @@ class HistoryCache:
         self.missed = 0
 
     def get(self, key: tuple[Any, ...]) -> bytes | None:
-        """A body that was kept; its key begins with the member."""
+        """Return a body from the cache; its key begins with the member."""
         body = self._bodies.get(key)
         if body is not None:
             self._bodies.move_to_end(key)
@@ -56,7 +56,7 @@ class HistoryCache:
             self._bytes -= len(old)
 
     def forget(self, member: str, prompt_ids: Iterable[str] | None) -> None:
-        """The member's history has changed: drop its lists, and these entries or all."""
+        """Drop the lists of a member whose history has changed, and these entries or all."""
         self.version[member] += 1
         gone = None if prompt_ids is None else set(prompt_ids)
         for key in [key for key in self._bodies if key[0] == member]:
@@ -64,20 +64,21 @@ class HistoryCache:
                 self._bytes -= len(self._bodies.pop(key))
 
     def seen(self, member: str, sequence: int) -> None:
-        """An entry was read: where the bus has not reported of it yet, no list has it."""
+        """Note that an entry was read: lists without it are dropped, if the bus has not reported it
+        yet."""
         if sequence > self._newest.get(member, 0):
             self._newest[member] = sequence
             self.forget(member, ())  # lists alone
 
     def clear(self) -> None:
-        """Anything may have changed."""
+        """Drop everything, because any of it may have changed."""
         self.missed += 1
         for member in {key[0] for key in self._bodies} | set(self.version):
             self.forget(member, None)
 
 
 class History:
-    """The ended jobs of all members; with those that go, their `files` go."""
+    """The ended jobs of all members; entries that are deleted take their `files` along."""
 
     def __init__(self, bus: EventBus, repository: HistoryRepository, files: Files | None) -> None:
         self._bus = bus
@@ -91,7 +92,7 @@ class History:
 
     @contextmanager
     def changes(self, member: str, prompt_id: str) -> Iterator[asyncio.Future[None]]:
-        """Give a future that is done when an entry has changed, or may have unheard."""
+        """Yield a future that is done when an entry has changed, or may have changed unnoticed."""
         changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting = self._waiting.setdefault((member, prompt_id), [])
         waiting.append(changed)
@@ -120,7 +121,8 @@ class History:
                 self._wake(self._waiting)
 
     def word(self, member: str | None) -> str:
-        """Another word whenever the ended jobs of the member, or of all (`None`), are others."""
+        """Return a token that differs whenever the ended jobs of the member, or of all (`None`),
+        have changed."""
         version = self._cache.version
         count = version.total() if member is None else version[member]
         return f"{self._process}.{self._cache.missed}.{count}"
@@ -133,7 +135,8 @@ class History:
         offset: int | None,
         reserve: Callable[[int], object] = int,
     ) -> bytes | AsyncIterator[bytes]:
-        """The body of `GET /history`, oldest first; a large one in pieces. Raises `StorageError`.
+        """Return the body of `GET /history`, oldest first; a large one in pieces. Raises
+        `StorageError`.
 
         `reserve` is called with the bytes of each piece before it is read.
 
@@ -142,9 +145,9 @@ class History:
         0 and less give nothing; with one, at least one item comes.
         """
         if offset is not None:
-            offset = None if offset < 0 else min(offset, _MOST)
+            offset = None if offset < 0 else min(offset, _MAX_ITEMS)
         if max_items is not None:
-            max_items = min(max_items, _MOST)
+            max_items = min(max_items, _MAX_ITEMS)
         key = (member, "", max_items, offset)
         body = await self._kept(key)
         if body is not None:
@@ -169,7 +172,8 @@ class History:
         return body
 
     async def entry_json(self, member: str, prompt_id: str) -> bytes:
-        """The body of `GET /history/{id}`: `{}` until the job has ended. Raises `StorageError`."""
+        """Return the body of `GET /history/{id}`: `{}` until the job has ended. Raises
+        `StorageError`."""
         key = (member, prompt_id)
         body = await self._kept(key)
         if body is None:
@@ -183,12 +187,12 @@ class History:
         return body
 
     async def _kept(self, key: tuple[Any, ...]) -> bytes | None:
-        """A body that is as it would be read now."""
+        """Return a cached body that is still current."""
         await self._bus.catch_up()
         return self._cache.get(key) if self._bus.whole else None
 
     async def entry(self, member: str, prompt_id: str) -> HistoryEntry | None:
-        """An entry as it is stored, or `None`. Raises `StorageError`."""
+        """Return an entry as it is stored, or `None`. Raises `StorageError`."""
         entry = await self._repository.entry(member, prompt_id)
         if entry is not None:
             self._cache.seen(member, entry.sequence)
@@ -200,13 +204,13 @@ class History:
         try:
             await self._repository.forget(member, prompt_ids)
         finally:
-            told = None if prompt_ids is None else tuple(prompt_ids)
-            self._bus.publish(f"jobs.{member}", HistoryChanged(member, told))
+            changed = None if prompt_ids is None else tuple(prompt_ids)
+            self._bus.publish(f"jobs.{member}", HistoryChanged(member, changed))
             await self._bus.flush()
 
 
 def _entry_json(entry: HistoryEntry) -> bytes:
-    """`"id": {"prompt": […], "outputs": …, …}`, put together from its parts."""
+    """Return `"id": {"prompt": […], "outputs": …, …}`, put together from its parts."""
     parts = (
         entry.number.encode(),
         codec.dump_bytes(entry.id),
@@ -219,7 +223,7 @@ def _entry_json(entry: HistoryEntry) -> bytes:
 
 
 async def _pieces(pages: AsyncIterator[list[HistoryEntry]]) -> AsyncIterator[bytes]:
-    """A JSON object of entries, a page at a time."""
+    """Yield a JSON object of entries, a page at a time."""
     lead = b"{"
     async for page in pages:
         yield lead + b", ".join(map(_entry_json, page))

@@ -1,6 +1,6 @@
 """The api's side of the jobs: what clients and admins see of them, and end.
 
-What is to be done is said on the bus, and the engine answers there; where no answer comes, the
+Requests to the engine go over the bus, and the engine answers there; where no answer comes, the
 storage tells. `GET /api/jobs` and `GET /api/jobs/{id}` are in local form, from the proxy's own
 records. The `Sampler` keeps how many jobs ran, waited and failed in each interval of the last day.
 """
@@ -33,7 +33,7 @@ from proxy.jobs.models import (
     OverviewRequested,
 )
 from proxy.jobs.payload_cache import QueueItem
-from proxy.jobs.submission import SubmissionService, look_wait
+from proxy.jobs.submission import SubmissionService, poll_interval
 from proxy.jobs.subscribers import LiveFeed, Subscribers
 from proxy.jobs.views import divided, of_queue
 from proxy.storage.database import StorageError
@@ -53,7 +53,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 #: More entries than any history has; databases take no larger numbers.
-_MOST = 2**53
+_MAX_ITEMS = 2**53
 
 #: Seconds for which the entry of a job that has only to end is waited for.
 HISTORY_TIMEOUT = 2.0
@@ -63,9 +63,9 @@ _OVERVIEW_PATIENCE = 2.0
 
 
 class JobService:
-    """The jobs of every member, as the api asks for them.
+    """The jobs of all members, as the api uses them.
 
-    `submissions` takes jobs in, and its `patience` bounds the wait for a cancellation too.
+    `submissions` takes jobs in, and its `timeout` bounds the wait for a cancellation too.
     `subscribers` knows who listens here, `history` what has ended; the `files` forget what it has
     forgotten. `replay` gives the messages of an ended job from its entry.
     """
@@ -101,11 +101,12 @@ class JobService:
     # --- the queue -------------------------------------------------------------------------
 
     def queue_remaining(self, member: str) -> int:
-        """The member's jobs that wait or run, and others' that go before its last one."""
+        """Return how many jobs of the member wait or run, and of others before its last one."""
         return self._live.of(member).remaining
 
     async def queue_remaining_now(self, member: str) -> int:
-        """The same for who asks, whatever the bus has lost. Raises `StorageError`."""
+        """Return the current count from storage, which is correct even after lost bus messages.
+        Raises `StorageError`."""
         return (await self._live.now(member)).remaining
 
     async def queue_json(self, member: str) -> bytes | AsyncIterator[bytes]:
@@ -114,7 +115,7 @@ class JobService:
         return await self._live.queue_json(member)
 
     async def list_jobs(self, member: str, query: JobQuery) -> dict[str, Any]:
-        """The answer of `GET /api/jobs`. Raises `StorageError`."""
+        """Return the answer of `GET /api/jobs`. Raises `StorageError`."""
         known_here, unanswered = await self._live.picture(member)
         live = [*known_here.jobs.values(), *unanswered]
         ended, total = await self._repository.history.summaries(
@@ -123,7 +124,7 @@ class JobService:
             workflow_id=query.workflow_id,
             by="duration" if query.sort_by == "execution_duration" else "created",
             descending=query.descending,
-            limit=None if query.limit is None else min(query.offset + query.limit, _MOST),
+            limit=None if query.limit is None else min(query.offset + query.limit, _MAX_ITEMS),
         )
         found = list(map(codec.loads, ended))
         known = {job["id"] for job in found}
@@ -161,10 +162,10 @@ class JobService:
         return await self.history.entry_json(member, prompt_id)
 
     async def job(self, member: str, prompt_id: str) -> dict[str, Any] | None:
-        """The answer of `GET /api/jobs/{id}`, or `None`. Raises `StorageError`.
+        """Return the answer of `GET /api/jobs/{id}`, or `None`. Raises `StorageError`.
 
         A job that waits because no account takes it has `queue_reason` (see `LiveJob`) and, where
-        the cloud said something, `queue_message`.
+        the cloud gave a message, `queue_message`.
         """
         live = await self._live.now(member)
         job = live.jobs.get(prompt_id)
@@ -197,15 +198,15 @@ class JobService:
     # --- what admins see -------------------------------------------------------------------
 
     def live(self) -> list[LiveJob]:
-        """All jobs that are in the queue, without their places."""
+        """Return all jobs that are in the queue, without their places."""
         return list(self._live)
 
     async def accounts(self) -> tuple[AccountView, ...]:
-        """The accounts; none while no engine answers."""
+        """Return the accounts; none while no engine answers."""
         return (await self.overview("")).accounts
 
     async def overview(self, member: str | None = None) -> OverviewAnswered:
-        """All live jobs, or those of one member, with their places, and the accounts.
+        """Return all live jobs, or those of one member, with their places, and the accounts.
 
         While no engine answers, the jobs are there without places.
         """
@@ -273,7 +274,7 @@ class JobService:
     async def _cancel(
         self, keys: list[JobKey], *, interrupt: bool = False, cleared: bool = False
     ) -> bool:
-        """Have the engine cancel jobs; says whether any was. Raises `LocalError`.
+        """Ask the engine to cancel jobs; returns whether it cancelled any. Raises `LocalError`.
 
         With `interrupt` they end as interrupted runs, also where they have not begun. What the
         engine does not answer soon is written down for it.
@@ -284,7 +285,7 @@ class JobService:
         with EngineAnswer(self._bus, f"answers.{request}", CancelAnswered) as answered:
             self._bus.publish("engine", CancelRequested(request, tuple(keys), interrupt, cleared))
             waited, wished = 0.0, False
-            while (answer := await answered.within(wait := look_wait(self._bus))) is None:
+            while (answer := await answered.within(wait := poll_interval(self._bus))) is None:
                 waited += wait
                 try:
                     if not await self._repository.request_cancel(keys) and wished:
@@ -293,7 +294,7 @@ class JobService:
                 except StorageError as error:
                     log.warning("cancel_save_failed", error=str(error))
                     raise _not_cancelled() from error
-                if waited >= self.submissions.patience:
+                if waited >= self.submissions.timeout:
                     raise _not_cancelled()
         if answer.error is not None:
             raise answer.error
@@ -333,7 +334,7 @@ STATUSES = ("pending", "in_progress", "completed", "failed", "cancelled")
 
 
 class JobQuery(Struct, frozen=True):
-    """What `GET /api/jobs` was asked; `statuses` and `workflow_id` of `None` mean all."""
+    """The parameters of `GET /api/jobs`; `statuses` and `workflow_id` of `None` mean all."""
 
     statuses: frozenset[str] | None = None
     workflow_id: str | None = None
@@ -344,16 +345,16 @@ class JobQuery(Struct, frozen=True):
 
 
 def ended_states(statuses: frozenset[str] | None) -> set[str]:
-    """The states of ended jobs that have one of the statuses, as they are stored."""
+    """Return the stored states of ended jobs that have one of the statuses."""
     return {
         state.value for outcome, state in ENDS.items() if statuses is None or outcome in statuses
     }
 
 
 def select(jobs: list[dict[str, Any]], query: JobQuery, *, unread: int = 0) -> dict[str, Any]:
-    """The page of `jobs` that was asked for: `{"jobs": […], "pagination": {…}}`.
+    """Return the requested page of `jobs`: `{"jobs": […], "pagination": {…}}`.
 
-    `unread` more jobs come behind all of these.
+    `unread` more jobs come after all of these.
     """
     order = _duration if query.sort_by == "execution_duration" else _created
     stop = None if query.limit is None else query.offset + query.limit
@@ -392,7 +393,7 @@ Span = tuple[int, int]
 
 @dataclass(eq=False, repr=False)
 class Sampler:
-    """Writes the intervals while `is_active`: one replica is enough.
+    """The writer of the intervals, at work while `is_active`: one replica is enough.
 
     `accounts` tells how the accounts are now, `clock` the time in seconds since 1970.
     """
@@ -441,8 +442,8 @@ class Sampler:
 def aggregate(
     jobs: Iterable[JobTimes], start: int, stop: int, interval: int = INTERVAL
 ) -> Iterator[ActivityRow]:
-    """The intervals from `start` (the beginning of one) to `stop` (ms) in which anything was, of
-    each member and, under an empty name, of everybody."""
+    """Yield the intervals from `start` (the beginning of one) to `stop` (ms) in which anything
+    happened, of each member and, under an empty name, of everybody."""
     running: defaultdict[str, list[Span]] = defaultdict(list)
     waiting: defaultdict[str, list[Span]] = defaultdict(list)
     ended: defaultdict[str, defaultdict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
@@ -455,7 +456,7 @@ def aggregate(
             if job.ended_at is not None and job.ended_at >= start:
                 ended[name][job.ended_at - job.ended_at % interval].append(job.state)
     for name in running:
-        runs, waits = _most(running[name], interval), _most(waiting[name], interval)
+        runs, waits = _max_level(running[name], interval), _max_level(waiting[name], interval)
         busy = _busy(running[name], interval)
         for at in sorted({*runs, *waits, *ended[name]}):
             states = ended[name].get(at, ())
@@ -470,26 +471,26 @@ def aggregate(
             )
 
 
-def _most(spans: Iterable[Span], interval: int) -> dict[int, int]:
-    """How many spans there were at once, at most, in each interval."""
+def _max_level(spans: Iterable[Span], interval: int) -> dict[int, int]:
+    """Return for each interval how many spans there were at once, at most."""
     steps = [
         (at, step) for begin, end in spans if begin < end for at, step in ((begin, 1), (end, -1))
     ]
     steps.sort()
-    most: dict[int, int] = {}
+    highest: dict[int, int] = {}
     level = since = 0
     for at, step in steps:
         if level and at > since:
-            for one in range(since - since % interval, at, interval):
-                most[one] = max(most.get(one, 0), level)
+            for begin in range(since - since % interval, at, interval):
+                highest[begin] = max(highest.get(begin, 0), level)
         level, since = level + step, at
-    return most
+    return highest
 
 
 def _busy(spans: Iterable[Span], interval: int) -> dict[int, int]:
-    """The sum of the parts of all spans that lie in each interval, in ms."""
+    """Return for each interval the sum of the parts of all spans that lie in it, in ms."""
     busy: defaultdict[int, int] = defaultdict(int)
     for begin, end in spans:
-        for one in range(begin - begin % interval, end, interval):
-            busy[one] += min(end, one + interval) - max(begin, one)
+        for at in range(begin - begin % interval, end, interval):
+            busy[at] += min(end, at + interval) - max(begin, at)
     return busy

@@ -65,7 +65,7 @@ T = TypeVar("T")
 FRESH = 60.0
 
 #: Graphs with more nodes are left to the cloud: nothing else continues while one is looked at.
-_MOST = 5_000
+_MAX_NODES = 5_000
 #: Values of a graph up to which it is looked through on the event loop: that takes a few ms.
 _MAX_VALUES_AT_ONCE = 5_000
 #: Different strings of a graph that are looked up as names of files.
@@ -75,8 +75,9 @@ _MAX_FILE_STRINGS = 20_000
 _COUNTED = 1_000
 
 
-def look_wait(bus: EventBus) -> float:
-    """Seconds between two looks at the storage for what the engine has not answered on the bus."""
+def poll_interval(bus: EventBus) -> float:
+    """Return the seconds between two reads of the storage while the engine has not answered on the
+    bus."""
     return 1.0 if bus.connected else 0.3
 
 
@@ -97,7 +98,8 @@ class JobRequest(Struct, frozen=True):
 
 
 def new_job(member: str, request: JobRequest, *, prompt_id: str) -> Job:
-    """A job for a request that came just now; the storage numbers it, unless the client has."""
+    """Return a job for a request that has just arrived; the storage numbers it, unless the client
+    has."""
     created = now()
     content = JobContent(
         graph=request.graph,
@@ -126,7 +128,7 @@ class Checks:
     """The checks of all members' graphs.
 
     Without `validates` only what the member may use is looked at. The catalog is waited for at most
-    `patience` seconds.
+    `catalog_timeout` seconds.
     """
 
     catalog: Catalog
@@ -134,21 +136,23 @@ class Checks:
     members: Directory
     packs: NodePacks
     validates: bool
-    patience: float
+    catalog_timeout: float
     turns: ThreadTurns = dataclass_field(default_factory=ThreadTurns)
 
     async def check(self, member: str, request: JobRequest) -> Validation | None:
-        """What is right and wrong with a graph; `None` if nobody can tell before the cloud does.
+        """Return what is right and wrong with a graph; `None` if only the cloud can tell.
 
         Raises `LocalError`: 400 as ComfyUI refuses graphs, 403 for nodes that the member may not
         use.
         """
-        loaded = await self.catalog.wait_loaded(self.patience)
-        validates = loaded and self.validates and len(request.graph) <= _MOST
+        loaded = await self.catalog.wait_loaded(self.catalog_timeout)
+        validates = loaded and self.validates and len(request.graph) <= _MAX_NODES
         has_file = await self._files_of(member, request.graph, validates=validates)
         found = await self._validated(member, request, has_file) if validates else None
         if found is not None and found.error is not None:
-            kinds = {one["type"] for about in found.node_errors.values() for one in about["errors"]}
+            kinds = {
+                error["type"] for about in found.node_errors.values() for error in about["errors"]
+            }
             log.info("graph_refused", kind=found.error["type"], errors=sorted(kinds))
             raise LocalError(**found.error, node_errors=found.node_errors)
         if self.members.has_members:
@@ -218,23 +222,24 @@ class Checks:
         return await self._run(member, graph, work)
 
     async def _run(self, member: str, graph: dict[str, Any], work: Callable[[], T]) -> T:
-        """Do work whose length depends on a graph: in a thread, in the member's turn, if large."""
+        """Run work whose length depends on a graph: in a thread, in the member's turn, if it is
+        large."""
         if not has_more_values(graph, _MAX_VALUES_AT_ONCE):
             return work()
         return await self.turns.run(member, work)
 
     async def _is_replaced(self, graph: Mapping[str, Any]) -> bool:
-        """Whether the cloud will look at another graph than this, with newer classes."""
+        """Return whether the cloud will see another graph than this, with newer classes."""
         replaced = await self.catalog.node_replacements()
         return any(str(node.get("class_type")) in replaced for node in graph.values())
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class SubmissionService:
-    """Takes the jobs of all members in.
+    """The entrance for the jobs of all members.
 
     The `limiter` is asked before anything else whether a member may submit now, the `checks`
-    whether the graph can run. A submission that the engine has not started after `patience`
+    whether the graph can run. A submission that the engine has not started after `timeout`
     seconds is withdrawn. `member` gives the limits of a member, `clients` knows who listens.
     """
 
@@ -245,7 +250,7 @@ class SubmissionService:
     member: Callable[[str], Member]
     limiter: Limiter
     checks: Checks | None = None
-    patience: float = 30.0
+    timeout: float = 30.0
 
     def __post_init__(self) -> None:
         self.bus.subscribe("sockets", self.clients.hear)
@@ -336,7 +341,7 @@ class SubmissionService:
         self.live.keep_sent(job.member, job.order, payload)
 
     async def _answer(self, job: Job, found: dict[str, Any] | None) -> dict[str, Any]:
-        """The node errors of a job that the engine has taken in. Raises `LocalError`.
+        """Return the node errors of a job that the engine has accepted. Raises `LocalError`.
 
         The engine may change meanwhile, and the bus lose its answer; then the storage tells.
         """
@@ -345,14 +350,14 @@ class SubmissionService:
         ) as answered:
             self.bus.publish("engine", JobReceived(job.key, job.order, found, job))
             waited, gone = 0.0, False
-            while (answer := await answered.within(wait := look_wait(self.bus))) is None:
+            while (answer := await answered.within(wait := poll_interval(self.bus))) is None:
                 waited += wait
                 try:
                     row = await self.repository.get(job.member, job.prompt_id)
                     if row is not None and row.key == job.order:
                         if row.accepted:
                             return found or {}
-                        if waited >= self.patience and await self.repository.withdraw(
+                        if waited >= self.timeout and await self.repository.withdraw(
                             job.order, usage=[used(job, submitted=-1)]
                         ):
                             raise _not_taken_up()
@@ -364,7 +369,7 @@ class SubmissionService:
                         gone = True  # the answer may be under way
                 except StorageError as error:
                     log.warning("job_look_failed", job=job.prompt_id, error=str(error))
-                    if waited >= self.patience:
+                    if waited >= self.timeout:
                         raise OutcomeUnknownError(
                             "the database went away before the engine took the job"
                         ) from error
@@ -374,7 +379,7 @@ class SubmissionService:
         return answer.node_errors or {}
 
     def release(self, member: str, prompt_id: str) -> None:
-        """The client has its answer: `status` and the job's messages may go out."""
+        """Release `status` and the messages of a job, once the client has its answer."""
         self.live.of(member).answering -= 1
         job = self.live.get(member, prompt_id)
         listens = job is not None and self.clients.listens(member, job.client_id)
@@ -401,25 +406,25 @@ def _not_taken_up() -> LocalError:
 
 
 class _Known(Struct):
-    """What is known of a client: its newest socket while that is open, and whether it tells the
-    messages of several jobs apart."""
+    """A client: its newest socket while that is open, and whether it tells the messages of several
+    jobs apart."""
 
     socket: str | None = None
     several: bool = False
 
 
 class Clients:
-    """The clients of each member by their `client_id`: who has a socket or has had one, at
-    whichever replica.
+    """The clients of each member by their `client_id`, with or without an open socket, at any
+    replica.
 
     A local ComfyUI runs one job after the other, and programs rely on it: many follow one job at a
     time and lose track of a second one. `parallelism` holds for members that have no choice of
-    their own; `most` bounds the clients of a member that are remembered, each with some 200 bytes.
+    their own; `limit` bounds the clients of a member that are remembered, each with some 200 bytes.
     """
 
-    def __init__(self, parallelism: Parallelism = "auto", *, most: int = 1000) -> None:
+    def __init__(self, parallelism: Parallelism = "auto", *, limit: int = 1000) -> None:
         self._parallelism = parallelism
-        self._most = most
+        self._limit = limit
         self._known: defaultdict[str, OrderedDict[str, _Known]] = defaultdict(OrderedDict)
 
     def hear(self, news: object) -> None:
@@ -435,12 +440,12 @@ class Clients:
                     closed.socket = None
 
     def listens(self, member: str, client_id: str | None) -> bool:
-        """Whether the client has a socket."""
+        """Return whether the client has a socket."""
         known = None if client_id is None else self._known[member].get(client_id)
         return known is not None and known.socket is not None
 
     def one_at_a_time(self, member: Member, client_id: str | None) -> bool:
-        """Whether a job that the client submits now has to wait for the client's others.
+        """Return whether a job that the client submits now has to wait for the client's other jobs.
 
         With `auto` those of a client do that has listened on a socket, unless the socket has
         announced more: who never listens asks for its job by id.
@@ -455,6 +460,6 @@ class Clients:
         clients = self._known[member]
         known = clients.setdefault(client_id, _Known())
         clients.move_to_end(client_id)
-        if len(clients) > self._most:
+        if len(clients) > self._limit:
             clients.popitem(last=False)
         return known

@@ -13,7 +13,7 @@ picture on it for a result. So it gets previews only when it asks for them by it
 Each replica has the sockets of its own clients, and hears only of jobs that concern them. Another
 engine that takes a job over tells of its life once more: what was sent here is left out.
 
-Every change of a member's queue is told to all its sockets. A few hear it at once, as from a local
+Every change of a member's queue is sent to all its sockets. A few hear it at once, as from a local
 ComfyUI. With more that would be most of the work of a busy server, so they hear it by turns, in a
 share of its time, and each hears only the newest of what changed meanwhile. A socket with something
 else to hear hears its `status` before that, so that the order on each of them stays.
@@ -76,7 +76,7 @@ _FOR_ALL = frozenset({"progress_state", "progress", "execution_interrupted"})
 _ONCE = TERMINAL_EVENTS | {"execution_start", "execution_cached", "executing", "executed"}
 
 #: Jobs whose end was sent that are remembered.
-_MOST_OVER = 10_000
+_MAX_CLOSED = 10_000
 
 #: This many sockets of a member hear every `status` at once.
 FEW = 16
@@ -86,7 +86,7 @@ GATHER = 0.2
 STRETCH = 50
 #: The share of the time that goes to them.
 SHARE = 0.1
-#: The most seconds between two stretches: what was measured is also what others have done.
+#: Maximum seconds between two stretches: the measured time includes the work of others.
 LONGEST_PAUSE = 0.05
 
 #: Of two sockets that open within this many ms the clocks of their replicas say which is newer.
@@ -111,12 +111,13 @@ class Subscriber(Protocol):
         """Whether the client's feature flags say that it knows previews."""
 
     def superseded(self) -> None:
-        """A newer socket has taken the `clientId`; no further message will come."""
+        """Close the socket: a newer one has taken the `clientId`, and no further message will
+        come."""
 
 
 class _Socket(Struct):
-    """A socket here; `opened_at` is in ms since 1970, `status` the number of the last that it was
-    sent."""
+    """A socket at this replica; `opened_at` is in ms since 1970, `status` the number of the last
+    one that it was sent."""
 
     subscriber: Subscriber
     hears_all: bool
@@ -127,8 +128,8 @@ class _Socket(Struct):
     several: bool = False
 
 
-class _Told(Struct):
-    """What was sent here of a job that has not ended."""
+class _Delivered(Struct):
+    """The messages of a live job that this replica has sent."""
 
     key: JobKey
     client_id: str | None
@@ -146,11 +147,11 @@ class Subscribers:
         self._statuses: dict[str, tuple[int, Message]] = {}
         self._last_status = 0
         #: Members with sockets that lack the newest.
-        self._behind: set[str] = set()
+        self._outdated: set[str] = set()
         self._turns: asyncio.Task[None] | None = None
         self._common: dict[str, Subscription] = {}
-        self._told: dict[int, _Told] = {}
-        self._over: dict[int, None] = {}
+        self._delivered: dict[int, _Delivered] = {}
+        self._closed: dict[int, None] = {}
         bus.subscribe("sockets", self._hear)
 
     # --- sockets ---------------------------------------------------------------------------
@@ -168,7 +169,7 @@ class Subscribers:
         whichever replica.
 
         With `hears_all` it learns of jobs without `client_id` as if they were its own. `greet`
-        sends what comes first; behind it comes the node that runs now for this client, if one does.
+        sends what comes first; after it comes the node that runs now for this client, if one does.
         """
         sockets = self._sockets[member]
         if not sockets:
@@ -189,20 +190,23 @@ class Subscribers:
             self._bus.publish("sockets", SocketClosed(member, client_id, socket.id))
 
     def understands_several(self, member: str, client_id: str) -> None:
-        """A client's socket has announced that it tells the messages of several jobs apart."""
+        """Note that a client's socket has announced that it tells the messages of several jobs
+        apart."""
         socket = self._sockets[member].get(client_id)
         if socket is not None:
             socket.several = True
             self._bus.publish("sockets", _known(member, client_id, socket))
 
     def members(self) -> list[str]:
-        """The members that have sockets here."""
+        """Return the members that have sockets here."""
         return [member for member, sockets in self._sockets.items() if sockets]
 
     def opened_at(self, member: str, client_id: str | None) -> int | None:
-        """Since when there is somebody here to hear of a client's jobs (ms), if there is."""
+        """Return since when a socket here listens for a client's jobs (ms), `None` without one."""
         if client_id is None:
-            return min((one.opened_at for one in self._sockets[member].values()), default=None)
+            return min(
+                (socket.opened_at for socket in self._sockets[member].values()), default=None
+            )
         socket = self._sockets[member].get(client_id)
         return None if socket is None else socket.opened_at
 
@@ -218,15 +222,15 @@ class Subscribers:
                     self._supersede(mine)
             case NewsMissed():
                 for member, sockets in self._sockets.items():
-                    for client_id, one in sockets.items():
-                        self._bus.publish("sockets", _known(member, client_id, one))
+                    for client_id, socket in sockets.items():
+                        self._bus.publish("sockets", _known(member, client_id, socket))
 
     def _supersede(self, socket: _Socket) -> None:
         socket.heard.close()
         socket.subscriber.superseded()
 
     def _remove(self, member: str, client_id: str) -> None:
-        """Hear no more for a client, and forget what it was sent."""
+        """Unsubscribe a client, and forget what it was sent."""
         sockets = self._sockets[member]
         sockets.pop(client_id).heard.close()
         gone: set[str | None] = {client_id}
@@ -234,9 +238,9 @@ class Subscribers:
             self._common.pop(member).close()
             self._statuses.pop(member, None)
             gone.add(None)
-        for order, told in list(self._told.items()):
-            if told.key.member == member and told.client_id in gone:
-                del self._told[order]
+        for order, delivered in list(self._delivered.items()):
+            if delivered.key.member == member and delivered.client_id in gone:
+                del self._delivered[order]
 
     # --- messages --------------------------------------------------------------------------
 
@@ -281,7 +285,7 @@ class Subscribers:
             return
         self._last_status += 1
         self._statuses[member] = self._last_status, message
-        self._behind.add(member)
+        self._outdated.add(member)
         if self._turns is None:
             self._turns = self._supervisor.spawn(self._take_turns(), "status by turns")
 
@@ -301,10 +305,10 @@ class Subscribers:
     async def _take_turns(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            while self._behind:
+            while self._outdated:
                 await asyncio.sleep(GATHER)
-                behind, self._behind = self._behind, set()
-                for member in behind:
+                members, self._outdated = self._outdated, set()
+                for member in members:
                     sockets = self._sockets[member]
                     client_ids = list(sockets)
                     for start in range(0, len(client_ids), STRETCH):
@@ -321,46 +325,46 @@ class Subscribers:
     # --- what was sent ---------------------------------------------------------------------
 
     def unfinished(self) -> list[tuple[int, JobKey]]:
-        """The jobs of which something was sent here and not the end, by their order."""
-        return [(order, told.key) for order, told in self._told.items()]
+        """Return the jobs whose messages were sent here, but not their end, by their order."""
+        return [(order, delivered.key) for order, delivered in self._delivered.items()]
 
     def is_over(self, order: int) -> bool:
-        """Whether nothing more is told of a job here."""
-        return order in self._over
+        """Return whether all messages of a job have been sent here."""
+        return order in self._closed
 
     def close_job(self, order: int) -> None:
-        """Tell nothing more of a job."""
-        self._told.pop(order, None)
-        self._over[order] = None
-        if len(self._over) > _MOST_OVER:
-            del self._over[next(iter(self._over))]
+        """Send no more messages of a job."""
+        self._delivered.pop(order, None)
+        self._closed[order] = None
+        if len(self._closed) > _MAX_CLOSED:
+            del self._closed[next(iter(self._closed))]
 
     def _is_new(self, news: JobMessage) -> bool:
         order, message = news.order, news.message
-        if order in self._over:
+        if order in self._closed:
             return False
         if not isinstance(message, Event) or message.type not in _ONCE or not order:
             return True
-        told = self._told.get(order)
-        if told is None:
+        delivered = self._delivered.get(order)
+        if delivered is None:
             key = JobKey(news.member, news.prompt_id)
-            told = self._told[order] = _Told(key, news.client_id)
+            delivered = self._delivered[order] = _Delivered(key, news.client_id)
         type_ = message.type
         if type_ == "executing":
             node = message.data["node"]
             if node is None:
                 self.close_job(order)
                 return True
-            return f"executed {node}" not in told.what
+            return f"executed {node}" not in delivered.what
         if type_ == "executed":
             type_ = f"executed {message.data['node']}"
         elif type_ == "execution_error" and not is_terminal(type_, message.data):
             type_ = f"execution_error {message.data['node_id']}"
         elif type_ not in ("execution_start", "execution_cached"):
             type_ = "end"
-        if type_ in told.what:
+        if type_ in delivered.what:
             return False
-        told.what.add(type_)
+        delivered.what.add(type_)
         return True
 
 
@@ -375,7 +379,7 @@ def _is_mere_preview(message: Message) -> bool:
 # --- what the bus has lost -----------------------------------------------------------------
 
 #: Seconds between two readings while the bus is away, and between the two after a loss: the engine
-#: writes a moment behind what happens.
+#: writes a moment after the event.
 _INTERVAL = 0.5
 
 
@@ -386,7 +390,7 @@ _RECENT, _OVERLAP = 60_000, 10_000
 
 @dataclass(eq=False, repr=False)
 class LiveFeed:
-    """Brings `live` and the sockets of this replica up to date.
+    """The feed that brings `live` and the sockets of this replica up to date.
 
     Clients of live jobs hear a `status` each `status_interval` seconds. `replay` gives the
     messages of an ended job, as its entry of the history has them.
@@ -427,7 +431,7 @@ class LiveFeed:
         self.subscribers.broadcast(member, status(self.live.of(member).remaining))
 
     async def keep_alive(self) -> None:
-        """A `status` now and then, for clients that take a silent socket for a dead server."""
+        """Send a `status` now and then, for clients that take a silent socket for a dead server."""
         while True:
             await asyncio.sleep(self.status_interval)
             self._beat()
@@ -513,7 +517,7 @@ class LiveFeed:
             return
         log.info("end_recovered", job=key.prompt_id, member=key.member)
         for message in self.replay(entry):
-            told = JobMessage(
+            news = JobMessage(
                 key.member, client_id, key.prompt_id, watched=True, message=message, order=order
             )
-            self.subscribers.deliver(told)
+            self.subscribers.deliver(news)

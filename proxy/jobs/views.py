@@ -35,7 +35,7 @@ class MemberJobs:
     """A member's jobs that have not ended, in the order in which they were accepted.
 
     `ahead` jobs of others go before the last waiting one, `answering` are being submitted here.
-    `number` is the least that the next job may have: it continues behind those of other replicas.
+    `number` is the least that the next job may have: it continues after those of other replicas.
     `body` is that of `GET /queue`, until something changes.
     """
 
@@ -53,13 +53,13 @@ class MemberJobs:
         return len(self.jobs) + self.ahead if self.jobs else 0
 
     def put(self, job: LiveJob) -> None:
-        """A job is in the queue, in whatever state."""
+        """Add or replace a job in the queue, in whatever state."""
         self.jobs[job.prompt_id] = job
         self.keep(None)
         self.note_number(job.number)
 
     def remove(self, job: LiveJob) -> None:
-        """A job leaves the queue."""
+        """Remove a job from the queue."""
         known = self.jobs.get(job.prompt_id)
         if known is not None and known.order == job.order:
             del self.jobs[job.prompt_id]
@@ -72,7 +72,7 @@ class MemberJobs:
         self.body, self._held = body, held
 
     def note_number(self, number: Number) -> None:
-        """A job has this number."""
+        """Note that a job has this number."""
         if isinstance(number, int):
             self.number = max(self.number, abs(number) + 1)
 
@@ -99,8 +99,8 @@ class MemberJobs:
 
 
 class LiveJobs:
-    """The live jobs of all members. What was sent for them is read from the storage to be shown,
-    within the `budget`."""
+    """The live jobs of all members. Their payloads are read from the storage to be shown, within
+    the `budget`."""
 
     def __init__(
         self,
@@ -129,11 +129,11 @@ class LiveJobs:
         return self._bus.whole and not self._doubted
 
     def doubt(self) -> None:
-        """The bus has lost something: read from the storage until `trust`."""
+        """Read from the storage until `trust`, because bus messages were lost."""
         self._doubted = self._shared
 
     def trust(self) -> None:
-        """What was lost has been read."""
+        """Rely on the bus again, once what was lost has been read."""
         self._doubted = False
 
     def __iter__(self) -> Iterator[LiveJob]:
@@ -141,11 +141,11 @@ class LiveJobs:
             yield from member.jobs.values()
 
     def of(self, member: str) -> MemberJobs:
-        """The jobs of a member, as far as the bus has reported them."""
+        """Return the jobs of a member, as far as the bus has reported them."""
         return self._members[member]
 
     async def now(self, member: str) -> MemberJobs:
-        """The jobs of a member as they are now. Raises `StorageError`."""
+        """Return the jobs of a member as they are now. Raises `StorageError`."""
         if self._bus.connected:
             await self._bus.catch_up()
         if not self.certain:
@@ -163,21 +163,21 @@ class LiveJobs:
         return live, [job for job in unanswered if job.prompt_id not in live.jobs]
 
     def members(self) -> list[tuple[str, MemberJobs]]:
-        """All members of whom anything is known."""
+        """Return all known members, with their jobs."""
         return list(self._members.items())
 
     def get(self, member: str, prompt_id: str) -> LiveJob | None:
-        """A job by its id."""
+        """Return a job by its id."""
         return self._members[member].jobs.get(prompt_id)
 
     async def read(self, member: str, prompt_id: str) -> LiveJob | None:
-        """A job as it is stored, whether or not the bus has reported it; `None` for one that is to
+        """Return a job as it is stored, whether or not the bus has reported it; `None` if it is to
         be cancelled. Raises `StorageError`."""
         row = await self._repository.get(member, prompt_id)
         return None if row is None or row.cancel_requested else live_of_stored(row)
 
     async def _read_or_kept_unanswered(self, member: str) -> list[LiveJob]:
-        """The jobs whose replica may have died before it answered. Raises `StorageError`."""
+        """Return the jobs whose replica may have died before it answered. Raises `StorageError`."""
         if not self._shared:
             return []
         began = time.monotonic()
@@ -192,7 +192,7 @@ class LiveJobs:
         return [job for job in self._unanswered if job.member == member]
 
     async def _read_unanswered(self, began: float) -> StorageError | None:
-        """Read them for all who ask; why it could not be done."""
+        """Read the unanswered jobs for all waiting requests; returns the error if that fails."""
         try:
             rows = await self._repository.unanswered()
             self._unanswered = [live_of_stored(row) for row in rows]
@@ -206,13 +206,13 @@ class LiveJobs:
     # --- changes ---------------------------------------------------------------------------
 
     def put(self, job: LiveJob) -> None:
-        """A job is in the queue, in whatever state."""
+        """Add or replace a job in the queue, in whatever state."""
         self._members[job.member].put(job)
         for reading in self._readings:
             reading.append((job, False))
 
     def remove(self, job: LiveJob) -> None:
-        """A job leaves the queue."""
+        """Remove a job from the queue."""
         self._members[job.member].remove(job)
         for reading in self._readings:
             reading.append((job, True))
@@ -228,7 +228,7 @@ class LiveJobs:
             rows = await self._repository.live(member)
         finally:
             # By identity: two readings that have heard the same are equal.
-            self._readings = [one for one in self._readings if one is not heard]
+            self._readings = [reading for reading in self._readings if reading is not heard]
         known = {job.order: job for job in self if member in (None, job.member)}
         news = {job.order for job, _ in heard}
         living = {row.key for row in rows} | {job.order for job, left in heard if not left}
@@ -352,12 +352,12 @@ def divided(jobs: Iterable[LiveJob]) -> tuple[list[LiveJob], list[LiveJob]]:
 
 
 def _place(job: LiveJob) -> tuple[Number, int]:
-    """Where a waiting job is in the queue."""
+    """Return the place of a waiting job in the queue."""
     return job.number, job.order
 
 
 def _is_newer(row: StoredJob, known: LiveJob | None) -> bool:
-    """Whether the storage knows more of a job than the bus has reported."""
+    """Return whether the storage knows more of a job than the bus has reported."""
     return known is None or (
         row.changed_at >= known.changed_at and (row.state != known.state or not is_shown(row))
     )

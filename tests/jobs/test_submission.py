@@ -109,7 +109,7 @@ class Bench:
             self.members,  # type: ignore[arg-type]
             None,  # type: ignore[arg-type]
             validates=self.validates,
-            patience=5.0,
+            catalog_timeout=5.0,
         )
         return await checks.check(member, JobRequest(graph=graph, **fields))
 
@@ -356,7 +356,7 @@ def test_what_is_known_of_a_client_holds_for_its_member_alone() -> None:
 
 
 def test_the_clients_that_connected_last_are_remembered() -> None:
-    clients = Clients(most=2)
+    clients = Clients(limit=2)
     for client_id in ("a", "b", "a", "c"):
         opened(clients, "ann", client_id)
     opened(clients, "bob", "b")
