@@ -15,9 +15,7 @@ from typing import Literal, Self
 from proxy.translate.errors import LocalError
 
 #: What memory is held for; the label `purpose` of the metric `memory_held_bytes`.
-Purpose = Literal[
-    "answer", "body", "cloud", "connection", "export", "job", "picture", "socket", "workflow"
-]
+Purpose = Literal["answer", "body", "connection", "export", "job", "picture", "socket", "workflow"]
 
 #: The part of the whole that one member may hold, and one address without a member.
 MEMBER_SHARE, ADDRESS_SHARE = 1 / 2, 1 / 8
