@@ -28,8 +28,8 @@ from proxy.api.holding import PIECE, UNCOUNTED, LargeBody
 from proxy.api.keys import ACCOUNTING, ASSETS, FILES, OPTIONS
 from proxy.api.middleware import prepare
 from proxy.files.cache import read_at
+from proxy.files.conversions import conversion, small
 from proxy.files.library import Content, ContentBrokenError
-from proxy.files.pictures import conversion, small
 from proxy.storage.files import FileRecord
 from proxy.translate.errors import LocalError
 from proxy.translate.names import UNKNOWN, hash_address, media_type, view_place

@@ -15,7 +15,7 @@ from proxy.api.content import content_headers
 from proxy.api.dashboard import describe
 from proxy.api.keys import ACCOUNTING, FILES, HISTORY, JOBS
 from proxy.api.members import require_admin, whose
-from proxy.files.pictures import THUMBNAIL
+from proxy.files.conversions import THUMBNAIL
 from proxy.jobs.models import ENDS, OUTCOMES
 from proxy.storage.history import MAX_FOUND, EndedRow
 from proxy.translate import codec, names

@@ -37,7 +37,7 @@ from proxy.files.cache import (
     open_to_read,
     read_at,
 )
-from proxy.files.pictures import Edits, MetadataText, Slice, texts
+from proxy.files.workflow_names import Edits, MetadataText, Slice, texts
 from proxy.observations import identity_of
 from proxy.storage.database import StorageError
 from proxy.storage.files import AccountBlob, FileRecord, FileRepository, FileUnit

@@ -25,13 +25,15 @@ import structlog
 from cachetools import LRUCache
 
 from proxy.cloud.client import CloudClient
-from proxy.files import pictures
+from proxy.files import conversions, pictures, workflow_names
 from proxy.files.blobs import BlobStore
 from proxy.files.cache import Cache, new_hash
+from proxy.files.conversions import Conversion
 from proxy.files.library import Content, ContentBrokenError, ContentIndex, Library, Prefetch
 from proxy.files.namespace import Named, Namespace, Outputs, make_record
-from proxy.files.pictures import Conversion, Edits, MetadataText, NotAPictureError, Rename
+from proxy.files.pictures import NotAPictureError
 from proxy.files.uploads import Naming, Received, Uploads, received_file
+from proxy.files.workflow_names import Edits, MetadataText, Rename
 from proxy.storage.assets import TooManyAssetsError
 from proxy.storage.database import StorageError
 from proxy.storage.files import FileRecord, FileRepository
@@ -156,9 +158,9 @@ class Files:
         naming = await self._naming(member, filename, subfolder, type, overwrite)
         picture = None
         if original is not None:
-            picture = await self.namespace.get(member, pictures.original_place(original))
+            picture = await self.namespace.get(member, conversions.original_place(original))
             if picture is None:
-                raise pictures.missing_original()
+                raise conversions.missing_original()
         async with self.uploads.received(member, body, filename) as received:
             named, is_there = await naming.name(received.hash)
             if picture is None:
@@ -365,7 +367,7 @@ class Files:
                 rename = await self._renaming(record, await content.texts())
             async with self.library.whole(record) as original:
                 pixels = await asyncio.to_thread(pictures.pixels_of, original, mask)
-                work = partial(pictures.compose, original, mask, target, filename, rename)
+                work = partial(conversions.compose, original, mask, target, filename, rename)
                 await self.picture_workers.run(record.member, pixels, work)
             return await asyncio.to_thread(received_file, target)
         except NotAPictureError as error:
@@ -378,7 +380,7 @@ class Files:
         known = self._known_edits.get(record)
         if known is None:
             found = await content.texts()
-            known = pictures.edits(found, await self._renaming(record, found))
+            known = workflow_names.edits(found, await self._renaming(record, found))
             if content.path is not None:
                 self._known_edits[record] = known
         return known
@@ -386,13 +388,13 @@ class Files:
     async def _renaming(self, record: FileRecord, found: Iterable[MetadataText]) -> Rename:
         """Return what puts names into a picture: those of its job's graph, so that its bytes stay
         the same whatever is uploaded later; for jobs without such names the newest."""
-        names = pictures.names_in(found)
+        names = workflow_names.names_in(found)
         known: Mapping[str, str] | None = None
         if names and record.job is not None:
             known = await self.namespace.written_names(record.member, record.job)
         if known is None:
             known = await self.namespace.local_names(record.member, names)
-        return pictures.renaming(known)
+        return workflow_names.renaming(known)
 
     async def _holds(self, record: FileRecord, hash_: str) -> bool:
         """Whether a file's bytes, as the cloud has them or as they are shown, have the hash.
@@ -422,7 +424,7 @@ class Files:
             if kept is not None:
                 return kept
             pixels = await asyncio.to_thread(pictures.pixels_of, path)
-            work = partial(pictures.convert_picture, path, wanted)
+            work = partial(conversions.convert_picture, path, wanted)
             data = await self.picture_workers.run(record.member, pixels, work)
             await asyncio.to_thread(self.cache.keep_conversion, key, data)
             return data

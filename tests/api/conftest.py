@@ -25,9 +25,10 @@ from proxy.api.web_interface import Journal, WebInterface
 from proxy.budget import MemoryBudget
 from proxy.bus import EventBus
 from proxy.catalog.node_classes import Body, Coding, Listing, Whole
+from proxy.files.conversions import Conversion
 from proxy.files.namespace import Named, make_record
-from proxy.files.pictures import Conversion, Edits
 from proxy.files.uploads import MAX_BYTES
+from proxy.files.workflow_names import Edits
 from proxy.jobs.service import JobQuery
 from proxy.jobs.submission import Clients, JobRequest
 from proxy.jobs.subscribers import Subscribers

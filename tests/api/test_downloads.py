@@ -12,8 +12,8 @@ from aiohttp.test_utils import TestClient, make_mocked_request
 from msgspec.structs import replace
 
 from proxy.api.downloads import Part, Stamp, decide
+from proxy.files.conversions import Conversion
 from proxy.files.library import ContentBrokenError
-from proxy.files.pictures import Conversion
 from proxy.translate.errors import LocalError
 
 Client = TestClient[Any, Any]

@@ -21,7 +21,7 @@ from stack import Client, Proxy, running_proxy
 from proxy import app
 from proxy.cloud.resilience import Backoff, RetryPolicy
 from proxy.files import cache as contents
-from proxy.files.pictures import Slice, edits, renaming, texts
+from proxy.files.workflow_names import Slice, edits, renaming, texts
 from proxy.simulator import HttpFault, Simulator
 
 #: A cloud that is asked again soon.

@@ -14,13 +14,8 @@ from pathlib import Path
 import pytest
 from PIL import Image, PngImagePlugin
 
-from proxy.files.pictures import (
-    NotAPictureError,
-    conversion,
-    convert_picture,
-    metadata_of,
-    size_of,
-)
+from proxy.files.conversions import conversion, convert_picture
+from proxy.files.pictures import NotAPictureError, metadata_of, size_of
 
 
 def chunk(kind: bytes, data: bytes = b"") -> bytes:

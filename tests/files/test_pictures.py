@@ -9,18 +9,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from files.helpers import header, png
+from files.helpers import header
 from PIL import Image
 
+from proxy.files.conversions import conversion, convert_picture
 from proxy.files.pictures import (
     LARGE_PIXELS,
     MAX_PIXELS,
-    NotAPictureError,
     PictureWorkers,
     TooManyPixelsError,
-    compose,
-    conversion,
-    convert_picture,
     pixels_of,
     size_of,
     unreadable,
@@ -45,15 +42,6 @@ def test_the_largest_that_the_cloud_takes_is_none_too_many(tmp_path: Path) -> No
     path.write_bytes(header(8192, 8192))
     assert size_of(path) == (8192, 8192)
     assert pixels_of(path) == MAX_PIXELS
-
-
-def test_a_mask_of_another_size_is_refused_by_the_headers(tmp_path: Path) -> None:
-    original, mask, target = (tmp_path / name for name in ("original", "mask", "target"))
-    original.write_bytes(png((8, 6)))
-    mask.write_bytes(header(8192, 8192))
-    with pytest.raises(NotAPictureError, match="8192 x 8192 pixels but its picture 8 x 6"):
-        compose(original, mask, target, "a.png", bytes)
-    assert not target.exists()
 
 
 def test_the_tiles_of_a_small_tiff_are_not_too_large(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from files.helpers import (
     upload,
 )
 
-from proxy.files.pictures import conversion
+from proxy.files.conversions import conversion
 from proxy.files.service import Files
 from proxy.storage.files import FileRecord
 from proxy.translate.errors import LocalError

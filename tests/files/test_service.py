@@ -30,7 +30,7 @@ from proxy.api import bodies
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import CloudRefused, CloudUnauthorized, CloudUnreachable
 from proxy.files import uploads
-from proxy.files.pictures import Conversion
+from proxy.files.conversions import Conversion
 from proxy.files.service import Files
 from proxy.simulator import Simulator
 from proxy.storage.database import StorageError
@@ -409,7 +409,7 @@ async def test_a_conversion_is_made_once_and_kept(
     def no_more(*_: object) -> bytes:
         raise AssertionError("it is made already")
 
-    monkeypatch.setattr("proxy.files.pictures.convert_picture", no_more)
+    monkeypatch.setattr("proxy.files.conversions.convert_picture", no_more)
     files = await open_files()
     assert await files.convert(record, WEBP) == made[0]
 

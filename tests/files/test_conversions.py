@@ -1,4 +1,4 @@
-"""`res=N` and `channel=a` of `/view`, as ComfyUI 0.46 has them."""
+"""`res=N` and `channel=a` of `/view`, as ComfyUI 0.46 has them, and masks."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from files.helpers import header, png
 from PIL import Image
 
-from proxy.files.pictures import Conversion, conversion, convert_picture, small
+from proxy.files.conversions import Conversion, compose, conversion, convert_picture, small
+from proxy.files.pictures import NotAPictureError
 
 
 def converted(picture: Image.Image, wanted: Conversion | None, tmp_path: Path, **saved: Any) -> Any:
@@ -136,3 +138,12 @@ def test_the_alpha_of_a_transparent_colour(tmp_path: Path, mode: str, key: Any, 
 def test_without_any_alpha_it_is_opaque(tmp_path: Path) -> None:
     picture = Image.new("RGB", (2, 1), (1, 2, 3))
     assert alphas(converted(picture, conversion(None, "a"), tmp_path)) == [255, 255]
+
+
+def test_a_mask_of_another_size_is_refused_by_the_headers(tmp_path: Path) -> None:
+    original, mask, target = (tmp_path / name for name in ("original", "mask", "target"))
+    original.write_bytes(png((8, 6)))
+    mask.write_bytes(header(8192, 8192))
+    with pytest.raises(NotAPictureError, match="8192 x 8192 pixels but its picture 8 x 6"):
+        compose(original, mask, target, "a.png", bytes)
+    assert not target.exists()
