@@ -27,7 +27,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from proxy.api.addressing import Address, Caller, Network, Way, is_trusted, parse_address
-from proxy.api.connections import Admission, admission_of, connection_of, way_of
+from proxy.api.admission import Admission
+from proxy.api.connections import admission_of, connection_of, way_of
 from proxy.members import tokens
 from proxy.members.accounting import Throttle
 from proxy.members.directory import Access

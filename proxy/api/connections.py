@@ -1,98 +1,52 @@
-"""The connections of a listener: how slow each is, what it holds, and how it ends.
+"""A connection of a listener: how slow it is, what it holds, and how it ends.
 
 A `Connection` is aiohttp's protocol of one connection that also knows in which state it is. The
-`ConnectionManager` watches over them; who gets a place is in `places`.
+`ConnectionManager` watches over all of them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 from aiohttp import StreamReader, WSCloseCode, WSMessage, WSMsgType, web
 from aiohttp.http_parser import RawRequestMessage
-from msgspec import Struct
 
 from proxy.api.addressing import (
     STRAIGHT,
     Caller,
-    Network,
     Way,
     is_loopback_address,
-    parse_address,
 )
+from proxy.api.admission import Admission
 from proxy.api.aiohttp_internals import has_waiting_request
+from proxy.api.connection_manager import REFUSAL_TIMEOUT, ConnectionLimits, ConnectionManager
 from proxy.api.held import Held
-from proxy.api.places import AddressKey, Occupant, Places
+from proxy.api.places import AddressKey
+from proxy.api.raw_answers import HEADERS_TOO_LARGE, TOO_MANY_CONNECTIONS, TOO_MUCH_UNFINISHED
 from proxy.budget import Allocation
-from proxy.translate import codec
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
     from proxy.api import Services
-    from proxy.members.directory import Directory
 
 log = structlog.get_logger(__name__)
 
 #: Bytes of a body that arrive within `ConnectionLimits.body_timeout`, unless fewer are left.
 LEAST_PROGRESS = 16 * 1024
-#: Seconds in which a refused client has to say what it wanted.
-REFUSAL_TIMEOUT = 2.0
 #: Seconds that an answer under way and a close frame have when the access of their member ends.
 REVOKE_TIMEOUT = 0.5
 #: The reason in the close frame.
 ACCESS_ENDED = "Your access to this server has ended."
 MESSAGE_REFUSED = "The proxy holds too much unfinished data of yours; connect again."
-#: This many connections beyond the limit are told why they are refused; others are just cut.
-ANSWERED_REFUSALS = 256
-#: Seconds that an anonymous connection may be idle, if `ConnectionLimits.idle_timeout` is not less.
-ANONYMOUS_TIMEOUT = 60.0
 #: Bytes of all headers of a request together, and of its trailers, in header limits.
 HEAD_LIMITS = 4
 #: Bytes by which the estimate of what the parser has taken may be wrong.
 _SLACK = 1024
 #: Closes a websocket: with a code, a reason, and the seconds that the client has.
 Leave = Callable[[int, str, float], object]
-
-
-class Admission(NamedTuple):
-    """An authenticated member, with the id of its token and, from a browser, the session's name.
-
-    `shown` is how logs name the token. Without members there is no token.
-    """
-
-    member: str
-    token: str | None = None
-    session: str | None = None
-    shown: str | None = None
-
-    def holds(self, members: Directory) -> bool:
-        """Whether it still holds."""
-        if self.token is None:
-            return not members.has_members
-        if self.session is not None and members.sessions.token_of(self.session) is None:
-            return False
-        return members.access_by_id(self.token) is not None
-
-
-class ConnectionLimits(Struct, frozen=True):
-    """Bounds for connections. Times are seconds, 0 is no bound.
-
-    `header_timeout` runs from the first byte of a request to the end of its headers;
-    `body_timeout` is that in which a part of the body has to arrive, and `write_timeout` that in
-    which a client has to take a part of an answer. `idle_timeout` is that between two requests.
-    `header_bytes` bounds each header and the request line.
-    """
-
-    max_connections: int = 20_000
-    header_timeout: float = 20.0
-    body_timeout: float = 60.0
-    write_timeout: float = 60.0
-    idle_timeout: float = 660.0
-    header_bytes: int = 16 * 1024
 
 
 # The states of a connection. `_REST`: the answer has gone out before the whole body had come.
@@ -389,7 +343,7 @@ class Connection(web.RequestHandler):
         """Pass the bytes on, or tell a refused client why."""
         state = self._state
         if state == _REFUSED:
-            self._answer_raw(_TOO_MANY)
+            self._answer_raw(TOO_MANY_CONNECTIONS)
             return
         self._chunk = len(data)
         self._received += self._chunk
@@ -413,10 +367,10 @@ class Connection(web.RequestHandler):
             self._await_headers()
         if self._held.input > HEAD_LIMITS * self.max_field_size:
             log.info("headers_refused", received=self._held.input)
-            self._answer_raw(_TOO_LARGE)
+            self._answer_raw(HEADERS_TOO_LARGE)
         elif not self._held.fits(self._allocate):
             log.info("headers_refused", member=self.member)
-            self._answer_raw(_TOO_MUCH)
+            self._answer_raw(TOO_MUCH_UNFINISHED)
 
     def _take_behind_head(self) -> None:
         """Count trailers of a body, and read the next request when this one is answered."""
@@ -531,196 +485,3 @@ def of(request: web.BaseRequest) -> Services:
 def member_of(request: web.BaseRequest) -> str:
     """Who is behind the client."""
     return admission_of(request).member
-
-
-def _raw(error: LocalError, status: str, retry_after: int | None = None) -> bytes:
-    """Return a whole answer, behind which the connection is closed."""
-    body = codec.dump_bytes(error.body())
-    wait = "" if retry_after is None else f"Retry-After: {retry_after}\r\n"
-    head = (
-        f"HTTP/1.1 {status}\r\nContent-Type: application/json; charset=utf-8\r\n"
-        f"Content-Length: {len(body)}\r\n{wait}Connection: close\r\n\r\n"
-    )
-    return head.encode() + body
-
-
-_TOO_MANY = _raw(
-    LocalError(
-        "too_many_connections",
-        "The proxy has reached the setting `max_connections`; close some connections and try "
-        "again.",
-        kind="unavailable",
-    ),
-    "503 Service Unavailable",
-    5,
-)
-_TOO_LARGE = _raw(
-    LocalError(
-        "headers_too_large",
-        "The headers of this request are too large together; send fewer cookies or headers, or "
-        "increase the setting `max_header_kb`.",
-    ),
-    "431 Request Header Fields Too Large",
-)
-_TOO_MUCH = _raw(
-    LocalError(
-        "memory_limit",
-        "The proxy holds too many unfinished requests of your address; finish them, and try again.",
-        kind="rate_limited",
-    ),
-    "429 Too Many Requests",
-    2,
-)
-
-
-class ConnectionManager:
-    """The connections of a listener. Those from trusted proxies are not counted by address."""
-
-    def __init__(self, limits: ConnectionLimits, services: Services) -> None:
-        self.now = asyncio.get_running_loop().time
-        self.services = services
-        #: Connections that `check` has to look at, and since when a client takes nothing more.
-        self.timed: set[Connection] = set()
-        self.stalled: dict[Connection, float] = {}
-        self._limits = limits
-        self._places = Places(limits.max_connections)
-        self.connections: set[Connection] = set()
-        self._refused = 0
-        self.draining = False
-        self._changed = asyncio.Event()
-
-    # --- what the connections tell ---------------------------------------------------------
-
-    def accept(self, connection: Connection) -> bool | None:
-        """Count a new connection. `None` lets it in; `True` refuses it with words, `False` without.
-
-        Where all places are taken another connection may be closed for it.
-        """
-        connection.address = _counted_by(connection.peer, self.services.options.trusted_proxies)
-        self.connections.add(connection)
-        if self._places.enter(connection, self.now()):
-            return None
-        if self._refused == 0:
-            log.warning("connection_limit_reached", limit=self._limits.max_connections)
-        self._refused += 1
-        connection.refuse()
-        return self._refused <= ANSWERED_REFUSALS
-
-    def join(self, connection: Connection, admission: Admission) -> None:
-        """Count a connection as its member's. Raises `LocalError` (503) for one too many."""
-        count = self._places.join_member(
-            connection, admission.member, self.now(), limited=admission.token is not None
-        )
-        if count is not None:
-            raise LocalError(
-                "too_many_connections",
-                f"You have {count} connections, which is the maximum for a member; close "
-                "some and try again.",
-                kind="unavailable",
-                retry_after=5,
-            )
-
-    def answered(self, connection: Connection) -> None:
-        """Note that an answer has gone out."""
-        if connection.member is None:
-            self._places.join_anonymous(connection)
-        if self.draining:
-            self._changed.set()
-
-    def forget(self, connection: Connection, *, refused: bool) -> None:
-        """Count a connection no longer, which is gone."""
-        if connection in self.connections:
-            self.connections.discard(connection)
-            self._refused -= refused
-        self._places.leave(connection)
-        self.timed.discard(connection)
-        self.stalled.pop(connection, None)
-        self._changed.set()
-
-    # --- what the server asks for ----------------------------------------------------------
-
-    def review(self) -> None:
-        """End what is under way for those whose access has ended."""
-        standing: dict[Admission, bool] = {}
-        for connection in list(self.connections):
-            admission = connection.admission if connection.member is not None else None
-            if admission is not None:
-                if admission not in standing:
-                    standing[admission] = admission.holds(self.services.members)
-                if not standing[admission]:
-                    connection.revoke()
-
-    async def run(self) -> None:
-        """End what is too slow, until cancelled."""
-        limits, idle = self._limits, self._limits.idle_timeout
-        bounds = (limits.header_timeout, limits.body_timeout, limits.write_timeout, idle)
-        pause = min(1.0, REFUSAL_TIMEOUT / 4, *(bound / 4 for bound in bounds if bound > 0))
-        anonymous = min(idle or ANONYMOUS_TIMEOUT, ANONYMOUS_TIMEOUT)
-        swept = self.now()
-        while True:
-            await asyncio.sleep(pause)
-            now = self.now()
-            for connection in list(self.timed):
-                connection.check(now, limits)
-            for connection, since in list(self.stalled.items()):
-                if connection.busy and 0 < limits.write_timeout <= now - since:
-                    log.info("answer_abandoned", member=connection.member)
-                    connection.cut()
-            self._end_idle(self._places.anonymous, now, anonymous)
-            if 0 < idle <= 8 * (now - swept):
-                swept = now
-                for group in self._places.of_members():
-                    self._end_idle(group, now, idle)
-
-    @staticmethod
-    def _end_idle(group: dict[Occupant, None], now: float, timeout: float) -> None:
-        for connection in group:
-            if connection.idle_for(now) >= timeout:
-                cast("Connection", connection).drop()
-
-    async def drain(self, seconds: float) -> bool:
-        """Close what is idle and wait for the answers under way, for at most `seconds`.
-
-        Says whether all have gone out.
-        """
-        self.draining = True
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while True:
-                    self._changed.clear()
-                    for connection in list(self.connections):
-                        connection.end_unless_busy()
-                    if not any(connection.busy for connection in self.connections):
-                        return True
-                    await self._changed.wait()
-        return False
-
-    def cancel(self) -> int:
-        """Cancel the handlers that still run; their number."""
-        busy = [connection for connection in self.connections if connection.busy]
-        for connection in busy:
-            connection.cancel()
-        return len(busy)
-
-    async def close(self, seconds: float) -> None:
-        """Close what is left, and cut what is not closed after `seconds`."""
-        for connection in list(self.connections):
-            connection.end()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while self.connections:
-                    self._changed.clear()
-                    await self._changed.wait()
-        for connection in list(self.connections):
-            connection.cut()
-
-
-def _counted_by(peer: str, trusted: tuple[Network, ...]) -> AddressKey:
-    """Return what connections of one place have in common: an IPv4 address, the /64 of an IPv6 one.
-
-    It is empty where they are not counted.
-    """
-    address = parse_address(peer)
-    if address is None or any(address in network for network in trusted):
-        return ""
-    return str(address) if address.version == 4 else address.packed[:8]

@@ -17,6 +17,7 @@ import structlog
 from aiohttp import web
 
 from proxy.api import bodies
+from proxy.api.admission import Admission
 from proxy.api.authenticator import (
     COOKIE,
     SIGN_IN,
@@ -25,7 +26,7 @@ from proxy.api.authenticator import (
     caller_of,
     cookie_of,
 )
-from proxy.api.connections import Admission, admission_of, connection_of, member_of
+from proxy.api.connections import admission_of, connection_of, member_of
 from proxy.api.keys import MEMBERS, OPTIONS
 from proxy.api.middleware import note
 from proxy.members.directory import Directory, describe_member, describe_token

@@ -21,7 +21,8 @@ from msgspec.structs import replace
 from proxy.api import Services
 from proxy.api.addressing import allow_some
 from proxy.api.authenticator import AUTHENTICATOR, Authenticator
-from proxy.api.connections import Connection, ConnectionLimits, ConnectionManager
+from proxy.api.connection_manager import ConnectionLimits, ConnectionManager, ManagedConnection
+from proxy.api.connections import Connection
 from proxy.api.dashboard import ADMIN_LISTENER, WATCHES
 from proxy.api.keys import provide
 from proxy.api.metrics import get_open
@@ -143,7 +144,7 @@ class Server:
         self._listening: asyncio.Server | TlsListener | None = None
 
     @property
-    def connections(self) -> list[Connection]:
+    def connections(self) -> list[ManagedConnection]:
         """Those that are open."""
         return list(self._connections.connections) if self._connections is not None else []
 

@@ -26,7 +26,7 @@ import typer
 from proxy import __version__
 from proxy import logging as logs
 from proxy.api import Services, web_interface
-from proxy.api.connections import ConnectionLimits
+from proxy.api.connection_manager import ConnectionLimits
 from proxy.api.server import Server
 from proxy.api.tls import Certificate, CertificateError
 from proxy.app import lifespan

@@ -19,7 +19,7 @@ from wire import Running
 from yarl import URL
 
 from proxy.api import ApiOptions, Services
-from proxy.api.connections import ConnectionLimits
+from proxy.api.connection_manager import ConnectionLimits
 from proxy.api.server import Server
 from proxy.api.web_interface import Journal, WebInterface
 from proxy.budget import MemoryBudget

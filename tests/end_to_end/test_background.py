@@ -14,7 +14,7 @@ from stack import PATIENCE, Client, running_proxy
 from structlog.testing import capture_logs
 
 from proxy import supervisor
-from proxy.api.connections import ConnectionManager
+from proxy.api.connection_manager import ConnectionManager
 from proxy.api.websocket import ClientSocket
 from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.resilience import Backoff

@@ -1,0 +1,46 @@
+"""Whole answers to requests that aiohttp does not see, as bytes of HTTP."""
+
+from __future__ import annotations
+
+from proxy.translate import codec
+from proxy.translate.errors import LocalError
+
+
+def _raw(error: LocalError, status: str, retry_after: int | None = None) -> bytes:
+    """Return a whole answer, behind which the connection is closed."""
+    body = codec.dump_bytes(error.body())
+    wait = "" if retry_after is None else f"Retry-After: {retry_after}\r\n"
+    head = (
+        f"HTTP/1.1 {status}\r\nContent-Type: application/json; charset=utf-8\r\n"
+        f"Content-Length: {len(body)}\r\n{wait}Connection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+TOO_MANY_CONNECTIONS = _raw(
+    LocalError(
+        "too_many_connections",
+        "The proxy has reached the setting `max_connections`; close some connections and try "
+        "again.",
+        kind="unavailable",
+    ),
+    "503 Service Unavailable",
+    5,
+)
+HEADERS_TOO_LARGE = _raw(
+    LocalError(
+        "headers_too_large",
+        "The headers of this request are too large together; send fewer cookies or headers, or "
+        "increase the setting `max_header_kb`.",
+    ),
+    "431 Request Header Fields Too Large",
+)
+TOO_MUCH_UNFINISHED = _raw(
+    LocalError(
+        "memory_limit",
+        "The proxy holds too many unfinished requests of your address; finish them, and try again.",
+        kind="rate_limited",
+    ),
+    "429 Too Many Requests",
+    2,
+)
