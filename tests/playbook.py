@@ -18,7 +18,7 @@ from proxy.engine.tracker import (
     Tracker,
 )
 from proxy.translate.events import Event, NodeText, Preview
-from proxy.translate.jobs import Snapshot
+from proxy.translate.snapshots import Snapshot
 
 ID = "7121851e-1054-57bd-bdfe-1bb2f96c0cf7"
 GRAPH = {

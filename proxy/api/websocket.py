@@ -29,7 +29,7 @@ from proxy.api.connections import connection_of, member_of, way_of
 from proxy.api.keys import ACCOUNTING, BUDGET, JOBS, features
 from proxy.budget import Allocation, MemoryLimitError
 from proxy.supervisor import Supervisor
-from proxy.translate import codec, events
+from proxy.translate import codec, frames
 from proxy.translate.events import Binary, Event, Message, Preview, status
 
 if TYPE_CHECKING:
@@ -357,13 +357,13 @@ class ClientSocket(Struct, eq=False):
             case Event() as event:
                 await self._web_socket.send_str(event.text, compress)
             case Preview() as preview:
-                frame = events.encode_preview(preview, metadata=outgoing.metadata)
+                frame = frames.encode_preview(preview, metadata=outgoing.metadata)
                 if frame is not None:
                     await self._web_socket.send_bytes(frame, compress)
             case Binary() as binary:
                 await self._web_socket.send_bytes(binary.data, compress)
             case text:
-                await self._web_socket.send_bytes(events.encode_text(text), compress)
+                await self._web_socket.send_bytes(frames.encode_text(text), compress)
 
     def leave(self, code: int, reason: str, patience: float = CLOSE_SECONDS) -> asyncio.Task[None]:
         """Say goodbye, and cut the connection when the client does not say so too."""

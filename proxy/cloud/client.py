@@ -51,8 +51,8 @@ from proxy.metrics import CloudCalls, Metrics
 from proxy.observations import AccountObservations
 from proxy.translate import codec
 from proxy.translate.assets import CloudAsset, of_cloud
-from proxy.translate.jobs import Snapshot, from_job
 from proxy.translate.plans import AccountPlan, plan_of
+from proxy.translate.snapshots import Snapshot, from_job
 
 log = structlog.get_logger(__name__)
 

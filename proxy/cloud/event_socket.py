@@ -25,7 +25,8 @@ from proxy.logging import word
 from proxy.observations import AccountObservations
 from proxy.translate import codec
 from proxy.translate.codec import redact
-from proxy.translate.events import LISTED_EVENTS, LISTED_FRAMES, unlisted, without_secret
+from proxy.translate.events import LISTED_EVENTS, unlisted
+from proxy.translate.frames import LISTED_FRAMES, without_secret
 
 log = structlog.get_logger(__name__)
 

@@ -36,7 +36,8 @@ from proxy.engine.tracker import (
 )
 from proxy.jobs.models import Job, JobEnd, JobMessage, JobState, topic_of
 from proxy.storage.database import StorageError
-from proxy.translate.events import CloudPicture, Message, Preview, is_terminal
+from proxy.translate.events import Message, Preview, is_terminal
+from proxy.translate.frames import CloudPicture
 from proxy.translate.packs import Failure, NodeFailedError
 
 log = structlog.get_logger(__name__)

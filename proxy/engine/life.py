@@ -49,8 +49,8 @@ from proxy.jobs.models import Job, JobState
 from proxy.storage.database import StorageError
 from proxy.translate import workflow_metadata
 from proxy.translate.errors import LocalError, failure_of, fill_node_errors
-from proxy.translate.jobs import Snapshot, Status
 from proxy.translate.packs import Failure
+from proxy.translate.snapshots import Snapshot, Status
 
 if TYPE_CHECKING:
     from proxy.catalog.service import Catalog

@@ -20,8 +20,9 @@ from proxy.engine.tracker import (
 from proxy.jobs.models import Job
 from proxy.translate.codec import credentials, redact
 from proxy.translate.events import Told
-from proxy.translate.jobs import Snapshot, reachable
+from proxy.translate.jobs import reachable
 from proxy.translate.packs import Failure
+from proxy.translate.snapshots import Snapshot
 
 if TYPE_CHECKING:
     from proxy.files.service import Files

@@ -8,7 +8,8 @@ from itertools import islice
 from typing import Any
 
 from proxy.translate import events
-from proxy.translate.events import CloudPicture, Event, Message, Preview, Told
+from proxy.translate.events import Event, Message, Preview, Told
+from proxy.translate.frames import CloudPicture
 from proxy.translate.jobs import is_twin, sources
 
 #: Their pictures are the result itself, not a preview of it.

@@ -10,7 +10,7 @@ from msgspec import Struct, field
 from proxy.cloud.resilience import Backoff
 from proxy.jobs.models import FairBy
 from proxy.members.member import Parallelism
-from proxy.translate.jobs import Snapshot
+from proxy.translate.snapshots import Snapshot
 
 
 class DetailTimeouts(Struct, frozen=True):

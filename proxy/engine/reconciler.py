@@ -17,7 +17,7 @@ from proxy.engine.accounts import Account, Reason
 from proxy.engine.policy import Policy
 from proxy.engine.tracker import GiveUp, SnapshotReceived
 from proxy.jobs.models import Job
-from proxy.translate.jobs import Snapshot
+from proxy.translate.snapshots import Snapshot
 
 log = structlog.get_logger(__name__)
 

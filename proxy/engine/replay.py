@@ -7,7 +7,7 @@ from proxy.jobs.models import OUTCOMES
 from proxy.storage.history import HistoryEntry
 from proxy.translate import codec, workflow_metadata
 from proxy.translate.events import Message
-from proxy.translate.jobs import Snapshot
+from proxy.translate.snapshots import Snapshot
 
 
 def life_of(entry: HistoryEntry) -> list[Message]:

@@ -16,8 +16,8 @@ from msgspec import Struct
 from proxy.engine.tracker import (
     EventReceived,
 )
-from proxy.translate import events
-from proxy.translate.events import CloudFrame, CloudPicture
+from proxy.translate import events, frames
+from proxy.translate.frames import CloudFrame, CloudPicture
 
 if TYPE_CHECKING:
     pass
@@ -153,7 +153,7 @@ class EventRouter:
         One without a job's id belongs to the only job that runs on the account, if it is known;
         when several run it is dropped rather than guessed.
         """
-        frame = events.parse_frame(data)
+        frame = frames.parse_frame(data)
         if frame is None:
             return
         cloud_id = frame.prompt_id

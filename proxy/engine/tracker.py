@@ -25,8 +25,10 @@ from msgspec import Struct
 from proxy.engine.node_states import NodeStates
 from proxy.jobs.models import JobEnd, Outcome
 from proxy.translate import events
-from proxy.translate.events import CloudFrame, CloudPicture, Event, Message, NodeText
-from proxy.translate.jobs import Snapshot, cost_of
+from proxy.translate.events import Event, Message, NodeText
+from proxy.translate.frames import CloudFrame, CloudPicture
+from proxy.translate.jobs import cost_of
+from proxy.translate.snapshots import Snapshot
 
 #: Characters of a node's last text that are kept to find a price in.
 _LAST_OF_TEXT = 2000

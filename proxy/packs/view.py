@@ -12,9 +12,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from proxy.packs.rewriting import shown_inputs
-from proxy.translate.events import CloudFrame
-from proxy.translate.jobs import Snapshot
+from proxy.translate.frames import CloudFrame
 from proxy.translate.packs import Rewriting
+from proxy.translate.snapshots import Snapshot
 
 
 class MemberView:

@@ -15,8 +15,8 @@ from urllib.parse import urlencode
 from msgspec import Struct
 
 from proxy.translate import codec
-from proxy.translate.jobs import milliseconds
 from proxy.translate.names import files
+from proxy.translate.snapshots import milliseconds
 
 #: What the cloud's errors say of a failure, in `execution_error` and in `error_message`.
 _ERROR_FIELDS = (

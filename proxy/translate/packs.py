@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from proxy.translate.events import CloudFrame, Preview, Told
-from proxy.translate.jobs import Snapshot
+from proxy.translate.events import Preview, Told
+from proxy.translate.frames import CloudFrame
+from proxy.translate.snapshots import Snapshot
 
 
 class Failure(Struct, frozen=True):

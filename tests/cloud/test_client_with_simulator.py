@@ -23,7 +23,7 @@ from proxy.cloud.resilience import (
 )
 from proxy.simulator import HttpFault, Simulator, SocketFault
 from proxy.translate import codec
-from proxy.translate.jobs import Snapshot
+from proxy.translate.snapshots import Snapshot
 
 QUICK = RetryPolicy(budget=5.0, backoff=Backoff(first=0.005, longest=0.05))
 

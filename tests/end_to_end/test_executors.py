@@ -7,7 +7,7 @@ import pytest
 from stack import Client
 
 from proxy.simulator import Simulator
-from proxy.translate.jobs import from_job
+from proxy.translate.snapshots import from_job
 
 TOLD = {
     "executor": "platform_gateway",

@@ -11,9 +11,10 @@ from proxy.engine.localiser import Localiser, Secrets
 from proxy.engine.tracker import EventReceived, GiveUp, SnapshotReceived
 from proxy.jobs.models import Job
 from proxy.translate.codec import REDACTED
-from proxy.translate.events import CloudPicture, Preview
-from proxy.translate.jobs import Snapshot
+from proxy.translate.events import Preview
+from proxy.translate.frames import CloudPicture
 from proxy.translate.packs import Failure, PlainView, ViewedJob
+from proxy.translate.snapshots import Snapshot
 
 SUBMIT = "POST /api/prompt"
 

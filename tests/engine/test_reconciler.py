@@ -16,7 +16,7 @@ from proxy.engine.accounts import Slots
 from proxy.engine.policy import Policy
 from proxy.engine.reconciler import Reconciler
 from proxy.jobs.models import Job
-from proxy.translate.jobs import Snapshot
+from proxy.translate.snapshots import Snapshot
 
 
 @dataclass

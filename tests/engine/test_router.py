@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.engine.router import LONGEST, PICTURE_BYTES, EventRouter
 from proxy.engine.tracker import EventReceived
-from proxy.translate.events import CloudFrame, CloudPicture
+from proxy.translate.frames import CloudFrame, CloudPicture
 
 SUBMIT = "POST /api/prompt"
 

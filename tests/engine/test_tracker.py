@@ -29,8 +29,9 @@ from proxy.engine.tracker import (
     SnapshotReceived,
     Tracker,
 )
-from proxy.translate.events import CloudPicture, CloudText, Event, Preview
-from proxy.translate.jobs import Snapshot
+from proxy.translate.events import Event, Preview
+from proxy.translate.frames import CloudPicture, CloudText
+from proxy.translate.snapshots import Snapshot
 
 
 def test_a_run_is_told_in_the_order_of_a_local_comfyui() -> None:

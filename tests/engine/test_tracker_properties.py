@@ -20,8 +20,9 @@ from proxy.engine.tracker import (
     SnapshotReceived,
     Tracker,
 )
-from proxy.translate.events import CloudPicture, CloudText, Event, Preview
-from proxy.translate.jobs import Snapshot
+from proxy.translate.events import Event, Preview
+from proxy.translate.frames import CloudPicture, CloudText
+from proxy.translate.snapshots import Snapshot
 
 ID = "7121851e-1054-57bd-bdfe-1bb2f96c0cf7"
 TERMINAL = {"execution_success", "execution_error", "execution_interrupted"}

@@ -17,9 +17,10 @@ from proxy.packs.table import PACK_NODES, offered
 from proxy.packs.tooling import translated
 from proxy.packs.view import MemberView
 from proxy.simulator.nodes import object_info, standard_nodes
-from proxy.translate.events import CloudPicture
-from proxy.translate.jobs import Snapshot, is_link
+from proxy.translate.frames import CloudPicture
+from proxy.translate.jobs import is_link
 from proxy.translate.packs import Rewriting
+from proxy.translate.snapshots import Snapshot
 from proxy.translate.validation import validate
 
 CLOUD = {

@@ -15,7 +15,7 @@ from stack import Client, running_proxy
 
 from proxy.simulator import Simulator
 from proxy.translate.codec import REDACTED
-from proxy.translate.events import without_secret
+from proxy.translate.frames import without_secret
 
 JPEG = b"\xff\xd8\xff a picture"
 

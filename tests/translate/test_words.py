@@ -8,7 +8,7 @@ from pathlib import Path
 
 from proxy.simulator import jobs
 from proxy.translate import errors, events
-from proxy.translate.jobs import STATUSES
+from proxy.translate.snapshots import STATUSES
 
 ROOT = Path(__file__).parents[2]
 PAGE, ONLY_SIMULATED = (

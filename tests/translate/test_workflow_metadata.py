@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.translate import events, workflow_metadata
+from proxy.translate import events, frames, workflow_metadata
 from proxy.translate.events import Event, NodeText, Preview
 
 #: Objects of 256 and 257 characters of JSON.
@@ -86,12 +86,12 @@ def test_a_preview_has_it_in_type_4_alone() -> None:
     plain = Preview("p", "1", "1", None, "1", b"\xff\xd8", "image/jpeg")
     told = events.with_metadata(plain, {"tab": 1, "node_id": "x"})
     assert isinstance(told, Preview)
-    frame = events.encode_preview(told, metadata=True) or b""
+    frame = frames.encode_preview(told, metadata=True) or b""
     length = int.from_bytes(frame[4:8], "big")
     assert frame[8 + length :] == b"\xff\xd8"
     assert b'"tab": 1' in frame[8 : 8 + length]
     assert b'"node_id": "1"' in frame[8 : 8 + length]
-    assert events.encode_preview(told, metadata=False) == events.encode_preview(
+    assert frames.encode_preview(told, metadata=False) == frames.encode_preview(
         plain, metadata=False
     )
     assert events.unpacked(events.packed(told)) == told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.translate.jobs import STATUSES, Snapshot, from_job, milliseconds
+from proxy.translate.snapshots import STATUSES, Snapshot, from_job, milliseconds
 
 
 @pytest.mark.parametrize(
