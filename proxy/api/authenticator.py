@@ -365,9 +365,14 @@ def _is_anonymous(request: web.Request, way: Way) -> bool:
 
 def cookie_of(request: web.Request) -> str | None:
     """Return the cookie of a browser's session, of a request without a token of its own."""
+    return None if has_token(request) else request.cookies.get(COOKIE)
+
+
+def has_token(request: web.Request) -> bool:
+    """Return whether a request carries a token of its own, valid or not."""
     way, headers = way_of(request), request.headers
     given = way.query_tokens or headers.get("Authorization") or headers.get(KEY_HEADER)
-    return None if given or way.path_token is not None else request.cookies.get(COOKIE)
+    return bool(given) or way.path_token is not None
 
 
 def credentials(request: web.Request) -> list[Credential]:

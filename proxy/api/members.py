@@ -25,6 +25,7 @@ from proxy.api.authenticator import (
     authenticator_of,
     caller_of,
     cookie_of,
+    has_token,
 )
 from proxy.api.connections import admission_of, connection_of, member_of
 from proxy.api.keys import MEMBERS, OPTIONS
@@ -261,6 +262,12 @@ async def post_sign_in(request: web.Request) -> web.Response:
     authenticator, caller = authenticator_of(request), caller_of(request)
     members, base = request.app[MEMBERS], request.app[OPTIONS].base_path
     authenticator.refuse_foreign(request, caller)
+    if has_token(request):  # a page below /t/TOKEN/ must not sign a browser in as its author
+        raise LocalError(
+            "sign_in_with_token",
+            "This request has a token already; sign in without a token in the path, the headers "
+            "or the query.",
+        )
     form = await _read_form(request)
     token, target = form.get("token", "").strip(), form.get("next", "/")
     await members.look_for([token])

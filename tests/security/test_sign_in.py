@@ -191,3 +191,22 @@ async def test_a_request_with_a_token_of_its_own_uses_no_session(
         pass
     async with browser.get(team.url / "proxy/api/members") as answer:
         assert answer.status == 200  # Ann's session, an admin's, has not ended
+
+
+@pytest.mark.parametrize("where", ["path", "query", "header"])
+async def test_a_request_with_a_token_of_its_own_makes_no_session(
+    team: Team, browser: aiohttp.ClientSession, where: str
+) -> None:
+    url, headers = team.url / "proxy/sign-in", {}
+    if where == "path":
+        url = team.url / "t" / team.bob / "proxy/sign-in"
+    elif where == "query":
+        url = url.with_query(token=team.bob)
+    else:
+        headers = {"X-API-Key": team.bob}
+    form = {"token": team.bob}
+    async with browser.post(url, data=form, headers=headers, allow_redirects=False) as answer:
+        assert (answer.status, dict(answer.cookies)) == (400, {})
+        assert (await answer.json())["error"]["type"] == "sign_in_with_token"
+    async with browser.get(team.url / "queue") as answer:
+        assert answer.status == 401
