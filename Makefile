@@ -91,9 +91,10 @@ bench: $(DEV) ## measure one process, for docs/performance.md
 bench-cluster: $(DEV) ## measure replicas over PostgreSQL and Valkey, for docs/performance.md
 	PYTHONPATH=tests $(BIN)/python benchmarks/cluster.py
 
-load: $(DEV) ## measure fair sharing with a thousand jobs of twenty members
+load: $(DEV) ## measure fair sharing with a thousand jobs of twenty members, and the decisions of one engine
 	$(BIN)/python benchmarks/fairness.py
 	$(BIN)/python benchmarks/dispatch.py
+	$(BIN)/python benchmarks/scale.py
 
 chaos: $(DEV) ## run a thousand jobs with faults and kills, and count the results
 	PYTHONPATH=tests $(BIN)/python -m chaos.run
