@@ -185,6 +185,10 @@ _INTERNAL = {"invalid", "unknown", "unreachable"}
 _OF_NODES = {"PackNodeError"}
 
 
+#: Functions that refuse a parameter of the query as `invalid_NAME`.
+_OF_PARAMETERS = {"query_number", "_history_integer"}
+
+
 def error_types() -> set[str]:
     """Every `error.type` that the code gives: in a refusal, of the cloud, or in a validation."""
     found = set(errors._WAYS_OUT)
@@ -199,6 +203,9 @@ def error_types() -> set[str]:
                 told = name.endswith("Error") and name not in _OF_NODES
                 if (told or name == "__init__") and isinstance(type_, ast.Constant):
                     found.add(str(type_.value))
+                parameter = node.args[1]
+                if name in _OF_PARAMETERS and isinstance(parameter, ast.Constant):
+                    found.add(f"invalid_{parameter.value}")
         if path.parent.name == "translate":
             words = (n.value for n in ast.walk(tree) if isinstance(n, ast.Constant))
             found |= VALIDATION & {word for word in words if isinstance(word, str)}

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING
-
 from aiohttp import web
 
 from proxy.api import bodies
@@ -13,12 +10,8 @@ from proxy.api.members import require_admin
 from proxy.storage.database import StorageError
 from proxy.translate.errors import LocalError
 
-if TYPE_CHECKING:
-    pass
-
-
 #: Entries of a page of the audit record, and the furthest that pages go back.
-MOST, FURTHEST = 1000, 1_000_000
+MAX_ENTRIES, MAX_OFFSET = 1000, 1_000_000
 
 
 async def get_audit(request: web.Request) -> web.Response:
@@ -27,8 +20,8 @@ async def get_audit(request: web.Request) -> web.Response:
     The query may name a `member` and an `action`.
     """
     require_admin(request)
-    limit = whole_number(request, "limit", 100, MOST)
-    offset = whole_number(request, "offset", 0, FURTHEST)
+    limit = bodies.query_number(request.query, "limit", 100, 0, MAX_ENTRIES)
+    offset = bodies.query_number(request.query, "offset", 0, 0, MAX_OFFSET)
     audit, query = request.app[ACCOUNTING].audit, request.query
     try:
         entries = await audit.page(
@@ -49,11 +42,3 @@ async def get_audit(request: web.Request) -> web.Response:
     return bodies.json(
         {"entries": entries[:limit], "offset": offset, "has_more": len(entries) > limit}
     )
-
-
-def whole_number(request: web.Request, name: str, default: int, most: int) -> int:
-    """A number of the query, from 0 to `most`. Raises `LocalError` (400)."""
-    text = request.query.get(name, str(default))
-    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) > most:
-        raise LocalError(f"invalid_{name}", f"{name} must be a whole number from 0 to {most:,}.")
-    return int(text)

@@ -346,6 +346,28 @@ def query_integer(
         raise refuse(text) from None
 
 
+def query_number(
+    query: Mapping[str, str], name: str, default: int, minimum: int, maximum: int
+) -> int:
+    """Return the whole number of a query of the proxy's own routes, in decimal digits alone.
+
+    Raises `LocalError` (400) for anything else, and for one below `minimum` or above `maximum`.
+    """
+
+    def refuse(_: str) -> LocalError:
+        return LocalError(
+            f"invalid_{name}", f"{name} must be a whole number from {minimum} to {maximum:,}."
+        )
+
+    value = query_integer(query, name, refuse)
+    if value is None:
+        return default
+    text = query[name]
+    if not (text.isascii() and text.isdigit() and minimum <= value <= maximum):
+        raise refuse(text)
+    return value
+
+
 def as_object(
     value: object, must: str = "The request body must be a JSON object"
 ) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
 from aiohttp import web
 
@@ -20,10 +20,6 @@ from proxy.jobs.models import ENDS, OUTCOMES
 from proxy.storage.history import MAX_FOUND, EndedRow
 from proxy.translate import codec, names
 from proxy.translate.errors import LocalError
-
-if TYPE_CHECKING:
-    pass
-
 
 #: Jobs of a page unless it is said, and characters that are searched for.
 PAGE, MOST_TEXT = 24, 100
@@ -51,18 +47,16 @@ async def list_jobs(request: web.Request) -> web.Response:
     read = None if cursor is None else _CURSOR.fullmatch(cursor)
     if cursor is not None and read is None:
         raise LocalError("invalid_before", "before must be the next of the page before.")
-    limit = query.get("limit", str(PAGE))
-    if not re.fullmatch(r"[0-9]{1,3}", limit, re.ASCII) or not 1 <= int(limit) <= MAX_FOUND:
-        raise LocalError("invalid_limit", f"limit must be a whole number from 1 to {MAX_FOUND}.")
+    limit = bodies.query_number(query, "limit", PAGE, 1, MAX_FOUND)
     history = request.app[HISTORY]
     rows = await history.search(
         member,
         states=() if status is None else {ENDS[status].value},  # type: ignore[index]
         text=query.get("q", "").strip()[:MOST_TEXT],
         before=None if read is None else (int(read[1]), int(read[2])),
-        limit=int(limit),
+        limit=limit,
     )
-    more = len(rows) == int(limit)
+    more = len(rows) == limit
     return bodies.json(
         {
             "jobs": list(map(_ended, rows)),

@@ -307,3 +307,17 @@ async def test_a_refusal_lets_go_of_what_its_handler_held(
         assert bodies_held[0]() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(("query", "number"), [({}, 24), ({"n": "2"}, 2), ({"n": "1000"}, 1000)])
+def test_a_number_of_a_query(query: dict[str, str], number: int) -> None:
+    assert bodies.query_number(query, "n", 24, 2, 1000) == number
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "1", "1001", "-3", "+3", " 3", "1_0", "3.0", "٣", "9" * 5000]
+)
+def test_what_is_no_such_number_is_refused(text: str) -> None:
+    with pytest.raises(LocalError, match="n must be a whole number from 2 to 1,000") as refused:
+        bodies.query_number({"n": text}, "n", 24, 2, 1000)
+    assert refused.value.type == "invalid_n"
