@@ -314,7 +314,7 @@ async def test_a_member_sees_only_the_own_things(
 async def test_a_member_makes_an_own_token(chrome: Browser, gateway: Gateway) -> None:
     async with signed_in(chrome, gateway, "ben") as page:
         await page.get_by_role("link", name="Your access").click()
-        await page.get_by_text("No limits").wait_for()
+        await page.get_by_text("Waiting jobs: 5000").wait_for()
         await page.get_by_label("Note").fill("phone")
         await page.get_by_role("button", name="New token").click()
         await page.locator("#token-made code").filter(has_text="ccp_").wait_for()

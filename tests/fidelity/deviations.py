@@ -149,6 +149,8 @@ DEVIATIONS = (
         "Targets that are no list are refused: ComfyUI looks for ids inside the text."),
     Row("prompt_partial_targets", r"GET /history/b219dade", ENTRY_MISSING, "Refused, so not run."),
     Row("prompt_partial_targets", "ws a", STREAM, "Refused, so not run."),
+    Row("prompt_bad_bodies", r"POST /prompt \[UTF-16, declared\]", r"body\.error\..*",
+        "Charsets other than UTF-8 are refused: some of Python's take quadratic time."),
     Row("prompt_partial_targets|prompt_bad_bodies", "", r"body\.number: \d → \d"
         r"|body\..*\.prompt\[\]: \d → \d",
         "A body that is refused for its form uses up no number."),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from typing import Any
 
 import pytest
@@ -19,7 +17,6 @@ from files.helpers import (
     record_of,
     upload,
 )
-from yarl import URL
 
 from proxy.cloud.resilience import CloudRefused, CloudUnauthorized, CloudUnreachable
 from proxy.files.service import Files
@@ -208,33 +205,3 @@ async def test_files_of_an_account_that_got_another_name_are_looked_for_everywhe
     assert await bytes_of(files, await record_of(files)) == RED
     name = await loaded(files, "cat.png", "renamed")
     assert two.contents[name.removesuffix(" [input]")] == RED
-
-
-async def test_a_store_from_before_there_were_accounts_is_read(
-    open_files: OpenFiles, tmp_path: Any
-) -> None:
-    cloud = MemoryCloud(base_url=URL("http://cloud"))
-    name = cloud.add(RED)
-    hash_ = name.removesuffix(".png")
-    sent = f'{{"cloud_name":"{name}","hash":"{hash_}","size":{len(RED)},"sent_to":"http://cloud"}}'
-    odd = f'{{"cloud_name":"odd.png","hash":"{hash_}","size":{len(RED)},"sent_to":null}}'
-    record = (
-        f'{{"member":"local","type":"input","subfolder":"","filename":"cat.png","cloud_name":"{name}",'
-        f'"cloud_type":"input","hash":"{hash_}","size":{len(RED)},"media_type":"image/png",'
-        '"modified":1.0}'
-    )
-    with closing(sqlite3.connect(tmp_path / "proxy.sqlite")) as store, store:
-        store.execute("CREATE TABLE documents (collection, key, value)")
-        store.executemany(
-            "INSERT INTO documents VALUES (?, ?, ?)",
-            [
-                ("contents", f"http://cloud {name}", sent.encode()),
-                ("contents", " odd.png", odd.encode()),
-                ("files", "local/input/cat.png", record.encode()),
-            ],
-        )
-    files = await open_files(cloud)
-    assert (await record_of(files)).account == "default"
-    assert await upload(files, RED) == "cat.png"
-    assert await loaded(files, "cat.png", "default") == name
-    assert cloud.sent == []

@@ -55,7 +55,8 @@ async def opened(tmp_path: Path) -> AsyncIterator[Directory]:
 
 async def test_without_members_everybody_is_an_admin_named_local(directory: Directory) -> None:
     assert not directory.has_members
-    assert directory.get(LOCAL) == Member(LOCAL, role="admin", limits=Limits(stored_bytes=None))
+    unlimited = Limits(max_queued=None, stored_bytes=None)
+    assert directory.get(LOCAL) == Member(LOCAL, role="admin", limits=unlimited)
     assert directory.members() == []
 
 
