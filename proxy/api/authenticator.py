@@ -88,10 +88,10 @@ def caller(
     address = parse_address(peer)
     if address is None or not is_trusted(address, trusted):
         return Caller(_shown(peer), scheme, host)
-    said = _last(headers, "X-Forwarded-Proto").lower()
+    forwarded = _last(headers, "X-Forwarded-Proto").lower()
     return Caller(
         str(_behind(address, headers, trusted)),
-        said if said in ("http", "https") else scheme,
+        forwarded if forwarded in ("http", "https") else scheme,
         _last(headers, "X-Forwarded-Host") or host,
     )
 
@@ -191,7 +191,7 @@ class Authenticator:
         if sent is not None and _digest(sent) in self._known:
             return
         try:
-            given = [one.token for one in credentials(request)]
+            given = [credential.token for credential in credentials(request)]
         except LocalError:
             return  # the refusal says it
         cookie = None if given else cookie_of(request)
@@ -301,8 +301,8 @@ class Authenticator:
         self, given: Sequence[Credential], caller: Caller
     ) -> tuple[Access, Credential] | None:
         """The first token that is valid; `None` where none was given."""
-        found = [(self._members.access(one.token), one) for one in given]
-        valid = [(access, one) for access, one in found if access is not None]
+        found = [(self._members.access(credential.token), credential) for credential in given]
+        valid = [(access, credential) for access, credential in found if access is not None]
         if len({access.member.name for access, _ in valid}) > 1:
             raise LocalError(
                 "tokens_of_different_members",

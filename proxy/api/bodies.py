@@ -175,9 +175,9 @@ def coding(accepted: Iterable[str], offered: Sequence[str]) -> str:
 # --- requests -------------------------------------------------------------------------------------
 
 #: How deep the JSON of a body may be nested; what walks through it takes a call for each level.
-MOST_LEVELS = 300
+MAX_LEVELS = 300
 #: Values of one body's JSON: 500,000 empty lists take 0.2 s; large workflows have 100,000.
-MOST_VALUES = 500_000
+MAX_VALUES = 500_000
 #: Bytes that a value takes once it is parsed, about, beside its text.
 VALUE_BYTES = 120
 #: Bytes of JSON beyond which it is parsed in a thread: fewer take at most some ms.
@@ -244,10 +244,10 @@ async def read(request: web.Request, max_size: int | None = None) -> bytes:
 def count_values(body: bytes) -> int:
     """Return about how many values the JSON of a body has. Raises `LocalError` for too many."""
     count = body.count(b"[") + body.count(b"{") + body.count(b",")
-    if count > MOST_VALUES:
+    if count > MAX_VALUES:
         raise LocalError(
             "too_many_values",
-            f"The JSON of the request body has more than {MOST_VALUES:,} values; send less at "
+            f"The JSON of the request body has more than {MAX_VALUES:,} values; send less at "
             "once, or upload the data as a file.",
             kind="too_large",
         )
@@ -267,8 +267,8 @@ def parse(body: bytes, charset: str | None = None) -> Any:
         raise CharsetError(charset) from error
     except ValueError as error:
         raise NotJsonError(str(error) if body else "The body is empty.") from None
-    if body.count(b"[") + body.count(b"{") > MOST_LEVELS and _is_deep(value):
-        raise NotJsonError(f"The JSON is nested more than {MOST_LEVELS} levels deep.")
+    if body.count(b"[") + body.count(b"{") > MAX_LEVELS and _is_deep(value):
+        raise NotJsonError(f"The JSON is nested more than {MAX_LEVELS} levels deep.")
     return value
 
 
@@ -285,9 +285,9 @@ def checked_charset(charset: str | None) -> str:
 
 
 def _is_deep(value: Any) -> bool:
-    """Whether a value is nested beyond `MOST_LEVELS`; walks level by level, without recursion."""
+    """Whether a value is nested beyond `MAX_LEVELS`; walks level by level, without recursion."""
     level = [value]
-    for _ in range(MOST_LEVELS):
+    for _ in range(MAX_LEVELS):
         level = [
             inner
             for outer in level

@@ -187,7 +187,7 @@ class ConnectionManager:
     async def drain(self, seconds: float) -> bool:
         """Close what is idle and wait for the answers under way, for at most `seconds`.
 
-        Says whether all have gone out.
+        Returns whether all of them were sent.
         """
         self.draining = True
         with contextlib.suppress(TimeoutError):
@@ -202,7 +202,7 @@ class ConnectionManager:
         return False
 
     def cancel(self) -> int:
-        """Cancel the handlers that still run; their number."""
+        """Cancel the handlers that still run, and return their number."""
         busy = [connection for connection in self.connections if connection.busy]
         for connection in busy:
             connection.cancel()

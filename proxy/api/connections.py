@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 #: Bytes of a body that arrive within `ConnectionLimits.body_timeout`, unless fewer are left.
-LEAST_PROGRESS = 16 * 1024
+MIN_PROGRESS = 16 * 1024
 #: Seconds that an answer under way and a close frame have when the access of their member ends.
 REVOKE_TIMEOUT = 0.5
 #: The reason in the close frame.
@@ -236,7 +236,7 @@ class Connection(web.RequestHandler):
             self._state = _ANSWER
             self.manager.timed.discard(self)
         elif 0 < timeout <= now - self._since:
-            if self._received >= LEAST_PROGRESS or not transport.is_reading():
+            if self._received >= MIN_PROGRESS or not transport.is_reading():
                 self._since, self._received = now, 0
                 return
             log.info("body_timed_out", received=self._received)
@@ -353,13 +353,13 @@ class Connection(web.RequestHandler):
         if not data or self.transport is None:
             return
         if state in (_IDLE, _HEADERS):
-            self._take_head()
+            self._take_headers()
         elif state == _SOCKET:
             self._take_frames()
         else:
-            self._take_behind_head()
+            self._take_after_headers()
 
-    def _take_head(self) -> None:
+    def _take_headers(self) -> None:
         """Count what has come of the headers of a request, and how long they take."""
         if has_waiting_request(self):
             return
@@ -372,7 +372,7 @@ class Connection(web.RequestHandler):
             log.info("headers_refused", member=self.member)
             self._answer_raw(TOO_MUCH_UNFINISHED)
 
-    def _take_behind_head(self) -> None:
+    def _take_after_headers(self) -> None:
         """Count trailers of a body, and read the next request when this one is answered."""
         body = self._body
         if self._state == _REST:
@@ -460,17 +460,17 @@ def _head_bytes(message: RawRequestMessage) -> int:
 
 
 def connection_of(request: web.BaseRequest) -> Connection:
-    """The connection on which a request came."""
+    """Return the connection on which a request came."""
     return cast("Connection", request.protocol)
 
 
 def way_of(request: web.BaseRequest) -> Way:
-    """How a request came."""
+    """Return how a request came."""
     return connection_of(request).way
 
 
 def admission_of(request: web.BaseRequest) -> Admission:
-    """The authenticated member of a request."""
+    """Return the authenticated member of a request."""
     admission = connection_of(request).admission
     if admission is None:
         raise RuntimeError("no request was authenticated")
@@ -478,10 +478,10 @@ def admission_of(request: web.BaseRequest) -> Admission:
 
 
 def of(request: web.BaseRequest) -> Services:
-    """The services of the listener that got a request."""
+    """Return the services of the listener that got a request."""
     return connection_of(request).services
 
 
 def member_of(request: web.BaseRequest) -> str:
-    """Who is behind the client."""
+    """Return the member who sent a request."""
     return admission_of(request).member

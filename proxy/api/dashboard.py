@@ -56,7 +56,7 @@ _HEADERS = {
 OFTEN, LIVELY, QUIET = 0.25, 1.0, 15.0
 
 #: This many running and this many waiting jobs are shown; of the others their number is told.
-MOST_RUNNING, MOST_WAITING = 100, 200
+MAX_RUNNING, MAX_WAITING = 100, 200
 
 #: Why a job waits, or an account rests.
 REASONS = {
@@ -223,8 +223,8 @@ async def _state(request: web.Request) -> dict[str, Any]:
     waiting = [view for view in seen.jobs if view.shown == "waiting"]
     return {
         "time": int(now * 1000),
-        "running": list(map(describe, running[:MOST_RUNNING])),
-        "waiting": list(map(_waiting, waiting[:MOST_WAITING])),
+        "running": list(map(describe, running[:MAX_RUNNING])),
+        "waiting": list(map(_waiting, waiting[:MAX_WAITING])),
         "counts": {
             "running": len(running),
             "waiting": len(waiting),

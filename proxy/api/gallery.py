@@ -22,9 +22,9 @@ from proxy.translate import codec, names
 from proxy.translate.errors import LocalError
 
 #: Jobs of a page unless it is said, and characters that are searched for.
-PAGE, MOST_TEXT = 24, 100
+PAGE, MAX_TEXT = 24, 100
 #: Nodes and outputs of a job that are shown, and characters of an error.
-MOST_NODES, MOST_OUTPUTS, MOST_ERROR = 1000, 200, 4000
+MAX_NODES, MAX_OUTPUTS, MAX_ERROR = 1000, 200, 4000
 
 #: A job may end while it is read: then it is read again.
 _READINGS = 3
@@ -52,7 +52,7 @@ async def list_jobs(request: web.Request) -> web.Response:
     rows = await history.search(
         member,
         states=() if status is None else {ENDS[status].value},  # type: ignore[index]
-        text=query.get("q", "").strip()[:MOST_TEXT],
+        text=query.get("q", "").strip()[:MAX_TEXT],
         before=None if read is None else (int(read[1]), int(read[2])),
         limit=limit,
     )
@@ -100,7 +100,7 @@ def _whole(row: EndedRow, found: Mapping[str, Any]) -> dict[str, Any]:
     times = codec.loads(row.details).get("nodes", {})
     failed = (found.get("execution_error") or {}).get("node_id")
     nodes = _nodes(found["workflow"]["prompt"], times, cached, failed)
-    outputs = islice(_outputs(found["outputs"]), MOST_OUTPUTS)
+    outputs = islice(_outputs(found["outputs"]), MAX_OUTPUTS)
     return {
         **_ended(row),
         "nodes": sorted(nodes, key=lambda one: (one["began"] is None, one["began"])),
@@ -171,7 +171,7 @@ def _ended(row: EndedRow) -> dict[str, Any]:
 def _error(error: Mapping[str, Any]) -> dict[str, str]:
     return {
         "type": str(error.get("exception_type") or ""),
-        "message": str(error.get("exception_message") or "").strip()[:MOST_ERROR],
+        "message": str(error.get("exception_message") or "").strip()[:MAX_ERROR],
         "node": str(error.get("node_id") or ""),
         "class": str(error.get("node_type") or ""),
     }
@@ -181,7 +181,7 @@ def _nodes(
     graph: Mapping[str, Any], times: Mapping[str, Any], cached: Any, marked: str | None
 ) -> Iterator[dict[str, Any]]:
     """The nodes of a graph; the `marked` one runs or has failed."""
-    for id_, node in islice(graph.items(), MOST_NODES):
+    for id_, node in islice(graph.items(), MAX_NODES):
         if not isinstance(node, Mapping):
             continue
         began, ran = times.get(id_, (None, None))
@@ -191,7 +191,7 @@ def _nodes(
         yield {
             "id": id_,
             "class": class_,
-            "title": title[:MOST_TEXT] if isinstance(title, str) and title else class_,
+            "title": title[:MAX_TEXT] if isinstance(title, str) and title else class_,
             "began": began,
             "ran": ran,
             "cached": id_ in cached,

@@ -47,7 +47,7 @@ from proxy.translate.errors import LocalError
 log = structlog.get_logger(__name__)
 
 #: This many tokens a member has before it may make no more for itself.
-MOST_OWN = 20
+MAX_OWN_TOKENS = 20
 
 
 def is_admin(request: web.Request) -> bool:
@@ -80,7 +80,7 @@ async def list_members(request: web.Request) -> web.Response:
     """All members with their limits; for a member the own entry."""
     directory, name = request.app[MEMBERS], whose(request)
     listed = directory.members()
-    found = [describe_member(directory, one) for one in listed if name in (None, one.name)]
+    found = [describe_member(directory, member) for member in listed if name in (None, member.name)]
     return bodies.json({"members": found})
 
 
@@ -130,15 +130,15 @@ async def list_tokens(request: web.Request) -> web.Response:
     directory, name = request.app[MEMBERS], whose(request)
     with _told():
         member = directory.find(name).name if name and directory.has_members else None
-    found = [describe_token(directory, one) for one in directory.tokens(member)]
+    found = [describe_token(directory, token) for token in directory.tokens(member)]
     return bodies.json({"tokens": found})
 
 
 async def make_token(request: web.Request) -> web.Response:
     """Make a token for a `member`, with a `note` and `expires` as `90d`; shown this once.
 
-    Members make them for themselves, `MOST_OWN` at most. Theirs live no longer than the one that
-    they are made with.
+    Members make them for themselves, `MAX_OWN_TOKENS` at most. Theirs live no longer than the
+    one that they are made with.
     """
     directory, until = request.app[MEMBERS], None
     body = await _body(request)
@@ -182,11 +182,11 @@ def _own_expiry(request: web.Request) -> int | None:
     Raises `LocalError` (409) for a member who has as many as may be.
     """
     own = request.app[MEMBERS].tokens(member_of(request))
-    if len(own) >= MOST_OWN:
+    if len(own) >= MAX_OWN_TOKENS:
         raise LocalError(
             "too_many_tokens",
-            f"You have {len(own)} tokens, which is the maximum ({MOST_OWN}): revoke one that you "
-            "do not use.",
+            f"You have {len(own)} tokens, which is the maximum ({MAX_OWN_TOKENS}): revoke one that "
+            "you do not use.",
             kind="conflict",
         )
     used = admission_of(request).token
@@ -349,10 +349,10 @@ def _form(request: web.Request, target: str) -> str:
 
 def _page(form: str, problem: LocalError | None = None) -> web.Response:
     nonce = secrets.token_urlsafe(16)
-    told = f'<p role="alert">{html.escape(str(problem))}</p>' if problem is not None else ""
+    alert = f'<p role="alert">{html.escape(str(problem))}</p>' if problem is not None else ""
     return web.Response(
         status=bodies.status_of(problem) if problem is not None else 200,
-        text=_PAGE.substitute(nonce=nonce, problem=told, form=form),
+        text=_PAGE.substitute(nonce=nonce, problem=alert, form=form),
         content_type="text/html",
         headers={
             **(bodies.headers_of(problem) if problem is not None else {}),

@@ -15,7 +15,7 @@ from typing import Protocol
 #: The parts of all places that anonymous connections, those of one address and one member take.
 ANONYMOUS_SHARE, ADDRESS_SHARE, MEMBER_SHARE = 3 / 4, 1 / 64, 1 / 2
 #: This many places an address or a member may always take.
-LEAST_SHARE = 64
+MIN_SHARE = 64
 #: Seconds after which a connection of a member may be closed, if it is idle for so long.
 EVICTION_IDLE = 5.0
 #: Seconds after which an anonymous connection may be closed in favour of one of its own address.
@@ -95,8 +95,8 @@ class Places:
     def __init__(self, max_connections: int) -> None:
         self._max = max_connections
         self._max_anonymous = max(1, max_connections - int(max_connections * (1 - ANONYMOUS_SHARE)))
-        self._max_of_address = max(LEAST_SHARE, int(max_connections * ADDRESS_SHARE))
-        self._max_of_member = max(LEAST_SHARE, int(max_connections * MEMBER_SHARE))
+        self._max_of_address = max(MIN_SHARE, int(max_connections * ADDRESS_SHARE))
+        self._max_of_member = max(MIN_SHARE, int(max_connections * MEMBER_SHARE))
         self._count = 0
         self.anonymous: dict[Occupant, None] = {}
         self._by_address = _Groups()

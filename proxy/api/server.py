@@ -158,13 +158,17 @@ class Server:
 
         Raises `OSError` when the address cannot be listened on.
         """
-        most = room_for(self._limits.max_connections)
-        if most < self._limits.max_connections:
+        max_connections = room_for(self._limits.max_connections)
+        if max_connections < self._limits.max_connections:
             asked = self._limits.max_connections != ConnectionLimits().max_connections
-            tell = log.info if asked or most < SCANTY else log.debug
-            tell("connection_limit_lowered", limit=most, reason="the limit of open files")
+            tell = log.info if asked or max_connections < SCANTY else log.debug
+            tell(
+                "connection_limit_lowered", limit=max_connections, reason="the limit of open files"
+            )
         await self._runner.setup()
-        connections = ConnectionManager(replace(self._limits, max_connections=most), self._services)
+        connections = ConnectionManager(
+            replace(self._limits, max_connections=max_connections), self._services
+        )
         self._services.members.subscribe(connections.review)
         hosts = [hosts] if isinstance(hosts, str) else hosts
         protocols = self._protocols(connections)

@@ -24,9 +24,9 @@ log = structlog.get_logger(__name__)
 #: Seconds for a handshake, and for a client to answer the end of a connection.
 HANDSHAKE_TIMEOUT, SHUTDOWN_TIMEOUT = 10.0, 5.0
 #: Connections that are accepted before others have a turn.
-_AT_ONCE = 16
+_MAX_ACCEPTS = 16
 #: Seconds before the next try when the system has no descriptor or memory for a connection.
-_PAUSE = 1.0
+_RETRY_DELAY = 1.0
 
 
 class CertificateError(Exception):
@@ -148,14 +148,14 @@ class TlsListener:
         """Accept connections for ever."""
         loop = asyncio.get_running_loop()
         while True:
-            for _ in range(_AT_ONCE):
+            for _ in range(_MAX_ACCEPTS):
                 try:
                     accepted, peer = await loop.sock_accept(listening)
                 except ConnectionError:  # it is gone again
                     continue
                 except OSError as error:
                     log.warning("accept_failed", error=str(error))
-                    await asyncio.sleep(_PAUSE)
+                    await asyncio.sleep(_RETRY_DELAY)
                     continue
                 self._begin(accepted, peer)
             await asyncio.sleep(0)

@@ -35,7 +35,7 @@ CHUNK = 256 * 1024
 #: Bytes of a form beside its files, about.
 FORM_BYTES = 16 * 1024
 #: The largest form without files, in bytes, and its fields; and all fields beside files.
-MOST_FORM_BYTES, MOST_FORM_FIELDS = 64 * 1024, 100
+MAX_FORM_BYTES, MAX_FORM_FIELDS = 64 * 1024, 100
 MAX_FIELD_BYTES = 1024 * 1024
 #: Bytes of a file that lie in memory; one that is longer lies on disk.
 IN_MEMORY = 1024 * 1024
@@ -141,8 +141,8 @@ async def _read(request: web.Request, files: ExitStack) -> MultiDict[Field]:
         async with unpacking.unpacked(request) as body:
             return await _FormReader(request, body, files).read()
     if request.content_type in ("", "application/x-www-form-urlencoded"):
-        text = (await bodies.read(request, MOST_FORM_BYTES)).decode()
-        return MultiDict(parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_FORM_FIELDS))
+        text = (await bodies.read(request, MAX_FORM_BYTES)).decode()
+        return MultiDict(parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS))
     return MultiDict()
 
 

@@ -62,7 +62,7 @@ def test_more_values_than_any_workflow_has_are_refused_before_they_are_made(
         raise AssertionError("the values were made")
 
     monkeypatch.setattr("proxy.translate.codec.loads", forbidden)
-    many = b"[" + b",".join([value] * (bodies.MOST_VALUES + 1)) + b"]"
+    many = b"[" + b",".join([value] * (bodies.MAX_VALUES + 1)) + b"]"
     with pytest.raises(bodies.LocalError) as raised:
         bodies.parse(many, None)
     assert (raised.value.kind, raised.value.type) == ("too_large", "too_many_values")

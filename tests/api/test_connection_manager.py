@@ -128,7 +128,7 @@ async def test_strangers_never_have_all_places(
 async def test_one_address_never_has_all_places_of_strangers(
     running: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "LEAST_SHARE", 2)
+    monkeypatch.setattr(places, "MIN_SHARE", 2)
     async with running(max_connections=4) as server:
         for _ in range(2):
             await server.connect()

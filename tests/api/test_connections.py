@@ -86,7 +86,7 @@ async def test_a_body_of_a_form_that_stops_is_408(running: Any) -> None:
 async def test_a_long_body_that_comes_on_may_take_long(
     running: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "LEAST_PROGRESS", 10)
+    monkeypatch.setattr(connections, "MIN_PROGRESS", 10)
     async with running(body_timeout=1.0) as server:
         reader, writer = await server.connect(POST.replace(b"100000", b"200"))
         for _ in range(20):
@@ -142,7 +142,7 @@ def asking(token: str, path: bytes = b"/queue") -> bytes:
 async def test_one_member_never_has_all_places(
     running: Any, members: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "LEAST_SHARE", 2)
+    monkeypatch.setattr(places, "MIN_SHARE", 2)
     ann, _ = await members.new_token("ann")
     bob, _ = await members.new_token("bob")
     async with running(max_connections=4, members=members) as server:

@@ -313,6 +313,6 @@ async def test_a_member_makes_and_revokes_own_tokens_that_live_no_longer(
         async with session.delete(url / f"ccp_{prefix}", headers=headers) as answer:
             assert (answer.status, (await answer.json())["error"]["type"]) == (403, "admins_only")
     assert team.members.access(team.ann) is not None
-    monkeypatch.setattr(members, "MOST_OWN", len(team.members.tokens("bob")))
+    monkeypatch.setattr(members, "MAX_OWN_TOKENS", len(team.members.tokens("bob")))
     async with session.post(url, json={"member": "bob"}, headers=headers) as answer:
         assert (answer.status, (await answer.json())["error"]["type"]) == (409, "too_many_tokens")

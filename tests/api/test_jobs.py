@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient
 
-from proxy.api.bodies import MOST_VALUES
+from proxy.api.bodies import MAX_VALUES
 from proxy.api.jobs import is_job_id, parse_prompt
 from proxy.jobs.service import JobQuery
 from proxy.jobs.submission import JobRequest
@@ -406,7 +406,7 @@ async def test_a_bad_list_to_cancel_cancels_nothing(
 async def test_a_list_to_cancel_that_is_too_long_is_told_so(
     client: Client, room_of_jobs: Any
 ) -> None:
-    body = b'{"job_ids": [' + b"1," * MOST_VALUES + b"1]}"
+    body = b'{"job_ids": [' + b"1," * MAX_VALUES + b"1]}"
     response = await client.post("/api/jobs/cancel", data=body)
     answer = await response.json()
     assert (response.status, answer["error"]["type"]) == (413, "too_many_values")

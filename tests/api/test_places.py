@@ -43,7 +43,7 @@ def test_the_address_with_most_connections_makes_room_for_another() -> None:
 
 def test_young_connections_of_the_same_address_stay() -> None:
     full = Places(100)
-    held = [Occupier("10.0.0.1", busy=True) for _ in range(places.LEAST_SHARE)]
+    held = [Occupier("10.0.0.1", busy=True) for _ in range(places.MIN_SHARE)]
     assert all(full.enter(place, 0.0) for place in held)
     assert not full.enter(Occupier("10.0.0.1"), places.EVICTION_AGE / 2)
     assert not any(place.is_cut for place in held)
