@@ -169,6 +169,41 @@ def test_no_part_is_handed_the_engine() -> None:
     assert room(PACKAGE / "app" / "jobs.py") == "app"
 
 
+#: Fields of a live job that others than the table of jobs set: what a turn gives, and the content,
+#: which is in memory only where it is used.
+SET_BESIDE_THE_TABLE = {
+    ("scheduler.py", "account"),
+    ("scheduler.py", "charge"),
+    ("slots.py", "content"),
+    ("recorder.py", "content"),
+    ("life.py", "credentials"),
+}
+
+
+def fields_set(path: Path) -> set[str]:
+    """The fields of jobs, and of what jobs have, that a file sets."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        owner, name = "", ""
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
+            owner, name = ast.unparse(node.value), node.attr
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "setattr":
+            owner, name = map(ast.unparse, node.args[:2])
+        if re.search(r"\bjob\b", owner):
+            found.add(name)
+    return found
+
+
+def test_the_table_alone_changes_live_jobs() -> None:
+    found = {
+        (path.name, name)
+        for path in (PACKAGE / "engine").glob("*.py")
+        if path.name != "table.py"
+        for name in fields_set(path)
+    }
+    assert found == SET_BESIDE_THE_TABLE
+
+
 #: Imports inside functions: optional packages, and what takes memory that few servers need.
 MAX_INNER_IMPORTS = 30
 

@@ -52,7 +52,7 @@ class Answers:
         job = self._table.get(key)
         if job is None or job.answered:
             return
-        job.answered = True
+        self._table.note(job, answered=True)
         if job.watched != watched:
             self._table.change(job, watched=watched)
         run = self._table.run_of(job)

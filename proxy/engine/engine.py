@@ -211,7 +211,7 @@ class Engine:
             self._table.change(job, accepted=True)
         unwanted = job.cancel_requested and job.state is JobState.RUNNING
         if unwanted:  # it is followed until the cloud has ended it
-            job.cancel_requested = False
+            self._table.note(job, cancel_requested=False)
         self.supervisor.spawn(self._life.run(job, outcome), f"job {job.prompt_id}")
         if unwanted:
             self._cancel(CancelRequested("", (job.key,)))

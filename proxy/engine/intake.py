@@ -64,14 +64,13 @@ class Intake:
             self._answers.refuse(key, _failed())
 
     async def _take_in(self, job: Job, message: JobReceived) -> None:
-        job.answered = False
-        job.outputs_to_execute = output_nodes(job, message.found or {}, self._catalog.known)
-        self._table.add(job)
+        outputs = output_nodes(job, message.found or {}, self._catalog.known)
+        self._table.add(job, answered=False, outputs_to_execute=outputs)
         if not self._slots.scheduler.has_account(job.member):
             await self._table.discard(job)
             self._answers.refuse(job.key, _no_account())
             return
-        job.needs = needs_of(job, self._catalog)
+        self._table.note(job, needs=needs_of(job, self._catalog))
         if (
             not message.promised  # a client that knows of its job is no longer refused
             and job.failure is None

@@ -173,7 +173,7 @@ class JobLife:
             return FailedBefore(job.failure)
         if job.accepted:  # what the accounts have may have changed while it waited
             await self._catalog.wait_loaded(self._timeouts.catalog_patience)
-            job.needs = needs_of(job, self._catalog)
+            self._table.note(job, needs=needs_of(job, self._catalog))
             if worker.account not in self._slots.scheduler.usable(job):
                 return WrongAccount()
         return None
@@ -198,7 +198,7 @@ class JobLife:
         self._announcer.tell_status(job.member)
         outcome = await self._recovery.look(job)
         if not at_home and isinstance(outcome, Sent):
-            self._table.show(job, reason=None)
+            self._table.show(job, reason=None, account=outcome.account or job.account)
             self._slots.keep(job)
         return outcome
 

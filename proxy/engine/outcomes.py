@@ -19,10 +19,14 @@ from proxy.translate.packs import Failure
 
 
 class Sent(Struct, frozen=True):
-    """The cloud has the job under `cloud_id`; it runs without the nodes in `node_errors`."""
+    """The cloud has the job under `cloud_id`; it runs without the nodes in `node_errors`.
+
+    `account` is named where that is another one than the job's own.
+    """
 
     cloud_id: str
     node_errors: Mapping[str, Any] = {}
+    account: str = ""
 
 
 class Refused(Struct, frozen=True):

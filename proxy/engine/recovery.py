@@ -54,7 +54,7 @@ class Recovery:
     async def look(self, job: Job) -> Sent | NotThere | Refused:
         """LookFor for a job until it is certain whether the cloud has it.
 
-        One that is found on another account than its own has the name of that one afterwards.
+        The outcome has the account of one that is found on another than its own.
         """
         if job.account in self._accounts:
             return await self._look_at(job, self._accounts[job.account].finder)
@@ -96,8 +96,7 @@ class Recovery:
                 with suppress(CloudError):
                     cloud_id = await self._cloud_id(job, account)
                     if cloud_id is not None:
-                        job.account = name
-                        return Sent(cloud_id)
+                        return Sent(cloud_id, account=name)
             lost = self._policy.lost_timeout
             if lost and time.monotonic() - since >= lost:
                 return Refused(_account_removed(job), by_cloud=False)

@@ -68,7 +68,8 @@ class JobTable:
     """The live jobs of an engine, and those that are followed in the order in which they began.
 
     Each change of a job is a method here, which checks the transition, notes the record and tells
-    of it: nothing else sets the fields of a job.
+    of it. Beside it the scheduler sets what a turn gives (`account`, `charge`), and the `content`
+    is set where it is loaded and dropped.
     """
 
     def __init__(self, recorder: JobRecorder, announcer: Announcer) -> None:
@@ -100,8 +101,9 @@ class JobTable:
 
     # --- changes ---------------------------------------------------------------------------
 
-    def add(self, job: Job) -> None:
-        """Add a job that is in the storage."""
+    def add(self, job: Job, **fields: Any) -> None:
+        """Add a job that is in the storage, with fields that only the engine knows."""
+        self.note(job, **fields)
         self._jobs[job.key] = job
         if job.cloud_id:
             self._cloud_ids.add(job.cloud_id)
@@ -127,15 +129,18 @@ class JobTable:
     def show(self, job: Job, **shown: Any) -> None:
         """Change what is shown of a job and kept in memory alone, such as why it waits."""
         changed = {name: value for name, value in shown.items() if getattr(job, name) != value}
-        for name, value in changed.items():
-            setattr(job, name, value)
+        self.note(job, **changed)
         if changed and is_shown(job):
             self._announcer.changed(job)
 
+    def note(self, job: Job, **fields: Any) -> None:
+        """Set fields of a job that are neither recorded nor told by that."""
+        for name, value in fields.items():
+            setattr(job, name, value)
+
     def _change(self, job: Job, changes: dict[str, Any], shares: Shares | None) -> None:
         was_shown, was_accepted = is_shown(job), job.accepted
-        for name, value in changes.items():
-            setattr(job, name, value)
+        self.note(job, **changes)
         if job.cloud_id:
             self._cloud_ids.add(job.cloud_id)
         self._recorder.changed(job, shares)
