@@ -304,16 +304,16 @@ async def read_json(request: web.Request) -> Any:
 
     Raises `LocalError` (413) for more bytes than the setting `max_json_mb` allows.
     """
-    most, largest = request.app[OPTIONS].max_json_bytes, request.client_max_size
+    max_json, max_body = request.app[OPTIONS].max_json_bytes, request.client_max_size
     try:
-        body = await read(request, min(most, largest))
+        body = await read(request, min(max_json, max_body))
     except web.HTTPRequestEntityTooLarge:
-        if most >= largest:
+        if max_json >= max_body:
             raise
         raise LocalError(
             "json_too_large",
-            f"The JSON of the request body has more than {most:,} bytes; send less, or raise the "
-            "setting `max_json_mb`.",
+            f"The JSON of the request body has more than {max_json:,} bytes; send less, or raise "
+            "the setting `max_json_mb`.",
             kind="too_large",
         ) from None
     if len(body) <= LARGE:

@@ -88,7 +88,7 @@ class Gauges(Collector):
     def _values(self) -> dict[str, Mapping[tuple[str, ...], float]]:
         jobs: Counter[tuple[str, ...]] = Counter()
         used: Counter[str] = Counter()
-        accounts = {one.name: one for one in self._engine.accounts()}
+        accounts = {account.name: account for account in self._engine.accounts()}
         for job in self._jobs.live() if accounts else ():
             jobs[job.member, job.account or "", job.state] += 1
             used[job.account or ""] += job.state == "running"
@@ -113,7 +113,8 @@ class Gauges(Collector):
                 if one.plan.balance_cents is not None
             },
             "account_ready": {
-                (name, one.reason or ""): one.reason is None for name, one in accounts.items()
+                (name, account.reason or ""): account.reason is None
+                for name, account in accounts.items()
             },
             "event_socket_up": {(name,): one.events for name, one in accounts.items()},
             "cache_hits": {(): self._cache.hits},

@@ -35,7 +35,7 @@ async def get_usage(request: web.Request) -> web.Response:
     if not is_admin(request):
         member = member_of(request)
     days = await request.app[ACCOUNTING].usage.days(first, last, member)
-    return bodies.json({"from": first, "to": last, "usage": [asdict(one) for one in days]})
+    return bodies.json({"from": first, "to": last, "usage": [asdict(day) for day in days]})
 
 
 async def get_activity(request: web.Request) -> web.Response:
