@@ -34,7 +34,7 @@ from proxy.jobs.models import Job, JobContent, JobState
 from proxy.members.member import Member
 from proxy.metrics import Metrics
 from proxy.storage.leases import Lease
-from proxy.translate.jobs import Snapshot
+from proxy.translate.snapshots import Snapshot
 
 #: Accounts, members and running jobs. The first is one account alone.
 SIZES = [(1, 10, 5), (10, 100, 50), (100, 1_000, 500), (1_000, 10_000, 5_000)]

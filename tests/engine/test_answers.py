@@ -1,0 +1,45 @@
+"""No message about a job flows before its client has the answer."""
+
+from __future__ import annotations
+
+from engine.worlds import World
+from jobs.samples import job
+
+from proxy.bus import BusMessage
+from proxy.engine.answers import Answers
+from proxy.jobs.models import JobAnswered
+from proxy.translate.errors import LocalError
+
+
+def answers(world: World) -> Answers:
+    return Answers(world.bus, world.announcer, world.table, shared=False)
+
+
+async def test_the_answer_goes_to_who_asked() -> None:
+    world = World()
+    heard: list[BusMessage] = []
+    world.bus.subscribe("answers.anna.one", heard.append)
+    answers(world).refuse(job().key, LocalError("refused", "No."))
+    answers(world).accept(job("two").key)
+    assert [isinstance(one, JobAnswered) and one.error is not None for one in heard] == [True]
+
+
+def test_messages_flow_once_the_client_has_its_answer() -> None:
+    world = World()
+    asked = job(answered=False)
+    run = world.follow(asked)
+    answers(world).release(asked.key)
+    answers(world).release(asked.key)
+    assert asked.answered
+    assert run.asked == ["release"]
+
+
+def test_whether_the_client_listens_is_recorded_where_that_is_news() -> None:
+    world = World()
+    listens, left = job(answered=False), job("two", answered=False)
+    world.table.add(listens)
+    world.table.add(left)
+    answers(world).release(listens.key, watched=True)
+    answers(world).release(left.key, watched=False)
+    assert world.recorder.noted == [("two", left.state)]
+    assert not left.watched

@@ -1,0 +1,38 @@
+"""A job's life is led to its history entry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import graphs
+from engine.rig import running_engine
+
+from proxy.simulator import Simulator
+
+
+async def test_a_job_ends_in_the_history_and_leaves_its_slot_to_the_next(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    async with running_engine(simulator, tmp_path) as rig:
+        first, _ = await rig.submit(graphs.plain())
+        second, _ = await rig.submit(graphs.plain(1))
+        assert (await rig.ended(first)).state == "succeeded"
+        assert (await rig.ended(second)).state == "succeeded"
+        assert await rig.repository.live() == []
+        told = rig.told(first)
+        assert (told[0], told[-1]) == ("execution_start", "executing None")
+
+
+async def test_a_new_job_that_its_account_refuses_goes_to_another(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.switches.update({"refuse_prompt": "PAYMENT_REQUIRED"})
+    async with (
+        Simulator() as other,
+        running_engine(simulator, tmp_path, others=(other,)) as rig,
+    ):
+        job, answer = await rig.submit(graphs.plain())
+        assert answer.error is None
+        assert (await rig.ended(job)).state == "succeeded"
+        assert len(other.jobs) == 1
+    assert len(simulator.jobs) == 0
