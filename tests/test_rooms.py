@@ -131,7 +131,7 @@ def test_only_the_cloud_the_probe_and_the_command_line_open_connections() -> Non
     assert openers <= {"cloud", "cli", "probe", "simulator"}
 
 
-@pytest.mark.parametrize("room_name", ["bus", "jobs", "storage"])
+@pytest.mark.parametrize("room_name", ["bus", "engine", "jobs", "storage"])
 def test_every_module_has_a_test_module_of_its_name(room_name: str) -> None:
     modules = {
         room_name if path.stem == "__init__" else path.stem

@@ -1,0 +1,35 @@
+"""An account at work joins its own parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.rig import Catalog, Files, Packs
+from engine.worlds import World
+
+from proxy.cloud.client import CloudClient
+from proxy.cloud.event_socket import Timeouts
+from proxy.engine.accounts import Account, Slots
+from proxy.engine.policy import Policy
+from proxy.engine.worker import AccountWorker
+from proxy.simulator import Simulator
+
+
+async def test_another_key_is_used_for_calls_and_makes_the_account_well(
+    simulator: Simulator,
+) -> None:
+    client = CloudClient(simulator.base_url, "an old key")
+    await client.start()
+    account = Account("one", client, "an old key", slots=Slots(1))
+    world = World(one=account)
+    parts: Any = (world.recorder, Files(), Catalog(), Packs())
+    worker = AccountWorker(account, world.slots, world.table, *parts, Policy(), Timeouts())
+    account.health.failed("dead_key", 0.0)
+    try:
+        await worker.use_key(simulator.key)
+        assert (account.key, account.health.well) == (simulator.key, True)
+        assert await client.jobs(limit=1) == []
+        assert not worker.any_running()
+    finally:
+        await worker.socket.close()
+        await client.close()
