@@ -129,6 +129,21 @@ def _family(pid: int) -> list[int]:
     return found
 
 
+def connections(pid: int, port: int) -> int:
+    """How many sockets a process has that it connected to a port of this machine, in any state."""
+    inodes = set()
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        for line in table.read_text().splitlines()[1:]:
+            fields = line.split()
+            if int(fields[2].rpartition(":")[2], 16) == port:
+                inodes.add(f"socket:[{fields[9]}]")
+    count = 0
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            count += str(descriptor.readlink()) in inodes
+    return count
+
+
 @contextmanager
 def _running(server: ServerProcess) -> Iterator[ServerProcess]:
     server.start()

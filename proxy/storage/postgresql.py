@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
@@ -239,17 +241,21 @@ class PostgresqlDatabase(Database):
             try:
                 own = connection.sync_connection
                 assert own is not None  # noqa: S101 (it is connected)
-                raw = cast("_Raw", own.connection.driver_connection)
-                with _cut_at(raw, ends):
-                    try:
-                        transaction = await _begun(raw, begin)
-                    except psycopg.OperationalError as error:
-                        await connection.invalidate(error)
-                        if ends is not None and _now() >= ends:
-                            raise
-                        continue  # the server was restarted since: nothing has been done yet
-                    self._answered_at = _now()
-                    return await connection.run_sync(_run, raw, work, transaction)
+                raw = cast(_Raw, own.connection.driver_connection)
+                try:
+                    with _cut_at(raw, ends):
+                        try:
+                            transaction = await _begun(raw, begin)
+                        except psycopg.OperationalError as error:
+                            await connection.invalidate(error)
+                            if ends is not None and _now() >= ends:
+                                raise
+                            continue  # the server was restarted since: nothing has been done yet
+                        self._answered_at = _now()
+                        return await connection.run_sync(_run, raw, work, transaction)
+                finally:
+                    if raw.closed:
+                        await connection.invalidate()
             finally:
                 await connection.close()
 
@@ -265,7 +271,17 @@ class PostgresqlDatabase(Database):
             raise StorageError(f"the database is unavailable: {self.problem}")
 
 
-_Raw = psycopg.AsyncConnection[Any]
+class _Raw(psycopg.AsyncConnection[Any]):
+    """A connection that is closed when whoever waits for the server is cancelled."""
+
+    async def cancel_safe(self, **_: float) -> None:
+        """Close this connection. A request to cancel would need one more, to a server that may not
+        answer; it ends the query itself when its time is over."""
+        await self.close()
+
+
+# The driver warns of each of these.
+logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 
 class _AnswerLostError(StorageError):
@@ -307,9 +323,13 @@ async def open_postgresql(address: str) -> PostgresqlDatabase:
 async def _connect(address: str) -> _Raw:
     given = conninfo_to_dict(address)
     ours: dict[str, Any] = {name: value for name, value in _CONNECTION.items() if name not in given}
-    return await psycopg.AsyncConnection.connect(
-        address, autocommit=True, prepare_threshold=None, **ours
-    )
+    try:
+        return await _Raw.connect(address, autocommit=True, prepare_threshold=None, **ours)
+    except BaseException as error:
+        # The error and its frames hold each other, and the frames hold the socket: without this it
+        # stays open until circles are looked for.
+        traceback.clear_frames(error.__traceback__)
+        raise
 
 
 async def _begun(raw: _Raw, begin: str) -> str | None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import gc
+import os
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from pathlib import Path
 
 import pytest
 from databases import _empty
-from servers import Postgresql
+from servers import Postgresql, connections
 from sqlalchemy import Connection, text
 
 from proxy.storage.database import OutcomeUnknownError, StorageError
@@ -109,6 +112,55 @@ async def test_a_server_that_says_nothing_is_waited_for_once(
         watching.cancel()
         await asyncio.wait([watching])
         await database.close()
+
+
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """No collection of circles, which would close what only they keep open."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="counts sockets in /proc")
+@pytest.mark.usefixtures("no_collection")
+@pytest.mark.parametrize("gives_up", [False, True], ids=["waits", "gives up"])
+async def test_a_server_that_freezes_again_and_again_leaves_no_sockets(
+    postgresql_server: Postgresql,
+    postgresql: str,
+    monkeypatch: pytest.MonkeyPatch,
+    gives_up: bool,
+) -> None:
+    monkeypatch.setattr("proxy.storage.postgresql.UNIT_TIMEOUT", 0.4)
+    server, counts = postgresql_server.server, []
+    database = await open_postgresql(postgresql)
+
+    async def read() -> None:
+        with suppress(StorageError, TimeoutError):
+            async with asyncio.timeout(0.2 if gives_up else None):
+                await database.read(_one)
+
+    async def read_all() -> None:
+        reading = [asyncio.create_task(read()) for _ in range(3 * CONNECTIONS)]
+        while not all(task.done() for task in reading):
+            counts.append(connections(os.getpid(), server.port))
+            await asyncio.wait(reading, timeout=0.02)
+        counts.append(connections(os.getpid(), server.port))
+
+    try:
+        for _ in range(6):
+            async with asyncio.timeout(30):
+                while not counts or counts[-1] < CONNECTIONS:  # until each is in use
+                    await read_all()
+            server.freeze()
+            await read_all()
+            await read_all()
+            server.thaw()
+    finally:
+        server.thaw()
+        await database.close()
+    assert max(counts) <= CONNECTIONS + 1
+    assert connections(os.getpid(), server.port) == 0
 
 
 async def test_a_lease_is_renewed_while_more_units_wait_than_can_run(postgresql: str) -> None:
