@@ -33,7 +33,8 @@ _OTHER_MODELS = {"diffusers": ["folder"], "classifiers": [""]}
 
 
 def model_extensions(folder: str) -> list[str]:
-    """The endings of the files that a model folder lists, as `GET /experiment/models` has them."""
+    """Return the endings of the files that a model folder lists, as `GET /experiment/models` has
+    them."""
     return _OTHER_MODELS.get(folder, _MODELS)
 
 

@@ -43,12 +43,12 @@ class OutputFile(Struct, frozen=True):
 
 
 def time(milliseconds: float) -> str:
-    """A time in ms since 1970 as RFC 3339 in UTC."""
+    """Return a time in ms since 1970 as RFC 3339 in UTC."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat().replace("+00:00", "Z")
 
 
 def status(job: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer of `GET /api/job/{id}/status`, with one of the five friendly states.
+    """Return the answer of `GET /api/job/{id}/status`, with one of the five friendly states.
 
     `error_message` is there when the job failed: a JSON text with the fields of the error.
     """
@@ -71,7 +71,8 @@ _PROMPT = ("priority", "prompt_id", "prompt", "extra_data", "outputs_to_execute"
 
 
 def history_item(job: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An item of `GET /api/history_v2`: as light as the cloud's, without graph and workflow."""
+    """Return an item of `GET /api/history_v2`: as light as the cloud's, without graph and
+    workflow."""
     detail = history_detail(entry)
     prompt = {name: detail["prompt"][name] for name in ("priority", "prompt_id", "extra_data")}
     prompt["extra_data"] = _light(prompt["extra_data"])
@@ -81,7 +82,8 @@ def history_item(job: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, 
 
 
 def history_detail(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The value in the answer of `GET /api/history_v2/{id}`; `prompt` is an object, no list."""
+    """Return the value in the answer of `GET /api/history_v2/{id}`; `prompt` is an object, not a
+    list."""
     return {
         "prompt": dict(zip(_PROMPT, entry["prompt"], strict=True)),
         "outputs": entry["outputs"],
@@ -91,7 +93,7 @@ def history_detail(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def output_files(outputs: Mapping[str, Any]) -> Iterator[OutputFile]:
-    """The files in a job's outputs, under whatever keys, in their order."""
+    """Yield the files in a job's outputs, under whatever keys, in their order."""
     for node_id, output in outputs.items():
         for key, index, item in files(output) if isinstance(output, dict) else ():
             subfolder, type_ = str(item.get("subfolder", "")), str(item.get("type", "output"))
@@ -108,7 +110,7 @@ def asset(
     media_type: str,
     modified: float,
 ) -> dict[str, Any]:
-    """An item of `GET /api/jobs/{id}/assets`.
+    """Return an item of `GET /api/jobs/{id}/assets`.
 
     `hash_` is BLAKE3 in hexadecimal and `size` in bytes, both `None` while the content has not
     been seen; `modified` is in seconds since 1970. The `id` is that of the asset, or of the place
@@ -131,7 +133,7 @@ def asset(
 
 
 def _light(extra_data: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the workflow, which the cloud leaves out of lists."""
+    """Return the data without the workflow, which the cloud leaves out of lists."""
     light = dict(extra_data)
     png_info = light.get("extra_pnginfo")
     if isinstance(png_info, dict):
@@ -140,7 +142,7 @@ def _light(extra_data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class UserFile(Struct, frozen=True):
-    """A file by its path; `size` in bytes, `modified` in seconds since 1970 (0: not told)."""
+    """A file by its path; `size` in bytes, `modified` in seconds since 1970 (0 if unknown)."""
 
     path: str
     size: int
@@ -148,7 +150,8 @@ class UserFile(Struct, frozen=True):
 
 
 def user_file(item: Mapping[str, Any]) -> UserFile | None:
-    """`{"path", "size", "modified"}` as the cloud sends it, `None` for what has no path.
+    """Return `{"path", "size", "modified"}` as the cloud sends it, `None` for an entry without a
+    path.
 
     The documents of the cloud disagree on `modified`: whole ms, float seconds, or RFC 3339.
     """

@@ -22,7 +22,7 @@ class FailedAsset(NamedTuple):
     asset_name: str | None = None
 
     def shown(self) -> dict[str, str]:
-        """As the task tells it."""
+        """Return the entry as the task shows it."""
         return {name: value for name, value in self._asdict().items() if value is not None}
 
 
@@ -43,7 +43,7 @@ class ExportPlan(Struct, frozen=True):
 def plan(
     request: ExportRequest, of_jobs: Iterable[Asset], named: Mapping[str, Asset]
 ) -> ExportPlan:
-    """What an archive is made of.
+    """Return the contents of an archive.
 
     `of_jobs` are the records of the request's jobs, `named` those of its ids that there are. Of two
     with one name the one with the lower id is taken.
@@ -76,7 +76,7 @@ def plan(
             failed.append(FailedAsset(id_, problem, asset.job, asset.name))
     by_time = request.naming_strategy == "group_by_job_time"
     return ExportPlan(
-        entries, tuple(failed), by_time and any(one.job is None for one in wanted.values())
+        entries, tuple(failed), by_time and any(asset.job is None for asset in wanted.values())
     )
 
 
@@ -89,14 +89,14 @@ def _is_meant(asset: Asset, request: ExportRequest) -> bool:
 
 
 def _folders(strategy: str, assets: Iterable[Asset]) -> Iterator[tuple[str | None, str]]:
-    """The folder of each job; `None` stands for what no job has made."""
+    """Yield the folder of each job; `None` stands for files that no job has made."""
     if strategy not in ("group_by_job_time", "group_by_job_id"):
         return
     begun: dict[str | None, int] = {}
     for asset in assets:
         begun[asset.job] = min(asset.created_at, begun.get(asset.job, asset.created_at))
     taken: set[str] = set()
-    for job in sorted(begun, key=lambda one: (begun[one], one or "")):
+    for job in sorted(begun, key=lambda job: (begun[job], job or "")):
         folder = job or "other"
         if strategy == "group_by_job_time" and job is not None:
             at = datetime(1970, 1, 1) + timedelta(microseconds=begun[job])  # noqa: DTZ001 (UTC)
@@ -128,8 +128,8 @@ def task(
     ended_at: int | None,
     stopped: bool,
 ) -> dict[str, Any]:
-    """The answer of `GET /api/tasks/{id}`; times in ms since 1970. `stopped` says that nobody works
-    at it."""
+    """Return the answer of `GET /api/tasks/{id}`; times in ms since 1970. `stopped` says that
+    nobody works at it."""
     fields: dict[str, Any] = {
         "id": id_,
         "task_name": "task:export",

@@ -16,8 +16,8 @@ from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
 from proxy.translate import codec
 from proxy.translate.assets import (
+    MAX_NAME,
     MISSING,
-    MOST_NAME,
     AssetError,
     AssetFilter,
     AssetQuery,
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     Query: TypeAlias = MultiMapping[str]
 
 #: Tags in one filter, letters of a tag, and bytes of `user_metadata`.
-MOST_TAGS, MOST_TAG, MOST_METADATA = 100, 256, 64 * 1024
+MAX_TAGS, MAX_TAG, MAX_METADATA = 100, 256, 64 * 1024
 
 #: Jobs and assets of one export, and names of one filter; and names of all its filters.
-MOST_IDS = 500
+MAX_IDS = 500
 MAX_NAMES = 5000
 
 STRATEGIES = ("group_by_job_time", "group_by_job_id", "preserve", "asset_id")
@@ -50,7 +50,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def checked(model: type[M], value: object, code: str = "INVALID_BODY") -> M:
-    """A value as a model. Raises `AssetError` with pydantic's list of what is wrong."""
+    """Return a value as a model. Raises `AssetError` with pydantic's list of errors."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -105,7 +105,7 @@ class RefineQuery(BaseModel):
 
 
 def read_list(query: Query) -> AssetQuery:
-    """The query of `GET /api/assets`. Raises `AssetError`."""
+    """Read the query of `GET /api/assets`. Raises `AssetError`."""
     if "metadata_filter" in query:
         raise AssetError(
             "UNSUPPORTED_PARAM",
@@ -125,13 +125,13 @@ def read_list(query: Query) -> AssetQuery:
 
 
 def read_refine(query: Query) -> tuple[AssetFilter, int]:
-    """The query of `GET /api/assets/tags/refine`, and its limit. Raises `AssetError`."""
+    """Read the query of `GET /api/assets/tags/refine`, and its limit. Raises `AssetError`."""
     read = checked_query(RefineQuery, query)
     return _filter(query, read.name_contains, None), read.limit
 
 
 def read_tags(query: Query) -> TagQuery:
-    """The query of `GET /api/tags`. Raises `AssetError`."""
+    """Read the query of `GET /api/tags`. Raises `AssetError`."""
     return checked_query(TagQuery, query)
 
 
@@ -152,13 +152,13 @@ def _filter(query: Query, name_contains: str | None, hash_: str | None) -> Asset
             )
         for name in given:
             tags = split_tags(query.getall(name, ()))
-            if len(tags) > MOST_TAGS:
+            if len(tags) > MAX_TAGS:
                 raise AssetError(
                     "INVALID_TAG_FILTER",
-                    f"{name} has more than {MOST_TAGS} tags.",
+                    f"{name} has more than {MAX_TAGS} tags.",
                     parameter=name,
                     count=len(tags),
-                    max=MOST_TAGS,
+                    max=MAX_TAGS,
                 )
             sides[side], spelled[side] = tags, name
     conflicting = [tag for tag in sides.get("all", ()) if tag in sides.get("none", ())]
@@ -178,7 +178,8 @@ def _filter(query: Query, name_contains: str | None, hash_: str | None) -> Asset
 
 
 def split_tags(values: Sequence[str]) -> tuple[str, ...]:
-    """Tags from values with commas: trimmed, without empty and equal ones, in their order."""
+    """Return the tags of values with commas: trimmed, without empty and equal ones, in their
+    order."""
     tags = (tag.strip() for value in values for tag in value.split(","))
     return tuple(dict.fromkeys(tag for tag in tags if tag))
 
@@ -186,10 +187,10 @@ def split_tags(values: Sequence[str]) -> tuple[str, ...]:
 # --- bodies --------------------------------------------------------------------------------------
 
 
-_Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MOST_NAME)]
+_Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NAME)]
 _Id = Annotated[str, StringConstraints(to_lower=True, pattern=_UUID, max_length=36)]
 _Tag = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MOST_TAG, strict=True)
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_TAG, strict=True)
 ]
 #: `type/subtype`, with parameters or without (RFC 9110, 8.3.1).
 _MEDIA_TYPE = (
@@ -211,7 +212,7 @@ class NewAsset(BaseModel):
     """What a client says of a content for which it wants a record."""
 
     name: _Name | None = None
-    tags: Annotated[list[_Tag], Field(max_length=MOST_TAGS)] = []
+    tags: Annotated[list[_Tag], Field(max_length=MAX_TAGS)] = []
     user_metadata: dict[str, Any] = {}
     mime_type: _MediaType | None = None
     preview_id: _Id | None = None
@@ -225,7 +226,7 @@ class NewAsset(BaseModel):
     def label(self, filename: str) -> str:
         """Return the record's name: as it was given, else of the file, else `upload`."""
         name = self.name or posixpath.basename(filename.replace("\\", "/")) or "upload"
-        return name[:MOST_NAME]
+        return name[:MAX_NAME]
 
     @property
     def distinct_tags(self) -> tuple[str, ...]:
@@ -236,7 +237,7 @@ class NewAsset(BaseModel):
 class Tags(BaseModel):
     """The tags that a client adds or removes."""
 
-    tags: Annotated[list[_Tag], Field(min_length=1, max_length=MOST_TAGS)]
+    tags: Annotated[list[_Tag], Field(min_length=1, max_length=MAX_TAGS)]
 
 
 class Roots(BaseModel):
@@ -248,7 +249,7 @@ class Roots(BaseModel):
 
 
 def read_changes(body: object) -> dict[str, Any]:
-    """Columns of a record and their new values. Raises `AssetError`."""
+    """Read the columns of a record to change, with their new values. Raises `AssetError`."""
     changes = checked(Changes, body)
     values = {
         "name": changes.name,
@@ -262,19 +263,19 @@ def read_changes(body: object) -> dict[str, Any]:
 
 
 def read_tags_body(body: object) -> list[str]:
-    """The tags that a client adds or removes, each once. Raises `AssetError`."""
+    """Read the tags that a client adds or removes, each once. Raises `AssetError`."""
     tags = list(dict.fromkeys(checked(Tags, body).tags))
     _refuse_system_tags(tags)
     return tags
 
 
 def read_roots(body: object) -> list[str]:
-    """What `POST /api/assets/seed` looks through. Raises `AssetError`."""
+    """Read which folders `POST /api/assets/seed` searches. Raises `AssetError`."""
     return list(checked(Roots, body).roots)
 
 
 def read_new(body: object) -> NewAsset:
-    """The body of `POST /api/assets/from-hash`. Raises `AssetError`."""
+    """Read the body of `POST /api/assets/from-hash`. Raises `AssetError`."""
     new = checked(NewAsset, body)
     if not new.hash:
         raise AssetError("INVALID_BODY", "Send the hash of the content.")
@@ -284,7 +285,7 @@ def read_new(body: object) -> NewAsset:
 
 
 def read_upload(fields: Mapping[str, str], tags: Iterable[str]) -> NewAsset:
-    """The fields of a multipart upload beside its file. Raises `AssetError`.
+    """Read the fields of a multipart upload beside its file. Raises `AssetError`.
 
     `tags` are the values of all its parts: each a JSON list, values with commas, or one tag.
     """
@@ -304,7 +305,7 @@ def read_upload(fields: Mapping[str, str], tags: Iterable[str]) -> NewAsset:
 
 
 def _refuse_system_tags(tags: Iterable[str]) -> None:
-    """Raises `AssetError` for a tag that only the server gives and takes."""
+    """Raise `AssetError` for a tag that only the server adds and removes."""
     if MISSING in tags:
         raise AssetError(
             "SYSTEM_TAG_FORBIDDEN", "Only the server adds and removes this tag.", tag=MISSING
@@ -312,11 +313,11 @@ def _refuse_system_tags(tags: Iterable[str]) -> None:
 
 
 def packed(user_metadata: Mapping[str, Any]) -> bytes:
-    """A client's object as it is stored. Raises `AssetError` beyond the bound."""
+    """Return a client's object as it is stored. Raises `AssetError` beyond the limit."""
     data = codec.dump_bytes(user_metadata)
-    if len(data) > MOST_METADATA:
+    if len(data) > MAX_METADATA:
         raise AssetError(
-            "INVALID_BODY", f"user_metadata has more than {MOST_METADATA} bytes.", max=MOST_METADATA
+            "INVALID_BODY", f"user_metadata has more than {MAX_METADATA} bytes.", max=MAX_METADATA
         )
     return data
 
@@ -342,7 +343,7 @@ def _parsed(text: str, name: str) -> Any:
 _ExportedId = Annotated[
     str, StringConstraints(to_lower=True, pattern=_EXPORTED_UUID, max_length=36)
 ]
-_Ids = Annotated[list[_ExportedId], Field(max_length=MOST_IDS)]
+_Ids = Annotated[list[_ExportedId], Field(max_length=MAX_IDS)]
 _Text = Annotated[str, StringConstraints(max_length=4096)]
 
 
@@ -353,8 +354,8 @@ class ExportRequest(BaseModel):
     asset_ids: _Ids = []
     naming_strategy: str = STRATEGIES[0]
     job_asset_name_filters: Annotated[
-        dict[_ExportedId, Annotated[list[_Text], Field(max_length=MOST_IDS)]],
-        Field(max_length=MOST_IDS),
+        dict[_ExportedId, Annotated[list[_Text], Field(max_length=MAX_IDS)]],
+        Field(max_length=MAX_IDS),
     ] = {}
     include_previews: bool = False
 
@@ -365,7 +366,7 @@ class ExportRequest(BaseModel):
 
 
 def read_export(body: object) -> ExportRequest:
-    """The request of an export. Raises `AssetError` (400)."""
+    """Read the request of an export. Raises `AssetError` (400)."""
     request = checked(ExportRequest, body, "INVALID_REQUEST")
     if request.naming_strategy not in STRATEGIES:
         raise AssetError(
@@ -384,7 +385,7 @@ def read_export(body: object) -> ExportRequest:
 
 
 def read_name(name: str) -> str:
-    """The name of an archive. Raises `AssetError` (400)."""
+    """Read the name of an archive. Raises `AssetError` (400)."""
     if _EXPORT_NAME.fullmatch(name) is None:
         raise AssetError("INVALID_EXPORT_NAME", "That is not the name of an export.")
     return name

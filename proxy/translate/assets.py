@@ -25,7 +25,7 @@ Sort = Literal["created_at", "updated_at", "name", "size", "last_access_time"]
 Order = Literal["desc", "asc"]
 
 #: Letters of a cursor and of a name.
-MOST_CURSOR, MOST_NAME = 8192, 512
+MAX_CURSOR, MAX_NAME = 8192, 512
 
 #: The tag of a record whose content is gone; only the server gives and takes it.
 MISSING = "missing"
@@ -42,7 +42,7 @@ _EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,15}")
 
 
 class AssetError(LocalError):
-    """A refusal of the assets API: `{"error": {"code", "message", "details"}}`."""
+    """Raised for a refusal of the assets API: `{"error": {"code", "message", "details"}}`."""
 
     def __init__(
         self, code: str, message: str, *, kind: Kind = "invalid", **details: object
@@ -51,7 +51,7 @@ class AssetError(LocalError):
 
     @classmethod
     def of(cls, error: LocalError) -> AssetError:
-        """An error of the rooms below in this form."""
+        """Return a `LocalError` in this form."""
         if isinstance(error, AssetError):
             return error
         made = cls(error.type.upper(), error.message, kind=error.kind, **error.extra_info)
@@ -59,7 +59,7 @@ class AssetError(LocalError):
         return made
 
     def body(self) -> dict[str, Any]:
-        """The nested form."""
+        """Return the nested form."""
         return {"error": {"code": self.type, "message": self.message, "details": self.extra_info}}
 
 
@@ -125,15 +125,15 @@ class CloudAsset(Struct, frozen=True):
 
 
 def of_cloud(item: Mapping[str, Any]) -> CloudAsset | None:
-    """An item of the cloud's `GET /api/jobs/{id}/assets`, `None` for one of no node.
+    """Return an item of the cloud's `GET /api/jobs/{id}/assets`, `None` if it belongs to no node.
 
     The hash has two names, with and without its algorithm before it, and a size may be text.
     """
     node, index = item.get("node_id"), item.get("output_index")
     if not isinstance(node, str | int) or isinstance(node, bool):
         return None
-    told = item.get("hash") or item.get("asset_hash")
-    digits = told.lower().removeprefix("blake3:") if isinstance(told, str) else ""
+    written = item.get("hash") or item.get("asset_hash")
+    digits = written.lower().removeprefix("blake3:") if isinstance(written, str) else ""
     size = item.get("size")
     if isinstance(size, str) and size.isascii() and size.isdigit():
         size = int(size)
@@ -158,7 +158,8 @@ def of_file(
     job: str | None = None,
     extra: Sequence[str] = (),
 ) -> Asset:
-    """The record of a file, with the tags that its place gives; `content` is hash and size."""
+    """Return the record of a file, with the tags that its place gives; `content` is hash and
+    size."""
     name = posixpath.basename(place.path)
     automatic = {place.type}
     if place.type == "input" and place.subfolder in _SUBFOLDERS:
@@ -181,12 +182,12 @@ def of_file(
 
 
 def picture_metadata(width: int, height: int) -> bytes:
-    """The `metadata` of a picture, as it is stored; `width` and `height` are in pixels."""
+    """Return the `metadata` of a picture, as it is stored; `width` and `height` are in pixels."""
     return codec.dump_bytes({"kind": "image", "width": width, "height": height})
 
 
 def of_model(member: str, id_: str, folder: str, name: str, now: int) -> Asset:
-    """The record of a model of the cloud, which tells neither its size nor its hash."""
+    """Return the record of a model of the cloud, whose size and hash are unknown."""
     tags = ("models", f"model_type:{folder}")
     base, path = posixpath.basename(name), f"{folder}/{name}"
     return Asset(
@@ -197,7 +198,7 @@ def of_model(member: str, id_: str, folder: str, name: str, now: int) -> Asset:
 
 
 def shown(asset: Asset, preview: Asset | None = None, **more: object) -> dict[str, Any]:
-    """A record as clients get it; `preview` is the one that it names, if it is there."""
+    """Return a record as clients get it; `preview` is the record that it names, if that exists."""
     below = asset.path.partition("/")[2] if asset.is_model else asset.path
     job = asset.job if asset.job is not None and _JOB_ID.fullmatch(asset.job) else None
     nominated = preview is not None and preview_url(preview) is not None
@@ -227,7 +228,7 @@ def shown(asset: Asset, preview: Asset | None = None, **more: object) -> dict[st
 
 
 def of_upload(asset: Asset) -> dict[str, Any]:
-    """The `asset` of an answer of `POST /upload/image`, which has its own names."""
+    """Return the `asset` of an answer of `POST /upload/image`, which has its own names."""
     return {
         "id": asset.id,
         "name": asset.name,
@@ -239,7 +240,7 @@ def of_upload(asset: Asset) -> dict[str, Any]:
 
 
 def preview_url(asset: Asset) -> str | None:
-    """Where a browser gets the content to show it, `None` if it cannot be shown."""
+    """Return where a browser gets the content to show it, `None` if it cannot be shown."""
     if asset.is_model or asset.is_missing or not (asset.media_type or "").startswith(_VIEWED):
         return None
     query = {"type": asset.type, "filename": posixpath.basename(asset.path)}
@@ -249,18 +250,18 @@ def preview_url(asset: Asset) -> str | None:
 
 
 def time(microseconds: int) -> str:
-    """A time in µs since 1970 in UTC; the web interface takes no other zone than `Z`."""
+    """Return a time in µs since 1970 in UTC; the web interface takes no other zone than `Z`."""
     at = datetime(1970, 1, 1) + timedelta(microseconds=microseconds)  # noqa: DTZ001 (UTC)
     return f"{at.isoformat()}Z"
 
 
 def essence(type_: str) -> str:
-    """A media type without its parameters."""
+    """Return a media type without its parameters."""
     return type_.partition(";")[0].strip()
 
 
 def stored_name(hash_: str, filename: str) -> str:
-    """The file name of an upload: its hash, and the extension if it is one."""
+    """Return the file name of an upload: its hash, and its extension, if that is a valid one."""
     extension = posixpath.splitext(filename)[1]
     kept = _EXTENSION.fullmatch(extension)
     return f"{hash_}{extension if kept else ''}"
@@ -304,7 +305,7 @@ class AssetQuery(Struct, frozen=True):
 
 
 def read_hash(text: str) -> str:
-    """The hexadecimal digits of `blake3:…`. Raises `AssetError` (400)."""
+    """Return the hexadecimal digits of `blake3:…`. Raises `AssetError` (400)."""
     match = _HASH.fullmatch(text.strip().lower())
     if match is None:
         raise AssetError("INVALID_HASH", "A hash has the form blake3: and 64 hexadecimal digits.")
@@ -312,15 +313,16 @@ def read_hash(text: str) -> str:
 
 
 def write_cursor(cursor: Cursor, sort: Sort, order: Order) -> str:
-    """A cursor as clients get it."""
+    """Return a cursor as clients get it."""
     packed = codec.dump_bytes({"s": sort, "v": cursor.value, "id": cursor.id, "o": order})
     return base64.urlsafe_b64encode(packed).decode().rstrip("=")
 
 
 def read_cursor(text: str, sort: Sort, order: Order) -> Cursor:
-    """The cursor that a client sends back. Raises `AssetError` for one of another list."""
+    """Return the cursor that a client sends back. Raises `AssetError` for a cursor of another
+    list."""
     refused = AssetError("INVALID_CURSOR", "The cursor is not of this list.")
-    if sort == "last_access_time" or not 0 < len(text) <= MOST_CURSOR:
+    if sort == "last_access_time" or not 0 < len(text) <= MAX_CURSOR:
         raise refused
     try:
         read = codec.loads(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True))
@@ -337,7 +339,7 @@ def read_cursor(text: str, sort: Sort, order: Order) -> Cursor:
 
 
 def destination(tags: Sequence[str]) -> str:
-    """The folder that the tags of an upload name. Raises `AssetError` (400)."""
+    """Return the folder that the tags of an upload name. Raises `AssetError` (400)."""
     roots = sorted({tag for tag in tags if tag in ("input", "models", "output")})
     if len(roots) != 1:
         raise AssetError("INVALID_BODY", "Tags must name exactly one of input, models, output.")

@@ -47,7 +47,8 @@ def members_of(data: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
 
 
 def loads_text(data: bytes | str) -> Any:
-    """`loads`, with U+FFFD for every lone surrogate, which neither a file nor a name can hold.
+    """Decode with `loads`, with U+FFFD for every lone surrogate, which neither a file nor a name
+    can hold.
 
     JSON can escape half of a surrogate pair, and Python takes it as it is.
     """
@@ -87,12 +88,12 @@ _encode = json.encoder.c_make_encoder(  # type: ignore[attr-defined]
 
 
 def dumps(value: object) -> str:
-    """Encode as ComfyUI does: a space behind `,` and `:`, ASCII only, NaN and Infinity literal."""
+    """Encode as ComfyUI does: a space after `,` and `:`, ASCII only, NaN and Infinity literal."""
     return "".join(_encode(value, 0))
 
 
 def dump_bytes(value: object) -> bytes:
-    """`dumps` as the bytes of a body."""
+    """Encode with `dumps`, as the bytes of a body."""
     return dumps(value).encode()
 
 
@@ -112,7 +113,7 @@ _ESCAPED_BYTES = re.compile(_ESCAPED_TEXT.encode())
 
 
 def may_show(text: bytes | str, secret: str) -> bool:
-    """Whether JSON may hold a secret, in plain characters or in escapes."""
+    """Return whether JSON may hold a secret, in plain characters or in escapes."""
     if not secret:
         return False
     if not secret.isascii() or any(character in secret for character in '"\\/'):
@@ -123,7 +124,7 @@ def may_show(text: bytes | str, secret: str) -> bool:
 
 
 def redact(value: T, *secrets: str) -> T:
-    """`value` with every occurrence of a secret in its strings, keys included, replaced."""
+    """Return `value` with every occurrence of a secret in its strings, keys included, replaced."""
     cleaned: Any = value
     if isinstance(value, str):
         for secret in secrets:
@@ -136,11 +137,11 @@ def redact(value: T, *secrets: str) -> T:
 
 
 def credentials(extra_data: dict[str, Any]) -> tuple[str, ...]:
-    """The credentials that a client sent for partner nodes."""
+    """Return the credentials that a client sent for partner nodes."""
     found = (extra_data.get(key) for key in sorted(CREDENTIAL_KEYS))
     return tuple(value for value in found if isinstance(value, str) and value)
 
 
 def without_credentials(extra_data: dict[str, Any]) -> dict[str, Any]:
-    """`extra_data` as it may be shown and kept."""
+    """Return `extra_data` as it may be shown and stored."""
     return {key: value for key, value in extra_data.items() if key not in CREDENTIAL_KEYS}

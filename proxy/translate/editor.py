@@ -25,13 +25,13 @@ _REROUTES = frozenset({"Reroute", "SetNode"})
 _EDITORS_OWN = _REROUTES | {"PrimitiveNode", "GetNode", "Note", "MarkdownNote"}
 #: Types whose inputs are values unless they say otherwise.
 _VALUES = frozenset({"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"})
-#: What the editor keeps behind a value that it may change after each run.
+#: What the editor keeps after a value that it may change after each run.
 _CONTROLS = frozenset({"fixed", "increment", "decrement", "randomize"})
 _UPLOADS = ("image_upload", "video_upload", "audio_upload", "animated_image_upload")
 
 
 class EditorError(Exception):
-    """The file cannot be converted; the text says why and what to do."""
+    """Raised when the file cannot be converted; the text says why and what to do."""
 
 
 class _Value(NamedTuple):
@@ -44,12 +44,12 @@ class _Link(NamedTuple):
 
 
 def is_editors(workflow: object) -> bool:
-    """Whether this is a file of the editor."""
+    """Return whether this is a file of the editor."""
     return isinstance(workflow, dict) and isinstance(workflow.get("nodes"), list)
 
 
 def classes_of(workflow: Mapping[str, Any]) -> set[str]:
-    """The node classes of the file that a server may know."""
+    """Return the node classes of the file that a server may know."""
     subgraphs = _subgraphs(workflow)
     levels = [workflow, *subgraphs.values()]
     types = {str(node.get("type")) for level in levels for node in _dicts(level.get("nodes"))}
@@ -61,7 +61,7 @@ def graph_of(
     classes: Mapping[str, Mapping[str, Any]],
     choose: Callable[[Sequence[str]], str],
 ) -> dict[str, Node]:
-    """The graph of an editor's file. `classes` are entries of `object_info` by class.
+    """Return the graph of an editor's file. `classes` are entries of `object_info` by class.
 
     `choose` picks one of the alternatives that a prompt has in braces (`{day|night}`), as the
     editor does at each run. Raises `EditorError`.
@@ -102,7 +102,7 @@ class _Level:
                 self.links[link[0]] = tuple(link[1:5])
 
     def setter(self, name: object) -> Node | None:
-        """The node that gives a link this name."""
+        """Return the node that gives a link this name."""
         named = (node for node in self.nodes.values() if node.get("type") == "SetNode")
         return next((node for node in named if _listed(node)[:1] == [name]), None)
 
@@ -113,8 +113,8 @@ class _Conversion(Struct, frozen=True):
     choose: Callable[[Sequence[str]], str]
 
     def nodes(self, level: _Level) -> Iterator[tuple[str, Node]]:
-        """The nodes of a level and of the subgraphs in it that run."""
-        for node in sorted(level.nodes.values(), key=lambda one: one.get("order") or 0):
+        """Yield the nodes that run, of a level and of the subgraphs in it."""
+        for node in sorted(level.nodes.values(), key=lambda node: node.get("order") or 0):
             kind = str(node.get("type"))
             if node.get("mode") in (_MUTED, _BYPASSED) or kind in _EDITORS_OWN:
                 continue
@@ -145,7 +145,7 @@ class _Conversion(Struct, frozen=True):
         return {"class_type": kind, "inputs": inputs, "_meta": {"title": title}}
 
     def _source(self, level: _Level, link_id: object) -> _Link | _Value | None:
-        """What comes over a link: an output of a node that runs, a value, or nothing."""
+        """Return what arrives over a link: an output of a node that runs, a value, or nothing."""
         if link_id is None or link_id not in level.links:
             return None
         origin, slot, _, _ = level.links[link_id]
@@ -178,14 +178,17 @@ class _Conversion(Struct, frozen=True):
         return _Link(f"{level.prefix}{node['id']}", slot)
 
     def _from_outside(self, level: _Level, slot: int) -> _Link | _Value | None:
-        """What an input of a subgraph brings: by its link, or as a value of the node itself."""
+        """Return what an input of a subgraph receives: over its link, or as a value of the node
+        itself."""
         name = level.graph["inputs"][slot]["name"]
-        entry = next((one for one in _dicts(level.place["inputs"]) if one["name"] == name), {})
+        entry = next(
+            (entry for entry in _dicts(level.place["inputs"]) if entry["name"] == name), {}
+        )
         if entry.get("link") is not None and level.outer is not None:
             return self._source(level.outer, entry["link"])
         shown = [
-            one["name"]
-            for place, one in enumerate(_dicts(level.graph["inputs"]))
+            entry["name"]
+            for place, entry in enumerate(_dicts(level.graph["inputs"]))
             if self._is_value(level.graph, place)
         ]
         values = _listed(level.place)
@@ -194,7 +197,7 @@ class _Conversion(Struct, frozen=True):
         return None
 
     def _is_value(self, subgraph: Mapping[str, Any], slot: int) -> bool:
-        """Whether an input of a subgraph ends at a value of a node."""
+        """Return whether an input of a subgraph ends at a value of a node."""
         level = _Level(subgraph)
         for link_id, (origin, place, target, _) in level.links.items():
             if (origin, place) != (_INPUTS, slot) or target not in level.nodes:
@@ -207,14 +210,14 @@ class _Conversion(Struct, frozen=True):
                     return True
                 inner = self.subgraphs.get(str(node.get("type")))
                 if inner is not None:
-                    names = [one["name"] for one in _dicts(inner["inputs"])]
+                    names = [entry["name"] for entry in _dicts(inner["inputs"])]
                     place = names.index(entry["name"]) if entry["name"] in names else index
                     return self._is_value(inner, place)
         return False
 
 
 def _link_past(node: Node, slot: int) -> Any:
-    """The link at the input that takes the place of an output while the node is bypassed."""
+    """Return the link at the input that replaces an output while the node is bypassed."""
     wanted = _dicts(node.get("outputs"))[slot].get("type")
     inputs = _dicts(node.get("inputs"))
     same_place = inputs[slot : slot + 1]
@@ -225,7 +228,8 @@ def _link_past(node: Node, slot: int) -> Any:
 
 
 def _values(node: Node, about: Mapping[str, Any]) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
-    """The values of a node: the name of each input, the value and what the class says of it."""
+    """Yield the values of a node: the name of each input, the value and what the class says of
+    it."""
     stored = node.get("widgets_values")
     inputs = about.get("input") or {}
     groups = [inputs.get("required") or {}, inputs.get("optional") or {}]
@@ -237,10 +241,12 @@ def _values(node: Node, about: Mapping[str, Any]) -> Iterator[tuple[str, Any, Ma
         return
     left = list(stored or ())
     if not about:
-        names = [one["widget"]["name"] for one in _dicts(node.get("inputs")) if one.get("widget")]
+        names = [
+            entry["widget"]["name"] for entry in _dicts(node.get("inputs")) if entry.get("widget")
+        ]
         yield from ((name, value, {}) for name, value in zip(names, left, strict=False))
         return
-    entries = {one.get("name"): "widget" in one for one in _dicts(node.get("inputs"))}
+    entries = {entry.get("name"): "widget" in entry for entry in _dicts(node.get("inputs"))}
     for group in groups:
         yield from _named(group, "", left, entries)
         if any(_options(spec).get(flag) for spec in group.values() for flag in _UPLOADS):
@@ -315,13 +321,13 @@ def _without_comments(text: str) -> str:
 
 def _subgraphs(workflow: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     found = _dicts((workflow.get("definitions") or {}).get("subgraphs"))
-    return {str(one.get("id")): one for one in found}
+    return {str(item.get("id")): item for item in found}
 
 
 def _is_connected(node: Node) -> bool:
-    """Whether anything goes in or out: labels and switches of node packs stand alone."""
-    ends = [one.get("link") for one in _dicts(node.get("inputs"))]
-    ends += [link for one in _dicts(node.get("outputs")) for link in one.get("links") or ()]
+    """Return whether a node has any link: labels and switches of node packs have none."""
+    ends = [slot.get("link") for slot in _dicts(node.get("inputs"))]
+    ends += [link for slot in _dicts(node.get("outputs")) for link in slot.get("links") or ()]
     return any(end is not None for end in ends)
 
 
@@ -335,4 +341,4 @@ def _listed(node: Node) -> list[Any]:
 
 
 def _dicts(value: object) -> list[dict[str, Any]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

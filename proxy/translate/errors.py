@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 #: What is wrong, for anyone who must act on it: the caller's request (the first eight), the pace of
-#: the caller, or something behind the proxy or in it.
+#: the caller, or the proxy, or what it depends on.
 Kind = Literal[
     "invalid",
     "unauthenticated",
@@ -27,7 +27,7 @@ Kind = Literal[
 
 
 class LocalError(Exception):
-    """A refusal in the words of ComfyUI's prompt errors.
+    """Raised for a refusal in the form of ComfyUI's prompt errors.
 
     `kind` decides the HTTP status (`proxy.api.bodies`), `retry_after` is in how many seconds it
     is worth asking again, `None` if nobody knows.
@@ -59,11 +59,11 @@ class LocalError(Exception):
         return self.kind in _PASSING
 
     def fields(self) -> dict[str, Any]:
-        """The arguments that make an equal error, all of them JSON."""
+        """Return the arguments that make an equal error, all of them JSON."""
         return dict(vars(self))
 
     def body(self) -> dict[str, Any]:
-        """`{"error": {type, message, details, extra_info}, "node_errors": {}}`."""
+        """Return `{"error": {type, message, details, extra_info}, "node_errors": {}}`."""
         return {
             "error": {
                 "type": self.type,
@@ -76,14 +76,14 @@ class LocalError(Exception):
 
 
 class PlainError(LocalError):
-    """A refusal of routes that answer `{"error": message}`, with `more` beside it."""
+    """Raised for a refusal of routes that answer `{"error": message}`, with `more` beside it."""
 
     def __init__(self, message: str, *, kind: Kind = "invalid", **more: object) -> None:
         super().__init__(kind, message, kind=kind, extra_info=more)
 
     @classmethod
     def of(cls, error: LocalError) -> PlainError:
-        """An error of the rooms below in this form."""
+        """Return a `LocalError` in this form."""
         if isinstance(error, cls):
             return error
         made = cls(error.message, kind=error.kind)
@@ -92,7 +92,7 @@ class PlainError(LocalError):
         return made
 
     def body(self) -> dict[str, Any]:
-        """The plain form."""
+        """Return the plain form."""
         return {"error": self.message, **self.extra_info}
 
 
@@ -170,7 +170,7 @@ _BUSY_WAIT = 10.0
 
 
 def from_cloud(status: int, body: object, retry_after: float | None = None) -> LocalError:
-    """A refusal of the cloud in ComfyUI's form.
+    """Return a refusal of the cloud in ComfyUI's form.
 
     Reads `{"error": {…}, "node_errors": {…}}`, `{"code", "message"}` and plain text; fills what
     node errors lack. A 4xx is the request's fault, but a 401 the proxy's, since the client has no
@@ -205,7 +205,7 @@ def from_cloud(status: int, body: object, retry_after: float | None = None) -> L
 
 
 def is_retryable(status: int, body: object) -> bool:
-    """Whether the same submission may be taken later.
+    """Return whether the same submission may be accepted later.
 
     The meaning of 402 and 429 has changed between the cloud's documents, so a 429 is judged by
     its type. No document names the type of an ordinary rate limit: every one that is not about
@@ -215,24 +215,24 @@ def is_retryable(status: int, body: object) -> bool:
 
 
 def is_billing(body: object) -> bool:
-    """Whether a refusal says that the account's plan or credits do not cover the job."""
+    """Return whether a refusal says that the account's plan or credits do not cover the job."""
     return type_of(body) in _BILLING
 
 
 def is_throttling(body: object) -> bool:
-    """Whether the body of a 429 is about the number of requests and not about the job."""
+    """Return whether the body of a 429 is about the number of requests and not about the job."""
     return type_of(body) not in _BILLING | _NOT_NOW
 
 
 def type_of(body: object) -> str | None:
-    """`error.type` or `code` in capital letters, `None` where there is none."""
+    """Return `error.type` or `code` in capital letters, `None` where there is none."""
     error, _ = _read(body)
     type_ = error.get("type") or error.get("code")
     return None if type_ is None else str(type_).upper()
 
 
 def unlisted(status: int, body: object) -> str | None:
-    """What of a refusal is in no document: `status`, `code` or `body`, else `None`.
+    """Return what part of a refusal no document lists: `status`, `code` or `body`, else `None`.
 
     Text is listed with any status: gateways and the routes of user data answer so.
     """
@@ -246,7 +246,7 @@ def unlisted(status: int, body: object) -> str | None:
 
 
 def fill_node_errors(node_errors: object) -> dict[str, Any]:
-    """The cloud's node errors with the fields that local clients read without asking."""
+    """Return the cloud's node errors with the fields that local clients read unconditionally."""
     if not isinstance(node_errors, dict):
         return {}
     return {
@@ -278,18 +278,21 @@ def _read(body: object) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _more(error: Mapping[str, Any]) -> dict[str, Any]:
-    """What the cloud says beyond ComfyUI's four fields, such as `class_types` and `reason`."""
+    """Return what the cloud says beyond ComfyUI's four fields, such as `class_types` and
+    `reason`."""
     known = ("type", "code", "message", "details", "extra_info")
     return {key: value for key, value in error.items() if key not in known}
 
 
 def failure_of(refusal: LocalError) -> dict[str, Any]:
-    """A refusal of the cloud as the failure of a run, with the first node that it names."""
+    """Return a refusal of the cloud as the failure of a run, with the first node that it names."""
     node_id = next(iter(refusal.node_errors), None)
     about = refusal.node_errors.get(node_id, {}) if node_id is not None else {}
     errors = about.get("errors") or [] if isinstance(about, dict) else []
-    said = [f"{one.get('message', '')}: {one.get('details', '')}".strip(": ") for one in errors]
-    lines = [refusal.message, refusal.details, *said]
+    causes = [
+        f"{error.get('message', '')}: {error.get('details', '')}".strip(": ") for error in errors
+    ]
+    lines = [refusal.message, refusal.details, *causes]
     return {
         "node_id": node_id,
         "node_type": about.get("class_type") if isinstance(about, dict) else None,

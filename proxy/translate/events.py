@@ -62,7 +62,7 @@ class Preview(Struct, frozen=True):
 
     `result` marks the pictures of `SaveImageWebsocket`, which are the node's output and must not
     be dropped. `leads` says that the matching `progress` is still to come, as it is for frames
-    with metadata; without metadata a local ComfyUI sends the preview behind its `progress`.
+    with metadata; without metadata a local ComfyUI sends the preview after its `progress`.
     `metadata` is the JSON of the job's own, which goes out in type 4.
     """
 
@@ -139,20 +139,22 @@ _CLASSES = {kind: message for message, kind in _KINDS.items()}
 
 
 def packed(message: Message) -> tuple[Any, ...]:
-    """The message in what MessagePack knows: an event with its JSON, for no number to be lost."""
+    """Return the message in types of MessagePack: an event as its JSON, so that no number is
+    changed."""
     if isinstance(message, Event):
         return "event", message.type, message.text
     return _KINDS[type(message)], *astuple(message)
 
 
 def unpacked(values: Sequence[Any]) -> Message:
-    """The opposite of `packed`."""
+    """Return the message that `packed` has packed."""
     kind, *rest = values
     return Event(rest[0], text=rest[1]) if kind == "event" else _CLASSES[kind](*rest)
 
 
 def status(queue_remaining: int, sid: str | None = None) -> Event:
-    """The number of jobs pending or running; `sid` only in a connection's first message."""
+    """Return the event for the number of pending or running jobs; `sid` only in a connection's
+    first message."""
     data: dict[str, Any] = {"status": {"exec_info": {"queue_remaining": queue_remaining}}}
     if sid is not None:
         data["sid"] = sid
@@ -191,7 +193,8 @@ Data = dict[str, Any]
 
 
 def concerns_a_job(type_: str, data: Mapping[str, Any]) -> str | None:
-    """The cloud id of the job that an event tells of, or `None` if it is no client's business."""
+    """Return the cloud id of the job that an event is about, `None` if clients need not see the
+    event."""
     if type_ in _CLOUD_ONLY or type_.startswith(_CLOUD_ONLY_PREFIXES):
         return None
     prompt_id = data.get("prompt_id")
@@ -199,7 +202,7 @@ def concerns_a_job(type_: str, data: Mapping[str, Any]) -> str | None:
 
 
 def unlisted(type_: str, data: Mapping[str, Any]) -> str | None:
-    """What of an event is in no document: `type` or the fields that it lacks, else `None`."""
+    """Return what part of an event no document lists: `type` or the missing fields, else `None`."""
     if type_.startswith(_CLOUD_ONLY_PREFIXES):
         return None
     fields = LISTED_EVENTS.get(type_)
@@ -210,29 +213,31 @@ def unlisted(type_: str, data: Mapping[str, Any]) -> str | None:
 
 
 def is_blocked_branch(type_: str, data: Mapping[str, Any]) -> bool:
-    """Whether an `execution_error` tells of a branch that a node blocked: the run continues."""
+    """Return whether an `execution_error` is about a branch that a node blocked: the run
+    continues."""
     return type_ == "execution_error" and data.get("exception_type") == "ExecutionBlocked"
 
 
 def is_terminal(type_: str, data: Mapping[str, Any]) -> bool:
-    """Whether an event says how the run has ended."""
+    """Return whether an event says how the run has ended."""
     return type_ in TERMINAL_EVENTS and not is_blocked_branch(type_, data)
 
 
 def timestamp(data: Mapping[str, Any], now: int) -> int:
-    """When it happened, in ms: the cloud's word if it gave one (it is not documented), or now."""
+    """Return the time of an event, in ms: the cloud's, if it sends one (that is not documented), or
+    now."""
     return milliseconds(data.get("timestamp")) or now
 
 
 def executing(data: Mapping[str, Any], prompt_id: str) -> Data:
-    """`{node, display_node, prompt_id}`."""
+    """Return `{node, display_node, prompt_id}`."""
     node = str(data["node"])
     shown = str(data.get("display_node") or node)
     return {**data, "node": node, "display_node": shown, "prompt_id": prompt_id}
 
 
 def executed(node_id: str, display_node: str, output: object, prompt_id: str) -> Data:
-    """`{node, display_node, output, prompt_id}`."""
+    """Return `{node, display_node, output, prompt_id}`."""
     ids = {"node": node_id, "display_node": display_node}
     return {**ids, "output": output, "prompt_id": prompt_id}
 
@@ -250,7 +255,7 @@ def finished_nodes(data: Mapping[str, Any]) -> set[str]:
 
 
 def names_file(output: object) -> bool:
-    """Whether a node's output has an item with a `filename`."""
+    """Return whether a node's output has an item with a `filename`."""
     lists = output.values() if isinstance(output, dict) else ()
     return any(
         isinstance(item, dict) and "filename" in item
@@ -261,7 +266,7 @@ def names_file(output: object) -> bool:
 
 
 def node_state(node_id: str, node: Mapping[str, Any], known: Mapping[str, Any] | None) -> Data:
-    """One node of `progress_state`; the cloud documents a part of the fields only.
+    """Return one node of `progress_state`; the cloud documents only some of the fields.
 
     What is missing comes from what was known of the node; a node never heard of is running with
     0.0 of 1.0, as ComfyUI begins. The cloud may tell the `activity` of a node that runs, and the
@@ -300,7 +305,7 @@ class Progress(TypedDict):
 
 
 def execution_error(data: Mapping[str, Any], *, now: int, **run: Unpack[Progress]) -> Data:
-    """The whole event of a failed run, from an event or from `execution_error` of a job.
+    """Return the whole event of a failed run, from an event or from `execution_error` of a job.
 
     The cloud gives `current_outputs` as an object, ComfyUI as a list of node ids.
     """
@@ -317,7 +322,8 @@ def execution_error(data: Mapping[str, Any], *, now: int, **run: Unpack[Progress
 
 
 def blocked_branch(data: Mapping[str, Any], **run: Unpack[Progress]) -> Data:
-    """The event of a blocked branch: without a time, and with empty lists for what it lacks."""
+    """Return the event of a blocked branch: without a time, and with empty lists for missing
+    fields."""
     error = execution_error(data, now=0, **run)
     del error["timestamp"]
     error["current_inputs"] = error["current_inputs"] or []
@@ -325,12 +331,13 @@ def blocked_branch(data: Mapping[str, Any], **run: Unpack[Progress]) -> Data:
 
 
 def execution_interrupted(data: Mapping[str, Any], *, now: int, **run: Unpack[Progress]) -> Data:
-    """The cloud sends the id alone; ComfyUI names the node and what had been executed."""
+    """Return the event with the node and the executed nodes, as ComfyUI does; the cloud sends only
+    the id."""
     return {**_place(data, **run), "timestamp": timestamp(data, now)}
 
 
 def _place(data: Mapping[str, Any], **run: Unpack[Progress]) -> Data:
-    """The node in which a run ends, and what had been executed.
+    """Return the node in which a run ends, and the nodes that had been executed.
 
     ComfyUI always names one: where none ran it is the first of the graph.
     """
@@ -347,7 +354,7 @@ def _place(data: Mapping[str, Any], **run: Unpack[Progress]) -> Data:
 
 
 def _inputs(value: object) -> Data:
-    """`current_inputs` without the hidden inputs that hold a credential."""
+    """Return `current_inputs` without the hidden inputs that hold a credential."""
     if not isinstance(value, dict):
         return {}
     return {

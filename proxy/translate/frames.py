@@ -50,7 +50,7 @@ class CloudPicture(Struct, frozen=True):
 
     @property
     def leads(self) -> bool:
-        """Whether the matching `progress` follows, as it does behind frames with metadata."""
+        """Whether the matching `progress` follows, as it does after frames with metadata."""
         return self.node_id is not None
 
 
@@ -109,7 +109,7 @@ def without_secret(data: bytes, secret: str) -> bytes | None:
 
 
 def encode_preview(preview: Preview, *, metadata: bool) -> bytes | None:
-    """Type 4 if the socket asked for metadata, otherwise type 1.
+    """Return a frame of type 4 if the socket asked for metadata, otherwise of type 1.
 
     `None` if the picture has no number in type 1 (it knows JPEG and PNG alone).
     """
@@ -124,7 +124,8 @@ def encode_preview(preview: Preview, *, metadata: bool) -> bytes | None:
 
 
 def encode_text(text: NodeText) -> bytes:
-    """Type 3 in the short form, the only one that released ComfyUI servers send."""
+    """Return a frame of type 3 in the short form, the only one that released ComfyUI servers
+    send."""
     node_id = text.node_id.encode()
     return _frame(TEXT, len(node_id), node_id, text.text.encode())
 
@@ -137,18 +138,18 @@ def _picture_with_metadata(rest: bytes) -> CloudPicture | None:
     prompt_id, node_id = metadata.get("prompt_id"), metadata.get("node_id")
     shown, real = (metadata.get(name) or node_id for name in ("display_node_id", "real_node_id"))
     ids = [prompt_id, node_id, shown, metadata.get("parent_node_id"), real]
-    told = ids if node_id is not None else ids[:1]
+    known = ids if node_id is not None else ids[:1]
     return CloudPicture(
-        image, _image_type(image), *(None if one is None else str(one) for one in told)
+        image, _image_type(image), *(None if id_ is None else str(id_) for id_ in known)
     )
 
 
 def _text(rest: bytes) -> CloudText:
-    first, behind = _counted(rest)
+    first, rest = _counted(rest)
     if _JOB_ID.fullmatch(first):
-        node_id, text = _counted(behind)
+        node_id, text = _counted(rest)
         return CloudText(node_id.decode(), text.decode(), first.decode())
-    return CloudText(first.decode(), behind.decode())
+    return CloudText(first.decode(), rest.decode())
 
 
 def _image_type(image: bytes) -> str:

@@ -25,7 +25,7 @@ def substitute(
     choices: Callable[[str], Mapping[str, Any] | None],
     cloud_name: Callable[[Place], str | None],
 ) -> dict[str, Any]:
-    """A copy of the graph in which strings that name a known file have the cloud's name.
+    """Return a copy of the graph in which strings that name a known file have the cloud's name.
 
     `choices` gives a class's entry in `object_info`, or `None`; `cloud_name` gives what the cloud
     reads for the file at a place, or `None` if there is none. What the catalog declares as free
@@ -81,7 +81,8 @@ def _specs(
 def _substituted(
     value: Any, may_name: Callable[[str], bool], cloud_name: Callable[[Place], str | None]
 ) -> Any:
-    """Strings, also inside of lists and objects; a link to another node is not looked into."""
+    """Return a value with its strings substituted, also inside lists and objects, but not in
+    links."""
     if isinstance(value, str):
         if not may_name(value):
             return value
@@ -119,7 +120,7 @@ def written_names(graph: Mapping[str, Any], sent: Mapping[str, Any]) -> dict[str
 
 
 def is_link(value: object) -> bool:
-    """Whether an input's value is `[node id, output index]`."""
+    """Return whether an input's value is `[node id, output index]`."""
     return (
         isinstance(value, list)
         and len(value) == 2
@@ -130,16 +131,16 @@ def is_link(value: object) -> bool:
 
 
 def strings(value: Any) -> Iterator[str]:
-    """Strings at any depth, also as keys; a link to another node has none."""
+    """Yield the strings at any depth, also keys; a link to another node has none."""
     pending = [value]
     while pending:
-        one = pending.pop()
-        if isinstance(one, str):
-            yield one
-        elif isinstance(one, dict):
-            pending += [*one.keys(), *one.values()]
-        elif isinstance(one, list) and not is_link(one):
-            pending += one
+        inner = pending.pop()
+        if isinstance(inner, str):
+            yield inner
+        elif isinstance(inner, dict):
+            pending += [*inner.keys(), *inner.values()]
+        elif isinstance(inner, list) and not is_link(inner):
+            pending += inner
 
 
 def has_more_values(value: Any, limit: int) -> bool:
@@ -168,7 +169,7 @@ _LONGEST = 1024
 
 
 def foreign_files(graph: Mapping[str, Any], has_file: HasFile) -> dict[str, Any]:
-    """Node errors for every name of the cloud's that is of no file of the member.
+    """Return node errors for every name of the cloud's that belongs to no file of the member.
 
     Whether the account has such a file makes no difference. `has_file` says whether the member
     has it.
@@ -196,7 +197,7 @@ def _names_content(text: str) -> bool:
 
 
 def invalid_file(name: str, value: str, what: str = "file") -> dict[str, Any]:
-    """The error of an input that names a file which there is not, in ComfyUI's form."""
+    """Return the error of an input that names a missing file, in ComfyUI's form."""
     return {
         "type": "custom_validation_failed",
         "message": "Custom validation failed for node",
@@ -206,7 +207,7 @@ def invalid_file(name: str, value: str, what: str = "file") -> dict[str, Any]:
 
 
 def sources(graph: Mapping[str, Any], *node_ids: str) -> set[str]:
-    """The ids of all nodes that the nodes' inputs come from, over any number of links."""
+    """Return the ids of all nodes that the nodes' inputs come from, over any number of links."""
     found: set[str] = set()
     pending = list(node_ids)
     while pending:
@@ -225,15 +226,15 @@ def reachable(graph: Mapping[str, Any], outputs: Collection[str] | None) -> set[
 
 
 def is_twin(graph: Mapping[str, Any], node_id: str, others: Iterable[str]) -> bool:
-    """Whether one of `others` computes the same as a node: its class, values and sources.
+    """Return whether one of `others` computes the same as a node: its class, values and sources.
 
     ComfyUI runs only the first of such nodes; the rest take what it gave from the cache.
     """
     return any(_same(graph, node_id, other) for other in others if other != node_id)
 
 
-def _same(graph: Mapping[str, Any], one: str, other: str) -> bool:
-    pending = [(one, other)]
+def _same(graph: Mapping[str, Any], node: str, other: str) -> bool:
+    pending = [(node, other)]
     compared: set[tuple[str, str]] = set()
     while pending:
         pair = pending.pop()
@@ -256,13 +257,13 @@ def _same(graph: Mapping[str, Any], one: str, other: str) -> bool:
 
 
 def inputs_of(node: Any) -> Mapping[str, Any]:
-    """The inputs of a node, none where it has an unknown form."""
+    """Return the inputs of a node, none where it has an unknown form."""
     inputs = node.get("inputs") if isinstance(node, Mapping) else None
     return inputs if isinstance(inputs, Mapping) else {}
 
 
 def filename_prefix(node: Mapping[str, Any] | None) -> str | None:
-    """The node's `filename_prefix`, unless another node computes it."""
+    """Return the node's `filename_prefix`, unless another node computes it."""
     prefix = inputs_of(node).get("filename_prefix")
     if isinstance(prefix, Mapping):
         prefix = prefix.get("__value__")
@@ -270,12 +271,12 @@ def filename_prefix(node: Mapping[str, Any] | None) -> str | None:
 
 
 def links_of(node: Any) -> Iterator[str]:
-    """The ids of the nodes that a node's inputs come from."""
+    """Return the ids of the nodes that a node's inputs come from."""
     return (value[0] for value in inputs_of(node).values() if is_link(value))
 
 
 def section(declared: object, name: str) -> Mapping[str, Any]:
-    """The `required` or the `optional` ones of the inputs that a class declares."""
+    """Return the `required` or the `optional` inputs that a class declares."""
     specs = declared.get(name) if isinstance(declared, Mapping) else None
     return specs if isinstance(specs, Mapping) else {}
 
@@ -310,7 +311,7 @@ def _never(_: str) -> bool:
 
 
 def reveal(value: T, local_name: Mapping[str, str]) -> T:
-    """`value` with the cloud's names in its strings, at any depth, replaced by the member's.
+    """Return `value` with the cloud's names in its strings, at any depth, replaced by the member's.
 
     Errors of nodes quote their inputs; a client must not see names there that it never used.
     """
@@ -325,28 +326,28 @@ def reveal(value: T, local_name: Mapping[str, str]) -> T:
 
 
 def words(value: Any) -> set[str]:
-    """All that `reveal` looks up for a value."""
+    """Return all words that `reveal` looks up for a value."""
     found: set[str] = set()
     pending = [value]
     while pending:
-        one = pending.pop()
-        if isinstance(one, str):
-            found.update(token.rstrip(".:") for token in _TOKEN.findall(one))
-        elif isinstance(one, dict):
-            pending += one.values()
-        elif isinstance(one, list):
-            pending += one
+        inner = pending.pop()
+        if isinstance(inner, str):
+            found.update(token.rstrip(".:") for token in _TOKEN.findall(inner))
+        elif isinstance(inner, dict):
+            pending += inner.values()
+        elif isinstance(inner, list):
+            pending += inner
     return found
 
 
 def _reveal_token(token: str, local_name: Mapping[str, str]) -> str:
-    """A name at the end of a sentence has the full stop behind it."""
+    """Return a token with its name replaced; a name may be followed by a full stop."""
     word = token.rstrip(".:")
     return local_name.get(word, word) + token[len(word) :]
 
 
 #: Characters of a label; a client may name its workflow as it likes.
-MOST_CHARACTERS = 120
+MAX_LABEL = 120
 
 #: Inputs of loaders that name the model of a workflow, the telling ones first.
 _MODELS = ("ckpt_name", "unet_name", "model_name", "model", "gguf_name")
@@ -368,12 +369,12 @@ _PRICE = re.compile(
 
 
 def label_of(graph: Mapping[str, Any], extra_data: Mapping[str, Any]) -> str:
-    """The name of a job's workflow, or else its model, or else its most telling node class.
+    """Return the name of a job's workflow, or else its model, or else its most telling node class.
 
-    Never longer than `MOST_CHARACTERS`; `""` for a graph of which nothing is told.
+    Never longer than `MAX_LABEL`; `""` for a graph without anything to show.
     """
-    found = next((one for one in _labels(graph, extra_data) if one), "")
-    return found if len(found) <= MOST_CHARACTERS else f"{found[: MOST_CHARACTERS - 1]}…"
+    found = next((label for label in _labels(graph, extra_data) if label), "")
+    return found if len(found) <= MAX_LABEL else f"{found[: MAX_LABEL - 1]}…"
 
 
 def _labels(graph: Mapping[str, Any], extra_data: Mapping[str, Any]) -> Iterator[str]:
@@ -387,22 +388,22 @@ def _labels(graph: Mapping[str, Any], extra_data: Mapping[str, Any]) -> Iterator
     for name in _MODELS:
         yield from (_model(some[name]) for some in inputs if name in some)
     classes = [_line(node.get("class_type")) for node in nodes]
-    yield from (one for one in classes if not _DULL.match(one))
+    yield from (class_ for class_ in classes if not _DULL.match(class_))
     yield from classes
 
 
 def _line(value: object) -> str:
-    """A string as one line, `""` for anything else."""
+    """Return a string as one line, `""` for anything else."""
     return " ".join(value[:1000].split()) if isinstance(value, str) else ""
 
 
 def _model(value: object) -> str:
-    """A model's name without its folders and its extension."""
+    """Return a model's name without its folders and its extension."""
     return _MODEL_EXTENSION.sub("", _FOLDERS.split(_line(value))[-1])
 
 
 def cost_of(texts: Iterable[str]) -> dict[str, float]:
-    """What nodes say that they have cost, in `usd` and `credits`, of the last text of each node.
+    """Return the cost that nodes report, in `usd` and `credits`, from the last text of each node.
 
     Comfy Cloud tells the cost of a job nowhere else. `{}` where no text has a price.
     """

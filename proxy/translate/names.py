@@ -48,12 +48,12 @@ class Place(NamedTuple):
 
 
 def is_hash_name(name: str) -> bool:
-    """Whether a name, with or without ` [output]` behind it, is one of the cloud's."""
+    """Return whether a name, with or without a trailing ` [output]`, is one of the cloud's."""
     return _HASH_NAME.fullmatch(name) is not None
 
 
 def split_annotated(name: str) -> tuple[str, str | None]:
-    """`"a.png [input]"` to `("a.png", "input")`; the type is `None` where none is written.
+    """Split `"a.png [input]"` into `("a.png", "input")`; the type is `None` where none is written.
 
     As ComfyUI does, the letter before the bracket is cut whatever it is.
     """
@@ -64,18 +64,19 @@ def split_annotated(name: str) -> tuple[str, str | None]:
 
 
 def hash_address(name: str) -> str | None:
-    """The hexadecimal digits of a name `blake3:…`, with or without ` [output]` behind it."""
+    """Return the hexadecimal digits of a name `blake3:…`, with or without a trailing `
+    [output]`."""
     match = _HASH_ADDRESS.fullmatch(split_annotated(name)[0].strip().lower())
     return None if match is None else match[1]
 
 
 def annotate(name: str, type_: str) -> str:
-    """The name as loaders read it: plain for `input`, else with its folder behind it."""
+    """Return the name as loaders read it: plain for `input`, else followed by its folder."""
     return name if type_ == "input" else f"{name} [{type_}]"
 
 
 def resolve(type_: str, *parts: str) -> str | None:
-    """The path in the folder `type_` that the parts lead to, or `None` if they lead out of it.
+    """Return the path in the folder `type_` that the parts lead to, `None` if they lead out of it.
 
     `../input` from `input` leads back in, as on a disk; anything absolute leads out.
     """
@@ -95,7 +96,7 @@ def resolve(type_: str, *parts: str) -> str | None:
 
 
 def view_place(filename: str | None, subfolder: str | None, type_: str | None) -> Place | int:
-    """Where `GET /view` looks, or the status of its refusal (400, 403 or 404, body empty).
+    """Return where `GET /view` looks, or the status of its refusal (400, 403 or 404, body empty).
 
     `None` stands for a query name that is absent. A folder in `filename` is dropped, and an
     annotation wins over `type`.
@@ -116,13 +117,13 @@ def view_place(filename: str | None, subfolder: str | None, type_: str | None) -
 
 
 def upload_place(filename: str, subfolder: str, type_: str) -> Place | None:
-    """Where an upload of this name goes, or `None` if that is outside of the folder `type_`."""
+    """Return where an upload of this name goes, `None` if that is outside of the folder `type_`."""
     path = resolve(type_, posixpath.normpath(subfolder), filename)
     return None if path is None else Place(type_, path)
 
 
 def upload_refusal(filename: str | None, subfolder: str, type_: str) -> int | None:
-    """400 if a local ComfyUI refuses the upload with an empty body, else `None`.
+    """Return 400 if a local ComfyUI refuses the upload with an empty body, else `None`.
 
     An unknown `type_` is not among these: ComfyUI fails on it, so it gets an error in words.
     """
@@ -134,7 +135,7 @@ def upload_refusal(filename: str | None, subfolder: str, type_: str) -> int | No
 
 
 def is_storable(path: str) -> bool:
-    """Whether Linux can store a file at this path: its length, no NUL, Unicode."""
+    """Return whether Linux can store a file at this path: its length, no NUL, Unicode."""
     try:
         encoded = path.encode()
     except UnicodeEncodeError:
@@ -144,13 +145,14 @@ def is_storable(path: str) -> bool:
 
 
 def numbered(filename: str, number: int) -> str:
-    """The name that an upload gets when `filename` is taken: `cat (1).png`, `a.tar (1).gz`."""
+    """Return the name that an upload gets when `filename` is taken: `cat (1).png`, `a.tar
+    (1).gz`."""
     stem, extension = posixpath.splitext(filename)
     return f"{stem} ({number}){extension}"
 
 
 def written_place(value: str) -> Place | None:
-    """The place that a graph's string names, if it is a file's name at all.
+    """Return the place that a graph's string names, if it can be a file's name.
 
     Forms: `cat.png`, `sub/cat.png`, `sub\\cat.png`, each with or without ` [input]`, ` [output]`
     or ` [temp]`. A name without annotation is in `input`.
@@ -162,7 +164,7 @@ def written_place(value: str) -> Place | None:
 
 
 def expand(prefix: str, now: time.struct_time, *, width: int = 0, height: int = 0) -> str:
-    """A `filename_prefix` with ComfyUI's tokens filled in.
+    """Return a `filename_prefix` with ComfyUI's tokens filled in.
 
     `%width%`, `%height%` (pixels), `%year%`, `%month%`, `%day%`, `%hour%`, `%minute%`, `%second%`
     of the server's local time. `%date:…%` and `%Node.input%` are the web frontend's and are gone
@@ -178,12 +180,12 @@ def expand(prefix: str, now: time.struct_time, *, width: int = 0, height: int = 
 
 
 def needs_size(prefix: str) -> bool:
-    """Whether the prefix speaks of the picture's size."""
+    """Return whether the prefix contains the picture's size."""
     return "%width%" in prefix or "%height%" in prefix
 
 
 def split_prefix(prefix: str) -> tuple[str, str]:
-    """A prefix as subfolder and stem: `video/clip` to `("video", "clip")`.
+    """Split a prefix into subfolder and stem: `video/clip` to `("video", "clip")`.
 
     A prefix that leads out of the folder is an error in ComfyUI, so a job cannot have saved under
     it; its last part is taken.
@@ -193,12 +195,12 @@ def split_prefix(prefix: str) -> tuple[str, str]:
 
 
 def counted(stem: str, counter: int, tail: str) -> str:
-    """An output's name: `counted("ComfyUI", 7, "_.png")` is `ComfyUI_00007_.png`."""
+    """Return an output's name: `counted("ComfyUI", 7, "_.png")` is `ComfyUI_00007_.png`."""
     return f"{stem}_{counter:05}{tail}"
 
 
 def counters(filename: str) -> Iterator[tuple[str, int]]:
-    """Each stem for which the name counts, and the number it has used up.
+    """Yield each stem for which the name counts, and the number that it uses.
 
     ComfyUI reads a counter between the stem's underscore and the next one; `a_b_00003_.png` uses
     up number 3 of the stem `a_b`. A name that no disk takes counts for nothing.
@@ -213,7 +215,7 @@ def counters(filename: str) -> Iterator[tuple[str, int]]:
 
 
 def split_counted(filename: str) -> tuple[str, str] | None:
-    """Stem and tail of an output's name, or `None` if it has no counter.
+    """Split an output's name into stem and tail; `None` if it has no counter.
 
     `ComfyUI_00042_.png` gives `("ComfyUI", "_.png")`, `clip_00001-audio.mp4` gives
     `("clip", "-audio.mp4")`.
@@ -226,7 +228,8 @@ def split_counted(filename: str) -> tuple[str, str] | None:
 
 
 def temp_stem(*seed: str) -> str:
-    """The stem of a preview's name, `ComfyUI_temp_` and five letters; the same for one seed."""
+    """Return the stem of a preview's name, `ComfyUI_temp_` and five letters; the same for the same
+    seed."""
     digest = hashlib.blake2b("\0".join(seed).encode("utf-8", "surrogatepass"), digest_size=5)
     letters = (string.ascii_lowercase[byte % 26] for byte in digest.digest())
     return "ComfyUI_temp_" + "".join(letters)
@@ -247,12 +250,12 @@ _TEMPORARY = frozenset({"PreviewImage", "PreviewAudio", "PreviewVideo", "MaskPre
 
 
 def is_file(item: object) -> bool:
-    """Whether an entry of an output's list is a file."""
+    """Return whether an entry of an output's list is a file."""
     return isinstance(item, Mapping) and isinstance(item.get("filename"), str)
 
 
 def files(output: Mapping[str, Any]) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Each file with the key of its list and its place in it."""
+    """Yield each file with the key of its list and its place in it."""
     for key, value in output.items():
         if isinstance(value, list):
             for index, item in enumerate(value):
@@ -261,7 +264,7 @@ def files(output: Mapping[str, Any]) -> Iterator[tuple[str, int, dict[str, Any]]
 
 
 def with_core_keys(output: Mapping[str, Any]) -> dict[str, Any]:
-    """The output with videos where core ComfyUI has them: under `images`, with `animated`.
+    """Return the output with videos where core ComfyUI has them: under `images`, with `animated`.
 
     The cloud's worker puts them under a singular `video`, and the same file again under `videos`
     or a node pack's key. What stands under another key already is not repeated.
@@ -294,7 +297,7 @@ def _is_named(item: Any, names: set[str]) -> bool:
 
 
 def own_fields(item: Mapping[str, Any]) -> dict[str, Any]:
-    """What a node pack says of a file, beside the three fields that name it.
+    """Return the fields that a node pack adds to a file, beside the three that name it.
 
     What only the cloud says is left out, and so is every address: it may be signed.
     """
@@ -308,12 +311,12 @@ def own_fields(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def asset_ids(place: Place, asset: str) -> dict[str, str]:
-    """What an item says of the record of its file: a picture is its own preview."""
+    """Return what an item says of the record of its file: a picture is its own preview."""
     return {"id": asset, **({"preview_id": asset} if kind(place.path) == "image" else {})}
 
 
 def output_type(item: Mapping[str, Any], node: Mapping[str, Any] | None) -> str:
-    """The folder that the file is in for a client: `temp` for previews, as the cloud says else.
+    """Return the folder of the file for a client: `temp` for previews, else what the cloud says.
 
     The cloud keeps outputs and previews in one bucket, so its `type` may be missing or vague.
     """
@@ -331,7 +334,7 @@ _EXTENSIONS = {"audio": ".flac", "gifs": ".mp4", "3d": ".glb", "latents": ".late
 
 
 def extension(name: str, key: str, node: Mapping[str, Any] | None) -> str:
-    """A file's extension, by its name or else by what its node writes under `key`."""
+    """Return a file's extension, from its name or else from what its node writes under `key`."""
     written = posixpath.splitext(name)[1].lower()
     if written:
         return written
@@ -439,7 +442,8 @@ _KINDS = {"webp": "image", "fbx": "model"}
 
 
 def media_type(filename: str) -> str:
-    """The type by the extension, in any case of letters; `application/octet-stream` if unknown."""
+    """Return the type by the extension, in upper or lower case; `application/octet-stream` if
+    unknown."""
     stem, extension = _split(filename)
     if extension in _PACKED:
         extension = _split(stem)[1]
@@ -447,7 +451,7 @@ def media_type(filename: str) -> str:
 
 
 def kind(filename: str) -> str:
-    """The first half of the media type (`image`, `audio`, `video`, `model`, …).
+    """Return the first half of the media type (`image`, `audio`, `video`, `model`, …).
 
     By it ComfyUI chooses which files of a folder a loader lists.
     """
@@ -456,7 +460,7 @@ def kind(filename: str) -> str:
 
 
 def is_active(type_: str) -> bool:
-    """Whether a browser that shows the type runs what is in it; SVG pictures are among them."""
+    """Return whether a browser that shows the type runs its contents; SVG pictures are included."""
     essence = type_.partition(";")[0].strip().lower()
     return essence in _ACTIVE or essence.endswith("+xml")
 

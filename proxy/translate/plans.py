@@ -67,7 +67,7 @@ class AccountPlan(Struct, frozen=True):
         return f"{sign}{whole}.{cents:02} {self.currency}".strip()
 
     def sentence(self) -> str:
-        """All that is known, empty if nothing is."""
+        """Return all that is known as a sentence, empty if nothing is."""
         parts = [f"{self.name} plan"] if self.tier else []
         if self.slots is not None:
             parts.append(f"{self.slots} {'job' if self.slots == 1 else 'jobs'} at once")
@@ -81,9 +81,9 @@ class AccountPlan(Struct, frozen=True):
 def plan_of(features: object, status: object, balance: object) -> AccountPlan:
     """Read the answers of `/api/features`, `/api/billing/status` and `/api/billing/balance`;
     `None` stands for one that there is not."""
-    told = _whole(_field(features, "max_concurrent_jobs"))
-    if told is not None and not 0 < told <= MAX_SLOTS:
-        told = None
+    announced = _whole(_field(features, "max_concurrent_jobs"))
+    if announced is not None and not 0 < announced <= MAX_SLOTS:
+        announced = None
     tier = _field(status, "subscription_tier")
     tier = tier.upper() if isinstance(tier, str) and tier.replace("_", "").isalpha() else ""
     tier = tier[:32]
@@ -91,8 +91,8 @@ def plan_of(features: object, status: object, balance: object) -> AccountPlan:
     currency = currency.upper() if isinstance(currency, str) and currency.isalpha() else ""
     return AccountPlan(
         tier,
-        told if told is not None else TIER_SLOTS.get(tier),
-        told is not None,
+        announced if announced is not None else TIER_SLOTS.get(tier),
+        announced is not None,
         TIER_MINUTES.get(tier),
         balance_cents(balance),
         currency[:8],
@@ -128,7 +128,7 @@ def _field(value: object, name: str) -> Any:
 
 
 def _whole(value: object) -> int | None:
-    """A number, which may come as a string."""
+    """Return a number, which may come as a string."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

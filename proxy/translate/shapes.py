@@ -56,10 +56,10 @@ class Shape(Struct, frozen=True):
     dynamic: tuple[Input, ...]
 
     def expanded(self, given: Mapping[str, Any]) -> Iterator[Input]:
-        """The inputs, with those that the dynamic ones stand for."""
+        """Yield the inputs, with the dynamic ones expanded."""
         yield from self.inputs
-        for one in self.dynamic:
-            yield from _expand(one, given, depth=0)
+        for dynamic in self.dynamic:
+            yield from _expand(dynamic, given, depth=0)
 
 
 #: What the catalog says of a class, `None` for one that there is not.
@@ -75,18 +75,18 @@ def shape_of(name: str, info: Mapping[str, Any]) -> Shape:
         core=isinstance(module, str) and (module == "nodes" or module.startswith(_CORE)),
         output_node=output_node if isinstance(output_node, bool) else None,
         outputs=outputs if isinstance(outputs, list) else None,
-        inputs=tuple(one for one in inputs if not one.is_dynamic),
-        dynamic=tuple(one for one in inputs if one.is_dynamic),
+        inputs=tuple(declared for declared in inputs if not declared.is_dynamic),
+        dynamic=tuple(declared for declared in inputs if declared.is_dynamic),
     )
 
 
 def _declared(declared: object, prefix: str) -> Iterator[Input]:
-    """The inputs of `{"required": {name: spec}, "optional": …}`."""
+    """Yield the inputs of `{"required": {name: spec}, "optional": …}`."""
     required, optional = section(declared, "required"), section(declared, "optional")
     for name, spec in {**required, **optional, **required}.items():
-        one = _input(f"{prefix}{name}", spec, name in required)
-        if one is not None:
-            yield one
+        declared = _input(f"{prefix}{name}", spec, name in required)
+        if declared is not None:
+            yield declared
 
 
 def _input(name: str, spec: object, required: bool) -> Input | None:
@@ -96,7 +96,7 @@ def _input(name: str, spec: object, required: bool) -> Input | None:
     if not isinstance(options, Mapping):
         return None
     bounds = (options.get("min"), options.get("max"))
-    low, high = (one if isinstance(one, int | float) else None for one in bounds)
+    low, high = (bound if isinstance(bound, int | float) else None for bound in bounds)
     named = isinstance(type_, str) and type_.startswith("COMFY_") and type_ != MATCH_TYPE
     uploads = any(flag.endswith("_upload") and options[flag] for flag in options)
     choices = _choices(type_, options)
@@ -104,42 +104,43 @@ def _input(name: str, spec: object, required: bool) -> Input | None:
 
 
 def _choices(type_: str | list[Any], options: Mapping[str, Any]) -> list[Any] | None:
-    """What a combo offers. An empty list is filled by somebody whom the catalog does not know."""
+    """Return the choices of a combo; `None` for an empty list, which something outside the catalog
+    fills."""
     offered: object = type_
     if type_ == "COMBO" and not any(options.get(flag) for flag in _REMOTE):
         offered = options.get("options")
     return offered if isinstance(offered, list) and offered else None
 
 
-def _expand(one: Input, given: Mapping[str, Any], *, depth: int) -> Iterator[Input]:
-    """The inputs `name.…` that a dynamic input stands for; none where its form is not known."""
-    if not one.is_dynamic:
-        yield one
-    elif one.type == _AUTOGROW and one.name not in given:
-        yield from _grown(one)
-    elif one.type == _DYNAMIC_COMBO and depth < 8:
-        options = one.options.get("options")
+def _expand(declared: Input, given: Mapping[str, Any], *, depth: int) -> Iterator[Input]:
+    """Yield the inputs `name.…` that a dynamic input stands for; none where its form is unknown."""
+    if not declared.is_dynamic:
+        yield declared
+    elif declared.type == _AUTOGROW and declared.name not in given:
+        yield from _grown(declared)
+    elif declared.type == _DYNAMIC_COMBO and depth < 8:
+        options = declared.options.get("options")
         for option in options if isinstance(options, list) else ():
-            if isinstance(option, Mapping) and option.get("key") == given.get(one.name):
-                for inner in _declared(option.get("inputs"), f"{one.name}."):
+            if isinstance(option, Mapping) and option.get("key") == given.get(declared.name):
+                for inner in _declared(option.get("inputs"), f"{declared.name}."):
                     yield from _expand(inner, given, depth=depth + 1)
                 return
 
 
-def _grown(one: Input) -> Iterator[Input]:
-    """`images.image0`, `images.image1`…: `min` of them have to be there."""
-    template = one.options.get("template")
+def _grown(declared: Input) -> Iterator[Input]:
+    """Yield `images.image0`, `images.image1`…, of which the first `min` are required."""
+    template = declared.options.get("template")
     if not isinstance(template, Mapping):
         return
-    least, most, names = template.get("min", 0), template.get("max"), template.get("names")
+    lowest, highest, names = template.get("min", 0), template.get("max"), template.get("names")
     if not isinstance(names, list):
         prefix = template.get("prefix")
-        if not isinstance(prefix, str) or not isinstance(most, int):
+        if not isinstance(prefix, str) or not isinstance(highest, int):
             return
-        names = [f"{prefix}{number}" for number in range(min(most, 100))]
+        names = [f"{prefix}{number}" for number in range(min(highest, 100))]
     inner = next(_declared(template.get("input"), ""), None)
-    if inner is None or inner.is_dynamic or not isinstance(least, int):
+    if inner is None or inner.is_dynamic or not isinstance(lowest, int):
         return
     for number, name in enumerate(names):
-        needed = one.required and inner.required and number < least
-        yield replace(inner, name=f"{one.name}.{name}", required=needed)
+        needed = declared.required and inner.required and number < lowest
+        yield replace(inner, name=f"{declared.name}.{name}", required=needed)

@@ -68,7 +68,7 @@ class Snapshot(Struct, frozen=True):
         return self.status in ("completed", "failed", "cancelled")
 
     def message(self, type_: str) -> dict[str, Any] | None:
-        """The first message of this type among the worker's own, or `None`."""
+        """Return the first message of this type among the worker's own, or `None`."""
         messages = (self.execution_status or {}).get("messages")
         for message in messages if isinstance(messages, list) else []:
             match message:
@@ -77,7 +77,7 @@ class Snapshot(Struct, frozen=True):
         return None
 
     def ended_at(self, started_at: int, now: int) -> int:
-        """The end as many ms after `started_at` as the cloud's clock has between its two.
+        """Return the end: as many ms after `started_at` as lie between the cloud's own two times.
 
         Where the cloud tells no end it is `now`; it never is before the start.
         """
@@ -89,7 +89,7 @@ class Snapshot(Struct, frozen=True):
 
 
 def milliseconds(value: object) -> int | None:
-    """A time in seconds or milliseconds, told apart by its size (over 1e11 is ms).
+    """Return a time given in seconds or milliseconds, distinguished by its size (over 1e11 is ms).
 
     `None` for what is no time since 1970: NaN, infinity, negative or beyond the year 5000.
     """
@@ -105,26 +105,26 @@ def from_job(job: dict[str, Any]) -> Snapshot:
     """
     raw = str(job.get("status", "")).lower()
     status = STATUSES.get(raw, "in_progress")
-    told = {name: job[name] for name, types in _TYPES.items() if isinstance(job.get(name), types)}
-    odd = [name for name in _TYPES if name not in told and job.get(name) is not None]
-    start_time = milliseconds(told.get("execution_start_time"))
-    end_time = milliseconds(told.get("execution_end_time"))
+    known = {name: job[name] for name, types in _TYPES.items() if isinstance(job.get(name), types)}
+    odd = [name for name in _TYPES if name not in known and job.get(name) is not None]
+    start_time = milliseconds(known.get("execution_start_time"))
+    end_time = milliseconds(known.get("execution_end_time"))
     error = _execution_error(job)
-    extra_data = told.get("workflow", {}).get("extra_data")
+    extra_data = known.get("workflow", {}).get("extra_data")
     return Snapshot(
         cloud_id=str(job["id"]),
         status=status,
         settled=_is_settled(raw, status, start_time, end_time, error),
-        create_time=milliseconds(told.get("create_time")),
+        create_time=milliseconds(known.get("create_time")),
         start_time=start_time,
         end_time=end_time,
-        outputs=told.get("outputs"),
-        outputs_count=told.get("outputs_count"),
-        execution_status=told.get("execution_status"),
+        outputs=known.get("outputs"),
+        outputs_count=known.get("outputs_count"),
+        execution_status=known.get("execution_status"),
         execution_error=error,
-        meta=told.get("execution_meta"),
+        meta=known.get("execution_meta"),
         extra_data=extra_data if isinstance(extra_data, dict) else None,
-        queue_reason=told.get("queue_reason"),
+        queue_reason=known.get("queue_reason"),
         executed_by=_executed_by(job),
         unlisted=tuple(odd if raw in STATUSES else ["status", *odd]),
     )
@@ -150,7 +150,7 @@ _MAX_TEXT, _MAX_TEXTS = 256, 16
 
 
 def _executed_by(job: Mapping[str, Any]) -> dict[str, Any]:
-    """`executor`, a word, and `deployment`, an object of texts: both optional and new."""
+    """Return `executor`, a word, and `deployment`, an object of texts: both optional and new."""
     found: dict[str, Any] = {}
     executor, deployment = job.get("executor"), job.get("deployment")
     if isinstance(executor, str) and len(executor) <= _MAX_TEXT:
@@ -172,7 +172,7 @@ def _is_settled(
     end_time: int | None,
     error: dict[str, Any] | None,
 ) -> bool:
-    """Whether nothing more will happen.
+    """Return whether the status is final.
 
     The friendly `failed` also stands for `erroring`, and `cancelled` for a run that is still
     being stopped (and may yet complete): they are final with an end time, or with an error, or

@@ -57,17 +57,17 @@ _LONG = 20
 _TRACEBACK = ('  File "validation.py", in validate\n',)
 
 #: Blames of all nodes together; their number grows with the square of a graph of faults.
-_MOST_BLAMED = 100_000
+_MAX_BLAMED = 100_000
 
 
 def reason(kind: str, message: str, details: str, **extra_info: Any) -> Reason:
-    """An error in ComfyUI's form."""
+    """Return an error in ComfyUI's form."""
     return {"type": kind, "message": message, "details": details, "extra_info": extra_info}
 
 
-def _wrong(one: Input, kind: str, message: str, details: str, **extra_info: Any) -> Reason:
-    """An error of an input, with its spec as ComfyUI repeats it."""
-    about = {"input_name": one.name, "input_config": [one.type, one.options]}
+def _wrong(declared: Input, kind: str, message: str, details: str, **extra_info: Any) -> Reason:
+    """Return an error of an input, with its spec as ComfyUI repeats it."""
+    about = {"input_name": declared.name, "input_config": [declared.type, declared.options]}
     return reason(kind, message, details, **about | extra_info)
 
 
@@ -115,33 +115,33 @@ def _look(
         given = {}
     if not isinstance(given, dict):
         return found
-    for one in shape.expanded(given) if shape.dynamic else shape.inputs:
-        if one.name not in given:
-            if one.required:
-                message, short = "Required input is missing", one.name.rpartition(".")[2]
-                missing = reason("required_input_missing", message, short, input_name=one.name)
+    for declared in shape.expanded(given) if shape.dynamic else shape.inputs:
+        if declared.name not in given:
+            if declared.required:
+                message, short = "Required input is missing", declared.name.rpartition(".")[2]
+                missing = reason("required_input_missing", message, short, input_name=declared.name)
                 found.reasons.append(missing)
             continue
-        value = given[one.name]
+        value = given[declared.name]
         if type(value) is list:
-            found.crash = _follow(one, value, shape, shapes, found)
+            found.crash = _follow(declared, value, shape, shapes, found)
             if found.crash is not None:
                 return found
         else:
-            wrong = _value(one, value, shape, has_file, found.converted)
+            wrong = _value(declared, value, shape, has_file, found.converted)
             if wrong is not None:
                 found.reasons.append(wrong)
-    if not shape.core and not any(one["type"] in _CERTAIN for one in found.reasons):
+    if not shape.core and not any(error["type"] in _CERTAIN for error in found.reasons):
         found.reasons = []
     return found
 
 
 def _follow(
-    one: Input, link: list[Any], shape: Shape, shapes: Mapping[str, Shape], found: Look
+    declared: Input, link: list[Any], shape: Shape, shapes: Mapping[str, Shape], found: Look
 ) -> Crash | None:
     if len(link) != 2:
         message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
-        wrong = _wrong(one, "bad_linked_input", message, one.name, received_value=link)
+        wrong = _wrong(declared, "bad_linked_input", message, declared.name, received_value=link)
         found.reasons.append(wrong)
         return None
     source, slot = link
@@ -158,19 +158,24 @@ def _follow(
             received = giver.outputs[slot]
         except IndexError:
             return ("IndexError", "tuple index out of range")
-        if not _fits(received, one.type):
+        if not _fits(received, declared.type):
             message = "Return type mismatch between linked nodes"
-            details = f"{one.name}, received_type({received}) mismatch input_type({one.type})"
+            details = (
+                f"{declared.name}, received_type({received}) mismatch input_type({declared.type})"
+            )
             about = {"received_type": received, "linked_node": link}
-            found.reasons.append(_wrong(one, "return_type_mismatch", message, details, **about))
+            found.reasons.append(
+                _wrong(declared, "return_type_mismatch", message, details, **about)
+            )
             if shape.core:
                 return None
-    found.links.append(Link(one, link))
+    found.links.append(Link(declared, link))
     return None
 
 
 def _fits(received: object, wanted: str | list[Any]) -> bool:
-    """Whether an output may go into an input: both name types, several with commas between."""
+    """Return whether an output may go into an input: both name types, several with commas
+    between."""
     if not isinstance(received, str) or received == wanted:
         return True
     if not isinstance(wanted, str):
@@ -183,7 +188,7 @@ def _fits(received: object, wanted: str | list[Any]) -> bool:
 
 
 def _value(
-    one: Input, given: Any, shape: Shape, has_file: HasFile | None, converted: dict[str, Any]
+    declared: Input, given: Any, shape: Shape, has_file: HasFile | None, converted: dict[str, Any]
 ) -> Reason | None:
     """Convert a value as ComfyUI does before it looks at bounds and lists.
 
@@ -193,41 +198,47 @@ def _value(
     value = given
     if type(value) is dict and "__value__" in value:
         value = value["__value__"]
-    kind = one.type
+    kind = declared.type
     if type(kind) is str and kind in _CONVERSIONS:
         try:
             value = _CONVERSIONS[kind](value)
         except (TypeError, ValueError, OverflowError) as error:
             message = f"Failed to convert an input value to a {kind} value"
             about = {"received_value": value, "exception_message": str(error)}
-            details = f"{one.name}, {value}, {error}"
-            return _wrong(one, "invalid_input_type", message, details, **about)
+            details = f"{declared.name}, {value}, {error}"
+            return _wrong(declared, "invalid_input_type", message, details, **about)
     infinite = isinstance(value, float) and not math.isfinite(value)
     if value is not given and not isinstance(value, list) and not infinite:
-        converted[one.name] = value
-    if wrong := _bounds(one, value):
+        converted[declared.name] = value
+    if wrong := _bounds(declared, value):
         return wrong
-    if shape.core and (shape.name, one.name) in _LOADERS:
-        return _file(one, value, _LOADERS[shape.name, one.name], has_file)
-    if one.choices is None or one.uploads:
+    if shape.core and (shape.name, declared.name) in _LOADERS:
+        return _file(declared, value, _LOADERS[shape.name, declared.name], has_file)
+    if declared.choices is None or declared.uploads:
         return None
-    return _choice(one, one.choices, value, has_file)
+    return _choice(declared, declared.choices, value, has_file)
 
 
-def _bounds(one: Input, value: Any) -> Reason | None:
+def _bounds(declared: Input, value: Any) -> Reason | None:
     if not isinstance(value, int | float):
         return None
-    if one.low is not None and value < one.low:
-        message = f"Value {value} smaller than min of {one.low}"
-        return _wrong(one, "value_smaller_than_min", message, one.name, received_value=value)
-    if one.high is not None and value > one.high:
-        message = f"Value {value} bigger than max of {one.high}"
-        return _wrong(one, "value_bigger_than_max", message, one.name, received_value=value)
+    if declared.low is not None and value < declared.low:
+        message = f"Value {value} smaller than min of {declared.low}"
+        return _wrong(
+            declared, "value_smaller_than_min", message, declared.name, received_value=value
+        )
+    if declared.high is not None and value > declared.high:
+        message = f"Value {value} bigger than max of {declared.high}"
+        return _wrong(
+            declared, "value_bigger_than_max", message, declared.name, received_value=value
+        )
     return None
 
 
-def _choice(one: Input, choices: list[Any], value: Any, has_file: HasFile | None) -> Reason | None:
-    if isinstance(value, list) and one.options.get("multiselect"):
+def _choice(
+    declared: Input, choices: list[Any], value: Any, has_file: HasFile | None
+) -> Reason | None:
+    if isinstance(value, list) and declared.options.get("multiselect"):
         if len(value) > max(len(choices), _LONG):
             return None
         wrong = [item for item in value if item not in choices]
@@ -237,23 +248,24 @@ def _choice(one: Input, choices: list[Any], value: Any, has_file: HasFile | None
         return None
     long = len(choices) > _LONG
     listed = f"(list of length {len(choices)})" if long else str(choices)
-    details = f"{one.name}: {', '.join(map(repr, wrong))} not in {listed}"
+    details = f"{declared.name}: {', '.join(map(repr, wrong))} not in {listed}"
     about = {"input_config": None} if long else {}
     return _wrong(
-        one, "value_not_in_list", "Value not in list", details, **about, received_value=value
+        declared, "value_not_in_list", "Value not in list", details, **about, received_value=value
     )
 
 
-def _file(one: Input, value: Any, what: str, has_file: HasFile | None) -> Reason | None:
-    """A file that the member has is good, whatever the catalog lists.
+def _file(declared: Input, value: Any, what: str, has_file: HasFile | None) -> Reason | None:
+    """Return the error of a name of a missing file; a file of the member is valid, whatever the
+    catalog lists.
 
     What the catalog lists is good as well, but for hashes: those are files of the account.
     """
     if has_file is None or not isinstance(value, str) or has_file(value):
         return None
-    if one.choices is not None and value in one.choices and not is_hash_name(value):
+    if declared.choices is not None and value in declared.choices and not is_hash_name(value):
         return None
-    return invalid_file(one.name, value, what)
+    return invalid_file(declared.name, value, what)
 
 
 # --- what is wrong with a graph ----------------------------------------------------------------
@@ -274,7 +286,8 @@ class Validation(Struct, frozen=True):
     converted: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def kept(self, graph: dict[str, Any]) -> dict[str, Any]:
-        """The graph as ComfyUI continues with it and shows it, with values of their inputs' types.
+        """Return the graph as ComfyUI continues with it and shows it, with values of their inputs'
+        types.
 
         `"7"` becomes 7 for an `INT`, and 8 becomes 8.0 for a `FLOAT`.
         """
@@ -290,9 +303,9 @@ class Validation(Struct, frozen=True):
         if self.error is not None and self.error["type"] == UNKNOWN_CLASS:
             return True
         return any(
-            one["type"] == "value_not_in_list"
+            error["type"] == "value_not_in_list"
             for about in self.node_errors.values()
-            for one in about["errors"]
+            for error in about["errors"]
         )
 
     @property
@@ -322,10 +335,10 @@ def validate(
         if known is None:
             return Validation(error=_missing_class(node_id, node))
         shapes[node_id] = known
-    outputs = [node_id for node_id, one in shapes.items() if one.output_node]
-    wanted = [one for one in outputs if targets is None or one in targets]
+    outputs = [node_id for node_id, shape in shapes.items() if shape.output_node]
+    wanted = [node_id for node_id in outputs if targets is None or node_id in targets]
     if not wanted:
-        if any(one.output_node is None for one in shapes.values()):
+        if any(shape.output_node is None for shape in shapes.values()):
             return Validation()
         return Validation(error=reason("prompt_no_outputs", "Prompt has no outputs", ""))
     try:
@@ -345,12 +358,12 @@ def _missing_class(node_id: str, node: object) -> Reason:
             f"Node '{title or f'ID #{node_id}'}' has no class_type."
             " The workflow may be corrupted or a custom node is missing."
         )
-    told = {"node_id": node_id, "class_type": class_type, "node_title": title}
-    return reason(UNKNOWN_CLASS, message, f"Node ID '#{node_id}'", **told)
+    about = {"node_id": node_id, "class_type": class_type, "node_title": title}
+    return reason(UNKNOWN_CLASS, message, f"Node ID '#{node_id}'", **about)
 
 
 class _Walk(Struct):
-    """Looks at each node once, from the outputs back along the links of declared inputs.
+    """A walk that checks each node once, from the outputs back along the links of declared inputs.
 
     `valid` are the nodes that are known: below one with errors a node is not valid, without reasons
     in `wrong`.
@@ -374,7 +387,9 @@ class _Walk(Struct):
             if self.valid[output]:
                 good.append(output)
                 continue
-            lines += [f"{one['message']}: {one['details']}" for one in self.wrong.get(output, ())]
+            lines += [
+                f"{error['message']}: {error['details']}" for error in self.wrong.get(output, ())
+            ]
             self._blame(output, node_errors)
         if good:
             return Validation(good, node_errors, converted=self.converted)
@@ -383,8 +398,8 @@ class _Walk(Struct):
         return Validation([], node_errors, error)
 
     def _blame(self, output: str, node_errors: dict[str, Any]) -> None:
-        """Every node found bad so far is blamed for every output that fails after it."""
-        for node_id, reasons in islice(self.wrong.items(), _MOST_BLAMED - self.blamed):
+        """Blame every bad node found so far for every output that fails after it."""
+        for node_id, reasons in islice(self.wrong.items(), _MAX_BLAMED - self.blamed):
             self.blamed += 1
             if node_id not in node_errors:
                 node_errors[node_id] = {
@@ -424,23 +439,24 @@ class _Walk(Struct):
         return True
 
     def _conclude(self, node_id: str, look: Look) -> None:
-        """All that its links lead to is known; in a cycle the node has a verdict already."""
+        """Decide on a node, once all its links are known; in a cycle the node has a verdict
+        already."""
         reasons = look.reasons
         if node_id in self.valid:
-            told = self.wrong[node_id]
-            reasons = told + [one for one in reasons if one not in told]
+            known = self.wrong[node_id]
+            reasons = known + [cause for cause in reasons if cause not in known]
         self._give(node_id, reasons, valid=look.valid)
 
     def _close(self, way: list[str], start: str) -> None:
-        """Every node of a cycle is told of it."""
+        """Give every node of a cycle the error."""
         members = way[way.index(start) :]
         details = " -> ".join(
-            f"{one} ({self.graph[one]['class_type']})" for one in [*members, start]
+            f"{member} ({self.graph[member]['class_type']})" for member in [*members, start]
         )
         for member in members:
             about = {"node_id": member, "cycle_nodes": members}
-            told = reason("dependency_cycle", "Dependency cycle detected", details, **about)
-            self._give(member, [told])
+            cycle = reason("dependency_cycle", "Dependency cycle detected", details, **about)
+            self._give(member, [cycle])
 
     def _give(self, node_id: str, reasons: list[Reason], *, valid: bool = True) -> None:
         self.valid[node_id] = valid and not reasons
@@ -449,7 +465,7 @@ class _Walk(Struct):
 
 
 def _exception(crash: Crash, link: Link | None) -> Reason:
-    """The failure of an output's own validation, or of that of a node behind a link."""
+    """Return the failure of an output's own validation, or of that of a node before a link."""
     type_, text = crash
     about = {"exception_type": type_, "traceback": list(_TRACEBACK)}
     if link is None:

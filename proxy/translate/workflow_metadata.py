@@ -42,7 +42,7 @@ def of_job(extra_data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_valid(metadata: object) -> bool:
-    """Whether it is an object that is short enough, as `json.dumps` writes it."""
+    """Return whether the value is an object that is short enough, as `json.dumps` writes it."""
     if not isinstance(metadata, dict):
         return False
     length = 0

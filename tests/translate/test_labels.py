@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.translate.jobs import MOST_CHARACTERS, cost_of, label_of
+from proxy.translate.jobs import MAX_LABEL, cost_of, label_of
 
 
 def named(**workflow: Any) -> dict[str, Any]:
@@ -48,7 +48,7 @@ _JSON = st.recursive(
 def test_whatever_a_client_sends_has_a_short_label(
     graph: dict[str, Any], extra_data: dict[str, Any]
 ) -> None:
-    assert len(label_of(graph, extra_data)) <= MOST_CHARACTERS
+    assert len(label_of(graph, extra_data)) <= MAX_LABEL
 
 
 @pytest.mark.parametrize(
