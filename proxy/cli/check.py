@@ -40,13 +40,14 @@ from proxy.storage.usage import FACT, ObservationRepository
 from proxy.translate.plans import AccountPlan
 
 #: How long the cloud may take for each answer, in seconds.
-PATIENCE = 10.0
+TIMEOUT = 10.0
 
 _NEW_KEY = "create one at https://platform.comfy.org and set it as COMFY_CLOUD_API_KEY"
 
 
 class _ProblemError(Exception):
-    """What is wrong and what to do about it, in one sentence."""
+    """Raised when a check fails; the text says in one sentence what is wrong and what to do about
+    it."""
 
 
 def check(settings: Settings, *, as_json: bool) -> int:
@@ -73,7 +74,7 @@ def check(settings: Settings, *, as_json: bool) -> int:
 
 @dataclass
 class CheckReport:
-    """What was looked at: a line for each on standard output, unless it is `quiet`."""
+    """The results of the checks: a line for each on standard output, unless it is `quiet`."""
 
     quiet: bool
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -85,19 +86,19 @@ class CheckReport:
         return all(row["ok"] for row in self.rows)
 
     def begin(self, account: str) -> None:
-        """What follows is about this account, one of several."""
+        """Begin the results of this account, one of several."""
         self.account = account
         self._print(f"account {account}")
 
     def add(self, what: str, *, fine: str = "", problem: str = "") -> bool:
-        """Take the sentence about one thing; whether it is fine."""
+        """Add the sentence about one check; returns whether it succeeded."""
         row = {"check": what, "ok": not problem, "message": problem or fine}
         self.rows.append({"account": self.account, **row} if self.account else row)
         self._print(f"{'FAILED' if problem else 'ok':<8}{what:<14}{problem or fine}")
         return not problem
 
     async def passes(self, what: str, look: Awaitable[str]) -> bool:
-        """Look at one thing; `look` gives a sentence or raises `_ProblemError`."""
+        """Run one check; `look` gives a sentence or raises `_ProblemError`."""
         try:
             return self.add(what, fine=await look)
         except _ProblemError as problem:
@@ -125,7 +126,7 @@ async def _check(settings: Settings, checks: CheckReport) -> None:
 
 
 def _accounts(settings: Settings) -> list[tuple[AccountAccess, str]]:
-    """All accounts of the settings, and why there is no key that can be used; else `""`."""
+    """Return all accounts of the settings, and why there is no usable key; else `""`."""
     found = []
     for table in settings.accounts or (None,):
         try:
@@ -157,8 +158,8 @@ async def _check_account(account: AccountAccess, missing: str, checks: CheckRepo
     client = CloudClient(
         account.base_url,
         account.key,
-        timeout=PATIENCE,
-        retries=RetryPolicy(budget=PATIENCE / 2),
+        timeout=TIMEOUT,
+        retries=RetryPolicy(budget=TIMEOUT / 2),
         plain_http=account.plain_http,
     )
     await client.start()
@@ -173,16 +174,16 @@ async def _check_account(account: AccountAccess, missing: str, checks: CheckRepo
         if missing or not await checks.passes("key", _key_works(client)):
             checks.add("event socket", problem="Not tested, because it needs a valid key.")
             return
-        checks.add("plan", fine=_plan_told(await client.account_plan()))
+        checks.add("plan", fine=_plan_sentence(await client.account_plan()))
         await checks.passes("event socket", _socket_opens(account))
     finally:
         await client.close()
 
 
-def _plan_told(plan: AccountPlan) -> str:
-    """What the account tells of itself. That it tells nothing is no failure."""
-    if told := plan.sentence():
-        return f"{told}."
+def _plan_sentence(plan: AccountPlan) -> str:
+    """Return what the account says of its plan. An account that says nothing is no failure."""
+    if sentence := plan.sentence():
+        return f"{sentence}."
     return "The cloud does not say: the proxy discovers how many jobs run at once."
 
 
@@ -242,14 +243,14 @@ async def _socket_opens(account: AccountAccess) -> str:
     )
     await socket.start()
     try:
-        if await socket.wait_connected(PATIENCE):
+        if await socket.wait_connected(TIMEOUT):
             return "Connected."
     finally:
         await socket.close()
     if socket.refused in (401, 403):
         raise _ProblemError(f"The cloud refused the key ({socket.refused}): {_NEW_KEY}.")
     raise _ProblemError(
-        f"It did not open within {PATIENCE:g} seconds: allow websockets to {account.base_url.host} "
+        f"It did not open within {TIMEOUT:g} seconds: allow websockets to {account.base_url.host} "
         "in firewalls and proxies. Without it jobs run without progress and previews."
     )
 

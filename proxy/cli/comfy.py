@@ -28,7 +28,8 @@ _FLAGS = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
 
 
 class RefusedError(Exception):
-    """The server did not take the workflow. `body` is ComfyUI's `{"error", "node_errors"}`."""
+    """Raised when the server refuses the workflow. `body` is ComfyUI's `{"error",
+    "node_errors"}`."""
 
     def __init__(self, body: dict[str, Any]) -> None:
         super().__init__("the server refused the workflow")
@@ -50,7 +51,8 @@ class Comfy:
     async def at(
         cls, server: str, token: str | None = None, ca_file: Path | None = None
     ) -> AsyncIterator[Comfy]:
-        """A client of the server, whose address may lack `http://`; a gateway wants a token.
+        """Return a context manager with a client of the server, whose address may lack `http://`; a
+        gateway needs a token.
 
         With a `ca_file` the certificate authorities in it are trusted, and no others.
 
@@ -113,7 +115,8 @@ class Comfy:
             return answer
 
     async def classes(self, names: Iterable[str]) -> dict[str, Any]:
-        """The entries of `object_info` for those of these node classes that the server has."""
+        """Return the entries of `object_info` for those of these node classes that the server
+        has."""
         found: dict[str, Any] = {}
         for name in sorted(names):
             try:
@@ -124,7 +127,7 @@ class Comfy:
         return found
 
     async def upload(self, path: Path) -> str:
-        """Upload a file among the inputs; the name by which a node takes it.
+        """Upload a file to the inputs; returns the name by which a node takes it.
 
         Raises `CommandError` for a file that cannot be read.
         """
@@ -141,12 +144,12 @@ class Comfy:
         return "/".join(filter(None, (answer.get("subfolder"), str(answer.get("name")))))
 
     async def history(self, prompt_id: str) -> dict[str, Any] | None:
-        """The history entry of a finished job."""
+        """Return the history entry of a finished job."""
         entry = (await self._ask("GET", "history", prompt_id)).get(prompt_id)
         return entry if isinstance(entry, dict) else None
 
     async def queued(self) -> tuple[list[str], list[str]]:
-        """The ids of the running and of the pending jobs, those that come first in front."""
+        """Return the ids of the running and of the pending jobs, in the order in which they run."""
         answer = await self._ask("GET", "queue")
         running, pending = (
             [str(item[1]) for item in sorted(answer.get(key, ()), key=lambda item: item[0])]
@@ -172,7 +175,7 @@ class Comfy:
 
     @asynccontextmanager
     async def view(self, file: dict[str, str]) -> AsyncIterator[aiohttp.StreamReader]:
-        """The bytes of a file that an output names."""
+        """Return a context manager with the bytes of a file that an output names."""
         async with self.session.get(
             self.base_url / "view", params=file, raise_for_status=True
         ) as response:
@@ -230,14 +233,14 @@ POLL_AT_THE_END = 0.1
 POLL_FIRST = 0.2
 
 #: Seconds for which a server may be away in the middle of a job.
-PATIENCE = 60.0
+ANSWER_TIMEOUT = 60.0
 
 _LAST_EVENTS = frozenset({"execution_success", "execution_error", "execution_interrupted"})
 
 
 @dataclass(slots=True, eq=False)
 class Follower:
-    """Follows one job. Let it listen before the submission and tell it the `prompt_id` after.
+    """A follower of one job. Let it listen before the submission and tell it the `prompt_id` after.
 
     The websocket is opened again whenever it breaks; without it the history tells the end.
     """
@@ -265,7 +268,7 @@ class Follower:
             await asyncio.wait([listener])
 
     async def result(self, prompt_id: str) -> dict[str, Any]:
-        """The history entry of the job, once it has ended.
+        """Return the history entry of the job, once it has ended.
 
         Raises `CommandError` when the job is gone from the server, or the server itself.
         """
@@ -284,9 +287,9 @@ class Follower:
                 silent_since = None
             except (aiohttp.ClientError, TimeoutError) as error:
                 silent_since = silent_since or clock.time()
-                if clock.time() - silent_since > PATIENCE:
+                if clock.time() - silent_since > ANSWER_TIMEOUT:
                     raise CommandError(
-                        f"{self.comfy.base_url} has not answered for {PATIENCE:g} seconds "
+                        f"{self.comfy.base_url} has not answered for {ANSWER_TIMEOUT:g} seconds "
                         f"({error}): check its history for job {prompt_id}."
                     ) from None
                 entry = None
@@ -300,7 +303,7 @@ class Follower:
             await self._wait(POLL_WITH_SOCKET if self._connected.is_set() else POLL_WITHOUT_SOCKET)
 
     async def _queued(self, prompt_id: str) -> bool:
-        """Whether the job still waits or runs, or has ended while we were looking."""
+        """Return whether the job still waits or runs, or has ended during the check."""
         running, pending = await self.comfy.queued()
         if prompt_id in pending:
             self.display.waiting(len(running) + pending.index(prompt_id))
@@ -357,7 +360,8 @@ _ATTEMPTS = 3
 
 
 def files_of(entry: dict[str, Any]) -> list[dict[str, str]]:
-    """The files that the outputs of a history entry name, each once, ready for `GET /view`."""
+    """Return the files that the outputs of a history entry name, each once, ready for `GET
+    /view`."""
     files: dict[tuple[str, ...], dict[str, str]] = {}
     for item in _items(entry):
         if isinstance(item, dict) and isinstance(item.get("filename"), str):
@@ -371,7 +375,7 @@ def files_of(entry: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def texts_of(entry: dict[str, Any]) -> list[str]:
-    """The texts among the outputs of a history entry."""
+    """Return the texts among the outputs of a history entry."""
     return [item for item in _items(entry, key="text") if isinstance(item, str)]
 
 
@@ -459,13 +463,13 @@ def _claim(folder: Path, file: dict[str, str]) -> tuple[Path, BinaryIO]:
 
 
 def _parts(path: str) -> list[str]:
-    """The parts of a server's path that cannot lead out of a folder."""
+    """Return the parts of a server's path that cannot lead out of a folder."""
     pure = PurePosixPath("".join(filter(str.isprintable, path)).replace("\\", "/"))
     return [part for part in pure.parts if part not in ("/", "..") and not part.endswith(":")]
 
 
 def failure_of(entry: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """How the job failed: `execution_error` or `execution_interrupted` and its data.
+    """Return how the job failed: `execution_error` or `execution_interrupted` and its data.
 
     `None` if it did not. Servers without a `status` in their history keep only what succeeded.
     """

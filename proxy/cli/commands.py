@@ -34,7 +34,7 @@ app = typer.Typer(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The exit code of a command. Raises `CommandError` for wrong arguments."""
+    """Run a command and return its exit code. Raises `CommandError` for wrong arguments."""
     try:
         return int(app(arguments, prog_name=PROGRAM, standalone_mode=False) or 0)
     except typer.TyperException as error:
@@ -184,7 +184,7 @@ def _run(
 
 
 def _token(file: Path | None) -> str | None:
-    """The token for `run`, from its file or the environment. Raises `CommandError`."""
+    """Return the token for `run`, from its file or the environment. Raises `CommandError`."""
     if file is None:
         return os.environ.get("COMFY_TOKEN", "").strip() or None
     try:

@@ -42,19 +42,20 @@ WHERE = [row for row in SETTINGS if row.name in ("config", "data_dir", "simulate
 
 
 class CommandError(Exception):
-    """Ends the command with one sentence on standard error, because something went wrong."""
+    """Raised to end the command with one sentence on standard error, because something went
+    wrong."""
 
     exit_code = 1
 
 
 class UsageError(CommandError):
-    """Ends the command with one sentence on standard error, because it was asked wrongly."""
+    """Raised to end the command with one sentence on standard error, because of wrong arguments."""
 
     exit_code = 2
 
 
 def in_database(settings: Settings, use: Callable[[Database], Awaitable[T]]) -> T:
-    """What `use` gives for the database of the settings. Raises `StorageError`."""
+    """Return what `use` gives for the database of the settings. Raises `StorageError`."""
 
     async def run() -> T:
         async with opened_database(settings) as database:
@@ -64,17 +65,17 @@ def in_database(settings: Settings, use: Callable[[Database], Awaitable[T]]) -> 
 
 
 def examples(*lines: str) -> str:
-    """The examples below the help of a command."""
+    """Return the examples below the help of a command."""
     return "\b\nExamples:\n" + "\n".join(f"  {PROGRAM} {line}".rstrip() for line in lines)
 
 
 def option(metavar: str, text: str, *names: str, **more: Any) -> Any:
-    """An option that takes a value, and whose default its text explains."""
+    """Return an option that takes a value, and whose default its text explains."""
     return typer.Option(*names, metavar=metavar, help=text, show_default=False, **more)
 
 
 def argument(metavar: str, text: str) -> Any:
-    """What a command takes without an option."""
+    """Return a positional argument of a command."""
     return typer.Argument(metavar=metavar, help=text, show_default=False)
 
 
@@ -130,7 +131,7 @@ def _kind(row: Setting) -> Any:
 
 
 def shown_default(row: Setting) -> str:
-    """The default as people read it."""
+    """Return the default as people read it."""
     if row.shown:
         return row.shown
     if row.default is None or row.default == ():
@@ -141,7 +142,7 @@ def shown_default(row: Setting) -> str:
 
 
 class Chosen(Struct, frozen=True):
-    """At least one account, and whether it is simulated."""
+    """The chosen accounts, at least one, and whether they are simulated."""
 
     accounts: tuple[AccountAccess, ...]
     simulated: bool
@@ -155,7 +156,7 @@ class Chosen(Struct, frozen=True):
 
 @asynccontextmanager
 async def chosen_accounts(settings: Settings) -> AsyncIterator[Chosen]:
-    """The accounts, for as long as the block runs.
+    """Return a context manager with the accounts.
 
     Raises `ConfigError` when Comfy Cloud is chosen and there is no key.
     """
@@ -186,7 +187,8 @@ def _registered(accounts: list[AccountAccess], *, simulated: bool) -> Chosen:
 
 
 def _simulated(simulator: Simulator, settings: Settings) -> list[AccountAccess]:
-    """An account of the simulator for each table, whose own key stays where it is."""
+    """Return an account of the simulator for each table of the settings, whose own key is not
+    used."""
     if not settings.accounts:
         slots = PLANS[_plan(settings.slots)]
         return [AccountAccess("default", simulator.base_url, simulator.key, slots)]
@@ -204,12 +206,12 @@ _PLANS: tuple[Plan, ...] = ("standard", "creator", "pro", "team")
 
 
 def _plan(slots: int) -> Plan:
-    """The smallest plan that runs this many jobs at once."""
+    """Return the smallest plan that runs this many jobs at once."""
     return next((plan for plan in _PLANS if slots <= PLANS[plan]), "team")
 
 
 def _is_open(path: Path) -> bool:
-    """Whether every user of this machine can read a file."""
+    """Return whether every user of this machine can read a file."""
     try:
         return bool(path.stat().st_mode & 0o004)
     except OSError:

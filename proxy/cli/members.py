@@ -152,13 +152,13 @@ def _list(options: dict[str, Any], as_json: AsJson = False) -> int:
     if as_json:
         return _print_json(found)
     columns: _Columns = {
-        "Name": lambda one: one["name"],
-        "Role": lambda one: one["role"],
-        "State": lambda one: "disabled" if one["disabled"] else "enabled",
-        "Weight": lambda one: f"{one['weight']:g}",
-        "Tokens": lambda one: str(one["tokens"]),
-        "Limits": lambda one: _limits(one["limits"], one["client_parallelism"]),
-        "Since": lambda one: _time(one["created"]),
+        "Name": lambda member: member["name"],
+        "Role": lambda member: member["role"],
+        "State": lambda member: "disabled" if member["disabled"] else "enabled",
+        "Weight": lambda member: f"{member['weight']:g}",
+        "Tokens": lambda member: str(member["tokens"]),
+        "Limits": lambda member: _limits(member["limits"], member["client_parallelism"]),
+        "Since": lambda member: _time(member["created"]),
     }
     return _print_table(found, columns)
 
@@ -261,7 +261,7 @@ def _revoke(
 ) -> int:
     """Revoke a token at once, and close the connections that use it."""
     settings = load(options)
-    token: Token = _with_directory(settings, lambda one: one.revoke(prefix))
+    token: Token = _with_directory(settings, lambda directory: directory.revoke(prefix))
     _note(settings, "token_revoked", name=token.member, of=token.shown)
     _say(f"The token {token.shown} of {token.member} was revoked.")
     return 0
@@ -283,16 +283,16 @@ def _list_tokens(
     if as_json:
         return _print_json(found)
 
-    def used(one: dict[str, Any] | None) -> str:
-        return f"{_time(one['at'], '%Y-%m-%d %H:%M')} from {one['address']}" if one else "never"
+    def used(use: dict[str, Any] | None) -> str:
+        return f"{_time(use['at'], '%Y-%m-%d %H:%M')} from {use['address']}" if use else "never"
 
     columns: _Columns = {
-        "Token": lambda one: one["shown"],
-        "Member": lambda one: one["member"],
-        "Note": lambda one: one["note"],
-        "Made": lambda one: _time(one["created"]),
-        "Expires": lambda one: _time(one["expires"]) if one["expires"] else "never",
-        "Last used": lambda one: used(one["last_used"]),
+        "Token": lambda token: token["shown"],
+        "Member": lambda token: token["member"],
+        "Note": lambda token: token["note"],
+        "Made": lambda token: _time(token["created"]),
+        "Expires": lambda token: _time(token["expires"]) if token["expires"] else "never",
+        "Last used": lambda token: used(token["last_used"]),
     }
     return _print_table(found, columns)
 
@@ -370,7 +370,9 @@ def audit(
 
 
 def _enabled(settings: Settings, name: str, *, enabled: bool) -> int:
-    member = _with_directory(settings, lambda one: one.change(name, disabled=not enabled))
+    member = _with_directory(
+        settings, lambda directory: directory.change(name, disabled=not enabled)
+    )
     _note(settings, "member_enabled" if enabled else "member_disabled", name=member.name)
     _say(f"{member.name} is {'enabled' if enabled else 'disabled'}.")
     return 0
@@ -379,7 +381,7 @@ def _enabled(settings: Settings, name: str, *, enabled: bool) -> int:
 def _with_directory(
     settings: Settings, use: Callable[[Directory], Awaitable[T]], *, make: bool = False
 ) -> T:
-    """What `use` gives for the members of the data folder.
+    """Return what `use` gives for the members of the data folder.
 
     Where there are none yet, `make` lets their database be made; otherwise nothing is.
     """
@@ -429,7 +431,9 @@ def _note(settings: Settings, action: str, **about: str) -> None:
         return
 
     try:
-        in_database(settings, lambda one: record.note(UsageRepository(one), action, **about))
+        in_database(
+            settings, lambda database: record.note(UsageRepository(database), action, **about)
+        )
     except StorageError as error:
         sys.stderr.write(f"The audit log could not be written ({error}).\n")
 
@@ -485,7 +489,7 @@ def _print_table(found: Iterable[Any], columns: _Columns) -> int:
 def _asked(
     settings: Settings, what: str, ask: Callable[[UsageRepository], Awaitable[list[T]]]
 ) -> list[T]:
-    """What is stored, which is nothing where no proxy has ever run."""
+    """Return what is stored, which is nothing where no proxy has ever run."""
 
     shared = settings.database is not None
     if not shared and not (settings.data_dir / FILE).exists():
@@ -493,8 +497,8 @@ def _asked(
     try:
         return in_database(settings, lambda database: ask(UsageRepository(database)))
     except StorageError as error:
-        told = f": {error}" if shared else f" ({error}): run this as the user that runs the proxy"
-        raise CommandError(f"The {what} cannot be read{told}.") from None
+        detail = f": {error}" if shared else f" ({error}): run this as the user that runs the proxy"
+        raise CommandError(f"The {what} cannot be read{detail}.") from None
 
 
 def _date(option: str, text: str) -> str:

@@ -56,7 +56,7 @@ class TerminalPictures:
             Measurement.get(console, console.options, self._image(Image.new("L", (1, 1))))
 
     def drawn(self, picture: Path | io.BytesIO) -> _Drawn | None:
-        """What rich prints; `None` if this is no picture, or none can be shown."""
+        """Return what rich prints; `None` if this is no picture, or none can be shown."""
         if self._image is None:
             return None
         try:
@@ -84,7 +84,7 @@ def _shows_sixel() -> bool:
 
 
 class _Drawn:
-    """A picture that is drawn once, however often it is shown."""
+    """A picture that is rendered once, however often it is shown."""
 
     def __init__(self, image: Any) -> None:
         self._image = image
@@ -106,7 +106,7 @@ class _Bars(Progress):
     picture: _Drawn | None = None
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """What is drawn ten times a second."""
+        """Yield what is drawn ten times a second."""
         if self.picture is not None:
             yield self.picture
         yield from super().get_renderables()
@@ -192,7 +192,7 @@ class Display:
                     self._state(str(state.get("display_node_id") or node_id), state)
 
     def frame(self, frame: bytes, prompt_id: str) -> None:
-        """Take a binary message; counts it if it is a preview and not another job's."""
+        """Take a binary message; count it if it is a preview and not another job's."""
         kind = int.from_bytes(frame[:4], "big")
         node = next(reversed(self._running), None)
         if kind == _PREVIEW_WITH_METADATA:
@@ -218,7 +218,7 @@ class Display:
             self._bars.update(task.id, description=name, previews=count)
 
     def name(self, node_id: object) -> str:
-        """A node as people know it: class and id, and its title where it has another."""
+        """Return a node's name for people: class and id, and its title where it has another."""
         node = self._graph.get(str(node_id))
         if node is None:
             return f"node {node_id}"
@@ -270,13 +270,13 @@ class Display:
 
 
 def title_of(node: Mapping[str, Any]) -> Any:
-    """The title of a node, if it has one."""
+    """Return the title of a node, if it has one."""
     meta = node.get("_meta")
     return meta.get("title") if isinstance(meta, dict) else None
 
 
 def counted(count: int, noun: str) -> str:
-    """`1 file`, `2 files`."""
+    """Return a count with its noun: `1 file`, `2 files`."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 

@@ -50,7 +50,7 @@ CANCELLED = 130
 
 
 class Request(Struct, frozen=True):
-    """What is asked of `run`; `watch` is a folder whose new files are run too."""
+    """The arguments of `run`; `watch` is a folder whose new files are run too."""
 
     workflows: Sequence[Path]
     server: str
@@ -125,7 +125,7 @@ async def _run_all(request: Request, workflows: Sequence[Workflow]) -> int:
 async def _work(
     request: Request, workflows: Sequence[Workflow], console: Console
 ) -> AsyncIterator[tuple[Workflow, Sequence[str]]]:
-    """What is to be run, each with its assignments."""
+    """Yield the workflows to run, each with its assignments."""
     if request.watch is None:
         for workflow in workflows:
             yield workflow, request.assignments
@@ -150,7 +150,8 @@ _States = Mapping[Path, tuple[int, int]]
 
 
 async def new_files(folder: Path, known: _States) -> AsyncIterator[Path]:
-    """The files of a folder that are not as they are `known`, once they have been so twice."""
+    """Yield the files of a folder that differ from `known`, once two looks have found them
+    unchanged."""
     before = known
     while True:
         await asyncio.sleep(LOOK_INTERVAL)
@@ -163,7 +164,7 @@ async def new_files(folder: Path, known: _States) -> AsyncIterator[Path]:
 
 
 def _files_in(folder: Path) -> _States:
-    """The files that are not hidden."""
+    """Return the files that are not hidden."""
     found = {}
     for path in folder.iterdir():
         with suppress(OSError):
@@ -176,7 +177,7 @@ def _files_in(folder: Path) -> _States:
 async def _run_one(
     request: Request, workflow: Workflow, values: Sequence[str], console: Console
 ) -> tuple[Outcome, int]:
-    """Run a workflow; an error is told and in the outcome."""
+    """Run a workflow; an error is printed and part of the outcome."""
     if len(request.workflows) > 1 or request.watch is not None:
         console.print(workflow.name, style="bold", markup=False, highlight=False)
     outcome = Outcome(workflow.name)
@@ -202,7 +203,7 @@ async def _run_one(
 async def run_graph(
     comfy: Comfy, graph: Graph, output: Path, display: Display, outcome: Outcome
 ) -> None:
-    """Run a graph, and tell in `outcome` how it ended; cancelling this cancels the job.
+    """Run a graph, and write to `outcome` how it ended; cancelling this cancels the job.
 
     Raises `CommandError` with the node's error when the graph was refused or failed.
     """
@@ -328,7 +329,8 @@ class Workflow(NamedTuple):
         return editor.classes_of(self.drawing)
 
     def converted(self, classes: Mapping[str, Any]) -> Graph:
-        """The graph, where `classes` are the entries of `object_info`. Raises `CommandError`."""
+        """Return the graph, where `classes` are the entries of `object_info`. Raises
+        `CommandError`."""
         if self.graph is not None:
             return deepcopy(self.graph)
         try:
@@ -381,7 +383,8 @@ def _parsed(data: bytes | str, name: str) -> Workflow:
 
 
 def _of_picture(path: Path) -> Workflow:
-    """What ComfyUI wrote into the picture, or the JSON file of its name beside it."""
+    """Return the workflow that ComfyUI wrote into the picture, or the JSON file of its name beside
+    it."""
     texts = _texts(path)
     for name in ("prompt", "workflow"):
         if name in texts:
@@ -396,7 +399,7 @@ def _of_picture(path: Path) -> Workflow:
 
 
 def _texts(path: Path) -> dict[str, str]:
-    """The texts of a picture by name: `prompt` is in API format, `workflow` the editor's."""
+    """Return the texts of a picture by name: `prompt` is in API format, `workflow` the editor's."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
             texts = {
@@ -421,7 +424,7 @@ class Assignment(NamedTuple):
 
 
 def assignment_of(graph: Graph, given: str) -> Assignment:
-    """What `NODE.INPUT=VALUE` means for a graph; NODE is an id, a title or a class.
+    """Return what `NODE.INPUT=VALUE` means for a graph; NODE is an id, a title or a class.
 
     Without a node it is the only one that has the input. Raises `CommandError` for what is no
     assignment, and for a node or an input that is not there or not the only one.
@@ -448,7 +451,8 @@ def assignment_of(graph: Graph, given: str) -> Assignment:
 
 
 def _split(graph: Graph, target: str) -> tuple[list[str] | None, str]:
-    """The nodes that are meant, and the input: ids, titles, classes and names may have dots."""
+    """Return the nodes that are meant, and the input: ids, titles, classes and names may have
+    dots."""
     for cut in reversed([place for place, letter in enumerate(target) if letter == "."]):
         node, name = target[:cut], target[cut + 1 :]
         if name and (found := _named(graph, node)):
@@ -480,7 +484,7 @@ def _listed(graph: Graph, nodes: Any) -> str:
 async def value_of(
     assignment: Assignment, graph: Graph, upload: Callable[[Path], Awaitable[str]]
 ) -> Any:
-    """The value: JSON if it reads as such, `@FILE` the name of an upload, else text.
+    """Return the value: JSON if it parses as such, `@FILE` the name of an upload, else text.
 
     `random` is a random seed instead of a number. Raises `CommandError` for a missing file.
     """

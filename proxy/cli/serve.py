@@ -58,7 +58,7 @@ _YOUNG = 10_000
 _SHARE_OF_SERVICES = 0.2
 
 #: This many log lines are held until the banner is complete.
-_MOST_HELD = 1000
+_MAX_HELD = 1000
 
 
 def serve(settings: Settings) -> int:
@@ -142,7 +142,7 @@ async def _try_port(settings: Settings) -> None:
 
 
 async def _listen(server: Server, settings: Settings, certificate: Certificate | None) -> str:
-    """`http://HOST:PORT`, where clients can connect from now on."""
+    """Start to listen for clients; returns `http://HOST:PORT`."""
     try:
         return await server.start(settings.hosts, settings.port, certificate=certificate)
     except OSError as error:
@@ -152,7 +152,7 @@ async def _listen(server: Server, settings: Settings, certificate: Certificate |
 
 
 class Banner:
-    """What a person at a terminal sees first.
+    """The first output that a person at a terminal sees.
 
     Log lines come after it; of those that are written before its end only warnings are kept.
     """
@@ -162,7 +162,7 @@ class Banner:
         self._has_members = has_members
         self._handler = handler
         # Where the process ends before the banner does, logging writes at exit what is held.
-        self._held = MemoryHandler(_MOST_HELD, flushLevel=logging.CRITICAL, target=handler)
+        self._held = MemoryHandler(_MAX_HELD, flushLevel=logging.CRITICAL, target=handler)
         self._held.setLevel(logging.WARNING)
         root = logging.getLogger()
         root.removeHandler(handler)
@@ -304,12 +304,13 @@ def refuse_open_access(settings: Settings, *, has_members: bool = False) -> None
 
 
 def _in_container() -> bool:
-    """Whether this process is in a container, whose own loopback address nobody else reaches."""
+    """Return whether this process is in a container, whose own loopback address nobody else
+    reaches."""
     return "container" in os.environ or Path("/.dockerenv").exists()
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens on `host`, an address or a name."""
+    """Return whether only this machine can reach what listens on `host`, an address or a name."""
     with suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     try:
@@ -337,7 +338,7 @@ def _binding_problem(error: OSError, settings: Settings) -> str | None:
 
 
 def _stop_on_signals(stop: asyncio.Event, timeout: float) -> None:
-    """The first signal asks to stop within `timeout` seconds, the second does not wait for it.
+    """Stop within `timeout` seconds on the first signal, and without waiting on the second.
 
     What hangs when the time is over, a thread or a disk, is left: nothing that was accepted
     depends on it.
@@ -360,7 +361,7 @@ def _stop_on_signals(stop: asyncio.Event, timeout: float) -> None:
 
 
 def _hangup() -> asyncio.Event:
-    """What SIGHUP sets, on systems that have it."""
+    """Return the event that SIGHUP sets, on systems that have it."""
     event = asyncio.Event()
     if sys.platform != "win32":
         with suppress(RuntimeError):

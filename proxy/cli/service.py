@@ -84,7 +84,7 @@ def uninstall() -> int:
 
 
 def _key_file(settings: Settings, *, write: bool) -> Path | None:
-    """A file for a key that only the environment has, which a service does not see."""
+    """Write a file for a key that only the environment has, which a service does not see."""
     if settings.simulate:
         return None
     if not read_accounts(settings):
@@ -121,7 +121,7 @@ def _command(settings: Settings, options: Mapping[str, Any]) -> list[str]:
 
 
 def _environment(settings: Settings, key_file: Path | None) -> dict[str, str]:
-    """The settings of this environment, without secrets."""
+    """Return the settings of this environment, without secrets."""
     found = {}
     for row in SETTINGS:
         text = row.in_environment(os.environ)
@@ -159,21 +159,21 @@ def _log() -> Path:
 
 
 def unit(command: Sequence[str], environment: Mapping[str, str]) -> str:
-    """A unit of systemd."""
+    """Return a unit of systemd."""
     lines = (f"Environment={_quoted(f'{name}={value}')}\n" for name, value in environment.items())
     words = " ".join(_quoted(word).replace("$", "$$") for word in command)
     return _UNIT.format(command=words, environment="".join(lines))
 
 
 def _quoted(word: str) -> str:
-    """A word of a unit (systemd.syntax, "Quoting"; systemd.unit, "Specifiers")."""
+    """Return a quoted word of a unit (systemd.syntax, "Quoting"; systemd.unit, "Specifiers")."""
     for letter, written in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("%", "%%")):
         word = word.replace(letter, written)
     return f'"{word}"'
 
 
 def agent(command: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
-    """An agent of launchd (launchd.plist)."""
+    """Return an agent of launchd (launchd.plist)."""
     return {
         "Label": _LABEL,
         "ProgramArguments": list(command),

@@ -128,83 +128,86 @@ def _unseen(findings: Findings, why: str) -> None:
 
 
 async def _account(wire: Wire, findings: Findings) -> None:
-    """Whether the key works, and what the account is told without asking for a job."""
-    findings.see("health", (await wire.call("GET", "health")).said())
-    findings.see("user", (await wire.call("GET", "api/user")).said())
-    findings.see("bearer_key", (await wire.call("GET", "api/user", bearer=True)).said())
+    """Observe whether the key works, and what the account says of itself without a job."""
+    findings.see("health", (await wire.call("GET", "health")).outcome())
+    findings.see("user", (await wire.call("GET", "api/user")).outcome())
+    findings.see("bearer_key", (await wire.call("GET", "api/user", bearer=True)).outcome())
     features = await wire.call("GET", "api/features")
     body = features.dict()
-    findings.see("features", "object" if body else features.said(), ", ".join(sorted(body)))
+    findings.see("features", "object" if body else features.outcome(), ", ".join(sorted(body)))
     size = body.get("max_upload_size", "absent")
     findings.see("max_upload_size", str(size) if isinstance(size, int | str) else "not a number")
     stats = (await wire.call("GET", "api/system_stats")).dict()
     kept = [name for name in ("system", "devices") if name in stats]
     findings.see("system_stats", " and ".join(kept) or "neither system nor devices")
-    told = body.get("max_concurrent_jobs", "absent")
-    findings.see("max_concurrent_jobs", str(told) if isinstance(told, int | str) else "no number")
+    limit = body.get("max_concurrent_jobs", "absent")
+    findings.see("max_concurrent_jobs", str(limit) if isinstance(limit, int | str) else "no number")
     await _billing(wire, findings)
     unknown = await wire.call("GET", f"api/v2/jobs/{uuid4()}", bearer=True)
     findings.see("v2_jobs", f"{unknown.status} {unknown.form()}".strip())
 
 
 async def _billing(wire: Wire, findings: Findings) -> None:
-    """Which routes of money and of the workspace take a key. Names of fields are noted, no
-    amounts."""
+    """Observe which routes of money and of the workspace accept a key. Names of fields are noted,
+    no amounts."""
     for name in ("status", "balance", "events", "usage", "capabilities"):
         reply = await wire.call("GET", f"api/billing/{name}")
-        findings.see(f"billing_{name}", reply.said(), ", ".join(sorted(reply.dict())))
+        findings.see(f"billing_{name}", reply.outcome(), ", ".join(sorted(reply.dict())))
     reply = await wire.call("GET", "api/workspaces/current")
-    findings.see("workspace", reply.said(), ", ".join(sorted(reply.dict())))
+    findings.see("workspace", reply.outcome(), ", ".join(sorted(reply.dict())))
     if not isinstance(id_ := reply.dict().get("id"), str):
         findings.see("deployments", "unknown workspace")
         return
     reply = await wire.call("GET", f"api/workspaces/{quote(id_, safe='')}/deployments")
     has_default = bool(reply.dict().get("default_deployment_id"))
-    findings.see("deployments", reply.said(), "with a default" if has_default else "no default")
+    findings.see("deployments", reply.outcome(), "with a default" if has_default else "no default")
 
 
 async def _user_models(wire: Wire, findings: Findings, classes: dict[str, Any]) -> None:
-    """What the parameter adds, how long both take, and whether other lists have it, too."""
+    """Observe what the parameter adds, how long both requests take, and whether other lists have
+    the models too."""
     reply = await wire.call("GET", "api/object_info", query={"include_user_models": "true"})
     known = {name: _names(classes.get(name)) for names in LOADERS.values() for name, _ in names}
     added = {
         folder: {
-            one
+            model
             for name, _ in loaders
-            for one in _names(reply.dict().get(name)) - known.get(name, set())
+            for model in _names(reply.dict().get(name)) - known.get(name, set())
         }
         for folder, loaders in LOADERS.items()
     }
     count = sum(map(len, added.values()))
     findings.see("user_models", "some" if count else "none", f"{count} in {reply.seconds:.1f} s")
     assets = await wire.call("GET", "api/assets", query={"include_tags": "models", "limit": "1"})
-    findings.see("model_assets", assets.said())
+    findings.see("model_assets", assets.outcome())
     if not count:
         findings.see("user_models_listed", "no names to compare")
         return
     folder, names = next((folder, names) for folder, names in added.items() if names)
     listed = await wire.call("GET", f"api/experiment/models/{folder}")
-    has_them = names <= {str(one["name"]) for one in listed.named()}
+    has_them = names <= {str(model["name"]) for model in listed.named()}
     findings.see("user_models_listed", "yes" if has_them else "no")
 
 
 def _names(info: object) -> set[str]:
-    """What the inputs of a class offer."""
-    return {one for _, offered in choices_of(info) for one in offered if isinstance(one, str)}
+    """Return the values that the inputs of a class offer."""
+    return {value for _, offered in choices_of(info) for value in offered if isinstance(value, str)}
 
 
 async def _catalog(wire: Wire, findings: Findings, classes: dict[str, Any]) -> None:
-    """The node classes, which are added to `classes`, and the models."""
+    """Observe the node classes, which are added to `classes`, and the models."""
     reply = await wire.call("GET", "api/object_info")
-    classes |= {name: one for name, one in reply.dict().items() if isinstance(one, dict)}
-    findings.see("object_info", "classes" if classes else reply.said(), f"{len(classes)} classes")
-    findings.catalog = dict(Counter(_pack(one) for one in classes.values()))
+    classes |= {name: info for name, info in reply.dict().items() if isinstance(info, dict)}
+    findings.see(
+        "object_info", "classes" if classes else reply.outcome(), f"{len(classes)} classes"
+    )
+    findings.catalog = dict(Counter(_pack(info) for info in classes.values()))
     if classes:
         lacking = _KRITA - classes.keys()
         share = "all" if not lacking else "none" if lacking == _KRITA else "some"
         findings.see("krita_nodes", share, f"{len(lacking)} are missing")
-        one = await wire.call("GET", f"api/object_info/{next(iter(classes))}")
-        findings.see("object_info_class", str(one.status))
+        reply = await wire.call("GET", f"api/object_info/{next(iter(classes))}")
+        findings.see("object_info_class", str(reply.status))
     await _user_models(wire, findings, classes)
     await _models(wire, findings)
 
@@ -212,7 +215,7 @@ async def _catalog(wire: Wire, findings: Findings, classes: dict[str, Any]) -> N
 async def _models(wire: Wire, findings: Findings) -> None:
     folders = await wire.call("GET", "api/experiment/models")
     known = folders.named()
-    findings.see("model_folders", _keys(known, "name", "folders") or folders.said())
+    findings.see("model_folders", _keys(known, "name", "folders") or folders.outcome())
     for folder in known:
         files = await wire.call("GET", f"api/experiment/models/{folder['name']}")
         models = files.named()
@@ -226,14 +229,14 @@ async def _models(wire: Wire, findings: Findings) -> None:
 
 
 async def _templates(wire: Wire, findings: Findings) -> None:
-    """Whether the pictures of workflow templates are there for everybody."""
+    """Observe whether the pictures of workflow templates are public."""
     listed = (await wire.call("GET", "templates/index.json")).json()
     names = [
-        one["name"]
+        template["name"]
         for group in (listed if isinstance(listed, list) else [])
         if isinstance(group, dict)
-        for one in group.get("templates", [])
-        if isinstance(one, dict) and one.get("mediaSubtype") == "webp"
+        for template in group.get("templates", [])
+        if isinstance(template, dict) and template.get("mediaSubtype") == "webp"
     ]
     if not names:
         findings.miss(("template_picture",), "There is no list of templates.")
@@ -249,11 +252,11 @@ def _see_picture(findings: Findings, point: str, reply: Reply) -> None:
 
 
 async def _routes(wire: Wire, findings: Findings) -> None:
-    """Routes that exist, do not exist, or answer in one of several forms."""
+    """Observe routes that exist, do not exist, or answer in one of several forms."""
     findings.see("local_history", str((await wire.call("GET", "api/history")).status))
     history = await wire.call("GET", "api/history_v2", query={"max_items": "1"})
     listed = isinstance(history.dict().get("history"), list)
-    findings.see("history_v2", "history list" if listed else history.said())
+    findings.see("history_v2", "history list" if listed else history.outcome())
     local = ("api/i18n", "api/embeddings", "internal/logs")
     statuses = [str((await wire.call("GET", path)).status) for path in local]
     findings.see("local_routes", ", ".join(dict.fromkeys(statuses)))
@@ -266,7 +269,7 @@ async def _routes(wire: Wire, findings: Findings) -> None:
 
 
 async def _sockets(wire: Wire, findings: Findings) -> None:
-    """The handshake, the first messages, and how many sockets are let in."""
+    """Observe the handshake, the first messages, and how many sockets may be open."""
     opened: list[ProbeSocket] = []
     try:
         findings.see("socket_header", await _handshake(wire, opened, header=True))
@@ -304,8 +307,8 @@ async def _flags(socket: ProbeSocket, findings: Findings) -> None:
         await socket.until(lambda frames: any(map(_has_flags, frames)), _GREETING)
     flags = [frame.data for frame in socket.frames if _has_flags(frame)]
     findings.see("feature_flags", "pushed" if unasked else "asked" if flags else "never")
-    told = flags[-1].get("supports_progress_text_metadata") if flags else None
-    findings.see("text_flag", "absent" if told is None else str(told).lower())
+    flag = flags[-1].get("supports_progress_text_metadata") if flags else None
+    findings.see("text_flag", "absent" if flag is None else str(flag).lower())
 
 
 def _has_flags(frame: Frame) -> bool:
@@ -313,7 +316,7 @@ def _has_flags(frame: Frame) -> bool:
 
 
 def _pack(node_class: dict[str, Any]) -> str:
-    """The node pack of a class: `core`, or the name of its folder."""
+    """Return the node pack of a class: `core`, or the name of its folder."""
     module = str(node_class.get("python_module", ""))
     if module.startswith("custom_nodes."):
         return module.split(".")[1]

@@ -39,8 +39,8 @@ _FULL = {"value", "max", "state"}
 
 
 def whole(upload: str, classes: Mapping[str, Any]) -> Graph:
-    """A picture in; a picture, a video, previews and a progress text out, as far as there are
-    classes for them."""
+    """Return a graph with a picture in, and a picture, a video, previews and a progress text out,
+    as far as the classes exist."""
     graph = {
         "1": _node("LoadImage", image=upload),
         "2": _node("ImageInvert", image=["1", 0]),
@@ -57,7 +57,7 @@ def whole(upload: str, classes: Mapping[str, Any]) -> Graph:
 
 
 def failing(classes: Mapping[str, Any]) -> Graph:
-    """Passes validation and fails when it runs: the pattern is no regular expression."""
+    """Return a graph that is valid and fails when it runs: the pattern is no regular expression."""
     return _possible(
         {
             "1": _node("RegexReplace", string="a", regex_pattern="(", replace="b"),
@@ -68,7 +68,7 @@ def failing(classes: Mapping[str, Any]) -> Graph:
 
 
 def slow(classes: Mapping[str, Any]) -> Graph:
-    """Some seconds of work, which no cache knows."""
+    """Return a graph of some seconds of work that no cache has."""
     graph = {"1": _node("EmptyImage", width=_LARGE, height=_LARGE, batch_size=1, color=_shade())}
     for step in range(2, _STEPS + 2):
         size = {"width": _LARGE - step % 2, "height": _LARGE - step % 2}
@@ -79,7 +79,7 @@ def slow(classes: Mapping[str, Any]) -> Graph:
 
 
 def tiny() -> Graph:
-    """A small picture, which no cache knows."""
+    """Return a graph of a small picture that no cache has."""
     return {
         "1": _node("EmptyImage", width=64, height=64, batch_size=1, color=_shade()),
         "2": _node("PreviewImage", images=["1", 0]),
@@ -87,7 +87,7 @@ def tiny() -> Graph:
 
 
 def annotated(upload: str) -> Graph:
-    """Names the upload with its folder, as local clients do."""
+    """Return a graph that names the upload with its folder, as local clients do."""
     return {
         "1": _node("LoadImage", image=f"{upload} [input]"),
         "2": _node("PreviewImage", images=["1", 0]),
@@ -95,24 +95,24 @@ def annotated(upload: str) -> Graph:
 
 
 def sound(name: str, classes: Mapping[str, Any]) -> Graph:
-    """Loads a sound and looks at it."""
+    """Return a graph that loads a sound and shows it."""
     return _possible(
         {"1": _node("LoadAudio", audio=name), "2": _node("PreviewAudio", audio=["1", 0])}, classes
     )
 
 
 def invalid() -> Graph:
-    """A node without its required input: nothing of it can run."""
+    """Return a graph with a node without its required input: nothing of it can run."""
     return {"1": _node("PreviewImage")}
 
 
 def partly_valid() -> Graph:
-    """One output that can run and one that cannot."""
+    """Return a graph with one output that can run and one that cannot."""
     return {**tiny(), "3": _node("PreviewImage")}
 
 
 def _shade() -> int:
-    """Any colour."""
+    """Return any colour."""
     return int.from_bytes(os.urandom(3))
 
 
@@ -121,7 +121,7 @@ def _node(class_type: str, **inputs: Any) -> dict[str, Any]:
 
 
 def _possible(graph: Graph, classes: Mapping[str, Any]) -> Graph:
-    """The nodes whose classes the catalog has, and whose sources are there too."""
+    """Return the nodes whose classes the catalog has, and whose sources exist too."""
     kept: Graph = {}
     for node_id, node in graph.items():
         sources = [value[0] for value in node["inputs"].values() if isinstance(value, list)]
@@ -134,10 +134,10 @@ def _possible(graph: Graph, classes: Mapping[str, Any]) -> Graph:
 
 
 async def uploads(run: ProbeRun) -> None:
-    """The name of an upload, and the kinds of file that are taken."""
+    """Observe the name of an upload, and which kinds of file are accepted."""
     picture = _picture()
     reply = await _upload(run, "probe.png", picture, "image/png")
-    run.findings.see("upload", reply.said())
+    run.findings.see("upload", reply.outcome())
     name = reply.dict().get("name")
     if not isinstance(name, str):
         return
@@ -151,7 +151,7 @@ async def uploads(run: ProbeRun) -> None:
     others = [
         await _upload(run, f"probe.{kind}", _picture(kind), f"image/{kind}") for kind in _KINDS
     ]
-    forms = {_name_form(str(one.dict().get("name"))) for one in others if one.status == 200}
+    forms = {_name_form(str(reply.dict().get("name"))) for reply in others if reply.status == 200}
     alike = "like a PNG's" if forms <= {_name_form(name)} else "in another form"
     run.findings.see("upload_name_kinds", alike if forms else "refused", ", ".join(sorted(forms)))
     await _by_hash(run, name)
@@ -162,7 +162,7 @@ async def uploads(run: ProbeRun) -> None:
     text = (await _upload(run, "probe.txt", os.urandom(16).hex().encode(), "text/plain")).status
     for id_, size in (("upload_edge", (16385, 1)), ("upload_pixels", (8193, 8193))):
         sent = await _upload(run, "probe.png", _blank(*size), "image/png")
-        run.findings.see(id_, "taken" if sent.status == 200 else "refused", sent.said())
+        run.findings.see(id_, "taken" if sent.status == 200 else "refused", sent.outcome())
     kinds = "any" if text == 200 else "images and audio" if audio else "images"
     run.findings.see("upload_kinds", kinds)
 
@@ -170,7 +170,7 @@ async def uploads(run: ProbeRun) -> None:
 async def _by_hash(run: ProbeRun, name: str) -> None:
     digest = name.removeprefix("blake3:").partition(".")[0]
     path = f"api/v2/assets/by-hash/blake3:{digest}"
-    run.findings.see("v2_assets", (await run.wire.call("HEAD", path, bearer=True)).said())
+    run.findings.see("v2_assets", (await run.wire.call("HEAD", path, bearer=True)).outcome())
 
 
 async def _upload(run: ProbeRun, filename: str, data: bytes, content_type: str) -> Reply:
@@ -181,7 +181,7 @@ async def _upload(run: ProbeRun, filename: str, data: bytes, content_type: str) 
 
 
 async def _assets(run: ProbeRun) -> None:
-    """Whether a sound is taken as an asset, and what a loader calls it."""
+    """Observe whether a sound is accepted as an asset, and its name for a loader."""
     form = aiohttp.FormData()
     form.add_field("tags", '["input"]')
     form.add_field("name", "probe.wav")
@@ -191,12 +191,12 @@ async def _assets(run: ProbeRun) -> None:
     hash_ = str(asset.get("hash") or "").removeprefix("blake3:")
     name = asset.get("loader_path") or (f"{hash_}.wav" if hash_ else None)
     form_ = "loader_path" if asset.get("loader_path") else "hash" if hash_ else "refused"
-    run.findings.see("asset_upload", form_, reply.said())
+    run.findings.see("asset_upload", form_, reply.outcome())
     await _loaded(run, "listed_assets", name)
 
 
 async def _loaded(run: ProbeRun, point: str, name: object) -> None:
-    """Whether a loader takes a file of that name."""
+    """Observe whether a loader accepts a file of that name."""
     if not isinstance(name, str):
         run.findings.see(point, "refused", "The file was not taken.")
         return
@@ -205,7 +205,7 @@ async def _loaded(run: ProbeRun, point: str, name: object) -> None:
         run.findings.miss((point,), "There is no class that loads a sound.")
         return
     reply = await run.submit(graph)
-    run.findings.see(point, "accepted" if reply.job else "refused", reply.said())
+    run.findings.see(point, "accepted" if reply.job else "refused", reply.outcome())
 
 
 def _name_form(name: str) -> str:
@@ -223,12 +223,12 @@ def _name_form(name: str) -> str:
 
 
 def _picture(kind: str = "png") -> bytes:
-    """Noise, so that no cache of the account knows it."""
+    """Return noise, so that no cache of the account has it."""
     return _saved(Image.frombytes("RGB", (64, 64), os.urandom(64 * 64 * 3)), kind)
 
 
 def _blank(width: int, height: int) -> bytes:
-    """A large picture of few bytes: one bit for each pixel."""
+    """Return a large picture of few bytes: one bit for each pixel."""
     return _saved(Image.new("1", (width, height)), "png")
 
 
@@ -249,14 +249,14 @@ def _sound() -> bytes:
 
 
 async def downloads(run: ProbeRun, item: dict[str, Any]) -> None:
-    """How an output comes: the redirect, and what the storage says of the bytes."""
+    """Observe how an output is delivered: the redirect, and the headers of the storage."""
     query = {"filename": str(item.get("filename")), "type": "output"}
     sizes = [
         await run.wire.call("GET", "api/view", query={**query, "res": res})
         for res in ("32", "64", "2000", "abc")
     ]
-    kinds = [one.headers.get("Content-Type", "") for one in sizes if one.status == 200]
-    statuses = ", ".join(str(one.status) for one in sizes)
+    kinds = [reply.headers.get("Content-Type", "") for reply in sizes if reply.status == 200]
+    statuses = ", ".join(str(reply.status) for reply in sizes)
     run.findings.see("view_res", statuses, ", ".join(kinds))
     reply = await run.wire.call("GET", "api/view", query=query)
     if reply.status == 200:
@@ -264,7 +264,7 @@ async def downloads(run: ProbeRun, item: dict[str, Any]) -> None:
         return
     place = reply.headers.get("Location")
     if not 300 <= reply.status < 400 or place is None:
-        run.findings.see("view", reply.said())
+        run.findings.see("view", reply.outcome())
         return
     life = re.search(r"max-age=(\d+)", reply.headers.get("Cache-Control", ""))
     run.findings.see(
@@ -285,7 +285,7 @@ async def downloads(run: ProbeRun, item: dict[str, Any]) -> None:
 
 
 def of_job(findings: Findings, job: str, heard: Sequence[Frame], silent: Sequence[Frame]) -> None:
-    """A job that succeeded, as a socket with flags and one without have heard it."""
+    """Observe a job that succeeded, on a socket with flags and on one without."""
     see = findings.see
     ours = [frame for frame in heard if frame.job == job]
     types = [frame.type for frame in ours]
@@ -304,14 +304,14 @@ def of_job(findings: Findings, job: str, heard: Sequence[Frame], silent: Sequenc
 
 
 def of_repetition(findings: Findings, job: str, heard: Sequence[Frame]) -> None:
-    """The same graph once more: whether its nodes ran again."""
+    """Observe whether the nodes of the same graph ran again."""
     cached = [f for f in heard if f.type == "execution_cached" and f.job == job]
     nodes = cached[0].data.get("nodes") if cached else []
     findings.see("cache", "reused" if nodes else "run again")
 
 
 def of_failure(findings: Findings, job: str, heard: Sequence[Frame]) -> None:
-    """A job that failed in a node with a Python exception."""
+    """Observe a job that failed in a node with a Python exception."""
     for frame in heard:
         if frame.type == "execution_error" and frame.job == job:
             findings.see("error_node", "named" if frame.data.get("node_id") else "not named")
@@ -321,10 +321,10 @@ def of_failure(findings: Findings, job: str, heard: Sequence[Frame]) -> None:
 
 
 def of_cancel(findings: Findings, id_: str, job: str, heard: Sequence[Frame]) -> None:
-    """A job that was cancelled."""
+    """Observe a job that was cancelled."""
     types = [frame.type for frame in heard if frame.job == job]
-    told = "execution_interrupted" in types
-    findings.see(id_, "execution_interrupted" if told else "none")
+    announced = "execution_interrupted" in types
+    findings.see(id_, "execution_interrupted" if announced else "none")
 
 
 def _timestamps(findings: Findings, ours: Sequence[Frame]) -> None:
@@ -340,7 +340,7 @@ def _timestamps(findings: Findings, ours: Sequence[Frame]) -> None:
 
 def _progress_state(findings: Findings, ours: Sequence[Frame]) -> None:
     states = [frame.data.get("nodes") for frame in ours if frame.type == "progress_state"]
-    nodes = [node for one in states if isinstance(one, dict) for node in one.values()]
+    nodes = [node for state in states if isinstance(state, dict) for node in state.values()]
     full = any(isinstance(node, dict) and node.keys() >= _FULL for node in nodes)
     findings.see("progress_state", "full" if full else "documented" if nodes else "not sent")
 
@@ -358,8 +358,8 @@ def _order(findings: Findings, ours: Sequence[Frame], heard: Sequence[Frame]) ->
         if not found:
             findings.see(id_, "not sent")
         else:
-            behind = place[id(found[-1])] > place[id(end)]
-            findings.see(id_, "after" if behind else "before")
+            is_after = place[id(found[-1])] > place[id(end)]
+            findings.see(id_, "after" if is_after else "before")
 
 
 def _executed(findings: Findings, ours: Sequence[Frame]) -> None:
@@ -370,8 +370,8 @@ def _executed(findings: Findings, ours: Sequence[Frame]) -> None:
             name = str(images[0].get("filename"))
             hashed = re.match(r"(blake3:)?[0-9a-fA-F]{32,}", name)
             findings.see("executed_names", "hash" if hashed else "display")
-            told = "display_name" in images[0]
-            findings.see("executed_display_name", "present" if told else "absent")
+            has_name = "display_name" in images[0]
+            findings.see("executed_display_name", "present" if has_name else "absent")
             return
 
 
@@ -395,7 +395,8 @@ def _previews(
 
 
 def _pictures(heard: Sequence[Frame], job: str) -> list[tuple[str, bytes]]:
-    """Previews of the job; those without its id are counted too, for nobody else is probing."""
+    """Return previews of the job; those without its id are counted too, for nobody else is
+    probing."""
     found = []
     for data in _binary(heard):
         kind, rest = struct.unpack(">I", data[:4])[0], data[4:]
@@ -420,7 +421,7 @@ def _texts(findings: Findings, job: str, heard: Sequence[Frame], silent: Sequenc
 
 
 def _names_job(heard: Sequence[Frame], job: str) -> bool | None:
-    """Whether progress texts name their job; `None` without any."""
+    """Return whether progress texts name their job; `None` without any."""
     texts = [data for data in _binary(heard) if struct.unpack(">I", data[:4])[0] == _TEXT]
     return any(job.encode() in data for data in texts) if texts else None
 

@@ -36,7 +36,8 @@ class Point:
     costs: dict[str, str] = field(default_factory=dict)
 
     def verdict(self, observed: str | None) -> Verdict:
-        """How an observation stands to what the proxy expects; `None` is no observation."""
+        """Return how an observation compares with what the proxy expects; `None` is no
+        observation."""
         if observed is None:
             return "not_seen"
         if observed == self.assumed:
@@ -197,7 +198,7 @@ _BY_ID = {point.id: point for point in POINTS}
 
 @dataclass(slots=True)
 class Findings:
-    """What a probe observes. `catalog` counts the classes by node pack."""
+    """The observations of a probe. `catalog` counts the classes by node pack."""
 
     level: Level
     observed: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -215,11 +216,11 @@ class Findings:
             self.notes.setdefault(_BY_ID[id_].id, why)
 
     def value(self, id_: str) -> str | None:
-        """What was observed."""
+        """Return the observed value of a point."""
         return self.observed.get(id_, (None, ""))[0]
 
     def rows(self) -> list[dict[str, Any]]:
-        """`{"id", "question", "observed", "assumed", "verdict", "note"}` for each point."""
+        """Return `{"id", "question", "observed", "assumed", "verdict", "note"}` for each point."""
         rows = []
         for point in POINTS:
             if point.level == "run" and self.level == "read":
@@ -238,7 +239,7 @@ class Findings:
         return rows
 
     def conclusion(self) -> tuple[Overall, str]:
-        """Whether the proxy works with this cloud, and a sentence that says why."""
+        """Return whether the proxy works with this cloud, and a sentence that says why."""
         broken, limits = [], []
         for point in POINTS:
             observed = self.value(point.id)
@@ -258,7 +259,7 @@ class Findings:
         return "works", "The proxy works with this account."
 
     def report(self) -> dict[str, Any]:
-        """The whole result, ready to be written as JSON."""
+        """Return the whole result, ready to be written as JSON."""
         verdict, sentence = self.conclusion()
         return {
             "verdict": verdict,

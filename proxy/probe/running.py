@@ -24,41 +24,41 @@ _BURST, _AT_A_TIME = 60, 10
 _ENDS_WITHIN = 5.0
 
 #: More jobs than any plan runs at once, so that the last one waits.
-_MOST_JOBS = 6
+_MAX_JOBS = 6
 
 
 # --- submissions ---------------------------------------------------------------------------
 
 
 async def refusals(run: ProbeRun) -> None:
-    """What is said of graphs that cannot run, or not as a whole."""
+    """Observe the answers to graphs that cannot run, or only in part."""
     reply = await run.submit(jobs.invalid())
     if reply.job is None:
         run.findings.see("invalid_prompt", f"{reply.status} {reply.form()}".strip())
     errors = reply.dict().get("node_errors")
-    about = [one for node in errors.values() for one in node["errors"]] if errors else []
+    about = [error for node in errors.values() for error in node["errors"]] if errors else []
     reply = await run.submit(jobs.partly_valid())
     job, errors = reply.job, reply.dict().get("node_errors")
-    about += [one for node in errors.values() for one in node["errors"]] if errors else []
+    about += [error for node in errors.values() for error in node["errors"]] if errors else []
     if about:
         run.findings.see("node_error_details", "yes" if "details" in about[0] else "no")
     if job is None:
-        run.findings.see("partly_valid", "refused", reply.said())
+        run.findings.see("partly_valid", "refused", reply.outcome())
         return
     found = await run.reaches(job, ("pending", "in_progress", "completed"), 3.0)
-    told = "node_errors told" if errors else "nothing told"
-    run.findings.see("partly_valid", f"{'runs' if found else 'no job'}, {told}")
+    note = "node_errors told" if errors else "nothing told"
+    run.findings.see("partly_valid", f"{'runs' if found else 'no job'}, {note}")
 
 
 async def annotated(run: ProbeRun) -> None:
-    """Whether `NAME [input]` is understood."""
+    """Observe whether `NAME [input]` is understood."""
     if run.upload:
         reply = await run.submit(jobs.annotated(run.upload))
         run.findings.see("annotated_name", "accepted" if reply.job else "refused")
 
 
 async def main(run: ProbeRun) -> None:
-    """A whole job, and the same once more."""
+    """Observe a whole job, and a repetition of it."""
     graph = jobs.whole(run.upload, run.classes)
     wanted, client = str(uuid4()), f"probe-{uuid4()}"
     before = len(run.announced.frames)
@@ -66,7 +66,7 @@ async def main(run: ProbeRun) -> None:
     job = reply.job
     if job is None:
         bare = reply.status == 200 and "error" not in reply.dict()
-        run.findings.see("submission", "accepted, no prompt_id" if bare else reply.said())
+        run.findings.see("submission", "accepted, no prompt_id" if bare else reply.outcome())
         after = reply.headers.get("Retry-After", "")
         run.findings.see("retry_after", f"{after} s" if after.isdigit() else "none")
         return
@@ -96,7 +96,7 @@ async def main(run: ProbeRun) -> None:
 
 
 async def _detail(run: ProbeRun, job: str) -> dict[str, Any]:
-    """The detail of an ended job once it is complete, and how late that is."""
+    """Return the detail of an ended job once it is complete, and note how late that is."""
     begun, late = time.monotonic(), ""
     while True:
         detail = (await run.detail(job)).dict()
@@ -123,10 +123,10 @@ async def _answers(run: ProbeRun, job: str, detail: dict[str, Any], client: str)
     extra = workflow.get("extra_data") if isinstance(workflow, dict) else None
     echoed = isinstance(extra, dict) and extra.get("client_id") == client
     see("client_id", "echoed" if echoed else "absent")
-    told = [name for name in ("executor", "deployment") if detail.get(name)]
-    see("job_executor", " and ".join(told) or "absent")
-    frames = [one for one in run.announced.frames if isinstance(one.data, dict)]
-    carriers = {one.type for one in frames if one.job == job and "workflow_id" in one.data}
+    fields = [name for name in ("executor", "deployment") if detail.get(name)]
+    see("job_executor", " and ".join(fields) or "absent")
+    frames = [frame for frame in run.announced.frames if isinstance(frame.data, dict)]
+    carriers = {frame.type for frame in frames if frame.job == job and "workflow_id" in frame.data}
     see("workflow_id", ", ".join(sorted(carriers)) or "none")
     await _usage(run, job)
     outputs = detail.get("outputs") or {}
@@ -149,13 +149,13 @@ async def _answers(run: ProbeRun, job: str, detail: dict[str, Any], client: str)
 
 
 async def _usage(run: ProbeRun, job: str) -> None:
-    """Whether the newest event of usage is about a job that has ended."""
+    """Observe whether the newest event of usage is about a job that has ended."""
     reply = await run.wire.call("GET", "api/billing/events", query={"limit": "1"})
     events = reply.dict().get("events")
     if not isinstance(events, list):
         run.findings.see("usage_event", "not readable")
         return
-    newest = next((one for one in events if isinstance(one, dict)), None)
+    newest = next((event for event in events if isinstance(event, dict)), None)
     if newest is None or newest.get("event_type") != "gpu_usage":
         run.findings.see("usage_event", "none")
         return
@@ -165,11 +165,11 @@ async def _usage(run: ProbeRun, job: str) -> None:
 
 def _items(output: Any) -> list[dict[str, Any]]:
     images = output.get("images") if isinstance(output, dict) else None
-    return [one for one in images or [] if isinstance(one, dict)]
+    return [image for image in images or [] if isinstance(image, dict)]
 
 
 async def failure(run: ProbeRun) -> None:
-    """A job that fails when it runs."""
+    """Observe a job that fails when it runs."""
     graph = jobs.failing(run.classes)
     if not graph:
         ids = ("error_detail", "error_node", "exception_type")
@@ -192,7 +192,7 @@ async def failure(run: ProbeRun) -> None:
 
 
 async def cancels(run: ProbeRun) -> None:
-    """A job that is cancelled while it waits, and one while it runs."""
+    """Observe a job that is cancelled while it waits, and one while it runs."""
     before = len(run.announced.frames)
     first = (await run.submit(jobs.slow(run.classes))).job
     if first is None:
@@ -216,7 +216,7 @@ async def cancels(run: ProbeRun) -> None:
 async def _cancel_waiting(run: ProbeRun, before: int) -> None:
     """Fill the plan's slots until a job waits, look at it, and cancel it."""
     waiting = None
-    for _ in range(_MOST_JOBS):
+    for _ in range(_MAX_JOBS):
         job = (await run.submit(jobs.slow(run.classes))).job
         if job is None:
             break
@@ -245,7 +245,7 @@ async def _cancel_waiting(run: ProbeRun, before: int) -> None:
 
 
 async def interrupts(run: ProbeRun) -> None:
-    """Which of two jobs an interrupt ends. Not sent while the account has jobs of others."""
+    """Observe which of two jobs an interrupt ends. Skipped while the account has jobs of others."""
     await run.stop(await _queued(run.wire))
     replies = [await run.submit(jobs.slow(run.classes)) for _ in range(2)]
     older, newer = (reply.job for reply in replies)
@@ -272,7 +272,7 @@ async def interrupts(run: ProbeRun) -> None:
 
 
 async def _queued(wire: Wire) -> set[str]:
-    """The jobs in the account's queue, whosever they are."""
+    """Return the jobs in the account's queue, whosever they are."""
     queue = (await wire.call("GET", "api/queue")).dict()
     entries = [*queue.get("queue_running", ()), *queue.get("queue_pending", ())]
     return {str(entry[1]) for entry in entries}
@@ -283,7 +283,7 @@ async def _queued(wire: Wire) -> set[str]:
 
 async def v2(run: ProbeRun) -> None:
     """Submit by `/api/v2` with a key, and once more with the same key."""
-    run.findings.see("free", (await run.wire.call("POST", "api/free", json={})).said())
+    run.findings.see("free", (await run.wire.call("POST", "api/free", json={})).outcome())
     body = {"workflow": jobs.tiny()}
     key = str(uuid4())
 
@@ -299,7 +299,7 @@ async def v2(run: ProbeRun) -> None:
         return reply, job
 
     first, job = await submit()
-    run.findings.see("v2_submission", "accepted" if job else first.said())
+    run.findings.see("v2_submission", "accepted" if job else first.outcome())
     if job is None:
         for point in ("v2_repeat", "v2_status", "v2_outputs"):
             run.findings.see(point, "none", "The job was not accepted.")
@@ -322,8 +322,8 @@ async def v2(run: ProbeRun) -> None:
 
 
 async def burst(wire: Wire, findings: Findings) -> None:
-    """Whether many reads are throttled, and how a throttled one is answered. Not sent while the
-    account has jobs, which a throttled account would hold up."""
+    """Observe whether many reads are throttled, and the answer to a throttled one. Skipped while
+    the account has jobs, which throttling would delay."""
     turn = asyncio.Semaphore(_AT_A_TIME)
 
     async def read() -> None:
@@ -353,7 +353,7 @@ async def burst(wire: Wire, findings: Findings) -> None:
 
 
 async def idle(wire: Wire, findings: Findings, seconds: float) -> None:
-    """Whether a socket without a ping is closed."""
+    """Observe whether a socket without a ping is closed."""
     socket = await wire.socket(heartbeat=None)
     try:
         begun = time.monotonic()

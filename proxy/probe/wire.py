@@ -21,16 +21,16 @@ Graph: TypeAlias = dict[str, dict[str, Any]]
 #: Seconds for one call. The catalog of about 9 MB is the largest answer.
 CALL_TIMEOUT = 30.0
 
-#: Seconds before a throttled read is repeated; behind a longer pause it is not.
+#: Seconds before a throttled read is repeated; after a longer pause it is not.
 _PAUSE, _LONGEST_PAUSE = 1.0, 5
 
 #: Bytes of an answer or a message that are read at most: several times the catalog.
-_MOST = 64 * 1024 * 1024
+_MAX_BYTES = 64 * 1024 * 1024
 
 #: Bytes of binary messages that a socket keeps, and how many messages in all: it carries those of
 #: every program of the account. The probe's own jobs send a few small ones.
-_MOST_BINARY = 16 * 1024 * 1024
-_MOST_FRAMES = 20_000
+_MAX_BINARY = 16 * 1024 * 1024
+_MAX_FRAMES = 20_000
 
 #: Seconds until a small job must have ended, its wait for a machine included.
 JOB = 45.0
@@ -45,7 +45,8 @@ _FLAGS = {"supports_preview_metadata": True, "supports_progress_text_metadata": 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer. `seconds` is the time until it was there, `at` when that was (`monotonic`)."""
+    """An answer. `seconds` is the time until it arrived, `at` the moment of its arrival
+    (`monotonic`)."""
 
     status: int
     headers: Mapping[str, str]
@@ -54,38 +55,38 @@ class Reply:
     at: float
 
     def json(self) -> Any:
-        """The body as JSON, `None` if it is none."""
+        """Return the body as JSON, `None` if it is none."""
         try:
             return codec.loads(self.body)
         except ValueError:
             return None
 
     def dict(self) -> dict[str, Any]:
-        """The body as a JSON object, empty if it is none."""
+        """Return the body as a JSON object, empty if it is none."""
         value = self.json()
         return value if isinstance(value, dict) else {}
 
     def code(self) -> str:
-        """The error code of a refusal, whichever form it has; empty if there is none."""
+        """Return the error code of a refusal, whichever form it has; empty if there is none."""
         body = self.dict()
         error = body.get("error")
         code = error.get("type") if isinstance(error, dict) else body.get("code")
         return code if isinstance(code, str) and len(code) <= 60 else ""
 
     def form(self) -> str:
-        """The form of an error: `code and message`, `error`, or nothing."""
+        """Return the form of an error: `code and message`, `error`, or nothing."""
         body = self.dict()
         if "error" in body:
             return "error and node_errors" if "node_errors" in body else "error"
         return "code and message" if {"code", "message"} <= body.keys() else ""
 
     def named(self) -> list[Any]:
-        """The objects of a JSON list that have a name."""
+        """Return the objects of a JSON list that have a name."""
         listed = self.json()
         return [
-            one
-            for one in (listed if isinstance(listed, list) else ())
-            if isinstance(one, dict) and "name" in one
+            item
+            for item in (listed if isinstance(listed, list) else ())
+            if isinstance(item, dict) and "name" in item
         ]
 
     @property
@@ -94,8 +95,8 @@ class Reply:
         job = self.dict().get("prompt_id")
         return job if isinstance(job, str) and self.status == 200 else None
 
-    def said(self) -> str:
-        """Status and error code, such as `403 FORBIDDEN`."""
+    def outcome(self) -> str:
+        """Return status and error code, such as `403 FORBIDDEN`."""
         return f"{self.status} {self.code()}".strip() if self.status >= 400 else str(self.status)
 
 
@@ -143,13 +144,13 @@ class ProbeSocket:
         return False
 
     async def closes(self, seconds: float) -> bool:
-        """Whether the other side closes within some seconds."""
+        """Return whether the other side closes within some seconds."""
         return await self.until(lambda _: self._is_closed, seconds)
 
-    async def quiet(self, seconds: float, most: float) -> None:
-        """Wait until nothing has come for so long, at most `most` seconds."""
+    async def quiet(self, seconds: float, limit: float) -> None:
+        """Wait until nothing has come for so long, at most `limit` seconds."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(most):
+            async with asyncio.timeout(limit):
                 while True:
                     self._news.clear()
                     try:
@@ -167,7 +168,7 @@ class ProbeSocket:
     async def _read(self) -> None:
         try:
             async for message in self.connection:
-                if len(self.frames) < _MOST_FRAMES:
+                if len(self.frames) < _MAX_FRAMES:
                     self._take(message, time.monotonic())
                     self._news.set()
         finally:
@@ -177,7 +178,7 @@ class ProbeSocket:
     def _take(self, message: aiohttp.WSMessage, now: float) -> None:
         if message.type is aiohttp.WSMsgType.BINARY:
             self._binary += len(message.data)
-            if self._binary <= _MOST_BINARY:
+            if self._binary <= _MAX_BINARY:
                 self.frames.append(Frame(now, "binary", message.data))
         elif message.type is aiohttp.WSMsgType.TEXT:
             with suppress(ValueError):
@@ -188,7 +189,7 @@ class ProbeSocket:
 
 @dataclass(slots=True)
 class Wire:
-    """Calls of one account. Raises `aiohttp.ClientError`, `TimeoutError`."""
+    """The calls of one account. They raise `aiohttp.ClientError`, `TimeoutError`."""
 
     session: aiohttp.ClientSession
     base_url: URL
@@ -212,7 +213,7 @@ class Wire:
         idempotency_key: str | None = None,
         repeats: bool = True,
     ) -> Reply:
-        """A call below the cloud's address, with the key; redirects are not followed.
+        """Send a request below the cloud's address, with the key; redirects are not followed.
 
         A read that is throttled is repeated a few times, after the pause that was asked for, unless
         that is a long one.
@@ -238,7 +239,7 @@ class Wire:
         return reply
 
     async def fetch(self, url: URL, headers: Mapping[str, str]) -> Reply:
-        """`GET` of a signed URL: nothing of the account goes along."""
+        """Send a `GET` to a signed URL, without anything of the account."""
         return await self._send("GET", url, headers=headers)
 
     async def socket(self, *, header: bool = False, heartbeat: float | None = 20.0) -> ProbeSocket:
@@ -251,7 +252,7 @@ class Wire:
         url = self.base_url.joinpath("ws").with_query(query)
         async with asyncio.timeout(CALL_TIMEOUT):
             connection = await self.session.ws_connect(
-                url, headers=headers, heartbeat=heartbeat, max_msg_size=_MOST
+                url, headers=headers, heartbeat=heartbeat, max_msg_size=_MAX_BYTES
             )
         return ProbeSocket(connection)
 
@@ -261,7 +262,7 @@ class Wire:
             body = bytearray()
             async for chunk in answer.content.iter_any():
                 body += chunk
-                if len(body) > _MOST:
+                if len(body) > _MAX_BYTES:
                     raise aiohttp.ClientPayloadError("the answer is too large")
             at = time.monotonic()
             self.limits |= {
@@ -270,7 +271,9 @@ class Wire:
                 if "ratelimit" in name.lower().replace("-", "") or name.lower() == "retry-after"
             }
             if not url.path.startswith("/api/v2"):
-                self.endings |= {"deprecation", "sunset"} & {one.lower() for one in answer.headers}
+                self.endings |= {"deprecation", "sunset"} & {
+                    name.lower() for name in answer.headers
+                }
             return Reply(answer.status, answer.headers, bytes(body), at - begun, at)
 
 
@@ -287,14 +290,14 @@ class ProbeRun:
     jobs: list[str] = field(default_factory=list)
 
     async def submit(self, graph: Graph, **more: Any) -> Reply:
-        """`POST /api/prompt`; the job is known to the clean-up."""
+        """Submit a graph with `POST /api/prompt`; the clean-up knows the job."""
         reply = await self.wire.call("POST", "api/prompt", json={"prompt": graph, **more})
         if (job := reply.job) is not None and job not in self.jobs:
             self.jobs.append(job)
         return reply
 
     async def ended(self, job: str) -> bool:
-        """Wait for the event that ends a job, and for what comes directly behind it."""
+        """Wait for the event that ends a job, and for what follows directly."""
         done = await self.announced.until(
             lambda seen: any(f.type in _ENDS and f.job == job for f in seen), JOB
         )
@@ -302,7 +305,7 @@ class ProbeRun:
         return done
 
     async def detail(self, job: str) -> Reply:
-        """`GET /api/jobs/{id}`."""
+        """Return the answer of `GET /api/jobs/{id}`."""
         return await self.wire.call("GET", f"api/jobs/{job}")
 
     async def reaches(self, job: str, statuses: Iterable[str], seconds: float) -> str | None:
@@ -316,7 +319,7 @@ class ProbeRun:
         return None
 
     async def cancel(self, job: str) -> None:
-        """`POST /api/jobs/{id}/cancel`."""
+        """Cancel a job with `POST /api/jobs/{id}/cancel`."""
         await self.wire.call("POST", f"api/jobs/{job}/cancel")
 
     async def stop(self, jobs: Iterable[str]) -> None:
