@@ -1,4 +1,4 @@
-"""`check` and `probe`: whether all that the proxy needs is there, and how the cloud answers."""
+"""`check` and `probe`: whether everything that the proxy needs works, and how the cloud answers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from proxy.storage.start import HEAD, is_usable, open_server, opened_database, r
 from proxy.storage.usage import FACT, ObservationRepository
 from proxy.translate.plans import AccountPlan
 
-#: How long the cloud may take for each answer, in seconds.
+#: Seconds that the cloud has for each answer.
 TIMEOUT = 10.0
 
 _NEW_KEY = "create one at https://platform.comfy.org and set it as COMFY_CLOUD_API_KEY"
@@ -53,7 +53,7 @@ class _ProblemError(Exception):
 def check(settings: Settings, *, as_json: bool) -> int:
     """Print what works and what does not. Returns 0 if everything does, 1 otherwise."""
     logs.configure()
-    logging.disable(logging.CRITICAL)  # what went wrong is told by the lines themselves
+    logging.disable(logging.CRITICAL)  # the lines themselves say what went wrong
     checks = CheckReport(quiet=as_json)
     try:
         asyncio.run(_check(settings, checks))

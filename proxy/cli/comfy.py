@@ -21,7 +21,7 @@ from proxy.translate import codec
 
 Graph = dict[str, dict[str, Any]]
 
-#: A server that takes longer to say something is taken for gone, in seconds.
+#: Seconds of silence after which a server counts as gone.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
 
 _FLAGS = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
@@ -225,11 +225,11 @@ def _object(data: bytes) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-#: Seconds between two looks at the history, with the websocket open and without it.
+#: Seconds between two queries of the history, with the websocket open and without it.
 POLL_WITH_SOCKET = 3.0
 POLL_WITHOUT_SOCKET = 1.0
 POLL_AT_THE_END = 0.1
-#: Seconds before the first look, which tells how many jobs are ahead.
+#: Seconds before the first query, which says how many jobs are ahead.
 POLL_FIRST = 0.2
 
 #: Seconds for which a server may be away in the middle of a job.
@@ -355,7 +355,7 @@ class Follower:
             self._ended.set()
 
 
-#: How often a download is begun before it is given up.
+#: Maximum number of attempts at a download.
 _ATTEMPTS = 3
 
 

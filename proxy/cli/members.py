@@ -51,7 +51,7 @@ T = TypeVar("T")
 #: The heads of the columns of a table, and what each says of a row.
 _Columns: TypeAlias = Mapping[str, Callable[[Any], str]]
 
-#: What takes a limit away again.
+#: The word that removes a limit.
 NONE = "none"
 
 #: Letters of a line where no terminal says how many there is room for.

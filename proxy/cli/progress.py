@@ -36,7 +36,7 @@ class TerminalPictures:
     The terminal is asked what it can, which takes a moment.
     """
 
-    #: Lines of text that a picture takes.
+    #: Height of a picture in lines of text.
     HEIGHT = 16
 
     def __init__(self, console: Console) -> None:
@@ -112,7 +112,7 @@ class _Bars(Progress):
         yield from super().get_renderables()
 
 
-#: What is said of the nodes that were at work when a run ended otherwise than well.
+#: The words for nodes that were running when a run did not succeed.
 _BROKEN_OFF = {"execution_error": "failed", "execution_interrupted": "stopped"}
 
 

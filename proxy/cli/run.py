@@ -40,7 +40,7 @@ from proxy.cli.common import CommandError, UsageError
 from proxy.cli.progress import Display, counted, title_of
 from proxy.translate import codec, editor
 
-#: Seconds between two looks at a folder.
+#: Seconds between two scans of a folder.
 LOOK_INTERVAL = 1.0
 #: Stands in `--set` for each new file of a folder.
 FILE = "{}"

@@ -54,10 +54,10 @@ _LEAST_TIME_TO_STOP = 1.0
 #: look at each 700 (Python's own bound) takes a twentieth of the time of a busy server.
 _YOUNG = 10_000
 
-#: What of the time to stop is left to the services below, when the clients are gone.
+#: The part of the time to stop that is left for the services, when the clients are gone.
 _SHARE_OF_SERVICES = 0.2
 
-#: This many log lines are held until the banner is complete.
+#: Maximum number of log lines that are held until the banner is complete.
 _MAX_HELD = 1000
 
 

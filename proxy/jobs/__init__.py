@@ -1,1 +1,1 @@
-"""The api's half of jobs: submission, what lives, the history, and who hears of it."""
+"""The api's half of jobs: submission, live jobs, the history, and the sockets that get messages."""

@@ -1,4 +1,4 @@
-"""The shapes of a job, one made of another: the live job, its row and what the history shows."""
+"""Conversions between the shapes of a job: the live job, its row and what the history shows."""
 
 from __future__ import annotations
 

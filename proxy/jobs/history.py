@@ -17,10 +17,10 @@ from proxy.translate import codec
 if TYPE_CHECKING:
     from proxy.files.service import Files
 
-#: More entries than any history has; databases take no larger numbers.
+#: Upper bound for numbers of entries: databases take no larger integers.
 _MAX_ITEMS = 2**53
 
-#: Bytes of history bodies that are kept ready to send, and of the largest one.
+#: Maximum bytes of cached history bodies, all together and each.
 _CACHE_BYTES, _LARGEST = 16 * 1024 * 1024, 1024 * 1024
 
 
@@ -87,7 +87,7 @@ class History:
         self._cache = HistoryCache()
         bus.subscribe("jobs.*", self._hear)
         self._process = secrets.token_hex(4)
-        #: Those who wait for a change of an entry, by the member and the job's id.
+        #: Futures of requests that wait for a change of an entry, by the member and the job's id.
         self._waiting: dict[tuple[str, str], list[asyncio.Future[None]]] = {}
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""What was sent for small jobs that have not ended, kept in memory to be shown."""
+"""A cache of the payloads of small live jobs, to show the queue."""
 
 from __future__ import annotations
 

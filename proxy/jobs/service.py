@@ -1,8 +1,9 @@
-"""The api's side of the jobs: what clients and admins see of them, and end.
+"""The api's side of the jobs: what clients and admins see of them, and how they cancel them.
 
 Requests to the engine go over the bus, and the engine answers there; where no answer comes, the
-storage tells. `GET /api/jobs` and `GET /api/jobs/{id}` are in local form, from the proxy's own
-records. The `Sampler` keeps how many jobs ran, waited and failed in each interval of the last day.
+service reads the storage. `GET /api/jobs` and `GET /api/jobs/{id}` are in local form, from the
+proxy's own records. The `Sampler` keeps how many jobs ran, waited and failed in each interval of
+the last day.
 """
 
 from __future__ import annotations
@@ -52,13 +53,13 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-#: More entries than any history has; databases take no larger numbers.
+#: Upper bound for numbers of entries: databases take no larger integers.
 _MAX_ITEMS = 2**53
 
-#: Seconds for which the entry of a job that has only to end is waited for.
+#: Seconds to wait for the history entry of a job that has only to be recorded as ended.
 HISTORY_TIMEOUT = 2.0
 
-#: Seconds that the engine has to tell of all jobs.
+#: Seconds that the engine has to report all jobs.
 _OVERVIEW_PATIENCE = 2.0
 
 

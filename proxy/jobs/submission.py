@@ -1,4 +1,4 @@
-"""From a client's request to a job that the engine has taken in.
+"""From a client's request to a job that the engine has accepted.
 
 A submission is checked, and in the storage before the engine learns of it.
 """
@@ -64,11 +64,11 @@ T = TypeVar("T")
 #: error costs a call of the cloud at most once in this time, and new classes and models are known.
 FRESH = 60.0
 
-#: Graphs with more nodes are left to the cloud: nothing else continues while one is looked at.
+#: Graphs with more nodes are validated by the cloud only: validation blocks the event loop.
 _MAX_NODES = 5_000
-#: Values of a graph up to which it is looked through on the event loop: that takes a few ms.
+#: Maximum number of values of a graph that is read on the event loop: that takes a few ms.
 _MAX_VALUES_AT_ONCE = 5_000
-#: Different strings of a graph that are looked up as names of files.
+#: Maximum number of different strings of a graph that are looked up as names of files.
 _MAX_FILE_STRINGS = 20_000
 
 #: Jobs below its limit from which a member's waiting jobs are counted exactly.

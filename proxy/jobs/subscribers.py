@@ -1,4 +1,4 @@
-"""Who is listening, and who hears what.
+"""The sockets of members, and which messages each of them gets.
 
 The rules are ComfyUI's: a job's messages go to the socket that has the job's `client_id`; of a
 job without one, progress, previews, texts and interruptions go to every socket of the member and
@@ -68,21 +68,21 @@ from proxy.translate.events import (
     status,
 )
 
-#: Events of a job without `client_id` that everybody hears, beside blocked branches; of its others
-#: nobody does.
+#: Events of a job without `client_id` that go to all sockets, beside blocked branches; its other
+#: events go to none.
 _FOR_ALL = frozenset({"progress_state", "progress", "execution_interrupted"})
 
 #: Events that a client receives once.
 _ONCE = TERMINAL_EVENTS | {"execution_start", "execution_cached", "executing", "executed"}
 
-#: Jobs whose end was sent that are remembered.
+#: Maximum number of remembered jobs whose end was sent.
 _MAX_CLOSED = 10_000
 
-#: This many sockets of a member hear every `status` at once.
+#: Up to this many sockets of a member get every `status` at once.
 FEW = 16
-#: Seconds for which the others' is gathered.
+#: Seconds for which the `status` of the others is gathered.
 GATHER = 0.2
-#: How many of the others are served at a stretch.
+#: How many of the others are served without a pause.
 STRETCH = 50
 #: The share of the time that goes to them.
 SHARE = 0.1
@@ -146,7 +146,7 @@ class Subscribers:
         #: The newest `status` of each member with many sockets, and its number.
         self._statuses: dict[str, tuple[int, Message]] = {}
         self._last_status = 0
-        #: Members with sockets that lack the newest.
+        #: Members with sockets that lack the newest `status`.
         self._outdated: set[str] = set()
         self._turns: asyncio.Task[None] | None = None
         self._common: dict[str, Subscription] = {}

@@ -327,7 +327,7 @@ def _batches(jobs: Iterable[LiveJob], sizes: Mapping[int, int]) -> Iterator[list
         yield some
 
 
-#: The states of jobs that the cloud has or may have.
+#: The states of jobs that are, or may be, on the cloud.
 ON_THE_CLOUD = frozenset(
     {JobState.SUBMITTING, JobState.UNKNOWN, JobState.SUBMITTED, JobState.RUNNING}
 )

@@ -1,6 +1,6 @@
-"""Measures what the documents of Comfy Cloud leave open, with the user's own key.
+"""Measurements of what the documents of Comfy Cloud leave open, with the user's own key.
 
-Here is a probe from its beginning to its end, and the level `read`, which only looks.
+This module holds a probe from beginning to end, and the level `read`, which only reads.
 """
 
 from __future__ import annotations

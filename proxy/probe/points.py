@@ -1,4 +1,4 @@
-"""The open points: what the proxy assumes, what it accepts, and what was observed.
+"""The open points: what the proxy assumes, what it accepts, and the observations.
 
 An observation is a short text made of words of this module, so that two runs against an unchanged
 cloud give the same one, and so that no key, no signed URL and no prompt can be in it.

@@ -35,7 +35,7 @@ _MAX_FRAMES = 20_000
 #: Seconds until a small job must have ended, its wait for a machine included.
 JOB = 45.0
 
-#: Between two looks at a job, in seconds.
+#: Seconds between two queries of a job.
 LOOK = 0.2
 
 _ENDS = ("execution_success", "execution_error", "execution_interrupted")
@@ -194,7 +194,7 @@ class Wire:
     session: aiohttp.ClientSession
     base_url: URL
     key: str = field(repr=False)
-    #: Names of headers that tell of rate limits, as they were seen on any answer.
+    #: Names of headers about rate limits, as they were seen on any answer.
     limits: set[str] = field(default_factory=set)
     #: Names of headers that announce the end of a route, as they were seen on any answer of v1.
     endings: set[str] = field(default_factory=set)

@@ -1,7 +1,7 @@
-"""Assets of members: what they list and label of their files and of the cloud's models.
+"""Assets of members: the records by which they list and label their files and the cloud's models.
 
-A file keeps its name and its content in `files`; here is what clients say of contents, and which
-they have deleted from their lists. Every look-up is of one member.
+A file keeps its name and its content in `files`; this module keeps what clients say of contents,
+and which they have deleted from their lists. Every query is about one member.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Tags of one record, those that were removed among them.
+#: Maximum number of tags of one record, including removed ones.
 MAX_TAGS = 200
-#: Records of a member.
+#: Maximum number of records of a member.
 MAX_ASSETS = 200_000
 
 

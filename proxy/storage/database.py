@@ -38,9 +38,9 @@ FILE = "proxy.db"
 
 #: Milliseconds for which a write waits for another process that writes.
 BUSY_TIMEOUT = 5000
-#: Units that share a transaction at most, so that the first does not wait for ever.
+#: Maximum number of units in a transaction, so that the first does not wait for ever.
 MAX_UNITS = 256
-#: Reads that run at once; more wait.
+#: Maximum number of concurrent reads.
 READERS = 2
 #: Bytes of a database that is checked whole at each start; of a larger one the first pages are.
 CHECKED_BYTES = 128 * 1024 * 1024
@@ -50,7 +50,7 @@ _LOG_BYTES = 16 * 1024 * 1024
 #: Primary result codes of SQLite that mean a broken file, and not a busy or unwritable one.
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
-#: What the database and its driver raise.
+#: Exceptions of the database and its driver.
 _REFUSALS = (sqlite3.Error, SQLAlchemyError, OSError, OverflowError, UnicodeError)
 
 

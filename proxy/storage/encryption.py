@@ -1,7 +1,7 @@
-"""Secrets: what replicas encrypt and sign so that others can read it and nobody else.
+"""Encryption and signatures that only the replicas of this proxy can read and check.
 
-That are the keys that clients lend for their own jobs, and tickets. The secrets are in a file of
-the data folder, in a setting, or in the database that replicas share.
+They protect the keys that clients lend for their own jobs, and tickets. The secrets are in a file
+of the data folder, in a setting, or in the database that replicas share.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ log = structlog.get_logger(__name__)
 #: The file of a data folder that holds the secret.
 SECRET_FILE = "credentials.key"  # noqa: S105 (a name)
 
-#: Seconds between two looks for a new secret in the database; only after a few of them it is used,
-#: when all replicas know it.
+#: Seconds between two queries for a new secret in the database; it is used only after a few of
+#: them, when all replicas know it.
 INTERVAL = 10.0
 _KNOWN_AFTER = 6 * INTERVAL * 1000
 #: Secrets that the database keeps, the newest ones.

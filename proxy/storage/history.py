@@ -35,7 +35,7 @@ from proxy.translate import codec
 #: History entries that are read at once when many are sent, and their bytes if they are several.
 PAGE = 64
 PAGE_BYTES = 1024 * 1024
-#: Ended jobs of a page of a search, at most.
+#: Maximum number of ended jobs on a page of a search.
 MAX_FOUND = 100
 
 

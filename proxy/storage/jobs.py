@@ -1,8 +1,8 @@
-"""Jobs that live, their payloads, and the fair shares.
+"""Live jobs, their payloads, and the fair shares.
 
-A payload (graph and `extra_data`) is written once, when the job is taken in, and belongs to its
-history entry in the end. What goes together goes in one unit: a job's end with its history entry,
-its usage and the fair shares.
+A payload (graph and `extra_data`) is written once, when the job is accepted, and belongs to its
+history entry in the end. Changes that belong together are one unit: a job's end with its
+history entry, its usage and the fair shares.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ _FAIR_SHARE = "fair_share"
 class StoredJob(Struct):
     """A job that has not ended. Times are in ms since 1970.
 
-    `key` counts all jobs as they came; 0 before the job is inserted. `account` is empty while the
-    job waits here, `cloud_id` is `None` until the cloud has answered. `changed_at` is when the job
-    came into its `state`. `charge` is what the turn has cost the member, `label` what people
-    call it.
+    `key` counts all jobs in the order of their arrival; 0 before the job is inserted. `account` is
+    empty while the job waits here, `cloud_id` is `None` until the cloud has answered. `changed_at`
+    is when the job entered its `state`. `charge` is what the turn has cost the member, `label` the
+    name of the job for people.
     """
 
     member: str
@@ -81,7 +81,7 @@ class StoredJob(Struct):
 
 
 class Payload(Struct, frozen=True):
-    """What a client sent, as JSON; `credentials` are not in `extra_data`, and not in the clear on
+    """What a client sent, as JSON; `credentials` are not in `extra_data`, and encrypted on
     the disk. `rewriting` is what the cloud runs instead of a graph with helper nodes."""
 
     graph: bytes
@@ -180,7 +180,7 @@ class JobRepository(Repository):
         self._cipher = cipher or Cipher()
         self.history = HistoryRepository(database)
 
-    # --- jobs that live --------------------------------------------------------------------
+    # --- live jobs -------------------------------------------------------------------------
 
     async def insert(
         self,

@@ -1,7 +1,7 @@
-"""Leases: who may do what only one replica may do, and the fence behind which writes stay.
+"""Leases for work that only one replica may do, and the fence that rejects writes of others.
 
-Time is the database's. Each acquisition has a higher epoch than all before; a write that carries
-an older one is refused in its own transaction.
+Time is the database's. Each acquisition has a higher epoch than all before; a write with an older
+epoch is refused in its own transaction.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _postgresql_now(*_: Any, **__: Any) -> str:
 
 
 class Fence(Struct, frozen=True):
-    """What a write must carry: the epoch of the lease under which it was decided."""
+    """The epoch of the lease under which a write was decided, which the write must carry."""
 
     name: str
     epoch: int
@@ -64,7 +64,7 @@ _HELD = select(leases).where(leases.c.name == bindparam("lease"), leases.c.expir
 _EPOCH = (
     select(leases.c.epoch)
     .where(leases.c.name == bindparam("lease"))
-    .with_for_update(read=True, key_share=True)  # holds up who acquires, and not who renews
+    .with_for_update(read=True, key_share=True)  # blocks acquiring, but not renewing
 )
 _NOW = select(database_now())
 _MINE = update(leases).where(
@@ -94,8 +94,8 @@ class LeaseRepository(Repository):
         """Acquire the lease if it is free, has expired or is the holder's; returns `None`
         otherwise.
 
-        With `alone` nobody else can be there (the data folder is locked), and one that an earlier
-        process has left is taken at once.
+        With `alone` no other process can run (the data folder is locked), so that the lease of a
+        previous process is taken at once.
         """
 
         def work(connection: Connection) -> Lease | None:

@@ -1,7 +1,7 @@
 """Members, their tokens and their sessions, and the files and settings that they keep here.
 
-Each change of members makes the revision a higher one, so that another process sees with one cheap
-look that there is something new, and a change that was decided on an older revision is refused.
+Each change of members increases the revision, so that another process notices changes with one
+cheap query, and a change that was decided on an older revision is refused.
 """
 
 from __future__ import annotations

@@ -65,9 +65,9 @@ _STATUS = text("SELECT pg_xact_status(CAST(:transaction AS xid8))")
 class PostgresqlDatabase(Database):
     """A database on a server. Make one with `open_postgresql`.
 
-    Units run at once, each in a transaction of its own: of two that are under way nobody knows
-    which is first. Once `watch` or a unit finds that the server does not answer, units fail at once
-    until `watch` finds that it does: who needs several waits for one.
+    Units run at once, each in a transaction of its own: their order is
+    undefined. Once `watch` or a unit finds that the server does not answer, units fail at once
+    until `watch` finds that it does, so that a caller of several units waits for one only.
     """
 
     shared = True

@@ -1,4 +1,4 @@
-"""Statements that each database says in words of its own, and the single values of `meta`."""
+"""Statements with a dialect for each database, and the single values of `meta`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 _Binds: TypeAlias = list[tuple[str, bool, Any, Callable[[Any], Any] | None]]
 
-#: Values of one statement.
+#: Maximum number of values in one statement.
 CHUNK = 500
 
 
@@ -65,7 +65,7 @@ class Upsert:
         return cast(Insert, statement)
 
 
-#: What an upsert makes of the old and the new value of a column.
+#: The expression of an upsert for the old and the new value of a column.
 _KEPT: Mapping[str, Callable[[Any, Any], Any]] = {
     "set": lambda _, new: new,
     "add": lambda old, new: old + new,

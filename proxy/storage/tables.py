@@ -1,5 +1,6 @@
-"""The tables of the database. Those that one module alone uses are there, made by `table_of`. A
-change of a table needs a revision in `migrations`.
+"""The tables of the database, but for those of a single module, which makes them with `table_of`.
+
+A change of a table needs a revision in `migrations`.
 
 Times are ms since 1970 unless a comment says otherwise. Columns of the type `AnyText` hold text
 that clients or the cloud choose: it may contain what a database refuses.
@@ -199,7 +200,7 @@ shares = Table(
     Column("typical", Double),
 )
 
-#: Local names and what is behind them. `modified` is in seconds since 1970; `job` is the id of the
+#: Local names and their contents. `modified` is in seconds since 1970; `job` is the id of the
 #: job that made the file.
 files = Table(
     "files",
@@ -311,7 +312,7 @@ blobs = Table(
     sqlite_with_rowid=False,
 )
 
-#: Who may do what only one replica may do. `expires` is by the clock of the database.
+#: Leases for work that only one replica may do. `expires` is by the clock of the database.
 leases = Table(
     "leases",
     metadata,

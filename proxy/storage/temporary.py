@@ -1,4 +1,4 @@
-"""What is kept for a day: pictures of helper nodes, the ids of their results, exports of assets."""
+"""Records that expire: pictures of helper nodes, ids of their results, exports of assets."""
 
 from __future__ import annotations
 

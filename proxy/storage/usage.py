@@ -1,4 +1,4 @@
-"""What is counted and noted: usage by day, the audit record, activity by interval, observations."""
+"""Usage by day, the audit record, activity by interval, and observations."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from proxy.storage.database import Repository, StorageError
 from proxy.storage.statements import Upsert, run, run_many
 from proxy.storage.tables import KEY, PlainText, history, jobs, table_of
 
-#: Jobs that are looked at for the intervals since a moment; of more the newest count.
+#: Maximum number of jobs that are read for the intervals since a moment; the newest count.
 MAX_JOBS = 10_000
-#: Rows of an answer: a day of five minutes each, for many accounts.
+#: Maximum number of rows of an answer: a day of five-minute intervals, for many accounts.
 MAX_ROWS = 50_000
-#: Observations of an account, so that a cloud that invents a form with each answer fills no disk.
+#: Maximum number of observations of an account, so that a cloud with ever new forms fills no disk.
 MAX_OBSERVATIONS = 500
 
 #: The kind of an observation that was measured; every other kind is a surprise.

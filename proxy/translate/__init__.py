@@ -9,7 +9,7 @@ from typing import Any
 
 #: The release whose API is spoken.
 COMFYUI = "0.46.0"
-#: What is told where the packages of the web interface are not installed: the newest that were
+#: Versions for when the packages of the web interface are not installed: the newest that were
 #: tested. Its series is the one that `pyproject.toml` allows last.
 FRONTEND = "1.58.1"
 TEMPLATES = "0.11.97"

@@ -1,4 +1,4 @@
-"""What an archive of assets is made of, and how the task that makes it is shown."""
+"""The contents of an archive of assets, and the form of the task that creates it."""
 
 from __future__ import annotations
 

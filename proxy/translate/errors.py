@@ -1,11 +1,11 @@
-"""Errors in ComfyUI's own form, and how the cloud's become them."""
+"""Errors in ComfyUI's own form, and the conversion of the cloud's errors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
-#: What is wrong, for anyone who must act on it: the caller's request (the first eight), the pace of
+#: Categories of errors, by what must be done: the caller's request (the first eight), the pace of
 #: the caller, or the proxy, or what it depends on.
 Kind = Literal[
     "invalid",

@@ -1,4 +1,4 @@
-"""The messages of a local ComfyUI as values, and the cloud's events and frames in their form.
+"""The messages of a local ComfyUI as values, and the cloud's events in their form.
 
 A message is made once and may go to many sockets; its wire form is made at most once. A function
 that makes an event local takes the cloud's `data` and gives the whole local `data`; keys that
@@ -36,7 +36,7 @@ class Event:
 
     @property
     def data(self) -> dict[str, Any]:
-        """What it tells."""
+        """The fields of the message."""
         if self._data is None:
             self._data = codec.loads(self._text or "{}")["data"]
         return self._data
@@ -107,7 +107,7 @@ class Told(Struct, frozen=True):
     again: bool = False
 
 
-#: What the cloud adds to its messages by itself.
+#: The field that the cloud adds to its messages.
 _OF_THE_CLOUD = "workflow_id"
 
 

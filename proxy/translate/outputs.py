@@ -1,4 +1,4 @@
-"""What the lists of jobs tell of outputs, as ComfyUI counts them.
+"""The outputs in lists of jobs, as ComfyUI counts them.
 
 Source: `GET /api/jobs` of ComfyUI. Texts are no outputs there, but a job that has nothing else
 shows the first of them.
@@ -29,7 +29,7 @@ class Summary(Struct, frozen=True):
 
 
 def summary(outputs: Mapping[str, Any]) -> Summary:
-    """Return what a list of jobs tells of a job's outputs.
+    """Return the summary of a job's outputs for a list of jobs.
 
     The first saved picture, video, sound or model stands for the job; else the first temporary one,
     else the first text file, else the first text.

@@ -1,4 +1,4 @@
-"""What the cloud tells of an account's plan and money, read with the units that it means.
+"""The plan and the balance of an account, read from the cloud's answers with their units.
 
 Sources: the specification of the cloud's ingest service and comfy-cli. All of it is optional, and
 every field may be absent or of another form.
@@ -39,7 +39,7 @@ _BALANCES = ("effective_balance", "amount", "prepaid_balance", "cloud_credit_bal
 
 
 class AccountPlan(Struct, frozen=True):
-    """What an account tells of itself; `None` and `""` are unknown.
+    """The plan and the balance that an account reports; `None` and `""` are unknown.
 
     `slots` are jobs at once, which are `certain` where the cloud named them. `minutes` is the
     longest run. `balance_cents` is in hundredths of `currency`, and may be negative.

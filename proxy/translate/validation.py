@@ -1,4 +1,4 @@
-"""What is wrong with a graph, as ComfyUI would say it: found before the graph goes anywhere.
+"""Validation of graphs with ComfyUI's errors, before a graph is submitted.
 
 Only what is certain from the catalog is called wrong; the cloud decides where it leaves doubt:
 
@@ -86,7 +86,7 @@ class Link(NamedTuple):
 
 
 class Look(Struct):
-    """What a look at one node alone has found; `converted` are values that ComfyUI changes.
+    """The findings about one node alone; `converted` are values that ComfyUI changes.
 
     `links` are those still to be followed, and `valid` says that those that were lead to no fault.
     """

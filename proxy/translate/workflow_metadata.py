@@ -1,4 +1,4 @@
-"""`workflow_metadata`: what a client has put into all messages about its job.
+"""`workflow_metadata`: an object of the client that all messages about its job carry.
 
 Source: ComfyUI since 0.40. A page with several workflows open knows by it which one a message
 belongs to.
