@@ -59,7 +59,7 @@ class JobFinder:
         return None
 
     async def find_new(self, job: Job) -> str | None:
-        """LookFor several times: a job that has just been taken may not be listed yet.
+        """Look several times: a job that has just been taken may not be listed yet.
 
         Once is enough where a second submission does no harm. Raises `UnansweredError`.
         """

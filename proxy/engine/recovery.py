@@ -52,7 +52,7 @@ class Recovery:
         return Lost()
 
     async def look(self, job: Job) -> Sent | NotThere | Refused:
-        """LookFor for a job until it is certain whether the cloud has it.
+        """Look for a job until it is certain whether the cloud has it.
 
         The outcome has the account of one that is found on another than its own.
         """
@@ -61,7 +61,7 @@ class Recovery:
         return await self._look_everywhere(job)
 
     async def _look_at(self, job: Job, finder: JobFinder) -> Sent | NotThere:
-        """LookFor on the job's account.
+        """Look on the job's account.
 
         The process ended, or the account could not be read, between the call and its answer. A job
         that is not found for `adoption_patience` seconds, counted from the first look that
@@ -86,7 +86,7 @@ class Recovery:
         raise AssertionError("the looks never end")
 
     async def _look_everywhere(self, job: Job) -> Sent | Refused:
-        """LookFor on all accounts: the settings no longer have the job's own.
+        """Look on all accounts: the settings no longer have the job's own.
 
         The job is refused after `lost_timeout`.
         """

@@ -5,13 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from typing import TYPE_CHECKING
 
 from proxy.storage.database import FencedError
 from proxy.storage.leases import Lease
-
-if TYPE_CHECKING:
-    pass
 
 
 class Term:
