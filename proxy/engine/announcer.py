@@ -38,6 +38,11 @@ class Announcer:
         if self._term.lasts:
             self._bus.publish(topic, message, droppable=droppable)
 
+    async def flush(self) -> None:
+        """Wait until what was published is where all replicas hear it from; at most a moment."""
+        if self._term.lasts:
+            await self._bus.flush()
+
     def _tell(self, member: str, message: BusMessage) -> None:
         self.publish(f"jobs.{member}", message)
 

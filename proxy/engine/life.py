@@ -258,9 +258,14 @@ class JobLife:
             await worker.abandon(job.cloud_id)
 
     async def _finish(self, job: Job, follower: JobFollower, ended: Ended) -> None:
-        """Record an end, then tell it: the history has the entry before the client hears of it."""
+        """Record an end, then tell it: the history has the entry before the client hears of it.
+
+        The sockets of this replica hear at once what is told: what every replica must know before
+        is flushed.
+        """
         end, scheduler = ended.end, self._slots.scheduler
         await self._table.finish(job, end, scheduler.shares_with(job))
+        await self._announcer.flush()
         for command in ended.commands:
             if isinstance(command, SendMessage):
                 follower.tell(command.message)
@@ -268,6 +273,7 @@ class JobLife:
                 scheduler.ended(job, (end.ended_at - end.started_at) / 1000)
                 self._slots.free(job)
                 self._table.leave(job, end)
+                await self._announcer.flush()
 
     async def _cancel(self, job: Job, sent: Sent, *, new: bool) -> None:
         """Have the cloud end a job that its client cancelled while it was on its way."""

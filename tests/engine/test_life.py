@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import graphs
+import pytest
 from engine.rig import running_engine
 
+from proxy.jobs.models import HistoryChanged, JobLeft, JobMessage
 from proxy.simulator import Simulator
 
 
@@ -21,6 +23,31 @@ async def test_a_job_ends_in_the_history_and_leaves_its_slot_to_the_next(
         assert await rig.repository.live() == []
         told = rig.told(first)
         assert (told[0], told[-1]) == ("execution_start", "executing None")
+
+
+async def test_other_replicas_know_of_an_end_before_its_messages_are_heard_here(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_engine(simulator, tmp_path) as rig:
+        unflushed: list[str] = []
+        heard: list[str] = []
+
+        async def flush() -> None:
+            unflushed.clear()
+
+        def hear(message: object) -> None:
+            if isinstance(message, HistoryChanged | JobLeft):
+                unflushed.append(type(message).__name__)
+                heard.append(type(message).__name__)
+            elif isinstance(message, JobMessage):
+                assert unflushed == []
+                heard.append(message.message.type)
+
+        monkeypatch.setattr(rig.bus, "flush", flush)
+        with rig.bus.subscribe("*", hear):
+            job, _ = await rig.submit(graphs.plain())
+            await rig.ended(job)
+        assert heard[-4:] == ["HistoryChanged", "execution_success", "JobLeft", "executing"]
 
 
 async def test_a_new_job_that_its_account_refuses_goes_to_another(
