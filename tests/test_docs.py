@@ -56,27 +56,49 @@ def test_every_setting_is_documented_in_its_forms(setting) -> None:
         assert form is None or f"`{form}`" in section
 
 
-def table(name: str) -> list[list[str]]:
-    """The cells of the rows of a page's table, below its heading."""
-    rows = [line for line in page(name).splitlines() if line.startswith("| ")]
-    return [[cell.strip() for cell in row[1:-1].split("|")] for row in rows[1:]]
+def cells(line: str) -> list[str]:
+    """The cells of a row of a table."""
+    return [cell.strip() for cell in line[1:-1].split("|")]
 
 
-def test_the_table_of_routes_has_them_all() -> None:
-    expected = []
+def documented_routes() -> dict[tuple[str, str], dict[str, str]]:
+    """The rows of the tables of `docs/routes.md` by method and path, with their `Twin`."""
+    found = {}
+    for section in page("docs/routes.md").split("\n## ")[1:]:
+        text, _, rest = section.partition("\n| ")
+        head, _, *rows = ("| " + rest.strip()).splitlines()
+        alone = re.findall(r"`([^`]+)`", text.partition("below `/api`")[2])
+        for line in rows:
+            row = dict(zip(cells(head), cells(line), strict=True))
+            method, path = row["Method"], row["Path"].strip("`")
+            has_twin = "below `/api`" in text and f"{method} {path}" not in alone
+            assert (method, path) not in found, f"{method} {path} has two rows"
+            found[method, path] = {**row, "Twin": f"/api{path}" if has_twin else ""}
+    return found
+
+
+def test_the_tables_of_routes_have_them_all() -> None:
+    expected = {}
     for route in ROUTES:
         path = re.sub(r":(?:[^{}]|{[^{}]*})*}", "}", route.path)  # without patterns of its parts
         method = "any" if route.method == "*" else route.method
-        says = (route.handler.__doc__ or "").strip().splitlines()[0]
-        expected.append([method, f"`{path}`", f"`/api{path}`" if route.twin else "", says])
-    assert [row[:4] for row in table("docs/routes.md")] == expected
+        answer = (route.handler.__doc__ or "").strip().splitlines()[0]
+        expected[method, path] = {
+            "Twin": f"/api{path}" if route.twin else "",
+            "Answers with": answer,
+        }
+    documented = {
+        route: {name: row[name] for name in ("Twin", "Answers with")}
+        for route, row in documented_routes().items()
+    }
+    assert documented == expected
 
 
 def test_every_route_says_where_its_answer_is_from_and_how_it_differs() -> None:
     sources = set(re.findall(r"(?m)^\* ([a-z ]+):", page("docs/routes.md")))
-    for _, path, _, _, source, differs in table("docs/routes.md"):
-        assert set(source.split(", ")) <= sources, path
-        assert differs == "" or differs.endswith("."), path
+    for (_, path), row in documented_routes().items():
+        assert set(row["From"].split(", ")) <= sources, path
+        assert (row.get("Unlike ComfyUI") or ".").endswith("."), path
 
 
 def test_the_page_of_the_web_interface_names_the_version() -> None:
