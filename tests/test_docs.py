@@ -156,7 +156,9 @@ def test_the_index_has_every_document() -> None:
 
 
 def test_the_site_has_every_document() -> None:
-    assert set(re.findall(r": ([\w-]+\.md)$", page("mkdocs.yml"), re.MULTILINE)) == {*DOCS}
+    outside = {"changelog.md", "contributing.md"}
+    named = set(re.findall(r": ([\w-]+\.md)$", page("mkdocs.yml"), re.MULTILINE))
+    assert named == {*DOCS, *outside}
 
 
 def test_what_the_readme_makes_can_be_made() -> None:
