@@ -310,6 +310,19 @@ def test_what_kubernetes_selects_is_there_and_no_session_is_sticky() -> None:
         assert "limits" in container["resources"]
 
 
+def test_the_ingress_leads_to_the_service_and_keeps_no_address() -> None:
+    found = {manifest["kind"]: manifest for manifest in manifests()}
+    service, ingress = found["Service"], found["Ingress"]
+    (rule,) = ingress["spec"]["rules"]
+    (path,) = rule["http"]["paths"]
+    backend = path["backend"]["service"]
+    assert backend["name"] == service["metadata"]["name"]
+    assert backend["port"]["name"] in [port["name"] for port in service["spec"]["ports"]]
+    assert [tls["hosts"] for tls in ingress["spec"]["tls"]] == [[rule["host"]]]
+    annotations = ingress["metadata"]["annotations"]
+    assert annotations["nginx.ingress.kubernetes.io/enable-access-log"] == "false"
+
+
 def test_pods_serve_until_they_have_left_the_service() -> None:
     (deployment,) = (one for one in manifests() if one["kind"] == "Deployment")
     pod = deployment["spec"]["template"]["spec"]
