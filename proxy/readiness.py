@@ -51,7 +51,7 @@ class Readiness:
 
     The accounts are those that the `engine` of this process runs, none while it is a standby; the
     `clouds` are clients of them, by name. However many requests ask, each account is asked once in
-    `max_age`; a request waits at most `wait` seconds for it, while the call may take `patience`
+    `max_age`; a request waits at most `wait` seconds for it, while the call may take `timeout`
     seconds in the background.
     """
 
@@ -61,7 +61,7 @@ class Readiness:
     bus: EventBus
     _: KW_ONLY
     max_age: float = 3.0
-    patience: float = 5.0
+    timeout: float = 5.0
     wait: float = 0.0
     _keys: dict[str, str | None] = field(default_factory=dict)
     _written: str | None = "The database was not checked yet; try again later."
@@ -74,7 +74,7 @@ class Readiness:
     async def report(self, *, patient: bool = False) -> Report:
         """`reason` is why no job can be taken, `checks` what is wrong with what.
 
-        Who is `patient` waits until every account has answered or used up its patience.
+        Who is `patient` waits until every account has answered or used up its timeout.
 
         With one account these are `store`, `key` and `socket`; with several `store` and
         `accounts`, which has `key` and `socket` of each; in a standby `store`. A check is `ok` or a
@@ -155,7 +155,7 @@ class Readiness:
 
     async def _key_problem(self, cloud: CloudClient) -> str | None:
         try:
-            async with asyncio.timeout(self.patience):
+            async with asyncio.timeout(self.timeout):
                 await cloud.user()
                 await cloud.plan()
         except CloudUnauthorized:

@@ -30,8 +30,8 @@ QUICK = {
     "detail": DetailTimeouts(first=0.01, most=0.05, settle=2.0, settle_stopped=1.0, lost=0.5),
     "connected_wait": 0.5,
     "lost_wait": 0.05,
-    "submit_patience": 2.0,
-    "adoption_patience": 0.5,
+    "submit_timeout": 2.0,
+    "adoption_timeout": 0.5,
     "status_interval": 0.2,
 }
 

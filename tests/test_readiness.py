@@ -112,7 +112,7 @@ async def test_what_is_wrong_is_said_in_a_sentence(world: World, check: str, wor
 
 async def test_a_cloud_that_does_not_answer_is_not_waited_for() -> None:
     world = World()
-    readiness = world.readiness(max_age=0.0, wait=0.05, patience=0.3)
+    readiness = world.readiness(max_age=0.0, wait=0.05, timeout=0.3)
     assert (await readiness.report()).reason is None
     world.user = "silence"
     assert (await readiness.report()).reason is None

@@ -66,9 +66,9 @@ async def open_jobs(
                 members,
                 resources.packs,
                 validates=settings.validate_graphs,
-                catalog_timeout=process.timeouts.catalog_patience,
+                catalog_timeout=process.timeouts.catalog_timeout,
             ),
-            timeout=policy.submit_patience,
+            timeout=policy.submit_timeout,
         )
         service = JobService(
             submissions,
@@ -89,7 +89,7 @@ async def _open_bus(settings: Settings, supervisor: Supervisor) -> EventBus:
 
     bus = ValkeyBus(settings.bus.text)
     supervisor.keep(bus.run, "bus")
-    await bus.until_connected(_BUS_TIMEOUT)
+    await bus.wait_connected(_BUS_TIMEOUT)
     return bus
 
 

@@ -96,7 +96,7 @@ class Timeouts(msgspec.Struct, frozen=True):
     """How soon trouble with the cloud is noticed and things are tried again.
 
     Times are seconds. `heartbeat`, `watchdog` and `socket_backoff` are the event sockets', for
-    which a submission waits up to `socket_patience`; the keys' files are looked at every
+    which a submission waits up to `socket_timeout`; the keys' files are looked at every
     `key_interval`; an answer about readiness is at most `ready_age` old.
     """
 
@@ -105,8 +105,8 @@ class Timeouts(msgspec.Struct, frozen=True):
     heartbeat: float = 20.0
     watchdog: Callable[[], IdleWatchdog] = IdleWatchdog
     socket_backoff: Backoff = msgspec.field(default_factory=lambda: Backoff(0.5, 30.0))
-    socket_patience: float = 3.0
-    catalog_patience: float = 10.0
+    socket_timeout: float = 3.0
+    catalog_timeout: float = 10.0
     key_interval: float = 2.0
     ready_age: float = 3.0
 
@@ -160,7 +160,7 @@ class EventSocket:
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="cloud event socket")
 
-    async def wait_connected(self, timeout: float) -> bool:  # noqa: ASYNC109 (a question, not a bound)
+    async def wait_connected(self, timeout: float) -> bool:
         """Wait until the socket is open, at most `timeout` seconds. Says whether it is.
 
         A refused key ends the wait: the next handshake is far off.

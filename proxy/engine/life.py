@@ -172,7 +172,7 @@ class JobLife:
         if job.failure is not None:
             return FailedBefore(job.failure)
         if job.accepted:  # what the accounts have may have changed while it waited
-            await self._catalog.wait_loaded(self._timeouts.catalog_patience)
+            await self._catalog.wait_loaded(self._timeouts.catalog_timeout)
             self._table.note(job, needs=needs_of(job, self._catalog))
             if worker.account not in self._slots.scheduler.usable(job):
                 return WrongAccount()

@@ -48,8 +48,8 @@ class Policy(Struct, frozen=True):
 
     send_partner_key: bool = True
     history_size: int = 10_000
-    submit_patience: float = 30.0
-    adoption_patience: float = 15.0
+    submit_timeout: float = 30.0
+    adoption_timeout: float = 15.0
     unable_timeout: float = 60.0
     lost_timeout: float = 3600.0
     status_interval: float = 5.0

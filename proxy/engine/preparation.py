@@ -81,5 +81,5 @@ class Preparation:
         It is not waited for again until the socket has opened.
         """
         if self._worth_waiting:
-            await self.catalog.wait_loaded(self.timeouts.catalog_patience)
-            self._worth_waiting = await self.socket.wait_connected(self.timeouts.socket_patience)
+            await self.catalog.wait_loaded(self.timeouts.catalog_timeout)
+            self._worth_waiting = await self.socket.wait_connected(self.timeouts.socket_timeout)

@@ -64,7 +64,7 @@ class Recovery:
         """Look on the job's account.
 
         The process ended, or the account could not be read, between the call and its answer. A job
-        that is not found for `adoption_patience` seconds, counted from the first look that
+        that is not found for `adoption_timeout` seconds, counted from the first look that
         succeeded, is not there.
         """
         since: float | None = None
@@ -79,7 +79,7 @@ class Recovery:
                 if cloud_id is not None:
                     log.info("unanswered_job_adopted", cloud_job=cloud_id)
                     return Sent(cloud_id)
-                if begun - since >= self._policy.adoption_patience:
+                if begun - since >= self._policy.adoption_timeout:
                     log.info("unanswered_job_dismissed")
                     return NotThere()
             await asyncio.sleep(_LOOKS.after(looks))

@@ -78,7 +78,7 @@ class AccountWorker:
             self.preparation,
             packs,
             expecting=self.router.submission,
-            max_wait=policy.submit_patience,
+            max_wait=policy.submit_timeout,
         )
         self._slots = slots
         self._plan_changed = asyncio.Event()

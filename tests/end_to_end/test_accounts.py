@@ -25,7 +25,7 @@ from proxy.simulator.jobs import SimulatedJob
 QUICK = Timeouts(
     retries=RetryPolicy(budget=0.5),
     socket_backoff=Backoff(first=0.01, longest=0.1),
-    socket_patience=0.5,
+    socket_timeout=0.5,
     key_interval=0.02,
     ready_age=0.05,
 )

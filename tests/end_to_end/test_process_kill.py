@@ -110,7 +110,7 @@ async def test_it_is_adopted_although_the_account_cannot_be_read_at_first(
     simulator.switches.late_answer = 30.0
     prompt_id = await killed_while_submitting(simulator, tmp_path, session)
     broken = simulator.faults.add(HttpFault("GET /api/*", reset=True), times=None)
-    policy = {"adoption_patience": 0.0}
+    policy = {"adoption_timeout": 0.0}
     async with running_proxy(simulator, tmp_path, policy=policy) as proxy:
         await simulator.signal.until(lambda: broken.happened > 0, 20)
         simulator.faults.remove(broken)
@@ -125,7 +125,7 @@ async def test_a_submission_that_never_arrived_leaves_nothing(
     simulator.faults.add(HttpFault("POST /api/prompt", delay=60))
     prompt_id = await killed_while_submitting(simulator, tmp_path, session)
     assert simulator.jobs == {}
-    policy = {"adoption_patience": 0.0}
+    policy = {"adoption_timeout": 0.0}
     async with running_proxy(simulator, tmp_path, policy=policy) as proxy:
         await simulator.wait_for_calls("GET /api/jobs")
         client = Client(session, proxy.url)
@@ -175,7 +175,7 @@ async def test_one_that_never_arrived_leaves_the_list_silently(
 ) -> None:
     simulator.faults.add(HttpFault("POST /api/prompt", delay=60))
     prompt_id = await killed_while_submitting(simulator, tmp_path, session)
-    policy = {"adoption_patience": 0.0}
+    policy = {"adoption_timeout": 0.0}
     unread = simulator.faults.add(HttpFault("GET /api/jobs*", reset=True), times=None)
     async with running_proxy(simulator, tmp_path, policy=policy) as proxy:
         client = Client(session, proxy.url)

@@ -58,7 +58,7 @@ async def test_a_rate_limit_that_lasts_is_told_as_busy(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, form: str
 ) -> None:
     simulator.faults.add(HttpFault(SUBMIT, status=429, body=RATE_LIMITS[form]), times=None)
-    async with running_proxy(simulator, tmp_path, policy={"submit_patience": 0.6}) as proxy:
+    async with running_proxy(simulator, tmp_path, policy={"submit_timeout": 0.6}) as proxy:
         answer = await session.post(proxy.url / "prompt", json={"prompt": graphs.plain()})
         assert answer.status == 503
         assert int(answer.headers["Retry-After"]) >= 1

@@ -21,7 +21,7 @@ async def test_a_cloud_that_stays_busy_is_an_error_with_its_name(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     simulator.switches.refuse_prompt = "QUEUE_LIMIT"
-    async with running_proxy(simulator, tmp_path, policy={"submit_patience": 0.6}) as proxy:
+    async with running_proxy(simulator, tmp_path, policy={"submit_timeout": 0.6}) as proxy:
         status, body = await Client(session, proxy.url).post("prompt", {"prompt": graphs.plain()})
     assert status == 503
     assert body["error"]["type"] == "QUEUE_LIMIT"

@@ -23,7 +23,7 @@ QUICK = Timeouts(
     retries=RetryPolicy(budget=0.2, backoff=Backoff(first=0.01, longest=0.05)),
     breaker=lambda: CircuitBreaker(failures=2, silence=0.0, backoff=Backoff(0.4, 0.4)),
     socket_backoff=Backoff(first=0.01, longest=0.05),
-    socket_patience=0.1,
+    socket_timeout=0.1,
     ready_age=0.0,
 )
 

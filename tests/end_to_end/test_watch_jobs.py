@@ -112,7 +112,7 @@ async def test_under_a_rate_limit_every_job_comes_to_its_end(
             await listener.until_end(prompt_id)
         assert listener.types()[-2:] == ["execution_success", "executing"]
 
-    async with running_proxy(simulator, tmp_path, policy={"submit_patience": 30.0}) as proxy:
+    async with running_proxy(simulator, tmp_path, policy={"submit_timeout": 30.0}) as proxy:
         await asyncio.gather(*(run(Client(session, proxy.url), seed) for seed in range(4)))
     assert len(simulator.jobs) == 4
 
@@ -121,7 +121,7 @@ async def test_under_a_rate_limit_every_job_comes_to_its_end(
 async def test_a_burst_of_submissions_above_the_rate_is_taken_whole(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, form: str
 ) -> None:
-    policy = {"submit_patience": 30.0, "connected_wait": 10.0}
+    policy = {"submit_timeout": 30.0, "connected_wait": 10.0}
     async with running_proxy(simulator, tmp_path, slots=20, policy=policy) as proxy:
         client = Client(session, proxy.url)
         await client.until_ready()

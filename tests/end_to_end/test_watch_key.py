@@ -23,7 +23,7 @@ OTHER = "comfyui-another-key-0123456789"
 QUICK = Timeouts(
     retries=RetryPolicy(budget=0.5),
     socket_backoff=Backoff(first=0.01, longest=60.0),
-    socket_patience=0.1,
+    socket_timeout=0.1,
     key_interval=0.02,
     ready_age=0.0,
 )

@@ -24,7 +24,7 @@ RECONNECTS = Backoff(first=0.01, longest=0.05)
 QUICK = Timeouts(
     socket_backoff=RECONNECTS,
     watchdog=lambda: IdleWatchdog(first=0.2, longest=0.8),
-    socket_patience=0.1,
+    socket_timeout=0.1,
 )
 TALKING = Timeouts(socket_backoff=RECONNECTS)
 PINGING = Timeouts(socket_backoff=RECONNECTS, heartbeat=0.3)

@@ -65,7 +65,7 @@ async def test_what_the_cloud_does_not_have_for_certain_goes_again(
     simulator: Simulator, tmp_path: Path
 ) -> None:
     job = left(JobState.UNKNOWN)
-    async with running_engine(simulator, tmp_path, job, adoption_patience=0.0) as rig:
+    async with running_engine(simulator, tmp_path, job, adoption_timeout=0.0) as rig:
         assert (await rig.ended(job)).state == "succeeded"
     assert len(simulator.jobs) == 1
 
@@ -75,7 +75,7 @@ async def test_nothing_is_certain_while_the_account_cannot_be_read(
 ) -> None:
     job = left(JobState.UNKNOWN)
     broken = simulator.faults.add(HttpFault("GET /api/jobs*", status=500), times=None)
-    async with running_engine(simulator, tmp_path, job, adoption_patience=0.0) as rig:
+    async with running_engine(simulator, tmp_path, job, adoption_timeout=0.0) as rig:
         await simulator.signal.until(lambda: broken.happened > 1, 30)
         assert simulator.jobs == {}
         simulator.faults.remove(broken)
@@ -87,7 +87,7 @@ async def test_what_no_client_wants_any_more_is_not_sent_again(
     simulator: Simulator, tmp_path: Path
 ) -> None:
     job = left(JobState.UNKNOWN, cancel_requested=True)
-    async with running_engine(simulator, tmp_path, job, adoption_patience=0.0) as rig:
+    async with running_engine(simulator, tmp_path, job, adoption_timeout=0.0) as rig:
         await until(lambda: rig.is_gone(job))
     assert simulator.jobs == {}
 
@@ -96,7 +96,7 @@ async def test_what_nobody_was_promised_is_forgotten_where_the_cloud_does_not_ha
     simulator: Simulator, tmp_path: Path
 ) -> None:
     job = left(JobState.SUBMITTING, accepted=False)
-    async with running_engine(simulator, tmp_path, job, adoption_patience=0.0) as rig:
+    async with running_engine(simulator, tmp_path, job, adoption_timeout=0.0) as rig:
         await until(lambda: rig.is_gone(job))
         assert await rig.repository.history.entry("local", job.prompt_id) is None
     assert simulator.jobs == {}
