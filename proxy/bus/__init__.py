@@ -1,8 +1,8 @@
-"""The bus. It brings what is new, and may lose it: what is true is in storage.
+"""Publish and subscribe between the two halves of the proxy.
 
-A topic is words with dots between them, such as `events.anna.1a2b`. A message is a `BusMessage`,
-which a bus between processes encodes. `EventBus` is that of one process: a call for each
-subscriber, no copy, no task.
+The bus may lose messages: what must not get lost is read from storage. A topic is words with dots
+between them, such as `events.anna.1a2b`. A message is a `BusMessage`, which a bus between processes
+encodes. `EventBus` serves one process: one call for each subscriber, without a copy or a task.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ log = structlog.get_logger(__name__)
 
 
 class BusMessage(msgspec.Struct, frozen=True, tag=True):
-    """What a topic brings: values alone, which nobody changes."""
+    """Base of all messages: immutable values."""
 
     def to_wire(self) -> Self:
-        """The message in what MessagePack knows, without what is of use in this process alone."""
+        """Return the message in types of MessagePack, without what only this process can use."""
         return self
 
     def from_wire(self) -> Self:
-        """The opposite of `to_wire`."""
+        """Return the message that `to_wire` was called on."""
         return self
 
 
 class Missed:
-    """Comes instead of messages that were lost: read from storage again."""
+    """Delivered instead of lost messages: the subscriber reads from storage again."""
 
 
-#: What all subscribers get when the bus has come back.
+#: What all subscribers get after messages may have been lost.
 MISSED = Missed()
 
 
 def encode(message: BusMessage) -> bytes:
     """Return the message as bytes.
 
-    A lone surrogate, which clients may send in JSON and UTF-8 does not have, becomes a question
+    A lone surrogate, which JSON from a client may contain and UTF-8 cannot, becomes a question
     mark, so that the message is not lost.
     """
     wire = message.to_wire()
@@ -53,12 +53,12 @@ def encode(message: BusMessage) -> bytes:
 
 
 def decode(data: bytes | memoryview) -> BusMessage:
-    """The opposite of `encode`. Raises `msgspec.DecodeError` for what is no message."""
+    """Return the message of `encode`. Raises `msgspec.MsgspecError` if the bytes are no message."""
     return _decoder().decode(data).from_wire()
 
 
 _encoder = msgspec.msgpack.Encoder()
-#: What MessagePack knows beside what JSON does.
+#: Types that MessagePack has in addition to those of JSON.
 _PLAIN = (bytes, bytearray, memoryview)
 
 
@@ -67,7 +67,9 @@ def _without_surrogates(value: Any) -> Any:
         case str():
             return value.encode(errors="replace").decode()
         case dict():
-            return {_without_surrogates(key): _without_surrogates(of) for key, of in value.items()}
+            return {
+                _without_surrogates(key): _without_surrogates(item) for key, item in value.items()
+            }
         case list() | tuple():
             return [_without_surrogates(item) for item in value]
     return value
@@ -75,15 +77,15 @@ def _without_surrogates(value: Any) -> Any:
 
 @cache
 def _decoder() -> msgspec.msgpack.Decoder[BusMessage]:
-    """A decoder for the messages of all rooms; they are all defined before the first comes."""
-    kinds = tuple(_kinds(BusMessage))
-    return msgspec.msgpack.Decoder(Union[kinds])  # noqa: UP007 (made of what there is)
+    """Return a decoder for all message types; all are defined before the first message comes."""
+    types = tuple(_message_types(BusMessage))
+    return msgspec.msgpack.Decoder(Union[types])  # noqa: UP007 (built at run time)
 
 
-def _kinds(base: type[BusMessage]) -> Iterator[type[BusMessage]]:
-    for kind in base.__subclasses__():
-        yield kind
-        yield from _kinds(kind)
+def _message_types(base: type[BusMessage]) -> Iterator[type[BusMessage]]:
+    for type_ in base.__subclasses__():
+        yield type_
+        yield from _message_types(type_)
 
 
 class Subscription:
@@ -96,16 +98,16 @@ class Subscription:
         self._closed = False
 
     def take(self, message: Any) -> None:
-        """Hand a message on; an error ends here."""
+        """Call the handler with a message; log what it raises."""
         if self._closed:
             return
         try:
             self._handler(message)
-        except Exception:  # a subscriber must not keep a message from the next
+        except Exception:  # the next subscriber must get the message all the same
             log.exception("subscriber_failed", topic=self.topic)
 
     def close(self) -> None:
-        """Stop receiving messages; once more is nothing."""
+        """Stop receiving messages. A second call does nothing."""
         if not self._closed:
             self._closed = True
             self._bus.remove(self)
@@ -121,51 +123,51 @@ _Subscriptions: TypeAlias = tuple[Subscription, ...]
 
 
 class EventBus:
-    """Takes messages, and brings them to the subscribers of their topic, in one event loop."""
+    """Delivers messages to the subscribers of their topic, in one event loop."""
 
-    #: Whether the engine is in this process: what others hear of jobs comes from here.
+    #: Whether the active engine is in this process, which publishes the events of jobs.
     leads: bool = False
 
     def __init__(self) -> None:
         self._topics: dict[str, _Subscriptions] = {}
         self._patterns: dict[str, _Subscriptions] = {}
         self._waiting: deque[tuple[Iterable[Subscription], BusMessage | Missed]] = deque()
-        self._bringing = False
+        self._delivering = False
 
     @property
     def connected(self) -> bool:
-        """Whether messages go to other processes now; while they do not, read from storage."""
+        """Whether messages reach other processes; if not, read from storage."""
         return True
 
     @property
     def whole(self) -> bool:
-        """Whether all that the process that `leads` has published is known to come; if not, the
-        storage alone tells what is new."""
+        """Whether all messages of the process that `leads` are known to arrive; if not, read what
+        is new from storage."""
         return self.connected
 
     def publish(self, topic: str, message: BusMessage, *, droppable: bool = False) -> None:
-        """Bring a message to all subscribers, in the order in which messages were published: one
-        that is published while another is brought comes behind it, for everybody.
+        """Deliver a message to all subscribers, in the order of publication: a message that is
+        published during a delivery is delivered after it, to everybody.
 
-        Subscribers in this process hear it whether the bus is connected or not, and once. Never
-        waits and never fails. One that is `droppable`, such as a preview, is the first to go where
-        the way to other processes is too slow.
+        Subscribers in this process get it exactly once, whether the bus is connected or not. Never
+        waits and never fails. If the connection to other processes is too slow, `droppable`
+        messages such as previews are dropped first.
         """
-        self._bring(self._listeners(topic), message)
+        self._deliver(self._listeners(topic), message)
 
     async def flush(self) -> None:
-        """Wait until what was published is where all processes will hear it from, and what was
-        subscribed is heard; at most a moment, and not at all while the bus is not connected.
-        Never fails."""
+        """Wait until other processes will receive what was published, and subscriptions are in
+        effect; about a second at most. Return at once while the bus is not connected. Never
+        fails."""
 
     async def catch_up(self) -> None:
-        """Wait until what other processes have flushed is heard here; as `flush`."""
+        """Wait until what other processes have flushed is delivered here; bounded as `flush`."""
 
     def subscribe(self, topic: str, handler: Callable[[Any], None]) -> Subscription:
-        """Call `handler` with each message of the topic, or, where `topic` ends with `*`, of all
-        that begin so, and with `MISSED` when some of other processes were lost.
+        """Call `handler` with each message of `topic`, or of all topics with a prefix if it ends
+        with `*`, and with `MISSED` if messages of other processes were lost.
 
-        What it raises is logged and keeps nothing from the others.
+        Exceptions of the handler are logged; other subscribers get the message all the same.
         """
         subscription = Subscription(self, topic, handler)
         table, key = self._table(topic)
@@ -182,7 +184,7 @@ class EventBus:
                     subscription.close()
 
     def _listeners(self, topic: str) -> Iterable[Subscription]:
-        """The subscribers of a topic, at the time when a message is brought."""
+        """Yield the subscribers of a topic at the time of delivery."""
         yield from self._topics.get(topic, ())
         if self._patterns:
             for prefix, subscriptions in list(self._patterns.items()):
@@ -190,37 +192,37 @@ class EventBus:
                     yield from subscriptions
 
     def _tell_missed(self) -> None:
-        """Tell every subscriber that messages may be missing."""
+        """Notify every subscriber that messages may be missing."""
         all_ = [*self._topics.values(), *self._patterns.values()]
-        self._bring(chain.from_iterable(all_), MISSED)
+        self._deliver(chain.from_iterable(all_), MISSED)
 
-    def _bring(self, listeners: Iterable[Subscription], message: BusMessage | Missed) -> None:
+    def _deliver(self, listeners: Iterable[Subscription], message: BusMessage | Missed) -> None:
         self._waiting.append((listeners, message))
-        if self._bringing:
+        if self._delivering:
             return
-        self._bringing = True
+        self._delivering = True
         try:
             while self._waiting:
                 listeners, message = self._waiting.popleft()
                 for subscription in listeners:
                     subscription.take(message)
         finally:
-            self._bringing = False
+            self._delivering = False
 
     def _table(self, topic: str) -> tuple[dict[str, _Subscriptions], str]:
         return (self._patterns, topic[:-1]) if topic.endswith("*") else (self._topics, topic)
 
     def remove(self, subscription: Subscription) -> None:
-        """Forget a subscription; who is being told of a message now continues with the old ones."""
+        """Remove a subscription. A delivery under way continues with the previous subscribers."""
         table, key = self._table(subscription.topic)
-        left = tuple(one for one in table.get(key, ()) if one is not subscription)
+        left = tuple(other for other in table.get(key, ()) if other is not subscription)
         if left:
             table[key] = left
         elif table.pop(key, None) is not None:
             self._removed(subscription.topic)
 
     def _added(self, topic: str) -> None:
-        """A topic has its first subscriber."""
+        """Prepare for a topic that has its first subscriber."""
 
     def _removed(self, topic: str) -> None:
-        """A topic has lost its last subscriber."""
+        """Clean up after a topic that has lost its last subscriber."""

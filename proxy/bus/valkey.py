@@ -1,7 +1,7 @@
 """The bus of several processes: Valkey's or Redis' publish and subscribe.
 
 One connection carries commands and messages (RESP3), so that a subscription is in effect before
-what is published behind it. A topic is a channel of its own; the number of the URL's database is
+what is published after it. A topic is a channel of its own; the number of the URL's database is
 part of the channel's name, since publish and subscribe know no databases.
 
 A payload is the publisher's id (8 bytes), 1 if it is droppable or 0 (1 byte), and the message in
@@ -34,29 +34,28 @@ from proxy.bus import BusMessage, EventBus, Subscription, decode, encode
 log = structlog.get_logger(__name__)
 
 #: Bytes of messages that wait to be sent: two seconds of the previews of 500 jobs.
-MOST_OUTGOING = 64 * 1024 * 1024
+MAX_OUTGOING = 64 * 1024 * 1024
 #: Bytes of the largest message; a larger one counts as lost.
-MAX_MESSAGE = 32 * 1024 * 1024
-#: Seconds in which subscribers are told once that messages are missing, however often that is.
+MAX_MESSAGE_BYTES = 32 * 1024 * 1024
+#: Minimum seconds between two `MISSED` messages to a subscriber.
 MISSED_INTERVAL = 1.0
-#: Bytes that are handed to the connection at once; what waits behind them can still be dropped.
-_MOST_AT_ONCE = 256 * 1024
-#: Seconds between beats; a server that leaves one unanswered for `_PATIENCE` is away.
-_BEAT = 0.5
-_PATIENCE = 1.5
-#: Seconds without a beat after which a publisher is taken for dead, with messages unsent.
-_SILENCE = 3.0
-#: Seconds without a beat of the publisher that leads after which something that it has published
-#: may not have come.
-_DOUBT = 0.9
-#: Seconds that `flush` waits at most. Longer than `_DOUBT`: behind it the others have what was
-#: published, or know that they may lack something.
-_FLUSH = 1.0
-#: Publishers that are remembered, those that have left included.
-_MOST_PUBLISHERS = 1000
+#: Maximum bytes of one write to the connection. What still waits can be dropped.
+_MAX_BATCH = 256 * 1024
+#: Seconds between two beats. The server is considered gone if one is unanswered for `_TIMEOUT`.
+_BEAT_INTERVAL = 0.5
+_TIMEOUT = 1.5
+#: Seconds without a beat after which a publisher is considered dead, with messages unsent.
+_MAX_SILENCE = 3.0
+#: Seconds without a beat of the leading publisher after which its messages may be missing here.
+_MAX_LEADER_SILENCE = 0.9
+#: Maximum seconds of a `flush`. It is longer than `_MAX_LEADER_SILENCE`: after that the other
+#: processes have what was published, or know that they may lack it.
+_FLUSH_TIMEOUT = 1.0
+#: Maximum number of known publishers, including those that have left.
+_MAX_PUBLISHERS = 1000
 
 _BEATS = "beats"
-#: What a publisher that leaves says instead of its losses.
+#: What a publisher that leaves sends instead of its losses.
 _LEFT = 2**64 - 1
 _ERRORS = (RedisError, OSError, TimeoutError)
 
@@ -64,26 +63,26 @@ _Command = tuple[str | bytes, ...]
 
 
 class BusError(Exception):
-    """The server does not do what was asked. The text says why."""
+    """Raised when the server cannot be used as a bus. The text says why."""
 
 
 class ValkeyBus(EventBus):
     """An `EventBus` among the processes whose URL is the same.
 
-    The process's own subscribers get a message when it is published, as in memory; `run` brings it
-    to the others. Where messages may have been missed (the server was away, a publisher died or
-    lost some), every subscriber gets `MISSED`. A message of a type that is not known here, as a
-    newer release has it, is left out.
+    Subscribers in this process get a message when it is published, as in memory; `run` sends it to
+    the other processes. If messages may have been lost (the server was not reachable, a publisher
+    died or dropped some), every subscriber gets `MISSED`. Messages of an unknown type, which a
+    newer release may send, are dropped.
     """
 
-    def __init__(self, url: str, *, most_outgoing: int = MOST_OUTGOING) -> None:
+    def __init__(self, url: str, *, max_outgoing: int = MAX_OUTGOING) -> None:
         super().__init__()
         self._client = Redis.from_url(
             url,
             protocol=3,
             retry=Retry(NoBackoff(), 0),
             socket_timeout=None,  # the beat has one
-            socket_connect_timeout=_PATIENCE,
+            socket_connect_timeout=_TIMEOUT,
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
         )
         number = self._client.connection_pool.connection_kwargs.get("db") or 0
@@ -91,44 +90,44 @@ class ValkeyBus(EventBus):
         self._id = secrets.token_bytes(8)
         self._losses = 0
         self._left = False
-        #: The losses of each other publisher, and when its last beat came.
+        #: The losses of each other publisher, and the time of its last beat.
         self._publishers: dict[bytes, tuple[int, float]] = {}
-        #: The one that leads, as far as has been heard.
+        #: The publisher that leads, as far as is known.
         self._leader = b""
-        #: Those of whose silence the subscribers know.
+        #: Silent publishers of which the subscribers have been notified.
         self._silent: set[bytes] = set()
         self._lost_at = -math.inf
         #: Commands and waiters, with the bytes of a message and whether it is droppable.
         self._outgoing: deque[tuple[_Command | asyncio.Future[None], int, bool]] = deque()
         self._outgoing_bytes = 0
-        self._most_outgoing = most_outgoing
-        self._news = asyncio.Event()
-        #: What the server has not answered yet, and who waits for the answers before.
+        self._max_outgoing = max_outgoing
+        self._has_outgoing = asyncio.Event()
+        #: Commands without an answer (`None`), and waiters for the answers to all before them.
         self._unanswered: deque[asyncio.Future[None] | None] = deque()
         self._catching_up: asyncio.Future[None] | None = None
         self._serving = False
         self._connected = asyncio.Event()
-        #: When subscribers were last told that messages are missing, and the timer of the next.
+        #: When subscribers last got `MISSED`, and the timer of the next.
         self._missed_at = -math.inf
-        self._missing: asyncio.TimerHandle | None = None
+        self._missed_timer: asyncio.TimerHandle | None = None
 
     @property
     def connected(self) -> bool:
-        """Whether messages come and go; if not, storage alone tells what is new."""
+        """Whether messages are sent and received; if not, read what is new from storage."""
         return self._connected.is_set()
 
     @property
     def whole(self) -> bool:
-        """Whether the connection is there, and the publisher that leads was heard just now."""
+        """Whether the bus is connected and a beat of the leading publisher has just come."""
         leader = self._publishers.get(self._leader)
         if not self.connected or self.leads or leader is None:
             return self.connected
-        return asyncio.get_running_loop().time() - leader[1] < _DOUBT
+        return asyncio.get_running_loop().time() - leader[1] < _MAX_LEADER_SILENCE
 
     async def check(self) -> None:
-        """Publish something for nobody, and close. Raises `BusError`."""
+        """Check that the server accepts a message, then close. Raises `BusError`."""
         try:
-            async with asyncio.timeout(2 * _PATIENCE):
+            async with asyncio.timeout(2 * _TIMEOUT):
                 await self._client.publish(f"{self._prefix}check", b"")
         except _ERRORS as error:
             raise BusError(" ".join(str(error).split()) or "it does not answer") from error
@@ -136,7 +135,7 @@ class ValkeyBus(EventBus):
             await self._client.aclose()
 
     async def run(self) -> None:
-        """Keep a connection for ever; the caller keeps it running."""
+        """Connect, and reconnect after failures, until cancelled."""
         backoff = ExponentialWithJitterBackoff(cap=1.0, base=0.05)
         failures = 0
         while True:
@@ -151,15 +150,15 @@ class ValkeyBus(EventBus):
                 await self._client.aclose()
             await asyncio.sleep(backoff.compute(failures))
 
-    async def until_connected(self, patience: float) -> bool:
-        """Wait this many seconds for the connection; whether it is there."""
+    async def wait_connected(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds for the connection. Return whether it is open."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 await self._connected.wait()
         return self.connected
 
     def publish(self, topic: str, message: BusMessage, *, droppable: bool = False) -> None:
-        """Bring a message to the subscribers here at once, and send it to the others."""
+        """Deliver a message to the subscribers here, and send it to the other processes."""
         if self.connected:
             self._send(topic, message, droppable=droppable)
         elif not droppable:
@@ -167,19 +166,19 @@ class ValkeyBus(EventBus):
         super().publish(topic, message)
 
     async def flush(self) -> None:
-        """Wait until the server has what was published and subscribed, or the others know that they
-        may lack it; a second at most."""
+        """Wait until the server has what was published and subscribed, or the other processes know
+        that they may lack it; at most `_FLUSH_TIMEOUT`."""
         loop = asyncio.get_running_loop()
         with suppress(TimeoutError):
-            async with asyncio.timeout(_FLUSH):
+            async with asyncio.timeout(_FLUSH_TIMEOUT):
                 await self._answered()
         if not self.connected:
-            await asyncio.sleep(min(_FLUSH, self._lost_at + _FLUSH - loop.time()))
+            await asyncio.sleep(min(_FLUSH_TIMEOUT, self._lost_at + _FLUSH_TIMEOUT - loop.time()))
 
     async def catch_up(self) -> None:
-        """Wait until what the server had is heard, or it is away; a second at most.
+        """Wait until all messages that the server had are delivered; at most `_FLUSH_TIMEOUT`.
 
-        Those who ask while the question of another waits to be sent share its answer.
+        Return at once if the bus is not connected. Concurrent callers share one round trip.
         """
         if not self.connected:
             return
@@ -188,19 +187,19 @@ class ValkeyBus(EventBus):
             self._put(("PING",))
             waiter = self._catching_up = asyncio.get_running_loop().create_future()
             self._put(waiter)
-        await asyncio.wait([waiter], timeout=_FLUSH)
+        await asyncio.wait([waiter], timeout=_FLUSH_TIMEOUT)
 
     async def close(self) -> None:
         """Send what waits, and end all subscriptions."""
-        if self._missing is not None:
-            self._missing.cancel()
+        if self._missed_timer is not None:
+            self._missed_timer.cancel()
         if self.connected:
             self._left = True
             self._publish_beat()
             await self.flush()
         await super().close()
 
-    # --- out -------------------------------------------------------------------------------
+    # --- sending ---------------------------------------------------------------------------
 
     def _send(self, topic: str, message: BusMessage, *, droppable: bool) -> None:
         try:
@@ -209,14 +208,14 @@ class ValkeyBus(EventBus):
             log.exception("message_not_encoded", topic=topic)
             self._lose()
             return
-        if len(body) > MAX_MESSAGE:
+        if len(body) > MAX_MESSAGE_BYTES:
             log.warning("message_refused", topic=topic, size=len(body))
             if not droppable:
                 self._lose()
             return
         payload = b"".join((self._id, b"\1" if droppable else b"\0", body))
         self._put(("PUBLISH", self._prefix + topic, payload), len(payload), droppable)
-        if self._outgoing_bytes > self._most_outgoing:
+        if self._outgoing_bytes > self._max_outgoing:
             self._drop()
 
     def _put(
@@ -224,28 +223,28 @@ class ValkeyBus(EventBus):
     ) -> None:
         self._outgoing.append((what, size, droppable))
         self._outgoing_bytes += size
-        self._news.set()
+        self._has_outgoing.set()
 
     def _drop(self) -> None:
-        """Drop the oldest droppable messages, and if that is not enough all messages.
+        """Drop the oldest droppable messages and, if that is not enough, all messages.
 
-        A quarter of the room is free behind it, so that this is not done for each message.
+        At least a quarter of the limit is free afterwards, so that this is rare.
         """
         kept: deque[tuple[_Command | asyncio.Future[None], int, bool]] = deque()
-        most = self._most_outgoing * 3 // 4
-        for one in self._outgoing:
-            if one[2] and self._outgoing_bytes > most:
-                self._outgoing_bytes -= one[1]
+        limit = self._max_outgoing * 3 // 4
+        for what, size, droppable in self._outgoing:
+            if droppable and self._outgoing_bytes > limit:
+                self._outgoing_bytes -= size
             else:
-                kept.append(one)
+                kept.append((what, size, droppable))
         self._outgoing = kept
-        if self._outgoing_bytes > self._most_outgoing:
-            self._outgoing = deque(one for one in kept if not one[1])
+        if self._outgoing_bytes > self._max_outgoing:
+            self._outgoing = deque(item for item in kept if not item[1])
             self._outgoing_bytes = 0
             self._lose()
 
     def _lose(self) -> None:
-        """Tell the others that messages are lost."""
+        """Let the other processes know that messages are lost."""
         self._losses += 1
         self._publish_beat()
 
@@ -255,17 +254,17 @@ class ValkeyBus(EventBus):
         self._put(("PUBLISH", self._prefix + _BEATS, payload))
 
     async def _answered(self) -> None:
-        """Wait until the server has answered all that was put so far."""
+        """Wait until the server has answered all commands up to now."""
         if self.connected and (self._outgoing or self._unanswered):
             waiter = asyncio.get_running_loop().create_future()
             self._put(waiter)
             await waiter
 
     def _next_commands(self) -> list[_Command]:
-        """What is sent next, now unanswered."""
+        """Return the commands to send next, and note them as unanswered."""
         commands: list[_Command] = []
         size = 0
-        while self._outgoing and size < _MOST_AT_ONCE:
+        while self._outgoing and size < _MAX_BATCH:
             what, bytes_, _ = self._outgoing.popleft()
             size += bytes_
             if isinstance(what, asyncio.Future):
@@ -281,10 +280,10 @@ class ValkeyBus(EventBus):
     # --- the connection --------------------------------------------------------------------
 
     async def _connect_and_serve(self) -> None:
-        """Connect, subscribe again, and carry messages until something fails."""
+        """Connect, subscribe again, and send and receive messages until something fails."""
         pubsub: Any = self._client.pubsub(push_handler_func=_same)
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_TIMEOUT):
                 await pubsub.connect()
             connection = pubsub.connection
             self._serving = True
@@ -300,8 +299,8 @@ class ValkeyBus(EventBus):
 
     async def _write(self, connection: Any) -> None:
         while True:
-            await self._news.wait()
-            self._news.clear()
+            await self._has_outgoing.wait()
+            self._has_outgoing.clear()
             while self._outgoing:
                 if commands := self._next_commands():
                     packed = connection.pack_commands(commands)
@@ -316,27 +315,27 @@ class ValkeyBus(EventBus):
                 log.error("bus_command_failed", error=str(error))
                 answer = None
             if isinstance(answer, list):
-                self._hear(answer)
+                self._receive_push(answer)
             else:
-                self._answer()
+                self._answered_one()
 
     async def _beat(self) -> None:
-        """Tell the others that this publisher lives, and see that the server does.
+        """Send a beat at an interval, and check that the server answers it.
 
-        The first answers say that the subscriptions are in effect.
+        The first answer means that the subscriptions are in effect.
         """
         while True:
             self._publish_beat()
             waiter = asyncio.get_running_loop().create_future()
             self._put(waiter)
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_TIMEOUT):
                 await waiter
             if not self.connected:
                 self._connected.set()
                 log.info("bus_connected")
                 self._tell_missed()
             self._find_silent()
-            await asyncio.sleep(_BEAT)
+            await asyncio.sleep(_BEAT_INTERVAL)
 
     def _disconnected(self) -> None:
         self._serving = False
@@ -346,8 +345,8 @@ class ValkeyBus(EventBus):
         self._connected.clear()
         self._losses += 1  # what was not answered
         self._publishers = {
-            one: (lost, heard if one in self._silent else now)
-            for one, (lost, heard) in self._publishers.items()
+            publisher: (losses, last_beat if publisher in self._silent else now)
+            for publisher, (losses, last_beat) in self._publishers.items()
         }
         waiters = [what for what, _, _ in self._outgoing if isinstance(what, asyncio.Future)]
         waiters += [what for what in self._unanswered if what is not None]
@@ -359,16 +358,16 @@ class ValkeyBus(EventBus):
             if not waiter.done():
                 waiter.set_result(None)
 
-    # --- in --------------------------------------------------------------------------------
+    # --- receiving -------------------------------------------------------------------------
 
-    def _hear(self, push: Sequence[Any]) -> None:
+    def _receive_push(self, push: Sequence[Any]) -> None:
         kind = push[0]
         if kind == b"message":
             topic, payload = self._topic(push[1]), push[2]
             if payload[:8] == self._id:
                 return
             if topic == _BEATS:
-                self._beat_came(payload[:8], payload[8], int.from_bytes(payload[9:], "big"))
+                self._receive_beat(payload[:8], payload[8], int.from_bytes(payload[9:], "big"))
             else:
                 self._receive(payload, topic, self._topics.get(topic, ()))
         elif kind == b"pmessage":
@@ -376,7 +375,7 @@ class ValkeyBus(EventBus):
                 pattern = _QUOTED.sub(r"\1", self._topic(push[1])[:-1])
                 self._receive(push[3], pattern, self._patterns.get(pattern, ()))
         else:
-            self._answer()
+            self._answered_one()
 
     def _topic(self, channel: bytes) -> str:
         return channel.decode()[len(self._prefix) :]
@@ -387,10 +386,10 @@ class ValkeyBus(EventBus):
         except msgspec.MsgspecError as error:
             log.warning("message_refused", topic=topic, error=str(error))
             return
-        self._bring(subscribers, message)
+        self._deliver(subscribers, message)
 
-    def _answer(self) -> None:
-        """The server has answered the oldest command."""
+    def _answered_one(self) -> None:
+        """Remove the oldest unanswered command, and release who waits for its answer."""
         self._unanswered.popleft()
         self._settle()
 
@@ -400,7 +399,7 @@ class ValkeyBus(EventBus):
             if not waiter.done():
                 waiter.set_result(None)
 
-    def _beat_came(self, publisher: bytes, leads: int, losses: int) -> None:
+    def _receive_beat(self, publisher: bytes, leads: int, losses: int) -> None:
         if leads:
             self._leader = publisher
         known = self._publishers.pop(publisher, None)
@@ -408,7 +407,7 @@ class ValkeyBus(EventBus):
         if losses == _LEFT:
             return
         self._publishers[publisher] = (losses, asyncio.get_running_loop().time())
-        if len(self._publishers) > _MOST_PUBLISHERS:
+        if len(self._publishers) > _MAX_PUBLISHERS:
             oldest = next(iter(self._publishers))
             del self._publishers[oldest]
             self._silent.discard(oldest)
@@ -417,24 +416,26 @@ class ValkeyBus(EventBus):
             self._tell_missed_soon()
 
     def _tell_missed_soon(self) -> None:
-        """Tell subscribers that messages are missing: now, or once for all of an interval."""
+        """Notify subscribers of missing messages, at most once in `MISSED_INTERVAL`."""
         loop = asyncio.get_running_loop()
         wait = self._missed_at + MISSED_INTERVAL - loop.time()
         if wait <= 0:
             self._missed_at = loop.time()
             self._tell_missed()
-        elif self._missing is None:
-            self._missing = loop.call_later(wait, self._tell_missing)
+        elif self._missed_timer is None:
+            self._missed_timer = loop.call_later(wait, self._missed_timer_ended)
 
-    def _tell_missing(self) -> None:
-        self._missing = None
+    def _missed_timer_ended(self) -> None:
+        self._missed_timer = None
         self._missed_at = asyncio.get_running_loop().time()
         self._tell_missed()
 
     def _find_silent(self) -> None:
-        """Take publishers for dead that are silent: what they published last may be lost."""
-        since = asyncio.get_running_loop().time() - _SILENCE
-        silent = {one for one, (_, heard) in self._publishers.items() if heard < since}
+        """Find publishers without a recent beat: their last messages may be lost."""
+        since = asyncio.get_running_loop().time() - _MAX_SILENCE
+        silent = {
+            publisher for publisher, (_, last_beat) in self._publishers.items() if last_beat < since
+        }
         silent -= self._silent
         for publisher in silent:
             log.info("messages_missed", publisher=publisher.hex(), reason="it is silent")
@@ -459,13 +460,13 @@ class ValkeyBus(EventBus):
                 self._put((command, self._prefix + topic))
 
 
-#: What means something in a pattern of the server's.
+#: The special characters of the server's patterns, and one that is quoted.
 _SPECIAL = re.compile(r"[*?\[\]^\\]")
 _QUOTED = re.compile(r"\\(.)")
 
 
 async def _same(push: Any) -> Any:
-    """Leave a push to its reader."""
+    """Return a push unchanged: `_read` handles it."""
     return push
 
 

@@ -24,7 +24,7 @@ async def running(bus: ValkeyBus) -> AsyncIterator[ValkeyBus]:
     """A bus that is connected."""
     task = asyncio.create_task(bus.run())
     try:
-        assert await bus.until_connected(30)
+        assert await bus.wait_connected(30)
         yield bus
     finally:
         await bus.close()

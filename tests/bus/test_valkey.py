@@ -62,7 +62,7 @@ async def test_a_bus_goes_on_with_a_server_that_comes_back_empty(
         assert await read(own, 1) == [News(1)]
         own_valkey.start()
         assert await read(stream, 1) == [MISSED]
-        assert await here.until_connected(30)
+        assert await here.wait_connected(30)
         await there.flush()
         here.publish("a", News(2))
         found = await read(stream, 1)
@@ -83,7 +83,7 @@ async def test_a_server_that_does_not_answer_is_away_until_it_does(
             await here.flush()
         own_valkey.thaw()
         assert await read(stream, 1) == [MISSED]
-        assert await here.until_connected(30)
+        assert await here.wait_connected(30)
 
 
 async def test_handlers_hear_of_what_a_dead_publisher_may_not_have_sent(
@@ -93,7 +93,7 @@ async def test_handlers_hear_of_what_a_dead_publisher_may_not_have_sent(
     async with running(ValkeyBus(url(own_valkey))) as there:
         dead = ValkeyBus(url(own_valkey))
         task = asyncio.create_task(dead.run())
-        assert await dead.until_connected(30)
+        assert await dead.wait_connected(30)
         with listening(there, "a") as stream:
             await there.flush()
             dead.publish("a", News(1))
@@ -112,7 +112,7 @@ async def test_a_bus_is_not_whole_while_the_publisher_that_leads_is_silent(
         leader.leads = True
         tasks = [asyncio.create_task(one.run()) for one in (follower, leader)]
         for one in (follower, leader):
-            assert await one.until_connected(30)
+            assert await one.wait_connected(30)
         await until(lambda: there.whole and there._leader == leader._id)
         tasks[0].cancel()
         await asyncio.wait(tasks[:1])
@@ -133,7 +133,7 @@ async def test_behind_a_flush_without_a_connection_the_others_know_that_they_lac
         leader = ValkeyBus(url(own_valkey))
         leader.leads = True
         task = asyncio.create_task(leader.run())
-        assert await leader.until_connected(30)
+        assert await leader.wait_connected(30)
         await until(lambda: there.whole and there._leader == leader._id)
         task.cancel()
         await asyncio.wait([task])
@@ -163,7 +163,7 @@ async def test_too_much_that_waits_is_dropped_pictures_first_and_the_others_are_
 ) -> None:
     picture = bytes(1000)
     async with (
-        running(ValkeyBus(url(own_valkey), most_outgoing=20_000)) as here,
+        running(ValkeyBus(url(own_valkey), max_outgoing=20_000)) as here,
         running(ValkeyBus(url(own_valkey))) as there,
     ):
         with listening(there, "a") as stream:
@@ -189,7 +189,7 @@ async def test_what_clients_chose_lets_nobody_read_again_and_again(
     two: tuple[ValkeyBus, ValkeyBus], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, there = two
-    monkeypatch.setattr(valkey, "MAX_MESSAGE", 1000)
+    monkeypatch.setattr(valkey, "MAX_MESSAGE_BYTES", 1000)
     with listening(there, "a") as stream:
         await there.flush()
         for number in range(100):
@@ -245,7 +245,7 @@ async def test_a_password_is_sent_and_not_logged(own_valkey: ServerProcess) -> N
             pass
         bus = ValkeyBus(f"redis://:wrong-secret@{address}")
         task = asyncio.create_task(bus.run())
-        assert not await bus.until_connected(0.3)
+        assert not await bus.wait_connected(0.3)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     warnings = [line for line in logs if line["log_level"] == "warning"]
