@@ -1,5 +1,7 @@
-"""Background work that nobody awaits: it is started again, or it ends the process; it never stops
-unseen."""
+"""Supervision of background tasks that nobody awaits.
+
+A task that ends is started again, or ends the process; none stops unnoticed.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +18,20 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-#: How long to wait before a task that failed is started again.
-_AGAIN = Backoff(first=0.1, longest=10.0)
-#: A task that has run for this many seconds has recovered.
-_STEADY = 60.0
-#: What comes from outside, such as a connection that breaks: it is tried again for ever.
+#: Seconds to wait before a task that failed is started again.
+_RETRY_DELAY = Backoff(first=0.1, longest=10.0)
+#: Seconds that a task must run after a failure to count as recovered.
+_RECOVERED_AFTER = 60.0
+#: Failures of the environment, such as a lost connection: they are retried without a limit.
 _OUTSIDE = (CloudError, StorageError, OSError, TimeoutError, EOFError)
-#: This many failures of our own without a recovery end the process.
-_MOST_FAILURES = 10
+#: Consecutive failures of our own code after which the process ends.
+_MAX_FAILURES = 10
 
 
 class Supervisor:
-    """The tasks of a room, and who hears when one cannot be kept up.
+    """A group of background tasks.
 
-    `failed` is set when a task has failed too often: anyone who runs the process ends it then.
+    `failed` is set when a task has failed too often; the process ends then.
     """
 
     def __init__(self, failed: asyncio.Event | None = None) -> None:
@@ -37,22 +39,22 @@ class Supervisor:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def keep(self, work: Callable[[], Awaitable[None]], name: str) -> asyncio.Task[None]:
-        """Keep `work` running until `close`: whatever ends it, it is started again."""
+        """Run `work` until `close`: if it ends for whatever reason, start it again."""
         return self._start(self._keep(work, name), name)
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        """Run something that ends; an exception that leaves it is logged as an error."""
+        """Run `work` once; log its exception as an error."""
         task = self._start(work, name)
         task.add_done_callback(_ended)
         return task
 
     async def finish(self) -> None:
-        """Wait until all that was spawned has ended by itself; nothing may be kept running."""
+        """Wait until all spawned tasks have ended by themselves; there must be no kept ones."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     async def close(self) -> None:
-        """Cancel what runs, and wait until it has ended."""
+        """Cancel all tasks, and wait until they have ended."""
         while self._tasks:
             tasks = list(self._tasks)
             for task in tasks:
@@ -80,18 +82,18 @@ class Supervisor:
                     log.exception("task_failed", task=name)
                 else:
                     log.warning("task_interrupted", task=name, error=repr(error))
-            if loop.time() - begun >= _STEADY:
+            if loop.time() - begun >= _RECOVERED_AFTER:
                 failures = outside = 0
             failures, outside = (failures + 1, outside) if own else (failures, outside + 1)
-            if failures >= _MOST_FAILURES:
+            if failures >= _MAX_FAILURES:
                 log.critical("task_abandoned", task=name, failures=failures)
                 self.failed.set()
                 return
-            await asyncio.sleep(_AGAIN.whole(failures if own else outside))
+            await asyncio.sleep(_RETRY_DELAY.whole(failures if own else outside))
 
 
 def _is_outside(error: BaseException) -> bool:
-    """Return whether an error, or each of a group, comes from outside."""
+    """Return whether an error, or each error of a group, is one of the environment."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(_is_outside, error.exceptions))
     return isinstance(error, _OUTSIDE)

@@ -16,7 +16,7 @@ from proxy.supervisor import Supervisor
 
 @pytest.fixture
 async def supervisor(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Supervisor]:
-    monkeypatch.setattr(module, "_AGAIN", Backoff(0.001, 0.01))
+    monkeypatch.setattr(module, "_RETRY_DELAY", Backoff(0.001, 0.01))
     made = Supervisor()
     yield made
     await made.close()
@@ -75,7 +75,7 @@ async def test_what_comes_from_outside_never_ends_the_process(
     async def work() -> None:
         nonlocal runs
         runs += 1
-        if runs == 5 * module._MOST_FAILURES:
+        if runs == 5 * module._MAX_FAILURES:
             enough.set()
         raise error
 
