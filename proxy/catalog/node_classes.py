@@ -254,14 +254,14 @@ def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 #: Bodies that are kept. They share what is the same for all members, unless it is zstd.
-MOST = 64
+MAX_BODIES = 64
 
 
 class Bodies:
     """The bodies of catalogs by list of files and coding; those of former ones give way."""
 
     def __init__(self) -> None:
-        self._made: LRUCache[object, asyncio.Task[Body]] = LRUCache(MOST)
+        self._made: LRUCache[object, asyncio.Task[Body]] = LRUCache(MAX_BODIES)
 
     async def get(self, whole: Whole, files: Listing, coding: Coding) -> Body:
         """The body of `whole`; who waits together gets the same."""

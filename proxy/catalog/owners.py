@@ -61,16 +61,16 @@ class Merging:
 
     def add(self, account: str, classes: Mapping[str, Any]) -> None:
         """Add the catalog of an account."""
-        earlier = list(self._names)
+        previous = list(self._names)
         for name, info in classes.items():
             if name not in self.classes:
                 self.classes[name] = info
-                if earlier:
+                if previous:
                     self._own(name, "", "", [account])
             else:
-                self._merge(account, earlier, name, info)
+                self._merge(account, previous, name, info)
         for name in self.classes.keys() - classes.keys():
-            self._own(name, "", "", self._owners(name, "", "") or earlier)
+            self._own(name, "", "", self._owners(name, "", "") or previous)
         self._names.append(account)
 
     def keep(self, account: str, owners: Owners) -> None:
@@ -82,7 +82,7 @@ class Merging:
                         self._add_choice(name, input_, choice, account)
         self._names.append(account)
 
-    def _merge(self, account: str, earlier: list[str], name: str, info: Any) -> None:
+    def _merge(self, account: str, previous: list[str], name: str, info: Any) -> None:
         if (known := self._owners(name, "", "")) is not None:
             self._own(name, "", "", [*known, account])
         theirs = dict(choices_of(info))
@@ -93,7 +93,7 @@ class Merging:
             mine, its = set(map(_text, options)), set(map(_text, other))
             for choice in mine - its:
                 if self._owners(name, input_, choice) is None:
-                    self._own(name, input_, choice, earlier)
+                    self._own(name, input_, choice, previous)
             for choice in mine & its:
                 if (known := self._owners(name, input_, choice)) is not None:
                     self._own(name, input_, choice, [*known, account])

@@ -270,7 +270,7 @@ class Catalog:
         with contextlib.suppress(LocalError):
             await self._nodes.get()
 
-    async def wait_loaded(self, timeout: float) -> bool:  # noqa: ASYNC109 (a question, not a bound)
+    async def wait_loaded(self, timeout: float) -> bool:
         """Wait until the node classes are there, at most `timeout` seconds. Says whether they are.
 
         Does not wait for a catalog that is not available.
@@ -279,10 +279,10 @@ class Catalog:
             await asyncio.wait([self._warming], timeout=timeout)
         return self._nodes.value is not None
 
-    async def load(self, timeout: float) -> bool:  # noqa: ASYNC109 (a question, not a bound)
+    async def load(self, timeout: float) -> bool:
         """Say whether the node classes are there; fetch them if not, waiting up to `timeout`."""
         if self._nodes.value is None:
-            await self._nodes.renewed(0, patience=timeout)
+            await self._nodes.renewed(0, timeout=timeout)
         return self._nodes.value is not None
 
     async def _fetch_nodes(self) -> bytes:
@@ -307,7 +307,7 @@ class Catalog:
         allowance = self._budgets.setdefault(member, Allowance(time.monotonic()))
         if not allowance.take(time.monotonic()):
             return False
-        return await self._nodes.reread(patience=RENEWAL) and self._is_complete
+        return await self._nodes.reread(timeout=RENEWAL) and self._is_complete
 
     async def renewed(self, age: float) -> bool:
         """Fetch the node classes again if they are older than `age` (seconds).
@@ -315,7 +315,7 @@ class Catalog:
         Says whether they are others now. Waits at most a few seconds; what takes longer is there
         the next time.
         """
-        return await self._nodes.renewed(age, patience=RENEWAL)
+        return await self._nodes.renewed(age, timeout=RENEWAL)
 
     # --- node classes ----------------------------------------------------------------------
 

@@ -125,26 +125,26 @@ class CachedResource(Generic[T]):
             )
         return self.value
 
-    async def renewed(self, age: float, *, patience: float) -> bool:
-        """Fetch the document again if it is older than `age`, and wait up to `patience` seconds.
+    async def renewed(self, age: float, *, timeout: float) -> bool:
+        """Fetch the document again if it is older than `age`, and wait up to `timeout` seconds.
 
         Says whether it is another one now.
         """
         before = self.value
         if time.monotonic() - self._fetched_at > age and (refreshing := self._refresh()):
-            await asyncio.wait([refreshing], timeout=patience)
+            await asyncio.wait([refreshing], timeout=timeout)
         return self.value is not before
 
-    async def reread(self, *, patience: float) -> bool:
-        """Fetch the document after this call began, and wait up to `patience` seconds.
+    async def reread(self, *, timeout: float) -> bool:
+        """Fetch the document after this call began, and wait up to `timeout` seconds.
 
         Says whether that was done. Callers that wait together cause one call.
         """
         began = time.monotonic()
         if self._is_loading() and self._refreshing is not None:  # it may have been asked before
-            await asyncio.wait([self._refreshing], timeout=patience)
+            await asyncio.wait([self._refreshing], timeout=timeout)
         if self._asked_at < began and (refreshing := self._refresh()) is not None:
-            left = patience - (time.monotonic() - began)
+            left = timeout - (time.monotonic() - began)
             await asyncio.wait([refreshing], timeout=max(0.0, left))
         return self._asked_at >= began
 
@@ -212,7 +212,7 @@ def _write(path: Path, body: bytes) -> None:
 
 
 #: Bytes of pictures that are kept.
-MOST_BYTES = 32 * 1024 * 1024
+MAX_BYTES = 32 * 1024 * 1024
 #: What a model without a picture counts for.
 _ENTRY_BYTES = 256
 
@@ -240,7 +240,7 @@ class PictureCache:
         self._ask = ask
         self._max_age = max_age
         self._shown: TLRUCache[Key, _Shown] = TLRUCache(
-            MOST_BYTES, lambda _key, shown, _now: shown.until, getsizeof=lambda shown: shown.size
+            MAX_BYTES, lambda _key, shown, _now: shown.until, getsizeof=lambda shown: shown.size
         )
         self._asking: dict[Key, asyncio.Task[Picture | None]] = {}
 

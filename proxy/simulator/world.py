@@ -138,7 +138,7 @@ class World:
         for tenant in self.tenants:
             await tenant.event_sockets.close(code)
 
-    async def wait_for(self, job_id: str, status: str, timeout: float = 20.0) -> SimulatedJob:  # noqa: ASYNC109
+    async def wait_for(self, job_id: str, status: str, timeout: float = 20.0) -> SimulatedJob:
         """Wait until a job is or has been in a state, given by its raw or its friendly name.
 
         The job need not exist yet. Raises `TimeoutError` after `timeout` seconds.
@@ -151,7 +151,7 @@ class World:
         await self.signal.until(reached, timeout)
         return self.jobs[job_id]
 
-    async def wait_for_end(self, job_id: str, timeout: float = 20.0) -> SimulatedJob:  # noqa: ASYNC109
+    async def wait_for_end(self, job_id: str, timeout: float = 20.0) -> SimulatedJob:
         """Wait until a job is in a last state and nothing about it is late.
 
         `wait_for(id, "cancelled")` ends when the cancelling begins. Raises `TimeoutError`.
@@ -164,11 +164,11 @@ class World:
         await self.signal.until(ended, timeout)
         return self.jobs[job_id]
 
-    async def wait_for_calls(self, route: str, count: int = 1, timeout: float = 20.0) -> None:  # noqa: ASYNC109
+    async def wait_for_calls(self, route: str, count: int = 1, timeout: float = 20.0) -> None:
         """Wait until a route was called so often in all. Raises `TimeoutError`."""
         await self.signal.until(lambda: self.calls[route] >= count, timeout)
 
-    async def wait_for_sockets(self, count: int = 1, timeout: float = 20.0) -> None:  # noqa: ASYNC109
+    async def wait_for_sockets(self, count: int = 1, timeout: float = 20.0) -> None:
         """Wait until exactly this many event sockets are open. Raises `TimeoutError`."""
         await self.signal.until(lambda: len(self.sockets) == count, timeout)
 

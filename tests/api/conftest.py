@@ -258,7 +258,7 @@ class RoomOfNodes:
     refusal: LocalError | None = None
     files: Listing = field(default_factory=dict)
 
-    async def load(self, timeout: float) -> bool:  # noqa: ASYNC109
+    async def load(self, timeout: float) -> bool:
         return True
 
     async def object_info(self, member: str, files: Listing, coding: Coding) -> Body:

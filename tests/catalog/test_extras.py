@@ -110,7 +110,7 @@ async def test_a_model_without_picture_is_asked_about_once(
 
 
 async def test_pictures_are_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "MOST_BYTES", 3000)
+    monkeypatch.setattr(source, "MAX_BYTES", 3000)
     asked: list[str] = []
 
     async def ask(folder: str, index: int, name: str) -> Picture | None:

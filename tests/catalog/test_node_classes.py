@@ -274,7 +274,7 @@ async def test_catalogs_of_several_accounts_do_not_push_each_other_out(counted: 
 async def test_the_least_asked_for_is_forgotten(
     counted: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(node_classes, "MOST", 2)
+    monkeypatch.setattr(node_classes, "MAX_BODIES", 2)
     made = Bodies()
     for file in "a", "b", "a", "c", "a", "b":
         await made.get(counted, {file: None}, "gzip")
