@@ -1,0 +1,169 @@
+"""The sign-in page for browsers, which cannot be told to send a token: it gives them a session."""
+
+from __future__ import annotations
+
+import html
+import secrets
+from pathlib import Path
+from string import Template
+from urllib.parse import parse_qsl
+
+import structlog
+from aiohttp import web
+
+from proxy.api import bodies
+from proxy.api.admission import Admission
+from proxy.api.authenticator import (
+    COOKIE,
+    SIGN_IN,
+    SIGN_OUT,
+    authenticator_of,
+    caller_of,
+    cookie_of,
+    has_token,
+)
+from proxy.api.connections import connection_of
+from proxy.api.keys import MEMBERS, OPTIONS
+from proxy.api.middleware import note
+from proxy.members.tokens import LIFETIME, digest
+from proxy.translate.errors import LocalError
+
+log = structlog.get_logger(__name__)
+
+#: The largest form that is read, in bytes.
+MAX_FORM_BYTES = 16 * 1024
+
+_PAGE = Template(Path(__file__).with_name("sign_in.html").read_text(encoding="utf-8"))
+
+_FORM = """<form method="post" action="{base}{action}">
+<label for="token">Your token from an admin of this server</label>
+<input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
+<input name="next" type="hidden" value="{next}">
+<button>Sign in</button>
+</form>"""
+
+_SIGNED_IN = """<p>You are signed in as <strong>{member}</strong>.</p>
+<p><a href="{base}/">Go to ComfyUI</a></p>
+<form method="post" action="{base}{action}"><button>Sign out</button></form>"""
+
+
+async def get_sign_in(request: web.Request) -> web.Response:
+    """The page that takes a token and gives the browser a session; or says who is signed in."""
+    if not request.app[MEMBERS].has_members:
+        raise web.HTTPFound(f"{request.app[OPTIONS].base_path}/")
+    session = authenticator_of(request).session_of(request)
+    if session is None:
+        return _page(_form(request, request.query.get("next", "/")))
+    member, base = html.escape(session[0].member.name), html.escape(request.app[OPTIONS].base_path)
+    return _page(_SIGNED_IN.format(member=member, base=base, action=SIGN_OUT))
+
+
+async def post_sign_in(request: web.Request) -> web.Response:
+    """Take the form's `token`, set a session's cookie and lead to `next`."""
+    authenticator, caller = authenticator_of(request), caller_of(request)
+    members, base = request.app[MEMBERS], request.app[OPTIONS].base_path
+    authenticator.refuse_foreign(request, caller)
+    if has_token(request):  # a page below /t/TOKEN/ must not sign a browser in as its author
+        raise LocalError(
+            "sign_in_with_token",
+            "This request has a token already; sign in without a token in the path, the headers "
+            "or the query.",
+        )
+    form = await _read_form(request)
+    token, target = form.get("token", "").strip(), form.get("next", "/")
+    await members.look_for([token])
+    access = members.access(token)
+    if access is None:
+        return _page(_form(request, target), authenticator.wrong(token, caller))
+    await _end_session(request)
+    session = await members.sessions.begin(access.token.id)
+    members.used(access.token, caller.address)
+    log.info("member_signed_in", member=access.member.name, address=caller.address)
+    connection_of(request).admission = Admission(access.member.name, access.token.id)
+    note(request, "sign_in", token=access.token.shown)
+    answer = _leads_to(f"{base}{target if _is_local(target) else '/'}")
+    answer.set_cookie(
+        COOKIE,
+        session,
+        max_age=LIFETIME // 1000,
+        path=base or "/",
+        secure=caller.scheme == "https",
+        httponly=True,
+        samesite="Lax",
+    )
+    return answer
+
+
+async def post_sign_out(request: web.Request) -> web.Response:
+    """End the browser's session, and its websockets."""
+    authenticator, connection = authenticator_of(request), connection_of(request)
+    base = request.app[OPTIONS].base_path
+    authenticator.refuse_foreign(request, caller_of(request))
+    session = authenticator.session_of(request)
+    if session is not None:
+        connection.admission = Admission(session[0].member.name)
+        note(request, "sign_out")
+    await _end_session(request)
+    connection.manager.review()
+    answer = _leads_to(f"{base}{SIGN_IN}")
+    if cookie_of(request) is not None:
+        answer.del_cookie(COOKIE, path=base or "/")
+    return answer
+
+
+async def _end_session(request: web.Request) -> None:
+    cookie = cookie_of(request)
+    if cookie:
+        await request.app[MEMBERS].sessions.end(digest(cookie))
+
+
+async def _read_form(request: web.Request) -> dict[str, str]:
+    if request.content_type != "application/x-www-form-urlencoded":
+        raise LocalError(
+            "not_a_form",
+            "Send the sign-in form as application/x-www-form-urlencoded.",
+            kind="unsupported",
+        )
+    if "Content-Encoding" in request.headers:
+        raise LocalError(
+            "packed_form", "Send the sign-in form without Content-Encoding.", kind="unsupported"
+        )
+    try:
+        text = (await bodies.read(request, MAX_FORM_BYTES)).decode("utf-8", "replace")
+    except web.HTTPRequestEntityTooLarge:
+        raise LocalError(
+            "form_too_large", "The sign-in form is too large; send a token.", kind="too_large"
+        ) from None
+    return dict(parse_qsl(text, keep_blank_values=True))
+
+
+def _is_local(target: str) -> bool:
+    """Whether it is a path of this server, which no browser takes for another site's address."""
+    plain = target.isascii() and target.isprintable() and "\\" not in target
+    return plain and target.startswith("/") and not target.startswith("//")
+
+
+def _form(request: web.Request, target: str) -> str:
+    base = html.escape(request.app[OPTIONS].base_path)
+    return _FORM.format(base=base, action=SIGN_IN, next=html.escape(target))
+
+
+def _page(form: str, problem: LocalError | None = None) -> web.Response:
+    nonce = secrets.token_urlsafe(16)
+    alert = f'<p role="alert">{html.escape(str(problem))}</p>' if problem is not None else ""
+    return web.Response(
+        status=bodies.status_of(problem) if problem is not None else 200,
+        text=_PAGE.substitute(nonce=nonce, problem=alert, form=form),
+        content_type="text/html",
+        headers={
+            **(bodies.headers_of(problem) if problem is not None else {}),
+            "Cache-Control": "no-store",
+            "Content-Security-Policy": f"default-src 'none'; style-src 'nonce-{nonce}'; "
+            "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+            "X-Content-Type-Options": "nosniff",
+        },
+    )
+
+
+def _leads_to(address: str) -> web.Response:
+    return web.Response(status=303, headers={"Location": address, "Cache-Control": "no-store"})
