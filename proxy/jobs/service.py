@@ -21,6 +21,7 @@ import structlog
 from msgspec import Struct
 
 from proxy.jobs.history import NO_ENTRY, History
+from proxy.jobs.live_feed import LiveFeed
 from proxy.jobs.models import (
     ENDS,
     AccountView,
@@ -35,7 +36,7 @@ from proxy.jobs.models import (
 )
 from proxy.jobs.payload_cache import QueueItem
 from proxy.jobs.submission import SubmissionService, poll_interval
-from proxy.jobs.subscribers import LiveFeed, Subscribers
+from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.views import divided, of_queue
 from proxy.storage.database import StorageError
 from proxy.storage.history import HistoryEntry

@@ -21,7 +21,7 @@ from proxy.cloud.resilience import Backoff
 from proxy.engine import engine
 from proxy.engine.reconciler import Reconciler
 from proxy.engine.recorder import JobRecorder
-from proxy.jobs.subscribers import LiveFeed
+from proxy.jobs.live_feed import LiveFeed
 from proxy.members import accounting
 from proxy.members.accounting import Usage
 from proxy.members.audit import Audit

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from backend import open_database
+from jobs.replica import LosingBus, Replica
 from jobs.samples import Room
 
 from proxy.budget import MemoryBudget
@@ -14,11 +15,14 @@ from proxy.bus import EventBus
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.replay import life_of
 from proxy.engine.term import Term
+from proxy.jobs.live_feed import LiveFeed
 from proxy.jobs.service import JobService
 from proxy.jobs.submission import Clients, SubmissionService
+from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.views import LiveJobs
 from proxy.members.accounting import Limiter, Usage
 from proxy.members.member import Member
+from proxy.storage.database import Database
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import ENGINE, LeaseRepository
 from proxy.storage.usage import UsageRepository
@@ -51,3 +55,17 @@ async def full(room: Room) -> Room:
     for number, prompt_id in enumerate("abcd"):
         await room.end(prompt_id, 1000 + number, took=10 - number)
     return room
+
+
+@pytest.fixture
+async def replica(database: Database) -> Replica:
+    bus, repository = LosingBus(), JobRepository(database)
+    lease = await LeaseRepository(database).acquire(ENGINE, "elsewhere", 60)
+    assert lease is not None
+    recorder = JobRecorder(repository, Term(lease), history_size=10)
+    live, subscribers = (
+        LiveJobs(bus, repository, Supervisor(), MemoryBudget(2**28)),
+        Subscribers(bus, Supervisor()),
+    )
+    feed = LiveFeed(bus, repository, live, subscribers, life_of)
+    return Replica(bus, repository, recorder, live, subscribers, feed)

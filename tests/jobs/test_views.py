@@ -3,141 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from jobs.replica import Replica
 from jobs.samples import MEMBER, new
 from waiting import until
 
-from proxy.budget import MemoryBudget
-from proxy.bus import MISSED, EventBus
-from proxy.engine.recorder import JobRecorder
-from proxy.engine.replay import life_of
-from proxy.engine.term import Term
-from proxy.engine.tracker import RecordEnd
-from proxy.jobs.conversion import live_of, payload_of, stored_of
+from proxy.jobs.conversion import live_of
 from proxy.jobs.models import (
-    Job,
-    JobChanged,
-    JobContent,
-    JobMessage,
     JobState,
     LiveJob,
     now,
-    topic_of,
 )
-from proxy.jobs.subscribers import LiveFeed, Subscribers
-from proxy.jobs.views import LiveJobs, divided, of_queue
-from proxy.storage.database import Database
-from proxy.storage.jobs import JobRepository, StoredJob
-from proxy.storage.leases import ENGINE, LeaseRepository
-from proxy.supervisor import Supervisor
-from proxy.translate.events import Event, Message
-
-CLIENT, OUTPUT = "c", {"images": [{"filename": "a.png"}]}
-
-
-class Listener:
-    """A client's socket: the types of what it heard, with the node of `executed`."""
-
-    asks_for_previews = False
-
-    def __init__(self) -> None:
-        self.heard: list[str] = []
-
-    def send(self, message: Message, *, for_all: bool) -> None:
-        assert isinstance(message, Event)
-        if message.type not in ("status", "progress_state"):
-            node = message.data.get("node") if message.type in ("executing", "executed") else ""
-            self.heard.append(f"{message.type} {node}".strip())
-
-    def superseded(self) -> None:
-        raise AssertionError
-
-
-class LosingBus(EventBus):
-    """A bus that can be away."""
-
-    away = False
-
-    @property
-    def connected(self) -> bool:
-        return not self.away
-
-
-@dataclass
-class Replica:
-    """An api half over a database into which an engine elsewhere writes."""
-
-    bus: LosingBus
-    repository: JobRepository
-    recorder: JobRecorder
-    live: LiveJobs
-    subscribers: Subscribers
-    feed: LiveFeed
-
-    async def insert(self, prompt_id: str = "p", **fields: Any) -> Job:
-        graph = {"9": {"class_type": "SaveImage", "inputs": {}}}
-        values: dict[str, Any] = {"accepted": True, "state": JobState.QUEUED, **fields}
-        content = JobContent(graph, {"client_id": CLIENT})
-        job = Job(prompt_id, MEMBER, 0, content, CLIENT, now(), **values)
-        job.order = (await self.repository.insert(stored_of(job), payload_of(job))).key
-        return job
-
-    async def end(self, job: Job) -> None:
-        at = now()
-        start = ["execution_start", {"prompt_id": job.prompt_id, "timestamp": at}]
-        cached = ["execution_cached", {"prompt_id": job.prompt_id, "nodes": [], "timestamp": at}]
-        success = ["execution_success", {"prompt_id": job.prompt_id, "timestamp": at}]
-        messages = [start, cached, success]
-        status = {"status_str": "success", "completed": True, "messages": messages}
-        await self.recorder.end(job, RecordEnd("completed", {"9": OUTPUT}, status, {}, at, at))
-
-    def tell(self, job: Job, type_: str, **data: Any) -> None:
-        message = Event(type_, {"prompt_id": job.prompt_id, **data})
-        told = JobMessage(MEMBER, CLIENT, job.prompt_id, True, message, job.order)
-        self.bus.publish(topic_of(MEMBER, CLIENT), told)
-
-    def listen(self) -> Listener:
-        listener = Listener()
-        self.subscribers.attach(MEMBER, CLIENT, listener)
-        return listener
-
-
-@pytest.fixture
-async def replica(database: Database) -> Replica:
-    bus, repository = LosingBus(), JobRepository(database)
-    lease = await LeaseRepository(database).acquire(ENGINE, "elsewhere", 60)
-    assert lease is not None
-    recorder = JobRecorder(repository, Term(lease), history_size=10)
-    live, subscribers = (
-        LiveJobs(bus, repository, Supervisor(), MemoryBudget(2**28)),
-        Subscribers(bus, Supervisor()),
-    )
-    feed = LiveFeed(bus, repository, live, subscribers, life_of)
-    return Replica(bus, repository, recorder, live, subscribers, feed)
-
-
-WHOLE = [
-    "execution_start",
-    "execution_cached",
-    "executing 9",
-    "executed 9",
-    "execution_success",
-    "executing None",
-]
-
-
-async def test_a_job_that_lived_and_ended_unheard_is_told_whole_once(replica: Replica) -> None:
-    listener = replica.listen()
-    job = await replica.insert()
-    await replica.end(job)
-    await replica.feed.read()
-    await replica.feed.read()
-    for type_ in ("execution_success", "executing"):
-        replica.tell(job, type_, node=None)
-    assert listener.heard == WHOLE
+from proxy.jobs.views import divided, of_queue
+from proxy.storage.jobs import StoredJob
 
 
 async def test_what_is_heard_while_two_read_at_once_is_kept(
@@ -163,40 +43,6 @@ async def test_what_is_heard_while_two_read_at_once_is_kept(
     living, gone = await next(one for one in (first, second) if one not in done)
     assert (living, gone) == ({job.order}, [])
     assert replica.live.get(MEMBER, "p") is not None
-
-
-async def test_of_a_job_that_had_begun_the_rest_is_told(replica: Replica) -> None:
-    listener = replica.listen()
-    job = await replica.insert()
-    replica.bus.publish(f"jobs.{MEMBER}", JobChanged(live_of(job)))
-    replica.tell(job, "execution_start")
-    replica.tell(job, "execution_cached", nodes=[])
-    replica.tell(job, "executing", node="9")
-    await replica.feed.read()
-    assert len(listener.heard) == 3
-    await replica.end(job)
-    await replica.feed.read()
-    assert listener.heard == [*WHOLE[:3], *WHOLE[2:]]
-
-
-async def test_ends_from_before_a_socket_opened_are_not_told(replica: Replica) -> None:
-    job = await replica.insert()
-    await replica.end(job)
-    replica.live.put(live_of(job))
-    listener = replica.listen()
-    replica.subscribers._sockets[MEMBER][CLIENT].opened_at += 10
-    await replica.feed.read()
-    assert listener.heard == []
-
-
-async def test_a_job_that_left_without_a_trace_is_told_no_end(replica: Replica) -> None:
-    listener = replica.listen()
-    job = await replica.insert()
-    replica.live.put(live_of(job))
-    await replica.repository.discard([job.order])
-    await replica.feed.read()
-    assert listener.heard == []
-    assert list(replica.live) == []
 
 
 async def test_the_storage_tells_which_jobs_live(replica: Replica) -> None:
@@ -246,15 +92,6 @@ async def test_while_the_bus_is_away_an_answer_comes_from_the_storage(replica: R
     assert (await replica.live.now(MEMBER)).jobs == {}
     replica.bus.away = True
     assert set((await replica.live.now(MEMBER)).jobs) == {job.prompt_id}
-
-
-async def test_a_loss_is_made_good_at_once(replica: Replica) -> None:
-    listener, supervisor = replica.listen(), Supervisor()
-    await replica.end(await replica.insert())
-    supervisor.keep(replica.feed.run, "read what was missed")
-    replica.feed._hear_of_terms(MISSED)
-    await until(lambda: listener.heard == WHOLE)
-    await supervisor.close()
 
 
 def live(**fields: Any) -> LiveJob:

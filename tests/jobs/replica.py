@@ -1,0 +1,95 @@
+"""The api's half of a replica over a database into which an engine elsewhere writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.samples import MEMBER
+
+from proxy.bus import EventBus
+from proxy.engine.recorder import JobRecorder
+from proxy.engine.tracker import RecordEnd
+from proxy.jobs.conversion import payload_of, stored_of
+from proxy.jobs.live_feed import LiveFeed
+from proxy.jobs.models import (
+    Job,
+    JobContent,
+    JobMessage,
+    JobState,
+    now,
+    topic_of,
+)
+from proxy.jobs.subscribers import Subscribers
+from proxy.jobs.views import LiveJobs
+from proxy.storage.jobs import JobRepository
+from proxy.translate.events import Event, Message
+
+CLIENT, OUTPUT = "c", {"images": [{"filename": "a.png"}]}
+
+
+class Listener:
+    """A client's socket: the types of what it heard, with the node of `executed`."""
+
+    asks_for_previews = False
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def send(self, message: Message, *, for_all: bool) -> None:
+        assert isinstance(message, Event)
+        if message.type not in ("status", "progress_state"):
+            node = message.data.get("node") if message.type in ("executing", "executed") else ""
+            self.heard.append(f"{message.type} {node}".strip())
+
+    def superseded(self) -> None:
+        raise AssertionError
+
+
+class LosingBus(EventBus):
+    """A bus that can be away."""
+
+    away = False
+
+    @property
+    def connected(self) -> bool:
+        return not self.away
+
+
+@dataclass
+class Replica:
+    """An api half over a database into which an engine elsewhere writes."""
+
+    bus: LosingBus
+    repository: JobRepository
+    recorder: JobRecorder
+    live: LiveJobs
+    subscribers: Subscribers
+    feed: LiveFeed
+
+    async def insert(self, prompt_id: str = "p", **fields: Any) -> Job:
+        graph = {"9": {"class_type": "SaveImage", "inputs": {}}}
+        values: dict[str, Any] = {"accepted": True, "state": JobState.QUEUED, **fields}
+        content = JobContent(graph, {"client_id": CLIENT})
+        job = Job(prompt_id, MEMBER, 0, content, CLIENT, now(), **values)
+        job.order = (await self.repository.insert(stored_of(job), payload_of(job))).key
+        return job
+
+    async def end(self, job: Job) -> None:
+        at = now()
+        start = ["execution_start", {"prompt_id": job.prompt_id, "timestamp": at}]
+        cached = ["execution_cached", {"prompt_id": job.prompt_id, "nodes": [], "timestamp": at}]
+        success = ["execution_success", {"prompt_id": job.prompt_id, "timestamp": at}]
+        messages = [start, cached, success]
+        status = {"status_str": "success", "completed": True, "messages": messages}
+        await self.recorder.end(job, RecordEnd("completed", {"9": OUTPUT}, status, {}, at, at))
+
+    def tell(self, job: Job, type_: str, **data: Any) -> None:
+        message = Event(type_, {"prompt_id": job.prompt_id, **data})
+        told = JobMessage(MEMBER, CLIENT, job.prompt_id, True, message, job.order)
+        self.bus.publish(topic_of(MEMBER, CLIENT), told)
+
+    def listen(self) -> Listener:
+        listener = Listener()
+        self.subscribers.attach(MEMBER, CLIENT, listener)
+        return listener
