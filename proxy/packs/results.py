@@ -10,7 +10,7 @@ from typing import Any
 from proxy.packs.nodes import Item, PackNode, Result
 from proxy.packs.store import PictureStore, milliseconds
 from proxy.packs.table import PACK_NODES
-from proxy.storage.temporary import HelperPicture
+from proxy.storage.temporary import PackPicture
 from proxy.translate import names
 from proxy.translate.events import Told
 from proxy.translate.packs import Rewriting
@@ -87,7 +87,7 @@ class Results:
                 id_ = before.get((name, format_, position)) or uuid.uuid4().hex
                 shown.append(Item(id_, data, content_type))
                 kept.append(
-                    HelperPicture(
+                    PackPicture(
                         member,
                         id_,
                         content_type,

@@ -18,7 +18,7 @@ from proxy.files.service import Files
 from proxy.packs import pictures
 from proxy.packs.nodes import PackNodeError
 from proxy.packs.turns import Turns
-from proxy.storage.temporary import HelperPicture, HelperPictureRepository
+from proxy.storage.temporary import PackPicture, PackPictureRepository
 from proxy.translate.errors import LocalError
 
 #: Bytes of all pictures of a member that are kept.
@@ -32,7 +32,7 @@ _MEMORY_TIMEOUT, _MEMORY_INTERVAL = 30.0, 0.25
 class PictureStore:
     """The pictures and results of all members."""
 
-    repository: HelperPictureRepository
+    repository: PackPictureRepository
     files: Files
     budget: MemoryBudget
 
@@ -49,7 +49,7 @@ class PictureStore:
 
         Raises `LocalError` (too large) when the member keeps too much, `StorageError`.
         """
-        picture = HelperPicture(member, id_, content_type, milliseconds(), len(data), data)
+        picture = PackPicture(member, id_, content_type, milliseconds(), len(data), data)
         async with self.memory_turns.of(member):
             put = await self.repository.put(picture, max_bytes=MAX_MEMBER_BYTES)
         if put is None:

@@ -36,7 +36,7 @@ MAX_EXPORTS, KEPT = 20, 86_400_000
 STALE = 60_000
 
 
-class HelperPicture(Struct, frozen=True):
+class PackPicture(Struct, frozen=True):
     """A picture under its id: one that was put has `data`, a result the file that it is made of.
 
     `account` and `cloud_name` name that file, `cloud_type` its folder there, `encoding` is the
@@ -60,10 +60,10 @@ class HelperPicture(Struct, frozen=True):
 
 
 pictures = table_of(
-    HelperPicture,
-    "helper_pictures",
-    Index("ix_helper_pictures_member_signature", "member", "signature"),
-    Index("ix_helper_pictures_used_at", "used_at"),
+    PackPicture,
+    "pack_pictures",
+    Index("ix_pack_pictures_member_signature", "member", "signature"),
+    Index("ix_pack_pictures_used_at", "used_at"),
     keys=("member", "id"),
 )
 _ADD = Upsert(pictures, how="keep")
@@ -81,7 +81,7 @@ _OLDEST = (
 )
 
 
-class HelperPictureRepository(Repository):
+class PackPictureRepository(Repository):
     """The pictures of all members."""
 
     async def size(self, member: str, id_: str) -> int | None:
@@ -89,11 +89,11 @@ class HelperPictureRepository(Repository):
         row = await self._first(_SIZE, {"m": member, "i": id_})
         return None if row is None else int(row[0])
 
-    async def get(self, member: str, id_: str, *, now: int, use: bool) -> HelperPicture | None:
+    async def get(self, member: str, id_: str, *, now: int, use: bool) -> PackPicture | None:
         """Return a picture. With `use` its age starts again; old pictures may be deleted by this
         call."""
 
-        def work(connection: Connection) -> HelperPicture | None:
+        def work(connection: Connection) -> PackPicture | None:
             row = connection.execute(_GET, {"m": member, "i": id_}).one_or_none()
             if row is None:
                 return None
@@ -104,11 +104,11 @@ class HelperPictureRepository(Repository):
                 .values(changes)
             )
             _prune(connection, member, now)
-            return HelperPicture(**row._mapping)
+            return PackPicture(**row._mapping)
 
         return await self.write(work)
 
-    async def put(self, picture: HelperPicture, *, max_bytes: int) -> bool | None:
+    async def put(self, picture: PackPicture, *, max_bytes: int) -> bool | None:
         """Keep a picture unless its id is known (false), or the member's pictures would exceed
         `max_bytes` (`None`)."""
 
@@ -127,7 +127,7 @@ class HelperPictureRepository(Repository):
 
         return await self.write(work)
 
-    async def results(self, member: str, signatures: Iterable[str]) -> list[HelperPicture]:
+    async def results(self, member: str, signatures: Iterable[str]) -> list[PackPicture]:
         """Return the results that were sent for these nodes, in order."""
         wanted = list(signatures)
         query = (
@@ -135,9 +135,9 @@ class HelperPictureRepository(Repository):
             .where(pictures.c.member == member, pictures.c.signature.in_(wanted))
             .order_by(pictures.c.signature, pictures.c.position)
         )
-        return [HelperPicture(**row._mapping) for row in await self._all(query)]
+        return [PackPicture(**row._mapping) for row in await self._all(query)]
 
-    async def keep_results(self, signature: str, results: Sequence[HelperPicture]) -> None:
+    async def keep_results(self, signature: str, results: Sequence[PackPicture]) -> None:
         """Store the results of a node, replacing those of a previous run; known ids stay."""
 
         def work(connection: Connection) -> None:

@@ -20,7 +20,7 @@ from proxy.packs import store
 from proxy.packs.nodes import PackNodeError
 from proxy.packs.store import PictureStore
 from proxy.storage.database import Database
-from proxy.storage.temporary import HelperPictureRepository
+from proxy.storage.temporary import PackPictureRepository
 
 MB = 1024 * 1024
 ITEM = {"filename": "a.png"}
@@ -59,7 +59,7 @@ def budget() -> MemoryBudget:
 @pytest.fixture
 def pictures(database: Database, budget: MemoryBudget, tmp_path: Path) -> PictureStore:
     files: Any = Files(tmp_path, graphs.png(size=64))
-    return PictureStore(HelperPictureRepository(database), files, budget)
+    return PictureStore(PackPictureRepository(database), files, budget)
 
 
 def held(budget: MemoryBudget) -> int:
@@ -129,7 +129,7 @@ async def test_a_result_waits_only_so_long(
 async def test_a_result_that_never_fits_fails_its_node(database: Database, tmp_path: Path) -> None:
     files: Any = Files(tmp_path, graphs.png(size=64))
     budget = MemoryBudget(100)
-    pictures = PictureStore(HelperPictureRepository(database), files, budget)
+    pictures = PictureStore(PackPictureRepository(database), files, budget)
     with pytest.raises(PackNodeError) as caught:
         await pictures.result_bytes(
             "ann", ITEM, "BMP", budget.member("ann", "picture"), account="main", waits=True

@@ -13,8 +13,8 @@ from proxy.storage.temporary import (
     STALE,
     Export,
     ExportRepository,
-    HelperPicture,
-    HelperPictureRepository,
+    PackPicture,
+    PackPictureRepository,
 )
 
 SECOND = 1000
@@ -24,16 +24,16 @@ MAX_BYTES = 1000
 
 
 @pytest.fixture
-def pictures(database: Database, monkeypatch: pytest.MonkeyPatch) -> HelperPictureRepository:
+def pictures(database: Database, monkeypatch: pytest.MonkeyPatch) -> PackPictureRepository:
     monkeypatch.setattr(temporary, "_ROOM", 100)
-    return HelperPictureRepository(database)
+    return PackPictureRepository(database)
 
 
-def picture(id_: str, *, at: int = 0, size: int = 60, member: str = "ann") -> HelperPicture:
-    return HelperPicture(member, id_, "image/png", at, size, bytes(size))
+def picture(id_: str, *, at: int = 0, size: int = 60, member: str = "ann") -> PackPicture:
+    return PackPicture(member, id_, "image/png", at, size, bytes(size))
 
 
-async def test_a_known_id_keeps_its_picture(pictures: HelperPictureRepository) -> None:
+async def test_a_known_id_keeps_its_picture(pictures: PackPictureRepository) -> None:
     first = picture("a")
     assert await pictures.put(first, max_bytes=MAX_BYTES) is True
     assert await pictures.put(replace(first, data=b"other", size=5), max_bytes=MAX_BYTES) is False
@@ -42,7 +42,7 @@ async def test_a_known_id_keeps_its_picture(pictures: HelperPictureRepository) -
     assert found.data == first.data
 
 
-async def test_each_member_has_ids_of_their_own(pictures: HelperPictureRepository) -> None:
+async def test_each_member_has_ids_of_their_own(pictures: PackPictureRepository) -> None:
     await pictures.put(picture("a"), max_bytes=MAX_BYTES)
     assert await pictures.size("ben", "a") is None
     assert await pictures.get("ben", "a", now=1, use=True) is None
@@ -50,7 +50,7 @@ async def test_each_member_has_ids_of_their_own(pictures: HelperPictureRepositor
 
 
 async def test_old_ones_are_forgotten_when_there_is_too_much(
-    pictures: HelperPictureRepository,
+    pictures: PackPictureRepository,
 ) -> None:
     await pictures.put(picture("old", at=0), max_bytes=MAX_BYTES)
     await pictures.put(picture("new", at=9 * MINUTE), max_bytes=MAX_BYTES)
@@ -62,7 +62,7 @@ async def test_old_ones_are_forgotten_when_there_is_too_much(
 
 
 async def test_one_that_was_fetched_is_forgotten_after_a_minute(
-    pictures: HelperPictureRepository,
+    pictures: PackPictureRepository,
 ) -> None:
     for id_ in ("fetched", "waiting"):
         await pictures.put(picture(id_), max_bytes=MAX_BYTES)
@@ -73,7 +73,7 @@ async def test_one_that_was_fetched_is_forgotten_after_a_minute(
 
 
 async def test_one_that_a_graph_has_loaded_is_young_again(
-    pictures: HelperPictureRepository,
+    pictures: PackPictureRepository,
 ) -> None:
     for id_ in ("loaded", "waiting"):
         await pictures.put(picture(id_), max_bytes=MAX_BYTES)
@@ -84,7 +84,7 @@ async def test_one_that_a_graph_has_loaded_is_young_again(
 
 
 async def test_within_the_room_nothing_is_forgotten_for_a_day(
-    pictures: HelperPictureRepository,
+    pictures: PackPictureRepository,
 ) -> None:
     await pictures.put(picture("a", at=0), max_bytes=MAX_BYTES)
     await pictures.get("ann", "a", now=DAY - 1, use=False)
@@ -94,7 +94,7 @@ async def test_within_the_room_nothing_is_forgotten_for_a_day(
     assert await pictures.size("ann", "a") is None
 
 
-async def test_a_member_keeps_no_more_than_the_most(pictures: HelperPictureRepository) -> None:
+async def test_a_member_keeps_no_more_than_the_most(pictures: PackPictureRepository) -> None:
     for number in range(16):
         assert await pictures.put(picture(str(number), at=number), max_bytes=MAX_BYTES) is True
     assert await pictures.put(picture("one more", at=16), max_bytes=MAX_BYTES) is None
@@ -103,10 +103,10 @@ async def test_a_member_keeps_no_more_than_the_most(pictures: HelperPictureRepos
 
 
 async def test_a_result_is_told_again_under_its_id_until_another_run_replaces_it(
-    pictures: HelperPictureRepository,
+    pictures: PackPictureRepository,
 ) -> None:
-    def result(id_: str, position: int) -> HelperPicture:
-        return HelperPicture(
+    def result(id_: str, position: int) -> PackPicture:
+        return PackPicture(
             "ann",
             id_,
             "image/png",

@@ -132,7 +132,7 @@ def _create_files() -> None:
 
 def _create_outputs() -> None:
     op.create_table(
-        "helper_pictures",
+        "pack_pictures",
         sa.Column("member", AnyText(), nullable=False),
         sa.Column("id", AnyText(), nullable=False),
         sa.Column("content_type", AnyText(), nullable=False),
@@ -146,15 +146,15 @@ def _create_outputs() -> None:
         sa.Column("encoding", sa.Text(), nullable=True),
         sa.Column("signature", sa.Text(), nullable=True),
         sa.Column("position", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("member", "id", name=op.f("pk_helper_pictures")),
+        sa.PrimaryKeyConstraint("member", "id", name=op.f("pk_pack_pictures")),
     )
     op.create_index(
-        "ix_helper_pictures_member_signature",
-        "helper_pictures",
+        "ix_pack_pictures_member_signature",
+        "pack_pictures",
         ["member", "signature"],
         unique=False,
     )
-    op.create_index("ix_helper_pictures_used_at", "helper_pictures", ["used_at"], unique=False)
+    op.create_index("ix_pack_pictures_used_at", "pack_pictures", ["used_at"], unique=False)
     op.create_table(
         "published_workflows",
         sa.Column("member", AnyText(), nullable=False),
