@@ -30,8 +30,8 @@ from api import HERE
 from processes import server
 from yarl import URL
 
-from proxy.catalog.node_classes import Whole
-from proxy.catalog.service import Nodes
+from proxy.catalog.bodies import Whole
+from proxy.catalog.node_classes import Nodes
 from proxy.simulator import Simulator
 from proxy.simulator.nodes import NodeClass, object_info, standard_nodes
 from proxy.translate import codec

@@ -12,7 +12,7 @@ import statistics
 import time
 from typing import Any
 
-from proxy.catalog.service import Nodes
+from proxy.catalog.node_classes import Nodes
 from proxy.simulator.nodes import object_info, standard_nodes
 from proxy.translate.validation import validate
 

@@ -24,7 +24,8 @@ from proxy.api.downloads import delivering
 from proxy.api.extension import SCRIPT_PATH, has_nodes
 from proxy.api.keys import CATALOG, FILES, INTERFACE, JOURNAL, READINESS, features
 from proxy.api.web_interface import within
-from proxy.catalog.node_classes import Coding, Listing
+from proxy.catalog.bodies import Coding
+from proxy.catalog.file_lists import Listing
 from proxy.translate import COMFYUI, DEPLOYED_AS, FRONTEND, PYTORCH, TEMPLATES
 from proxy.translate.errors import LocalError, PlainError
 from proxy.translate.names import TYPES

@@ -24,7 +24,7 @@ from proxy.packs.store import PictureStore
 from proxy.packs.table import offered
 from proxy.settings import ConfigError, Settings
 from proxy.storage.files import FileRepository
-from proxy.storage.temporary import HelperPictureRepository
+from proxy.storage.temporary import PackPictureRepository
 from proxy.storage.usage import UsageRepository
 from proxy.userdata.on_cloud import UserData, UserDataOnCloud
 from proxy.userdata.stored import StoredUserData
@@ -72,7 +72,7 @@ async def open_resources(
             ),
             storage.folder / "catalog",
             max_age=settings.catalog_max_age,
-            helpers=partial(offered, preferred=settings.prefer_helper_nodes)
+            pack_classes=partial(offered, preferred=settings.prefer_helper_nodes)
             if settings.helper_nodes
             else None,
             allowed=cloud.allowed,
@@ -82,7 +82,7 @@ async def open_resources(
         remote = RemoteFiles(settings.url_hosts, max_bytes=MAX_FILE_BYTES)
         await remote.start()
         stack.push_async_callback(remote.close)
-        pictures = PictureStore(HelperPictureRepository(database), files, process.budget)
+        pictures = PictureStore(PackPictureRepository(database), files, process.budget)
         loader = FileLoader(pictures, files, remote, process.budget)
         accounting = Accounting(
             process.metrics, UsageRepository(database), members.get, audit_days=settings.audit_days

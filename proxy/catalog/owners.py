@@ -52,7 +52,7 @@ def parted(body: bytes) -> tuple[dict[str, Any], Owners]:
 
 
 class Merging:
-    """Puts the catalogs of accounts together, one after the other."""
+    """Merges the catalogs of accounts, one after the other."""
 
     def __init__(self) -> None:
         self.classes: dict[str, Any] = {}
@@ -74,7 +74,7 @@ class Merging:
         self._names.append(account)
 
     def keep(self, account: str, owners: Owners) -> None:
-        """Add an account that gave no answer now, by what it was known to have of its own."""
+        """Add an account without an answer, by what `owners` of the last merge say of it."""
         for name, inputs in owners.items():
             for input_, choices in inputs.items():
                 for choice, names in choices.items():
@@ -125,7 +125,7 @@ def _text(choice: object) -> str:
 
 
 def choices_of(info: object) -> Iterator[tuple[str, list[Any]]]:
-    """The inputs of a class that offer choices, and their lists."""
+    """Yield the name and the list of each input of a class that offers choices."""
     declared = info.get("input") if isinstance(info, Mapping) else None
     for group in ("required", "optional"):
         for name, spec in section(declared, group).items():
@@ -189,5 +189,5 @@ def models_in(classes: Mapping[str, Any], folder: str) -> list[str]:
     for name, wanted in LOADERS.get(folder, ()):
         for input_, options in choices_of(classes.get(name)):
             if input_ == wanted:
-                found.update(dict.fromkeys(one for one in options if isinstance(one, str)))
+                found.update(dict.fromkeys(name for name in options if isinstance(name, str)))
     return [name for name in found if name not in _NO_FILES]

@@ -1,4 +1,4 @@
-"""Where the catalog comes from, and how it is kept on the disk and in memory."""
+"""The accounts that the catalog is fetched from, and its caches in memory and on disk."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ Picture: TypeAlias = tuple[bytes, str]
 class Accounts:
     """Several accounts as one source.
 
-    `order` gives those that may be asked, the best first. Most answers are the same for all
-    accounts, so one is enough; what differs is asked of each of the `named`.
+    `order` returns the accounts to ask, the best first. Most answers are the same for all accounts,
+    so that one is enough; what differs is requested from each of the `named`.
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class Accounts:
         self._order = order
 
     async def ask(self, question: Callable[[CloudClient], Awaitable[T]]) -> T:
-        """The answer of the first account that gives one. Raises `CloudError`, that of the first
-        account, if none does."""
+        """Return the answer of the first account that gives one. If none does, raise the
+        `CloudError` of the first account."""
         problem: CloudError | None = None
         for cloud in self._order():
             try:
@@ -57,8 +57,8 @@ class Accounts:
         raise problem or CloudUnreachable("there is no account to ask")
 
     async def ask_each(self, question: Callable[[CloudClient], Awaitable[T]]) -> dict[str, T]:
-        """The answers of the accounts that give one, one after the other, by their names. Raises
-        `CloudError`, that of the first account, if none does."""
+        """Return the answers by account, without those that fail; accounts are asked one after the
+        other. If all fail, raise the `CloudError` of the first account."""
         answers: dict[str, T] = {}
         problem: CloudError | None = None
         for name, cloud in self.named.items():
@@ -72,17 +72,17 @@ class Accounts:
         return answers
 
 
-#: Seconds before the cloud is asked again after it has failed.
+#: Seconds after a failure in which the cloud is not asked again.
 PAUSE = 10.0
 
 
 class CachedResource(Generic[T]):
-    """What `fetch` gets and `read` understands (it raises `ValueError` otherwise).
+    """A document of the cloud. `fetch` returns its body; `read` parses it or raises `ValueError`.
 
-    It is served from memory, then from `path`, and only without either does a caller wait for the
-    cloud; callers that wait together cause one call. Older than `max_age` (seconds) it is still
-    served, while it is being fetched again. How old a copy on disk is, only the clock on the wall
-    can tell; from then on its age does not depend on that clock.
+    It is served from memory, then from `path`; a caller waits for the cloud only if it is in
+    neither. Concurrent callers cause one call. A document older than `max_age` (seconds) is still
+    served while it is fetched again. The age of a copy on disk is taken from the wall clock once;
+    after that it is measured by the monotonic clock.
     """
 
     def __init__(
@@ -99,17 +99,17 @@ class CachedResource(Generic[T]):
         self._fetch = fetch
         self._read = read
         self._max_age = max_age
-        #: What is in memory now.
+        #: The parsed document in memory.
         self.value: T | None = None
         self._asked_at = self._fetched_at = 0.0  # by the monotonic clock
-        self._looking = asyncio.Lock()
+        self._disk_lock = asyncio.Lock()
         self._looked_on_disk = False
         self._refreshing: asyncio.Task[None] | None = None
         self._failed_at: float | None = None
         self._failure = ""
 
     async def get(self) -> T:
-        """The document. Raises `LocalError` (503) when there is none and the cloud gives none."""
+        """Return the document. Raises `LocalError` (503) if there is no copy and no answer."""
         await self._look_on_disk()
         if self.value is None or time.monotonic() - self._fetched_at > self._max_age:
             refreshing = self._refresh()
@@ -125,23 +125,23 @@ class CachedResource(Generic[T]):
             )
         return self.value
 
-    async def renewed(self, age: float, *, timeout: float) -> bool:
+    async def renew(self, age: float, *, timeout: float) -> bool:
         """Fetch the document again if it is older than `age`, and wait up to `timeout` seconds.
 
-        Says whether it is another one now.
+        Return whether it has changed.
         """
-        before = self.value
+        previous = self.value
         if time.monotonic() - self._fetched_at > age and (refreshing := self._refresh()):
             await asyncio.wait([refreshing], timeout=timeout)
-        return self.value is not before
+        return self.value is not previous
 
     async def reread(self, *, timeout: float) -> bool:
-        """Fetch the document after this call began, and wait up to `timeout` seconds.
+        """Fetch the document in a call that begins after this one, waiting up to `timeout` seconds.
 
-        Says whether that was done. Callers that wait together cause one call.
+        Return whether that was done. Concurrent callers cause one call.
         """
         began = time.monotonic()
-        if self._is_loading() and self._refreshing is not None:  # it may have been asked before
+        if self._is_loading() and self._refreshing is not None:  # its answer may be older
             await asyncio.wait([self._refreshing], timeout=timeout)
         if self._asked_at < began and (refreshing := self._refresh()) is not None:
             left = timeout - (time.monotonic() - began)
@@ -158,7 +158,7 @@ class CachedResource(Generic[T]):
             await asyncio.gather(self._refreshing, return_exceptions=True)
 
     def _refresh(self) -> asyncio.Task[None] | None:
-        """The refresh that runs now, or a new one; `None` so soon after a failure."""
+        """Return the current refresh, or start one; `None` within `PAUSE` after a failure."""
         if self._refreshing is None or self._refreshing.done():
             if self._failed_at is not None and time.monotonic() - self._failed_at < PAUSE:
                 return None
@@ -185,7 +185,7 @@ class CachedResource(Generic[T]):
     async def _look_on_disk(self) -> None:
         if self._looked_on_disk:
             return
-        async with self._looking:
+        async with self._disk_lock:
             if self._looked_on_disk:
                 return
             try:
@@ -204,23 +204,23 @@ def _read_file(path: Path) -> tuple[bytes, float]:
 
 
 def _write(path: Path, body: bytes) -> None:
-    """Whole or not at all."""
+    """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".new")
     draft.write_bytes(body)
     draft.replace(path)
 
 
-#: Bytes of pictures that are kept.
+#: Maximum bytes of cached pictures.
 MAX_BYTES = 32 * 1024 * 1024
-#: What a model without a picture counts for.
+#: The bytes that a model without a picture counts as.
 _ENTRY_BYTES = 256
 
-#: What names a picture at the cloud.
+#: The parameters of the call for a picture.
 Key: TypeAlias = tuple[str | int, ...]
 
 
-class _Shown(Struct, frozen=True):
+class _CachedPicture(Struct, frozen=True):
     picture: Picture | None
     until: float
 
@@ -230,17 +230,17 @@ class _Shown(Struct, frozen=True):
 
 
 class PictureCache:
-    """What `ask` gives, the least recently used dropped first.
+    """A cache of the pictures that `ask` returns; the least recently used are dropped first.
 
-    Callers that want the same picture together cause one call. Within `max_age` (seconds) nothing
-    is asked again, also of models of which the cloud has no picture.
+    Concurrent callers of the same picture cause one call. Pictures, and the fact that the cloud has
+    none, are cached for `max_age` seconds.
     """
 
     def __init__(self, ask: Callable[..., Awaitable[Picture | None]], *, max_age: float) -> None:
         self._ask = ask
         self._max_age = max_age
-        self._shown: TLRUCache[Key, _Shown] = TLRUCache(
-            MAX_BYTES, lambda _key, shown, _now: shown.until, getsizeof=lambda shown: shown.size
+        self._cached: TLRUCache[Key, _CachedPicture] = TLRUCache(
+            MAX_BYTES, lambda _key, cached, _now: cached.until, getsizeof=lambda cached: cached.size
         )
         self._asking: dict[Key, asyncio.Task[Picture | None]] = {}
 
@@ -251,10 +251,10 @@ class PictureCache:
         await asyncio.gather(*self._asking.values(), return_exceptions=True)
 
     async def get(self, *key: str | int) -> Picture | None:
-        """A picture; `None` if the cloud has none or cannot be asked."""
-        shown = self._shown.get(key)
-        if shown is not None:
-            return shown.picture
+        """Return a picture, `None` if the cloud has none or does not answer."""
+        cached = self._cached.get(key)
+        if cached is not None:
+            return cached.picture
         task = self._asking.get(key)
         if task is None:
             task = self._asking[key] = asyncio.create_task(self._load(key), name="fetch a picture")
@@ -271,7 +271,7 @@ class PictureCache:
             self._asking.pop(key, None)
         if picture is not None and not picture[1].startswith(("image/", "audio/")):
             picture = None
-        shown = _Shown(picture, time.monotonic() + age)
-        if shown.size <= self._shown.maxsize:
-            self._shown[key] = shown
+        cached = _CachedPicture(picture, time.monotonic() + age)
+        if cached.size <= self._cached.maxsize:
+            self._cached[key] = cached
         return picture

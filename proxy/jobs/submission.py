@@ -208,7 +208,7 @@ class Checks:
             if not await self.catalog.reread(member):
                 return None
             found = await self._validate(member, request, has_file)
-        elif not found.faultless and await self.catalog.renewed(FRESH):
+        elif not found.faultless and await self.catalog.renew(FRESH):
             found = await self._validate(member, request, has_file)
         if not found.faultless and await self._is_replaced(request.graph):
             return None

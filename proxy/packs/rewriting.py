@@ -21,7 +21,7 @@ Choices = Callable[[str], Mapping[str, Any] | None]
 
 
 def wanted(
-    graph: Mapping[str, Any], outputs: Collection[str] | None, emulated: Collection[str]
+    graph: Mapping[str, Any], outputs: Collection[str] | None, pack_classes: Collection[str]
 ) -> dict[str, PackNode]:
     """Return the nodes of packs that run, in the graph's order.
 
@@ -31,14 +31,14 @@ def wanted(
     return {
         node_id: PACK_NODES[node["class_type"]]
         for node_id, node in graph.items()
-        if node_id in live and isinstance(node, Mapping) and node.get("class_type") in emulated
+        if node_id in live and isinstance(node, Mapping) and node.get("class_type") in pack_classes
     }
 
 
 def rewrite(
     graph: Mapping[str, Any],
     outputs: Collection[str] | None,
-    emulated: Collection[str],
+    pack_classes: Collection[str],
     pictures: Mapping[str, Picture],
     choices: Choices,
 ) -> Rewriting:
@@ -47,7 +47,7 @@ def rewrite(
     `pictures` has the files of the nodes that load some. What no output depends on is left out.
     """
     mark = _mark(graph)
-    pack_nodes = wanted(graph, outputs, emulated)
+    pack_nodes = wanted(graph, outputs, pack_classes)
     live = reachable(graph, outputs)
     made: dict[str, Node] = {}
     failure: Failure | None = None

@@ -40,11 +40,11 @@ class Packs:
 
         A node that fails before the run is the `failure` of the answer.
         """
-        emulated = self._catalog.emulated
-        if emulated.isdisjoint(str(node.get("class_type")) for node in graph.values()):
+        pack_classes = self._catalog.pack_classes
+        if pack_classes.isdisjoint(str(node.get("class_type")) for node in graph.values()):
             return None
         loads = await self._turns.run(
-            member, lambda: loads_of(graph, wanted(graph, outputs, emulated))
+            member, lambda: loads_of(graph, wanted(graph, outputs, pack_classes))
         )
         found = await self._loader.load_all(member, dict.fromkeys(loads.values()))
         pictures: dict[str, Picture] = {}
@@ -55,7 +55,7 @@ class Packs:
                 case Picture() as picture:
                     pictures[node_id] = picture
         return await self._turns.run(
-            member, lambda: rewrite(graph, outputs, emulated, pictures, self._catalog.known)
+            member, lambda: rewrite(graph, outputs, pack_classes, pictures, self._catalog.known)
         )
 
     def view(self, job: ViewedJob) -> JobView:

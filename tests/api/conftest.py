@@ -24,7 +24,8 @@ from proxy.api.server import Server
 from proxy.api.web_interface import Journal, WebInterface
 from proxy.budget import MemoryBudget
 from proxy.bus import EventBus
-from proxy.catalog.node_classes import Body, Coding, Listing, Whole
+from proxy.catalog.bodies import Body, Coding, Whole
+from proxy.catalog.file_lists import Listing
 from proxy.files.conversions import Conversion
 from proxy.files.namespace import Named, make_record
 from proxy.files.uploads import MAX_BYTES

@@ -62,14 +62,14 @@ def helped(draw: st.DrawFn, classes: dict[str, Any] = CLASSES) -> tuple[Graph, R
     )
     graph = named(plain, dict(zip(plain, ids, strict=True)))
     outputs = validate(graph, None, shapes(classes), has_file=has_file).outputs
-    emulated = OFFERED.keys()
+    classes = OFFERED.keys()
     loads = {
         node_id: draw(pictures)
-        for node_id, helper in wanted(graph, outputs, emulated).items()
+        for node_id, helper in wanted(graph, outputs, classes).items()
         if helper.reads is not None
     }
     before = copy.deepcopy(graph)
-    rewriting = rewrite(graph, outputs, emulated, loads, CLOUD.get)
+    rewriting = rewrite(graph, outputs, classes, loads, CLOUD.get)
     assert graph == before
     return graph, rewriting
 
