@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from proxy.translate.errors import LocalError
 
@@ -50,7 +50,7 @@ class MemoryBudget:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._by_owner: Counter[str] = Counter()
-        self._by_purpose: Counter[Purpose] = Counter()
+        self._by_purpose: Counter[Purpose] = Counter(dict.fromkeys(get_args(Purpose), 0))
 
     def member(self, name: str, purpose: Purpose) -> Allocation:
         """Return an allocation of a member, of 0 bytes."""

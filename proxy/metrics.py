@@ -10,7 +10,7 @@ import asyncio
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from itertools import accumulate
+from itertools import accumulate, product
 from typing import Any, Literal, Protocol, TypeVar, cast
 
 import structlog
@@ -46,6 +46,29 @@ QUICK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
 SLOW = (0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
 
 _CLASSES = ("other", "1xx", "2xx", "3xx", "4xx", "5xx", *("other",) * 4)
+
+#: The classes that every route that was asked for has from its first request on.
+_USUAL_CLASSES = ("2xx", "4xx", "5xx")
+
+#: The statuses of calls to the cloud that are exported from the start.
+_USUAL_STATUSES = ("200", "429", "none")
+
+#: How a job may end, and which limits of a member refuse something.
+OUTCOMES = ("completed", "failed", "cancelled", "withdrawn")
+LIMITS = (
+    "max_queued",
+    "jobs_per_day",
+    "upload_bytes_per_day",
+    "stored_bytes",
+    "requests_per_second",
+)
+
+#: What kinds of undocumented answers and events there are.
+SURPRISES = ("job", "answer", "frame", "event", "other")
+
+#: Pairs of a member and an account that are exported before their first job. Further ones begin
+#: with it, so that a scrape of a large gateway stays small.
+MAX_EXPECTED = 500
 
 Kind = Literal["counter", "gauge", "histogram", "info"]
 
@@ -173,6 +196,43 @@ class Metrics:
         self.cloud_uploaded = self._new(Counter, "cloud_bytes_uploaded")
         self.cloud_downloaded = self._new(Counter, "cloud_bytes_downloaded")
         self._surprises = self._new(Counter, "cloud_surprises")
+        self._expected: set[str] = set()
+        self._pairs = 0
+
+    def expect(self, members: Iterable[str], accounts: Iterable[str]) -> None:
+        """Export the series of these members and accounts as 0, so that Prometheus sees their
+        first increment. Calling it again adds the members that are new."""
+        accounts = list(accounts)
+        for account, kind in product(accounts, SURPRISES):
+            self._surprises.labels(account, kind)
+        for member in members:
+            if member in self._expected:
+                continue
+            self._expected.add(member)
+            self._expect_member(member)
+            for account in accounts[: MAX_EXPECTED - self._pairs]:
+                self._pairs += 1
+                self._expect_jobs(member, account)
+
+    def _expect_member(self, member: str) -> None:
+        for metric in (
+            self.websockets,
+            self.previews_dropped,
+            self.uploaded,
+            self.served,
+            self._accepted,
+        ):
+            metric.labels(member)
+        for limit in LIMITS:
+            self.limit_refusals.labels(member, limit)
+        for outcome in OUTCOMES:
+            self._ended.labels(member, "", outcome)
+
+    def _expect_jobs(self, member: str, account: str) -> None:
+        for outcome in OUTCOMES[:-1]:  # what is withdrawn has no account
+            self._ended.labels(member, account, outcome)
+        self._wait.labels(member, account)
+        self._running.labels(member, account)
 
     def _new(self, kind: type[Kept], name: str, **options: Any) -> Kept:
         row = find(name)
@@ -235,6 +295,11 @@ class CloudCalls:
         self.uploaded = metrics.cloud_uploaded.labels(account).inc
         self.downloaded = metrics.cloud_downloaded.labels(account).inc
 
+    def expect(self, routes: Iterable[tuple[str, str]]) -> None:
+        """Export the calls of these methods and routes as 0."""
+        for (method, route), status in product(routes, _USUAL_STATUSES):
+            self._metrics.cloud_calls.labels(self._account, method, route, status)
+
     def note(self, method: str, route: str, status: int | None, seconds: float) -> None:
         """Count a call by its route; `status` is `None` if it was not answered.
 
@@ -264,7 +329,11 @@ class _Requests(Collector):
 
     def answered(self, member: str, method: str, route: str, status: int, seconds: float) -> None:
         """A request was answered; `route` is a template. Websockets have no time."""
-        self._counts[member, method, route, _CLASSES[status // 100]] += 1
+        key = member, method, route, _CLASSES[status // 100]
+        if key not in self._counts:
+            for usual in _USUAL_CLASSES:
+                self._counts.setdefault((member, method, route, usual), 0)
+        self._counts[key] += 1
         if status != 101:
             buckets = self._seconds[method, route]
             buckets[bisect_left(QUICK, seconds)] += 1

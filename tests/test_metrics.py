@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from proxy.api.metrics import Gauges
 from proxy.budget import MemoryBudget
 from proxy.jobs.models import AccountView
-from proxy.metrics import METRICS, PREFIX, QUICK, Metrics, lines
+from proxy.metrics import MAX_EXPECTED, METRICS, PREFIX, QUICK, Metrics, lines
 
 DOCS = Path(__file__).parent.parent / "docs" / "metrics.md"
 
@@ -27,7 +27,7 @@ DOCS = Path(__file__).parent.parent / "docs" / "metrics.md"
 class Job:
     member: str
     account: str
-    state: str = "waiting"
+    shown: str = "waiting"
 
 
 @dataclass
@@ -49,9 +49,12 @@ class Jobs:
         return self.waiting[member]
 
 
-def gauges(jobs: Jobs, *accounts: AccountView, cache: Cache | None = None) -> Gauges:
+def gauges(
+    jobs: Jobs, *accounts: AccountView, cache: Cache | None = None, members: Sequence[str] = ()
+) -> Gauges:
     engine = SimpleNamespace(accounts=lambda: accounts)
-    return Gauges(jobs, engine, cache or Cache(), MemoryBudget(1))  # type: ignore[arg-type]
+    cache = cache or Cache()
+    return Gauges(jobs, engine, cache, MemoryBudget(1), lambda: members)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -161,6 +164,48 @@ def test_a_request_is_counted_by_every_bound_that_its_time_does_not_exceed(
         found = metrics.registry.get_sample_value(f"{name}_bucket", {**labels, "le": str(bound)})
         assert (found or 0) == sum(seconds <= bound for seconds in times)
     assert (metrics.registry.get_sample_value(f"{name}_count", labels) or 0) == len(times)
+
+
+async def test_all_that_is_known_at_the_start_is_there_as_zero() -> None:
+    metrics = Metrics()
+    account = AccountView("main", 1, 0, None, None, events=True)
+    jobs = Jobs([], {"alice": 0, "bob": 0})
+    metrics.registry.register(gauges(jobs, account, members=["alice", "bob"]))
+    metrics.calls("main").expect([("POST", "/api/prompt")])
+    metrics.expect(["alice"], ["main"])
+    metrics.expect(["alice", "bob"], ["main"])
+    found = await samples(metrics)
+    for series in (
+        "jobs bob  waiting",
+        "jobs bob  running",
+        "queue_length bob",
+        "websocket_clients bob",
+        "previews_dropped_total bob",
+        "bytes_uploaded_total bob",
+        "bytes_served_total bob",
+        "limit_refusals_total bob jobs_per_day",
+        "jobs_accepted_total bob",
+        "jobs_ended_total bob main failed",
+        "jobs_ended_total bob  withdrawn",
+        "job_wait_seconds_count bob main",
+        "job_running_seconds_bucket bob main 60.0",
+        "cloud_calls_total main POST /api/prompt 429",
+        "cloud_surprises_total main event",
+    ):
+        assert found[series] == 0, series
+
+
+async def test_a_large_gateway_does_not_export_every_pair_of_member_and_account() -> None:
+    metrics = Metrics()
+    metrics.expect([f"member{number}" for number in range(MAX_EXPECTED)], ["one", "two"])
+    waits = [name for name in await samples(metrics) if name.startswith("job_wait_seconds_count")]
+    assert len(waits) == MAX_EXPECTED
+
+
+async def test_the_first_error_of_a_route_follows_a_zero() -> None:
+    metrics = Metrics()
+    metrics.answered("alice", "GET", "/view", 200, 0.003)
+    assert (await samples(metrics))["requests_total alice GET /view 5xx"] == 0
 
 
 async def test_two_applications_in_one_process_do_not_share_metrics(metrics: Metrics) -> None:

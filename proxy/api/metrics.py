@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -20,7 +20,7 @@ from proxy.metrics import PREFIX, find
 
 if TYPE_CHECKING:
     from proxy.files.cache import Cache
-    from proxy.jobs.models import EngineStatus
+    from proxy.jobs.models import EngineStatus, Shown
     from proxy.jobs.service import JobService
 
 
@@ -56,17 +56,27 @@ async def _page(request: web.Request, member: str | None) -> web.Response:
     return web.Response(body=body, headers={"Content-Type": type_, "Cache-Control": "no-store"})
 
 
+#: The states of the metric `jobs`.
+_STATES: tuple[Shown, ...] = ("waiting", "sending", "pending", "running")
+
+
 class Gauges(Collector):
     """What is read from the rooms when the metrics are asked for.
 
     Of several replicas the one whose engine runs the jobs alone tells of them, so that sums are
-    right.
+    right. Without any job each of the `members` has its series with 0.
     """
 
     def __init__(
-        self, jobs: JobService, engine: EngineStatus, cache: Cache, budget: MemoryBudget
+        self,
+        jobs: JobService,
+        engine: EngineStatus,
+        cache: Cache,
+        budget: MemoryBudget,
+        members: Callable[[], Iterable[str]],
     ) -> None:
         self._jobs = jobs
+        self._members = members
         self._engine = engine
         self._cache = cache
         self._budget = budget
@@ -89,13 +99,16 @@ class Gauges(Collector):
         jobs: Counter[tuple[str, ...]] = Counter()
         used: Counter[str] = Counter()
         accounts = {account.name: account for account in self._engine.accounts()}
+        for member in self._members() if accounts else ():
+            jobs.update({(member, "", state): 0 for state in _STATES})
         for job in self._jobs.live() if accounts else ():
-            jobs[job.member, job.account or "", job.state] += 1
-            used[job.account or ""] += job.state == "running"
+            jobs[job.member, job.account, job.shown] += 1
+            used[job.account] += job.shown == "running"
         return {
             "jobs": jobs,
             "queue_length": {
-                (member,): self._jobs.queue_remaining(member) for member, _, _ in jobs
+                (member,): self._jobs.queue_remaining(member)
+                for member in {member for member, _, _ in jobs}
             },
             "account_slots": {(name,): one.slots for name, one in accounts.items()},
             "account_slots_used": {(name,): used[name] for name in accounts},

@@ -51,7 +51,15 @@ async def open_api(
     workflows = WorkflowExchange(
         WorkflowRepository(database), jobs.bus, subscribers.tell, supervisor
     )
-    process.metrics.registry.register(Gauges(jobs.service, election, cache, process.budget))
+    metrics, members = process.metrics, storage.members
+    gauges = Gauges(jobs.service, election, cache, process.budget, members.names)
+    metrics.registry.register(gauges)
+
+    def expect() -> None:
+        metrics.expect(members.names(), cloud.accounts)
+
+    expect()
+    members.subscribe(expect)
     sampler = Sampler(activity, jobs.service.accounts, is_active=election.is_active)
     supervisor.keep(sampler.run, "sample the activity")
     assets = Assets(

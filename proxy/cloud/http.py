@@ -120,6 +120,19 @@ ROUTES = (
 )
 
 
+#: Those of them that are called with POST, the others with GET.
+_POSTED = frozenset(
+    {
+        "prompt",
+        "jobs/{id}/cancel",
+        "upload/image",
+        "userdata/{file}",
+        "userdata/{file}/move/{dest}",
+        "settings/{id}",
+    }
+)
+
+
 class AddressRefusedError(OSError):
     """An address that is not connected to; the text says why."""
 
@@ -328,6 +341,9 @@ class Http:
             request_class=_Request,
         )
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
+        self.calls.expect(
+            ("POST" if route in _POSTED else "GET", f"/api/{route}") for route in ROUTES
+        )
 
     def url(self, *segments: str, **query: str | int) -> URL:
         """A route below `/api`; each segment is one, whatever characters it has.

@@ -147,6 +147,10 @@ class Directory:
         """All members, by name."""
         return [self._members[key] for key in sorted(self._members)]
 
+    def names(self) -> list[str]:
+        """The names of all members; without members it is `local`."""
+        return [member.name for member in self.members()] if self.has_members else [LOCAL]
+
     def tokens(self, name: str | None = None) -> list[Token]:
         """All tokens, or those of a member, oldest first."""
         found = [one for one in self._tokens.values() if name is None or one.member == name]
