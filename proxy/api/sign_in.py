@@ -25,7 +25,7 @@ from proxy.api.authenticator import (
 from proxy.api.connections import connection_of
 from proxy.api.keys import MEMBERS, OPTIONS
 from proxy.api.middleware import note
-from proxy.members.tokens import LIFETIME, digest
+from proxy.members.tokens import SESSION_LIFETIME, digest
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
@@ -85,7 +85,7 @@ async def post_sign_in(request: web.Request) -> web.Response:
     answer.set_cookie(
         COOKIE,
         session,
-        max_age=LIFETIME // 1000,
+        max_age=SESSION_LIFETIME // 1000,
         path=base or "/",
         secure=caller.scheme == "https",
         httponly=True,

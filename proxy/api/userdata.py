@@ -180,9 +180,9 @@ async def post_file(request: web.Request) -> web.StreamResponse:
     """Write the body to a file; the folders on the way are made. Answers with its path."""
     data = await bodies.read(request)
     name, userdata = request.match_info["file"], request.app[USERDATA]
-    async with _storing(request, len(data)) as (member, most):
+    async with _storing(request, len(data)) as (member, max_bytes):
         entry = await userdata.write(
-            member, name, data, overwrite=_may_overwrite(request), most=most
+            member, name, data, overwrite=_may_overwrite(request), max_bytes=max_bytes
         )
     return _written(request, entry)
 
@@ -198,9 +198,9 @@ async def delete_file(request: web.Request) -> web.StreamResponse:
 async def move_file(request: web.Request) -> web.StreamResponse:
     """Give a file another name. Answers with its new path."""
     name, target = request.match_info["file"], request.match_info["dest"]
-    async with _storing(request, 0) as (member, most):
+    async with _storing(request, 0) as (member, max_bytes):
         entry = await request.app[USERDATA].move(
-            member, name, target, overwrite=_may_overwrite(request), most=most
+            member, name, target, overwrite=_may_overwrite(request), max_bytes=max_bytes
         )
     return _written(request, entry)
 
@@ -271,8 +271,8 @@ async def _change(request: web.Request, changes: Mapping[str, Any]) -> web.Respo
     size = await request.app[TURNS].run(owner_of(request), lambda: len(codec.dump_bytes(changes)))
     if size > MAX_SETTINGS_BYTES:
         raise SettingsTooLargeError
-    async with _storing(request, size) as (member, most):
-        await request.app[USERDATA].change_settings(member, changes, most=most)
+    async with _storing(request, size) as (member, max_bytes):
+        await request.app[USERDATA].change_settings(member, changes, max_bytes=max_bytes)
     return bodies.empty()
 
 

@@ -1,4 +1,4 @@
-"""Who is behind the clients: members, their tokens, their limits.
+"""Members, their tokens and their limits.
 
-Without tokens there is one member, `LOCAL`. Every record carries the name of its member.
+Without members there is one, `LOCAL`. Every record has the name of its member.
 """

@@ -1,8 +1,8 @@
-"""What members use and may use: usage by day (UTC), limits, and one object for the handlers.
+"""Usage of members by day (UTC), their limits, and the object that handlers use for both.
 
-Jobs are counted where they are recorded, in the same transaction. Here bytes are counted, and
-written every few seconds. What is asked for comes from the storage, so that all replicas say it.
-Each limit has a refusal that says when it ends.
+Jobs are counted in the transaction that stores them. Bytes are counted here, and written every few
+seconds. Usage is read from storage, so that all replicas report the same. The error of a limit says
+when to try again.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between two writes of what is counted in bytes; a crash loses no more than that.
-INTERVAL = 5.0
+#: Seconds between two writes of the bytes counted here; a crash loses no more than that.
+WRITE_INTERVAL = 5.0
 
-#: The `type` of every refusal for a limit; its `details` name the limit.
+#: The `type` of every error about a limit; its `details` name the limit.
 LIMIT_REACHED = "limit_reached"
-#: This many seconds' worth of requests may come at once.
+#: The size of a burst, in seconds at the permitted rate.
 BURST_SECONDS = 10.0
-#: This many wrong tokens a minute are answered as such.
-PER_MINUTE = 10
-#: This many addresses are remembered; the one that was heard of longest ago is forgotten first.
-REMEMBERED = 10_000
-#: When to ask again, in seconds, where nobody knows when a place in the queue gets free.
-QUEUE_WAIT = 5.0
+#: Wrong tokens per minute and address, after which the address is refused.
+MAX_FAILURES = 10
+#: Maximum number of addresses that are counted; the least recently seen is forgotten first.
+MAX_ADDRESSES = 10_000
+#: `Retry-After` in seconds if a member's queue is full: nobody knows when there will be room.
+QUEUE_RETRY_AFTER = 5.0
 
 
 @dataclass(eq=False, repr=False)
 class Usage:
-    """What was used, by day. `now` gives seconds since 1970.
+    """Usage by day. `now` returns seconds since 1970.
 
-    `served` are bytes of files that went to each member's clients since the last write.
+    `served` has the bytes of files sent to each member's clients since the last write.
     """
 
     _repository: UsageRepository
@@ -59,18 +59,20 @@ class Usage:
     _unwritten: dict[tuple[str, str], UsageRow] = field(default_factory=dict)
     _flushing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def upload(self, member: str, count: int, *, at: float, most: int | None) -> bool:
-        """Count bytes of files that come from a client, unless they would be more than `most` on
-        the day then, also at other replicas; whether they are counted. Raises `StorageError`."""
-        if most is None:
+    async def upload(self, member: str, count: int, *, at: float, max_bytes: int | None) -> bool:
+        """Count uploaded bytes, unless the day's total over all replicas would exceed `max_bytes`.
+
+        Return whether they were counted. Raises `StorageError`.
+        """
+        if max_bytes is None:
             self.uploaded(member, count, at=at)
             return True
         await self.flush()
         row = UsageRow(day_of(at), member, bytes_up=count)
-        return await self._repository.upload(row, limit=most)
+        return await self._repository.upload(row, limit=max_bytes)
 
     def uploaded(self, member: str, count: int, *, at: float | None = None) -> None:
-        """Bytes of files that came from a client; less than 0 takes some back."""
+        """Count uploaded bytes; a negative `count` takes some back."""
         self._row(member, at).bytes_up += count
 
     def _row(self, member: str, at: float | None) -> UsageRow:
@@ -78,19 +80,21 @@ class Usage:
         return self._unwritten.setdefault((day, member), UsageRow(day, member))
 
     async def today(self, member: str) -> UsageRow:
-        """What the member has used today. Raises `StorageError`."""
+        """Return the member's usage of today. Raises `StorageError`."""
         day = day_of(self.now())
         return next(iter(await self.days(day, day, member)), UsageRow(day, member))
 
     async def days(self, first: str, last: str, member: str | None = None) -> list[UsageRow]:
-        """The usage from day to day, both included, of everybody or one member. By day, then by
-        name. Raises `StorageError`."""
+        """Return the usage from day to day, both included, of everybody or one member, ordered by
+        day and name. Raises `StorageError`."""
         await self.flush()
         return await self._repository.days(first, last, member)
 
     async def flush(self) -> None:
-        """Write what was counted, to the end also if the caller is cancelled. Raises
-        `StorageError`; then it is written with the next."""
+        """Write the counts; a cancellation of the caller does not interrupt it.
+
+        Raises `StorageError`; the next call writes these counts too.
+        """
         await finish(self._flush())
 
     async def _flush(self) -> None:
@@ -107,13 +111,13 @@ class Usage:
                 raise
 
     async def run(self) -> None:
-        """Write bytes every few seconds, until cancelled."""
+        """Write the counts every few seconds, until cancelled."""
         while True:
-            await asyncio.sleep(INTERVAL)
+            await asyncio.sleep(WRITE_INTERVAL)
             await self.close()
 
     async def close(self) -> None:
-        """Write what is not written yet, and log it if that fails."""
+        """Write the remaining counts; log a failure."""
         try:
             await self.flush()
         except StorageError as error:
@@ -121,16 +125,16 @@ class Usage:
 
 
 def end_of_day(at: float) -> datetime:
-    """The first moment of the next day (UTC)."""
+    """Return the first moment of the next day (UTC)."""
     return datetime.fromtimestamp((at // 86_400 + 1) * 86_400, UTC)
 
 
 @dataclass(eq=False, repr=False)
 class Limiter:
-    """The limits of all members.
+    """Checks the limits of all members.
 
-    `member` gives a member by name. Days end at midnight UTC. `now` gives seconds since
-    1970, `clock` seconds that never jump.
+    `_member` returns a member by name. Days end at midnight UTC. `now` returns seconds since 1970,
+    `clock` those of a monotonic clock.
     """
 
     _member: Callable[[str], Member]
@@ -158,8 +162,9 @@ class Limiter:
             )
 
     def admit(self, member: str, *, waiting: int, submitted: int) -> None:
-        """Let a submission in, where this many of the member's jobs wait, and this many were
-        submitted today, as it seemed just before: what is written decides. Raises `LocalError`
+        """Check a submission by the member's numbers of waiting jobs and of today's submissions.
+
+        These may be out of date: the check when the job is stored decides. Raises `LocalError`
         (429).
         """
         limits = self._member(member).limits
@@ -169,25 +174,25 @@ class Limiter:
             raise self.day_is_full(member)
 
     def queue_is_full(self, member: str, waiting: int) -> LocalError:
-        """The answer to a submission behind this many that wait."""
-        most = self._member(member).limits.max_queued or 0
+        """Return the error of a submission while `waiting` jobs wait."""
+        limit = self._member(member).limits.max_queued or 0
         return _refusal(
             "max_queued",
-            most,
-            f"{waiting} of your jobs are waiting, and your limit is {most}; submit again after one "
-            "has started or was deleted.",
-            QUEUE_WAIT,
+            limit,
+            f"{waiting} of your jobs are waiting, and your limit is {limit}; submit again after "
+            "one has started or was deleted.",
+            QUEUE_RETRY_AFTER,
         )
 
     def day_is_full(self, member: str) -> LocalError:
-        """The answer to a submission for which there is no room in the day."""
-        most = self._member(member).limits.jobs_per_day or 0
+        """Return the error of a submission after the last of the day."""
+        limit = self._member(member).limits.jobs_per_day or 0
         return self._until_midnight(
-            "jobs_per_day", most, f"You have submitted your {most} jobs of today"
+            "jobs_per_day", limit, f"You have submitted your {limit} jobs of today"
         )
 
     async def upload_room(self, member: str) -> int | None:
-        """How many bytes the member may still upload today; `None` is no limit. Raises
+        """Return how many bytes the member may still upload today, `None` without a limit. Raises
         `StorageError`."""
         limit = self._member(member).limits.upload_bytes_per_day
         if limit is None:
@@ -195,7 +200,7 @@ class Limiter:
         return max(0, limit - (await self._usage.today(member)).bytes_up)
 
     def upload_refusal(self, member: str) -> LocalError:
-        """The answer to an upload for which there is no room."""
+        """Return the error of an upload beyond the limit of the day."""
         limit = self._member(member).limits.upload_bytes_per_day or 0
         return self._until_midnight(
             "upload_bytes_per_day",
@@ -209,7 +214,7 @@ class Limiter:
         """Count an upload of `count` bytes, unless the block raises. Raises `LocalError` (429),
         `StorageError`."""
         limit, began = self._member(member).limits.upload_bytes_per_day, self.now()
-        if not await self._usage.upload(member, count, at=began, most=limit):
+        if not await self._usage.upload(member, count, at=began, max_bytes=limit):
             raise self.upload_refusal(member)
         try:
             yield
@@ -218,11 +223,11 @@ class Limiter:
             raise
 
     def stored_bytes(self, member: str) -> int | None:
-        """How many bytes the member may keep with the proxy, `None` if there is no limit."""
+        """Return how many bytes of user data the member may store, `None` without a limit."""
         return self._member(member).limits.stored_bytes
 
     def storage_is_full(self, member: str, stored: int) -> LocalError:
-        """The answer to a write for which there is no room beside the `stored` bytes."""
+        """Return the error of a write beyond the limit, while `stored` bytes are stored."""
         limit = self._member(member).limits.stored_bytes or 0
         return LocalError(
             LIMIT_REACHED,
@@ -233,10 +238,10 @@ class Limiter:
             extra_info={"limit": "stored_bytes", "value": limit},
         )
 
-    def _until_midnight(self, limit: str, value: int, said: str) -> LocalError:
+    def _until_midnight(self, limit: str, value: int, problem: str) -> LocalError:
         now = self.now()
         end = end_of_day(now)
-        sentence = f"{said}; this ends at {end:%Y-%m-%d %H:%M} UTC."
+        sentence = f"{problem}; this ends at {end:%Y-%m-%d %H:%M} UTC."
         return _refusal(limit, value, sentence, end.timestamp() - now, ends_at=end.isoformat())
 
 
@@ -253,14 +258,14 @@ def _refusal(limit: str, value: float, sentence: str, wait: float, **more: str) 
 
 
 class Throttle:
-    """Wrong tokens by address; of IPv6 a whole /64 counts as one. `now` is in seconds."""
+    """Limits wrong tokens by address; a /64 of IPv6 counts as one address. `now` is in seconds."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._buckets = Buckets(PER_MINUTE / 60, PER_MINUTE, REMEMBERED)
+        self._buckets = Buckets(MAX_FAILURES / 60, MAX_FAILURES, MAX_ADDRESSES)
 
     def failed(self, address: str) -> int:
-        """Count a wrong token. Returns 0, or the seconds until the next may be tried."""
+        """Count a wrong token. Return 0, or the seconds until the next attempt."""
         return math.ceil(self._buckets.take(_network(address), self._now()))
 
 
@@ -275,7 +280,7 @@ def _network(address: str) -> str:
 
 
 class Accounting:
-    """Where the handlers account for what they did. `member` gives a member by name."""
+    """Counts usage and records actions for the handlers. `member` returns a member by name."""
 
     def __init__(
         self,
@@ -292,7 +297,7 @@ class Accounting:
 
     @asynccontextmanager
     async def running(self, supervisor: Supervisor) -> AsyncIterator[None]:
-        """Write what is counted and recorded; enter it before the jobs start."""
+        """Run the tasks that write counts and records; enter it before jobs start."""
         supervisor.keep(self.usage.run, "write usage")
         await self.audit.start(supervisor)
         try:
@@ -302,7 +307,7 @@ class Accounting:
             await self.usage.close()
 
     def served(self, member: str, count: int) -> None:
-        """Count bytes of files that went to a client."""
+        """Count bytes of files sent to a client."""
         if count > 0:
             self.metrics.served.labels(member).inc(count)
             self.usage.served[member] += count

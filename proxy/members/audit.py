@@ -1,9 +1,8 @@
-"""Who did what, when and from where, in the database.
+"""The audit record: who did what, when and from which address.
 
-An entry is written at once; those that come while one is written share the next transaction.
-
-An entry is `{"at", "action", "member", "address", …}`. Long values are cut and secrets removed.
-Entries older than the setting says are removed.
+An entry is `{"at", "action", "member", "address", …}`, with long values cut and secrets removed. It
+is written at once; entries that come during a write share the next transaction. Entries are deleted
+after `audit_days`.
 """
 
 from __future__ import annotations
@@ -28,18 +27,18 @@ from proxy.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
 
-#: Letters of a value that are kept.
-LONGEST = 500
-#: Items of a list that are kept, and letters of each.
-MOST_ITEMS, LONGEST_ITEM = 50, 100
-#: Entries that may wait for a disk that is slow or refuses; what comes then is counted and dropped.
-MOST_WAITING = 10_000
-#: What clients do as often as they like: lines a second of one member, and lines at once. Others
-#: are not limited, so that nobody hides what an admin does behind many lines.
+#: Maximum length of a recorded value.
+MAX_LENGTH = 500
+#: Maximum number of recorded items of a list, and the maximum length of each.
+MAX_ITEMS, MAX_ITEM_LENGTH = 50, 100
+#: Maximum number of entries that wait to be written; further ones are counted and dropped.
+MAX_WAITING = 10_000
+#: Actions that clients may repeat quickly, with the limits for one member: entries a second and in
+#: a burst. Other actions are not limited, so that none of an admin's gets lost among many entries.
 LIMITED = frozenset({"submit", "delete", "clear_queue", "interrupt", "cancel"})
-LINES_PER_SECOND, LINES_AT_ONCE = 20.0, 2000.0
-#: Seconds before another try when the disk refuses.
-_PAUSE = 1.0
+MAX_RATE, MAX_BURST = 20.0, 2000.0
+#: Seconds before another attempt after a failed write.
+_RETRY_DELAY = 1.0
 
 _DAY_MS = 86_400_000
 
@@ -50,9 +49,9 @@ Value = str | int | float | bool | None | list[str]
 
 @dataclass(eq=False, repr=False)
 class Audit:
-    """The record. Entries older than `days` are removed; 0 days keep none.
+    """The audit record. Entries are deleted after `days`; 0 records nothing.
 
-    `now` gives seconds since 1970.
+    `now` returns seconds since 1970.
     """
 
     _repository: UsageRepository
@@ -60,21 +59,21 @@ class Audit:
     now: Callable[[], float] = time.time
     _waiting: list[AuditRow] = field(default_factory=list)
     _dropped: int = 0
-    _rates: Buckets = field(default_factory=lambda: Buckets(LINES_PER_SECOND, LINES_AT_ONCE))
-    #: The lines of each member that were left out, until there is room for a line that says so.
+    _rates: Buckets = field(default_factory=lambda: Buckets(MAX_RATE, MAX_BURST))
+    #: Entries of each member beyond the rate; one entry with their number follows.
     _left_out: Counter[str] = field(default_factory=Counter)
-    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _has_waiting: asyncio.Event = field(default_factory=asyncio.Event)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _writer: asyncio.Task[None] | None = None
     _cleaned: int = -1
 
     async def start(self, supervisor: Supervisor | None = None) -> None:
-        """Start the task that writes what was noted."""
+        """Start the task that writes the entries."""
         keep = (supervisor or Supervisor()).keep
-        self._writer = keep(self._write_on, "write the audit record")
+        self._writer = keep(self._write_entries, "write the audit record")
 
     async def close(self) -> None:
-        """Write what is not written yet."""
+        """Write the remaining entries; log a failure."""
         if self._writer is not None:
             self._writer.cancel()
             await asyncio.wait([self._writer])
@@ -88,9 +87,9 @@ class Audit:
             log.error("audit_lost", entries=len(self._waiting), error=str(error))
 
     def note(self, action: str, *, member: str = "", address: str = "", **about: Value) -> None:
-        """Record an action; returns at once. `address` is the client's.
+        """Record an action without waiting. `address` is the client's.
 
-        A member that does too much at once gets one line that says how many were left out.
+        For a member beyond the rate, one entry has the number of those that were left out.
         """
         if self.days == 0:
             return
@@ -100,15 +99,17 @@ class Audit:
         if member in self._left_out:
             lines: dict[str, Value] = {"lines": self._left_out.pop(member)}
             self._waiting.append(entry(self.now(), "lines_dropped", member, "", lines))
-        if len(self._waiting) >= MOST_WAITING:
+        if len(self._waiting) >= MAX_WAITING:
             self._dropped += 1
             return
         self._waiting.append(entry(self.now(), action, member, address, about))
-        self._news.set()
+        self._has_waiting.set()
 
     async def flush(self) -> None:
-        """Write what was noted, to the end also if the caller is cancelled. Raises `StorageError`;
-        then it is written with the next."""
+        """Write the waiting entries; a cancellation of the caller does not interrupt it.
+
+        Raises `StorageError`; the next call writes these entries too.
+        """
         await finish(self._flush())
 
     async def _flush(self) -> None:
@@ -128,20 +129,19 @@ class Audit:
     async def page(
         self, *, limit: int, offset: int = 0, member: str | None = None, action: str | None = None
     ) -> list[dict[str, Any]]:
-        """Entries, newest first: `limit` of them behind the first `offset`. Raises
-        `StorageError`."""
+        """Return `limit` entries after the first `offset`, newest first. Raises `StorageError`."""
         await self.flush()
         rows = await self._repository.record(
             limit=limit, offset=offset, member=member, action=action
         )
         return [json.loads(row.entry) for row in rows]
 
-    async def _write_on(self) -> None:
-        """Write every now and then, whatever goes wrong."""
+    async def _write_entries(self) -> None:
+        """Write entries as they come, and retry after failures."""
         failing = False
         while True:
-            await self._news.wait()
-            self._news.clear()
+            await self._has_waiting.wait()
+            self._has_waiting.clear()
             try:
                 await self.flush()
                 await self._clean()
@@ -154,11 +154,11 @@ class Audit:
                 if not failing:
                     log.exception("audit_write_failed")
             failing = True
-            self._news.set()
-            await asyncio.sleep(_PAUSE)
+            self._has_waiting.set()
+            await asyncio.sleep(_RETRY_DELAY)
 
     async def _clean(self) -> None:
-        """Once a day, remove what is too old."""
+        """Delete old entries, once a day."""
         today = int(self.now() * 1000) // _DAY_MS
         if self._cleaned != today:
             before = (today - self.days) * _DAY_MS
@@ -167,7 +167,7 @@ class Audit:
 
 
 def entry(at: float, action: str, member: str, address: str, about: dict[str, Value]) -> AuditRow:
-    """An entry of the record, cut and without secrets."""
+    """Return an entry, with long values cut and without secrets."""
     moment = datetime.fromtimestamp(at, UTC)
     whole = {
         "at": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
@@ -182,15 +182,17 @@ def entry(at: float, action: str, member: str, address: str, about: dict[str, Va
 
 
 async def note(repository: UsageRepository, action: str, **about: Value) -> None:
-    """Record an action of a command line, whose member is anyone who may write the folder. Raises
-    `StorageError`."""
+    """Record an action of the command line, which has no member: anyone who may write the data
+    folder can run it. Raises `StorageError`."""
     noted = entry(time.time(), action, "", "command line", about)
     await repository.write(partial(note_audit, entries=[noted]))
 
 
 async def finish(work: Coroutine[Any, Any, T]) -> T:
-    """Await `work`; a cancellation of the caller is raised when it has come to its end. A write
-    that is cancelled halfway leaves nobody who knows whether it was made."""
+    """Await `work` to its end; a cancellation of the caller is raised after that.
+
+    Nobody could know whether a write that was cancelled halfway was made.
+    """
     task = asyncio.create_task(work)
     try:
         return await asyncio.shield(task)
@@ -204,5 +206,5 @@ async def finish(work: Coroutine[Any, Any, T]) -> T:
 def _shown(value: Value) -> Value:
     """Return a value as it is recorded: cut, and without secrets."""
     if isinstance(value, list):
-        return [scrub_start(str(item), LONGEST_ITEM) for item in value[:MOST_ITEMS]]
-    return scrub_start(value, LONGEST) if isinstance(value, str) else value
+        return [scrub_start(str(item), MAX_ITEM_LENGTH) for item in value[:MAX_ITEMS]]
+    return scrub_start(value, MAX_LENGTH) if isinstance(value, str) else value

@@ -1,7 +1,8 @@
-"""Who is a member, and whose a token is: in memory, over the database.
+"""The members and their tokens, in memory and in the database.
 
-The command line and other replicas change the database while a server runs; the server looks for
-changes a few times a second. Each change is made on what the database holds, or made again.
+The command line and other replicas change the database while a server runs, so that the server
+checks for changes a few times a second. A change is based on the current revision of the database,
+and repeated if another process was faster.
 """
 
 from __future__ import annotations
@@ -37,17 +38,17 @@ from proxy.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
 
-#: A file of the data folder that says that there are members. It outlives their database, so that
-#: a lost or emptied one does not pass for a proxy that is open to everybody.
+#: A file of the data folder that says that there are members. It is kept apart from the database,
+#: so that a lost or emptied database does not open the proxy to everybody.
 MARKER = "has-members"
 _MARKER_TEXT = """\
 This proxy has members. It does not start without them while this file exists, because anyone who
 reaches it could use it. Delete this file only to stop requiring tokens.
 """
 
-#: Seconds between two looks for changes by another process.
+#: Seconds between two checks for changes by other processes.
 INTERVAL = 0.25
-#: The last use of a token is written at most once in this many ms.
+#: Minimum milliseconds between two writes of a token's last use.
 USE_INTERVAL = 60_000
 
 _MEMBER = msgspec.json.Decoder(Member)
@@ -58,15 +59,17 @@ _ANYONE = Member(LOCAL, role="admin", limits=Limits(max_queued=None, stored_byte
 
 
 class Access(msgspec.Struct, frozen=True):
-    """A token that lets its member in."""
+    """A valid token and its member."""
 
     member: Member
     token: Token
 
 
 class _Change(msgspec.Struct, frozen=True):
-    """What becomes of members and tokens: those that are others now, and those that are no more. A
-    removed member keeps the name."""
+    """Members and tokens that were added or changed, and those that were removed.
+
+    The name of a removed member stays reserved.
+    """
 
     members: Sequence[Member] = ()
     removed: Sequence[Member] = ()
@@ -75,11 +78,11 @@ class _Change(msgspec.Struct, frozen=True):
 
 
 class Directory:
-    """The members and their tokens. Without a repository they are kept in memory alone.
+    """The members and their tokens; without a repository in memory only.
 
-    Without members the proxy is a tool for one: everybody is the member `local`. Once a process
-    has known a member this is over for its life, so that removing the last member does not open
-    the door. `marker` is the file that says the same to the next process.
+    Without members everybody is the member `local`. As soon as a process has seen a member, this
+    does not apply to it any more, so that removing the last member does not open the proxy.
+    `marker` is the file that tells the next process.
     """
 
     def __init__(
@@ -95,7 +98,7 @@ class Directory:
         self._now = now
         self._marker = marker
         self._revision = -1
-        self._looks = 0
+        self._loads = 0
         self._members: dict[str, Member] = {}
         self._tokens: dict[str, Token] = {}
         self._uses: dict[str, Use] = {}
@@ -103,23 +106,23 @@ class Directory:
         #: Whether clients need a token; if not, everybody is the member `local`.
         self.has_members = False
         self._written: dict[str, int] = {}
-        self._changed: list[Callable[[], None]] = []
-        self._looked_at = self._ms()
+        self._callbacks: list[Callable[[], None]] = []
+        self._checked_at = self._ms()
         self._watching: asyncio.Task[None] | None = None
 
     async def load(self) -> None:
-        """Read what the database holds. Raises `StorageError`."""
-        await self._look()
+        """Read the database. Raises `StorageError`."""
+        await self._refresh()
         if self.has_members:
             await self._mark(expected=True)
 
     def start(self, supervisor: Supervisor | None = None) -> None:
-        """From now on look for changes by other processes, and write down uses."""
+        """Start the task that checks for changes by other processes and writes uses of tokens."""
         keep = (supervisor or Supervisor()).keep
         self._watching = keep(self._watch, "watch the members")
 
     async def close(self) -> None:
-        """Write down the last uses."""
+        """Stop the task, and write the last uses of tokens."""
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.wait([self._watching])
@@ -127,15 +130,18 @@ class Directory:
             await self._write_uses(every=True)
 
     def get(self, name: str) -> Member:
-        """The member of that name. One who is no (longer a) member is a disabled member without
-        limits: there may still be jobs in that name. Without members, `local` is an admin."""
+        """Return the member of that name.
+
+        A name that is not a member's any more gives a disabled member without limits: its jobs may
+        still run. Without members, `local` is an admin.
+        """
         member = self._members.get(name.lower())
         if member is not None and member.name == name:
             return member
         return _ANYONE if name == LOCAL and not self.has_members else Member(name, disabled=True)
 
     def find(self, name: str) -> Member:
-        """The member of that name, however it is capitalised. Raises `UnknownMemberError`."""
+        """Return the member of that name, ignoring case. Raises `UnknownMemberError`."""
         try:
             return self._members[name.lower()]
         except KeyError:
@@ -144,7 +150,7 @@ class Directory:
             ) from None
 
     def members(self) -> list[Member]:
-        """All members, by name."""
+        """Return all members, sorted by name."""
         return [self._members[key] for key in sorted(self._members)]
 
     def names(self) -> list[str]:
@@ -152,56 +158,58 @@ class Directory:
         return [member.name for member in self.members()] if self.has_members else [LOCAL]
 
     def tokens(self, name: str | None = None) -> list[Token]:
-        """All tokens, or those of a member, oldest first."""
-        found = [one for one in self._tokens.values() if name is None or one.member == name]
+        """Return all tokens, or those of a member, oldest first."""
+        found = [token for token in self._tokens.values() if name is None or token.member == name]
         return sorted(found, key=lambda token: (token.created, token.id))
 
     def last_use(self, token: Token) -> Use | None:
-        """When and from where the token was used last."""
+        """Return when and from where the token was used last, `None` if it never was."""
         return self._uses.get(token.id)
 
     def access(self, token: str) -> Access | None:
-        """The token, if it is one that is neither revoked nor expired, of a member not disabled."""
+        """Return the access of a token, `None` if it is unknown, revoked or expired, or its member
+        is disabled."""
         known = self._tokens.get(tokens.id_of(token) or "")
         if not tokens.matches(token, known) or known is None:
             return None
         return self.access_by_id(known.id)
 
     def access_by_id(self, token_id: str) -> Access | None:
-        """The same of a token that was shown before."""
+        """Return the access of a token by its id, as `access`."""
         token = self._tokens.get(token_id)
         if token is None or token.expired(self._ms()):
             return None
         member = self.get(token.member)
         return None if member.disabled else Access(member, token)
 
-    async def look_for(self, shown: Iterable[str], session: str | None = None) -> None:
-        """Read what another process has written, if one of the tokens that were shown, or the
-        session of that name, is not known here. Raises `StorageError`."""
-        known = all(id_ in self._tokens for id_ in map(tokens.id_of, shown) if id_)
+    async def look_for(self, texts: Iterable[str], session: str | None = None) -> None:
+        """Read the database again if one of these tokens, or the session of that name, is unknown:
+        another process may have added it. Raises `StorageError`."""
+        known = all(id_ in self._tokens for id_ in map(tokens.id_of, texts) if id_)
         if known and (session is None or self.sessions.token_of(session) is not None):
             return
-        begun = self._looks
+        loads = self._loads
         async with self._changing:
-            if self._looks > begun:
-                return  # somebody else's look began since
+            if self._loads > loads:
+                return  # another caller has loaded it since
             changed = await self._load_if_changed()
         if changed:
-            self._tell()
+            self._notify()
 
     def used(self, token: Token, address: str) -> None:
-        """Note a use. It is written later, at most once a minute."""
+        """Note a use of a token; it is written at most once in `USE_INTERVAL`."""
         self._uses[token.id] = Use(self._ms(), address)
 
     def subscribe(self, callback: Callable[[], None]) -> None:
-        """Call back after each change of members or tokens, and when a token expires."""
-        self._changed.append(callback)
+        """Call `callback` after each change of members or tokens, and when a token expires."""
+        self._callbacks.append(callback)
 
     async def add(self, member: Member, *, restore: bool = False) -> Member:
-        """Take in a new member.
+        """Add a member, and return it.
 
-        The data of removed members stay. Only with `restore` a new member gets such a name, and
-        the data. Raises `DirectoryError` for a name that cannot be one, `NameTakenError`.
+        The data of removed members are kept. With `restore` the new member may have the name of a
+        removed one, and gets its data. Raises `DirectoryError` for an invalid name,
+        `NameTakenError`.
         """
         if not _NAME.fullmatch(member.name):
             raise DirectoryError(
@@ -230,7 +238,7 @@ class Directory:
     async def change(
         self, name: str, *, limits: dict[str, Any] | None = None, **fields: Any
     ) -> Member:
-        """Give other values to fields of a member (`role`, `weight`, `disabled`) and its limits."""
+        """Change fields of a member (`role`, `weight`, `disabled`) and its limits; return it."""
 
         def decide() -> _Change:
             member = self.find(name)
@@ -240,8 +248,10 @@ class Directory:
         return (await self._change(decide)).members[0]
 
     async def remove(self, name: str) -> Member:
-        """Remove a member and its tokens. Jobs, history and files stay, for nobody to see. Without
-        the last one no members are expected at the next start."""
+        """Remove a member and its tokens. Jobs, history and files are kept, but nobody sees them.
+
+        After the last member the next process starts without members.
+        """
 
         def decide() -> _Change:
             member = self.find(name)
@@ -255,16 +265,18 @@ class Directory:
     async def new_token(
         self, name: str, *, note: str = "", lifetime: float | None = None, until: int | None = None
     ) -> tuple[str, Token]:
-        """A new token of a member, which expires after `lifetime` seconds, at `until` (ms) at the
-        latest, and what is kept."""
+        """Create a token of a member. Return its text, and what is stored of it.
+
+        It expires after `lifetime` seconds, and at `until` (ms) at the latest.
+        """
         text = ""
 
         def decide() -> _Change:
             nonlocal text
             member = self.find(name)
             now = self._ms()
-            ends = [until, None if lifetime is None else now + round(lifetime * 1000)]
-            expires = min((end for end in ends if end is not None), default=None)
+            limits = [until, None if lifetime is None else now + round(lifetime * 1000)]
+            expires = min((limit for limit in limits if limit is not None), default=None)
             while True:
                 text, token = tokens.make(member.name, note=note, created=now, expires=expires)
                 if token.id not in self._tokens:
@@ -274,7 +286,7 @@ class Directory:
         return text, change.tokens[0]
 
     def find_token(self, prefix: str) -> Token:
-        """The one token whose id begins so. Raises `UnknownTokenError`."""
+        """Return the one token whose id begins with `prefix`. Raises `UnknownTokenError`."""
         start = tokens.id_prefix(prefix)
         found = [token for id_, token in self._tokens.items() if start and id_.startswith(start)]
         if len(found) == 1:
@@ -284,12 +296,12 @@ class Directory:
         raise UnknownTokenError(f"{problem} with {shown}: see comfy-cloud-proxy token list.")
 
     async def revoke(self, prefix: str) -> Token:
-        """Revoke the one token whose id begins so. Raises `UnknownTokenError`."""
+        """Revoke the one token whose id begins with `prefix`. Raises `UnknownTokenError`."""
         change = await self._change(lambda: _Change(revoked=[self.find_token(prefix)]))
         return change.revoked[0]
 
     async def _change(self, decide: Callable[[], _Change]) -> _Change:
-        """Make one change at a time among all processes, each on what the one before has left."""
+        """Write one change on the current revision; repeat it if another process was faster."""
         async with self._changing:
             while True:
                 await self._load_if_changed()
@@ -299,8 +311,8 @@ class Directory:
                     break
                 except StaleError:  # by another process, in between
                     continue
-            self._take(change)
-        self._tell()
+            self._apply(change)
+        self._notify()
         return change
 
     async def _write(self, change: _Change) -> None:
@@ -310,17 +322,22 @@ class Directory:
             self._revision,
             members=[
                 *(
-                    StoredMember(one.name.lower(), one.name, False, msgspec.json.encode(one))
-                    for one in change.members
+                    StoredMember(
+                        member.name.lower(), member.name, False, msgspec.json.encode(member)
+                    )
+                    for member in change.members
                 ),
-                *(StoredMember(one.name.lower(), one.name, True, b"{}") for one in change.removed),
+                *(
+                    StoredMember(member.name.lower(), member.name, True, b"{}")
+                    for member in change.removed
+                ),
             ],
             tokens=change.tokens,
-            revoked=[one.id for one in change.revoked],
+            revoked=[token.id for token in change.revoked],
         )
 
-    def _take(self, change: _Change) -> None:
-        """Let the memory be as the database."""
+    def _apply(self, change: _Change) -> None:
+        """Apply a written change in memory."""
         for member in change.members:
             self._members[member.name.lower()] = member
             self._removed.pop(member.name.lower(), None)
@@ -331,69 +348,71 @@ class Directory:
         for token in change.revoked:
             self._tokens.pop(token.id, None)
             self._uses.pop(token.id, None)
-        self.sessions.forget(self._tokens)
+        self.sessions.retain(self._tokens)
         self.has_members = self.has_members or bool(self._members)
 
     def _ms(self) -> int:
         return int(self._now() * 1000)
 
-    async def _look(self) -> bool:
+    async def _refresh(self) -> bool:
         async with self._changing:
             return await self._load_if_changed()
 
     async def _load_if_changed(self) -> bool:
-        """Read everything if it is not as it was; says whether. Raises `StorageError`."""
+        """Read everything if there is a new revision. Return whether there was. Raises
+        `StorageError`."""
         repository = self._repository
-        self._looks += 1
+        self._loads += 1
         if repository is None or await repository.revision() == self._revision:
             return False
         stored = await repository.load()
         try:
             members = {
-                one.key: _MEMBER.decode(one.data) for one in stored.members if not one.removed
+                row.key: _MEMBER.decode(row.data) for row in stored.members if not row.removed
             }
         except msgspec.DecodeError as error:
             raise StorageError(f"the database contains an invalid member: {error}") from error
         self._members = members
-        self._removed = {one.key: one.name for one in stored.members if one.removed}
+        self._removed = {row.key: row.name for row in stored.members if row.removed}
         self._tokens = {
-            one.id: Token(one.id, one.member, one.digest, one.note, one.created, one.expires)
-            for one in stored.tokens
+            row.id: Token(row.id, row.member, row.digest, row.note, row.created, row.expires)
+            for row in stored.tokens
         }
-        for one in stored.tokens:
-            ours = self._uses.get(one.id)
-            if one.used_at is not None and (ours is None or ours.at < one.used_at):
-                self._uses[one.id] = Use(one.used_at, one.used_from or "")
-                self._written[one.id] = one.used_at
+        for row in stored.tokens:
+            ours = self._uses.get(row.id)
+            if row.used_at is not None and (ours is None or ours.at < row.used_at):
+                self._uses[row.id] = Use(row.used_at, row.used_from or "")
+                self._written[row.id] = row.used_at
         self._uses = {id_: use for id_, use in self._uses.items() if id_ in self._tokens}
-        self.sessions.take(stored.sessions)
+        self.sessions.replace(stored.sessions)
         self.has_members = self.has_members or bool(members)
         self._revision = stored.revision
         return True
 
     async def _watch(self) -> None:
-        """Look every now and then, for revoked tokens must stop working."""
+        """Check for changes every `INTERVAL`: revoked tokens must stop working."""
         failing = False
         while True:
             await asyncio.sleep(INTERVAL)
             changed = False
             try:
-                changed = await self._look()
+                changed = await self._refresh()
                 await self._write_uses()
                 failing = False
             except StorageError as error:
                 if not failing:
                     log.error("members_read_failed", error=str(error))
                 failing = True
-            last, self._looked_at = self._looked_at, self._ms()
-            ended = any(
-                last < (one.expires or 0) <= self._looked_at for one in self._tokens.values()
+            previous, self._checked_at = self._checked_at, self._ms()
+            expired = any(
+                previous < (token.expires or 0) <= self._checked_at
+                for token in self._tokens.values()
             )
-            if changed or ended:
-                self._tell()
+            if changed or expired:
+                self._notify()
 
     async def _mark(self, *, expected: bool) -> None:
-        """Say in the folder whether there have to be members. Raises `StorageError`."""
+        """Create or delete the marker file. Raises `StorageError`."""
         if self._marker is None or await asyncio.to_thread(self._marker.exists) is expected:
             return
         try:
@@ -415,9 +434,9 @@ class Directory:
             await self._repository.note_uses(due)
             self._written.update((id_, use.at) for id_, use in due.items())
 
-    def _tell(self) -> None:
-        """Call all subscribers; one that fails keeps no other from hearing."""
-        for callback in self._changed:
+    def _notify(self) -> None:
+        """Call all subscribers; log what they raise."""
+        for callback in self._callbacks:
             try:
                 callback()
             except Exception:
@@ -425,12 +444,12 @@ class Directory:
 
 
 def describe_member(directory: Directory, member: Member) -> dict[str, Any]:
-    """A member as JSON."""
+    """Return a member as the admin API shows it."""
     return {**msgspec.to_builtins(member), "tokens": len(directory.tokens(member.name))}
 
 
 def describe_token(directory: Directory, token: Token) -> dict[str, Any]:
-    """A token as JSON, without what proves it."""
+    """Return a token as the admin API shows it, without its digest."""
     use = directory.last_use(token)
     return {
         "id": token.id,
@@ -444,16 +463,18 @@ def describe_token(directory: Directory, token: Token) -> dict[str, Any]:
 
 
 def marker_of(settings: Settings) -> Path | None:
-    """The file `MARKER`. There is none beside a PostgreSQL database: replicas share that, and no
-    folder."""
+    """Return the path of `MARKER`, `None` with PostgreSQL: replicas share that, but no folder."""
     return None if settings.database is not None else settings.data_dir / MARKER
 
 
 def any_members(folder: Path) -> bool:
-    """Whether the data folder has members, or has had some and is damaged; creates nothing."""
+    """Return whether the data folder has members, or has had some and is damaged.
+
+    Creates nothing.
+    """
     try:
         return _found(folder / FILE, "SELECT 1 FROM members WHERE NOT removed LIMIT 1")
-    except sqlite3.Error:  # anyone who opens it says what to do
+    except sqlite3.Error:  # the start reports what to do
         return (folder / MARKER).exists()
 
 

@@ -1,6 +1,6 @@
-"""Who is behind a client, what they may use, and what people may say of them. Pure.
+"""A member, its limits, and the fields that people may set. Pure.
 
-There is one set of rules for the command line and the admin API.
+The command line and the admin API share these rules.
 """
 
 from __future__ import annotations
@@ -18,41 +18,40 @@ from proxy.translate.errors import LocalError
 #: The one member of a proxy that has no members.
 LOCAL = "local"
 
-#: What a member may keep on the proxy's disk unless an admin says otherwise, in bytes.
+#: The default limit of a member's user data, in bytes.
 STORED_BYTES = 1_000_000_000
-#: Jobs that may wait, unless an admin says otherwise.
+#: The default limit of a member's waiting jobs.
 MAX_QUEUED = 5_000
 
 Role = Literal["user", "admin"]
 
-#: How many jobs of one client run at once: as is known of it, one, or as many as slots are free.
+#: How many jobs of one client run at once: as the proxy finds out, one, or as many as slots are
+#: free.
 Parallelism = Literal["auto", "one", "many"]
 
 
 class DirectoryError(Exception):
-    """What was asked of the directory cannot be. The text is one sentence that says what to do."""
+    """Raised for an operation on members that is not possible. The text says what to do."""
 
 
 class UnknownMemberError(DirectoryError):
-    """There is no such member."""
+    """Raised for the name of no member."""
 
 
 class UnknownTokenError(DirectoryError):
-    """There is no such token, or several that begin so."""
+    """Raised for a prefix that no token has, or more than one."""
 
 
 class NameTakenError(DirectoryError):
-    """There is, or was, a member of that name."""
+    """Raised for the name of a current or removed member."""
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What a member may use; `None` is no limit.
+    """The limits of a member; `None` is no limit.
 
-    `max_queued` counts jobs that wait, `max_running` those on the cloud at once; days are UTC's.
-    `stored_bytes` bounds user data and settings, which stay on the proxy's disk until the member
-    deletes them.
-    `denied_classes` are node classes that no graph of the member may have, and with
-    `deny_partner_nodes` none may have a node that is paid for by use.
+    `max_queued` limits waiting jobs, `max_running` concurrent jobs on the cloud; days are in UTC.
+    `stored_bytes` limits user data and settings. `denied_classes` are patterns of node classes that
+    the member cannot use; with `deny_partner_nodes` it cannot use nodes that are paid for by use.
     """
 
     max_queued: int | None = MAX_QUEUED
@@ -66,9 +65,9 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Member(msgspec.Struct, frozen=True):
-    """A person or an integration. `weight` is the share of turns; `created` is in ms since 1970.
+    """A person or an integration. `weight` is its share of turns; `created` is in ms since 1970.
 
-    `client_parallelism` stands instead of the setting of that name unless it is `None`.
+    `client_parallelism` replaces the setting of that name unless it is `None`.
     """
 
     name: str
@@ -80,15 +79,15 @@ class Member(msgspec.Struct, frozen=True):
     client_parallelism: Parallelism | None = None
 
 
-#: The catalog's word on a node class, or `None` while it has none.
+#: Returns a node class of the catalog, `None` if it is unknown or nothing is loaded yet.
 KnownClass = Callable[[str], Mapping[str, Any] | None]
 
 
 def check_classes(member: Member, graph: Mapping[str, Any], known_class: KnownClass) -> None:
-    """Refuse a graph with a node that the member may not use.
+    """Refuse a graph with a node that the member cannot use.
 
-    Raises `LocalError`: 403 with the nodes in `node_errors`; 503 for a member who may not use
-    partner nodes, while nobody can say of a class whether it is one.
+    Raises `LocalError`: 403 with the nodes in `node_errors`; 503 for a member who cannot use
+    partner nodes if it is not known yet whether a class is one.
     """
     denied = {
         node_id: (node["class_type"], limit)
@@ -107,12 +106,12 @@ def check_classes(member: Member, graph: Mapping[str, Any], known_class: KnownCl
         kind="forbidden",
         details=f"Node ID '#{node_id}'",
         extra_info={"node_id": node_id, "class_type": class_type, "limit": limit},
-        node_errors={one: _node_error(*about) for one, about in denied.items()},
+        node_errors={id_: _node_error(*about) for id_, about in denied.items()},
     )
 
 
 def _denied_by(class_type: str, limits: Limits, known_class: KnownClass) -> str | None:
-    """The limit that denies a class."""
+    """Return the limit that denies a class, `None` if it is allowed."""
     for pattern in limits.denied_classes:
         if class_type == pattern or fnmatchcase(class_type, pattern):
             return f"denied_classes: {pattern}"
@@ -140,7 +139,7 @@ def _node_error(class_type: str, limit: str) -> dict[str, Any]:
     return {"errors": [reason], "dependent_outputs": [], "class_type": class_type}
 
 
-# --- what people say ----------------------------------------------------------------------
+# --- what people set ----------------------------------------------------------------------
 
 Count = Annotated[int, Meta(ge=0, le=10**15)] | None | UnsetType
 Rate = Annotated[float, Meta(gt=0, le=1e6)] | None | UnsetType
@@ -167,7 +166,7 @@ class LimitFields(Struct, forbid_unknown_fields=True):
 
 
 class MemberFields(Struct, forbid_unknown_fields=True):
-    """What to set of a member."""
+    """Fields of a member to set."""
 
     role: Role | UnsetType = UNSET
     weight: Annotated[float, Meta(ge=0.01, le=1000)] | UnsetType = UNSET
@@ -176,7 +175,7 @@ class MemberFields(Struct, forbid_unknown_fields=True):
     client_parallelism: Parallelism | UnsetType | None = UNSET
 
     def changes(self) -> dict[str, Any]:
-        """The fields of a `Member` that are given, with `limits` as those of its `Limits`."""
+        """Return the fields of `Member` that are given; `limits` are those of `Limits`."""
         given = _given(self, MemberFields)
         return given if self.limits is UNSET else {**given, "limits": _given(self.limits)}
 
@@ -188,32 +187,32 @@ class NewMember(MemberFields, forbid_unknown_fields=True, kw_only=True):
     restore: bool = False
 
     def member(self) -> Member:
-        """The member that it becomes."""
+        """Return the member."""
         changes = self.changes()
         return Member(self.name, limits=Limits(**changes.pop("limits", {})), **changes)
 
 
 class NewToken(Struct, forbid_unknown_fields=True):
-    """A token to make. `expires` is a time from now such as `90d`."""
+    """A token to create. `expires` is a time from now such as `90d`."""
 
     member: str
     note: Note = ""
     expires: str | None = None
 
     def values(self) -> dict[str, Any]:
-        """Note and lifetime (s) of the token. Raises `DirectoryError`."""
+        """Return the note and the lifetime (s) of the token. Raises `DirectoryError`."""
         note = "".join(letter if letter.isprintable() else " " for letter in self.note).strip()
         return {"note": note, "lifetime": None if self.expires is None else seconds(self.expires)}
 
 
 def _given(fields: Struct, kind: type[Struct] | None = None) -> dict[str, Any]:
-    """The fields, of a `kind` alone, that have a value."""
+    """Return the fields that have a value; with `kind`, only the fields of that type."""
     names = (kind or type(fields)).__struct_fields__
     return {name: value for name in names if (value := getattr(fields, name)) is not UNSET}
 
 
 def seconds(text: str) -> float:
-    """How long `90d`, `12h` and the like are. Raises `DirectoryError`."""
+    """Return the seconds of `90d`, `12h` and the like. Raises `DirectoryError`."""
     read = _LIFETIME.fullmatch(text.strip().lower())
     if read is None or int(read[1]) == 0:
         raise DirectoryError(
@@ -223,7 +222,7 @@ def seconds(text: str) -> float:
 
 
 def validated(value: object, kind: type[Any], *, strict: bool = True) -> Any:
-    """The value as a `kind`. Raises `DirectoryError` that names the field and what it must be."""
+    """Return the value as a `kind`. Raises `DirectoryError` that names the field and its rule."""
     try:
         return msgspec.convert(value, kind, strict=strict)
     except msgspec.ValidationError as error:

@@ -1,4 +1,4 @@
-"""How often something may happen."""
+"""Token buckets, which limit how often something may happen."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Bucket:
-    """A token bucket: `rate` tokens a second flow in, `size` at most. `now` is of any clock."""
+    """A token bucket that gains `rate` tokens a second, up to `size`. `now` is any clock (s)."""
 
     rate: float
     size: float
@@ -19,7 +19,7 @@ class Bucket:
         self.filled = self.size
 
     def take(self, now: float) -> float:
-        """Take a token. Returns 0, or the seconds until there will be one."""
+        """Take a token. Return 0, or the seconds until there will be one."""
         if self.at is not None:
             self.filled = min(self.size, self.filled + max(0.0, now - self.at) * self.rate)
         self.at = now
@@ -30,7 +30,7 @@ class Bucket:
 
 
 class Buckets:
-    """A token bucket of each owner; those that were not used for longest are forgotten."""
+    """A token bucket for each owner; the least recently used are forgotten."""
 
     def __init__(self, rate: float, size: float, max_owners: int = 4096) -> None:
         self._rate = rate

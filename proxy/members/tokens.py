@@ -1,13 +1,13 @@
-"""Tokens and the sessions of browsers: how they look, and what is kept of them.
+"""Tokens and browser sessions: their format, and what is stored of them.
 
-A token is `ccp_`, an id of 8 letters and a secret of 32 letters that holds 160 random bits, all in
-the small letters and digits of base32, so that it fits headers, URLs and passwords as it is. Kept
-is its SHA-256. The slow hashes made for passwords protect what can be guessed; 160 random bits
-cannot be, and a slow hash would cost every request.
+A token is `ccp_`, an id of 8 letters, and a secret of 32 letters with 160 random bits, all in lower
+case base32, so that it needs no escaping in headers and URLs. Its SHA-256 is stored. Slow hashes
+protect passwords, which can be guessed; 160 random bits cannot be, and a slow hash would cost every
+request.
 
-A session is another, shorter name for a token, for browsers that have signed in. Its id is a secret
-of 256 bits that a cookie carries; kept is the SHA-256 of it. It ends with its token, with its time,
-and when the member signs out.
+A session stands for a token, in browsers that have signed in. Its id is a secret of 256 bits in a
+cookie; its SHA-256 is stored. It ends with its token, after `SESSION_LIFETIME`, and when the member
+signs out.
 """
 
 from __future__ import annotations
@@ -30,56 +30,57 @@ _ID_BYTES = 5
 _SECRET_BYTES = 20
 _ID_LENGTH = 8
 
-#: How long a session lasts, in ms.
-LIFETIME = 30 * 24 * 3600 * 1000
-#: This many sessions of one token live at once; the oldest goes first.
-PER_TOKEN = 50
+#: Milliseconds after which a session ends.
+SESSION_LIFETIME = 30 * 24 * 3600 * 1000
+#: Maximum number of sessions of one token; the oldest is removed first.
+MAX_SESSIONS = 50
 
 _SHAPE = re.compile(r"ccp_[a-z2-7]{8}[a-z2-7]{32}")
 _NOBODYS_DIGEST = hashlib.sha256(b"").hexdigest()
 
 
 class Token(StoredToken, frozen=True):
-    """What is kept of a token."""
+    """What is stored of a token."""
 
     @property
     def shown(self) -> str:
-        """How people and logs name the token."""
+        """The name of the token in logs and in the interface."""
         return f"{PREFIX}{self.id}…"
 
     def expired(self, now: int) -> bool:
-        """Whether its time is over at `now` (ms)."""
+        """Return whether the token has expired at `now` (ms)."""
         return self.expires is not None and self.expires <= now
 
 
 class Use(NamedTuple):
-    """When (ms) and from which address a token was used last."""
+    """The time (ms) and the address of a token's last use."""
 
     at: int
     address: str
 
 
 def make(member: str, *, note: str = "", created: int, expires: int | None) -> tuple[str, Token]:
-    """A new token, and what is kept of it."""
+    """Return a new token, and what is stored of it."""
     id_ = _letters(_ID_BYTES)
     text = f"{PREFIX}{id_}{_letters(_SECRET_BYTES)}"
     return text, Token(id_, member, digest(text), note, created, expires)
 
 
 def id_of(text: str) -> str | None:
-    """The id of what has the shape of a token."""
+    """Return the id of a token, `None` if the text does not look like one."""
     start = len(PREFIX)
     return text[start : start + _ID_LENGTH] if _SHAPE.fullmatch(text) else None
 
 
 def matches(text: str, token: Token | None) -> bool:
-    """Whether `text` is the token; takes the same way and time where there is no such token."""
+    """Return whether `text` is the token; takes the same time if `token` is `None`."""
     expected = _NOBODYS_DIGEST if token is None else token.digest
     return hmac.compare_digest(digest(text), expected) and token is not None
 
 
 def id_prefix(text: str) -> str:
-    """The beginning of an id that people write: `ccp_ab12`, `ab12`, `ccp_ab12cd34…`, a token."""
+    """Return the beginning of an id from what people type: `ccp_ab12`, `ab12`, `ccp_ab12cd34…`, or
+    a whole token."""
     return text.strip().removesuffix("…").removeprefix(PREFIX)[:_ID_LENGTH].lower()
 
 
@@ -88,7 +89,7 @@ def _letters(count: int) -> str:
 
 
 def digest(text: str) -> str:
-    """What is kept of a token or of the secret id of a session."""
+    """Return the SHA-256 of a token or of the secret id of a session."""
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
@@ -96,7 +97,7 @@ def digest(text: str) -> str:
 class Sessions:
     """The sessions, in memory and, with a repository, in the database.
 
-    `_changing` is held while tokens are changed or all are read.
+    `_changing` is the lock of the directory, held while tokens are changed or read.
     """
 
     _repository: MemberRepository | None
@@ -104,38 +105,42 @@ class Sessions:
     _now: Callable[[], float]
     _sessions: dict[str, StoredSession] = field(default_factory=dict)
 
-    def take(self, sessions: Iterable[StoredSession]) -> None:
-        """Let these be all sessions."""
-        self._sessions = {one.name: one for one in sessions}
+    def replace(self, sessions: Iterable[StoredSession]) -> None:
+        """Replace all sessions."""
+        self._sessions = {session.name: session for session in sessions}
 
     async def begin(self, token_id: str) -> str:
-        """A new session of a token; the secret id for the cookie. Raises `StorageError`."""
+        """Create a session of a token. Return its secret id, for the cookie. Raises
+        `StorageError`."""
         now, text = self._ms(), secrets.token_urlsafe(32)
-        session = StoredSession(digest(text), token_id, now, now + LIFETIME)
+        session = StoredSession(digest(text), token_id, now, now + SESSION_LIFETIME)
         async with self._changing:
             if self._repository is not None:
-                await self._repository.begin_session(session, limit=PER_TOKEN)
+                await self._repository.begin_session(session, limit=MAX_SESSIONS)
                 await self._repository.end_sessions(expired_at=now)
             self._sessions[session.name] = session
-            mine = [key for key, one in self._sessions.items() if one.token == token_id]
-            for old in mine[:-PER_TOKEN]:
-                del self._sessions[old]
+            names = [name for name, known in self._sessions.items() if known.token == token_id]
+            for name in names[:-MAX_SESSIONS]:
+                del self._sessions[name]
         return text
 
     def token_of(self, name: str) -> str | None:
-        """The id of the token whose session has this `digest`."""
+        """Return the id of the token of a session, `None` if it is unknown or has ended. `name` is
+        the `digest` of its secret id."""
         session = self._sessions.get(name)
         return session.token if session is not None and session.expires > self._ms() else None
 
     async def end(self, name: str) -> None:
-        """Sign out. Raises `StorageError`."""
+        """End a session by its `digest`. Raises `StorageError`."""
         async with self._changing:
             if self._sessions.pop(name, None) is not None and self._repository is not None:
                 await self._repository.end_sessions([name])
 
-    def forget(self, known: Collection[str]) -> None:
-        """Forget the sessions of tokens that are no longer known; the database does so too."""
-        self._sessions = {key: one for key, one in self._sessions.items() if one.token in known}
+    def retain(self, token_ids: Collection[str]) -> None:
+        """Remove the sessions of all other tokens, as the database does itself."""
+        self._sessions = {
+            name: session for name, session in self._sessions.items() if session.token in token_ids
+        }
 
     def _ms(self) -> int:
         return int(self._now() * 1000)

@@ -1,1 +1,1 @@
-"""A member's own files and settings, as a local ComfyUI keeps them: on disk, or in the account."""
+"""A member's files and settings, stored in the proxy's database or in the account."""

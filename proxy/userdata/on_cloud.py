@@ -1,6 +1,6 @@
-"""User data and settings of the Comfy Cloud account itself: what its own web interface shows.
+"""User data and settings of the Comfy Cloud account, which its own web interface shows.
 
-The cloud has files and no folders: a folder is there while a file is in it.
+The cloud has files but no folders: a folder exists while a file is in it.
 """
 
 from __future__ import annotations
@@ -32,11 +32,10 @@ from proxy.userdata.stored import (
 
 
 class UserDataOnCloud:
-    """The account's settings and files, regardless of the caller.
+    """The account's settings and files, whoever asks.
 
-    It is for a proxy without members: as soon as `shared` says that there are some, it refuses.
-    What cannot be repeated without another meaning (to delete, to move, to write only what is not
-    there) is tried once.
+    It is for a proxy without members: when `shared` returns true, methods raise `LocalError` (403).
+    Calls that are not idempotent (deleting, moving, writing without overwriting) are tried once.
     """
 
     def __init__(self, http: Http, *, shared: Callable[[], bool] = lambda: False) -> None:
@@ -54,20 +53,29 @@ class UserDataOnCloud:
         return self._account
 
     async def find(self, _: str, name: str) -> None:
-        """Return nothing: the cloud tells of a file with its content alone."""
+        """Return nothing: the cloud has no call for a file without its content."""
 
     async def read(self, _: str, name: str) -> tuple[bytes, None]:
-        """A file's content; the cloud tells neither a tag nor a time with it."""
-        with _told_of_files():
-            body = await self._http.get(_body, "userdata", _there(name), limits=FILE)
+        """Return a file's content; the cloud sends no time with it. Raises `MissingError`."""
+        with _translated_file_errors():
+            body = await self._http.get(_body, "userdata", _existing_path(name), limits=FILE)
             return body, None
 
     async def write(
-        self, _: str, name: str, data: bytes, *, overwrite: bool = True, most: int | None = None
+        self,
+        _: str,
+        name: str,
+        data: bytes,
+        *,
+        overwrite: bool = True,
+        max_bytes: int | None = None,
     ) -> UserDataEntry:
-        """Write a file, which takes no room here. Raises `TakenError` unless it may `overwrite`."""
-        path = _place(name)
-        with _told_of_files():
+        """Write a file. Raises `TakenError` if it exists, unless with `overwrite`.
+
+        `max_bytes` has no meaning: nothing is stored in the proxy.
+        """
+        path = _new_path(name)
+        with _translated_file_errors():
             http = self._http
             url = http.url("userdata", path, overwrite=_flag(overwrite), full_info="true")
             if overwrite:
@@ -75,23 +83,30 @@ class UserDataOnCloud:
             return _file(await http.once("POST", url, data=data))
 
     async def delete(self, _: str, name: str) -> None:
-        """Remove a file."""
-        with _told_of_files():
+        """Delete a file. Raises `MissingError`."""
+        with _translated_file_errors():
             http = self._http
-            await http.once("DELETE", http.url("userdata", _there(name)))
+            await http.once("DELETE", http.url("userdata", _existing_path(name)))
 
     async def move(
-        self, _: str, name: str, target: str, *, overwrite: bool = True, most: int | None = None
+        self,
+        _: str,
+        name: str,
+        target: str,
+        *,
+        overwrite: bool = True,
+        max_bytes: int | None = None,
     ) -> UserDataEntry:
-        """Give a file another name. Raises `TakenError`."""
-        path = ("userdata", _there(name), "move", _place(target))
-        with _told_of_files():
+        """Rename a file. Raises `MissingError`; `TakenError` if `target` exists, unless with
+        `overwrite`."""
+        path = ("userdata", _existing_path(name), "move", _new_path(target))
+        with _translated_file_errors():
             http = self._http
             url = http.url(*path, overwrite=_flag(overwrite), full_info="true")
             return _file(await http.once("POST", url))
 
     async def files(self, _: str, name: str, *, recurse: bool) -> list[UserDataEntry]:
-        """The files in a folder, by their paths from it; hidden ones are left out."""
+        """Return the files in a folder, with paths relative to it, without hidden ones."""
         found = await self._below(path_to(name))
         return sorted(
             (entry for entry in found if is_listed(entry.path, recurse=recurse)),
@@ -99,58 +114,61 @@ class UserDataOnCloud:
         )
 
     async def tree(self, _: str, name: str) -> list[UserDataEntry]:
-        """All folders and files below a folder, by their paths from the top."""
+        """Return all folders and files below a folder, with paths from the top. Raises
+        `IsFileError`, `MissingError`."""
         folder = path_to(name)
         prefix = f"{folder}/" if folder else ""
         try:
             below = await self._below(folder)
         except MissingError:
-            above, _, last = folder.rpartition("/")
-            if last in {file.path for file in await self._below(above)}:
+            parent, _, last = folder.rpartition("/")
+            if last in {file.path for file in await self._below(parent)}:
                 raise IsFileError from None
             raise
         files = [replace(file, path=prefix + file.path) for file in below]
         return sorted([*files, *_folders(files, prefix)], key=in_tree_order)
 
     async def settings(self, _: str) -> dict[str, Any]:
-        """All settings."""
-        with _told():
+        """Return all settings."""
+        with _translated_errors():
             return await self._http.get(Answer.object, "settings")
 
     async def setting(self, _: str, name: str) -> Any:
-        """The value of one setting, or `None`."""
-        with _told():
+        """Return the value of a setting, or `None`."""
+        with _translated_errors():
             return await self._http.lookup(_value, "settings", name)
 
     async def change_settings(
-        self, _: str, changes: Mapping[str, Any], *, most: int | None = None
+        self, _: str, changes: Mapping[str, Any], *, max_bytes: int | None = None
     ) -> None:
-        """Set some settings and keep the others."""
-        with _told():
+        """Set some settings, and leave the others unchanged."""
+        with _translated_errors():
             http, body = self._http, codec.dump_bytes(dict(changes))
             await http.read("POST", http.url("settings"), lambda _: None, data=body, headers=JSON)
 
     async def add_user(self, _: str, name: str) -> bool:
-        """Say whether a user's name is new: the account has one user."""
+        """Return whether the name is a new one: the account has one user."""
         return name != DEFAULT_USER
 
     async def _below(self, folder: str) -> list[UserDataEntry]:
-        """All files below a folder (`""`: all), by their paths from it. Raises `MissingError` for a
-        folder without files, unless it is the top."""
-        with _told_of_files():
+        """Return all files below a folder, with paths relative to it; `""` is the top.
+
+        Raises `MissingError` if there are none, unless for the top.
+        """
+        with _translated_file_errors():
             found = await self._http.get(_files, "userdata", dir=f"{folder}/", recurse="true")
         if folder and not found:
             raise MissingError(folder)
         return found
 
 
-#: The members' files and settings, wherever they are.
+#: The members' files and settings, wherever they are stored.
 UserData: TypeAlias = StoredUserData | UserDataOnCloud
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Say what the cloud's refusals to do with settings mean here."""
+def _translated_errors() -> Iterator[None]:
+    """Raise `LocalError` for the cloud's errors."""
     try:
         yield
     except CloudRefused as error:
@@ -166,9 +184,10 @@ def _told() -> Iterator[None]:
 
 
 @contextmanager
-def _told_of_files() -> Iterator[None]:
-    """Say what the cloud's refusals to do with files mean here."""
-    with _told():
+def _translated_file_errors() -> Iterator[None]:
+    """Raise `MissingError`, `TakenError` and `BadNameError` for the cloud's refusals, and
+    `LocalError` for its other errors."""
+    with _translated_errors():
         try:
             yield
         except CloudRefused as error:
@@ -181,16 +200,16 @@ def _told_of_files() -> Iterator[None]:
             raise
 
 
-def _there(name: str) -> str:
-    """The path of a file that is to be there already; the top is none."""
+def _existing_path(name: str) -> str:
+    """Return the path of an existing file. Raises `MissingError` and `LeadsOutError`."""
     path = path_to(name)
     if not path:
         raise MissingError(name)
     return path
 
 
-def _place(name: str) -> str:
-    """A path to write to. Raises `BadNameError` and `LeadsOutError`."""
+def _new_path(name: str) -> str:
+    """Return a path to write to. Raises `BadNameError` and `LeadsOutError`."""
     path = "/".join(parts_of(name))
     if not path:
         raise BadNameError(name)
@@ -198,7 +217,7 @@ def _place(name: str) -> str:
 
 
 def _folders(files: Iterable[UserDataEntry], prefix: str) -> list[UserDataEntry]:
-    """The folders in which files are, each with the time of the newest file below it."""
+    """Return the folders that contain files, each with the time of the newest file below it."""
     newest: dict[str, float] = {}
     for file in files:
         steps = file.path.removeprefix(prefix).split("/")[:-1]
@@ -209,7 +228,7 @@ def _folders(files: Iterable[UserDataEntry], prefix: str) -> list[UserDataEntry]
 
 
 def _entry(file: UserFile) -> UserDataEntry:
-    """The cloud does not tell when a file was made."""
+    """Return the entry of a file, created when it was modified: the cloud reports no other time."""
     return UserDataEntry(file.path, file.size, file.modified, file.modified)
 
 
@@ -229,10 +248,10 @@ def _files(answer: Answer) -> list[UserDataEntry]:
 
 
 def _value(answer: Answer) -> Any:
-    said = answer.object()
-    if "value" not in said:
+    setting = answer.object()
+    if "value" not in setting:
         raise CloudGarbage(f"{answer.call}: no value in the answer")
-    return said["value"]
+    return setting["value"]
 
 
 def _flag(value: bool) -> str:

@@ -1,7 +1,7 @@
-"""Members' files and settings in the proxy's own database: a file is whole or not there.
+"""Members' files and settings in the proxy's database.
 
-Each change is one unit that has the member's files for itself, so that limits and names hold
-whatever other replicas do at the same time.
+Each change is one transaction that locks the member's files, so that limits and names hold whatever
+other replicas do at the same time.
 """
 
 from __future__ import annotations
@@ -29,25 +29,23 @@ T = TypeVar("T")
 
 SETTINGS = "comfy.settings.json"
 
-#: Bytes of a path; a database's index takes no longer ones.
-_LONGEST_PATH = 2000
-#: Folders within folders, and bytes of a name, as most file systems have it.
-MOST_STEPS, LONGEST_STEP = 100, 255
+#: Maximum bytes of a path: the limit of a database index.
+_MAX_PATH_BYTES = 2000
+#: Maximum number of nested folders, and maximum bytes of a name, as in common file systems.
+MAX_DEPTH, MAX_NAME_BYTES = 100, 255
 
-
-#: Bytes of the settings of a member as JSON: all are written with each change. Those of the web
+#: Maximum bytes of a member's settings as JSON: all are written with each change. Those of the web
 #: interface take 10 to 100 KB.
 MAX_SETTINGS_BYTES = 2 * 1024 * 1024
-#: Up to this size the file is laid out as by ComfyUI, a setting a line.
-_LAID_OUT = 64 * 1024
+#: Maximum bytes up to which settings are indented, as by ComfyUI.
+_MAX_INDENTED_BYTES = 64 * 1024
 
-
-#: The user that a ComfyUI has from the beginning, and how many more a member may add.
+#: The user that a ComfyUI always has, and how many more a member may add.
 DEFAULT_USER, MAX_USERS = "default", 100
 
 
 class SettingsTooLargeError(LocalError):
-    """The settings are, or would be, larger than `MAX_SETTINGS_BYTES`."""
+    """Raised when settings are, or would be, larger than `MAX_SETTINGS_BYTES`."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -59,23 +57,23 @@ class SettingsTooLargeError(LocalError):
 
 
 class LeadsOutError(Exception):
-    """The name leads out of the member's folder."""
+    """Raised for a name that leads out of the member's folder."""
 
 
 class BadNameError(Exception):
-    """No file can have this name, or not there: it is too long, or a folder is in its place."""
+    """Raised for a name that no file can have: it is too long, or a folder has it."""
 
 
 class MissingError(Exception):
-    """There is no file or folder of that name."""
+    """Raised for the name of no file or folder."""
 
 
 class TakenError(Exception):
-    """There is a file of that name, and it was not to be overwritten."""
+    """Raised for the name of an existing file that must not be overwritten."""
 
 
 class FullError(Exception):
-    """More would be stored than the member may. `stored` is what is there, in bytes."""
+    """Raised for a write beyond the member's limit. `stored` is the current total in bytes."""
 
     def __init__(self, stored: int) -> None:
         super().__init__(stored)
@@ -83,17 +81,17 @@ class FullError(Exception):
 
 
 class IsFolderError(Exception):
-    """What was to be a file is a folder."""
+    """Raised for a folder in place of a file."""
 
 
 class IsFileError(Exception):
-    """What was to be a folder is a file."""
+    """Raised for a file in place of a folder."""
 
 
 class UserDataEntry(Struct, frozen=True):
-    """A file or folder: its path from the member's folder or from the one that was listed.
+    """A file or folder, with its path from the member's folder or from the listed one.
 
-    Times are seconds since 1970; `created` is what the system has nearest to that.
+    Times are seconds since 1970.
     """
 
     path: str
@@ -121,10 +119,10 @@ class UserDataEntry(Struct, frozen=True):
 
 
 def parts_of(name: str) -> tuple[str, ...]:
-    """The steps from the member's folder to what `name` means; none for the folder itself.
+    """Return the parts of the path that `name` means, none for the member's folder itself.
 
-    As in ComfyUI the name is unescaped once more than the URL was. A backslash counts as a slash,
-    so that the name means the same on every system. Raises `LeadsOutError` and `BadNameError`.
+    As in ComfyUI the name is unescaped once more after the URL. A backslash counts as a slash, so
+    that a name means the same on every system. Raises `LeadsOutError` and `BadNameError`.
     """
     if "%" in name:
         name = unquote(name)
@@ -138,16 +136,16 @@ def parts_of(name: str) -> tuple[str, ...]:
                 raise LeadsOutError(name)
             steps.pop()
         elif step not in ("", "."):
-            if "\0" in step or len(step.encode(errors="surrogatepass")) > LONGEST_STEP:
+            if "\0" in step or len(step.encode(errors="surrogatepass")) > MAX_NAME_BYTES:
                 raise BadNameError(step)
             steps.append(step)
-    if len(steps) > MOST_STEPS:
+    if len(steps) > MAX_DEPTH:
         raise BadNameError(name)
     return tuple(steps)
 
 
 def path_to(name: str) -> str:
-    """The path of what is to be there already, empty for the member's folder itself. Raises
+    """Return the path of an existing file or folder, empty for the member's folder itself. Raises
     `MissingError` and `LeadsOutError`."""
     try:
         return "/".join(parts_of(name))
@@ -156,12 +154,12 @@ def path_to(name: str) -> str:
 
 
 def in_tree_order(entry: UserDataEntry) -> tuple[bool, str]:
-    """The key by which a tree is sorted."""
+    """Return the sort key of a tree: folders first, then by name, ignoring case."""
     return not entry.is_folder, entry.name.lower()
 
 
 def is_listed(path: str, *, recurse: bool) -> bool:
-    """Whether a list of files has this one, by its path from the folder: no hidden ones."""
+    """Return whether a list of files contains this path relative to the folder: not if hidden."""
     steps = path.split("/")
     return (recurse or len(steps) == 1) and not any(step.startswith(".") for step in steps)
 
@@ -169,16 +167,16 @@ def is_listed(path: str, *, recurse: bool) -> bool:
 class StoredUserData:
     """The members' files.
 
-    Methods raise `LeadsOutError`; `MissingError` for what is not there and could not be;
-    `BadNameError` for what cannot be written there; `StorageError` when the database refuses. Where
-    `most` is given, `FullError` when more than this many bytes would be stored for the member.
+    Methods raise `LeadsOutError`; `MissingError` for a name that does not exist; `BadNameError` for
+    one that cannot be written; `StorageError` if the database fails; and `FullError` if more than
+    `max_bytes` would be stored for the member.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def read(self, member: str, name: str) -> tuple[bytes, UserDataEntry | None]:
-        """A file's content, and what is known of it. Raises `IsFolderError`."""
+        """Return a file's content and its entry. Raises `IsFolderError`."""
         path = path_to(name)
 
         def work(unit: UserDataUnit) -> tuple[StoredEntry, bytes]:
@@ -192,7 +190,7 @@ class StoredUserData:
         return data, _shown(entry)
 
     async def find(self, member: str, name: str) -> UserDataEntry | None:
-        """Return what is known of a file, without its content. Raises `IsFolderError`."""
+        """Return a file's entry, without its content. Raises `IsFolderError`."""
         path = path_to(name)
 
         def work(unit: UserDataUnit) -> StoredEntry:
@@ -211,16 +209,18 @@ class StoredUserData:
         data: bytes,
         *,
         overwrite: bool = True,
-        most: int | None = None,
+        max_bytes: int | None = None,
     ) -> UserDataEntry:
-        """Write a file, whole or not at all. Raises `TakenError` unless it may `overwrite`."""
-        path = _place(name)
+        """Write a file. Raises `TakenError` if it exists, unless with `overwrite`."""
+        path = _new_path(name)
         return await self._change(
-            member, lambda unit, now: _write(unit, path, data, now, overwrite=overwrite), most=most
+            member,
+            lambda unit, now: _write(unit, path, data, now, overwrite=overwrite),
+            max_bytes=max_bytes,
         )
 
     async def delete(self, member: str, name: str) -> None:
-        """Remove a file. Raises `IsFolderError` for a folder."""
+        """Delete a file. Raises `IsFolderError`."""
         path = path_to(name)
 
         def work(unit: UserDataUnit, _: float) -> None:
@@ -237,31 +237,36 @@ class StoredUserData:
         target: str,
         *,
         overwrite: bool = True,
-        most: int | None = None,
+        max_bytes: int | None = None,
     ) -> UserDataEntry:
-        """Give a file or folder another name. Raises `TakenError`, `IsFolderError`."""
-        path, place = path_to(name), _place(target)
+        """Rename a file or folder. Raises `TakenError`, `IsFolderError`."""
+        path, new_path = path_to(name), _new_path(target)
         return await self._change(
-            member, lambda unit, now: _move(unit, path, place, now, overwrite=overwrite), most=most
+            member,
+            lambda unit, now: _move(unit, path, new_path, now, overwrite=overwrite),
+            max_bytes=max_bytes,
         )
 
     async def files(self, member: str, name: str, *, recurse: bool) -> list[UserDataEntry]:
-        """The files in a folder, by their paths from it; hidden ones are left out, as by glob."""
+        """Return the files in a folder, with paths relative to it, without hidden ones."""
 
         def work(unit: UserDataUnit) -> list[UserDataEntry]:
             folder = _find(unit, path_to(name))
             start = 0 if folder == ROOT else len(folder)
             if not folder.endswith("/"):
                 return []
-            found = (_shown(entry, start) for entry in unit.below(folder))
-            files = (one for one in found if not one.is_folder)
-            return [one for one in files if is_listed(one.path, recurse=recurse)]
+            entries = (_shown(entry, start) for entry in unit.below(folder))
+            return [
+                entry
+                for entry in entries
+                if not entry.is_folder and is_listed(entry.path, recurse=recurse)
+            ]
 
         return sorted(await self._read(member, work), key=lambda entry: entry.path)
 
     async def tree(self, member: str, name: str) -> list[UserDataEntry]:
-        """All folders and files below a folder, by their paths from the member's. Folders come
-        first, then by name in small letters. Raises `IsFileError`."""
+        """Return all folders and files below a folder, with paths from the member's folder, in the
+        order of `in_tree_order`. Raises `IsFileError`."""
 
         def work(unit: UserDataUnit) -> list[UserDataEntry]:
             folder = _find(unit, path_to(name))
@@ -272,33 +277,33 @@ class StoredUserData:
         return sorted(await self._read(member, work), key=in_tree_order)
 
     async def settings(self, member: str) -> dict[str, Any]:
-        """All settings; none where the file is missing or is no JSON object."""
+        """Return all settings; none if the file is missing or is not a JSON object."""
         return await self._read(member, _settings)
 
     async def setting(self, member: str, name: str) -> Any:
-        """The value of one setting, or `None`."""
+        """Return the value of a setting, or `None`."""
         return (await self.settings(member)).get(name)
 
     async def change_settings(
-        self, member: str, changes: Mapping[str, Any], *, most: int | None = None
+        self, member: str, changes: Mapping[str, Any], *, max_bytes: int | None = None
     ) -> None:
-        """Set some settings and keep the others. Raises `SettingsTooLargeError`."""
+        """Set some settings, and leave the others unchanged. Raises `SettingsTooLargeError`."""
 
         def work(unit: UserDataUnit, now: float) -> None:
             settings = {**_settings(unit), **changes}
             data = codec.dump_bytes(settings)
             if len(data) > MAX_SETTINGS_BYTES:
                 raise SettingsTooLargeError
-            if len(data) <= _LAID_OUT:
+            if len(data) <= _MAX_INDENTED_BYTES:
                 data = json.dumps(settings, indent=4).encode()
             _write(unit, SETTINGS, data, now)
 
-        await self._change(member, work, most=most)
+        await self._change(member, work, max_bytes=max_bytes)
 
     async def add_user(self, member: str, name: str) -> bool:
-        """Note the name of one more user of a member; false for one that is known.
+        """Store the name of one more user of a member. Return false for a known one.
 
-        Nothing belongs to these users: without ComfyUI's --multi-user all is the one user's.
+        These users own nothing: without ComfyUI's --multi-user everything is the default user's.
         """
 
         def work(connection: Connection) -> bool:
@@ -315,16 +320,16 @@ class StoredUserData:
         return await self._database.read(lambda connection: work(UserDataUnit(connection, member)))
 
     async def _change(
-        self, member: str, work: Callable[[UserDataUnit, float], T], *, most: int | None = None
+        self, member: str, work: Callable[[UserDataUnit, float], T], *, max_bytes: int | None = None
     ) -> T:
         now = time.time()
 
         def locked(connection: Connection) -> T:
             unit = UserDataUnit(connection, member)
             unit.lock(now)
-            before = unit.stored() if most is not None else 0
+            before = unit.stored() if max_bytes is not None else 0
             done = work(unit, now)
-            if most is not None and (after := unit.stored()) > before and after > most:
+            if max_bytes is not None and (after := unit.stored()) > before and after > max_bytes:
                 raise FullError(before)
             return done
 
@@ -334,10 +339,10 @@ class StoredUserData:
 def _write(
     unit: UserDataUnit, path: str, data: bytes, now: float, *, overwrite: bool = True
 ) -> UserDataEntry:
-    there = unit.get([path, f"{path}/"])
-    if there and not overwrite:
+    existing = unit.get([path, f"{path}/"])
+    if existing and not overwrite:
         raise TakenError
-    if f"{path}/" in there:
+    if f"{path}/" in existing:
         raise BadNameError(path)
     _make_folders(unit, path, now)
     return _shown(unit.put(path, data, created=now, modified=now))
@@ -347,13 +352,13 @@ def _move(
     unit: UserDataUnit, path: str, target: str, now: float, *, overwrite: bool
 ) -> UserDataEntry:
     source = _find(unit, path)
-    there = unit.get([target, f"{target}/"])
-    if there and not overwrite:
+    existing = unit.get([target, f"{target}/"])
+    if existing and not overwrite:
         raise TakenError
-    if f"{target}/" in there:
+    if f"{target}/" in existing:
         raise IsFolderError
     is_folder = source.endswith("/")
-    if is_folder and (source == ROOT or target in there or f"{target}/".startswith(source)):
+    if is_folder and (source == ROOT or target in existing or f"{target}/".startswith(source)):
         raise BadNameError(target)
     _make_folders(unit, target, now)
     if is_folder:
@@ -368,28 +373,29 @@ def _move(
 
 
 def _make_folders(unit: UserDataUnit, path: str, now: float) -> None:
-    """Make the folders above a path. Raises `BadNameError` where a file is in their place."""
-    above = list(_above(path))
-    if any(not one.endswith("/") for one in unit.get([*above, *(one[:-1] for one in above)])):
+    """Create the parent folders of a path. Raises `BadNameError` if a file has the name of one."""
+    folders = list(_parents(path))
+    files = [folder.removesuffix("/") for folder in folders]
+    if any(not found.endswith("/") for found in unit.get([*folders, *files])):
         raise BadNameError(path)
-    unit.add_folders(above, now)
+    unit.add_folders(folders, now)
 
 
-def _above(path: str) -> Iterable[str]:
-    """The folders above a path, `a/` and `a/b/` of `a/b/c`."""
+def _parents(path: str) -> Iterable[str]:
+    """Yield the parent folders of a path, `a/` and `a/b/` of `a/b/c`."""
     steps = path.split("/")[:-1]
     return ("".join(f"{step}/" for step in steps[: count + 1]) for count in range(len(steps)))
 
 
 def _find(unit: UserDataUnit, path: str) -> str:
-    """The path of the file, or of the folder, that is there; `ROOT` without a path. Raises
-    `MissingError`."""
+    """Return the stored path of a file, or of a folder with a slash at its end; `ROOT` for an empty
+    path. Raises `MissingError`."""
     if not path:
         return ROOT
-    there = unit.get([path, f"{path}/"])
-    if not there:
+    existing = unit.get([path, f"{path}/"])
+    if not existing:
         raise MissingError(path)
-    (found,) = there
+    (found,) = existing
     return found
 
 
@@ -410,10 +416,10 @@ def _settings(unit: UserDataUnit) -> dict[str, Any]:
     return settings
 
 
-def _place(name: str) -> str:
-    """A path to write to. Raises `BadNameError` and `LeadsOutError`."""
+def _new_path(name: str) -> str:
+    """Return a path to write to. Raises `BadNameError` and `LeadsOutError`."""
     path = "/".join(parts_of(name))
-    if not path or len(escaped(path).encode()) > _LONGEST_PATH:
+    if not path or len(escaped(path).encode()) > _MAX_PATH_BYTES:
         raise BadNameError(name)
     return path
 

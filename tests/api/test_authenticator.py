@@ -14,7 +14,7 @@ from stack import PATIENCE, Client, Listener, running_proxy
 from team import Team, basic, bearer, running_team
 from yarl import URL
 
-from proxy.members.accounting import PER_MINUTE
+from proxy.members.accounting import MAX_FAILURES
 from proxy.members.member import Member
 from proxy.simulator import Simulator
 
@@ -251,7 +251,7 @@ async def test_without_members_tokens_are_not_looked_at(
 async def test_wrong_tokens_are_slowed_down_and_valid_ones_not(
     team: Team, session: aiohttp.ClientSession
 ) -> None:
-    for _ in range(PER_MINUTE):
+    for _ in range(MAX_FAILURES):
         async with session.get(team.url / "queue", headers=bearer(WRONG)) as answer:
             assert answer.status == 401
     async with session.get(team.url / "queue", headers=bearer(WRONG)) as answer:

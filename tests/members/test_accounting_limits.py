@@ -12,7 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.members import accounting as limits
-from proxy.members.accounting import BURST_SECONDS, PER_MINUTE, Limiter, Throttle, Usage
+from proxy.members.accounting import (
+    BURST_SECONDS,
+    MAX_FAILURES,
+    Limiter,
+    Throttle,
+    Usage,
+)
 from proxy.members.directory import Directory
 from proxy.members.member import LOCAL, MAX_QUEUED, STORED_BYTES, Limits, Member
 from proxy.members.rates import Bucket
@@ -179,17 +185,17 @@ def test_members_have_a_limit_of_waiting_jobs_and_the_lone_user_has_none() -> No
 def test_after_so_many_a_minute_they_have_to_wait() -> None:
     now = 0.0
     slow = Throttle(lambda: now)
-    assert [slow.failed("192.0.2.1") for _ in range(PER_MINUTE)] == [0] * PER_MINUTE
-    assert slow.failed("192.0.2.1") == 60 // PER_MINUTE
+    assert [slow.failed("192.0.2.1") for _ in range(MAX_FAILURES)] == [0] * MAX_FAILURES
+    assert slow.failed("192.0.2.1") == 60 // MAX_FAILURES
     assert slow.failed("192.0.2.2") == 0
-    now = 60 / PER_MINUTE
+    now = 60 / MAX_FAILURES
     assert slow.failed("192.0.2.1") == 0
     assert slow.failed("192.0.2.1") > 0
 
 
 def test_a_64_of_ipv6_is_one_address() -> None:
     slow = Throttle(lambda: 0.0)
-    for number in range(PER_MINUTE):
+    for number in range(MAX_FAILURES):
         assert slow.failed(f"2001:db8::{number:x}") == 0
     assert slow.failed("2001:db8::ffff:1") > 0
     assert slow.failed("2001:db8:0:1::1") == 0
@@ -197,6 +203,6 @@ def test_a_64_of_ipv6_is_one_address() -> None:
 
 def test_memory_is_bounded() -> None:
     slow = Throttle(lambda: 0.0)
-    for number in range(limits.REMEMBERED + 100):
+    for number in range(limits.MAX_ADDRESSES + 100):
         slow.failed(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
-    assert len(slow._buckets) == limits.REMEMBERED
+    assert len(slow._buckets) == limits.MAX_ADDRESSES

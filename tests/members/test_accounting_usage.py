@@ -69,12 +69,12 @@ async def test_an_upload_counts_on_its_day_within_its_bound(
     repository: UsageRepository, clock: Clock
 ) -> None:
     usage = Usage(repository, now=clock)
-    assert await usage.upload("bob", 60, at=clock(), most=100)
+    assert await usage.upload("bob", 60, at=clock(), max_bytes=100)
     usage.uploaded("bob", -10)
-    assert not await usage.upload("bob", 51, at=clock(), most=100)
-    assert await usage.upload("bob", 50, at=clock(), most=100)
+    assert not await usage.upload("bob", 51, at=clock(), max_bytes=100)
+    assert await usage.upload("bob", 50, at=clock(), max_bytes=100)
     assert (await usage.today("bob")).bytes_up == 100
-    assert await usage.upload("bob", 1000, at=clock(), most=None)
+    assert await usage.upload("bob", 1000, at=clock(), max_bytes=None)
 
 
 async def test_bytes_are_booked_on_the_day_on_which_they_came(
@@ -108,7 +108,7 @@ async def test_nothing_is_counted_twice_when_somebody_leaves_during_a_write(
     database: Database, clock: Clock, who: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = Slow(database)
-    monkeypatch.setattr(accounting, "INTERVAL", 0.001)
+    monkeypatch.setattr(accounting, "WRITE_INTERVAL", 0.001)
     usage = Usage(slow, now=clock)
     usage.uploaded("alice", 1)
     work = usage.run() if who == "the process" else usage.flush()

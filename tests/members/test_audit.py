@@ -129,14 +129,14 @@ def test_neither_tokens_nor_registered_secrets_are_kept() -> None:
     about: dict[str, audit.Value] = {
         "path": f"/t/{TOKEN}/prompt",
         "names": [TOKEN, "a secret of the account"],
-        "agent": "x" * (audit.LONGEST - 10) + TOKEN,
+        "agent": "x" * (audit.MAX_LENGTH - 10) + TOKEN,
     }
     row = audit.entry(LATE, "sign_in", TOKEN, "10.0.0.7", about)
     for text in (row.entry.decode(), row.member):
         assert TOKEN[12:] not in text
         assert "secret of the account" not in text
         assert TOKEN[12:20] not in text
-    assert len(row.entry) < 5 * audit.LONGEST
+    assert len(row.entry) < 5 * audit.MAX_LENGTH
     row = audit.entry(LATE, "delete", "bob", "", {"jobs": ["x" * 10_000] * 10_000})
     assert len(row.entry) < 10_000
 
@@ -193,7 +193,7 @@ async def test_entries_are_written_once_when_somebody_leaves_meanwhile(
 
 
 async def test_what_does_not_fit_is_counted(record: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "MOST_WAITING", 2)
+    monkeypatch.setattr(audit, "MAX_WAITING", 2)
     for _ in range(5):
         record.note("submit")
     newest = (await record.page(limit=1))[0]
@@ -204,7 +204,7 @@ async def test_what_does_not_fit_is_counted(record: Audit, monkeypatch: pytest.M
 async def test_the_writer_goes_on_after_any_fault(
     record: Audit, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "_PAUSE", 0.0)
+    monkeypatch.setattr(audit, "_RETRY_DELAY", 0.0)
     disk.broken = True
     await record.start()
     record.note("submit", number=1)
@@ -239,7 +239,7 @@ def test_every_action_is_documented_and_every_documented_one_is_recorded() -> No
 async def test_a_member_that_does_too_much_at_once_keeps_nothing_from_the_record(
     record: Audit, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "LINES_AT_ONCE", 10.0)
+    monkeypatch.setattr(audit, "MAX_BURST", 10.0)
     limited = Audit(record._repository, now=clock)
     for number in range(100):
         limited.note("interrupt", member="eve", number=number)
@@ -256,7 +256,7 @@ async def test_a_member_that_does_too_much_at_once_keeps_nothing_from_the_record
 async def test_what_was_left_out_is_told_at_the_end(
     record: Audit, disk: Disk, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "LINES_AT_ONCE", 1.0)
+    monkeypatch.setattr(audit, "MAX_BURST", 1.0)
     limited = Audit(disk, now=clock)
     await limited.start()
     for _ in range(5):

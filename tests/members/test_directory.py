@@ -383,8 +383,8 @@ async def test_two_processes_may_change_at_once(opened: Directory, tmp_path: Pat
                 for name, directory in (("ann", opened), ("bob", other))
             )
         )
-        await opened._look()
-        await other._look()
+        await opened._refresh()
+        await other._refresh()
         assert len(opened.members()) == 20
         assert other.members() == opened.members()
         with pytest.raises(NameTakenError):
@@ -406,7 +406,7 @@ async def test_a_session_lives_until_its_token_is_revoked_by_anybody(
         assert other.sessions.token_of(session) == token.id
         assert other.sessions.token_of(ended) is None
         await other.revoke(token.id)
-        await opened._look()
+        await opened._refresh()
         assert opened.sessions.token_of(session) is None
     finally:
         await other.close()

@@ -107,20 +107,20 @@ async def test_a_client_that_leaves_does_not_undo_a_change(data: StoredUserData)
 
 
 async def test_no_more_is_stored_than_a_member_may(data: StoredUserData) -> None:
-    await data.write("local", "a", b"x" * 3 * BLOCK, most=4 * BLOCK)
-    await data.write("local", "small", b"x", most=4 * BLOCK)
+    await data.write("local", "a", b"x" * 3 * BLOCK, max_bytes=4 * BLOCK)
+    await data.write("local", "small", b"x", max_bytes=4 * BLOCK)
     with pytest.raises(FullError) as full:
-        await data.write("local", "b", b"", most=4 * BLOCK)
+        await data.write("local", "b", b"", max_bytes=4 * BLOCK)
     assert full.value.stored == 4 * BLOCK
     with pytest.raises(FullError):  # the folder takes a block
-        await data.move("local", "a", "folder/a", most=4 * BLOCK)
+        await data.move("local", "a", "folder/a", max_bytes=4 * BLOCK)
     assert await paths(data) == ["a", "small"]
-    await data.write("local", "a", b"x" * 3 * BLOCK, most=BLOCK)  # it does not become more
+    await data.write("local", "a", b"x" * 3 * BLOCK, max_bytes=BLOCK)  # it does not become more
     with pytest.raises(FullError):
-        await data.change_settings("local", {"a": 1}, most=4 * BLOCK)
+        await data.change_settings("local", {"a": 1}, max_bytes=4 * BLOCK)
     assert await data.settings("local") == {}
     await data.delete("local", "small")
-    await data.change_settings("local", {"a": 1}, most=4 * BLOCK)
+    await data.change_settings("local", {"a": 1}, max_bytes=4 * BLOCK)
 
 
 async def test_two_replicas_do_not_fill_one_place_twice(
@@ -129,7 +129,7 @@ async def test_two_replicas_do_not_fill_one_place_twice(
     async with other_connection(database) as other:
         both = data, StoredUserData(other)
         done = await asyncio.gather(
-            *(both[n % 2].write("local", str(n), b"x", most=5 * BLOCK) for n in range(12)),
+            *(both[n % 2].write("local", str(n), b"x", max_bytes=5 * BLOCK) for n in range(12)),
             return_exceptions=True,
         )
         assert sum(isinstance(one, FullError) for one in done) == 7
