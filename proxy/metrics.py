@@ -119,6 +119,10 @@ account_balance | gauge | account currency | The account's balance in whole unit
 account_ready | gauge | account reason | 1 if the account accepts jobs, 0 if it does not, with the \
   reason.
 event_socket_up | gauge | account | 1 if the account's event socket is open.
+engine_offered | gauge | | 1 while the engine of this replica cannot reach Comfy Cloud and asks \
+  the other replicas to run the jobs.
+engine_handovers | counter | direction | How often this replica has given the engine to another \
+  one because of that, or taken it.
 cloud_calls | counter | account method route status | Calls to Comfy Cloud; the status is none \
   without an answer.
 cloud_call_seconds | histogram | account method route | Time from a call to the headers of its \
@@ -191,6 +195,8 @@ class Metrics:
         self._ended = self._new(Counter, "jobs_ended")
         self._wait = self._new(Histogram, "job_wait_seconds", buckets=SLOW)
         self._running = self._new(Histogram, "job_running_seconds", buckets=SLOW)
+        self.engine_offered = self._new(Gauge, "engine_offered")
+        self.engine_handovers = self._new(Counter, "engine_handovers")
         self.cloud_calls = self._new(Counter, "cloud_calls")
         self.cloud_call_seconds = self._new(Histogram, "cloud_call_seconds", buckets=QUICK)
         self.cloud_uploaded = self._new(Counter, "cloud_bytes_uploaded")

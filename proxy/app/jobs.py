@@ -16,6 +16,7 @@ from proxy.app.storage import OpenStorage
 from proxy.bus import EventBus
 from proxy.engine.election import Election
 from proxy.engine.engine import Engine
+from proxy.engine.handover import Handover
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.replay import life_of
 from proxy.engine.term import Term
@@ -115,14 +116,12 @@ async def run_engine(
             metrics=process.metrics,
         )
 
+    leases, holder = LeaseRepository(storage.database), _name()
+    handover = None
+    if settings.database is not None:
+        handover = Handover(leases, jobs.bus, cloud.accounts, holder, process.metrics)
     election = Election(
-        LeaseRepository(storage.database),
-        jobs.bus,
-        engine,
-        cloud.accounts,
-        holder=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
-        length=settings.engine_lease,
-        alone=settings.database is None,
+        leases, jobs.bus, engine, cloud.accounts, holder, settings.engine_lease, handover
     )
     try:
         with config_errors("The jobs cannot be read"):
@@ -131,3 +130,8 @@ async def run_engine(
         yield election
     finally:
         await election.leave()
+
+
+def _name() -> str:
+    """Return a name of this process that no other one has or had."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"

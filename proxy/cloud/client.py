@@ -147,6 +147,8 @@ class CloudClient:
             observations=self.observations,
             plain_http=plain_http,
         )
+        #: Whether the cloud answers the calls of this account.
+        self.contact = self.http.contact
         #: For what an account may tell of itself or not: neither breaker nor limiter hears of it.
         self._optional = Http(
             base_url,
@@ -157,6 +159,7 @@ class CloudClient:
             calls=self.http.calls,
             observations=AccountObservations(),
             plain_http=plain_http,
+            contact=self.contact,
         )
         self._submit_url = self.http.url("prompt")
         self._details = asyncio.Semaphore(_DETAILS)

@@ -23,6 +23,7 @@ from msgspec import Struct
 from yarl import URL
 
 from proxy import __version__
+from proxy.cloud.contact import Contact
 from proxy.cloud.resilience import (
     CallGate,
     CloudGarbage,
@@ -320,7 +321,7 @@ class Http:
     """The session with the cloud's host. `timeout` is in seconds for each attempt.
 
     `calls` counts what goes out; `addresses` are those that it may go to; `observations` hear of
-    answers that no document lists.
+    answers that no document lists, `contact` of whether the cloud answers.
     """
 
     base_url: URL
@@ -332,6 +333,7 @@ class Http:
     calls: CloudCalls
     observations: AccountObservations
     plain_http: bool
+    contact: Contact = field(default_factory=Contact)
 
     def __post_init__(self) -> None:
         self.addresses = CloudAddresses(self.base_url, plain_http=self.plain_http)
@@ -484,6 +486,7 @@ class Http:
         await self.gate.enter(call, key)
         _sent.set(False)
         began, status = time.perf_counter(), None
+        number = self.contact.call(time.monotonic())
         try:
             with reported(call):
                 session, proxy = self.connections.choose(url)
@@ -503,6 +506,7 @@ class Http:
             self.gate.failed(error, key)
             raise
         finally:
+            self.contact.ended(number, time.monotonic(), answered=status is not None)
             self.calls.note(method, self._route(url), status, time.perf_counter() - began)
         self.gate.answered(key)
         return response

@@ -1,8 +1,9 @@
 """Which replica's engine runs the jobs, and for how long.
 
 A term begins with the lease. It is over when its own clock says that the lease may have run out,
-when a write was refused because another replica has the lease, or when the process stops. A new
-term begins with a new engine, which knows what the storage knows.
+when a write was refused because another replica has the lease, when a replica takes over that
+reaches the cloud while this one does not, or when the process stops. A new term begins with a new
+engine, which knows what the storage knows.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import structlog
 
 from proxy.bus import EventBus
 from proxy.engine.accounts import Account
+from proxy.engine.handover import Handover
 from proxy.engine.term import Term
 from proxy.jobs.models import (
     AccountView,
+    EngineOffered,
     LeaseReleased,
     TermBegan,
 )
@@ -34,6 +37,8 @@ log = structlog.get_logger(__name__)
 #: The part of the lease's length after which it is renewed, or tried for, and the part at its end
 #: in which nothing is done under it: clocks run differently, and calls take time.
 _RENEWAL, _MARGIN = 1 / 3, 0.1
+#: Seconds between two tries for a lease that is about to come.
+_EXPECTING_INTERVAL = 0.25
 
 
 class TermEngine(Protocol):
@@ -56,8 +61,8 @@ class TermEngine(Protocol):
 class Election:
     """Takes the lease when it is free, and runs an engine while it lasts.
 
-    `make` makes the engine of a term. The lease is taken for `length` seconds. With `alone` no
-    other process can want it: it is taken at once and does not run out.
+    `make` makes the engine of a term. The lease is taken for `length` seconds. Without a `handover`
+    no other process can want it: it is taken at once and does not run out.
     """
 
     leases: LeaseRepository
@@ -66,10 +71,11 @@ class Election:
     by_name: Mapping[str, Account]
     holder: str
     length: float
-    alone: bool
+    handover: Handover | None
     engine: TermEngine | None = None
     _term: Term | None = None
-    _free: asyncio.Event = field(default_factory=asyncio.Event)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _giving: asyncio.Lock = field(default_factory=asyncio.Lock)
     _task: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
@@ -99,7 +105,8 @@ class Election:
         """Let another replica take over at once; once more is nothing. The jobs continue."""
         self._heard.close()
         if self._task is not None:
-            self._task.cancel()
+            async with self._giving:
+                self._task.cancel()
             await asyncio.wait([self._task])
             self._task = None
         term = self._term
@@ -115,28 +122,38 @@ class Election:
 
     # --- terms -----------------------------------------------------------------------------
 
-    def _hear(self, news: object) -> None:
-        if isinstance(news, LeaseReleased):
-            self._free.set()
+    def _hear(self, message: object) -> None:
+        if isinstance(message, LeaseReleased | EngineOffered):
+            self._news.set()
 
     async def _run(self) -> None:
         while True:
             try:
-                if self._term is None:
-                    await self._begin()
-                if self._term is not None:
-                    await self._hold(self._term)
+                await self._try()
             except StorageError as error:
                 log.warning("lease_failed", error=str(error))
+            expects = self.handover is not None and self.handover.expects
+            wait = _EXPECTING_INTERVAL if expects else self.length * _RENEWAL
             with suppress(TimeoutError):
-                async with asyncio.timeout(self.length * _RENEWAL):
-                    await self._free.wait()
-            self._free.clear()
+                async with asyncio.timeout(wait):
+                    await self._news.wait()
+            self._news.clear()
+
+    async def _try(self) -> None:
+        """Take the lease and hold it, if that can be, or ask for an engine that is offered. Raises
+        `StorageError`."""
+        handover = self.handover
+        if self._term is None and (handover is None or await handover.may_acquire()):
+            await self._begin()
+        if self._term is not None:
+            await self._hold(self._term)
+        elif handover is not None and not handover.expects:
+            await handover.accept()
 
     async def _begin(self) -> None:
         """Take the lease if it is free, and start an engine. Raises `StorageError`."""
         began = time.monotonic()
-        lease = await self.leases.acquire(ENGINE, self.holder, self.length, alone=self.alone)
+        lease = await self.leases.acquire(ENGINE, self.holder, self.length, alone=self._alone)
         if lease is None:
             return
         term = self._term = Term(lease, self._until(began))
@@ -149,6 +166,8 @@ class Election:
             await engine.close(write=False)
             await self.leases.release(lease)
             raise
+        if self.handover is not None:
+            self.handover.acquired()
         self.engine = engine
         self.bus.leads = True
         self.bus.publish("terms", TermBegan())
@@ -156,20 +175,40 @@ class Election:
     async def _hold(self, term: Term) -> None:
         """Renew the lease until the term is over; then nothing of its engine is left."""
         try:
-            while term.lasts:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout_at(self._next(term)):
-                        await term.over.wait()
-                if not self.alone:
-                    await self._renew(term)
+            async with asyncio.TaskGroup() as tasks:
+                looking = tasks.create_task(self._look(term), name="look for a successor")
+                while term.lasts and term.successor is None:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout_at(self._next(term)):
+                            await term.over.wait()
+                    if not self._alone:
+                        await self._renew(term)
+                looking.cancel()
         finally:
-            if not term.lasts:
+            if term.lasts and term.successor is not None:
+                await self._give(term, term.successor)
+            elif not term.lasts:
                 log.warning("engine_stopped", epoch=term.lease.epoch)
                 await self._end()
 
+    async def _look(self, term: Term) -> None:
+        """Find the replica that is to run the engine instead, if this one is cut off."""
+        if self.handover is not None:
+            term.successor = await self.handover.successor()
+            term.over.set()
+
+    async def _give(self, term: Term, successor: str) -> None:
+        """Stop the engine, and leave the lease to a replica. The jobs continue there."""
+        async with self._giving:
+            await self._end()
+            if self.handover is not None:
+                await self.handover.give(term.lease, successor)
+            self.bus.publish("terms", LeaseReleased())
+            await self.bus.flush()
+
     def _next(self, term: Term) -> float | None:
         """When the lease is to be renewed next, in the time of the event loop."""
-        if self.alone:
+        if self._alone:
             return None
         wait = min(self.length * _RENEWAL, term.until - time.monotonic())
         return asyncio.get_running_loop().time() + max(0.0, wait)
@@ -196,5 +235,9 @@ class Election:
             await engine.close(write=term.lasts)
             term.end()
 
+    @property
+    def _alone(self) -> bool:
+        return self.handover is None
+
     def _until(self, began: float) -> float:
-        return math.inf if self.alone else began + self.length * (1 - _MARGIN)
+        return math.inf if self._alone else began + self.length * (1 - _MARGIN)

@@ -12,12 +12,14 @@ from proxy.storage.leases import Lease
 
 class Term:
     """The time in which an engine may act: until `until` (`time.monotonic()`), which is the past
-    once it is `over`. Its writes carry the `fence`."""
+    once it is `over`. Its writes carry the `fence`. `successor` names the replica that is to run
+    the engine instead, once there is one."""
 
     def __init__(self, lease: Lease, until: float = math.inf) -> None:
         self.lease = lease
         self.fence = lease.fence
         self.until = until
+        self.successor: str | None = None
         self.over = asyncio.Event()
 
     def end(self) -> None:

@@ -6,6 +6,7 @@ What belongs to one account shares nothing with another but the scheduler and th
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -109,11 +110,13 @@ class AccountWorker:
 
     def _socket_opened(self) -> None:
         """Read what was missed: events come (again)."""
+        self.cloud.contact.answered(time.monotonic())
         self.preparation.socket_opened()
         self.reconciler.read_soon()
 
     def _socket_lost(self) -> None:
         """Read instead of waiting for events."""
+        self.cloud.contact.lost(time.monotonic())
         self.router.socket_lost()
         self.reconciler.read_soon()
 

@@ -607,6 +607,10 @@ class LeaseReleased(BusMessage, frozen=True):
     """No engine runs the jobs; anyone who can may take the lease."""
 
 
+class EngineOffered(BusMessage, frozen=True):
+    """The engine cannot reach the cloud; a replica that can may ask for the lease."""
+
+
 def topic_of(member: str, client_id: str | None) -> str:
     """Where messages about jobs of a client are brought, or of jobs without one."""
     if client_id is None:

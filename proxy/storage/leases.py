@@ -74,6 +74,9 @@ _MINE = update(leases).where(
 )
 _RENEW = _MINE.values(expires=database_now() + bindparam("ttl", type_=BigInteger))
 _RELEASE = _MINE.values(expires=0)
+_RESERVE = _MINE.values(
+    holder=bindparam("other"), expires=database_now() + bindparam("ttl", type_=BigInteger)
+)
 _TAKE = (
     update(leases)
     .where(leases.c.name == bindparam("lease"))
@@ -122,6 +125,11 @@ class LeaseRepository(Repository):
     async def release(self, lease: Lease) -> None:
         """Release the lease, so that another replica need not wait for its expiry."""
         await self.write(lambda connection: connection.execute(_RELEASE, _mine(lease)).rowcount)
+
+    async def reserve(self, lease: Lease, holder: str, ttl: float) -> None:
+        """Release the lease for another holder, who alone may acquire it within `ttl` seconds."""
+        values = {**_mine(lease), "other": holder, "ttl": round(ttl * 1000)}
+        await self.write(lambda connection: connection.execute(_RESERVE, values).rowcount)
 
     async def holder(self, name: str) -> Lease | None:
         """Return who holds the lease, if it has not expired."""

@@ -12,7 +12,9 @@ import waiting
 
 from proxy.bus import EventBus
 from proxy.engine.election import Election
+from proxy.engine.handover import Handover
 from proxy.engine.term import Term
+from proxy.metrics import Metrics
 from proxy.storage.database import Database, FencedError, StorageError
 from proxy.storage.leases import LeaseRepository, check_fence
 from proxy.supervisor import Supervisor
@@ -43,9 +45,8 @@ class Replica:
         self.engines: asyncio.Queue[RecordingEngine] = asyncio.Queue()
         self.leases = LeaseRepository(database)
         make: Callable[[Term], Any] = self._make
-        self.election = Election(
-            self.leases, bus, make, {}, holder=name, length=length, alone=False
-        )
+        handover = Handover(self.leases, bus, {}, name, Metrics())
+        self.election = Election(self.leases, bus, make, {}, name, length, handover)
 
     def _make(self, term: Term) -> RecordingEngine:
         engine = RecordingEngine(term)
@@ -173,9 +174,7 @@ async def test_where_nobody_else_can_be_the_lease_of_a_process_that_died_is_take
         made.append(RecordingEngine(term))
         return made[-1]
 
-    election = Election(
-        LeaseRepository(database), bus, make, {}, holder="new", length=0.1, alone=True
-    )
+    election = Election(LeaseRepository(database), bus, make, {}, "new", 0.1, handover=None)
     await election.start(supervisor)
     assert election.is_active()
     assert made[0].term.lasts

@@ -57,6 +57,27 @@ async def test_a_released_lease_is_free_and_its_epoch_over(leases: LeaseReposito
     assert await leases.holder(ENGINE) == theirs
 
 
+async def test_a_reserved_lease_is_for_its_next_holder_alone(leases: LeaseRepository) -> None:
+    mine = await leases.acquire(ENGINE, "one", 60)
+    assert mine is not None
+    await leases.reserve(mine, "two", 60)
+    assert not await leases.renew(mine, 60)
+    assert await leases.acquire(ENGINE, "one", 60) is None
+    assert await leases.acquire(ENGINE, "three", 60) is None
+    theirs = await leases.acquire(ENGINE, "two", 60)
+    assert theirs is not None
+    assert theirs.epoch > mine.epoch
+    await leases.reserve(mine, "three", 60)
+    assert await leases.holder(ENGINE) == theirs
+
+
+async def test_a_reserved_lease_that_nobody_takes_is_anybodys(leases: LeaseRepository) -> None:
+    mine = await leases.acquire(ENGINE, "one", 60)
+    assert mine is not None
+    await leases.reserve(mine, "two", 0)
+    assert await leases.acquire(ENGINE, "three", 60) is not None
+
+
 async def test_who_is_alone_takes_what_an_earlier_process_has_left(
     leases: LeaseRepository,
 ) -> None:

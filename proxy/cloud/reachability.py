@@ -1,0 +1,31 @@
+"""Whether the cloud answers at all, whatever it answers."""
+
+from __future__ import annotations
+
+import aiohttp
+from yarl import URL
+
+from proxy import __version__
+from proxy.cloud.http import CloudAddresses, Connections
+
+
+async def is_reachable(base_url: URL, seconds: float, *, plain_http: bool) -> bool:
+    """Return whether the cloud answers within so many seconds, on a new connection.
+
+    The route is public: the request carries no key, and any status is an answer.
+    """
+    connections = Connections(
+        CloudAddresses(base_url, plain_http=plain_http).check_cloud,
+        headers={"User-Agent": f"comfy-cloud-proxy/{__version__}"},
+    )
+    await connections.start()
+    url = base_url.joinpath("api", "system_stats")
+    try:
+        session, proxy = connections.choose(url)
+        timeout = aiohttp.ClientTimeout(total=seconds)
+        async with session.get(url, timeout=timeout, allow_redirects=False, proxy=proxy):
+            return True
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return False
+    finally:
+        await connections.close()

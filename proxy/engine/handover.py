@@ -1,0 +1,202 @@
+"""An engine that cannot reach the cloud gives way to a replica that can.
+
+Both sides meet in the table of leases, so that nothing depends on the bus, which only makes it
+sooner. The engine takes the lease `OFFERED` for as long as it finds no way to the cloud. A replica
+that sees this and reaches the cloud takes the lease `WANTED`, which one replica at a time can
+have. The engine stops, and reserves its own lease for that replica. Where no replica reaches the
+cloud, nobody takes `WANTED`, and the engine stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+
+import structlog
+from msgspec import Struct
+
+from proxy.bus import EventBus
+from proxy.cloud.reachability import is_reachable
+from proxy.engine.accounts import Account
+from proxy.jobs.models import EngineOffered
+from proxy.metrics import Metrics
+from proxy.storage.database import StorageError
+from proxy.storage.leases import ENGINE, Lease, LeaseRepository
+
+log = structlog.get_logger(__name__)
+
+#: Leases by which an engine asks others to run the jobs, and one of them says that it will.
+OFFERED, WANTED = "engine offered", "engine wanted"
+
+
+class HandoverTimes(Struct, frozen=True):
+    """Seconds.
+
+    Something must be unanswered for `silence` before the cloud is asked on a new connection, which
+    it must answer within `answer`. After an `outage` the engine is offered, again and again, and
+    waits for a `reply` each time. A replica that gave or took the engine does neither for a `rest`.
+    For the length of `reserved` only the replica that is to take the lease may.
+    """
+
+    silence: float = 2.0
+    answer: float = 2.0
+    outage: float = 5.0
+    reply: float = 3.0
+    rest: float = 30.0
+    reserved: float = 5.0
+    interval: float = 0.5
+
+
+class Handover:
+    """Decides when the engine goes to another replica. `holder` names this one in leases."""
+
+    def __init__(
+        self,
+        leases: LeaseRepository,
+        bus: EventBus,
+        accounts: Mapping[str, Account],
+        holder: str,
+        metrics: Metrics,
+        times: HandoverTimes | None = None,
+    ) -> None:
+        self._leases = leases
+        self._bus = bus
+        self._accounts = accounts
+        self._holder = holder
+        self._metrics = metrics
+        for direction in ("given", "taken"):  # so that Prometheus sees the first of each
+            metrics.engine_handovers.labels(direction)
+        self._times = times or HandoverTimes()
+        self._rests_until = 0.0
+        self._expects_until = 0.0
+        self._free_since: float | None = None
+        self._offer: Lease | None = None
+
+    @property
+    def rests(self) -> bool:
+        """Whether this replica gave or took the engine a short time ago."""
+        return time.monotonic() < self._rests_until
+
+    @property
+    def expects(self) -> bool:
+        """Whether the engine is about to come to this replica."""
+        return time.monotonic() < self._expects_until
+
+    # --- the replica that runs the engine ----------------------------------------------------
+
+    async def successor(self) -> str:
+        """Wait until the cloud is out of reach here and another replica reaches it; its name."""
+        try:
+            while True:
+                await asyncio.sleep(self._times.interval)
+                since = self._unanswered_since()
+                if since is None or await self._reaches():
+                    await self._withdraw()
+                elif time.monotonic() - since >= self._times.outage and not self.rests:
+                    with suppress(StorageError):
+                        await self._publish_offer(time.monotonic() - since)
+                        if (name := await self._reply()) is not None:
+                            return name
+        finally:
+            self._metrics.engine_offered.set(0)
+
+    async def give(self, lease: Lease, name: str) -> None:
+        """Reserve the engine's lease for another replica; its engine has stopped. Never raises."""
+        self._rest()
+        self._metrics.engine_handovers.labels("given").inc()
+        log.warning("engine_transferred", epoch=lease.epoch, to=name)
+        try:
+            await self._leases.reserve(lease, name, self._times.reserved)
+        except StorageError as error:
+            log.error("lease_release_failed", error=str(error))
+        await self._withdraw()
+
+    def _unanswered_since(self) -> float | None:
+        """Return since when no account has had an answer that it waits for."""
+        now, contacts = time.monotonic(), [one.cloud.contact for one in self._accounts.values()]
+        waiting = [since for one in contacts if (since := one.unanswered_since()) is not None]
+        if not waiting or any(now - one.answered_at < self._times.silence for one in contacts):
+            return None
+        return min(waiting) if now - min(waiting) >= self._times.silence else None
+
+    async def _reaches(self) -> bool:
+        """Return whether the cloud of any account answers this replica."""
+        clouds = {one.cloud.base_url: one.plain_http for one in self._accounts.values()}
+        asked = (
+            is_reachable(base_url, self._times.answer, plain_http=plain_http)
+            for base_url, plain_http in clouds.items()
+        )
+        reached = any(await asyncio.gather(*asked))
+        if reached:
+            for account in self._accounts.values():
+                account.cloud.contact.answered(time.monotonic())
+        return reached
+
+    async def _publish_offer(self, seconds: float) -> None:
+        lease = await self._leases.acquire(OFFERED, self._holder, 2 * self._times.outage)
+        if self._offer is None:
+            log.warning(
+                "engine_offered", reason="Comfy Cloud does not answer", seconds=round(seconds)
+            )
+        self._offer = lease
+        self._metrics.engine_offered.set(1)
+        self._bus.publish("terms", EngineOffered())
+
+    async def _reply(self) -> str | None:
+        """Return the name of the replica that wants the engine, if one says so in time."""
+        ends = time.monotonic() + self._times.reply
+        while time.monotonic() < ends:
+            wanted = await self._leases.holder(WANTED)
+            if wanted is not None and wanted.holder != self._holder:
+                return wanted.holder
+            await asyncio.sleep(self._times.interval / 2)
+        return None
+
+    async def _withdraw(self) -> None:
+        offer, self._offer = self._offer, None
+        self._metrics.engine_offered.set(0)
+        if offer is not None:
+            with suppress(StorageError):  # it runs out by itself
+                await self._leases.release(offer)
+
+    # --- a replica that does not -------------------------------------------------------------
+
+    async def accept(self) -> None:
+        """Ask for the engine if it is offered and this replica reaches the cloud. Raises
+        `StorageError`."""
+        if self.rests:
+            return
+        offer = await self._leases.holder(OFFERED)
+        if offer is None or offer.holder == self._holder or not await self._reaches():
+            return
+        wanted = await self._leases.acquire(WANTED, self._holder, self._times.reserved)
+        if wanted is not None:
+            log.info("engine_requested", holder=offer.holder)
+            self._expects_until = time.monotonic() + self._times.reserved
+
+    async def may_acquire(self) -> bool:
+        """Return whether to try for the engine's lease. Raises `StorageError`.
+
+        A replica that rests lets others go first: the lease must have been free for a while.
+        """
+        if not self.rests:
+            return True
+        now = time.monotonic()
+        if await self._leases.holder(ENGINE) is not None:
+            self._free_since = None
+        elif self._free_since is None:
+            self._free_since = now
+        return self._free_since is not None and now - self._free_since >= self._times.reserved
+
+    def acquired(self) -> None:
+        """Note that this replica runs the engine now."""
+        self._free_since = None
+        if self.expects:
+            self._expects_until = 0.0
+            self._rest()
+            self._metrics.engine_handovers.labels("taken").inc()
+
+    def _rest(self) -> None:
+        self._rests_until = time.monotonic() + self._times.rest
