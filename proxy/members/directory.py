@@ -12,7 +12,7 @@ import contextlib
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,12 @@ import structlog
 from msgspec.structs import replace
 
 from proxy.members import tokens
-from proxy.members.member import (
-    LOCAL,
-    DirectoryError,
-    Limits,
-    Member,
-    NameTakenError,
-    UnknownMemberError,
-    UnknownTokenError,
-)
+from proxy.members.member import LOCAL, DirectoryError, Limits, Member
+from proxy.members.roster import Change, Roster, quoted
 from proxy.members.tokens import Sessions, Token, Use
 from proxy.settings import Settings
 from proxy.storage.database import FILE, StorageError
-from proxy.storage.members import MemberRepository, StaleError, StoredMember
+from proxy.storage.members import MemberRepository, StaleError, StoredMember, StoredToken
 from proxy.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
@@ -65,24 +58,13 @@ class Access(msgspec.Struct, frozen=True):
     token: Token
 
 
-class _Change(msgspec.Struct, frozen=True):
-    """Members and tokens that were added or changed, and those that were removed.
-
-    The name of a removed member stays reserved.
-    """
-
-    members: Sequence[Member] = ()
-    removed: Sequence[Member] = ()
-    tokens: Sequence[Token] = ()
-    revoked: Sequence[Token] = ()
-
-
 class Directory:
     """The members and their tokens; without a repository in memory only.
 
     Without members everybody is the member `local`. As soon as a process has seen a member, this
     does not apply to it any more, so that removing the last member does not open the proxy.
-    `marker` is the file that tells the next process.
+    `marker` is the file that tells the next process. With `provisioned` people become members by
+    signing in elsewhere, so that a token or such a sign-in is needed before there is a member.
     """
 
     def __init__(
@@ -91,6 +73,7 @@ class Directory:
         *,
         now: Callable[[], float] = time.time,
         marker: Path | None = None,
+        provisioned: bool = False,
     ) -> None:
         self._changing = asyncio.Lock()
         self.sessions = Sessions(repository, self._changing, now)
@@ -99,12 +82,10 @@ class Directory:
         self._marker = marker
         self._revision = -1
         self._loads = 0
-        self._members: dict[str, Member] = {}
-        self._tokens: dict[str, Token] = {}
+        self._roster = Roster()
         self._uses: dict[str, Use] = {}
-        self._removed: dict[str, str] = {}
         #: Whether clients need a token; if not, everybody is the member `local`.
-        self.has_members = False
+        self.has_members = provisioned
         self._written: dict[str, int] = {}
         self._callbacks: list[Callable[[], None]] = []
         self._checked_at = self._ms()
@@ -113,7 +94,7 @@ class Directory:
     async def load(self) -> None:
         """Read the database. Raises `StorageError`."""
         await self._refresh()
-        if self.has_members:
+        if len(self._roster):
             await self._mark(expected=True)
 
     def start(self, supervisor: Supervisor | None = None) -> None:
@@ -135,23 +116,22 @@ class Directory:
         A name that is not a member's any more gives a disabled member without limits: its jobs may
         still run. Without members, `local` is an admin.
         """
-        member = self._members.get(name.lower())
-        if member is not None and member.name == name:
+        member = self._roster.get(name)
+        if member is not None:
             return member
         return _ANYONE if name == LOCAL and not self.has_members else Member(name, disabled=True)
 
     def find(self, name: str) -> Member:
         """Return the member of that name, ignoring case. Raises `UnknownMemberError`."""
-        try:
-            return self._members[name.lower()]
-        except KeyError:
-            raise UnknownMemberError(
-                f"The member {_quoted(name)} does not exist: see comfy-cloud-proxy member list."
-            ) from None
+        return self._roster.find(name)
+
+    def of_identity(self, identity: str) -> Member | None:
+        """Return the member with an identity."""
+        return self._roster.of_identity(identity)
 
     def members(self) -> list[Member]:
         """Return all members, sorted by name."""
-        return [self._members[key] for key in sorted(self._members)]
+        return self._roster.members()
 
     def names(self) -> list[str]:
         """The names of all members; without members it is `local`."""
@@ -159,8 +139,7 @@ class Directory:
 
     def tokens(self, name: str | None = None) -> list[Token]:
         """Return all tokens, or those of a member, oldest first."""
-        found = [token for token in self._tokens.values() if name is None or token.member == name]
-        return sorted(found, key=lambda token: (token.created, token.id))
+        return self._roster.tokens(name)
 
     def last_use(self, token: Token) -> Use | None:
         """Return when and from where the token was used last, `None` if it never was."""
@@ -169,14 +148,14 @@ class Directory:
     def access(self, token: str) -> Access | None:
         """Return the access of a token, `None` if it is unknown, revoked or expired, or its member
         is disabled."""
-        known = self._tokens.get(tokens.id_of(token) or "")
+        known = self._roster.token(tokens.id_of(token) or "")
         if not tokens.matches(token, known) or known is None:
             return None
         return self.access_by_id(known.id)
 
     def access_by_id(self, token_id: str) -> Access | None:
         """Return the access of a token by its id, as `access`."""
-        token = self._tokens.get(token_id)
+        token = self._roster.token(token_id)
         if token is None or token.expired(self._ms()):
             return None
         member = self.get(token.member)
@@ -185,7 +164,7 @@ class Directory:
     async def look_for(self, texts: Iterable[str], session: str | None = None) -> None:
         """Read the database again if one of these tokens, or the session of that name, is unknown:
         another process may have added it. Raises `StorageError`."""
-        known = all(id_ in self._tokens for id_ in map(tokens.id_of, texts) if id_)
+        known = all(id_ in self._roster.token_ids for id_ in map(tokens.id_of, texts) if id_)
         if known and (session is None or self.sessions.token_of(session) is not None):
             return
         loads = self._loads
@@ -213,24 +192,16 @@ class Directory:
         """
         if not _NAME.fullmatch(member.name):
             raise DirectoryError(
-                f"{_quoted(member.name)} is not a valid name: use 1 to 40 letters, digits, dots, "
+                f"{quoted(member.name)} is not a valid name: use 1 to 40 letters, digits, dots, "
                 "hyphens and underscores. It must begin with a letter or digit and not end with a "
                 "dot."
             )
-        key = member.name.lower()
 
-        def decide() -> _Change:
-            if key in self._members:
-                raise NameTakenError(
-                    f"The member {self._members[key].name} exists: choose another name."
-                )
-            if key in self._removed and not restore:
-                raise NameTakenError(
-                    f"{self._removed[key]} was a member, and its history and files still exist: "
-                    "choose another name, or use --restore."
-                )
-            name = self._removed.get(key, member.name)
-            return _Change(members=[replace(member, name=name, created=self._ms())])
+        def decide() -> Change:
+            name = self._roster.name_to_add(member.name, restore=restore)
+            new = replace(member, name=name, created=self._ms())
+            self._roster.check_identities(new)
+            return Change(members=[new])
 
         await self._mark(expected=True)
         return (await self._change(decide)).members[0]
@@ -240,11 +211,27 @@ class Directory:
     ) -> Member:
         """Change fields of a member (`role`, `weight`, `disabled`) and its limits; return it."""
 
-        def decide() -> _Change:
+        def decide() -> Change:
             member = self.find(name)
             changed = replace(member, limits=replace(member.limits, **(limits or {})), **fields)
-            return _Change(members=[changed])
+            self._roster.check_identities(changed)
+            return Change(members=[changed])
 
+        return (await self._change(decide)).members[0]
+
+    async def provision(self, identity: str, member: Member) -> Member:
+        """Return the member with an identity; if there is none, add `member` with it, under a free
+        name."""
+
+        def decide() -> Change:
+            known = self._roster.of_identity(identity)
+            if known is not None:
+                return Change(members=[known])
+            name = self._roster.free_name(member.name)
+            new = replace(member, name=name, identities=(identity,), created=self._ms())
+            return Change(members=[new])
+
+        await self._mark(expected=True)
         return (await self._change(decide)).members[0]
 
     async def remove(self, name: str) -> Member:
@@ -253,12 +240,12 @@ class Directory:
         After the last member the next process starts without members.
         """
 
-        def decide() -> _Change:
+        def decide() -> Change:
             member = self.find(name)
-            return _Change(removed=[member], revoked=self.tokens(member.name))
+            return Change(removed=[member], revoked=self.tokens(member.name))
 
         change = await self._change(decide)
-        if not self._members:
+        if not len(self._roster):
             await self._mark(expected=False)
         return change.removed[0]
 
@@ -271,7 +258,7 @@ class Directory:
         """
         text = ""
 
-        def decide() -> _Change:
+        def decide() -> Change:
             nonlocal text
             member = self.find(name)
             now = self._ms()
@@ -279,28 +266,38 @@ class Directory:
             expires = min((limit for limit in limits if limit is not None), default=None)
             while True:
                 text, token = tokens.make(member.name, note=note, created=now, expires=expires)
-                if token.id not in self._tokens:
-                    return _Change(tokens=[token])
+                if token.id not in self._roster.token_ids:
+                    return Change(tokens=[token])
 
         change = await self._change(decide)
         return text, change.tokens[0]
 
+    async def sign_in_token(self, name: str, issuer: str) -> Token:
+        """Return the token that stands for sign-ins of a member at an issuer."""
+        token = self._roster.sign_in_token(name, issuer)
+        if token is not None:
+            return token
+
+        def decide() -> Change:
+            member = self.find(name)
+            token = self._roster.sign_in_token(member.name, issuer)
+            if token is None:
+                _, made = tokens.make(member.name, note=issuer, created=self._ms(), expires=None)
+                token = replace(made, digest="")
+            return Change(tokens=[token])
+
+        return (await self._change(decide)).tokens[0]
+
     def find_token(self, prefix: str) -> Token:
         """Return the one token whose id begins with `prefix`. Raises `UnknownTokenError`."""
-        start = tokens.id_prefix(prefix)
-        found = [token for id_, token in self._tokens.items() if start and id_.startswith(start)]
-        if len(found) == 1:
-            return found[0]
-        problem = "Several tokens begin" if found else "No token begins"
-        shown = f"{tokens.PREFIX}{start}" if start.isalnum() else "this"
-        raise UnknownTokenError(f"{problem} with {shown}: see comfy-cloud-proxy token list.")
+        return self._roster.find_token(prefix)
 
     async def revoke(self, prefix: str) -> Token:
         """Revoke the one token whose id begins with `prefix`. Raises `UnknownTokenError`."""
-        change = await self._change(lambda: _Change(revoked=[self.find_token(prefix)]))
+        change = await self._change(lambda: Change(revoked=[self.find_token(prefix)]))
         return change.revoked[0]
 
-    async def _change(self, decide: Callable[[], _Change]) -> _Change:
+    async def _change(self, decide: Callable[[], Change]) -> Change:
         """Write one change on the current revision; repeat it if another process was faster."""
         async with self._changing:
             while True:
@@ -315,7 +312,7 @@ class Directory:
         self._notify()
         return change
 
-    async def _write(self, change: _Change) -> None:
+    async def _write(self, change: Change) -> None:
         if self._repository is None:
             return
         self._revision = await self._repository.change(
@@ -336,20 +333,13 @@ class Directory:
             revoked=[token.id for token in change.revoked],
         )
 
-    def _apply(self, change: _Change) -> None:
+    def _apply(self, change: Change) -> None:
         """Apply a written change in memory."""
-        for member in change.members:
-            self._members[member.name.lower()] = member
-            self._removed.pop(member.name.lower(), None)
-        for member in change.removed:
-            self._members.pop(member.name.lower(), None)
-            self._removed[member.name.lower()] = member.name
-        self._tokens.update({token.id: token for token in change.tokens})
+        self._roster.apply(change)
         for token in change.revoked:
-            self._tokens.pop(token.id, None)
             self._uses.pop(token.id, None)
-        self.sessions.retain(self._tokens)
-        self.has_members = self.has_members or bool(self._members)
+        self.sessions.retain(self._roster.token_ids)
+        self.has_members = self.has_members or bool(len(self._roster))
 
     def _ms(self) -> int:
         return int(self._now() * 1000)
@@ -367,23 +357,18 @@ class Directory:
             return False
         stored = await repository.load()
         try:
-            members = {
-                row.key: _MEMBER.decode(row.data) for row in stored.members if not row.removed
-            }
+            members = [_MEMBER.decode(row.data) for row in stored.members if not row.removed]
         except msgspec.DecodeError as error:
             raise StorageError(f"the database contains an invalid member: {error}") from error
-        self._members = members
-        self._removed = {row.key: row.name for row in stored.members if row.removed}
-        self._tokens = {
-            row.id: Token(row.id, row.member, row.digest, row.note, row.created, row.expires)
-            for row in stored.tokens
-        }
+        removed = {row.key: row.name for row in stored.members if row.removed}
+        self._roster = Roster(members, removed, map(_token_of, stored.tokens))
         for row in stored.tokens:
             ours = self._uses.get(row.id)
             if row.used_at is not None and (ours is None or ours.at < row.used_at):
                 self._uses[row.id] = Use(row.used_at, row.used_from or "")
                 self._written[row.id] = row.used_at
-        self._uses = {id_: use for id_, use in self._uses.items() if id_ in self._tokens}
+        known = self._roster.token_ids
+        self._uses = {id_: use for id_, use in self._uses.items() if id_ in known}
         self.sessions.replace(stored.sessions)
         self.has_members = self.has_members or bool(members)
         self._revision = stored.revision
@@ -404,10 +389,7 @@ class Directory:
                     log.error("members_read_failed", error=str(error))
                 failing = True
             previous, self._checked_at = self._checked_at, self._ms()
-            expired = any(
-                previous < (token.expires or 0) <= self._checked_at
-                for token in self._tokens.values()
-            )
+            expired = self._roster.any_expires(previous, self._checked_at)
             if changed or expired:
                 self._notify()
 
@@ -428,7 +410,7 @@ class Directory:
             id_: use
             for id_, use in self._uses.items()
             if use.at > self._written.get(id_, 0) + (0 if every else USE_INTERVAL)
-            and id_ in self._tokens
+            and id_ in self._roster.token_ids
         }
         if due and self._repository is not None:
             await self._repository.note_uses(due)
@@ -441,6 +423,10 @@ class Directory:
                 callback()
             except Exception:
                 log.exception("members_subscriber_failed", subscriber=repr(callback))
+
+
+def _token_of(row: StoredToken) -> Token:
+    return Token(row.id, row.member, row.digest, row.note, row.created, row.expires)
 
 
 def describe_member(directory: Directory, member: Member) -> dict[str, Any]:
@@ -484,8 +470,3 @@ def _found(path: Path, query: str) -> bool:
     uri = f"{path.absolute().as_uri()}?mode=ro"
     with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
         return connection.execute(query).fetchone() is not None
-
-
-def _quoted(name: str) -> str:
-    text = "".join(letter if letter.isprintable() else "?" for letter in name)
-    return f"“{text[:60]}”"

@@ -67,7 +67,8 @@ class Limits(msgspec.Struct, frozen=True):
 class Member(msgspec.Struct, frozen=True):
     """A person or an integration. `weight` is its share of turns; `created` is in ms since 1970.
 
-    `client_parallelism` replaces the setting of that name unless it is `None`.
+    `client_parallelism` replaces the setting of that name unless it is `None`. `identities` are
+    those by which others sign the member in: an issuer, a space, the issuer's name for the person.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Member(msgspec.Struct, frozen=True):
     disabled: bool = False
     created: int = 0
     client_parallelism: Parallelism | None = None
+    identities: tuple[str, ...] = ()
 
 
 #: Returns a node class of the catalog, `None` if it is unknown or nothing is loaded yet.
@@ -147,6 +149,10 @@ Classes = Annotated[
     tuple[Annotated[str, Meta(min_length=1, max_length=200)], ...], Meta(max_length=1000)
 ]
 Note = Annotated[str, Meta(max_length=200)]
+Identities = Annotated[
+    tuple[Annotated[str, Meta(pattern=r"^\S+ \S(.*\S)?\Z", max_length=600)], ...],
+    Meta(max_length=20),
+]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _LIFETIME = re.compile(r"([0-9]{1,6})([smhdw])", re.ASCII)
@@ -173,6 +179,7 @@ class MemberFields(Struct, forbid_unknown_fields=True):
     disabled: bool | UnsetType = UNSET
     limits: LimitFields | UnsetType = UNSET
     client_parallelism: Parallelism | UnsetType | None = UNSET
+    identities: Identities | UnsetType = UNSET
 
     def changes(self) -> dict[str, Any]:
         """Return the fields of `Member` that are given; `limits` are those of `Limits`."""

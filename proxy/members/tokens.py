@@ -40,12 +40,21 @@ _NOBODYS_DIGEST = hashlib.sha256(b"").hexdigest()
 
 
 class Token(StoredToken, frozen=True):
-    """What is stored of a token."""
+    """What is stored of a token.
+
+    One without a digest stands for sign-ins elsewhere, at the issuer that its note names: sessions
+    belong to it, and it can be revoked, but nobody can send it.
+    """
 
     @property
     def shown(self) -> str:
         """The name of the token in logs and in the interface."""
         return f"{PREFIX}{self.id}…"
+
+    @property
+    def stands_for_sign_in(self) -> bool:
+        """Whether it stands for sign-ins elsewhere."""
+        return not self.digest
 
     def expired(self, now: int) -> bool:
         """Return whether the token has expired at `now` (ms)."""
