@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin")
 HAPROXY = shutil.which("haproxy", path="/usr/sbin:/usr/bin")
+CADDY = shutil.which("caddy")
 NODE = shutil.which("node")
 
 
@@ -79,6 +80,14 @@ def of_typescript(text: str, folder: Path) -> None:
     run(NODE, "--check", str(module))
 
 
+def of_caddy(text: str, folder: Path) -> None:
+    if CADDY is None:
+        pytest.skip("caddy is not installed")
+    config = folder / "Caddyfile"
+    config.write_text(text)
+    run(CADDY, "adapt", "--config", str(config))
+
+
 PARSERS: dict[str, Callable[[str, Path], object]] = {
     "sh": lambda text, _: run("bash", "-n", text=text),
     "python": lambda text, _: ast.parse(text),
@@ -87,6 +96,7 @@ PARSERS: dict[str, Callable[[str, Path], object]] = {
     "yaml": lambda text, _: YAML(typ="safe").load(text),
     "ts": of_typescript,
     "haproxy": of_haproxy,
+    "caddyfile": of_caddy,
     "nginx": of_nginx,
     "powershell": of_powershell,
     "text": lambda text, _: None,

@@ -13,6 +13,7 @@ from proxy.threads import ThreadTurns
 
 if TYPE_CHECKING:
     from proxy.api.addressing import Network
+    from proxy.api.header_sign_in import HeaderSignIn
     from proxy.api.web_interface import Journal, WebInterface
     from proxy.bus import EventBus
     from proxy.catalog.service import Catalog
@@ -42,12 +43,14 @@ class ApiOptions(Struct, frozen=True, kw_only=True):
     `ping_interval` seconds gets a ping (0: never).
     `pays_partner_nodes` says that jobs are lent the account's key for them.
     `base_path` (`""` or like `/comfy`) stands before links and redirects; `trusted_proxies` are
-    believed when they say who a client is. `allowed_hosts` may be in `Host` on loopback.
+    believed when they say who a client is, and with `header_sign_in` who its person is.
+    `allowed_hosts` may be in `Host` on loopback.
     With `admin_apart` what is for admins is served elsewhere. `simulated` says that the cloud is.
     """
 
     base_path: str = ""
     trusted_proxies: tuple[Network, ...] = ()
+    header_sign_in: HeaderSignIn | None = None
     allowed_hosts: tuple[str, ...] = ()
     max_upload_bytes: int = 100 * 1024 * 1024
     max_json_bytes: int = 32 * 1024 * 1024

@@ -29,10 +29,12 @@ from yarl import URL
 from proxy.api.addressing import Address, Caller, Network, Way, is_trusted, parse_address
 from proxy.api.admission import Admission
 from proxy.api.connections import admission_of, connection_of, way_of
+from proxy.api.header_sign_in import identity_of
 from proxy.members import tokens
 from proxy.members.accounting import Throttle
 from proxy.members.directory import Access
 from proxy.members.member import LOCAL
+from proxy.members.provisioning import Provisioner
 from proxy.members.tokens import digest
 from proxy.storage.encryption import Cipher
 from proxy.translate.errors import LocalError
@@ -71,6 +73,9 @@ Headers = CIMultiDict[str] | CIMultiDictProxy[str]
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _PORTS = {"http": 80, "https": 443}
+
+#: The access of a member whom a reverse proxy has signed in.
+_SIGNED_IN = web.RequestKey("signed_in_elsewhere", Access)
 
 #: Everybody, where there are no members.
 ANYONE = Admission(LOCAL)
@@ -178,11 +183,15 @@ class Authenticator:
         self._throttle = Throttle(time.monotonic)
         # By the SHA-256 of the header, so that no token stays in memory.
         self._known: dict[bytes, _KnownHeader] = {}
+        self._provisioner = Provisioner(services.members, services.accounting.audit)
+        self._header_sign_in = services.options.header_sign_in
+        self._trusted = services.options.trusted_proxies
 
     async def catch_up(self, request: web.Request) -> None:
-        """Learn what another replica has written of a token or session that is not known here.
+        """Learn what another replica has written of a token or session that is not known here, and
+        which member a reverse proxy has signed in.
 
-        Raises `StorageError`.
+        Raises `LocalError` (400, 403, 503) and `StorageError`.
         """
         if not self._members.has_members or request.path in _WITHOUT_DATABASE:
             return
@@ -196,6 +205,14 @@ class Authenticator:
             return  # the refusal says it
         cookie = None if given else cookie_of(request)
         await self._members.look_for(given, None if cookie is None else digest(cookie))
+        if self._header_sign_in is None or given:
+            return
+        peer = connection_of(request).peer
+        identity = identity_of(headers, peer, self._header_sign_in, self._trusted)
+        if identity is not None:
+            request[_SIGNED_IN] = await self._provisioner.enter(
+                identity, self._header_sign_in.rules, caller_of(request).address
+            )
 
     def authenticate(self, request: web.Request) -> Admission | None:
         """Authenticate a request; `None` on routes that need no member.
@@ -331,7 +348,15 @@ class Authenticator:
         access = self._members.access_by_id(token_id) if token_id is not None else None
         return None if access is None else (access, name)
 
-    def _by_session(self, request: web.Request, caller: Caller) -> tuple[Access, str]:
+    def signed_in_elsewhere(self, request: web.Request) -> Access | None:
+        """Return the access of the member whom a reverse proxy has signed in."""
+        return request.get(_SIGNED_IN)
+
+    def _by_session(self, request: web.Request, caller: Caller) -> tuple[Access, str | None]:
+        access = self.signed_in_elsewhere(request)
+        if access is not None:
+            self.refuse_foreign(request, caller)
+            return access, None
         session = self.session_of(request)
         if session is not None:
             self.refuse_foreign(request, caller)

@@ -46,11 +46,20 @@ _SIGNED_IN = """<p>You are signed in as <strong>{member}</strong>.</p>
 <p><a href="{base}/">Go to ComfyUI</a></p>
 <form method="post" action="{base}{action}"><button>Sign out</button></form>"""
 
+_SIGNED_IN_ELSEWHERE = """<p>The reverse proxy of this server has signed you in as
+<strong>{member}</strong>.</p>
+<p><a href="{base}/">Go to ComfyUI</a></p>"""
+
 
 async def get_sign_in(request: web.Request) -> web.Response:
     """The page that takes a token and gives the browser a session; or says who is signed in."""
     if not request.app[MEMBERS].has_members:
         raise web.HTTPFound(f"{request.app[OPTIONS].base_path}/")
+    elsewhere = authenticator_of(request).signed_in_elsewhere(request)
+    if elsewhere is not None:
+        base = html.escape(request.app[OPTIONS].base_path)
+        member = html.escape(elsewhere.member.name)
+        return _page(_SIGNED_IN_ELSEWHERE.format(member=member, base=base))
     session = authenticator_of(request).session_of(request)
     if session is None:
         return _page(_form(request, request.query.get("next", "/")))

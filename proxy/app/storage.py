@@ -40,11 +40,15 @@ async def open_storage(process: Process) -> AsyncIterator[OpenStorage]:
         supervisor = Supervisor(process.failed)
         stack.push_async_callback(supervisor.close)
         supervisor.keep(database.watch, "watch the database")
-        members = Directory(MemberRepository(database), marker=marker_of(settings))
+        members = Directory(
+            MemberRepository(database),
+            marker=marker_of(settings),
+            provisioned=settings.provisions_members,
+        )
         with config_errors("The members cannot be read"):
             await members.load()
         stack.push_async_callback(members.close)
-        refuse_lost_members(settings, has_members=members.has_members)
+        refuse_lost_members(settings, has_members=bool(members.members()))
         members.start(supervisor)
         cipher = await _cipher(settings, database, folder, supervisor)
         yield OpenStorage(folder, database, supervisor, members, cipher)
@@ -63,6 +67,8 @@ def refuse_lost_members(settings: Settings, *, has_members: bool) -> None:
             f"proxy: restore {folder / FILE} from a backup, {add}, or delete {marker} to continue "
             "without members."
         )
+    if settings.provisions_members:
+        return
     if settings.require_members:
         raise ConfigError(f"require_members is set and there are no members: {add}.")
     if settings.trusted_proxies and not settings.insecure_allow_anyone:

@@ -106,6 +106,15 @@ _LIMITS: dict[str, Any] = {
         Literal["auto", "one", "many", "none"] | None,
         option("auto|one|many", "How many jobs of one client run at once; none uses the setting."),
     ],
+    "identities": Annotated[
+        list[str] | None,
+        option(
+            "IDENTITY",
+            "Who signs in as the member: `header NAME` for a reverse proxy. Can be repeated; none "
+            "removes all.",
+            "--identity",
+        ),
+    ],
 }
 
 
@@ -421,7 +430,7 @@ def _taken(options: dict[str, Any]) -> dict[str, Any]:
         name: None if value == NONE else [] if value == [NONE] else value
         for name, value in values.items()
     }
-    own = ("role", "weight", "client_parallelism")
+    own = ("role", "weight", "client_parallelism", "identities")
     chosen: dict[str, Any] = {name: values.pop(name) for name in own if name in values}
     return {**chosen, **({"limits": values} if values else {})}
 

@@ -67,6 +67,7 @@ def serve(settings: Settings) -> int:
     logs.log_crashes()
     has_members = _has_members(settings)
     refuse_lost_members(settings, has_members=has_members)
+    has_members = has_members or settings.provisions_members
     refuse_open_access(settings, has_members=has_members)
     banner = None
     if settings.log_format == "console" and sys.stdout.isatty():

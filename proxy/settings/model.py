@@ -26,7 +26,9 @@ from proxy.settings.table import (
     to_bus,
     to_database,
     to_encryption_key,
+    to_header,
     to_hosts,
+    to_names,
     to_networks,
     to_origins,
 )
@@ -34,7 +36,16 @@ from proxy.settings.table import (
 _NAME = "comfy-cloud-proxy"
 
 #: The headings under which the settings stand, in this order.
-GROUPS = ("General", "Comfy Cloud", "Clients", "Gateway", "Replicas", "Files and history", "Logs")
+GROUPS = (
+    "General",
+    "Comfy Cloud",
+    "Clients",
+    "Gateway",
+    "Sign-in",
+    "Replicas",
+    "Files and history",
+    "Logs",
+)
 
 _KEY = "one line of printable characters without spaces"
 _PEM = "the path of a PEM file that can be read"
@@ -366,6 +377,42 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = None
     """A PEM file with the private key of tls_cert, without a passphrase."""
 
+    sign_in_header: Annotated[
+        str | None,
+        Setting(
+            "Sign-in",
+            "HEADER",
+            expects="the name of a header such as Remote-User",
+            example="Remote-User",
+            read=to_header,
+        ),
+    ] = None
+    """The header in which a reverse proxy names the person whom it has signed in, such as `Remote-
+    User` (Authelia), `X-Forwarded-User` (oauth2-proxy) or `Tailscale-User-Login`. It counts from
+    `trusted_proxies` only. Whoever comes for the first time becomes a member."""
+
+    sign_in_groups_header: Annotated[
+        str | None,
+        Setting(
+            "Sign-in",
+            "HEADER",
+            expects="the name of a header such as Remote-Groups",
+            example="Remote-Groups",
+            read=to_header,
+        ),
+    ] = None
+    """The header with the groups of this person, separated by commas."""
+
+    sign_in_admin_groups: Annotated[
+        tuple[str, ...],
+        Setting("Sign-in", "NAMES", expects="a list of names of groups", read=to_names),
+    ] = ()
+    """Groups whose people are admins. With it, those who sign in are admins if they are in one of
+    these groups, and users if not."""
+
+    sign_in_template: Annotated[str | None, Setting("Sign-in", "NAME", example="template")] = None
+    """The member whose weight, parallelism and limits new members get. It may be disabled."""
+
     database: Annotated[
         Secret | None,
         Setting(
@@ -546,6 +593,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     def hosts(self) -> tuple[str, ...]:
         """The addresses of `host`."""
         return tuple(part.strip() for part in self.host.split(",") if part.strip())
+
+    @property
+    def provisions_members(self) -> bool:
+        """Whether people become members by signing in elsewhere."""
+        return self.sign_in_header is not None
 
     @property
     def max_json_bytes(self) -> int:

@@ -344,6 +344,21 @@ def to_hosts(value: object) -> tuple[str, ...]:
     return hosts
 
 
+_HEADER = re.compile(r"[A-Za-z0-9-]{1,100}")
+
+
+def to_header(value: object) -> str:
+    """Return the name of a header."""
+    if not isinstance(value, str) or not _HEADER.fullmatch(value.strip()):
+        raise ValueError("not a header")
+    return value.strip()
+
+
+def to_names(value: object) -> tuple[str, ...]:
+    """Return names from a list of them, or from a text with commas."""
+    return tuple(part for part in _parts(value) if part)
+
+
 def to_encryption_key(value: object) -> Secret:
     """Return 32 bytes in URL-safe base64 from either kind of base64."""
     text = _text(value).strip().translate(str.maketrans("+/", "-_"))

@@ -55,6 +55,7 @@ _CADDYFILE = """
     auto_https off
 }}
 http://127.0.0.1:{port} {{
+    {directives}
     reverse_proxy 127.0.0.1:{upstream} {{
         flush_interval -1
     }}
@@ -84,10 +85,10 @@ async def nginx(folder: Path, upstream: int) -> AsyncIterator[URL]:
 
 
 @asynccontextmanager
-async def caddy(folder: Path, upstream: int) -> AsyncIterator[URL]:
-    """The same with Caddy."""
+async def caddy(folder: Path, upstream: int, directives: str = "") -> AsyncIterator[URL]:
+    """The same with Caddy, which does what further `directives` say."""
     port, config = free_port(), folder / "Caddyfile"
-    _write(config, _CADDYFILE.format(port=port, upstream=upstream))
+    _write(config, _CADDYFILE.format(port=port, upstream=upstream, directives=directives))
     async with _running(folder, port, "caddy", "run", "--config", str(config)) as url:
         yield url
 
