@@ -60,9 +60,21 @@ class Job:
     left_alone: bool = True
 
 
+@dataclass(frozen=True)
+class Belongings:
+    """What names the things of a member: ids of jobs, contents and assets, and archives."""
+
+    jobs: frozenset[str]
+    hashes: frozenset[str]
+    assets: frozenset[str]
+
+
 @dataclass(eq=False)
 class Stranger:
-    """A member with everything that is its own. All its names and texts hold its `marker`."""
+    """A member with everything that is its own. All its names and texts hold its `marker`.
+
+    `left` is what it leaves behind when it has moved out.
+    """
 
     name: str
     token: str
@@ -77,6 +89,7 @@ class Stranger:
     heard: list[bytes] = field(default_factory=list)
     socket: aiohttp.ClientWebSocketResponse | None = None
     listening: asyncio.Task[None] | None = None
+    left: Belongings | None = None
 
 
 class House:
@@ -145,6 +158,7 @@ class House:
 
         if person.socket is not None:
             self.do(person.socket.close())
+        person.left = self.do(self._belongings(person))
 
     # --- asking ----------------------------------------------------------------------------
 
@@ -223,16 +237,20 @@ class House:
     async def _check(self, person: Stranger, seen: bytes, *, told: str = "") -> None:
         """What a member sees has nothing in it of another, but for what the member said itself."""
         text = seen.replace(told.encode(), b"") if told else seen
+        own = await self._belongings(person)
         for other in self.people:
             if other is not person:
-                for secret in await self._secrets(other, person):
+                theirs = other.left or await self._belongings(other)
+                names = (theirs.jobs - own.jobs) | (theirs.hashes - own.hashes) | theirs.assets
+                for secret in (other.marker, other.token, *names):
                     assert secret.encode() not in text, f"{secret} of {other.name}: {text!r}"
 
-    async def _secrets(self, person: Stranger, before: Stranger) -> set[str]:
-        """What `before` must not see of a person."""
-        jobs = set(person.jobs) - set(before.jobs)
-        hashes = await self._hashes(person) - await self._hashes(before)
-        return {person.marker, person.token, *jobs, *hashes, *await self._assets(person)}
+    async def _belongings(self, person: Stranger) -> Belongings:
+        return Belongings(
+            frozenset(person.jobs),
+            frozenset(await self._hashes(person)),
+            frozenset(await self._assets(person)),
+        )
 
     async def _assets(self, person: Stranger) -> set[str]:
         """The ids of what a person has, but for models, which are everybody's."""
