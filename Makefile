@@ -32,12 +32,13 @@ test-cluster: $(DEV) ## test replicas with real servers: PostgreSQL, Valkey, PgB
 	$(BIN)/python -m pytest -n 3 --dist loadfile -q -m cluster tests/cluster
 	$(BIN)/python -m pytest -n auto -q --backend=postgresql $(ON_POSTGRESQL)
 
-check: $(DEV) ## check style, formatting, types and generated pages
+check: $(DEV) ## check style, formatting, types, generated pages, settings and routes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/windows
 	$(BIN)/python docs/reference.py --check
+	$(BIN)/python docs/checks.py
 
 browser: $(BROWSER) $(OLDEST) ## test the web interface in Chromium, which must be installed
 	@$(HAS_CHROMIUM)

@@ -8,6 +8,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import checks
 import pytest
 import reference
 
@@ -56,47 +57,13 @@ def test_every_setting_is_documented_in_its_forms(setting) -> None:
         assert form is None or f"`{form}`" in section
 
 
-def cells(line: str) -> list[str]:
-    """The cells of a row of a table."""
-    return [cell.strip() for cell in line[1:-1].split("|")]
-
-
-def documented_routes() -> dict[tuple[str, str], dict[str, str]]:
-    """The rows of the tables of `docs/routes.md` by method and path, with their `Twin`."""
-    found = {}
-    for section in page("docs/routes.md").split("\n## ")[1:]:
-        text, _, rest = section.partition("\n| ")
-        head, _, *rows = ("| " + rest.strip()).splitlines()
-        alone = re.findall(r"`([^`]+)`", text.partition("below `/api`")[2])
-        for line in rows:
-            row = dict(zip(cells(head), cells(line), strict=True))
-            method, path = row["Method"], row["Path"].strip("`")
-            has_twin = "below `/api`" in text and f"{method} {path}" not in alone
-            assert (method, path) not in found, f"{method} {path} has two rows"
-            found[method, path] = {**row, "Twin": f"/api{path}" if has_twin else ""}
-    return found
-
-
 def test_the_tables_of_routes_have_them_all() -> None:
-    expected = {}
-    for route in ROUTES:
-        path = re.sub(r":(?:[^{}]|{[^{}]*})*}", "}", route.path)  # without patterns of its parts
-        method = "any" if route.method == "*" else route.method
-        answer = (route.handler.__doc__ or "").strip().splitlines()[0]
-        expected[method, path] = {
-            "Twin": f"/api{path}" if route.twin else "",
-            "Answers with": answer,
-        }
-    documented = {
-        route: {name: row[name] for name in ("Twin", "Answers with")}
-        for route, row in documented_routes().items()
-    }
-    assert documented == expected
+    assert checks.wrong_rows(page("docs/routes.md"), ROUTES) == []
 
 
 def test_every_route_says_where_its_answer_is_from_and_how_it_differs() -> None:
     sources = set(re.findall(r"(?m)^\* ([a-z ]+):", page("docs/routes.md")))
-    for (_, path), row in documented_routes().items():
+    for (_, path), row in checks.documented_routes(page("docs/routes.md")).items():
         assert set(row["From"].split(", ")) <= sources, path
         assert (row.get("Unlike ComfyUI") or ".").endswith("."), path
 

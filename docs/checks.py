@@ -1,0 +1,145 @@
+"""Looks for what a contributor has left out: `python docs/checks.py`, in the project's folder.
+
+It prints a sentence that says what to do for each setting that no code reads, and for each route
+that `docs/routes.md` does not have as it is. The exit code is 1 if there is one.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from proxy.api.routes import ROUTES, Route
+from proxy.settings import ACCOUNT_SETTINGS, SETTINGS
+
+_MODEL = "proxy/settings/model.py"
+_TABLES = "docs/routes.md"
+
+#: What objects of the two tables of settings are called where they are read.
+_SETTINGS, _ACCOUNT = frozenset({"settings", "_settings"}), frozenset({"account", "table"})
+
+
+# --- settings -------------------------------------------------------------------------------
+
+
+def unread_settings(sources: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each setting that the code does not read; `sources` are texts of
+    modules by path."""
+    reads = defaultdict[str, set[str]](set)
+    for path, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Attribute):
+                owner = ast.unparse(node.value).rpartition(".")[2]
+                if owner in _SETTINGS or (owner in _ACCOUNT and path.startswith("proxy/settings/")):
+                    reads["Settings" if owner in _SETTINGS else "AccountSettings"].add(node.attr)
+    model = ast.parse(sources[_MODEL])
+    for table in (node for node in model.body if isinstance(node, ast.ClassDef)):
+        reads[table.name] |= _read_by_properties(table, reads[table.name])
+    rows = [("Settings", row.name) for row in SETTINGS]
+    rows += [("AccountSettings", row.name) for row in ACCOUNT_SETTINGS]
+    return [
+        f"Nothing reads the setting {name} of {table} ({_MODEL}): pass it on in proxy/app/ as "
+        f"settings.{name} to what it is for, or remove it."
+        for table, name in rows
+        if name not in reads[table]
+    ]
+
+
+def _read_by_properties(table: ast.ClassDef, read: set[str]) -> set[str]:
+    """Return what those properties of a table read that are read themselves."""
+    return {
+        node.attr
+        for function in table.body
+        if isinstance(function, ast.FunctionDef) and function.name in read
+        for node in ast.walk(function)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self"
+    }
+
+
+# --- routes ---------------------------------------------------------------------------------
+
+
+def documented_routes(page: str) -> dict[tuple[str, str], dict[str, str]]:
+    """Return the rows of the tables of `docs/routes.md` by method and path, with their `Twin`.
+
+    Raises `ValueError` for a route with two rows.
+    """
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for section in page.split("\n## ")[1:]:
+        text, _, rest = section.partition("\n| ")
+        head, _, *rows = ("| " + rest.strip()).splitlines()
+        alone = re.findall(r"`([^`]+)`", text.partition("below `/api`")[2])
+        for line in rows:
+            row = dict(zip(_cells(head), _cells(line), strict=True))
+            method, path = row["Method"], row["Path"].strip("`")
+            has_twin = "below `/api`" in text and f"{method} {path}" not in alone
+            if (method, path) in found:
+                raise ValueError(f"{method} {path} has two rows")
+            found[method, path] = {**row, "Twin": f"/api{path}" if has_twin else ""}
+    return found
+
+
+def wrong_rows(page: str, routes: Iterable[Route]) -> list[str]:
+    """Return a sentence for each route whose row in `docs/routes.md` is missing or wrong, and for
+    each row without a route."""
+    return [*_wrong_rows(documented_routes(page), routes)]
+
+
+def _wrong_rows(
+    rows: dict[tuple[str, str], dict[str, str]], routes: Iterable[Route]
+) -> Iterator[str]:
+    for route in routes:
+        path = re.sub(r":(?:[^{}]|{[^{}]*})*}", "}", route.path)  # without patterns of its parts
+        method = "any" if route.method == "*" else route.method
+        answer = (route.handler.__doc__ or "").strip().partition("\n")[0]
+        row = rows.pop((method, path), None)
+        if row is None:
+            yield (
+                f"{_TABLES} has no row for {method} {path}: add `| {method} | `{path}` | {answer} "
+                "| SOURCE | DIFFERENCE |` to the table of its section. SOURCE is one of those at "
+                "the top of the page, DIFFERENCE says how ComfyUI differs, or nothing."
+            )
+        elif row["Answers with"] != answer:
+            yield (
+                f"{_TABLES} says of {method} {path} that it answers with “{row['Answers with']}”, "
+                f"and the docstring of its handler “{answer}”: write the same sentence in both."
+            )
+        elif row["Twin"] != (f"/api{path}" if route.twin else ""):
+            yield (
+                f"{_TABLES} says that {method} {path} {'has a' if row['Twin'] else 'has no'} twin "
+                "below /api, and proxy/api/routes.py the opposite: move the row to another section "
+                "or name the route in the sentence above the table."
+            )
+    for method, path in rows:
+        yield (
+            f"{_TABLES} has a row for {method} {path}, which is no route: remove the row, or add "
+            "the route to proxy/api/routes.py."
+        )
+
+
+def _cells(line: str) -> list[str]:
+    """Return the cells of a row of a table."""
+    return [cell.strip() for cell in line[1:-1].split("|")]
+
+
+# --- all ------------------------------------------------------------------------------------
+
+
+def main() -> int:
+    """Print what is wrong; return the exit code."""
+    sources = {path.as_posix(): path.read_text("utf-8") for path in Path("proxy").rglob("*.py")}
+    sentences = [
+        *unread_settings(sources),
+        *wrong_rows(Path(_TABLES).read_text("utf-8"), ROUTES),
+    ]
+    for sentence in sentences:
+        sys.stderr.write(f"{sentence}\n")
+    return 1 if sentences else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

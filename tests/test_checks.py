@@ -1,0 +1,125 @@
+"""What `make check` says to a contributor who has left something out."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import checks
+import pytest
+
+from proxy.api import system
+from proxy.api.routes import Route
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the project, as far as the checks read it."""
+    for folder in ("proxy", "docs"):
+        ignored = shutil.ignore_patterns("__pycache__", "images")
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
+    return tmp_path
+
+
+def edit(path: Path, pattern: str, replacement: str) -> None:
+    text, count = re.subn(pattern, replacement, path.read_text("utf-8"), count=1)
+    assert count == 1
+    path.write_text(text, "utf-8")
+
+
+def add_a_setting(copy: Path) -> None:
+    edit(
+        copy / "proxy/settings/model.py",
+        r"(?m)^    port: Annotated",
+        "    moon: Annotated[int, Setting('General')] = 1\n"
+        '    """The phase of the moon."""\n\n    port: Annotated',
+    )
+
+
+def add_a_route(copy: Path) -> None:
+    edit(
+        copy / "proxy/api/routes.py",
+        r"(?m)^ROUTES = \(\n",
+        'ROUTES = (\n    Route("GET", "/moon", system.get_health),\n',
+    )
+
+
+def remove_a_route(copy: Path) -> None:
+    edit(copy / "proxy/api/routes.py", r'(?m)^ *_only\("GET", "/healthz", .*\n', "")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (add_a_setting, "Nothing reads the setting moon of Settings (proxy/settings/model.py): "),
+        (add_a_route, "docs/routes.md has no row for GET /moon: add `| GET | `/moon` | Whether "),
+        (remove_a_route, "docs/routes.md has a row for GET /healthz, which is no route: "),
+    ],
+)
+def test_what_is_left_out_is_named_with_what_to_do(
+    copy: Path, change: Callable[[Path], None], sentence: str
+) -> None:
+    change(copy)
+    done = subprocess.run(
+        [sys.executable, "docs/checks.py"],
+        cwd=copy,
+        env={**os.environ, "PYTHONPATH": str(copy)},
+        capture_output=True,
+        text=True,
+    )
+    (line,) = done.stderr.splitlines()
+    assert (done.returncode, line[: len(sentence)]) == (1, sentence)
+    assert line.endswith(".")
+
+
+def test_the_project_leaves_nothing_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert (checks.main(), capsys.readouterr().err) == (0, "")
+
+
+def test_the_checks_are_part_of_make_check() -> None:
+    (target,) = re.findall(r"(?m)^check: .*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text())
+    assert "python docs/checks.py\n" in target
+
+
+def test_a_property_counts_as_a_reader_where_it_is_read() -> None:
+    model = (
+        "class Settings:\n    def half(self): return self.port / 2\n"
+        "class AccountSettings:\n    pass\n"
+    )
+    path = "proxy/settings/model.py"
+    unread = checks.unread_settings({path: model})
+    read = checks.unread_settings({path: model, "proxy/app.py": "x = process.settings.half"})
+    assert [line for line in unread if line not in read] == [
+        line for line in unread if "setting port of Settings " in line
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ("| GET | `/moon` | The phase. | process | |", "the same sentence in both."),
+        ("| POST | `/moon` | Whether the process answers. | process | |", "has no row for GET"),
+    ],
+)
+def test_a_wrong_row_is_named(row: str, fault: str) -> None:
+    page = f"# Routes\n\n## The moon\n\n| Method | Path | Answers with | From | X |\n|-|-|\n{row}\n"
+    routes = [Route("GET", "/moon", system.get_health, twin=False)]
+    assert fault in checks.wrong_rows(page, routes)[0]
+
+
+def test_a_twin_that_the_page_does_not_have_is_named() -> None:
+    text = (system.get_health.__doc__ or "").partition("\n")[0]
+    page = "## The moon\n\n| Method | Path | Answers with |\n|-|-|-|\n"
+    page += f"| GET | `/moon` | {text} |\n"
+    (sentence,) = checks.wrong_rows(f"\n{page}", [Route("GET", "/moon", system.get_health)])
+    assert sentence.startswith("docs/routes.md says that GET /moon has no twin")
