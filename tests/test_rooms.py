@@ -26,7 +26,10 @@ PURE = [
     PACKAGE / "members" / "member.py",
     *(
         PACKAGE / "engine" / name
-        for name in ("fair_share.py", "node_states.py", "outcomes.py", "scheduler.py", "tracker.py")
+        for name in (
+            *("fair_share.py", "node_states.py", "outcomes.py", "progress.py", "scheduler.py"),
+            "tracker.py",
+        )
     ),
 ]
 IMPURE = {"asyncio", "aiohttp", "aiosqlite", "os", "random", "secrets", "socket", "threading"}

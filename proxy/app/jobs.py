@@ -19,6 +19,7 @@ from proxy.engine.engine import Engine
 from proxy.engine.handover import Handover
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.replay import life_of
+from proxy.engine.run_times import RunTimes
 from proxy.engine.term import Term
 from proxy.jobs.models import MembersChanged
 from proxy.jobs.service import JobService
@@ -27,6 +28,7 @@ from proxy.jobs.views import LiveJobs
 from proxy.settings import Settings
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import LeaseRepository
+from proxy.storage.run_times import RunTimeRepository
 from proxy.supervisor import Supervisor
 
 #: How long a start waits for the bus (seconds), which is not needed to serve.
@@ -114,6 +116,7 @@ async def run_engine(
             member=storage.members.get,
             supervisor=Supervisor(process.failed),
             metrics=process.metrics,
+            run_times=RunTimes(RunTimeRepository(storage.database)),
         )
 
     leases, holder = LeaseRepository(storage.database), _name()

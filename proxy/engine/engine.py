@@ -31,6 +31,7 @@ from proxy.engine.policy import Policy
 from proxy.engine.queue_news import QueueNews
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.recovery import Recovery
+from proxy.engine.run_times import RunTimes
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.slots import SlotAllocator
 from proxy.engine.table import JobTable
@@ -45,6 +46,7 @@ from proxy.jobs.models import (
     JobState,
     NewsMissed,
     OverviewRequested,
+    RunRequested,
     SocketKnown,
     now,
 )
@@ -74,7 +76,8 @@ class Engine:
     """Runs the jobs of every member on all `accounts`, by name.
 
     `member` gives weight and limits of a member; the bus says when they are others. `metrics`
-    counts what becomes of jobs. All tasks are the `supervisor`'s.
+    counts what becomes of jobs, `run_times` are those of earlier runs. All tasks are the
+    `supervisor`'s.
     """
 
     recorder: JobRecorder
@@ -88,6 +91,7 @@ class Engine:
     supervisor: Supervisor
     packs: NodePacks
     metrics: Metrics
+    run_times: RunTimes
 
     def __post_init__(self) -> None:
         for account in self.accounts.values():
@@ -133,6 +137,7 @@ class Engine:
             secrets=self._secrets,
             timeouts=self.timeouts,
             policy=policy,
+            run_times=self.run_times,
         )
         self._intake = Intake(
             self._table, self._slots, self._life, self._answers, self.recorder, self.catalog
@@ -165,6 +170,7 @@ class Engine:
 
         Raises `StorageError`.
         """
+        await self.run_times.load()
         jobs, shares = await self.recorder.load()
         self._slots.scheduler.restore(shares)
         for job in jobs:
@@ -178,6 +184,7 @@ class Engine:
         keep = self.supervisor.keep
         keep(self.recorder.run, "write the jobs")
         keep(self._look, "look for wishes")
+        keep(self.run_times.run, "write run times")
         keep(self._news.run, "tell of the queue")
         for name, worker in self._workers.items():
             await worker.socket.start()
@@ -195,6 +202,7 @@ class Engine:
         await self.supervisor.close()
         if write:
             await self.recorder.close()
+            await self.run_times.close()
 
     def _resume(self, job: Job) -> None:
         """Continue with a job from before the start."""
@@ -232,6 +240,8 @@ class Engine:
                 self._answers.release(key, watched=watched)
             case OverviewRequested(request=request, member=member):
                 self.bus.publish(f"answers.{request}", self._overview.jobs(member))
+            case RunRequested():
+                self.bus.publish(f"answers.{message.request}", self._overview.run(message))
             case CancelRequested():
                 self._cancel(message)
             case SocketKnown(opens=True):

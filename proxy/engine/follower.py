@@ -17,8 +17,11 @@ from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import CloudError, CloudOversized
 from proxy.engine.announcer import Announcer
 from proxy.engine.localiser import Localiser
+from proxy.engine.node_states import NodeReport
 from proxy.engine.outcomes import Withdrawn
 from proxy.engine.policy import DetailTimeouts
+from proxy.engine.progress import RunProgress
+from proxy.engine.run_times import RunTimes
 from proxy.engine.slots import SlotAllocator
 from proxy.engine.table import JobTable
 from proxy.engine.tracker import (
@@ -34,7 +37,7 @@ from proxy.engine.tracker import (
     SnapshotReceived,
     Tracker,
 )
-from proxy.jobs.models import Job, JobEnd, JobMessage, JobState, topic_of
+from proxy.jobs.models import Job, JobEnd, JobMessage, JobState, now, topic_of
 from proxy.storage.database import StorageError
 from proxy.translate.events import Message, Preview, is_terminal
 from proxy.translate.frames import CloudPicture
@@ -44,6 +47,9 @@ log = structlog.get_logger(__name__)
 
 #: Above this many waiting inputs previews are dropped.
 _MAX_INPUTS = 64
+
+#: A larger preview is not kept for those who look at the dashboard.
+MAX_PREVIEW_BYTES = 1024 * 1024
 
 #: A detail that was too large so often is not read again; what its client gets then.
 _MAX_OVERSIZED = 3
@@ -78,7 +84,7 @@ class JobFollower:
     """Follows one job. `post` takes inputs at any time; nothing is done before `release`.
 
     `ending` is true once the cloud has reported an end, `finished` is set when nothing more is done
-    for the job. `cloud` is `None` for a job that is on no account.
+    for the job. `preview` is the last one, `cloud` is `None` for a job that is on no account.
     """
 
     def __init__(
@@ -92,10 +98,12 @@ class JobFollower:
         slots: SlotAllocator,
         announcer: Announcer,
         timeouts: DetailTimeouts,
+        run_times: RunTimes,
     ) -> None:
         self.job = job
         self.finished = asyncio.Event()
         self.ending = False
+        self.preview: Preview | None = None
         self._tracker = tracker
         self._localiser = localiser
         self._cloud = cloud
@@ -103,6 +111,8 @@ class JobFollower:
         self._slots = slots
         self._announcer = announcer
         self._timeouts = timeouts
+        self._run_times = run_times
+        self._progress: RunProgress | None = None
         self._topic = topic_of(job.member, job.client_id)
         self._inbox: deque[Input] = deque()
         self._news = asyncio.Event()
@@ -126,9 +136,19 @@ class JobFollower:
         return None if self.node is None else self._tracker.nodes.types.get(self.node)
 
     @property
-    def progress(self) -> float | None:
-        """How far the job is, from 0 to 1."""
-        return self._tracker.nodes.progress
+    def progress(self) -> RunProgress:
+        """How far the job is now."""
+        if self._progress is None:
+            outputs = self.job.outputs_to_execute
+            self._progress = RunProgress(self._run_times.expected(self.job.graph, outputs))
+        nodes, began = self._tracker.nodes, self._tracker.nodes.began
+        running = [] if began is None else [(began[0], float(now() - began[1]))]
+        self._progress.advance(nodes.shares, nodes.cached, running)
+        return self._progress
+
+    def reports(self, limit: int) -> dict[str, NodeReport]:
+        """How far the first `limit` nodes are of which anything is known."""
+        return self._tracker.nodes.reports(limit)
 
     @property
     def reading(self) -> bool:
@@ -337,8 +357,12 @@ class JobFollower:
         """Publish a message to the client."""
         job = self.job
         told = JobMessage(job.member, job.client_id, job.prompt_id, job.watched, message, job.order)
-        preview = isinstance(message, Preview) and not message.result
-        self._announcer.publish(self._topic, told, droppable=preview)
+        droppable = False
+        if isinstance(message, Preview) and not message.result:
+            droppable = True
+            if len(message.image) <= MAX_PREVIEW_BYTES:
+                self.preview = message
+        self._announcer.publish(self._topic, told, droppable=droppable)
 
     # --- the detail ------------------------------------------------------------------------
 

@@ -41,6 +41,7 @@ from proxy.engine.policy import Policy
 from proxy.engine.queue_news import QueueNews
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.recovery import Recovery
+from proxy.engine.run_times import RunTimes
 from proxy.engine.slots import SlotAllocator
 from proxy.engine.table import JobTable
 from proxy.engine.tracker import SendMessage, SnapshotReceived, Tracker
@@ -86,6 +87,7 @@ class JobLife:
         secrets: Secrets,
         timeouts: Timeouts,
         policy: Policy,
+        run_times: RunTimes,
     ) -> None:
         self._table = table
         self._slots = slots
@@ -101,6 +103,7 @@ class JobLife:
         self._secrets = secrets
         self._timeouts = timeouts
         self._policy = policy
+        self._run_times = run_times
 
     async def run(
         self,
@@ -265,6 +268,8 @@ class JobLife:
         """
         end, scheduler = ended.end, self._slots.scheduler
         await self._table.finish(job, end, scheduler.shares_with(job))
+        if end.outcome == "completed":
+            self._run_times.learn(job.graph, end.node_times)
         await self._announcer.flush()
         for command in ended.commands:
             if isinstance(command, SendMessage):
@@ -382,6 +387,7 @@ class JobLife:
             slots=self._slots,
             announcer=self._announcer,
             timeouts=self._policy.detail,
+            run_times=self._run_times,
         )
         self._table.follow(follower)
         return follower

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from msgspec import Struct
+
 from proxy.translate import events
 from proxy.translate.events import Event, Message, Preview, Told
 from proxy.translate.frames import CloudPicture
@@ -14,6 +16,19 @@ from proxy.translate.jobs import is_twin, sources
 
 #: Their pictures are the result itself, not a preview of it.
 RESULT_CLASSES = frozenset({"SaveImageWebsocket"})
+
+
+class NodeReport(Struct, frozen=True):
+    """How far a node is: `running`, `finished`, `cached` or `error`, at step `value` of `max`.
+
+    `began` is when (ms) it began, `ran` how long it ran in all (ms), as far as that is known.
+    """
+
+    state: str
+    value: Any
+    max: Any
+    began: int | None
+    ran: int | None
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -61,15 +76,37 @@ class NodeStates:
         return None if self.current is None else self._display.get(self.current, self.current)
 
     @property
-    def progress(self) -> float:
-        """How much of the graph is done, from 0 to 1: nodes, and the part of those that run."""
-        done = dict.fromkeys((*self.cached, *self.outputs), 1.0)
+    def shares(self) -> dict[str, float]:
+        """How much of each node is done, from 0 to 1, as far as anything is known of it."""
+        done = dict.fromkeys(self.outputs, 1.0)
         for node, state in self._states.items():
-            if node in self.types:
-                value, most = state["value"], state["max"]
-                numbers = isinstance(value, int | float) and isinstance(most, int | float)
-                done[node] = min(1.0, max(0.0, value / most)) if numbers and most else 0.0
-        return sum(done.values()) / max(len(self.types), len(done), 1)
+            value, most = state["value"], state["max"]
+            numbers = isinstance(value, int | float) and isinstance(most, int | float)
+            share = min(1.0, max(0.0, value / most)) if numbers and most else 0.0
+            done[node] = 1.0 if state["state"] == "finished" else share
+        return done
+
+    @property
+    def began(self) -> tuple[str, int] | None:
+        """The node that is timed now, and when it began (ms)."""
+        return self._timed
+
+    def reports(self, limit: int) -> dict[str, NodeReport]:
+        """How far the first `limit` nodes are of which anything is known."""
+        nodes = dict.fromkeys((*self.cached, *self._states, *self.outputs))
+        return {node: self._report(node) for node in islice(nodes, limit)}
+
+    def _report(self, node: str) -> NodeReport:
+        state = self._states.get(node, {})
+        known = state.get("state", "finished")
+        if node in self.outputs:
+            known = "finished"
+        elif node in self.cached:
+            known = "cached"
+        began, ran = self.times.get(node, (None, None))
+        if self._timed is not None and self._timed[0] == node:
+            began, ran = self._timed[1] if began is None else began, None
+        return NodeReport(known, state.get("value"), state.get("max"), began, ran)
 
     @property
     def finished(self) -> list[str]:

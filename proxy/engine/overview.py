@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from hashlib import blake2b
 
+from msgspec import to_builtins
 from msgspec.structs import replace
 
 from proxy.engine.announcer import Announcer
@@ -19,11 +21,16 @@ from proxy.jobs.models import (
     LiveJob,
     NodeRuns,
     OverviewAnswered,
+    RunAnswered,
+    RunRequested,
     SocketKnown,
     is_shown,
     now,
     topic_of,
 )
+
+#: Nodes of a run that are told of.
+MAX_NODES = 1000
 
 #: The order in which admins see jobs that are not in the queue any more.
 _RANK = {"running": 0, "pending": 1, "sending": 2}
@@ -61,6 +68,25 @@ class Overview:
         ]
         return OverviewAnswered(tuple(views), self.accounts())
 
+    def run(self, asked: RunRequested) -> RunAnswered:
+        """Return how far a job is, with its nodes and its last preview."""
+        job = self._table.get(asked.key)
+        run = None if job is None else self._table.run_of(job)
+        if job is None or run is None or job.state is not JobState.RUNNING:
+            return RunAnswered(None)
+        view, preview = self._seen(job), run.preview
+        found = {
+            "progress": view.progress,
+            "remaining": view.remaining,
+            "node": view.node,
+            "nodes": to_builtins(run.reports(MAX_NODES)),
+        }
+        if preview is None:
+            return RunAnswered(found)
+        number = blake2b(preview.image, digest_size=8).hexdigest()
+        picture = preview.image if asked.picture else b""
+        return RunAnswered(found, number, picture, preview.image_type)
+
     def accounts(self) -> tuple[AccountView, ...]:
         """Return the accounts as they are now."""
         return tuple(map(self._account_view, self._workers.values()))
@@ -79,7 +105,14 @@ class Overview:
         view, run = live_of(job), self._table.run_of(job)
         if run is None or job.state is not JobState.RUNNING:
             return view
-        return replace(view, progress=run.progress, node=run.node, node_type=run.node_type)
+        progress = run.progress
+        return replace(
+            view,
+            progress=progress.share,
+            remaining=None if progress.remaining is None else round(progress.remaining),
+            node=run.node,
+            node_type=run.node_type,
+        )
 
     def _account_view(self, worker: AccountWorker) -> AccountView:
         account = worker.account

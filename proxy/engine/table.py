@@ -11,6 +11,8 @@ import structlog
 
 from proxy.cloud.resilience import Backoff
 from proxy.engine.announcer import Announcer
+from proxy.engine.node_states import NodeReport
+from proxy.engine.progress import RunProgress
 from proxy.engine.recorder import JobRecorder
 from proxy.jobs.models import (
     ENDS,
@@ -24,6 +26,7 @@ from proxy.jobs.models import (
 )
 from proxy.storage.database import StorageError
 from proxy.storage.jobs import Shares
+from proxy.translate.events import Preview
 
 log = structlog.get_logger(__name__)
 
@@ -35,12 +38,13 @@ class FollowedJob(Protocol):
     """A job that is followed, as others see it.
 
     `ending` is true once the cloud has reported an end, `finished` is set when nothing more is
-    done for the job. `node` is the one that runs, with its class, `progress` is from 0 to 1.
+    done for the job. `node` is the one that runs, with its class, `preview` the last one.
     """
 
     job: Job
     ending: bool
     finished: asyncio.Event
+    preview: Preview | None
 
     @property
     def node(self) -> str | None:
@@ -51,8 +55,11 @@ class FollowedJob(Protocol):
         """The class of this node."""
 
     @property
-    def progress(self) -> float | None:
-        """How far the job is."""
+    def progress(self) -> RunProgress:
+        """How far the job is now."""
+
+    def reports(self, limit: int) -> dict[str, NodeReport]:
+        """How far the first `limit` nodes are of which anything is known."""
 
     def release(self) -> None:
         """Let the messages of the job flow."""

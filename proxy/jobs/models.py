@@ -312,7 +312,8 @@ class LiveJob(
     `model` (the accounts that have its models are busy), `limit` (the member's own), `disabled`
     (the member), `no_account`, or what the account suffers (`no_credits`, `dead_key`,
     `queue_limit`, `rate_limited`, `unreachable`). `progress` of a running job is from 0
-    to 1, `node` the one that runs.
+    to 1, `remaining` the ms that it will still run, as earlier runs of the same graph say, `node`
+    the one that runs.
     """
 
     member: str
@@ -336,6 +337,7 @@ class LiveJob(
     changed_at: int = 0
     before: int | None = None
     progress: float | None = None
+    remaining: int | None = None
     node: str | None = None
     node_type: str | None = None
 
@@ -469,6 +471,15 @@ class OverviewRequested(BusMessage, frozen=True):
     member: str | None
 
 
+class RunRequested(BusMessage, frozen=True):
+    """api → engine: how far a job is, with its nodes and its last preview. The answer comes on
+    `answers.{request}`, with the picture itself if that is wanted."""
+
+    request: str
+    key: JobKey
+    picture: bool = False
+
+
 # --- the engine answers --------------------------------------------------------------------
 
 
@@ -493,6 +504,20 @@ class OverviewAnswered(BusMessage, frozen=True):
 
     jobs: tuple[LiveJob, ...]
     accounts: tuple[AccountView, ...]
+
+
+class RunAnswered(_PackedMessage, frozen=True):
+    """engine → api: `found` is `{"progress", "remaining", "node", "nodes": {ID: {"state", "value",
+    "max", "began", "ran"}}}`, `None` for a job that does not run.
+
+    `preview` names the last one: another preview has another name. `image` is of the media type
+    `image_type`, empty if it was not asked for.
+    """
+
+    found: Any
+    preview: str = ""
+    image: bytes = b""
+    image_type: str = ""
 
 
 # --- the engine tells ----------------------------------------------------------------------

@@ -20,6 +20,7 @@ from proxy.engine.accounts import Account, Slots
 from proxy.engine.engine import Engine
 from proxy.engine.policy import Policy
 from proxy.engine.recorder import JobRecorder
+from proxy.engine.run_times import RunTimes
 from proxy.engine.term import Term
 from proxy.jobs.conversion import payload_of, stored_of
 from proxy.jobs.models import (
@@ -39,6 +40,7 @@ from proxy.simulator import Simulator
 from proxy.storage.history import HistoryEntry
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import ENGINE, LeaseRepository
+from proxy.storage.run_times import RunTimeRepository
 from proxy.supervisor import Supervisor
 from proxy.translate.events import Event
 from proxy.translate.packs import PlainView, ViewedJob
@@ -182,6 +184,7 @@ async def running_engine(
         member=Member,
         supervisor=supervisor,
         metrics=Metrics(),
+        run_times=RunTimes(RunTimeRepository(database)),
         **parts,
     )
     rig = Rig(bus, repository, engine)

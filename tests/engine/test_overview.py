@@ -8,7 +8,16 @@ import pytest
 from engine.worlds import World
 from jobs.samples import job
 
-from proxy.jobs.models import JobState, NodeRuns, SocketKnown, topic_of
+from proxy.jobs.models import (
+    JobKey,
+    JobState,
+    NodeRuns,
+    RunAnswered,
+    RunRequested,
+    SocketKnown,
+    topic_of,
+)
+from proxy.translate.events import Preview
 
 
 @pytest.fixture
@@ -41,5 +50,30 @@ def test_admins_see_what_runs_first_and_then_what_waits_in_its_turn(world: World
     seen = world.overview.jobs(None).jobs
     assert [view.prompt_id for view in seen] == ["runs", "sent", "a", "b"]
     assert (seen[0].node, seen[0].node_type, seen[0].progress) == ("1", "KSampler", 0.5)
+    assert seen[0].remaining == 1234
     assert [(view.before, view.reason) for view in seen[2:]] == [(0, "slot"), (1, "turn")]
     assert [view.prompt_id for view in world.overview.jobs("ben").jobs] == ["b"]
+
+
+def test_a_run_is_told_with_its_nodes_and_the_last_preview_where_it_is_asked_for(
+    world: World,
+) -> None:
+    run = world.follow(job("runs", state=JobState.RUNNING, started_at=5))
+    asked = RunRequested("r", run.job.key)
+    answer = world.overview.run(asked)
+    node = {"state": "running", "value": 1, "max": 2, "began": 5, "ran": None}
+    found = {"progress": 0.5, "remaining": 1234, "node": "1", "nodes": {"1": node}}
+    assert answer == RunAnswered(found)
+    run.preview = Preview("p", "1", "1", None, "1", b"JPEG", "image/jpeg")
+    name = world.overview.run(asked).preview
+    assert world.overview.run(asked) == RunAnswered(found, name, b"", "image/jpeg")
+    whole = world.overview.run(RunRequested("r", run.job.key, picture=True))
+    assert whole == RunAnswered(found, name, b"JPEG", "image/jpeg")
+    run.preview = Preview("p", "1", "1", None, "1", b"other", "image/jpeg")
+    assert world.overview.run(asked).preview != name
+
+
+def test_a_job_that_does_not_run_has_no_run(world: World) -> None:
+    pending = world.follow(job("sent", state=JobState.SUBMITTED))
+    assert world.overview.run(RunRequested("r", pending.job.key)) == RunAnswered(None)
+    assert world.overview.run(RunRequested("r", JobKey("anna", "gone"))) == RunAnswered(None)

@@ -260,7 +260,7 @@ def test_the_progress_never_leaves_its_bounds(script: tuple[list[Input], Snapsho
     tracker = Tracker(ID, GRAPH)
     for now, one in enumerate(script[0]):
         tracker.receive(one, now)
-        assert 0.0 <= tracker.nodes.progress <= 1.0
+        assert all(0.0 <= share <= 1.0 for share in tracker.nodes.shares.values())
 
 
 @given(lives(), st.data())

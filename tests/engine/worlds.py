@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from proxy.bus import BusMessage, EventBus
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.announcer import Announcer
+from proxy.engine.node_states import NodeReport
 from proxy.engine.overview import Overview
+from proxy.engine.progress import Expected, RunProgress
 from proxy.engine.queue_news import QueueNews
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.slots import SlotAllocator
@@ -21,6 +24,7 @@ from proxy.members.member import Member
 from proxy.metrics import Metrics
 from proxy.storage.database import StorageError
 from proxy.storage.leases import Lease
+from proxy.translate.events import Preview
 
 
 @dataclass
@@ -61,10 +65,14 @@ class FakeRun:
     job: Job
     node: str | None = "1"
     node_type: str | None = "KSampler"
-    progress: float | None = 0.5
+    progress: RunProgress = field(default_factory=lambda: RunProgress(Expected({}), 0.5, 1234.5))
+    preview: Preview | None = None
     ending: bool = False
     finished: asyncio.Event = field(default_factory=asyncio.Event)
     asked: list[str] = field(default_factory=list)
+
+    def reports(self, limit: int) -> dict[str, NodeReport]:
+        return dict(islice({"1": NodeReport("running", 1, 2, 5, None)}.items(), limit))
 
     def release(self) -> None:
         self.asked.append("release")

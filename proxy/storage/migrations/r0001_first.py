@@ -364,6 +364,15 @@ def _create_usage() -> None:
         sqlite_with_rowid=False,
     )
     op.create_table(
+        "run_times",
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("name", AnyText(), nullable=False),
+        sa.Column("value", sa.LargeBinary(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("kind", "name", name=op.f("pk_run_times")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
         "usage",
         sa.Column("day", sa.Text(), nullable=False),
         sa.Column("member", AnyText(), nullable=False),

@@ -1,0 +1,127 @@
+"""How far a job is, by how long its nodes took before, and how long it will still run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import islice
+from statistics import median
+from typing import Any
+
+from msgspec import Struct
+
+from proxy.translate.jobs import is_link
+
+#: Graphs of more nodes have no shape, and so no estimate.
+MAX_NODES = 500
+
+#: Inputs of a node that belong to the shape, and characters of a name.
+_MAX_INPUTS, _MAX_NAME = 64, 200
+
+#: How much of a node that reports no steps can be taken for done by its time alone.
+_MAX_BY_TIME = 0.95
+
+#: The part of the newest time in what is expected.
+_NEWEST = 0.3
+
+#: The least weight of a node, in ms.
+_LEAST = 1.0
+
+
+def shape_of(graph: Mapping[str, Any]) -> str | None:
+    """Return a digest of the nodes of a graph, their classes and their links, whatever their values
+    are; `None` for a graph of more than `MAX_NODES` nodes."""
+    if len(graph) > MAX_NODES:
+        return None
+    digest = blake2b(digest_size=16)
+    for node_id in sorted(graph):
+        node = graph[node_id]
+        inputs = node.get("inputs") if isinstance(node, Mapping) else None
+        links = [
+            (name[:_MAX_NAME], value[0][:_MAX_NAME], value[1])
+            for name, value in islice(sorted((inputs or {}).items(), key=_name), _MAX_INPUTS)
+            if is_link(value)
+        ]
+        digest.update(repr((node_id[:_MAX_NAME], class_of(node), links)).encode(errors="replace"))
+    return digest.hexdigest()
+
+
+def _name(item: tuple[str, Any]) -> str:
+    return item[0]
+
+
+def class_of(node: object) -> str:
+    """Return the class of a node of a graph, cut if it is long."""
+    return str(node.get("class_type", ""))[:_MAX_NAME] if isinstance(node, Mapping) else ""
+
+
+def averaged(known: float | None, newest: float) -> float:
+    """Return what is expected after one more time, in ms. Newer times count more."""
+    return newest if known is None else known + _NEWEST * (newest - known)
+
+
+class Expected(Struct, frozen=True):
+    """How long the nodes of a job run (ms), as far as earlier runs tell.
+
+    `measured` says that a graph of the same shape has run before.
+    """
+
+    times: Mapping[str, float]
+    measured: bool = False
+
+
+def expected(
+    classes: Mapping[str, str],
+    by_shape: Mapping[str, float] | None,
+    by_class: Mapping[str, float],
+) -> Expected:
+    """Return how long each node of `classes` (their classes by id) is expected to run.
+
+    A node is expected to run as long as in earlier runs of the same shape, or else as other nodes
+    of its class, or else as the median of the others. Without any times all are equal.
+    """
+    shape = by_shape or {}
+    times = {node: shape.get(node, by_class.get(class_)) for node, class_ in classes.items()}
+    known = [time for time in times.values() if time is not None]
+    usual = median(known) if known else _LEAST
+    return Expected(
+        {node: max(_LEAST, usual if time is None else time) for node, time in times.items()},
+        by_shape is not None,
+    )
+
+
+@dataclass(slots=True)
+class RunProgress:
+    """How far a job is. `share` is from 0 to 1 and never goes back; `remaining` is in ms, `None`
+    where no graph of the same shape has run before."""
+
+    expected: Expected
+    share: float = 0.0
+    remaining: float | None = None
+
+    def advance(
+        self,
+        done: Mapping[str, float],
+        spared: Collection[str] = (),
+        running: Iterable[tuple[str, float]] = (),
+    ) -> None:
+        """Take how far each node is, from 0 to 1.
+
+        Nodes that are `spared` need not run. `running` has nodes with the ms since they began: one
+        that reports no steps is as far as its time says.
+        """
+        by_time = dict(running)
+        whole = finished = 0.0
+        for node, time in self.expected.times.items():
+            if node in spared:
+                continue
+            share = min(1.0, max(0.0, done.get(node, 0.0)))
+            if share == 0.0 and node in by_time:
+                share = min(_MAX_BY_TIME, max(0.0, by_time[node]) / time)
+            whole += time
+            finished += share * time
+        share = finished / whole if whole else 0.0
+        self.share = max(self.share, min(1.0, share))
+        if self.expected.measured:
+            self.remaining = max(0.0, whole - finished)

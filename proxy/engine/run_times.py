@@ -1,0 +1,119 @@
+"""How long nodes took in earlier runs: learned from each job that succeeds, kept in the storage."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from heapq import nlargest
+from typing import Any
+
+import msgspec
+import structlog
+
+from proxy.engine.progress import Expected, averaged, class_of, expected, shape_of
+from proxy.jobs.models import now
+from proxy.storage.database import StorageError
+from proxy.storage.run_times import RunTimeRepository, RunTimeRow
+from proxy.translate import codec
+from proxy.translate.jobs import reachable
+
+log = structlog.get_logger(__name__)
+
+#: The shapes and classes that are remembered, those that ran last, and the slowest nodes of each.
+MAX_SHAPES, MAX_CLASSES, MAX_SLOWEST = 200, 1000, 200
+
+#: Longer ids of nodes are not remembered.
+_MAX_ID = 100
+
+#: Seconds in which what is new is gathered, and before it is written again if that fails.
+_GATHER, _AGAIN = 2.0, 60.0
+
+_SHAPE, _CLASS = "shape", "class"
+
+
+class RunTimes:
+    """The times of nodes (ms) by the shape of their graph and by their class."""
+
+    def __init__(self, repository: RunTimeRepository) -> None:
+        self._repository = repository
+        self._shapes: dict[str, dict[str, float]] = {}
+        self._classes: dict[str, float] = {}
+        self._changed: set[tuple[str, str]] = set()
+        self._news = asyncio.Event()
+
+    async def load(self) -> None:
+        """Read what earlier engines have learned. Raises `StorageError`."""
+        for row in await self._repository.load():
+            value = codec.loads(row.value)
+            try:
+                if row.kind == _SHAPE:
+                    self._shapes[row.name] = msgspec.convert(value, dict[str, float])
+                else:
+                    self._classes[row.name] = msgspec.convert(value, float)
+            except msgspec.ValidationError as error:
+                log.warning("run_time_rejected", name=row.name, error=str(error))
+
+    def expected(self, graph: Mapping[str, Any], outputs: Collection[str]) -> Expected:
+        """Return how long the nodes run that `outputs` need, or all nodes without `outputs`."""
+        needed = reachable(graph, outputs or None)
+        classes = {node: class_of(graph[node]) for node in graph if node in needed}
+        return expected(classes, self._shapes.get(shape_of(graph) or ""), self._classes)
+
+    def learn(self, graph: Mapping[str, Any], times: Mapping[str, tuple[int, int]]) -> None:
+        """Take the times of a job that has succeeded: when each node began, and how long it ran
+        (ms)."""
+        ran = {node: float(took) for node, (_, took) in times.items() if node in graph}
+        for node, took in ran.items():
+            class_ = class_of(graph[node])
+            self._classes[class_] = averaged(self._classes.pop(class_, None), took)
+            self._changed.add((_CLASS, class_))
+        shape = shape_of(graph)
+        if shape is not None:
+            known = self._shapes.pop(shape, {})
+            short = {node: took for node, took in ran.items() if len(node) <= _MAX_ID}
+            merged = known | {node: averaged(known.get(node), took) for node, took in short.items()}
+            slowest = nlargest(MAX_SLOWEST, merged, key=lambda node: merged[node])
+            self._shapes[shape] = {node: merged[node] for node in slowest}
+            self._changed.add((_SHAPE, shape))
+        for kept, count in ((self._shapes, MAX_SHAPES), (self._classes, MAX_CLASSES)):
+            while len(kept) > count:
+                del kept[next(iter(kept))]
+        self._news.set()
+
+    async def run(self) -> None:
+        """Write what is new, until cancelled."""
+        while True:
+            await self._news.wait()
+            await asyncio.sleep(_GATHER)
+            try:
+                await self.write()
+            except StorageError as error:
+                log.warning("run_times_save_failed", error=str(error))
+                await asyncio.sleep(_AGAIN)
+
+    async def close(self) -> None:
+        """Write what is new, if that is possible."""
+        try:
+            await self.write()
+        except StorageError as error:
+            log.warning("run_times_save_failed", error=str(error))
+
+    async def write(self) -> None:
+        """Write what is new. Raises `StorageError`; then it is new still."""
+        changed, at = self._changed, now()
+        self._changed = set()
+        self._news.clear()
+        rows = [
+            RunTimeRow(kind, name, codec.dump_bytes(value), at)
+            for kind, kept in ((_SHAPE, self._shapes), (_CLASS, self._classes))
+            for name, value in kept.items()
+            if (kind, name) in changed
+        ]
+        if not rows:
+            return
+        try:
+            await self._repository.put(rows, keep={_SHAPE: MAX_SHAPES, _CLASS: MAX_CLASSES})
+        except StorageError:
+            self._changed |= changed
+            self._news.set()
+            raise

@@ -1,0 +1,49 @@
+"""How long nodes took in earlier runs, for all replicas: by graph shape and by node class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from msgspec import Struct
+from msgspec.structs import asdict
+from sqlalchemy import Connection, delete, select
+
+from proxy.storage.database import Repository
+from proxy.storage.statements import Upsert, run_many
+from proxy.storage.tables import PlainText, table_of
+
+
+class RunTimeRow(Struct, frozen=True):
+    """What was measured of a shape or a class (`kind`), last at `at` (ms since 1970). `value` is
+    JSON: of a shape the ms of its nodes by id, of a class the ms of a node."""
+
+    kind: PlainText
+    name: str
+    value: bytes
+    at: int
+
+
+run_times = table_of(RunTimeRow, "run_times", keys=("kind", "name"), rowid=False)
+_PUT = Upsert(run_times)
+
+
+class RunTimeRepository(Repository):
+    """What was measured of earlier runs."""
+
+    async def load(self) -> list[RunTimeRow]:
+        """Return all rows, the oldest first."""
+        query = select(run_times).order_by(run_times.c.at, run_times.c.kind, run_times.c.name)
+        return [RunTimeRow(**row._mapping) for row in await self._all(query)]
+
+    async def put(self, rows: Sequence[RunTimeRow], *, keep: Mapping[str, int]) -> None:
+        """Write rows, and delete the oldest of each kind beyond those to keep."""
+        await self.write(partial(_put, rows=rows, keep=keep))
+
+
+def _put(connection: Connection, rows: Sequence[RunTimeRow], keep: Mapping[str, int]) -> None:
+    run_many(connection, _PUT, [asdict(row) for row in rows])
+    t = run_times.c
+    for kind, count in keep.items():
+        newest = select(t.name).where(t.kind == kind).order_by(t.at.desc(), t.name).limit(count)
+        connection.execute(delete(run_times).where(t.kind == kind, t.name.not_in(newest)))

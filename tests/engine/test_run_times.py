@@ -1,0 +1,105 @@
+"""What is learned from the runs of graphs, and that another engine knows it too."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import graphs
+import pytest
+from backend import open_database
+from engine.rig import running_engine
+from waiting import until
+
+from proxy.engine import run_times as module
+from proxy.engine.run_times import RunTimes
+from proxy.simulator import Simulator
+from proxy.storage.database import StorageError
+from proxy.storage.run_times import RunTimeRepository
+
+GRAPH: dict[str, Any] = {
+    "1": {"class_type": "Load", "inputs": {}},
+    "2": {"class_type": "Sample", "inputs": {"model": ["1", 0]}},
+    "3": {"class_type": "Save", "inputs": {"images": ["2", 0]}},
+    "4": {"class_type": "Save", "inputs": {"images": ["1", 0]}},
+}
+
+
+@pytest.fixture
+async def repository(tmp_path: Path) -> AsyncIterator[RunTimeRepository]:
+    database = await open_database(tmp_path)
+    yield RunTimeRepository(database)
+    await database.close()
+
+
+async def test_another_engine_knows_what_one_has_learned(repository: RunTimeRepository) -> None:
+    one, other = RunTimes(repository), RunTimes(repository)
+    one.learn(GRAPH, {"1": (0, 500), "2": (500, 9000), "3": (9500, 100), "gone": (0, 5)})
+    await one.write()
+    await other.load()
+    found = other.expected(GRAPH, ["3"])
+    assert found == one.expected(GRAPH, ["3"])
+    assert found.times == {"1": 500, "2": 9000, "3": 100}
+    assert found.measured
+    smaller = {"7": {"class_type": "Sample", "inputs": {}}}
+    assert other.expected(smaller, []).times == {"7": 9000}
+    assert not other.expected(smaller, []).measured
+
+
+async def test_newer_runs_change_what_is_expected(repository: RunTimeRepository) -> None:
+    learned = RunTimes(repository)
+    for took in (1000, 2000):
+        learned.learn(GRAPH, {"2": (0, took)})
+    assert learned.expected(GRAPH, ["2"]).times["2"] == pytest.approx(1300)
+
+
+async def test_what_is_kept_is_bounded(
+    repository: RunTimeRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("MAX_SHAPES", 3), ("MAX_CLASSES", 2), ("MAX_SLOWEST", 2)):
+        monkeypatch.setattr(module, name, value)
+    learned = RunTimes(repository)
+    for number in range(5):
+        graph = {**GRAPH, "9": {"class_type": f"Class{number}", "inputs": {}}}
+        times = {"1": (0, 10), "2": (0, 30), "9": (0, 20), "x" * 101: (0, 50)}
+        learned.learn(graph, times)
+        await learned.write()
+    rows = await repository.load()
+    assert sorted(row.kind for row in rows) == ["class"] * 2 + ["shape"] * 3
+    assert {row.value for row in rows if row.kind == "shape"} == {b'{"2": 30.0, "9": 20.0}'}
+
+
+async def test_a_write_that_fails_is_made_up_for(
+    repository: RunTimeRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned = RunTimes(repository)
+    learned.learn(GRAPH, {"1": (0, 500)})
+    with monkeypatch.context() as broken:
+
+        async def refuse(*_: object, **__: object) -> None:
+            raise StorageError("disk full")
+
+        broken.setattr(repository, "put", refuse)
+        await learned.close()
+    await learned.close()
+    assert {row.name for row in await repository.load()} >= {"Load"}
+
+
+async def test_the_engine_learns_from_a_job_and_its_successor_knows(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.switches.pace = 0.02
+    async with running_engine(simulator, tmp_path) as rig:
+        job, _ = await rig.submit(graphs.sampled(1, steps=10))
+        await rig.ended(job)
+    async with running_engine(simulator, tmp_path) as rig:
+        found = rig.engine.run_times.expected(graphs.sampled(2, steps=10), [])
+        assert found.measured
+        sampler = next(node for node, one in job.graph.items() if one["class_type"] == "KSampler")
+        assert found.times[sampler] == max(found.times.values())
+        simulator.switches.pace = 0.5
+        job, _ = await rig.submit(graphs.sampled(2, steps=10))
+        await until(lambda: any(view.progress for view in rig.engine._overview.jobs(None).jobs))
+        (view,) = rig.engine._overview.jobs(None).jobs
+        assert view.remaining is not None
