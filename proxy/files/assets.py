@@ -25,7 +25,7 @@ from proxy.cloud.resilience import CloudError
 from proxy.files.cache import new_hash
 from proxy.files.exports import Exports
 from proxy.files.library import hash_in
-from proxy.files.namespace import Given
+from proxy.files.output_names import Given
 from proxy.files.pictures import metadata_of
 from proxy.files.service import Files
 from proxy.storage.assets import AssetRepository, AssetUnit, TooManyAssetsError, UnknownPreviewError

@@ -30,7 +30,8 @@ from proxy.files.blobs import BlobStore
 from proxy.files.cache import Cache, new_hash
 from proxy.files.conversions import Conversion
 from proxy.files.library import Content, ContentBrokenError, ContentIndex, Library, Prefetch
-from proxy.files.namespace import Named, Namespace, Outputs, make_record
+from proxy.files.namespace import Named, Namespace, make_record
+from proxy.files.output_names import Outputs
 from proxy.files.pictures import NotAPictureError
 from proxy.files.uploads import Naming, Received, Uploads, received_file
 from proxy.files.workflow_names import Edits, MetadataText, Rename

@@ -1,0 +1,345 @@
+"""The names that outputs of jobs are given, once and for the life of the record."""
+
+from __future__ import annotations
+
+import asyncio
+import posixpath
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import msgspec
+from cachetools import LRUCache
+
+from proxy.files.library import Library, hash_in
+from proxy.files.namespace import Namespace, make_record
+from proxy.files.pictures import NotAPictureError, size_of
+from proxy.storage.files import FileRecord, FileUnit
+from proxy.translate import names
+from proxy.translate.assets import Asset, of_file
+from proxy.translate.errors import LocalError
+from proxy.translate.jobs import filename_prefix
+from proxy.translate.names import Place
+
+#: Nodes whose names are kept in memory; those of others are read from the store again.
+REMEMBERED = 4096
+#: Names of earlier runs under the same `prompt_id` that a node keeps.
+MOST_GIVEN = 1000
+#: Seconds to wait for a picture whose size its name is to show.
+MEASURE_TIMEOUT = 20.0
+
+
+class Given(msgspec.Struct, frozen=True):
+    """A name that was given to the file at `index` under `key` of a node's output.
+
+    `asset` is the id of its record.
+    """
+
+    key: str
+    index: int
+    cloud_name: str
+    type: str
+    path: str
+    asset: str | None = None
+
+
+class _Where(NamedTuple):
+    """Where a file is for the member, and the id of its record."""
+
+    place: Place
+    asset: str | None
+
+
+class _Item(NamedTuple):
+    """A file of an output as the cloud tells it."""
+
+    key: str
+    position: int
+    item: Mapping[str, Any]
+
+    @property
+    def cloud_name(self) -> str:
+        return str(self.item["filename"])
+
+
+class _Job(NamedTuple):
+    """Whose output it is."""
+
+    member: str
+    prompt_id: str
+    node_id: str
+    node: Mapping[str, Any] | None
+    account: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.member, self.prompt_id, self.node_id
+
+
+@dataclass(eq=False)
+class Outputs:
+    """Gives names to outputs and remembers them; `_with_ids` puts the ids of assets there, too."""
+
+    _library: Library
+    _namespace: Namespace
+    _with_ids: bool
+    _now: Callable[[], float]
+
+    def __post_init__(self) -> None:
+        self._given: LRUCache[tuple[str, str, str], list[Given]] = LRUCache(REMEMBERED)
+
+    async def localise(
+        self,
+        member: str,
+        prompt_id: str,
+        node_id: str,
+        node: Mapping[str, Any] | None,
+        output: Mapping[str, Any],
+        *,
+        account: str,
+    ) -> dict[str, Any]:
+        """An account's output of a node in local form. The same for the same files at any time.
+
+        A file keeps the name that it was first given, whether the cloud's event or the job's
+        detail was first to tell of it. Raises `StorageError`; then no name was given.
+        """
+        job = _Job(member, prompt_id, node_id, node, account)
+        shaped = names.with_core_keys(output)
+        items = [_Item(*found) for found in names.files(shaped)]
+        local = {key: [*one] if isinstance(one, list) else one for key, one in shaped.items()}
+        for item in items:
+            local[item.key][item.position] = names.own_fields(item.item)
+        local = await self._namespace.revealed(member, local, prompt_id)
+        for item, (place, asset) in zip(items, await self._places(job, items), strict=True):
+            local[item.key][item.position] = {
+                "filename": posixpath.basename(place.path),
+                "subfolder": place.subfolder,
+                "type": place.type,
+                **local[item.key][item.position],
+                **(names.asset_ids(place, asset) if self._with_ids and asset else {}),
+            }
+        return local
+
+    async def _places(self, job: _Job, items: Sequence[_Item]) -> list[_Where]:
+        """Where each item is for the member. What a node was given as an upload stays one."""
+        uploads = [await self._upload(job, item) for item in items]
+        mine = [item for item, upload in zip(items, uploads, strict=True) if upload is None]
+        places = iter(await self._output_places(job, mine) if mine else ())
+        return [next(places) if upload is None else upload for upload in uploads]
+
+    async def _upload(self, job: _Job, item: _Item) -> _Where | None:
+        if item.item.get("type") != "input":
+            return None
+
+        def find(files: FileUnit) -> _Where | None:
+            written = (files.written_names(job.member, job.prompt_id) or {}).get(item.cloud_name)
+            place = None if written is None else names.written_place(written)
+            record = None if place is None else files.get(job.member, place)
+            record = record or files.upload_named(job.member, item.cloud_name)
+            if record is None:
+                return None
+            return _Where(record.place, files.assets.newest_at(job.member, record.place))
+
+        return await self._library.files.read(find)
+
+    async def _output_places(self, job: _Job, items: Sequence[_Item]) -> list[_Where]:
+        given = self._given.get(job.key)
+        sized = [_shows_size(job, item) for item in items]
+        if given is None and any(sized):
+            given = await self._library.files.read(lambda files: _given(files, job))
+        matched = _match(items, given or [])
+        if (settled := _settled(items, matched)) is not None:
+            return settled
+        sizes = [
+            await self._size(job, item) if shown and name is None else (0, 0)
+            for item, name, shown in zip(items, matched, sized, strict=True)
+        ]
+        places, records, kept = await self._library.files.write(
+            lambda files: self._give(files, job, items, sizes)
+        )
+        self._namespace.written(records)
+        self._given[job.key] = kept
+        for record in records:
+            self._library.fetch_ahead(record)
+        return places
+
+    def _give(
+        self, files: FileUnit, job: _Job, items: Sequence[_Item], sizes: Sequence[tuple[int, int]]
+    ) -> tuple[list[_Where], list[FileRecord], list[Given]]:
+        """Give names in a unit of work: the places, what was written, and all names of the node.
+
+        Runs in a thread of the database's.
+        """
+        files.lock_names(job.member)
+        given = _given(files, job)
+        matched = _match(items, given)
+        if (settled := _settled(items, matched)) is not None:
+            return settled, [], given
+        places: list[_Where] = []
+        records: dict[Place, FileRecord] = {}
+        assets: list[Asset] = []
+        kept = [name for name in given if name not in matched][-MOST_GIVEN:]
+        for item, name, size in zip(items, matched, sizes, strict=True):
+            cloud_name = item.cloud_name
+            hash_ = self._library.contents.hash_told(cloud_name)
+            id_: str | None
+            if name is None:
+                place, id_ = self._free_place(files, job, item, size, records), str(uuid4())
+                at, content = round(self._now() * 1e6), (hash_, None)
+                asset = of_file(job.member, id_, place, at, content=content, job=job.prompt_id)
+                assets.append(asset)
+            else:
+                place, id_ = Place(name.type, name.path), name.asset
+                if not _is_better(cloud_name, name.cloud_name):
+                    cloud_name = name.cloud_name
+                else:
+                    files.assets.learn(job.member, place, hash_, None)
+            places.append(_Where(place, id_))
+            kept.append(Given(item.key, item.position, cloud_name, place.type, place.path, id_))
+            if name is None or cloud_name != name.cloud_name:
+                records[place] = self._record(job, item, place, cloud_name)
+        written = list(records.values())
+        files.put(written)
+        files.assets.add_many(assets)
+        files.put_given(job.member, job.prompt_id, job.node_id, msgspec.json.encode(kept))
+        return places, written, kept
+
+    def _free_place(
+        self,
+        files: FileUnit,
+        job: _Job,
+        item: _Item,
+        size: tuple[int, int],
+        taken: Mapping[Place, object],
+    ) -> Place:
+        """The next name by ComfyUI's counter that nothing has yet."""
+        type_ = names.output_type(item.item, job.node)
+        subfolder, stem, tail = self._pattern(job, item, type_, size)
+        folder = Place(type_, subfolder)
+        number = files.next_number(job.member, folder, stem) if tail is not None else 0
+        while True:
+            if tail is not None:
+                filename = names.counted(stem, number, tail)
+            else:
+                filename = names.numbered(stem, number) if number else stem
+            place = Place(type_, posixpath.join(subfolder, filename))
+            used = place in taken or files.get(job.member, place) is not None
+            if not used and not files.has_folder(job.member, place):
+                return place
+            number += 1
+
+    def _pattern(
+        self, job: _Job, item: _Item, type_: str, size: tuple[int, int]
+    ) -> tuple[str, str, str | None]:
+        """Subfolder, stem and tail of the name; without a tail the stem is the whole name."""
+        shown = _display_name(item)
+        prefix = filename_prefix(job.node)
+        ending = names.extension(item.cloud_name, item.key, job.node)
+        tail: str | None = ending if item.key == "gifs" else f"_{ending}"
+        if prefix is None:
+            temporary = type_ == "temp"
+            prefix = names.temp_stem(job.prompt_id, job.node_id) if temporary else "ComfyUI"
+        expanded = names.expand(
+            prefix, time.localtime(self._now()), width=size[0], height=size[1]
+        ).replace("%batch_num%", str(item.position))
+        subfolder, stem = names.split_prefix(expanded)
+        stated = item.item.get("subfolder")
+        if isinstance(stated, str) and stated:
+            subfolder = names.resolve(type_, stated) or subfolder
+        if shown is not None:
+            folder, shown = posixpath.split(shown)
+            subfolder = names.resolve(type_, folder) or subfolder
+            stem, tail = names.split_counted(shown) or (shown, None)
+        path = posixpath.join(subfolder, stem)
+        if not names.is_storable(path) or len(stem.encode()) > names.NAME_MAX - 32:
+            return "", "ComfyUI", f"_{ending}"
+        return names.resolve(type_, subfolder) or "", stem.replace("\\", "/").split("/")[-1], tail
+
+    def _record(self, job: _Job, item: _Item, place: Place, cloud_name: str) -> FileRecord:
+        stated = item.item.get("type")
+        return make_record(
+            job.member,
+            place,
+            cloud_name=cloud_name,
+            cloud_type=stated if stated in names.TYPES else place.type,
+            modified=self._now(),
+            account=job.account,
+            job=job.prompt_id,
+        )
+
+    async def _size(self, job: _Job, item: _Item) -> tuple[int, int]:
+        """Width and height of a picture, 0 and 0 if they cannot be known."""
+        record = self._record(job, item, Place("output", "unnamed"), item.cloud_name)
+        try:
+            async with (
+                asyncio.timeout(MEASURE_TIMEOUT),
+                self._library.whole(record, ahead=True) as path,
+            ):
+                return await asyncio.to_thread(size_of, path)
+        except (TimeoutError, LocalError, NotAPictureError):
+            return 0, 0
+
+
+def _given(files: FileUnit, job: _Job) -> list[Given]:
+    """The names that the node's files were given before."""
+    data = files.given(job.member, job.prompt_id, job.node_id)
+    return [] if data is None else msgspec.json.decode(data, type=list[Given])
+
+
+def _settled(items: Sequence[_Item], matched: Sequence[Given | None]) -> list[_Where] | None:
+    """Where the items are, if each has a name and no better name for one was sent now."""
+    places = [
+        _Where(Place(name.type, name.path), name.asset)
+        for item, name in zip(items, matched, strict=True)
+        if name is not None and not _is_better(item.cloud_name, name.cloud_name)
+    ]
+    return places if len(places) == len(items) else None
+
+
+def _match(items: Sequence[_Item], given: Sequence[Given]) -> list[Given | None]:
+    """The name that each file has got already, if any.
+
+    A file is known again by its cloud name. Where an event and the job's detail call the same
+    file differently, it is known by its key and index, unless both names are hashes.
+    """
+    free = list(given)
+    matched: list[Given | None] = [None] * len(items)
+
+    def match(is_same: Callable[[_Item, Given], bool]) -> None:
+        for number, item in enumerate(items):
+            if matched[number] is None:
+                matched[number] = next((name for name in free if is_same(item, name)), None)
+                if (name := matched[number]) is not None:
+                    free.remove(name)
+
+    match(lambda item, name: item.cloud_name == name.cloud_name)
+    match(
+        lambda item, name: (
+            (item.key, item.position) == (name.key, name.index)
+            and not (hash_in(item.cloud_name) and hash_in(name.cloud_name))
+        )
+    )
+    return matched
+
+
+def _shows_size(job: _Job, item: _Item) -> bool:
+    """Whether the name is to show the picture's size, which only the content can tell."""
+    prefix = filename_prefix(job.node)
+    return prefix is not None and names.needs_size(prefix) and _display_name(item) is None
+
+
+def _is_better(new: str, old: str) -> bool:
+    """Whether a cloud name should replace another one for the same file."""
+    return new != old and (hash_in(new) is not None or hash_in(old) is None)
+
+
+def _display_name(item: _Item) -> str | None:
+    """The human name that the cloud tells: beside the hash, or in its place."""
+    shown = item.item.get("display_name")
+    if isinstance(shown, str) and shown and hash_in(shown) is None:
+        return shown
+    if hash_in(item.cloud_name) is None and names.split_counted(item.cloud_name):
+        return item.cloud_name
+    return None
