@@ -1,0 +1,259 @@
+"""A folder of this machine that other programs share, such as ComfyUI's `output` and `input`.
+
+Without members it belongs to everybody; each member has a folder of their own in it. Symbolic
+links in it are not followed, so that no name leads out of it, whoever made the link.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import posixpath
+import re
+import secrets
+import stat
+import time
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from proxy.members.member import LOCAL
+from proxy.translate.names import is_storable
+
+T = TypeVar("T")
+
+#: Calls at once. They have threads of their own: a disk that hangs stops nothing else.
+_THREADS = 4
+#: Seconds after which a file that was left half written is deleted.
+_PARTIAL_AGE = 3600.0
+
+_PARTIAL = re.compile(r"\.comfy-cloud-proxy-[0-9a-f]{16}")
+
+#: Errors that come from the name of a file, or from what is in its place.
+_NAME_ERRORS = frozenset(
+    {
+        *(errno.EEXIST, errno.EILSEQ, errno.EINVAL, errno.EISDIR, errno.ELOOP),
+        *(errno.ENAMETOOLONG, errno.ENOTDIR),
+    }
+)
+
+#: With these a file system says that it has no `fsync`.
+_NO_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
+
+_DIRECTORY = getattr(os, "O_DIRECTORY", 0)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_BINARY = getattr(os, "O_BINARY", 0)
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)
+_RELATIVE = os.open in os.supports_dir_fd
+
+
+class UnusableNameError(Exception):
+    """The folder cannot have a file of this name: it is no name there, or the name of a folder,
+    of a symbolic link or of another file."""
+
+
+class FileStatus(NamedTuple):
+    """What is known of a file without reading it: bytes, and ns since 1970."""
+
+    size: int
+    modified_ns: int
+
+
+class _Folder(NamedTuple):
+    """An open folder: a descriptor, or where the system has none, the path before a name."""
+
+    descriptor: int | None
+    prefix: str
+
+    def path(self, name: str) -> str:
+        return self.prefix + name
+
+
+class DiskFolder:
+    """Files of members below `root`, by paths with `/` between their parts.
+
+    Raises `OSError` where the disk refuses, and `UnusableNameError`.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"folder {root.name}")
+
+    def close(self) -> None:
+        """Begin nothing more; what runs is not waited for, since the disk may hang."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def run(self, work: Callable[..., T], *arguments: object) -> T:
+        """Return what blocking `work` returns. If cancelled, work under way continues."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, partial(work, *arguments))
+
+    # --- in threads ------------------------------------------------------------------------------
+
+    def write(self, member: str, path: str, pour: Callable[[int], None]) -> bool:
+        """Write a file that appears as a whole, unless its name is taken; return whether it was
+        written. `pour` writes the content to a descriptor."""
+        with self._open(member, posixpath.dirname(path), create=True) as folder:
+            name = _checked(posixpath.basename(path))
+            if _status(folder, name) is not None:
+                return False
+            partial_ = f".comfy-cloud-proxy-{secrets.token_hex(8)}"
+            at = folder.descriptor
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK | _BINARY
+            descriptor = os.open(folder.path(partial_), flags, 0o666, dir_fd=at)
+            try:
+                try:
+                    pour(descriptor)
+                    _sync(descriptor)
+                finally:
+                    os.close(descriptor)
+                os.replace(folder.path(partial_), folder.path(name), src_dir_fd=at, dst_dir_fd=at)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(folder.path(partial_), dir_fd=at)
+                raise
+        return True
+
+    def status(self, member: str, path: str) -> FileStatus | None:
+        """Return the size and the time of a regular file, `None` if there is none."""
+        try:
+            with self._open(member, posixpath.dirname(path)) as folder:
+                found = _status(folder, _checked(posixpath.basename(path)))
+        except (FileNotFoundError, UnusableNameError):
+            return None
+        if found is None or not stat.S_ISREG(found.st_mode):
+            return None
+        return FileStatus(found.st_size, found.st_mtime_ns)
+
+    def open(self, member: str, path: str) -> int:
+        """Return a descriptor of a regular file, open for reading; the caller closes it."""
+        with self._open(member, posixpath.dirname(path)) as folder:
+            name = folder.path(_checked(posixpath.basename(path)))
+            flags = os.O_RDONLY | _NO_LINK | _NO_WAIT | _BINARY
+            descriptor = os.open(name, flags, dir_fd=folder.descriptor)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+        raise UnusableNameError(path)
+
+    def listing(self, member: str, *, max_files: int) -> dict[str, FileStatus]:
+        """Return the regular files below the member's folder by path, at most `max_files`."""
+        found: dict[str, FileStatus] = {}
+        waiting = [""]
+        for subfolder in waiting:
+            try:
+                with self._open(member, subfolder) as folder:
+                    for entry in _entries(folder):
+                        path = posixpath.join(subfolder, entry.name)
+                        if entry.is_dir(follow_symlinks=False):
+                            waiting.append(path)
+                        elif entry.is_file(follow_symlinks=False):
+                            with suppress(OSError):
+                                status = entry.stat(follow_symlinks=False)
+                                found[path] = FileStatus(status.st_size, status.st_mtime_ns)
+                        if len(found) + len(waiting) > max_files:
+                            return found
+            except (FileNotFoundError, UnusableNameError):
+                continue
+        return found
+
+    def names(self, member: str, subfolder: str, starts: tuple[str, ...]) -> frozenset[str]:
+        """Return the names in a folder that begin with one of `starts`.
+
+        Deletes on the way what a process that died has left half written.
+        """
+        try:
+            with self._open(member, subfolder) as folder:
+                present = [entry.name for entry in _entries(folder)]
+                for name in filter(_PARTIAL.fullmatch, present):
+                    _delete_left(folder, name)
+        except (FileNotFoundError, UnusableNameError):
+            return frozenset()
+        return frozenset(name for name in present if name.startswith(starts))
+
+    @contextmanager
+    def _open(self, member: str, path: str, *, create: bool = False) -> Iterator[_Folder]:
+        """Open a folder below that of the member, step by step, so that no link is followed."""
+        parts = [*([] if member == LOCAL else [member]), *filter(None, path.split("/"))]
+        for part in parts:
+            _checked(part)
+        with _translated(path):
+            if not _RELATIVE:
+                yield _Folder(None, _checked_path(self.root, parts, create=create))
+                return
+            flags = os.O_RDONLY | _DIRECTORY
+            descriptor = os.open(self.root, flags)
+            try:
+                for part in parts:
+                    if create:
+                        with suppress(FileExistsError):
+                            os.mkdir(part, dir_fd=descriptor)
+                    inner = os.open(part, flags | _NO_LINK, dir_fd=descriptor)
+                    os.close(descriptor)
+                    descriptor = inner
+                yield _Folder(descriptor, "")
+            finally:
+                os.close(descriptor)
+
+
+def _checked(name: str) -> str:
+    """Return a name that stands for something in the folder. Raises `UnusableNameError`."""
+    if name in ("", ".", "..") or "/" in name or not is_storable(name):
+        raise UnusableNameError(name)
+    return name
+
+
+@contextmanager
+def _translated(path: str) -> Iterator[None]:
+    """Raise `UnusableNameError` for errors that come from a name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NAME_ERRORS:
+            raise UnusableNameError(f"{path}: {error.strerror}") from error
+        raise
+
+
+def _checked_path(root: Path, parts: Collection[str], *, create: bool) -> str:
+    """Return the path of a folder, on systems that cannot open one relative to another."""
+    path = root.resolve(strict=True)
+    for part in parts:
+        path /= part
+        if create:
+            path.mkdir(exist_ok=True)
+        if path.resolve(strict=True) != path:
+            raise UnusableNameError(str(path))
+    return f"{path}{os.sep}"
+
+
+def _sync(descriptor: int) -> None:
+    """Have a file on the disk, as far as its file system can do that."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+def _status(folder: _Folder, name: str) -> os.stat_result | None:
+    try:
+        return os.stat(folder.path(name), dir_fd=folder.descriptor, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def _entries(folder: _Folder) -> Iterator[os.DirEntry[str]]:
+    target = folder.prefix if folder.descriptor is None else folder.descriptor
+    with os.scandir(target) as entries:
+        yield from entries
+
+
+def _delete_left(folder: _Folder, name: str) -> None:
+    with suppress(OSError):
+        status = _status(folder, name)
+        if status is not None and time.time() - status.st_mtime > _PARTIAL_AGE:
+            os.unlink(folder.path(name), dir_fd=folder.descriptor)
