@@ -17,6 +17,7 @@ from proxy.storage.statements import put_meta
 
 if TYPE_CHECKING:
     from proxy.cloud.client import CloudClient
+    from proxy.files.output_directory import OutputDirectory
     from proxy.jobs.models import AccountView, EngineStatus
 
 #: What is written to see whether it can be.
@@ -36,13 +37,14 @@ _TOLD_WITHIN, _GONE_AFTER = 1.5, 0.5
 class Report:
     """Whether jobs can be taken: `reason` says why not. `checks` goes to members who ask, as JSON;
     `engine` says whether this process runs the jobs, `checked` whether there was a first look, and
-    `degraded` that the bus is away: jobs run, and clients hear of them late."""
+    `problem` what is wrong although jobs run: the bus is away, so that clients hear of them late,
+    or outputs cannot be written to the output directory."""
 
     reason: str | None = None
     checks: Mapping[str, Any] = field(default_factory=dict)
     engine: Literal["active", "standby"] = "active"
     checked: bool = True
-    degraded: bool = False
+    problem: str | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +61,7 @@ class Readiness:
     engine: EngineStatus
     clouds: Mapping[str, CloudClient]
     bus: EventBus
+    outputs: OutputDirectory | None = None
     _: KW_ONLY
     max_age: float = 3.0
     timeout: float = 5.0
@@ -77,8 +80,8 @@ class Readiness:
         Who is `patient` waits until every account has answered or used up its timeout.
 
         With one account these are `store`, `key` and `socket`; with several `store` and
-        `accounts`, which has `key` and `socket` of each; in a standby `store`. A check is `ok` or a
-        sentence.
+        `accounts`, which has `key` and `socket` of each; in a standby `store`. Where there is an
+        output directory `outputs` is among them. A check is `ok` or a sentence.
         """
         self._asked_at = time.monotonic()
         if self._looked_at is None or self._asked_at - self._looked_at > self.max_age:
@@ -96,15 +99,17 @@ class Readiness:
             checks |= _shown(found)
         elif problems:
             checks["accounts"] = {name: _shown(found) for name, found in problems.items()}
-        degraded = not self.bus.connected
-        if degraded:
-            checks["bus"] = _BUS_AWAY
+        problem = None if self.outputs is None else self.outputs.problem
+        if self.outputs is not None:
+            checks["outputs"] = problem or "ok"
+        if not self.bus.connected:
+            checks["bus"] = problem = _BUS_AWAY
         if self._stopping:
             reason = _STOPPING
             self._told.set()
         engine: Literal["active", "standby"] = "active" if self.engine.is_active() else "standby"
         checked = self._looked_at is not None
-        return Report(reason, checks, engine, checked=checked, degraded=degraded)
+        return Report(reason, checks, engine, checked=checked, problem=problem)
 
     async def leave(self) -> None:
         """Say from now on that nothing is taken, and wait until who watches has heard it."""

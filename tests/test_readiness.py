@@ -83,7 +83,7 @@ async def test_all_is_well() -> None:
 async def test_without_the_bus_of_replicas_it_is_degraded_and_takes_jobs() -> None:
     report = await World(bus=BusAway()).readiness().report()
     assert report.reason is None
-    assert report.degraded
+    assert report.problem is not None
     assert "bus" in report.checks["bus"]
 
 

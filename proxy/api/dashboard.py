@@ -210,8 +210,8 @@ async def _state(request: web.Request) -> dict[str, Any]:
 
     Jobs on the cloud or on their way, waiting ones in the order of turns, how many there are of
     both in all and by member, and today's usage by member. Accounts are for admins alone. `trouble`
-    is why no job can be accepted, as `/readyz` says it, or null. `history` is another word whenever
-    the ended jobs are others. Times are ms since 1970.
+    is why no job can be accepted or what is wrong otherwise, as `/readyz` says it, or null.
+    `history` is another word whenever the ended jobs are others. Times are ms since 1970.
     """
     viewer, admin = member_of(request), is_admin(request)
     report = await request.app[READINESS].report()
@@ -242,7 +242,7 @@ async def _state(request: web.Request) -> dict[str, Any]:
             for one in await request.app[ACCOUNTING].usage.days(today, today, member)
         ],
         "history": request.app[JOBS].history.word(member),
-        "trouble": report.reason if report.checked else None,
+        "trouble": (report.reason if report.checked else None) or report.problem,
         "viewer": {
             "name": viewer,
             "role": "admin" if admin else "user",

@@ -127,12 +127,13 @@ async def get_readiness(request: web.Request) -> web.Response:
     the first of these sentences as `reason`. Without a token there are only `status` and `engine`.
     With several accounts there is `accounts` instead of `key` and `socket`, an object that has
     both for each account; one account that can be used is enough. While the bus is away the status
-    is `degraded`, with 200, and `checks` has `bus`. `engine` is `standby` where
-    another replica runs the jobs, which has the accounts then. What the answer says is a few
-    seconds old at most, unless the cloud is slow to answer.
+    is `degraded`, with 200, and `checks` has `bus`; likewise with `outputs` while these cannot be
+    written to the output directory. `engine` is `standby` where another replica runs the jobs,
+    which has the accounts then. What the answer says is a few seconds old at most, unless the cloud
+    is slow to answer.
     """
     report = await request.app[READINESS].report()
-    status = "degraded" if report.degraded else "ready"
+    status = "degraded" if report.problem is not None else "ready"
     body: dict[str, Any] = {"status": status, "engine": report.engine}
     if report.reason is not None:
         body["status"] = "not ready"

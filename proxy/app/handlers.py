@@ -47,7 +47,12 @@ async def open_api(
     journal, activity = Journal(jobs.bus, jobs.clients), ActivityRepository(database)
     notes = Notes(jobs.bus, process.budget)
     readiness = Readiness(
-        database, election, cloud.clients, jobs.bus, max_age=process.timeouts.ready_age
+        database,
+        election,
+        cloud.clients,
+        jobs.bus,
+        resources.files.output_directory,
+        max_age=process.timeouts.ready_age,
     )
     subscribers, cache = jobs.service.subscribers, resources.files.cache
     workflows = WorkflowExchange(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from proxy.app.accounts import CloudAccounts
 from proxy.app.process import Process
@@ -14,6 +17,8 @@ from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts
 from proxy.cloud.client import CloudClient
 from proxy.files.blobs import BlobError, BlobStore, open_blobs
+from proxy.files.disk_folder import DiskFolder
+from proxy.files.library import Prefetch
 from proxy.files.service import Files
 from proxy.members.accounting import Accounting
 from proxy.packs.loading import MAX_FILE_BYTES, FileLoader
@@ -52,15 +57,19 @@ async def open_resources(
         blobs = _open_blobs(settings)
         if blobs is not None:
             stack.push_async_callback(blobs.close)
+        output_folder = _open_folder("output_directory", settings.output_directory)
+        if output_folder is not None:
+            stack.callback(output_folder.close)
         files = Files(
             FileRepository(database),
             cloud.clients,
             storage.folder / "files",
             cache_bytes=settings.cache_bytes,
-            prefetch=settings.prefetch if settings.database is None else "off",
+            prefetch=_prefetch(settings),
             preferred=lambda member: [account.name for account in cloud.best_first(member)],
             asset_ids=settings.assets,
             blobs=blobs,
+            output_folder=output_folder,
         )
         await files.start()
         stack.push_async_callback(files.close)
@@ -96,6 +105,29 @@ async def open_resources(
             _userdata(settings, storage, cloud.first),
             accounting,
         )
+
+
+def _prefetch(settings: Settings) -> Prefetch:
+    """Return which outputs this process downloads: those that it writes, or that it may be asked
+    for."""
+    if settings.output_directory is not None:
+        return "all"
+    return settings.prefetch if settings.database is None else "off"
+
+
+def _open_folder(setting: str, path: Path | None) -> DiskFolder | None:
+    if path is None:
+        return None
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ConfigError(
+            f"The folder {path} of {setting} cannot be written ({error.strerror}): create it for "
+            "the user of the proxy, or choose another one."
+        ) from error
+    return DiskFolder(path)
 
 
 def _open_blobs(settings: Settings) -> BlobStore | None:

@@ -181,6 +181,7 @@ class Banner:
             "Dashboard": f"http://{admin[0]}:{admin[1]}/proxy/" if admin else f"{here}/proxy/",
             "Clients": "each needs a token" if self._has_members else "no token needed",
             "Runs on": str(chosen),
+            "Outputs": _outputs(settings),
         }
         self._say(f"{_styled('comfy-cloud-proxy', bold=True)} {__version__}\n")
         for name, value in rows.items():
@@ -204,6 +205,13 @@ class Banner:
 
     def _say(self, line: str) -> None:
         typer.echo(line, color=False if os.environ.get("NO_COLOR") else None)
+
+
+def _outputs(settings: Settings) -> str:
+    """Return where outputs are."""
+    if settings.output_directory is None:
+        return "on Comfy Cloud; --output-directory DIR also writes them to a folder"
+    return f"also in {settings.output_directory}"
 
 
 def _styled(text: str, *, fg: str | None = None, bold: bool | None = None) -> str:

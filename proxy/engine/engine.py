@@ -190,6 +190,8 @@ class Engine:
             await worker.socket.start()
             keep(worker.reconciler.run, f"reconcile {name}")
             keep(worker.follow_plan, f"follow the plan of {name}")
+        if self.files.output_directory is not None:
+            keep(self.files.output_directory.run, "write missing outputs")
         keep(self._dispatcher.run, "dispatch jobs")
 
     async def close(self, *, write: bool = True) -> None:

@@ -261,12 +261,14 @@ class JobLife:
             await worker.abandon(job.cloud_id)
 
     async def _finish(self, job: Job, follower: JobFollower, ended: Ended) -> None:
-        """Record an end, then tell it: the history has the entry before the client hears of it.
+        """Record an end, then tell it: the history has the entry before the client hears of it,
+        and before that the outputs are in the output directory, if there is one.
 
         The sockets of this replica hear at once what is told: what every replica must know before
         is flushed.
         """
         end, scheduler = ended.end, self._slots.scheduler
+        await self._files.save_outputs(job.member, end.outputs)
         await self._table.finish(job, end, scheduler.shares_with(job))
         if end.outcome == "completed":
             self._run_times.learn(job.graph, end.node_times)

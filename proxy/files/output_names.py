@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import posixpath
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 import msgspec
+import structlog
 from cachetools import LRUCache
 
+from proxy.files.disk_folder import DiskFolder
 from proxy.files.library import Library, hash_in
 from proxy.files.namespace import Namespace, make_record
 from proxy.files.pictures import NotAPictureError, size_of
@@ -23,12 +25,16 @@ from proxy.translate.errors import LocalError
 from proxy.translate.jobs import filename_prefix
 from proxy.translate.names import Place
 
+_log = structlog.get_logger(__name__)
+
 #: Nodes whose names are kept in memory; those of others are read from the store again.
 REMEMBERED = 4096
 #: Names of earlier runs under the same `prompt_id` that a node keeps.
 MOST_GIVEN = 1000
 #: Seconds to wait for a picture whose size its name is to show.
 MEASURE_TIMEOUT = 20.0
+#: Seconds to wait for the names of files in the output directory.
+PRESENT_TIMEOUT = 5.0
 
 
 class Given(msgspec.Struct, frozen=True):
@@ -50,6 +56,16 @@ class _Where(NamedTuple):
 
     place: Place
     asset: str | None
+
+
+class _Present(NamedTuple):
+    """Names on the disk that begin as a stem does, and the highest number that they count to."""
+
+    names: frozenset[str]
+    last_number: int
+
+
+_NOTHING = _Present(frozenset(), 0)
 
 
 class _Item(NamedTuple):
@@ -80,11 +96,15 @@ class _Job(NamedTuple):
 
 @dataclass(eq=False)
 class Outputs:
-    """Gives names to outputs and remembers them; `_with_ids` puts the ids of assets there, too."""
+    """Gives names to outputs and remembers them; `_with_ids` puts the ids of assets there, too.
+
+    A name that is taken in `_folder`, where outputs are written, is given to none.
+    """
 
     _library: Library
     _namespace: Namespace
     _with_ids: bool
+    _folder: DiskFolder | None
     _now: Callable[[], float]
 
     def __post_init__(self) -> None:
@@ -156,8 +176,12 @@ class Outputs:
             await self._size(job, item) if shown and name is None else (0, 0)
             for item, name, shown in zip(items, matched, sized, strict=True)
         ]
+        new = [
+            (item, size) for item, size, name in zip(items, sizes, matched, strict=True) if not name
+        ]
+        present = await self._present(job, new)
         places, records, kept = await self._library.files.write(
-            lambda files: self._give(files, job, items, sizes)
+            lambda files: self._give(files, job, items, sizes, present)
         )
         self._namespace.written(records)
         self._given[job.key] = kept
@@ -165,8 +189,31 @@ class Outputs:
             self._library.fetch_ahead(record)
         return places
 
+    async def _present(
+        self, job: _Job, new: Sequence[tuple[_Item, tuple[int, int]]]
+    ) -> dict[tuple[str, str], _Present]:
+        """Return by subfolder and stem the files on the disk that names of new outputs may meet."""
+        if self._folder is None:
+            return {}
+        wanted = dict.fromkeys(
+            self._pattern(job, item, "output", size)[:2]
+            for item, size in new
+            if names.output_type(item.item, job.node) == "output"
+        )
+        try:
+            async with asyncio.timeout(PRESENT_TIMEOUT):
+                return await self._folder.run(_find_present, self._folder, job.member, wanted)
+        except OSError as error:  # a timeout is one
+            _log.warning("output_names_failed", reason=error.strerror or "timeout")
+            return {}
+
     def _give(
-        self, files: FileUnit, job: _Job, items: Sequence[_Item], sizes: Sequence[tuple[int, int]]
+        self,
+        files: FileUnit,
+        job: _Job,
+        items: Sequence[_Item],
+        sizes: Sequence[tuple[int, int]],
+        present: Mapping[tuple[str, str], _Present],
     ) -> tuple[list[_Where], list[FileRecord], list[Given]]:
         """Give names in a unit of work: the places, what was written, and all names of the node.
 
@@ -186,7 +233,8 @@ class Outputs:
             hash_ = self._library.contents.hash_told(cloud_name)
             id_: str | None
             if name is None:
-                place, id_ = self._free_place(files, job, item, size, records), str(uuid4())
+                place = self._free_place(files, job, item, size, records, present)
+                id_ = str(uuid4())
                 at, content = round(self._now() * 1e6), (hash_, None)
                 asset = of_file(job.member, id_, place, at, content=content, job=job.prompt_id)
                 assets.append(asset)
@@ -213,19 +261,24 @@ class Outputs:
         item: _Item,
         size: tuple[int, int],
         taken: Mapping[Place, object],
+        present: Mapping[tuple[str, str], _Present],
     ) -> Place:
         """The next name by ComfyUI's counter that nothing has yet."""
         type_ = names.output_type(item.item, job.node)
         subfolder, stem, tail = self._pattern(job, item, type_, size)
         folder = Place(type_, subfolder)
-        number = files.next_number(job.member, folder, stem) if tail is not None else 0
+        on_disk = (present if type_ == "output" else {}).get((subfolder, stem), _NOTHING)
+        number = 0
+        if tail is not None:
+            number = max(files.next_number(job.member, folder, stem), on_disk.last_number + 1)
         while True:
             if tail is not None:
                 filename = names.counted(stem, number, tail)
             else:
                 filename = names.numbered(stem, number) if number else stem
             place = Place(type_, posixpath.join(subfolder, filename))
-            used = place in taken or files.get(job.member, place) is not None
+            used = filename in on_disk.names or place in taken
+            used = used or files.get(job.member, place) is not None
             if not used and not files.has_folder(job.member, place):
                 return place
             number += 1
@@ -280,6 +333,26 @@ class Outputs:
                 return await asyncio.to_thread(size_of, path)
         except (TimeoutError, LocalError, NotAPictureError):
             return 0, 0
+
+
+def _find_present(
+    folder: DiskFolder, member: str, wanted: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], _Present]:
+    """Read the folders of the wanted subfolders and stems. Raises `OSError`; blocks."""
+    stems: dict[str, list[str]] = {}
+    for subfolder, stem in wanted:
+        stems.setdefault(subfolder, []).append(stem)
+    found = {}
+    for subfolder, some in stems.items():
+        starts = tuple(posixpath.splitext(stem)[0] for stem in some)
+        present = folder.names(member, subfolder, starts)
+        numbers = dict.fromkeys(some, 0)
+        for name in present:
+            for stem, number in names.counters(name):
+                if stem in numbers:
+                    numbers[stem] = max(numbers[stem], number)
+        found.update({(subfolder, stem): _Present(present, numbers[stem]) for stem in some})
+    return found
 
 
 def _given(files: FileUnit, job: _Job) -> list[Given]:

@@ -22,31 +22,29 @@ from typing import Any, TypeVar
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
 import structlog
-from cachetools import LRUCache
 
 from proxy.cloud.client import CloudClient
-from proxy.files import conversions, pictures, workflow_names
+from proxy.files import conversions, pictures
 from proxy.files.blobs import BlobStore
 from proxy.files.cache import Cache, new_hash
 from proxy.files.conversions import Conversion
+from proxy.files.disk_folder import DiskFolder
 from proxy.files.library import Content, ContentBrokenError, ContentIndex, Library, Prefetch
 from proxy.files.namespace import Named, Namespace, make_record
+from proxy.files.output_directory import OutputDirectory
 from proxy.files.output_names import Outputs
 from proxy.files.pictures import NotAPictureError
+from proxy.files.reader import Reader
 from proxy.files.uploads import Naming, Received, Uploads, received_file
-from proxy.files.workflow_names import Edits, MetadataText, Rename
 from proxy.storage.assets import TooManyAssetsError
 from proxy.storage.database import StorageError
 from proxy.storage.files import FileRecord, FileRepository
 from proxy.translate import jobs, names
 from proxy.translate.assets import Asset, of_file
 from proxy.translate.errors import LocalError
-from proxy.translate.names import Place, kind
+from proxy.translate.names import Place
 
 _log = structlog.get_logger(__name__)
-
-#: Bytes of workflows with local names that are remembered.
-EDITS_BYTES = 16 * 1024 * 1024
 
 T = TypeVar("T")
 
@@ -92,7 +90,7 @@ class Files:
 
     `clouds` are the accounts by name; `preferred` names those to which a member's upload may go,
     the best first (all, in their order, if it is not given). With `asset_ids` outputs have the ids
-    of their records.
+    of their records. Outputs are also written to the `output_folder`, where there is one.
     """
 
     def __init__(
@@ -106,6 +104,7 @@ class Files:
         preferred: Callable[[str], Sequence[str]] | None = None,
         blobs: BlobStore | None = None,
         asset_ids: bool = False,
+        output_folder: DiskFolder | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._now = now
@@ -117,10 +116,13 @@ class Files:
         self.library = Library(clouds, self.cache, contents, repository, blobs, prefetch)
         preferred = preferred or (lambda _: tuple(clouds))
         self.uploads = Uploads(self.library, self.namespace, preferred, self.picture_workers)
-        self.outputs = Outputs(self.library, self.namespace, asset_ids, now)
-        self._known_edits: LRUCache[FileRecord, Edits] = LRUCache(
-            EDITS_BYTES, getsizeof=lambda edits: edits.weight
-        )
+        self.outputs = Outputs(self.library, self.namespace, asset_ids, output_folder, now)
+        self._reader = Reader(self.library, self.namespace)
+        self.output_directory = None
+        if output_folder is not None:
+            self.output_directory = OutputDirectory(
+                output_folder, self._reader, self.namespace, repository
+            )
         self._converting: dict[tuple[FileRecord, str], asyncio.Task[bytes]] = {}
 
     async def start(self) -> None:
@@ -229,13 +231,7 @@ class Files:
         Returns when the size is known; small contents are complete by then. Raises `LocalError`
         if the content is not available.
         """
-        content = await self.library.open(record)
-        try:
-            content.edits = await self._edits(record, content)
-        except BaseException:
-            content.close()
-            raise
-        return content
+        return await self._reader.open(record)
 
     async def convert(self, record: FileRecord, wanted: Conversion) -> bytes:
         """The picture as it is wanted.
@@ -353,6 +349,14 @@ class Files:
         async with self.library.whole(record) as path:
             yield path
 
+    async def save_outputs(self, member: str, outputs: Mapping[str, Any]) -> None:
+        """Write what a job has saved to the output directory, if there is one, before it ends.
+
+        `outputs` are those of its history, by node. Never raises.
+        """
+        if self.output_directory is not None:
+            await self.output_directory.save(member, outputs)
+
     async def _naming(
         self, member: str, filename: str, subfolder: str, type_: str, overwrite: bool
     ) -> Naming:
@@ -365,7 +369,7 @@ class Files:
     ) -> Received:
         try:
             with closing(await self.open(record)) as content:
-                rename = await self._renaming(record, await content.texts())
+                rename = await self._reader.renaming(record, await content.texts())
             async with self.library.whole(record) as original:
                 pixels = await asyncio.to_thread(pictures.pixels_of, original, mask)
                 work = partial(conversions.compose, original, mask, target, filename, rename)
@@ -373,29 +377,6 @@ class Files:
             return await asyncio.to_thread(received_file, target)
         except NotAPictureError as error:
             raise pictures.unreadable(filename, error) from error
-
-    async def _edits(self, record: FileRecord, content: Content) -> Edits:
-        """What is to be replaced in a content for a member: what is known of a whole one stays."""
-        if record.cloud_type == "input" or kind(record.path) != "image":
-            return Edits()
-        known = self._known_edits.get(record)
-        if known is None:
-            found = await content.texts()
-            known = workflow_names.edits(found, await self._renaming(record, found))
-            if content.path is not None:
-                self._known_edits[record] = known
-        return known
-
-    async def _renaming(self, record: FileRecord, found: Iterable[MetadataText]) -> Rename:
-        """Return what puts names into a picture: those of its job's graph, so that its bytes stay
-        the same whatever is uploaded later; for jobs without such names the newest."""
-        names = workflow_names.names_in(found)
-        known: Mapping[str, str] | None = None
-        if names and record.job is not None:
-            known = await self.namespace.written_names(record.member, record.job)
-        if known is None:
-            known = await self.namespace.local_names(record.member, names)
-        return workflow_names.renaming(known)
 
     async def _holds(self, record: FileRecord, hash_: str) -> bool:
         """Whether a file's bytes, as the cloud has them or as they are shown, have the hash.

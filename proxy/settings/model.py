@@ -506,11 +506,27 @@ class Settings(Struct, frozen=True, kw_only=True):
     """The size of the disk cache of files in MiB. The least recently used files are removed
     first."""
 
+    output_directory: Annotated[
+        Path | None,
+        Setting(
+            "Files and history",
+            "DIR",
+            expects="the path of a folder that can be written",
+            example="/srv/comfyui/output",
+        ),
+    ] = None
+    """A folder to which the outputs of each job are also written, under their names and subfolders,
+    before clients hear of the end of the job. For programs that read ComfyUI's output folder. Each
+    member has a folder of their own in it. Previews are not written. The proxy creates the folder
+    if it does not exist, and deletes nothing in it. By default outputs are in the cache and on
+    Comfy Cloud."""
+
     prefetch: Annotated[Literal["off", "images", "all"], Setting("Files and history", "WHICH")] = (
         "images"
     )
     """Which outputs the proxy downloads from the cloud when a job ends: off, images or all. With
-    replicas it downloads none, because a client may request them from another replica."""
+    replicas it downloads none, because a client may request them from another replica. With
+    output_directory it downloads all."""
 
     userdata: Annotated[Literal["disk", "cloud"], Setting("Files and history", "WHERE")] = "disk"
     """Where settings and saved workflows of the web interface are stored: disk, in the database of

@@ -14,6 +14,7 @@ from sqlalchemy.sql.elements import Tuple
 
 from proxy.storage.assets import AssetUnit, forget_assets
 from proxy.storage.database import Database
+from proxy.storage.missing_outputs import MissingOutputs
 from proxy.storage.statements import CHUNK, Upsert, chunks, get_meta, put_meta, run, run_many
 from proxy.storage.tables import AnyText, assets, blobs, file_counters, files, outputs
 from proxy.translate import codec
@@ -148,13 +149,14 @@ _UPLOADED = _DIRECT.where(files.c.cloud_type == "input")
 class FileUnit:
     """The files within one unit of work, so that decisions that depend on stored files stay true.
 
-    `assets` are the records of them.
+    `assets` are the records of them, `missing` those that are not in the output directory yet.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._execute = connection.execute
         self.assets = AssetUnit(connection)
+        self.missing = MissingOutputs(connection)
 
     def lock_names(self, member: str) -> None:
         """Prevent other units from deciding on names of the member until this one has ended. Units

@@ -22,7 +22,14 @@ from filelock import FileLock, Timeout
 from sqlalchemy import Connection, inspect, text
 
 from proxy.settings import ConfigError, Settings
-from proxy.storage import members, run_times, temporary, usage, workflows  # noqa: F401 (they define tables)
+from proxy.storage import (  # noqa: F401 (they define tables)
+    members,
+    missing_outputs,
+    run_times,
+    temporary,
+    usage,
+    workflows,
+)
 from proxy.storage.database import (
     FILE,
     DamagedError,

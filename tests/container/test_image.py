@@ -122,15 +122,18 @@ def test_the_sidecar_runs_as_it_is(store: Store, tmp_path: Path) -> None:
     data = new_volume(store, SLIM, tmp_path / "data")
     secrets = new_volume(store, SLIM, tmp_path / "secrets")
     (secrets / "comfy_cloud_api_key").touch()
+    output = new_volume(store, SLIM, tmp_path / "output", "/output")
     hosts = tmp_path / "hosts"
     hosts.write_text("127.0.0.1 comfyui\n")
-    (workflow,) = application["volumes"]
+    workflow, shared = application["volumes"]
     source, place, _ = workflow.split(":")
+    volume, _, theirs = shared.partition(":")
+    assert proxy["volumes"] == ["comfyui-data:/data", f"{volume}:/output"]
     with running(
         store,
         SLIM,
         environment=substituted(proxy["environment"], COMFY_PROXY_SIMULATE="1"),
-        mounts={"/data": data, "/run/secrets": secrets},
+        mounts={"/data": data, "/run/secrets": secrets, "/output": output},
         read_only=proxy["read_only"],
     ) as comfyui:
         comfyui.wait_for("listening on")
@@ -138,13 +141,18 @@ def test_the_sidecar_runs_as_it_is(store: Store, tmp_path: Path) -> None:
             store,
             SLIM,
             *application["command"],
-            mounts={place: (SIDECAR.parent / source).resolve(), "/etc/hosts": hosts},
+            mounts={
+                place: (SIDECAR.parent / source).resolve(),
+                theirs: output,
+                "/etc/hosts": hosts,
+            },
             read_only=application.get("read_only", False),
             network=comfyui.network,
         ) as program:
             assert program.ended() == 0, program.said
         assert "saved" in "".join(program.said)
         assert comfyui.stop() == 0
+    assert list(output.glob("*.png"))
 
 
 def test_the_gateway_lets_in_its_first_member_alone(store: Store, tmp_path: Path) -> None:

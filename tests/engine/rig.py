@@ -49,6 +49,8 @@ from proxy.translate.packs import PlainView, ViewedJob
 class Files:
     """Files that have the same names on both sides."""
 
+    output_directory = None
+
     @property
     def outputs(self) -> Files:
         return self
@@ -61,6 +63,9 @@ class Files:
 
     async def localise(self, *given: Any, **_: Any) -> Any:
         return given[-1]
+
+    async def save_outputs(self, _member: str, _outputs: Any) -> None:
+        return None
 
 
 class Catalog:

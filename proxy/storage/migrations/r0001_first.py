@@ -171,6 +171,14 @@ def _create_outputs() -> None:
         unique=False,
     )
     op.create_table(
+        "missing_outputs",
+        sa.Column("member", AnyText(), nullable=False),
+        sa.Column("path", AnyText(), nullable=False),
+        sa.Column("missing_since", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("member", "path", name=op.f("pk_missing_outputs")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
         "outputs",
         sa.Column("member", AnyText(), nullable=False),
         sa.Column("job", AnyText(), nullable=False),

@@ -1,0 +1,66 @@
+"""Files as members read them: the workflow in a picture has the member's names of files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from cachetools import LRUCache
+
+from proxy.files import workflow_names
+from proxy.files.library import Content, Library
+from proxy.files.namespace import Namespace
+from proxy.files.workflow_names import Edits, MetadataText, Rename
+from proxy.storage.files import FileRecord
+from proxy.translate.names import kind
+
+#: Bytes of workflows with local names that are remembered.
+EDITS_BYTES = 16 * 1024 * 1024
+
+
+class Reader:
+    """Opens contents of the `library` with names of the `namespace` in them."""
+
+    def __init__(self, library: Library, namespace: Namespace) -> None:
+        self._library = library
+        self._namespace = namespace
+        self._known_edits: LRUCache[FileRecord, Edits] = LRUCache(
+            EDITS_BYTES, getsizeof=lambda edits: edits.weight
+        )
+
+    async def open(self, record: FileRecord) -> Content:
+        """Return the file's bytes, from the cache or as they arrive.
+
+        Returns when the size is known; small contents are complete by then. Raises `LocalError`
+        if the content is not available.
+        """
+        content = await self._library.open(record)
+        try:
+            content.edits = await self._edits(record, content)
+        except BaseException:
+            content.close()
+            raise
+        return content
+
+    async def renaming(self, record: FileRecord, found: Iterable[MetadataText]) -> Rename:
+        """Return what puts names into a picture: those of its job's graph, so that its bytes stay
+        the same whatever is uploaded later; for jobs without such names the newest."""
+        names = workflow_names.names_in(found)
+        known: Mapping[str, str] | None = None
+        if names and record.job is not None:
+            known = await self._namespace.written_names(record.member, record.job)
+        if known is None:
+            known = await self._namespace.local_names(record.member, names)
+        return workflow_names.renaming(known)
+
+    async def _edits(self, record: FileRecord, content: Content) -> Edits:
+        """Return what is to be replaced in a content for a member; that of a whole one is
+        remembered."""
+        if record.cloud_type == "input" or kind(record.path) != "image":
+            return Edits()
+        known = self._known_edits.get(record)
+        if known is None:
+            found = await content.texts()
+            known = workflow_names.edits(found, await self.renaming(record, found))
+            if content.path is not None:
+                self._known_edits[record] = known
+        return known

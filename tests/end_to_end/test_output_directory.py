@@ -1,0 +1,260 @@
+"""Outputs in a folder of this machine, for programs that read ComfyUI's `output`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import gated
+import graphs
+import pytest
+from process import before, serving
+from stack import Client, Proxy, running_proxy
+from structlog.testing import capture_logs
+from team import running_team
+
+from proxy.cloud.resilience import Backoff
+from proxy.files import output_directory
+from proxy.settings import ConfigError
+from proxy.simulator import HttpFault, Simulator
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "output"
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_directory, "_MISSING_RETRY", Backoff(0.05, 0.1))
+
+
+@asynccontextmanager
+async def writing_proxy(
+    simulator: Simulator, output: Path, session: aiohttp.ClientSession, **settings: Any
+) -> AsyncIterator[tuple[Proxy, Client]]:
+    folder = output.parent / "data"
+    async with running_proxy(simulator, folder, output_directory=output, **settings) as proxy:
+        yield proxy, Client(session, proxy.url)
+
+
+@pytest.fixture
+async def client(
+    simulator: Simulator, output: Path, session: aiohttp.ClientSession
+) -> AsyncIterator[Client]:
+    async with writing_proxy(simulator, output, session) as (_, client):
+        yield client
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()
+    )
+
+
+def is_file(path: Path) -> bool:
+    return path.exists()
+
+
+def read(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+async def until(path: Path) -> bytes:
+    """The bytes of a file, once it is there."""
+    async with asyncio.timeout(30):
+        while not is_file(path):  # noqa: ASYNC110 (nobody tells of files)
+            await asyncio.sleep(0.01)
+    return read(path)
+
+
+async def test_a_picture_is_there_when_its_client_hears_of_the_end(
+    client: Client, output: Path
+) -> None:
+    async with client.listening() as listener:
+        await client.submit(graphs.plain(1, prefix="cats/cat"))
+        await listener.until("execution_success")
+        written = (output / "cats" / "cat_00001_.png").read_bytes()
+    [item] = listener.of("executed")[0]["output"]["images"]
+    assert (item["subfolder"], item["filename"]) == ("cats", "cat_00001_.png")
+    assert written == await client.view(item)
+    assert files(output) == ["cats/cat_00001_.png"]
+
+
+async def test_a_picture_is_there_when_the_history_shows_its_job(
+    simulator: Simulator, client: Client, output: Path
+) -> None:
+    """Its download takes longer than everything else."""
+    simulator.faults.add(HttpFault("GET storage", delay=0.5), times=None)
+    await client.ended(await client.submit(graphs.plain(2)))
+    assert files(output) == ["ComfyUI_00001_.png"]
+
+
+async def test_previews_are_not_written(client: Client, output: Path) -> None:
+    await client.upload("cat.png", graphs.png())
+    entry = await client.run(graphs.inverted("cat.png"))
+    kinds = {item["type"] for node in entry["outputs"].values() for item in node["images"]}
+    assert kinds == {"output", "temp"}
+    assert files(output) == ["inverted_00001_.png"]
+
+
+async def test_each_member_has_a_folder(simulator: Simulator, tmp_path: Path, output: Path) -> None:
+    async with running_team(simulator, tmp_path / "data", output_directory=output) as team:
+        for color, token in enumerate((team.ann, team.bob)):
+            headers = {"Authorization": f"Bearer {token}"}
+            async with aiohttp.ClientSession(headers=headers) as session:
+                client = Client(session, team.url)
+                await client.ended(await client.submit(graphs.plain(color)))
+    assert files(output) == ["ann/ComfyUI_00001_.png", "bob/ComfyUI_00001_.png"]
+
+
+async def test_files_of_others_stay_and_are_counted(client: Client, output: Path) -> None:
+    (output / "ComfyUI_00007_.png").write_bytes(b"of a local ComfyUI")
+    (output / "ComfyUI_00008_.png").mkdir()
+    await client.run(graphs.plain(3))
+    assert (output / "ComfyUI_00009_.png").read_bytes().startswith(b"\x89PNG")
+    assert (output / "ComfyUI_00007_.png").read_bytes() == b"of a local ComfyUI"
+
+
+async def test_a_picture_that_a_program_has_taken_is_not_written_again(
+    client: Client, output: Path
+) -> None:
+    await client.run(graphs.plain(4))
+    (output / "ComfyUI_00001_.png").unlink()
+    await client.run(graphs.plain(5))
+    assert files(output) == ["ComfyUI_00002_.png"]
+
+
+async def test_a_link_in_the_folder_leads_nowhere(
+    client: Client, output: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (output / "cats").symlink_to(outside)
+    with capture_logs() as logs:
+        entry = await client.run(graphs.plain(6, prefix="cats/cat"))
+    assert entry["status"]["completed"]
+    assert files(outside) == []
+    assert "output_name_rejected" in [line["event"] for line in logs]
+
+
+async def test_a_job_ends_without_a_file_that_cannot_be_fetched_and_gets_it_later(
+    simulator: Simulator, client: Client, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output_directory, "MAX_WAIT", 0.3)
+    fault = simulator.faults.add(HttpFault("GET storage", status=503), times=None)
+    entry = await client.run(graphs.plain(7))
+    assert entry["status"]["completed"]
+    assert files(output) == []
+    fault.times = 0
+    assert await until(output / "ComfyUI_00001_.png")
+
+
+async def test_a_file_that_the_cloud_no_longer_has_is_given_up(
+    simulator: Simulator, client: Client, output: Path
+) -> None:
+    simulator.faults.add(HttpFault("GET /api/view", status=404), times=None)
+    with capture_logs() as logs:
+        entry = await client.run(graphs.plain(8))
+    assert entry["status"]["completed"]
+    assert [line["path"] for line in logs if line["event"] == "output_lost"] == [
+        "ComfyUI_00001_.png"
+    ]
+
+
+@pytest.mark.sqlite
+async def test_a_job_that_ended_while_the_proxy_was_dead_has_its_file_at_the_end(
+    tmp_path: Path, output: Path, session: aiohttp.ClientSession
+) -> None:
+    opened, folder = asyncio.Event(), tmp_path / "data"
+    graph = {
+        **graphs.plain(9),
+        "3": {"class_type": "TestGate", "inputs": {}},
+    }
+    arguments = ("--output-directory", str(output))
+    async with Simulator(extra_nodes=[gated.gate(opened)]) as simulator:
+        environment = before(simulator)
+        async with serving(folder, *arguments, environment=environment) as process:
+            client = Client(session, process.url)
+            async with client.listening() as listener:
+                prompt_id = await client.submit(graph)
+                await listener.until("executing")
+                await process.kill()
+        opened.set()
+        await simulator.wait_for_end(next(iter(simulator.jobs)))
+        async with serving(folder, *arguments, environment=environment) as process:
+            client = Client(session, process.url)
+            await client.ended(prompt_id)
+            assert files(output) == ["ComfyUI_00001_.png"]
+
+
+# --- a disk that is full --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(output: Path) -> Iterator[Path]:
+    """The output directory on a disk of 1 MiB."""
+    output.mkdir()
+    arguments = ("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(output))
+    if sys.platform != "linux" or os.geteuid() != 0 or subprocess.run(arguments).returncode:
+        pytest.skip("only root may mount a small disk")
+    yield output
+    subprocess.run(["umount", "--lazy", str(output)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Leave no block free; the file that takes them."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return filler
+
+
+async def test_a_full_disk_is_told_and_made_good(
+    simulator: Simulator, disk: Path, session: aiohttp.ClientSession
+) -> None:
+    filler = fill(disk)
+    async with writing_proxy(simulator, disk, session) as (_, client):
+        await client.until_ready()
+        entry = await client.run(graphs.plain(10))
+        assert entry["status"]["completed"]
+        assert files(disk) == ["filler"]
+        status, ready = await client.get("readyz")
+        assert (status, ready["status"]) == (200, "degraded")
+        assert "No space left on device" in ready["checks"]["outputs"]
+        _, state = await client.get("proxy/api/state")
+        assert state["trouble"] == ready["checks"]["outputs"]
+        filler.unlink()
+        picture = await until(disk / "ComfyUI_00001_.png")
+        assert picture == await client.view(entry["outputs"]["2"]["images"][0])
+        assert (await client.get("readyz"))[1]["checks"]["outputs"] == "ok"
+
+
+async def test_what_a_full_disk_lacks_is_made_good_after_a_restart(
+    simulator: Simulator, disk: Path, session: aiohttp.ClientSession
+) -> None:
+    filler = fill(disk)
+    async with writing_proxy(simulator, disk, session) as (_, client):
+        await client.run(graphs.plain(11))
+    filler.unlink()
+    async with writing_proxy(simulator, disk, session):
+        assert await until(disk / "ComfyUI_00001_.png")
+
+
+async def test_a_folder_that_cannot_be_made_is_refused_at_the_start(
+    simulator: Simulator, output: Path, session: aiohttp.ClientSession
+) -> None:
+    output.write_bytes(b"a file")  # noqa: ASYNC240
+    with pytest.raises(ConfigError, match="of output_directory cannot be written"):
+        async with writing_proxy(simulator, output, session):
+            pass
