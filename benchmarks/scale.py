@@ -29,8 +29,8 @@ from proxy.engine.scheduler import Scheduler
 from proxy.engine.slots import SlotAllocator
 from proxy.engine.table import JobTable
 from proxy.engine.term import Term
-from proxy.engine.tracker import EventReceived, RecordEnd, SnapshotReceived, Tracker
-from proxy.jobs.models import Job, JobContent, JobState
+from proxy.engine.tracker import EventReceived, SnapshotReceived, Tracker
+from proxy.jobs.models import Job, JobContent, JobEnd, JobState
 from proxy.members.member import Member
 from proxy.metrics import Metrics
 from proxy.storage.leases import Lease
@@ -95,7 +95,7 @@ class Simulation:
         """Add a new job to the table."""
         order = next(self.numbers)
         job = Job(f"job-{order}", member, order, None, f"client-{member}", 0, order=order)
-        job.outputs_to_execute = ["7"]
+        job.outputs_to_execute = ("7",)
         self.table.add(job)
         self.table.advance(job, JobState.QUEUED, accepted=True)
         return job
@@ -129,7 +129,7 @@ class Simulation:
         """Lead a job that runs into its history."""
         snapshot = Snapshot(job.cloud_id, "completed", settled=True, outputs={"7": PICTURE})
         for command in self.jobs.pop(job).receive(SnapshotReceived(snapshot), 1000):
-            if isinstance(command, RecordEnd):
+            if isinstance(command, JobEnd):
                 await self.table.finish(job, command, self.scheduler.shares_with(job))
                 self.scheduler.ended(job, 1.0)
                 self.slots.free(job)

@@ -21,8 +21,8 @@ from processes import server
 from sqlalchemy import Connection
 
 from proxy.storage.files import FileRecord, FileUnit
-from proxy.storage.history import EndedJob, add_history
-from proxy.storage.jobs import Payload, StoredJob, add_payload
+from proxy.storage.history import HistoryEntry, add_history
+from proxy.storage.jobs import Payload, add_payload
 from proxy.storage.start import open_folder
 
 HERE = Path(__file__).parent
@@ -40,14 +40,23 @@ async def fill(folder: Path, history: int, files: int, members: int) -> None:
 
     def entries(connection: Connection, first: int) -> None:
         for number in range(first, min(first + AT_ONCE, history)):
-            job = StoredJob(
-                _member(number, members), f"job-{number}", "succeeded", number, number, number
+            summary = {"id": f"job-{number}", "status": "completed", "create_time": number}
+            entry = HistoryEntry(
+                order=number + 1,
+                member=_member(number, members),
+                prompt_id=f"job-{number}",
+                state="succeeded",
+                number=number,
+                created_at=number,
+                started_at=number,
+                ended_at=number,
+                outputs_to_execute=(),
+                summary=json.dumps(summary).encode(),
+                result=_RESULT.encode(),
+                cloud_id=f"cloud-{number}",
             )
-            job.key, job.cloud_id = number + 1, f"cloud-{number}"
-            summary = json.dumps({"id": job.id, "status": "completed", "create_time": number})
-            ended = EndedJob("succeeded", number, number, summary.encode(), _RESULT.encode(), [])
-            add_history(connection, job, ended)
-            add_payload(connection, job.key, Payload(_GRAPH.encode(), b"{}"))
+            add_history(connection, entry)
+            add_payload(connection, entry.order, Payload(_GRAPH.encode(), b"{}"))
 
     def names(connection: Connection, first: int) -> None:
         FileUnit(connection).put(

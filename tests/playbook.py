@@ -12,11 +12,11 @@ from proxy.engine.tracker import (
     LeaveQueue,
     OutputsSent,
     ReadDetail,
-    RecordEnd,
     SendMessage,
     SnapshotReceived,
     Tracker,
 )
+from proxy.jobs.models import JobEnd
 from proxy.translate.events import Event, NodeText, Preview
 from proxy.translate.snapshots import Snapshot
 
@@ -72,7 +72,7 @@ def heard(commands: list[Command]) -> list[str]:
                 words.append("-> outputs sent")
             case ReadDetail():
                 words.append("-> read")
-            case RecordEnd(outcome=outcome):
+            case JobEnd(outcome=outcome):
                 words.append(f"-> record {outcome}")
             case LeaveQueue():
                 words.append("-> left the queue")

@@ -27,7 +27,7 @@ DOCS = Path(__file__).parent.parent / "docs" / "metrics.md"
 class Job:
     member: str
     account: str
-    shown: str = "waiting"
+    state: str = "queued"
 
 
 @dataclass

@@ -22,13 +22,13 @@ from proxy.api.keys import ACCOUNTING, BUS, JOBS, MEMBERS, OPTIONS, READINESS
 from proxy.api.members import is_admin, require_admin
 from proxy.api.middleware import note, prepare
 from proxy.bus import MISSED
-from proxy.jobs.models import MembersChanged
+from proxy.jobs.models import JobChanged, MembersChanged, shown_state
 from proxy.storage.jobs import day_of
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
-    from proxy.jobs.models import AccountView, LiveJob
+    from proxy.jobs.models import AccountView
 
 #: Whether an application serves what is for admins, and nothing else.
 ADMIN_LISTENER = web.AppKey("admin_listener", bool)
@@ -104,24 +104,26 @@ def _account(view: AccountView) -> dict[str, Any]:
     }
 
 
-def describe(view: LiveJob) -> dict[str, Any]:
+def describe(view: JobChanged) -> dict[str, Any]:
     """A live job as JSON."""
+    job, progress = view.job, view.progress
     return {
-        "id": view.prompt_id,
-        "member": view.member,
-        "label": view.label,
-        "state": view.shown,
-        "account": view.account,
-        "created": view.create_time,
-        "started": view.started_at,
-        "progress": view.progress or 0.0,
-        "node": view.node_type or view.node,
-        "reason": REASONS.get(view.reason or "", view.reason),
+        "id": job.prompt_id,
+        "member": job.member,
+        "label": job.label,
+        "state": shown_state(job),
+        "account": job.account,
+        "created": job.created_at,
+        "started": job.started_at,
+        "progress": progress.share or 0.0,
+        "node": progress.node_type or progress.node,
+        "reason": REASONS.get(progress.reason or "", progress.reason),
     }
 
 
-def _waiting(view: LiveJob) -> dict[str, Any]:
-    return {**describe(view), "number": view.number, "turn": (view.before or 0) + 1}
+def _waiting(view: JobChanged) -> dict[str, Any]:
+    turn = (view.progress.before or 0) + 1
+    return {**describe(view), "number": view.job.number, "turn": turn}
 
 
 async def get_bare(_: web.Request) -> web.Response:
@@ -219,8 +221,8 @@ async def _state(request: web.Request) -> dict[str, Any]:
     now, here = time.time(), request.app[ADMIN_LISTENER]
     today = day_of(now)
     seen = await request.app[JOBS].overview(member)
-    running = [view for view in seen.jobs if view.shown != "waiting"]
-    waiting = [view for view in seen.jobs if view.shown == "waiting"]
+    running = [view for view in seen.jobs if shown_state(view.job) != "waiting"]
+    waiting = [view for view in seen.jobs if shown_state(view.job) == "waiting"]
     return {
         "time": int(now * 1000),
         "running": list(map(describe, running[:MAX_RUNNING])),
@@ -228,7 +230,7 @@ async def _state(request: web.Request) -> dict[str, Any]:
         "counts": {
             "running": len(running),
             "waiting": len(waiting),
-            "waiting_by_member": Counter(view.member for view in waiting),
+            "waiting_by_member": Counter(view.job.member for view in waiting),
         },
         "accounts": list(map(_account, seen.accounts)) if admin else [],
         "usage": [

@@ -16,8 +16,8 @@ from proxy.api.dashboard import describe
 from proxy.api.keys import ACCOUNTING, FILES, HISTORY, JOBS
 from proxy.api.members import require_admin, whose
 from proxy.files.conversions import THUMBNAIL
-from proxy.jobs.models import ENDS, OUTCOMES
-from proxy.storage.history import MAX_FOUND, EndedRow
+from proxy.jobs.models import ENDS, OUTCOMES, JobChanged
+from proxy.storage.history import MAX_FOUND, HistoryEntry
 from proxy.translate import codec, names
 from proxy.translate.errors import LocalError
 
@@ -60,7 +60,7 @@ async def list_jobs(request: web.Request) -> web.Response:
     return bodies.json(
         {
             "jobs": list(map(_ended, rows)),
-            "next": f"{rows[-1].ended_at}.{rows[-1].key}" if more else None,
+            "next": f"{rows[-1].ended_at}.{rows[-1].order}" if more else None,
         }
     )
 
@@ -77,19 +77,19 @@ async def get_job(request: web.Request) -> web.Response:
         found = await jobs.job(member, id_)
         if found is None:
             break
-        row = await history.row(member, id_)
+        row = await history.listed(member, id_)
         if row is not None and "execution_status" in found:
             return bodies.json(_whole(row, found))
-        seen = (*(await jobs.overview(member)).jobs, *jobs.live())
-        view = next((one for one in seen if (one.member, one.prompt_id) == (member, id_)), None)
+        seen = (*(await jobs.overview(member)).jobs, *map(JobChanged, jobs.live()))
+        view = next((view for view in seen if view.job.key == (member, id_)), None)
         if row is None and view is not None:
             live: dict[str, Any] = {"ended": None, "cost": {}, "error": None, "outputs": []}
-            nodes = _nodes(found["workflow"]["prompt"], {}, (), view.node)
+            nodes = _nodes(found["workflow"]["prompt"], {}, (), view.progress.node)
             return bodies.json({**describe(view), **live, "nodes": list(nodes)})
     raise LocalError("unknown_job", "There is no such job.", kind="not_found")
 
 
-def _whole(row: EndedRow, found: Mapping[str, Any]) -> dict[str, Any]:
+def _whole(row: HistoryEntry, found: Mapping[str, Any]) -> dict[str, Any]:
     """An ended job with its nodes and outputs."""
     cached = {
         str(node)
@@ -113,7 +113,7 @@ async def get_thumbnail(request: web.Request) -> web.Response:
     member, id_ = _named(request)
     number = request.query.get("output")
     if number is None:
-        row = await request.app[HISTORY].row(member, id_)
+        row = await request.app[HISTORY].listed(member, id_)
         item = None if row is None else codec.loads(row.summary).get("preview_output")
     elif re.fullmatch(r"[0-9]{1,4}", number, re.ASCII):
         found = await request.app[JOBS].job(member, id_)
@@ -147,12 +147,12 @@ def _named(request: web.Request) -> tuple[str, str]:
     return member, id_
 
 
-def _ended(row: EndedRow) -> dict[str, Any]:
+def _ended(row: HistoryEntry) -> dict[str, Any]:
     summary, details = codec.loads(row.summary), codec.loads(row.details)
     preview = summary.get("preview_output")
     error = summary.get("execution_error")
     return {
-        "id": row.id,
+        "id": row.prompt_id,
         "member": row.member,
         "label": row.label,
         "state": OUTCOMES.get(row.state, row.state),

@@ -20,8 +20,8 @@ from proxy.api.connections import connection_of, member_of
 from proxy.api.holding import hold
 from proxy.api.keys import JOBS, TURNS
 from proxy.api.middleware import note, prepare
+from proxy.jobs.models import JobRequest
 from proxy.jobs.service import STATUSES, JobQuery
-from proxy.jobs.submission import JobRequest
 from proxy.translate import INVALID_PROMPT_ID, USAGE_SOURCE, workflow_metadata
 from proxy.translate.errors import LocalError, PlainError
 

@@ -16,6 +16,7 @@ from proxy.api.connections import member_of, of
 from proxy.api.keys import OBSERVATIONS
 from proxy.api.members import is_admin, require_admin
 from proxy.budget import MemoryBudget
+from proxy.jobs.models import shown_state
 from proxy.metrics import PREFIX, find
 
 if TYPE_CHECKING:
@@ -102,8 +103,9 @@ class Gauges(Collector):
         for member in self._members() if accounts else ():
             jobs.update({(member, "", state): 0 for state in _STATES})
         for job in self._jobs.live() if accounts else ():
-            jobs[job.member, job.account, job.shown] += 1
-            used[job.account] += job.shown == "running"
+            state = shown_state(job)
+            jobs[job.member, job.account, state] += 1
+            used[job.account] += state == "running"
         return {
             "jobs": jobs,
             "queue_length": {

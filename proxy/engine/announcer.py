@@ -9,7 +9,7 @@ import structlog
 
 from proxy.bus import BusMessage, EventBus
 from proxy.engine.term import Term
-from proxy.jobs.conversion import live_of
+from proxy.jobs.conversion import progress_of, stored_of
 from proxy.jobs.models import (
     HistoryChanged,
     Job,
@@ -50,7 +50,7 @@ class Announcer:
 
     def changed(self, job: Job) -> None:
         """Tell that a job is in the queue in its state."""
-        self._tell(job.member, JobChanged(live_of(job)))
+        self._tell(job.member, JobChanged(stored_of(job), progress_of(job)))
 
     def accepted(self, job: Job) -> None:
         """Count a job that its client knows of."""
@@ -60,14 +60,14 @@ class Announcer:
     def dispatched(self, job: Job) -> None:
         """Count a job that the cloud has taken."""
         if self._term.lasts:
-            self._metrics.dispatched(job, max(0, now() - job.create_time) / 1000)
+            self._metrics.dispatched(job, max(0, now() - job.created_at) / 1000)
 
     def discarded(self, job: Job, *, more: bool = False) -> None:
         """Tell that a job has left the queue without a trace, with `more` as one of several."""
         log.info(
             "job_discarded", job=job.prompt_id, member=job.member, cloud_job=job.cloud_id or None
         )
-        self._tell(job.member, JobLeft(live_of(job), more))
+        self._tell(job.member, JobLeft(stored_of(job), more))
         if self._term.lasts and job.accepted:
             self._metrics.discarded(job)
 
@@ -78,7 +78,7 @@ class Announcer:
 
     def ended(self, job: Job, outcome: Outcome, seconds: float) -> None:
         """Tell that a job has left the queue for the history; it has run for so long."""
-        self._tell(job.member, JobLeft(live_of(job)))
+        self._tell(job.member, JobLeft(stored_of(job)))
         if self._term.lasts:
             self._metrics.ended(job, outcome, seconds)
 

@@ -9,7 +9,8 @@ from typing import Any
 from proxy.bus import EventBus
 from proxy.engine.announcer import Announcer
 from proxy.engine.table import JobTable
-from proxy.jobs.models import JobAnswered, JobKey
+from proxy.jobs.models import JobAnswered
+from proxy.storage.jobs import JobKey
 from proxy.translate.errors import LocalError
 
 #: Seconds after which a job's messages flow although nobody has said that the client has its

@@ -90,7 +90,7 @@ class Dispatcher:
                 if (found := unable[accounts]) is None:
                     continue
                 since, refusal = found
-                waited = min(at - since, max(0, wall - job.create_time) / 1000)
+                waited = min(at - since, max(0, wall - job.created_at) / 1000)
                 if waited < timeout:
                     due.append(at + timeout - waited)
                     continue

@@ -40,7 +40,6 @@ from proxy.jobs.models import (
     AccountView,
     CancelRequested,
     Job,
-    JobKey,
     JobReceived,
     JobReleased,
     JobState,
@@ -271,14 +270,13 @@ class Engine:
                     await self._look_now.wait()
 
     def _notice(self, row: StoredJob) -> None:
-        key = JobKey(row.member, row.id)
-        job = self._table.get(key)
+        job = self._table.get(row.key)
         if job is None and row.state == JobState.RECEIVED:
             # The bus may be about to bring it.
             if not self.bus.connected or now() - row.created_at > _UNHEARD_AGE:
-                self._hear(JobReceived(key, row.key, promised=True))
+                self._hear(JobReceived(row.key, row.order, promised=True))
         elif job is not None and row.cancel_requested and not job.cancel_requested:
-            self._cancel(CancelRequested("", (key,)))
+            self._cancel(CancelRequested("", (row.key,)))
 
     def account_views(self) -> tuple[AccountView, ...]:
         """Return the accounts as they are now."""

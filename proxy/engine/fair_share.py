@@ -18,8 +18,9 @@ from itertools import accumulate, repeat
 
 from msgspec import Struct
 
-from proxy.jobs.models import FairBy, Job, JobKey, Number
-from proxy.storage.jobs import Share
+from proxy.jobs.models import FairBy, Job
+from proxy.storage.history import Number
+from proxy.storage.jobs import JobKey, Share
 
 #: How much the last job's running time counts in what a member's next one is taken to need.
 _NEWEST = 0.3

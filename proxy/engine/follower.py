@@ -32,7 +32,6 @@ from proxy.engine.tracker import (
     JobStarted,
     OutputsSent,
     ReadDetail,
-    RecordEnd,
     SendMessage,
     SnapshotReceived,
     Tracker,
@@ -289,7 +288,7 @@ class JobFollower:
             commands = self._tracker.receive(what, time.time_ns() // 1_000_000)
             for index, command in enumerate(commands):
                 match command:
-                    case RecordEnd():
+                    case JobEnd():
                         return Ended(command, commands[index + 1 :], self._abandoned)
                     case SendMessage(message=Preview(result=False) as preview):
                         await self._show(preview)

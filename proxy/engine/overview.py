@@ -13,12 +13,13 @@ from proxy.engine.announcer import Announcer
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.worker import AccountWorker
-from proxy.jobs.conversion import live_of
+from proxy.jobs.conversion import progress_of, stored_of
 from proxy.jobs.models import (
     AccountView,
     Job,
+    JobChanged,
+    JobProgress,
     JobState,
-    LiveJob,
     NodeRuns,
     OverviewAnswered,
     RunAnswered,
@@ -26,8 +27,10 @@ from proxy.jobs.models import (
     SocketKnown,
     is_shown,
     now,
+    shown_state,
     topic_of,
 )
+from proxy.storage.jobs import StoredJob
 
 #: Nodes of a run that are told of.
 MAX_NODES = 1000
@@ -60,9 +63,12 @@ class Overview:
             and is_shown(job)
             and member in (None, job.member)
         ]
-        views.sort(key=lambda view: (_RANK[view.shown], view.started_at or view.create_time))
+        views.sort(key=lambda view: _place(view.job))
         views += [
-            replace(live_of(place.job), account="", before=place.before, reason=place.reason)
+            JobChanged(
+                replace(stored_of(place.job), account=""),
+                JobProgress(place.reason, place.job.message, before=place.before),
+            )
             for place in self._scheduler.forecast()
             if member in (None, place.job.member)
         ]
@@ -74,11 +80,11 @@ class Overview:
         run = None if job is None else self._table.run_of(job)
         if job is None or run is None or job.state is not JobState.RUNNING:
             return RunAnswered(None)
-        view, preview = self._seen(job), run.preview
+        progress, preview = self._seen(job).progress, run.preview
         found = {
-            "progress": view.progress,
-            "remaining": view.remaining,
-            "node": view.node,
+            "progress": progress.share,
+            "remaining": progress.remaining,
+            "node": progress.node,
             "nodes": to_builtins(run.reports(MAX_NODES)),
         }
         if preview is None:
@@ -100,19 +106,19 @@ class Overview:
                 self._announcer.publish(topic_of(member, client_id), runs)
                 return
 
-    def _seen(self, job: Job) -> LiveJob:
+    def _seen(self, job: Job) -> JobChanged:
         """Return a live job as admins see it, with the node that runs."""
-        view, run = live_of(job), self._table.run_of(job)
-        if run is None or job.state is not JobState.RUNNING:
-            return view
-        progress = run.progress
-        return replace(
-            view,
-            progress=progress.share,
-            remaining=None if progress.remaining is None else round(progress.remaining),
-            node=run.node,
-            node_type=run.node_type,
-        )
+        progress, run = progress_of(job), self._table.run_of(job)
+        if run is not None and job.state is JobState.RUNNING:
+            far = run.progress
+            progress = replace(
+                progress,
+                share=far.share,
+                remaining=None if far.remaining is None else round(far.remaining),
+                node=run.node,
+                node_type=run.node_type,
+            )
+        return JobChanged(stored_of(job), progress)
 
     def _account_view(self, worker: AccountWorker) -> AccountView:
         account = worker.account
@@ -127,3 +133,8 @@ class Overview:
             worker.socket.refused,
             account.plan,
         )
+
+
+def _place(job: StoredJob) -> tuple[int, int]:
+    """Return the place of a job that is not in the queue any more."""
+    return _RANK[shown_state(job)], job.started_at or job.created_at

@@ -15,20 +15,15 @@ from typing import TypeVar
 import structlog
 
 from proxy.engine.term import Term
-from proxy.jobs.conversion import columns, content_of, job_of, of_history, used
+from proxy.jobs.conversion import changes_of, content_of, entry_of, job_of, used
 from proxy.jobs.models import (
-    ENDS,
     Job,
     JobContent,
     JobEnd,
-    JobKey,
     JobState,
 )
 from proxy.storage.database import FencedError, StorageError
-from proxy.storage.history import EndedJob
-from proxy.storage.jobs import JobRepository, Shares, day_of
-from proxy.storage.usage import UsageRow
-from proxy.translate import codec
+from proxy.storage.jobs import JobKey, JobRepository, Shares
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
@@ -70,7 +65,7 @@ class JobRecorder:
             try:
                 job = job_of(stored, None)
                 if job.state not in (JobState.RECEIVED, JobState.QUEUED):
-                    job.content = await self._content(stored.key)
+                    job.content = await self._content(stored.order)
             except (TypeError, ValueError) as error:
                 raise StorageError(f"a job in the database cannot be read: {error!r}") from error
             jobs.append(job)
@@ -100,7 +95,7 @@ class JobRecorder:
         """A job that has not ended, `None` if it is gone. Raises `StorageError`."""
         stored = await self.jobs.get(*key)
         payload = await self.jobs.payload(order)
-        if stored is None or stored.key != order or payload is None:
+        if stored is None or stored.order != order or payload is None:
             return None
         return job_of(stored, content_of(payload))
 
@@ -165,8 +160,8 @@ class JobRecorder:
         try:
             gone = await self._write(
                 self.jobs.update(
-                    [(key, columns(job)) for key, job in changed.items()],
-                    sent=[key for key, job in changed.items() if job.cloud_id],
+                    [(order, changes_of(job)) for order, job in changed.items()],
+                    sent=[order for order, job in changed.items() if job.cloud_id],
                     shares=shares,
                     fence=self.term.fence,
                 )
@@ -211,34 +206,12 @@ class JobRecorder:
 
         Raises `StorageError`.
         """
-        summary = of_history(job, end)
-        seconds = (end.ended_at - end.started_at) / 1000
-        used = UsageRow(
-            day_of(end.ended_at / 1000),
-            job.member,
-            running_seconds=seconds,
-            outputs=summary["outputs_count"],
-        )
-        setattr(used, end.outcome, 1)
+        entry, usage = entry_of(job, end)
         forgotten = await self._write(
             self.jobs.finish(
-                job.order,
-                EndedJob(
-                    state=ENDS[end.outcome].value,
-                    started_at=end.started_at,
-                    ended_at=end.ended_at,
-                    summary=codec.dump_bytes(summary),
-                    result=codec.dump_bytes(
-                        {"outputs": end.outputs, "status": end.status, "meta": end.meta}
-                    ),
-                    outputs_to_execute=job.outputs_to_execute,
-                    details=codec.dump_bytes(
-                        {"account": job.account, "nodes": end.node_times, "cost": end.cost}
-                    ),
-                    cloud_id=job.cloud_id or None,
-                ),
+                entry,
                 keep=self.history_size,
-                usage=[used],
+                usage=[usage],
                 shares=shares,
                 fence=self.term.fence,
             )

@@ -14,12 +14,12 @@ def life_of(entry: HistoryEntry) -> list[Message]:
     """Return the messages of an ended job, as its entry of the history has them."""
     result = codec.loads(entry.result)
     metadata = workflow_metadata.of_job(codec.loads(entry.extra_data))
-    tracker = Tracker(entry.id, codec.loads(entry.graph), metadata=metadata)
+    tracker = Tracker(entry.prompt_id, codec.loads(entry.graph), metadata=metadata)
     commands = []
     for type_, data in result["status"]["messages"]:
         commands += tracker.receive(EventReceived(type_, data), entry.started_at)
     snapshot = Snapshot(
-        entry.id,
+        entry.prompt_id,
         OUTCOMES[entry.state],
         settled=True,
         start_time=entry.started_at,

@@ -19,13 +19,12 @@ from proxy.jobs.models import (
     TRANSITIONS,
     Job,
     JobEnd,
-    JobKey,
     JobState,
     TransitionError,
     is_shown,
 )
 from proxy.storage.database import StorageError
-from proxy.storage.jobs import Shares
+from proxy.storage.jobs import JobKey, Shares
 from proxy.translate.events import Preview
 
 log = structlog.get_logger(__name__)

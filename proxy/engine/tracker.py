@@ -85,18 +85,12 @@ class ReadDetail(Struct, frozen=True):
     """Read the job's detail, again and again with growing waits, until it has ended."""
 
 
-class RecordEnd(JobEnd, frozen=True):
-    """Keep how the job ended, on disk, before anything that follows is done.
-
-    `node_times` are those of `NodeStates`.
-    """
-
-
 class LeaveQueue(Struct, frozen=True):
     """The job leaves the queue; the `status` that tells so goes out now."""
 
 
-Command: TypeAlias = SendMessage | JobStarted | OutputsSent | ReadDetail | RecordEnd | LeaveQueue
+#: A `JobEnd` is recorded, on disk, before anything that follows is done.
+Command: TypeAlias = SendMessage | JobStarted | OutputsSent | ReadDetail | JobEnd | LeaveQueue
 
 
 @dataclass(slots=True)
@@ -297,10 +291,10 @@ class Tracker:
             self._blocked.add(error["node_id"])
             self._tell(Event("execution_error", error))
 
-    def _record(self, snapshot: Snapshot, started_at: int, ended_at: int) -> RecordEnd:
+    def _record(self, snapshot: Snapshot, started_at: int, ended_at: int) -> JobEnd:
         succeeded = snapshot.status == "completed"
         given = snapshot.meta or {}
-        return RecordEnd(
+        return JobEnd(
             outcome=cast(Outcome, snapshot.status),
             outputs=dict(self.nodes.outputs),
             status={

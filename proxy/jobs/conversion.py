@@ -1,4 +1,9 @@
-"""Conversions between the shapes of a job: the live job, its row and what the history shows."""
+"""Conversions between the shapes of a job.
+
+`JobRequest` is what a client asked, `Job` a live job in the engine, `StoredJob` its row, in which
+it also travels on the bus, and `HistoryEntry` what is left of it. What the client sent is apart:
+`JobContent` in memory, `Payload` in the storage.
+"""
 
 from __future__ import annotations
 
@@ -6,44 +11,66 @@ from typing import Any
 
 import msgspec
 
-from proxy.jobs.models import Job, JobContent, JobEnd, JobState, LiveJob, now
+from proxy.jobs.models import ENDS, Job, JobContent, JobEnd, JobProgress, JobRequest, JobState, now
+from proxy.storage.history import HistoryEntry
 from proxy.storage.jobs import Payload, StoredJob, day_of
 from proxy.storage.usage import UsageRow
 from proxy.translate import codec
+from proxy.translate.codec import CREDENTIAL_KEYS, without_credentials
+from proxy.translate.jobs import label_of
 from proxy.translate.outputs import summary
 from proxy.translate.packs import Rewriting
 
 
-def columns(job: Job) -> dict[str, Any]:
-    """Return the fields of a stored job that may change."""
-    return {
-        "state": job.state.value,
-        "account": job.account,
-        "cloud_id": job.cloud_id or None,
-        "changed_at": now(),
-        "started_at": job.started_at,
-        "outputs_to_execute": job.outputs_to_execute,
-        "watched": job.watched,
-        "accepted": job.accepted,
-        "cancel_requested": job.cancel_requested,
-        "charge": job.charge,
-    }
+def job_of_request(member: str, request: JobRequest, *, prompt_id: str) -> Job:
+    """Return a job for a request that has just arrived; the storage numbers it, unless the client
+    has."""
+    created = now()
+    content = JobContent(
+        graph=request.graph,
+        extra_data={**without_credentials(request.extra_data), "create_time": created},
+        targets=request.targets,
+        credentials={
+            key: value for key, value in request.extra_data.items() if key in CREDENTIAL_KEYS
+        },
+    )
+    return Job(
+        prompt_id=prompt_id,
+        member=member,
+        number=0 if request.number is None else request.number,
+        content=content,
+        client_id=request.client_id,
+        created_at=created,
+        workflow_id=content.workflow_id,
+        answered=False,
+        submitter=request.submitter,
+        label=label_of(request.graph, request.extra_data),
+    )
 
 
 def stored_of(job: Job) -> StoredJob:
-    """Return a job as it is stored."""
-    return StoredJob(
-        member=job.member,
-        id=job.prompt_id,
-        number=job.number,
-        created_at=job.create_time,
-        client_id=job.client_id,
-        workflow_id=job.workflow_id,
-        one_at_a_time=job.one_at_a_time,
-        submitter=job.submitter,
-        label=job.label,
-        **columns(job),
-    )
+    """Return the row of a job as it is now."""
+    return StoredJob(changed_at=now(), **{name: getattr(job, name) for name in _COLUMNS})
+
+
+_COLUMNS = [name for name in StoredJob.__struct_fields__ if name != "changed_at"]
+
+#: The columns that the engine writes again; the others never change.
+_MAY_CHANGE = (
+    *("state", "account", "cloud_id", "changed_at", "started_at", "outputs_to_execute"),
+    *("watched", "accepted", "cancel_requested", "charge"),
+)
+
+
+def changes_of(job: Job) -> dict[str, Any]:
+    """Return the fields of a job's row that may have changed."""
+    stored = stored_of(job)
+    return {name: getattr(stored, name) for name in _MAY_CHANGE}
+
+
+def progress_of(job: Job) -> JobProgress:
+    """Return what is told of a job beside its row."""
+    return JobProgress(job.reason, job.message, job.finishing)
 
 
 def payload_of(job: Job) -> Payload:
@@ -73,69 +100,63 @@ def content_of(payload: Payload) -> JobContent:
 
 
 def job_of(stored: StoredJob, content: JobContent | None) -> Job:
-    """Return a stored job. Raises `ValueError` if it cannot be read."""
-    return Job(
-        prompt_id=stored.id,
-        member=stored.member,
-        number=stored.number,
-        content=content,
-        client_id=stored.client_id,
-        create_time=stored.created_at,
-        workflow_id=stored.workflow_id,
-        order=stored.key,
-        outputs_to_execute=stored.outputs_to_execute,
-        state=JobState(stored.state),
-        account=stored.account,
-        cloud_id=stored.cloud_id or "",
-        started_at=stored.started_at,
-        watched=stored.watched,
-        accepted=stored.accepted,
-        cancel_requested=stored.cancel_requested,
-        charge=stored.charge,
-        one_at_a_time=stored.one_at_a_time,
-        submitter=stored.submitter,
-        label=stored.label,
-    )
-
-
-def live_of(job: Job) -> LiveJob:
-    """Return a job of the engine as lists show it."""
-    live = msgspec.convert(job, LiveJob, from_attributes=True)
-    return msgspec.structs.replace(live, changed_at=now())
-
-
-def live_of_stored(stored: StoredJob) -> LiveJob:
-    """Return a stored job as lists show it. Raises `msgspec.ValidationError` if it cannot be
-    read."""
-    return msgspec.convert(stored, LiveJob, from_attributes=True)
+    """Return the job of a row. Raises `ValueError` if its state is unknown."""
+    fields = {name: getattr(stored, name) for name in _COLUMNS}
+    return Job(content=content, **{**fields, "state": JobState(stored.state)})
 
 
 def used(job: Job, **counts: int) -> UsageRow:
     """Return the usage of a job, on the day (UTC) of its submission."""
-    return UsageRow(day_of(job.create_time / 1000), job.member, **counts)
+    return UsageRow(day_of(job.created_at / 1000), job.member, **counts)
 
 
-def of_history(job: Job, end: JobEnd) -> dict[str, Any]:
-    """Return an ended job as a list shows it. `execution_error` is the whole event, of failed jobs
-    only."""
+def entry_of(job: Job, end: JobEnd) -> tuple[HistoryEntry, UsageRow]:
+    """Return the history entry of a job that has ended, and its usage on the day of its end."""
     outputs = summary(end.outputs)
+    # The whole event, of failed jobs only.
     errors = (data for type_, data in end.status["messages"] if type_ == "execution_error")
-    return without_nulls(
-        {
-            "id": job.prompt_id,
-            "status": end.outcome,
-            "priority": job.number,
-            "create_time": job.create_time,
-            "execution_start_time": end.started_at,
-            "execution_end_time": end.ended_at,
-            "outputs_count": outputs.count,
-            "previewable_outputs_count": outputs.previewable,
-            "preview_output": outputs.preview,
-            "execution_error": next(errors, None) if end.outcome == "failed" else None,
-            "workflow_id": job.workflow_id,
-            **end.executed_by,
-        }
+    listed = {
+        "id": job.prompt_id,
+        "status": end.outcome,
+        "priority": job.number,
+        "create_time": job.created_at,
+        "execution_start_time": end.started_at,
+        "execution_end_time": end.ended_at,
+        "outputs_count": outputs.count,
+        "previewable_outputs_count": outputs.previewable,
+        "preview_output": outputs.preview,
+        "execution_error": next(errors, None) if end.outcome == "failed" else None,
+        "workflow_id": job.workflow_id,
+        **end.executed_by,
+    }
+    result = {"outputs": end.outputs, "status": end.status, "meta": end.meta}
+    details = {"account": job.account, "nodes": end.node_times, "cost": end.cost}
+    entry = HistoryEntry(
+        order=job.order,
+        member=job.member,
+        prompt_id=job.prompt_id,
+        state=ENDS[end.outcome].value,
+        number=job.number,
+        created_at=job.created_at,
+        started_at=end.started_at,
+        ended_at=end.ended_at,
+        outputs_to_execute=job.outputs_to_execute,
+        summary=codec.dump_bytes(without_nulls(listed)),
+        result=codec.dump_bytes(result),
+        details=codec.dump_bytes(details),
+        label=job.label,
+        workflow_id=job.workflow_id,
+        client_id=job.client_id,
+        cloud_id=job.cloud_id,
     )
+    usage = UsageRow(
+        day_of(end.ended_at / 1000),
+        job.member,
+        running_seconds=(end.ended_at - end.started_at) / 1000,
+        outputs=outputs.count,
+    )
+    setattr(usage, end.outcome, 1)
+    return entry, usage
 
 
 def without_nulls(job: dict[str, Any]) -> dict[str, Any]:

@@ -212,13 +212,13 @@ class History:
 def _entry_json(entry: HistoryEntry) -> bytes:
     """Return `"id": {"prompt": […], "outputs": …, …}`, put together from its parts."""
     parts = (
-        entry.number.encode(),
-        codec.dump_bytes(entry.id),
+        codec.dump_bytes(entry.number),
+        codec.dump_bytes(entry.prompt_id),
         entry.graph,
         entry.extra_data,
-        entry.outputs_to_execute.encode(),
+        codec.dump_bytes(entry.outputs_to_execute),
     )
-    head = codec.dump_bytes(entry.id) + b': {"prompt": [' + b", ".join(parts) + b"], "
+    head = codec.dump_bytes(entry.prompt_id) + b': {"prompt": [' + b", ".join(parts) + b"], "
     return head + entry.result[1:]
 
 

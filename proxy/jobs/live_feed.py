@@ -16,7 +16,6 @@ import structlog
 from proxy.bus import MISSED, EventBus
 from proxy.jobs.models import (
     JobChanged,
-    JobKey,
     JobLeft,
     JobMessage,
     JobsAhead,
@@ -29,7 +28,7 @@ from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.views import LiveJobs
 from proxy.storage.database import StorageError
 from proxy.storage.history import HistoryEntry
-from proxy.storage.jobs import JobRepository
+from proxy.storage.jobs import JobKey, JobRepository
 from proxy.translate import codec
 from proxy.translate.events import Message, status
 
@@ -69,8 +68,8 @@ class LiveFeed:
 
     def _hear(self, news: object) -> None:
         match news:
-            case JobChanged(job=job):
-                self.live.put(job)
+            case JobChanged(job=job, progress=progress):
+                self.live.put(job, progress)
             case JobLeft(job=job, more=more):
                 self.live.remove(job)
                 if not more:
@@ -165,7 +164,7 @@ class LiveFeed:
     async def _tell_end(self, order: int, key: JobKey, *, begun: bool) -> None:
         """Tell of a job what its client has not heard."""
         entry = await self.repository.history.entry(*key)
-        if entry is None or entry.key != order:
+        if entry is None or entry.order != order:
             self.subscribers.close_job(order)
             return
         client_id = codec.loads(entry.extra_data).get("client_id")

@@ -1,7 +1,7 @@
 """What the rooms know of a job: its state, and the messages between api and engine.
 
 A job has exactly one state (`JobState`); `TRANSITIONS` has those that may follow. The engine has a
-live job as its one `Job`; lists and the api have it as a `LiveJob`.
+live job as its one `Job`, and tells of it on the bus as its row (`StoredJob`), which the api keeps.
 
 | Topic of the bus | Brings |
 |---|---|
@@ -32,13 +32,14 @@ from typing import (
     NamedTuple,
     Protocol,
     Self,
-    TypeAlias,
     TypeVar,
 )
 
 import msgspec
 
 from proxy.bus import BusMessage, EventBus
+from proxy.storage.history import Number
+from proxy.storage.jobs import JobKey, StoredJob
 from proxy.translate import codec, events
 from proxy.translate.errors import LocalError
 from proxy.translate.plans import AccountPlan
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Number: TypeAlias = int | float
 Outcome = Literal["completed", "failed", "cancelled"]
 FairBy = Literal["jobs", "time"]
 
@@ -102,19 +102,28 @@ class TransitionError(Exception):
     """A job was to take a state that cannot follow its own."""
 
 
-class JobKey(NamedTuple):
-    """What a job is found by: ids are a member's own."""
-
-    member: str
-    prompt_id: str
-
-
 class Needs(NamedTuple):
     """What a job names that not every account has: the accounts that have all of it, and the first
     of the names."""
 
     accounts: frozenset[str]
     name: str
+
+
+class JobRequest(msgspec.Struct, frozen=True):
+    """A checked `POST /prompt`. `extra_data` is the client's; `number` wins over `front`.
+
+    `submitter` tells the program that asks from others, `""` where it is not known.
+    """
+
+    graph: dict[str, Any]
+    client_id: str | None = None
+    prompt_id: str | None = None
+    number: float | None = None
+    front: bool = False
+    extra_data: dict[str, Any] = {}
+    targets: list[str] | None = None
+    submitter: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -148,22 +157,16 @@ class NotLoadedError(Exception):
 class Job:
     """A job that has not ended. Times are ms since 1970.
 
-    `content` is `None` while the job waits: then it is in the storage alone. `order` counts all
-    jobs as they came, 0 before the job is stored. `account` is empty while the job waits,
-    `cloud_id` until the cloud has answered the submission. `watched` says whether the client had a
-    socket when it had submitted the job. `charge` is what the job has cost the member's share.
-    `one_at_a_time` says that the job waits for others of its client, `submitter` which program sent
-    it, if that is known, `label` what people call it.
+    Its fields are those of its row (`StoredJob`), which says what they mean, and some that are in
+    memory alone: `content`, what the client sent, `None` while the job waits; `interrupted` and
+    `answered` (see below); `reason` and `message`, why the job does not continue, in a word and in
+    a sentence; `needs`, what not every account has; `finishing`, that its client has all outputs.
 
     Four fields are no states, for they hold in several: `accepted` is the promise to the client
     (a job without it is refused, one with it waits or fails), `cancel_requested` and `interrupted`
     are wishes, which a job on its way to the cloud meets at its next step (the first leaves no
     trace, the second is an interrupted run), and `answered` says that the client has its
     `prompt_id`, before which no message about it may flow.
-
-    In memory alone: `interrupted`; `answered`; `reason` and `message`, why the job does not
-    continue, in a word and in a sentence; `needs`, what not every account has; `finishing`,
-    that its client has all outputs.
     """
 
     prompt_id: str
@@ -171,10 +174,10 @@ class Job:
     number: Number
     content: JobContent | None = field(repr=False)
     client_id: str | None
-    create_time: int
+    created_at: int
     workflow_id: str | None = None
     order: int = 0
-    outputs_to_execute: list[str] = field(default_factory=list)
+    outputs_to_execute: tuple[str, ...] = ()
     state: JobState = JobState.RECEIVED
     account: str = ""
     cloud_id: str = ""
@@ -211,7 +214,7 @@ class Job:
     @property
     def mark(self) -> str:
         """What the job carries in its `extra_data` on the cloud, to be found again."""
-        return f"{self.member}/{self.prompt_id}/{self.create_time}"
+        return f"{self.member}/{self.prompt_id}/{self.created_at}"
 
     @property
     def is_on_cloud(self) -> bool:
@@ -274,7 +277,7 @@ def is_shown(job: _Visible) -> bool:
 
 
 class JobEnd(msgspec.Struct, frozen=True):
-    """How a job has ended, for its history (times in ms since 1970).
+    """How a job has ended (times in ms since 1970), of which its `HistoryEntry` is made.
 
     `node_times` has of each node when it began and how long it ran, `cost` what nodes say that
     they have cost, `executed_by` what ran the job, as far as the cloud tells.
@@ -296,70 +299,21 @@ def now() -> int:
     return time.time_ns() // 1_000_000
 
 
-# --- a job as lists and the api have it ----------------------------------------------------
-
-
-class LiveJob(
-    msgspec.Struct,
-    frozen=True,
-    rename={"prompt_id": "id", "order": "key", "create_time": "created_at"},
-):
-    """A job that has not ended, without its graph. Times are ms since 1970.
-
-    The fields are those of `Job`, and renamed those of a `StoredJob`; `changed_at` is when this was
-    so. Admins see more of it: a waiting job has `before` it this many jobs of anyone. `reason` is
-    why it does not continue: `turn`, `slot`, `client` (another job of its client has a slot),
-    `model` (the accounts that have its models are busy), `limit` (the member's own), `disabled`
-    (the member), `no_account`, or what the account suffers (`no_credits`, `dead_key`,
-    `queue_limit`, `rate_limited`, `unreachable`). `progress` of a running job is from 0
-    to 1, `remaining` the ms that it will still run, as earlier runs of the same graph say, `node`
-    the one that runs.
-    """
-
-    member: str
-    prompt_id: str
-    order: int
-    number: Number
-    state: JobState
-    create_time: int
-    client_id: str | None = None
-    workflow_id: str | None = None
-    account: str = ""
-    started_at: int | None = None
-    outputs_to_execute: tuple[str, ...] = ()
-    accepted: bool = True
-    watched: bool = True
-    submitter: str = ""
-    reason: str | None = None
-    message: str | None = None
-    label: str = ""
-    finishing: bool = False
-    changed_at: int = 0
-    before: int | None = None
-    progress: float | None = None
-    remaining: int | None = None
-    node: str | None = None
-    node_type: str | None = None
-
-    @property
-    def key(self) -> JobKey:
-        """The member and the id."""
-        return JobKey(self.member, self.prompt_id)
-
-    @property
-    def shown(self) -> Shown:
-        """How far the job is, in the words of admins."""
-        return _SHOWN.get(self.state, "sending")
-
+# --- what admins see -----------------------------------------------------------------------
 
 #: `waiting` jobs are with us, `sending` ones on their way, the others on the account.
 Shown = Literal["waiting", "sending", "pending", "running"]
-_SHOWN: Mapping[JobState, Shown] = {
+_SHOWN: Mapping[str, Shown] = {
     JobState.RECEIVED: "waiting",
     JobState.QUEUED: "waiting",
     JobState.SUBMITTED: "pending",
     JobState.RUNNING: "running",
 }
+
+
+def shown_state(job: Job | StoredJob) -> Shown:
+    """Return how far a live job is, in the words of admins."""
+    return _SHOWN.get(job.state, "sending")
 
 
 class AccountView(msgspec.Struct, frozen=True):
@@ -502,7 +456,7 @@ class CancelAnswered(_PackedMessage, frozen=True):
 class OverviewAnswered(BusMessage, frozen=True):
     """engine → api: what runs first, then what waits in the order of turns; and the accounts."""
 
-    jobs: tuple[LiveJob, ...]
+    jobs: tuple[JobChanged, ...]
     accounts: tuple[AccountView, ...]
 
 
@@ -523,17 +477,40 @@ class RunAnswered(_PackedMessage, frozen=True):
 # --- the engine tells ----------------------------------------------------------------------
 
 
-class JobChanged(BusMessage, frozen=True):
-    """engine → api: a job is in the queue in this state."""
+class JobProgress(msgspec.Struct, frozen=True):
+    """What only the engine knows of a live job, and tells beside the job's row.
 
-    job: LiveJob
+    `reason` is why the job does not continue: `turn`, `slot`, `client` (another job of its client
+    has a slot), `model` (the accounts that have its models are busy), `limit` (the member's own),
+    `disabled` (the member), `no_account`, or what the account suffers (`no_credits`, `dead_key`,
+    `queue_limit`, `rate_limited`, `unreachable`); `message` is the cloud's sentence about it.
+    `finishing` says that the client has all outputs. Admins see more: a waiting job has `before` it
+    this many jobs of anyone; a running one has done a `share` from 0 to 1, will run for `remaining`
+    ms, as earlier runs of the same graph say, and `node` is the one that runs.
+    """
+
+    reason: str | None = None
+    message: str | None = None
+    finishing: bool = False
+    before: int | None = None
+    share: float | None = None
+    remaining: int | None = None
+    node: str | None = None
+    node_type: str | None = None
+
+
+class JobChanged(BusMessage, frozen=True):
+    """engine → api: a job is in the queue in the state of this row, which is its own now."""
+
+    job: StoredJob
+    progress: JobProgress = JobProgress()
 
 
 class JobLeft(BusMessage, frozen=True):
     """engine → api: a job is in the queue no more. With `more` others leave with it, and the last
     one tells how many are left."""
 
-    job: LiveJob
+    job: StoredJob
     more: bool = False
 
 

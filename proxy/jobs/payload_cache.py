@@ -7,7 +7,7 @@ from collections import OrderedDict
 from msgspec import Struct
 
 from proxy.budget import Allocation, MemoryBudget, MemoryLimitError
-from proxy.jobs.models import LiveJob
+from proxy.storage.jobs import StoredJob
 from proxy.translate import codec
 
 #: The part of the memory budget that the cache may take, and bytes of the largest entry.
@@ -30,7 +30,7 @@ class QueueItem(Struct):
         """Its bytes."""
         return len(self.graph) + len(self.extra_data)
 
-    def item(self, job: LiveJob) -> bytes:
+    def item(self, job: StoredJob) -> bytes:
         """Return `[number, prompt_id, prompt, extra_data, outputs_to_execute]`, as in `/queue`."""
         if self._outputs != job.outputs_to_execute:
             self._outputs = job.outputs_to_execute

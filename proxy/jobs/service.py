@@ -28,9 +28,8 @@ from proxy.jobs.models import (
     CancelAnswered,
     CancelRequested,
     EngineAnswer,
-    JobKey,
+    JobChanged,
     JobState,
-    LiveJob,
     OverviewAnswered,
     OverviewRequested,
 )
@@ -40,6 +39,7 @@ from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.views import divided, of_queue
 from proxy.storage.database import StorageError
 from proxy.storage.history import HistoryEntry
+from proxy.storage.jobs import JobKey, StoredJob
 from proxy.storage.usage import AccountRow, ActivityRepository, ActivityRow, JobTimes
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
@@ -153,9 +153,9 @@ class JobService:
             body = await self.history.entry_json(member, prompt_id)
             if body != NO_ENTRY:
                 return body
-            job = (await self._live.now(member)).jobs.get(prompt_id)
+            progress = (await self._live.now(member)).progress.get(prompt_id)
             if not changed.done():
-                if job is None or not job.finishing:
+                if progress is None or not progress.finishing:
                     return body
                 ends = [changed] if lost is None else [changed, lost]
                 await asyncio.wait(
@@ -166,8 +166,8 @@ class JobService:
     async def job(self, member: str, prompt_id: str) -> dict[str, Any] | None:
         """Return the answer of `GET /api/jobs/{id}`, or `None`. Raises `StorageError`.
 
-        A job that waits because no account takes it has `queue_reason` (see `LiveJob`) and, where
-        the cloud gave a message, `queue_message`.
+        A job that waits because no account takes it has `queue_reason` (see `JobProgress`) and,
+        where the cloud gave a message, `queue_message`.
         """
         live = await self._live.now(member)
         job = live.jobs.get(prompt_id)
@@ -188,10 +188,11 @@ class JobService:
             kept = await self._live.sent(job)
             running, _ = divided({**live.jobs, prompt_id: job}.values())
             found = of_queue(job, running=job in running)
-            if job.reason is not None:
-                found["queue_reason"] = job.reason
-                if job.message is not None:
-                    found["queue_message"] = job.message
+            progress = live.progress.get(prompt_id)
+            if progress is not None and progress.reason is not None:
+                found["queue_reason"] = progress.reason
+                if progress.message is not None:
+                    found["queue_message"] = progress.message
         if kept is None:
             return None
         workflow = {"prompt": codec.loads(kept.graph), "extra_data": codec.loads(kept.extra_data)}
@@ -199,7 +200,7 @@ class JobService:
 
     # --- what admins see -------------------------------------------------------------------
 
-    def live(self) -> list[LiveJob]:
+    def live(self) -> list[StoredJob]:
         """Return all jobs that are in the queue, without their places."""
         return list(self._live)
 
@@ -218,8 +219,15 @@ class JobService:
             answer = await answered.within(_OVERVIEW_PATIENCE)
             if answer is not None:
                 return answer
-        jobs = tuple(job for job in self._live if member in (None, job.member))
-        return OverviewAnswered(jobs, ())
+        return OverviewAnswered(
+            tuple(
+                JobChanged(job, live.progress[job.prompt_id])
+                for name, live in self._live.members()
+                if member in (None, name)
+                for job in live.jobs.values()
+            ),
+            (),
+        )
 
     # --- what clients end ------------------------------------------------------------------
 
@@ -314,10 +322,10 @@ def _not_cancelled() -> LocalError:
 
 
 def interrupted(
-    running: Sequence[LiveJob],
-    waiting: Iterable[LiveJob],
+    running: Sequence[StoredJob],
+    waiting: Iterable[StoredJob],
     submitter: str,
-) -> list[LiveJob]:
+) -> list[StoredJob]:
     """Return the jobs that an interrupt without an id means, of a member's running ones.
 
     Those that the same program has submitted, which are none while its own are `waiting`; for a

@@ -15,22 +15,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
-from msgspec import Struct, field
+from msgspec import Struct
 
 from proxy.bus import EventBus
-from proxy.jobs.conversion import payload_of, stored_of, used
+from proxy.jobs.conversion import job_of_request, payload_of, stored_of, used
 from proxy.jobs.models import (
     EngineAnswer,
     Job,
     JobAnswered,
-    JobContent,
-    JobKey,
     JobReceived,
     JobReleased,
+    JobRequest,
     QueueChanged,
     SocketClosed,
     SocketKnown,
-    now,
 )
 from proxy.jobs.views import LiveJobs
 from proxy.members.accounting import Limiter
@@ -38,6 +36,7 @@ from proxy.members.member import Member, Parallelism, check_classes
 from proxy.storage.database import OutcomeUnknownError, StorageError
 from proxy.storage.jobs import (
     DayFullError,
+    JobKey,
     JobLivesError,
     JobRepository,
     Numbering,
@@ -45,9 +44,8 @@ from proxy.storage.jobs import (
     day_of,
 )
 from proxy.threads import ThreadTurns
-from proxy.translate.codec import CREDENTIAL_KEYS, without_credentials
 from proxy.translate.errors import LocalError
-from proxy.translate.jobs import file_strings, foreign_files, has_more_values, label_of
+from proxy.translate.jobs import file_strings, foreign_files, has_more_values
 from proxy.translate.packs import NodePacks
 from proxy.translate.validation import Validation, validate
 
@@ -79,48 +77,6 @@ def poll_interval(bus: EventBus) -> float:
     """Return the seconds between two reads of the storage while the engine has not answered on the
     bus."""
     return 1.0 if bus.connected else 0.3
-
-
-class JobRequest(Struct, frozen=True):
-    """A checked `POST /prompt`. `extra_data` is the client's; `number` wins over `front`.
-
-    `submitter` tells the program that asks from others, `""` where it is not known.
-    """
-
-    graph: dict[str, Any]
-    client_id: str | None = None
-    prompt_id: str | None = None
-    number: float | None = None
-    front: bool = False
-    extra_data: dict[str, Any] = field(default_factory=dict)
-    targets: list[str] | None = None
-    submitter: str = ""
-
-
-def new_job(member: str, request: JobRequest, *, prompt_id: str) -> Job:
-    """Return a job for a request that has just arrived; the storage numbers it, unless the client
-    has."""
-    created = now()
-    content = JobContent(
-        graph=request.graph,
-        extra_data={**without_credentials(request.extra_data), "create_time": created},
-        targets=request.targets,
-        credentials={
-            key: value for key, value in request.extra_data.items() if key in CREDENTIAL_KEYS
-        },
-    )
-    return Job(
-        prompt_id=prompt_id,
-        member=member,
-        number=0 if request.number is None else request.number,
-        content=content,
-        client_id=request.client_id,
-        create_time=created,
-        workflow_id=content.workflow_id,
-        answered=False,
-        submitter=request.submitter,
-        label=label_of(request.graph, request.extra_data),
-    )
 
 
 @dataclass(eq=False, repr=False)
@@ -273,7 +229,7 @@ class SubmissionService:
         found = None if self.checks is None else await self.checks.check(member, request)
         if self.live.get(member, prompt_id) is not None:
             raise _in_the_queue(prompt_id)
-        job = new_job(member, request, prompt_id=prompt_id)
+        job = job_of_request(member, request, prompt_id=prompt_id)
         content = job.loaded
         job.one_at_a_time = self.clients.one_at_a_time(self.member(member), request.client_id)
         if found is not None and found.node_errors:
@@ -281,7 +237,7 @@ class SubmissionService:
             content.targets = found.outputs
         if found is not None:
             content.graph = found.kept(content.graph)
-            job.outputs_to_execute = list(found.outputs)
+            job.outputs_to_execute = tuple(found.outputs)
         if self.checks is not None:
             outputs = content.targets if found is None else found.outputs
             content.rewriting = await self.checks.packs.rewrite(member, content.graph, outputs)
@@ -336,7 +292,7 @@ class SubmissionService:
                 "then submit again.",
                 kind="unavailable",
             ) from error
-        job.order, job.number = stored.key, stored.number
+        job.order, job.number = stored.order, stored.number
         self.live.of(job.member).note_number(job.number)
         self.live.keep_sent(job.member, job.order, payload)
 
@@ -354,7 +310,7 @@ class SubmissionService:
                 waited += wait
                 try:
                     row = await self.repository.get(job.member, job.prompt_id)
-                    if row is not None and row.key == job.order:
+                    if row is not None and row.order == job.order:
                         if row.accepted:
                             return found or {}
                         if waited >= self.timeout and await self.repository.withdraw(

@@ -34,7 +34,6 @@ from msgspec import Struct
 
 from proxy.bus import EventBus, Subscription
 from proxy.jobs.models import (
-    JobKey,
     JobMessage,
     NewsMissed,
     NodeRuns,
@@ -43,6 +42,7 @@ from proxy.jobs.models import (
     now,
     topic_of,
 )
+from proxy.storage.jobs import JobKey
 from proxy.supervisor import Supervisor
 from proxy.translate.events import (
     TERMINAL_EVENTS,

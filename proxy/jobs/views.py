@@ -14,11 +14,12 @@ import structlog
 
 from proxy.budget import Allocation, MemoryBudget, MemoryLimitError
 from proxy.bus import EventBus
-from proxy.jobs.conversion import live_of_stored, without_nulls
+from proxy.jobs.conversion import without_nulls
 from proxy.jobs.history import chained
-from proxy.jobs.models import JobState, LiveJob, Number, is_shown
+from proxy.jobs.models import JobProgress, JobState, is_shown
 from proxy.jobs.payload_cache import PayloadCache, QueueItem
 from proxy.storage.database import StorageError
+from proxy.storage.history import Number
 from proxy.storage.jobs import JobRepository, Payload, StoredJob
 from proxy.supervisor import Supervisor
 
@@ -34,13 +35,16 @@ _UNANSWERED_AGE = 0.3
 class MemberJobs:
     """A member's jobs that have not ended, in the order in which they were accepted.
 
+    `progress` is what the engine has told of each job beside its row, by id.
+
     `ahead` jobs of others go before the last waiting one, `answering` are being submitted here.
     `number` is the least that the next job may have: it continues after those of other replicas.
     `body` is that of `GET /queue`, until something changes.
     """
 
     def __init__(self) -> None:
-        self.jobs: dict[str, LiveJob] = {}
+        self.jobs: dict[str, StoredJob] = {}
+        self.progress: dict[str, JobProgress] = {}
         self.ahead = 0
         self.answering = 0
         self.number = 0
@@ -52,17 +56,18 @@ class MemberJobs:
         """The member's own jobs, and others' that go before its last waiting one."""
         return len(self.jobs) + self.ahead if self.jobs else 0
 
-    def put(self, job: LiveJob) -> None:
+    def put(self, job: StoredJob, progress: JobProgress) -> None:
         """Add or replace a job in the queue, in whatever state."""
         self.jobs[job.prompt_id] = job
+        self.progress[job.prompt_id] = progress
         self.keep(None)
         self.note_number(job.number)
 
-    def remove(self, job: LiveJob) -> None:
+    def remove(self, job: StoredJob) -> None:
         """Remove a job from the queue."""
         known = self.jobs.get(job.prompt_id)
         if known is not None and known.order == job.order:
-            del self.jobs[job.prompt_id]
+            del self.jobs[job.prompt_id], self.progress[job.prompt_id]
             self.keep(None)
 
     def keep(self, body: bytes | None, held: Allocation | None = None) -> None:
@@ -76,15 +81,15 @@ class MemberJobs:
         if isinstance(number, int):
             self.number = max(self.number, abs(number) + 1)
 
-    def running(self) -> list[LiveJob]:
+    def running(self) -> list[StoredJob]:
         """Return the jobs that count as running (see `divided`)."""
         return divided(self.jobs.values())[0]
 
-    def pending(self) -> list[LiveJob]:
+    def pending(self) -> list[StoredJob]:
         """Return the other jobs, in the order of their numbers, then of their coming."""
         return divided(self.jobs.values())[1]
 
-    def interruptible(self, program: Callable[[LiveJob], object]) -> list[LiveJob]:
+    def interruptible(self, program: Callable[[StoredJob], object]) -> list[StoredJob]:
         """Return the jobs that count as running, and of each program of which none does the first
         one that the cloud has: a program that is alone has its job running by now.
         """
@@ -116,8 +121,8 @@ class LiveJobs:
         self._shared = repository.shared
         self._members: defaultdict[str, MemberJobs] = defaultdict(MemberJobs)
         #: What each reading under way has to do once more: a job, and whether it has left.
-        self._readings: list[list[tuple[LiveJob, bool]]] = []
-        self._unanswered: list[LiveJob] = []
+        self._readings: list[list[tuple[StoredJob, bool]]] = []
+        self._unanswered: list[StoredJob] = []
         self._reading_unanswered: asyncio.Task[StorageError | None] | None = None
         self._unanswered_at = -math.inf
         self._sent = PayloadCache(budget)
@@ -136,7 +141,7 @@ class LiveJobs:
         """Rely on the bus again, once what was lost has been read."""
         self._doubted = False
 
-    def __iter__(self) -> Iterator[LiveJob]:
+    def __iter__(self) -> Iterator[StoredJob]:
         for member in self._members.values():
             yield from member.jobs.values()
 
@@ -152,7 +157,7 @@ class LiveJobs:
             await self.reload(member)
         return self._members[member]
 
-    async def picture(self, member: str) -> tuple[MemberJobs, list[LiveJob]]:
+    async def picture(self, member: str) -> tuple[MemberJobs, list[StoredJob]]:
         """Return the jobs of a member as they are now, and those without an answer beside them.
 
         Those without an answer are read first: one that gets its answer between the two readings
@@ -166,17 +171,17 @@ class LiveJobs:
         """Return all known members, with their jobs."""
         return list(self._members.items())
 
-    def get(self, member: str, prompt_id: str) -> LiveJob | None:
+    def get(self, member: str, prompt_id: str) -> StoredJob | None:
         """Return a job by its id."""
         return self._members[member].jobs.get(prompt_id)
 
-    async def read(self, member: str, prompt_id: str) -> LiveJob | None:
+    async def read(self, member: str, prompt_id: str) -> StoredJob | None:
         """Return a job as it is stored, whether or not the bus has reported it; `None` if it is to
         be cancelled. Raises `StorageError`."""
         row = await self._repository.get(member, prompt_id)
-        return None if row is None or row.cancel_requested else live_of_stored(row)
+        return None if row is None or row.cancel_requested else row
 
-    async def _read_or_kept_unanswered(self, member: str) -> list[LiveJob]:
+    async def _read_or_kept_unanswered(self, member: str) -> list[StoredJob]:
         """Return the jobs whose replica may have died before it answered. Raises `StorageError`."""
         if not self._shared:
             return []
@@ -194,8 +199,7 @@ class LiveJobs:
     async def _read_unanswered(self, began: float) -> StorageError | None:
         """Read the unanswered jobs for all waiting requests; returns the error if that fails."""
         try:
-            rows = await self._repository.unanswered()
-            self._unanswered = [live_of_stored(row) for row in rows]
+            self._unanswered = await self._repository.unanswered()
             self._unanswered_at = began
             return None
         except StorageError as error:
@@ -205,24 +209,24 @@ class LiveJobs:
 
     # --- changes ---------------------------------------------------------------------------
 
-    def put(self, job: LiveJob) -> None:
+    def put(self, job: StoredJob, progress: JobProgress) -> None:
         """Add or replace a job in the queue, in whatever state."""
-        self._members[job.member].put(job)
+        self._members[job.member].put(job, progress)
         for reading in self._readings:
             reading.append((job, False))
 
-    def remove(self, job: LiveJob) -> None:
+    def remove(self, job: StoredJob) -> None:
         """Remove a job from the queue."""
         self._members[job.member].remove(job)
         for reading in self._readings:
             reading.append((job, True))
         self._sent.remove(job.order)
 
-    async def reload(self, member: str | None = None) -> tuple[set[int], list[LiveJob]]:
+    async def reload(self, member: str | None = None) -> tuple[set[int], list[StoredJob]]:
         """Read the jobs of a member or of all, where the bus may have lost something: the orders of
         those that live, and the jobs that do no more. Raises `StorageError`.
         """
-        heard: list[tuple[LiveJob, bool]] = []
+        heard: list[tuple[StoredJob, bool]] = []
         self._readings.append(heard)
         try:
             rows = await self._repository.live(member)
@@ -231,14 +235,14 @@ class LiveJobs:
             self._readings = [reading for reading in self._readings if reading is not heard]
         known = {job.order: job for job in self if member in (None, job.member)}
         news = {job.order for job, _ in heard}
-        living = {row.key for row in rows} | {job.order for job, left in heard if not left}
+        living = {row.order for row in rows} | {job.order for job, left in heard if not left}
         gone = [job for order, job in known.items() if order not in living]
         for row in rows:
-            if row.key not in news and _is_newer(row, known.get(row.key)):
+            if row.order not in news and _is_newer(row, known.get(row.order)):
                 if is_shown(row):
-                    self._members[row.member].put(live_of_stored(row))
-                elif row.key in known:
-                    self.remove(known[row.key])
+                    self._members[row.member].put(row, JobProgress())
+                elif row.order in known:
+                    self.remove(known[row.order])
         for job in gone:
             self.remove(job)
         return living, gone
@@ -249,11 +253,11 @@ class LiveJobs:
         """Keep what was sent for a job, to show it."""
         self._sent.put(member, order, QueueItem(payload.graph, payload.extra_data))
 
-    async def sent(self, job: LiveJob) -> QueueItem | None:
+    async def sent(self, job: StoredJob) -> QueueItem | None:
         """Return what was sent for a job, `None` if it is gone. Raises `StorageError`."""
         return (await self._read_sent([job])).get(job.order)
 
-    async def _read_sent(self, jobs: Sequence[LiveJob]) -> Mapping[int, QueueItem]:
+    async def _read_sent(self, jobs: Sequence[StoredJob]) -> Mapping[int, QueueItem]:
         found = {job.order: item for job in jobs if (item := self._sent.get(job.order)) is not None}
         lacking = {job.order: job for job in jobs if job.order not in found}
         if lacking:
@@ -291,8 +295,8 @@ class LiveJobs:
     async def _queue_pieces(
         self,
         member: str,
-        running: Sequence[LiveJob],
-        pending: Sequence[LiveJob],
+        running: Sequence[StoredJob],
+        pending: Sequence[StoredJob],
         sizes: Mapping[int, int],
     ) -> AsyncIterator[bytes]:
         """Yield the body of `GET /queue` while no more than a piece of it is in memory."""
@@ -313,9 +317,9 @@ class LiveJobs:
             yield lead
 
 
-def _batches(jobs: Iterable[LiveJob], sizes: Mapping[int, int]) -> Iterator[list[LiveJob]]:
+def _batches(jobs: Iterable[StoredJob], sizes: Mapping[int, int]) -> Iterator[list[StoredJob]]:
     """Yield jobs as they are read at once: some of together `_READ_BYTES`, at least one."""
-    some: list[LiveJob] = []
+    some: list[StoredJob] = []
     size = 0
     for job in jobs:
         size += sizes.get(job.order, 0)
@@ -333,16 +337,16 @@ ON_THE_CLOUD = frozenset(
 )
 
 
-def divided(jobs: Iterable[LiveJob]) -> tuple[list[LiveJob], list[LiveJob]]:
+def divided(jobs: Iterable[StoredJob]) -> tuple[list[StoredJob], list[StoredJob]]:
     """Return a member's jobs that count as running, and those that are pending, in their order.
 
     A local server runs the head of its queue at once. Here it may wait for the cloud, and counts as
     running all the same where no other job does.
     """
-    running: list[LiveJob] = []
-    pending: list[LiveJob] = []
+    running: list[StoredJob] = []
+    pending: list[StoredJob] = []
     for job in jobs:
-        (running if job.state is JobState.RUNNING else pending).append(job)
+        (running if job.state == JobState.RUNNING else pending).append(job)
     pending.sort(key=_place)
     if pending and not running:
         head = min(pending, key=lambda job: job.state not in ON_THE_CLOUD)
@@ -351,26 +355,26 @@ def divided(jobs: Iterable[LiveJob]) -> tuple[list[LiveJob], list[LiveJob]]:
     return running, pending
 
 
-def _place(job: LiveJob) -> tuple[Number, int]:
+def _place(job: StoredJob) -> tuple[Number, int]:
     """Return the place of a waiting job in the queue."""
     return job.number, job.order
 
 
-def _is_newer(row: StoredJob, known: LiveJob | None) -> bool:
+def _is_newer(row: StoredJob, known: StoredJob | None) -> bool:
     """Return whether the storage knows more of a job than the bus has reported."""
     return known is None or (
         row.changed_at >= known.changed_at and (row.state != known.state or not is_shown(row))
     )
 
 
-def of_queue(job: LiveJob, *, running: bool) -> dict[str, Any]:
+def of_queue(job: StoredJob, *, running: bool) -> dict[str, Any]:
     """Return a pending or running job as a list shows it."""
     return without_nulls(
         {
             "id": job.prompt_id,
             "status": "in_progress" if running else "pending",
             "priority": job.number,
-            "create_time": job.create_time,
+            "create_time": job.created_at,
             "execution_start_time": job.started_at,
             "outputs_count": 0,
             "previewable_outputs_count": 0,

@@ -214,12 +214,12 @@ class AssetUnit:
     def origin(self, member: str, job: str) -> Origin | None:
         """Return where an ended job ran, `None` if that is unknown."""
         h, f, o = history.c, files.c, outputs.c
-        ended = select(h.cloud_id).where(h.member == member, h.id == job)
+        ended = select(h.cloud_id).where(h.member == member, h.prompt_id == job)
         account = select(f.account).where(f.member == member, f.job == job).limit(1)
         names = select(o.node, o.given).where(o.member == member, o.job == job)
         cloud_id = self._execute(ended).scalar_one_or_none()
         at = self._execute(account).scalar_one_or_none()
-        if cloud_id is None or at is None:
+        if not cloud_id or at is None:
             return None
         given = {row.node: row.given for row in self._execute(names)}
         return Origin(cloud_id, at, given)

@@ -270,12 +270,13 @@ def _continue_keys(source: Connection, target: Connection) -> None:
     """Let new keys be higher than all before, also than those whose rows are gone."""
     ever = "SELECT seq FROM sqlite_sequence WHERE name = 'jobs'"
     used = source.execute(text(ever)).scalar() or 0
-    for table, keys in ((jobs, (jobs.c.key, history.c.key)), (audit, (audit.c.key,))):
+    for key, others in ((jobs.c.order, (history.c.order,)), (audit.c.key, ())):
         highest = max(
-            target.execute(select(func.coalesce(func.max(key), 0))).scalar_one() for key in keys
+            target.execute(select(func.coalesce(func.max(column), 0))).scalar_one()
+            for column in (key, *others)
         )
-        if table is jobs:
+        if key is jobs.c.order:
             highest = max(highest, used)
         if highest:
-            sequence = func.pg_get_serial_sequence(table.name, "key")
+            sequence = func.pg_get_serial_sequence(key.table.name, key.name)
             target.execute(select(func.setval(sequence, highest)))

@@ -1,6 +1,6 @@
 """The ended jobs of all members: entries of the history, lists and searches of them.
 
-A payload (`job_payloads`) belongs to its entry as it belonged to the job, under the same key.
+A payload (`job_payloads`) belongs to its entry as it belonged to the job, with the same order.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import repeat
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
 from sqlalchemy import (
@@ -30,7 +30,8 @@ from proxy.storage.database import Repository
 from proxy.storage.files import forget_outputs
 from proxy.storage.statements import CHUNK, Upsert, chunks, run
 from proxy.storage.tables import history, job_numbers, job_payloads
-from proxy.translate import codec
+
+Number: TypeAlias = int | float
 
 #: History entries that are read at once when many are sent, and their bytes if they are several.
 PAGE = 64
@@ -39,99 +40,59 @@ PAGE_BYTES = 1024 * 1024
 MAX_FOUND = 100
 
 
-class EndedJob(Struct, frozen=True):
-    """How a job ended. `summary` is what lists show of it, `result` a JSON object of the rest of
-    its history entry, `details` one of what the dashboard shows beside. `cloud_id` is that of a job
-    that has ended before it was written."""
-
-    state: str
-    started_at: int
-    ended_at: int
-    summary: bytes
-    result: bytes
-    outputs_to_execute: list[str]
-    details: bytes = b"{}"
-    cloud_id: str | None = None
-
-
-class LiveRow(Protocol):
-    """What the history takes over of a job that has not ended."""
-
-    key: int
-    member: str
-    id: str
-    number: int | float
-    workflow_id: str | None
-    client_id: str | None
-    cloud_id: str | None
-    created_at: int
-    label: str
-
-
 class HistoryEntry(Struct, frozen=True):
-    """An ended job with its payload. All bytes are JSON, as are `number` and
-    `outputs_to_execute`."""
+    """A job that has ended; times are in ms since 1970, bytes are JSON.
 
-    key: int
+    `order` is that of the job, `sequence` its place in the history of the member, which the storage
+    gives. `summary` is what lists show, `result` an object of outputs, status and `meta`, `details`
+    one of what the dashboard shows beside. `graph` and `extra_data` are those of the job's
+    `Payload`. Searches, whose entries are many, leave these and `result` empty.
+    """
+
+    order: int
     member: str
-    id: str
-    sequence: int
+    prompt_id: str
     state: str
-    number: str
+    number: Number
     created_at: int
     started_at: int
     ended_at: int
-    outputs_to_execute: str
+    outputs_to_execute: tuple[str, ...]
     summary: bytes
-    result: bytes
-    graph: bytes
-    extra_data: bytes
+    result: bytes = b""
+    details: bytes = b"{}"
+    label: str = ""
+    workflow_id: str | None = None
+    client_id: str | None = None
+    cloud_id: str = ""
+    sequence: int = 0
+    graph: bytes = b""
+    extra_data: bytes = b""
 
 
-class EndedRow(Struct, frozen=True):
-    """An ended job without its payload. Times are in ms; `summary` and `details` are JSON as in
-    `EndedJob`."""
-
-    key: int
-    member: str
-    id: str
-    state: str
-    label: str
-    created_at: int
-    started_at: int
-    ended_at: int
-    summary: bytes
-    details: bytes
-
-
-def _columns(kind: Any) -> list[Any]:
-    """Return the columns that are the fields of a struct."""
-    tables = (history.c, job_payloads.c)
-    names = kind.__struct_fields__
-    return [next(table[name] for table in tables if name in table) for name in names]
-
-
-_KEY = bindparam("job_key", type_=BigInteger)
+_ORDER = bindparam("job_order", type_=BigInteger)
 _MINE = history.c.member == bindparam("m")
 _ADD = insert(history)
-_DROP = delete(history).where(history.c.key == _KEY)
-_DROP_PAYLOAD = delete(job_payloads).where(job_payloads.c.key == _KEY)
-_HAS = select(history.c.key).where(history.c.key == _KEY)
-_PREVIOUS = select(history.c.key, history.c.sequence).where(_MINE, history.c.id == bindparam("i"))
+_COLUMNS = [column.name for column in history.c]
+_DROP = delete(history).where(history.c.order == _ORDER)
+_DROP_PAYLOAD = delete(job_payloads).where(job_payloads.c.order == _ORDER)
+_HAS = select(history.c.order).where(history.c.order == _ORDER)
+_PREVIOUS = select(history.c.order, history.c.sequence).where(
+    _MINE, history.c.prompt_id == bindparam("i")
+)
 _LAST = select(func.max(history.c.sequence)).where(_MINE)
 _COUNT = select(func.count()).select_from(history).where(_MINE)
 _OLDEST = (
-    select(history.c.key, history.c.id)
+    select(history.c.order, history.c.prompt_id)
     .where(_MINE)
     .order_by(history.c.sequence)
     .limit(bindparam("limit", type_=BigInteger))
 )
+_SENT = (job_payloads.c.graph, job_payloads.c.extra_data)
 _ENTRY = (
-    select(*_columns(HistoryEntry))
-    .join(job_payloads, job_payloads.c.key == history.c.key)
-    .where(_MINE)
+    select(history, *_SENT).join(job_payloads, job_payloads.c.order == history.c.order).where(_MINE)
 )
-_ENTRY_OF = _ENTRY.where(history.c.id == bindparam("i"))
+_ENTRY_OF = _ENTRY.where(history.c.prompt_id == bindparam("i"))
 _ENTRIES = (
     _ENTRY.where(
         history.c.sequence >= bindparam("first", type_=BigInteger),
@@ -140,25 +101,25 @@ _ENTRIES = (
     .order_by(history.c.sequence)
     .limit(PAGE)
 )
-_BYTES = (history.c.summary, history.c.result, job_payloads.c.graph, job_payloads.c.extra_data)
+_BYTES = (history.c.summary, history.c.result, *_SENT)
 _SIZES = _ENTRIES.with_only_columns(
     history.c.sequence, sum((func.length(column) for column in _BYTES), literal(0))
 )
 _SEQUENCES = select(history.c.sequence).where(_MINE)
-_ROWS = select(*_columns(EndedRow))
+_LISTED = select(*(column for column in history.c if column is not history.c.result))
 _PLACED = Upsert(job_numbers, "ended", how="next")
 
 
 class HistoryRepository(Repository):
     """The history of all members."""
 
-    async def has(self, key: int) -> bool:
+    async def has(self, order: int) -> bool:
         """Return whether a job is in the history."""
-        return await self._first(_HAS, {"job_key": key}) is not None
+        return await self._first(_HAS, {"job_order": order}) is not None
 
-    async def entry(self, member: str, id_: str) -> HistoryEntry | None:
+    async def entry(self, member: str, prompt_id: str) -> HistoryEntry | None:
         """Return an entry of the history."""
-        row = await self._first(_ENTRY_OF, {"m": member, "i": id_})
+        row = await self._first(_ENTRY_OF, {"m": member, "i": prompt_id})
         return None if row is None else HistoryEntry(**row._mapping)
 
     async def entries(
@@ -233,9 +194,13 @@ class HistoryRepository(Repository):
             wanted &= history.c.workflow_id == workflow_id
         duration = history.c.ended_at - history.c.started_at
         value = history.c.created_at if by == "created" else duration
-        order = (value.desc() if descending else value, history.c.sequence)
-        keys = select(history.c.key).where(wanted).order_by(*order).limit(limit).subquery()
-        query = select(history.c.summary).join(keys, keys.c.key == history.c.key).order_by(*order)
+        places = (value.desc() if descending else value, history.c.sequence)
+        first = select(history.c.order).where(wanted).order_by(*places).limit(limit).subquery()
+        query = (
+            select(history.c.summary)
+            .join(first, first.c.order == history.c.order)
+            .order_by(*places)
+        )
         count = select(func.count()).select_from(history).where(wanted)
 
         def work(connection: Connection) -> tuple[list[bytes], int]:
@@ -252,39 +217,39 @@ class HistoryRepository(Repository):
         text: str = "",
         before: tuple[int, int] | None = None,
         limit: int,
-    ) -> list[EndedRow]:
+    ) -> list[HistoryEntry]:
         """Return ended jobs of a member, or of all, the newest first, at most `MAX_FOUND`.
 
-        Those after the job with this end and key (`before`), in one of the states, and with the
+        Those after the job with this end and order (`before`), in one of the states, and with the
         text in their label, id or member, in large or small letters.
         """
-        query = _ROWS.order_by(history.c.ended_at.desc(), history.c.key.desc())
+        query = _LISTED.order_by(history.c.ended_at.desc(), history.c.order.desc())
         if member is not None:
             query = query.where(history.c.member == member)
         if states:
             query = query.where(history.c.state.in_(sorted(states)))
         if text:
-            fields = (history.c.label, history.c.id, history.c.member)
+            fields = (history.c.label, history.c.prompt_id, history.c.member)
             query = query.where(or_(*(field.icontains(text, autoescape=True) for field in fields)))
         if before is not None:
-            at, key = before
-            after = or_(history.c.ended_at < at, history.c.key < key)
+            at, order = before
+            after = or_(history.c.ended_at < at, history.c.order < order)
             query = query.where(history.c.ended_at <= at, after)
-        return await self._rows(query.limit(min(limit, MAX_FOUND)))
+        rows = await self._all(query.limit(min(limit, MAX_FOUND)))
+        return [HistoryEntry(**row._mapping) for row in rows]
 
-    async def row(self, member: str, id_: str) -> EndedRow | None:
-        """Return an ended job without its payload."""
-        query = _ROWS.where(history.c.member == member, history.c.id == id_)
-        return next(iter(await self._rows(query)), None)
-
-    async def _rows(self, query: Select[Any]) -> list[EndedRow]:
-        return [EndedRow(**row._mapping) for row in await self._all(query)]
+    async def listed(self, member: str, prompt_id: str) -> HistoryEntry | None:
+        """Return an ended job as a search finds it."""
+        query = _LISTED.where(history.c.member == member, history.c.prompt_id == prompt_id)
+        row = await self._first(query)
+        return None if row is None else HistoryEntry(**row._mapping)
 
     async def since(self, since: int) -> list[tuple[int, str, str, str | None, int]]:
-        """Return key, member, id, client's id and end (ms) of the jobs that have ended since then
-        (ms)."""
+        """Return order, member, id, client's id and end (ms) of the jobs that have ended since
+        then (ms)."""
         h = history.c
-        query = select(h.key, h.member, h.id, h.client_id, h.ended_at).where(h.ended_at >= since)
+        query = select(h.order, h.member, h.prompt_id, h.client_id, h.ended_at)
+        query = query.where(h.ended_at >= since)
         return [tuple(row) for row in await self._all(query)]
 
     async def forget(self, member: str, ids: Iterable[str] | None = None) -> list[str]:
@@ -298,10 +263,10 @@ class HistoryRepository(Repository):
             parts: Iterator[ColumnElement[bool]] = repeat(history.c.sequence <= (newest or 0))
         else:
             wanted = list(dict.fromkeys(ids))
-            parts = (history.c.id.in_(part) for part in chunks(wanted))
+            parts = (history.c.prompt_id.in_(part) for part in chunks(wanted))
         gone: list[str] = []
         for part in parts:
-            query = select(history.c.key, history.c.id).where(_MINE, part).limit(CHUNK)
+            query = select(history.c.order, history.c.prompt_id).where(_MINE, part).limit(CHUNK)
             forgotten = await self.write(partial(_forget_found, member, query))
             gone += forgotten
             if ids is None and len(forgotten) < CHUNK:
@@ -319,40 +284,20 @@ def _first_page(sizes: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return sizes
 
 
-def add_history(connection: Connection, job: LiveRow, ended: EndedJob) -> None:
+def add_history(connection: Connection, entry: HistoryEntry) -> None:
     """Write an entry of the history in the caller's unit, instead of one with the same id."""
-    previous = run(connection, _PREVIOUS, {"m": job.member, "i": job.id}).one_or_none()
+    same = {"m": entry.member, "i": entry.prompt_id}
+    previous = run(connection, _PREVIOUS, same).one_or_none()
     if previous is not None:
-        key, sequence = tuple(previous)
-        run(connection, _DROP, {"job_key": key})
-        run(connection, _DROP_PAYLOAD, {"job_key": key})
+        order, sequence = tuple(previous)
+        run(connection, _DROP, {"job_order": order})
+        run(connection, _DROP_PAYLOAD, {"job_order": order})
     else:
         # No other unit gets this place, also where several write at once.
-        first = {"member": job.member, "ended": 1}
+        first = {"member": entry.member, "ended": 1}
         sequence = run(connection, _PLACED, first).scalar_one()
-    run(
-        connection,
-        _ADD,
-        {
-            "key": job.key,
-            "member": job.member,
-            "id": job.id,
-            "sequence": sequence,
-            "state": ended.state,
-            "number": codec.dumps(job.number),
-            "workflow_id": job.workflow_id,
-            "client_id": job.client_id,
-            "cloud_id": ended.cloud_id or job.cloud_id,
-            "created_at": job.created_at,
-            "started_at": ended.started_at,
-            "ended_at": ended.ended_at,
-            "outputs_to_execute": codec.dumps(ended.outputs_to_execute),
-            "summary": ended.summary,
-            "result": ended.result,
-            "label": job.label,
-            "details": ended.details,
-        },
-    )
+    values = {name: getattr(entry, name) for name in _COLUMNS}
+    run(connection, _ADD, {**values, "sequence": sequence})
 
 
 def forget_beyond(connection: Connection, member: str, keep: int) -> list[str]:
@@ -373,10 +318,10 @@ def _forget_found(member: str, query: Select[Any], connection: Connection) -> li
 def _forget(
     connection: Connection, member: str, rows: Sequence[Any], *, with_files: bool
 ) -> list[str]:
-    ids = [row.id for row in rows]
+    ids = [row.prompt_id for row in rows]
     if ids:
-        keys = [{"job_key": row.key} for row in rows]
-        connection.execute(_DROP, keys)
-        connection.execute(_DROP_PAYLOAD, keys)
+        orders = [{"job_order": row.order} for row in rows]
+        connection.execute(_DROP, orders)
+        connection.execute(_DROP_PAYLOAD, orders)
         forget_outputs(connection, member, ids, with_files=with_files)
     return ids

@@ -12,11 +12,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from operator import itemgetter
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import structlog
 from msgspec import Struct, field
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 from sqlalchemy import (
     BigInteger,
     Connection,
@@ -35,42 +35,55 @@ from sqlalchemy.exc import IntegrityError
 
 from proxy.storage.database import Database, Repository, StorageError
 from proxy.storage.encryption import Cipher
-from proxy.storage.history import EndedJob, HistoryRepository, add_history, forget_beyond
+from proxy.storage.history import (
+    HistoryEntry,
+    HistoryRepository,
+    Number,
+    add_history,
+    forget_beyond,
+)
 from proxy.storage.leases import Fence, check_fence
 from proxy.storage.statements import Upsert, chunks, get_meta, put_meta, run
 from proxy.storage.tables import history, job_numbers, job_payloads, jobs, shares
 from proxy.storage.usage import UsageRow, add_usage, submitted_on
-from proxy.translate import codec
 
 log = structlog.get_logger(__name__)
-
-Number: TypeAlias = int | float
 
 _FAIR_SHARE = "fair_share"
 
 
-class StoredJob(Struct):
-    """A job that has not ended. Times are in ms since 1970.
+class JobKey(NamedTuple):
+    """What clients know a job by: ids are a member's own."""
 
-    `key` counts all jobs in the order of their arrival; 0 before the job is inserted. `account` is
-    empty while the job waits here, `cloud_id` is `None` until the cloud has answered. `changed_at`
-    is when the job entered its `state`. `charge` is what the turn has cost the member, `label` the
-    name of the job for people.
+    member: str
+    prompt_id: str
+
+
+class StoredJob(Struct, frozen=True):
+    """The row of a job that has not ended. Times are in ms since 1970.
+
+    `order` counts all jobs as they arrive; 0 before the job is inserted. `state` is a `JobState`,
+    `changed_at` when the job entered it. `account` is empty while the job waits here, `cloud_id`
+    until the cloud has answered. `outputs_to_execute` are the output nodes that run, `accepted`
+    says that the client may know of the job, `watched` that it listened when it had submitted it.
+    `submitter` is a digest of what tells programs apart; a job that is `one_at_a_time` waits for
+    others of its client. `charge` is what the turn has cost the member, `label` the name of the job
+    for people.
     """
 
     member: str
-    id: str
+    prompt_id: str
     state: str
     number: Number
     created_at: int
-    changed_at: int
-    key: int = 0
+    changed_at: int = 0
+    order: int = 0
     client_id: str | None = None
     workflow_id: str | None = None
     account: str = ""
-    cloud_id: str | None = None
+    cloud_id: str = ""
     started_at: int | None = None
-    outputs_to_execute: list[str] = field(default_factory=list)
+    outputs_to_execute: tuple[str, ...] = ()
     watched: bool = True
     accepted: bool = True
     one_at_a_time: bool = False
@@ -79,10 +92,19 @@ class StoredJob(Struct):
     charge: float = 0.0
     label: str = ""
 
+    @property
+    def key(self) -> JobKey:
+        """The member and the id."""
+        return JobKey(self.member, self.prompt_id)
+
 
 class Payload(Struct, frozen=True):
-    """What a client sent, as JSON; `credentials` are not in `extra_data`, and encrypted on
-    the disk. `rewriting` is what the cloud runs instead of a graph with helper nodes."""
+    """What a client sent for a job, as JSON: its row in `job_payloads`, written once.
+
+    It is apart from the job because it is large, and outlives it in the history. `credentials` are
+    not in `extra_data`, and encrypted on the disk. `rewriting` is what the cloud runs instead of a
+    graph with helper nodes.
+    """
 
     graph: bytes
     extra_data: bytes
@@ -131,23 +153,23 @@ class Numbering(Struct, frozen=True):
     front: bool = False
 
 
-_ADD_JOB = insert(jobs).returning(jobs.c.key)
+_ADD_JOB = insert(jobs).returning(jobs.c.order)
 _ADD_PAYLOAD = insert(job_payloads)
-_PAYLOAD = Payload.__struct_fields__
-_KEY = bindparam("job_key", type_=BigInteger)
-_UPDATE = update(jobs).where(jobs.c.key == _KEY)
-_SENT = update(job_payloads).where(job_payloads.c.key == _KEY).values(credentials=None)
-_DROP = delete(jobs).where(jobs.c.key == _KEY)
-_DROP_PAYLOAD = delete(job_payloads).where(job_payloads.c.key == _KEY)
-_LIVE = select(jobs).order_by(jobs.c.key)
+_ORDER = bindparam("job_order", type_=BigInteger)
+_UPDATE = update(jobs).where(jobs.c.order == _ORDER)
+_SENT = update(job_payloads).where(job_payloads.c.order == _ORDER).values(credentials=None)
+_DROP = delete(jobs).where(jobs.c.order == _ORDER)
+_DROP_PAYLOAD = delete(job_payloads).where(job_payloads.c.order == _ORDER)
+_LIVE = select(jobs).order_by(jobs.c.order)
 _LIVE_OF = _LIVE.where(jobs.c.member == bindparam("m"))
-_JOB = select(jobs).where(jobs.c.member == bindparam("m"), jobs.c.id == bindparam("i"))
-_BY_KEY = select(jobs).where(jobs.c.key == _KEY)
-_PAYLOADS = select(job_payloads).where(job_payloads.c.key.in_(bindparam("keys", expanding=True)))
+_JOB = select(jobs).where(jobs.c.member == bindparam("m"), jobs.c.prompt_id == bindparam("i"))
+_IS_LIVE = select(jobs.c.order).where(jobs.c.order == _ORDER)
+_OF_JOBS = job_payloads.c.order.in_(bindparam("orders", expanding=True))
+_PAYLOADS = select(job_payloads).where(_OF_JOBS)
 _SIZES = select(
-    job_payloads.c.key,
+    job_payloads.c.order,
     func.length(job_payloads.c.graph) + func.length(job_payloads.c.extra_data),
-).where(job_payloads.c.key.in_(bindparam("keys", expanding=True)))
+).where(_OF_JOBS)
 _CLOUD_IDS = (jobs.c.cloud_id, history.c.cloud_id)
 _RECEIVED = _DROP.where(jobs.c.state == "received")
 #: Ids that are looked up in one unit.
@@ -159,7 +181,7 @@ _WAITING = (
 )
 _CANCEL = (
     update(jobs)
-    .where(jobs.c.member == bindparam("m"), jobs.c.id == bindparam("i"))
+    .where(jobs.c.member == bindparam("m"), jobs.c.prompt_id == bindparam("i"))
     .values(cancel_requested=True)
 )
 _NUMBERED = Upsert(job_numbers, "next", how="next")
@@ -192,7 +214,7 @@ class JobRepository(Repository):
         max_per_day: int | None = None,
         max_waiting: int | None = None,
     ) -> StoredJob:
-        """Insert a job, which gets its key, and its number if there is a `numbering`.
+        """Return the job as it was inserted: with its order, and its number by the `numbering`.
 
         Raises `JobLivesError`; `DayFullError` if its member has submitted more than `max_per_day`
         on the day of the usage then, and `QueueFullError` if `max_waiting` of the member's wait.
@@ -202,14 +224,15 @@ class JobRepository(Repository):
             kept = replace(payload, credentials=self._cipher.encrypt(payload.credentials))
 
         def work(connection: Connection) -> StoredJob:
+            number = job.number
             if numbering is not None:
-                job.number = _next_number(connection, job.member, numbering)
-            job.key = 0
+                number = _next_number(connection, job.member, numbering)
+            numbered = replace(job, order=0, number=number)
             try:
-                job.key = add_job(connection, job)
+                order = add_job(connection, numbered)
             except (IntegrityError, sqlite3.IntegrityError) as error:
-                raise JobLivesError(f"the job {job.id} has not ended") from error
-            add_payload(connection, job.key, kept)
+                raise JobLivesError(f"the job {job.prompt_id} has not ended") from error
+            add_payload(connection, order, kept)
             add_usage(connection, usage)
             if max_per_day is not None and any(
                 submitted_on(connection, row.day, row.member) > max_per_day for row in usage
@@ -219,7 +242,7 @@ class JobRepository(Repository):
                 before = connection.execute(_WAITING, {"m": job.member}).scalar_one() - 1
                 if before >= max_waiting:
                     raise QueueFullError(before)
-            return job
+            return replace(numbered, order=order)
 
         return await self.write(work)
 
@@ -232,14 +255,14 @@ class JobRepository(Repository):
             )
         )
 
-    async def withdraw(self, key: int, *, usage: Sequence[UsageRow] = ()) -> bool:
+    async def withdraw(self, order: int, *, usage: Sequence[UsageRow] = ()) -> bool:
         """Remove a job that the engine has not started; returns false if it has, or the job is
         gone."""
 
         def work(connection: Connection) -> bool:
-            if not connection.execute(_RECEIVED, {"job_key": key}).rowcount:
+            if not connection.execute(_RECEIVED, {"job_order": order}).rowcount:
                 return False
-            run(connection, _DROP_PAYLOAD, {"job_key": key})
+            run(connection, _DROP_PAYLOAD, {"job_order": order})
             add_usage(connection, usage)
             return True
 
@@ -248,7 +271,7 @@ class JobRepository(Repository):
     async def request_cancel(self, wanted: Iterable[tuple[str, str]]) -> int:
         """Note that jobs, by member and id, are to be cancelled; returns how many of them are
         live."""
-        ids = [{"m": member, "i": id_} for member, id_ in wanted]
+        ids = [{"m": member, "i": prompt_id} for member, prompt_id in wanted]
         return await self.write(
             lambda connection: sum(connection.execute(_CANCEL, job).rowcount for job in ids)
         )
@@ -266,23 +289,23 @@ class JobRepository(Repository):
         shares: Shares | None = None,
         fence: Fence | None = None,
     ) -> set[int]:
-        """Write fields of jobs, by key, under the names of `StoredJob`; returns the keys of jobs
-        that no longer exist.
+        """Write fields of jobs, by order, under the names of `StoredJob`; returns the orders of
+        jobs that no longer exist.
 
         The credentials of jobs that were `sent` are deleted.
         """
         # In the same order everywhere, so that no two units wait for each other's rows.
-        written = sorted(((key, _encoded(values)) for key, values in changes), key=itemgetter(0))
+        written = sorted(changes, key=itemgetter(0))
 
         def work(connection: Connection) -> set[int]:
             check_fence(connection, fence)
             gone = {
-                key
-                for key, values in written
-                if not run(connection, _UPDATE, {"job_key": key, **values}).rowcount
+                order
+                for order, values in written
+                if not run(connection, _UPDATE, {"job_order": order, **values}).rowcount
             }
-            for key in sorted(sent):
-                run(connection, _SENT, {"job_key": key})
+            for order in sorted(sent):
+                run(connection, _SENT, {"job_order": order})
             put_shares(connection, shares)
             return gone
 
@@ -290,7 +313,7 @@ class JobRepository(Repository):
 
     async def discard(
         self,
-        keys: Collection[int],
+        orders: Collection[int],
         *,
         usage: Sequence[UsageRow] = (),
         shares: Shares | None = None,
@@ -300,9 +323,9 @@ class JobRepository(Repository):
 
         def work(connection: Connection) -> None:
             check_fence(connection, fence)
-            for key in sorted(keys):
-                run(connection, _DROP, {"job_key": key})
-                run(connection, _DROP_PAYLOAD, {"job_key": key})
+            for order in sorted(orders):
+                run(connection, _DROP, {"job_order": order})
+                run(connection, _DROP_PAYLOAD, {"job_order": order})
             add_usage(connection, usage)
             put_shares(connection, shares)
 
@@ -310,8 +333,7 @@ class JobRepository(Repository):
 
     async def finish(
         self,
-        key: int,
-        ended: EndedJob,
+        entry: HistoryEntry,
         *,
         keep: int,
         usage: Sequence[UsageRow] = (),
@@ -326,14 +348,14 @@ class JobRepository(Repository):
 
         def work(connection: Connection) -> list[str]:
             check_fence(connection, fence)
-            row = connection.execute(_BY_KEY, {"job_key": key}).one_or_none()
-            if row is None:
+            job = {"job_order": entry.order}
+            if connection.execute(_IS_LIVE, job).one_or_none() is None:
                 return []
             # First the place, then the job, as in `insert`: so neither waits for the other.
-            add_history(connection, _job(row), ended)
-            run(connection, _DROP, {"job_key": key})
-            run(connection, _SENT, {"job_key": key})
-            forgotten = forget_beyond(connection, row.member, keep)
+            add_history(connection, entry)
+            run(connection, _DROP, job)
+            run(connection, _SENT, job)
+            forgotten = forget_beyond(connection, entry.member, keep)
             add_usage(connection, usage)
             put_shares(connection, shares)
             return forgotten
@@ -351,9 +373,9 @@ class JobRepository(Repository):
         their arrival."""
         return await self._jobs(_UNANSWERED)
 
-    async def get(self, member: str, id_: str) -> StoredJob | None:
+    async def get(self, member: str, prompt_id: str) -> StoredJob | None:
         """Return a live job."""
-        return next(iter(await self._jobs(_JOB, {"m": member, "i": id_})), None)
+        return next(iter(await self._jobs(_JOB, {"m": member, "i": prompt_id})), None)
 
     async def living(self, member: str, ids: Collection[str]) -> set[str]:
         """Return which of these ids are of jobs of the member that have not ended."""
@@ -366,32 +388,32 @@ class JobRepository(Repository):
     async def _jobs(
         self, query: Select[Any], values: Mapping[str, Any] | None = None
     ) -> list[StoredJob]:
-        return [_job(row) for row in await self._all(query, values)]
+        return [StoredJob(**row._mapping) for row in await self._all(query, values)]
 
-    async def payload(self, key: int) -> Payload | None:
+    async def payload(self, order: int) -> Payload | None:
         """Return what the client sent."""
-        return (await self.payloads([key])).get(key)
+        return (await self.payloads([order])).get(order)
 
-    async def payloads(self, keys: Iterable[int]) -> dict[int, Payload]:
-        """Return what clients sent, by the keys of the jobs; credentials only until they are sent,
-        and as long as they can be decrypted."""
-        wanted = list(keys)
+    async def payloads(self, orders: Iterable[int]) -> dict[int, Payload]:
+        """Return what clients sent, by the orders of the jobs; credentials only until they are
+        sent, and as long as they can be decrypted."""
+        wanted = list(orders)
 
         def work(connection: Connection) -> list[Row[Any]]:
-            parts = ({"keys": some} for some in chunks(wanted))
+            parts = ({"orders": some} for some in chunks(wanted))
             return [row for part in parts for row in connection.execute(_PAYLOADS, part)]
 
-        return {row.key: self._payload(row) for row in await self._database.read(work)}
+        return {row.order: self._payload(row) for row in await self._database.read(work)}
 
-    async def payload_sizes(self, keys: Iterable[int]) -> dict[int, int]:
-        """Return the bytes of graphs and `extra_data`, by the keys of the jobs; nothing else is
+    async def payload_sizes(self, orders: Iterable[int]) -> dict[int, int]:
+        """Return the bytes of graphs and `extra_data`, by the orders of the jobs; nothing else is
         read."""
-        wanted = list(keys)
+        wanted = list(orders)
 
         def work(connection: Connection) -> dict[int, int]:
-            parts = ({"keys": some} for some in chunks(wanted))
+            parts = ({"orders": some} for some in chunks(wanted))
             rows = (row for part in parts for row in connection.execute(_SIZES, part))
-            return {key: int(size) for key, size in rows}
+            return {order: int(size) for order, size in rows}
 
         return await self._database.read(work) if wanted else {}
 
@@ -400,7 +422,7 @@ class JobRepository(Repository):
         if row.credentials is not None:
             credentials = self._cipher.decrypt(row.credentials)
             if credentials is None:
-                log.error("credentials_read_failed", job=row.key)
+                log.error("credentials_read_failed", job=row.order)
         return Payload(row.graph, row.extra_data, row.targets, credentials, row.rewriting)
 
     async def load_shares(self) -> Shares:
@@ -430,18 +452,17 @@ class JobRepository(Repository):
 
 
 def _living(connection: Connection, *, member: str, ids: list[str]) -> set[str]:
-    query = select(jobs.c.id).where(jobs.c.member == member)
-    parts = (query.where(jobs.c.id.in_(some)) for some in chunks(ids))
+    query = select(jobs.c.prompt_id).where(jobs.c.member == member)
+    parts = (query.where(jobs.c.prompt_id.in_(some)) for some in chunks(ids))
     return {id_ for part in parts for id_ in connection.execute(part).scalars()}
 
 
 def add_job(connection: Connection, job: StoredJob) -> int:
-    """Insert a job in the caller's unit, under its key or a new one; returns the key."""
-    values = _values(job)
-    if job.key:
-        values["key"] = job.key
-    key = run(connection, _ADD_JOB, values).scalar_one()
-    return int(key)
+    """Insert a job in the caller's unit, with its order or a new one; returns the order."""
+    values = asdict(job)
+    if not job.order:
+        del values["order"]
+    return int(run(connection, _ADD_JOB, values).scalar_one())
 
 
 def day_of(at: float) -> str:
@@ -463,10 +484,9 @@ def _next_number(connection: Connection, member: str, numbering: Numbering) -> i
     return -number if numbering.front else int(number)
 
 
-def add_payload(connection: Connection, key: int, payload: Payload) -> None:
+def add_payload(connection: Connection, order: int, payload: Payload) -> None:
     """Write a payload, its credentials as they are, in the caller's unit."""
-    values = {name: getattr(payload, name) for name in _PAYLOAD}
-    run(connection, _ADD_PAYLOAD, {"key": key, **values})
+    run(connection, _ADD_PAYLOAD, {"order": order, **asdict(payload)})
 
 
 def put_shares(connection: Connection, state: Shares | None) -> None:
@@ -477,29 +497,3 @@ def put_shares(connection: Connection, state: Shares | None) -> None:
     for member, share in sorted(state.members.items()):
         values = {"member": member, "start": share.start, "typical": share.typical}
         run(connection, _PUT_SHARE, values)
-
-
-def _values(job: StoredJob) -> dict[str, Any]:
-    """Return a row without its key."""
-    return _encoded({name: getattr(job, name) for name in _COLUMNS})
-
-
-def _encoded(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return fields as their columns hold them."""
-    unknown = values.keys() - _COLUMNS
-    if unknown:
-        raise ValueError(f"a job has no field {sorted(unknown)}")
-    return {
-        name: codec.dumps(value) if name in ("number", "outputs_to_execute") else value
-        for name, value in values.items()
-    }
-
-
-_COLUMNS = frozenset(column.name for column in jobs.c) - {"key"}
-
-
-def _job(row: Row[Any]) -> StoredJob:
-    values = dict(row._mapping)
-    values["number"] = codec.loads(row.number)
-    values["outputs_to_execute"] = codec.loads(row.outputs_to_execute)
-    return StoredJob(**values)

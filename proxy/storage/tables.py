@@ -31,6 +31,8 @@ from sqlalchemy import (
 from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from proxy.translate import codec
+
 #: NUL, which PostgreSQL refuses, surrogates, which no UTF-8 has, and the escape character itself.
 _REFUSED = re.compile("[\x00\x1a\ud800-\udfff]")
 _ESCAPED = re.compile("\x1a([0-9a-f]{4})")
@@ -56,6 +58,22 @@ class AnyText(TypeDecorator[str]):
         if value is None or "\x1a" not in value:
             return value
         return _ESCAPED.sub(lambda match: chr(int(match[1], 16)), value)
+
+
+class JsonText(TypeDecorator[Any]):
+    """A value as JSON: a number of any size, or a tuple of text."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any | None, dialect: Dialect) -> str:
+        """Return the JSON."""
+        return codec.dumps(value)
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> Any:
+        """Return the value."""
+        found = None if value is None else codec.loads(value)
+        return tuple(found) if isinstance(found, list) else found
 
 
 def escaped(text: str) -> str:
@@ -102,23 +120,23 @@ def table_of(
     return Table(name, metadata, *columns, *parts, sqlite_with_rowid=rowid)
 
 
-#: Jobs that have not ended. `key` counts all jobs as they came and is never used again.
+#: Jobs that have not ended. `order` counts all jobs as they came and is never used again.
 jobs = Table(
     "jobs",
     metadata,
-    Column("key", KEY, primary_key=True, autoincrement=True),
+    Column("order", KEY, primary_key=True, autoincrement=True),
     Column("member", AnyText, nullable=False),
-    Column("id", AnyText, nullable=False),
+    Column("prompt_id", AnyText, nullable=False),
     Column("state", Text, nullable=False),
-    Column("number", Text, nullable=False),  # JSON: the client's may be of any size
+    Column("number", JsonText, nullable=False),  # the client's may be of any size
     Column("client_id", AnyText),
     Column("workflow_id", AnyText),
     Column("account", AnyText, nullable=False),
-    Column("cloud_id", AnyText),
+    Column("cloud_id", AnyText, nullable=False),  # empty before the cloud has the job
     Column("created_at", BigInteger, nullable=False),
     Column("changed_at", BigInteger, nullable=False),  # when it came into its state
     Column("started_at", BigInteger),
-    Column("outputs_to_execute", Text, nullable=False),  # JSON
+    Column("outputs_to_execute", JsonText, nullable=False),
     Column("watched", Boolean, nullable=False),
     Column("accepted", Boolean, nullable=False),  # the client may know of it
     Column("one_at_a_time", Boolean, nullable=False),  # it waits for others of its client
@@ -126,7 +144,7 @@ jobs = Table(
     Column("cancel_requested", Boolean, nullable=False),
     Column("charge", Double, nullable=False),
     Column("label", AnyText, nullable=False),  # what people call it: a workflow or a model
-    UniqueConstraint("member", "id"),
+    UniqueConstraint("member", "prompt_id"),
     Index("ix_jobs_cloud_id", "cloud_id"),
     sqlite_autoincrement=True,
 )
@@ -140,11 +158,12 @@ job_numbers = Table(
     Column("ended", BigInteger, nullable=False, server_default=text("0")),
 )
 
-#: What a client sent, written once, by the key of the job; kept as long as the job or its history.
+#: What a client sent, written once, by the order of the job; kept as long as the job or its
+#: history.
 job_payloads = Table(
     "job_payloads",
     metadata,
-    Column("key", KEY, primary_key=True, autoincrement=False),
+    Column("order", KEY, primary_key=True, autoincrement=False),
     Column("graph", LargeBinary, nullable=False),  # JSON
     Column("extra_data", LargeBinary, nullable=False),  # JSON, credentials removed
     Column("targets", LargeBinary),  # JSON
@@ -152,28 +171,28 @@ job_payloads = Table(
     Column("credentials", LargeBinary),  # JSON, encrypted; NULL once the job was sent
 )
 
-#: Jobs that have ended, by the key of their payload. `sequence` is the place in the history.
+#: Jobs that have ended, with the order that they had. `sequence` is the place in the history.
 history = Table(
     "history",
     metadata,
-    Column("key", KEY, primary_key=True, autoincrement=False),
+    Column("order", KEY, primary_key=True, autoincrement=False),
     Column("member", AnyText, nullable=False),
-    Column("id", AnyText, nullable=False),
+    Column("prompt_id", AnyText, nullable=False),
     Column("sequence", BigInteger, nullable=False),
     Column("state", Text, nullable=False),
-    Column("number", Text, nullable=False),  # JSON
+    Column("number", JsonText, nullable=False),
     Column("workflow_id", AnyText),
     Column("client_id", AnyText),
-    Column("cloud_id", AnyText),
+    Column("cloud_id", AnyText, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("started_at", BigInteger, nullable=False),
     Column("ended_at", BigInteger, nullable=False),
-    Column("outputs_to_execute", Text, nullable=False),  # JSON
+    Column("outputs_to_execute", JsonText, nullable=False),
     Column("summary", LargeBinary, nullable=False),  # JSON, as lists of jobs show it
     Column("result", LargeBinary, nullable=False),  # JSON object: outputs, status, meta
     Column("label", AnyText, nullable=False),
     Column("details", LargeBinary, nullable=False),  # JSON object: account, times of nodes, cost
-    UniqueConstraint("member", "id"),
+    UniqueConstraint("member", "prompt_id"),
     Index("ix_history_member_sequence", "member", "sequence", unique=True),
     Index(
         "ix_history_listed",
@@ -186,7 +205,7 @@ history = Table(
         "sequence",
     ),
     Index("ix_history_cloud_id", "cloud_id"),
-    Index("ix_history_searched", "ended_at", "member", "label", "id"),
+    Index("ix_history_searched", "ended_at", "member", "label", "prompt_id"),
     Index("ix_history_member_ended_at", "member", "ended_at"),
     Index("ix_history_state_ended_at", "state", "ended_at"),
 )

@@ -219,7 +219,7 @@ class ActivityRepository(Repository):
         live = (
             select(jobs.c.member, jobs.c.state, jobs.c.created_at, jobs.c.started_at)
             .where(jobs.c.accepted, ~jobs.c.cancel_requested)
-            .order_by(jobs.c.key.desc())
+            .order_by(jobs.c.order.desc())
             .limit(MAX_JOBS)
         )
 

@@ -9,8 +9,8 @@ from aiohttp.test_utils import TestClient
 
 from proxy.api.bodies import MAX_VALUES
 from proxy.api.jobs import is_job_id, parse_prompt
+from proxy.jobs.models import JobRequest
 from proxy.jobs.service import JobQuery
-from proxy.jobs.submission import JobRequest
 from proxy.translate.errors import LocalError
 
 GRAPH = {"1": {"class_type": "EmptyImage", "inputs": {}}}

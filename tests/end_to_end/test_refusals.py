@@ -139,8 +139,8 @@ async def test_a_job_that_cannot_go_says_why_and_then_fails(
             assert job["queue_reason"] == reason
             assert says in job["queue_message"]
             seen = await proxy.services.jobs.overview()
-            (view,) = (one for one in seen.jobs if one.prompt_id == waiting)
-            assert view.reason == reason
+            (view,) = (view for view in seen.jobs if view.job.prompt_id == waiting)
+            assert view.progress.reason == reason
             error = await listener.until("execution_error", prompt_id=waiting)
             assert says in error["exception_message"]
         entry = await client.history(waiting)

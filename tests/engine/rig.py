@@ -22,7 +22,7 @@ from proxy.engine.policy import Policy
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.run_times import RunTimes
 from proxy.engine.term import Term
-from proxy.jobs.conversion import payload_of, stored_of
+from proxy.jobs.conversion import job_of_request, payload_of, stored_of
 from proxy.jobs.models import (
     CancelAnswered,
     CancelRequested,
@@ -32,8 +32,8 @@ from proxy.jobs.models import (
     JobMessage,
     JobReceived,
     JobReleased,
+    JobRequest,
 )
-from proxy.jobs.submission import JobRequest, new_job
 from proxy.members.member import Member
 from proxy.metrics import Metrics
 from proxy.simulator import Simulator
@@ -100,14 +100,14 @@ class Rig:
 
     def job(self, graph: dict[str, Any], **fields: Any) -> Job:
         self.count += 1
-        job = new_job("local", JobRequest(graph), prompt_id=f"job-{self.count}")
+        job = job_of_request("local", JobRequest(graph), prompt_id=f"job-{self.count}")
         for name, value in fields.items():
             setattr(job, name, value)
         return job
 
     async def store(self, job: Job) -> Job:
         stored = await self.repository.insert(stored_of(job), payload_of(job))
-        job.order, job.number = stored.key, job.number or self.count
+        job.order, job.number = stored.order, job.number or self.count
         return job
 
     async def submit(self, graph: dict[str, Any], **fields: Any) -> tuple[Job, JobAnswered]:
@@ -138,7 +138,7 @@ class Rig:
     async def waiting(self) -> list[str]:
         """The ids of the jobs that wait, as they came."""
         rows = await self.repository.live()
-        return [row.id for row in rows if row.state == "queued"]
+        return [row.prompt_id for row in rows if row.state == "queued"]
 
     async def is_gone(self, job: Job) -> bool:
         return await self.repository.get("local", job.prompt_id) is None

@@ -13,8 +13,8 @@ import graphs
 from stack import Client, running_proxy
 from waiting import ids, until, until_ended
 
-from proxy.jobs.conversion import payload_of, stored_of
-from proxy.jobs.submission import JobRequest, new_job
+from proxy.jobs.conversion import job_of_request, payload_of, stored_of
+from proxy.jobs.models import JobRequest, shown_state
 from proxy.members.member import Limits, Member
 from proxy.simulator import HttpFault, Simulator
 
@@ -177,8 +177,8 @@ async def test_members_take_turns_and_see_what_is_before_them(
         assert jobs.queue_remaining("ben") == 2 + 2
         assert jobs.queue_remaining("nobody") == 0
         views = (await jobs.overview()).jobs
-        assert [view.shown for view in views[:2]] == ["running", "waiting"]
-        why = {view.prompt_id: view.reason for view in views}
+        assert [shown_state(view.job) for view in views[:2]] == ["running", "waiting"]
+        why = {view.job.prompt_id: view.progress.reason for view in views}
         assert why[never] == "limit"
         assert why[bens[0]] == "slot"
         opened.set()
@@ -199,8 +199,8 @@ async def test_a_job_that_the_bus_has_not_brought_is_found_in_the_storage_and_ru
     async with running_proxy(simulator, tmp_path / "data") as proxy:
         client, jobs = Client(session, proxy.url), proxy.services.jobs
         await client.until_ready()
-        lost = new_job("local", JobRequest(graphs.plain(1)), prompt_id=str(uuid.uuid4()))
-        lost.create_time -= 2000
+        lost = job_of_request("local", JobRequest(graphs.plain(1)), prompt_id=str(uuid.uuid4()))
+        lost.created_at -= 2000
         await jobs._repository.insert(stored_of(lost), payload_of(lost))
         assert (await client.get(f"api/jobs/{lost.prompt_id}"))[1]["status"] == "in_progress"
         proxy.services.jobs._bus._tell_missed()  # type: ignore[attr-defined]

@@ -127,7 +127,7 @@ async def test_what_names_nothing_of_the_cloud_passes_through(what: Any) -> None
 
 def test_a_helper_that_fails_ends_the_job_as_a_node_does_that_has_begun() -> None:
     failure = Failure("1", "ValueError", "no fox", {"size": ["0"]})
-    began, ended = localiser(outputs_to_execute=["2"]).failing(failure)
+    began, ended = localiser(outputs_to_execute=("2",)).failing(failure)
     assert began == EventReceived("executing", {"node": "1", "display_node": "1"})
     assert isinstance(ended, SnapshotReceived)
     assert (ended.snapshot.status, ended.snapshot.settled) == ("failed", True)

@@ -9,7 +9,7 @@ from engine.worlds import World
 from jobs.samples import job
 
 from proxy.jobs.models import (
-    JobKey,
+    JobProgress,
     JobState,
     NodeRuns,
     RunAnswered,
@@ -17,6 +17,7 @@ from proxy.jobs.models import (
     SocketKnown,
     topic_of,
 )
+from proxy.storage.jobs import JobKey
 from proxy.translate.events import Preview
 
 
@@ -48,11 +49,12 @@ def test_admins_see_what_runs_first_and_then_what_waits_in_its_turn(world: World
     world.add(job("new", state=JobState.SUBMITTING, accepted=False))
     world.follow(job("runs", state=JobState.RUNNING, accepted=True, started_at=5))
     seen = world.overview.jobs(None).jobs
-    assert [view.prompt_id for view in seen] == ["runs", "sent", "a", "b"]
-    assert (seen[0].node, seen[0].node_type, seen[0].progress) == ("1", "KSampler", 0.5)
-    assert seen[0].remaining == 1234
-    assert [(view.before, view.reason) for view in seen[2:]] == [(0, "slot"), (1, "turn")]
-    assert [view.prompt_id for view in world.overview.jobs("ben").jobs] == ["b"]
+    assert [view.job.prompt_id for view in seen] == ["runs", "sent", "a", "b"]
+    runs = JobProgress(share=0.5, remaining=1234, node="1", node_type="KSampler")
+    assert seen[0].progress == runs
+    assert seen[2].progress == JobProgress("slot", before=0)
+    assert seen[3].progress == JobProgress("turn", before=1)
+    assert [view.job.prompt_id for view in world.overview.jobs("ben").jobs] == ["b"]
 
 
 def test_a_run_is_told_with_its_nodes_and_the_last_preview_where_it_is_asked_for(

@@ -17,10 +17,10 @@ from proxy.app import storage
 from proxy.engine import recorder as recorder_module
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.term import Term
-from proxy.engine.tracker import RecordEnd
 from proxy.jobs.conversion import payload_of, stored_of
 from proxy.jobs.models import (
     Job,
+    JobEnd,
     JobState,
     NotLoadedError,
 )
@@ -39,7 +39,7 @@ def received(**fields: Any) -> Job:
         "member": "local",
         "number": 0,
         "client_id": None,
-        "create_time": 0,
+        "created_at": 0,
         **fields,
     }
     return Job(**with_content(values))
@@ -57,7 +57,7 @@ async def stored(database: Database, folder: Path, **fields: Any) -> Job:
     """A job that the api has put into the storage."""
     made = received(**fields)
     repository = JobRepository(database, Cipher(folder / "credentials.key"))
-    made.order = (await repository.insert(stored_of(made), payload_of(made))).key
+    made.order = (await repository.insert(stored_of(made), payload_of(made))).order
     return made
 
 
@@ -190,7 +190,7 @@ async def test_a_write_of_an_engine_that_has_lost_its_lease_changes_nothing(
         await late.save(made)
     assert not late.term.lasts
     with pytest.raises(FencedError):
-        await late.end(made, RecordEnd("failed", {}, {"messages": []}, {}, 0, 1))
+        await late.end(made, JobEnd("failed", {}, {"messages": []}, {}, 0, 1))
     (kept,) = await live(database, tmp_path)
     assert kept.state is JobState.QUEUED
 

@@ -12,15 +12,15 @@ import pytest
 from engine.rig import running_engine
 from waiting import until
 
-from proxy.jobs.models import Job, JobChanged, JobState
-from proxy.jobs.submission import JobRequest, new_job
+from proxy.jobs.conversion import job_of_request
+from proxy.jobs.models import Job, JobChanged, JobRequest, JobState
 from proxy.simulator import HttpFault, Simulator
 from proxy.translate import codec
 
 
 def left(state: JobState, **fields: object) -> Job:
     """A job that an engine had in this state when it died."""
-    job = new_job("local", JobRequest(graphs.plain(1)), prompt_id="left")
+    job = job_of_request("local", JobRequest(graphs.plain(1)), prompt_id="left")
     job.state, job.accepted, job.account = state, True, "default"
     for name, value in fields.items():
         setattr(job, name, value)
@@ -28,7 +28,7 @@ def left(state: JobState, **fields: object) -> Job:
 
 
 def reason_of(news: object) -> str | None:
-    return news.job.reason if isinstance(news, JobChanged) else None
+    return news.progress.reason if isinstance(news, JobChanged) else None
 
 
 async def put_on_the_cloud(

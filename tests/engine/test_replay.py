@@ -19,17 +19,17 @@ def entry(state: str, end: str, outputs: dict[str, object]) -> HistoryEntry:
     status = {"status_str": "x", "completed": state == "succeeded", "messages": messages}
     return HistoryEntry(
         member="anna",
-        id="one",
+        prompt_id="one",
         created_at=4,
         sequence=1,
-        number="0",
+        number=0,
         graph=codec.dump_bytes({"9": {"class_type": "SaveImage", "inputs": {}}}),
         extra_data=b"{}",
-        outputs_to_execute='["9"]',
+        outputs_to_execute=("9",),
         state=state,
         started_at=5,
         ended_at=9,
-        key=1,
+        order=1,
         summary=b"{}",
         result=codec.dump_bytes({"outputs": outputs, "status": status, "meta": {}}),
     )

@@ -100,6 +100,7 @@ async def test_the_engine_learns_from_a_job_and_its_successor_knows(
         assert found.times[sampler] == max(found.times.values())
         simulator.switches.pace = 0.5
         job, _ = await rig.submit(graphs.sampled(2, steps=10))
-        await until(lambda: any(view.progress for view in rig.engine._overview.jobs(None).jobs))
-        (view,) = rig.engine._overview.jobs(None).jobs
-        assert view.remaining is not None
+        overview = rig.engine._overview
+        await until(lambda: any(view.progress.share for view in overview.jobs(None).jobs))
+        (view,) = overview.jobs(None).jobs
+        assert view.progress.remaining is not None

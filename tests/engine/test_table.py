@@ -99,7 +99,7 @@ def test_why_a_job_waits_is_told_when_that_changes(world: World) -> None:
     one = job(accepted=True)
     for reason in ("no_credits", "no_credits", None):
         world.table.show(one, reason=reason)
-    reasons = [message.job.reason for message in world.heard if isinstance(message, JobChanged)]
+    reasons = [news.progress.reason for news in world.heard if isinstance(news, JobChanged)]
     assert reasons == ["no_credits", None]
 
 

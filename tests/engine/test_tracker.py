@@ -24,11 +24,11 @@ from proxy.engine.tracker import (
     EventReceived,
     GiveUp,
     Input,
-    RecordEnd,
     SendMessage,
     SnapshotReceived,
     Tracker,
 )
+from proxy.jobs.models import JobEnd
 from proxy.translate.events import Event, Preview
 from proxy.translate.frames import CloudPicture, CloudText
 from proxy.translate.snapshots import Snapshot
@@ -120,7 +120,7 @@ def test_a_cached_output_node_is_executed_without_executing() -> None:
 
 def test_the_history_entry_is_recorded_before_the_end_is_told() -> None:
     commands = play(done())
-    record = next(command for command in commands if isinstance(command, RecordEnd))
+    record = next(command for command in commands if isinstance(command, JobEnd))
     assert record.outputs == {"2": PICTURE}
     assert record.started_at == 10_000
     assert record.ended_at == 20_000
@@ -140,14 +140,14 @@ def test_the_history_entry_is_recorded_before_the_end_is_told() -> None:
 
 def test_a_run_is_as_long_as_the_clouds_clock_says_whatever_ours_says() -> None:
     commands = play(event("execution_start"), done(start_time=4_000, end_time=4_700))
-    record = next(command for command in commands if isinstance(command, RecordEnd))
+    record = next(command for command in commands if isinstance(command, JobEnd))
     assert (record.started_at, record.ended_at) == (5_000, 5_700)
     assert last_event(commands, "execution_success")["timestamp"] == 5_700
 
 
 def test_no_run_ends_before_it_has_begun() -> None:
     commands = play(event("execution_start"), done(start_time=None, end_time=4_700))
-    record = next(command for command in commands if isinstance(command, RecordEnd))
+    record = next(command for command in commands if isinstance(command, JobEnd))
     assert record.ended_at == record.started_at == 5_000
     assert last_event(commands, "execution_success")["timestamp"] == 5_000
 
@@ -450,7 +450,7 @@ def test_a_twin_that_shows_nothing_is_executed_with_null_and_not_recorded() -> N
         "prompt_id": ID,
     }
     assert states(commands)[-1]["2"] == ("finished", 1, 1)
-    [record] = [command for command in commands if isinstance(command, RecordEnd)]
+    [record] = [command for command in commands if isinstance(command, JobEnd)]
     assert record.outputs == {"3": PICTURE}
     assert record.meta.keys() == {"3"}
 
@@ -461,7 +461,7 @@ def test_an_output_in_the_detail_counts_more_than_null() -> None:
         done(outputs={"3": PICTURE, "4": None}),
         graph=TWINS,
     )
-    [record] = [command for command in commands if isinstance(command, RecordEnd)]
+    [record] = [command for command in commands if isinstance(command, JobEnd)]
     assert record.outputs == {"3": PICTURE}
 
 
@@ -530,7 +530,7 @@ def test_the_workflow_id_of_the_cloud_gives_way_to_the_jobs_own(metadata: dict[s
     assert len(told) > 8
     shown = [one.data.get("workflow_id") for one in told if isinstance(one, Event)]
     assert set(shown) == {metadata.get("workflow_id")}
-    [record] = [command for command in commands if isinstance(command, RecordEnd)]
+    [record] = [command for command in commands if isinstance(command, JobEnd)]
     assert all("workflow_id" not in data for _, data in record.status["messages"])
 
 
@@ -653,10 +653,10 @@ def test_the_display_node_is_that_of_the_outer_node() -> None:
     assert tracker.nodes.display_node == "1"
 
 
-def recorded(*happened: tuple[int, Input]) -> RecordEnd:
+def recorded(*happened: tuple[int, Input]) -> JobEnd:
     tracker = Tracker(ID, GRAPH)
     commands = [command for now, what in happened for command in tracker.receive(what, now)]
-    return next(command for command in commands if isinstance(command, RecordEnd))
+    return next(command for command in commands if isinstance(command, JobEnd))
 
 
 def test_a_node_runs_until_the_next_one_and_the_last_until_the_end() -> None:
@@ -681,7 +681,7 @@ def test_a_node_that_runs_again_adds_to_its_time() -> None:
     for now, node in ((1000, "1"), (2000, "2"), (4000, "1")):
         tracker.receive(event("executing", node=node), now)
     commands = tracker.receive(done(outputs={"1": PICTURE}, start_time=1000, end_time=5000), 5000)
-    end = next(command for command in commands if isinstance(command, RecordEnd))
+    end = next(command for command in commands if isinstance(command, JobEnd))
     assert end.node_times == {"1": (1000, 2000), "2": (2000, 2000)}
 
 

@@ -15,11 +15,11 @@ from proxy.engine.tracker import (
     Input,
     LeaveQueue,
     ReadDetail,
-    RecordEnd,
     SendMessage,
     SnapshotReceived,
     Tracker,
 )
+from proxy.jobs.models import JobEnd
 from proxy.translate.events import Event, Preview
 from proxy.translate.frames import CloudPicture, CloudText
 from proxy.translate.snapshots import Snapshot
@@ -154,7 +154,7 @@ def test_executing_null_comes_once_and_last(script: tuple[list[Input], Snapshot]
 
 @given(interleavings())
 def test_the_outcome_is_what_the_detail_says(script: tuple[list[Input], Snapshot]) -> None:
-    records = [command for command in _play(script[0]) if isinstance(command, RecordEnd)]
+    records = [command for command in _play(script[0]) if isinstance(command, JobEnd)]
     assert [record.outcome for record in records] == [script[1].status]
 
 
@@ -163,7 +163,7 @@ def test_every_output_has_its_executed_once_and_before_the_end(
     script: tuple[list[Input], Snapshot],
 ) -> None:
     commands = _play(script[0])
-    end = next(at for at, command in enumerate(commands) if isinstance(command, RecordEnd))
+    end = next(at for at, command in enumerate(commands) if isinstance(command, JobEnd))
     told = [
         command.message.data["node"]
         for command in commands[:end]
@@ -174,7 +174,7 @@ def test_every_output_has_its_executed_once_and_before_the_end(
     assert len(told) == len(set(told))
     assert set(told) >= set(script[1].outputs or {})
     record = commands[end]
-    assert isinstance(record, RecordEnd)
+    assert isinstance(record, JobEnd)
     assert set(record.outputs) == set(told)
 
 
@@ -183,7 +183,7 @@ def test_the_record_comes_before_the_end_is_told_and_the_queue_is_left_between(
     script: tuple[list[Input], Snapshot],
 ) -> None:
     commands = _play(script[0])
-    assert isinstance(commands[-4], RecordEnd)
+    assert isinstance(commands[-4], JobEnd)
     assert isinstance(commands[-3], SendMessage)
     assert isinstance(commands[-2], LeaveQueue)
     assert isinstance(commands[-1], SendMessage)
@@ -212,7 +212,7 @@ def test_the_cloud_id_reaches_no_client(script: tuple[list[Input], Snapshot]) ->
     for command in _play(script[0]):
         if isinstance(command, SendMessage) and isinstance(command.message, Event):
             assert "cloud-id" not in command.message.text
-        if isinstance(command, RecordEnd):
+        if isinstance(command, JobEnd):
             assert "cloud-id" not in str(command)
 
 
@@ -237,7 +237,7 @@ def test_one_snapshot_is_a_whole_life(script: tuple[list[Input], Snapshot], star
     assert types[-1] == "executing"
     assert types.count("executed") == len(detail.outputs or {})
     assert [type_ for type_ in types if type_ in TERMINAL] == [types[-2]]
-    assert len([command for command in commands if isinstance(command, RecordEnd)]) == 1
+    assert len([command for command in commands if isinstance(command, JobEnd)]) == 1
 
 
 @given(interleavings())
@@ -283,7 +283,7 @@ def test_each_blocked_branch_is_told_once_and_ends_nothing(
     ]
     assert sorted(error["node_id"] for error in errors) == sorted(blocked)
     assert all(error["current_inputs"] == [] for error in errors)
-    (record,) = (command for command in commands if isinstance(command, RecordEnd))
+    (record,) = (command for command in commands if isinstance(command, JobEnd))
     assert record.outcome == detail.status
     assert "ExecutionBlocked" not in str(record.status)
 
@@ -293,7 +293,7 @@ def test_the_recorded_messages_are_those_that_were_told(
     script: tuple[list[Input], Snapshot],
 ) -> None:
     commands = _play(script[0])
-    (record,) = (command for command in commands if isinstance(command, RecordEnd))
+    (record,) = (command for command in commands if isinstance(command, JobEnd))
     told = [
         [command.message.type, command.message.data]
         for command in commands

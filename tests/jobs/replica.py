@@ -9,12 +9,12 @@ from jobs.samples import MEMBER
 
 from proxy.bus import EventBus
 from proxy.engine.recorder import JobRecorder
-from proxy.engine.tracker import RecordEnd
 from proxy.jobs.conversion import payload_of, stored_of
 from proxy.jobs.live_feed import LiveFeed
 from proxy.jobs.models import (
     Job,
     JobContent,
+    JobEnd,
     JobMessage,
     JobState,
     now,
@@ -72,7 +72,7 @@ class Replica:
         values: dict[str, Any] = {"accepted": True, "state": JobState.QUEUED, **fields}
         content = JobContent(graph, {"client_id": CLIENT})
         job = Job(prompt_id, MEMBER, 0, content, CLIENT, now(), **values)
-        job.order = (await self.repository.insert(stored_of(job), payload_of(job))).key
+        job.order = (await self.repository.insert(stored_of(job), payload_of(job))).order
         return job
 
     async def end(self, job: Job) -> None:
@@ -82,7 +82,7 @@ class Replica:
         success = ["execution_success", {"prompt_id": job.prompt_id, "timestamp": at}]
         messages = [start, cached, success]
         status = {"status_str": "success", "completed": True, "messages": messages}
-        await self.recorder.end(job, RecordEnd("completed", {"9": OUTPUT}, status, {}, at, at))
+        await self.recorder.end(job, JobEnd("completed", {"9": OUTPUT}, status, {}, at, at))
 
     def tell(self, job: Job, type_: str, **data: Any) -> None:
         message = Event(type_, {"prompt_id": job.prompt_id, **data})

@@ -7,13 +7,13 @@ from typing import Any
 
 from proxy.bus import EventBus
 from proxy.engine.recorder import JobRecorder
-from proxy.engine.tracker import RecordEnd
-from proxy.jobs.conversion import live_of, payload_of, stored_of
+from proxy.jobs.conversion import payload_of, progress_of, stored_of
 from proxy.jobs.models import (
     HistoryChanged,
     Job,
     JobChanged,
     JobContent,
+    JobEnd,
     JobLeft,
     JobState,
 )
@@ -41,7 +41,7 @@ def job(
     **fields: Any,
 ) -> Job:
     """A job without a graph, which waits."""
-    values = with_content({"create_time": 0, **fields})
+    values = with_content({"created_at": 0, **fields})
     return Job(prompt_id, member, number, client_id=client_id, state=state, **values)
 
 
@@ -54,8 +54,8 @@ def new(prompt_id: str, number: float = 0, **fields: Any) -> Job:
         "graph": {"1": {"class_type": "X"}},
         "extra_data": {"client_id": "c"},
         "client_id": "c",
-        "create_time": 1000,
-        "outputs_to_execute": ["1"],
+        "created_at": 1000,
+        "outputs_to_execute": ("1",),
         "state": JobState.QUEUED,
         **fields,
     }
@@ -77,19 +77,19 @@ class Room:
             self.count += 1
             job.order = self.count
             self.service._live.keep_sent(job.member, job.order, payload_of(job))
-        self.bus.publish(f"jobs.{MEMBER}", JobChanged(live_of(job)))
+        self.bus.publish(f"jobs.{MEMBER}", JobChanged(stored_of(job), progress_of(job)))
         return job
 
     def remove(self, job: Job) -> None:
-        self.bus.publish(f"jobs.{MEMBER}", JobLeft(live_of(job)))
+        self.bus.publish(f"jobs.{MEMBER}", JobLeft(stored_of(job)))
 
     async def end(
         self, prompt_id: str, created: int = 1000, took: int = 5, tell: bool = True, **outputs: Any
     ) -> Job:
-        job = new(prompt_id, create_time=created)
-        job.order = (await self.repository.insert(stored_of(job), payload_of(job))).key
+        job = new(prompt_id, created_at=created)
+        job.order = (await self.repository.insert(stored_of(job), payload_of(job))).order
         status = {"status_str": "success", "completed": True, "messages": []}
-        end = RecordEnd("completed", outputs, status, {}, created, created + took)
+        end = JobEnd("completed", outputs, status, {}, created, created + took)
         await self.recorder.end(job, end)
         if tell:
             self.bus.publish(f"jobs.{MEMBER}", HistoryChanged(MEMBER, (prompt_id,)))

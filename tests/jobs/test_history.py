@@ -71,17 +71,20 @@ async def test_a_history_of_ten_thousand_holds_nobody_up(room: Room) -> None:
     entry = {
         "member": MEMBER,
         "state": "succeeded",
-        "number": "0",
-        "outputs_to_execute": "[]",
+        "number": 0,
+        "cloud_id": "",
+        "outputs_to_execute": (),
         "label": "",
         **dict.fromkeys(("created_at", "started_at", "ended_at"), 1),
         **dict.fromkeys(("summary", "result", "details"), b"{}"),
     }
 
     def fill(connection: Connection) -> None:
-        rows = [{**entry, "key": one, "id": f"job-{one}", "sequence": one} for one in numbers]
+        rows = [
+            {**entry, "order": one, "prompt_id": f"job-{one}", "sequence": one} for one in numbers
+        ]
         connection.execute(insert(history), rows)
-        payloads = [{"key": one, "graph": graph, "extra_data": b"{}"} for one in numbers]
+        payloads = [{"order": one, "graph": graph, "extra_data": b"{}"} for one in numbers]
         connection.execute(insert(job_payloads), payloads)
 
     await room.repository._database.write(fill, long=True)

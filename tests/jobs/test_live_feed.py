@@ -7,10 +7,8 @@ from jobs.samples import MEMBER
 from waiting import until
 
 from proxy.bus import MISSED
-from proxy.jobs.conversion import live_of
-from proxy.jobs.models import (
-    JobChanged,
-)
+from proxy.jobs.conversion import progress_of, stored_of
+from proxy.jobs.models import JobChanged, JobProgress
 from proxy.supervisor import Supervisor
 
 WHOLE = [
@@ -37,7 +35,7 @@ async def test_a_job_that_lived_and_ended_unheard_is_told_whole_once(replica: Re
 async def test_of_a_job_that_had_begun_the_rest_is_told(replica: Replica) -> None:
     listener = replica.listen()
     job = await replica.insert()
-    replica.bus.publish(f"jobs.{MEMBER}", JobChanged(live_of(job)))
+    replica.bus.publish(f"jobs.{MEMBER}", JobChanged(stored_of(job), progress_of(job)))
     replica.tell(job, "execution_start")
     replica.tell(job, "execution_cached", nodes=[])
     replica.tell(job, "executing", node="9")
@@ -51,7 +49,7 @@ async def test_of_a_job_that_had_begun_the_rest_is_told(replica: Replica) -> Non
 async def test_ends_from_before_a_socket_opened_are_not_told(replica: Replica) -> None:
     job = await replica.insert()
     await replica.end(job)
-    replica.live.put(live_of(job))
+    replica.live.put(stored_of(job), JobProgress())
     listener = replica.listen()
     replica.subscribers._sockets[MEMBER][CLIENT].opened_at += 10
     await replica.feed.read()
@@ -61,7 +59,7 @@ async def test_ends_from_before_a_socket_opened_are_not_told(replica: Replica) -
 async def test_a_job_that_left_without_a_trace_is_told_no_end(replica: Replica) -> None:
     listener = replica.listen()
     job = await replica.insert()
-    replica.live.put(live_of(job))
+    replica.live.put(stored_of(job), JobProgress())
     await replica.repository.discard([job.order])
     await replica.feed.read()
     assert listener.heard == []

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jobs.samples import job
 
 from proxy.bus import BusMessage, EventBus, decode, encode
-from proxy.jobs.conversion import live_of
+from proxy.jobs.conversion import progress_of, stored_of
 from proxy.jobs.models import (
     TRANSITIONS,
     AccountView,
@@ -22,15 +22,16 @@ from proxy.jobs.models import (
     HistoryChanged,
     JobAnswered,
     JobChanged,
-    JobKey,
     JobMessage,
+    JobProgress,
     JobReceived,
     JobState,
-    LiveJob,
     OverviewAnswered,
     QueueChanged,
+    shown_state,
     topic_of,
 )
+from proxy.storage.jobs import JobKey
 from proxy.translate.errors import LocalError
 from proxy.translate.events import Binary, Event, Message, NodeText, Preview
 
@@ -80,11 +81,14 @@ LARGE = 2**80
         JobReceived(KEY, 7, {"1": {"errors": [], "seed": LARGE}}, promised=True),
         JobAnswered(KEY, {"1": {"seed": LARGE}}),
         CancelAnswered(True),
-        JobChanged(live_of(job(number=-1.5, outputs_to_execute=["2"]))),
+        JobChanged(
+            stored_of(job(number=-1.5, outputs_to_execute=("2",), state=JobState.RUNNING)),
+            JobProgress(share=0.5),
+        ),
         HistoryChanged("anna", None),
         HistoryChanged("anna", ("a", "b")),
         OverviewAnswered(
-            (LiveJob("anna", "one", 3, 1, JobState.RUNNING, 5, progress=0.5),),
+            (JobChanged(stored_of(job()), JobProgress("slot", before=3)),),
             (AccountView("main", 3, 1, None, None, events=True),),
         ),
     ],
@@ -160,8 +164,13 @@ def test_clients_have_topics_of_their_own(one: str, other: str) -> None:
     ],
 )
 def test_admins_see_how_far_a_job_is(state: JobState, shown: str) -> None:
-    view = live_of(job(state=state, reason="slot", label="a fox"))
-    assert (view.shown, view.reason, view.label) == (shown, "slot", "a fox")
+    assert shown_state(stored_of(job(state=state))) == shown
+
+
+def test_what_is_in_memory_alone_is_told_beside_the_row() -> None:
+    waits = job(reason="slot", message="Later.", label="a fox")
+    assert progress_of(waits) == JobProgress("slot", "Later.")
+    assert stored_of(waits).label == "a fox"
 
 
 async def test_the_first_answer_of_its_kind_counts() -> None:

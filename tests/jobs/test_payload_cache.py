@@ -10,7 +10,7 @@ from jobs.samples import MEMBER, Room, new
 
 from proxy.budget import MemoryBudget, MemoryLimitError
 from proxy.jobs import views
-from proxy.jobs.conversion import live_of, payload_of, stored_of
+from proxy.jobs.conversion import payload_of, progress_of, stored_of
 from proxy.jobs.models import Job, JobChanged, JobState
 from proxy.jobs.payload_cache import PayloadCache, QueueItem
 
@@ -19,8 +19,8 @@ async def stored(room: Room, prompt_id: str, title: int, **fields: Any) -> Job:
     """A job of which the cache has nothing."""
     graph = {"1": {"class_type": "X", "_meta": {"title": "x" * title}}}
     job = new(prompt_id, graph=graph, accepted=True, **fields)
-    job.order = (await room.repository.insert(stored_of(job), payload_of(job))).key
-    room.bus.publish(f"jobs.{MEMBER}", JobChanged(live_of(job)))
+    job.order = (await room.repository.insert(stored_of(job), payload_of(job))).order
+    room.bus.publish(f"jobs.{MEMBER}", JobChanged(stored_of(job), progress_of(job)))
     return job
 
 

@@ -54,7 +54,7 @@ async def test_between_its_end_and_leaving_the_queue_a_job_is_in_both(room: Room
 
 
 async def test_jobs_are_listed_newest_first_with_the_fields_of_comfyui(full: Room) -> None:
-    full.put(new("live", 12, create_time=9000))
+    full.put(new("live", 12, created_at=9000))
     answer = await full.listed(JobQuery(limit=2))
     assert [job["id"] for job in answer["jobs"]] == ["live", "d"]
     assert answer["pagination"] == {"offset": 0, "limit": 2, "total": 5, "has_more": True}

@@ -390,4 +390,4 @@ def test_a_replica_that_has_missed_something_learns_of_the_sockets_again(
 
 
 def job(prompt_id: str, member: str = "ann", client_id: str | None = "c", **fields: Any) -> Job:
-    return Job(prompt_id, member, 0, None, client_id=client_id, create_time=0, **fields)
+    return Job(prompt_id, member, 0, None, client_id=client_id, created_at=0, **fields)

@@ -10,10 +10,10 @@ from jobs.replica import Replica
 from jobs.samples import MEMBER, new
 from waiting import until
 
-from proxy.jobs.conversion import live_of
+from proxy.jobs.conversion import stored_of
 from proxy.jobs.models import (
+    JobProgress,
     JobState,
-    LiveJob,
     now,
 )
 from proxy.jobs.views import divided, of_queue
@@ -38,7 +38,7 @@ async def test_what_is_heard_while_two_read_at_once_is_kept(
     done, _ = await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED)
     assert len(done) == 1
     job = await replica.insert()
-    replica.live.put(live_of(job))
+    replica.live.put(stored_of(job), JobProgress())
     doors[0].set()
     living, gone = await next(one for one in (first, second) if one not in done)
     assert (living, gone) == ({job.order}, [])
@@ -47,7 +47,7 @@ async def test_what_is_heard_while_two_read_at_once_is_kept(
 
 async def test_the_storage_tells_which_jobs_live(replica: Replica) -> None:
     stays, leaves = await replica.insert("stays"), await replica.insert("leaves")
-    replica.live.put(live_of(leaves))
+    replica.live.put(stored_of(leaves), JobProgress())
     await replica.repository.discard([leaves.order])
     await replica.insert("unanswered", accepted=False, state=JobState.RECEIVED)
     await replica.insert("unwanted", cancel_requested=True)
@@ -58,9 +58,9 @@ async def test_the_storage_tells_which_jobs_live(replica: Replica) -> None:
 
 async def test_of_storage_and_bus_the_newer_word_counts(replica: Replica) -> None:
     job = await replica.insert()
-    known = live_of(job)
+    known = stored_of(job)
     job.state = JobState.SUBMITTING
-    replica.live.put(live_of(job))
+    replica.live.put(stored_of(job), JobProgress())
     await replica.repository.update([(job.order, {"changed_at": known.changed_at - 5})])
     await replica.live.reload()
     assert [one.state for one in replica.live] == [JobState.SUBMITTING]
@@ -71,15 +71,15 @@ async def test_of_storage_and_bus_the_newer_word_counts(replica: Replica) -> Non
 
 async def test_what_the_bus_says_during_a_reading_is_newer(replica: Replica) -> None:
     ended = await replica.insert("ended")
-    new = live_of(await replica.insert("new"))
+    new = stored_of(await replica.insert("new"))
     read = replica.repository.live
 
     async def late(member: str | None = None) -> Any:
         rows = await read(member)
-        replica.live.put(live_of(ended))
-        replica.live.remove(live_of(ended))
-        replica.live.put(new)
-        return [row for row in rows if row.id != "new"]
+        replica.live.put(stored_of(ended), JobProgress())
+        replica.live.remove(stored_of(ended))
+        replica.live.put(new, JobProgress())
+        return [row for row in rows if row.prompt_id != "new"]
 
     replica.repository.live = late  # type: ignore[method-assign]
     living, gone = await replica.live.reload()
@@ -94,8 +94,8 @@ async def test_while_the_bus_is_away_an_answer_comes_from_the_storage(replica: R
     assert set((await replica.live.now(MEMBER)).jobs) == {job.prompt_id}
 
 
-def live(**fields: Any) -> LiveJob:
-    return live_of(new("one", 3, extra_data={}, **fields))
+def live(**fields: Any) -> StoredJob:
+    return stored_of(new("one", 3, extra_data={}, **fields))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_the_head_of_the_queue_counts_as_running_where_nothing_runs(
     states: str, running: str, pending: str
 ) -> None:
     jobs = [
-        live_of(new(str(number), number, state=JobState(state)))
+        stored_of(new(str(number), number, state=JobState(state)))
         for number, state in enumerate(states.split())
     ]
     shown = ["".join(job.prompt_id for job in part) for part in divided(reversed(jobs))]

@@ -54,7 +54,7 @@ async def fill(folder: Path, *ids: str) -> None:
 
 async def jobs_in(folder: Path) -> list[str]:
     database = await open_folder(folder)
-    found = [job.id for job in await JobRepository(database).live()]
+    found = [job.prompt_id for job in await JobRepository(database).live()]
     await database.close()
     return found
 
@@ -115,8 +115,8 @@ async def test_a_folder_in_use_is_copied_at_one_moment(folder: Path, tmp_path: P
         restore(tmp_path / f"{number}.tar", tmp_path / str(number))
         opened = await open_folder(tmp_path / str(number))
         live = await JobRepository(opened).live()
-        assert len(await JobRepository(opened).payloads(job.key for job in live)) == len(live)
-        assert [job.id for job in live] == [str(one) for one in range(len(live))]
+        assert len(await JobRepository(opened).payloads(job.order for job in live)) == len(live)
+        assert [job.prompt_id for job in live] == [str(one) for one in range(len(live))]
         await opened.close()
 
 
@@ -230,8 +230,8 @@ async def grown(tmp_path: Path) -> Path:
                 for number in range(1, ROWS + 1)
             ]
             connection.execute(insert(table), rows)
-        connection.execute(jobs.delete().where(jobs.c.key > 100))
-        connection.execute(history.delete().where(history.c.key > 100))
+        connection.execute(jobs.delete().where(jobs.c.order > 100))
+        connection.execute(history.delete().where(history.c.order > 100))
         put_meta(connection, "members_revision", 7)
 
     await database.write(fill)
@@ -251,7 +251,7 @@ def value_of(column: Column[Any], number: int) -> Any:
             return f"\0 \ud800 \x1a ä {number}"
         case BigInteger():
             return number if column.primary_key else 2**60 + number
-    if column.primary_key and column.autoincrement is not False and column.name == "key":
+    if column.primary_key and column.autoincrement is True:
         return number
     return f"{number:04}"
 
@@ -278,10 +278,10 @@ async def test_new_keys_are_higher_than_all_before(grown: Path, target: Database
 
     def add(connection: Connection) -> list[int]:
         keys = []
-        for table in (jobs, audit):
-            row = {column.name: value_of(column, 999) for column in table.columns}
-            del row["key"]
-            statement = insert(table).values(row).returning(table.c.key)
+        for key in (jobs.c.order, audit.c.key):
+            row = {column.name: value_of(column, 999) for column in key.table.columns}
+            del row[key.name]
+            statement = insert(key.table).values(row).returning(key)
             keys.append(connection.execute(statement).scalar_one())
         return keys
 

@@ -69,9 +69,9 @@ async def test_entries_are_forgotten_by_id_or_all(jobs: JobRepository, database:
 
 async def test_a_long_history_is_forgotten_whole(jobs: JobRepository, database: Database) -> None:
     def fill(connection: Connection) -> None:
-        for key in range(1, 521):
-            add_history(connection, job(str(key), key=key), ended())
-            add_payload(connection, key, PAYLOAD)
+        for order in range(1, 521):
+            add_history(connection, ended(job(str(order), order=order)))
+            add_payload(connection, order, PAYLOAD)
 
     await database.write(fill, long=True)
     assert len(await jobs.history.forget("anna")) == 520
@@ -81,11 +81,11 @@ async def test_a_long_history_is_forgotten_whole(jobs: JobRepository, database: 
 async def test_an_id_used_again_keeps_its_place(jobs: JobRepository) -> None:
     first = await run(jobs, job("a"))
     await run(jobs, job("b"))
-    key = (await jobs.insert(job("a"), replace(PAYLOAD, graph=b"{}"))).key
+    again = await jobs.insert(job("a"), replace(PAYLOAD, graph=b"{}"))
     assert [entry.graph for entry in await entries(jobs)] == [PAYLOAD.graph] * 2
-    await jobs.finish(key, ended("failed"), keep=10)
+    await jobs.finish(ended(again, "failed"), keep=10)
     found = await entries(jobs)
-    assert [(one.id, one.state) for one in found] == [("a", "failed"), ("b", "succeeded")]
+    assert [(one.prompt_id, one.state) for one in found] == [("a", "failed"), ("b", "succeeded")]
     assert found[0].graph == b"{}"
     assert await jobs.payload(first) is None
 
@@ -99,24 +99,24 @@ async def test_the_oldest_entries_go_with_their_files(
     await files.write(lambda unit: unit.put_given("anna", "a", "9", b"[]"))
     for one in "abcd":
         await run(jobs, job(one))
-    key = (await jobs.insert(job("e"), PAYLOAD)).key
-    assert sorted(await jobs.finish(key, ended(), keep=3)) == ["a", "b"]
+    last = await jobs.insert(job("e"), PAYLOAD)
+    assert sorted(await jobs.finish(ended(last), keep=3)) == ["a", "b"]
     assert await ids(jobs) == ["c", "d", "e"]
     assert await files.read(lambda unit: unit.records("anna", "output")) == [kept]
     assert await files.read(lambda unit: unit.given("anna", "a", "9")) is None
-    payloads = select(job_payloads.c.key)
+    payloads = select(job_payloads.c.order)
     assert len(await database.read(lambda c: c.execute(payloads).all())) == 3
 
 
 async def test_what_has_ended_since_is_told_with_its_client(jobs: JobRepository) -> None:
-    await run(jobs, job("old"), ended(at=2999))
-    key = await run(jobs, job("new", client_id="c"))
+    await run(jobs, job("old"), at=2999)
+    order = await run(jobs, job("new", client_id="c"))
     await jobs.insert(job("lives"), PAYLOAD)
-    assert await jobs.history.since(3000) == [(key, "anna", "new", "c", 3000)]
+    assert await jobs.history.since(3000) == [(order, "anna", "new", "c", 3000)]
 
 
 async def test_a_job_is_in_the_history_when_it_has_ended(jobs: JobRepository) -> None:
-    lives = (await jobs.insert(job("b"), PAYLOAD)).key
+    lives = (await jobs.insert(job("b"), PAYLOAD)).order
     assert await jobs.history.has(await run(jobs, job("a")))
     assert not await jobs.history.has(lives)
 
@@ -125,10 +125,10 @@ async def test_a_job_is_in_the_history_when_it_has_ended(jobs: JobRepository) ->
 
 
 async def test_lists_are_filtered_and_in_order(jobs: JobRepository) -> None:
-    await run(jobs, job("old", created_at=1), ended(summary=b"old", at=2500))
-    await run(jobs, job("new", created_at=5, workflow_id="w"), ended("failed", summary=b"new"))
-    await run(jobs, job("same", created_at=5), ended(summary=b"same", at=2600))
-    await run(jobs, job("other", "ben"), ended(summary=b"other"))
+    await run(jobs, job("old", created_at=1), summary=b"old", at=2500)
+    await run(jobs, job("new", created_at=5, workflow_id="w"), state="failed", summary=b"new")
+    await run(jobs, job("same", created_at=5), summary=b"same", at=2600)
+    await run(jobs, job("other", "ben"), summary=b"other")
     await jobs.insert(job("lives"), PAYLOAD)
 
     async def listed(**query: Any) -> tuple[list[str], int]:
@@ -160,18 +160,17 @@ JOBS = (
 @pytest.fixture
 async def history(jobs: JobRepository) -> HistoryRepository:
     for member, id_, label, state, at in JOBS:
-        end = ended(
-            state, at, started_at=at - 100, summary=b'{"id": 1}', details=b'{"account": "main"}'
-        )
-        await run(jobs, job(id_, member, created_at=at - 500, label=label), end)
+        end = {"state": state, "at": at, "started_at": at - 100, "summary": b'{"id": 1}'}
+        one = job(id_, member, created_at=at - 500, label=label)
+        await run(jobs, one, **end, details=b'{"account": "main"}')
     return jobs.history
 
 
 async def test_the_newest_come_first_one_page_behind_the_other(history: HistoryRepository) -> None:
     found, before = [], None
     while page := await history.search(None, before=before, limit=1):
-        found += [row.id for row in page]
-        before = page[-1].ended_at, page[-1].key
+        found += [row.prompt_id for row in page]
+        before = page[-1].ended_at, page[-1].order
     assert found == ["b2", "a2", "b1", "a1"]
 
 
@@ -191,11 +190,11 @@ async def test_the_newest_come_first_one_page_behind_the_other(history: HistoryR
 async def test_pages_are_filtered_and_searched(
     history: HistoryRepository, query: dict[str, Any], found: list[str]
 ) -> None:
-    assert [row.id for row in await history.search(**query, limit=9)] == found
+    assert [row.prompt_id for row in await history.search(**query, limit=9)] == found
 
 
 async def test_a_job_with_its_label_and_details(history: HistoryRepository) -> None:
-    row = await history.row("ben", "b1")
+    row = await history.listed("ben", "b1")
     assert row is not None
     assert (row.label, row.state, row.created_at, row.started_at, row.ended_at) == (
         "SDXL base",
@@ -205,4 +204,4 @@ async def test_a_job_with_its_label_and_details(history: HistoryRepository) -> N
         2000,
     )
     assert (row.summary, row.details) == (b'{"id": 1}', b'{"account": "main"}')
-    assert await history.row("anna", "b1") is None
+    assert await history.listed("anna", "b1") is None

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 from msgspec.structs import replace
+from storage.samples import ended
 
 from proxy.storage import usage as module
 from proxy.storage.database import Database
-from proxy.storage.history import EndedJob
 from proxy.storage.jobs import JobRepository, Payload, StoredJob
 from proxy.storage.usage import (
     FACT,
@@ -112,10 +112,8 @@ async def test_the_times_of_jobs_that_live_and_have_ended(
     jobs = JobRepository(database)
     payload = Payload(b"{}", b"{}")
     for id_, end in (("old", 1000), ("new", 3000)):
-        one = StoredJob("anna", id_, "queued", 0, created_at=500, changed_at=500)
-        key = (await jobs.insert(one, payload)).key
-        ended = EndedJob("failed", 700, end, b"{}", b"{}", [])
-        await jobs.finish(key, ended, keep=10)
+        one = await jobs.insert(StoredJob("anna", id_, "queued", 0, 500, 500), payload)
+        await jobs.finish(ended(one, "failed", end, started_at=700), keep=10)
     for id_, accepted in (("waits", True), ("unanswered", False)):
         one = StoredJob("ben", id_, "queued", 0, 2000, 2000, accepted=accepted)
         await jobs.insert(one, payload)

@@ -192,15 +192,15 @@ def _create_outputs() -> None:
 def _create_history() -> None:
     op.create_table(
         "history",
-        sa.Column("key", KEY, autoincrement=False, nullable=False),
+        sa.Column("order", KEY, autoincrement=False, nullable=False),
         sa.Column("member", AnyText(), nullable=False),
-        sa.Column("id", AnyText(), nullable=False),
+        sa.Column("prompt_id", AnyText(), nullable=False),
         sa.Column("sequence", sa.BigInteger(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("number", sa.Text(), nullable=False),
         sa.Column("workflow_id", AnyText(), nullable=True),
         sa.Column("client_id", AnyText(), nullable=True),
-        sa.Column("cloud_id", AnyText(), nullable=True),
+        sa.Column("cloud_id", AnyText(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("started_at", sa.BigInteger(), nullable=False),
         sa.Column("ended_at", sa.BigInteger(), nullable=False),
@@ -209,8 +209,8 @@ def _create_history() -> None:
         sa.Column("result", sa.LargeBinary(), nullable=False),
         sa.Column("label", AnyText(), nullable=False),
         sa.Column("details", sa.LargeBinary(), nullable=False),
-        sa.PrimaryKeyConstraint("key", name=op.f("pk_history")),
-        sa.UniqueConstraint("member", "id", name=op.f("uq_history_member_id")),
+        sa.PrimaryKeyConstraint("order", name=op.f("pk_history")),
+        sa.UniqueConstraint("member", "prompt_id", name=op.f("uq_history_member_prompt_id")),
     )
     op.create_index("ix_history_cloud_id", "history", ["cloud_id"], unique=False)
     op.create_index(
@@ -221,7 +221,7 @@ def _create_history() -> None:
     )
     op.create_index("ix_history_member_sequence", "history", ["member", "sequence"], unique=True)
     op.create_index(
-        "ix_history_searched", "history", ["ended_at", "member", "label", "id"], unique=False
+        "ix_history_searched", "history", ["ended_at", "member", "label", "prompt_id"], unique=False
     )
     op.create_index("ix_history_member_ended_at", "history", ["member", "ended_at"], unique=False)
     op.create_index("ix_history_state_ended_at", "history", ["state", "ended_at"], unique=False)
@@ -230,25 +230,25 @@ def _create_history() -> None:
 def _create_jobs() -> None:
     op.create_table(
         "job_payloads",
-        sa.Column("key", KEY, autoincrement=False, nullable=False),
+        sa.Column("order", KEY, autoincrement=False, nullable=False),
         sa.Column("graph", sa.LargeBinary(), nullable=False),
         sa.Column("extra_data", sa.LargeBinary(), nullable=False),
         sa.Column("targets", sa.LargeBinary(), nullable=True),
         sa.Column("rewriting", sa.LargeBinary(), nullable=True),
         sa.Column("credentials", sa.LargeBinary(), nullable=True),
-        sa.PrimaryKeyConstraint("key", name=op.f("pk_job_payloads")),
+        sa.PrimaryKeyConstraint("order", name=op.f("pk_job_payloads")),
     )
     op.create_table(
         "jobs",
-        sa.Column("key", KEY, autoincrement=True, nullable=False),
+        sa.Column("order", KEY, autoincrement=True, nullable=False),
         sa.Column("member", AnyText(), nullable=False),
-        sa.Column("id", AnyText(), nullable=False),
+        sa.Column("prompt_id", AnyText(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("number", sa.Text(), nullable=False),
         sa.Column("client_id", AnyText(), nullable=True),
         sa.Column("workflow_id", AnyText(), nullable=True),
         sa.Column("account", AnyText(), nullable=False),
-        sa.Column("cloud_id", AnyText(), nullable=True),
+        sa.Column("cloud_id", AnyText(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("changed_at", sa.BigInteger(), nullable=False),
         sa.Column("started_at", sa.BigInteger(), nullable=True),
@@ -260,8 +260,8 @@ def _create_jobs() -> None:
         sa.Column("cancel_requested", sa.Boolean(), nullable=False),
         sa.Column("charge", sa.Double(), nullable=False),
         sa.Column("label", AnyText(), nullable=False),
-        sa.PrimaryKeyConstraint("key", name=op.f("pk_jobs")),
-        sa.UniqueConstraint("member", "id", name=op.f("uq_jobs_member_id")),
+        sa.PrimaryKeyConstraint("order", name=op.f("pk_jobs")),
+        sa.UniqueConstraint("member", "prompt_id", name=op.f("uq_jobs_member_prompt_id")),
         sqlite_autoincrement=True,
     )
     op.create_index("ix_jobs_cloud_id", "jobs", ["cloud_id"], unique=False)
