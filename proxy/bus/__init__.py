@@ -94,12 +94,11 @@ class Subscription:
     def __init__(self, bus: EventBus, topic: str, handler: Callable[[Any], None]) -> None:
         self.topic = topic
         self._bus = bus
-        self._handler = handler
-        self._closed = False
+        self._handler: Callable[[Any], None] | None = handler
 
     def take(self, message: Any) -> None:
         """Call the handler with a message; log what it raises."""
-        if self._closed:
+        if self._handler is None:
             return
         try:
             self._handler(message)
@@ -108,8 +107,8 @@ class Subscription:
 
     def close(self) -> None:
         """Stop receiving messages. A second call does nothing."""
-        if not self._closed:
-            self._closed = True
+        if self._handler is not None:
+            self._handler = None  # it may hold what holds this
             self._bus.remove(self)
 
     def __enter__(self) -> Self:

@@ -225,12 +225,17 @@ class JobFollower:
 
     async def follow(self) -> Ended | Withdrawn:
         """Carry out what happens to the job until it has ended or is withdrawn."""
-        async with asyncio.TaskGroup() as self._tasks:
-            if self._wants_detail:
-                self.read_detail()
-            outcome = await self._follow()
-            if self._reader is not None:
-                self._reader.cancel()
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                if self._wants_detail:
+                    self.read_detail()
+                outcome = await self._follow()
+                if self._reader is not None:
+                    self._reader.cancel()
+        finally:
+            # The traceback of a cancelled reader leads back here: without this circle the job's
+            # memory is free at once, and not after a late collection.
+            self._tasks = self._reader = None
         return outcome
 
     async def _follow(self) -> Ended | Withdrawn:

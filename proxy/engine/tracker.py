@@ -15,8 +15,9 @@ before a client learns of the end. Snapshots alone are enough for a complete lif
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import InitVar, dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeAlias, cast
 
@@ -119,6 +120,8 @@ class Tracker:
     _unfinished: set[str] = field(default_factory=set)
     _outputs_sent: bool = False
     _commands: list[Command] = field(default_factory=list)
+    #: Notes a message to send. It does not hold the tracker, so that nothing goes in a circle.
+    _tell: Callable[[Message], None] = field(init=False)
     nodes: NodeStates = field(init=False)
 
     def __post_init__(self, output_nodes: Iterable[str]) -> None:
@@ -128,6 +131,7 @@ class Tracker:
             for node_id, node in self.graph.items()
             if isinstance(node, Mapping)
         }
+        self._tell = partial(_note, self._commands, self.metadata)
         self.nodes = NodeStates(self.prompt_id, self.graph, self._tell, types)
 
     def receive(self, what: Input, now: int) -> list[Command]:
@@ -144,7 +148,8 @@ class Tracker:
                 self._give_up(what, now)
             case _:
                 self._frame(what, now)
-        commands, self._commands = self._commands, []
+        commands = [*self._commands]
+        self._commands.clear()
         return [OutputsSent(), *commands] if self._ends_outputs(what) else commands
 
     def _ends_outputs(self, what: Input) -> bool:
@@ -313,11 +318,6 @@ class Tracker:
             executed_by=snapshot.executed_by,
         )
 
-    def _tell(self, message: Message) -> None:
-        if self.metadata:
-            message = events.with_metadata(message, self.metadata)
-        self._commands.append(SendMessage(message))
-
     def _read_detail(self) -> None:
         if not self._reading:
             self._reading = True
@@ -345,3 +345,9 @@ class Tracker:
     def _tell_kept(self, type_: str, data: dict[str, Any]) -> None:
         self._history.append([type_, data])
         self._tell(Event(type_, data))
+
+
+def _note(commands: list[Command], metadata: Mapping[str, Any], message: Message) -> None:
+    """Add a message to send to what is to be done."""
+    message = events.with_metadata(message, metadata) if metadata else message
+    commands.append(SendMessage(message))

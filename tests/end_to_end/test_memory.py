@@ -1,0 +1,42 @@
+"""What stays in memory of jobs that have ended."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Iterator
+
+import graphs
+import pytest
+from stack import PATIENCE, Client
+
+from proxy.engine.follower import JobFollower
+from proxy.engine.tracker import Tracker
+from proxy.jobs.models import EngineAnswer, Job
+
+OF_A_JOB = (Job, JobFollower, Tracker, EngineAnswer)
+
+
+@pytest.fixture
+def without_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def alive() -> list[str]:
+    return sorted(type(item).__name__ for item in gc.get_objects() if isinstance(item, OF_A_JOB))
+
+
+@pytest.mark.parametrize("graph", [graphs.plain(), graphs.raising()], ids=["plain", "raising"])
+async def test_an_ended_job_is_free_without_a_collection(
+    client: Client, graph: dict[str, object], without_collector: None
+) -> None:
+    before = alive()
+    await client.run(graph)
+    async with asyncio.timeout(PATIENCE):
+        while alive() != before:  # noqa: ASYNC110 (it leaves a moment after its client has heard)
+            await asyncio.sleep(0.01)
