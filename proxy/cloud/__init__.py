@@ -1,1 +1,1 @@
-"""The only room that opens connections to Comfy Cloud."""
+"""All connections to Comfy Cloud."""

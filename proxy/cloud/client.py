@@ -1,4 +1,4 @@
-"""The calls of Comfy Cloud's HTTP API that the proxy makes, with typed answers and errors."""
+"""The calls to Comfy Cloud's HTTP API, with typed answers and errors."""
 
 from __future__ import annotations
 
@@ -56,53 +56,53 @@ from proxy.translate.snapshots import Snapshot, from_job
 
 log = structlog.get_logger(__name__)
 
-#: Entries asked for in one page of `GET /api/jobs` (the cloud allows 1000), and pages in all.
-_PAGE, _MAX_PAGES = 200, 25
+#: Entries of a page of `GET /api/jobs` (the cloud allows 1000), and the maximum number of pages.
+_PAGE_SIZE, _MAX_PAGES = 200, 25
 
-#: Assets of a job asked for in one page (the cloud allows no more), and in all.
-_ASSETS, _MAX_ASSETS = 500, 10_000
+#: Assets of a page of a job's assets (the maximum of the cloud), and the maximum in all pages.
+_ASSETS_PAGE_SIZE, _MAX_ASSETS = 500, 10_000
 
-#: This many jobs' details are asked for at once, however many jobs are to be read.
-_DETAILS = 8
+#: Maximum number of concurrent requests for details of jobs.
+_MAX_CONCURRENT_DETAILS = 8
 
-#: Bytes of a value of `extra_data` that is read.
-_SHORT = 4096
+#: Maximum bytes of a value of `extra_data` that is read.
+_MAX_EXTRA_BYTES = 4096
 
-#: Seconds for an answer that the proxy can do without.
+#: Timeout of optional calls, in seconds.
 _OPTIONAL_TIMEOUT = 10.0
 
-#: Bytes a second that an upload may count on.
-_UPLOAD_RATE = 100_000
+#: Minimum bytes a second of an upload; slower ones time out.
+_MIN_UPLOAD_RATE = 100_000
 
-#: Seconds for the whole catalog, about 9 MB.
+#: Timeout of the catalog, about 9 MB, in seconds.
 _CATALOG_TIMEOUT = 120.0
 
-#: How errors name the download from behind a signed URL. The URL is a secret and the key is none of
-#: its host's business: neither is ever logged, named in an error, or sent to the other.
+#: The name of a signed URL in errors. The URL is a secret, and its host must not see the key:
+#: neither is logged, named in an error, or sent to the other host.
 _DOWNLOAD = "the signed download"
 
-#: Seconds for which the opening of a content is tried again: somebody waits for its first byte.
+#: Maximum seconds of attempts to open a content: a client waits for its first byte.
 _DOWNLOAD_BUDGET = 10.0
 
 _MAX_REDIRECTS = 4
 
-#: A storage refuses a signature that has run out with one of these.
+#: Statuses with which storages refuse an expired signature.
 _EXPIRED = frozenset({400, 401, 403})
 
 
 class Submission(Struct, frozen=True):
-    """What the cloud made of a graph: the job's cloud id, and the nodes it left out."""
+    """The result of a submission: the job's cloud id, and the nodes that the cloud left out."""
 
     cloud_id: str
     node_errors: dict[str, Any]
 
 
 class Download(Struct, frozen=True):
-    """A content that is arriving.
+    """A content during its download.
 
-    `offset` is where its bytes begin: the one that was asked for, or 0 if the storage does not do
-    ranges. `size` is the whole content's in bytes, `None` where the storage does not tell.
-    `chunks()` are the bytes as they come; it raises `CloudUnreachable`, or the `BlobError` of a
+    `offset` is where its bytes begin: the requested one, or 0 if the storage does not support
+    ranges. `size` is that of the whole content in bytes, `None` if the storage does not report it.
+    `chunks()` yields the bytes as they come; it raises `CloudUnreachable`, or the `BlobError` of a
     store, if they end too early or stall.
     """
 
@@ -112,13 +112,12 @@ class Download(Struct, frozen=True):
 
 
 class CloudClient:
-    """One account's calls to the cloud at `base_url`, which may have a path.
+    """The calls of one account to the cloud at `base_url`, which may have a path.
 
-    `timeout` is in seconds for one attempt of a call; reads are repeated by `retries`. Once the
-    cloud has been silent for a while, `breaker` makes calls fail at once; after a 429 `limiter`
-    holds all of them back. With `plain_http` the key goes to public addresses over http too.
-    `observations` know the account's cloud, and hear of what no document lists.
-    Every call may raise `CloudUnreachable`, `CloudRefused` or `CloudGarbage`.
+    `timeout` is in seconds for one attempt; reads are repeated as `retries` says. While the cloud
+    does not answer, `breaker` makes calls fail at once; after a 429 `limiter` pauses all of them.
+    With `plain_http` the key is also sent to public addresses over http. `observations` gets what
+    no document lists. Every call may raise `CloudUnreachable`, `CloudRefused` or `CloudGarbage`.
     """
 
     def __init__(
@@ -136,7 +135,7 @@ class CloudClient:
     ) -> None:
         self.base_url = base_url
         self.observations = observations or AccountObservations()
-        #: For the account's own settings and files.
+        #: Also used for the account's settings and files.
         self.http = Http(
             base_url,
             key,
@@ -149,7 +148,7 @@ class CloudClient:
         )
         #: Whether the cloud answers the calls of this account.
         self.contact = self.http.contact
-        #: For what an account may tell of itself or not: neither breaker nor limiter hears of it.
+        #: For optional calls, which change neither breaker nor limiter.
         self._optional = Http(
             base_url,
             key,
@@ -162,7 +161,7 @@ class CloudClient:
             contact=self.contact,
         )
         self._submit_url = self.http.url("prompt")
-        self._details = asyncio.Semaphore(_DETAILS)
+        self._details = asyncio.Semaphore(_MAX_CONCURRENT_DETAILS)
         self._download_limits = aiohttp.ClientTimeout(
             total=None, sock_connect=CONNECT_TIMEOUT, sock_read=timeout
         )
@@ -184,7 +183,7 @@ class CloudClient:
         await self.http.connections.close()
 
     def use_key(self, key: str) -> None:
-        """Take another key from the next call on."""
+        """Use another key from the next call on."""
         self.http.key = self._optional.key = key
 
     async def submit(
@@ -195,12 +194,12 @@ class CloudClient:
         partial_execution_targets: list[str] | None = None,
         prompt_id: str | None = None,
     ) -> Submission:
-        """`POST /api/prompt`, once; with a `prompt_id` the cloud is asked to give the job that id.
+        """Send `POST /api/prompt` once; `prompt_id` asks the cloud to give the job that id.
 
         Raises `CloudUnreachable` if nothing was sent, `CloudAmbiguous` if the job may exist (also
-        when only a gateway answered, the answer cannot be read, or it does not name a job),
-        `CloudRefused` otherwise; a 200 with an `error` is one with status 400. A call that is
-        cancelled is as ambiguous.
+        if only a gateway answered, or the answer cannot be read or does not name a job),
+        `CloudRefused` otherwise; a 200 with an `error` counts as a 400. A cancelled call is
+        ambiguous too.
         """
         body: dict[str, Any] = {"prompt": graph, "extra_data": extra_data}
         if partial_execution_targets is not None:
@@ -211,7 +210,7 @@ class CloudClient:
         answer = None
         try:
             answer = await self.http.once("POST", url, data=codec.dump_bytes(body), headers=JSON)
-            said = answer.object()
+            result = answer.object()
         except CloudUnreachable as error:
             if error.sent:
                 raise CloudAmbiguous(str(error)) from None
@@ -224,10 +223,10 @@ class CloudClient:
             if answer is not None:
                 self.http.unlisted("POST", url, "not of its form", answer.example())
             raise CloudAmbiguous(str(error)) from None
-        return _submission(answer.call, said)
+        return _submission(answer.call, result)
 
     async def job(self, cloud_id: str) -> Snapshot | None:
-        """`GET /api/jobs/{id}`, `None` if the cloud has no such job."""
+        """Return `GET /api/jobs/{id}`, `None` if the cloud has no such job."""
         async with self._details:
             detail = await self.http.lookup(_detail, "jobs", cloud_id, limits=DETAIL)
         return None if detail is None else self._snapshot({**detail, "id": cloud_id})
@@ -235,10 +234,9 @@ class CloudClient:
     async def jobs(
         self, statuses: Iterable[str] = (), *, limit: int | None = None
     ) -> list[Snapshot]:
-        """`GET /api/jobs`, newest first, page after page until `limit` or the end, or as many pages
-        as an account's queue can fill.
+        """Return the jobs of `GET /api/jobs`, newest first, up to `limit` or `_MAX_PAGES` pages.
 
-        `statuses` are friendly ones; none means all.
+        `statuses` are those that the cloud shows to users; none means all.
         """
         found: dict[str, Snapshot] = {}
         query: dict[str, Any] = {"sort_by": "create_time", "sort_order": "desc"}
@@ -248,7 +246,7 @@ class CloudClient:
         for _ in range(_MAX_PAGES):
             if limit is not None and len(found) >= limit:
                 break
-            query["limit"] = _PAGE if limit is None else min(_PAGE, limit - len(found))
+            query["limit"] = _PAGE_SIZE if limit is None else min(_PAGE_SIZE, limit - len(found))
             page = await self.http.get(partial(_page, "jobs"), "jobs", **query)
             entries = page["jobs"]
             known = len(found)
@@ -258,28 +256,35 @@ class CloudClient:
                 else:
                     self.observations.surprise("job", "without id", entry)
             offset += len(entries)
-            onward = _next_page(page, offset)
-            if not onward or len(found) == known:
+            next_query = _next_page(page, offset)
+            if not next_query or len(found) == known:
                 break
             query.pop("offset", None)
-            query |= onward
+            query |= next_query
         else:
             log.warning("job_list_truncated", entries=len(found))
         return list(found.values())
 
     async def job_assets(self, cloud_id: str) -> list[CloudAsset]:
-        """`GET /api/jobs/{id}/assets`, page after page; empty if the cloud has no such job."""
+        """Return all pages of `GET /api/jobs/{id}/assets`, nothing if there is no such job."""
         found: list[CloudAsset] = []
         read = 0
         while True:
             page = await self.http.lookup(
-                partial(_page, "assets"), "jobs", cloud_id, "assets", limit=_ASSETS, offset=read
+                partial(_page, "assets"),
+                "jobs",
+                cloud_id,
+                "assets",
+                limit=_ASSETS_PAGE_SIZE,
+                offset=read,
             )
             if page is None:
                 return found
             items = page["assets"]
             read += len(items)
-            found += [one for item in items if isinstance(item, dict) and (one := of_cloud(item))]
+            found += [
+                asset for item in items if isinstance(item, dict) and (asset := of_cloud(item))
+            ]
             pagination = page.get("pagination")
             more = isinstance(pagination, dict) and pagination.get("has_more") is True
             if not more or not items or read >= _MAX_ASSETS:
@@ -294,7 +299,7 @@ class CloudClient:
         return snapshot
 
     async def cancel(self, cloud_id: str) -> bool:
-        """`POST /api/jobs/{id}/cancel`; says whether this cancelled the job."""
+        """Send `POST /api/jobs/{id}/cancel`. Return whether this cancelled the job."""
         try:
             cancelled, attempts = await self.http.read(
                 "POST",
@@ -312,10 +317,10 @@ class CloudClient:
         return job is not None and job.status == "cancelled"
 
     async def upload(self, path: Path, *, filename: str, content_type: str) -> str:
-        """`POST /api/upload/image` with the file's bytes; the cloud's name for them.
+        """Send a file to `POST /api/upload/image`. Return the cloud's name of it.
 
-        The name goes verbatim into graphs and into `download`. May be repeated: equal bytes have
-        one name.
+        The name is used unchanged in graphs and in `download`. Repeatable: equal bytes get the same
+        name.
         """
         return await self._send_file(
             self.http.url("upload", "image"),
@@ -325,9 +330,9 @@ class CloudClient:
         )
 
     async def upload_asset(self, path: Path, *, filename: str, content_type: str) -> str:
-        """`POST /api/assets` with the file's bytes as an input; as `upload`.
+        """Send a file to `POST /api/assets` as an input; otherwise as `upload`.
 
-        What is no picture is found by its loaders only if it comes in this way.
+        The loaders of files that are not pictures find them only if they were uploaded this way.
         """
         fields = {"tags": '["input"]', "name": filename, "mime_type": content_type}
         return await self._send_file(
@@ -341,7 +346,7 @@ class CloudClient:
         self, url: URL, parse: Callable[[Answer], str], path: Path, form: Body
     ) -> str:
         size = (await asyncio.to_thread(path.stat)).st_size
-        total = self.http.timeout + size / _UPLOAD_RATE
+        total = self.http.timeout + size / _MIN_UPLOAD_RATE
         name = await self.http.read("POST", url, parse, data=form, total=total)
         self.http.calls.uploaded(size)
         return name
@@ -354,12 +359,12 @@ class CloudClient:
         type: str,  # noqa: A002
         offset: int = 0,
     ) -> AsyncIterator[Download]:
-        """`GET /api/view`: the bytes of a file from `offset` on, wherever the cloud keeps them.
+        """Open `GET /api/view`: the bytes of a file from `offset` on, wherever they are stored.
 
         `async with client.download(…) as download: async for chunk in download.chunks(): …`
-        Raises `CloudRefused` (404: no such file; 416: nothing begins at `offset`; 403: the storage
-        does not take the signature), `CloudUnreachable` or `CloudGarbage`. One that brings no byte
-        for `timeout` seconds is given up.
+        Raises `CloudRefused` (404: no such file; 416: `offset` is beyond its end; 403: the storage
+        refuses the signature), `CloudUnreachable` or `CloudGarbage`. A download without a byte for
+        `timeout` seconds fails.
         """
 
         async def opened(_: int) -> tuple[aiohttp.ClientResponse, Download]:
@@ -379,7 +384,7 @@ class CloudClient:
 
     async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         with reported(_DOWNLOAD, sent=True):
-            # One read of the socket each: to join what has come meanwhile is a copy of the file.
+            # The chunks as they are received: joining them would copy the file.
             async for chunk, _ in response.content.iter_chunks():
                 if chunk:
                     self.http.calls.downloaded(len(chunk))
@@ -431,13 +436,13 @@ class CloudClient:
             if (refused := refused_address(error)) is None:
                 raise
             log.warning("redirect_refused", reason=str(refused))
-            said = {"code": "REDIRECT_REFUSED", "message": f"The cloud answered with {refused}"}
-            raise refusal(_DOWNLOAD, 403, said, None) from None
+            body = {"code": "REDIRECT_REFUSED", "message": f"The cloud answered with {refused}"}
+            raise refusal(_DOWNLOAD, 403, body, None) from None
 
     async def object_info(self) -> bytes:
-        """`GET /api/object_info`: a JSON object of about 9 MB, as it came.
+        """Return the body of `GET /api/object_info`, a JSON object of about 9 MB.
 
-        Without the parameter the models that the account has imported are missing.
+        Without its parameter the models that the account has imported would be missing.
         """
         url = self.http.url("object_info", include_user_models="true")
         return await self.http.read(
@@ -445,80 +450,85 @@ class CloudClient:
         )
 
     async def model_folders(self) -> list[dict[str, Any]]:
-        """`GET /api/experiment/models`: `[{"name", "folders"}]`."""
+        """Return `[{"name", "folders"}]` of `GET /api/experiment/models`."""
         return await self.http.get(Answer.objects, "experiment", "models")
 
     async def models(self, folder: str) -> list[dict[str, Any]] | None:
-        """`GET /api/experiment/models/{folder}`: `[{"name", "pathIndex"}]`, `None` on 404."""
+        """Return `[{"name", "pathIndex"}]` of `GET /api/experiment/models/{folder}`, `None` on
+        404."""
         return await self.http.lookup(Answer.objects, "experiment", "models", folder)
 
     async def model_preview(self, folder: str, index: int, file: str) -> tuple[bytes, str] | None:
-        """A model's picture and its media type, `None` on 404."""
+        """Return a model's picture and its media type, `None` on 404."""
         path = ("experiment", "models", "preview", folder, str(index), *file.split("/"))
-        return await self.http.lookup(lambda found: (found.body, found.content_type), *path)
+        return await self.http.lookup(lambda answer: (answer.body, answer.content_type), *path)
 
     async def template_picture(self, name: str) -> tuple[bytes, str] | None:
-        """`GET /templates/{name}`: a file of the web app and its media type, `None` on 404."""
+        """Return a file of the web app (`GET /templates/{name}`) and its media type, `None` on
+        404."""
         url = self.base_url.joinpath("templates", quote(name, safe=""), encoded=True)
         try:
-            return await self.http.read("GET", url, lambda found: (found.body, found.content_type))
+            return await self.http.read(
+                "GET", url, lambda answer: (answer.body, answer.content_type)
+            )
         except CloudRefused as error:
             if error.status == 404:
                 return None
             raise
 
     async def global_subgraphs(self) -> dict[str, Any]:
-        """`GET /api/global_subgraphs`: `{id: {"source", "name", "info"}}`."""
+        """Return `{id: {"source", "name", "info"}}` of `GET /api/global_subgraphs`."""
         return await self.http.get(Answer.object, "global_subgraphs")
 
     async def global_subgraph(self, id_: str) -> dict[str, Any] | None:
-        """`GET /api/global_subgraphs/{id}`: one with its `data`, `None` on 404."""
+        """Return a subgraph with its `data` (`GET /api/global_subgraphs/{id}`), `None` on 404."""
         return await self.http.lookup(Answer.object, "global_subgraphs", id_)
 
     async def node_replacements(self) -> dict[str, Any]:
-        """`GET /api/node_replacements`: `{old class: [{"new_node_id", …}]}`."""
+        """Return `{old class: [{"new_node_id", …}]}` of `GET /api/node_replacements`."""
         return await self.http.get(Answer.object, "node_replacements")
 
     async def user(self) -> None:
-        """`GET /api/user`: raises `CloudUnauthorized` if the key does not work."""
+        """Check the key (`GET /api/user`). Raises `CloudUnauthorized` if it does not work."""
         await self.http.get(_status_only, "user")
 
     async def plan(self) -> None:
-        """`GET /api/queue`: raises `CloudRefused` (403) if the plan has no access by API.
+        """Check the plan (`GET /api/queue`). Raises `CloudRefused` (403) if it has no API access.
 
         The cloud lets such accounts read `/api/user`, but not their queue or the node list.
         """
         await self.http.get(_status_only, "queue")
 
     async def account_plan(self) -> AccountPlan:
-        """What the account tells of its plan and balance, empty where it tells nothing.
+        """Return what the cloud reports of the account's plan and balance; fields may be empty.
 
-        Never raises: keys need not be let in, and no answer here says anything about other calls.
+        Never raises: these routes may refuse a key that works elsewhere.
         """
         routes = (("features",), ("billing", "status"), ("billing", "balance"))
-        return plan_of(*await asyncio.gather(*(self._told(*route) for route in routes)))
+        return plan_of(*await asyncio.gather(*(self._optional_object(*route) for route in routes)))
 
-    async def _told(self, *route: str) -> dict[str, Any] | None:
+    async def _optional_object(self, *route: str) -> dict[str, Any] | None:
         try:
             return await self._optional.get(Answer.object, *route)
         except CloudError:
             return None
 
     async def system_stats(self) -> dict[str, Any]:
-        """`GET /api/system_stats`, which needs no key and so proves none."""
+        """Return `GET /api/system_stats`. It needs no key, so that it does not check one."""
         return await self.http.get(Answer.object, "system_stats")
 
 
 def _storage_refusal(status: int) -> CloudRefused:
-    """Never a `CloudUnauthorized`: the storage has not seen the key."""
+    """Return the error of a storage, never a `CloudUnauthorized`: it has not seen the key."""
     if status not in _EXPIRED:
         return refusal(_DOWNLOAD, status, "the storage refused it", None)
-    said = f"the storage refused the signed address ({status})"
-    return refusal(_DOWNLOAD, 403, {"code": "STORAGE_REFUSED", "message": said}, None)
+    message = f"the storage refused the signed address ({status})"
+    return refusal(_DOWNLOAD, 403, {"code": "STORAGE_REFUSED", "message": message}, None)
 
 
 def redirect_target(response: aiohttp.ClientResponse) -> URL:
-    """Where a redirect leads, with every escape as it was written: it is part of the signature."""
+    """Return the URL of a redirect with its escapes unchanged, which are part of the signature.
+    Raises `CloudGarbage`."""
     try:
         location = response.url.join(URL(response.headers["Location"], encoded=True))
     except (KeyError, ValueError):
@@ -531,7 +541,8 @@ def redirect_target(response: aiohttp.ClientResponse) -> URL:
 
 
 def _extent(response: aiohttp.ClientResponse, asked: int) -> tuple[int, int | None]:
-    """Where the bytes of an answer begin, and how long the whole is."""
+    """Return the offset of an answer's first byte, and the size of the whole content. Raises
+    `CloudGarbage`."""
     if response.status == 206:
         given = re.fullmatch(
             r"bytes (\d{1,19})-\d+/(\d{1,19}|\*)", response.headers.get("Content-Range", "").strip()
@@ -545,18 +556,19 @@ def _extent(response: aiohttp.ClientResponse, asked: int) -> tuple[int, int | No
     return 0, None if encoded else response.content_length
 
 
-def _submission(call: str, said: dict[str, Any]) -> Submission:
-    """What the object of a 200 says of the job.
+def _submission(call: str, result: dict[str, Any]) -> Submission:
+    """Return the submission of a 200.
 
-    Documents show an `error` instead of a job on a 200. Where the answer names neither, only a
-    look at the account's jobs tells; if there is none, nodes in `node_errors` are why.
+    Documents show a 200 with an `error` instead of a job: `CloudRefused`. If the answer names
+    neither, the account's jobs must be searched (`CloudAmbiguous`); if the job does not exist, the
+    `node_errors` are the reason.
     """
-    if said.get("error"):
-        raise refusal(call, 400, said, None)
-    cloud_id, node_errors = said.get("prompt_id"), said.get("node_errors")
+    if result.get("error"):
+        raise refusal(call, 400, result, None)
+    cloud_id, node_errors = result.get("prompt_id"), result.get("node_errors")
     if isinstance(cloud_id, str) and cloud_id:
         return Submission(cloud_id, node_errors if isinstance(node_errors, dict) else {})
-    refused = refusal(call, 400, said, None) if node_errors else None
+    refused = refusal(call, 400, result, None) if node_errors else None
     raise CloudAmbiguous(f"{call}: no job in the answer", taken=not node_errors, refused=refused)
 
 
@@ -568,7 +580,7 @@ def _page(of: str, answer: Answer) -> dict[str, Any]:
 
 
 def _next_page(page: dict[str, Any], offset: int) -> dict[str, str | int]:
-    """The query of the page behind this one, by cursor or, where there is none, by offset."""
+    """Return the query of the next page, by cursor or else by offset; empty after the last."""
     about = page.get("pagination")
     if not isinstance(about, dict) or not about.get("has_more", bool(about.get("next_cursor"))):
         return {}
@@ -577,7 +589,7 @@ def _next_page(page: dict[str, Any], offset: int) -> dict[str, str | int]:
 
 
 def _status_only(answer: Answer) -> None:
-    """A 2xx says it all: the documents disagree on the body."""
+    """Ignore the body, on which the documents disagree: the 2xx is enough."""
 
 
 def _uploaded_name(answer: Answer) -> str:
@@ -597,20 +609,23 @@ def _object_bytes(answer: Answer) -> bytes:
 
 
 def _detail(answer: Answer) -> dict[str, Any]:
-    """Return a job's detail; of its workflow, which may be as large as any graph, only the short
-    values of `extra_data`."""
+    """Return a job's detail; of its workflow, which may be large, only the short values of
+    `extra_data`."""
     detail = answer.members("workflow")
     with suppress(ValueError, KeyError):
         workflow = codec.members_of(codec.members_of(answer.body)["workflow"])
         extra = codec.members_of(workflow["extra_data"])
-        short = {name: bytes(raw) for name, raw in extra.items() if len(bytes(raw)) <= _SHORT}
+        short = {
+            name: bytes(raw) for name, raw in extra.items() if len(bytes(raw)) <= _MAX_EXTRA_BYTES
+        }
         shown = {name: answer.loads(raw) for name, raw in short.items()}
         detail["workflow"] = {"extra_data": shown}
     return detail
 
 
 def _asset_name(filename: str, answer: Answer) -> str:
-    """What a loader takes for an asset: its `loader_path`, or its hash with the file's ending."""
+    """Return the name of an asset for its loader: `loader_path`, or its hash with the file's
+    extension."""
     asset = answer.object()
     name, hash_ = asset.get("loader_path"), asset.get("hash") or asset.get("asset_hash")
     if not name and isinstance(hash_, str):
@@ -624,16 +639,16 @@ def _asset_name(filename: str, answer: Answer) -> str:
 async def _form(
     path: Path, filename: str, content_type: str, field: str, fields: Mapping[str, str]
 ) -> AsyncIterator[MultipartWriter]:
-    """A file, streamed from the disk as a field, behind other fields.
+    """Open a form of `fields` and then a file, which is streamed from disk.
 
-    Without `type=input` the default of the cloud's uploads would be `output`.
+    Without `type=input` the cloud's uploads would be of the type `output`.
     """
     form = MultipartWriter("form-data")
     for key, value in fields.items():
         form.append(value).set_content_disposition("form-data", name=key)
     with await asyncio.to_thread(path.open, "rb") as file:
         picture = form.append(file, {"Content-Type": content_type})
-        # A browser's spelling (HTML, "multipart form data"): what the cloud's own web app sends.
+        # Escaped as by browsers (HTML, "multipart form data"), like the cloud's own web app.
         name = filename.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
         picture.headers["Content-Disposition"] = f'form-data; name="{field}"; filename="{name}"'
         yield form

@@ -1,7 +1,7 @@
-"""The account's event socket: opened, watched, and opened again.
+"""The websocket of an account, on which the cloud sends the events of all its jobs.
 
-Everything that happens to any job of the account arrives on it, whatever its `clientId`. There is
-no replay: what is sent while it is down is lost.
+Events arrive whatever the `clientId`. There is no replay: what is sent while the socket is closed
+is lost.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from proxy.translate.frames import LISTED_FRAMES, without_secret
 
 log = structlog.get_logger(__name__)
 
-#: Sent first, as the cloud's own web app does.
+#: The first message, as of the cloud's own web app.
 _FLAGS = codec.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
 
-#: Bytes of a message: a frame may be a picture that a job sends as its result.
-_MAX_MESSAGE = 64 * 1024 * 1024
+#: Maximum bytes of a message: a frame may be a picture that a job sends as its result.
+_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
-#: Characters and values of an event. What a larger one tells is in the job's detail.
+#: Maximum characters and values of an event. The job's detail has what a larger one says.
 _MAX_TEXT, _MAX_VALUES = 16 * 1024 * 1024, 100_000
 
-#: Statuses of a handshake that another try will not change.
+#: Statuses of a handshake that another attempt will not change.
 _KEY_REFUSED = (401, 403)
 
-#: The waits between two tries grow until a connection has lasted for this many seconds.
-_STEADY = 5.0
+#: Seconds that a connection must last for the delay before the next attempt to start again.
+_MIN_STABLE = 5.0
 
-#: What the cloud sends to every new connection, stalled later or not.
+#: Messages that the cloud sends on every new connection, even on one that stalls.
 _GREETINGS = frozenset({"status", "feature_flags"})
 
 
@@ -60,44 +60,43 @@ _decoder = msgspec.json.Decoder(_Event)
 
 
 class IdleWatchdog:
-    """How long a socket may be silent while messages are due.
+    """Decides when a socket has been silent for too long while messages are due.
 
-    Pure: `now` is any clock in seconds that does not run backwards. The first time it is `first`
-    seconds, then twice as long each time, at most `longest`, until a message has come that is
-    more than a greeting: a node may take long to say something, and each new connection may miss
-    an event.
+    Pure: `now` is a monotonic clock in seconds. The limit is `first` seconds; it doubles with each
+    connection that is given up, up to `longest`, until a message comes that is not a greeting. A
+    node may run for long without a message, and each new connection may miss an event.
     """
 
     def __init__(self, *, first: float = 15.0, longest: float = 120.0) -> None:
         self.first = first
         self._longest = longest
-        self._bound = first
+        self._limit = first
         self._since = 0.0
 
     def begin(self, now: float) -> None:
-        """A connection has been opened, or nothing is due on it: count from now on."""
+        """Count from now: the connection has been opened, or nothing is due on it."""
         self._since = now
 
-    def heard(self, now: float, type_: str) -> None:
-        """A message came; `type_` is that of a text, anything for others."""
+    def received(self, now: float, type_: str) -> None:
+        """Count from now: a message came. `type_` is empty for a binary one."""
         self._since = now
         if type_ not in _GREETINGS:
-            self._bound = self.first
+            self._limit = self.first
 
     def is_over(self, now: float) -> bool:
-        """Whether to give the connection up; the next may be silent for longer."""
-        if now - self._since < self._bound:
+        """Return whether to give the connection up; the next may be silent for twice as long."""
+        if now - self._since < self._limit:
             return False
-        self._bound = min(self._bound * 2, self._longest)
+        self._limit = min(self._limit * 2, self._longest)
         return True
 
 
 class Timeouts(msgspec.Struct, frozen=True):
-    """How soon trouble with the cloud is noticed and things are tried again.
+    """Timeouts and retries of the connections to the cloud, in seconds.
 
-    Times are seconds. `heartbeat`, `watchdog` and `socket_backoff` are the event sockets', for
-    which a submission waits up to `socket_timeout`; the keys' files are looked at every
-    `key_interval`; an answer about readiness is at most `ready_age` old.
+    `heartbeat`, `watchdog` and `socket_backoff` are those of event sockets. A submission waits up
+    to `socket_timeout` for the event socket and up to `catalog_timeout` for the catalog. Key files
+    are read every `key_interval`; an answer about readiness is at most `ready_age` old.
     """
 
     retries: RetryPolicy = msgspec.field(default_factory=RetryPolicy)
@@ -113,20 +112,20 @@ class Timeouts(msgspec.Struct, frozen=True):
 
 @dataclass(eq=False, repr=False)
 class EventSocket:
-    """One event socket for one account. The callbacks are plain functions and must not block.
+    """The event socket of one account. Callbacks are plain functions and must not block.
 
     `on_event(type, data)` gets text messages, `on_frame(frame)` binary ones of a known type, both
-    without the key; `on_up()` comes after each opening, `on_down()` after each loss but not after
-    `close`. An exception in a callback is logged and goes no further.
+    without the key. `on_up()` is called after each opening, `on_down()` after each loss but not
+    after `close`. Exceptions of callbacks are logged.
 
-    After a `heartbeat` of silence a ping is sent; half of that later without an answer the socket
-    is given up. One that answers pings but brings no message while `due()` says that some should
-    come is given up as the `watchdog` has it. A refused key waits the longest `socket_backoff`.
+    A ping is sent after `heartbeat` seconds of silence; without an answer within half of that the
+    socket is closed. So is a socket without a message while `due()` returns true, as the `watchdog`
+    decides. After a refused key the next attempt comes after the longest `socket_backoff`.
 
-    What no document lists is told to `observations`.
+    `observations` gets the messages that no document lists.
 
-    `connected` says whether the socket is open, as far as anyone can know; `refused` is the HTTP
-    status that refused the last handshake (401: the key does not work), `None` if none did.
+    `connected` is whether the socket is open, as far as is known; `refused` is the HTTP status that
+    refused the last handshake (401: the key does not work), or `None`.
     """
 
     base_url: URL
@@ -150,20 +149,20 @@ class EventSocket:
         self._client_id = str(uuid4())
         self._task: asyncio.Task[None] | None = None
         self._socket: aiohttp.ClientWebSocketResponse | None = None
-        self._decided = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._decided = asyncio.Event()  # open, or refused for good
+        self._reopen = asyncio.Event()
         self.connected = False
         self.refused: int | None = None
 
     async def start(self) -> None:
-        """Begin to keep the socket open; returns before it is. May follow a `close`."""
+        """Start to keep the socket open, without waiting for it. May follow a `close`."""
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="cloud event socket")
 
     async def wait_connected(self, timeout: float) -> bool:
-        """Wait until the socket is open, at most `timeout` seconds. Says whether it is.
+        """Wait up to `timeout` seconds until the socket is open. Return whether it is.
 
-        A refused key ends the wait: the next handshake is far off.
+        A refused key ends the wait: the next attempt comes much later.
         """
         if not self._decided.is_set():
             with suppress(TimeoutError):
@@ -172,8 +171,8 @@ class EventSocket:
         return self.connected
 
     async def reopen(self) -> None:
-        """Give up the connection, or the wait for one, and open a new one at once."""
-        self._hurry.set()
+        """Close the connection, or end the delay before the next, and open a new one at once."""
+        self._reopen.set()
         if self._socket is not None:
             await self._socket.close()
 
@@ -185,7 +184,7 @@ class EventSocket:
         await self.reopen()
 
     async def close(self) -> None:
-        """Close the socket for good, within a second."""
+        """Close the socket, within a second."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -198,21 +197,22 @@ class EventSocket:
             while True:
                 opened = time.monotonic()
                 try:
-                    wait = await self._connection()
+                    wait = await self._connect_and_listen()
                 except Exception:
                     log.exception("event_socket_failed")
                     wait = 0.0
-                failures = 1 if time.monotonic() - opened >= _STEADY else failures + 1
+                failures = 1 if time.monotonic() - opened >= _MIN_STABLE else failures + 1
                 wait = max(wait, self.timeouts.socket_backoff.after(failures))
                 with suppress(TimeoutError):
                     async with asyncio.timeout(wait):
-                        await self._hurry.wait()
-                self._hurry.clear()
+                        await self._reopen.wait()
+                self._reopen.clear()
         finally:
             await self._connections.close()
 
-    async def _connection(self) -> float:
-        """Live through one connection; the least number of seconds to wait behind it."""
+    async def _connect_and_listen(self) -> float:
+        """Open a connection and receive until it ends. Return the minimum seconds to wait after
+        it."""
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 self._socket = await self._open()
@@ -226,12 +226,12 @@ class EventSocket:
         socket = self._socket
         self.refused = None
         try:
-            if self._hurry.is_set():
+            if self._reopen.is_set():
                 return 0.0
             self.connected = True
             self._decided.set()
             log.info("event_socket_opened")
-            self._tell(self.on_up)
+            self._call(self.on_up)
             await self._listen(socket)
         except Exception:
             log.exception("event_socket_failed")
@@ -241,7 +241,7 @@ class EventSocket:
             self._socket = None
             await socket.close()
         log.warning("event_socket_lost", code=socket.close_code)
-        self._tell(self.on_down)
+        self._call(self.on_down)
         return 0.0
 
     async def _open(self) -> aiohttp.ClientWebSocketResponse:
@@ -251,7 +251,7 @@ class EventSocket:
             url,
             heartbeat=self.timeouts.heartbeat,
             compress=0,
-            max_msg_size=_MAX_MESSAGE,
+            max_msg_size=_MAX_MESSAGE_BYTES,
             timeout=aiohttp.ClientWSTimeout(ws_close=0.5),
             proxy=proxy,
         )
@@ -290,7 +290,7 @@ class EventSocket:
                 self._frame(message.data)
 
     def _frame(self, data: bytes) -> None:
-        self._watchdog.heard(time.monotonic(), "")
+        self._watchdog.received(time.monotonic(), "")
         if data[:4] not in LISTED_FRAMES:
             kind = int.from_bytes(data[:4])
             self.observations.surprise("frame", f"type {kind}", data)
@@ -298,17 +298,20 @@ class EventSocket:
         if (shown := without_secret(data, self.key) if self.key else data) is None:
             log.warning("frame_rejected", length=len(data))
             return
-        self._tell(self.on_frame, shown)
+        self._call(self.on_frame, shown)
 
     def _text(self, text: str) -> None:
         if len(text) > _MAX_TEXT or codec.breadth(text) > _MAX_VALUES:
-            self._watchdog.heard(time.monotonic(), "")
+            self._watchdog.received(time.monotonic(), "")
             log.warning("event_rejected", length=len(text))
             self.observations.surprise("event", "too large")
             return
         try:
             event = _decoder.decode(text)
-        except (ValueError, RecursionError):  # perhaps what strict JSON has not: NaN, half a letter
+        except (
+            ValueError,
+            RecursionError,
+        ):  # perhaps NaN or a lone surrogate, which strict JSON lacks
             message: Any = None
             try:
                 message = codec.loads_text(text)
@@ -318,13 +321,13 @@ class EventSocket:
                 self.observations.surprise("event", "not an event", message)
                 return
         type_, data = event.type, event.data or {}
-        self._watchdog.heard(time.monotonic(), type_)
+        self._watchdog.received(time.monotonic(), type_)
         fields = LISTED_EVENTS.get(type_)
         if (fields is None or not fields <= data.keys()) and (odd := unlisted(type_, data)):
             self.observations.surprise("event", f"{word(type_)}: {odd}", data)
         if codec.may_show(text, self.key):
             type_, data = redact(type_, self.key), redact(data, self.key)
-        self._tell(self.on_event, type_, data)
+        self._call(self.on_event, type_, data)
 
     def _handshake_refused(self, error: aiohttp.WSServerHandshakeError) -> float:
         self.refused = error.status
@@ -336,7 +339,7 @@ class EventSocket:
         named = error.headers.get("Retry-After") if error.headers is not None else None
         return retry_after(named, time.time()) or 0.0
 
-    def _tell(self, callback: Callable[..., None], *arguments: Any) -> None:
+    def _call(self, callback: Callable[..., None], *arguments: Any) -> None:
         try:
             callback(*arguments)
         except Exception:
@@ -346,6 +349,6 @@ class EventSocket:
 async def _refuse_redirect(
     _: object, __: object, redirect: aiohttp.TraceRequestRedirectParams
 ) -> None:
-    """A redirect would carry the token of the query along."""
+    """Refuse a redirect, which would take the token in the query along."""
     redirect.response.close()
     raise aiohttp.ClientConnectionError("redirected")

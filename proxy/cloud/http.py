@@ -1,5 +1,4 @@
-"""One HTTP request to Comfy Cloud: the key on it, its errors told apart, reads repeated; and which
-addresses are connected to, by way of which HTTP proxy."""
+"""HTTP requests to Comfy Cloud: key, errors, retries of reads, and limits of answers."""
 
 from __future__ import annotations
 
@@ -41,49 +40,49 @@ from proxy.translate import codec
 from proxy.translate.codec import redact
 from proxy.translate.errors import type_of, unlisted
 
-#: Seconds for a TCP and TLS connection to come about.
+#: Timeout of a TCP and TLS connection, in seconds.
 CONNECT_TIMEOUT = 10.0
 
-#: From where an address can be reached; what is further down the list is the more local.
+#: From where an address can be reached; later ones are more local.
 Reach = Literal["public", "private", "loopback"]
 _REACHES: tuple[Reach, ...] = ("public", "private", "loopback")
 
-#: IPv4 addresses as NAT64 writes them (RFC 6052).
+#: IPv4 addresses embedded by NAT64 (RFC 6052).
 _NAT64 = IPv6Network("64:ff9b::/96")
 
-#: Of this many hosts it is remembered which proxy leads to them; to find out takes 0.1 ms.
-_PLACES = 64
+#: Maximum number of hosts whose HTTP proxy is cached; finding it takes 0.1 ms.
+_MAX_CACHED_PROXIES = 64
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class AnswerLimits(Struct, frozen=True):
-    """What an answer may have: bytes, unpacked, and JSON values by `codec.breadth`."""
+    """Limits of an answer: bytes after decompression, and JSON values as `codec.breadth` counts."""
 
     size: int
     values: int
 
 
-#: The limits of usual answers; of a job's detail, without its workflow; of the catalog, which has
-#: about 9 million bytes and 700,000 values; and of a file.
+#: The limits of most answers; of a job's detail without its workflow; of the catalog, which has
+#: about 9 MB and 700,000 values; and of a file.
 USUAL = AnswerLimits(16 * 1024 * 1024, 200_000)
 DETAIL = AnswerLimits(64 * 1024 * 1024, 100_000)
 CATALOG = AnswerLimits(64 * 1024 * 1024, 3_000_000)
 FILE = AnswerLimits(64 * 1024 * 1024, 0)
 
-#: Bytes of an answer that is parsed at once; a larger one is parsed in a thread.
-_PARSED_AT_ONCE = 64 * 1024
+#: Maximum bytes of an answer that is parsed on the event loop; larger ones are parsed in a thread.
+_MAX_PARSED_INLINE = 64 * 1024
 
-#: Bytes of an answer beyond which it waits for its turn: this many are read at once.
-_LARGE, _LARGE_AT_ONCE = 1024 * 1024, 2
+#: Bytes from which an answer counts as large, and the maximum number of concurrent large answers.
+_LARGE, _MAX_CONCURRENT_LARGE = 1024 * 1024, 2
 
-#: Bytes of a body that leaves in one piece with the request's headers; of a larger one no more than
-#: a piece waits in the transport.
-_AT_ONCE = 64 * 1024
+#: Maximum bytes of a body that is sent in one piece with the request's headers; of a larger one no
+#: more than one piece is buffered.
+_MAX_SENT_WHOLE = 64 * 1024
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
-#: Bytes of a refusal that are looked at.
+#: Maximum bytes of an error body that are read.
 MAX_REFUSAL = 1024 * 1024
 
 #: The headers of a JSON body.
@@ -93,7 +92,7 @@ Body = Callable[[], AbstractAsyncContextManager[Any]]
 
 T = TypeVar("T")
 
-#: The routes of the cloud that are called, below `/api`; `{path}` is any number of segments.
+#: The routes of the cloud below `/api` that are called; `{path}` is any number of segments.
 ROUTES = (
     "prompt",
     "jobs",
@@ -135,11 +134,12 @@ _POSTED = frozenset(
 
 
 class AddressRefusedError(OSError):
-    """An address that is not connected to; the text says why."""
+    """Raised instead of connecting to an address. The text says why."""
 
 
 def reach_of(address: str) -> Reach:
-    """How local an IP address is. What routers must not pass on counts as loopback."""
+    """Return from where an IP address can be reached. Link-local and multicast addresses count as
+    loopback."""
     ip: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
     if isinstance(ip, IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour
@@ -152,21 +152,21 @@ def reach_of(address: str) -> Reach:
 
 
 class Connections:
-    """Sessions with one kind of peer: direct ones, and through the environment's HTTP proxy.
+    """Sessions with one kind of peer: a direct one, and one through the environment's HTTP proxy.
 
-    `check` is given each IP address right before it is connected to, whatever name it was found
-    by, and raises `AddressRefusedError`. Behind a proxy only an address in the URL itself is
-    checked: names are looked up by the proxy.
+    `check` gets each IP address immediately before the connection, and may raise
+    `AddressRefusedError`. With an HTTP proxy only an address in the URL itself is checked: the
+    proxy resolves names.
     """
 
     def __init__(self, check: Callable[[str], None], **options: Any) -> None:
         self._check = check
         self._options = options
-        self._proxy_for = lru_cache(_PLACES)(outward_proxy)
+        self._proxy_for = lru_cache(_MAX_CACHED_PROXIES)(outward_proxy)
         self._sessions: tuple[aiohttp.ClientSession, ...] = ()
 
     async def start(self) -> None:
-        """Open the sessions; connections come when they are needed."""
+        """Open the sessions; connections are made on demand."""
         checked = aiohttp.TCPConnector(socket_factory=self._socket)
         direct = _bare_session(connector=checked, **self._options)
         self._sessions = direct, _bare_session(**self._options)
@@ -178,7 +178,8 @@ class Connections:
         self._sessions = ()
 
     def choose(self, url: URL) -> tuple[aiohttp.ClientSession, URL | None]:
-        """The session for a URL, and the proxy on the way. Raises `AddressRefusedError`."""
+        """Return the session for a URL, and the HTTP proxy or `None`. Raises
+        `AddressRefusedError`."""
         if not self._sessions:
             raise RuntimeError("the cloud client is not started")
         direct, proxied = self._sessions
@@ -195,11 +196,11 @@ class Connections:
 
 
 class CloudAddresses:
-    """Which addresses the cloud may have, and whereto it may send downloads.
+    """Checks the addresses of the cloud, and those of its redirects to storage.
 
-    Over plain http the key goes to loopback and private addresses alone, unless `plain_http`.
-    `reach` is the cloud's own, the widest that was seen: a cloud of the public network must not
-    send us into our own one.
+    Over plain http the key is sent to loopback and private addresses only, unless `plain_http`.
+    `reach` is the widest of the cloud's addresses so far: a public cloud must not redirect the
+    proxy into its own network.
     """
 
     def __init__(self, base_url: URL, *, plain_http: bool) -> None:
@@ -207,7 +208,7 @@ class CloudAddresses:
         self.reach: Reach | None = None
 
     def check_cloud(self, address: str) -> None:
-        """Raise `AddressRefusedError` if the key is not to be sent there."""
+        """Raise `AddressRefusedError` if the key must not be sent there."""
         reach = reach_of(address)
         if self._refuses_public and reach == "public":
             raise AddressRefusedError(
@@ -223,27 +224,26 @@ class CloudAddresses:
 
 
 def refused_address(error: Exception) -> AddressRefusedError | None:
-    """The refusal of an address that a failed connection came from, if it did."""
+    """Return the `AddressRefusedError` that caused a connection to fail, `None` for others."""
     if isinstance(error, aiohttp.ClientConnectorError):
         error = error.os_error
     return error if isinstance(error, AddressRefusedError) else None
 
 
 def _bare_session(**options: Any) -> aiohttp.ClientSession:
-    """A session that carries nothing of its own.
-
-    No cookies; no `trust_env`, with which aiohttp would send what stands in ~/.netrc.
-    """
+    """Return a session without cookies and without `trust_env`, with which aiohttp would send the
+    passwords of ~/.netrc."""
     return aiohttp.ClientSession(
         cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, auto_decompress=True, **options
     )
 
 
 def outward_proxy(scheme: str, host: str) -> URL | None:
-    """What `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` say for a host; never for this machine.
+    """Return the proxy of `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` for a host, `None` for this
+    machine.
 
-    aiohttp reads these with `trust_env` only, which sends the passwords of ~/.netrc as well. It
-    speaks to HTTP proxies alone: another kind is passed by.
+    aiohttp reads these with `trust_env` only, which also sends the passwords of ~/.netrc. It
+    supports HTTP proxies only; others are ignored.
     """
     if host in _LOOPBACK or proxy_bypass(host):
         return None
@@ -256,7 +256,7 @@ def outward_proxy(scheme: str, host: str) -> URL | None:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer below 300. `attempts` counts the requests that it took."""
+    """A complete answer with a status below 300. `attempts` is the number of requests it took."""
 
     call: str
     body: bytes = field(repr=False)
@@ -266,12 +266,12 @@ class Answer:
     limits: AnswerLimits = USUAL
 
     def json(self) -> Any:
-        """The parsed body, in which the account's key is redacted. Raises `CloudGarbage`."""
+        """Return the parsed body with the account's key redacted. Raises `CloudGarbage`."""
         self._check_values(self.body)
         return self.loads(self.body)
 
     def members(self, *skipped: str) -> dict[str, Any]:
-        """The members of the JSON object that the body is, but for those `skipped`, as `json`."""
+        """Return the members of the JSON object in the body except `skipped`, as `json`."""
         try:
             members = codec.members_of(self.body)
         except ValueError:
@@ -285,7 +285,7 @@ class Answer:
             raise CloudOversized(f"{self.call}: the answer has too many values")
 
     def loads(self, data: bytes) -> Any:
-        """A parsed part of the body, as `json`."""
+        """Parse a part of the body, as `json`."""
         try:
             value = codec.loads_text(data)
         except ValueError:
@@ -293,8 +293,8 @@ class Answer:
         return redact(value, self.key) if codec.may_show(data, self.key) else value
 
     def example(self) -> Any:
-        """The body as far as it can be read, for a look at its form; not of a large one."""
-        if len(self.body) > _PARSED_AT_ONCE:
+        """Return the body as an example of its form, `None` for a large one."""
+        if len(self.body) > _MAX_PARSED_INLINE:
             return None
         try:
             return self.json()
@@ -302,14 +302,14 @@ class Answer:
             return self.body[:64].decode(errors="replace")
 
     def object(self) -> dict[str, Any]:
-        """The body as a JSON object. Raises `CloudGarbage`."""
+        """Return the body as a JSON object. Raises `CloudGarbage`."""
         value = self.json()
         if not isinstance(value, dict):
             raise CloudGarbage(f"{self.call}: the answer is not a JSON object")
         return value
 
     def objects(self) -> list[dict[str, Any]]:
-        """The objects in the JSON list that the body is. Raises `CloudGarbage`."""
+        """Return the objects of the JSON list in the body. Raises `CloudGarbage`."""
         value = self.json()
         if not isinstance(value, list):
             raise CloudGarbage(f"{self.call}: the answer is not a list")
@@ -318,10 +318,10 @@ class Answer:
 
 @dataclass(eq=False, repr=False)
 class Http:
-    """The session with the cloud's host. `timeout` is in seconds for each attempt.
+    """Requests to the cloud's host. `timeout` is in seconds for each attempt.
 
-    `calls` counts what goes out; `addresses` are those that it may go to; `observations` hear of
-    answers that no document lists, `contact` of whether the cloud answers.
+    `calls` counts requests; `addresses` checks where they go; `observations` gets the answers that
+    no document lists, `contact` whether the cloud answers.
     """
 
     base_url: URL
@@ -342,15 +342,15 @@ class Http:
             headers={"User-Agent": f"comfy-cloud-proxy/{__version__}"},
             request_class=_Request,
         )
-        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
+        self._large = asyncio.Semaphore(_MAX_CONCURRENT_LARGE)
         self.calls.expect(
             ("POST" if route in _POSTED else "GET", f"/api/{route}") for route in ROUTES
         )
 
     def url(self, *segments: str, **query: str | int) -> URL:
-        """A route below `/api`; each segment is one, whatever characters it has.
+        """Return the URL of a route below `/api`; each segment is escaped.
 
-        Raises `CloudRefused` (404) for a name that no path can hold.
+        Raises `CloudRefused` (404) for a name that a path cannot contain.
         """
         if any(segment in ("", ".", "..") for segment in segments):
             raise refusal("a name in the path", 404, {"code": "NOT_FOUND"}, None)
@@ -368,12 +368,11 @@ class Http:
         total: float | None = None,
         limits: AnswerLimits = USUAL,
     ) -> T:
-        """A request that may be repeated; what `parse` makes of its answer.
+        """Send a request that may be repeated, and return what `parse` makes of its answer.
 
-        `data` that is no bytes is opened for each attempt; `total` replaces the timeout; an answer
-        for which `parse` raises `CloudGarbage` is asked for again. `parse` must be pure: a large
-        answer is parsed in a thread.
-        Raises `CloudUnreachable`, `CloudRefused` or `CloudGarbage`.
+        `data` that is not bytes is opened for each attempt; `total` replaces the timeout. The
+        request is repeated if `parse` raises `CloudGarbage`. `parse` must be pure: large answers
+        are parsed in a thread. Raises `CloudUnreachable`, `CloudRefused` or `CloudGarbage`.
         """
 
         async def attempt(number: int) -> T:
@@ -388,7 +387,7 @@ class Http:
                     limits=limits,
                 )
             try:
-                if len(answer.body) > _PARSED_AT_ONCE:
+                if len(answer.body) > _MAX_PARSED_INLINE:
                     return await asyncio.to_thread(parse, answer)
                 return parse(answer)
             except CloudOversized:
@@ -407,7 +406,7 @@ class Http:
         limits: AnswerLimits = USUAL,
         **query: str | int,
     ) -> T:
-        """`read` of a GET."""
+        """Call `read` with a GET."""
         return await self.read("GET", self.url(*path, **query), parse, limits=limits)
 
     async def lookup(
@@ -417,7 +416,7 @@ class Http:
         limits: AnswerLimits = USUAL,
         **query: str | int,
     ) -> T | None:
-        """`read` of a GET, `None` on 404."""
+        """Call `read` with a GET; return `None` on 404."""
         try:
             return await self.get(parse, *path, limits=limits, **query)
         except CloudRefused as error:
@@ -436,9 +435,10 @@ class Http:
         attempts: int = 1,
         limits: AnswerLimits = USUAL,
     ) -> Answer:
-        """One request and its whole answer; see `open` for the errors."""
+        """Send one request, and return its complete answer. Raises the errors of `open`, and
+        `CloudGarbage`."""
         call = f"{method} {url.path}"
-        if isinstance(data, bytes) and len(data) > _AT_ONCE:
+        if isinstance(data, bytes) and len(data) > _MAX_SENT_WHOLE:
             data = BytesIO(data)
         timeout = aiohttp.ClientTimeout(total=total or self.timeout, sock_connect=CONNECT_TIMEOUT)
         response = await self.open(method, url, data=data, headers=headers, limits=timeout)
@@ -459,7 +459,7 @@ class Http:
         return Answer(call, body, response.content_type, attempts, self.key, limits)
 
     async def _body(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
-        """Read an answer to its end or a little beyond `limit`; few large ones at a time."""
+        """Read a body to its end or slightly beyond `limit`; large ones wait for their turn."""
         body = await _read(response, min(limit, _LARGE))
         if len(body) <= min(limit, _LARGE) or limit <= _LARGE:
             return body
@@ -475,11 +475,11 @@ class Http:
         data: Any = None,
         headers: Mapping[str, str] | None = None,
     ) -> aiohttp.ClientResponse:
-        """One request, answered with a status below 400 whose body is still to come.
+        """Send one request, and return its response with a status below 400, before its body.
 
-        Redirects are not followed: aiohttp would take the key along. The caller releases or
-        closes the response. Raises `CloudUnreachable` (its `sent` says whether the cloud may have
-        seen it) or `CloudRefused`, without a request where `CallGate` says so.
+        Redirects are not followed: aiohttp would send the key along. The caller releases or closes
+        the response. Raises `CloudUnreachable` (its `sent` says whether the cloud may have received
+        the request) or `CloudRefused`; `CallGate` may raise them without a request.
         """
         call = f"{method} {url.path}"
         key = self.key
@@ -512,7 +512,7 @@ class Http:
         return response
 
     def unlisted(self, method: str, url: URL, what: str, example: object = None) -> None:
-        """Tell of an answer that no document lists; `what` says which in a few words."""
+        """Note an answer that no document lists; `what` says which in a few words."""
         self.observations.surprise("answer", f"{method} {self._route(url)}: {what}", example)
 
     def _route(self, url: URL) -> str:
@@ -537,8 +537,8 @@ class Http:
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body, or of a larger one a little more than `limit` bytes, counted after unpacking."""
-    if response.content.is_eof():  # all of it has come
+    """Return the body, or slightly more than `limit` bytes of a larger one, after decompression."""
+    if response.content.is_eof():  # all of it has been received
         return response.content.read_nowait()
     body = bytearray()
     async for chunk in response.content.iter_any():
@@ -550,9 +550,9 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
 @contextmanager
 def reported(call: str, *, sent: bool = False) -> Iterator[None]:
-    """Turn the failures of a connection into `CloudUnreachable`.
+    """Raise `CloudUnreachable` for failures of the connection.
 
-    The cause is cut off, for aiohttp's errors name the URL, which may be a signed one.
+    It has no cause: aiohttp's errors contain the URL, which may be a signed one.
     """
     try:
         yield
@@ -572,27 +572,29 @@ def _reason(error: Exception) -> str:
     return f"the connection was lost ({type(error).__name__})"
 
 
-#: Whether the task's request has begun to go out.
+#: Whether the current task's request has begun to be sent.
 _sent: ContextVar[bool] = ContextVar("sent", default=False)
 
 
 class _Request(aiohttp.ClientRequest):
-    """Notes that it is sent, for less than a `TraceConfig` costs."""
+    """Notes when it is sent; a `TraceConfig` would cost more."""
 
     async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
-        """Begin to write it to a connection."""
+        """Note that the request is sent, and send it."""
         _sent.set(True)
         return await super().send(conn)
 
 
 def route_of(path: str) -> str:
-    """The route of a raw path below the cloud's address, without any name or id in it."""
-    return next((template for template, one in _PATTERNS if one.fullmatch(path)), "other")
+    """Return the route template of a raw path below the cloud's address, or `other`."""
+    return next((template for template, pattern in _PATTERNS if pattern.fullmatch(path)), "other")
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    some = {"{path}": ".+"}
-    parts = (some.get(part, "[^/]+" if "{" in part else part) for part in template.split("/"))
+    parts = (
+        ".+" if part == "{path}" else "[^/]+" if "{" in part else part
+        for part in template.split("/")
+    )
     return re.compile("/api/" + "/".join(parts))
 
 

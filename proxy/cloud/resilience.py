@@ -1,11 +1,10 @@
-"""What can go wrong between here and Comfy Cloud, and what keeps calls from making trouble worse:
-waits, repetitions, a breaker, a rate limiter.
+"""Errors of calls to Comfy Cloud, and retries, circuit breaker and rate limiter.
 
 * `CloudError`
 
-  * `CloudUnreachable`: no answer, and nothing is lost by asking again
+  * `CloudUnreachable`: no answer; the call can be repeated
 
-    * `CloudDown`: not even tried, since the cloud has been silent or unavailable for a while
+    * `CloudDown`: not sent, because the circuit is open
 
   * `CloudAmbiguous`: a submission without a clear answer; the job may exist
   * `CloudRefused`: an answer with an HTTP status of 400 or more
@@ -16,13 +15,12 @@ waits, repetitions, a breaker, a rate limiter.
 
     * `CloudOversized`: an answer with too many bytes or values
 
-No message, body or cause of these holds a key, a token or a signed URL.
+Messages, bodies and causes of these errors contain no key, token or signed URL.
 
-All but `RetryPolicy` and `CallGate` are pure: `now` is any clock in seconds that does not run
-backwards.
+All classes but `RetryPolicy` and `CallGate` are pure: `now` is a monotonic clock in seconds.
 """
 
-# ruff: noqa: N818 (they are read as what happened: "except CloudRefused")
+# ruff: noqa: N818 (the names say what happened: "except CloudRefused")
 
 from __future__ import annotations
 
@@ -44,38 +42,37 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds after which a client may ask again, where nobody knows better.
-_WAIT = 10.0
+#: Default `Retry-After` of answers to clients, in seconds.
+_RETRY_AFTER = 10.0
 
-#: Answers of a gateway that could not get one from the service behind it (502, 504 in RFC 9110;
-#: the others are those of Cloudflare).
+#: Statuses of a gateway without an answer of its upstream server (502, 504 in RFC 9110; the others
+#: are Cloudflare's).
 GATEWAY_STATUSES = frozenset({502, 504, 520, 521, 522, 523, 524})
 
-#: Refusals of a read that may pass by themselves.
+#: Statuses of a read after which it is worth repeating.
 PASSING_STATUSES = GATEWAY_STATUSES | {408, 425, 429, 500, 503}
 
-#: The longest wait in seconds that the cloud may dictate: what waits must notice within a minute
-#: or two that the cloud works again, and asking once a minute burdens nobody.
-LONGEST_RETRY_AFTER = 60.0
+#: Maximum seconds of a `Retry-After` of the cloud: callers must notice soon that it works again.
+MAX_RETRY_AFTER = 60.0
 
-#: The longest wait in seconds for the turn of a call that may be made.
-_LONGEST_TURN = 10.0
+#: Maximum seconds that a call waits for its turn.
+_MAX_TURN_WAIT = 10.0
 
 
 class CloudError(Exception):
-    """Any failure of a call to Comfy Cloud.
+    """Base of all failures of calls to Comfy Cloud.
 
-    `retry_after` is in how many seconds it is worth asking again, `None` if nobody knows.
+    `retry_after` is in how many seconds it is worth calling again, `None` if that is unknown.
     """
 
     retry_after: float | None = None
 
 
 class CloudUnreachable(CloudError):
-    """There was no whole answer: refused, no such host, reset, timed out, cut off.
+    """Raised without a complete answer: refused, unknown host, reset, timed out, cut off.
 
-    `sent` says whether the request may have reached the cloud; a submission raises this only if
-    it has not.
+    `sent` is whether the request may have reached the cloud; a submission raises this only if it
+    has not.
     """
 
     def __init__(
@@ -87,9 +84,9 @@ class CloudUnreachable(CloudError):
 
 
 class CloudDown(CloudUnreachable):
-    """The circuit is open: nothing was sent, nothing will be for `retry_after` seconds.
+    """Raised while the circuit is open: nothing is sent for the next `retry_after` seconds.
 
-    `status` is what the cloud answered last (503, or a gateway's), `None` if it did not answer.
+    `status` is that of the last answer (503, or a gateway's), `None` if there was none.
     """
 
     def __init__(
@@ -100,10 +97,10 @@ class CloudDown(CloudUnreachable):
 
 
 class CloudAmbiguous(CloudError):
-    """`POST /api/prompt` went out and no clear answer came back: the job may exist.
+    """Raised when `POST /api/prompt` was sent without a clear answer: the job may exist.
 
-    `taken` says that the cloud answered as if it had taken the job, without naming it. `refused`
-    is what the answer means if the job turns out not to exist.
+    `taken` is whether the answer means success without naming the job. `refused` is what the answer
+    means if the job turns out not to exist.
     """
 
     def __init__(
@@ -115,10 +112,10 @@ class CloudAmbiguous(CloudError):
 
 
 class CloudRefused(CloudError):
-    """The cloud answered with a status of 400 or more, or would do so again.
+    """Raised for an answer with a status of 400 or more.
 
-    `body` is the parsed JSON, or the text if it is none. A 401 and a 429 are also raised for calls
-    that follow such an answer too soon to be made.
+    `body` is the parsed JSON, or the text if it is not JSON. A 401 and a 429 are also raised for
+    calls that are not sent because they would follow such an answer too soon.
     """
 
     def __init__(
@@ -131,28 +128,29 @@ class CloudRefused(CloudError):
 
 
 class CloudUnauthorized(CloudRefused):
-    """The cloud answered 401: no key, or one that it does not take."""
+    """Raised for a 401: there is no key, or an invalid one."""
 
 
 class CloudGarbage(CloudError):
-    """The answer is not what the cloud's OpenAPI says: not JSON, a field missing, a redirect."""
+    """Raised for an answer that is not as in the cloud's OpenAPI: not JSON, a field missing, a
+    redirect."""
 
 
 class CloudOversized(CloudGarbage):
-    """The answer has more bytes or values than any that the cloud's API describes."""
+    """Raised for an answer with more bytes or values than any that the API describes."""
 
 
 def refusal(call: str, status: int, body: object, retry_after: float | None) -> CloudRefused:
-    """The error of an answer; `call` names the method and the route."""
+    """Return the error of an answer; `call` names the method and the route."""
     kind = CloudUnauthorized if status == 401 else CloudRefused
-    said = _said(body)
-    return kind(f"{call}: {status}{': ' if said else ''}{said}", status, body, retry_after)
+    message = _message_of(body)
+    return kind(f"{call}: {status}{': ' if message else ''}{message}", status, body, retry_after)
 
 
 def unanswered(error: CloudError, lead: str, then: str) -> LocalError:
-    """The messages to a client about a call that got no answer.
+    """Return the error for a client whose call to the cloud got no answer.
 
-    `lead` begins the sentence, `then` ends it with what to do once the cloud answers again.
+    `lead` begins the sentence, `then` ends it with what to do when the cloud answers again.
     """
     type_ = "cloud_unreachable"
     why = "Comfy Cloud cannot be reached; check the network of the proxy"
@@ -163,12 +161,13 @@ def unanswered(error: CloudError, lead: str, then: str) -> LocalError:
         type_,
         f"{lead}: {why}, then {then}.",
         kind="unavailable",
-        retry_after=error.retry_after or _WAIT,
+        retry_after=error.retry_after or _RETRY_AFTER,
     )
 
 
-def _said(body: object) -> str:
-    """The cloud's own words in one short line: `{"error": {…}}`, `{"code", "message"}` or text."""
+def _message_of(body: object) -> str:
+    """Return the cloud's message in one short line, from `{"error": {…}}`, `{"code", "message"}` or
+    text."""
     if isinstance(body, dict):
         error = body.get("error")
         about = error if isinstance(error, dict) else body
@@ -179,51 +178,50 @@ def _said(body: object) -> str:
 
 
 def retry_after(value: str | None, now: float) -> float | None:
-    """Seconds from `now` (seconds since 1970) by a `Retry-After` header, `None` if unreadable.
-
-    At most `LONGEST_RETRY_AFTER`, whatever it says.
-    """
+    """Return the seconds from `now` (seconds since 1970) by a `Retry-After` header, at most
+    `MAX_RETRY_AFTER`; `None` if it is invalid."""
     if value is None:
         return None
     if re.fullmatch(r"\s*[0-9]+\s*", value):
-        return float(min(int(value.strip()[:10]), LONGEST_RETRY_AFTER))
+        return float(min(int(value.strip()[:10]), MAX_RETRY_AFTER))
     try:
         wait = parsedate_to_datetime(value).timestamp() - now
     except (ValueError, OverflowError):
         return None
-    return min(max(0.0, wait), LONGEST_RETRY_AFTER)
+    return min(max(0.0, wait), MAX_RETRY_AFTER)
 
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Waits in seconds: the first, `factor` times as long after each failure, up to the longest."""
+    """Delays in seconds: `first`, growing by `factor` after each failure, up to `longest`."""
 
     first: float
     longest: float
     factor: float = 2.0
 
     def whole(self, failures: int) -> float:
-        """The wait after this many failures in a row, from 1."""
+        """Return the delay after this many failures in a row, from 1."""
         return min(self.longest, self.first * self.factor ** min(max(failures, 1) - 1, 30))
 
     def after(self, failures: int) -> float:
-        """The same, drawn from its upper half, so that those who fail together do not return so."""
+        """Return a random delay between half of `whole` and all of it, so that callers that fail
+        together do not retry together."""
         return jittered(self.whole(failures))
 
 
 def jittered(wait: float) -> float:
-    """Between half of `wait` and all of it."""
-    return wait * random.uniform(0.5, 1.0)  # noqa: S311 (spreads load, hides nothing)
+    """Return a random time between half of `wait` and all of it."""
+    return wait * random.uniform(0.5, 1.0)  # noqa: S311 (spreads load, protects no secret)
 
 
 class RetryPolicy(Struct, frozen=True):
-    """How reads are repeated: no wait ends later than `budget` seconds after the first attempt."""
+    """How reads are repeated: no attempt begins later than `budget` seconds after the first."""
 
     budget: float = 30.0
     backoff: Backoff = Backoff(first=0.25, longest=8.0)
 
     async def repeat(self, read: Callable[[int], Awaitable[T]]) -> T:
-        """What `read` returns, given the number of the attempt, from 1.
+        """Return what `read` returns, which gets the number of the attempt, from 1.
 
         Raises what the last attempt raised.
         """
@@ -246,7 +244,7 @@ class RetryPolicy(Struct, frozen=True):
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether the same read may succeed a moment later."""
+    """Return whether the same read may succeed a moment later."""
     if isinstance(error, CloudRefused):
         return error.status in PASSING_STATUSES
     if isinstance(error, CloudDown | CloudOversized):
@@ -255,10 +253,10 @@ def may_pass(error: Exception) -> bool:
 
 
 class CircuitBreaker:
-    """Opens when the cloud has been silent for a while; lets one call try now and then.
+    """Stops calls while the cloud does not answer, but for one attempt at a time.
 
-    `failures` calls in a row must fail, over at least `silence` seconds, before it opens; each try
-    that fails makes the next wait of `backoff` longer.
+    It opens after `failures` failed calls in a row over at least `silence` seconds. Each failed
+    attempt makes the next delay of `backoff` longer.
     """
 
     def __init__(
@@ -275,14 +273,14 @@ class CircuitBreaker:
 
     @property
     def open(self) -> bool:
-        """Whether calls are held back."""
+        """Whether calls are stopped."""
         return self._open_until is not None
 
     def wait(self, now: float) -> float:
-        """Seconds until the next call may be made; 0 lets the caller make one.
+        """Return the seconds until the next call may be made; with 0 the caller makes one.
 
-        While it is open only one caller at a time gets the 0. One that never reports back blocks
-        the others no longer than a failure would have.
+        While the circuit is open only one caller at a time gets 0. A caller that never reports back
+        blocks the others no longer than a failure would.
         """
         if self._open_until is None:
             return 0.0
@@ -293,13 +291,14 @@ class CircuitBreaker:
         return 0.0
 
     def succeeded(self) -> None:
-        """The cloud answered, whatever it said."""
+        """Note that the cloud answered, and close the circuit."""
         self._count = self._tries = 0
         self._open_until = None
         self._trying = False
 
     def failed(self, now: float) -> bool:
-        """There was no answer, or only a gateway's. Says whether this opened the circuit."""
+        """Note that there was no answer, or only a gateway's. Return whether this opened the
+        circuit."""
         if self._open_until is not None:
             if self._trying:
                 self._trying = False
@@ -317,13 +316,12 @@ class CircuitBreaker:
 
 
 class RateLimiter:
-    """Holds all calls of an account back for a while after a 429, and spaces them afterwards.
+    """Pauses all calls of an account after a 429, and spaces them out afterwards.
 
-    A 429 that says nothing means the next wait of `backoff`, until a call is answered; one with
-    `Retry-After` means what it says. The calls behind it come one after the other, at half the
-    pace after each further 429, and ever more quickly as they are answered: so those that have
-    waited together do not meet the limit together. The pace cannot be known beforehand, since no
-    answer of the cloud tells its limit.
+    The pause is that of `Retry-After`, or else the next delay of `backoff`. After it calls follow
+    each other with a gap, so that those that have waited together do not reach the limit together.
+    The gap doubles with each further 429 and shrinks with each answer: the cloud does not report
+    its limit.
     """
 
     def __init__(self, backoff: Backoff = Backoff(1.0, 30.0)) -> None:
@@ -334,20 +332,21 @@ class RateLimiter:
         self._next = 0.0
 
     def pause(self, now: float) -> float:
-        """Seconds for which no call may be made."""
+        """Return the remaining seconds of the pause."""
         return max(0.0, self._paused_until - now)
 
-    def turn(self, now: float, longest: float) -> float:
-        """Seconds to wait before a call, which takes its turn by this if it is not too far off."""
+    def turn(self, now: float, max_wait: float) -> float:
+        """Return the seconds until the turn of a call, and take the turn unless they exceed
+        `max_wait`."""
         at = max(now, self._next)
-        if at - now <= longest:
+        if at - now <= max_wait:
             self._next = at + self._gap
         return at - now
 
     def slowed(self, now: float, asked: float | None) -> None:
-        """The cloud said 429; `asked` is its `Retry-After` in seconds.
+        """Note a 429; `asked` is its `Retry-After` in seconds.
 
-        Answers to calls that were under way when the first came make the pause no longer.
+        Answers to calls that were under way at the first 429 do not make the pause longer.
         """
         if now >= self._paused_until:
             self._pauses += 1
@@ -358,17 +357,17 @@ class RateLimiter:
             self._paused_until = self._next = max(self._paused_until, now + asked)
 
     def succeeded(self) -> None:
-        """The cloud answered a call: the next pause is a short one again."""
+        """Note an answer: the next pause is a short one again."""
         self._pauses = 0
         self._gap = self._gap * 0.8 if self._gap > self._backoff.first / 100 else 0.0
 
 
 class CallGate:
-    """Refuses calls by what the calls before them met.
+    """Refuses calls depending on the results of previous ones.
 
-    While the cloud is silent or unavailable (`breaker`) they fail with `CloudDown`; after a 429
-    (`limiter`) with that 429; after two 401 in a row with the last one, but for a try now and then,
-    until the key is another one.
+    While the circuit of `breaker` is open calls fail with `CloudDown`, in a pause of `limiter` with
+    the last 429. After two 401 in a row they fail with the last one until the key changes, but for
+    an attempt at intervals.
     """
 
     def __init__(self, breaker: CircuitBreaker, limiter: RateLimiter) -> None:
@@ -381,13 +380,13 @@ class CallGate:
         self._lock = _key_lock()
 
     async def enter(self, call: str, key: str) -> None:
-        """Wait for the turn of a call, if calls have turns.
+        """Wait for the turn of a call.
 
-        Raises an error instead of a call that is not to be made now; it says when it may be.
+        Raises a `CloudError` for a call that must not be sent now; it says when to try again.
         """
         self._check_pause(call)
-        wait = self._limiter.turn(time.monotonic(), _LONGEST_TURN)
-        if wait > _LONGEST_TURN:
+        wait = self._limiter.turn(time.monotonic(), _MAX_TURN_WAIT)
+        if wait > _MAX_TURN_WAIT:
             raise refusal(call, 429, self._throttled, wait)
         if wait > 0:
             await asyncio.sleep(wait)
@@ -401,8 +400,8 @@ class CallGate:
         wait = self._breaker.wait(now)
         if wait > 0:
             status = self._unavailable
-            said = "does not answer" if status is None else f"answers {status}"
-            raise CloudDown(f"{call}: the cloud {said}", status=status, retry_after=wait)
+            problem = "does not answer" if status is None else f"answers {status}"
+            raise CloudDown(f"{call}: the cloud {problem}", status=status, retry_after=wait)
 
     def _check_pause(self, call: str) -> None:
         wait = self._limiter.pause(time.monotonic())
@@ -410,13 +409,13 @@ class CallGate:
             raise refusal(call, 429, self._throttled, wait)
 
     def answered(self, key: str) -> None:
-        """A call was answered as it should be."""
+        """Note an answer below 400."""
         self._breaker.succeeded()
         self._limiter.succeeded()
         self._key_taken(key)
 
     def failed(self, error: CloudRefused | CloudUnreachable, key: str) -> None:
-        """A call was refused or not answered."""
+        """Note a call that was refused or not answered."""
         now = time.monotonic()
         if isinstance(error, CloudUnreachable) or error.status in GATEWAY_STATUSES | {503}:
             self._unavailable = error.status if isinstance(error, CloudRefused) else None
@@ -442,19 +441,19 @@ class CallGate:
 
 
 class OpenGate(CallGate):
-    """Lets every call through and learns from none: for answers that say nothing about others."""
+    """Never refuses a call: for optional calls whose results say nothing about others."""
 
     def __init__(self) -> None:
         super().__init__(CircuitBreaker(), RateLimiter())
 
     async def enter(self, call: str, key: str) -> None:
-        """Nothing holds the call back."""
+        """Do nothing: the call can be sent."""
 
     def answered(self, key: str) -> None:
-        """An answer changes nothing."""
+        """Ignore an answer."""
 
     def failed(self, error: CloudRefused | CloudUnreachable, key: str) -> None:
-        """Neither does a failure."""
+        """Ignore a failure."""
 
 
 def _key_lock() -> CircuitBreaker:

@@ -66,7 +66,7 @@ Open = Callable[..., Awaitable[tuple[EventSocket, Heard]]]
 
 @pytest.fixture
 async def open_socket(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Open]:
-    monkeypatch.setattr(event_socket, "_STEADY", 0.0)
+    monkeypatch.setattr(event_socket, "_MIN_STABLE", 0.0)
     async with AsyncExitStack() as stack:
 
         async def start(url: URL, **options: Any) -> tuple[EventSocket, Heard]:
@@ -369,7 +369,7 @@ def silence() -> IdleWatchdog:
 
 
 def test_a_message_begins_the_silence_anew(silence: IdleWatchdog) -> None:
-    silence.heard(9.0, "progress")
+    silence.received(9.0, "progress")
     assert not silence.is_over(18.0)
     assert silence.is_over(19.0)
 
@@ -387,12 +387,12 @@ def test_each_silent_connection_may_be_silent_for_longer(silence: IdleWatchdog) 
 def test_a_greeting_proves_nothing(silence: IdleWatchdog, greeting: str) -> None:
     assert silence.is_over(10.0)
     silence.begin(10.0)
-    silence.heard(10.0, greeting)
+    silence.received(10.0, greeting)
     assert not silence.is_over(29.0)
 
 
 def test_an_event_makes_the_next_silence_short_again(silence: IdleWatchdog) -> None:
     assert silence.is_over(10.0)
     silence.begin(10.0)
-    silence.heard(10.0, "executing")
+    silence.received(10.0, "executing")
     assert silence.is_over(20.0)

@@ -198,7 +198,7 @@ async def test_a_wait_of_a_day_is_cut_short(simulator: Simulator, client: Client
 async def test_a_wait_of_a_day_stops_no_reading(
     simulator: Simulator, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resilience, "LONGEST_RETRY_AFTER", 0.3)
+    monkeypatch.setattr(resilience, "MAX_RETRY_AFTER", 0.3)
     asked = {"Retry-After": "86400"}
     simulator.faults.add(SocketFault("lose", event="*"), times=None)
     for route in ("GET /api/jobs", "GET /api/jobs/{id}"):
