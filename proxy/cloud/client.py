@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-import aiohttp
 import structlog
 from aiohttp import MultipartWriter
 from msgspec import Struct
-from msgspec.structs import replace
 from yarl import URL
 
+from proxy.cloud.downloads import Download, Downloads
 from proxy.cloud.http import (
     CATALOG,
-    CONNECT_TIMEOUT,
     DETAIL,
     JSON,
-    REDIRECTS,
     Answer,
     Body,
-    Connections,
     Http,
-    refused_address,
-    reported,
 )
 from proxy.cloud.resilience import (
     GATEWAY_STATUSES,
@@ -77,38 +70,12 @@ _MIN_UPLOAD_RATE = 100_000
 #: Timeout of the catalog, about 9 MB, in seconds.
 _CATALOG_TIMEOUT = 120.0
 
-#: The name of a signed URL in errors. The URL is a secret, and its host must not see the key:
-#: neither is logged, named in an error, or sent to the other host.
-_DOWNLOAD = "the signed download"
-
-#: Maximum seconds of attempts to open a content: a client waits for its first byte.
-_DOWNLOAD_BUDGET = 10.0
-
-_MAX_REDIRECTS = 4
-
-#: Statuses with which storages refuse an expired signature.
-_EXPIRED = frozenset({400, 401, 403})
-
 
 class Submission(Struct, frozen=True):
     """The result of a submission: the job's cloud id, and the nodes that the cloud left out."""
 
     cloud_id: str
     node_errors: dict[str, Any]
-
-
-class Download(Struct, frozen=True):
-    """A content during its download.
-
-    `offset` is where its bytes begin: the requested one, or 0 if the storage does not support
-    ranges. `size` is that of the whole content in bytes, `None` if the storage does not report it.
-    `chunks()` yields the bytes as they come; it raises `CloudUnreachable`, or the `BlobError` of a
-    store, if they end too early or stall.
-    """
-
-    offset: int
-    size: int | None
-    chunks: Callable[[], AsyncIterator[bytes]]
 
 
 class CloudClient:
@@ -162,23 +129,17 @@ class CloudClient:
         )
         self._submit_url = self.http.url("prompt")
         self._details = asyncio.Semaphore(_MAX_CONCURRENT_DETAILS)
-        self._download_limits = aiohttp.ClientTimeout(
-            total=None, sock_connect=CONNECT_TIMEOUT, sock_read=timeout
-        )
-        self._download_retries = replace(
-            self.http.retries, budget=min(self.http.retries.budget, _DOWNLOAD_BUDGET)
-        )
-        self._storage = Connections(self.http.addresses.check_storage)
+        self._downloads = Downloads(self.http)
 
     async def start(self) -> None:
         """Open the sessions. No call is made."""
         await self.http.connections.start()
         await self._optional.connections.start()
-        await self._storage.start()
+        await self._downloads.start()
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._storage.close()
+        await self._downloads.close()
         await self._optional.connections.close()
         await self.http.connections.close()
 
@@ -351,93 +312,15 @@ class CloudClient:
         self.http.calls.uploaded(size)
         return name
 
-    @asynccontextmanager
-    async def download(
+    def download(
         self,
         cloud_name: str,
         *,
         type: str,  # noqa: A002
         offset: int = 0,
-    ) -> AsyncIterator[Download]:
-        """Open `GET /api/view`: the bytes of a file from `offset` on, wherever they are stored.
-
-        `async with client.download(…) as download: async for chunk in download.chunks(): …`
-        Raises `CloudRefused` (404: no such file; 416: `offset` is beyond its end; 403: the storage
-        refuses the signature), `CloudUnreachable` or `CloudGarbage`. A download without a byte for
-        `timeout` seconds fails.
-        """
-
-        async def opened(_: int) -> tuple[aiohttp.ClientResponse, Download]:
-            response = await self._open_view(cloud_name, type, offset)
-            try:
-                begins, size = _extent(response, offset)
-            except BaseException:
-                response.close()
-                raise
-            return response, Download(begins, size, partial(self._chunks, response))
-
-        response, download = await self._download_retries.repeat(opened)
-        try:
-            yield download
-        finally:
-            response.close()
-
-    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-        with reported(_DOWNLOAD, sent=True):
-            # The chunks as they are received: joining them would copy the file.
-            async for chunk, _ in response.content.iter_chunks():
-                if chunk:
-                    self.http.calls.downloaded(len(chunk))
-                    yield chunk
-
-    async def _open_view(self, cloud_name: str, type_: str, offset: int) -> aiohttp.ClientResponse:
-        view = self.http.url("view", filename=cloud_name, type=type_)
-        headers = {"Accept-Encoding": "identity"}
-        if offset:
-            headers["Range"] = f"bytes={offset}-"
-        for last in (False, True):
-            response = await self.http.open(
-                "GET", view, headers=headers, limits=self._download_limits
-            )
-            if response.status not in REDIRECTS:
-                return response
-            response = await self._follow(response, headers)
-            if response.status < 400:
-                return response
-            response.close()
-            if last or response.status not in _EXPIRED:
-                break
-        raise _storage_refusal(response.status)
-
-    async def _follow(
-        self, response: aiohttp.ClientResponse, headers: dict[str, str]
-    ) -> aiohttp.ClientResponse:
-        for _ in range(_MAX_REDIRECTS):
-            location = redirect_target(response)
-            response.close()
-            with reported(_DOWNLOAD, sent=True):
-                response = await self._get_signed(location, headers)
-            if response.status not in REDIRECTS:
-                return response
-        response.close()
-        raise CloudGarbage(f"{_DOWNLOAD}: too many redirects")
-
-    async def _get_signed(self, location: URL, headers: dict[str, str]) -> aiohttp.ClientResponse:
-        try:
-            session, proxy = self._storage.choose(location)
-            return await session.get(
-                location,
-                headers=headers,
-                timeout=self._download_limits,
-                allow_redirects=False,
-                proxy=proxy,
-            )
-        except (aiohttp.ClientConnectorError, OSError) as error:
-            if (refused := refused_address(error)) is None:
-                raise
-            log.warning("redirect_refused", reason=str(refused))
-            body = {"code": "REDIRECT_REFUSED", "message": f"The cloud answered with {refused}"}
-            raise refusal(_DOWNLOAD, 403, body, None) from None
+    ) -> AbstractAsyncContextManager[Download]:
+        """Open the bytes of a file from `offset` on, as `Downloads.open`."""
+        return self._downloads.open(cloud_name, type=type, offset=offset)
 
     async def object_info(self) -> bytes:
         """Return the body of `GET /api/object_info`, a JSON object of about 9 MB.
@@ -516,44 +399,6 @@ class CloudClient:
     async def system_stats(self) -> dict[str, Any]:
         """Return `GET /api/system_stats`. It needs no key, so that it does not check one."""
         return await self.http.get(Answer.object, "system_stats")
-
-
-def _storage_refusal(status: int) -> CloudRefused:
-    """Return the error of a storage, never a `CloudUnauthorized`: it has not seen the key."""
-    if status not in _EXPIRED:
-        return refusal(_DOWNLOAD, status, "the storage refused it", None)
-    message = f"the storage refused the signed address ({status})"
-    return refusal(_DOWNLOAD, 403, {"code": "STORAGE_REFUSED", "message": message}, None)
-
-
-def redirect_target(response: aiohttp.ClientResponse) -> URL:
-    """Return the URL of a redirect with its escapes unchanged, which are part of the signature.
-    Raises `CloudGarbage`."""
-    try:
-        location = response.url.join(URL(response.headers["Location"], encoded=True))
-    except (KeyError, ValueError):
-        raise CloudGarbage(f"{_DOWNLOAD}: a redirect to nowhere") from None
-    if location.scheme not in ("http", "https") or not location.host:
-        raise CloudGarbage(f"{_DOWNLOAD}: a redirect to something that is not HTTP")
-    if response.url.scheme == "https" and location.scheme == "http":
-        raise CloudGarbage(f"{_DOWNLOAD}: a redirect from https to http")
-    return location
-
-
-def _extent(response: aiohttp.ClientResponse, asked: int) -> tuple[int, int | None]:
-    """Return the offset of an answer's first byte, and the size of the whole content. Raises
-    `CloudGarbage`."""
-    if response.status == 206:
-        given = re.fullmatch(
-            r"bytes (\d{1,19})-\d+/(\d{1,19}|\*)", response.headers.get("Content-Range", "").strip()
-        )
-        if given is None or int(given[1]) != asked:
-            raise CloudGarbage(f"{_DOWNLOAD}: not the range that was asked for")
-        return asked, None if given[2] == "*" else int(given[2])
-    if response.status != 200:
-        raise CloudGarbage(f"{_DOWNLOAD}: status {response.status}")
-    encoded = response.headers.get("Content-Encoding", "identity") != "identity"
-    return 0, None if encoded else response.content_length
 
 
 def _submission(call: str, result: dict[str, Any]) -> Submission:

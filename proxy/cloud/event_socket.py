@@ -19,7 +19,7 @@ import msgspec
 import structlog
 from yarl import URL
 
-from proxy.cloud.http import CONNECT_TIMEOUT, CloudAddresses, Connections
+from proxy.cloud.connections import CONNECT_TIMEOUT, CloudAddresses, Connections
 from proxy.cloud.resilience import Backoff, CircuitBreaker, RetryPolicy, jittered, retry_after
 from proxy.logging import word
 from proxy.observations import AccountObservations

@@ -6,7 +6,7 @@ import aiohttp
 from yarl import URL
 
 from proxy import __version__
-from proxy.cloud.http import CloudAddresses, Connections
+from proxy.cloud.connections import CloudAddresses, Connections
 
 
 async def is_reachable(base_url: URL, seconds: float, *, plain_http: bool) -> bool:

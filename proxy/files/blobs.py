@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from yarl import URL
 
-from proxy.cloud.client import Download
+from proxy.cloud.downloads import Download
 from proxy.logging import register_secret
 
 if TYPE_CHECKING:

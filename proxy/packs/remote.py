@@ -10,15 +10,15 @@ import aiohttp
 import structlog
 from yarl import URL
 
-from proxy.cloud.http import (
+from proxy.cloud.connections import (
     CONNECT_TIMEOUT,
-    REDIRECTS,
     AddressRefusedError,
     Connections,
     Reach,
     reach_of,
     refused_address,
 )
+from proxy.cloud.http import REDIRECTS
 
 log = structlog.get_logger(__name__)
 

@@ -7,9 +7,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from yarl import URL
 
-from proxy.cloud import http
+from proxy.cloud import connections
+from proxy.cloud.connections import Reach, outward_proxy, reach_of
 from proxy.cloud.event_socket import EventSocket
-from proxy.cloud.http import Reach, outward_proxy, reach_of
 from proxy.cloud.resilience import CloudRefused, CloudUnreachable
 from tests.cloud.conftest import KEY, Connect, Script, Serve, answer, redirect
 
@@ -84,7 +84,9 @@ def test_how_local_an_address_is(address: str, reach: Reach) -> None:
 def public(monkeypatch: pytest.MonkeyPatch) -> str:
     """An address of this machine that counts as one of the internet's."""
     address = "127.0.0.2"
-    monkeypatch.setattr(http, "reach_of", lambda one: "public" if one == address else reach_of(one))
+    monkeypatch.setattr(
+        connections, "reach_of", lambda ip: "public" if ip == address else reach_of(ip)
+    )
     return address
 
 

@@ -12,7 +12,8 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from proxy.cloud.client import CloudClient, redirect_target
+from proxy.cloud.client import CloudClient
+from proxy.cloud.downloads import redirect_target
 from proxy.cloud.resilience import CloudGarbage, CloudRefused, CloudUnreachable, RetryPolicy
 from tests.cloud.conftest import (
     KEY,

@@ -1,0 +1,150 @@
+"""Connections to the cloud and its storage: their addresses, and the HTTP proxy on the way."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from typing import Any, Literal
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+from yarl import URL
+
+#: Timeout of a TCP and TLS connection, in seconds.
+CONNECT_TIMEOUT = 10.0
+
+#: From where an address can be reached; later ones are more local.
+Reach = Literal["public", "private", "loopback"]
+_REACHES: tuple[Reach, ...] = ("public", "private", "loopback")
+
+#: IPv4 addresses embedded by NAT64 (RFC 6052).
+_NAT64 = IPv6Network("64:ff9b::/96")
+
+#: Maximum number of hosts whose HTTP proxy is cached; finding it takes 0.1 ms.
+_MAX_CACHED_PROXIES = 64
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class AddressRefusedError(OSError):
+    """Raised instead of connecting to an address. The text says why."""
+
+
+def reach_of(address: str) -> Reach:
+    """Return from where an IP address can be reached. Link-local and multicast addresses count as
+    loopback."""
+    ip: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
+    if isinstance(ip, IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour
+        if inner is None and ip in _NAT64:
+            inner = IPv4Address(int(ip) & 0xFFFFFFFF)
+        ip = ip if inner is None else inner
+    if ip.is_loopback or ip.is_unspecified or ip.is_link_local or ip.is_multicast:
+        return "loopback"
+    return "public" if ip.is_global else "private"
+
+
+class Connections:
+    """Sessions with one kind of peer: a direct one, and one through the environment's HTTP proxy.
+
+    `check` gets each IP address immediately before the connection, and may raise
+    `AddressRefusedError`. With an HTTP proxy only an address in the URL itself is checked: the
+    proxy resolves names.
+    """
+
+    def __init__(self, check: Callable[[str], None], **options: Any) -> None:
+        self._check = check
+        self._options = options
+        self._proxy_for = lru_cache(_MAX_CACHED_PROXIES)(outward_proxy)
+        self._sessions: tuple[aiohttp.ClientSession, ...] = ()
+
+    async def start(self) -> None:
+        """Open the sessions; connections are made on demand."""
+        checked = aiohttp.TCPConnector(socket_factory=self._socket)
+        direct = _bare_session(connector=checked, **self._options)
+        self._sessions = direct, _bare_session(**self._options)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for session in self._sessions:
+            await session.close()
+        self._sessions = ()
+
+    def choose(self, url: URL) -> tuple[aiohttp.ClientSession, URL | None]:
+        """Return the session for a URL, and the HTTP proxy or `None`. Raises
+        `AddressRefusedError`."""
+        if not self._sessions:
+            raise RuntimeError("the cloud client is not started")
+        direct, proxied = self._sessions
+        if (proxy := self._proxy_for(url.scheme, url.host or "")) is None:
+            return direct, None
+        with suppress(ValueError):
+            self._check(str(ip_address(url.host or "")))
+        return proxied, proxy
+
+    def _socket(self, about: Any) -> socket.socket:
+        family, type_, proto, _, address = about
+        self._check(str(address[0]))
+        return socket.socket(family=family, type=type_, proto=proto)
+
+
+class CloudAddresses:
+    """Checks the addresses of the cloud, and those of its redirects to storage.
+
+    Over plain http the key is sent to loopback and private addresses only, unless `plain_http`.
+    `reach` is the widest of the cloud's addresses so far: a public cloud must not redirect the
+    proxy into its own network.
+    """
+
+    def __init__(self, base_url: URL, *, plain_http: bool) -> None:
+        self._refuses_public = base_url.scheme == "http" and not plain_http
+        self.reach: Reach | None = None
+
+    def check_cloud(self, address: str) -> None:
+        """Raise `AddressRefusedError` if the key must not be sent there."""
+        reach = reach_of(address)
+        if self._refuses_public and reach == "public":
+            raise AddressRefusedError(
+                "the API key is not sent to a public address over plain http: use https in "
+                "base_url, or set allow_plain_http"
+            )
+        self.reach = min(reach, self.reach or reach, key=_REACHES.index)
+
+    def check_storage(self, address: str) -> None:
+        """Raise `AddressRefusedError` for an address that is more local than the cloud's."""
+        if _REACHES.index(reach_of(address)) > _REACHES.index(self.reach or "public"):
+            raise AddressRefusedError("a redirect into the network of the proxy")
+
+
+def refused_address(error: Exception) -> AddressRefusedError | None:
+    """Return the `AddressRefusedError` that caused a connection to fail, `None` for others."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        error = error.os_error
+    return error if isinstance(error, AddressRefusedError) else None
+
+
+def _bare_session(**options: Any) -> aiohttp.ClientSession:
+    """Return a session without cookies and without `trust_env`, with which aiohttp would send the
+    passwords of ~/.netrc."""
+    return aiohttp.ClientSession(
+        cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, auto_decompress=True, **options
+    )
+
+
+def outward_proxy(scheme: str, host: str) -> URL | None:
+    """Return the proxy of `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` for a host, `None` for this
+    machine.
+
+    aiohttp reads these with `trust_env` only, which also sends the passwords of ~/.netrc. It
+    supports HTTP proxies only; others are ignored.
+    """
+    if host in _LOOPBACK or proxy_bypass(host):
+        return None
+    named = getproxies().get("https" if scheme in ("https", "wss") else "http")
+    if not named:
+        return None
+    proxy = URL(named if "://" in named else f"http://{named}")
+    return proxy if proxy.scheme in ("http", "https") else None

@@ -1,0 +1,190 @@
+"""Downloads of files, from the cloud or by way of a signed URL from its storage."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import aiohttp
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+from yarl import URL
+
+from proxy.cloud.connections import CONNECT_TIMEOUT, Connections, refused_address
+from proxy.cloud.http import REDIRECTS, Http, reported
+from proxy.cloud.resilience import CloudGarbage, CloudRefused, refusal
+
+log = structlog.get_logger(__name__)
+
+#: The name of a signed URL in errors. The URL is a secret, and its host must not see the key:
+#: neither is logged, named in an error, or sent to the other host.
+_DOWNLOAD = "the signed download"
+
+#: Maximum seconds of attempts to open a content: a client waits for its first byte.
+_DOWNLOAD_BUDGET = 10.0
+
+_MAX_REDIRECTS = 4
+
+#: Statuses with which storages refuse an expired signature.
+_EXPIRED = frozenset({400, 401, 403})
+
+
+class Download(Struct, frozen=True):
+    """A content during its download.
+
+    `offset` is where its bytes begin: the requested one, or 0 if the storage does not support
+    ranges. `size` is that of the whole content in bytes, `None` if the storage does not report it.
+    `chunks()` yields the bytes as they come; it raises `CloudUnreachable`, or the `BlobError` of a
+    store, if they end too early or stall.
+    """
+
+    offset: int
+    size: int | None
+    chunks: Callable[[], AsyncIterator[bytes]]
+
+
+class Downloads:
+    """Downloads with the key of `http`, and without it from the storage."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+        self._limits = aiohttp.ClientTimeout(
+            total=None, sock_connect=CONNECT_TIMEOUT, sock_read=http.timeout
+        )
+        self._retries = replace(http.retries, budget=min(http.retries.budget, _DOWNLOAD_BUDGET))
+        self._connections = Connections(http.addresses.check_storage)
+
+    async def start(self) -> None:
+        """Open the sessions with the storage."""
+        await self._connections.start()
+
+    async def close(self) -> None:
+        """Close the connections to the storage."""
+        await self._connections.close()
+
+    @asynccontextmanager
+    async def open(
+        self,
+        cloud_name: str,
+        *,
+        type: str,  # noqa: A002
+        offset: int = 0,
+    ) -> AsyncIterator[Download]:
+        """Open `GET /api/view`: the bytes of a file from `offset` on, wherever they are stored.
+
+        `async with downloads.open(…) as download: async for chunk in download.chunks(): …`
+        Raises `CloudRefused` (404: no such file; 416: `offset` is beyond its end; 403: the storage
+        refuses the signature), `CloudUnreachable` or `CloudGarbage`. A download without a byte for
+        `timeout` seconds fails.
+        """
+
+        async def opened(_: int) -> tuple[aiohttp.ClientResponse, Download]:
+            response = await self._open_view(cloud_name, type, offset)
+            try:
+                begins, size = _extent(response, offset)
+            except BaseException:
+                response.close()
+                raise
+            return response, Download(begins, size, partial(self._chunks, response))
+
+        response, download = await self._retries.repeat(opened)
+        try:
+            yield download
+        finally:
+            response.close()
+
+    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        with reported(_DOWNLOAD, sent=True):
+            # The chunks as they are received: joining them would copy the file.
+            async for chunk, _ in response.content.iter_chunks():
+                if chunk:
+                    self._http.calls.downloaded(len(chunk))
+                    yield chunk
+
+    async def _open_view(self, cloud_name: str, type_: str, offset: int) -> aiohttp.ClientResponse:
+        view = self._http.url("view", filename=cloud_name, type=type_)
+        headers = {"Accept-Encoding": "identity"}
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+        for last in (False, True):
+            response = await self._http.open("GET", view, headers=headers, limits=self._limits)
+            if response.status not in REDIRECTS:
+                return response
+            response = await self._follow(response, headers)
+            if response.status < 400:
+                return response
+            response.close()
+            if last or response.status not in _EXPIRED:
+                break
+        raise _storage_refusal(response.status)
+
+    async def _follow(
+        self, response: aiohttp.ClientResponse, headers: dict[str, str]
+    ) -> aiohttp.ClientResponse:
+        for _ in range(_MAX_REDIRECTS):
+            location = redirect_target(response)
+            response.close()
+            with reported(_DOWNLOAD, sent=True):
+                response = await self._get_signed(location, headers)
+            if response.status not in REDIRECTS:
+                return response
+        response.close()
+        raise CloudGarbage(f"{_DOWNLOAD}: too many redirects")
+
+    async def _get_signed(self, location: URL, headers: dict[str, str]) -> aiohttp.ClientResponse:
+        try:
+            session, proxy = self._connections.choose(location)
+            return await session.get(
+                location,
+                headers=headers,
+                timeout=self._limits,
+                allow_redirects=False,
+                proxy=proxy,
+            )
+        except (aiohttp.ClientConnectorError, OSError) as error:
+            if (refused := refused_address(error)) is None:
+                raise
+            log.warning("redirect_refused", reason=str(refused))
+            body = {"code": "REDIRECT_REFUSED", "message": f"The cloud answered with {refused}"}
+            raise refusal(_DOWNLOAD, 403, body, None) from None
+
+
+def _storage_refusal(status: int) -> CloudRefused:
+    """Return the error of a storage, never a `CloudUnauthorized`: it has not seen the key."""
+    if status not in _EXPIRED:
+        return refusal(_DOWNLOAD, status, "the storage refused it", None)
+    message = f"the storage refused the signed address ({status})"
+    return refusal(_DOWNLOAD, 403, {"code": "STORAGE_REFUSED", "message": message}, None)
+
+
+def redirect_target(response: aiohttp.ClientResponse) -> URL:
+    """Return the URL of a redirect with its escapes unchanged, which are part of the signature.
+    Raises `CloudGarbage`."""
+    try:
+        location = response.url.join(URL(response.headers["Location"], encoded=True))
+    except (KeyError, ValueError):
+        raise CloudGarbage(f"{_DOWNLOAD}: a redirect to nowhere") from None
+    if location.scheme not in ("http", "https") or not location.host:
+        raise CloudGarbage(f"{_DOWNLOAD}: a redirect to something that is not HTTP")
+    if response.url.scheme == "https" and location.scheme == "http":
+        raise CloudGarbage(f"{_DOWNLOAD}: a redirect from https to http")
+    return location
+
+
+def _extent(response: aiohttp.ClientResponse, asked: int) -> tuple[int, int | None]:
+    """Return the offset of an answer's first byte, and the size of the whole content. Raises
+    `CloudGarbage`."""
+    if response.status == 206:
+        given = re.fullmatch(
+            r"bytes (\d{1,19})-\d+/(\d{1,19}|\*)", response.headers.get("Content-Range", "").strip()
+        )
+        if given is None or int(given[1]) != asked:
+            raise CloudGarbage(f"{_DOWNLOAD}: not the range that was asked for")
+        return asked, None if given[2] == "*" else int(given[2])
+    if response.status != 200:
+        raise CloudGarbage(f"{_DOWNLOAD}: status {response.status}")
+    encoded = response.headers.get("Content-Encoding", "identity") != "identity"
+    return 0, None if encoded else response.content_length
