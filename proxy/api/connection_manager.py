@@ -1,6 +1,6 @@
-"""Watches over the connections of a listener: how many there are, and which are too slow or idle.
+"""All connections of a listener: their number, and which are too slow or idle.
 
-Who gets a place is in `places`.
+`places` decides which connections are accepted.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: Seconds in which a refused client has to say what it wanted.
+#: Seconds in which a refused client must send something to get an answer.
 REFUSAL_TIMEOUT = 2.0
-#: This many connections beyond the limit are told why they are refused; others are just cut.
-ANSWERED_REFUSALS = 256
+#: Maximum number of concurrent connections beyond the limit that get an answer.
+MAX_ANSWERED_REFUSALS = 256
 #: Seconds that an anonymous connection may be idle, if `ConnectionLimits.idle_timeout` is not less.
 ANONYMOUS_TIMEOUT = 60.0
 
 
 class ConnectionLimits(Struct, frozen=True):
-    """Bounds for connections. Times are seconds, 0 is no bound.
+    """Limits of connections. Times are in seconds, 0 is no limit.
 
-    `header_timeout` runs from the first byte of a request to the end of its headers;
-    `body_timeout` is that in which a part of the body has to arrive, and `write_timeout` that in
-    which a client has to take a part of an answer. `idle_timeout` is that between two requests.
-    `header_bytes` bounds each header and the request line.
+    `header_timeout` is from the first byte of a request to the end of its headers; within
+    `body_timeout` a part of the body must arrive, and within `write_timeout` the client must read a
+    part of the answer. `idle_timeout` is between two requests. `header_bytes` is the maximum size
+    of each header and of the request line.
     """
 
     max_connections: int = 20_000
@@ -48,44 +48,44 @@ class ConnectionLimits(Struct, frozen=True):
 
 
 class ManagedConnection(Occupant, Protocol):
-    """A connection, as far as its manager is concerned."""
+    """What the manager uses of a connection."""
 
     peer: str
     admission: Admission | None
 
     @property
     def busy(self) -> bool:
-        """Whether an answer is being made or sent."""
+        """Whether a request is being answered."""
 
     def check(self, now: float, limits: ConnectionLimits) -> None:
-        """End what is too slow."""
+        """Close the connection, or fail the request, if it is too slow."""
 
     def refuse(self) -> None:
-        """Take nothing of what the client sends."""
+        """Answer whatever the client sends with a refusal."""
 
     def cancel(self) -> None:
-        """Cancel the handler of the request under way."""
+        """Cancel the handler of the current request."""
 
     def revoke(self) -> None:
-        """End what is under way, because the access of its member has ended."""
+        """End the connection, because the access of its member has ended."""
 
     def end_unless_busy(self) -> None:
-        """Close the connection if nothing is under way that a client waits for."""
+        """Close the connection unless a request is being answered or it is a websocket."""
 
     def end(self) -> None:
-        """Close the connection; what was written before is still sent."""
+        """Close the connection after sending what was written."""
 
     def drop(self) -> None:
-        """Close the connection; what the client does not take is not waited for."""
+        """Close the connection without waiting for the client to take what was written."""
 
 
 class ConnectionManager:
-    """The connections of a listener. Those from trusted proxies are not counted by address."""
+    """The connections of a listener. Those of trusted proxies are not counted by address."""
 
     def __init__(self, limits: ConnectionLimits, services: Services) -> None:
         self.now = asyncio.get_running_loop().time
         self.services = services
-        #: Connections that `check` has to look at, and since when a client takes nothing more.
+        #: Connections that need `check`, and since when clients of others do not read.
         self.timed: set[ManagedConnection] = set()
         self.stalled: dict[ManagedConnection, float] = {}
         self._limits = limits
@@ -95,12 +95,13 @@ class ConnectionManager:
         self.draining = False
         self._changed = asyncio.Event()
 
-    # --- what the connections tell ---------------------------------------------------------
+    # --- called by connections -------------------------------------------------------------
 
     def accept(self, connection: ManagedConnection) -> bool | None:
-        """Count a new connection. `None` lets it in; `True` refuses it with words, `False` without.
+        """Count a new connection. Return `None` if it is accepted, otherwise whether its refusal is
+        answered.
 
-        Where all places are taken another connection may be closed for it.
+        If all places are taken another connection may be closed for it.
         """
         connection.address = _counted_by(connection.peer, self.services.options.trusted_proxies)
         self.connections.add(connection)
@@ -110,10 +111,10 @@ class ConnectionManager:
             log.warning("connection_limit_reached", limit=self._limits.max_connections)
         self._refused += 1
         connection.refuse()
-        return self._refused <= ANSWERED_REFUSALS
+        return self._refused <= MAX_ANSWERED_REFUSALS
 
     def join(self, connection: ManagedConnection, admission: Admission) -> None:
-        """Count a connection as its member's. Raises `LocalError` (503) for one too many."""
+        """Count a connection for its member. Raises `LocalError` (503) beyond the limit."""
         count = self._places.join_member(
             connection, admission.member, self.now(), limited=admission.token is not None
         )
@@ -127,14 +128,14 @@ class ConnectionManager:
             )
 
     def answered(self, connection: ManagedConnection) -> None:
-        """Note that an answer has gone out."""
+        """Note that an answer has been sent."""
         if connection.member is None:
             self._places.join_anonymous(connection)
         if self.draining:
             self._changed.set()
 
     def forget(self, connection: ManagedConnection, *, refused: bool) -> None:
-        """Count a connection no longer, which is gone."""
+        """Remove a closed connection."""
         if connection in self.connections:
             self.connections.discard(connection)
             self._refused -= refused
@@ -143,28 +144,28 @@ class ConnectionManager:
         self.stalled.pop(connection, None)
         self._changed.set()
 
-    # --- what the server asks for ----------------------------------------------------------
+    # --- called by the server --------------------------------------------------------------
 
     def review(self) -> None:
-        """End what is under way for those whose access has ended."""
-        standing: dict[Admission, bool] = {}
+        """End the connections of members whose access has ended."""
+        holds: dict[Admission, bool] = {}
         for connection in list(self.connections):
             admission = connection.admission if connection.member is not None else None
             if admission is not None:
-                if admission not in standing:
-                    standing[admission] = admission.holds(self.services.members)
-                if not standing[admission]:
+                if admission not in holds:
+                    holds[admission] = admission.holds(self.services.members)
+                if not holds[admission]:
                     connection.revoke()
 
     async def run(self) -> None:
-        """End what is too slow, until cancelled."""
+        """Close connections that are too slow or idle, until cancelled."""
         limits, idle = self._limits, self._limits.idle_timeout
-        bounds = (limits.header_timeout, limits.body_timeout, limits.write_timeout, idle)
-        pause = min(1.0, REFUSAL_TIMEOUT / 4, *(bound / 4 for bound in bounds if bound > 0))
+        timeouts = (limits.header_timeout, limits.body_timeout, limits.write_timeout, idle)
+        interval = min(1.0, REFUSAL_TIMEOUT / 4, *(time / 4 for time in timeouts if time > 0))
         anonymous = min(idle or ANONYMOUS_TIMEOUT, ANONYMOUS_TIMEOUT)
         swept = self.now()
         while True:
-            await asyncio.sleep(pause)
+            await asyncio.sleep(interval)
             now = self.now()
             for connection in list(self.timed):
                 connection.check(now, limits)
@@ -185,9 +186,9 @@ class ConnectionManager:
                 cast("ManagedConnection", connection).drop()
 
     async def drain(self, seconds: float) -> bool:
-        """Close what is idle and wait for the answers under way, for at most `seconds`.
+        """Close idle connections, and wait up to `seconds` for the answers under way.
 
-        Returns whether all of them were sent.
+        Return whether all of them were sent.
         """
         self.draining = True
         with contextlib.suppress(TimeoutError):
@@ -202,14 +203,14 @@ class ConnectionManager:
         return False
 
     def cancel(self) -> int:
-        """Cancel the handlers that still run, and return their number."""
+        """Cancel the running handlers, and return their number."""
         busy = [connection for connection in self.connections if connection.busy]
         for connection in busy:
             connection.cancel()
         return len(busy)
 
     async def close(self, seconds: float) -> None:
-        """Close what is left, and cut what is not closed after `seconds`."""
+        """Close all connections, and abort those that are not closed after `seconds`."""
         for connection in list(self.connections):
             connection.end()
         with contextlib.suppress(TimeoutError):
@@ -222,9 +223,9 @@ class ConnectionManager:
 
 
 def _counted_by(peer: str, trusted: tuple[Network, ...]) -> AddressKey:
-    """Return what connections of one place have in common: an IPv4 address, the /64 of an IPv6 one.
+    """Return the key by which connections are counted: an IPv4 address, or the /64 of an IPv6 one.
 
-    It is empty where they are not counted.
+    It is empty for trusted proxies, whose connections are not counted.
     """
     address = parse_address(peer)
     if address is None or any(address in network for network in trusted):

@@ -1,7 +1,7 @@
-"""A connection of a listener: how slow it is, what it holds, and how it ends.
+"""A connection of a listener: its state, timeouts, memory, and end.
 
-A `Connection` is aiohttp's protocol of one connection that also knows in which state it is. The
-`ConnectionManager` watches over all of them.
+A `Connection` extends aiohttp's protocol of one connection. The `ConnectionManager` checks all of
+them.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: Bytes of a body that arrive within `ConnectionLimits.body_timeout`, unless fewer are left.
+#: Minimum bytes of a body within `ConnectionLimits.body_timeout`, unless fewer are left.
 MIN_PROGRESS = 16 * 1024
-#: Seconds that an answer under way and a close frame have when the access of their member ends.
+#: Seconds for an answer under way, or for a close frame, after the access of a member has ended.
 REVOKE_TIMEOUT = 0.5
-#: The reason in the close frame.
+#: Reasons in close frames.
 ACCESS_ENDED = "Your access to this server has ended."
 MESSAGE_REFUSED = "The proxy holds too much unfinished data of yours; connect again."
-#: Bytes of all headers of a request together, and of its trailers, in header limits.
+#: Maximum bytes of all headers of a request, and of its trailers, as multiples of `header_bytes`.
 HEAD_LIMITS = 4
-#: Bytes by which the estimate of what the parser has taken may be wrong.
+#: Maximum error in bytes of the estimate of what the parser has consumed.
 _SLACK = 1024
-#: Closes a websocket: with a code, a reason, and the seconds that the client has.
+#: Closes a websocket with a code, a reason, and a timeout in seconds.
 Leave = Callable[[int, str, float], object]
 
 
-# The states of a connection. `_REST`: the answer has gone out before the whole body had come.
+# The states of a connection. `_REST`: the answer was sent before the whole body was received.
 _IDLE, _HEADERS, _BODY, _ANSWER, _REST, _SOCKET, _REFUSED, _HANDSHAKE = range(8)
 _IDLE_STATES = (_IDLE, _HEADERS, _REST)
 
 
 class Connection(web.RequestHandler):
-    """One connection: aiohttp's protocol, and in which state it is since when."""
+    """aiohttp's protocol of one connection, with its state and since when it has it."""
 
     __slots__ = (
         "_accepted_at",
@@ -87,26 +87,26 @@ class Connection(web.RequestHandler):
         super().__init__(server, loop=asyncio.get_running_loop(), **options)
         self.manager = manager
         self.services: Services = manager.services
-        #: How the request under way came, who sent it if that was asked, and its admission.
+        #: The way of the current request, its caller if that was determined, and its admission.
         self.way = STRAIGHT
         self.caller: Caller | None = None
         self.admission: Admission | None = None
-        #: Whose the connection is.
+        #: The member that the connection is counted for.
         self.member: str | None = None
-        #: The handler of the request under way, and whether it was cancelled because of the end.
+        #: The handler of the current request, and whether it was cancelled by `cancel`.
         self.task: asyncio.Task[object] | None = None
         self.cancelled = False
-        #: Where it comes from, and by what it is counted.
+        #: The address of the peer; `address` is the key by which it is counted.
         self.peer = ""
-        #: Whether it was made to a loopback address of this machine.
+        #: Whether the connection is to a loopback address of this machine.
         self.on_loopback = False
         self.address: AddressKey = ""
         self._held = Held()
-        #: Bytes of the last part of the input, and of the body when that came.
+        #: Bytes of the last chunk of input, and those of the body at that time.
         self._chunk = self._body_bytes = 0
-        #: Whether nothing more is read until the answer under way has gone out.
+        #: Whether reading is paused until the current answer has been sent.
         self._paused_input = False
-        #: Ends the TLS handshake, while it lasts.
+        #: Ends the TLS handshake while it lasts.
         self._handshake: Callable[[], object] | None = None
         self._body: StreamReader | None = None
         self._leave: Leave | None = None
@@ -115,10 +115,10 @@ class Connection(web.RequestHandler):
         self._lost: asyncio.Future[None] | None = None
         self._since = self._accepted_at = manager.now()
 
-    # --- the course of a request -----------------------------------------------------------
+    # --- requests --------------------------------------------------------------------------
 
     def begin(self, message: RawRequestMessage, body: StreamReader, way: Way) -> None:
-        """Begin a request whose headers have come."""
+        """Begin a request after its headers."""
         self._body = body
         self.way = way
         self.caller = self.admission = None
@@ -138,19 +138,19 @@ class Connection(web.RequestHandler):
             self.manager.timed.add(self)
 
     def admit(self, admission: Admission) -> None:
-        """Count the connection as that of the member of an authenticated request.
+        """Count the connection for the member of an authenticated request.
 
-        Raises `LocalError` (503) for a connection too many.
+        Raises `LocalError` (503) if the member has too many.
         """
         self.admission = admission
         if self.member != admission.member:
             self.manager.join(self, admission)
-            self._held.release()  # it is taken from the member's when more comes
+            self._held.release()  # taken from the member's budget with the next input
 
     def log_access(
         self, request: web.BaseRequest, response: web.StreamResponse, time: float | None
     ) -> None:
-        """Note that an answer has gone out; aiohttp calls this."""
+        """Note that an answer has been sent; aiohttp calls this."""
         if self._state not in (_BODY, _ANSWER):
             return
         if self._state == _BODY:
@@ -161,17 +161,17 @@ class Connection(web.RequestHandler):
         if self.member is None or self.manager.draining:
             self.manager.answered(self)
         if not has_waiting_request(self):
-            self._read_on()
+            self._resume_input()
 
     def upgraded(self, leave: Leave) -> None:
-        """Keep the connection open as a websocket, which may be silent; `leave` closes it."""
+        """Treat the connection as a websocket from now on; `leave` closes it."""
         self._state, self._leave = _SOCKET, leave
         if self.admission is not None and not self.admission.holds(self.services.members):
             self.revoke()  # its access ended during the handshake
-        self._read_on()
+        self._resume_input()
 
-    def heard(self, message: WSMessage) -> None:
-        """Note that a websocket message, a ping or a pong has come whole."""
+    def received(self, message: WSMessage) -> None:
+        """Note that a websocket message, a ping or a pong was received completely."""
         held = self._held
         if message.type in (WSMsgType.PING, WSMsgType.PONG):  # between the parts of a message
             held.input = max(0, held.input - 2 - len(message.data))
@@ -179,8 +179,8 @@ class Connection(web.RequestHandler):
             held.input = min(held.input, self._chunk)
         held.fits(self._allocate)
 
-    def _read_on(self) -> None:
-        """Read again what the client sends; a part of the next request may have come."""
+    def _resume_input(self) -> None:
+        """Resume reading; a part of the next request may have been received already."""
         if self._paused_input:
             self._paused_input = False
             if self.transport is not None:
@@ -205,11 +205,11 @@ class Connection(web.RequestHandler):
 
     @property
     def busy(self) -> bool:
-        """Whether an answer is being made or sent."""
+        """Whether a request is being answered."""
         return self._state in (_BODY, _ANSWER)
 
     def idle_for(self, now: float) -> float:
-        """Return the seconds since it was last of use; 0 while it is."""
+        """Return the seconds since the last request; 0 while there is one."""
         idle = self._state in _IDLE_STATES and not has_waiting_request(self)
         return now - self._since if idle else 0.0
 
@@ -217,10 +217,10 @@ class Connection(web.RequestHandler):
         """Return the seconds since it was accepted."""
         return now - self._accepted_at
 
-    # --- the end ---------------------------------------------------------------------------
+    # --- timeouts and the end --------------------------------------------------------------
 
     def check(self, now: float, limits: ConnectionLimits) -> None:
-        """End what is too slow."""
+        """Close the connection, or fail the request, if it is too slow."""
         passed = now - self._since
         if self._state == _REFUSED and passed >= REFUSAL_TIMEOUT:
             self.end()
@@ -252,17 +252,17 @@ class Connection(web.RequestHandler):
             )
 
     def cancel(self) -> None:
-        """Cancel the handler; the middleware answers in its place."""
+        """Cancel the handler of the current request; the middleware answers in its place."""
         if self.task is not None and not self.cancelled:
             self.cancelled = True
             self.task.cancel()
 
     def revoke(self) -> None:
-        """End what is under way, because the access of its member has ended."""
+        """End the connection, because the access of its member has ended."""
         log.info("connection_closed", member=self.member)
         if self._leave is not None:
             self._leave(WSCloseCode.POLICY_VIOLATION, ACCESS_ENDED, REVOKE_TIMEOUT)
-        elif self.busy:  # an answer that is short, such as that to one's own removal, goes out
+        elif self.busy:  # a short answer, such as to the removal of one's own token, is still sent
             asyncio.get_running_loop().call_later(
                 REVOKE_TIMEOUT, self._cut_unless_answered, self.task
             )
@@ -274,26 +274,26 @@ class Connection(web.RequestHandler):
             self.cut()
 
     def end_unless_busy(self) -> None:
-        """Close the connection if nothing is under way that a client waits for."""
+        """Close the connection unless a request is being answered or it is a websocket."""
         if self._state not in (_BODY, _ANSWER, _SOCKET):
             self.end()
 
     def end(self) -> None:
-        """Close the connection; what was written before is still sent."""
+        """Close the connection after sending what was written."""
         if self._handshake is not None:
             self._handshake()
         elif self.transport is not None:
             self.transport.close()
 
     def drop(self) -> None:
-        """Close the connection; what the client does not take is not waited for."""
+        """Close the connection without waiting for the client to take what was written."""
         if self.transport is not None and self.transport.get_write_buffer_size() == 0:
             self.transport.close()
         else:
             self.cut()
 
     def cut(self) -> None:
-        """Close the connection at once."""
+        """Abort the connection."""
         if self._handshake is not None:
             self._handshake()
         elif self.transport is not None:
@@ -302,9 +302,9 @@ class Connection(web.RequestHandler):
     # --- the transport ---------------------------------------------------------------------
 
     def accept(self, peer: str, end_handshake: Callable[[], object]) -> bool:
-        """Give a connection a place whose TLS handshake begins; `end_handshake` closes it.
+        """Accept a connection at the beginning of its TLS handshake; `end_handshake` closes it.
 
-        Returns whether there is a place. `connection_made` or `handshake_failed` follows.
+        Return whether there is a place for it. `connection_made` or `handshake_failed` follows.
         """
         self.peer, self._handshake, self._state = peer, end_handshake, _HANDSHAKE
         if self.manager.accept(self) is None:
@@ -313,15 +313,15 @@ class Connection(web.RequestHandler):
         return False
 
     def refuse(self) -> None:
-        """Take nothing of what the client sends."""
+        """Answer whatever the client sends with a refusal."""
         self._state, self._since = _REFUSED, self.manager.now()
 
     def handshake_failed(self) -> None:
-        """Forget a connection whose handshake did not come to its end."""
+        """Forget a connection whose handshake has failed."""
         self.manager.forget(self, refused=self._state == _REFUSED)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Let the connection in, or refuse it."""
+        """Accept or refuse the connection."""
         self.on_loopback = is_loopback_address(transport.get_extra_info("sockname"))
         if self._handshake is not None:
             self._handshake = None
@@ -330,17 +330,17 @@ class Connection(web.RequestHandler):
             return
         peer = transport.get_extra_info("peername")
         self.peer = str(peer[0]) if isinstance(peer, tuple) else ""
-        taken = self.manager.accept(self)
-        if taken is None:
+        with_answer = self.manager.accept(self)
+        if with_answer is None:
             super().connection_made(transport)
             return
         self.transport = cast("asyncio.Transport", transport)
         self.manager.timed.add(self)
-        if not taken:
+        if not with_answer:
             self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Pass the bytes on, or tell a refused client why."""
+        """Pass input to the parser and count it; answer a refused client."""
         state = self._state
         if state == _REFUSED:
             self._answer_raw(TOO_MANY_CONNECTIONS)
@@ -353,14 +353,14 @@ class Connection(web.RequestHandler):
         if not data or self.transport is None:
             return
         if state in (_IDLE, _HEADERS):
-            self._take_headers()
+            self._count_headers()
         elif state == _SOCKET:
-            self._take_frames()
+            self._count_frames()
         else:
-            self._take_after_headers()
+            self._count_after_headers()
 
-    def _take_headers(self) -> None:
-        """Count what has come of the headers of a request, and how long they take."""
+    def _count_headers(self) -> None:
+        """Count the input as headers of a request, and start their timeout."""
         if has_waiting_request(self):
             return
         if self._state == _IDLE:
@@ -372,8 +372,8 @@ class Connection(web.RequestHandler):
             log.info("headers_refused", member=self.member)
             self._answer_raw(TOO_MUCH_UNFINISHED)
 
-    def _take_after_headers(self) -> None:
-        """Count trailers of a body, and read the next request when this one is answered."""
+    def _count_after_headers(self) -> None:
+        """Count trailers of a body, and pause before the next request until the answer is sent."""
         body = self._body
         if self._state == _REST:
             if body is None or body.is_eof():
@@ -394,8 +394,8 @@ class Connection(web.RequestHandler):
             log.info("request_refused", member=self.member)
             self.cut()
 
-    def _take_frames(self) -> None:
-        """Count what has come of a websocket message."""
+    def _count_frames(self) -> None:
+        """Count the input as a part of a websocket message."""
         self._held.input += self._chunk
         if self._held.fits(self._allocate) or self._paused_input:
             return
@@ -416,7 +416,7 @@ class Connection(web.RequestHandler):
             self.transport.close()
 
     def pause_writing(self) -> None:
-        """Note that the client takes less than is written."""
+        """Note that the client reads more slowly than the answer is written."""
         super().pause_writing()
         self.manager.stalled[self] = self.manager.now()
         if self.transport is not None:
@@ -426,7 +426,7 @@ class Connection(web.RequestHandler):
                 asyncio.get_running_loop().call_soon(self.cut)
 
     def resume_writing(self) -> None:
-        """Note that the client has taken most of what was written."""
+        """Note that the client has read most of what was written."""
         super().resume_writing()
         self.manager.stalled.pop(self, None)
         self._held.output = 0
@@ -445,7 +445,7 @@ class Connection(web.RequestHandler):
             super().connection_lost(exc)
 
     def lost(self) -> asyncio.Future[None]:
-        """Return a future that is done when the client has gone."""
+        """Return a future that is done when the connection is closed."""
         if self._lost is None:
             self._lost = asyncio.get_running_loop().create_future()
             if self.transport is None or self.transport.is_closing():
@@ -454,7 +454,7 @@ class Connection(web.RequestHandler):
 
 
 def _head_bytes(message: RawRequestMessage) -> int:
-    """Return the size of a request line and headers, about."""
+    """Return the approximate size of a request line and headers."""
     fields = sum(len(name) + len(value) + 4 for name, value in message.raw_headers)
     return len(message.method) + len(message.path) + 14 + fields
 
@@ -473,7 +473,7 @@ def admission_of(request: web.BaseRequest) -> Admission:
     """Return the authenticated member of a request."""
     admission = connection_of(request).admission
     if admission is None:
-        raise RuntimeError("no request was authenticated")
+        raise RuntimeError("the request was not authenticated")
     return admission
 
 

@@ -1,14 +1,12 @@
-"""`/ws`: what a client hears.
+"""`/ws`: the websockets of clients.
 
-One task reads all the time, another one writes what waits in the queue; nobody waits for a slow
-client.
+One task reads, another writes what waits in the queue, so that nothing waits for a slow client.
 
-A ping follows a long silence. A local ComfyUI sends none, but every client must answer them (RFC
-6455, 5.5.2) and libraries do so without a request. Still no client is closed for lack of a pong:
-many read their socket only while they wait for a job, and a local ComfyUI would keep them. It is
-TCP that judges: the ping has to be acknowledged, by the system of a peer that is there and by
-nobody where it is not. `TCP_USER_TIMEOUT` bounds the wait for that, and for a peer that takes
-nothing more; where it is missing the system's own, longer bound counts.
+A ping is sent after a long silence. A local ComfyUI sends none, but every client must answer them
+(RFC 6455, 5.5.2), which libraries do. A client is not disconnected without a pong: many read their
+socket only while they wait for a job, and a local ComfyUI would keep them. TCP detects lost
+clients: the system of a live peer acknowledges the ping. `TCP_USER_TIMEOUT` limits the wait for
+that, and for a peer that takes no more data; without it the longer limit of the system applies.
 """
 
 from __future__ import annotations
@@ -17,217 +15,34 @@ import asyncio
 import contextlib
 import socket as tcp
 import uuid
-from collections import OrderedDict
-from typing import TYPE_CHECKING
 
 import aiohttp
 import structlog
 from aiohttp import web
-from msgspec import Struct, field
+from msgspec import Struct
 
 from proxy.api.connections import connection_of, member_of, way_of
 from proxy.api.keys import ACCOUNTING, BUDGET, JOBS, features
+from proxy.api.send_queue import Outgoing, SendQueue
 from proxy.budget import Allocation, MemoryLimitError
 from proxy.supervisor import Supervisor
 from proxy.translate import codec, frames
 from proxy.translate.events import Binary, Event, Message, Preview, status
 
-if TYPE_CHECKING:
-    pass
-
 log = structlog.get_logger(__name__)
 
-#: Bytes that may wait before the client counts as gone.
-LIMIT = 64 * 1024 * 1024
-#: Bytes that wait from which they are taken from the budget.
-COUNTED = 256 * 1024
-#: Bytes of previews that may wait before older ones make room.
-PREVIEW_LIMIT = 2 * 1024 * 1024
-#: What a waiting message weighs beside its own bytes.
-OVERHEAD = 256
-
-
-class Outgoing(Struct, frozen=True):
-    """A message on its way; `metadata` asks for a preview of type 4, else it is of type 1."""
-
-    message: Message
-    metadata: bool
-
-    @property
-    def size(self) -> int:
-        """Bytes that it takes, about."""
-        match self.message:
-            case Event() as event:
-                return OVERHEAD + len(event.text)
-            case Preview() as preview:
-                return OVERHEAD + len(preview.image)
-            case Binary() as binary:
-                return OVERHEAD + len(binary.data)
-            case text:
-                return OVERHEAD + len(text.text)
-
-    @property
-    def droppable(self) -> bool:
-        """Whether it is a mere preview."""
-        return isinstance(self.message, Preview) and not self.message.result
-
-
-class SendQueue(Struct, eq=False):
-    """Messages in the order in which a local ComfyUI sends them to this one socket.
-
-    A preview that leads its `progress` is sent in its place to a socket that asked for metadata,
-    and behind that `progress` to any other, as a local ComfyUI does. `metadata` says whether the
-    socket asked. More than `limit` bytes are too many; with more than `preview_limit` bytes of
-    previews the older ones make room.
-    """
-
-    limit: int = LIMIT
-    preview_limit: int = PREVIEW_LIMIT
-    metadata: bool = False
-    overflowed: bool = False
-    # An empty deque takes three times the memory of an empty OrderedDict.
-    _waiting: OrderedDict[int, Outgoing] = field(default_factory=OrderedDict)
-    _previews: OrderedDict[int, None] = field(default_factory=OrderedDict)
-    _held: Preview | None = None
-    _next: int = 0
-    _size: int = 0
-    _preview_size: int = 0
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    @property
-    def size(self) -> int:
-        """Bytes that wait, about."""
-        return self._size
-
-    def want_metadata(self, wanted: bool) -> None:
-        """Previews from now on go out as type 4, or as type 1."""
-        self._release()
-        self.metadata = wanted
-
-    def put(self, message: Message, *, for_all: bool = False) -> int:
-        """Take a message; `for_all` sends a preview as type 1 whatever the socket asked for.
-
-        Returns how many previews had to make room.
-        """
-        if self.overflowed:
-            return 0
-        metadata = self.metadata and not for_all
-        if isinstance(message, Preview) and message.leads and not metadata:
-            dropped = self._release()
-            self._held = message
-            return dropped
-        held, dropped = self._held, 0
-        if held is not None and not _may_pass(message, held):
-            dropped += self._release()
-        dropped += self._add(Outgoing(message, metadata))
-        if held is not None and _is_progress_of(message, held):
-            dropped += self._release()
-        return dropped
-
-    def pop(self) -> Outgoing | None:
-        """The next message to send, if there is one."""
-        if not self._waiting:
-            return None
-        number, outgoing = self._waiting.popitem(last=False)
-        self._size -= outgoing.size
-        if outgoing.droppable:
-            self._preview_size -= outgoing.size
-            del self._previews[number]
-        return outgoing
-
-    def _release(self) -> int:
-        """Send the preview that waited for its `progress`; how many had to make room."""
-        held, self._held = self._held, None
-        return 0 if held is None else self._add(Outgoing(held, metadata=False))
-
-    def _add(self, outgoing: Outgoing) -> int:
-        size = outgoing.size
-        self._waiting[self._next] = outgoing
-        self._size += size
-        if outgoing.droppable:
-            self._previews[self._next] = None
-            self._preview_size += size
-        self._next += 1
-        count = 0
-        while len(self._previews) > 1 and self._preview_size > self.preview_limit:
-            number, _ = self._previews.popitem(last=False)
-            dropped = self._waiting.pop(number)
-            count += 1
-            self._size -= dropped.size
-            self._preview_size -= dropped.size
-        self.overflowed = self._size > self.limit
-        return count
-
-
-def _may_pass(message: Message, held: Preview) -> bool:
-    """Whether a message goes before the preview that waits: its progress, and other jobs'."""
-    if not isinstance(message, Event):
-        return isinstance(message, Preview) and message.prompt_id != held.prompt_id
-    if message.type in ("status", "feature_flags", "progress_state", "progress"):
-        return True
-    return bool(message.data.get("prompt_id", held.prompt_id) != held.prompt_id)
-
-
-def _is_progress_of(message: Message, held: Preview) -> bool:
-    """Whether a message is the `progress` that a preview leads."""
-    return (
-        isinstance(message, Event)
-        and message.type == "progress"
-        and message.data.get("prompt_id") == held.prompt_id
-    )
-
-
-class Sockets:
-    """The open sockets of a server.
-
-    One to which nothing was sent for `ping_interval` seconds gets a ping (0: never).
-    """
-
-    def __init__(self, supervisor: Supervisor, ping_interval: float = 0.0) -> None:
-        self._supervisor = supervisor
-        self._ping_interval = ping_interval
-        self._sockets: set[ClientSocket] = set()
-        self._pinging: asyncio.Task[None] | None = None
-
-    def join(self, socket: ClientSocket) -> None:
-        """A socket was opened."""
-        self._sockets.add(socket)
-        if self._pinging is None and self._ping_interval > 0:
-            self._pinging = self._supervisor.keep(self._ping, "ping silent sockets")
-
-    def leave(self, socket: ClientSocket) -> None:
-        """A socket is gone."""
-        self._sockets.discard(socket)
-
-    async def close(self, code: int) -> None:
-        """Tell every client that the server goes away."""
-        goodbyes = [socket.leave(code, GOING_AWAY) for socket in self._sockets]
-        if goodbyes:
-            await asyncio.wait(goodbyes)
-        if self._pinging is not None:
-            self._pinging.cancel()
-
-    async def _ping(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(min(1.0, self._ping_interval / 4))
-            since = loop.time() - self._ping_interval
-            for socket in self._sockets:
-                socket.ping_if_silent(since)
-
-
-#: The largest message that a client may send, as in ComfyUI; a larger one closes with 1009.
+#: Queued bytes from which they are taken from the member's budget.
+_MIN_BUDGETED = 256 * 1024
+#: Maximum bytes of a client's message, as in ComfyUI; a larger one closes the socket with 1009.
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
-#: Letters of the largest message that is read for feature flags, which take some hundred.
-MAX_FLAGS = 64 * 1024
-#: How long a client has to take the close frame.
-CLOSE_SECONDS = 2.0
+#: Maximum characters of a message that is parsed for feature flags, which take some hundred.
+MAX_FLAGS_LENGTH = 64 * 1024
+#: Seconds in which a client must answer the close frame.
+CLOSE_TIMEOUT = 2.0
 
 #: The reason in the close frame of a server that stops.
 GOING_AWAY = "The proxy is stopping."
-#: The reason in the close frame of a client that lets too much pile up.
+#: The reason in the close frame of a client whose queue has overflowed.
 TOO_SLOW = "This client reads too slowly; connect again."
 
 #: In seconds, but `TCP_USER_TIMEOUT` in milliseconds.
@@ -240,7 +55,7 @@ _KEEP_ALIVE = {
 
 
 class ClientSocket(Struct, eq=False):
-    """One client's websocket, as the subscribers know it."""
+    """One client's websocket, which implements `jobs.subscribers.Subscriber`."""
 
     _web_socket: web.WebSocketResponse
     _transport: asyncio.Transport
@@ -259,21 +74,22 @@ class ClientSocket(Struct, eq=False):
     _held: Allocation | None = None
 
     def send(self, message: Message, *, for_all: bool) -> None:
-        """Take a message without waiting; a client that lets too much pile up has to go."""
+        """Queue a message without waiting; close the socket if the queue overflows."""
         if self._silent:
             return
         dropped = self._queue.put(message, for_all=for_all)
         if dropped:
             self._app[ACCOUNTING].metrics.previews_dropped.labels(self._member).inc(dropped)
-        self._write_on()
+        self._start_writing()
         if self._queue.overflowed or not self._fits():
             log.warning("socket_overflowed", waiting=len(self._queue))
             self.leave(aiohttp.WSCloseCode.TRY_AGAIN_LATER, TOO_SLOW)
 
     def _fits(self) -> bool:
-        """Take what waits from the budget of the member, unless it is little."""
+        """Take the queued bytes from the member's budget, unless they are few. Return whether they
+        fit."""
         size = self._queue.size
-        if size < COUNTED or self._ended:
+        if size < _MIN_BUDGETED or self._ended:
             self._release()
             return True
         if self._held is None:
@@ -295,7 +111,7 @@ class ClientSocket(Struct, eq=False):
         return self._queue.metadata
 
     def superseded(self) -> None:
-        """The connection stays open and gets nothing more."""
+        """Send nothing more, but keep the connection open: a newer socket has the client's id."""
         self._silent = True
 
     def greet(self) -> None:
@@ -304,8 +120,8 @@ class ClientSocket(Struct, eq=False):
         self.send(status(remaining, self._sid), for_all=False)
 
     def hear(self, text: str) -> None:
-        """Take a client's message: its feature flags, if the first JSON object has them."""
-        if self._negotiated or len(text) > MAX_FLAGS:
+        """Handle a client's message: feature flags, if the first JSON object has them."""
+        if self._negotiated or len(text) > MAX_FLAGS_LENGTH:
             return
         try:
             message = codec.loads(text)
@@ -326,10 +142,10 @@ class ClientSocket(Struct, eq=False):
         """Send a ping if nothing was sent since then."""
         if 0 < self._written_at <= since and self._writing is None and not self._silent:
             self._ping_due = True
-            self._write_on()
+            self._start_writing()
 
-    def _write_on(self) -> None:
-        """Have the queue written; a socket with nothing to say has no task."""
+    def _start_writing(self) -> None:
+        """Start the task that writes the queue, unless it runs; an idle socket has none."""
         if self._writing is None and not self._ended:
             self._writing = asyncio.create_task(self._deliver(), name="write to a socket")
 
@@ -340,7 +156,7 @@ class ClientSocket(Struct, eq=False):
             if self._ping_due and self._leaving is None:
                 await self._web_socket.ping()
         except ConnectionError:
-            self._silent = True  # who reads the socket hears of it too
+            self._silent = True  # the reader of the socket gets the error too
         except Exception:
             log.exception("socket_failed")
             self._transport.abort()
@@ -351,7 +167,7 @@ class ClientSocket(Struct, eq=False):
             self._writing = None
 
     async def _write(self, outgoing: Outgoing) -> None:
-        # A compressor of its own for each message: one a socket would hold 256 KiB for its life.
+        # A compressor for each message: one for each socket would hold 256 KiB.
         compress = self._web_socket.compress or None
         match outgoing.message:
             case Event() as event:
@@ -365,17 +181,17 @@ class ClientSocket(Struct, eq=False):
             case text:
                 await self._web_socket.send_bytes(frames.encode_text(text), compress)
 
-    def leave(self, code: int, reason: str, patience: float = CLOSE_SECONDS) -> asyncio.Task[None]:
-        """Say goodbye, and cut the connection when the client does not say so too."""
+    def leave(self, code: int, reason: str, timeout: float = CLOSE_TIMEOUT) -> asyncio.Task[None]:
+        """Send a close frame, and end the connection at its answer or after `timeout` seconds."""
         self._silent = True
         if self._leaving is None:
-            goodbye = self._leave(code, reason, patience)
-            self._leaving = asyncio.create_task(goodbye, name="goodbye")
+            closing = self._leave(code, reason, timeout)
+            self._leaving = asyncio.create_task(closing, name="close a socket")
         return self._leaving
 
-    async def _leave(self, code: int, reason: str, patience: float) -> None:
+    async def _leave(self, code: int, reason: str, timeout: float) -> None:
         with contextlib.suppress(ConnectionError, TimeoutError):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 payload = code.to_bytes(2, "big") + reason.encode()
                 await self._web_socket.send_frame(payload, aiohttp.WSMsgType.CLOSE)
                 if not self._ended:
@@ -384,7 +200,7 @@ class ClientSocket(Struct, eq=False):
         self._transport.abort()
 
     async def end(self) -> None:
-        """The client has closed the connection: answer that, unless it is the answer."""
+        """End a socket whose client has sent a close frame; answer it unless it is an answer."""
         self._ended = True
         self._release()
         if self._left is not None and not self._left.done():
@@ -399,16 +215,55 @@ class ClientSocket(Struct, eq=False):
             await self._leaving
 
 
+class Sockets:
+    """The open sockets of a server.
+
+    A socket gets a ping `ping_interval` seconds after the last message (0: never).
+    """
+
+    def __init__(self, supervisor: Supervisor, ping_interval: float = 0.0) -> None:
+        self._supervisor = supervisor
+        self._ping_interval = ping_interval
+        self._sockets: set[ClientSocket] = set()
+        self._pinging: asyncio.Task[None] | None = None
+
+    def join(self, socket: ClientSocket) -> None:
+        """Register an open socket."""
+        self._sockets.add(socket)
+        if self._pinging is None and self._ping_interval > 0:
+            self._pinging = self._supervisor.keep(self._ping, "ping silent sockets")
+
+    def leave(self, socket: ClientSocket) -> None:
+        """Unregister a socket."""
+        self._sockets.discard(socket)
+
+    async def close(self, code: int) -> None:
+        """Close all sockets, because the server stops."""
+        closing = [socket.leave(code, GOING_AWAY) for socket in self._sockets]
+        if closing:
+            await asyncio.wait(closing)
+        if self._pinging is not None:
+            self._pinging.cancel()
+
+    async def _ping(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(min(1.0, self._ping_interval / 4))
+            since = loop.time() - self._ping_interval
+            for socket in self._sockets:
+                socket.ping_if_silent(since)
+
+
 SOCKETS = web.AppKey("sockets", Sockets)
 
 
 async def serve(request: web.Request) -> web.StreamResponse:
-    """Open a websocket and serve it until it closes. A bad handshake is a 400 with a text.
+    """Open a websocket and serve it until it closes. An invalid handshake is a 400 with a text.
 
-    A `token` in the query is the mark of a program written for Comfy Cloud; with members it has
-    to be valid besides.
+    A `token` in the query is that of a program written for Comfy Cloud; with members it must also
+    be valid.
     """
-    # Pings are answered here, where their bytes are no longer counted as held.
+    # Pings are answered below, so that their bytes are not counted any longer.
     web_socket = web.WebSocketResponse(
         max_msg_size=MAX_MESSAGE_BYTES, autoclose=False, autoping=False
     )
@@ -430,7 +285,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
     log.debug("socket_opened", sid=sid)
     try:
         async for message in web_socket:
-            connection.heard(message)
+            connection.received(message)
             if message.type is aiohttp.WSMsgType.TEXT:
                 client.hear(message.data)
             elif message.type is aiohttp.WSMsgType.PING:
@@ -446,7 +301,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
 
 
 def _cloud_way(request: web.Request) -> bool:
-    """Whether the socket was opened as Comfy Cloud's are, with a `token` in the query."""
+    """Return whether the socket was opened as one of Comfy Cloud, with a `token` in the query."""
     return bool(way_of(request).query_tokens) or "token" in request.query
 
 

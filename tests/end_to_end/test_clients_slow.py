@@ -13,7 +13,7 @@ import pytest
 from stack import Client, Proxy, running_proxy
 
 from proxy.api import websocket as client_socket
-from proxy.api.websocket import SendQueue
+from proxy.api.send_queue import SendQueue
 from proxy.simulator import Simulator
 from proxy.translate.events import Event, Preview
 
@@ -66,7 +66,9 @@ async def test_previews_for_a_client_that_does_not_read_take_no_memory(
 async def test_a_client_that_does_not_read_stops_nobody_and_goes_on_when_it_comes_back(
     tmp_path: Path, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_socket, "SendQueue", lambda **how: SendQueue(limit=MEBIBYTE, **how))
+    monkeypatch.setattr(
+        client_socket, "SendQueue", lambda **how: SendQueue(max_bytes=MEBIBYTE, **how)
+    )
     opened = asyncio.Event()
     async with (
         Simulator(plan="creator", extra_nodes=[gated.gate(opened)]) as simulator,

@@ -1,0 +1,148 @@
+"""The messages that wait to be sent on one websocket, in the order of a local ComfyUI."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from msgspec import Struct, field
+
+from proxy.translate.events import Binary, Event, Message, Preview
+
+#: Maximum bytes that wait; with more the socket is closed.
+MAX_BYTES = 64 * 1024 * 1024
+#: Maximum bytes of previews that wait; older ones are dropped first.
+MAX_PREVIEW_BYTES = 2 * 1024 * 1024
+#: Bytes that a waiting message takes in addition to its content.
+MESSAGE_OVERHEAD = 256
+
+
+class Outgoing(Struct, frozen=True):
+    """A message to send. `metadata` makes a preview of type 4, otherwise it is of type 1."""
+
+    message: Message
+    metadata: bool
+
+    @property
+    def size(self) -> int:
+        """The approximate bytes of the message in memory."""
+        match self.message:
+            case Event() as event:
+                return MESSAGE_OVERHEAD + len(event.text)
+            case Preview() as preview:
+                return MESSAGE_OVERHEAD + len(preview.image)
+            case Binary() as binary:
+                return MESSAGE_OVERHEAD + len(binary.data)
+            case text:
+                return MESSAGE_OVERHEAD + len(text.text)
+
+    @property
+    def droppable(self) -> bool:
+        """Whether the message is a preview that is not a result."""
+        return isinstance(self.message, Preview) and not self.message.result
+
+
+class SendQueue(Struct, eq=False):
+    """The messages for one socket, in the order in which a local ComfyUI sends them.
+
+    As in a local ComfyUI, a preview that leads its `progress` is sent before it to a socket that
+    asked for metadata, and after it to any other. `metadata` is whether the socket asked. The queue
+    has `overflowed` with more than `max_bytes`; with more than `max_preview_bytes` of previews the
+    oldest are dropped.
+    """
+
+    max_bytes: int = MAX_BYTES
+    max_preview_bytes: int = MAX_PREVIEW_BYTES
+    metadata: bool = False
+    overflowed: bool = False
+    # An empty deque takes three times the memory of an empty OrderedDict.
+    _waiting: OrderedDict[int, Outgoing] = field(default_factory=OrderedDict)
+    _previews: OrderedDict[int, None] = field(default_factory=OrderedDict)
+    _held: Preview | None = None
+    _next: int = 0
+    _size: int = 0
+    _preview_size: int = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def size(self) -> int:
+        """The approximate bytes of all waiting messages."""
+        return self._size
+
+    def want_metadata(self, wanted: bool) -> None:
+        """Send later previews as type 4 if `wanted`, otherwise as type 1."""
+        self._release()
+        self.metadata = wanted
+
+    def put(self, message: Message, *, for_all: bool = False) -> int:
+        """Append a message; `for_all` sends a preview as type 1 whatever the socket asked for.
+
+        Return how many previews were dropped.
+        """
+        if self.overflowed:
+            return 0
+        metadata = self.metadata and not for_all
+        if isinstance(message, Preview) and message.leads and not metadata:
+            dropped = self._release()
+            self._held = message
+            return dropped
+        held, dropped = self._held, 0
+        if held is not None and not _may_pass(message, held):
+            dropped += self._release()
+        dropped += self._add(Outgoing(message, metadata))
+        if held is not None and _is_progress_of(message, held):
+            dropped += self._release()
+        return dropped
+
+    def pop(self) -> Outgoing | None:
+        """Remove and return the next message, `None` if there is none."""
+        if not self._waiting:
+            return None
+        number, outgoing = self._waiting.popitem(last=False)
+        self._size -= outgoing.size
+        if outgoing.droppable:
+            self._preview_size -= outgoing.size
+            del self._previews[number]
+        return outgoing
+
+    def _release(self) -> int:
+        """Append the preview that waits for its `progress`. Return how many were dropped."""
+        held, self._held = self._held, None
+        return 0 if held is None else self._add(Outgoing(held, metadata=False))
+
+    def _add(self, outgoing: Outgoing) -> int:
+        size = outgoing.size
+        self._waiting[self._next] = outgoing
+        self._size += size
+        if outgoing.droppable:
+            self._previews[self._next] = None
+            self._preview_size += size
+        self._next += 1
+        count = 0
+        while len(self._previews) > 1 and self._preview_size > self.max_preview_bytes:
+            number, _ = self._previews.popitem(last=False)
+            dropped = self._waiting.pop(number)
+            count += 1
+            self._size -= dropped.size
+            self._preview_size -= dropped.size
+        self.overflowed = self._size > self.max_bytes
+        return count
+
+
+def _may_pass(message: Message, held: Preview) -> bool:
+    """Return whether a message overtakes the preview that waits: progress, or another job's."""
+    if not isinstance(message, Event):
+        return isinstance(message, Preview) and message.prompt_id != held.prompt_id
+    if message.type in ("status", "feature_flags", "progress_state", "progress"):
+        return True
+    return bool(message.data.get("prompt_id", held.prompt_id) != held.prompt_id)
+
+
+def _is_progress_of(message: Message, held: Preview) -> bool:
+    """Return whether a message is the `progress` that a preview leads."""
+    return (
+        isinstance(message, Event)
+        and message.type == "progress"
+        and message.data.get("prompt_id") == held.prompt_id
+    )
