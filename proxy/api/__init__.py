@@ -1,4 +1,4 @@
-"""The local ComfyUI API: aiohttp handlers, one module a resource, one table of routes."""
+"""The local ComfyUI API: aiohttp handlers, one module for each resource, and a table of routes."""
 
 from __future__ import annotations
 
@@ -33,19 +33,17 @@ if TYPE_CHECKING:
 
 
 class ApiOptions(Struct, frozen=True, kw_only=True):
-    """The settings of the api.
+    """The settings of the API.
 
-    `max_upload_bytes` bounds every request body and is announced to clients, `max_json_bytes` those
-    that are JSON; the first is ComfyUI's own limit (`--max-upload-size 100`). Pages of
-    `cors_origins` may speak to us from a browser (`*`: all pages), others pass the origin check.
-    With `compress` JSON and text are compressed for clients that accept it.
-    Websockets are closed with the `close_code` at the end. One to which nothing was sent for
-    `ping_interval` seconds gets a ping (0: never).
-    `pays_partner_nodes` says that jobs are lent the account's key for them.
-    `base_path` (`""` or like `/comfy`) stands before links and redirects; `trusted_proxies` are
-    believed when they say who a client is, and with `header_sign_in` who its person is.
-    `allowed_hosts` may be in `Host` on loopback.
-    With `admin_apart` what is for admins is served elsewhere. `simulated` says that the cloud is.
+    `max_upload_bytes` limits every request body and is reported to clients, `max_json_bytes` limits
+    JSON; the first is ComfyUI's own limit (`--max-upload-size 100`). Pages of `cors_origins` may
+    use the API (`*`: all pages); others pass the origin check. With `compress` JSON and text are
+    compressed for clients that accept it. Websockets are closed with `close_code` when the server
+    stops, and get a ping `ping_interval` seconds after the last message (0: never). With
+    `pays_partner_nodes` jobs get the account's key for partner nodes. `base_path` (`""` or like
+    `/comfy`) is a prefix of links and redirects; the headers of `trusted_proxies` name the client,
+    and with `header_sign_in` its person. `allowed_hosts` are allowed in `Host` on loopback. With `admin_apart` another listener serves
+    the routes of admins. `simulated` is whether the cloud is simulated.
     """
 
     base_path: str = ""
@@ -65,13 +63,12 @@ class ApiOptions(Struct, frozen=True, kw_only=True):
 
 
 class Services(Struct, frozen=True, kw_only=True):
-    """What the handlers stand on: the rooms below, and the `options` of the api.
+    """The services that handlers use, and the `options` of the API.
 
-    `readiness` tells whether jobs can be taken. `interface` is what is served at `/`. `cipher`
-    signs what another replica is to believe. `budget` counts the memory that is held for clients,
-    `spool` that on disk for their requests, and in `turns` runs what would keep others waiting.
-    `supervisor` keeps background work up. Without `packs` there are no
-    routes of node packs, and without `assets` those of assets are turned off.
+    `readiness` reports whether jobs are accepted. `interface` is served at `/`. `cipher` signs what
+    other replicas must trust. `budget` counts memory for clients, `spool` disk space for their
+    requests; `turns` runs long work in threads. `supervisor` runs background tasks. Without `packs`
+    there are no routes of node packs, without `assets` those of assets are turned off.
     """
 
     jobs: JobService

@@ -1,13 +1,13 @@
-"""Addresses: of routes behind a prefix, of clients, and of the browser pages that may speak to us.
+"""Prefixes of routes, addresses of clients, and the origin check of browser pages.
 
-Before the path of a route stand the base path of the setting and `/t/TOKEN`. Both are taken off
-before aiohttp looks for a route and before anything is logged, here and nowhere else. A token in
-the query goes too when there are members.
+The setting `base_path` and `/t/TOKEN` are prefixes of the path. Only this module removes them,
+before aiohttp resolves the route and before anything is logged. With members, tokens in the query
+are removed too.
 
-Pages pass the origin check of ComfyUI: a page of another site is refused when the browser says so
-(`Sec-Fetch-Site`), or when `Host` is a loopback name and `Origin` names another host or port.
-ComfyUI resolves `Host` for this. Here nothing that a stranger sends is looked up: loopback names
-are those that are so by themselves and those of the hosts file.
+The origin check is ComfyUI's: a page of another site is refused if the browser reports it
+(`Sec-Fetch-Site`), or if `Host` is a loopback name and `Origin` names another host or port. ComfyUI
+resolves `Host` for this. Here no name that a client sends is resolved: loopback names are
+`localhost`, loopback addresses, and those of the hosts file.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _TOKEN_SEGMENT = "/t/"  # noqa: S105
 
 
 class Way(NamedTuple):
-    """How a request came. `bare` is a prefix without the slash behind it, `crooked` a path below a
-    prefix that leads out of it."""
+    """The prefix and tokens of a request. `bare` is a prefix without a final slash, `crooked` is a
+    path that leads out of its prefix."""
 
     path_token: str | None = None
     query_tokens: tuple[str, ...] = ()
@@ -41,12 +41,12 @@ class Way(NamedTuple):
     crooked: bool = False
 
 
-#: The way of nearly all requests.
+#: The way of a request without prefix and tokens.
 STRAIGHT = Way()
 
 
 class Caller(NamedTuple):
-    """The client: its address, and with which scheme and host it called us."""
+    """A client: its address, and the scheme and host of its request."""
 
     address: str
     scheme: str
@@ -54,10 +54,10 @@ class Caller(NamedTuple):
 
 
 def strip(url: URL, base: str, *, members: bool) -> tuple[URL, Way]:
-    """The address of the route, and what stood before it. `base` is `""` or like `/comfy`.
+    """Return the URL without prefixes, and what was removed. `base` is `""` or like `/comfy`.
 
-    A path that is not below `base` is left: a reverse proxy may have taken it off. Only the plain
-    spelling `/t/` counts. Without `members` tokens are left where they are.
+    A path that is not below `base` is unchanged: a reverse proxy may have removed it. Only the
+    plain spelling `/t/` counts. Without `members` tokens are not removed.
     """
     path, token, bare = url.raw_path, None, False
     if base and (path == base or path.startswith(f"{base}/")):
@@ -82,7 +82,7 @@ def _is_dots(segment: str) -> bool:
 
 
 def may_have_token(target: str) -> bool:
-    """Whether a request's target has to be looked at more closely; so it is an absolute URL."""
+    """Return whether the target of a request may contain a token; absolute URLs count as such."""
     return (
         target.startswith(_TOKEN_SEGMENT)
         or "token" in target
@@ -93,7 +93,7 @@ def may_have_token(target: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def parse_address(text: str) -> Address | None:
-    """The address, perhaps with a port; an IPv4 address in IPv6's clothes is an IPv4 address."""
+    """Return the address of a text that may have a port; an IPv4-mapped one becomes IPv4."""
     text = text.strip().strip('"')
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -130,9 +130,9 @@ _EVERYBODY = {
 
 
 def differs(host: str, origin: str) -> bool:
-    """Whether `Origin` names another place than `Host`; ports count if both name one.
+    """Return whether `Origin` names another host than `Host`; ports count if both have one.
 
-    An `Origin` without a host (`null`, `file://`, garbage) is none.
+    An `Origin` without a host (`null`, `file://`, garbage) is ignored.
     """
     try:
         there = urlsplit(origin.lower())
@@ -147,13 +147,14 @@ def differs(host: str, origin: str) -> bool:
 
 
 def _name(address: SplitResult) -> str:
-    """The part before the port, with a user where one is named, so that it never matches."""
+    """Return the host without the port; a user is included, so that it never matches."""
     user, at, _ = address.netloc.rpartition("@")
     return f"{user}{at}{address.hostname or ''}"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a `Host` (perhaps with a port) is the loopback interface; garbage counts as such."""
+    """Return whether a `Host`, perhaps with a port, is the loopback interface; garbage counts as
+    it."""
     try:
         name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
     except ValueError:
@@ -168,7 +169,7 @@ def is_loopback(host: str) -> bool:
 
 @cache
 def _loopback_names() -> frozenset[str]:
-    """The names that this machine's hosts file gives to loopback addresses; read once."""
+    """Return the names of loopback addresses in this machine's hosts file, which is read once."""
     folder = Path(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "drivers")
     path = (folder if sys.platform == "win32" else Path("/")) / "etc" / "hosts"
     try:
@@ -189,10 +190,10 @@ def _loopback_names() -> frozenset[str]:
 def refuses(
     allowed: Collection[str], headers: Mapping[str, str], host: str, method: str = "GET"
 ) -> bool:
-    """Return whether a request is answered with 403, because of the page that it came from.
+    """Return whether a request is refused with 403 because of the page that sent it.
 
-    Pages of the `allowed` origins pass; `*` lets all pages pass. `host` is what the client called
-    us. As in ComfyUI a link of another site that somebody follows passes.
+    Pages of the `allowed` origins pass; `*` is all pages. `host` is that of the request. As in
+    ComfyUI, following a link of another site passes.
     """
     origin = headers.get("Origin", "")
     if allowed and ("*" in allowed or origin in allowed):
@@ -205,11 +206,11 @@ def refuses(
 
 
 def may_be_rebound(host: str, allowed: Collection[str]) -> bool:
-    """Return whether a `Host` is a name that the owner of a web page may point at this machine.
+    """Return whether the owner of a web page may have pointed the name in `Host` at this machine.
 
-    Browsers take such a page for one of this server (DNS rebinding). No public name is an IP
-    address, a name without a dot, one below `internal`, or one that this machine's hosts file gives
-    to a loopback address. `allowed` names others that are ours; `*.example` is all below it.
+    Browsers treat such a page as one of this server (DNS rebinding). Safe are IP addresses, names
+    without a dot or below `internal`, and names of loopback addresses in the hosts file. `allowed`
+    are further safe names; `*.example` is all names below it.
     """
     try:
         name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
@@ -226,7 +227,7 @@ def may_be_rebound(host: str, allowed: Collection[str]) -> bool:
 
 
 def _parents(name: str) -> Iterable[list[str]]:
-    """Return the parts of the names above a name."""
+    """Return the parent domains of a name, each as its parts."""
     parts = name.split(".")
     return (parts[index:] for index in range(1, len(parts)))
 
@@ -235,8 +236,8 @@ def allow_all(response: web.StreamResponse) -> None:
     """Let pages of all origins read an answer (`cors_origins = *`).
 
     As in ComfyUI the headers are the same for every request, and errors raised by aiohttp and
-    websockets go without them. aiohttp-cors cannot give them: it says nothing to a request without
-    `Origin`, and repeats the origin instead of `*`.
+    websockets do not have them. aiohttp-cors cannot do this: it adds no headers without `Origin`,
+    and repeats the origin instead of `*`.
     """
     if not isinstance(response, web.HTTPException | web.WebSocketResponse):
         response.headers.update(_EVERYBODY)
@@ -245,7 +246,7 @@ def allow_all(response: web.StreamResponse) -> None:
 def allow_some(app: web.Application, cors_origins: Iterable[str]) -> None:
     """Let pages of these origins use all routes of an application, unless it is all of them.
 
-    aiohttp-cors answers the preflights and puts the headers of the CORS protocol on answers.
+    aiohttp-cors answers preflights and adds the CORS headers to answers.
     """
     origins = set(cors_origins)
     if not origins or "*" in origins:

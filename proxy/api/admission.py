@@ -1,4 +1,4 @@
-"""What an authenticated request shows of its member."""
+"""The result of an authentication."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Admission(NamedTuple):
     shown: str | None = None
 
     def holds(self, members: Directory) -> bool:
-        """Whether it still holds."""
+        """Return whether the member still has access."""
         if self.token is None:
             return not members.has_members
         if self.session is not None and members.sessions.token_of(self.session) is None:

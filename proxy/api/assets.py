@@ -1,6 +1,6 @@
-"""`/api/assets` and `/api/tags`: what a member has, from the proxy's own records.
+"""`/api/assets` and `/api/tags`: a member's files, from the proxy's own records.
 
-Refusals have the nested form of these routes, whatever room they come from.
+All errors have the nested form of these routes.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from proxy.translate.assets import AssetError, read_hash
 from proxy.translate.errors import LocalError
 from proxy.translate.names import UNKNOWN
 
-#: The form of an id in a path, in any case of letters.
+#: The pattern of an id in a path, ignoring case.
 ID = "{id:[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}}"
 
-#: A handler whose refusals all have the nested form.
+#: Gives all errors of a handler the nested form.
 nested = bodies.in_form(AssetError.of)
 
 
 async def disabled(_: web.Request) -> web.Response:
-    """Any of these routes with the setting that turns them off."""
+    """Refuse any of these routes if the setting `assets` turns them off."""
     raise AssetError(
         "SERVICE_DISABLED", "Assets are not available on this server.", kind="unavailable"
     )
 
 
 def service(request: web.Request) -> Assets:
-    """The assets, which are there where these routes are."""
+    """Return the service of assets, which exists if these routes do."""
     return cast(Assets, request.app[ASSETS])
 
 
@@ -48,19 +48,19 @@ def _id(request: web.Request) -> str:
 
 
 async def list_assets(request: web.Request) -> web.Response:
-    """A page of records, the newest first unless the query says otherwise."""
+    """Return a page of records, the newest first unless the query says otherwise."""
     query = asset_requests.read_list(request.query)
     return bodies.json(await service(request).page(member_of(request), query))
 
 
 async def list_tags(request: web.Request) -> web.Response:
-    """Tags with the number of records that have them."""
+    """Return tags with the number of records that have them."""
     query = asset_requests.read_tags(request.query)
     return bodies.json(await service(request).tags(member_of(request), query))
 
 
 async def refine_tags(request: web.Request) -> web.Response:
-    """The tags of the records that match, with their numbers."""
+    """Return the tags of the matching records, with their numbers."""
     wanted, limit = asset_requests.read_refine(request.query)
     return bodies.json(await service(request).refine(member_of(request), wanted, limit))
 
@@ -69,7 +69,7 @@ async def refine_tags(request: web.Request) -> web.Response:
 
 
 async def get_asset(request: web.Request) -> web.Response:
-    """A record."""
+    """Return a record."""
     return bodies.json(await service(request).shown(member_of(request), _id(request)))
 
 
@@ -80,27 +80,28 @@ async def put_asset(request: web.Request) -> web.Response:
 
 
 async def delete_asset(request: web.Request) -> web.Response:
-    """Delete a record; the file stays."""
+    """Delete a record, but not its file."""
     await service(request).delete(member_of(request), _id(request))
     return web.Response(status=204)
 
 
 async def add_tags(request: web.Request) -> web.Response:
-    """Give a record tags."""
+    """Add tags to a record."""
     tags = asset_requests.read_tags_body(await read_body(request))
     return bodies.json(await service(request).add_tags(member_of(request), _id(request), tags))
 
 
 async def remove_tags(request: web.Request) -> web.Response:
-    """Take tags from a record."""
+    """Remove tags from a record."""
     tags = asset_requests.read_tags_body(await read_body(request))
     return bodies.json(await service(request).remove_tags(member_of(request), _id(request), tags))
 
 
 async def get_content(request: web.Request) -> web.StreamResponse:
-    """The bytes of a record, with `Range`; as an attachment unless `disposition` is `inline`."""
-    found, member = service(request), member_of(request)
-    asset, file = await found.file(member, _id(request))
+    """Send the bytes of a record, with `Range`; as an attachment unless `disposition` is
+    `inline`."""
+    assets, member = service(request), member_of(request)
+    asset, file = await assets.file(member, _id(request))
     inline = request.query.get("disposition") == "inline"
     name = quote(asset.name.encode("utf-8", "replace"), safe="")
     headers = content_headers(
@@ -115,7 +116,7 @@ async def get_content(request: web.Request) -> web.StreamResponse:
         if error.kind == "not_found":
             raise gone(asset.id) from error
         raise
-    await found.accessed(member, asset.id)
+    await assets.accessed(member, asset.id)
     return answer
 
 
@@ -123,8 +124,8 @@ async def get_content(request: web.Request) -> web.StreamResponse:
 
 
 async def post_asset(request: web.Request) -> web.Response:
-    """Take in a file with its record, or make a record of a content by its hash."""
-    found, member = service(request), member_of(request)
+    """Store a file with its record, or create a record of a content by its hash."""
+    assets, member = service(request), member_of(request)
     if request.content_type != "multipart/form-data":
         raise AssetError(
             "UNSUPPORTED_MEDIA_TYPE", "Send the file as multipart/form-data.", kind="unsupported"
@@ -135,22 +136,22 @@ async def post_asset(request: web.Request) -> web.Response:
         new = asset_requests.read_upload(fields, tags)
         file = form.get("file")
         if not isinstance(file, web.FileField):
-            if new.hash is not None and await found.has(member, read_hash(new.hash)):
-                return bodies.json(await found.from_hash(member, new), 201)
+            if new.hash is not None and await assets.has(member, read_hash(new.hash)):
+                return bodies.json(await assets.from_hash(member, new), 201)
             raise AssetError("MISSING_FILE", "The form has no part `file`.")
         async with request.app[ACCOUNTING].uploading(member, upload.size(file.file)):
             chunks = upload.chunks(file.file)
-            return bodies.json(await found.upload(member, chunks, file.filename, new), 201)
+            return bodies.json(await assets.upload(member, chunks, file.filename, new), 201)
 
 
 async def post_from_hash(request: web.Request) -> web.Response:
-    """Make a record of a content that the member has."""
+    """Create a record of a content that the member has."""
     new = asset_requests.read_new(await read_body(request))
     return bodies.json(await service(request).from_hash(member_of(request), new), 201)
 
 
 async def head_hash(request: web.Request) -> web.Response:
-    """Whether the member has a content: 200 or 404, without a body."""
+    """Answer whether the member has a content: 200 or 404, without a body."""
     try:
         hash_ = read_hash(request.match_info["hash"])
     except AssetError:
@@ -162,7 +163,7 @@ async def head_hash(request: web.Request) -> web.Response:
 
 
 async def post_seed(request: web.Request) -> web.Response:
-    """Look for files and models without records."""
+    """Create records of files and models that have none."""
     body = await read_body(request) if request.can_read_body else {}
     roots = asset_requests.read_roots(body)
     progress = await service(request).seed(member_of(request), list(dict.fromkeys(roots)))
@@ -172,22 +173,22 @@ async def post_seed(request: web.Request) -> web.Response:
 
 
 async def get_seed_status(_: web.Request) -> web.Response:
-    """A look that is never under way: it is over before it is answered."""
+    """Return that no scan runs: a scan ends before its answer."""
     return bodies.json({"state": "IDLE", "progress": None, "errors": []})
 
 
 async def cancel_seed(_: web.Request) -> web.Response:
-    """There is never a look to cancel."""
+    """Return that no scan runs, so that there is none to cancel."""
     return bodies.json({"status": "idle"})
 
 
 async def prune(_: web.Request) -> web.Response:
-    """Records are marked as missing at once, so that there are never any to mark."""
+    """Return that no record was marked: records are marked as missing at once."""
     return bodies.json({"status": "completed", "marked": 0})
 
 
 async def not_here(_: web.Request) -> web.Response:
-    """What only the cloud's own server does."""
+    """Refuse what only the cloud's own server does."""
     raise AssetError(
         "BACKEND_UNSUPPORTED",
         "Models are imported at cloud.comfy.org, and not through this server.",
@@ -199,7 +200,7 @@ async def not_here(_: web.Request) -> web.Response:
 
 
 async def post_export(request: web.Request) -> web.Response:
-    """Begin an export."""
+    """Start an export."""
     wanted = asset_requests.read_export(await read_body(request))
     id_ = await service(request).exports.begin(member_of(request), wanted)
     answer = {"task_id": id_, "status": "created", "message": "The export has begun."}
@@ -207,19 +208,19 @@ async def post_export(request: web.Request) -> web.Response:
 
 
 async def get_task(request: web.Request) -> web.Response:
-    """How far an export is."""
+    """Return the progress of an export."""
     id_ = request.match_info["id"].lower()
     return bodies.json(await service(request).exports.task(member_of(request), id_))
 
 
 async def cancel_task(request: web.Request) -> web.Response:
-    """End an export that waits or is made."""
+    """Cancel an export that waits or runs."""
     await service(request).exports.cancel(member_of(request), request.match_info["id"].lower())
     return bodies.json({"status": "cancelling"})
 
 
 async def get_export(request: web.Request) -> web.Response:
-    """Where an archive is downloaded."""
+    """Return the URL of an archive."""
     name = asset_requests.read_name(request.match_info["name"])
     if await service(request).exports.archive(member_of(request), name) is None:
         raise AssetError("EXPORT_NOT_FOUND", "There is no such export.", kind="not_found")
@@ -228,7 +229,7 @@ async def get_export(request: web.Request) -> web.Response:
 
 
 async def read_body(request: web.Request) -> Any:
-    """The body as JSON. Raises `AssetError` for what is none."""
+    """Return the body as JSON. Raises `AssetError` if it is not JSON."""
     try:
         return await bodies.read_json(request)
     except bodies.NotJsonError as error:

@@ -1,4 +1,4 @@
-"""`/proxy/api/audit`: who did what."""
+"""`/proxy/api/audit`: the audit record."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from proxy.api.members import require_admin
 from proxy.storage.database import StorageError
 from proxy.translate.errors import LocalError
 
-#: Entries of a page of the audit record, and the furthest that pages go back.
+#: Maximum entries of a page, and the maximum offset.
 MAX_ENTRIES, MAX_OFFSET = 1000, 1_000_000
 
 
 async def get_audit(request: web.Request) -> web.Response:
-    """The audit record, newest first, in pages of `limit` behind the first `offset`; for admins.
+    """Return `limit` entries after the first `offset`, newest first, to admins.
 
     The query may name a `member` and an `action`.
     """

@@ -1,9 +1,9 @@
-"""HTTP bodies: read from requests, and given as answers in ComfyUI's manner.
+"""HTTP bodies of requests and answers, as in ComfyUI.
 
-The server leaves a request's body packed (`auto_decompress=False`): it is unpacked only when a
-handler reads it, behind authentication. JSON is read whatever its type, and all is bounded.
-Answers are JSON by `json.dumps`, and empty bodies without a content type. JSON and text are packed
-for clients that can unpack them, if the setting `compress` says so, as by ComfyUI's
+The server does not decompress bodies (`auto_decompress=False`): that is done when a handler reads
+one, after authentication. JSON is read whatever its content type, and everything is limited.
+Answers are JSON as of `json.dumps`, or empty bodies without a content type. With the setting
+`compress`, JSON and text are compressed for clients that accept it, as with ComfyUI's
 `--enable-compress-response-body`.
 """
 
@@ -29,47 +29,47 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 JSON_TYPE = "application/json; charset=utf-8"
 
 IDENTITY = "identity"
-#: The codings of ComfyUI's answers; of equal ones it takes the first.
+#: The codings of ComfyUI's answers, the preferred one first.
 _CODINGS = ("deflate", "gzip")
-_PACKED = frozenset({"application/json", "text/plain"})
-#: Bytes below which packing costs more than it saves.
-LEAST = 256
+_COMPRESSED_TYPES = frozenset({"application/json", "text/plain"})
+#: Minimum bytes of a body that is worth compressing.
+MIN_COMPRESSED = 256
 
 _ITEM = re.compile(r"\s*([\w!#$%&'*+.^`|~-]+)\s*(?:;\s*[qQ]\s*=\s*([01](?:\.\d{0,3})?)\s*)?")
 
 
 def ready(body: bytes, status: int = 200) -> web.Response:
-    """JSON that has been encoded already."""
+    """Return an answer with JSON that is encoded already."""
     sent = body if len(body) <= UNCOUNTED else LargeBody(body)
     return web.Response(body=sent, status=status, headers={"Content-Type": JSON_TYPE})
 
 
 async def stream(request: web.Request, pieces: AsyncIterator[bytes]) -> web.StreamResponse:
-    """JSON in pieces, as fast as the client reads it."""
+    """Send JSON in pieces, as fast as the client reads it."""
     return await holding.stream(request, pieces, JSON_TYPE)
 
 
 def json(value: object, status: int = 200) -> web.Response:
-    """A value as ComfyUI's JSON."""
+    """Return an answer with a value as ComfyUI's JSON."""
     return ready(codec.dump_bytes(value), status)
 
 
 async def large_json(request: web.Request, value: object) -> web.Response:
-    """A value that may be large as ComfyUI's JSON, encoded in a thread."""
+    """Return an answer with a value that may be large, encoded in a thread."""
     return ready(await request.app[TURNS].run(owner_of(request), partial(codec.dump_bytes, value)))
 
 
 def empty(status: int = 200) -> web.Response:
-    """A bare status: `Content-Length: 0` and no content type."""
+    """Return an answer without a body: `Content-Length: 0` and no content type."""
     return web.Response(status=status)
 
 
 def text(body: str, status: int = 200) -> web.Response:
-    """Plain text."""
+    """Return an answer with plain text."""
     return web.Response(text=body, status=status)
 
 
-#: The one place where an error of the rooms below becomes an HTTP status.
+#: The HTTP status of each kind of error.
 _STATUSES: dict[Kind, int] = {
     "invalid": 400,
     "unauthenticated": 401,
@@ -89,30 +89,30 @@ _STATUSES: dict[Kind, int] = {
 }
 
 
-#: Seconds after which it is worth asking a store again that could not be used.
+#: `Retry-After` in seconds if the database or the disk cannot be used.
 STORE_WAIT = 2.0
 
 
 def status_of(error: LocalError) -> int:
-    """The HTTP status of an error."""
+    """Return the HTTP status of an error."""
     return _STATUSES[error.kind]
 
 
 def headers_of(error: LocalError) -> dict[str, str]:
-    """`Retry-After` in whole seconds, at least 1; nothing where nobody knows."""
+    """Return `Retry-After` in whole seconds, at least 1; no header if that is unknown."""
     wait = error.retry_after
     return {} if wait is None else {"Retry-After": str(max(1, round(wait)))}
 
 
 def refusal(error: LocalError) -> web.Response:
-    """An error in the form of ComfyUI's prompt errors."""
+    """Return the answer of an error, in the form of ComfyUI's prompt errors."""
     answer = json(error.body(), status_of(error))
     answer.headers.update(headers_of(error))
     return answer
 
 
 def in_form(form: Callable[[LocalError], LocalError]) -> Callable[[Handler], Handler]:
-    """A handler whose refusals all have one form, whatever room they come from."""
+    """Return a decorator that gives all errors of a handler the same form."""
 
     def decorate(handler: Handler) -> Handler:
         @wraps(handler)
@@ -120,8 +120,8 @@ def in_form(form: Callable[[LocalError], LocalError]) -> Callable[[Handler], Han
             try:
                 return await handler(request)
             except LocalError as error:
-                # No error is its own cause or in a variable: its frames, with the body, would stay
-                # in memory until a late collection of cycles.
+                # An error that is its own cause, or in a variable of its frames, keeps the body in
+                # memory until a collection of cycles.
                 if form(error) is error:
                     raise
                 raise form(error) from error
@@ -132,19 +132,19 @@ def in_form(form: Callable[[LocalError], LocalError]) -> Callable[[Handler], Han
 
 
 def pack(request: web.Request, answer: web.StreamResponse) -> None:
-    """Have an answer packed as it is sent, if it is one to pack and the client asked for it.
+    """Compress an answer of JSON or text if the client accepts it.
 
-    Files, pictures, websockets and what is packed already go as they are. Large bodies are packed
-    in a thread (aiohttp does so).
+    Files, pictures, websockets and compressed answers are unchanged. aiohttp compresses large
+    bodies in a thread.
     """
-    if not isinstance(answer, web.Response) or answer.content_type not in _PACKED:
+    if not isinstance(answer, web.Response) or answer.content_type not in _COMPRESSED_TYPES:
         return
     if "Content-Encoding" in answer.headers:
         return
     body = answer.body
     if not isinstance(body, LargeBody | bytes | bytearray):
         return
-    if not isinstance(body, LargeBody) and len(body) < LEAST:
+    if not isinstance(body, LargeBody) and len(body) < MIN_COMPRESSED:
         return
     answer.headers.add("Vary", "Accept-Encoding")
     chosen = coding(request.headers.getall("Accept-Encoding", ()), _CODINGS)
@@ -153,13 +153,12 @@ def pack(request: web.Request, answer: web.StreamResponse) -> None:
 
 
 def coding(accepted: Iterable[str], offered: Sequence[str]) -> str:
-    """The content coding for a request (RFC 9110, 12.5.3): one of `offered`, or `identity`.
+    """Return the content coding for a request (RFC 9110, 12.5.3): one of `offered`, or `identity`.
 
-    `accepted` are the values of its `Accept-Encoding` headers, `offered` our codings, the best
-    first. Only what a client names is chosen, with a weight above 0 and not below that of
-    `identity`: the one of the highest weight, of equals the first offered. `*` names nothing, an
-    item that cannot be read neither, and who refuses everything gets `identity`, as from a server
-    that has no codings.
+    `accepted` are the values of its `Accept-Encoding` headers, `offered` our codings, the preferred
+    one first. The named coding with the highest weight is chosen, of equal ones the first offered;
+    its weight must be above 0 and not below that of `identity`. `*` and invalid items are ignored.
+    A client that refuses everything gets `identity`.
     """
     weights: dict[str, float] = {}
     for value in accepted:
@@ -174,13 +173,13 @@ def coding(accepted: Iterable[str], offered: Sequence[str]) -> str:
 
 # --- requests -------------------------------------------------------------------------------------
 
-#: How deep the JSON of a body may be nested; what walks through it takes a call for each level.
+#: Maximum nesting of the JSON of a body; functions that walk through it are recursive.
 MAX_LEVELS = 300
-#: Values of one body's JSON: 500,000 empty lists take 0.2 s; large workflows have 100,000.
+#: Maximum values of a body's JSON: 500,000 empty lists take 0.2 s; large workflows have 100,000.
 MAX_VALUES = 500_000
-#: Bytes that a value takes once it is parsed, about, beside its text.
+#: Approximate bytes of a parsed value in addition to its text.
 VALUE_BYTES = 120
-#: Bytes of JSON beyond which it is parsed in a thread: fewer take at most some ms.
+#: Bytes of JSON from which it is parsed in a thread; fewer take a few ms.
 LARGE = 32 * 1024
 
 #: The charsets of clients of ComfyUI, none of which takes more than linear time.
@@ -189,7 +188,7 @@ _CHARSETS = _UTF8 | {"iso-8859-1", "latin-1", "latin1"}
 
 
 class CharsetError(LocalError):
-    """The text is not of its charset, or that is none of ours."""
+    """Raised for text that is not in its charset, or for an unsupported charset."""
 
     def __init__(self, charset: str | None) -> None:
         super().__init__(
@@ -199,14 +198,15 @@ class CharsetError(LocalError):
 
 
 class NotJsonError(LocalError):
-    """The body is empty or is not JSON."""
+    """Raised for a body that is empty or not JSON."""
 
     def __init__(self, reason: str) -> None:
         super().__init__("invalid_json", "The request body must be valid JSON.", details=reason)
 
 
 def check_length(request: web.Request, max_size: int | None = None) -> None:
-    """Refuse a body that says itself that it is too large, before it has been sent."""
+    """Refuse a body by its `Content-Length`, before it is read. Raises
+    `HTTPRequestEntityTooLarge`."""
     limit = request.client_max_size if max_size is None else max_size
     if limit and (request.content_length or 0) > limit:
         raise web.HTTPRequestEntityTooLarge(limit)
@@ -285,7 +285,8 @@ def checked_charset(charset: str | None) -> str:
 
 
 def _is_deep(value: Any) -> bool:
-    """Whether a value is nested beyond `MAX_LEVELS`; walks level by level, without recursion."""
+    """Return whether a value is nested beyond `MAX_LEVELS`; walks level by level, without
+    recursion."""
     level = [value]
     for _ in range(MAX_LEVELS):
         level = [
@@ -300,10 +301,8 @@ def _is_deep(value: Any) -> bool:
 
 
 async def read_json(request: web.Request) -> Any:
-    """The body as JSON; raises as `read` and `parse` do.
-
-    Raises `LocalError` (413) for more bytes than the setting `max_json_mb` allows.
-    """
+    """Return the body as JSON. Raises the errors of `read` and `parse`, and `LocalError` (413) for
+    more bytes than the setting `max_json_mb` allows."""
     max_json, max_body = request.app[OPTIONS].max_json_bytes, request.client_max_size
     try:
         body = await read(request, min(max_json, max_body))
@@ -325,7 +324,7 @@ async def read_json(request: web.Request) -> Any:
 
 
 async def read_object(request: web.Request) -> dict[str, Any]:
-    """The body as a JSON object; an empty list counts as one without keys, as in ComfyUI."""
+    """Return the body as a JSON object; an empty list counts as an empty one, as in ComfyUI."""
     value = await read_json(request)
     return {} if value == [] else as_object(value)
 
@@ -371,7 +370,7 @@ def query_number(
 def as_object(
     value: object, must: str = "The request body must be a JSON object"
 ) -> dict[str, Any]:
-    """A value that must be a JSON object. Raises `LocalError` (400)."""
+    """Return a value that must be a JSON object. Raises `LocalError` (400)."""
     if not isinstance(value, dict):
         raise LocalError("invalid_body", f"{must}, not {kind(value)}.")
     return value
@@ -382,5 +381,5 @@ _KINDS |= {int: "a number", float: "a number"}
 
 
 def kind(value: object) -> str:
-    """What a JSON value is, for a sentence."""
+    """Return the name of a JSON value's type, for a sentence."""
     return _KINDS.get(type(value), "an object")

@@ -19,41 +19,41 @@ from proxy.translate.assets import Asset
 from proxy.translate.errors import Kind, LocalError
 from proxy.translate.names import Place
 
-# Everything is answered from the member's own jobs. The `X-API-Key` and the `token` that such a
-# program sends belong to nobody here: they are neither looked at nor passed on.
+# Everything is answered from the member's own jobs. The `X-API-Key` and the `token` of such a
+# program have no meaning here: they are neither read nor passed on.
 
-#: Items of a page of assets: how many the cloud gives without a request, and at most.
+#: Default and maximum number of items of a page of assets, as in the cloud.
 DEFAULT_LIMIT, MAX_LIMIT = 20, 500
 
 _ENDED = frozenset({"completed", "failed", "cancelled"})
 
-#: What the cloud calls it.
+#: The cloud's codes of errors.
 _CODES: dict[Kind, str] = {"invalid": "BAD_REQUEST", "not_found": "NOT_FOUND"}
 
 
 class FlatError(LocalError):
-    """A refusal of these routes: `{"code", "message"}`."""
+    """Raised for a refusal of these routes, whose body is `{"code", "message"}`."""
 
     def __init__(self, message: str, *, kind: Kind = "invalid") -> None:
         super().__init__(_CODES[kind], message, kind=kind)
 
     def body(self) -> dict[str, Any]:
-        """The cloud's flat form."""
+        """Return the cloud's flat form."""
         return {"code": self.type, "message": self.message}
 
 
 async def get_cloud_user(request: web.Request) -> web.Response:
-    """Who is asking: `{"id": …, "status": "active"}`."""
+    """Return the member: `{"id": …, "status": "active"}`."""
     return bodies.json({"id": member_of(request), "status": "active"})
 
 
 async def get_cloud_status(request: web.Request) -> web.Response:
-    """The state of one job, in one of five words."""
+    """Return the state of a job, in one of the cloud's five words."""
     return bodies.json(as_cloud.status(await _cloud_job(request)))
 
 
 async def list_cloud_history(request: web.Request) -> web.StreamResponse:
-    """Ended jobs, the newest first: all, or those that `max_items` and `offset` ask for."""
+    """Return ended jobs, the newest first: all, or those of `max_items` and `offset`."""
     limit = _whole(request.query, "max_items")
     offset = _whole(request.query, "offset") or 0
     if limit == 0:
@@ -64,19 +64,19 @@ async def list_cloud_history(request: web.Request) -> web.StreamResponse:
     return await bodies.stream(request, _cloud_history(request, listed))
 
 
-#: Bytes of an entry's values for a byte of its JSON, about.
-_PARSED = 4
+#: Approximate bytes of a parsed entry for a byte of its JSON.
+_PARSED_BYTES = 4
 
 
 async def _cloud_history(
     request: web.Request, listed: list[dict[str, Any]]
 ) -> AsyncIterator[bytes]:
-    """The items one after the other, of which one is in memory."""
+    """Yield the items as JSON, of which one at a time is in memory."""
     member, held = member_of(request), hold(request, "answer")
     lead = b'{"history": ['
     for job in listed:
         data = await request.app[JOBS].history.entry_json(member, job["id"])
-        held.resize(_PARSED * len(data))
+        held.resize(_PARSED_BYTES * len(data))
         work = partial(_cloud_item, job, data)
         item = await request.app[TURNS].run(owner_of(request), work)
         held.resize(len(item))
@@ -87,16 +87,16 @@ async def _cloud_history(
 
 
 def _cloud_item(job: dict[str, Any], data: bytes) -> bytes:
-    """An item as JSON; empty for a job that is gone."""
+    """Return an item as JSON, empty for a deleted job."""
     entries = codec.loads(data).values()
     return b", ".join(codec.dump_bytes(as_cloud.history_item(job, entry)) for entry in entries)
 
 
 async def get_cloud_history(request: web.Request) -> web.Response:
-    """One ended job by its id; 404 until it has ended."""
+    """Return an ended job by its id; 404 until it has ended."""
     prompt_id = request.match_info["prompt_id"]
     data = await request.app[JOBS].history.entry_json(member_of(request), prompt_id)
-    hold(request, "answer").grow(_PARSED * len(data))
+    hold(request, "answer").grow(_PARSED_BYTES * len(data))
     found = await request.app[TURNS].run(owner_of(request), partial(_cloud_detail, data))
     if not found:
         raise FlatError("History not found", kind="not_found")
@@ -104,13 +104,13 @@ async def get_cloud_history(request: web.Request) -> web.Response:
 
 
 def _cloud_detail(data: bytes) -> bytes:
-    """The answer as JSON; empty if there is no entry."""
+    """Return the answer as JSON, empty if there is no entry."""
     found = {key: as_cloud.history_detail(entry) for key, entry in codec.loads(data).items()}
     return codec.dump_bytes(found) if found else b""
 
 
 async def list_cloud_assets(request: web.Request) -> web.Response:
-    """The files that a job made, in pages of `limit` items from `offset`."""
+    """Return the files of a job, in pages of `limit` items from `offset`."""
     limit = _whole(request.query, "limit")
     offset = _whole(request.query, "offset") or 0
     limit = DEFAULT_LIMIT if limit is None else limit

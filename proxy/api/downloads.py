@@ -1,7 +1,7 @@
-"""`/view`: the bytes of a file or a picture made of it, and how they are sent.
+"""`/view`: the bytes of a file or of a picture made from it, with conditions and ranges.
 
-The rules are those of aiohttp's file answers, and so ComfyUI's: `If-Range` looks at dates alone (an
-entity tag there counts as absent), and a range that cannot be read is not satisfiable.
+The rules are those of aiohttp's file answers, and so ComfyUI's: `If-Range` supports dates only (an
+entity tag counts as absent), and an invalid range is not satisfiable.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ log = structlog.get_logger(__name__)
 
 
 async def get_view(request: web.Request) -> web.StreamResponse:
-    """A file by `filename`, `subfolder` and `type`; refusals have no body.
+    """Send a file by `filename`, `subfolder` and `type`; errors have no body.
 
-    A picture made of it has no ranges, as in ComfyUI.
+    A picture made from it has no ranges, as in ComfyUI.
     """
     query = request.query
     filename, type_ = query.get("filename"), None
@@ -67,21 +67,21 @@ async def get_view(request: web.Request) -> web.StreamResponse:
         request.headers.get("Sec-Fetch-Dest"),
         name=filename_parameter(shown),
     )
-    headers.setdefault("Cache-Control", _ASK_AGAIN)
+    headers.setdefault("Cache-Control", _REVALIDATE)
     return redirect(request) or await send_file(request, record, headers)
 
 
-#: A cache may keep an answer, and asks each time whether it is still the newest.
-_ASK_AGAIN = "no-cache"
+#: A cache may store an answer, and must validate it for each request.
+_REVALIDATE = "no-cache"
 
 
 async def _converted(
     request: web.Request, record: FileRecord, filename: str
 ) -> web.Response | None:
-    """Return the picture that the query asks for, `None` if it is the file as it is.
+    """Return the converted picture that the query asks for, `None` if it asks for the file.
 
-    What cannot be made small is sent as it is; other conversions refuse it. With the tag of a
-    picture nothing is converted. Raises `LocalError`.
+    A file that cannot be made smaller is sent unchanged; other conversions refuse it. If the client
+    has the picture already, nothing is converted. Raises `LocalError`.
     """
     query = request.query
     if not ("res" in query or "preview" in query or "channel" in query):
@@ -98,7 +98,7 @@ async def _converted(
     version = f"{record.account} {record.cloud_type} {record.cloud_name} {wanted.key}"
     digest = blake2b(version.encode("utf-8", "replace"), digest_size=12).hexdigest()
     tag = f"{int(record.modified * 1e9):x}-{digest}"
-    headers |= {"Cache-Control": _ASK_AGAIN, "Etag": f'"{tag}"'}
+    headers |= {"Cache-Control": _REVALIDATE, "Etag": f'"{tag}"'}
     if request.if_none_match is not None and _matches(tag, request.if_none_match, weak=True):
         del headers["Content-Type"]
         return web.Response(status=304, headers=headers)
@@ -115,7 +115,7 @@ async def _converted(
 
 
 async def _archive(request: web.Request) -> web.StreamResponse | None:
-    """The archive of an export, if the query names one."""
+    """Send the archive of an export, or return `None` if the query names none."""
     query, assets = request.query, request.app[ASSETS]
     if assets is None or (query.get("type"), query.get("subfolder")) != ("temp", "exports"):
         return None
@@ -139,7 +139,7 @@ async def _archive(request: web.Request) -> web.StreamResponse | None:
 async def _by_hash(
     request: web.Request, hash_: str
 ) -> tuple[FileRecord | None, str | None, str | None]:
-    """The member's file of a content with the name and the type of its newest record."""
+    """Return the member's file of a content, with the name and the type of its newest record."""
     assets = request.app[ASSETS]
     asset = None if assets is None else await assets.newest_of(member_of(request), hash_)
     if asset is None:
@@ -151,8 +151,8 @@ async def _by_hash(
 async def send_file(
     request: web.Request, record: FileRecord, headers: dict[str, str]
 ) -> web.StreamResponse:
-    """A file's bytes, or the part that is asked for, with these headers."""
-    if record.size is not None and record.cloud_type == "input":  # what is served as it is
+    """Send a file's bytes, or the requested range, with these headers."""
+    if record.size is not None and record.cloud_type == "input":  # sent without edits
         stamp = Stamp(record.size, record.modified)
         part = without_body(request, stamp, headers)
         if isinstance(part, web.Response):
@@ -184,9 +184,9 @@ def _count(request: web.Request, sent: int) -> None:
 
 
 class Stamp(Struct, frozen=True):
-    """A version of a file: its length in bytes and when it was written (seconds since 1970).
+    """A version of a file: its size in bytes and its time (seconds since 1970).
 
-    `tag` tells versions of the same length and time apart.
+    `tag` distinguishes versions of the same size and time.
     """
 
     size: int
@@ -195,7 +195,7 @@ class Stamp(Struct, frozen=True):
 
     @property
     def etag(self) -> str:
-        """The entity tag without quotes, in the form that aiohttp gives to a file on disk."""
+        """The entity tag without quotes, in aiohttp's form for files on disk."""
         tag = f"{int(self.modified * 1e9):x}-{self.size:x}"
         return f"{tag}-{self.tag}" if self.tag else tag
 
@@ -206,7 +206,8 @@ class Stamp(Struct, frozen=True):
 
 
 class Part(Struct, frozen=True):
-    """What to answer: the status (200, 206, 304, 412 or 416), and the bytes before `stop`."""
+    """The status of an answer (200, 206, 304, 412 or 416), and its bytes from `start` to `stop`
+    (excluded)."""
 
     status: int
     start: int = 0
@@ -214,7 +215,7 @@ class Part(Struct, frozen=True):
 
 
 def decide(request: web.BaseRequest, stamp: Stamp) -> Part:
-    """Weigh the conditions of a request for a file, then its range."""
+    """Apply the conditions of a request for a file, then its range."""
     if not _is_expected(request, stamp):
         return Part(412)
     if _has_it(request, stamp):
@@ -226,7 +227,7 @@ def decide(request: web.BaseRequest, stamp: Stamp) -> Part:
 
 
 def _is_expected(request: web.BaseRequest, stamp: Stamp) -> bool:
-    """`If-Match`, or without it `If-Unmodified-Since`."""
+    """Check `If-Match`, or without it `If-Unmodified-Since`."""
     if request.if_match is not None:
         return _matches(stamp.etag, request.if_match, weak=False)
     since = request.if_unmodified_since
@@ -234,7 +235,7 @@ def _is_expected(request: web.BaseRequest, stamp: Stamp) -> bool:
 
 
 def _has_it(request: web.BaseRequest, stamp: Stamp) -> bool:
-    """`If-None-Match`, or without it `If-Modified-Since`."""
+    """Check `If-None-Match`, or without it `If-Modified-Since`."""
     if request.if_none_match is not None:
         return _matches(stamp.etag, request.if_none_match, weak=True)
     since = request.if_modified_since
@@ -258,14 +259,14 @@ def _range(request: web.BaseRequest, size: int) -> Part:
 
 def _matches(etag: str, listed: Iterable[ETag], *, weak: bool) -> bool:
     return any(
-        one.value == "*" or (one.value == etag and (weak or not one.is_weak)) for one in listed
+        tag.value == "*" or (tag.value == etag and (weak or not tag.is_weak)) for tag in listed
     )
 
 
 def without_body(
     request: web.Request, stamp: Stamp, headers: dict[str, str]
 ) -> web.Response | Part:
-    """The answer if it needs none of the file's bytes, or the part of them that it needs."""
+    """Return the answer if it needs no bytes of the file, otherwise the part to send."""
     part = decide(request, stamp)
     match part.status:
         case 304:
@@ -285,7 +286,7 @@ def without_body(
 
 
 def stamped(stamp: Stamp, part: Part) -> dict[str, str]:
-    """The headers that tell the version of a file and which part of it is sent."""
+    """Return the headers of a version of a file and of the part that is sent."""
     headers = {
         "Etag": f'"{stamp.etag}"',
         "Last-Modified": stamp.last_modified,
@@ -298,11 +299,11 @@ def stamped(stamp: Stamp, part: Part) -> dict[str, str]:
 
 
 def redirect(request: web.Request) -> web.Response | None:
-    """The cloud's answer to `GET /api/view`, if the program that asks was written for the cloud.
+    """Return the cloud's answer to `GET /api/view` for a program that was written for the cloud.
 
-    By the cloud's documentation such programs send `X-API-Key`, insist on a 302 and fetch the
-    address that it names without the key. Here it is that of `/view`, which never redirects; it
-    is a whole URL, since programs take it as it is, and with members it has a ticket.
+    By the cloud's documentation such programs send `X-API-Key`, expect a 302 and fetch its URL
+    without the key. Here that is an absolute URL of `/view`, which never redirects; with members it
+    has a ticket.
     """
     if KEY_HEADER not in request.headers or request.path != "/api/view":
         return None
@@ -322,10 +323,8 @@ async def send(
     start: int,
     stop: int | None,
 ) -> int:
-    """Answer with the bytes from `start` to `stop` (excluded; the end if `None`); their number.
-
-    Parts of the file are sent as they arrive.
-    """
+    """Send the bytes from `start` to `stop` (excluded; the end if `None`) as they arrive. Return
+    their number."""
     sent = 0
     if stop is None:
         async with delivering(request, response):
@@ -345,10 +344,10 @@ async def send(
 
 @asynccontextmanager
 async def delivering(request: web.Request, response: web.StreamResponse) -> AsyncIterator[None]:
-    """Begin an answer, and end it behind the block, which writes its bytes.
+    """Begin an answer, and end it after the block, which writes its bytes.
 
-    When it breaks off or is cancelled the connection is cut, so that the client does not take it
-    for whole; a client that leaves ends it quietly.
+    If the block fails or is cancelled the connection is aborted, so that the client does not take
+    the answer for complete. A lost client is logged at the level debug.
     """
     try:
         await prepare(request, response)
@@ -382,10 +381,10 @@ async def send_part(response: web.StreamResponse, descriptor: int, start: int, s
 
 
 def read_if_in_memory(descriptor: int, size: int, offset: int) -> bytes | bytearray:
-    """Return the bytes that can be read without waiting for a disk; none if that is not known.
+    """Return the bytes that can be read without waiting for the disk, none if that is unknown.
 
-    A thread for each piece costs more than the copy: it halves the rate of pictures that are
-    passed on while they arrive.
+    A thread for each piece costs more than the copy: it halves the rate of pictures that are sent
+    while they arrive.
     """
     if sys.platform != "linux":
         return b""

@@ -1,7 +1,7 @@
 """Our extension of the web interface: its script, and the state of the server that it shows.
 
-The script is listed by `GET /extensions` and lies below `/extensions`, as those of node packs do
-on a local server. The frontend itself is served unchanged.
+`GET /extensions` lists the script, which is below `/extensions` like those of node packs on a local
+server. The frontend itself is served unchanged.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ LOAD_TIMEOUT = 0.5
 
 
 async def has_nodes(request: web.Request) -> bool:
-    """Return whether the node list has been there once; without it the frontend cannot start."""
+    """Return whether the node list was loaded; without it the frontend cannot start."""
     return await request.app[CATALOG].load(LOAD_TIMEOUT)
 
 
 async def get_script(_: web.Request) -> web.Response:
-    """The script of our extension of the web interface."""
+    """Return the script of our extension."""
     return web.Response(
         body=_SCRIPT,
         content_type="application/javascript",
@@ -39,7 +39,7 @@ async def get_script(_: web.Request) -> web.Response:
 
 
 async def get_interface(request: web.Request) -> web.Response:
-    """What the web interface shows of the server.
+    """Return the state of the server for the web interface.
 
     `{"trouble", "interface", "simulated", "pays_partner_nodes", "signed_in"}`: `trouble` is the
     sentence of `/readyz` that says why no job can be accepted, or null; `interface` says whether

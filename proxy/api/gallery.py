@@ -1,4 +1,4 @@
-"""Ended jobs as people look at them: `/proxy/api/jobs`, `job` and `thumbnail`."""
+"""Ended jobs for people: `/proxy/api/jobs`, `job` and `thumbnail`."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from proxy.storage.history import MAX_FOUND, HistoryEntry
 from proxy.translate import codec, names
 from proxy.translate.errors import LocalError
 
-#: Jobs of a page unless it is said, and characters that are searched for.
+#: The default size of a page, and the maximum length of a searched text and of a title.
 PAGE, MAX_TEXT = 24, 100
-#: Nodes and outputs of a job that are shown, and characters of an error.
+#: Maximum number of nodes and of outputs of a job, and the maximum length of an error.
 MAX_NODES, MAX_OUTPUTS, MAX_ERROR = 1000, 200, 4000
 
-#: A job may end while it is read: then it is read again.
-_READINGS = 3
+#: How often a job is read if it ends meanwhile.
+_MAX_READS = 3
 
 _CURSOR = re.compile(r"([0-9]{1,15})\.([0-9]{1,15})", re.ASCII)
 
 
 async def list_jobs(request: web.Request) -> web.Response:
-    """Ended jobs, the newest first: of everybody or a `member`; members see their own.
+    """Return ended jobs, the newest first: of everybody or a `member`; members see their own.
 
-    The query may have a `status` (`completed`, `failed`, `cancelled`), a text `q` that is searched
-    for in label, id and member, a `limit` (24, at most 100) and, as `before`, the `next` of the
-    page before. The answer is `{"jobs": [...], "next": CURSOR or null}`.
+    The query may have a `status` (`completed`, `failed`, `cancelled`), a text `q` to search for in
+    label, id and member, a `limit` (24, at most 100) and, as `before`, the `next` of the previous
+    page. The answer is `{"jobs": [...], "next": CURSOR or null}`.
     """
     query, member = request.query, whose(request)
     status = query.get("status") or None
@@ -46,7 +46,7 @@ async def list_jobs(request: web.Request) -> web.Response:
     cursor = query.get("before") or None
     read = None if cursor is None else _CURSOR.fullmatch(cursor)
     if cursor is not None and read is None:
-        raise LocalError("invalid_before", "before must be the next of the page before.")
+        raise LocalError("invalid_before", "before must be the next of the previous page.")
     limit = bodies.query_number(query, "limit", PAGE, 1, MAX_FOUND)
     history = request.app[HISTORY]
     rows = await history.search(
@@ -66,22 +66,22 @@ async def list_jobs(request: web.Request) -> web.Response:
 
 
 async def get_job(request: web.Request) -> web.Response:
-    """A job by `member` and `id`, live or ended, with its nodes, outputs and error.
+    """Return a job by `member` and `id`, live or ended, with its nodes, outputs and error.
 
-    `nodes` are in the order in which they ran, with `began` and `ran` (ms) as far as these are
-    known, `outputs` are numbered for their thumbnails.
+    `nodes` are in the order in which they ran, with `began` and `ran` (ms) if these are known.
+    `outputs` are numbered for their thumbnails.
     """
     member, id_ = _named(request)
     jobs, history = request.app[JOBS], request.app[HISTORY]
-    for _ in range(_READINGS):
+    for _ in range(_MAX_READS):
         found = await jobs.job(member, id_)
         if found is None:
             break
         row = await history.listed(member, id_)
         if row is not None and "execution_status" in found:
             return bodies.json(_whole(row, found))
-        seen = (*(await jobs.overview(member)).jobs, *map(JobChanged, jobs.live()))
-        view = next((view for view in seen if view.job.key == (member, id_)), None)
+        views = (*(await jobs.overview(member)).jobs, *map(JobChanged, jobs.live()))
+        view = next((view for view in views if view.job.key == (member, id_)), None)
         if row is None and view is not None:
             live: dict[str, Any] = {"ended": None, "cost": {}, "error": None, "outputs": []}
             nodes = _nodes(found["workflow"]["prompt"], {}, (), view.progress.node)
@@ -90,7 +90,7 @@ async def get_job(request: web.Request) -> web.Response:
 
 
 def _whole(row: HistoryEntry, found: Mapping[str, Any]) -> dict[str, Any]:
-    """An ended job with its nodes and outputs."""
+    """Return an ended job with its nodes and outputs."""
     cached = {
         str(node)
         for type_, data in found["execution_status"].get("messages", ())
@@ -103,24 +103,22 @@ def _whole(row: HistoryEntry, found: Mapping[str, Any]) -> dict[str, Any]:
     outputs = islice(_outputs(found["outputs"]), MAX_OUTPUTS)
     return {
         **_ended(row),
-        "nodes": sorted(nodes, key=lambda one: (one["began"] is None, one["began"])),
-        "outputs": [_output(number, *one) for number, one in enumerate(outputs)],
+        "nodes": sorted(nodes, key=lambda node: (node["began"] is None, node["began"])),
+        "outputs": [_output(number, *output) for number, output in enumerate(outputs)],
     }
 
 
 async def get_thumbnail(request: web.Request) -> web.Response:
-    """A small WebP of a job's picture: of `output`, numbered as in the job, or its best one."""
+    """Return a small WebP of a job's picture: that of the number `output`, or the best one."""
     member, id_ = _named(request)
-    number = request.query.get("output")
-    if number is None:
-        row = await request.app[HISTORY].listed(member, id_)
-        item = None if row is None else codec.loads(row.summary).get("preview_output")
-    elif re.fullmatch(r"[0-9]{1,4}", number, re.ASCII):
+    if "output" in request.query:
+        number = bodies.query_number(request.query, "output", 0, 0, MAX_OUTPUTS - 1)
         found = await request.app[JOBS].job(member, id_)
         outputs = _outputs({} if found is None else found.get("outputs", {}))
-        item = next((one for _, _, one in islice(outputs, int(number), int(number) + 1)), None)
+        item = next((item for _, _, item in islice(outputs, number, number + 1)), None)
     else:
-        raise LocalError("invalid_output", "output must be a whole number.")
+        row = await request.app[HISTORY].listed(member, id_)
+        item = None if row is None else codec.loads(row.summary).get("preview_output")
     if not _is_picture(item):
         return bodies.empty(404)
     files = request.app[FILES]
@@ -138,7 +136,7 @@ async def get_thumbnail(request: web.Request) -> web.Response:
 
 
 def _named(request: web.Request) -> tuple[str, str]:
-    """Member and id of the query. Raises `LocalError`: 403 for another's job."""
+    """Return the member and the id of the query. Raises `LocalError` (403) for another's job."""
     member, id_ = request.query.get("member") or member_of(request), request.query.get("id")
     if member != member_of(request):
         require_admin(request)
@@ -180,7 +178,7 @@ def _error(error: Mapping[str, Any]) -> dict[str, str]:
 def _nodes(
     graph: Mapping[str, Any], times: Mapping[str, Any], cached: Any, marked: str | None
 ) -> Iterator[dict[str, Any]]:
-    """The nodes of a graph; the `marked` one runs or has failed."""
+    """Yield the nodes of a graph; the `marked` one runs or has failed."""
     for id_, node in islice(graph.items(), MAX_NODES):
         if not isinstance(node, Mapping):
             continue
@@ -200,7 +198,7 @@ def _nodes(
 
 
 def _outputs(outputs: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Node, media and item of each file that a job has put out."""
+    """Yield the node, the media and the item of each output file."""
     for node, output in outputs.items():
         for media, items in output.items() if isinstance(output, Mapping) else ():
             for item in items if isinstance(items, list) else ():
@@ -221,7 +219,7 @@ def _output(number: int, node: str, media: str, item: Mapping[str, Any]) -> dict
 
 
 def _is_picture(item: Any) -> TypeGuard[Mapping[str, Any]]:
-    """Whether an output is a file of which a thumbnail can be made."""
+    """Return whether an output is a file with a thumbnail."""
     if not isinstance(item, Mapping) or not isinstance(item.get("filename"), str):
         return False
     return names.kind(item["filename"]) == "image"

@@ -1,8 +1,7 @@
-"""What one connection holds in memory: input that nothing has taken yet, output not taken yet.
+"""The memory of one connection: input that was not handled yet, and output that was not sent yet.
 
-The input is what has come of a request's headers or trailers, of requests that wait for the answer
-to another, or of an unfinished websocket message. Few bytes are free: the number of connections
-bounds them.
+Input is unfinished headers and trailers, requests that wait for the answer to another one, and
+unfinished websocket messages. A few bytes are not counted: the number of connections limits them.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ from collections.abc import Callable
 
 from proxy.budget import Allocation, MemoryLimitError
 
-#: Bytes that are not counted.
+#: Bytes of a connection that are not counted.
 FREE = 16 * 1024
-#: A byte of input is held about this many times: as it came and as it was parsed.
+#: Copies of each byte of input, about: as received and as parsed.
 INPUT_WEIGHT = 2
 
 
@@ -25,11 +24,11 @@ class Held:
     def __init__(self) -> None:
         self.input = 0
         self.output = 0
-        #: What is taken from the budget, if anything is.
+        #: The allocation of the budget, `None` for few bytes.
         self.allocation: Allocation | None = None
 
     def fits(self, allocate: Callable[[], Allocation]) -> bool:
-        """Take what is held from the budget; `allocate` returns an allocation of the owner."""
+        """Update the allocation, which `allocate` creates for the owner. Return whether it fits."""
         size = INPUT_WEIGHT * self.input + self.output
         if size <= FREE:
             self.release()
@@ -43,7 +42,7 @@ class Held:
         return True
 
     def release(self) -> None:
-        """Give all bytes back; harmless when repeated."""
+        """Release all bytes; does nothing if repeated."""
         if self.allocation is not None:
             self.allocation.release()
             self.allocation = None

@@ -1,7 +1,7 @@
-"""The memory that a request holds: taken from its member's budget, and given back behind it.
+"""The memory of a request: taken from its member's budget, and released after its answer.
 
-Answers that are larger than a connection buffers are sent in pieces, as fast as the client reads
-them, and hold their memory until then.
+Answers that are larger than the buffer of a connection are sent in pieces, as fast as the client
+reads them, and their memory is released after that.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from proxy.budget import Allocation, MemoryLimitError, Purpose
 
 log = structlog.get_logger(__name__)
 
-#: Bytes that nobody counts: about as many as the transport of a connection buffers.
+#: Bytes of a body that are not counted: about as many as the transport of a connection buffers.
 UNCOUNTED = 64 * 1024
-#: Bytes written at once.
+#: Maximum bytes of one write.
 PIECE = 256 * 1024
 _HELD: web.RequestKey[list[Allocation]] = web.RequestKey("held", list[Allocation])
 
 
 def owner_of(request: web.BaseRequest) -> str:
-    """Return who sent the request, for turns: its member, or else its address."""
+    """Return the owner of a request for `ThreadTurns`: its member, or else its address."""
     admission = connection_of(request).admission
     return str(caller_of(request).address) if admission is None else f"member {admission.member}"
 
@@ -48,7 +48,7 @@ def hold(request: web.Request, purpose: Purpose) -> Allocation:
 
 
 def release(request: web.Request) -> None:
-    """Give back what `hold` allocated for the request."""
+    """Release what `hold` has allocated for the request."""
     for allocation in request.pop(_HELD, ()):
         allocation.release()
 
@@ -56,7 +56,8 @@ def release(request: web.Request) -> None:
 class LargeBody(Payload):
     """A body that is written in pieces, as fast as the client reads it.
 
-    aiohttp gives bytes as a whole to the transport, which keeps all that the client does not take.
+    aiohttp would write bytes to the transport at once, which buffers all that the client does not
+    read.
     """
 
     def __init__(self, body: bytes) -> None:
@@ -65,7 +66,7 @@ class LargeBody(Payload):
 
     @property
     def size(self) -> int:
-        """Its bytes."""
+        """The number of bytes."""
         return len(self._value)
 
     def hold(self, request: web.BaseRequest) -> None:
@@ -81,13 +82,13 @@ class LargeBody(Payload):
         return bytes(self._value).decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        """Send it."""
+        """Send the body in pieces."""
         body = memoryview(self._value)
         for start in range(0, len(body), PIECE):
             await writer.write(body[start : start + PIECE])
 
     async def close(self) -> None:
-        """Give its memory back."""
+        """Release the memory."""
         self._value = b""
         if self._held is not None:
             self._held.release()
@@ -103,9 +104,9 @@ def counted(request: web.Request, answer: web.StreamResponse) -> web.StreamRespo
 async def stream(
     request: web.Request, pieces: AsyncIterator[bytes], content_type: str
 ) -> web.StreamResponse:
-    """Answer in pieces, as fast as the client reads them.
+    """Send an answer in pieces, as fast as the client reads them.
 
-    The first piece is awaited before the headers go, so that its error can still be an answer.
+    The first piece is awaited before the headers are sent, so that its error can be answered.
     """
     first = await anext(pieces, b"")
     answer = web.StreamResponse(headers={"Content-Type": content_type})

@@ -1,7 +1,4 @@
-"""Jobs: submitting (`/prompt`), what waits and runs (`/queue`, `/interrupt`), what has ended
-(`/history`), all of it in the form of ComfyUI since 0.26 (`/api/jobs`), and what Comfy Cloud has
-beyond a local ComfyUI, for programs that were written for it.
-"""
+"""Routes of jobs: `/prompt`, `/queue`, `/interrupt`, `/history`, and `/api/jobs` (ComfyUI 0.26)."""
 
 from __future__ import annotations
 
@@ -27,18 +24,18 @@ from proxy.translate.errors import LocalError, PlainError
 
 log = structlog.get_logger(__name__)
 
-#: Routes to nobody: no socket can have it, since ComfyUI gives an id to a socket without one.
+#: The client id of nobody: a socket without an id gets one.
 UNKNOWN_CLIENT = ""
 
 
 async def get_prompt(request: web.Request) -> web.Response:
-    """How many jobs wait or run."""
+    """Return how many jobs wait or run."""
     remaining = await request.app[JOBS].queue_remaining_now(member_of(request))
     return bodies.json({"exec_info": {"queue_remaining": remaining}})
 
 
 async def post_prompt(request: web.Request) -> web.StreamResponse:
-    """Submit a job. Its messages start to flow when the answer has been written."""
+    """Submit a job. Its messages are sent after the answer."""
     submissions, member = request.app[JOBS].submissions, member_of(request)
     body = await bodies.read_json(request)
     usage_source = request.headers.get(USAGE_SOURCE)
@@ -61,9 +58,8 @@ def parse_prompt(
 ) -> JobRequest:
     """Check the body of `POST /prompt` as the newest ComfyUI does. Raises `LocalError` (400).
 
-    Where ComfyUI would answer 500 or die (a `number` that is none, a graph that is a list, a
-    `client_id` that is a list), this refuses with a sentence. `usage_source` is the header
-    `Comfy-Usage-Source`.
+    If ComfyUI would answer 500 or crash (a `number` that is not one, a list as graph or as
+    `client_id`), the error has a sentence. `usage_source` is the header `Comfy-Usage-Source`.
     """
     if body == [] or (isinstance(body, dict) and "prompt" not in body):
         raise LocalError("no_prompt", "No prompt provided", details="No prompt provided")
@@ -94,7 +90,7 @@ def parse_prompt(
 
 
 def is_job_id(value: object) -> bool:
-    """Whether a value is a job id: a UUID in canonical lowercase form (ComfyUI since 0.25)."""
+    """Return whether a value is a job id: a UUID in canonical lower case (ComfyUI since 0.25)."""
     if not isinstance(value, str):
         return False
     try:
@@ -148,7 +144,8 @@ def _targets(value: object) -> list[str] | None:
 
 
 def _client_id(value: object) -> str | None:
-    """Whom the events go to. A number is taken and known to nobody, as in ComfyUI."""
+    """Return the client that gets the events. A number is accepted and matches none, as in
+    ComfyUI."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, int | float):
@@ -164,7 +161,7 @@ def _wrong(type_: str, name: str, expected: str, value: object) -> LocalError:
 
 
 async def get_queue(request: web.Request) -> web.StreamResponse:
-    """The jobs that run and those that wait."""
+    """Return the running and the waiting jobs."""
     body = await request.app[JOBS].queue_json(member_of(request))
     return bodies.ready(body) if isinstance(body, bytes) else await bodies.stream(request, body)
 
@@ -211,10 +208,10 @@ async def post_interrupt(request: web.Request) -> web.Response:
 
 
 def removals(body: dict[str, Any]) -> tuple[bool, list[str]]:
-    """What the body of `POST /queue` or `POST /history` asks for: all, and some ids.
+    """Return what the body of `POST /queue` or `POST /history` removes: whether all, and which ids.
 
-    ComfyUI goes through whatever can be gone through (the letters of a string, which are no ids,
-    and the keys of an object) and ignores what is no id. Raises `LocalError` (400) for the rest.
+    ComfyUI iterates over strings and objects too, and ignores what is not an id. Raises
+    `LocalError` (400) for anything else.
     """
     ids: object = body.get("delete", [])
     if not isinstance(ids, list | str | dict):
@@ -228,7 +225,7 @@ def removals(body: dict[str, Any]) -> tuple[bool, list[str]]:
 
 
 async def get_history(request: web.Request) -> web.StreamResponse:
-    """All entries, or those that `max_items` and `offset` ask for."""
+    """Return all entries, or those of `max_items` and `offset`."""
     query, held = request.query, hold(request, "answer")
     body = await request.app[JOBS].history.json(
         member_of(request),
@@ -242,7 +239,7 @@ async def get_history(request: web.Request) -> web.StreamResponse:
 
 
 async def get_history_entry(request: web.Request) -> web.Response:
-    """One entry by its id, or `{}`. A job that has only to end is waited for."""
+    """Return an entry by its id, or `{}`; waits for a job that is about to end."""
     prompt_id, lost = request.match_info["prompt_id"], connection_of(request).lost()
     return bodies.ready(await request.app[JOBS].history_json(member_of(request), prompt_id, lost))
 
@@ -267,7 +264,7 @@ def _history_integer(query: Mapping[str, str], name: str) -> int | None:
 
 
 async def list_jobs(request: web.Request) -> web.Response:
-    """Jobs filtered, sorted and in pages."""
+    """Return jobs, filtered, sorted and in pages."""
     query = parse_query(request.query)
     return await bodies.large_json(
         request, await request.app[JOBS].list_jobs(member_of(request), query)
@@ -275,7 +272,7 @@ async def list_jobs(request: web.Request) -> web.Response:
 
 
 async def get_job(request: web.Request) -> web.Response:
-    """One job with its outputs and its workflow."""
+    """Return a job with its outputs and its workflow."""
     job = await request.app[JOBS].job(member_of(request), request.match_info["job_id"])
     if job is None:
         raise PlainError("Job not found", kind="not_found")
@@ -283,7 +280,7 @@ async def get_job(request: web.Request) -> web.Response:
 
 
 async def cancel_job(request: web.Request) -> web.Response:
-    """Cancel one job; an unknown or ended one is no error."""
+    """Cancel a job; an unknown or ended one is not an error."""
     job_id = request.match_info["job_id"]
     cancelled = await request.app[JOBS].cancel(member_of(request), job_id)
     if cancelled:
@@ -292,7 +289,7 @@ async def cancel_job(request: web.Request) -> web.Response:
 
 
 async def cancel_jobs(request: web.Request) -> web.Response:
-    """Cancel some jobs; says whether any was there to cancel."""
+    """Cancel some jobs, and return whether any was cancelled."""
     try:
         body = await bodies.read_json(request)
     except bodies.NotJsonError:
@@ -301,7 +298,7 @@ async def cancel_jobs(request: web.Request) -> web.Response:
     if not isinstance(job_ids, list):
         raise PlainError("job_ids must be a list")
     member = member_of(request)
-    if len(job_ids) <= _FEW_IDS:
+    if len(job_ids) <= _MAX_IDS_INLINE:
         invalid = _invalid(job_ids)
     else:
         invalid = await request.app[TURNS].run(member, partial(_invalid, job_ids))
@@ -313,8 +310,8 @@ async def cancel_jobs(request: web.Request) -> web.Response:
     return bodies.json({"cancelled": bool(cancelled)})
 
 
-#: Ids that are looked at on the event loop; more take longer than a few ms.
-_FEW_IDS = 1_000
+#: Maximum number of ids that are checked on the event loop; more take longer than a few ms.
+_MAX_IDS_INLINE = 1_000
 
 
 def _invalid(job_ids: list[Any]) -> list[str]:

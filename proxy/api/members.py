@@ -26,17 +26,17 @@ from proxy.members.member import (
 from proxy.members.tokens import id_prefix
 from proxy.translate.errors import LocalError
 
-#: This many tokens a member has before it may make no more for itself.
+#: Maximum number of tokens of a member that creates them itself.
 MAX_OWN_TOKENS = 20
 
 
 def is_admin(request: web.Request) -> bool:
-    """Whether the client's member is an admin; without members everybody is."""
+    """Return whether the client's member is an admin; without members everybody is."""
     return request.app[MEMBERS].get(member_of(request)).role == "admin"
 
 
 def require_admin(request: web.Request) -> None:
-    """Raise `LocalError` (403) for a member who is no admin."""
+    """Raise `LocalError` (403) for a member that is not an admin."""
     if not is_admin(request):
         raise LocalError(
             "admins_only",
@@ -46,8 +46,8 @@ def require_admin(request: web.Request) -> None:
 
 
 def whose(request: web.Request) -> str | None:
-    """The `member` of the query, whose things are asked for: anybody, or all (`None`), by an admin,
-    the own ones by a member. Raises `LocalError` (403)."""
+    """Return the `member` of the query: for an admin any member, or `None` for all, for others
+    their own. Raises `LocalError` (403)."""
     asked = request.query.get("member") or None
     if is_admin(request):
         return asked
@@ -57,7 +57,7 @@ def whose(request: web.Request) -> str | None:
 
 
 async def list_members(request: web.Request) -> web.Response:
-    """All members with their limits; for a member the own entry."""
+    """Return all members with their limits; members get their own entry."""
     directory, name = request.app[MEMBERS], whose(request)
     listed = directory.members()
     found = [describe_member(directory, member) for member in listed if name in (None, member.name)]
@@ -65,7 +65,7 @@ async def list_members(request: web.Request) -> web.Response:
 
 
 async def add_member(request: web.Request) -> web.Response:
-    """Add a member: `name`, and what else `PATCH` takes; `restore` takes a removed one back."""
+    """Add a member by `name` and the fields of `change_member`; `restore` reuses a removed one."""
     directory = _directory(request)
     if not directory.has_members:
         raise LocalError(
@@ -74,7 +74,7 @@ async def add_member(request: web.Request) -> web.Response:
             "add NAME --role admin, then comfy-cloud-proxy token new NAME.",
             kind="conflict",
         )
-    with _told():
+    with _translated_errors():
         wanted = validated(await _body(request), NewMember)
         member = await directory.add(wanted.member(), restore=wanted.restore)
     note(request, "member_added", name=member.name, role=member.role)
@@ -84,7 +84,7 @@ async def add_member(request: web.Request) -> web.Response:
 async def change_member(request: web.Request) -> web.Response:
     """Change a member: `role`, `weight`, `disabled`, and in `limits` any of the limits."""
     directory = _directory(request)
-    with _told():
+    with _translated_errors():
         wanted = await _body(request)
         checked = validated(wanted, MemberFields)
         if checked.disabled is True or checked.role == "user":
@@ -96,29 +96,29 @@ async def change_member(request: web.Request) -> web.Response:
 
 
 async def remove_member(request: web.Request) -> web.Response:
-    """Remove a member and its tokens; history and files stay on disk."""
+    """Remove a member and its tokens, but not its history and files."""
     directory = _directory(request)
     _spare_oneself(request)
-    with _told():
+    with _translated_errors():
         member = await directory.remove(request.match_info["name"])
     note(request, "member_removed", name=member.name)
     return bodies.empty(204)
 
 
 async def list_tokens(request: web.Request) -> web.Response:
-    """The tokens, or those of a `member`, with their last use; never whole. Members see theirs."""
+    """Return the tokens, or those of a `member`, without secrets; members get their own."""
     directory, name = request.app[MEMBERS], whose(request)
-    with _told():
+    with _translated_errors():
         member = directory.find(name).name if name and directory.has_members else None
     found = [describe_token(directory, token) for token in directory.tokens(member)]
     return bodies.json({"tokens": found})
 
 
 async def make_token(request: web.Request) -> web.Response:
-    """Make a token for a `member`, with a `note` and `expires` as `90d`; shown this once.
+    """Create a token of a `member` with a `note` and `expires` such as `90d`, and return it once.
 
-    Members make them for themselves, `MAX_OWN_TOKENS` at most. Theirs live no longer than the
-    one that they are made with.
+    Members may create up to `MAX_OWN_TOKENS` for themselves, which expire no later than the token
+    of the request.
     """
     directory, until = request.app[MEMBERS], None
     body = await _body(request)
@@ -126,7 +126,7 @@ async def make_token(request: web.Request) -> web.Response:
         if body.get("member") != member_of(request):
             require_admin(request)
         until = _own_expiry(request)
-    with _told():
+    with _translated_errors():
         wanted = validated(body, NewToken)
         text, token = await directory.new_token(wanted.member, until=until, **wanted.values())
     note(request, "token_made", name=token.member, of=token.shown)
@@ -140,12 +140,13 @@ async def revoke_token(request: web.Request) -> web.Response:
     closed."""
     directory, prefix = request.app[MEMBERS], request.match_info["prefix"]
     if not is_admin(request):
-        begin = id_prefix(prefix)
-        own = [one.id for one in directory.tokens(member_of(request)) if one.id.startswith(begin)]
-        if len(own) != 1:
+        start = id_prefix(prefix)
+        own = directory.tokens(member_of(request))
+        ids = [token.id for token in own if token.id.startswith(start)]
+        if len(ids) != 1:
             require_admin(request)
-        (prefix,) = own
-    with _told():
+        (prefix,) = ids
+    with _translated_errors():
         token = await directory.revoke(prefix)
     note(request, "token_revoked", name=token.member, of=token.shown)
     return bodies.empty(204)
@@ -157,9 +158,9 @@ def _directory(request: web.Request) -> Directory:
 
 
 def _own_expiry(request: web.Request) -> int | None:
-    """When the member's token, with which a new one is to be made, expires (ms).
+    """Return when the member's token of this request expires (ms), `None` for never.
 
-    Raises `LocalError` (409) for a member who has as many as may be.
+    Raises `LocalError` (409) for a member that has `MAX_OWN_TOKENS`.
     """
     own = request.app[MEMBERS].tokens(member_of(request))
     if len(own) >= MAX_OWN_TOKENS:
@@ -174,7 +175,7 @@ def _own_expiry(request: web.Request) -> int | None:
 
 
 def _spare_oneself(request: web.Request) -> None:
-    """Raise `LocalError` (409) for an admin who would no longer be one."""
+    """Raise `LocalError` (409) for an admin that would remove its own access."""
     if request.match_info["name"].lower() == member_of(request).lower():
         raise LocalError(
             "own_access",
@@ -184,7 +185,8 @@ def _spare_oneself(request: web.Request) -> None:
 
 
 async def _body(request: web.Request) -> dict[str, Any]:
-    """A JSON object. Pages of other sites cannot send its content type without asking first."""
+    """Return the body as a JSON object. Pages of other sites cannot send its content type without a
+    preflight."""
     if request.content_type != "application/json":
         raise LocalError(
             "not_json",
@@ -195,8 +197,8 @@ async def _body(request: web.Request) -> dict[str, Any]:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """What the directory refuses, as an answer."""
+def _translated_errors() -> Iterator[None]:
+    """Raise `LocalError` for the errors of the directory."""
     try:
         yield
     except (UnknownMemberError, UnknownTokenError) as error:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 async def get_surprises(request: web.Request) -> web.Response:
-    """What is known of each account's cloud beyond its documents, for admins.
+    """Return what was observed of each account's cloud beyond its documents, to admins.
 
     `{"accounts": [{"account", "facts": {NAME: VALUE}, "surprises": [{"kind", "name", "count",
     "first", "last", "example"}]}]}`.
@@ -36,20 +36,19 @@ async def get_surprises(request: web.Request) -> web.Response:
 
 
 async def get_metrics(request: web.Request) -> web.Response:
-    """All series for admins; for members their own."""
+    """Return all series to admins, to members their own."""
     return await _page(request, None if is_admin(request) else member_of(request))
 
 
 async def get_open(request: web.Request) -> web.Response | None:
-    """All metrics for anyone who reaches the admin listener; `None` where something else is
-    asked."""
+    """Return all metrics to anyone who reaches the admin listener, `None` for other requests."""
     if request.path == "/metrics" and request.method in ("GET", "HEAD"):
         return await _page(request, None)
     return None
 
 
 async def _page(request: web.Request, member: str | None) -> web.Response:
-    services = of(request)  # the open page is asked for before there is a route
+    services = of(request)  # the open page is served before the route is resolved
     if not services.options.metrics_shown:
         return bodies.empty(404)
     accept = request.headers.get("Accept", "")
@@ -62,10 +61,10 @@ _STATES: tuple[Shown, ...] = ("waiting", "sending", "pending", "running")
 
 
 class Gauges(Collector):
-    """What is read from the rooms when the metrics are asked for.
+    """The metrics whose values are read when they are requested.
 
-    Of several replicas the one whose engine runs the jobs alone tells of them, so that sums are
-    right. Without any job each of the `members` has its series with 0.
+    Of several replicas only the one with the active engine reports jobs, so that sums are right.
+    Without any job each of the `members` has its series with 0.
     """
 
     def __init__(
@@ -83,11 +82,11 @@ class Gauges(Collector):
         self._budget = budget
 
     def describe(self) -> Iterable[Family]:
-        """Nothing: the registry need not collect to know the names."""
+        """Return nothing, so that registering does not collect."""
         return ()
 
     def collect(self) -> Iterator[Family]:
-        """All families, with the series of this moment."""
+        """Yield all families with their current series."""
         for name, values in self._values().items():
             row = find(name)
             kind = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily
@@ -112,26 +111,28 @@ class Gauges(Collector):
                 (member,): self._jobs.queue_remaining(member)
                 for member in {member for member, _, _ in jobs}
             },
-            "account_slots": {(name,): one.slots for name, one in accounts.items()},
+            "account_slots": {(name,): account.slots for name, account in accounts.items()},
             "account_slots_used": {(name,): used[name] for name in accounts},
             "account_plan": {
-                (name, one.plan.tier): 1 for name, one in accounts.items() if one.plan.tier
+                (name, account.plan.tier): 1
+                for name, account in accounts.items()
+                if account.plan.tier
             },
             "account_run_limit_seconds": {
-                (name,): 60 * one.plan.minutes
-                for name, one in accounts.items()
-                if one.plan.minutes is not None
+                (name,): 60 * account.plan.minutes
+                for name, account in accounts.items()
+                if account.plan.minutes is not None
             },
             "account_balance": {
-                (name, one.plan.currency): one.plan.balance_cents / 100
-                for name, one in accounts.items()
-                if one.plan.balance_cents is not None
+                (name, account.plan.currency): account.plan.balance_cents / 100
+                for name, account in accounts.items()
+                if account.plan.balance_cents is not None
             },
             "account_ready": {
                 (name, account.reason or ""): account.reason is None
                 for name, account in accounts.items()
             },
-            "event_socket_up": {(name,): one.events for name, one in accounts.items()},
+            "event_socket_up": {(name,): account.events for name, account in accounts.items()},
             "cache_hits": {(): self._cache.hits},
             "cache_misses": {(): self._cache.misses},
             "cache_bytes": {(): self._cache.total},

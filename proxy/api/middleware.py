@@ -1,8 +1,8 @@
-"""What every request passes, before its route is looked for and behind its handler.
+"""What every request passes before its route is resolved and after its handler.
 
-Authentication, the origin check, limits, errors, headers, counts and the log are done here, in one
-function around aiohttp's application: aiohttp's own middlewares cost a coroutine each and begin
-behind the look-up of the route.
+Authentication, origin check, limits, errors, headers, metrics and the log are one function around
+aiohttp's application: aiohttp's own middlewares cost a coroutine each and begin after the route is
+resolved.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-#: What is asked by machines that look whether the server is well does not count as a request.
-_FREE = frozenset({"/healthz", "/readyz"})
+#: Health checks, which do not count as requests of a member.
+_UNLIMITED = frozenset({"/healthz", "/readyz"})
 
-#: Values of `Host` that are remembered as good.
-_REMEMBERED_HOSTS = 64
+#: Maximum number of cached values of `Host` that are allowed.
+_MAX_CACHED_HOSTS = 64
 
 _HOUR = 3600
 _DAY = 86400
@@ -71,7 +71,8 @@ _ROOT_LOGGER = logging.getLogger()
 def stripping(
     make: Callable[..., web.BaseRequest], base: str, members: Directory
 ) -> Callable[..., web.BaseRequest]:
-    """The request factory `make` of a `web.Server`, which begins a request of a connection."""
+    """Return a request factory for a `web.Server` that strips prefixes, begins the request at its
+    connection, and calls `make`."""
 
     def make_stripped(
         message: RawRequestMessage,
@@ -102,16 +103,17 @@ def note(request: web.Request, action: str, **about: Value) -> None:
 
 
 def challenge(request: web.Request) -> str:
-    """The `WWW-Authenticate` of a 401, which never makes a browser ask for a page's password."""
+    """Return the `WWW-Authenticate` of a 401; for pages it never makes a browser ask for a
+    password."""
     if "Origin" in request.headers or "Sec-Fetch-Mode" in request.headers:
         return f"Bearer {_REALM}"
     return f'Bearer {_REALM}, Basic {_REALM}, charset="UTF-8"'
 
 
 class Gate:
-    """The way of a request to `handle`, aiohttp's application, and of its answer back.
+    """Passes requests to `handle`, aiohttp's application, and handles errors and answers.
 
-    `public` answers what is open to anyone who reaches the listener, and `None` for the rest.
+    `public` returns the answer to requests without authentication, and `None` for all others.
     """
 
     def __init__(
@@ -204,22 +206,22 @@ class Gate:
             if admission is not None:
                 context.member, context.token_id = admission.member, admission.shown
                 connection.admit(admission)
-                if admission.token is not None and request.path not in _FREE:
+                if admission.token is not None and request.path not in _UNLIMITED:
                     self._limiter.request(admission.member)
             return counted(request, await self._handle(request))
         except LocalError as error:
             if error.type == LIMIT_REACHED and context.member is not None:
                 self._metrics.limit_refusals.labels(context.member, error.details).inc()
             answer = bodies.refusal(error)
-            tell = log.warning if answer.status >= 500 else log.info
-            tell("refused", path=request.path, status=answer.status, error=error.type)
+            write_log = log.warning if answer.status >= 500 else log.info
+            write_log("refused", path=request.path, status=answer.status, error=error.type)
             if error.kind == "unauthenticated":
                 answer.headers["WWW-Authenticate"] = challenge(request)
             return answer
         except OutcomeUnknownError as error:
             log.error("outcome_lost", path=request.path, error=str(error))
             if request.transport is not None:
-                request.transport.abort()  # any answer might be a lie
+                request.transport.abort()  # no answer would be right for certain
             return bodies.empty(499)
         except StorageError as error:
             log.error("store_failed", path=request.path, error=str(error))
@@ -250,7 +252,7 @@ class Gate:
             )
 
     def _check_host(self, connection: Connection, host: str) -> None:
-        """Refuse a name that a page may have pointed at this machine. Raises `LocalError` (403)."""
+        """Refuse a `Host` that may be rebound. Raises `LocalError` (403)."""
         trusted = self._services.options.trusted_proxies
         if host in self._hosts or is_trusted(parse_address(connection.peer), trusted):
             return
@@ -261,11 +263,11 @@ class Gate:
                 "the name to the setting `allowed_hosts`.",
                 kind="forbidden",
             )
-        if len(self._hosts) < _REMEMBERED_HOSTS:
+        if len(self._hosts) < _MAX_CACHED_HOSTS:
             self._hosts.add(host)
 
     async def _resolve(self, request: web.Request) -> None:
-        """Find the route, for what is answered before aiohttp looks for it."""
+        """Resolve the route, for answers before aiohttp does."""
         match_info = await self._app.router.resolve(request)
         match_info.add_app(self._app)
         set_route(request, match_info)
@@ -285,10 +287,10 @@ class Gate:
 
 
 def finish(request: web.Request, response: web.StreamResponse) -> None:
-    """Put the headers on an answer that are the same for all handlers.
+    """Set the headers of an answer that are the same for all handlers.
 
-    `Cache-Control` is ComfyUI's. No page tells other sites its address, one whose address has a
-    token tells it to nobody, and no cache gives one member's answer to another.
+    `Cache-Control` is ComfyUI's. Pages send no referrer to other sites, and none at all if their
+    URL has a token; caches must not give one member's answer to another.
     """
     connection, headers = connection_of(request), response.headers
     if response.status == 503:
@@ -302,11 +304,11 @@ def finish(request: web.Request, response: web.StreamResponse) -> None:
     elif headers.get("Content-Type", "").startswith("text/html"):
         headers.setdefault("Referrer-Policy", "same-origin")
     if services.members.has_members:
-        kept = headers.get("Cache-Control", "")
-        if kept.startswith("public"):
-            headers["Cache-Control"] = kept.replace("public", "private", 1)
-        elif kept.startswith("no-cache"):
-            headers["Cache-Control"] = f"private, {kept}"
+        value = headers.get("Cache-Control", "")
+        if value.startswith("public"):
+            headers["Cache-Control"] = value.replace("public", "private", 1)
+        elif value.startswith("no-cache"):
+            headers["Cache-Control"] = f"private, {value}"
         headers.add("Vary", _CREDENTIALS)
     if services.options.cors_origins:
         if "*" in services.options.cors_origins:
@@ -316,13 +318,13 @@ def finish(request: web.Request, response: web.StreamResponse) -> None:
 
 
 async def prepare(request: web.Request, response: web.StreamResponse) -> None:
-    """Begin to send an answer from within a handler."""
+    """Send the headers of an answer from within a handler."""
     finish(request, response)
     await response.prepare(request)
 
 
 def cache_control(path: str, status: int) -> str | None:
-    """The `Cache-Control` of ComfyUI for the path of a request and the status of its answer."""
+    """Return ComfyUI's `Cache-Control` for the path of a request and the status of its answer."""
     name = path.rpartition("/")[2]
     if "." not in name:
         return None
@@ -338,9 +340,9 @@ def cache_control(path: str, status: int) -> str | None:
 
 
 def _unknown(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
-    """The answer where no route is. Raises what a handler has raised.
+    """Return the answer to a request without a route; raise again what a handler has raised.
 
-    ComfyUI's static files at `/` take every GET, so that only other methods are not allowed.
+    ComfyUI's static files at `/` accept every GET, so that only other methods are not allowed.
     """
     if not has_route(request) or request.match_info.http_exception is not error:
         raise error

@@ -1,4 +1,4 @@
-"""The routes that packs offer, as routes of the server."""
+"""The routes of node packs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from proxy.api.middleware import note, prepare
 from proxy.packs.pack import PackRoute, PackServices
 from proxy.translate.errors import PlainError
 
-#: Bytes of content that are written at once.
+#: Maximum bytes of one write.
 _CHUNK = 256 * 1024
 
 
 class RequestCall:
-    """A request as the handlers of packs see it, a `PackCall`."""
+    """A request for the handlers of packs, which implements `PackCall`."""
 
     def __init__(self, request: web.Request) -> None:
         self._request = request
@@ -46,7 +46,7 @@ class RequestCall:
 
     @asynccontextmanager
     async def upload(self) -> AsyncIterator[bytes]:
-        """Give the body as an upload of the member, which counts unless the block raises."""
+        """Yield the body as an upload of the member, which is counted unless the block raises."""
         request, accounting = self._request, of(self._request).accounting
         if "Expect" in request.headers and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -70,11 +70,11 @@ class RequestCall:
             note(self._request, "cancel", job=prompt_id)
 
     def json(self, value: object, status: int = 200) -> web.Response:
-        """Return a reply of JSON."""
+        """Return an answer with JSON."""
         return bodies.json(value, status)
 
     def text(self, text: str, status: int = 200) -> web.Response:
-        """Return a reply of text."""
+        """Return an answer with text."""
         return bodies.text(text, status)
 
     async def send(self, data: bytes, content_type: str) -> web.StreamResponse:

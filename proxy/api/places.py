@@ -1,9 +1,9 @@
-"""The places of a listener: who has how many of its connections, and who makes room for others.
+"""Limits of connections by address and member, and which connections are closed for new ones.
 
 A connection is *anonymous* until a request on it has been authenticated. Anonymous connections
-never get all places, and no address gets all of theirs. Where there is no place left, an anonymous
-connection is closed in favour of a new one: of an address that has more of them than the new one's,
-or else the oldest. So strangers, whatever they do with their connections, keep nobody out.
+never get all places, and no address gets all of theirs. If no place is left, an anonymous
+connection is closed for a new one: one of an address that has more of them than the new one's, or
+else the oldest. So strangers cannot keep others out.
 """
 
 from __future__ import annotations
@@ -12,39 +12,39 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Protocol
 
-#: The parts of all places that anonymous connections, those of one address and one member take.
+#: Maximum shares of all places: of anonymous connections, of one address, and of one member.
 ANONYMOUS_SHARE, ADDRESS_SHARE, MEMBER_SHARE = 3 / 4, 1 / 64, 1 / 2
-#: This many places an address or a member may always take.
+#: Places that an address or a member may always have.
 MIN_SHARE = 64
-#: Seconds after which a connection of a member may be closed, if it is idle for so long.
+#: Seconds after which an idle connection of a member may be closed for a new one.
 EVICTION_IDLE = 5.0
-#: Seconds after which an anonymous connection may be closed in favour of one of its own address.
+#: Seconds after which an anonymous connection may be closed for one of its own address.
 EVICTION_AGE = 1.0
-#: This many connections are looked at for one that can be closed.
-EVICTION_CANDIDATES = 1024
+#: Maximum number of connections that are checked for one that can be closed.
+MAX_CANDIDATES = 1024
 
 #: An address, or the network of one; empty where connections are not counted by address.
 AddressKey = str | bytes
 
 
 class Occupant(Protocol):
-    """A connection, as far as its place is concerned."""
+    """What `Places` uses of a connection."""
 
     address: AddressKey
     member: str | None
 
     def idle_for(self, now: float) -> float:
-        """Return the seconds since it was last of use; 0 while it is."""
+        """Return the seconds since the last request; 0 while there is one."""
 
     def age(self, now: float) -> float:
         """Return the seconds since it was accepted."""
 
     def cut(self) -> None:
-        """Close the connection at once."""
+        """Abort the connection."""
 
 
 class _Groups:
-    """Connections by a key, oldest first. The largest group is known without a search."""
+    """Groups of connections by a key, oldest first. Finding the largest group takes O(1)."""
 
     def __init__(self) -> None:
         # Dictionaries instead of sets, for their order.
@@ -75,17 +75,17 @@ class _Groups:
             del self.all[key]
         return True
 
-    def _move(self, key: AddressKey, before: int, size: int) -> None:
-        if before == size:
+    def _move(self, key: AddressKey, previous: int, size: int) -> None:
+        if previous == size:
             return
-        if before:
-            keys = self._by_size[before]
+        if previous:
+            keys = self._by_size[previous]
             del keys[key]
             if not keys:
-                del self._by_size[before]
+                del self._by_size[previous]
         if size:
             self._by_size.setdefault(size, {})[key] = None
-        if size > self._largest or (before == self._largest and before not in self._by_size):
+        if size > self._largest or (previous == self._largest and previous not in self._by_size):
             self._largest = size
 
 
@@ -103,9 +103,9 @@ class Places:
         self._by_member = _Groups()
 
     def enter(self, place: Occupant, now: float) -> bool:
-        """Give a new connection a place, for which another one is cut if there is none left.
+        """Add a new connection; if no place is left, another one may be closed for it.
 
-        Returns whether there is a place.
+        Return whether there is a place.
         """
         neighbours = self._by_address.of(place.address) if place.address else {}
         if len(neighbours) >= self._max_of_address:
@@ -131,9 +131,9 @@ class Places:
             self._by_address.add(place.address, place)
 
     def join_member(self, place: Occupant, member: str, now: float, *, limited: bool) -> int | None:
-        """Count a connection as its member's, who gets a part of all places if `limited`.
+        """Count a connection for a member, who has a share of all places if `limited`.
 
-        Returns `None`, or the number of the member's connections if this were one too many.
+        Return `None`, or the number of the member's connections if there is no place.
         """
         others = self._by_member.of(member)
         if limited and len(others) >= self._max_of_member and not self._evict(_idle(others, now)):
@@ -145,7 +145,7 @@ class Places:
         return None
 
     def leave(self, place: Occupant) -> None:
-        """Count a connection no longer; harmless for one that is not counted."""
+        """Remove a connection; does nothing for one that is not counted."""
         if place.member is not None:
             self._count -= self._by_member.discard(place.member, place)
         elif place in self.anonymous:
@@ -174,11 +174,11 @@ class Places:
 
 def _old(places: dict[Occupant, None], now: float) -> Occupant | None:
     """Return the first anonymous connection that is old enough to make room."""
-    candidates = islice(places, EVICTION_CANDIDATES)
+    candidates = islice(places, MAX_CANDIDATES)
     return next((place for place in candidates if place.age(now) >= EVICTION_AGE), None)
 
 
 def _idle(places: dict[Occupant, None], now: float) -> Occupant | None:
     """Return the first connection that is idle for long enough to make room."""
-    candidates = islice(places, EVICTION_CANDIDATES)
+    candidates = islice(places, MAX_CANDIDATES)
     return next((place for place in candidates if place.idle_for(now) >= EVICTION_IDLE), None)

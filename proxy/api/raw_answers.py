@@ -1,4 +1,4 @@
-"""Whole answers to requests that aiohttp does not see, as bytes of HTTP."""
+"""Answers to requests that aiohttp does not parse, as bytes of HTTP."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from proxy.translate.errors import LocalError
 
 
 def _raw(error: LocalError, status: str, retry_after: int | None = None) -> bytes:
-    """Return a whole answer, behind which the connection is closed."""
+    """Return an answer as bytes, after which the connection is closed."""
     body = codec.dump_bytes(error.body())
     wait = "" if retry_after is None else f"Retry-After: {retry_after}\r\n"
     head = (

@@ -1,4 +1,4 @@
-"""The one table of routes."""
+"""The table of routes."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from proxy.packs.table import PACKS
 
 
 class Route(Struct, frozen=True):
-    """A route of the local API; with a `twin` it answers below `/api` as well.
+    """A route of the local API; with a `twin` there is another one below `/api`.
 
-    A GET route answers HEAD too. One that is `apart` is served by the admin listener alone where
-    there is one, one of a `pack` is there with the setting helper_nodes alone, one with `assets`
-    where that setting is the same. `expects` answers `Expect: 100-continue`. `docs/routes.md` says
-    where each answer is from and how it differs from ComfyUI's.
+    A GET route answers HEAD too. If there is an admin listener, only that serves routes that are
+    `apart`. Routes of a `pack` need the setting `helper_nodes`, those with `assets` exist if the
+    setting of that name has the same value. `expects` answers `Expect: 100-continue`.
+    `docs/routes.md` has the source of each answer and how it differs from ComfyUI's.
     """
 
     method: str
@@ -214,7 +214,7 @@ ROUTES = (
 
 
 def of_clients(services: Services) -> list[Route]:
-    """The routes of the clients' listener."""
+    """Return the routes of the clients' listener."""
     return [
         route
         for route in ROUTES
@@ -225,18 +225,18 @@ def of_clients(services: Services) -> list[Route]:
 
 
 def of_admins() -> list[Route]:
-    """The routes of the admin listener."""
+    """Return the routes of the admin listener."""
     return [route for route in ROUTES if route.apart or f"{route.path}/".startswith("/proxy/")]
 
 
 def add_routes(app: web.Application, routes: Iterable[Route]) -> None:
-    """Put routes into the application."""
+    """Add routes to the application."""
     for route in routes:
         handler = assets.nested(route.handler) if route.assets else route.handler
         for path in (route.path, f"/api{route.path}") if route.twin else (route.path,):
             if route.method == "GET":
                 app.router.add_get(path, handler, allow_head=True)
-            elif route.method == "*":  # one by one, since aiohttp-cors takes no route for all
+            elif route.method == "*":  # one by one: aiohttp-cors does not support wildcards
                 app.router.add_get(path, handler, allow_head=True)
                 for method in ("POST", "PUT", "PATCH", "DELETE"):
                     app.router.add_route(method, path, handler)

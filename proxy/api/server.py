@@ -1,6 +1,4 @@
-"""The local API on an address: what it stands on, its certificate, its application, and its course
-from the first connection to an orderly end.
-"""
+"""The server of the local API: its application, its listener, and its orderly end."""
 
 from __future__ import annotations
 
@@ -36,9 +34,9 @@ log = structlog.get_logger(__name__)
 
 
 def make_app(services: Services, *, admin: bool = False) -> web.Application:
-    """The application, or with `admin` that of the admin listener.
+    """Create the application, or with `admin` that of the admin listener.
 
-    The caller who runs it starts and closes the services.
+    The caller starts and closes the services.
     """
     app = web.Application(client_max_size=services.options.max_upload_bytes)
     provide(app, services)
@@ -52,18 +50,18 @@ def make_app(services: Services, *, admin: bool = False) -> web.Application:
         add_routes(app, of_clients(services))
         allow_some(app, services.options.cors_origins)
 
-    async def let_go(_: web.Application) -> None:
+    async def close_sockets(_: web.Application) -> None:
         if not admin:
             await app[SOCKETS].close(services.options.close_code)
         for watch in app[WATCHES]:
             watch.news.set()
 
-    app.on_shutdown.append(let_go)
+    app.on_shutdown.append(close_sockets)
     return app
 
 
 def _shorten(record: logging.LogRecord) -> bool:
-    """What is not HTTP, cannot be unpacked or breaks off is the client's fault: no traceback."""
+    """Shorten the log record of a client's fault: invalid HTTP, a truncated body, or the like."""
     error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
     faults = HttpProcessingError | web.RequestPayloadError | ConnectionError | LocalError
     if isinstance(error, faults):
@@ -74,36 +72,35 @@ def _shorten(record: logging.LogRecord) -> bool:
 
 
 def server_logger() -> logging.Logger:
-    """The logger for `web.AppRunner`."""
+    """Return the logger for `web.AppRunner`."""
     logger = logging.getLogger("proxy.api.server")
-    logger.addFilter(_shorten)  # once, however often it is added
+    logger.addFilter(_shorten)  # adding it again has no effect
     return logger
 
 
 #: Connections that may wait to be accepted.
 BACKLOG = 2048
-#: So few connections are worth a line even where nobody has asked for more.
-SCANTY = 1000
-#: Seconds after which aiohttp ends silent connections; here the `ConnectionManager` does.
+#: A lower limit of connections is logged even if the setting was not changed.
+FEW_CONNECTIONS = 1000
+#: Seconds after which aiohttp closes idle connections: never, since `ConnectionManager` does.
 NEVER = 10.0 * 365 * 24 * 3600
-#: Seconds of the time to stop that are kept, at most, for what was cut short.
-CLOSING_TIME = 1.0
-#: Descriptors kept for files, the database and the connections to the cloud, unless that were more
-#: than half of all.
-RESERVE = 256
+#: Maximum seconds of the time to stop that are reserved for cancelled requests.
+MAX_CANCEL_TIME = 1.0
+#: File descriptors reserved for files, the database and connections to the cloud, at most half.
+RESERVED_FILES = 256
 
 
 def room_for(connections: int) -> int:
-    """Raise this process's limit of open files, and say how many connections fit into it.
+    """Raise the process's limit of open files, and return how many connections fit into it.
 
-    A process out of descriptors could neither write its records nor reach the cloud; so it takes
-    fewer clients instead.
+    Without free descriptors the process could neither write to the database nor reach the cloud, so
+    that it accepts fewer clients instead.
     """
     if sys.platform == "win32":
         return connections
     import resource
 
-    wanted = connections + RESERVE
+    wanted = connections + RESERVED_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
@@ -111,18 +108,18 @@ def room_for(connections: int) -> int:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             soft = wanted
-        except (ValueError, OSError):  # macOS allows fewer than it says
+        except (ValueError, OSError):  # macOS allows fewer than it reports
             pass
     if soft == resource.RLIM_INFINITY:
         return connections
-    return max(1, min(connections, soft - min(RESERVE, soft // 2)))
+    return max(1, min(connections, soft - min(RESERVED_FILES, soft // 2)))
 
 
 class Server:
-    """Serves the local API, or with `admin` what is for admins. The caller who makes it starts and
-    closes the services.
+    """Serves the local API, or with `admin` the routes of admins. The caller starts and closes the
+    services.
 
-    `stop_timeout` bounds `stop`, in seconds.
+    `stop_timeout` is the maximum duration of `stop` in seconds.
     """
 
     def __init__(
@@ -145,24 +142,21 @@ class Server:
 
     @property
     def connections(self) -> list[ManagedConnection]:
-        """Those that are open."""
+        """The open connections."""
         return list(self._connections.connections) if self._connections is not None else []
 
     async def start(
         self, hosts: str | Sequence[str], port: int, *, certificate: Certificate | None = None
     ) -> str:
-        """Listen; returns `http://HOST:PORT` of the first host, with the port that the system
-        chose for 0.
+        """Listen, and return `http://HOST:PORT` of the first host; port 0 is chosen by the system.
 
-        With a `certificate` it is `https`.
-
-        Raises `OSError` when the address cannot be listened on.
+        With a `certificate` it is `https`. Raises `OSError` if the address cannot be used.
         """
         max_connections = room_for(self._limits.max_connections)
         if max_connections < self._limits.max_connections:
             asked = self._limits.max_connections != ConnectionLimits().max_connections
-            tell = log.info if asked or max_connections < SCANTY else log.debug
-            tell(
+            write_log = log.info if asked or max_connections < FEW_CONNECTIONS else log.debug
+            write_log(
                 "connection_limit_lowered", limit=max_connections, reason="the limit of open files"
             )
         await self._runner.setup()
@@ -195,7 +189,7 @@ class Server:
         return listener
 
     def _protocols(self, connections: ConnectionManager) -> Callable[[], Connection]:
-        """What makes the protocol of each new connection."""
+        """Return the factory of the protocol of each new connection."""
         inner = self._runner.server
         assert inner is not None  # noqa: S101
         services = self._services
@@ -225,10 +219,10 @@ class Server:
         )
 
     async def stop(self, *, spent: float = 0.0) -> None:
-        """Take nothing more, finish the answers under way, close the websockets.
+        """Stop listening, finish the answers under way, and close the websockets.
 
-        Answers that take too long become 503, so that all is done within `stop_timeout`, of which
-        `spent` seconds are over.
+        Requests that take too long are answered with 503, so that all ends within `stop_timeout`,
+        of which `spent` seconds are over.
         """
         self._stop_timeout = max(0.1, self._stop_timeout - spent)
         if self._listening is not None:
@@ -244,8 +238,8 @@ class Server:
     async def _end_connections(self, connections: ConnectionManager) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + self._stop_timeout
-        margin = min(CLOSING_TIME, self._stop_timeout / 4)
-        await asyncio.sleep(0)  # requests that have been read get to their handlers
+        margin = min(MAX_CANCEL_TIME, self._stop_timeout / 4)
+        await asyncio.sleep(0)  # let received requests reach their handlers
         closing = asyncio.create_task(self._runner.shutdown())
         if not await connections.drain(end - loop.time() - margin):
             log.warning("requests_cancelled", count=connections.cancel())

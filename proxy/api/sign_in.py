@@ -52,7 +52,7 @@ _SIGNED_IN_ELSEWHERE = """<p>The reverse proxy of this server has signed you in 
 
 
 async def get_sign_in(request: web.Request) -> web.Response:
-    """The page that takes a token and gives the browser a session; or says who is signed in."""
+    """Return the sign-in page, or for a browser with a session the page to sign out."""
     if not request.app[MEMBERS].has_members:
         raise web.HTTPFound(f"{request.app[OPTIONS].base_path}/")
     elsewhere = authenticator_of(request).signed_in_elsewhere(request)
@@ -147,7 +147,7 @@ async def _read_form(request: web.Request) -> dict[str, str]:
 
 
 def _is_local(target: str) -> bool:
-    """Whether it is a path of this server, which no browser takes for another site's address."""
+    """Return whether `target` is a path that no browser takes for the URL of another site."""
     plain = target.isascii() and target.isprintable() and "\\" not in target
     return plain and target.startswith("/") and not target.startswith("//")
 

@@ -1,9 +1,8 @@
-"""What a client asks about the server and what there is to build workflows of.
+"""Routes about the server and its catalog.
 
-That is the machine and its features, `/healthz` and `/readyz` for anyone who watches over the
-process (ComfyUI has neither), `/internal`, the log and what the web interface asks about folders,
-which has no `/api` twin, the web interface at `/`, or a page of our own, and the catalog:
-`/object_info`, `/models` and their kin.
+They are: features and the machine; `/healthz` and `/readyz` for monitoring, which ComfyUI has not;
+`/internal` with the log and folders, without `/api` twins; the web interface at `/`, or a page of
+our own; and the catalog, `/object_info` and `/models`.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from proxy.translate.errors import LocalError, PlainError
 from proxy.translate.names import TYPES
 
 GIBIBYTE = 1024**3
-#: Characters of a `clientId` that may ask for log lines.
+#: Maximum length of a `clientId` that subscribes to log lines.
 MAX_CLIENT_ID = 1024
 
 #: Memory of the cloud's GPUs, by Comfy Cloud's own description.
@@ -39,12 +38,12 @@ VRAM_BYTES = 96 * GIBIBYTE
 
 
 async def get_features(request: web.Request) -> web.Response:
-    """The feature flags."""
+    """Return the feature flags."""
     return bodies.json(features(request.app))
 
 
 async def get_system_stats(request: web.Request) -> web.Response:
-    """This machine's memory and a GPU that stands for the cloud's."""
+    """Return this machine's memory, and a GPU that represents the cloud's."""
     total, free = memory()
     interface = request.app[INTERFACE]
     templates = interface.templates_version or TEMPLATES
@@ -81,7 +80,7 @@ async def get_system_stats(request: web.Request) -> web.Response:
 
 
 def memory() -> tuple[int, int]:
-    """This machine's memory and how much of it is free, in bytes; 0 where it is not known."""
+    """Return this machine's total and free memory in bytes, 0 if that is unknown."""
     if sys.platform == "win32":
         return 0, 0
     values = []
@@ -100,37 +99,36 @@ async def post_free(request: web.Request) -> web.Response:
 
 
 async def get_users(_: web.Request) -> web.Response:
-    """One user, as without --multi-user."""
+    """Return the users of a ComfyUI without --multi-user."""
     return bodies.json({"storage": "server", "migrated": True})
 
 
 async def get_empty_object(_: web.Request) -> web.Response:
-    """An empty object, as in a ComfyUI without custom nodes."""
+    """Return an empty object, as a ComfyUI without custom nodes."""
     return bodies.json({})
 
 
 async def get_nothing(_: web.Request) -> web.Response:
-    """404 without a body, ComfyUI's answer where no metadata is found."""
+    """Return 404 without a body, as ComfyUI for a file without metadata."""
     return bodies.empty(404)
 
 
 async def get_health(_: web.Request) -> web.Response:
-    """Whether the process answers: `{"status": "ok"}`. Makes no calls."""
+    """Return `{"status": "ok"}`, which shows that the process answers. Makes no calls."""
     return bodies.json({"status": "ok"})
 
 
 async def get_readiness(request: web.Request) -> web.Response:
-    """Whether jobs can be taken, as this process knows without asking anybody.
+    """Return whether jobs are accepted, from recent checks.
 
-    200 `{"status": "ready", "engine": "active", "checks": {"store": "ok", "key": "ok", "socket":
-    "ok"}}`, or 503 with the status `not ready`, a sentence instead of each `ok` that is none, and
-    the first of these sentences as `reason`. Without a token there are only `status` and `engine`.
-    With several accounts there is `accounts` instead of `key` and `socket`, an object that has
-    both for each account; one account that can be used is enough. While the bus is away the status
-    is `degraded`, with 200, and `checks` has `bus`; likewise with `outputs` while these cannot be
-    written to the output directory. `engine` is `standby` where another replica runs the jobs,
-    which has the accounts then. What the answer says is a few seconds old at most, unless the cloud
-    is slow to answer.
+    The answer is 200 `{"status": "ready", "engine": "active", "checks": {"store": "ok", "key":
+    "ok", "socket": "ok"}}`, or 503 with the status `not ready`, a sentence instead of `ok` for each
+    check that failed, and the first of these sentences as `reason`. Without a token there are only
+    `status` and `engine`. With several accounts `accounts` has `key` and `socket` of each; one
+    account that can be used is enough. While the bus is not connected, or outputs cannot be written
+    to the output directory, the status is `degraded`, with 200, and `checks` has `bus` or
+    `outputs`. `engine` is `standby` if another replica runs the jobs, which
+    then checks the accounts. Checks are a few seconds old, or more if the cloud answers slowly.
     """
     report = await request.app[READINESS].report()
     status = "degraded" if report.problem is not None else "ready"
@@ -145,13 +143,13 @@ async def get_readiness(request: web.Request) -> web.Response:
 
 
 async def get_log(request: web.Request) -> web.Response:
-    """The last lines of the proxy's log that concern the member, as one JSON string."""
+    """Return the last log lines that concern the member, as one JSON string."""
     lines = request.app[JOURNAL].lines(member_of(request))
     return bodies.json("".join(f"{line['t']} - {line['m']}" for line in lines))
 
 
 async def get_log_lines(request: web.Request) -> web.Response:
-    """The same lines one by one, and the size of the terminal."""
+    """Return the same lines as a list, and the size of the terminal."""
     size = shutil.get_terminal_size()
     return bodies.json(
         {
@@ -162,7 +160,7 @@ async def get_log_lines(request: web.Request) -> web.Response:
 
 
 async def subscribe(request: web.Request) -> web.Response:
-    """Send new lines to the websocket of a `clientId` (`enabled`), or no more."""
+    """Start (`enabled`) or stop sending new log lines to the websocket of a `clientId`."""
     body = await bodies.read_json(request)
     client_id = body.get("clientId") if isinstance(body, dict) else None
     if not isinstance(client_id, str) or "enabled" not in body:
@@ -173,21 +171,21 @@ async def subscribe(request: web.Request) -> web.Response:
     if len(client_id) > MAX_CLIENT_ID:
         raise LocalError(
             "client_id_too_long",
-            f"`clientId` has {len(client_id):,} characters and at most {MAX_CLIENT_ID} are "
-            "allowed; send that of your websocket.",
+            f"`clientId` has {len(client_id):,} characters; the maximum is {MAX_CLIENT_ID}. Send "
+            "that of your websocket.",
         )
     request.app[JOURNAL].subscribe(member_of(request), client_id, wanted=bool(body["enabled"]))
     return bodies.empty()
 
 
 async def get_folders(request: web.Request) -> web.Response:
-    """Where models of each kind are, in the cloud's words."""
+    """Return the folders of each kind of models, as of the cloud."""
     folders = await request.app[CATALOG].model_folders_in_detail()
     return bodies.json({folder["name"]: folder.get("folders", []) for folder in folders})
 
 
 async def get_files(request: web.Request) -> web.Response:
-    """The names of the member's files in a folder, the newest first; hidden ones are left out."""
+    """Return the names of the member's files in a folder, the newest first, without hidden ones."""
     type_ = request.match_info["type"]
     if type_ not in TYPES:
         raise PlainError("Invalid directory type")
@@ -206,7 +204,7 @@ async def get_files(request: web.Request) -> web.Response:
 
 _PAGE_HEADERS = {"Cache-Control": "no-store, must-revalidate", "Pragma": "no-cache", "Expires": "0"}
 
-#: What Python's table lacks, or a system's own has wrong so that a browser refuses to run it.
+#: Media types that Python's table lacks, or that a system's table may have wrong.
 _TYPES = {
     ".js": "application/javascript",
     ".mjs": "application/javascript",
@@ -227,7 +225,7 @@ _OWN_PAGE = Path(__file__).with_name("welcome.html").read_bytes()
 
 
 async def get_root(request: web.Request) -> web.StreamResponse:
-    """The web interface, or a page that says what this is and, if jobs cannot run, why."""
+    """Return the web interface, or a page about this server that says why jobs cannot run."""
     page = within(request.app[INTERFACE].frontend, "index.html")
     if page is None or not await has_nodes(request):
         return web.Response(body=_OWN_PAGE, content_type="text/html", headers=_PAGE_HEADERS)
@@ -235,13 +233,13 @@ async def get_root(request: web.Request) -> web.StreamResponse:
 
 
 async def get_extensions(request: web.Request) -> web.Response:
-    """The scripts that belong to the web interface, and ours as that of a node pack."""
+    """Return the scripts of the web interface, and that of our extension."""
     scripts = request.app[INTERFACE].extensions()
     return bodies.json([*scripts, SCRIPT_PATH] if scripts else [])
 
 
 async def get_template(request: web.Request) -> web.StreamResponse:
-    """A workflow template, its pictures, or the list of all."""
+    """Return a workflow template, one of its pictures, or the list of all templates."""
     name = request.match_info["path"]
     if name not in request.app[INTERFACE].pictures:
         return _answer(request.app[INTERFACE].templates.get(name))
@@ -257,19 +255,19 @@ async def get_template(request: web.Request) -> web.StreamResponse:
 
 
 def _tile(name: str) -> bytes:
-    """What stands for a template's picture, in a colour of its own."""
+    """Return a placeholder of a template's picture, in a colour that depends on its name."""
     turn = crc32(name.partition("-")[0].encode()) % 360
     return _TILE.format(turn, (turn + 50) % 360).encode()
 
 
 async def get_docs(request: web.Request) -> web.StreamResponse:
-    """A page of the nodes' documentation."""
+    """Return a page of the nodes' documentation."""
     return _answer(within(request.app[INTERFACE].docs, request.match_info["path"]))
 
 
 async def get_file(request: web.Request) -> web.StreamResponse:
-    """A file of the web interface, or 404: every GET that no other route takes comes here."""
-    if request.raw_path.startswith("//"):  # for which aiohttp's own answer has words
+    """Return a file of the web interface, or 404; this is the route of every other GET."""
+    if request.raw_path.startswith("//"):  # ComfyUI's answer has a text then
         return bodies.text("404: Not Found", 404)
     return _answer(within(request.app[INTERFACE].frontend, request.match_info["path"]))
 
@@ -283,14 +281,14 @@ def _answer(path: Path | None) -> web.StreamResponse:
 
 # --- the catalog ----------------------------------------------------------------------------------
 
-#: Ways to compress `object_info`, the best first.
+#: The codings of `object_info`, the preferred one first.
 _CODINGS: tuple[Coding, ...] = ("zstd", "gzip")
 
 
 async def get_object_info(request: web.Request) -> web.StreamResponse:
-    """All node classes, with the member's files where a class lists the input folder.
+    """Return all node classes, with the member's files in the lists of the input folder.
 
-    Compressed only for who asks for it. The entity tag is that of the bytes as they are sent.
+    Compressed if the client accepts it. The entity tag is that of the compressed bytes.
     """
     coding = cast(Coding, bodies.coding(request.headers.getall("Accept-Encoding", ()), _CODINGS))
     member = member_of(request)
@@ -310,43 +308,43 @@ async def get_object_info(request: web.Request) -> web.StreamResponse:
 
 
 async def get_node_class(request: web.Request) -> web.Response:
-    """One node class, or `{}`."""
+    """Return a node class, or `{}`."""
     name = request.match_info["node_class"]
     catalog, member = request.app[CATALOG], member_of(request)
     return bodies.ready(await catalog.node_class_json(member, name, await _files(request)))
 
 
 async def get_model_folders(request: web.Request) -> web.Response:
-    """The names of the model folders."""
+    """Return the names of the model folders."""
     return bodies.json(await request.app[CATALOG].model_folders())
 
 
 async def get_models(request: web.Request) -> web.Response:
-    """The names of a folder's models; 404 without a body for an unknown folder."""
+    """Return the names of a folder's models; 404 without a body for an unknown folder."""
     folder = request.match_info["folder"]
     models = await request.app[CATALOG].models(member_of(request), folder)
     return bodies.empty(404) if models is None else bodies.json(models)
 
 
 async def get_model_folders_in_detail(request: web.Request) -> web.Response:
-    """The model folders with their places."""
+    """Return the model folders with their paths and extensions."""
     return bodies.json(await request.app[CATALOG].model_folders_in_detail())
 
 
 async def get_models_in_detail(request: web.Request) -> web.Response:
-    """A folder's models with what is known of them; 404 without a body for an unknown folder."""
+    """Return a folder's models in detail; 404 without a body for an unknown folder."""
     folder = request.match_info["folder"]
     models = await request.app[CATALOG].models_in_detail(member_of(request), folder)
     return bodies.empty(404) if models is None else bodies.json(models)
 
 
 async def get_embeddings(request: web.Request) -> web.Response:
-    """The names of the embeddings."""
+    """Return the names of the embeddings."""
     return bodies.json(await request.app[CATALOG].embeddings(member_of(request)))
 
 
 async def get_model_preview(request: web.Request) -> web.Response:
-    """The picture of a model; 404 without a body where there is none."""
+    """Return the picture of a model; 404 without a body if there is none."""
     match = request.match_info
     try:
         index = int(match["path_index"])
@@ -365,17 +363,17 @@ async def get_model_preview(request: web.Request) -> web.Response:
 
 
 async def get_subgraphs(request: web.Request) -> web.Response:
-    """The subgraphs that everybody has, without their contents."""
+    """Return the subgraphs that everybody has, without their contents."""
     return bodies.json(await request.app[CATALOG].subgraphs())
 
 
 async def get_subgraph(request: web.Request) -> web.Response:
-    """One of them with its content as `data`, JSON as text; `null` for an unknown one."""
+    """Return a subgraph with its content as `data` (JSON as text); `null` for an unknown one."""
     return bodies.json(await request.app[CATALOG].subgraph(request.match_info["id"]))
 
 
 async def get_node_replacements(request: web.Request) -> web.Response:
-    """The node classes that replace old ones."""
+    """Return the node classes that replace old ones."""
     return bodies.json(await request.app[CATALOG].node_replacements())
 
 

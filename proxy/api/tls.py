@@ -1,7 +1,7 @@
-"""TLS: the certificate of a listener, and its connections until their handshakes have ended.
+"""TLS: the certificate of a listener, and connections during their handshakes.
 
-Connections are accepted here and not by asyncio, which tells of one only behind its handshake: a
-silent client would have a descriptor that nobody counts.
+Connections are accepted here because asyncio reports one only after its handshake: connections of
+silent clients would not be counted.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from proxy.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
 
-#: Seconds for a handshake, and for a client to answer the end of a connection.
+#: Seconds for a handshake, and for a client to answer the close of a connection.
 HANDSHAKE_TIMEOUT, SHUTDOWN_TIMEOUT = 10.0, 5.0
-#: Connections that are accepted before others have a turn.
+#: Maximum connections that are accepted before other tasks run.
 _MAX_ACCEPTS = 16
-#: Seconds before the next try when the system has no descriptor or memory for a connection.
+#: Seconds before the next attempt if the system has no descriptor or memory for a connection.
 _RETRY_DELAY = 1.0
 
 
 class CertificateError(Exception):
-    """The files cannot be used. The text is one sentence that says what to do."""
+    """Raised for files that cannot be used. The text says what to do."""
 
 
 class Certificate:
     """A certificate and its private key, in PEM files. `context` is for the listener.
 
-    Raises `CertificateError` when the files cannot be used.
+    Raises `CertificateError` if the files cannot be used.
     """
 
     def __init__(self, cert: Path, key: Path) -> None:
@@ -45,11 +45,10 @@ class Certificate:
         self.context = _context(cert, key)
 
     async def follow(self, interval: float = 2.0) -> None:
-        """Reload changed files, until cancelled; open connections continue with what they have.
-        `interval` is in seconds.
+        """Reload changed files every `interval` seconds, until cancelled.
 
-        Files that do not fit together, such as while they are being changed, are tried again when
-        they change once more.
+        Open connections are not affected. Files that do not match, for example during a change, are
+        read again after their next change.
         """
         while True:
             await asyncio.sleep(interval)
@@ -98,9 +97,9 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 
 class TlsListener:
-    """Listens, and makes each accepted connection a TLS connection of the protocol `make`.
+    """Listens, and starts TLS with the protocol `make` on each accepted connection.
 
-    `failed` is set when it cannot be kept up.
+    `failed` is set if it cannot accept connections any more.
     """
 
     def __init__(
@@ -113,7 +112,7 @@ class TlsListener:
         self.sockets: list[socket.socket] = []
 
     async def start(self, hosts: Sequence[str], port: int, *, backlog: int) -> None:
-        """Listen. Raises `OSError` when an address cannot be listened on."""
+        """Listen. Raises `OSError` if an address cannot be used."""
         loop, found = asyncio.get_running_loop(), []
         for host in hosts:
             found += await loop.getaddrinfo(
@@ -134,24 +133,24 @@ class TlsListener:
             self._accepting.append(self._supervisor.keep(accept, "accept TLS connections"))
 
     def close(self) -> None:
-        """Accept nothing more."""
+        """Stop accepting connections."""
         for accepting in self._accepting:
             accepting.cancel()
         for listening in self.sockets:
             listening.close()
 
     async def wait_closed(self) -> None:
-        """End the handshakes that are under way."""
+        """Cancel the handshakes under way, and wait for their end."""
         await self._supervisor.close()
 
     async def _accept(self, listening: socket.socket) -> None:
-        """Accept connections for ever."""
+        """Accept connections until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             for _ in range(_MAX_ACCEPTS):
                 try:
                     accepted, peer = await loop.sock_accept(listening)
-                except ConnectionError:  # it is gone again
+                except ConnectionError:  # the client has closed it already
                     continue
                 except OSError as error:
                     log.warning("accept_failed", error=str(error))
@@ -161,18 +160,18 @@ class TlsListener:
             await asyncio.sleep(0)
 
     def _begin(self, accepted: socket.socket, peer: Any) -> None:
-        """Begin the handshake of a connection, if there is a place for it."""
+        """Start the handshake of a connection, if there is a place for it."""
         accepted.setblocking(False)
         connection = self._make()
         handshake = _Handshake(connection, accepted)
         if not connection.accept(str(peer[0]), handshake.end):
             accepted.close()
             return
-        shaking = self._shake_hands(connection, accepted)
-        handshake.task = self._supervisor.spawn(shaking, "TLS handshake")
+        work = self._handshake(connection, accepted)
+        handshake.task = self._supervisor.spawn(work, "TLS handshake")
         handshake.task.add_done_callback(handshake.ended)
 
-    async def _shake_hands(self, connection: Connection, accepted: socket.socket) -> None:
+    async def _handshake(self, connection: Connection, accepted: socket.socket) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: connection,
@@ -194,12 +193,12 @@ class _Handshake:
         self.task: asyncio.Task[None] | None = None
 
     def end(self) -> None:
-        """Break it off."""
+        """Cancel the handshake."""
         if self.task is not None:
             self.task.cancel()
 
     def ended(self, _: asyncio.Task[None]) -> None:
-        """Forget a connection that it has not made."""
+        """Forget the connection if the handshake has failed."""
         if self._connection.transport is None:
             self._connection.handshake_failed()
             self._accepted.close()

@@ -1,4 +1,4 @@
-"""Request bodies, unpacked as they are read: in pieces, or as a stream."""
+"""Decompression of request bodies while they are read, in pieces or as a stream."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.translate.errors import LocalError
 
-#: Bytes unpacked at once; the event loop has a turn between two pieces.
+#: Maximum bytes of a decompressed piece; other tasks run between two pieces.
 PIECE = 256 * 1024
 
-#: What aiohttp raises of a body that breaks off.
+#: Errors of aiohttp for an incomplete body.
 BROKEN = (aiohttp.ClientPayloadError, web.RequestPayloadError, HttpProcessingError)
 
-#: Those whose package is not installed raise `RuntimeError`.
+#: The codings; one whose package is not installed raises `RuntimeError`.
 _DECOMPRESSORS: dict[
     str, Callable[[], ZLibDecompressor | BrotliDecompressor | ZSTDDecompressor]
 ] = {
@@ -33,7 +33,7 @@ _DECOMPRESSORS: dict[
 
 
 class PackedWronglyError(LocalError):
-    """The body is not in the encoding that its headers name."""
+    """Raised for a body that is not in the coding of its headers."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -45,9 +45,9 @@ class PackedWronglyError(LocalError):
 
 @asynccontextmanager
 async def unpacked(request: web.Request) -> AsyncIterator[aiohttp.StreamReader]:
-    """Give the body as a stream, unpacked as fast as it is read, for what reads in small steps.
+    """Yield the body as a stream that is decompressed as fast as it is read.
 
-    What is wrong with the packing is raised by the stream, as `LocalError`.
+    The stream raises `LocalError` for an invalid coding.
     """
     if coding_of(request) is None:
         yield request.content
@@ -64,7 +64,7 @@ async def unpacked(request: web.Request) -> AsyncIterator[aiohttp.StreamReader]:
 
 
 class _Valve(BaseProtocol):
-    """Stands for the connection that feeds a stream: stops it while its reader has enough."""
+    """Represents the connection of a stream: pauses its input while the reader has enough."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
@@ -73,11 +73,11 @@ class _Valve(BaseProtocol):
         self.open.set()
 
     def pause_reading(self) -> None:
-        """Stop what feeds."""
+        """Pause the input."""
         self.open.clear()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Let it feed."""
+        """Resume the input."""
         self.open.set()
 
 
@@ -95,10 +95,10 @@ async def _feed(stream: aiohttp.StreamReader, valve: _Valve, request: web.Reques
 
 
 async def pieces(request: web.Request, max_size: int) -> AsyncGenerator[bytes]:
-    """Give the body, unpacked, in pieces of about `PIECE` bytes at most.
+    """Yield the decompressed body in pieces of up to about `PIECE` bytes.
 
-    Raises what aiohttp raises of a body that breaks off, `PackedWronglyError`, and
-    `HTTPRequestEntityTooLarge` for what is too large before it is unpacked.
+    Raises the errors of `BROKEN` for an incomplete body, `PackedWronglyError`, and
+    `HTTPRequestEntityTooLarge` if it is too large before decompression.
     """
     coding, received = coding_of(request), 0
     try:
@@ -113,7 +113,7 @@ async def pieces(request: web.Request, max_size: int) -> AsyncGenerator[bytes]:
             yield packed
             continue
         if received == len(packed) and coding == "deflate" and packed[:1] and packed[0] & 0xF != 8:
-            # Not RFC 1950 but bare RFC 1951, as some clients send it.
+            # RFC 1951 without the header of RFC 1950, as some clients send it.
             decompressor = ZLibDecompressor(encoding=coding, suppress_deflate_header=True)
         while True:
             try:
@@ -131,6 +131,6 @@ async def pieces(request: web.Request, max_size: int) -> AsyncGenerator[bytes]:
 
 
 def coding_of(request: web.Request) -> str | None:
-    """Return the coding of the body; one that nobody here knows counts as none, as in aiohttp."""
+    """Return the coding of the body, `None` for an unknown one, as in aiohttp."""
     coding = request.headers.get("Content-Encoding", "").lower()
     return coding if coding in _DECOMPRESSORS else None

@@ -27,36 +27,35 @@ from proxy.translate.names import TYPES, upload_refusal
 Field = str | bytes | bytearray | web.FileField
 Buffer = bytes | bytearray | memoryview
 
-#: What reading raises of a body that is no whole form.
+#: Errors of reading an incomplete or invalid form.
 _BROKEN_FORM = (ValueError, AssertionError, LookupError, RuntimeError, *unpacking.BROKEN)
 
-#: Bytes read, or passed on, at once.
+#: Bytes of one read.
 CHUNK = 256 * 1024
-#: Bytes of a form beside its files, about.
+#: Approximate bytes of a form without its files.
 FORM_BYTES = 16 * 1024
-#: The largest form without files, in bytes, and its fields; and all fields beside files.
+#: Maximum bytes and fields of a form without files, and of all fields that are not files.
 MAX_FORM_BYTES, MAX_FORM_FIELDS = 64 * 1024, 100
 MAX_FIELD_BYTES = 1024 * 1024
-#: Bytes of a file that lie in memory; one that is longer lies on disk.
-IN_MEMORY = 1024 * 1024
+#: Maximum bytes of a file in memory; larger ones are spooled to disk.
+MAX_IN_MEMORY = 1024 * 1024
 
 
 async def post_image(request: web.Request) -> web.Response:
-    """Take a file of any kind into the member's folder."""
+    """Store a file of any kind in the member's folder."""
     return await _take(request)
 
 
 async def post_mask(request: web.Request) -> web.Response:
-    """Put the alpha of an upload on an earlier picture, and take the result."""
+    """Store a picture of the member with the alpha channel of the upload."""
     return await _take(request, masks=True)
 
 
 async def _take(request: web.Request, *, masks: bool = False) -> web.Response:
     """Check the fields of an upload, and store it.
 
-    ComfyUI's 400 without a body is for no file, or a name that leads out of the folder. Raises
-    `LocalError` (400) where ComfyUI answers 500. Only `true` and `1` overwrite; a file part in that
-    place does not.
+    As in ComfyUI, a missing file or a name that leads out of the folder is a 400 without a body.
+    Raises `LocalError` (400) where ComfyUI answers 500. Only the texts `true` and `1` overwrite.
     """
     member = member_of(request)
     async with form(request) as fields:
@@ -91,7 +90,7 @@ async def _take(request: web.Request, *, masks: bool = False) -> web.Response:
 
 
 def original_ref(value: object) -> dict[str, Any]:
-    """The picture that a mask belongs to. Raises `LocalError` (400)."""
+    """Return the picture that a mask belongs to. Raises `LocalError` (400)."""
     try:
         original = codec.loads(value) if isinstance(value, str) else None
     except ValueError:
@@ -107,12 +106,11 @@ def original_ref(value: object) -> dict[str, Any]:
 
 @asynccontextmanager
 async def form(request: web.Request) -> AsyncIterator[MultiDict[Field]]:
-    """The fields in any order, of one name the first; what is no form is an empty one.
+    """Yield the fields of a form; a body of another type is an empty form.
 
-    Long files are spooled to disk, and all are closed behind the block, those of a form that
-    breaks off at once: aiohttp's own `request.post()` leaves them to the garbage collector.
-    Reading stops where the member may upload no more today. Raises `LocalError` (400, 429), and
-    `HTTPRequestEntityTooLarge`.
+    Large files are spooled to disk. All are closed after the block, also those of an incomplete
+    form, which aiohttp's own `request.post()` leaves to the garbage collector. Reading stops at the
+    member's limit of the day. Raises `LocalError` (400, 429), and `HTTPRequestEntityTooLarge`.
     """
     limiter, member = request.app[ACCOUNTING].limiter, member_of(request)
     room = await limiter.upload_room(member)
@@ -147,7 +145,7 @@ async def _read(request: web.Request, files: ExitStack) -> MultiDict[Field]:
 
 
 class _Parts(aiohttp.MultipartReader):
-    """The parts of a form, without what no client sends and what takes long to read."""
+    """The parts of a form. Refuses forms that no client sends and that take long to parse."""
 
     async def fetch_next_part(self) -> Any:
         """Return the next part. Raises `ValueError` for names in an unknown charset."""
@@ -166,7 +164,7 @@ _CONTINUED = re.compile(r""";\s*[\w-]{1,20}\*\d""")
 
 
 class _FormReader:
-    """Reads one form: its files to the disk, its other fields into memory."""
+    """Reads one form: large files to disk, everything else into memory."""
 
     def __init__(self, request: web.Request, body: aiohttp.StreamReader, files: ExitStack) -> None:
         self._max_size = request.client_max_size
@@ -216,10 +214,10 @@ class _FormReader:
 
     async def _file(self, part: BodyPartReader) -> IO[bytes]:
         """Return the content of a part, in memory if it is short."""
-        file = self._files.enter_context(SpooledTemporaryFile(IN_MEMORY))  # noqa: SIM115
+        file = self._files.enter_context(SpooledTemporaryFile(MAX_IN_MEMORY))  # noqa: SIM115
         in_memory = 0
         async for piece in self._pieces(part):
-            if file.tell() + len(piece) > IN_MEMORY:
+            if file.tell() + len(piece) > MAX_IN_MEMORY:
                 self._spool.grow(in_memory + len(piece))
                 self._memory.resize(self._memory.size - in_memory)
                 in_memory = 0
@@ -243,13 +241,13 @@ class _FormReader:
 
 
 def size(file: IO[bytes]) -> int:
-    """Bytes of a file, which is at its beginning then."""
+    """Return the size of a file in bytes, and seek to its beginning."""
     length = file.seek(0, os.SEEK_END)
     file.seek(0)
     return length
 
 
 async def chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
-    """The bytes of a file, read in threads."""
+    """Yield the bytes of a file, read in threads."""
     while chunk := await asyncio.to_thread(file.read, CHUNK):
         yield chunk

@@ -1,11 +1,10 @@
-"""`/proxy/api/usage` and `activity`: what members used, by day and over time."""
+"""`/proxy/api/usage` and `activity`: usage by day, and jobs over the last day."""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
 from datetime import date
-from typing import TYPE_CHECKING
 
 from aiohttp import web
 from msgspec.structs import asdict
@@ -19,14 +18,12 @@ from proxy.jobs.service import INTERVAL, KEPT
 from proxy.storage.jobs import day_of
 from proxy.translate.errors import LocalError
 
-if TYPE_CHECKING:
-    pass
-
 
 async def get_usage(request: web.Request) -> web.Response:
-    """Jobs, running seconds, outputs and bytes by day (UTC) and member; members see their own.
+    """Return jobs, running seconds, outputs and bytes by day (UTC) and member.
 
-    The query has `from` and `to` (days, both included; without them today) and `member`.
+    The query has `from` and `to` (days, both included; default today) and `member`. Members get
+    their own usage.
     """
     today = day_of(time.time())
     last = _day(request, "to", today)
@@ -39,21 +36,21 @@ async def get_usage(request: web.Request) -> web.Response:
 
 
 async def get_activity(request: web.Request) -> web.Response:
-    """Jobs in each five minutes of the last day, of everybody or a `member`; members see their own.
+    """Return jobs in each five minutes of the last day, of everybody or a `member`.
 
     `{"from", "to", "interval", "points": [{"at", "running", "waiting", "completed", "failed",
     "busy"}], "accounts": [{"name", "points": [{"at", "slots", "used", "reason"}]}]}`; times are in
-    ms. Intervals in which there was nothing are left out; accounts are for admins alone.
+    ms. Empty intervals are left out. Members get their own jobs, and only admins get accounts.
     """
     member, activity = whose(request), request.app[ACTIVITY]
     now = int(time.time() * 1000)
     since = now - now % INTERVAL - KEPT + INTERVAL
     accounts: defaultdict[str, list[dict[str, object]]] = defaultdict(list)
     if is_admin(request):
-        for one in await activity.accounts(since):
-            reason = REASONS.get(one.reason, one.reason) or None
-            accounts[one.account].append(
-                {"at": one.at, "slots": one.slots, "used": one.used, "reason": reason}
+        for row in await activity.accounts(since):
+            reason = REASONS.get(row.reason, row.reason) or None
+            accounts[row.account].append(
+                {"at": row.at, "slots": row.slots, "used": row.used, "reason": reason}
             )
     points = [asdict(row) for row in await activity.rows(since, member or "")]
     for point in points:
@@ -64,13 +61,13 @@ async def get_activity(request: web.Request) -> web.Response:
             "to": now,
             "interval": INTERVAL,
             "points": points,
-            "accounts": [{"name": name, "points": some} for name, some in accounts.items()],
+            "accounts": [{"name": name, "points": rows} for name, rows in accounts.items()],
         }
     )
 
 
 def _day(request: web.Request, name: str, default: str) -> str:
-    """A day of the query as `YYYY-MM-DD`. Raises `LocalError` (400)."""
+    """Return a day of the query as `YYYY-MM-DD`. Raises `LocalError` (400)."""
     text = request.query.get(name, default)
     try:
         return date.fromisoformat(text).isoformat()

@@ -1,6 +1,6 @@
-"""A member's own files and settings, such as the saved workflows of the web interface.
+"""A member's files and settings, such as the saved workflows of the web interface.
 
-Times of `full_info` are whole ms as in the newest ComfyUI, those of `/v2/userdata` seconds.
+Times of `full_info` are whole ms as in the newest ComfyUI, those of `/v2/userdata` are seconds.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from proxy.userdata.stored import (
     parts_of,
 )
 
-#: ComfyUI says it in the status line, above an empty body.
+#: The reason in the status line, as in ComfyUI, with an empty body.
 BAD_NAME = 'Invalid filename. Please avoid special characters like :\\/*?"<>|'
-#: The one file that a page may use as it is.
+#: The file that pages may use directly.
 STYLE_SHEET = "user.css"
 
 
 def _with_refusals(handler: bodies.Handler) -> bodies.Handler:
-    """Answer as ComfyUI does when a name is not available."""
+    """Answer the errors of user data as ComfyUI does."""
 
     @wraps(handler)
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -70,7 +70,7 @@ def _with_refusals(handler: bodies.Handler) -> bodies.Handler:
 
 
 async def list_files(request: web.Request) -> web.Response:
-    """The files in the folder `dir`: paths from it, or with `full_info` or `split` more of each."""
+    """Return the files in the folder `dir`: relative paths, or more with `full_info` or `split`."""
     query = request.query
     folder = query.get("dir", "")
     if not folder:
@@ -91,7 +91,7 @@ async def list_files(request: web.Request) -> web.Response:
 
 
 async def list_tree(request: web.Request) -> web.Response:
-    """Folders and files below `path`, or all of them."""
+    """Return the folders and files below `path`, or all of them."""
     path = unquote(request.query.get("path", ""))
     try:
         entries = await request.app[USERDATA].tree(member_of(request), path)
@@ -106,9 +106,9 @@ async def list_tree(request: web.Request) -> web.Response:
 
 @_with_refusals
 async def get_file(request: web.Request) -> web.StreamResponse:
-    """A file, as an attachment; ranges and conditions are heeded. Refusals have no body.
+    """Send a file as an attachment, with ranges and conditions; errors have no body.
 
-    A file that is in the cloud is sent whole: the cloud tells neither a tag nor a time with it.
+    A file in the account is sent without these: the cloud reports neither a tag nor a time.
     """
     name, member, userdata = request.match_info["file"], member_of(request), request.app[USERDATA]
     try:
@@ -138,9 +138,9 @@ async def get_file(request: web.Request) -> web.StreamResponse:
 async def _send_large(
     request: web.Request, name: str, entry: UserDataEntry, headers: dict[str, str]
 ) -> web.StreamResponse:
-    """Send a file, or a part of it, from a copy on the disk that all who read it share.
+    """Send a file, or a range, from a copy on disk that all its readers share.
 
-    Its memory is needed only until the copy is there, however slowly it is read.
+    So slow readers hold no memory.
     """
     stamp = Stamp(entry.size, entry.modified)
     part = without_body(request, stamp, headers)
@@ -177,7 +177,7 @@ def _write_all(file: IO[bytes], data: bytes) -> None:
 
 @_with_refusals
 async def post_file(request: web.Request) -> web.StreamResponse:
-    """Write the body to a file; the folders on the way are made. Answers with its path."""
+    """Write the body to a file, create its folders, and return its path."""
     data = await bodies.read(request)
     name, userdata = request.match_info["file"], request.app[USERDATA]
     async with _storing(request, len(data)) as (member, max_bytes):
@@ -189,14 +189,14 @@ async def post_file(request: web.Request) -> web.StreamResponse:
 
 @_with_refusals
 async def delete_file(request: web.Request) -> web.StreamResponse:
-    """Remove a file: 204."""
+    """Delete a file: 204."""
     await request.app[USERDATA].delete(member_of(request), request.match_info["file"])
     return bodies.empty(204)
 
 
 @_with_refusals
 async def move_file(request: web.Request) -> web.StreamResponse:
-    """Give a file another name. Answers with its new path."""
+    """Rename a file, and return its new path."""
     name, target = request.match_info["file"], request.match_info["dest"]
     async with _storing(request, 0) as (member, max_bytes):
         entry = await request.app[USERDATA].move(
@@ -207,9 +207,10 @@ async def move_file(request: web.Request) -> web.StreamResponse:
 
 @asynccontextmanager
 async def _storing(request: web.Request, count: int) -> AsyncIterator[tuple[str, int | None]]:
-    """The block stores `count` bytes of an upload: for whom, and how many may be stored in all.
+    """Count an upload of `count` bytes that the block stores. Yield the member, and the maximum of
+    stored bytes.
 
-    Raises `LocalError` (413, 429) for a limit.
+    Raises `LocalError` (413, 429) beyond a limit.
     """
     member, accounting = member_of(request), request.app[ACCOUNTING]
     async with accounting.uploading(member, count):
@@ -243,26 +244,26 @@ def _may_overwrite(request: web.Request) -> bool:
 
 
 async def get_settings(request: web.Request) -> web.Response:
-    """All settings."""
+    """Return all settings."""
     return await bodies.large_json(
         request, await request.app[USERDATA].settings(member_of(request))
     )
 
 
 async def get_setting(request: web.Request) -> web.Response:
-    """The bare value of one setting, or `null`."""
+    """Return the value of a setting, or `null`."""
     name = request.match_info["id"]
     return bodies.json(await request.app[USERDATA].setting(member_of(request), name))
 
 
 async def post_settings(request: web.Request) -> web.Response:
-    """Set some settings and keep the others."""
+    """Set some settings, and leave the others unchanged."""
     must = "The settings must be a JSON object of names and values"
     return await _change(request, bodies.as_object(await bodies.read_json(request), must))
 
 
 async def post_setting(request: web.Request) -> web.Response:
-    """Set one setting to the body, any JSON."""
+    """Set one setting to the body, which is any JSON."""
     value = await bodies.read_json(request)
     return await _change(request, {request.match_info["id"]: value})
 
@@ -276,13 +277,13 @@ async def _change(request: web.Request, changes: Mapping[str, Any]) -> web.Respo
     return bodies.empty()
 
 
-#: What the id of a user cannot have, and how the names of ComfyUI's own users begin.
+#: Characters that the id of a user cannot have, and the prefix of ComfyUI's own users.
 _NOT_IN_USER_IDS, _SYSTEM_USERS = re.compile("[^a-zA-Z0-9_-]+"), "__"
 MAX_USER_NAME = 100
 
 
 async def post_user(request: web.Request) -> web.Response:
-    """Add a name to the list of users; its id. Everything stays with the one user."""
+    """Add a name to the list of users; return its id. Everything belongs to the default user."""
     body = await bodies.read_object(request)
     name = body.get("username")
     if not isinstance(name, str) or not name.strip():

@@ -1,6 +1,6 @@
-"""What ComfyUI's web interface shows: the files of its packages, and the lines of the log.
+"""ComfyUI's web interface: the files of its packages, and the log lines that it shows.
 
-The packages (the extra `ui`) are served as they are, where they are installed:
+The packages (the extra `ui`) are served unchanged if they are installed:
 `comfyui-frontend-package` at `/`, `comfyui-workflow-templates…` below `/templates/`,
 `comfyui-embedded-docs` below `/docs/`.
 """
@@ -30,10 +30,10 @@ _TEMPLATES = "comfyui_workflow_templates_core"
 
 
 class WebInterface(Struct, frozen=True):
-    """What of the web interface is installed; without a `frontend` `/` is a page of our own.
+    """The installed parts of the web interface; without a `frontend`, `/` is a page of our own.
 
     `frontend` and `docs` are folders, `templates` has the path of each file by its name, `pictures`
-    the names of those of templates whose package is not installed. The versions are those of the
+    the names of pictures of templates whose package is not installed. The versions are those of the
     packages.
     """
 
@@ -45,7 +45,7 @@ class WebInterface(Struct, frozen=True):
     templates_version: str | None = None
 
     def extensions(self) -> list[str]:
-        """The paths of the frontend's own extensions."""
+        """Return the paths of the frontend's own extensions."""
         if self.frontend is None:
             return []
         found = (self.frontend / "extensions").rglob("*.js")
@@ -53,7 +53,7 @@ class WebInterface(Struct, frozen=True):
 
 
 def installed() -> WebInterface:
-    """The packages of this environment."""
+    """Return the installed packages of this environment."""
     templates, pictures = _templates()
     return WebInterface(
         frontend=_folder(_FRONTEND, "static"),
@@ -66,8 +66,8 @@ def installed() -> WebInterface:
 
 
 def within(folder: Path | None, name: str) -> Path | None:
-    """The file of this name, which may have slashes, if it lies in the folder. Raises 403 for a
-    folder."""
+    """Return the file of this name, which may have slashes, if it is in the folder. Raises
+    `HTTPForbidden` for a folder."""
     if folder is None:
         return None
     path = Path(os.path.normpath(folder / name))
@@ -90,7 +90,7 @@ def _folder(package: str, name: str) -> Path | None:
 
 
 def _templates() -> tuple[dict[str, Path], frozenset[str]]:
-    """By the packages' own list: the files, and the names of those that are not installed."""
+    """Return the files of the packages' own list, and the names of those that are not installed."""
     try:
         core = importlib.import_module(_TEMPLATES)
     except ModuleNotFoundError:
@@ -113,16 +113,16 @@ def _version(package: str) -> str | None:
         return None
 
 
-#: Lines kept for each member, as many as ComfyUI keeps.
-KEPT = 300
-#: Clients of a member that listen to lines at once.
+#: Maximum log lines of a member, as in ComfyUI.
+MAX_LINES = 300
+#: Maximum number of a member's clients that get log lines.
 MAX_LISTENING = 1000
 
 
 class Journal:
-    """The last lines about each member. Only `add` may be called from other threads.
+    """The last log lines of each member. Only `add` may be called from other threads.
 
-    Lines of every replica go to the sockets that want them, at whichever replica those are.
+    Lines of every replica are sent to the sockets that subscribed, at whichever replica.
     """
 
     def __init__(self, bus: EventBus, clients: Clients) -> None:
@@ -132,25 +132,26 @@ class Journal:
         self._lines: dict[str, deque[dict[str, str]]] = {}
         # Dictionaries instead of sets, for their order.
         self._listening: dict[str, dict[str, None]] = {}
-        bus.subscribe("logs", self._hear)
+        bus.subscribe("logs", self._receive)
 
     def add(self, member: str, time: float, text: str) -> None:
-        """A line about a member was written at `time` (seconds since 1970)."""
+        """Add a line about a member, written at `time` (seconds since 1970)."""
         line = {"t": datetime.fromtimestamp(time).isoformat(), "m": f"{text}\n"}  # noqa: DTZ006
-        self._lines.setdefault(member, deque(maxlen=KEPT)).append(line)
+        self._lines.setdefault(member, deque(maxlen=MAX_LINES)).append(line)
         if self._listening.get(member):
-            self._loop.call_soon_threadsafe(self._tell, member, line)
+            self._loop.call_soon_threadsafe(self._send, member, line)
 
     def lines(self, member: str) -> list[dict[str, str]]:
-        """The member's lines, the oldest first: `t` is the local time, `m` ends with a newline."""
+        """Return the member's lines, the oldest first: `t` is the local time, `m` ends with a
+        newline."""
         return list(self._lines.get(member, ()))
 
     def subscribe(self, member: str, client_id: str, *, wanted: bool = True) -> None:
-        """Send new lines to the member's socket of a `clientId` until it has gone, or no more."""
+        """Start (`wanted`) or stop sending new lines to the member's socket of a `clientId`."""
         self._bus.publish("logs", LogsWanted(member, client_id, wanted=wanted))
 
-    def _hear(self, news: object) -> None:
-        match news:
+    def _receive(self, message: object) -> None:
+        match message:
             case LogsWanted(member=member, client_id=client_id, wanted=True):
                 listening = self._listening.setdefault(member, {})
                 listening[client_id] = None
@@ -159,12 +160,12 @@ class Journal:
             case LogsWanted(member=member, client_id=client_id):
                 self._listening.get(member, {}).pop(client_id, None)
 
-    def _tell(self, member: str, line: dict[str, str]) -> None:
-        message = Event("logs", {"entries": [line], "size": None})
+    def _send(self, member: str, line: dict[str, str]) -> None:
+        event = Event("logs", {"entries": [line], "size": None})
         listening = self._listening.get(member, {})
         for client_id in list(listening):
             if self._clients.listens(member, client_id):
-                told = JobMessage(member, client_id, "", watched=True, message=message)
-                self._bus.publish(topic_of(member, client_id), told)
+                message = JobMessage(member, client_id, "", watched=True, message=event)
+                self._bus.publish(topic_of(member, client_id), message)
             else:
                 listening.pop(client_id, None)
