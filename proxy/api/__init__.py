@@ -42,8 +42,9 @@ class ApiOptions(Struct, frozen=True, kw_only=True):
     stops, and get a ping `ping_interval` seconds after the last message (0: never). With
     `pays_partner_nodes` jobs get the account's key for partner nodes. `base_path` (`""` or like
     `/comfy`) is a prefix of links and redirects; the headers of `trusted_proxies` name the client,
-    and with `header_sign_in` its person. `allowed_hosts` are allowed in `Host` on loopback. With `admin_apart` another listener serves
-    the routes of admins. `simulated` is whether the cloud is simulated.
+    and with `header_sign_in` its person. `allowed_hosts` are allowed in `Host` on loopback. With
+    `admin_apart` another listener serves the routes of admins. `simulated` is whether the cloud is
+    simulated.
     """
 
     base_path: str = ""

@@ -21,7 +21,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 
 from proxy.api import bodies
-from proxy.api.bodies import LEAST, coding
+from proxy.api.bodies import MIN_COMPRESSED, coding
 from proxy.translate.errors import Kind, LocalError, PlainError
 
 if sys.version_info >= (3, 14):
@@ -246,7 +246,7 @@ async def test_what_is_small_or_empty_goes_as_it_is(
     async with packing.get(path, headers={"Accept-Encoding": "gzip"}) as answer:
         assert "Content-Encoding" not in answer.headers
         assert "Vary" not in answer.headers
-        assert len(await answer.read()) < LEAST
+        assert len(await answer.read()) < MIN_COMPRESSED
 
 
 async def test_files_go_as_they_are(packing: aiohttp.ClientSession, room_of_files: Any) -> None:

@@ -13,7 +13,7 @@ from waiting import until
 from wire import HEAD, POST, rest
 
 from proxy.api import connections, places
-from proxy.api.server import RESERVE, room_for
+from proxy.api.server import RESERVED_FILES, room_for
 from proxy.members.directory import Directory
 from proxy.members.member import Member
 
@@ -256,12 +256,12 @@ Limits = Callable[[int, int], list[tuple[int, int]]]
 def test_a_low_limit_is_raised_by_what_is_needed(limits: Limits) -> None:
     asked = limits(1024, 100_000)
     assert room_for(20_000) == 20_000
-    assert asked == [(20_000 + RESERVE, 100_000)]
+    assert asked == [(20_000 + RESERVED_FILES, 100_000)]
 
 
 def test_a_hard_limit_means_fewer_connections(limits: Limits) -> None:
     asked = limits(1024, 4096)
-    assert room_for(20_000) == 4096 - RESERVE
+    assert room_for(20_000) == 4096 - RESERVED_FILES
     assert asked == [(4096, 4096)]
 
 
@@ -290,4 +290,4 @@ def test_a_limit_that_may_not_be_raised_is_kept_to(
         raise ValueError("not permitted")
 
     monkeypatch.setattr("resource.setrlimit", refuse)
-    assert room_for(20_000) == 1024 - RESERVE
+    assert room_for(20_000) == 1024 - RESERVED_FILES

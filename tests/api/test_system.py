@@ -23,7 +23,7 @@ from stack import Listener, running_proxy
 
 from proxy import logging as logs
 from proxy.api.content import SAFETY_HEADERS
-from proxy.api.web_interface import KEPT, Journal
+from proxy.api.web_interface import MAX_LINES, Journal
 from proxy.bus import EventBus
 from proxy.files.uploads import MAX_BYTES
 from proxy.jobs.submission import Clients
@@ -344,9 +344,12 @@ async def test_each_member_has_its_own_lines_and_the_rest_are_nobodys(logging_on
 
 async def test_old_lines_go() -> None:
     journal = Journal(EventBus(), Clients())
-    for number in range(KEPT + 5):
+    for number in range(MAX_LINES + 5):
         journal.add("local", 0.0, str(number))
-    assert [line["m"] for line in journal.lines("local")][:: KEPT - 1] == ["5\n", f"{KEPT + 4}\n"]
+    assert [line["m"] for line in journal.lines("local")][:: MAX_LINES - 1] == [
+        "5\n",
+        f"{MAX_LINES + 4}\n",
+    ]
 
 
 async def test_members_hear_their_own_lines_alone() -> None:

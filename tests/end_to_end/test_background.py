@@ -38,7 +38,7 @@ TASKS = [
     (LiveFeed, "_beat", "status heartbeat"),
     (Usage, "flush", "write usage"),
     (Audit, "flush", "write the audit record"),
-    (Directory, "_look", "watch the members"),
+    (Directory, "_refresh", "watch the members"),
     (ConnectionManager, "_end_idle", "watch over connections"),
     (ClientSocket, "ping_if_silent", "ping silent sockets"),
 ]
@@ -54,9 +54,9 @@ async def test_a_task_that_a_fault_has_ended_is_started_again(
     method: str,
     task: str,
 ) -> None:
-    monkeypatch.setattr(supervisor, "_AGAIN", Backoff(0.001, 0.01))
+    monkeypatch.setattr(supervisor, "_RETRY_DELAY", Backoff(0.001, 0.01))
     monkeypatch.setattr(engine, "_LOOK_INTERVAL", 0.01)
-    monkeypatch.setattr(accounting, "INTERVAL", 0.01)
+    monkeypatch.setattr(accounting, "WRITE_INTERVAL", 0.01)
     work = getattr(owner, method)
     calls, again = 0, asyncio.Event()
 
@@ -92,7 +92,7 @@ async def test_the_event_socket_bears_a_fault(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    work = EventSocket._connection
+    work = EventSocket._connect_and_listen
     calls, again = 0, asyncio.Event()
 
     async def fail_once(socket: EventSocket) -> float:
@@ -103,7 +103,7 @@ async def test_the_event_socket_bears_a_fault(
         again.set()
         return await work(socket)
 
-    monkeypatch.setattr(EventSocket, "_connection", fail_once)
+    monkeypatch.setattr(EventSocket, "_connect_and_listen", fail_once)
     with capture_logs() as lines:
         async with running_proxy(simulator, tmp_path) as proxy, asyncio.timeout(PATIENCE):
             await again.wait()
@@ -130,7 +130,7 @@ async def test_whatever_task_a_fault_ends_at_its_start_is_started_again(
 
         return keep(self, fail_once, name)
 
-    monkeypatch.setattr(supervisor, "_AGAIN", Backoff(0.001, 0.01))
+    monkeypatch.setattr(supervisor, "_RETRY_DELAY", Backoff(0.001, 0.01))
     monkeypatch.setattr(Supervisor, "keep", keep_failing_once)
     with capture_logs() as lines:
         async with running_proxy(simulator, tmp_path) as proxy, asyncio.timeout(PATIENCE):
