@@ -103,9 +103,9 @@ def _wrong_rows(
                 "| SOURCE | DIFFERENCE |` to the table of its section. SOURCE is one of those at "
                 "the top of the page, DIFFERENCE says how ComfyUI differs, or nothing."
             )
-        elif row["Answers with"] != answer:
+        elif row["What it does"] != answer:
             yield (
-                f"{_TABLES} says of {method} {path} that it answers with “{row['Answers with']}”, "
+                f"{_TABLES} says of {method} {path} that it does “{row['What it does']}”, "
                 f"and the docstring of its handler “{answer}”: write the same sentence in both."
             )
         elif row["Twin"] != (f"/api{path}" if route.twin else ""):

@@ -98,8 +98,7 @@ async def remove_tags(request: web.Request) -> web.Response:
 
 
 async def get_content(request: web.Request) -> web.StreamResponse:
-    """Send the bytes of a record, with `Range`; as an attachment unless `disposition` is
-    `inline`."""
+    """Send the bytes of a record, as an attachment unless `disposition` is `inline`."""
     assets, member = service(request), member_of(request)
     asset, file = await assets.file(member, _id(request))
     inline = request.query.get("disposition") == "inline"

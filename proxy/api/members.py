@@ -136,8 +136,7 @@ async def make_token(request: web.Request) -> web.Response:
 
 
 async def revoke_token(request: web.Request) -> web.Response:
-    """Revoke the token with this prefix; members revoke their own. Connections that use it are
-    closed."""
+    """Revoke the token with this prefix, and close its connections; members revoke their own."""
     directory, prefix = request.app[MEMBERS], request.match_info["prefix"]
     if not is_admin(request):
         start = id_prefix(prefix)
