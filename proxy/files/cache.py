@@ -43,6 +43,10 @@ WRONG_LIMIT = 3
 #: How many answers a content may be pieced together from.
 TRIES = 100
 
+#: The bytes for which a file counts at least when files are too many, and how many there may be of
+#: any size: each takes some hundred bytes of memory.
+FILE_BYTES, MIN_FILES = 32 * 1024, 1000
+
 #: What a content that nobody waits for may have of the cache's limit, and the least bytes of it.
 AHEAD_SHARE, MIN_AHEAD = 1 / 4, 1024 * 1024
 #: Bytes that all contents on their way may have together, where the cache's limit is smaller.
@@ -99,7 +103,6 @@ def open_new(folder: Path) -> tuple[int, Path]:
 
 
 class _Entry(Struct):
-    path: Path
     size: int
     trusted: bool
     users: int = 0
@@ -112,7 +115,7 @@ class CacheLease:
     """
 
     def __init__(self, cache: Cache, key: str, entry: _Entry) -> None:
-        self.path = entry.path
+        self.path = cache.path_of(key)
         self.size = entry.size
         entry.users += 1
         self._release = weakref.finalize(self, cache._leave, key, entry)
@@ -130,7 +133,8 @@ class CacheFullError(OSError):
 class Cache:
     """At most `limit` bytes below `folder`, except for what is in use.
 
-    Contents on their way count, too. One that is larger than the limit still reaches its readers,
+    There are no more files than bytes allow of `FILE_BYTES` each, or `MIN_FILES`. Contents on their
+    way count, too. One that is larger than the limit still reaches its readers,
     but together they have no more than the limit or `MIN_ARRIVING`, the larger of the two.
 
     `hits` and `misses` count the contents that were sought here; `total` is the bytes of all
@@ -145,6 +149,7 @@ class Cache:
         self._conversions = folder / "converted"
         self._partials = folder / "partial"
         self._limit = limit
+        self._max_files = max(limit // FILE_BYTES, MIN_FILES)
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._mutex = threading.RLock()
         self.hits = self.misses = self.total = self.arriving = 0
@@ -157,14 +162,22 @@ class Cache:
         found = []
         for folder, prefix in ((self._contents, ""), (self._conversions, "c:")):
             for path in folder.glob("??/*"):
+                if path.parent.name != path.name[:2]:
+                    continue
                 with suppress(OSError):
                     status = path.stat()
-                    entry = _Entry(path, status.st_size, trusted=False)
+                    entry = _Entry(status.st_size, trusted=False)
                     found.append((status.st_mtime_ns, prefix + path.name, entry))
         with self._mutex:
             for _, key, entry in sorted(found, key=lambda item: item[0]):
                 self._put(key, entry)
             self._throw_out()
+
+    def path_of(self, key: str) -> Path:
+        """Return where the content of this hash is, or behind `c:` the conversion of this key."""
+        if key.startswith("c:"):
+            return self._conversions / key[2:4] / key[2:]
+        return self._contents / key[:2] / key
 
     def new_partial(self) -> Path:
         """A new empty file for bytes that are on their way. Raises `OSError`."""
@@ -205,7 +218,7 @@ class Cache:
             lease = CacheLease(self, hash_, entry)
         if not entry.trusted:
             with suppress(OSError):
-                entry.trusted = hash_file(entry.path) == hash_
+                entry.trusted = hash_file(lease.path) == hash_
         if entry.trusted:
             return lease
         _log.warning("cached_file_damaged", content=hash_)
@@ -220,13 +233,12 @@ class Cache:
 
     def keep(self, partial: Path, hash_: str) -> CacheLease:
         """Take in a finished file whose hash is known to be `hash_`. Raises `OSError`."""
-        path = self._contents / hash_[:2] / hash_
         with self._mutex:
             entry = self._use(hash_)
             if entry is None or not entry.trusted:
                 size = partial.stat().st_size
-                _move(partial, path)
-                entry = _Entry(path, size, trusted=True)
+                _move(partial, self.path_of(hash_))
+                entry = _Entry(size, trusted=True)
                 self._put(hash_, entry)
             else:
                 partial.unlink(missing_ok=True)
@@ -241,7 +253,7 @@ class Cache:
         if entry is None:
             return None
         with suppress(OSError):
-            stored = entry.path.read_bytes()
+            stored = self.path_of(f"c:{key}").read_bytes()
             data, digest = stored[:-_DIGEST], stored[-_DIGEST:]
             if new_hash(data).digest() == digest:
                 return data
@@ -250,16 +262,15 @@ class Cache:
 
     def keep_conversion(self, key: str, data: bytes) -> None:
         """Keep a conversion with its digest behind it; a full disk is no reason to fail."""
-        path = self._conversions / key[:2] / key
         try:
             partial = self.new_partial()
             partial.write_bytes(data + new_hash(data).digest())
-            _move(partial, path)
+            _move(partial, self.path_of(f"c:{key}"))
         except OSError as error:
             _log.warning("conversion_store_failed", reason=str(error))
             return
         with self._mutex:
-            self._put(f"c:{key}", _Entry(path, len(data) + _DIGEST, trusted=True))
+            self._put(f"c:{key}", _Entry(len(data) + _DIGEST, trusted=True))
             self._throw_out()
 
     def _use(self, key: str) -> _Entry | None:
@@ -269,7 +280,7 @@ class Cache:
             return None
         now = time.time_ns()
         try:
-            os.utime(entry.path, ns=(now, now))
+            os.utime(self.path_of(key), ns=(now, now))
         except OSError:
             self._forget(key)
             return None
@@ -296,16 +307,22 @@ class Cache:
         with self._mutex, suppress(OSError):
             if self._entries.get(key) is entry:
                 self._forget(key)
-                entry.path.unlink(missing_ok=True)
+                self.path_of(key).unlink(missing_ok=True)
 
     def _throw_out(self) -> None:
         """Remove what was not used for longest until the bound holds; never what is in use."""
-        limit = self._limit - self.arriving
-        for key, entry in list(self._entries.items()) if self.total > limit else ():
-            if self.total <= limit:
+        over = self.total - (self._limit - self.arriving)
+        too_many = len(self._entries) - self._max_files
+        gone = []
+        for key, entry in self._entries.items():
+            if over <= 0 and too_many <= 0:
                 break
             if entry.users == 0:
-                self._remove(key, entry)
+                gone.append((key, entry))
+                over -= entry.size
+                too_many -= 1
+        for key, entry in gone:
+            self._remove(key, entry)
 
 
 def _move(partial: Path, path: Path) -> None:

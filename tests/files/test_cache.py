@@ -57,6 +57,21 @@ def test_the_least_recently_used_goes_first(cache: Cache) -> None:
     assert data_of(cache, third) is not None
 
 
+def test_there_are_no_more_files_than_memory_is_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.files.cache.MIN_FILES", 2)
+    cache = opened(tmp_path)
+    used = cache.lease(keep(cache, b"used"))
+    first, second, third = (keep(cache, data) for data in (b"1", b"2", b"3"))
+    assert [data_of(cache, one) for one in (first, second, third)] == [None, None, b"3"]
+    assert used is not None
+    assert used.path.exists()
+    large = opened(tmp_path / "large", 3 * 32 * 1024)
+    kept = [keep(large, bytes([number])) for number in range(4)]
+    assert [data_of(large, one) is None for one in kept] == [True, False, False, False]
+
+
 def test_the_order_of_use_survives_a_restart(tmp_path: Path) -> None:
     cache = opened(tmp_path)
     first, second = keep(cache, b"1" * 400), keep(cache, b"2" * 400)
