@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from proxy.bus import MISSED, EventBus
 from proxy.jobs.models import HistoryChanged
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 #: Upper bound for numbers of entries: databases take no larger integers.
 _MAX_ITEMS = 2**53
 
-#: Maximum bytes of cached history bodies, all together and each.
-_CACHE_BYTES, _LARGEST = 16 * 1024 * 1024, 1024 * 1024
+#: Maximum bytes of cached history bodies, all together and each, and of what is around each.
+_CACHE_BYTES, _LARGEST, _OVERHEAD = 16 * 1024 * 1024, 1024 * 1024, 500
+
+#: The member, and the id of a job or `""` with the numbers of a list.
+_Key: TypeAlias = tuple[Any, ...]
 
 
 #: The body of `GET /history/{id}` for a job that has not ended.
@@ -32,36 +35,51 @@ class HistoryCache:
     """The most recently used bodies of history answers, bounded in bytes."""
 
     def __init__(self) -> None:
-        self._bodies: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
+        self._bodies: OrderedDict[_Key, bytes] = OrderedDict()
+        #: The keys of lists among them, by member.
+        self._lists: defaultdict[str, set[_Key]] = defaultdict(set)
         self._bytes = 0
         self._newest: dict[str, int] = {}
         self.version: Counter[str] = Counter()
         self.missed = 0
 
-    def get(self, key: tuple[Any, ...]) -> bytes | None:
-        """Return a body from the cache; its key begins with the member."""
+    def get(self, key: _Key) -> bytes | None:
+        """Return a body from the cache."""
         body = self._bodies.get(key)
         if body is not None:
             self._bodies.move_to_end(key)
         return body
 
-    def put(self, key: tuple[Any, ...], body: bytes, version: int) -> None:
+    def put(self, key: _Key, body: bytes, version: int) -> None:
         """Keep a body that was read at a `version` of the member, unless it is a large one."""
         if len(body) > _LARGEST or key in self._bodies or self.version[key[0]] != version:
             return
         self._bodies[key] = body
-        self._bytes += len(body)
+        self._bytes += len(body) + _OVERHEAD
+        if _is_list(key):
+            self._lists[key[0]].add(key)
         while self._bytes > _CACHE_BYTES:
-            _, old = self._bodies.popitem(last=False)
-            self._bytes -= len(old)
+            self._drop(next(iter(self._bodies)))
+
+    def _drop(self, key: _Key) -> None:
+        body = self._bodies.pop(key, None)
+        if body is None:
+            return
+        self._bytes -= len(body) + _OVERHEAD
+        if _is_list(key):
+            lists = self._lists[key[0]]
+            lists.discard(key)
+            if not lists:
+                del self._lists[key[0]]
 
     def forget(self, member: str, prompt_ids: Iterable[str] | None) -> None:
         """Drop the lists of a member whose history has changed, and these entries or all."""
         self.version[member] += 1
-        gone = None if prompt_ids is None else set(prompt_ids)
-        for key in [key for key in self._bodies if key[0] == member]:
-            if len(key) > 2 or gone is None or key[1] in gone:
-                self._bytes -= len(self._bodies.pop(key))
+        gone: Iterable[_Key] = (key for key in self._bodies if key[0] == member)
+        if prompt_ids is not None:  # without a look at all that is cached: each job changes it
+            gone = (*self._lists.get(member, ()), *((member, id_) for id_ in prompt_ids))
+        for key in tuple(gone):
+            self._drop(key)
 
     def seen(self, member: str, sequence: int) -> None:
         """Note that an entry was read: lists without it are dropped, if the bus has not reported it
@@ -75,6 +93,10 @@ class HistoryCache:
         self.missed += 1
         for member in {key[0] for key in self._bodies} | set(self.version):
             self.forget(member, None)
+
+
+def _is_list(key: _Key) -> bool:
+    return len(key) > 2
 
 
 class History:
@@ -186,7 +208,7 @@ class History:
             self._cache.seen(member, entry.sequence)
         return body
 
-    async def _kept(self, key: tuple[Any, ...]) -> bytes | None:
+    async def _kept(self, key: _Key) -> bytes | None:
         """Return a cached body that is still current."""
         await self._bus.catch_up()
         return self._cache.get(key) if self._bus.whole else None

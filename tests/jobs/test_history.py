@@ -13,6 +13,7 @@ import pytest
 from jobs.samples import MEMBER, Room, new
 from sqlalchemy import Connection, insert
 
+from proxy.jobs.history import HistoryCache
 from proxy.storage.tables import history, job_payloads
 
 
@@ -136,3 +137,47 @@ async def test_who_has_seen_an_entry_finds_it_in_the_list_before_the_bus_tells_o
     await room.end("b", tell=False)
     assert await room.service.job(MEMBER, "b") is not None
     assert "b" in json.loads(await room.history())
+
+
+@pytest.fixture
+def cache() -> HistoryCache:
+    cache = HistoryCache()
+    for key in (
+        ("ann", "a"),
+        ("ann", "b"),
+        ("ann", "", None, None),
+        ("ann", "", 2, 0),
+        ("bob", "a"),
+    ):
+        cache.put(key, b"{}", cache.version[key[0]])
+    return cache
+
+
+@pytest.mark.parametrize(
+    ("changed", "kept"), [(("a",), ["b"]), ((), ["a", "b"]), (("c",), ["a", "b"]), (None, [])]
+)
+def test_a_change_drops_the_lists_and_the_changed_entries_of_the_member(
+    cache: HistoryCache, changed: tuple[str, ...] | None, kept: list[str]
+) -> None:
+    cache.forget("ann", changed)
+    assert [id_ for id_ in "ab" if cache.get(("ann", id_)) is not None] == kept
+    assert cache.get(("ann", "", None, None)) is cache.get(("ann", "", 2, 0)) is None
+    assert cache.get(("bob", "a")) is not None
+
+
+def test_a_body_that_was_read_before_a_change_is_not_kept(cache: HistoryCache) -> None:
+    cache.forget("bob", ["a"])
+    cache.put(("bob", "a"), b"old", 0)
+    assert cache.get(("bob", "a")) is None
+
+
+def test_the_least_recently_used_bodies_go_first() -> None:
+    cache = HistoryCache()
+    large = b"x" * 1024 * 1024
+    for number in range(16):
+        cache.put(("ann", str(number)), large, 0)
+        cache.get(("ann", "0"))
+    here = [number for number in range(16) if cache.get(("ann", str(number))) is not None]
+    assert here == [0, *range(2, 16)]
+    cache.forget("ann", None)
+    assert all(cache.get(("ann", str(number))) is None for number in range(16))
