@@ -106,11 +106,10 @@ class Simulation:
 
     def start(self, job: Job, account: Account) -> None:
         """Give a job its slot, and lead it until it runs."""
-        self.slots.take(job, account)
+        self.scheduler.take(job, account)
         job.content = JobContent({**GRAPH}, {})
         self.table.advance(job, JobState.SUBMITTING)
         self.scheduler.shares_with(job)
-        self.slots.taken(job)
         self.table.advance(job, JobState.SUBMITTED, cloud_id=f"cloud-{job.order}")
         self.jobs[job] = Tracker(job.prompt_id, job.graph, job.outputs_to_execute)
         self.jobs[job].receive(EventReceived("execution_start", {}), 0)

@@ -79,9 +79,11 @@ def register_secret(value: str) -> None:
     _registered_pattern = re.compile("|".join(map(re.escape, longest_first)))
 
 
-def scrub(text: str) -> str:
-    """Return the text without registered secrets and without what has the shape of one."""
-    return _scrub(text, _SHAPES)
+def scrub(text: str, shapes: re.Pattern[str] = _SHAPES) -> str:
+    """Return the text without registered secrets and without what has one of the `shapes`."""
+    if _registered_pattern is not None:
+        text = _registered_pattern.sub(REMOVED, text)
+    return shapes.sub(_keep_label, text)
 
 
 def scrub_start(text: str, limit: int) -> str:
@@ -93,17 +95,11 @@ def scrub_start(text: str, limit: int) -> str:
     if len(text) <= limit + margin:
         return scrub(text)[:limit]
     # A secret that the cut has made unrecognizable is within the last `margin` characters.
-    return _scrub(text[: limit + margin], _SHAPES_CUT)[:-margin][:limit]
+    return scrub(text[: limit + margin], _SHAPES_CUT)[:-margin][:limit]
 
 
 def _margin() -> int:
     return max((_MARGIN, *map(len, _registered)))
-
-
-def _scrub(text: str, shapes: re.Pattern[str]) -> str:
-    if _registered_pattern is not None:
-        text = _registered_pattern.sub(REMOVED, text)
-    return shapes.sub(_keep_label, text)
 
 
 def _keep_label(match: re.Match[str]) -> str:

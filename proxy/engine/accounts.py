@@ -67,10 +67,6 @@ class Slots(Struct, eq=False):
         """How many jobs may be on the cloud. One more than run, until the limit is certain."""
         return self.count + (self.ahead if self.certain else max(1, self.ahead))
 
-    def free(self, on_cloud: int) -> bool:
-        """Whether another job may go there beside `on_cloud` ones."""
-        return on_cloud < self.limit
-
     def restore(self, learnt: int) -> None:
         """Continue with a number that was learned before; the plan may be another one since."""
         if self._announced:

@@ -61,7 +61,7 @@ class Dispatcher:
         if at >= self._slots.paused_until:
             while (turn := scheduler.next(at)) is not None:
                 job, account = turn
-                self._slots.take(job, account)
+                scheduler.take(job, account)
                 self._table.advance(job, JobState.SUBMITTING, reason=None, message=None)
                 self._supervisor.spawn(self._life.run(job), f"job {job.prompt_id}")
         due = self._give_up(at)

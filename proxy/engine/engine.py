@@ -212,7 +212,7 @@ class Engine:
             self._resume_waiting(job)
             return
         if job.account in self._workers:
-            self._slots.keep(job)
+            self._slots.scheduler.keep(job)
             self._workers[job.account].reconciler.read_soon()
         outcome = self._recovery.resume(job)
         if isinstance(outcome, Lost) and self.recorder.jobs.shared and not job.accepted:

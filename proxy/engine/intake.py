@@ -66,7 +66,7 @@ class Intake:
     async def _take_in(self, job: Job, message: JobReceived) -> None:
         outputs = output_nodes(job, message.found or {}, self._catalog.known)
         self._table.add(job, answered=False, outputs_to_execute=outputs)
-        if not self._slots.scheduler.has_account(job.member):
+        if not self._slots.scheduler.usable(job):
             await self._table.discard(job)
             self._answers.refuse(job.key, _no_account())
             return

@@ -202,7 +202,7 @@ class JobLife:
         outcome = await self._recovery.look(job)
         if not at_home and isinstance(outcome, Sent):
             self._table.show(job, reason=None, account=outcome.account or job.account)
-            self._slots.keep(job)
+            self._slots.scheduler.keep(job)
         return outcome
 
     # --- on the cloud ----------------------------------------------------------------------
@@ -230,7 +230,6 @@ class JobLife:
 
     def _take(self, job: Job, sent: Sent, node_errors: Mapping[str, Any]) -> None:
         """Note that the cloud has a job."""
-        self._slots.taken(job)
         if job.is_on_cloud:
             return
         changes: dict[str, Any] = {"cloud_id": sent.cloud_id}
@@ -378,7 +377,7 @@ class JobLife:
 
     def _follower(self, job: Job, worker: AccountWorker | None) -> JobFollower:
         """Return a follower that takes what happens to a job from now on."""
-        metadata = workflow_metadata.of_job(job.extra_data)
+        metadata = workflow_metadata.of_job(job.loaded.extra_data)
         tracker = Tracker(job.prompt_id, job.graph, job.outputs_to_execute, metadata)
         follower = JobFollower(
             job,

@@ -56,7 +56,7 @@ class Localiser:
     secrets: Secrets
 
     def __post_init__(self) -> None:
-        self._own_secrets = credentials(self.job.credentials)
+        self._own_secrets = credentials(self.job.loaded.credentials)
         self.view = self.packs.view(self.job)
 
     def of_member(self, what: Input) -> Iterable[Input]:

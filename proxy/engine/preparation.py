@@ -55,7 +55,7 @@ class Preparation:
         )
         if job.cancel_requested or job.interrupted:
             raise WithdrawnError
-        extra_data = {**job.extra_data, **job.credentials}
+        extra_data = {**job.loaded.extra_data, **job.loaded.credentials}
         for name in ("client_id", "create_time", workflow_metadata.FIELD):
             extra_data.pop(name, None)
         return graph, extra_data

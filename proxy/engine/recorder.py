@@ -127,19 +127,16 @@ class JobRecorder:
 
     def changed(self, job: Job, shares: Shares | None = None) -> None:
         """Write the job's state soon."""
-        self._note(job, shares)
+        self._changed[job.order] = job
+        self._shares = _merged(self._shares, shares)
         self._news.set()
 
     async def save(self, job: Job, shares: Shares | None = None) -> bool:
         """Write the job's state now; false if the job is no longer stored. Raises
         `StorageError`."""
-        self._note(job, shares)
+        self.changed(job, shares)
         await self.flush()
         return job.order not in self._gone
-
-    def _note(self, job: Job, shares: Shares | None) -> None:
-        self._changed[job.order] = job
-        self._shares = _merged(self._shares, shares)
 
     async def flush(self) -> None:
         """Write what has changed, in one transaction. Raises `StorageError`.

@@ -192,11 +192,11 @@ class Scheduler:
 
     def _any_slot(self, accounts: Iterable[Account]) -> bool:
         """Whether one of the accounts could run one more job at once."""
-        return any(self.used(one.name) < one.slots.count for one in accounts)
+        return any(self._used[one.name] < one.slots.count for one in accounts)
 
     def _has_slot(self, account: Account) -> bool:
         """Whether the account has a slot free, or may have one as far as is known."""
-        return not account.slots.certain or self.used(account.name) < account.slots.count
+        return not account.slots.certain or self._used[account.name] < account.slots.count
 
     def account_for(self, job: Job, at: float, *, probing: bool = False) -> Account | None:
         """Where a job may go now, if anywhere.
@@ -206,17 +206,13 @@ class Scheduler:
         if self._limited(job.member) is not None:
             return None
         allowed = self.usable(job)
-        free = [account for account in allowed if account.slots.free(self.used(account.name))]
+        free = [account for account in allowed if self._used[account.name] < account.slots.limit]
         ready = [account for account in free if account.health.ready(at)]
         if not ready and probing and not any(account.health.well for account in allowed):
             ready = free
         places = {account.name: place for place, account in enumerate(ready)}
         name = self._accounts_shares.choose(places)
         return None if name is None else self._accounts[name]
-
-    def has_account(self, member: str) -> bool:
-        """Whether any account takes the member's jobs."""
-        return bool(self._allowed(member))
 
     def has_other(self, job: Job) -> bool:
         """Whether another account that takes the member's jobs is well."""
@@ -280,7 +276,7 @@ class Scheduler:
         since, refusal = 0.0, None
         for account in self.usable(job):
             health = account.health
-            passes = health.reason == "queue_limit" and self.used(account.name)
+            passes = health.reason == "queue_limit" and self._used[account.name]
             if health.unable_since is None or health.refusal is None or passes:
                 return None
             if health.unable_since >= since:

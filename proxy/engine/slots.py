@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import structlog
 
 from proxy.engine.accounts import Account, AccountHealth
-from proxy.engine.outcomes import Elsewhere, Outcome, Refused
+from proxy.engine.outcomes import Elsewhere, Outcome, Refused, Sent
 from proxy.engine.scheduler import Scheduler
 from proxy.jobs.models import Job
 
@@ -43,10 +43,6 @@ class SlotAllocator:
         self.scheduler.queue.remove(job)
         self._wake()
 
-    def take(self, job: Job, account: Account) -> None:
-        """Give a job a slot of an account."""
-        self.scheduler.take(job, account)
-
     def take_at_once(self, job: Job) -> bool:
         """Give a new job a slot if one is free for it now; return whether it has one.
 
@@ -56,12 +52,8 @@ class SlotAllocator:
         account = self.scheduler.account_for(job, time.monotonic(), probing=True)
         if account is None or not self.scheduler.may_go_at_once(job, account):
             return False
-        self.take(job, account)
+        self.scheduler.take(job, account)
         return True
-
-    def keep(self, job: Job) -> None:
-        """Give a job the slot that it had before a restart."""
-        self.scheduler.keep(job)
 
     def give_back(self, job: Job) -> None:
         """Take the slot from a job that has not gone: it has not used its turn."""
@@ -89,7 +81,7 @@ class SlotAllocator:
     def note(self, job: Job, outcome: Outcome) -> None:
         """Note what a submission shows of the health of the account."""
         match outcome:
-            case Refused(by_cloud=True):
+            case Sent() | Refused(by_cloud=True):
                 self._health(job).renewed()
             case Elsewhere(refusal=refusal, fault=fault, retry_after=retry_after):
                 health = self._health(job)
@@ -97,10 +89,6 @@ class SlotAllocator:
                 health.failed(fault, time.monotonic(), retry_after, refusal)
                 if was_well:
                     log.warning("account_suspended", account=job.account, reason=fault)
-
-    def taken(self, job: Job) -> None:
-        """Note that the account has taken a job."""
-        self._health(job).renewed()
 
     def _wake(self) -> None:
         self.scheduler.changed()

@@ -158,7 +158,7 @@ class Submitter:
             submission = await self.cloud.submit(
                 graph,
                 extra_data={**extra_data, **lent, MARK: job.mark},
-                partial_execution_targets=job.targets,
+                partial_execution_targets=job.loaded.targets,
                 prompt_id=wanted,
             )
         except CloudAmbiguous as error:

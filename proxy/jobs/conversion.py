@@ -73,16 +73,15 @@ def progress_of(job: Job) -> JobProgress:
     return JobProgress(job.reason, job.message, job.finishing)
 
 
-def payload_of(job: Job) -> Payload:
+def payload_of(content: JobContent) -> Payload:
     """Return what the client sent, as it is stored."""
+    targets, credentials, rewriting = content.targets, content.credentials, content.rewriting
     return Payload(
-        graph=codec.dump_bytes(job.graph),
-        extra_data=codec.dump_bytes(job.extra_data),
-        targets=None if job.targets is None else codec.dump_bytes(job.targets),
-        credentials=codec.dump_bytes(job.credentials) if job.credentials else None,
-        rewriting=None
-        if job.rewriting is None
-        else codec.dump_bytes(msgspec.to_builtins(job.rewriting)),
+        graph=codec.dump_bytes(content.graph),
+        extra_data=codec.dump_bytes(content.extra_data),
+        targets=None if targets is None else codec.dump_bytes(targets),
+        credentials=codec.dump_bytes(credentials) if credentials else None,
+        rewriting=None if rewriting is None else codec.dump_bytes(msgspec.to_builtins(rewriting)),
     )
 
 

@@ -234,21 +234,6 @@ class Job:
         return self.loaded.graph
 
     @property
-    def extra_data(self) -> dict[str, Any]:
-        """What the client sent beside the graph."""
-        return self.loaded.extra_data
-
-    @property
-    def targets(self) -> list[str] | None:
-        """The output nodes that are to run, `None` for all."""
-        return self.loaded.targets
-
-    @property
-    def credentials(self) -> dict[str, Any]:
-        """Keys of the client that go to the cloud with the job."""
-        return self.loaded.credentials
-
-    @property
     def rewriting(self) -> Rewriting | None:
         """What the cloud runs instead of the graph, if that differs."""
         return self.loaded.rewriting
@@ -256,7 +241,7 @@ class Job:
     @property
     def wants_previews(self) -> bool:
         """Whether the client did not turn them off, as the web interface can for each job."""
-        return self.extra_data.get("preview_method") != "none"
+        return self.loaded.extra_data.get("preview_method") != "none"
 
 
 class _Visible(Protocol):

@@ -25,11 +25,6 @@ class QueueItem(Struct):
     _head: bytes = b""
     _tail: bytes = b""
 
-    @property
-    def size(self) -> int:
-        """Its bytes."""
-        return len(self.graph) + len(self.extra_data)
-
     def item(self, job: StoredJob) -> bytes:
         """Return `[number, prompt_id, prompt, extra_data, outputs_to_execute]`, as in `/queue`."""
         if self._outputs != job.outputs_to_execute:
@@ -59,7 +54,7 @@ class PayloadCache:
 
     def put(self, member: str, order: int, item: QueueItem) -> None:
         """Keep what was sent for a job, if it is small and there is room."""
-        size = item.size + _OVERHEAD
+        size = len(item.graph) + len(item.extra_data) + _OVERHEAD
         if order in self._items or size > _MAX_ENTRY:
             return
         while self._items and self._size + size > self._limit:

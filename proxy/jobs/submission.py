@@ -227,7 +227,7 @@ class SubmissionService:
         if request.number is None:
             live.number += 1
         found = None if self.checks is None else await self.checks.check(member, request)
-        if self.live.get(member, prompt_id) is not None:
+        if prompt_id in live.jobs:
             raise _in_the_queue(prompt_id)
         job = job_of_request(member, request, prompt_id=prompt_id)
         content = job.loaded
@@ -266,7 +266,7 @@ class SubmissionService:
 
     async def _insert(self, job: Job, least: int | None, front: bool) -> None:
         """Put a new job into the storage, which numbers it. Raises `LocalError`."""
-        payload, limits = payload_of(job), self.member(job.member).limits
+        payload, limits = payload_of(job.loaded), self.member(job.member).limits
         try:
             stored = await self.repository.insert(
                 stored_of(job),
@@ -336,8 +336,9 @@ class SubmissionService:
 
     def release(self, member: str, prompt_id: str) -> None:
         """Release `status` and the messages of a job, once the client has its answer."""
-        self.live.of(member).answering -= 1
-        job = self.live.get(member, prompt_id)
+        live = self.live.of(member)
+        live.answering -= 1
+        job = live.jobs.get(prompt_id)
         listens = job is not None and self.clients.listens(member, job.client_id)
         self.bus.publish(f"jobs.{member}", QueueChanged(member))
         self.bus.publish("engine", JobReleased(JobKey(member, prompt_id), watched=listens))

@@ -171,10 +171,6 @@ class LiveJobs:
         """Return all known members, with their jobs."""
         return list(self._members.items())
 
-    def get(self, member: str, prompt_id: str) -> StoredJob | None:
-        """Return a job by its id."""
-        return self._members[member].jobs.get(prompt_id)
-
     async def read(self, member: str, prompt_id: str) -> StoredJob | None:
         """Return a job as it is stored, whether or not the bus has reported it; `None` if it is to
         be cancelled. Raises `StorageError`."""

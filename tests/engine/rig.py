@@ -106,7 +106,7 @@ class Rig:
         return job
 
     async def store(self, job: Job) -> Job:
-        stored = await self.repository.insert(stored_of(job), payload_of(job))
+        stored = await self.repository.insert(stored_of(job), payload_of(job.loaded))
         job.order, job.number = stored.order, job.number or self.count
         return job
 

@@ -14,8 +14,6 @@ def test_a_fixed_number_and_what_may_be_ahead() -> None:
     slots.running(5)
     slots.held(2, 1)
     assert (slots.count, slots.limit, slots.certain) == (3, 5, True)
-    assert slots.free(4)
-    assert not slots.free(5)
 
 
 def test_it_grows_while_everything_runs_at_once() -> None:
@@ -82,7 +80,6 @@ def test_there_is_always_room_for_one_and_never_for_many(
         else:
             slots.held(one, other)
         assert 1 <= slots.count <= MOST
-        assert slots.free(0)
         assert slots.limit <= MOST + max(1, ahead)
 
 

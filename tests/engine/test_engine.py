@@ -201,7 +201,7 @@ async def test_a_job_that_the_bus_has_not_brought_is_found_in_the_storage_and_ru
         await client.until_ready()
         lost = job_of_request("local", JobRequest(graphs.plain(1)), prompt_id=str(uuid.uuid4()))
         lost.created_at -= 2000
-        await jobs._repository.insert(stored_of(lost), payload_of(lost))
+        await jobs._repository.insert(stored_of(lost), payload_of(lost.loaded))
         assert (await client.get(f"api/jobs/{lost.prompt_id}"))[1]["status"] == "in_progress"
         proxy.services.jobs._bus._tell_missed()  # type: ignore[attr-defined]
         assert await until_ended(client, 1) == [lost.prompt_id]

@@ -38,4 +38,4 @@ def test_the_outputs_of_a_job_are_those_that_passed(
     targets: list[str] | None, node_errors: dict[str, Any], expected: list[str]
 ) -> None:
     made = job(graph=GRAPH, targets=targets)
-    assert output_nodes(made, node_errors, KNOWN.get) == expected
+    assert output_nodes(made, node_errors, KNOWN.get) == tuple(expected)

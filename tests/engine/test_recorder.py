@@ -57,7 +57,7 @@ async def stored(database: Database, folder: Path, **fields: Any) -> Job:
     """A job that the api has put into the storage."""
     made = received(**fields)
     repository = JobRepository(database, Cipher(folder / "credentials.key"))
-    made.order = (await repository.insert(stored_of(made), payload_of(made))).order
+    made.order = (await repository.insert(stored_of(made), payload_of(made.loaded))).order
     return made
 
 
@@ -145,11 +145,11 @@ async def test_credentials_are_kept_encrypted_until_the_job_is_sent(
     (kept,) = await live(database, tmp_path)
     assert kept.content is None
     await one.load_content(kept)
-    assert kept.credentials == {"api_key_comfy_org": "comfyui-secret"}
+    assert kept.loaded.credentials == {"api_key_comfy_org": "comfyui-secret"}
     made.state, made.cloud_id = JobState.SUBMITTED, "c"
     await one.save(made)
     (kept,) = await live(database, tmp_path)
-    assert kept.credentials == {}
+    assert kept.loaded.credentials == {}
     assert b"comfyui-secret" not in on_disk(tmp_path)
 
 
@@ -162,7 +162,7 @@ async def test_what_was_sent_for_a_waiting_job_is_read_when_it_goes(
     with pytest.raises(NotLoadedError):
         _ = kept.graph
     await one.load_content(kept)
-    assert (kept.graph, kept.targets) == ({"1": {}}, ["1"])
+    assert (kept.graph, kept.loaded.targets) == ({"1": {}}, ["1"])
 
 
 async def test_a_waiting_job_whose_content_is_damaged_says_so(

@@ -7,7 +7,7 @@ from engine.worlds import World
 from jobs.samples import job
 
 from proxy.engine.accounts import Account
-from proxy.engine.outcomes import Elsewhere, NotNow, Refused
+from proxy.engine.outcomes import Elsewhere, NotNow, Refused, Sent
 from proxy.jobs.models import Job, JobState
 from proxy.translate.errors import LocalError
 
@@ -77,11 +77,11 @@ def test_a_fault_of_the_account_lets_it_rest_and_an_answer_about_the_job_does_no
 def test_a_job_that_was_taken_makes_its_account_well(world: World) -> None:
     one = placed(world)
     world.slots.note(one, Elsewhere(WHY, "unreachable"))
-    world.slots.taken(one)
+    world.slots.note(one, Sent("c"))
     assert account(world).health.well
 
 
 def test_a_job_keeps_its_slot_over_a_restart(world: World) -> None:
     one = job(state=JobState.RUNNING, account="one")
-    world.slots.keep(one)
+    world.scheduler.keep(one)
     assert world.scheduler.used("one") == 1

@@ -72,7 +72,7 @@ class Replica:
         values: dict[str, Any] = {"accepted": True, "state": JobState.QUEUED, **fields}
         content = JobContent(graph, {"client_id": CLIENT})
         job = Job(prompt_id, MEMBER, 0, content, CLIENT, now(), **values)
-        job.order = (await self.repository.insert(stored_of(job), payload_of(job))).order
+        job.order = (await self.repository.insert(stored_of(job), payload_of(job.loaded))).order
         return job
 
     async def end(self, job: Job) -> None:

@@ -76,7 +76,7 @@ class Room:
         if not job.order:
             self.count += 1
             job.order = self.count
-            self.service._live.keep_sent(job.member, job.order, payload_of(job))
+            self.service._live.keep_sent(job.member, job.order, payload_of(job.loaded))
         self.bus.publish(f"jobs.{MEMBER}", JobChanged(stored_of(job), progress_of(job)))
         return job
 
@@ -87,7 +87,7 @@ class Room:
         self, prompt_id: str, created: int = 1000, took: int = 5, tell: bool = True, **outputs: Any
     ) -> Job:
         job = new(prompt_id, created_at=created)
-        job.order = (await self.repository.insert(stored_of(job), payload_of(job))).order
+        job.order = (await self.repository.insert(stored_of(job), payload_of(job.loaded))).order
         status = {"status_str": "success", "completed": True, "messages": []}
         end = JobEnd("completed", outputs, status, {}, created, created + took)
         await self.recorder.end(job, end)

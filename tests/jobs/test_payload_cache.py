@@ -19,7 +19,7 @@ async def stored(room: Room, prompt_id: str, title: int, **fields: Any) -> Job:
     """A job of which the cache has nothing."""
     graph = {"1": {"class_type": "X", "_meta": {"title": "x" * title}}}
     job = new(prompt_id, graph=graph, accepted=True, **fields)
-    job.order = (await room.repository.insert(stored_of(job), payload_of(job))).order
+    job.order = (await room.repository.insert(stored_of(job), payload_of(job.loaded))).order
     room.bus.publish(f"jobs.{MEMBER}", JobChanged(stored_of(job), progress_of(job)))
     return job
 
