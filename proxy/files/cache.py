@@ -355,6 +355,7 @@ class Fetch:
     `expected` is its BLAKE3 in hexadecimal if the cloud's name tells it, else `None`: then nothing
     but its length can be checked. `generation` counts how often the bytes had to be thrown away;
     what was read in an earlier generation is void. `ahead` says that nobody waits for the content.
+    `latest` are the bytes that arrived last.
     """
 
     _source: CloudClient | BlobStore
@@ -365,6 +366,7 @@ class Fetch:
     ahead: bool = False
     generation: int = 0
     received: int = 0
+    latest: bytes = field(default=b"", repr=False)
     size: int | None = None
     lease: CacheLease | None = None
     error: Exception | None = None
@@ -383,6 +385,12 @@ class Fetch:
     async def changed(self) -> None:
         """Wait for more bytes, the size, or the end; check the state before waiting again."""
         await self._news.wait()
+
+    def arrived(self, start: int, stop: int) -> bytes:
+        """Return the bytes from `start` to `stop` (excluded) if they are among those that arrived
+        last; else none."""
+        begin = self.received - len(self.latest)
+        return self.latest[start - begin : stop - begin] if start >= begin else b""
 
     async def began(self, enough: int) -> None:
         """Wait until the size is known, and for the end if that is within `enough` bytes."""
@@ -411,6 +419,7 @@ class Fetch:
             raise
         finally:
             self._dismiss()
+            self.latest = b""
             if self._file >= 0:
                 os.close(self._file)
             if self.lease is None and partial is not None:
@@ -464,6 +473,8 @@ class Fetch:
                     return
                 if fresh:
                     self._write(fresh)
+                    if self.received != self.size:
+                        await asyncio.sleep(0)  # readers that keep up take it from memory
 
     def _write(self, data: bytes) -> None:
         """Into the page cache: for one piece that is quicker than a hop to a thread and back."""
@@ -474,6 +485,7 @@ class Fetch:
         while view:
             view = view[os.write(self._file, view) :]
         self.received += len(data)
+        self.latest = data
         self._tell()
 
     def _is_whole(self) -> bool:
@@ -497,6 +509,7 @@ class Fetch:
         self.generation += 1
         self._dismiss()
         self.received = 0
+        self.latest = b""
         self.size = None
         self._hasher = new_hash()
         os.ftruncate(self._file, 0)

@@ -162,7 +162,7 @@ class Content:
         self, start: int = 0, stop: int | None = None
     ) -> AsyncIterator[bytes | tuple[int, int]]:
         """What the bytes from `start` to `stop` are made of, as they arrive: parts of `file`
-        (from, to), and bytes instead of what is edited.
+        (from, to), and bytes of what has just arrived and instead of what is edited.
 
         Raises `ContentBrokenError` instead of bytes that are not available.
         """
@@ -188,9 +188,9 @@ class Content:
 
     async def _parts(
         self, start: int, stop: int | None, *, last: int | None
-    ) -> AsyncIterator[tuple[int, int]]:
-        """Parts of the file that may be read; what a reader wants in all ends at `last` (the end
-        if `None`)."""
+    ) -> AsyncIterator[bytes | tuple[int, int]]:
+        """Parts of the file that may be read, or the bytes of one that has just arrived; what a
+        reader wants in all ends at `last` (the end if `None`)."""
         position, fetch = start, self._fetch
         generation = 0 if fetch is None else fetch.generation
         while True:
@@ -202,8 +202,9 @@ class Content:
                 raise ContentBrokenError("the content is not as long as the storage had said")
             end, limit = self._extent(start, stop, last)
             if position < limit:
-                part, position = (position, limit), limit
-                yield part
+                part = b"" if fetch is None else fetch.arrived(position, limit)
+                yield part or (position, limit)
+                position = limit
             elif end is not None and position >= end:
                 return
             elif fetch is None or fetch.ended:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import Backoff, RetryPolicy
 from proxy.files import cache
-from proxy.files.library import Content, ContentBrokenError
+from proxy.files.library import HELD_BACK, Content, ContentBrokenError
 from proxy.files.namespace import make_record
 from proxy.files.service import Files
 from proxy.observations import AccountObservations
@@ -114,6 +114,16 @@ async def test_bytes_flow_before_the_content_is_whole(files: Files, simulator: S
     assert content.path is not None
     assert content.path.name == blake3(BIG).hexdigest()
     assert content.path.read_bytes() == BIG
+
+
+async def test_a_reader_that_keeps_up_gets_what_arrives_from_memory(
+    files: Files, simulator: Simulator
+) -> None:
+    simulator.faults.add(HttpFault("GET storage", drip=0.005, drip_bytes=50_000))
+    content = await files.open(stored(simulator, BIG))
+    _, *arriving, held_back = [piece async for piece in content.pieces()]
+    assert {type(piece) for piece in arriving} == {bytes}
+    assert held_back == (len(BIG) - HELD_BACK, len(BIG))
 
 
 async def test_a_reader_that_leaves_does_not_stop_the_others(
