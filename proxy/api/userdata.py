@@ -165,7 +165,7 @@ async def _send_large(
         headers |= stamped(newest, part)
         response = web.StreamResponse(status=part.status, headers=headers)
         async with delivering(request, response):
-            await send_part(response, descriptor, part.start, part.stop)
+            await send_part(request, response, descriptor, part.start, part.stop)
         return response
 
 
