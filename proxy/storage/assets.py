@@ -103,6 +103,11 @@ _NEWEST_AT = (
     .order_by(assets.c.created_at.desc(), assets.c.id)
     .limit(1)
 )
+_CONTENTS = select(assets.c.id, assets.c.path, assets.c.hash, assets.c.job).where(
+    assets.c.member == bindparam("m"),
+    assets.c.type == bindparam("t"),
+    assets.c.path.in_(bindparam("paths", expanding=True)),
+)
 _HASH = bindparam("h", type_=assets.c.hash.type)
 _LEARN = update(assets).where(
     *_AT, or_(assets.c.hash.is_(None), assets.c.hash == _HASH), assets.c.size.is_(None)
@@ -244,9 +249,7 @@ class AssetUnit:
         news = {"hash": hash_, "size": size}
         known = {name: value for name, value in news.items() if value is not None}
         key = {"m": member, "t": place.type, "p": place.path, "h": hash_}
-        if not known:
-            return False
-        return self._execute(_LEARN.values(known), key).rowcount > 0
+        return bool(known) and self._execute(_LEARN, {**key, **known}).rowcount > 0
 
     def hash_made_by(self, member: str, place: Place, job: str) -> str | None:
         """Return the hash that the output of a job at a place is known to have."""
@@ -265,10 +268,7 @@ class AssetUnit:
         records of the previous contents are marked as missing."""
         gone = []
         for some in chunks(list(contents)):
-            query = select(assets.c.id, assets.c.path, assets.c.hash, assets.c.job).where(
-                assets.c.member == member, assets.c.type == type_, assets.c.path.in_(some)
-            )
-            for row in self._execute(query):
+            for row in self._execute(_CONTENTS, {"m": member, "t": type_, "paths": some}):
                 hash_, job = contents[row.path]
                 if row.hash is None:
                     is_other = row.job is not None and row.job != job

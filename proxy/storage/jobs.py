@@ -170,7 +170,12 @@ _SIZES = select(
     job_payloads.c.order,
     func.length(job_payloads.c.graph) + func.length(job_payloads.c.extra_data),
 ).where(_OF_JOBS)
-_CLOUD_IDS = (jobs.c.cloud_id, history.c.cloud_id)
+_KNOWN = union_all(
+    *(
+        select(column).where(column.in_(bindparam("ids", expanding=True)))
+        for column in (jobs.c.cloud_id, history.c.cloud_id)
+    )
+)
 _RECEIVED = _DROP.where(jobs.c.state == "received")
 #: Ids that are looked up in one unit.
 _MAX_IDS = 5_000
@@ -442,11 +447,8 @@ class JobRepository(Repository):
         asked = list(cloud_ids)
 
         def work(connection: Connection) -> set[str]:
-            found: set[str] = set()
-            for some in chunks(asked):
-                known = (select(column).where(column.in_(some)) for column in _CLOUD_IDS)
-                found.update(connection.execute(union_all(*known)).scalars())
-            return found
+            parts = ({"ids": some} for some in chunks(asked))
+            return {id_ for part in parts for id_ in connection.execute(_KNOWN, part).scalars()}
 
         return await self._database.read(work) if asked else set()
 
