@@ -10,7 +10,7 @@ import io
 import json
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +21,7 @@ from msgspec import NODEFAULT
 
 from proxy.cli.commands import app
 from proxy.cli.common import shown_default
-from proxy.settings import ACCOUNT_SETTINGS, SETTINGS, Setting
+from proxy.settings import ACCOUNT_SETTINGS, PROVIDER_SETTINGS, SETTINGS, Setting
 
 _REGENERATE = "Written by `make docs` from the code: change it there."
 
@@ -42,7 +42,7 @@ def config_example() -> str:
                 value = row.default if row.example is None else row.example
                 comment = _comment(f"{row.help}{_note(row)}")
                 blocks.append(f"{comment}#{row.key} = {_toml(value)}\n")
-    blocks.append(_accounts_example())
+    blocks += _arrays_example()
     return "\n".join(blocks)
 
 
@@ -71,7 +71,7 @@ def settings_page() -> str:
                 f"* Value: {row.expects}",
                 f"* Default: {_shown(row)}\n",
             ]
-    return "\n".join([*parts, *_accounts_reference()])
+    return "\n".join([*parts, *_arrays_reference()])
 
 
 def commands_page() -> str:
@@ -152,28 +152,48 @@ _ACCOUNTS = (
 )
 
 
-def _accounts_example() -> str:
-    lines = [f"# --- Accounts ---\n\n{_comment(_ACCOUNTS)}\n#[[accounts]]\n"]
-    for row in ACCOUNT_SETTINGS:
-        value = row.default if row.example is None else row.example
-        lines.append(f"{_comment(row.help)}#{row.name} = {_toml(value)}\n")
-    return "\n".join(lines)
+_PROVIDERS = (
+    "Providers of OpenID Connect at which members sign in, each in a table [[providers]] of the "
+    "settings file. They need the extra `sign-in`."
+)
+
+#: The arrays of tables: their headings, keys, texts and settings.
+_ARRAYS = (
+    ("Accounts", "accounts", _ACCOUNTS, ACCOUNT_SETTINGS),
+    ("Providers", "providers", _PROVIDERS, PROVIDER_SETTINGS),
+)
 
 
-def _accounts_reference() -> list[str]:
-    parts = ["## Accounts\n", f"{_ACCOUNTS}\n"]
-    for row in ACCOUNT_SETTINGS:
-        default = row.shown or ("none" if row.default in (None, ()) else f"`{row.default}`")
-        if row.default is NODEFAULT:
-            default = "none, it must be set"
-        parts += [
-            f"### accounts.{row.name}\n",
-            f"{row.help}\n",
-            f"* TOML: `{row.name}` in a table `[[accounts]]`",
-            f"* Value: {row.expects}",
-            f"* Default: {default}\n",
-        ]
-    return parts
+def _arrays_example() -> Iterator[str]:
+    for heading, key, text, rows in _ARRAYS:
+        lines = [f"# --- {heading} ---\n\n{_comment(text)}\n#[[{key}]]\n"]
+        for row in rows:
+            value = row.default if row.example is None else row.example
+            lines.append(f"{_comment(row.help)}#{row.name} = {_toml(value)}\n")
+        yield "\n".join(lines)
+
+
+def _arrays_reference() -> Iterator[str]:
+    for heading, key, text, rows in _ARRAYS:
+        yield f"## {heading}\n"
+        yield f"{text}\n"
+        for row in rows:
+            default = row.shown or (
+                "none" if row.default in (None, (), "") else _shown_default(row)
+            )
+            if row.default is NODEFAULT:
+                default = "none, it must be set"
+            yield f"### {key}.{row.name}\n"
+            yield f"{row.help}\n"
+            yield f"* TOML: `{row.name}` in a table `[[{key}]]`"
+            yield f"* Value: {row.expects}"
+            yield f"* Default: {default}\n"
+
+
+def _shown_default(row: Setting) -> str:
+    """A default as the page shows it."""
+    value = row.default
+    return f"`{', '.join(value) if isinstance(value, tuple) else value}`"
 
 
 def _comment(text: str) -> str:

@@ -12,6 +12,8 @@ from proxy.budget import MemoryBudget
 from proxy.threads import ThreadTurns
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from proxy.api.addressing import Network
     from proxy.api.header_sign_in import HeaderSignIn
     from proxy.api.web_interface import Journal, WebInterface
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from proxy.observations import Observations
     from proxy.packs.pack import PackServices
     from proxy.readiness import Readiness
+    from proxy.sign_in.provider import SignInProvider
     from proxy.storage.encryption import Cipher
     from proxy.storage.history import HistoryRepository
     from proxy.storage.usage import ActivityRepository
@@ -68,8 +71,9 @@ class Services(Struct, frozen=True, kw_only=True):
 
     `readiness` reports whether jobs are accepted. `interface` is served at `/`. `cipher` signs what
     other replicas must trust. `budget` counts memory for clients, `spool` disk space for their
-    requests; `turns` runs long work in threads. `supervisor` runs background tasks. Without `packs`
-    there are no routes of node packs, without `assets` those of assets are turned off.
+    requests; `turns` runs long work in threads. `supervisor` runs background tasks. Members sign in
+    at the `providers`, by name. Without `packs` there are no routes of node packs, without `assets`
+    those of assets are turned off.
     """
 
     jobs: JobService
@@ -92,4 +96,5 @@ class Services(Struct, frozen=True, kw_only=True):
     spool: Spool = field(default_factory=Spool)
     assets: Assets | None = None
     packs: PackServices | None = None
+    providers: Mapping[str, SignInProvider] = field(default_factory=dict)
     options: ApiOptions = ApiOptions()

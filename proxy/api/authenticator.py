@@ -58,6 +58,8 @@ TICKET_LIFETIME = 600
 #: Routes without authentication: health, and signing in and out.
 OPEN = frozenset({"/healthz", SIGN_IN, SIGN_OUT})
 
+_SIGN_IN_BELOW = f"{SIGN_IN}/"
+
 #: Tells anonymous requests no more than whether it may be sent requests.
 READY = "/readyz"
 
@@ -183,7 +185,7 @@ class Authenticator:
         self._throttle = Throttle(time.monotonic)
         # By the SHA-256 of the header, so that no token stays in memory.
         self._known: dict[bytes, _KnownHeader] = {}
-        self._provisioner = Provisioner(services.members, services.accounting.audit)
+        self.provisioner = Provisioner(services.members, services.accounting.audit)
         self._header_sign_in = services.options.header_sign_in
         self._trusted = services.options.trusted_proxies
 
@@ -210,7 +212,7 @@ class Authenticator:
         peer = connection_of(request).peer
         identity = identity_of(headers, peer, self._header_sign_in, self._trusted)
         if identity is not None:
-            request[_SIGNED_IN] = await self._provisioner.enter(
+            request[_SIGNED_IN] = await self.provisioner.enter(
                 identity, self._header_sign_in.rules, caller_of(request).address
             )
 
@@ -226,7 +228,7 @@ class Authenticator:
             )
         if not self._members.has_members:
             admission = ANYONE
-        elif request.path in OPEN or (request.path == READY and _is_anonymous(request, way)):
+        elif is_open(request.path) or (request.path == READY and _is_anonymous(request, way)):
             return None
         else:
             admission = self._remembered(request, way) or self._of_member(request)
@@ -374,6 +376,11 @@ class Authenticator:
         page = URL(f"{self._base_path}{SIGN_IN}")
         wanted = request.rel_url.raw_path_qs
         return page if wanted == "/" else page.with_query(next=wanted)
+
+
+def is_open(path: str) -> bool:
+    """Return whether a path needs no authentication: `OPEN`, and sign-in at providers."""
+    return path in OPEN or path.startswith(_SIGN_IN_BELOW)
 
 
 def _is_anonymous(request: web.Request, way: Way) -> bool:

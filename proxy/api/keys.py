@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from proxy.api import ApiOptions, Services
     from proxy.api.spool import Spool
     from proxy.api.web_interface import Journal, WebInterface
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from proxy.observations import Observations
     from proxy.packs.pack import PackServices
     from proxy.readiness import Readiness
+    from proxy.sign_in.provider import SignInProvider
     from proxy.storage.history import HistoryRepository
     from proxy.storage.usage import ActivityRepository
     from proxy.threads import ThreadTurns
@@ -44,6 +47,7 @@ TURNS: web.AppKey[ThreadTurns] = web.AppKey("turns")
 SPOOL: web.AppKey[Spool] = web.AppKey("spool")
 ASSETS: web.AppKey[Assets | None] = web.AppKey("assets")
 PACKS: web.AppKey[PackServices | None] = web.AppKey("packs")
+PROVIDERS: web.AppKey[Mapping[str, SignInProvider]] = web.AppKey("providers")
 OPTIONS: web.AppKey[ApiOptions] = web.AppKey("options")
 
 
@@ -67,6 +71,7 @@ def provide(app: web.Application, services: Services) -> None:
     app[SPOOL] = services.spool
     app[ASSETS] = services.assets
     app[PACKS] = services.packs
+    app[PROVIDERS] = services.providers
     app[OPTIONS] = services.options
 
 

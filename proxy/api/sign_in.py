@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 
 import structlog
 from aiohttp import web
+from yarl import URL
 
 from proxy.api import bodies
 from proxy.api.admission import Admission
@@ -23,9 +24,11 @@ from proxy.api.authenticator import (
     has_token,
 )
 from proxy.api.connections import connection_of
-from proxy.api.keys import MEMBERS, OPTIONS
+from proxy.api.keys import MEMBERS, OPTIONS, PROVIDERS
 from proxy.api.middleware import note
-from proxy.members.tokens import SESSION_LIFETIME, digest
+from proxy.members.directory import Access
+from proxy.members.tokens import SESSION_LIFETIME, Token, digest
+from proxy.sign_in.provider import SignInProvider
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
@@ -41,6 +44,11 @@ _FORM = """<form method="post" action="{base}{action}">
 <input name="next" type="hidden" value="{next}">
 <button>Sign in</button>
 </form>"""
+
+_PROVIDER = """<p><a class="button" href="{address}">Sign in with {label}</a></p>"""
+
+_SIGNED_OUT = """<p>You are signed out here, and still signed in at {label}.
+<a href="{address}">Sign out there, too</a></p>"""
 
 _SIGNED_IN = """<p>You are signed in as <strong>{member}</strong>.</p>
 <p><a href="{base}/">Go to ComfyUI</a></p>
@@ -59,18 +67,18 @@ async def get_sign_in(request: web.Request) -> web.Response:
     if elsewhere is not None:
         base = html.escape(request.app[OPTIONS].base_path)
         member = html.escape(elsewhere.member.name)
-        return _page(_SIGNED_IN_ELSEWHERE.format(member=member, base=base))
+        return sign_in_page(_SIGNED_IN_ELSEWHERE.format(member=member, base=base))
     session = authenticator_of(request).session_of(request)
     if session is None:
-        return _page(_form(request, request.query.get("next", "/")))
+        return sign_in_page(await _signed_out(request) + form_of(request, _wanted(request)))
     member, base = html.escape(session[0].member.name), html.escape(request.app[OPTIONS].base_path)
-    return _page(_SIGNED_IN.format(member=member, base=base, action=SIGN_OUT))
+    return sign_in_page(_SIGNED_IN.format(member=member, base=base, action=SIGN_OUT))
 
 
 async def post_sign_in(request: web.Request) -> web.Response:
     """Take the form's `token`, set a session's cookie and lead to `next`."""
     authenticator, caller = authenticator_of(request), caller_of(request)
-    members, base = request.app[MEMBERS], request.app[OPTIONS].base_path
+    members = request.app[MEMBERS]
     authenticator.refuse_foreign(request, caller)
     if has_token(request):  # a page below /t/TOKEN/ must not sign a browser in as its author
         raise LocalError(
@@ -83,14 +91,25 @@ async def post_sign_in(request: web.Request) -> web.Response:
     await members.look_for([token])
     access = members.access(token)
     if access is None:
-        return _page(_form(request, target), authenticator.wrong(token, caller))
+        return sign_in_page(form_of(request, target), authenticator.wrong(token, caller))
+    answer = await begin_session(request, access, target)
+    note(request, "sign_in", token=access.token.shown)
+    return answer
+
+
+async def begin_session(request: web.Request, access: Access, target: str) -> web.Response:
+    """Return an answer that gives the browser a session and leads it to a path of this server.
+
+    Raises `StorageError`.
+    """
+    members, caller = request.app[MEMBERS], caller_of(request)
+    base = request.app[OPTIONS].base_path
     await _end_session(request)
     session = await members.sessions.begin(access.token.id)
     members.used(access.token, caller.address)
     log.info("member_signed_in", member=access.member.name, address=caller.address)
     connection_of(request).admission = Admission(access.member.name, access.token.id)
-    note(request, "sign_in", token=access.token.shown)
-    answer = _leads_to(f"{base}{target if _is_local(target) else '/'}")
+    answer = leads_to(f"{base}{target if is_local(target) else '/'}")
     answer.set_cookie(
         COOKIE,
         session,
@@ -114,7 +133,9 @@ async def post_sign_out(request: web.Request) -> web.Response:
         note(request, "sign_out")
     await _end_session(request)
     connection.manager.review()
-    answer = _leads_to(f"{base}{SIGN_IN}")
+    provider = None if session is None else _provider_of(request, session[0].token)
+    query = {} if provider is None else {"signed-out": provider.options.name}
+    answer = leads_to(str(URL(f"{base}{SIGN_IN}").with_query(query)))
     if cookie_of(request) is not None:
         answer.del_cookie(COOKIE, path=base or "/")
     return answer
@@ -146,18 +167,56 @@ async def _read_form(request: web.Request) -> dict[str, str]:
     return dict(parse_qsl(text, keep_blank_values=True))
 
 
-def _is_local(target: str) -> bool:
+def is_local(target: str) -> bool:
     """Return whether `target` is a path that no browser takes for the URL of another site."""
     plain = target.isascii() and target.isprintable() and "\\" not in target
     return plain and target.startswith("/") and not target.startswith("//")
 
 
-def _form(request: web.Request, target: str) -> str:
+def _wanted(request: web.Request) -> str:
+    return request.query.get("next", "/")
+
+
+def form_of(request: web.Request, target: str) -> str:
+    """Return the ways to sign in, each of which leads to `target`."""
     base = html.escape(request.app[OPTIONS].base_path)
-    return _FORM.format(base=base, action=SIGN_IN, next=html.escape(target))
+    links = "".join(
+        _PROVIDER.format(
+            address=html.escape(str(URL(f"{base}{SIGN_IN}/{name}").with_query(next=target))),
+            label=html.escape(provider.options.label),
+        )
+        for name, provider in request.app[PROVIDERS].items()
+    )
+    return links + _FORM.format(base=base, action=SIGN_IN, next=html.escape(target))
 
 
-def _page(form: str, problem: LocalError | None = None) -> web.Response:
+def _provider_of(request: web.Request, token: Token) -> SignInProvider | None:
+    """Return the provider for whose sign-ins a token stands."""
+    if not token.stands_for_sign_in:
+        return None
+    providers = request.app[PROVIDERS].values()
+    return next((each for each in providers if each.options.issuer == token.note), None)
+
+
+async def _signed_out(request: web.Request) -> str:
+    """Return the way out of the provider, for who has signed out here."""
+    provider = request.app[PROVIDERS].get(request.query.get("signed-out", ""))
+    if provider is None:
+        return ""
+    url = await provider.end_session_url(own_address(request, SIGN_IN))
+    if url is None:
+        return ""
+    return _SIGNED_OUT.format(address=html.escape(url), label=html.escape(provider.options.label))
+
+
+def own_address(request: web.Request, path: str) -> str:
+    """Return the address of a path of this server, as the client calls it."""
+    caller = caller_of(request)
+    return f"{caller.scheme}://{caller.host}{request.app[OPTIONS].base_path}{path}"
+
+
+def sign_in_page(form: str, problem: LocalError | None = None) -> web.Response:
+    """Return the page with a form, and why the last attempt has failed."""
     nonce = secrets.token_urlsafe(16)
     alert = f'<p role="alert">{html.escape(str(problem))}</p>' if problem is not None else ""
     return web.Response(
@@ -174,5 +233,6 @@ def _page(form: str, problem: LocalError | None = None) -> web.Response:
     )
 
 
-def _leads_to(address: str) -> web.Response:
+def leads_to(address: str) -> web.Response:
+    """Return an answer that leads a browser to another address."""
     return web.Response(status=303, headers={"Location": address, "Cache-Control": "no-store"})

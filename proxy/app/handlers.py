@@ -9,23 +9,22 @@ from aiohttp import WSCloseCode
 
 from proxy import logging as logs
 from proxy.api import ApiOptions, Services
-from proxy.api.header_sign_in import HeaderSignIn
 from proxy.api.metrics import Gauges
 from proxy.api.web_interface import Journal, WebInterface
 from proxy.app.accounts import CloudAccounts
 from proxy.app.jobs import Jobs
 from proxy.app.process import Process
 from proxy.app.resources import Resources
+from proxy.app.sign_in import header_sign_in, open_providers
 from proxy.app.storage import OpenStorage
 from proxy.engine.election import Election
 from proxy.files.assets import Assets
 from proxy.jobs.service import Sampler
-from proxy.members.provisioning import ProvisioningRules
 from proxy.packs.notes import Notes
 from proxy.packs.pack import PackServices
 from proxy.packs.workflows import WorkflowExchange
 from proxy.readiness import Readiness
-from proxy.settings import ConfigError, Settings
+from proxy.settings import Settings
 from proxy.storage.assets import AssetRepository
 from proxy.storage.temporary import ExportRepository
 from proxy.storage.usage import ActivityRepository
@@ -83,28 +82,30 @@ async def open_api(
         resources.pictures, resources.catalog, resources.userdata, workflows, notes
     )
     try:
-        with logs.lines_told(journal.add):
-            yield Services(
-                jobs=jobs.service,
-                files=resources.files,
-                catalog=resources.catalog,
-                userdata=resources.userdata,
-                members=storage.members,
-                accounting=resources.accounting,
-                history=jobs.repository.history,
-                activity=activity,
-                observations=cloud.observations,
-                readiness=readiness,
-                journal=journal,
-                interface=interface,
-                bus=jobs.bus,
-                cipher=storage.cipher,
-                supervisor=supervisor,
-                budget=process.budget,
-                assets=assets if settings.assets else None,
-                packs=packs if settings.helper_nodes else None,
-                options=_api_options(settings, shared=database.shared),
-            )
+        async with open_providers(settings) as providers:
+            with logs.lines_told(journal.add):
+                yield Services(
+                    jobs=jobs.service,
+                    files=resources.files,
+                    catalog=resources.catalog,
+                    userdata=resources.userdata,
+                    members=storage.members,
+                    accounting=resources.accounting,
+                    history=jobs.repository.history,
+                    activity=activity,
+                    observations=cloud.observations,
+                    readiness=readiness,
+                    journal=journal,
+                    interface=interface,
+                    bus=jobs.bus,
+                    cipher=storage.cipher,
+                    supervisor=supervisor,
+                    budget=process.budget,
+                    assets=assets if settings.assets else None,
+                    packs=packs if settings.helper_nodes else None,
+                    providers=providers,
+                    options=_api_options(settings, shared=database.shared),
+                )
     finally:
         notes.close()
         await readiness.close()
@@ -114,7 +115,7 @@ def _api_options(settings: Settings, *, shared: bool) -> ApiOptions:
     return ApiOptions(
         base_path=settings.base_path,
         trusted_proxies=settings.trusted_proxies,
-        header_sign_in=_header_sign_in(settings),
+        header_sign_in=header_sign_in(settings),
         allowed_hosts=settings.allowed_hosts,
         max_upload_bytes=settings.max_upload_bytes,
         max_json_bytes=settings.max_json_bytes,
@@ -127,19 +128,3 @@ def _api_options(settings: Settings, *, shared: bool) -> ApiOptions:
         admin_apart=settings.admin_listen is not None,
         simulated=settings.simulate,
     )
-
-
-def _header_sign_in(settings: Settings) -> HeaderSignIn | None:
-    if settings.sign_in_header is None:
-        if settings.sign_in_groups_header is not None:
-            raise ConfigError("sign_in_groups_header is set and sign_in_header is not: set both.")
-        return None
-    if not settings.trusted_proxies:
-        raise ConfigError(
-            "sign_in_header is set and trusted_proxies is not: set trusted_proxies to the address "
-            "of the reverse proxy that signs people in, because anybody else can send this header."
-        )
-    rules = ProvisioningRules(
-        settings.sign_in_template or "", frozenset(settings.sign_in_admin_groups)
-    )
-    return HeaderSignIn(settings.sign_in_header, settings.sign_in_groups_header, rules)

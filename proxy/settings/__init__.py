@@ -11,9 +11,11 @@ from proxy.settings.loading import read_key as read_key
 from proxy.settings.loading import read_secrets as read_secrets
 from proxy.settings.model import ACCOUNT_SETTINGS as ACCOUNT_SETTINGS
 from proxy.settings.model import PLANS as PLANS
+from proxy.settings.model import PROVIDER_SETTINGS as PROVIDER_SETTINGS
 from proxy.settings.model import SERVE_SETTINGS as SERVE_SETTINGS
 from proxy.settings.model import SETTINGS as SETTINGS
 from proxy.settings.model import AccountSettings as AccountSettings
+from proxy.settings.model import ProviderSettings as ProviderSettings
 from proxy.settings.model import Settings as Settings
 from proxy.settings.model import place_options as place_options
 from proxy.settings.table import ConfigError as ConfigError

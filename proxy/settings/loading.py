@@ -20,8 +20,8 @@ import structlog
 from yarl import URL
 
 from proxy.logging import register_secret
+from proxy.settings.arrays import ACCOUNTS, PROVIDERS
 from proxy.settings.model import (
-    ACCOUNT_SETTINGS,
     SETTINGS,
     AccountSettings,
     Settings,
@@ -32,8 +32,8 @@ from proxy.settings.table import (
     PREFIX,
     ConfigError,
     InvalidValueError,
-    Setting,
     checked,
+    complaint,
     to_encryption_key,
 )
 
@@ -83,15 +83,20 @@ def load_with_sources(options: Mapping[str, Any] | None = None) -> LoadedSetting
     document = {} if path is None else _document(path)
     values = _beneath(document, environment | given) | _beneath(environment, given) | given
     sources = {name: where for name, (where, _) in values.items()}
-    _, tables = values.pop("accounts", ("", []))
+    _, accounts = values.pop(ACCOUNTS.key, ("", []))
+    _, providers = values.pop(PROVIDERS.key, ("", []))
     try:
         fields = checked(Settings, {name: value for name, (_, value) in values.items()})
     except InvalidValueError as error:
         row = next(row for row in SETTINGS if row.name == error.name)
-        raise ConfigError(_complaint(row, *values[row.name])) from None
+        raise ConfigError(complaint(row, *values[row.name])) from None
     if "data_dir" not in fields:
         fields["data_dir"] = default_data_dir(simulated=fields.get("simulate", False))
-    settings = Settings(**fields, accounts=_accounts(tables, path))
+    settings = Settings(
+        **fields,
+        accounts=ACCOUNTS.read(accounts, path),
+        providers=PROVIDERS.read(providers, path),
+    )
     single_key = next((values[name][0] for name in _KEY_FORMS if name in values), None)
     _refuse_contradictions(settings, path, single_key)
     return LoadedSettings(settings, sources)
@@ -114,7 +119,7 @@ def _document(path: Path) -> _Source:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"The settings file {path} is not TOML: correct it ({error}).") from None
-    known = [*(row.key for row in SETTINGS if row.key), "accounts"]
+    known = [*(row.key for row in SETTINGS if row.key), ACCOUNTS.key, PROVIDERS.key]
     found: _Source = {}
     for name, value in document.items():
         if name not in known:
@@ -140,23 +145,13 @@ def _remedy(name: str, known: Iterable[str]) -> str:
     return f"remove it, or write {near[0]}" if near else "remove it"
 
 
-def _complaint(row: Setting, where: str, value: object) -> str:
-    text = repr(value)
-    short = text if len(text) <= 80 else f"{text[:79]}…"
-    return f"{where}{'' if row.secret else f' is {short}, but'} must be {row.expects}."
-
-
 def _refuse_contradictions(settings: Settings, where: Path | None, single_key: str | None) -> None:
     """Raise `ConfigError` for values that are right each by itself, but not together.
 
     `single_key` is how a key outside of the tables is set, if one is.
     """
-    seen: set[str] = set()
     for account in settings.accounts:
         the = f"The account {account.name} in {where}"
-        if account.name in seen:
-            raise ConfigError(f"{the} is not unique: give each account its own name.")
-        seen.add(account.name)
         if account.key is not None and account.key_file is not None:
             raise ConfigError(f"{the} has key and key_file: remove one of them, preferably key.")
         if account.key is None and account.key_file is None:
@@ -177,35 +172,6 @@ def _refuse_contradictions(settings: Settings, where: Path | None, single_key: s
         raise ConfigError(
             "database_direct is set and database is not: set COMFY_PROXY_DATABASE too."
         )
-
-
-def _accounts(tables: object, where: Path | None) -> tuple[AccountSettings, ...]:
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise ConfigError(
-            f"`accounts` in {where} must be tables: begin each with a line [[accounts]]."
-        )
-    accounts = []
-    for number, table in enumerate(tables, start=1):
-        try:
-            accounts.append(AccountSettings(**checked(AccountSettings, {"name": None} | table)))
-        except InvalidValueError as error:
-            raise ConfigError(_account_complaint(error.name, number, table, where)) from None
-    return tuple(accounts)
-
-
-def _account_complaint(key: str, number: int, table: Mapping[str, Any], where: Path | None) -> str:
-    """Return the complaint about a key of the account with this number."""
-    name = table.get("name")
-    the = f"account {name if isinstance(name, str) and name else number} in {where}"
-    known = {row.name: row for row in ACCOUNT_SETTINGS}
-    if key not in known:
-        return (
-            f"The {the} has `{key}`, which is not a setting of accounts: remove it, or use one of "
-            f"{', '.join(known)}."
-        )
-    if key not in table:
-        return f"The {the} has no {key}: add {key} = {known[key].example!r}."
-    return _complaint(known[key], f"`{key}` of the {the}", table[key])
 
 
 # --- the accounts --------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from proxy.settings.table import (
     to_encryption_key,
     to_header,
     to_hosts,
+    to_issuer,
     to_names,
     to_networks,
     to_origins,
@@ -115,6 +116,70 @@ class AccountSettings(Struct, frozen=True, kw_only=True):
 
 #: The keys of a table in the order in which they are documented.
 ACCOUNT_SETTINGS = tuple(rows_of(AccountSettings))
+
+
+class ProviderSettings(Struct, frozen=True, kw_only=True):
+    """One table of `[[providers]]`, checked."""
+
+    name: Annotated[
+        str,
+        Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z"),
+        Setting(
+            "Providers",
+            expects="a name of at most 32 small letters, digits and `-` that no other provider has",
+            example="company",
+        ),
+    ]
+    """The provider's name in the redirect URI `/proxy/sign-in/NAME/callback`, which the provider
+    must know."""
+
+    issuer: Annotated[
+        str,
+        Setting(
+            "Providers",
+            expects="an https address, exactly as the provider names itself",
+            example="https://login.example.com",
+            read=to_issuer,
+        ),
+    ]
+    """The issuer. Its metadata are read from `/.well-known/openid-configuration` below it."""
+
+    client_id: Annotated[str, Setting("Providers", example="comfy")]
+    """The id that the provider has given to this server."""
+
+    client_secret_file: Annotated[
+        Path | None, Setting("Providers", example="/run/secrets/oidc_company")
+    ] = None
+    """A file that contains only the secret that the provider has given to this server. Without one
+    it is a public client."""
+
+    label: Annotated[str, Setting("Providers", shown="the name", example="Example Ltd")] = ""
+    """The provider's name on the sign-in page."""
+
+    scopes: Annotated[tuple[str, ...], Setting("Providers", read=to_names)] = (
+        "openid",
+        "email",
+        "profile",
+    )
+    """What to ask the provider for. Some name groups only with a scope such as `groups`."""
+
+    domains: Annotated[tuple[str, ...], Setting("Providers", read=to_names)] = ()
+    """Only people with a verified e-mail address of one of these domains can sign in. Set it for
+    providers where anybody can have an account."""
+
+    groups_claim: Annotated[str, Setting("Providers")] = "groups"
+    """The claim with the groups of a person."""
+
+    groups: Annotated[tuple[str, ...], Setting("Providers", read=to_names)] = ()
+    """Only people in one of these groups can sign in."""
+
+    admin_groups: Annotated[tuple[str, ...], Setting("Providers", read=to_names)] = ()
+    """Groups whose people are admins. With it, those who sign in are admins if they are in one of
+    these groups, and users if not."""
+
+
+#: The keys of such a table in the order in which they are documented.
+PROVIDER_SETTINGS = tuple(rows_of(ProviderSettings))
 
 
 def default_data_dir(*, simulated: bool) -> Path:
@@ -602,8 +667,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     start_empty: Annotated[bool, Setting("General", for_once=True)] = False
     """Replace a damaged database by an empty one. The damaged file is kept."""
 
-    #: Tables, which have no option and no variable: their rows are a table of their own.
+    #: Arrays of tables, which have no option and no variable: their rows are tables of their own.
     accounts: tuple[AccountSettings, ...] = ()
+    providers: tuple[ProviderSettings, ...] = ()
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -613,7 +679,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     @property
     def provisions_members(self) -> bool:
         """Whether people become members by signing in elsewhere."""
-        return self.sign_in_header is not None
+        return self.sign_in_header is not None or bool(self.providers)
 
     @property
     def max_json_bytes(self) -> int:

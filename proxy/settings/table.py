@@ -359,6 +359,15 @@ def to_names(value: object) -> tuple[str, ...]:
     return tuple(part for part in _parts(value) if part)
 
 
+def to_issuer(value: object) -> str:
+    """Return the address of an issuer, which has TLS or is on this machine."""
+    url = URL(str(value))
+    local = url.scheme == "http" and url.host in ("localhost", "127.0.0.1", "::1")
+    if not isinstance(value, str) or not (local or url.scheme == "https") or not url.host:
+        raise ValueError("not an issuer")
+    return value
+
+
 def to_encryption_key(value: object) -> Secret:
     """Return 32 bytes in URL-safe base64 from either kind of base64."""
     text = _text(value).strip().translate(str.maketrans("+/", "-_"))
@@ -369,3 +378,9 @@ def to_encryption_key(value: object) -> Secret:
 
 #: How values of these types are read.
 _READERS: dict[Any, Callable[[object], object]] = {Path: to_path, URL: to_url, Secret: to_secret}
+
+
+def complaint(row: Setting, where: str, value: object) -> str:
+    text = repr(value)
+    short = text if len(text) <= 80 else f"{text[:79]}…"
+    return f"{where}{'' if row.secret else f' is {short}, but'} must be {row.expects}."

@@ -1,0 +1,294 @@
+"""A provider that lies, or somebody between: forged ID tokens, other issuers, huge answers."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from joserfc import jwt
+from joserfc.jwk import ECKey, KeySet, RSAKey
+
+from proxy.members.provisioning import ProvisioningRules
+from proxy.sign_in.openid import Provider
+from proxy.sign_in.provider import (
+    Attempt,
+    ProviderOptions,
+    ProviderUnavailableError,
+    SignInError,
+    new_attempt,
+)
+
+RSA = RSAKey.generate_key(2048, {"kid": "1"})
+OTHER = RSAKey.generate_key(2048, {"kid": "1"})
+REDIRECT = "http://127.0.0.1/proxy/sign-in/company/callback"
+
+
+@dataclass
+class Issuer:
+    """A provider that answers as a test says."""
+
+    issuer: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    keys: list[Any] = field(default_factory=lambda: [RSA])
+    tokens: dict[str, Any] = field(default_factory=dict)
+    userinfo: dict[str, Any] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    forms: list[dict[str, str]] = field(default_factory=list)
+
+    def claims(self, attempt: Attempt, **more: Any) -> dict[str, Any]:
+        now = int(time.time())
+        claims = {
+            "iss": self.issuer,
+            "sub": "ann",
+            "aud": "comfy",
+            "iat": now,
+            "exp": now + 60,
+            "nonce": attempt.nonce,
+            "email": "ann@example.com",
+            "groups": ["staff"],
+        }
+        claims |= more
+        return {name: value for name, value in claims.items() if value is not None}
+
+    def answer(self, claims: dict[str, Any], *, alg: str = "RS256", key: Any = RSA) -> None:
+        """Answer with an ID token."""
+        header = {"alg": alg, "kid": "1"}
+        self.tokens = {"id_token": jwt.encode(header, claims, key, algorithms=[alg])}
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(request.path)
+        match request.path:
+            case "/.well-known/openid-configuration":
+                return web.json_response(
+                    {
+                        "issuer": self.issuer,
+                        "authorization_endpoint": f"{self.issuer}/authorize",
+                        "token_endpoint": f"{self.issuer}/token",
+                        "jwks_uri": f"{self.issuer}/keys",
+                        "userinfo_endpoint": f"{self.issuer}/userinfo",
+                        **self.metadata,
+                    }
+                )
+            case "/keys":
+                return web.json_response(KeySet(self.keys).as_dict(private=False))
+            case "/token":
+                self.forms.append({**(await request.post())})  # type: ignore[dict-item]
+                return web.json_response(self.tokens)
+            case "/userinfo":
+                return web.json_response(self.userinfo)
+        raise web.HTTPNotFound
+
+
+@pytest.fixture
+async def issuer() -> AsyncIterator[Issuer]:
+    issuer = Issuer()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", issuer.handle)
+    async with TestServer(app) as server:
+        issuer.issuer = f"http://127.0.0.1:{server.port}"
+        yield issuer
+
+
+@pytest.fixture
+async def provider(issuer: Issuer) -> AsyncIterator[Provider]:
+    options = ProviderOptions(
+        name="company",
+        label="Example Ltd",
+        issuer=issuer.issuer,
+        client_id="comfy",
+        client_secret="a secret",
+    )
+    async with aiohttp.ClientSession() as session:
+        yield Provider(options, ProvisioningRules(), session)
+
+
+@pytest.fixture
+def attempt() -> Attempt:
+    return new_attempt("company", "/", time.time())
+
+
+def encoded(part: str | bytes) -> bytes:
+    data = part.encode() if isinstance(part, str) else part
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+
+async def subject(provider: Provider, attempt: Attempt, **query: str) -> str:
+    identity = await provider.identity(attempt, {"code": "c", **query}, REDIRECT)
+    return identity.subject
+
+
+async def test_a_right_token_says_who_it_is(
+    issuer: Issuer, provider: Provider, attempt: Attempt
+) -> None:
+    issuer.answer(issuer.claims(attempt))
+    assert await subject(provider, attempt) == "ann"
+    (form,) = issuer.forms
+    assert form["code_verifier"] == attempt.verifier
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"nonce": "another"},
+        {"nonce": None},
+        {"aud": "somebody"},
+        {"aud": ["comfy", "somebody"]},
+        {"aud": None},
+        {"aud": ["somebody"], "azp": "comfy"},
+        {"iss": "https://evil.example"},
+        {"iss": None},
+        {"sub": None},
+        {"sub": ""},
+        {"sub": "x" * 256},
+        {"sub": 7},
+        {"exp": 1_000_000_000},
+        {"exp": None},
+        {"iat": None},
+        {"nbf": 4_000_000_000},
+        {"azp": "somebody"},
+    ],
+    ids=str,
+)
+async def test_a_token_for_something_else_is_refused(
+    issuer: Issuer, provider: Provider, attempt: Attempt, more: dict[str, Any]
+) -> None:
+    issuer.answer(issuer.claims(attempt, **more))
+    with pytest.raises(SignInError):
+        await subject(provider, attempt)
+
+
+async def test_a_token_with_another_key_is_refused(
+    issuer: Issuer, provider: Provider, attempt: Attempt
+) -> None:
+    issuer.answer(issuer.claims(attempt), key=OTHER)
+    with pytest.raises(SignInError):
+        await subject(provider, attempt)
+
+
+async def test_a_token_without_a_signature_is_refused(
+    issuer: Issuer, provider: Provider, attempt: Attempt
+) -> None:
+    issuer.metadata = {"id_token_signing_alg_values_supported": ["none", "HS256", "RS256"]}
+    issuer.answer(issuer.claims(attempt))
+    head, body, _ = issuer.tokens["id_token"].split(".")
+    none = "eyJhbGciOiJub25lIn0"
+    for forged in (f"{none}.{body}.", f"{head}.{body}.", body, "", f"{head}.{body}.AAAA"):
+        issuer.tokens = {"id_token": forged}
+        with pytest.raises(SignInError):
+            await subject(provider, attempt)
+
+
+@pytest.mark.parametrize("form", ["pem", "der"])
+async def test_the_public_key_is_no_secret_of_an_hmac(
+    issuer: Issuer, provider: Provider, attempt: Attempt, form: str
+) -> None:
+    issuer.metadata = {"id_token_signing_alg_values_supported": ["HS256", "RS256"]}
+    public = RSA.as_pem(private=False) if form == "pem" else RSA.as_der(private=False)
+    parts = ({"alg": "HS256", "kid": "1"}, issuer.claims(attempt))
+    signed = b".".join(map(encoded, map(json.dumps, parts)))
+    proof = encoded(hmac.digest(public, signed, "sha256"))
+    issuer.tokens = {"id_token": f"{signed.decode()}.{proof.decode()}"}
+    with pytest.raises(SignInError):
+        await subject(provider, attempt)
+
+
+async def test_a_new_key_is_fetched_once_it_signs(
+    issuer: Issuer, provider: Provider, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issuer.answer(issuer.claims(attempt))
+    await subject(provider, attempt)
+    issuer.keys = [OTHER]
+    issuer.answer(issuer.claims(attempt), key=OTHER)
+    monkeypatch.setattr("proxy.sign_in.openid._KEYS_PAUSE", 0.0)
+    assert await subject(provider, attempt) == "ann"
+
+
+async def test_wrong_tokens_do_not_make_it_ask_for_keys_again_and_again(
+    issuer: Issuer, provider: Provider, attempt: Attempt
+) -> None:
+    issuer.answer(issuer.claims(attempt), key=OTHER)
+    for _ in range(5):
+        with pytest.raises(SignInError):
+            await subject(provider, attempt)
+    assert issuer.asked.count("/keys") == 1
+    assert issuer.asked.count("/.well-known/openid-configuration") == 1
+
+
+async def test_other_algorithms_with_a_public_key_count(
+    issuer: Issuer, provider: Provider, attempt: Attempt
+) -> None:
+    key = ECKey.generate_key("P-256", {"kid": "1"})
+    issuer.keys, issuer.metadata = [key], {"id_token_signing_alg_values_supported": ["ES256"]}
+    issuer.answer(issuer.claims(attempt), alg="ES256", key=key)
+    assert await subject(provider, attempt) == "ann"
+
+
+async def test_an_answer_of_another_issuer_is_refused(
+    issuer: Issuer, provider: Provider, attempt: Attempt
+) -> None:
+    issuer.answer(issuer.claims(attempt))
+    with pytest.raises(SignInError):
+        await subject(provider, attempt, iss="https://evil.example")
+    assert issuer.forms == []
+    issuer.metadata = {"authorization_response_iss_parameter_supported": True}
+
+
+async def test_metadata_of_another_issuer_are_refused(issuer: Issuer, provider: Provider) -> None:
+    issuer.metadata = {"issuer": "https://evil.example"}
+    attempt = new_attempt("company", "/", time.time())
+    with pytest.raises(ProviderUnavailableError):
+        await provider.authorization_url(attempt, REDIRECT)
+
+
+@pytest.mark.parametrize("name", ["token_endpoint", "jwks_uri", "authorization_endpoint"])
+async def test_metadata_without_tls_are_refused(
+    issuer: Issuer, provider: Provider, attempt: Attempt, name: str
+) -> None:
+    issuer.metadata = {name: "http://login.example.com/x"}
+    with pytest.raises(ProviderUnavailableError):
+        await provider.authorization_url(attempt, REDIRECT)
+
+
+async def test_userinfo_of_somebody_else_is_refused(
+    issuer: Issuer, provider: Provider, attempt: Attempt
+) -> None:
+    issuer.answer(issuer.claims(attempt, email=None))
+    issuer.tokens["access_token"] = "x"
+    issuer.userinfo = {"sub": "bob", "email": "bob@example.com"}
+    with pytest.raises(SignInError):
+        await subject(provider, attempt)
+    issuer.userinfo = {"sub": "ann", "email": "ann@example.net"}
+    identity = await provider.identity(attempt, {"code": "c"}, REDIRECT)
+    assert (identity.subject, identity.name) == ("ann", "ann@example.net")
+
+
+async def test_an_answer_that_is_too_large_is_not_read(
+    issuer: Issuer, provider: Provider, attempt: Attempt
+) -> None:
+    issuer.tokens = {"id_token": "x" * 2_000_000}
+    with pytest.raises(ProviderUnavailableError):
+        await subject(provider, attempt)
+
+
+async def test_it_follows_no_redirect_with_the_secret(
+    issuer: Issuer, provider: Provider, attempt: Attempt
+) -> None:
+    async def redirect(_request: web.Request) -> web.StreamResponse:
+        raise web.HTTPTemporaryRedirect(f"{issuer.issuer}/token")
+
+    app = web.Application()
+    app.router.add_post("/token", redirect)
+    async with TestServer(app) as server:
+        issuer.metadata = {"token_endpoint": f"http://127.0.0.1:{server.port}/token"}
+        with pytest.raises(ProviderUnavailableError):
+            await subject(provider, attempt)
+    assert issuer.forms == []
