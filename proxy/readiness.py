@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from proxy.bus import EventBus
 from proxy.cloud.resilience import CloudDown, CloudError, CloudRefused, CloudUnauthorized
-from proxy.storage.database import Database, SqliteDatabase, StorageError
+from proxy.storage.database import BusyError, Database, SqliteDatabase, StorageError
 from proxy.storage.statements import put_meta
 
 if TYPE_CHECKING:
@@ -149,6 +149,8 @@ class Readiness:
         """Why nothing can be written. Another value each time: the same one writes no page."""
         try:
             await self.database.write(partial(put_meta, name=_PROBE, value=time.time()))
+        except BusyError:
+            return None  # it is well, and others write
         except StorageError as error:
             if isinstance(self.database, SqliteDatabase):
                 return (

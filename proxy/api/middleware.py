@@ -35,7 +35,7 @@ from proxy.api.connections import connection_of, of
 from proxy.api.holding import counted, release
 from proxy.logging import RequestContext, begin_request
 from proxy.members.accounting import LIMIT_REACHED
-from proxy.storage.database import OutcomeUnknownError, StorageError
+from proxy.storage.database import BusyError, OutcomeUnknownError, StorageError
 from proxy.translate import SCRIPTS_CACHED
 from proxy.translate.errors import LocalError
 
@@ -224,16 +224,7 @@ class Gate:
                 request.transport.abort()  # no answer would be right for certain
             return bodies.empty(499)
         except StorageError as error:
-            log.error("store_failed", path=request.path, error=str(error))
-            return bodies.refusal(
-                LocalError(
-                    "store_unavailable",
-                    "The proxy cannot use its disk or its database; the log has the reason. "
-                    "Nothing was changed; try again after the repair.",
-                    kind="unavailable",
-                    retry_after=bodies.STORE_WAIT,
-                )
-            )
+            return _not_stored(request, error)
         except web.HTTPException as error:
             return _unknown(request, error)
         except Exception as error:
@@ -337,6 +328,28 @@ def cache_control(path: str, status: int) -> str | None:
     if status in _FOUND:
         return f"public, max-age={_DAY}"
     return "no-cache" if status in _ELSEWHERE else None
+
+
+def _not_stored(request: web.Request, error: StorageError) -> web.Response:
+    """The answer where the database could not be used."""
+    if isinstance(error, BusyError):
+        log.warning("request_shed", path=request.path, reason=str(error))
+        refused = LocalError(
+            "busy",
+            "The proxy has too much to do. Nothing was changed; try again in a few seconds.",
+            kind="unavailable",
+            retry_after=bodies.STORE_WAIT,
+        )
+    else:
+        log.error("store_failed", path=request.path, error=str(error))
+        refused = LocalError(
+            "store_unavailable",
+            "The proxy cannot use its disk or its database; the log has the reason. Nothing was "
+            "changed; try again after the repair.",
+            kind="unavailable",
+            retry_after=bodies.STORE_WAIT,
+        )
+    return bodies.refusal(refused)
 
 
 def _unknown(request: web.Request, error: web.HTTPException) -> web.StreamResponse:

@@ -97,7 +97,9 @@ class Handover:
                 elif time.monotonic() - since >= self._times.outage and not self.rests:
                     with suppress(StorageError):
                         await self._publish_offer(time.monotonic() - since)
-                        if (name := await self._reply()) is not None:
+                        name = await self._reply()
+                        # The cloud may have come back for all replicas at once.
+                        if name is not None and not await self._reaches(self._times.answer / 2):
                             return name
         finally:
             self._metrics.engine_offered.set(0)
@@ -121,11 +123,11 @@ class Handover:
             return None
         return min(waiting) if now - min(waiting) >= self._times.silence else None
 
-    async def _reaches(self) -> bool:
-        """Return whether the cloud of any account answers this replica."""
+    async def _reaches(self, seconds: float | None = None) -> bool:
+        """Return whether the cloud of any account answers this replica in time."""
         clouds = {one.cloud.base_url: one.plain_http for one in self._accounts.values()}
         asked = (
-            is_reachable(base_url, self._times.answer, plain_http=plain_http)
+            is_reachable(base_url, seconds or self._times.answer, plain_http=plain_http)
             for base_url, plain_http in clouds.items()
         )
         reached = any(await asyncio.gather(*asked))

@@ -33,7 +33,7 @@ from proxy.jobs.models import (
 from proxy.jobs.views import LiveJobs
 from proxy.members.accounting import Limiter
 from proxy.members.member import Member, Parallelism, check_classes
-from proxy.storage.database import OutcomeUnknownError, StorageError
+from proxy.storage.database import BusyError, OutcomeUnknownError, StorageError
 from proxy.storage.jobs import (
     DayFullError,
     JobKey,
@@ -215,8 +215,11 @@ class SubmissionService:
         """Take a job in; its messages wait for `release`. Raises `LocalError`.
 
         Returns the answer of `POST /prompt`: `prompt_id`, `number` and `node_errors`. The number
-        advances for refused requests too, as in ComfyUI.
+        advances for refused requests too, as in ComfyUI. Raises `BusyError` without looking at the
+        request while jobs come faster than they can be stored.
         """
+        if self.repository.busy:
+            raise BusyError("too many jobs wait to be stored")
         limits = self.member(member).limits
         if self._may_be_full(member) or limits.jobs_per_day is not None:
             waiting, submitted = await self.repository.used(member, day_of(time.time()))
@@ -265,7 +268,7 @@ class SubmissionService:
         return len(live.jobs) + live.answering >= limit - _COUNTED
 
     async def _insert(self, job: Job, least: int | None, front: bool) -> None:
-        """Put a new job into the storage, which numbers it. Raises `LocalError`."""
+        """Put a new job into the storage, which numbers it. Raises `LocalError`, `StorageError`."""
         payload, limits = payload_of(job.loaded), self.member(job.member).limits
         try:
             stored = await self.repository.insert(
@@ -282,16 +285,6 @@ class SubmissionService:
             raise self.limiter.day_is_full(job.member) from None
         except QueueFullError as error:
             raise self.limiter.queue_is_full(job.member, error.waiting) from None
-        except OutcomeUnknownError:
-            raise
-        except StorageError as error:
-            log.error("job_save_failed", job=job.prompt_id, error=str(error))
-            raise LocalError(
-                "store_unavailable",
-                "The proxy cannot write to its data folder; free disk space or repair the disk, "
-                "then submit again.",
-                kind="unavailable",
-            ) from error
         job.order, job.number = stored.order, stored.number
         self.live.of(job.member).note_number(job.number)
         self.live.keep_sent(job.member, job.order, payload)

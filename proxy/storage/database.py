@@ -71,6 +71,10 @@ class FencedError(StorageError):
     """Raised when the writer is not the engine: another replica holds the lease."""
 
 
+class BusyError(StorageError):
+    """Raised when the database answers, and too many units wait for it. Nothing was written."""
+
+
 class OutcomeUnknownError(StorageError):
     """Raised when the connection is lost during a commit, so that its outcome is unknown."""
 
@@ -89,6 +93,11 @@ class Database(ABC):
         self.commits = 0
         self.units = 0
         self.problem: str | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether units that write wait so long that new work should be refused."""
+        return False
 
     @abstractmethod
     async def read(self, work: Callable[[Connection], T]) -> T:
@@ -125,6 +134,11 @@ class Repository:
     def shared(self) -> bool:
         """Whether other servers write, too, so that what was read before may be no longer true."""
         return self._database.shared
+
+    @property
+    def busy(self) -> bool:
+        """Whether new work should be refused, because too much of it waits for the database."""
+        return self._database.busy
 
     async def write(self, work: Callable[[Connection], T], *, long: bool = False) -> T:
         """Run a unit that writes; what it raises is raised here."""

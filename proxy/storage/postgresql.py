@@ -25,7 +25,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.util import await_only
 
 from proxy.logging import register_secret
-from proxy.storage.database import Database, OutcomeUnknownError, StorageError
+from proxy.storage.database import BusyError, Database, OutcomeUnknownError, StorageError
+from proxy.storage.turns import ConnectionTurns, Use
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +34,10 @@ T = TypeVar("T")
 
 #: Connections of a replica: as many units run at once, more wait. One more is for urgent ones.
 CONNECTIONS = 10
+#: Of these, as many as units that write may use at once: reads never wait for all of them.
+WRITES = 7
+#: Seconds that a unit may be expected to wait for its turn to write before the database is `busy`.
+MAX_WAIT = 0.5
 #: Seconds that a unit may take, with the wait for a connection.
 UNIT_TIMEOUT = 2.0
 #: Seconds that it may take more to find out whether a commit whose answer got lost was made.
@@ -56,6 +61,8 @@ _CONNECTION = {
 _BEGIN_LONG_WRITE = "BEGIN; SELECT NULL, NULL, pg_current_xact_id()::text"
 #: How the server says that it has undone one of several transactions that waited for each other.
 _DEADLOCK = "40P01"
+#: How the server says that a statement took longer than its limit.
+_TIMED_OUT = "57014"
 #: Seconds in which the other transaction takes what it waited for, before this one is repeated.
 _AFTER_DEADLOCK = 0.1
 
@@ -67,7 +74,8 @@ class PostgresqlDatabase(Database):
 
     Units run at once, each in a transaction of its own: their order is
     undefined. Once `watch` or a unit finds that the server does not answer, units fail at once
-    until `watch` finds that it does, so that a caller of several units waits for one only.
+    until `watch` finds that it does, so that a caller of several units waits for one only. A unit
+    that takes too long while the server answers others ends with `BusyError`.
     """
 
     shared = True
@@ -94,11 +102,16 @@ class PostgresqlDatabase(Database):
             pool_timeout=self._timeout,
             use_native_hstore=False,
         )
-        self._turns, self._urgent = asyncio.Semaphore(CONNECTIONS), asyncio.Semaphore(1)
+        self._turns = ConnectionTurns(CONNECTIONS, WRITES)
         self._writing: set[asyncio.Task[Any]] = set()
         self._watched = False
         self._answered_at = _now()
         self._closed = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether a unit that writes is expected to wait for more than `MAX_WAIT`."""
+        return self._turns.expected_wait > MAX_WAIT
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run a unit that only reads, on one snapshot. Raises `StorageError`."""
@@ -160,12 +173,12 @@ class PostgresqlDatabase(Database):
         begin = _BEGIN_LONG_WRITE if long else self._begin_write
         unit_timeout = None if long else self._timeout
         try:
-            value = await self._unit(work, begin, unit_timeout, urgent=urgent)
+            use: Use = "urgent" if urgent else "write"
+            value = await self._unit(work, begin, unit_timeout, use)
         except _AnswerLostError as lost:
             if not await self._settled(lost.transaction):
-                raise StorageError(
-                    "the connection to the database was lost before the commit"
-                ) from lost
+                kind = BusyError if lost.late else StorageError
+                raise kind("the connection to the database was lost before the commit") from lost
             value = cast(T, lost.value)
         self.commits += 1
         self.units += 1
@@ -197,20 +210,21 @@ class PostgresqlDatabase(Database):
         work: Callable[[Connection], T],
         begin: str,
         unit_timeout: float | None,
-        *,
-        urgent: bool = False,
+        use: Use = "read",
     ) -> T:
         """Run a unit in a transaction, once more after a deadlock. Raises `StorageError`,
         `_AnswerLostError`."""
         try:
             try:
-                return await self._attempt(work, begin, unit_timeout, urgent=urgent)
+                return await self._attempt(work, begin, unit_timeout, use)
             except _DeadlockError as error:
                 log.info("transaction_repeated", reason=str(error))
                 await asyncio.sleep(_AFTER_DEADLOCK)
-                return await self._attempt(work, begin, unit_timeout, urgent=urgent)
+                return await self._attempt(work, begin, unit_timeout, use)
         except _NoAnswerError as error:
-            if self._watched and _now() - self._answered_at >= SILENCE:
+            if _now() - self._answered_at < SILENCE:
+                raise BusyError("the database has too much to do") from error
+            if self._watched:
                 self._found(str(error))
             raise
 
@@ -219,19 +233,13 @@ class PostgresqlDatabase(Database):
         work: Callable[[Connection], T],
         begin: str,
         unit_timeout: float | None,
-        *,
-        urgent: bool,
+        use: Use,
     ) -> T:
         """Run a unit in a transaction. Raises `StorageError`, `_AnswerLostError`."""
         ends = None if unit_timeout is None else _now() + unit_timeout
-        turns = self._urgent if urgent else self._turns
         with _translated(ends):
-            async with asyncio.timeout_at(ends):
-                await turns.acquire()
-            try:
+            async with self._turns.hold(use, ends):
                 return await self._run_once(work, begin, ends)
-            finally:
-                turns.release()
 
     async def _run_once(self, work: Callable[[Connection], T], begin: str, ends: float | None) -> T:
         """Run a unit in a transaction, on a connection that works."""
@@ -285,12 +293,14 @@ logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 
 class _AnswerLostError(StorageError):
-    """Raised when the answer to a commit is lost. `value` is the result of the unit."""
+    """Raised when the answer to a commit is lost. `value` is the result of the unit; it is `late`
+    if the unit took longer than its timeout."""
 
     def __init__(self, transaction: str, value: object) -> None:
         super().__init__("the answer to a commit was lost")
         self.transaction = transaction
         self.value = value
+        self.late = False
 
 
 class _NoAnswerError(StorageError):
@@ -299,6 +309,9 @@ class _NoAnswerError(StorageError):
 
 class _DeadlockError(StorageError):
     """Raised when the unit and another one wait for each other."""
+
+
+_KINDS: dict[str, type[StorageError]] = {_DEADLOCK: _DeadlockError, _TIMED_OUT: _NoAnswerError}
 
 
 async def open_postgresql(address: str) -> PostgresqlDatabase:
@@ -392,14 +405,17 @@ def _translated(ends: float | None) -> Iterator[None]:
     """Return an error without the address of the database, which holds a password."""
     try:
         yield
+    except _AnswerLostError as lost:
+        lost.late = ends is not None and _now() >= ends
+        raise
     except StorageError:
         raise
     except (DBAPIError, psycopg.Error) as error:
         if ends is not None and _now() >= ends:
             raise _NoAnswerError("the database does not answer") from error
         reason = error.orig if isinstance(error, DBAPIError) else error
-        is_deadlock = isinstance(reason, psycopg.Error) and reason.sqlstate == _DEADLOCK
-        kind = _DeadlockError if is_deadlock else StorageError
+        state = reason.sqlstate if isinstance(reason, psycopg.Error) else None
+        kind = _KINDS.get(state or "", StorageError)
         raise kind(f"the database refused: {_line(reason or error)}") from error
     except TimeoutError as error:
         raise _NoAnswerError("the database does not answer") from error

@@ -27,7 +27,7 @@ from proxy.api.routes import ROUTES
 from proxy.api.server import server_logger
 from proxy.members.directory import Directory
 from proxy.members.member import Member
-from proxy.storage.database import OutcomeUnknownError, StorageError
+from proxy.storage.database import BusyError, OutcomeUnknownError, StorageError
 from proxy.translate.errors import LocalError
 
 Client = TestClient[Any, Any]
@@ -250,6 +250,15 @@ async def test_a_broken_data_folder_is_503_in_words(client: Client, room_of_jobs
         503,
         "store_unavailable",
     )
+    assert response.headers["Retry-After"] == "2"
+
+
+async def test_what_is_shed_is_503_and_says_when_to_try_again(
+    client: Client, room_of_jobs: Any
+) -> None:
+    room_of_jobs.failure = BusyError("units wait")
+    response = await client.get("/queue")
+    assert (response.status, (await response.json())["error"]["type"]) == (503, "busy")
     assert response.headers["Retry-After"] == "2"
 
 

@@ -141,6 +141,27 @@ async def test_the_engine_stays_while_nobody_reaches_the_cloud(
         assert one.counted("given") == 0
 
 
+async def test_the_engine_stays_if_it_reaches_the_cloud_again_before_it_is_taken(
+    database: Database, simulator: Simulator
+) -> None:
+    bus = EventBus()
+    offered = asyncio.Event()
+    async with replicas(database, simulator, bus, bus) as (one, two):
+        bus.subscribe(
+            "terms", lambda message: offered.set() if message == EngineOffered() else None
+        )
+        one.way.cut()
+        two.way.cut()
+        await one.call()
+        await offered.wait()
+        one.way.heal()
+        await one.leases.acquire(WANTED, "two", 60.0)
+        metric = "comfy_cloud_proxy_engine_offered"
+        await waiting.until(lambda: one.metrics.registry.get_sample_value(metric) == 0)
+        assert one.election.is_active()
+        assert one.counted("given") == 0
+
+
 async def test_a_replica_that_gave_the_engine_does_not_ask_for_it_again_at_once(
     database: Database, simulator: Simulator
 ) -> None:

@@ -15,9 +15,9 @@ from databases import _empty
 from servers import Postgresql, connections
 from sqlalchemy import Connection, text
 
-from proxy.storage.database import OutcomeUnknownError, StorageError
+from proxy.storage.database import BusyError, OutcomeUnknownError, StorageError
 from proxy.storage.leases import LeaseRepository, check_fence
-from proxy.storage.postgresql import CONNECTIONS, PostgresqlDatabase, open_postgresql
+from proxy.storage.postgresql import CONNECTIONS, WRITES, PostgresqlDatabase, open_postgresql
 from proxy.storage.start import migrate
 
 
@@ -28,6 +28,10 @@ def _kill_others(connection: Connection) -> None:
 
 def _one(connection: Connection) -> int:
     return int(connection.execute(text("SELECT 1")).scalar_one())
+
+
+def _sleep(connection: Connection) -> None:
+    connection.execute(text("SELECT pg_sleep(0.2)"))
 
 
 async def test_connections_that_were_cut_cost_no_unit(postgresql: str) -> None:
@@ -112,6 +116,66 @@ async def test_a_server_that_says_nothing_is_waited_for_once(
         watching.cancel()
         await asyncio.wait([watching])
         await database.close()
+
+
+async def test_a_read_does_not_wait_until_all_that_wait_to_write_are_done(
+    postgresql: str,
+) -> None:
+    database = await open_postgresql(postgresql)
+    writes = [asyncio.create_task(database.write(_sleep)) for _ in range(3 * WRITES)]
+    await asyncio.sleep(0)
+    assert await database.read(_one) == 1
+    assert sum(write.done() for write in writes) <= WRITES
+    await asyncio.gather(*writes)
+    await database.close()
+
+
+async def test_too_much_to_do_is_not_an_outage(postgresql: str) -> None:
+    database = await open_postgresql(postgresql)
+    watching = asyncio.create_task(database.watch())
+    try:
+        for _ in range(3):
+            await database.write(_sleep)
+        assert not database.busy
+        writes = [asyncio.create_task(database.write(_sleep)) for _ in range(40 * WRITES)]
+        await asyncio.sleep(0)
+        assert await database.read(_one) == 1
+        assert database.busy
+        ends = await asyncio.gather(*writes, return_exceptions=True)
+        refused = [end for end in ends if end is not None]
+        assert refused
+        assert {type(end) for end in refused} == {BusyError}
+        assert database.problem is None
+        assert not database.busy
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+        await database.close()
+
+
+async def test_a_lock_that_is_waited_for_too_long_is_not_an_outage(
+    postgresql: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder = await open_postgresql(postgresql)
+    await holder.write(lambda c: c.execute(text("CREATE TABLE locked (a int)")).close())
+    monkeypatch.setattr("proxy.storage.postgresql.UNIT_TIMEOUT", 0.3)
+    database, locked, done = await open_postgresql(postgresql), asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def hold(connection: Connection) -> None:
+        connection.execute(text("LOCK TABLE locked"))
+        loop.call_soon(locked.set)
+        connection.execute(text("SELECT pg_sleep(1)"))
+        loop.call_soon(done.set)
+
+    holding = asyncio.create_task(holder.write(hold, long=True))
+    await locked.wait()
+    with pytest.raises(BusyError):
+        await database.write(lambda c: c.execute(text("INSERT INTO locked VALUES (1)")).close())
+    assert not done.is_set()
+    await holding
+    await holder.close()
+    await database.close()
 
 
 @pytest.fixture
