@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
+import structlog
+
 from proxy.cloud.resilience import CloudError, CloudRefused
 from proxy.engine.announcer import Announcer
 from proxy.engine.life import JobLife
@@ -16,6 +18,8 @@ from proxy.jobs.models import CancelAnswered, CancelRequested, Job, JobState
 from proxy.storage.database import StorageError
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError, from_cloud
+
+log = structlog.get_logger(__name__)
 
 
 class Cancellation:
@@ -56,7 +60,7 @@ class Cancellation:
         waiting = [job for job in jobs if job in queue]
         others = set(jobs).difference(waiting)
         if waiting and interrupt:
-            self._interrupt(waiting)
+            await self._interrupt(waiting)
         elif waiting:
             await self._withdraw(waiting, cleared=request.cleared)
         cancelling = (self._cancel(job, interrupt=interrupt) for job in others)
@@ -66,10 +70,13 @@ class Cancellation:
                 raise result
         return bool(waiting) or any(results)
 
-    def _interrupt(self, jobs: list[Job]) -> None:
-        """Let waiting jobs end as interrupted runs."""
+    async def _interrupt(self, jobs: list[Job]) -> None:
+        """Let waiting jobs end as interrupted runs, also if this engine does not live to do it."""
         for job in jobs:
             self._slots.dequeue(job)
+            self._table.change(job, interrupted=True)
+        await self._write()
+        for job in jobs:
             self._supervisor.spawn(self._life.interrupt(job), f"job {job.prompt_id}")
 
     async def _withdraw(self, jobs: list[Job], *, cleared: bool) -> None:
@@ -88,6 +95,14 @@ class Cancellation:
                 kind="unavailable",
             ) from error
 
+    async def _write(self) -> None:
+        """Write what is to become of jobs before it is promised; if the storage refuses, the
+        recorder does it later."""
+        try:
+            await self._table.write()
+        except StorageError as error:
+            log.warning("cancel_save_failed", error=str(error))
+
     async def _cancel(self, job: Job, *, interrupt: bool) -> bool:
         """Cancel a job that has left the queue.
 
@@ -100,6 +115,7 @@ class Cancellation:
                 self._table.change(job, interrupted=True)
             else:
                 self._table.change(job, cancel_requested=True)
+            await self._write()
             return True
         if worker is None or run is None or not job.is_on_cloud:
             return False  # it ends already, or nobody can reach it

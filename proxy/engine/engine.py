@@ -229,7 +229,10 @@ class Engine:
         if job.state is JobState.RECEIVED:
             self._table.advance(job, JobState.QUEUED, accepted=True)
             self._answers.accept(job.key)
-        self._slots.enqueue(job)
+        if job.interrupted:
+            self.supervisor.spawn(self._life.interrupt(job), f"job {job.prompt_id}")
+        else:
+            self._slots.enqueue(job)
 
     # --- what is asked of the engine -------------------------------------------------------
 
@@ -277,6 +280,8 @@ class Engine:
                 self._hear(JobReceived(row.key, row.order, promised=True))
         elif job is not None and row.cancel_requested and not job.cancel_requested:
             self._cancel(CancelRequested("", (row.key,)))
+        elif job is not None and row.interrupted and not job.interrupted:
+            self._cancel(CancelRequested("", (row.key,), interrupt=True))
 
     def account_views(self) -> tuple[AccountView, ...]:
         """Return the accounts as they are now."""

@@ -132,6 +132,11 @@ class JobTable:
         """Change fields of a job that keeps its state."""
         self._change(job, changes, shares)
 
+    async def write(self) -> None:
+        """Write the changes so far, before they are promised to a client. Raises
+        `StorageError`."""
+        await self._recorder.flush()
+
     def show(self, job: Job, **shown: Any) -> None:
         """Change what is shown of a job and kept in memory alone, such as why it waits."""
         changed = {name: value for name, value in shown.items() if getattr(job, name) != value}

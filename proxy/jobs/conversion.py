@@ -58,7 +58,7 @@ _COLUMNS = [name for name in StoredJob.__struct_fields__ if name != "changed_at"
 #: The columns that the engine writes again; the others never change.
 _MAY_CHANGE = (
     *("state", "account", "cloud_id", "changed_at", "started_at", "outputs_to_execute"),
-    *("watched", "accepted", "cancel_requested", "charge"),
+    *("watched", "accepted", "cancel_requested", "interrupted", "charge"),
 )
 
 

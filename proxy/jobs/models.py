@@ -158,8 +158,8 @@ class Job:
     """A job that has not ended. Times are ms since 1970.
 
     Its fields are those of its row (`StoredJob`), which says what they mean, and some that are in
-    memory alone: `content`, what the client sent, `None` while the job waits; `interrupted` and
-    `answered` (see below); `reason` and `message`, why the job does not continue, in a word and in
+    memory alone: `content`, what the client sent, `None` while the job waits; `answered` (see
+    below); `reason` and `message`, why the job does not continue, in a word and in
     a sentence; `needs`, what not every account has; `finishing`, that its client has all outputs.
 
     Four fields are no states, for they hold in several: `accepted` is the promise to the client
@@ -185,11 +185,11 @@ class Job:
     watched: bool = True
     accepted: bool = False
     cancel_requested: bool = False
+    interrupted: bool = False
     charge: float = 0.0
     one_at_a_time: bool = False
     submitter: str = ""
     label: str = ""
-    interrupted: bool = False
     answered: bool = True
     finishing: bool = False
     reason: str | None = None

@@ -298,7 +298,8 @@ class JobService:
             while (answer := await answered.within(wait := poll_interval(self._bus))) is None:
                 waited += wait
                 try:
-                    if not await self._repository.request_cancel(keys) and wished:
+                    live = await self._repository.request_cancel(keys, interrupt=interrupt)
+                    if not live and wished:
                         return True
                     wished = True
                 except StorageError as error:

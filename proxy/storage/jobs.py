@@ -67,8 +67,9 @@ class StoredJob(Struct, frozen=True):
     until the cloud has answered. `outputs_to_execute` are the output nodes that run, `accepted`
     says that the client may know of the job, `watched` that it listened when it had submitted it.
     `submitter` is a digest of what tells programs apart; a job that is `one_at_a_time` waits for
-    others of its client. `charge` is what the turn has cost the member, `label` the name of the job
-    for people.
+    others of its client. Of a job that is to end, `cancel_requested` says that it leaves no trace
+    if it has not begun, `interrupted` that it ends as an interrupted run. `charge` is what the turn
+    has cost the member, `label` the name of the job for people.
     """
 
     member: str
@@ -89,6 +90,7 @@ class StoredJob(Struct, frozen=True):
     one_at_a_time: bool = False
     submitter: str = ""
     cancel_requested: bool = False
+    interrupted: bool = False
     charge: float = 0.0
     label: str = ""
 
@@ -184,13 +186,11 @@ _WAITING = (
     .select_from(jobs)
     .where(jobs.c.member == bindparam("m"), jobs.c.state.in_(("received", "queued")))
 )
-_CANCEL = (
-    update(jobs)
-    .where(jobs.c.member == bindparam("m"), jobs.c.prompt_id == bindparam("i"))
-    .values(cancel_requested=True)
-)
+_TO_END = update(jobs).where(jobs.c.member == bindparam("m"), jobs.c.prompt_id == bindparam("i"))
+_CANCEL = _TO_END.values(cancel_requested=True)
+_INTERRUPT = _TO_END.values(interrupted=True)
 _NUMBERED = Upsert(job_numbers, "next", how="next")
-_WANTED = _LIVE.where(or_(jobs.c.state == "received", jobs.c.cancel_requested))
+_WANTED = _LIVE.where(or_(jobs.c.state == "received", jobs.c.cancel_requested, jobs.c.interrupted))
 _UNANSWERED = _LIVE.where(~jobs.c.accepted, ~jobs.c.cancel_requested)
 _PUT_SHARE = Upsert(shares)
 
@@ -273,12 +273,15 @@ class JobRepository(Repository):
 
         return await self.write(work)
 
-    async def request_cancel(self, wanted: Iterable[tuple[str, str]]) -> int:
-        """Note that jobs, by member and id, are to be cancelled; returns how many of them are
-        live."""
+    async def request_cancel(
+        self, wanted: Iterable[tuple[str, str]], *, interrupt: bool = False
+    ) -> int:
+        """Note that jobs, by member and id, are to be cancelled, with `interrupt` as interrupted
+        runs; returns how many of them are live."""
+        statement = _INTERRUPT if interrupt else _CANCEL
         ids = [{"m": member, "i": prompt_id} for member, prompt_id in wanted]
         return await self.write(
-            lambda connection: sum(connection.execute(_CANCEL, job).rowcount for job in ids)
+            lambda connection: sum(connection.execute(statement, job).rowcount for job in ids)
         )
 
     async def wanted(self) -> list[StoredJob]:

@@ -142,6 +142,7 @@ jobs = Table(
     Column("one_at_a_time", Boolean, nullable=False),  # it waits for others of its client
     Column("submitter", Text, nullable=False),  # a digest of what tells programs apart
     Column("cancel_requested", Boolean, nullable=False),
+    Column("interrupted", Boolean, nullable=False),
     Column("charge", Double, nullable=False),
     Column("label", AnyText, nullable=False),  # what people call it: a workflow or a model
     UniqueConstraint("member", "prompt_id"),

@@ -38,6 +38,22 @@ async def test_a_waiting_job_that_is_interrupted_ends_as_a_run(
     assert len(simulator.jobs) == 1
 
 
+async def test_an_interrupt_is_written_before_it_is_answered(
+    simulator: Simulator, tmp_path: Path, opened: asyncio.Event
+) -> None:
+    async with running_engine(simulator, tmp_path) as rig:
+        await rig.submit(gated.GRAPH)
+        sent, _ = await rig.submit(graphs.waiting())
+        simulator.switches.late_answer = 0.5
+        opened.set()
+        await simulator.signal.until(lambda: len(simulator.jobs) == 2, 30)
+        assert (await rig.cancel(sent, interrupt=True)).cancelled
+        stored = await rig.repository.get(*sent.key)
+        assert stored is not None
+        assert (stored.state, stored.interrupted) == ("submitting", True)
+        assert (await rig.ended(sent)).state == "cancelled"
+
+
 async def test_a_running_job_ends_when_the_cloud_says_so(
     simulator: Simulator, tmp_path: Path
 ) -> None:

@@ -92,6 +92,28 @@ async def test_what_no_client_wants_any_more_is_not_sent_again(
     assert simulator.jobs == {}
 
 
+@pytest.mark.parametrize("state", [JobState.QUEUED, JobState.SUBMITTING, JobState.UNKNOWN])
+async def test_an_interrupt_survives_the_engine(
+    simulator: Simulator, tmp_path: Path, state: JobState
+) -> None:
+    job = left(state, interrupted=True)
+    async with running_engine(simulator, tmp_path, job, adoption_timeout=0.0) as rig:
+        assert (await rig.ended(job)).state == "cancelled"
+        assert "execution_interrupted" in rig.told(job)
+    assert simulator.jobs == {}
+
+
+async def test_an_interrupt_survives_the_engine_while_the_cloud_has_the_job(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    job = left(JobState.SUBMITTING, interrupted=True)
+    job.loaded.graph = gated.GRAPH
+    await put_on_the_cloud(simulator, session, job)
+    async with running_engine(simulator, tmp_path, job) as rig:
+        assert (await rig.ended(job)).state == "cancelled"
+    assert [there.status for there in simulator.jobs.values()] == ["cancelled"]
+
+
 async def test_what_nobody_was_promised_is_forgotten_where_the_cloud_does_not_have_it(
     simulator: Simulator, tmp_path: Path
 ) -> None:

@@ -49,6 +49,7 @@ async def test_a_job_comes_back_as_it_was_taken_in(jobs: JobRepository) -> None:
         outputs_to_execute=("9", "10"),
         watched=False,
         cancel_requested=True,
+        interrupted=True,
         charge=1.5,
     )
     order = (await jobs.insert(one, PAYLOAD)).order

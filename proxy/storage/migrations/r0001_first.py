@@ -258,6 +258,7 @@ def _create_jobs() -> None:
         sa.Column("one_at_a_time", sa.Boolean(), nullable=False),
         sa.Column("submitter", sa.Text(), nullable=False),
         sa.Column("cancel_requested", sa.Boolean(), nullable=False),
+        sa.Column("interrupted", sa.Boolean(), nullable=False),
         sa.Column("charge", sa.Double(), nullable=False),
         sa.Column("label", AnyText(), nullable=False),
         sa.PrimaryKeyConstraint("order", name=op.f("pk_jobs")),
