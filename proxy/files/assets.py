@@ -1,7 +1,7 @@
-"""Assets as clients list, label and fetch them: records of the member's own files, and models.
+"""Assets: records of a member's files, and of models, that clients list, label and fetch.
 
-Everything is answered from the member's records, so that a hash or an id tells nothing of others.
-What is refused is an `AssetError`.
+Everything is answered from the member's own records, so that a hash or an id reveals nothing about
+others. Errors are `AssetError`.
 """
 
 from __future__ import annotations
@@ -46,14 +46,15 @@ _log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds that a list waits for the cloud's lists of models, and lists that are read at once.
-_MODELS_PATIENCE, _MODELS_AT_ONCE = 10.0, 8
+#: Maximum seconds that a list waits for the cloud's lists of models, and concurrent requests for
+#: these.
+_MODELS_TIMEOUT, _MAX_CONCURRENT_MODELS = 10.0, 8
 
-#: Jobs that wait to be asked for, and those that are remembered as asked for this many seconds: the
-#: cloud may know a hash later.
-_MOST_WAITING, _REMEMBERED, _PAUSE = 200, 10_000, 300.0
-#: Seconds in which an output that is being fetched tells them itself.
-_PATIENCE = 1.0
+#: Maximum number of waiting jobs, and of jobs that are not asked about again within `_PAUSE`
+#: seconds: the cloud may know a hash later.
+_MAX_WAITING, _MAX_ASKED, _PAUSE = 200, 10_000, 300.0
+#: Seconds to wait before the cloud is asked: a download may have the answer.
+_DELAY = 1.0
 
 
 class AssetNews(BusMessage, frozen=True):
@@ -66,36 +67,36 @@ class AssetNews(BusMessage, frozen=True):
 
 @dataclass(eq=False)
 class Assets:
-    """The assets of all members, and their `exports`. `_tell` reaches the member's sockets at this
-    replica."""
+    """The assets of all members, and their `exports`. `_send` sends an event to the sockets of a
+    member at this replica."""
 
     _repository: AssetRepository
     _exports: ExportRepository
     _files: Files
     _models: Catalog
     _bus: EventBus
-    _tell: Callable[[str, Event], None]
+    _send: Callable[[str, Event], None]
     _supervisor: Supervisor
     _budget: MemoryBudget
 
     def __post_init__(self) -> None:
         common = self._repository, self._files, self._supervisor
-        self.exports = Exports(*common, self._exports, self._say, self._budget)
+        self.exports = Exports(*common, self._exports, self._publish, self._budget)
         self._learner = Learner(*common)
-        self._at_once = asyncio.Semaphore(_MODELS_AT_ONCE)
-        self._bus.subscribe("assets.*", self._hear)
+        self._at_once = asyncio.Semaphore(_MAX_CONCURRENT_MODELS)
+        self._bus.subscribe("assets.*", self._receive)
 
     # --- lists -----------------------------------------------------------------------------------
 
     async def page(self, member: str, query: AssetQuery) -> dict[str, Any]:
-        """The body of `GET /api/assets`. Raises `StorageError`."""
+        """Return the body of `GET /api/assets`. Raises `StorageError`."""
         if query.filter.may_be_models:
             await self._follow_models(member)
         page = await self._repository.read(lambda unit: unit.page(member, query))
         self._learner.shown(page.assets)
         body: dict[str, Any] = {
             "assets": [
-                forms.shown(one, page.previews.get(one.preview or "")) for one in page.assets
+                forms.shown(asset, page.previews.get(asset.preview or "")) for asset in page.assets
             ],
             "total": page.total,
             "has_more": page.has_more,
@@ -105,7 +106,7 @@ class Assets:
         return body
 
     async def tags(self, member: str, query: TagQuery) -> dict[str, Any]:
-        """The body of `GET /api/tags`. Raises `StorageError`."""
+        """Return the body of `GET /api/tags`. Raises `StorageError`."""
         page = await self._repository.read(lambda unit: unit.tags(member, query))
         return {
             "tags": [{"name": name, "count": count} for name, count in page.tags],
@@ -114,7 +115,7 @@ class Assets:
         }
 
     async def refine(self, member: str, wanted: AssetFilter, limit: int) -> dict[str, Any]:
-        """The body of `GET /api/assets/tags/refine`. Raises `StorageError`."""
+        """Return the body of `GET /api/assets/tags/refine`. Raises `StorageError`."""
         if wanted.may_be_models:
             await self._follow_models(member)
         counts = await self._repository.read(lambda unit: unit.refine(member, wanted, limit))
@@ -123,7 +124,7 @@ class Assets:
     # --- one record ------------------------------------------------------------------------------
 
     async def shown(self, member: str, id_: str) -> dict[str, Any]:
-        """A record as clients get it. Raises `AssetError` (404), `StorageError`."""
+        """Return a record as clients get it. Raises `AssetError` (404), `StorageError`."""
         found = await self._repository.read(lambda unit: unit.shown(member, id_))
         if found is None:
             raise _unknown(id_)
@@ -143,17 +144,17 @@ class Assets:
         return forms.shown(*changed)
 
     async def delete(self, member: str, id_: str) -> None:
-        """Delete a record; the file stays. Raises `AssetError` (404), `StorageError`."""
+        """Delete a record, but not its file. Raises `AssetError` (404), `StorageError`."""
         if not await self._repository.write(lambda unit: unit.delete(member, id_)):
             raise _unknown(id_)
 
     async def add_tags(self, member: str, id_: str, tags: Sequence[str]) -> dict[str, Any]:
-        """Give a record tags. Raises `AssetError`, `StorageError`."""
+        """Add tags to a record. Raises `AssetError`, `StorageError`."""
         done = await self._write(id_, lambda unit: unit.add_tags(member, id_, tags, _now()))
         return {"added": done.changed, "already_present": done.unchanged, "total_tags": done.total}
 
     async def remove_tags(self, member: str, id_: str, tags: Sequence[str]) -> dict[str, Any]:
-        """Take tags from a record. Raises `AssetError`, `StorageError`."""
+        """Remove tags from a record. Raises `AssetError`, `StorageError`."""
         done = await self._write(id_, lambda unit: unit.remove_tags(member, id_, tags, _now()))
         return {
             "removed": done.changed,
@@ -163,7 +164,7 @@ class Assets:
         }
 
     async def of_job(self, member: str, job: str) -> dict[Place, Asset]:
-        """The records of what a job has made, by place. Raises `StorageError`."""
+        """Return the records of a job's outputs by place. Raises `StorageError`."""
         assets = await self._repository.read(lambda unit: unit.of_jobs(member, [job]))
         self._learner.shown(assets)
         return {asset.place: asset for asset in assets}
@@ -171,7 +172,7 @@ class Assets:
     # --- contents --------------------------------------------------------------------------------
 
     async def file(self, member: str, id_: str) -> tuple[Asset, FileRecord]:
-        """A record and the file that it is of. Raises `AssetError` (404, 501), `StorageError`."""
+        """Return a record and its file. Raises `AssetError` (404, 501), `StorageError`."""
         asset = await self._repository.read(lambda unit: unit.get(member, id_))
         if asset is None:
             raise _unknown(id_)
@@ -188,21 +189,21 @@ class Assets:
         return asset, file
 
     async def accessed(self, member: str, id_: str) -> None:
-        """The content of a record was read. Raises `StorageError`."""
+        """Note that the content of a record was read. Raises `StorageError`."""
         await self._repository.write(lambda unit: unit.accessed(member, id_, _now()))
 
     async def has(self, member: str, hash_: str) -> bool:
-        """Whether the member has a content, not one of `temp` alone. Raises `StorageError`."""
+        """Return whether the member has a content, other than in `temp`. Raises `StorageError`."""
         return await self._repository.read(lambda unit: unit.by_hash(member, hash_)) is not None
 
     async def newest_of(self, member: str, hash_: str) -> Asset | None:
-        """The newest record of a content, not one of `temp`. Raises `StorageError`."""
+        """Return the newest record of a content, other than in `temp`. Raises `StorageError`."""
         return await self._repository.read(lambda unit: unit.by_hash(member, hash_, listed=True))
 
     # --- new records -----------------------------------------------------------------------------
 
     async def from_hash(self, member: str, new: NewAsset) -> dict[str, Any]:
-        """Another record of a content that the member has. Raises `AssetError`, `StorageError`."""
+        """Add a record of a content that the member has. Raises `AssetError`, `StorageError`."""
         hash_ = forms.read_hash(new.hash or "")
         known = await self._repository.read(lambda unit: unit.by_hash(member, hash_))
         if known is None:
@@ -214,7 +215,7 @@ class Assets:
     async def upload(
         self, member: str, body: AsyncIterator[bytes], filename: str, new: NewAsset
     ) -> dict[str, Any]:
-        """Take in a content with its record. Raises `AssetError`, `LocalError`, `StorageError`."""
+        """Store a content with its record. Raises `AssetError`, `LocalError`, `StorageError`."""
         claimed = None if new.hash is None else forms.read_hash(new.hash)
         if new.preview_id is not None:
             preview = new.preview_id
@@ -237,7 +238,7 @@ class Assets:
         return await self._add(known, new, new.label(filename), "uploaded")
 
     async def _add(self, content: Asset, new: NewAsset, name: str, *more: str) -> dict[str, Any]:
-        """A record of the content of another one."""
+        """Add a record of the content of another one."""
         now, tags = _now(), tuple(sorted({*new.distinct_tags, *more}))
         asset = Asset(
             content.member,
@@ -278,11 +279,11 @@ class Assets:
     # --- scans -----------------------------------------------------------------------------------
 
     async def seed(self, member: str, roots: Sequence[str]) -> dict[str, Any]:
-        """Look for what has no record yet, and tell the member's sockets; the counts.
+        """Add missing records, and notify the member's sockets. Return the counts.
 
         Raises `StorageError`.
         """
-        self._say(member, "assets.seed.started", {"roots": list(roots), "phase": "fast"})
+        self._publish(member, "assets.seed.started", {"roots": list(roots), "phase": "fast"})
         created = 0
         if "models" in roots:
             created += await self._follow_models(member)
@@ -290,28 +291,28 @@ class Assets:
         if folders:
             created += await self._files.add_missing_assets(member)
         counts = {"created": created, "skipped": 0, "total": created}
-        self._say(member, "assets.seed.fast_complete", {"roots": list(roots), **counts})
-        told = {"phase": "fast", **counts, "enriched": 0, "elapsed": 0.0}
-        self._say(member, "assets.seed.completed", told)
+        self._publish(member, "assets.seed.fast_complete", {"roots": list(roots), **counts})
+        completed = {"phase": "fast", **counts, "enriched": 0, "elapsed": 0.0}
+        self._publish(member, "assets.seed.completed", completed)
         return {"scanned": created, **counts}
 
     async def _follow_models(self, member: str) -> int:
-        """Bring the member's records of models up to the cloud's lists, as far as they are
-        available now; how many are new."""
+        """Update the member's records of models from the cloud's lists, if these are available.
+        Return the number of new ones."""
         try:
-            async with asyncio.timeout(_MODELS_PATIENCE):
+            async with asyncio.timeout(_MODELS_TIMEOUT):
                 models = await self._listed_models(member)
         except (LocalError, TimeoutError) as error:
             _log.warning("asset_models_failed", reason=str(error) or "the cloud took too long")
             return 0
-        paths = ["/".join(one) for one in models]
+        paths = ["/".join(model) for model in models]
         version = new_hash("\n".join(paths).encode()).hexdigest()
         if await self._repository.read(lambda unit: unit.models_version(member)) == version:
             return 0
         now = _now()
         records = [
-            forms.of_model(member, str(uuid5(NAMESPACE_URL, f"models/{path}")), *one, now)
-            for path, one in zip(paths, models, strict=True)
+            forms.of_model(member, str(uuid5(NAMESPACE_URL, f"models/{path}")), *model, now)
+            for path, model in zip(paths, models, strict=True)
         ]
         created, _ = await self._repository.write(
             lambda unit: unit.put_models(member, version, records)
@@ -319,24 +320,25 @@ class Assets:
         return created
 
     async def _listed_models(self, member: str) -> list[tuple[str, str]]:
-        """Folder and name of all models that a member sees, sorted. Raises `LocalError`."""
-        folders = [str(one["name"]) for one in await self._models.model_folders_in_detail()]
-        lists = await asyncio.gather(*(self._models_of(member, one) for one in folders))
-        return sorted({one for found in lists for one in found})
+        """Return folder and name of all models that a member sees, sorted. Raises `LocalError`."""
+        details = await self._models.model_folders_in_detail()
+        folders = [str(folder["name"]) for folder in details]
+        lists = await asyncio.gather(*(self._models_of(member, folder) for folder in folders))
+        return sorted({model for models in lists for model in models})
 
     async def _models_of(self, member: str, folder: str) -> list[tuple[str, str]]:
         async with self._at_once:
             models = await self._models.models_in_detail(member, folder)
-        return [(folder, str(one["name"])) for one in models or ()]
+        return [(folder, str(model["name"])) for model in models or ()]
 
-    # --- news ------------------------------------------------------------------------------------
+    # --- events ----------------------------------------------------------------------------------
 
-    def _say(self, member: str, event: str, data: dict[str, Any]) -> None:
+    def _publish(self, member: str, event: str, data: dict[str, Any]) -> None:
         self._bus.publish(f"assets.{member}", AssetNews(member, event, data))
 
-    def _hear(self, news: object) -> None:
-        if isinstance(news, AssetNews):
-            self._tell(news.member, Event(news.event, news.data))
+    def _receive(self, message: object) -> None:
+        if isinstance(message, AssetNews):
+            self._send(message.member, Event(message.event, message.data))
 
 
 def _now() -> int:
@@ -348,7 +350,7 @@ def _unknown(id_: str) -> AssetError:
 
 
 def gone(id_: str) -> AssetError:
-    """The error of a content that is gone."""
+    """Return the error of a deleted content."""
     return AssetError("FILE_NOT_FOUND", "The file of the asset is gone.", kind="not_found", id=id_)
 
 
@@ -358,10 +360,10 @@ def _too_many() -> AssetError:
 
 @dataclass(eq=False)
 class Learner:
-    """Completes records of outputs behind the answers that show them.
+    """Completes records of outputs in the background.
 
-    A job is looked at when a record of it is shown without its size, hash or metadata, and not
-    again for a while, however often it is shown.
+    The cloud is asked about a job when a record of it is returned without size, hash or metadata,
+    at most once within `_PAUSE`.
     """
 
     _repository: AssetRepository
@@ -369,24 +371,24 @@ class Learner:
     _supervisor: Supervisor
 
     def __post_init__(self) -> None:
-        self._asked: TTLCache[tuple[str, str], None] = TTLCache(_REMEMBERED, _PAUSE)
+        self._asked: TTLCache[tuple[str, str], None] = TTLCache(_MAX_ASKED, _PAUSE)
         self._waiting = 0
         self._turn = asyncio.Semaphore(1)
 
     def shown(self, assets: Iterable[Asset]) -> None:
-        """Records were shown; ask for what they lack. Returns at once."""
+        """Start to complete records that were returned to a client, without waiting."""
         for asset in assets:
             if not _lacks_content(asset) and not _lacks_metadata(asset):
                 continue
             key = asset.member, asset.job or ""
-            if key not in self._asked and self._waiting < _MOST_WAITING:
+            if key not in self._asked and self._waiting < _MAX_WAITING:
                 self._asked[key] = None
                 self._waiting += 1
                 self._supervisor.spawn(self._run(*key), "learn sizes of outputs")
 
     async def _run(self, member: str, job: str) -> None:
         try:
-            await asyncio.sleep(_PATIENCE)
+            await asyncio.sleep(_DELAY)
             async with self._turn:
                 await self._learn(member, job)
         except (CloudError, StorageError) as error:
@@ -403,7 +405,7 @@ class Learner:
             await self._describe(asset)
 
     async def _describe(self, asset: Asset) -> None:
-        """Note the metadata of a picture that is in the cache."""
+        """Store the metadata of a picture that is in the cache."""
         file = await self._files.namespace.get(asset.member, asset.place)
         lease = None if file is None else await self._files.library.cached(file)
         if lease is None:
@@ -421,41 +423,42 @@ class Learner:
         cloud = None if origin is None else self._files.library.clouds.get(origin.account)
         if origin is None or cloud is None:
             return
-        told = await cloud.job_assets(origin.cloud_id)
+        assets = await cloud.job_assets(origin.cloud_id)
         given = {
             node: msgspec.json.decode(data, type=list[Given]) for node, data in origin.given.items()
         }
-        found = list(matched(given, told))
-        await self._repository.write(lambda unit: [unit.learn(member, *one) for one in found])
+        found = list(matched(given, assets))
+        await self._repository.write(lambda unit: [unit.learn(member, *known) for known in found])
 
 
 def _lacks_content(asset: Asset) -> bool:
-    """Whether the cloud may know more of a record."""
+    """Return whether the cloud may complete a record."""
     known = asset.hash is not None and asset.size is not None
     return not known and asset.job is not None and not asset.is_missing
 
 
 def _lacks_metadata(asset: Asset) -> bool:
-    """Whether the cache may know more of a record."""
+    """Return whether the cache may complete a record."""
     is_known = asset.metadata is not None or asset.hash is None
     return not is_known and asset.is_picture and asset.job is not None and not asset.is_missing
 
 
 def matched(
-    given: Mapping[str, Sequence[Given]], told: Iterable[CloudAsset]
+    given: Mapping[str, Sequence[Given]], assets: Iterable[CloudAsset]
 ) -> Iterator[tuple[Place, str | None, int | None]]:
-    """Hash and size of each place that a job's outputs were given.
+    """Yield the place, hash and size of each output of a job that the cloud lists.
 
-    A file is known by its name or its hash, else by its key and index at its node.
+    A file is matched by its name or its hash, else by its key and index at its node.
     """
     by_node: dict[str, list[CloudAsset]] = {}
-    for one in told:
-        by_node.setdefault(one.node, []).append(one)
+    for asset in assets:
+        by_node.setdefault(asset.node, []).append(asset)
     for node, names in given.items():
-        here = by_node.get(node, [])
+        of_node = by_node.get(node, [])
         for name in names:
             hash_ = hash_in(name.cloud_name)
-            named = [one for one in here if hash_ == one.hash or one.name == name.cloud_name]
-            placed = [one for one in here if (one.key, one.index) == (name.key, name.index)]
-            for one in (named or placed)[:1]:
-                yield Place(name.type, name.path), one.hash, one.size
+            same = [
+                asset for asset in of_node if hash_ == asset.hash or asset.name == name.cloud_name
+            ] or [asset for asset in of_node if (asset.key, asset.index) == (name.key, name.index)]
+            if same:
+                yield Place(name.type, name.path), same[0].hash, same[0].size

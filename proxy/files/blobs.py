@@ -1,6 +1,6 @@
-"""Where all replicas find the bytes of uploads: a folder, or a bucket of an S3-compatible store.
+"""The store of uploads that all replicas share: a folder, or a bucket of an S3-compatible store.
 
-A content is kept under its BLAKE3, once, and never changed.
+A content is stored once, under its BLAKE3, and never changed.
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Calls that run at once; more wait. One holds at most a few `_PART` bytes in memory.
-_AT_ONCE = 8
-#: Bytes of a part of an upload, and of what is read at once.
-_PART, _CHUNK = 5 * 1024 * 1024, 256 * 1024
-#: Seconds to connect with a store, for one request of it, and for its repetitions.
-_CONNECT, _REQUEST, _RETRIES = 2, 60, 5
+#: Maximum number of concurrent calls. One needs at most a few `_PART_SIZE` bytes of memory.
+_MAX_CONCURRENT = 8
+#: Bytes of a part of an upload, and of one read.
+_PART_SIZE, _CHUNK = 5 * 1024 * 1024, 256 * 1024
+#: Seconds to connect to a store, for one request, and for its retries.
+_CONNECT_TIMEOUT, _REQUEST_TIMEOUT, _RETRY_TIMEOUT = 2, 60, 5
 
 
 class BlobError(Exception):
-    """The store does not do what was asked. The text is one sentence without a secret."""
+    """Raised when the store fails. The text is one sentence without secrets."""
 
 
 class BlobMissingError(BlobError):
-    """The store has no such content."""
+    """Raised for a content that the store does not have."""
 
 
 class BlobStore:
-    """Contents at a place, which is for people. Make one with `open_blobs`.
+    """Contents by their BLAKE3. `open_blobs` creates it; `place` names it in messages.
 
-    obstore's own coroutines abort the interpreter where it ends soon behind them
-    (pyo3-async-runtimes), so that its blocking calls run in threads.
+    obstore's blocking calls run in threads: its own coroutines abort an interpreter that exits soon
+    after them (pyo3-async-runtimes).
     """
 
     def __init__(self, store: ObjectStore, place: str) -> None:
         self.place = place
         self._store = store
-        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="blob store")
+        self._threads = ThreadPoolExecutor(_MAX_CONCURRENT, thread_name_prefix="blob store")
 
     async def put(self, hash_: str, path: Path) -> None:
-        """Keep the content of a file, unless it is kept. Raises `BlobError`."""
+        """Store the content of a file, unless it is stored already. Raises `BlobError`."""
         await self._run(self._put, hash_, path)
 
     @asynccontextmanager
@@ -68,7 +68,7 @@ class BlobStore:
         type: str,  # noqa: A002
         offset: int = 0,
     ) -> AsyncIterator[Download]:
-        """A content from `offset` on, as a client of the cloud gives it; the `type` says nothing.
+        """Open a content from `offset` on, as `CloudClient.download`; the `type` is ignored.
 
         Raises `BlobMissingError`, `BlobError`.
         """
@@ -82,11 +82,11 @@ class BlobStore:
         yield Download(offset, found.meta["size"], chunks)
 
     async def check(self) -> None:
-        """Write something, read it and delete it. Raises `BlobError`."""
+        """Check that the store can be written and read. Raises `BlobError`."""
         await self._run(self._check)
 
     async def close(self) -> None:
-        """Wait for what was begun."""
+        """Wait for the calls under way."""
         await asyncio.to_thread(self._threads.shutdown)
 
     async def _run(self, call: Callable[..., T], *arguments: object) -> T:
@@ -102,10 +102,10 @@ class BlobStore:
         key = _key(hash_)
         try:
             if obstore.head(self._store, key)["size"] == path.stat().st_size:
-                return  # one that a power cut has left half is written again
+                return  # an incomplete one, after a power cut, is written again
         except FileNotFoundError:
             pass
-        obstore.put(self._store, key, path, chunk_size=_PART, max_concurrency=2)
+        obstore.put(self._store, key, path, chunk_size=_PART_SIZE, max_concurrency=2)
 
     def _get(self, hash_: str, offset: int) -> GetResult:
         import obstore
@@ -126,9 +126,9 @@ class BlobStore:
 
 
 def open_blobs(place: str, *, endpoint: URL | None, region: str) -> BlobStore:
-    """The store at the path of a folder, or at `s3://BUCKET/PREFIX` of the store at `endpoint`.
+    """Return the store at the path of a folder, or at `s3://BUCKET/PREFIX` of the `endpoint`.
 
-    Nothing is asked yet. Raises `BlobError`.
+    Makes no request. Raises `BlobError`.
     """
     try:
         from obstore.store import LocalStore, S3Store
@@ -153,17 +153,17 @@ def open_blobs(place: str, *, endpoint: URL | None, region: str) -> BlobStore:
             config=config,
             client_options={
                 "allow_http": endpoint is not None and endpoint.scheme == "http",
-                "connect_timeout": timedelta(seconds=_CONNECT),
-                "timeout": timedelta(seconds=_REQUEST),
+                "connect_timeout": timedelta(seconds=_CONNECT_TIMEOUT),
+                "timeout": timedelta(seconds=_REQUEST_TIMEOUT),
             },
-            retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=_RETRIES)},
+            retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=_RETRY_TIMEOUT)},
             credential_provider=partial(_credentials, Path(keys)) if keys else None,
         )
         return BlobStore(store, place)
 
 
 def _credentials(path: Path) -> S3Credential:
-    """The keys of the profile `default`, or of AWS_PROFILE, in a file of credentials of AWS."""
+    """Return the keys of the profile `default`, or of AWS_PROFILE, in an AWS credentials file."""
     parser = configparser.ConfigParser(interpolation=None)
     with path.open(encoding="utf-8") as file:
         parser.read_file(file)

@@ -1,11 +1,11 @@
-"""Contents on disk, found by their hash, the least recently used thrown out; and downloads to it.
+"""The cache of contents on disk, found by their hash, and downloads to it.
 
-A file's name is its key and its modification time the moment of its last use, so that a restart
-needs no index. Contents of an earlier run are hashed again when they are first used: a power cut
-may have left half of one.
+The name of a file is its key, and its modification time is that of its last use, so that a restart
+needs no index. Contents of a previous run are hashed again when they are first used: a power cut
+may have left an incomplete one. The least recently used are removed first.
 
-A download that breaks is resumed where it broke; contents that turn out wrong are fetched again
-from the start. What the cloud refuses is refused: its client has been patient already.
+A download that breaks off is resumed; a content that turns out wrong is downloaded again from the
+start. Refusals of the cloud are not retried here: its client has done that.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ _log = structlog.get_logger(__name__)
 
 _DIGEST = 32
 
-#: Waits in seconds before another try, for tries in a row that brought no byte.
-PAUSES = (0.1, 0.4, 1.5)
-#: How often a content is fetched from its start before it is given up as wrong.
-WRONG_LIMIT = 3
-#: How many answers a content may be pieced together from.
-TRIES = 100
+#: Delays in seconds before attempts, after attempts in a row that brought no byte.
+RETRY_DELAYS = (0.1, 0.4, 1.5)
+#: How often a content is downloaded from its start before it counts as wrong.
+MAX_GENERATIONS = 3
+#: Maximum number of answers of which a content is put together.
+MAX_ATTEMPTS = 100
 
-#: The bytes for which a file counts at least when files are too many, and how many there may be of
-#: any size: each takes some hundred bytes of memory.
+#: The number of files is limited to one for each `FILE_BYTES` of the cache's limit, or to
+#: `MIN_FILES`: each takes some hundred bytes of memory.
 FILE_BYTES, MIN_FILES = 32 * 1024, 1000
 
-#: What a content that nobody waits for may have of the cache's limit, and the least bytes of it.
+#: The share of the cache that a content may have for which nobody waits, and its least bytes.
 AHEAD_SHARE, MIN_AHEAD = 1 / 4, 1024 * 1024
-#: Bytes that all contents on their way may have together, where the cache's limit is smaller.
+#: Bytes that all downloads under way may have together if the limit of the cache is smaller.
 MIN_ARRIVING = 1024 * 1024 * 1024
 
 if sys.platform == "win32":
@@ -68,18 +68,18 @@ if sys.platform == "win32":
     _reading = threading.Lock()
 
     def _open(path: Path, access: int, flags: int) -> int:
-        """Open a file as POSIX does; `os.open` would not let it be renamed or deleted."""
+        """Open a file as on POSIX; with `os.open` it could not be renamed or deleted."""
         handle = _create(str(path), access, _SHARED_FOR_ALL, None, _OPEN_EXISTING, _NORMAL, None)
         if handle is None or handle == wintypes.HANDLE(-1).value:
             raise ctypes.WinError(ctypes.get_last_error())
         return msvcrt.open_osfhandle(handle, flags | os.O_BINARY)
 
     def open_to_read(path: Path) -> int:
-        """A descriptor that the caller closes. Raises `OSError`."""
+        """Return a descriptor of a file, which the caller closes. Raises `OSError`."""
         return _open(path, _READ, os.O_RDONLY)
 
     def read_at(descriptor: int, count: int, offset: int) -> bytes:
-        """At most `count` bytes from `offset` on, fewer at the end of the file."""
+        """Return up to `count` bytes from `offset` on, fewer at the end of the file."""
         with _reading:
             os.lseek(descriptor, offset, os.SEEK_SET)
             return os.read(descriptor, count)
@@ -88,12 +88,12 @@ else:
     read_at = os.pread
 
     def open_to_read(path: Path) -> int:
-        """A descriptor that the caller closes. Raises `OSError`."""
+        """Return a descriptor of a file, which the caller closes. Raises `OSError`."""
         return os.open(path, os.O_RDONLY)
 
 
 def open_new(folder: Path) -> tuple[int, Path]:
-    """A new empty file, open for writing; the caller closes it. Raises `OSError`."""
+    """Create an empty file, open for writing; the caller closes it. Raises `OSError`."""
     handle, name = tempfile.mkstemp(dir=folder)
     path = Path(name)
     if sys.platform == "win32":
@@ -109,9 +109,9 @@ class _Entry(Struct):
 
 
 class CacheLease:
-    """Keeps a content from being thrown out until it is released or forgotten.
+    """Keeps a content in the cache until it is released or garbage collected.
 
-    Made under the cache's mutex.
+    Created under the cache's mutex.
     """
 
     def __init__(self, cache: Cache, key: str, entry: _Entry) -> None:
@@ -122,26 +122,26 @@ class CacheLease:
         self._release.atexit = False
 
     def release(self) -> None:
-        """The content may be thrown out; once more is nothing."""
+        """Allow the removal of the content. A second call does nothing."""
         self._release()
 
 
 class CacheFullError(OSError):
-    """A content that is larger than the cache may take."""
+    """Raised for a content that is too large for the cache."""
 
 
 class Cache:
-    """At most `limit` bytes below `folder`, except for what is in use.
+    """Up to `limit` bytes of files below `folder`, except for those in use.
 
-    There are no more files than bytes allow of `FILE_BYTES` each, or `MIN_FILES`. Contents on their
-    way count, too. One that is larger than the limit still reaches its readers,
-    but together they have no more than the limit or `MIN_ARRIVING`, the larger of the two.
+    The number of files is limited too. Downloads under way count. One that is larger than the limit
+    still reaches its readers, but together they have no more than the limit or `MIN_ARRIVING`,
+    whichever is larger.
 
-    `hits` and `misses` count the contents that were sought here; `total` is the bytes of all
-    contents and conversions, `arriving` those of contents on their way.
+    `hits` and `misses` count look-ups of contents; `total` is the bytes of all contents and
+    conversions, `arriving` those of downloads under way.
 
-    Its methods are quick or touch the disk once; `start`, `check` and those that carry data
-    belong in a thread.
+    Methods are quick or access the disk once; run `start` and those that read or write data in a
+    thread.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -155,7 +155,7 @@ class Cache:
         self.hits = self.misses = self.total = self.arriving = 0
 
     def start(self) -> None:
-        """Find what earlier runs left, and remove their unfinished files. Raises `OSError`."""
+        """Find the files of previous runs, and remove unfinished ones. Raises `OSError`."""
         shutil.rmtree(self._partials, ignore_errors=True)
         for folder in (self._contents, self._conversions, self._partials):
             folder.mkdir(parents=True, exist_ok=True)
@@ -171,26 +171,26 @@ class Cache:
         with self._mutex:
             for _, key, entry in sorted(found, key=lambda item: item[0]):
                 self._put(key, entry)
-            self._throw_out()
+            self._evict()
 
     def path_of(self, key: str) -> Path:
-        """Return where the content of this hash is, or behind `c:` the conversion of this key."""
+        """Return the path of the content of this hash, or after `c:` of the conversion of a key."""
         if key.startswith("c:"):
             return self._conversions / key[2:4] / key[2:]
         return self._contents / key[:2] / key
 
     def new_partial(self) -> Path:
-        """A new empty file for bytes that are on their way. Raises `OSError`."""
+        """Create an empty file for a download. Raises `OSError`."""
         handle, path = self.open_partial()
         os.close(handle)
         return path
 
     def open_partial(self) -> tuple[int, Path]:
-        """As `new_partial`, with the file open; the caller closes the descriptor."""
+        """Create a file as `new_partial`, and open it; the caller closes the descriptor."""
         return open_new(self._partials)
 
     def admit(self, count: int, received: int, *, ahead: bool) -> None:
-        """Count bytes of a content that arrive behind those that it `received`; `ahead` says that
+        """Count more bytes of a download after those that it has `received`; `ahead` says that
         nobody waits for it. Raises `CacheFullError`."""
         if ahead:
             limit = max(int(self._limit * AHEAD_SHARE), MIN_AHEAD)
@@ -199,18 +199,19 @@ class Cache:
             limit = max(self._limit, MIN_ARRIVING)
             is_over = self.arriving + count > limit
         if is_over:
-            raise CacheFullError(f"contents on their way have more than {limit:,} bytes")
+            raise CacheFullError(f"downloads under way have more than {limit:,} bytes")
         with self._mutex:
             self.arriving += count
-            self._throw_out()
+            self._evict()
 
     def dismiss(self, count: int) -> None:
-        """The content of these bytes is no longer on its way."""
+        """Count bytes of a download no longer, because it has ended."""
         with self._mutex:
             self.arriving -= count
 
     def lease(self, hash_: str) -> CacheLease | None:
-        """Use a content if it is here and sound. Hashes it if an earlier run left it."""
+        """Return a lease of a content, `None` if it is missing or damaged. Hashes a file of a
+        previous run; blocks."""
         with self._mutex:
             entry = self._use(hash_)
             if entry is None:
@@ -227,12 +228,12 @@ class Cache:
         return None
 
     def is_trusted(self, hash_: str) -> bool:
-        """Whether `lease` will not have to read the whole content."""
+        """Return whether `lease` need not read the whole content."""
         entry = self._entries.get(hash_)
         return entry is None or entry.trusted
 
     def keep(self, partial: Path, hash_: str) -> CacheLease:
-        """Take in a finished file whose hash is known to be `hash_`. Raises `OSError`."""
+        """Move a complete file with this hash into the cache. Raises `OSError`."""
         with self._mutex:
             entry = self._use(hash_)
             if entry is None or not entry.trusted:
@@ -243,11 +244,11 @@ class Cache:
             else:
                 partial.unlink(missing_ok=True)
             lease = CacheLease(self, hash_, entry)
-            self._throw_out()
+            self._evict()
         return lease
 
     def conversion(self, key: str) -> bytes | None:
-        """A conversion that was kept under this key, if it is here and sound."""
+        """Return the conversion with this key, `None` if it is missing or damaged."""
         with self._mutex:
             entry = self._use(f"c:{key}")
         if entry is None:
@@ -261,7 +262,7 @@ class Cache:
         return None
 
     def keep_conversion(self, key: str, data: bytes) -> None:
-        """Keep a conversion with its digest behind it; a full disk is no reason to fail."""
+        """Store a conversion, followed by its digest; a failure is only logged."""
         try:
             partial = self.new_partial()
             partial.write_bytes(data + new_hash(data).digest())
@@ -271,10 +272,10 @@ class Cache:
             return
         with self._mutex:
             self._put(f"c:{key}", _Entry(len(data) + _DIGEST, trusted=True))
-            self._throw_out()
+            self._evict()
 
     def _use(self, key: str) -> _Entry | None:
-        """The entry, marked as used now; `None` too if somebody has removed its file."""
+        """Return an entry and mark it as used; `None` if there is none or its file was removed."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -291,7 +292,7 @@ class Cache:
         with self._mutex:
             entry.users -= 1
             if self._entries.get(key) is entry:
-                self._throw_out()
+                self._evict()
 
     def _put(self, key: str, entry: _Entry) -> None:
         self._forget(key)
@@ -309,8 +310,8 @@ class Cache:
                 self._forget(key)
                 self.path_of(key).unlink(missing_ok=True)
 
-    def _throw_out(self) -> None:
-        """Remove what was not used for longest until the bound holds; never what is in use."""
+    def _evict(self) -> None:
+        """Remove the least recently used files until the limit holds, except those in use."""
         over = self.total - (self._limit - self.arriving)
         too_many = len(self._entries) - self._max_files
         gone = []
@@ -334,28 +335,28 @@ def _move(partial: Path, path: Path) -> None:
 
 
 def new_hash(data: bytes = b"") -> blake3:
-    """The BLAKE3 of `data` and of what it is updated with."""
+    """Return a BLAKE3 hasher that has been updated with `data`."""
     return blake3(data)
 
 
 def hash_file(path: Path) -> str:
-    """The BLAKE3 of a file's bytes in hexadecimal. Raises `OSError`; blocks."""
+    """Return the BLAKE3 of a file in hexadecimal. Raises `OSError`; blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, new_hash).hexdigest()  # type: ignore[arg-type]
 
 
 class ContentWrongError(Exception):
-    """The cloud's storage delivered bytes that are not the content, again and again."""
+    """Raised when the cloud's storage repeatedly delivers bytes that are not the content."""
 
 
 @dataclass(eq=False)
 class Fetch:
-    """A content of an account on its way into the cache.
+    """A download of an account's content into the cache.
 
-    `expected` is its BLAKE3 in hexadecimal if the cloud's name tells it, else `None`: then nothing
-    but its length can be checked. `generation` counts how often the bytes had to be thrown away;
-    what was read in an earlier generation is void. `ahead` says that nobody waits for the content.
-    `latest` are the bytes that arrived last.
+    `expected` is its BLAKE3 in hexadecimal if the cloud's name contains it, else `None`: then only
+    its size can be checked. `generation` counts how often the bytes were discarded; what was read
+    in a previous generation is invalid. `ahead` is whether nobody waits for the content. `latest`
+    are the bytes that arrived last.
     """
 
     _source: CloudClient | BlobStore
@@ -375,16 +376,16 @@ class Fetch:
     _file: int = -1
     _admitted: int = 0
     _opened: bool = False
-    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def ended(self) -> bool:
-        """Whether the content is complete and verified, or given up (then `error` says why)."""
+        """Whether the content is complete and verified, or has failed with `error`."""
         return self.lease is not None or self.error is not None
 
     async def changed(self) -> None:
         """Wait for more bytes, the size, or the end; check the state before waiting again."""
-        await self._news.wait()
+        await self._changed.wait()
 
     def arrived(self, start: int, stop: int) -> bytes:
         """Return the bytes from `start` to `stop` (excluded) if they are among those that arrived
@@ -402,7 +403,7 @@ class Fetch:
             await self.changed()
 
     async def run(self) -> None:
-        """Fetch; never raises but for cancellation."""
+        """Download the content; errors are in `error`. Raises only if it is cancelled."""
         partial = None
         try:
             self._file, partial = self._cache.open_partial()
@@ -425,12 +426,12 @@ class Fetch:
             if self.lease is None and partial is not None:
                 with suppress(OSError):
                     partial.unlink()
-            self._tell()
+            self._notify()
 
     async def _fetch(self) -> None:
         idle = 0
-        for _ in range(TRIES):
-            before = (self.generation, self.received)
+        for _ in range(MAX_ATTEMPTS):
+            previous = (self.generation, self.received)
             self._opened = False
             try:
                 await self._receive()
@@ -440,17 +441,17 @@ class Fetch:
             except (CloudError, BlobError) as error:
                 if self._is_expected():
                     return
-                idle = idle + 1 if before == (self.generation, self.received) else 0
+                idle = idle + 1 if previous == (self.generation, self.received) else 0
                 nothing_there = isinstance(error, CloudRefused) and error.status == 416
-                if not (self._opened or nothing_there) or idle > len(PAUSES):
+                if not (self._opened or nothing_there) or idle > len(RETRY_DELAYS):
                     raise
                 if nothing_there:
                     self._start_over()
-            await asyncio.sleep(PAUSES[max(0, idle - 1)])
+            await asyncio.sleep(RETRY_DELAYS[max(0, idle - 1)])
         raise ContentWrongError("the storage did not deliver the complete file")
 
     async def _receive(self) -> None:
-        """Take one answer to its end. Raises `CloudError`, `BlobError` if it ends too early."""
+        """Read one answer to its end. Raises `CloudError`, `BlobError` if it ends too early."""
         async with self._source.download(
             self.cloud_name, type=self._type, offset=self.received
         ) as download:
@@ -463,7 +464,7 @@ class Fetch:
                 self._cache.admit(download.size - self.received, self.received, ahead=self.ahead)
                 self._cache.dismiss(download.size - self.received)
                 self.size = download.size
-                self._tell()
+                self._notify()
             skip = self.received - download.offset
             async for chunk in download.chunks():
                 fresh = chunk[skip:]
@@ -477,7 +478,7 @@ class Fetch:
                         await asyncio.sleep(0)  # readers that keep up take it from memory
 
     def _write(self, data: bytes) -> None:
-        """Into the page cache: for one piece that is quicker than a hop to a thread and back."""
+        """Write a piece on the event loop: the page cache is faster than a thread."""
         self._cache.admit(len(data), self.received, ahead=self.ahead)
         self._admitted += len(data)
         self._hasher.update(data)
@@ -486,25 +487,27 @@ class Fetch:
             view = view[os.write(self._file, view) :]
         self.received += len(data)
         self.latest = data
-        self._tell()
+        self._notify()
 
     def _is_whole(self) -> bool:
-        """Whether the bytes are the content, as far as that can be told."""
+        """Return whether the bytes are complete, as far as that is known."""
         if self.expected is not None:
             return self._is_expected()
         self.size = self.received if self.size is None else self.size
         return self.size == self.received
 
     def _is_expected(self) -> bool:
-        """Whether the bytes have the expected hash; then they are all, whatever was announced."""
+        """Return whether the bytes have the expected hash; then they are complete, whatever their
+        announced size."""
         if self.expected is None or self._hasher.hexdigest() != self.expected:
             return False
         self.size = self.received
         return True
 
     def _start_over(self) -> None:
-        """Throw the bytes away; readers that have passed some on must give up."""
-        if self.generation + 1 == WRONG_LIMIT:
+        """Discard the bytes; readers that have passed some on must fail. Raises
+        `ContentWrongError`."""
+        if self.generation + 1 == MAX_GENERATIONS:
             raise ContentWrongError("the storage repeatedly delivered wrong bytes")
         self.generation += 1
         self._dismiss()
@@ -514,13 +517,13 @@ class Fetch:
         self._hasher = new_hash()
         os.ftruncate(self._file, 0)
         os.lseek(self._file, 0, os.SEEK_SET)
-        self._tell()
+        self._notify()
 
     def _dismiss(self) -> None:
-        """Count the bytes that arrived no longer as being on their way."""
+        """Count the received bytes no longer as a download under way."""
         self._cache.dismiss(self._admitted)
         self._admitted = 0
 
-    def _tell(self) -> None:
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+    def _notify(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()

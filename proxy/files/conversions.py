@@ -1,6 +1,4 @@
-"""What is made of a picture: a conversion for `GET /view`, a thumbnail, and a mask's result, as by
-ComfyUI.
-"""
+"""Conversions of pictures as in ComfyUI: for `GET /view`, thumbnails, and masks."""
 
 from __future__ import annotations
 
@@ -20,15 +18,15 @@ from proxy.translate.names import TYPES, Place, resolve, split_annotated
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: The tag of EXIF that says how a picture is turned.
+#: The EXIF tag of the orientation.
 _ORIENTATION = 0x0112
 
 
 class Conversion(Struct, frozen=True):
-    """What `preview` and `channel` ask for. `format` is `webp`, `jpeg` or `png`.
+    """A conversion by `preview` and `channel`. `format` is `webp`, `jpeg` or `png`.
 
-    With `side` it is no wider and no higher than this many pixels. With `upright` it is turned as
-    its EXIF orientation says, and what is transparent lies on black.
+    `side` is the maximum width and height in pixels. With `upright` the EXIF orientation is
+    applied, and transparent pixels become black.
     """
 
     format: str
@@ -39,27 +37,27 @@ class Conversion(Struct, frozen=True):
 
     @property
     def media_type(self) -> str:
-        """The type of the result."""
+        """The media type of the result."""
         return f"image/{self.format}"
 
     @property
     def key(self) -> str:
-        """Tells conversions of one content apart."""
+        """The key that distinguishes conversions of one content."""
         words = (self.format, self.quality, self.channel, self.side or "", self.upright or "")
         return " ".join(map(str, words)).rstrip()
 
 
-#: A picture that stands for its file in a list.
+#: The thumbnail of a picture in a list.
 THUMBNAIL = Conversion("webp", "", quality=80, side=512)
 
 
 def conversion(preview: str | None, channel: str | None) -> Conversion | None:
-    """The conversion that the query asks for, or `None` if the file is answered as it is.
+    """Return the conversion that a query asks for, `None` if it asks for the file itself.
 
     `preview` is `FORMAT;QUALITY`: anything but `jpeg` is WebP, and so is `jpeg` with a channel
     that has an `a` in it; a quality that is not a number is 90. Without `preview` only the
-    channels `rgb` and `a` convert. Raises `LocalError` (400) for a quality beyond WebP's 100,
-    with which ComfyUI fails.
+    channels `rgb` and `a` convert. Raises `LocalError` (400) for a WebP quality above 100, with
+    which ComfyUI fails.
     """
     if preview is None:
         return Conversion("png", channel) if channel in ("rgb", "a") else None
@@ -73,12 +71,12 @@ def conversion(preview: str | None, channel: str | None) -> Conversion | None:
     return Conversion(format_, "rgb" if channel == "rgb" else "", min(quality, 100))
 
 
-#: Extensions of the files of which `res` makes a small picture, in any case of letters.
+#: Extensions of files that `res` makes smaller, ignoring case.
 _SMALL_OF = (".png", ".jpg", ".jpeg")
 
 
 def small(res: str | None, filename: str) -> Conversion | None:
-    """Return the conversion that `res=N` asks for, or `None` if the file is answered as it is.
+    """Return the conversion that `res=N` asks for, `None` if it asks for the file itself.
 
     N is a positive number of pixels; anything else is ignored, as by ComfyUI since 0.40.
     """
@@ -101,7 +99,7 @@ def _quality(text: str) -> int:
 
 
 def convert_picture(path: Path, wanted: Conversion) -> bytes:
-    """The converted picture. Raises `NotAPictureError`; blocks."""
+    """Return the converted picture. Raises `NotAPictureError`; blocks."""
     target = io.BytesIO()
     with opened(path) as picture:
         if wanted.upright:
@@ -119,7 +117,8 @@ def convert_picture(path: Path, wanted: Conversion) -> bytes:
 
 
 def _alpha_alone(picture: Image) -> Image:
-    """Black with the picture's alpha: its own, or that of a transparent colour; else opaque."""
+    """Return a black picture with the alpha of another: its own, or that of a transparent
+    colour; else opaque."""
     result: Image = pillow().new("RGBA", picture.size)
     result.putalpha(_with_alpha(picture).getchannel("A"))
     return result

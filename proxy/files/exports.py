@@ -1,7 +1,7 @@
-"""Exports: many assets in one archive, which is made as it is downloaded.
+"""Exports: many assets in one archive, which is created while it is downloaded.
 
-An export reads every content once, so that it is in the cache and its length is known; what is kept
-is the list of files. So any replica can send the archive, and none keeps it.
+An export reads every content once, so that it is in the cache and its size is known; only the list
+of files is stored. So any replica can send the archive, and none stores it.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
-#: Exports that are made at once, and those of a member that are made or wait.
-AT_ONCE, MAX_UNFINISHED = 2, 16
-#: Bytes that an export holds for a byte of its request, about.
-_HELD = 4
-#: Bytes of the files of an archive; with more it would have another format.
-MOST_BYTES = 2**31 - 2**20
-#: Seconds between two messages about an export.
-PACE = 0.5
-#: Seconds between two notes that an export continues, well within `STALE`.
+#: Maximum number of concurrent exports, and of a member's exports that run or wait.
+MAX_CONCURRENT, MAX_UNFINISHED = 2, 16
+#: Approximate bytes of memory for each byte of a request.
+_HELD_BYTES = 4
+#: Maximum bytes of the files of an archive; a larger one would need another format.
+MAX_BYTES = 2**31 - 2**20
+#: Minimum seconds between two messages about an export.
+MESSAGE_INTERVAL = 0.5
+#: Seconds between two notes that an export continues, well within `STALE` (ms).
 BEAT = STALE / 3000
 
 
 class ArchiveEntry(msgspec.Struct, frozen=True):
-    """A file of an archive: its name there, where it is, its length, and when it was made (s)."""
+    """A file of an archive: its name there, its place, its size in bytes, and its time (s)."""
 
     name: str
     type: str
@@ -73,24 +73,26 @@ class Exports:
     _notify: Callable[[str, str, dict[str, Any]], None]
     _budget: MemoryBudget
     _time: Callable[[], float] = time.time
-    _turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    _turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_CONCURRENT))
     _unfinished: Counter[str] = field(default_factory=Counter)
 
     async def begin(self, member: str, request: ExportRequest) -> str:
-        """Begin an export, or join the same one that is under way; its id.
+        """Start an export, or join the same one under way. Return its id.
 
-        Raises `LocalError` (413, 429) for more than a member may have under way, `StorageError`.
+        Raises `LocalError` (413, 429) beyond a member's limits, `StorageError`.
         """
         if self._unfinished[member] >= MAX_UNFINISHED:
             raise LocalError(
                 "too_many_exports",
                 f"You have {MAX_UNFINISHED} exports under way; wait until one has ended.",
                 kind="rate_limited",
-                retry_after=PACE,
+                retry_after=MESSAGE_INTERVAL,
             )
         with ExitStack() as held:
             payload = codec.dump_bytes(request.model_dump())
-            held.enter_context(self._budget.member(member, "export")).grow(_HELD * len(payload))
+            held.enter_context(self._budget.member(member, "export")).grow(
+                _HELD_BYTES * len(payload)
+            )
             self._unfinished[member] += 1
             held.callback(self._finish, member)
             return await self._begin(member, request, payload, held)
@@ -123,7 +125,7 @@ class Exports:
         return export.id
 
     async def task(self, member: str, id_: str) -> dict[str, Any]:
-        """How far an export is. Raises `AssetError` (404), `StorageError`."""
+        """Return the progress of an export. Raises `AssetError` (404), `StorageError`."""
         export = await self._repository.get(member, id_)
         if export is None:
             raise AssetError("TASK_NOT_FOUND", "There is no such task.", kind="not_found", id=id_)
@@ -140,7 +142,7 @@ class Exports:
         )
 
     async def cancel(self, member: str, id_: str) -> None:
-        """End an export that waits or is made, by whatever replica.
+        """Cancel an export that waits or runs, at whatever replica.
 
         Raises `AssetError`: 404, or 409 for one that has ended; `StorageError`.
         """
@@ -159,12 +161,12 @@ class Exports:
         self._say(export, ExportProgress(0), "failed", error=error)
 
     async def _is_wanted(self, export: Export) -> bool:
-        """Return whether an export is still there and was not cancelled."""
+        """Return whether an export exists and was not cancelled."""
         stored = await self._repository.get(export.member, export.id)
         return stored is not None and stored.ended_at is None
 
     async def archive(self, member: str, name: str) -> Archive | None:
-        """An archive that can be downloaded, by its name. Raises `StorageError`."""
+        """Return a complete archive by its name, or `None`. Raises `StorageError`."""
         export = await self._repository.named(member, name)
         if export is None or export.entries is None:
             return None
@@ -174,11 +176,11 @@ class Exports:
     # --- the work ----------------------------------------------------------------------------
 
     async def _run(self, export: Export, request: ExportRequest, held: ExitStack) -> None:
-        """Make an export, and give back what is held for it."""
+        """Run an export, and release its memory."""
         with held:
-            await self._make(export, request)
+            await self._run_in_turn(export, request)
 
-    async def _make(self, export: Export, request: ExportRequest) -> None:
+    async def _run_in_turn(self, export: Export, request: ExportRequest) -> None:
         beat = self._supervisor.spawn(self._beat(export), "keep an export alive")
         try:
             async with self._turn:
@@ -194,7 +196,7 @@ class Exports:
             beat.cancel()
 
     async def _beat(self, export: Export) -> None:
-        """Note that somebody works at an export, or that it waits for its turn."""
+        """Note regularly that an export runs or waits for its turn."""
         while True:
             await asyncio.sleep(BEAT)
             try:
@@ -207,28 +209,28 @@ class Exports:
         of_jobs = await self._assets.read(lambda unit: unit.of_jobs(member, request.job_ids))
         named = await self._assets.read(lambda unit: unit.get_many(member, request.asset_ids))
         plan = asset_exports.plan(request, of_jobs, named)
-        bytes_total = sum(one.size or 0 for one in plan.entries.values())
+        bytes_total = sum(asset.size or 0 for asset in plan.entries.values())
         progress = ExportProgress(plan.total, list(plan.failed), bytes_total)
         await self._repository.note(member, export.id, self._now(), status="running")
         self._say(export, progress, "running")
-        told = self._time()
+        sent_at = self._time()
         for name, asset in plan.entries.items():
             if not await self._is_wanted(export):
                 return
-            entry = await self._fetch(name, asset, MOST_BYTES - progress.bytes)
+            entry = await self._fetch(name, asset, MAX_BYTES - progress.bytes)
             if entry is None:
                 progress.failed.append(FailedAsset(asset.id, "fetch_failed", asset.job, asset.name))
             else:
                 progress.entries.append(entry)
                 progress.bytes += entry.size
-            if self._time() - told >= PACE:
-                told = self._time()
+            if self._time() - sent_at >= MESSAGE_INTERVAL:
+                sent_at = self._time()
                 self._say(export, progress, "running")
         if await self._is_wanted(export):
             await self._end(export, progress, timeless=plan.timeless)
 
-    async def _fetch(self, name: str, asset: Asset, most: int) -> ArchiveEntry | None:
-        """Read a content once; `None` if it is not available, or is too long."""
+    async def _fetch(self, name: str, asset: Asset, max_bytes: int) -> ArchiveEntry | None:
+        """Read a content once, and return its entry; `None` if it is not available or too large."""
         try:
             file = await self._files.namespace.get(asset.member, asset.place)
             if file is None:
@@ -237,7 +239,7 @@ class Exports:
                 size = 0
                 async for chunk in content.read():
                     size += len(chunk)
-                    if size > most:
+                    if size > max_bytes:
                         return None
         except (LocalError, ContentBrokenError) as error:
             _log.info("export_fetch_failed", member=asset.member, reason=str(error))
@@ -246,17 +248,19 @@ class Exports:
 
     async def _end(self, export: Export, progress: ExportProgress, *, timeless: bool) -> None:
         entries, success, now = progress.entries, bool(progress.entries), self._now()
-        told = {"export_name": export.name} if success else {"error": "Nothing could be exported."}
+        outcome = (
+            {"export_name": export.name} if success else {"error": "Nothing could be exported."}
+        )
         result: dict[str, Any] = {
             "success": success,
-            **told,
-            "export_size": length(entries) if success else 0,
+            **outcome,
+            "export_size": archive_size(entries) if success else 0,
             "uncompressed_size": progress.bytes,
             "assets_total": progress.total,
             "assets_succeeded": len(entries),
         }
         if progress.failed:
-            result["failed_assets"] = [one.shown() for one in progress.failed]
+            result["failed_assets"] = [failed.shown() for failed in progress.failed]
         await self._repository.note(
             export.member,
             export.id,
@@ -267,7 +271,7 @@ class Exports:
             entries=msgspec.json.encode(entries) if success else None,
         )
         fallback = {"used_job_time_fallback": True} if timeless else {}
-        self._say(export, progress, "completed" if success else "failed", **told, **fallback)
+        self._say(export, progress, "completed" if success else "failed", **outcome, **fallback)
 
     def _say(self, export: Export, progress: ExportProgress, status: str, **more: Any) -> None:
         data = {"task_id": export.id, **progress.shown(), "status": status, **more}
@@ -278,7 +282,7 @@ class Exports:
 
 
 class ExportProgress(msgspec.Struct):
-    """How far an export is."""
+    """The progress of an export."""
 
     total: int
     failed: list[FailedAsset] = []
@@ -287,7 +291,7 @@ class ExportProgress(msgspec.Struct):
     bytes: int = 0
 
     def shown(self) -> dict[str, Any]:
-        """As clients are told."""
+        """Return the progress as clients get it."""
         attempted = len(self.failed) + len(self.entries)
         return {
             "assets_total": self.total,
@@ -301,7 +305,7 @@ class ExportProgress(msgspec.Struct):
 
 @dataclass(eq=False)
 class Archive:
-    """A zip archive without compression, made as it is read."""
+    """A zip archive without compression, created while it is read."""
 
     _files: Files
     _member: str
@@ -310,11 +314,11 @@ class Archive:
 
     @cached_property
     def size(self) -> int:
-        """Its length in bytes."""
-        return length(self._entries)
+        """The size of the archive in bytes."""
+        return archive_size(self._entries)
 
     async def read(self) -> AsyncIterator[bytes]:
-        """Its bytes. Raises `ContentBrokenError` if a content is not what it was."""
+        """Yield the bytes of the archive. Raises `ContentBrokenError` if a content has changed."""
         buffer = _WriteBuffer()
         archive = ZipFile(buffer, "w", ZIP_STORED)  # type: ignore[call-overload]
         for entry in self._entries:
@@ -343,7 +347,7 @@ class Archive:
 
 
 class _WriteBuffer:
-    """Takes what an archive writes; it cannot be sought in."""
+    """Buffers what an archive writes, without seeking."""
 
     def __init__(self) -> None:
         self._written: list[bytes] = []
@@ -355,17 +359,17 @@ class _WriteBuffer:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: `take` returns everything."""
 
     def take(self) -> bytes:
-        """What was written since the last time."""
+        """Return what was written since the last call."""
         taken = b"".join(self._written)
         self._written.clear()
         return taken
 
 
-def length(entries: Sequence[ArchiveEntry]) -> int:
-    """The length of an archive: that of the same one with empty files, and its files."""
+def archive_size(entries: Sequence[ArchiveEntry]) -> int:
+    """Return the size of an archive: that of one with empty files, plus the sizes of its files."""
     buffer = _WriteBuffer()
     with ZipFile(buffer, "w", ZIP_STORED) as archive:  # type: ignore[call-overload]
         for entry in entries:
@@ -375,5 +379,5 @@ def length(entries: Sequence[ArchiveEntry]) -> int:
 
 
 def _info(entry: ArchiveEntry) -> ZipInfo:
-    at = time.gmtime(max(entry.modified, 315532800.0))  # a zip archive knows no time before 1980
+    at = time.gmtime(max(entry.modified, 315532800.0))  # zip archives have no times before 1980
     return ZipInfo(entry.name.encode("utf-8", "replace").decode(), at[:6])

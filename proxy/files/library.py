@@ -1,12 +1,10 @@
-"""The contents behind records: what is known of them, and their bytes, opened from the cache or the
-cloud, some fetched ahead.
+"""The contents of files: their bytes from the cache or the cloud, and what is known of them.
 
-However many want a content, it is one download, whose file readers follow as it grows; they never
-slow it down or stop it.
+All readers of a content share one download, whose file they read while it grows; they never slow it
+down or stop it.
 
-No byte is passed on that fails the hash: of a content that is still arriving the last part that
-a reader asked for is held back until the whole has been verified, so that a reader of wrong bytes
-gets an error instead of the end and can tell its client so.
+The last part that a reader asks for is held back until the hash of the whole content has been
+verified, so that a reader of wrong bytes gets an error instead of the end.
 """
 
 from __future__ import annotations
@@ -50,42 +48,43 @@ V = TypeVar("V")
 
 _log = structlog.get_logger(__name__)
 
-#: Which outputs are fetched before anyone asks for them.
+#: Which outputs are downloaded before a client requests them.
 Prefetch = Literal["off", "images", "all"]
 
-#: Downloads that run at once for nobody.
-PREFETCHES = 4
-#: Seconds after which one makes room for another.
+#: Maximum number of concurrent downloads that nobody waits for.
+MAX_PREFETCHES = 4
+#: Maximum seconds of such a download.
 PREFETCH_TIMEOUT = 600.0
 
-#: Bytes read at once.
+#: Bytes of one read.
 CHUNK = 256 * 1024
-#: Bytes held back until the content is verified. Contents no longer than that are opened only
-#: when they are complete.
+#: Bytes held back until the content is verified. Smaller contents are opened when complete.
 HELD_BACK = 64 * 1024
 
-#: Contents whose hashes and names are remembered.
-REMEMBERED = 20_000
+#: Maximum number of contents whose hashes and names are cached.
+MAX_CACHED = 20_000
 
-#: Seconds for which hashes and sizes of outputs are gathered before they are written.
-_GATHER = 0.5
+#: Seconds for which hashes and sizes of outputs are collected before they are written.
+_WRITE_DELAY = 0.5
 
-#: The store of blobs among the accounts; no account has this name.
-_KEPT = ""
+#: The store of blobs in a list of accounts; no account has this name.
+_BLOBS = ""
 
 _HASH_NAME = re.compile(r"(?:blake3:)?(?P<hash>[0-9a-f]{64})(?:\.\w+)?", re.IGNORECASE)
 
 
 class ContentBrokenError(Exception):
-    """The rest of a content is not available, or what was read of it was wrong: end the answer
-    without its proper end, so that the client sees that it has not got the whole."""
+    """Raised if the rest of a content is not available, or what was read of it was wrong.
+
+    The answer must then be aborted, so that the client sees that it is incomplete.
+    """
 
 
 class Content:
-    """A content that is open for reading. Close it, or forget it.
+    """A content that is open for reading. `close` it, or let it be garbage collected.
 
-    With `edits` its size and the bytes that are read are those of the edited file; `path` and the
-    descriptor `file`, which may still grow, are those of the cloud's.
+    With `edits` the size and the bytes are those of the edited file; `path` and the descriptor
+    `file`, which may still grow, are those of the unedited one.
     """
 
     def __init__(self, origin: CacheLease | Fetch) -> None:
@@ -95,25 +94,25 @@ class Content:
         assert path is not None  # noqa: S101
         self.file = open_to_read(path)
         self._close_file = weakref.finalize(self, os.close, self.file)
-        self._told_size = origin.size
-        self._looked_at: int | None = None  # the generation that the texts are of
+        self._origin_size = origin.size
+        self._texts_generation: int | None = None  # in which the texts were read
         self.edits = Edits()
 
     @property
     def size(self) -> int | None:
-        """Length in bytes; `None` while it is arriving and the storage has not reported."""
+        """The size in bytes, `None` during a download whose size is not known yet."""
         size = self._size
         return size if size is None or not self.edits.edits else size + self.edits.added
 
     @property
     def _size(self) -> int | None:
-        if self._told_size is None and self._fetch is not None:
-            self._told_size = self._fetch.size
-        return self._told_size
+        if self._origin_size is None and self._fetch is not None:
+            self._origin_size = self._fetch.size
+        return self._origin_size
 
     @property
     def path(self) -> Path | None:
-        """The complete file on disk, which stays there until this is closed; `None` before."""
+        """The complete file on disk, which is kept until `close`; `None` during a download."""
         lease = self._lease if self._fetch is None else self._fetch.lease
         return None if lease is None else lease.path
 
@@ -127,14 +126,14 @@ class Content:
         return path
 
     async def texts(self) -> list[MetadataText]:
-        """The texts of a picture that name files as the cloud does, as soon as they are there."""
+        """Return the texts of a picture that contain the cloud's names, as soon as they arrive."""
         while True:
             fetch = self._fetch
             if fetch is None or fetch.ended:
                 return await asyncio.to_thread(texts, self._look, self._size or 0, whole=True) or []
             found = texts(self._look, fetch.received, whole=False)
             if found is not None:
-                self._looked_at = fetch.generation
+                self._texts_generation = fetch.generation
                 return found
             await fetch.changed()
 
@@ -142,7 +141,7 @@ class Content:
         return read_at(self.file, count, offset)
 
     async def read(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
-        """The bytes from `start` to `stop` (excluded; the end if `None`).
+        """Yield the bytes from `start` to `stop` (excluded; the end if `None`).
 
         Raises `ContentBrokenError` instead of bytes that are not available.
         """
@@ -172,14 +171,14 @@ class Content:
             return
         pieces = list(self.edits.pieces(start, stop))
         last = pieces[-1].stop if pieces and isinstance(pieces[-1], Slice) else None
-        fetch, generation = self._fetch, self._looked_at
+        fetch, generation = self._fetch, self._texts_generation
         if generation is None and fetch is not None:
             generation = fetch.generation
         for piece in pieces:
             if piece is pieces[-1] and not isinstance(piece, Slice):
                 await self.whole()
             if fetch is not None and fetch.generation != generation:
-                raise ContentBrokenError("the texts that were looked at turned out to be wrong")
+                raise ContentBrokenError("the texts that were read turned out to be wrong")
             if isinstance(piece, Slice):
                 async for part in self._parts(piece.start, piece.stop, last=last):
                     yield part
@@ -199,7 +198,7 @@ class Content:
                     raise ContentBrokenError("the bytes that were read turned out to be wrong")
                 generation = fetch.generation
             if fetch is not None and fetch.size not in (None, self._size):
-                raise ContentBrokenError("the content is not as long as the storage had said")
+                raise ContentBrokenError("the content has not the size that the storage reported")
             end, limit = self._extent(start, stop, last)
             if position < limit:
                 part = b"" if fetch is None else fetch.arrived(position, limit)
@@ -213,20 +212,20 @@ class Content:
                 await fetch.changed()
 
     def close(self) -> None:
-        """Let go of the file; reading is over."""
+        """Close the file, and release the content."""
         self._close_file()
         self._fetch = None
         if self._lease is not None:
             self._lease.release()
 
     async def _read(self, length: int, position: int) -> bytes:
-        """What has just arrived is in memory; what has lain there for long may not be."""
+        """Read on the event loop what has just arrived and is in memory, otherwise in a thread."""
         if self._fetch is not None and (not self._fetch.ended or length <= HELD_BACK):
             return read_at(self.file, length, position)
         return await asyncio.to_thread(read_at, self.file, length, position)
 
     def _extent(self, start: int, stop: int | None, last: int | None) -> tuple[int | None, int]:
-        """Where the reading ends, if that is known, and how far it may go now."""
+        """Return the end of the reading, `None` if it is unknown, and how far it may go now."""
         size = self._size
         end = stop if size is None else min(size, size if stop is None else stop)
         fetch = self._fetch
@@ -246,16 +245,13 @@ class Content:
         return ContentBrokenError(f"the content is not available: {reason}")
 
 
-class Remembered(LRUCache[K, V]):
-    """Answers that were had last, at most this many.
-
-    What was read before something was written is not remembered: note the `epoch` before a read.
-    """
+class EpochCache(LRUCache[K, V]):
+    """A cache that rejects values that were read before a write: note the `epoch` before a read."""
 
     epoch = 0
 
     def put(self, key: K, value: V, epoch: int | None = None) -> None:
-        """Remember what was written, or with `epoch` what was read since then."""
+        """Cache a written value, or with `epoch` one that was read since then."""
         if epoch is None:
             self.epoch += 1
         elif epoch != self.epoch:
@@ -263,49 +259,50 @@ class Remembered(LRUCache[K, V]):
         self[key] = value
 
     def forget(self, key: K) -> None:
-        """What was remembered is no longer true."""
+        """Remove a value, and reject values that are being read."""
         self.epoch += 1
         self.pop(key, None)
 
 
 class ContentIndex:
-    """Hashes and sizes by cloud name, and cloud names by hash, for each account by its name.
+    """Hashes by cloud name, and cloud names by hash, for each account by its name.
 
-    The cloud's names seem to be the BLAKE3 of the content with an extension. Where an upload
-    shows that they are not, names are taken for what they are, opaque. Everything raises
-    `StorageError`.
+    The cloud's names seem to be the BLAKE3 of the content with an extension. After an upload whose
+    name is not its hash, names count as opaque. All methods raise `StorageError`.
     """
 
     def __init__(self, files: FileRepository, clouds: Mapping[str, CloudClient]) -> None:
         self._files = files
         self._clouds = clouds
-        self._identities = {name: identity_of(name, one.base_url) for name, one in clouds.items()}
+        self._identities = {
+            name: identity_of(name, cloud.base_url) for name, cloud in clouds.items()
+        }
         self._accounts = {identity: name for name, identity in self._identities.items()}
-        self._hashes = Remembered[tuple[str, str], str | None](REMEMBERED)
-        self._sent = Remembered[tuple[str, str], str | None](REMEMBERED)
-        self._seen = LRUCache[FileRecord, str](REMEMBERED)
-        #: Whether the cloud's names are what they seem to be.
+        self._hashes = EpochCache[tuple[str, str], str | None](MAX_CACHED)
+        self._sent = EpochCache[tuple[str, str], str | None](MAX_CACHED)
+        self._seen = LRUCache[FileRecord, str](MAX_CACHED)
+        #: Whether the cloud's names contain the hash of the content.
         self.names_are_hashes = True
 
     async def load(self) -> None:
-        """Read from earlier uploads and from the probe whether the cloud's names are hashes."""
+        """Read whether the cloud's names are hashes, from previous uploads and the probe."""
         opaque = await self._files.read(FileUnit.names_are_opaque)
-        told = [one.observations.facts.get("upload_hash") for one in self._clouds.values()]
-        self.names_are_hashes = not opaque and "another" not in told
+        observed = [cloud.observations.facts.get("upload_hash") for cloud in self._clouds.values()]
+        self.names_are_hashes = not opaque and "another" not in observed
 
-    def hash_told(self, cloud_name: str) -> str | None:
-        """The content's hash, if the name tells it."""
+    def hash_by_name(self, cloud_name: str) -> str | None:
+        """Return the hash of a content if the cloud's name contains it, else `None`."""
         return hash_in(cloud_name) if self.names_are_hashes else None
 
     async def hash_of(self, record: FileRecord) -> str | None:
-        """Return the hash of a file's content, if it can be told without the content.
+        """Return the hash of a file's content if it is known without reading it, else `None`.
 
-        A name that tells no hash proves nothing for an output: the cloud may have used it for
-        another job. What counts is what was seen for this job itself.
+        The cloud may use another name of an output again for another job, so that only what was
+        observed for this job counts.
         """
-        told = record.hash or self.hash_told(record.cloud_name)
-        if told is not None:
-            return told
+        known = record.hash or self.hash_by_name(record.cloud_name)
+        if known is not None:
+            return known
         if record.cloud_type == "input":
             identity, name = self._identities.get(record.account, ""), record.cloud_name
             key = identity, name
@@ -320,20 +317,18 @@ class ContentIndex:
         )
 
     async def is_reused(self, record: FileRecord) -> bool:
-        """Whether the cloud has used an output's name again for a later output of somebody else.
-
-        What the cloud has under this name is that output then.
-        """
+        """Return whether the cloud has used an output's name again for a later output, which it
+        then returns under this name."""
         if record.cloud_type == "input" or hash_in(record.cloud_name) is not None:
             return False
         return await self._files.read(lambda files: files.is_reused(record))
 
     def saw(self, record: FileRecord, hash_: str) -> None:
-        """Note the content that an output turned out to have."""
+        """Note the content of an output."""
         self._seen[record] = hash_
 
     async def sent_as(self, account: str, hash_: str) -> str | None:
-        """The account's name for bytes that it was sent before."""
+        """Return the account's name of bytes that were sent to it, `None` if they were not."""
         identity = self._identities.get(account)
         if identity is None:
             return None
@@ -343,12 +338,12 @@ class ContentIndex:
 
     async def _recall(
         self,
-        known: Remembered[tuple[str, str], str | None],
+        known: EpochCache[tuple[str, str], str | None],
         key: tuple[str, str],
         read: Callable[[FileUnit], str | None],
     ) -> str | None:
-        """What is remembered, or read now; that there is nothing holds only where nobody else
-        writes."""
+        """Return the cached value, or read it. Without a value, `None` is cached only if no other
+        process writes."""
         if key in known:
             return known[key]
         epoch = known.epoch
@@ -358,13 +353,15 @@ class ContentIndex:
         return found
 
     async def names(self, hash_: str) -> list[tuple[str, str]]:
-        """The accounts that were sent these bytes, and what they call them."""
+        """Return the accounts that these bytes were sent to, each with its name of them."""
         found = await self._files.read(lambda files: files.sent_names(hash_))
-        known = {self._accounts[one]: name for one, name in found if one in self._accounts}
+        known = {
+            self._accounts[identity]: name for identity, name in found if identity in self._accounts
+        }
         return [(account, known[account]) for account in self._identities if account in known]
 
     async def was_sent(self, account: str, hash_: str, size: int, cloud_name: str) -> None:
-        """An account has taken bytes and named them."""
+        """Note that bytes were sent to an account, and its name of them."""
         identity = self._identities[account]
         opaque = hash_in(cloud_name) not in (None, hash_)
         blob = AccountBlob(identity, cloud_name, True, hash_, size, _now())
@@ -377,7 +374,7 @@ class ContentIndex:
 
 
 def hash_in(cloud_name: str) -> str | None:
-    """The hash that a name seems to be made of: 64 hexadecimal digits, perhaps an extension."""
+    """Return the hash in a cloud name: 64 hexadecimal digits, perhaps with an extension."""
     match = _HASH_NAME.fullmatch(cloud_name)
     return match["hash"].lower() if match else None
 
@@ -388,9 +385,9 @@ def _now() -> int:
 
 @dataclass(eq=False)
 class Library:
-    """Opens contents of the accounts of `clouds`, uploads from `blobs` where there is such a store.
+    """Opens contents of the accounts of `clouds`, and uploads from `blobs` if that is set.
 
-    `contents` is what is known of them, `prefetch` says which outputs `fetch_ahead` fetches.
+    `contents` has what is known of them; `prefetch` is which outputs `fetch_ahead` downloads.
     """
 
     clouds: Mapping[str, CloudClient]
@@ -403,27 +400,27 @@ class Library:
     def __post_init__(self) -> None:
         self._running: dict[tuple[str, str, FileRecord | None], Fetch] = {}
         self._fetched: list[tuple[str, Place, str, int]] = []
-        self._turn = asyncio.Semaphore(PREFETCHES)
+        self._turn = asyncio.Semaphore(MAX_PREFETCHES)
         self._ahead, self._downloads, self._learning = Supervisor(), Supervisor(), Supervisor()
 
     async def close(self) -> None:
-        """Stop all downloads; what was learned from finished ones is written."""
+        """Stop all downloads, and write the hashes of finished ones."""
         await self._ahead.close()
         await self._downloads.close()
         await self._learning.finish()
 
     async def open(self, record: FileRecord) -> Content:
-        """The file's bytes, from the cache or as they arrive.
+        """Open a file's content, from the cache or during its download.
 
-        Returns when the size is known; small contents are complete by then. Raises `LocalError`
-        if the content is not available.
+        Returns when the size is known; small contents are complete then. Raises `LocalError` if the
+        content is not available.
         """
         return Content(await self._origin(record))
 
     async def _origin(
         self, record: FileRecord, *, kept: bool = False, ahead: bool = False
     ) -> CacheLease | Fetch:
-        """The content in the cache, or the download that has brought its beginning."""
+        """Return the content in the cache, or a download that has begun. Raises `LocalError`."""
         lease = await self.cached(record)
         if lease is not None:
             self.cache.hits += 1
@@ -432,7 +429,7 @@ class Library:
         self.cache.misses += 1
         problem: Exception | None = None
         async for account, cloud_name, cloud_type in self._origins(record, hash_):
-            if kept and account != _KEPT:
+            if kept and account != _BLOBS:
                 break
             if hash_ is None and await self.contents.is_reused(record):
                 raise _reused(record.filename)
@@ -440,7 +437,7 @@ class Library:
             await fetch.began(HELD_BACK)
             if fetch.error is None:
                 return fetch
-            if account == _KEPT:
+            if account == _BLOBS:
                 continue
             problem = problem or fetch.error
             if not isinstance(fetch.error, CloudError):
@@ -457,14 +454,14 @@ class Library:
         *,
         ahead: bool,
     ) -> Fetch:
-        """Return the download of a content, joined if it is under way.
+        """Return the download of a content, and start it unless it is under way.
 
-        Files whose names do not tell their contents share no download.
+        Files without a known hash do not share downloads.
         """
         key = account, cloud_name, None if expected is not None else record
         fetch = self._running.get(key)
         if fetch is None or fetch.ended:
-            kept = self.blobs if account == _KEPT else None
+            kept = self.blobs if account == _BLOBS else None
             source = kept or self.clouds[account]
             fetch = Fetch(source, self.cache, cloud_name, type_, expected, ahead)
             self._running[key] = fetch
@@ -473,8 +470,7 @@ class Library:
         return fetch
 
     async def _download(self, fetch: Fetch, key: tuple[str, str, FileRecord | None]) -> None:
-        """Fetch, and note the hash of a content whose name does not tell it, so that the file is
-        found again."""
+        """Download a content, and note its hash if that was not known."""
         record = key[2]
         try:
             await fetch.run()
@@ -488,7 +484,7 @@ class Library:
                 del self._running[key]
 
     async def cached(self, record: FileRecord) -> CacheLease | None:
-        """The content if it is in the cache; the caller releases it."""
+        """Return the content if it is in the cache, else `None`; the caller releases it."""
         hash_ = await self.contents.hash_of(record)
         if hash_ is None:
             return None
@@ -499,15 +495,15 @@ class Library:
     async def _origins(
         self, record: FileRecord, hash_: str | None
     ) -> AsyncIterator[tuple[str, str, str]]:
-        """Which accounts may have the content, under which name and in which folder.
+        """Yield the accounts that may have the content, with its name and folder there.
 
-        The store of blobs has what was uploaded since it was set. Then comes the one that made it
-        or got it first, at once, so that no download that others share ends meanwhile; then those
-        that were sent it. Where that one is no longer among the accounts, it may be under another
-        name, so each is asked.
+        First comes the store of blobs, which has uploads. Then the account that created the file,
+        without a look-up before it, so that no shared download ends meanwhile; then accounts that
+        it was sent to. If its own account is not configured any more, another one may be the same,
+        so that each is tried.
         """
         if self.blobs is not None and hash_ is not None and record.cloud_type == "input":
-            yield _KEPT, hash_, "input"
+            yield _BLOBS, hash_, "input"
         asked = {record.account}
         if record.account in self.clouds:
             yield record.account, record.cloud_name, record.cloud_type
@@ -524,10 +520,9 @@ class Library:
     async def whole(
         self, record: FileRecord, *, kept: bool = False, ahead: bool = False
     ) -> AsyncIterator[Path]:
-        """The complete file on disk, which stays there for as long; no account is asked if it is to
-        be `kept` here. `ahead` says that nobody waits for it.
+        """Yield the complete file on disk, which is kept during the block. Raises `LocalError`.
 
-        Raises `LocalError`.
+        With `kept` it is not downloaded from an account. `ahead` says that nobody waits for it.
         """
         with closing(Content(await self._origin(record, kept=kept, ahead=ahead))) as content:
             try:
@@ -537,7 +532,7 @@ class Library:
             yield path
 
     def fetch_ahead(self, record: FileRecord) -> None:
-        """Fetch a new output into the cache, if the setting says so; returns at once."""
+        """Start to download a new output if the setting says so, without waiting."""
         is_image = kind(record.filename) == "image"
         if self.prefetch == "all" or (self.prefetch == "images" and is_image):
             self._ahead.spawn(self._fetch_quietly(record), f"fetch {record.cloud_name} ahead")
@@ -555,20 +550,20 @@ class Library:
             _log.info("output_prefetch_failed", reason=str(error))
 
     async def _note(self, fetched: tuple[str, Place, str, int]) -> None:
-        """Note hash and size of an output, in one transaction with those that come meanwhile."""
+        """Store hash and size of an output, together with others within `_WRITE_DELAY`."""
         self._fetched.append(fetched)
         if len(self._fetched) > 1:
             return
-        await asyncio.sleep(_GATHER)
+        await asyncio.sleep(_WRITE_DELAY)
         gathered, self._fetched = self._fetched, []
         try:
-            await self.files.write(lambda files: [files.assets.learn(*one) for one in gathered])
+            await self.files.write(lambda files: [files.assets.learn(*known) for known in gathered])
         except StorageError as error:
             _log.warning("content_hash_store_failed", reason=str(error))
 
 
 def unavailable(filename: str, error: Exception | None) -> LocalError:
-    """The answer to a request for a content that is not available."""
+    """Return the error of a content that is not available."""
     if isinstance(error, CloudRefused):
         return _refused(filename, error)
     if isinstance(error, CloudError):
@@ -605,16 +600,16 @@ def _reused(filename: str) -> LocalError:
 
 
 def _refused(filename: str, error: CloudRefused) -> LocalError:
-    """The cloud or its storage does not hand a content out; 400 would blame the client."""
+    """Return the error of a content that the cloud refuses; it is not the client's fault (400)."""
     if error.status == 404:
         return LocalError(
             "file_not_found", f"Comfy Cloud no longer has {filename}.", kind="not_found"
         )
-    said = from_cloud(error.status, error.body, error.retry_after)
+    refusal = from_cloud(error.status, error.body, error.retry_after)
     passing = error.status in PASSING_STATUSES
     return LocalError(
-        said.type,
-        f"Comfy Cloud refuses {filename}: {said.message}",
-        kind="bad_answer" if said.kind == "invalid" else said.kind,
-        retry_after=10.0 if said.retry_after is None and passing else said.retry_after,
+        refusal.type,
+        f"Comfy Cloud refuses {filename}: {refusal.message}",
+        kind="bad_answer" if refusal.kind == "invalid" else refusal.kind,
+        retry_after=10.0 if refusal.retry_after is None and passing else refusal.retry_after,
     )

@@ -1,7 +1,7 @@
-"""The members' names for files.
+"""The members' names of files.
 
-Names are in the storage, and those that were asked for last in memory. One is written before
-anyone is told it. Members share nothing.
+Names are in the database, and the last ones in memory. A name is stored before a client gets it.
+Members share nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 from cachetools import LRUCache
 
-from proxy.files.library import Remembered, hash_in
+from proxy.files.library import EpochCache, hash_in
 from proxy.storage.files import FileRecord, FileRepository
 from proxy.translate.assets import Asset
 from proxy.translate.jobs import reveal, words
@@ -23,12 +23,12 @@ from proxy.translate.names import TYPES, Place, hash_address, media_type
 
 T = TypeVar("T")
 
-#: The account of files from before there could be several.
+#: The default account of a file.
 DEFAULT_ACCOUNT = "default"
-#: Places, with or without a file, and lists of which the answers are remembered.
-PLACES, LISTS = 20_000, 100
-#: Jobs whose graphs' names are kept in memory; those of others are read from the store again.
-REMEMBERED = 4096
+#: Maximum number of cached places, with or without a file, and of cached lists.
+MAX_PLACES, MAX_LISTS = 20_000, 100
+#: Maximum number of jobs whose graphs' names are cached.
+MAX_JOBS = 4096
 
 
 def make_record(
@@ -42,7 +42,7 @@ def make_record(
     content: tuple[str, int] | None = None,
     job: str | None = None,
 ) -> FileRecord:
-    """A record for a place; `content` is hash and size where they are known, `job` who made it."""
+    """Return a record for a place; `content` is hash and size if known, `job` created the file."""
     hash_, size = content or (None, None)
     return FileRecord(
         member=member,
@@ -61,8 +61,8 @@ def make_record(
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """The answer to an upload: the name that the file has got, and the subfolder as it was sent;
-    `asset` is the record of it."""
+    """The result of an upload: the name of the file, and the subfolder as it was sent; `asset` is
+    its record."""
 
     name: str
     subfolder: str
@@ -71,27 +71,27 @@ class Named:
 
 
 class Namespace:
-    """All members' files by place. Everything raises `StorageError`.
+    """All members' files by place. All methods raise `StorageError`.
 
-    Anyone who chooses a name outside of a unit holds `lock(member)` until `put` or `claim` has
-    returned, so that two choices at once cannot meet; those of other processes meet in `claim`.
-    Where these write, nothing is remembered but files that jobs have made, which nobody changes.
+    Whoever chooses a name outside of a transaction holds `lock(member)` until `put` or `claim` has
+    returned, so that concurrent choices differ; other processes conflict in `claim`. If there are
+    other processes, only files of jobs are cached, which never change.
     """
 
     def __init__(self, files: FileRepository) -> None:
         self._files = files
-        self._places = Remembered[tuple[str, Place], FileRecord | None](PLACES)
-        self._made = LRUCache[tuple[str, str], set[Place]](PLACES)
-        self._lists = Remembered[tuple[str, str], dict[str, int | None]](LISTS)
-        self._written = LRUCache[tuple[str, str], dict[str, str]](REMEMBERED)
+        self._places = EpochCache[tuple[str, Place], FileRecord | None](MAX_PLACES)
+        self._made = LRUCache[tuple[str, str], set[Place]](MAX_PLACES)
+        self._lists = EpochCache[tuple[str, str], dict[str, int | None]](MAX_LISTS)
+        self._written = LRUCache[tuple[str, str], dict[str, str]](MAX_JOBS)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def lock(self, member: str) -> asyncio.Lock:
-        """The lock under which the member's names are chosen."""
+        """Return the lock for choosing a member's names."""
         return self._locks.setdefault(member, asyncio.Lock())
 
     async def get(self, member: str, place: Place) -> FileRecord | None:
-        """The file at a place."""
+        """Return the file at a place, `None` if there is none."""
         key = (member, place)
         if key in self._places:
             return self._places[key]
@@ -101,7 +101,7 @@ class Namespace:
         return record
 
     async def get_many(self, member: str, places: Iterable[Place]) -> dict[Place, FileRecord]:
-        """The files at those places where there is one; `blake3:…` is any file of this content."""
+        """Return existing files by place; `blake3:…` is any file of this content."""
         wanted = dict.fromkeys(places)
         hashes = {place: hash_ for place in wanted if (hash_ := hash_address(place.path))}
         unknown = [
@@ -121,15 +121,15 @@ class Namespace:
         return found
 
     async def has_folder(self, member: str, place: Place) -> bool:
-        """Whether a place is a folder: the root of its type, or one that holds a file."""
+        """Return whether a place is a folder: the root of its type, or one that contains a file."""
         return await self._files.read(lambda files: files.has_folder(member, place))
 
     async def records(self, member: str, type_: str) -> list[FileRecord]:
-        """The files of a folder and what is below it, the oldest first."""
+        """Return the files below the folder of a type, the oldest first."""
         return await self._files.read(lambda files: files.records(member, type_))
 
     async def listing(self, member: str, type_: str) -> dict[str, int | None]:
-        """The sizes of a folder's files by path, in order; remembered until one is added."""
+        """Return the sizes of a folder's files by path, in order; cached until one is added."""
         if (known := self._lists.get((member, type_))) is not None:
             return known
         epoch = self._lists.epoch
@@ -139,13 +139,13 @@ class Namespace:
         return found
 
     async def put_written_names(self, member: str, job: str, names: Mapping[str, str]) -> None:
-        """Keep what the graph of a job calls its files, by the cloud's names, if it has any."""
+        """Store the names that a job's graph has for its files, by the cloud's names, if any."""
         if names:
             await self._files.write(lambda files: files.put_written_names(member, job, names))
             self._written.pop((member, job), None)
 
     async def written_names(self, member: str, job: str) -> dict[str, str] | None:
-        """Return what the graph of a job called its files, by the cloud's names, if it had any."""
+        """Return the names of files in a job's graph by the cloud's names, or `None`."""
         known = self._written.get((member, job))
         if known is None:
             known = await self._files.read(lambda files: files.written_names(member, job))
@@ -154,9 +154,9 @@ class Namespace:
         return known
 
     async def local_names(self, member: str, words: Iterable[str]) -> dict[str, str]:
-        """The member's newest name of each content, by the cloud's names among the words.
+        """Return the member's newest name of each content, by the cloud's names among the words.
 
-        Names that the cloud gave for people are not among them: they may be a text's own words.
+        Display names of the cloud are left out: they may be words of a text.
         """
         distinct = dict.fromkeys(words)
         hashes = {word: None for word in distinct if hash_in(word)}
@@ -184,7 +184,7 @@ class Namespace:
         self.written(records)
 
     async def claim(self, record: FileRecord) -> bool:
-        """Write a record unless there is one at its place; says whether it was written."""
+        """Write a record unless there is one at its place. Return whether it was written."""
         claimed = await self._files.write(lambda files: files.claim(record))
         if claimed:
             self.written([record])
@@ -193,14 +193,14 @@ class Namespace:
         return claimed
 
     def written(self, records: Iterable[FileRecord]) -> None:
-        """Records have been written in a unit of somebody else."""
+        """Note records that another transaction has written."""
         for record in records:
             self._places.epoch += 1
             self._keep(record.member, record.place, record, self._places.epoch)
             self._lists.forget((record.member, record.type))
 
     def forgotten(self, member: str, jobs: Iterable[str]) -> None:
-        """The files that these jobs had made are gone."""
+        """Note that the files of these jobs were deleted."""
         for job in jobs:
             for place in self._made.pop((member, job), ()):
                 self._places.forget((member, place))
@@ -208,7 +208,7 @@ class Namespace:
             self._lists.forget((member, type_))
 
     def _keep(self, member: str, place: Place, record: FileRecord | None, epoch: int) -> None:
-        """Remember what was read since `epoch`."""
+        """Cache a record that was read since `epoch`."""
         if self._files.shared and (record is None or record.job is None):
             self._places.forget((member, place))
             return

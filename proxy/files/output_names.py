@@ -1,4 +1,4 @@
-"""The names that outputs of jobs are given, once and for the life of the record."""
+"""The names of outputs of jobs, which never change."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from proxy.translate.names import Place
 
 _log = structlog.get_logger(__name__)
 
-#: Nodes whose names are kept in memory; those of others are read from the store again.
-REMEMBERED = 4096
-#: Names of earlier runs under the same `prompt_id` that a node keeps.
-MOST_GIVEN = 1000
-#: Seconds to wait for a picture whose size its name is to show.
+#: Maximum number of nodes whose names are cached.
+MAX_NODES = 4096
+#: Maximum number of names that a node keeps of previous runs under the same `prompt_id`.
+MAX_GIVEN = 1000
+#: Maximum seconds to wait for a picture whose name contains its size.
 MEASURE_TIMEOUT = 20.0
-#: Seconds to wait for the names of files in the output directory.
+#: Maximum seconds to wait for the names of files in the output directory.
 PRESENT_TIMEOUT = 5.0
 
 
@@ -52,7 +52,7 @@ class Given(msgspec.Struct, frozen=True):
 
 
 class _Where(NamedTuple):
-    """Where a file is for the member, and the id of its record."""
+    """The member's place of a file, and the id of its record."""
 
     place: Place
     asset: str | None
@@ -69,7 +69,7 @@ _NOTHING = _Present(frozenset(), 0)
 
 
 class _Item(NamedTuple):
-    """A file of an output as the cloud tells it."""
+    """A file of an output as the cloud reports it."""
 
     key: str
     position: int
@@ -81,7 +81,7 @@ class _Item(NamedTuple):
 
 
 class _Job(NamedTuple):
-    """Whose output it is."""
+    """The node of a job that has an output."""
 
     member: str
     prompt_id: str
@@ -96,9 +96,9 @@ class _Job(NamedTuple):
 
 @dataclass(eq=False)
 class Outputs:
-    """Gives names to outputs and remembers them; `_with_ids` puts the ids of assets there, too.
+    """Gives names to outputs, and stores them; with `_with_ids` outputs have the ids of assets.
 
-    A name that is taken in `_folder`, where outputs are written, is given to none.
+    Names of files in `_folder`, where outputs are written, are not given.
     """
 
     _library: Library
@@ -108,7 +108,7 @@ class Outputs:
     _now: Callable[[], float]
 
     def __post_init__(self) -> None:
-        self._given: LRUCache[tuple[str, str, str], list[Given]] = LRUCache(REMEMBERED)
+        self._given: LRUCache[tuple[str, str, str], list[Given]] = LRUCache(MAX_NODES)
 
     async def localise(
         self,
@@ -120,15 +120,17 @@ class Outputs:
         *,
         account: str,
     ) -> dict[str, Any]:
-        """An account's output of a node in local form. The same for the same files at any time.
+        """Return a node's output in local form, always the same for the same files.
 
-        A file keeps the name that it was first given, whether the cloud's event or the job's
-        detail was first to tell of it. Raises `StorageError`; then no name was given.
+        A file keeps its first name, whether the cloud's event or the job's detail came first.
+        Raises `StorageError`; then no name was given.
         """
         job = _Job(member, prompt_id, node_id, node, account)
         shaped = names.with_core_keys(output)
         items = [_Item(*found) for found in names.files(shaped)]
-        local = {key: [*one] if isinstance(one, list) else one for key, one in shaped.items()}
+        local = {
+            key: [*value] if isinstance(value, list) else value for key, value in shaped.items()
+        }
         for item in items:
             local[item.key][item.position] = names.own_fields(item.item)
         local = await self._namespace.revealed(member, local, prompt_id)
@@ -143,7 +145,7 @@ class Outputs:
         return local
 
     async def _places(self, job: _Job, items: Sequence[_Item]) -> list[_Where]:
-        """Where each item is for the member. What a node was given as an upload stays one."""
+        """Return the member's place of each item. An upload that a node passes on stays one."""
         uploads = [await self._upload(job, item) for item in items]
         mine = [item for item, upload in zip(items, uploads, strict=True) if upload is None]
         places = iter(await self._output_places(job, mine) if mine else ())
@@ -227,10 +229,10 @@ class Outputs:
         places: list[_Where] = []
         records: dict[Place, FileRecord] = {}
         assets: list[Asset] = []
-        kept = [name for name in given if name not in matched][-MOST_GIVEN:]
+        kept = [name for name in given if name not in matched][-MAX_GIVEN:]
         for item, name, size in zip(items, matched, sizes, strict=True):
             cloud_name = item.cloud_name
-            hash_ = self._library.contents.hash_told(cloud_name)
+            hash_ = self._library.contents.hash_by_name(cloud_name)
             id_: str | None
             if name is None:
                 place = self._free_place(files, job, item, size, records, present)
@@ -263,7 +265,7 @@ class Outputs:
         taken: Mapping[Place, object],
         present: Mapping[tuple[str, str], _Present],
     ) -> Place:
-        """The next name by ComfyUI's counter that nothing has yet."""
+        """Return the next free name by ComfyUI's counter."""
         type_ = names.output_type(item.item, job.node)
         subfolder, stem, tail = self._pattern(job, item, type_, size)
         folder = Place(type_, subfolder)
@@ -286,7 +288,7 @@ class Outputs:
     def _pattern(
         self, job: _Job, item: _Item, type_: str, size: tuple[int, int]
     ) -> tuple[str, str, str | None]:
-        """Subfolder, stem and tail of the name; without a tail the stem is the whole name."""
+        """Return subfolder, stem and tail of a name; without a tail the stem is the whole name."""
         shown = _display_name(item)
         prefix = filename_prefix(job.node)
         ending = names.extension(item.cloud_name, item.key, job.node)
@@ -323,7 +325,7 @@ class Outputs:
         )
 
     async def _size(self, job: _Job, item: _Item) -> tuple[int, int]:
-        """Width and height of a picture, 0 and 0 if they cannot be known."""
+        """Return width and height of a picture, 0 and 0 if they are unknown."""
         record = self._record(job, item, Place("output", "unnamed"), item.cloud_name)
         try:
             async with (
@@ -356,13 +358,13 @@ def _find_present(
 
 
 def _given(files: FileUnit, job: _Job) -> list[Given]:
-    """The names that the node's files were given before."""
+    """Return the names that the node's files have."""
     data = files.given(job.member, job.prompt_id, job.node_id)
     return [] if data is None else msgspec.json.decode(data, type=list[Given])
 
 
 def _settled(items: Sequence[_Item], matched: Sequence[Given | None]) -> list[_Where] | None:
-    """Where the items are, if each has a name and no better name for one was sent now."""
+    """Return the places of the items if each has a name, and none gets a better cloud name."""
     places = [
         _Where(Place(name.type, name.path), name.asset)
         for item, name in zip(items, matched, strict=True)
@@ -372,10 +374,10 @@ def _settled(items: Sequence[_Item], matched: Sequence[Given | None]) -> list[_W
 
 
 def _match(items: Sequence[_Item], given: Sequence[Given]) -> list[Given | None]:
-    """The name that each file has got already, if any.
+    """Return the name that each file has already, or `None`.
 
-    A file is known again by its cloud name. Where an event and the job's detail call the same
-    file differently, it is known by its key and index, unless both names are hashes.
+    A file is matched by its cloud name. If an event and the job's detail have different names of
+    it, it is matched by key and index, unless both names are hashes.
     """
     free = list(given)
     matched: list[Given | None] = [None] * len(items)
@@ -398,18 +400,18 @@ def _match(items: Sequence[_Item], given: Sequence[Given]) -> list[Given | None]
 
 
 def _shows_size(job: _Job, item: _Item) -> bool:
-    """Whether the name is to show the picture's size, which only the content can tell."""
+    """Return whether the name contains the picture's size, which needs the content."""
     prefix = filename_prefix(job.node)
     return prefix is not None and names.needs_size(prefix) and _display_name(item) is None
 
 
 def _is_better(new: str, old: str) -> bool:
-    """Whether a cloud name should replace another one for the same file."""
+    """Return whether a cloud name replaces another one of the same file."""
     return new != old and (hash_in(new) is not None or hash_in(old) is None)
 
 
 def _display_name(item: _Item) -> str | None:
-    """The human name that the cloud tells: beside the hash, or in its place."""
+    """Return the cloud's display name, sent beside the hash or in its place, or `None`."""
     shown = item.item.get("display_name")
     if isinstance(shown, str) and shown and hash_in(shown) is None:
         return shown

@@ -1,7 +1,7 @@
-"""Pictures of strangers: opened, measured, and worked on in threads.
+"""Untrusted pictures: opened with limits, and processed in threads.
 
-Pillow does the work. Known formats only are opened, how large a picture is its header tells, and
-what would unpack to too many pixels is never unpacked.
+Pillow does the work. Only known formats are opened, and the header is checked before a picture is
+decoded, so that none with too many pixels ever is.
 """
 
 from __future__ import annotations
@@ -28,54 +28,54 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Pixels of a picture that is unpacked: the cloud's limit for uploads. Pillow takes up to 18 bytes
+#: Maximum pixels of a decoded picture: the cloud's limit for uploads. Pillow takes up to 18 bytes
 #: for each, about 1.2 GB for the largest.
 MAX_PIXELS = 67_108_864
-#: Pictures beyond this many pixels are unpacked one at a time, regardless of the caller.
+#: Pixels from which pictures are decoded one at a time, for all members together.
 LARGE_PIXELS = 16_777_216
-#: Pictures that are unpacked at once.
+#: Maximum number of pictures that are processed concurrently.
 WORKERS = 2
 
-#: Formats that are looked into. Others, such as PostScript, would start programs.
+#: Formats that are opened. Others, such as PostScript, would start programs.
 FORMATS = (
     *("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"),
     *("JPEG2000", "PPM", "TGA", "ICO", "DDS", "QOI"),
 )
-#: TIFF 6.0, section 15: the size of the tiles in which a picture is unpacked.
+#: TIFF 6.0, section 15: the tags of the size of tiles.
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 
-#: Reads of a file's header, and bytes of it: those with numbers of a TIFF take much more as Python
-#: has them.
+#: Maximum reads of a file's header, and bytes of it, fewer for the tags of a TIFF, which take more
+#: memory as numbers.
 _MAX_HEADER_READS, _MAX_HEADER_BYTES, _MAX_TAG_BYTES = 4096, 16 * 1024 * 1024, 2 * 1024 * 1024
-#: Reads of all of its pixels.
+#: Maximum reads of all of its pixels.
 _MAX_READS = 200_000
 
 
 class NotAPictureError(Exception):
-    """The bytes are not a picture that can be opened; the message says why."""
+    """Raised for bytes that are not a picture that can be opened. The text says why."""
 
 
 class TooManyPixelsError(NotAPictureError):
-    """The picture would unpack to more than `MAX_PIXELS`."""
+    """Raised for a picture with more than `MAX_PIXELS`."""
 
 
 @cache
 def pillow() -> ModuleType:
-    """`PIL.Image`, loaded when the first picture is looked at: it takes 3 MB."""
+    """Return `PIL.Image`, which is imported with the first picture: it takes 3 MB."""
     from PIL import Image
 
-    # Pillow refuses what has more than twice as many pixels as this, also where a picture turns
-    # out to be larger than its header said, and warns from half of that on.
+    # Pillow refuses more than twice as many pixels, also if a picture is larger than its header
+    # says, and warns from half of that on.
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     return Image
 
 
 class _CountedFile(io.BufferedReader):
-    """A file of which Pillow reads no more than a picture needs.
+    """A file with limited reads.
 
-    Pillow goes through all parts of a file one by one, and of some it makes numbers or texts that
-    it puts together: a small file, packed well, can have millions of them.
+    Pillow reads all parts of a file one by one, and keeps numbers and texts of some: a small file
+    can have millions of them.
     """
 
     def __init__(self, path: Path) -> None:
@@ -84,11 +84,11 @@ class _CountedFile(io.BufferedReader):
         self.begin(_MAX_HEADER_READS, _MAX_TAG_BYTES if is_tiff else _MAX_HEADER_BYTES)
 
     def begin(self, reads: int, size: int) -> None:
-        """Allow so many reads from now on, and so many bytes in those that say how many."""
+        """Allow this many more reads, and bytes of those with a size."""
         self._reads, self._size = reads, size
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return the next bytes. Raises `OSError` when there were too many reads."""
+        """Return the next bytes. Raises `OSError` after too many reads."""
         self._reads -= 1
         self._size -= max(0, size or 0)
         if self._reads < 0 or self._size < 0:
@@ -98,8 +98,8 @@ class _CountedFile(io.BufferedReader):
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image]:
-    """The picture in a file, not unpacked yet. Raises `NotAPictureError` for whatever goes wrong
-    with it, in the block too."""
+    """Open the picture in a file, without decoding it. Raises `NotAPictureError` for all errors,
+    also those in the block."""
     images = pillow()
     try:
         with _CountedFile(path) as file, images.open(file, formats=FORMATS) as picture:
@@ -120,13 +120,13 @@ def opened(path: Path) -> Iterator[Image]:
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Width and height in pixels by the header. Raises `NotAPictureError`."""
+    """Return width and height in pixels from the header. Raises `NotAPictureError`."""
     with opened(path) as picture:
         return picture.size
 
 
 def metadata_of(path: Path) -> bytes | None:
-    """The metadata of a picture's record by its header, `None` for what is no picture; blocks."""
+    """Return the metadata of a picture's record from its header, or `None`; blocks."""
     try:
         return picture_metadata(*size_of(path))
     except NotAPictureError:
@@ -134,20 +134,20 @@ def metadata_of(path: Path) -> bytes | None:
 
 
 def pixels_of(*paths: Path) -> int:
-    """How many pixels the largest of some pictures may unpack to, by their headers.
+    """Return the number of pixels of the largest picture, from the headers.
 
-    An icon may hold a larger picture than its header says. Raises `NotAPictureError`.
+    An icon may contain a larger picture than its header says. Raises `NotAPictureError`.
     """
-    most = 0
+    largest = 0
     for path in paths:
         with opened(path) as picture:
             width, height = picture.size
-            most = max(most, MAX_PIXELS if picture.format == "ICO" else width * height)
-    return most
+            largest = max(largest, MAX_PIXELS if picture.format == "ICO" else width * height)
+    return largest
 
 
 def unreadable(filename: str, error: NotAPictureError) -> LocalError:
-    """The answer to a request that needs a picture and got another thing, or too large a one."""
+    """Return the error of a file that is not a picture, or has too many pixels."""
     if isinstance(error, TooManyPixelsError):
         return LocalError(
             "image_too_large",
@@ -161,10 +161,10 @@ def unreadable(filename: str, error: NotAPictureError) -> LocalError:
 
 
 class PictureWorkers:
-    """Does the work of Pillow in a few threads, so that many requests do not unpack at once.
+    """Processes pictures in a few threads.
 
-    A member has one picture in work at a time, so that nobody takes all threads; the lone member
-    of a proxy without tokens may. Of large pictures one is in work, for all members together.
+    A member has one picture at a time, so that nobody occupies all threads; the only member of a
+    proxy without tokens may. Large pictures are processed one at a time, for all members together.
     """
 
     def __init__(self) -> None:
@@ -174,9 +174,9 @@ class PictureWorkers:
         self._places: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def run(self, member: str, pixels: int, work: Callable[[], T]) -> T:
-        """The result of a member's work on a picture, when its turn has come.
+        """Wait for the member's turn, run `work` on a picture, and return its result.
 
-        Who is cancelled does not end work that has begun, and keeps its place until it is done.
+        A cancellation does not stop work that has begun; its place is taken until it ends.
         """
         places = asyncio.Semaphore(WORKERS if member == LOCAL else 1)
         place = self._places.setdefault(member, places)
@@ -194,5 +194,5 @@ class PictureWorkers:
                 raise
 
     def close(self) -> None:
-        """Give up what has not begun."""
+        """Cancel the work that has not begun."""
         self._pool.shutdown(wait=False, cancel_futures=True)

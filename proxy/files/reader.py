@@ -13,8 +13,8 @@ from proxy.files.workflow_names import Edits, MetadataText, Rename
 from proxy.storage.files import FileRecord
 from proxy.translate.names import kind
 
-#: Bytes of workflows with local names that are remembered.
-EDITS_BYTES = 16 * 1024 * 1024
+#: Maximum bytes of cached workflows with local names.
+MAX_EDITS_BYTES = 16 * 1024 * 1024
 
 
 class Reader:
@@ -24,7 +24,7 @@ class Reader:
         self._library = library
         self._namespace = namespace
         self._known_edits: LRUCache[FileRecord, Edits] = LRUCache(
-            EDITS_BYTES, getsizeof=lambda edits: edits.weight
+            MAX_EDITS_BYTES, getsizeof=lambda edits: edits.weight
         )
 
     async def open(self, record: FileRecord) -> Content:
@@ -42,8 +42,8 @@ class Reader:
         return content
 
     async def renaming(self, record: FileRecord, found: Iterable[MetadataText]) -> Rename:
-        """Return what puts names into a picture: those of its job's graph, so that its bytes stay
-        the same whatever is uploaded later; for jobs without such names the newest."""
+        """Return the renaming of texts in a picture: by the names of its job's graph, so that later
+        uploads do not change its bytes; for jobs without such names by the newest."""
         names = workflow_names.names_in(found)
         known: Mapping[str, str] | None = None
         if names and record.job is not None:
@@ -53,8 +53,7 @@ class Reader:
         return workflow_names.renaming(known)
 
     async def _edits(self, record: FileRecord, content: Content) -> Edits:
-        """Return what is to be replaced in a content for a member; that of a whole one is
-        remembered."""
+        """Return the edits of a content for its member; those of a complete one are cached."""
         if record.cloud_type == "input" or kind(record.path) != "image":
             return Edits()
         known = self._known_edits.get(record)

@@ -1,4 +1,4 @@
-"""Files as the rest of the proxy sees them: local names in front, the cloud's contents behind."""
+"""Files for the rest of the proxy: local names with the cloud's contents."""
 
 from __future__ import annotations
 
@@ -49,28 +49,28 @@ _log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 
-#: Names that are looked up at once; then others have their turn.
+#: Maximum number of names of one query.
 _MAX_LOOKUPS = 2_000
-#: Values of a graph up to which it is looked through on the event loop: that takes a few ms.
-_MAX_VALUES_AT_ONCE = 5_000
+#: Maximum values of a graph that is searched on the event loop, which takes a few ms.
+_MAX_VALUES_INLINE = 5_000
 
 
 def _parts(values: Iterable[T]) -> Iterator[list[T]]:
-    """Yield values as they are looked up at once, at least one part."""
+    """Yield values in parts of one query each, at least one part."""
     rest = list(values)
     for start in range(0, max(1, len(rest)), _MAX_LOOKUPS):
         yield rest[start : start + _MAX_LOOKUPS]
 
 
 def _names_in(strings: Iterable[str]) -> tuple[dict[str, Place], dict[str, str]]:
-    """Return of strings that may be names of files the place, and of names of contents the name."""
+    """Return the places by the strings that may be file names, and the hashes by those that are."""
     places = {text: place for text in strings if (place := names.written_place(text))}
     hashes = {text: names.split_annotated(text)[0] for text in strings if names.is_hash_name(text)}
     return places, hashes
 
 
 def _record_of(record: FileRecord) -> Asset:
-    """Return the asset of a file that has none; always the same."""
+    """Return an asset of a file without one, always the same."""
     return of_file(
         record.member,
         str(uuid5(NAMESPACE_URL, f"{record.member}/{record.type}/{record.path}")),
@@ -82,15 +82,12 @@ def _record_of(record: FileRecord) -> Asset:
 
 
 class Files:
-    """The files of all members: their names in the `namespace`, those of `outputs` of jobs, and the
-    contents behind them.
+    """The files of all members: their names (`namespace`, `outputs`), and their contents.
 
-    The `cache` is in `folder` and has at most `cache_bytes`; uploads are kept in `blobs`, too,
-    where there is such a store.
-
-    `clouds` are the accounts by name; `preferred` names those to which a member's upload may go,
-    the best first (all, in their order, if it is not given). With `asset_ids` outputs have the ids
-    of their records. Outputs are also written to the `output_folder`, where there is one.
+    The `cache` is in `folder` and has up to `cache_bytes`; uploads are also stored in `blobs`, if
+    there is such a store. `clouds` are the accounts by name; `preferred` returns those to which a
+    member's upload may be sent, the best first (default: all). With `asset_ids` outputs have the
+    ids of their records. Outputs are also written to the `output_folder`, if there is one.
     """
 
     def __init__(
@@ -150,13 +147,13 @@ class Files:
         overwrite: bool = False,
         original: Mapping[str, Any] | None = None,
     ) -> Named:
-        """Take in a file as `POST /upload/image` does, or with an `original` the picture that it
-        is a mask of, with this mask, as `POST /upload/mask` does.
+        """Store a file as `POST /upload/image`, or with `original` that picture with the file as
+        its mask, as `POST /upload/mask`.
 
-        The name is kept; if it is taken by other bytes, ` (1)`, ` (2)`… are tried, or the file is
-        replaced with `overwrite`. Raises `LocalError` for names that lead nowhere, for what the
-        cloud does not take, and where mask or original is no picture, the original is missing or
-        their sizes differ, `StorageError`.
+        If other bytes have the name, ` (1)`, ` (2)`… are tried, or with `overwrite` the file is
+        replaced. Raises `LocalError` for invalid names, for files that the cloud refuses, and if
+        mask or original is not a picture, the original is missing, or their sizes differ;
+        `StorageError`.
         """
         naming = await self._naming(member, filename, subfolder, type, overwrite)
         picture = None
@@ -167,7 +164,7 @@ class Files:
         async with self.uploads.received(member, body, filename) as received:
             named, is_there = await naming.name(received.hash)
             if picture is None:
-                if not is_there or await self.uploads.had(member, received.hash) is None:
+                if not is_there or await self.uploads.find_sent(member, received.hash) is None:
                     named = await self._store(naming, received.hash, received)
             elif not is_there:
                 async with self.uploads.partial() as path:
@@ -177,13 +174,13 @@ class Files:
             return await self._recorded(member, named, received)
 
     async def _store(self, naming: Naming, hash_: str, received: Received) -> Named:
-        """Send bytes and give them a name; `hash_` is of those that the client sent."""
+        """Send bytes to the cloud and name them; `hash_` is that of the client's bytes."""
         filename = posixpath.basename(naming.filename)
         sent = await self.uploads.send(naming.member, received, filename)
         return await naming.take(hash_, received, sent, modified=self._now())
 
     async def _recorded(self, member: str, named: Named, received: Received) -> Named:
-        """The answer to an upload with a new record of the file, which no upload fails for."""
+        """Return the result of an upload with a new record; its failure is only logged."""
         place = names.upload_place(named.name, named.subfolder, named.type)
         record = None if place is None else await self.namespace.get(member, place)
         if record is None:
@@ -207,7 +204,7 @@ class Files:
     async def find(
         self, member: str, type_: str, subfolder: str, filename: str
     ) -> FileRecord | None:
-        """The member's file of that name, or `None`. The names may be hostile."""
+        """Return the member's file of that name, or `None`. The names are untrusted."""
         path = names.resolve(type_, subfolder, filename) if type_ in names.TYPES else None
         return await self.namespace.get(member, Place(type_, path)) if path else None
 
@@ -225,19 +222,18 @@ class Files:
         return await self._repository.add_missing_assets(member, _record_of)
 
     async def open(self, record: FileRecord) -> Content:
-        """The file's bytes, from the cache or as they arrive.
+        """Open a file's content, from the cache or during its download.
 
-        Where an output carries the workflow that made it, files have the member's names there.
-        Returns when the size is known; small contents are complete by then. Raises `LocalError`
-        if the content is not available.
+        In the workflow in an output, files have the member's names. Returns when the size is known;
+        small contents are complete then. Raises `LocalError` if the content is not available.
         """
         return await self._reader.open(record)
 
     async def convert(self, record: FileRecord, wanted: Conversion) -> bytes:
-        """The picture as it is wanted.
+        """Return a converted picture.
 
-        Raises `LocalError`: 400 if the file is no picture or unpacks to too many pixels, otherwise
-        as `open`.
+        Raises `LocalError`: 400 if the file is not a picture or has too many pixels, otherwise as
+        `open`.
         """
         key = record, wanted.key
         task = self._converting.get(key)
@@ -259,16 +255,14 @@ class Files:
         account: str,
         job: str | None = None,
     ) -> dict[str, Any]:
-        """The graph with the account's names instead of the member's, when the account has the
-        files; it is sent those that it lacks.
+        """Return the graph with the account's names of files, and send missing files to it.
 
-        `choices` gives a class's entry in `object_info`, or `None` if it is not known. What the
-        graph calls its files is kept for what is told of the `job`. Raises
-        `LocalError` (424 if a file is not available from the account that has it, otherwise what
-        this account says), `StorageError`.
+        `choices` returns a class's entry in `object_info`, or `None` if it is unknown. The graph's
+        own names are stored for the events of the `job`. Raises `LocalError` (424 if a file is not
+        available from its account, otherwise the refusal of this account), `StorageError`.
         """
         places: dict[Place, None] = {}
-        large = jobs.has_more_values(graph, _MAX_VALUES_AT_ONCE)
+        large = jobs.has_more_values(graph, _MAX_VALUES_INLINE)
 
         async def substituted(cloud_name: Callable[[Place], str | None]) -> dict[str, Any]:
             work = partial(jobs.substitute, graph, choices=choices, cloud_name=cloud_name)
@@ -276,17 +270,17 @@ class Files:
 
         await substituted(lambda place: places.setdefault(place))
         named: dict[Place, FileRecord] = {}
-        for some in _parts(places):
-            named |= await self.namespace.get_many(member, some)
+        for part in _parts(places):
+            named |= await self.namespace.get_many(member, part)
         if not named:
             await self._keep_written(member, job, graph, graph)
             return graph
         await self.uploads.ensure_sent(named.values(), account)
         named = await self.namespace.get_many(member, named)
-        called = {
+        cloud_names = {
             place: await self.uploads.name_at(record, account) for place, record in named.items()
         }
-        sent = await substituted(called.get)
+        sent = await substituted(cloud_names.get)
         await self._keep_written(member, job, graph, sent)
         return sent
 
@@ -294,30 +288,29 @@ class Files:
         self, member: str, job: str | None, graph: Mapping[str, Any], sent: Mapping[str, Any]
     ) -> None:
         if job is not None:
-            if jobs.has_more_values(graph, _MAX_VALUES_AT_ONCE):
+            if jobs.has_more_values(graph, _MAX_VALUES_INLINE):
                 written = await asyncio.to_thread(jobs.written_names, graph, sent)
             else:
                 written = jobs.written_names(graph, sent)
             await self.namespace.put_written_names(member, job, written)
 
     async def reveal(self, member: str, value: T, job: str | None = None) -> T:
-        """A value of the cloud with the member's names instead of the cloud's, at any depth: those
-        that the graph of the `job` used, or else the newest."""
+        """Return a value of the cloud with the member's names of files, at any depth: those in the
+        graph of the `job`, or else the newest."""
         return await self.namespace.revealed(member, value, job)
 
     async def owned(
         self, member: str, strings: Collection[str], *, private: bool
     ) -> Callable[[str], bool]:
-        """Return what says of each of these strings whether it names a file of the member's.
+        """Return a function that says whether one of these strings names a file of the member.
 
-        A name of the cloud's may be used by who has the file, or where all files are of one and
-        none is `private`.
+        With `private` a cloud name counts only if the member has the file.
         """
         few = len(strings) <= _MAX_LOOKUPS
         places, hashes = _names_in(strings) if few else await asyncio.to_thread(_names_in, strings)
         found: dict[Place, FileRecord] = {}
-        for some in _parts(places.values()):
-            found |= await self.namespace.get_many(member, some)
+        for part in _parts(places.values()):
+            found |= await self.namespace.get_many(member, part)
         known: dict[str, str] = {}
         for words in _parts(hashes.values() if private else ()):
             known |= await self.namespace.local_names(member, words)
@@ -333,7 +326,7 @@ class Files:
     async def output(
         self, member: str, item: Mapping[str, Any], *, account: str
     ) -> AsyncIterator[Path]:
-        """Give the whole of a file of an account as the cloud tells it (`filename`, `type`).
+        """Yield the complete file of an account by an item of the cloud (`filename`, `type`).
 
         Raises `LocalError` if it is not available.
         """
@@ -379,9 +372,9 @@ class Files:
             raise pictures.unreadable(filename, error) from error
 
     async def _holds(self, record: FileRecord, hash_: str) -> bool:
-        """Whether a file's bytes, as the cloud has them or as they are shown, have the hash.
+        """Return whether a file's bytes, unedited or edited, have the hash.
 
-        A content that is not available is another one.
+        A content that is not available counts as another one.
         """
         known = await self.library.contents.hash_of(record)
         if known == hash_:

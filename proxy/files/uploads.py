@@ -1,4 +1,4 @@
-"""Uploads: received in a file, named as by ComfyUI, and sent to the accounts that need them."""
+"""Uploads: received in a file, named as in ComfyUI, and sent to the accounts that need them."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ from proxy.translate.names import Place, kind, media_type
 
 _log = structlog.get_logger(__name__)
 
-#: The cloud's limits for uploads: bytes, and pixels along an edge beside `MAX_PIXELS`.
+#: The cloud's limits of uploads: bytes, and pixels along an edge, in addition to `MAX_PIXELS`.
 MAX_BYTES = 50 * 1024 * 1024
 MAX_EDGE = 16384
 
-#: Files of one graph that are sent at once.
-AT_ONCE = 4
+#: Maximum number of concurrent uploads for one graph.
+MAX_CONCURRENT = 4
 
-#: Statuses with which the cloud says that it takes no assets, or not in this form.
+#: Statuses with which the cloud refuses assets, or those of this form.
 _NO_ASSETS = frozenset({400, 404, 405, 415, 422, 501})
-#: Statuses with which the cloud says that it does not take these bytes.
+#: Statuses with which the cloud refuses the bytes of an upload.
 _REFUSALS = frozenset({400, 413, 415, 422})
 
 
 class Received(Struct):
-    """Bytes of a client in a file of the cache's, with their BLAKE3, their length, and the
-    metadata of their record if they are a picture."""
+    """Bytes of a client in a file of the cache, with their BLAKE3, their size, and the metadata of
+    their record if they are a picture."""
 
     path: Path
     hash: str
@@ -56,7 +56,7 @@ class Received(Struct):
 
 
 class SentContent(NamedTuple):
-    """Bytes that an account has, and how it calls them."""
+    """The account that has some bytes, and its name of them."""
 
     account: str
     cloud_name: str
@@ -64,11 +64,11 @@ class SentContent(NamedTuple):
 
 @dataclass(eq=False)
 class Uploads:
-    """Receives bytes and sends them to accounts, to each a content once.
+    """Receives bytes, and sends each content once to the accounts that need it.
 
-    A file stays where it was made or sent first; other accounts get its content when they need it.
-    `_preferred` names the accounts that a member may use, the best first. Where the library has a
-    store of blobs, that has the bytes before the client is told of them.
+    A file belongs to the account that created it or that it was sent to first; others get its
+    content on demand. `_preferred` returns the accounts that a member may use, the best first. If
+    there is a store of blobs, it has the bytes before the client gets its answer.
     """
 
     _library: Library
@@ -82,7 +82,7 @@ class Uploads:
 
     @asynccontextmanager
     async def partial(self) -> AsyncIterator[Path]:
-        """An empty file that is gone at the end unless it was taken into the cache."""
+        """Yield an empty file, which is deleted at the end unless it was moved into the cache."""
         try:
             path = await asyncio.to_thread(self._library.cache.new_partial)
         except OSError as error:
@@ -96,19 +96,19 @@ class Uploads:
     async def received(
         self, member: str, body: AsyncIterator[bytes], filename: str
     ) -> AsyncIterator[Received]:
-        """Give a member's body in a file.
+        """Yield a member's body in a file.
 
-        Raises `LocalError` (413) as soon as the cloud's limit is passed.
+        Raises `LocalError` (413) as soon as it exceeds the cloud's limit.
         """
         async with self.partial() as path:
             hasher, size = new_hash(), 0
-            most = self.max_bytes
+            max_bytes = self.max_bytes
             file = await asyncio.to_thread(path.open, "wb", buffering=0)
             try:
                 async for chunk in body:
                     size += len(chunk)
-                    if size > most:
-                        raise _too_long(filename, most)
+                    if size > max_bytes:
+                        raise _too_long(filename, max_bytes)
                     await asyncio.to_thread(_write, file, hasher.update, chunk)
             finally:
                 await asyncio.to_thread(file.close)
@@ -117,21 +117,21 @@ class Uploads:
                 metadata = await self._workers.run(member, 0, partial(pictures.metadata_of, path))
             yield Received(path, hasher.hexdigest(), size, metadata)
 
-    async def had(self, member: str, hash_: str) -> SentContent | None:
-        """Where the bytes are already, of the accounts that the member may use."""
+    async def find_sent(self, member: str, hash_: str) -> SentContent | None:
+        """Return which of the member's accounts has the bytes already, or `None`."""
         for account in self._preferred(member):
             if (cloud_name := await self._contents.sent_as(account, hash_)) is not None:
                 return SentContent(account, cloud_name)
         return None
 
     async def send(self, member: str, received: Received, filename: str) -> SentContent:
-        """Send the bytes to one of the member's accounts unless one has them, and keep them.
+        """Send the bytes to one of the member's accounts unless one has them, and cache them.
 
-        An account that cannot be reached or does not let us in is passed over. Raises
-        `LocalError` if the cloud does not take them, no account can be used or the store of blobs
-        is away, `StorageError`.
+        An account that cannot be reached, or refuses the key, is skipped. Raises `LocalError` if
+        the cloud refuses the bytes, no account can be used, or the store of blobs fails;
+        `StorageError`.
         """
-        sent = await self.had(member, received.hash) or await self._send_to_any(
+        sent = await self.find_sent(member, received.hash) or await self._send_to_any(
             self._preferred(member), received, filename
         )
         try:
@@ -173,7 +173,7 @@ class Uploads:
         raise _not_sent(filename, problem) from problem
 
     async def _deliver(self, account: str, received: Received, filename: str) -> str:
-        """The account's name for the bytes, sent now unless it has them; the file stays.
+        """Send the bytes to an account unless it has them. Return its name of them.
 
         Raises `CloudError`, `StorageError`, `LocalError` beyond the cloud's limits.
         """
@@ -189,28 +189,28 @@ class Uploads:
 
     @property
     def max_bytes(self) -> int:
-        """Bytes of an upload that some account takes."""
+        """The maximum bytes of an upload, of all accounts."""
         return max(map(_max_bytes, self._library.clouds.values()), default=MAX_BYTES)
 
     # --- files of graphs -------------------------------------------------------------------------
 
     async def name_at(self, record: FileRecord, account: str) -> str:
-        """What a graph for the account calls the file, with the folder that it is in there."""
+        """Return the name of a file in a graph for the account, with its folder there."""
         sent = None if record.account == account else await self._sent_as(record, account)
         if sent is None:
             return names.annotate(record.cloud_name, record.cloud_type)
         return names.annotate(sent, "input")
 
     async def _sent_as(self, record: FileRecord, account: str) -> str | None:
-        """The account's name for the file's bytes, if it was sent them."""
+        """Return the account's name of a file that was sent to it, or `None`."""
         hash_ = await self._contents.hash_of(record)
         return None if hash_ is None else await self._contents.sent_as(account, hash_)
 
     async def ensure_sent(self, records: Iterable[FileRecord], account: str) -> None:
-        """Send what the account does not have.
+        """Send the files that the account does not have.
 
-        Raises `LocalError` (424 if the account that has a file does not hand it out, otherwise
-        what is wrong with this one), `StorageError`.
+        Raises `LocalError` (424 if a file is not available from its account, otherwise the refusal
+        of this account), `StorageError`.
         """
         missing = [
             record
@@ -218,7 +218,7 @@ class Uploads:
             if (record.account != account or record.cloud_type == "input")
             and await self._sent_as(record, account) is None
         ]
-        turn = asyncio.Semaphore(AT_ONCE)
+        turn = asyncio.Semaphore(MAX_CONCURRENT)
 
         async def send(record: FileRecord) -> None:
             async with turn:
@@ -230,10 +230,10 @@ class Uploads:
                 raise result
 
     async def _send(self, record: FileRecord, account: str) -> None:
-        """Send a file of another account, fetched from there unless it is in the cache, or again
-        an upload of an account that is now at another cloud, if the proxy has kept it.
+        """Send a file of another account, or send again an upload of an account that is now at
+        another cloud, if the cache or the store of blobs has it.
 
-        That the other account does not hand it out is not the fault of this one.
+        If the other account refuses it, the error is not one of this account.
         """
         again = record.account == account
         async with AsyncExitStack() as stack:
@@ -265,10 +265,10 @@ class Uploads:
 
 
 class Naming(Struct, frozen=True):
-    """Which name an upload of a member gets, by the rules of ComfyUI 0.3.64's upload routes.
+    """Chooses the name of an upload by the rules of ComfyUI 0.3.64's upload routes.
 
-    `holds` says whether a file's content has a hash. Raises `LocalError` (400) where ComfyUI
-    refuses the name or fails on it.
+    `holds` returns whether a file's content has a hash. Methods raise `LocalError` (400) for names
+    that ComfyUI refuses or fails on.
     """
 
     namespace: Namespace
@@ -280,12 +280,12 @@ class Naming(Struct, frozen=True):
     overwrite: bool
 
     async def check(self) -> None:
-        """Raises `LocalError` if the name cannot be given, before anything is received."""
+        """Check the name before the body is received. Raises `LocalError`."""
         await self._place_of(self.filename)
 
     async def name(self, hash_: str) -> tuple[Named, bool]:
-        """The name that this content would get, and whether a file of it has the content already,
-        so that nothing is to do."""
+        """Return the name that this content would get, and whether a file of that name has it
+        already."""
         async with self.namespace.lock(self.member):
             filename, _, known = await self._choose(hash_)
         return Named(filename, self.subfolder, self.type), known is not None
@@ -293,9 +293,9 @@ class Naming(Struct, frozen=True):
     async def take(
         self, hash_: str, content: Received, sent: SentContent, *, modified: float
     ) -> Named:
-        """Give the content a name. `hash_` is of the bytes that were sent, for masks not the same.
+        """Give the content a name. `hash_` is that of the client's bytes, which differ for masks.
 
-        Raises `StorageError`; then the name is not given.
+        Raises `StorageError`; then there is no such name.
         """
         async with self.namespace.lock(self.member):
             while True:
@@ -321,7 +321,7 @@ class Naming(Struct, frozen=True):
         return Named(filename, self.subfolder, self.type)
 
     async def _choose(self, hash_: str) -> tuple[str, Place, FileRecord | None]:
-        """Name and place, and the file there if it has the content. The lock is held."""
+        """Return name and place, and the file there if it has the content. Needs the lock."""
         filename, number = self.filename, 0
         while True:
             place = await self._place_of(filename)
@@ -354,7 +354,7 @@ class Naming(Struct, frozen=True):
         return place
 
     async def _is_folder(self, place: Place) -> bool:
-        """Also of the subfolder, which is made with those above it before anything is written."""
+        """Return whether a place is a folder. The subfolder of the upload counts as one."""
         subfolder = names.resolve(self.type, posixpath.normpath(self.subfolder)) or ""
         made = f"{subfolder}/".startswith(f"{place.path}/")
         return made or await self.namespace.has_folder(self.member, place)
@@ -371,16 +371,16 @@ def _write(file: RawIOBase, update: Callable[[bytes], object], chunk: bytes) -> 
 
 
 def _max_bytes(cloud: CloudClient) -> int:
-    """Bytes of an upload that the account takes, as it was seen to announce."""
+    """Return the maximum bytes of an upload, as observed of the account."""
     return cloud.observations.number("max_upload_size") or MAX_BYTES
 
 
 async def _check_limits(cloud: CloudClient, received: Received, filename: str) -> bool:
-    """Raise `LocalError` for what the account does not take; whether it is a picture."""
-    most, facts = _max_bytes(cloud), cloud.observations.facts
-    if received.size > most:
-        raise _too_long(filename, most)
-    any_edge, any_size = (facts.get(one) == "taken" for one in ("upload_edge", "upload_pixels"))
+    """Check the limits of an account. Return whether the file is a picture. Raises `LocalError`."""
+    max_bytes, facts = _max_bytes(cloud), cloud.observations.facts
+    if received.size > max_bytes:
+        raise _too_long(filename, max_bytes)
+    any_edge, any_size = (facts.get(fact) == "taken" for fact in ("upload_edge", "upload_pixels"))
     try:
         width, height = await asyncio.to_thread(pictures.size_of, received.path)
     except TooManyPixelsError:
@@ -396,9 +396,10 @@ async def _check_limits(cloud: CloudClient, received: Received, filename: str) -
 
 
 async def _send(cloud: CloudClient, path: Path, filename: str, picture: bool) -> str:
-    """Send a file by the way on which its loaders find it; the cloud's name for it.
+    """Send a file in the way in which its loaders find it. Return the cloud's name of it.
 
-    Pictures are uploads, everything else is an asset, or an upload where the cloud takes no assets.
+    Pictures are sent as uploads, everything else as assets, or as uploads if the cloud refuses
+    assets.
     """
     type_ = media_type(filename).partition(";")[0]
     if not picture or kind(filename) in ("audio", "video"):
@@ -412,34 +413,34 @@ async def _send(cloud: CloudClient, path: Path, filename: str, picture: bool) ->
 
 
 def received_file(path: Path) -> Received:
-    """A file that was made here, as if it had been received; blocks."""
+    """Return a file that was created here like a received one; blocks."""
     return Received(path, hash_file(path), path.stat().st_size, pictures.metadata_of(path))
 
 
 def _not_sent(filename: str, error: CloudError) -> LocalError:
     if not isinstance(error, CloudRefused):
         return unanswered(error, f"{filename} could not be sent", "upload it again")
-    said = from_cloud(error.status, error.body, error.retry_after)
+    refusal = from_cloud(error.status, error.body, error.retry_after)
     if error.status not in _REFUSALS:
-        return said
+        return refusal
     media = {"audio": "audio", "video": "videos"}.get(kind(filename))
     advice = f" It may not accept {media} as uploads." if media else ""
     return LocalError(
         "upload_refused",
-        f"Comfy Cloud does not take {filename}: {said.message.rstrip('. ')}.{advice}",
-        kind=said.kind,
-        extra_info=said.extra_info,
+        f"Comfy Cloud does not take {filename}: {refusal.message.rstrip('. ')}.{advice}",
+        kind=refusal.kind,
+        extra_info=refusal.extra_info,
     )
 
 
-def _too_long(filename: str, most: int) -> LocalError:
-    """The refusal of a file beyond the cloud's limit in bytes."""
+def _too_long(filename: str, max_bytes: int) -> LocalError:
+    """Return the error of a file with more than `max_bytes`."""
     return LocalError(
         "upload_too_large",
-        f"{filename} has more than {most / (1 << 20):g} MB, which is the maximum of Comfy Cloud; "
-        "upload a smaller file.",
+        f"{filename} has more than {max_bytes / (1 << 20):g} MB, which is the maximum of Comfy "
+        "Cloud; upload a smaller file.",
         kind="too_large",
-        extra_info={"max_bytes": most},
+        extra_info={"max_bytes": max_bytes},
     )
 
 

@@ -1,8 +1,8 @@
-"""The names of files in the workflow that a picture carries: the member's instead of the cloud's.
+"""The names of files in the workflow in a picture: the member's instead of the cloud's.
 
-ComfyUI writes the graph into what it saves, as JSON with ASCII characters alone: PNG in `tEXt`
-chunks before the pixels, animated PNG in `comf` chunks behind them (W3C PNG, 11.3.3), WebP in tags
-of its EXIF chunk. No other byte of a picture is touched.
+ComfyUI writes the graph into the pictures that it saves, as JSON in ASCII: in PNG `tEXt` chunks
+before the pixels, in `comf` chunks after the pixels of an animated PNG (W3C PNG, 11.3.3), and in
+EXIF tags of WebP. All other bytes are unchanged.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-#: Texts beyond this many bytes, and what lies so far behind a picture's start, stay as they are.
-MOST_BYTES = 8 * 1024 * 1024
+#: Maximum bytes of a text, and of its offset in the file; others are not changed.
+MAX_BYTES = 8 * 1024 * 1024
 
 #: Reads up to this many bytes from an offset on.
 Read = Callable[[int, int], bytes]
-#: A text with other names in it.
+#: Returns a text with other names.
 Rename = Callable[[bytes], bytes]
 
 _NAME = re.compile(rb"(?<![\w.:-])(?:blake3:)?[0-9a-f]{64}(?:\.\w+)?(?![\w-])")
@@ -37,7 +37,7 @@ _ASCII = 2
 
 
 class Edit(NamedTuple):
-    """The bytes from `start` to `stop` (excluded) give way to `data`."""
+    """A replacement of the bytes from `start` to `stop` (excluded) by `data`."""
 
     start: int
     stop: int
@@ -52,31 +52,34 @@ class Slice(NamedTuple):
 
 
 class Edits(Struct, frozen=True):
-    """What is replaced in a file, in order and apart from each other."""
+    """The replacements in a file, in order and without overlap."""
 
     edits: tuple[Edit, ...] = ()
 
     @property
     def added(self) -> int:
-        """By how many bytes the file becomes longer."""
+        """The number of bytes by which the file grows."""
         return sum(len(edit.data) - (edit.stop - edit.start) for edit in self.edits)
 
     @property
     def weight(self) -> int:
-        """About how many bytes this takes in memory."""
+        """The approximate bytes of memory."""
         return 512 + sum(len(edit.data) for edit in self.edits)
 
     @property
     def tag(self) -> str:
-        """Tells the edits of one file apart; empty without any."""
+        """A tag that distinguishes edits of one file; empty without any."""
         checksum = 0
         for edit in self.edits:
             checksum = zlib.crc32(edit.data, checksum)
         return f"{checksum:x}" if self.edits else ""
 
     def pieces(self, start: int, stop: int | None) -> Iterator[bytes | Slice]:
-        """What the bytes from `start` to `stop` of the edited file are made of."""
-        at, shift = start, 0  # where we are in the edited file, and what it is ahead by
+        """Yield the edited file from `start` to `stop`, as bytes and slices of the unedited one."""
+        at, shift = (
+            start,
+            0,
+        )  # the position in the edited file, and its distance to the unedited one
         last = sys.maxsize if stop is None else stop
         for edit in self.edits:
             begin = edit.start + shift
@@ -93,16 +96,16 @@ class Edits(Struct, frozen=True):
 
 
 class MetadataText(NamedTuple):
-    """A part of a picture with a name of the cloud's; `edited` puts renamed texts in its place."""
+    """A part of a picture with a name of the cloud; `edited` returns its replacements."""
 
     data: bytes
     edited: Callable[[Rename], tuple[Edit, ...]]
 
 
 def texts(read: Read, available: int, *, whole: bool) -> list[MetadataText] | None:
-    """The texts of a picture that name files as the cloud does; `None` if more has to be there.
+    """Return the texts of a picture that contain the cloud's names, `None` if bytes are missing.
 
-    `available` bytes are there, which are all if it is `whole`.
+    `available` is the number of bytes so far; with `whole` these are all.
     """
     head = read(0, 32)
     if not whole and len(head) < 32:
@@ -115,12 +118,12 @@ def texts(read: Read, available: int, *, whole: bool) -> list[MetadataText] | No
 
 
 def names_in(found: Iterable[MetadataText]) -> set[str]:
-    """The cloud's names in texts."""
+    """Return the cloud's names in texts."""
     return {name.decode() for text in found for name in _NAME.findall(text.data)}
 
 
 def renaming(local_names: Mapping[str, str]) -> Rename:
-    """Puts the local names that are known instead of the cloud's, as JSON in ASCII has them."""
+    """Return a function that replaces the cloud's names by local ones, as JSON in ASCII."""
 
     def replace(match: re.Match[bytes]) -> bytes:
         local = local_names.get(match[0].decode())
@@ -130,16 +133,16 @@ def renaming(local_names: Mapping[str, str]) -> Rename:
 
 
 def edits(found: Iterable[MetadataText], rename: Rename) -> Edits:
-    """What is to be replaced in a picture with these texts."""
+    """Return the replacements in a picture with these texts."""
     changed = (text.edited(rename) for text in found if rename(text.data) != text.data)
     return Edits(tuple(sorted(chain.from_iterable(changed))))
 
 
 def _png_texts(read: Read, available: int, *, whole: bool) -> list[MetadataText] | None:
-    """Those before the pixels; of an animated picture, which is to be whole, those behind too."""
+    """Return the texts before the pixels, and those after them of a complete animated picture."""
     found: list[MetadataText] = []
     offset, animated = len(_PNG), False
-    while animated or offset < MOST_BYTES:
+    while animated or offset < MAX_BYTES:
         header = read(offset, 8)
         if len(header) < 8:
             return found if whole else None
@@ -153,7 +156,7 @@ def _png_texts(read: Read, available: int, *, whole: bool) -> list[MetadataText]
                 return None
         if stop > available:
             return found if whole else None
-        if kind in _PNG_TEXTS and length <= MOST_BYTES:
+        if kind in _PNG_TEXTS and length <= MAX_BYTES:
             data = read(offset + 8, length)
             if _NAME.search(data):
                 found.append(MetadataText(data, partial(_png_edits, kind, offset, stop, data)))
@@ -173,7 +176,7 @@ def _webp_texts(read: Read, available: int) -> list[MetadataText]:
     while len(header := read(offset, 8)) == 8:
         kind, length = struct.unpack("<4sI", header)
         stop = offset + 8 + length + length % 2
-        if kind == b"EXIF" and length <= MOST_BYTES and stop <= available:
+        if kind == b"EXIF" and length <= MAX_BYTES and stop <= available:
             data = read(offset + 8, length)
             edited = partial(_webp_edits, offset, stop, data, available)
             return [MetadataText(data, edited)] if _NAME.search(data) else []
@@ -189,10 +192,10 @@ def _webp_edits(start: int, stop: int, old: bytes, size: int, rename: Rename) ->
 
 
 def _renamed_exif(exif: bytes, rename: Rename) -> bytes:
-    """EXIF in which the texts of the first directory are renamed.
+    """Return EXIF with renamed texts in its first directory.
 
-    What does not fit into its place goes behind the rest and leaves zeros, so that no other
-    offset changes (TIFF 6.0, section 2).
+    Changed texts are appended and leave zeros in their place, so that no other offset changes (TIFF
+    6.0, section 2).
     """
     before = b"Exif\0\0" if exif.startswith(b"Exif\0\0") else b""
     tiff = bytearray(exif[len(before) :])

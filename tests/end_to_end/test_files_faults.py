@@ -30,7 +30,7 @@ TIMEOUTS = app.Timeouts(retries=RetryPolicy(budget=0.2, backoff=Backoff(first=0.
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contents, "PAUSES", (0.001, 0.002, 0.004))
+    monkeypatch.setattr(contents, "RETRY_DELAYS", (0.001, 0.002, 0.004))
 
 
 @pytest.fixture

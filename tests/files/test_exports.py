@@ -35,7 +35,7 @@ async def test_an_export_that_waits_is_not_taken_for_one_that_stopped(
         MemoryBudget(1_000_000),
         lambda: now[0],
     )
-    for _ in range(exports.AT_ONCE):
+    for _ in range(exports.MAX_CONCURRENT):
         await begun._turn.acquire()
     request = ExportRequest(asset_ids=["11111111-2222-4333-8444-555555555555"])
     id_ = await begun.begin("anna", request)
@@ -62,7 +62,7 @@ async def test_a_member_has_a_bounded_number_of_exports_under_way(database: Data
         lambda *_: None,
         budget,
     )
-    for _ in range(exports.AT_ONCE):
+    for _ in range(exports.MAX_CONCURRENT):
         await begun._turn.acquire()
     ids = [f"{n:08x}-0000-4000-8000-000000000000" for n in range(exports.MAX_UNFINISHED + 1)]
     made = [await begun.begin("anna", ExportRequest(asset_ids=[id_])) for id_ in ids[:-1]]
@@ -92,7 +92,7 @@ async def test_an_export_that_waits_can_be_cancelled(database: Database) -> None
         lambda member, event, data: told.append(data["status"]),
         MemoryBudget(1_000_000),
     )
-    for _ in range(exports.AT_ONCE):
+    for _ in range(exports.MAX_CONCURRENT):
         await begun._turn.acquire()
     request = ExportRequest(asset_ids=["11111111-2222-4333-8444-555555555555"])
     id_ = await begun.begin("anna", request)
@@ -106,7 +106,7 @@ async def test_an_export_that_waits_can_be_cancelled(database: Database) -> None
     assert refused.value.kind == "conflict"
     again = await begun.begin("anna", request)
     assert again != id_
-    for _ in range(exports.AT_ONCE):
+    for _ in range(exports.MAX_CONCURRENT):
         begun._turn.release()
     async with asyncio.timeout(PATIENCE):
         while (await begun.task("anna", again))["status"] != "completed":  # noqa: ASYNC110

@@ -33,7 +33,7 @@ SMALL = b"a small picture"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "PAUSES", (0.001, 0.002, 0.004))
+    monkeypatch.setattr(cache, "RETRY_DELAYS", (0.001, 0.002, 0.004))
 
 
 @pytest.fixture
