@@ -231,3 +231,22 @@ async def test_an_unknown_provider_is_not_found(gateway: Gateway) -> None:
         for path in ("proxy/sign-in/nobody", "proxy/sign-in/nobody/callback"):
             async with session.get(gateway.url / path) as answer:
                 assert answer.status == 404
+
+
+async def test_no_secret_of_a_sign_in_is_logged(
+    gateway: Gateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with browser() as session:
+        url = await callback_of(session, gateway, "ann")
+        async with session.get(url, allow_redirects=False) as answer:
+            assert answer.status == 303
+            cookie = answer.cookies[COOKIE].value
+        async with session.get(url) as answer:
+            assert answer.status == 403
+        async with session.get(gateway.url / "internal/logs") as answer:
+            lines = await answer.text()
+    captured = capsys.readouterr()
+    text = captured.out + captured.err + lines
+    assert "member_signed_in" in text
+    for secret in ("a secret of the client", url.query["code"], url.query["state"], cookie):
+        assert secret not in text
