@@ -208,6 +208,10 @@ class History:
             self._cache.seen(member, entry.sequence)
         return body
 
+    async def cached_entry_json(self, member: str, prompt_id: str) -> bytes | None:
+        """Return the body of `GET /history/{id}` if it is in the cache."""
+        return await self._kept((member, prompt_id))
+
     async def _kept(self, key: _Key) -> bytes | None:
         """Return a cached body that is still current."""
         await self._bus.catch_up()

@@ -149,6 +149,9 @@ class JobService:
         Here Comfy Cloud has the last word on the end, so the answer waits for it: at most
         `HISTORY_TIMEOUT` seconds, and only until the client is `lost`.
         """
+        cached = await self.history.cached_entry_json(member, prompt_id)
+        if cached is not None:
+            return cached
         with self.history.changes(member, prompt_id) as changed:
             body = await self.history.entry_json(member, prompt_id)
             if body != NO_ENTRY:
