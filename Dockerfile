@@ -30,10 +30,10 @@ LABEL org.opencontainers.image.title="comfy-cloud-proxy" \
       org.opencontainers.image.description="A local ComfyUI API whose workflows run on Comfy Cloud" \
       org.opencontainers.image.licenses="MIT"
 # Debian has a user `proxy` already. Nothing is installed in a container, so pip goes.
-# A volume at /output is shared with a program that may run as another user.
+# Volumes at /input and /output are shared with a program that may run as another user.
 RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin comfy \
     && install --directory --owner=comfy --group=comfy --mode=0700 /data \
-    && install --directory --owner=comfy --group=comfy --mode=0777 /output \
+    && install --directory --owner=comfy --group=comfy --mode=0777 /input /output \
     && rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/ensurepip \
         /usr/local/lib/python3*/site-packages/pip*
 COPY --from=build /opt/comfy-cloud-proxy /opt/comfy-cloud-proxy

@@ -32,7 +32,7 @@ SECRETS = {
     "database": "postgresql://proxy:geheim@postgres/proxy",
 }
 #: The folders of the containers.
-PLACES = re.compile(r"^(file:)?(/data|/run/secrets|/blobs|/output)")
+PLACES = re.compile(r"^(file:)?(/data|/run/secrets|/blobs|/input|/output)")
 
 
 def project(path: Path) -> dict[str, Any]:

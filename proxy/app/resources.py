@@ -57,9 +57,12 @@ async def open_resources(
         blobs = _open_blobs(settings)
         if blobs is not None:
             stack.push_async_callback(blobs.close)
-        output_folder = _open_folder("output_directory", settings.output_directory)
-        if output_folder is not None:
-            stack.callback(output_folder.close)
+        output_folder = _open_folder(
+            "output_directory", settings.output_directory, stack, "written", os.R_OK | os.W_OK
+        )
+        input_folder = _open_folder(
+            "input_directory", settings.input_directory, stack, "read", os.R_OK
+        )
         files = Files(
             FileRepository(database),
             cloud.clients,
@@ -70,6 +73,7 @@ async def open_resources(
             asset_ids=settings.assets,
             blobs=blobs,
             output_folder=output_folder,
+            input_folder=input_folder,
         )
         await files.start()
         stack.push_async_callback(files.close)
@@ -115,19 +119,25 @@ def _prefetch(settings: Settings) -> Prefetch:
     return settings.prefetch if settings.database is None else "off"
 
 
-def _open_folder(setting: str, path: Path | None) -> DiskFolder | None:
+def _open_folder(
+    setting: str, path: Path | None, stack: AsyncExitStack, use: str, mode: int
+) -> DiskFolder | None:
+    """Open the folder of a setting, which is made if it is missing. Raises `ConfigError`."""
     if path is None:
         return None
+    path = path.absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        if not os.access(path, mode | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise ConfigError(
-            f"The folder {path} of {setting} cannot be written ({error.strerror}): create it for "
-            "the user of the proxy, or choose another one."
+            f"The folder {path} of {setting} cannot be {use} ({error.strerror}): create it for the "
+            "user of the proxy, or choose another one."
         ) from error
-    return DiskFolder(path)
+    folder = DiskFolder(path)
+    stack.callback(folder.close)
+    return folder
 
 
 def _open_blobs(settings: Settings) -> BlobStore | None:

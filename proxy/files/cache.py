@@ -20,17 +20,18 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 from blake3 import blake3
 from msgspec import Struct
 
-from proxy.cloud.client import CloudClient
+from proxy.cloud.client import Download
 from proxy.cloud.resilience import CloudError, CloudRefused
-from proxy.files.blobs import BlobError, BlobStore
+from proxy.files.blobs import BlobError
 
 _log = structlog.get_logger(__name__)
 
@@ -345,6 +346,20 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, new_hash).hexdigest()  # type: ignore[arg-type]
 
 
+class ContentSource(Protocol):
+    """Where contents are downloaded from."""
+
+    def download(
+        self,
+        name: str,
+        /,
+        *,
+        type: str,  # noqa: A002
+        offset: int = 0,
+    ) -> AbstractAsyncContextManager[Download]:
+        """Give a content from `offset` on. Raises `CloudError`, `BlobError`."""
+
+
 class ContentWrongError(Exception):
     """Raised when the cloud's storage repeatedly delivers bytes that are not the content."""
 
@@ -359,7 +374,7 @@ class Fetch:
     are the bytes that arrived last.
     """
 
-    _source: CloudClient | BlobStore
+    _source: ContentSource
     _cache: Cache
     cloud_name: str
     _type: str

@@ -1,7 +1,7 @@
 """A folder of this machine that other programs share, such as ComfyUI's `output` and `input`.
 
-Without members it belongs to everybody; each member has a folder of their own in it. Symbolic
-links in it are not followed, so that no name leads out of it, whoever made the link.
+Without members it belongs to everybody; each member has a folder of their own in it. No name leads
+out of it, whoever has made a link: links are followed for reading alone, and only to files inside.
 """
 
 from __future__ import annotations
@@ -121,8 +121,12 @@ class DiskFolder:
     def status(self, member: str, path: str) -> FileStatus | None:
         """Return the size and the time of a regular file, `None` if there is none."""
         try:
-            with self._open(member, posixpath.dirname(path)) as folder:
-                found = _status(folder, _checked(posixpath.basename(path)))
+            try:
+                found = self._status(member, path)
+            except UnusableNameError:  # perhaps because of a link
+                found = self._status(member, self._resolved(member, path))
+            if found is not None and stat.S_ISLNK(found.st_mode):
+                found = self._status(member, self._resolved(member, path))
         except (FileNotFoundError, UnusableNameError):
             return None
         if found is None or not stat.S_ISREG(found.st_mode):
@@ -131,10 +135,10 @@ class DiskFolder:
 
     def open(self, member: str, path: str) -> int:
         """Return a descriptor of a regular file, open for reading; the caller closes it."""
-        with self._open(member, posixpath.dirname(path)) as folder:
-            name = folder.path(_checked(posixpath.basename(path)))
-            flags = os.O_RDONLY | _NO_LINK | _NO_WAIT | _BINARY
-            descriptor = os.open(name, flags, dir_fd=folder.descriptor)
+        try:
+            descriptor = self._open_file(member, path)
+        except UnusableNameError:  # perhaps because of a link
+            descriptor = self._open_file(member, self._resolved(member, path))
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             return descriptor
         os.close(descriptor)
@@ -151,15 +155,21 @@ class DiskFolder:
                         path = posixpath.join(subfolder, entry.name)
                         if entry.is_dir(follow_symlinks=False):
                             waiting.append(path)
-                        elif entry.is_file(follow_symlinks=False):
-                            with suppress(OSError):
-                                status = entry.stat(follow_symlinks=False)
-                                found[path] = FileStatus(status.st_size, status.st_mtime_ns)
+                        elif (status := self._listed(member, path, entry)) is not None:
+                            found[path] = status
                         if len(found) + len(waiting) > max_files:
                             return found
             except (FileNotFoundError, UnusableNameError):
                 continue
         return found
+
+    def has_folder(self, member: str, path: str) -> bool:
+        """Return whether there is a folder at a path."""
+        try:
+            with self._open(member, path):
+                return True
+        except (FileNotFoundError, UnusableNameError):
+            return False
 
     def names(self, member: str, subfolder: str, starts: tuple[str, ...]) -> frozenset[str]:
         """Return the names in a folder that begin with one of `starts`.
@@ -174,6 +184,44 @@ class DiskFolder:
         except (FileNotFoundError, UnusableNameError):
             return frozenset()
         return frozenset(name for name in present if name.startswith(starts))
+
+    def path_of(self, member: str) -> Path:
+        """Return the path of a member's folder."""
+        return self.root if member == LOCAL else self.root / member
+
+    def _resolved(self, member: str, path: str) -> str:
+        """Return the path of a file behind links, if that is in the member's folder, too.
+
+        What is opened afterwards follows no links, so that one that is made meanwhile does not
+        count.
+        """
+        for part in path.split("/"):
+            _checked(part)
+        inside = Path(os.path.realpath(self.path_of(member)))
+        real = Path(os.path.realpath(inside / path))
+        if not real.is_relative_to(inside) or real == inside:
+            raise UnusableNameError(path)
+        return real.relative_to(inside).as_posix()
+
+    def _status(self, member: str, path: str) -> os.stat_result | None:
+        with self._open(member, posixpath.dirname(path)) as folder:
+            return _status(folder, _checked(posixpath.basename(path)))
+
+    def _open_file(self, member: str, path: str) -> int:
+        with self._open(member, posixpath.dirname(path)) as folder:
+            name = folder.path(_checked(posixpath.basename(path)))
+            flags = os.O_RDONLY | _NO_LINK | _NO_WAIT | _BINARY
+            return os.open(name, flags, dir_fd=folder.descriptor)
+
+    def _listed(self, member: str, path: str, entry: os.DirEntry[str]) -> FileStatus | None:
+        """Return what is known of a file in a folder that is being listed."""
+        with suppress(OSError):
+            if entry.is_symlink():
+                return self.status(member, path)
+            if entry.is_file(follow_symlinks=False):
+                status = entry.stat(follow_symlinks=False)
+                return FileStatus(status.st_size, status.st_mtime_ns)
+        return None
 
     @contextmanager
     def _open(self, member: str, path: str, *, create: bool = False) -> Iterator[_Folder]:

@@ -30,11 +30,13 @@ from proxy.files.cache import (
     Cache,
     CacheFullError,
     CacheLease,
+    ContentSource,
     ContentWrongError,
     Fetch,
     open_to_read,
     read_at,
 )
+from proxy.files.input_directory import ON_DISK, InputDirectory, InputGoneError
 from proxy.files.workflow_names import Edits, MetadataText, Slice, texts
 from proxy.observations import identity_of
 from proxy.storage.database import StorageError
@@ -271,8 +273,14 @@ class ContentIndex:
     name is not its hash, names count as opaque. All methods raise `StorageError`.
     """
 
-    def __init__(self, files: FileRepository, clouds: Mapping[str, CloudClient]) -> None:
+    def __init__(
+        self,
+        files: FileRepository,
+        clouds: Mapping[str, CloudClient],
+        inputs: InputDirectory | None = None,
+    ) -> None:
         self._files = files
+        self._inputs = inputs
         self._clouds = clouds
         self._identities = {
             name: identity_of(name, cloud.base_url) for name, cloud in clouds.items()
@@ -300,6 +308,8 @@ class ContentIndex:
         The cloud may use another name of an output again for another job, so that only what was
         observed for this job counts.
         """
+        if record.account == ON_DISK:
+            return None if self._inputs is None else await self._inputs.hash_of(record)
         known = record.hash or self.hash_by_name(record.cloud_name)
         if known is not None:
             return known
@@ -385,7 +395,8 @@ def _now() -> int:
 
 @dataclass(eq=False)
 class Library:
-    """Opens contents of the accounts of `clouds`, and uploads from `blobs` if that is set.
+    """Opens contents of the accounts of `clouds`, uploads from `blobs` if that is set, and files of
+    `inputs` if there is an input directory.
 
     `contents` has what is known of them; `prefetch` is which outputs `fetch_ahead` downloads.
     """
@@ -396,6 +407,7 @@ class Library:
     files: FileRepository
     blobs: BlobStore | None
     prefetch: Prefetch
+    inputs: InputDirectory | None = None
 
     def __post_init__(self) -> None:
         self._running: dict[tuple[str, str, FileRecord | None], Fetch] = {}
@@ -461,8 +473,8 @@ class Library:
         key = account, cloud_name, None if expected is not None else record
         fetch = self._running.get(key)
         if fetch is None or fetch.ended:
-            kept = self.blobs if account == _BLOBS else None
-            source = kept or self.clouds[account]
+            elsewhere: dict[str, ContentSource | None] = {_BLOBS: self.blobs, ON_DISK: self.inputs}
+            source = elsewhere.get(account) or self.clouds[account]
             fetch = Fetch(source, self.cache, cloud_name, type_, expected, ahead)
             self._running[key] = fetch
             self._downloads.spawn(self._download(fetch, key), f"fetch {cloud_name}")
@@ -502,6 +514,9 @@ class Library:
         it was sent to. If its own account is not configured any more, another one may be the same,
         so that each is tried.
         """
+        if record.account == ON_DISK:
+            yield ON_DISK, record.cloud_name, "input"
+            return
         if self.blobs is not None and hash_ is not None and record.cloud_type == "input":
             yield _BLOBS, hash_, "input"
         asked = {record.account}
@@ -566,6 +581,12 @@ def unavailable(filename: str, error: Exception | None) -> LocalError:
     """Return the error of a content that is not available."""
     if isinstance(error, CloudRefused):
         return _refused(filename, error)
+    if isinstance(error, InputGoneError):
+        return LocalError(
+            "file_not_found",
+            f"{filename} in the input directory was deleted or changed a moment ago; try again.",
+            kind="not_found",
+        )
     if isinstance(error, CloudError):
         return unanswered(error, f"{filename} is not available yet", "ask again")
     if isinstance(error, ContentWrongError | ContentBrokenError):

@@ -15,11 +15,12 @@ from weakref import WeakValueDictionary
 
 from cachetools import LRUCache
 
+from proxy.files.input_directory import InputDirectory
 from proxy.files.library import EpochCache, hash_in
 from proxy.storage.files import FileRecord, FileRepository
 from proxy.translate.assets import Asset
 from proxy.translate.jobs import reveal, words
-from proxy.translate.names import TYPES, Place, hash_address, media_type
+from proxy.translate.names import TYPES, Place, hash_address, media_type, written_place
 
 T = TypeVar("T")
 
@@ -76,10 +77,13 @@ class Namespace:
     Whoever chooses a name outside of a transaction holds `lock(member)` until `put` or `claim` has
     returned, so that concurrent choices differ; other processes conflict in `claim`. If there are
     other processes, only files of jobs are cached, which never change.
+
+    Files of `inputs` are in the folder `input`, too. Of two files at one place the newer counts.
     """
 
-    def __init__(self, files: FileRepository) -> None:
+    def __init__(self, files: FileRepository, inputs: InputDirectory | None = None) -> None:
         self._files = files
+        self._inputs = inputs
         self._places = EpochCache[tuple[str, Place], FileRecord | None](MAX_PLACES)
         self._made = LRUCache[tuple[str, str], set[Place]](MAX_PLACES)
         self._lists = EpochCache[tuple[str, str], dict[str, int | None]](MAX_LISTS)
@@ -90,8 +94,16 @@ class Namespace:
         """Return the lock for choosing a member's names."""
         return self._locks.setdefault(member, asyncio.Lock())
 
+    def written_place(self, member: str, text: str) -> Place | None:
+        """Return the place that a member's graph names with a string, if it can be a file's name:
+        as ComfyUI, also the whole path of a file in the input directory."""
+        folder = "" if self._inputs is None else self._inputs.path_of(member)
+        return written_place(text, folder)
+
     async def get(self, member: str, place: Place) -> FileRecord | None:
         """Return the file at a place, `None` if there is none."""
+        if self._inputs is not None and place.type == "input":
+            return (await self.get_many(member, [place])).get(place)
         key = (member, place)
         if key in self._places:
             return self._places[key]
@@ -118,18 +130,35 @@ class Namespace:
         for place in wanted:
             if place not in found and (record := self._places.get((member, place))) is not None:
                 found[place] = record
+        if self._inputs is not None:
+            paths = [place.path for place in wanted if place.type == "input"]
+            for path, record in (await self._inputs.find(member, paths)).items():
+                place = Place("input", path)
+                found[place] = _newer(found.get(place), record)
         return found
 
     async def has_folder(self, member: str, place: Place) -> bool:
         """Return whether a place is a folder: the root of its type, or one that contains a file."""
+        inputs = self._inputs if place.type == "input" else None
+        if inputs is not None and await inputs.has_folder(member, place.path):
+            return True
         return await self._files.read(lambda files: files.has_folder(member, place))
 
     async def records(self, member: str, type_: str) -> list[FileRecord]:
         """Return the files below the folder of a type, the oldest first."""
-        return await self._files.read(lambda files: files.records(member, type_))
+        stored = await self._files.read(lambda files: files.records(member, type_))
+        if self._inputs is None or type_ != "input":
+            return stored
+        found = {record.path: record for record in stored}
+        for path, record in (await self._inputs.listing(member)).items():
+            found[path] = _newer(found.get(path), record)
+        return sorted(found.values(), key=lambda record: record.modified)
 
     async def listing(self, member: str, type_: str) -> dict[str, int | None]:
         """Return the sizes of a folder's files by path, in order; cached until one is added."""
+        if self._inputs is not None and type_ == "input":
+            records = await self.records(member, type_)
+            return {record.path: record.size for record in sorted(records, key=_path_of)}
         if (known := self._lists.get((member, type_))) is not None:
             return known
         epoch = self._lists.epoch
@@ -215,3 +244,14 @@ class Namespace:
         self._places.put((member, place), record, epoch)
         if record is not None and record.job is not None:
             self._made.setdefault((member, record.job), set()).add(place)
+
+
+def _newer(stored: FileRecord | None, on_disk: FileRecord) -> FileRecord:
+    """Return the one of two files at a place that was written last, as on one disk."""
+    if stored is None or stored.modified < on_disk.modified:
+        return on_disk
+    return stored
+
+
+def _path_of(record: FileRecord) -> str:
+    return record.path

@@ -23,7 +23,7 @@ from proxy.translate import names
 from proxy.translate.assets import Asset, of_file
 from proxy.translate.errors import LocalError
 from proxy.translate.jobs import filename_prefix
-from proxy.translate.names import Place
+from proxy.translate.names import Place, hash_address
 
 _log = structlog.get_logger(__name__)
 
@@ -157,8 +157,10 @@ class Outputs:
 
         def find(files: FileUnit) -> _Where | None:
             written = (files.written_names(job.member, job.prompt_id) or {}).get(item.cloud_name)
-            place = None if written is None else names.written_place(written)
+            place = (written and self._namespace.written_place(job.member, written)) or None
             record = None if place is None else files.get(job.member, place)
+            if record is None and place is not None and hash_address(place.path) is None:
+                return _Where(place, None)  # in the input directory
             record = record or files.upload_named(job.member, item.cloud_name)
             if record is None:
                 return None

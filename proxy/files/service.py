@@ -29,6 +29,7 @@ from proxy.files.blobs import BlobStore
 from proxy.files.cache import Cache, new_hash
 from proxy.files.conversions import Conversion
 from proxy.files.disk_folder import DiskFolder
+from proxy.files.input_directory import ON_DISK, InputDirectory
 from proxy.files.library import Content, ContentBrokenError, ContentIndex, Library, Prefetch
 from proxy.files.namespace import Named, Namespace, make_record
 from proxy.files.output_directory import OutputDirectory
@@ -62,9 +63,11 @@ def _parts(values: Iterable[T]) -> Iterator[list[T]]:
         yield rest[start : start + _MAX_LOOKUPS]
 
 
-def _names_in(strings: Iterable[str]) -> tuple[dict[str, Place], dict[str, str]]:
+def _names_in(
+    strings: Iterable[str], place_of: Callable[[str], Place | None]
+) -> tuple[dict[str, Place], dict[str, str]]:
     """Return the places by the strings that may be file names, and the hashes by those that are."""
-    places = {text: place for text in strings if (place := names.written_place(text))}
+    places = {text: place for text in strings if (place := place_of(text))}
     hashes = {text: names.split_annotated(text)[0] for text in strings if names.is_hash_name(text)}
     return places, hashes
 
@@ -87,7 +90,8 @@ class Files:
     The `cache` is in `folder` and has up to `cache_bytes`; uploads are also stored in `blobs`, if
     there is such a store. `clouds` are the accounts by name; `preferred` returns those to which a
     member's upload may be sent, the best first (default: all). With `asset_ids` outputs have the
-    ids of their records. Outputs are also written to the `output_folder`, if there is one.
+    ids of their records. Outputs are also written to the `output_folder`, and files of the
+    `input_folder` are inputs of the members, if there are such folders.
     """
 
     def __init__(
@@ -102,15 +106,17 @@ class Files:
         blobs: BlobStore | None = None,
         asset_ids: bool = False,
         output_folder: DiskFolder | None = None,
+        input_folder: DiskFolder | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._now = now
         self._repository = repository
         self.cache = Cache(folder, cache_bytes)
         self.picture_workers = pictures.PictureWorkers()
-        self.namespace = Namespace(repository)
-        contents = ContentIndex(repository, clouds)
-        self.library = Library(clouds, self.cache, contents, repository, blobs, prefetch)
+        inputs = None if input_folder is None else InputDirectory(input_folder)
+        self.namespace = Namespace(repository, inputs)
+        contents = ContentIndex(repository, clouds, inputs)
+        self.library = Library(clouds, self.cache, contents, repository, blobs, prefetch, inputs)
         preferred = preferred or (lambda _: tuple(clouds))
         self.uploads = Uploads(self.library, self.namespace, preferred, self.picture_workers)
         self.outputs = Outputs(self.library, self.namespace, asset_ids, output_folder, now)
@@ -265,7 +271,13 @@ class Files:
         large = jobs.has_more_values(graph, _MAX_VALUES_INLINE)
 
         async def substituted(cloud_name: Callable[[Place], str | None]) -> dict[str, Any]:
-            work = partial(jobs.substitute, graph, choices=choices, cloud_name=cloud_name)
+            work = partial(
+                jobs.substitute,
+                graph,
+                choices=choices,
+                cloud_name=cloud_name,
+                place_of=partial(self.namespace.written_place, member),
+            )
             return await asyncio.to_thread(work) if large else work()
 
         await substituted(lambda place: places.setdefault(place))
@@ -276,7 +288,8 @@ class Files:
             await self._keep_written(member, job, graph, graph)
             return graph
         await self.uploads.ensure_sent(named.values(), account)
-        named = await self.namespace.get_many(member, named)
+        on_disk = {place: record for place, record in named.items() if record.account == ON_DISK}
+        named = {**await self.namespace.get_many(member, named), **on_disk}
         cloud_names = {
             place: await self.uploads.name_at(record, account) for place, record in named.items()
         }
@@ -307,7 +320,11 @@ class Files:
         With `private` a cloud name counts only if the member has the file.
         """
         few = len(strings) <= _MAX_LOOKUPS
-        places, hashes = _names_in(strings) if few else await asyncio.to_thread(_names_in, strings)
+        place_of = partial(self.namespace.written_place, member)
+        if few:
+            places, hashes = _names_in(strings, place_of)
+        else:
+            places, hashes = await asyncio.to_thread(_names_in, strings, place_of)
         found: dict[Place, FileRecord] = {}
         for part in _parts(places.values()):
             found |= await self.namespace.get_many(member, part)

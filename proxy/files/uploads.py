@@ -22,6 +22,7 @@ from proxy.cloud.resilience import CloudError, CloudRefused, unanswered
 from proxy.files import pictures
 from proxy.files.blobs import BlobError
 from proxy.files.cache import hash_file, new_hash
+from proxy.files.input_directory import ON_DISK
 from proxy.files.library import Library
 from proxy.files.namespace import Named, Namespace, make_record
 from proxy.files.pictures import MAX_PIXELS, NotAPictureError, PictureWorkers, TooManyPixelsError
@@ -256,7 +257,8 @@ class Uploads:
         changed = record
         if again:
             changed = replace(record, cloud_name=cloud_name)
-        elif record.hash is None:  # so that the other account's name leads to the file
+        elif record.hash is None and record.account != ON_DISK:
+            # so that the other account's name leads to the file
             changed = replace(record, hash=hash_, size=size)
         if changed != record:
             async with self._namespace.lock(record.member):

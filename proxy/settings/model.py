@@ -586,6 +586,19 @@ class Settings(Struct, frozen=True, kw_only=True):
     if it does not exist, and deletes nothing in it. By default outputs are in the cache and on
     Comfy Cloud."""
 
+    input_directory: Annotated[
+        Path | None,
+        Setting(
+            "Files and history",
+            "DIR",
+            expects="the path of a folder that can be read",
+            example="/srv/comfyui/input",
+        ),
+    ] = None
+    """A folder whose files workflows can name, like those of ComfyUI's input folder. The proxy
+    sends a file to Comfy Cloud when a job needs it, and writes nothing to the folder. Each member
+    has a folder of their own in it."""
+
     prefetch: Annotated[Literal["off", "images", "all"], Setting("Files and history", "WHICH")] = (
         "images"
     )

@@ -24,14 +24,20 @@ def substitute(
     *,
     choices: Callable[[str], Mapping[str, Any] | None],
     cloud_name: Callable[[Place], str | None],
+    place_of: Callable[[str], Place | None] = written_place,
 ) -> dict[str, Any]:
     """Return a copy of the graph in which strings that name a known file have the cloud's name.
 
     `choices` gives a class's entry in `object_info`, or `None`; `cloud_name` gives what the cloud
-    reads for the file at a place, or `None` if there is none. What the catalog declares as free
-    text or a number stays, and so does a choice that the class itself offers (a sampler called
-    `euler` is not the file `euler`). Inputs that the catalog does not know may all name files.
+    reads for the file at a place, or `None` if there is none; `place_of` gives the place that a
+    string names. What the catalog declares as free text or a number stays, and so does a choice
+    that the class itself offers (a sampler called `euler` is not the file `euler`). Inputs that the
+    catalog does not know may all name files.
     """
+
+    def name_of(text: str) -> str | None:
+        place = place_of(text)
+        return None if place is None else cloud_name(place)
 
     def named(node: Any) -> Any:
         inputs = node.get("inputs") if isinstance(node, dict) else None
@@ -39,7 +45,7 @@ def substitute(
             return node
         specs = _specs(node, choices)
         new = {
-            name: _substituted(value, _name_test(specs.get(name), value), cloud_name)
+            name: _substituted(value, _name_test(specs.get(name), value), name_of)
             for name, value in inputs.items()
         }
         return {**node, "inputs": new}
@@ -79,15 +85,12 @@ def _specs(
 
 
 def _substituted(
-    value: Any, may_name: Callable[[str], bool], cloud_name: Callable[[Place], str | None]
+    value: Any, may_name: Callable[[str], bool], cloud_name: Callable[[str], str | None]
 ) -> Any:
     """Return a value with its strings substituted, also inside lists and objects, but not in
     links."""
     if isinstance(value, str):
-        if not may_name(value):
-            return value
-        place = written_place(value)
-        return value if place is None else (cloud_name(place) or value)
+        return (cloud_name(value) if may_name(value) else None) or value
     if isinstance(value, dict):
         return {key: _substituted(item, may_name, cloud_name) for key, item in value.items()}
     if isinstance(value, list) and not is_link(value):

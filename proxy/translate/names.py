@@ -151,14 +151,17 @@ def numbered(filename: str, number: int) -> str:
     return f"{stem} ({number}){extension}"
 
 
-def written_place(value: str) -> Place | None:
+def written_place(value: str, input_folder: str = "") -> Place | None:
     """Return the place that a graph's string names, if it can be a file's name.
 
     Forms: `cat.png`, `sub/cat.png`, `sub\\cat.png`, each with or without ` [input]`, ` [output]`
-    or ` [temp]`. A name without annotation is in `input`.
+    or ` [temp]`. A name without annotation is in `input`. So is a path below `input_folder`, the
+    path of this folder on the disk if it is there.
     """
     name, annotated = split_annotated(value)
     type_ = annotated or "input"
+    if input_folder and type_ == "input":
+        name = name.removeprefix(f"{input_folder}/")
     path = resolve(type_, name)
     return Place(type_, path) if path else None
 

@@ -1,5 +1,5 @@
-"""Programs that read the output folder of the ComfyUI beside them: Salad's comfyui-api, and
-ai-dock's comfyui-api-wrapper.
+"""Programs that share folders with the ComfyUI beside them, and read its outputs there: Salad's
+comfyui-api, and ai-dock's comfyui-api-wrapper.
 
 Neither is in a package registry, so both run where they are installed: `comfyui-api` on the PATH,
 and the command of the wrapper (`uvicorn --app-dir FOLDER main:app`) in COMFYUI_API_WRAPPER. The
@@ -71,7 +71,10 @@ def comfy(tmp_path: Path) -> Path:
 @pytest.fixture
 async def server(tmp_path: Path, comfy: Path) -> AsyncIterator[URL]:
     arguments = ("--simulate", "--simulate-pace", "0.01")
-    folders = ("--output-directory", str(comfy / "output"))
+    folders = (
+        *("--output-directory", str(comfy / "output")),
+        *("--input-directory", str(comfy / "input")),
+    )
     async with serving(tmp_path / "data", *arguments, *folders) as process:
         yield process.url
 
@@ -100,8 +103,15 @@ async def test_salads_comfyui_api_returns_the_picture(
         str(COMFYUI_API), environment=environment, ready=here / "ready", folder=tmp_path
     ):
         status, answer = await post(here / "prompt", {"prompt": graphs.sampled(61)})
+        # It writes a picture that it is sent to the input folder.
+        sent = graphs.inverted(base64.b64encode(graphs.png()).decode())
+        _, other = await post(here / "prompt", {"prompt": sent})
     assert status == 200, answer
     [picture] = answer["images"]
+    assert base64.b64decode(picture).startswith(b"\x89PNG")
+    assert len(list((comfy / "input").iterdir())) == 1
+    assert "images" in other, other
+    [picture] = other["images"]
     assert base64.b64decode(picture).startswith(b"\x89PNG")
 
 

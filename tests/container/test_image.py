@@ -122,18 +122,19 @@ def test_the_sidecar_runs_as_it_is(store: Store, tmp_path: Path) -> None:
     data = new_volume(store, SLIM, tmp_path / "data")
     secrets = new_volume(store, SLIM, tmp_path / "secrets")
     (secrets / "comfy_cloud_api_key").touch()
+    input_ = new_volume(store, SLIM, tmp_path / "input", "/input")
     output = new_volume(store, SLIM, tmp_path / "output", "/output")
     hosts = tmp_path / "hosts"
     hosts.write_text("127.0.0.1 comfyui\n")
-    workflow, shared = application["volumes"]
+    workflow, inputs, outputs = application["volumes"]
     source, place, _ = workflow.split(":")
-    volume, _, theirs = shared.partition(":")
-    assert proxy["volumes"] == ["comfyui-data:/data", f"{volume}:/output"]
+    shared = (inputs.partition(":")[0], outputs.partition(":")[0])
+    assert proxy["volumes"][1:] == [f"{shared[0]}:/input:ro", f"{shared[1]}:/output"]
     with running(
         store,
         SLIM,
         environment=substituted(proxy["environment"], COMFY_PROXY_SIMULATE="1"),
-        mounts={"/data": data, "/run/secrets": secrets, "/output": output},
+        mounts={"/data": data, "/run/secrets": secrets, "/input": input_, "/output": output},
         read_only=proxy["read_only"],
     ) as comfyui:
         comfyui.wait_for("listening on")
@@ -143,7 +144,7 @@ def test_the_sidecar_runs_as_it_is(store: Store, tmp_path: Path) -> None:
             *application["command"],
             mounts={
                 place: (SIDECAR.parent / source).resolve(),
-                theirs: output,
+                outputs.partition(":")[2]: output,
                 "/etc/hosts": hosts,
             },
             read_only=application.get("read_only", False),

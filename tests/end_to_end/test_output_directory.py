@@ -105,6 +105,17 @@ async def test_previews_are_not_written(client: Client, output: Path) -> None:
     assert files(output) == ["inverted_00001_.png"]
 
 
+async def test_what_a_job_has_saved_before_it_fails_is_written(
+    client: Client, output: Path
+) -> None:
+    raising = graphs.raising()
+    graph = {**graphs.plain(), "3": raising["3"], "4": raising["2"]}
+    entry = await client.run(graph)
+    assert entry["status"]["status_str"] == "error"
+    [item] = entry["outputs"]["2"]["images"]
+    assert files(output) == [item["filename"]]
+
+
 async def test_each_member_has_a_folder(simulator: Simulator, tmp_path: Path, output: Path) -> None:
     async with running_team(simulator, tmp_path / "data", output_directory=output) as team:
         for color, token in enumerate((team.ann, team.bob)):

@@ -165,7 +165,7 @@ def test_a_listing_has_regular_files_at_any_depth(folder: DiskFolder, root: Path
     (root / "link.png").symlink_to(root / "a.png")
     (root / "loop").symlink_to(root)
     found = folder.listing(LOCAL, max_files=10)
-    assert sorted(found) == ["a.png", "cats/b.png", "cats/small/c.png"]
+    assert sorted(found) == ["a.png", "cats/b.png", "cats/small/c.png", "link.png"]
     assert found["a.png"] == FileStatus(5, 5_000_000_000)
 
 
@@ -208,3 +208,25 @@ async def test_a_disk_that_hangs_does_not_hold_up_the_loop(folder: DiskFolder) -
         async with asyncio.timeout(0.05):
             await folder.run(freed.wait)
     freed.set()
+
+
+@posix
+def test_links_to_files_in_the_folder_are_read(folder: DiskFolder, root: Path) -> None:
+    folder.write(LOCAL, "cats/small/a.png", pouring(b"picture"))
+    (root / "link.png").symlink_to(root / "cats" / "small" / "a.png")
+    (root / "other").symlink_to("cats")
+    (root / "loop.png").symlink_to(root / "loop.png")
+    for path in ("link.png", "other/small/a.png"):
+        assert content(folder, path) == b"picture"
+        assert folder.status(LOCAL, path) == folder.status(LOCAL, "cats/small/a.png")
+    assert folder.status(LOCAL, "loop.png") is None
+
+
+@posix
+def test_a_link_does_not_lead_to_another_member(folder: DiskFolder, root: Path) -> None:
+    folder.write("ann", "a.png", pouring(b"picture"))
+    folder.write("bob", "b.png", pouring(b"picture"))
+    (root / "bob" / "a.png").symlink_to(root / "ann" / "a.png")
+    assert folder.status("bob", "a.png") is None
+    with pytest.raises(UnusableNameError):
+        folder.open("bob", "a.png")
