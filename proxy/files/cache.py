@@ -29,7 +29,7 @@ import structlog
 from blake3 import blake3
 from msgspec import Struct
 
-from proxy.cloud.client import Download
+from proxy.cloud.downloads import Download
 from proxy.cloud.resilience import CloudError, CloudRefused
 from proxy.files.blobs import BlobError
 

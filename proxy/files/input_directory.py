@@ -16,7 +16,7 @@ from typing import TypeVar
 import structlog
 from cachetools import LRUCache
 
-from proxy.cloud.client import Download
+from proxy.cloud.downloads import Download
 from proxy.files.blobs import BlobError
 from proxy.files.cache import new_hash, read_at
 from proxy.files.disk_folder import DiskFolder, FileStatus, UnusableNameError
