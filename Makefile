@@ -100,8 +100,9 @@ load: $(DEV) ## measure fair sharing with a thousand jobs of twenty members, and
 chaos: $(DEV) ## run a thousand jobs with faults and kills, and count the results
 	PYTHONPATH=tests $(BIN)/python -m chaos.run
 
-chaos-cluster: $(DEV) ## the same with three replicas, PostgreSQL and Valkey, all of which fail at times
+chaos-cluster: $(DEV) ## the same with three replicas, PostgreSQL and Valkey, all of which and their networks fail at times
 	PYTHONPATH=tests $(BIN)/python -m chaos.replicas
+	PYTHONPATH=tests $(BIN)/python -m chaos.networks
 
 clean: ## remove the environment and all caches
 	rm -rf $(VENV) build dist site demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -18,9 +18,14 @@ FAULTS = (
     "without_end",
     "ended_twice",
     "out_of_order",
+    "unheard",
+    "incomplete",
+    "invisible",
     "wrong_bytes",
     "bytes_missing",
     "internal_errors",
+    "impatient",
+    "broken_promises",
 )
 
 
@@ -30,18 +35,34 @@ class Told:
 
     `accepted`: its submission was answered with 200, or the job was found in the proxy's records
     after the answer had got lost. `refused`: it was answered otherwise, or not sent, and must not
-    run. `ends` are the ends that the websocket told, `recorded` is the status of the history entry,
-    `bytes_checked` whether its picture was the right one.
+    run. `ends` are the ends that the websocket told, `types` all that it told; `whole` says that it
+    was open all the time. `recorded` is the status of the history entry, `invisible` how often the
+    job was in neither the queue nor the history, `bytes_checked` whether its picture was the right
+    one.
     """
 
     prompt_id: str
     accepted: bool = False
     refused: bool = False
     ends: list[str] = field(default_factory=list)
+    types: set[str] = field(default_factory=set)
+    whole: bool = False
+    invisible: int = 0
     recorded: str | None = None
     bytes_checked: bool = False
     wrong_bytes: bool = False
     disorder: list[str] = field(default_factory=list)
+
+    @property
+    def unheard(self) -> bool:
+        """Whether a socket that was open all the time was not told the end."""
+        return self.whole and self.recorded is not None and not self.ends
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether such a socket was told of a success without the start, or without the output."""
+        told = {"execution_start", "executed"}
+        return self.whole and self.ends == ["execution_success"] and not told <= self.types
 
 
 @dataclass(frozen=True)
@@ -59,9 +80,14 @@ class Accounting:
     without_end: int
     ended_twice: int
     out_of_order: int
+    unheard: int
+    incomplete: int
+    invisible: int
     wrong_bytes: int
     bytes_missing: int
     internal_errors: int
+    impatient: int
+    broken_promises: int
 
     def faults(self) -> dict[str, int]:
         """What should be zero and is not."""
@@ -74,9 +100,14 @@ class Accounting:
 
 
 def account(
-    told: Iterable[Told], cloud_jobs: Iterable[Mapping[str, Any]], internal_errors: int
+    told: Iterable[Told],
+    cloud_jobs: Iterable[Mapping[str, Any]],
+    internal_errors: int,
+    impatient: int = 0,
+    broken_promises: int = 0,
 ) -> Accounting:
-    """Compare. `cloud_jobs` are the `extra_data` of all jobs that the cloud ever took."""
+    """Compare. `cloud_jobs` are the `extra_data` of all jobs that the cloud ever took; `impatient`
+    counts answers of 503 without `Retry-After`, `broken_promises` whatever else should not be."""
     marks = Counter(prompt_id_of(extra_data) for extra_data in cloud_jobs)
     jobs = list(told)
     accepted = {job.prompt_id: job for job in jobs if job.accepted}
@@ -94,9 +125,14 @@ def account(
         without_end=len(accepted) - len(ended),
         ended_twice=sum(len(job.ends) > 1 for job in jobs),
         out_of_order=sum(bool(job.disorder) for job in jobs),
+        unheard=sum(job.unheard for job in accepted.values()),
+        incomplete=sum(job.incomplete for job in accepted.values()),
+        invisible=sum(job.invisible for job in accepted.values()),
         wrong_bytes=sum(job.wrong_bytes for job in jobs),
         bytes_missing=len(succeeded) - sum(job.bytes_checked for job in succeeded),
         internal_errors=internal_errors,
+        impatient=impatient,
+        broken_promises=broken_promises,
     )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import json
 import random
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
@@ -17,13 +19,16 @@ from yarl import URL
 
 _ENDS = ("execution_success", "execution_error", "execution_interrupted")
 _PAUSE = 0.1
+#: Seconds in which a socket that is open is told what has ended.
+_HEARD_WITHIN = 15.0
 
 
 class ChaosClient:
-    """One client with one `clientId`, which submits `count` jobs one after the other.
+    """One client with one `clientId`, which submits jobs one after the other.
 
-    `url` gives the proxy's address, which may be down at any time. `color` gives each job a
-    picture that no other job has. `errors` counts answers with the status 500.
+    `url` gives the proxy's address, which may be down at any time, `listens_at` where it has its
+    socket. `color` gives each job a picture that no other job has. `errors` counts answers with the
+    status 500, `impatient` those of 503 that do not say when to try again.
     """
 
     def __init__(
@@ -32,9 +37,14 @@ class ChaosClient:
         url: Callable[[], URL],
         rng: random.Random,
         color: Callable[[], int],
+        listens_at: Callable[[], URL] | None = None,
     ) -> None:
         self.told: list[Told] = []
         self.errors = 0
+        self.impatient = 0
+        self._listens_at = listens_at or url
+        #: How often the socket has been lost, and whether it is open.
+        self._losses, self._listens = 0, False
         self._session = session
         self._url = url
         self._rng = rng
@@ -42,13 +52,20 @@ class ChaosClient:
         self._client_id = uuid.UUID(int=rng.getrandbits(128)).hex
         self._by_id: dict[str, Told] = {}
         self._heard = asyncio.Event()
+        #: Whether the last question had an answer.
+        self._answered = False
 
-    async def run(self, count: int) -> None:
-        """Submit and follow `count` jobs."""
+    async def run(self, count: int, is_over: Callable[[], bool]) -> None:
+        """Submit and follow `count` jobs, and more until it is over."""
         listening = asyncio.create_task(self._listen())
         try:
-            for _ in range(count):
+            for number in itertools.count(1):
                 await self._job()
+                if number >= count:
+                    if is_over():
+                        break
+                    await asyncio.sleep(self._rng.random())
+            await self.hear_out()
         finally:
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
@@ -61,12 +78,25 @@ class ChaosClient:
                 told.recorded = (await self._end(told))["status"]["status_str"]
                 told.bytes_checked = told.recorded == "success"
 
+    async def hear_out(self) -> None:
+        """Wait for ends that are recorded and that the socket was not told yet."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_HEARD_WITHIN):
+                while any(told.unheard for told in self.told):
+                    self._heard.clear()
+                    await self._heard.wait()
+
     async def _job(self) -> None:
         color = self._color()
-        while not (told := await self._try(color)).accepted:  # noqa: ASYNC110
+        losses, listened = self._losses, self._listens
+        while not (told := await self._try(color)).accepted:
             await asyncio.sleep(_PAUSE)
+            losses, listened = self._losses, self._listens
         entry = await self._end(told)
         told.recorded = entry["status"]["status_str"]
+        told.whole = listened
+        await self.hear_out()
+        told.whole = listened and losses == self._losses
         if told.recorded == "success":
             await self._check_picture(told, entry, color)
 
@@ -89,7 +119,7 @@ class ChaosClient:
                 await answer.read()
                 told.accepted = answer.status == 200
                 told.refused = not told.accepted
-                self.errors += answer.status == 500
+                self._count(answer)
         except aiohttp.ClientConnectorError:
             told.refused = True
         except (aiohttp.ClientError, OSError):
@@ -109,15 +139,33 @@ class ChaosClient:
     async def _end(self, told: Told) -> dict[str, Any]:
         """Wait for the end: by the websocket, or by asking when it has nothing to say."""
         while True:
-            entry = (await self._get(f"history/{told.prompt_id}")).get(told.prompt_id)
+            url = self._url()
+            entry = await self._entry(told, url)
             if entry is not None:
-                return dict(entry)
+                return entry
             self._heard.clear()
             try:
                 async with asyncio.timeout(0.5):
                     await self._heard.wait()
             except TimeoutError:
                 pass
+
+    async def _entry(self, told: Told, url: URL) -> dict[str, Any] | None:
+        """Return the history entry at a replica; note if it has the job nowhere."""
+        path = f"history/{told.prompt_id}"
+        for _ in range(2):
+            found = await self._get(path, url)
+            if told.prompt_id in found:
+                return dict(found[told.prompt_id])
+            queue = await self._get("queue", url)
+            if "queue_running" not in queue or told.prompt_id in str(queue):
+                return None
+        # It may have ended between the two requests, the second time as well.
+        found = await self._get(path, url)
+        if told.prompt_id in found:
+            return dict(found[told.prompt_id])
+        told.invisible += self._answered
+        return None
 
     async def _check_picture(self, told: Told, entry: dict[str, Any], color: int) -> None:
         item = entry["outputs"]["2"]["images"][0]
@@ -135,27 +183,37 @@ class ChaosClient:
                 pass
             await asyncio.sleep(_PAUSE)
 
-    async def _get(self, path: str) -> dict[str, Any]:
+    async def _get(self, path: str, url: URL | None = None) -> dict[str, Any]:
+        self._answered = False
         try:
-            async with self._session.get(self._url() / path) as answer:
+            async with self._session.get((url or self._url()) / path) as answer:
                 found = await answer.json(content_type=None)
-                self.errors += answer.status == 500
+                self._count(answer)
+                self._answered = answer.status == 200
         except (aiohttp.ClientError, OSError, ValueError):
             await asyncio.sleep(_PAUSE)
             return {}
         return found if isinstance(found, dict) else {}
 
+    def _count(self, answer: aiohttp.ClientResponse) -> None:
+        self.errors += answer.status == 500
+        self.impatient += answer.status == 503 and "Retry-After" not in answer.headers
+
     async def _listen(self) -> None:
         """Keep a websocket open, with the same id each time."""
         while True:
             try:
-                url = (self._url() / "ws").with_query(clientId=self._client_id)
+                url = (self._listens_at() / "ws").with_query(clientId=self._client_id)
                 async with self._session.ws_connect(url) as socket:
+                    self._listens = True
                     async for message in socket:
                         if message.type is aiohttp.WSMsgType.TEXT:
                             self._hear(json.loads(message.data))
             except (aiohttp.ClientError, OSError):
                 pass
+            finally:
+                self._losses += 1
+                self._listens = False
             await asyncio.sleep(_PAUSE)
 
     def _hear(self, message: dict[str, Any]) -> None:
@@ -165,6 +223,7 @@ class ChaosClient:
             return
         if told.ends and not (type_ == "executing" and data["node"] is None):
             told.disorder.append(f"{type_} behind the end")
+        told.types.add(type_)
         if type_ in _ENDS:
             told.ends.append(type_)
             self._heard.set()

@@ -13,7 +13,7 @@ import asyncio
 import random
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import servers as server_processes
@@ -24,6 +24,8 @@ from yarl import URL
 
 from proxy.simulator import Simulator
 
+Disturbance = Callable[[], Awaitable[None]]
+
 #: The chance that a client asks a replica although it is dead or frozen.
 BLIND = 0.05
 
@@ -32,6 +34,8 @@ class ReplicaChaos(Chaos):
     """A run with three replicas; `kills` counts disturbances of each kind in turn."""
 
     patience = 20.0
+    #: Whether each replica has a way of its own to each server.
+    forwarded = False
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
@@ -55,22 +59,33 @@ class ReplicaChaos(Chaos):
         with server_processes.postgresql() as postgresql, server_processes.valkey(folder) as valkey:
             servers = Servers(postgresql, valkey)
             async with running_cluster(
-                self._folder, servers, simulator, log_level="error"
+                self._folder, servers, simulator, forwarded=self.forwarded, log_level="error"
             ) as self._cluster:
                 disturbances = self._disturbances(servers)
                 while await self.is_to_be_disturbed():
                     name, disturb = next(disturbances)
                     await disturb()
                     self.done[name] += 1
+                    self.check(name)
                 for replica in self._cluster.replicas:
                     code = await replica.stop()
                     if code != 0:
                         raise RuntimeError(f"a replica ended with {code}")
 
-    def _disturbances(self, servers: Servers) -> Any:
+    def _disturbances(self, servers: Servers) -> Iterator[tuple[str, Disturbance]]:
         """All kinds in turn, in an order that is drawn anew each time."""
+        kinds = self.kinds(servers)
+        while True:
+            for name in self._rng.sample(sorted(kinds), len(kinds)):
+                yield name, kinds[name]
+
+    def check(self, name: str) -> None:
+        """Look for what should not be, behind a disturbance of this name."""
+
+    def kinds(self, servers: Servers) -> dict[str, Disturbance]:
+        """All disturbances by their names."""
         database, bus = servers.postgresql.server, servers.valkey
-        kinds: dict[str, Callable[[], Awaitable[None]]] = {
+        return {
             "replicas killed": self._kill,
             "engines killed": lambda: self._kill(engine=True),
             "replicas frozen": self._freeze,
@@ -82,9 +97,6 @@ class ReplicaChaos(Chaos):
             "Valkey frozen": lambda: self._freeze_server(bus),
             "Valkey restarted empty": lambda: self._stop(bus, seconds=0, how=signal.SIGKILL),
         }
-        while True:
-            for name in self._rng.sample(sorted(kinds), len(kinds)):
-                yield name, kinds[name]
 
     async def _victim(self, *, engine: bool) -> Replica:
         assert self._cluster is not None

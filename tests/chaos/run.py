@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -64,6 +65,8 @@ class Chaos:
 
     #: Seconds that a client waits for an answer.
     patience = 60.0
+    #: What should not have been, beside what clients see.
+    broken_promises = 0
 
     def __init__(self, *, jobs: int, clients: int, kills: int, seed: int, folder: Path) -> None:
         self._jobs = jobs
@@ -92,27 +95,44 @@ class Chaos:
                         self.url,
                         random.Random(self._rng.random()),
                         lambda: next(colors),
+                        partial(self.listens_at, number),
                     )
-                    for _ in range(self._clients)
+                    for number in range(self._clients)
                 ]
                 shares = [
                     self._jobs // self._clients + (number < self._jobs % self._clients)
                     for number in range(self._clients)
                 ]
                 await asyncio.gather(
-                    *(client.run(share) for client, share in zip(clients, shares, strict=True))
+                    *(
+                        client.run(share, self.is_over)
+                        for client, share in zip(clients, shares, strict=True)
+                    )
                 )
                 self._submitted.set()
                 await asyncio.gather(*(client.settle() for client in clients))
                 self._done.set()
                 await running
             told = [job for client in clients for job in client.told]
-            errors = sum(client.errors for client in clients)
-            return account(told, [job.extra_data for job in simulator.jobs.values()], errors)
+            return account(
+                told,
+                [job.extra_data for job in simulator.jobs.values()],
+                sum(client.errors for client in clients),
+                sum(client.impatient for client in clients),
+                self.broken_promises,
+            )
 
     def url(self) -> URL:
         """Where a client asks next."""
         return URL(f"http://127.0.0.1:{self._port}")
+
+    def listens_at(self, number: int) -> URL:
+        """Where the client of this number opens its socket."""
+        return self.url()
+
+    def is_over(self) -> bool:
+        """Whether clients that have had their share of the jobs may end."""
+        return True
 
     def _plan_faults(self, simulator: Simulator) -> None:
         simulator.faults.random.seed(self._rng.random())
@@ -151,13 +171,20 @@ class Chaos:
         return False
 
 
-def main(chaos: type[Chaos] = Chaos, *, kills: int = 10, bound: float = 1800) -> int:
+def main(
+    chaos: type[Chaos] = Chaos,
+    *,
+    jobs: int = 1000,
+    clients: int = 50,
+    kills: int = 10,
+    bound: float = 1800,
+) -> int:
     """Run for at most `bound` seconds, and print the seed, the time and the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--jobs", type=int, default=1000)
-    parser.add_argument("--clients", type=int, default=50)
+    parser.add_argument("--jobs", type=int, default=jobs)
+    parser.add_argument("--clients", type=int, default=clients)
     parser.add_argument("--kills", type=int, default=kills)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
     given = parser.parse_args()
