@@ -1,30 +1,31 @@
-"""The bytes of memory that the process holds for clients: one budget, with a share for each owner.
+"""Bytes that are held for clients: allocations by owner, and the budget of memory.
 
-Code that keeps something in memory whose size a client or the cloud has chosen takes its bytes
-from here *before* it keeps them, counted after unpacking, and gives them back afterwards. An owner
-is a member, or an address while nobody is signed in.
+Code that keeps something in memory whose size a client or the cloud has chosen takes its bytes from
+the budget *before* that, counted after decompression, and releases them afterwards. An owner is a
+member, or an address while nobody is signed in.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Literal, Self, get_args
 
 from proxy.translate.errors import LocalError
 
-#: What memory is held for; the label `purpose` of the metric `memory_held_bytes`.
+#: What memory is used for; the label `purpose` of the metric `memory_held_bytes`.
 Purpose = Literal["answer", "body", "connection", "export", "job", "picture", "socket", "workflow"]
 
-#: The part of the whole that one member may hold, and one address without a member.
+#: The maximum share of one member, and of one address without a member.
 MEMBER_SHARE, ADDRESS_SHARE = 1 / 2, 1 / 8
-#: Seconds after which it is worth asking again.
+#: `Retry-After` in seconds.
 _RETRY_AFTER = 2.0
 
 
 class MemoryLimitError(LocalError):
-    """Bytes that do not fit: 413 if they exceed the owner's share, 429 while others are held."""
+    """Raised for bytes that do not fit: 413 if they exceed the owner's share, else 429."""
 
     def __init__(self, size: int, share: int) -> None:
         if size > share:
@@ -44,63 +45,30 @@ class MemoryLimitError(LocalError):
             )
 
 
-class MemoryBudget:
-    """`limit` bytes for the whole process; an owner has a share of them."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._by_owner: Counter[str] = Counter()
-        self._by_purpose: Counter[Purpose] = Counter(dict.fromkeys(get_args(Purpose), 0))
-
-    def member(self, name: str, purpose: Purpose) -> Allocation:
-        """Return an allocation of a member, of 0 bytes."""
-        return Allocation(self, f"member {name}", purpose, int(self.limit * MEMBER_SHARE))
-
-    def address(self, address: str, purpose: Purpose) -> Allocation:
-        """Return an allocation of an address without a member, of 0 bytes."""
-        return Allocation(self, f"address {address}", purpose, int(self.limit * ADDRESS_SHARE))
-
-    def held(self) -> Mapping[Purpose, int]:
-        """Return the bytes that are held for each purpose."""
-        return self._by_purpose
-
-    def charge(self, owner: str, share: int, purpose: Purpose, growth: int) -> bool:
-        """Count `growth` more bytes (or fewer, if negative); say whether they fitted."""
-        if growth > 0 and not (
-            self._by_owner[owner] + growth <= share
-            and self._by_purpose.total() + growth <= self.limit
-        ):
-            return False
-        self._by_owner[owner] += growth
-        self._by_purpose[purpose] += growth
-        if self._by_owner[owner] <= 0:
-            del self._by_owner[owner]
-        return True
-
-
 class Allocation:
-    """The bytes held for one thing. A context manager that gives them back at its end."""
+    """The bytes held for one thing. A context manager that releases them at its end.
 
-    def __init__(self, budget: MemoryBudget, owner: str, purpose: Purpose, share: int) -> None:
+    `charge` counts a growth (or a decrease, if negative) and returns whether it fitted; `refusal`
+    returns the error of a size that does not fit.
+    """
+
+    def __init__(self, charge: Callable[[int], bool], refusal: Callable[[int], LocalError]) -> None:
         self.size = 0
-        self._budget = budget
-        self._owner = owner
-        self._purpose = purpose
-        self._share = share
+        self._charge = charge
+        self._refusal = refusal
 
     def resize(self, size: int) -> None:
-        """Hold `size` bytes in all. Raises `MemoryLimitError` if the growth does not fit."""
-        growth = size - self.size
-        if not self._budget.charge(self._owner, self._share, self._purpose, growth):
-            raise MemoryLimitError(size, self._share)
+        """Hold `size` bytes in all. Raises `LocalError` if the growth does not fit."""
+        if not self._charge(size - self.size):
+            raise self._refusal(size)
         self.size = size
 
     def grow(self, size: int) -> None:
-        """Hold `size` more bytes. Raises `MemoryLimitError` if they do not fit."""
+        """Hold `size` more bytes. Raises `LocalError` if they do not fit."""
         self.resize(self.size + size)
 
     def release(self) -> None:
-        """Give all bytes back; harmless when repeated."""
+        """Release all bytes; does nothing if repeated."""
         self.resize(0)
 
     def __enter__(self) -> Self:
@@ -113,3 +81,55 @@ class Allocation:
         traceback: TracebackType | None,
     ) -> None:
         self.release()
+
+
+class OwnerTotals:
+    """The bytes that each owner holds."""
+
+    def __init__(self) -> None:
+        self._totals: Counter[str] = Counter()
+
+    def charge(self, owner: str, limit: int, growth: int) -> bool:
+        """Count a growth, unless the owner would hold more than `limit`. Return whether it fits."""
+        total = self._totals[owner] + growth
+        if growth > 0 and total > limit:
+            return False
+        if total > 0:
+            self._totals[owner] = total
+        else:
+            self._totals.pop(owner, None)
+        return True
+
+
+class MemoryBudget:
+    """`limit` bytes for the whole process; an owner has a share of them."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._by_owner = OwnerTotals()
+        self._by_purpose: Counter[Purpose] = Counter(dict.fromkeys(get_args(Purpose), 0))
+
+    def member(self, name: str, purpose: Purpose) -> Allocation:
+        """Return an allocation of a member, of 0 bytes."""
+        return self._allocation(f"member {name}", int(self.limit * MEMBER_SHARE), purpose)
+
+    def address(self, address: str, purpose: Purpose) -> Allocation:
+        """Return an allocation of an address without a member, of 0 bytes."""
+        return self._allocation(f"address {address}", int(self.limit * ADDRESS_SHARE), purpose)
+
+    def held(self) -> Mapping[Purpose, int]:
+        """Return the bytes that are held for each purpose."""
+        return self._by_purpose
+
+    def _allocation(self, owner: str, share: int, purpose: Purpose) -> Allocation:
+        return Allocation(
+            partial(self._charge, owner, share, purpose), partial(MemoryLimitError, share=share)
+        )
+
+    def _charge(self, owner: str, share: int, purpose: Purpose, growth: int) -> bool:
+        if growth > 0 and self._by_purpose.total() + growth > self.limit:
+            return False
+        if not self._by_owner.charge(owner, share, growth):
+            return False
+        self._by_purpose[purpose] += growth
+        return True

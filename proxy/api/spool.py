@@ -1,25 +1,25 @@
-"""Temporary files of requests: how many bytes of them each member has on the disk.
+"""Temporary files of requests, with a limit of bytes on disk for each member.
 
-A body of a few kilobytes can unpack to the largest upload, so what counts is what is written.
+A body of a few kilobytes can decompress to the largest upload, so that the written bytes count.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import ExitStack, asynccontextmanager
-from types import TracebackType
-from typing import Any, Self
+from functools import partial
+from typing import Any
 
+from proxy.budget import Allocation, OwnerTotals
 from proxy.translate.errors import LocalError
 
-#: Uploads of the largest size that a member may have under way.
+#: Maximum bytes of a member on disk, as a multiple of the largest upload.
 MAX_UPLOADS = 4
 
 
 class SpoolFullError(LocalError):
-    """A member's requests under way would have too much on the disk."""
+    """Raised if a member's requests under way would need too much disk space."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(
@@ -35,51 +35,22 @@ class Spool:
     """Counts temporary bytes by member."""
 
     def __init__(self) -> None:
-        self._by_member: Counter[str] = Counter()
+        self._totals = OwnerTotals()
         self.files = SharedFiles()
 
-    def share(self, member: str, max_upload_bytes: int) -> SpoolShare:
-        """Return a share of a member, of 0 bytes, by the size of the largest upload."""
-        return SpoolShare(self._by_member, member, MAX_UPLOADS * max_upload_bytes)
+    def share(self, member: str, max_upload_bytes: int) -> Allocation:
+        """Return an allocation of a member, of 0 bytes, by the size of the largest upload.
 
-    def held(self) -> int:
-        """Return the bytes of all members."""
-        return self._by_member.total()
-
-
-class SpoolShare:
-    """The temporary bytes of one request. A context manager that gives them back at its end."""
-
-    def __init__(self, by_member: Counter[str], member: str, limit: int) -> None:
-        self._by_member = by_member
-        self._member = member
-        self._limit = limit
-        self._size = 0
-
-    def grow(self, size: int) -> None:
-        """Count more bytes, before they are written. Raises `SpoolFullError`."""
-        if self._by_member[self._member] + size > self._limit:
-            raise SpoolFullError(self._limit)
-        self._by_member[self._member] += size
-        self._size += size
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._by_member[self._member] -= self._size
-        self._size = 0
-        if self._by_member[self._member] <= 0:
-            del self._by_member[self._member]
+        Beyond the member's limit it raises `SpoolFullError`.
+        """
+        limit = MAX_UPLOADS * max_upload_bytes
+        return Allocation(
+            partial(self._totals.charge, member, limit), lambda _: SpoolFullError(limit)
+        )
 
 
 class SharedFiles:
-    """Temporary copies of content that many requests may read at once: one of each content."""
+    """Temporary copies of contents, each shared by all requests that read it."""
 
     def __init__(self) -> None:
         self._open: dict[Hashable, _SharedFile] = {}
@@ -88,9 +59,9 @@ class SharedFiles:
     async def opened(
         self, key: Hashable, make: Callable[[ExitStack], Awaitable[Any]]
     ) -> AsyncIterator[Any]:
-        """Give what `make` returns to all who have it open at once, and close it behind the last.
+        """Yield what `make` returns to all concurrent users of a key, and close it after the last.
 
-        `make` puts what is to be closed on the stack. Raises what it raises.
+        `make` pushes what must be closed on the stack. Raises what `make` raises.
         """
         shared = self._open.get(key)
         if shared is None:
