@@ -32,6 +32,15 @@ class RequestCall:
         stated = request.headers.get("Content-Type", "")
         self.content_type = stated.partition(";")[0].strip()
 
+    def integer(self, name: str, default: int) -> int:
+        """Return an integer of the query. Raises `PlainError` in Python's words, as packs do."""
+
+        def refuse(text: str) -> PlainError:
+            return PlainError(f"invalid literal for int() with base 10: {text!r}")
+
+        value = bodies.query_integer(self.query, name, refuse)
+        return default if value is None else value
+
     async def read_json(self) -> Any:
         """Return the body. Raises `LocalError`."""
         return await bodies.read_json(self._request)

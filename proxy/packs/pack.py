@@ -41,6 +41,9 @@ class PackCall(Protocol):
     query: Mapping[str, str]
     content_type: str
 
+    def integer(self, name: str, default: int) -> int:
+        """Return an integer of the query. Raises `LocalError` in Python's words."""
+
     async def read_json(self) -> Any:
         """Return the body. Raises `LocalError` for what is not JSON or too large."""
 

@@ -46,11 +46,7 @@ async def get_model_info(call: PackCall, services: PackServices) -> PackReply:
     """Return the models of a folder with what their names tell of them, in pages."""
     folder = call.path.get("folder", "checkpoints")
     await _check_folder(services, folder)
-    try:
-        limit = int(call.query.get("limit", "1000"))
-        offset = int(call.query.get("offset", "0"))
-    except ValueError as error:
-        raise PlainError(str(error)) from None
+    limit, offset = call.integer("limit", 1000), call.integer("offset", 0)
     names = await services.catalog.models(call.member, folder) or []
     page = names[offset : offset + limit]
     found: dict[str, Any] = {name: guessed(name) for name in page}
