@@ -267,17 +267,19 @@ async def serve(request: web.Request) -> web.StreamResponse:
     web_socket = web.WebSocketResponse(
         max_msg_size=MAX_MESSAGE_BYTES, autoclose=False, autoping=False
     )
+    member, feed = member_of(request), request.app[JOBS].feed
+    opened = await feed.moment(member)
     await web_socket.prepare(request)
     transport = request.transport
     if transport is None:
         return web_socket
     _keep_alive(transport)
-    member = member_of(request)
     sockets, metrics = request.app[SOCKETS], request.app[ACCOUNTING].metrics
     sid = request.query.get("clientId") or uuid.uuid4().hex
     client = ClientSocket(web_socket, transport, request.app, member, sid, SendQueue())
     subscribers = request.app[JOBS].subscribers
-    subscribers.attach(member, sid, client, client.greet, hears_all=_cloud_way(request))
+    hears_all = _cloud_way(request)
+    feed.attach(member, sid, client, client.greet, hears_all=hears_all, opened=opened)
     sockets.join(client)
     connection = connection_of(request)
     connection.upgraded(client.leave)

@@ -117,6 +117,7 @@ async def run_engine(
             supervisor=Supervisor(process.failed),
             metrics=process.metrics,
             run_times=RunTimes(RunTimeRepository(storage.database)),
+            budget=process.budget,
         )
 
     leases, holder = LeaseRepository(storage.database), _name()

@@ -124,6 +124,8 @@ _Subscriptions: TypeAlias = tuple[Subscription, ...]
 class EventBus:
     """Delivers messages to the subscribers of their topic, in one event loop."""
 
+    #: Whether messages go to other processes, where some may be lost.
+    lossy: bool = False
     #: Whether the active engine is in this process, which publishes the events of jobs.
     leads: bool = False
 

@@ -75,6 +75,8 @@ class ValkeyBus(EventBus):
     newer release may send, are dropped.
     """
 
+    lossy = True
+
     def __init__(self, url: str, *, max_outgoing: int = MAX_OUTGOING) -> None:
         super().__init__()
         self._client = Redis.from_url(

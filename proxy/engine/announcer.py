@@ -11,15 +11,16 @@ from proxy.bus import BusMessage, EventBus
 from proxy.engine.term import Term
 from proxy.jobs.conversion import progress_of, stored_of
 from proxy.jobs.models import (
-    HistoryChanged,
     Job,
     JobChanged,
     JobLeft,
+    JobRecorded,
     JobsAhead,
     Outcome,
     now,
 )
 from proxy.metrics import Metrics
+from proxy.storage.history import Recorded
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +33,16 @@ class Announcer:
         self._term = term
         self._metrics = metrics
         self.ahead: dict[str, int] = {}
+
+    @property
+    def lossy(self) -> bool:
+        """Whether what is published may be lost on its way to other processes."""
+        return self._bus.lossy
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the lease, in front of the numbers of a job's messages."""
+        return self._term.fence.epoch
 
     def publish(self, topic: str, message: BusMessage, *, droppable: bool = False) -> None:
         """Publish a message, while this engine runs the jobs."""
@@ -71,10 +82,10 @@ class Announcer:
         if self._term.lasts and job.accepted:
             self._metrics.discarded(job)
 
-    def history_changed(self, job: Job, forgotten: list[str]) -> None:
-        """Tell that a job is in the history, which has no more room for those `forgotten`."""
-        ids = (job.prompt_id, *forgotten)
-        self._tell(job.member, HistoryChanged(job.member, ids, tuple(forgotten)))
+    def recorded(self, job: Job, recorded: Recorded) -> None:
+        """Tell that a job is in the history."""
+        about = JobRecorded(job.key, job.order, job.client_id, recorded.ordinal, recorded.forgotten)
+        self._tell(job.member, about)
 
     def ended(self, job: Job, outcome: Outcome, seconds: float) -> None:
         """Tell that a job has left the queue for the history; it has run for so long."""

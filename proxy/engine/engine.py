@@ -8,13 +8,14 @@ made and joined. None of them knows the engine.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
 
+from proxy.budget import MemoryBudget
 from proxy.bus import MISSED, EventBus, Subscription
 from proxy.cloud.event_socket import Timeouts
 from proxy.engine.accounts import Account
@@ -47,6 +48,8 @@ from proxy.jobs.models import (
     OverviewRequested,
     RunRequested,
     SocketKnown,
+    StepsHeard,
+    StepsMissed,
     now,
 )
 from proxy.members.member import Member
@@ -76,7 +79,7 @@ class Engine:
 
     `member` gives weight and limits of a member; the bus says when they are others. `metrics`
     counts what becomes of jobs, `run_times` are those of earlier runs. All tasks are the
-    `supervisor`'s.
+    `supervisor`'s; what is kept to be told again is taken from the `budget`.
     """
 
     recorder: JobRecorder
@@ -91,6 +94,7 @@ class Engine:
     packs: NodePacks
     metrics: Metrics
     run_times: RunTimes
+    budget: MemoryBudget
 
     def __post_init__(self) -> None:
         for account in self.accounts.values():
@@ -130,6 +134,7 @@ class Engine:
             announcer,
             self._news,
             self.recorder,
+            self.budget,
             files=self.files,
             catalog=self.catalog,
             packs=self.packs,
@@ -252,8 +257,19 @@ class Engine:
                 self._overview.tell_running(message)
             case NewsMissed():
                 self._news.repeat()
+            case StepsMissed(heard=heard):
+                self._repeat(heard)
             case _ if message is MISSED:
                 self._look_now.set()
+
+    def _repeat(self, heard: Iterable[StepsHeard]) -> None:
+        """Tell a replica the steps of jobs that it has not heard."""
+        for one in heard:
+            job = self._table.get(one.key)
+            if job is not None and job.order == one.order:
+                run = self._table.run_of(job)
+                if run is not None:
+                    run.repeat(one.epoch, one.number)
 
     def _cancel(self, request: CancelRequested) -> None:
         self.supervisor.spawn(self._cancellation.cancel(request), "cancel jobs")

@@ -36,6 +36,7 @@ from proxy.engine.tracker import (
     SnapshotReceived,
     Tracker,
 )
+from proxy.jobs.message_order import StepBuffer
 from proxy.jobs.models import Job, JobEnd, JobMessage, JobState, now, topic_of
 from proxy.storage.database import StorageError
 from proxy.translate.events import Message, Preview, is_terminal
@@ -96,6 +97,7 @@ class JobFollower:
         table: JobTable,
         slots: SlotAllocator,
         announcer: Announcer,
+        steps: StepBuffer,
         timeouts: DetailTimeouts,
         run_times: RunTimes,
     ) -> None:
@@ -109,6 +111,7 @@ class JobFollower:
         self._table = table
         self._slots = slots
         self._announcer = announcer
+        self._steps = steps
         self._timeouts = timeouts
         self._run_times = run_times
         self._progress: RunProgress | None = None
@@ -359,13 +362,39 @@ class JobFollower:
 
     def tell(self, message: Message) -> None:
         """Publish a message to the client."""
+        number, step = self._steps.number(message)
+        preview = message if isinstance(message, Preview) and not step else None
+        if preview is not None and len(preview.image) <= MAX_PREVIEW_BYTES:
+            self.preview = preview
+        self._publish(message, number, step=step, droppable=preview is not None)
+
+    def repeat(self, epoch: int, number: int) -> None:
+        """Tell the steps of the job behind this one once more; all of them where it is of another
+        epoch."""
+        heard = number if epoch == self._announcer.epoch else 0
+        for number, message in self._steps.behind(heard):
+            self._publish(message, number, step=True)
+
+    def close(self) -> None:
+        """Note that nothing more is done for the job."""
+        self._steps.close()
+        self.finished.set()
+
+    def _publish(
+        self, message: Message | None, number: int, *, step: bool, droppable: bool = False
+    ) -> None:
         job = self.job
-        told = JobMessage(job.member, job.client_id, job.prompt_id, job.watched, message, job.order)
-        droppable = False
-        if isinstance(message, Preview) and not message.result:
-            droppable = True
-            if len(message.image) <= MAX_PREVIEW_BYTES:
-                self.preview = message
+        told = JobMessage(
+            job.member,
+            job.client_id,
+            job.prompt_id,
+            job.watched,
+            message,
+            job.order,
+            self._announcer.epoch,
+            number,
+            step,
+        )
         self._announcer.publish(self._topic, told, droppable=droppable)
 
     # --- the detail ------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from proxy.budget import MemoryBudget
 from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import Backoff, CloudError
 from proxy.engine.announcer import Announcer
@@ -46,6 +47,7 @@ from proxy.engine.slots import SlotAllocator
 from proxy.engine.table import JobTable
 from proxy.engine.tracker import SendMessage, SnapshotReceived, Tracker
 from proxy.engine.worker import AccountWorker
+from proxy.jobs.message_order import StepBuffer
 from proxy.jobs.models import Job, JobState
 from proxy.storage.database import StorageError
 from proxy.translate import workflow_metadata
@@ -80,6 +82,7 @@ class JobLife:
         announcer: Announcer,
         news: QueueNews,
         recorder: JobRecorder,
+        budget: MemoryBudget,
         *,
         files: Files,
         catalog: Catalog,
@@ -97,6 +100,7 @@ class JobLife:
         self._announcer = announcer
         self._news = news
         self._recorder = recorder
+        self._budget = budget
         self._files = files
         self._catalog = catalog
         self._packs = packs
@@ -255,7 +259,7 @@ class JobLife:
             if worker is not None:
                 worker.remove(job.cloud_id)
             self._slots.free(job)
-            follower.finished.set()
+            follower.close()
         if worker is not None and isinstance(outcome, Ended) and outcome.abandoned:
             await worker.abandon(job.cloud_id)
 
@@ -379,6 +383,7 @@ class JobLife:
         """Return a follower that takes what happens to a job from now on."""
         metadata = workflow_metadata.of_job(job.loaded.extra_data)
         tracker = Tracker(job.prompt_id, job.graph, job.outputs_to_execute, metadata)
+        held = self._budget.member(job.member, "job") if self._announcer.lossy else None
         follower = JobFollower(
             job,
             tracker,
@@ -387,6 +392,7 @@ class JobLife:
             table=self._table,
             slots=self._slots,
             announcer=self._announcer,
+            steps=StepBuffer(held),
             timeouts=self._policy.detail,
             run_times=self._run_times,
         )

@@ -23,6 +23,7 @@ from proxy.jobs.models import (
     JobState,
 )
 from proxy.storage.database import FencedError, StorageError
+from proxy.storage.history import Recorded
 from proxy.storage.jobs import JobKey, JobRepository, Shares
 from proxy.translate.errors import LocalError
 
@@ -198,13 +199,10 @@ class JobRecorder:
         self._unwanted.pop(job.order, None)
         self._gone.discard(job.order)
 
-    async def end(self, job: Job, end: JobEnd, shares: Shares | None = None) -> list[str]:
-        """Move a job into the history; the ids of jobs that it has no more room for.
-
-        Raises `StorageError`.
-        """
+    async def end(self, job: Job, end: JobEnd, shares: Shares | None = None) -> Recorded:
+        """Move a job into the history. Raises `StorageError`."""
         entry, usage = entry_of(job, end)
-        forgotten = await self._write(
+        recorded = await self._write(
             self.jobs.finish(
                 entry,
                 keep=self.history_size,
@@ -214,7 +212,7 @@ class JobRecorder:
             )
         )
         self._forget(job)
-        return forgotten
+        return recorded
 
     async def _write(self, write: Awaitable[T]) -> T:
         """A write of this term. Raises `StorageError`."""

@@ -66,6 +66,9 @@ class FollowedJob(Protocol):
     def read_detail(self) -> None:
         """Read the job's detail until it has ended."""
 
+    def repeat(self, epoch: int, number: int) -> None:
+        """Tell the steps of the job behind this one once more."""
+
     def withdraw(self) -> None:
         """Follow the job no further: it was cancelled before it ran."""
 
@@ -173,13 +176,13 @@ class JobTable:
         _check(job, ENDS[end.outcome])
         for failures in count(1):
             try:
-                forgotten = await self._recorder.end(job, end, shares)
+                recorded = await self._recorder.end(job, end, shares)
                 break
             except StorageError as error:
                 log.error("store_failed", error=str(error))
                 await asyncio.sleep(_RETRY.whole(failures))
         job.state = ENDS[end.outcome]
-        self._announcer.history_changed(job, forgotten)
+        self._announcer.recorded(job, recorded)
 
     def leave(self, job: Job, end: JobEnd) -> None:
         """Take a job that is in the history out of the queue."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from proxy.bus import MISSED, EventBus
-from proxy.jobs.models import HistoryChanged
+from proxy.jobs.models import HistoryChanged, JobRecorded
 from proxy.storage.history import HistoryEntry, HistoryRepository
 from proxy.translate import codec
 
@@ -133,14 +133,19 @@ class History:
 
     def _hear(self, news: object) -> None:
         match news:
-            case HistoryChanged(member=member, prompt_ids=prompt_ids, forgotten=forgotten):
-                self._cache.forget(member, prompt_ids)
-                self._wake((member, prompt_id) for prompt_id in prompt_ids or ())
+            case JobRecorded(key=key, forgotten=forgotten):
+                self._changed(key.member, (key.prompt_id, *forgotten))
                 if forgotten and self._files is not None:
-                    self._files.namespace.forgotten(member, forgotten)
+                    self._files.namespace.forgotten(key.member, forgotten)
+            case HistoryChanged(member=member, prompt_ids=prompt_ids):
+                self._changed(member, prompt_ids)
             case _ if news is MISSED:
                 self._cache.clear()
                 self._wake(self._waiting)
+
+    def _changed(self, member: str, prompt_ids: tuple[str, ...] | None) -> None:
+        self._cache.forget(member, prompt_ids)
+        self._wake((member, prompt_id) for prompt_id in prompt_ids or ())
 
     def word(self, member: str | None) -> str:
         """Return a token that differs whenever the ended jobs of the member, or of all (`None`),

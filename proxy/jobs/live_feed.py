@@ -1,35 +1,41 @@
 """The feed of a replica: it brings the live jobs and the sockets up to date.
 
 The bus feeds all of this. Where it has lost something, `LiveFeed` reads from the storage which jobs
-live, and which ends are due.
+live and which ends are due, and asks the engine for the steps that are missing of those that run.
+No clock of a replica decides what is due: the ends of a member are counted in the storage, and a
+socket has opened behind one of them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
 
 from proxy.bus import MISSED, EventBus
+from proxy.jobs.message_order import EndsHeard
 from proxy.jobs.models import (
     JobChanged,
     JobLeft,
-    JobMessage,
+    JobRecorded,
     JobsAhead,
+    JobState,
     NewsMissed,
     QueueChanged,
+    StepsHeard,
+    StepsMissed,
     TermBegan,
     now,
 )
-from proxy.jobs.subscribers import Subscribers
+from proxy.jobs.subscribers import Moment, Subscriber, Subscribers
 from proxy.jobs.views import LiveJobs
 from proxy.storage.database import StorageError
 from proxy.storage.history import HistoryEntry
 from proxy.storage.jobs import JobKey, JobRepository
-from proxy.translate import codec
 from proxy.translate.events import Message, status
 
 log = structlog.get_logger(__name__)
@@ -39,9 +45,8 @@ log = structlog.get_logger(__name__)
 _INTERVAL = 0.5
 
 
-#: How far back, in ms, ends are looked for of which nothing was heard: at first, and before the
-#: last look.
-_RECENT, _OVERLAP = 60_000, 10_000
+#: Seconds that a socket waits for the clock of the database before it opens.
+_MOMENT_TIMEOUT = 1.0
 
 
 @dataclass(eq=False, repr=False)
@@ -58,9 +63,10 @@ class LiveFeed:
     subscribers: Subscribers
     replay: Callable[[HistoryEntry], Iterable[Message]]
     status_interval: float = 5.0
-    _asked: asyncio.Event = field(default_factory=asyncio.Event)
-    #: When the last of several readings has begun (ms).
-    _read_at: int | None = None
+    #: What was heard of the ends of members with sockets here.
+    _ends: dict[str, EndsHeard] = field(default_factory=dict)
+    #: How far the clock of the database was before the monotonic one, in ms.
+    _database_clock: float = field(default_factory=lambda: now() - 1000 * time.monotonic())
 
     def __post_init__(self) -> None:
         self.bus.subscribe("jobs.*", self._hear)
@@ -70,6 +76,8 @@ class LiveFeed:
         match news:
             case JobChanged(job=job, progress=progress):
                 self.live.put(job, progress)
+            case JobRecorded():
+                self._hear_of_end(news)
             case JobLeft(job=job, more=more):
                 self.live.remove(job)
                 if not more:
@@ -98,6 +106,41 @@ class LiveFeed:
             for client_id in {job.client_id for job in live.jobs.values()}:
                 self.subscribers.tell(member, client_id, news)
 
+    # --- sockets ---------------------------------------------------------------------------
+
+    async def moment(self, member: str) -> Moment:
+        """Return the moment in which a socket of a member opens; ask before it does."""
+        clock = 1000 * time.monotonic()
+        if not self.repository.shared:
+            return Moment(now(), None)
+        try:
+            async with asyncio.timeout(_MOMENT_TIMEOUT):
+                at, ended = await self.repository.history.moment(member)
+        except (StorageError, TimeoutError) as error:
+            log.warning("moment_read_failed", error=str(error))
+            return Moment(round(clock + self._database_clock), None)
+        self._database_clock = at - clock
+        return Moment(at, ended)
+
+    def attach(
+        self,
+        member: str,
+        client_id: str,
+        subscriber: Subscriber,
+        greet: Callable[[], None],
+        *,
+        hears_all: bool,
+        opened: Moment,
+    ) -> None:
+        """Let `subscriber` hear what concerns `client_id` (see `Subscribers.attach`); of jobs that
+        run already, what comes from now on."""
+        for job in self.live.of(member).jobs.values():
+            if job.state is JobState.RUNNING and job.client_id in (client_id, None):
+                self.subscribers.expect(job.order, job.key, job.client_id, running=True)
+        self.subscribers.attach(
+            member, client_id, subscriber, greet, hears_all=hears_all, opened=opened
+        )
+
     # --- what the bus has lost -------------------------------------------------------------
 
     def _hear_of_terms(self, news: object) -> None:
@@ -105,21 +148,30 @@ class LiveFeed:
             self.bus.publish("sockets", NewsMissed())
         if news is MISSED or isinstance(news, TermBegan):
             self.live.doubt()
-            self._asked.set()
+            self.subscribers.missed.set()
+
+    def _hear_of_end(self, ended: JobRecorded) -> None:
+        """Note that messages about an end come, so that it is told if they do not."""
+        member = ended.key.member
+        if self.subscribers.listens(member, ended.client_id):
+            self.subscribers.expect(ended.order, ended.key, ended.client_id, running=False)
+        if ended.ordinal and member in self._ends:
+            self._ends[member].note(ended.ordinal)
 
     async def run(self) -> None:
-        """Read twice when something may be lost, and all the time while the bus is away."""
+        """Read twice when something may be lost, and all the time while something is missing or the
+        bus is away."""
         if self.repository.shared:
             self.bus.publish("sockets", NewsMissed())
-        due = 0
+        due, missed = 0, self.subscribers.missed
         while True:
             # One process has its bus in memory, which is never away.
             interval = _INTERVAL if due or self.repository.shared else None
             with suppress(TimeoutError):
                 async with asyncio.timeout(interval):
-                    await self._asked.wait()
-            if self._asked.is_set():
-                self._asked.clear()
+                    await missed.wait()
+            if missed.is_set():
+                missed.clear()
                 due = 2
             if not due and self.bus.whole:
                 continue
@@ -128,52 +180,68 @@ class LiveFeed:
             except StorageError as error:
                 log.warning("jobs_read_failed", error=str(error))
             else:
-                due = max(0, due - 1)
-                if not due and self.bus.whole:
-                    self._read_at = None
-                if not due and not self._asked.is_set():
+                due = max(due - 1, int(self.subscribers.lacks))
+                if not due and not missed.is_set():
                     self.live.trust()
 
     async def read(self) -> None:
         """Read once. Raises `StorageError`."""
         subscribers, live = self.subscribers, self.live
-        began = now()
-        since = began - _RECENT if self._read_at is None else self._read_at - _OVERLAP
+        begun = subscribers.unfinished()
         before = {member: jobs.remaining for member, jobs in live.members()}
         living, gone = await live.reload()
         for member, jobs in live.members():
             if jobs.remaining != before.get(member, 0) and not jobs.answering:
                 subscribers.broadcast(member, status(jobs.remaining))
-        if not subscribers.members():
-            return
-        begun = dict(subscribers.unfinished())
-        due = begun | {
-            job.order: job.key
-            for job in gone
-            if subscribers.opened_at(job.member, job.client_id) is not None
+        lasts = {member: self._last_end(member) for member in subscribers.members()}
+        ends, read = await self.repository.history.ends_behind(lasts)
+        due = {order: one.key for order, one in begun.items() if order not in living}
+        due |= {
+            job.order: job.key for job in gone if subscribers.listens(job.member, job.client_id)
         }
-        for order, member, id_, client_id, ended_at in await self.repository.history.since(since):
-            opened_at = subscribers.opened_at(member, client_id)
-            if opened_at is not None and opened_at <= ended_at:
-                due.setdefault(order, JobKey(member, id_))
-        for order in sorted(due.keys() - living):
+        due |= {
+            end.order: JobKey(end.member, end.prompt_id)
+            for end in ends
+            if subscribers.opened_before(end.member, end.client_id, end.ordinal)
+        }
+        for order in sorted(due):
             if not subscribers.is_over(order):
-                await self._tell_end(order, due[order], begun=order in begun)
-        self._read_at = began
+                await self._tell_end(order, due[order])
+        self._note_read(read)
+        self._ask_for_steps(living)
 
-    async def _tell_end(self, order: int, key: JobKey, *, begun: bool) -> None:
-        """Tell of a job what its client has not heard."""
+    def _last_end(self, member: str) -> int | None:
+        """Return the last end of a member up to which all are known here; `None` if none is."""
+        heard = self._ends.get(member)
+        return self.subscribers.ends_before(member) if heard is None else heard.last
+
+    def _note_read(self, read: Mapping[str, int]) -> None:
+        """Note up to which end of each member with sockets all have been read."""
+        known = self._ends
+        self._ends = {member: known.get(member) or EndsHeard(last) for member, last in read.items()}
+        for member, last in read.items():
+            self._ends[member].read(last)
+
+    async def _tell_end(self, order: int, key: JobKey) -> None:
+        """Tell of a job that lives no more what its client has not heard."""
         entry = await self.repository.history.entry(*key)
         if entry is None or entry.order != order:
             self.subscribers.close_job(order)
             return
-        client_id = codec.loads(entry.extra_data).get("client_id")
-        opened_at = self.subscribers.opened_at(key.member, client_id)
-        if opened_at is None or (opened_at > entry.ended_at and not begun):
-            return
-        log.info("end_recovered", job=key.prompt_id, member=key.member)
-        for message in self.replay(entry):
-            news = JobMessage(
-                key.member, client_id, key.prompt_id, watched=True, message=message, order=order
-            )
-            self.subscribers.deliver(news)
+        if self.subscribers.end(order, key, entry.client_id, entry.ordinal, self.replay(entry)):
+            log.info("end_recovered", job=key.prompt_id, member=key.member)
+
+    def _ask_for_steps(self, living: Collection[int]) -> None:
+        """Ask the engine for what was missed of jobs that run."""
+        subscribers = self.subscribers
+        for job in self.live:
+            if job.state is JobState.RUNNING and subscribers.listens(job.member, job.client_id):
+                subscribers.expect(job.order, job.key, job.client_id, running=False)
+        heard = tuple(
+            StepsHeard(delivery.key, order, delivery.epoch, delivery.number)
+            for order, delivery in subscribers.unfinished().items()
+            if delivery.number is not None and order in living
+        )
+        if heard and self.bus.connected:
+            # If it is lost, nobody misses it: it is asked again.
+            self.bus.publish("engine", StepsMissed(heard), droppable=True)

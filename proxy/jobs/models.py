@@ -403,6 +403,21 @@ class CancelRequested(BusMessage, frozen=True):
     cleared: bool = False
 
 
+class StepsHeard(NamedTuple):
+    """How much of a live job a replica has heard: the last step and the epoch that it is of."""
+
+    key: JobKey
+    order: int
+    epoch: int
+    number: int
+
+
+class StepsMissed(BusMessage, frozen=True):
+    """api → engine: tell what is behind these steps once more, if there is more."""
+
+    heard: tuple[StepsHeard, ...]
+
+
 class OverviewRequested(BusMessage, frozen=True):
     """api → engine: all jobs, or a member's. The answer comes on `answers.{request}`."""
 
@@ -516,18 +531,32 @@ class QueueChanged(BusMessage, frozen=True):
     member: str
 
 
+class JobRecorded(BusMessage, frozen=True):
+    """engine → api: a job is in the history, and the oldest entries are `forgotten` with their
+    files. `ordinal` counts the ends of the member, 0 where that is not known."""
+
+    key: JobKey
+    order: int
+    client_id: str | None
+    ordinal: int
+    forgotten: tuple[str, ...] = ()
+
+
 class HistoryChanged(BusMessage, frozen=True):
-    """These entries of the history are others or gone (all without `prompt_ids`), and the oldest
-    are `forgotten` with their files."""
+    """api → api: these entries of the history are gone, all without `prompt_ids`."""
 
     member: str
     prompt_ids: tuple[str, ...] | None
-    forgotten: tuple[str, ...] = ()
 
 
 class JobMessage(_PackedMessage, frozen=True):
     """engine → api: a message (of `proxy.translate.events`) for the client of a job, which has
-    the `order`."""
+    the `order`; 0 for a message that is about none.
+
+    `epoch`, `number` and `step` are its place among the job's messages (see
+    `proxy.jobs.message_order`). A step that the engine could not keep has no message when it is
+    told again.
+    """
 
     member: str
     client_id: str | None
@@ -535,6 +564,9 @@ class JobMessage(_PackedMessage, frozen=True):
     watched: bool
     message: Any
     order: int = 0
+    epoch: int = 0
+    number: int = 0
+    step: bool = False
 
 
 class NodeRuns(BusMessage, frozen=True):

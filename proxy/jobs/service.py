@@ -68,8 +68,9 @@ class JobService:
     """The jobs of all members, as the api uses them.
 
     `submissions` takes jobs in, and its `timeout` bounds the wait for a cancellation too.
-    `subscribers` knows who listens here, `history` what has ended; the `files` forget what it has
-    forgotten. `replay` gives the messages of an ended job from its entry.
+    `subscribers` knows who listens here, `feed` attaches them, `history` knows what has ended; the
+    `files` forget what it has forgotten. `replay` gives the messages of an ended job from its
+    entry.
     """
 
     def __init__(
@@ -89,16 +90,14 @@ class JobService:
         self._repository = repository
         self._live = submissions.live
         self._supervisor = supervisor
-        self._feed = LiveFeed(
-            bus, repository, self._live, self.subscribers, replay, status_interval
-        )
+        self.feed = LiveFeed(bus, repository, self._live, self.subscribers, replay, status_interval)
 
     async def start(self) -> None:
         """Read what lives, and again whenever the bus may have lost something. Raises
         `StorageError`."""
-        await self._feed.read()
-        self._supervisor.keep(self._feed.run, "read what was missed")
-        self._supervisor.keep(self._feed.keep_alive, "status heartbeat")
+        await self.feed.read()
+        self._supervisor.keep(self.feed.run, "read what was missed")
+        self._supervisor.keep(self.feed.keep_alive, "status heartbeat")
 
     # --- the queue -------------------------------------------------------------------------
 

@@ -10,8 +10,9 @@ local ComfyUI sends no previews unless it is started with
 `--preview-method`, and a client that opens its socket when it has submitted already, takes every
 picture on it for a result. So it gets previews only when it asks for them by its feature flags.
 
-Each replica has the sockets of its own clients, and hears only of jobs that concern them. Another
-engine that takes a job over tells of its life once more: what was sent here is left out.
+Each replica has the sockets of its own clients, and hears only of jobs that concern them. A
+`Delivery` of each job keeps its messages in order: nothing is sent twice, and what the bus has lost
+is sent before what follows it.
 
 Every change of a member's queue is sent to all its sockets. A few hear it at once, as from a local
 ComfyUI. With more that would be most of the work of a busy server, so they hear it by turns, in a
@@ -25,14 +26,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol
 from uuid import uuid4
 
 import msgspec
 from msgspec import Struct
 
 from proxy.bus import EventBus, Subscription
+from proxy.jobs.message_order import OVER, Delivery, Verdict
 from proxy.jobs.models import (
     JobMessage,
     NewsMissed,
@@ -45,20 +47,15 @@ from proxy.jobs.models import (
 from proxy.storage.jobs import JobKey
 from proxy.supervisor import Supervisor
 from proxy.translate.events import (
-    TERMINAL_EVENTS,
     Event,
     Message,
     Preview,
     is_blocked_branch,
-    is_terminal,
 )
 
 #: Events of a job without `client_id` that go to all sockets, beside blocked branches; its other
 #: events go to none.
 _FOR_ALL = frozenset({"progress_state", "progress", "execution_interrupted"})
-
-#: Events that a client receives once.
-_ONCE = TERMINAL_EVENTS | {"execution_start", "execution_cached", "executing", "executed"}
 
 #: Maximum number of remembered jobs whose end was sent.
 _MAX_CLOSED = 10_000
@@ -74,8 +71,13 @@ SHARE = 0.1
 #: Maximum seconds between two stretches: the measured time includes the work of others.
 LONGEST_PAUSE = 0.05
 
-#: Of two sockets that open within this many ms the clocks of their replicas say which is newer.
-_AT_ONCE = 1000
+
+class Moment(NamedTuple):
+    """When a socket opened: by the clock of the database (ms since 1970), and after how many ends
+    of its member's jobs; `None` if that is not known."""
+
+    at: int
+    ended: int | None
 
 
 class Subscriber(Protocol):
@@ -98,24 +100,17 @@ class Subscriber(Protocol):
 
 
 class _Socket(Struct):
-    """A socket at this replica; `opened_at` is in ms since 1970, `status` the number of the last
-    one that it was sent."""
+    """A socket at this replica. `opened_at` (ms since 1970) and `ended` are its `Moment`, `status`
+    is the number of the last one that it was sent."""
 
     subscriber: Subscriber
     hears_all: bool
     heard: Subscription
     opened_at: int
+    ended: int | None
     status: int
     id: str = msgspec.field(default_factory=lambda: uuid4().hex)
     several: bool = False
-
-
-class _Delivered(Struct):
-    """The messages of a live job that this replica has sent."""
-
-    key: JobKey
-    client_id: str | None
-    what: set[str] = set()
 
 
 class Subscribers:
@@ -132,7 +127,10 @@ class Subscribers:
         self._outdated: set[str] = set()
         self._turns: asyncio.Task[None] | None = None
         self._common: dict[str, Subscription] = {}
-        self._delivered: dict[int, _Delivered] = {}
+        #: What was sent of jobs, by their order, until their end is.
+        self._deliveries: dict[int, Delivery] = {}
+        #: Set when messages of jobs may be missing.
+        self.missed = asyncio.Event()
         self._closed: dict[int, None] = {}
         bus.subscribe("sockets", self._hear)
 
@@ -146,12 +144,14 @@ class Subscribers:
         greet: Callable[[], None] = lambda: None,
         *,
         hears_all: bool = False,
+        opened: Moment | None = None,
     ) -> None:
         """Let `subscriber` hear what concerns `client_id`; an older socket hears no more, at
         whichever replica.
 
         With `hears_all` it learns of jobs without `client_id` as if they were its own. `greet`
         sends what comes first; after it comes the node that runs now for this client, if one does.
+        `opened` is when it opened, by what all replicas share.
         """
         sockets = self._sockets[member]
         if not sockets:
@@ -160,7 +160,10 @@ class Subscribers:
         if older is not None:
             self._supersede(older)
         heard = self._bus.subscribe(topic_of(member, client_id), self.deliver)
-        new = sockets[client_id] = _Socket(subscriber, hears_all, heard, now(), self._last_status)
+        at, ended = opened or Moment(now(), None)
+        new = sockets[client_id] = _Socket(
+            subscriber, hears_all, heard, at, ended, self._last_status
+        )
         greet()
         self._bus.publish("sockets", _known(member, client_id, new, opens=True))
 
@@ -183,14 +186,26 @@ class Subscribers:
         """Return the members that have sockets here."""
         return [member for member, sockets in self._sockets.items() if sockets]
 
-    def opened_at(self, member: str, client_id: str | None) -> int | None:
-        """Return since when a socket here listens for a client's jobs (ms), `None` without one."""
+    def listens(self, member: str, client_id: str | None) -> bool:
+        """Return whether a socket here listens for a client's jobs."""
+        return bool(self._listeners(member, client_id))
+
+    def opened_before(self, member: str, client_id: str | None, ordinal: int) -> bool:
+        """Return whether a socket for a client's jobs has opened here before this end of the
+        member."""
+        return any(_opened_before(one, ordinal) for one in self._listeners(member, client_id))
+
+    def _listeners(self, member: str, client_id: str | None) -> list[_Socket]:
+        sockets = self._sockets.get(member, {})
         if client_id is None:
-            return min(
-                (socket.opened_at for socket in self._sockets[member].values()), default=None
-            )
-        socket = self._sockets[member].get(client_id)
-        return None if socket is None else socket.opened_at
+            return list(sockets.values())
+        return [sockets[client_id]] if client_id in sockets else []
+
+    def ends_before(self, member: str) -> int | None:
+        """Return after how many ends of the member the first of its sockets here has opened; `None`
+        if that is not known."""
+        known = [one.ended for one in self._sockets[member].values() if one.ended is not None]
+        return min(known, default=None)
 
     def _hear(self, news: object) -> None:
         match news:
@@ -198,8 +213,7 @@ class Subscribers:
                 mine = self._sockets[news.member].get(news.client_id)
                 if mine is None or mine.id == news.socket:
                     return
-                late = now() - mine.opened_at > _AT_ONCE  # then clocks do not matter
-                if news.at > mine.opened_at or (news.opens and late):
+                if (news.at, news.socket) > (mine.opened_at, mine.id):
                     self._remove(news.member, news.client_id)
                     self._supersede(mine)
             case NewsMissed():
@@ -220,9 +234,9 @@ class Subscribers:
             self._common.pop(member).close()
             self._statuses.pop(member, None)
             gone.add(None)
-        for order, delivered in list(self._delivered.items()):
-            if delivered.key.member == member and delivered.client_id in gone:
-                del self._delivered[order]
+        for order, delivery in list(self._deliveries.items()):
+            if delivery.key.member == member and delivery.client_id in gone:
+                del self._deliveries[order]
 
     # --- messages --------------------------------------------------------------------------
 
@@ -230,7 +244,7 @@ class Subscribers:
         """Deliver a message about a job to those who may hear it and have not."""
         match news:
             case JobMessage(member=member, client_id=client_id, message=message):
-                if self._is_new(news):
+                if self._is_due(news):
                     self.tell(member, client_id, message, watched=news.watched)
             case NodeRuns(member=member, client_id=client_id, socket=id_, node=node):
                 socket = self._sockets[member].get(client_id)
@@ -238,11 +252,18 @@ class Subscribers:
                     self._send(member, socket, Event("executing", {"node": node}))
 
     def tell(
-        self, member: str, client_id: str | None, message: Message, *, watched: bool = True
+        self,
+        member: str,
+        client_id: str | None,
+        message: Message,
+        *,
+        watched: bool = True,
+        before: int | None = None,
     ) -> None:
         """Deliver a message about a job to those who may hear it.
 
-        `watched` says that its client listened when it had submitted the job.
+        `watched` says that its client listened when it had submitted the job. Of several sockets
+        those hear it that have opened before this end of the member.
         """
         if client_id is not None:
             socket = self._sockets[member].get(client_id)
@@ -255,6 +276,8 @@ class Subscribers:
             message.type in _FOR_ALL or is_blocked_branch(message.type, message.data)
         )
         for socket in list(self._sockets[member].values()):
+            if before is not None and not _opened_before(socket, before):
+                continue
             if socket.hears_all or is_for_all:
                 self._send(member, socket, message, for_all=not socket.hears_all)
 
@@ -306,52 +329,75 @@ class Subscribers:
 
     # --- what was sent ---------------------------------------------------------------------
 
-    def unfinished(self) -> list[tuple[int, JobKey]]:
-        """Return the jobs whose messages were sent here, but not their end, by their order."""
-        return [(order, delivered.key) for order, delivered in self._delivered.items()]
+    def expect(self, order: int, key: JobKey, client_id: str | None, *, running: bool) -> None:
+        """Note that messages of a job come here; with `running` some have been told before."""
+        if order not in self._deliveries and order not in self._closed:
+            number = None if running else 0
+            self._deliveries[order] = Delivery(key, client_id, number=number)
+
+    def unfinished(self) -> dict[int, Delivery]:
+        """Return what was sent here of jobs whose end was not, by their order."""
+        return dict(self._deliveries)
+
+    @property
+    def lacks(self) -> bool:
+        """Whether steps of a job are missing."""
+        return any(delivery.lacking for delivery in self._deliveries.values())
 
     def is_over(self, order: int) -> bool:
         """Return whether all messages of a job have been sent here."""
         return order in self._closed
 
+    def end(
+        self, order: int, key: JobKey, client_id: str | None, ordinal: int, life: Iterable[Message]
+    ) -> bool:
+        """Deliver what sockets have not had of the `life` of a job that has ended, as the `ordinal`
+        end of its member; return whether there was any."""
+        if order in self._closed:
+            return False
+        delivery = self._deliveries.get(order) or Delivery(key, client_id)
+        begun = bool(delivery.sent or delivery.sent_before)
+        due = begun or self.opened_before(key.member, client_id, ordinal)
+        rest = list(delivery.rest_of(life)) if due else []
+        self.close_job(order)
+        for message in rest:
+            self.tell(key.member, client_id, message, before=ordinal)
+        return bool(rest)
+
     def close_job(self, order: int) -> None:
         """Send no more messages of a job."""
-        self._delivered.pop(order, None)
+        self._deliveries.pop(order, None)
         self._closed[order] = None
         if len(self._closed) > _MAX_CLOSED:
             del self._closed[next(iter(self._closed))]
 
-    def _is_new(self, news: JobMessage) -> bool:
-        order, message = news.order, news.message
+    def _is_due(self, news: JobMessage) -> bool:
+        """Return whether a message is to be delivered now."""
+        order = news.order
+        if not order:
+            return True
         if order in self._closed:
             return False
-        if not isinstance(message, Event) or message.type not in _ONCE or not order:
-            return True
-        delivered = self._delivered.get(order)
-        if delivered is None:
+        delivery = self._deliveries.get(order)
+        if delivery is None:
             key = JobKey(news.member, news.prompt_id)
-            delivered = self._delivered[order] = _Delivered(key, news.client_id)
-        type_ = message.type
-        if type_ == "executing":
-            node = message.data["node"]
-            if node is None:
-                self.close_job(order)
-                return True
-            return f"executed {node}" not in delivered.what
-        if type_ == "executed":
-            type_ = f"executed {message.data['node']}"
-        elif type_ == "execution_error" and not is_terminal(type_, message.data):
-            type_ = f"execution_error {message.data['node_id']}"
-        elif type_ not in ("execution_start", "execution_cached"):
-            type_ = "end"
-        if type_ in delivered.what:
-            return False
-        delivered.what.add(type_)
-        return True
+            delivery = self._deliveries[order] = Delivery(key, news.client_id)
+        lacked = delivery.lacking
+        verdict = delivery.receive(news.epoch, news.number, news.message, step=news.step)
+        if verdict is Verdict.MISSING:
+            if not lacked:
+                self.missed.set()
+        elif OVER in delivery.sent:
+            self.close_job(order)
+        return verdict is Verdict.DELIVER
 
 
 def _known(member: str, client_id: str, socket: _Socket, *, opens: bool = False) -> SocketKnown:
     return SocketKnown(member, client_id, socket.id, socket.opened_at, socket.several, opens)
+
+
+def _opened_before(socket: _Socket, ordinal: int) -> bool:
+    return socket.ended is None or socket.ended < ordinal
 
 
 def _is_mere_preview(message: Message) -> bool:

@@ -5,7 +5,15 @@ A payload (`job_payloads`) belongs to its entry as it belonged to the job, with 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from functools import partial
 from itertools import repeat
 from typing import Any, Literal, TypeAlias
@@ -28,6 +36,7 @@ from sqlalchemy import (
 
 from proxy.storage.database import Repository
 from proxy.storage.files import forget_outputs
+from proxy.storage.leases import database_now
 from proxy.storage.statements import CHUNK, Upsert, chunks, run
 from proxy.storage.tables import history, job_numbers, job_payloads
 
@@ -38,15 +47,36 @@ PAGE = 64
 PAGE_BYTES = 1024 * 1024
 #: Maximum number of ended jobs on a page of a search.
 MAX_FOUND = 100
+#: Maximum number of ends of a member that are looked for at once.
+MAX_ENDS = 1000
+
+
+class Recorded(Struct, frozen=True):
+    """A job that is in the history now. `ordinal` counts the ends of its member, 0 where the job
+    was gone already; `forgotten` are the ids of the entries that made room for it."""
+
+    ordinal: int = 0
+    forgotten: tuple[str, ...] = ()
+
+
+class RecordedEnd(Struct, frozen=True):
+    """The end of a job, without its entry. `ordinal` counts the ends of the member."""
+
+    order: int
+    member: str
+    prompt_id: str
+    client_id: str | None
+    ordinal: int
 
 
 class HistoryEntry(Struct, frozen=True):
     """A job that has ended; times are in ms since 1970, bytes are JSON.
 
-    `order` is that of the job, `sequence` its place in the history of the member, which the storage
-    gives. `summary` is what lists show, `result` an object of outputs, status and `meta`, `details`
-    one of what the dashboard shows beside. `graph` and `extra_data` are those of the job's
-    `Payload`. Searches, whose entries are many, leave these and `result` empty.
+    `order` is that of the job. The storage gives `sequence`, the place in the member's history, and
+    `ordinal`, which counts the member's ends. `summary` is what lists show, `result` an object
+    of outputs, status and `meta`, `details` one of what the dashboard shows beside. `graph` and
+    `extra_data` are those of the job's `Payload`. Searches, whose entries are many, leave these and
+    `result` empty.
     """
 
     order: int
@@ -66,6 +96,7 @@ class HistoryEntry(Struct, frozen=True):
     client_id: str | None = None
     cloud_id: str = ""
     sequence: int = 0
+    ordinal: int = 0
     graph: bytes = b""
     extra_data: bytes = b""
 
@@ -107,7 +138,26 @@ _SIZES = _ENTRIES.with_only_columns(
 )
 _SEQUENCES = select(history.c.sequence).where(_MINE)
 _LISTED = select(*(column for column in history.c if column is not history.c.result))
-_PLACED = Upsert(job_numbers, "ended", how="next")
+_ENDED = Upsert(job_numbers, "ended", how="next")
+_ENDS = select(job_numbers.c.member, job_numbers.c.ended).where(
+    job_numbers.c.member.in_(bindparam("members", expanding=True))
+)
+_ENDS_BEHIND = (
+    select(*(history.c[name] for name in RecordedEnd.__struct_fields__))
+    .where(
+        _MINE,
+        history.c.ordinal > bindparam("last", type_=BigInteger),
+        history.c.ordinal <= bindparam("until", type_=BigInteger),
+    )
+    .order_by(history.c.ordinal)
+)
+_MOMENT = select(
+    database_now().label("at"),
+    select(job_numbers.c.ended)
+    .where(job_numbers.c.member == bindparam("m"))
+    .scalar_subquery()
+    .label("ended"),
+)
 
 
 class HistoryRepository(Repository):
@@ -244,13 +294,38 @@ class HistoryRepository(Repository):
         row = await self._first(query)
         return None if row is None else HistoryEntry(**row._mapping)
 
-    async def since(self, since: int) -> list[tuple[int, str, str, str | None, int]]:
-        """Return order, member, id, client's id and end (ms) of the jobs that have ended since
-        then (ms)."""
-        h = history.c
-        query = select(h.order, h.member, h.prompt_id, h.client_id, h.ended_at)
-        query = query.where(h.ended_at >= since)
-        return [tuple(row) for row in await self._all(query)]
+    async def moment(self, member: str) -> tuple[int, int]:
+        """Return the clock of the database (ms since 1970), and how many jobs of the member have
+        ended."""
+        (row,) = await self._all(_MOMENT, {"m": member})
+        return int(row.at), row.ended or 0
+
+    async def ends_behind(
+        self, lasts: Mapping[str, int | None]
+    ) -> tuple[list[RecordedEnd], dict[str, int]]:
+        """Return the ends of members behind the last one that is known of each, and the last one
+        that was looked for.
+
+        Of a member of whom none is known (`None`) there is only the last one, and of no member more
+        than `MAX_ENDS` are looked for.
+        """
+
+        def work(connection: Connection) -> tuple[list[RecordedEnd], dict[str, int]]:
+            found: list[RecordedEnd] = []
+            read = {member: last or 0 for member, last in lasts.items()}
+            for some in chunks(list(lasts)):
+                for row in connection.execute(_ENDS, {"members": some}).all():
+                    last = lasts[row.member]
+                    if last is None:
+                        read[row.member] = row.ended
+                    elif row.ended > last:
+                        until = read[row.member] = min(row.ended, last + MAX_ENDS)
+                        part = {"m": row.member, "last": last, "until": until}
+                        ends = connection.execute(_ENDS_BEHIND, part)
+                        found += [RecordedEnd(**end._mapping) for end in ends]
+            return found, read
+
+        return await self._database.read(work)
 
     async def forget(self, member: str, ids: Iterable[str] | None = None) -> list[str]:
         """Remove entries from the history, all without `ids`; returns the ids of the removed ones.
@@ -284,20 +359,22 @@ def _first_page(sizes: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return sizes
 
 
-def add_history(connection: Connection, entry: HistoryEntry) -> None:
-    """Write an entry of the history in the caller's unit, instead of one with the same id."""
+def add_history(connection: Connection, entry: HistoryEntry) -> int:
+    """Write an entry of the history in the caller's unit, instead of one with the same id, whose
+    place it takes; returns its `ordinal`."""
+    # No other unit gets this number, also where several write at once: they end in its order.
+    first = {"member": entry.member, "ended": 1}
+    ordinal: int = run(connection, _ENDED, first).scalar_one()
+    sequence = ordinal
     same = {"m": entry.member, "i": entry.prompt_id}
     previous = run(connection, _PREVIOUS, same).one_or_none()
     if previous is not None:
         order, sequence = tuple(previous)
         run(connection, _DROP, {"job_order": order})
         run(connection, _DROP_PAYLOAD, {"job_order": order})
-    else:
-        # No other unit gets this place, also where several write at once.
-        first = {"member": entry.member, "ended": 1}
-        sequence = run(connection, _PLACED, first).scalar_one()
     values = {name: getattr(entry, name) for name in _COLUMNS}
-    run(connection, _ADD, {**values, "sequence": sequence})
+    run(connection, _ADD, {**values, "sequence": sequence, "ordinal": ordinal})
+    return ordinal
 
 
 def forget_beyond(connection: Connection, member: str, keep: int) -> list[str]:

@@ -39,6 +39,7 @@ from proxy.storage.history import (
     HistoryEntry,
     HistoryRepository,
     Number,
+    Recorded,
     add_history,
     forget_beyond,
 )
@@ -347,26 +348,25 @@ class JobRepository(Repository):
         usage: Sequence[UsageRow] = (),
         shares: Shares | None = None,
         fence: Fence | None = None,
-    ) -> list[str]:
+    ) -> Recorded:
         """Move a job into the history, of which the newest `keep` entries of its member stay.
 
-        An id that is used again keeps its place in the history, with the new entry. Returns the
-        ids of the entries that were forgotten; nothing happens to a job that is gone.
+        An id that is used again keeps its place in the history, with the new entry.
         """
 
-        def work(connection: Connection) -> list[str]:
+        def work(connection: Connection) -> Recorded:
             check_fence(connection, fence)
             job = {"job_order": entry.order}
             if connection.execute(_IS_LIVE, job).one_or_none() is None:
-                return []
+                return Recorded()
             # First the place, then the job, as in `insert`: so neither waits for the other.
-            add_history(connection, entry)
+            ordinal = add_history(connection, entry)
             run(connection, _DROP, job)
             run(connection, _SENT, job)
             forgotten = forget_beyond(connection, entry.member, keep)
             add_usage(connection, usage)
             put_shares(connection, shares)
-            return forgotten
+            return Recorded(ordinal, tuple(forgotten))
 
         return await self.write(work)
 

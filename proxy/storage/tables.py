@@ -150,7 +150,7 @@ jobs = Table(
     sqlite_autoincrement=True,
 )
 
-#: The number that a member's next job gets, and the last place in the member's history.
+#: The number that a member's next job gets, and how many jobs of the member have ended.
 job_numbers = Table(
     "job_numbers",
     metadata,
@@ -172,7 +172,9 @@ job_payloads = Table(
     Column("credentials", LargeBinary),  # JSON, encrypted; NULL once the job was sent
 )
 
-#: Jobs that have ended, with the order that they had. `sequence` is the place in the history.
+#: Jobs that have ended, with the order that they had. `sequence` is the place in the history, and
+#: `ordinal` counts the member's ends in the order in which they were written; the two differ where
+#: an id was used again.
 history = Table(
     "history",
     metadata,
@@ -180,6 +182,7 @@ history = Table(
     Column("member", AnyText, nullable=False),
     Column("prompt_id", AnyText, nullable=False),
     Column("sequence", BigInteger, nullable=False),
+    Column("ordinal", BigInteger, nullable=False),
     Column("state", Text, nullable=False),
     Column("number", JsonText, nullable=False),
     Column("workflow_id", AnyText),
@@ -195,6 +198,7 @@ history = Table(
     Column("details", LargeBinary, nullable=False),  # JSON object: account, times of nodes, cost
     UniqueConstraint("member", "prompt_id"),
     Index("ix_history_member_sequence", "member", "sequence", unique=True),
+    Index("ix_history_member_ordinal", "member", "ordinal", unique=True),
     Index(
         "ix_history_listed",
         "member",

@@ -30,10 +30,10 @@ from proxy.files.conversions import Conversion
 from proxy.files.namespace import Named, make_record
 from proxy.files.uploads import MAX_BYTES
 from proxy.files.workflow_names import Edits
-from proxy.jobs.models import JobRequest
+from proxy.jobs.models import JobRequest, now
 from proxy.jobs.service import JobQuery
 from proxy.jobs.submission import Clients
-from proxy.jobs.subscribers import Subscribers
+from proxy.jobs.subscribers import Moment, Subscribers
 from proxy.members.accounting import Accounting
 from proxy.members.directory import Directory
 from proxy.members.member import Limits, Member
@@ -91,8 +91,14 @@ class RoomOfJobs:
     def __post_init__(self) -> None:
         self.history = HistoryOfTests(self.asked)
         self.subscribers = Subscribers(self.bus, Supervisor())
-        self.submissions = self
+        self.submissions = self.feed = self
         self.bus.subscribe("sockets", self.clients.hear)
+
+    async def moment(self, member: str) -> Moment:
+        return Moment(now(), None)
+
+    def attach(self, *given: Any, **named: Any) -> None:
+        self.subscribers.attach(*given, **named)
 
     async def submit(self, member: str, request: JobRequest) -> dict[str, Any]:
         self.asked.append(("submit", member, request))

@@ -26,6 +26,8 @@ from proxy.simulator import Simulator
 
 #: No state that must come needs longer, however busy the machine.
 PATIENCE = 60.0
+#: Where a Python finds a clock that is wrong.
+SKEWED = Path(__file__).parent / "skewed"
 #: Seconds of a lease in most tests: another engine takes over sooner than by default.
 LEASE = 3.0
 
@@ -225,10 +227,12 @@ async def running_cluster(
     options: Sequence[str] = (),
     members: bool = False,
     forwarded: bool = False,
+    skews: Sequence[int] = (),
     **settings: str,
 ) -> AsyncIterator[Cluster]:
     """So many replicas, ready, killed behind the block; with `members`, they have an admin, and if
-    `forwarded` each reaches each server by a way of its own."""
+    `forwarded` each reaches each server by a way of its own. The clocks of the first ones are wrong
+    by `skews`, in seconds."""
     environment = {
         **before(simulator),
         **servers.settings(),
@@ -244,6 +248,9 @@ async def running_cluster(
             if forwarded:
                 ways, own = await stack.enter_async_context(ways_of(environment))
                 all_ways.append(ways)
+            if number < len(skews):
+                clock = {"PYTHONPATH": str(SKEWED), "TEST_CLOCK_SKEW": str(skews[number])}
+                own = {**own, **clock}
             replicas.append(Replica(free_port(), folder / f"replica-{number}", own, options))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         cluster = Cluster(simulator, session, replicas, environment, ways=all_ways)

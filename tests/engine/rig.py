@@ -13,6 +13,7 @@ from backend import open_database
 from stack import QUICK
 from waiting import until
 
+from proxy.budget import MemoryBudget
 from proxy.bus import BusMessage, EventBus
 from proxy.cloud.client import CloudClient
 from proxy.cloud.event_socket import Timeouts
@@ -190,6 +191,7 @@ async def running_engine(
         supervisor=supervisor,
         metrics=Metrics(),
         run_times=RunTimes(RunTimeRepository(database)),
+        budget=MemoryBudget(2**28),
         **parts,
     )
     rig = Rig(bus, repository, engine)

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import gated
 import graphs
+import pytest
 from engine.rig import running_engine
 from stack import PATIENCE
 from waiting import until
 
+from proxy.bus import BusMessage, EventBus
+from proxy.jobs.models import JobMessage, StepsHeard, StepsMissed
 from proxy.simulator import Simulator, SocketFault
 from proxy.translate import codec
 
@@ -69,3 +72,30 @@ async def test_a_job_without_any_event_has_a_whole_life(
         job, _ = await rig.submit(graphs.plain())
         assert (await rig.ended(job)).state == "succeeded"
         assert "executed" in rig.told(job)
+
+
+async def test_a_replica_that_has_missed_steps_is_told_them_once_more(
+    simulator: Simulator, tmp_path: Path, opened: asyncio.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EventBus, "lossy", True)
+    async with running_engine(simulator, tmp_path) as rig:
+        job, _ = await rig.submit(gated.GRAPH)
+        await until(lambda: rig.told(job)[-1:] == ["executing 1"])
+        first = [message for message in rig.heard if isinstance(message, JobMessage)]
+        steps = [message for message in first if message.step]
+        assert [message.number for message in steps] == list(range(1, len(steps) + 1))
+        assert {message.epoch for message in first} == {1}
+
+        def repeated(epoch: int, number: int, order: int = job.order) -> list[BusMessage]:
+            rig.heard.clear()
+            heard = StepsHeard(job.key, order, epoch, number)
+            rig.bus.publish("engine", StepsMissed((heard,)))
+            return list(rig.heard)
+
+        assert repeated(1, 1) == steps[1:]
+        assert repeated(1, len(steps)) == []
+        assert repeated(0, 5) == steps  # of another engine
+        assert repeated(1, 0, order=job.order + 1) == []
+        opened.set()
+        await rig.ended(job)
+        assert repeated(1, 0) == []

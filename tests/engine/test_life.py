@@ -8,7 +8,7 @@ import graphs
 import pytest
 from engine.rig import running_engine
 
-from proxy.jobs.models import HistoryChanged, JobLeft, JobMessage
+from proxy.jobs.models import JobLeft, JobMessage, JobRecorded
 from proxy.simulator import Simulator
 
 
@@ -36,7 +36,7 @@ async def test_other_replicas_know_of_an_end_before_its_messages_are_heard_here(
             unflushed.clear()
 
         def hear(message: object) -> None:
-            if isinstance(message, HistoryChanged | JobLeft):
+            if isinstance(message, JobRecorded | JobLeft):
                 unflushed.append(type(message).__name__)
                 heard.append(type(message).__name__)
             elif isinstance(message, JobMessage):
@@ -47,7 +47,7 @@ async def test_other_replicas_know_of_an_end_before_its_messages_are_heard_here(
         with rig.bus.subscribe("*", hear):
             job, _ = await rig.submit(graphs.plain())
             await rig.ended(job)
-        assert heard[-4:] == ["HistoryChanged", "execution_success", "JobLeft", "executing"]
+        assert heard[-4:] == ["JobRecorded", "execution_success", "JobLeft", "executing"]
 
 
 async def test_a_new_job_that_its_account_refuses_goes_to_another(

@@ -22,6 +22,7 @@ def entry(state: str, end: str, outputs: dict[str, object]) -> HistoryEntry:
         prompt_id="one",
         created_at=4,
         sequence=1,
+        ordinal=1,
         number=0,
         graph=codec.dump_bytes({"9": {"class_type": "SaveImage", "inputs": {}}}),
         extra_data=b"{}",

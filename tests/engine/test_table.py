@@ -11,10 +11,10 @@ from jobs.samples import job
 
 from proxy.jobs.models import (
     TRANSITIONS,
-    HistoryChanged,
     JobChanged,
     JobEnd,
     JobLeft,
+    JobRecorded,
     JobState,
     TransitionError,
 )
@@ -108,7 +108,7 @@ async def test_the_history_has_a_job_before_it_leaves_the_queue(world: World) ->
     world.heard.clear()
     await world.table.finish(one, END)
     assert world.recorder.ended == ["one"]
-    assert world.heard == [HistoryChanged("anna", ("one", "forgotten"), ("forgotten",))]
+    assert world.heard == [JobRecorded(one.key, one.order, one.client_id, 7, ("forgotten",))]
     assert one in world.table
     world.table.leave(one, END)
     assert one not in world.table

@@ -23,6 +23,7 @@ from proxy.jobs.models import Job, JobEnd, JobState
 from proxy.members.member import Member
 from proxy.metrics import Metrics
 from proxy.storage.database import StorageError
+from proxy.storage.history import Recorded
 from proxy.storage.leases import Lease
 from proxy.translate.events import Preview
 
@@ -40,10 +41,10 @@ class Recorder:
     def changed(self, job: Job, _shares: object = None) -> None:
         self.noted.append((job.prompt_id, job.state))
 
-    async def end(self, job: Job, _end: JobEnd, _shares: object = None) -> list[str]:
+    async def end(self, job: Job, _end: JobEnd, _shares: object = None) -> Recorded:
         self._refuse()
         self.ended.append(job.prompt_id)
-        return ["forgotten"]
+        return Recorded(7, ("forgotten",))
 
     async def discard(self, *jobs: Job, shares: object = None) -> None:
         self._refuse()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 from jobs.samples import MEMBER
@@ -11,6 +12,7 @@ from proxy.bus import EventBus
 from proxy.engine.recorder import JobRecorder
 from proxy.jobs.conversion import payload_of, stored_of
 from proxy.jobs.live_feed import LiveFeed
+from proxy.jobs.message_order import is_step
 from proxy.jobs.models import (
     Job,
     JobContent,
@@ -20,7 +22,7 @@ from proxy.jobs.models import (
     now,
     topic_of,
 )
-from proxy.jobs.subscribers import Subscribers
+from proxy.jobs.subscribers import Moment, Subscribers
 from proxy.jobs.views import LiveJobs
 from proxy.storage.jobs import JobRepository
 from proxy.translate.events import Event, Message
@@ -35,10 +37,12 @@ class Listener:
 
     def __init__(self) -> None:
         self.heard: list[str] = []
+        self.ids: set[str] = set()
 
     def send(self, message: Message, *, for_all: bool) -> None:
         assert isinstance(message, Event)
         if message.type not in ("status", "progress_state"):
+            self.ids.add(message.data["prompt_id"])
             node = message.data.get("node") if message.type in ("executing", "executed") else ""
             self.heard.append(f"{message.type} {node}".strip())
 
@@ -66,6 +70,7 @@ class Replica:
     live: LiveJobs
     subscribers: Subscribers
     feed: LiveFeed
+    numbers: Counter[int] = field(default_factory=Counter)
 
     async def insert(self, prompt_id: str = "p", **fields: Any) -> Job:
         graph = {"9": {"class_type": "SaveImage", "inputs": {}}}
@@ -84,12 +89,18 @@ class Replica:
         status = {"status_str": "success", "completed": True, "messages": messages}
         await self.recorder.end(job, JobEnd("completed", {"9": OUTPUT}, status, {}, at, at))
 
-    def tell(self, job: Job, type_: str, **data: Any) -> None:
+    def tell(self, job: Job, type_: str, *, lost: bool = False, **data: Any) -> None:
+        """What an engine sends, on a bus that may lose it."""
         message = Event(type_, {"prompt_id": job.prompt_id, **data})
-        told = JobMessage(MEMBER, CLIENT, job.prompt_id, True, message, job.order)
-        self.bus.publish(topic_of(MEMBER, CLIENT), told)
+        step = is_step(message)
+        self.numbers[job.order] += step
+        number = self.numbers[job.order]
+        told = JobMessage(MEMBER, CLIENT, job.prompt_id, True, message, job.order, 1, number, step)
+        if not lost:
+            self.bus.publish(topic_of(MEMBER, CLIENT), told)
 
-    def listen(self) -> Listener:
+    async def listen(self) -> Listener:
         listener = Listener()
-        self.subscribers.attach(MEMBER, CLIENT, listener)
+        opened = Moment(*await self.repository.history.moment(MEMBER))
+        self.feed.attach(MEMBER, CLIENT, listener, lambda: None, hears_all=False, opened=opened)
         return listener

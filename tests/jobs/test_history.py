@@ -82,7 +82,8 @@ async def test_a_history_of_ten_thousand_holds_nobody_up(room: Room) -> None:
 
     def fill(connection: Connection) -> None:
         rows = [
-            {**entry, "order": one, "prompt_id": f"job-{one}", "sequence": one} for one in numbers
+            {**entry, "order": one, "prompt_id": f"job-{one}", "sequence": one, "ordinal": one}
+            for one in numbers
         ]
         connection.execute(insert(history), rows)
         payloads = [{"order": one, "graph": graph, "extra_data": b"{}"} for one in numbers]

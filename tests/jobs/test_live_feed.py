@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
 from jobs.replica import CLIENT, Replica
 from jobs.samples import MEMBER
 from waiting import until
 
 from proxy.bus import MISSED
 from proxy.jobs.conversion import progress_of, stored_of
-from proxy.jobs.models import JobChanged, JobProgress
+from proxy.jobs.models import (
+    JobChanged,
+    JobProgress,
+    JobRecorded,
+    JobState,
+    StepsHeard,
+    StepsMissed,
+)
+from proxy.storage.database import StorageError
+from proxy.storage.history import HistoryEntry
 from proxy.supervisor import Supervisor
 
 WHOLE = [
@@ -22,7 +34,7 @@ WHOLE = [
 
 
 async def test_a_job_that_lived_and_ended_unheard_is_told_whole_once(replica: Replica) -> None:
-    listener = replica.listen()
+    listener = await replica.listen()
     job = await replica.insert()
     await replica.end(job)
     await replica.feed.read()
@@ -33,7 +45,7 @@ async def test_a_job_that_lived_and_ended_unheard_is_told_whole_once(replica: Re
 
 
 async def test_of_a_job_that_had_begun_the_rest_is_told(replica: Replica) -> None:
-    listener = replica.listen()
+    listener = await replica.listen()
     job = await replica.insert()
     replica.bus.publish(f"jobs.{MEMBER}", JobChanged(stored_of(job), progress_of(job)))
     replica.tell(job, "execution_start")
@@ -43,21 +55,131 @@ async def test_of_a_job_that_had_begun_the_rest_is_told(replica: Replica) -> Non
     assert len(listener.heard) == 3
     await replica.end(job)
     await replica.feed.read()
-    assert listener.heard == [*WHOLE[:3], *WHOLE[2:]]
+    assert listener.heard == WHOLE
 
 
 async def test_ends_from_before_a_socket_opened_are_not_told(replica: Replica) -> None:
     job = await replica.insert()
     await replica.end(job)
-    replica.live.put(stored_of(job), JobProgress())
-    listener = replica.listen()
-    replica.subscribers._sockets[MEMBER][CLIENT].opened_at += 10
+    replica.live.put(stored_of(job), JobProgress())  # this replica has not heard of it
+    listener = await replica.listen()
     await replica.feed.read()
     assert listener.heard == []
 
 
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_no_clock_of_a_replica_decides_which_ends_are_told(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """This replica's clock is an hour off, and so are the times that the cloud tells."""
+    real = time.time_ns
+    old = await replica.insert("old")
+    await replica.end(old)
+    replica.live.put(stored_of(old), JobProgress())
+    monkeypatch.setattr(time, "time_ns", lambda: real() + hours * 3600 * 10**9)
+    listener = await replica.listen()
+    monkeypatch.undo()
+    await replica.end(await replica.insert("new"))
+    monkeypatch.setattr(time, "time_ns", lambda: real() + hours * 3600 * 10**9)
+    await replica.feed.read()
+    assert listener.heard == WHOLE
+    assert listener.ids == {"new"}
+
+
+async def test_an_end_of_which_only_the_record_was_heard_is_told(replica: Replica) -> None:
+    listener = await replica.listen()
+    job = await replica.insert()
+    await replica.feed.read()
+    await replica.end(job)
+    replica.bus.publish(f"jobs.{MEMBER}", JobRecorded(job.key, job.order, CLIENT, 1))
+    await replica.feed.read()
+    assert listener.heard == WHOLE
+
+
+async def test_an_end_does_not_overtake_an_output_that_was_lost(replica: Replica) -> None:
+    listener, supervisor = await replica.listen(), Supervisor()
+    supervisor.keep(replica.feed.run, "read what was missed")
+    job = await replica.insert()
+    replica.tell(job, "execution_start")
+    replica.tell(job, "execution_cached", nodes=[])
+    replica.tell(job, "executing", node="9")
+    replica.tell(job, "executed", node="9", lost=True)
+    await replica.end(job)
+    replica.tell(job, "execution_success")
+    replica.tell(job, "executing", node=None)
+    await until(lambda: listener.heard == WHOLE)
+    await supervisor.close()
+
+
+async def test_an_end_that_comes_while_it_is_read_is_not_told_again(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener = await replica.listen()
+    job = await replica.insert()
+    await replica.end(job)
+    read = replica.repository.history.entry
+
+    async def entry(member: str, prompt_id: str) -> HistoryEntry | None:
+        found = await read(member, prompt_id)
+        for name in WHOLE:
+            type_, _, node = name.partition(" ")
+            replica.tell(job, type_, node=None if node == "None" else node)
+        return found
+
+    monkeypatch.setattr(replica.repository.history, "entry", entry)
+    await replica.feed.read()
+    assert listener.heard == WHOLE
+
+
+async def test_of_a_job_that_runs_the_engine_is_asked_for_what_was_lost(replica: Replica) -> None:
+    asked: list[object] = []
+    replica.bus.subscribe("engine", asked.append)
+    await replica.listen()
+    job = await replica.insert(state=JobState.RUNNING)
+    replica.bus.publish(f"jobs.{MEMBER}", JobChanged(stored_of(job), progress_of(job)))
+    await replica.feed.read()
+    replica.tell(job, "execution_start")
+    replica.tell(job, "execution_cached", nodes=[], lost=True)
+    replica.tell(job, "executing", node="9")
+    await replica.feed.read()
+    heard = [StepsMissed((StepsHeard(job.key, job.order, *place),)) for place in ((0, 0), (1, 1))]
+    assert asked == heard
+    replica.bus.away = True
+    await replica.feed.read()
+    assert asked == heard
+
+
+async def test_who_opens_a_socket_while_a_job_runs_is_told_the_rest(replica: Replica) -> None:
+    asked: list[object] = []
+    replica.bus.subscribe("engine", asked.append)
+    job = await replica.insert(state=JobState.RUNNING)
+    replica.bus.publish(f"jobs.{MEMBER}", JobChanged(stored_of(job), progress_of(job)))
+    replica.numbers[job.order] = 3
+    listener = await replica.listen()
+    await replica.feed.read()
+    assert asked == []
+    for type_, node in (("executed", "9"), ("execution_success", None), ("executing", None)):
+        replica.tell(job, type_, node=node)
+    assert listener.heard == WHOLE[3:]
+
+
+async def test_while_the_database_is_away_a_socket_opens_all_the_same(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(member: str) -> tuple[int, int]:
+        raise StorageError(member)
+
+    monkeypatch.setattr(type(replica.repository), "shared", True)
+    before = await replica.feed.moment(MEMBER)
+    assert before.ended == 0
+    monkeypatch.setattr(replica.repository.history, "moment", fail)
+    after = await replica.feed.moment(MEMBER)
+    assert after.ended is None
+    assert before.at <= after.at < before.at + 60_000
+
+
 async def test_a_job_that_left_without_a_trace_is_told_no_end(replica: Replica) -> None:
-    listener = replica.listen()
+    listener = await replica.listen()
     job = await replica.insert()
     replica.live.put(stored_of(job), JobProgress())
     await replica.repository.discard([job.order])
@@ -67,7 +189,7 @@ async def test_a_job_that_left_without_a_trace_is_told_no_end(replica: Replica) 
 
 
 async def test_a_loss_is_made_good_at_once(replica: Replica) -> None:
-    listener, supervisor = replica.listen(), Supervisor()
+    listener, supervisor = await replica.listen(), Supervisor()
     await replica.end(await replica.insert())
     supervisor.keep(replica.feed.run, "read what was missed")
     replica.feed._hear_of_terms(MISSED)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from waiting import until
 
 from proxy.bus import EventBus
 from proxy.jobs import subscribers as module
+from proxy.jobs.message_order import is_step
 from proxy.jobs.models import (
     Job,
+    JobKey,
     JobMessage,
     NewsMissed,
     NodeRuns,
@@ -20,7 +23,7 @@ from proxy.jobs.models import (
     topic_of,
 )
 from proxy.jobs.submission import Clients
-from proxy.jobs.subscribers import FEW, Subscribers
+from proxy.jobs.subscribers import FEW, Moment, Subscribers
 from proxy.members.member import Member
 from proxy.supervisor import Supervisor
 from proxy.translate.events import Event, Message, NodeText, Preview, status
@@ -43,9 +46,12 @@ PREVIEW = Preview("p", "1", "1", None, "1", b"", "image/jpeg")
 RESULT = Preview("p", "1", "1", None, "1", b"", "image/png", result=True)
 
 
-def listen(subscribers: Subscribers, client_id: str, member: str = "local") -> Listener:
+def listen(
+    subscribers: Subscribers, client_id: str, member: str = "local", *, at: int | None = None
+) -> Listener:
     listener = Listener()
-    subscribers.attach(member, client_id, listener)
+    opened = None if at is None else Moment(at, 0)
+    subscribers.attach(member, client_id, listener, opened=opened)
     return listener
 
 
@@ -239,12 +245,23 @@ class Replicas:
     bus: EventBus
     here: Subscribers
     there: Subscribers
+    numbers: Counter[tuple[int, int]] = field(default_factory=Counter)
 
     def tell(
-        self, type_: str, *, client_id: str | None = "a", order: int = 1, **data: Any
+        self,
+        type_: str,
+        *,
+        client_id: str | None = "a",
+        order: int = 1,
+        epoch: int = 1,
+        **data: Any,
     ) -> Event:
+        """An engine sends a message; one of a later `epoch` tells the job from its beginning."""
         message = Event(type_, {"prompt_id": "p", **data})
-        told = JobMessage("local", client_id, "p", watched=True, message=message, order=order)
+        step = is_step(message)
+        self.numbers[order, epoch] += step
+        number = self.numbers[order, epoch]
+        told = JobMessage("local", client_id, "p", True, message, order, epoch, number, step)
         self.bus.publish(topic_of("local", client_id), told)
         return message
 
@@ -283,15 +300,14 @@ def test_of_a_job_without_client_the_sockets_of_all_replicas_hear(replicas: Repl
 
 
 def test_a_newer_socket_at_another_replica_takes_over(replicas: Replicas) -> None:
-    older = listen(replicas.here, "a")
-    replicas.here._sockets["local"]["a"].opened_at -= 1
-    newer = listen(replicas.there, "a")
+    older = listen(replicas.here, "a", at=1)
+    newer = listen(replicas.there, "a", at=2)
     message = replicas.tell("execution_start")
     assert older.replaced
     assert not newer.replaced
     assert (older.heard, newer.heard) == ([], [(message, False)])
     replicas.here.detach("local", "a", older)
-    assert replicas.there.opened_at("local", "a") is not None
+    assert replicas.there.listens("local", "a")
 
 
 def test_a_socket_that_opened_unheard_takes_over_when_the_bus_is_back(replicas: Replicas) -> None:
@@ -307,15 +323,21 @@ def test_a_socket_that_opened_unheard_takes_over_when_the_bus_is_back(replicas: 
     assert older.replaced
 
 
-def test_of_two_sockets_that_open_at_once_the_clocks_decide_unless_one_is_older() -> None:
-    subscribers = Subscribers(EventBus(), Supervisor())
-    listener = listen(subscribers, "a")
-    socket = subscribers._sockets["local"]["a"]
-    subscribers._hear(SocketKnown("local", "a", "other", socket.opened_at - 5, opens=True))
-    assert not listener.replaced
-    socket.opened_at -= 2000
-    subscribers._hear(SocketKnown("local", "a", "other", socket.opened_at - 5, opens=True))
-    assert listener.replaced
+@pytest.mark.parametrize("opens", [False, True])
+def test_of_two_sockets_the_clock_of_the_database_says_which_is_newer(
+    replicas: Replicas, opens: bool
+) -> None:
+    newer = listen(replicas.here, "a", at=5000)
+    replicas.bus.publish("sockets", SocketKnown("local", "a", "other", 4999, opens=opens))
+    assert not newer.replaced
+    replicas.bus.publish("sockets", SocketKnown("local", "a", "other", 5001, opens=opens))
+    assert newer.replaced
+
+
+def test_of_two_sockets_that_open_in_the_same_millisecond_one_stays(replicas: Replicas) -> None:
+    both = [listen(subscribers, "a", at=5) for subscribers in (replicas.here, replicas.there)]
+    replicas.bus.publish("sockets", NewsMissed())
+    assert sorted(one.replaced for one in both) == [False, True]
 
 
 def test_the_engine_tells_the_new_socket_alone_which_node_runs(replicas: Replicas) -> None:
@@ -341,16 +363,73 @@ def test_what_another_engine_tells_once_more_is_left_out(replicas: Replicas) -> 
         ("execution_error", {"node_id": "2", "exception_type": "ExecutionBlocked"}),
     ]
     told = [replicas.tell(type_, **data) for type_, data in once]
-    for type_, data in once:
-        replicas.tell(type_, **data)
-    replicas.tell("executing", node="1")
-    told += [replicas.tell("executing", node="3"), replicas.tell("execution_success")]
-    replicas.tell("execution_success")
-    told.append(replicas.tell("executing", node=None))
+    for type_, data in [*once, ("executing", {"node": "1"})]:
+        replicas.tell(type_, epoch=2, **data)
+    told += [
+        replicas.tell("executing", epoch=2, node="3"),
+        replicas.tell("execution_success", epoch=2),
+        replicas.tell("executing", epoch=2, node=None),
+    ]
     for type_, data in [*once, ("progress", {}), ("execution_success", {})]:
-        replicas.tell(type_, **data)
-    replicas.tell("executing", node=None)
+        replicas.tell(type_, epoch=3, **data)
+    replicas.tell("executing", epoch=3, node=None)
     assert [message for message, _ in listener.heard] == told
+
+
+def test_behind_a_lost_step_nothing_is_told_before_it_comes(replicas: Replicas) -> None:
+    listener = listen(replicas.here, "a")
+    replicas.numbers[1, 1] = 1  # the start is lost
+    replicas.tell("execution_cached", nodes=[])
+    assert (listener.heard, replicas.here.missed.is_set()) == ([], True)
+    assert replicas.here.lacks
+    replicas.here.missed.clear()
+    replicas.tell("progress")
+    assert not replicas.here.missed.is_set()  # it is known
+    replicas.numbers[1, 1] = 0
+    told = [replicas.tell("execution_start"), replicas.tell("execution_cached", nodes=[])]
+    assert [message for message, _ in listener.heard] == told
+    assert not replicas.here.lacks
+
+
+LIFE = [
+    Event("execution_start", {"prompt_id": "p"}),
+    Event("executed", {"prompt_id": "p", "node": "9"}),
+    Event("execution_success", {"prompt_id": "p"}),
+    Event("executing", {"prompt_id": "p", "node": None}),
+]
+
+
+@pytest.mark.parametrize(("ended", "told"), [(None, LIFE), (6, LIFE), (7, []), (8, [])], ids=str)
+def test_an_end_is_told_to_sockets_that_have_opened_before_it(
+    ended: int | None, told: list[Event]
+) -> None:
+    subscribers, listener = Subscribers(EventBus(), Supervisor()), Listener()
+    subscribers.attach("local", "a", listener, opened=Moment(0, ended))
+    key = JobKey("local", "p")
+    assert subscribers.end(1, key, "a", 7, LIFE) is bool(told)
+    assert not subscribers.end(1, key, "a", 7, [])
+    assert [message for message, _ in listener.heard] == told
+    assert subscribers.is_over(1)
+
+
+def test_of_a_job_without_client_the_sockets_hear_an_end_that_have_opened_before_it() -> None:
+    subscribers = Subscribers(EventBus(), Supervisor())
+    listeners = [Listener(), Listener()]
+    for number, listener in enumerate(listeners):
+        opened = Moment(0, 6 + number)
+        subscribers.attach("local", str(number), listener, hears_all=True, opened=opened)
+    subscribers.end(1, JobKey("local", "p"), None, 7, LIFE)
+    assert [len(listener.heard) for listener in listeners] == [len(LIFE), 0]
+
+
+def test_an_end_that_was_begun_is_told_to_its_end(replicas: Replicas) -> None:
+    listener = listen(replicas.here, "a", at=0)
+    replicas.here._sockets["local"]["a"].ended = 7
+    replicas.here.expect(1, JobKey("local", "p"), "a", running=True)
+    replicas.numbers[1, 1] = 5
+    told = [replicas.tell("execution_success")]
+    replicas.here.end(1, JobKey("local", "p"), "a", 7, LIFE)
+    assert [message for message, _ in listener.heard] == [*told, LIFE[3]]
 
 
 def test_what_a_client_was_told_is_forgotten_with_its_socket(replicas: Replicas) -> None:
@@ -359,9 +438,9 @@ def test_what_a_client_was_told_is_forgotten_with_its_socket(replicas: Replicas)
     replicas.tell("execution_start", order=2, client_id=None)
     replicas.tell("execution_start", order=3, client_id="b")
     replicas.here.detach("local", "a", listener)
-    assert [order for order, _ in replicas.here.unfinished()] == [2, 3]
+    assert list(replicas.here.unfinished()) == [2, 3]
     replicas.here.detach("local", "b", other)
-    assert replicas.here.unfinished() == []
+    assert replicas.here.unfinished() == {}
 
 
 def test_an_id_that_is_used_again_has_a_life_of_its_own(replicas: Replicas) -> None:

@@ -14,7 +14,7 @@ from storage.samples import PAYLOAD, ended, entries, ids, job
 
 from proxy.storage.database import Database, FencedError
 from proxy.storage.encryption import Cipher
-from proxy.storage.history import PAGE, HistoryEntry
+from proxy.storage.history import PAGE, HistoryEntry, Recorded
 from proxy.storage.jobs import (
     DayFullError,
     JobLivesError,
@@ -170,7 +170,8 @@ async def test_an_end_is_one_unit_with_usage_and_shares(
     before = database.units
     state = Shares(2.5, {"anna": Share(3.0, 10.0)}, {"main": 3})
     usage = [UsageRow("2026-01-01", "anna", completed=1, running_seconds=1.5)]
-    assert await jobs.finish(ended(stored), keep=10, usage=usage, shares=state) == []
+    recorded = await jobs.finish(ended(stored), keep=10, usage=usage, shares=state)
+    assert recorded == Recorded(ordinal=1)
     assert database.units - before == 1
     assert await jobs.live() == []
     assert await jobs.history.entry("anna", "a") == HistoryEntry(
@@ -178,6 +179,7 @@ async def test_an_end_is_one_unit_with_usage_and_shares(
         member="anna",
         prompt_id="a",
         sequence=1,
+        ordinal=1,
         state="succeeded",
         number=3,
         created_at=1000,

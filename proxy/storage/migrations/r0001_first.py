@@ -196,6 +196,7 @@ def _create_history() -> None:
         sa.Column("member", AnyText(), nullable=False),
         sa.Column("prompt_id", AnyText(), nullable=False),
         sa.Column("sequence", sa.BigInteger(), nullable=False),
+        sa.Column("ordinal", sa.BigInteger(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("number", sa.Text(), nullable=False),
         sa.Column("workflow_id", AnyText(), nullable=True),
@@ -220,6 +221,7 @@ def _create_history() -> None:
         unique=False,
     )
     op.create_index("ix_history_member_sequence", "history", ["member", "sequence"], unique=True)
+    op.create_index("ix_history_member_ordinal", "history", ["member", "ordinal"], unique=True)
     op.create_index(
         "ix_history_searched", "history", ["ended_at", "member", "label", "prompt_id"], unique=False
     )

@@ -1,0 +1,224 @@
+"""The order of a job's messages, whatever the bus loses, repeats or exchanges.
+
+A *step* is a message that a client gets once and in order: the start, the cached nodes, each node
+that runs, its result, the end. What comes between, such as progress, may be lost. The engine
+numbers the steps of a job 1, 2, 3 …; any other message has the number of the step before it. With
+the epoch of the engine's lease in front this is an order that all replicas share: an engine that
+takes a job over tells its steps once more, under a higher epoch and with numbers of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from enum import Enum, auto
+
+from msgspec import Struct
+
+from proxy.budget import Allocation, MemoryLimitError
+from proxy.storage.jobs import JobKey
+from proxy.translate.events import Binary, Event, Message, Preview, is_blocked_branch, is_terminal
+
+#: The step that says how a job ended, and the last one, `executing` with `node: null`.
+END, OVER = "end", "over"
+
+
+def is_step(message: Message) -> bool:
+    """Return whether a client gets the message once and in order, and misses it if it is lost."""
+    if isinstance(message, Event):
+        return name_of(message) is not None
+    return isinstance(message, Binary) or (isinstance(message, Preview) and message.result)
+
+
+def name_of(message: Message) -> str | None:
+    """Return what a step is called in all tellings of a job; pictures of a result and messages that
+    are no steps have no name."""
+    if not isinstance(message, Event):
+        return None
+    match message.type:
+        case "execution_start" | "execution_cached" as type_:
+            return type_
+        case "executing":
+            node = message.data["node"]
+            return OVER if node is None else f"executing {node}"
+        case "executed":
+            return f"executed {message.data['node']}"
+        case type_ if is_blocked_branch(type_, message.data):
+            return f"blocked {message.data['node_id']}"
+        case type_ if is_terminal(type_, message.data):
+            return END
+    return None
+
+
+#: Bytes of a step that is kept whatever the budget says: there are as many as the graph has nodes.
+_SMALL = 1024
+#: What a step weighs beside its contents, in bytes.
+_OVERHEAD = 256
+
+#: The steps that one who joins a job later does not get.
+_BEGINNING = frozenset({"execution_start", "execution_cached"})
+
+
+class Verdict(Enum):
+    """What to do with a message that has come."""
+
+    DELIVER = auto()
+    #: The client has had it, or a newer engine tells the job.
+    DROP = auto()
+    #: Steps before it have not come: it comes again when they do.
+    MISSING = auto()
+
+
+class Delivery(Struct):
+    """What a replica has sent of a job that has not ended, to the sockets that it has.
+
+    `number` is that of the last step of `epoch` that has come; `None` where the sockets have opened
+    while the job ran, and need nothing of what was before. `lacking` says that steps are missing.
+    """
+
+    key: JobKey
+    client_id: str | None
+    epoch: int = 0
+    number: int | None = 0
+    lacking: bool = False
+    #: Whether each step of this epoch came with its message.
+    whole: bool = True
+    #: The names of the steps that were sent: of this epoch, and of those before.
+    sent: set[str] = set()
+    sent_before: set[str] = set()
+
+    def receive(self, epoch: int, number: int, message: Message | None, *, step: bool) -> Verdict:
+        """Take a message as it comes, and return what to do with it.
+
+        Of a step that the engine could not keep, the repetition has no message.
+        """
+        verdict = self._receive(epoch, number, message, step=step)
+        self.lacking = verdict is Verdict.MISSING
+        return verdict
+
+    def _receive(self, epoch: int, number: int, message: Message | None, *, step: bool) -> Verdict:
+        if epoch < self.epoch:
+            return Verdict.DROP
+        if self.number is None:
+            self.epoch, self.number = epoch, number - step
+            if self.number:
+                self.sent_before |= _BEGINNING
+        elif epoch > self.epoch:
+            self.epoch, self.number, self.whole = epoch, 0, True
+            self.sent_before |= self.sent
+            self.sent = set()
+        if number < self.number + step:
+            return Verdict.DROP
+        if number > self.number + step:
+            return Verdict.MISSING
+        if not step:
+            return Verdict.DELIVER
+        name = None if message is None else name_of(message)
+        if name in (END, OVER) and not self.whole:
+            return Verdict.MISSING
+        self.number = number
+        if message is None:
+            self.whole = False
+            return Verdict.DROP
+        if name is None:
+            return Verdict.DELIVER
+        new = _is_new(name, self.sent_before)
+        self.sent.add(name)
+        return Verdict.DELIVER if new else Verdict.DROP
+
+    def rest_of(self, life: Iterable[Message]) -> Iterator[Message]:
+        """Yield what was not sent of the whole life of a job, which ends with this."""
+        sent, new = self.sent | self.sent_before, False
+        ended = END in sent
+        for message in life:
+            name = name_of(message)
+            if name is not None:
+                new = name == OVER if ended else _is_new(name, sent)
+            if new:
+                yield message
+
+
+def _is_new(name: str, sent: set[str]) -> bool:
+    """Return whether a step was not sent; a node that has had its output does not run any more."""
+    return name not in sent and name.replace("executing ", "executed ", 1) not in sent
+
+
+class StepBuffer:
+    """Numbers the messages of a job, and keeps its steps until it ends.
+
+    The bytes are `held`; without an allocation nothing is kept, since nothing gets lost. A large
+    step for which there is no memory is counted, but not kept.
+    """
+
+    def __init__(self, held: Allocation | None) -> None:
+        self._held = held
+        self._number = 0
+        self._steps: list[Message | None] = []
+
+    def number(self, message: Message) -> tuple[int, bool]:
+        """Return the number of a message that is told now, and whether it is a step."""
+        step = is_step(message)
+        if step:
+            self._number += 1
+            if self._held is not None:
+                self._steps.append(message if self._fits(message) else None)
+        return self._number, step
+
+    def behind(self, number: int) -> Iterator[tuple[int, Message | None]]:
+        """Yield the steps behind this one with their numbers; one that was not kept is `None`."""
+        return enumerate(self._steps[number:], number + 1)
+
+    def close(self) -> None:
+        """Forget the steps."""
+        self._steps.clear()
+        if self._held is not None:
+            self._held.release()
+            self._held = None
+
+    def _fits(self, message: Message) -> bool:
+        size = _size(message)
+        try:
+            if self._held is not None:
+                self._held.grow(size)
+        except MemoryLimitError:
+            return size <= _SMALL
+        return True
+
+
+def _size(message: Message) -> int:
+    """Return the bytes that a step takes, about."""
+    match message:
+        case Event():
+            return _OVERHEAD + len(message.text)
+        case Preview():
+            return _OVERHEAD + len(message.image)
+        case Binary():
+            return _OVERHEAD + len(message.data)
+    return _OVERHEAD
+
+
+class EndsHeard(Struct):
+    """The ends of a member's jobs that were heard of, which the storage numbers 1, 2, 3 ….
+
+    All up to `last` were; `ahead` are those behind one that was not.
+    """
+
+    last: int
+    ahead: set[int] = set()
+
+    def note(self, ordinal: int) -> None:
+        """Note that an end was heard of."""
+        if ordinal <= self.last or len(self.ahead) >= _MAX_AHEAD:
+            return
+        self.ahead.add(ordinal)
+        while self.last + 1 in self.ahead:
+            self.last += 1
+            self.ahead.remove(self.last)
+
+    def read(self, last: int) -> None:
+        """Note that all ends up to this one were read."""
+        self.last = max(self.last, last)
+        self.ahead = {ordinal for ordinal in self.ahead if ordinal > self.last}
+
+
+#: Ends of a member that are remembered behind one that was not heard of; later ones are read.
+_MAX_AHEAD = 1000
