@@ -116,6 +116,7 @@ def describe(view: JobChanged) -> dict[str, Any]:
         "created": job.created_at,
         "started": job.started_at,
         "progress": progress.share or 0.0,
+        "remaining": progress.remaining,
         "node": progress.node_type or progress.node,
         "reason": REASONS.get(progress.reason or "", progress.reason),
     }

@@ -8,23 +8,25 @@ from itertools import islice
 from typing import Any, TypeGuard
 
 from aiohttp import web
+from msgspec.structs import asdict
 
 from proxy.api import bodies
 from proxy.api.connections import member_of
 from proxy.api.content import content_headers
 from proxy.api.dashboard import describe
-from proxy.api.keys import ACCOUNTING, FILES, HISTORY, JOBS
+from proxy.api.keys import ACCOUNTING, CATALOG, FILES, HISTORY, JOBS
 from proxy.api.members import require_admin, whose
 from proxy.files.conversions import THUMBNAIL
 from proxy.jobs.models import ENDS, OUTCOMES, JobChanged
 from proxy.storage.history import MAX_FOUND, HistoryEntry
 from proxy.translate import codec, names
 from proxy.translate.errors import LocalError
+from proxy.translate.prompts import interface_workflow, prompt_texts
 
 #: The default size of a page, and the maximum length of a searched text and of a title.
 PAGE, MAX_TEXT = 24, 100
 #: Maximum number of nodes and of outputs of a job, and the maximum length of an error.
-MAX_NODES, MAX_OUTPUTS, MAX_ERROR = 1000, 200, 4000
+MAX_NODES, MAX_OUTPUTS, MAX_ERROR, MAX_TRACEBACK = 1000, 200, 4000, 20_000
 
 #: How often a job is read if it ends meanwhile.
 _MAX_READS = 3
@@ -69,9 +71,10 @@ async def get_job(request: web.Request) -> web.Response:
     """Return a job by `member` and `id`, live or ended, with its nodes, outputs and error.
 
     `nodes` are in the order in which they ran, with `began` and `ran` (ms) if these are known.
-    `outputs` are numbered for their thumbnails.
+    `outputs` are numbered for their thumbnails, `texts` are those that nodes put out, and `prompts`
+    those of the graph. `graph_only` is true if no workflow of the web interface was sent.
     """
-    member, id_ = _named(request)
+    member, id_ = named_job(request)
     jobs, history = request.app[JOBS], request.app[HISTORY]
     for _ in range(_MAX_READS):
         found = await jobs.job(member, id_)
@@ -79,14 +82,25 @@ async def get_job(request: web.Request) -> web.Response:
             break
         row = await history.listed(member, id_)
         if row is not None and "execution_status" in found:
-            return bodies.json(_whole(row, found))
+            return bodies.json({**_whole(row, found), **_sent(request, found)})
         views = (*(await jobs.overview(member)).jobs, *map(JobChanged, jobs.live()))
         view = next((view for view in views if view.job.key == (member, id_)), None)
         if row is None and view is not None:
             live: dict[str, Any] = {"ended": None, "cost": {}, "error": None, "outputs": []}
             nodes = _nodes(found["workflow"]["prompt"], {}, (), view.progress.node)
-            return bodies.json({**describe(view), **live, "nodes": list(nodes)})
+            whole = {**describe(view), **live, "nodes": list(nodes), "texts": []}
+            return bodies.json({**whole, **_sent(request, found)})
     raise LocalError("unknown_job", "There is no such job.", kind="not_found")
+
+
+def _sent(request: web.Request, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the page of a job shows of what its client sent."""
+    sent = found["workflow"]
+    texts = prompt_texts(sent["prompt"], request.app[CATALOG].known)
+    return {
+        "prompts": list(map(asdict, texts)),
+        "graph_only": interface_workflow(sent["extra_data"]) is None,
+    }
 
 
 def _whole(row: HistoryEntry, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,19 +112,32 @@ def _whole(row: HistoryEntry, found: Mapping[str, Any]) -> dict[str, Any]:
         for node in data.get("nodes", ())
     }
     times = codec.loads(row.details).get("nodes", {})
-    failed = (found.get("execution_error") or {}).get("node_id")
+    error = found.get("execution_error") or {}
+    failed = error.get("node_id")
     nodes = _nodes(found["workflow"]["prompt"], times, cached, failed)
     outputs = islice(_outputs(found["outputs"]), MAX_OUTPUTS)
+    whole = _ended(row)
+    if whole["error"] is not None:
+        whole["error"]["traceback"] = _traceback(error)
     return {
-        **_ended(row),
+        **whole,
         "nodes": sorted(nodes, key=lambda node: (node["began"] is None, node["began"])),
         "outputs": [_output(number, *output) for number, output in enumerate(outputs)],
+        "texts": list(islice(_texts(found["outputs"]), MAX_OUTPUTS)),
     }
+
+
+def _traceback(error: Mapping[str, Any]) -> str:
+    """Return the end of an error's traceback, where the reason is."""
+    lines = error.get("traceback")
+    if isinstance(lines, list):
+        lines = "".join(line for line in lines if isinstance(line, str))
+    return lines.strip()[-MAX_TRACEBACK:] if isinstance(lines, str) else ""
 
 
 async def get_thumbnail(request: web.Request) -> web.Response:
     """Return a small WebP of a job's picture: that of the number `output`, or the best one."""
-    member, id_ = _named(request)
+    member, id_ = named_job(request)
     if "output" in request.query:
         number = bodies.query_number(request.query, "output", 0, 0, MAX_OUTPUTS - 1)
         found = await request.app[JOBS].job(member, id_)
@@ -135,7 +162,7 @@ async def get_thumbnail(request: web.Request) -> web.Response:
     return web.Response(body=picture, headers=headers)
 
 
-def _named(request: web.Request) -> tuple[str, str]:
+def named_job(request: web.Request) -> tuple[str, str]:
     """Return the member and the id of the query. Raises `LocalError` (403) for another's job."""
     member, id_ = request.query.get("member") or member_of(request), request.query.get("id")
     if member != member_of(request):
@@ -204,6 +231,15 @@ def _outputs(outputs: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str
             for item in items if isinstance(items, list) else ():
                 if isinstance(item, Mapping) and isinstance(item.get("filename"), str):
                     yield node, media, item
+
+
+def _texts(outputs: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    """Yield the texts that nodes have put out, cut if they are long."""
+    for node, output in outputs.items():
+        texts = output.get("text") if isinstance(output, Mapping) else None
+        for text in texts if isinstance(texts, list) else ():
+            if isinstance(text, str) and text.strip():
+                yield {"node": node, "text": text.strip()[:MAX_ERROR]}
 
 
 def _output(number: int, node: str, media: str, item: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from proxy.api import (
     metrics,
     packs,
     provider_sign_in,
+    runs,
     sign_in,
     system,
     upload,
@@ -96,6 +97,9 @@ ROUTES = (
     _only("GET", "/proxy/api/jobs", gallery.list_jobs),
     _only("GET", "/proxy/api/job", gallery.get_job),
     _only("GET", "/proxy/api/thumbnail", gallery.get_thumbnail),
+    _only("GET", "/proxy/api/run", runs.get_run),
+    _only("GET", "/proxy/api/preview", runs.get_preview),
+    _only("GET", "/proxy/api/workflow", runs.get_workflow),
     _only("POST", "/proxy/api/jobs/cancel", dashboard.cancel),
     # submitting and following
     Route("GET", "/prompt", jobs.get_prompt),

@@ -62,6 +62,33 @@ async function look() {
   }
 }
 
+/** Milliseconds between two looks whether the frontend has opened a workflow, and how many. */
+const OPENED_INTERVAL = 100, MAX_LOOKS = 300;
+
+/** Open the workflow of the job that the address names, as the dashboard links to it. */
+async function openJob() {
+  const query = new URLSearchParams(location.search);
+  const id = query.get("job");
+  if (!id) return;
+  const named = new URLSearchParams({ id, member: query.get("member") ?? "" });
+  const answer = await fetch(address(`/proxy/api/workflow?${named}`));
+  const sent = await answer.json().catch(() => ({}));
+  // The frontend opens the workflow of the last visit first, and would open it over this one.
+  for (let looks = 0; !app.extensionManager.workflow?.activeWorkflow && looks < MAX_LOOKS; looks++) {
+    await new Promise((resume) => setTimeout(resume, OPENED_INTERVAL));
+  }
+  const name = `job-${id.slice(0, 8)}`;
+  if (!answer.ok) {
+    const detail = sent.error?.message ?? `The server answered ${answer.status}.`;
+    app.extensionManager.toast.add({ severity: "error", summary: "The workflow of the job cannot be opened", detail });
+  } else if (sent.workflow) await app.loadGraphData(sent.workflow, true, true, name);
+  else await app.loadApiJson(sent.prompt, name);
+  query.delete("job");
+  query.delete("member");
+  const rest = query.toString();
+  history.replaceState(history.state, "", `${location.pathname}${rest ? `?${rest}` : ""}${location.hash}`);
+}
+
 /** The account's key pays for partner nodes, so nobody has to sign in at comfy.org. */
 function hideSignIn() {
   const style = document.createElement("style");
@@ -81,5 +108,6 @@ app.registerExtension({
     const menu = { path: ["Comfy Cloud"], commands: commands.map(({ id }) => id) };
     app.registerExtension({ name: `${NAME}.menu`, commands, menuCommands: [menu] });
     setInterval(look, INTERVAL);
+    openJob(); // not awaited: the frontend opens its own workflow after this setup
   },
 });

@@ -32,6 +32,8 @@ from proxy.jobs.models import (
     JobState,
     OverviewAnswered,
     OverviewRequested,
+    RunAnswered,
+    RunRequested,
 )
 from proxy.jobs.payload_cache import QueueItem
 from proxy.jobs.submission import SubmissionService, poll_interval
@@ -230,6 +232,13 @@ class JobService:
             ),
             (),
         )
+
+    async def run(self, key: JobKey, *, picture: bool = False) -> RunAnswered:
+        """Return how far a running job is, and with `picture` its last preview."""
+        request = uuid.uuid4().hex
+        with EngineAnswer(self._bus, f"answers.{request}", RunAnswered) as answered:
+            self._bus.publish("engine", RunRequested(request, key, picture))
+            return await answered.within(_OVERVIEW_PATIENCE) or RunAnswered(None)
 
     # --- what clients end ------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ import { ask, bar, card, el, keyed, text } from "./dom.js";
 import { chart } from "./chart.js";
 import { duration, hash, key, name, plural, short } from "./format.js";
 import { gallery } from "./jobs.js";
+import { left } from "./run.js";
 
 const LAST = 12, AGAIN = 20_000;
 
@@ -90,7 +91,8 @@ export function view(context) {
       done.set(one.progress);
       text(percent, `${Math.round(100 * one.progress)} %`);
       what.classList.toggle("bad", Boolean(one.reason));
-      text(what, one.reason ?? (one.started ? one.node ?? "" : "Starting"));
+      const going = [one.node, left(one.remaining)].filter(Boolean).join(" · ");
+      text(what, one.reason ?? (one.started ? going : "Starting"));
       text(since, duration(now - (one.started ?? one.created)));
       since.title = one.account ? `on ${one.account}` : "";
     };
@@ -145,7 +147,7 @@ export function view(context) {
 
   function usedRow({ member }) {
     const time = bar(`Running time of ${member}`), what = el("span", { class: "what" }), ran = el("span", { class: "since" });
-    const who = context.isAdmin() && gateway ? el("a", { href: hash("member", member) }, member) : el("span", {}, member);
+    const who = context.isAdmin() && gateway ? el("a", { href: hash("member", member), title: member }, member) : el("span", { title: member }, member);
     const row = el("li", {}, who, time.root, ran, what);
     row.draw = (one, most) => {
       time.set(one.seconds / most);

@@ -1,0 +1,77 @@
+"""A job as its page needs it: how far it is, its last preview, and the workflow that was sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from proxy.api import bodies
+from proxy.api.content import content_headers, filename_parameter
+from proxy.api.gallery import named_job
+from proxy.api.keys import JOBS
+from proxy.storage.jobs import JobKey
+from proxy.translate.errors import LocalError
+from proxy.translate.prompts import interface_workflow
+
+#: Characters of the name of a workflow's file.
+_MAX_NAME = 80
+
+_NOT_RUNNING: dict[str, Any] = {"progress": None, "remaining": None, "node": None, "nodes": {}}
+
+
+async def get_run(request: web.Request) -> web.Response:
+    """Return how far a running job is, by `member` and `id`, with its nodes and the name of its preview.
+
+    `{"progress", "remaining", "node", "nodes": {ID: {"state", "value", "max", "began", "ran"}},
+    "preview"}`: `progress` from 0 to 1, `remaining` in ms or null, times in ms since 1970, `node`
+    the one that runs. Nodes that have not begun are left out. All is null of a job that does not
+    run.
+    """
+    run = await request.app[JOBS].run(JobKey(*named_job(request)))
+    return bodies.json({**(run.found or _NOT_RUNNING), "preview": run.preview or None})
+
+
+async def get_preview(request: web.Request) -> web.Response:
+    """Return the last preview of a running job by `member` and `id`; 404 if there is none."""
+    run = await request.app[JOBS].run(JobKey(*named_job(request)), picture=True)
+    if not run.image:
+        return bodies.empty(404)
+    headers = content_headers(run.image_type)
+    headers["Cache-Control"] = "no-store"
+    return web.Response(body=run.image, headers=headers)
+
+
+async def get_workflow(request: web.Request) -> web.Response:
+    """Return what a job was sent with, by `member` and `id`: `{"prompt", "extra_data", "workflow"}`.
+
+    `workflow` is that of the web interface, null where the client sent none. With
+    `form=interface` or `form=api` the answer is a file with the workflow or the graph alone.
+    """
+    member, id_ = named_job(request)
+    form = request.query.get("form", "")
+    if form not in ("", "interface", "api"):
+        raise LocalError("invalid_form", "form must be interface or api.")
+    found = await request.app[JOBS].job(member, id_)
+    if found is None:
+        raise LocalError("unknown_job", "There is no such job.", kind="not_found")
+    sent = found["workflow"]
+    workflow = interface_workflow(sent["extra_data"])
+    if not form:
+        # The socket of the program that sent it is not the one that sends it again.
+        extra_data = {key: one for key, one in sent["extra_data"].items() if key != "client_id"}
+        whole = {"prompt": sent["prompt"], "extra_data": extra_data, "workflow": workflow}
+        return await bodies.large_json(request, whole)
+    file: Any = sent["prompt"] if form == "api" else workflow
+    if file is None:
+        raise LocalError(
+            "no_workflow",
+            "The program that submitted this job sent no workflow of the web interface; download "
+            "the graph in API format instead.",
+            kind="not_found",
+        )
+    answer = await bodies.large_json(request, file)
+    name = "workflow" if form == "interface" else "workflow-api"
+    parameter = filename_parameter(f"{name}-{id_[:_MAX_NAME].replace('/', '_')}.json")
+    answer.headers["Content-Disposition"] = f"attachment; {parameter}"
+    return answer
