@@ -21,7 +21,7 @@ _NOT_RUNNING: dict[str, Any] = {"progress": None, "remaining": None, "node": Non
 
 
 async def get_run(request: web.Request) -> web.Response:
-    """Return how far a running job is, by `member` and `id`, with its nodes and the name of its preview.
+    """Return how far a running job is, by `member` and `id`, with its nodes.
 
     `{"progress", "remaining", "node", "nodes": {ID: {"state", "value", "max", "began", "ran"}},
     "preview"}`: `progress` from 0 to 1, `remaining` in ms or null, times in ms since 1970, `node`
@@ -43,9 +43,10 @@ async def get_preview(request: web.Request) -> web.Response:
 
 
 async def get_workflow(request: web.Request) -> web.Response:
-    """Return what a job was sent with, by `member` and `id`: `{"prompt", "extra_data", "workflow"}`.
+    """Return what a job was sent with, by `member` and `id`, or a file with its workflow.
 
-    `workflow` is that of the web interface, null where the client sent none. With
+    Without `format` it is `{"prompt", "extra_data", "workflow"}`; `workflow` is that of the web
+    interface, null where the client sent none. With
     `form=interface` or `form=api` the answer is a file with the workflow or the graph alone.
     """
     member, id_ = named_job(request)

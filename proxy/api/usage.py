@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from datetime import date
+from functools import partial
 
 from aiohttp import web
 from msgspec.structs import asdict
@@ -12,9 +13,9 @@ from msgspec.structs import asdict
 from proxy.api import bodies
 from proxy.api.connections import member_of
 from proxy.api.dashboard import REASONS
-from proxy.api.keys import ACCOUNTING, ACTIVITY
+from proxy.api.keys import ACCOUNTING, ACTIVITY, TURNS
 from proxy.api.members import is_admin, whose
-from proxy.jobs.service import INTERVAL, KEPT
+from proxy.jobs.activity import INTERVAL, aggregate, folded, folded_accounts
 from proxy.storage.jobs import day_of
 from proxy.translate.errors import LocalError
 
@@ -35,35 +36,80 @@ async def get_usage(request: web.Request) -> web.Response:
     return bodies.json({"from": first, "to": last, "usage": [asdict(day) for day in days]})
 
 
-async def get_activity(request: web.Request) -> web.Response:
-    """Return jobs in each five minutes of the last day, of everybody or a `member`.
+#: An interval and the whole of what a chart shows, in ms.
+RANGES = {
+    "1h": (60_000, 3_600_000),
+    "24h": (INTERVAL, 86_400_000),
+    "7d": (3_600_000, 7 * 86_400_000),
+}
 
-    `{"from", "to", "interval", "points": [{"at", "running", "waiting", "completed", "failed",
-    "busy"}], "accounts": [{"name", "points": [{"at", "slots", "used", "reason"}]}]}`; times are in
-    ms. Empty intervals are left out. Members get their own jobs, and only admins get accounts.
+
+async def get_activity(request: web.Request) -> web.Response:
+    """Return jobs in each interval of a `range`, of everybody or a `member`; members see their own.
+
+    `range` is `1h`, `24h` (so without it) or `7d`. The answer is `{"range", "from", "to",
+    "interval", "is_new", "points": [{"at", "running", "waiting", "completed", "failed", "busy"}],
+    "account_interval", "accounts": [{"name", "points": [{"at", "slots", "used", "reason"}]}]}`;
+    times are in ms. `from` is the start of a server that `is_new`, younger than the range.
+    Intervals in which there was nothing are left out; accounts are for admins alone.
     """
     member, activity = whose(request), request.app[ACTIVITY]
+    chosen = request.query.get("range") or "24h"
+    if chosen not in RANGES:
+        raise LocalError("invalid_range", f"range must be one of {', '.join(RANGES)}.")
+    interval, length = RANGES[chosen]
     now = int(time.time() * 1000)
-    since = now - now % INTERVAL - KEPT + INTERVAL
-    accounts: defaultdict[str, list[dict[str, object]]] = defaultdict(list)
-    if is_admin(request):
-        for row in await activity.accounts(since):
-            reason = REASONS.get(row.reason, row.reason) or None
-            accounts[row.account].append(
-                {"at": row.at, "slots": row.slots, "used": row.used, "reason": reason}
-            )
-    points = [asdict(row) for row in await activity.rows(since, member or "")]
-    for point in points:
-        del point["member"]
+    since = now - now % interval - length + interval
+    start = await activity.first()
+    begun = now - now % interval if start is None else start - start % interval
     return bodies.json(
         {
-            "from": since,
+            "range": chosen,
+            "from": max(since, begun),
             "to": now,
-            "interval": INTERVAL,
-            "points": points,
-            "accounts": [{"name": name, "points": rows} for name, rows in accounts.items()],
+            "interval": interval,
+            "is_new": begun > since,
+            "points": await _points(request, member, since, interval),
+            "account_interval": max(interval, INTERVAL),
+            "accounts": await _accounts(request, since, max(interval, INTERVAL)),
         }
     )
+
+
+async def _points(
+    request: web.Request, member: str | None, since: int, interval: int
+) -> list[dict[str, object]]:
+    """Return jobs in each interval. Those of less than what is stored are counted from the jobs."""
+    activity, now = request.app[ACTIVITY], int(time.time() * 1000)
+    if interval < INTERVAL:
+        times = await activity.times(since, member)
+        count = partial(aggregate, times, since, now, interval)
+        found = await request.app[TURNS].run(member_of(request), lambda: list(count()))
+        rows = [row for row in found if row.member == (member or "")]
+    else:
+        rows = folded(await activity.rows(since, member or ""), interval)
+    points = [asdict(row) for row in rows]
+    for point in points:
+        del point["member"]
+    return points
+
+
+async def _accounts(request: web.Request, since: int, interval: int) -> list[dict[str, object]]:
+    """Return how the accounts were, for admins; nothing for others."""
+    if not is_admin(request):
+        return []
+    accounts: defaultdict[str, list[dict[str, object]]] = defaultdict(list)
+    stored = since - since % INTERVAL
+    for row in folded_accounts(await request.app[ACTIVITY].accounts(stored), interval):
+        reason = REASONS.get(row.reason, row.reason) or None
+        point: dict[str, object] = {
+            "at": row.at,
+            "slots": row.slots,
+            "used": row.used,
+            "reason": reason,
+        }
+        accounts[row.account].append(point)
+    return [{"name": name, "points": points} for name, points in accounts.items()]
 
 
 def _day(request: web.Request, name: str, default: str) -> str:

@@ -19,7 +19,7 @@ from proxy.app.sign_in import header_sign_in, open_providers
 from proxy.app.storage import OpenStorage
 from proxy.engine.election import Election
 from proxy.files.assets import Assets
-from proxy.jobs.service import Sampler
+from proxy.jobs.activity import Sampler
 from proxy.packs.notes import Notes
 from proxy.packs.pack import PackServices
 from proxy.packs.workflows import WorkflowExchange

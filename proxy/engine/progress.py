@@ -109,7 +109,8 @@ class RunProgress:
         """Take how far each node is, from 0 to 1.
 
         Nodes that are `spared` need not run. `running` has nodes with the ms since they began: one
-        that reports no steps is as far as its time says.
+        that reports no steps is as far as its time says, and one that does is expected to go on as
+        it has so far, the more of it is done.
         """
         by_time = dict(running)
         whole = finished = 0.0
@@ -117,8 +118,13 @@ class RunProgress:
             if node in spared:
                 continue
             share = min(1.0, max(0.0, done.get(node, 0.0)))
-            if share == 0.0 and node in by_time:
-                share = min(_MAX_BY_TIME, max(0.0, by_time[node]) / time)
+            if node in by_time:
+                elapsed = max(0.0, by_time[node])
+                if share == 0.0:
+                    share = min(_MAX_BY_TIME, elapsed / time)
+                else:
+                    trust = min(1.0, 2 * share)
+                    time = max(_LEAST, time * (1 - trust) + trust * elapsed / share)
             whole += time
             finished += share * time
         share = finished / whole if whole else 0.0

@@ -2,18 +2,14 @@
 
 Requests to the engine go over the bus, and the engine answers there; where no answer comes, the
 service reads the storage. `GET /api/jobs` and `GET /api/jobs/{id}` are in local form, from the
-proxy's own records. The `Sampler` keeps how many jobs ran, waited and failed in each interval of
-the last day.
+proxy's own records.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
-from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,7 +25,6 @@ from proxy.jobs.models import (
     CancelRequested,
     EngineAnswer,
     JobChanged,
-    JobState,
     OverviewAnswered,
     OverviewRequested,
     RunAnswered,
@@ -42,7 +37,6 @@ from proxy.jobs.views import divided, of_queue
 from proxy.storage.database import StorageError
 from proxy.storage.history import HistoryEntry
 from proxy.storage.jobs import JobKey, StoredJob
-from proxy.storage.usage import AccountRow, ActivityRepository, ActivityRow, JobTimes
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
@@ -399,120 +393,3 @@ def _created(job: dict[str, Any]) -> int:
 
 def _duration(job: dict[str, Any]) -> int:
     return int(job.get("execution_end_time", 0)) - int(job.get("execution_start_time", 0))
-
-
-# --- the last day --------------------------------------------------------------------------
-
-#: An interval, and how far back they are kept, in ms.
-INTERVAL = 300_000
-KEPT = 86_400_000
-
-#: Seconds between two samples. A sample looks at what it may not have seen yet, so none is missed.
-EVERY = 15.0
-
-Span = tuple[int, int]
-
-
-@dataclass(eq=False, repr=False)
-class Sampler:
-    """The writer of the intervals, at work while `is_active`: one replica is enough.
-
-    `accounts` tells how the accounts are now, `clock` the time in seconds since 1970.
-    """
-
-    repository: ActivityRepository
-    accounts: Callable[[], Awaitable[Iterable[AccountView]]]
-    is_active: Callable[[], bool]
-    clock: Callable[[], float] = time.time
-    _seen: int | None = None
-    _written: set[ActivityRow | AccountRow] = field(default_factory=set)
-
-    async def run(self) -> None:
-        """Sample every few seconds, until cancelled."""
-        while True:
-            if self.is_active():
-                try:
-                    await self.sample()
-                except StorageError as error:
-                    log.warning("activity_write_failed", error=str(error))
-            await asyncio.sleep(EVERY)
-
-    async def sample(self) -> None:
-        """Bring the intervals up to date, from the last one that anybody has written; what is
-        written already is not written again. Raises `StorageError`."""
-        now = int(self.clock() * 1000)
-        current = now - now % INTERVAL
-        if self._seen is None:
-            self._seen = await self.repository.last() or 0
-        start = max(current - KEPT, min(self._seen, current) - INTERVAL)
-        times = await self.repository.times(start)
-        rows = await asyncio.to_thread(lambda: list(aggregate(times, start, now)))
-        accounts = [
-            AccountRow(current, view.name, view.slots, view.used, view.reason or "")
-            for view in await self.accounts()
-        ]
-        news = set(rows) | set(accounts)
-        if news - self._written:
-            await self.repository.put(
-                [row for row in rows if row not in self._written],
-                [row for row in accounts if row not in self._written],
-                forget=current - KEPT,
-            )
-        self._written, self._seen = news, current
-
-
-def aggregate(
-    jobs: Iterable[JobTimes], start: int, stop: int, interval: int = INTERVAL
-) -> Iterator[ActivityRow]:
-    """Yield the intervals from `start` (the beginning of one) to `stop` (ms) in which anything
-    happened, of each member and, under an empty name, of everybody."""
-    running: defaultdict[str, list[Span]] = defaultdict(list)
-    waiting: defaultdict[str, list[Span]] = defaultdict(list)
-    ended: defaultdict[str, defaultdict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for job in jobs:
-        end = stop if job.ended_at is None else job.ended_at
-        begun = end if job.started_at is None else job.started_at
-        for name in (job.member, ""):
-            waiting[name].append((max(job.created_at, start), min(begun, stop)))
-            running[name].append((max(begun, start), min(end, stop)))
-            if job.ended_at is not None and job.ended_at >= start:
-                ended[name][job.ended_at - job.ended_at % interval].append(job.state)
-    for name in running:
-        runs, waits = _max_level(running[name], interval), _max_level(waiting[name], interval)
-        busy = _busy(running[name], interval)
-        for at in sorted({*runs, *waits, *ended[name]}):
-            states = ended[name].get(at, ())
-            yield ActivityRow(
-                at,
-                name,
-                running=runs.get(at, 0),
-                waiting=waits.get(at, 0),
-                completed=sum(state == JobState.SUCCEEDED.value for state in states),
-                failed=sum(state == JobState.FAILED.value for state in states),
-                busy=round(busy.get(at, 0) / 1000, 3),
-            )
-
-
-def _max_level(spans: Iterable[Span], interval: int) -> dict[int, int]:
-    """Return for each interval how many spans there were at once, at most."""
-    steps = [
-        (at, step) for begin, end in spans if begin < end for at, step in ((begin, 1), (end, -1))
-    ]
-    steps.sort()
-    highest: dict[int, int] = {}
-    level = since = 0
-    for at, step in steps:
-        if level and at > since:
-            for begin in range(since - since % interval, at, interval):
-                highest[begin] = max(highest.get(begin, 0), level)
-        level, since = level + step, at
-    return highest
-
-
-def _busy(spans: Iterable[Span], interval: int) -> dict[int, int]:
-    """Return for each interval the sum of the parts of all spans that lie in it, in ms."""
-    busy: defaultdict[int, int] = defaultdict(int)
-    for begin, end in spans:
-        for at in range(begin - begin % interval, end, interval):
-            busy[at] += min(end, at + interval) - max(begin, at)
-    return busy

@@ -15,7 +15,7 @@ from proxy.storage.tables import KEY, PlainText, history, jobs, table_of
 
 #: Maximum number of jobs that are read for the intervals since a moment; the newest count.
 MAX_JOBS = 10_000
-#: Maximum number of rows of an answer: a day of five-minute intervals, for many accounts.
+#: Maximum number of rows of an answer: a week of five-minute intervals, for many accounts.
 MAX_ROWS = 50_000
 #: Maximum number of observations of an account, so that a cloud with ever new forms fills no disk.
 MAX_OBSERVATIONS = 500
@@ -207,18 +207,21 @@ _PUT_ACCOUNT = Upsert(account_activity, how="highest")
 class ActivityRepository(Repository):
     """Activity by interval."""
 
-    async def times(self, since: int) -> list[JobTimes]:
-        """Return the live jobs, and those that have ended since a moment (ms)."""
-        h = history.c
+    async def times(self, since: int, member: str | None = None) -> list[JobTimes]:
+        """Return the live jobs, and those that have ended since a moment (ms), of everybody or a
+        member."""
+        h, of_history, of_jobs = history.c, [], []
+        if member is not None:
+            of_history, of_jobs = [h.member == member], [jobs.c.member == member]
         ended = (
             select(h.member, h.state, h.created_at, h.started_at, h.ended_at)
-            .where(h.state.in_(_ENDED), h.ended_at >= since)
+            .where(h.state.in_(_ENDED), h.ended_at >= since, *of_history)
             .order_by(h.ended_at.desc())
             .limit(MAX_JOBS)
         )
         live = (
             select(jobs.c.member, jobs.c.state, jobs.c.created_at, jobs.c.started_at)
-            .where(jobs.c.accepted, ~jobs.c.cancel_requested)
+            .where(jobs.c.accepted, ~jobs.c.cancel_requested, *of_jobs)
             .order_by(jobs.c.order.desc())
             .limit(MAX_JOBS)
         )
@@ -228,6 +231,11 @@ class ActivityRepository(Repository):
             return found + [JobTimes(*row, None) for row in connection.execute(live)]
 
         return await self._database.read(work)
+
+    async def first(self) -> int | None:
+        """Return the beginning (ms) of the first interval in which an account was looked at."""
+        ((first,),) = await self._all(select(func.min(account_activity.c.at)))
+        return cast("int | None", first)
 
     async def last(self) -> int | None:
         """Return the beginning (ms) of the last interval in which an account was looked at."""

@@ -17,7 +17,7 @@ from team import Team, bearer, running_team
 
 from proxy.api import members
 from proxy.api.server import Server
-from proxy.jobs.service import Sampler
+from proxy.jobs.activity import Sampler
 from proxy.simulator import Simulator
 
 
@@ -190,6 +190,9 @@ async def test_a_member_is_shown_nothing_of_another(
         ("jobs", {}),
         ("job", {"id": theirs}),
         ("thumbnail", {"id": theirs}),
+        ("run", {"id": theirs}),
+        ("preview", {"id": theirs}),
+        ("workflow", {"id": theirs}),
         ("activity", {}),
         ("members", {}),
         ("tokens", {}),
@@ -198,13 +201,52 @@ async def test_a_member_is_shown_nothing_of_another(
         assert (status, answer["error"]["type"]) == (403, "admins_only")
         assert await bob.get(path, member="nobody", **query) == (status, answer)
     assert (await bob.get("job", id=theirs))[0] == 404
-    assert (await bob.get("thumbnail", id=theirs))[0] == 404
+    for path in ("thumbnail", "preview", "workflow"):
+        assert (await bob.get(path, id=theirs))[0] == 404
+    assert (await bob.get("run", id=theirs))[1]["progress"] is None
     for path in ("jobs", "activity", "members", "tokens", "state"):
         status, answer = await bob.get(path)
         assert status == 200
         assert "ann" not in str(answer)
     assert (await ann.get("thumbnail", id=own, member="bob"))[0] == 200
     assert (await ann.get("job", id=own, member="bob"))[1]["label"] == "EmptyImage"
+
+
+async def test_what_was_sent_is_a_file_without_the_id_of_a_socket(
+    team: Team, person: Callable[[str], Person]
+) -> None:
+    bob = person(team.bob)
+    workflow = {"nodes": [], "version": 0.4}
+    sent = {"extra_pnginfo": {"workflow": workflow}, "client_id": "socket"}
+    job = await bob.run(graphs.plain(), extra_data=sent)
+    _, whole = await bob.get("workflow", id=job)
+    assert (whole["prompt"], whole["workflow"]) == (graphs.plain(), workflow)
+    assert "client_id" not in whole["extra_data"]
+    assert (await bob.get("workflow", id=job, form="interface"))[1] == workflow
+    bare = await bob.run(graphs.plain(2))
+    assert (await bob.get("workflow", id=bare, form="api"))[1] == graphs.plain(2)
+    status, refusal = await bob.get("workflow", id=bare, form="interface")
+    assert (status, refusal["error"]["type"]) == (404, "no_workflow")
+    assert (await bob.get("workflow", id=bare, form="other"))[0] == 400
+
+
+@pytest.mark.parametrize(("range_", "interval"), [("1h", 60_000), ("24h", 300_000), ("7d", 3.6e6)])
+async def test_the_activity_of_a_new_server_begins_with_its_start(
+    team: Team, person: Callable[[str], Person], range_: str, interval: int
+) -> None:
+    ann, bob = person(team.ann), person(team.bob)
+    await bob.run(graphs.plain())
+    await sampled(team)
+    status, seen = await ann.get("activity", range=range_)
+    assert (status, seen["interval"], seen["is_new"]) == (200, interval, True)
+    assert seen["to"] - seen["from"] < interval + 360_000
+    (point,) = [one for one in seen["points"] if one["completed"]]
+    assert point["running"] == 1
+    assert seen["from"] <= point["at"] <= seen["to"]
+    assert seen["accounts"][0]["points"][-1]["slots"] >= 1
+    _, own = await ann.get("activity", range=range_, member="ann")
+    assert own["points"] == []
+    assert (await ann.get("activity", range="2h"))[0] == 400
 
 
 async def test_the_cost_is_what_partner_nodes_tell(

@@ -16,7 +16,8 @@ from databases import FolderDirectory
 from stack import running_proxy
 from yarl import URL
 
-from proxy.jobs.service import INTERVAL, KEPT, JobService
+from proxy.jobs.activity import INTERVAL
+from proxy.jobs.service import JobService
 from proxy.members.member import Limits, Member
 from proxy.simulator import Simulator
 from proxy.storage.usage import AccountRow, ActivityRow
@@ -30,6 +31,7 @@ _MEMBERS = (
 )
 _DONE = {"anna": 2, "ben": 3, "chiara": 4, "krita-studio": 3, "night-bot": 2}
 _WAITING = {"ben": 2, "night-bot": 2}
+DAY = 86_400_000
 _NAMES = ("Portrait study", "Night market", "Product shots", "Sky replacement", None)
 
 
@@ -43,12 +45,12 @@ def _day() -> tuple[list[ActivityRow], list[AccountRow]]:
     now = int(time.time() * 1000)
     last = now - now % INTERVAL
     rows, accounts = [], []
-    for number in range(KEPT // INTERVAL):
-        at = last - KEPT + (number + 1) * INTERVAL
+    for number in range(DAY // INTERVAL):
+        at = last - DAY + (number + 1) * INTERVAL
         rush = max(0.0, math.sin((number - 60) / 228 * math.pi)) * (1 + 0.4 * math.sin(number / 7))
         running = min(3, round(3.2 * rush + 0.3 * math.sin(number * 1.7)))
         down = 170 <= number < 176
-        if running > 0 and number < KEPT // INTERVAL - 1:
+        if running > 0 and number < DAY // INTERVAL - 1:
             waiting = max(0, round(9 * (rush - 0.75) + 2 * math.sin(number / 3)))
             failed = int(down or number % 53 == 0)
             busy = 0.0 if down else 300.0 * running * (0.75 + 0.2 * math.sin(number))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from yarl import URL
 
 from proxy.members.member import Member
 from proxy.simulator import Simulator
+from proxy.storage.jobs import day_of
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Locator, Page
@@ -30,6 +32,15 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(180)
 
 Axe = pytest.importorskip("axe_playwright_python.async_playwright").Axe
+
+
+#: What of a card's rows is wider than its place, or reaches beyond the card.
+_OVERFLOWING = """
+(card) => [...card.querySelectorAll("li > *")].filter((one) =>
+  one.getBoundingClientRect().right > card.getBoundingClientRect().right - 8
+  || (one.scrollWidth > one.clientWidth + 1 && getComputedStyle(one).overflow === "visible"))
+  .map((one) => one.outerHTML)
+"""
 
 
 @dataclass
@@ -353,7 +364,7 @@ async def test_a_server_without_members_says_how_to_add_the_first(
     async with running_proxy(simulator, tmp_path) as proxy:
         page = await chrome.new_page()
         await page.goto(str(proxy.url / "proxy/"))
-        await page.get_by_text("No jobs in the last 24 hours").wait_for()
+        await page.get_by_text("No jobs since the start").wait_for()
         await page.get_by_role("link", name="Members").click()
         await page.get_by_text("comfy-cloud-proxy member add NAME --role admin").wait_for()
         assert (await Axe().run(page)).violations_count == 0
@@ -373,6 +384,67 @@ async def test_the_chart_is_read_by_keyboard(chrome: Browser, tmp_path: Path) ->
             await status.filter(has_text=re.compile(r"\d running, \d+ waiting")).wait_for()
             await page.keyboard.press("Tab")
             await chart.locator(".tip").wait_for(state="hidden")
+
+
+async def test_the_chart_shows_an_hour_a_day_or_a_week(chrome: Browser, tmp_path: Path) -> None:
+    async with busy_gateway(tmp_path) as (url, tokens), aiohttp.ClientSession() as session:
+        gateway = Gateway(url, tokens, session)
+        async with signed_in(chrome, gateway, "anna") as page:
+            card = page.locator("#day")
+            chart = card.locator(".chart")
+            for label, words in (
+                ("1 h", "the last hour"),
+                ("7 d", "the last 7 days"),
+                ("24 h", "the last 24 hours"),
+            ):
+                await card.get_by_role("button", name=label, exact=True).click()
+                named = page.get_by_role("group", name=f"Jobs of {words}")
+                await named.get_by_text("peak 3 of 3").wait_for()
+                await named.locator("rect.running").first.wait_for()
+            assert await card.get_by_role("button", name="24 h", pressed=True).count() == 1
+            assert await chart.locator("rect.running").count() > 40
+            await card.get_by_role("button", name="7 d", exact=True).click()
+            await page.get_by_role("group", name="Jobs of the last 7 days").wait_for()
+            await page.reload()
+            await page.get_by_role("group", name="Jobs of the last 7 days").wait_for()
+            assert (await Axe().run(page)).violations_count == 0
+
+
+async def test_the_chart_of_a_new_server_begins_with_its_start(
+    chrome: Browser, gateway: Gateway
+) -> None:
+    async with signed_in(chrome, gateway, "anna") as page:
+        await page.get_by_text("No jobs since the start").wait_for()
+        await until_ended(page, await gateway.submit("ben", graphs.plain()))
+        await page.get_by_role("button", name="1 h", exact=True).click()
+        bar = page.locator("#day rect.running").first
+        await bar.wait_for()
+        box, whole = await bar.bounding_box(), await page.locator("#day svg").bounding_box()
+        assert box is not None
+        assert whole is not None
+        assert box["x"] - whole["x"] < whole["width"] / 2
+        assert box["width"] < whole["width"] / 10
+        await page.get_by_text("none since the start").wait_for()
+
+
+async def test_long_names_and_times_stay_within_their_card(
+    chrome: Browser, simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    tokens = await two_members(tmp_path)
+    name, day = "W" * 40, day_of(time.time())
+    async with running_proxy(simulator, tmp_path) as proxy:
+        await proxy.services.members.add(Member(name))
+        usage = proxy.services.accounting.usage
+        row = usage._row(name, None)
+        row.submitted, row.running_seconds, row.outputs = 12_345, 99_999.0, 67_890
+        await usage.flush()
+        assert await usage.days(day, day, name)
+        gateway = Gateway(proxy.url, tokens, session)
+        for width in (1280, 390):
+            async with signed_in(chrome, gateway, "anna", width=width) as page:
+                await page.locator("#usage li").first.wait_for()
+                over = await page.locator("#usage").evaluate(_OVERFLOWING)
+                assert over == []
 
 
 async def test_who_signs_out_or_loses_the_token_sees_nothing_more(

@@ -28,7 +28,7 @@ export function view(context) {
   function made(account) {
     const box = card(account.name);
     const use = bar(`Slots of ${account.name} in use`), slots = el("span", { class: "since" }), what = el("span", { class: "what" });
-    const strip = el("div", { class: "strip", role: "img" }), ends = el("div", { class: "ends" }, el("span", {}, "24 hours ago"), el("span", {}, "Now"));
+    const strip = el("div", { class: "strip", role: "img" }), ends = el("div", { class: "ends" }, el("span"), el("span", {}, "Now"));
     const told = el("ul", { class: "incidents" }), calm = el("p", { class: "quiet" });
     const plan = el("p", { class: "quiet" });
     box.body.append(el("div", { class: "now" }, what, use.root, slots), plan, strip, ends, told, calm);
@@ -41,6 +41,7 @@ export function view(context) {
       const again = one.until ? `, retry in ${duration(one.until - now)}` : "";
       text(what, one.reason ? one.reason + again : one.events ? "Ready" : "Ready, no events yet");
       if (!day) return;
+      text(ends.firstChild, day.is_new ? `${clock(day.from)}, the start` : "24 hours ago");
       const points = day.accounts.find((some) => some.name === one.name)?.points ?? [];
       const cells = hours(points);
       keyed(strip, cells, (cell) => String(cell.at), () => el("span"), (span, cell) => {
@@ -57,7 +58,7 @@ export function view(context) {
 
   /** A cell for each quarter of an hour. */
   function hours(points) {
-    const step = 3 * day.interval, first = Math.ceil(day.from / step) * step, cells = [];
+    const step = 3 * day.interval, first = Math.floor(day.from / step) * step, cells = [];
     for (let at = first; at <= day.to; at += step) {
       const inside = points.filter((point) => point.at >= at && point.at < at + step);
       const bad = inside.find((point) => point.reason);

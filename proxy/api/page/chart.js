@@ -1,9 +1,19 @@
-// A day of jobs: one lane each for what ran, waited and failed, and for the use of slots.
+// Jobs over time: one lane each for what ran, waited and failed, and for the use of slots.
 
-import { el, svg, text } from "./dom.js";
+import { attribute, card, el, svg, text } from "./dom.js";
 import { clock, plural } from "./format.js";
+import { get } from "./server.js";
 
 const LABEL = 18, GAP = 14, AXIS = 20;
+/** Intervals that a chart has at least, so that the bars of a new server are no walls; bars that it
+ * has at most on a wide and on a narrow screen. */
+const LEAST = 24, WIDE = 96, NARROW = 48;
+const MINUTE = 60_000, HOUR = 60 * MINUTE, DAY = 24 * HOUR;
+/** Times between two labels of the axis, and the width that one needs. */
+const LABELS = [5 * MINUTE, 10 * MINUTE, 30 * MINUTE, HOUR, 3 * HOUR, 6 * HOUR, DAY], ROOM = 90;
+
+/** What a range is called in a sentence. */
+export const RANGES = { "1h": "the last hour", "24h": "the last 24 hours", "7d": "the last 7 days" };
 const LANES = [
   { name: "Running", field: "running", height: 56 },
   { name: "Waiting", field: "waiting", height: 34 },
@@ -17,14 +27,15 @@ export function chart() {
   const tip = el("div", { class: "tip", hidden: true });
   const said = el("p", { class: "unseen", role: "status" });
   const root = el("div", { class: "chart", tabindex: 0, role: "group",
-    "aria-label": "Jobs of the last 24 hours. Use the left and right arrow keys to read it." }, picture, tip, said);
+    "aria-label": "Jobs over time" }, picture, tip, said);
   let bars = [], data = null, at = null;
 
   function draw() {
     const width = picture.clientWidth;
     if (!data || !width) return;
-    bars = fold(data, width < 520 ? 6 : 3);
-    picture.replaceChildren(paint(bars, width));
+    bars = fold(data, width < 520 ? NARROW : WIDE);
+    attribute(root, "aria-label", `Jobs of ${RANGES[data.range]}. Use the left and right arrow keys to read it.`);
+    picture.replaceChildren(paint(bars, width, data));
     point(at);
   }
 
@@ -69,12 +80,14 @@ export function chart() {
   };
 }
 
-/** Bars of `count` intervals each: the most that ran and waited, the sum of what ended. */
-function fold(activity, count) {
-  const step = count * activity.interval;
-  const first = Math.ceil(activity.from / step) * step;
+/** Bars, `most` at most: of what ran and waited the highest, of what ended the sum. Those behind now
+ * are empty. */
+function fold(activity, most) {
+  const span = Math.max(activity.to - activity.from, LEAST * activity.interval);
+  const step = activity.interval * Math.ceil(span / activity.interval / most);
+  const first = Math.floor(activity.from / step) * step;
   const bars = [];
-  for (let at = first; at <= activity.to; at += step) {
+  for (let at = first; at < activity.from + span; at += step) {
     bars.push({ at, step, running: 0, waiting: 0, completed: 0, failed: 0, busy: 0, slots: null });
   }
   const barOf = (at) => bars[Math.floor((at - first) / step)];
@@ -89,8 +102,10 @@ function fold(activity, count) {
     for (const point of account.points) slots.set(point.at, (slots.get(point.at) ?? 0) + point.slots);
   }
   for (const [at, count] of slots) {
-    const bar = barOf(at);
-    if (bar) bar.slots = Math.max(bar.slots ?? 0, count);
+    for (const bar of bars) {
+      const within = bar.at < at + activity.account_interval && bar.at + step > at && bar.at <= activity.to;
+      if (within) bar.slots = Math.max(bar.slots ?? 0, count);
+    }
   }
   for (const bar of bars) {
     const seconds = (Math.min(bar.at + step, activity.to) - bar.at) / 1000;
@@ -101,7 +116,7 @@ function fold(activity, count) {
   return bars;
 }
 
-function paint(bars, width) {
+function paint(bars, width, activity) {
   const lanes = LANES.filter((lane) => !lane.slots || bars.some((bar) => bar.use != null));
   const height = lanes.reduce((sum, lane) => sum + LABEL + lane.height + GAP, AXIS - GAP);
   const step = width / bars.length;
@@ -115,7 +130,7 @@ function paint(bars, width) {
     const most = lane.most ?? Math.max(1, peak, slots);
     root.append(
       svg("text", { class: "lane", x: 0, y: top + 12 }, lane.name),
-      svg("text", { class: "peak", x: width, y: top + 12 }, peakWords(lane, bars, peak)),
+      svg("text", { class: "peak", x: width, y: top + 12 }, peakWords(lane, bars, peak, activity)),
       svg("line", { class: "base", x1: 0, x2: width, y1: base + 0.5, y2: base + 0.5 }),
     );
     if (slots) {
@@ -131,39 +146,76 @@ function paint(bars, width) {
     });
     top = base + GAP;
   }
-  root.append(...hours(bars, step, width, height));
+  root.append(...labels(bars, width, height));
   return root;
 }
 
-function peakWords(lane, bars, peak) {
+function peakWords(lane, bars, peak, activity) {
   if (lane.field === "failed") {
     const sum = bars.reduce((total, bar) => total + bar.failed, 0);
-    return sum ? `${sum} in 24 hours` : "none in 24 hours";
+    return `${sum || "none"} ${activity.is_new ? "since the start" : `in ${RANGES[activity.range]}`}`;
   }
   if (lane.field === "use") {
     const known = bars.filter((bar) => bar.use != null);
     return `${Math.round((100 * known.reduce((sum, bar) => sum + bar.use, 0)) / known.length)} % on average`;
   }
   const slots = lane.field === "running" ? Math.max(...bars.map((bar) => bar.slots ?? 0)) : 0;
-  return `${peak} at most${slots ? ` of ${plural(slots, "slot")}` : ""}`;
+  return `peak ${peak}${slots ? ` of ${slots}` : ""}`;
 }
 
-/** The hours below, so many as have room. */
-function hours(bars, step, width, height) {
-  const every = width < 520 ? 6 : 3;
-  return bars.flatMap((bar, index) => {
-    const date = new Date(bar.at), x = index * step;
-    if (date.getMinutes() || date.getHours() % every || x < 16 || x > width - 20) return [];
-    return [svg("text", { class: "hour", x, y: height - 4 }, clock(bar.at))];
-  });
+/** The times below, as many as have room: hours, or the days of a week. */
+function labels(bars, width, height) {
+  const from = bars[0].at, span = bars.at(-1).at + bars[0].step - from;
+  const every = LABELS.find((time) => (span / time) * ROOM <= width) ?? DAY;
+  const made = [], midnight = new Date(from).setHours(0, 0, 0, 0);
+  for (let at = midnight; at < from + span; at += every) {
+    const x = (width * (at - from)) / span;
+    if (x < 20 || x > width - 24) continue;
+    const label = every < DAY ? clock(at) : new Date(at).toLocaleDateString([], { weekday: "short", day: "numeric" });
+    made.push(svg("text", { class: "hour", x, y: height - 4 }, label));
+  }
+  return made;
 }
 
 function words(bar) {
   const lines = [
-    `${clock(bar.at)}–${clock(bar.at + bar.step)}`,
-    `${bar.running} running, ${bar.waiting} waiting at most`,
+    `${bar.step < HOUR ? "" : `${new Date(bar.at).toLocaleDateString([], { weekday: "short" })} `}${clock(bar.at)}–${clock(bar.at + bar.step)}`,
+    `peak ${bar.running} running, ${bar.waiting} waiting`,
     `${bar.completed} done, ${bar.failed} failed`,
   ];
   if (bar.use != null) lines.push(`${Math.round(100 * bar.use)} % of ${plural(bar.slots, "slot")} in use`);
   return lines;
+}
+
+/** Milliseconds between two readings. */
+const AGAIN = 20_000;
+
+/** The card with the chart, and what chooses its range; of one member, or of all. */
+export function activity(member = null) {
+  const box = card("Activity", { id: "day", empty: "No jobs" }), graph = chart();
+  const chosen = el("div", { class: "segments", role: "group", "aria-label": "Range" },
+    Object.keys(RANGES).map((range) => el("button", { type: "button", "data-range": range, click: () => choose(range) }, range.replace(/(\d+)/, "$1 "))));
+  let range = localStorage.getItem("range") ?? "24h", asked = 0;
+  if (!(range in RANGES)) range = "24h";
+  box.heading.after(chosen);
+  box.body.append(graph.root);
+  const timer = setInterval(read, AGAIN);
+  choose(range);
+
+  function choose(wanted) {
+    range = wanted;
+    localStorage.setItem("range", range);
+    for (const button of chosen.children) button.setAttribute("aria-pressed", String(button.dataset.range === range));
+    read();
+  }
+
+  async function read() {
+    const mine = ++asked;
+    const answer = await get("api/activity", { range, member }).catch(() => null);
+    if (!answer || mine !== asked) return;
+    box.isEmpty(!answer.points.length, `No jobs ${answer.is_new ? "since the start" : `in ${RANGES[range]}`}`);
+    graph.draw(answer);
+  }
+
+  return { root: box.root, leave: () => clearInterval(timer) };
 }

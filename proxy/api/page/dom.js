@@ -60,8 +60,9 @@ export function card(title, { empty = "", link = null, id = null } = {}) {
   const root = el("section", { class: "card", id }, head, none, body);
   return {
     root, body, heading,
-    /** Say that there is nothing, or show what there is. */
-    isEmpty(yes) {
+    /** Say that there is nothing, in these words if they change, or show what there is. */
+    isEmpty(yes, words = null) {
+      if (words != null) text(none, words);
       none.hidden = !yes;
       body.hidden = yes;
     },

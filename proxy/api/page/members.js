@@ -2,7 +2,7 @@
 
 import { act, get } from "./server.js";
 import { $, ask, card, copy, el, keyed, notice, text } from "./dom.js";
-import { chart } from "./chart.js";
+import { activity } from "./chart.js";
 import { ago, bytes, hash, moment, plural } from "./format.js";
 import { gallery } from "./jobs.js";
 
@@ -98,7 +98,7 @@ function said(member) {
 export function view(context, [name]) {
   const admin = context.isAdmin(), own = name === context.state.viewer.name;
   const chip = el("span", { class: "chip" });
-  const day = card("Last 24 hours", { id: "day", empty: "No jobs in the last 24 hours" }), graph = chart();
+  const chart = activity(name);
   const limits = card(admin ? "Role and limits" : "Limits", { id: "limits" });
   const tokens = card("Tokens", { id: "tokens", empty: "No tokens" });
   const last = card("Last jobs", { id: "last", link: ["All jobs", `#/jobs?member=${encodeURIComponent(name)}`], empty: "No jobs yet" });
@@ -106,21 +106,11 @@ export function view(context, [name]) {
   const grid = gallery(), rows = el("ul", { class: "rows tokens" });
   const disable = el("button", { type: "button", hidden: true, click: toggle });
   const remove = el("button", { type: "button", class: "danger", hidden: true, click: drop }, "Remove member");
-  const parts = el("div", { class: "stack" }, day.root, limits.root, tokens.root, last.root);
+  const parts = el("div", { class: "stack" }, chart.root, limits.root, tokens.root, last.root);
   let member = null, form = null, shown = "", history = null, jobs = null, ownTokens = [], removed = false;
-  day.body.append(graph.root);
   last.body.append(grid.root);
   tokens.body.before(newToken());
   tokens.body.append(rows);
-  const timer = setInterval(readActivity, 20_000);
-  readActivity();
-
-  async function readActivity() {
-    const answer = await get("api/activity", { member: name }).catch(() => null);
-    if (!answer) return;
-    day.isEmpty(!answer.points.length);
-    graph.draw(answer);
-  }
 
   async function read() {
     if (removed) return;
@@ -271,7 +261,7 @@ export function view(context, [name]) {
       el("div", { class: "headline" }, el("h1", {}, name), chip, disable, remove), missing, parts),
     update,
     membersChanged: read,
-    leave: () => clearInterval(timer),
+    leave: chart.leave,
   };
 }
 

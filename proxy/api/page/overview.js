@@ -2,41 +2,31 @@
 
 import { act, get } from "./server.js";
 import { ask, bar, card, el, keyed, text } from "./dom.js";
-import { chart } from "./chart.js";
+import { activity } from "./chart.js";
 import { duration, hash, key, name, plural, short } from "./format.js";
 import { gallery } from "./jobs.js";
 import { left } from "./run.js";
 
-const LAST = 12, AGAIN = 20_000;
+const LAST = 12;
 
 export function view(context) {
   const gateway = context.state.viewer.gateway;
   const tiles = el("dl", { class: "tiles" });
-  const day = card("Last 24 hours", { id: "day", empty: "No jobs in the last 24 hours" });
+  const chart = activity();
   const running = card("Running", { id: "running", empty: "No jobs running" });
   const waiting = card("Waiting", { id: "waiting", empty: "No jobs waiting" });
   const usage = card("Usage today", { id: "usage", empty: "No jobs today" });
   const accounts = card("Accounts", { id: "accounts", link: ["Health", "#/accounts"], empty: "No account is ready" });
   const last = card("Last jobs", { id: "last", link: ["All jobs", "#/jobs"], empty: "No jobs yet. Jobs that have ended appear here." });
-  const graph = chart(), grid = gallery();
+  const grid = gallery();
   const jobs = el("ul", { class: "rows" }), groups = el("div", { class: "groups" });
   const used = el("ul", { class: "rows usage" }), health = el("ul", { class: "rows" });
-  day.body.append(graph.root);
   running.body.append(jobs);
   waiting.body.append(groups);
   usage.body.append(used);
   accounts.body.append(health);
   last.body.append(grid.root);
   let ended = null, history = null;
-  const timer = setInterval(readActivity, AGAIN);
-  readActivity();
-
-  async function readActivity() {
-    const answer = await get("api/activity").catch(() => null);
-    if (!answer) return;
-    day.isEmpty(!answer.points.length);
-    graph.draw(answer);
-  }
 
   async function readJobs() {
     history = context.state.history;
@@ -174,12 +164,12 @@ export function view(context) {
 
   return {
     title: "Overview",
-    root: el("div", { class: "page" }, el("h1", { class: "unseen" }, "Overview"), tiles, day.root,
+    root: el("div", { class: "page" }, el("h1", { class: "unseen" }, "Overview"), tiles, chart.root,
       el("div", { class: "columns" },
         el("div", { class: "stack" }, running.root, waiting.root),
         el("div", { class: "stack" }, accounts.root, usage.root)),
       last.root),
     update,
-    leave: () => clearInterval(timer),
+    leave: chart.leave,
   };
 }

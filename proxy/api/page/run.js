@@ -7,7 +7,8 @@ import { get } from "./server.js";
 /** The time that is left in words, `""` if no graph of the same shape has run before. */
 export function left(ms) {
   if (ms == null) return "";
-  return ms < 1000 ? "almost done" : `about ${duration(1000 * Math.ceil(ms / 1000))} left`;
+  if (ms < 1000) return "almost done";
+  return `about ${ms < 10_000 ? `${Math.ceil(ms / 1000)} s` : duration(ms)} left`;
 }
 
 /** The card of a job that runs. `follow` asks the server again; `drawn` is called with the answer. */
