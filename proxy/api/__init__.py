@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from proxy.jobs.service import JobService
     from proxy.members.accounting import Accounting
     from proxy.members.directory import Directory
+    from proxy.members.invitations import Invitations
     from proxy.observations import Observations
     from proxy.packs.pack import PackServices
     from proxy.readiness import Readiness
@@ -81,6 +82,7 @@ class Services(Struct, frozen=True, kw_only=True):
     catalog: Catalog
     userdata: UserData
     members: Directory
+    invitations: Invitations
     accounting: Accounting
     history: HistoryRepository
     activity: ActivityRepository

@@ -47,6 +47,7 @@ log = structlog.get_logger(__name__)
 COOKIE = "comfy_proxy_session"
 SIGN_IN = "/proxy/sign-in"
 SIGN_OUT = "/proxy/sign-out"
+INVITATION = "/proxy/invitation"
 #: The header that programs for Comfy Cloud send.
 KEY_HEADER = "X-API-Key"
 
@@ -55,8 +56,8 @@ TICKETED = "/view"
 TICKET = "ticket"
 TICKET_LIFETIME = 600
 
-#: Routes without authentication: health, and signing in and out.
-OPEN = frozenset({"/healthz", SIGN_IN, SIGN_OUT})
+#: Routes without authentication: health, signing in and out, and accepting an invitation.
+OPEN = frozenset({"/healthz", SIGN_IN, SIGN_OUT, INVITATION})
 
 _SIGN_IN_BELOW = f"{SIGN_IN}/"
 

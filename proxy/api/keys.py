@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from proxy.jobs.service import JobService
     from proxy.members.accounting import Accounting
     from proxy.members.directory import Directory
+    from proxy.members.invitations import Invitations
     from proxy.observations import Observations
     from proxy.packs.pack import PackServices
     from proxy.readiness import Readiness
@@ -34,6 +35,7 @@ FILES: web.AppKey[Files] = web.AppKey("files")
 CATALOG: web.AppKey[Catalog] = web.AppKey("catalog")
 USERDATA: web.AppKey[UserData] = web.AppKey("userdata")
 MEMBERS: web.AppKey[Directory] = web.AppKey("members")
+INVITATIONS: web.AppKey[Invitations] = web.AppKey("invitations")
 ACCOUNTING: web.AppKey[Accounting] = web.AppKey("accounting")
 HISTORY: web.AppKey[HistoryRepository] = web.AppKey("history")
 ACTIVITY: web.AppKey[ActivityRepository] = web.AppKey("activity")
@@ -58,6 +60,7 @@ def provide(app: web.Application, services: Services) -> None:
     app[CATALOG] = services.catalog
     app[USERDATA] = services.userdata
     app[MEMBERS] = services.members
+    app[INVITATIONS] = services.invitations
     app[ACCOUNTING] = services.accounting
     app[HISTORY] = services.history
     app[ACTIVITY] = services.activity

@@ -74,8 +74,8 @@ async def add_member(request: web.Request) -> web.Response:
             "add NAME --role admin, then comfy-cloud-proxy token new NAME.",
             kind="conflict",
         )
-    with _translated_errors():
-        wanted = validated(await _body(request), NewMember)
+    with translated_errors():
+        wanted = validated(await json_body(request), NewMember)
         member = await directory.add(wanted.member(), restore=wanted.restore)
     note(request, "member_added", name=member.name, role=member.role)
     return bodies.json(describe_member(directory, member), 201)
@@ -84,8 +84,8 @@ async def add_member(request: web.Request) -> web.Response:
 async def change_member(request: web.Request) -> web.Response:
     """Change a member: `role`, `weight`, `disabled`, and in `limits` any of the limits."""
     directory = _directory(request)
-    with _translated_errors():
-        wanted = await _body(request)
+    with translated_errors():
+        wanted = await json_body(request)
         checked = validated(wanted, MemberFields)
         if checked.disabled is True or checked.role == "user":
             _spare_oneself(request)
@@ -99,7 +99,7 @@ async def remove_member(request: web.Request) -> web.Response:
     """Remove a member and its tokens, but not its history and files."""
     directory = _directory(request)
     _spare_oneself(request)
-    with _translated_errors():
+    with translated_errors():
         member = await directory.remove(request.match_info["name"])
     note(request, "member_removed", name=member.name)
     return bodies.empty(204)
@@ -108,7 +108,7 @@ async def remove_member(request: web.Request) -> web.Response:
 async def list_tokens(request: web.Request) -> web.Response:
     """Return the tokens, or those of a `member`, without secrets; members get their own."""
     directory, name = request.app[MEMBERS], whose(request)
-    with _translated_errors():
+    with translated_errors():
         member = directory.find(name).name if name and directory.has_members else None
     found = [describe_token(directory, token) for token in directory.tokens(member)]
     return bodies.json({"tokens": found})
@@ -121,12 +121,12 @@ async def make_token(request: web.Request) -> web.Response:
     of the request.
     """
     directory, until = request.app[MEMBERS], None
-    body = await _body(request)
+    body = await json_body(request)
     if not is_admin(request):
         if body.get("member") != member_of(request):
             require_admin(request)
         until = _own_expiry(request)
-    with _translated_errors():
+    with translated_errors():
         wanted = validated(body, NewToken)
         text, token = await directory.new_token(wanted.member, until=until, **wanted.values())
     note(request, "token_made", name=token.member, of=token.shown)
@@ -145,7 +145,7 @@ async def revoke_token(request: web.Request) -> web.Response:
         if len(ids) != 1:
             require_admin(request)
         (prefix,) = ids
-    with _translated_errors():
+    with translated_errors():
         token = await directory.revoke(prefix)
     note(request, "token_revoked", name=token.member, of=token.shown)
     return bodies.empty(204)
@@ -183,7 +183,7 @@ def _spare_oneself(request: web.Request) -> None:
         )
 
 
-async def _body(request: web.Request) -> dict[str, Any]:
+async def json_body(request: web.Request) -> dict[str, Any]:
     """Return the body as a JSON object. Pages of other sites cannot send its content type without a
     preflight."""
     if request.content_type != "application/json":
@@ -196,7 +196,7 @@ async def _body(request: web.Request) -> dict[str, Any]:
 
 
 @contextmanager
-def _translated_errors() -> Iterator[None]:
+def translated_errors() -> Iterator[None]:
     """Raise `LocalError` for the errors of the directory."""
     try:
         yield

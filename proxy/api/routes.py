@@ -17,6 +17,7 @@ from proxy.api import (
     downloads,
     extension,
     gallery,
+    invitations,
     jobs,
     members,
     metrics,
@@ -30,7 +31,7 @@ from proxy.api import (
     userdata,
     websocket,
 )
-from proxy.api.authenticator import SIGN_IN, SIGN_OUT
+from proxy.api.authenticator import INVITATION, SIGN_IN, SIGN_OUT
 from proxy.api.bodies import Handler
 from proxy.packs.pack import PackRoute
 from proxy.packs.table import PACKS
@@ -175,6 +176,11 @@ ROUTES = (
     _only("POST", SIGN_OUT, sign_in.post_sign_out),
     _only("GET", f"{SIGN_IN}/{{provider}}", provider_sign_in.get_provider_sign_in),
     _only("GET", f"{SIGN_IN}/{{provider}}/callback", provider_sign_in.get_provider_callback),
+    _only("GET", INVITATION, invitations.get_invitation),
+    _only("POST", INVITATION, invitations.post_invitation),
+    _only("GET", "/proxy/api/invitations", invitations.list_invitations),
+    _only("POST", "/proxy/api/invitations", invitations.make_invitation),
+    _only("DELETE", "/proxy/api/invitations/{id}", invitations.revoke_invitation),
     _only("GET", "/proxy/api/members", members.list_members),
     _only("POST", "/proxy/api/members", members.add_member),
     _only("PATCH", "/proxy/api/members/{name}", members.change_member),

@@ -45,14 +45,14 @@ async def get_preview(request: web.Request) -> web.Response:
 async def get_workflow(request: web.Request) -> web.Response:
     """Return what a job was sent with, by `member` and `id`, or a file with its workflow.
 
-    Without `format` it is `{"prompt", "extra_data", "workflow"}`; `workflow` is that of the web
-    interface, null where the client sent none. With
-    `form=interface` or `form=api` the answer is a file with the workflow or the graph alone.
+    Without `format` it is `{"prompt", "extra_data", "workflow"}`, where `workflow` is that of the
+    web interface, or null. With `format=interface` or `format=api` it is a file with the workflow
+    or the graph alone.
     """
     member, id_ = named_job(request)
-    form = request.query.get("form", "")
+    form = request.query.get("format", "")
     if form not in ("", "interface", "api"):
-        raise LocalError("invalid_form", "form must be interface or api.")
+        raise LocalError("invalid_format", "format must be interface or api.")
     found = await request.app[JOBS].job(member, id_)
     if found is None:
         raise LocalError("unknown_job", "There is no such job.", kind="not_found")

@@ -80,13 +80,8 @@ async def post_sign_in(request: web.Request) -> web.Response:
     authenticator, caller = authenticator_of(request), caller_of(request)
     members = request.app[MEMBERS]
     authenticator.refuse_foreign(request, caller)
-    if has_token(request):  # a page below /t/TOKEN/ must not sign a browser in as its author
-        raise LocalError(
-            "sign_in_with_token",
-            "This request has a token already; sign in without a token in the path, the headers "
-            "or the query.",
-        )
-    form = await _read_form(request)
+    refuse_token(request)
+    form = await read_form(request)
     token, target = form.get("token", "").strip(), form.get("next", "/")
     await members.look_for([token])
     access = members.access(token)
@@ -97,29 +92,46 @@ async def post_sign_in(request: web.Request) -> web.Response:
     return answer
 
 
+def refuse_token(request: web.Request) -> None:
+    """Raise `LocalError` for a request with a token of its own: a page below `/t/TOKEN/` must not
+    sign a browser in as its author."""
+    if has_token(request):
+        raise LocalError(
+            "sign_in_with_token",
+            "This request has a token already; sign in without a token in the path, the headers "
+            "or the query.",
+        )
+
+
 async def begin_session(request: web.Request, access: Access, target: str) -> web.Response:
     """Return an answer that gives the browser a session and leads it to a path of this server.
 
     Raises `StorageError`.
     """
-    members, caller = request.app[MEMBERS], caller_of(request)
     base = request.app[OPTIONS].base_path
+    answer = leads_to(f"{base}{target if is_local(target) else '/'}")
+    await give_session(request, answer, access)
+    return answer
+
+
+async def give_session(request: web.Request, answer: web.Response, access: Access) -> None:
+    """Give the browser a session in the answer's cookie, instead of one that it has. Raises
+    `StorageError`."""
+    members, caller = request.app[MEMBERS], caller_of(request)
     await _end_session(request)
     session = await members.sessions.begin(access.token.id)
     members.used(access.token, caller.address)
     log.info("member_signed_in", member=access.member.name, address=caller.address)
     connection_of(request).admission = Admission(access.member.name, access.token.id)
-    answer = leads_to(f"{base}{target if is_local(target) else '/'}")
     answer.set_cookie(
         COOKIE,
         session,
         max_age=SESSION_LIFETIME // 1000,
-        path=base or "/",
+        path=request.app[OPTIONS].base_path or "/",
         secure=caller.scheme == "https",
         httponly=True,
         samesite="Lax",
     )
-    return answer
 
 
 async def post_sign_out(request: web.Request) -> web.Response:
@@ -147,7 +159,8 @@ async def _end_session(request: web.Request) -> None:
         await request.app[MEMBERS].sessions.end(digest(cookie))
 
 
-async def _read_form(request: web.Request) -> dict[str, str]:
+async def read_form(request: web.Request) -> dict[str, str]:
+    """Return the fields of a form. Raises `LocalError` for another body and a large one."""
     if request.content_type != "application/x-www-form-urlencoded":
         raise LocalError(
             "not_a_form",
@@ -215,9 +228,11 @@ def own_address(request: web.Request, path: str) -> str:
     return f"{caller.scheme}://{caller.host}{request.app[OPTIONS].base_path}{path}"
 
 
-def sign_in_page(form: str, problem: LocalError | None = None) -> web.Response:
-    """Return the page with a form, and why the last attempt has failed."""
+def sign_in_page(form: str, problem: LocalError | None = None, *, script: str = "") -> web.Response:
+    """Return the page with a form, why the last attempt has failed, and a script of ours."""
     nonce = secrets.token_urlsafe(16)
+    if script:
+        form += f'<script nonce="{nonce}">{script}</script>'
     alert = f'<p role="alert">{html.escape(str(problem))}</p>' if problem is not None else ""
     return web.Response(
         status=bodies.status_of(problem) if problem is not None else 200,
@@ -227,7 +242,9 @@ def sign_in_page(form: str, problem: LocalError | None = None) -> web.Response:
             **(bodies.headers_of(problem) if problem is not None else {}),
             "Cache-Control": "no-store",
             "Content-Security-Policy": f"default-src 'none'; style-src 'nonce-{nonce}'; "
-            "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+            + (f"script-src 'nonce-{nonce}'; " if script else "")
+            + "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+            "Referrer-Policy": "no-referrer",
             "X-Content-Type-Options": "nosniff",
         },
     )

@@ -20,12 +20,14 @@ from proxy.app.storage import OpenStorage
 from proxy.engine.election import Election
 from proxy.files.assets import Assets
 from proxy.jobs.activity import Sampler
+from proxy.members.invitations import Invitations
 from proxy.packs.notes import Notes
 from proxy.packs.pack import PackServices
 from proxy.packs.workflows import WorkflowExchange
 from proxy.readiness import Readiness
 from proxy.settings import Settings
 from proxy.storage.assets import AssetRepository
+from proxy.storage.invitations import InvitationRepository
 from proxy.storage.temporary import ExportRepository
 from proxy.storage.usage import ActivityRepository
 from proxy.storage.workflows import WorkflowRepository
@@ -90,6 +92,7 @@ async def open_api(
                     catalog=resources.catalog,
                     userdata=resources.userdata,
                     members=storage.members,
+                    invitations=Invitations(InvitationRepository(database), storage.members),
                     accounting=resources.accounting,
                     history=jobs.repository.history,
                     activity=activity,
@@ -106,6 +109,29 @@ async def open_api(
                     providers=providers,
                     options=_api_options(settings, shared=database.shared),
                 )
+        with logs.lines_told(journal.add):
+            yield Services(
+                jobs=jobs.service,
+                files=resources.files,
+                catalog=resources.catalog,
+                userdata=resources.userdata,
+                members=storage.members,
+                invitations=Invitations(InvitationRepository(database), storage.members),
+                accounting=resources.accounting,
+                history=jobs.repository.history,
+                activity=activity,
+                observations=cloud.observations,
+                readiness=readiness,
+                journal=journal,
+                interface=interface,
+                bus=jobs.bus,
+                cipher=storage.cipher,
+                supervisor=supervisor,
+                budget=process.budget,
+                assets=assets if settings.assets else None,
+                packs=packs if settings.helper_nodes else None,
+                options=_api_options(settings, shared=database.shared),
+            )
     finally:
         notes.close()
         await readiness.close()

@@ -175,6 +175,11 @@ class Directory:
         if changed:
             self._notify()
 
+    async def refresh(self) -> None:
+        """Read what another process, or an invitation, has changed. Raises `StorageError`."""
+        if await self._refresh():
+            self._notify()
+
     def used(self, token: Token, address: str) -> None:
         """Note a use of a token; it is written at most once in `USE_INTERVAL`."""
         self._uses[token.id] = Use(self._ms(), address)

@@ -70,9 +70,14 @@ class Use(NamedTuple):
 
 def make(member: str, *, note: str = "", created: int, expires: int | None) -> tuple[str, Token]:
     """Return a new token, and what is stored of it."""
-    id_ = _letters(_ID_BYTES)
-    text = f"{PREFIX}{id_}{_letters(_SECRET_BYTES)}"
+    id_, text = secret_of(PREFIX)
     return text, Token(id_, member, digest(text), note, created, expires)
+
+
+def secret_of(prefix: str) -> tuple[str, str]:
+    """Return a new id, and a secret text that begins with the prefix and the id."""
+    id_ = _letters(_ID_BYTES)
+    return id_, f"{prefix}{id_}{_letters(_SECRET_BYTES)}"
 
 
 def id_of(text: str) -> str | None:

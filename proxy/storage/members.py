@@ -71,9 +71,22 @@ class StoredSession(Struct, frozen=True):
     expires: int
 
 
+class StoredInvitation(Struct, frozen=True):
+    """An invitation by its id; `digest` is the SHA-256 of its code. Times are in ms since 1970."""
+
+    id: PlainText
+    member: str
+    digest: PlainText
+    created: int
+    expires: int
+
+
 members = table_of(StoredMember, "members", keys=("key",))
 tokens = table_of(StoredToken, "tokens", Index("ix_tokens_member", "member"), keys=("id",))
 sessions = table_of(StoredSession, "sessions", Index("ix_sessions_token", "token"), keys=("name",))
+invitations = table_of(
+    StoredInvitation, "invitations", Index("ix_invitations_member", "member"), keys=("id",)
+)
 
 
 class StoredMembers(Struct, frozen=True):
@@ -131,7 +144,8 @@ class MemberRepository(Repository):
         tokens: Sequence[StoredToken] = (),
         revoked: Collection[str] = (),
     ) -> int:
-        """Write members and tokens, and delete revoked tokens with their sessions; all or nothing.
+        """Write members and tokens, and delete revoked tokens with their sessions and the
+        invitations of removed members; all or nothing.
 
         Returns the new revision. Raises `StaleError` if `revision` (`None` for any) is not the
         newest.
@@ -143,6 +157,8 @@ class MemberRepository(Repository):
                 raise StaleError("the members were changed by another process")
             put_members(connection, members, tokens)
             _revoke(connection, revoked)
+            gone = [member.name for member in members if member.removed]
+            connection.execute(delete(invitations).where(invitations.c.member.in_(gone)))
             return _advance(connection, newest)
 
         return await self.write(work)
@@ -191,6 +207,13 @@ def put_members(
     """Write members and tokens, in the caller's unit."""
     run_many(connection, _PUT_MEMBER, [asdict(member) for member in new])
     run_many(connection, _PUT_TOKEN, [asdict(token) for token in new_tokens])
+
+
+def add_token(connection: Connection, token: StoredToken) -> None:
+    """Write a new token as a change of the members, in the caller's unit."""
+    newest = _revision(connection, lock=True)
+    connection.execute(insert(tokens), asdict(token))
+    _advance(connection, newest)
 
 
 def put_session(connection: Connection, session: StoredSession) -> None:

@@ -366,6 +366,7 @@ def services_over(jobs: Any, files: Any, catalog: Any, userdata: Any, **more: An
     """Services over the rooms of a test."""
     rooms: dict[str, Any] = {
         "members": Directory(),
+        "invitations": None,
         "history": None,
         "activity": None,
         "observations": NeverSurprised(),

@@ -222,12 +222,12 @@ async def test_what_was_sent_is_a_file_without_the_id_of_a_socket(
     _, whole = await bob.get("workflow", id=job)
     assert (whole["prompt"], whole["workflow"]) == (graphs.plain(), workflow)
     assert "client_id" not in whole["extra_data"]
-    assert (await bob.get("workflow", id=job, form="interface"))[1] == workflow
+    assert (await bob.get("workflow", id=job, format="interface"))[1] == workflow
     bare = await bob.run(graphs.plain(2))
-    assert (await bob.get("workflow", id=bare, form="api"))[1] == graphs.plain(2)
-    status, refusal = await bob.get("workflow", id=bare, form="interface")
+    assert (await bob.get("workflow", id=bare, format="api"))[1] == graphs.plain(2)
+    status, refusal = await bob.get("workflow", id=bare, format="interface")
     assert (status, refusal["error"]["type"]) == (404, "no_workflow")
-    assert (await bob.get("workflow", id=bare, form="other"))[0] == 400
+    assert (await bob.get("workflow", id=bare, format="other"))[0] == 400
 
 
 @pytest.mark.parametrize(("range_", "interval"), [("1h", 60_000), ("24h", 300_000), ("7d", 3.6e6)])

@@ -111,7 +111,7 @@ export function view(context, [member, id]) {
     prompts.replaceChildren(...job.prompts.map((one) => el("li", {},
       el("small", {}, [one.role && one.role[0].toUpperCase() + one.role.slice(1), `${one.class_type} #${one.node}`].filter(Boolean).join(" · ")),
       el("pre", { tabindex: 0, "aria-label": `Prompt text of node ${one.node}` }, one.text))));
-    const file = (form) => `api/workflow?${new URLSearchParams({ member, id, form })}`;
+    const file = (format) => `api/workflow?${new URLSearchParams({ member, id, format })}`;
     const made = [];
     if (context.state.server.interface) {
       made.push(el("a", { class: "button", href: `../?${new URLSearchParams({ job: id, member })}`, target: "_blank", rel: "noopener" }, "Open in the web interface"));

@@ -294,6 +294,16 @@ def _create_members() -> None:
         sa.PrimaryKeyConstraint("key", name=op.f("pk_members")),
     )
     op.create_table(
+        "invitations",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("member", AnyText(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("created", sa.BigInteger(), nullable=False),
+        sa.Column("expires", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_invitations")),
+    )
+    op.create_index("ix_invitations_member", "invitations", ["member"], unique=False)
+    op.create_table(
         "sessions",
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("token", sa.Text(), nullable=False),

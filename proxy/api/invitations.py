@@ -1,0 +1,116 @@
+"""Invitations: `/proxy/api/invitations` for admins, and the page that exchanges one for a token.
+
+The code is in the fragment of the link, which browsers send to nobody: neither logs nor programs
+that look at links in chats get it. Only the form of the page uses it.
+"""
+
+from __future__ import annotations
+
+import html
+
+from aiohttp import web
+
+from proxy.api import bodies
+from proxy.api.authenticator import INVITATION, SIGN_IN, authenticator_of, caller_of
+from proxy.api.keys import INVITATIONS, MEMBERS, OPTIONS
+from proxy.api.members import json_body, require_admin, translated_errors
+from proxy.api.middleware import note
+from proxy.api.sign_in import give_session, read_form, refuse_token, sign_in_page
+from proxy.members.invitations import InvalidInvitationError, NewInvitation, describe, shown
+from proxy.members.member import validated
+from proxy.translate.errors import LocalError
+
+_FORM = """<p>You are invited to this server. Accepting signs this browser in and shows your token,
+once.</p>
+<form method="post" action="{base}{action}">
+<label for="code">Invitation code</label>
+<input id="code" name="code" autocomplete="off" spellcheck="false" required>
+<button>Accept the invitation</button>
+</form>"""
+
+#: Takes the code out of the address, so that it is in no history.
+_SCRIPT = """
+const code = location.hash.slice(1);
+if (code) {
+  document.getElementById("code").value = code;
+  history.replaceState(null, "", location.pathname);
+}
+"""
+
+_ACCEPTED = """<p>You are signed in as <strong>{member}</strong>.</p>
+<p>This is your token. Programs need it to connect. It is shown only once: keep it like a
+password.</p>
+<p><code id="token">{token}</code></p>
+<p><a href="{base}/proxy/#/member/{member}">Connect programs</a></p>
+<p><a href="{base}/">Go to ComfyUI</a></p>"""
+
+
+async def list_invitations(request: web.Request) -> web.Response:
+    """Return the open invitations, or those of a `member`, without their codes; for admins."""
+    require_admin(request)
+    found = await request.app[INVITATIONS].open(request.query.get("member") or None)
+    return bodies.json({"invitations": list(map(describe, found))})
+
+
+async def make_invitation(request: web.Request) -> web.Response:
+    """Make an invitation for a `member`, which `expires` after `7d` or so; for admins.
+
+    The answer has the `code` this once, and the `path` of the page that takes it.
+    """
+    require_admin(request)
+    body = await json_body(request)
+    with translated_errors():
+        wanted = validated(body, NewInvitation)
+        code, invitation = await request.app[INVITATIONS].make(wanted)
+    note(request, "invitation_made", name=invitation.member, of=shown(invitation))
+    path = f"{request.app[OPTIONS].base_path}{INVITATION}#{code}"
+    answer = bodies.json({**describe(invitation), "code": code, "path": path}, 201)
+    answer.headers["Cache-Control"] = "no-store"
+    return answer
+
+
+async def revoke_invitation(request: web.Request) -> web.Response:
+    """Revoke an invitation; for admins."""
+    require_admin(request)
+    with translated_errors():
+        invitation = await request.app[INVITATIONS].revoke(request.match_info["id"])
+    note(request, "invitation_revoked", name=invitation.member, of=shown(invitation))
+    return bodies.empty(204)
+
+
+async def get_invitation(request: web.Request) -> web.Response:
+    """Return the page that takes an invitation, and change nothing, whoever asks for it."""
+    base = request.app[OPTIONS].base_path
+    if not request.app[MEMBERS].has_members:
+        raise web.HTTPFound(f"{base}{SIGN_IN}")
+    return sign_in_page(_form(request), script=_SCRIPT)
+
+
+async def post_invitation(request: web.Request) -> web.Response:
+    """Exchange the form's `code` for a token, which the answer shows, and sign the browser in."""
+    authenticator, caller = authenticator_of(request), caller_of(request)
+    authenticator.refuse_foreign(request, caller)
+    refuse_token(request)
+    code = (await read_form(request)).get("code", "").strip()
+    try:
+        token, access = await request.app[INVITATIONS].accept(code)
+    except InvalidInvitationError:
+        problem = authenticator.wrong(code, caller)
+        if problem.type == "wrong_token":
+            problem = LocalError(
+                "wrong_invitation",
+                "This invitation is not valid: it was used, has expired or was revoked. Ask an "
+                "admin of this server for a new one.",
+                kind=problem.kind,
+            )
+        return sign_in_page(_form(request), problem)
+    member, base = html.escape(access.member.name), html.escape(request.app[OPTIONS].base_path)
+    answer = sign_in_page(_ACCEPTED.format(member=member, token=html.escape(token), base=base))
+    await give_session(request, answer, access)
+    note(request, "invitation_accepted", token=access.token.shown)
+    return answer
+
+
+def _form(request: web.Request) -> str:
+    base = html.escape(request.app[OPTIONS].base_path)
+    return _FORM.format(base=base, action=INVITATION)
