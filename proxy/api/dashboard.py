@@ -257,6 +257,7 @@ async def _state(request: web.Request) -> dict[str, Any]:
             "simulated": request.app[OPTIONS].simulated,
             "documentation": _documentation(),
             "interface": not here,
+            "audit": admin and (here or not request.app[OPTIONS].admin_apart),
             "metrics": request.app[OPTIONS].metrics_shown
             and admin
             and (here or not request.app[OPTIONS].admin_apart),

@@ -12,10 +12,12 @@ from msgspec.structs import asdict
 
 from proxy.api import bodies
 from proxy.api.connections import member_of
+from proxy.api.content import filename_parameter
 from proxy.api.dashboard import REASONS
 from proxy.api.keys import ACCOUNTING, ACTIVITY, TURNS
 from proxy.api.members import is_admin, whose
 from proxy.jobs.activity import INTERVAL, aggregate, folded, folded_accounts
+from proxy.members.reports import usage_csv
 from proxy.storage.jobs import day_of
 from proxy.translate.errors import LocalError
 
@@ -24,7 +26,7 @@ async def get_usage(request: web.Request) -> web.Response:
     """Return jobs, running seconds, outputs and bytes by day (UTC) and member.
 
     The query has `from` and `to` (days, both included; default today) and `member`. Members get
-    their own usage.
+    their own usage. With `format=csv` the answer is a file.
     """
     today = day_of(time.time())
     last = _day(request, "to", today)
@@ -33,6 +35,16 @@ async def get_usage(request: web.Request) -> web.Response:
     if not is_admin(request):
         member = member_of(request)
     days = await request.app[ACCOUNTING].usage.days(first, last, member)
+    wanted = request.query.get("format", "json")
+    if wanted == "csv":
+        name = filename_parameter(f"usage-{first}-{last}.csv")
+        headers = {
+            "Content-Disposition": f"attachment; {name}",
+            "X-Content-Type-Options": "nosniff",
+        }
+        return web.Response(text=usage_csv(days), content_type="text/csv", headers=headers)
+    if wanted != "json":
+        raise LocalError("invalid_format", "format must be json or csv.")
     return bodies.json({"from": first, "to": last, "usage": [asdict(day) for day in days]})
 
 

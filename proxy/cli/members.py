@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import csv
 import json
 import sys
 import time
@@ -38,13 +37,14 @@ from proxy.members.member import (
     NewToken,
     validated,
 )
+from proxy.members.reports import usage_csv
 from proxy.members.tokens import Token
 from proxy.settings import Settings, load, place_options
 from proxy.storage.database import FILE, StorageError
 from proxy.storage.jobs import day_of
 from proxy.storage.members import MemberRepository
 from proxy.storage.start import opened_database
-from proxy.storage.usage import COUNTED, UsageRepository, UsageRow
+from proxy.storage.usage import UsageRepository, UsageRow
 
 T = TypeVar("T")
 
@@ -333,9 +333,7 @@ def usage(
     since = _date("--from", first) if first else until
     rows = _asked(settings, "usage", lambda stored: stored.days(since, until, member))
     if as_csv:
-        lines = csv.DictWriter(sys.stdout, ("day", "member", *COUNTED), lineterminator="\n")
-        lines.writeheader()
-        lines.writerows(map(_values, rows))
+        sys.stdout.write(usage_csv(rows))
     elif as_json:
         _print_json([_values(row) for row in rows])
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -276,7 +277,7 @@ async def test_members_and_tokens_are_managed(chrome: Browser, gateway: Gateway)
         await page.get_by_label("Note").fill("the laptop")
         await page.get_by_label("Expires").select_option("In 30 days")
         await page.get_by_role("button", name="New token").click()
-        token = page.locator("#token-made code")
+        token = page.locator("#secret code")
         await token.filter(has_text="ccp_").wait_for()
         headers = {"Authorization": f"Bearer {await token.inner_text()}"}
         async with gateway.session.get(gateway.url / "queue", headers=headers) as answer:
@@ -288,7 +289,7 @@ async def test_members_and_tokens_are_managed(chrome: Browser, gateway: Gateway)
         assert cleo["limits"]["upload_bytes_per_day"] == 1_500_000
         assert cleo["limits"]["denied_classes"] == ["Flux*"]
         await page.get_by_role("button", name="Done").click()
-        await page.locator("#token-made code:empty").wait_for(state="attached")
+        await page.locator("#secret code:empty").wait_for(state="attached")
         await page.get_by_role("button", name="Disable cleo").click()
         await page.get_by_role("button", name="Disable", exact=True).click()
         await page.get_by_text("disabled", exact=True).wait_for()
@@ -328,9 +329,143 @@ async def test_a_member_makes_an_own_token(chrome: Browser, gateway: Gateway) ->
         await page.get_by_text("Waiting jobs: 5000").wait_for()
         await page.get_by_label("Note").fill("phone")
         await page.get_by_role("button", name="New token").click()
-        await page.locator("#token-made code").filter(has_text="ccp_").wait_for()
+        await page.locator("#secret code").filter(has_text="ccp_").wait_for()
         await page.get_by_role("button", name="Done").click()
         await page.locator("#tokens li").filter(has_text="phone").wait_for()
+
+
+async def test_usage_is_shown_by_day_and_saved_as_csv(
+    chrome: Browser, gateway: Gateway, tmp_path: Path
+) -> None:
+    async with signed_in(chrome, gateway, "anna") as page:
+        await until_ended(page, await gateway.submit("ben", graphs.plain()))
+        await page.get_by_role("link", name="Usage", exact=True).click()
+        row = page.locator("#usage-days tbody tr").filter(has_text="ben")
+        await row.filter(has_text=day_of(time.time())).wait_for()
+        await page.locator("tfoot").get_by_text("Sum").wait_for()
+        assert (await Axe().run(page)).violations_count == 0
+        async with page.expect_download() as downloading:
+            await page.get_by_role("link", name="Download CSV").click()
+        saved = tmp_path / "usage.csv"
+        await (await downloading.value).save_as(saved)
+        head, *lines = saved.read_text(encoding="utf-8").splitlines()
+        assert head.startswith("day,member,submitted,")
+        assert ["ben", "1"] in [line.split(",")[1:3] for line in lines]
+        await page.get_by_label("Member").select_option("anna")
+        await row.wait_for(state="detached")
+
+
+async def test_a_member_sees_and_saves_the_own_usage_alone(
+    chrome: Browser, gateway: Gateway, tmp_path: Path
+) -> None:
+    async with signed_in(chrome, gateway, "ben", width=390, scheme="dark") as page:
+        await until_ended(page, await gateway.submit("ben", graphs.plain()))
+        await gateway.submit("anna", graphs.plain())
+        await page.get_by_role("link", name="Usage", exact=True).click()
+        await page.locator("#usage-days tbody tr").first.wait_for()
+        async with page.expect_download() as downloading:
+            await page.get_by_role("link", name="Download CSV").click()
+        saved = tmp_path / "usage.csv"
+        await (await downloading.value).save_as(saved)
+        text = saved.read_text(encoding="utf-8")
+        assert "ben" in text
+        assert "anna" not in text
+        assert (await Axe().run(page)).violations_count == 0
+
+
+async def test_the_audit_log_is_filtered_by_member_and_action(
+    chrome: Browser, gateway: Gateway
+) -> None:
+    async with signed_in(chrome, gateway, "anna") as page:
+        job = await gateway.submit("ben", graphs.plain())
+        await until_ended(page, job)
+        await page.get_by_role("link", name="Audit").click()
+        rows = page.locator("#audit tbody tr")
+        await rows.filter(has_text=f"job: {job}").wait_for()
+        signed = rows.filter(has_text="sign in")
+        await signed.filter(has_text="anna").wait_for()
+        await page.get_by_label("Action").select_option("submit")
+        await signed.wait_for(state="detached")
+        await page.get_by_label("Member").fill("anna")
+        await page.get_by_text("No entries").wait_for()
+        assert (await Axe().run(page)).violations_count == 0
+
+
+async def test_lines_connect_programs_with_a_new_token(chrome: Browser, gateway: Gateway) -> None:
+    async with signed_in(chrome, gateway, "ben") as page:
+        await page.get_by_role("link", name="Your access").click()
+        line = page.get_by_label("Line for Krita AI Diffusion", exact=True)
+        await line.filter(has_text=f"{gateway.url}/t/TOKEN").wait_for()
+        await page.get_by_role("button", name="New token").click()
+        token = await page.locator("#secret code").filter(has_text="ccp_").inner_text()
+        await page.get_by_role("button", name="Done").click()
+        await line.filter(has_text=f"/t/{token}").wait_for()
+        url = URL(await line.inner_text()) / "queue"
+        async with gateway.session.get(url) as answer:
+            assert answer.status == 200
+        curl = await page.get_by_label("Line for curl", exact=True).inner_text()
+        process = await asyncio.create_subprocess_shell(
+            f"{curl} --silent --fail", stdout=asyncio.subprocess.PIPE
+        )
+        out, _ = await process.communicate()
+        assert (process.returncode, "queue_running" in json.loads(out)) == (0, True)
+        assert (await Axe().run(page)).violations_count == 0
+
+
+async def test_an_invitation_signs_a_new_member_in_and_shows_the_token_once(
+    chrome: Browser, gateway: Gateway
+) -> None:
+    async with signed_in(chrome, gateway, "anna") as page:
+        await page.get_by_role("link", name="Members").click()
+        await page.get_by_label("Name").fill("cleo")
+        await page.get_by_role("button", name="Add and invite").click()
+        link = await page.locator("#secret code").filter(has_text="cci_").inner_text()
+        assert link.startswith(f"{gateway.url}/proxy/invitation#cci_")
+        await page.get_by_role("button", name="Done").click()
+        await page.get_by_role("heading", name="cleo").wait_for()
+        open_one = page.locator(".invitations li").filter(has_text="Not accepted yet")
+        await open_one.wait_for()
+        guest = await chrome.new_context()
+        opened = await guest.new_page()
+        watch = Watch(gateway.url)
+        watch.over(opened)
+        await opened.goto(link)
+        await opened.wait_for_function("() => document.getElementById('code').value")
+        assert "#" not in opened.url
+        assert (await Axe().run(opened)).violations_count == 0
+        await opened.get_by_role("button", name="Accept the invitation").click()
+        await opened.get_by_text("signed in as cleo").wait_for()
+        token = await opened.locator("#token").inner_text()
+        headers = {"Authorization": f"Bearer {token}"}
+        async with gateway.session.get(gateway.url / "queue", headers=headers) as answer:
+            assert answer.status == 200
+        assert (await Axe().run(opened)).violations_count == 0
+        await opened.get_by_role("link", name="Connect programs").click()
+        await opened.get_by_role("heading", name="cleo").wait_for()
+        assert token not in await opened.content()
+        assert watch.unexpected() == []
+        await opened.goto(link)
+        await opened.get_by_role("button", name="Accept the invitation").click()
+        await opened.get_by_text("it was used").wait_for()
+        await guest.close()
+        await open_one.wait_for(state="detached")
+
+
+async def test_an_invitation_is_revoked(chrome: Browser, gateway: Gateway) -> None:
+    async with signed_in(chrome, gateway, "anna") as page:
+        await page.goto(f"{gateway.url / 'proxy/'}#/member/ben")
+        await page.get_by_role("button", name="Invitation link").click()
+        link = await page.locator("#secret code").filter(has_text="cci_").inner_text()
+        await page.get_by_role("button", name="Done").click()
+        row = page.locator(".invitations li")
+        await row.get_by_role("button").click()
+        await page.get_by_role("button", name="Revoke", exact=True).click()
+        await row.wait_for(state="detached")
+        guest = await chrome.new_page()
+        await guest.goto(link)
+        await guest.get_by_role("button", name="Accept the invitation").click()
+        await guest.get_by_text("was revoked").wait_for()
+        await guest.close()
 
 
 async def test_a_member_of_another_name_is_not_there(chrome: Browser, gateway: Gateway) -> None:
@@ -574,7 +709,7 @@ async def test_a_token_is_copied_on_plain_http_too(chrome: Browser, gateway: Gat
         assert await page.evaluate("navigator.clipboard === undefined")
         await page.goto(f"{url / 'proxy/'}#/member/ben")
         await page.get_by_role("button", name="New token").click()
-        token = await page.locator("#token-made code").filter(has_text="ccp_").inner_text()
+        token = await page.locator("#secret code").filter(has_text="ccp_").inner_text()
         await page.get_by_role("button", name="Copy").click()
         await page.get_by_text("Copied.").wait_for()
         await page.get_by_role("button", name="Done").click()

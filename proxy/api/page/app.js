@@ -4,13 +4,15 @@ import { $, attribute, el, keyed, problem, text } from "./dom.js";
 import { hash } from "./format.js";
 import { follow } from "./server.js";
 import * as accounts from "./accounts.js";
+import * as audit from "./audit.js";
 import * as job from "./job.js";
 import * as jobs from "./jobs.js";
 import * as members from "./members.js";
 import * as overview from "./overview.js";
+import * as usage from "./usage.js";
 
-const VIEWS = { "": overview.view, jobs: jobs.view, job: job.view, accounts: accounts.view, members: members.list, member: members.view };
-const FOR_ADMINS = new Set(["accounts", "members"]);
+const VIEWS = { "": overview.view, jobs: jobs.view, job: job.view, accounts: accounts.view, members: members.list, member: members.view, usage: usage.view, audit: audit.view };
+const FOR_ADMINS = new Set(["accounts", "members", "audit"]);
 
 const COMFY = "https://docs.comfy.org/development/cloud/overview";
 
@@ -55,7 +57,9 @@ function drawFrame() {
   const { viewer, server } = context.state;
   const links = [["#/", "Overview"], ["#/jobs", "Jobs"]];
   links.push(context.isAdmin() ? ["#/members", "Members"] : [hash("member", viewer.name), "Your access"]);
+  links.push(["#/usage", "Usage"]);
   if (context.isAdmin()) links.push(["#/accounts", "Accounts"]);
+  if (server.audit) links.push(["#/audit", "Audit"]);
   const at = (location.hash || "#/").split("?")[0];
   keyed($("#nav"), links, ([to]) => to, ([to, label]) => el("a", { href: to }, label), (link, [to]) => {
     const inside = at === to || (to === "#/jobs" && at.startsWith("#/job/")) || (to === "#/members" && at.startsWith("#/member/"));

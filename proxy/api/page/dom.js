@@ -51,6 +51,12 @@ export function keyed(parent, items, key, make, update = () => {}) {
   before.forEach((child) => child.remove());
 }
 
+/** The options of a select, from pairs of value and label. */
+export const options = (pairs) => pairs.map(([value, label]) => el("option", { value }, label));
+
+/** An input of a form with its label. */
+export const field = (label, input) => el("label", {}, el("span", {}, label), input);
+
 /** A card with a heading, and what an empty one says. `body` is where the content goes. */
 export function card(title, { empty = "", link = null, id = null } = {}) {
   const body = el("div", { class: "body" });

@@ -1,10 +1,12 @@
-// The members, and the page of each: limits, tokens, the last day, the last jobs.
+// The members, and the page of each: limits, tokens, lines to connect, activity, the last jobs.
 
 import { act, get } from "./server.js";
-import { $, ask, card, copy, el, keyed, notice, text } from "./dom.js";
+import { ask, card, el, field, keyed, notice, options, text } from "./dom.js";
 import { activity } from "./chart.js";
-import { ago, bytes, hash, moment, plural } from "./format.js";
+import { connect } from "./connect.js";
+import { bytes, hash, plural } from "./format.js";
 import { gallery } from "./jobs.js";
+import { invite, tokensOf } from "./tokens.js";
 
 /** Limits as people set them: the field, what it is called, and how many of its units are shown as 1. */
 const LIMITS = [
@@ -12,12 +14,9 @@ const LIMITS = [
   ["requests_per_second", "Requests a second", 1], ["upload_bytes_per_day", "Upload a day (MB)", 1e6],
   ["stored_bytes", "Stored user data (MB)", 1e6],
 ];
-const EXPIRIES = [["", "Never"], ["1d", "In a day"], ["7d", "In a week"], ["30d", "In 30 days"], ["90d", "In 90 days"], ["365d", "In a year"]];
 const PARALLEL = [["", "As the server's setting"], ["auto", "As the client can follow"], ["one", "One at a time"], ["many", "Many at once"]];
 
 const path = (member) => `api/members/${encodeURIComponent(member)}`;
-const options = (pairs) => pairs.map(([value, label]) => el("option", { value }, label));
-const field = (label, input) => el("label", {}, el("span", {}, label), input);
 const wide = (label, input) => el("label", { class: "wide" }, el("span", {}, label), input);
 
 /** All members, for admins. */
@@ -29,7 +28,8 @@ export function list(context) {
   const form = el("form", { id: "new-member", submit: add },
     field("Name", el("input", { name: "name", required: true, maxlength: 64, autocomplete: "off" })),
     field("Role", el("select", { name: "role" }, options([["user", "user"], ["admin", "admin"]]))),
-    el("button", { class: "main" }, "Add member"), refusal.root);
+    el("button", { class: "main" }, "Add member"),
+    context.state.server.interface && el("button", { name: "invites", value: "yes" }, "Add and invite"), refusal.root);
   const fresh = card("Add a member", { id: "add" });
   fresh.body.append(form);
   all.body.append(rows);
@@ -43,9 +43,11 @@ export function list(context) {
 
   async function add(event) {
     event.preventDefault();
-    const said = Object.fromEntries(new FormData(form));
+    const said = Object.fromEntries(new FormData(form)), invites = event.submitter?.name === "invites";
     const made = await act("POST", "api/members", { name: said.name.trim(), role: said.role }, refusal.say);
-    if (made) location.hash = hash("member", made.name);
+    if (!made) return;
+    location.hash = hash("member", made.name);
+    if (invites) await invite(made.name);
   }
 
   function draw() {
@@ -100,24 +102,23 @@ export function view(context, [name]) {
   const chip = el("span", { class: "chip" });
   const chart = activity(name);
   const limits = card(admin ? "Role and limits" : "Limits", { id: "limits" });
-  const tokens = card("Tokens", { id: "tokens", empty: "No tokens" });
+  const lines = context.state.server.interface ? connect("TOKEN") : null;
+  const tokens = tokensOf(context, name, (token) => lines?.show(token, "The new token is in these lines while this page is open."));
   const last = card("Last jobs", { id: "last", link: ["All jobs", `#/jobs?member=${encodeURIComponent(name)}`], empty: "No jobs yet" });
   const missing = el("p", { class: "empty", hidden: true }, "There is no such member.");
-  const grid = gallery(), rows = el("ul", { class: "rows tokens" });
+  const grid = gallery();
   const disable = el("button", { type: "button", hidden: true, click: toggle });
   const remove = el("button", { type: "button", class: "danger", hidden: true, click: drop }, "Remove member");
-  const parts = el("div", { class: "stack" }, chart.root, limits.root, tokens.root, last.root);
-  let member = null, form = null, shown = "", history = null, jobs = null, ownTokens = [], removed = false;
+  const parts = el("div", { class: "stack" }, chart.root, limits.root, tokens.root, lines?.root, last.root);
+  let member = null, form = null, shown = "", history = null, jobs = null, removed = false;
   last.body.append(grid.root);
-  tokens.body.before(newToken());
-  tokens.body.append(rows);
 
   async function read() {
     if (removed) return;
     try {
       const { members } = await get("api/members", admin ? {} : { member: name });
       member = members.find((one) => one.name === name) ?? null;
-      if (member) ownTokens = (await get("api/tokens", { member: name })).tokens;
+      if (member) await tokens.read();
     } catch {
       if (member) return; // drawn again with the next change, or when the connection is back
     }
@@ -145,8 +146,7 @@ export function view(context, [name]) {
       form = admin ? editor() : el("ul", { class: "plain" }, facts().map((one) => el("li", {}, one)));
       limits.body.replaceChildren(form);
     }
-    tokens.isEmpty(!ownTokens.length);
-    keyed(rows, ownTokens, (token) => token.id, tokenRow, (row, token) => row.draw(token));
+    tokens.draw();
   }
 
   function facts() {
@@ -211,47 +211,11 @@ export function view(context, [name]) {
     else removed = false;
   }
 
-  function newToken() {
-    const refusal = notice();
-    const made = el("form", { id: "new-token", class: "inline", "aria-label": "New token", submit: async (event) => {
-      event.preventDefault();
-      const { note, expires } = Object.fromEntries(new FormData(made));
-      const answer = await act("POST", "api/tokens", { member: name, note, ...(expires && { expires }) }, refusal.say);
-      if (!answer) return;
-      made.reset();
-      showToken(name, answer.token);
-      await read();
-    } },
-    field("Note", el("input", { name: "note", maxlength: 200, autocomplete: "off", placeholder: "What it is for" })),
-    field("Expires", el("select", { name: "expires" }, options(EXPIRIES))),
-    el("button", {}, "New token"), refusal.root);
-    return made;
-  }
-
-  function tokenRow(token) {
-    const used = el("span", { class: "what" }), until = el("span", { class: "since" });
-    const row = el("li", {}, el("code", {}, token.shown), el("span", { class: "note" }, token.note || "No note"), used, until,
-      el("button", { type: "button", class: "quiet", "aria-label": `Revoke ${token.shown}`, click: async () => {
-        if (await ask(`Revoke ${token.shown} of ${name}? It stops working within a second.`, "Revoke")) {
-          await act("DELETE", `api/tokens/${encodeURIComponent(token.id)}`);
-          await read();
-        }
-      } }, "Revoke"));
-    row.draw = ({ last_used: use, expires }) => {
-      text(used, use ? `Used ${ago(context.now - use.at)} from ${use.address}` : "Never used");
-      used.title = use ? moment(use.at) : "";
-      const over = expires != null && expires < context.now;
-      text(until, expires == null ? "Does not expire" : `${over ? "Expired" : "Expires"} ${new Date(expires).toLocaleDateString()}`);
-      until.classList.toggle("bad", over);
-    };
-    return row;
-  }
-
   function update() {
     if (context.state.history !== history) return void readJobs();
     last.isEmpty(jobs != null && !jobs.length);
     if (jobs) grid.draw(jobs, { member: false, now: context.now });
-    if (member) keyed(rows, ownTokens, (token) => token.id, tokenRow, (row, token) => row.draw(token));
+    if (member) tokens.draw();
   }
 
   read();
@@ -264,17 +228,3 @@ export function view(context, [name]) {
     leave: chart.leave,
   };
 }
-
-function showToken(member, token) {
-  const dialog = $("#token-made");
-  text($("[data-of=member]", dialog), member);
-  text($("[data-of=token]", dialog), token);
-  dialog.showModal();
-}
-$("#token-made").addEventListener("close", (event) => {
-  for (const name of ["token", "copied"]) text($(`[data-of=${name}]`, event.target), "");
-});
-$("#token-made [data-act=copy]").addEventListener("click", async () => {
-  const copied = await copy($("#token-made [data-of=token]"));
-  text($("#token-made [data-of=copied]"), copied ? "Copied." : "Copy the selected text yourself.");
-});

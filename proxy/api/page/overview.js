@@ -15,7 +15,7 @@ export function view(context) {
   const chart = activity();
   const running = card("Running", { id: "running", empty: "No jobs running" });
   const waiting = card("Waiting", { id: "waiting", empty: "No jobs waiting" });
-  const usage = card("Usage today", { id: "usage", empty: "No jobs today" });
+  const usage = card("Usage today", { id: "usage", link: ["By day", "#/usage"], empty: "No jobs today" });
   const accounts = card("Accounts", { id: "accounts", link: ["Health", "#/accounts"], empty: "No account is ready" });
   const last = card("Last jobs", { id: "last", link: ["All jobs", "#/jobs"], empty: "No jobs yet. Jobs that have ended appear here." });
   const grid = gallery();

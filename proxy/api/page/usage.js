@@ -1,0 +1,83 @@
+// What members used, by day, and the same as a file.
+
+import { card, el, keyed, text } from "./dom.js";
+import { bytes, duration, hash, plural } from "./format.js";
+import { get } from "./server.js";
+
+const DAY = 86_400_000;
+const SPANS = [["7", "7 days"], ["30", "30 days"], ["90", "90 days"], ["365", "A year"]];
+/** Rows that are shown; the file has all. */
+const MOST = 500;
+
+/** The days are those of the server, in UTC. */
+const day = (at) => new Date(at).toISOString().slice(0, 10);
+
+export function view(context, [], query) {
+  const many = context.isAdmin() && context.state.viewer.gateway;
+  const span = el("select", { "aria-label": "Days", change: read }, SPANS.map(([value, label]) => el("option", { value }, label)));
+  const members = el("select", { "aria-label": "Member", change: read }, el("option", { value: "" }, "All members"));
+  const file = el("a", { download: true, class: "button" }, "Download CSV");
+  const filters = el("form", { class: "filters", submit: (event) => event.preventDefault() }, span, many && members, file);
+  const table = card("By day", { id: "usage-days", empty: "No usage in these days" });
+  const rows = el("tbody"), total = el("tfoot"), note = el("p", { class: "quiet" });
+  const heads = ["Day", many && "Member", "Jobs", "Failed", "Running time", "Outputs", "Uploaded", "Downloaded"].filter(Boolean);
+  table.body.append(el("div", { class: "wide-table", tabindex: 0, role: "group", "aria-label": "Usage by day" }, el("table", { class: "numbers" },
+    el("thead", {}, el("tr", {}, heads.map((head) => el("th", { scope: "col" }, head)))), rows, total)), note);
+  span.value = "30";
+  let asked = 0, seen = null;
+
+  async function fill() {
+    if (many) {
+      const { members: all } = await get("api/members").catch(() => ({ members: [] }));
+      members.append(...all.map((one) => el("option", { value: one.name }, one.name)));
+      members.value = query.get("member") ?? "";
+    }
+    read();
+  }
+
+  async function read() {
+    const mine = ++asked;
+    const wanted = { from: day(context.now - (span.value - 1) * DAY), to: day(context.now), member: members.value };
+    const given = Object.entries(wanted).filter(([, value]) => value);
+    file.href = `api/usage?${new URLSearchParams([...given, ["format", "csv"]])}`;
+    try {
+      const answer = await get("api/usage", wanted);
+      if (mine === asked) draw(answer.usage.filter((row) => row.submitted || row.completed || row.failed || row.cancelled || row.bytes_up || row.bytes_down));
+    } catch (error) {
+      if (mine === asked) context.problem(error.message);
+    }
+  }
+
+  function draw(usage) {
+    const shown = usage.toReversed().slice(0, MOST);
+    table.isEmpty(!usage.length);
+    keyed(rows, shown, (row) => `${row.day}/${row.member}`, made, (tr, row) => tr.draw(row));
+    const sum = (field) => usage.reduce((all, row) => all + row[field], 0);
+    const whole = Object.fromEntries(["submitted", "failed", "running_seconds", "outputs", "bytes_up", "bytes_down"].map((field) => [field, sum(field)]));
+    total.replaceChildren(el("tr", {}, el("th", { scope: "row" }, "Sum"), many && el("td"), cells(whole).map((value) => el("td", {}, value))));
+    text(note, usage.length > MOST ? `The newest ${MOST} of ${plural(usage.length, "row")}. The file has all.` : "");
+  }
+
+  function made(row) {
+    const values = cells(row).map(() => el("td"));
+    const tr = el("tr", {}, el("th", { scope: "row" }, row.day),
+      many && el("td", {}, el("a", { href: hash("member", row.member) }, row.member)), values);
+    tr.draw = (one) => cells(one).forEach((value, index) => text(values[index], value));
+    return tr;
+  }
+
+  const cells = (row) => [String(row.submitted), String(row.failed), duration(1000 * row.running_seconds),
+    String(row.outputs), bytes(row.bytes_up), bytes(row.bytes_down)];
+
+  fill();
+  return {
+    title: "Usage",
+    root: el("div", { class: "page" }, el("h1", {}, "Usage"), filters, table.root),
+    update() {
+      if (context.state.history === seen) return;
+      const first = seen == null;
+      seen = context.state.history;
+      if (!first) read();
+    },
+  };
+}
