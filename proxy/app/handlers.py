@@ -20,7 +20,9 @@ from proxy.app.storage import OpenStorage
 from proxy.engine.election import Election
 from proxy.files.assets import Assets
 from proxy.jobs.activity import Sampler
+from proxy.members.directory import Directory
 from proxy.members.invitations import Invitations
+from proxy.metrics import Metrics
 from proxy.packs.notes import Notes
 from proxy.packs.pack import PackServices
 from proxy.packs.workflows import WorkflowExchange
@@ -55,19 +57,13 @@ async def open_api(
         resources.files.output_directory,
         max_age=process.timeouts.ready_age,
     )
-    subscribers, cache = jobs.service.subscribers, resources.files.cache
+    subscribers = jobs.service.subscribers
     workflows = WorkflowExchange(
         WorkflowRepository(database), jobs.bus, subscribers.tell, supervisor
     )
-    metrics, members = process.metrics, storage.members
-    gauges = Gauges(jobs.service, election, cache, process.budget, members.names)
-    metrics.registry.register(gauges)
-
-    def expect() -> None:
-        metrics.expect(members.names(), cloud.accounts)
-
-    expect()
-    members.subscribe(expect)
+    members = storage.members
+    gauges = Gauges(jobs.service, election, resources.files.cache, process.budget, members.names)
+    _register(process.metrics, gauges, members, cloud)
     sampler = Sampler(activity, jobs.service.accounts, is_active=election.is_active)
     supervisor.keep(sampler.run, "sample the activity")
     assets = Assets(
@@ -109,32 +105,20 @@ async def open_api(
                     providers=providers,
                     options=_api_options(settings, shared=database.shared),
                 )
-        with logs.lines_told(journal.add):
-            yield Services(
-                jobs=jobs.service,
-                files=resources.files,
-                catalog=resources.catalog,
-                userdata=resources.userdata,
-                members=storage.members,
-                invitations=Invitations(InvitationRepository(database), storage.members),
-                accounting=resources.accounting,
-                history=jobs.repository.history,
-                activity=activity,
-                observations=cloud.observations,
-                readiness=readiness,
-                journal=journal,
-                interface=interface,
-                bus=jobs.bus,
-                cipher=storage.cipher,
-                supervisor=supervisor,
-                budget=process.budget,
-                assets=assets if settings.assets else None,
-                packs=packs if settings.helper_nodes else None,
-                options=_api_options(settings, shared=database.shared),
-            )
     finally:
         notes.close()
         await readiness.close()
+
+
+def _register(metrics: Metrics, gauges: Gauges, members: Directory, cloud: CloudAccounts) -> None:
+    """Export the gauges, and from now on the series of all members and accounts."""
+    metrics.registry.register(gauges)
+
+    def expect() -> None:
+        metrics.expect(members.names(), cloud.accounts)
+
+    expect()
+    members.subscribe(expect)
 
 
 def _api_options(settings: Settings, *, shared: bool) -> ApiOptions:
