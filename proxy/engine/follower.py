@@ -327,7 +327,7 @@ class JobFollower:
         if previous:
             try:
                 async with asyncio.timeout(_TURN_TIMEOUT):
-                    for run in previous:
+                    for run in reversed(previous):  # when the newest ends, most others have
                         await run.finished.wait()
             except TimeoutError:
                 log.debug("previous_end_delayed", job=self.job.prompt_id)
