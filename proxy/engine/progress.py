@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from proxy.translate.jobs import is_link
+from proxy.translate.jobs import inputs_of, is_link
 
 #: Graphs of more nodes have no shape, and so no estimate.
 MAX_NODES = 500
@@ -21,9 +21,6 @@ _MAX_INPUTS, _MAX_NAME = 64, 200
 
 #: How much of a node that reports no steps can be taken for done by its time alone.
 _MAX_BY_TIME = 0.95
-
-#: The part of the newest time in what is expected.
-_NEWEST = 0.3
 
 #: The least weight of a node, in ms.
 _LEAST = 1.0
@@ -36,29 +33,20 @@ def shape_of(graph: Mapping[str, Any]) -> str | None:
         return None
     digest = blake2b(digest_size=16)
     for node_id in sorted(graph):
-        node = graph[node_id]
-        inputs = node.get("inputs") if isinstance(node, Mapping) else None
+        inputs = inputs_of(graph[node_id])
         links = [
-            (name[:_MAX_NAME], value[0][:_MAX_NAME], value[1])
-            for name, value in islice(sorted((inputs or {}).items(), key=_name), _MAX_INPUTS)
-            if is_link(value)
+            (name[:_MAX_NAME], inputs[name][0][:_MAX_NAME], inputs[name][1])
+            for name in islice(sorted(inputs), _MAX_INPUTS)
+            if is_link(inputs[name])
         ]
-        digest.update(repr((node_id[:_MAX_NAME], class_of(node), links)).encode(errors="replace"))
+        words = node_id[:_MAX_NAME], class_of(graph[node_id]), links
+        digest.update(repr(words).encode(errors="replace"))
     return digest.hexdigest()
-
-
-def _name(item: tuple[str, Any]) -> str:
-    return item[0]
 
 
 def class_of(node: object) -> str:
     """Return the class of a node of a graph, cut if it is long."""
     return str(node.get("class_type", ""))[:_MAX_NAME] if isinstance(node, Mapping) else ""
-
-
-def averaged(known: float | None, newest: float) -> float:
-    """Return what is expected after one more time, in ms. Newer times count more."""
-    return newest if known is None else known + _NEWEST * (newest - known)
 
 
 class Expected(Struct, frozen=True):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
-from heapq import nlargest
 from typing import Any
 
 import msgspec
 import structlog
 
-from proxy.engine.progress import Expected, averaged, class_of, expected, shape_of
+from proxy.engine.progress import Expected, class_of, expected, shape_of
 from proxy.jobs.models import now
 from proxy.storage.database import StorageError
 from proxy.storage.run_times import RunTimeRepository, RunTimeRow
@@ -21,6 +20,9 @@ log = structlog.get_logger(__name__)
 
 #: The shapes and classes that are remembered, those that ran last, and the slowest nodes of each.
 MAX_SHAPES, MAX_CLASSES, MAX_SLOWEST = 200, 1000, 200
+
+#: The part of the newest time in what is expected.
+_NEWEST = 0.3
 
 #: Longer ids of nodes are not remembered.
 _MAX_ID = 100
@@ -62,22 +64,18 @@ class RunTimes:
     def learn(self, graph: Mapping[str, Any], times: Mapping[str, tuple[int, int]]) -> None:
         """Take the times of a job that has succeeded: when each node began, and how long it ran
         (ms)."""
-        ran = {node: float(took) for node, (_, took) in times.items() if node in graph}
-        for node, took in ran.items():
-            class_ = class_of(graph[node])
-            self._classes[class_] = averaged(self._classes.pop(class_, None), took)
-            self._changed.add((_CLASS, class_))
-        shape = shape_of(graph)
-        if shape is not None:
-            known = self._shapes.pop(shape, {})
-            short = {node: took for node, took in ran.items() if len(node) <= _MAX_ID}
-            merged = known | {node: averaged(known.get(node), took) for node, took in short.items()}
-            slowest = nlargest(MAX_SLOWEST, merged, key=lambda node: merged[node])
-            self._shapes[shape] = {node: merged[node] for node in slowest}
+        shape = shape_of(graph) or ""
+        nodes = self._shapes.pop(shape, {})
+        for node, (_, took) in times.items():
+            if node in graph and len(node) <= _MAX_ID:
+                class_ = class_of(graph[node])
+                for kept, key in ((nodes, node), (self._classes, class_)):
+                    before = kept.pop(key, float(took))
+                    kept[key] = before + _NEWEST * (took - before)
+                self._changed.add((_CLASS, class_))
+        if shape:
+            self._shapes[shape] = nodes
             self._changed.add((_SHAPE, shape))
-        for kept, count in ((self._shapes, MAX_SHAPES), (self._classes, MAX_CLASSES)):
-            while len(kept) > count:
-                del kept[next(iter(kept))]
         self._news.set()
 
     async def run(self) -> None:
@@ -99,7 +97,9 @@ class RunTimes:
             log.warning("run_times_save_failed", error=str(error))
 
     async def write(self) -> None:
-        """Write what is new. Raises `StorageError`; then it is new still."""
+        """Write what is new, and forget what ran longest ago. Raises `StorageError`; then it is
+        new still."""
+        self._trim()
         changed, at = self._changed, now()
         self._changed = set()
         self._news.clear()
@@ -117,3 +117,13 @@ class RunTimes:
             self._changed |= changed
             self._news.set()
             raise
+
+    def _trim(self) -> None:
+        """Keep what ran last, and of each shape the slowest nodes."""
+        for kept, count in ((self._shapes, MAX_SHAPES), (self._classes, MAX_CLASSES)):
+            while len(kept) > count:
+                del kept[next(iter(kept))]
+        for _, shape in filter(lambda change: change[0] == _SHAPE, self._changed):
+            nodes = self._shapes.get(shape, {})
+            for node in sorted(nodes, key=lambda node: nodes[node])[:-MAX_SLOWEST]:
+                del nodes[node]

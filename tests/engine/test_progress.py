@@ -12,7 +12,6 @@ from proxy.engine.progress import (
     MAX_NODES,
     Expected,
     RunProgress,
-    averaged,
     expected,
     shape_of,
 )
@@ -132,13 +131,3 @@ def test_a_job_whose_nodes_are_all_done_is_done(times: dict[str, float]) -> None
     progress = RunProgress(expected({node: node for node in "12345"}, times, {}))
     progress.advance(dict.fromkeys("12345", 1.0))
     assert progress.share == pytest.approx(1.0)
-
-
-@given(st.lists(st.floats(0, 1e9), min_size=1))
-def test_what_is_expected_lies_between_what_was_measured(times: list[float]) -> None:
-    known: float | None = None
-    for time in times:
-        known = averaged(known, time)
-    assert known is not None
-    assert min(times) <= known + 1e-3
-    assert known - 1e-3 <= max(times)
