@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from proxy.bus import EventBus
 from proxy.cloud.resilience import CloudDown, CloudError, CloudRefused, CloudUnauthorized
-from proxy.storage.database import BusyError, Database, SqliteDatabase, StorageError
+from proxy.storage.database import (
+    BusyError,
+    Database,
+    OutcomeUnknownError,
+    SqliteDatabase,
+    StorageError,
+)
 from proxy.storage.statements import put_meta
 
 if TYPE_CHECKING:
@@ -149,8 +155,8 @@ class Readiness:
         """Why nothing can be written. Another value each time: the same one writes no page."""
         try:
             await self.database.write(partial(put_meta, name=_PROBE, value=time.time()))
-        except BusyError:
-            return None  # it is well, and others write
+        except (BusyError, OutcomeUnknownError):
+            return None  # `problem` tells if the server is away
         except StorageError as error:
             if isinstance(self.database, SqliteDatabase):
                 return (

@@ -13,7 +13,7 @@ from proxy.bus import EventBus
 from proxy.cloud.resilience import CloudDown, refusal
 from proxy.jobs.models import AccountView
 from proxy.readiness import Readiness, Report
-from proxy.storage.database import BusyError, StorageError
+from proxy.storage.database import BusyError, OutcomeUnknownError, StorageError
 
 
 def elected(*accounts: Any, active: bool = True) -> Any:
@@ -160,8 +160,9 @@ async def test_one_account_that_can_be_used_is_enough(other: World, reason: str 
         assert report.checks["accounts"]["other"] == {"key": "ok", "socket": "ok"}
 
 
-async def test_it_is_ready_while_the_store_has_much_to_do() -> None:
-    report = await World(store_error=BusyError("units wait")).readiness().report()
+@pytest.mark.parametrize("error", [BusyError, OutcomeUnknownError])
+async def test_it_is_ready_while_the_store_has_much_to_do(error: type[StorageError]) -> None:
+    report = await World(store_error=error("units wait")).readiness().report()
     assert (report.reason, report.checks["store"]) == (None, "ok")
 
 
