@@ -15,8 +15,10 @@ from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.resilience import Backoff, CloudError, CloudRefused
 from proxy.engine.accounts import Account, Reason
 from proxy.engine.policy import Policy
+from proxy.engine.slots import SlotAllocator
 from proxy.engine.tracker import GiveUp, SnapshotReceived
 from proxy.jobs.models import Job
+from proxy.translate.errors import from_cloud
 from proxy.translate.snapshots import Snapshot
 
 log = structlog.get_logger(__name__)
@@ -57,10 +59,12 @@ class Reconciler:
     While the account's slots are being learned, one waiting job is asked why it waits.
 
     While the account cannot be read its jobs show the reason. If that lasts for `lost_timeout`
-    seconds they end as lost; 0 waits for ever.
+    seconds they end as lost; 0 waits for ever. If the account refuses its key, the `allocator`
+    suspends it, so that jobs that wait for one of its slots show the reason, too.
     """
 
     account: Account
+    allocator: SlotAllocator
     followed: Mapping[str, Followed]
     socket: EventSocket
     policy: Policy
@@ -70,6 +74,7 @@ class Reconciler:
     _failures: int = 0
     _least_wait: float = 0.0
     _unread_since: float | None = None
+    _key_refused: bool = False
 
     def job_added(self) -> None:
         """Begin to read: there is a live job."""
@@ -108,6 +113,9 @@ class Reconciler:
             self._note_unread(error, live)
             return
         self._failures, self._least_wait = 0, 0.0
+        if self._key_refused:
+            self._key_refused = False
+            self.allocator.key_accepted(self.account.name)
         if self._unread_since is not None:
             self._unread_since = None
             for follower in live.values():
@@ -129,7 +137,9 @@ class Reconciler:
         lasted = time.monotonic() - self._unread_since
         reason: Reason = "unreachable"
         if isinstance(error, CloudRefused) and error.status in (401, 403):
-            reason = "dead_key"
+            reason, self._key_refused = "dead_key", True
+            refusal = from_cloud(error.status, error.body, error.retry_after)
+            self.allocator.key_refused(self.account.name, refusal)
         for follower in live.values():
             job = follower.job
             follower.explain(reason)

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 
 import structlog
 
-from proxy.engine.accounts import Account, AccountHealth
+from proxy.engine.accounts import Account, AccountHealth, Reason
 from proxy.engine.outcomes import Elsewhere, Outcome, Refused, Sent
 from proxy.engine.scheduler import Scheduler
 from proxy.jobs.models import Job
+from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
 
@@ -84,11 +85,28 @@ class SlotAllocator:
             case Sent() | Refused(by_cloud=True):
                 self._health(job).renewed()
             case Elsewhere(refusal=refusal, fault=fault, retry_after=retry_after):
-                health = self._health(job)
-                was_well = health.well
-                health.failed(fault, time.monotonic(), retry_after, refusal)
-                if was_well:
-                    log.warning("account_suspended", account=job.account, reason=fault)
+                self._suspend(job.account, fault, refusal, retry_after)
+
+    def key_refused(self, account: str, refusal: LocalError) -> None:
+        """Note that an account refuses its key where its jobs are read: it takes none either."""
+        self._suspend(account, "dead_key", refusal)
+        self._wake()
+
+    def key_accepted(self, account: str) -> None:
+        """Note that an account accepts its key again."""
+        health = self._accounts[account].health
+        if health.reason == "dead_key":
+            health.renewed()
+            self._wake()
+
+    def _suspend(
+        self, account: str, fault: Reason, refusal: LocalError, retry_after: float | None = None
+    ) -> None:
+        health = self._accounts[account].health
+        was_well = health.well
+        health.failed(fault, time.monotonic(), retry_after, refusal)
+        if was_well:
+            log.warning("account_suspended", account=account, reason=fault)
 
     def _wake(self) -> None:
         self.scheduler.changed()

@@ -83,7 +83,7 @@ class AccountWorker:
         )
         self._slots = slots
         self._plan_changed = asyncio.Event()
-        self.reconciler = Reconciler(account, self.followers, self.socket, policy)
+        self.reconciler = Reconciler(account, slots, self.followers, self.socket, policy)
 
     # --- the account -----------------------------------------------------------------------
 

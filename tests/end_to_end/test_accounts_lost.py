@@ -65,3 +65,29 @@ async def test_a_job_whose_key_is_revoked_says_so_and_ends_as_lost(
         _, error = entry["status"]["messages"][-1]
         assert error["exception_type"] == "JobLost"
         assert "API key" in error["exception_message"]
+
+
+async def test_a_job_that_waits_for_an_account_without_a_key_is_told_and_fails(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, opened: asyncio.Event
+) -> None:
+    """The only slot is taken by a job that can no longer be read, so that nothing is sent."""
+    policy = {"unable_timeout": 1.0, "lost_timeout": 3600.0}
+    async with running_proxy(simulator, tmp_path, policy=policy, slots=1) as proxy:
+        client = Client(session, proxy.url)
+        running = await gated.running_one(client)
+        waiting = await client.submit(graphs.plain())
+        fault = simulator.faults.add(HttpFault("GET /api/jobs*", status=401), times=None)
+        async with asyncio.timeout(PATIENCE):
+            while "queue_reason" not in (job := (await client.get(f"api/jobs/{waiting}"))[1]):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert job["queue_reason"] == "dead_key"
+        assert "key" in job["queue_message"]
+        [shown] = (await client.get("proxy/api/state"))[1]["waiting"]
+        assert shown["reason"] == "the account's key does not work"
+        entry = await client.ended(waiting)
+        _, error = entry["status"]["messages"][-1]
+        assert "key" in error["exception_message"]
+        assert (await client.get(f"api/jobs/{running}"))[1]["status"] == "in_progress"
+        fault.times = 0
+        opened.set()
+        assert (await client.ended(running))["status"]["completed"]

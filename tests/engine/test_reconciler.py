@@ -16,6 +16,7 @@ from proxy.engine.accounts import Slots
 from proxy.engine.policy import Policy
 from proxy.engine.reconciler import Reconciler
 from proxy.jobs.models import Job
+from proxy.translate.errors import LocalError
 from proxy.translate.snapshots import Snapshot
 
 
@@ -51,6 +52,20 @@ class FakeSocket:
 class FakeAccount:
     cloud: Cloud
     slots: Slots
+    name: str = "default"
+
+
+@dataclass
+class FakeAllocator:
+    """Notes what it is told of keys."""
+
+    heard: list[str] = field(default_factory=list)
+
+    def key_refused(self, account: str, refusal: LocalError) -> None:
+        self.heard.append(f"{account} refused: {refusal.message}")
+
+    def key_accepted(self, account: str) -> None:
+        self.heard.append(f"{account} accepted")
 
 
 class Cloud:
@@ -102,7 +117,12 @@ Reconciling = Callable[..., Any]
 
 
 @pytest.fixture
-def reconciling(cloud: Cloud, followers: Followers) -> Reconciling:
+def allocator() -> FakeAllocator:
+    return FakeAllocator()
+
+
+@pytest.fixture
+def reconciling(cloud: Cloud, followers: Followers, allocator: FakeAllocator) -> Reconciling:
     @asynccontextmanager
     async def start(
         *, connected: bool = True, longest_wait: float = 60.0, **waits: float
@@ -111,6 +131,7 @@ def reconciling(cloud: Cloud, followers: Followers) -> Reconciling:
         account = FakeAccount(cloud, Slots(1))
         reconciler = Reconciler(
             account,  # type: ignore[arg-type]
+            allocator,  # type: ignore[arg-type]
             followers,
             FakeSocket(connected),  # type: ignore[arg-type]
             Policy(**policy),
@@ -273,3 +294,20 @@ async def test_jobs_of_an_account_that_cannot_be_read_say_so_and_end_as_lost(
         cloud.failure, cloud.listed = None, [running("a")]
         await reconciler.read()
         assert followers["a"].reason is None
+
+
+async def test_a_key_that_is_refused_is_told_to_those_that_wait_for_the_account(
+    reconciling: Reconciling, cloud: Cloud, followers: Followers, allocator: FakeAllocator
+) -> None:
+    followers["a"] = FakeFollower()
+    async with reconciling() as reconciler:
+        for status in (503, 401, 401):
+            cloud.failure = refusal("GET /api/jobs", status, "", None)
+            await reconciler.read()
+        cloud.failure, cloud.listed = None, [running("a")]
+        await reconciler.read()
+        await reconciler.read()
+    first, again, last = allocator.heard
+    assert first == again
+    assert first.startswith("default refused: ")
+    assert last == "default accepted"

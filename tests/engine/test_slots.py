@@ -85,3 +85,25 @@ def test_a_job_keeps_its_slot_over_a_restart(world: World) -> None:
     one = job(state=JobState.RUNNING, account="one")
     world.scheduler.keep(one)
     assert world.scheduler.used("one") == 1
+
+
+def test_a_refused_key_suspends_the_account_and_wakes_the_dispatcher(world: World) -> None:
+    placed(world)
+    waiting = job("two")
+    world.slots.enqueue(waiting)
+    world.slots.changed.clear()
+    world.slots.key_refused("one", WHY)
+    assert world.slots.changed.is_set()
+    found = world.scheduler.unable(waiting)
+    assert found is not None
+    assert found[1] is WHY
+    world.slots.key_accepted("one")
+    assert account(world).health.well
+    assert world.scheduler.unable(waiting) is None
+
+
+def test_an_accepted_key_says_nothing_of_other_troubles(world: World) -> None:
+    one = placed(world)
+    world.slots.note(one, Elsewhere(WHY, "no_credits"))
+    world.slots.key_accepted("one")
+    assert account(world).health.reason == "no_credits"
