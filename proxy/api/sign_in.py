@@ -244,8 +244,8 @@ def sign_in_page(form: str, problem: LocalError | None = None, *, script: str = 
             "Content-Security-Policy": f"default-src 'none'; style-src 'nonce-{nonce}'; "
             + (f"script-src 'nonce-{nonce}'; " if script else "")
             + "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-            "Referrer-Policy": "no-referrer",
             "X-Content-Type-Options": "nosniff",
+            **({"Referrer-Policy": "no-referrer"} if script else {}),
         },
     )
 
