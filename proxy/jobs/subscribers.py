@@ -283,9 +283,9 @@ class Subscribers:
 
     def broadcast(self, member: str, message: Message) -> None:
         """Deliver to every socket of the member; a `status` to many by turns."""
-        sockets = list(self._sockets[member].values())
+        sockets = self._sockets[member]
         if len(sockets) <= FEW or not isinstance(message, Event) or message.type != "status":
-            for socket in sockets:
+            for socket in list(sockets.values()):
                 self._send(member, socket, message, for_all=True)
             return
         self._last_status += 1
