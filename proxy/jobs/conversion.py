@@ -55,17 +55,16 @@ def stored_of(job: Job) -> StoredJob:
 
 _COLUMNS = [name for name in StoredJob.__struct_fields__ if name != "changed_at"]
 
-#: The columns that the engine writes again; the others never change.
+#: The columns that the engine writes again beside `changed_at`; the others never change.
 _MAY_CHANGE = (
-    *("state", "account", "cloud_id", "changed_at", "started_at", "outputs_to_execute"),
+    *("state", "account", "cloud_id", "started_at", "outputs_to_execute"),
     *("watched", "accepted", "cancel_requested", "interrupted", "charge"),
 )
 
 
 def changes_of(job: Job) -> dict[str, Any]:
     """Return the fields of a job's row that may have changed."""
-    stored = stored_of(job)
-    return {name: getattr(stored, name) for name in _MAY_CHANGE}
+    return {"changed_at": now(), **{name: getattr(job, name) for name in _MAY_CHANGE}}
 
 
 def progress_of(job: Job) -> JobProgress:
