@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 
 import structlog
 from msgspec import Struct
@@ -80,6 +81,7 @@ class Ended(Struct, frozen=True):
     abandoned: bool = False
 
 
+@dataclass(eq=False, repr=False)
 class JobFollower:
     """Follows one job. `post` takes inputs at any time; nothing is done before `release`.
 
@@ -87,70 +89,59 @@ class JobFollower:
     for the job. `preview` is the last one, `cloud` is `None` for a job that is on no account.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        tracker: Tracker,
-        localiser: Localiser,
-        *,
-        cloud: CloudClient | None,
-        table: JobTable,
-        slots: SlotAllocator,
-        announcer: Announcer,
-        steps: StepBuffer,
-        timeouts: DetailTimeouts,
-        run_times: RunTimes,
-    ) -> None:
-        self.job = job
-        self.finished = asyncio.Event()
-        self.ending = False
-        self.preview: Preview | None = None
-        self._tracker = tracker
-        self._localiser = localiser
-        self._cloud = cloud
-        self._table = table
-        self._slots = slots
-        self._announcer = announcer
-        self._steps = steps
-        self._timeouts = timeouts
-        self._run_times = run_times
-        self._progress: RunProgress | None = None
-        self._topic = topic_of(job.member, job.client_id)
-        self._inbox: deque[Input] = deque()
-        self._news = asyncio.Event()
-        self._idle = False
-        self._released = job.answered
-        self._withdrawn = self._abandoned = False
-        self._reader: asyncio.Task[None] | None = None
-        self._wants_detail = False
-        self._tasks: asyncio.TaskGroup | None = None
+    job: Job
+    tracker: Tracker
+    localiser: Localiser
+    _: KW_ONLY
+    cloud: CloudClient | None
+    table: JobTable
+    slots: SlotAllocator
+    announcer: Announcer
+    steps: StepBuffer
+    timeouts: DetailTimeouts
+    run_times: RunTimes
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
+    ending: bool = False
+    preview: Preview | None = None
+    _progress: RunProgress | None = None
+    _inbox: deque[Input] = field(default_factory=deque)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _idle: bool = False
+    _withdrawn: bool = False
+    _abandoned: bool = False
+    _reader: asyncio.Task[None] | None = None
+    _wants_detail: bool = False
+    _tasks: asyncio.TaskGroup | None = None
+
+    def __post_init__(self) -> None:
+        self._topic = topic_of(self.job.member, self.job.client_id)
 
     # --- what others see and ask -----------------------------------------------------------
 
     @property
     def node(self) -> str | None:
         """The node that runs, as it is shown."""
-        return self._tracker.nodes.display_node
+        return self.tracker.nodes.display_node
 
     @property
     def node_type(self) -> str | None:
         """The class of this node."""
-        return None if self.node is None else self._tracker.nodes.types.get(self.node)
+        return None if self.node is None else self.tracker.nodes.types.get(self.node)
 
     @property
     def progress(self) -> RunProgress:
         """How far the job is now."""
         if self._progress is None:
             outputs = self.job.outputs_to_execute
-            self._progress = RunProgress(self._run_times.expected(self.job.graph, outputs))
-        nodes, began = self._tracker.nodes, self._tracker.nodes.began
+            self._progress = RunProgress(self.run_times.expected(self.job.graph, outputs))
+        nodes, began = self.tracker.nodes, self.tracker.nodes.began
         running = [] if began is None else [(began[0], float(now() - began[1]))]
         self._progress.advance(nodes.shares, nodes.cached, running)
         return self._progress
 
     def reports(self, limit: int) -> dict[str, NodeReport]:
         """How far the first `limit` nodes are of which anything is known."""
-        return self._tracker.nodes.reports(limit)
+        return self.tracker.nodes.reports(limit)
 
     @property
     def reading(self) -> bool:
@@ -158,8 +149,7 @@ class JobFollower:
         return self._reader is not None or self._wants_detail
 
     def release(self) -> None:
-        """Let the messages of the job flow: its client has its `prompt_id`."""
-        self._released = True
+        """Let the messages of the job flow: it is `answered` now."""
         self._news.set()
 
     def withdraw(self) -> None:
@@ -169,29 +159,29 @@ class JobFollower:
 
     def explain(self, reason: str | None) -> None:
         """Show why the job cannot be followed, if it cannot."""
-        self._table.show(self.job, reason=reason, message=None)
+        self.table.show(self.job, reason=reason, message=None)
 
     def read_detail(self) -> None:
         """Read the job's detail until it has ended; asking again changes nothing."""
-        if self._cloud is None or self._tracker.ended:
+        if self.cloud is None or self.tracker.ended:
             return
         if self._tasks is None:
             self._wants_detail = True
         elif self._reader is None:
             self._reader = self._tasks.create_task(
-                self._read_detail(self._cloud), name=f"read job {self.job.prompt_id}"
+                self._read_detail(self.cloud), name=f"read job {self.job.prompt_id}"
             )
 
     # --- inputs ----------------------------------------------------------------------------
 
     def post(self, happening: Input) -> None:
         """Take what happened; while many inputs wait, previews are dropped."""
-        for local in self._localiser.of_member(happening):
+        for local in self.localiser.of_member(happening):
             self._post(local)
 
     def fail(self, failure: Failure) -> None:
         """End the job with a node that fails, whatever the cloud does."""
-        for happening in self._localiser.failing(failure):
+        for happening in self.localiser.failing(failure):
             self._post(happening)
 
     def _post(self, happening: Input) -> None:
@@ -203,24 +193,24 @@ class JobFollower:
         if isinstance(happening, EventReceived):
             if is_terminal(happening.type, happening.data):
                 self.ending = True
-                self._slots.free(self.job)
+                self.slots.free(self.job)
         elif isinstance(happening, SnapshotReceived) and happening.snapshot.ended:
-            self._slots.free(self.job)
+            self.slots.free(self.job)
         self._inbox.append(happening)
         self._idle = False
         self._news.set()
 
     def _is_quick(self, happening: Input) -> bool:
         """Return whether an input of a running job needs no waiting: most events and frames."""
-        if self._tracker.started_at is None or isinstance(happening, SnapshotReceived | GiveUp):
+        if self.tracker.started_at is None or isinstance(happening, SnapshotReceived | GiveUp):
             return False
         if isinstance(happening, EventReceived):
-            if not self._localiser.view.is_plain and happening.type == "execution_cached":
+            if not self.localiser.view.is_plain and happening.type == "execution_cached":
                 return False
             return happening.type not in _TRANSLATED and not is_terminal(
                 happening.type, happening.data
             )
-        return not isinstance(happening, CloudPicture) or self._localiser.view.shows(
+        return not isinstance(happening, CloudPicture) or self.localiser.view.shows(
             happening.image_type
         )
 
@@ -244,7 +234,7 @@ class JobFollower:
     async def _follow(self) -> Ended | Withdrawn:
         while not self._withdrawn:
             self._news.clear()
-            if self._released:
+            if self.job.answered:
                 ended = await self._work_off()
                 if ended is not None:
                     self._inbox.clear()
@@ -277,7 +267,7 @@ class JobFollower:
 
     def _take_now(self, happening: Input) -> None:
         try:
-            for command in self._tracker.receive(happening, time.time_ns() // 1_000_000):
+            for command in self.tracker.receive(happening, time.time_ns() // 1_000_000):
                 self._do(command)
         except Exception:
             name = type(happening).__name__
@@ -285,15 +275,15 @@ class JobFollower:
             self.read_detail()
 
     async def _take(self, happening: Input) -> Ended | None:
-        if self._tracker.started_at is None:
+        if self.tracker.started_at is None:
             await self._wait_for_previous()
         try:
             local: list[Input] = [await self._localised(happening)]
         except NodeFailedError as error:
-            local = [*self._localiser.failing(error.failure)]
+            local = [*self.localiser.failing(error.failure)]
             self._abandoned = True
         for what in local:
-            commands = self._tracker.receive(what, time.time_ns() // 1_000_000)
+            commands = self.tracker.receive(what, time.time_ns() // 1_000_000)
             for index, command in enumerate(commands):
                 match command:
                     case JobEnd():
@@ -306,9 +296,9 @@ class JobFollower:
 
     async def _localised(self, happening: Input) -> Input:
         """Return an input in the terms of the member, once the storage can tell them."""
-        async for wait in _pauses(self._timeouts.growing()):
+        async for wait in _pauses(self.timeouts.growing()):
             try:
-                return await self._localiser.localised(happening)
+                return await self.localiser.localised(happening)
             except StorageError as error:
                 log.error("store_failed", error=str(error), next_try=wait)
         raise AssertionError("the waits never end")
@@ -319,7 +309,7 @@ class JobFollower:
         The cloud begins the next job while the end of the last one still waits for its detail.
         """
         previous = []
-        for run in self._table.runs_of(self.job.member):
+        for run in self.table.runs_of(self.job.member):
             if run is self:
                 break
             if run.ending:
@@ -343,26 +333,26 @@ class JobFollower:
             case JobStarted(at=at):
                 self._start(at)
             case OutputsSent():
-                self._table.show(self.job, finishing=True)
+                self.table.show(self.job, finishing=True)
             case ReadDetail():
                 self.read_detail()
 
     def _start(self, at: int) -> None:
         """Note that the job runs since `at` (ms)."""
         if self.job.state is JobState.SUBMITTED:
-            self._table.advance(self.job, JobState.RUNNING, started_at=at)
-        self._slots.started(self.job)
-        self._announcer.tell_status(self.job.member)
+            self.table.advance(self.job, JobState.RUNNING, started_at=at)
+        self.slots.started(self.job)
+        self.announcer.tell_status(self.job.member)
 
     async def _show(self, preview: Preview) -> None:
         if self.job.wants_previews:
-            shown = await self._localiser.view.preview(preview)
+            shown = await self.localiser.view.preview(preview)
             if shown is not None:
                 self.tell(shown)
 
     def tell(self, message: Message) -> None:
         """Publish a message to the client."""
-        number, step = self._steps.number(message)
+        number, step = self.steps.number(message)
         preview = message if isinstance(message, Preview) and not step else None
         if preview is not None and len(preview.image) <= MAX_PREVIEW_BYTES:
             self.preview = preview
@@ -371,13 +361,13 @@ class JobFollower:
     def repeat(self, epoch: int, number: int) -> None:
         """Tell the steps of the job behind this one once more; all of them where it is of another
         epoch."""
-        heard = number if epoch == self._announcer.epoch else 0
-        for number, message in self._steps.behind(heard):
+        heard = number if epoch == self.announcer.epoch else 0
+        for number, message in self.steps.behind(heard):
             self._publish(message, number, step=True)
 
     def close(self) -> None:
         """Note that nothing more is done for the job."""
-        self._steps.close()
+        self.steps.close()
         self.finished.set()
 
     def _publish(
@@ -391,11 +381,11 @@ class JobFollower:
             job.watched,
             message,
             job.order,
-            self._announcer.epoch,
+            self.announcer.epoch,
             number,
             step,
         )
-        self._announcer.publish(self._topic, told, droppable=droppable)
+        self.announcer.publish(self._topic, told, droppable=droppable)
 
     # --- the detail ------------------------------------------------------------------------
 
@@ -403,7 +393,7 @@ class JobFollower:
         """Read until the tracker has ended, and tell it when the cloud has no more to say."""
         ended = unknown = running = 0.0
         oversized = 0
-        async for wait in _pauses(self._timeouts.growing()):
+        async for wait in _pauses(self.timeouts.growing()):
             try:
                 snapshot = await cloud.job(self.job.cloud_id)
             except CloudOversized as error:
@@ -422,17 +412,17 @@ class JobFollower:
                 continue
             if snapshot is None:
                 unknown += wait
-                if unknown > self._timeouts.lost:
+                if unknown > self.timeouts.lost:
                     self.post(GiveUp("Comfy Cloud no longer has this job.", lost=True))
                 continue
             self.post(SnapshotReceived(snapshot))
             if snapshot.ended:
                 ended += wait
-                if ended > self._timeouts.settle_for(snapshot):
+                if ended > self.timeouts.settle_for(snapshot):
                     self.post(GiveUp("Comfy Cloud did not report how this job ended.", lost=True))
             else:
                 running += wait
-                if running > self._timeouts.settle:
+                if running > self.timeouts.settle:
                     self._reader = None
                     self.post(GiveUp("Comfy Cloud reports that this job continues."))
                     return

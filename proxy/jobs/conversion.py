@@ -108,6 +108,13 @@ def used(job: Job, **counts: int) -> UsageRow:
     return UsageRow(day_of(job.created_at / 1000), job.member, **counts)
 
 
+#: What a history entry has from its job.
+_KEPT = (
+    *("order", "member", "prompt_id", "number", "created_at", "outputs_to_execute"),
+    *("label", "workflow_id", "client_id", "cloud_id"),
+)
+
+
 def entry_of(job: Job, end: JobEnd) -> tuple[HistoryEntry, UsageRow]:
     """Return the history entry of a job that has ended, and its usage on the day of its end."""
     outputs = summary(end.outputs)
@@ -130,22 +137,13 @@ def entry_of(job: Job, end: JobEnd) -> tuple[HistoryEntry, UsageRow]:
     result = {"outputs": end.outputs, "status": end.status, "meta": end.meta}
     details = {"account": job.account, "nodes": end.node_times, "cost": end.cost}
     entry = HistoryEntry(
-        order=job.order,
-        member=job.member,
-        prompt_id=job.prompt_id,
+        **{name: getattr(job, name) for name in _KEPT},
         state=ENDS[end.outcome].value,
-        number=job.number,
-        created_at=job.created_at,
         started_at=end.started_at,
         ended_at=end.ended_at,
-        outputs_to_execute=job.outputs_to_execute,
         summary=codec.dump_bytes(without_nulls(listed)),
         result=codec.dump_bytes(result),
         details=codec.dump_bytes(details),
-        label=job.label,
-        workflow_id=job.workflow_id,
-        client_id=job.client_id,
-        cloud_id=job.cloud_id,
     )
     usage = UsageRow(
         day_of(end.ended_at / 1000),
