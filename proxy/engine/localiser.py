@@ -19,7 +19,7 @@ from proxy.engine.tracker import (
 )
 from proxy.jobs.models import Job
 from proxy.translate.codec import credentials, redact
-from proxy.translate.events import Told
+from proxy.translate.events import NodeMessages
 from proxy.translate.jobs import reachable
 from proxy.translate.packs import Failure
 from proxy.translate.snapshots import Snapshot
@@ -65,7 +65,7 @@ class Localiser:
             return [what]
         match what:
             case EventReceived(type=type_, data=data):
-                return [EventReceived(*told) for told in self.view.event(type_, data)]
+                return [EventReceived(*event) for event in self.view.event(type_, data)]
             case SnapshotReceived(snapshot=snapshot):
                 return [SnapshotReceived(self.view.snapshot(snapshot), what.detail)]
             case GiveUp():
@@ -111,10 +111,12 @@ class Localiser:
         shown: T = await self.files.reveal(job.member, value, job.prompt_id)
         return shown
 
-    async def _local_output(self, node: str, output: dict[str, Any]) -> dict[str, Any] | Told:
+    async def _local_output(
+        self, node: str, output: dict[str, Any]
+    ) -> dict[str, Any] | NodeMessages:
         job, source = self.job, self.view.cloud_graph.get(node)
-        if (told := await self.view.result(node, output, account=job.account)) is not None:
-            return told
+        if (messages := await self.view.result(node, output, account=job.account)) is not None:
+            return messages
         local = await self.files.outputs.localise(
             job.member, job.prompt_id, node, source, output, account=job.account
         )
@@ -133,7 +135,7 @@ class Localiser:
             "exception_message": f"{failure.message}\n",
             "traceback": [f"{failure.exception_type}: {failure.message}\n"],
             "current_inputs": failure.inputs,
-            "current_outputs": [one for one in self.job.graph if one in live],
+            "current_outputs": [node for node in self.job.graph if node in live],
         }
         ended = Snapshot(self.job.prompt_id, "failed", settled=True, execution_error=error)
         running = EventReceived("executing", {"node": node, "display_node": node})

@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import Struct
 
 from proxy.translate import events
-from proxy.translate.events import Event, Message, Preview, Told
+from proxy.translate.events import Event, Message, NodeMessages, Preview
 from proxy.translate.frames import CloudPicture
 from proxy.translate.jobs import is_twin, sources
 
@@ -187,7 +187,7 @@ class NodeStates:
             self._display[node] = str(display)
         if node in self._over and (node not in self._empty or output is None):
             return
-        told = output if isinstance(output, Told) else None
+        told = output if isinstance(output, NodeMessages) else None
         runs = told is not None and told.again
         if runs or not (output is None or node in self.cached or self._is_twin(node)):
             self.enter(node)

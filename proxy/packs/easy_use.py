@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.packs.nodes import SAVED_WITH, Mask, Node, PackNode, Reads, Tells, info
+from proxy.packs.nodes import SAVED_WITH, Mask, Node, PackNode, Reads, ResultMessages, info
 from proxy.packs.pack import Pack
-from proxy.translate.events import Told
+from proxy.translate.events import NodeMessages
 
 
 def _load_easy(node: Node) -> None:
@@ -52,7 +52,7 @@ _NODES = (
         _load_easy,
         {"LoadImage", "LoadImageMask", "SolidMask", "PreviewImage", "SaveImage"},
         reads=Reads("base64_data", "base64", Mask.ALPHA_OR_ONES),
-        tells=Tells(lambda _: Told(), when=_shows_nothing),
+        messages=ResultMessages(lambda _: NodeMessages(), when=_shows_nothing),
     ),
 )
 

@@ -1,7 +1,7 @@
 """What a node of a pack is: it only carries pictures and texts in and out.
 
 A `PackNode` says what its node becomes on the cloud, core nodes alone, and what of their results a
-client is told. Everything here is about one node; `rewriting` does it for a graph.
+client gets. Everything here is about one node; `rewriting` does it for a graph.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from proxy.translate.errors import LocalError
-from proxy.translate.events import Binary, Told
+from proxy.translate.events import Binary, NodeMessages
 from proxy.translate.jobs import inputs_of, is_link
 
 #: `[node id, output index]`.
@@ -33,13 +33,13 @@ class PackNodeError(Exception):
 def refusal(node_id: str, graph: Mapping[str, Any], name: str, reason: str) -> LocalError:
     """Return the refusal of a graph for one input of a node."""
     class_type = str(graph[node_id].get("class_type"))
-    told = {
+    error = {
         "type": "helper_node_limited",
         "message": f"The proxy does not support this {name} of {class_type}",
         "details": f"{name}: {reason}",
         "extra_info": {"input_name": name},
     }
-    about = {"errors": [told], "dependent_outputs": [], "class_type": class_type}
+    about = {"errors": [error], "dependent_outputs": [], "class_type": class_type}
     return LocalError(
         "helper_node_limited",
         f"The proxy runs {class_type} instead of Comfy Cloud and does not support this: {name}: "
@@ -104,16 +104,16 @@ class Result(msgspec.Struct, frozen=True):
     texts: tuple[str, ...] = ()
 
 
-class Tells(msgspec.Struct, frozen=True):
-    """The messages to a client about a result.
+class ResultMessages(msgspec.Struct, frozen=True):
+    """How the messages to a client about a result are built, with `build`.
 
-    `encoding` gives the format of the pictures, in Pillow's words, or `None` for the file as it
-    is. `carries` says that the pictures are in the messages, not fetched afterwards. `again` says
-    that the node runs each time: it is never cached. `when` its inputs say so; otherwise the
-    client is told what core's node tells.
+    `encoding` returns the format of the pictures, in Pillow's words, or `None` for the unchanged
+    file. `carries` is whether the pictures are in the messages, and not fetched afterwards. With
+    `again` the node runs each time: it is never cached. `when` returns whether this applies to the
+    node's inputs; otherwise the client gets the messages of the core node.
     """
 
-    told: Callable[[Result], Told]
+    build: Callable[[Result], NodeMessages]
     encoding: Callable[[Mapping[str, Any]], str | None] = lambda _: None
     carries: bool = True
     again: bool = False
@@ -131,7 +131,7 @@ class PackNode(msgspec.Struct, frozen=True):
     becomes: Callable[[Node], None]
     needs: Set[str]
     reads: Reads | None = None
-    tells: Tells | None = None
+    messages: ResultMessages | None = None
     asks: str = "shape"
 
     @property
@@ -231,7 +231,7 @@ def core(
     class_type: str,
     names: Mapping[str, str],
     *,
-    tells: Tells | None = None,
+    messages: ResultMessages | None = None,
     **constants: Any,
 ) -> PackNode:
     """Return a node that becomes one core node; `names` maps the core node's inputs to its own."""
@@ -240,7 +240,7 @@ def core(
         inputs = {name: node.inputs[own] for name, own in names.items() if own in node.inputs}
         node.become(class_type, {**inputs, **constants}, names)
 
-    return PackNode(info, become, {class_type}, tells=tells)
+    return PackNode(info, become, {class_type}, messages=messages)
 
 
 def loads(
@@ -326,5 +326,7 @@ def named_files(shown: Mapping[str, Any], own: str, key: str) -> PackNode:
         shown,
         "PreviewAny",
         {"source": own},
-        tells=Tells(lambda result: Told(ui={key: [located(text) for text in result.texts]})),
+        messages=ResultMessages(
+            lambda result: NodeMessages(ui={key: [located(text) for text in result.texts]})
+        ),
     )

@@ -12,7 +12,7 @@ from proxy.packs.store import PictureStore, milliseconds
 from proxy.packs.table import PACK_NODES
 from proxy.storage.temporary import PackPicture
 from proxy.translate import names
-from proxy.translate.events import Told
+from proxy.translate.events import NodeMessages
 from proxy.translate.packs import Rewriting
 
 
@@ -34,7 +34,7 @@ class Results:
         The cloud does not know nodes apart that differ in what the proxy does alone. Raises
         `StorageError`.
         """
-        sources = {node: rewriting.tells[node] for node in nodes if node in rewriting.tells}
+        sources = {node: rewriting.results[node] for node in nodes if node in rewriting.results}
         if not sources:
             return nodes
         signatures = {source.signature for source in sources.values()}
@@ -47,7 +47,7 @@ class Results:
             or (sources[node].signature in known and not _runs_each_time(graph.get(node)))
         ]
 
-    async def told(
+    async def messages_of(
         self,
         member: str,
         prompt_id: str,
@@ -57,16 +57,16 @@ class Results:
         output: Mapping[str, Any],
         *,
         account: str,
-    ) -> Told:
+    ) -> NodeMessages:
         """Return the messages to the client about a node's result on an account; it can be
         fetched by then.
 
         Raises `PackNodeError`, also for a result beyond the member's share of the budget,
         `LocalError` when the cloud does not hand a file out, `StorageError`.
         """
-        source, tells = rewriting.tells[node_id], pack_node.tells
-        assert tells is not None  # noqa: S101
-        format_ = tells.encoding(source.inputs)
+        source, messages = rewriting.results[node_id], pack_node.messages
+        assert messages is not None  # noqa: S101
+        format_ = messages.encoding(source.inputs)
         content_type = f"image/{(format_ or 'webp').lower()}"
         items = [item for _, _, item in names.files(names.with_core_keys(output))]
         before = {
@@ -80,7 +80,7 @@ class Results:
                     member, item, format_, held, account=account, waits=True
                 )
                 size = len(data)
-                if not tells.carries:
+                if not messages.carries:
                     data = b""
                     held.release()
                 name = str(item["filename"])
@@ -104,10 +104,10 @@ class Results:
         await self._store.repository.keep_results(source.signature, kept)
         texts = output.get("text")
         shown_texts = tuple(map(str, texts)) if isinstance(texts, list | tuple) else ()
-        return tells.told(Result(prompt_id, node_id, source.inputs, tuple(shown), shown_texts))
+        return messages.build(Result(prompt_id, node_id, source.inputs, tuple(shown), shown_texts))
 
 
 def _runs_each_time(node: Any) -> bool:
     class_type = node.get("class_type") if isinstance(node, Mapping) else None
     pack_node = PACK_NODES.get(str(class_type))
-    return pack_node is not None and pack_node.tells is not None and pack_node.tells.again
+    return pack_node is not None and pack_node.messages is not None and pack_node.messages.again

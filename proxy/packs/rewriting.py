@@ -75,10 +75,10 @@ def rewrite(
             if failure is None and not lacking <= section(declared, "optional").keys():
                 failure = _nothing(node_id, given, graph)
             whole[id_] = {**(about if id_ == node_id else {}), **cloud_node, "inputs": inputs}
-    told = [
+    with_messages = [
         node_id
         for node_id, pack_node in pack_nodes.items()
-        if pack_node.tells and pack_node.tells.when(known_inputs(graph, made[node_id].inputs))
+        if pack_node.messages and pack_node.messages.when(known_inputs(graph, made[node_id].inputs))
     ]
     kept = whole
     if outputs is not None:
@@ -89,9 +89,9 @@ def rewrite(
         owners={id_: node.id for node in made.values() for id_ in node.nodes if id_ != node.id},
         silent=[id_ for node in made.values() for id_ in node.silent],
         names={node.id: node.names for node in made.values() if node.names},
-        tells={
+        results={
             node_id: ResultSource(known_inputs(graph, made[node_id].inputs), signature)
-            for node_id, signature in _signatures(graph, told).items()
+            for node_id, signature in _signatures(graph, with_messages).items()
         },
         before=_before(graph, live, made, kept),
         failure=failure,

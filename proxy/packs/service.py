@@ -19,7 +19,7 @@ from proxy.packs.rewriting import failed, rewrite, wanted
 from proxy.packs.table import PACK_NODES
 from proxy.packs.view import MemberView
 from proxy.threads import ThreadTurns
-from proxy.translate.events import Preview, Told
+from proxy.translate.events import NodeMessages, Preview
 from proxy.translate.packs import JobView, NodeFailedError, PlainView, Rewriting, ViewedJob
 
 
@@ -78,22 +78,24 @@ class RewrittenView(MemberView):
         self._prompt_id = job.prompt_id
         self._results = results
         self._files = files
-        self._found: dict[str, Told] = {}
+        self._found: dict[str, NodeMessages] = {}
 
     async def cached(self, nodes: Sequence[str]) -> Sequence[str]:
         """Return which of the nodes that the cloud had cached are cached for the client."""
         return await self._results.cached(self._member, self._rewriting, self._graph, nodes)
 
-    async def result(self, node: str, output: Mapping[str, Any], *, account: str) -> Told | None:
+    async def result(
+        self, node: str, output: Mapping[str, Any], *, account: str
+    ) -> NodeMessages | None:
         """Return a pack's messages about a node's result, which are made once."""
-        if node not in self._rewriting.tells:
+        if node not in self._rewriting.results:
             return None
         pack_node = PACK_NODES.get(str(self._graph[node].get("class_type")))
         if pack_node is None:  # the release that took the job in had the class
-            return Told(ui={})
+            return NodeMessages(ui={})
         if node not in self._found:
             try:
-                self._found[node] = await self._results.told(
+                self._found[node] = await self._results.messages_of(
                     self._member,
                     self._prompt_id,
                     node,

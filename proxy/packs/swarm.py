@@ -10,7 +10,7 @@ from proxy.packs.nodes import (
     PackNode,
     Reads,
     Result,
-    Tells,
+    ResultMessages,
     core,
     frame,
     info,
@@ -20,35 +20,35 @@ from proxy.packs.nodes import (
     same,
 )
 from proxy.packs.pack import Pack
-from proxy.translate.events import Binary, Event, Message, Told
+from proxy.translate.events import Binary, Event, Message, NodeMessages
 
-#: What SwarmUI is told before a picture, an animation and a text, as value and maximum.
+#: The progress that announces a picture, an animation or a text to SwarmUI, as value and maximum.
 _PICTURE, _ANIMATION, _TEXT = 12345, 12346, 12347
 
 
-def _announced(number: int, frames: list[Binary]) -> Told:
+def _announced(number: int, frames: list[Binary]) -> NodeMessages:
     messages: list[Message] = []
     for picture in frames:
         messages += (Event("progress", {"value": number, "max": number}), picture)
-    return Told(tuple(messages), again=True)
+    return NodeMessages(tuple(messages), again=True)
 
 
 def _encoding(inputs: Mapping[str, Any]) -> str:
     return "BMP" if inputs.get("bit_depth") == "raw" else "PNG"
 
 
-def _pictures(result: Result) -> Told:
+def _pictures(result: Result) -> NodeMessages:
     raw = result.inputs.get("bit_depth") == "raw"
     format_, event = (1, 10) if raw else (2, 1)
     frames = [frame(result, item.data, format_, event) for item in result.items]
     return _announced(_PICTURE, frames)
 
 
-def _animations(result: Result) -> Told:
+def _animations(result: Result) -> NodeMessages:
     return _announced(_ANIMATION, [frame(result, item.data, 3) for item in result.items])
 
 
-def _metadata(result: Result) -> Told:
+def _metadata(result: Result) -> NodeMessages:
     text = f"{result.inputs.get('key')}:{result.texts[0] if result.texts else ''}"
     return _announced(_TEXT, [frame(result, text.encode(), 0, 3)])
 
@@ -84,7 +84,7 @@ _NODES = (
         ),
         _save,
         {"PreviewImage"},
-        tells=Tells(_pictures, _encoding, again=True),
+        messages=ResultMessages(_pictures, _encoding, again=True),
     ),
     core(
         _swarm(
@@ -100,14 +100,14 @@ _NODES = (
         ),
         "SaveAnimatedWEBP",
         same("images", "fps", "lossless", "quality", "method"),
-        tells=Tells(_animations, again=True),
+        messages=ResultMessages(_animations, again=True),
         filename_prefix="swarm",
     ),
     core(
         _swarm("SwarmAddSaveMetadataWS", {"key": ["STRING", {}], "value": ["STRING", {}]}),
         "PreviewAny",
         {"source": "value"},
-        tells=Tells(_metadata, again=True),
+        messages=ResultMessages(_metadata, again=True),
     ),
 )
 

@@ -17,14 +17,14 @@ from proxy.packs.nodes import (
     PackNodeError,
     Reads,
     Result,
-    Tells,
+    ResultMessages,
     core,
     frame,
     info,
     loads,
     preview,
 )
-from proxy.translate.events import Told
+from proxy.translate.events import NodeMessages
 
 #: What a text output is sent as.
 _TEXT_TYPES = {"text": "text/plain", "markdown": "text/markdown", "html": "text/html"}
@@ -84,25 +84,25 @@ def _png(_: Mapping[str, Any]) -> str:
     return "PNG"
 
 
-def _cached(result: Result) -> Told:
+def _cached(result: Result) -> NodeMessages:
     images = [
         {"source": "http", "id": item.id, "content-type": item.content_type, "type": "output"}
         for item in result.items
     ]
-    return Told(ui={"images": images})
+    return NodeMessages(ui={"images": images})
 
 
-def _sent(result: Result) -> Told:
+def _sent(result: Result) -> NodeMessages:
     number = 2 if result.inputs.get("format", "PNG") == "PNG" else 1
     frames = tuple(frame(result, item.data, number) for item in result.items)
     images = [
         {"source": "websocket", "content-type": item.content_type, "type": "output"}
         for item in result.items
     ]
-    return Told(frames, {"images": images})
+    return NodeMessages(frames, {"images": images})
 
 
-def _krita_output(result: Result) -> Told:
+def _krita_output(result: Result) -> NodeMessages:
     sent = _sent(replace(result, inputs={}))
     inputs = result.inputs
     about = {
@@ -112,14 +112,14 @@ def _krita_output(result: Result) -> Told:
         "batch_mode": inputs.get("batch_mode"),
         "resize_canvas": inputs.get("resize_canvas"),
     }
-    return Told(sent.messages, {**(sent.ui or {}), "info": [about]})
+    return NodeMessages(sent.messages, {**(sent.ui or {}), "info": [about]})
 
 
-def _krita_text(result: Result) -> Told:
+def _krita_text(result: Result) -> NodeMessages:
     type_ = _TEXT_TYPES.get(str(result.inputs.get("type")), "text/plain")
     name = result.inputs.get("name")
     texts = [{"name": name, "text": text, "content-type": type_} for text in result.texts]
-    return Told(ui={"text": texts})
+    return NodeMessages(ui={"text": texts})
 
 
 # --- what computes a little ----------------------------------------------------------------
@@ -177,11 +177,11 @@ def _loads(name: str, own: str, title: str, source: FileSource, mask: Mask) -> P
 
 
 def _shows(
-    name: str, title: str, required: Mapping[str, Any], tells: Tells, **more: Any
+    name: str, title: str, required: Mapping[str, Any], messages: ResultMessages, **more: Any
 ) -> PackNode:
     inputs = {"images": ["IMAGE", {}], **required}
     shown = _info(name, inputs, hidden=_HIDDEN, title=title, **more)
-    return PackNode(shown, preview, {"PreviewImage"}, tells=tells)
+    return PackNode(shown, preview, {"PreviewImage"}, messages=messages)
 
 
 _FORMATS = {"format": _combo("PNG", ["PNG", "JPEG"])}
@@ -205,9 +205,11 @@ NODES = (
         "ETN_SaveImageCache",
         "Save Image to Cache",
         _FORMATS,
-        Tells(_cached, _format, carries=False),
+        ResultMessages(_cached, _format, carries=False),
     ),
-    _shows("ETN_SendImageWebSocket", "Send Image (WebSocket)", _FORMATS, Tells(_sent, _format)),
+    _shows(
+        "ETN_SendImageWebSocket", "Send Image (WebSocket)", _FORMATS, ResultMessages(_sent, _format)
+    ),
     PackNode(
         _info(
             "ETN_ApplyMaskToImage",
@@ -244,7 +246,7 @@ NODES = (
             ),
             "resize_canvas": ["BOOLEAN", {"display_name": "resize canvas", "default": False}],
         },
-        Tells(_krita_output, _png),
+        ResultMessages(_krita_output, _png),
         category="krita",
     ),
     core(
@@ -261,7 +263,7 @@ NODES = (
         ),
         "PreviewAny",
         {"source": "value"},
-        tells=Tells(_krita_text),
+        messages=ResultMessages(_krita_text),
     ),
 )
 

@@ -82,15 +82,15 @@ class MemberView:
         for node_id, about in errors.items():
             owner = self.owner(node_id)
             names = self._rewriting.names.get(node_id, {})
-            told = {
+            shown = {
                 **about,
                 "class_type": self._class(owner) or about.get("class_type"),
                 "dependent_outputs": self._ids(about.get("dependent_outputs")),
                 "errors": [_named(error, names) for error in about.get("errors") or []],
             }
             if owner in found:
-                told["errors"] = [*found[owner]["errors"], *told["errors"]]
-            found[owner] = told
+                shown["errors"] = [*found[owner]["errors"], *shown["errors"]]
+            found[owner] = shown
         return found
 
     def _mine(self, by_node: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -100,8 +100,8 @@ class MemberView:
 
     def _message(self, message: Any) -> Any:
         if isinstance(message, list) and len(message) == 2 and isinstance(message[1], dict):
-            told = self.event(str(message[0]), message[1])
-            return [message[0], dict(told[-1][1]) if told else message[1]]
+            events = self.event(str(message[0]), message[1])
+            return [message[0], dict(events[-1][1]) if events else message[1]]
         return message
 
     def _class(self, node_id: str) -> str | None:
@@ -151,9 +151,9 @@ class MemberView:
                 continue
             owner = self.owner(node_id)
             ids = () if owner == node_id else ("node_id", "display_node_id", "real_node_id")
-            told = {**state, **{name: owner for name in ids if name in state}}
-            if owner not in found or told.get("state") == "running":
-                found[owner] = told
+            shown = {**state, **{name: owner for name in ids if name in state}}
+            if owner not in found or shown.get("state") == "running":
+                found[owner] = shown
         return found
 
     def _renamed(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,23 +162,23 @@ class MemberView:
 
     def _failed(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Return the end of a run in a node as the end in the client's."""
-        told = dict(data)
+        shown = dict(data)
         for name in ("executed", "current_outputs"):
             if isinstance(data.get(name), list | dict):
-                told[name] = self._ids(data[name])
+                shown[name] = self._ids(data[name])
         if data.get("node_id") is None:
-            return told
+            return shown
         cloud_node = str(data["node_id"])
         owner = self.owner(cloud_node)
         given, mine = self._rewriting.graph.get(cloud_node), self._graph.get(owner)
-        told["node_id"] = owner
+        shown["node_id"] = owner
         if isinstance(mine, Mapping) and isinstance(given, Mapping):
             helps = owner != cloud_node or given.get("class_type") != mine.get("class_type")
             if helps:
-                told["node_type"] = str(mine.get("class_type"))
+                shown["node_type"] = str(mine.get("class_type"))
             if helps and "current_inputs" in data:
-                told["current_inputs"] = shown_inputs(mine, self._graph)
-        return told
+                shown["current_inputs"] = shown_inputs(mine, self._graph)
+        return shown
 
     def _ids(self, nodes: Any) -> list[str]:
         known = [str(node) for node in nodes or () if str(node) not in self._silent]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from proxy.packs.nodes import PackNode, Result, Tells, info, preview
+from proxy.packs.nodes import PackNode, Result, ResultMessages, info, preview
 from proxy.packs.pack import Pack
-from proxy.translate.events import Event, Message, Preview, Told
+from proxy.translate.events import Event, Message, NodeMessages, Preview
 
 
-def _over_websocket(result: Result) -> Told:
+def _over_websocket(result: Result) -> NodeMessages:
     messages: list[Message] = []
     for number, item in enumerate(result.items):
         step = {"value": number, "max": len(result.items)}
@@ -25,7 +25,7 @@ def _over_websocket(result: Result) -> Told:
                 result=True,
             ),
         )
-    return Told(tuple(messages), again=True)
+    return NodeMessages(tuple(messages), again=True)
 
 
 _NODES = (
@@ -38,7 +38,7 @@ _NODES = (
         ),
         preview,
         {"PreviewImage"},
-        tells=Tells(_over_websocket, lambda _: "PNG", again=True),
+        messages=ResultMessages(_over_websocket, lambda _: "PNG", again=True),
     ),
 )
 

@@ -95,11 +95,11 @@ class Binary(Struct, frozen=True):
 Message: TypeAlias = Event | Preview | NodeText | Binary
 
 
-class Told(Struct, frozen=True):
+class NodeMessages(Struct, frozen=True):
     """The messages to a client about a node's result: `messages`, then `executed` with `ui`.
 
-    There is no `executed` where `ui` is `None`. A node that is cached or has not run because
-    another one has the same result tells no `messages`, unless it runs each time (`again`).
+    There is no `executed` if `ui` is `None`. A node that is cached, or has not run because another
+    one has the same result, sends no `messages`, unless it runs each time (`again`).
     """
 
     messages: tuple[Message, ...] = ()

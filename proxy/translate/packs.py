@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from proxy.translate.events import Preview, Told
+from proxy.translate.events import NodeMessages, Preview
 from proxy.translate.frames import CloudFrame
 from proxy.translate.snapshots import Snapshot
 
@@ -47,16 +47,16 @@ class Rewriting(Struct):
     """A graph for the cloud in place of a client's, and the way back.
 
     `owners` has the client's node of each added one; the `silent` ones run before the node that
-    stands in its place. `names` are the client's names of inputs by node, `tells` the nodes whose
-    results their packs tell. `before` has the nodes that the cloud does not get, by the nodes that
-    they ran for. With a `failure` the job fails without the cloud.
+    stands in its place. `names` are the client's names of inputs by node, `results` the nodes about
+    whose results packs send messages. `before` has the nodes that the cloud does not get, by the
+    nodes that they ran for. With a `failure` the job fails without the cloud.
     """
 
     graph: dict[str, Any]
     owners: dict[str, str] = {}
     silent: list[str] = []
     names: dict[str, dict[str, str]] = {}
-    tells: dict[str, ResultSource] = {}
+    results: dict[str, ResultSource] = {}
     before: dict[str, list[str]] = {}
     failure: Failure | None = None
 
@@ -92,7 +92,9 @@ class JobView(Protocol):
         Raises `StorageError`.
         """
 
-    async def result(self, node: str, output: Mapping[str, Any], *, account: str) -> Told | None:
+    async def result(
+        self, node: str, output: Mapping[str, Any], *, account: str
+    ) -> NodeMessages | None:
         """Return a pack's messages about a node's result, `None` for a node of no pack.
 
         Raises `NodeFailedError`, `LocalError` when the cloud does not hand a file out,
@@ -134,7 +136,9 @@ class PlainView:
         """Return the nodes."""
         return nodes
 
-    async def result(self, node: str, output: Mapping[str, Any], *, account: str) -> Told | None:
+    async def result(
+        self, node: str, output: Mapping[str, Any], *, account: str
+    ) -> NodeMessages | None:
         """Return nothing: no node is a pack's."""
 
     def shows(self, image_type: str) -> bool:

@@ -31,7 +31,7 @@ def test_a_failed_job_has_its_error() -> None:
         {"state": JobState.RUNNING, "account": "a", "cloud_id": "c", "started_at": 5},
         {"targets": ["1"], "credentials": {"api_key_comfy_org": "k"}, "charge": 2.5},
         {"number": 2**70, "client_id": None, "watched": False, "one_at_a_time": True},
-        {"rewriting": Rewriting(graph={"1": {"class_type": "Y"}}, tells={})},
+        {"rewriting": Rewriting(graph={"1": {"class_type": "Y"}}, results={})},
     ],
 )
 def test_a_job_comes_back_from_its_row_as_it_was(fields: dict[str, Any]) -> None:

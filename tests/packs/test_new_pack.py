@@ -13,7 +13,7 @@ from stack import Client, Proxy
 from proxy.packs import nodes
 from proxy.packs.pack import Pack
 from proxy.packs.table import PACK_NODES
-from proxy.translate.events import Told
+from proxy.translate.events import NodeMessages
 
 GUIDE = Path(__file__).parents[2] / "CONTRIBUTING.md"
 
@@ -23,7 +23,7 @@ def shown_pack() -> Pack:
     section = GUIDE.read_text(encoding="utf-8").partition("## Add a node pack\n")[2]
     block = re.search(r"```python\n(.*?)```", section, re.DOTALL)
     assert block is not None
-    names: dict[str, Any] = {**vars(nodes), "Pack": Pack, "Told": Told}
+    names: dict[str, Any] = {**vars(nodes), "Pack": Pack, "NodeMessages": NodeMessages}
     exec(textwrap.dedent(block[1]), names)
     pack = names["PACK"]
     assert isinstance(pack, Pack)

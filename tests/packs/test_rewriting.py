@@ -371,4 +371,4 @@ def test_a_graph_may_be_as_deep_as_a_client_likes() -> None:
     )
     assert len(cached["nodes"]) == depth + 2
     whole = rewrite(graph, ["text"], OFFERED.keys(), {}, CLOUD.get)
-    assert whole.tells.keys() == {"text"}
+    assert whole.results.keys() == {"text"}
