@@ -51,9 +51,9 @@ async def remaining(http: aiohttp.ClientSession, shop: Shop) -> int:
         return int((await answer.json())["exec_info"]["queue_remaining"])
 
 
-async def until(http: aiohttp.ClientSession, shop: Shop, most: int, pause: float) -> None:
+async def until(http: aiohttp.ClientSession, shop: Shop, max_jobs: int, pause: float) -> None:
     """Wait until no more than so many jobs remain."""
-    while await remaining(http, shop) > most:  # noqa: ASYNC110 (a client has nothing to wait for)
+    while await remaining(http, shop) > max_jobs:  # noqa: ASYNC110 (a client has nothing to wait for)
         await asyncio.sleep(pause)
 
 

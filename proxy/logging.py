@@ -177,10 +177,10 @@ def without_secrets(value: object, depth: int = 0) -> Any:
     if depth >= _DEEPEST:
         return f"<{type(value).__name__}>"
     if isinstance(value, dict):
-        kept = list(value.items())[:_KEYS]
-        return {word(str(key)): without_secrets(one, depth + 1) for key, one in kept}
+        items = list(value.items())[:_KEYS]
+        return {word(str(key)): without_secrets(item, depth + 1) for key, item in items}
     if isinstance(value, list):
-        return [without_secrets(one, depth + 1) for one in value[:_ITEMS]]
+        return [without_secrets(item, depth + 1) for item in value[:_ITEMS]]
     return f"<{type(value).__name__}>"
 
 

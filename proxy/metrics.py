@@ -313,9 +313,9 @@ class CloudCalls:
         """
         key = method, route, status
         if key not in self._series:
-            told = "none" if status is None else str(status)
+            label = "none" if status is None else str(status)
             self._series[key] = (
-                self._metrics.cloud_calls.labels(self._account, method, route, told),
+                self._metrics.cloud_calls.labels(self._account, method, route, label),
                 self._metrics.cloud_call_seconds.labels(self._account, method, route),
             )
         calls, times = self._series[key]

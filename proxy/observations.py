@@ -27,18 +27,19 @@ from proxy.translate import codec
 
 log = structlog.get_logger(__name__)
 
-#: Different surprises that a process keeps of one account; more are counted as `other`.
-MOST_SURPRISES = 200
+#: Maximum number of distinct surprises of an account; further ones are counted as `other`.
+MAX_SURPRISES = 200
 
-#: Seconds in which what is new is gathered, and after which what other processes wrote is read.
+#: Seconds between a change and its write, and between two reads of what other processes wrote.
 _GATHER, _READ = 1.0, 60.0
 
-#: The key of the account that is set by itself.
+#: The key of the only account of a configuration without `[[accounts]]`.
 _DEFAULT = "default"
 
 
 def identity_of(account: str, base_url: URL) -> str:
-    """An account's name at another cloud is another account; older stores had one for each."""
+    """Return the identity of an account at a cloud: the same name at another cloud is another
+    account."""
     return str(base_url) if account == _DEFAULT else f"{base_url} {account}"
 
 
@@ -54,12 +55,12 @@ class AccountObservations(Struct, eq=False):
     _counts: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
 
     def number(self, name: str) -> int | None:
-        """A fact that is a whole number."""
+        """Return a fact that is a whole number, else `None`."""
         value = self.facts.get(name, "")
         return int(value) if re.fullmatch("[0-9]{1,15}", value) else None
 
     def learn(self, name: str, value: str) -> None:
-        """A fact was measured."""
+        """Store a measured fact."""
         if self.facts.get(name) != value:
             self.facts[name] = value
             self._learnt.add(name)
@@ -67,12 +68,12 @@ class AccountObservations(Struct, eq=False):
             log.info("cloud_fact_learned", account=self.account, name=name, value=value)
 
     def surprise(self, kind: str, name: str, example: object = None) -> None:
-        """Something of a form came that nobody has listed.
+        """Count something of the cloud that no document lists.
 
-        `name` says which: what the cloud has chosen in it went through `word`.
+        `name` identifies it; parts that the cloud has chosen must have passed `word`.
         """
         key, now = (kind, name), _now()
-        if key not in self._surprises and len(self._surprises) >= MOST_SURPRISES:
+        if key not in self._surprises and len(self._surprises) >= MAX_SURPRISES:
             key, example = ("other", ""), None
         known = self._surprises.get(key)
         if known is None:
@@ -85,7 +86,7 @@ class AccountObservations(Struct, eq=False):
         self.metrics.surprised(self.account, key[0])
 
     def take(self) -> list[Observation]:
-        """What is new since the last call; counts are those since then."""
+        """Return what is new since the last call, with the counts since then."""
         rows = [replace(self._surprises[key], count=count) for key, count in self._counts.items()]
         for name in self._learnt:
             value, now = codec.dump_bytes(self.facts[name]), _now()
@@ -95,7 +96,7 @@ class AccountObservations(Struct, eq=False):
         return rows
 
     def give_back(self, rows: Iterable[Observation]) -> None:
-        """Rows that were taken could not be written: they are new still."""
+        """Take back rows that could not be written: they are still new."""
         for row in rows:
             if row.kind == FACT:
                 self._learnt.add(row.name)
@@ -103,7 +104,7 @@ class AccountObservations(Struct, eq=False):
                 self._counts[row.kind, row.name] += row.count
 
     def restore(self, rows: Iterable[Observation]) -> None:
-        """Take over what is written."""
+        """Take over the stored rows."""
         for row in rows:
             if row.kind != FACT:
                 self._surprises.setdefault((row.kind, row.name), row)

@@ -78,16 +78,15 @@ class Readiness:
     _asked_at: float | None = None
     _looking: asyncio.Task[None] | None = None
     _stopping: bool = False
-    _told: asyncio.Event = field(default_factory=asyncio.Event)
+    _reported: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def report(self, *, patient: bool = False) -> Report:
-        """`reason` is why no job can be taken, `checks` what is wrong with what.
+        """Return why no job can be accepted (`reason`), and the result of each check.
 
-        Who is `patient` waits until every account has answered or used up its timeout.
-
-        With one account these are `store`, `key` and `socket`; with several `store` and
-        `accounts`, which has `key` and `socket` of each; in a standby `store`. Where there is an
-        output directory `outputs` is among them. A check is `ok` or a sentence.
+        With `patient`, wait until every account has answered or timed out. With one account the
+        checks are `store`, `key` and `socket`; with several `store` and `accounts`, which has `key`
+        and `socket` of each; in a standby `store`; with an output directory also `outputs`. A check
+        is `ok` or a sentence.
         """
         self._asked_at = time.monotonic()
         if self._looked_at is None or self._asked_at - self._looked_at > self.max_age:
@@ -112,19 +111,19 @@ class Readiness:
             checks["bus"] = problem = _BUS_AWAY
         if self._stopping:
             reason = _STOPPING
-            self._told.set()
+            self._reported.set()
         engine: Literal["active", "standby"] = "active" if self.engine.is_active() else "standby"
         checked = self._looked_at is not None
         return Report(reason, checks, engine, checked=checked, problem=problem)
 
     async def leave(self) -> None:
-        """Say from now on that nothing is taken, and wait until who watches has heard it."""
+        """Report from now on that no jobs are accepted, and wait until monitoring has seen it."""
         self._stopping = True
         if self._asked_at is None or time.monotonic() - self._asked_at > _WATCHES:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_TOLD_WITHIN):
-                await self._told.wait()
+                await self._reported.wait()
             await asyncio.sleep(_GONE_AFTER)
 
     async def close(self) -> None:

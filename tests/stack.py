@@ -27,7 +27,7 @@ from proxy.simulator import Simulator
 PATIENCE = 60.0
 
 QUICK = {
-    "detail": DetailTimeouts(first=0.01, most=0.05, settle=2.0, settle_stopped=1.0, lost=0.5),
+    "detail": DetailTimeouts(first=0.01, longest=0.05, settle=2.0, settle_stopped=1.0, lost=0.5),
     "connected_wait": 0.5,
     "lost_wait": 0.05,
     "submit_timeout": 2.0,

@@ -21,7 +21,7 @@ from yarl import URL
 
 from proxy.cloud.client import CloudClient
 from proxy.logging import without_secrets, word
-from proxy.observations import MOST_SURPRISES, AccountObservations
+from proxy.observations import MAX_SURPRISES, AccountObservations
 from proxy.simulator import HttpFault, Simulator
 from proxy.translate import codec
 
@@ -64,10 +64,10 @@ def test_every_example_is_small_and_can_be_written(value: Any) -> None:
 
 def test_many_forms_are_counted_as_others() -> None:
     one = AccountObservations("main")
-    for number in range(MOST_SURPRISES + 5):
+    for number in range(MAX_SURPRISES + 5):
         one.surprise("event", f"odd {number}", {})
     rows = one.take()
-    assert len(rows) == MOST_SURPRISES + 1
+    assert len(rows) == MAX_SURPRISES + 1
     assert (rows[-1].kind, rows[-1].count) == ("other", 5)
 
 

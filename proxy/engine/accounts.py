@@ -24,7 +24,7 @@ from proxy.translate.plans import AccountPlan
 log = structlog.get_logger(__name__)
 
 #: The most jobs at once that a plan runs by default (Team); learning goes no further.
-MOST = 25
+MAX_SLOTS = 25
 
 #: This many readings in a row must show too many held jobs before the estimate shrinks.
 _DOUBTS = 3
@@ -72,8 +72,8 @@ class Slots(Struct, eq=False):
         if self._announced:
             self._learnt, self._is_limit = self._announced, self._is_announced_limit
         else:
-            self._learnt = max(1, min(learnt, MOST))
-            self._is_limit = self._learnt >= MOST
+            self._learnt = max(1, min(learnt, MAX_SLOTS))
+            self._is_limit = self._learnt >= MAX_SLOTS
         self._doubts = 0
 
     def announce(self, count: int, *, certain: bool) -> bool:
@@ -92,8 +92,8 @@ class Slots(Struct, eq=False):
         """This many jobs of ours run at once now. Says whether more may go there than before."""
         before = self.limit
         if self.learning and count > self._learnt:
-            self._learnt = min(count, max(MOST, self._announced))
-            self._is_limit, self._doubts = self._learnt >= MOST, 0
+            self._learnt = min(count, max(MAX_SLOTS, self._announced))
+            self._is_limit, self._doubts = self._learnt >= MAX_SLOTS, 0
         return self.limit > before
 
     def held(self, count: int, running: int) -> None:

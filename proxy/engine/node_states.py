@@ -58,7 +58,7 @@ class NodeStates:
     outputs: dict[str, Any] = field(default_factory=dict)
     _display: dict[str, str] = field(default_factory=dict)
     _states: dict[str, dict[str, Any]] = field(default_factory=dict)
-    _told: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _sent_states: dict[str, dict[str, Any]] = field(default_factory=dict)
     _stated: set[str] = field(default_factory=set)
     #: Of each node that was announced, how many nodes had been heard of then.
     _executing: dict[str, int] = field(default_factory=dict)
@@ -80,9 +80,9 @@ class NodeStates:
         """How much of each node is done, from 0 to 1, as far as anything is known of it."""
         done = dict.fromkeys(self.outputs, 1.0)
         for node, state in self._states.items():
-            value, most = state["value"], state["max"]
-            numbers = isinstance(value, int | float) and isinstance(most, int | float)
-            share = min(1.0, max(0.0, value / most)) if numbers and most else 0.0
+            value, maximum = state["value"], state["max"]
+            numbers = isinstance(value, int | float) and isinstance(maximum, int | float)
+            share = min(1.0, max(0.0, value / maximum)) if numbers and maximum else 0.0
             done[node] = 1.0 if state["state"] == "finished" else share
         return done
 
@@ -187,17 +187,17 @@ class NodeStates:
             self._display[node] = str(display)
         if node in self._over and (node not in self._empty or output is None):
             return
-        told = output if isinstance(output, NodeMessages) else None
-        runs = told is not None and told.again
+        messages = output if isinstance(output, NodeMessages) else None
+        runs = messages is not None and messages.again
         if runs or not (output is None or node in self.cached or self._is_twin(node)):
             self.enter(node)
-            self._tell_result(node, () if told is None else told.messages)
+            self._tell_result(node, () if messages is None else messages.messages)
         self._over.add(node)
         if output is None:
             self._empty.add(node)
             self._tell_executed(node, None)
-        elif told is None or told.ui is not None:
-            self.outputs[node] = output if told is None else told.ui
+        elif messages is None or messages.ui is not None:
+            self.outputs[node] = output if messages is None else messages.ui
             self._tell_executed(node, self.outputs[node])
         if node not in self._states:  # it had no need to run
             whole = {"value": 1, "max": 1, "display_node_id": self._display.get(node)}
@@ -310,10 +310,10 @@ class NodeStates:
 
     def _tell_states(self) -> None:
         """Tell the states of all nodes if they differ from what was sent last."""
-        if self._states == self._told:
+        if self._states == self._sent_states:
             return
-        told = self._told = {node: dict(state) for node, state in self._states.items()}
-        self.tell(Event("progress_state", {"prompt_id": self.prompt_id, "nodes": told}))
+        states = self._sent_states = {node: dict(state) for node, state in self._states.items()}
+        self.tell(Event("progress_state", {"prompt_id": self.prompt_id, "nodes": states}))
 
 
 def _finish(state: dict[str, Any]) -> None:

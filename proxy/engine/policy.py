@@ -21,7 +21,7 @@ class DetailTimeouts(Struct, frozen=True):
     """
 
     first: float = 0.05
-    most: float = 2.0
+    longest: float = 2.0
     settle: float = 30.0
     settle_stopped: float = 6.0
     lost: float = 60.0
@@ -31,9 +31,9 @@ class DetailTimeouts(Struct, frozen=True):
         return self.settle if snapshot.status == "completed" else self.settle_stopped
 
     def growing(self) -> Iterable[float]:
-        """0, then `first` and ever longer up to `most`."""
+        """0, then `first` and ever longer up to `longest`."""
         yield 0.0
-        backoff = Backoff(self.first, self.most, factor=1.7)
+        backoff = Backoff(self.first, self.longest, factor=1.7)
         yield from map(backoff.whole, itertools.count(1))
 
 

@@ -284,35 +284,35 @@ async def downloads(run: ProbeRun, item: dict[str, Any]) -> None:
 # --- messages ------------------------------------------------------------------------------
 
 
-def of_job(findings: Findings, job: str, heard: Sequence[Frame], silent: Sequence[Frame]) -> None:
+def of_job(findings: Findings, job: str, frames: Sequence[Frame], silent: Sequence[Frame]) -> None:
     """Observe a job that succeeded, on a socket with flags and on one without."""
     see = findings.see
-    ours = [frame for frame in heard if frame.job == job]
+    ours = [frame for frame in frames if frame.job == job]
     types = [frame.type for frame in ours]
     whole = "execution_start" in types and "execution_success" in types
     see("job_events", "execution_start to execution_success" if whole else "incomplete")
     see("cached_when_empty", "sent" if "execution_cached" in types else "not sent")
     _timestamps(findings, ours)
     _progress_state(findings, ours)
-    _order(findings, ours, heard)
-    see("notifications", "sent" if any(f.type == "notification" for f in heard) else "not sent")
-    foreign = any(frame.type.startswith(("asset_", "agent_")) for frame in heard)
+    _order(findings, ours, frames)
+    see("notifications", "sent" if any(f.type == "notification" for f in frames) else "not sent")
+    foreign = any(frame.type.startswith(("asset_", "agent_")) for frame in frames)
     see("foreign_messages", "sent" if foreign else "not sent")
     _executed(findings, ours)
-    _previews(findings, job, heard, silent)
-    _texts(findings, job, heard, silent)
+    _previews(findings, job, frames, silent)
+    _texts(findings, job, frames, silent)
 
 
-def of_repetition(findings: Findings, job: str, heard: Sequence[Frame]) -> None:
+def of_repetition(findings: Findings, job: str, frames: Sequence[Frame]) -> None:
     """Observe whether the nodes of the same graph ran again."""
-    cached = [f for f in heard if f.type == "execution_cached" and f.job == job]
+    cached = [f for f in frames if f.type == "execution_cached" and f.job == job]
     nodes = cached[0].data.get("nodes") if cached else []
     findings.see("cache", "reused" if nodes else "run again")
 
 
-def of_failure(findings: Findings, job: str, heard: Sequence[Frame]) -> None:
+def of_failure(findings: Findings, job: str, frames: Sequence[Frame]) -> None:
     """Observe a job that failed in a node with a Python exception."""
-    for frame in heard:
+    for frame in frames:
         if frame.type == "execution_error" and frame.job == job:
             findings.see("error_node", "named" if frame.data.get("node_id") else "not named")
             kind = str(frame.data.get("exception_type"))
@@ -320,9 +320,9 @@ def of_failure(findings: Findings, job: str, heard: Sequence[Frame]) -> None:
             findings.see("exception_type", "python" if python else "cloud", kind)
 
 
-def of_cancel(findings: Findings, id_: str, job: str, heard: Sequence[Frame]) -> None:
+def of_cancel(findings: Findings, id_: str, job: str, frames: Sequence[Frame]) -> None:
     """Observe a job that was cancelled."""
-    types = [frame.type for frame in heard if frame.job == job]
+    types = [frame.type for frame in frames if frame.job == job]
     announced = "execution_interrupted" in types
     findings.see(id_, "execution_interrupted" if announced else "none")
 
@@ -345,15 +345,15 @@ def _progress_state(findings: Findings, ours: Sequence[Frame]) -> None:
     findings.see("progress_state", "full" if full else "documented" if nodes else "not sent")
 
 
-def _order(findings: Findings, ours: Sequence[Frame], heard: Sequence[Frame]) -> None:
+def _order(findings: Findings, ours: Sequence[Frame], frames: Sequence[Frame]) -> None:
     end = next((frame for frame in ours if frame.type == "execution_success"), None)
     if end is None:
         return
-    place = {id(frame): index for index, frame in enumerate(heard)}
+    place = {id(frame): index for index, frame in enumerate(frames)}
     last_node = [f for f in ours if f.type == "executing" and f.data.get("node") is not None]
     nulls = [f for f in ours if f.type == "executing" and f.data.get("node") is None]
     after = place[id(last_node[-1])] if last_node else -1
-    statuses = [f for f in heard if f.type == "status" and place[id(f)] > after]
+    statuses = [f for f in frames if f.type == "status" and place[id(f)] > after]
     for id_, found in (("executing_null", nulls), ("final_status", statuses)):
         if not found:
             findings.see(id_, "not sent")
@@ -376,9 +376,9 @@ def _executed(findings: Findings, ours: Sequence[Frame]) -> None:
 
 
 def _previews(
-    findings: Findings, job: str, heard: Sequence[Frame], silent: Sequence[Frame]
+    findings: Findings, job: str, frames: Sequence[Frame], silent: Sequence[Frame]
 ) -> None:
-    announced = _pictures(heard, job)
+    announced = _pictures(frames, job)
     if not announced:
         findings.see("preview", "none")
         return
@@ -394,11 +394,11 @@ def _previews(
     findings.see("preview_flags", "the same" if same else others[0][0] if others else "none")
 
 
-def _pictures(heard: Sequence[Frame], job: str) -> list[tuple[str, bytes]]:
+def _pictures(frames: Sequence[Frame], job: str) -> list[tuple[str, bytes]]:
     """Return previews of the job; those without its id are counted too, for nobody else is
     probing."""
     found = []
-    for data in _binary(heard):
+    for data in _binary(frames):
         kind, rest = struct.unpack(">I", data[:4])[0], data[4:]
         if kind == _PLAIN_PREVIEW:
             found.append(("type 1", rest[4:]))
@@ -411,8 +411,8 @@ def _pictures(heard: Sequence[Frame], job: str) -> list[tuple[str, bytes]]:
     return found
 
 
-def _texts(findings: Findings, job: str, heard: Sequence[Frame], silent: Sequence[Frame]) -> None:
-    announced, unannounced = (_names_job(frames, job) for frames in (heard, silent))
+def _texts(findings: Findings, job: str, frames: Sequence[Frame], silent: Sequence[Frame]) -> None:
+    announced, unannounced = (_names_job(frames, job) for frames in (frames, silent))
     if announced:
         if_announced = " if announced" if unannounced is False else ""
         findings.see("text_frames", f"with job id{if_announced}")
@@ -420,15 +420,15 @@ def _texts(findings: Findings, job: str, heard: Sequence[Frame], silent: Sequenc
         findings.see("text_frames", "none" if announced is None else "without job id")
 
 
-def _names_job(heard: Sequence[Frame], job: str) -> bool | None:
+def _names_job(frames: Sequence[Frame], job: str) -> bool | None:
     """Return whether progress texts name their job; `None` without any."""
-    texts = [data for data in _binary(heard) if struct.unpack(">I", data[:4])[0] == _TEXT]
+    texts = [data for data in _binary(frames) if struct.unpack(">I", data[:4])[0] == _TEXT]
     return any(job.encode() in data for data in texts) if texts else None
 
 
-def _binary(heard: Sequence[Frame]) -> list[bytes]:
+def _binary(frames: Sequence[Frame]) -> list[bytes]:
     return [
         f.data
-        for f in heard
+        for f in frames
         if f.type == "binary" and isinstance(f.data, bytes) and len(f.data) >= 8
     ]

@@ -74,14 +74,14 @@ async def main(run: ProbeRun) -> None:
     run.findings.see("prompt_id", "honoured" if job == wanted else "minted")
     ended = await run.ended(job)
     early = await _detail(run, job)
-    heard = run.announced.frames[before:]
-    first = next((frame.at for frame in heard if frame.job == job), reply.at)
+    frames = run.announced.frames[before:]
+    first = next((frame.at for frame in frames if frame.job == job), reply.at)
     run.findings.see("answer_order", "event first" if reply.at - first > 0.3 else "answer first")
     if not ended:
         run.findings.miss(("job_events", "detail_delay"), "The job did not end in time.")
         return
     await run.silent.quiet(0.2, 2.0)
-    jobs.of_job(run.findings, job, heard, run.silent.frames)
+    jobs.of_job(run.findings, job, frames, run.silent.frames)
     await _answers(run, job, early, client)
     before = len(run.announced.frames)
     reply = await run.submit(graph, prompt_id=wanted)

@@ -12,39 +12,39 @@ from proxy.translate import codec
 
 
 class NodeCache:
-    """What nodes gave in earlier runs, by all that it was computed from. Keeps the newest: at most
-    `limit` of them with `most_bytes` of pictures, and nothing larger than that."""
+    """The outputs of nodes of previous runs, by the signature of their inputs: up to `limit` with
+    `max_bytes` of pictures, the oldest removed first."""
 
-    def __init__(self, limit: int = 64, most_bytes: int = 256 * 1024**2) -> None:
-        self._limit, self._most_bytes = limit, most_bytes
+    def __init__(self, limit: int = 64, max_bytes: int = 256 * 1024**2) -> None:
+        self._limit, self._max_bytes = limit, max_bytes
         self._bytes = 0
         self._outputs: OrderedDict[str, Output] = OrderedDict()
 
     def get(self, signature: str) -> Output | None:
-        """What a node with this signature gave."""
+        """Return the output of a node with this signature, or `None`."""
         output = self._outputs.get(signature)
         if output is not None:
             self._outputs.move_to_end(signature)
         return output
 
     def put(self, signature: str, output: Output) -> None:
-        """Keep what a node gave, and forget the oldest beyond the limit."""
+        """Store the output of a node, and remove the oldest beyond the limits."""
         known = self._outputs.pop(signature, None)
         self._bytes += _size(output) - (_size(known) if known is not None else 0)
         self._outputs[signature] = output
-        while len(self._outputs) > self._limit or self._bytes > self._most_bytes:
+        while len(self._outputs) > self._limit or self._bytes > self._max_bytes:
             self._bytes -= _size(self._outputs.popitem(last=False)[1])
 
     def clear(self) -> None:
-        """Forget everything, as `POST /free` asks for."""
+        """Remove everything, as `POST /free` requests."""
         self._outputs.clear()
         self._bytes = 0
 
 
 def _size(output: Output) -> int:
-    """About how many bytes the pictures of an output take."""
-    pictures = (one for value in output.values for one in getattr(value, "pictures", ()))
-    return sum(one.width * one.height * len(one.getbands()) for one in pictures)
+    """Return the approximate bytes of the pictures of an output."""
+    pictures = (picture for value in output.values for picture in getattr(value, "pictures", ()))
+    return sum(picture.width * picture.height * len(picture.getbands()) for picture in pictures)
 
 
 def signature(

@@ -80,7 +80,7 @@ def is_found(library: AssetLibrary, name: str, switches: Switches) -> bool:
     if plain is None:
         return False
     return switches.listed_uploads == "any" or any(
-        not one.uploaded or one.media_type.startswith("image/") for one in library.of(plain)
+        not asset.uploaded or asset.media_type.startswith("image/") for asset in library.of(plain)
     )
 
 

@@ -157,8 +157,8 @@ class SimulatedQueue:
         switches = self._bench.switches
         prepared = job.reached("executing")
         job.move("cancel_pending" if prepared else "cancelling_preparing")
-        told = switches.interrupted_running if prepared else switches.interrupted_pending
-        self._tell_end(run, job, (lambda: run.tell("execution_interrupted")) if told else None)
+        state = switches.interrupted_running if prepared else switches.interrupted_pending
+        self._tell_end(run, job, (lambda: run.tell("execution_interrupted")) if state else None)
         await asyncio.sleep(switches.settle)
         job.move("cancelled")
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.engine.accounts import MOST, RESTS, Account, AccountHealth, Reason, Slots
+from proxy.engine.accounts import MAX_SLOTS, RESTS, Account, AccountHealth, Reason, Slots
 
 
 def test_a_fixed_number_and_what_may_be_ahead() -> None:
@@ -18,9 +18,9 @@ def test_a_fixed_number_and_what_may_be_ahead() -> None:
 
 def test_it_grows_while_everything_runs_at_once() -> None:
     slots = Slots()
-    for running in range(1, MOST + 3):
+    for running in range(1, MAX_SLOTS + 3):
         slots.running(min(running, slots.limit))
-    assert slots.count == MOST
+    assert slots.count == MAX_SLOTS
     assert slots.certain
 
 
@@ -58,12 +58,14 @@ def test_what_was_learnt_before_is_probed_again_for_the_plan_may_be_larger_now()
     assert (slots.count, slots.certain, slots.limit) == (3, True, 3)
 
 
-@pytest.mark.parametrize(("kept", "count"), [(-4, 1), (0, 1), (MOST, MOST), (99, MOST)])
+@pytest.mark.parametrize(
+    ("kept", "count"), [(-4, 1), (0, 1), (MAX_SLOTS, MAX_SLOTS), (99, MAX_SLOTS)]
+)
 def test_no_kept_number_goes_beyond_what_plans_run(kept: int, count: int) -> None:
     slots = Slots()
     slots.restore(kept)
     assert slots.count == count
-    assert slots.certain is (count == MOST)
+    assert slots.certain is (count == MAX_SLOTS)
 
 
 @given(
@@ -79,8 +81,8 @@ def test_there_is_always_room_for_one_and_never_for_many(
             slots.running(one)
         else:
             slots.held(one, other)
-        assert 1 <= slots.count <= MOST
-        assert slots.limit <= MOST + max(1, ahead)
+        assert 1 <= slots.count <= MAX_SLOTS
+        assert slots.limit <= MAX_SLOTS + max(1, ahead)
 
 
 def test_a_new_account_is_well() -> None:

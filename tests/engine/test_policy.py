@@ -11,7 +11,7 @@ from proxy.translate.snapshots import Snapshot, Status
 
 
 def test_waits_begin_at_once_and_grow_up_to_the_longest() -> None:
-    waits = list(islice(DetailTimeouts(first=0.5, most=2.0).growing(), 8))
+    waits = list(islice(DetailTimeouts(first=0.5, longest=2.0).growing(), 8))
     assert waits[:2] == [0.0, 0.5]
     assert all(before <= after for before, after in pairwise(waits))
     assert waits[-1] == 2.0

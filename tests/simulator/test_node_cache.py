@@ -14,7 +14,7 @@ def pictures(width: int) -> Output:
 
 
 def test_the_newest_are_kept_within_a_count_and_bytes() -> None:
-    cache = NodeCache(limit=3, most_bytes=3000)
+    cache = NodeCache(limit=3, max_bytes=3000)
     for name, width in (("a", 10), ("b", 20), ("c", 30), ("d", 40)):
         cache.put(name, pictures(width))
     assert [name for name in "abcd" if cache.get(name) is not None] == ["b", "c", "d"]
@@ -25,7 +25,7 @@ def test_the_newest_are_kept_within_a_count_and_bytes() -> None:
 
 
 def test_what_is_too_large_is_not_kept_and_the_same_name_counts_once() -> None:
-    cache = NodeCache(most_bytes=3000)
+    cache = NodeCache(max_bytes=3000)
     cache.put("a", pictures(101))
     assert cache.get("a") is None
     for _ in range(5):

@@ -13,13 +13,13 @@ from proxy.simulator.nodes.specs import boolean, combo, integer, link, maker, nu
 from proxy.simulator.nodes.values import Conditioning, Images, Latent, Masks, Weights
 
 _GREY = (128, 128, 128)
-_MOST_STEPS = 128
+_MAX_STEPS = 128
 
 
 def _spread(mask: Masks, pixels: int) -> list[Image.Image]:
     """The masks, larger by some pixels; smaller by them if they are negative."""
     grown = list(mask.pictures)
-    for _ in range(min(abs(pixels), _MOST_STEPS)):
+    for _ in range(min(abs(pixels), _MAX_STEPS)):
         way = ImageFilter.MaxFilter(3) if pixels > 0 else ImageFilter.MinFilter(3)
         grown = [picture.filter(way) for picture in grown]
     return grown
@@ -27,7 +27,9 @@ def _spread(mask: Masks, pixels: int) -> list[Image.Image]:
 
 def _softened(pictures: list[Image.Image], blur: int, blur_type: str) -> tuple[Masks]:
     way = ImageFilter.BoxBlur if blur_type == "linear" else ImageFilter.GaussianBlur
-    return (Masks(tuple(one.filter(way(blur / 2)) if blur else one for one in pictures)),)
+    return (
+        Masks(tuple(picture.filter(way(blur / 2)) if blur else picture for picture in pictures)),
+    )
 
 
 def _expand(mask: Masks, grow: int, blur: int, blur_type: str = "gaussian") -> tuple[Masks]:
@@ -40,7 +42,7 @@ def _shrink(mask: Masks, shrink: int, blur: int, blur_type: str = "gaussian") ->
 
 def _stabilize(mask: Masks, epsilon: float) -> tuple[Masks]:
     low, high = 255 * epsilon, 255 * (1 - epsilon)
-    table = [0 if one <= low else 255 if one >= high else one for one in range(256)]
+    table = [0 if value <= low else 255 if value >= high else value for value in range(256)]
     return (Masks(tuple(picture.point(table) for picture in mask.pictures)),)
 
 
@@ -109,7 +111,7 @@ def _match(
 
 
 def _preprocessed(image: Images, **_: Any) -> tuple[Images]:
-    return (Images(tuple(one.convert("L").convert("RGB") for one in image.pictures)),)
+    return (Images(tuple(picture.convert("L").convert("RGB") for picture in image.pictures)),)
 
 
 def _hollow(image: Images, mask: Masks, **_: Any) -> tuple[Images]:

@@ -68,7 +68,7 @@ async def create(call: Call) -> web.Response:
         tags=tuple(tags),
         uploaded=False,
     )
-    new = all(one.digest != asset.digest for one in known)
+    new = all(other.digest != asset.digest for other in known)
     return answer({**_shown(asset), "created_new": new}, 201 if new else 200)
 
 
