@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -154,7 +155,11 @@ def written_at_terminal(monkeypatch: pytest.MonkeyPatch, write: Callable[[], Non
         with os.fdopen(theirs, "w", encoding="utf-8") as terminal:
             logs.configure(stream=terminal)
             write()
-        return str(os.read(ours, 65536).decode().replace("\r\n", "\n"))
+        written = bytearray()
+        with contextlib.suppress(OSError):  # EIO: all was read, and the other end is closed
+            while piece := os.read(ours, 65536):
+                written += piece
+        return written.decode().replace("\r\n", "\n")
     finally:
         os.close(ours)
         monkeypatch.undo()
