@@ -198,6 +198,7 @@ async def test_a_person_sees_a_banner_before_the_logs(tmp_path: Path) -> None:
         assert re.search(rf"Dashboard +{url}/proxy/\n", said)
         assert re.search(r"Web interface +(http|not installed)", said)
         assert re.search(r"API key +accepted\n", said)
+        assert re.search(r"Outputs +by GET /view; .+: --output-directory DIR\n", said)
         terminal.process.send_signal(signal.SIGINT)
         assert await terminal.ended() == 0
         said, _, logged = terminal.text.partition("Press Ctrl-C to stop.\n")
@@ -205,6 +206,15 @@ async def test_a_person_sees_a_banner_before_the_logs(tmp_path: Path) -> None:
     assert "proxy." not in logged
     assert not re.search(r"(?m)^\d\d:\d\d:\d\d ", said)
     assert "\x1b" not in terminal.text
+
+
+async def test_the_banner_names_the_output_directory(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    words = ("serve", "--simulate", "--port", "0", "--data-dir", str(tmp_path / "data"))
+    options = ("--output-directory", str(output))
+    async with at_terminal(*words, *options, environment={"NO_COLOR": "1"}) as terminal:
+        said = await terminal.shows("Press Ctrl-C to stop.")
+    assert f"also in {output}\n" in said
 
 
 async def test_the_banner_says_what_is_wrong_with_the_key(tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ class Banner:
 def _outputs(settings: Settings) -> str:
     """Return where outputs are."""
     if settings.output_directory is None:
-        return "on Comfy Cloud; --output-directory DIR also writes them to a folder"
+        return "by GET /view; to have them in a folder: --output-directory DIR"
     return f"also in {settings.output_directory}"
 
 
