@@ -17,7 +17,9 @@ from proxy.api import (
     dashboard,
     downloads,
     gallery,
+    invitations,
     metrics,
+    runs,
     usage,
     userdata,
     websocket,
@@ -106,6 +108,10 @@ ELSEWHERE = {
     gallery.list_jobs,
     gallery.get_job,
     gallery.get_thumbnail,
+    runs.get_run,
+    runs.get_preview,
+    runs.get_workflow,
+    invitations.list_invitations,
     usage.get_activity,
     cloud_routes.list_cloud_history,  # it is streamed, so that its length is not known
 }
