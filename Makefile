@@ -97,8 +97,9 @@ load: $(DEV) ## measure fair sharing with a thousand jobs of twenty members, and
 	$(BIN)/python benchmarks/dispatch.py
 	$(BIN)/python benchmarks/scale.py
 
-chaos: $(DEV) ## run a thousand jobs with faults and kills, and count the results
+chaos: $(DEV) ## run a thousand jobs with faults and kills and count the results; then 30,000 for the memory
 	PYTHONPATH=tests $(BIN)/python -m chaos.run
+	PYTHONPATH=tests $(BIN)/python -m chaos.soak
 
 chaos-cluster: $(DEV) ## the same with three replicas, PostgreSQL and Valkey, all of which and their networks fail at times
 	PYTHONPATH=tests $(BIN)/python -m chaos.replicas

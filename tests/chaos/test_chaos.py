@@ -1,13 +1,16 @@
-"""A short run of chaos; `make chaos` is the long one."""
+"""Short runs of chaos and of the soak; `make chaos` has the long ones."""
 
 from __future__ import annotations
 
 import logging
 import random
+import sys
 from pathlib import Path
 
 import pytest
+from chaos.accounting import account
 from chaos.run import Chaos
+from chaos.soak import MAX_GROWTH, Soak
 
 
 @pytest.mark.timeout(300)
@@ -20,3 +23,30 @@ async def test_nothing_is_lost_doubled_or_wrong(tmp_path: Path) -> None:
     # A job whose answer was lost, and which was given up, may turn up beside its repetition.
     assert accounting.accepted >= 80
     assert accounting.accepted == accounting.ended == accounting.on_the_cloud
+
+
+@pytest.fixture
+def soak(tmp_path: Path) -> Soak:
+    return Soak(jobs=30, clients=6, kills=0, seed=1, folder=tmp_path)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
+async def test_a_soak_counts_its_jobs_and_watches_the_memory(soak: Soak) -> None:
+    accounting = await soak.run()
+    assert accounting.faults() == {}, accounting.table()
+    assert accounting.ended == 30
+    assert soak.peaks
+    assert min(soak.peaks.values()) > 20
+
+
+@pytest.mark.parametrize(
+    ("last", "faults"),
+    [(100 + MAX_GROWTH, {}), (107, {"megabytes_of_growth_in_the_last_third": 7})],
+)
+def test_growth_in_the_last_third_alone_is_a_fault(
+    soak: Soak, last: float, faults: dict[str, int]
+) -> None:
+    for jobs, size in ((0, 50.0), (10, 100.0), (15, 60.0), (25, 90.0), (30, last)):
+        soak.look(size, jobs)
+    nothing = account([], [], 0)
+    assert soak.faults(nothing) == faults
