@@ -1,7 +1,8 @@
 """Looks for what a contributor has left out: `python docs/checks.py`, in the project's folder.
 
 It prints a sentence that says what to do for each setting that no code reads, and for each route
-that `docs/routes.md` does not have as it is. The exit code is 1 if there is one.
+that `docs/routes.md` or `docs/openapi.json` does not have as it is. The exit code is 1 if there is
+one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+
+import openapi
 
 from proxy.api.routes import ROUTES, Route
 from proxy.settings import ACCOUNT_SETTINGS, SETTINGS
@@ -135,6 +138,7 @@ def main() -> int:
     sentences = [
         *unread_settings(sources),
         *wrong_rows(Path(_TABLES).read_text("utf-8"), ROUTES),
+        *openapi.undescribed(ROUTES),
     ]
     for sentence in sentences:
         sys.stderr.write(f"{sentence}\n")

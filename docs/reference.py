@@ -16,6 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import openapi
 import typer.main
 from msgspec import NODEFAULT
 
@@ -120,6 +121,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "config.example.toml": config_example,
     "docs/settings.md": settings_page,
     "docs/commands.md": commands_page,
+    "docs/openapi.json": openapi.page,
 }
 
 

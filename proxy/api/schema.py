@@ -1,0 +1,410 @@
+"""The JSON that `/proxy/api` answers with, as types. `docs/openapi.json` is drawn from them.
+
+Times are ms since 1970. Types of what members and tokens are made of are in
+`proxy/members/member.py`, the row of a day's usage is in `proxy/storage/usage.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+from proxy.members.member import Limits, Parallelism, Role
+from proxy.storage.usage import UsageRow
+
+
+class Error(TypedDict):
+    """What is wrong: a `type` of docs/troubleshooting.md and a sentence that says what to do."""
+
+    type: str
+    message: str
+    details: str
+    extra_info: dict[str, Any]
+
+
+class Refusal(TypedDict):
+    """A refusal, in the form of ComfyUI's."""
+
+    error: Error
+    node_errors: Any
+
+
+# --- the state ------------------------------------------------------------------------------
+
+
+class LiveJobShown(TypedDict):
+    """A job on the cloud or on its way. `progress` is from 0 to 1, `remaining` in ms."""
+
+    id: str
+    member: str
+    label: str
+    state: str
+    account: str | None
+    created: int
+    started: int | None
+    progress: float
+    remaining: int | None
+    node: str | None
+    reason: str | None
+
+
+class WaitingJobShown(LiveJobShown):
+    """A job that waits: `turn` counts from 1."""
+
+    number: int | float
+    turn: int
+
+
+class AccountShown(TypedDict):
+    """An account, with jobs in `used` of its `slots`; `reason` says why it takes none until
+    `until`."""
+
+    name: str
+    slots: int
+    used: int
+    reason: str | None
+    until: int | None
+    events: bool
+    plan: str | None
+
+
+class Counts(TypedDict):
+    """How many jobs there are, also those that are not listed."""
+
+    running: int
+    waiting: int
+    waiting_by_member: dict[str, int]
+
+
+class UsageToday(TypedDict):
+    """What a member has used today."""
+
+    member: str
+    jobs: int
+    failed: int
+    seconds: float
+    outputs: int
+
+
+class Viewer(TypedDict):
+    """Who is asking. A `gateway` has members."""
+
+    name: str
+    role: Role
+    gateway: bool
+    signed_in: bool
+
+
+class ServerShown(TypedDict):
+    """The server: whether it has the web interface, and shows the audit record and metrics."""
+
+    version: str
+    simulated: bool
+    documentation: str | None
+    interface: bool
+    audit: bool
+    metrics: bool
+
+
+class State(TypedDict):
+    """Everything that changes, of the member or, for admins, of all. `trouble` says why no job can
+    be accepted; `history` is another word when the ended jobs are others."""
+
+    time: int
+    running: list[LiveJobShown]
+    waiting: list[WaitingJobShown]
+    counts: Counts
+    accounts: list[AccountShown]
+    usage: list[UsageToday]
+    history: str
+    trouble: str | None
+    viewer: Viewer
+    server: ServerShown
+
+
+class InterfaceState(TypedDict):
+    """What the extension of the web interface shows."""
+
+    trouble: str | None
+    interface: Literal["ready", "waiting", "missing"]
+    simulated: bool
+    pays_partner_nodes: bool
+    signed_in: bool
+
+
+# --- ended jobs -----------------------------------------------------------------------------
+
+
+JobErrorShown = TypedDict(
+    "JobErrorShown",
+    {"type": str, "message": str, "node": str, "class": str, "traceback": NotRequired[str]},
+)
+
+
+class EndedJobShown(TypedDict):
+    """An ended job. `cost` is what Comfy Cloud tells of it."""
+
+    id: str
+    member: str
+    label: str
+    state: str
+    account: str
+    created: int
+    started: int | None
+    ended: int
+    cost: dict[str, Any]
+    output_count: int
+    media: str | None
+    thumbnail: bool
+    error: JobErrorShown | None
+
+
+class EndedJobs(TypedDict):
+    """A page of ended jobs; `next` is the `before` of the following page."""
+
+    jobs: list[EndedJobShown]
+    next: str | None
+
+
+NodeShown = TypedDict(
+    "NodeShown",
+    {
+        "id": str,
+        "class": str,
+        "title": str,
+        "began": int | None,
+        "ran": float | int | None,
+        "cached": bool,
+        "marked": bool,
+    },
+)
+
+
+class OutputShown(TypedDict):
+    """A file that a job has made; `number` is that of its thumbnail."""
+
+    number: int
+    node: str
+    media: str
+    filename: str
+    subfolder: str
+    type: str
+    thumbnail: bool
+
+
+class TextShown(TypedDict):
+    """A text that a node has put out."""
+
+    node: str
+    text: str
+
+
+class PromptShown(TypedDict):
+    """A text of the graph; `role` is `positive`, `negative` or empty."""
+
+    node: str
+    class_type: str
+    input: str
+    role: str
+    text: str
+
+
+class JobPage(TypedDict):
+    """A job, live or ended; what need not be there is there of either of them."""
+
+    id: str
+    member: str
+    label: str
+    state: str
+    account: str | None
+    created: int
+    started: int | None
+    ended: int | None
+    cost: dict[str, Any]
+    error: JobErrorShown | None
+    nodes: list[NodeShown]
+    outputs: list[OutputShown]
+    texts: list[TextShown]
+    prompts: list[PromptShown]
+    graph_only: bool
+    output_count: NotRequired[int]
+    media: NotRequired[str | None]
+    thumbnail: NotRequired[bool]
+    progress: NotRequired[float]
+    remaining: NotRequired[int | None]
+    node: NotRequired[str | None]
+    reason: NotRequired[str | None]
+
+
+class NodeRun(TypedDict):
+    """How far a node is: `value` of `max` steps."""
+
+    state: str
+    value: float | int
+    max: float | int
+    began: int | None
+    ran: float | int | None
+
+
+class Run(TypedDict):
+    """How far a running job is; all is null of one that does not run."""
+
+    progress: float | None
+    remaining: int | None
+    node: str | None
+    nodes: dict[str, NodeRun]
+    preview: str | None
+
+
+class Sent(TypedDict):
+    """What a job was sent with; `workflow` is that of the web interface."""
+
+    prompt: dict[str, Any]
+    extra_data: dict[str, Any]
+    workflow: Any
+
+
+class JobToCancel(TypedDict):
+    """A job of a member."""
+
+    member: str
+    id: str
+
+
+class Cancelled(TypedDict):
+    """Whether the job was there to cancel."""
+
+    cancelled: bool
+
+
+# --- usage ----------------------------------------------------------------------------------
+
+
+Usage = TypedDict("Usage", {"from": str, "to": str, "usage": list[UsageRow]})
+
+
+class ActivityPoint(TypedDict):
+    """Jobs in an interval: the most at once, those that ended, and the seconds that they ran."""
+
+    at: int
+    running: int
+    waiting: int
+    completed: int
+    failed: int
+    busy: float
+
+
+class AccountPoint(TypedDict):
+    """An account in an interval."""
+
+    at: int
+    slots: int
+    used: int
+    reason: str | None
+
+
+class AccountActivity(TypedDict):
+    """An account over time."""
+
+    name: str
+    points: list[AccountPoint]
+
+
+Activity = TypedDict(
+    "Activity",
+    {
+        "range": Literal["1h", "24h", "7d"],
+        "from": int,
+        "to": int,
+        "interval": int,
+        "is_new": bool,
+        "points": list[ActivityPoint],
+        "account_interval": int,
+        "accounts": list[AccountActivity],
+    },
+)
+
+
+class AuditPage(TypedDict):
+    """Entries of the audit record: `at`, `action`, `member`, `address` and what belongs to each."""
+
+    entries: list[dict[str, Any]]
+    offset: int
+    has_more: bool
+
+
+class Surprise(TypedDict):
+    """Something undocumented that the cloud has sent."""
+
+    kind: str
+    name: str
+    count: int
+    first: int
+    last: int
+    example: Any
+
+
+class AccountSurprises(TypedDict):
+    """What is known of an account's cloud beyond its documents."""
+
+    account: str
+    facts: dict[str, Any]
+    surprises: list[Surprise]
+
+
+class Surprises(TypedDict):
+    """That of all accounts."""
+
+    accounts: list[AccountSurprises]
+
+
+# --- members --------------------------------------------------------------------------------
+
+
+class MemberShown(TypedDict):
+    """A member with the number of its tokens."""
+
+    name: str
+    role: Role
+    weight: float
+    limits: Limits
+    disabled: bool
+    created: int
+    client_parallelism: Parallelism | None
+    tokens: int
+
+
+class Members(TypedDict):
+    """Members."""
+
+    members: list[MemberShown]
+
+
+class LastUse(TypedDict):
+    """When and from where a token was last used."""
+
+    at: int
+    address: str
+
+
+class TokenShown(TypedDict):
+    """A token, of which only the beginning is `shown`."""
+
+    id: str
+    shown: str
+    member: str
+    note: str
+    created: int
+    expires: int | None
+    last_used: LastUse | None
+
+
+class Tokens(TypedDict):
+    """Tokens."""
+
+    tokens: list[TokenShown]
+
+
+class MadeToken(TokenShown):
+    """A new token, whole this once."""
+
+    token: str

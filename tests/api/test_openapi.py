@@ -1,0 +1,179 @@
+"""What `docs/openapi.json` says of `/proxy/api`, beside the answers of a running proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import graphs
+import jsonschema
+import openapi
+import pytest
+from openapi_spec_validator import validate
+from stack import PATIENCE
+from team import Team, bearer, running_team
+
+from proxy.api import system
+from proxy.api.routes import ROUTES, Route
+from proxy.simulator import Simulator
+
+DOCUMENT = json.loads(Path(__file__, "../../../docs/openapi.json").resolve().read_text("utf-8"))
+
+
+def strict(schema: Any) -> Any:
+    """The schema, whose objects may have no fields that it does not name."""
+    if isinstance(schema, list):
+        return [strict(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: strict(part) for name, part in schema.items()}
+    return {"additionalProperties": False, **found} if "properties" in found else found
+
+
+def check(method: str, path: str, status: int, body: Any) -> None:
+    """Fail unless this is an answer that the document describes."""
+    responses = DOCUMENT["paths"][f"/proxy/api/{path}"][method.lower()]["responses"]
+    response = responses.get(str(status), responses["default"])
+    schema = response["content"]["application/json"]["schema"]
+    components = strict(DOCUMENT["components"]["schemas"])
+    whole = {**strict(schema), "components": {"schemas": components}}
+    jsonschema.validate(body, whole, cls=jsonschema.Draft202012Validator)
+
+
+class Person:
+    """Somebody whose every answer is compared with the document."""
+
+    def __init__(self, team: Team, session: aiohttp.ClientSession, token: str) -> None:
+        self.url, self.session, self.headers = team.url, session, bearer(token)
+
+    async def ask(
+        self, method: str, path: str, body: Any = None, *, status: int = 200, **fields: str
+    ) -> Any:
+        """The answer, to a route whose path has `{NAME}` for some of the fields."""
+        query = {name: value for name, value in fields.items() if f"{{{name}}}" not in path}
+        url = (self.url / "proxy/api" / path.format(**fields)).with_query(query)
+        async with self.session.request(method, url, json=body, headers=self.headers) as answer:
+            assert answer.status == status, await answer.text()
+            if status == 204:
+                return None
+            found = await answer.json()
+        check(method, path, status, found)
+        return found
+
+    async def submit(self, graph: dict[str, Any]) -> str:
+        """Submit a job; its id."""
+        url = self.url / "prompt"
+        async with self.session.post(url, json={"prompt": graph}, headers=self.headers) as answer:
+            assert answer.status == 200, await answer.text()
+            return str((await answer.json())["prompt_id"])
+
+    async def ended(self, id_: str) -> dict[str, Any]:
+        """Look at a job until it has ended."""
+        async with asyncio.timeout(PATIENCE):
+            while (found := await self.ask("GET", "job", id=id_))["ended"] is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        return dict(found)
+
+
+@pytest.fixture
+async def team(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Team]:
+    async with running_team(simulator, tmp_path / "data", slots=1, slots_ahead=0) as running:
+        yield running
+
+
+async def jobs(ann: Person, bob: Person) -> None:
+    """Look at jobs that wait, run, have failed and have ended well."""
+    runs, waits = await ann.submit(graphs.waiting()), await bob.submit(graphs.plain())
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            state = await ann.ask("GET", "state")
+            if state["waiting"] and state["running"] and state["running"][0]["node"]:
+                break
+            await asyncio.sleep(0.02)
+    assert (await ann.ask("GET", "job", id=waits, member="bob"))["state"] == "waiting"
+    assert (await ann.ask("GET", "job", id=runs))["ended"] is None
+    body = {"member": "ann", "id": runs}
+    assert (await ann.ask("POST", "jobs/cancel", body))["cancelled"] is True
+    ended = await bob.ended(waits)
+    assert ended["outputs"]
+    failed = await bob.ended(await bob.submit(graphs.raising()))
+    assert failed["error"] is not None
+    found = await bob.ask("GET", "jobs", limit="1", status="failed")
+    assert [job["id"] for job in found["jobs"]] == [failed["id"]]
+    assert len((await ann.ask("GET", "jobs"))["jobs"]) == 3
+    await bob.ask("GET", "state")
+    await ann.ask("GET", "job", status=404, id="none")
+    await bob.ask("GET", "jobs", status=403, member="ann")
+
+
+async def reports(ann: Person, bob: Person) -> None:
+    """Look at what was used, seen and recorded."""
+    await bob.ended(await bob.submit(graphs.plain()))
+    assert (await ann.ask("GET", "usage"))["usage"]
+    await bob.ask("GET", "usage", **{"from": "2026-01-01"})
+    await ann.ask("GET", "usage", status=400, **{"from": "yesterday"})
+    await ann.ask("GET", "activity")
+    assert (await ann.ask("GET", "audit", limit="5"))["entries"]
+    assert (await ann.ask("GET", "cloud-surprises"))["accounts"]
+    await bob.ask("GET", "audit", status=403)
+    await bob.ask("GET", "interface")
+
+
+async def members(ann: Person, bob: Person) -> None:
+    """Add, change and remove a member and its tokens."""
+    cleo = {"name": "cleo", "limits": {"jobs_per_day": 3, "denied_classes": ["A*"]}}
+    await ann.ask("POST", "members", cleo, status=201)
+    await ann.ask("POST", "members", cleo, status=409)
+    await ann.ask("PATCH", "members/{name}", {"weight": 2}, name="cleo")
+    await ann.ask("PATCH", "members/{name}", {"weight": -1}, name="cleo", status=400)
+    made = await ann.ask("POST", "tokens", {"member": "cleo", "expires": "9d"}, status=201)
+    listed = (await ann.ask("GET", "tokens"))["tokens"]
+    assert {token["member"] for token in listed} == {"ann", "bob", "cleo"}
+    assert any(token["last_used"] for token in listed)
+    await ann.ask("DELETE", "tokens/{prefix}", prefix=made["id"], status=204)
+    await ann.ask("DELETE", "members/{name}", name="cleo", status=204)
+    await ann.ask("DELETE", "members/{name}", name="cleo", status=404)
+    assert len((await bob.ask("GET", "members"))["members"]) == 1
+
+
+@pytest.mark.parametrize("story", [jobs, reports, members], ids=lambda story: story.__name__)
+async def test_answers_are_as_they_are_described(
+    story: Callable[[Person, Person], Awaitable[None]], team: Team, session: aiohttp.ClientSession
+) -> None:
+    await story(Person(team, session, team.ann), Person(team, session, team.bob))
+
+
+async def test_events_have_the_state_as_it_is_described(
+    team: Team, session: aiohttp.ClientSession
+) -> None:
+    async with session.get(team.url / "proxy/api/events", headers=bearer(team.ann)) as stream:
+        lines = [(await stream.content.readline()).decode().strip() for _ in range(2)]
+    assert lines[0] == "event: state"
+    check("GET", "state", 200, json.loads(lines[1].removeprefix("data: ")))
+
+
+def test_the_document_is_openapi() -> None:
+    validate(DOCUMENT)
+    assert len(
+        {found["operationId"] for path in DOCUMENT["paths"].values() for found in path.values()}
+    ) == len(openapi.OPERATIONS)
+
+
+def test_a_route_without_a_description_is_named() -> None:
+    routes = [*ROUTES, Route("GET", "/proxy/api/moon", system.get_health)]
+    (sentence,) = openapi.undescribed(routes)
+    assert sentence.startswith("GET /proxy/api/moon is not in docs/openapi.json: describe what it")
+    gone = [route for route in ROUTES if route.path != "/proxy/api/state"]
+    (sentence,) = openapi.undescribed(gone)
+    assert sentence.startswith("docs/openapi.py describes GET /proxy/api/state, which is no route")
+    assert openapi.undescribed(ROUTES) == []
+
+
+def test_a_field_that_is_not_described_is_found() -> None:
+    check("POST", "jobs/cancel", 200, {"cancelled": True})
+    with pytest.raises(jsonschema.ValidationError, match="moon"):
+        check("POST", "jobs/cancel", 200, {"cancelled": True, "moon": 1})
