@@ -19,6 +19,7 @@ from proxy.api import schema
 from proxy.api.audit import MAX_ENTRIES, MAX_OFFSET
 from proxy.api.gallery import PAGE
 from proxy.api.routes import ROUTES, Route
+from proxy.members.invitations import NewInvitation
 from proxy.members.member import MemberFields, NewMember, NewToken
 from proxy.storage.history import MAX_FOUND
 
@@ -59,6 +60,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         query={
             "from": (_DAY, "The first day (UTC); without it today."),
             "to": (_DAY, "The last day (UTC); without it today."),
+            "format": (Literal["json", "csv"], "With `csv` the answer is a file."),
             **_MEMBER,
         },
     ),
@@ -75,7 +77,10 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("GET", "state"): Operation(schema.State),
     ("GET", "events"): Operation(schema.State, media=_EVENTS),
     ("GET", "interface"): Operation(schema.InterfaceState),
-    ("GET", "activity"): Operation(schema.Activity, query=_MEMBER),
+    ("GET", "activity"): Operation(
+        schema.Activity,
+        query={"range": (Literal["1h", "24h", "7d"], "How far back; `24h`."), **_MEMBER},
+    ),
     ("GET", "jobs"): Operation(
         schema.EndedJobs,
         query={
@@ -95,7 +100,22 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
             "output": (Annotated[int, Meta(ge=0)], "The `number` of an output of the job."),
         },
     ),
+    ("GET", "run"): Operation(schema.RunShown, query=_JOB),
+    ("GET", "preview"): Operation(bytes, media="image/*", query=_JOB),
+    ("GET", "workflow"): Operation(
+        schema.SentWorkflow,
+        query={
+            **_JOB,
+            "form": (
+                Literal["interface", "api"],
+                "The answer is a file with the workflow, or the graph, alone.",
+            ),
+        },
+    ),
     ("POST", "jobs/cancel"): Operation(schema.Cancelled, body=schema.JobToCancel),
+    ("GET", "invitations"): Operation(schema.OpenInvitations, query=_MEMBER),
+    ("POST", "invitations"): Operation(schema.MadeInvitation, status=201, body=NewInvitation),
+    ("DELETE", "invitations/{id}"): Operation(status=204),
     ("GET", "members"): Operation(schema.Members, query=_MEMBER),
     ("POST", "members"): Operation(schema.MemberShown, status=201, body=NewMember),
     ("PATCH", "members/{name}"): Operation(schema.MemberShown, body=MemberFields),
@@ -138,7 +158,7 @@ def document(routes: Iterable[Route] = ROUTES) -> dict[str, Any]:
         if route.path.startswith(PREFIX)
         and (key := (route.method, route.path.removeprefix(PREFIX))) in OPERATIONS
     }
-    types = [schema.Refusal]
+    types = [schema.RefusalBody]
     for _, operation in described.values():
         types += [kind for kind in (operation.answer, operation.body) if kind not in (None, bytes)]
     _, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
@@ -186,7 +206,7 @@ def _operation(route: Route, operation: Operation) -> dict[str, Any]:
             str(operation.status): {"description": "The answer.", **_content(operation)},
             "default": {
                 "description": "A refusal, with a sentence that says what to do.",
-                "content": {"application/json": {"schema": _schema(schema.Refusal)}},
+                "content": {"application/json": {"schema": _schema(schema.RefusalBody)}},
             },
         },
     }

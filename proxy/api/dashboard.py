@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from aiohttp import web
@@ -21,6 +21,7 @@ from proxy.api.connections import admission_of, connection_of, member_of
 from proxy.api.keys import ACCOUNTING, BUS, JOBS, MEMBERS, OPTIONS, READINESS
 from proxy.api.members import is_admin, require_admin
 from proxy.api.middleware import note, prepare
+from proxy.api.schema import AccountShown, LiveJobShown, State, WaitingJobShown
 from proxy.bus import MISSED
 from proxy.jobs.models import JobChanged, MembersChanged, shown_state
 from proxy.storage.jobs import day_of
@@ -92,7 +93,7 @@ class Watch:
 WATCHES = web.AppKey("watches", WeakSet[Watch])
 
 
-def _account(view: AccountView) -> dict[str, Any]:
+def _account(view: AccountView) -> AccountShown:
     return {
         "name": view.name,
         "slots": view.slots,
@@ -104,7 +105,7 @@ def _account(view: AccountView) -> dict[str, Any]:
     }
 
 
-def describe(view: JobChanged) -> dict[str, Any]:
+def describe(view: JobChanged) -> LiveJobShown:
     """A live job as JSON."""
     job, progress = view.job, view.progress
     return {
@@ -122,7 +123,7 @@ def describe(view: JobChanged) -> dict[str, Any]:
     }
 
 
-def _waiting(view: JobChanged) -> dict[str, Any]:
+def _waiting(view: JobChanged) -> WaitingJobShown:
     turn = (view.progress.before or 0) + 1
     return {**describe(view), "number": view.job.number, "turn": turn}
 
@@ -208,7 +209,7 @@ async def cancel(request: web.Request) -> web.Response:
     return bodies.json({"cancelled": cancelled})
 
 
-async def _state(request: web.Request) -> dict[str, Any]:
+async def _state(request: web.Request) -> State:
     """Everything that changes, of the member or, for admins, of all.
 
     Jobs on the cloud or on their way, waiting ones in the order of turns, how many there are of

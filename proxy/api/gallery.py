@@ -16,6 +16,7 @@ from proxy.api.content import content_headers
 from proxy.api.dashboard import describe
 from proxy.api.keys import ACCOUNTING, CATALOG, FILES, HISTORY, JOBS
 from proxy.api.members import require_admin, whose
+from proxy.api.schema import EndedJobShown, JobErrorShown, NodeShown, OutputShown, TextShown
 from proxy.files.conversions import THUMBNAIL
 from proxy.jobs.models import ENDS, OUTCOMES, JobChanged
 from proxy.storage.history import MAX_FOUND, HistoryEntry
@@ -172,7 +173,7 @@ def named_job(request: web.Request) -> tuple[str, str]:
     return member, id_
 
 
-def _ended(row: HistoryEntry) -> dict[str, Any]:
+def _ended(row: HistoryEntry) -> EndedJobShown:
     summary, details = codec.loads(row.summary), codec.loads(row.details)
     preview = summary.get("preview_output")
     error = summary.get("execution_error")
@@ -193,7 +194,7 @@ def _ended(row: HistoryEntry) -> dict[str, Any]:
     }
 
 
-def _error(error: Mapping[str, Any]) -> dict[str, str]:
+def _error(error: Mapping[str, Any]) -> JobErrorShown:
     return {
         "type": str(error.get("exception_type") or ""),
         "message": str(error.get("exception_message") or "").strip()[:MAX_ERROR],
@@ -204,7 +205,7 @@ def _error(error: Mapping[str, Any]) -> dict[str, str]:
 
 def _nodes(
     graph: Mapping[str, Any], times: Mapping[str, Any], cached: Any, marked: str | None
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[NodeShown]:
     """Yield the nodes of a graph; the `marked` one runs or has failed."""
     for id_, node in islice(graph.items(), MAX_NODES):
         if not isinstance(node, Mapping):
@@ -233,7 +234,7 @@ def _outputs(outputs: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str
                     yield node, media, item
 
 
-def _texts(outputs: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+def _texts(outputs: Mapping[str, Any]) -> Iterator[TextShown]:
     """Yield the texts that nodes have put out, cut if they are long."""
     for node, output in outputs.items():
         texts = output.get("text") if isinstance(output, Mapping) else None
@@ -242,7 +243,7 @@ def _texts(outputs: Mapping[str, Any]) -> Iterator[dict[str, str]]:
                 yield {"node": node, "text": text.strip()[:MAX_ERROR]}
 
 
-def _output(number: int, node: str, media: str, item: Mapping[str, Any]) -> dict[str, Any]:
+def _output(number: int, node: str, media: str, item: Mapping[str, Any]) -> OutputShown:
     return {
         "number": number,
         "node": node,

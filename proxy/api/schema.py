@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
-from proxy.members.member import Limits, Parallelism, Role
+from proxy.members.member import Member, Role
 from proxy.storage.usage import UsageRow
 
 
@@ -21,7 +21,7 @@ class Error(TypedDict):
     extra_info: dict[str, Any]
 
 
-class Refusal(TypedDict):
+class RefusalBody(TypedDict):
     """A refusal, in the form of ComfyUI's."""
 
     error: Error
@@ -245,7 +245,7 @@ class NodeRun(TypedDict):
     ran: float | int | None
 
 
-class Run(TypedDict):
+class RunShown(TypedDict):
     """How far a running job is; all is null of one that does not run."""
 
     progress: float | None
@@ -255,7 +255,7 @@ class Run(TypedDict):
     preview: str | None
 
 
-class Sent(TypedDict):
+class SentWorkflow(TypedDict):
     """What a job was sent with; `workflow` is that of the web interface."""
 
     prompt: dict[str, Any]
@@ -360,16 +360,9 @@ class Surprises(TypedDict):
 # --- members --------------------------------------------------------------------------------
 
 
-class MemberShown(TypedDict):
+class MemberShown(Member, frozen=True, kw_only=True):
     """A member with the number of its tokens."""
 
-    name: str
-    role: Role
-    weight: float
-    limits: Limits
-    disabled: bool
-    created: int
-    client_parallelism: Parallelism | None
     tokens: int
 
 
@@ -408,3 +401,26 @@ class MadeToken(TokenShown):
     """A new token, whole this once."""
 
     token: str
+
+
+class InvitationShown(TypedDict):
+    """An open invitation, of whose code only the beginning is `shown`."""
+
+    id: str
+    shown: str
+    member: str
+    created: int
+    expires: int
+
+
+class OpenInvitations(TypedDict):
+    """Open invitations."""
+
+    invitations: list[InvitationShown]
+
+
+class MadeInvitation(InvitationShown):
+    """A new invitation with its `code`, this once, and the `path` of the page that takes it."""
+
+    code: str
+    path: str

@@ -51,17 +51,17 @@ class Person:
         self.url, self.session, self.headers = team.url, session, bearer(token)
 
     async def ask(
-        self, method: str, path: str, body: Any = None, *, status: int = 200, **fields: str
+        self, method: str, path: str, body: Any = None, *, expected: int = 200, **fields: str
     ) -> Any:
         """The answer, to a route whose path has `{NAME}` for some of the fields."""
         query = {name: value for name, value in fields.items() if f"{{{name}}}" not in path}
         url = (self.url / "proxy/api" / path.format(**fields)).with_query(query)
         async with self.session.request(method, url, json=body, headers=self.headers) as answer:
-            assert answer.status == status, await answer.text()
-            if status == 204:
+            assert answer.status == expected, await answer.text()
+            if expected == 204:
                 return None
             found = await answer.json()
-        check(method, path, status, found)
+        check(method, path, expected, found)
         return found
 
     async def submit(self, graph: dict[str, Any]) -> str:
@@ -96,6 +96,8 @@ async def jobs(ann: Person, bob: Person) -> None:
             await asyncio.sleep(0.02)
     assert (await ann.ask("GET", "job", id=waits, member="bob"))["state"] == "waiting"
     assert (await ann.ask("GET", "job", id=runs))["ended"] is None
+    assert (await ann.ask("GET", "run", id=runs))["nodes"]
+    assert (await ann.ask("GET", "workflow", id=waits, member="bob"))["prompt"]
     body = {"member": "ann", "id": runs}
     assert (await ann.ask("POST", "jobs/cancel", body))["cancelled"] is True
     ended = await bob.ended(waits)
@@ -106,8 +108,8 @@ async def jobs(ann: Person, bob: Person) -> None:
     assert [job["id"] for job in found["jobs"]] == [failed["id"]]
     assert len((await ann.ask("GET", "jobs"))["jobs"]) == 3
     await bob.ask("GET", "state")
-    await ann.ask("GET", "job", status=404, id="none")
-    await bob.ask("GET", "jobs", status=403, member="ann")
+    await ann.ask("GET", "job", expected=404, id="none")
+    await bob.ask("GET", "jobs", expected=403, member="ann")
 
 
 async def reports(ann: Person, bob: Person) -> None:
@@ -115,28 +117,32 @@ async def reports(ann: Person, bob: Person) -> None:
     await bob.ended(await bob.submit(graphs.plain()))
     assert (await ann.ask("GET", "usage"))["usage"]
     await bob.ask("GET", "usage", **{"from": "2026-01-01"})
-    await ann.ask("GET", "usage", status=400, **{"from": "yesterday"})
-    await ann.ask("GET", "activity")
+    await ann.ask("GET", "usage", expected=400, **{"from": "yesterday"})
+    for range_ in ("1h", "24h", "7d"):
+        await ann.ask("GET", "activity", range=range_)
     assert (await ann.ask("GET", "audit", limit="5"))["entries"]
     assert (await ann.ask("GET", "cloud-surprises"))["accounts"]
-    await bob.ask("GET", "audit", status=403)
+    await bob.ask("GET", "audit", expected=403)
     await bob.ask("GET", "interface")
 
 
 async def members(ann: Person, bob: Person) -> None:
     """Add, change and remove a member and its tokens."""
     cleo = {"name": "cleo", "limits": {"jobs_per_day": 3, "denied_classes": ["A*"]}}
-    await ann.ask("POST", "members", cleo, status=201)
-    await ann.ask("POST", "members", cleo, status=409)
+    await ann.ask("POST", "members", cleo, expected=201)
+    await ann.ask("POST", "members", cleo, expected=409)
     await ann.ask("PATCH", "members/{name}", {"weight": 2}, name="cleo")
-    await ann.ask("PATCH", "members/{name}", {"weight": -1}, name="cleo", status=400)
-    made = await ann.ask("POST", "tokens", {"member": "cleo", "expires": "9d"}, status=201)
+    await ann.ask("PATCH", "members/{name}", {"weight": -1}, name="cleo", expected=400)
+    made = await ann.ask("POST", "tokens", {"member": "cleo", "expires": "9d"}, expected=201)
     listed = (await ann.ask("GET", "tokens"))["tokens"]
     assert {token["member"] for token in listed} == {"ann", "bob", "cleo"}
     assert any(token["last_used"] for token in listed)
-    await ann.ask("DELETE", "tokens/{prefix}", prefix=made["id"], status=204)
-    await ann.ask("DELETE", "members/{name}", name="cleo", status=204)
-    await ann.ask("DELETE", "members/{name}", name="cleo", status=404)
+    await ann.ask("DELETE", "tokens/{prefix}", prefix=made["id"], expected=204)
+    invited = await ann.ask("POST", "invitations", {"member": "cleo"}, expected=201)
+    assert len((await ann.ask("GET", "invitations"))["invitations"]) == 1
+    await ann.ask("DELETE", "invitations/{id}", id=invited["id"], expected=204)
+    await ann.ask("DELETE", "members/{name}", name="cleo", expected=204)
+    await ann.ask("DELETE", "members/{name}", name="cleo", expected=404)
     assert len((await bob.ask("GET", "members"))["members"]) == 1
 
 
