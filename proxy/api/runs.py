@@ -33,10 +33,10 @@ async def get_run(request: web.Request) -> web.Response:
 
 
 async def get_preview(request: web.Request) -> web.Response:
-    """Return the last preview of a running job by `member` and `id`; 404 if there is none."""
+    """Return the last preview of a running job by `member` and `id`; 204 if there is none."""
     run = await request.app[JOBS].run(JobKey(*named_job(request)), picture=True)
     if not run.image:
-        return bodies.empty(404)
+        return bodies.empty(204)  # it may have ended since its page was told of the preview
     headers = content_headers(run.image_type)
     headers["Cache-Control"] = "no-store"
     return web.Response(body=run.image, headers=headers)

@@ -710,7 +710,7 @@ async def test_a_token_is_copied_on_plain_http_too(chrome: Browser, gateway: Gat
         await page.goto(f"{url / 'proxy/'}#/member/ben")
         await page.get_by_role("button", name="New token").click()
         token = await page.locator("#secret code").filter(has_text="ccp_").inner_text()
-        await page.get_by_role("button", name="Copy").click()
+        await page.get_by_role("button", name="Copy", exact=True).click()
         await page.get_by_text("Copied.").wait_for()
         await page.get_by_role("button", name="Done").click()
         name = page.get_by_label("Note")

@@ -35,7 +35,8 @@ export function view(context, [member, id]) {
     const mine = ++asked;
     try {
       const answer = await get("api/job", { member, id });
-      if (mine === asked) job = answer;
+      if (mine !== asked) return;
+      job = answer;
     } catch (failed) {
       if (mine !== asked) return;
       missing.hidden = job != null;
