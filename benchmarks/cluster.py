@@ -176,7 +176,7 @@ async def main(given: argparse.Namespace) -> None:
                 replicas(folder / "events", 3, "--config", str(config))
             )
             print(
-                "\n| jobs | events a second, made | heard | messages | ms, median | 99% "
+                "\n| jobs | events a second, sent | received | messages | ms, median | 99% "
                 "| cloud | engine | replica | replica |\n" + "|---:" * 10 + "|"
             )
             for jobs in given.jobs:

@@ -234,7 +234,7 @@ def print_sums(clients: list[Client], turns: list[Turn]) -> list[str]:
     print(f"| slots in use while anything waited (bound {USED}) | {used:.3f} |")
     print(f"| `POST /prompt`, ms (median) | {statistics.median(submissions):.0f} |")
     print(f"| `POST /prompt`, ms (95 %) | {percentile(submissions):.0f} |")
-    print(f"| messages heard | {heard} |")
+    print(f"| messages received | {heard} |")
     print(f"| of another member, lost or doubled | {len(faults)} |")
     if min(indices) < FAIR:
         at, index = min(found, key=lambda each: each[1])

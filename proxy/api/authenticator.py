@@ -67,8 +67,8 @@ READY = "/readyz"
 #: What is answered from the process's own state.
 _WITHOUT_DATABASE = frozenset({"/healthz", READY})
 
-#: This many tokens are remembered with their members.
-REMEMBERED = 4096
+#: Maximum number of cached tokens.
+MAX_CACHED = 4096
 #: The last use of a remembered token is noted once in this many seconds.
 USE_INTERVAL = 1.0
 
@@ -87,7 +87,7 @@ ANYONE = Admission(LOCAL)
 def caller(
     peer: str, headers: Headers, trusted: Sequence[Network], *, scheme: str = "http"
 ) -> Caller:
-    """Who is behind the connection from `peer`.
+    """Return the client of a connection from `peer`.
 
     The right-most address of `X-Forwarded-For` that is not a trusted proxy's; `scheme` and `Host`
     are those of the connection unless the nearest proxy is trusted and says otherwise.
@@ -98,13 +98,13 @@ def caller(
         return Caller(_shown(peer), scheme, host)
     forwarded = _last(headers, "X-Forwarded-Proto").lower()
     return Caller(
-        str(_behind(address, headers, trusted)),
+        str(_client_address(address, headers, trusted)),
         forwarded if forwarded in ("http", "https") else scheme,
         _last(headers, "X-Forwarded-Host") or host,
     )
 
 
-def _behind(address: Address, headers: Headers, trusted: Sequence[Network]) -> Address:
+def _client_address(address: Address, headers: Headers, trusted: Sequence[Network]) -> Address:
     hops = _items(headers, "X-Forwarded-For")
     while hops and is_trusted(address, trusted):
         hop = parse_address(hops.pop())
@@ -116,7 +116,7 @@ def _behind(address: Address, headers: Headers, trusted: Sequence[Network]) -> A
 
 @lru_cache(maxsize=4096)
 def _shown(peer: str) -> str:
-    """The one spelling of an address, by which it is counted."""
+    """Return the canonical form of an address."""
     return str(parse_address(peer) or peer)
 
 
@@ -131,7 +131,7 @@ def _last(headers: Headers, name: str) -> str:
 
 
 def caller_of(request: web.BaseRequest) -> Caller:
-    """Who sent a request."""
+    """Return the client of a request."""
     connection = connection_of(request)
     if connection.caller is None:
         connection.caller = caller(
@@ -144,9 +144,10 @@ def caller_of(request: web.BaseRequest) -> Caller:
 
 
 def submitter_of(request: web.Request) -> str:
-    """What tells the program behind a request from others: its token, address and `User-Agent`.
+    """Return an identifier of the program that sent a request, of its token, address and
+    `User-Agent`.
 
-    It is kept with jobs, so it is a digest that shows none of them.
+    It is stored with jobs, and therefore a digest.
     """
     parts = (
         admission_of(request).token or "",
@@ -238,7 +239,7 @@ class Authenticator:
         return admission
 
     def _remembered(self, request: web.Request, way: Way) -> Admission | None:
-        """The member of a token that was checked before, if it came alone and in a header."""
+        """Return the admission of a token that was checked before, if it is alone in a header."""
         headers = request.headers
         sent = headers.getall("Authorization", ()) or headers.getall(KEY_HEADER, ())
         if len(sent) != 1 or way.path_token is not None or way.query_tokens:
@@ -270,7 +271,7 @@ class Authenticator:
             headers = request.headers
             for sent in (headers.get("Authorization"), headers.get(KEY_HEADER)):
                 if sent is not None and sent.endswith(given[0].token):
-                    if len(self._known) >= REMEMBERED:
+                    if len(self._known) >= MAX_CACHED:
                         self._known.clear()
                     self._known[_digest(sent)] = _KnownHeader(admission, token.digest)
         self._members.used(token, caller.address)
@@ -320,7 +321,7 @@ class Authenticator:
     def _valid(
         self, given: Sequence[Credential], caller: Caller
     ) -> tuple[Access, Credential] | None:
-        """The first token that is valid; `None` where none was given."""
+        """Return the first valid token, `None` if there is none at all. Raises `LocalError`."""
         found = [(self._members.access(credential.token), credential) for credential in given]
         valid = [(access, credential) for access, credential in found if access is not None]
         if len({access.member.name for access, _ in valid}) > 1:
@@ -385,7 +386,7 @@ def is_open(path: str) -> bool:
 
 
 def _is_anonymous(request: web.Request, way: Way) -> bool:
-    """Whether a request shows nothing by which a member could be known."""
+    """Return whether a request has no token and no session."""
     headers = request.headers
     return (
         way.path_token is None
@@ -409,7 +410,7 @@ def has_token(request: web.Request) -> bool:
 
 
 def credentials(request: web.Request) -> list[Credential]:
-    """The tokens, in the order in which they count: path, `Authorization`, `X-API-Key`, query.
+    """Return the tokens in the order of precedence: path, `Authorization`, `X-API-Key`, query.
 
     Raises `LocalError` (400) for two in one place: what stands between client and server may have
     looked at the other.
@@ -440,7 +441,7 @@ def _of_authorization(value: str) -> Credential:
 
 
 def _of_basic(encoded: str) -> str:
-    """The password, or the user name where there is no password."""
+    """Return the password, or the user name if there is no password."""
     try:
         text = base64.b64decode(encoded, validate=True).decode()
     except (binascii.Error, ValueError):
@@ -457,7 +458,7 @@ AUTHENTICATOR = web.AppKey("authenticator", Authenticator)
 
 
 def authenticator_of(request: web.Request) -> Authenticator:
-    """Who lets clients of the listener in."""
+    """Return the authenticator of the listener."""
     return request.app[AUTHENTICATOR]
 
 
@@ -472,13 +473,13 @@ class Tickets:
         self._cipher = cipher
 
     def add(self, url: URL, token_id: str) -> URL:
-        """The address with a ticket, on the strength of the token with this id."""
+        """Return the URL with a ticket for the token with this id."""
         until = int(self._now()) + TICKET_LIFETIME
         proof = self._cipher.sign(_promise(url, until, token_id))
         return url.update_query({TICKET: f"{until}.{token_id}.{proof}"})
 
     def token_of(self, url: URL) -> str | None:
-        """The id of the token on whose strength the address lets in."""
+        """Return the id of the token for which a URL has a valid ticket, else `None`."""
         until, _, rest = url.query.get(TICKET, "").partition(".")
         token_id, _, proof = rest.partition(".")
         if not (until.isascii() and until.isdigit() and len(until) < 16 and proof.isascii()):
@@ -488,7 +489,7 @@ class Tickets:
 
 
 def _promise(url: URL, until: int, token_id: str) -> bytes:
-    """What a ticket covers: the name of the route, the rest of the query, the time, the token."""
+    """Return what a ticket signs: the name of the route, the rest of the query, time and token."""
     query = sorted((key, value) for key, value in url.query.items() if key != TICKET)
     return repr((url.name, query, until, token_id)).encode(errors="surrogatepass")
 
@@ -504,7 +505,7 @@ def _with_slash(request: web.Request, base: str, way: Way) -> URL:
 
 
 def _is_origin_of(origin: str, host: str) -> bool:
-    """Whether a page of `origin` was served by `host`, in whose name no port is the usual one."""
+    """Return whether a page of `origin` was served by `host`; without a port it has the default."""
     try:
         there, here = urlsplit(origin.lower()), urlsplit(f"//{host.lower()}")
         usual = _PORTS.get(there.scheme)

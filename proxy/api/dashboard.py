@@ -205,7 +205,7 @@ async def cancel(request: web.Request) -> web.Response:
     if member != member_of(request):
         require_admin(request)
     cancelled = await request.app[JOBS].cancel(member, prompt_id)
-    note(request, "cancel", job=prompt_id, of=member)
+    note(request, "cancel", job=prompt_id, owner=member)
     return bodies.json({"cancelled": cancelled})
 
 

@@ -62,7 +62,7 @@ async def make_invitation(request: web.Request) -> web.Response:
     with translated_errors():
         wanted = validated(body, NewInvitation)
         code, invitation = await request.app[INVITATIONS].make(wanted)
-    note(request, "invitation_made", name=invitation.member, of=shown(invitation))
+    note(request, "invitation_made", name=invitation.member, invitation=shown(invitation))
     path = f"{request.app[OPTIONS].base_path}{INVITATION}#{code}"
     answer = bodies.json({**describe(invitation), "code": code, "path": path}, 201)
     answer.headers["Cache-Control"] = "no-store"
@@ -74,7 +74,7 @@ async def revoke_invitation(request: web.Request) -> web.Response:
     require_admin(request)
     with translated_errors():
         invitation = await request.app[INVITATIONS].revoke(request.match_info["id"])
-    note(request, "invitation_revoked", name=invitation.member, of=shown(invitation))
+    note(request, "invitation_revoked", name=invitation.member, invitation=shown(invitation))
     return bodies.empty(204)
 
 

@@ -129,7 +129,7 @@ async def make_token(request: web.Request) -> web.Response:
     with translated_errors():
         wanted = validated(body, NewToken)
         text, token = await directory.new_token(wanted.member, until=until, **wanted.values())
-    note(request, "token_made", name=token.member, of=token.shown)
+    note(request, "token_made", name=token.member, token=token.shown)
     answer = bodies.json({**describe_token(directory, token), "token": text}, 201)
     answer.headers["Cache-Control"] = "no-store"
     return answer
@@ -147,7 +147,7 @@ async def revoke_token(request: web.Request) -> web.Response:
         (prefix,) = ids
     with translated_errors():
         token = await directory.revoke(prefix)
-    note(request, "token_revoked", name=token.member, of=token.shown)
+    note(request, "token_revoked", name=token.member, token=token.shown)
     return bodies.empty(204)
 
 

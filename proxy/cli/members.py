@@ -299,7 +299,7 @@ def _list_tokens(
         "Token": lambda token: token["shown"],
         "Member": lambda token: token["member"],
         "Note": lambda token: token["note"],
-        "Made": lambda token: _time(token["created"]),
+        "Created": lambda token: _time(token["created"]),
         "Expires": lambda token: _time(token["expires"]) if token["expires"] else "never",
         "Last used": lambda token: used(token["last_used"]),
     }
