@@ -193,13 +193,10 @@ class Cache:
     def admit(self, count: int, received: int, *, ahead: bool) -> None:
         """Count more bytes of a download after those that it has `received`; `ahead` says that
         nobody waits for it. Raises `CacheFullError`."""
+        limit, total = max(self._limit, MIN_ARRIVING), self.arriving + count
         if ahead:
-            limit = max(int(self._limit * AHEAD_SHARE), MIN_AHEAD)
-            is_over = received + count > limit
-        else:
-            limit = max(self._limit, MIN_ARRIVING)
-            is_over = self.arriving + count > limit
-        if is_over:
+            limit, total = max(int(self._limit * AHEAD_SHARE), MIN_AHEAD), received + count
+        if total > limit:
             raise CacheFullError(f"downloads under way have more than {limit:,} bytes")
         with self._mutex:
             self.arriving += count
@@ -435,7 +432,6 @@ class Fetch:
             raise
         finally:
             self._dismiss()
-            self.latest = b""
             if self._file >= 0:
                 os.close(self._file)
             if self.lease is None and partial is not None:
@@ -527,7 +523,6 @@ class Fetch:
         self.generation += 1
         self._dismiss()
         self.received = 0
-        self.latest = b""
         self.size = None
         self._hasher = new_hash()
         os.ftruncate(self._file, 0)
@@ -537,7 +532,7 @@ class Fetch:
     def _dismiss(self) -> None:
         """Count the received bytes no longer as a download under way."""
         self._cache.dismiss(self._admitted)
-        self._admitted = 0
+        self._admitted, self.latest = 0, b""
 
     def _notify(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
