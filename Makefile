@@ -23,7 +23,7 @@ demo: $(RUN) ## run a workflow and save its pictures in ./demo-output
 	@$(BIN)/comfy-cloud-proxy demo
 
 test: $(DEV) ## run all tests
-	$(BIN)/python -m pytest -n auto -q
+	$(BIN)/python -m pytest -n auto --dist worksteal -q
 
 attacks: $(DEV) ## attack a running proxy, and print what other clients notice
 	$(BIN)/python -m pytest -q tests/security

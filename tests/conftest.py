@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -24,6 +25,13 @@ def _logging_as_it_was() -> Iterator[None]:
     """No test leaves its logging to the next."""
     with logging_restored():
         yield
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Twice as many workers as cores: tests wait for more than half of their time."""
+    if config.getoption("--backend") != "sqlite":
+        return None  # each worker has servers of its own
+    return 2 * (os.cpu_count() or 1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
