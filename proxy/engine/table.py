@@ -84,6 +84,7 @@ class JobTable:
     def __init__(self, recorder: JobRecorder, announcer: Announcer) -> None:
         self._recorder = recorder
         self._announcer = announcer
+        self._count = 0
         self._jobs: dict[JobKey, Job] = {}
         self._cloud_ids: set[str] = set()
         self._runs: dict[str, dict[JobKey, FollowedJob]] = {}
@@ -151,6 +152,9 @@ class JobTable:
         """Set fields of a job that are neither recorded nor told by that."""
         for name, value in fields.items():
             setattr(job, name, value)
+        self._count += 1
+        # An engine that follows has a higher epoch: its changes are newer.
+        job.revision = (self._announcer.epoch << 32) + self._count
 
     def _change(self, job: Job, changes: dict[str, Any], shares: Shares | None) -> None:
         was_shown, was_accepted = is_shown(job), job.accepted

@@ -50,21 +50,21 @@ def job_of_request(member: str, request: JobRequest, *, prompt_id: str) -> Job:
 
 def stored_of(job: Job) -> StoredJob:
     """Return the row of a job as it is now."""
-    return StoredJob(changed_at=now(), **{name: getattr(job, name) for name in _COLUMNS})
+    return StoredJob(**{name: getattr(job, name) for name in _COLUMNS})
 
 
-_COLUMNS = [name for name in StoredJob.__struct_fields__ if name != "changed_at"]
+_COLUMNS = StoredJob.__struct_fields__
 
-#: The columns that the engine writes again beside `changed_at`; the others never change.
+#: The columns that the engine writes again; the others never change.
 _MAY_CHANGE = (
-    *("state", "account", "cloud_id", "started_at", "outputs_to_execute"),
+    *("state", "account", "cloud_id", "revision", "started_at", "outputs_to_execute"),
     *("watched", "accepted", "cancel_requested", "interrupted", "charge"),
 )
 
 
 def changes_of(job: Job) -> dict[str, Any]:
     """Return the fields of a job's row that may have changed."""
-    return {"changed_at": now(), **{name: getattr(job, name) for name in _MAY_CHANGE}}
+    return {name: getattr(job, name) for name in _MAY_CHANGE}
 
 
 def progress_of(job: Job) -> JobProgress:

@@ -190,6 +190,7 @@ class Job:
     one_at_a_time: bool = False
     submitter: str = ""
     label: str = ""
+    revision: int = 0
     answered: bool = True
     finishing: bool = False
     reason: str | None = None

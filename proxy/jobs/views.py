@@ -359,7 +359,7 @@ def _place(job: StoredJob) -> tuple[Number, int]:
 def _is_newer(row: StoredJob, known: StoredJob | None) -> bool:
     """Return whether the storage knows more of a job than the bus has reported."""
     return known is None or (
-        row.changed_at >= known.changed_at and (row.state != known.state or not is_shown(row))
+        row.revision >= known.revision and (row.state != known.state or not is_shown(row))
     )
 
 

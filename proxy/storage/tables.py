@@ -134,7 +134,7 @@ jobs = Table(
     Column("account", AnyText, nullable=False),
     Column("cloud_id", AnyText, nullable=False),  # empty before the cloud has the job
     Column("created_at", BigInteger, nullable=False),
-    Column("changed_at", BigInteger, nullable=False),  # when it came into its state
+    Column("revision", BigInteger, nullable=False),  # grows with each change
     Column("started_at", BigInteger),
     Column("outputs_to_execute", JsonText, nullable=False),
     Column("watched", Boolean, nullable=False),

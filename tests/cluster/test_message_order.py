@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+import signal
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,67 @@ async def test_the_bus_of_each_replica_breaks_each_second(
             while asyncio.get_running_loop().time() < end:
                 await asyncio.sleep(rng.uniform(0.1, 0.6))
                 rng.choice(cluster.ways).bus.reset()
+            await load.one_more(runners, 2)
+        check(runners)
+        await load.check_records(cluster, load.submitted_by(runners))
+
+
+#: Seconds that a clock is wrong.
+HOUR = 3600
+
+
+async def _cut(cluster: Cluster, servers: Servers, engine: int) -> None:
+    """The engine's replica loses the bus for some seconds."""
+    way = cluster.ways[engine].bus
+    way.cut()
+    await asyncio.sleep(4)
+    way.heal()
+
+
+async def _kill_valkey(cluster: Cluster, servers: Servers, engine: int) -> None:
+    """Valkey comes back empty."""
+    await asyncio.to_thread(servers.valkey.stop, signal.SIGKILL)
+    await asyncio.sleep(1)
+    await asyncio.to_thread(servers.valkey.start)
+
+
+async def _kill_engine(cluster: Cluster, servers: Servers, engine: int) -> None:
+    """The engine's replica dies."""
+    await cluster.replicas[engine].kill()
+    await cluster.engine(but=cluster.replicas[engine])
+
+
+async def _all(cluster: Cluster, servers: Servers, engine: int) -> None:
+    """The engine's replica loses the bus, Valkey dies meanwhile, and then the replica."""
+    cluster.ways[engine].bus.cut()
+    await asyncio.sleep(3)
+    await _kill_valkey(cluster, servers, engine)
+    await _kill_engine(cluster, servers, engine)
+
+
+@pytest.mark.parametrize("skew", [0, HOUR, -HOUR])
+@pytest.mark.parametrize("befall", [_cut, _kill_valkey, _kill_engine, _all])
+async def test_a_clock_is_wrong(
+    tmp_path: Path,
+    servers: Servers,
+    simulator: Simulator,
+    skew: int,
+    befall: Callable[[Cluster, Servers, int], Awaitable[None]],
+) -> None:
+    """The clock of a replica is wrong, beside each of what may befall the engine's."""
+    async with running_cluster(
+        tmp_path, servers, simulator, forwarded=True, skews=(skew,)
+    ) as cluster:
+        engine = cluster.number(await cluster.engine())
+        others = [number for number in range(3) if number != engine]
+        pairs = [(one, other) for one in others for other in others]
+        async with load.load(
+            [cluster.client(one) for one, _ in pairs],
+            [cluster.client(other) for _, other in pairs],
+            repeats=True,
+        ) as (runners, _):
+            await load.one_more(runners)
+            await befall(cluster, servers, engine)
             await load.one_more(runners, 2)
         check(runners)
         await load.check_records(cluster, load.submitted_by(runners))

@@ -14,7 +14,6 @@ from proxy.jobs.conversion import stored_of
 from proxy.jobs.models import (
     JobProgress,
     JobState,
-    now,
 )
 from proxy.jobs.views import divided, of_queue
 from proxy.storage.jobs import StoredJob
@@ -58,13 +57,12 @@ async def test_the_storage_tells_which_jobs_live(replica: Replica) -> None:
 
 async def test_of_storage_and_bus_the_newer_word_counts(replica: Replica) -> None:
     job = await replica.insert()
-    known = stored_of(job)
-    job.state = JobState.SUBMITTING
+    job.state, job.revision = JobState.SUBMITTING, 5
     replica.live.put(stored_of(job), JobProgress())
-    await replica.repository.update([(job.order, {"changed_at": known.changed_at - 5})])
+    await replica.repository.update([(job.order, {"revision": 4})])
     await replica.live.reload()
     assert [one.state for one in replica.live] == [JobState.SUBMITTING]
-    await replica.repository.update([(job.order, {"changed_at": now() + 5})])
+    await replica.repository.update([(job.order, {"revision": 6})])
     await replica.live.reload()
     assert [one.state for one in replica.live] == [JobState.QUEUED]
 

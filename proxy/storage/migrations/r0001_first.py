@@ -252,7 +252,7 @@ def _create_jobs() -> None:
         sa.Column("account", AnyText(), nullable=False),
         sa.Column("cloud_id", AnyText(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("changed_at", sa.BigInteger(), nullable=False),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
         sa.Column("started_at", sa.BigInteger(), nullable=True),
         sa.Column("outputs_to_execute", sa.Text(), nullable=False),
         sa.Column("watched", sa.Boolean(), nullable=False),
