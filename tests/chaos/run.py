@@ -86,8 +86,11 @@ class Chaos:
             self._plan_faults(simulator)
             timeout = aiohttp.ClientTimeout(total=self.patience)
             connector = aiohttp.TCPConnector(limit=0)
-            async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
-                running = asyncio.create_task(self.keep_running(simulator))
+            async with (
+                aiohttp.ClientSession(timeout=timeout, connector=connector) as session,
+                asyncio.TaskGroup() as tasks,  # where the proxy fails, clients do not wait for it
+            ):
+                tasks.create_task(self.keep_running(simulator))
                 colors = itertools.count(1)
                 clients = [
                     ChaosClient(
@@ -112,7 +115,6 @@ class Chaos:
                 self._submitted.set()
                 await asyncio.gather(*(client.settle() for client in clients))
                 self._done.set()
-                await running
             told = [job for client in clients for job in client.told]
             return account(
                 told,
