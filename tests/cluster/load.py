@@ -19,6 +19,8 @@ from stack import Client, Listener
 from proxy.simulator import Simulator
 
 _colors = itertools.count(1000)
+#: The types of refusals behind which a client submits again: the job never runs.
+_NOT_TAKEN = ("store_unavailable", "busy", "submission_withdrawn")
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
 
@@ -26,7 +28,7 @@ ENDS = ("execution_success", "execution_error", "execution_interrupted")
 class Runner:
     """One client: it submits at one replica a job after another, and listens at another replica on
     one socket that stays open. `told_at` is when it was told each end (seconds since 1970). With
-    `repeats` it submits again what was refused because of the database, as the documents say."""
+    `repeats` it submits again what was refused and never runs, as the documents say."""
 
     client: Client
     listener: Listener
@@ -65,7 +67,7 @@ class Runner:
                     return str(answer["prompt_id"])
                 assert self.repeats, answer
                 assert status == 503, answer
-                assert answer["error"]["type"] in ("store_unavailable", "busy"), answer
+                assert answer["error"]["type"] in _NOT_TAKEN, answer
                 await asyncio.sleep(0.1)
 
     async def all_ended(self) -> None:
