@@ -122,7 +122,10 @@ class LiveJobs:
         self._members: defaultdict[str, MemberJobs] = defaultdict(MemberJobs)
         #: What each reading under way has to do once more: a job, and whether it has left.
         self._readings: list[list[tuple[StoredJob, bool]]] = []
-        self._unanswered: list[StoredJob] = []
+        #: The jobs without an answer, by their orders, and those that left since the last reading
+        #: of them began.
+        self._unanswered: dict[int, StoredJob] = {}
+        self._left: set[int] = set()
         self._reading_unanswered: asyncio.Task[StorageError | None] | None = None
         self._unanswered_at = -math.inf
         self._sent = PayloadCache(budget)
@@ -163,9 +166,13 @@ class LiveJobs:
         Those without an answer are read first: one that gets its answer between the two readings
         is in both, and not in neither. Raises `StorageError`.
         """
-        unanswered = await self._read_or_kept_unanswered(member)
+        unanswered = await self._read_or_kept_unanswered()
         live = await self.now(member)
-        return live, [job for job in unanswered if job.prompt_id not in live.jobs]
+        return live, [
+            job
+            for job in unanswered.values()
+            if job.member == member and job.prompt_id not in live.jobs
+        ]
 
     def members(self) -> list[tuple[str, MemberJobs]]:
         """Return all known members, with their jobs."""
@@ -177,10 +184,11 @@ class LiveJobs:
         row = await self._repository.get(member, prompt_id)
         return None if row is None or row.cancel_requested else row
 
-    async def _read_or_kept_unanswered(self, member: str) -> list[StoredJob]:
-        """Return the jobs whose replica may have died before it answered. Raises `StorageError`."""
+    async def _read_or_kept_unanswered(self) -> Mapping[int, StoredJob]:
+        """Return the jobs whose replica may have died before it answered, by their orders; those
+        that leave the queue leave what is returned, too. Raises `StorageError`."""
         if not self._shared:
-            return []
+            return {}
         began = time.monotonic()
         if not self.certain or began - self._unanswered_at > _UNANSWERED_AGE:
             if self._reading_unanswered is None:  # those who ask meanwhile share what it finds
@@ -190,12 +198,14 @@ class LiveJobs:
             error = await asyncio.shield(self._reading_unanswered)
             if error is not None:
                 raise error
-        return [job for job in self._unanswered if job.member == member]
+        return self._unanswered
 
     async def _read_unanswered(self, began: float) -> StorageError | None:
         """Read the unanswered jobs for all waiting requests; returns the error if that fails."""
+        self._left.clear()
         try:
-            self._unanswered = await self._repository.unanswered()
+            rows = await self._repository.unanswered()
+            self._unanswered = {row.order: row for row in rows if row.order not in self._left}
             self._unanswered_at = began
             return None
         except StorageError as error:
@@ -214,6 +224,9 @@ class LiveJobs:
     def remove(self, job: StoredJob) -> None:
         """Remove a job from the queue."""
         self._members[job.member].remove(job)
+        self._unanswered.pop(job.order, None)
+        if self._reading_unanswered is not None:
+            self._left.add(job.order)
         for reading in self._readings:
             reading.append((job, True))
         self._sent.remove(job.order)

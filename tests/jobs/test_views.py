@@ -10,13 +10,15 @@ from jobs.replica import Replica
 from jobs.samples import MEMBER, new
 from waiting import until
 
+from proxy.budget import MemoryBudget
 from proxy.jobs.conversion import stored_of
 from proxy.jobs.models import (
     JobProgress,
     JobState,
 )
-from proxy.jobs.views import divided, of_queue
-from proxy.storage.jobs import StoredJob
+from proxy.jobs.views import LiveJobs, divided, of_queue
+from proxy.storage.jobs import JobRepository, StoredJob
+from proxy.supervisor import Supervisor
 
 
 async def test_what_is_heard_while_two_read_at_once_is_kept(
@@ -90,6 +92,30 @@ async def test_while_the_bus_is_away_an_answer_comes_from_the_storage(replica: R
     assert (await replica.live.now(MEMBER)).jobs == {}
     replica.bus.away = True
     assert set((await replica.live.now(MEMBER)).jobs) == {job.prompt_id}
+
+
+@pytest.mark.parametrize("during", [False, True], ids=["after the reading", "during it"])
+async def test_a_job_that_has_left_is_not_shown_as_unanswered(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch, during: bool
+) -> None:
+    """Its row may have said so when it was read, a moment before the job left the queue."""
+    monkeypatch.setattr(JobRepository, "shared", property(lambda _: True))
+    jobs = LiveJobs(replica.bus, replica.repository, Supervisor(), MemoryBudget(1 << 30))
+    job = stored_of(await replica.insert(accepted=False, state=JobState.SUBMITTED))
+    read = replica.repository.unanswered
+
+    async def unanswered() -> list[StoredJob]:
+        rows = await read()
+        if during:
+            jobs.remove(job)
+        return rows
+
+    monkeypatch.setattr(replica.repository, "unanswered", unanswered)
+    _, shown = await jobs.picture(MEMBER)
+    assert shown == ([] if during else [job])
+    jobs.remove(job)
+    _, shown = await jobs.picture(MEMBER)
+    assert shown == []
 
 
 def live(**fields: Any) -> StoredJob:
