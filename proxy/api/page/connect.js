@@ -26,6 +26,9 @@ function programs(token) {
   return found;
 }
 
+/** A line that may be broken behind `=`, where a narrow screen has no room for it. */
+const breakable = (line) => line.split(/(?<==)/).flatMap((part, index) => (index ? [el("wbr"), part] : [part]));
+
 /** The card with all programs; `token` stands in the lines until another is given to `show`. */
 export function connect(token) {
   const box = card("Connect programs", { id: "connect" });
@@ -35,7 +38,7 @@ export function connect(token) {
   function show(shown, words) {
     text(hint, words);
     list.replaceChildren(...programs(shown).map(([name, what, line]) => {
-      const code = el("pre", { tabindex: 0, "aria-label": `Line for ${name}` }, line), said = el("span", { class: "good", role: "status" });
+      const code = el("pre", { tabindex: 0, "aria-label": `Line for ${name}` }, breakable(line)), said = el("span", { class: "good", role: "status" });
       const button = el("button", { type: "button", class: "quiet", "aria-label": `Copy the line for ${name}`, click: async () => {
         text(said, (await copy(code)) ? "Copied" : "Selected");
       } }, "Copy");
