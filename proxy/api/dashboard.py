@@ -18,7 +18,7 @@ from aiohttp import web
 from proxy import __version__
 from proxy.api import bodies
 from proxy.api.connections import admission_of, connection_of, member_of
-from proxy.api.keys import ACCOUNTING, BUS, JOBS, MEMBERS, OPTIONS, READINESS
+from proxy.api.keys import ACCOUNTING, BUS, INTERFACE, JOBS, MEMBERS, OPTIONS, READINESS
 from proxy.api.members import is_admin, require_admin
 from proxy.api.middleware import note, prepare
 from proxy.api.schema import AccountShown, LiveJobShown, State, WaitingJobShown
@@ -258,6 +258,7 @@ async def _state(request: web.Request) -> State:
             "simulated": request.app[OPTIONS].simulated,
             "documentation": _documentation(),
             "interface": not here,
+            "frontend": not here and request.app[INTERFACE].frontend is not None,
             "audit": admin and (here or not request.app[OPTIONS].admin_apart),
             "metrics": request.app[OPTIONS].metrics_shown
             and admin

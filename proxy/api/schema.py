@@ -95,12 +95,14 @@ class Viewer(TypedDict):
 
 
 class ServerShown(TypedDict):
-    """The server: whether it has the web interface, and shows the audit record and metrics."""
+    """The server: whether it answers as ComfyUI at this address (`interface`), with a `frontend`
+    that is installed, and shows the audit record and metrics."""
 
     version: str
     simulated: bool
     documentation: str | None
     interface: bool
+    frontend: bool
     audit: bool
     metrics: bool
 

@@ -425,7 +425,7 @@ async def test_an_invitation_signs_a_new_member_in_and_shows_the_token_once(
         await page.get_by_role("heading", name="cleo").wait_for()
         open_one = page.locator(".invitations li").filter(has_text="Not accepted yet")
         await open_one.wait_for()
-        guest = await chrome.new_context()
+        guest = await chrome.new_context(viewport={"width": 375, "height": 700})
         opened = await guest.new_page()
         watch = Watch(gateway.url)
         watch.over(opened)
@@ -435,6 +435,7 @@ async def test_an_invitation_signs_a_new_member_in_and_shows_the_token_once(
         assert (await Axe().run(opened)).violations_count == 0
         await opened.get_by_role("button", name="Accept the invitation").click()
         await opened.get_by_text("signed in as cleo").wait_for()
+        assert await opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
         token = await opened.locator("#token").inner_text()
         headers = {"Authorization": f"Bearer {token}"}
         async with gateway.session.get(gateway.url / "queue", headers=headers) as answer:

@@ -140,6 +140,18 @@ async def test_what_was_sent_is_shown_downloaded_and_run_again(
         assert (await Axe().run(page)).violations_count == 0
 
 
+async def test_without_the_web_interface_no_link_leads_there(
+    chrome: Browser, simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    tokens = await two_members(tmp_path)
+    async with running_proxy(simulator, tmp_path) as proxy:
+        gateway = Gateway(proxy.url, tokens, session)
+        async with signed_in(chrome, gateway, "ben") as page:
+            await (await until_ended(page, await gateway.submit("ben", graphs.plain()))).click()
+            await page.get_by_role("link", name="Download in API format").wait_for()
+            assert await page.get_by_role("link", name="Open in the web interface").count() == 0
+
+
 async def test_an_admin_sees_what_others_sent_and_does_not_run_it_as_them(
     chrome: Browser, gateway: Gateway
 ) -> None:

@@ -114,7 +114,7 @@ export function view(context, [member, id]) {
       el("pre", { tabindex: 0, "aria-label": `Prompt text of node ${one.node}` }, one.text))));
     const file = (format) => `api/workflow?${new URLSearchParams({ member, id, format })}`;
     const made = [];
-    if (context.state.server.interface) {
+    if (context.state.server.frontend) {
       made.push(el("a", { class: "button", href: `../?${new URLSearchParams({ job: id, member })}`, target: "_blank", rel: "noopener" }, "Open in the web interface"));
     }
     if (!job.graph_only) made.push(el("a", { href: file("interface"), download: true }, "Download the workflow"));

@@ -45,9 +45,8 @@ export function list(context) {
     event.preventDefault();
     const said = Object.fromEntries(new FormData(form)), invites = event.submitter?.name === "invites";
     const made = await act("POST", "api/members", { name: said.name.trim(), role: said.role }, refusal.say);
-    if (!made) return;
+    if (!made || (invites && !(await invite(made.name, refusal.say)))) return;
     location.hash = hash("member", made.name);
-    if (invites) await invite(made.name);
   }
 
   function draw() {

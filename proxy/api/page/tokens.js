@@ -88,7 +88,7 @@ export async function invite(member, tell) {
   const made = await act("POST", "api/invitations", { member }, tell);
   if (made) {
     const link = new URL(`invitation#${made.code}`, location.href.split("#")[0]).href;
-    showSecret(`An invitation for ${member}`, `Send this link to ${member} in private. It works once, until ${date(made.expires)}, signs in who accepts it, and shows their token.`, link);
+    showSecret(`An invitation for ${member}`, `Send this link to ${member} in private. It works once, until ${date(made.expires)}: it signs ${member} in and shows the token.`, link);
   }
   return made;
 }
