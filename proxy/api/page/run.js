@@ -15,7 +15,7 @@ export function left(ms) {
 export function running({ member, id }, drawn) {
   const box = card("Progress", { id: "run" });
   const done = bar("Progress"), percent = el("span", { class: "percent" }), what = el("p", { class: "quiet" });
-  const picture = el("img", { class: "preview", alt: "Preview", hidden: true });
+  const picture = el("img", { class: "preview", alt: "Preview", loading: "eager", hidden: true });
   let asking = false, preview = null, total = 0;
   box.body.append(el("div", { class: "done" }, done.root, percent), what, picture);
   box.root.hidden = true;
