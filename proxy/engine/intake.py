@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import structlog
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from proxy.catalog.service import Catalog
 
 log = structlog.get_logger(__name__)
+
+#: Seconds before a job that could not be read is read again: a connection may have broken.
+_READ_AGAIN = (0.05, 0.25)
 
 
 class Intake:
@@ -50,7 +55,7 @@ class Intake:
         key = message.key
         structlog.contextvars.bind_contextvars(job=key.prompt_id, member=key.member)
         try:
-            job = message.job or await self._recorder.read(key, message.order)
+            job = message.job or await self._read(message)
         except StorageError as error:
             log.error("job_read_failed", error=str(error))
             self._answers.accept(key, message.found)
@@ -62,6 +67,15 @@ class Intake:
         except Exception:
             log.exception("job_take_failed")
             self._answers.refuse(key, _failed())
+
+    async def _read(self, message: JobReceived) -> Job | None:
+        """Read a job, again where a connection breaks: until it is taken in, no replica but the one
+        that has the request shows it. Raises `StorageError`."""
+        for wait in _READ_AGAIN:
+            with suppress(StorageError):
+                return await self._recorder.read(message.key, message.order)
+            await asyncio.sleep(wait)
+        return await self._recorder.read(message.key, message.order)
 
     async def _take_in(self, job: Job, message: JobReceived) -> None:
         outputs = output_nodes(job, message.found or {}, self._catalog.known)

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import gated
 import graphs
-from engine.rig import running_engine
+import pytest
+from engine.rig import EngineAnswer, running_engine
 
-from proxy.jobs.models import JobReceived, JobState
+from proxy.jobs.models import JobAnswered, JobChanged, JobReceived, JobState
 from proxy.simulator import Simulator
+from proxy.storage.database import StorageError
+from proxy.storage.jobs import Payload
 
 
 async def test_a_job_without_a_free_slot_is_accepted_and_waits(
@@ -32,3 +35,26 @@ async def test_a_job_that_is_announced_twice_runs_once(
         await rig.submit(graphs.plain())
         assert len(simulator.jobs) == 1
         assert len(await rig.repository.live()) == 2
+
+
+async def test_a_job_is_shown_before_its_client_has_an_answer_also_if_a_connection_breaks(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_engine(simulator, tmp_path) as rig:
+        job = await rig.store(rig.job(graphs.plain()))
+        read, failures, shown = rig.repository.payload, [StorageError("it broke")], []
+        rig.bus.subscribe("jobs.local", shown.append)
+
+        async def payload(order: int) -> Payload | None:
+            if failures:
+                raise failures.pop()
+            return await read(order)
+
+        monkeypatch.setattr(rig.repository, "payload", payload)
+        with EngineAnswer(rig.bus, f"answers.local.{job.prompt_id}", JobAnswered) as answered:
+            rig.bus.publish("engine", JobReceived(job.key, job.order))
+            answer = await answered.within(30.0)
+            assert answer is not None
+            assert answer.error is None
+            assert any(isinstance(message, JobChanged) for message in shown)
+        assert failures == []
