@@ -33,6 +33,7 @@ from proxy.engine.tracker import EventReceived, SnapshotReceived, Tracker
 from proxy.jobs.models import Job, JobContent, JobEnd, JobState
 from proxy.members.member import Member
 from proxy.metrics import Metrics
+from proxy.storage.history import Recorded
 from proxy.storage.leases import Lease
 from proxy.translate.snapshots import Snapshot
 
@@ -61,9 +62,9 @@ PICTURE = {"images": [{"filename": "house_00001_.png", "subfolder": "", "type": 
 class NoStorage:
     """A repository of jobs that keeps nothing."""
 
-    async def finish(self, *_: Any, **__: Any) -> list[str]:
+    async def finish(self, *_: Any, **__: Any) -> Recorded:
         """Accept an end."""
-        return []
+        return Recorded()
 
 
 @dataclass
