@@ -10,7 +10,7 @@ const LABEL = 18, GAP = 14, AXIS = 20;
 const LEAST = 24, WIDE = 96, NARROW = 48;
 const MINUTE = 60_000, HOUR = 60 * MINUTE, DAY = 24 * HOUR;
 /** Times between two labels of the axis, and the width that one needs. */
-const LABELS = [5 * MINUTE, 10 * MINUTE, 30 * MINUTE, HOUR, 3 * HOUR, 6 * HOUR, DAY], ROOM = 90;
+const LABELS = [5 * MINUTE, 10 * MINUTE, 30 * MINUTE, HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, DAY], ROOM = 80;
 
 /** What a range is called in a sentence. */
 export const RANGES = { "1h": "the last hour", "24h": "the last 24 hours", "7d": "the last 7 days" };
