@@ -197,6 +197,8 @@ class Metrics:
         self._running = self._new(Histogram, "job_running_seconds", buckets=SLOW)
         self.engine_offered = self._new(Gauge, "engine_offered")
         self.engine_handovers = self._new(Counter, "engine_handovers")
+        for direction in ("given", "taken"):  # so that Prometheus sees the first of each
+            self.engine_handovers.labels(direction)
         self.cloud_calls = self._new(Counter, "cloud_calls")
         self.cloud_call_seconds = self._new(Histogram, "cloud_call_seconds", buckets=QUICK)
         self.cloud_uploaded = self._new(Counter, "cloud_bytes_uploaded")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -59,7 +60,8 @@ TICKET_LIFETIME = 600
 #: Routes without authentication: health, signing in and out, and accepting an invitation.
 OPEN = frozenset({"/healthz", SIGN_IN, SIGN_OUT, INVITATION})
 
-_SIGN_IN_BELOW = f"{SIGN_IN}/"
+#: The paths of sign-in at a provider.
+_PROVIDER_PATH = re.compile(r"/proxy/sign-in/[a-z0-9-]{1,32}(/callback)?", re.ASCII)
 
 #: Tells anonymous requests no more than whether it may be sent requests.
 READY = "/readyz"
@@ -382,7 +384,7 @@ class Authenticator:
 
 def is_open(path: str) -> bool:
     """Return whether a path needs no authentication: `OPEN`, and sign-in at providers."""
-    return path in OPEN or path.startswith(_SIGN_IN_BELOW)
+    return path in OPEN or _PROVIDER_PATH.fullmatch(path) is not None
 
 
 def _is_anonymous(request: web.Request, way: Way) -> bool:

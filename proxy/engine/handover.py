@@ -66,8 +66,6 @@ class Handover:
         self._accounts = accounts
         self._holder = holder
         self._metrics = metrics
-        for direction in ("given", "taken"):  # so that Prometheus sees the first of each
-            metrics.engine_handovers.labels(direction)
         self._times = times or HandoverTimes()
         self._rests_until = 0.0
         self._expects_until = 0.0

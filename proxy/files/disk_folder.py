@@ -179,8 +179,9 @@ class DiskFolder:
         try:
             with self._open(member, subfolder) as folder:
                 present = [entry.name for entry in _entries(folder)]
-                for name in filter(_PARTIAL.fullmatch, present):
-                    _delete_left(folder, name)
+                for name in present:
+                    if _PARTIAL.fullmatch(name):
+                        _delete_left(folder, name)
         except (FileNotFoundError, UnusableNameError):
             return frozenset()
         return frozenset(name for name in present if name.startswith(starts))
