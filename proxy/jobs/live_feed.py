@@ -135,7 +135,7 @@ class LiveFeed:
         """Let `subscriber` hear what concerns `client_id` (see `Subscribers.attach`); of jobs that
         run already, what comes from now on."""
         for job in self.live.of(member).jobs.values():
-            if job.state is JobState.RUNNING and job.client_id in (client_id, None):
+            if job.state == JobState.RUNNING and job.client_id in (client_id, None):
                 self.subscribers.expect(job.order, job.key, job.client_id, running=True)
         self.subscribers.attach(
             member, client_id, subscriber, greet, hears_all=hears_all, opened=opened
@@ -235,7 +235,7 @@ class LiveFeed:
         """Ask the engine for what was missed of jobs that run."""
         subscribers = self.subscribers
         for job in self.live:
-            if job.state is JobState.RUNNING and subscribers.listens(job.member, job.client_id):
+            if job.state == JobState.RUNNING and subscribers.listens(job.member, job.client_id):
                 subscribers.expect(job.order, job.key, job.client_id, running=False)
         heard = tuple(
             StepsHeard(delivery.key, order, delivery.epoch, delivery.number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+import uuid
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -62,13 +63,26 @@ class Runner:
         body = {"prompt": graph, "client_id": self.client.client_id}
         async with asyncio.timeout(PATIENCE):
             while True:
+                body["prompt_id"] = str(uuid.uuid4())
                 status, answer = await self.client.post("prompt", body)
                 if status == 200:
                     return str(answer["prompt_id"])
                 assert self.repeats, answer
+                if answer["error"]["type"] == "submission_unanswered":
+                    if await self._is_taken(body["prompt_id"]):
+                        return str(body["prompt_id"])
+                    continue
                 assert status == 503, answer
                 assert answer["error"]["type"] in _NOT_TAKEN, answer
                 await asyncio.sleep(0.1)
+
+    async def _is_taken(self, prompt_id: str) -> bool:
+        """Wait until it is known whether a job runs of which the cloud did not say so."""
+        while True:
+            status, job = await self.client.get(f"api/jobs/{prompt_id}")
+            if status != 200 or job["status"] != "pending":
+                return status == 200
+            await asyncio.sleep(0.1)
 
     async def all_ended(self) -> None:
         """Wait until the socket has been told every end."""
