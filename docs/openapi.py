@@ -106,7 +106,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         schema.SentWorkflow,
         query={
             **_JOB,
-            "form": (
+            "format": (
                 Literal["interface", "api"],
                 "The answer is a file with the workflow, or the graph, alone.",
             ),

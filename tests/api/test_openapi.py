@@ -44,6 +44,12 @@ def check(method: str, path: str, status: int, body: Any) -> None:
     jsonschema.validate(body, whole, cls=jsonschema.Draft202012Validator)
 
 
+def parameters(method: str, path: str) -> set[str]:
+    """Return the parameters of the query that the document describes."""
+    described = DOCUMENT["paths"][f"/proxy/api/{path}"][method.lower()].get("parameters", [])
+    return {found["name"] for found in described if found["in"] == "query"}
+
+
 class Person:
     """Somebody whose every answer is compared with the document."""
 
@@ -55,6 +61,7 @@ class Person:
     ) -> Any:
         """The answer, to a route whose path has `{NAME}` for some of the fields."""
         query = {name: value for name, value in fields.items() if f"{{{name}}}" not in path}
+        assert query.keys() <= parameters(method, path)
         url = (self.url / "proxy/api" / path.format(**fields)).with_query(query)
         async with self.session.request(method, url, json=body, headers=self.headers) as answer:
             assert answer.status == expected, await answer.text()
@@ -98,6 +105,7 @@ async def jobs(ann: Person, bob: Person) -> None:
     assert (await ann.ask("GET", "job", id=runs))["ended"] is None
     assert (await ann.ask("GET", "run", id=runs))["nodes"]
     assert (await ann.ask("GET", "workflow", id=waits, member="bob"))["prompt"]
+    await ann.ask("GET", "workflow", expected=400, id=runs, format="png")
     body = {"member": "ann", "id": runs}
     assert (await ann.ask("POST", "jobs/cancel", body))["cancelled"] is True
     ended = await bob.ended(waits)
@@ -118,6 +126,7 @@ async def reports(ann: Person, bob: Person) -> None:
     assert (await ann.ask("GET", "usage"))["usage"]
     await bob.ask("GET", "usage", **{"from": "2026-01-01"})
     await ann.ask("GET", "usage", expected=400, **{"from": "yesterday"})
+    await ann.ask("GET", "usage", expected=400, format="png")
     for range_ in ("1h", "24h", "7d"):
         await ann.ask("GET", "activity", range=range_)
     assert (await ann.ask("GET", "audit", limit="5"))["entries"]
