@@ -199,7 +199,7 @@ def _shown_default(row: Setting) -> str:
 
 
 def _comment(text: str) -> str:
-    return "".join(f"# {line}\n" for line in textwrap.wrap(text, 96))
+    return "".join(f"# {line}\n" for line in textwrap.wrap(text, 96, break_on_hyphens=False))
 
 
 def _groups() -> list[tuple[str, list[Setting]]]:

@@ -14,7 +14,7 @@ import reference
 
 from proxy.api.routes import ROUTES
 from proxy.packs.table import PACK_NODES
-from proxy.settings import ACCOUNT_SETTINGS, SETTINGS, Setting, load
+from proxy.settings import ACCOUNT_SETTINGS, PROVIDER_SETTINGS, SETTINGS, Setting, load
 from proxy.translate import COMFYUI, errors
 
 ROOT = Path(__file__).parent.parent
@@ -97,6 +97,18 @@ def test_every_setting_of_an_account_is_documented(row: Setting) -> None:
     section = page("docs/settings.md").split(f"### accounts.{row.name}\n")[1].split("###")[0]
     assert row.help in section
     assert f"`{row.name}`" in section
+
+
+@pytest.mark.parametrize("row", PROVIDER_SETTINGS, ids=lambda row: row.name)
+def test_every_setting_of_a_provider_is_documented(row: Setting) -> None:
+    section = page("docs/settings.md").split(f"### providers.{row.name}\n")[1].split("###")[0]
+    assert row.help in section
+    assert f"`{row.name}`" in section
+
+
+def test_names_stay_whole_where_settings_are_documented() -> None:
+    assert not re.findall(r"(?m)\w-$", page("config.example.toml"))
+    assert not re.findall(r"`\w+- \w+`", page("docs/settings.md"))
 
 
 def test_the_example_file_changes_nothing_as_it_is() -> None:

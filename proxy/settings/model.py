@@ -428,8 +428,8 @@ class Settings(Struct, frozen=True, kw_only=True):
             read=to_networks,
         ),
     ] = ()
-    """Addresses and networks of reverse proxies, separated by commas, whose headers `X-Forwarded-
-    For`, `X-Forwarded-Proto` and `X-Forwarded-Host` are trusted."""
+    """Addresses and networks of reverse proxies, separated by commas, whose headers
+    `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host` are trusted."""
 
     tls_cert: Annotated[
         Path | None, Setting("Gateway", expects=_PEM, example="/etc/comfy/fullchain.pem")
@@ -452,9 +452,9 @@ class Settings(Struct, frozen=True, kw_only=True):
             read=to_header,
         ),
     ] = None
-    """The header in which a reverse proxy names the person whom it has signed in, such as `Remote-
-    User` (Authelia), `X-Forwarded-User` (oauth2-proxy) or `Tailscale-User-Login`. It counts from
-    `trusted_proxies` only. Whoever comes for the first time becomes a member."""
+    """The header in which a reverse proxy names the person whom it has signed in, such as
+    `Remote-User` (Authelia), `X-Forwarded-User` (oauth2-proxy) or `Tailscale-User-Login`. It counts
+    from `trusted_proxies` only. Whoever comes for the first time becomes a member."""
 
     sign_in_groups_header: Annotated[
         str | None,
