@@ -156,24 +156,29 @@ class ProviderSettings(Struct, frozen=True, kw_only=True):
     label: Annotated[str, Setting("Providers", shown="the name", example="Example Ltd")] = ""
     """The provider's name on the sign-in page."""
 
-    scopes: Annotated[tuple[str, ...], Setting("Providers", read=to_names)] = (
-        "openid",
-        "email",
-        "profile",
-    )
+    scopes: Annotated[
+        tuple[str, ...], Setting("Providers", expects="a list of scopes", read=to_names)
+    ] = ("openid", "email", "profile")
     """What to ask the provider for. Some name groups only with a scope such as `groups`."""
 
-    domains: Annotated[tuple[str, ...], Setting("Providers", read=to_names)] = ()
+    domains: Annotated[
+        tuple[str, ...],
+        Setting("Providers", expects="a list of domains such as example.com", read=to_names),
+    ] = ()
     """Only people with a verified e-mail address of one of these domains can sign in. Set it for
     providers where anybody can have an account."""
 
     groups_claim: Annotated[str, Setting("Providers")] = "groups"
     """The claim with the groups of a person."""
 
-    groups: Annotated[tuple[str, ...], Setting("Providers", read=to_names)] = ()
+    groups: Annotated[
+        tuple[str, ...], Setting("Providers", expects="a list of names of groups", read=to_names)
+    ] = ()
     """Only people in one of these groups can sign in."""
 
-    admin_groups: Annotated[tuple[str, ...], Setting("Providers", read=to_names)] = ()
+    admin_groups: Annotated[
+        tuple[str, ...], Setting("Providers", expects="a list of names of groups", read=to_names)
+    ] = ()
     """Groups whose people are admins. With it, those who sign in are admins if they are in one of
     these groups, and users if not."""
 
@@ -475,7 +480,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Groups whose people are admins. With it, those who sign in are admins if they are in one of
     these groups, and users if not."""
 
-    sign_in_template: Annotated[str | None, Setting("Sign-in", "NAME", example="template")] = None
+    sign_in_template: Annotated[
+        str | None, Setting("Sign-in", "NAME", expects="the name of a member", example="template")
+    ] = None
     """The member whose weight, parallelism and limits new members get. It may be disabled."""
 
     database: Annotated[

@@ -210,6 +210,8 @@ def _expected(kinds: list[Any], notes: tuple[Any, ...], row: Setting) -> str:
         return "an address such as https://cloud.comfy.org, without user, query or fragment"
     if Path in kinds:
         return "the path of a file that can be read"
+    if str in kinds:
+        return "a list of texts" if Ellipsis in kinds else "a text"
     if int in kinds:
         return f"a whole number{span}"
     return f"a number{' of seconds' if row.metavar == 'SECONDS' else ''}{span}"

@@ -1,13 +1,22 @@
-"""The tables of the accounts: what they take, and what is said when they cannot be used."""
+"""The arrays of tables: what they take, and what is said when they cannot be used."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from yarl import URL
 
-from proxy.settings import SETTINGS, ConfigError, load, read_accounts
+from proxy.settings import (
+    ACCOUNT_SETTINGS,
+    PROVIDER_SETTINGS,
+    SETTINGS,
+    ConfigError,
+    load,
+    read_accounts,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +124,38 @@ def test_one_sentence_says_what_to_do(tmp_path: Path, text: str, said: str) -> N
     assert said.format(path=tmp_path / "config.toml") in sentence
     assert "123" not in sentence
     assert "two words" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("client_id", "a text"),
+        ("label", "a text"),
+        ("groups_claim", "a text"),
+        ("scopes", "a list of scopes"),
+        ("domains", "a list of domains such as example.com"),
+        ("groups", "a list of names of groups"),
+        ("admin_groups", "a list of names of groups"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_the_right_one(
+    tmp_path: Path, key: str, expected: str
+) -> None:
+    values = {"name": "company", "issuer": "https://login.example.com", "client_id": "comfy"}
+    lines = "".join(f"{name} = {value!r}\n" for name, value in {**values, key: 5}.items())
+    with pytest.raises(ConfigError) as raised:
+        load(config(tmp_path, f"[[providers]]\n{lines}"))
+    assert str(raised.value) == (
+        f"`{key}` of the provider company in {tmp_path / 'config.toml'} is 5, but must be "
+        f"{expected}."
+    )
+
+
+def test_only_what_is_a_number_is_called_one() -> None:
+    for row in (*SETTINGS, *ACCOUNT_SETTINGS, *PROVIDER_SETTINGS):
+        hint = get_type_hints(row.model)[row.name]
+        if re.search(r"\bnumber\b", row.expects):
+            assert {int, float} & {hint, *get_args(hint)}, row.name
 
 
 def test_a_key_of_the_environment_beside_accounts_is_named(
