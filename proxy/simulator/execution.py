@@ -80,7 +80,7 @@ async def execute(
     """
     steps: asyncio.Queue[Step | None] = asyncio.Queue()
     tools = _Tools(graph, contents, extra_data, pace, steps.put_nowait)
-    run = _Run(outputs, catalog, tools, cache or NodeCache(0))
+    run = _Run(outputs, catalog, tools, cache)
 
     async def work() -> None:
         try:
@@ -148,7 +148,7 @@ class _Context(Context):
 
 class _Run:
     def __init__(
-        self, outputs: list[str], catalog: NodeClasses, tools: _Tools, cache: NodeCache
+        self, outputs: list[str], catalog: NodeClasses, tools: _Tools, cache: NodeCache | None
     ) -> None:
         self._targets = outputs
         self._catalog = catalog
@@ -158,13 +158,17 @@ class _Run:
         self._cache = cache
         self._signatures: dict[str, str | None] = {}
         self._results: dict[str, Output] = {}
+        #: What nodes gave in this run, by their signatures. Jobs that run at the same time do so on
+        #: machines of their own: none has what another has made since it began.
+        self._made: dict[str, Output] = {}
 
     async def nodes(self) -> None:
         """Run all that is needed; returns early when a node fails."""
         for node_id in needed(self._targets, self._sources):
             node_class, inputs = self._class(node_id), self._inputs(node_id)
             self._signatures[node_id] = signature(node_id, node_class, inputs, self._signatures)
-            cached = self._cached(node_id)
+            name = self._signatures[node_id]
+            cached = self._cache.get(name) if self._cache is not None and name else None
             if cached is not None:
                 self._results[node_id] = cached
         self._tell(Cached([node_id for node_id in self._graph if node_id in self._results]))
@@ -183,7 +187,10 @@ class _Run:
 
     async def _node(self, node_id: str) -> bool:
         """Run a node, or take it from the cache; says whether it went well."""
-        known = self._results.get(node_id) or self._cached(node_id)
+        name = self._signatures[node_id]
+        known = self._results.get(node_id)
+        if known is None and name is not None:
+            known = self._made.get(name)
         if known is not None:
             self._results[node_id] = known
             self._tell(NodeDone(node_id, known.ui, cached=True))
@@ -202,8 +209,8 @@ class _Run:
         if not output.ui:
             output = Output(output.values)
         self._results[node_id] = output
-        name = self._signatures[node_id]
-        if name is not None:
+        if self._cache is not None and name is not None:
+            self._made[name] = output
             self._cache.put(name, output)
         self._tell(NodeDone(node_id, output.ui))
         return True
@@ -245,10 +252,6 @@ class _Run:
     def _needs(self, node_id: str) -> list[str]:
         """The sources that a node still waits for: none where it is known already."""
         return [] if node_id in self._results else self._sources(node_id)
-
-    def _cached(self, node_id: str) -> Output | None:
-        name = self._signatures[node_id]
-        return None if name is None else self._cache.get(name)
 
     def _values(self, node_id: str) -> dict[str, Any]:
         values = {

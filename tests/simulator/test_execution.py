@@ -9,6 +9,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+import gated
 import pytest
 from oracle_nodes import ORACLE_NODES
 from PIL import Image
@@ -341,6 +342,21 @@ async def test_a_second_run_is_cached_and_shows_the_old_files() -> None:
     again = NodeDone("2", saved.ui, cached=True)
     assert await bench.run({"1": EMPTY, "2": save("1")}) == [Cached(["1", "2"]), again]
     assert len(bench.contents.saved) == 1
+
+
+async def test_jobs_that_run_at_the_same_time_take_nothing_from_each_other() -> None:
+    opened = asyncio.Event()
+    bench = Bench(gated.gate(opened))
+    bench.cache = NodeCache()
+    graph = {"2": EMPTY, "3": save("2")}
+    async with contextlib.aclosing(bench.start({**gated.GRAPH, **graph})) as steps:
+        begun = [await anext(steps), await anext(steps)]
+        assert begun == [Cached([]), NodeStarted("1")]
+        await bench.run(graph)
+        opened.set()
+        rest = [step async for step in steps]
+    assert [step.node_id for step in rest if isinstance(step, NodeStarted)] == ["2", "3"]
+    assert not any(step.cached for step in rest if isinstance(step, NodeDone))
 
 
 async def test_only_what_changed_runs_again() -> None:
