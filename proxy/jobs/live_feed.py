@@ -235,7 +235,7 @@ class LiveFeed:
         """Ask the engine for what was missed of jobs that run."""
         subscribers = self.subscribers
         for job in self.live:
-            if job.state is JobState.RUNNING and subscribers.listens(job.member, job.client_id):
+            if job.state == JobState.RUNNING and subscribers.listens(job.member, job.client_id):
                 subscribers.expect(job.order, job.key, job.client_id, running=False)
         heard = tuple(
             StepsHeard(delivery.key, order, delivery.epoch, delivery.number)

@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs.samples import MEMBER
 
-from proxy.bus import EventBus
+from proxy.bus import BusMessage, EventBus, decode, encode
 from proxy.engine.recorder import JobRecorder
 from proxy.jobs.conversion import payload_of, stored_of
 from proxy.jobs.live_feed import LiveFeed
@@ -51,9 +51,12 @@ class Listener:
 
 
 class LosingBus(EventBus):
-    """A bus that can be away."""
+    """A bus that can be away, and whose messages are as they come from another replica."""
 
     away = False
+
+    def publish(self, topic: str, message: BusMessage, *, droppable: bool = False) -> None:
+        super().publish(topic, decode(encode(message)), droppable=droppable)
 
     @property
     def connected(self) -> bool:
