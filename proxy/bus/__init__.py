@@ -42,14 +42,14 @@ MISSED = Missed()
 def encode(message: BusMessage) -> bytes:
     """Return the message as bytes.
 
-    A lone surrogate, which JSON from a client may contain and UTF-8 cannot, becomes a question
-    mark, so that the message is not lost.
+    JSON from a client may contain what MessagePack cannot, and no message is lost for it: a lone
+    surrogate becomes a question mark, a whole number of more than 64 bits the nearest that fits.
     """
     wire = message.to_wire()
     try:
         return _encoder.encode(wire)
-    except UnicodeEncodeError:
-        return _encoder.encode(_without_surrogates(msgspec.to_builtins(wire, builtin_types=_PLAIN)))
+    except (UnicodeEncodeError, OverflowError):
+        return _encoder.encode(_representable(msgspec.to_builtins(wire, builtin_types=_PLAIN)))
 
 
 def decode(data: bytes | memoryview) -> BusMessage:
@@ -62,16 +62,16 @@ _encoder = msgspec.msgpack.Encoder()
 _PLAIN = (bytes, bytearray, memoryview)
 
 
-def _without_surrogates(value: Any) -> Any:
+def _representable(value: Any) -> Any:
     match value:
         case str():
             return value.encode(errors="replace").decode()
+        case int():
+            return min(max(value, -(2**63)), 2**64 - 1)
         case dict():
-            return {
-                _without_surrogates(key): _without_surrogates(item) for key, item in value.items()
-            }
+            return {_representable(key): _representable(item) for key, item in value.items()}
         case list() | tuple():
-            return [_without_surrogates(item) for item in value]
+            return [_representable(item) for item in value]
     return value
 
 

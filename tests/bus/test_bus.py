@@ -40,6 +40,12 @@ def test_a_lone_surrogate_loses_no_message(text: str) -> None:
     assert decode(encode(News(1, b"\xff", text))) == News(1, b"\xff", plain)
 
 
+@given(st.integers(max_value=-(2**63) - 1) | st.integers(min_value=2**64))
+def test_a_number_that_does_not_fit_loses_no_message(number: int) -> None:
+    nearest = -(2**63) if number < 0 else 2**64 - 1
+    assert decode(encode(News(number))) == News(nearest)
+
+
 @given(st.integers())
 def test_a_message_that_has_a_form_for_the_wire_comes_out_of_it(number: int) -> None:
     assert decode(encode(Counted(number))) == Counted(number)
