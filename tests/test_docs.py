@@ -153,6 +153,13 @@ def test_continuous_integration_calls_the_checks_and_the_tests_of_the_readme() -
     assert tests in called
 
 
+def test_continuous_integration_installs_the_programs_of_all_tests() -> None:
+    sources = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/**/*.py"))
+    programs = set(re.findall(r"skipif\(shutil\.which\(\"([\w-]+)\"\)", sources))
+    assert programs > {"promtool", "caddy"}
+    assert programs <= set(re.findall(r"([\w-]+):[\w-]+", page(".ci/run")))
+
+
 def test_the_welcome_page_tells_how_the_web_interface_comes() -> None:
     text = page("proxy/api/welcome.html")
     extras = tomllib.loads(page("pyproject.toml"))["project"]["optional-dependencies"]
