@@ -162,6 +162,22 @@ async def test_answers_are_as_they_are_described(
     await story(Person(team, session, team.ann), Person(team, session, team.bob))
 
 
+async def test_what_takes_some_values_refuses_others(
+    team: Team, session: aiohttp.ClientSession
+) -> None:
+    chosen = [
+        (method.upper(), path.removeprefix("/proxy/api/"), parameter["name"])
+        for path, operations in DOCUMENT["paths"].items()
+        for method, operation in operations.items()
+        for parameter in operation.get("parameters", ())
+        if "enum" in parameter["schema"]
+    ]
+    assert len(chosen) == 4
+    ann = Person(team, session, team.ann)
+    for method, path, name in chosen:
+        await ann.ask(method, path, expected=400, **{"id": "none", name: "moon"})
+
+
 async def test_events_have_the_state_as_it_is_described(
     team: Team, session: aiohttp.ClientSession
 ) -> None:
