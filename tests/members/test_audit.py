@@ -236,6 +236,12 @@ def test_every_action_is_documented_and_every_documented_one_is_recorded() -> No
     assert documented == recorded() | {"lines_dropped"}
 
 
+def test_the_dashboard_offers_every_action() -> None:
+    script = (ROOT / "proxy" / "api" / "page" / "audit.js").read_text()
+    listed = script.partition("const ACTIONS = [")[2].partition("]")[0]
+    assert set(re.findall(r'"(\w+)"', listed)) == recorded() | {"lines_dropped"}
+
+
 async def test_a_member_that_does_too_much_at_once_keeps_nothing_from_the_record(
     record: Audit, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

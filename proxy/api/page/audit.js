@@ -1,13 +1,13 @@
 // Who did what, when and from where: the audit log, for admins.
 
-import { card, el, keyed, text } from "./dom.js";
+import { card, el, keyed, options } from "./dom.js";
 import { moment } from "./format.js";
 import { get } from "./server.js";
 
 const PAGE = 50;
 const ACTIONS = ["submit", "cancel", "delete", "clear_queue", "interrupt", "sign_in", "sign_out", "sign_in_refused",
-  "member_added", "member_changed", "member_enabled", "member_disabled", "member_removed", "token_made", "token_revoked",
-  "invitation_made", "invitation_accepted", "invitation_revoked", "lines_dropped"];
+  "member_added", "member_changed", "member_provisioned", "member_role_changed", "member_enabled", "member_disabled",
+  "member_removed", "token_made", "token_revoked", "invitation_made", "invitation_accepted", "invitation_revoked", "lines_dropped"];
 
 const COLUMNS = new Set(["at", "action", "member", "address"]);
 
@@ -19,8 +19,8 @@ const about = (entry) => Object.entries(entry).filter(([name]) => !COLUMNS.has(n
 export function view(context, [], query) {
   const member = el("input", { type: "search", value: query.get("member") ?? "", maxlength: 64, placeholder: "Member",
     "aria-label": "Member", autocomplete: "off" });
-  const action = el("select", { "aria-label": "Action", change: () => read(false) }, el("option", { value: "" }, "All actions"),
-    ACTIONS.map((one) => el("option", { value: one }, words(one))));
+  const action = el("select", { "aria-label": "Action", change: () => read(false) },
+    options([["", "All actions"], ...ACTIONS.map((one) => [one, words(one)])]));
   const filters = el("form", { class: "filters", role: "search", submit: (event) => event.preventDefault() }, member, action);
   const log = card("Audit log", { id: "audit", empty: "No entries" });
   const rows = el("tbody");
