@@ -13,7 +13,7 @@ const MINUTE = 60_000, HOUR = 60 * MINUTE, DAY = 24 * HOUR;
 const LABELS = [5 * MINUTE, 10 * MINUTE, 30 * MINUTE, HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, DAY], ROOM = 80;
 
 /** What a range is called in a sentence. */
-export const RANGES = { "1h": "the last hour", "24h": "the last 24 hours", "7d": "the last 7 days" };
+const RANGES = { "1h": "the last hour", "24h": "the last 24 hours", "7d": "the last 7 days" };
 const LANES = [
   { name: "Running", field: "running", height: 56 },
   { name: "Waiting", field: "waiting", height: 34 },
@@ -22,7 +22,7 @@ const LANES = [
 ];
 
 /** The chart as an element; `draw` takes the answer of `api/activity`. */
-export function chart() {
+function chart() {
   const picture = el("div", { class: "picture" });
   const tip = el("div", { class: "tip", hidden: true });
   const said = el("p", { class: "unseen", role: "status" });

@@ -1,6 +1,6 @@
 // Jobs as cards: the gallery with its filters, and what other views show of it.
 
-import { el, keyed, text } from "./dom.js";
+import { el, keyed, options, text } from "./dom.js";
 import { STATES, ago, cost, duration, hash, key, moment, name } from "./format.js";
 import { get } from "./server.js";
 
@@ -46,6 +46,16 @@ export function thumbnail(query) {
     error: (event) => event.target.replaceWith(el("span", { class: "none" }, "Not available")) });
 }
 
+/** What chooses a member of those there are; `filled` is awaited until `chosen` is. */
+export function memberFilter(chosen, change) {
+  const select = el("select", { name: "member", "aria-label": "Member", change }, options([["", "All members"]]));
+  const filled = get("api/members").catch(() => ({ members: [] })).then(({ members }) => {
+    select.append(...options(members.map((one) => [one.name, one.name])));
+    select.value = chosen;
+  });
+  return { select, filled };
+}
+
 const PAGE = 24;
 
 /** The page of all ended jobs: filtered, searched, and loaded page by page. */
@@ -57,28 +67,20 @@ export function view(context, [], query) {
     ["", "completed", "failed", "cancelled"].map((one) =>
       el("button", { type: "button", "data-state": one, "aria-pressed": String((query.get("status") ?? "") === one),
         click: () => choose({ status: one }) }, one ? STATES[one] : "All")));
-  const members = el("select", { name: "member", "aria-label": "Member", change: () => choose({ member: members.value }) },
-    el("option", { value: "" }, "All members"));
   const more = el("button", { type: "button", class: "more", hidden: true, click: () => load(true) }, "Show more");
   const none = el("p", { class: "empty", hidden: true });
   const found = el("p", { class: "unseen", role: "status" });
   const filters = el("form", { class: "filters", role: "search", submit: (event) => event.preventDefault() }, search, status);
   let chosen = Object.fromEntries(["q", "status", "member"].map((one) => [one, query.get(one) ?? ""]));
   let jobs = [], next = null, history = null, timer = null, asked = 0, pages = 1;
-  if (context.isAdmin() && context.state.viewer.gateway) filters.append(members);
-  fillMembers();
+  if (context.isAdmin() && context.state.viewer.gateway) {
+    filters.append(memberFilter(chosen.member, (event) => choose({ member: event.target.value })).select);
+  }
 
   search.addEventListener("input", () => {
     clearTimeout(timer);
     timer = setTimeout(() => choose({ q: search.value.trim() }), 250);
   });
-
-  async function fillMembers() {
-    if (!members.isConnected && !filters.contains(members)) return;
-    const { members: all } = await get("api/members").catch(() => ({ members: [] }));
-    members.append(...all.map((one) => el("option", { value: one.name }, one.name)));
-    members.value = chosen.member;
-  }
 
   function choose(changes) {
     chosen = { ...chosen, ...changes };

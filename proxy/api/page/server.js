@@ -3,7 +3,7 @@
 import { $, problem, text } from "./dom.js";
 
 /** Ask the API; the parsed answer. Throws an Error that says what is wrong. */
-export async function call(method, path, body) {
+async function call(method, path, body) {
   const answer = await fetch(path, {
     method,
     headers: body === undefined ? {} : { "Content-Type": "application/json" },

@@ -1,7 +1,8 @@
 // What members used, by day, and the same as a file.
 
-import { card, el, keyed, text } from "./dom.js";
+import { card, el, keyed, options, text } from "./dom.js";
 import { bytes, duration, hash, plural } from "./format.js";
+import { memberFilter } from "./jobs.js";
 import { get } from "./server.js";
 
 const DAY = 86_400_000;
@@ -14,10 +15,10 @@ const day = (at) => new Date(at).toISOString().slice(0, 10);
 
 export function view(context, [], query) {
   const many = context.isAdmin() && context.state.viewer.gateway;
-  const span = el("select", { "aria-label": "Days", change: read }, SPANS.map(([value, label]) => el("option", { value }, label)));
-  const members = el("select", { "aria-label": "Member", change: read }, el("option", { value: "" }, "All members"));
+  const span = el("select", { "aria-label": "Days", change: read }, options(SPANS));
+  const members = many ? memberFilter(query.get("member") ?? "", read) : null;
   const file = el("a", { download: true, class: "button" }, "Download CSV");
-  const filters = el("form", { class: "filters", submit: (event) => event.preventDefault() }, span, many && members, file);
+  const filters = el("form", { class: "filters", submit: (event) => event.preventDefault() }, span, members?.select, file);
   const table = card("By day", { id: "usage-days", empty: "No usage in these days" });
   const rows = el("tbody"), total = el("tfoot"), note = el("p", { class: "quiet" });
   const heads = ["Day", many && "Member", "Jobs", "Failed", "Running time", "Outputs", "Uploaded", "Downloaded"].filter(Boolean);
@@ -26,18 +27,9 @@ export function view(context, [], query) {
   span.value = "30";
   let asked = 0, seen = null;
 
-  async function fill() {
-    if (many) {
-      const { members: all } = await get("api/members").catch(() => ({ members: [] }));
-      members.append(...all.map((one) => el("option", { value: one.name }, one.name)));
-      members.value = query.get("member") ?? "";
-    }
-    read();
-  }
-
   async function read() {
     const mine = ++asked;
-    const wanted = { from: day(context.now - (span.value - 1) * DAY), to: day(context.now), member: members.value };
+    const wanted = { from: day(context.now - (span.value - 1) * DAY), to: day(context.now), member: members?.select.value };
     const given = Object.entries(wanted).filter(([, value]) => value);
     file.href = `api/usage?${new URLSearchParams([...given, ["format", "csv"]])}`;
     try {
@@ -69,7 +61,8 @@ export function view(context, [], query) {
   const cells = (row) => [String(row.submitted), String(row.failed), duration(1000 * row.running_seconds),
     String(row.outputs), bytes(row.bytes_up), bytes(row.bytes_down)];
 
-  fill();
+  if (members) members.filled.then(read);
+  else read();
   return {
     title: "Usage",
     root: el("div", { class: "page" }, el("h1", {}, "Usage"), filters, table.root),
