@@ -224,20 +224,24 @@ class Directory:
 
         return (await self._change(decide)).members[0]
 
-    async def provision(self, identity: str, member: Member) -> Member:
-        """Return the member with an identity; if there is none, add `member` with it, under a free
-        name."""
+    async def provision(self, identity: str, member: Member) -> tuple[Member, bool]:
+        """Return the member with an identity, and whether it is new; if there was none, `member` is
+        added with it, under a free name."""
+        is_new = False
 
         def decide() -> Change:
+            nonlocal is_new
             known = self._roster.of_identity(identity)
-            if known is not None:
+            is_new = known is None
+            if known is not None:  # another request was faster
                 return Change(members=[known])
             name = self._roster.free_name(member.name)
             new = replace(member, name=name, identities=(identity,), created=self._ms())
             return Change(members=[new])
 
         await self._mark(expected=True)
-        return (await self._change(decide)).members[0]
+        change = await self._change(decide)
+        return change.members[0], is_new
 
     async def remove(self, name: str) -> Member:
         """Remove a member and its tokens. Jobs, history and files are kept, but nobody sees them.

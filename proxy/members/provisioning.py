@@ -72,17 +72,17 @@ class Provisioner:
         member = self._directory.of_identity(identity.key)
         role = _role(identity, rules)
         if member is None:
-            member = await self._directory.provision(
-                identity.key, self._new_member(identity, rules, role or "user")
-            )
-            log.info("member_provisioned", member=member.name, issuer=identity.issuer)
-            self._audit.note(
-                "member_provisioned",
-                member=member.name,
-                address=address,
-                identity=identity.key,
-                role=member.role,
-            )
+            new = self._new_member(identity, rules, role or "user")
+            member, is_new = await self._directory.provision(identity.key, new)
+            if is_new:
+                log.info("member_provisioned", member=member.name, issuer=identity.issuer)
+                self._audit.note(
+                    "member_provisioned",
+                    member=member.name,
+                    address=address,
+                    identity=identity.key,
+                    role=member.role,
+                )
         if member.disabled:
             raise LocalError(
                 "member_disabled",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -56,6 +57,17 @@ async def test_whoever_comes_first_becomes_a_member(
         assert (member.role, member.identities) == ("user", ("header Ann.Lee@example.com",))
         (token,) = proxy.services.members.tokens()
         assert (token.member, token.note, token.digest) == ("ann-lee", "header", "")
+
+
+async def test_of_several_requests_at_once_the_first_makes_the_member(
+    running: Running, session: aiohttp.ClientSession
+) -> None:
+    async with running() as proxy:
+        answers = await asyncio.gather(*(who(session, proxy, Remote_User="ann") for _ in range(6)))
+        assert [(status, answer["id"]) for status, answer in answers] == [(200, "ann")] * 6
+        entries = await proxy.services.accounting.audit.page(limit=10)
+        assert [entry["action"] for entry in entries] == ["member_provisioned"]
+        assert len(proxy.services.members.tokens()) == 1
 
 
 async def test_nobody_becomes_the_member_who_has_the_name_here(
