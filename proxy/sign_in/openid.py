@@ -82,6 +82,7 @@ class Provider:
         self._metadata: _Metadata | None = None
         self._keys: KeySet | None = None
         self._read_at = self._keys_at = -_METADATA_AGE
+        self._readings = 0
         self._reading = asyncio.Lock()
 
     async def authorization_url(self, attempt: Attempt, redirect_uri: str) -> str:
@@ -239,24 +240,31 @@ class Provider:
     # --- requests --------------------------------------------------------------------------
 
     async def _read_metadata(self) -> _Metadata:
-        """Return the metadata; while they cannot be read again, those that were read before."""
+        """Return the metadata; while they cannot be read again, those that were read before.
+
+        Those who come while they are read wait for that reading, and share its outcome.
+        """
+        readings = self._readings
         async with self._reading:
-            now = time.monotonic()
-            if self._metadata is not None and now - self._read_at < _METADATA_AGE:
-                return self._metadata
-            url = get_well_known_url(self.options.issuer, external=True)
-            try:
-                metadata = msgspec.convert(await self._get(url), _Metadata)
-                self._check_metadata(metadata)
-            except (ProviderUnavailableError, msgspec.ValidationError) as error:
-                log.warning("provider_read_failed", provider=self.options.name, error=str(error))
-                if self._metadata is None:
-                    raise ProviderUnavailableError(
-                        f"{self.options.label} cannot be reached; try again later."
-                    ) from None
-                return self._metadata
-            self._metadata, self._read_at = metadata, now
-            return metadata
+            age = time.monotonic() - self._read_at
+            if self._readings == readings and age >= _METADATA_AGE:
+                await self._read_metadata_again()
+                self._readings += 1
+            if self._metadata is None:
+                raise ProviderUnavailableError(
+                    f"{self.options.label} cannot be reached; try again later."
+                )
+            return self._metadata
+
+    async def _read_metadata_again(self) -> None:
+        url = get_well_known_url(self.options.issuer, external=True)
+        try:
+            metadata = msgspec.convert(await self._get(url), _Metadata)
+            self._check_metadata(metadata)
+        except (ProviderUnavailableError, msgspec.ValidationError) as error:
+            log.warning("provider_read_failed", provider=self.options.name, error=str(error))
+        else:
+            self._metadata, self._read_at = metadata, time.monotonic()
 
     def _check_metadata(self, metadata: _Metadata) -> None:
         if metadata.issuer != self.options.issuer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 import json
@@ -240,6 +241,18 @@ async def test_an_answer_of_another_issuer_is_refused(
         await subject(provider, attempt, iss="https://evil.example")
     assert issuer.forms == []
     issuer.metadata = {"authorization_response_iss_parameter_supported": True}
+
+
+async def test_those_who_wait_for_a_provider_that_is_down_wait_together(
+    issuer: Issuer, provider: Provider, attempt: Attempt
+) -> None:
+    issuer.metadata = {"issuer": "https://evil.example"}
+    urls = [provider.authorization_url(attempt, REDIRECT) for _ in range(10)]
+    errors = await asyncio.gather(*urls, return_exceptions=True)
+    assert {type(error) for error in errors} == {ProviderUnavailableError}
+    assert issuer.asked == ["/.well-known/openid-configuration"]
+    issuer.metadata = {}
+    assert (await provider.authorization_url(attempt, REDIRECT)).startswith(issuer.issuer)
 
 
 async def test_metadata_of_another_issuer_are_refused(issuer: Issuer, provider: Provider) -> None:
