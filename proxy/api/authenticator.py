@@ -360,10 +360,7 @@ class Authenticator:
 
     def _by_session(self, request: web.Request, caller: Caller) -> tuple[Access, str | None]:
         access = self.signed_in_elsewhere(request)
-        if access is not None:
-            self.refuse_foreign(request, caller)
-            return access, None
-        session = self.session_of(request)
+        session = self.session_of(request) if access is None else (access, None)
         if session is not None:
             self.refuse_foreign(request, caller)
             return session

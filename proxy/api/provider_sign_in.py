@@ -8,11 +8,19 @@ import time
 import structlog
 from aiohttp import web
 
-from proxy.api.authenticator import SIGN_IN, authenticator_of, caller_of, has_token
+from proxy.api.authenticator import SIGN_IN, authenticator_of, caller_of
 from proxy.api.connections import of
 from proxy.api.keys import OPTIONS, PROVIDERS
 from proxy.api.middleware import note
-from proxy.api.sign_in import begin_session, form_of, is_local, own_address, sign_in_page
+from proxy.api.sign_in import (
+    begin_session,
+    form_of,
+    is_local,
+    own_address,
+    refuse_token,
+    sign_in_page,
+    wanted_target,
+)
 from proxy.sign_in.provider import (
     ATTEMPT_LIFETIME,
     Attempt,
@@ -34,7 +42,7 @@ ATTEMPT_COOKIE = "comfy_proxy_sign_in"
 async def get_provider_sign_in(request: web.Request) -> web.Response:
     """Lead the browser to a provider, where its person signs in, and remember where it wants to."""
     provider = _provider(request)
-    target = request.query.get("next", "/")
+    target = wanted_target(request)
     attempt = new_attempt(provider.options.name, target if is_local(target) else "/", time.time())
     try:
         url = await provider.authorization_url(attempt, _callback(request, provider))
@@ -77,18 +85,12 @@ async def get_provider_callback(request: web.Request) -> web.Response:
 def _provider(request: web.Request) -> SignInProvider:
     """Return the provider of the path.
 
-    Raises `HTTPNotFound`, and `LocalError` (400) for a request with a token of its own, as the
-    sign-in with a token does.
+    Raises `HTTPNotFound`, and `LocalError` (400) for a request with a token of its own.
     """
     provider = request.app[PROVIDERS].get(request.match_info["provider"])
     if provider is None:
         raise web.HTTPNotFound
-    if has_token(request):
-        raise LocalError(
-            "sign_in_with_token",
-            "This request has a token already; sign in without a token in the path, the headers "
-            "or the query.",
-        )
+    refuse_token(request)
     return provider
 
 

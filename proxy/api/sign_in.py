@@ -63,15 +63,15 @@ async def get_sign_in(request: web.Request) -> web.Response:
     """Return the sign-in page, or for a browser with a session the page to sign out."""
     if not request.app[MEMBERS].has_members:
         raise web.HTTPFound(f"{request.app[OPTIONS].base_path}/")
+    base = html.escape(request.app[OPTIONS].base_path)
     elsewhere = authenticator_of(request).signed_in_elsewhere(request)
     if elsewhere is not None:
-        base = html.escape(request.app[OPTIONS].base_path)
         member = html.escape(elsewhere.member.name)
         return sign_in_page(_SIGNED_IN_ELSEWHERE.format(member=member, base=base))
     session = authenticator_of(request).session_of(request)
     if session is None:
-        return sign_in_page(await _signed_out(request) + form_of(request, _wanted(request)))
-    member, base = html.escape(session[0].member.name), html.escape(request.app[OPTIONS].base_path)
+        return sign_in_page(await _signed_out(request) + form_of(request, wanted_target(request)))
+    member = html.escape(session[0].member.name)
     return sign_in_page(_SIGNED_IN.format(member=member, base=base, action=SIGN_OUT))
 
 
@@ -186,7 +186,8 @@ def is_local(target: str) -> bool:
     return plain and target.startswith("/") and not target.startswith("//")
 
 
-def _wanted(request: web.Request) -> str:
+def wanted_target(request: web.Request) -> str:
+    """Return where a sign-in leads, as the query says."""
     return request.query.get("next", "/")
 
 
