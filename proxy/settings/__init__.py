@@ -21,3 +21,4 @@ from proxy.settings.model import place_options as place_options
 from proxy.settings.table import ConfigError as ConfigError
 from proxy.settings.table import Secret as Secret
 from proxy.settings.table import Setting as Setting
+from proxy.settings.table import is_secure as is_secure

@@ -358,16 +358,25 @@ def to_header(value: object) -> str:
 
 def to_names(value: object) -> tuple[str, ...]:
     """Return names from a list of them, or from a text with commas."""
-    return tuple(part for part in _parts(value) if part)
+    return tuple(_parts(value))
 
 
 def to_issuer(value: object) -> str:
     """Return the address of an issuer, which has TLS or is on this machine."""
-    url = URL(str(value))
-    local = url.scheme == "http" and url.host in ("localhost", "127.0.0.1", "::1")
-    if not isinstance(value, str) or not (local or url.scheme == "https") or not url.host:
+    address = _text(value)
+    if not is_secure(address) or not URL(address).host:
         raise ValueError("not an issuer")
-    return value
+    return address
+
+
+def is_secure(address: str) -> bool:
+    """Return whether an address has TLS, or is on this machine."""
+    try:
+        url = URL(address)
+    except ValueError:
+        return False
+    local = url.host in ("localhost", "127.0.0.1", "::1")
+    return url.scheme == "https" or (url.scheme == "http" and local)
 
 
 def to_encryption_key(value: object) -> Secret:
@@ -383,6 +392,7 @@ _READERS: dict[Any, Callable[[object], object]] = {Path: to_path, URL: to_url, S
 
 
 def complaint(row: Setting, where: str, value: object) -> str:
+    """Return a sentence about a value that the setting, read from `where`, cannot have."""
     text = repr(value)
     short = text if len(text) <= 80 else f"{text[:79]}…"
     return f"{where}{'' if row.secret else f' is {short}, but'} must be {row.expects}."

@@ -26,6 +26,7 @@ from joserfc.jwk import KeySet
 from yarl import URL
 
 from proxy.members.provisioning import MAX_SUBJECT, Identity, ProvisioningRules
+from proxy.settings import is_secure
 from proxy.sign_in.provider import (
     Attempt,
     ProviderOptions,
@@ -48,7 +49,6 @@ _LEEWAY = 60
 _ALGORITHMS = frozenset(
     {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 )
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class _Metadata(msgspec.Struct):
@@ -329,12 +329,3 @@ class Provider:
             raise ProviderUnavailableError(
                 f"{self.options.label} did not answer as it should ({error}); try again later."
             ) from None
-
-
-def is_secure(address: str) -> bool:
-    """Return whether an address has TLS, or is on this machine."""
-    try:
-        url = URL(address)
-    except ValueError:
-        return False
-    return url.scheme == "https" or (url.scheme == "http" and url.host in _LOOPBACK)
