@@ -264,12 +264,12 @@ class Engine:
 
     def _repeat(self, heard: Iterable[StepsHeard]) -> None:
         """Tell a replica the steps of jobs that it has not heard."""
-        for one in heard:
-            job = self._table.get(one.key)
-            if job is not None and job.order == one.order:
+        for steps in heard:
+            job = self._table.get(steps.key)
+            if job is not None and job.order == steps.order:
                 run = self._table.run_of(job)
                 if run is not None:
-                    run.repeat(one.epoch, one.number)
+                    run.repeat(steps.epoch, steps.number)
 
     def _cancel(self, request: CancelRequested) -> None:
         self.supervisor.spawn(self._cancellation.cancel(request), "cancel jobs")

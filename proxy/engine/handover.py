@@ -115,22 +115,26 @@ class Handover:
 
     def _unanswered_since(self) -> float | None:
         """Return since when no account has had an answer that it waits for."""
-        now, contacts = time.monotonic(), [one.cloud.contact for one in self._accounts.values()]
-        waiting = [since for one in contacts if (since := one.unanswered_since()) is not None]
-        if not waiting or any(now - one.answered_at < self._times.silence for one in contacts):
+        now, accounts = time.monotonic(), self._accounts.values()
+        contacts = [account.cloud.contact for account in accounts]
+        times = [contact.unanswered_since() for contact in contacts]
+        waiting = [since for since in times if since is not None]
+        silence = self._times.silence
+        if not waiting or any(now - contact.answered_at < silence for contact in contacts):
             return None
-        return min(waiting) if now - min(waiting) >= self._times.silence else None
+        return min(waiting) if now - min(waiting) >= silence else None
 
     async def _reaches(self, seconds: float | None = None) -> bool:
         """Return whether the cloud of any account answers this replica in time."""
-        clouds = {one.cloud.base_url: one.plain_http for one in self._accounts.values()}
+        accounts = self._accounts.values()
+        clouds = {account.cloud.base_url: account.plain_http for account in accounts}
         asked = (
             is_reachable(base_url, seconds or self._times.answer, plain_http=plain_http)
             for base_url, plain_http in clouds.items()
         )
         reached = any(await asyncio.gather(*asked))
         if reached:
-            for account in self._accounts.values():
+            for account in accounts:
                 account.cloud.contact.answered(time.monotonic())
         return reached
 

@@ -72,10 +72,10 @@ _STATUS = text("SELECT pg_xact_status(CAST(:transaction AS xid8))")
 class PostgresqlDatabase(Database):
     """A database on a server. Make one with `open_postgresql`.
 
-    Units run at once, each in a transaction of its own: their order is
-    undefined. Once `watch` or a unit finds that the server does not answer, units fail at once
-    until `watch` finds that it does, so that a caller of several units waits for one only. A unit
-    that takes too long while the server answers others ends with `BusyError`.
+    Units run at once, each in a transaction of its own: their order is undefined. Once `watch` or a
+    unit finds that the server does not answer, units fail at once until `watch` finds that it does,
+    so that a caller of several units waits for one only. A unit that takes too long while the
+    server answers others ends with `BusyError`.
     """
 
     shared = True
