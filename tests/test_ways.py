@@ -31,7 +31,7 @@ SIMULATOR = str(Path(__file__).parents[1] / "proxy" / "simulator")
 EVENT, QUEUE, VIEW = 15, 12, 16
 
 #: The most functions on the whole way of a small job, and the most lines of all of them.
-FUNCTIONS, LINES = 640, 6400
+FUNCTIONS, LINES = 620, 6200
 
 
 @contextmanager
@@ -101,18 +101,24 @@ def _no_look_for_members(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_the_life_of_a_job(client: Client) -> None:
-    """From the submission over the events to the end: each function counts once, with its lines."""
+    """From the submission over the events to the end: each function counts once, with its lines.
+
+    What runs beside a job now and then (pings, samples, reads of key files) is beside some of ten
+    jobs only; what is on the way of a job is on the way of each.
+    """
     await client.run(graphs.plain(0))
     colors = count(1)
-    seen = []
+    ways = []
     async with client.listening() as listener:
         for _ in range(10):
             with functions_called() as called:
                 await listener.until_end(await client.submit(graphs.plain(next(colors))))
-            seen.append((len(called), sum(map(length, called))))
-    functions, lines = min(seen)
-    assert functions <= FUNCTIONS, seen
-    assert lines <= LINES, seen
+            ways.append(called)
+    way = set.intersection(*ways)
+    names = "\n".join(sorted(f"{code.co_filename} {code.co_qualname}" for code in way))
+    assert 0 < len(way) <= FUNCTIONS, f"{len(way)} functions\n{names}"
+    lines = sum(map(length, way))
+    assert lines <= LINES, f"{lines} lines\n{names}"
 
 
 async def test_an_event(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
