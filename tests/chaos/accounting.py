@@ -35,15 +35,16 @@ class Told:
 
     `accepted`: its submission was answered with 200, or the job was found in the proxy's records
     after the answer had got lost. `refused`: it was answered otherwise, or not sent, and must not
-    run. `ends` are the ends that the websocket told, `types` all that it told; `whole` says that it
-    was open all the time. `recorded` is the status of the history entry, `invisible` how often the
-    job was in neither the queue nor the history, `bytes_checked` whether its picture was the right
-    one.
+    run. `late` says that it was given up, and found after its repetition had been accepted, too.
+    `ends` are the ends that the websocket told, `types` all that it told; `whole` says that it was
+    open all the time. `recorded` is the status of the history entry, `invisible` how often the job
+    was in neither the queue nor the history, `bytes_checked` whether its picture was the right one.
     """
 
     prompt_id: str
     accepted: bool = False
     refused: bool = False
+    late: bool = False
     ends: list[str] = field(default_factory=list)
     types: set[str] = field(default_factory=set)
     whole: bool = False
@@ -67,9 +68,10 @@ class Told:
 
 @dataclass(frozen=True)
 class Accounting:
-    """The sums, those of `FAULTS` last."""
+    """The sums, those of `FAULTS` last. `late` ones are among the `accepted`."""
 
     accepted: int
+    late: int
     refused: int
     on_the_cloud: int
     ended: int
@@ -115,6 +117,7 @@ def account(
     succeeded = [job for job in ended if job.recorded == "success"]
     return Accounting(
         accepted=len(accepted),
+        late=sum(job.late for job in accepted.values()),
         refused=sum(job.refused for job in jobs),
         on_the_cloud=marks.total(),
         ended=len(ended),

@@ -74,7 +74,7 @@ class ChaosClient:
         """At the end: follow also what had been given up and turned up after all."""
         for told in self.told:
             if not told.accepted and not told.refused and await self._knows(told):
-                told.accepted = True
+                told.accepted = told.late = True
                 told.recorded = (await self._end(told))["status"]["status_str"]
                 told.bytes_checked = told.recorded == "success"
 
