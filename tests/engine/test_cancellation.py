@@ -7,12 +7,23 @@ from pathlib import Path
 
 import gated
 import graphs
-from engine.rig import running_engine
+from engine.rig import Rig, running_engine
 from waiting import until
 
+from proxy.jobs.models import Job
 from proxy.simulator import HttpFault, Simulator
 
 CANCEL = "POST /api/jobs/{id}/cancel"
+
+
+async def being_sent(rig: Rig, simulator: Simulator, opened: asyncio.Event) -> Job:
+    """A job, the second one, that the cloud has and has not answered yet."""
+    await rig.submit(gated.GRAPH)
+    sent, _ = await rig.submit(graphs.waiting())
+    simulator.switches.late_answer = 0.5
+    opened.set()
+    await simulator.signal.until(lambda: len(simulator.jobs) == 2, 30)
+    return sent
 
 
 async def test_a_waiting_job_leaves_no_trace(simulator: Simulator, tmp_path: Path) -> None:
@@ -42,11 +53,7 @@ async def test_an_interrupt_is_written_before_it_is_answered(
     simulator: Simulator, tmp_path: Path, opened: asyncio.Event
 ) -> None:
     async with running_engine(simulator, tmp_path) as rig:
-        await rig.submit(gated.GRAPH)
-        sent, _ = await rig.submit(graphs.waiting())
-        simulator.switches.late_answer = 0.5
-        opened.set()
-        await simulator.signal.until(lambda: len(simulator.jobs) == 2, 30)
+        sent = await being_sent(rig, simulator, opened)
         assert (await rig.cancel(sent, interrupt=True)).cancelled
         stored = await rig.repository.get(*sent.key)
         assert stored is not None
@@ -81,11 +88,7 @@ async def test_a_cancel_while_the_job_is_being_sent_reaches_the_cloud_once(
     simulator: Simulator, tmp_path: Path, opened: asyncio.Event
 ) -> None:
     async with running_engine(simulator, tmp_path) as rig:
-        await rig.submit(gated.GRAPH)
-        sent, _ = await rig.submit(graphs.waiting())
-        simulator.switches.late_answer = 0.5
-        opened.set()
-        await simulator.signal.until(lambda: len(simulator.jobs) == 2, 30)
+        sent = await being_sent(rig, simulator, opened)
         assert (await rig.cancel(sent)).cancelled
         on_cloud = list(simulator.jobs.values())[1]
         await simulator.signal.until(lambda: on_cloud.status == "cancelled", 30)
