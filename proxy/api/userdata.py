@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from functools import wraps
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import Any
 from urllib.parse import unquote
 from uuid import uuid4
 
@@ -23,6 +23,7 @@ from proxy.api.content import SAFETY_HEADERS, content_headers
 from proxy.api.downloads import Stamp, delivering, send_part, stamped, without_body
 from proxy.api.holding import UNCOUNTED, LargeBody, allocate, owner_of
 from proxy.api.keys import ACCOUNTING, OPTIONS, SPOOL, TURNS, USERDATA
+from proxy.files.cache import write_all
 from proxy.translate import codec
 from proxy.translate.errors import LocalError, PlainError
 from proxy.translate.names import media_type
@@ -155,7 +156,7 @@ async def _send_large(
             held.grow(entry.size)
             data, found = await request.app[USERDATA].read(member, name)
             file = stack.enter_context(TemporaryFile(buffering=0))  # noqa: SIM115
-            await asyncio.to_thread(_write_all, file, data)
+            await asyncio.to_thread(write_all, file.fileno(), data)
         return file.fileno(), stamp if found is None else Stamp(found.size, found.modified)
 
     async with request.app[SPOOL].files.opened((member, name, stamp), copy) as (descriptor, newest):
@@ -167,12 +168,6 @@ async def _send_large(
         async with delivering(request, response):
             await send_part(request, response, descriptor, part.start, part.stop)
         return response
-
-
-def _write_all(file: IO[bytes], data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
 
 
 @_with_refusals

@@ -93,6 +93,13 @@ else:
         return os.open(path, os.O_RDONLY)
 
 
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of `data` at the position of the descriptor. Raises `OSError`."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
 def open_new(folder: Path) -> tuple[int, Path]:
     """Create an empty file, open for writing; the caller closes it. Raises `OSError`."""
     handle, name = tempfile.mkstemp(dir=folder)
@@ -493,9 +500,7 @@ class Fetch:
         self._cache.admit(len(data), self.received, ahead=self.ahead)
         self._admitted += len(data)
         self._hasher.update(data)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._file, view) :]
+        write_all(self._file, data)
         self.received += len(data)
         self.latest = data
         self._notify()

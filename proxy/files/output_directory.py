@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -17,7 +16,7 @@ from typing import Any
 import structlog
 
 from proxy.cloud.resilience import Backoff
-from proxy.files.cache import read_at
+from proxy.files.cache import read_at, write_all
 from proxy.files.disk_folder import DiskFolder, UnusableNameError
 from proxy.files.library import CHUNK, Content, ContentBrokenError
 from proxy.files.namespace import Namespace
@@ -230,18 +229,12 @@ def _write_pieces(
     """Write a complete content to a descriptor, in a thread."""
     for piece in pieces:
         if isinstance(piece, bytes):
-            _write_all(descriptor, piece)
+            write_all(descriptor, piece)
             continue
         position, end = piece
         while position < end:
             data = read_at(content.file, min(CHUNK, end - position), position)
             if not data:
                 raise ContentBrokenError("the file on disk is shorter than it was")
-            _write_all(descriptor, data)
+            write_all(descriptor, data)
             position += len(data)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]

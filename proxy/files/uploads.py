@@ -21,7 +21,7 @@ from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import CloudError, CloudRefused, unanswered
 from proxy.files import pictures
 from proxy.files.blobs import BlobError
-from proxy.files.cache import hash_file, new_hash
+from proxy.files.cache import hash_file, new_hash, write_all
 from proxy.files.input_directory import ON_DISK
 from proxy.files.library import Library
 from proxy.files.namespace import Named, Namespace, make_record
@@ -364,10 +364,8 @@ class Naming(Struct, frozen=True):
 
 def _write(file: RawIOBase, update: Callable[[bytes], object], chunk: bytes) -> None:
     update(chunk)
-    view = memoryview(chunk)
     try:
-        while view:
-            view = view[file.write(view) or 0 :]
+        write_all(file.fileno(), chunk)
     except OSError as error:
         raise _unwritable(error) from error
 
