@@ -344,9 +344,10 @@ def new_hash(data: bytes = b"") -> blake3:
     return blake3(data)
 
 
-def hash_file(path: Path) -> str:
-    """Return the BLAKE3 of a file in hexadecimal. Raises `OSError`; blocks."""
-    with path.open("rb") as file:
+def hash_file(path: Path | int) -> str:
+    """Return the BLAKE3 of a file in hexadecimal; a descriptor is closed. Raises `OSError`;
+    blocks."""
+    with open(path, "rb") as file:  # noqa: PTH123 (also of a descriptor)
         return hashlib.file_digest(file, new_hash).hexdigest()  # type: ignore[arg-type]
 
 

@@ -18,7 +18,7 @@ from cachetools import LRUCache
 
 from proxy.cloud.downloads import Download
 from proxy.files.blobs import BlobError
-from proxy.files.cache import new_hash, read_at
+from proxy.files.cache import hash_file, read_at
 from proxy.files.disk_folder import DiskFolder, FileStatus, UnusableNameError
 from proxy.storage.files import FileRecord
 from proxy.translate.names import media_type
@@ -142,14 +142,7 @@ class InputDirectory:
     def _hash(self, name: str) -> str:
         with _as_gone(name):
             descriptor = self._open(name)
-        hasher, position = new_hash(), 0
-        try:
-            while data := read_at(descriptor, _CHUNK, position):
-                hasher.update(data)
-                position += len(data)
-        finally:
-            os.close(descriptor)
-        return hasher.hexdigest()
+        return hash_file(descriptor)
 
 
 def _record(member: str, path: str, status: FileStatus) -> FileRecord:
