@@ -33,6 +33,9 @@ ON_DISK = "/input"
 MAX_LISTED = 20_000
 #: Seconds after which a disk that does not answer has no files.
 TIMEOUT = 10.0
+#: Maximum seconds of one read of a file, which may wait for others. A file that is hashed has a
+#: second more for each `_MIN_RATE` bytes.
+READ_TIMEOUT, _MIN_RATE = 60.0, 1_000_000
 #: Files whose hashes are remembered.
 _REMEMBERED = 20_000
 _CHUNK = 256 * 1024
@@ -71,10 +74,13 @@ class InputDirectory:
         """Return the BLAKE3 of a file in hexadecimal, `None` if it is no longer the same."""
         known = self._hashes.get(record)
         if known is None:
+            seconds = READ_TIMEOUT + (record.size or 0) / _MIN_RATE
             try:
-                known = await self._folder.run(self._hash, record.cloud_name)
-            except OSError as error:
-                log.warning("input_read_failed", path=record.path, reason=error.strerror)
+                async with asyncio.timeout(seconds):
+                    known = await self._folder.run(self._hash, record.cloud_name)
+            except OSError as error:  # a timeout is one
+                reason = error.strerror or "timeout"
+                log.warning("input_read_failed", path=record.path, reason=reason)
                 return None
             except InputGoneError:
                 return None
@@ -93,20 +99,25 @@ class InputDirectory:
 
         Raises `InputGoneError`.
         """
-        with _as_gone(name):
-            descriptor = await self._folder.run(self._open, name)
+        descriptor, size = await self._in_time(name, self._open, name)
         try:
 
             async def chunks() -> AsyncIterator[bytes]:
                 position = offset
-                with _as_gone(name):
-                    while data := await self._folder.run(read_at, descriptor, _CHUNK, position):
-                        position += len(data)
-                        yield data
+                while data := await self._in_time(name, read_at, descriptor, _CHUNK, position):
+                    position += len(data)
+                    yield data
 
-            yield Download(offset, os.fstat(descriptor).st_size, chunks)
+            yield Download(offset, size, chunks)
         finally:
             os.close(descriptor)
+
+    async def _in_time(self, name: str, work: Callable[..., T], *arguments: object) -> T:
+        """Return what blocking `work` on a file reads, up to `READ_TIMEOUT`. Raises
+        `InputGoneError`."""
+        with _as_gone(name):
+            async with asyncio.timeout(READ_TIMEOUT):
+                return await self._folder.run(work, *arguments)
 
     async def _read(self, work: Callable[..., T], *arguments: object) -> T | None:
         """Return what blocking `work` reads, `None` where the disk does not answer."""
@@ -130,18 +141,20 @@ class InputDirectory:
     def _list(self, member: str) -> dict[str, FileStatus]:
         return self._folder.listing(member, max_files=MAX_LISTED)
 
-    def _open(self, name: str) -> int:
-        """Open the file of a record's `cloud_name`, if it is still the same."""
+    def _open(self, name: str) -> tuple[int, int]:
+        """Open the file of a record's `cloud_name`, if it is still the same. Return its descriptor
+        and its size."""
         member, modified, path = name.split("/", 2)
         descriptor = self._folder.open(member, path)
-        if os.fstat(descriptor).st_mtime_ns != int(modified):
+        status = os.fstat(descriptor)
+        if status.st_mtime_ns != int(modified):
             os.close(descriptor)
             raise InputGoneError(f"{path} has changed")
-        return descriptor
+        return descriptor, status.st_size
 
     def _hash(self, name: str) -> str:
         with _as_gone(name):
-            descriptor = self._open(name)
+            descriptor, _ = self._open(name)
         return hash_file(descriptor)
 
 

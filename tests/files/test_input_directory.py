@@ -104,6 +104,32 @@ async def test_a_disk_that_does_not_answer_has_no_files(
     assert [line["event"] for line in logs] == ["input_directory_failed"]
 
 
+async def test_a_file_on_a_disk_that_no_longer_answers_cannot_be_read(
+    inputs: InputDirectory, folder: DiskFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freed = threading.Event()
+
+    def hang(*_: Any, **__: Any) -> None:
+        freed.wait()
+
+    record = await cat(inputs)
+    try:
+        async with inputs.download(record.cloud_name, type="input") as download:
+            monkeypatch.setattr(input_directory, "READ_TIMEOUT", 0.05)
+            monkeypatch.setattr(input_directory, "read_at", hang)
+            with pytest.raises(InputGoneError):
+                await anext(aiter(download.chunks()))
+        monkeypatch.setattr(folder, "open", hang)
+        with pytest.raises(InputGoneError):
+            async with inputs.download(record.cloud_name, type="input"):
+                pass
+        with capture_logs() as logs:
+            assert await inputs.hash_of(record) is None
+    finally:
+        freed.set()
+    assert [(line["event"], line["reason"]) for line in logs] == [("input_read_failed", "timeout")]
+
+
 async def test_a_folder_is_listed_up_to_a_limit(
     inputs: InputDirectory, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
