@@ -27,6 +27,7 @@ def _logging_as_it_was() -> Iterator[None]:
         yield
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Twice as many workers as cores: tests wait for more than half of their time."""
     if config.getoption("--backend") != "sqlite":
