@@ -328,20 +328,16 @@ async def send(
     """Send the bytes from `start` to `stop` (excluded; the end if `None`) as they arrive. Return
     their number."""
     sent = 0
-    if stop is None:
-        async with delivering(request, response):
-            async for chunk in content.read(start):
-                await response.write(chunk)
-                sent += len(chunk)
-        return sent
     async with delivering(request, response):
         async for piece in content.pieces(start, stop):
             if isinstance(piece, bytes):
                 await response.write(piece)
+                sent += len(piece)
             else:
                 begin, end = piece
                 await send_part(request, response, content.file, begin, end)
-    return stop - start
+                sent += end - begin
+    return sent
 
 
 @asynccontextmanager

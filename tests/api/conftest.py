@@ -183,11 +183,6 @@ class OpenFile:
                 raise piece
             yield piece
 
-    async def read(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
-        async for piece in self.pieces(start, stop):
-            assert isinstance(piece, bytes)
-            yield piece
-
     def close(self) -> None:
         if "file" in vars(self):
             os.close(vars(self).pop("file"))

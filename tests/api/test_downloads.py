@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestClient, make_mocked_request
 from msgspec.structs import replace
 
 from proxy.api.downloads import Part, Stamp, decide
+from proxy.api.keys import ACCOUNTING
 from proxy.files.conversions import Conversion
 from proxy.files.library import ContentBrokenError
 from proxy.translate.errors import LocalError
@@ -260,6 +261,7 @@ async def test_a_client_that_leaves_in_the_middle_leaves_no_trace(
         await room_of_files.opened[0].closed.wait()
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert not [line for line in logs if line["log_level"] in ("warning", "error")]
+    assert client.server.app[ACCOUNTING].usage.served["local"] < 64 * 1024 * 1024
 
 
 @pytest.mark.parametrize(
