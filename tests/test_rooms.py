@@ -23,6 +23,7 @@ PURE = [
             *("houdini", "swarm", "tooling", "tooling_routes", "urls", "websocket_image"),
         )
     ),
+    *(PACKAGE / "costs" / name for name in ("credits.py",)),
     PACKAGE / "members" / "member.py",
     *(
         PACKAGE / "engine" / name
