@@ -23,7 +23,10 @@ PURE = [
             *("houdini", "swarm", "tooling", "tooling_routes", "urls", "websocket_image"),
         )
     ),
-    *(PACKAGE / "costs" / name for name in ("credits.py",)),
+    *(
+        PACKAGE / "costs" / name
+        for name in ("credits.py", "expressions.py", "functions.py", "prices.py", "values.py")
+    ),
     PACKAGE / "members" / "member.py",
     *(
         PACKAGE / "engine" / name

@@ -109,6 +109,14 @@ NODES = [
         category="api node/image/BFL",
         description="A partner node: the cloud asks for the account's API key in extra_data.",
         python_module="comfy_api_nodes.nodes_bfl",
-        info={**NEW_STYLE, "api_node": True},
+        info={
+            **NEW_STYLE,
+            "api_node": True,
+            "price_badge": {
+                "engine": "jsonata",
+                "depends_on": {"widgets": [], "inputs": [], "input_groups": []},
+                "expr": f'{{"type":"usd","usd":{PRICE}}}',
+            },
+        },
     ),
 ]

@@ -1,0 +1,175 @@
+"""What a run of a partner node costs, as its class in `object_info` says it beforehand.
+
+Partner nodes run at other companies and are paid for by the run. Their classes have a
+`price_badge`: an expression of the node's values, with which the web interface shows the price.
+Pure, and linear in the node's values and in the expression.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from proxy.costs.credits import from_usd
+from proxy.costs.expressions import MAX_LENGTH, Expression
+from proxy.costs.values import UnsupportedExpressionError
+from proxy.translate.jobs import is_link, section
+
+#: Expressions that are kept parsed: a few hundred classes have one.
+_MAX_PARSED = 1024
+
+#: Dollars of one run: a higher price is not believed.
+_MAX_USD = 10_000.0
+
+#: Price texts for a whole run end in one of these; ` x 4/Run` multiplies. Others are prices for a
+#: second, an image or a thousand tokens, of which nobody knows the number.
+_PER_RUN = re.compile(r"(?: ?x ?(?P<times>[0-9]{1,4}))?/run", re.IGNORECASE)
+
+
+def estimated_price(info: Mapping[str, Any], inputs: Mapping[str, Any]) -> int | None:
+    """Return what a run of a node costs in millionths of a credit, as its class says.
+
+    `info` is the class's entry in `object_info`, `inputs` those of the node in its graph. Of a
+    range of prices the highest counts, so that a budget which has room for it is not exceeded.
+    `None` if the class does not say it: the price depends on what another node computes, is not
+    for a whole run (`/second`), or is written in a form that `Expression` does not support.
+    """
+    badge = info.get("price_badge")
+    text = badge.get("expr") if isinstance(badge, Mapping) else None
+    if not isinstance(badge, Mapping) or not isinstance(text, str) or len(text) > MAX_LENGTH:
+        return None
+    expression = _parsed(text)
+    context = _context(info, inputs, badge.get("depends_on"))
+    if expression is None or context is None:
+        return None
+    try:
+        usd = _usd(expression.evaluate(context))
+    except UnsupportedExpressionError:
+        return None
+    return None if usd is None else from_usd(usd)
+
+
+@lru_cache(_MAX_PARSED)
+def _parsed(text: str) -> Expression | None:
+    try:
+        return Expression(text)
+    except UnsupportedExpressionError:
+        return None
+
+
+def _context(
+    info: Mapping[str, Any], inputs: Mapping[str, Any], depends: object
+) -> dict[str, dict[str, Any]] | None:
+    """Return what an expression may name, `None` if another node computes one of the values.
+
+    Beside the `widgets` these are `inputs`, which are connected or not, and `inputGroups`: how many
+    inputs of a group are.
+    """
+    widgets = {}
+    for name, type_ in _widgets(depends):
+        value = inputs[name] if name in inputs else _default(info, name)
+        if is_link(value):
+            return None
+        widgets[name] = _widget(value, type_)
+    connected = {name for name, value in inputs.items() if is_link(value)}
+    groups: dict[str, float] = dict.fromkeys(_names(depends, "input_groups"), 0.0)
+    for name in connected:
+        group = name.partition(".")[0]
+        if group in groups:
+            groups[group] += 1.0
+    return {
+        "widgets": widgets,
+        "inputs": {name: {"connected": name in connected} for name in _names(depends, "inputs")},
+        "inputGroups": groups,
+    }
+
+
+def _names(depends: object, kind: str) -> list[str]:
+    names = depends.get(kind) if isinstance(depends, Mapping) else None
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def _widgets(depends: object) -> list[tuple[str, str]]:
+    """Return the names and the types of the values that an expression depends on."""
+    widgets = depends.get("widgets") if isinstance(depends, Mapping) else None
+    found = []
+    for widget in widgets if isinstance(widgets, list) else []:
+        name = widget.get("name") if isinstance(widget, Mapping) else widget
+        type_ = widget.get("type") if isinstance(widget, Mapping) else None
+        if isinstance(name, str):
+            found.append((name, type_.upper() if isinstance(type_, str) else ""))
+    return found
+
+
+def _default(info: Mapping[str, Any], name: str) -> Any:
+    """Return the value that a node has for an input which its graph leaves out."""
+    declared = info.get("input")
+    spec = {**section(declared, "optional"), **section(declared, "required")}.get(name)
+    if not isinstance(spec, list | tuple) or not spec:
+        return None
+    options = spec[1] if len(spec) > 1 and isinstance(spec[1], Mapping) else {}
+    if "default" in options:
+        return options["default"]
+    offered = spec[0] if isinstance(spec[0], list) else options.get("options")
+    first = offered[0] if isinstance(offered, list) and offered else None
+    return first.get("key") if isinstance(first, Mapping) else first
+
+
+def _widget(value: object, type_: str) -> Any:
+    """Return a value as the web interface hands it to expressions: text in small letters."""
+    match value:
+        case bool():
+            return str(value).lower() if type_ not in ("BOOLEAN", "COMBO") else value
+        case int() | float():
+            number = _finite(value)
+            if type_ in ("INT", "FLOAT", "COMBO"):
+                return number
+            return None if number is None or type_ == "BOOLEAN" else f"{number:.15g}"
+        case str():
+            text = value.strip().lower()
+            if type_ in ("INT", "FLOAT"):
+                return _finite(text)
+            return {"true": True, "false": False}.get(text) if type_ == "BOOLEAN" else text
+    return None
+
+
+def _finite(value: float | str) -> float | None:
+    """Return a number as a float, `None` if it is none."""
+    try:
+        number = float(value) if len(str(value)) <= 40 or isinstance(value, float) else math.inf
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _usd(result: Any) -> float | None:
+    """Return the dollars of a run, `None` if the result of an expression is no price of a run."""
+    if not isinstance(result, Mapping):
+        return None
+    match result.get("type", "usd"):
+        case "usd":
+            found = [result.get("usd")]
+        case "range_usd":
+            found = [result.get("min_usd"), result.get("max_usd")]
+        case "list_usd":
+            usd = result.get("usd")
+            found = usd if isinstance(usd, list) else []
+        case _:
+            return None
+    prices = [each for each in found if isinstance(each, float) and 0 <= each <= _MAX_USD]
+    times = _times(result.get("format"))
+    if times is None or not prices or len(prices) < len(found):
+        return None
+    return max(prices) * times
+
+
+def _times(form: object) -> int | None:
+    """Return how many times a run costs the price, `None` if it is not for runs."""
+    suffix = form.get("suffix") if isinstance(form, Mapping) else None
+    if suffix is None:
+        return 1
+    match = _PER_RUN.fullmatch(suffix) if isinstance(suffix, str) else None
+    return None if match is None else int(match["times"] or 1)
