@@ -32,10 +32,12 @@ class UnansweredError(Exception):
 class JobFinder:
     """Looks for jobs on one account.
 
-    `known` tells which ids of the cloud are of jobs that need not be looked at.
+    `is_live` tells whether a live job has an id of the cloud, `known` which ids are of jobs that
+    need not be looked at.
     """
 
     cloud: CloudClient
+    is_live: Callable[[str], bool]
     known: Callable[[Iterable[str]], Awaitable[set[str]]]
     looks: tuple[float, ...] = _LOOKS
     _marks: dict[str, object] = field(default_factory=dict)
@@ -80,13 +82,14 @@ class JobFinder:
         except CloudError as error:
             raise UnansweredError from error
 
-    async def is_its_own(self, job: Job, cloud_id: str) -> bool:
-        """Return whether no other job has the id that the cloud gave to this one."""
-        if self._issued.setdefault(cloud_id, job.mark) != job.mark:
+    def is_new(self, job: Job, cloud_id: str) -> bool:
+        """Return whether no live job and no recent one has the id that the cloud gave to this
+        one."""
+        if self.is_live(cloud_id) or self._issued.setdefault(cloud_id, job.mark) != job.mark:
             return False
         while len(self._issued) > _REMEMBERED:
             del self._issued[next(iter(self._issued))]
-        return cloud_id not in await self.known([cloud_id])
+        return True
 
     def wanted_id(self, job: Job) -> str | None:
         """Return the id that a job is to have on the cloud, the same each time that it is sent.

@@ -44,6 +44,7 @@ from proxy.engine.recorder import JobRecorder
 from proxy.engine.recovery import Recovery
 from proxy.engine.run_times import RunTimes
 from proxy.engine.slots import SlotAllocator
+from proxy.engine.submitter import job_id_repeated
 from proxy.engine.table import JobTable
 from proxy.engine.tracker import SendMessage, SnapshotReceived, Tracker
 from proxy.engine.worker import AccountWorker
@@ -218,16 +219,23 @@ class JobLife:
         worker = self._workers[job.account]
         follower = self._follower(job, worker)
         node_errors = {**(found or {}), **fill_node_errors(sent.node_errors)}
+        was_on_cloud = job.is_on_cloud
         self._take(job, sent, node_errors)
-        worker.add(follower)
-        if new:
-            if node_errors:
-                node_errors = await self._files.reveal(job.member, node_errors, job.prompt_id)
-            self._answers.accept(job.key, node_errors)
-            await asyncio.sleep(0)  # the client gets its answer before anything else is done
-        elif sent.node_errors:
-            log.warning("nodes_omitted", nodes=sorted(sent.node_errors))
-        if job.interrupted:
+        with worker.router.submission():  # its events wait until the id is known to be its own
+            if new:
+                if node_errors:
+                    node_errors = await self._files.reveal(job.member, node_errors, job.prompt_id)
+                self._answers.accept(job.key, node_errors)
+                await asyncio.sleep(0)  # the client gets its answer before anything else is done
+            elif sent.node_errors:
+                log.warning("nodes_omitted", nodes=sorted(sent.node_errors))
+            is_own = was_on_cloud or not await self._table.has_ended(sent.cloud_id)
+            if is_own:
+                worker.add(follower)
+        if not is_own:
+            log.error("job_id_repeated", cloud_job=sent.cloud_id)
+            follower.post(_ended(job, "failed", failure_of(job_id_repeated())))
+        elif job.interrupted:
             await worker.abandon(job.cloud_id)
             follower.read_detail()
         await self._lead_to_end(job, follower, worker)

@@ -183,16 +183,17 @@ class Submitter:
         except CloudError as error:
             log.warning("submission_answer_rejected", error=str(error))
             return _Try(Elsewhere(_unreadable(), "unreachable"), lost=True)
-        return await self._taken(job, submission, wanted)
+        return self._taken(job, submission, wanted)
 
-    async def _taken(self, job: Job, submission: Submission, wanted: str | None) -> Outcome | _Try:
-        """Return the outcome of an answer that names a job, unless that is another one's."""
+    def _taken(self, job: Job, submission: Submission, wanted: str | None) -> Outcome | _Try:
+        """Return the outcome of an answer that names a job, unless it is known to be another
+        one's."""
         if wanted not in (None, submission.cloud_id):
             self.cloud.observations.learn("prompt_id", "minted")
-        if await self.finder.is_its_own(job, submission.cloud_id):
+        if self.finder.is_new(job, submission.cloud_id):
             return Sent(submission.cloud_id, submission.node_errors)
         log.error("job_id_repeated", cloud_job=submission.cloud_id)
-        return _Try(Refused(_repeated()), lost=True, last=True)
+        return _Try(Refused(job_id_repeated()), lost=True, last=True)
 
     def _of_member(self, job: Job, outcome: Outcome) -> Outcome:
         """Return an outcome whose node errors are those of the graph that the member has sent."""
@@ -238,7 +239,8 @@ def _unreadable() -> LocalError:
     )
 
 
-def _repeated() -> LocalError:
+def job_id_repeated() -> LocalError:
+    """Return the error of a job that the cloud has given the id of another one."""
     return LocalError(
         "job_id_repeated",
         "Comfy Cloud answered with the id of another job, so this job cannot be followed. If the "

@@ -99,6 +99,10 @@ class JobTable:
         """Return a live job."""
         return self._jobs.get(key)
 
+    def has_cloud_id(self, cloud_id: str) -> bool:
+        """Return whether a live job has this id on the cloud."""
+        return cloud_id in self._cloud_ids
+
     async def known(self, cloud_ids: Iterable[str]) -> set[str]:
         """Return which of these jobs of an account are ours, live or in the history."""
         asked = set(cloud_ids)
@@ -108,6 +112,15 @@ class JobTable:
         except StorageError as error:
             log.warning("jobs_read_failed", error=str(error))
             return live
+
+    async def has_ended(self, cloud_id: str) -> bool:
+        """Return whether a job of the history had this id on the cloud; not if the storage cannot
+        be read."""
+        try:
+            return await self._recorder.jobs.history.has_cloud_id(cloud_id)
+        except StorageError as error:
+            log.warning("jobs_read_failed", error=str(error))
+            return False
 
     # --- changes ---------------------------------------------------------------------------
 

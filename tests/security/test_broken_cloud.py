@@ -13,8 +13,8 @@ import graphs
 import pytest
 from aiohttp import web
 from broken_cloud import BrokenCloud, broken_cloud
-from stack import Client
-from team import Team, bearer, running_team
+from stack import Client, running_proxy
+from team import Team, add_members, bearer, running_team
 
 from proxy.simulator import Simulator
 
@@ -90,6 +90,24 @@ async def test_a_live_jobs_id_is_refused_and_that_job_goes_on(
         assert (status, answer["error"]["type"]) == (502, "job_id_repeated")
         await listener.until_end(prompt_id)
     assert (await ann.history(prompt_id))["status"]["status_str"] == "success"
+
+
+async def test_a_job_with_the_id_of_one_of_an_earlier_run_fails(
+    cloud: BrokenCloud, tmp_path: Path
+) -> None:
+    repeating(cloud)
+    hiding(cloud)
+    folder = tmp_path / "of two runs"
+    tokens = await add_members(folder, {"ann": "user", "bob": "user"})
+    for name, color, status in (("ann", RED, "success"), ("bob", GREEN, "error")):
+        async with (
+            running_proxy(cloud, folder, prefetch="off") as proxy,
+            aiohttp.ClientSession(headers=bearer(tokens[name])) as session,
+        ):
+            entry = await Client(session, proxy.url).run(graphs.plain(color))
+            assert entry["status"]["status_str"] == status
+    assert entry["outputs"] == {}
+    assert "id of another job" in str(entry["status"]["messages"])
 
 
 async def test_a_job_whose_answer_named_another_is_found_by_its_mark(

@@ -153,6 +153,13 @@ async def test_a_job_is_in_the_history_when_it_has_ended(jobs: JobRepository) ->
     assert not await jobs.history.has(lives)
 
 
+async def test_the_history_knows_the_ids_on_the_cloud(jobs: JobRepository) -> None:
+    await jobs.insert(job("b", cloud_id="c2"), PAYLOAD)
+    await run(jobs, job("a"), cloud_id="c1")
+    assert await jobs.history.has_cloud_id("c1")
+    assert not await jobs.history.has_cloud_id("c2")
+
+
 # --- lists ---------------------------------------------------------------------------------
 
 
