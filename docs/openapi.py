@@ -34,10 +34,8 @@ _WEBP, _EVENTS = "image/webp", "text/event-stream"
 Query: TypeAlias = Mapping[str, tuple[Any, str]]
 
 _MEMBER: Query = {"member": (str, "The member; for admins. Without it everybody, or oneself.")}
-_JOB: Query = {
-    "id": (Annotated[str, Meta(min_length=1)], "The id of the job."),
-    "member": (str, "The member whose job it is; for admins. Without it oneself."),
-}
+_OWNER: Query = {"member": (str, "The member whose job it is; for admins. Without it oneself.")}
+_JOB: Query = {"id": (Annotated[str, Meta(min_length=1)], "The id of the job."), **_OWNER}
 _DAY = Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 
 #: Parameters that must be given.
@@ -60,6 +58,10 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         query={
             "from": (_DAY, "The first day (UTC); without it today."),
             "to": (_DAY, "The last day (UTC); without it today."),
+            "rows": (
+                Literal["days", "costs"],
+                "Usage by day and member (`days`), or what it cost by account and class too.",
+            ),
             "format": (Literal["json", "csv"], "With `csv` the answer is a file."),
             **_MEMBER,
         },
@@ -91,7 +93,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
             **_MEMBER,
         },
     ),
-    ("GET", "job"): Operation(schema.JobPage, query=_JOB),
+    ("GET", "jobs/{id}"): Operation(schema.JobPage, query=_OWNER),
     ("GET", "thumbnail"): Operation(
         bytes,
         media=_WEBP,

@@ -110,6 +110,10 @@ queue_length | gauge | member | Waiting and running jobs, as in queue_remaining.
 job_wait_seconds | histogram | member account | Time from the acceptance of a job to its \
   submission to the cloud.
 job_running_seconds | histogram | member account | Running time of ended jobs on the cloud.
+credits_used | counter | member account node_class source | Credits that ended jobs have cost, as \
+  reported by Comfy Cloud or estimated. The label node_class is a class of partner nodes, or empty \
+  for the GPU.
+unknown_costs | counter | member account node_class | Runs of partner nodes without a known price.
 account_slots | gauge | account | Jobs that the account runs at once, as configured or discovered.
 account_slots_used | gauge | account | Jobs of the proxy that run on the account.
 account_plan | gauge | account plan | 1 if Comfy Cloud says that the account has this plan.
@@ -195,6 +199,8 @@ class Metrics:
         self._ended = self._new(Counter, "jobs_ended")
         self._wait = self._new(Histogram, "job_wait_seconds", buckets=SLOW)
         self._running = self._new(Histogram, "job_running_seconds", buckets=SLOW)
+        self._credits = self._new(Counter, "credits_used")
+        self._unknown_costs = self._new(Counter, "unknown_costs")
         self.engine_offered = self._new(Gauge, "engine_offered")
         self.engine_handovers = self._new(Counter, "engine_handovers")
         for direction in ("given", "taken"):  # so that Prometheus sees the first of each
@@ -239,6 +245,7 @@ class Metrics:
     def _expect_jobs(self, member: str, account: str) -> None:
         for outcome in OUTCOMES[:-1]:  # what is withdrawn has no account
             self._ended.labels(member, account, outcome)
+        self._credits.labels(member, account, "", "estimated")
         self._wait.labels(member, account)
         self._running.labels(member, account)
 
@@ -269,6 +276,14 @@ class Metrics:
         """A job has ended."""
         self._ended.labels(job.member, job.account, outcome).inc()
         self._running.labels(job.member, job.account).observe(running_seconds)
+
+    def charged(self, job: CountedJob, node_class: str, source: str, amount: float) -> None:
+        """A job has cost this many credits for the runs of a class, or for the GPU."""
+        self._credits.labels(job.member, job.account, node_class, source).inc(amount)
+
+    def cost_unknown(self, job: CountedJob, node_class: str, nodes: int) -> None:
+        """Nobody knows what the runs of some nodes of a job have cost."""
+        self._unknown_costs.labels(job.member, job.account, node_class).inc(nodes)
 
     def discarded(self, job: CountedJob) -> None:
         """A waiting job was taken out."""

@@ -189,10 +189,23 @@ async def test_all_that_is_known_at_the_start_is_there_as_zero() -> None:
         "jobs_ended_total bob  withdrawn",
         "job_wait_seconds_count bob main",
         "job_running_seconds_bucket bob main 60.0",
+        "credits_used_total bob main  estimated",
         "cloud_calls_total main POST /api/prompt 429",
         "cloud_surprises_total main event",
     ):
         assert found[series] == 0, series
+
+
+async def test_costs_are_counted_in_credits_by_class_and_source() -> None:
+    metrics, job = Metrics(), Job("bob", "main")
+    for _ in range(2):
+        metrics.charged(job, "", "estimated", 0.27)
+        metrics.charged(job, "Flux", "reported", 8.4)
+        metrics.cost_unknown(job, "Dear", 2)
+    found = await samples(metrics)
+    assert found["credits_used_total bob main  estimated"] == pytest.approx(0.54)
+    assert found["credits_used_total bob main Flux reported"] == pytest.approx(16.8)
+    assert found["unknown_costs_total bob main Dear"] == 4
 
 
 async def test_a_large_gateway_does_not_export_every_pair_of_member_and_account() -> None:

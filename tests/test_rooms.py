@@ -24,8 +24,8 @@ PURE = [
         )
     ),
     *(
-        PACKAGE / "costs" / name
-        for name in ("credits.py", "expressions.py", "functions.py", "prices.py", "values.py")
+        PACKAGE / "costs" / f"{name}.py"
+        for name in ("credits", "expressions", "functions", "job_cost", "prices", "values")
     ),
     PACKAGE / "members" / "member.py",
     *(

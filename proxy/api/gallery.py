@@ -1,4 +1,4 @@
-"""Ended jobs for people: `/proxy/api/jobs`, `job` and `thumbnail`."""
+"""Jobs for people: `/proxy/api/jobs` and `thumbnail`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, TypeGuard
 
+import msgspec
 from aiohttp import web
 from msgspec.structs import asdict
 
@@ -16,7 +17,16 @@ from proxy.api.content import content_headers
 from proxy.api.dashboard import describe
 from proxy.api.keys import ACCOUNTING, CATALOG, FILES, HISTORY, JOBS
 from proxy.api.members import require_admin, whose
-from proxy.api.schema import EndedJobShown, JobErrorShown, NodeShown, OutputShown, TextShown
+from proxy.api.schema import (
+    CostShown,
+    EndedJobShown,
+    JobErrorShown,
+    NodeShown,
+    OutputShown,
+    TextShown,
+)
+from proxy.costs.credits import to_credits
+from proxy.costs.job_cost import Charge, JobCost
 from proxy.files.conversions import THUMBNAIL
 from proxy.jobs.models import ENDS, OUTCOMES, JobChanged
 from proxy.storage.history import MAX_FOUND, HistoryEntry
@@ -69,11 +79,12 @@ async def list_jobs(request: web.Request) -> web.Response:
 
 
 async def get_job(request: web.Request) -> web.Response:
-    """Return a job by `member` and `id`, live or ended, with its nodes, outputs and error.
+    """Return a job by its id (and `member`), live or ended, with its nodes, outputs and error.
 
     `nodes` are in the order in which they ran, with `began` and `ran` (ms) if these are known.
     `outputs` are numbered for their thumbnails, `texts` are those that nodes put out, and `prompts`
-    those of the graph. `graph_only` is true if no workflow of the web interface was sent.
+    those of the graph. `graph_only` is true if no workflow of the web interface was sent. `cost` is
+    null until the job has ended.
     """
     member, id_ = named_job(request)
     jobs, history = request.app[JOBS], request.app[HISTORY]
@@ -87,7 +98,7 @@ async def get_job(request: web.Request) -> web.Response:
         views = (*(await jobs.overview(member)).jobs, *map(JobChanged, jobs.live()))
         view = next((view for view in views if view.job.key == (member, id_)), None)
         if row is None and view is not None:
-            live: dict[str, Any] = {"ended": None, "cost": {}, "error": None, "outputs": []}
+            live: dict[str, Any] = {"ended": None, "cost": None, "error": None, "outputs": []}
             nodes = _nodes(found["workflow"]["prompt"], {}, (), view.progress.node)
             whole = {**describe(view), **live, "nodes": list(nodes), "texts": []}
             return bodies.json({**whole, **_sent(request, found)})
@@ -164,8 +175,12 @@ async def get_thumbnail(request: web.Request) -> web.Response:
 
 
 def named_job(request: web.Request) -> tuple[str, str]:
-    """Return the member and the id of the query. Raises `LocalError` (403) for another's job."""
-    member, id_ = request.query.get("member") or member_of(request), request.query.get("id")
+    """Return the member of the query, and the id of the path or the query.
+
+    Raises `LocalError` (403) for another's job.
+    """
+    member = request.query.get("member") or member_of(request)
+    id_ = request.match_info.get("id") or request.query.get("id")
     if member != member_of(request):
         require_admin(request)
     if not id_:
@@ -186,11 +201,28 @@ def _ended(row: HistoryEntry) -> EndedJobShown:
         "created": row.created_at,
         "started": row.started_at,
         "ended": row.ended_at,
-        "cost": details.get("cost", {}),
+        "cost": _cost(msgspec.convert(details.get("cost", ()), tuple[Charge, ...])),
         "output_count": summary.get("outputs_count", 0),
         "media": None if preview is None else preview.get("mediaType"),
         "thumbnail": _is_picture(preview),
         "error": None if error is None else _error(error),
+    }
+
+
+def _cost(charges: tuple[Charge, ...]) -> CostShown:
+    cost = JobCost(charges)
+    return {
+        "credits": to_credits(cost.amount),
+        "source": cost.source,
+        "parts": [
+            {
+                "class": charge.node_class,
+                "nodes": charge.nodes,
+                "credits": None if charge.source == "unknown" else to_credits(charge.amount),
+                "source": charge.source,
+            }
+            for charge in charges
+        ],
     }
 
 

@@ -96,7 +96,7 @@ ROUTES = (
     _only("GET", "/proxy/api/interface", extension.get_interface),
     _only("GET", "/proxy/api/activity", usage.get_activity),
     _only("GET", "/proxy/api/jobs", gallery.list_jobs),
-    _only("GET", "/proxy/api/job", gallery.get_job),
+    _only("GET", "/proxy/api/jobs/{id}", gallery.get_job),
     _only("GET", "/proxy/api/thumbnail", gallery.get_thumbnail),
     _only("GET", "/proxy/api/run", runs.get_run),
     _only("GET", "/proxy/api/preview", runs.get_preview),

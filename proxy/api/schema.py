@@ -1,15 +1,15 @@
 """The JSON that `/proxy/api` answers with, as types. `docs/openapi.json` is drawn from them.
 
 Times are ms since 1970. Types of what members and tokens are made of are in
-`proxy/members/member.py`, the row of a day's usage is in `proxy/storage/usage.py`.
+`proxy/members/member.py`.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
+from proxy.costs.credits import Source
 from proxy.members.member import Member, Role
-from proxy.storage.usage import UsageRow
 
 
 class Error(TypedDict):
@@ -142,8 +142,22 @@ JobErrorShown = TypedDict(
 )
 
 
+CostPart = TypedDict(
+    "CostPart", {"class": str, "nodes": int, "credits": float | None, "source": Source}
+)
+
+
+class CostShown(TypedDict):
+    """What a job has cost in credits. `source` is that of the least certain of the `parts`, and
+    what is `unknown` is not in the sum. The part whose class is empty is the GPU."""
+
+    credits: float
+    source: Source
+    parts: list[CostPart]
+
+
 class EndedJobShown(TypedDict):
-    """An ended job. `cost` is what Comfy Cloud tells of it."""
+    """An ended job."""
 
     id: str
     member: str
@@ -153,7 +167,7 @@ class EndedJobShown(TypedDict):
     created: int
     started: int | None
     ended: int
-    cost: dict[str, Any]
+    cost: CostShown
     output_count: int
     media: str | None
     thumbnail: bool
@@ -221,7 +235,7 @@ class JobPage(TypedDict):
     created: int
     started: int | None
     ended: int | None
-    cost: dict[str, Any]
+    cost: CostShown | None
     error: JobErrorShown | None
     nodes: list[NodeShown]
     outputs: list[OutputShown]
@@ -281,7 +295,50 @@ class Cancelled(TypedDict):
 # --- usage ----------------------------------------------------------------------------------
 
 
-Usage = TypedDict("Usage", {"from": str, "to": str, "usage": list[UsageRow]})
+class UsageShown(TypedDict):
+    """What a member used on a day. What jobs cost is in credits, by its source; `unknown_costs`
+    counts partner nodes without a known price."""
+
+    day: str
+    member: str
+    submitted: int
+    withdrawn: int
+    completed: int
+    failed: int
+    cancelled: int
+    running_seconds: float
+    outputs: int
+    bytes_up: int
+    bytes_down: int
+    credits_reported: float
+    credits_estimated: float
+    unknown_costs: int
+
+
+class CostOfDay(TypedDict):
+    """What a member's jobs have cost on an account on a day: runs of `nodes` of a partner class,
+    or, with an empty class, `seconds` on the GPU."""
+
+    day: str
+    member: str
+    account: str
+    node_class: str
+    source: Source
+    credits: float
+    nodes: int
+    seconds: float
+
+
+#: With `rows=costs` it has `costs`, otherwise `usage`.
+Usage = TypedDict(
+    "Usage",
+    {
+        "from": str,
+        "to": str,
+        "usage": NotRequired[list[UsageShown]],
+        "costs": NotRequired[list[CostOfDay]],
+    },
+)
 
 
 class ActivityPoint(TypedDict):

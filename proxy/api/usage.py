@@ -17,16 +17,17 @@ from proxy.api.dashboard import REASONS
 from proxy.api.keys import ACCOUNTING, ACTIVITY, TURNS
 from proxy.api.members import is_admin, whose
 from proxy.jobs.activity import INTERVAL, aggregate, folded, folded_accounts
-from proxy.members.reports import usage_csv
+from proxy.members.reports import cost_values, costs_csv, usage_csv, usage_values
 from proxy.storage.jobs import day_of
 from proxy.translate.errors import LocalError
 
 
 async def get_usage(request: web.Request) -> web.Response:
-    """Return jobs, running seconds, outputs and bytes by day (UTC) and member.
+    """Return jobs, running seconds, outputs, bytes and credits by day (UTC) and member.
 
     The query has `from` and `to` (days, both included; default today) and `member`. Members get
-    their own usage. With `format=csv` the answer is a file.
+    their own usage. With `rows=costs` the answer has what jobs have cost by account and node class
+    too, with `format=csv` it is a file.
     """
     today = day_of(time.time())
     last = _day(request, "to", today)
@@ -34,18 +35,36 @@ async def get_usage(request: web.Request) -> web.Response:
     member: str | None = request.query.get("member") or None
     if not is_admin(request):
         member = member_of(request)
-    days = await request.app[ACCOUNTING].usage.days(first, last, member)
-    wanted = request.query.get("format", "json")
-    if wanted == "csv":
-        name = filename_parameter(f"usage-{first}-{last}.csv")
-        headers = {
-            "Content-Disposition": f"attachment; {name}",
-            "X-Content-Type-Options": "nosniff",
-        }
-        return web.Response(text=usage_csv(days), content_type="text/csv", headers=headers)
-    if wanted != "json":
-        raise LocalError("invalid_format", "format must be json or csv.")
-    return bodies.json({"from": first, "to": last, "usage": [asdict(day) for day in days]})
+    rows = _choice(request, "rows", ("days", "costs"))
+    form = _choice(request, "format", ("json", "csv"))
+    usage = request.app[ACCOUNTING].usage
+    asked = {"from": first, "to": last}
+    if rows == "costs":
+        costs = await usage.costs(first, last, member)
+        if form == "csv":
+            return _file(f"costs-{first}-{last}.csv", costs_csv(costs))
+        return bodies.json({**asked, "costs": list(map(cost_values, costs))})
+    days = await usage.days(first, last, member)
+    if form == "csv":
+        return _file(f"usage-{first}-{last}.csv", usage_csv(days))
+    return bodies.json({**asked, "usage": list(map(usage_values, days))})
+
+
+def _choice(request: web.Request, name: str, choices: tuple[str, ...]) -> str:
+    """Return a parameter of the query, by default the first choice. Raises `LocalError` (400)."""
+    chosen = request.query.get(name, choices[0])
+    if chosen not in choices:
+        raise LocalError(f"invalid_{name}", f"{name} must be {' or '.join(choices)}.")
+    return chosen
+
+
+def _file(name: str, text: str) -> web.Response:
+    """Return an answer that browsers save."""
+    headers = {
+        "Content-Disposition": f"attachment; {filename_parameter(name)}",
+        "X-Content-Type-Options": "nosniff",
+    }
+    return web.Response(text=text, content_type="text/csv", headers=headers)
 
 
 #: An interval and the whole of what a chart shows, in ms.

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from proxy.app.accounts import CloudAccounts
+from proxy.app.pricing import pricing_of
 from proxy.app.process import Process, config_errors
 from proxy.app.resources import Resources
 from proxy.app.storage import OpenStorage
@@ -117,6 +118,7 @@ async def run_engine(
             supervisor=Supervisor(process.failed),
             metrics=process.metrics,
             run_times=RunTimes(RunTimeRepository(storage.database)),
+            pricing=pricing_of(settings, resources.catalog),
             budget=process.budget,
         )
 

@@ -419,7 +419,8 @@ command(
     "usage",
     "usage --from 2026-01-01 --to 2026-01-31",
     "usage --member anna --json",
-    short="Print usage by day and member.",
+    "usage --from 2026-01-01 --to 2026-01-31 --costs --csv",
+    short="Print usage and costs by day and member.",
 )(usage)
 command(
     app,

@@ -11,7 +11,6 @@ from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import typer
-from msgspec.structs import asdict
 from rich.console import Console
 from rich.filesize import decimal
 from rich.padding import Padding
@@ -27,6 +26,7 @@ from proxy.cli.common import (
     in_database,
     option,
 )
+from proxy.costs.credits import to_credits
 from proxy.members import audit as record
 from proxy.members.directory import Directory, describe_member, describe_token, marker_of
 from proxy.members.member import (
@@ -37,9 +37,10 @@ from proxy.members.member import (
     NewToken,
     validated,
 )
-from proxy.members.reports import usage_csv
+from proxy.members.reports import cost_values, costs_csv, usage_csv, usage_values
 from proxy.members.tokens import Token
 from proxy.settings import Settings, load, place_options
+from proxy.storage.costs import CostRow
 from proxy.storage.database import FILE, StorageError
 from proxy.storage.jobs import day_of
 from proxy.storage.members import MemberRepository
@@ -323,21 +324,27 @@ def usage(
         str | None, option("DAY", "The last day. The default is today.", "--to")
     ] = None,
     member: _Member = None,
+    by_costs: Annotated[
+        bool, typer.Option("--costs", help="Print costs by account and node class.")
+    ] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Print usage: jobs, running seconds, outputs and bytes by day and member."""
+    """Print usage: jobs, running seconds, credits, outputs and bytes by day and member."""
 
     settings = load(options)
     until = _date("--to", last) if last else day_of(time.time())
     since = _date("--from", first) if first else until
+    if by_costs:
+        costs = _asked(settings, "costs", lambda stored: stored.costs(since, until, member))
+        return _print_costs(costs, _days(since, until), as_csv=as_csv, as_json=as_json)
     rows = _asked(settings, "usage", lambda stored: stored.days(since, until, member))
     if as_csv:
         sys.stdout.write(usage_csv(rows))
     elif as_json:
-        _print_json([_values(row) for row in rows])
+        _print_json(list(map(usage_values, rows)))
     else:
-        _print_usage(rows, since, until)
+        _print_usage(rows, _days(since, until))
     return 0
 
 
@@ -515,13 +522,38 @@ def _date(option: str, text: str) -> str:
         raise UsageError(f"{option} {text} is not a day: use one such as 2026-01-31.") from None
 
 
-def _values(row: UsageRow) -> dict[str, Any]:
-    return {**asdict(row), "running_seconds": round(row.running_seconds, 3)}
+def _days(first: str, last: str) -> str:
+    return f"on {first}" if first == last else f"from {first} to {last}"
 
 
-def _print_usage(rows: list[UsageRow], first: str, last: str) -> None:
+def _credits(millionths: int) -> str:
+    return f"{to_credits(millionths):,.2f}"
+
+
+def _print_costs(rows: list[CostRow], days: str, *, as_csv: bool, as_json: bool) -> int:
+    if as_csv:
+        sys.stdout.write(costs_csv(rows))
+        return 0
+    if as_json:
+        return _print_json(list(map(cost_values, rows)))
     if not rows:
-        days = f"on {first}" if first == last else f"from {first} to {last}"
+        _say(f"No costs {days} (UTC).")
+        return 0
+    columns: _Columns = {
+        "day": lambda row: row.day,
+        "member": lambda row: row.member,
+        "account": lambda row: row.account,
+        "node class": lambda row: row.node_class or "GPU",
+        "credits": lambda row: "?" if row.source == "unknown" else _credits(row.amount),
+        "source": lambda row: row.source,
+        "nodes": lambda row: f"{row.nodes:,}" if row.node_class else "",
+        "running seconds": lambda row: "" if row.node_class else f"{row.seconds:,.1f}",
+    }
+    return _print_table(rows, columns)
+
+
+def _print_usage(rows: list[UsageRow], days: str) -> None:
+    if not rows:
         _say(f"No usage {days} (UTC).")
         return
     total = UsageRow("total", "")
@@ -533,6 +565,9 @@ def _print_usage(rows: list[UsageRow], first: str, last: str) -> None:
         "jobs": lambda row: f"{row.submitted:,}",
         "failed": lambda row: f"{row.failed:,}",
         "running seconds": lambda row: f"{row.running_seconds:,.1f}",
+        "credits": lambda row: _credits(row.credits_reported + row.credits_estimated),
+        "reported": lambda row: _credits(row.credits_reported),
+        "unknown costs": lambda row: f"{row.unknown_costs:,}",
         "outputs": lambda row: f"{row.outputs:,}",
         "up": lambda row: decimal(row.bytes_up),
         "down": lambda row: decimal(row.bytes_down),

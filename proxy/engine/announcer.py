@@ -8,6 +8,8 @@ from __future__ import annotations
 import structlog
 
 from proxy.bus import BusMessage, EventBus
+from proxy.costs.credits import to_credits
+from proxy.costs.job_cost import JobCost
 from proxy.engine.term import Term
 from proxy.jobs.conversion import progress_of, stored_of
 from proxy.jobs.models import (
@@ -87,11 +89,17 @@ class Announcer:
         about = JobRecorded(job.key, job.order, job.client_id, recorded.ordinal, recorded.forgotten)
         self._tell(job.member, about)
 
-    def ended(self, job: Job, outcome: Outcome, seconds: float) -> None:
+    def ended(self, job: Job, outcome: Outcome, seconds: float, cost: JobCost) -> None:
         """Tell that a job has left the queue for the history; it has run for so long."""
         self._tell(job.member, JobLeft(stored_of(job)))
         if self._term.lasts:
             self._metrics.ended(job, outcome, seconds)
+            for charge in cost.charges:
+                if charge.source == "unknown":
+                    self._metrics.cost_unknown(job, charge.node_class, charge.nodes)
+                else:
+                    amount = to_credits(charge.amount)
+                    self._metrics.charged(job, charge.node_class, charge.source, amount)
 
     # --- how many are left -----------------------------------------------------------------
 

@@ -18,6 +18,7 @@ import structlog
 from proxy.budget import MemoryBudget
 from proxy.bus import MISSED, EventBus, Subscription
 from proxy.cloud.event_socket import Timeouts
+from proxy.costs.job_cost import Pricing
 from proxy.engine.accounts import Account
 from proxy.engine.announcer import Announcer
 from proxy.engine.answers import Answers
@@ -78,7 +79,8 @@ class Engine:
     """Runs the jobs of every member on all `accounts`, by name.
 
     `member` gives weight and limits of a member; the bus says when they are others. `metrics`
-    counts what becomes of jobs, `run_times` are those of earlier runs. All tasks are the
+    counts what becomes of jobs, `run_times` are those of earlier runs, `pricing` says what jobs
+    cost. All tasks are the
     `supervisor`'s; what is kept to be told again is taken from the `budget`.
     """
 
@@ -94,6 +96,7 @@ class Engine:
     packs: NodePacks
     metrics: Metrics
     run_times: RunTimes
+    pricing: Pricing
     budget: MemoryBudget
 
     def __post_init__(self) -> None:
@@ -142,6 +145,7 @@ class Engine:
             timeouts=self.timeouts,
             policy=policy,
             run_times=self.run_times,
+            pricing=self.pricing,
         )
         self._intake = Intake(
             self._table, self._slots, self._life, self._answers, self.recorder, self.catalog

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from msgspec.structs import replace
 
 from proxy.budget import MemoryBudget
 from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import Backoff, CloudError
+from proxy.costs.job_cost import Pricing
 from proxy.engine.announcer import Announcer
 from proxy.engine.answers import Answers
 from proxy.engine.follower import Ended, JobFollower
@@ -48,6 +50,7 @@ from proxy.engine.submitter import job_id_repeated
 from proxy.engine.table import JobTable
 from proxy.engine.tracker import SendMessage, SnapshotReceived, Tracker
 from proxy.engine.worker import AccountWorker
+from proxy.jobs.conversion import run_of
 from proxy.jobs.message_order import StepBuffer
 from proxy.jobs.models import Job, JobState
 from proxy.storage.database import StorageError
@@ -92,6 +95,7 @@ class JobLife:
         timeouts: Timeouts,
         policy: Policy,
         run_times: RunTimes,
+        pricing: Pricing,
     ) -> None:
         self._table = table
         self._slots = slots
@@ -109,6 +113,7 @@ class JobLife:
         self._timeouts = timeouts
         self._policy = policy
         self._run_times = run_times
+        self._pricing = pricing
 
     async def run(
         self,
@@ -278,7 +283,8 @@ class JobLife:
         The sockets of this replica hear at once what is told: what every replica must know before
         is flushed.
         """
-        end, scheduler = ended.end, self._slots.scheduler
+        cost = self._pricing.cost_of(run_of(job, ended.end))
+        end, scheduler = replace(ended.end, cost=cost), self._slots.scheduler
         await self._files.save_outputs(job.member, end.outputs)
         await self._table.finish(job, end, scheduler.shares_with(job))
         if end.outcome == "completed":

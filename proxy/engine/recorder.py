@@ -15,7 +15,7 @@ from typing import TypeVar
 import structlog
 
 from proxy.engine.term import Term
-from proxy.jobs.conversion import changes_of, content_of, entry_of, job_of, used
+from proxy.jobs.conversion import changes_of, content_of, costs_of, entry_of, job_of, used
 from proxy.jobs.models import (
     Job,
     JobContent,
@@ -207,6 +207,7 @@ class JobRecorder:
                 entry,
                 keep=self.history_size,
                 usage=[usage],
+                costs=costs_of(job, end),
                 shares=shares,
                 fence=self.term.fence,
             )

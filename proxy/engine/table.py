@@ -208,7 +208,7 @@ class JobTable:
         log.info(
             "job_ended", cloud_job=job.cloud_id, outcome=end.outcome, seconds=round(seconds, 3)
         )
-        self._announcer.ended(job, end.outcome, seconds)
+        self._announcer.ended(job, end.outcome, seconds, end.cost)
 
     async def withdraw(self, jobs: list[Job], *, cleared: bool = False) -> None:
         """Take waiting jobs out without a trace, with `cleared` as one change of the queue.

@@ -23,15 +23,15 @@ from typing import Any, TypeAlias, cast
 
 from msgspec import Struct
 
+from proxy.costs.job_cost import reported_price
 from proxy.engine.node_states import NodeStates
 from proxy.jobs.models import JobEnd, Outcome
 from proxy.translate import events
 from proxy.translate.events import Event, Message, NodeText
 from proxy.translate.frames import CloudFrame, CloudPicture
-from proxy.translate.jobs import cost_of
 from proxy.translate.snapshots import Snapshot
 
-#: Characters of a node's last text that are kept to find a price in.
+#: Characters at the end of a node's text in which a price is looked for.
 _LAST_OF_TEXT = 2000
 
 
@@ -114,7 +114,7 @@ class Tracker:
     _terminal: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     _errors: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     _blocked: set[str] = field(default_factory=set)
-    _texts: dict[str, str] = field(default_factory=dict)
+    _prices: dict[str, int] = field(default_factory=dict)
     _last_end: Snapshot | None = None
     #: The output nodes that have not finished, and whether `OutputsSent` was returned.
     _unfinished: set[str] = field(default_factory=set)
@@ -211,7 +211,9 @@ class Tracker:
             self.nodes.pictured(node, frame)
         else:
             self.nodes.enter(node)
-            self._texts[node] = frame.text[-_LAST_OF_TEXT:]
+            price = reported_price(frame.text[-_LAST_OF_TEXT:])
+            if price is not None:
+                self._prices[node] = price
             self._tell(NodeText(node, frame.text))
 
     def _seen(self, snapshot: Snapshot, detail: bool, now: int) -> None:
@@ -314,7 +316,7 @@ class Tracker:
             started_at=started_at,
             ended_at=ended_at,
             node_times=self.nodes.times,
-            cost=cost_of(self._texts.values()),
+            prices=self._prices,
             executed_by=snapshot.executed_by,
         )
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import msgspec
 
+from proxy.costs.job_cost import JobRun
 from proxy.jobs.models import ENDS, Job, JobContent, JobEnd, JobProgress, JobRequest, JobState, now
+from proxy.storage.costs import CostRow
 from proxy.storage.history import HistoryEntry
 from proxy.storage.jobs import Payload, StoredJob, day_of
 from proxy.storage.usage import UsageRow
@@ -135,7 +137,8 @@ def entry_of(job: Job, end: JobEnd) -> tuple[HistoryEntry, UsageRow]:
         **end.executed_by,
     }
     result = {"outputs": end.outputs, "status": end.status, "meta": end.meta}
-    details = {"account": job.account, "nodes": end.node_times, "cost": end.cost}
+    cost = msgspec.to_builtins(end.cost.charges)
+    details = {"account": job.account, "nodes": end.node_times, "cost": cost}
     entry = HistoryEntry(
         **{name: getattr(job, name) for name in _KEPT},
         state=ENDS[end.outcome].value,
@@ -150,9 +153,44 @@ def entry_of(job: Job, end: JobEnd) -> tuple[HistoryEntry, UsageRow]:
         job.member,
         running_seconds=(end.ended_at - end.started_at) / 1000,
         outputs=outputs.count,
+        credits_reported=end.cost.of("reported"),
+        credits_estimated=end.cost.of("estimated"),
+        unknown_costs=end.cost.unknown_nodes,
     )
     setattr(usage, end.outcome, 1)
     return entry, usage
+
+
+def run_of(job: Job, end: JobEnd) -> JobRun:
+    """Return what the cost of a job that has ended depends on."""
+    errors = [data for type_, data in end.status["messages"] if type_ == "execution_error"]
+    failed = errors[0].get("node_id") if errors and end.outcome == "failed" else None
+    return JobRun(
+        job.graph,
+        job.account,
+        end.ended_at - end.started_at,
+        ran=end.node_times.keys(),
+        failed=failed if isinstance(failed, str) else None,
+        reported=end.prices,
+    )
+
+
+def costs_of(job: Job, end: JobEnd) -> list[CostRow]:
+    """Return what a job that has ended has cost, on the day of its end."""
+    day, seconds = day_of(end.ended_at / 1000), (end.ended_at - end.started_at) / 1000
+    return [
+        CostRow(
+            day,
+            job.member,
+            job.account,
+            charge.node_class,
+            charge.source,
+            charge.amount,
+            charge.nodes,
+            seconds=0.0 if charge.node_class else seconds,
+        )
+        for charge in end.cost.charges
+    ]
 
 
 def without_nulls(job: dict[str, Any]) -> dict[str, Any]:

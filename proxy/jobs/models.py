@@ -38,6 +38,7 @@ from typing import (
 import msgspec
 
 from proxy.bus import BusMessage, EventBus
+from proxy.costs.job_cost import JobCost
 from proxy.storage.history import Number
 from proxy.storage.jobs import JobKey, StoredJob
 from proxy.translate import codec, events
@@ -265,8 +266,9 @@ def is_shown(job: _Visible) -> bool:
 class JobEnd(msgspec.Struct, frozen=True):
     """How a job has ended (times in ms since 1970), of which its `HistoryEntry` is made.
 
-    `node_times` has of each node when it began and how long it ran, `cost` what nodes say that
-    they have cost, `executed_by` what ran the job, as far as the cloud tells.
+    `node_times` has of each node when it began and how long it ran, `prices` what nodes report
+    that they have cost (millionths of a credit), `executed_by` what ran the job, as far as the
+    cloud tells. `cost` is what the job has cost as a whole.
     """
 
     outcome: Outcome
@@ -276,8 +278,9 @@ class JobEnd(msgspec.Struct, frozen=True):
     started_at: int
     ended_at: int
     node_times: Mapping[str, tuple[int, int]] = {}
-    cost: Mapping[str, float] = {}
+    prices: Mapping[str, int] = {}
     executed_by: Mapping[str, Any] = {}
+    cost: JobCost = JobCost()
 
 
 def now() -> int:

@@ -23,6 +23,7 @@ from proxy.members.audit import Audit, finish
 from proxy.members.member import Member
 from proxy.members.rates import Bucket, Buckets
 from proxy.metrics import Metrics
+from proxy.storage.costs import CostRow
 from proxy.storage.database import StorageError
 from proxy.storage.jobs import day_of
 from proxy.storage.usage import UsageRepository, UsageRow
@@ -89,6 +90,11 @@ class Usage:
         day and name. Raises `StorageError`."""
         await self.flush()
         return await self._repository.days(first, last, member)
+
+    async def costs(self, first: str, last: str, member: str | None = None) -> list[CostRow]:
+        """Return what jobs have cost from day to day, both included, of everybody or one member.
+        Raises `StorageError`."""
+        return await self._repository.costs(first, last, member)
 
     async def flush(self) -> None:
         """Write the counts; a cancellation of the caller does not interrupt it.

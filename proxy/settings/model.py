@@ -21,6 +21,7 @@ from proxy.settings.table import (
     Setting,
     rows_of,
     to_address,
+    to_amount,
     to_base_path,
     to_blobs,
     to_bus,
@@ -42,6 +43,7 @@ GROUPS = (
     "Comfy Cloud",
     "Clients",
     "Gateway",
+    "Costs",
     "Sign-in",
     "Replicas",
     "Files and history",
@@ -95,6 +97,18 @@ class AccountSettings(Struct, frozen=True, kw_only=True):
 
     weight: Annotated[float, Meta(gt=0, le=1000), Setting("Accounts")] = 1.0
     """Among accounts with a free slot, one with twice the weight gets twice the jobs."""
+
+    credits_per_second: Annotated[
+        float | None,
+        Setting(
+            "Accounts",
+            expects="a number of credits from 0",
+            shown="the setting credits_per_second",
+            example=0.27,
+            read=to_amount,
+        ),
+    ] = None
+    """What a second of a job on the account costs, in credits."""
 
     members: Annotated[
         tuple[str, ...], Setting("Accounts", expects="a list of names of members")
@@ -326,6 +340,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     """How many jobs of one client_id run at once. auto: one, as on a local ComfyUI, unless the
     client has announced support for several, or polls without a websocket. Members can override
     it."""
+
+    credits_per_second: Annotated[float, Meta(ge=0, le=1000), Setting("Costs", "CREDITS")] = 0.27
+    """What a running second of a job costs, in credits, unless the account's table sets it. The
+    default is the rate of Comfy Cloud's own GPU nodes, $0.001295 a second. Change it if your plan
+    or your deployment has another one; jobs that have ended keep their cost."""
 
     fair_by: Annotated[Literal["jobs", "time"], Setting("Gateway")] = "jobs"
     """What members share equally: the number of jobs, or running time."""

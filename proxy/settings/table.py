@@ -162,6 +162,9 @@ def checked(model: type[Struct], values: Mapping[str, object]) -> dict[str, Any]
     return found
 
 
+#: The largest amount of credits.
+MAX_AMOUNT = 1e9
+
 #: Words for true and false.
 _FLAGS = {"1": True, "true": True, "t": True, "yes": True, "y": True, "on": True}
 _FLAGS |= {"0": False, "false": False, "f": False, "no": False, "n": False, "off": False}
@@ -238,6 +241,16 @@ def to_address(value: object) -> tuple[str, int]:
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError("no address")
     return host, int(port)
+
+
+def to_amount(value: object) -> float:
+    """Return an amount of credits."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("not a number")
+    amount = float(value)
+    if not 0 <= amount <= MAX_AMOUNT:
+        raise ValueError("not an amount")
+    return amount
 
 
 def to_url(value: object) -> URL:

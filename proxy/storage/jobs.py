@@ -33,6 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
+from proxy.storage.costs import CostRow, add_costs
 from proxy.storage.database import Database, Repository, StorageError
 from proxy.storage.encryption import Cipher
 from proxy.storage.history import (
@@ -346,6 +347,7 @@ class JobRepository(Repository):
         *,
         keep: int,
         usage: Sequence[UsageRow] = (),
+        costs: Sequence[CostRow] = (),
         shares: Shares | None = None,
         fence: Fence | None = None,
     ) -> Recorded:
@@ -365,6 +367,7 @@ class JobRepository(Repository):
             run(connection, _SENT, job)
             forgotten = forget_beyond(connection, entry.member, keep)
             add_usage(connection, usage)
+            add_costs(connection, costs)
             put_shares(connection, shares)
             return Recorded(ordinal, tuple(forgotten))
 

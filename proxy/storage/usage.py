@@ -9,6 +9,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 from sqlalchemy import Column, Connection, Index, delete, func, insert, select
 
+from proxy.storage.costs import CostRow, costs_from
 from proxy.storage.database import Repository, StorageError
 from proxy.storage.statements import Upsert, run, run_many
 from proxy.storage.tables import KEY, PlainText, history, jobs, table_of
@@ -30,8 +31,9 @@ class UsageRow(Struct):
     """What a member used on a day (`YYYY-MM-DD`, UTC).
 
     `submitted` jobs are booked on the day of their submission, without those that were taken out
-    of the queue again (`withdrawn`); everything else on the day on which it was. To add is to write
-    a row with what is more; less than 0 takes some back.
+    of the queue again (`withdrawn`); everything else on the day on which it was. What jobs cost is
+    in millionths of a credit, by its source; `unknown_costs` counts partner nodes without a known
+    price. To add is to write a row with what is more; less than 0 takes some back.
     """
 
     day: PlainText
@@ -45,6 +47,9 @@ class UsageRow(Struct):
     outputs: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+    credits_reported: int = 0
+    credits_estimated: int = 0
+    unknown_costs: int = 0
 
     def add(self, more: UsageRow) -> None:
         """Add what another row of the day and member counts."""
@@ -120,6 +125,12 @@ class UsageRepository(Repository):
             query = query.where(usage.c.member == member)
         rows = await self._all(query.order_by(usage.c.day, usage.c.member))
         return [UsageRow(**row._mapping) for row in rows]
+
+    async def costs(self, first: str, last: str, member: str | None = None) -> list[CostRow]:
+        """Return what jobs have cost from day to day, both included, of everybody or one member."""
+        return await self._database.read(
+            lambda connection: costs_from(connection, first, last, member)
+        )
 
     async def record(
         self, *, limit: int, offset: int = 0, member: str | None = None, action: str | None = None

@@ -364,12 +364,6 @@ _NAMES = ("name", "title", "workflow_name")
 #: Classes that say nothing about a workflow: they save, preview, or unpack what others make.
 _DULL = re.compile(r"^(Save|Preview|VAEDecode|VAEEncode|LoadImage|ETN_|Reroute|Primitive)")
 
-#: As partner nodes write it in their progress text: `Price: $0.0400`, `Price: 8.4 credits`.
-_PRICE = re.compile(
-    r"^(?:Price|Credits(?: used)?): *(?P<dollar>\$)?(?P<number>[0-9][0-9,]{0,12}(?:\.[0-9]{1,9})?)",
-    re.MULTILINE | re.IGNORECASE,
-)
-
 
 def label_of(graph: Mapping[str, Any], extra_data: Mapping[str, Any]) -> str:
     """Return the name of a job's workflow, or else its model, or else its most telling node class.
@@ -403,17 +397,3 @@ def _line(value: object) -> str:
 def _model(value: object) -> str:
     """Return a model's name without its folders and its extension."""
     return _MODEL_EXTENSION.sub("", _FOLDERS.split(_line(value))[-1])
-
-
-def cost_of(texts: Iterable[str]) -> dict[str, float]:
-    """Return the cost that nodes report, in `usd` and `credits`, from the last text of each node.
-
-    Comfy Cloud tells the cost of a job nowhere else. `{}` where no text has a price.
-    """
-    total: dict[str, float] = {}
-    for text in texts:
-        found = _PRICE.search(text)
-        if found is not None:
-            unit = "usd" if found["dollar"] else "credits"
-            total[unit] = total.get(unit, 0.0) + float(found["number"].replace(",", ""))
-    return {unit: round(value, 4) for unit, value in total.items()}

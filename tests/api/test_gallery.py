@@ -48,7 +48,7 @@ class Person:
             assert answer.status == 200, await answer.text()
             id_ = str((await answer.json())["prompt_id"])
         async with asyncio.timeout(PATIENCE):
-            while (await self.get("job", id=id_))[1]["ended"] is None:  # noqa: ASYNC110
+            while (await self.get(f"jobs/{id_}"))[1]["ended"] is None:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         return id_
 
@@ -80,7 +80,8 @@ async def test_the_last_jobs_with_label_cost_and_error(
         "class": "SimulatorRaise",
     }
     assert (second["id"], second["member"], second["label"]) == (made, "bob", "Portraits")
-    assert (second["account"], second["cost"], second["thumbnail"]) == ("default", {}, True)
+    assert (second["account"], second["thumbnail"]) == ("default", True)
+    assert [part["source"] for part in second["cost"]["parts"]] == ["estimated"]
     assert second["created"] <= second["started"] <= second["ended"]
 
 
@@ -132,7 +133,7 @@ async def test_a_job_node_by_node(
     simulator.switches.pace = 0.02
     bob = person(team.bob)
     job = await bob.run(graphs.sampled(steps=10))
-    _, shown = await bob.get("job", id=job)
+    _, shown = await bob.get(f"jobs/{job}")
     nodes = {node["id"]: node for node in shown["nodes"]}
     assert nodes["3"]["class"] == nodes["3"]["title"] == "KSampler"
     assert max(nodes.values(), key=lambda node: node["ran"] or 0)["id"] == "3"
@@ -143,7 +144,7 @@ async def test_a_job_node_by_node(
         (0, "9", True)
     ]
     again = await bob.run(graphs.sampled(steps=10))
-    _, shown = await bob.get("job", id=again)
+    _, shown = await bob.get(f"jobs/{again}")
     assert any(node["cached"] and node["began"] is None for node in shown["nodes"])
 
 
@@ -155,10 +156,10 @@ async def test_a_job_that_runs_is_shown_with_its_nodes(
         team.url / "prompt", json={"prompt": graphs.waiting()}, headers=bob.headers
     ) as answer:
         job = (await answer.json())["prompt_id"]
-    status, shown = await bob.get("job", id=job)
+    status, shown = await bob.get(f"jobs/{job}")
     assert (status, shown["ended"], len(shown["nodes"])) == (200, None, 3)
-    assert (await bob.get("job", id="nothing"))[0] == 404
-    assert (await bob.get("job"))[0] == 400
+    assert (await bob.get("jobs/nothing"))[0] == 404
+    assert (await bob.get("run"))[0] == 400
 
 
 async def test_a_thumbnail_is_small_and_of_the_output(
@@ -188,7 +189,7 @@ async def test_a_member_is_shown_nothing_of_another(
     assert await bob.listed() == await bob.listed(member="bob") == [own]
     for path, query in (
         ("jobs", {}),
-        ("job", {"id": theirs}),
+        (f"jobs/{theirs}", {}),
         ("thumbnail", {"id": theirs}),
         ("run", {"id": theirs}),
         ("preview", {"id": theirs}),
@@ -200,7 +201,7 @@ async def test_a_member_is_shown_nothing_of_another(
         status, answer = await bob.get(path, member="ann", **query)
         assert (status, answer["error"]["type"]) == (403, "admins_only")
         assert await bob.get(path, member="nobody", **query) == (status, answer)
-    assert (await bob.get("job", id=theirs))[0] == 404
+    assert (await bob.get(f"jobs/{theirs}"))[0] == 404
     for path, status in (("thumbnail", 404), ("preview", 204), ("workflow", 404)):
         assert (await bob.get(path, id=theirs))[0] == status
     assert (await bob.get("run", id=theirs))[1]["progress"] is None
@@ -209,7 +210,7 @@ async def test_a_member_is_shown_nothing_of_another(
         assert status == 200
         assert "ann" not in str(answer)
     assert (await ann.get("thumbnail", id=own, member="bob"))[0] == 200
-    assert (await ann.get("job", id=own, member="bob"))[1]["label"] == "EmptyImage"
+    assert (await ann.get(f"jobs/{own}", member="bob"))[1]["label"] == "EmptyImage"
 
 
 async def test_what_was_sent_is_a_file_without_the_id_of_a_socket(
@@ -249,7 +250,7 @@ async def test_the_activity_of_a_new_server_begins_with_its_start(
     assert (await ann.get("activity", range="2h"))[0] == 400
 
 
-async def test_the_cost_is_what_partner_nodes_tell(
+async def test_a_cost_says_what_is_reported_and_what_is_estimated(
     team: Team, person: Callable[[str], Person]
 ) -> None:
     graph = {
@@ -268,9 +269,29 @@ async def test_the_cost_is_what_partner_nodes_tell(
     bob = person(team.bob)
     job = await bob.run(graph)
     _, answer = await bob.get("jobs")
-    assert [(one["id"], one["cost"], one["label"]) for one in answer["jobs"]] == [
-        (job, {"usd": 0.05}, "FluxProUltraImageNode")
+    (listed,) = answer["jobs"]
+    seconds = (listed["ended"] - listed["started"]) / 1000
+    gpu, node = listed["cost"]["parts"]
+    assert (gpu["class"], gpu["source"]) == ("", "estimated")
+    assert gpu["credits"] == pytest.approx(0.27 * seconds, abs=1e-6)
+    assert node == {
+        "class": "FluxProUltraImageNode",
+        "nodes": 1,
+        "credits": 10.55,  # $0.05
+        "source": "reported",
+    }
+    assert listed["cost"]["credits"] == pytest.approx(gpu["credits"] + 10.55)
+    assert listed["cost"]["source"] == "estimated"
+    assert (await bob.get(f"jobs/{job}"))[1]["cost"] == listed["cost"]
+    _, costs = await bob.get("usage", rows="costs")
+    assert [
+        (row["node_class"], row["source"], row["credits"], row["nodes"]) for row in costs["costs"]
+    ] == [
+        ("", "estimated", gpu["credits"], 0),
+        ("FluxProUltraImageNode", "reported", 10.55, 1),
     ]
+    (day,) = (await bob.get("usage"))[1]["usage"]
+    assert (day["credits_estimated"], day["credits_reported"]) == (gpu["credits"], 10.55)
 
 
 async def test_the_admin_listener_has_no_web_interface_to_link_to(

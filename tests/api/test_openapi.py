@@ -81,7 +81,7 @@ class Person:
     async def ended(self, id_: str) -> dict[str, Any]:
         """Look at a job until it has ended."""
         async with asyncio.timeout(PATIENCE):
-            while (found := await self.ask("GET", "job", id=id_))["ended"] is None:  # noqa: ASYNC110
+            while (found := await self.ask("GET", "jobs/{id}", id=id_))["ended"] is None:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         return dict(found)
 
@@ -101,8 +101,8 @@ async def jobs(ann: Person, bob: Person) -> None:
             if state["waiting"] and state["running"] and state["running"][0]["node"]:
                 break
             await asyncio.sleep(0.02)
-    assert (await ann.ask("GET", "job", id=waits, member="bob"))["state"] == "waiting"
-    assert (await ann.ask("GET", "job", id=runs))["ended"] is None
+    assert (await ann.ask("GET", "jobs/{id}", id=waits, member="bob"))["state"] == "waiting"
+    assert (await ann.ask("GET", "jobs/{id}", id=runs))["ended"] is None
     assert (await ann.ask("GET", "run", id=runs))["nodes"]
     assert (await ann.ask("GET", "workflow", id=waits, member="bob"))["prompt"]
     await ann.ask("GET", "workflow", expected=400, id=runs, format="png")
@@ -116,7 +116,7 @@ async def jobs(ann: Person, bob: Person) -> None:
     assert [job["id"] for job in found["jobs"]] == [failed["id"]]
     assert len((await ann.ask("GET", "jobs"))["jobs"]) == 3
     await bob.ask("GET", "state")
-    await ann.ask("GET", "job", expected=404, id="none")
+    await ann.ask("GET", "jobs/{id}", expected=404, id="none")
     await bob.ask("GET", "jobs", expected=403, member="ann")
 
 
@@ -124,6 +124,8 @@ async def reports(ann: Person, bob: Person) -> None:
     """Look at what was used, seen and recorded."""
     await bob.ended(await bob.submit(graphs.plain()))
     assert (await ann.ask("GET", "usage"))["usage"]
+    assert (await ann.ask("GET", "usage", rows="costs"))["costs"]
+    await ann.ask("GET", "usage", expected=400, rows="weeks")
     await bob.ask("GET", "usage", **{"from": "2026-01-01"})
     await ann.ask("GET", "usage", expected=400, **{"from": "yesterday"})
     await ann.ask("GET", "usage", expected=400, format="png")
@@ -172,7 +174,7 @@ async def test_what_takes_some_values_refuses_others(
         for parameter in operation.get("parameters", ())
         if "enum" in parameter["schema"]
     ]
-    assert len(chosen) == 4
+    assert len(chosen) == 5
     ann = Person(team, session, team.ann)
     for method, path, name in chosen:
         in_path = {"id": "none"} if "{id}" in path else {}

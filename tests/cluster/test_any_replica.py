@@ -351,7 +351,7 @@ async def test_every_replica_shows_the_same_dashboard(team: Team, person: Person
     found = [(await client.get("proxy/api/jobs"))[1] for client in person.clients]
     assert found[0] == found[1] == found[2]
     assert found[0]["jobs"][0]["id"] == prompt_id
-    shown = [(await client.get("proxy/api/job", id=prompt_id))[1] for client in person.clients]
+    shown = [(await client.get(f"proxy/api/jobs/{prompt_id}"))[1] for client in person.clients]
     assert shown[0] == shown[1] == shown[2]
     assert any(node["ran"] is not None for node in shown[0]["nodes"])
     pictures = []

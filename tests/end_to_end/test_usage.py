@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import gated
 import graphs
+import pytest
 from PIL import Image
 from process import PATIENCE, before, command, serving
 from prometheus_client.parser import text_string_to_metric_families
@@ -173,6 +174,18 @@ async def test_a_crash_loses_no_job_and_the_command_tells_while_the_server_runs(
             head, line = (await printed(tmp_path, "usage", "--csv")).splitlines()
             assert head.startswith("day,member,submitted,")
             assert line.split(",")[1:5] == [LOCAL, "6", "0", "6"]
+            (cost,) = json.loads(await printed(tmp_path, "usage", "--costs", "--json"))
+            assert (cost["account"], cost["node_class"], cost["source"]) == (
+                "default",
+                "",
+                "estimated",
+            )
+            assert cost["credits"] == row["credits_estimated"] > 0
+            assert cost["credits"] == pytest.approx(0.27 * cost["seconds"], abs=1e-5)
+            head, line = (await printed(tmp_path, "usage", "--costs", "--csv")).splitlines()
+            assert head == "day,member,account,node_class,source,credits,nodes,seconds"
+            assert line.split(",")[1:5] == [LOCAL, "default", "", "estimated"]
+            assert "GPU" in await printed(tmp_path, "usage", "--costs")
             table = await printed(tmp_path, "usage", "--from", "2026-01-01")
             assert "running seconds" in table
             assert LOCAL in table

@@ -17,6 +17,7 @@ from proxy.budget import MemoryBudget
 from proxy.bus import BusMessage, EventBus
 from proxy.cloud.client import CloudClient
 from proxy.cloud.event_socket import Timeouts
+from proxy.costs.job_cost import Pricing
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.engine import Engine
 from proxy.engine.policy import Policy
@@ -191,6 +192,7 @@ async def running_engine(
         supervisor=supervisor,
         metrics=Metrics(),
         run_times=RunTimes(RunTimeRepository(database)),
+        pricing=Pricing(lambda _: None, lambda *_: None, 270_000),
         budget=MemoryBudget(2**28),
         **parts,
     )

@@ -6,6 +6,7 @@ import pytest
 from engine.worlds import World
 from jobs.samples import job
 
+from proxy.costs.job_cost import Charge, JobCost
 from proxy.jobs.models import JobLeft, JobsAhead, JobState
 
 
@@ -20,7 +21,7 @@ def test_an_engine_whose_term_is_over_says_and_counts_nothing(world: World) -> N
     world.announcer.changed(one)
     world.announcer.accepted(one)
     world.announcer.dispatched(one)
-    world.announcer.ended(one, "completed", 1.0)
+    world.announcer.ended(one, "completed", 1.0, JobCost())
     world.announcer.discarded(one)
     assert world.heard == []
     assert world.counted("jobs_accepted_total", member="anna") is None
@@ -29,13 +30,17 @@ def test_an_engine_whose_term_is_over_says_and_counts_nothing(world: World) -> N
 def test_what_becomes_of_a_job_is_told_and_counted_once(world: World) -> None:
     one = job(accepted=True, account="one")
     world.announcer.accepted(one)
-    world.announcer.ended(one, "completed", 2.0)
+    cost = JobCost((Charge("", "estimated", 540_000), Charge("Dear", "unknown", 0, 3)))
+    world.announcer.ended(one, "completed", 2.0, cost)
     world.announcer.discarded(job("two", accepted=False))
     assert [type(news) for news in world.heard] == [JobLeft, JobLeft]
     assert world.counted("jobs_accepted_total", member="anna") == 1
     ended = {"member": "anna", "account": "one"}
     assert world.counted("jobs_ended_total", **ended, outcome="completed") == 1
     assert world.counted("jobs_ended_total", **ended, outcome="withdrawn") is None
+    gpu = {"node_class": "", "source": "estimated"}
+    assert world.counted("credits_used_total", **ended, **gpu) == 0.54
+    assert world.counted("unknown_costs_total", **ended, node_class="Dear") == 3
 
 
 def test_how_many_go_before_is_told_when_that_changes(world: World) -> None:

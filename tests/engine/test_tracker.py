@@ -691,11 +691,12 @@ def test_a_node_that_began_behind_the_end_has_run_no_time() -> None:
     assert late.node_times == {"1": (90_000, 0)}
 
 
-def test_the_last_text_of_each_node_tells_the_cost() -> None:
+def test_the_last_price_in_the_texts_of_each_node_counts() -> None:
     end = recorded(
         (1000, event("executing", node="1")),
         (2000, CloudText("1", "Status: Pending\nPrice: $9")),
         (3000, CloudText("1", "Status: Completed\nPrice: $0.04")),
+        (3500, CloudText("1", "Status: Saved")),
         (4000, done()),
     )
-    assert end.cost == {"usd": 0.04}
+    assert end.prices == {"1": 8_440_000}

@@ -8,9 +8,21 @@ from typing import Any
 
 import pytest
 from jobs.samples import new
+from msgspec.structs import replace
 
-from proxy.jobs.conversion import changes_of, content_of, entry_of, job_of, payload_of, stored_of
+from proxy.costs.job_cost import Charge, JobCost
+from proxy.jobs.conversion import (
+    changes_of,
+    content_of,
+    costs_of,
+    entry_of,
+    job_of,
+    payload_of,
+    run_of,
+    stored_of,
+)
 from proxy.jobs.models import JobEnd, JobState
+from proxy.storage.costs import CostRow
 from proxy.storage.usage import UsageRow
 from proxy.translate.packs import Rewriting
 
@@ -48,3 +60,34 @@ def test_an_end_counts_on_its_day_with_its_outputs() -> None:
     entry, usage = entry_of(new("one", cloud_id="c1"), end)
     assert (entry.state, entry.cloud_id, entry.ended_at) == ("succeeded", "c1", 86_401_500)
     assert usage == UsageRow("1970-01-02", "local", completed=1, running_seconds=1.5, outputs=1)
+
+
+def test_a_cost_is_booked_on_the_day_of_the_end_with_its_sources() -> None:
+    charges = (
+        Charge("", "estimated", 405_000),
+        Charge("Flux", "reported", 8_400_000, 1),
+        Charge("Dear", "unknown", 0, 2),
+    )
+    end = JobEnd("completed", {}, {"messages": []}, {}, 0, 86_401_500, cost=JobCost(charges))
+    job = new("one", account="main")
+    entry, usage = entry_of(job, end)
+    assert (usage.credits_reported, usage.credits_estimated) == (8_400_000, 405_000)
+    assert usage.unknown_costs == 2
+    assert json.loads(entry.details)["cost"][1]["amount"] == 8_400_000
+    day = ("1970-01-02", "local", "main")
+    assert costs_of(job, end) == [
+        CostRow(*day, "", "estimated", 405_000, seconds=86_401.5),
+        CostRow(*day, "Flux", "reported", 8_400_000, nodes=1),
+        CostRow(*day, "Dear", "unknown", 0, nodes=2),
+    ]
+
+
+def test_the_cost_of_a_failed_job_depends_on_the_node_that_failed() -> None:
+    job = new("one", account="main")
+    status = {"messages": [["execution_error", {"node_id": "2"}]]}
+    times = {"1": (0, 5), "2": (5, 5)}
+    end = JobEnd("failed", {}, status, {}, 1000, 2500, node_times=times, prices={"1": 7})
+    run = run_of(job, end)
+    assert (run.account, run.ms, set(run.ran), run.failed) == ("main", 1500, {"1", "2"}, "2")
+    assert run.reported == {"1": 7}
+    assert run_of(job, replace(end, outcome="cancelled")).failed is None

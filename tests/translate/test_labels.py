@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.translate.jobs import MAX_LABEL, cost_of, label_of
+from proxy.translate.jobs import MAX_LABEL, label_of
 
 
 def named(**workflow: Any) -> dict[str, Any]:
@@ -49,22 +49,3 @@ def test_whatever_a_client_sends_has_a_short_label(
     graph: dict[str, Any], extra_data: dict[str, Any]
 ) -> None:
     assert len(label_of(graph, extra_data)) <= MAX_LABEL
-
-
-@pytest.mark.parametrize(
-    ("texts", "cost"),
-    [
-        (["Status: Completed\nPrice: $0.0400\nTime elapsed: 3s"], {"usd": 0.04}),
-        (["Price: $0.04", "Price: $1,000.5"], {"usd": 1000.54}),
-        (["Price: 8.4 credits", "price: $1"], {"credits": 8.4, "usd": 1.0}),
-        (["Time elapsed: 3s", "The Price: $3", ""], {}),
-        (["Price: free"], {}),
-    ],
-)
-def test_the_cost_is_what_nodes_say(texts: list[str], cost: dict[str, float]) -> None:
-    assert cost_of(texts) == cost
-
-
-@given(st.lists(st.text(alphabet="Price: $0123456789,.\n")))
-def test_any_text_has_a_finite_cost_or_none(texts: list[str]) -> None:
-    assert all(0 <= value < float("inf") for value in cost_of(texts).values())

@@ -32,13 +32,18 @@ export function bytes(count) {
   return `${+(count / 1000 ** power).toFixed(1)} ${units[power]}`;
 }
 
-/** What a job has cost, `""` if that is not known. */
-export function cost({ usd, credits }) {
-  const parts = [];
-  if (usd != null) parts.push(`$${usd.toFixed(usd < 1 ? 3 : 2)}`);
-  if (credits != null) parts.push(plural(+credits.toFixed(1), "credit"));
-  return parts.join(" + ");
-}
+export const credits = (amount) => plural(+amount.toFixed(Math.abs(amount) < 1 ? 4 : 2), "credit");
+
+const CERTAINTY = { reported: "", estimated: "about ", unknown: "at least " };
+
+/** What a job has cost, and how certain that is; `""` before its end. */
+export const cost = (whole) => (whole?.parts.length ? CERTAINTY[whole.source] + credits(whole.credits) : "");
+
+/** The parts of a cost, each with its source. */
+export const costParts = (whole) => (whole?.parts ?? []).map((part) => {
+  const what = part.class ? `${part.class}${part.nodes > 1 ? ` × ${part.nodes}` : ""}` : "GPU";
+  return part.credits == null ? `${what}: unknown` : `${what}: ${credits(part.credits)} (${part.source})`;
+}).join(", ");
 
 /** What a job is called. */
 export const name = (job) => job.label || `Job ${short(job.id)}`;

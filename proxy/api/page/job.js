@@ -2,7 +2,7 @@
 
 import { act, get } from "./server.js";
 import { ask, card, el, keyed, text } from "./dom.js";
-import { STATES, cost, duration, hash, moment, name } from "./format.js";
+import { STATES, cost, costParts, duration, hash, moment, name } from "./format.js";
 import { thumbnail } from "./jobs.js";
 import { running } from "./run.js";
 
@@ -34,7 +34,7 @@ export function view(context, [member, id]) {
   async function load() {
     const mine = ++asked;
     try {
-      const answer = await get("api/job", { member, id });
+      const answer = await get(`api/jobs/${encodeURIComponent(id)}`, { member });
       if (mine !== asked) return;
       job = answer;
     } catch (failed) {
@@ -81,7 +81,7 @@ export function view(context, [member, id]) {
       ["Member", context.state.viewer.gateway ? job.member : ""], ["Submitted", moment(job.created)],
       ["Waited", duration(Math.min(began, job.ended ?? began) - job.created)],
       ["Ran", job.started ? duration((job.ended ?? context.now) - job.started) : ""],
-      ["Account", job.account], ["Cost", cost(job.cost)], ["Why it waits", job.reason ?? ""], ["Id", job.id],
+      ["Account", job.account], ["Cost", cost(job.cost)], ["Cost of", costParts(job.cost)], ["Why it waits", job.reason ?? ""], ["Id", job.id],
     ].filter(([, value]) => value);
     keyed(facts, told, ([label]) => label, ([label]) => el("div", {}, el("dt", {}, label), el("dd")),
       (entry, [, value]) => text(entry.lastChild, value));

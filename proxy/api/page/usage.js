@@ -1,7 +1,7 @@
 // What members used, by day, and the same as a file.
 
 import { card, el, keyed, options, text } from "./dom.js";
-import { bytes, duration, hash, plural } from "./format.js";
+import { bytes, credits, duration, hash, plural } from "./format.js";
 import { memberFilter } from "./jobs.js";
 import { get } from "./server.js";
 
@@ -19,9 +19,16 @@ export function view(context, [], query) {
   const members = many ? memberFilter(query.get("member") ?? "", read) : null;
   const file = el("a", { download: true, class: "button" }, "Download CSV");
   const filters = el("form", { class: "filters", submit: (event) => event.preventDefault() }, span, members?.select, file);
+  const costs = card("Credits", { id: "usage-costs", empty: "No costs in these days" });
+  const costRows = el("tbody");
+  const costFile = el("a", { download: true, class: "button" }, "Download costs");
+  filters.append(costFile);
+  const costHeads = ["Account", "Node class", "Credits", "Source", "Nodes", "Running time"];
+  costs.body.append(el("div", { class: "wide-table", tabindex: 0, role: "group", "aria-label": "Credits by account and node class" }, el("table", { class: "numbers" },
+    el("thead", {}, el("tr", {}, costHeads.map((head) => el("th", { scope: "col" }, head)))), costRows)));
   const table = card("By day", { id: "usage-days", empty: "No usage in these days" });
   const rows = el("tbody"), total = el("tfoot"), note = el("p", { class: "quiet" });
-  const heads = ["Day", many && "Member", "Jobs", "Failed", "Running time", "Outputs", "Uploaded", "Downloaded"].filter(Boolean);
+  const heads = ["Day", many && "Member", "Jobs", "Failed", "Running time", "Credits", "Outputs", "Uploaded", "Downloaded"].filter(Boolean);
   table.body.append(el("div", { class: "wide-table", tabindex: 0, role: "group", "aria-label": "Usage by day" }, el("table", { class: "numbers" },
     el("thead", {}, el("tr", {}, heads.map((head) => el("th", { scope: "col" }, head)))), rows, total)), note);
   span.value = "30";
@@ -32,9 +39,12 @@ export function view(context, [], query) {
     const wanted = { from: day(context.now - (span.value - 1) * DAY), to: day(context.now), member: members?.select.value };
     const given = Object.entries(wanted).filter(([, value]) => value);
     file.href = `api/usage?${new URLSearchParams([...given, ["format", "csv"]])}`;
+    costFile.href = `api/usage?${new URLSearchParams([...given, ["rows", "costs"], ["format", "csv"]])}`;
     try {
-      const answer = await get("api/usage", wanted);
-      if (mine === asked) draw(answer.usage.filter((row) => row.submitted || row.completed || row.failed || row.cancelled || row.bytes_up || row.bytes_down));
+      const [answer, spent] = await Promise.all([get("api/usage", wanted), get("api/usage", { ...wanted, rows: "costs" })]);
+      if (mine !== asked) return;
+      drawCosts(spent.costs);
+      draw(answer.usage.filter((row) => row.submitted || row.completed || row.failed || row.cancelled || row.bytes_up || row.bytes_down));
     } catch (error) {
       if (mine === asked) context.problem(error.message);
     }
@@ -45,10 +55,34 @@ export function view(context, [], query) {
     table.isEmpty(!usage.length);
     keyed(rows, shown, (row) => `${row.day}/${row.member}`, made, (tr, row) => tr.draw(row));
     const sum = (field) => usage.reduce((all, row) => all + row[field], 0);
-    const whole = Object.fromEntries(["submitted", "failed", "running_seconds", "outputs", "bytes_up", "bytes_down"].map((field) => [field, sum(field)]));
+    const whole = Object.fromEntries(["submitted", "failed", "running_seconds", "credits_reported", "credits_estimated", "unknown_costs", "outputs", "bytes_up", "bytes_down"].map((field) => [field, sum(field)]));
     total.replaceChildren(el("tr", {}, el("th", { scope: "row" }, "Sum"), many && el("td"), cells(whole).map((value) => el("td", {}, value))));
     text(note, usage.length > MOST ? `The newest ${MOST} of ${plural(usage.length, "row")}. The file has all.` : "");
   }
+
+  /** The sums over the days and members, the dearest first. */
+  function drawCosts(found) {
+    const sums = new Map();
+    for (const row of found) {
+      const key = JSON.stringify([row.account, row.node_class, row.source]);
+      const sum = sums.get(key) ?? { ...row, key, credits: 0, nodes: 0, seconds: 0 };
+      for (const field of ["credits", "nodes", "seconds"]) sum[field] += row[field];
+      sums.set(key, sum);
+    }
+    const shown = [...sums.values()].sort((one, other) => other.credits - one.credits);
+    costs.isEmpty(!shown.length);
+    keyed(costRows, shown.slice(0, MOST), (row) => row.key, costRow, (tr, row) => tr.draw(row));
+  }
+
+  function costRow(row) {
+    const values = costCells(row).map(() => el("td"));
+    const tr = el("tr", {}, el("th", { scope: "row" }, row.account), values);
+    tr.draw = (one) => costCells(one).forEach((value, index) => text(values[index], value));
+    return tr;
+  }
+
+  const costCells = (row) => [row.node_class || "GPU", row.source === "unknown" ? "unknown" : credits(row.credits), row.source,
+    row.node_class ? String(row.nodes) : "", row.node_class ? "" : duration(1000 * row.seconds)];
 
   function made(row) {
     const values = cells(row).map(() => el("td"));
@@ -58,14 +92,17 @@ export function view(context, [], query) {
     return tr;
   }
 
-  const cells = (row) => [String(row.submitted), String(row.failed), duration(1000 * row.running_seconds),
+  /** What a row has cost: estimates are marked, and so is what lacks the price of a node. */
+  const spentText = (row) => `${row.unknown_costs ? "≥ " : row.credits_estimated ? "≈ " : ""}${credits(row.credits_reported + row.credits_estimated)}`;
+
+  const cells = (row) => [String(row.submitted), String(row.failed), duration(1000 * row.running_seconds), spentText(row),
     String(row.outputs), bytes(row.bytes_up), bytes(row.bytes_down)];
 
   if (members) members.filled.then(read);
   else read();
   return {
     title: "Usage",
-    root: el("div", { class: "page" }, el("h1", {}, "Usage"), filters, table.root),
+    root: el("div", { class: "page" }, el("h1", {}, "Usage"), filters, costs.root, table.root),
     update() {
       if (context.state.history === seen) return;
       const first = seen == null;

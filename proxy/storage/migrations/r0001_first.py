@@ -22,6 +22,7 @@ def upgrade() -> None:
     _create_jobs()
     _create_members()
     _create_usage()
+    _create_costs()
     _create_process()
 
 
@@ -406,7 +407,28 @@ def _create_usage() -> None:
         sa.Column("outputs", sa.BigInteger(), nullable=False),
         sa.Column("bytes_up", sa.BigInteger(), nullable=False),
         sa.Column("bytes_down", sa.BigInteger(), nullable=False),
+        sa.Column("credits_reported", sa.BigInteger(), nullable=False),
+        sa.Column("credits_estimated", sa.BigInteger(), nullable=False),
+        sa.Column("unknown_costs", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("day", "member", name=op.f("pk_usage")),
+        sqlite_with_rowid=False,
+    )
+
+
+def _create_costs() -> None:
+    op.create_table(
+        "costs",
+        sa.Column("day", sa.Text(), nullable=False),
+        sa.Column("member", AnyText(), nullable=False),
+        sa.Column("account", AnyText(), nullable=False),
+        sa.Column("node_class", AnyText(), nullable=False),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("amount", sa.BigInteger(), nullable=False),
+        sa.Column("nodes", sa.BigInteger(), nullable=False),
+        sa.Column("seconds", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint(
+            "day", "member", "account", "node_class", "source", name=op.f("pk_costs")
+        ),
         sqlite_with_rowid=False,
     )
 
