@@ -174,7 +174,7 @@ async def _check_account(account: AccountAccess, missing: str, checks: CheckRepo
         if missing or not await checks.passes("key", _key_works(client)):
             checks.add("event socket", problem="Not tested, because it needs a valid key.")
             return
-        checks.add("plan", fine=_plan_sentence(await client.account_plan()))
+        checks.add("plan", fine=_plan_sentence(await client.billing.plan()))
         await checks.passes("event socket", _socket_opens(account))
     finally:
         await client.close()

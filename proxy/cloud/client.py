@@ -15,6 +15,7 @@ from aiohttp import MultipartWriter
 from msgspec import Struct
 from yarl import URL
 
+from proxy.cloud.billing import CloudBilling
 from proxy.cloud.downloads import Download, Downloads
 from proxy.cloud.http import (
     CATALOG,
@@ -29,7 +30,6 @@ from proxy.cloud.resilience import (
     CallGate,
     CircuitBreaker,
     CloudAmbiguous,
-    CloudError,
     CloudGarbage,
     CloudOversized,
     CloudRefused,
@@ -44,7 +44,6 @@ from proxy.metrics import CloudCalls, Metrics
 from proxy.observations import AccountObservations
 from proxy.translate import codec
 from proxy.translate.assets import CloudAsset, of_cloud
-from proxy.translate.plans import AccountPlan, plan_of
 from proxy.translate.snapshots import Snapshot, from_job
 
 log = structlog.get_logger(__name__)
@@ -127,6 +126,7 @@ class CloudClient:
             plain_http=plain_http,
             contact=self.contact,
         )
+        self.billing = CloudBilling(self._optional)
         self._submit_url = self.http.url("prompt")
         self._details = asyncio.Semaphore(_MAX_CONCURRENT_DETAILS)
         self._downloads = Downloads(self.http)
@@ -381,20 +381,6 @@ class CloudClient:
         The cloud lets such accounts read `/api/user`, but not their queue or the node list.
         """
         await self.http.get(_status_only, "queue")
-
-    async def account_plan(self) -> AccountPlan:
-        """Return what the cloud reports of the account's plan and balance; fields may be empty.
-
-        Never raises: these routes may refuse a key that works elsewhere.
-        """
-        routes = (("features",), ("billing", "status"), ("billing", "balance"))
-        return plan_of(*await asyncio.gather(*(self._optional_object(*route) for route in routes)))
-
-    async def _optional_object(self, *route: str) -> dict[str, Any] | None:
-        try:
-            return await self._optional.get(Answer.object, *route)
-        except CloudError:
-            return None
 
     async def system_stats(self) -> dict[str, Any]:
         """Return `GET /api/system_stats`. It needs no key, so that it does not check one."""

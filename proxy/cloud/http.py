@@ -99,6 +99,7 @@ ROUTES = (
     "features",
     "billing/status",
     "billing/balance",
+    "billing/events",
 )
 
 

@@ -214,7 +214,7 @@ class Account:
 
         What is not answered this time stays as it was.
         """
-        plan = await self.cloud.account_plan()
+        plan = await self.cloud.billing.plan()
         known = self.plan
         self.plan = AccountPlan(
             plan.tier or known.tier,

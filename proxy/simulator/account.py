@@ -31,7 +31,8 @@ class SimulatedUserFile:
 class SimulatedAccount:
     """Who has the key. `credits` are the submissions that are still paid for, `None` any number.
 
-    `balance_cents` is what the routes of billing show. `imports` are the models of the account's
+    `balance_cents` is what the routes of billing show, `events_elsewhere` what they show beside the
+    account's jobs: other keys and sessions, and payments. `imports` are the models of the account's
     own by folder. All of this may be changed at any time.
     """
 
@@ -39,6 +40,7 @@ class SimulatedAccount:
     plan: Plan = "standard"
     credits: int | None = None
     balance_cents: int = 1234
+    events_elsewhere: list[dict[str, Any]] = field(default_factory=list)
     imports: dict[str, tuple[str, ...]] = field(default_factory=dict)
     user_id: str = field(default_factory=lambda: f"user_{uuid4().hex[:20]}")
     workspace_id: str = field(default_factory=lambda: f"ws_{uuid4().hex[:20]}")

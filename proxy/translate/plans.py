@@ -116,23 +116,21 @@ def balance_cents(balance: object) -> int | None:
     return next((value for value in found if value), 0 if found else None)
 
 
-def cost_of(micros: object) -> Decimal | None:
-    """Return what a usage's `cost_micros`, `spend_micros` or `charge_micro_usd` is in whole units
-    of its currency: these are real millionths."""
-    value = _whole(micros)
-    return None if value is None else Decimal(value) / 1_000_000
-
-
 def _field(value: object, name: str) -> Any:
     return value.get(name) if isinstance(value, Mapping) else None
 
 
-def _whole(value: object) -> int | None:
-    """Return a number, which may come as a string."""
+def decimal_of(value: object) -> Decimal | None:
+    """Return a number, which may come as a string; `None` for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
         number = Decimal(str(value))
-        return int(number) if number.is_finite() and abs(number) < 10**15 else None
-    except InvalidOperation:
+        return number if number.is_finite() and abs(number) < 10**15 else None
+    except (InvalidOperation, ValueError):
         return None
+
+
+def _whole(value: object) -> int | None:
+    number = decimal_of(value)
+    return None if number is None else int(number)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.costs.credits import CREDITS_PER_USD, MILLIONTHS, from_usd
 from proxy.costs.prices import estimated_price
-from proxy.simulator.nodes.special import NODES, PRICE
+from proxy.simulator.nodes.special import NODES, PARTNER, PRICE
 
 
 def partner(expression: str, *widgets: str | tuple[str, str], **depends: Any) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def test_a_price_that_nobody_can_tell_is_unknown(
 
 
 def test_the_class_of_the_simulator_says_what_its_node_reports() -> None:
-    (node,) = (node for node in NODES if node.name == "FluxProUltraImageNode")
+    (node,) = (node for node in NODES if node.name == PARTNER)
     assert estimated_price(node.object_info(), {"prompt": "a cat"}) == from_usd(PRICE)
 
 

@@ -118,7 +118,7 @@ async def test_no_answer_of_these_routes_changes_anything_else(
         cloud = proxy.services.files.library.clouds["default"]
         if trouble is not SLOW:
             for _ in range(6):
-                assert (await cloud.account_plan()).sentence() == ""
+                assert (await cloud.billing.plan()).sentence() == ""
         entry = await client.run(graphs.plain())
         assert entry["status"]["status_str"] == "success"
         (one,) = (await client.get("proxy/api/state"))[1]["accounts"]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from proxy.translate.plans import AccountPlan, balance_cents, cost_of, plan_of
+from proxy.translate.plans import AccountPlan, balance_cents, plan_of
 
 
 @pytest.mark.parametrize(
@@ -34,15 +33,6 @@ from proxy.translate.plans import AccountPlan, balance_cents, cost_of, plan_of
 )
 def test_micros_of_balances_are_cents(body: object, cents: int | None) -> None:
     assert balance_cents(body) == cents
-
-
-@pytest.mark.parametrize(
-    ("micros", "cost"),
-    [(1_000_000, Decimal(1)), ("12950", Decimal("0.01295")), (-1, Decimal("-0.000001"))],
-)
-def test_micros_of_costs_are_real_ones(micros: object, cost: Decimal) -> None:
-    assert cost_of(micros) == cost
-    assert cost_of(None) is None
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ _ERRORS: dict[str, type[Exception]] = {
     for error in (RuntimeError, ValueError, TypeError, KeyError, MemoryError, TimeoutError)
 }
 
-#: What the partner node costs, in US dollars.
-PRICE = 0.05
+#: The class of the partner node, and what it costs in US dollars.
+PARTNER, PRICE = "FluxProUltraImageNode", 0.05
 
 #: Parts of a second between two signs of life of a waiting node.
 TICK = 0.1
@@ -86,7 +86,7 @@ NODES = [
         volatile=True,
     ),
     NodeClass(
-        "FluxProUltraImageNode",
+        PARTNER,
         _flux_pro,
         required={
             "prompt": string("", multiline=True),

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
 from aiohttp import web
 
 from proxy.simulator.account import Plan
 from proxy.simulator.call import Call, SimulatedRoute, answer
-from proxy.simulator.errors import unauthorized
+from proxy.simulator.errors import bad_request, unauthorized
+from proxy.simulator.jobs import SimulatedJob
+from proxy.simulator.nodes.special import PARTNER, PRICE
+
+#: What a second on the GPU costs, in US dollars.
+GPU_SECOND = 0.001295
 
 TIERS: dict[Plan, str] = {
     "free": "FREE",
@@ -54,20 +63,66 @@ async def capabilities(call: Call) -> web.Response:
 
 
 async def events(call: Call) -> web.Response:
-    """`GET /api/billing/events`: one for each job that has run."""
+    """`GET /api/billing/events`: one for the GPU of each job that has run and one for each of its
+    partner nodes, with those that the account has of elsewhere, newest first."""
     _enter(call)
+    page, limit = call.number("page", 1, low=1), call.number("limit", 20, low=1, high=100)
+    call.choice("scope", ("self", "workspace", "user"))
+    since, until = _date(call, "start_date"), _date(call, "end_date")
+    found = [*call.account.events_elsewhere]
+    for job in call.account.jobs.values():
+        found += _booked(job, call.account.key)
     found = [
-        {
-            "event_id": job.id,
-            "event_type": "gpu_usage",
-            "createdAt": "2026-11-28T00:00:00Z",
-            "params": {"amount": 1, "charge_micro_usd": 12_950},
-            "api_key_prefix": call.account.key[:16],
-        }
-        for job in reversed(list(call.account.jobs.values()))
-        if job.terminal
+        event
+        for event in found
+        if (since is None or event["createdAt"] >= since)
+        and (until is None or event["createdAt"] <= until)
     ]
-    return answer({"events": found, "page": 1, "limit": 20, "total": len(found), "totalPages": 1})
+    found.sort(key=lambda event: str(event["createdAt"]), reverse=True)
+    return answer(
+        {
+            "events": found[(page - 1) * limit : page * limit],
+            "page": page,
+            "limit": limit,
+            "total": len(found),
+            "totalPages": -(-len(found) // limit),
+        }
+    )
+
+
+def _booked(job: SimulatedJob, key: str) -> Iterator[dict[str, Any]]:
+    if job.ended is None or job.started is None:
+        return
+    seconds = (job.ended - job.started) / 1000
+    charges = {"gpu_usage": seconds * GPU_SECOND}
+    partners = [node for node in job.executed if job.graph[node].get("class_type") == PARTNER]
+    if partners:
+        charges["api_node_usage"] = PRICE * len(partners)
+    for type_, usd in charges.items():
+        yield {
+            "event_id": f"{job.id}:{type_}",
+            "event_type": type_,
+            "createdAt": timestamp(job.ended),
+            "params": {"amount": round(usd * 100, 4), "charge_micro_usd": round(usd * 1_000_000)},
+            "api_key_name": "simulated",
+            "api_key_prefix": key[:16],
+        }
+
+
+def _date(call: Call, name: str) -> str | None:
+    """A date and time of the query, as events have it. Raises `Refusal` (400)."""
+    text = call.request.query.get(name)
+    if text is None:
+        return None
+    try:
+        return timestamp(int(datetime.fromisoformat(text).timestamp() * 1000))
+    except ValueError:
+        raise bad_request(f"{name} must be a date and time") from None
+
+
+def timestamp(ms: int) -> str:
+    """A time as events have it."""
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%dT%H:%M:%S}.{ms % 1000:03}Z"
 
 
 async def workspace(call: Call) -> web.Response:
