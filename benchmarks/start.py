@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 
 from proxy.storage.files import FileRecord, FileUnit
 from proxy.storage.history import HistoryEntry, add_history
-from proxy.storage.jobs import Payload, add_payload
+from proxy.storage.payloads import Payload, add_payload
 from proxy.storage.start import open_folder
 
 HERE = Path(__file__).parent

@@ -24,7 +24,7 @@ from proxy.api.middleware import note, prepare
 from proxy.api.schema import AccountShown, LiveJobShown, State, WaitingJobShown
 from proxy.bus import MISSED
 from proxy.jobs.models import JobChanged, MembersChanged, shown_state
-from proxy.storage.jobs import day_of
+from proxy.storage.usage import day_of
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 

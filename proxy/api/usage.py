@@ -18,7 +18,7 @@ from proxy.api.keys import ACCOUNTING, ACTIVITY, TURNS
 from proxy.api.members import is_admin, whose
 from proxy.jobs.activity import INTERVAL, aggregate, folded, folded_accounts
 from proxy.members.reports import cost_values, costs_csv, usage_csv, usage_values
-from proxy.storage.jobs import day_of
+from proxy.storage.usage import day_of
 from proxy.translate.errors import LocalError
 
 

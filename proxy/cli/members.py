@@ -42,10 +42,9 @@ from proxy.members.tokens import Token
 from proxy.settings import Settings, load, place_options
 from proxy.storage.costs import CostRow
 from proxy.storage.database import FILE, StorageError
-from proxy.storage.jobs import day_of
 from proxy.storage.members import MemberRepository
 from proxy.storage.start import opened_database
-from proxy.storage.usage import UsageRepository, UsageRow
+from proxy.storage.usage import UsageRepository, UsageRow, day_of
 
 T = TypeVar("T")
 

@@ -20,7 +20,8 @@ from msgspec import Struct
 
 from proxy.jobs.models import FairBy, Job
 from proxy.storage.history import Number
-from proxy.storage.jobs import JobKey, Share
+from proxy.storage.jobs import JobKey
+from proxy.storage.shares import Share
 
 #: How much the last job's running time counts in what a member's next one is taken to need.
 _NEWEST = 0.3

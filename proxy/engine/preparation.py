@@ -9,7 +9,7 @@ from proxy.cloud.event_socket import EventSocket, Timeouts
 from proxy.engine.accounts import Account
 from proxy.engine.recorder import JobRecorder
 from proxy.jobs.models import Job
-from proxy.storage.jobs import Shares
+from proxy.storage.shares import Shares
 from proxy.translate import workflow_metadata
 from proxy.translate.codec import CREDENTIAL_KEYS
 

@@ -24,7 +24,8 @@ from proxy.jobs.models import (
 )
 from proxy.storage.database import FencedError, StorageError
 from proxy.storage.history import Recorded
-from proxy.storage.jobs import JobKey, JobRepository, Shares
+from proxy.storage.jobs import JobKey, JobRepository
+from proxy.storage.shares import Shares
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
@@ -95,7 +96,7 @@ class JobRecorder:
     async def read(self, key: JobKey, order: int) -> Job | None:
         """A job that has not ended, `None` if it is gone. Raises `StorageError`."""
         stored = await self.jobs.get(*key)
-        payload = await self.jobs.payload(order)
+        payload = await self.jobs.payloads.get(order)
         if stored is None or stored.order != order or payload is None:
             return None
         return job_of(stored, content_of(payload))
@@ -119,7 +120,7 @@ class JobRecorder:
             ) from error
 
     async def _content(self, order: int) -> JobContent:
-        payload = await self.jobs.payload(order)
+        payload = await self.jobs.payloads.get(order)
         if payload is None:
             raise ValueError(f"the payload of job {order} is missing")
         return content_of(payload)

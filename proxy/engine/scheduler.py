@@ -16,7 +16,7 @@ from proxy.engine.accounts import Account
 from proxy.engine.fair_share import FairShare, JobQueue, MemberQueue, QueuePosition
 from proxy.jobs.models import FairBy, Job, JobState
 from proxy.members.member import Member
-from proxy.storage.jobs import Shares
+from proxy.storage.shares import Shares
 from proxy.translate.errors import LocalError
 
 #: The message to a client about a job whose reason is `client`.

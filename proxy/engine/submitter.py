@@ -35,7 +35,7 @@ from proxy.engine.outcomes import (
 from proxy.engine.preparation import Preparation, WithdrawnError
 from proxy.jobs.models import Job
 from proxy.storage.database import StorageError
-from proxy.storage.jobs import Shares
+from proxy.storage.shares import Shares
 from proxy.translate.errors import (
     LocalError,
     from_cloud,

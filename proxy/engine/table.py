@@ -24,7 +24,8 @@ from proxy.jobs.models import (
     is_shown,
 )
 from proxy.storage.database import StorageError
-from proxy.storage.jobs import JobKey, Shares
+from proxy.storage.jobs import JobKey
+from proxy.storage.shares import Shares
 from proxy.translate.events import Preview
 
 log = structlog.get_logger(__name__)

@@ -15,8 +15,9 @@ from proxy.costs.job_cost import JobRun
 from proxy.jobs.models import ENDS, Job, JobContent, JobEnd, JobProgress, JobRequest, JobState, now
 from proxy.storage.costs import CostRow
 from proxy.storage.history import HistoryEntry
-from proxy.storage.jobs import Payload, StoredJob, day_of
-from proxy.storage.usage import UsageRow
+from proxy.storage.jobs import StoredJob
+from proxy.storage.payloads import Payload
+from proxy.storage.usage import UsageRow, day_of
 from proxy.translate import codec
 from proxy.translate.codec import CREDENTIAL_KEYS, without_credentials
 from proxy.translate.jobs import label_of

@@ -41,8 +41,8 @@ from proxy.storage.jobs import (
     JobRepository,
     Numbering,
     QueueFullError,
-    day_of,
 )
+from proxy.storage.usage import day_of
 from proxy.threads import ThreadTurns
 from proxy.translate.errors import LocalError
 from proxy.translate.jobs import file_strings, foreign_files, has_more_values

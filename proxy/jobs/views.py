@@ -20,7 +20,8 @@ from proxy.jobs.models import JobProgress, JobState, is_shown
 from proxy.jobs.payload_cache import PayloadCache, QueueItem
 from proxy.storage.database import StorageError
 from proxy.storage.history import Number
-from proxy.storage.jobs import JobRepository, Payload, StoredJob
+from proxy.storage.jobs import JobRepository, StoredJob
+from proxy.storage.payloads import Payload
 from proxy.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
@@ -270,7 +271,7 @@ class LiveJobs:
         found = {job.order: item for job in jobs if (item := self._sent.get(job.order)) is not None}
         lacking = {job.order: job for job in jobs if job.order not in found}
         if lacking:
-            for order, payload in (await self._repository.payloads(lacking)).items():
+            for order, payload in (await self._repository.payloads.get_many(lacking)).items():
                 found[order] = QueueItem(payload.graph, payload.extra_data)
                 self._sent.put(lacking[order].member, order, found[order])
         return found
@@ -284,7 +285,7 @@ class LiveJobs:
         jobs = list(live.jobs.values())
         running, pending = divided([*jobs, *unanswered])
         lacking = [job.order for job in (*running, *pending) if self._sent.get(job.order) is None]
-        sizes = await self._repository.payload_sizes(lacking)
+        sizes = await self._repository.payloads.sizes(lacking)
         if sum(sizes.values()) > _READ_BYTES:
             pieces = self._queue_pieces(member, running, pending, sizes)
             return chained([await anext(pieces)], pieces)

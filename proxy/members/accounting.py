@@ -25,8 +25,7 @@ from proxy.members.rates import Bucket, Buckets
 from proxy.metrics import Metrics
 from proxy.storage.costs import CostRow
 from proxy.storage.database import StorageError
-from proxy.storage.jobs import day_of
-from proxy.storage.usage import UsageRepository, UsageRow
+from proxy.storage.usage import UsageRepository, UsageRow, day_of
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError
 

@@ -1,26 +1,22 @@
-"""Live jobs, their payloads, and the fair shares.
+"""Live jobs.
 
-A payload (graph and `extra_data`) is written once, when the job is accepted, and belongs to its
-history entry in the end. Changes that belong together are one unit: a job's end with its
-history entry, its usage and the fair shares.
+Changes that belong together are one unit: a new job with its payload, its end with its history
+entry, its usage and the fair shares.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-import structlog
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import asdict, replace
 from sqlalchemy import (
     BigInteger,
     Connection,
-    Row,
     Select,
     bindparam,
     delete,
@@ -45,13 +41,17 @@ from proxy.storage.history import (
     forget_beyond,
 )
 from proxy.storage.leases import Fence, check_fence
-from proxy.storage.statements import Upsert, chunks, get_meta, put_meta, run
-from proxy.storage.tables import history, job_numbers, job_payloads, jobs, shares
+from proxy.storage.payloads import (
+    Payload,
+    PayloadRepository,
+    add_payload,
+    delete_payload,
+    forget_credentials,
+)
+from proxy.storage.shares import Shares, put_shares, read_shares
+from proxy.storage.statements import Upsert, chunks, run
+from proxy.storage.tables import history, job_numbers, jobs
 from proxy.storage.usage import UsageRow, add_usage, submitted_on
-
-log = structlog.get_logger(__name__)
-
-_FAIR_SHARE = "fair_share"
 
 
 class JobKey(NamedTuple):
@@ -102,37 +102,6 @@ class StoredJob(Struct, frozen=True):
         return JobKey(self.member, self.prompt_id)
 
 
-class Payload(Struct, frozen=True):
-    """What a client sent for a job, as JSON: its row in `job_payloads`, written once.
-
-    It is apart from the job because it is large, and outlives it in the history. `credentials` are
-    not in `extra_data`, and encrypted on the disk. `rewriting` is what the cloud runs instead of a
-    graph with helper nodes.
-    """
-
-    graph: bytes
-    extra_data: bytes
-    targets: bytes | None = None
-    credentials: bytes | None = None
-    rewriting: bytes | None = None
-
-
-class Share(Struct, frozen=True):
-    """When a member's next job starts in virtual time, and how long its jobs run, in seconds."""
-
-    start: float | None = None
-    typical: float | None = None
-
-
-class Shares(Struct, frozen=True):
-    """The state of the fair shares: the virtual time, members that are not where it is, and the
-    slots that were learned of accounts. To write is to replace the members that are named."""
-
-    now: float = 0.0
-    members: Mapping[str, Share] = field(default_factory=dict)
-    slots: Mapping[str, int] = field(default_factory=dict)
-
-
 class JobLivesError(StorageError):
     """Raised when the member has a live job with this id."""
 
@@ -158,22 +127,13 @@ class Numbering(Struct, frozen=True):
 
 
 _ADD_JOB = insert(jobs).returning(jobs.c.order)
-_ADD_PAYLOAD = insert(job_payloads)
 _ORDER = bindparam("job_order", type_=BigInteger)
 _UPDATE = update(jobs).where(jobs.c.order == _ORDER)
-_SENT = update(job_payloads).where(job_payloads.c.order == _ORDER).values(credentials=None)
 _DROP = delete(jobs).where(jobs.c.order == _ORDER)
-_DROP_PAYLOAD = delete(job_payloads).where(job_payloads.c.order == _ORDER)
 _LIVE = select(jobs).order_by(jobs.c.order)
 _LIVE_OF = _LIVE.where(jobs.c.member == bindparam("m"))
 _JOB = select(jobs).where(jobs.c.member == bindparam("m"), jobs.c.prompt_id == bindparam("i"))
 _IS_LIVE = select(jobs.c.order).where(jobs.c.order == _ORDER)
-_OF_JOBS = job_payloads.c.order.in_(bindparam("orders", expanding=True))
-_PAYLOADS = select(job_payloads).where(_OF_JOBS)
-_SIZES = select(
-    job_payloads.c.order,
-    func.length(job_payloads.c.graph) + func.length(job_payloads.c.extra_data),
-).where(_OF_JOBS)
 _KNOWN = union_all(
     *(
         select(column).where(column.in_(bindparam("ids", expanding=True)))
@@ -194,11 +154,10 @@ _INTERRUPT = _TO_END.values(interrupted=True)
 _NUMBERED = Upsert(job_numbers, "next", how="next")
 _WANTED = _LIVE.where(or_(jobs.c.state == "received", jobs.c.cancel_requested, jobs.c.interrupted))
 _UNANSWERED = _LIVE.where(~jobs.c.accepted, ~jobs.c.cancel_requested)
-_PUT_SHARE = Upsert(shares)
 
 
 class JobRepository(Repository):
-    """The jobs of all members that have not ended, and their `history`.
+    """The jobs of all members that have not ended, their `payloads` and their `history`.
 
     A `fence` makes a write the engine's: it raises `FencedError` when another replica has the
     lease. Usage rows and shares are written in the same unit as what they come from.
@@ -206,8 +165,8 @@ class JobRepository(Repository):
 
     def __init__(self, database: Database, cipher: Cipher | None = None) -> None:
         super().__init__(database)
-        self._cipher = cipher or Cipher()
         self.history = HistoryRepository(database)
+        self.payloads = PayloadRepository(database, cipher or Cipher())
 
     # --- live jobs -------------------------------------------------------------------------
 
@@ -226,9 +185,7 @@ class JobRepository(Repository):
         Raises `JobLivesError`; `DayFullError` if its member has submitted more than `max_per_day`
         on the day of the usage then, and `QueueFullError` if `max_waiting` of the member's wait.
         """
-        kept = payload
-        if payload.credentials is not None:
-            kept = replace(payload, credentials=self._cipher.encrypt(payload.credentials))
+        kept = self.payloads.encrypted(payload)
 
         def work(connection: Connection) -> StoredJob:
             number = job.number
@@ -269,7 +226,7 @@ class JobRepository(Repository):
         def work(connection: Connection) -> bool:
             if not connection.execute(_RECEIVED, {"job_order": order}).rowcount:
                 return False
-            run(connection, _DROP_PAYLOAD, {"job_order": order})
+            run(connection, _DROP, {"job_order": order})
             add_usage(connection, usage)
             return True
 
@@ -315,7 +272,7 @@ class JobRepository(Repository):
                 if not run(connection, _UPDATE, {"job_order": order, **values}).rowcount
             }
             for order in sorted(sent):
-                run(connection, _SENT, {"job_order": order})
+                forget_credentials(connection, order)
             put_shares(connection, shares)
             return gone
 
@@ -335,7 +292,7 @@ class JobRepository(Repository):
             check_fence(connection, fence)
             for order in sorted(orders):
                 run(connection, _DROP, {"job_order": order})
-                run(connection, _DROP_PAYLOAD, {"job_order": order})
+                delete_payload(connection, order)
             add_usage(connection, usage)
             put_shares(connection, shares)
 
@@ -364,7 +321,7 @@ class JobRepository(Repository):
             # First the place, then the job, as in `insert`: so neither waits for the other.
             ordinal = add_history(connection, entry)
             run(connection, _DROP, job)
-            run(connection, _SENT, job)
+            forget_credentials(connection, entry.order)
             forgotten = forget_beyond(connection, entry.member, keep)
             add_usage(connection, usage)
             add_costs(connection, costs)
@@ -401,51 +358,9 @@ class JobRepository(Repository):
     ) -> list[StoredJob]:
         return [StoredJob(**row._mapping) for row in await self._all(query, values)]
 
-    async def payload(self, order: int) -> Payload | None:
-        """Return what the client sent."""
-        return (await self.payloads([order])).get(order)
-
-    async def payloads(self, orders: Iterable[int]) -> dict[int, Payload]:
-        """Return what clients sent, by the orders of the jobs; credentials only until they are
-        sent, and as long as they can be decrypted."""
-        wanted = list(orders)
-
-        def work(connection: Connection) -> list[Row[Any]]:
-            parts = ({"orders": some} for some in chunks(wanted))
-            return [row for part in parts for row in connection.execute(_PAYLOADS, part)]
-
-        return {row.order: self._payload(row) for row in await self._database.read(work)}
-
-    async def payload_sizes(self, orders: Iterable[int]) -> dict[int, int]:
-        """Return the bytes of graphs and `extra_data`, by the orders of the jobs; nothing else is
-        read."""
-        wanted = list(orders)
-
-        def work(connection: Connection) -> dict[int, int]:
-            parts = ({"orders": some} for some in chunks(wanted))
-            rows = (row for part in parts for row in connection.execute(_SIZES, part))
-            return {order: int(size) for order, size in rows}
-
-        return await self._database.read(work) if wanted else {}
-
-    def _payload(self, row: Row[Any]) -> Payload:
-        credentials = None
-        if row.credentials is not None:
-            credentials = self._cipher.decrypt(row.credentials)
-            if credentials is None:
-                log.error("credentials_read_failed", job=row.order)
-        return Payload(row.graph, row.extra_data, row.targets, credentials, row.rewriting)
-
     async def load_shares(self) -> Shares:
         """Return the state of the fair shares as it was last written."""
-
-        def work(connection: Connection) -> Shares:
-            rows = connection.execute(select(shares))
-            members = {member: Share(start, typical) for member, start, typical in rows}
-            state = get_meta(connection, _FAIR_SHARE) or {}
-            return Shares(float(state.get("now", 0.0)), members, dict(state.get("slots", {})))
-
-        return await self._database.read(work)
+        return await self._database.read(read_shares)
 
     async def knows(self, cloud_ids: Collection[str]) -> set[str]:
         """Return which of these ids of an account's jobs belong to our jobs, live or in the
@@ -453,7 +368,7 @@ class JobRepository(Repository):
         asked = list(cloud_ids)
 
         def work(connection: Connection) -> set[str]:
-            parts = ({"ids": some} for some in chunks(asked))
+            parts = ({"ids": part} for part in chunks(asked))
             return {id_ for part in parts for id_ in connection.execute(_KNOWN, part).scalars()}
 
         return await self._database.read(work) if asked else set()
@@ -461,7 +376,7 @@ class JobRepository(Repository):
 
 def _living(connection: Connection, *, member: str, ids: list[str]) -> set[str]:
     query = select(jobs.c.prompt_id).where(jobs.c.member == member)
-    parts = (query.where(jobs.c.prompt_id.in_(some)) for some in chunks(ids))
+    parts = (query.where(jobs.c.prompt_id.in_(part)) for part in chunks(ids))
     return {id_ for part in parts for id_ in connection.execute(part).scalars()}
 
 
@@ -473,16 +388,6 @@ def add_job(connection: Connection, job: StoredJob) -> int:
     return int(run(connection, _ADD_JOB, values).scalar_one())
 
 
-def day_of(at: float) -> str:
-    """Return the day (UTC) of a time in seconds since 1970, by which usage is counted."""
-    return _day(int(at // 86400))
-
-
-@lru_cache(maxsize=16)
-def _day(number: int) -> str:
-    return datetime.fromtimestamp(number * 86400, UTC).date().isoformat()
-
-
 def _next_number(connection: Connection, member: str, numbering: Numbering) -> int:
     """Return the member's next number; no other unit gets a number of the member before this one
     ends."""
@@ -490,18 +395,3 @@ def _next_number(connection: Connection, member: str, numbering: Numbering) -> i
     number = run(connection, _NUMBERED, following).scalar_one()
     number -= 1
     return -number if numbering.front else int(number)
-
-
-def add_payload(connection: Connection, order: int, payload: Payload) -> None:
-    """Write a payload, its credentials as they are, in the caller's unit."""
-    run(connection, _ADD_PAYLOAD, {"order": order, **asdict(payload)})
-
-
-def put_shares(connection: Connection, state: Shares | None) -> None:
-    """Write the state of the fair shares, if there is a new one, in the caller's unit."""
-    if state is None:
-        return
-    put_meta(connection, _FAIR_SHARE, {"now": state.now, "slots": dict(state.slots)})
-    for member, share in sorted(state.members.items()):
-        values = {"member": member, "start": share.start, "typical": share.typical}
-        run(connection, _PUT_SHARE, values)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import cast
 
 from msgspec import Struct
@@ -25,6 +27,16 @@ MAX_OBSERVATIONS = 500
 FACT = "fact"
 
 _ENDED = ("succeeded", "failed", "cancelled")
+
+
+def day_of(at: float) -> str:
+    """Return the day (UTC) of a time in seconds since 1970, by which usage is counted."""
+    return _day(int(at // 86400))
+
+
+@lru_cache(maxsize=16)
+def _day(number: int) -> str:
+    return datetime.fromtimestamp(number * 86400, UTC).date().isoformat()
 
 
 class UsageRow(Struct):

@@ -25,7 +25,7 @@ from yarl import URL
 
 from proxy.members.member import Member
 from proxy.simulator import Simulator
-from proxy.storage.jobs import day_of
+from proxy.storage.usage import day_of
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Locator, Page

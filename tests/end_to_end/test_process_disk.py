@@ -21,7 +21,8 @@ from structlog.testing import capture_logs
 from proxy.settings import ConfigError
 from proxy.simulator import Simulator
 from proxy.storage import database
-from proxy.storage.jobs import JobRepository, Payload, StoredJob
+from proxy.storage.jobs import JobRepository, StoredJob
+from proxy.storage.payloads import Payload
 from proxy.storage.start import open_folder
 
 

@@ -12,7 +12,7 @@ from engine.rig import EngineAnswer, running_engine
 from proxy.jobs.models import JobAnswered, JobChanged, JobReceived, JobState
 from proxy.simulator import Simulator
 from proxy.storage.database import StorageError
-from proxy.storage.jobs import Payload
+from proxy.storage.payloads import Payload
 
 
 async def test_a_job_without_a_free_slot_is_accepted_and_waits(

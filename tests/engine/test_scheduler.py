@@ -16,7 +16,7 @@ from proxy.engine.fair_share import FairShare, JobQueue, MemberQueue
 from proxy.engine.scheduler import WAITS_FOR_CLIENT, WAITS_FOR_MODEL, Scheduler
 from proxy.jobs.models import Needs
 from proxy.members.member import Limits, Member
-from proxy.storage.jobs import Share, Shares
+from proxy.storage.shares import Share, Shares
 from proxy.translate.errors import LocalError
 
 WEIGHTS = st.dictionaries(

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from proxy.members import accounting
 from proxy.members.accounting import Usage, end_of_day
 from proxy.storage.database import Database, StorageError
-from proxy.storage.jobs import day_of
-from proxy.storage.usage import UsageRepository, UsageRow
+from proxy.storage.usage import UsageRepository, UsageRow, day_of
 
 #: 2026-11-24 23:59:50 UTC.
 LATE = 1_795_564_790.0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from proxy.storage.history import HistoryEntry
-from proxy.storage.jobs import JobRepository, Payload, StoredJob
+from proxy.storage.jobs import JobRepository, StoredJob
+from proxy.storage.payloads import Payload
 
 #: What an entry of the history has from the job.
 _KEPT = (

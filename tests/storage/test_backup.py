@@ -17,8 +17,9 @@ from sqlalchemy import BigInteger, Boolean, Column, Connection, Double, LargeBin
 from proxy.storage.backup import BackupError, backup, copy_folder, restore
 from proxy.storage.database import FILE, Database, StorageError, open_sqlite
 from proxy.storage.encryption import SECRET_FILE, Cipher, stored_secrets
-from proxy.storage.jobs import JobRepository, Payload, StoredJob
+from proxy.storage.jobs import JobRepository, StoredJob
 from proxy.storage.leases import ENGINE, LeaseRepository
+from proxy.storage.payloads import Payload
 from proxy.storage.postgresql import open_postgresql
 from proxy.storage.start import migrate, open_folder
 from proxy.storage.statements import get_meta, put_meta
@@ -115,7 +116,9 @@ async def test_a_folder_in_use_is_copied_at_one_moment(folder: Path, tmp_path: P
         restore(tmp_path / f"{number}.tar", tmp_path / str(number))
         opened = await open_folder(tmp_path / str(number))
         live = await JobRepository(opened).live()
-        assert len(await JobRepository(opened).payloads(job.order for job in live)) == len(live)
+        assert len(await JobRepository(opened).payloads.get_many(job.order for job in live)) == len(
+            live
+        )
         assert [job.prompt_id for job in live] == [str(one) for one in range(len(live))]
         await opened.close()
 

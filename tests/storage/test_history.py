@@ -13,7 +13,8 @@ from proxy.storage import history as storage_history
 from proxy.storage.database import Database
 from proxy.storage.files import FileRecord, FileRepository
 from proxy.storage.history import HistoryRepository, RecordedEnd, add_history
-from proxy.storage.jobs import JobRepository, add_payload
+from proxy.storage.jobs import JobRepository
+from proxy.storage.payloads import add_payload
 from proxy.storage.tables import job_payloads
 
 PICTURE = FileRecord(
@@ -88,7 +89,7 @@ async def test_an_id_used_again_keeps_its_place(jobs: JobRepository) -> None:
     found = await entries(jobs)
     assert [(one.prompt_id, one.state) for one in found] == [("a", "failed"), ("b", "succeeded")]
     assert found[0].graph == b"{}"
-    assert await jobs.payload(first) is None
+    assert await jobs.payloads.get(first) is None
 
 
 async def test_the_oldest_entries_go_with_their_files(

@@ -1,19 +1,16 @@
-"""Jobs, payloads and fair shares, in each database."""
+"""Live jobs, in each database."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from databases import other_connection
 from msgspec.structs import replace
-from sqlalchemy import select
 from storage.samples import PAYLOAD, ended, entries, ids, job
 
 from proxy.storage.database import Database, FencedError
-from proxy.storage.encryption import Cipher
 from proxy.storage.history import PAGE, HistoryEntry, Recorded
 from proxy.storage.jobs import (
     DayFullError,
@@ -21,12 +18,10 @@ from proxy.storage.jobs import (
     JobRepository,
     Numbering,
     QueueFullError,
-    Share,
-    Shares,
     StoredJob,
 )
 from proxy.storage.leases import ENGINE, Fence, LeaseRepository
-from proxy.storage.tables import job_payloads
+from proxy.storage.shares import Share, Shares
 from proxy.storage.usage import UsageRepository, UsageRow
 
 
@@ -54,8 +49,8 @@ async def test_a_job_comes_back_as_it_was_taken_in(jobs: JobRepository) -> None:
     )
     order = (await jobs.insert(one, PAYLOAD)).order
     assert await jobs.get("anna", "a") == replace(one, order=order)
-    assert await jobs.payload(order) == PAYLOAD
-    assert await jobs.payloads([order, 77]) == {order: PAYLOAD}
+    assert await jobs.payloads.get(order) == PAYLOAD
+    assert await jobs.payloads.get_many([order, 77]) == {order: PAYLOAD}
 
 
 @pytest.mark.parametrize("number", [0, -1, 1.0, 0.5, -(2**90)])
@@ -131,31 +126,11 @@ async def test_changes_are_written_and_the_rest_stays(jobs: JobRepository) -> No
     assert found == replace(one, order=order, **changes)
 
 
-async def test_credentials_are_encrypted_until_they_are_sent(
-    database: Database, tmp_path: Path
-) -> None:
-    jobs = JobRepository(database, Cipher(tmp_path / "credentials.key"))
-    secret = b'{"api_key_comfy_org": "comfyui-123"}'
-    order = (await jobs.insert(job(), replace(PAYLOAD, credentials=secret))).order
-    stored = await database.read(
-        lambda connection: connection.execute(select(job_payloads.c.credentials)).scalar_one()
-    )
-    assert b"comfyui-123" not in stored
-    again = JobRepository(database, Cipher(tmp_path / "credentials.key"))
-    found = await again.payload(order)
-    assert found is not None
-    assert found.credentials == secret
-    other = await JobRepository(database, Cipher()).payload(order)
-    assert other == PAYLOAD  # another secret: the job goes on without
-    await jobs.update([], sent=[order])
-    assert await jobs.payload(order) == PAYLOAD
-
-
 async def test_a_discarded_job_leaves_no_trace(jobs: JobRepository, database: Database) -> None:
     order = (await jobs.insert(job(), PAYLOAD)).order
     await jobs.discard([order], usage=[UsageRow("2026-01-01", "anna", withdrawn=1)])
     assert await jobs.live() == []
-    assert await jobs.payload(order) is None
+    assert await jobs.payloads.get(order) is None
     (row,) = await UsageRepository(database).days("2026-01-01", "2026-01-01")
     assert row.withdrawn == 1
 

@@ -1,0 +1,113 @@
+"""What clients sent for their jobs: graphs, `extra_data` and credentials, as JSON.
+
+A payload is written once, when its job is accepted, and belongs to the job's history entry in
+the end. It is apart from the job's row because it is large, and outlives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import structlog
+from msgspec import Struct
+from msgspec.structs import asdict, replace
+from sqlalchemy import BigInteger, Connection, Row, bindparam, delete, func, insert, select, update
+
+from proxy.storage.database import Database, Repository
+from proxy.storage.encryption import Cipher
+from proxy.storage.statements import chunks, run
+from proxy.storage.tables import job_payloads
+
+log = structlog.get_logger(__name__)
+
+
+class Payload(Struct, frozen=True):
+    """What a client sent for a job, as JSON: its row in `job_payloads`.
+
+    `credentials` are not in `extra_data`, and encrypted on the disk. `rewriting` is what the cloud
+    runs instead of a graph with helper nodes.
+    """
+
+    graph: bytes
+    extra_data: bytes
+    targets: bytes | None = None
+    credentials: bytes | None = None
+    rewriting: bytes | None = None
+
+
+_ORDER = bindparam("job_order", type_=BigInteger)
+_ADD = insert(job_payloads)
+_DROP = delete(job_payloads).where(job_payloads.c.order == _ORDER)
+_FORGET_CREDENTIALS = (
+    update(job_payloads).where(job_payloads.c.order == _ORDER).values(credentials=None)
+)
+_OF_JOBS = job_payloads.c.order.in_(bindparam("orders", expanding=True))
+_PAYLOADS = select(job_payloads).where(_OF_JOBS)
+_SIZES = select(
+    job_payloads.c.order,
+    func.length(job_payloads.c.graph) + func.length(job_payloads.c.extra_data),
+).where(_OF_JOBS)
+
+
+class PayloadRepository(Repository):
+    """The payloads of jobs, by the orders of the jobs."""
+
+    def __init__(self, database: Database, cipher: Cipher) -> None:
+        super().__init__(database)
+        self._cipher = cipher
+
+    def encrypted(self, payload: Payload) -> Payload:
+        """Return the payload as it is written, with its credentials encrypted."""
+        if payload.credentials is None:
+            return payload
+        return replace(payload, credentials=self._cipher.encrypt(payload.credentials))
+
+    async def get(self, order: int) -> Payload | None:
+        """Return what the client sent, `None` if the job is gone."""
+        return (await self.get_many([order])).get(order)
+
+    async def get_many(self, orders: Iterable[int]) -> dict[int, Payload]:
+        """Return what clients sent, with the credentials as long as they are stored and can be
+        decrypted."""
+        wanted = list(orders)
+
+        def work(connection: Connection) -> list[Row[Any]]:
+            parts = ({"orders": part} for part in chunks(wanted))
+            return [row for part in parts for row in connection.execute(_PAYLOADS, part)]
+
+        return {row.order: self._payload(row) for row in await self._database.read(work)}
+
+    def _payload(self, row: Row[Any]) -> Payload:
+        credentials = None
+        if row.credentials is not None:
+            credentials = self._cipher.decrypt(row.credentials)
+            if credentials is None:
+                log.error("credentials_read_failed", job=row.order)
+        return Payload(row.graph, row.extra_data, row.targets, credentials, row.rewriting)
+
+    async def sizes(self, orders: Iterable[int]) -> dict[int, int]:
+        """Return the bytes of graphs and `extra_data`, without reading them."""
+        wanted = list(orders)
+
+        def work(connection: Connection) -> dict[int, int]:
+            parts = ({"orders": part} for part in chunks(wanted))
+            rows = (row for part in parts for row in connection.execute(_SIZES, part))
+            return {order: int(size) for order, size in rows}
+
+        return await self._database.read(work) if wanted else {}
+
+
+def add_payload(connection: Connection, order: int, payload: Payload) -> None:
+    """Write a payload, its credentials as they are, in the caller's unit."""
+    run(connection, _ADD, {"order": order, **asdict(payload)})
+
+
+def delete_payload(connection: Connection, order: int) -> None:
+    """Delete a payload in the caller's unit."""
+    run(connection, _DROP, {"job_order": order})
+
+
+def forget_credentials(connection: Connection, order: int) -> None:
+    """Delete the credentials of a payload in the caller's unit."""
+    run(connection, _FORGET_CREDENTIALS, {"job_order": order})
