@@ -23,7 +23,8 @@ from proxy.api.members import is_admin, require_admin
 from proxy.api.middleware import note, prepare
 from proxy.api.schema import AccountShown, LiveJobShown, State, WaitingJobShown
 from proxy.bus import MISSED
-from proxy.jobs.models import JobChanged, MembersChanged, shown_state
+from proxy.jobs.messages import JobChanged, MembersChanged
+from proxy.jobs.models import shown_state
 from proxy.storage.usage import day_of
 from proxy.translate import codec
 from proxy.translate.errors import LocalError

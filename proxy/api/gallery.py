@@ -28,7 +28,8 @@ from proxy.api.schema import (
 from proxy.costs.credits import to_credits
 from proxy.costs.job_cost import Charge, JobCost
 from proxy.files.conversions import THUMBNAIL
-from proxy.jobs.models import ENDS, OUTCOMES, JobChanged
+from proxy.jobs.messages import JobChanged
+from proxy.jobs.models import ENDS, OUTCOMES
 from proxy.storage.history import MAX_FOUND, HistoryEntry
 from proxy.translate import codec, names
 from proxy.translate.errors import LocalError

@@ -20,7 +20,7 @@ from aiohttp import web
 from msgspec import Struct, field
 
 from proxy.bus import EventBus
-from proxy.jobs.models import JobMessage, LogsWanted, topic_of
+from proxy.jobs.messages import JobMessage, LogsWanted, topic_of
 from proxy.jobs.submission import Clients
 from proxy.translate.events import Event
 

@@ -22,7 +22,7 @@ from proxy.engine.recorder import JobRecorder
 from proxy.engine.replay import life_of
 from proxy.engine.run_times import RunTimes
 from proxy.engine.term import Term
-from proxy.jobs.models import MembersChanged
+from proxy.jobs.messages import MembersChanged
 from proxy.jobs.service import JobService
 from proxy.jobs.submission import Checks, Clients, SubmissionService
 from proxy.jobs.views import LiveJobs

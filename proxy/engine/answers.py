@@ -9,7 +9,7 @@ from typing import Any
 from proxy.bus import EventBus
 from proxy.engine.announcer import Announcer
 from proxy.engine.table import JobTable
-from proxy.jobs.models import JobAnswered
+from proxy.jobs.messages import JobAnswered
 from proxy.storage.jobs import JobKey
 from proxy.translate.errors import LocalError
 

@@ -14,7 +14,8 @@ from proxy.engine.slots import SlotAllocator
 from proxy.engine.table import JobTable
 from proxy.engine.term import Term
 from proxy.engine.worker import AccountWorker
-from proxy.jobs.models import CancelAnswered, CancelRequested, Job, JobState
+from proxy.jobs.messages import CancelAnswered, CancelRequested
+from proxy.jobs.models import Job, JobState
 from proxy.storage.database import StorageError
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError, from_cloud

@@ -22,12 +22,8 @@ from proxy.bus import EventBus
 from proxy.engine.accounts import Account
 from proxy.engine.handover import Handover
 from proxy.engine.term import Term
-from proxy.jobs.models import (
-    AccountView,
-    EngineOffered,
-    LeaseReleased,
-    TermBegan,
-)
+from proxy.jobs.messages import EngineOffered, LeaseReleased, TermBegan
+from proxy.jobs.models import AccountView
 from proxy.storage.database import StorageError
 from proxy.storage.leases import ENGINE, LeaseRepository
 from proxy.supervisor import Supervisor

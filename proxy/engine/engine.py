@@ -38,21 +38,18 @@ from proxy.engine.scheduler import Scheduler
 from proxy.engine.slots import SlotAllocator
 from proxy.engine.table import JobTable
 from proxy.engine.worker import AccountWorker
-from proxy.jobs.models import (
-    AccountView,
+from proxy.jobs.messages import (
     CancelRequested,
-    Job,
     JobReceived,
     JobReleased,
-    JobState,
     NewsMissed,
     OverviewRequested,
     RunRequested,
     SocketKnown,
     StepsHeard,
     StepsMissed,
-    now,
 )
+from proxy.jobs.models import AccountView, Job, JobState, now
 from proxy.members.member import Member
 from proxy.metrics import Metrics
 from proxy.storage.database import StorageError

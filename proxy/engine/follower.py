@@ -38,7 +38,8 @@ from proxy.engine.tracker import (
     Tracker,
 )
 from proxy.jobs.message_order import StepBuffer
-from proxy.jobs.models import Job, JobEnd, JobMessage, JobState, now, topic_of
+from proxy.jobs.messages import JobMessage, topic_of
+from proxy.jobs.models import Job, JobEnd, JobState, now
 from proxy.storage.database import StorageError
 from proxy.translate.events import Message, Preview, is_terminal
 from proxy.translate.frames import CloudPicture

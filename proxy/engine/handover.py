@@ -20,7 +20,7 @@ from msgspec import Struct
 from proxy.bus import EventBus
 from proxy.cloud.reachability import is_reachable
 from proxy.engine.accounts import Account
-from proxy.jobs.models import EngineOffered
+from proxy.jobs.messages import EngineOffered
 from proxy.metrics import Metrics
 from proxy.storage.database import StorageError
 from proxy.storage.leases import ENGINE, Lease, LeaseRepository

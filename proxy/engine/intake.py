@@ -15,7 +15,8 @@ from proxy.engine.outputs import output_nodes
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.slots import SlotAllocator
 from proxy.engine.table import JobTable
-from proxy.jobs.models import Job, JobReceived, JobState
+from proxy.jobs.messages import JobReceived
+from proxy.jobs.models import Job, JobState
 from proxy.storage.database import StorageError
 from proxy.translate.errors import LocalError
 

@@ -14,22 +14,17 @@ from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.worker import AccountWorker
 from proxy.jobs.conversion import progress_of, stored_of
-from proxy.jobs.models import (
-    AccountView,
-    Job,
+from proxy.jobs.messages import (
     JobChanged,
     JobProgress,
-    JobState,
     NodeRuns,
     OverviewAnswered,
     RunAnswered,
     RunRequested,
     SocketKnown,
-    is_shown,
-    now,
-    shown_state,
     topic_of,
 )
+from proxy.jobs.models import AccountView, Job, JobState, is_shown, now, shown_state
 from proxy.storage.jobs import StoredJob
 
 #: Nodes of a run that are told of.

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from proxy.costs.job_cost import JobRun
-from proxy.jobs.models import ENDS, Job, JobContent, JobEnd, JobProgress, JobRequest, JobState, now
+from proxy.jobs.messages import JobProgress
+from proxy.jobs.models import ENDS, Job, JobContent, JobEnd, JobRequest, JobState, now
 from proxy.storage.costs import CostRow
 from proxy.storage.history import HistoryEntry
 from proxy.storage.jobs import StoredJob

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from proxy.bus import MISSED, EventBus
-from proxy.jobs.models import HistoryChanged, JobRecorded
+from proxy.jobs.messages import HistoryChanged, JobRecorded
 from proxy.storage.history import HistoryEntry, HistoryRepository
 from proxy.translate import codec
 

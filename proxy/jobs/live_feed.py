@@ -18,19 +18,18 @@ import structlog
 
 from proxy.bus import MISSED, EventBus
 from proxy.jobs.message_order import EndsHeard
-from proxy.jobs.models import (
+from proxy.jobs.messages import (
     JobChanged,
     JobLeft,
     JobRecorded,
     JobsAhead,
-    JobState,
     NewsMissed,
     QueueChanged,
     StepsHeard,
     StepsMissed,
     TermBegan,
-    now,
 )
+from proxy.jobs.models import JobState, now
 from proxy.jobs.subscribers import Moment, Subscriber, Subscribers
 from proxy.jobs.views import LiveJobs
 from proxy.storage.database import StorageError

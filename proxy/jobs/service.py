@@ -18,9 +18,7 @@ from msgspec import Struct
 
 from proxy.jobs.history import NO_ENTRY, History
 from proxy.jobs.live_feed import LiveFeed
-from proxy.jobs.models import (
-    ENDS,
-    AccountView,
+from proxy.jobs.messages import (
     CancelAnswered,
     CancelRequested,
     EngineAnswer,
@@ -30,6 +28,7 @@ from proxy.jobs.models import (
     RunAnswered,
     RunRequested,
 )
+from proxy.jobs.models import ENDS, AccountView
 from proxy.jobs.payload_cache import QueueItem
 from proxy.jobs.submission import SubmissionService, poll_interval
 from proxy.jobs.subscribers import Subscribers

@@ -19,17 +19,16 @@ from msgspec import Struct
 
 from proxy.bus import EventBus
 from proxy.jobs.conversion import job_of_request, payload_of, stored_of, used
-from proxy.jobs.models import (
+from proxy.jobs.messages import (
     EngineAnswer,
-    Job,
     JobAnswered,
     JobReceived,
     JobReleased,
-    JobRequest,
     QueueChanged,
     SocketClosed,
     SocketKnown,
 )
+from proxy.jobs.models import Job, JobRequest
 from proxy.jobs.views import LiveJobs
 from proxy.members.accounting import Limiter
 from proxy.members.member import Member, Parallelism, check_classes

@@ -35,15 +35,15 @@ from msgspec import Struct
 
 from proxy.bus import EventBus, Subscription
 from proxy.jobs.message_order import OVER, Delivery, Verdict
-from proxy.jobs.models import (
+from proxy.jobs.messages import (
     JobMessage,
     NewsMissed,
     NodeRuns,
     SocketClosed,
     SocketKnown,
-    now,
     topic_of,
 )
+from proxy.jobs.models import now
 from proxy.storage.jobs import JobKey
 from proxy.supervisor import Supervisor
 from proxy.translate.events import (

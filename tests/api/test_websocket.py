@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestClient
 from proxy.api import websocket as client_socket
 from proxy.api.send_queue import SendQueue
 from proxy.api.websocket import GOING_AWAY, Sockets
-from proxy.jobs.models import NodeRuns, SocketKnown, topic_of
+from proxy.jobs.messages import NodeRuns, SocketKnown, topic_of
 from proxy.supervisor import Supervisor
 from proxy.translate.events import Event, NodeText, Preview, status
 

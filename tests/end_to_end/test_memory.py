@@ -12,7 +12,8 @@ from stack import PATIENCE, Client
 
 from proxy.engine.follower import JobFollower
 from proxy.engine.tracker import Tracker
-from proxy.jobs.models import EngineAnswer, Job
+from proxy.jobs.messages import EngineAnswer
+from proxy.jobs.models import Job
 
 OF_A_JOB = (Job, JobFollower, Tracker, EngineAnswer)
 

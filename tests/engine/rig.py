@@ -25,17 +25,16 @@ from proxy.engine.recorder import JobRecorder
 from proxy.engine.run_times import RunTimes
 from proxy.engine.term import Term
 from proxy.jobs.conversion import job_of_request, payload_of, stored_of
-from proxy.jobs.models import (
+from proxy.jobs.messages import (
     CancelAnswered,
     CancelRequested,
     EngineAnswer,
-    Job,
     JobAnswered,
     JobMessage,
     JobReceived,
     JobReleased,
-    JobRequest,
 )
+from proxy.jobs.models import Job, JobRequest
 from proxy.members.member import Member
 from proxy.metrics import Metrics
 from proxy.simulator import Simulator

@@ -7,7 +7,8 @@ from engine.worlds import World
 from jobs.samples import job
 
 from proxy.costs.job_cost import Charge, JobCost
-from proxy.jobs.models import JobLeft, JobsAhead, JobState
+from proxy.jobs.messages import JobLeft, JobsAhead
+from proxy.jobs.models import JobState
 
 
 @pytest.fixture

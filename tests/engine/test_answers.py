@@ -7,7 +7,7 @@ from jobs.samples import job
 
 from proxy.bus import BusMessage
 from proxy.engine.answers import Answers
-from proxy.jobs.models import JobAnswered
+from proxy.jobs.messages import JobAnswered
 from proxy.translate.errors import LocalError
 
 

@@ -13,7 +13,7 @@ from stack import PATIENCE
 from waiting import until
 
 from proxy.bus import BusMessage, EventBus
-from proxy.jobs.models import JobMessage, StepsHeard, StepsMissed
+from proxy.jobs.messages import JobMessage, StepsHeard, StepsMissed
 from proxy.simulator import Simulator, SocketFault
 from proxy.translate import codec
 

@@ -20,7 +20,7 @@ from proxy.engine.accounts import Account
 from proxy.engine.election import Election
 from proxy.engine.handover import OFFERED, WANTED, Handover, HandoverTimes
 from proxy.engine.term import Term
-from proxy.jobs.models import EngineOffered
+from proxy.jobs.messages import EngineOffered
 from proxy.metrics import Metrics
 from proxy.simulator import Simulator
 from proxy.storage.database import Database

@@ -9,7 +9,8 @@ import graphs
 import pytest
 from engine.rig import EngineAnswer, running_engine
 
-from proxy.jobs.models import JobAnswered, JobChanged, JobReceived, JobState
+from proxy.jobs.messages import JobAnswered, JobChanged, JobReceived
+from proxy.jobs.models import JobState
 from proxy.simulator import Simulator
 from proxy.storage.database import StorageError
 from proxy.storage.payloads import Payload

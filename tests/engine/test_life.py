@@ -8,7 +8,7 @@ import graphs
 import pytest
 from engine.rig import running_engine
 
-from proxy.jobs.models import JobLeft, JobMessage, JobRecorded
+from proxy.jobs.messages import JobLeft, JobMessage, JobRecorded
 from proxy.simulator import Simulator
 
 

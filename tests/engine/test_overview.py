@@ -8,15 +8,15 @@ import pytest
 from engine.worlds import World
 from jobs.samples import job
 
-from proxy.jobs.models import (
+from proxy.jobs.messages import (
     JobProgress,
-    JobState,
     NodeRuns,
     RunAnswered,
     RunRequested,
     SocketKnown,
     topic_of,
 )
+from proxy.jobs.models import JobState
 from proxy.storage.jobs import JobKey
 from proxy.translate.events import Preview
 

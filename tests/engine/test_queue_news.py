@@ -10,7 +10,8 @@ from engine.worlds import World
 from jobs.samples import job
 from waiting import until
 
-from proxy.jobs.models import JobChanged, JobsAhead, JobState
+from proxy.jobs.messages import JobChanged, JobsAhead
+from proxy.jobs.models import JobState
 
 
 @pytest.fixture

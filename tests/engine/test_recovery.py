@@ -13,7 +13,8 @@ from engine.rig import running_engine
 from waiting import until
 
 from proxy.jobs.conversion import job_of_request
-from proxy.jobs.models import Job, JobChanged, JobRequest, JobState
+from proxy.jobs.messages import JobChanged
+from proxy.jobs.models import Job, JobRequest, JobState
 from proxy.simulator import HttpFault, Simulator
 from proxy.translate import codec
 

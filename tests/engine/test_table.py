@@ -9,15 +9,8 @@ import pytest
 from engine.worlds import World
 from jobs.samples import job
 
-from proxy.jobs.models import (
-    TRANSITIONS,
-    JobChanged,
-    JobEnd,
-    JobLeft,
-    JobRecorded,
-    JobState,
-    TransitionError,
-)
+from proxy.jobs.messages import JobChanged, JobLeft, JobRecorded
+from proxy.jobs.models import TRANSITIONS, JobEnd, JobState, TransitionError
 from proxy.storage.database import StorageError
 
 END = JobEnd("completed", {}, {"messages": []}, {}, 1000, 3000)

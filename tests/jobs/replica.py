@@ -13,15 +13,8 @@ from proxy.engine.recorder import JobRecorder
 from proxy.jobs.conversion import payload_of, stored_of
 from proxy.jobs.live_feed import LiveFeed
 from proxy.jobs.message_order import is_step
-from proxy.jobs.models import (
-    Job,
-    JobContent,
-    JobEnd,
-    JobMessage,
-    JobState,
-    now,
-    topic_of,
-)
+from proxy.jobs.messages import JobMessage, topic_of
+from proxy.jobs.models import Job, JobContent, JobEnd, JobState, now
 from proxy.jobs.subscribers import Moment, Subscribers
 from proxy.jobs.views import LiveJobs
 from proxy.storage.jobs import JobRepository

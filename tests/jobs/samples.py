@@ -8,15 +8,8 @@ from typing import Any
 from proxy.bus import EventBus
 from proxy.engine.recorder import JobRecorder
 from proxy.jobs.conversion import payload_of, progress_of, stored_of
-from proxy.jobs.models import (
-    HistoryChanged,
-    Job,
-    JobChanged,
-    JobContent,
-    JobEnd,
-    JobLeft,
-    JobState,
-)
+from proxy.jobs.messages import HistoryChanged, JobChanged, JobLeft
+from proxy.jobs.models import Job, JobContent, JobEnd, JobState
 from proxy.jobs.service import JobQuery, JobService
 from proxy.storage.jobs import JobRepository
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
-from jobs.samples import new
+from jobs.samples import job, new
 from msgspec.structs import replace
 
 from proxy.costs.job_cost import Charge, JobCost
@@ -18,9 +18,11 @@ from proxy.jobs.conversion import (
     entry_of,
     job_of,
     payload_of,
+    progress_of,
     run_of,
     stored_of,
 )
+from proxy.jobs.messages import JobProgress
 from proxy.jobs.models import JobEnd, JobState
 from proxy.storage.costs import CostRow
 from proxy.storage.usage import UsageRow
@@ -91,3 +93,9 @@ def test_the_cost_of_a_failed_job_depends_on_the_node_that_failed() -> None:
     assert (run.account, run.ms, set(run.ran), run.failed) == ("main", 1500, {"1", "2"}, "2")
     assert run.reported == {"1": 7}
     assert run_of(job, replace(end, outcome="cancelled")).failed is None
+
+
+def test_what_is_in_memory_alone_is_told_beside_the_row() -> None:
+    waits = job(reason="slot", message="Later.", label="a fox")
+    assert progress_of(waits) == JobProgress("slot", "Later.")
+    assert stored_of(waits).label == "a fox"

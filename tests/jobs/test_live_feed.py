@@ -11,14 +11,8 @@ from waiting import until
 
 from proxy.bus import MISSED
 from proxy.jobs.conversion import progress_of, stored_of
-from proxy.jobs.models import (
-    JobChanged,
-    JobProgress,
-    JobRecorded,
-    JobState,
-    StepsHeard,
-    StepsMissed,
-)
+from proxy.jobs.messages import JobChanged, JobProgress, JobRecorded, StepsHeard, StepsMissed
+from proxy.jobs.models import JobState
 from proxy.storage.database import StorageError
 from proxy.storage.history import HistoryEntry
 from proxy.supervisor import Supervisor

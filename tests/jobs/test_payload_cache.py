@@ -11,7 +11,8 @@ from jobs.samples import MEMBER, Room, new
 from proxy.budget import MemoryBudget, MemoryLimitError
 from proxy.jobs import views
 from proxy.jobs.conversion import payload_of, progress_of, stored_of
-from proxy.jobs.models import Job, JobChanged, JobState
+from proxy.jobs.messages import JobChanged
+from proxy.jobs.models import Job, JobState
 from proxy.jobs.payload_cache import PayloadCache, QueueItem
 
 

@@ -18,7 +18,8 @@ from proxy.catalog import service
 from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts
 from proxy.cloud.resilience import CloudUnreachable
-from proxy.jobs.models import JobRequest, SocketClosed, SocketKnown
+from proxy.jobs.messages import SocketClosed, SocketKnown
+from proxy.jobs.models import JobRequest
 from proxy.jobs.submission import FRESH, Checks, Clients
 from proxy.members.member import Limits, Member, Parallelism
 from proxy.simulator.nodes import object_info, standard_nodes

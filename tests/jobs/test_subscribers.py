@@ -13,15 +13,8 @@ from waiting import until
 from proxy.bus import EventBus
 from proxy.jobs import subscribers as module
 from proxy.jobs.message_order import is_step
-from proxy.jobs.models import (
-    Job,
-    JobKey,
-    JobMessage,
-    NewsMissed,
-    NodeRuns,
-    SocketKnown,
-    topic_of,
-)
+from proxy.jobs.messages import JobMessage, NewsMissed, NodeRuns, SocketKnown, topic_of
+from proxy.jobs.models import Job, JobKey
 from proxy.jobs.submission import Clients
 from proxy.jobs.subscribers import FEW, Moment, Subscribers
 from proxy.members.member import Member

@@ -12,10 +12,8 @@ from waiting import until
 
 from proxy.budget import MemoryBudget
 from proxy.jobs.conversion import stored_of
-from proxy.jobs.models import (
-    JobProgress,
-    JobState,
-)
+from proxy.jobs.messages import JobProgress
+from proxy.jobs.models import JobState
 from proxy.jobs.views import LiveJobs, divided, of_queue
 from proxy.storage.jobs import JobRepository, StoredJob
 from proxy.supervisor import Supervisor

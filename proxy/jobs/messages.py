@@ -1,0 +1,363 @@
+"""The messages between api and engine, and between replicas, and how an answer is awaited.
+
+| Topic of the bus | Brings |
+|---|---|
+| `engine` | what the api wants: `JobReceived`, `JobReleased` and the like |
+| `answers.…` | the answer to one of these |
+| `jobs.MEMBER` | what becomes of a member's jobs and history |
+| `events.MEMBER.CLIENT` | messages for a client, heard where its socket is (`topic_of`) |
+| `events.MEMBER` | messages about jobs without a client |
+| `sockets` | `SocketKnown`, `SocketClosed` and `NewsMissed` |
+| `logs` | `LogsWanted` |
+| `terms` | `TermBegan`, `LeaseReleased` |
+| `members` | `MembersChanged` |
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
+from typing import Any, Generic, NamedTuple, Self, TypeVar
+
+import msgspec
+
+from proxy.bus import BusMessage, EventBus
+from proxy.jobs.models import AccountView
+from proxy.storage.jobs import JobKey, StoredJob
+from proxy.translate import codec, events
+from proxy.translate.errors import LocalError
+
+T = TypeVar("T")
+
+
+class _PackedMessage(BusMessage, frozen=True):
+    """A message with fields for which MessagePack has no form: those of `_PACKED`."""
+
+    def to_wire(self) -> Self:
+        """With these fields as what MessagePack knows."""
+        return self._with(0)
+
+    def from_wire(self) -> Self:
+        """The opposite."""
+        return self._with(1)
+
+    def _with(self, way: int) -> Self:
+        fields = {
+            name: _PACKED[name][way](value)
+            for name in self.__struct_fields__
+            if name in _PACKED and (value := getattr(self, name)) is not None
+        }
+        return msgspec.structs.replace(self, **fields)
+
+
+#: For fields by their names: what they are on the wire, and back. JSON has numbers of any size, and
+#: a job stays in its process.
+_PACKED: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "job": (lambda job: None, lambda job: job),
+    "found": (codec.dumps, codec.loads),
+    "node_errors": (codec.dumps, codec.loads),
+    "error": (
+        lambda error: codec.dumps(error.fields()),
+        lambda text: LocalError(**codec.loads(text)),
+    ),
+    "message": (events.packed, events.unpacked),
+}
+
+
+# --- the api asks ------------------------------------------------------------------------
+
+
+class JobReceived(_PackedMessage, frozen=True):
+    """api → engine: a checked job is in the storage. The answer is a `JobAnswered`.
+
+    `found` are the node errors of a graph that can run in part. `job` is the job itself where the
+    engine is in the same process, and need not read it. With `promised` the client may know of it.
+    """
+
+    key: JobKey
+    order: int
+    found: Any = None
+    job: Any = None
+    promised: bool = False
+
+
+class JobReleased(BusMessage, frozen=True):
+    """api → engine: the client has its answer. `watched` says whether it listens."""
+
+    key: JobKey
+    watched: bool
+
+
+class CancelRequested(BusMessage, frozen=True):
+    """api → engine: end these jobs. The `CancelAnswered` comes on `answers.{request}`.
+
+    With `interrupt` they end as interrupted runs, also those that have not begun; else what has not
+    begun leaves no trace. With `cleared` the sockets hear once how many jobs are left.
+    """
+
+    request: str
+    keys: tuple[JobKey, ...]
+    interrupt: bool = False
+    cleared: bool = False
+
+
+class StepsHeard(NamedTuple):
+    """How much of a live job a replica has heard: the last step and the epoch that it is of."""
+
+    key: JobKey
+    order: int
+    epoch: int
+    number: int
+
+
+class StepsMissed(BusMessage, frozen=True):
+    """api → engine: tell what is behind these steps once more, if there is more."""
+
+    heard: tuple[StepsHeard, ...]
+
+
+class OverviewRequested(BusMessage, frozen=True):
+    """api → engine: all jobs, or a member's. The answer comes on `answers.{request}`."""
+
+    request: str
+    member: str | None
+
+
+class RunRequested(BusMessage, frozen=True):
+    """api → engine: how far a job is, with its nodes and its last preview. The answer comes on
+    `answers.{request}`, with the picture itself if that is wanted."""
+
+    request: str
+    key: JobKey
+    picture: bool = False
+
+
+# --- the engine answers ------------------------------------------------------------------
+
+
+class JobAnswered(_PackedMessage, frozen=True):
+    """engine → api: the job was taken in, with the nodes that were left out, or refused."""
+
+    key: JobKey
+    node_errors: Any = None
+    error: Any = None
+
+
+class CancelAnswered(_PackedMessage, frozen=True):
+    """engine → api: whether any job was cancelled by this, or why (a `LocalError`) it could not
+    be."""
+
+    cancelled: bool = False
+    error: Any = None
+
+
+class OverviewAnswered(BusMessage, frozen=True):
+    """engine → api: what runs first, then what waits in the order of turns; and the accounts."""
+
+    jobs: tuple[JobChanged, ...]
+    accounts: tuple[AccountView, ...]
+
+
+class RunAnswered(_PackedMessage, frozen=True):
+    """engine → api: `found` is `{"progress", "remaining", "node", "nodes": {ID: {"state", "value",
+    "max", "began", "ran"}}}`, `None` for a job that does not run.
+
+    `preview` names the last one: another preview has another name. `image` is of the media type
+    `image_type`, empty if it was not asked for.
+    """
+
+    found: Any
+    preview: str = ""
+    image: bytes = b""
+    image_type: str = ""
+
+
+# --- the engine tells --------------------------------------------------------------------
+
+
+class JobProgress(msgspec.Struct, frozen=True):
+    """What only the engine knows of a live job, and tells beside the job's row.
+
+    `reason` is why the job does not continue: `turn`, `slot`, `client` (another job of its client
+    has a slot), `model` (the accounts that have its models are busy), `limit` (the member's own),
+    `disabled` (the member), `no_account`, or what the account suffers (`no_credits`, `dead_key`,
+    `queue_limit`, `rate_limited`, `unreachable`); `message` is the cloud's sentence about it.
+    `finishing` says that the client has all outputs. Admins see more: a waiting job has `before` it
+    this many jobs of anyone; a running one has done a `share` from 0 to 1, will run for `remaining`
+    ms, as earlier runs of the same graph say, and `node` is the one that runs.
+    """
+
+    reason: str | None = None
+    message: str | None = None
+    finishing: bool = False
+    before: int | None = None
+    share: float | None = None
+    remaining: int | None = None
+    node: str | None = None
+    node_type: str | None = None
+
+
+class JobChanged(BusMessage, frozen=True):
+    """engine → api: a job is in the queue in the state of this row, which is its own now."""
+
+    job: StoredJob
+    progress: JobProgress = JobProgress()
+
+
+class JobLeft(BusMessage, frozen=True):
+    """engine → api: a job is in the queue no more. With `more` others leave with it, and the last
+    one tells how many are left."""
+
+    job: StoredJob
+    more: bool = False
+
+
+class JobsAhead(BusMessage, frozen=True):
+    """engine → api: this many jobs of others go before the member's last waiting one.
+
+    With `tell` the member's sockets hear how many jobs are left.
+    """
+
+    member: str
+    count: int
+    tell: bool = False
+
+
+class QueueChanged(BusMessage, frozen=True):
+    """api → api: a client has its answer, and the member's sockets hear how many jobs are left."""
+
+    member: str
+
+
+class JobRecorded(BusMessage, frozen=True):
+    """engine → api: a job is in the history, and the oldest entries are `forgotten` with their
+    files. `ordinal` counts the ends of the member, 0 where that is not known."""
+
+    key: JobKey
+    order: int
+    client_id: str | None
+    ordinal: int
+    forgotten: tuple[str, ...] = ()
+
+
+class HistoryChanged(BusMessage, frozen=True):
+    """api → api: these entries of the history are gone, all without `prompt_ids`."""
+
+    member: str
+    prompt_ids: tuple[str, ...] | None
+
+
+class JobMessage(_PackedMessage, frozen=True):
+    """engine → api: a message (of `proxy.translate.events`) for the client of a job, which has
+    the `order`; 0 for a message that is about none.
+
+    `epoch`, `number` and `step` are its place among the job's messages (see
+    `proxy.jobs.message_order`). A step that the engine could not keep has no message when it is
+    told again.
+    """
+
+    member: str
+    client_id: str | None
+    prompt_id: str
+    watched: bool
+    message: Any
+    order: int = 0
+    epoch: int = 0
+    number: int = 0
+    step: bool = False
+
+
+class NodeRuns(BusMessage, frozen=True):
+    """engine → api: the messages about the running job to a client whose `socket` has just
+    opened."""
+
+    member: str
+    client_id: str
+    socket: str
+    node: str
+
+
+# --- the replicas tell each other --------------------------------------------------------
+
+
+class SocketKnown(BusMessage, frozen=True):
+    """A client has this socket since `at` (ms since 1970), and its messages; `several` says that it
+    tells the messages of several jobs apart, `opens` that this is now."""
+
+    member: str
+    client_id: str
+    socket: str
+    at: int
+    several: bool = False
+    opens: bool = False
+
+
+class SocketClosed(BusMessage, frozen=True):
+    """The client's socket is closed."""
+
+    member: str
+    client_id: str
+    socket: str
+
+
+class LogsWanted(BusMessage, frozen=True):
+    """A client wants to hear the log lines about its member, or no more."""
+
+    member: str
+    client_id: str
+    wanted: bool
+
+
+class NewsMissed(BusMessage, frozen=True):
+    """A replica has started or lost messages: tell again what no storage knows."""
+
+
+class TermBegan(BusMessage, frozen=True):
+    """An engine runs the jobs now, which has read them from the storage."""
+
+
+class MembersChanged(BusMessage, frozen=True):
+    """Members, tokens or sessions are others."""
+
+
+class LeaseReleased(BusMessage, frozen=True):
+    """No engine runs the jobs; anyone who can may take the lease."""
+
+
+class EngineOffered(BusMessage, frozen=True):
+    """The engine cannot reach the cloud; a replica that can may ask for the lease."""
+
+
+def topic_of(member: str, client_id: str | None) -> str:
+    """Where messages about jobs of a client are brought, or of jobs without one."""
+    if client_id is None:
+        return f"events.{member}"
+    # A client's id may have any characters and any length.
+    digest = blake2b(client_id.encode(errors="surrogatepass"), digest_size=16)
+    return f"events.{member}.{digest.hexdigest()}"
+
+
+class EngineAnswer(Generic[T]):
+    """What the engine answers, the first message of a `kind` on a topic, for one who waits for it
+    in a block."""
+
+    def __init__(self, bus: EventBus, topic: str, kind: type[T]) -> None:
+        self._kind = kind
+        self._answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._subscription = bus.subscribe(topic, self._hear)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._subscription.close()
+
+    async def within(self, seconds: float) -> T | None:
+        """The answer; `None` if it does not come in time."""
+        await asyncio.wait([self._answer], timeout=seconds)
+        return self._answer.result() if self._answer.done() else None
+
+    def _hear(self, said: object) -> None:
+        if isinstance(said, self._kind) and not self._answer.done():
+            self._answer.set_result(said)
