@@ -28,6 +28,7 @@ from proxy.files.library import hash_in
 from proxy.files.output_names import Given
 from proxy.files.pictures import metadata_of
 from proxy.files.service import Files
+from proxy.storage.asset_lists import count_tags, list_assets, list_tags
 from proxy.storage.assets import AssetRepository, AssetUnit, TooManyAssetsError, UnknownPreviewError
 from proxy.storage.database import StorageError
 from proxy.storage.files import FileRecord
@@ -92,7 +93,7 @@ class Assets:
         """Return the body of `GET /api/assets`. Raises `StorageError`."""
         if query.filter.may_be_models:
             await self._follow_models(member)
-        page = await self._repository.read(lambda unit: unit.page(member, query))
+        page = await self._repository.read(lambda unit: list_assets(unit, member, query))
         self._learner.shown(page.assets)
         body: dict[str, Any] = {
             "assets": [
@@ -107,7 +108,7 @@ class Assets:
 
     async def tags(self, member: str, query: TagQuery) -> dict[str, Any]:
         """Return the body of `GET /api/tags`. Raises `StorageError`."""
-        page = await self._repository.read(lambda unit: unit.tags(member, query))
+        page = await self._repository.read(lambda unit: list_tags(unit, member, query))
         return {
             "tags": [{"name": name, "count": count} for name, count in page.tags],
             "total": page.total,
@@ -118,7 +119,7 @@ class Assets:
         """Return the body of `GET /api/assets/tags/refine`. Raises `StorageError`."""
         if wanted.may_be_models:
             await self._follow_models(member)
-        counts = await self._repository.read(lambda unit: unit.refine(member, wanted, limit))
+        counts = await self._repository.read(lambda unit: count_tags(unit, member, wanted, limit))
         return {"tag_counts": dict(counts)}
 
     # --- one record ------------------------------------------------------------------------------

@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from msgspec import Struct, field
 from msgspec.structs import replace
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Select,
     and_,
     bindparam,
-    case,
     delete,
     exists,
     func,
@@ -27,13 +25,13 @@ from sqlalchemy import (
 )
 
 from proxy.storage.database import Database
-from proxy.storage.statements import Upsert, chunks, get_meta, put_meta, run_many
+from proxy.storage.statements import Upsert, chunks, count_rows, get_meta, put_meta, run_many
 from proxy.storage.tables import asset_tags, assets, files, history, outputs
-from proxy.translate.assets import MISSING, Asset, AssetFilter, AssetQuery, Cursor
+from proxy.translate.assets import MISSING, Asset
 from proxy.translate.names import Place
 
 if TYPE_CHECKING:
-    from proxy.translate.asset_requests import TagQuery
+    pass
 
 T = TypeVar("T")
 
@@ -41,24 +39,6 @@ T = TypeVar("T")
 MAX_TAGS = 200
 #: Maximum number of records of a member.
 MAX_ASSETS = 200_000
-
-
-class AssetPage(Struct, frozen=True):
-    """Records of a list, the ones that they name as previews by id, and where the next page
-    begins (`None` at the end)."""
-
-    assets: list[Asset]
-    previews: Mapping[str, Asset]
-    total: int
-    has_more: bool
-    next: Cursor | None
-
-
-class TagPage(Struct, frozen=True):
-    """Tags with how many records have them."""
-
-    tags: list[tuple[str, int]]
-    total: int
 
 
 class TagChange(Struct, frozen=True):
@@ -136,13 +116,6 @@ _ACCESSED = (
     .values(last_access_time=bindparam("n"))
 )
 _COUNT = select(func.count()).select_from(assets).where(assets.c.member == bindparam("m"))
-_SORTS: Mapping[str, ColumnElement[Any]] = {
-    "created_at": assets.c.created_at,
-    "updated_at": assets.c.updated_at,
-    "name": assets.c.name,
-    "size": func.coalesce(assets.c.size, 0),
-    "last_access_time": func.coalesce(assets.c.last_access_time, 0),
-}
 
 
 def forget_assets(connection: Connection, member: str, jobs: Sequence[str]) -> None:
@@ -161,10 +134,10 @@ def forget_assets(connection: Connection, member: str, jobs: Sequence[str]) -> N
 
 
 class AssetUnit:
-    """The assets within one unit of work."""
+    """The assets within one unit of work, whose `connection` it has."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+        self.connection = connection
         self._execute = connection.execute
 
     def get(self, member: str, id_: str) -> Asset | None:
@@ -176,42 +149,19 @@ class AssetUnit:
         asset = self.get(member, id_)
         return None if asset is None else (asset, self._preview(asset))
 
-    def page(self, member: str, query: AssetQuery) -> AssetPage:
-        """Return the records that a query asks for."""
-        wanted = _matching(member, query.filter)
-        total = self._count(wanted)
-        value = _SORTS[query.sort]
-        falling = query.order == "desc"
-        if query.after is not None:
-            wanted = wanted.where(_behind(value, query.after, falling=falling))
-        by = (value.desc(), assets.c.id.desc()) if falling else (value, assets.c.id)
-        rows = self._execute(
-            wanted.add_columns(value.label("sorted_by"))
-            .order_by(*by)
-            .limit(query.limit + 1)
-            .offset(query.offset)
-        ).all()
-        page, more = rows[: query.limit], len(rows) > query.limit
-        following = None
-        if more and query.sort != "last_access_time":
-            following = Cursor(page[-1].sorted_by, page[-1].id)
-        records = self._tagged(page)
-        previews = self.get_many(member, {record.preview for record in records if record.preview})
-        return AssetPage(records, previews, total, more, following)
-
     def get_many(self, member: str, ids: Collection[str]) -> dict[str, Asset]:
         """Return the records that exist among these ids."""
         found: dict[str, Asset] = {}
-        for some in chunks(sorted(ids)):
-            query = _LISTED.where(assets.c.id.in_(some))
+        for part in chunks(sorted(ids)):
+            query = _LISTED.where(assets.c.id.in_(part))
             found.update((record.id, record) for record in self._records(query, {"m": member}))
         return found
 
     def of_jobs(self, member: str, jobs: Collection[str]) -> list[Asset]:
         """Return the records of the outputs of jobs, in the order in which they were written."""
         found = []
-        for some in chunks(sorted(jobs)):
-            query = _LISTED.where(assets.c.job.in_(some))
+        for part in chunks(sorted(jobs)):
+            query = _LISTED.where(assets.c.job.in_(part))
             query = query.order_by(assets.c.created_at, assets.c.id)
             found += self._records(query, {"m": member})
         return found
@@ -267,8 +217,8 @@ class AssetUnit:
         """Note the new contents of files of a type, by path (the hash, and the job that made it);
         records of the previous contents are marked as missing."""
         gone = []
-        for some in chunks(list(contents)):
-            for row in self._execute(_CONTENTS, {"m": member, "t": type_, "paths": some}):
+        for part in chunks(list(contents)):
+            for row in self._execute(_CONTENTS, {"m": member, "t": type_, "paths": part}):
                 hash_, job = contents[row.path]
                 if row.hash is None:
                     is_other = row.job is not None and row.job != job
@@ -280,12 +230,12 @@ class AssetUnit:
 
     def add_many(self, new: Iterable[Asset]) -> None:
         """Write records with their tags, but for those that there are."""
-        for some in chunks(list(new)):
-            rows = [{name: getattr(asset, name) for name in _COLUMNS} for asset in some]
-            run_many(self._connection, _ADD, rows)
+        for part in chunks(list(new)):
+            rows = [{name: getattr(asset, name) for name in _COLUMNS} for asset in part]
+            run_many(self.connection, _ADD, rows)
             self._put_tags(
                 _tag(asset.member, asset.id, tag, automatic=tag in asset.automatic)
-                for asset in some
+                for asset in part
                 for tag in asset.tags
             )
 
@@ -347,7 +297,10 @@ class AssetUnit:
         new = sorted(set(tags) - set(asset.tags))
         if new:
             of_record = (asset_tags.c.member == member, asset_tags.c.asset == id_)
-            if self._count(select(asset_tags).where(*of_record)) + len(new) > MAX_TAGS:
+            if (
+                count_rows(self.connection, select(asset_tags).where(*of_record)) + len(new)
+                > MAX_TAGS
+            ):
                 removed = asset_tags.c.present.is_(False)
                 self._execute(delete(asset_tags).where(*of_record, removed))
             if len(asset.tags) + len(new) > MAX_TAGS:
@@ -370,49 +323,9 @@ class AssetUnit:
         absent = sorted(set(tags) - set(asset.tags))
         return TagChange(gone, absent, sorted(set(asset.tags) - set(gone)), sorted(protected))
 
-    def tags(self, member: str, query: TagQuery) -> TagPage:
-        """Return the member's tags, including tags that no record has."""
-        live = case((and_(asset_tags.c.present, assets.c.deleted.is_(False)), 1))
-        count = func.count(live).label("count")
-        grouped = (
-            select(asset_tags.c.tag, count)
-            .join(
-                assets,
-                and_(assets.c.member == asset_tags.c.member, assets.c.id == asset_tags.c.asset),
-            )
-            .where(asset_tags.c.member == member)
-            .group_by(asset_tags.c.tag)
-        )
-        if query.prefix is not None:
-            start = func.substr(asset_tags.c.tag, 1, len(query.prefix))
-            grouped = grouped.where(start == query.prefix)
-        if not query.include_zero:
-            grouped = grouped.having(count > 0)
-        total = self._count(grouped)
-        by = [count.desc()] if query.order == "count_desc" else []
-        grouped = grouped.order_by(*by, asset_tags.c.tag).limit(query.limit).offset(query.offset)
-        return TagPage([(row.tag, row[1]) for row in self._execute(grouped)], total)
-
-    def refine(self, member: str, wanted: AssetFilter, limit: int) -> list[tuple[str, int]]:
-        """Return how many of the matching records have each tag, the most used first."""
-        matching = _matching(member, wanted).with_only_columns(assets.c.id)
-        count = func.count()
-        query = (
-            select(asset_tags.c.tag, count)
-            .where(
-                asset_tags.c.member == member,
-                asset_tags.c.present,
-                asset_tags.c.asset.in_(matching),
-            )
-            .group_by(asset_tags.c.tag)
-            .order_by(count.desc(), asset_tags.c.tag)
-            .limit(limit)
-        )
-        return [(row[0], row[1]) for row in self._execute(query)]
-
     def models_version(self, member: str) -> str | None:
         """Return which list of models the member's records come from."""
-        return cast("str | None", get_meta(self._connection, f"asset_models:{member}"))
+        return cast("str | None", get_meta(self.connection, f"asset_models:{member}"))
 
     def put_models(self, member: str, version: str, models: Sequence[Asset]) -> tuple[int, int]:
         """Write the records of a list of models: new models are added, models that are gone are
@@ -428,27 +341,22 @@ class AssetUnit:
         back = set(self._execute(missing).scalars()) & wanted
         self._put_tags(_tag(member, id_, MISSING, present=False) for id_ in back)
         self._put_tags(_tag(member, id_, MISSING) for id_ in known - wanted)
-        put_meta(self._connection, f"asset_models:{member}", version)
+        put_meta(self.connection, f"asset_models:{member}", version)
         return len(wanted - known), len(known - wanted)
 
     def _records(self, query: Select[Any], values: Mapping[str, Any]) -> list[Asset]:
-        return self._tagged(self._execute(query, values).all())
-
-    def _count(self, query: Select[Any]) -> int:
-        """Return how many rows a query has."""
-        counted = select(func.count()).select_from(query.subquery())
-        return int(self._execute(counted).scalar_one())
+        return self.tagged(self._execute(query, values).all())
 
     def _put_tags(self, tags: Iterable[Mapping[str, Any]]) -> None:
-        run_many(self._connection, _PUT_TAG, list(tags))
+        run_many(self.connection, _PUT_TAG, list(tags))
 
-    def _tagged(self, rows: Sequence[Any]) -> list[Asset]:
+    def tagged(self, rows: Sequence[Any]) -> list[Asset]:
         """Return records with their tags."""
         found: dict[str, dict[str, bool]] = {row.id: {} for row in rows}
-        for some in chunks(list(found)):
+        for part in chunks(list(found)):
             query = select(asset_tags).where(
                 asset_tags.c.member == rows[0].member,
-                asset_tags.c.asset.in_(some),
+                asset_tags.c.asset.in_(part),
                 asset_tags.c.present,
             )
             for tag in self._execute(query):
@@ -480,44 +388,6 @@ class AssetRepository:
     async def write(self, work: Callable[[AssetUnit], T]) -> T:
         """Run a unit that writes; what it raises is raised here. Raises `StorageError`."""
         return await self._database.write(lambda connection: work(AssetUnit(connection)))
-
-
-def _matching(member: str, wanted: AssetFilter) -> Select[Any]:
-    """Return the records that a filter accepts."""
-    query = select(assets).where(assets.c.member == member, assets.c.deleted.is_(False))
-    for tag in wanted.all:
-        query = query.where(_has(member, [tag]))
-    if wanted.any:
-        query = query.where(_has(member, wanted.any))
-    if wanted.none:
-        query = query.where(~_has(member, wanted.none))
-    if wanted.name_contains:
-        name = func.lower(assets.c.name)
-        query = query.where(name.contains(_lower(wanted.name_contains), autoescape=True))
-    if wanted.hash is not None:
-        query = query.where(assets.c.hash == wanted.hash)
-    return query
-
-
-def _has(member: str, tags: Sequence[str]) -> ColumnElement[bool]:
-    return assets.c.id.in_(
-        select(asset_tags.c.asset).where(
-            asset_tags.c.member == member, asset_tags.c.tag.in_(tags), asset_tags.c.present
-        )
-    )
-
-
-def _behind(value: ColumnElement[Any], after: Cursor, *, falling: bool) -> ColumnElement[bool]:
-    """Return the condition for what comes after a record in the order of a value and then the
-    id."""
-    further = value < after.value if falling else value > after.value
-    later = assets.c.id < after.id if falling else assets.c.id > after.id
-    return or_(further, and_(value == after.value, later))
-
-
-def _lower(text: str) -> str:
-    """Return the text in lower case as the databases do it: ASCII letters only."""
-    return "".join(character.lower() if character.isascii() else character for character in text)
 
 
 def _tag(

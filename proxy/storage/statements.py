@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar, cast
 
-from sqlalchemy import Connection, CursorResult, Executable, Insert, Table, bindparam, case, select
+from sqlalchemy import (
+    Connection,
+    CursorResult,
+    Executable,
+    Insert,
+    Select,
+    Table,
+    bindparam,
+    case,
+    func,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from proxy.storage.tables import meta
@@ -91,6 +102,12 @@ def run_many(
         connection.execute(
             statement(connection) if isinstance(statement, Upsert) else statement, rows
         )
+
+
+def count_rows(connection: Connection, query: Select[Any]) -> int:
+    """Return how many rows a query has."""
+    counted = select(func.count()).select_from(query.subquery())
+    return int(connection.execute(counted).scalar_one())
 
 
 _PUT_META = Upsert(meta)
