@@ -18,18 +18,13 @@ from process import command
 from rich.console import Console
 from yarl import URL
 
-from proxy.cli import comfy as calls
-from proxy.cli.comfy import Comfy, require_writable
+from proxy.cli import follower
+from proxy.cli.comfy import Comfy
 from proxy.cli.common import CommandError
+from proxy.cli.outputs import require_writable
 from proxy.cli.progress import Display
-from proxy.cli.run import (
-    CANCELLED,
-    Outcome,
-    assignment_of,
-    load_workflow,
-    run_graph,
-    value_of,
-)
+from proxy.cli.run import CANCELLED, Outcome, run_graph
+from proxy.cli.workflows import assignment_of, load_workflow, value_of
 
 GRAPH = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64}},
@@ -136,7 +131,7 @@ class FakeComfy:
 @pytest.fixture
 async def comfy(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeComfy]:
     for name in ("POLL_FIRST", "POLL_WITH_SOCKET", "POLL_WITHOUT_SOCKET", "POLL_AT_THE_END"):
-        monkeypatch.setattr(calls, name, 0.02)
+        monkeypatch.setattr(follower, name, 0.02)
     fake = FakeComfy()
     runner = await fake.start()
     yield fake

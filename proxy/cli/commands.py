@@ -21,7 +21,8 @@ from proxy.cli.common import (
     examples,
     option,
 )
-from proxy.cli.members import audit, member, token, usage
+from proxy.cli.members import member, token
+from proxy.cli.usage import audit, usage
 from proxy.settings import SERVE_SETTINGS, SETTINGS, load, load_with_sources
 
 _CLOUD = [*WHERE, *(row for row in SETTINGS if row.name in ("api_key_file", "base_url"))]

@@ -1,21 +1,13 @@
-"""`member` and `token`, `usage` and `audit`: who may use a proxy, and who used what."""
+"""`member` and `token`: who may use a proxy."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
-import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from datetime import UTC, date, datetime
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
-from rich.console import Console
-from rich.filesize import decimal
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
 
 from proxy.cli.common import (
     CommandError,
@@ -26,7 +18,7 @@ from proxy.cli.common import (
     in_database,
     option,
 )
-from proxy.costs.credits import to_credits
+from proxy.cli.tables import AsJson, Columns, print_json, print_table, say, shown_time
 from proxy.members import audit as record
 from proxy.members.directory import Directory, describe_member, describe_token, marker_of
 from proxy.members.member import (
@@ -37,25 +29,19 @@ from proxy.members.member import (
     NewToken,
     validated,
 )
-from proxy.members.reports import cost_values, costs_csv, usage_csv, usage_values
 from proxy.members.tokens import Token
 from proxy.settings import Settings, load, place_options
-from proxy.storage.costs import CostRow
 from proxy.storage.database import FILE, StorageError
 from proxy.storage.members import MemberRepository
 from proxy.storage.start import opened_database
-from proxy.storage.usage import UsageRepository, UsageRow, day_of
+from proxy.storage.usage import UsageRepository
 
 T = TypeVar("T")
 
-#: The heads of the columns of a table, and what each says of a row.
-_Columns: TypeAlias = Mapping[str, Callable[[Any], str]]
 
 #: The word that removes a limit.
 NONE = "none"
 
-#: Letters of a line where no terminal says how many there is room for.
-_WIDTH = 200
 
 member = typer.Typer(
     help="Manage members and their limits.",
@@ -67,7 +53,6 @@ token = typer.Typer(
 )
 
 Name = Annotated[str, argument("NAME", "The member.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _AT_MOST = "The maximum {}; none removes the limit."
 
@@ -143,7 +128,7 @@ def _add(
 
     member = _with_directory(settings, add, make=True)
     _note(settings, "member_added", name=member.name, role=member.role)
-    _say(
+    say(
         f"{member.name} was added ({member.role}). "
         f"Next: comfy-cloud-proxy token new {member.name}{place_options(settings)}"
     )
@@ -159,17 +144,17 @@ def _list(options: dict[str, Any], as_json: AsJson = False) -> int:
 
     found = _with_directory(load(options), rows)
     if as_json:
-        return _print_json(found)
-    columns: _Columns = {
+        return print_json(found)
+    columns: Columns = {
         "Name": lambda member: member["name"],
         "Role": lambda member: member["role"],
         "State": lambda member: "disabled" if member["disabled"] else "enabled",
         "Weight": lambda member: f"{member['weight']:g}",
         "Tokens": lambda member: str(member["tokens"]),
         "Limits": lambda member: _limits(member["limits"], member["client_parallelism"]),
-        "Since": lambda member: _time(member["created"]),
+        "Since": lambda member: shown_time(member["created"]),
     }
-    return _print_table(found, columns)
+    return print_table(found, columns)
 
 
 @command(
@@ -193,7 +178,7 @@ def _set(options: dict[str, Any], name: Name) -> int:
 
     member = _with_directory(settings, change)
     _note(settings, "member_changed", name=member.name, what=", ".join(sorted(wanted)))
-    _say(f"{member.name} is changed.")
+    say(f"{member.name} is changed.")
     return 0
 
 
@@ -219,12 +204,12 @@ def _remove(options: dict[str, Any], name: Name) -> int:
 
     member, last = _with_directory(settings, remove)
     _note(settings, "member_removed", name=member.name)
-    _say(
+    say(
         f"{member.name} and its tokens were removed. Its history and files stay in the data "
         "folder; `member add --restore` makes them available again."
     )
     if last:
-        _say(
+        say(
             "This was the last member: a running proxy refuses all clients until you restart it. "
             "It then serves one person without tokens."
         )
@@ -257,8 +242,8 @@ def _new(
     text, described = _with_directory(settings, make)
     _note(settings, "token_made", name=described["member"], of=described["shown"])
     if as_json:
-        return _print_json({**described, "token": text})
-    _say(text)
+        return print_json({**described, "token": text})
+    say(text)
     sys.stderr.write("The token is shown only once; keep it like a password.\n")
     return 0
 
@@ -272,7 +257,7 @@ def _revoke(
     settings = load(options)
     token: Token = _with_directory(settings, lambda directory: directory.revoke(prefix))
     _note(settings, "token_revoked", name=token.member, of=token.shown)
-    _say(f"The token {token.shown} of {token.member} was revoked.")
+    say(f"The token {token.shown} of {token.member} was revoked.")
     return 0
 
 
@@ -290,96 +275,22 @@ def _list_tokens(
 
     found = _with_directory(load(options), rows)
     if as_json:
-        return _print_json(found)
+        return print_json(found)
 
     def used(use: dict[str, Any] | None) -> str:
-        return f"{_time(use['at'], '%Y-%m-%d %H:%M')} from {use['address']}" if use else "never"
+        return (
+            f"{shown_time(use['at'], '%Y-%m-%d %H:%M')} from {use['address']}" if use else "never"
+        )
 
-    columns: _Columns = {
+    columns: Columns = {
         "Token": lambda token: token["shown"],
         "Member": lambda token: token["member"],
         "Note": lambda token: token["note"],
-        "Created": lambda token: _time(token["created"]),
-        "Expires": lambda token: _time(token["expires"]) if token["expires"] else "never",
+        "Created": lambda token: shown_time(token["created"]),
+        "Expires": lambda token: shown_time(token["expires"]) if token["expires"] else "never",
         "Last used": lambda token: used(token["last_used"]),
     }
-    return _print_table(found, columns)
-
-
-_Member = Annotated[str | None, option("NAME", "Only this member.")]
-
-
-def usage(
-    options: dict[str, Any],
-    first: Annotated[
-        str | None,
-        option(
-            "DAY",
-            "The first day (UTC), such as 2026-01-31. The default is the last day.",
-            "--from",
-        ),
-    ] = None,
-    last: Annotated[
-        str | None, option("DAY", "The last day. The default is today.", "--to")
-    ] = None,
-    member: _Member = None,
-    by_costs: Annotated[
-        bool, typer.Option("--costs", help="Print costs by account and node class.")
-    ] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    as_json: AsJson = False,
-) -> int:
-    """Print usage: jobs, running seconds, credits, outputs and bytes by day and member."""
-
-    settings = load(options)
-    until = _date("--to", last) if last else day_of(time.time())
-    since = _date("--from", first) if first else until
-    if by_costs:
-        costs = _asked(settings, "costs", lambda stored: stored.costs(since, until, member))
-        return _print_costs(costs, _days(since, until), as_csv=as_csv, as_json=as_json)
-    rows = _asked(settings, "usage", lambda stored: stored.days(since, until, member))
-    if as_csv:
-        sys.stdout.write(usage_csv(rows))
-    elif as_json:
-        _print_json(list(map(usage_values, rows)))
-    else:
-        _print_usage(rows, _days(since, until))
-    return 0
-
-
-def audit(
-    options: dict[str, Any],
-    limit: Annotated[
-        int, typer.Option("--limit", min=1, metavar="COUNT", help="The maximum number of entries.")
-    ] = 100,
-    member: _Member = None,
-    action: Annotated[str | None, option("NAME", "Only this action.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print a line of JSON for each entry.")
-    ] = False,
-) -> int:
-    """Print the audit log, newest first, as a table with times in UTC."""
-    rows = _asked(
-        load(options),
-        "audit record",
-        lambda stored: stored.record(limit=limit, member=member, action=action),
-    )
-    if as_json:
-        for row in rows:
-            _say(row.entry.decode())
-        return 0
-    columns: _Columns = {
-        "Time": lambda entry: entry["at"][:19].replace("T", " "),
-        "Action": lambda entry: entry["action"],
-        "Member": lambda entry: entry["member"],
-        "Address": lambda entry: entry["address"],
-        "Details": lambda entry: "; ".join(
-            f"{name} {', '.join(value) if isinstance(value, list) else value}"
-            for name, value in entry.items()
-            if name not in ("at", "action", "member", "address")
-        ),
-    }
-    return _print_table([json.loads(row.entry) for row in rows], columns)
+    return print_table(found, columns)
 
 
 def _enabled(settings: Settings, name: str, *, enabled: bool) -> int:
@@ -387,7 +298,7 @@ def _enabled(settings: Settings, name: str, *, enabled: bool) -> int:
         settings, lambda directory: directory.change(name, disabled=not enabled)
     )
     _note(settings, "member_enabled" if enabled else "member_disabled", name=member.name)
-    _say(f"{member.name} is {'enabled' if enabled else 'disabled'}.")
+    say(f"{member.name} is {'enabled' if enabled else 'disabled'}.")
     return 0
 
 
@@ -462,113 +373,3 @@ def _limits(limits: Mapping[str, Any], parallelism: str | None) -> str:
     if limits["deny_partner_nodes"]:
         parts.append("no partner nodes")
     return "; ".join(parts)
-
-
-def _time(ms: int, form: str = "%Y-%m-%d") -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime(form)
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-
-
-def _print_json(value: object) -> int:
-    _say(json.dumps(value, indent=2))
-    return 0
-
-
-def _print_table(found: Iterable[Any], columns: _Columns) -> int:
-    """Print a table, or a card for each row in a terminal that is too narrow for the table."""
-
-    rows = [[text(row) for text in columns.values()] for row in found]
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
-    unbounded = console.options.update(width=10_000)
-    if console.measure(table, options=unbounded).maximum <= console.width:
-        console.print(table)
-        return 0
-    for row in rows:
-        console.print(Text(row[0], style="bold"))
-        for column, value in list(zip(columns, row, strict=True))[1:]:
-            if value:
-                console.print(Padding(Text(f"{column}: {value}"), (0, 0, 0, 2), expand=False))
-    return 0
-
-
-def _asked(
-    settings: Settings, what: str, ask: Callable[[UsageRepository], Awaitable[list[T]]]
-) -> list[T]:
-    """Return what is stored, which is nothing where no proxy has ever run."""
-
-    shared = settings.database is not None
-    if not shared and not (settings.data_dir / FILE).exists():
-        return []
-    try:
-        return in_database(settings, lambda database: ask(UsageRepository(database)))
-    except StorageError as error:
-        detail = f": {error}" if shared else f" ({error}): run this as the user that runs the proxy"
-        raise CommandError(f"The {what} cannot be read{detail}.") from None
-
-
-def _date(option: str, text: str) -> str:
-    try:
-        return date.fromisoformat(text).isoformat()
-    except ValueError:
-        raise UsageError(f"{option} {text} is not a day: use one such as 2026-01-31.") from None
-
-
-def _days(first: str, last: str) -> str:
-    return f"on {first}" if first == last else f"from {first} to {last}"
-
-
-def _credits(millionths: int) -> str:
-    return f"{to_credits(millionths):,.2f}"
-
-
-def _print_costs(rows: list[CostRow], days: str, *, as_csv: bool, as_json: bool) -> int:
-    if as_csv:
-        sys.stdout.write(costs_csv(rows))
-        return 0
-    if as_json:
-        return _print_json(list(map(cost_values, rows)))
-    if not rows:
-        _say(f"No costs {days} (UTC).")
-        return 0
-    columns: _Columns = {
-        "day": lambda row: row.day,
-        "member": lambda row: row.member,
-        "account": lambda row: row.account,
-        "node class": lambda row: row.node_class or "GPU",
-        "credits": lambda row: "?" if row.source == "unknown" else _credits(row.amount),
-        "source": lambda row: row.source,
-        "nodes": lambda row: f"{row.nodes:,}" if row.node_class else "",
-        "running seconds": lambda row: "" if row.node_class else f"{row.seconds:,.1f}",
-    }
-    return _print_table(rows, columns)
-
-
-def _print_usage(rows: list[UsageRow], days: str) -> None:
-    if not rows:
-        _say(f"No usage {days} (UTC).")
-        return
-    total = UsageRow("total", "")
-    for row in rows:
-        total.add(row)
-    columns: _Columns = {
-        "day": lambda row: row.day,
-        "member": lambda row: row.member,
-        "jobs": lambda row: f"{row.submitted:,}",
-        "failed": lambda row: f"{row.failed:,}",
-        "running seconds": lambda row: f"{row.running_seconds:,.1f}",
-        "credits": lambda row: _credits(row.credits_reported + row.credits_estimated),
-        "reported": lambda row: _credits(row.credits_reported),
-        "unknown costs": lambda row: f"{row.unknown_costs:,}",
-        "outputs": lambda row: f"{row.outputs:,}",
-        "up": lambda row: decimal(row.bytes_up),
-        "down": lambda row: decimal(row.bytes_down),
-    }
-    _print_table([*rows, total] if len(rows) > 1 else rows, columns)
