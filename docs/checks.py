@@ -19,10 +19,14 @@ import openapi
 from proxy.api.routes import ROUTES, Route
 from proxy.settings import ACCOUNT_SETTINGS, SETTINGS
 
-_MODEL = "proxy/settings/model.py"
 _TABLES = "docs/routes.md"
 
-#: What objects of the two tables of settings are called where they are read.
+#: The modules of the two tables of settings.
+_MODULES = {
+    "Settings": "proxy/settings/model.py",
+    "AccountSettings": "proxy/settings/arrays.py",
+}
+#: What objects of the tables are called where they are read.
 _SETTINGS, _ACCOUNT = frozenset({"settings", "_settings"}), frozenset({"account", "table"})
 
 
@@ -39,14 +43,15 @@ def unread_settings(sources: Mapping[str, str]) -> list[str]:
                 owner = ast.unparse(node.value).rpartition(".")[2]
                 if owner in _SETTINGS or (owner in _ACCOUNT and path.startswith("proxy/settings/")):
                     reads["Settings" if owner in _SETTINGS else "AccountSettings"].add(node.attr)
-    model = ast.parse(sources[_MODEL])
-    for table in (node for node in model.body if isinstance(node, ast.ClassDef)):
-        reads[table.name] |= _read_by_properties(table, reads[table.name])
+    for name, module in _MODULES.items():
+        for node in ast.parse(sources[module]).body:
+            if isinstance(node, ast.ClassDef) and node.name == name:
+                reads[name] |= _read_by_properties(node, reads[name])
     rows = [("Settings", row.name) for row in SETTINGS]
     rows += [("AccountSettings", row.name) for row in ACCOUNT_SETTINGS]
     return [
-        f"Nothing reads the setting {name} of {table} ({_MODEL}): pass it on in proxy/app/ as "
-        f"settings.{name} to what it is for, or remove it."
+        f"Nothing reads the setting {name} of {table} ({_MODULES[table]}): pass it on in "
+        f"proxy/app/ as settings.{name} to what it is for, or remove it."
         for table, name in rows
         if name not in reads[table]
     ]

@@ -92,13 +92,12 @@ def test_the_checks_are_part_of_make_check() -> None:
 
 
 def test_a_property_counts_as_a_reader_where_it_is_read() -> None:
-    model = (
-        "class Settings:\n    def half(self): return self.port / 2\n"
-        "class AccountSettings:\n    pass\n"
-    )
-    path = "proxy/settings/model.py"
-    unread = checks.unread_settings({path: model})
-    read = checks.unread_settings({path: model, "proxy/app.py": "x = process.settings.half"})
+    tables = {
+        "proxy/settings/model.py": "class Settings:\n    def half(self): return self.port / 2\n",
+        "proxy/settings/arrays.py": "class AccountSettings:\n    pass\n",
+    }
+    unread = checks.unread_settings(tables)
+    read = checks.unread_settings({**tables, "proxy/app.py": "x = process.settings.half"})
     assert [line for line in unread if line not in read] == [
         line for line in unread if "setting port of Settings " in line
     ]

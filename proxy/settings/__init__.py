@@ -1,5 +1,10 @@
 """The settings of the proxy: their tables, their values, and the accounts with their keys."""
 
+from proxy.settings.arrays import ACCOUNT_SETTINGS as ACCOUNT_SETTINGS
+from proxy.settings.arrays import PLANS as PLANS
+from proxy.settings.arrays import PROVIDER_SETTINGS as PROVIDER_SETTINGS
+from proxy.settings.arrays import AccountSettings as AccountSettings
+from proxy.settings.arrays import ProviderSettings as ProviderSettings
 from proxy.settings.loading import AccountAccess as AccountAccess
 from proxy.settings.loading import AccountKeys as AccountKeys
 from proxy.settings.loading import LoadedSettings as LoadedSettings
@@ -9,13 +14,8 @@ from proxy.settings.loading import read_account_key as read_account_key
 from proxy.settings.loading import read_accounts as read_accounts
 from proxy.settings.loading import read_key as read_key
 from proxy.settings.loading import read_secrets as read_secrets
-from proxy.settings.model import ACCOUNT_SETTINGS as ACCOUNT_SETTINGS
-from proxy.settings.model import PLANS as PLANS
-from proxy.settings.model import PROVIDER_SETTINGS as PROVIDER_SETTINGS
 from proxy.settings.model import SERVE_SETTINGS as SERVE_SETTINGS
 from proxy.settings.model import SETTINGS as SETTINGS
-from proxy.settings.model import AccountSettings as AccountSettings
-from proxy.settings.model import ProviderSettings as ProviderSettings
 from proxy.settings.model import Settings as Settings
 from proxy.settings.model import place_options as place_options
 from proxy.settings.table import ConfigError as ConfigError

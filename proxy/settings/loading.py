@@ -20,13 +20,8 @@ import structlog
 from yarl import URL
 
 from proxy.logging import register_secret
-from proxy.settings.arrays import ACCOUNTS, PROVIDERS
-from proxy.settings.model import (
-    SETTINGS,
-    AccountSettings,
-    Settings,
-    default_data_dir,
-)
+from proxy.settings.arrays import ACCOUNTS, PROVIDERS, AccountSettings
+from proxy.settings.model import SETTINGS, Settings, default_data_dir
 from proxy.settings.table import (
     CLOUD_PREFIX,
     PREFIX,

@@ -1,4 +1,4 @@
-"""The tables of the settings: those of the program, and those of an account.
+"""The table of the settings of the program.
 
 Every setting is one annotated field of `Settings` with its docstring. Its option, its variable, its
 key of the TOML file, `config.example.toml` and the reference in `docs/` are drawn from it.
@@ -15,13 +15,14 @@ import platformdirs
 from msgspec import Meta, Struct
 from yarl import URL
 
+from proxy.settings.arrays import AccountSettings, ProviderSettings
 from proxy.settings.table import (
     CLOUD_PREFIX,
+    KEY_FORM,
     Secret,
     Setting,
     rows_of,
     to_address,
-    to_amount,
     to_base_path,
     to_blobs,
     to_bus,
@@ -29,7 +30,6 @@ from proxy.settings.table import (
     to_encryption_key,
     to_header,
     to_hosts,
-    to_issuer,
     to_names,
     to_networks,
     to_origins,
@@ -50,155 +50,7 @@ GROUPS = (
     "Logs",
 )
 
-_KEY = "one line of printable characters without spaces"
 _PEM = "the path of a PEM file that can be read"
-
-#: Jobs at once by plan.
-PLANS = {"standard": 1, "creator": 3, "pro": 5, "team": 25}
-
-
-class AccountSettings(Struct, frozen=True, kw_only=True):
-    """One table of `[[accounts]]`, checked."""
-
-    name: Annotated[
-        str,
-        Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}\Z"),
-        Setting(
-            "Accounts",
-            expects="a name of at most 32 letters, digits, `.`, `_` and `-` that no other account "
-            "has",
-            example="studio",
-        ),
-    ]
-    """The account's name in logs, lists and metrics. Do not change it: the files and jobs of the
-    account are stored under this name."""
-
-    key_file: Annotated[
-        Path | None, Setting("Accounts", example="/run/secrets/comfy_cloud_studio")
-    ] = None
-    """A file that contains only the account's API key; the recommended form. The proxy reloads it
-    when it changes and on SIGHUP."""
-
-    key: Annotated[
-        Secret | None, Setting("Accounts", expects=_KEY, secret=True, example="comfyui-...")
-    ] = None
-    """The API key itself, instead of `key_file`. Anyone who can read the settings file can read it,
-    so prefer `key_file`. Reloaded on SIGHUP."""
-
-    plan: Annotated[
-        Literal["standard", "creator", "pro", "team"] | None, Setting("Accounts", example="creator")
-    ] = None
-    """The account's plan, which determines how many jobs it runs at once: standard 1, creator 3,
-    pro 5, team 25. Use it instead of `slots`."""
-
-    slots: Annotated[int, Meta(ge=0, le=1000), Setting("Accounts")] = 0
-    """How many jobs the account runs at once. With 0 the proxy reads the limit from the account, or
-    discovers it."""
-
-    weight: Annotated[float, Meta(gt=0, le=1000), Setting("Accounts")] = 1.0
-    """Among accounts with a free slot, one with twice the weight gets twice the jobs."""
-
-    credits_per_second: Annotated[
-        float | None,
-        Setting(
-            "Accounts",
-            expects="a number of credits from 0",
-            shown="the setting credits_per_second",
-            example=0.27,
-            read=to_amount,
-        ),
-    ] = None
-    """What a second of a job on the account costs, in credits."""
-
-    members: Annotated[
-        tuple[str, ...], Setting("Accounts", expects="a list of names of members")
-    ] = ()
-    """Names of the members whose jobs may run on the account. The default is all members."""
-
-    base_url: Annotated[
-        URL | None,
-        Setting("Accounts", shown="the setting base_url", example="https://cloud.comfy.org"),
-    ] = None
-    """The address of the account's cloud, if it differs from the setting `base_url`. The list of
-    nodes and models comes from the first account that answers."""
-
-    @property
-    def jobs_at_once(self) -> int:
-        """How many jobs it runs at once, 0 if nobody says so."""
-        return self.slots if self.plan is None else PLANS[self.plan]
-
-
-#: The keys of a table in the order in which they are documented.
-ACCOUNT_SETTINGS = tuple(rows_of(AccountSettings))
-
-
-class ProviderSettings(Struct, frozen=True, kw_only=True):
-    """One table of `[[providers]]`, checked."""
-
-    name: Annotated[
-        str,
-        Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z"),
-        Setting(
-            "Providers",
-            expects="a name of at most 32 small letters, digits and `-` that no other provider has",
-            example="company",
-        ),
-    ]
-    """The provider's name in the redirect URI `/proxy/sign-in/NAME/callback`, which the provider
-    must know."""
-
-    issuer: Annotated[
-        str,
-        Setting(
-            "Providers",
-            expects="an https address, exactly as the provider names itself",
-            example="https://login.example.com",
-            read=to_issuer,
-        ),
-    ]
-    """The issuer. Its metadata are read from `/.well-known/openid-configuration` below it."""
-
-    client_id: Annotated[str, Setting("Providers", example="comfy")]
-    """The id that the provider has given to this server."""
-
-    client_secret_file: Annotated[
-        Path | None, Setting("Providers", example="/run/secrets/oidc_company")
-    ] = None
-    """A file that contains only the secret that the provider has given to this server. Without one
-    it is a public client."""
-
-    label: Annotated[str, Setting("Providers", shown="the name", example="Example Ltd")] = ""
-    """The provider's name on the sign-in page."""
-
-    scopes: Annotated[
-        tuple[str, ...], Setting("Providers", expects="a list of scopes", read=to_names)
-    ] = ("openid", "email", "profile")
-    """What to ask the provider for. Some name groups only with a scope such as `groups`."""
-
-    domains: Annotated[
-        tuple[str, ...],
-        Setting("Providers", expects="a list of domains such as example.com", read=to_names),
-    ] = ()
-    """Only people with a verified e-mail address of one of these domains can sign in. Set it for
-    providers where anybody can have an account."""
-
-    groups_claim: Annotated[str, Setting("Providers")] = "groups"
-    """The claim with the groups of a person."""
-
-    groups: Annotated[
-        tuple[str, ...], Setting("Providers", expects="a list of names of groups", read=to_names)
-    ] = ()
-    """Only people in one of these groups can sign in."""
-
-    admin_groups: Annotated[
-        tuple[str, ...], Setting("Providers", expects="a list of names of groups", read=to_names)
-    ] = ()
-    """Groups whose people are admins. With it, those who sign in are admins if they are in one of
-    these groups, and users if not."""
-
-
-#: The keys of such a table in the order in which they are documented.
-PROVIDER_SETTINGS = tuple(rows_of(ProviderSettings))
 
 
 def default_data_dir(*, simulated: bool) -> Path:
@@ -269,7 +121,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             "Comfy Cloud",
             "KEY",
             prefix=CLOUD_PREFIX,
-            expects=_KEY,
+            expects=KEY_FORM,
             secret=True,
             example="comfyui-...",
         ),

@@ -22,11 +22,11 @@ from yarl import URL
 
 
 class ConfigError(Exception):
-    """The settings cannot be used. The text is one sentence that says what to do."""
+    """Raised when the settings cannot be used. The text is one sentence that says what to do."""
 
 
 class InvalidValueError(Exception):
-    """A value is not one of the setting `name`, or there is no such setting."""
+    """Raised when a value is not one of the setting `name`, or there is no such setting."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -43,6 +43,8 @@ class Secret:
 #: How the variables begin, and those of the cloud: an unknown one of either kind is a mistake.
 PREFIX = "COMFY_PROXY_"
 CLOUD_PREFIX = "COMFY_CLOUD_"
+#: What an API key looks like, for `Setting.expects`.
+KEY_FORM = "one line of printable characters without spaces"
 
 
 class Setting(msgspec.Struct, frozen=True):
