@@ -19,7 +19,7 @@ from proxy.files.assets import Assets, gone
 from proxy.translate import asset_requests
 from proxy.translate.assets import AssetError, read_hash
 from proxy.translate.errors import LocalError
-from proxy.translate.names import UNKNOWN
+from proxy.translate.media_types import UNKNOWN
 
 #: The pattern of an id in a path, ignoring case.
 ID = "{id:[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}}"

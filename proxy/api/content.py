@@ -7,7 +7,7 @@ nothing (Content Security Policy Level 3, `sandbox`).
 
 from __future__ import annotations
 
-from proxy.translate.names import UNKNOWN, is_active, is_shown
+from proxy.translate.media_types import UNKNOWN, is_active, is_shown
 
 #: The headers of every answer with content; sounds and videos have another policy.
 SAFETY_HEADERS = {

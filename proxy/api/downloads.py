@@ -32,7 +32,8 @@ from proxy.files.conversions import conversion, small
 from proxy.files.library import Content, ContentBrokenError
 from proxy.storage.files import FileRecord
 from proxy.translate.errors import LocalError
-from proxy.translate.names import UNKNOWN, hash_address, media_type, view_place
+from proxy.translate.media_types import UNKNOWN, media_type
+from proxy.translate.names import hash_address, view_place
 
 log = structlog.get_logger(__name__)
 

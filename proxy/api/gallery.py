@@ -31,7 +31,7 @@ from proxy.files.conversions import THUMBNAIL
 from proxy.jobs.messages import JobChanged
 from proxy.jobs.models import ENDS, OUTCOMES
 from proxy.storage.history import MAX_FOUND, HistoryEntry
-from proxy.translate import codec, names
+from proxy.translate import codec, media_types
 from proxy.translate.errors import LocalError
 from proxy.translate.prompts import interface_workflow, prompt_texts
 
@@ -292,4 +292,4 @@ def _is_picture(item: Any) -> TypeGuard[Mapping[str, Any]]:
     """Return whether an output is a file with a thumbnail."""
     if not isinstance(item, Mapping) or not isinstance(item.get("filename"), str):
         return False
-    return names.kind(item["filename"]) == "image"
+    return media_types.kind(item["filename"]) == "image"

@@ -26,7 +26,7 @@ from proxy.api.keys import ACCOUNTING, OPTIONS, SPOOL, TURNS, USERDATA
 from proxy.files.cache import write_all
 from proxy.translate import codec
 from proxy.translate.errors import LocalError, PlainError
-from proxy.translate.names import media_type
+from proxy.translate.media_types import media_type
 from proxy.userdata.stored import (
     MAX_SETTINGS_BYTES,
     BadNameError,

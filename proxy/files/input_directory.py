@@ -21,7 +21,7 @@ from proxy.files.blobs import BlobError
 from proxy.files.cache import hash_file, read_at
 from proxy.files.disk_folder import DiskFolder, FileStatus, UnusableNameError
 from proxy.storage.files import FileRecord
-from proxy.translate.names import media_type
+from proxy.translate.media_types import media_type
 
 log = structlog.get_logger(__name__)
 

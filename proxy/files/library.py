@@ -43,7 +43,8 @@ from proxy.storage.database import StorageError
 from proxy.storage.files import AccountBlob, FileRecord, FileRepository, FileUnit
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError, from_cloud
-from proxy.translate.names import Place, kind
+from proxy.translate.media_types import kind
+from proxy.translate.names import Place
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")

@@ -20,7 +20,8 @@ from proxy.files.library import EpochCache, hash_in
 from proxy.storage.files import FileRecord, FileRepository
 from proxy.translate.assets import Asset
 from proxy.translate.jobs import reveal, words
-from proxy.translate.names import TYPES, Place, hash_address, media_type, written_place
+from proxy.translate.media_types import media_type
+from proxy.translate.names import TYPES, Place, hash_address, written_place
 
 T = TypeVar("T")
 

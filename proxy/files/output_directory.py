@@ -24,7 +24,7 @@ from proxy.files.reader import Reader
 from proxy.storage.database import StorageError
 from proxy.storage.files import FileRepository
 from proxy.storage.missing_outputs import MissingOutput
-from proxy.translate import names
+from proxy.translate import names, output_files
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place
 
@@ -215,7 +215,7 @@ def _paths_of(outputs: Mapping[str, Any]) -> list[str]:
     """Return the paths of what nodes have saved: previews are no files of the directory."""
     paths: dict[str, None] = {}
     for output in outputs.values():
-        for _, _, item in names.files(output) if isinstance(output, Mapping) else ():
+        for _, _, item in output_files.files(output) if isinstance(output, Mapping) else ():
             if item.get("type") == "output":
                 path = names.resolve("output", str(item.get("subfolder") or ""), item["filename"])
                 if path:

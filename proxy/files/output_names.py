@@ -19,7 +19,7 @@ from proxy.files.library import Library, hash_in
 from proxy.files.namespace import Namespace, make_record
 from proxy.files.pictures import NotAPictureError, size_of
 from proxy.storage.files import FileRecord, FileUnit
-from proxy.translate import names
+from proxy.translate import names, output_files
 from proxy.translate.assets import Asset, of_file
 from proxy.translate.errors import LocalError
 from proxy.translate.jobs import filename_prefix
@@ -126,13 +126,13 @@ class Outputs:
         Raises `StorageError`; then no name was given.
         """
         job = _Job(member, prompt_id, node_id, node, account)
-        shaped = names.with_core_keys(output)
-        items = [_Item(*found) for found in names.files(shaped)]
+        shaped = output_files.with_core_keys(output)
+        items = [_Item(*found) for found in output_files.files(shaped)]
         local = {
             key: [*value] if isinstance(value, list) else value for key, value in shaped.items()
         }
         for item in items:
-            local[item.key][item.position] = names.own_fields(item.item)
+            local[item.key][item.position] = output_files.own_fields(item.item)
         local = await self._namespace.revealed(member, local, prompt_id)
         for item, (place, asset) in zip(items, await self._places(job, items), strict=True):
             local[item.key][item.position] = {
@@ -140,7 +140,7 @@ class Outputs:
                 "subfolder": place.subfolder,
                 "type": place.type,
                 **local[item.key][item.position],
-                **(names.asset_ids(place, asset) if self._with_ids and asset else {}),
+                **(output_files.asset_ids(place, asset) if self._with_ids and asset else {}),
             }
         return local
 
@@ -202,7 +202,7 @@ class Outputs:
         wanted = dict.fromkeys(
             self._pattern(job, item, "output", size)[:2]
             for item, size in new
-            if names.output_type(item.item, job.node) == "output"
+            if output_files.output_type(item.item, job.node) == "output"
         )
         try:
             async with asyncio.timeout(PRESENT_TIMEOUT):
@@ -268,7 +268,7 @@ class Outputs:
         present: Mapping[tuple[str, str], _Present],
     ) -> Place:
         """Return the next free name by ComfyUI's counter."""
-        type_ = names.output_type(item.item, job.node)
+        type_ = output_files.output_type(item.item, job.node)
         subfolder, stem, tail = self._pattern(job, item, type_, size)
         folder = Place(type_, subfolder)
         on_disk = (present if type_ == "output" else {}).get((subfolder, stem), _NOTHING)
@@ -293,7 +293,7 @@ class Outputs:
         """Return subfolder, stem and tail of a name; without a tail the stem is the whole name."""
         shown = _display_name(item)
         prefix = filename_prefix(job.node)
-        ending = names.extension(item.cloud_name, item.key, job.node)
+        ending = output_files.extension(item.cloud_name, item.key, job.node)
         tail: str | None = ending if item.key == "gifs" else f"_{ending}"
         if prefix is None:
             temporary = type_ == "temp"

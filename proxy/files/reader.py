@@ -11,7 +11,7 @@ from proxy.files.library import Content, Library
 from proxy.files.namespace import Namespace
 from proxy.files.workflow_names import Edits, MetadataText, Rename
 from proxy.storage.files import FileRecord
-from proxy.translate.names import kind
+from proxy.translate.media_types import kind
 
 #: Maximum bytes of cached workflows with local names.
 MAX_EDITS_BYTES = 16 * 1024 * 1024

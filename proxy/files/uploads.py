@@ -29,7 +29,8 @@ from proxy.files.pictures import MAX_PIXELS, NotAPictureError, PictureWorkers, T
 from proxy.storage.files import FileRecord
 from proxy.translate import names
 from proxy.translate.errors import LocalError, from_cloud
-from proxy.translate.names import Place, kind, media_type
+from proxy.translate.media_types import kind, media_type
+from proxy.translate.names import Place
 
 _log = structlog.get_logger(__name__)
 

@@ -11,7 +11,7 @@ from proxy.packs.nodes import Item, PackNode, Result
 from proxy.packs.store import PictureStore, milliseconds
 from proxy.packs.table import PACK_NODES
 from proxy.storage.temporary import PackPicture
-from proxy.translate import names
+from proxy.translate import output_files
 from proxy.translate.events import NodeMessages
 from proxy.translate.packs import Rewriting
 
@@ -68,7 +68,7 @@ class Results:
         assert messages is not None  # noqa: S101
         format_ = messages.encoding(source.inputs)
         content_type = f"image/{(format_ or 'webp').lower()}"
-        items = [item for _, _, item in names.files(names.with_core_keys(output))]
+        items = [item for _, _, item in output_files.files(output_files.with_core_keys(output))]
         before = {
             (result.cloud_name, result.encoding, result.position): result.id
             for result in await self._store.repository.results(member, [source.signature])

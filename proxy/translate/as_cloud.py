@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 from msgspec import Struct
 
 from proxy.translate import codec
-from proxy.translate.names import files
+from proxy.translate.output_files import files
 from proxy.translate.snapshots import milliseconds
 
 #: What the cloud's errors say of a failure, in `execution_error` and in `error_message`.

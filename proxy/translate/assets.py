@@ -19,7 +19,8 @@ from msgspec import Struct
 
 from proxy.translate import codec
 from proxy.translate.errors import Kind, LocalError
-from proxy.translate.names import Place, media_type
+from proxy.translate.media_types import media_type
+from proxy.translate.names import Place
 
 Sort = Literal["created_at", "updated_at", "name", "size", "last_access_time"]
 Order = Literal["desc", "asc"]

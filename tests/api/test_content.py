@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.api.content import SAFETY_HEADERS, content_headers, filename_parameter
-from proxy.translate.names import media_type
+from proxy.translate.media_types import media_type
 
 #: What the browsers' standards say of them: Content Security Policy 3, and Fetch 3.6.
 SAFE = {
