@@ -4,40 +4,44 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import structlog
 from aiohttp import MultipartWriter
-from msgspec import Struct
 from yarl import URL
 
-from proxy.cloud.billing import CloudBilling
-from proxy.cloud.downloads import Download, Downloads
-from proxy.cloud.http import (
+from proxy.cloud.answers import (
     CATALOG,
     DETAIL,
-    JSON,
     Answer,
-    Body,
-    Http,
+    Submission,
+    asset_name,
+    detail_of,
+    next_page,
+    object_bytes,
+    page_of,
+    status_only,
+    submission_of,
+    uploaded_name,
 )
+from proxy.cloud.billing import CloudBilling
+from proxy.cloud.downloads import Download, Downloads
+from proxy.cloud.http import JSON, Body, Http
 from proxy.cloud.resilience import (
     GATEWAY_STATUSES,
     CallGate,
     CircuitBreaker,
     CloudAmbiguous,
     CloudGarbage,
-    CloudOversized,
     CloudRefused,
     CloudUnreachable,
     OpenGate,
     RateLimiter,
     RetryPolicy,
-    refusal,
 )
 from proxy.logging import word
 from proxy.metrics import CloudCalls, Metrics
@@ -57,8 +61,6 @@ _ASSETS_PAGE_SIZE, _MAX_ASSETS = 500, 10_000
 #: Maximum number of concurrent requests for details of jobs.
 _MAX_CONCURRENT_DETAILS = 8
 
-#: Maximum bytes of a value of `extra_data` that is read.
-_MAX_EXTRA_BYTES = 4096
 
 #: Timeout of optional calls, in seconds.
 _OPTIONAL_TIMEOUT = 10.0
@@ -68,13 +70,6 @@ _MIN_UPLOAD_RATE = 100_000
 
 #: Timeout of the catalog, about 9 MB, in seconds.
 _CATALOG_TIMEOUT = 120.0
-
-
-class Submission(Struct, frozen=True):
-    """The result of a submission: the job's cloud id, and the nodes that the cloud left out."""
-
-    cloud_id: str
-    node_errors: dict[str, Any]
 
 
 class CloudClient:
@@ -184,12 +179,12 @@ class CloudClient:
             if answer is not None:
                 self.http.unlisted("POST", url, "not of its form", answer.example())
             raise CloudAmbiguous(str(error)) from None
-        return _submission(answer.call, result)
+        return submission_of(answer.call, result)
 
     async def job(self, cloud_id: str) -> Snapshot | None:
         """Return `GET /api/jobs/{id}`, `None` if the cloud has no such job."""
         async with self._details:
-            detail = await self.http.lookup(_detail, "jobs", cloud_id, limits=DETAIL)
+            detail = await self.http.lookup(detail_of, "jobs", cloud_id, limits=DETAIL)
         return None if detail is None else self._snapshot({**detail, "id": cloud_id})
 
     async def jobs(
@@ -208,7 +203,7 @@ class CloudClient:
             if limit is not None and len(found) >= limit:
                 break
             query["limit"] = _PAGE_SIZE if limit is None else min(_PAGE_SIZE, limit - len(found))
-            page = await self.http.get(partial(_page, "jobs"), "jobs", **query)
+            page = await self.http.get(partial(page_of, "jobs"), "jobs", **query)
             entries = page["jobs"]
             known = len(found)
             for entry in entries:
@@ -217,7 +212,7 @@ class CloudClient:
                 else:
                     self.observations.surprise("job", "without id", entry)
             offset += len(entries)
-            next_query = _next_page(page, offset)
+            next_query = next_page(page, offset)
             if not next_query or len(found) == known:
                 break
             query.pop("offset", None)
@@ -232,7 +227,7 @@ class CloudClient:
         read = 0
         while True:
             page = await self.http.lookup(
-                partial(_page, "assets"),
+                partial(page_of, "assets"),
                 "jobs",
                 cloud_id,
                 "assets",
@@ -285,7 +280,7 @@ class CloudClient:
         """
         return await self._send_file(
             self.http.url("upload", "image"),
-            _uploaded_name,
+            uploaded_name,
             path,
             partial(_form, path, filename, content_type, "image", {"type": "input"}),
         )
@@ -298,7 +293,7 @@ class CloudClient:
         fields = {"tags": '["input"]', "name": filename, "mime_type": content_type}
         return await self._send_file(
             self.http.url("assets"),
-            partial(_asset_name, filename),
+            partial(asset_name, filename),
             path,
             partial(_form, path, filename, content_type, "file", fields),
         )
@@ -329,7 +324,7 @@ class CloudClient:
         """
         url = self.http.url("object_info", include_user_models="true")
         return await self.http.read(
-            "GET", url, _object_bytes, total=_CATALOG_TIMEOUT, limits=CATALOG
+            "GET", url, object_bytes, total=_CATALOG_TIMEOUT, limits=CATALOG
         )
 
     async def model_folders(self) -> list[dict[str, Any]]:
@@ -373,97 +368,18 @@ class CloudClient:
 
     async def user(self) -> None:
         """Check the key (`GET /api/user`). Raises `CloudUnauthorized` if it does not work."""
-        await self.http.get(_status_only, "user")
+        await self.http.get(status_only, "user")
 
     async def plan(self) -> None:
         """Check the plan (`GET /api/queue`). Raises `CloudRefused` (403) if it has no API access.
 
         The cloud lets such accounts read `/api/user`, but not their queue or the node list.
         """
-        await self.http.get(_status_only, "queue")
+        await self.http.get(status_only, "queue")
 
     async def system_stats(self) -> dict[str, Any]:
         """Return `GET /api/system_stats`. It needs no key, so that it does not check one."""
         return await self.http.get(Answer.object, "system_stats")
-
-
-def _submission(call: str, result: dict[str, Any]) -> Submission:
-    """Return the submission of a 200.
-
-    Documents show a 200 with an `error` instead of a job: `CloudRefused`. If the answer names
-    neither, the account's jobs must be searched (`CloudAmbiguous`); if the job does not exist, the
-    `node_errors` are the reason.
-    """
-    if result.get("error"):
-        raise refusal(call, 400, result, None)
-    cloud_id, node_errors = result.get("prompt_id"), result.get("node_errors")
-    if isinstance(cloud_id, str) and cloud_id:
-        return Submission(cloud_id, node_errors if isinstance(node_errors, dict) else {})
-    refused = refusal(call, 400, result, None) if node_errors else None
-    raise CloudAmbiguous(f"{call}: no job in the answer", taken=not node_errors, refused=refused)
-
-
-def _page(of: str, answer: Answer) -> dict[str, Any]:
-    page = answer.object()
-    if not isinstance(page.get(of), list):
-        raise CloudGarbage(f"{answer.call}: no list of {of} in the answer")
-    return page
-
-
-def _next_page(page: dict[str, Any], offset: int) -> dict[str, str | int]:
-    """Return the query of the next page, by cursor or else by offset; empty after the last."""
-    about = page.get("pagination")
-    if not isinstance(about, dict) or not about.get("has_more", bool(about.get("next_cursor"))):
-        return {}
-    cursor = about.get("next_cursor")
-    return {"after": cursor} if isinstance(cursor, str) and cursor else {"offset": offset}
-
-
-def _status_only(answer: Answer) -> None:
-    """Ignore the body, on which the documents disagree: the 2xx is enough."""
-
-
-def _uploaded_name(answer: Answer) -> str:
-    name = answer.object().get("name")
-    if not isinstance(name, str) or not name:
-        raise CloudGarbage(f"{answer.call}: no name in the answer")
-    return name
-
-
-def _object_bytes(answer: Answer) -> bytes:
-    body = answer.body.strip()
-    if not (body.startswith(b"{") and body.endswith(b"}")):
-        raise CloudGarbage(f"{answer.call}: the answer is not a JSON object")
-    if codec.breadth(body) > answer.limits.values:
-        raise CloudOversized(f"{answer.call}: the answer has too many values")
-    return codec.dump_bytes(answer.object()) if codec.may_show(body, answer.key) else body
-
-
-def _detail(answer: Answer) -> dict[str, Any]:
-    """Return a job's detail; of its workflow, which may be large, only the short values of
-    `extra_data`."""
-    detail = answer.members("workflow")
-    with suppress(ValueError, KeyError):
-        workflow = codec.members_of(codec.members_of(answer.body)["workflow"])
-        extra = codec.members_of(workflow["extra_data"])
-        short = {
-            name: bytes(raw) for name, raw in extra.items() if len(bytes(raw)) <= _MAX_EXTRA_BYTES
-        }
-        shown = {name: answer.loads(raw) for name, raw in short.items()}
-        detail["workflow"] = {"extra_data": shown}
-    return detail
-
-
-def _asset_name(filename: str, answer: Answer) -> str:
-    """Return the name of an asset for its loader: `loader_path`, or its hash with the file's
-    extension."""
-    asset = answer.object()
-    name, hash_ = asset.get("loader_path"), asset.get("hash") or asset.get("asset_hash")
-    if not name and isinstance(hash_, str):
-        name = hash_.removeprefix("blake3:") + PurePosixPath(filename).suffix.lower()
-    if not isinstance(name, str) or not name:
-        raise CloudGarbage(f"{answer.call}: neither loader_path nor hash in the answer")
-    return name
 
 
 @asynccontextmanager

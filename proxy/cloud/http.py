@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import aiohttp
-from msgspec import Struct
 from yarl import URL
 
 from proxy import __version__
+from proxy.cloud.answers import MAX_PARSED_INLINE, USUAL, Answer, AnswerLimits
 from proxy.cloud.connections import CONNECT_TIMEOUT, CloudAddresses, Connections, refused_address
 from proxy.cloud.contact import Contact
 from proxy.cloud.resilience import (
@@ -36,24 +36,6 @@ from proxy.observations import AccountObservations
 from proxy.translate import codec
 from proxy.translate.codec import redact
 from proxy.translate.errors import type_of, unlisted
-
-
-class AnswerLimits(Struct, frozen=True):
-    """Limits of an answer: bytes after decompression, and JSON values as `codec.breadth` counts."""
-
-    size: int
-    values: int
-
-
-#: The limits of most answers; of a job's detail without its workflow; of the catalog, which has
-#: about 9 MB and 700,000 values; and of a file.
-USUAL = AnswerLimits(16 * 1024 * 1024, 200_000)
-DETAIL = AnswerLimits(64 * 1024 * 1024, 100_000)
-CATALOG = AnswerLimits(64 * 1024 * 1024, 3_000_000)
-FILE = AnswerLimits(64 * 1024 * 1024, 0)
-
-#: Maximum bytes of an answer that is parsed on the event loop; larger ones are parsed in a thread.
-_MAX_PARSED_INLINE = 64 * 1024
 
 #: Bytes from which an answer counts as large, and the maximum number of concurrent large answers.
 _LARGE, _MAX_CONCURRENT_LARGE = 1024 * 1024, 2
@@ -114,68 +96,6 @@ _POSTED = frozenset(
         "settings/{id}",
     }
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A complete answer with a status below 300. `attempts` is the number of requests it took."""
-
-    call: str
-    body: bytes = field(repr=False)
-    content_type: str
-    attempts: int
-    key: str = field(repr=False)
-    limits: AnswerLimits = USUAL
-
-    def json(self) -> Any:
-        """Return the parsed body with the account's key redacted. Raises `CloudGarbage`."""
-        self._check_values(self.body)
-        return self.loads(self.body)
-
-    def members(self, *skipped: str) -> dict[str, Any]:
-        """Return the members of the JSON object in the body except `skipped`, as `json`."""
-        try:
-            members = codec.members_of(self.body)
-        except ValueError:
-            return {name: value for name, value in self.object().items() if name not in skipped}
-        kept = {name: bytes(value) for name, value in members.items() if name not in skipped}
-        self._check_values(*kept.values())
-        return {name: self.loads(value) for name, value in kept.items()}
-
-    def _check_values(self, *parts: bytes) -> None:
-        if sum(map(codec.breadth, parts)) > self.limits.values:
-            raise CloudOversized(f"{self.call}: the answer has too many values")
-
-    def loads(self, data: bytes) -> Any:
-        """Parse a part of the body, as `json`."""
-        try:
-            value = codec.loads_text(data)
-        except ValueError:
-            raise CloudGarbage(f"{self.call}: the answer is not JSON") from None
-        return redact(value, self.key) if codec.may_show(data, self.key) else value
-
-    def example(self) -> Any:
-        """Return the body as an example of its form, `None` for a large one."""
-        if len(self.body) > _MAX_PARSED_INLINE:
-            return None
-        try:
-            return self.json()
-        except CloudGarbage:
-            return self.body[:64].decode(errors="replace")
-
-    def object(self) -> dict[str, Any]:
-        """Return the body as a JSON object. Raises `CloudGarbage`."""
-        value = self.json()
-        if not isinstance(value, dict):
-            raise CloudGarbage(f"{self.call}: the answer is not a JSON object")
-        return value
-
-    def objects(self) -> list[dict[str, Any]]:
-        """Return the objects of the JSON list in the body. Raises `CloudGarbage`."""
-        value = self.json()
-        if not isinstance(value, list):
-            raise CloudGarbage(f"{self.call}: the answer is not a list")
-        return [item for item in value if isinstance(item, dict)]
 
 
 @dataclass(eq=False, repr=False)
@@ -249,7 +169,7 @@ class Http:
                     limits=limits,
                 )
             try:
-                if len(answer.body) > _MAX_PARSED_INLINE:
+                if len(answer.body) > MAX_PARSED_INLINE:
                     return await asyncio.to_thread(parse, answer)
                 return parse(answer)
             except CloudOversized:

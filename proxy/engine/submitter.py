@@ -11,7 +11,8 @@ from typing import Any
 import structlog
 from msgspec import Struct
 
-from proxy.cloud.client import CloudClient, Submission
+from proxy.cloud.answers import Submission
+from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import (
     Backoff,
     CloudAmbiguous,
@@ -23,15 +24,7 @@ from proxy.cloud.resilience import (
 )
 from proxy.engine.accounts import Reason
 from proxy.engine.finder import MARK, JobFinder, UnansweredError
-from proxy.engine.outcomes import (
-    Elsewhere,
-    Lost,
-    NotNow,
-    Outcome,
-    Refused,
-    Sent,
-    Withdrawn,
-)
+from proxy.engine.outcomes import Elsewhere, Lost, NotNow, Outcome, Refused, Sent, Withdrawn
 from proxy.engine.preparation import Preparation, WithdrawnError
 from proxy.jobs.models import Job
 from proxy.storage.database import StorageError

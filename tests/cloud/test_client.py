@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from proxy.cloud.client import Submission
+from proxy.cloud.answers import Submission
 from proxy.cloud.resilience import (
     Backoff,
     CircuitBreaker,

@@ -13,6 +13,7 @@ from PIL import Image
 from yarl import URL
 
 from proxy.cloud import http
+from proxy.cloud.answers import AnswerLimits
 from proxy.cloud.client import CloudClient
 from proxy.cloud.http import ROUTES, route_of
 from proxy.cloud.resilience import (
@@ -288,7 +289,7 @@ async def test_a_call_without_an_answer_is_counted_as_none(unused_tcp_port: int)
 async def test_an_endless_answer_is_given_up(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, encoding: str | None
 ) -> None:
-    usual = http.AnswerLimits(1000, 100)
+    usual = AnswerLimits(1000, 100)
     monkeypatch.setattr(http.Http.get, "__kwdefaults__", {"limits": usual})
     body = b" " * 1_000_000
     headers = {"Content-Encoding": encoding} if encoding else {}

@@ -1,0 +1,187 @@
+"""Complete answers of the cloud, their limits, and what calls read out of them."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from msgspec import Struct
+
+from proxy.cloud.resilience import CloudAmbiguous, CloudGarbage, CloudOversized, refusal
+from proxy.translate import codec
+from proxy.translate.codec import redact
+
+
+class AnswerLimits(Struct, frozen=True):
+    """Limits of an answer: bytes after decompression, and JSON values as `codec.breadth` counts."""
+
+    size: int
+    values: int
+
+
+#: The limits of most answers; of a job's detail without its workflow; of the catalog, which has
+#: about 9 MB and 700,000 values; and of a file.
+USUAL = AnswerLimits(16 * 1024 * 1024, 200_000)
+DETAIL = AnswerLimits(64 * 1024 * 1024, 100_000)
+CATALOG = AnswerLimits(64 * 1024 * 1024, 3_000_000)
+FILE = AnswerLimits(64 * 1024 * 1024, 0)
+#: Maximum bytes of an answer that is parsed on the event loop; larger ones are parsed in a thread.
+MAX_PARSED_INLINE = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A complete answer with a status below 300. `attempts` is the number of requests it took."""
+
+    call: str
+    body: bytes = field(repr=False)
+    content_type: str
+    attempts: int
+    key: str = field(repr=False)
+    limits: AnswerLimits = USUAL
+
+    def json(self) -> Any:
+        """Return the parsed body with the account's key redacted. Raises `CloudGarbage`."""
+        self._check_values(self.body)
+        return self.loads(self.body)
+
+    def members(self, *skipped: str) -> dict[str, Any]:
+        """Return the members of the JSON object in the body except `skipped`, as `json`."""
+        try:
+            members = codec.members_of(self.body)
+        except ValueError:
+            return {name: value for name, value in self.object().items() if name not in skipped}
+        kept = {name: bytes(value) for name, value in members.items() if name not in skipped}
+        self._check_values(*kept.values())
+        return {name: self.loads(value) for name, value in kept.items()}
+
+    def _check_values(self, *parts: bytes) -> None:
+        if sum(map(codec.breadth, parts)) > self.limits.values:
+            raise CloudOversized(f"{self.call}: the answer has too many values")
+
+    def loads(self, data: bytes) -> Any:
+        """Parse a part of the body, as `json`."""
+        try:
+            value = codec.loads_text(data)
+        except ValueError:
+            raise CloudGarbage(f"{self.call}: the answer is not JSON") from None
+        return redact(value, self.key) if codec.may_show(data, self.key) else value
+
+    def example(self) -> Any:
+        """Return the body as an example of its form, `None` for a large one."""
+        if len(self.body) > MAX_PARSED_INLINE:
+            return None
+        try:
+            return self.json()
+        except CloudGarbage:
+            return self.body[:64].decode(errors="replace")
+
+    def object(self) -> dict[str, Any]:
+        """Return the body as a JSON object. Raises `CloudGarbage`."""
+        value = self.json()
+        if not isinstance(value, dict):
+            raise CloudGarbage(f"{self.call}: the answer is not a JSON object")
+        return value
+
+    def objects(self) -> list[dict[str, Any]]:
+        """Return the objects of the JSON list in the body. Raises `CloudGarbage`."""
+        value = self.json()
+        if not isinstance(value, list):
+            raise CloudGarbage(f"{self.call}: the answer is not a list")
+        return [item for item in value if isinstance(item, dict)]
+
+
+#: Maximum bytes of a value of `extra_data` that is read.
+_MAX_EXTRA_BYTES = 4096
+
+
+class Submission(Struct, frozen=True):
+    """The result of a submission: the job's cloud id, and the nodes that the cloud left out."""
+
+    cloud_id: str
+    node_errors: dict[str, Any]
+
+
+def submission_of(call: str, result: dict[str, Any]) -> Submission:
+    """Return the submission of a 200.
+
+    Documents show a 200 with an `error` instead of a job: raises `CloudRefused`. If the answer
+    names neither, raises `CloudAmbiguous`: the account's jobs must be searched, and if the job does
+    not exist, the `node_errors` are the reason.
+    """
+    if result.get("error"):
+        raise refusal(call, 400, result, None)
+    cloud_id, node_errors = result.get("prompt_id"), result.get("node_errors")
+    if isinstance(cloud_id, str) and cloud_id:
+        return Submission(cloud_id, node_errors if isinstance(node_errors, dict) else {})
+    refused = refusal(call, 400, result, None) if node_errors else None
+    raise CloudAmbiguous(f"{call}: no job in the answer", taken=not node_errors, refused=refused)
+
+
+def page_of(of: str, answer: Answer) -> dict[str, Any]:
+    """Return a page of a list, which it has under the key `of`. Raises `CloudGarbage`."""
+    page = answer.object()
+    if not isinstance(page.get(of), list):
+        raise CloudGarbage(f"{answer.call}: no list of {of} in the answer")
+    return page
+
+
+def next_page(page: dict[str, Any], offset: int) -> dict[str, str | int]:
+    """Return the query of the next page, by cursor or else by offset; empty after the last."""
+    about = page.get("pagination")
+    if not isinstance(about, dict) or not about.get("has_more", bool(about.get("next_cursor"))):
+        return {}
+    cursor = about.get("next_cursor")
+    return {"after": cursor} if isinstance(cursor, str) and cursor else {"offset": offset}
+
+
+def status_only(answer: Answer) -> None:
+    """Ignore the body, on which the documents disagree: the 2xx is enough."""
+
+
+def uploaded_name(answer: Answer) -> str:
+    """Return the cloud's name of an uploaded file. Raises `CloudGarbage`."""
+    name = answer.object().get("name")
+    if not isinstance(name, str) or not name:
+        raise CloudGarbage(f"{answer.call}: no name in the answer")
+    return name
+
+
+def object_bytes(answer: Answer) -> bytes:
+    """Return the body of an answer that is a JSON object, unparsed unless it may contain the
+    account's key. Raises `CloudGarbage`, `CloudOversized`."""
+    body = answer.body.strip()
+    if not (body.startswith(b"{") and body.endswith(b"}")):
+        raise CloudGarbage(f"{answer.call}: the answer is not a JSON object")
+    if codec.breadth(body) > answer.limits.values:
+        raise CloudOversized(f"{answer.call}: the answer has too many values")
+    return codec.dump_bytes(answer.object()) if codec.may_show(body, answer.key) else body
+
+
+def detail_of(answer: Answer) -> dict[str, Any]:
+    """Return a job's detail; of its workflow, which may be large, only the short values of
+    `extra_data`. Raises `CloudGarbage`."""
+    detail = answer.members("workflow")
+    with suppress(ValueError, KeyError):
+        workflow = codec.members_of(codec.members_of(answer.body)["workflow"])
+        extra = codec.members_of(workflow["extra_data"])
+        short = {
+            name: bytes(raw) for name, raw in extra.items() if len(bytes(raw)) <= _MAX_EXTRA_BYTES
+        }
+        shown = {name: answer.loads(raw) for name, raw in short.items()}
+        detail["workflow"] = {"extra_data": shown}
+    return detail
+
+
+def asset_name(filename: str, answer: Answer) -> str:
+    """Return the name of an asset for its loader: `loader_path`, or its hash with the file's
+    extension. Raises `CloudGarbage`."""
+    asset = answer.object()
+    name, hash_ = asset.get("loader_path"), asset.get("hash") or asset.get("asset_hash")
+    if not name and isinstance(hash_, str):
+        name = hash_.removeprefix("blake3:") + PurePosixPath(filename).suffix.lower()
+    if not isinstance(name, str) or not name:
+        raise CloudGarbage(f"{answer.call}: neither loader_path nor hash in the answer")
+    return name
