@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from proxy.bus import EventBus
-from proxy.cloud.resilience import CloudDown, CloudError, CloudRefused, CloudUnauthorized
+from proxy.cloud.errors import CloudDown, CloudError, CloudRefused, CloudUnauthorized
 from proxy.storage.database import (
     BusyError,
     Database,

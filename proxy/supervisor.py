@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import structlog
 
-from proxy.cloud.resilience import Backoff, CloudError
+from proxy.cloud.errors import CloudError
+from proxy.cloud.resilience import Backoff
 from proxy.storage.database import StorageError
 
 log = structlog.get_logger(__name__)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from proxy.bus import EventBus
-from proxy.cloud.resilience import CloudDown, refusal
+from proxy.cloud.errors import CloudDown, refusal
 from proxy.jobs.models import AccountView
 from proxy.readiness import Readiness, Report
 from proxy.storage.database import BusyError, OutcomeUnknownError, StorageError

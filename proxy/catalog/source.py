@@ -13,7 +13,7 @@ from cachetools import TLRUCache
 from msgspec import Struct
 from yarl import URL
 
-from proxy.cloud.resilience import CloudError, CloudUnreachable
+from proxy.cloud.errors import CloudError, CloudUnreachable
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)

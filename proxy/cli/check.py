@@ -21,14 +21,9 @@ from proxy import __version__
 from proxy import logging as logs
 from proxy.cli.common import CommandError, UsageError, chosen_accounts
 from proxy.cloud.client import CloudClient
+from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused, CloudUnauthorized
 from proxy.cloud.event_socket import EventSocket
-from proxy.cloud.resilience import (
-    CloudError,
-    CloudGarbage,
-    CloudRefused,
-    CloudUnauthorized,
-    RetryPolicy,
-)
+from proxy.cloud.resilience import RetryPolicy
 from proxy.files.blobs import BlobError, open_blobs
 from proxy.observations import identity_of, keep_facts
 from proxy.probe import CONSENT, probe

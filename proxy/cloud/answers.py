@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from proxy.cloud.resilience import CloudAmbiguous, CloudGarbage, CloudOversized, refusal
+from proxy.cloud.errors import CloudAmbiguous, CloudGarbage, CloudOversized, refusal
 from proxy.translate import codec
 from proxy.translate.codec import redact
 

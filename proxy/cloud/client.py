@@ -30,19 +30,15 @@ from proxy.cloud.answers import (
 )
 from proxy.cloud.billing import CloudBilling
 from proxy.cloud.downloads import Download, Downloads
-from proxy.cloud.http import JSON, Body, Http
-from proxy.cloud.resilience import (
+from proxy.cloud.errors import (
     GATEWAY_STATUSES,
-    CallGate,
-    CircuitBreaker,
     CloudAmbiguous,
     CloudGarbage,
     CloudRefused,
     CloudUnreachable,
-    OpenGate,
-    RateLimiter,
-    RetryPolicy,
 )
+from proxy.cloud.http import JSON, Body, Http
+from proxy.cloud.resilience import CallGate, CircuitBreaker, OpenGate, RateLimiter, RetryPolicy
 from proxy.logging import word
 from proxy.metrics import CloudCalls, Metrics
 from proxy.observations import AccountObservations

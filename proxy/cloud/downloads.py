@@ -14,8 +14,8 @@ from msgspec.structs import replace
 from yarl import URL
 
 from proxy.cloud.connections import CONNECT_TIMEOUT, Connections, refused_address
+from proxy.cloud.errors import CloudGarbage, CloudRefused, refusal
 from proxy.cloud.http import REDIRECTS, Http, reported
-from proxy.cloud.resilience import CloudGarbage, CloudRefused, refusal
 
 log = structlog.get_logger(__name__)
 

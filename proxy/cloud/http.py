@@ -20,16 +20,8 @@ from proxy import __version__
 from proxy.cloud.answers import MAX_PARSED_INLINE, USUAL, Answer, AnswerLimits
 from proxy.cloud.connections import CONNECT_TIMEOUT, CloudAddresses, Connections, refused_address
 from proxy.cloud.contact import Contact
-from proxy.cloud.resilience import (
-    CallGate,
-    CloudGarbage,
-    CloudOversized,
-    CloudRefused,
-    CloudUnreachable,
-    RetryPolicy,
-    refusal,
-    retry_after,
-)
+from proxy.cloud.errors import CloudGarbage, CloudOversized, CloudRefused, CloudUnreachable, refusal
+from proxy.cloud.resilience import CallGate, RetryPolicy, retry_after
 from proxy.logging import word
 from proxy.metrics import CloudCalls
 from proxy.observations import AccountObservations

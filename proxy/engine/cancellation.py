@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from proxy.cloud.resilience import CloudError, CloudRefused
+from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.engine.announcer import Announcer
 from proxy.engine.life import JobLife
 from proxy.engine.slots import SlotAllocator

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from uuid import NAMESPACE_URL, uuid5
 
 from proxy.cloud.client import CloudClient
-from proxy.cloud.resilience import CloudError
+from proxy.cloud.errors import CloudError
 from proxy.jobs.models import Job
 
 #: The proxy's own key in `extra_data`, by which a job is found again among the account's.

@@ -15,7 +15,7 @@ import structlog
 from msgspec import Struct
 
 from proxy.cloud.client import CloudClient
-from proxy.cloud.resilience import CloudError, CloudOversized
+from proxy.cloud.errors import CloudError, CloudOversized
 from proxy.engine.announcer import Announcer
 from proxy.engine.localiser import Localiser
 from proxy.engine.node_states import NodeReport

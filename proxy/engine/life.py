@@ -11,8 +11,9 @@ import structlog
 from msgspec.structs import replace
 
 from proxy.budget import MemoryBudget
+from proxy.cloud.errors import CloudError
 from proxy.cloud.event_socket import Timeouts
-from proxy.cloud.resilience import Backoff, CloudError
+from proxy.cloud.resilience import Backoff
 from proxy.costs.job_cost import Pricing
 from proxy.engine.announcer import Announcer
 from proxy.engine.answers import Answers

@@ -11,8 +11,9 @@ from typing import Protocol
 
 import structlog
 
+from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.cloud.event_socket import EventSocket
-from proxy.cloud.resilience import Backoff, CloudError, CloudRefused
+from proxy.cloud.resilience import Backoff
 from proxy.engine.accounts import Account, Reason
 from proxy.engine.policy import Policy
 from proxy.engine.slots import SlotAllocator

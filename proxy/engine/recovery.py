@@ -12,7 +12,8 @@ from typing import Protocol
 import structlog
 
 from proxy.cloud.client import CloudClient
-from proxy.cloud.resilience import Backoff, CloudError
+from proxy.cloud.errors import CloudError
+from proxy.cloud.resilience import Backoff
 from proxy.engine.finder import JobFinder
 from proxy.engine.outcomes import Lost, NotThere, Refused, Sent
 from proxy.engine.policy import Policy

@@ -13,8 +13,7 @@ from msgspec import Struct
 
 from proxy.cloud.answers import Submission
 from proxy.cloud.client import CloudClient
-from proxy.cloud.resilience import (
-    Backoff,
+from proxy.cloud.errors import (
     CloudAmbiguous,
     CloudDown,
     CloudError,
@@ -22,6 +21,7 @@ from proxy.cloud.resilience import (
     CloudUnreachable,
     unanswered,
 )
+from proxy.cloud.resilience import Backoff
 from proxy.engine.accounts import Reason
 from proxy.engine.finder import MARK, JobFinder, UnansweredError
 from proxy.engine.outcomes import Elsewhere, Lost, NotNow, Outcome, Refused, Sent, Withdrawn

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from proxy.cloud.errors import CloudError
 from proxy.cloud.event_socket import EventSocket, Timeouts
-from proxy.cloud.resilience import CloudError, jittered
+from proxy.cloud.resilience import jittered
 from proxy.engine.accounts import Account
 from proxy.engine.finder import JobFinder
 from proxy.engine.follower import JobFollower

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from proxy.budget import MemoryBudget
 from proxy.bus import BusMessage, EventBus
 from proxy.catalog.service import Catalog
-from proxy.cloud.resilience import CloudError
+from proxy.cloud.errors import CloudError
 from proxy.files.cache import new_hash
 from proxy.files.exports import Exports
 from proxy.files.library import hash_in

@@ -30,7 +30,7 @@ from blake3 import blake3
 from msgspec import Struct
 
 from proxy.cloud.downloads import Download
-from proxy.cloud.resilience import CloudError, CloudRefused
+from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.files.blobs import BlobError
 
 _log = structlog.get_logger(__name__)

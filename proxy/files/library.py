@@ -24,7 +24,7 @@ import structlog
 from cachetools import LRUCache
 
 from proxy.cloud.client import CloudClient
-from proxy.cloud.resilience import PASSING_STATUSES, CloudError, CloudRefused, unanswered
+from proxy.cloud.errors import PASSING_STATUSES, CloudError, CloudRefused, unanswered
 from proxy.files.blobs import BlobStore
 from proxy.files.cache import (
     Cache,

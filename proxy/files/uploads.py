@@ -18,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from proxy.cloud.client import CloudClient
-from proxy.cloud.resilience import CloudError, CloudRefused, unanswered
+from proxy.cloud.errors import CloudError, CloudRefused, unanswered
 from proxy.files import pictures
 from proxy.files.blobs import BlobError
 from proxy.files.cache import hash_file, new_hash, write_all

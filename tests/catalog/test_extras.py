@@ -14,7 +14,8 @@ from proxy.catalog import source
 from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts, Picture, PictureCache
 from proxy.cloud.client import CloudClient
-from proxy.cloud.resilience import Backoff, CloudUnreachable, RetryPolicy
+from proxy.cloud.errors import CloudUnreachable
+from proxy.cloud.resilience import Backoff, RetryPolicy
 from proxy.simulator import HttpFault, Simulator
 from proxy.simulator.nodes import MODEL_FILES
 

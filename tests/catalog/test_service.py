@@ -14,7 +14,7 @@ from yarl import URL
 
 from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts
-from proxy.cloud.resilience import CloudUnreachable
+from proxy.cloud.errors import CloudUnreachable
 from proxy.translate.errors import LocalError
 
 NODES = {

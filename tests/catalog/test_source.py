@@ -15,7 +15,7 @@ from yarl import URL
 from proxy.catalog import source as source_module
 from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts, CachedResource
-from proxy.cloud.resilience import CloudUnauthorized, CloudUnreachable
+from proxy.cloud.errors import CloudUnauthorized, CloudUnreachable
 from proxy.translate.errors import LocalError
 
 URL_OF_CLOUD = URL("http://cloud")

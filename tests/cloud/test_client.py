@@ -12,16 +12,14 @@ from aiohttp import web
 from yarl import URL
 
 from proxy.cloud.answers import Submission
-from proxy.cloud.resilience import (
-    Backoff,
-    CircuitBreaker,
+from proxy.cloud.errors import (
     CloudAmbiguous,
     CloudDown,
     CloudGarbage,
     CloudRefused,
     CloudUnreachable,
-    RetryPolicy,
 )
+from proxy.cloud.resilience import Backoff, CircuitBreaker, RetryPolicy
 from tests.cloud.conftest import Connect, Serve, answer, cut_off, hang_up, redirect
 
 GRAPH = {"3": {"class_type": "KSampler", "inputs": {"seed": 2**64 - 1}}}

@@ -13,14 +13,9 @@ import pytest
 from PIL import Image
 
 from proxy.cloud.client import CloudClient
+from proxy.cloud.errors import CloudAmbiguous, CloudRefused, CloudUnauthorized
 from proxy.cloud.event_socket import EventSocket, Timeouts
-from proxy.cloud.resilience import (
-    Backoff,
-    CloudAmbiguous,
-    CloudRefused,
-    CloudUnauthorized,
-    RetryPolicy,
-)
+from proxy.cloud.resilience import Backoff, RetryPolicy
 from proxy.simulator import HttpFault, Simulator, SocketFault
 from proxy.translate import codec
 from proxy.translate.snapshots import Snapshot

@@ -9,8 +9,8 @@ from yarl import URL
 
 from proxy.cloud import connections
 from proxy.cloud.connections import Reach, outward_proxy, reach_of
+from proxy.cloud.errors import CloudRefused, CloudUnreachable
 from proxy.cloud.event_socket import EventSocket
-from proxy.cloud.resilience import CloudRefused, CloudUnreachable
 from tests.cloud.conftest import KEY, Connect, Script, Serve, answer, redirect
 
 

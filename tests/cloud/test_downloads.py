@@ -14,17 +14,9 @@ from yarl import URL
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.downloads import redirect_target
-from proxy.cloud.resilience import CloudGarbage, CloudRefused, CloudUnreachable, RetryPolicy
-from tests.cloud.conftest import (
-    KEY,
-    Connect,
-    Reply,
-    Script,
-    Serve,
-    answer,
-    cut_off,
-    redirect,
-)
+from proxy.cloud.errors import CloudGarbage, CloudRefused, CloudUnreachable
+from proxy.cloud.resilience import RetryPolicy
+from tests.cloud.conftest import KEY, Connect, Reply, Script, Serve, answer, cut_off, redirect
 
 SIGNED = "/bucket/f00d.png?sig=a%2Fb%3d%20c+d&X-Name=%C3%BC"
 

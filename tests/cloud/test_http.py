@@ -15,18 +15,15 @@ from yarl import URL
 from proxy.cloud import http
 from proxy.cloud.answers import AnswerLimits
 from proxy.cloud.client import CloudClient
-from proxy.cloud.http import ROUTES, route_of
-from proxy.cloud.resilience import (
-    MAX_RETRY_AFTER,
-    Backoff,
-    CircuitBreaker,
+from proxy.cloud.errors import (
     CloudDown,
     CloudGarbage,
     CloudRefused,
     CloudUnauthorized,
     CloudUnreachable,
-    RetryPolicy,
 )
+from proxy.cloud.http import ROUTES, route_of
+from proxy.cloud.resilience import MAX_RETRY_AFTER, Backoff, CircuitBreaker, RetryPolicy
 from proxy.metrics import PREFIX, Metrics
 from proxy.simulator import Simulator
 from tests.cloud.conftest import KEY, Connect, Serve, answer, cut_off, hang_up, redirect

@@ -6,21 +6,17 @@ import asyncio
 
 import pytest
 
-from proxy.cloud.resilience import (
-    Backoff,
-    CircuitBreaker,
+from proxy.cloud.errors import (
     CloudAmbiguous,
     CloudDown,
     CloudGarbage,
     CloudRefused,
     CloudUnauthorized,
     CloudUnreachable,
-    RateLimiter,
-    RetryPolicy,
     may_pass,
     refusal,
-    retry_after,
 )
+from proxy.cloud.resilience import Backoff, CircuitBreaker, RateLimiter, RetryPolicy, retry_after
 from tests.cloud.conftest import Connect, Serve, answer
 
 

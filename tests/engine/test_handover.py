@@ -15,7 +15,8 @@ from yarl import URL
 
 from proxy.bus import EventBus
 from proxy.cloud.client import CloudClient
-from proxy.cloud.resilience import CloudError, CloudUnauthorized, RetryPolicy
+from proxy.cloud.errors import CloudError, CloudUnauthorized
+from proxy.cloud.resilience import RetryPolicy
 from proxy.engine.accounts import Account
 from proxy.engine.election import Election
 from proxy.engine.handover import OFFERED, WANTED, Handover, HandoverTimes

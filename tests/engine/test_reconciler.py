@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import pytest
 from jobs.samples import job
 
-from proxy.cloud.resilience import CloudError, CloudUnreachable, refusal
+from proxy.cloud.errors import CloudError, CloudUnreachable, refusal
 from proxy.engine.accounts import Slots
 from proxy.engine.policy import Policy
 from proxy.engine.reconciler import Reconciler

@@ -20,7 +20,7 @@ from blake3 import blake3
 from PIL import Image
 from yarl import URL
 
-from proxy.cloud.resilience import CloudRefused
+from proxy.cloud.errors import CloudRefused
 from proxy.files.service import Files
 from proxy.observations import AccountObservations
 from proxy.storage.files import FileRecord

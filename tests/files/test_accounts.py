@@ -18,7 +18,7 @@ from files.helpers import (
     upload,
 )
 
-from proxy.cloud.resilience import CloudRefused, CloudUnauthorized, CloudUnreachable
+from proxy.cloud.errors import CloudRefused, CloudUnauthorized, CloudUnreachable
 from proxy.files.service import Files
 from proxy.translate.errors import LocalError
 

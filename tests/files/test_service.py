@@ -28,7 +28,7 @@ from yarl import URL
 
 from proxy.api import bodies
 from proxy.cloud.client import CloudClient
-from proxy.cloud.resilience import CloudRefused, CloudUnauthorized, CloudUnreachable
+from proxy.cloud.errors import CloudRefused, CloudUnauthorized, CloudUnreachable
 from proxy.files import uploads
 from proxy.files.conversions import Conversion
 from proxy.files.service import Files

@@ -17,7 +17,7 @@ from yarl import URL
 from proxy.catalog import service
 from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts
-from proxy.cloud.resilience import CloudUnreachable
+from proxy.cloud.errors import CloudUnreachable
 from proxy.jobs.messages import SocketClosed, SocketKnown
 from proxy.jobs.models import JobRequest
 from proxy.jobs.submission import FRESH, Checks, Clients
