@@ -10,7 +10,8 @@ import pytest
 import servers
 from sqlalchemy import Connection
 
-from proxy.members.directory import MARKER, Directory
+from proxy.members.directory import Directory
+from proxy.members.marker import MARKER
 from proxy.storage.database import FILE, Database, SqliteDatabase, open_sqlite
 from proxy.storage.members import MemberRepository
 from proxy.storage.start import migrate

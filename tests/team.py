@@ -13,7 +13,8 @@ from backend import open_database, settings_of
 from stack import Proxy, running_proxy
 from yarl import URL
 
-from proxy.members.directory import Directory, marker_of
+from proxy.members.directory import Directory
+from proxy.members.marker import marker_of
 from proxy.members.member import Member, Role
 from proxy.simulator import Simulator
 from proxy.storage.members import MemberRepository

@@ -19,7 +19,7 @@ from terminal import at_terminal
 
 from proxy.cli import main
 from proxy.cli.serve import refuse_open_access
-from proxy.members.directory import MARKER
+from proxy.members.marker import MARKER
 from proxy.settings import ConfigError, Settings, load
 from proxy.storage.database import FILE
 

@@ -12,7 +12,7 @@ from proxy.api import bodies
 from proxy.api.connections import admission_of, member_of
 from proxy.api.keys import MEMBERS
 from proxy.api.middleware import note
-from proxy.members.directory import Directory, describe_member, describe_token
+from proxy.members.directory import Directory
 from proxy.members.member import (
     DirectoryError,
     MemberFields,
@@ -23,6 +23,7 @@ from proxy.members.member import (
     UnknownTokenError,
     validated,
 )
+from proxy.members.reports import describe_member, describe_token
 from proxy.members.tokens import id_prefix
 from proxy.translate.errors import LocalError
 

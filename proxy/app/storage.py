@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from proxy.app.process import Process, config_errors
-from proxy.members.directory import Directory, marker_of
+from proxy.members.directory import Directory
+from proxy.members.marker import marker_of
 from proxy.settings import ConfigError, Settings, read_secrets
 from proxy.storage.database import FILE, Database
 from proxy.storage.encryption import SECRET_FILE, Cipher, follow_secrets, stored_secrets

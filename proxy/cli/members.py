@@ -20,7 +20,8 @@ from proxy.cli.common import (
 )
 from proxy.cli.tables import AsJson, Columns, print_json, print_table, say, shown_time
 from proxy.members import audit as record
-from proxy.members.directory import Directory, describe_member, describe_token, marker_of
+from proxy.members.directory import Directory
+from proxy.members.marker import marker_of
 from proxy.members.member import (
     DirectoryError,
     Member,
@@ -29,6 +30,7 @@ from proxy.members.member import (
     NewToken,
     validated,
 )
+from proxy.members.reports import describe_member, describe_token
 from proxy.members.tokens import Token
 from proxy.settings import Settings, load, place_options
 from proxy.storage.database import FILE, StorageError

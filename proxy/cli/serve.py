@@ -32,7 +32,7 @@ from proxy.api.tls import Certificate, CertificateError
 from proxy.app import lifespan
 from proxy.app.storage import refuse_lost_members
 from proxy.cli.common import Chosen, chosen_accounts, in_database
-from proxy.members.directory import any_members
+from proxy.members.marker import any_members
 from proxy.settings import ConfigError, Settings, place_options
 from proxy.storage.database import StorageError
 from proxy.storage.members import MemberRepository

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import sqlite3
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,23 +20,16 @@ import structlog
 from msgspec.structs import replace
 
 from proxy.members import tokens
+from proxy.members.marker import mark
 from proxy.members.member import LOCAL, DirectoryError, Limits, Member
 from proxy.members.roster import Change, Roster, quoted
 from proxy.members.tokens import Sessions, Token, Use
-from proxy.settings import Settings
-from proxy.storage.database import FILE, StorageError
+from proxy.storage.database import StorageError
 from proxy.storage.members import MemberRepository, StaleError, StoredMember, StoredToken
 from proxy.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
 
-#: A file of the data folder that says that there are members. It is kept apart from the database,
-#: so that a lost or emptied database does not open the proxy to everybody.
-MARKER = "has-members"
-_MARKER_TEXT = """\
-This proxy has members. It does not start without them while this file exists, because anyone who
-reaches it could use it. Delete this file only to stop requiring tokens.
-"""
 
 #: Seconds between two checks for changes by other processes.
 INTERVAL = 0.25
@@ -95,7 +87,7 @@ class Directory:
         """Read the database. Raises `StorageError`."""
         await self._refresh()
         if len(self._roster):
-            await self._mark(expected=True)
+            await mark(self._marker, expected=True)
 
     def start(self, supervisor: Supervisor | None = None) -> None:
         """Start the task that checks for changes by other processes and writes uses of tokens."""
@@ -208,7 +200,7 @@ class Directory:
             self._roster.check_identities(new)
             return Change(members=[new])
 
-        await self._mark(expected=True)
+        await mark(self._marker, expected=True)
         return (await self._change(decide)).members[0]
 
     async def change(
@@ -239,7 +231,7 @@ class Directory:
             new = replace(member, name=name, identities=(identity,), created=self._ms())
             return Change(members=[new])
 
-        await self._mark(expected=True)
+        await mark(self._marker, expected=True)
         change = await self._change(decide)
         return change.members[0], is_new
 
@@ -255,7 +247,7 @@ class Directory:
 
         change = await self._change(decide)
         if not len(self._roster):
-            await self._mark(expected=False)
+            await mark(self._marker, expected=False)
         return change.removed[0]
 
     async def new_token(
@@ -402,18 +394,6 @@ class Directory:
             if changed or expired:
                 self._notify()
 
-    async def _mark(self, *, expected: bool) -> None:
-        """Create or delete the marker file. Raises `StorageError`."""
-        if self._marker is None or await asyncio.to_thread(self._marker.exists) is expected:
-            return
-        try:
-            if expected:
-                await asyncio.to_thread(self._marker.write_text, _MARKER_TEXT)
-            else:
-                await asyncio.to_thread(self._marker.unlink, missing_ok=True)
-        except OSError as error:
-            raise StorageError(f"cannot change {self._marker}: {error.strerror}") from error
-
     async def _write_uses(self, *, every: bool = False) -> None:
         due = {
             id_: use
@@ -436,46 +416,3 @@ class Directory:
 
 def _token_of(row: StoredToken) -> Token:
     return Token(row.id, row.member, row.digest, row.note, row.created, row.expires)
-
-
-def describe_member(directory: Directory, member: Member) -> dict[str, Any]:
-    """Return a member as the admin API shows it."""
-    return {**msgspec.to_builtins(member), "tokens": len(directory.tokens(member.name))}
-
-
-def describe_token(directory: Directory, token: Token) -> dict[str, Any]:
-    """Return a token as the admin API shows it, without its digest."""
-    use = directory.last_use(token)
-    return {
-        "id": token.id,
-        "shown": token.shown,
-        "member": token.member,
-        "note": token.note,
-        "created": token.created,
-        "expires": token.expires,
-        "last_used": None if use is None else use._asdict(),
-    }
-
-
-def marker_of(settings: Settings) -> Path | None:
-    """Return the path of `MARKER`, `None` with PostgreSQL: replicas share that, but no folder."""
-    return None if settings.database is not None else settings.data_dir / MARKER
-
-
-def any_members(folder: Path) -> bool:
-    """Return whether the data folder has members, or has had some and is damaged.
-
-    Creates nothing.
-    """
-    try:
-        return _found(folder / FILE, "SELECT 1 FROM members WHERE NOT removed LIMIT 1")
-    except sqlite3.Error:  # the start reports what to do
-        return (folder / MARKER).exists()
-
-
-def _found(path: Path, query: str) -> bool:
-    if not path.exists() or path.stat().st_size == 0:
-        return False
-    uri = f"{path.absolute().as_uri()}?mode=ro"
-    with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
-        return connection.execute(query).fetchone() is not None

@@ -1,4 +1,7 @@
-"""Usage and costs as tables for people and spreadsheets. Amounts are in credits."""
+"""Members, tokens, usage and costs as the admin API and the commands show them.
+
+Amounts are in credits.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,13 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
 from msgspec.structs import asdict
 
 from proxy.costs.credits import to_credits
+from proxy.members.directory import Directory
+from proxy.members.member import Member
+from proxy.members.tokens import Token
 from proxy.storage.costs import CostRow
 from proxy.storage.usage import UsageRow
 
@@ -50,3 +57,22 @@ def _csv(names: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
     lines.writeheader()
     lines.writerows(rows)
     return text.getvalue()
+
+
+def describe_member(directory: Directory, member: Member) -> dict[str, Any]:
+    """Return a member as the admin API shows it."""
+    return {**msgspec.to_builtins(member), "tokens": len(directory.tokens(member.name))}
+
+
+def describe_token(directory: Directory, token: Token) -> dict[str, Any]:
+    """Return a token as the admin API shows it, without its digest."""
+    use = directory.last_use(token)
+    return {
+        "id": token.id,
+        "shown": token.shown,
+        "member": token.member,
+        "note": token.note,
+        "created": token.created,
+        "expires": token.expires,
+        "last_used": None if use is None else use._asdict(),
+    }

@@ -11,7 +11,8 @@ import pytest
 from databases import FolderDirectory
 
 from proxy.members import tokens
-from proxy.members.directory import MARKER, Directory, any_members
+from proxy.members.directory import Directory
+from proxy.members.marker import MARKER, any_members
 from proxy.members.member import (
     LOCAL,
     DirectoryError,
