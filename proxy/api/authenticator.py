@@ -1,43 +1,36 @@
 """Authentication: which member sends a request, by a token, a session or a ticket.
 
 Clients put a token into the path, `Authorization`, `X-API-Key` or the query. Browsers have a
-session in a cookie. A ticket is the address of one file, which works for a while for anyone who
-has it, like the cloud's signed URLs: programs that were written for the cloud fetch the address to
-which `/api/view` redirects them without their key.
-
-Reverse proxies say in headers who a client is. Anybody can send these, so that only those of
-trusted proxies count.
+session in a cookie.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import re
 import time
-from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import web
 from msgspec import Struct
-from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from proxy.api.addressing import Address, Caller, Network, Way, is_trusted, parse_address
+from proxy.api.addressing import Caller, Way
 from proxy.api.admission import Admission
-from proxy.api.connections import admission_of, connection_of, way_of
+from proxy.api.callers import caller_of
+from proxy.api.connections import connection_of, way_of
+from proxy.api.credentials import KEY_HEADER, Credential, cookie_of, credentials_of, is_anonymous
 from proxy.api.header_sign_in import identity_of
+from proxy.api.tickets import TICKETED, Tickets
 from proxy.members import tokens
 from proxy.members.accounting import Throttle
 from proxy.members.directory import Access
 from proxy.members.member import LOCAL
 from proxy.members.provisioning import Provisioner
 from proxy.members.tokens import digest
-from proxy.storage.encryption import Cipher
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
@@ -45,17 +38,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-COOKIE = "comfy_proxy_session"
 SIGN_IN = "/proxy/sign-in"
 SIGN_OUT = "/proxy/sign-out"
 INVITATION = "/proxy/invitation"
-#: The header that programs for Comfy Cloud send.
-KEY_HEADER = "X-API-Key"
-
-#: The route that takes tickets, the name of their parameter, and their lifetime in seconds.
-TICKETED = "/view"
-TICKET = "ticket"
-TICKET_LIFETIME = 600
 
 #: Routes without authentication: health, signing in and out, and accepting an invitation.
 OPEN = frozenset({"/healthz", SIGN_IN, SIGN_OUT, INVITATION})
@@ -74,7 +59,6 @@ MAX_CACHED = 4096
 #: The last use of a remembered token is noted once in this many seconds.
 USE_INTERVAL = 1.0
 
-Headers = CIMultiDict[str] | CIMultiDictProxy[str]
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _PORTS = {"http": 80, "https": 443}
@@ -84,88 +68,6 @@ _SIGNED_IN = web.RequestKey("signed_in_elsewhere", Access)
 
 #: Everybody, where there are no members.
 ANYONE = Admission(LOCAL)
-
-
-def caller(
-    peer: str, headers: Headers, trusted: Sequence[Network], *, scheme: str = "http"
-) -> Caller:
-    """Return the client of a connection from `peer`.
-
-    The right-most address of `X-Forwarded-For` that is not a trusted proxy's; `scheme` and `Host`
-    are those of the connection unless the nearest proxy is trusted and says otherwise.
-    """
-    host = headers.get("Host", "")
-    address = parse_address(peer)
-    if address is None or not is_trusted(address, trusted):
-        return Caller(_shown(peer), scheme, host)
-    forwarded = _last(headers, "X-Forwarded-Proto").lower()
-    return Caller(
-        str(_client_address(address, headers, trusted)),
-        forwarded if forwarded in ("http", "https") else scheme,
-        _last(headers, "X-Forwarded-Host") or host,
-    )
-
-
-def _client_address(address: Address, headers: Headers, trusted: Sequence[Network]) -> Address:
-    hops = _items(headers, "X-Forwarded-For")
-    while hops and is_trusted(address, trusted):
-        hop = parse_address(hops.pop())
-        if hop is None:
-            break
-        address = hop
-    return address
-
-
-@lru_cache(maxsize=4096)
-def _shown(peer: str) -> str:
-    """Return the canonical form of an address."""
-    return str(parse_address(peer) or peer)
-
-
-def _items(headers: Headers, name: str) -> list[str]:
-    items = ",".join(headers.getall(name, ())).split(",")
-    return [item.strip() for item in items if item.strip()]
-
-
-def _last(headers: Headers, name: str) -> str:
-    items = _items(headers, name)
-    return items[-1] if items else ""
-
-
-def caller_of(request: web.BaseRequest) -> Caller:
-    """Return the client of a request."""
-    connection = connection_of(request)
-    if connection.caller is None:
-        connection.caller = caller(
-            connection.peer,
-            request.headers,
-            connection.services.options.trusted_proxies,
-            scheme=request.scheme,
-        )
-    return connection.caller
-
-
-def submitter_of(request: web.Request) -> str:
-    """Return an identifier of the program that sent a request, of its token, address and
-    `User-Agent`.
-
-    It is stored with jobs, and therefore a digest.
-    """
-    parts = (
-        admission_of(request).token or "",
-        caller_of(request).address,
-        request.headers.get("User-Agent", ""),
-    )
-    text = "\n".join(parts).encode(errors="surrogateescape")
-    return hashlib.blake2s(text, digest_size=12).hexdigest()
-
-
-class Credential(NamedTuple):
-    """A token that a request carries. Browsers send `ambient` ones without a request, to any page's
-    order."""
-
-    token: str
-    ambient: bool = False
 
 
 class _KnownHeader(Struct):
@@ -206,7 +108,7 @@ class Authenticator:
         if sent is not None and _digest(sent) in self._known:
             return
         try:
-            given = [credential.token for credential in credentials(request)]
+            given = [credential.token for credential in credentials_of(request)]
         except LocalError:
             return  # the refusal says it
         cookie = None if given else cookie_of(request)
@@ -232,7 +134,7 @@ class Authenticator:
             )
         if not self._members.has_members:
             admission = ANYONE
-        elif is_open(request.path) or (request.path == READY and _is_anonymous(request, way)):
+        elif is_open(request.path) or (request.path == READY and is_anonymous(request, way)):
             return None
         else:
             admission = self._remembered(request, way) or self._of_member(request)
@@ -259,7 +161,7 @@ class Authenticator:
         return known.admission
 
     def _of_member(self, request: web.Request) -> Admission:
-        caller, given = caller_of(request), credentials(request)
+        caller, given = caller_of(request), credentials_of(request)
         found = self._valid(given, caller)
         access = self._by_ticket(request) if found is None else found[0]
         session = None
@@ -384,113 +286,12 @@ def is_open(path: str) -> bool:
     return path in OPEN or _PROVIDER_PATH.fullmatch(path) is not None
 
 
-def _is_anonymous(request: web.Request, way: Way) -> bool:
-    """Return whether a request has no token and no session."""
-    headers = request.headers
-    return (
-        way.path_token is None
-        and not way.query_tokens
-        and "Authorization" not in headers
-        and KEY_HEADER not in headers
-        and COOKIE not in request.cookies
-    )
-
-
-def cookie_of(request: web.Request) -> str | None:
-    """Return the cookie of a browser's session, of a request without a token of its own."""
-    return None if has_token(request) else request.cookies.get(COOKIE)
-
-
-def has_token(request: web.Request) -> bool:
-    """Return whether a request carries a token of its own, valid or not."""
-    way, headers = way_of(request), request.headers
-    given = way.query_tokens or headers.get("Authorization") or headers.get(KEY_HEADER)
-    return bool(given) or way.path_token is not None
-
-
-def credentials(request: web.Request) -> list[Credential]:
-    """Return the tokens in the order of precedence: path, `Authorization`, `X-API-Key`, query.
-
-    Raises `LocalError` (400) for two in one place: what stands between client and server may have
-    looked at the other.
-    """
-    way = way_of(request)
-    found = [] if way.path_token is None else [Credential(way.path_token)]
-    found += map(_of_authorization, _single(request, "Authorization"))
-    found += [Credential(value.strip()) for value in _single(request, KEY_HEADER)]
-    if len(way.query_tokens) > 1:
-        raise _ambiguous("the query")
-    return found + [Credential(value.strip()) for value in way.query_tokens]
-
-
-def _single(request: web.Request, header: str) -> list[str]:
-    values = request.headers.getall(header, [])
-    if len(values) > 1:
-        raise _ambiguous(f"the header {header}")
-    return [value for value in values if value.strip()]
-
-
-def _of_authorization(value: str) -> Credential:
-    scheme, _, rest = value.strip().partition(" ")
-    if scheme.lower() == "bearer":
-        return Credential(rest.strip())
-    if scheme.lower() == "basic":
-        return Credential(_of_basic(rest.strip()), ambient=True)
-    return Credential("")
-
-
-def _of_basic(encoded: str) -> str:
-    """Return the password, or the user name if there is no password."""
-    try:
-        text = base64.b64decode(encoded, validate=True).decode()
-    except (binascii.Error, ValueError):
-        return ""
-    user, _, password = text.partition(":")
-    return password or user
-
-
-def _ambiguous(where: str) -> LocalError:
-    return LocalError("several_tokens", f"There is more than one token in {where}; send one.")
-
-
 AUTHENTICATOR = web.AppKey("authenticator", Authenticator)
 
 
 def authenticator_of(request: web.Request) -> Authenticator:
     """Return the authenticator of the listener."""
     return request.app[AUTHENTICATOR]
-
-
-class Tickets:
-    """Makes tickets, and checks those that were made with a secret of the cipher.
-
-    `now` is in seconds since 1970.
-    """
-
-    def __init__(self, now: Callable[[], float], cipher: Cipher) -> None:
-        self._now = now
-        self._cipher = cipher
-
-    def add(self, url: URL, token_id: str) -> URL:
-        """Return the URL with a ticket for the token with this id."""
-        until = int(self._now()) + TICKET_LIFETIME
-        proof = self._cipher.sign(_promise(url, until, token_id))
-        return url.update_query({TICKET: f"{until}.{token_id}.{proof}"})
-
-    def token_of(self, url: URL) -> str | None:
-        """Return the id of the token for which a URL has a valid ticket, else `None`."""
-        until, _, rest = url.query.get(TICKET, "").partition(".")
-        token_id, _, proof = rest.partition(".")
-        if not (until.isascii() and until.isdigit() and len(until) < 16 and proof.isascii()):
-            return None
-        good = self._cipher.proves(_promise(url, int(until), token_id), proof)
-        return token_id if good and int(until) > self._now() else None
-
-
-def _promise(url: URL, until: int, token_id: str) -> bytes:
-    """Return what a ticket signs: the name of the route, the rest of the query, time and token."""
-    query = sorted((key, value) for key, value in url.query.items() if key != TICKET)
-    return repr((url.name, query, until, token_id)).encode(errors="surrogatepass")
 
 
 def _digest(text: str) -> bytes:

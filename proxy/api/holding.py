@@ -13,7 +13,7 @@ import structlog
 from aiohttp import Payload, web
 from aiohttp.abc import AbstractStreamWriter
 
-from proxy.api.authenticator import caller_of
+from proxy.api.callers import caller_of
 from proxy.api.connections import connection_of, of
 from proxy.budget import Allocation, MemoryLimitError, Purpose
 

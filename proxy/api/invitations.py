@@ -11,7 +11,8 @@ import html
 from aiohttp import web
 
 from proxy.api import bodies
-from proxy.api.authenticator import INVITATION, SIGN_IN, authenticator_of, caller_of
+from proxy.api.authenticator import INVITATION, SIGN_IN, authenticator_of
+from proxy.api.callers import caller_of
 from proxy.api.keys import INVITATIONS, MEMBERS, OPTIONS
 from proxy.api.members import json_body, require_admin, translated_errors
 from proxy.api.middleware import note

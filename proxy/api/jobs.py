@@ -12,7 +12,7 @@ import structlog
 from aiohttp import web
 
 from proxy.api import bodies
-from proxy.api.authenticator import submitter_of
+from proxy.api.callers import submitter_of
 from proxy.api.connections import connection_of, member_of
 from proxy.api.holding import hold
 from proxy.api.keys import JOBS, TURNS

@@ -29,8 +29,8 @@ from proxy.api.addressing import (
     strip,
 )
 from proxy.api.aiohttp_internals import has_route, set_route
-from proxy.api.authenticator import caller_of
 from proxy.api.bodies import Handler
+from proxy.api.callers import caller_of
 from proxy.api.connections import connection_of, of
 from proxy.api.holding import counted, release
 from proxy.logging import RequestContext, begin_request

@@ -8,7 +8,8 @@ import time
 import structlog
 from aiohttp import web
 
-from proxy.api.authenticator import SIGN_IN, authenticator_of, caller_of
+from proxy.api.authenticator import SIGN_IN, authenticator_of
+from proxy.api.callers import caller_of
 from proxy.api.connections import of
 from proxy.api.keys import OPTIONS, PROVIDERS
 from proxy.api.middleware import note

@@ -14,16 +14,10 @@ from yarl import URL
 
 from proxy.api import bodies
 from proxy.api.admission import Admission
-from proxy.api.authenticator import (
-    COOKIE,
-    SIGN_IN,
-    SIGN_OUT,
-    authenticator_of,
-    caller_of,
-    cookie_of,
-    has_token,
-)
+from proxy.api.authenticator import SIGN_IN, SIGN_OUT, authenticator_of
+from proxy.api.callers import caller_of
 from proxy.api.connections import connection_of
+from proxy.api.credentials import COOKIE, cookie_of, has_token
 from proxy.api.keys import MEMBERS, OPTIONS, PROVIDERS
 from proxy.api.middleware import note
 from proxy.members.directory import Access

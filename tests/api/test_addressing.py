@@ -14,7 +14,7 @@ from yarl import URL
 
 from proxy.api import addressing
 from proxy.api.addressing import Caller, differs, may_be_rebound, refuses, strip
-from proxy.api.authenticator import caller
+from proxy.api.callers import caller
 from proxy.settings.table import to_base_path
 from proxy.simulator import Simulator
 

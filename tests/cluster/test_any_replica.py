@@ -20,7 +20,7 @@ from team import bearer
 from waiting import ids, running
 from yarl import URL
 
-from proxy.api.authenticator import COOKIE
+from proxy.api.credentials import COOKIE
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

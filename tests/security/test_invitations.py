@@ -13,7 +13,7 @@ import pytest
 from team import Team, basic, bearer, running_team
 from yarl import URL
 
-from proxy.api.authenticator import COOKIE
+from proxy.api.credentials import COOKIE
 from proxy.members import invitations as module
 from proxy.members.accounting import MAX_FAILURES
 from proxy.simulator import Simulator

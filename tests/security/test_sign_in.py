@@ -11,7 +11,7 @@ from stack import PATIENCE
 from team import Team, basic, running_team
 from yarl import URL
 
-from proxy.api.authenticator import COOKIE
+from proxy.api.credentials import COOKIE
 from proxy.simulator import Simulator
 
 

@@ -10,7 +10,7 @@ from stack import Client
 from team import running_team
 from yarl import URL
 
-from proxy.api.authenticator import TICKET_LIFETIME, Tickets
+from proxy.api.tickets import TICKET_LIFETIME, Tickets
 from proxy.simulator import Simulator
 from proxy.storage.encryption import Cipher
 

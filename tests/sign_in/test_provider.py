@@ -12,7 +12,7 @@ from sign_in.conftest import Gateway, browser, running_gateway
 from stack import PATIENCE
 from yarl import URL
 
-from proxy.api.authenticator import COOKIE
+from proxy.api.credentials import COOKIE
 from proxy.api.provider_sign_in import ATTEMPT_COOKIE
 from proxy.simulator import Simulator
 
