@@ -7,7 +7,7 @@ nothing (Content Security Policy Level 3, `sandbox`).
 
 from __future__ import annotations
 
-from proxy.translate.media_types import UNKNOWN, is_active, is_shown
+from proxy.translate.media_types import TYPES, UNKNOWN
 
 #: The headers of every answer with content; sounds and videos have another policy.
 SAFETY_HEADERS = {
@@ -17,6 +17,39 @@ SAFETY_HEADERS = {
 
 #: The policy with which a browser plays a sound or a video that is opened as a page.
 _PLAYED = "sandbox allow-same-origin; default-src 'none'; media-src 'self'"
+
+#: Types that a browser would run, beside everything that ends in `+xml`.
+_ACTIVE = frozenset(
+    {
+        "application/ecmascript",
+        "application/javascript",
+        "application/xml",
+        "text/css",
+        "text/ecmascript",
+        "text/html",
+        "text/javascript",
+        "text/xml",
+        "text/xsl",
+    }
+)
+#: Other names of types that are shown.
+_SYNONYMS = (
+    *("audio/flac", "audio/mp3", "audio/opus", "audio/vnd.wave", "audio/wav", "audio/wave"),
+    *("audio/x-flac", "audio/x-m4a", "image/jpg", "image/x-icon", "image/x-ms-bmp"),
+    *("model/x.stl-binary", "video/x-matroska"),
+)
+
+
+def is_active(type_: str) -> bool:
+    """Return whether a browser that shows the type runs its contents; SVG pictures are included."""
+    essence = type_.partition(";")[0].strip().lower()
+    return essence in _ACTIVE or essence.endswith("+xml")
+
+
+#: Types without parameters, in small letters, that a browser shows or plays and never runs.
+_SHOWN = frozenset(
+    type_ for type_ in (*TYPES.values(), *_SYNONYMS) if not is_active(type_) and ";" not in type_
+)
 
 
 def content_headers(
@@ -32,10 +65,10 @@ def content_headers(
     headers = {"Content-Type": essence, **SAFETY_HEADERS}
     if is_active(essence):
         headers |= {"Vary": "Sec-Fetch-Dest", "Cache-Control": "no-store"}
-    if is_shown(essence) and essence.startswith(("audio/", "video/")):
+    if essence in _SHOWN and essence.startswith(("audio/", "video/")):
         headers["Content-Security-Policy"] = _PLAYED
     picture = essence == "image/svg+xml" and destination == "image"
-    if not picture and not is_shown(essence):
+    if not picture and essence not in _SHOWN:
         headers["Content-Type"] = UNKNOWN
         disposition = "attachment"
     value = "; ".join(part for part in (disposition, name) if part)

@@ -35,7 +35,7 @@ from proxy.files.conversions import conversion, small
 from proxy.files.library import Content, ContentBrokenError
 from proxy.storage.files import FileRecord
 from proxy.translate.errors import LocalError
-from proxy.translate.media_types import UNKNOWN, media_type
+from proxy.translate.media_types import UNKNOWN
 from proxy.translate.names import hash_address, view_place
 
 log = structlog.get_logger(__name__)
@@ -67,7 +67,7 @@ async def get_view(request: web.Request) -> web.StreamResponse:
     if answer is not None:
         return answer
     headers = content_headers(
-        type_ or media_type(shown),
+        type_ or record.media_type,
         request.headers.get("Sec-Fetch-Dest"),
         name=filename_parameter(shown),
     )

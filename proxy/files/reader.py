@@ -54,12 +54,13 @@ class Reader:
 
     async def _edits(self, record: FileRecord, content: Content) -> Edits:
         """Return the edits of a content for its member; those of a complete one are cached."""
+        known = self._known_edits.get(record)
+        if known is not None:
+            return known
         if record.cloud_type == "input" or kind(record.path) != "image":
             return Edits()
-        known = self._known_edits.get(record)
-        if known is None:
-            found = await content.texts()
-            known = workflow_names.edits(found, await self.renaming(record, found))
-            if content.path is not None:
-                self._known_edits[record] = known
-        return known
+        found = await content.texts()
+        edits = workflow_names.edits(found, await self.renaming(record, found))
+        if content.path is not None:
+            self._known_edits[record] = edits
+        return edits

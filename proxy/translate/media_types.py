@@ -1,4 +1,4 @@
-"""Media types by name, and which of them a browser runs or shows.
+"""Media types by name.
 
 They are the same on every machine: Python's own table with what Debian's `/etc/mime.types` adds
 and changes, as a ComfyUI 0.3.64 there answers (`mkv` is `video/matroska`, `wav` is
@@ -67,32 +67,13 @@ _EXTENSIONS_OF = {
     "text/tab-separated-values": "tsv",
     "text/x-python": "py",
 }
-_TYPES = {
+#: Media types by extension.
+TYPES = {
     **{name: f"{half}/{name}" for half, names in _LIKE_NAMED.items() for name in names.split()},
     **{name: type_ for type_, names in _EXTENSIONS_OF.items() for name in names.split()},
 }
 #: Extensions that say how a file is packed; the type is that of the name without them.
 _PACKED = frozenset({"br", "bz2", "gz", "xz", "z"})
-#: Types that a browser would run, beside everything that ends in `+xml`.
-_ACTIVE = frozenset(
-    {
-        "application/ecmascript",
-        "application/javascript",
-        "application/xml",
-        "text/css",
-        "text/ecmascript",
-        "text/html",
-        "text/javascript",
-        "text/xml",
-        "text/xsl",
-    }
-)
-#: Other names of types that are shown.
-_SYNONYMS = (
-    *("audio/flac", "audio/mp3", "audio/opus", "audio/vnd.wave", "audio/wav", "audio/wave"),
-    *("audio/x-flac", "audio/x-m4a", "image/jpg", "image/x-icon", "image/x-ms-bmp"),
-    *("model/x.stl-binary", "video/x-matroska"),
-)
 #: ComfyUI lists these with the pictures and models although their media type does not say so.
 _KINDS = {"webp": "image", "fbx": "model"}
 
@@ -103,7 +84,7 @@ def media_type(filename: str) -> str:
     stem, extension = _split(filename)
     if extension in _PACKED:
         extension = _split(stem)[1]
-    return _TYPES.get(extension, UNKNOWN)
+    return TYPES.get(extension, UNKNOWN)
 
 
 def kind(filename: str) -> str:
@@ -113,24 +94,6 @@ def kind(filename: str) -> str:
     """
     known = _KINDS.get(_split(filename)[1])
     return known or media_type(filename).partition("/")[0]
-
-
-def is_active(type_: str) -> bool:
-    """Return whether a browser that shows the type runs its contents; SVG pictures are included."""
-    essence = type_.partition(";")[0].strip().lower()
-    return essence in _ACTIVE or essence.endswith("+xml")
-
-
-def is_shown(essence: str) -> bool:
-    """Return whether a media type without parameters, in small letters, is on the list of those
-    that a browser shows or plays and never runs."""
-    return essence in _SHOWN
-
-
-#: What `is_shown` allows.
-_SHOWN = frozenset(
-    type_ for type_ in (*_TYPES.values(), *_SYNONYMS) if not is_active(type_) and ";" not in type_
-)
 
 
 def _split(filename: str) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.api.content import SAFETY_HEADERS, content_headers, filename_parameter
+from proxy.api.content import SAFETY_HEADERS, content_headers, filename_parameter, is_active
 from proxy.translate.media_types import media_type
 
 #: What the browsers' standards say of them: Content Security Policy 3, and Fetch 3.6.
@@ -87,3 +87,23 @@ def test_a_name_cannot_break_out_of_its_header(name: str, shown: str) -> None:
     assert (
         content_headers("image/png", name=filename_parameter(name))["Content-Disposition"] == shown
     )
+
+
+@pytest.mark.parametrize(
+    "type_",
+    [
+        "text/html",
+        "Text/HTML; charset=utf-8",
+        "image/svg+xml",
+        "application/xml",
+        "application/javascript; charset=utf-8",
+        "application/xslt+xml",
+    ],
+)
+def test_active_types(type_: str) -> None:
+    assert is_active(type_)
+
+
+@pytest.mark.parametrize("type_", ["image/png", "application/json", "application/pdf", ""])
+def test_passive_types(type_: str) -> None:
+    assert not is_active(type_)
