@@ -28,6 +28,8 @@ _MODULES = {
 }
 #: What objects of the tables are called where they are read.
 _SETTINGS, _ACCOUNT = frozenset({"settings", "_settings"}), frozenset({"account", "table"})
+#: Where tables of accounts are read.
+_ACCOUNT_READERS = ("proxy/settings/", "proxy/app/")
 
 
 # --- settings -------------------------------------------------------------------------------
@@ -41,7 +43,8 @@ def unread_settings(sources: Mapping[str, str]) -> list[str]:
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.Attribute):
                 owner = ast.unparse(node.value).rpartition(".")[2]
-                if owner in _SETTINGS or (owner in _ACCOUNT and path.startswith("proxy/settings/")):
+                is_account = owner in _ACCOUNT and path.startswith(_ACCOUNT_READERS)
+                if owner in _SETTINGS or is_account:
                     reads["Settings" if owner in _SETTINGS else "AccountSettings"].add(node.attr)
     for name, module in _MODULES.items():
         for node in ast.parse(sources[module]).body:
