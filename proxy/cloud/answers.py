@@ -120,7 +120,7 @@ def submission_of(call: str, result: dict[str, Any]) -> Submission:
     raise CloudAmbiguous(f"{call}: no job in the answer", taken=not node_errors, refused=refused)
 
 
-def page_of(of: str, answer: Answer) -> dict[str, Any]:
+def page_with(of: str, answer: Answer) -> dict[str, Any]:
     """Return a page of a list, which it has under the key `of`. Raises `CloudGarbage`."""
     page = answer.object()
     if not isinstance(page.get(of), list):

@@ -10,8 +10,8 @@ import asyncio
 from typing import Any, Literal, TypeAlias
 
 from proxy.cloud.answers import Answer
+from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused
 from proxy.cloud.http import Http
-from proxy.cloud.resilience import CloudError, CloudGarbage, CloudRefused
 from proxy.translate.billing import BookedPage, page_of, rfc3339
 from proxy.translate.plans import AccountPlan, plan_of
 

@@ -23,7 +23,7 @@ from proxy.cloud.answers import (
     detail_of,
     next_page,
     object_bytes,
-    page_of,
+    page_with,
     status_only,
     submission_of,
     uploaded_name,
@@ -199,7 +199,7 @@ class CloudClient:
             if limit is not None and len(found) >= limit:
                 break
             query["limit"] = _PAGE_SIZE if limit is None else min(_PAGE_SIZE, limit - len(found))
-            page = await self.http.get(partial(page_of, "jobs"), "jobs", **query)
+            page = await self.http.get(partial(page_with, "jobs"), "jobs", **query)
             entries = page["jobs"]
             known = len(found)
             for entry in entries:
@@ -223,7 +223,7 @@ class CloudClient:
         read = 0
         while True:
             page = await self.http.lookup(
-                partial(page_of, "assets"),
+                partial(page_with, "assets"),
                 "jobs",
                 cloud_id,
                 "assets",

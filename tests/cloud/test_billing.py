@@ -8,7 +8,7 @@ import pytest
 from yarl import URL
 
 from proxy.cloud.billing import is_refused
-from proxy.cloud.resilience import CloudError, CloudGarbage
+from proxy.cloud.errors import CloudError, CloudGarbage
 from tests.cloud.conftest import KEY, Connect, Serve, answer
 
 PAGE = {"events": [], "page": 1, "limit": 100, "total": 0, "totalPages": 0}
