@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from process import PATIENCE, Process, before, child, command, serving
+from stack import Proxy, running_proxy
 from terminal import at_terminal
 
 from proxy.simulator import Simulator, Switches
@@ -28,12 +29,12 @@ PLAIN = {
 
 
 @pytest.fixture
-async def proxy(tmp_path: Path) -> AsyncIterator[Process]:
+async def proxy(tmp_path: Path) -> AsyncIterator[Proxy]:
     async with (
         Simulator(switches=Switches(pace=0.001)) as simulator,
-        serving(tmp_path / "data", environment=before(simulator)) as process,
+        running_proxy(simulator, tmp_path / "data") as running,
     ):
-        yield process
+        yield running
 
 
 def picture(folder: Path, name: str, **texts: str) -> Path:
@@ -55,7 +56,7 @@ def picture(folder: Path, name: str, **texts: str) -> Path:
 
 
 async def ran(
-    proxy: Process, folder: Path, *words: str, **environment: str
+    proxy: Proxy | Process, folder: Path, *words: str, **environment: str
 ) -> tuple[int, list[dict[str, Any]], str]:
     """Run workflows; the exit code, the results and what was said beside them."""
     place = ("--server", str(proxy.url), "--output", str(folder / "out"), "--json")
@@ -64,7 +65,7 @@ async def ran(
 
 
 async def test_a_file_of_the_editor_runs_with_an_upload_and_a_random_seed(
-    proxy: Process, tmp_path: Path
+    proxy: Proxy, tmp_path: Path
 ) -> None:
     photo = picture(tmp_path, "photo.png")
     words = ("--set", f"Sketch.image=@{photo}", "--set", "KSampler.seed=random")
@@ -81,7 +82,7 @@ async def test_a_file_of_the_editor_runs_with_an_upload_and_a_random_seed(
     assert graph["6"]["inputs"]["steps"] == 20
 
 
-async def test_a_saved_picture_runs_again(proxy: Process, tmp_path: Path) -> None:
+async def test_a_saved_picture_runs_again(proxy: Proxy, tmp_path: Path) -> None:
     _, (first,), _ = await ran(proxy, tmp_path, str(EXAMPLE))
     words = (first["files"][0], "--set", "5.steps=3")
     code, (again,), err = await ran(proxy, tmp_path, *words)
@@ -94,7 +95,7 @@ async def test_a_saved_picture_runs_again(proxy: Process, tmp_path: Path) -> Non
     ("name", "key"), [("a.png", "prompt"), ("a.webp", "prompt"), ("a.png", "workflow")]
 )
 async def test_pictures_hold_either_format(
-    proxy: Process, tmp_path: Path, name: str, key: str
+    proxy: Proxy, tmp_path: Path, name: str, key: str
 ) -> None:
     text = json.dumps(PLAIN) if key == "prompt" else DRAWING.read_text()
     words = ("--set", f"image=@{picture(tmp_path, 'b.png')}") if key == "workflow" else ()
@@ -105,7 +106,7 @@ async def test_pictures_hold_either_format(
 
 
 async def test_the_workflow_may_lie_beside_a_picture_without_one(
-    proxy: Process, tmp_path: Path
+    proxy: Proxy, tmp_path: Path
 ) -> None:
     empty = str(picture(tmp_path, "a.png"))
     code, results, err = await ran(proxy, tmp_path, empty)
@@ -116,7 +117,7 @@ async def test_the_workflow_may_lie_beside_a_picture_without_one(
 
 
 async def test_several_files_run_in_order_and_one_that_fails_stops_none(
-    proxy: Process, tmp_path: Path
+    proxy: Proxy, tmp_path: Path
 ) -> None:
     bad, good = tmp_path / "bad.json", tmp_path / "good.json"
     bad.write_text(json.dumps({"1": {"class_type": "NoSuchNode", "inputs": {}}}))
@@ -131,7 +132,7 @@ async def test_several_files_run_in_order_and_one_that_fails_stops_none(
     assert "NoSuchNode" in err
 
 
-async def test_a_workflow_comes_over_standard_input(proxy: Process, tmp_path: Path) -> None:
+async def test_a_workflow_comes_over_standard_input(proxy: Proxy, tmp_path: Path) -> None:
     words = ("run", "-", "--server", str(proxy.url), "--output", str(tmp_path / "out"))
     async with child("-m", "proxy", *words, stdin=json.dumps(PLAIN).encode()) as process:
         async with asyncio.timeout(PATIENCE):
@@ -140,7 +141,7 @@ async def test_a_workflow_comes_over_standard_input(proxy: Process, tmp_path: Pa
     assert b"saved plain_00001_.png" in out
 
 
-async def test_new_files_of_a_folder_are_run(proxy: Process, tmp_path: Path) -> None:
+async def test_new_files_of_a_folder_are_run(proxy: Proxy, tmp_path: Path) -> None:
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     (inbox / "old.json").write_text(json.dumps(PLAIN))
@@ -160,7 +161,7 @@ async def test_new_files_of_a_folder_are_run(proxy: Process, tmp_path: Path) -> 
     assert "note.txt" not in terminal.text
 
 
-async def test_a_workflow_is_run_for_each_new_file(proxy: Process, tmp_path: Path) -> None:
+async def test_a_workflow_is_run_for_each_new_file(proxy: Proxy, tmp_path: Path) -> None:
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     place = ("--server", str(proxy.url), "--output", str(tmp_path / "out"))
@@ -171,7 +172,7 @@ async def test_a_workflow_is_run_for_each_new_file(proxy: Process, tmp_path: Pat
         await terminal.shows("set   4.image = photo.png", "saved lighthouse_00001_.png")
 
 
-async def test_outputs_do_not_come_back_as_work(proxy: Process, tmp_path: Path) -> None:
+async def test_outputs_do_not_come_back_as_work(proxy: Proxy, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     code, _, err = await ran(proxy, tmp_path, "--watch", str(tmp_path / "out"))
     assert code == 2
@@ -229,7 +230,7 @@ async def test_the_place_in_the_queue_is_told(tmp_path: Path) -> None:
     ids=["sixel", "kitty"],
 )
 async def test_pictures_are_shown_where_the_terminal_can(
-    proxy: Process, tmp_path: Path, answers: dict[str, str], mark: str
+    proxy: Proxy, tmp_path: Path, answers: dict[str, str], mark: str
 ) -> None:
     place = ("--server", str(proxy.url), "--output", str(tmp_path / "out"))
     for _ in range(3):  # it waits a tenth of a second for an answer, which a busy machine may miss
@@ -242,7 +243,7 @@ async def test_pictures_are_shown_where_the_terminal_can(
     assert re.search(mark, after_saving)
 
 
-async def test_no_color_has_neither_colors_nor_pictures(proxy: Process, tmp_path: Path) -> None:
+async def test_no_color_has_neither_colors_nor_pictures(proxy: Proxy, tmp_path: Path) -> None:
     place = ("--server", str(proxy.url), "--output", str(tmp_path / "out"))
     environment = {"NO_COLOR": "1"}
     async with at_terminal("run", str(EXAMPLE), *place, environment=environment) as terminal:
