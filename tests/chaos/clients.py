@@ -116,13 +116,16 @@ class ChaosClient:
         }
         try:
             async with self._session.post(self._url() / "prompt", json=body) as answer:
-                await answer.read()
-                told.accepted = answer.status == 200
-                told.refused = not told.accepted
+                text = await answer.text()
                 self._count(answer)
+                told.accepted = answer.status == 200
+                # Of such a job nobody knows yet whether it runs, as after an answer that got lost.
+                told.refused = not told.accepted and "submission_unanswered" not in text
         except aiohttp.ClientConnectorError:
             told.refused = True
         except (aiohttp.ClientError, OSError):
+            pass
+        if not told.accepted and not told.refused:
             told.accepted = await self._turns_up(told)
 
     async def _turns_up(self, told: Told) -> bool:
