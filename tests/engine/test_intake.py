@@ -43,7 +43,7 @@ async def test_a_job_is_shown_before_its_client_has_an_answer_also_if_a_connecti
 ) -> None:
     async with running_engine(simulator, tmp_path) as rig:
         job = await rig.store(rig.job(graphs.plain()))
-        read, failures, shown = rig.repository.payload, [StorageError("it broke")], []
+        read, failures, shown = rig.repository.payloads.get, [StorageError("it broke")], []
         rig.bus.subscribe("jobs.local", shown.append)
 
         async def payload(order: int) -> Payload | None:
@@ -51,7 +51,7 @@ async def test_a_job_is_shown_before_its_client_has_an_answer_also_if_a_connecti
                 raise failures.pop()
             return await read(order)
 
-        monkeypatch.setattr(rig.repository, "payload", payload)
+        monkeypatch.setattr(rig.repository.payloads, "get", payload)
         with EngineAnswer(rig.bus, f"answers.local.{job.prompt_id}", JobAnswered) as answered:
             rig.bus.publish("engine", JobReceived(job.key, job.order))
             answer = await answered.within(30.0)
