@@ -77,10 +77,10 @@ class Slots(Struct, eq=False):
         self._doubts = 0
 
     def announce(self, count: int, *, certain: bool) -> bool:
-        """The account says that it runs this many at once; `certain` if it is a limit, and not
-        only what its plan usually has. Says whether that was news.
+        """Note that the account reports `count` jobs at once; `certain` if this is a limit, and not
+        only what its plan usually has. Return whether this is news.
 
-        The same again changes nothing: jobs may have taught something else since.
+        The same report again changes nothing: jobs may have taught something else since.
         """
         if (count, certain) == (self._announced, self._is_announced_limit):
             return False
@@ -89,7 +89,8 @@ class Slots(Struct, eq=False):
         return True
 
     def running(self, count: int) -> bool:
-        """This many jobs of ours run at once now. Says whether more may go there than before."""
+        """Note that `count` of our jobs run at once. Return whether more may be sent than
+        before."""
         before = self.limit
         if self.learning and count > self._learnt:
             self._learnt = min(count, max(MAX_SLOTS, self._announced))
@@ -97,7 +98,8 @@ class Slots(Struct, eq=False):
         return self.limit > before
 
     def held(self, count: int, running: int) -> None:
-        """A reading: `count` jobs wait for lack of a slot (`concurrency_limit`), `running` run."""
+        """Note a reading: `count` jobs wait for lack of a slot (`concurrency_limit`), `running`
+        run."""
         if not self.learning or not count:
             self._doubts = 0
             return
@@ -145,11 +147,12 @@ class AccountHealth(Struct, eq=False):
         return self.reason is None
 
     def ready(self, now: float) -> bool:
-        """Whether a waiting job may go there: well, or rested and nobody tries just now."""
+        """Return whether a waiting job may be sent: the account is well, or has rested and no trial
+        is under way."""
         return self.well or (now >= self.until and not self._trying)
 
     def sent(self) -> None:
-        """A job goes there; of an account that rested it is the one that tries."""
+        """Note that a job is sent; after a rest it is the trial."""
         self._trying = not self.well
 
     def failed(
@@ -159,7 +162,8 @@ class AccountHealth(Struct, eq=False):
         asked: float | None = None,
         refusal: LocalError | None = None,
     ) -> None:
-        """The account refused a job for a reason of its own; `asked` is its `Retry-After`."""
+        """Note that the account refused a job for a reason of its own; `asked` is its `Retry-After`
+        in seconds."""
         self.refusal = refusal
         if reason not in UNABLE:
             self.unable_since = None
@@ -174,17 +178,17 @@ class AccountHealth(Struct, eq=False):
         self._trying = False
 
     def unsettled(self) -> None:
-        """The job that tried came back without a word on the account."""
+        """Mark the trial as finished without a verdict on the account."""
         self._trying = False
 
     def eased(self, now: float) -> None:
-        """A job has left the account: one that had too many may be tried at once."""
+        """Note that a job has left the account: one that had too many may be tried at once."""
         if self.reason in ("queue_limit", "rate_limited"):
             self.until = min(self.until, now)
 
     def renewed(self) -> None:
-        """It has another key, took a job, or refused it for a reason of the job's own: nothing is
-        known against it."""
+        """Forget what was known against the account: it has another key, took a job, or refused one
+        for a reason of the job's own."""
         self.reason = self.refusal = self.unable_since = None
         self.until, self._failures = 0.0, 0
         self._trying = False
@@ -228,11 +232,11 @@ class Account:
         return self.slots.announce(self.plan.slots, certain=self.plan.certain)
 
     def allows(self, member: str) -> bool:
-        """Whether the member's jobs may run here."""
+        """Return whether the member's jobs may run here."""
         return not self.members or member in self.members
 
     def forget(self) -> None:
-        """Nothing is known of the account: it was another engine that knew."""
+        """Forget what another engine had learned of the account."""
         self.slots.restore(1)
         self.health.renewed()
 
@@ -244,7 +248,7 @@ class Account:
 
 
 def best_first(accounts: Iterable[Account], member: str | None = None) -> list[Account]:
-    """The accounts, those of which nothing bad is known before the rest.
+    """Return the accounts, with those of which nothing bad is known before the others.
 
     With a `member` only those that the member may use.
     """

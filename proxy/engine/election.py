@@ -44,7 +44,7 @@ class TermEngine(Protocol):
         """Take over the jobs. Raises `StorageError`."""
 
     async def close(self, *, write: bool = True) -> None:
-        """Stop; with `write` all that has changed is on disk then."""
+        """Stop. With `write` all changes are on disk afterwards."""
 
     def account_views(self) -> Sequence[AccountView]:
         """Return the accounts as they are now."""
@@ -78,11 +78,11 @@ class Election:
         self._heard = self.bus.subscribe("terms", self._hear)
 
     def is_active(self) -> bool:
-        """Whether the engine of this process runs the jobs."""
+        """Return whether the engine of this process runs the jobs."""
         return self.engine is not None
 
     def accounts(self) -> Sequence[AccountView]:
-        """The accounts that the engine of this process runs; none while it is a standby."""
+        """Return the accounts that the engine of this process runs; none while it is a standby."""
         return () if self.engine is None else self.engine.account_views()
 
     async def use_key(self, account: str, key: str) -> None:
@@ -203,7 +203,7 @@ class Election:
             await self.bus.flush()
 
     def _next(self, term: Term) -> float | None:
-        """When the lease is to be renewed next, in the time of the event loop."""
+        """Return when the lease is to be renewed next, in the time of the event loop."""
         if self._alone:
             return None
         wait = min(self.length * _RENEWAL, term.until - time.monotonic())

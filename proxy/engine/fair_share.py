@@ -57,11 +57,11 @@ class JobQueue:
             del self._members[job.member]
 
     def members(self) -> list[str]:
-        """The members with waiting jobs."""
+        """Return the members with waiting jobs."""
         return list(self._members)
 
     def of(self, member: str) -> Sequence[Job]:
-        """The member's waiting jobs in their order, until that changes."""
+        """Return the member's waiting jobs in their order, until that changes."""
         return self._members.get(member, ())
 
 
@@ -101,26 +101,27 @@ class FairShare:
         self._typical: dict[str, float] = {}
 
     def choose(self, orders: Mapping[str, int]) -> str | None:
-        """Whose turn it is of those that could be served now, `None` of none; of equal ones the
-        first in the `orders`."""
+        """Return the member whose turn it is among those that could be served now, `None` for none;
+        of equal ones the first in the `orders`."""
         return min(
             orders, key=lambda member: (self._start(member), orders[member], member), default=None
         )
 
     def take(self, member: str, weight: float) -> float:
-        """A job of the member goes; the cost that it was charged."""
+        """Note that a job of the member is sent, and return the cost that it is charged."""
         cost = self._cost(member)
         self.now = max(self.now, self._start(member))
         self._starts[member] = self._start(member) + cost / weight
         return cost
 
     def give_back(self, member: str, weight: float, cost: float) -> None:
-        """The job did not go after all."""
+        """Take back what a job was charged that was not sent after all."""
         if member in self._starts:
             self._starts[member] -= cost / weight
 
     def ended(self, member: str, weight: float, cost: float, seconds: float) -> None:
-        """A job has run for so long; it had been charged `cost` before anybody knew."""
+        """Charge a job for its running time in seconds; it had been charged `cost` before that was
+        known."""
         if self._by == "jobs":
             return
         real = max(seconds, _LEAST)
@@ -129,7 +130,7 @@ class FairShare:
         self._starts[member] = self._starts.get(member, self.now) + (real - cost) / weight
 
     def places(self, queues: Mapping[str, MemberQueue]) -> list[QueuePosition]:
-        """All waiting jobs in the order in which they will go, if nothing changes."""
+        """Return all waiting jobs in the order in which they will go, if nothing changes."""
         heap = [
             (self._start(member), queue.jobs[0].order, member, 0)
             for member, queue in queues.items()
@@ -149,7 +150,8 @@ class FairShare:
         return places
 
     def before(self, queues: Mapping[str, MemberQueue], member: str) -> int:
-        """How many jobs of others go before the member's last one; without counting them all."""
+        """Return how many jobs of others go before the member's last one; without counting them
+        all."""
         mine = queues[member]
         at, order = self._starts_of(member, mine)[-1], mine.jobs[-1].order
         count = 0
@@ -162,7 +164,7 @@ class FairShare:
         return count
 
     def state_of(self, member: str, unused: float = 0.0) -> Share:
-        """What must be kept of a member, as far as it is known.
+        """Return what must be kept of a member, as far as it is known.
 
         `unused` is what turns have cost that are not to be kept as taken, divided by the weight.
         """
@@ -179,7 +181,7 @@ class FairShare:
         return max(self.now, self._starts.get(member, 0.0))
 
     def _starts_of(self, member: str, queue: MemberQueue) -> list[float]:
-        """When each of the member's waiting jobs starts."""
+        """Return when each of the member's waiting jobs starts."""
         step = self._cost(member) / queue.weight
         return list(accumulate(repeat(step, len(queue.jobs) - 1), initial=self._start(member)))
 

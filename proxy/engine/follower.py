@@ -141,7 +141,7 @@ class JobFollower:
         return self._progress
 
     def reports(self, limit: int) -> dict[str, NodeReport]:
-        """How far the first `limit` nodes are of which anything is known."""
+        """Return how far the first `limit` nodes are of which anything is known."""
         return self.tracker.nodes.reports(limit)
 
     @property

@@ -60,7 +60,7 @@ class Localiser:
         self.view = self.packs.view(self.job)
 
     def of_member(self, what: Input) -> Iterable[Input]:
-        """What happened in terms of the graph that the member has sent."""
+        """Return what happened in terms of the graph that the member has sent."""
         if self.view.is_plain:
             return [what]
         match what:
@@ -106,7 +106,7 @@ class Localiser:
         )
 
     async def _shown(self, value: T) -> T:
-        """What a failure shows, without secrets and without the cloud's names."""
+        """Return what a failure shows, without secrets and without the cloud's names."""
         job, value = self.job, self._redacted(value)
         shown: T = await self.files.reveal(job.member, value, job.prompt_id)
         return shown
@@ -126,7 +126,7 @@ class Localiser:
         return redact(value, *self.secrets.values, *self._own_secrets)
 
     def failing(self, failure: Failure) -> list[EventReceived | SnapshotReceived]:
-        """The run of a node that fails, and the end of the job with it."""
+        """Return the run of a node that fails, and with it the end of the job."""
         node = failure.node_id
         live = reachable(self.job.graph, self.job.outputs_to_execute or None)
         error = {

@@ -92,7 +92,7 @@ class NodeStates:
         return self._timed
 
     def reports(self, limit: int) -> dict[str, NodeReport]:
-        """How far the first `limit` nodes are of which anything is known."""
+        """Return how far the first `limit` nodes are of which anything is known."""
         nodes = dict.fromkeys((*self.cached, *self._states, *self.outputs))
         return {node: self._report(node) for node in islice(nodes, limit)}
 
@@ -122,7 +122,7 @@ class NodeStates:
         return any(map(events.names_file, self.outputs.values()))
 
     def meta(self, node: str) -> dict[str, Any]:
-        """A node's entry in the `meta` of the history."""
+        """Return a node's entry in the `meta` of the history."""
         state = self._states.get(node, {})
         return {
             "node_id": node,
@@ -132,12 +132,12 @@ class NodeStates:
         }
 
     def executing(self, data: dict[str, Any]) -> None:
-        """The cloud's `executing` of a node, as a client gets it."""
+        """Take the cloud's `executing` of a node, as a client gets it."""
         self._display[data["node"]] = data["display_node"]
         self.enter(data["node"], data)
 
     def stated(self, nodes: Mapping[str, Any]) -> None:
-        """The `nodes` of the cloud's `progress_state`."""
+        """Take the `nodes` of the cloud's `progress_state`."""
         for node_id, node in nodes.items():
             if not isinstance(node, dict):
                 continue
@@ -154,7 +154,7 @@ class NodeStates:
         self._tell_states()
 
     def progressed(self, node: str, data: Mapping[str, Any]) -> None:
-        """The cloud's `progress` of a node."""
+        """Take the cloud's `progress` of a node."""
         self.enter(node)
         state = self._states[node]
         state["value"], state["max"] = data.get("value", 0), data.get("max", 1)
@@ -162,7 +162,7 @@ class NodeStates:
         self.tell(Event("progress", {**data, "node": node, "prompt_id": self.prompt_id}))
 
     def pictured(self, node: str, frame: CloudPicture) -> None:
-        """The cloud's picture of a node."""
+        """Take the cloud's picture of a node."""
         self.enter(node)
         state = self._states[node]
         self.tell(
@@ -211,8 +211,8 @@ class NodeStates:
         self.tell(Event("executed", events.executed(node, shown, output, self.prompt_id)))
 
     def _tell_result(self, node: str, messages: Iterable[Message]) -> None:
-        """What belongs to a node's result, in order; a picture goes before the `progress` that it
-        stands behind, as it does where sockets ask for metadata."""
+        """Send what belongs to a node's result, in order; a picture is sent before the `progress`
+        that it stands behind, as where sockets ask for metadata."""
         steps: list[Message] = []
         for message in messages:
             if isinstance(message, Event) and message.data.get("node") == node:
@@ -249,7 +249,7 @@ class NodeStates:
         self.tell(Event("executing", data))
 
     def ended(self, at: int) -> None:
-        """The run is over, with the node that ran last."""
+        """End the run, and with it the time of the node that ran last; `at` is in ms since 1970."""
         if self._timed is not None:
             node, since = self._timed
             began, ran = self.times.get(node, (since, 0))
@@ -257,19 +257,20 @@ class NodeStates:
             self._timed = None
 
     def finish(self) -> None:
-        """The run has succeeded: what ran has finished."""
+        """Finish all nodes that ran: the run has succeeded."""
         for state in self._states.values():
             _finish(state)
         self._tell_states()
 
     def _goes_on(self, node: str) -> bool:
-        """Whether a node that was announced continues, behind others that it has waited for."""
+        """Return whether a node that was announced continues after others that it has waited
+        for."""
         since = [*islice(self._states, self._executing[node], None)]
         outer = (self._states[other]["display_node_id"] for other in since)
         return not sources(self.graph, node).isdisjoint([*since, *outer])
 
     def _is_twin(self, node: str) -> bool:
-        """Whether a node has not run because another one has given its output."""
+        """Return whether a node has not run because another one has given its output."""
         if node in self._executing:
             return False
         ran = (other for other in self._executing if other in self.outputs)
@@ -290,7 +291,7 @@ class NodeStates:
         self._tell_states()
 
     def _changed(self, node: str, change: Mapping[str, Any]) -> dict[str, Any]:
-        """The state of a node after a change."""
+        """Return the state of a node after a change."""
         known = self._states.get(node) or {"prompt_id": self.prompt_id}
         return events.node_state(node, change, known)
 

@@ -27,11 +27,11 @@ class DetailTimeouts(Struct, frozen=True):
     lost: float = 60.0
 
     def settle_for(self, snapshot: Snapshot) -> float:
-        """How long an ended job may lack what its detail should have."""
+        """Return how many seconds an ended job may lack what its detail should have."""
         return self.settle if snapshot.status == "completed" else self.settle_stopped
 
     def growing(self) -> Iterable[float]:
-        """0, then `first` and ever longer up to `longest`."""
+        """Yield 0, then `first` and ever longer delays up to `longest`, in seconds."""
         yield 0.0
         backoff = Backoff(self.first, self.longest, factor=1.7)
         yield from map(backoff.whole, itertools.count(1))

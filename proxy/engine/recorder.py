@@ -94,7 +94,7 @@ class JobRecorder:
             log.error("jobs_save_failed", jobs=len(self._changed), error=str(error))
 
     async def read(self, key: JobKey, order: int) -> Job | None:
-        """A job that has not ended, `None` if it is gone. Raises `StorageError`."""
+        """Return a job that has not ended, `None` if it is gone. Raises `StorageError`."""
         stored = await self.jobs.get(*key)
         payload = await self.jobs.payloads.get(order)
         if stored is None or stored.order != order or payload is None:
@@ -217,7 +217,7 @@ class JobRecorder:
         return recorded
 
     async def _write(self, write: Awaitable[T]) -> T:
-        """A write of this term. Raises `StorageError`."""
+        """Run a write of this term. Raises `StorageError`."""
         try:
             return await write
         except FencedError:

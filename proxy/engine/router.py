@@ -110,7 +110,7 @@ class EventRouter:
 
     @contextmanager
     def submission(self) -> Iterator[None]:
-        """While it lasts, messages of unknown jobs are kept longer: one may be the new job's."""
+        """Keep messages of unknown jobs longer during the block: one may be the new job's."""
         self._submissions += 1
         try:
             yield
@@ -130,7 +130,7 @@ class EventRouter:
         self._running.discard(cloud_id)
 
     def socket_lost(self) -> None:
-        """What ran when the socket was lost may have ended unseen."""
+        """Forget what ran when the socket was lost: it may have ended unseen."""
         self._running.clear()
         self._latest = None
 
@@ -180,7 +180,7 @@ class EventRouter:
 
 
 def _size(item: EventReceived | CloudFrame) -> int:
-    """The bytes that a message takes, about: those of its strings, and some for each value."""
+    """Return the approximate bytes of a message: those of its strings, and some for each value."""
     if isinstance(item, CloudPicture):
         return _OVERHEAD + len(item.image)
     size, pending = _OVERHEAD, [item.data if isinstance(item, EventReceived) else item.text]

@@ -61,11 +61,11 @@ class Scheduler:
     # --- who has a slot --------------------------------------------------------------------
 
     def used(self, account: str) -> int:
-        """How many slots of the account are taken."""
+        """Return how many slots of the account are taken."""
         return self._used[account]
 
     def keep(self, job: Job) -> None:
-        """A job has its slot already, from before a restart."""
+        """Note a job that has had its slot since before a restart."""
         self._place(job)
         if job.state is JobState.RUNNING:
             self.started(job)
@@ -80,13 +80,14 @@ class Scheduler:
         self._unsaved.add(job)
 
     def give_back(self, job: Job) -> None:
-        """The job did not go after all: it has neither a slot nor used its turn."""
+        """Take back the slot and the turn of a job that was not sent after all."""
         self.leave(job)
         self.shares.give_back(job.member, self._weight(job.member), job.charge)
         job.charge, job.account = 0.0, ""
 
     def started(self, job: Job) -> bool:
-        """A job runs. Says whether the account turns out to have more slots than was thought."""
+        """Note that a job runs. Return whether the account turns out to have more slots than was
+        thought."""
         if job not in self._placed:
             return False
         placed = (one for one in self._placed if one.account == job.account)
@@ -95,7 +96,7 @@ class Scheduler:
         )
 
     def ended(self, job: Job, seconds: float) -> None:
-        """It is known how long a job ran."""
+        """Note for how many seconds a job ran."""
         if job.charge:
             self.shares.ended(job.member, self._weight(job.member), job.charge, seconds)
 
@@ -107,7 +108,7 @@ class Scheduler:
             self._busy[job.member, job.client_id] += 1
 
     def leave(self, job: Job) -> bool:
-        """A job needs its slot no more. Says whether it had one."""
+        """Free the slot of a job. Return whether it had one."""
         if job not in self._placed:
             return False
         self._placed.remove(job)
@@ -122,10 +123,10 @@ class Scheduler:
     # --- what is kept ----------------------------------------------------------------------
 
     def shares_with(self, job: Job) -> Shares:
-        """The member's share and the learned slots, to be stored together with a job's slot.
+        """Return the member's share and the learned slots, to be stored together with a job's slot.
 
-        Other jobs of which the storage does not know yet that they have a slot have not used a
-        turn, as far as a restart is concerned: they wait.
+        Other jobs whose slots the storage does not know yet have not used a turn, as far as a
+        restart is concerned: they wait.
         """
         self._unsaved.discard(job)
         unused = fsum(one.charge for one in self._unsaved if one.member == job.member)
@@ -144,7 +145,8 @@ class Scheduler:
     # --- who gets the next -----------------------------------------------------------------
 
     def next(self, at: float) -> tuple[Job, Account] | None:
-        """The waiting job that may go now, out of the queue, and where to; `None` if none may."""
+        """Take the waiting job that may be sent now out of the queue. Return it with its account,
+        `None` if there is none."""
         ready = {}
         for member in self.queue.members():
             if (candidate := self._candidate(member, at)) is not None:
@@ -156,13 +158,13 @@ class Scheduler:
         return ready[chosen]
 
     def may_go_at_once(self, job: Job, account: Account) -> bool:
-        """Whether a new job may go before those that wait."""
+        """Return whether a new job may be sent before those that wait."""
         if self._waits_for_client(job):
             return False
         return not self.queue.of(job.member) or self._has_slot(account)
 
     def _candidate(self, member: str, at: float) -> tuple[Job, Account] | None:
-        """The member's job that goes next and where to: the first, unless its client is busy.
+        """Return the member's next job and its account: the first job, unless its client is busy.
 
         That one is overtaken where a slot is free, and not where the other would only wait on the
         cloud, and then run first. A job that waits for accounts with its models is overtaken.
@@ -184,24 +186,24 @@ class Scheduler:
         return None
 
     def _waits_for_client(self, job: Job) -> bool:
-        """Whether a job has to wait for another one of its client.
+        """Return whether a job has to wait for another one of its client.
 
         It is not sent ahead either: the plan may turn out to run it at once.
         """
         return job.one_at_a_time and (job.member, job.client_id) in self._busy
 
     def _any_slot(self, accounts: Iterable[Account]) -> bool:
-        """Whether one of the accounts could run one more job at once."""
+        """Return whether one of the accounts could run one more job at once."""
         return any(self._used[one.name] < one.slots.count for one in accounts)
 
     def _has_slot(self, account: Account) -> bool:
-        """Whether the account has a slot free, or may have one as far as is known."""
+        """Return whether the account has a slot free, or may have one as far as is known."""
         return not account.slots.certain or self._used[account.name] < account.slots.count
 
     def account_for(self, job: Job, at: float, *, probing: bool = False) -> Account | None:
-        """Where a job may go now, if anywhere.
+        """Return the account that a job may be sent to now, if any.
 
-        With `probing` an account that rests is tried, if there is none that is well.
+        With `probing` an account that rests is tried, if none is well.
         """
         if self._limited(job.member) is not None:
             return None
@@ -215,24 +217,24 @@ class Scheduler:
         return None if name is None else self._accounts[name]
 
     def has_other(self, job: Job) -> bool:
-        """Whether another account that takes the member's jobs is well."""
+        """Return whether another account that takes the member's jobs is well."""
         return any(
             account.name != job.account and account.health.well for account in self.usable(job)
         )
 
     def wake(self, at: float) -> float | None:
-        """When a resting account is to be tried again, if one is."""
+        """Return when a resting account is to be tried again, if one is."""
         rests = [one.health.until for one in self._accounts.values() if not one.health.well]
         return min((until for until in rests if until > at), default=None)
 
     # --- why the others wait ---------------------------------------------------------------
 
     def changed(self) -> None:
-        """The queue, the shares or what blocks a member have changed."""
+        """Note that the queue, the shares or what blocks a member have changed."""
         self._forecast = None
 
     def forecast(self) -> list[QueuePosition]:
-        """All waiting jobs in the order in which they will go, if nothing changes."""
+        """Return all waiting jobs in the order in which they will go, if nothing changes."""
         if self._forecast is None:
             free = {
                 member: self._any_slot(self._allowed(member)) for member in self.queue.members()
@@ -248,7 +250,7 @@ class Scheduler:
         return self._forecast
 
     def before(self, member: str) -> int:
-        """How many jobs of others go before the member's last waiting one."""
+        """Return how many jobs of others go before the member's last waiting one."""
         if len(self.queue.members()) < 2 or not self.queue.of(member):
             return 0
         if self._forecast is not None:
@@ -262,13 +264,14 @@ class Scheduler:
         }
 
     def _own_reason(self, job: Job, *, free: bool) -> str:
-        """Why a job waits although there is a slot `free` for others; empty if it does not."""
+        """Return why a job waits although there is a slot `free` for others; empty if it does
+        not."""
         if job.needs is not None and not self._any_slot(self.usable(job)):
             return "model" if free else ""
         return "client" if free and self._waits_for_client(job) else ""
 
     def unable(self, job: Job) -> tuple[float, LocalError] | None:
-        """Since when (monotonic) no account can take the job, and why.
+        """Return since when (monotonic, in seconds) no account can take the job, and why.
 
         `None` if one may: it is well, it rests for something that passes, or its queue is full of
         jobs of ours, which end.
@@ -286,8 +289,8 @@ class Scheduler:
     def waiting(
         self, member: str, jobs: Iterable[Job]
     ) -> Iterator[tuple[Job, str | None, str | None]]:
-        """Why each of a member's waiting jobs could not go with a slot free, in a word and in a
-        sentence."""
+        """Yield each of a member's waiting jobs with why it could not be sent with a slot free, in
+        a word and in a sentence."""
         reason, allowed = self.blocked(member), self._allowed(member)
         refusal = allowed[0].health.refusal if allowed and reason is not None else None
         free = reason is None and self._any_slot(allowed)
@@ -301,7 +304,8 @@ class Scheduler:
                 yield job, reason, None if refusal is None else refusal.message
 
     def blocked(self, member: str) -> str | None:
-        """Why none of the member's jobs may go, regardless of the turn; `None` if one may."""
+        """Return why none of the member's jobs may go, regardless of the turn; `None` if one
+        may."""
         limited = self._limited(member)
         if limited is not None:
             return limited
@@ -322,7 +326,7 @@ class Scheduler:
         return [account for account in self._accounts.values() if account.allows(member)]
 
     def usable(self, job: Job) -> list[Account]:
-        """The accounts that take the member's jobs and have what this one names.
+        """Return the accounts that take the member's jobs and have what this one names.
 
         Where none has it any longer, the cloud decides.
         """
@@ -336,7 +340,7 @@ class Scheduler:
 
 
 def _before(places: Iterable[QueuePosition]) -> dict[str, int]:
-    """For each member the others' jobs before its last one."""
+    """Return for each member the number of others' jobs before its last one."""
     own: Counter[str] = Counter()
     last: dict[str, int] = {}
     for place in places:

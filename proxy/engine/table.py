@@ -59,7 +59,7 @@ class FollowedJob(Protocol):
         """How far the job is now."""
 
     def reports(self, limit: int) -> dict[str, NodeReport]:
-        """How far the first `limit` nodes are of which anything is known."""
+        """Return how far the first `limit` nodes are of which anything is known."""
 
     def release(self) -> None:
         """Let the messages of the job flow."""

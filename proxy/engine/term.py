@@ -23,7 +23,7 @@ class Term:
         self.over = asyncio.Event()
 
     def end(self) -> None:
-        """The engine may act no more."""
+        """End the term: the engine may act no more."""
         self.until = -math.inf
         self.over.set()
 
@@ -33,6 +33,7 @@ class Term:
         return time.monotonic() < self.until
 
     def check(self) -> None:
-        """Directly before what only one replica may do. Raises `FencedError`."""
+        """Check that the term lasts, directly before what only one replica may do. Raises
+        `FencedError`."""
         if not self.lasts:
             raise FencedError("the lease of this engine has run out")

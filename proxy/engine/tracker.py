@@ -226,7 +226,7 @@ class Tracker:
             self._read_detail()
 
     def _is_complete(self, snapshot: Snapshot) -> bool:
-        """Whether the outputs have arrived; the cloud may know of the end before."""
+        """Return whether the outputs have arrived; the cloud may know of the end before."""
         if snapshot.status != "completed" or snapshot.outputs:
             return True
         counted = snapshot.outputs_count == 0 or bool(snapshot.execution_status)
@@ -292,7 +292,8 @@ class Tracker:
         }
 
     def _tell_blocked(self, data: Mapping[str, Any]) -> None:
-        """A blocked branch: an `execution_error` that did not end the run and is not recorded."""
+        """Send a blocked branch: an `execution_error` that did not end the run and is not
+        recorded."""
         error = events.blocked_branch(data, **self._so_far)
         if error["node_id"] not in self._blocked:
             self._blocked.add(error["node_id"])
