@@ -164,7 +164,7 @@ _DEEPEST, _ITEMS, _KEYS = 5, 2, 24
 
 
 def without_secrets(value: object, depth: int = 0) -> Any:
-    """The form of a value: its keys, numbers and words; other text by its length alone.
+    """Return the form of a value: its keys, numbers and words; of other text only the length.
 
     So no key, signed URL, id or prompt is in it, and its size is bounded.
     """
@@ -185,7 +185,7 @@ def without_secrets(value: object, depth: int = 0) -> Any:
 
 
 def word(text: str) -> str:
-    """A word that the cloud has chosen, as it may be shown; other text by its length."""
+    """Return a word that the cloud has chosen, as it may be shown; of other text the length."""
     plain = len(text) <= _LONGEST_WORD and _WORD.fullmatch(text) and scrub(text) == text
     return text if plain else f"<text of {len(text)}>"
 
@@ -213,14 +213,14 @@ _request: ContextVar[RequestContext | None] = ContextVar("request", default=None
 
 
 def begin_request() -> RequestContext:
-    """A context for the lines of this task and of those that it starts."""
+    """Return a context for the lines of this task and of those that it starts."""
     context = RequestContext()
     _request.set(context)
     return context
 
 
 def _bound() -> dict[str, object]:
-    """The names that are bound where a line is written."""
+    """Return the names that are bound where a line is written."""
     context = _request.get()
     if context is None:
         return structlog.contextvars.get_contextvars()
@@ -354,7 +354,7 @@ class _MembersLines(logging.Handler):
 
 
 def _for_members(logger: WrappedLogger, method: str, event_dict: EventDict) -> EventDict:
-    """Without what is told beside the line, and without the insides of the server."""
+    """Remove what is told beside the line, and the insides of the server."""
     hidden = ("timestamp", "member", "exception", "stack", "account", "cloud_job", "token_id")
     return {name: value for name, value in event_dict.items() if name not in hidden}
 

@@ -153,7 +153,7 @@ _BY_NAME = {metric.name: metric for metric in METRICS}
 
 
 def lines() -> list[str]:
-    """The table in Markdown."""
+    """Return the table in Markdown, by lines."""
     head = ["| Metric | Type | Labels | Meaning |", "|---|---|---|---|"]
     return head + [
         f"| `{metric.shown}` | {metric.kind} | "
@@ -163,7 +163,7 @@ def lines() -> list[str]:
 
 
 def find(name: str) -> Metric:
-    """The row of the table with that name."""
+    """Return the row of the table with that name."""
     return _BY_NAME[name]
 
 
@@ -255,47 +255,47 @@ class Metrics:
         return kind(PREFIX + name, row.help, labels, registry=self.registry, **options)
 
     def calls(self, account: str) -> CloudCalls:
-        """Who counts the calls of an account."""
+        """Return the counter of the calls of an account."""
         return CloudCalls(account, self)
 
     def surprised(self, account: str, kind: str) -> None:
-        """The account's cloud did something that nobody has listed."""
+        """Count something unlisted that the account's cloud did."""
         self._surprises.labels(account, kind).inc()
 
     # --- an observer of the jobs -----------------------------------------------------------
 
     def accepted(self, job: CountedJob) -> None:
-        """A job was taken in."""
+        """Count a job that was accepted."""
         self._accepted.labels(job.member).inc()
 
     def dispatched(self, job: CountedJob, waited: float) -> None:
-        """A job was submitted to the cloud after `waited` seconds."""
+        """Count a job that was submitted to the cloud after `waited` seconds."""
         self._wait.labels(job.member, job.account).observe(waited)
 
     def ended(self, job: CountedJob, outcome: str, running_seconds: float) -> None:
-        """A job has ended."""
+        """Count a job that has ended."""
         self._ended.labels(job.member, job.account, outcome).inc()
         self._running.labels(job.member, job.account).observe(running_seconds)
 
     def charged(self, job: CountedJob, node_class: str, source: str, amount: float) -> None:
-        """A job has cost this many credits for the runs of a class, or for the GPU."""
+        """Count the credits that a job has cost for the runs of a class, or for the GPU."""
         self._credits.labels(job.member, job.account, node_class, source).inc(amount)
 
     def cost_unknown(self, job: CountedJob, node_class: str, nodes: int) -> None:
-        """Nobody knows what the runs of some nodes of a job have cost."""
+        """Count runs of nodes of a job whose cost nobody knows."""
         self._unknown_costs.labels(job.member, job.account, node_class).inc(nodes)
 
     def discarded(self, job: CountedJob) -> None:
-        """A waiting job was taken out."""
+        """Count a waiting job that was taken out."""
         self._ended.labels(job.member, job.account, "withdrawn").inc()
 
     # --- reading ---------------------------------------------------------------------------
 
     async def page(self, accept: str, *, member: str | None = None) -> tuple[bytes, str]:
-        """The text and its media type, by the `Accept` of the request.
+        """Return the text and its media type, by the `Accept` of the request.
 
-        With `member` it holds only what is labelled as this member's. The text is made in a
-        thread, so that events need not wait for it.
+        With `member` it holds only what is labelled as this member's. The text is made in a thread,
+        so that events need not wait for it.
         """
         families = list(self.registry.collect())
         if member is not None:
@@ -351,7 +351,7 @@ class _Requests(Collector):
         )
 
     def answered(self, member: str, method: str, route: str, status: int, seconds: float) -> None:
-        """A request was answered; `route` is a template. Websockets have no time."""
+        """Count an answered request; `route` is a template. Websockets have no time."""
         key = member, method, route, _CLASSES[status // 100]
         if key not in self._counts:
             for usual in _USUAL_CLASSES:
@@ -363,11 +363,11 @@ class _Requests(Collector):
             buckets[-1] += seconds
 
     def describe(self) -> Iterable[Family]:
-        """Nothing: the registry need not collect to know the names."""
+        """Return nothing: the registry need not collect to know the names."""
         return ()
 
     def collect(self) -> Iterator[Family]:
-        """Both families."""
+        """Yield both families."""
         row = find("requests")
         counts = CounterMetricFamily(PREFIX + row.name, row.help, labels=row.labels)
         for labels, count in self._counts.items():

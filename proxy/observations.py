@@ -168,7 +168,8 @@ class Observations:
             raise
 
     async def report(self) -> list[dict[str, Any]]:
-        """`{"account", "facts", "surprises": [...]}` for each, from the database; see `shown`."""
+        """Return `{"account", "facts", "surprises": [...]}` of each account, from the database; see
+        `shown`. Raises `StorageError`."""
         await self.write()
         rows = await self._repository.load(self.accounts)
         return [
@@ -187,7 +188,7 @@ async def keep_facts(database: Database, identity: str, facts: Mapping[str, str]
 
 
 def shown(rows: Iterable[Observation]) -> dict[str, Any]:
-    """`{"facts": {name: value}, "surprises": [{"kind", "name", "count", "first", "last",
+    """Return `{"facts": {name: value}, "surprises": [{"kind", "name", "count", "first", "last",
     "example"}]}`; times are ms since 1970."""
     facts, surprises = {}, []
     for row in rows:

@@ -151,7 +151,8 @@ class Readiness:
         return {"key": key, "socket": _socket_problem(account)}
 
     async def _store_problem(self) -> str | None:
-        """Why nothing can be written. Another value each time: the same one writes no page."""
+        """Return why nothing can be written. Another value is written each time: the same one
+        writes no page."""
         try:
             await self.database.write(partial(put_meta, name=_PROBE, value=time.time()))
         except (BusyError, OutcomeUnknownError):

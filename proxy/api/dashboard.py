@@ -107,7 +107,7 @@ def _account(view: AccountView) -> AccountShown:
 
 
 def describe(view: JobChanged) -> LiveJobShown:
-    """A live job as JSON."""
+    """Return a live job as JSON."""
     job, progress = view.job, view.progress
     return {
         "id": job.prompt_id,
@@ -135,12 +135,12 @@ async def get_bare(_: web.Request) -> web.Response:
 
 
 async def get_page(_: web.Request) -> web.Response:
-    """The page."""
+    """Return the page."""
     return _file("index.html")
 
 
 async def get_part(request: web.Request) -> web.Response:
-    """The page's style, scripts and icon."""
+    """Return the page's style, scripts or icon."""
     name = request.match_info["name"]
     return _file(name) if name in _FILES else bodies.empty(404)
 
@@ -151,12 +151,12 @@ def _file(name: str) -> web.Response:
 
 
 async def get_state(request: web.Request) -> web.Response:
-    """What the dashboard shows at this moment."""
+    """Return what the dashboard shows at this moment."""
     return bodies.json(await _state(request))
 
 
 async def get_events(request: web.Request) -> web.StreamResponse:
-    """The same as server-sent events, one at each change and at each step of what runs."""
+    """Send the state as server-sent events, one at each change and at each step of what runs."""
     admission = admission_of(request)
     manager = connection_of(request).manager
     stream = web.StreamResponse(
@@ -211,7 +211,7 @@ async def cancel(request: web.Request) -> web.Response:
 
 
 async def _state(request: web.Request) -> State:
-    """Everything that changes, of the member or, for admins, of all.
+    """Return everything that changes, of the member or, for admins, of all.
 
     Jobs on the cloud or on their way, waiting ones in the order of turns, how many there are of
     both in all and by member, and today's usage by member. Accounts are for admins alone. `trouble`
@@ -270,7 +270,7 @@ async def _state(request: web.Request) -> State:
 
 @cache
 def _documentation() -> str | None:
-    """Where the package says that its documents are."""
+    """Return where the package says that its documents are."""
     with contextlib.suppress(PackageNotFoundError):
         for line in metadata("comfy-cloud-proxy").get_all("Project-URL") or ():
             label, _, url = line.partition(", ")

@@ -331,7 +331,7 @@ def cache_control(path: str, status: int) -> str | None:
 
 
 def _not_stored(request: web.Request, error: StorageError) -> web.Response:
-    """The answer where the database could not be used."""
+    """Return the answer where the database could not be used."""
     if isinstance(error, BusyError):
         log.warning("request_shed", path=request.path, reason=str(error))
         refused = LocalError(

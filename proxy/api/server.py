@@ -148,7 +148,8 @@ class Server:
     async def start(
         self, hosts: str | Sequence[str], port: int, *, certificate: Certificate | None = None
     ) -> str:
-        """Listen, and return `http://HOST:PORT` of the first host; port 0 is chosen by the system.
+        """Begin to listen, and return `http://HOST:PORT` of the first host; port 0 is chosen by the
+        system.
 
         With a `certificate` it is `https`. Raises `OSError` if the address cannot be used.
         """

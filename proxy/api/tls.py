@@ -112,7 +112,7 @@ class TlsListener:
         self.sockets: list[socket.socket] = []
 
     async def start(self, hosts: Sequence[str], port: int, *, backlog: int) -> None:
-        """Listen. Raises `OSError` if an address cannot be used."""
+        """Begin to listen. Raises `OSError` if an address cannot be used."""
         loop, found = asyncio.get_running_loop(), []
         for host in hosts:
             found += await loop.getaddrinfo(

@@ -60,7 +60,8 @@ class Whole:
         self._deflated = [_deflate(piece) for piece in self._between]
 
     def body(self, files: Listing, coding: Coding) -> Body:
-        """The body for a member whose input folder holds `files`. Takes some milliseconds."""
+        """Return the body for a member whose input folder holds `files`. Takes some
+        milliseconds."""
         lists = {slot: slot.json(files) for slot in set(self._slots)}
         plain = self._spliced(self._between, lists)
         if coding == "gzip":
@@ -109,7 +110,7 @@ def _body(coding: Coding, pieces: Iterable[bytes]) -> Body:
 
 
 def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The pieces, the small ones joined; a large one is passed on without a copy."""
+    """Yield the pieces, the small ones joined; a large one is passed on without a copy."""
     for is_small, run in groupby(pieces, lambda piece: len(piece) < _SMALL):
         if is_small:
             yield b"".join(run)
@@ -128,7 +129,7 @@ class Bodies:
         self._made: LRUCache[object, asyncio.Task[Body]] = LRUCache(MAX_BODIES)
 
     async def get(self, whole: Whole, files: Listing, coding: Coding) -> Body:
-        """The body of `whole`; who waits together gets the same."""
+        """Return the body of `whole`; who waits together gets the same."""
         key = whole, tuple(files.items()), coding
         making = self._made.get(key)
         if making is None or (making.done() and (making.cancelled() or making.exception())):

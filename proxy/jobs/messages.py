@@ -35,11 +35,11 @@ class _PackedMessage(BusMessage, frozen=True):
     """A message with fields for which MessagePack has no form: those of `_PACKED`."""
 
     def to_wire(self) -> Self:
-        """With these fields as what MessagePack knows."""
+        """Return the message with these fields in types of MessagePack."""
         return self._with(0)
 
     def from_wire(self) -> Self:
-        """The opposite."""
+        """Return the message that `to_wire` was called on."""
         return self._with(1)
 
     def _with(self, way: int) -> Self:
@@ -330,7 +330,7 @@ class EngineOffered(BusMessage, frozen=True):
 
 
 def topic_of(member: str, client_id: str | None) -> str:
-    """Where messages about jobs of a client are brought, or of jobs without one."""
+    """Return the topic of messages about jobs of a client, or of jobs without one."""
     if client_id is None:
         return f"events.{member}"
     # A client's id may have any characters and any length.
@@ -354,7 +354,7 @@ class EngineAnswer(Generic[T]):
         self._subscription.close()
 
     async def within(self, seconds: float) -> T | None:
-        """The answer; `None` if it does not come in time."""
+        """Wait for the answer up to `seconds`; return `None` if it does not come in time."""
         await asyncio.wait([self._answer], timeout=seconds)
         return self._answer.result() if self._answer.done() else None
 

@@ -300,7 +300,7 @@ class EngineStatus(Protocol):
     """The state of this process's own engine."""
 
     def is_active(self) -> bool:
-        """Whether the engine of this process runs the jobs."""
+        """Return whether the engine of this process runs the jobs."""
 
     def accounts(self) -> Sequence[AccountView]:
-        """The accounts that the engine of this process runs; none while it is a standby."""
+        """Return the accounts that the engine of this process runs; none while it is a standby."""

@@ -126,7 +126,7 @@ class Directory:
         return self._roster.members()
 
     def names(self) -> list[str]:
-        """The names of all members; without members it is `local`."""
+        """Return the names of all members; without members it is `local`."""
         return [member.name for member in self.members()] if self.has_members else [LOCAL]
 
     def tokens(self, name: str | None = None) -> list[Token]:

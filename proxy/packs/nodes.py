@@ -194,7 +194,7 @@ class Node(msgspec.Struct):
         return self.pictures[self.id]
 
     def size(self, link: Any) -> tuple[int, int] | None:
-        """Width and height of the picture or mask behind a link, where they are known."""
+        """Return width and height of the picture or mask behind a link, where they are known."""
         if not is_link(link):
             return None
         picture, source = self.pictures.get(link[0]), self.graph.get(link[0])

@@ -103,7 +103,8 @@ def _beneath(values: _Source, stronger: _Source) -> _Source:
 
 
 def _document(path: Path) -> _Source:
-    """The settings of a file. Raises `ConfigError` for one that cannot be read or is unknown."""
+    """Return the settings of a file. Raises `ConfigError` for one that cannot be read or is
+    unknown."""
     try:
         with path.open("rb") as file:
             document = tomllib.load(file)

@@ -54,13 +54,14 @@ _PEM = "the path of a PEM file that can be read"
 
 
 def default_data_dir(*, simulated: bool) -> Path:
-    """The platform's folder for a user's data; what was simulated has a folder of its own."""
+    """Return the platform's folder for a user's data; what was simulated has a folder of its
+    own."""
     folder = platformdirs.user_data_path(_NAME, appauthor=False)
     return folder / "simulator" if simulated else folder
 
 
 def place_options(settings: Settings) -> str:
-    """The options by which another command finds the same records; empty for the default."""
+    """Return the options by which another command finds the same records; empty for the default."""
     if settings.database is not None:
         return ""
     if settings.data_dir != default_data_dir(simulated=settings.simulate):

@@ -20,7 +20,7 @@ from proxy.translate import codec
 
 
 def parsed(arguments: list[str]) -> argparse.Namespace:
-    """The command line."""
+    """Return the command line."""
     parser = argparse.ArgumentParser(prog="python -m proxy.simulator", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
@@ -43,7 +43,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
 
 
 def switches_of(settings: list[str]) -> Switches:
-    """Switches from `NAME=VALUE`. Raises `ValueError`."""
+    """Return the switches of `NAME=VALUE`. Raises `ValueError`."""
     values: dict[str, object] = {}
     for setting in settings:
         name, _, text = setting.partition("=")
@@ -78,7 +78,7 @@ async def serve(options: argparse.Namespace, switches: Switches) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; answers its exit code."""
+    """Run the command, and return its exit code."""
     options = parsed(sys.argv[1:] if arguments is None else arguments)
     try:
         asyncio.run(serve(options, switches_of(options.switch)))

@@ -68,7 +68,7 @@ class SimulatedAccount:
         self.imports = {**self.imports, folder: (*self.imports.get(folder, ()), name)}
 
     def next_number(self, kind: str, prefix: str) -> int:
-        """The number of the next file with that type and prefix, from 1."""
+        """Return the number of the next file with that type and prefix, from 1."""
         self._counters[kind, prefix] += 1
         return self._counters[kind, prefix]
 
@@ -86,7 +86,7 @@ class SimulatedAccount:
 def offered_key(
     headers: Mapping[str, str], query: Mapping[str, str], *, in_headers: bool = True
 ) -> str | None:
-    """The key in a request: `X-API-Key`, else `Authorization: Bearer`, else `token`.
+    """Return the key in a request: `X-API-Key`, else `Authorization: Bearer`, else `token`.
 
     A header always wins, even when it cannot be read; that gives an empty key.
     """

@@ -18,7 +18,7 @@ SECRETS = ("api_key_comfy_org", "auth_token_comfy_org")
 
 
 def entry(job: SimulatedJob, account: SimulatedAccount, switches: Switches) -> dict[str, Any]:
-    """An item of `GET /api/jobs`. There is no `priority`."""
+    """Return an item of `GET /api/jobs`. There is no `priority`."""
     result: dict[str, Any] = {
         "id": job.id,
         "status": job.status,
@@ -49,7 +49,7 @@ def entry(job: SimulatedJob, account: SimulatedAccount, switches: Switches) -> d
 def detail(
     job: SimulatedJob, account: SimulatedAccount, queue: SimulatedQueue, switches: Switches
 ) -> dict[str, Any]:
-    """The answer of `GET /api/jobs/{id}`."""
+    """Return the answer of `GET /api/jobs/{id}`."""
     result = entry(job, account, switches)
     result |= {
         "update_time": _time(job.updated, switches),
@@ -71,7 +71,7 @@ def detail(
 
 
 def status(job: SimulatedJob, switches: Switches) -> dict[str, Any]:
-    """The answer of `GET /api/job/{id}/status`."""
+    """Return the answer of `GET /api/job/{id}/status`."""
     raw = job.state
     named = raw if switches.raw_statuses else SPECIFIED.get(raw, SPECIFIED[job.status])
     result: dict[str, Any] = {
@@ -89,7 +89,7 @@ def status(job: SimulatedJob, switches: Switches) -> dict[str, Any]:
 
 
 def history_entry(job: SimulatedJob, switches: Switches) -> dict[str, Any]:
-    """An item of `GET /api/history_v2`; without the workflow."""
+    """Return an item of `GET /api/history_v2`; without the workflow."""
     result: dict[str, Any] = {
         "prompt_id": job.id,
         "create_time": job.created,
@@ -108,7 +108,7 @@ def history_entry(job: SimulatedJob, switches: Switches) -> dict[str, Any]:
 
 
 def history_detail(job: SimulatedJob, switches: Switches) -> dict[str, Any]:
-    """The value in the answer of `GET /api/history_v2/{id}`; `prompt` is no tuple."""
+    """Return the value in the answer of `GET /api/history_v2/{id}`; `prompt` is no tuple."""
     return {
         "prompt": {
             "priority": float(job.number),
@@ -124,7 +124,7 @@ def history_detail(job: SimulatedJob, switches: Switches) -> dict[str, Any]:
 
 
 def queue_tuple(number: int, job: SimulatedJob, switches: Switches) -> list[Any]:
-    """An item of `GET /api/queue`: outputs in fourth place, and no `extra_data`."""
+    """Return an item of `GET /api/queue`: outputs in fourth place, and no `extra_data`."""
     graph: dict[str, Any] = job.graph
     if switches.queue_prompt == "wrapper":
         graph = {"prompt": job.graph, "extra_data": _redacted(job.extra_data)}
@@ -132,7 +132,7 @@ def queue_tuple(number: int, job: SimulatedJob, switches: Switches) -> list[Any]
 
 
 def execution_status(job: SimulatedJob) -> dict[str, Any]:
-    """The run as the ComfyUI worker wrote it down."""
+    """Return the run as the ComfyUI worker wrote it down."""
     return {
         "status_str": "success" if job.status == "completed" else "error",
         "completed": job.status == "completed",
@@ -141,7 +141,7 @@ def execution_status(job: SimulatedJob) -> dict[str, Any]:
 
 
 def execution_meta(job: SimulatedJob) -> dict[str, Any]:
-    """Which node of the graph each output belongs to."""
+    """Return which node of the graph each output belongs to, by the node of the output."""
     return {
         node_id: {
             "node_id": node_id,
@@ -179,7 +179,7 @@ def _redacted(extra_data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _stored(extra_data: dict[str, Any]) -> dict[str, Any]:
-    """What the history keeps of it."""
+    """Return what the history keeps of `extra_data`."""
     kept = _redacted(extra_data)
     kept.pop("extra_pnginfo", None)
     return kept

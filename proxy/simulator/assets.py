@@ -52,7 +52,7 @@ class Layers:
     painted: str | None = None
 
     def as_dict(self) -> dict[str, str | None]:
-        """As `GET /api/files/mask-layers` answers."""
+        """Return the layers as `GET /api/files/mask-layers` answers them."""
         return {
             "mask": self.mask,
             "paint": self.paint,
@@ -78,16 +78,16 @@ class AssetLibrary:
         self._by_name.setdefault(asset.cloud_name, []).append(asset)
 
     def get(self, asset_id: str) -> SimulatedAsset | None:
-        """The asset of that id."""
+        """Return the asset of that id."""
         return self._by_id.get(asset_id)
 
     def newest(self, cloud_name: str) -> SimulatedAsset | None:
-        """The latest asset with that content."""
+        """Return the latest asset with that content."""
         assets = self._by_name.get(cloud_name)
         return assets[-1] if assets else None
 
     def of(self, cloud_name: str) -> list[SimulatedAsset]:
-        """All assets with that content."""
+        """Return all assets with that content."""
         return self._by_name.get(cloud_name, [])
 
     def remove(self, asset: SimulatedAsset) -> bool:

@@ -8,7 +8,7 @@ _SUBGRAPH_ID = "5a0f3a52-54a1-4f0e-9c37-0f6c1f2b7d11"
 
 
 def inverted_picture(name: str) -> dict[str, Any]:
-    """A picture in, its negative out."""
+    """Return a blueprint with a picture as its input and the negative as its output."""
     inside = {
         "id": 1,
         "type": "ImageInvert",

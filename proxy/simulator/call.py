@@ -64,13 +64,14 @@ class Call:
         return self.world.switches
 
     def path(self, name: str) -> str:
-        """A variable part of the path, unescaped."""
+        """Return a variable part of the path, unescaped."""
         return self.request.match_info[name]
 
     def number(
         self, name: str, default: int, low: int | None = None, high: int | None = None
     ) -> int:
-        """An integer of the query. Raises `Refusal` (400) for text or outside of the bounds."""
+        """Return an integer of the query. Raises `Refusal` (400) for text or outside of the
+        bounds."""
         text = self.request.query.get(name)
         if text is None:
             return default
@@ -84,14 +85,15 @@ class Call:
         return value
 
     def choice(self, name: str, choices: tuple[str, ...]) -> str:
-        """One word of the query, the first of the choices by default. Raises `Refusal` (400)."""
+        """Return one word of the query, the first of the choices by default. Raises `Refusal`
+        (400)."""
         value = self.request.query.get(name, choices[0])
         if value not in choices:
             raise bad_request(f"{name} must be one of {', '.join(choices)}")
         return value
 
     async def body(self, limit: int = MAX_BODY) -> bytes:
-        """The whole body. Raises `Refusal` (400 if it breaks off, 413)."""
+        """Read the whole body. Raises `Refusal` (400 if it breaks off, 413)."""
         data = bytearray()
         try:
             async for chunk in self.request.content.iter_chunked(1 << 18):
@@ -103,14 +105,14 @@ class Call:
         return bytes(data)
 
     async def json(self, type_: type[_T], limit: int = MAX_BODY) -> _T:
-        """The body as JSON of that type. Raises `Refusal` (400, 413)."""
+        """Return the body as JSON of that type. Raises `Refusal` (400, 413)."""
         try:
             return msgspec.convert(codec.loads(await self.body(limit)), type_)
         except ValueError as error:
             raise bad_request(f"invalid request body: {error}") from None
 
     def job(self, name: str = "id") -> SimulatedJob:
-        """The job that the path names. Raises `Refusal` (400 no UUID, 403 foreign, 404)."""
+        """Return the job that the path names. Raises `Refusal` (400 no UUID, 403 foreign, 404)."""
         job_id = self.path(name)
         if not is_uuid(job_id):
             raise bad_request(f"{job_id!r} is not a UUID")
@@ -136,7 +138,7 @@ class SimulatedRoute:
 
 
 def answer(value: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    """A JSON answer."""
+    """Return a JSON answer."""
     return web.Response(
         body=codec.dump_bytes(value),
         status=status,
@@ -147,12 +149,12 @@ def answer(value: object, status: int = 200, headers: dict[str, str] | None = No
 
 
 def bare(switches: Switches) -> web.Response:
-    """A 200 whose body no document describes."""
+    """Return a 200 whose body no document describes."""
     return answer({}) if switches.bare_answers == "object" else web.Response()
 
 
 def is_uuid(text: str) -> bool:
-    """Whether it is a UUID in its 36 characters."""
+    """Return whether the text is a UUID in its 36 characters."""
     try:
         return len(text) == 36 and bool(UUID(text))
     except ValueError:

@@ -92,7 +92,8 @@ class Listener:
         return self._url
 
     async def start(self, host: str, port: int) -> None:
-        """Listen; port 0 takes a free one. Raises `OSError` when the address is not free."""
+        """Begin to listen; port 0 takes a free one. Raises `OSError` when the address is not
+        free."""
         runner = web.AppRunner(self._make_app(), access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         try:

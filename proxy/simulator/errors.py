@@ -23,27 +23,27 @@ class Refusal(Exception):  # noqa: N818 - it is an answer
 
 
 def flat(status: int, code: str, message: str) -> Refusal:
-    """`{"code", "message"}`, the shape of nearly all routes."""
+    """Return a refusal with `{"code", "message"}`, the shape of nearly all routes."""
     return Refusal(status, {"code": code, "message": message})
 
 
 def bad_request(message: str) -> Refusal:
-    """400, also for what the validation in front of a route finds."""
+    """Return a 400, also for what the validation in front of a route finds."""
     return flat(400, "BAD_REQUEST", message)
 
 
 def not_found(message: str = "not found") -> Refusal:
-    """404; a thing of another account is not found either, except for single jobs."""
+    """Return a 404; a thing of another account is not found either, except for single jobs."""
     return flat(404, "NOT_FOUND", message)
 
 
 def unauthorized() -> Refusal:
-    """401: no credential, or a bad one."""
+    """Return a 401: there is no credential, or a bad one."""
     return flat(401, "UNAUTHORIZED", "authentication required: no valid X-API-Key, Bearer or token")
 
 
 def too_large(message: str) -> Refusal:
-    """413."""
+    """Return a 413."""
     return flat(413, "PAYLOAD_TOO_LARGE", message)
 
 
@@ -75,7 +75,7 @@ _WITH_RETRY_AFTER = ("BILLING_UNAVAILABLE", "PLATFORM_REFUSED")
 
 
 def prompt_refusal(name: PromptRefusal, switches: Switches) -> Refusal:
-    """The answer of `POST /api/prompt` for `error.type` = `name`.
+    """Return the answer of `POST /api/prompt` for `error.type` = `name`.
 
     `INTERNAL` and `UNAVAILABLE` are 500 and 503 in the flat shape.
     """
@@ -94,7 +94,7 @@ def prompt_refusal(name: PromptRefusal, switches: Switches) -> Refusal:
 
 
 def rate_limited(switches: Switches) -> Refusal:
-    """A 429 for too many requests, in one of the forms that it may have."""
+    """Return a 429 for too many requests, in one of the forms that it may have."""
     message, code = "too many requests", switches.rate_limit_code
     named = {"message": message}
     match switches.rate_limit_form:
@@ -111,7 +111,7 @@ def rate_limited(switches: Switches) -> Refusal:
 
 
 def account_refusal(name: AccountRefusal) -> Refusal:
-    """A 403 that hits every authenticated route."""
+    """Return a 403 that hits every authenticated route."""
     if name == "auth_type_not_allowed":
         error = {"type": name, "message": "this kind of credential is not taken here"}
         return Refusal(403, {"error": error, "accepted": ["session"]})
@@ -122,7 +122,7 @@ def account_refusal(name: AccountRefusal) -> Refusal:
 
 
 def no_api_access() -> Refusal:
-    """What an account on the free plan gets on the routes that cost."""
+    """Return what an account on the free plan gets on the routes that cost."""
     return flat(403, "FORBIDDEN", "API access needs a Standard, Creator or Pro plan")
 
 
@@ -132,7 +132,7 @@ _PATH = re.compile(r'File "[^"]*?(proxy/simulator/[^"]+|[^"/\\]+)"')
 
 
 def type_name(error: BaseException) -> str:
-    """The class of an exception, with its module where it is not built in."""
+    """Return the class of an exception, with its module where it is not built in."""
     kind = type(error)
     if kind.__module__ == "builtins":
         return kind.__qualname__
@@ -140,5 +140,5 @@ def type_name(error: BaseException) -> str:
 
 
 def frames(error: BaseException) -> list[str]:
-    """The traceback, a string for each frame."""
+    """Return the traceback, a string for each frame."""
     return [_PATH.sub(r'File "\1"', frame) for frame in traceback.format_tb(error.__traceback__)]

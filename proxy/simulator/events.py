@@ -28,7 +28,7 @@ class Message(Protocol):
     def name(self) -> str: ...
 
     def wire(self, flags: Mapping[str, Any], switches: Switches) -> str | bytes | None:
-        """What goes out to a socket that announced `flags`; `None` is nothing."""
+        """Return what goes out to a socket that announced `flags`; `None` is nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class CloudEvent:
     data: dict[str, Any]
 
     def wire(self, flags: Mapping[str, Any], switches: Switches) -> str:
-        """`{"type", "data"}`."""
+        """Return `{"type", "data"}` as JSON."""
         return codec.dumps({"type": self.name, "data": self.data})
 
 
@@ -54,7 +54,7 @@ class PreviewFrame:
     name: str = "preview"
 
     def wire(self, flags: Mapping[str, Any], switches: Switches) -> bytes | None:
-        """Binary type 4 or 1, or nothing."""
+        """Return a frame of the binary type 4 or 1, or nothing."""
         if switches.preview == "none":
             return None
         image, image_type = self.image, self.image_type
@@ -89,7 +89,7 @@ class TextFrame:
     name: str = "text"
 
     def wire(self, flags: Mapping[str, Any], switches: Switches) -> bytes:
-        """Binary type 3, with or without the job's id."""
+        """Return a frame of the binary type 3, with or without the job's id."""
         long = switches.text_frames == "long" or (
             switches.text_frames == "long_if_announced"
             and flags.get("supports_progress_text_metadata") is True
@@ -100,17 +100,17 @@ class TextFrame:
 
 
 def display_node(node_id: str) -> str:
-    """The node of the sent graph that a node made during the run (`1.0.0.2`) belongs to."""
+    """Return the node of the sent graph that a node made during the run (`1.0.0.2`) belongs to."""
     return node_id.partition(".")[0]
 
 
 def parent_node(node_id: str) -> str | None:
-    """That node, or `None` for a node that was sent."""
+    """Return the node that `display_node` returns, `None` for a node that was sent."""
     return display_node(node_id) if "." in node_id else None
 
 
 def status(remaining: int, sid: str | None = None) -> CloudEvent:
-    """The account's number of jobs; `sid` only at the beginning."""
+    """Return the event with the account's number of jobs; `sid` is only in the first one."""
     data: dict[str, Any] = {"status": {"exec_info": {"queue_remaining": remaining}}}
     if sid is not None:
         data["sid"] = sid
@@ -118,7 +118,7 @@ def status(remaining: int, sid: str | None = None) -> CloudEvent:
 
 
 def features(switches: Switches) -> dict[str, Any]:
-    """The flags of the cloud, as the socket pushes them."""
+    """Return the flags of the cloud, as the socket sends them."""
     flags: dict[str, Any] = {
         "supports_preview_metadata": True,
         "max_upload_size": media.MAX_BYTES,
@@ -133,7 +133,7 @@ def features(switches: Switches) -> dict[str, Any]:
 
 
 def execution(name: str, job_id: str, switches: Switches, **more: Any) -> CloudEvent:
-    """One of the `execution_*` events."""
+    """Return one of the `execution_*` events."""
     data: dict[str, Any] = {"prompt_id": job_id, **more}
     if switches.timestamps:
         data["timestamp"] = now_ms()
@@ -141,7 +141,7 @@ def execution(name: str, job_id: str, switches: Switches, **more: Any) -> CloudE
 
 
 def executing(job_id: str, node_id: str | None) -> CloudEvent:
-    """A node begins; `None` is the end of the job."""
+    """Return the event that a node begins; `None` is the end of the job."""
     data: dict[str, Any] = {"prompt_id": job_id, "node": node_id}
     if node_id is not None:
         data["display_node"] = display_node(node_id)
@@ -149,13 +149,13 @@ def executing(job_id: str, node_id: str | None) -> CloudEvent:
 
 
 def progress(job_id: str, node_id: str, value: float, maximum: float) -> CloudEvent:
-    """A step of a node."""
+    """Return the event of a step of a node."""
     data = {"prompt_id": job_id, "node": node_id, "value": value, "max": maximum}
     return CloudEvent("progress", data)
 
 
 def executed(job_id: str, node_id: str, output: dict[str, Any] | None) -> CloudEvent:
-    """A node that shows something has ended."""
+    """Return the event that a node with output has ended."""
     return CloudEvent(
         "executed",
         {
@@ -168,7 +168,7 @@ def executed(job_id: str, node_id: str, output: dict[str, Any] | None) -> CloudE
 
 
 def error_data(error: dict[str, Any], executed_nodes: list[str], switches: Switches) -> Any:
-    """The fields of `execution_error` beside the job's id."""
+    """Return the fields of `execution_error` beside the job's id."""
     data = {**error, "executed": list(executed_nodes)}
     if switches.exception_types == "cloud" and error.get("node_id") is not None:
         python_type = str(error["exception_type"]).rpartition(".")[2]
@@ -191,7 +191,7 @@ class NodeProgress:
 def progress_state(
     job_id: str, nodes: Mapping[str, NodeProgress], graph: Mapping[str, Any], switches: Switches
 ) -> CloudEvent:
-    """How far all begun nodes of a job are."""
+    """Return the event with how far all begun nodes of a job are."""
     return CloudEvent(
         "progress_state",
         {

@@ -44,7 +44,7 @@ class Contents(Protocol):
     """The files of the cloud, as nodes see them."""
 
     def load(self, name: str) -> bytes:
-        """The bytes of a file, by its name as it stands in the graph. Raises `KeyError`."""
+        """Return the bytes of a file, by its name as it stands in the graph. Raises `KeyError`."""
 
     def save(
         self,
@@ -216,7 +216,8 @@ class _Run:
         return True
 
     def _blocked(self, node_id: str, values: dict[str, Any]) -> Output | tuple[Any, ...] | None:
-        """What a node gives that a blocker keeps from running; `None` if there is no blocker."""
+        """Return what a node gives that a blocker keeps from running; `None` if there is no
+        blocker."""
         blocker = next((value for value in values.values() if isinstance(value, Blocker)), None)
         if blocker is None:
             return None
@@ -240,7 +241,7 @@ class _Run:
         return self._catalog[self._graph[node_id]["class_type"]]
 
     def _inputs(self, node_id: str) -> dict[str, Any]:
-        """The given inputs that the class knows; links as they stand in the graph."""
+        """Return the given inputs that the class knows; links as they stand in the graph."""
         given = self._graph[node_id]["inputs"]
         if not isinstance(given, dict):
             return {}
@@ -250,7 +251,7 @@ class _Run:
         return [value[0] for value in self._inputs(node_id).values() if isinstance(value, list)]
 
     def _needs(self, node_id: str) -> list[str]:
-        """The sources that a node still waits for: none where it is known already."""
+        """Return the sources that a node still waits for: none where it is known already."""
         return [] if node_id in self._results else self._sources(node_id)
 
     def _values(self, node_id: str) -> dict[str, Any]:

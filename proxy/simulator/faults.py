@@ -140,7 +140,7 @@ class Faults:
         self.planned.clear()
 
     def http(self, *names: str, key: str | None = None) -> HttpFault | None:
-        """The fault for an answer to who offered `key`, which has happened then."""
+        """Return the fault for an answer to who offered `key`, which has happened then."""
         return self._take(
             HttpFault,
             lambda fault: (
@@ -149,17 +149,17 @@ class Faults:
         )
 
     def handshake(self) -> SocketFault | None:
-        """The fault for a new socket."""
+        """Return the fault for a new socket."""
         return self._take(SocketFault, lambda fault: fault.kind == "refuse")
 
     def socket(self, event: str) -> SocketFault | None:
-        """The fault for a message on a socket."""
+        """Return the fault for a message on a socket."""
         return self._take(
             SocketFault, lambda fault: fault.kind != "refuse" and fnmatchcase(event, fault.event)
         )
 
     def job(self) -> JobFault | None:
-        """The fault for a job that starts."""
+        """Return the fault for a job that starts."""
         return self._take(JobFault, lambda _: True)
 
     def _take(self, kind: type[_Kind], fits: Callable[[_Kind], bool]) -> _Kind | None:

@@ -14,7 +14,7 @@ from proxy.simulator.world import Tenant, World
 
 
 def enter(world: World, handler: Handler, access: RouteAccess) -> WebHandler:
-    """A handler for aiohttp that lets in whom the access allows."""
+    """Return a handler for aiohttp that lets in whom the access allows."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         visitor = admitted(world, request, access)
@@ -24,7 +24,7 @@ def enter(world: World, handler: Handler, access: RouteAccess) -> WebHandler:
 
 
 def admitted(world: World, request: web.Request, access: RouteAccess) -> Tenant | None:
-    """Whose request it is. Raises `Refusal` (401, 403, 429)."""
+    """Return whose request it is. Raises `Refusal` (401, 403, 429)."""
     key = offered_key(request.headers, request.query)
     tenant = world.tenant(key) if key is not None else None
     if access is RouteAccess.PUBLIC:
@@ -44,7 +44,8 @@ def admitted(world: World, request: web.Request, access: RouteAccess) -> Tenant 
 
 
 def middleware(world: World) -> Middleware:
-    """Notes each request, lets the faults happen, and gives refusals their form."""
+    """Return a middleware that notes each request, lets the faults happen, and gives refusals their
+    form."""
 
     @web.middleware
     async def gate(request: web.Request, handler: WebHandler) -> web.StreamResponse:
@@ -84,7 +85,7 @@ async def _formed(request: web.Request, handler: WebHandler) -> web.StreamRespon
 
 
 def refused(refusal: Refusal) -> web.Response:
-    """The answer that a refusal is."""
+    """Return the answer that a refusal is."""
     if isinstance(refusal.body, str):
         return web.Response(status=refusal.status, text=refusal.body, headers=refusal.headers)
     return answer(refusal.body, refusal.status, refusal.headers)

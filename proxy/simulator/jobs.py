@@ -43,7 +43,7 @@ TERMINAL = frozenset({"success", "error", "non_retryable_error", "lost", "cancel
 
 
 def now_ms() -> int:
-    """Milliseconds since 1970."""
+    """Return the time in ms since 1970."""
     return time.time_ns() // 1_000_000
 
 
@@ -102,7 +102,7 @@ class SimulatedJob:
         self.on_change()
 
     def reached(self, status: str) -> bool:
-        """Whether it is or was in a state, given by its raw or its friendly name."""
+        """Return whether it is or was in a state, given by its raw or its friendly name."""
         return any(status in (state, FRIENDLY[state]) for state in self.states)
 
     def finish_node(self, node_id: str, ui: dict[str, Any]) -> None:
@@ -124,7 +124,7 @@ class SimulatedJob:
 
 
 def items_of(ui: dict[str, Any]) -> list[tuple[str, int, dict[str, Any]]]:
-    """The files in what a node shows: key, place in the list, item."""
+    """Return the files in what a node shows: key, place in the list, item."""
     return [
         (key, index, item)
         for key, value in ui.items()

@@ -66,12 +66,12 @@ class Medium:
 
 
 def media_type(extension: str) -> str:
-    """The media type for an extension without dot."""
+    """Return the media type for an extension without dot."""
     return MEDIA_TYPES.get(extension.lower(), "application/octet-stream")
 
 
 def family(extension: str) -> str:
-    """What kind of output a file is, in the words of `output_type` of `GET /api/jobs`."""
+    """Return what kind of output a file is, in the words of `output_type` of `GET /api/jobs`."""
     if extension.lower() in ("glb", "gltf", "obj", "ply", "splat"):
         return "3d"
     kind = media_type(extension).split("/")[0]
@@ -79,7 +79,7 @@ def family(extension: str) -> str:
 
 
 def identify(data: bytes, filename: str) -> Medium:
-    """What an upload is: pictures and streams by their bytes, the rest by the name's ending.
+    """Return what an upload is: pictures and streams by their bytes, the rest by the name's ending.
 
     Raises `TooLargeError` for a picture over the limits.
     """
@@ -116,7 +116,7 @@ def _picture(data: bytes) -> str | None:
 
 
 def _stream(data: bytes) -> str | None:
-    """The extension of an audio or video container, by its first bytes."""
+    """Return the extension of an audio or video container, by its first bytes."""
     head = data[:16]
     if head[:4] == b"RIFF" and head[8:12] in (b"WAVE", b"AVI "):
         return "wav" if head[8:12] == b"WAVE" else "avi"
@@ -134,7 +134,7 @@ def _stream(data: bytes) -> str | None:
 
 
 def opaque(data: bytes) -> bytes:
-    """`channel=rgb`: the picture as PNG, its alpha made opaque. Raises `OSError`."""
+    """Return the picture of `channel=rgb`: a PNG with an opaque alpha. Raises `OSError`."""
     with Image.open(io.BytesIO(data)) as image:
         rgba = image.convert("RGBA")
     rgba.putalpha(255)
@@ -142,13 +142,14 @@ def opaque(data: bytes) -> bytes:
 
 
 def alpha(data: bytes) -> bytes:
-    """`channel=a`: a grey PNG of the alpha. Raises `OSError`."""
+    """Return the picture of `channel=a`: a grey PNG of the alpha. Raises `OSError`."""
     with Image.open(io.BytesIO(data)) as image:
         return png(image.convert("RGBA").getchannel("A"))
 
 
 def fitted(data: bytes, box: int) -> bytes:
-    """`res=`: a JPEG that fits in `box` times `box` pixels. Raises `OSError`."""
+    """Return the picture of `res=`: a JPEG that fits in `box` times `box` pixels. Raises
+    `OSError`."""
     with Image.open(io.BytesIO(data)) as image:
         small = image.convert("RGB")
     small.thumbnail((box, box))
@@ -158,7 +159,7 @@ def fitted(data: bytes, box: int) -> bytes:
 
 
 def masked(original: bytes, mask: bytes) -> bytes:
-    """The original with the alpha of the mask, as PNG. Raises `OSError`."""
+    """Return the original with the alpha of the mask, as PNG. Raises `OSError`."""
     with Image.open(io.BytesIO(original)) as image:
         result = image.convert("RGBA")
     with Image.open(io.BytesIO(mask)) as image:
@@ -168,7 +169,7 @@ def masked(original: bytes, mask: bytes) -> bytes:
 
 
 def reencoded(data: bytes, form: str) -> bytes:
-    """A preview in another format ("jpeg", "png", "webp")."""
+    """Return a preview in another format ("jpeg", "png", "webp")."""
     with Image.open(io.BytesIO(data)) as image:
         out = io.BytesIO()
         image.convert("RGB").save(out, form.upper())
@@ -176,14 +177,14 @@ def reencoded(data: bytes, form: str) -> bytes:
 
 
 def png(image: Image.Image) -> bytes:
-    """The bytes of a PNG, quickly rather than small."""
+    """Return the picture as PNG, encoded quickly rather than small."""
     out = io.BytesIO()
     image.save(out, "PNG", compress_level=1)
     return out.getvalue()
 
 
 def swatch(name: str) -> bytes:
-    """A small WebP of one colour, which the name decides: the preview picture of a model."""
+    """Return a small WebP of one colour, which the name decides: the preview picture of a model."""
     colour = tuple(blake3(name.encode()).digest()[:3])
     out = io.BytesIO()
     Image.new("RGB", (64, 64), colour).save(out, "WEBP")

@@ -53,10 +53,11 @@ def signature(
     inputs: Mapping[str, Any],
     sources: Mapping[str, str | None],
 ) -> str | None:
-    """A name for all that a node's outputs are computed from; `None` where they must not be kept.
+    """Return a name for all that a node's outputs are computed from; `None` where they must not be
+    kept.
 
-    `sources` are the signatures of the linked nodes. A node that asks for its own id shares
-    nothing with its twins.
+    `sources` are the signatures of the linked nodes. A node that asks for its own id shares nothing
+    with its twins.
     """
     if node_class.volatile:
         return None

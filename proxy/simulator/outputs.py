@@ -29,7 +29,7 @@ class JobContents:
         self._switches = switches
 
     def load(self, name: str) -> bytes:
-        """The bytes of a file. Raises `KeyError`."""
+        """Return the bytes of a file. Raises `KeyError`."""
         plain = known_name(self._account.library, name, self._switches)
         if plain is None:
             raise KeyError(name)
@@ -68,14 +68,15 @@ class JobContents:
 
 
 def known_name(library: AssetLibrary, name: str, switches: Switches) -> str | None:
-    """The cloud name that a value in a graph stands for, or `None` if there is no such file."""
+    """Return the cloud name that a value in a graph stands for, or `None` if there is no such
+    file."""
     if switches.annotated_names:
         name = _ANNOTATION.sub("", name)
     return name if library.newest(name) is not None else None
 
 
 def is_found(library: AssetLibrary, name: str, switches: Switches) -> bool:
-    """Whether a loader finds the file that a value in a graph names."""
+    """Return whether a loader finds the file that a value in a graph names."""
     plain = known_name(library, name, switches)
     if plain is None:
         return False
@@ -87,7 +88,7 @@ def is_found(library: AssetLibrary, name: str, switches: Switches) -> bool:
 def in_event(
     ui: dict[str, Any], job: SimulatedJob, node_id: str, library: AssetLibrary, switches: Switches
 ) -> dict[str, Any]:
-    """What a node shows, as `executed` tells it."""
+    """Return what a node shows, as `executed` has it."""
     return _shown(
         ui,
         job,
@@ -100,14 +101,14 @@ def in_event(
 
 
 def in_history(job: SimulatedJob, switches: Switches) -> dict[str, Any]:
-    """The outputs of a job as stored: without human names."""
+    """Return the outputs of a job as stored: without human names."""
     return {
         node_id: _shown(ui, job, node_id, None, switches) for node_id, ui in job.outputs.items()
     }
 
 
 def in_job(job: SimulatedJob, library: AssetLibrary, switches: Switches) -> dict[str, Any]:
-    """The outputs of a job in the answers about jobs, joined with the assets."""
+    """Return the outputs of a job in the answers about jobs, joined with the assets."""
     return {
         node_id: _shown(
             ui,
@@ -125,7 +126,7 @@ def in_job(job: SimulatedJob, library: AssetLibrary, switches: Switches) -> dict
 def preview_output(
     job: SimulatedJob, library: AssetLibrary, switches: Switches
 ) -> dict[str, Any] | None:
-    """The item that stands for the job in lists: the last saved one, or the last at all."""
+    """Return the item that stands for the job in lists: the last saved one, or the last at all."""
     candidates = [
         {**item, "nodeId": node_id, "mediaType": key}
         for node_id, ui in in_job(job, library, switches).items()

@@ -31,7 +31,7 @@ class SimulatedQueue:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def remaining(self) -> int:
-        """Waiting and running jobs."""
+        """Return the number of waiting and running jobs."""
         return sum(job.counted and not job.cancelling for job in (*self.waiting, *self.running))
 
     def put(self, job: SimulatedJob) -> None:
@@ -66,7 +66,7 @@ class SimulatedQueue:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def position(self, job: SimulatedJob) -> int | None:
-        """1-based place among the waiting jobs."""
+        """Return the place among the waiting jobs, from 1."""
         return self.waiting.index(job) + 1 if job in self.waiting else None
 
     def refill(self) -> None:
@@ -174,7 +174,8 @@ class SimulatedQueue:
         job.move("cancelled")
 
     def _tell_end(self, run: Run, job: SimulatedJob, tell: Callable[[], None] | None) -> None:
-        """The event that ends a job, with what stands around it; then the next job may begin."""
+        """Send the event that ends a job, with what stands around it; then the next job may
+        begin."""
         switches = self._bench.switches
         around = {
             "null": (switches.executing_null, events.executing(job.id, None)),

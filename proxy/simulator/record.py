@@ -37,7 +37,7 @@ class RequestRecord:
 def credentials_of(
     headers: Mapping[str, str], query: Mapping[str, str], raw_path: str, keys: Iterable[str]
 ) -> tuple[str, ...]:
-    """The kinds of credentials in a request."""
+    """Return the kinds of credentials in a request."""
     found = [name for name in CREDENTIAL_HEADERS if name in headers]
     if "token" in query:
         found.append("token")
@@ -49,7 +49,7 @@ def credentials_of(
 
 
 def without_credentials(values: Mapping[str, str]) -> dict[str, str]:
-    """A copy of headers or of a query without the credentials."""
+    """Return a copy of headers or of a query without the credentials."""
     secret = {name.lower() for name in CREDENTIAL_HEADERS} | {"token"}
     return {name: value for name, value in values.items() if name.lower() not in secret}
 
@@ -61,7 +61,7 @@ class Signal:
         self._waiting: set[asyncio.Future[None]] = set()
 
     def notify(self) -> None:
-        """Something changed."""
+        """Wake those who wait for a change."""
         for future in self._waiting:
             if not future.done():
                 future.set_result(None)

@@ -84,7 +84,7 @@ class Run:
         self._picture: events.PreviewFrame | None = None
 
     async def perform(self) -> RunOutcome:
-        """From the slot to the end of the execution."""
+        """Run the job from its slot to the end of the execution."""
         if self._switches.capacity_wait:
             self._job.move("queued_waiting")
             await asyncio.sleep(self._switches.capacity_wait)
@@ -172,13 +172,13 @@ class Run:
                 self._blocked(node_id, node_type, message)
 
     def _show_picture(self) -> None:
-        """A picture stands between the `progress_state` and the `progress` of its step."""
+        """Send a picture between the `progress_state` and the `progress` of its step."""
         if self._picture is not None:
             self.emit(self._picture)
             self._picture = None
 
     def _blocked(self, node_id: str, node_type: str, message: str) -> None:
-        """An `execution_error` in the middle of a run, of which the history does not know."""
+        """Send an `execution_error` in the middle of a run, of which the history does not know."""
         error = {
             "node_id": node_id,
             "node_type": node_type,
@@ -254,7 +254,7 @@ async def _suffer(fault: JobFault) -> None:
 
 
 def platform_error(message: str) -> dict[str, Any]:
-    """A failure that belongs to no node."""
+    """Return a failure that belongs to no node."""
     return {
         "node_id": None,
         "node_type": None,

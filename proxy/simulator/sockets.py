@@ -178,7 +178,7 @@ class EventSockets:
             socket.send(message)
 
     async def serve(self, request: web.Request, remaining: int) -> web.StreamResponse:
-        """A connection from its handshake to its end."""
+        """Serve a connection from its handshake to its end."""
         response = web.WebSocketResponse(autoping=False, max_msg_size=4 * 1024 * 1024)
         await response.prepare(request)
         socket = EventConnection(response, request, self._switches, self._faults)

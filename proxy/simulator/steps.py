@@ -95,7 +95,7 @@ Step: TypeAlias = (
 
 
 def needed(outputs: Iterable[str], sources: Callable[[str], Iterable[str]]) -> list[str]:
-    """The outputs and all that they depend on, each behind its own sources."""
+    """Return the outputs and all that they depend on, each behind its own sources."""
     order: dict[str, None] = {}
     opened: set[str] = set()
     stack = [(output, False) for output in reversed(list(outputs))]
@@ -129,7 +129,7 @@ class Plan:
         self._ready = {node_id: None for node_id, count in self._waiting.items() if not count}
 
     def next(self) -> str | None:
-        """The next node to run; `None` when there is none."""
+        """Return the next node to run; `None` when there is none."""
         if not self._ready:
             return None
         node_id = min(self._ready, key=self._rank)
@@ -137,7 +137,7 @@ class Plan:
         return node_id
 
     def done(self, node_id: str) -> None:
-        """The node has its values: its followers may be ready now."""
+        """Note that a node has its values: its followers may be ready now."""
         for follower in self._followers[node_id]:
             self._waiting[follower] -= 1
             if not self._waiting[follower]:

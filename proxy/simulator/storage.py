@@ -77,7 +77,7 @@ class Storage:
             self._blobs[name] = StoredContent(data, media_type, f'"{etag}"')
 
     def get(self, name: str) -> bytes:
-        """The content of that name. Raises `KeyError`."""
+        """Return the content of that name. Raises `KeyError`."""
         return self._blobs[name].data
 
     def remove(self, name: str) -> None:
@@ -85,7 +85,7 @@ class Storage:
         self._blobs.pop(name, None)
 
     def sign(self, name: str, *, filename: str | None = None) -> URL:
-        """A URL that gives the content for as long as the switch `signed_url_life` says."""
+        """Return a URL that gives the content for as long as the switch `signed_url_life` says."""
         query = {
             "X-Goog-Algorithm": "GOOG4-HMAC-SHA256",
             "X-Goog-Credential": "simulator@comfy-cloud.iam.gserviceaccount.com",
@@ -188,7 +188,7 @@ class Storage:
 
 
 def _mismatch() -> web.Response:
-    """What a wrong signature gets, and any method but GET, for which none is signed."""
+    """Return what a wrong signature gets, and any method but GET, for which none is signed."""
     return _error(
         403,
         "SignatureDoesNotMatch",

@@ -250,7 +250,7 @@ class Switches:
             setattr(self, name, getattr(trial, name))
 
     def values(self) -> dict[str, Any]:
-        """All switches by name."""
+        """Return all switches by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 

@@ -92,7 +92,7 @@ class DirectUploads:
         self._tickets: dict[str, Ticket] = {}
 
     def issue(self, account: SimulatedAccount, media_type: str) -> Ticket:
-        """A new ticket."""
+        """Return a new ticket."""
         ticket = Ticket(account, media_type)
         self._tickets[ticket.id] = ticket
         return ticket

@@ -66,7 +66,7 @@ def _reason(kind: str, message: str, details: str, **extra_info: Any) -> Reason:
 
 
 def _unknown_class(node_id: str, node: object, catalog: NodeClasses) -> Reason | None:
-    """What the newest ComfyUI says of a node whose class it does not have."""
+    """Return what the newest ComfyUI says of a node whose class it does not have."""
     class_type = node.get("class_type") if isinstance(node, dict) else None
     if isinstance(class_type, str) and class_type in catalog:
         return None
@@ -127,7 +127,7 @@ class _Validator:
         return GraphVerdict(node_errors=node_errors, error=error_)
 
     def _blame(self, output: str, node_errors: dict[str, Any]) -> None:
-        """ComfyUI blames every node found bad so far for every output that fails after it."""
+        """Blame every node found bad so far for an output that fails after it, as ComfyUI does."""
         for node_id, verdict in self._verdicts.items():
             if verdict.valid or not verdict.reasons:
                 continue
@@ -171,7 +171,8 @@ class _Validator:
     def _link(
         self, node_id: str, name: str, spec: InputSpec, link: list[Any]
     ) -> list[Reason] | None:
-        """`None` for a good link; no reasons where the other node is to blame."""
+        """Return what is wrong with a link: `None` for a good one, no reasons where the other node
+        is to blame."""
         config = _config(spec)
         if len(link) != 2:
             return [

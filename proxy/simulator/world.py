@@ -72,7 +72,7 @@ class World:
         *,
         credits: int | None = None,  # noqa: A002
     ) -> SimulatedAccount:
-        """One more account. Raises `ValueError` for an unknown plan or a key that is taken."""
+        """Add an account. Raises `ValueError` for an unknown plan or a key that is taken."""
         if not key or self.tenant(key) is not None:
             raise ValueError("this key belongs to another account already")
         account = SimulatedAccount(key, plan, credits)
@@ -91,7 +91,7 @@ class World:
                 tenant.queue.refill()
 
     def tenant(self, key: str) -> Tenant | None:
-        """Whose key this is."""
+        """Return whose key this is."""
         for tenant in self.tenants:
             if key and tenant.account.key == key:
                 return tenant
@@ -178,7 +178,7 @@ class World:
         return self._with_packs if self.switches.node_packs else self.nodes
 
     def catalog_of(self, account: SimulatedAccount) -> NodeClasses:
-        """The node classes with the models that the account has imported."""
+        """Return the node classes with the models that the account has imported."""
         return with_imports(self.catalog, account.imports) if account.imports else self.catalog
 
     @property
@@ -190,7 +190,7 @@ class World:
         return self._object_infos[packs]
 
     def object_info_of(self, account: SimulatedAccount) -> bytes:
-        """The same with `include_user_models=true`."""
+        """Return the body of `catalog_of` for `include_user_models=true`."""
         if not account.imports:
             return self.object_info
         return codec.dump_bytes(object_info(self.catalog_of(account)))

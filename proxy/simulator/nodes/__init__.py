@@ -79,17 +79,18 @@ _ROOMS = (
 
 
 def standard_nodes() -> dict[str, NodeClass]:
-    """The built-in classes by name."""
+    """Return the built-in classes by name."""
     return {node.name: node for room in _ROOMS for node in room.NODES}
 
 
 def pack_nodes() -> dict[str, NodeClass]:
-    """The classes of node packs by name, which a cloud may have or not."""
+    """Return the classes of node packs by name, which a cloud may have or not."""
     return {node.name: node for node in packs.NODES}
 
 
 def with_imports(nodes: NodeClasses, imports: Mapping[str, Sequence[str]]) -> NodeClasses:
-    """The classes with an account's own models in the lists of the folders that they are in."""
+    """Return the classes with an account's own models in the lists of the folders that they are
+    in."""
     changed = dict(nodes)
     for folder, names in imports.items():
         listed = MODEL_FILES[folder]
@@ -114,7 +115,7 @@ def _listing(
 
 
 def object_info(nodes: NodeClasses, uploads: Sequence[str] = ()) -> dict[str, Any]:
-    """The answer of `GET /api/object_info`.
+    """Return the answer of `GET /api/object_info`.
 
     `uploads` are the names of uploaded files; each goes to the lists of the inputs with the
     `image_upload`, `audio_upload` or `video_upload` flag that fits its extension.

@@ -17,7 +17,7 @@ PREVIEW_SIZE = 512
 def png(
     picture: Image.Image, metadata: Mapping[str, Any] | None = None, compress_level: int = 4
 ) -> bytes:
-    """A PNG with each of `metadata` as JSON in a `tEXt` chunk of its own.
+    """Return a PNG with each of `metadata` as JSON in a `tEXt` chunk of its own.
 
     Raises `ValueError` or `UnicodeEncodeError` for a key that is no PNG keyword.
     """
@@ -30,7 +30,8 @@ def png(
 
 
 def workflow(prompt: object, extra_pnginfo: object) -> dict[str, Any]:
-    """What ComfyUI writes into the files that it saves: the graph, and what the client added."""
+    """Return what ComfyUI writes into the files that it saves: the graph, and what the client
+    added."""
     found = {} if prompt is None else {"prompt": prompt}
     if isinstance(extra_pnginfo, Mapping):
         found.update(extra_pnginfo)
@@ -38,21 +39,21 @@ def workflow(prompt: object, extra_pnginfo: object) -> dict[str, Any]:
 
 
 def jpeg(picture: Image.Image, quality: int = 95) -> bytes:
-    """A JPEG of a picture."""
+    """Return a JPEG of a picture."""
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG", quality=quality)
     return buffer.getvalue()
 
 
 def fitted(picture: Image.Image, side: int = PREVIEW_SIZE) -> Image.Image:
-    """The picture, made smaller where its larger side exceeds `side`."""
+    """Return the picture, made smaller where its larger side exceeds `side`."""
     if max(picture.size) <= side:
         return picture
     return ImageOps.contain(picture, (side, side), Image.Resampling.BILINEAR)
 
 
 def frames(data: bytes) -> list[Image.Image]:
-    """Every frame of a picture file, upright, in its own colour mode.
+    """Return every frame of a picture file, upright, in its own colour mode.
 
     Raises `OSError` where the bytes are no picture, or a broken one.
     """
@@ -62,14 +63,15 @@ def frames(data: bytes) -> list[Image.Image]:
 
 
 def rgb(picture: Image.Image) -> Image.Image:
-    """Without alpha, the colours under it kept; 16-bit greys brought to 8."""
+    """Return the picture without alpha, the colours under it kept, and 16-bit greys brought to
+    8."""
     if picture.mode.startswith("I"):
         picture = picture.convert("I").point(lambda level: level / 256).convert("L")
     return picture.convert("RGB")
 
 
 def alpha(picture: Image.Image) -> Image.Image | None:
-    """The alpha channel as "L", or `None` where the picture has none."""
+    """Return the alpha channel as "L", or `None` where the picture has none."""
     if "A" in picture.getbands():
         return picture.getchannel("A")
     if "transparency" in picture.info:
@@ -78,7 +80,7 @@ def alpha(picture: Image.Image) -> Image.Image | None:
 
 
 def animation(pictures: list[Image.Image], format_: str, fps: float, **options: Any) -> bytes:
-    """An animated file in a format of Pillow's: "WEBP", "PNG", "GIF"."""
+    """Return an animated file in a format of Pillow's: "WEBP", "PNG", "GIF"."""
     buffer = io.BytesIO()
     first, *others = pictures
     first.save(

@@ -38,7 +38,7 @@ CROPS = ["disabled", "center"]
 def resized(
     pictures: tuple[Image.Image, ...], size: tuple[int, int], method: str, crop: str = "disabled"
 ) -> tuple[Image.Image, ...]:
-    """Pictures brought to a size; `crop` "center" keeps their proportions by cutting the rest."""
+    """Return pictures of a size; `crop` "center" keeps their proportions by cutting the rest."""
     check_size(*size, len(pictures))
     way = RESAMPLING[method]
     if crop == "center":

@@ -22,7 +22,7 @@ def _empty(width: int, height: int, batch_size: int) -> tuple[Latent]:
 
 
 def _whole(size: tuple[int, int]) -> tuple[int, int]:
-    """The nearest smaller size that a latent can have: an eighth of it is whole."""
+    """Return the nearest smaller size that a latent can have: an eighth of it is whole."""
     return max(8, size[0] // 8 * 8), max(8, size[1] // 8 * 8)
 
 
@@ -48,7 +48,7 @@ def _repeat(samples: Latent, amount: int) -> tuple[Latent]:
 
 
 def decoded(latent: Latent) -> Images:
-    """The pictures of a latent, with the noise that is left in it."""
+    """Return the pictures of a latent, with the noise that is left in it."""
     if not latent.noise:
         return Images(latent.pictures)
     return Images(
@@ -65,7 +65,7 @@ def _decode(samples: Latent, vae: Weights, **_tiles: int) -> tuple[Images]:
 
 
 def encoded(pixels: Images, vae: Weights) -> tuple[Latent]:
-    """The latent of pictures."""
+    """Return the latent of pictures."""
     _require_vae(vae)
     size = _whole(pixels.pictures[0].size)
     return (Latent(tuple(picture.crop((0, 0, *size)) for picture in pixels.pictures)),)

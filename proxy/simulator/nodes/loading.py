@@ -15,7 +15,7 @@ from proxy.simulator.nodes.values import Images, Masks, Video
 
 
 def known_file(name: str, kind: str) -> Check:
-    """The check of an input `name` that names a file: does the cloud have it?"""
+    """Return the check of an input `name` that names a file: does the cloud have it?"""
 
     def check(inputs: dict[str, Any], files: Files) -> bool | str:
         value = inputs[name]

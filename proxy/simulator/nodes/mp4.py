@@ -14,7 +14,7 @@ _VISUAL_STREAM = 0x04 << 2 | 1
 
 
 def encode(pictures: list[bytes], size: tuple[int, int], fps: float) -> bytes:
-    """A video of JPEG pictures, all of one size (width, height), shown at `fps`.
+    """Return a video of JPEG pictures, all of one size (width, height), shown at `fps`.
 
     Raises `ValueError` when there are no pictures.
     """
@@ -27,7 +27,7 @@ def encode(pictures: list[bytes], size: tuple[int, int], fps: float) -> bytes:
 
 
 def pictures_of(data: bytes) -> list[bytes]:
-    """The JPEG pictures of a file that `encode` made; none for files of another codec."""
+    """Return the JPEG pictures of a file that `encode` made; none for files of another codec."""
     found = []
     start = data.find(b"\xff\xd8\xff")
     while start >= 0:

@@ -34,7 +34,7 @@ class Context(Protocol):
         """Wait as long as the pace of the run asks for."""
 
     def load(self, name: str) -> bytes:
-        """The bytes of an upload or an output, by its name as it stands in the graph.
+        """Return the bytes of an upload or an output, by its name as it stands in the graph.
 
         Raises `KeyError` for an unknown name.
         """
@@ -108,11 +108,12 @@ class NodeClass:
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def inputs(self) -> dict[str, InputSpec]:
-        """The required and the optional inputs."""
+        """Return the required and the optional inputs."""
         return {**self.required, **self.optional}
 
     def object_info(self) -> dict[str, Any]:
-        """The class as `GET /object_info` shows it, with the fields of the newest ComfyUI."""
+        """Return the class as `GET /object_info` shows it, with the fields of the newest
+        ComfyUI."""
         groups: dict[str, Mapping[str, Any]] = {"required": self.required}
         if self.optional:
             groups["optional"] = self.optional

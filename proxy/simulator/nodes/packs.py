@@ -17,7 +17,7 @@ _MAX_STEPS = 128
 
 
 def _spread(mask: Masks, pixels: int) -> list[Image.Image]:
-    """The masks, larger by some pixels; smaller by them if they are negative."""
+    """Return the masks, larger by some pixels; smaller by them if they are negative."""
     grown = list(mask.pictures)
     for _ in range(min(abs(pixels), _MAX_STEPS)):
         way = ImageFilter.MaxFilter(3) if pixels > 0 else ImageFilter.MinFilter(3)
@@ -47,7 +47,7 @@ def _stabilize(mask: Masks, epsilon: float) -> tuple[Masks]:
 
 
 def _filled(image: Images, mask: Masks, fill: Any) -> tuple[Images]:
-    """The pictures with what `fill` makes of them where the masks are white."""
+    """Return the pictures with what `fill` makes of them where the masks are white."""
     made = []
     for i, picture in enumerate(image.pictures):
         hole = mask.pictures[i % len(mask.pictures)].resize(picture.size)
@@ -90,7 +90,7 @@ def _condition(
 def _match(
     target: Images, reference: Images, strength: float, exclude_mask: Masks | None = None
 ) -> tuple[Images]:
-    """The pictures as bright in each colour as the reference is beside the mask."""
+    """Return the pictures as bright in each colour as the reference is beside the mask."""
     made = []
     for i, picture in enumerate(target.pictures):
         goal = reference.pictures[i % len(reference.pictures)].resize(picture.size)

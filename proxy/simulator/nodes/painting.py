@@ -16,7 +16,7 @@ Colour: TypeAlias = tuple[int, int, int]
 
 
 def paint(subject: str, seed: int | str, size: tuple[int, int]) -> Image.Image:
-    """The picture for a subject and a seed: the same arguments give the same pixels.
+    """Return the picture for a subject and a seed: the same arguments give the same pixels.
 
     A CSS colour's name in the subject ("purple") tints the sky.
     """
@@ -38,7 +38,8 @@ def paint(subject: str, seed: int | str, size: tuple[int, int]) -> Image.Image:
 
 
 def noise(seed: int | str, size: tuple[int, int]) -> Image.Image:
-    """Coloured noise in soft grains, as a latent without any structure looks when decoded."""
+    """Return coloured noise in soft grains, as a latent without any structure looks when
+    decoded."""
     chance = random.Random(seed)  # noqa: S311
     grains = (max(2, min(96, size[0] // 8)), max(2, min(96, size[1] // 8)))
     raw = chance.randbytes(grains[0] * grains[1] * 3)
@@ -46,7 +47,7 @@ def noise(seed: int | str, size: tuple[int, int]) -> Image.Image:
 
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
-    """A colour between two; `share` is the second one's."""
+    """Return a colour between two; `share` is the second one's."""
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
     return red, green, blue
 

@@ -18,7 +18,7 @@ HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
 
 
 def prefix_of(filename_prefix: str, size: tuple[int, int] = (0, 0)) -> str:
-    """A `filename_prefix` with `%width%`, `%year%` and their like filled in.
+    """Return a `filename_prefix` with `%width%`, `%year%` and their like filled in.
 
     Raises `Exception`, as ComfyUI does, where it leads out of the output folder.
     """

@@ -15,19 +15,19 @@ BLOCK = 4096
 
 
 def silence(seconds: float, rate: int, channels: int) -> Audio:
-    """Nothing, for a while."""
+    """Return silence of `seconds`."""
     return Audio(bytes(2 * channels * round(seconds * rate)), rate, channels)
 
 
 def tone(hertz: float, seconds: float = 1.0, rate: int = 44100) -> Audio:
-    """A sine tone on one channel, at a quarter of full scale."""
+    """Return a sine tone on one channel, at a quarter of full scale."""
     turn = math.tau * hertz / rate
     samples = [round(8191 * math.sin(turn * i)) for i in range(round(seconds * rate))]
     return Audio(struct.pack(f"<{len(samples)}h", *samples), rate, 1)
 
 
 def read(data: bytes) -> Audio:
-    """The sound of a 16-bit WAV file.
+    """Return the sound of a 16-bit WAV file.
 
     Of any other file a tone, whose height follows from the bytes: the simulator has no decoders.
     """
@@ -43,7 +43,7 @@ def read(data: bytes) -> Audio:
 
 
 def flac(audio: Audio) -> bytes:
-    """A FLAC file (RFC 9639) without compression: verbatim subframes, silent ones constant.
+    """Return a FLAC file (RFC 9639) without compression: verbatim subframes, silent ones constant.
 
     Raises `ValueError` for more than 8 channels.
     """

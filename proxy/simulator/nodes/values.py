@@ -15,7 +15,8 @@ MAX_PIXELS = 1 << 26
 
 
 def check_size(width: int, height: int, count: int = 1) -> None:
-    """Raises `ValueError` when a batch would be empty or larger than `MAX_PIXELS`."""
+    """Check the size of a batch. Raises `ValueError` when it would be empty or larger than
+    `MAX_PIXELS`."""
     if width < 1 or height < 1 or count < 1:
         raise ValueError(f"{count} pictures of {width}x{height} have no pixels")
     if width * height * count > MAX_PIXELS:
@@ -79,7 +80,7 @@ class Weights:
     names: tuple[str, ...]
 
     def with_name(self, name: str) -> Weights:
-        """The same with one more part, for example a LoRA."""
+        """Return the weights with one more part, for example a LoRA."""
         return replace(self, names=(*self.names, name))
 
     def __str__(self) -> str:

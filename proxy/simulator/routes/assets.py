@@ -17,7 +17,7 @@ SORTS = ("created_at", "updated_at", "name", "size", "last_access_time")
 
 
 async def show_all(call: Call) -> web.Response:
-    """`GET /api/assets`."""
+    """Answer `GET /api/assets`."""
     query = call.request.query
     limit = call.number("limit", 20, 1, 500)
     offset = call.number("offset", 0, 0)
@@ -47,7 +47,8 @@ async def show_all(call: Call) -> web.Response:
 
 
 async def create(call: Call) -> web.Response:
-    """`POST /api/assets`: a file of any kind, for every loader; 200 for bytes that are known."""
+    """Answer `POST /api/assets`: a file of any kind, for every loader; 200 for bytes that are
+    known."""
     if not call.switches.asset_uploads:
         raise not_found("not found")
     form = await read_form(call, "file")
@@ -73,12 +74,12 @@ async def create(call: Call) -> web.Response:
 
 
 async def show(call: Call) -> web.Response:
-    """`GET /api/assets/{id}`."""
+    """Answer `GET /api/assets/{id}`."""
     return answer(_shown(_asset(call)))
 
 
 async def content(call: Call) -> web.Response:
-    """`GET /api/assets/{id}/content`: a redirect like that of `/api/view`."""
+    """Answer `GET /api/assets/{id}/content`: a redirect like that of `/api/view`."""
     asset = _asset(call)
     disposition = call.choice("disposition", ("inline", "attachment"))
     attached = disposition == "attachment"
@@ -86,7 +87,7 @@ async def content(call: Call) -> web.Response:
 
 
 async def known_hash(call: Call) -> web.Response:
-    """`HEAD /api/assets/hash/{hash}`: 200 or 404, without a body."""
+    """Answer `HEAD /api/assets/hash/{hash}`: 200 or 404, without a body."""
     wanted = call.path("hash")
     if not wanted.startswith("blake3:"):
         raise bad_request("the hash must begin with blake3:")
@@ -97,13 +98,13 @@ async def known_hash(call: Call) -> web.Response:
 
 
 async def delete(call: Call) -> web.Response:
-    """`DELETE /api/assets/{id}`."""
+    """Answer `DELETE /api/assets/{id}`."""
     call.account.library.remove(_asset(call))
     return web.Response(status=204)
 
 
 async def show_tags(call: Call) -> web.Response:
-    """`GET /api/tags`."""
+    """Answer `GET /api/tags`."""
     counts: dict[str, int] = {}
     for asset in call.account.library:
         for tag in asset.tags:

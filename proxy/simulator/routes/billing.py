@@ -33,7 +33,7 @@ def _enter(call: Call) -> None:
 
 
 async def status(call: Call) -> web.Response:
-    """`GET /api/billing/status`."""
+    """Answer `GET /api/billing/status`."""
     _enter(call)
     return answer(
         {
@@ -48,7 +48,7 @@ async def status(call: Call) -> web.Response:
 
 
 async def balance(call: Call) -> web.Response:
-    """`GET /api/billing/balance`: `*_micros` are cents."""
+    """Answer `GET /api/billing/balance`: `*_micros` are cents."""
     _enter(call)
     cents = call.account.balance_cents
     return answer(
@@ -57,14 +57,14 @@ async def balance(call: Call) -> web.Response:
 
 
 async def capabilities(call: Call) -> web.Response:
-    """`GET /api/billing/capabilities`."""
+    """Answer `GET /api/billing/capabilities`."""
     _enter(call)
     return answer({"capabilities": {"can_run_workflows": {"allowed": True}}})
 
 
 async def events(call: Call) -> web.Response:
-    """`GET /api/billing/events`: one for the GPU of each job that has run and one for each of its
-    partner nodes, with those that the account has of elsewhere, newest first."""
+    """Answer `GET /api/billing/events`: one for the GPU of each job that has run and one for each
+    of its partner nodes, with those that the account has of elsewhere, newest first."""
     _enter(call)
     page, limit = call.number("page", 1, low=1), call.number("limit", 20, low=1, high=100)
     call.choice("scope", ("self", "workspace", "user"))
@@ -110,7 +110,7 @@ def _booked(job: SimulatedJob, key: str) -> Iterator[dict[str, Any]]:
 
 
 def _date(call: Call, name: str) -> str | None:
-    """A date and time of the query, as events have it. Raises `Refusal` (400)."""
+    """Return a date and time of the query, as events have it. Raises `Refusal` (400)."""
     text = call.request.query.get(name)
     if text is None:
         return None
@@ -121,12 +121,12 @@ def _date(call: Call, name: str) -> str | None:
 
 
 def timestamp(ms: int) -> str:
-    """A time as events have it."""
+    """Return a time as events have it."""
     return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%dT%H:%M:%S}.{ms % 1000:03}Z"
 
 
 async def workspace(call: Call) -> web.Response:
-    """`GET /api/workspaces/current`."""
+    """Answer `GET /api/workspaces/current`."""
     _enter(call)
     return answer(
         {
@@ -139,7 +139,7 @@ async def workspace(call: Call) -> web.Response:
 
 
 async def deployments(call: Call) -> web.Response:
-    """`GET /api/workspaces/{id}/deployments`."""
+    """Answer `GET /api/workspaces/{id}/deployments`."""
     _enter(call)
     return answer({"items": [], "builds_visible": False})
 

@@ -33,7 +33,8 @@ REPLACEMENTS = {
 
 
 async def object_info(call: Call) -> web.Response:
-    """`GET /api/object_info`, with `include_user_models=true` with the account's own models."""
+    """Answer `GET /api/object_info`, with `include_user_models=true` with the account's own
+    models."""
     body = call.world.object_info
     if call.request.query.get("include_user_models") == "true":
         body = call.world.object_info_of(call.account)
@@ -41,12 +42,13 @@ async def object_info(call: Call) -> web.Response:
 
 
 async def model_folders(_call: Call) -> web.Response:
-    """`GET /api/experiment/models`: `folders` are names, not paths."""
+    """Answer `GET /api/experiment/models`: `folders` are names, not paths."""
     return answer([{"name": folder, "folders": [folder]} for folder in MODEL_FILES])
 
 
 async def models(call: Call) -> web.Response:
-    """`GET /api/experiment/models/{folder}`: 404 for an empty folder as for an unknown one."""
+    """Answer `GET /api/experiment/models/{folder}`: 404 for an empty folder as for an unknown
+    one."""
     files = list(MODEL_FILES.get(call.path("folder"), ()))
     if call.switches.listed_imports:
         files += call.account.imports.get(call.path("folder"), ())
@@ -56,7 +58,7 @@ async def models(call: Call) -> web.Response:
 
 
 async def preview(call: Call) -> web.Response:
-    """`GET /api/experiment/models/preview/{folder}/{index}/{file}`: WebP, or always 404."""
+    """Answer `GET /api/experiment/models/preview/{folder}/{index}/{file}`: WebP, or always 404."""
     files = MODEL_FILES.get(call.path("folder"), [])
     name = call.path("file").removesuffix(".webp")
     if not call.switches.model_previews or call.path("index") != "0" or name not in files:
@@ -65,7 +67,7 @@ async def preview(call: Call) -> web.Response:
 
 
 async def template(call: Call) -> web.Response:
-    """`GET /templates/{file}`: the list of templates, or a picture of one."""
+    """Answer `GET /templates/{file}`: the list of templates, or a picture of one."""
     name = call.path("file")
     if name == "index.json":
         return answer([{"templates": [{"name": "simulated", "mediaSubtype": "webp"}]}])
@@ -75,7 +77,7 @@ async def template(call: Call) -> web.Response:
 
 
 async def features(call: Call) -> web.Response:
-    """`GET /api/features`; the push on the socket lacks `can_run_partner_nodes`."""
+    """Answer `GET /api/features`; the push on the socket lacks `can_run_partner_nodes`."""
     flags = {**events.features(call.switches), "can_run_partner_nodes": True}
     if call.switches.announced_slots and call.visitor is not None:
         flags["max_concurrent_jobs"] = call.account.slots
@@ -84,7 +86,7 @@ async def features(call: Call) -> web.Response:
 
 
 async def system_stats(_call: Call) -> web.Response:
-    """`GET /api/system_stats`: devices have little more than a name and a type."""
+    """Answer `GET /api/system_stats`: devices have little more than a name and a type."""
     system: dict[str, Any] = {
         "os": "posix",
         "python_version": "3.12.11 (main)",
@@ -102,27 +104,27 @@ async def system_stats(_call: Call) -> web.Response:
 
 
 async def extensions(_call: Call) -> web.Response:
-    """`GET /api/extensions`: files that only the cloud serves."""
+    """Answer `GET /api/extensions`: files that only the cloud serves."""
     return answer(["/extensions/core/cloudBadges.js", "/extensions/core/cloudFeedback.js"])
 
 
 async def empty(_call: Call) -> web.Response:
-    """`GET /api/workflow_templates`."""
+    """Answer `GET /api/workflow_templates`."""
     return answer({})
 
 
 async def node_replacements(_call: Call) -> web.Response:
-    """`GET /api/node_replacements`."""
+    """Answer `GET /api/node_replacements`."""
     return answer(REPLACEMENTS)
 
 
 async def subgraphs(_call: Call) -> web.Response:
-    """`GET /api/global_subgraphs`: `data` is there, and empty."""
+    """Answer `GET /api/global_subgraphs`: `data` is there, and empty."""
     return answer({name: {**info, "data": ""} for name, info in SUBGRAPHS.items()})
 
 
 async def subgraph(call: Call) -> web.Response:
-    """`GET /api/global_subgraphs/{id}`."""
+    """Answer `GET /api/global_subgraphs/{id}`."""
     info = SUBGRAPHS.get(call.path("id"))
     if info is None:
         raise not_found("subgraph not found")
@@ -130,14 +132,14 @@ async def subgraph(call: Call) -> web.Response:
 
 
 async def health(call: Call) -> web.Response:
-    """`GET /health`."""
+    """Answer `GET /health`."""
     if call.switches.healthy:
         return web.Response(text="OK")
     return web.Response(status=503, text="unhealthy")
 
 
 async def stub(_call: Call) -> web.Response:
-    """A route of ComfyUI that the cloud answers with 404 on purpose."""
+    """Return a route of ComfyUI that the cloud answers with 404 on purpose."""
     raise not_found("not available on Comfy Cloud")
 
 

@@ -17,12 +17,12 @@ _KINDS: dict[str, type[Fault]] = {"http": HttpFault, "socket": SocketFault, "job
 
 
 async def switches(call: Call) -> web.Response:
-    """`GET /simulator/switches`: all of them."""
+    """Answer `GET /simulator/switches`: all of them."""
     return answer(call.switches.values())
 
 
 async def change_switches(call: Call) -> web.Response:
-    """`PATCH /simulator/switches`: some of them; all as they are then."""
+    """Answer `PATCH /simulator/switches`: some of them; all as they are then."""
     try:
         call.switches.update(await call.json(dict[str, Any]))
     except ValueError as error:
@@ -31,7 +31,8 @@ async def change_switches(call: Call) -> web.Response:
 
 
 async def add_fault(call: Call) -> web.Response:
-    """`POST /simulator/faults`: `{"http" | "socket" | "job": {...}, "times", "skip", "chance"}`."""
+    """Answer `POST /simulator/faults`: `{"http" | "socket" | "job": {...}, "times", "skip",
+    "chance"}`."""
     try:
         body = codec.loads(await call.body())
         (kind,) = _KINDS.keys() & body.keys()
@@ -46,20 +47,20 @@ async def add_fault(call: Call) -> web.Response:
 
 
 async def clear_faults(call: Call) -> web.Response:
-    """`DELETE /simulator/faults`: all of them."""
+    """Answer `DELETE /simulator/faults`: all of them."""
     call.world.faults.clear()
     return web.Response(status=204)
 
 
 async def record(call: Call) -> web.Response:
-    """`GET /simulator/record`: the calls by route, and the leaks to the storage."""
+    """Answer `GET /simulator/record`: the calls by route, and the leaks to the storage."""
     world = call.world
     leaks = [{"path": leak.path, "credentials": leak.credentials} for leak in world.leaks]
     return answer({"calls": dict(world.calls), "leaks": leaks})
 
 
 async def drop_sockets(call: Call) -> web.Response:
-    """`DELETE /simulator/sockets`: reset them all."""
+    """Answer `DELETE /simulator/sockets`: reset them all."""
     call.world.drop_sockets()
     return web.Response(status=204)
 

@@ -45,7 +45,7 @@ class OriginalRef(msgspec.Struct):
 
 
 async def read_form(call: Call, file: str = "image") -> Form:
-    """The fields of a multipart body, `file` among them. Raises `Refusal` (400)."""
+    """Return the fields of a multipart body, `file` among them. Raises `Refusal` (400)."""
     if not call.request.content_type.startswith("multipart/"):
         raise bad_request("the body must be multipart/form-data")
     form = Form()
@@ -74,7 +74,7 @@ async def _limited(part: BodyPartReader) -> bytes:
 
 
 async def upload_image(call: Call) -> web.Response:
-    """`POST /api/upload/image`; `overwrite` has no effect, `subfolder` is only echoed."""
+    """Answer `POST /api/upload/image`; `overwrite` has no effect, `subfolder` is only echoed."""
     form = await read_form(call)
     if form.data is None:
         raise bad_request("the field image with a file is missing")
@@ -83,7 +83,7 @@ async def upload_image(call: Call) -> web.Response:
 
 
 async def upload_mask(call: Call) -> web.Response:
-    """`POST /api/upload/mask`: the original with the alpha of the upload."""
+    """Answer `POST /api/upload/mask`: the original with the alpha of the upload."""
     form = await read_form(call)
     if form.data is None:
         raise bad_request("the field image with a file is missing")
@@ -115,7 +115,7 @@ async def upload_mask(call: Call) -> web.Response:
 
 
 async def mask_layers(call: Call) -> web.Response:
-    """`GET /api/files/mask-layers`."""
+    """Answer `GET /api/files/mask-layers`."""
     layers = call.account.library.layers.get(call.request.query.get("filename", ""))
     if layers is None:
         raise not_found("file not found or not a mask file")
@@ -143,7 +143,7 @@ def _named(asset: SimulatedAsset, form: Form) -> dict[str, str]:
 
 
 async def upload_url(call: Call) -> web.Response:
-    """`POST /api/inputs/upload-url`."""
+    """Answer `POST /api/inputs/upload-url`."""
     request = await call.json(UploadUrl)
     if request.content_type not in ("image/png", "image/jpeg", "image/webp", "image/gif"):
         raise bad_request("content_type must be image/png, image/jpeg, image/webp or image/gif")
@@ -154,7 +154,7 @@ async def upload_url(call: Call) -> web.Response:
 
 
 async def put_upload(call: Call) -> web.Response:
-    """`PUT /api/uploads/{id}`: raw bytes, without a credential, once."""
+    """Answer `PUT /api/uploads/{id}`: raw bytes, without a credential, once."""
     ticket = call.world.direct_uploads.redeem(call.path("id"))
     if ticket is None:
         raise not_found("no such upload, or it was used already")
@@ -170,7 +170,7 @@ async def put_upload(call: Call) -> web.Response:
 
 
 async def view(call: Call) -> web.Response:
-    """`GET /api/view`: a redirect to a signed URL, or a converted picture."""
+    """Answer `GET /api/view`: a redirect to a signed URL, or a converted picture."""
     query = call.request.query
     name = query.get("filename", "")
     if not name:
@@ -186,7 +186,7 @@ async def view(call: Call) -> web.Response:
 
 
 def redirect(call: Call, name: str, filename: str | None = None) -> web.Response:
-    """The 302 to the storage."""
+    """Return the 302 to the storage."""
     life = int(call.switches.signed_url_life)
     headers = {
         "Location": str(call.world.storage.sign(name, filename=filename)),
@@ -215,7 +215,7 @@ async def _converted(
 
 
 async def query_video(_call: Call) -> web.Response:
-    """`GET /api/vhs/queryvideo`: placeholder numbers."""
+    """Answer `GET /api/vhs/queryvideo`: placeholder numbers."""
     source = {"size": [0, 0], "fps": 0, "frames": 0, "duration": 0}
     return answer({"source": source, "loaded": source})
 

@@ -19,7 +19,7 @@ class HistoryManage(msgspec.Struct, forbid_unknown_fields=True):
 
 
 async def show_all(call: Call) -> web.Response:
-    """`GET /api/history_v2`: a list, newest first."""
+    """Answer `GET /api/history_v2`: a list, newest first."""
     jobs = [job for job in reversed(call.account.jobs.values()) if _recorded(job)]
     offset = max(0, call.number("offset", 0))
     jobs = jobs[offset : offset + max(0, call.number("max_items", len(jobs)))]
@@ -27,7 +27,7 @@ async def show_all(call: Call) -> web.Response:
 
 
 async def show(call: Call) -> web.Response:
-    """`GET /api/history_v2/{id}`: 404 until the job has ended and its record exists."""
+    """Answer `GET /api/history_v2/{id}`: 404 until the job has ended and its record exists."""
     job = call.account.jobs.get(call.path("id"))
     if job is None or not _recorded(job):
         raise not_found("no history for this prompt")
@@ -35,7 +35,7 @@ async def show(call: Call) -> web.Response:
 
 
 async def manage(call: Call) -> web.Response:
-    """`POST /api/history`: forget jobs that have ended."""
+    """Answer `POST /api/history`: forget jobs that have ended."""
     request = await call.json(HistoryManage)
     jobs = call.account.jobs
     for job_id in [*jobs] if request.clear else request.delete:

@@ -24,7 +24,7 @@ class JobsCancel(msgspec.Struct, forbid_unknown_fields=True):
 
 
 async def show_all(call: Call) -> web.Response:
-    """`GET /api/jobs`."""
+    """Answer `GET /api/jobs`."""
     query = call.request.query
     sort_by = call.choice("sort_by", ("create_time", "execution_time"))
     descending = call.choice("sort_order", ("desc", "asc")) == "desc"
@@ -53,18 +53,18 @@ async def show_all(call: Call) -> web.Response:
 
 
 async def show(call: Call) -> web.Response:
-    """`GET /api/jobs/{id}`."""
+    """Answer `GET /api/jobs/{id}`."""
     job = call.job()
     return answer(answers.detail(job, call.account, call.queue, call.switches))
 
 
 async def show_status(call: Call) -> web.Response:
-    """`GET /api/job/{id}/status`."""
+    """Answer `GET /api/job/{id}/status`."""
     return answer(answers.status(call.job(), call.switches))
 
 
 async def show_assets(call: Call) -> web.Response:
-    """`GET /api/jobs/{id}/assets`."""
+    """Answer `GET /api/jobs/{id}/assets`."""
     job = call.job()
     limit = call.number("limit", 20, 1, 500)
     offset = call.number("offset", 0, 0)
@@ -94,7 +94,7 @@ async def show_assets(call: Call) -> web.Response:
 
 
 async def cancel(call: Call) -> web.Response:
-    """`POST /api/jobs/{id}/cancel`; a foreign job is as unknown as any other."""
+    """Answer `POST /api/jobs/{id}/cancel`; a foreign job is as unknown as any other."""
     job_id = call.path("id")
     if not is_uuid(job_id):
         raise bad_request(f"{job_id!r} is not a UUID")
@@ -105,7 +105,7 @@ async def cancel(call: Call) -> web.Response:
 
 
 async def cancel_several(call: Call) -> web.Response:
-    """`POST /api/jobs/cancel`: all of them must be known, or nothing is done."""
+    """Answer `POST /api/jobs/cancel`: all of them must be known, or nothing is done."""
     request = await call.json(JobsCancel)
     for job_id in request.job_ids:
         if not is_uuid(job_id):
@@ -117,7 +117,7 @@ async def cancel_several(call: Call) -> web.Response:
 
 
 async def delete(call: Call) -> web.Response:
-    """`DELETE /api/jobs/{id}`: the job and its assets; nothing while it has not ended."""
+    """Answer `DELETE /api/jobs/{id}`: the job and its assets; nothing while it has not ended."""
     job = call.job()
     if not job.terminal:
         return web.Response(status=204)
@@ -138,7 +138,7 @@ def _held(call: Call, cloud_name: str) -> bool:
 
 
 def _strings(graph: dict[str, Any]) -> set[str]:
-    """The strings among the inputs of a graph."""
+    """Return the strings among the inputs of a graph."""
     return {
         value.partition(" [")[0]
         for node in graph.values()

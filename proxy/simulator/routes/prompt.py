@@ -31,12 +31,12 @@ class PromptRequest(msgspec.Struct):
 
 
 async def info(call: Call) -> web.Response:
-    """`GET /api/prompt`."""
+    """Answer `GET /api/prompt`."""
     return answer({"exec_info": {"queue_remaining": call.queue.remaining()}})
 
 
 async def submit(call: Call) -> web.Response:
-    """`POST /api/prompt`."""
+    """Answer `POST /api/prompt`."""
     switches = call.switches
     _refuse(call)
     if call.request.content_type != "application/json":
@@ -103,7 +103,7 @@ def _shortened(found: GraphVerdict) -> dict[str, Any]:
 
 
 def _repeated(call: Call, request: PromptRequest) -> SimulatedJob | None:
-    """The job that has the id, where that makes a difference."""
+    """Return the job that has the id, where that makes a difference."""
     wanted, switches = request.prompt_id, call.switches
     if not switches.honour_prompt_id or switches.repeated_prompt_id == "another":
         return None

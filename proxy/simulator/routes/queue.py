@@ -22,7 +22,7 @@ class QueueManage(msgspec.Struct, forbid_unknown_fields=True):
 
 
 async def show(call: Call) -> web.Response:
-    """`GET /api/queue`, oldest first."""
+    """Answer `GET /api/queue`, oldest first."""
     jobs = list(call.account.jobs.values())
     running = [job for job in jobs if job.status == "in_progress"]
     pending = [job for job in jobs if job.status == "pending"]
@@ -40,7 +40,7 @@ async def show(call: Call) -> web.Response:
 
 
 async def manage(call: Call) -> web.Response:
-    """`POST /api/queue`: `delete` cancels running jobs too, `clear` the pending ones."""
+    """Answer `POST /api/queue`: `delete` cancels running jobs too, `clear` the pending ones."""
     request = await call.json(QueueManage)
     jobs = call.account.jobs
     named = [jobs[job_id] for job_id in request.delete if job_id in jobs]
@@ -53,7 +53,7 @@ async def manage(call: Call) -> web.Response:
 
 
 async def interrupt(call: Call) -> web.Response:
-    """`POST /api/interrupt`, in the scope that the switch says."""
+    """Answer `POST /api/interrupt`, in the scope that the switch says."""
     named = await _named(call)
     scope = call.switches.interrupt_scope
     if scope == "one" and named is not None:
@@ -73,7 +73,7 @@ async def interrupt(call: Call) -> web.Response:
 
 
 async def _named(call: Call) -> str | None:
-    """The job in the body, which may be anything."""
+    """Return the job in the body, which may be anything."""
     try:
         body = codec.loads(await call.body(MAX_INTERRUPT_BODY))
     except (ValueError, Refusal):

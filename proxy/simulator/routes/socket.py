@@ -10,7 +10,7 @@ from proxy.simulator.errors import account_refusal, bad_request, flat, unauthori
 
 
 async def connect(call: Call) -> web.StreamResponse:
-    """`GET /ws?clientId=…&token=…`; `clientId` selects nothing."""
+    """Answer `GET /ws?clientId=…&token=…`; `clientId` selects nothing."""
     fault = call.world.faults.handshake()
     if fault is not None:
         raise flat(fault.status, "UNAVAILABLE", "the handshake is refused")

@@ -16,28 +16,28 @@ from proxy.translate import codec
 
 
 async def user(call: Call) -> web.Response:
-    """`GET /api/user`."""
+    """Answer `GET /api/user`."""
     return answer({"id": call.account.user_id, "status": "active"})
 
 
 async def users(_call: Call) -> web.Response:
-    """`GET /api/users`."""
+    """Answer `GET /api/users`."""
     return answer({"storage": "server", "migrated": True})
 
 
 async def settings(call: Call) -> web.Response:
-    """`GET /api/settings`."""
+    """Answer `GET /api/settings`."""
     return answer(call.account.settings)
 
 
 async def change_settings(call: Call) -> web.Response:
-    """`POST /api/settings`, of any content type: the settings as they are then."""
+    """Answer `POST /api/settings`, of any content type: the settings as they are then."""
     call.account.settings.update(await call.json(dict[str, Any]))
     return answer(call.account.settings)
 
 
 async def setting(call: Call) -> web.Response:
-    """`GET /api/settings/{id}`: wrapped, 404 if it is not set."""
+    """Answer `GET /api/settings/{id}`: wrapped, 404 if it is not set."""
     name = call.path("id")
     if name not in call.account.settings:
         raise not_found("setting not found")
@@ -45,7 +45,7 @@ async def setting(call: Call) -> web.Response:
 
 
 async def change_setting(call: Call) -> web.Response:
-    """`POST /api/settings/{id}`."""
+    """Answer `POST /api/settings/{id}`."""
     try:
         value = codec.loads(await call.body())
     except ValueError:
@@ -55,7 +55,7 @@ async def change_setting(call: Call) -> web.Response:
 
 
 async def files(call: Call) -> web.Response:
-    """`GET /api/userdata`: always objects; `split` and `full_info` have no effect."""
+    """Answer `GET /api/userdata`: always objects; `split` and `full_info` have no effect."""
     query = call.request.query
     folder = query.get("dir", "")
     if call.switches.userdata_dir_slash and not folder.endswith("/"):
@@ -73,13 +73,13 @@ async def files(call: Call) -> web.Response:
 
 
 async def file(call: Call) -> web.Response:
-    """`GET /api/userdata/{file}`."""
+    """Answer `GET /api/userdata/{file}`."""
     headers = {"Content-Type": "application/octet-stream"}
     return web.Response(body=_file(call, call.path("file")).data, headers=headers)
 
 
 async def write_file(call: Call) -> web.Response:
-    """`POST /api/userdata/{file}`: always answers with the object."""
+    """Answer `POST /api/userdata/{file}`: always answers with the object."""
     path = _path(call.path("file"))
     overwrite = call.request.query.get("overwrite", "true").lower() != "false"
     if not overwrite and path in call.account.userdata:
@@ -89,7 +89,7 @@ async def write_file(call: Call) -> web.Response:
 
 
 async def delete_file(call: Call) -> web.Response:
-    """`DELETE /api/userdata/{file}`."""
+    """Answer `DELETE /api/userdata/{file}`."""
     path = call.path("file")
     _file(call, path)
     del call.account.userdata[path]
@@ -97,7 +97,7 @@ async def delete_file(call: Call) -> web.Response:
 
 
 async def move_file(call: Call) -> web.Response:
-    """`POST /api/userdata/{file}/move/{dest}`."""
+    """Answer `POST /api/userdata/{file}/move/{dest}`."""
     source, target = call.path("file"), _path(call.path("dest"))
     moved = _file(call, source)
     overwrite = call.request.query.get("overwrite", "true").lower() != "false"

@@ -31,7 +31,7 @@ class SubmittedGraph(msgspec.Struct):
 
 
 async def submit(call: Call) -> web.Response:
-    """`POST /api/v2/jobs`: a key that was used before is refused."""
+    """Answer `POST /api/v2/jobs`: a key that was used before is refused."""
     _enter(call)
     request = await call.json(SubmittedGraph, call.switches.max_workflow_bytes)
     key = call.request.headers.get("Idempotency-Key")
@@ -57,13 +57,13 @@ async def submit(call: Call) -> web.Response:
 
 
 async def detail(call: Call) -> web.Response:
-    """`GET /api/v2/jobs/{id}`."""
+    """Answer `GET /api/v2/jobs/{id}`."""
     _enter(call)
     return answer(_shown(_job(call)))
 
 
 async def cancel(call: Call) -> web.Response:
-    """`POST /api/v2/jobs/{id}/cancel`."""
+    """Answer `POST /api/v2/jobs/{id}/cancel`."""
     _enter(call)
     job = _job(call)
     call.queue.cancel(job)
@@ -71,7 +71,7 @@ async def cancel(call: Call) -> web.Response:
 
 
 async def by_hash(call: Call) -> web.Response:
-    """`HEAD /api/v2/assets/by-hash/{hash}`: whether a content is there."""
+    """Answer `HEAD /api/v2/assets/by-hash/{hash}`: whether a content is there."""
     _enter(call)
     wanted = call.path("hash").removeprefix("blake3:")
     known = any(wanted in asset.cloud_name for asset in call.account.library)
