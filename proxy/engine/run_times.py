@@ -9,11 +9,12 @@ from typing import Any
 import msgspec
 import structlog
 
-from proxy.engine.progress import Expected, class_of, expected, shape_of
+from proxy.engine.progress import Expected, expected
 from proxy.jobs.models import now
 from proxy.storage.database import StorageError
 from proxy.storage.run_times import RunTimeRepository, RunTimeRow
 from proxy.translate import codec
+from proxy.translate.graph_shape import class_of, shape_of
 from proxy.translate.jobs import reachable
 
 log = structlog.get_logger(__name__)
