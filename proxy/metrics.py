@@ -61,6 +61,8 @@ LIMITS = (
     "upload_bytes_per_day",
     "stored_bytes",
     "requests_per_second",
+    "credits_per_day",
+    "credits_per_month",
 )
 
 #: What kinds of undocumented answers and events there are.

@@ -25,7 +25,9 @@ PURE = [
     ),
     *(
         PACKAGE / "costs" / f"{name}.py"
-        for name in ("credits", "expressions", "functions", "job_cost", "prices", "values")
+        for name in (
+            *("budgets", "credits", "expressions", "functions", "job_cost", "prices", "values"),
+        )
     ),
     PACKAGE / "members" / "member.py",
     *(

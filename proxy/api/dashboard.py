@@ -17,6 +17,7 @@ from aiohttp import web
 
 from proxy import __version__
 from proxy.api import bodies
+from proxy.api.budgets import shown_budgets
 from proxy.api.connections import admission_of, connection_of, member_of
 from proxy.api.keys import ACCOUNTING, BUS, INTERFACE, JOBS, MEMBERS, OPTIONS, READINESS
 from proxy.api.members import is_admin, require_admin
@@ -214,9 +215,9 @@ async def _state(request: web.Request) -> State:
     """Return everything that changes, of the member or, for admins, of all.
 
     Jobs on the cloud or on their way, waiting ones in the order of turns, how many there are of
-    both in all and by member, and today's usage by member. Accounts are for admins alone. `trouble`
-    is why no job can be accepted or what is wrong otherwise, as `/readyz` says it, or null.
-    `history` is another word whenever the ended jobs are others. Times are ms since 1970.
+    both in all and by member, today's usage by member, and budgets. Accounts are for admins alone.
+    `trouble` is why no job can be accepted or what is wrong otherwise, as `/readyz` says it, or
+    null. `history` is another word whenever the ended jobs are others. Times are ms since 1970.
     """
     viewer, admin = member_of(request), is_admin(request)
     report = await request.app[READINESS].report()
@@ -246,6 +247,7 @@ async def _state(request: web.Request) -> State:
             }
             for one in await request.app[ACCOUNTING].usage.days(today, today, member)
         ],
+        "budgets": await shown_budgets(request),
         "history": request.app[JOBS].history.word(member),
         "trouble": (report.reason if report.checked else None) or report.problem,
         "viewer": {

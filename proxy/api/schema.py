@@ -107,6 +107,21 @@ class ServerShown(TypedDict):
     metrics: bool
 
 
+class BudgetShown(TypedDict):
+    """A budget of a member, in credits. `reserved` is what the jobs under way are expected to cost;
+    a budget that is not `hard` refuses nothing. It `renews` at midnight (UTC) or with the month."""
+
+    member: str
+    name: str
+    period: Literal["day", "month"]
+    hard: bool
+    limit: float
+    spent: float
+    reserved: float
+    reached: bool
+    renews: int
+
+
 class State(TypedDict):
     """Everything that changes, of the member or, for admins, of all. `trouble` says why no job can
     be accepted; `history` is another word when the ended jobs are others."""
@@ -117,6 +132,7 @@ class State(TypedDict):
     counts: Counts
     accounts: list[AccountShown]
     usage: list[UsageToday]
+    budgets: list[BudgetShown]
     history: str
     trouble: str | None
     viewer: Viewer

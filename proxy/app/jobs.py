@@ -22,6 +22,7 @@ from proxy.engine.recorder import JobRecorder
 from proxy.engine.replay import life_of
 from proxy.engine.run_times import RunTimes
 from proxy.engine.term import Term
+from proxy.jobs.estimates import JobEstimator
 from proxy.jobs.messages import MembersChanged
 from proxy.jobs.service import JobService
 from proxy.jobs.submission import Checks, Clients, SubmissionService
@@ -72,6 +73,9 @@ async def open_jobs(
                 validates=settings.validate_graphs,
                 catalog_timeout=process.timeouts.catalog_timeout,
             ),
+            estimator=JobEstimator(
+                pricing_of(settings, resources.catalog), resources.catalog.allowed
+            ),
             timeout=policy.submit_timeout,
         )
         service = JobService(
@@ -106,7 +110,12 @@ async def run_engine(
 
     def engine(term: Term) -> Engine:
         return Engine(
-            recorder=JobRecorder(jobs.repository, term, history_size=policy.history_size),
+            recorder=JobRecorder(
+                jobs.repository,
+                term,
+                history_size=policy.history_size,
+                budgets=resources.accounting.limiter.budgets,
+            ),
             bus=jobs.bus,
             accounts=cloud.accounts,
             files=resources.files,

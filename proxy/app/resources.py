@@ -98,7 +98,11 @@ async def open_resources(
         pictures = PictureStore(PackPictureRepository(database), files, process.budget)
         loader = FileLoader(pictures, files, remote, process.budget)
         accounting = Accounting(
-            process.metrics, UsageRepository(database), members.get, audit_days=settings.audit_days
+            process.metrics,
+            UsageRepository(database),
+            members.get,
+            audit_days=settings.audit_days,
+            default_budgets=settings,
         )
         await stack.enter_async_context(accounting.running(storage.supervisor))
         yield Resources(

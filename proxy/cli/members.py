@@ -73,6 +73,17 @@ _LIMITS: dict[str, Any] = {
             "requests_per_second": "number of requests per second",
         }.items()
     },
+    **{
+        f"{kind}credits_per_{period}": Annotated[
+            str | None,
+            option(
+                "CREDITS",
+                f"The {word} budget of a {period} (UTC) in credits; none uses the setting.",
+            ),
+        ]
+        for kind, word in (("", "hard"), ("soft_", "soft"))
+        for period in ("day", "month")
+    },
     "denied_classes": Annotated[
         list[str] | None,
         option(

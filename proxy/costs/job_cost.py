@@ -110,6 +110,15 @@ class Pricing:
     rate: int
     rates: Mapping[str, int] = field(default_factory=dict)
 
+    def dearest_rate(self, accounts: Collection[str]) -> int:
+        """Return the highest rate of some accounts, of which nobody knows which one it will be."""
+        return max((self.rates.get(name, self.rate) for name in accounts), default=self.rate)
+
+    def partner_nodes(self, graph: Mapping[str, Any]) -> int:
+        """Return what the partner nodes of a graph cost, without those whose price is unknown."""
+        run = JobRun(graph, "", 0, ran=graph.keys())
+        return sum(amount for _, _, amount in self._partner_nodes(run))
+
     def cost_of(self, run: JobRun) -> JobCost:
         """Return what a job has cost; nothing for one that ran on no account."""
         if not run.account:

@@ -8,12 +8,13 @@ Every write carries the fence of the engine's lease.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import structlog
 
+from proxy.costs.budgets import Budgets
 from proxy.engine.term import Term
 from proxy.jobs.conversion import changes_of, content_of, costs_of, entry_of, job_of, used
 from proxy.jobs.models import (
@@ -42,11 +43,13 @@ _AGAIN = 1.0
 
 @dataclass(eq=False, repr=False)
 class JobRecorder:
-    """Where the engine keeps its jobs. `history_size` counts entries of each member."""
+    """Where the engine keeps its jobs. `history_size` counts entries of each member, `budgets`
+    returns those of one."""
 
     jobs: JobRepository
     term: Term
     history_size: int
+    budgets: Callable[[str], Budgets] = field(default=lambda _: Budgets())
     _changed: dict[int, Job] = field(default_factory=dict)
     #: The jobs that a write has not found: another replica has withdrawn them.
     _gone: set[int] = field(default_factory=set)
@@ -203,6 +206,7 @@ class JobRecorder:
     async def end(self, job: Job, end: JobEnd, shares: Shares | None = None) -> Recorded:
         """Move a job into the history. Raises `StorageError`."""
         entry, usage = entry_of(job, end)
+        budgets = self.budgets(job.member)
         recorded = await self._write(
             self.jobs.finish(
                 entry,
@@ -211,9 +215,14 @@ class JobRecorder:
                 costs=costs_of(job, end),
                 shares=shares,
                 fence=self.term.fence,
+                spending=bool(budgets.all),
             )
         )
         self._forget(job)
+        if recorded.spending is not None:
+            after = recorded.spending.with_cost(end.cost.amount)
+            for budget in budgets.reached(recorded.spending, after):
+                log.warning("budget_reached", member=job.member, budget=budget.name)
         return recorded
 
     async def _write(self, write: Awaitable[T]) -> T:

@@ -12,15 +12,16 @@ import structlog
 from proxy.engine.progress import Expected, expected
 from proxy.jobs.models import now
 from proxy.storage.database import StorageError
-from proxy.storage.run_times import RunTimeRepository, RunTimeRow
+from proxy.storage.run_times import JOB, RunTimeRepository, RunTimeRow, job_name
 from proxy.translate import codec
 from proxy.translate.graph_shape import class_of, shape_of
 from proxy.translate.jobs import reachable
 
 log = structlog.get_logger(__name__)
 
-#: The shapes and classes that are remembered, those that ran last, and the slowest nodes of each.
-MAX_SHAPES, MAX_CLASSES, MAX_SLOWEST = 200, 1000, 200
+#: The shapes, classes and kinds of jobs that are remembered, those that ran last, and the slowest
+#: nodes of a shape.
+MAX_SHAPES, MAX_CLASSES, MAX_JOBS, MAX_SLOWEST = 200, 1000, 2000, 200
 
 #: The part of the newest time in what is expected.
 _NEWEST = 0.3
@@ -35,12 +36,14 @@ _SHAPE, _CLASS = "shape", "class"
 
 
 class RunTimes:
-    """The times of nodes (ms) by the shape of their graph and by their class."""
+    """The times of nodes (ms) by the shape of their graph and by their class, and those of jobs by
+    their shape and member."""
 
     def __init__(self, repository: RunTimeRepository) -> None:
         self._repository = repository
         self._shapes: dict[str, dict[str, float]] = {}
         self._classes: dict[str, float] = {}
+        self._jobs: dict[str, float] = {}
         self._changed: set[tuple[str, str]] = set()
         self._news = asyncio.Event()
 
@@ -49,10 +52,13 @@ class RunTimes:
         for row in await self._repository.load():
             value = codec.loads(row.value)
             try:
-                if row.kind == _SHAPE:
-                    self._shapes[row.name] = msgspec.convert(value, dict[str, float])
-                else:
-                    self._classes[row.name] = msgspec.convert(value, float)
+                match row.kind:
+                    case "shape":
+                        self._shapes[row.name] = msgspec.convert(value, dict[str, float])
+                    case "class":
+                        self._classes[row.name] = msgspec.convert(value, float)
+                    case "job":
+                        self._jobs[row.name] = msgspec.convert(value, float)
             except msgspec.ValidationError as error:
                 log.warning("run_time_rejected", name=row.name, error=str(error))
 
@@ -77,6 +83,17 @@ class RunTimes:
         if shape:
             self._shapes[shape] = nodes
             self._changed.add((_SHAPE, shape))
+        self._news.set()
+
+    def learn_job(self, member: str, graph: Mapping[str, Any], ms: int) -> None:
+        """Take how long a job that has succeeded ran."""
+        shape = shape_of(graph)
+        if shape is None:
+            return
+        for name in (job_name(shape, member), job_name(shape)):
+            before = self._jobs.pop(name, float(ms))
+            self._jobs[name] = before + _NEWEST * (ms - before)
+            self._changed.add((JOB, name))
         self._news.set()
 
     async def run(self) -> None:
@@ -106,14 +123,15 @@ class RunTimes:
         self._news.clear()
         rows = [
             RunTimeRow(kind, name, codec.dump_bytes(value), at)
-            for kind, kept in ((_SHAPE, self._shapes), (_CLASS, self._classes))
+            for kind, kept in ((_SHAPE, self._shapes), (_CLASS, self._classes), (JOB, self._jobs))
             for name, value in kept.items()
             if (kind, name) in changed
         ]
         if not rows:
             return
         try:
-            await self._repository.put(rows, keep={_SHAPE: MAX_SHAPES, _CLASS: MAX_CLASSES})
+            keep = {_SHAPE: MAX_SHAPES, _CLASS: MAX_CLASSES, JOB: MAX_JOBS}
+            await self._repository.put(rows, keep=keep)
         except StorageError:
             self._changed |= changed
             self._news.set()
@@ -121,7 +139,11 @@ class RunTimes:
 
     def _trim(self) -> None:
         """Keep what ran last, and of each shape the slowest nodes."""
-        for kept, count in ((self._shapes, MAX_SHAPES), (self._classes, MAX_CLASSES)):
+        for kept, count in (
+            (self._shapes, MAX_SHAPES),
+            (self._classes, MAX_CLASSES),
+            (self._jobs, MAX_JOBS),
+        ):
             while len(kept) > count:
                 del kept[next(iter(kept))]
         for _, shape in filter(lambda change: change[0] == _SHAPE, self._changed):

@@ -164,6 +164,7 @@ class Job:
     one_at_a_time: bool = False
     submitter: str = ""
     label: str = ""
+    estimate: int = 0
     revision: int = 0
     answered: bool = True
     finishing: bool = False

@@ -36,6 +36,7 @@ from proxy.jobs.views import divided, of_queue
 from proxy.storage.database import StorageError
 from proxy.storage.history import HistoryEntry
 from proxy.storage.jobs import JobKey, StoredJob
+from proxy.storage.spending import Spending
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
@@ -95,6 +96,11 @@ class JobService:
         self._supervisor.keep(self.feed.keep_alive, "status heartbeat")
 
     # --- the queue -------------------------------------------------------------------------
+
+    async def spending(self, day: str, member: str | None = None) -> dict[str, Spending]:
+        """Return what all members, or one, have spent on a day (UTC) and in its month. Raises
+        `StorageError`."""
+        return await self._repository.spending(day, member)
 
     def queue_remaining(self, member: str) -> int:
         """Return how many jobs of the member wait or run, and of others before its last one."""

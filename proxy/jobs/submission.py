@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from proxy.bus import EventBus
 from proxy.jobs.conversion import job_of_request, payload_of, stored_of, used
+from proxy.jobs.estimates import JobEstimator, OverBudgetError
 from proxy.jobs.messages import (
     EngineAnswer,
     JobAnswered,
@@ -195,7 +196,8 @@ class SubmissionService:
 
     The `limiter` is asked before anything else whether a member may submit now, the `checks`
     whether the graph can run. A submission that the engine has not started after `timeout`
-    seconds is withdrawn. `member` gives the limits of a member, `clients` knows who listens.
+    seconds is withdrawn. `member` gives the limits of a member, `clients` knows who listens. The
+    `estimator` says what jobs of members with budgets will cost.
     """
 
     bus: EventBus
@@ -205,6 +207,7 @@ class SubmissionService:
     member: Callable[[str], Member]
     limiter: Limiter
     checks: Checks | None = None
+    estimator: JobEstimator | None = None
     timeout: float = 30.0
 
     def __post_init__(self) -> None:
@@ -269,6 +272,9 @@ class SubmissionService:
     async def _insert(self, job: Job, least: int | None, front: bool) -> None:
         """Put a new job into the storage, which numbers it. Raises `LocalError`, `StorageError`."""
         payload, limits = payload_of(job.loaded), self.member(job.member).limits
+        budgets, reservation = self.limiter.budgets(job.member), None
+        if self.estimator is not None and budgets.all:
+            reservation = await self.estimator.reservation(job, budgets)
         try:
             stored = await self.repository.insert(
                 stored_of(job),
@@ -277,6 +283,7 @@ class SubmissionService:
                 usage=[used(job, submitted=1)],
                 max_per_day=limits.jobs_per_day,
                 max_waiting=limits.max_queued if self._may_be_full(job.member) else None,
+                reservation=reservation,
             )
         except JobLivesError:
             raise _in_the_queue(job.prompt_id) from None
@@ -284,7 +291,11 @@ class SubmissionService:
             raise self.limiter.day_is_full(job.member) from None
         except QueueFullError as error:
             raise self.limiter.queue_is_full(job.member, error.waiting) from None
-        job.order, job.number = stored.order, stored.number
+        except OverBudgetError as error:
+            raise self.limiter.over_budget(
+                error.budget, left=error.left, estimate=error.estimate
+            ) from None
+        job.order, job.number, job.estimate = stored.order, stored.number, stored.estimate
         self.live.of(job.member).note_number(job.number)
         self.live.keep_sent(job.member, job.order, payload)
 

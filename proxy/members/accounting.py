@@ -19,6 +19,8 @@ from datetime import UTC, datetime
 
 import structlog
 
+from proxy.costs.budgets import NO_BUDGETS, Budget, BudgetAmounts, Budgets, budgets_of, renewal
+from proxy.costs.credits import credits_text, to_credits
 from proxy.members.audit import Audit, finish
 from proxy.members.member import Member
 from proxy.members.rates import Bucket, Buckets
@@ -138,12 +140,13 @@ def end_of_day(at: float) -> datetime:
 class Limiter:
     """Checks the limits of all members.
 
-    `_member` returns a member by name. Days end at midnight UTC. `now` returns seconds since 1970,
-    `clock` those of a monotonic clock.
+    `_member` returns a member by name, `default_budgets` has those of members without their own.
+    Days end at midnight UTC. `now` returns seconds since 1970, `clock` those of a monotonic clock.
     """
 
     _member: Callable[[str], Member]
     _usage: Usage
+    default_budgets: BudgetAmounts = NO_BUDGETS
     now: Callable[[], float] = time.time
     clock: Callable[[], float] = time.monotonic
     _buckets: dict[str, Bucket] = field(default_factory=dict)
@@ -194,6 +197,27 @@ class Limiter:
         limit = self._member(member).limits.jobs_per_day or 0
         return self._until_midnight(
             "jobs_per_day", limit, f"You have submitted your {limit} jobs of today"
+        )
+
+    def budgets(self, member: str) -> Budgets:
+        """Return the budgets of a member."""
+        return budgets_of(self._member(member).limits, self.default_budgets)
+
+    def over_budget(self, budget: Budget, *, left: int, estimate: int) -> LocalError:
+        """Return the error of a job that would exceed a budget, of which only so much is left."""
+        now = self.now()
+        end = renewal(budget.period, now)
+        return _refusal(
+            budget.name,
+            to_credits(budget.limit),
+            f"This job is expected to cost {credits_text(estimate)}, and of your "
+            f"{credits_text(budget.limit)} a {budget.period} {credits_text(max(0, left))} are "
+            f"left, without those for your jobs under way; the budget renews at "
+            f"{end:%Y-%m-%d %H:%M} UTC.",
+            end.timestamp() - now,
+            ends_at=end.isoformat(),
+            left=to_credits(max(0, left)),
+            estimate=to_credits(estimate),
         )
 
     async def upload_room(self, member: str) -> int | None:
@@ -250,7 +274,9 @@ class Limiter:
         return _refusal(limit, value, sentence, end.timestamp() - now, ends_at=end.isoformat())
 
 
-def _refusal(limit: str, value: float, sentence: str, wait: float, **more: str) -> LocalError:
+def _refusal(
+    limit: str, value: float, sentence: str, wait: float, **more: str | float
+) -> LocalError:
     retry_after = math.ceil(wait)
     return LocalError(
         LIMIT_REACHED,
@@ -294,10 +320,11 @@ class Accounting:
         member: Callable[[str], Member],
         *,
         audit_days: int = 90,
+        default_budgets: BudgetAmounts = NO_BUDGETS,
     ) -> None:
         self.metrics = metrics
         self.usage = Usage(repository)
-        self.limiter = Limiter(member, self.usage)
+        self.limiter = Limiter(member, self.usage, default_budgets)
         self.audit = Audit(repository, days=audit_days)
 
     @asynccontextmanager

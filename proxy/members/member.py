@@ -50,8 +50,10 @@ class Limits(msgspec.Struct, frozen=True):
     """The limits of a member; `None` is no limit.
 
     `max_queued` limits waiting jobs, `max_running` concurrent jobs on the cloud; days are in UTC.
-    `stored_bytes` limits user data and settings. `denied_classes` are patterns of node classes that
-    the member cannot use; with `deny_partner_nodes` it cannot use nodes that are paid for by use.
+    `stored_bytes` limits user data and settings. Amounts in credits are hard budgets, and soft ones
+    that refuse nothing; where they are `None`, those of the settings count. `denied_classes` are
+    patterns of node classes that the member cannot use; with `deny_partner_nodes` it cannot use
+    nodes that are paid for by use.
     """
 
     max_queued: int | None = MAX_QUEUED
@@ -60,6 +62,10 @@ class Limits(msgspec.Struct, frozen=True):
     upload_bytes_per_day: int | None = None
     stored_bytes: int | None = STORED_BYTES
     requests_per_second: float | None = None
+    credits_per_day: float | None = None
+    credits_per_month: float | None = None
+    soft_credits_per_day: float | None = None
+    soft_credits_per_month: float | None = None
     denied_classes: tuple[str, ...] = ()
     deny_partner_nodes: bool = False
 
@@ -145,6 +151,7 @@ def _node_error(class_type: str, limit: str) -> dict[str, Any]:
 
 Count = Annotated[int, Meta(ge=0, le=10**15)] | None | UnsetType
 Rate = Annotated[float, Meta(gt=0, le=1e6)] | None | UnsetType
+Credits = Annotated[float, Meta(ge=0, le=1e9)] | None | UnsetType
 Classes = Annotated[
     tuple[Annotated[str, Meta(min_length=1, max_length=200)], ...], Meta(max_length=1000)
 ]
@@ -167,6 +174,10 @@ class LimitFields(Struct, forbid_unknown_fields=True):
     upload_bytes_per_day: Count = UNSET
     stored_bytes: Count = UNSET
     requests_per_second: Rate = UNSET
+    credits_per_day: Credits = UNSET
+    credits_per_month: Credits = UNSET
+    soft_credits_per_day: Credits = UNSET
+    soft_credits_per_month: Credits = UNSET
     denied_classes: Classes | UnsetType = UNSET
     deny_partner_nodes: bool | UnsetType = UNSET
 

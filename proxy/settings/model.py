@@ -23,6 +23,7 @@ from proxy.settings.table import (
     Setting,
     rows_of,
     to_address,
+    to_amount,
     to_base_path,
     to_blobs,
     to_bus,
@@ -198,6 +199,56 @@ class Settings(Struct, frozen=True, kw_only=True):
     """What a running second of a job costs, in credits, unless the account's table sets it. The
     default is the rate of Comfy Cloud's own GPU nodes, $0.001295 a second. Change it if your plan
     or your deployment has another one; jobs that have ended keep their cost."""
+
+    credits_per_day: Annotated[
+        float | None,
+        Setting(
+            "Costs",
+            "CREDITS",
+            expects="a number of credits from 0",
+            example=50,
+            read=to_amount,
+        ),
+    ] = None
+    """The hard budget of each member for a day (UTC), in credits, unless the member has its own. A
+    job that would exceed it, with the jobs under way, is refused. By default there is none."""
+
+    credits_per_month: Annotated[
+        float | None,
+        Setting(
+            "Costs",
+            "CREDITS",
+            expects="a number of credits from 0",
+            example=1000,
+            read=to_amount,
+        ),
+    ] = None
+    """The same for a calendar month (UTC)."""
+
+    soft_credits_per_day: Annotated[
+        float | None,
+        Setting(
+            "Costs",
+            "CREDITS",
+            expects="a number of credits from 0",
+            example=40,
+            read=to_amount,
+        ),
+    ] = None
+    """The soft budget of each member for a day (UTC), in credits, unless the member has its own. It
+    refuses nothing: the dashboard shows that it is reached. By default there is none."""
+
+    soft_credits_per_month: Annotated[
+        float | None,
+        Setting(
+            "Costs",
+            "CREDITS",
+            expects="a number of credits from 0",
+            example=800,
+            read=to_amount,
+        ),
+    ] = None
+    """The same for a calendar month (UTC)."""
 
     fair_by: Annotated[Literal["jobs", "time"], Setting("Gateway")] = "jobs"
     """What members share equally: the number of jobs, or running time."""

@@ -37,6 +37,7 @@ from sqlalchemy import (
 from proxy.storage.database import Repository
 from proxy.storage.files import forget_outputs
 from proxy.storage.leases import database_now
+from proxy.storage.spending import Spending
 from proxy.storage.statements import CHUNK, Upsert, chunks, run
 from proxy.storage.tables import history, job_numbers, job_payloads
 
@@ -53,10 +54,12 @@ MAX_ENDS = 1000
 
 class Recorded(Struct, frozen=True):
     """A job that is in the history now. `ordinal` counts the ends of its member, 0 where the job
-    was gone already; `forgotten` are the ids of the entries that made room for it."""
+    was gone already; `forgotten` are the ids of the entries that made room for it. `spending` is
+    what the member had spent without this job, if that was asked for."""
 
     ordinal: int = 0
     forgotten: tuple[str, ...] = ()
+    spending: Spending | None = None
 
 
 class RecordedEnd(Struct, frozen=True):

@@ -48,10 +48,18 @@ from proxy.storage.payloads import (
     delete_payload,
     forget_credentials,
 )
+from proxy.storage.run_times import typical_run
 from proxy.storage.shares import Shares, put_shares, read_shares
+from proxy.storage.spending import (
+    Reservation,
+    Spending,
+    lock_spending,
+    spending_by_member,
+    spending_on,
+)
 from proxy.storage.statements import Upsert, chunks, run
 from proxy.storage.tables import history, job_numbers, jobs
-from proxy.storage.usage import UsageRow, add_usage, submitted_on
+from proxy.storage.usage import UsageRow, add_usage, day_of, submitted_on
 
 
 class JobKey(NamedTuple):
@@ -71,7 +79,8 @@ class StoredJob(Struct, frozen=True):
     when it had submitted it. `submitter` is a digest of what tells programs apart; a job that is
     `one_at_a_time` waits for others of its client. Of a job that is to end, `cancel_requested` says
     that it leaves no trace if it has not begun, `interrupted` that it ends as an interrupted run.
-    `charge` is what the turn has cost the member, `label` the name of the job for people.
+    `charge` is what the turn has cost the member, `label` the name of the job for people,
+    `estimate` its expected cost in millionths of a credit, 0 for a member without budgets.
     """
 
     member: str
@@ -95,6 +104,7 @@ class StoredJob(Struct, frozen=True):
     interrupted: bool = False
     charge: float = 0.0
     label: str = ""
+    estimate: int = 0
 
     @property
     def key(self) -> JobKey:
@@ -179,8 +189,10 @@ class JobRepository(Repository):
         usage: Sequence[UsageRow] = (),
         max_per_day: int | None = None,
         max_waiting: int | None = None,
+        reservation: Reservation | None = None,
     ) -> StoredJob:
-        """Return the job as it was inserted: with its order, and its number by the `numbering`.
+        """Return the job as it was inserted: with its order, its number by the `numbering`, and its
+        estimate by the `reservation`, whose errors are raised.
 
         Raises `JobLivesError`; `DayFullError` if its member has submitted more than `max_per_day`
         on the day of the usage then, and `QueueFullError` if `max_waiting` of the member's wait.
@@ -191,7 +203,14 @@ class JobRepository(Repository):
             number = job.number
             if numbering is not None:
                 number = _next_number(connection, job.member, numbering)
-            numbered = replace(job, order=0, number=number)
+            estimate = 0
+            if reservation is not None:
+                if numbering is None:
+                    lock_spending(connection, job.member)
+                spending = spending_on(connection, job.member, reservation.day)
+                typical = typical_run(connection, job.member, reservation.shape)
+                estimate = reservation.decide(spending, typical)
+            numbered = replace(job, order=0, number=number, estimate=estimate)
             try:
                 order = add_job(connection, numbered)
             except (IntegrityError, sqlite3.IntegrityError) as error:
@@ -217,6 +236,12 @@ class JobRepository(Repository):
                 int(connection.execute(_WAITING, {"m": member}).scalar_one()),
                 submitted_on(connection, day, member),
             )
+        )
+
+    async def spending(self, day: str, member: str | None = None) -> dict[str, Spending]:
+        """Return what all members, or one, have spent on a day and in its month."""
+        return await self._database.read(
+            lambda connection: spending_by_member(connection, day, member)
         )
 
     async def withdraw(self, order: int, *, usage: Sequence[UsageRow] = ()) -> bool:
@@ -307,8 +332,11 @@ class JobRepository(Repository):
         costs: Sequence[CostRow] = (),
         shares: Shares | None = None,
         fence: Fence | None = None,
+        spending: bool = False,
     ) -> Recorded:
         """Move a job into the history, of which the newest `keep` entries of its member stay.
+
+        With `spending` the result has what the member has spent without this job.
 
         An id that is used again keeps its place in the history, with the new entry.
         """
@@ -323,10 +351,12 @@ class JobRepository(Repository):
             run(connection, _DROP, job)
             forget_credentials(connection, entry.order)
             forgotten = forget_beyond(connection, entry.member, keep)
+            day = day_of(entry.ended_at / 1000)
+            before = spending_on(connection, entry.member, day) if spending else None
             add_usage(connection, usage)
             add_costs(connection, costs)
             put_shares(connection, shares)
-            return Recorded(ordinal, tuple(forgotten))
+            return Recorded(ordinal, tuple(forgotten), before)
 
         return await self.write(work)
 

@@ -1,4 +1,4 @@
-"""How long nodes took in earlier runs, for all replicas: by graph shape and by node class."""
+"""How long nodes and jobs took in earlier runs, for all replicas: by graph shape and node class."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from functools import partial
 
 from msgspec import Struct
 from msgspec.structs import asdict
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, bindparam, delete, select
 
 from proxy.storage.database import Repository
 from proxy.storage.statements import Upsert, run_many
 from proxy.storage.tables import PlainText, table_of
+from proxy.translate import codec
 
 
 class RunTimeRow(Struct, frozen=True):
     """What was measured of a shape or a class (`kind`), last at `at` (ms since 1970). `value` is
-    JSON: of a shape the ms of its nodes by id, of a class the ms of a node."""
+    JSON: of a shape the ms of its nodes by id, of a class the ms of a node, of a job (`JOB`, named
+    by `job_name`) the ms of the whole run."""
 
     kind: PlainText
     name: str
@@ -24,8 +26,33 @@ class RunTimeRow(Struct, frozen=True):
     at: int
 
 
+#: The kind of the rows about whole jobs.
+JOB = "job"
+
 run_times = table_of(RunTimeRow, "run_times", keys=("kind", "name"), rowid=False)
 _PUT = Upsert(run_times)
+
+
+_JOBS = select(run_times.c.name, run_times.c.value).where(
+    run_times.c.kind == JOB, run_times.c.name.in_(bindparam("names", expanding=True))
+)
+
+
+def job_name(shape: str, member: str = "") -> str:
+    """Return the name of what is measured of a member's jobs of a shape, or of all members'."""
+    return f"{shape} {member}"
+
+
+def typical_run(connection: Connection, member: str, shape: str | None) -> float | None:
+    """Return how long a member's jobs of a shape run, or else those of all members (ms), in the
+    caller's unit; `None` if none has run."""
+    if shape is None:
+        return None
+    own, all_ = job_name(shape, member), job_name(shape)
+    rows = connection.execute(_JOBS, {"names": [own, all_]})
+    found = {name: codec.loads(value) for name, value in rows}
+    typical = found.get(own, found.get(all_))
+    return typical if isinstance(typical, int | float) else None
 
 
 class RunTimeRepository(Repository):

@@ -145,8 +145,10 @@ jobs = Table(
     Column("interrupted", Boolean, nullable=False),
     Column("charge", Double, nullable=False),
     Column("label", AnyText, nullable=False),  # what people call it: a workflow or a model
+    Column("estimate", BigInteger, nullable=False),  # of its cost, in millionths of a credit
     UniqueConstraint("member", "prompt_id"),
     Index("ix_jobs_cloud_id", "cloud_id"),
+    Index("ix_jobs_member_estimate", "member", "estimate"),
     sqlite_autoincrement=True,
 )
 

@@ -87,3 +87,27 @@ async def test_jobs_per_day_is_exact(team: Team) -> None:
             assert await ids(client) == []
             rows = (await client.get("proxy/api/usage"))[1]["usage"]
             assert [(row["submitted"], row["completed"]) for row in rows] == [(5, 5)]
+
+
+async def test_two_replicas_do_not_spend_the_last_credit_twice(team: Team) -> None:
+    # A graph that has never run is expected to cost 2.7 credits.
+    graph = {**gated.GRAPH, "2": {"class_type": "TestGate", "inputs": {}}}
+    async with team.cluster.person(credits_per_day=3 * 2.7) as person:
+        answers = await asyncio.gather(
+            *(person.clients[turn % 3].post("prompt", {"prompt": graph}) for turn in range(12))
+        )
+        accepted = [answer["prompt_id"] for status, answer in answers if status == 200]
+        assert len(accepted) == 3
+        # a busy database may refuse a submission, which is not reserved
+        assert {status for status, _ in answers} <= {200, 429, 503}
+        for client in person.clients:
+            status, answer = await client.post("prompt", {"prompt": graph})
+            assert (status, answer["error"]["details"]) == (429, "credits_per_day")
+            (budget,) = (await client.get("proxy/api/state"))[1]["budgets"]
+            assert (budget["limit"], budget["reserved"]) == (8.1, 8.1)
+        team.gate.set()
+        async with asyncio.timeout(PATIENCE):
+            while len((await person.clients[0].get("history"))[1]) < 3:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        (budget,) = (await person.clients[1].get("proxy/api/state"))[1]["budgets"]
+        assert budget["reserved"] == 0

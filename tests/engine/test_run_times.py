@@ -16,7 +16,8 @@ from proxy.engine import run_times as module
 from proxy.engine.run_times import RunTimes
 from proxy.simulator import Simulator
 from proxy.storage.database import StorageError
-from proxy.storage.run_times import RunTimeRepository
+from proxy.storage.run_times import JOB, RunTimeRepository, job_name
+from proxy.translate.graph_shape import MAX_NODES, shape_of
 
 GRAPH: dict[str, Any] = {
     "1": {"class_type": "Load", "inputs": {}},
@@ -47,6 +48,26 @@ async def test_another_engine_knows_what_one_has_learned(repository: RunTimeRepo
     assert not other.expected(smaller, []).measured
 
 
+async def test_the_time_of_a_job_is_kept_by_member_and_for_all(
+    repository: RunTimeRepository,
+) -> None:
+    one, other = RunTimes(repository), RunTimes(repository)
+    shape = shape_of(GRAPH) or ""
+    for times, member, ms in ((one, "anna", 1000), (one, "ben", 2000), (other, "anna", 2000)):
+        await times.load()
+        times.learn_job(member, GRAPH, ms)
+        await times.write()
+    found = {row.name: float(row.value) for row in await repository.load() if row.kind == JOB}
+    assert found == {
+        job_name(shape, "anna"): pytest.approx(1300),
+        job_name(shape, "ben"): 2000,
+        job_name(shape): pytest.approx(1300 + 0.3 * 700),
+    }
+    one.learn_job("anna", {str(number): {} for number in range(MAX_NODES + 1)}, 5)
+    await one.write()
+    assert len([row for row in await repository.load() if row.kind == JOB]) == 3
+
+
 async def test_newer_runs_change_what_is_expected(repository: RunTimeRepository) -> None:
     learned = RunTimes(repository)
     for took in (1000, 2000):
@@ -57,16 +78,18 @@ async def test_newer_runs_change_what_is_expected(repository: RunTimeRepository)
 async def test_what_is_kept_is_bounded(
     repository: RunTimeRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("MAX_SHAPES", 3), ("MAX_CLASSES", 2), ("MAX_SLOWEST", 2)):
+    limits = (("MAX_SHAPES", 3), ("MAX_CLASSES", 2), ("MAX_SLOWEST", 2), ("MAX_JOBS", 4))
+    for name, value in limits:
         monkeypatch.setattr(module, name, value)
     learned = RunTimes(repository)
     for number in range(5):
         graph = {**GRAPH, "9": {"class_type": f"Class{number}", "inputs": {}}}
         times = {"1": (0, 10), "2": (0, 30), "9": (0, 20), "x" * 101: (0, 50)}
         learned.learn(graph, times)
+        learned.learn_job("anna", graph, number)
         await learned.write()
     rows = await repository.load()
-    assert sorted(row.kind for row in rows) == ["class"] * 2 + ["shape"] * 3
+    assert sorted(row.kind for row in rows) == ["class"] * 2 + ["job"] * 4 + ["shape"] * 3
     assert {row.value for row in rows if row.kind == "shape"} == {b'{"2": 30.0, "9": 20.0}'}
 
 

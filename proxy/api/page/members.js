@@ -13,6 +13,8 @@ const LIMITS = [
   ["max_running", "Running jobs at once", 1], ["max_queued", "Waiting jobs", 1], ["jobs_per_day", "Jobs a day", 1],
   ["requests_per_second", "Requests a second", 1], ["upload_bytes_per_day", "Upload a day (MB)", 1e6],
   ["stored_bytes", "Stored user data (MB)", 1e6],
+  ["credits_per_day", "Credits a day", 1], ["credits_per_month", "Credits a month", 1],
+  ["soft_credits_per_day", "Soft credits a day", 1], ["soft_credits_per_month", "Soft credits a month", 1],
 ];
 const PARALLEL = [["", "As the server's setting"], ["auto", "As the client can follow"], ["one", "One at a time"], ["many", "Many at once"]];
 

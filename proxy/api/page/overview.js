@@ -3,7 +3,7 @@
 import { act, get } from "./server.js";
 import { ask, bar, card, el, keyed, text } from "./dom.js";
 import { activity } from "./chart.js";
-import { duration, hash, key, name, plural, short } from "./format.js";
+import { credits, duration, hash, key, moment, name, plural, short } from "./format.js";
 import { gallery } from "./jobs.js";
 import { left } from "./run.js";
 
@@ -16,14 +16,16 @@ export function view(context) {
   const running = card("Running", { id: "running", empty: "No jobs running" });
   const waiting = card("Waiting", { id: "waiting", empty: "No jobs waiting" });
   const usage = card("Usage today", { id: "usage", link: ["By day", "#/usage"], empty: "No jobs today" });
+  const budgets = card("Budgets", { id: "budgets", link: ["Usage", "#/usage"], empty: "No budgets" });
   const accounts = card("Accounts", { id: "accounts", link: ["Health", "#/accounts"], empty: "No account is ready" });
   const last = card("Last jobs", { id: "last", link: ["All jobs", "#/jobs"], empty: "No jobs yet. Jobs that have ended appear here." });
   const grid = gallery();
   const jobs = el("ul", { class: "rows" }), groups = el("div", { class: "groups" });
-  const used = el("ul", { class: "rows usage" }), health = el("ul", { class: "rows" });
+  const used = el("ul", { class: "rows usage" }), spent = el("ul", { class: "rows usage" }), health = el("ul", { class: "rows" });
   running.body.append(jobs);
   waiting.body.append(groups);
   usage.body.append(used);
+  budgets.body.append(spent);
   accounts.body.append(health);
   last.body.append(grid.root);
   let ended = null, history = null;
@@ -47,6 +49,8 @@ export function view(context) {
     const most = Math.max(1, ...state.usage.map((row) => row.seconds));
     keyed(used, [...state.usage].sort((a, b) => b.seconds - a.seconds), (row) => row.member, usedRow,
       (row, one) => row.draw(one, most));
+    budgets.root.hidden = !state.budgets.length;
+    keyed(spent, state.budgets, (budget) => `${budget.member}/${budget.name}`, budgetRow, (row, budget) => row.draw(budget));
     accounts.root.hidden = !context.isAdmin();
     accounts.isEmpty(!state.accounts.length);
     keyed(health, state.accounts, (account) => account.name, accountRow, (row, account) => row.draw(account, now));
@@ -135,6 +139,23 @@ export function view(context) {
       } }, "Cancel");
   }
 
+  /** What is spent of a budget; a budget that is reached stands out. */
+  function budgetRow({ member, period, hard }) {
+    const label = `${hard ? "Budget" : "Soft budget"} a ${period}`;
+    const share = bar(`${label} of ${member}`), what = el("span", { class: "what" }), sum = el("span", { class: "since" });
+    const who = gateway ? member : label;
+    const row = el("li", {}, el("span", { title: member }, who), share.root, sum, what);
+    row.draw = (one) => {
+      share.set(Math.min(1, one.limit ? (one.spent + one.reserved) / one.limit : 1));
+      text(sum, `${credits(one.spent)} of ${credits(one.limit)}`);
+      const parts = [gateway && label, one.reserved > 0 && `${credits(one.reserved)} for jobs under way`,
+        one.reached && "reached", `renews ${moment(one.renews)}`];
+      text(what, parts.filter(Boolean).join(" · "));
+      what.classList.toggle("bad", one.reached);
+    };
+    return row;
+  }
+
   function usedRow({ member }) {
     const time = bar(`Running time of ${member}`), what = el("span", { class: "what" }), ran = el("span", { class: "since" });
     const who = context.isAdmin() && gateway ? el("a", { href: hash("member", member), title: member }, member) : el("span", { title: member }, member);
@@ -167,7 +188,7 @@ export function view(context) {
     root: el("div", { class: "page" }, el("h1", { class: "unseen" }, "Overview"), tiles, chart.root,
       el("div", { class: "columns" },
         el("div", { class: "stack" }, running.root, waiting.root),
-        el("div", { class: "stack" }, accounts.root, usage.root)),
+        el("div", { class: "stack" }, accounts.root, usage.root, budgets.root)),
       last.root),
     update,
     leave: chart.leave,

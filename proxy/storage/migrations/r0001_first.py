@@ -264,11 +264,13 @@ def _create_jobs() -> None:
         sa.Column("interrupted", sa.Boolean(), nullable=False),
         sa.Column("charge", sa.Double(), nullable=False),
         sa.Column("label", AnyText(), nullable=False),
+        sa.Column("estimate", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("order", name=op.f("pk_jobs")),
         sa.UniqueConstraint("member", "prompt_id", name=op.f("uq_jobs_member_prompt_id")),
         sqlite_autoincrement=True,
     )
     op.create_index("ix_jobs_cloud_id", "jobs", ["cloud_id"], unique=False)
+    op.create_index("ix_jobs_member_estimate", "jobs", ["member", "estimate"], unique=False)
     op.create_table(
         "job_numbers",
         sa.Column("member", AnyText(), nullable=False),

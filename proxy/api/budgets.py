@@ -1,0 +1,56 @@
+"""The budgets of members, as the dashboard shows them."""
+
+from __future__ import annotations
+
+import time
+
+from aiohttp import web
+
+from proxy.api.connections import member_of
+from proxy.api.keys import ACCOUNTING, JOBS, MEMBERS
+from proxy.api.members import is_admin
+from proxy.api.schema import BudgetShown
+from proxy.costs.budgets import Budget, renewal
+from proxy.costs.credits import to_credits
+from proxy.storage.spending import Spending
+from proxy.storage.usage import day_of
+
+#: Maximum number of budgets that are shown, those of which most is spent.
+MAX_SHOWN = 100
+
+
+async def shown_budgets(request: web.Request) -> list[BudgetShown]:
+    """Return the budgets of the member, or of all members for admins, the most spent first.
+
+    Raises `StorageError`.
+    """
+    directory, limiter = request.app[MEMBERS], request.app[ACCOUNTING].limiter
+    names = [member_of(request)]
+    if is_admin(request) and directory.has_members:
+        names = [member.name for member in directory.members()]
+    budgets = [(name, budget) for name in names for budget in limiter.budgets(name).all]
+    if not budgets:
+        return []
+    now = time.time()
+    spending = await request.app[JOBS].spending(day_of(now), names[0] if len(names) == 1 else None)
+    found = [_shown(name, budget, spending.get(name, Spending()), now) for name, budget in budgets]
+    return sorted(found, key=_share, reverse=True)[:MAX_SHOWN]
+
+
+def _shown(member: str, budget: Budget, spending: Spending, now: float) -> BudgetShown:
+    return {
+        "member": member,
+        "name": budget.name,
+        "period": budget.period,
+        "hard": budget.hard,
+        "limit": to_credits(budget.limit),
+        "spent": to_credits(spending.day if budget.period == "day" else spending.month),
+        "reserved": to_credits(spending.reserved),
+        "reached": budget.is_reached(spending),
+        "renews": int(renewal(budget.period, now).timestamp() * 1000),
+    }
+
+
+def _share(budget: BudgetShown) -> float:
+    """Return how much of a budget is spent and reserved."""
+    return (budget["spent"] + budget["reserved"]) / max(budget["limit"], 1e-6)

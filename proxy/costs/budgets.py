@@ -1,0 +1,125 @@
+"""Budgets of members in credits, by day and month (UTC). Pure.
+
+A hard budget refuses a job if what is spent, what the jobs under way are estimated to cost and the
+estimate of the job itself are more. A soft one refuses nothing: it is reported once it is reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Literal, Protocol, TypeAlias
+
+from msgspec import Struct
+
+from proxy.costs.credits import from_credits
+
+Period: TypeAlias = Literal["day", "month"]
+
+#: The periods of budgets, the one that renews last behind.
+PERIODS: tuple[Period, ...] = ("day", "month")
+
+
+class Spent(Protocol):
+    """What is spent in a day and a month, and `reserved` for jobs under way, in millionths of a
+    credit."""
+
+    @property
+    def day(self) -> int: ...
+    @property
+    def month(self) -> int: ...
+    @property
+    def reserved(self) -> int: ...
+
+
+class BudgetAmounts(Protocol):
+    """Where the amounts of a member's budgets are written, in credits; `None` is no budget."""
+
+    @property
+    def credits_per_day(self) -> float | None: ...
+    @property
+    def credits_per_month(self) -> float | None: ...
+    @property
+    def soft_credits_per_day(self) -> float | None: ...
+    @property
+    def soft_credits_per_month(self) -> float | None: ...
+
+
+class Budget(Struct, frozen=True):
+    """A budget of `limit` millionths of a credit. `name` is that of the limit and the setting."""
+
+    name: str
+    period: Period
+    limit: int
+    hard: bool
+
+    def left(self, spent: Spent) -> int:
+        """Return what jobs may still cost, beside those under way; less than 0 if they are over."""
+        return self.limit - self._spent(spent) - spent.reserved
+
+    def is_reached(self, spent: Spent) -> bool:
+        """Return whether the jobs that have ended have cost the whole budget."""
+        return self._spent(spent) >= self.limit
+
+    def _spent(self, spent: Spent) -> int:
+        return spent.day if self.period == "day" else spent.month
+
+
+class Budgets(Struct, frozen=True):
+    """The budgets of a member, hard ones first, the day before the month."""
+
+    all: tuple[Budget, ...] = ()
+
+    def exceeded_by(self, spent: Spent, estimate: int) -> Budget | None:
+        """Return the hard budget that a job would exceed, the one that renews last; `None` if there
+        is none.
+
+        `spent` is without the job. Once nothing is left, a job without an estimate is too much.
+        """
+        exceeded = [
+            budget for budget in self.all if budget.hard and budget.left(spent) < max(1, estimate)
+        ]
+        return exceeded[-1] if exceeded else None
+
+    def reached(self, before: Spent, after: Spent) -> Iterator[Budget]:
+        """Yield the budgets that are reached now and were not before."""
+        for budget in self.all:
+            if budget.is_reached(after) and not budget.is_reached(before):
+                yield budget
+
+
+class _NoBudgets(Struct, frozen=True):
+    credits_per_day: None = None
+    credits_per_month: None = None
+    soft_credits_per_day: None = None
+    soft_credits_per_month: None = None
+
+
+#: The default amounts where nobody sets any.
+NO_BUDGETS: BudgetAmounts = _NoBudgets()
+
+
+def budgets_of(own: BudgetAmounts, default: BudgetAmounts) -> Budgets:
+    """Return the budgets of a member: its own amounts, and the default where it has none."""
+    found = []
+    for kind in ("", "soft_"):
+        for period in PERIODS:
+            name = f"{kind}credits_per_{period}"
+            amount = getattr(own, name)
+            amount = getattr(default, name) if amount is None else amount
+            if amount is not None:
+                found.append(Budget(name, period, from_credits(amount), not kind))
+    return Budgets(tuple(found))
+
+
+def renewal(period: Period, at: float) -> datetime:
+    """Return when a budget of the period renews: the next midnight, or that before the next month.
+
+    `at` is in seconds since 1970.
+    """
+    midnight = datetime.fromtimestamp((at // 86_400 + 1) * 86_400, UTC)
+    if period == "day":
+        return midnight
+    today = datetime.fromtimestamp(at, UTC)
+    year, month = divmod(today.year * 12 + today.month, 12)
+    return datetime(year, month + 1, 1, tzinfo=UTC)

@@ -1,0 +1,96 @@
+"""What a job is expected to cost, and whether its member's budgets allow it.
+
+Earlier runs of the same graph, whatever its values are, say how long it will run: those of the
+member, or else anybody's. The decision is made in the transaction that stores the job, so that two
+jobs at once, on two replicas, do not spend the same credit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from msgspec import Struct
+
+from proxy.costs.budgets import Budget, Budgets
+from proxy.costs.job_cost import Pricing, seconds_cost
+from proxy.jobs.models import Job
+from proxy.storage.database import StorageError
+from proxy.storage.spending import Spending
+from proxy.storage.usage import day_of
+from proxy.threads import ThreadTurns
+from proxy.translate.graph_shape import shape_of
+from proxy.translate.jobs import has_more_values, reachable
+
+#: How long a graph is expected to run that has never run (ms).
+UNKNOWN_MS = 10_000.0
+
+#: Maximum number of values of a graph that is read on the event loop: that takes a few ms.
+_MAX_VALUES_AT_ONCE = 5_000
+
+
+class OverBudgetError(StorageError):
+    """Raised when a job would exceed a hard budget, of which only `left` is left (millionths of a
+    credit, less than 0 if the budget is exceeded already)."""
+
+    def __init__(self, budget: Budget, left: int, estimate: int) -> None:
+        super().__init__(f"the budget {budget.name} is exceeded")
+        self.budget = budget
+        self.left = left
+        self.estimate = estimate
+
+
+class JobReservation(Struct, frozen=True):
+    """The decision on a job (see `proxy.storage.spending.Reservation`).
+
+    A second costs `rate`, and its partner nodes cost `partner_nodes`, as far as that is known, in
+    millionths of a credit.
+    """
+
+    day: str
+    shape: str | None
+    rate: int
+    partner_nodes: int
+    budgets: Budgets
+
+    def decide(self, spending: Spending, typical_ms: float | None) -> int:
+        """Return the estimate. Raises `OverBudgetError`."""
+        ms = UNKNOWN_MS if typical_ms is None else typical_ms
+        estimate = seconds_cost(round(ms), self.rate) + self.partner_nodes
+        budget = self.budgets.exceeded_by(spending, estimate)
+        if budget is not None:
+            raise OverBudgetError(budget, budget.left(spending), estimate)
+        return estimate
+
+
+@dataclass(eq=False, repr=False)
+class JobEstimator:
+    """Estimates jobs before they are accepted. `allowed` returns the accounts of a member."""
+
+    pricing: Pricing
+    allowed: Callable[[str], Collection[str]]
+    turns: ThreadTurns = field(default_factory=ThreadTurns)
+
+    async def reservation(self, job: Job, budgets: Budgets) -> JobReservation:
+        """Return the decision on a job of a member who has these budgets."""
+        work = partial(self._reservation, job, budgets)
+        if has_more_values(job.graph, _MAX_VALUES_AT_ONCE):
+            return await self.turns.run(job.member, work)
+        return work()
+
+    def _reservation(self, job: Job, budgets: Budgets) -> JobReservation:
+        return JobReservation(
+            day_of(job.created_at / 1000),
+            shape_of(job.graph),
+            self.pricing.dearest_rate(self.allowed(job.member)),
+            self.pricing.partner_nodes(_needed(job.graph, job.outputs_to_execute)),
+            budgets,
+        )
+
+
+def _needed(graph: Mapping[str, Any], outputs: Collection[str]) -> dict[str, Any]:
+    """Return the nodes that the outputs need, all without outputs."""
+    needed = reachable(graph, outputs or None)
+    return {node_id: node for node_id, node in graph.items() if node_id in needed}

@@ -1,0 +1,93 @@
+"""Budgets: which job is too much, when one is reached, and when it renews."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.costs.budgets import NO_BUDGETS, Budget, Budgets, budgets_of, renewal
+from proxy.members.member import Limits
+from proxy.storage.spending import Spending
+
+DAY = Budget("credits_per_day", "day", 100, hard=True)
+MONTH = Budget("credits_per_month", "month", 1000, hard=True)
+SOFT = Budget("soft_credits_per_day", "day", 50, hard=False)
+ALL = Budgets((DAY, MONTH, SOFT))
+
+
+@pytest.mark.parametrize(
+    ("spent", "estimate", "exceeded"),
+    [
+        (Spending(), 100, None),
+        (Spending(), 101, DAY),
+        (Spending(day=60, month=60), 40, None),
+        (Spending(day=60, month=60, reserved=30), 11, DAY),
+        (Spending(day=100, month=100), 0, DAY),
+        (Spending(day=99, month=99), 0, None),
+        (Spending(day=0, month=990), 11, MONTH),
+        (Spending(day=100, month=1000), 1, MONTH),
+        (Spending(day=500, month=500), 0, DAY),
+    ],
+)
+def test_a_job_is_refused_by_the_budget_that_it_would_exceed(
+    spent: Spending, estimate: int, exceeded: Budget | None
+) -> None:
+    assert ALL.exceeded_by(spent, estimate) == exceeded
+
+
+def test_a_soft_budget_refuses_nothing() -> None:
+    assert Budgets((SOFT,)).exceeded_by(Spending(day=10**9, month=10**9), 10**9) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reached"),
+    [
+        (Spending(0, 0), Spending(49, 49), []),
+        (Spending(49, 49), Spending(50, 50), [SOFT]),
+        (Spending(50, 50), Spending(99, 99), []),
+        (Spending(0, 900), Spending(100, 1000), [DAY, MONTH, SOFT]),
+        (Spending(0, 0, reserved=500), Spending(1, 1, reserved=0), []),
+    ],
+)
+def test_a_budget_is_reached_once(before: Spending, after: Spending, reached: list[Budget]) -> None:
+    assert list(ALL.reached(before, after)) == reached
+
+
+@given(st.lists(st.integers(0, 60), max_size=30))
+def test_however_jobs_end_each_budget_is_reached_at_most_once(costs: list[int]) -> None:
+    spent, found = Spending(), []
+    for cost in costs:
+        found += ALL.reached(spent, spent.with_cost(cost))
+        spent = spent.with_cost(cost)
+    assert len(found) == len(set(found))
+    assert set(found) == {budget for budget in ALL.all if budget.is_reached(spent)}
+
+
+def test_members_have_their_own_budgets_or_those_of_the_settings() -> None:
+    default = Limits(credits_per_day=5, soft_credits_per_month=7)
+    found = budgets_of(Limits(credits_per_day=0.5, credits_per_month=20), default)
+    assert found.all == (
+        Budget("credits_per_day", "day", 500_000, hard=True),
+        Budget("credits_per_month", "month", 20_000_000, hard=True),
+        Budget("soft_credits_per_month", "month", 7_000_000, hard=False),
+    )
+    assert budgets_of(Limits(), NO_BUDGETS).all == ()
+    assert budgets_of(Limits(credits_per_day=0), default).all[0].limit == 0
+
+
+@pytest.mark.parametrize(
+    ("now", "day", "month"),
+    [
+        ("2026-11-28T18:00", "2026-11-29", "2026-12-01"),
+        ("2026-12-31T23:59", "2027-01-01", "2027-01-01"),
+        ("2028-02-28T00:00", "2028-02-29", "2028-03-01"),
+        ("2026-01-01T00:00", "2026-01-02", "2026-02-01"),
+    ],
+)
+def test_a_budget_renews_at_midnight_or_with_the_month(now: str, day: str, month: str) -> None:
+    at = datetime.fromisoformat(now).replace(tzinfo=UTC).timestamp()
+    assert renewal("day", at) == datetime.fromisoformat(day).replace(tzinfo=UTC)
+    assert renewal("month", at) == datetime.fromisoformat(month).replace(tzinfo=UTC)

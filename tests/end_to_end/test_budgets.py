@@ -1,0 +1,137 @@
+"""Budgets in credits over a running proxy: what is refused, and what clients see of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import gated
+import graphs
+import pytest
+from stack import Client, Proxy, running_proxy
+
+from proxy.members.member import Limits, Member
+from proxy.simulator import Simulator, Switches
+
+#: A graph that has never run is expected to run 10 s, each for 0.27 credits.
+UNKNOWN = 2.7
+
+
+@asynccontextmanager
+async def member(proxy: Proxy, **limits: Any) -> AsyncIterator[Client]:
+    """The client of a new member with budgets."""
+    directory = proxy.services.members
+    await directory.add(Member("alice", limits=Limits(**limits)))
+    token, _ = await directory.new_token("alice")
+    headers = {"Authorization": f"Bearer {token}"}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        yield Client(session, proxy.url)
+
+
+async def budgets(client: Client) -> list[dict[str, Any]]:
+    return list((await client.get("proxy/api/state"))[1]["budgets"])
+
+
+async def test_a_job_under_way_counts_with_its_estimate_until_it_has_ended(tmp_path: Path) -> None:
+    opened = asyncio.Event()
+    async with (
+        Simulator(extra_nodes=[gated.gate(opened)]) as simulator,
+        running_proxy(simulator, tmp_path / "data") as proxy,
+        member(proxy, credits_per_day=4, soft_credits_per_month=0.000001) as client,
+    ):
+        first = await gated.running_one(client)
+        reserved = [budget["reserved"] for budget in await budgets(client)]
+        assert reserved == [UNKNOWN, UNKNOWN]
+        status, refused = await client.post("prompt", {"prompt": gated.GRAPH})
+        assert status == 429
+        error = refused["error"]
+        assert (error["type"], error["details"]) == ("limit_reached", "credits_per_day")
+        assert "expected to cost 2.7 credits" in error["message"]
+        assert "1.3 credits are left" in error["message"]
+        more = error["extra_info"]
+        assert (more["value"], more["left"], more["estimate"]) == (4, 1.3, UNKNOWN)
+        assert more["ends_at"].endswith("T00:00:00+00:00")
+        assert 0 < more["retry_after"] <= 86_400
+        assert refused["node_errors"] == {}
+        (day,) = (await client.get("proxy/api/usage"))[1]["usage"]
+        assert day["submitted"] == 1
+        opened.set()
+        await client.ended(first)
+        month, day = await budgets(client)
+        assert (month["name"], month["hard"], month["reached"]) == (
+            "soft_credits_per_month",
+            False,
+            True,
+        )
+        assert (day["reserved"], day["reached"]) == (0, False)
+        assert 0 < day["spent"] == month["spent"] < UNKNOWN
+        await client.run(graphs.plain(1))
+
+
+async def test_earlier_runs_say_what_a_job_is_expected_to_cost(tmp_path: Path) -> None:
+    opened = asyncio.Event()
+    switches = Switches(cache_nodes=False)
+    async with Simulator(switches=switches, extra_nodes=[gated.gate(opened)]) as simulator:
+        opened.set()
+        async with (
+            running_proxy(simulator, tmp_path / "data") as proxy,
+            member(proxy, credits_per_day=UNKNOWN) as client,
+        ):
+            await client.run(gated.GRAPH)
+            headers = dict(client.session.headers)
+        opened.clear()
+        async with (
+            running_proxy(simulator, tmp_path / "data") as proxy,
+            aiohttp.ClientSession(headers=headers) as session,
+        ):
+            client = Client(session, proxy.url)
+            jobs = [await client.submit(gated.GRAPH) for _ in range(3)]
+            (day,) = await budgets(client)
+            assert 0 < day["reserved"] < UNKNOWN
+            assert (await client.post("prompt", {"prompt": graphs.sampled()}))[0] == 429
+            opened.set()
+            await asyncio.gather(*map(client.ended, jobs))
+
+
+async def test_the_default_budget_holds_for_a_person_without_members(
+    tmp_path: Path, simulator: Simulator
+) -> None:
+    async with (
+        running_proxy(simulator, tmp_path / "data", credits_per_month=0) as proxy,
+        aiohttp.ClientSession() as session,
+    ):
+        client = Client(session, proxy.url)
+        status, refused = await client.post("prompt", {"prompt": graphs.plain(1)})
+        assert (status, refused["error"]["details"]) == (429, "credits_per_month")
+        assert await client.get("history") == (200, {})
+
+
+async def test_what_comfyui_answers_has_nothing_new(proxy: Proxy) -> None:
+    async with member(proxy, credits_per_day=1000) as client:
+        status, answer = await client.post("prompt", {"prompt": graphs.plain(1)})
+        assert status == 200
+        assert answer.keys() == {"prompt_id", "number", "node_errors"}
+        await client.ended(answer["prompt_id"])
+        for path in (f"history/{answer['prompt_id']}", "history", "queue", "api/jobs"):
+            async with client.session.get(client.url / path) as found:
+                text = await found.text()
+            assert "credits" not in text
+            assert "cost" not in text
+            assert "estimate" not in text
+        _, history = await client.get("history")
+        (entry,) = history.values()
+        assert entry.keys() == {"prompt", "outputs", "status", "meta"}
+
+
+@pytest.mark.parametrize("value", [-1, "many"])
+async def test_an_amount_that_is_none_is_refused(proxy: Proxy, value: object) -> None:
+    async with member(proxy) as client:
+        await proxy.services.members.change("alice", role="admin")
+        body = {"name": "bob", "limits": {"credits_per_day": value}}
+        status, answer = await client.post("proxy/api/members", body)
+        assert status == 400
+        assert "credits_per_day" in answer["error"]["message"]

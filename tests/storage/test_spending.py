@@ -1,0 +1,155 @@
+"""What members have spent, and that two units do not spend the same credit."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+
+import pytest
+from databases import other_connection
+from storage.samples import PAYLOAD, ended, job
+
+from proxy.storage.database import Database, StorageError
+from proxy.storage.jobs import JobRepository, Numbering, StoredJob
+from proxy.storage.run_times import JOB, RunTimeRepository, RunTimeRow, job_name
+from proxy.storage.spending import Spending, days_of_month
+from proxy.storage.usage import UsageRepository, UsageRow
+
+DAY = "2026-11-28"
+#: Noon of this day, in ms.
+NOON = 1_795_867_200_000
+
+
+class NoCreditError(StorageError):
+    """The job would cost too much."""
+
+
+@dataclass
+class Wallet:
+    """A reservation of `estimate` where `limit` is not exceeded, and what it was asked."""
+
+    limit: int = 10**9
+    estimate: int = 10
+    day: str = DAY
+    shape: str | None = None
+    asked: list[tuple[Spending, float | None]] = field(default_factory=list)
+
+    def decide(self, spending: Spending, typical_ms: float | None) -> int:
+        self.asked.append((spending, typical_ms))
+        if spending.day + spending.reserved + self.estimate > self.limit:
+            raise NoCreditError("no credit is left")
+        return self.estimate
+
+
+@pytest.fixture
+def jobs(database: Database) -> JobRepository:
+    return JobRepository(database)
+
+
+async def put(jobs: JobRepository, wallet: Wallet, id_: str, member: str = "anna") -> StoredJob:
+    new = job(id_, member)
+    return await jobs.insert(new, PAYLOAD, numbering=Numbering(0), reservation=wallet)
+
+
+async def finish(jobs: JobRepository, stored: StoredJob, cost: int, day: str = DAY) -> Spending:
+    usage = UsageRow(day, stored.member, completed=1, credits_estimated=cost)
+    recorded = await jobs.finish(ended(stored, at=NOON), keep=10, usage=[usage], spending=True)
+    assert recorded.spending is not None
+    return recorded.spending
+
+
+async def test_a_job_is_reserved_until_its_end_which_corrects_the_estimate(
+    jobs: JobRepository,
+) -> None:
+    wallet = Wallet()
+    first = await put(jobs, wallet, "a")
+    assert first.estimate == 10
+    assert await jobs.get("anna", "a") == first
+    second = await put(jobs, wallet, "b")
+    assert [spending for spending, _ in wallet.asked] == [Spending(), Spending(reserved=10)]
+    assert await finish(jobs, first, 25) == Spending(reserved=10)
+    await put(jobs, wallet, "c")
+    assert wallet.asked[-1][0] == Spending(25, 25, 10)
+    assert await jobs.spending(DAY) == {"anna": Spending(25, 25, 20)}
+    await jobs.discard([second.order])
+    assert await jobs.spending(DAY, "anna") == {"anna": Spending(25, 25, 10)}
+    assert await jobs.spending(DAY, "ben") == {}
+
+
+async def test_a_refused_job_leaves_no_trace(jobs: JobRepository, database: Database) -> None:
+    usage = [UsageRow(DAY, "anna", submitted=1)]
+    with pytest.raises(NoCreditError):
+        await jobs.insert(job(), PAYLOAD, usage=usage, reservation=Wallet(limit=9))
+    assert await jobs.live() == []
+    assert await UsageRepository(database).days(DAY, DAY) == []
+    assert await jobs.spending(DAY) == {}
+
+
+@pytest.mark.parametrize("numbering", [Numbering(0), None])
+async def test_of_many_jobs_at_once_none_spends_what_another_has(
+    jobs: JobRepository, database: Database, numbering: Numbering | None
+) -> None:
+    async with other_connection(database) as other:
+        both = jobs, JobRepository(other)
+        tries = await asyncio.gather(
+            *(
+                both[number % 2].insert(
+                    job(str(number)),
+                    PAYLOAD,
+                    numbering=numbering,
+                    reservation=Wallet(limit=35),
+                )
+                for number in range(12)
+            ),
+            return_exceptions=True,
+        )
+    refused = [one for one in tries if isinstance(one, BaseException)]
+    assert all(isinstance(one, NoCreditError) for one in refused)
+    assert len(tries) - len(refused) == 3
+
+
+async def test_a_month_is_that_of_the_day_whatever_other_members_spend(
+    jobs: JobRepository, database: Database
+) -> None:
+    days = {"2026-10-31": 1, "2026-11-01": 2, DAY: 4, "2026-11-30": 8, "2026-12-01": 16}
+    await UsageRepository(database).add(
+        [UsageRow(day, "anna", credits_reported=amount) for day, amount in days.items()]
+        + [UsageRow(DAY, "ben", credits_estimated=1000)]
+    )
+    wallet = Wallet()
+    await put(jobs, wallet, "a")
+    assert wallet.asked == [(Spending(day=4, month=14), None)]
+    await put(jobs, wallet, "b", "ben")
+    assert await jobs.spending(DAY) == {
+        "anna": Spending(4, 14, 10),
+        "ben": Spending(1000, 1000, 10),
+    }
+
+
+async def test_the_typical_time_is_the_members_or_else_that_of_all(
+    jobs: JobRepository, database: Database
+) -> None:
+    rows = [
+        RunTimeRow(JOB, job_name("shape"), b"2000.0", 1),
+        RunTimeRow(JOB, job_name("shape", "anna"), b"7000.0", 1),
+        RunTimeRow(JOB, job_name("other", "anna"), b"null", 1),
+    ]
+    await RunTimeRepository(database).put(rows, keep={JOB: 10})
+    wallet = Wallet(shape="shape")
+    await put(jobs, wallet, "a")
+    await put(jobs, wallet, "b", "ben")
+    for shape in ("unknown", "other", None):
+        wallet.shape = shape
+        await put(jobs, wallet, f"c {shape}")
+    assert [typical for _, typical in wallet.asked] == [7000.0, 2000.0, None, None, None]
+
+
+def test_the_days_of_every_month_are_whole() -> None:
+    first = date(2027, 12, 31)
+    for number in range(800):
+        day = first + timedelta(days=number)
+        days = days_of_month(day.isoformat())
+        assert day.isoformat() in days
+        assert (date.fromisoformat(days[-1]) + timedelta(days=1)).day == 1
+        assert [found[8:] for found in days] == [f"{n:02}" for n in range(1, len(days) + 1)]
