@@ -55,6 +55,21 @@ def test_the_life_of_a_member(run: Any) -> None:
     assert run("member", "add", "Ann", "--restore")[0] == 0
 
 
+def test_budgets_are_set_and_removed_in_credits(run: Any) -> None:
+    budgets = "--credits-per-day 12.5 --soft-credits-per-month 800"
+    assert run("member", "add", "ann", *budgets.split())[0] == 0
+    (ann,) = json.loads(run("member", "list", "--json")[1])
+    assert ann["limits"]["credits_per_day"] == 12.5
+    assert ann["limits"]["soft_credits_per_month"] == 800
+    assert "credits_per_day 12.5" in run("member", "list")[1]
+    assert run("member", "set", "ann", "--credits-per-day", "none")[0] == 0
+    (ann,) = json.loads(run("member", "list", "--json")[1])
+    assert ann["limits"]["credits_per_day"] is None
+    code, _, complaint = run("member", "set", "ann", "--credits-per-month=-1")
+    assert code == 2
+    assert "credits_per_month" in complaint
+
+
 def test_the_list_has_everything_that_is_limited(run: Any) -> None:
     words = "--max-queued 5000 --deny-class A --deny-class B --deny-partner-nodes"
     assert run("member", "add", "ann", *words.split(), "--client-parallelism", "many")[0] == 0

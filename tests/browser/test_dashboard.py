@@ -343,6 +343,8 @@ async def test_usage_is_shown_by_day_and_saved_as_csv(
         row = page.locator("#usage-days tbody tr").filter(has_text="ben")
         await row.filter(has_text=day_of(time.time())).wait_for()
         await page.locator("tfoot").get_by_text("Sum").wait_for()
+        gpu = page.locator("#usage-costs tbody tr").filter(has_text="GPU")
+        await gpu.filter(has_text="estimated").filter(has_text="credit").wait_for()
         assert (await Axe().run(page)).violations_count == 0
         async with page.expect_download() as downloading:
             await page.get_by_role("link", name="Download CSV").click()
@@ -351,8 +353,33 @@ async def test_usage_is_shown_by_day_and_saved_as_csv(
         head, *lines = saved.read_text(encoding="utf-8").splitlines()
         assert head.startswith("day,member,submitted,")
         assert ["ben", "1"] in [line.split(",")[1:3] for line in lines]
+        async with page.expect_download() as downloading:
+            await page.get_by_role("link", name="Download costs").click()
+        await (await downloading.value).save_as(saved)
+        head, line = saved.read_text(encoding="utf-8").splitlines()
+        assert head.startswith("day,member,account,node_class,source,credits")
+        assert line.split(",")[1:5] == ["ben", "default", "", "estimated"]
         await page.get_by_label("Member").select_option("anna")
         await row.wait_for(state="detached")
+
+
+async def test_a_budget_is_set_and_shown_with_what_is_spent(
+    chrome: Browser, gateway: Gateway
+) -> None:
+    async with signed_in(chrome, gateway, "anna") as page:
+        assert await page.locator("#budgets").is_hidden()
+        await page.goto(f"{gateway.url / 'proxy/'}#/member/ben")
+        await page.get_by_label("Credits a day", exact=True).fill("50")
+        await page.get_by_label("Soft credits a month").fill("0.000001")
+        await page.get_by_role("button", name="Save").click()
+        await page.get_by_text("Saved").wait_for()
+        await until_ended(page, await gateway.submit("ben", graphs.plain()))
+        await page.goto(f"{gateway.url / 'proxy/'}#/")
+        hard = page.locator("#budgets li").filter(has_text="of 50 credits")
+        await hard.filter(has_text="Budget a day").wait_for()
+        soft = page.locator("#budgets li").filter(has_text="Soft budget a month")
+        await soft.filter(has_text="reached").wait_for()
+        assert (await Axe().run(page)).violations_count == 0
 
 
 async def test_a_member_sees_and_saves_the_own_usage_alone(
