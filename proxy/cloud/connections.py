@@ -11,6 +11,7 @@ from typing import Any, Literal
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 #: Timeout of a TCP and TLS connection, in seconds.
@@ -20,8 +21,9 @@ CONNECT_TIMEOUT = 10.0
 Reach = Literal["public", "private", "loopback"]
 _REACHES: tuple[Reach, ...] = ("public", "private", "loopback")
 
-#: IPv4 addresses embedded by NAT64 (RFC 6052).
-_NAT64 = IPv6Network("64:ff9b::/96")
+#: IPv6 addresses that end with an IPv4 address: those of NAT64 (RFC 6052), and the deprecated
+#: IPv4-compatible ones (RFC 4291).
+_WITH_IPV4 = (IPv6Network("64:ff9b::/96"), IPv6Network("::/96"))
 
 #: Maximum number of hosts whose HTTP proxy is cached; finding it takes 0.1 ms.
 _MAX_CACHED_PROXIES = 64
@@ -37,10 +39,12 @@ def reach_of(address: str) -> Reach:
     """Return from where an IP address can be reached. Link-local and multicast addresses count as
     loopback."""
     ip: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
-    if isinstance(ip, IPv6Address):
+    if isinstance(ip, IPv6Address) and not ip.is_loopback:
         inner = ip.ipv4_mapped or ip.sixtofour
-        if inner is None and ip in _NAT64:
+        if inner is None and any(ip in network for network in _WITH_IPV4):
             inner = IPv4Address(int(ip) & 0xFFFFFFFF)
+        if ip.is_site_local:
+            return "private"
         ip = ip if inner is None else inner
     if ip.is_loopback or ip.is_unspecified or ip.is_link_local or ip.is_multicast:
         return "loopback"
@@ -52,18 +56,27 @@ class Connections:
 
     `check` gets each IP address immediately before the connection, and may raise
     `AddressRefusedError`. With an HTTP proxy only an address in the URL itself is checked: the
-    proxy resolves names.
+    proxy resolves names. `resolver` makes what looks up names instead of aiohttp's own.
     """
 
-    def __init__(self, check: Callable[[str], None], **options: Any) -> None:
+    def __init__(
+        self,
+        check: Callable[[str], None],
+        *,
+        resolver: Callable[[], AbstractResolver] | None = None,
+        **options: Any,
+    ) -> None:
         self._check = check
+        self._make_resolver = resolver
+        self._resolver: AbstractResolver | None = None
         self._options = options
         self._proxy_for = lru_cache(_MAX_CACHED_PROXIES)(outward_proxy)
         self._sessions: tuple[aiohttp.ClientSession, ...] = ()
 
     async def start(self) -> None:
         """Open the sessions; connections are made on demand."""
-        checked = aiohttp.TCPConnector(socket_factory=self._socket)
+        self._resolver = None if self._make_resolver is None else self._make_resolver()
+        checked = aiohttp.TCPConnector(socket_factory=self._socket, resolver=self._resolver)
         direct = _bare_session(connector=checked, **self._options)
         self._sessions = direct, _bare_session(**self._options)
 
@@ -72,6 +85,9 @@ class Connections:
         for session in self._sessions:
             await session.close()
         self._sessions = ()
+        if self._resolver is not None:
+            await self._resolver.close()
+            self._resolver = None
 
     def choose(self, url: URL) -> tuple[aiohttp.ClientSession, URL | None]:
         """Return the session for a URL, and the HTTP proxy or `None`. Raises

@@ -74,6 +74,9 @@ def test_a_proxy_is_http_unless_it_says_otherwise(
         ("64:ff9b::7f00:1", "loopback"),
         ("64:ff9b::808:808", "public"),
         ("2002:7f00:1::", "loopback"),
+        ("::127.0.0.1", "loopback"),
+        ("::10.1.2.3", "private"),
+        ("fec0::1", "private"),
     ],
 )
 def test_how_local_an_address_is(address: str, reach: Reach) -> None:
