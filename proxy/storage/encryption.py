@@ -73,6 +73,18 @@ class Cipher:
         except InvalidToken:
             return None
 
+    def renewed(self, data: bytes) -> bytes | None:
+        """Return the data encrypted with the first secret; `None` if they are already, or were
+        encrypted with an unknown one. Raises `StorageError`."""
+        from cryptography.fernet import Fernet, InvalidToken  # as in `_ready`
+
+        plain = self.decrypt(data)
+        try:
+            Fernet(self._secrets[0]).decrypt(data)
+        except InvalidToken:
+            return None if plain is None else self.encrypt(plain)
+        return None
+
     def sign(self, data: bytes) -> str:
         """Return a signature that shows that the data come from a holder of the secret. Raises
         `StorageError`."""

@@ -60,6 +60,7 @@ from proxy.storage.spending import (
 from proxy.storage.statements import Upsert, chunks, run
 from proxy.storage.tables import history, job_numbers, jobs
 from proxy.storage.usage import UsageRow, add_usage, day_of, submitted_on
+from proxy.storage.webhooks import WebhookMessage, add_message
 
 
 class JobKey(NamedTuple):
@@ -279,12 +280,14 @@ class JobRepository(Repository):
         *,
         sent: Collection[int] = (),
         shares: Shares | None = None,
+        messages: Mapping[int, WebhookMessage] | None = None,
         fence: Fence | None = None,
     ) -> set[int]:
         """Write fields of jobs, by order, under the names of `StoredJob`; returns the orders of
         jobs that no longer exist.
 
-        The credentials of jobs that were `sent` are deleted.
+        The credentials of jobs that were `sent` are deleted. The `messages` of jobs that exist are
+        delivered to webhooks.
         """
         # In the same order everywhere, so that no two units wait for each other's rows.
         written = sorted(changes, key=itemgetter(0))
@@ -299,6 +302,9 @@ class JobRepository(Repository):
             for order in sorted(sent):
                 forget_credentials(connection, order)
             put_shares(connection, shares)
+            for order, message in (messages or {}).items():
+                if order not in gone:
+                    add_message(connection, message)
             return gone
 
         return await self.write(work)
@@ -331,12 +337,14 @@ class JobRepository(Repository):
         usage: Sequence[UsageRow] = (),
         costs: Sequence[CostRow] = (),
         shares: Shares | None = None,
+        messages: Sequence[WebhookMessage] = (),
         fence: Fence | None = None,
         spending: bool = False,
     ) -> Recorded:
         """Move a job into the history, of which the newest `keep` entries of its member stay.
 
-        With `spending` the result has what the member has spent without this job.
+        With `spending` the result has what the member has spent without this job. The `messages`
+        are delivered to webhooks.
 
         An id that is used again keeps its place in the history, with the new entry.
         """
@@ -356,6 +364,8 @@ class JobRepository(Repository):
             add_usage(connection, usage)
             add_costs(connection, costs)
             put_shares(connection, shares)
+            for message in messages:
+                add_message(connection, message)
             return Recorded(ordinal, tuple(forgotten), before)
 
         return await self.write(work)

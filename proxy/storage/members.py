@@ -31,6 +31,7 @@ from sqlalchemy import (
 from proxy.storage.database import Repository, StorageError
 from proxy.storage.statements import Upsert, get_meta, put_meta, run_many
 from proxy.storage.tables import PlainText, table_of
+from proxy.storage.webhooks import remove_webhooks
 
 #: What a file or a folder counts for at least, in bytes.
 BLOCK = 4096
@@ -145,7 +146,7 @@ class MemberRepository(Repository):
         revoked: Collection[str] = (),
     ) -> int:
         """Write members and tokens, and delete revoked tokens with their sessions and the
-        invitations of removed members; all or nothing.
+        invitations and webhooks of removed members; all or nothing.
 
         Returns the new revision. Raises `StaleError` if `revision` (`None` for any) is not the
         newest.
@@ -159,6 +160,8 @@ class MemberRepository(Repository):
             _revoke(connection, revoked)
             gone = [member.name for member in members if member.removed]
             connection.execute(delete(invitations).where(invitations.c.member.in_(gone)))
+            if gone:
+                remove_webhooks(connection, gone)
             return _advance(connection, newest)
 
         return await self.write(work)

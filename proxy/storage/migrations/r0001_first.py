@@ -23,6 +23,7 @@ def upgrade() -> None:
     _create_members()
     _create_usage()
     _create_costs()
+    _create_webhooks()
     _create_process()
 
 
@@ -433,6 +434,41 @@ def _create_costs() -> None:
         ),
         sqlite_with_rowid=False,
     )
+
+
+def _create_webhooks() -> None:
+    op.create_table(
+        "webhooks",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("member", AnyText(), nullable=False),
+        sa.Column("url", AnyText(), nullable=False),
+        sa.Column("types", sa.LargeBinary(), nullable=False),
+        sa.Column("secret", sa.LargeBinary(), nullable=False),
+        sa.Column("created", sa.BigInteger(), nullable=False),
+        sa.Column("disabled", AnyText(), nullable=True),
+        sa.Column("disabled_at", sa.BigInteger(), nullable=True),
+        sa.Column("failing_since", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhooks")),
+    )
+    op.create_index("ix_webhooks_member", "webhooks", ["member"], unique=False)
+    op.create_table(
+        "webhook_deliveries",
+        sa.Column("webhook", sa.Text(), nullable=False),
+        sa.Column("message", sa.Text(), nullable=False),
+        sa.Column("type", sa.Text(), nullable=False),
+        sa.Column("url", AnyText(), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.Column("created", sa.BigInteger(), nullable=False),
+        sa.Column("due", sa.BigInteger(), nullable=True),
+        sa.Column("attempts", sa.BigInteger(), nullable=False),
+        sa.Column("attempted", sa.BigInteger(), nullable=True),
+        sa.Column("status", sa.BigInteger(), nullable=True),
+        sa.Column("outcome", sa.Text(), nullable=False),
+        sa.Column("note", AnyText(), nullable=False),
+        sa.PrimaryKeyConstraint("webhook", "message", name=op.f("pk_webhook_deliveries")),
+    )
+    for columns in (["due"], ["webhook", "due"], ["webhook", "created"]):
+        op.create_index(f"ix_webhook_deliveries_{'_'.join(columns)}", "webhook_deliveries", columns)
 
 
 def _create_process() -> None:
