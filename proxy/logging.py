@@ -52,7 +52,8 @@ def _shapes(user_end: str) -> re.Pattern[str]:
         r"|(?P<signed>\b(?:x-goog-|x-amz-)?(?:signature|credential|security-token)=)[^\s&'\"]+"
         rf"|(?P<field>(?<![\w-])(?:{_KEY_NAMES})['\"]?\s*[:=]\s*['\"]?)[^\s&'\",}})\]]+"
         r"|(?P<member>cc[pi]_[a-z2-7]{8})[a-z2-7]{8,}"
-        r"|\bcomfyui-[A-Za-z0-9_-]{6,}",
+        r"|\bcomfyui-[A-Za-z0-9_-]{6,}"
+        r"|\bwhsec_[A-Za-z0-9+/_-]{6,}=*",
         re.IGNORECASE,
     )
 

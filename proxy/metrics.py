@@ -125,6 +125,8 @@ account_balance | gauge | account currency | The account's balance in whole unit
 account_ready | gauge | account reason | 1 if the account accepts jobs, 0 if it does not, with the \
   reason.
 event_socket_up | gauge | account | 1 if the account's event socket is open.
+webhook_attempts | counter | member result | Attempts to deliver a message to a webhook: delivered \
+  or failed. The label member is empty for webhooks of the gateway.
 engine_offered | gauge | | 1 while the engine of this replica cannot reach Comfy Cloud and asks \
   the other replicas to run the jobs.
 engine_handovers | counter | direction | How often this replica has given the engine to another \
@@ -203,6 +205,7 @@ class Metrics:
         self._running = self._new(Histogram, "job_running_seconds", buckets=SLOW)
         self._credits = self._new(Counter, "credits_used")
         self._unknown_costs = self._new(Counter, "unknown_costs")
+        self.webhook_attempts = self._new(Counter, "webhook_attempts")
         self.engine_offered = self._new(Gauge, "engine_offered")
         self.engine_handovers = self._new(Counter, "engine_handovers")
         for direction in ("given", "taken"):  # so that Prometheus sees the first of each

@@ -1,0 +1,80 @@
+"""Tells webhooks that an account takes no jobs, and that it takes jobs again.
+
+What was told is in the storage, so that another engine, or another start, does not tell it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from proxy.jobs.models import AccountView
+from proxy.storage.database import FencedError, StorageError
+from proxy.storage.leases import Fence
+from proxy.storage.webhooks import WebhookRepository
+from proxy.webhooks.messages import GATEWAY_TYPES, account_message
+from proxy.webhooks.outbox import Outbox
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between two looks at the accounts.
+INTERVAL = 1.0
+#: Seconds for which a trouble must last before it is told, by its reason. Others are of load, and
+#: are not told.
+DELAYS = {"dead_key": 0.0, "no_credits": 0.0, "unreachable": 60.0}
+
+
+def changes(told: Mapping[str, str], troubles: Mapping[str, str]) -> Iterable[tuple[str, str, str]]:
+    """Yield the type of each message that is due, its account and the reason."""
+    for account, reason in troubles.items():
+        if told.get(account) != reason:
+            yield "account.unavailable", account, reason
+    for account, reason in told.items():
+        if account not in troubles:
+            yield "account.recovered", account, reason
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class AccountWatch:
+    """Watches the accounts of an engine, which `views` returns as they are now."""
+
+    repository: WebhookRepository
+    outbox: Outbox
+    fence: Fence
+    views: Callable[[], Sequence[AccountView]]
+    _since: dict[tuple[str, str], float] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Watch, until cancelled."""
+        told: dict[str, str] | None = None
+        while True:
+            await asyncio.sleep(INTERVAL)
+            troubles = self._troubles(asyncio.get_running_loop().time())
+            if not any(map(self.outbox.wants, GATEWAY_TYPES)):
+                told = None
+                continue
+            try:
+                if told is None:
+                    told = await self.repository.told_accounts()
+                messages = [account_message(*change) for change in changes(told, troubles)]
+                if messages:
+                    await self.repository.tell_accounts(troubles, messages, fence=self.fence)
+                    told = troubles
+                    self.outbox.news.set()
+            except FencedError:
+                await asyncio.Event().wait()  # another engine watches; this one is stopped
+            except StorageError as error:
+                log.warning("webhooks_save_failed", error=str(error))
+
+    def _troubles(self, now: float) -> dict[str, str]:
+        """Return the accounts with a trouble that has lasted, each with its reason."""
+        seen = [(view.name, view.reason or "") for view in self.views() if view.reason in DELAYS]
+        self._since = {trouble: self._since.get(trouble, now) for trouble in seen}
+        return {
+            name: reason
+            for (name, reason), since in self._since.items()
+            if now - since >= DELAYS[reason]
+        }

@@ -1,0 +1,83 @@
+"""Where webhooks may go: which URLs are taken, and which addresses are connected to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+from msgspec import Struct
+from yarl import URL
+
+from proxy.cloud.connections import AddressRefusedError, reach_of
+
+#: Characters of a URL.
+MAX_URL = 2000
+
+
+class WebhookUrlError(ValueError):
+    """Raised for a URL that cannot be a webhook. The text is a sentence that says what to do."""
+
+
+class WebhookAddresses(Struct, frozen=True):
+    """The addresses that webhooks may go to: public ones, and those of `networks`.
+
+    `hosts` are those that jobs may name (`*.example.com` for all below one).
+    """
+
+    networks: Sequence[IPv4Network | IPv6Network] = ()
+    hosts: Sequence[str] = ()
+
+    def check(self, address: str) -> None:
+        """Raise `AddressRefusedError` for an IP address that webhooks must not connect to."""
+        ip = ip_address(address.partition("%")[0])
+        mapped = getattr(ip, "ipv4_mapped", None)
+        if reach_of(address) != "public" and not any(
+            (mapped or ip) in network for network in self.networks
+        ):
+            raise AddressRefusedError(
+                "The address is not of the public network: an admin can allow it with the setting "
+                "webhook_networks."
+            )
+
+    def check_url(self, text: str) -> None:
+        """Raise `WebhookUrlError` for a URL that no webhook can have."""
+        url = _parsed(text)
+        try:
+            self.check(url.host or "")
+        except AddressRefusedError as error:
+            raise WebhookUrlError(str(error)) from None
+        except ValueError:  # a name, whose addresses are checked when it is connected to
+            pass
+
+    def check_job_url(self, text: str) -> None:
+        """Raise `WebhookUrlError` for a URL that no job can name."""
+        self.check_url(text)
+        host = (_parsed(text).host or "").lower()
+        if not any(_covers(pattern, host) for pattern in self.hosts):
+            raise WebhookUrlError(
+                f"The host {host} is not allowed for webhooks of jobs: ask an admin to add it to "
+                "the setting webhook_hosts."
+            )
+
+
+def _parsed(text: str) -> URL:
+    try:
+        url = URL(text)
+        host, port = url.host, url.port
+    except ValueError:
+        host = port = None
+    if not host or not port or url.scheme not in ("http", "https") or len(text) > MAX_URL:
+        raise WebhookUrlError(
+            f"The URL of a webhook must be an http or https address of at most {MAX_URL} "
+            "characters, such as https://example.com/hooks."
+        )
+    if url.user is not None or url.password is not None or url.fragment:
+        raise WebhookUrlError(
+            "The URL of a webhook must have no user, password or fragment: put a secret into its "
+            "path or query, or verify the signature."
+        )
+    return url
+
+
+def _covers(pattern: str, host: str) -> bool:
+    return host == pattern or (pattern.startswith("*.") and host.endswith(pattern[1:]))

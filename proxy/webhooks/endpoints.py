@@ -1,0 +1,239 @@
+"""Endpoints: what owners of webhooks do with them, from the API and from the command line.
+
+A member has its own endpoints, for messages about its jobs. Those of the gateway get the messages
+of all members, and those about accounts. A secret is shown when it is made, and never again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from proxy.storage.encryption import Cipher
+from proxy.storage.webhooks import (
+    GATEWAY,
+    StoredDelivery,
+    StoredWebhook,
+    TooManyWebhooksError,
+    WebhookRepository,
+)
+from proxy.translate import codec
+from proxy.translate.errors import LocalError
+from proxy.webhooks.addresses import MAX_URL, WebhookAddresses, WebhookUrlError
+from proxy.webhooks.messages import JOB_TYPES, TYPES, MessageType, trial_message
+from proxy.webhooks.secret import new_id, new_secret
+
+#: Endpoints of an owner, and deliveries of a log.
+MAX_WEBHOOKS, MAX_LOG = 10, 100
+
+#: What an endpoint gets if its owner chooses nothing.
+DEFAULT_TYPES: tuple[MessageType, ...] = ("job.completed", "job.failed", "job.cancelled")
+
+Url = Annotated[str, Meta(min_length=1, max_length=MAX_URL)]
+Types = Annotated[tuple[MessageType, ...], Meta(min_length=1, max_length=20)]
+
+
+class NewWebhook(Struct, forbid_unknown_fields=True):
+    """An endpoint to add: its URL, the types of messages that it gets, and whether it is one of the
+    gateway, for admins."""
+
+    url: Url
+    types: Types = DEFAULT_TYPES
+    gateway: bool = False
+
+
+class WebhookFields(Struct, forbid_unknown_fields=True):
+    """Fields of an endpoint to set."""
+
+    url: Url | UnsetType = UNSET
+    types: Types | UnsetType = UNSET
+    disabled: bool | UnsetType = UNSET
+
+
+class Webhooks:
+    """The endpoints of everybody. `changed` is called after each change, `now` is in seconds since
+    1970."""
+
+    def __init__(
+        self,
+        repository: WebhookRepository,
+        cipher: Cipher,
+        addresses: WebhookAddresses,
+        *,
+        changed: Callable[[], object] = bool,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.addresses = addresses
+        self._repository = repository
+        self._cipher = cipher
+        self._changed = changed
+        self._now = now
+
+    async def endpoints(self, owner: str | None) -> list[dict[str, Any]]:
+        """Return the endpoints of an owner, or of all, as JSON. Raises `StorageError`."""
+        found = await self._repository.endpoints(owner)
+        last = await self._repository.last(owner) if found else {}
+        return [describe(webhook, last.get(webhook.id)) for webhook in found]
+
+    async def find(self, id_: str, owner: str | None) -> StoredWebhook:
+        """Return an endpoint of an owner, or of anybody. Raises `LocalError` (404), also for one of
+        somebody else."""
+        webhook = await self._repository.get(id_)
+        if webhook is None or owner not in (None, webhook.member):
+            raise LocalError("unknown", "There is no such webhook.", kind="not_found")
+        return webhook
+
+    async def add(self, owner: str, wanted: NewWebhook) -> tuple[str, StoredWebhook]:
+        """Add an endpoint, and return its secret and what is stored of it.
+
+        Raises `LocalError` for a URL that cannot be one (400), and if the owner has `MAX_WEBHOOKS`
+        (409).
+        """
+        self._check(owner, wanted.url, wanted.types)
+        secret, created = new_secret(), int(self._now() * 1000)
+        webhook = StoredWebhook(
+            new_id(),
+            owner,
+            wanted.url,
+            codec.dump_bytes(_sorted(wanted.types)),
+            self._cipher.encrypt(secret.encode()),
+            created,
+        )
+        try:
+            await self._repository.add(webhook, limit=MAX_WEBHOOKS)
+        except TooManyWebhooksError:
+            raise LocalError(
+                "too_many_webhooks",
+                f"There are {MAX_WEBHOOKS} webhooks, which is the maximum: remove one that is not "
+                "used.",
+                kind="conflict",
+            ) from None
+        self._changed()
+        return secret, webhook
+
+    async def change(self, webhook: StoredWebhook, wanted: WebhookFields) -> dict[str, Any]:
+        """Change an endpoint, and return it as JSON. One that is enabled begins anew. Raises
+        `LocalError`."""
+        if not webhook.url:
+            raise LocalError(
+                "webhook_of_jobs",
+                "This webhook is for the URLs that jobs name; only its secret can be changed.",
+                kind="conflict",
+            )
+        url = webhook.url if wanted.url is UNSET else wanted.url
+        types: Sequence[str] = _types(webhook) if wanted.types is UNSET else wanted.types
+        self._check(webhook.member, url, types)
+        values: dict[str, Any] = {"url": url, "types": codec.dump_bytes(_sorted(types))}
+        if wanted.disabled is False:
+            values |= {"disabled": None, "disabled_at": None, "failing_since": None}
+        elif wanted.disabled is True and webhook.disabled is None:
+            values |= {"disabled": "Its owner has disabled it.", "disabled_at": self._ms()}
+        await self._repository.change(webhook.id, **values)
+        self._changed()
+        return describe(await self.find(webhook.id, None), None)
+
+    def check_job_url(self, url: object) -> None:
+        """Check what a job names as its `webhook_url`. Raises `LocalError` (400)."""
+        if url is None:
+            return
+        try:
+            if not isinstance(url, str):
+                raise WebhookUrlError("extra_data.webhook_url must be a string with a URL.")
+            self.addresses.check_job_url(url)
+        except WebhookUrlError as error:
+            raise LocalError("invalid_webhook_url", str(error)) from None
+
+    async def replace_secret(self, webhook: StoredWebhook) -> str:
+        """Give an endpoint another secret and return it; the old one signs nothing more."""
+        secret = new_secret()
+        await self._repository.change(webhook.id, secret=self._cipher.encrypt(secret.encode()))
+        return secret
+
+    async def remove(self, webhook: StoredWebhook) -> None:
+        """Remove an endpoint with its log."""
+        await self._repository.remove(webhook.id)
+        self._changed()
+
+    async def test(self, webhook: StoredWebhook) -> str:
+        """Have a message delivered to an endpoint, and return the id of the message. It is
+        attempted once. Raises `LocalError` (409) for the endpoint of URLs of jobs."""
+        if not webhook.url:
+            raise LocalError(
+                "webhook_of_jobs",
+                "This webhook is for the URLs that jobs name: submit a job to test it.",
+                kind="conflict",
+            )
+        message = trial_message(webhook.member, webhook.id)
+        await self._repository.send(webhook.id, message)
+        self._changed()
+        return message.id
+
+    async def log(self, webhook: StoredWebhook) -> list[dict[str, Any]]:
+        """Return the newest deliveries to an endpoint as JSON, the newest first."""
+        found = await self._repository.log(webhook.id, MAX_LOG)
+        return [describe_delivery(delivery) for delivery in found]
+
+    async def disabled(self, owner: str | None) -> int:
+        """Return how many endpoints of an owner, or of all, get nothing more."""
+        return await self._repository.disabled(owner)
+
+    def _check(self, owner: str, url: str, types: Sequence[str]) -> None:
+        """Raise `LocalError` (400) for what an endpoint cannot be."""
+        try:
+            self.addresses.check_url(url)
+        except WebhookUrlError as error:
+            raise LocalError("invalid_webhook_url", str(error)) from None
+        foreign = [name for name in types if owner != GATEWAY and name not in JOB_TYPES]
+        if foreign:
+            raise LocalError(
+                "invalid_webhook_types",
+                f"Only webhooks of the gateway get {', '.join(foreign)}: choose others of "
+                f"{', '.join(JOB_TYPES)}.",
+            )
+
+    def _ms(self) -> int:
+        return int(self._now() * 1000)
+
+
+def describe(webhook: StoredWebhook, last: StoredDelivery | None) -> dict[str, Any]:
+    """Return an endpoint as JSON, with its last attempt and without its secret."""
+    return {
+        "id": webhook.id,
+        "member": webhook.member or None,
+        "url": webhook.url or None,
+        "types": _types(webhook),
+        "created": webhook.created,
+        "disabled": webhook.disabled,
+        "disabled_at": webhook.disabled_at,
+        "failing_since": webhook.failing_since,
+        "last": None if last is None else describe_delivery(last),
+    }
+
+
+def describe_delivery(delivery: StoredDelivery) -> dict[str, Any]:
+    """Return a delivery as JSON. `next` is when it is attempted again."""
+    return {
+        "message": delivery.message,
+        "type": delivery.type,
+        "url": delivery.url or None,
+        "created": delivery.created,
+        "outcome": delivery.outcome,
+        "attempts": delivery.attempts,
+        "attempted": delivery.attempted,
+        "status": delivery.status,
+        "note": delivery.note,
+        "next": delivery.due,
+    }
+
+
+def _types(webhook: StoredWebhook) -> list[str]:
+    return msgspec.json.decode(webhook.types, type=list[str])
+
+
+def _sorted(types: Sequence[str]) -> list[str]:
+    """Return types once each, in the order of the table."""
+    return [name for name in TYPES if name in types]

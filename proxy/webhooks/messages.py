@@ -1,0 +1,127 @@
+"""The messages that webhooks get: their types, and the JSON of each.
+
+A body is `{"type", "timestamp", "data"}`, as Standard Webhooks has it. It has neither secrets nor
+signed URLs: files are named by the `/view` URL of this proxy, without its host.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+from urllib.parse import urlencode
+
+from proxy.jobs.models import Job, JobEnd, now
+from proxy.logging import scrub_start
+from proxy.storage.webhooks import GATEWAY, WebhookMessage
+from proxy.translate import codec
+
+MessageType = Literal[
+    "job.started",
+    "job.completed",
+    "job.failed",
+    "job.cancelled",
+    "account.unavailable",
+    "account.recovered",
+]
+
+#: The types of messages, and when each is sent. Those of members are about their own jobs.
+JOB_TYPES: Mapping[MessageType, str] = {
+    "job.started": "A job began to run.",
+    "job.completed": "A job ended with its outputs.",
+    "job.failed": "A job ended with an error.",
+    "job.cancelled": "A job that was accepted was interrupted.",
+}
+GATEWAY_TYPES: Mapping[MessageType, str] = {
+    "account.unavailable": "An account takes no jobs: its key, its credits or the cloud.",
+    "account.recovered": "The account takes jobs again.",
+}
+TYPES: Mapping[MessageType, str] = {**JOB_TYPES, **GATEWAY_TYPES}
+#: Sent by the test of an endpoint, which cannot choose it.
+TEST = "webhook.test"
+
+#: Files that a message names, and characters of its error.
+MAX_OUTPUTS, MAX_ERROR = 100, 1000
+
+
+def message(
+    type_: str, member: str, data: Mapping[str, Any], *, url: str = "", new_secret: bytes = b""
+) -> WebhookMessage:
+    """Return a new message about a member, or about the gateway (`GATEWAY`)."""
+    created = now()
+    moment = datetime.fromtimestamp(created / 1000, UTC).isoformat(timespec="milliseconds")
+    body = {"type": type_, "timestamp": moment.replace("+00:00", "Z"), "data": data}
+    id_ = f"msg_{uuid.uuid4().hex}"
+    return WebhookMessage(
+        id_, type_, member, codec.dump_bytes(body), created, url=url, new_secret=new_secret
+    )
+
+
+def trial_message(member: str, webhook: str) -> WebhookMessage:
+    """Return the message that tests an endpoint."""
+    return message(TEST, member, {"webhook": webhook})
+
+
+def started_data(job: Job) -> dict[str, Any]:
+    """Return what is said of a job that runs now."""
+    return {**_job(job), "state": "running", "started": job.started_at}
+
+
+def ended_data(job: Job, end: JobEnd) -> dict[str, Any]:
+    """Return what is said of a job that has ended."""
+    outputs = list(_outputs(end.outputs))
+    return {
+        **_job(job),
+        "state": end.outcome,
+        "started": end.started_at,
+        "ended": end.ended_at,
+        "outputs": outputs[:MAX_OUTPUTS],
+        "output_count": len(outputs),
+        "error": _error(end),
+    }
+
+
+def account_message(type_: str, account: str, reason: str) -> WebhookMessage:
+    """Return a message about an account; `reason` says why it takes no jobs, or took none."""
+    return message(type_, GATEWAY, {"account": account, "reason": reason})
+
+
+def _job(job: Job) -> dict[str, Any]:
+    return {
+        "prompt_id": job.prompt_id,
+        "member": job.member,
+        "client_id": job.client_id,
+        "label": job.label,
+        "created": job.created_at,
+    }
+
+
+def _outputs(outputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the files of a job's outputs."""
+    for node, output in outputs.items():
+        for media, items in output.items() if isinstance(output, dict) else ():
+            for item in items if isinstance(items, list) else ():
+                if isinstance(item, dict) and isinstance(item.get("filename"), str):
+                    file = {key: str(item.get(key) or "") for key in ("subfolder", "type")}
+                    file = {"filename": item["filename"], **file}
+                    url = f"/view?{urlencode(file, errors='replace')}"
+                    yield {"node": node, "media": media, **file, "url": url}
+
+
+def _error(end: JobEnd) -> dict[str, Any] | None:
+    """Return the error of a failed job."""
+    if end.outcome != "failed":
+        return None
+    found = (data for type_, data in end.status["messages"] if type_ == "execution_error")
+    error: dict[str, Any] = next(found, {})
+    return {
+        "type": _short(error.get("exception_type")),
+        "message": _short(error.get("exception_message")),
+        "node": _short(error.get("node_id")),
+        "class": _short(error.get("node_type")),
+    }
+
+
+def _short(value: object) -> str:
+    return scrub_start("" if value is None else str(value), MAX_ERROR)

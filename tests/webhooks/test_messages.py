@@ -1,0 +1,102 @@
+"""The JSON of messages."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from proxy.jobs.models import Job, JobContent, JobEnd
+from proxy.storage.webhooks import GATEWAY
+from proxy.webhooks import messages
+from proxy.webhooks.messages import account_message, ended_data, message, started_data
+
+
+def job(**fields: Any) -> Job:
+    content = JobContent({}, {})
+    return Job("p1", "anna", 0, content, "c1", 1000, label="txt2img", **fields)
+
+
+def end(outcome: Any = "completed", outputs: Any = None, *events: Any) -> JobEnd:
+    status = {"status_str": "success", "completed": True, "messages": list(events)}
+    return JobEnd(outcome, outputs or {}, status, {}, 2000, 3000)
+
+
+def test_a_message_has_the_form_of_standard_webhooks() -> None:
+    made = message("job.started", "anna", started_data(job(started_at=2000)))
+    body = json.loads(made.body)
+    assert list(body) == ["type", "timestamp", "data"]
+    assert body["type"] == made.type == "job.started"
+    assert body["timestamp"].endswith("Z")
+    assert body["data"] == {
+        "prompt_id": "p1",
+        "member": "anna",
+        "client_id": "c1",
+        "label": "txt2img",
+        "created": 1000,
+        "state": "running",
+        "started": 2000,
+    }
+    assert message("job.started", "anna", {}).id != made.id
+
+
+def test_the_outputs_of_a_job_are_urls_of_this_proxy() -> None:
+    outputs = {
+        "9": {
+            "images": [
+                {"filename": "a b&c.png", "subfolder": "x/ü", "type": "output"},
+                {"filename": "p.png", "subfolder": "", "type": "temp"},
+            ],
+            "animated": [False],
+            "text": ["hello"],
+        }
+    }
+    data = ended_data(job(), end("completed", outputs))
+    assert (data["state"], data["started"], data["ended"]) == ("completed", 2000, 3000)
+    assert data["output_count"] == 2
+    assert data["outputs"][0] == {
+        "node": "9",
+        "media": "images",
+        "filename": "a b&c.png",
+        "subfolder": "x/ü",
+        "type": "output",
+        "url": "/view?filename=a+b%26c.png&subfolder=x%2F%C3%BC&type=output",
+    }
+    assert data["error"] is None
+
+
+def test_many_outputs_are_counted_and_the_first_are_named() -> None:
+    files = [{"filename": f"{number}.png"} for number in range(messages.MAX_OUTPUTS + 1)]
+    data = ended_data(job(), end("completed", {"1": {"images": files}}))
+    assert len(data["outputs"]) == messages.MAX_OUTPUTS
+    assert data["output_count"] == messages.MAX_OUTPUTS + 1
+
+
+def test_the_error_of_a_failed_job_is_short_and_without_secrets() -> None:
+    error = {
+        "exception_type": "RuntimeError",
+        "exception_message": "no key comfyui-0123456789abcdef " + "x" * 5000,
+        "node_id": "3",
+        "node_type": "KSampler",
+        "traceback": ["secret"],
+    }
+    data = ended_data(job(), end("failed", {}, ("execution_error", error)))
+    assert {key: data["error"][key] for key in ("type", "node", "class")} == {
+        "type": "RuntimeError",
+        "node": "3",
+        "class": "KSampler",
+    }
+    assert 900 < len(data["error"]["message"]) <= messages.MAX_ERROR
+    assert "comfyui-" not in json.dumps(data)
+    assert "traceback" not in json.dumps(data)
+
+
+def test_a_lone_surrogate_in_a_name_breaks_nothing() -> None:
+    outputs = {"1": {"images": [{"filename": "\ud800.png"}]}}
+    made = message("job.completed", "anna", ended_data(job(), end("completed", outputs)))
+    made.body.decode()
+
+
+def test_a_message_about_an_account_is_the_gateways() -> None:
+    made = account_message("account.unavailable", "main", "no_credits")
+    assert made.member == GATEWAY
+    assert json.loads(made.body)["data"] == {"account": "main", "reason": "no_credits"}
