@@ -22,6 +22,7 @@ from proxy.api.routes import ROUTES, Route
 from proxy.members.invitations import NewInvitation
 from proxy.members.member import MemberFields, NewMember, NewToken
 from proxy.storage.history import MAX_FOUND
+from proxy.webhooks.endpoints import NewWebhook, WebhookFields
 
 PREFIX = "/proxy/api/"
 
@@ -125,6 +126,13 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("GET", "tokens"): Operation(schema.Tokens, query=_MEMBER),
     ("POST", "tokens"): Operation(schema.MadeToken, status=201, body=NewToken),
     ("DELETE", "tokens/{prefix}"): Operation(status=204),
+    ("GET", "webhooks"): Operation(schema.WebhookList, query=_MEMBER),
+    ("POST", "webhooks"): Operation(schema.MadeWebhook, status=201, body=NewWebhook),
+    ("PATCH", "webhooks/{id}"): Operation(schema.WebhookShown, body=WebhookFields),
+    ("DELETE", "webhooks/{id}"): Operation(status=204),
+    ("POST", "webhooks/{id}/secret"): Operation(schema.WebhookSecret),
+    ("POST", "webhooks/{id}/test"): Operation(schema.WebhookTested, status=202),
+    ("GET", "webhooks/{id}/deliveries"): Operation(schema.Deliveries),
 }
 
 

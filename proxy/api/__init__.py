@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from proxy.storage.usage import ActivityRepository
     from proxy.supervisor import Supervisor
     from proxy.userdata.on_cloud import UserData
+    from proxy.webhooks.endpoints import Webhooks
 
 
 class ApiOptions(Struct, frozen=True, kw_only=True):
@@ -83,6 +84,7 @@ class Services(Struct, frozen=True, kw_only=True):
     userdata: UserData
     members: Directory
     invitations: Invitations
+    webhooks: Webhooks
     accounting: Accounting
     history: HistoryRepository
     activity: ActivityRepository

@@ -15,12 +15,13 @@ from proxy.api import bodies
 from proxy.api.callers import submitter_of
 from proxy.api.connections import connection_of, member_of
 from proxy.api.holding import hold
-from proxy.api.keys import JOBS, TURNS
+from proxy.api.keys import JOBS, TURNS, WEBHOOKS
 from proxy.api.middleware import note, prepare
 from proxy.jobs.models import JobRequest
 from proxy.jobs.service import STATUSES, JobQuery
 from proxy.translate import INVALID_PROMPT_ID, USAGE_SOURCE, workflow_metadata
 from proxy.translate.errors import LocalError, PlainError
+from proxy.webhooks.outbox import WEBHOOK_URL
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +41,8 @@ async def post_prompt(request: web.Request) -> web.StreamResponse:
     body = await bodies.read_json(request)
     usage_source = request.headers.get(USAGE_SOURCE)
     wanted = parse_prompt(body, usage_source, submitter=submitter_of(request))
+    if WEBHOOK_URL in wanted.extra_data:
+        request.app[WEBHOOKS].check_job_url(wanted.extra_data[WEBHOOK_URL])
     accepted = await submissions.submit(member, wanted)
     prompt_id = accepted["prompt_id"]
     try:

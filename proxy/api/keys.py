@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from proxy.storage.usage import ActivityRepository
     from proxy.threads import ThreadTurns
     from proxy.userdata.on_cloud import UserData
+    from proxy.webhooks.endpoints import Webhooks
 
 JOBS: web.AppKey[JobService] = web.AppKey("jobs")
 FILES: web.AppKey[Files] = web.AppKey("files")
@@ -36,6 +37,7 @@ CATALOG: web.AppKey[Catalog] = web.AppKey("catalog")
 USERDATA: web.AppKey[UserData] = web.AppKey("userdata")
 MEMBERS: web.AppKey[Directory] = web.AppKey("members")
 INVITATIONS: web.AppKey[Invitations] = web.AppKey("invitations")
+WEBHOOKS: web.AppKey[Webhooks] = web.AppKey("webhooks")
 ACCOUNTING: web.AppKey[Accounting] = web.AppKey("accounting")
 HISTORY: web.AppKey[HistoryRepository] = web.AppKey("history")
 ACTIVITY: web.AppKey[ActivityRepository] = web.AppKey("activity")
@@ -61,6 +63,7 @@ def provide(app: web.Application, services: Services) -> None:
     app[USERDATA] = services.userdata
     app[MEMBERS] = services.members
     app[INVITATIONS] = services.invitations
+    app[WEBHOOKS] = services.webhooks
     app[ACCOUNTING] = services.accounting
     app[HISTORY] = services.history
     app[ACTIVITY] = services.activity

@@ -29,6 +29,7 @@ from proxy.api import (
     upload,
     usage,
     userdata,
+    webhooks,
     websocket,
 )
 from proxy.api.authenticator import INVITATION, SIGN_IN, SIGN_OUT
@@ -188,6 +189,14 @@ ROUTES = (
     _only("GET", "/proxy/api/tokens", members.list_tokens),
     _only("POST", "/proxy/api/tokens", members.make_token),
     _only("DELETE", "/proxy/api/tokens/{prefix}", members.revoke_token),
+    # webhooks
+    _only("GET", "/proxy/api/webhooks", webhooks.list_webhooks),
+    _only("POST", "/proxy/api/webhooks", webhooks.add_webhook),
+    _only("PATCH", "/proxy/api/webhooks/{id}", webhooks.change_webhook),
+    _only("DELETE", "/proxy/api/webhooks/{id}", webhooks.remove_webhook),
+    _only("POST", "/proxy/api/webhooks/{id}/secret", webhooks.replace_webhook_secret),
+    _only("POST", "/proxy/api/webhooks/{id}/test", webhooks.send_trial),
+    _only("GET", "/proxy/api/webhooks/{id}/deliveries", webhooks.list_deliveries),
     # node packs of desktop clients
     *(_pack(route) for pack in PACKS for route in pack.routes),
     # assets

@@ -14,6 +14,7 @@ from proxy.app.jobs import open_jobs, run_engine
 from proxy.app.process import Process, policy_of
 from proxy.app.resources import open_resources
 from proxy.app.storage import open_storage
+from proxy.app.webhooks import open_webhooks
 from proxy.budget import MemoryBudget
 from proxy.cloud.event_socket import Timeouts
 from proxy.engine.policy import Policy
@@ -52,7 +53,8 @@ async def lifespan(
         open_accounts(process, storage, accounts) as cloud,
         open_resources(process, storage, cloud) as resources,
         open_jobs(process, storage, resources) as jobs,
-        run_engine(process, storage, cloud, resources, jobs) as election,
+        open_webhooks(process, storage, jobs) as webhooks,
+        run_engine(process, storage, cloud, resources, jobs, webhooks.runner) as election,
     ):
         if not settings.simulate:
             keys = AccountKeys(
@@ -65,6 +67,6 @@ async def lifespan(
             storage.supervisor.keep(keys.follow, "follow the keys")
         interface = web_interface.installed() if interface is None else interface
         async with open_api(
-            process, storage, cloud, resources, jobs, election, interface
+            process, storage, cloud, resources, jobs, webhooks.endpoints, election, interface
         ) as services:
             yield services

@@ -33,6 +33,7 @@ from proxy.storage.invitations import InvitationRepository
 from proxy.storage.temporary import ExportRepository
 from proxy.storage.usage import ActivityRepository
 from proxy.storage.workflows import WorkflowRepository
+from proxy.webhooks.endpoints import Webhooks
 
 
 @asynccontextmanager
@@ -42,6 +43,7 @@ async def open_api(
     cloud: CloudAccounts,
     resources: Resources,
     jobs: Jobs,
+    webhooks: Webhooks,
     election: Election,
     interface: WebInterface,
 ) -> AsyncIterator[Services]:
@@ -89,6 +91,7 @@ async def open_api(
                     userdata=resources.userdata,
                     members=storage.members,
                     invitations=Invitations(InvitationRepository(database), storage.members),
+                    webhooks=webhooks,
                     accounting=resources.accounting,
                     history=jobs.repository.history,
                     activity=activity,

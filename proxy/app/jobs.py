@@ -32,6 +32,7 @@ from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import LeaseRepository
 from proxy.storage.run_times import RunTimeRepository
 from proxy.supervisor import Supervisor
+from proxy.webhooks.runner import WebhookRunner
 
 #: How long a start waits for the bus (seconds), which is not needed to serve.
 _BUS_TIMEOUT = 5.0
@@ -103,7 +104,12 @@ async def _open_bus(settings: Settings, supervisor: Supervisor) -> EventBus:
 
 @asynccontextmanager
 async def run_engine(
-    process: Process, storage: OpenStorage, cloud: CloudAccounts, resources: Resources, jobs: Jobs
+    process: Process,
+    storage: OpenStorage,
+    cloud: CloudAccounts,
+    resources: Resources,
+    jobs: Jobs,
+    webhooks: WebhookRunner,
 ) -> AsyncIterator[Election]:
     """Stand for election to run the engine, and start the service of jobs. Raises `ConfigError`."""
     settings, policy = process.settings, process.policy
@@ -115,6 +121,7 @@ async def run_engine(
                 term,
                 history_size=policy.history_size,
                 budgets=resources.accounting.limiter.budgets,
+                outbox=webhooks.outbox,
             ),
             bus=jobs.bus,
             accounts=cloud.accounts,
@@ -129,6 +136,7 @@ async def run_engine(
             run_times=RunTimes(RunTimeRepository(storage.database)),
             pricing=pricing_of(settings, resources.catalog),
             budget=process.budget,
+            webhooks=webhooks,
         )
 
     leases, holder = LeaseRepository(storage.database), _name()

@@ -55,6 +55,7 @@ from proxy.metrics import Metrics
 from proxy.storage.database import StorageError
 from proxy.storage.jobs import StoredJob
 from proxy.supervisor import Supervisor
+from proxy.webhooks.runner import WebhookRunner
 
 if TYPE_CHECKING:
     from proxy.catalog.service import Catalog
@@ -95,6 +96,7 @@ class Engine:
     run_times: RunTimes
     pricing: Pricing
     budget: MemoryBudget
+    webhooks: WebhookRunner
 
     def __post_init__(self) -> None:
         for account in self.accounts.values():
@@ -185,6 +187,9 @@ class Engine:
             subscribe("engine", self._hear),
             subscribe("sockets", self._hear),
             subscribe("members", lambda _: self._slots.changed.set()),
+            self.webhooks.run(
+                self.bus, self.supervisor, self.recorder.term.fence, self.account_views
+            ),
         ]
         keep = self.supervisor.keep
         keep(self.recorder.run, "write the jobs")

@@ -11,6 +11,7 @@ from proxy.cloud.resilience import Backoff
 from proxy.jobs.models import FairBy
 from proxy.members.member import Parallelism
 from proxy.translate.snapshots import Snapshot
+from proxy.webhooks.schedule import RetrySchedule
 
 
 class DetailTimeouts(Struct, frozen=True):
@@ -43,7 +44,8 @@ class Policy(Struct, frozen=True):
     Partner nodes are lent the key of the account that runs them if `send_partner_key`. `fair_by`
     says what a turn costs, `client_parallelism` how many jobs of one client run at once. A job that
     no account can take ends after `unable_timeout`, one on an
-    account that can no longer be read after `lost_timeout`; 0 lets it wait for ever.
+    account that can no longer be read after `lost_timeout`; 0 lets it wait for ever. `webhooks` are
+    attempted by that schedule.
     """
 
     send_partner_key: bool = True
@@ -58,3 +60,4 @@ class Policy(Struct, frozen=True):
     lost_wait: float = 1.5
     fair_by: FairBy = "jobs"
     client_parallelism: Parallelism = "auto"
+    webhooks: RetrySchedule = RetrySchedule()

@@ -12,6 +12,7 @@ from proxy.jobs.models import Job
 from proxy.storage.shares import Shares
 from proxy.translate import workflow_metadata
 from proxy.translate.codec import CREDENTIAL_KEYS
+from proxy.webhooks.outbox import WEBHOOK_URL
 
 if TYPE_CHECKING:
     from proxy.catalog.service import Catalog
@@ -56,7 +57,7 @@ class Preparation:
         if job.cancel_requested or job.interrupted:
             raise WithdrawnError
         extra_data = {**job.loaded.extra_data, **job.loaded.credentials}
-        for name in ("client_id", "create_time", workflow_metadata.FIELD):
+        for name in ("client_id", "create_time", workflow_metadata.FIELD, WEBHOOK_URL):
             extra_data.pop(name, None)
         return graph, extra_data
 

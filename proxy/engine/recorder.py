@@ -27,7 +27,9 @@ from proxy.storage.database import FencedError, StorageError
 from proxy.storage.history import Recorded
 from proxy.storage.jobs import JobKey, JobRepository
 from proxy.storage.shares import Shares
+from proxy.storage.webhooks import WebhookMessage
 from proxy.translate.errors import LocalError
+from proxy.webhooks.outbox import WEBHOOK_URL, Outbox
 
 log = structlog.get_logger(__name__)
 
@@ -44,13 +46,19 @@ _AGAIN = 1.0
 @dataclass(eq=False, repr=False)
 class JobRecorder:
     """Where the engine keeps its jobs. `history_size` counts entries of each member, `budgets`
-    returns those of one."""
+    returns those of one.
+
+    The `outbox` makes what webhooks get of a start and an end, which is written with it.
+    """
 
     jobs: JobRepository
     term: Term
     history_size: int
     budgets: Callable[[str], Budgets] = field(default=lambda _: Budgets())
+    outbox: Outbox = field(default_factory=Outbox)
     _changed: dict[int, Job] = field(default_factory=dict)
+    #: What is to be said of jobs that have begun to run.
+    _starts: dict[int, WebhookMessage] = field(default_factory=dict)
     #: The jobs that a write has not found: another replica has withdrawn them.
     _gone: set[int] = field(default_factory=set)
     #: The jobs that are still to be taken out.
@@ -136,6 +144,10 @@ class JobRecorder:
         self._shares = _merged(self._shares, shares)
         self._news.set()
 
+    def started(self, job: Job) -> None:
+        """Tell webhooks that the job runs, with the write of its state."""
+        self._starts[job.order] = self.outbox.started(job)
+
     async def save(self, job: Job, shares: Shares | None = None) -> bool:
         """Write the job's state now; false if the job is no longer stored. Raises
         `StorageError`."""
@@ -157,6 +169,7 @@ class JobRecorder:
         self._news.clear()
         changed, self._changed = self._changed, {}
         shares, self._shares = self._shares, None
+        starts, self._starts = self._starts, {}
         if not changed and shares is None:
             return
         try:
@@ -165,15 +178,19 @@ class JobRecorder:
                     [(order, changes_of(job)) for order, job in changed.items()],
                     sent=[order for order, job in changed.items() if job.cloud_id],
                     shares=shares,
+                    messages=starts,
                     fence=self.term.fence,
                 )
             )
         except BaseException:
             self._changed = changed | self._changed
+            self._starts = starts | self._starts
             self._shares = _merged(shares, self._shares)
             self._news.set()
             raise
         self._gone |= gone
+        if starts:
+            self.outbox.news.set()
 
     async def discard(self, *jobs: Job, shares: Shares | None = None) -> None:
         """Take live jobs out without a trace. Raises `StorageError`."""
@@ -202,11 +219,17 @@ class JobRecorder:
         self._changed.pop(job.order, None)
         self._unwanted.pop(job.order, None)
         self._gone.discard(job.order)
+        self._starts.pop(job.order, None)
 
     async def end(self, job: Job, end: JobEnd, shares: Shares | None = None) -> Recorded:
         """Move a job into the history. Raises `StorageError`."""
         entry, usage = entry_of(job, end)
         budgets = self.budgets(job.member)
+        started, content = self._starts.get(job.order), job.content
+        messages = [] if started is None else [started]
+        names_url = content is not None and WEBHOOK_URL in content.extra_data
+        if names_url or f"job.{end.outcome}" in self.outbox.wanted:
+            messages.append(self.outbox.ended(job, end))
         recorded = await self._write(
             self.jobs.finish(
                 entry,
@@ -214,6 +237,7 @@ class JobRecorder:
                 usage=[usage],
                 costs=costs_of(job, end),
                 shares=shares,
+                messages=messages,
                 fence=self.term.fence,
                 spending=bool(budgets.all),
             )
@@ -223,6 +247,8 @@ class JobRecorder:
             after = recorded.spending.with_cost(end.cost.amount)
             for budget in budgets.reached(recorded.spending, after):
                 log.warning("budget_reached", member=job.member, budget=budget.name)
+        if messages:
+            self.outbox.news.set()
         return recorded
 
     async def _write(self, write: Awaitable[T]) -> T:

@@ -27,6 +27,7 @@ from proxy.storage.database import StorageError
 from proxy.storage.jobs import JobKey
 from proxy.storage.shares import Shares
 from proxy.translate.events import Preview
+from proxy.webhooks.messages import STARTED
 
 log = structlog.get_logger(__name__)
 
@@ -143,6 +144,8 @@ class JobTable:
         """
         _check(job, state)
         self._change(job, {"state": state, **changes}, shares)
+        if state is JobState.RUNNING and STARTED in self._recorder.outbox.wanted:
+            self._recorder.started(job)
         if state is JobState.SUBMITTED and is_shown(job):
             self._announcer.dispatched(job)
 

@@ -370,6 +370,31 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = None
     """A PEM file with the private key of tls_cert, without a passphrase."""
 
+    webhook_networks: Annotated[
+        tuple[IPv4Network | IPv6Network, ...],
+        Setting(
+            "Gateway",
+            "NETWORKS",
+            expects="a list of addresses or networks such as 10.0.0.0/8",
+            read=to_networks,
+        ),
+    ] = ()
+    """Addresses and networks that webhooks may connect to although they are not public, separated
+    by commas, such as `127.0.0.1` for a program on this machine. By default webhooks reach public
+    addresses only."""
+
+    webhook_hosts: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Gateway",
+            "HOSTS",
+            expects="a list of hosts such as hooks.example.com or *.example.com",
+            read=to_hosts,
+        ),
+    ] = ()
+    """Hosts that jobs may name in `extra_data.webhook_url` to be told of their end, separated by
+    commas; `*.example.com` allows all subdomains. By default no host is allowed."""
+
     sign_in_header: Annotated[
         str | None,
         Setting(

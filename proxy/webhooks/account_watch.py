@@ -53,7 +53,7 @@ class AccountWatch:
         while True:
             await asyncio.sleep(INTERVAL)
             troubles = self._troubles(asyncio.get_running_loop().time())
-            if not any(map(self.outbox.wants, GATEWAY_TYPES)):
+            if self.outbox.wanted.isdisjoint(GATEWAY_TYPES):
                 told = None
                 continue
             try:

@@ -50,7 +50,7 @@ class WebhookDelivery:
 
     async def run(self) -> None:
         """Deliver, until cancelled."""
-        self.outbox.wanted = None  # what an earlier engine knew may be no longer true
+        self.outbox.forget()  # what an earlier engine knew may be no longer true
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._clean(), name="clean up webhooks")
             while True:

@@ -138,8 +138,6 @@ class Webhooks:
 
     def check_job_url(self, url: object) -> None:
         """Check what a job names as its `webhook_url`. Raises `LocalError` (400)."""
-        if url is None:
-            return
         try:
             if not isinstance(url, str):
                 raise WebhookUrlError("extra_data.webhook_url must be a string with a URL.")

@@ -38,6 +38,7 @@ GATEWAY_TYPES: Mapping[MessageType, str] = {
     "account.recovered": "The account takes jobs again.",
 }
 TYPES: Mapping[MessageType, str] = {**JOB_TYPES, **GATEWAY_TYPES}
+STARTED: MessageType = "job.started"
 #: Sent by the test of an endpoint, which cannot choose it.
 TEST = "webhook.test"
 

@@ -12,7 +12,7 @@ from proxy.bus import MISSED, BusMessage
 from proxy.jobs.models import Job, JobEnd
 from proxy.storage.encryption import Cipher
 from proxy.storage.webhooks import WebhookMessage
-from proxy.webhooks.messages import ended_data, message, started_data
+from proxy.webhooks.messages import STARTED, TYPES, ended_data, message, started_data
 from proxy.webhooks.secret import new_secret
 
 #: The topic of the bus about endpoints and deliveries.
@@ -25,43 +25,46 @@ class WebhooksChanged(BusMessage, frozen=True):
     """Endpoints or deliveries are others: there may be something to send."""
 
 
+#: The types that endpoints may want, as long as it is unknown which they do.
+_ANY = frozenset(TYPES)
+
+
 class Outbox:
-    """Makes the messages about jobs. `wanted` are the types that any endpoint wants, `None` as long
-    as that is unknown; `news` is set when there may be something to deliver."""
+    """Makes the messages about jobs. `wanted` are the types that endpoints may want; `news` is set
+    when there may be something to deliver."""
 
     def __init__(self, cipher: Cipher | None = None) -> None:
         self._cipher = cipher or Cipher()
-        self.wanted: frozenset[str] | None = None
+        self.wanted: frozenset[str] = _ANY
         self.news = asyncio.Event()
 
-    def wants(self, type_: str) -> bool:
-        """Return whether an endpoint may want messages of a type."""
-        return self.wanted is None or type_ in self.wanted
+    def started(self, job: Job) -> WebhookMessage:
+        """Return the message about a job that runs now, which is worth the while where it is
+        `wanted`."""
+        return message(STARTED, job.member, started_data(job))
 
-    def started(self, job: Job) -> WebhookMessage | None:
-        """Return the message about a job that runs now."""
-        if not self.wants("job.started"):
-            return None
-        return message("job.started", job.member, started_data(job))
+    def ended(self, job: Job, end: JobEnd) -> WebhookMessage:
+        """Return the message about the end of a job, which is worth the while where its type is
+        `wanted`, or the job names a URL."""
+        type_, data = f"job.{end.outcome}", ended_data(job, end)
+        url = url_of(job)
+        if url is None:
+            return message(type_, job.member, data)
+        secret = self._cipher.encrypt(new_secret().encode())
+        return message(type_, job.member, data, url=url, new_secret=secret)
 
-    def ended(self, job: Job, end: JobEnd) -> WebhookMessage | None:
-        """Return the message about the end of a job."""
-        type_, url = f"job.{end.outcome}", self._url(job)
-        if not url and not self.wants(type_):
-            return None
-        secret = self._cipher.encrypt(new_secret().encode()) if url else b""
-        return message(type_, job.member, ended_data(job, end), url=url, new_secret=secret)
+    def forget(self) -> None:
+        """Take for unknown what endpoints want, until that is read again."""
+        self.wanted = _ANY
+        self.news.set()
 
     def hear(self, news: object) -> None:
         """Take what the bus tells."""
-        if isinstance(news, WebhooksChanged):
-            self.wanted = None
         if isinstance(news, WebhooksChanged) or news is MISSED:
-            self.news.set()
+            self.forget()
 
-    @staticmethod
-    def _url(job: Job) -> str:
-        if job.content is None:
-            return ""
-        url = job.content.extra_data.get(WEBHOOK_URL)
-        return url if isinstance(url, str) else ""
+
+def url_of(job: Job) -> str | None:
+    """Return the URL that a job names for its end."""
+    url = None if job.content is None else job.content.extra_data.get(WEBHOOK_URL)
+    return url if isinstance(url, str) else None

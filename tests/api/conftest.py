@@ -362,6 +362,7 @@ def services_over(jobs: Any, files: Any, catalog: Any, userdata: Any, **more: An
     rooms: dict[str, Any] = {
         "members": Directory(),
         "invitations": None,
+        "webhooks": None,
         "history": None,
         "activity": None,
         "observations": NeverSurprised(),

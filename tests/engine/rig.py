@@ -38,13 +38,19 @@ from proxy.jobs.models import Job, JobRequest
 from proxy.members.member import Member
 from proxy.metrics import Metrics
 from proxy.simulator import Simulator
+from proxy.storage.encryption import Cipher
 from proxy.storage.history import HistoryEntry
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import ENGINE, LeaseRepository
 from proxy.storage.run_times import RunTimeRepository
+from proxy.storage.webhooks import WebhookRepository
 from proxy.supervisor import Supervisor
 from proxy.translate.events import Event
 from proxy.translate.packs import PlainView, ViewedJob
+from proxy.webhooks.addresses import WebhookAddresses
+from proxy.webhooks.outbox import Outbox
+from proxy.webhooks.runner import WebhookRunner
+from proxy.webhooks.sender import WebhookSender
 
 
 class Files:
@@ -181,8 +187,9 @@ async def running_engine(
         await client.start()
         accounts[name] = Account(name, client, cloud.key, slots=Slots(slots, ahead))
     parts: dict[str, Any] = {"files": Files(), "catalog": Catalog(), "packs": Packs()}
+    outbox = Outbox()
     engine = Engine(
-        recorder=JobRecorder(repository, Term(lease), history_size=100),
+        recorder=JobRecorder(repository, Term(lease), history_size=100, outbox=outbox),
         bus=bus,
         accounts=accounts,
         policy=Policy(**{**QUICK, **policy}),
@@ -193,6 +200,13 @@ async def running_engine(
         run_times=RunTimes(RunTimeRepository(database)),
         pricing=Pricing(lambda _: None, lambda *_: None, 270_000),
         budget=MemoryBudget(2**28),
+        webhooks=WebhookRunner(
+            repository=WebhookRepository(database),
+            outbox=outbox,
+            sender=WebhookSender(WebhookAddresses().check),
+            cipher=Cipher(),
+            metrics=Metrics(),
+        ),
         **parts,
     )
     rig = Rig(bus, repository, engine)

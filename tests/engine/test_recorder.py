@@ -10,7 +10,7 @@ import aiohttp
 import graphs
 import pytest
 from jobs.samples import with_content
-from sqlalchemy import update
+from sqlalchemy import Engine, event, update
 from stack import Client, running_proxy
 
 from proxy.app import storage
@@ -30,6 +30,7 @@ from proxy.storage.encryption import Cipher
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import ENGINE, Lease, LeaseRepository
 from proxy.storage.tables import job_payloads
+from proxy.storage.webhooks import StoredWebhook, WebhookRepository
 from proxy.translate.errors import LocalError
 
 
@@ -212,3 +213,86 @@ async def test_what_could_not_be_written_is_written_later(
     await one.flush()
     (kept,) = await live(database, tmp_path)
     assert kept.state is JobState.SUBMITTING
+
+
+class Counted:
+    """The statements that a database runs from now on."""
+
+    def __init__(self) -> None:
+        self.statements: list[str] = []
+
+    def note(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        self.statements.append(statement)
+
+
+async def test_where_nobody_listens_an_end_runs_no_statement_for_webhooks(
+    database: Database, tmp_path: Path
+) -> None:
+    one = await recorder(database, tmp_path)
+    counted = Counted()
+    for wanted in ([], ["job.completed"]):
+        one.outbox.wanted = frozenset(wanted)
+        made = await stored(database, tmp_path, prompt_id=f"{wanted}", state=JobState.SUBMITTED)
+        made.state = JobState.RUNNING
+        one.changed(made)
+        event.listen(Engine, "before_cursor_execute", counted.note)
+        try:
+            end = JobEnd("completed", {}, {"messages": []}, {}, 1, 2)
+            await one.end(made, end)
+        finally:
+            event.remove(Engine, "before_cursor_execute", counted.note)
+        assert counted.statements
+        about = [statement for statement in counted.statements if "webhook" in statement]
+        assert bool(about) is bool(wanted)
+
+
+async def test_a_start_is_told_with_the_write_of_its_state_or_with_the_end(
+    database: Database, tmp_path: Path
+) -> None:
+    webhooks = WebhookRepository(database)
+    types = b'["job.started", "job.completed"]'
+    await webhooks.add(StoredWebhook("w", "local", "http://h/", types, b"", 0), limit=9)
+    one = await recorder(database, tmp_path)
+    end = JobEnd("completed", {}, {"messages": []}, {}, 1, 2)
+
+    async def told() -> list[str]:
+        return sorted(delivery.type for delivery in await webhooks.log("w", 9))
+
+    for flushed in (True, False):
+        made = await stored(database, tmp_path, prompt_id=f"{flushed}", state=JobState.SUBMITTED)
+        before = await told()
+        made.state = JobState.RUNNING
+        one.changed(made)
+        one.started(made)
+        assert await told() == before
+        if flushed:
+            await one.flush()
+            assert await told() == [*before, "job.started"]
+        await one.end(made, end)
+        assert await told() == sorted([*before, "job.started", "job.completed"])
+    await one.flush()
+    assert len(await told()) == 4
+
+
+async def test_a_write_that_is_refused_tells_nothing_until_it_is_repeated(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    webhooks = WebhookRepository(database)
+    await webhooks.add(
+        StoredWebhook("w", "local", "http://h/", b'["job.started"]', b"", 0), limit=9
+    )
+    one = await recorder(database, tmp_path)
+    made = await stored(database, tmp_path, state=JobState.RUNNING)
+    one.changed(made)
+    one.started(made)
+    with monkeypatch.context() as patch:
+        patch.setattr(one.jobs, "update", refused)
+        with pytest.raises(StorageError):
+            await one.flush()
+    assert await webhooks.log("w", 9) == []
+    await one.flush()
+    assert len(await webhooks.log("w", 9)) == 1
+
+
+async def refused(*_: Any, **__: Any) -> None:
+    raise StorageError("the disk is full")

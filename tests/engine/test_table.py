@@ -157,3 +157,12 @@ def test_what_follows_jobs_of_a_member_is_in_the_order_in_which_it_began(world: 
     assert world.table.runs_of("anna") == [first, second]
     assert world.table.run_of(second.job) is second
     assert world.table.run_of(job("third")) is None
+
+
+@pytest.mark.parametrize("wanted", [["job.started"], []])
+def test_a_start_is_said_where_webhooks_want_it(world: World, wanted: list[str]) -> None:
+    world.recorder.outbox.wanted = frozenset(wanted)
+    one = job(state=JobState.SUBMITTED)
+    world.table.add(one)
+    world.table.advance(one, JobState.RUNNING)
+    assert world.recorder.started_jobs == ["one"] * len(wanted)

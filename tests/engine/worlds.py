@@ -26,6 +26,7 @@ from proxy.storage.database import StorageError
 from proxy.storage.history import Recorded
 from proxy.storage.leases import Lease
 from proxy.translate.events import Preview
+from proxy.webhooks.outbox import Outbox
 
 
 @dataclass
@@ -37,6 +38,11 @@ class Recorder:
     discarded: list[str] = field(default_factory=list)
     refusals: int = 0
     jobs: Any = None
+    outbox: Outbox = field(default_factory=Outbox)
+    started_jobs: list[str] = field(default_factory=list)
+
+    def started(self, job: Job) -> None:
+        self.started_jobs.append(job.prompt_id)
 
     def changed(self, job: Job, _shares: object = None) -> None:
         self.noted.append((job.prompt_id, job.state))

@@ -1,0 +1,95 @@
+"""`/proxy/api/webhooks`: the webhooks of the member who asks, and for admins those of everybody."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from proxy.api import bodies
+from proxy.api.connections import member_of
+from proxy.api.keys import WEBHOOKS
+from proxy.api.members import is_admin, json_body, require_admin, translated_errors, whose
+from proxy.api.middleware import note
+from proxy.members.member import validated
+from proxy.storage.webhooks import GATEWAY, StoredWebhook
+from proxy.webhooks.endpoints import NewWebhook, WebhookFields, describe
+
+
+async def list_webhooks(request: web.Request) -> web.Response:
+    """Return the webhooks with the last attempt of each, without secrets; members get their own.
+
+    Admins get all, or those of a `member`.
+    """
+    return bodies.json({"webhooks": await request.app[WEBHOOKS].endpoints(whose(request))})
+
+
+async def add_webhook(request: web.Request) -> web.Response:
+    """Add a webhook of one's own with a `url` and the `types` of messages that it gets.
+
+    With `gateway`, for admins, it gets the messages of all members and those about accounts. The
+    answer has the `secret` that signs the messages, this once.
+    """
+    body = await json_body(request)
+    with translated_errors():
+        wanted: NewWebhook = validated(body, NewWebhook)
+    if wanted.gateway:
+        require_admin(request)
+    owner = GATEWAY if wanted.gateway else member_of(request)
+    secret, webhook = await request.app[WEBHOOKS].add(owner, wanted)
+    note(request, "webhook_added", name=owner, webhook=webhook.id)
+    return _with_secret({**describe(webhook, None), "secret": secret}, 201)
+
+
+async def change_webhook(request: web.Request) -> web.Response:
+    """Change a webhook: its `url`, its `types`, and whether it is `disabled`."""
+    webhook = await _mine(request)
+    body = await json_body(request)
+    with translated_errors():
+        wanted: WebhookFields = validated(body, WebhookFields)
+    changed = await request.app[WEBHOOKS].change(webhook, wanted)
+    note(request, "webhook_changed", name=webhook.member, webhook=webhook.id)
+    return bodies.json(changed)
+
+
+async def remove_webhook(request: web.Request) -> web.Response:
+    """Remove a webhook and its log."""
+    webhook = await _mine(request)
+    await request.app[WEBHOOKS].remove(webhook)
+    note(request, "webhook_removed", name=webhook.member, webhook=webhook.id)
+    return bodies.empty(204)
+
+
+async def replace_webhook_secret(request: web.Request) -> web.Response:
+    """Give a webhook another `secret`, and return it once. The old one signs nothing more."""
+    webhook = await _mine(request)
+    secret = await request.app[WEBHOOKS].replace_secret(webhook)
+    note(request, "webhook_secret_replaced", name=webhook.member, webhook=webhook.id)
+    return _with_secret({"id": webhook.id, "secret": secret}, 200)
+
+
+async def send_trial(request: web.Request) -> web.Response:
+    """Send a message of the type `webhook.test`, once; the log of deliveries has the outcome.
+
+    A webhook that is disabled gets it, too.
+    """
+    webhook = await _mine(request)
+    message = await request.app[WEBHOOKS].test(webhook)
+    note(request, "webhook_tested", name=webhook.member, webhook=webhook.id)
+    return bodies.json({"message": message}, 202)
+
+
+async def list_deliveries(request: web.Request) -> web.Response:
+    """Return the newest deliveries to a webhook, with the last attempt and the next one of each."""
+    webhook = await _mine(request)
+    return bodies.json({"deliveries": await request.app[WEBHOOKS].log(webhook)})
+
+
+async def _mine(request: web.Request) -> StoredWebhook:
+    """Return the webhook of the path. Raises `LocalError` (404), also for one of somebody else."""
+    owner = None if is_admin(request) else member_of(request)
+    return await request.app[WEBHOOKS].find(request.match_info["id"], owner)
+
+
+def _with_secret(value: object, status: int) -> web.Response:
+    answer = bodies.json(value, status)
+    answer.headers["Cache-Control"] = "no-store"
+    return answer

@@ -1,0 +1,61 @@
+"""Webhooks: what their owners do with them, and what engines tell them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from proxy.app.jobs import Jobs
+from proxy.app.process import Process
+from proxy.app.storage import OpenStorage
+from proxy.settings import Settings
+from proxy.storage.webhooks import WebhookRepository
+from proxy.webhooks.addresses import WebhookAddresses
+from proxy.webhooks.endpoints import Webhooks
+from proxy.webhooks.outbox import TOPIC, Outbox, WebhooksChanged
+from proxy.webhooks.runner import WebhookRunner
+from proxy.webhooks.sender import WebhookSender
+
+
+@dataclass(frozen=True)
+class OpenWebhooks:
+    """The api's half and the engine's."""
+
+    endpoints: Webhooks
+    runner: WebhookRunner
+
+
+def addresses_of(settings: Settings) -> WebhookAddresses:
+    """Return where webhooks may go."""
+    return WebhookAddresses(settings.webhook_networks, settings.webhook_hosts)
+
+
+@asynccontextmanager
+async def open_webhooks(
+    process: Process, storage: OpenStorage, jobs: Jobs
+) -> AsyncIterator[OpenWebhooks]:
+    """Open both halves of webhooks."""
+    addresses = addresses_of(process.settings)
+    repository = WebhookRepository(storage.database)
+    sender = WebhookSender(addresses.check)
+    await sender.start()
+    try:
+        yield OpenWebhooks(
+            Webhooks(
+                repository,
+                storage.cipher,
+                addresses,
+                changed=lambda: jobs.bus.publish(TOPIC, WebhooksChanged()),
+            ),
+            WebhookRunner(
+                repository=repository,
+                outbox=Outbox(storage.cipher),
+                sender=sender,
+                cipher=storage.cipher,
+                metrics=process.metrics,
+                schedule=process.policy.webhooks,
+            ),
+        )
+    finally:
+        await sender.close()

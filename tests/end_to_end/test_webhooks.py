@@ -1,0 +1,318 @@
+"""Jobs of a running proxy tell webhooks of their starts and ends, whatever happens to the proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import gated
+import graphs
+import pytest
+from process import before, serving
+from receiver import Receiver, receiving
+from stack import Client, running_proxy
+from team import Team, bearer, running_team
+from waiting import until
+from yarl import URL
+
+from proxy.cloud.resilience import Backoff
+from proxy.simulator import HttpFault, Simulator
+from proxy.webhooks.schedule import RetrySchedule
+
+QUICK = {"webhooks": RetrySchedule(timeout=10.0, backoff=Backoff(0.05, 0.2))}
+HERE = {"webhook_networks": "127.0.0.1"}
+ENDS = ["job.completed", "job.failed", "job.cancelled"]
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with receiving() as running:
+        yield running
+
+
+async def add(client: Client, url: URL, **fields: Any) -> dict[str, Any]:
+    """Add a webhook; the answer."""
+    status, answer = await client.post("proxy/api/webhooks", {"url": str(url), **fields})
+    assert status == 201, answer
+    return dict(answer)
+
+
+async def test_a_job_tells_of_its_start_and_its_end(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, receiver: Receiver
+) -> None:
+    async with running_proxy(simulator, tmp_path, policy=QUICK, **HERE) as proxy:
+        client = Client(session, proxy.url)
+        made = await add(client, receiver.url / "hook", types=["job.started", *ENDS])
+        assert made["secret"].startswith("whsec_")
+        entry = await client.run(graphs.plain(1))
+        both = {received.type: received for received in await receiver.until(2)}
+        started = both["job.started"].verified(made["secret"])["data"]
+        ended = both["job.completed"].verified(made["secret"])["data"]
+        assert started["prompt_id"] == ended["prompt_id"] == entry["prompt"][1]
+        assert (started["state"], ended["state"]) == ("running", "completed")
+        (output,) = ended["outputs"]
+        async with session.get(proxy.url.join(URL(output["url"], encoded=True))) as answer:
+            assert answer.status == 200
+            assert await answer.read() == await client.view(entry["outputs"]["2"]["images"][0])
+
+
+async def test_failed_and_cancelled_jobs_tell_of_it(
+    session: aiohttp.ClientSession, tmp_path: Path, receiver: Receiver
+) -> None:
+    async with (
+        Simulator(extra_nodes=[gated.gate(asyncio.Event())]) as simulator,
+        running_proxy(simulator, tmp_path, policy=QUICK, **HERE) as proxy,
+    ):
+        client = Client(session, proxy.url)
+        await add(client, receiver.url / "hook")
+        failed = await client.submit(graphs.raising())
+        (received,) = await receiver.until(1)
+        assert received.type == "job.failed"
+        assert received.json["data"]["prompt_id"] == failed
+        assert received.json["data"]["error"]["message"]
+        stopped = await gated.running_one(client)
+        await client.post("interrupt", {})
+        _, received = await receiver.until(2)
+        assert (received.type, received.json["data"]["prompt_id"]) == ("job.cancelled", stopped)
+
+
+async def test_a_stop_between_the_end_of_a_job_and_its_delivery_loses_nothing(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, receiver: Receiver
+) -> None:
+    receiver.answer("/hook", 503)
+    async with running_proxy(simulator, tmp_path, policy=QUICK, **HERE) as proxy:
+        client = Client(session, proxy.url)
+        made = await add(client, receiver.url / "hook")
+        await client.run(graphs.plain(1))
+        (first, *_) = await receiver.until(1)
+    del receiver.answers["/hook"]
+    receiver.got.clear()
+    async with running_proxy(simulator, tmp_path, policy=QUICK, **HERE):
+        (again, *_) = await receiver.until(1)
+    assert again.id == first.id
+    assert again.body == first.body
+    again.verified(made["secret"])
+
+
+async def test_kill_9_during_a_delivery_repeats_it_with_its_id(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, receiver: Receiver
+) -> None:
+    receiver.hang("/hook")
+    environment = {**before(simulator), "COMFY_PROXY_WEBHOOK_NETWORKS": "127.0.0.1"}
+    async with serving(tmp_path, environment=environment) as process:
+        client = Client(session, process.url)
+        made = await add(client, receiver.url / "hook")
+        await client.run(graphs.plain(1))
+        (first,) = await receiver.until(1)
+        await process.kill()
+    del receiver.answers["/hook"]
+    async with serving(tmp_path, environment=environment) as process:
+        _, again = await receiver.until(2)
+        assert again.id == first.id
+        again.verified(made["secret"])
+        assert await process.stop() == 0
+        assert made["secret"].encode() not in b"".join(process.said)
+
+
+async def test_an_account_tells_of_its_trouble_and_its_end(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, receiver: Receiver
+) -> None:
+    async with running_proxy(simulator, tmp_path, policy=QUICK, **HERE) as proxy:
+        client = Client(session, proxy.url)
+        wanted = ["account.unavailable", "account.recovered"]
+        await add(client, receiver.url / "hook", types=wanted, gateway=True)
+        body = json.dumps({"error": {"type": "PAYMENT_REQUIRED", "message": "No credits."}})
+        simulator.faults.add(HttpFault("POST /api/prompt", status=402, body=body))
+        await client.post("prompt", {"prompt": graphs.plain(1)})
+        (down,) = await receiver.until(1)
+        assert (down.type, down.json["data"]) == (
+            "account.unavailable",
+            {"account": "default", "reason": "no_credits"},
+        )
+        await client.run(graphs.plain(2))
+        _, up = await receiver.until(2)
+        assert (up.type, up.json["data"]["account"]) == ("account.recovered", "default")
+
+
+@pytest.fixture
+async def team(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Team]:
+    async with running_team(simulator, tmp_path, policy=QUICK, **HERE) as running:
+        yield running
+
+
+async def ask(
+    session: aiohttp.ClientSession,
+    team: Team,
+    token: str,
+    method: str,
+    path: str = "",
+    body: Any = None,
+) -> tuple[int, Any]:
+    url = team.url / f"proxy/api/webhooks{path}"
+    async with session.request(method, url, json=body, headers=bearer(token)) as answer:
+        return answer.status, await answer.json() if answer.status != 204 else None
+
+
+async def test_members_have_their_own_webhooks_and_neither_see_nor_touch_others(
+    session: aiohttp.ClientSession, team: Team, receiver: Receiver
+) -> None:
+    made = {}
+    for name, token in (("ann", team.ann), ("bob", team.bob)):
+        body = {"url": str(receiver.url / name)}
+        status, made[name] = await ask(session, team, token, "POST", body=body)
+        assert (status, made[name]["member"]) == (201, name)
+    status, answer = await ask(session, team, team.bob, "GET")
+    assert [one["id"] for one in answer["webhooks"]] == [made["bob"]["id"]]
+    assert "secret" not in answer["webhooks"][0]
+    status, _ = await ask(session, team, team.ann, "GET")
+    ids = [one["id"] for one in (await ask(session, team, team.ann, "GET"))[1]["webhooks"]]
+    assert set(ids) == {made["ann"]["id"], made["bob"]["id"]}
+
+    anns, nobodys = made["ann"]["id"], "wh_0000000000000000"
+    for method, rest, body in (
+        ("PATCH", "", {"disabled": True}),
+        ("DELETE", "", None),
+        ("POST", "/secret", None),
+        ("POST", "/test", None),
+        ("GET", "/deliveries", None),
+    ):
+        of_ann = await ask(session, team, team.bob, method, f"/{anns}{rest}", body)
+        of_nobody = await ask(session, team, team.bob, method, f"/{nobodys}{rest}", body)
+        assert of_ann == of_nobody
+        assert of_ann[0] == 404
+
+    gateway = {"url": str(receiver.url / "all"), "gateway": True}
+    assert (await ask(session, team, team.bob, "POST", body=gateway))[0] == 403
+    status, answer = await ask(session, team, team.ann, "POST", body=gateway)
+    assert (status, answer["member"]) == (201, None)
+    bob = Client(
+        aiohttp.ClientSession(headers=bearer(team.bob)), team.url
+    )  # his jobs tell him and the gateway
+    async with bob.session:
+        await bob.run(graphs.plain(1))
+    await receiver.until(1, "/bob")
+    await receiver.until(1, "/all")
+    assert receiver.at("/ann") == []
+
+
+async def test_a_webhook_is_changed_tested_and_removed(
+    session: aiohttp.ClientSession, team: Team, receiver: Receiver
+) -> None:
+    body = {"url": str(receiver.url / "hook")}
+    _, made = await ask(session, team, team.bob, "POST", body=body)
+    path = f"/{made['id']}"
+    status, tested = await ask(session, team, team.bob, "POST", f"{path}/test")
+    assert status == 202
+    (received,) = await receiver.until(1)
+    assert (received.id, received.type) == (tested["message"], "webhook.test")
+    received.verified(made["secret"])
+
+    async def log() -> list[dict[str, Any]]:
+        _, answer = await ask(session, team, team.bob, "GET", f"{path}/deliveries")
+        return list(answer["deliveries"])
+
+    async def logged() -> bool:
+        return bool((await log())[0]["outcome"] == "delivered")
+
+    await until(logged)
+    (entry,) = await log()
+    assert (entry["status"], entry["attempts"], entry["next"]) == (204, 1, None)
+    _, shown = await ask(session, team, team.bob, "GET")
+    assert shown["webhooks"][0]["last"] == entry
+
+    _, changed = await ask(session, team, team.bob, "PATCH", path, {"types": ["job.failed"]})
+    assert changed["types"] == ["job.failed"]
+    status, renewed = await ask(session, team, team.bob, "POST", f"{path}/secret")
+    assert status == 200
+    assert renewed["secret"] != made["secret"]
+    await ask(session, team, team.bob, "POST", f"{path}/test")
+    _, received = await receiver.until(2)
+    received.verified(renewed["secret"])
+    assert (await ask(session, team, team.bob, "DELETE", path))[0] == 204
+    assert (await ask(session, team, team.bob, "GET"))[1]["webhooks"] == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({}, 400),
+        ({"url": "ftp://example.com/"}, 400),
+        ({"url": "http://10.0.0.1/"}, 400),
+        ({"url": "http://169.254.169.254/"}, 400),
+        ({"url": "https://a:b@example.com/"}, 400),
+        ({"url": "https://example.com/", "types": []}, 400),
+        ({"url": "https://example.com/", "types": ["job.dreamt"]}, 400),
+        ({"url": "https://example.com/", "types": ["account.unavailable"]}, 400),
+        ({"url": "https://example.com/", "secret": "mine"}, 400),
+        ([], 400),
+    ],
+)
+async def test_what_cannot_be_a_webhook_is_refused_with_a_sentence(
+    session: aiohttp.ClientSession, team: Team, body: Any, status: int
+) -> None:
+    found, answer = await ask(session, team, team.bob, "POST", body=body)
+    assert found == status
+    assert answer["error"]["message"].endswith(".")
+    assert set(answer) == {"error", "node_errors"}
+
+
+async def test_a_member_has_ten_webhooks(
+    session: aiohttp.ClientSession, team: Team, receiver: Receiver
+) -> None:
+    body = {"url": str(receiver.url / "hook")}
+    for _ in range(10):
+        assert (await ask(session, team, team.bob, "POST", body=body))[0] == 201
+    status, answer = await ask(session, team, team.bob, "POST", body=body)
+    assert (status, answer["error"]["type"]) == (409, "too_many_webhooks")
+
+
+async def test_a_job_names_a_url_that_is_told_of_its_end(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, receiver: Receiver
+) -> None:
+    settings = {**HERE, "webhook_hosts": "127.0.0.1"}
+    async with running_proxy(simulator, tmp_path, policy=QUICK, **settings) as proxy:
+        client = Client(session, proxy.url)
+        url = str(receiver.url / "job")
+        receiver.answer("/job", 500)
+        entry = await client.run(graphs.plain(1), extra_data={"webhook_url": url})
+        (received, *_) = await receiver.until(1)
+        assert received.type == "job.completed"
+        assert received.json["data"]["prompt_id"] == entry["prompt"][1]
+        # Its owner asks for the secret that signs these messages.
+        _, answer = await client.get("proxy/api/webhooks")
+        (endpoint,) = answer["webhooks"]
+        assert (endpoint["url"], endpoint["disabled"]) == (None, None)
+        _, renewed = await client.post(f"proxy/api/webhooks/{endpoint['id']}/secret")
+        count = len(receiver.got)
+        (*_, again) = await receiver.until(count + 2)
+        again.verified(renewed["secret"])
+        assert url not in repr(simulator.record.requests), "the cloud need not know it"
+        status, _ = await client.post(f"proxy/api/webhooks/{endpoint['id']}/test")
+        assert status == 409
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.com/hook",
+        "http://127.0.0.2/hook",
+        "http://hooks.internal:notaport/",
+        "ftp://hooks.internal/",
+        5,
+        ["http://hooks.internal/"],
+    ],
+)
+async def test_a_url_that_a_job_must_not_name_is_refused(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, url: object
+) -> None:
+    async with running_proxy(simulator, tmp_path, webhook_hosts="hooks.internal") as proxy:
+        client = Client(session, proxy.url)
+        body = {"prompt": graphs.plain(1), "extra_data": {"webhook_url": url}}
+        status, answer = await client.post("prompt", body)
+        assert (status, answer["error"]["type"]) == (400, "invalid_webhook_url")
+        assert answer["error"]["message"].endswith(".")
+        assert simulator.jobs == {}
