@@ -31,7 +31,7 @@ SIMULATOR = str(Path(__file__).parents[1] / "proxy" / "simulator")
 EVENT, QUEUE, VIEW = 15, 12, 16
 
 #: The most functions on the whole way of a small job, and the most lines of all of them.
-FUNCTIONS, LINES = 620, 6200
+FUNCTIONS, LINES = 625, 6260
 
 
 @contextmanager
