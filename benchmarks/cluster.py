@@ -55,8 +55,8 @@ async def replicas(
             place = ("-m", "proxy", "serve", "--port", "0", "--data-dir", data)
             one = server(*place, *options, **shared, **environment)
             found.append(await stack.enter_async_context(one))
-        engines = [await ready(one) for one in found]
-        yield sorted(found, key=lambda one: not engines[found.index(one)])
+        engines = [await ready(replica) for replica in found]
+        yield sorted(found, key=lambda replica: not engines[found.index(replica)])
 
 
 async def ready(replica: Server) -> bool:
@@ -79,12 +79,14 @@ async def polls(found: Sequence[Server]) -> None:
     for count in range(1, len(found) + 1):
         row = [str(count)]
         for path in ("queue", f"history/{prompt_id}"):
-            used = [one.seconds() for one in found[:count]]
+            used = [replica.seconds() for replica in found[:count]]
             rates = [
-                sum(await asyncio.gather(*(rate(one.url / path) for one in found[:count])))
+                sum(await asyncio.gather(*(rate(replica.url / path) for replica in found[:count])))
                 for _ in range(ROUNDS)
             ]
-            work = sum(one.seconds() - before for one, before in zip(found, used, strict=False))
+            work = sum(
+                replica.seconds() - before for replica, before in zip(found, used, strict=False)
+            )
             answers = 3 * sum(rates)
             row += [f"{statistics.median(rates):,.0f}", f"{1e6 * work / answers:,.0f}"]
         print(f"| {' | '.join(row)} |", flush=True)
@@ -110,7 +112,7 @@ async def submissions(one: Server, found: Sequence[Server]) -> None:
 
 async def events(cloud: Server, found: Sequence[Server], jobs: int, seconds: int) -> None:
     """A row: what clients at the other replicas heard of so many jobs, and who worked for it."""
-    urls = [str(one.url) for one in found[1:]]
+    urls = [str(replica.url) for replica in found[1:]]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, str(HERE / "events_clients.py"), *urls),
         *("--jobs", str(jobs), "--seconds", str(seconds)),
@@ -121,7 +123,7 @@ async def events(cloud: Server, found: Sequence[Server], jobs: int, seconds: int
     os.kill(cloud.pid, signal.SIGUSR1)
     used: list[list[float]] = []
     while (line := await process.stdout.readline()) in (b"counting\n", b"counted\n"):
-        used.append([one.seconds() for one in (cloud, *found)])
+        used.append([replica.seconds() for replica in (cloud, *found)])
     await process.wait()
     if process.returncode or len(used) != 2:
         raise RuntimeError("the clients failed")

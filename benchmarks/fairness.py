@@ -190,7 +190,7 @@ class Client:
 
 def turns_of(clients: list[Client], cloud_jobs: list[CloudJob]) -> list[Turn]:
     """What the clients sent beside what the cloud had, in the order in which it came there."""
-    sent = {(one.name, id_): at for one in clients for id_, at in one.sent.items()}
+    sent = {(client.name, id_): at for client in clients for id_, at in client.sent.items()}
     return [
         Turn(job.member, *sent[job.member, job.prompt_id], job.arrived, job.started, job.ended)
         for job in cloud_jobs
@@ -208,10 +208,10 @@ def print_members(clients: list[Client], turns: list[Turn]) -> None:
     print("| member | sends | jobs | share of the turns while it waited | due | ", end="")
     print("waits, s (median) | (95 %) |")
     print("|---|---|---:|---:|---:|---:|---:|")
-    for one in clients:
-        waits = [turn.started - turn.sent for turn in turns if turn.member == one.name]
-        had, due = (f"{share:.1%}" for share in shares.get(one.name, (1.0, 1.0)))
-        print(f"| {one.name} | {one.habit} | {len(waits)} | {had} | {due} | ", end="")
+    for client in clients:
+        waits = [turn.started - turn.sent for turn in turns if turn.member == client.name]
+        had, due = (f"{share:.1%}" for share in shares.get(client.name, (1.0, 1.0)))
+        print(f"| {client.name} | {client.habit} | {len(waits)} | {had} | {due} | ", end="")
         print(f"{statistics.median(waits):.1f} | {percentile(waits):.1f} |")
 
 
@@ -221,8 +221,8 @@ def print_sums(clients: list[Client], turns: list[Turn]) -> list[str]:
     indices = [index for _, index in found]
     used = utilisation(turns, SLOTS)
     submissions = [1000 * (turn.taken - turn.sent) for turn in turns]
-    heard = sum(sum(one.heard_of.values()) + one.previews for one in clients)
-    faults = [fault for one in clients for fault in one.faults()]
+    heard = sum(sum(client.heard_of.values()) + client.previews for client in clients)
+    faults = [fault for client in clients for fault in client.faults()]
     seconds = max(turn.ended for turn in turns) - min(turn.sent for turn in turns)
     print("\n| | |")
     print("|---|---:|")
@@ -241,7 +241,7 @@ def print_sums(clients: list[Client], turns: list[Turn]) -> list[str]:
         faults.append(f"the fairness index is {index:.3f} in the window from second {at:.0f}")
     if used < USED:
         faults.append(f"only {used:.3f} of the slots were in use")
-    if len(turns) != sum(one.jobs for one in clients):
+    if len(turns) != sum(client.jobs for client in clients):
         faults.append(f"the cloud had {len(turns)} jobs")
     return faults
 
@@ -267,7 +267,7 @@ async def main(given: argparse.Namespace) -> int:
                 )
                 for name, (habit, jobs) in zip(names, TEAM, strict=True)
             ]
-            await asyncio.gather(*(one.run() for one in clients))
+            await asyncio.gather(*(client.run() for client in clients))
         turns = turns_of(clients, shop.cloud_jobs())
     print_members(clients, turns)
     faults = print_sums(clients, turns)

@@ -73,8 +73,8 @@ def main() -> None:
         urls.put(URL(line))
     begun = time.perf_counter()
     with ThreadPoolExecutor(given.connections) as pool:
-        for one in [pool.submit(connection, urls) for _ in range(given.connections)]:
-            one.result()
+        for future in [pool.submit(connection, urls) for _ in range(given.connections)]:
+            future.result()
     print(json.dumps(len(lines) / (time.perf_counter() - begun)))
 
 

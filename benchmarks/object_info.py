@@ -115,7 +115,7 @@ def in_process(body: bytes) -> dict[str, float]:
         times = taken[f"splicing `{coding}` for other files"] = []
         for number in range(UPLOADS):
             begun = time.perf_counter()
-            whole.body({f"{one}.png": 1 for one in range(number)}, coding)
+            whole.body({f"{index}.png": 1 for index in range(number)}, coding)
             times.append(1000 * (time.perf_counter() - begun))
     return {name: statistics.median(times) for name, times in taken.items()}
 

@@ -223,8 +223,8 @@ async def main(given: argparse.Namespace) -> None:
         "a job from submission to end, ms": (alone.jobs, beside.jobs),
         "`GET /queue` meanwhile, ms": (alone.probes, beside.probes),
     }
-    for name, (one, other) in rows.items():
-        print(f"| {name} | {spread(one)} | {spread(other)} |")
+    for name, (row, other) in rows.items():
+        print(f"| {name} | {spread(row)} | {spread(other)} |")
     print(
         f"| processor time of the proxy a job, ms | {1000 * work_alone / jobs:.0f} "
         f"| {1000 * work_beside / jobs:.0f} |"

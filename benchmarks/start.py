@@ -81,7 +81,9 @@ async def fill(folder: Path, history: int, files: int, members: int) -> None:
     database = await open_folder(folder)
     for write, count in ((entries, history), (names, files)):
         for first in range(0, count, AT_ONCE):
-            await database.write(lambda one, write=write, first=first: write(one, first))
+            await database.write(
+                lambda connection, write=write, first=first: write(connection, first)
+            )
     await database.close()
 
 

@@ -25,7 +25,9 @@ def catalog() -> Nodes:
     classes = object_info(standard_nodes())
     for info in classes.values():
         for spec in info["input"].get("required", {}).values():
-            if isinstance(spec[0], list) and any("safetensors" in str(one) for one in spec[0]):
+            if isinstance(spec[0], list) and any(
+                "safetensors" in str(choice) for choice in spec[0]
+            ):
                 spec[0][:0] = [f"model {number}.safetensors" for number in range(MODELS)]
     return Nodes(classes)
 

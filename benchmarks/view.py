@@ -130,8 +130,8 @@ async def rates(proxied: URL, others: list[URL], pictures: list[Picture]) -> dic
         some = fresh[number * FRESH : (number + 1) * FRESH]
         arriving.append(
             [
-                await rate([view(proxied, one) for one in some]),
-                *[await rate([other / one.cloud_name for one in some]) for other in others],
+                await rate([view(proxied, picture) for picture in some]),
+                *[await rate([other / picture.cloud_name for picture in some]) for other in others],
             ]
         )
     return {
@@ -179,7 +179,7 @@ async def main() -> None:
         large = make_large(cloud)
         database = await open_sqlite(data / FILE)
         await migrate(database)
-        records = [one.record() for one in (*pictures, large)]
+        records = [picture.record() for picture in (*pictures, large)]
         await FileRepository(database).write(lambda files: files.put(records))
         await database.close()
         async with (

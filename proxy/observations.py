@@ -134,8 +134,8 @@ class Observations:
     async def load(self) -> None:
         """Read what is known. Raises `StorageError`."""
         rows = await self._repository.load(self.accounts)
-        for identity, one in self.accounts.items():
-            one.restore(row for row in rows if row.identity == identity)
+        for identity, account in self.accounts.items():
+            account.restore(row for row in rows if row.identity == identity)
 
     async def run(self) -> None:
         """Write what is new, and read what others have seen, until cancelled."""
@@ -157,7 +157,7 @@ class Observations:
 
     async def write(self) -> None:
         """Write what is new. Raises `StorageError`; then it is new still."""
-        taken = {identity: one.take() for identity, one in self.accounts.items()}
+        taken = {identity: account.take() for identity, account in self.accounts.items()}
         try:
             await self._repository.add(
                 [replace(row, identity=identity) for identity in taken for row in taken[identity]]
@@ -173,8 +173,8 @@ class Observations:
         await self.write()
         rows = await self._repository.load(self.accounts)
         return [
-            {"account": one.account, **shown(row for row in rows if row.identity == identity)}
-            for identity, one in self.accounts.items()
+            {"account": account.account, **shown(row for row in rows if row.identity == identity)}
+            for identity, account in self.accounts.items()
         ]
 
 

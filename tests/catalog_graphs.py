@@ -108,7 +108,7 @@ class Growing:
         ]
         if not givers:
             givers = [(0, "EmptyImage", 0)]
-        simplest = [one for one in sorted(givers) if depth < 2 or one[0] == min(givers)[0]]
+        simplest = [giver for giver in sorted(givers) if depth < 2 or giver[0] == min(givers)[0]]
         _, name, slot = self.draw(st.sampled_from(simplest))
         return [self.grow(name, depth + 1), slot]
 
@@ -128,7 +128,7 @@ def good_graphs(draw: st.DrawFn, classes: Mapping[str, Any]) -> Graph:
 
 def reached(graph: Graph, classes: Mapping[str, Any]) -> list[str]:
     """The nodes that some output node needs."""
-    found = [one for one in graph if classes[graph[one]["class_type"]]["output_node"]]
+    found = [node_id for node_id in graph if classes[graph[node_id]["class_type"]]["output_node"]]
     for node_id in found:
         for link in graph[node_id]["inputs"].values():
             if isinstance(link, list) and link[0] not in found:
@@ -158,7 +158,7 @@ def faults(graph: Graph, classes: Mapping[str, Any]) -> list[Fault]:
                     continue
                 if section == "required":
                     found.append(Fault(node_id, name, ..., "required_input_missing"))
-                found += [Fault(node_id, name, *one) for one in _wrong(spec)]
+                found += [Fault(node_id, name, *wrong) for wrong in _wrong(spec)]
                 if isinstance(node["inputs"][name], list):
                     found.append(Fault(node_id, name, ["1", 0, 0], "bad_linked_input"))
                     found.append(Fault(node_id, name, ["void", 0], "exception_during_validation"))

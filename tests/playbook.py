@@ -51,7 +51,7 @@ def play(
     *inputs: Input, now: int = 5_000, graph: dict[str, Any] | None = None, outputs: str = ""
 ) -> list[Command]:
     tracker = Tracker(ID, graph or GRAPH, outputs.split())
-    return [command for one in inputs for command in tracker.receive(one, now)]
+    return [command for input_ in inputs for command in tracker.receive(input_, now)]
 
 
 def heard(commands: list[Command]) -> list[str]:

@@ -124,8 +124,8 @@ def _family(pid: int) -> list[int]:
             continue
         parents.setdefault(int(fields[1]), []).append(int(stat.parent.name))
     found = [pid]
-    for one in found:
-        found += parents.get(one, [])
+    for name in found:
+        found += parents.get(name, [])
     return found
 
 
@@ -210,7 +210,9 @@ def postgresql() -> Iterator[Postgresql]:
             "fsync": "off",
             "deadlock_timeout": "100ms",
         }
-        options = [one for name, value in settings.items() for one in ("-c", f"{name}={value}")]
+        options = [
+            option for name, value in settings.items() for option in ("-c", f"{name}={value}")
+        ]
 
         def is_ready() -> bool:
             try:
@@ -262,7 +264,7 @@ def haproxy(folder: Path, replicas: Sequence[int]) -> Iterator[ServerProcess]:
     connection came about.
     """
     port = free_port()
-    servers = "\n".join(f"    server r{one} 127.0.0.1:{one} check" for one in replicas)
+    servers = "\n".join(f"    server r{replica} 127.0.0.1:{replica} check" for replica in replicas)
     (folder / "haproxy.cfg").write_text(
         f"""defaults
     mode http

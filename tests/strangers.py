@@ -199,10 +199,10 @@ class House:
         `{value}` stands for it in the path, the query and the JSON.
         """
         answers = []
-        for one in (value, _unknown(value)):
-            filled = json.loads(json.dumps(fields).replace("{value}", one))
-            answer = self.ask(person, method, path.replace("{value}", one), told=one, **filled)
-            answers.append(answer.without(one))
+        for text in (value, _unknown(value)):
+            filled = json.loads(json.dumps(fields).replace("{value}", text))
+            answer = self.ask(person, method, path.replace("{value}", text), told=text, **filled)
+            answers.append(answer.without(text))
         assert answers[0] == answers[1], f"{method} {path}: {answers[0]} is not {answers[1]}"
 
     def watch(self, person: Stranger, path: str) -> None:
@@ -257,7 +257,7 @@ class House:
         query = AssetQuery(AssetFilter(any=("input", "output", "temp")), limit=500)
         assert self.services.assets is not None
         page = await self.services.assets.page(person.name, query)
-        return {one["id"] for one in page["assets"]} | set(person.exports)
+        return {asset["id"] for asset in page["assets"]} | set(person.exports)
 
     def asset_ids(self, person: Stranger) -> set[str]:
         """The ids of what a person has."""

@@ -31,7 +31,7 @@ class Terminal:
         """Wait until all of this has been written; everything so far."""
         try:
             async with asyncio.timeout(PATIENCE), self._changed:
-                await self._changed.wait_for(lambda: all(one in self.text for one in wanted))
+                await self._changed.wait_for(lambda: all(text in self.text for text in wanted))
         except TimeoutError:
             raise AssertionError(f"{wanted} is not in {self.text!r}") from None
         return self.text
@@ -55,7 +55,7 @@ class Terminal:
                 return
             async with self._changed:
                 self.text += data.decode(errors="replace").replace("\r\n", "\n")
-                for question in [one for one in self.answers if one in self.text]:
+                for question in [answer for answer in self.answers if answer in self.text]:
                     os.write(self.keyboard, self.answers.pop(question).encode())
                 self._changed.notify_all()
 

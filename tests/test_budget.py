@@ -62,4 +62,8 @@ def test_the_sum_never_passes_the_limit(steps: list[tuple[int, int]]) -> None:
             allocations[which].resize(size)
         except MemoryLimitError:
             continue
-        assert sum(budget.held().values()) == sum(one.size for one in allocations) <= LIMIT
+        assert (
+            sum(budget.held().values())
+            == sum(allocation.size for allocation in allocations)
+            <= LIMIT
+        )

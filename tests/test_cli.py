@@ -463,7 +463,7 @@ async def test_check_gives_json_for_a_bug_report(tmp_path: Path) -> None:
         code, out, _ = await spawned("check", "--json", **environment)
     report = json.loads(out)
     assert (code, report["ok"], report["version"]) == (1, False, __version__)
-    assert [(one["check"], one["ok"]) for one in report["checks"]] == [
+    assert [(check["check"], check["ok"]) for check in report["checks"]] == [
         ("cloud", True),
         ("key", False),
         ("event socket", False),

@@ -76,7 +76,7 @@ def test_the_list_has_everything_that_is_limited(run: Any) -> None:
     code, said, _ = run("member", "list")
     assert code == 0
     limits = ["max_queued 5,000", "denied_classes A, B", "client_parallelism many"]
-    assert [one for one in [*limits, "no partner nodes"] if one not in said] == []
+    assert [word for word in [*limits, "no partner nodes"] if word not in said] == []
 
 
 def test_the_next_command_names_the_same_folder(run: Any, tmp_path: Path) -> None:
@@ -246,7 +246,9 @@ async def test_the_last_member_may_be_removed_for_good(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", [("--require-members",), ("--trusted-proxies", "10.0.0.0/8")], ids=lambda one: one[0]
+    "option",
+    [("--require-members",), ("--trusted-proxies", "10.0.0.0/8")],
+    ids=lambda value: value[0],
 )
 def test_some_settings_ask_for_members(run: Any, option: tuple[str, ...]) -> None:
     with logging_restored():

@@ -124,7 +124,7 @@ async def test_several_files_run_in_order_and_one_that_fails_stops_none(
     good.write_text(json.dumps(PLAIN))
     code, results, err = await ran(proxy, tmp_path, str(bad), str(good))
     assert code == 1
-    assert [(one["workflow"], one["status"]) for one in results] == [
+    assert [(result["workflow"], result["status"]) for result in results] == [
         (str(bad), "error"),
         (str(good), "success"),
     ]

@@ -73,7 +73,7 @@ def all_commands(command: Any = ROOT_COMMAND) -> Iterator[Any]:
 
 
 def options(command: Any) -> set[str]:
-    return {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
+    return {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -113,7 +113,7 @@ def test_the_routes_of_a_page_are_served(name: str) -> None:
     served = [(method, re.sub(r"\{[^}]*\}", "[^/]+", path)) for method, path in table]
     for method, path in re.findall(r"`(GET|POST|PUT|PATCH|DELETE) (/[^`? ]*)", page(name)):
         plain = re.sub(r"\{[^}]*\}", "x", path)
-        methods = {one for one, known in served if re.fullmatch(known, plain)}
+        methods = {known for known, route in served if re.fullmatch(route, plain)}
         assert methods & {method, "any"}, f"{method} {path}"
 
 

@@ -131,10 +131,12 @@ def test_what_its_services_use_is_declared(path: Path) -> None:
 def test_nothing_declared_is_left_over(path: Path) -> None:
     whole = project(path)
     services = whole["services"].values()
-    assert set(whole["secrets"]) == {name for one in services for name in one.get("secrets", ())}
-    used = {name for one in services for name in volumes(one)}
+    assert set(whole["secrets"]) == {
+        name for service in services for name in service.get("secrets", ())
+    }
+    used = {name for service in services for name in volumes(service)}
     assert set(whole["volumes"]) <= used
-    assert set(whole["networks"]) <= {name for one in services for name in one["networks"]}
+    assert set(whole["networks"]) <= {name for service in services for name in service["networks"]}
 
 
 @each_project
@@ -212,7 +214,7 @@ def test_docker_gets_what_the_image_has(
     if words[0] == "build":
         assert given.image == "."
         arguments = re.findall(r"(?m)^ARG (\w+)", dockerfile())
-        assert {one.partition("=")[0] for one in given.build_arg} <= set(arguments)
+        assert {argument.partition("=")[0] for argument in given.build_arg} <= set(arguments)
         return
     if given.image == "your-application":
         return
@@ -224,7 +226,7 @@ def test_docker_gets_what_the_image_has(
         assert (address, port) == ("127.0.0.1:8188", instruction("EXPOSE"))
     for volume in given.v:
         assert volume.rpartition(":")[2] == instruction("VOLUME")
-    passed = dict(one.partition("=")[::2] for one in given.e)
+    passed = dict(argument.partition("=")[::2] for argument in given.e)
     for name, value in placed(image_environment() | passed, tmp_path).items():
         monkeypatch.setenv(name, value or "comfyui-key")
     if "--simulate" not in given.command:
@@ -257,8 +259,10 @@ def test_caddy_hands_on_to_every_proxy(name: str) -> None:
     folder = ROOT / "examples" / name
     text = (folder / "Caddyfile").read_text(encoding="utf-8")
     services = project(folder / "compose.yaml")["services"]
-    ours = {one for one in services if services[one] in proxies(folder / "compose.yaml")}
-    assert set(re.findall(r"(\S+):(\d+)", text)) == {(one, instruction("EXPOSE")) for one in ours}
+    ours = {
+        service for service in services if services[service] in proxies(folder / "compose.yaml")
+    }
+    assert set(re.findall(r"(\S+):(\d+)", text)) == {(name, instruction("EXPOSE")) for name in ours}
     (variable,) = re.findall(r"\{\$(\w+)\}", text)
     assert variable in services["caddy"]["environment"]
 
@@ -279,24 +283,28 @@ def test_caddy_takes_the_configuration(name: str, tmp_path: Path) -> None:
 
 def manifests() -> list[dict[str, Any]]:
     texts = [path.read_text(encoding="utf-8") for path in KUBERNETES]
-    return [dict(one) for text in texts for one in YAML(typ="safe").load_all(text)]
+    return [dict(document) for text in texts for document in YAML(typ="safe").load_all(text)]
 
 
 def containers() -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """The containers of the manifests, each with its pod."""
-    pods = [one["spec"]["template"]["spec"] for one in manifests() if "template" in one["spec"]]
+    pods = [
+        manifest["spec"]["template"]["spec"]
+        for manifest in manifests()
+        if "template" in manifest["spec"]
+    ]
     kinds = ("initContainers", "containers")
-    return [(pod, one) for pod in pods for kind in kinds for one in pod.get(kind, ())]
+    return [(pod, container) for pod in pods for kind in kinds for container in pod.get(kind, ())]
 
 
-@pytest.mark.parametrize("manifest", manifests(), ids=lambda one: one["kind"])
+@pytest.mark.parametrize("manifest", manifests(), ids=lambda value: value["kind"])
 def test_kubernetes_takes_the_manifests(manifest: dict[str, Any]) -> None:
     for version in ("1.32", "1.36"):
         kubernetes_validate.validate(manifest, version, strict=True)
 
 
 def test_what_kubernetes_selects_is_there_and_no_session_is_sticky() -> None:
-    found = {one["kind"]: one for one in manifests()}
+    found = {manifest["kind"]: manifest for manifest in manifests()}
     labels = found["Deployment"]["spec"]["template"]["metadata"]["labels"]
     for kind in ("Deployment", "PodDisruptionBudget"):
         assert found[kind]["spec"]["selector"]["matchLabels"] == labels
@@ -324,12 +332,12 @@ def test_the_ingress_leads_to_the_service_and_keeps_no_address() -> None:
 
 
 def test_pods_serve_until_they_have_left_the_service() -> None:
-    (deployment,) = (one for one in manifests() if one["kind"] == "Deployment")
+    (deployment,) = (manifest for manifest in manifests() if manifest["kind"] == "Deployment")
     pod = deployment["spec"]["template"]["spec"]
     (proxy,) = pod["containers"]
     (port,) = proxy["ports"]
     assert str(port["containerPort"]) == instruction("EXPOSE")
-    environment = {one["name"]: one.get("value") for one in proxy["env"]}
+    environment = {variable["name"]: variable.get("value") for variable in proxy["env"]}
     stopping = int(environment["COMFY_PROXY_SHUTDOWN_TIMEOUT"])
     sleeping = proxy["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert pod["terminationGracePeriodSeconds"] > stopping + sleeping
@@ -347,10 +355,13 @@ def test_the_variables_of_pods_are_settings_that_can_be_used(
     folder = tmp_path / "run/secrets/comfy"
     folder.mkdir(parents=True)
     for pod, container in containers():
-        (items,) = (one["secret"]["items"] for one in pod["volumes"] if "secret" in one)
+        (items,) = (volume["secret"]["items"] for volume in pod["volumes"] if "secret" in volume)
         for item in items:
             (folder / item["path"]).write_text(values[item["key"]])
-        given = {one["name"]: one.get("value", "from a secret") for one in container["env"]}
+        given = {
+            variable["name"]: variable.get("value", "from a secret")
+            for variable in container["env"]
+        }
         for name, value in placed(image_environment() | given, tmp_path).items():
             monkeypatch.setenv(name, value)
         settings = load()

@@ -88,8 +88,8 @@ ORDER = ("member", "account", "method", "route", "status", "limit", "outcome", "
 
 
 def short(name: str, labels: dict[str, str]) -> str:
-    known = [labels[one] for one in ORDER if one in labels]
-    rest = [value for one, value in labels.items() if one not in ORDER]
+    known = [labels[label] for label in ORDER if label in labels]
+    rest = [value for label, value in labels.items() if label not in ORDER]
     return " ".join([name.removeprefix(PREFIX), *known, *rest])
 
 

@@ -95,7 +95,7 @@ async def surprises(client: Client) -> list[tuple[str, str]]:
     status, body = await client.get("proxy/api/cloud-surprises")
     assert status == 200
     (account,) = body["accounts"]
-    return [(one["kind"], one["name"]) for one in account["surprises"]]
+    return [(surprise["kind"], surprise["name"]) for surprise in account["surprises"]]
 
 
 async def test_a_cloud_that_does_what_is_written_surprises_nobody(
@@ -226,9 +226,9 @@ async def upload(client: Client, name: str, data: bytes) -> tuple[int, Any]:
 
 
 def learn(proxy: Proxy, **facts: str) -> None:
-    for one in proxy.services.observations.accounts.values():
+    for account in proxy.services.observations.accounts.values():
         for name, value in facts.items():
-            one.learn(name, value)
+            account.learn(name, value)
 
 
 async def test_an_id_is_asked_for_only_where_the_cloud_was_seen_to_honour_it(

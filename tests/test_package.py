@@ -64,7 +64,7 @@ def test_the_wheel_has_the_package_alone(built: tuple[Path, Path]) -> None:
 
 
 def test_the_package_names_its_addresses(built: tuple[Path, Path]) -> None:
-    urls = dict(one.split(", ") for one in metadata(built[1]).get_all("Project-URL", []))
+    urls = dict(line.split(", ") for line in metadata(built[1]).get_all("Project-URL", []))
     assert urls["Source"] == URL
     assert urls["Changelog"] == f"{URL}/blob/v9/CHANGELOG.md"
     assert {*urls} == {"Documentation", "Source", "Changelog", "Issues"}

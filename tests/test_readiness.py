@@ -52,11 +52,12 @@ class World:
 
     def readiness_of(self, **others: Any) -> Readiness:
         """The readiness of this store with accounts of these worlds, by their names."""
-        worlds = {name: one for name, one in others.items() if isinstance(one, World)}
-        options = {name: one for name, one in others.items() if name not in worlds}
-        views = [one.account(name) for name, one in worlds.items()]
+        worlds = {name: other for name, other in others.items() if isinstance(other, World)}
+        options = {name: other for name, other in others.items() if name not in worlds}
+        views = [world.account(name) for name, world in worlds.items()]
         clouds: Any = {
-            name: SimpleNamespace(user=one._user, plan=one._plan) for name, one in worlds.items()
+            name: SimpleNamespace(user=world._user, plan=world._plan)
+            for name, world in worlds.items()
         }
         return Readiness(self, elected(*views), clouds, self.bus, **options)  # type: ignore[arg-type]
 

@@ -43,8 +43,10 @@ def test_there_is_a_lock_file_for_what_runs_for_the_build_and_for_each_extra() -
 
 
 def test_the_oldest_web_interface_is_what_pyproject_allows_first() -> None:
-    found = {one.name: one.specifier for one in locked(LOCK.OLDEST)}
-    assert found == {one.name: one.specifier for one in map(Requirement, LOCK.oldest())}
+    found = {requirement.name: requirement.specifier for requirement in locked(LOCK.OLDEST)}
+    assert found == {
+        requirement.name: requirement.specifier for requirement in map(Requirement, LOCK.oldest())
+    }
     for wanted in map(Requirement, GROUPS[LOCK.UI]):
         (oldest,) = found[wanted.name]
         assert oldest.operator == "=="
@@ -52,7 +54,9 @@ def test_the_oldest_web_interface_is_what_pyproject_allows_first() -> None:
 
 
 def test_the_web_interface_that_is_announced_is_the_newest_that_is_served() -> None:
-    (locked_,) = (one.specifier for one in locked(LOCK.UI) if "frontend" in one.name)
+    (locked_,) = (
+        requirement.specifier for requirement in locked(LOCK.UI) if "frontend" in requirement.name
+    )
     assert locked_.contains(FRONTEND)
 
 
@@ -66,10 +70,10 @@ def test_what_pyproject_wants_is_locked_in_a_version_that_it_takes(name: str) ->
             if wanted.marker is not None and not wanted.marker.evaluate(place):
                 continue
             versions = [
-                next(iter(one.specifier)).version
-                for one in found
-                if canonicalize_name(one.name) == canonicalize_name(wanted.name)
-                and (one.marker is None or one.marker.evaluate(place))
+                next(iter(requirement.specifier)).version
+                for requirement in found
+                if canonicalize_name(requirement.name) == canonicalize_name(wanted.name)
+                and (requirement.marker is None or requirement.marker.evaluate(place))
             ]
             assert versions, f"{wanted.name} is not locked in {name}: run make lock"
             assert all(map(wanted.specifier.contains, versions)), f"{wanted}: run make lock"
@@ -80,14 +84,18 @@ def test_everything_has_one_version_and_hashes(name: str) -> None:
     blocks = re.split(r"(?m)^(?=[a-z0-9])", (FOLDER / f"{name}.lock").read_text(encoding="utf-8"))
     assert len([block for block in blocks if block]) == len(locked(name))
     assert all("--hash=sha256:" in block for block in blocks if block)
-    assert all([one.operator for one in item.specifier] == ["=="] for item in locked(name))
+    assert all(
+        [specifier.operator for specifier in item.specifier] == ["=="] for item in locked(name)
+    )
 
 
 def test_all_lock_files_agree() -> None:
     versions: dict[str, set[str]] = {}
     for name in GROUPS:
-        for one in locked(name):
-            versions.setdefault(f"{one.name} {one.marker}", set()).add(str(one.specifier))
+        for requirement in locked(name):
+            versions.setdefault(f"{requirement.name} {requirement.marker}", set()).add(
+                str(requirement.specifier)
+            )
     assert {name for name, found in versions.items() if len(found) > 1} == set()
 
 

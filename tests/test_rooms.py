@@ -63,7 +63,7 @@ def rooms_that(path: Path) -> set[str]:
     """The rooms that a file knows, beside its own."""
     names = [name.split(".") for name in imports(path) if name.startswith("proxy.")]
     known = {parts[1] for parts in names}
-    return {one for one in known - {room(path)} if (PACKAGE / one).is_dir() or _is_module(one)}
+    return {name for name in known - {room(path)} if (PACKAGE / name).is_dir() or _is_module(name)}
 
 
 def _is_module(name: str) -> bool:
@@ -90,7 +90,7 @@ def test_no_arrow_leads_back() -> None:
     assert order.index("jobs") < order.index("api") < order.index("app") < order.index("cli")
     assert arrows["translate"] == set()
     assert arrows["simulator"] == {"translate"}
-    assert {one for one, known in arrows.items() if "simulator" in known} == {"cli"}
+    assert {room_name for room_name, known in arrows.items() if "simulator" in known} == {"cli"}
 
 
 #: What names a pack, its clients or its nodes.

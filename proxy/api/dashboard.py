@@ -239,13 +239,13 @@ async def _state(request: web.Request) -> State:
         "accounts": list(map(_account, seen.accounts)) if admin else [],
         "usage": [
             {
-                "member": one.member,
-                "jobs": one.submitted,
-                "failed": one.failed,
-                "seconds": one.running_seconds,
-                "outputs": one.outputs,
+                "member": row.member,
+                "jobs": row.submitted,
+                "failed": row.failed,
+                "seconds": row.running_seconds,
+                "outputs": row.outputs,
             }
-            for one in await request.app[ACCOUNTING].usage.days(today, today, member)
+            for row in await request.app[ACCOUNTING].usage.days(today, today, member)
         ],
         "budgets": await shown_budgets(request),
         "history": request.app[JOBS].history.word(member),

@@ -60,7 +60,7 @@ async def get_workflow(request: web.Request) -> web.Response:
     workflow = interface_workflow(sent["extra_data"])
     if not form:
         # The socket of the program that sent it is not the one that sends it again.
-        extra_data = {key: one for key, one in sent["extra_data"].items() if key != "client_id"}
+        extra_data = {key: value for key, value in sent["extra_data"].items() if key != "client_id"}
         whole = {"prompt": sent["prompt"], "extra_data": extra_data, "workflow": workflow}
         return await bodies.large_json(request, whole)
     file: Any = sent["prompt"] if form == "api" else workflow

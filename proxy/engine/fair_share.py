@@ -174,8 +174,10 @@ class FairShare:
     def restore(self, now: float, kept: Mapping[str, Share]) -> None:
         """Continue where `now` and `state_of` of all members were taken."""
         self.now = now
-        self._starts = {name: one.start for name, one in kept.items() if one.start is not None}
-        self._typical = {name: one.typical for name, one in kept.items() if one.typical}
+        self._starts = {
+            name: share.start for name, share in kept.items() if share.start is not None
+        }
+        self._typical = {name: share.typical for name, share in kept.items() if share.typical}
 
     def _start(self, member: str) -> float:
         return max(self.now, self._starts.get(member, 0.0))

@@ -222,8 +222,8 @@ class NodeStates:
                 self._tell_states()
                 steps = [message]
             else:
-                for one in (message, *steps):
-                    self.tell(one)
+                for part in (message, *steps):
+                    self.tell(part)
                 steps = []
 
     def enter(self, node: str, executing: dict[str, Any] | None = None) -> None:

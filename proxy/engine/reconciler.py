@@ -121,7 +121,7 @@ class Reconciler:
             self._unread_since = None
             for follower in live.values():
                 follower.explain(None)
-        await self._learn([one for one in snapshots if one.cloud_id in live])
+        await self._learn([snapshot for snapshot in snapshots if snapshot.cloud_id in live])
         for snapshot in snapshots:
             if snapshot.cloud_id not in live:
                 continue
@@ -153,7 +153,7 @@ class Reconciler:
         slots = self.account.slots
         if not slots.learning:
             return
-        pending = [one for one in ours if one.status == "pending"]
+        pending = [snapshot for snapshot in ours if snapshot.status == "pending"]
         running = len(ours) - len(pending)
         if pending and not (slots.certain and running >= slots.count):
             with contextlib.suppress(CloudError):

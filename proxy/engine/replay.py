@@ -29,4 +29,4 @@ def life_of(entry: HistoryEntry) -> list[Message]:
         meta=result["meta"],
     )
     commands += tracker.receive(SnapshotReceived(snapshot), entry.ended_at)
-    return [one.message for one in commands if isinstance(one, SendMessage)]
+    return [command.message for command in commands if isinstance(command, SendMessage)]

@@ -70,7 +70,7 @@ class _Waiting:
     def take(self, cloud_id: str) -> list[_Early]:
         taken = [early for early in self._entries if early.cloud_id == cloud_id]
         if taken:
-            self._entries = deque(one for one in self._entries if one.cloud_id != cloud_id)
+            self._entries = deque(entry for entry in self._entries if entry.cloud_id != cloud_id)
             self.size -= sum(early.size for early in taken)
         return taken
 
@@ -121,8 +121,8 @@ class EventRouter:
         """Send the events of a job to `inbox`, beginning with those that came too early."""
         self._inboxes[cloud_id] = inbox
         early = [*self._events.take(cloud_id), *self._pictures.take(cloud_id)]
-        for one in sorted(early, key=lambda one: one.number):
-            inbox(one.item)
+        for entry in sorted(early, key=lambda entry: entry.number):
+            inbox(entry.item)
 
     def remove(self, cloud_id: str) -> None:
         """Forget a job."""

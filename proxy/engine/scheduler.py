@@ -90,9 +90,9 @@ class Scheduler:
         thought."""
         if job not in self._placed:
             return False
-        placed = (one for one in self._placed if one.account == job.account)
+        placed = (other for other in self._placed if other.account == job.account)
         return self._accounts[job.account].slots.running(
-            sum(one.state is JobState.RUNNING for one in placed)
+            sum(other.state is JobState.RUNNING for other in placed)
         )
 
     def ended(self, job: Job, seconds: float) -> None:
@@ -129,7 +129,7 @@ class Scheduler:
         restart is concerned: they wait.
         """
         self._unsaved.discard(job)
-        unused = fsum(one.charge for one in self._unsaved if one.member == job.member)
+        unused = fsum(other.charge for other in self._unsaved if other.member == job.member)
         share = self.shares.state_of(job.member, unused / self._weight(job.member))
         slots = {name: account.slots for name, account in self._accounts.items()}
         learnt = {name: its.count for name, its in slots.items() if its.learning}
@@ -194,7 +194,7 @@ class Scheduler:
 
     def _any_slot(self, accounts: Iterable[Account]) -> bool:
         """Return whether one of the accounts could run one more job at once."""
-        return any(self._used[one.name] < one.slots.count for one in accounts)
+        return any(self._used[account.name] < account.slots.count for account in accounts)
 
     def _has_slot(self, account: Account) -> bool:
         """Return whether the account has a slot free, or may have one as far as is known."""
@@ -224,7 +224,9 @@ class Scheduler:
 
     def wake(self, at: float) -> float | None:
         """Return when a resting account is to be tried again, if one is."""
-        rests = [one.health.until for one in self._accounts.values() if not one.health.well]
+        rests = [
+            account.health.until for account in self._accounts.values() if not account.health.well
+        ]
         return min((until for until in rests if until > at), default=None)
 
     # --- why the others wait ---------------------------------------------------------------
@@ -240,11 +242,11 @@ class Scheduler:
                 member: self._any_slot(self._allowed(member)) for member in self.queue.members()
             }
             self._forecast = [
-                replace(one, reason=self._own_reason(one.job, free=free[one.job.member]))
-                if one.reason in ("slot", "turn")
-                and self._own_reason(one.job, free=free[one.job.member])
-                else one
-                for one in self.shares.places(self._queues())
+                replace(place, reason=self._own_reason(place.job, free=free[place.job.member]))
+                if place.reason in ("slot", "turn")
+                and self._own_reason(place.job, free=free[place.job.member])
+                else place
+                for place in self.shares.places(self._queues())
             ]
             self._before = _before(self._forecast)
         return self._forecast
@@ -333,7 +335,7 @@ class Scheduler:
         allowed = self._allowed(job.member)
         if job.needs is None:
             return allowed
-        return [one for one in allowed if one.name in job.needs.accounts] or allowed
+        return [account for account in allowed if account.name in job.needs.accounts] or allowed
 
     def _weight(self, member: str) -> float:
         return self._member(member).weight

@@ -107,7 +107,7 @@ class AccountWorker:
 
     def any_running(self) -> bool:
         """Return whether a job runs, so that events should come."""
-        return any(one.job.state is JobState.RUNNING for one in self.followers.values())
+        return any(follower.job.state is JobState.RUNNING for follower in self.followers.values())
 
     def _socket_opened(self) -> None:
         """Read what was missed: events come (again)."""

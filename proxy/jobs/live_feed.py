@@ -194,7 +194,7 @@ class LiveFeed:
                 subscribers.broadcast(member, status(jobs.remaining))
         lasts = {member: self._last_end(member) for member in subscribers.members()}
         ends, read = await self.repository.history.ends_behind(lasts)
-        due = {order: one.key for order, one in begun.items() if order not in living}
+        due = {order: begun_job.key for order, begun_job in begun.items() if order not in living}
         due |= {
             job.order: job.key for job in gone if subscribers.listens(job.member, job.client_id)
         }

@@ -193,7 +193,7 @@ class Subscribers:
     def opened_before(self, member: str, client_id: str | None, ordinal: int) -> bool:
         """Return whether a socket for a client's jobs has opened here before this end of the
         member."""
-        return any(_opened_before(one, ordinal) for one in self._listeners(member, client_id))
+        return any(_opened_before(socket, ordinal) for socket in self._listeners(member, client_id))
 
     def _listeners(self, member: str, client_id: str | None) -> list[_Socket]:
         sockets = self._sockets.get(member, {})
@@ -204,7 +204,9 @@ class Subscribers:
     def ends_before(self, member: str) -> int | None:
         """Return after how many ends of the member the first of its sockets here has opened; `None`
         if that is not known."""
-        known = [one.ended for one in self._sockets[member].values() if one.ended is not None]
+        known = [
+            socket.ended for socket in self._sockets[member].values() if socket.ended is not None
+        ]
         return min(known, default=None)
 
     def _hear(self, news: object) -> None:

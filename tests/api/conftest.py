@@ -246,7 +246,9 @@ class RoomOfFiles:
 
     async def listing(self, member: str, type_: str) -> Listing:
         found = [record for (kind, _, _), record in self.records.items() if kind == type_]
-        return {record.path: record.size for record in sorted(found, key=lambda one: one.path)}
+        return {
+            record.path: record.size for record in sorted(found, key=lambda record: record.path)
+        }
 
     async def upload(self, member: str, body: AsyncIterator[bytes], **named: Any) -> Named:
         data = b"".join([chunk async for chunk in body])

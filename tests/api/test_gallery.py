@@ -140,9 +140,9 @@ async def test_a_job_node_by_node(
     ran = [node for node in shown["nodes"] if node["began"] is not None]
     assert [node["id"] for node in ran][-2:] == ["8", "9"]
     assert sum(node["ran"] for node in ran) <= shown["ended"] - shown["created"]
-    assert [(one["number"], one["node"], one["thumbnail"]) for one in shown["outputs"]] == [
-        (0, "9", True)
-    ]
+    assert [
+        (output["number"], output["node"], output["thumbnail"]) for output in shown["outputs"]
+    ] == [(0, "9", True)]
     again = await bob.run(graphs.sampled(steps=10))
     _, shown = await bob.get(f"jobs/{again}")
     assert any(node["cached"] and node["began"] is None for node in shown["nodes"])
@@ -241,7 +241,7 @@ async def test_the_activity_of_a_new_server_begins_with_its_start(
     status, seen = await ann.get("activity", range=range_)
     assert (status, seen["interval"], seen["is_new"]) == (200, interval, True)
     assert seen["to"] - seen["from"] < interval + 360_000
-    (point,) = [one for one in seen["points"] if one["completed"]]
+    (point,) = [seen_point for seen_point in seen["points"] if seen_point["completed"]]
     assert point["running"] == 1
     assert seen["from"] <= point["at"] <= seen["to"]
     assert seen["accounts"][0]["points"][-1]["slots"] >= 1
@@ -331,9 +331,9 @@ async def test_the_last_day_survives_a_restart(
         assert sum(point["failed"] for point in after["points"]) == 1
         assert sum(point["completed"] for point in after["points"]) == 1
         assert max(point["running"] for point in after["points"]) >= 1
-        assert {one["name"]: one["points"][-1]["slots"] for one in after["accounts"]} == {
-            "default": 2
-        }
+        assert {
+            account["name"]: account["points"][-1]["slots"] for account in after["accounts"]
+        } == {"default": 2}
         _, own = await bob.get("activity")
         assert sum(point["failed"] for point in own["points"]) == 0
         assert (own["accounts"], len(own["points"])) == ([], len(own["points"]))

@@ -46,14 +46,17 @@ async def test_the_life_of_a_member_and_a_token(team: Team, ask: Any) -> None:
     assert found.member == team.members.get("Eve")
     status, listed = await ask("GET", "tokens")
     assert made["token"] not in str(listed)
-    assert {one["member"] for one in listed["tokens"]} == {"ann", "bob", "Eve"}
+    assert {token["member"] for token in listed["tokens"]} == {"ann", "bob", "Eve"}
     status, eve = await ask("PATCH", "members/eve", {"limits": {"max_queued": None}})
     assert (status, eve["limits"]["max_queued"]) == (200, None)
     assert eve["limits"]["denied_classes"] == ["A"]
     assert (await ask("DELETE", f"tokens/{made['id']}"))[0] == 204
     assert team.members.access(made["token"]) is None
     assert (await ask("DELETE", "members/Eve"))[0] == 204
-    assert [one["name"] for one in (await ask("GET", "members"))[1]["members"]] == ["ann", "bob"]
+    assert [member["name"] for member in (await ask("GET", "members"))[1]["members"]] == [
+        "ann",
+        "bob",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +89,7 @@ async def test_a_user_may_not(team: Team, ask: Any, method: str, path: str, body
     status, answer = await ask(method, path, body, token=team.bob)
     assert (status, answer["error"]["type"]) == (403, "admins_only")
     assert team.members.access(team.ann) is not None
-    assert [one.name for one in team.members.members()] == ["ann", "bob"]
+    assert [member.name for member in team.members.members()] == ["ann", "bob"]
 
 
 @pytest.mark.parametrize(

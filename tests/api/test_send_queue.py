@@ -38,12 +38,15 @@ def drain(queue: SendQueue) -> list[Message]:
 
 
 def names(messages: list[Message]) -> list[str]:
-    return [one.type if isinstance(one, Event) else type(one).__name__ for one in messages]
+    return [
+        message.type if isinstance(message, Event) else type(message).__name__
+        for message in messages
+    ]
 
 
 def results(messages: list[Message], job: str) -> list[bytes]:
-    previews = [one for one in messages if isinstance(one, Preview)]
-    return [one.image for one in previews if one.result and one.prompt_id == job]
+    previews = [message for message in messages if isinstance(message, Preview)]
+    return [preview.image for preview in previews if preview.result and preview.prompt_id == job]
 
 
 def sent(*messages: Message, metadata: bool = False) -> list[str]:
@@ -119,7 +122,7 @@ def test_a_slow_reader_loses_the_oldest_previews() -> None:
     for number in range(5):
         queue.put(preview(b"%d" % number, leads=False))
     left = drain(queue)
-    assert [one.image for one in left if isinstance(one, Preview)] == [b"2", b"3", b"4"]
+    assert [message.image for message in left if isinstance(message, Preview)] == [b"2", b"3", b"4"]
 
 
 def test_the_newest_preview_stays_however_large() -> None:
@@ -188,8 +191,8 @@ def test_state_and_results_arrive_all_and_in_order(
             put.append(step)
             queue.put(step)
     taken += drain(queue)
-    events = [one for one in put if isinstance(one, Event)]
-    assert [one for one in taken if isinstance(one, Event)] == events
+    events = [message for message in put if isinstance(message, Event)]
+    assert [message for message in taken if isinstance(message, Event)] == events
     for job in ("a", "b"):
         assert results(taken, job) == results(put, job)
 

@@ -60,7 +60,7 @@ async def test_who_asks_for_nothing_we_have_gets_it_plain(client: Client, accept
 
 
 async def test_each_coding_varies_and_has_a_strong_tag_of_its_own(client: Client) -> None:
-    answers = [await ask(client, Accept_Encoding=one) for one in ("identity", "gzip", "zstd")]
+    answers = [await ask(client, Accept_Encoding=coding) for coding in ("identity", "gzip", "zstd")]
     assert [answer.headers["Vary"] for answer in answers] == ["Accept-Encoding"] * 3
     tags = {answer.headers["ETag"] for answer in answers}
     assert len(tags) == 3
@@ -89,7 +89,7 @@ async def test_the_tag_of_another_coding_is_not_it(client: Client) -> None:
 
 @pytest.mark.parametrize("accepted", ["identity", "gzip"])
 async def test_head_has_the_headers_of_get(client: Client, accepted: str) -> None:
-    get, head = [await ask(client, one, Accept_Encoding=accepted) for one in ("GET", "HEAD")]
+    get, head = [await ask(client, method, Accept_Encoding=accepted) for method in ("GET", "HEAD")]
     assert await head.read() == b""
     get_headers, head_headers = [
         {name: value for name, value in answer.headers.items() if name != "Date"}

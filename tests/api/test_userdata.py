@@ -260,7 +260,7 @@ async def test_no_name_leads_out_of_the_members_folder(
         assert (answer.status, await answer.read()) == (403, b""), (method, path)
     assert (await userdata.read("other", "secret"))[0] == b"secret"
     assert (await userdata.read("local", "own"))[0] == b"mine"
-    assert [one.path for one in await userdata.tree("local", "")] == ["own"]
+    assert [entry.path for entry in await userdata.tree("local", "")] == ["own"]
 
 
 @pytest.mark.parametrize("name", ["a%00b", "x" * 300, "%2F".join("a" * 500), "plain.txt%2Fx"])
@@ -277,7 +277,7 @@ async def test_names_that_no_file_can_have(
 async def test_odd_names_are_names(client: Client, userdata: StoredUserData, name: str) -> None:
     assert (await client.post(url(f"/userdata/{name}"), data=b"x")).status == 200
     assert await (await client.get(url(f"/userdata/{name}"))).read() == b"x"
-    assert [one.is_folder for one in await userdata.tree("local", "")].count(False) == 1
+    assert [entry.is_folder for entry in await userdata.tree("local", "")].count(False) == 1
 
 
 async def test_a_database_that_refuses_is_not_the_clients_fault(

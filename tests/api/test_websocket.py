@@ -150,11 +150,11 @@ async def test_only_the_first_object_counts_as_flags(
     client: Client, room_of_jobs: Any, said: list[Any], answered: bool
 ) -> None:
     socket = await connect(client)
-    for one in said:
-        if isinstance(one, bytes):
-            await socket.send_bytes(one)
+    for message in said:
+        if isinstance(message, bytes):
+            await socket.send_bytes(message)
         else:
-            await socket.send_str(one if isinstance(one, str) else json.dumps(one))
+            await socket.send_str(message if isinstance(message, str) else json.dumps(message))
     await socket.ping()
     if answered:
         assert (await socket.receive_json())["type"] == "feature_flags"

@@ -113,7 +113,9 @@ async def signed_in(
     try:
         yield page
         unexpected = watch.unexpected()
-        assert [one for one in unexpected if not any(re.fullmatch(r, one) for r in refused)] == []
+        assert [
+            line for line in unexpected if not any(re.fullmatch(r, line) for r in refused)
+        ] == []
     finally:
         await context.close()
 
@@ -790,7 +792,10 @@ async def test_axe_finds_nothing_and_nothing_is_beside_the_screen(
                 for view in VIEWS:
                     await opened(page, url, view)
                     found = (await axe.run(page)).response["violations"]
-                    told = [(one["id"], [node["html"] for node in one["nodes"]]) for one in found]
+                    told = [
+                        (violation["id"], [node["html"] for node in violation["nodes"]])
+                        for violation in found
+                    ]
                     assert told == [], f"{view} at {width}"
                     assert await page.evaluate(_BEYOND_THE_EDGE) == [], f"{view} at {width}"
                     assert await page.evaluate(_BROKEN_WORDS) == [], f"{view} at {width}"

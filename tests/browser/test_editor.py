@@ -77,7 +77,7 @@ def known(classes: dict[str, Any], graph: dict[str, Any]) -> bool:
 
 def converted(file: dict[str, Any], classes: dict[str, Any]) -> dict[str, Any]:
     graph = editor.graph_of(file, classes, lambda choices: choices[0])
-    return {name: (one["class_type"], one["inputs"]) for name, one in graph.items()}
+    return {name: (node["class_type"], node["inputs"]) for name, node in graph.items()}
 
 
 def expected(output: dict[str, Any]) -> dict[str, Any]:
@@ -85,10 +85,10 @@ def expected(output: dict[str, Any]) -> dict[str, Any]:
     buttons = ("upload", "audioUI")
     return {
         name: (
-            one["class_type"],
-            {key: value for key, value in one["inputs"].items() if key not in buttons},
+            node["class_type"],
+            {key: value for key, value in node["inputs"].items() if key not in buttons},
         )
-        for name, one in output.items()
+        for name, node in output.items()
     }
 
 

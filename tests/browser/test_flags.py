@@ -23,7 +23,7 @@ def read_by(scripts: list[str]) -> Iterator[str]:
             yield from _LISTED.findall(text)
         yield from _ASKED.findall(text)
         for names in _IMPORTED.findall(text):
-            for name in (re.escape(one.rpartition(" as ")[2]) for one in names.split(",")):
+            for name in (re.escape(part.rpartition(" as ")[2]) for part in names.split(",")):
                 values = rf"(?<![\w$.]){name}\.value(?:\?\.|\.)(\w+)"
                 yield from re.findall(values, text)
                 yield from re.findall(rf"(?<![\w$.]){name}\.value\[`([\w-]+)`\]", text)

@@ -110,9 +110,9 @@ async def test_a_bus_is_not_whole_while_the_publisher_that_leads_is_silent(
     async with running(ValkeyBus(url(own_valkey))) as there:
         follower, leader = ValkeyBus(url(own_valkey)), ValkeyBus(url(own_valkey))
         leader.leads = True
-        tasks = [asyncio.create_task(one.run()) for one in (follower, leader)]
-        for one in (follower, leader):
-            assert await one.wait_connected(30)
+        tasks = [asyncio.create_task(bus.run()) for bus in (follower, leader)]
+        for bus in (follower, leader):
+            assert await bus.wait_connected(30)
         await until(lambda: there.whole and there._leader == leader._id)
         tasks[0].cancel()
         await asyncio.wait(tasks[:1])

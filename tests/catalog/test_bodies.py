@@ -121,8 +121,8 @@ async def test_other_files_and_codings_get_their_own(counted: Counted) -> None:
 
 async def test_catalogs_of_several_accounts_do_not_push_each_other_out(counted: Counted) -> None:
     made = Bodies()
-    for one in (counted, Counted(), counted):
-        await made.get(one, {}, "gzip")
+    for whole in (counted, Counted(), counted):
+        await made.get(whole, {}, "gzip")
     assert len(counted.threads) == 1
 
 

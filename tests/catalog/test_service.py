@@ -153,10 +153,10 @@ async def test_folders_are_named_and_the_detailed_ones_hold_models(catalog: Cata
 
 
 async def test_each_folder_says_which_files_it_lists(catalog: Catalog) -> None:
-    detailed = {one["name"]: one for one in await catalog.model_folders_in_detail()}
+    detailed = {folder["name"]: folder for folder in await catalog.model_folders_in_detail()}
     assert ".safetensors" in detailed["loras"]["extensions"]
     assert detailed["diffusers"]["extensions"] == ["folder"]
-    assert all(one["extensions"] for one in detailed.values())
+    assert all(folder["extensions"] for folder in detailed.values())
 
 
 async def test_a_folder_of_every_comfyui_that_the_cloud_lacks_is_empty(

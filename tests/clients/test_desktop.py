@@ -40,7 +40,8 @@ def files(outputs: dict[str, Any]) -> dict[str, Any]:
     return {
         node: {
             key: [
-                {name: one[name] for name in kept} if isinstance(one, dict) else one for one in told
+                {name: value[name] for name in kept} if isinstance(value, dict) else value
+                for value in told
             ]
             for key, told in output.items()
         }
@@ -62,7 +63,7 @@ async def test_the_blender_add_on_finds_workflows_and_gets_its_results(
     async with client.listening(client_id=client_id) as listener:
         listed, workflow, uploaded, _, picture = await answers(calls, recorded, client)
         await listener.until_end(recorded.prompt_id)
-    assert [(one["name"], one["path"]) for one in listed] == [
+    assert [(item["name"], item["path"]) for item in listed] == [
         ("scale.json", "workflows/scale.json")
     ]
     assert workflow == saved["body"]["json"]
@@ -80,16 +81,20 @@ async def test_the_houdini_bridge_polls_for_its_results_and_cancels(
 ) -> None:
     calls = calls_of("houdini")
     found = await answers(calls, recorded, client)
-    by_path = {call["path"].partition("?")[0]: one for call, one in zip(calls, found, strict=True)}
+    by_path = {
+        call["path"].partition("?")[0]: answer for call, answer in zip(calls, found, strict=True)
+    }
     (entry,) = next(
-        one.values()
-        for call, one in zip(calls, found, strict=True)
+        answer.values()
+        for call, answer in zip(calls, found, strict=True)
         if call["path"].startswith("/history/")
     )
     file = {"filename": "out_00001_.png", "subfolder": "houdini", "type": "output"}
     assert files(entry["outputs"]) == {"3": {"images": [file]}, "5": {"images": [file]}}
-    pictures = [one for call, one in zip(calls, found, strict=True) if "/view" in call["path"]]
-    assert [size(one) for one in pictures] == [(16, 12)] * 2
+    pictures = [
+        answer for call, answer in zip(calls, found, strict=True) if "/view" in call["path"]
+    ]
+    assert [size(picture) for picture in pictures] == [(16, 12)] * 2
     assert by_path["/queue"] == {"queue_running": [], "queue_pending": []}
     notes = by_path["/sidefx_houdini/messages/get"]["messages"]
     assert [note[1:] for note in notes] == [

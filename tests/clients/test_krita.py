@@ -106,7 +106,7 @@ async def _job(krita: Recorded, calls: list[Call], listener: Listener, simulator
     assert steps
     previews = [data for type_, data in listener.heard if type_ == "binary"]
     assert previews
-    assert not any(one.startswith(RESULT) for one in previews)
+    assert not any(preview.startswith(RESULT) for preview in previews)
     return ended
 
 

@@ -75,7 +75,7 @@ class Forwarder:
             self._connections.add(away)
             try:
                 passing = (self._pass(reader, away), self._pass(onward, writer))
-                tasks = [asyncio.create_task(one) for one in passing]
+                tasks = [asyncio.create_task(coroutine) for coroutine in passing]
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 for task in tasks:
                     task.cancel()

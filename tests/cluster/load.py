@@ -93,8 +93,11 @@ class Runner:
                     await self._news.wait()
         except TimeoutError:
             missing = set(self.submitted) - self.ended
-            known = {one: (await self.client.get(f"api/jobs/{one}"))[1] for one in missing}
-            states = {one: job.get("status") for one, job in known.items()}
+            known = {
+                prompt_id: (await self.client.get(f"api/jobs/{prompt_id}"))[1]
+                for prompt_id in missing
+            }
+            states = {prompt_id: job.get("status") for prompt_id, job in known.items()}
             raise AssertionError(f"the socket was not told the end of {states}") from None
 
     def check(self, *, only_ends: bool = False) -> None:

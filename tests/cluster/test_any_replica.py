@@ -213,7 +213,7 @@ async def test_assets_are_the_same_at_every_replica(clients: list[Client]) -> No
     for client in clients:
         for tag, id_ in (("mine", uploaded), ("output", item["id"])):
             listed = (await client.get("api/assets", tags_all=tag))[1]["assets"]
-            assert id_ in [one["id"] for one in listed]
+            assert id_ in [item["id"] for item in listed]
     path = f"api/assets/{uploaded}/tags"
     assert (await there.post(path, {"tags": ["later"]}))[1]["added"] == ["later"]
     assert (await elsewhere.get("api/assets", tags_all="later"))[1]["total"] == 1

@@ -177,13 +177,13 @@ async def test_a_process_with_a_data_folder_grows_into_replicas(
         assert said.endswith("0 members, 1 entries of the history, 2 jobs.\n")
         async with running_cluster(tmp_path, servers, simulator, count=2, **shared) as cluster:
             clients = [cluster.client(number, client.client_id) for number in range(2)]
-            for one in clients:
-                assert (await one.history(entry["prompt"][1])) == entry
-                assert await one.view(entry["outputs"]["2"]["images"][0]) == picture
-                assert await one.view({**bare(uploaded), "filename": uploaded["name"]})
-                assert (await one.get("settings"))[1]["a.setting"] == 7
-                assert await running(one) == [on_the_cloud]
-                assert await ids(one) == [waits]
+            for other in clients:
+                assert (await other.history(entry["prompt"][1])) == entry
+                assert await other.view(entry["outputs"]["2"]["images"][0]) == picture
+                assert await other.view({**bare(uploaded), "filename": uploaded["name"]})
+                assert (await other.get("settings"))[1]["a.setting"] == 7
+                assert await running(other) == [on_the_cloud]
+                assert await ids(other) == [waits]
             async with clients[1].listening() as listener:
                 _, taken = await clients[0].post("prompt", {"prompt": graphs.plain(2)})
                 assert taken["number"] > last

@@ -118,15 +118,15 @@ async def test_requests_are_refused_sockets_stay_open_and_nothing_is_lost(
             until = time.monotonic() + AWAY
             gate.set()  # the jobs end on the cloud meanwhile
             while time.monotonic() < until:
-                await asyncio.gather(*(one.round() for one in asking))
+                await asyncio.gather(*(asker.round() for asker in asking))
                 await asyncio.sleep(0.2)
             for replica in cluster.replicas:
                 status, report = await cluster.readiness(replica)
                 assert status == 503
                 assert "database" in str(report)
-            for one in asking:
-                assert one.answers["POST prompt", 503] > 0
-                assert one.slowest[0] < REFUSED_WITHIN, one.slowest
+            for asker in asking:
+                assert asker.answers["POST prompt", 503] > 0
+                assert asker.slowest[0] < REFUSED_WITHIN, asker.slowest
         finally:
             if outage == "stopped":
                 await asyncio.to_thread(postgresql.start)
@@ -141,15 +141,15 @@ async def test_requests_are_refused_sockets_stay_open_and_nothing_is_lost(
                 await until_told(listener, prompt_id, "execution_start")
         for listener, prompt_id in zip(listeners, late, strict=True):
             await until_told(listener, prompt_id, "executing", node=None)
-            for one in (*prompt_ids, *late):
+            for job_id in (*prompt_ids, *late):
                 told = [
                     (type_, data)
                     for type_, data in listener.heard
-                    if type_ not in ("status", "binary") and data.get("prompt_id") == one
+                    if type_ not in ("status", "binary") and data.get("prompt_id") == job_id
                 ]
                 if told:
                     load.check_end(told)
-    taken = {prompt_id for one in asking for prompt_id in one.taken}
+    taken = {prompt_id for asker in asking for prompt_id in asker.taken}
     expected = {*prompt_ids, *late, *taken}
     async with asyncio.timeout(60):
         while not expected <= set((await clients[0].get("history"))[1]):  # noqa: ASYNC110

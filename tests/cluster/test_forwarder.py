@@ -74,7 +74,7 @@ async def test_a_hole_is_silent_and_its_connections_break_when_it_heals(
     writer.write(b"lost")
     fresh, fresh_writer = await connect(forwarder)
     fresh_writer.write(b"lost, too")
-    reading = [asyncio.create_task(one.readexactly(1)) for one in (reader, fresh)]
+    reading = [asyncio.create_task(stream.readexactly(1)) for stream in (reader, fresh)]
     done, _ = await asyncio.wait(reading, timeout=0.2)
     assert not done
     forwarder.heal()

@@ -37,7 +37,11 @@ async def active(cluster: Cluster) -> list[Replica]:
     """The replicas that run the engine, whether or not they reach the cloud."""
     reports = [(await cluster.readiness(replica))[1] for replica in cluster.replicas]
     states = [report.get("engine") for report in reports]
-    return [one for one, state in zip(cluster.replicas, states, strict=True) if state == "active"]
+    return [
+        replica
+        for replica, state in zip(cluster.replicas, states, strict=True)
+        if state == "active"
+    ]
 
 
 async def handovers(cluster: Cluster, replica: Replica, direction: str) -> int:
@@ -69,8 +73,8 @@ async def until_offered(cluster: Cluster, replica: Replica, offered: bool) -> No
 async def clients_at(cluster: Cluster, numbers: Sequence[int]) -> AsyncIterator[list[Runner]]:
     """Six clients that submit and listen at these replicas, each with a job that has ended."""
     async with load.load(
-        [cluster.client(numbers[one % len(numbers)]) for one in range(6)],
-        [cluster.client(numbers[one // 2 % len(numbers)]) for one in range(6)],
+        [cluster.client(numbers[number % len(numbers)]) for number in range(6)],
+        [cluster.client(numbers[number // 2 % len(numbers)]) for number in range(6)],
         repeats=True,
     ) as (runners, _):
         await load.one_more(runners)
@@ -91,7 +95,7 @@ async def test_an_engine_without_the_cloud_gives_way_to_a_replica_that_reaches_i
 ) -> None:
     engine = await cluster.engine()
     number = cluster.number(engine)
-    others = [one for one in range(3) if one != number]
+    others = [other for other in range(3) if other != number]
     async with clients_at(cluster, others) as runners:
         weather(cluster.ways[number].cloud)
         if not bus:

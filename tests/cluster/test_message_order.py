@@ -22,8 +22,8 @@ BAD = 15.0
 def everywhere(cluster: Cluster) -> tuple[list[int], list[int]]:
     """Where nine clients submit, and where they listen: each pair of replicas."""
     numbers = range(len(cluster.replicas))
-    pairs = [(one, other) for one in numbers for other in numbers]
-    return [one for one, _ in pairs], [other for _, other in pairs]
+    pairs = [(number, other) for number in numbers for other in numbers]
+    return [pair for pair, _ in pairs], [other for _, other in pairs]
 
 
 def check(runners: Sequence[Runner]) -> None:
@@ -102,9 +102,9 @@ async def test_a_clock_is_wrong(
     ) as cluster:
         engine = cluster.number(await cluster.engine())
         others = [number for number in range(3) if number != engine]
-        pairs = [(one, other) for one in others for other in others]
+        pairs = [(first, other) for first in others for other in others]
         async with load.load(
-            [cluster.client(one) for one, _ in pairs],
+            [cluster.client(pair) for pair, _ in pairs],
             [cluster.client(other) for _, other in pairs],
             repeats=True,
         ) as (runners, _):

@@ -114,7 +114,7 @@ async def test_replicas_are_replaced_one_after_the_other(
                     await until_all_have(followers, before + 2)
                 stop.set()
         await load.check_records(
-            cluster, [one for follower in followers for one in follower.submitted]
+            cluster, [prompt_id for follower in followers for prompt_id in follower.submitted]
         )
         assert len(simulator.sockets) == 1
         schema = schema_of(cluster)

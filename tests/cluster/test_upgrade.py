@@ -45,7 +45,9 @@ def next_release(folder: Path) -> Path:
 
 async def runs_everywhere(cluster: Cluster) -> None:
     """A job submitted at each replica that runs ends with its messages at the next one."""
-    numbers = [cluster.number(one) for one in cluster.replicas if one.process is not None]
+    numbers = [
+        cluster.number(replica) for replica in cluster.replicas if replica.process is not None
+    ]
     for here, there in zip(numbers, [*numbers[1:], numbers[0]], strict=True):
         client = cluster.client(here)
         listening = cluster.client(there, client.client_id)
@@ -82,10 +84,10 @@ async def test_a_release_runs_beside_the_next_one(cluster: Cluster, tmp_path: Pa
         assert schema_of(cluster) == "0002"
         await runs_everywhere(cluster)
 
-        older = [one for one in cluster.replicas if one is not newer]
+        older = [replica for replica in cluster.replicas if replica is not newer]
         while (engine := await cluster.engine()) is not newer:
             assert await engine.stop() == 0
-        await asyncio.gather(*(one.start() for one in older if one.process is None))
+        await asyncio.gather(*(replica.start() for replica in older if replica.process is None))
         await cluster.until_ready()  # the older release starts with the newer schema
         assert await cluster.engine() is newer
         await runs_everywhere(cluster)

@@ -197,7 +197,9 @@ def running(
             {"destination": place, "source": str(path), "type": "bind", "options": ["rbind", "rw"]}
             for place, path in (mounts or {}).items()
         ]
-        kinds = [one for one in spec["linux"]["namespaces"] if one["type"] != "network"]
+        kinds = [
+            namespace for namespace in spec["linux"]["namespaces"] if namespace["type"] != "network"
+        ]
         spec["linux"]["namespaces"] = [
             *kinds,
             {"type": "network", **({"path": network} if network else {})},

@@ -38,7 +38,10 @@ def answer(done: subprocess.CompletedProcess[str]) -> tuple[int, str]:
 
 
 def test_the_documents_tag_an_image_with_and_one_without_the_web_interface() -> None:
-    assert {one["tag"]: one.get("EXTRAS", "") for one in builds()} == {SLIM: "", WITH_UI: "ui"}
+    assert {build["tag"]: build.get("EXTRAS", "") for build in builds()} == {
+        SLIM: "",
+        WITH_UI: "ui",
+    }
 
 
 def test_it_runs_a_job_without_rights_and_keeps_it_in_the_volume(

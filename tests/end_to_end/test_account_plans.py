@@ -34,7 +34,7 @@ async def test_the_number_of_slots_is_right_without_a_job(
     simulator.switches.update({"announced_slots": True, "billing_for_keys": True})
     async with running_proxy(simulator, tmp_path) as proxy:
         client = Client(session, proxy.url)
-        one = await account(client, lambda one: one["slots"] == 25)
+        one = await account(client, lambda known: known["slots"] == 25)
         assert one["plan"] == "Team plan, 25 jobs at once, balance 12.34 USD"
         _, metrics = await client.get("metrics")
     assert 'account_balance{account="default",currency="USD"} 12.34' in metrics
@@ -49,7 +49,7 @@ async def test_the_tier_is_enough(
     simulator.switches.billing_for_keys = True
     async with running_proxy(simulator, tmp_path) as proxy:
         client = Client(session, proxy.url)
-        await account(client, lambda one: one["slots"] == 5)
+        await account(client, lambda known: known["slots"] == 5)
         _, metrics = await client.get("metrics")
     assert 'account_run_limit_seconds{account="default"} 3600.0' in metrics
 
@@ -60,7 +60,7 @@ async def test_a_setting_wins(
     simulator.set_plan("pro")
     simulator.switches.update({"announced_slots": True, "billing_for_keys": True})
     async with running_proxy(simulator, tmp_path, slots=2) as proxy:
-        one = await account(Client(session, proxy.url), lambda one: bool(one["plan"]))
+        one = await account(Client(session, proxy.url), lambda known: bool(known["plan"]))
         assert one["slots"] == 2
 
 
@@ -71,10 +71,10 @@ async def test_what_the_cloud_refuses_in_practice_teaches(
     simulator.switches.billing_for_keys = True
     async with running_proxy(simulator, tmp_path) as proxy:
         client = Client(session, proxy.url)
-        await account(client, lambda one: one["slots"] == 5)
+        await account(client, lambda known: known["slots"] == 5)
         simulator.set_plan("standard")
         jobs = [await client.submit(graphs.waiting()) for _ in range(3)]
-        await account(client, lambda one: one["slots"] == 1)
+        await account(client, lambda known: known["slots"] == 1)
         await client.post("api/jobs/cancel", {"job_ids": jobs})
 
 

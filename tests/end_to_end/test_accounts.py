@@ -193,7 +193,7 @@ async def test_an_account_with_another_key_takes_jobs_again(studio: Studio) -> N
             number = 4
             while not studio.jobs("two"):
                 number += 2
-                both = [await client.submit(graphs.plain(number + one)) for one in range(2)]
+                both = [await client.submit(graphs.plain(number + index)) for index in range(2)]
                 assert succeeded(await ended(client, *both))
         lent = studio.jobs("two")[0].extra_data["api_key_comfy_org"]
         assert lent == OTHER

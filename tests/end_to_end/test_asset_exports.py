@@ -36,7 +36,7 @@ class Exports:
 
     async def ids(self, **query: str) -> list[str]:
         _, page = await self.client.get("api/assets", sort="created_at", order="asc", **query)
-        return [one["id"] for one in page["assets"]]
+        return [asset["id"] for asset in page["assets"]]
 
     async def export(self, **body: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """An export to its end: the task, and what the socket told of it."""
@@ -66,7 +66,7 @@ class Exports:
         assert len(body) == result["export_size"] == int(answer.headers["Content-Length"])
         archive = zipfile.ZipFile(io.BytesIO(body))
         assert archive.testzip() is None
-        assert sum(one.file_size for one in archive.infolist()) == result["uncompressed_size"]
+        assert sum(entry.file_size for entry in archive.infolist()) == result["uncompressed_size"]
         return archive
 
 
@@ -81,11 +81,11 @@ async def exports(client: Client) -> Exports:
 async def test_an_export_of_jobs(exports: Exports) -> None:
     first, second = exports.jobs
     task, told = await exports.export(job_ids=exports.jobs, naming_strategy="group_by_job_id")
-    assert [one["status"] for one in told[:-1]] == ["running"] * (len(told) - 1)
+    assert [message["status"] for message in told[:-1]] == ["running"] * (len(told) - 1)
     assert told[0]["progress"] == 0
     last = told[-1]
     assert (last["status"], last["progress"], last["assets_failed"]) == ("completed", 1, 0)
-    assert [one for one in told[:-1] if "export_name" in one] == []
+    assert [message for message in told[:-1] if "export_name" in message] == []
     assert last["export_name"] == task["result"]["export_name"]
     assert re.fullmatch(r"comfy-export-\d{4}-\d\d-\d\d-[0-9a-f]{8}\.zip", last["export_name"])
     assert (task["status"], task["task_name"]) == ("completed", "task:export")
@@ -140,7 +140,7 @@ async def test_what_cannot_be_exported(exports: Exports) -> None:
     model = page["assets"][0]["id"]
     (id_, *_) = await exports.ids(tags_any="output")
     task, told = await exports.export(asset_ids=[id_, NONE, model], naming_strategy="preserve")
-    failed = {one["asset_id"]: one["error"] for one in task["result"]["failed_assets"]}
+    failed = {asset["asset_id"]: asset["error"] for asset in task["result"]["failed_assets"]}
     assert failed == {NONE: "not_found", model: "model_not_exportable"}
     assert (told[-1]["assets_total"], told[-1]["assets_failed"]) == (3, 2)
     assert task["result"]["success"] is True

@@ -94,8 +94,8 @@ class Api:
         """A multipart upload; a field that is a list comes in several parts."""
         form = aiohttp.FormData()
         for name, value in ({"tags": "input"} | fields).items():
-            for one in value if isinstance(value, list) else [value]:
-                form.add_field(name, one)
+            for text in value if isinstance(value, list) else [value]:
+                form.add_field(name, text)
         form.add_field("file", data, filename=filename, content_type="image/png")
         return await self.ask("POST", "api/assets", data=form)
 
@@ -108,7 +108,7 @@ class Api:
         """Names of a page."""
         answer = await self.get("api/assets", **query)
         assert answer.status == 200, answer.body
-        return [one["name"] for one in answer.json["assets"]]
+        return [asset["name"] for asset in answer.json["assets"]]
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def api(client: Client) -> Api:
 
 def no_null(value: Any) -> bool:
     if isinstance(value, dict):
-        return all(one is not None and no_null(one) for one in value.values())
+        return all(item is not None and no_null(item) for item in value.values())
     return all(map(no_null, value)) if isinstance(value, list) else True
 
 
@@ -214,13 +214,13 @@ REFUSED_LISTS: list[tuple[str, str]] = [
 
 async def test_lists(three: Api) -> None:
     for query, names in LISTS:
-        assert [one[0] for one in await three.listed(**query)] == list(names), query
+        assert [row[0] for row in await three.listed(**query)] == list(names), query
     for text, code in REFUSED_LISTS:
         answer = await three.ask("GET", f"api/assets?{text}")
         assert answer.error == (400, code), text
     details = (await three.ask("GET", "api/assets?limit=0")).json["error"]
     assert details["message"] == "Validation failed."
-    assert [one["loc"] for one in details["details"]["errors"]] == [["limit"]]
+    assert [error["loc"] for error in details["details"]["errors"]] == [["limit"]]
     details = (await three.ask("GET", f"api/assets?tags_any={MANY},x")).json["error"]["details"]
     assert details == {"parameter": "tags_any", "count": 101, "max": 100}
 
@@ -229,7 +229,7 @@ async def test_pages(three: Api) -> None:
     page = (await three.get("api/assets", tags_any="input", limit="2")).json
     assert (page["total"], page["has_more"], len(page["assets"])) == (3, True, 2)
     rest = await three.get("api/assets", tags_any="input", limit="2", after=page["next_cursor"])
-    assert [one["name"] for one in rest.json["assets"]] == ["alpha.png"]
+    assert [asset["name"] for asset in rest.json["assets"]] == ["alpha.png"]
     assert (rest.json["total"], rest.json["has_more"]) == (3, False)
     assert "next_cursor" not in rest.json
     last = (await three.get("api/assets", tags_any="input", limit="1", offset="2")).json
@@ -246,7 +246,7 @@ async def test_what_happens_meanwhile_moves_no_page(three: Api) -> None:
     query = {"tags_all": "walk", "limit": "7", "sort": "size"}
     while True:
         page = (await three.get("api/assets", **query)).json
-        seen += [one["name"] for one in page["assets"]]
+        seen += [asset["name"] for asset in page["assets"]]
         if "next_cursor" not in page:
             break
         query["after"] = page["next_cursor"]
@@ -389,7 +389,7 @@ async def test_lists_of_tags(three: Api) -> None:
     async def tags(**query: str) -> list[tuple[str, int]]:
         answer = await three.get("api/tags", **query)
         assert answer.status == 200
-        return [(one["name"], one["count"]) for one in answer.json["tags"]]
+        return [(tag["name"], tag["count"]) for tag in answer.json["tags"]]
 
     await three.ask("DELETE", f"api/assets/{three.ids['gamma.png']}/tags", json={"tags": ["two"]})
     await three.ask("DELETE", f"api/assets/{three.ids['beta.png']}/tags", json={"tags": ["two"]})
@@ -484,7 +484,7 @@ async def test_what_a_browser_would_run_is_an_attachment(
 async def test_a_replaced_file_leaves_its_record_without_content(api: Api) -> None:
     first = await api.client.upload("x.png", PNG)
     second = await api.client.upload("x.png", OTHER, overwrite="true")
-    old, new = (one["asset"]["id"] for one in (first, second))  # type: ignore[index]
+    old, new = (event["asset"]["id"] for event in (first, second))  # type: ignore[index]
     assert await api.listed(tags_all="missing") == ["x.png"]
     record = (await api.get(f"api/assets/{old}")).json
     assert record["tags"] == ["input", "missing", "uploaded"]
@@ -664,7 +664,7 @@ async def test_an_id_that_no_page_takes_is_left_out(api: Api) -> None:
 async def test_models_are_assets(api: Api) -> None:
     page = (await api.get("api/assets", include_tags="models", limit="500")).json
     assert page["total"] == len(page["assets"]) > 10
-    assert all(no_null(one) for one in page["assets"])
+    assert all(no_null(asset) for asset in page["assets"])
     name = "v1-5-pruned-emaonly-fp16.safetensors"
     (model,) = (
         await api.get("api/assets", tags_all="model_type:checkpoints", name_contains=name)
@@ -790,5 +790,5 @@ async def test_only_pictures_have_their_size_as_metadata(api: Api) -> None:
         twin = (await api.ask("POST", "api/assets/from-hash", json=body)).json
         told: Any = await api.client.upload(f"told-{filename}", data)
         older = (await api.get(f"api/assets/{told['asset']['id']}")).json
-        found = [one.get("metadata") for one in (made, again, twin, older)]
+        found = [asset.get("metadata") for asset in (made, again, twin, older)]
         assert found == [expected] * 4, filename

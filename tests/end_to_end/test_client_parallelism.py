@@ -81,7 +81,7 @@ async def test_why_a_job_waits_for_its_client_is_told(client: Client) -> None:
         assert job["queue_reason"] == "client"
         assert "same client_id" in job["queue_message"]
         listed = (await client.get("proxy/api/state"))[1]["waiting"]
-        assert ["job of this client" in one["reason"] for one in listed] == [True]
+        assert ["job of this client" in listed_job["reason"] for listed_job in listed] == [True]
 
 
 async def test_a_client_that_announces_several_runs_them_side_by_side(client: Client) -> None:

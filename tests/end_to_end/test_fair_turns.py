@@ -147,9 +147,9 @@ async def office(session: aiohttp.ClientSession, tmp_path: Path) -> AsyncIterato
             await directory.add(Member(name))
             token, _ = await directory.new_token(name)
             people[name] = Teammate(name, token, proxy.url, session)
-        listening = [asyncio.create_task(one.listen()) for one in people.values()]
+        listening = [asyncio.create_task(person.listen()) for person in people.values()]
         async with asyncio.timeout(PATIENCE):
-            await asyncio.gather(*(one.opened.wait() for one in people.values()))
+            await asyncio.gather(*(person.opened.wait() for person in people.values()))
         yield Office(simulator, opened, people)
         for task in listening:
             task.cancel()
@@ -175,10 +175,10 @@ async def test_greed_gives_nobody_more_turns(office: Office) -> None:
     await asyncio.gather(*(office.people[name].send_all(count) for name, count in GREED.items()))
     assert len(office.order()) == SLOTS, "everything else waits with us"
     office.opened.set()
-    await asyncio.gather(*(one.until_ended() for one in office.people.values()))
+    await asyncio.gather(*(person.until_ended() for person in office.people.values()))
     check_turns(office.order()[SLOTS:], GREED)
-    for one in office.people.values():
-        one.check()
+    for person in office.people.values():
+        person.check()
     assert len(office.simulator.jobs) == SLOTS + sum(GREED.values())
 
 
@@ -193,7 +193,7 @@ async def test_who_comes_late_is_served_among_the_others(office: Office) -> None
     await office.fill_slots()
     await asyncio.gather(*(office.people[name].send_all(12) for name in (*early, *late)))
     office.opened.set()
-    await asyncio.gather(*(one.until_ended() for one in office.people.values()))
+    await asyncio.gather(*(person.until_ended() for person in office.people.values()))
     check_turns(office.order()[before + SLOTS :], dict.fromkeys((*early, *late), 12))
-    for one in office.people.values():
-        one.check()
+    for person in office.people.values():
+        person.check()

@@ -77,7 +77,9 @@ async def stored(
     found = texts(lambda at, count: data[at : at + count], len(data), whole=True)
     made = edits(found or [], renaming({upload.cloud_name: "noise.png"}))
     pieces = made.pieces(0, len(data) + made.added)
-    shown = [data[one.start : one.stop] if isinstance(one, Slice) else one for one in pieces]
+    shown = [
+        data[piece.start : piece.stop] if isinstance(piece, Slice) else piece for piece in pieces
+    ]
     return Stored(item, data, b"".join(shown), tmp_path / "files")
 
 

@@ -62,11 +62,11 @@ async def test_an_import_is_in_all_lists(
     assert "add_detail.safetensors" in names
     _, models = await client.get("experiment/models/loras")
     assert {"name": OWN, "pathIndex": 0} in [
-        {key: one[key] for key in ("name", "pathIndex")} for one in models
+        {key: model[key] for key in ("name", "pathIndex")} for model in models
     ]
     tags = "models,model_type:loras"
     _, assets = await client.get("api/assets", include_tags=tags, limit="500")
-    assert [one["name"] for one in assets["assets"]].count(OWN) == 1
+    assert [asset["name"] for asset in assets["assets"]].count(OWN) == 1
 
 
 async def test_a_job_with_an_import_runs(own: SimulatedAccount, client: Client) -> None:
@@ -202,7 +202,7 @@ def _renamed(graph: dict[str, Any]) -> dict[str, Any]:
         return [f"x{value[0]}", value[1]] if isinstance(value, list) else value
 
     return {
-        f"x{name}": {**node, "inputs": {key: moved(one) for key, one in node["inputs"].items()}}
+        f"x{name}": {**node, "inputs": {key: moved(value) for key, value in node["inputs"].items()}}
         for name, node in graph.items()
     }
 

@@ -210,7 +210,7 @@ def machine(house: House) -> type[RuleBasedStateMachine]:
             person, stranger = self.pair(who, other)
             prompt_id = str(uuid.uuid4())
             if id_ == "another's":
-                free = [one for one in stranger.jobs if one not in person.jobs]
+                free = [job for job in stranger.jobs if job not in person.jobs]
                 prompt_id = free[0] if free else prompt_id
             body = {
                 **fields,
@@ -230,8 +230,8 @@ def machine(house: House) -> type[RuleBasedStateMachine]:
             person = self.three[who]
             mine = list(person.jobs)[-1:]
             stopped = list(person.jobs) if what in ("all", "clear") else mine
-            for one in stopped:
-                person.jobs[one].left_alone = False
+            for job_id in stopped:
+                person.jobs[job_id].left_alone = False
             path, body = {
                 "all": ("interrupt", {}),
                 "one": ("interrupt", {"prompt_id": mine[0] if mine else "none"}),
@@ -251,8 +251,8 @@ def machine(house: House) -> type[RuleBasedStateMachine]:
         @rule(who=people, other=others, which=st.sampled_from(OF_JOBS))
         def guess_a_job(self, who: int, other: int, which: tuple[str, str, Any]) -> None:
             person, stranger = self.pair(who, other)
-            for one in [one for one in stranger.jobs if one not in person.jobs][-2:]:
-                house.guess(person, which[0], which[1], one, **which[2])
+            for job in [job for job in stranger.jobs if job not in person.jobs][-2:]:
+                house.guess(person, which[0], which[1], job, **which[2])
 
         # --- files --------------------------------------------------------------------------
 
@@ -308,8 +308,8 @@ def machine(house: House) -> type[RuleBasedStateMachine]:
         @rule(who=people, other=others, which=st.sampled_from(OF_HASHES))
         def guess_a_hash(self, who: int, other: int, which: tuple[str, str, Any]) -> None:
             person, stranger = self.pair(who, other)
-            for one in sorted(house.hashes(stranger) - house.hashes(person))[:2]:
-                house.guess(person, which[0], which[1], one, **which[2])
+            for hash_ in sorted(house.hashes(stranger) - house.hashes(person))[:2]:
+                house.guess(person, which[0], which[1], hash_, **which[2])
 
         # --- assets -------------------------------------------------------------------------
 
@@ -371,11 +371,11 @@ def machine(house: House) -> type[RuleBasedStateMachine]:
         @rule(who=people, other=others, which=st.sampled_from(OF_ASSETS))
         def guess_an_asset(self, who: int, other: int, which: tuple[str, str, Any]) -> None:
             person, stranger = self.pair(who, other)
-            for one in sorted(house.asset_ids(stranger))[:2]:
-                house.guess(person, which[0], which[1], one, **which[2])
+            for asset_id in sorted(house.asset_ids(stranger))[:2]:
+                house.guess(person, which[0], which[1], asset_id, **which[2])
                 for mine in list(person.assets)[-1:]:
                     body = {"preview_id": "{value}"}
-                    house.guess(person, "PUT", f"api/assets/{mine}", one, json=body)
+                    house.guess(person, "PUT", f"api/assets/{mine}", asset_id, json=body)
 
         @rule(who=people, other=others)
         def guess_an_archive(self, who: int, other: int) -> None:
@@ -390,8 +390,8 @@ def machine(house: House) -> type[RuleBasedStateMachine]:
         def guess_a_content(self, who: int, other: int, which: tuple[str, str, Any]) -> None:
             person, stranger = self.pair(who, other)
             foreign = house.hashes(stranger) - house.hashes(person)
-            for one in sorted(foreign)[:2]:
-                digits = one.partition(".")[0]
+            for file_id in sorted(foreign)[:2]:
+                digits = file_id.partition(".")[0]
                 house.guess(person, which[0], which[1], f"blake3:{digits}", **which[2])
 
         # --- settings and user data ---------------------------------------------------------
@@ -453,15 +453,15 @@ def machine(house: House) -> type[RuleBasedStateMachine]:
             path, cancel = "proxy/api/members/{value}", "proxy/api/jobs/cancel"
             house.guess(person, "PATCH", path, stranger.name, json={"role": "admin"})
             house.guess(person, "DELETE", path, stranger.name)
-            for one in ("jobs", "activity", "members", "tokens"):
-                house.guess(person, "GET", f"proxy/api/{one}?member={{value}}", stranger.name)
-            for one in [one for one in stranger.jobs if one not in person.jobs][-1:]:
+            for page in ("jobs", "activity", "members", "tokens"):
+                house.guess(person, "GET", f"proxy/api/{page}?member={{value}}", stranger.name)
+            for job in [job for job in stranger.jobs if job not in person.jobs][-1:]:
                 for what in ("job", "thumbnail"):
-                    house.guess(person, "GET", f"proxy/api/{what}?id={{value}}", one)
+                    house.guess(person, "GET", f"proxy/api/{what}?id={{value}}", job)
                 mine, theirs = (
-                    {"member": name, "id": one} for name in (person.name, stranger.name)
+                    {"member": name, "id": job} for name in (person.name, stranger.name)
                 )
-                house.guess(person, "POST", cancel, one, json={**mine, "id": "{value}"})
+                house.guess(person, "POST", cancel, job, json={**mine, "id": "{value}"})
                 house.guess(
                     person, "POST", cancel, stranger.name, json={**theirs, "member": "{value}"}
                 )

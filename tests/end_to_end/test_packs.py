@@ -414,17 +414,17 @@ def random_graphs(classes: dict[str, Any], helpers: set[str], count: int) -> lis
     @settings(max_examples=count, derandomize=True, database=None, phases=[Phase.generate])
     @given(good_graphs(ends))
     def collect(graph: dict[str, Any]) -> None:
-        for one in graph.values():
-            specs = {**classes[one["class_type"]]["input"].get("required", {})}
-            for name, value in one["inputs"].items():
-                given_value = GIVEN.get((one["class_type"], name))
+        for node in graph.values():
+            specs = {**classes[node["class_type"]]["input"].get("required", {})}
+            for name, value in node["inputs"].items():
+                given_value = GIVEN.get((node["class_type"], name))
                 if given_value is not None:
-                    one["inputs"][name] = given_value
+                    node["inputs"][name] = given_value
                 elif isinstance(value, dict | str) and specs.get(name, [""])[0] == "INT":
-                    one["inputs"][name] = small(value, specs[name])
+                    node["inputs"][name] = small(value, specs[name])
                 elif isinstance(value, int) and not isinstance(value, bool):
-                    one["inputs"][name] = small(value, specs.get(name, ["INT", {}]))
-        if any(one["class_type"] in helpers for one in graph.values()):
+                    node["inputs"][name] = small(value, specs.get(name, ["INT", {}]))
+        if any(node["class_type"] in helpers for node in graph.values()):
             found.append(graph)
 
     collect()
@@ -464,5 +464,5 @@ async def test_random_graphs_run_and_tell_of_their_own_nodes_alone(
             (error,) = listener.of("execution_error")
             assert error["node_type"] == graph[error["node_id"]]["class_type"]
         else:
-            kinds |= {one["class_type"] for one in graph.values()} & helpers
+            kinds |= {node["class_type"] for node in graph.values()} & helpers
     assert len(kinds) > 5, kinds

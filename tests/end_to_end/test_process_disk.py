@@ -80,7 +80,7 @@ async def test_on_a_full_disk_nothing_is_accepted_and_what_was_comes_to_its_end(
             await simulator.wait_for_end(job)
             with capture_logs() as logs:
                 async with asyncio.timeout(60):
-                    while not any(one["event"] == "store_failed" for one in logs):
+                    while not any(log["event"] == "store_failed" for log in logs):
                         await listener.next()
             assert (await client.get(f"history/{accepted}"))[1] == {}
             filler.unlink()
@@ -196,4 +196,4 @@ async def test_a_database_that_is_locked_at_the_start_is_not_taken_for_damaged(
     with capture_logs() as logs:
         async with running_proxy(simulator, tmp_path):
             pass
-    assert not [one for one in logs if "damaged" in one["event"]]
+    assert not [log for log in logs if "damaged" in log["event"]]

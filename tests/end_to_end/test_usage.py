@@ -60,7 +60,7 @@ async def metrics(session: aiohttp.ClientSession, url: URL) -> dict[tuple[str, .
     return {
         (
             sample.name.removeprefix(PREFIX),
-            *(sample.labels[one] for one in sorted(sample.labels)),
+            *(sample.labels[label] for label in sorted(sample.labels)),
         ): (sample.value)
         for family in text_string_to_metric_families(text)
         for sample in family.samples
@@ -205,7 +205,7 @@ async def test_what_members_do_is_recorded(client: Client) -> None:
     await client.post("queue", {"delete": [prompt_id, strange], "clear": True})
     await client.post("interrupt", {"prompt_id": prompt_id})
     _, answer = await client.get("proxy/api/audit")
-    assert [one["action"] for one in answer["entries"]] == [
+    assert [listed["action"] for listed in answer["entries"]] == [
         "interrupt",
         "delete",
         "clear_queue",
@@ -216,7 +216,7 @@ async def test_what_members_do_is_recorded(client: Client) -> None:
     assert (submission["job"], submission["member"]) == (prompt_id, LOCAL)
     assert submission["address"] == "127.0.0.1"
     _, page = await client.get("proxy/api/audit", limit="1", offset="1")
-    assert [one["action"] for one in page["entries"]] == ["delete"]
+    assert [listed["action"] for listed in page["entries"]] == ["delete"]
     assert page["has_more"] is True
     _, page = await client.get("proxy/api/audit", action="submit", member=LOCAL)
     assert len(page["entries"]) == 1
@@ -360,10 +360,14 @@ async def test_sign_ins_and_refused_ones_are_recorded_without_a_token(proxy: Pro
         _, page = await client.get("proxy/api/audit")
         _, usage = await client.get("proxy/api/usage")
     entries = page["entries"]
-    assert [one["action"] for one in entries] == ["sign_in", "sign_in_refused", "sign_in_refused"]
+    assert [entry["action"] for entry in entries] == [
+        "sign_in",
+        "sign_in_refused",
+        "sign_in_refused",
+    ]
     assert (entries[0]["member"], entries[0]["token"]) == ("ada", kept.shown)
     assert entries[1]["member"] == ""
-    assert {one["address"] for one in entries} == {"127.0.0.1"}
+    assert {entry["address"] for entry in entries} == {"127.0.0.1"}
     assert token[-20:] not in json.dumps(page)
     assert usage["usage"] == []
 
@@ -383,12 +387,12 @@ async def test_members_see_their_own_and_admins_see_all(proxy: Proxy) -> None:
         async with asyncio.timeout(PATIENCE):
             while True:
                 _, answer = await clients["ada"].get("proxy/api/usage")
-                if sum(one["completed"] for one in answer["usage"]) == 2:
+                if sum(row["completed"] for row in answer["usage"]) == 2:
                     break
                 await asyncio.sleep(0.02)
-        assert [one["member"] for one in answer["usage"]] == ["bob", "eve"]
+        assert [row["member"] for row in answer["usage"]] == ["bob", "eve"]
         _, answer = await clients["bob"].get("proxy/api/usage", member="eve")
-        assert [one["member"] for one in answer["usage"]] == ["bob"]
+        assert [row["member"] for row in answer["usage"]] == ["bob"]
         status, answer = await clients["bob"].get("proxy/api/audit")
         assert (status, answer["error"]["type"]) == (403, "admins_only")
         async with clients["bob"].session.get(proxy.url / "metrics") as page:

@@ -158,9 +158,11 @@ class Rig:
             if isinstance(message, JobMessage) and message.prompt_id == job.prompt_id
         ]
         return [
-            f"executing {one.data['node']}" if one.type == "executing" else one.type
-            for one in messages
-            if isinstance(one, Event)
+            f"executing {published.data['node']}"
+            if published.type == "executing"
+            else published.type
+            for published in messages
+            if isinstance(published, Event)
         ]
 
 

@@ -76,11 +76,11 @@ def test_there_is_always_room_for_one_and_never_for_many(
     ahead: int, readings: list[tuple[bool, int, int]]
 ) -> None:
     slots = Slots(ahead=ahead)
-    for running, one, other in readings:
+    for running, reading, other in readings:
         if running:
-            slots.running(one)
+            slots.running(reading)
         else:
-            slots.held(one, other)
+            slots.held(reading, other)
         assert 1 <= slots.count <= MAX_SLOTS
         assert slots.limit <= MAX_SLOTS + max(1, ahead)
 

@@ -21,7 +21,9 @@ async def test_the_answer_goes_to_who_asked() -> None:
     world.bus.subscribe("answers.anna.one", heard.append)
     answers(world).refuse(job().key, LocalError("refused", "No."))
     answers(world).accept(job("two").key)
-    assert [isinstance(one, JobAnswered) and one.error is not None for one in heard] == [True]
+    assert [isinstance(answer, JobAnswered) and answer.error is not None for answer in heard] == [
+        True
+    ]
 
 
 def test_messages_flow_once_the_client_has_its_answer() -> None:

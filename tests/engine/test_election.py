@@ -63,13 +63,13 @@ class Replica:
 async def replicas(database: Database, length: float = 0.5) -> AsyncIterator[list[Replica]]:
     bus, supervisor = EventBus(), Supervisor()
     both = [Replica(database, bus, name, length) for name in ("one", "two")]
-    for one in both:
-        await one.election.start(supervisor)
+    for election in both:
+        await election.election.start(supervisor)
     try:
         yield both
     finally:
-        for one in both:
-            await one.election.leave()
+        for election in both:
+            await election.election.leave()
         await supervisor.close()
 
 

@@ -152,7 +152,7 @@ async def test_the_next_job_is_told_behind_the_end_of_one_that_came_later_and_we
         opened.set()
         await listener.until_end(later)
     told = [data["prompt_id"] for _, data in listener.heard if "prompt_id" in data]
-    assert told == sorted(told, key=lambda one: one == later)
+    assert told == sorted(told, key=lambda job: job == later)
     assert told.index(front) < told.index(later)
 
 

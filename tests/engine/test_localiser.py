@@ -47,8 +47,8 @@ def _renamed(value: Any) -> Any:
     if isinstance(value, str):
         return value.replace("hash.png", "cat.png")
     if isinstance(value, dict):
-        return {key: _renamed(one) for key, one in value.items()}
-    return [_renamed(one) for one in value] if isinstance(value, list) else value
+        return {key: _renamed(item) for key, item in value.items()}
+    return [_renamed(item) for item in value] if isinstance(value, list) else value
 
 
 class Packs:

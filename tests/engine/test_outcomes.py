@@ -45,7 +45,7 @@ STEPS: list[tuple[Outcome, Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("outcome", "new", "accepted"), STEPS, ids=lambda one: str(one)[:24])
+@pytest.mark.parametrize(("outcome", "new", "accepted"), STEPS, ids=lambda value: str(value)[:24])
 def test_a_new_job_is_refused_where_an_accepted_one_waits_or_fails(
     outcome: Outcome, new: Any, accepted: Any
 ) -> None:

@@ -37,7 +37,7 @@ def entry(state: str, end: str, outputs: dict[str, object]) -> HistoryEntry:
 
 
 def told(entry: HistoryEntry) -> list[str]:
-    return [one.type for one in life_of(entry) if isinstance(one, Event)]
+    return [message.type for message in life_of(entry) if isinstance(message, Event)]
 
 
 def test_a_success_has_its_outputs_before_its_end() -> None:

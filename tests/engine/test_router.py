@@ -129,7 +129,7 @@ def test_what_waited_comes_in_its_order_and_leaves_nothing(
             else:
                 router.on_frame(picture(cloud_id, 1))
         for cloud_id in "ab":
-            expected = [kind for one, kind in messages if one == cloud_id]
+            expected = [kind for message, kind in messages if message == cloud_id]
             assert types(follow(router, cloud_id)) == expected
     assert router.held == 0
 

@@ -119,7 +119,9 @@ async def test_the_engine_learns_from_a_job_and_its_successor_knows(
     async with running_engine(simulator, tmp_path) as rig:
         found = rig.engine.run_times.expected(graphs.sampled(2, steps=10), [])
         assert found.measured
-        sampler = next(node for node, one in job.graph.items() if one["class_type"] == "KSampler")
+        sampler = next(
+            node for node, about in job.graph.items() if about["class_type"] == "KSampler"
+        )
         assert found.times[sampler] == max(found.times.values())
         simulator.switches.pace = 0.5
         job, _ = await rig.submit(graphs.sampled(2, steps=10))

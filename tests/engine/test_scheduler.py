@@ -56,7 +56,7 @@ def test_shares_converge_to_the_weights(weights: dict[str, float]) -> None:
 def test_nobody_starves(weights: dict[str, float]) -> None:
     served = serve(FairShare(), weights, 400)
     for member, weight in weights.items():
-        places = [-1, *(at for at, one in enumerate(served) if one == member)]
+        places = [-1, *(at for at, name in enumerate(served) if name == member)]
         longest = max(after - before for before, after in pairwise(places))
         assert longest <= sum(weights.values()) / weight + len(weights) + 1
 
@@ -108,8 +108,8 @@ def test_turns_that_nobody_has_used_yet_are_not_kept(
     weights: dict[str, float], served: int, going: set[str]
 ) -> None:
     turns, untouched = FairShare(), FairShare()
-    for one in (turns, untouched):
-        serve(one, weights, served)
+    for shares in (turns, untouched):
+        serve(shares, weights, served)
     unused = {
         member: turns.take(member, weights[member]) / weights[member]
         for member in sorted(going & weights.keys())
@@ -152,7 +152,7 @@ def test_the_forecast_is_what_happens(waiting: dict[str, tuple[float, int]], bef
         assert turns.before(queues, member) == place.before - (len(queues[member].jobs) - 1)
     left = {member: list(queue.jobs) for member, queue in queues.items()}
     for at, place in enumerate(forecast):
-        claims = {one: jobs[0].order for one, jobs in left.items() if jobs}
+        claims = {name: jobs[0].order for name, jobs in left.items() if jobs}
         chosen = turns.choose(claims)
         assert chosen is not None
         assert (place.job, place.before) == (left[chosen].pop(0), at)
@@ -173,11 +173,11 @@ def test_each_place_says_why_it_waits() -> None:
 def test_each_members_jobs_stand_by_number_and_then_as_they_came() -> None:
     queue = JobQueue()
     late, front, first = job("late", order=1), job("front", number=-1, order=3), job("a", order=0)
-    for one in (late, front, first, job("b", "ben", order=2)):
-        queue.add(one)
+    for waiting in (late, front, first, job("b", "ben", order=2)):
+        queue.add(waiting)
     assert queue.of("anna") == [front, first, late]
     queue.remove(first)
-    assert [one.prompt_id for one in queue.of("anna")] == ["front", "late"]
+    assert [waiting.prompt_id for waiting in queue.of("anna")] == ["front", "late"]
     assert (len(queue), len(queue.of("ben")), sorted(queue.members())) == (3, 1, ["anna", "ben"])
 
 
@@ -196,8 +196,8 @@ def scheduler(*accounts: Account, **members: Member) -> Scheduler:
 def test_a_job_has_its_slot_until_it_leaves() -> None:
     jobs = scheduler()
     first, second = job("first", order=1), job("second", order=2)
-    for one in (first, second):
-        jobs.queue.add(one)
+    for waiting in (first, second):
+        jobs.queue.add(waiting)
     found = jobs.next(0.0)
     assert found is not None
     assert found[0] is first
@@ -329,8 +329,8 @@ def test_a_job_waits_for_the_others_of_its_client(fields: dict[str, Any], waits:
 def test_the_share_of_a_turn_that_is_not_stored_yet_is_not_kept() -> None:
     jobs = scheduler(Account("one", None, "", slots=Slots(2)))  # type: ignore[arg-type]
     first, second = job("a", order=1), job("b", order=2)
-    for one in (first, second):
-        jobs.take(one, jobs.account_for(one, 0.0))  # type: ignore[arg-type]
+    for waiting in (first, second):
+        jobs.take(waiting, jobs.account_for(waiting, 0.0))  # type: ignore[arg-type]
     assert jobs.shares_with(first).members["anna"].start == 1.0
     assert jobs.shares_with(second).members["anna"].start == 2.0
 

@@ -528,7 +528,7 @@ def test_the_workflow_id_of_the_cloud_gives_way_to_the_jobs_own(metadata: dict[s
     ]
     told = [command.message for command in commands if isinstance(command, SendMessage)]
     assert len(told) > 8
-    shown = [one.data.get("workflow_id") for one in told if isinstance(one, Event)]
+    shown = [message.data.get("workflow_id") for message in told if isinstance(message, Event)]
     assert set(shown) == {metadata.get("workflow_id")}
     [record] = [command for command in commands if isinstance(command, JobEnd)]
     assert all("workflow_id" not in data for _, data in record.status["messages"])

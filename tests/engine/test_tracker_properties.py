@@ -92,8 +92,8 @@ def _event(type_: str, **data: Any) -> EventReceived:
 def interleavings(draw: st.DrawFn, *, giving_up: bool = False) -> tuple[list[Input], Snapshot]:
     """A life as a bad line delivers it, with snapshots of any age in between."""
     inputs, detail = draw(lives())
-    kept = [one for one in inputs if draw(st.integers(0, 9)) > 1]
-    doubled = [copy for one in kept for copy in [one] * draw(st.sampled_from([1, 1, 1, 2]))]
+    kept = [input_ for input_ in inputs if draw(st.integers(0, 9)) > 1]
+    doubled = [copy for input_ in kept for copy in [input_] * draw(st.sampled_from([1, 1, 1, 2]))]
     for _ in range(draw(st.integers(0, 4))):
         if len(doubled) > 1:
             at = draw(st.integers(0, len(doubled) - 2))
@@ -113,7 +113,9 @@ def interleavings(draw: st.DrawFn, *, giving_up: bool = False) -> tuple[list[Inp
 
 def _play(inputs: list[Input]) -> list[Command]:
     tracker = Tracker(ID, GRAPH)
-    return [command for now, one in enumerate(inputs) for command in tracker.receive(one, now)]
+    return [
+        command for now, input_ in enumerate(inputs) for command in tracker.receive(input_, now)
+    ]
 
 
 def _types(commands: list[Command]) -> list[str]:
@@ -223,7 +225,7 @@ def test_a_life_without_faults_keeps_every_message(
     inputs, detail = script
     types = _types(_play([*inputs, SnapshotReceived(detail)]))
     for type_ in ("progress", "executed"):
-        sent = sum(isinstance(one, EventReceived) and one.type == type_ for one in inputs)
+        sent = sum(isinstance(input_, EventReceived) and input_.type == type_ for input_ in inputs)
         assert types.count(type_) == sent
 
 
@@ -243,11 +245,11 @@ def test_one_snapshot_is_a_whole_life(script: tuple[list[Input], Snapshot], star
 @given(interleavings())
 def test_nothing_is_said_behind_the_end(script: tuple[list[Input], Snapshot]) -> None:
     tracker = Tracker(ID, GRAPH)
-    for now, one in enumerate(script[0]):
-        tracker.receive(one, now)
+    for now, input_ in enumerate(script[0]):
+        tracker.receive(input_, now)
     assert tracker.ended
     assert tracker.nodes.display_node is None
-    assert [tracker.receive(one, 0) for one in script[0]] == [[]] * len(script[0])
+    assert [tracker.receive(input_, 0) for input_ in script[0]] == [[]] * len(script[0])
 
 
 @given(interleavings())
@@ -258,8 +260,8 @@ def test_the_detail_is_not_asked_for_twice(script: tuple[list[Input], Snapshot])
 @given(interleavings())
 def test_the_progress_never_leaves_its_bounds(script: tuple[list[Input], Snapshot]) -> None:
     tracker = Tracker(ID, GRAPH)
-    for now, one in enumerate(script[0]):
-        tracker.receive(one, now)
+    for now, input_ in enumerate(script[0]):
+        tracker.receive(input_, now)
         assert all(0.0 <= share <= 1.0 for share in tracker.nodes.shares.values())
 
 

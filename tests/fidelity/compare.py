@@ -77,8 +77,8 @@ class Names:
             for key in recorded.keys() & actual.keys():
                 self.learn(recorded[key], actual[key])
         elif isinstance(recorded, list) and isinstance(actual, list):
-            for one, other in zip(recorded, actual, strict=False):
-                self.learn(one, other)
+            for ours, other in zip(recorded, actual, strict=False):
+                self.learn(ours, other)
         elif isinstance(recorded, str) and isinstance(actual, str):
             for pattern in (TEMPORARY, SID):
                 one, other = pattern.match(recorded), pattern.match(actual)
@@ -261,8 +261,8 @@ def _lists(recorded: list[Any], actual: list[Any], names: Names, where: str) -> 
     if len(recorded) != len(actual):
         return [f"{where}: {len(recorded)} items → {len(actual)} items"]
     found = []
-    for one, other in zip(recorded, actual, strict=True):
-        found += differences(one, other, names, f"{where}[]")
+    for ours, other in zip(recorded, actual, strict=True):
+        found += differences(ours, other, names, f"{where}[]")
     return found
 
 

@@ -121,11 +121,11 @@ def _run(recorded: list[Heard], actual: list[Heard], names: Names) -> list[str]:
 
 def _depth(recorded: list[Heard], actual: list[Heard], names: Names) -> list[str]:
     found = []
-    for one, other in zip(recorded, actual, strict=True):
-        if not isinstance(one.data, Opaque):
-            found += differences(one.data, other.data, names, one.type)
-        if names.exact and picture(one.image, names) != picture(other.image, names):
-            found.append(f"{one.type}: {nature(one.image)} → {nature(other.image)}")
+    for ours, other in zip(recorded, actual, strict=True):
+        if not isinstance(ours.data, Opaque):
+            found += differences(ours.data, other.data, names, ours.type)
+        if names.exact and picture(ours.image, names) != picture(other.image, names):
+            found.append(f"{ours.type}: {nature(ours.image)} → {nature(other.image)}")
     return found
 
 

@@ -138,7 +138,7 @@ def png(colour: str) -> bytes:
 
 
 def test_pixels_count_where_no_painter_of_ours_has_made_them() -> None:
-    red, blue = (Heard("binary 1", {"image_type": 2}, png(one)) for one in ("red", "blue"))
+    red, blue = (Heard("binary 1", {"image_type": 2}, png(colour)) for colour in ("red", "blue"))
     assert not compare([red], [blue], Names())
     (found,) = compare([red], [blue], Names(exact=True))
     assert found.startswith("binary 1: ")

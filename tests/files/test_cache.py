@@ -64,12 +64,12 @@ def test_there_are_no_more_files_than_memory_is_for(
     cache = opened(tmp_path)
     used = cache.lease(keep(cache, b"used"))
     first, second, third = (keep(cache, data) for data in (b"1", b"2", b"3"))
-    assert [data_of(cache, one) for one in (first, second, third)] == [None, None, b"3"]
+    assert [data_of(cache, key) for key in (first, second, third)] == [None, None, b"3"]
     assert used is not None
     assert used.path.exists()
     large = opened(tmp_path / "large", 3 * 32 * 1024)
     kept = [keep(large, bytes([number])) for number in range(4)]
-    assert [data_of(large, one) is None for one in kept] == [True, False, False, False]
+    assert [data_of(large, key) is None for key in kept] == [True, False, False, False]
 
 
 def test_the_order_of_use_survives_a_restart(tmp_path: Path) -> None:

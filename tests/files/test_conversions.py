@@ -22,7 +22,7 @@ def converted(picture: Image.Image, wanted: Conversion | None, tmp_path: Path, *
 
 
 def about(found: Any, expected: tuple[int, ...]) -> bool:
-    return all(abs(one - other) <= 6 for one, other in zip(found, expected, strict=True))
+    return all(abs(level - other) <= 6 for level, other in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("res", ["abc", "0", "-1", "", "+5", "1.5", "٣", "9" * 5000, None])

@@ -121,12 +121,13 @@ class LikeADisk(RuleBasedStateMachine):
     def save(self, member: str, data: list[bytes], prefix: str) -> None:
         output = {
             "images": [
-                {"filename": self.cloud.add(one), "subfolder": "", "type": "output"} for one in data
+                {"filename": self.cloud.add(path), "subfolder": "", "type": "output"}
+                for path in data
             ]
         }
         node = {"class_type": "SaveImage", "inputs": {"filename_prefix": prefix}}
         try:
-            paths = [self.disks[member].save(one, prefix, "output") for one in data]
+            paths = [self.disks[member].save(content, prefix, "output") for content in data]
         except OSError:  # a file is where the folder should be: such a job fails on the cloud
             self.disks[member].tidy()
             return
@@ -134,7 +135,9 @@ class LikeADisk(RuleBasedStateMachine):
         local = self.run(
             self.files.outputs.localise(member, job, "9", node, output, account="default")
         )
-        shown = [f"{one['subfolder']}/{one['filename']}".lstrip("/") for one in local["images"]]
+        shown = [
+            f"{image['subfolder']}/{image['filename']}".lstrip("/") for image in local["images"]
+        ]
         assert shown == paths
         self.jobs.append((member, job, node, output, local))
 

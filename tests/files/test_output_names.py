@@ -32,7 +32,9 @@ async def names(
 ) -> list[str]:
     """The local paths under `images`."""
     local = await localised(files, output, save() if node is None else node, **more)
-    return [f"{one['subfolder']}/{one['filename']}".lstrip("/") for one in local.get("images", [])]
+    return [
+        f"{image['subfolder']}/{image['filename']}".lstrip("/") for image in local.get("images", [])
+    ]
 
 
 async def test_outputs_are_counted_by_their_prefix(files: Files, cloud: MemoryCloud) -> None:

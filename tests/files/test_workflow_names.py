@@ -67,7 +67,9 @@ def edited(data: bytes, local: dict[str, str] = LOCAL) -> tuple[bytes, Edits]:
 
 def joined(data: bytes, made: Edits, start: int, stop: int | None) -> bytes:
     pieces = made.pieces(start, stop)
-    return b"".join(data[one.start : one.stop] if isinstance(one, Slice) else one for one in pieces)
+    return b"".join(
+        data[piece.start : piece.stop] if isinstance(piece, Slice) else piece for piece in pieces
+    )
 
 
 def test_it_becomes_the_file_that_a_local_comfyui_would_have_written() -> None:

@@ -79,12 +79,12 @@ def test_no_interval_has_more_than_there_were(jobs: list[JobTimes]) -> None:
     found = rows(*jobs)
     for row in found:
         at_once = max(
-            sum(one.started_at <= at < one.ended_at for one in jobs)  # type: ignore[operator]
+            sum(job.started_at <= at < job.ended_at for job in jobs)  # type: ignore[operator]
             for at in range(row.at, row.at + 10)
         )
         assert row.running == (at_once if row.at < 90 else row.running)
         assert row.busy * 1000 <= len(jobs) * 10 + 1
-    ended = [one for one in jobs if one.ended_at is not None]
+    ended = [job for job in jobs if job.ended_at is not None]
     assert sum(row.completed for row in found) == len(ended)
 
 

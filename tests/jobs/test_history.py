@@ -82,11 +82,17 @@ async def test_a_history_of_ten_thousand_holds_nobody_up(room: Room) -> None:
 
     def fill(connection: Connection) -> None:
         rows = [
-            {**entry, "order": one, "prompt_id": f"job-{one}", "sequence": one, "ordinal": one}
-            for one in numbers
+            {
+                **entry,
+                "order": number,
+                "prompt_id": f"job-{number}",
+                "sequence": number,
+                "ordinal": number,
+            }
+            for number in numbers
         ]
         connection.execute(insert(history), rows)
-        payloads = [{"order": one, "graph": graph, "extra_data": b"{}"} for one in numbers]
+        payloads = [{"order": number, "graph": graph, "extra_data": b"{}"} for number in numbers]
         connection.execute(insert(job_payloads), payloads)
 
     await room.repository._database.write(fill, long=True)

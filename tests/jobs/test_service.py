@@ -99,7 +99,7 @@ async def test_a_workflow_is_found_by_its_id(room: Room) -> None:
 
 async def test_a_job_in_detail_has_what_was_sent_and_what_came(full: Room) -> None:
     full.put(new("live"))
-    live, done = [await full.service.job(MEMBER, one) for one in ("live", "a")]
+    live, done = [await full.service.job(MEMBER, id_) for id_ in ("live", "a")]
     assert live is not None
     assert live["workflow"] == {
         "prompt": {"1": {"class_type": "X"}},
@@ -150,7 +150,7 @@ def test_an_interrupt_never_means_a_strangers_job_beside_others(
 ) -> None:
     meant = interrupted(running, [], submitter)
     assert bool(meant) == bool(running)
-    assert len(meant) == 1 or {one.submitter for one in meant} <= {submitter}
+    assert len(meant) == 1 or {job.submitter for job in meant} <= {submitter}
 
 
 def test_statuses_are_asked_for_in_the_words_of_the_storage() -> None:

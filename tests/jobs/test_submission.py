@@ -361,7 +361,7 @@ def test_the_clients_that_connected_last_are_remembered() -> None:
     for client_id in ("a", "b", "a", "c"):
         opened(clients, "ann", client_id)
     opened(clients, "bob", "b")
-    assert [clients.one_at_a_time(ANN, one) for one in "abc"] == [True, False, True]
+    assert [clients.one_at_a_time(ANN, client_id) for client_id in "abc"] == [True, False, True]
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ async def test_in_a_crowd_other_messages_to_all_go_at_once() -> None:
     subscribers, listeners = crowd(FEW + 1)
     subscribers.broadcast("local", status(1))
     subscribers.broadcast("local", NodeText("1", "x"))
-    assert all(statuses(one) == [status(1), NodeText("1", "x")] for one in listeners)
+    assert all(statuses(listener) == [status(1), NodeText("1", "x")] for listener in listeners)
 
 
 async def test_who_has_left_hears_no_status() -> None:
@@ -330,7 +330,7 @@ def test_of_two_sockets_the_clock_of_the_database_says_which_is_newer(
 def test_of_two_sockets_that_open_in_the_same_millisecond_one_stays(replicas: Replicas) -> None:
     both = [listen(subscribers, "a", at=5) for subscribers in (replicas.here, replicas.there)]
     replicas.bus.publish("sockets", NewsMissed())
-    assert sorted(one.replaced for one in both) == [False, True]
+    assert sorted(socket.replaced for socket in both) == [False, True]
 
 
 def test_the_engine_tells_the_new_socket_alone_which_node_runs(replicas: Replicas) -> None:

@@ -39,7 +39,7 @@ async def test_what_is_heard_while_two_read_at_once_is_kept(
     job = await replica.insert()
     replica.live.put(stored_of(job), JobProgress())
     doors[0].set()
-    living, gone = await next(one for one in (first, second) if one not in done)
+    living, gone = await next(answer for answer in (first, second) if answer not in done)
     assert (living, gone) == ({job.order}, [])
     assert "p" in replica.live.of(MEMBER).jobs
 
@@ -61,10 +61,10 @@ async def test_of_storage_and_bus_the_newer_word_counts(replica: Replica) -> Non
     replica.live.put(stored_of(job), JobProgress())
     await replica.repository.update([(job.order, {"revision": 4})])
     await replica.live.reload()
-    assert [one.state for one in replica.live] == [JobState.SUBMITTING]
+    assert [row.state for row in replica.live] == [JobState.SUBMITTING]
     await replica.repository.update([(job.order, {"revision": 6})])
     await replica.live.reload()
-    assert [one.state for one in replica.live] == [JobState.QUEUED]
+    assert [row.state for row in replica.live] == [JobState.QUEUED]
 
 
 async def test_what_the_bus_says_during_a_reading_is_newer(replica: Replica) -> None:

@@ -148,8 +148,8 @@ async def test_uploads_at_two_replicas_share_the_bytes_of_the_day(
 ) -> None:
     async with other_connection(database) as other:
         both = [
-            limiter(Usage(UsageRepository(one), now=clock), clock, upload_bytes_per_day=100)
-            for one in (database, other)
+            limiter(Usage(UsageRepository(accounting), now=clock), clock, upload_bytes_per_day=100)
+            for accounting in (database, other)
         ]
 
         async def upload(number: int) -> bool:
@@ -161,7 +161,7 @@ async def test_uploads_at_two_replicas_share_the_bytes_of_the_day(
             return True
 
         assert sum(await asyncio.gather(*map(upload, range(10)))) == 3
-        assert [await one.upload_room("alice") for one in both] == [10, 10]
+        assert [await accounting.upload_room("alice") for accounting in both] == [10, 10]
 
 
 def test_what_is_stored_has_a_limit_of_its_own(usage: Usage, clock: Clock) -> None:

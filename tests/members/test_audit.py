@@ -223,8 +223,8 @@ def recorded() -> set[str]:
     for path in (ROOT / "proxy").rglob("*.py"):
         for call in ast.walk(ast.parse(path.read_text())):
             if isinstance(call, ast.Call) and re.search(r"(^|\.)_?note$", ast.unparse(call.func)):
-                texts = [one for argument in call.args for one in ast.walk(argument)]
-                found |= {one.value for one in texts if isinstance(one, ast.Constant)}
+                texts = [node for argument in call.args for node in ast.walk(argument)]
+                found |= {node.value for node in texts if isinstance(node, ast.Constant)}
     return {text for text in found if isinstance(text, str) and text.isidentifier()}
 
 

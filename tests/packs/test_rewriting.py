@@ -77,13 +77,13 @@ def helped(draw: st.DrawFn, classes: dict[str, Any] = CLASSES) -> tuple[Graph, R
 def named(graph: Graph, ids: dict[str, str]) -> Graph:
     """The graph with other ids."""
 
-    def value(one: Any) -> Any:
-        return [ids[one[0]], one[1]] if is_link(one) else one
+    def moved(value: Any) -> Any:
+        return [ids[value[0]], value[1]] if is_link(value) else value
 
     return {
         ids[node_id]: {
             **node,
-            "inputs": {name: value(one) for name, one in node["inputs"].items()},
+            "inputs": {name: moved(value) for name, value in node["inputs"].items()},
         }
         for node_id, node in graph.items()
     }
@@ -98,8 +98,8 @@ def test_what_the_cloud_gets_is_valid_there(made: tuple[Graph, Rewriting]) -> No
         return
     found = validate(rewriting.graph, None, shapes(CLOUD), has_file=has_file)
     assert found.faultless, (found.error, found.node_errors)
-    ends = [one for one in graph if CLASSES[graph[one]["class_type"]]["output_node"]]
-    assert [one for one in found.outputs if one in graph] == ends
+    ends = [node_id for node_id in graph if CLASSES[graph[node_id]["class_type"]]["output_node"]]
+    assert [output for output in found.outputs if output in graph] == ends
     assert rewriting.graph.keys() - graph.keys() <= rewriting.owners.keys()
     assert set(rewriting.owners.values()) <= graph.keys()
 
@@ -141,7 +141,7 @@ def test_events_and_history_name_the_nodes_of_the_member_alone(
         assert ids_in(type_, fields) <= graph.keys(), (type_, fields)
     failed = told[-1][1]
     assert failed["node_type"] == graph[failed["node_id"]]["class_type"]
-    by_node: dict[str, Any] = {one: {} for one in nodes}
+    by_node: dict[str, Any] = {node_id: {} for node_id in nodes}
     seen = view.snapshot(
         Snapshot(
             "job",
@@ -161,7 +161,10 @@ def test_events_and_history_name_the_nodes_of_the_member_alone(
     assert ids_in("execution_error", seen.execution_error) <= graph.keys()
     reasons = {"type": "x", "message": "x", "details": "image", "extra_info": {"input_name": "x"}}
     errors = view.node_errors(
-        {one: {"errors": [reasons], "dependent_outputs": nodes, "class_type": "x"} for one in nodes}
+        {
+            node_id: {"errors": [reasons], "dependent_outputs": nodes, "class_type": "x"}
+            for node_id in nodes
+        }
     )
     for node_id, about in errors.items():
         assert about["class_type"] == graph[node_id]["class_type"]
@@ -192,7 +195,9 @@ def test_every_class_is_offered_where_the_cloud_has_what_it_needs() -> None:
     for name, helper in PACK_NODES.items():
         assert helper.info["name"] == name
         assert (name in OFFERED) == (helper.needs <= CLOUD.keys())
-        without = {one: info for one, info in CLOUD.items() if one not in helper.needs}
+        without = {
+            class_type: info for class_type, info in CLOUD.items() if class_type not in helper.needs
+        }
         assert name not in offered(without, preferred=True)
 
 
@@ -236,7 +241,7 @@ def test_ids_that_are_added_are_in_no_graph() -> None:
         "2": node("ETN_ApplyMaskToImage", image=["1", 0], mask=["1~mask", 1]),
         "3": node("ETN_SaveImageCache", images=["2", 0], format="PNG"),
     }
-    pictures = {one: Picture("a.png", "m.png", 4, 4) for one in ("1", "1~mask")}
+    pictures = {key: Picture("a.png", "m.png", 4, 4) for key in ("1", "1~mask")}
     made = rewritten(graph, **pictures)
     assert not made.owners.keys() & graph.keys()
     assert made.failure is None
@@ -258,7 +263,7 @@ def test_a_node_is_cached_when_all_that_stands_for_it_is() -> None:
         "3": node("ETN_SaveImageCache", images=["2", 0], format="PNG"),
     }
     made = rewritten(graph, **{"1": Picture("a.png", "m.png", 4, 4)})
-    mask = next(one for one, owner in made.owners.items() if owner == "1")
+    mask = next(node_id for node_id, owner in made.owners.items() if owner == "1")
     view = MemberView(made, graph)
     assert view.event("execution_cached", {"nodes": ["1"]})[0][1]["nodes"] == []
     assert view.event("execution_cached", {"nodes": ["1", mask]})[0][1]["nodes"] == ["1"]
@@ -273,7 +278,7 @@ def test_an_error_of_an_added_node_is_the_members_nodes() -> None:
         "3": node("ETN_SaveImageCache", images=["2", 0], format="PNG"),
     }
     made = rewritten(graph, **{"1": Picture("a.png", "m.png", 4, 4)})
-    added = next(one for one, owner in made.owners.items() if owner == "2")
+    added = next(node_id for node_id, owner in made.owners.items() if owner == "2")
     view = MemberView(made, graph)
     ((_, told),) = view.event(
         "execution_error",

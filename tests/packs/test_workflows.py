@@ -109,7 +109,7 @@ async def test_of_two_at_once_the_last_one_is_sent(replica: Replica) -> None:
     sent = [await replica.next()]
     while sent[-1].event.text != stored.message:
         sent.append(await replica.next())
-    assert len({one.event.text for one in sent}) == len(sent)
+    assert len({message.event.text for message in sent}) == len(sent)
 
 
 async def test_a_workflow_that_is_too_large_is_refused(

@@ -263,7 +263,7 @@ def _choices(hint: Any) -> set[Any] | None:
         return {True, False}
     if get_origin(hint) is Literal:
         return set(get_args(hint))
-    parts = [_choices(one) for one in get_args(hint) if one is not type(None)]
+    parts = [_choices(value) for value in get_args(hint) if value is not type(None)]
     if parts and all(part is not None for part in parts):
         return {None}.union(*(part for part in parts if part is not None))
     return None
@@ -388,7 +388,10 @@ def two_probes() -> Left:
 
 def test_two_probes_of_one_cloud_observe_the_same(two_probes: Left) -> None:
     first, second = two_probes.probes
-    seen = [{row["id"]: row["observed"] for row in one.rows()} for one in (first, second)]
+    seen = [
+        {row["id"]: row["observed"] for row in switch_probe.rows()}
+        for switch_probe in (first, second)
+    ]
     assert seen[0] == seen[1]
     assert first.conclusion() == ("works", "The proxy works with this account.")
     assert [point.id for point in POINTS if first.value(point.id) is None] == [

@@ -62,7 +62,7 @@ def test_a_pattern_costs_no_more_than_the_length_of_the_text(
     compiled = re.compile(text, re.DOTALL | re.IGNORECASE)
     use = compiled.fullmatch if methods == ("fullmatch",) else compiled.search
     words = re.findall(r"[A-Za-z0-9_]{2,}", text)[:3]
-    parts = [*PARTS, *words, *sorted({one for one in text if not one.isalnum()})]
+    parts = [*PARTS, *words, *sorted({letter for letter in text if not letter.isalnum()})]
     for first, second in itertools.product(["", *words, "a" * 64], parts):
         for end in ("", "\0", "/"):
             attack = first + second * (LENGTH // len(second)) + end

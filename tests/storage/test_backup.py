@@ -61,7 +61,7 @@ async def jobs_in(folder: Path) -> list[str]:
 
 
 def contents(path: Path) -> set[str]:
-    return {one.relative_to(path).as_posix() for one in path.rglob("*") if one.is_file()}
+    return {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
 
 
 async def test_a_copy_has_what_cannot_be_fetched_again(folder: Path, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ async def test_a_folder_in_use_is_copied_at_one_moment(folder: Path, tmp_path: P
         assert len(await JobRepository(opened).payloads.get_many(job.order for job in live)) == len(
             live
         )
-        assert [job.prompt_id for job in live] == [str(one) for one in range(len(live))]
+        assert [job.prompt_id for job in live] == [str(index) for index in range(len(live))]
         await opened.close()
 
 

@@ -143,7 +143,7 @@ async def test_what_cannot_be_stored_fails_alone(database: Database) -> None:
         database.write(lambda connection: put(connection, "b")),
         return_exceptions=True,
     )
-    assert [isinstance(one, StorageError) for one in results] == [False, True, True, False]
+    assert [isinstance(result, StorageError) for result in results] == [False, True, True, False]
     assert await names(database) == ["a", "b"]
 
 
@@ -245,7 +245,7 @@ def test_a_damaged_file_is_set_aside_with_its_log(tmp_path: Path) -> None:
         path.write_bytes(content)
         (tmp_path / "proxy.db-wal").write_bytes(content)
         set_aside(path)
-    assert sorted(one.name for one in tmp_path.iterdir()) == [
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
         "proxy.db.damaged-1",
         "proxy.db.damaged-1-wal",
         "proxy.db.damaged-2",
@@ -262,6 +262,9 @@ async def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> Non
 async def test_two_processes_write_the_same_file(sqlite: SqliteDatabase) -> None:
     async with opened(sqlite.path) as other:
         await asyncio.gather(
-            *(one.write(lambda c, n=n: put(c, n)) for n, one in (("a", sqlite), ("b", other)))
+            *(
+                database.write(lambda c, n=n: put(c, n))
+                for n, database in (("a", sqlite), ("b", other))
+            )
         )
         assert await names(sqlite) == await names(other) == ["a", "b"]

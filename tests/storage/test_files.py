@@ -63,7 +63,10 @@ async def test_a_file_comes_back_as_it_was_put(files: Files) -> None:
 async def test_a_place_is_claimed_by_the_first_alone(files: Files) -> None:
     records = [replace(PICTURE, cloud_name=name) for name in ("a", "b", "c")]
     claimed = await asyncio.gather(
-        *(files.repository.write(lambda unit, one=one: unit.claim(one)) for one in records)
+        *(
+            files.repository.write(lambda unit, record=record: unit.claim(record))
+            for record in records
+        )
     )
     assert sorted(claimed) == [False, False, True]
     assert await files.ask(lambda unit: unit.get("anna", WHERE)) == records[claimed.index(True)]
@@ -113,7 +116,7 @@ async def test_folders_are_those_with_files_below(files: Files) -> None:
 async def test_lists_are_by_age_or_by_path(files: Files) -> None:
     await files.put(named("b", 3), named("Z", 1), named("é", 2), named("a/c", 4))
     records = await files.ask(lambda unit: unit.records("anna", "input"))
-    assert [one.path for one in records] == ["Z", "é", "b", "a/c"]
+    assert [record.path for record in records] == ["Z", "é", "b", "a/c"]
     listing = await files.ask(lambda unit: unit.listing("anna", "input"))
     assert list(listing) == ["Z", "a/c", "b", "é"]
 
@@ -176,7 +179,10 @@ async def test_a_name_is_reused_by_a_newer_file_of_somebody_else(files: Files) -
     await files.put(old, own)
     assert not await files.ask(lambda unit: unit.is_reused(old))
     await files.put(bens)
-    assert [await files.ask(lambda unit, one=one: unit.is_reused(one)) for one in (old, bens)] == [
+    assert [
+        await files.ask(lambda unit, record=record: unit.is_reused(record))
+        for record in (old, bens)
+    ] == [
         True,
         False,
     ]

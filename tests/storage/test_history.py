@@ -56,8 +56,8 @@ async def test_an_entry_of_somebody_else_is_not_there(jobs: JobRepository) -> No
 async def test_entries_are_forgotten_by_id_or_all(jobs: JobRepository, database: Database) -> None:
     files = FileRepository(database)
     await files.write(lambda unit: unit.put([PICTURE]))
-    for one in ("a", "b", "c", "\ud800"):
-        await run(jobs, job(one))
+    for prompt_id in ("a", "b", "c", "\ud800"):
+        await run(jobs, job(prompt_id))
     await run(jobs, job("a", "ben"))
     assert await jobs.history.forget("anna", ["a", "nothing", "a"]) == ["a"]
     assert await ids(jobs) == ["b", "c", "\ud800"]
@@ -87,7 +87,10 @@ async def test_an_id_used_again_keeps_its_place(jobs: JobRepository) -> None:
     assert [entry.graph for entry in await entries(jobs)] == [PAYLOAD.graph] * 2
     await jobs.finish(ended(again, "failed"), keep=10)
     found = await entries(jobs)
-    assert [(one.prompt_id, one.state) for one in found] == [("a", "failed"), ("b", "succeeded")]
+    assert [(entry.prompt_id, entry.state) for entry in found] == [
+        ("a", "failed"),
+        ("b", "succeeded"),
+    ]
     assert found[0].graph == b"{}"
     assert await jobs.payloads.get(first) is None
 
@@ -99,8 +102,8 @@ async def test_the_oldest_entries_go_with_their_files(
     kept = replace(PICTURE, path="up.png", job=None)
     await files.write(lambda unit: unit.put([PICTURE, kept]))
     await files.write(lambda unit: unit.put_given("anna", "a", "9", b"[]"))
-    for one in "abcd":
-        await run(jobs, job(one))
+    for prompt_id in "abcd":
+        await run(jobs, job(prompt_id))
     last = await jobs.insert(job("e"), PAYLOAD)
     recorded = await jobs.finish(ended(last), keep=3)
     assert (recorded.ordinal, sorted(recorded.forgotten)) == (5, ["a", "b"])
@@ -134,8 +137,8 @@ async def test_of_many_ends_so_many_are_looked_for_at_once(
     jobs: JobRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage_history, "MAX_ENDS", 2)
-    for one in "abc":
-        await run(jobs, job(one))
+    for prompt_id in "abc":
+        await run(jobs, job(prompt_id))
     found, last = await jobs.history.ends_behind({"anna": 0})
     assert ([end.prompt_id for end in found], last) == (["a", "b"], {"anna": 2})
     found, last = await jobs.history.ends_behind(last)
@@ -174,7 +177,7 @@ async def test_lists_are_filtered_and_in_order(jobs: JobRepository) -> None:
     async def listed(**query: Any) -> tuple[list[str], int]:
         query = {"states": {"succeeded", "failed", "cancelled"}, **query}
         found, total = await jobs.history.summaries("anna", **query)
-        return [one.decode() for one in found], total
+        return [summary.decode() for summary in found], total
 
     assert await listed() == (["new", "same", "old"], 3)
     assert await listed(descending=False) == (["old", "new", "same"], 3)

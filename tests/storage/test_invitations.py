@@ -42,7 +42,7 @@ async def test_of_several_at_once_one_is_redeemed(
         *(repository.redeem(invitation("one"), token(f"t{number}")) for number in range(5)),
         return_exceptions=True,
     )
-    assert [isinstance(one, NotRedeemableError) for one in found].count(True) == 4
+    assert [isinstance(answer, NotRedeemableError) for answer in found].count(True) == 4
     assert len((await members.load()).tokens) == 1
     assert await members.revision() == before + 1
     assert await repository.find("one") is None

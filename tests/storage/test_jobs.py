@@ -67,7 +67,7 @@ async def test_orders_grow_and_are_never_used_again(jobs: JobRepository) -> None
     await jobs.discard([second])
     third = (await jobs.insert(job("c"), PAYLOAD)).order
     assert first < second < third
-    assert [one.prompt_id for one in await jobs.live()] == ["a", "c"]
+    assert [row.prompt_id for row in await jobs.live()] == ["a", "c"]
 
 
 async def test_an_id_that_lives_is_refused_and_nothing_written(jobs: JobRepository) -> None:
@@ -75,8 +75,8 @@ async def test_an_id_that_lives_is_refused_and_nothing_written(jobs: JobReposito
     with pytest.raises(JobLivesError):
         await jobs.insert(job(number=5), PAYLOAD, usage=[UsageRow("2026-01-01", "anna", 1)])
     await jobs.insert(job(member="ben"), PAYLOAD)
-    assert [(one.member, one.number) for one in await jobs.live()] == [("anna", 0), ("ben", 0)]
-    assert [one.member for one in await jobs.live("ben")] == ["ben"]
+    assert [(row.member, row.number) for row in await jobs.live()] == [("anna", 0), ("ben", 0)]
+    assert [row.member for row in await jobs.live("ben")] == ["ben"]
 
 
 async def test_of_many_with_one_id_at_once_one_is_taken_in(jobs: JobRepository) -> None:
@@ -106,8 +106,8 @@ async def test_no_more_jobs_wait_or_are_submitted_a_day_than_may(
                 ),
                 return_exceptions=True,
             )
-            refused = [one for one in tries if isinstance(one, BaseException)]
-            assert all(isinstance(one, error) for one in refused)
+            refused = [attempt for attempt in tries if isinstance(attempt, BaseException)]
+            assert all(isinstance(attempt, error) for attempt in refused)
             expected = {"max_waiting": 3, "max_per_day": 5 - 3}
             assert len(tries) - len(refused) == sum(expected[name] for name in limit)
         await jobs.insert(job(state="running"), PAYLOAD)
@@ -178,7 +178,7 @@ async def test_the_jobs_without_an_answer_are_those_that_nobody_may_know_of(
     await jobs.insert(job("answered"), PAYLOAD)
     await jobs.insert(job("cancelled", accepted=False, cancel_requested=True), PAYLOAD)
     await jobs.insert(job("received", accepted=False, state="received"), PAYLOAD)
-    assert [one.prompt_id for one in await jobs.unanswered()] == ["received"]
+    assert [row.prompt_id for row in await jobs.unanswered()] == ["received"]
 
 
 async def test_an_end_is_written_once(jobs: JobRepository, database: Database) -> None:
@@ -196,7 +196,7 @@ async def test_jobs_that_end_at_once_have_places_of_their_own(jobs: JobRepositor
     stored = [await jobs.insert(job(name), PAYLOAD) for name in names]
     for start in range(0, len(stored), 8):
         some = stored[start : start + 8]
-        await asyncio.gather(*(jobs.finish(ended(one), keep=1000) for one in some))
+        await asyncio.gather(*(jobs.finish(ended(row), keep=1000) for row in some))
     found = await entries(jobs)
     assert sorted(entry.prompt_id for entry in found) == names
     assert [entry.sequence for entry in found] == [*range(1, len(names) + 1)]
@@ -210,8 +210,8 @@ async def test_an_id_is_submitted_again_while_it_ends(jobs: JobRepository) -> No
         await jobs.finish(ended(stored), keep=1000)
         with suppress(JobLivesError):
             await again
-        for one in await jobs.live("anna"):
-            await jobs.finish(ended(one), keep=1000)
+        for row in await jobs.live("anna"):
+            await jobs.finish(ended(row), keep=1000)
     assert await ids(jobs) == ["a"]
 
 
@@ -237,4 +237,4 @@ async def test_a_writer_whose_lease_is_over_changes_nothing(
         with pytest.raises(FencedError, match="another replica"):
             await write
     await jobs.update([(order, {"state": "running"})], fence=theirs.fence)
-    assert [(one.prompt_id, one.state) for one in await jobs.live()] == [("a", "running")]
+    assert [(row.prompt_id, row.state) for row in await jobs.live()] == [("a", "running")]

@@ -61,8 +61,8 @@ async def test_a_revoked_token_takes_its_sessions_along(members: MemberRepositor
         await members.begin_session(StoredSession(f"s {token}", token, 1, 99), limit=5)
     await members.change(None, revoked=[TOKEN.id])
     found = await members.load()
-    assert [one.id for one in found.tokens] == ["other"]
-    assert [one.name for one in found.sessions] == ["s other"]
+    assert [stored.id for stored in found.tokens] == ["other"]
+    assert [session.name for session in found.sessions] == ["s other"]
 
 
 async def test_uses_are_noted_without_a_new_revision(members: MemberRepository) -> None:
@@ -76,7 +76,7 @@ async def test_uses_are_noted_without_a_new_revision(members: MemberRepository) 
 async def test_a_token_has_so_many_sessions(members: MemberRepository) -> None:
     for number in range(5):
         await members.begin_session(StoredSession(str(number), "t", number, 99), limit=2)
-    assert sorted(one.name for one in (await members.load()).sessions) == ["3", "4"]
+    assert sorted(session.name for session in (await members.load()).sessions) == ["3", "4"]
 
 
 async def test_sessions_end_by_name_or_by_time(members: MemberRepository) -> None:
@@ -84,7 +84,7 @@ async def test_sessions_end_by_name_or_by_time(members: MemberRepository) -> Non
         await members.begin_session(StoredSession(str(number), "t", 1, number), limit=9)
     before = await members.revision()
     await members.end_sessions(["3", "nothing"], expired_at=1)
-    assert [one.name for one in (await members.load()).sessions] == ["2"]
+    assert [session.name for session in (await members.load()).sessions] == ["2"]
     assert await members.revision() > before
 
 

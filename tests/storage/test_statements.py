@@ -28,9 +28,9 @@ async def test_what_every_job_runs_writes_the_same_values(empty_database: Databa
 
     def work(connection: Connection) -> list[Any]:
         WIDE.create(connection)
-        for one in values:
-            key = run(connection, WIDE.insert().returning(WIDE.c.k), one).scalar_one()
-            assert key == one["k"]
+        for value in values:
+            key = run(connection, WIDE.insert().returning(WIDE.c.k), value).scalar_one()
+            assert key == value["k"]
         change = WIDE.update().where(WIDE.c.k == 2).values(data=None)
         assert run(connection, change, {"flag": None}).rowcount == 1
         return [dict(row) for row in connection.execute(select(WIDE).order_by("k")).mappings()]

@@ -121,10 +121,10 @@ async def test_a_result_is_told_again_under_its_id_until_another_run_replaces_it
         )
 
     await pictures.keep_results("s", [result("b", 1), result("a", 0)])
-    assert [one.id for one in await pictures.results("ann", ["s"])] == ["a", "b"]
+    assert [stored.id for stored in await pictures.results("ann", ["s"])] == ["a", "b"]
     assert await pictures.results("ben", ["s"]) == []
     await pictures.keep_results("s", [result("a", 0)])
-    assert [one.id for one in await pictures.results("ann", ["s"])] == ["a"]
+    assert [stored.id for stored in await pictures.results("ann", ["s"])] == ["a"]
     assert await pictures.size("ann", "b") is not None  # a client may be about to fetch it
 
 

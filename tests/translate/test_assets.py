@@ -67,7 +67,7 @@ def test_a_refused_filter_says_what_is_wrong() -> None:
         ),
     ):
         with pytest.raises(AssetError) as error:
-            asset_requests.read_list(MultiDict(one.split("=") for one in query.split("&")))
+            asset_requests.read_list(MultiDict(pair.split("=") for pair in query.split("&")))
         assert refused(error) == ("INVALID_TAG_FILTER", details)
 
 
@@ -87,7 +87,7 @@ def test_which_lists_may_have_models(wanted: AssetFilter, may_be: bool) -> None:
 
 
 @given(
-    sort=st.sampled_from([one for one in get_args(Sort) if one != "last_access_time"]),
+    sort=st.sampled_from([value for value in get_args(Sort) if value != "last_access_time"]),
     order=st.sampled_from(get_args(Order)),
     id_=st.text(),
     number=st.integers(0, 2**53),
@@ -303,10 +303,10 @@ def test_no_body_is_a_failure_of_our_own(body: Any) -> None:
 
 
 def plan(*found: Asset, **body: Any) -> asset_exports.ExportPlan:
-    ids = [one.id for one in found]
+    ids = [asset.id for asset in found]
     request = asset_requests.read_export({"asset_ids": ids, "naming_strategy": "preserve", **body})
     return asset_exports.plan(
-        request, [one for one in found if one.job], {one.id: one for one in found}
+        request, [asset for asset in found if asset.job], {asset.id: asset for asset in found}
     )
 
 
@@ -317,8 +317,8 @@ def uuid(number: int) -> str:
 def test_of_two_with_one_name_the_lower_id_is_taken() -> None:
     found = [asset(id=uuid(number)) for number in (2, 1, 3)]
     made = plan(*found)
-    assert {name: one.id for name, one in made.entries.items()} == {"cat.png": uuid(1)}
-    assert [(one.asset_id, one.error) for one in made.failed] == [
+    assert {name: entry.id for name, entry in made.entries.items()} == {"cat.png": uuid(1)}
+    assert [(failed.asset_id, failed.error) for failed in made.failed] == [
         (uuid(2), "filename_collision"),
         (uuid(3), "filename_collision"),
     ]

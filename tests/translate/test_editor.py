@@ -78,7 +78,7 @@ def graph(nodes: list[dict[str, Any]], links: list[Any] = (), **more: Any) -> di
 
 
 def inputs(nodes: list[dict[str, Any]], links: list[Any] = (), **more: Any) -> dict[str, Any]:  # type: ignore[assignment]
-    return {name: one["inputs"] for name, one in graph(nodes, links, **more).items()}
+    return {name: node["inputs"] for name, node in graph(nodes, links, **more).items()}
 
 
 SAMPLER = [7, "randomize", 20, 7.5, "fixed", 1.0, "x"]
@@ -135,7 +135,7 @@ def test_an_unknown_class_is_left_to_the_server_if_anything_is_connected() -> No
 
 def test_the_title_is_the_node_s_or_the_class_s() -> None:
     found = graph([node(1, "Loader", ["a"], title="Mine"), node(2, "Text", ["x"])])
-    assert [one["_meta"]["title"] for one in found.values()] == ["Mine", "Text Encode"]
+    assert [node["_meta"]["title"] for node in found.values()] == ["Mine", "Text Encode"]
 
 
 @pytest.mark.parametrize(
@@ -176,8 +176,8 @@ def saved(link: int) -> dict[str, Any]:
 
 def test_links_may_be_lists_or_objects() -> None:
     link = {"id": 5, "origin_id": 1, "origin_slot": 2, "target_id": 9, "target_slot": 0}
-    for one in (link, [5, 1, 2, 9, 0, "X"]):
-        assert inputs([LOADER, saved(5)], [one])["9"] == {"images": ["1", 2]}
+    for given in (link, [5, 1, 2, 9, 0, "X"]):
+        assert inputs([LOADER, saved(5)], [given])["9"] == {"images": ["1", 2]}
 
 
 def test_reroutes_primitives_and_notes_leave_nothing_but_what_they_carry() -> None:

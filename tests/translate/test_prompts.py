@@ -46,7 +46,7 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
 def test_the_texts_of_a_graph(graph: Any, texts: list[tuple[str, ...]]) -> None:
     known: dict[str, Any] = {"Encode": ENCODE, "Loader": LOADER}
     found = prompt_texts(graph, known.get)
-    assert [(one.node, one.input, one.role, one.text) for one in found] == texts
+    assert [(text.node, text.input, text.role, text.text) for text in found] == texts
 
 
 def test_texts_are_few_and_cut() -> None:

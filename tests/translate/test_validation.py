@@ -86,7 +86,7 @@ def check(
 
 
 def types(found: Validation, node_id: str = "1") -> list[str]:
-    return [one["type"] for one in found.node_errors.get(node_id, {"errors": []})["errors"]]
+    return [error["type"] for error in found.node_errors.get(node_id, {"errors": []})["errors"]]
 
 
 def one(
@@ -245,7 +245,7 @@ def test_a_graph_of_nothing_but_faults_has_an_answer_of_bounded_size() -> None:
     graph = {str(number): {"class_type": "SaveImage", "inputs": {}} for number in range(5000)}
     found = check(graph)
     assert found.error is not None
-    assert sum(len(one["dependent_outputs"]) for one in found.node_errors.values()) == 100_000
+    assert sum(len(error["dependent_outputs"]) for error in found.node_errors.values()) == 100_000
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def errors(node_errors: dict[str, Any]) -> dict[str, list[str]]:
 def test_a_graph_that_is_right_by_the_catalog_has_no_error(graph: Graph) -> None:
     found = check(graph)
     assert found.faultless
-    ends = [one for one in graph if CLASSES[graph[one]["class_type"]]["output_node"]]
+    ends = [node_id for node_id in graph if CLASSES[graph[node_id]["class_type"]]["output_node"]]
     assert found.outputs == ends
 
 
@@ -102,7 +102,9 @@ def test_targets_leave_the_rest_alone(graph: Graph, data: st.DataObject) -> None
 @given(classes=st.sampled_from([CLASSES, ALL_CLASSES]), data=st.data())
 def test_only_what_the_cloud_refuses_is_refused(classes: Any, data: st.DataObject) -> None:
     graph = data.draw(good_graphs(classes))
-    places = [(one, name) for one in reached(graph, classes) for name in graph[one]["inputs"]]
+    places = [
+        (node_id, name) for node_id in reached(graph, classes) for name in graph[node_id]["inputs"]
+    ]
     for node_id, name in data.draw(st.lists(st.sampled_from(places), max_size=3, unique=True)):
         graph[node_id]["inputs"][name] = data.draw(json_values)
     if data.draw(st.integers(0, 9)) == 0:
@@ -116,9 +118,11 @@ def test_only_what_the_cloud_refuses_is_refused(classes: Any, data: st.DataObjec
     if any(is_of_a_pack(classes[node["class_type"]]) for node in graph.values()):
         return
     for node_id, about in ours.node_errors.items():
-        told = [(one["type"], one["details"]) for one in theirs.node_errors[node_id]["errors"]]
-        for one in about["errors"]:
-            assert (one["type"], one["details"]) in told or "exception" in told[0][0]
+        told = [
+            (error["type"], error["details"]) for error in theirs.node_errors[node_id]["errors"]
+        ]
+        for error in about["errors"]:
+            assert (error["type"], error["details"]) in told or "exception" in told[0][0]
 
 
 @given(data=st.data(), graph=good_graphs(CLASSES))

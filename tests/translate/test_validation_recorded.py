@@ -17,7 +17,7 @@ RECORDINGS = Path(__file__).parent.parent / "recordings"
 
 def recorded(name: str) -> list[dict[str, Any]]:
     text = (RECORDINGS / f"{name}.json").read_text(encoding="utf-8")
-    return [one for one in json.loads(text)["events"] if one["kind"] == "http"]
+    return [event for event in json.loads(text)["events"] if event["kind"] == "http"]
 
 
 def catalog() -> dict[str, Any]:
@@ -26,8 +26,8 @@ def catalog() -> dict[str, Any]:
     The recorder's own classes pass for ComfyUI's, so that all of their inputs are looked at.
     """
     classes = object_info(standard_nodes())
-    for one in recorded("object_info_class"):
-        for name, info in (one["response"]["body"].get("json") or {}).items():
+    for event in recorded("object_info_class"):
+        for name, info in (event["response"]["body"].get("json") or {}).items():
             classes[name] = info | {"python_module": "nodes"}
     return classes
 
@@ -44,13 +44,13 @@ OLDER = ("cycle", "unknown class", "missing class_type", "class_type null", "cla
 def submissions() -> list[Any]:
     found = []
     for name in ("validation_errors", "prompt_partial_targets", "prompt_success_image"):
-        for one in recorded(name):
-            request, answer = one["request"], one["response"]
+        for event in recorded(name):
+            request, answer = event["request"], event["response"]
             body = request["body"].get("json")
             asked = isinstance(body, dict) and isinstance(body.get("prompt"), dict)
             targets = body.get("partial_execution_targets") if asked else None
             if asked and answer["status"] != 500 and not isinstance(targets, str):
-                label = one.get("label") or "unnamed"
+                label = event.get("label") or "unnamed"
                 found.append(pytest.param(label, body, answer, id=f"{name}: {label}"))
     return found
 
@@ -62,11 +62,11 @@ def comparable(answer: dict[str, Any]) -> dict[str, Any]:
     if error is not None:
         error["details"] = sorted(error["details"].split("\n"))
     for about in node_errors.values():
-        about["errors"].sort(key=lambda one: str(one["details"]))
+        about["errors"].sort(key=lambda problem: str(problem["details"]))
         about["dependent_outputs"].sort()
-        for one in about["errors"]:
-            if "traceback" in one["extra_info"]:
-                one["extra_info"]["traceback"] = []
+        for problem in about["errors"]:
+            if "traceback" in problem["extra_info"]:
+                problem["extra_info"]["traceback"] = []
     return {"error": error, "node_errors": node_errors}
 
 
@@ -94,8 +94,8 @@ def test_a_recorded_graph_is_judged_as_it_was(
 def test_the_recordings_show_what_they_are_thought_to_show() -> None:
     kinds = {
         reason["type"]
-        for one in submissions()
-        for about in one.values[2]["body"]["json"].get("node_errors", {}).values()
+        for submission in submissions()
+        for about in submission.values[2]["body"]["json"].get("node_errors", {}).values()
         for reason in about["errors"]
     }
     assert kinds == {

@@ -132,7 +132,7 @@ async def test_two_replicas_do_not_fill_one_place_twice(
             *(both[n % 2].write("local", str(n), b"x", max_bytes=5 * BLOCK) for n in range(12)),
             return_exceptions=True,
         )
-        assert sum(isinstance(one, FullError) for one in done) == 7
+        assert sum(isinstance(outcome, FullError) for outcome in done) == 7
         assert len(await paths(data)) == 5
 
 

@@ -58,20 +58,20 @@ def _filled(image: Images, mask: Masks, fill: Any) -> tuple[Images]:
 def _masked_fill(image: Images, mask: Masks, fill: str, falloff: int) -> tuple[Images]:
     del falloff
     if fill == "neutral":
-        return _filled(image, mask, lambda one: Image.new(one.mode, one.size, _GREY))
-    return _filled(image, mask, lambda one: one.filter(ImageFilter.BoxBlur(32)))
+        return _filled(image, mask, lambda picture: Image.new(picture.mode, picture.size, _GREY))
+    return _filled(image, mask, lambda picture: picture.filter(ImageFilter.BoxBlur(32)))
 
 
 def _masked_blur(image: Images, mask: Masks, blur: int, falloff: int) -> tuple[Images]:
     del falloff
-    return _filled(image, mask, lambda one: one.filter(ImageFilter.GaussianBlur(blur / 3)))
+    return _filled(image, mask, lambda picture: picture.filter(ImageFilter.GaussianBlur(blur / 3)))
 
 
 def _with_model(
     inpaint_model: Weights, image: Images, mask: Masks, seed: int, **_: Any
 ) -> tuple[Images]:
     del inpaint_model, seed
-    return _filled(image, mask, lambda one: one.filter(ImageFilter.BoxBlur(64)))
+    return _filled(image, mask, lambda picture: picture.filter(ImageFilter.BoxBlur(64)))
 
 
 def _patched(model: Weights, patch: Weights, latent: Latent) -> tuple[Weights]:
@@ -97,13 +97,15 @@ def _match(
         where = None
         if exclude_mask is not None:
             excluded = exclude_mask.pictures[i % len(exclude_mask.pictures)]
-            where = ImageOps.invert(excluded.resize(picture.size)).point(lambda one: one and 255)
+            where = ImageOps.invert(excluded.resize(picture.size)).point(
+                lambda level: level and 255
+            )
         if where is not None and where.getextrema() == (0, 0):
             where = None
         means = ImageStat.Stat(picture, where).mean, ImageStat.Stat(goal, where).mean
         shifts = [strength * (wanted - is_) for is_, wanted in zip(*means, strict=True)]
         bands = [
-            band.point(lambda one, by=by: one + by)
+            band.point(lambda level, by=by: level + by)
             for band, by in zip(picture.split(), shifts, strict=True)
         ]
         made.append(Image.merge(picture.mode, bands))
@@ -115,7 +117,7 @@ def _preprocessed(image: Images, **_: Any) -> tuple[Images]:
 
 
 def _hollow(image: Images, mask: Masks, **_: Any) -> tuple[Images]:
-    return _filled(image, mask, lambda one: Image.new(one.mode, one.size))
+    return _filled(image, mask, lambda picture: Image.new(picture.mode, picture.size))
 
 
 def _named(kind: str) -> Any:
