@@ -19,6 +19,7 @@ from proxy.api import schema
 from proxy.api.audit import MAX_ENTRIES, MAX_OFFSET
 from proxy.api.gallery import PAGE
 from proxy.api.routes import ROUTES, Route
+from proxy.costs.billing import EnteredBalance
 from proxy.members.invitations import NewInvitation
 from proxy.members.member import MemberFields, NewMember, NewToken
 from proxy.storage.history import MAX_FOUND
@@ -67,6 +68,14 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
             **_MEMBER,
         },
     ),
+    ("GET", "billing"): Operation(
+        schema.BillingShown,
+        query={
+            "from": (_DAY, "The first day (UTC); without it 30 days ago."),
+            "to": (_DAY, "The last day (UTC); without it today."),
+        },
+    ),
+    ("PATCH", "billing/{account}"): Operation(status=204, body=EnteredBalance),
     ("GET", "audit"): Operation(
         schema.AuditPage,
         query={

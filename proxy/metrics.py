@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate, product
 from typing import Any, Literal, Protocol, TypeVar, cast
 
@@ -122,6 +122,12 @@ account_plan | gauge | account plan | 1 if Comfy Cloud says that the account has
 account_run_limit_seconds | gauge | account | The longest run of a job on the account's plan.
 account_balance | gauge | account currency | The account's balance in whole units of the currency, \
   as Comfy Cloud says it.
+account_credits_booked | gauge | account | Credits that Comfy Cloud has booked for the account's \
+  key in the last 30 days, as far as they were read.
+account_credits_difference | gauge | account | The part of these credits that is not in the \
+  proxy's own record of costs; negative if the record has more.
+account_credits_left | gauge | account source | Credits that are left on the account: reported by \
+  Comfy Cloud, or entered by an admin, less what jobs have cost since.
 account_ready | gauge | account reason | 1 if the account accepts jobs, 0 if it does not, with the \
   reason.
 event_socket_up | gauge | account | 1 if the account's event socket is open.
@@ -206,6 +212,10 @@ class Metrics:
         self._credits = self._new(Counter, "credits_used")
         self._unknown_costs = self._new(Counter, "unknown_costs")
         self.webhook_attempts = self._new(Counter, "webhook_attempts")
+        self._billing = {
+            name: self._new(Gauge, f"account_credits_{name}")
+            for name in ("booked", "difference", "left")
+        }
         self.engine_offered = self._new(Gauge, "engine_offered")
         self.engine_handovers = self._new(Counter, "engine_handovers")
         for direction in ("given", "taken"):  # so that Prometheus sees the first of each
@@ -289,6 +299,17 @@ class Metrics:
     def cost_unknown(self, job: CountedJob, node_class: str, nodes: int) -> None:
         """Count runs of nodes of a job whose cost nobody knows."""
         self._unknown_costs.labels(job.member, job.account, node_class).inc(nodes)
+
+    def billed(self, account: str, source: str, amounts: Mapping[str, float]) -> None:
+        """What is known of an account's billing, in credits: `booked`, `difference` and `left`."""
+        for name, amount in amounts.items():
+            labels = (account, source) if name == "left" else (account,)
+            self._billing[name].labels(*labels).set(amount)
+
+    def forget_billing(self) -> None:
+        """Nothing is known of any account's billing here."""
+        for gauge in self._billing.values():
+            gauge.clear()
 
     def discarded(self, job: CountedJob) -> None:
         """Count a waiting job that was taken out."""

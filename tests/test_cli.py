@@ -366,7 +366,7 @@ async def test_check_says_ok_for_each_thing(tmp_path: Path) -> None:
     async with Simulator(key=KEY) as simulator:
         code, lines = await checked(tmp_path / "new", simulator.base_url)
     assert code == 0
-    assert list(lines) == ["cloud", "key", "plan", "event socket", "data folder"]
+    assert list(lines) == ["cloud", "key", "plan", "event socket", "billing", "data folder"]
     assert {word for word, _ in lines.values()} == {"ok"}
 
 
@@ -374,10 +374,12 @@ async def test_check_shows_what_the_account_tells(tmp_path: Path) -> None:
     async with Simulator(key=KEY, plan="creator") as simulator:
         _, lines = await checked(tmp_path, simulator.base_url)
         assert lines["plan"][1].startswith("The cloud does not say")
+        assert "comfy-cloud-proxy balance default CREDITS" in lines["billing"][1]
         simulator.switches.update({"announced_slots": True, "billing_for_keys": True})
         _, lines = await checked(tmp_path, simulator.base_url)
     plan = "Creator plan, 3 jobs at once, 30 minutes for a run, balance 12.34 USD."
     assert lines["plan"] == ("ok", plan)
+    assert "billing" not in lines
 
 
 async def test_check_finds_a_key_that_does_not_work(tmp_path: Path) -> None:
@@ -475,7 +477,7 @@ async def test_check_gives_json_for_a_bug_report(tmp_path: Path) -> None:
 
 async def test_check_can_look_at_the_simulator(tmp_path: Path) -> None:
     code, out, _ = await spawned("check", "--simulate", "--data-dir", str(tmp_path))
-    assert (code, out.count("ok ")) == (0, 5)
+    assert (code, out.count("ok ")) == (0, 6)
 
 
 async def test_it_listens_on_several_addresses(tmp_path: Path) -> None:

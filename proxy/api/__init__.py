@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from proxy.api.web_interface import Journal, WebInterface
     from proxy.bus import EventBus
     from proxy.catalog.service import Catalog
+    from proxy.costs.billing import Billing
     from proxy.files.assets import Assets
     from proxy.files.service import Files
     from proxy.jobs.service import JobService
@@ -86,6 +87,7 @@ class Services(Struct, frozen=True, kw_only=True):
     invitations: Invitations
     webhooks: Webhooks
     accounting: Accounting
+    billing: Billing
     history: HistoryRepository
     activity: ActivityRepository
     observations: Observations

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from proxy.budget import MemoryBudget
     from proxy.bus import EventBus
     from proxy.catalog.service import Catalog
+    from proxy.costs.billing import Billing
     from proxy.files.assets import Assets
     from proxy.files.service import Files
     from proxy.jobs.service import JobService
@@ -38,6 +39,7 @@ USERDATA: web.AppKey[UserData] = web.AppKey("userdata")
 MEMBERS: web.AppKey[Directory] = web.AppKey("members")
 INVITATIONS: web.AppKey[Invitations] = web.AppKey("invitations")
 WEBHOOKS: web.AppKey[Webhooks] = web.AppKey("webhooks")
+BILLING: web.AppKey[Billing] = web.AppKey("billing")
 ACCOUNTING: web.AppKey[Accounting] = web.AppKey("accounting")
 HISTORY: web.AppKey[HistoryRepository] = web.AppKey("history")
 ACTIVITY: web.AppKey[ActivityRepository] = web.AppKey("activity")
@@ -65,6 +67,7 @@ def provide(app: web.Application, services: Services) -> None:
     app[INVITATIONS] = services.invitations
     app[WEBHOOKS] = services.webhooks
     app[ACCOUNTING] = services.accounting
+    app[BILLING] = services.billing
     app[HISTORY] = services.history
     app[ACTIVITY] = services.activity
     app[OBSERVATIONS] = services.observations

@@ -357,6 +357,42 @@ Usage = TypedDict(
 )
 
 
+class BalanceShown(TypedDict):
+    """What is left on an account, less costs since an admin has `entered` it `at` a time. `text` is
+    what Comfy Cloud reports, in its currency."""
+
+    credits: float | None
+    text: str
+    source: Literal["reported", "entered", "unknown"]
+    at: int | None
+
+
+class DayBilled(TypedDict):
+    """What jobs have cost on a day (UTC), and what Comfy Cloud has booked, in credits."""
+
+    day: str
+    ledger: float
+    booked: float | None
+    difference: float | None
+
+
+class AccountBilled(TypedDict):
+    """What an account was billed. `access` says whether Comfy Cloud lets its key read that, and
+    `read_to` until when it was read. The sums are of the days that were read."""
+
+    name: str
+    access: Literal["allowed", "refused", "unknown"]
+    read_to: int | None
+    balance: BalanceShown
+    ledger: float | None
+    booked: float | None
+    difference: float | None
+    days: list[DayBilled]
+
+
+BillingShown = TypedDict("BillingShown", {"from": str, "to": str, "accounts": list[AccountBilled]})
+
+
 class ActivityPoint(TypedDict):
     """Jobs in an interval: the most at once, those that ended, and the seconds that they ran."""
 

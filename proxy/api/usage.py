@@ -30,8 +30,8 @@ async def get_usage(request: web.Request) -> web.Response:
     too, with `format=csv` it is a file.
     """
     today = day_of(time.time())
-    last = _day(request, "to", today)
-    first = _day(request, "from", min(last, today))
+    last = day_parameter(request, "to", today)
+    first = day_parameter(request, "from", min(last, today))
     member: str | None = request.query.get("member") or None
     if not is_admin(request):
         member = member_of(request)
@@ -143,7 +143,7 @@ async def _accounts(request: web.Request, since: int, interval: int) -> list[dic
     return [{"name": name, "points": points} for name, points in accounts.items()]
 
 
-def _day(request: web.Request, name: str, default: str) -> str:
+def day_parameter(request: web.Request, name: str, default: str) -> str:
     """Return a day of the query as `YYYY-MM-DD`. Raises `LocalError` (400)."""
     text = request.query.get(name, default)
     try:

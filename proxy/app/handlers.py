@@ -17,6 +17,7 @@ from proxy.app.process import Process
 from proxy.app.resources import Resources
 from proxy.app.sign_in import header_sign_in, open_providers
 from proxy.app.storage import OpenStorage
+from proxy.costs.billing import Billing
 from proxy.engine.election import Election
 from proxy.files.assets import Assets
 from proxy.jobs.activity import Sampler
@@ -29,6 +30,7 @@ from proxy.packs.workflows import WorkflowExchange
 from proxy.readiness import Readiness
 from proxy.settings import Settings
 from proxy.storage.assets import AssetRepository
+from proxy.storage.billing import BillingRepository
 from proxy.storage.invitations import InvitationRepository
 from proxy.storage.temporary import ExportRepository
 from proxy.storage.usage import ActivityRepository
@@ -93,6 +95,7 @@ async def open_api(
                     invitations=Invitations(InvitationRepository(database), storage.members),
                     webhooks=webhooks,
                     accounting=resources.accounting,
+                    billing=Billing(BillingRepository(database), cloud.accounts),
                     history=jobs.repository.history,
                     activity=activity,
                     observations=cloud.observations,

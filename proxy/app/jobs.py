@@ -15,6 +15,7 @@ from proxy.app.process import Process, config_errors
 from proxy.app.resources import Resources
 from proxy.app.storage import OpenStorage
 from proxy.bus import EventBus
+from proxy.engine.bookkeeper import Bookkeeper
 from proxy.engine.election import Election
 from proxy.engine.engine import Engine
 from proxy.engine.handover import Handover
@@ -28,6 +29,7 @@ from proxy.jobs.service import JobService
 from proxy.jobs.submission import Checks, Clients, SubmissionService
 from proxy.jobs.views import LiveJobs
 from proxy.settings import Settings
+from proxy.storage.billing import BillingRepository
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import LeaseRepository
 from proxy.storage.run_times import RunTimeRepository
@@ -135,6 +137,14 @@ async def run_engine(
             metrics=process.metrics,
             run_times=RunTimes(RunTimeRepository(storage.database)),
             pricing=pricing_of(settings, resources.catalog),
+            bookkeeper=Bookkeeper(
+                BillingRepository(storage.database),
+                cloud.accounts,
+                term,
+                process.metrics,
+                delay=policy.billing_delay,
+                interval=policy.billing_interval,
+            ),
             budget=process.budget,
             webhooks=webhooks,
         )

@@ -138,18 +138,27 @@ def _accounts(settings: Settings) -> list[tuple[AccountAccess, str]]:
 
 
 async def _check_accounts(accounts: list[tuple[AccountAccess, str]], checks: CheckReport) -> None:
+    refused = []
     for account, problem in accounts:
         if len(accounts) > 1:
             checks.begin(account.name)
-        await _check_account(account, problem, checks)
+        if await _check_account(account, problem, checks):
+            refused.append(account.name)
     checks.account = None
+    if refused:
+        checks.add(
+            "billing",
+            fine="The cloud does not tell this key what it books and what is left. Enter a balance "
+            f"if you need one: comfy-cloud-proxy balance {refused[0]} CREDITS.",
+        )
     same = Counter(account.key for account, _ in accounts if account.key)
     if any(count > 1 for count in same.values()):
         names = " and ".join(account.name for account, _ in accounts if same[account.key] > 1)
         checks.add("accounts", problem=f"{names} have the same key: remove all but one of them.")
 
 
-async def _check_account(account: AccountAccess, missing: str, checks: CheckReport) -> None:
+async def _check_account(account: AccountAccess, missing: str, checks: CheckReport) -> bool:
+    """Check an account; return whether the cloud refuses to tell its key what it books."""
     client = CloudClient(
         account.base_url,
         account.key,
@@ -163,14 +172,15 @@ async def _check_account(account: AccountAccess, missing: str, checks: CheckRepo
             not_tried = "Not tested, because the cloud does not answer."
             checks.add("key", problem=missing or not_tried)
             checks.add("event socket", problem=not_tried)
-            return
+            return False
         if missing:
             checks.add("key", problem=missing)
         if missing or not await checks.passes("key", _key_works(client)):
             checks.add("event socket", problem="Not tested, because it needs a valid key.")
-            return
+            return False
         checks.add("plan", fine=_plan_sentence(await client.billing.plan()))
         await checks.passes("event socket", _socket_opens(account))
+        return await client.billing.access() == "refused"
     finally:
         await client.close()
 

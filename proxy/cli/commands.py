@@ -11,6 +11,7 @@ import typer
 
 from proxy import __version__
 from proxy.cli import config, data_folder, service
+from proxy.cli.billing import balance
 from proxy.cli.common import (
     PROGRAM,
     WHERE,
@@ -423,6 +424,14 @@ command(
     "usage --from 2026-01-01 --to 2026-01-31 --costs --csv",
     short="Print usage and costs by day and member.",
 )(usage)
+command(
+    app,
+    "balance",
+    "balance",
+    "balance default 500",
+    "balance default none",
+    short="Print or enter what is left on accounts.",
+)(balance)
 command(
     app,
     "audit",

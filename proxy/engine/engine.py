@@ -22,6 +22,7 @@ from proxy.costs.job_cost import Pricing
 from proxy.engine.accounts import Account
 from proxy.engine.announcer import Announcer
 from proxy.engine.answers import Answers
+from proxy.engine.bookkeeper import Bookkeeper
 from proxy.engine.cancellation import Cancellation
 from proxy.engine.dispatcher import Dispatcher
 from proxy.engine.intake import Intake
@@ -78,7 +79,7 @@ class Engine:
 
     `member` gives weight and limits of a member; the bus says when they are others. `metrics`
     counts what becomes of jobs, `run_times` are those of earlier runs, `pricing` says what jobs
-    cost. All tasks are the
+    cost, and the `bookkeeper` reads what the cloud has booked for them. All tasks are the
     `supervisor`'s; what is kept to be told again is taken from the `budget`.
     """
 
@@ -95,6 +96,7 @@ class Engine:
     metrics: Metrics
     run_times: RunTimes
     pricing: Pricing
+    bookkeeper: Bookkeeper
     budget: MemoryBudget
     webhooks: WebhookRunner
 
@@ -196,6 +198,7 @@ class Engine:
         keep(self._look, "look for wishes")
         keep(self.run_times.run, "write run times")
         keep(self._news.run, "tell of the queue")
+        keep(self.bookkeeper.run, "read what was booked")
         for name, worker in self._workers.items():
             await worker.socket.start()
             keep(worker.reconciler.run, f"reconcile {name}")

@@ -8,6 +8,7 @@ from proxy.settings.arrays import ProviderSettings as ProviderSettings
 from proxy.settings.loading import AccountAccess as AccountAccess
 from proxy.settings.loading import AccountKeys as AccountKeys
 from proxy.settings.loading import LoadedSettings as LoadedSettings
+from proxy.settings.loading import account_names as account_names
 from proxy.settings.loading import load as load
 from proxy.settings.loading import load_with_sources as load_with_sources
 from proxy.settings.loading import read_account_key as read_account_key

@@ -238,6 +238,11 @@ def read_secrets(settings: Settings) -> str | None:
     return "\n".join(found) or None
 
 
+def account_names(settings: Settings) -> list[str]:
+    """Return the names of the accounts, in the order of their tables."""
+    return [table.name for table in settings.accounts] or [DEFAULT]
+
+
 def read_accounts(settings: Settings) -> list[AccountAccess]:
     """Return the accounts with their keys, in the order of their tables; none without any key.
 

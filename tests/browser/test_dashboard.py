@@ -336,6 +336,18 @@ async def test_a_member_makes_an_own_token(chrome: Browser, gateway: Gateway) ->
         await page.locator("#tokens li").filter(has_text="phone").wait_for()
 
 
+async def test_an_admin_enters_what_is_left_on_an_account(
+    chrome: Browser, gateway: Gateway
+) -> None:
+    async with signed_in(chrome, gateway, "anna") as page:
+        await page.get_by_role("link", name="Accounts").click()
+        await page.get_by_text("Credits left: unknown").wait_for()
+        await page.get_by_label("Credits left").fill("250.5")
+        await page.get_by_role("button", name="Enter balance").click()
+        await page.get_by_text("250.5 credits left, as entered").wait_for()
+        assert await page.get_by_label("Credits left").input_value() == ""
+
+
 async def test_usage_is_shown_by_day_and_saved_as_csv(
     chrome: Browser, gateway: Gateway, tmp_path: Path
 ) -> None:

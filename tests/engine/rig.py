@@ -19,6 +19,7 @@ from proxy.cloud.client import CloudClient
 from proxy.cloud.event_socket import Timeouts
 from proxy.costs.job_cost import Pricing
 from proxy.engine.accounts import Account, Slots
+from proxy.engine.bookkeeper import Bookkeeper
 from proxy.engine.engine import Engine
 from proxy.engine.policy import Policy
 from proxy.engine.recorder import JobRecorder
@@ -38,6 +39,7 @@ from proxy.jobs.models import Job, JobRequest
 from proxy.members.member import Member
 from proxy.metrics import Metrics
 from proxy.simulator import Simulator
+from proxy.storage.billing import BillingRepository
 from proxy.storage.encryption import Cipher
 from proxy.storage.history import HistoryEntry
 from proxy.storage.jobs import JobRepository
@@ -188,10 +190,11 @@ async def running_engine(
         client = CloudClient(cloud.base_url, cloud.key)
         await client.start()
         accounts[name] = Account(name, client, cloud.key, slots=Slots(slots, ahead))
+    term = Term(lease)
     parts: dict[str, Any] = {"files": Files(), "catalog": Catalog(), "packs": Packs()}
     outbox = Outbox()
     engine = Engine(
-        recorder=JobRecorder(repository, Term(lease), history_size=100, outbox=outbox),
+        recorder=JobRecorder(repository, term, history_size=100, outbox=outbox),
         bus=bus,
         accounts=accounts,
         policy=Policy(**{**QUICK, **policy}),
@@ -201,6 +204,9 @@ async def running_engine(
         metrics=Metrics(),
         run_times=RunTimes(RunTimeRepository(database)),
         pricing=Pricing(lambda _: None, lambda *_: None, 270_000),
+        bookkeeper=Bookkeeper(
+            BillingRepository(database), accounts, term, Metrics(), delay=3600.0, interval=3600.0
+        ),
         budget=MemoryBudget(2**28),
         webhooks=WebhookRunner(
             repository=WebhookRepository(database),

@@ -24,6 +24,7 @@ def upgrade() -> None:
     _create_usage()
     _create_costs()
     _create_webhooks()
+    _create_billing()
     _create_process()
 
 
@@ -469,6 +470,42 @@ def _create_webhooks() -> None:
     )
     for columns in (["due"], ["webhook", "due"], ["webhook", "created"]):
         op.create_index(f"ix_webhook_deliveries_{'_'.join(columns)}", "webhook_deliveries", columns)
+
+
+def _create_billing() -> None:
+    op.create_table(
+        "billing",
+        sa.Column("account", AnyText(), nullable=False),
+        sa.Column("access", sa.Text(), nullable=False),
+        sa.Column("read_from", sa.BigInteger(), nullable=True),
+        sa.Column("read_to", sa.BigInteger(), nullable=True),
+        sa.Column("tried_at", sa.BigInteger(), nullable=True),
+        sa.Column("balance_cents", sa.BigInteger(), nullable=True),
+        sa.Column("currency", sa.Text(), nullable=False),
+        sa.Column("entered", sa.BigInteger(), nullable=True),
+        sa.Column("entered_at", sa.BigInteger(), nullable=True),
+        sa.Column("spent_before", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("account", name=op.f("pk_billing")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "booked",
+        sa.Column("day", sa.Text(), nullable=False),
+        sa.Column("account", AnyText(), nullable=False),
+        sa.Column("event_type", sa.Text(), nullable=False),
+        sa.Column("amount", sa.BigInteger(), nullable=False),
+        sa.Column("events", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("day", "account", "event_type", name=op.f("pk_booked")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "booked_events",
+        sa.Column("account", AnyText(), nullable=False),
+        sa.Column("event_id", AnyText(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("account", "event_id", name=op.f("pk_booked_events")),
+        sqlite_with_rowid=False,
+    )
 
 
 def _create_process() -> None:

@@ -1,0 +1,86 @@
+"""The billing of all accounts for admins: the ledger beside what was booked, and the balances."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from proxy.costs.credits import MAX_CREDITS, from_credits, to_credits
+from proxy.costs.reconciliation import Reconciliation, reconcile
+from proxy.storage.billing import BillingRepository
+
+#: Days of a usual report, and the most that one may have.
+DAYS, MAX_DAYS = 30, 400
+
+
+class UnknownAccountError(Exception):
+    """Raised for a name that no account has."""
+
+
+class EnteredBalance(Struct, frozen=True, forbid_unknown_fields=True):
+    """What an admin says is left on an account, in credits; `null` removes it."""
+
+    credits: Annotated[float, Meta(ge=0, le=MAX_CREDITS)] | None
+
+
+class Billing:
+    """The billing of the `accounts`, by their names. `now` returns seconds since 1970."""
+
+    def __init__(
+        self,
+        repository: BillingRepository,
+        accounts: Collection[str],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._repository = repository
+        self._accounts = accounts
+        self._now = now
+
+    async def report(self, first: str, last: str) -> list[Reconciliation]:
+        """Return the accounts from day to day (`YYYY-MM-DD`, UTC), both included. Raises
+        `StorageError`."""
+        record = await self._repository.record(first, last)
+        return reconcile(record, self._accounts, first, last)
+
+    async def enter(self, account: str, balance: EnteredBalance) -> None:
+        """Note what is left on an account now. Raises `UnknownAccountError` and `StorageError`."""
+        if account not in self._accounts:
+            names = ", ".join(self._accounts)
+            raise UnknownAccountError(f"There is no account {account}; use one of: {names}.")
+        amount = None if balance.credits is None else from_credits(balance.credits)
+        await self._repository.enter(account, amount, int(self._now() * 1000))
+
+
+def billed(found: Reconciliation) -> dict[str, Any]:
+    """Return an account's reconciliation as JSON has it."""
+    account, balance = found.account, found.balance
+    return {
+        "name": account.account,
+        "access": account.access,
+        "read_to": account.read_to,
+        "balance": {
+            "credits": _shown(balance.amount),
+            "text": balance.text,
+            "source": balance.source,
+            "at": balance.at,
+        },
+        "ledger": _shown(found.ledger),
+        "booked": _shown(found.booked),
+        "difference": _shown(found.difference),
+        "days": [
+            {
+                "day": day.day,
+                "ledger": to_credits(day.ledger),
+                "booked": _shown(day.booked),
+                "difference": _shown(None if day.booked is None else day.booked - day.ledger),
+            }
+            for day in found.days
+        ],
+    }
+
+
+def _shown(amount: int | None) -> float | None:
+    return None if amount is None else to_credits(amount)
