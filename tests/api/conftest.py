@@ -355,6 +355,13 @@ class NeverSurprised:
         return []
 
 
+class NoBilling:
+    """The billing of no account."""
+
+    async def report(self, _first: str, _last: str) -> list[Any]:
+        return []
+
+
 #: Bytes of the memory budget, as by default.
 DEFAULT_MEMORY = 256 * 1024 * 1024
 
@@ -365,6 +372,7 @@ def services_over(jobs: Any, files: Any, catalog: Any, userdata: Any, **more: An
         "members": Directory(),
         "invitations": None,
         "webhooks": None,
+        "billing": NoBilling(),
         "history": None,
         "activity": None,
         "observations": NeverSurprised(),
