@@ -19,7 +19,7 @@ from proxy import __version__
 from proxy.api import bodies
 from proxy.api.budgets import shown_budgets
 from proxy.api.connections import admission_of, connection_of, member_of
-from proxy.api.keys import ACCOUNTING, BUS, INTERFACE, JOBS, MEMBERS, OPTIONS, READINESS
+from proxy.api.keys import ACCOUNTING, BUS, INTERFACE, JOBS, MEMBERS, OPTIONS, READINESS, WEBHOOKS
 from proxy.api.members import is_admin, require_admin
 from proxy.api.middleware import note, prepare
 from proxy.api.schema import AccountShown, LiveJobShown, State, WaitingJobShown
@@ -27,6 +27,7 @@ from proxy.bus import MISSED
 from proxy.jobs.messages import JobChanged, MembersChanged
 from proxy.jobs.models import shown_state
 from proxy.storage.usage import day_of
+from proxy.storage.webhooks import GATEWAY
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 
@@ -249,6 +250,9 @@ async def _state(request: web.Request) -> State:
         ],
         "budgets": await shown_budgets(request),
         "history": request.app[JOBS].history.word(member),
+        "webhooks_disabled": await request.app[WEBHOOKS].disabled(
+            [viewer, GATEWAY] if admin else [viewer]
+        ),
         "trouble": (report.reason if report.checked else None) or report.problem,
         "viewer": {
             "name": viewer,

@@ -124,7 +124,8 @@ class BudgetShown(TypedDict):
 
 class State(TypedDict):
     """Everything that changes, of the member or, for admins, of all. `trouble` says why no job can
-    be accepted; `history` is another word when the ended jobs are others."""
+    be accepted; `history` is another word when the ended jobs are others; `webhooks_disabled` are
+    those of the viewer, for admins also of the gateway."""
 
     time: int
     running: list[LiveJobShown]
@@ -134,6 +135,7 @@ class State(TypedDict):
     usage: list[UsageToday]
     budgets: list[BudgetShown]
     history: str
+    webhooks_disabled: int
     trouble: str | None
     viewer: Viewer
     server: ServerShown

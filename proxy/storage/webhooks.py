@@ -296,11 +296,9 @@ class WebhookRepository(Repository):
         rows = [StoredDelivery(**row._mapping) for row in await self._all(query)]
         return {row.webhook: row for row in rows}
 
-    async def disabled(self, member: str | None) -> int:
-        """Return how many endpoints of an owner, or of all, get nothing more."""
-        query = select(func.count()).where(_W.disabled.is_not(None))
-        if member is not None:
-            query = query.where(_W.member == member)
+    async def disabled(self, owners: Sequence[str]) -> int:
+        """Return how many endpoints of owners get nothing more."""
+        query = select(func.count()).where(_W.member.in_(owners), _W.disabled.is_not(None))
         ((count,),) = await self._all(query)
         return int(count)
 

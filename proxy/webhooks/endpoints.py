@@ -175,9 +175,9 @@ class Webhooks:
         found = await self._repository.log(webhook.id, MAX_LOG)
         return [describe_delivery(delivery) for delivery in found]
 
-    async def disabled(self, owner: str | None) -> int:
-        """Return how many endpoints of an owner, or of all, get nothing more."""
-        return await self._repository.disabled(owner)
+    async def disabled(self, owners: Sequence[str]) -> int:
+        """Return how many endpoints of owners get nothing more. Raises `StorageError`."""
+        return await self._repository.disabled(owners)
 
     def _check(self, owner: str, url: str, types: Sequence[str]) -> None:
         """Raise `LocalError` (400) for what an endpoint cannot be."""

@@ -224,8 +224,8 @@ async def test_an_endpoint_that_is_gone_gets_nothing_more(room: Room) -> None:
         "m2": "failed",
     }
     assert (await room.of()).disabled == "It is gone."
-    assert await room.webhooks.disabled("anna") == 1
-    assert await room.webhooks.disabled("ben") == 0
+    assert await room.webhooks.disabled(["anna"]) == 1
+    assert await room.webhooks.disabled(["ben", GATEWAY]) == 0
     assert (await room.of("two")).disabled is None
 
 

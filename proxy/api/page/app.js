@@ -1,7 +1,7 @@
 // The page: which view is open, and the state that all views draw.
 
 import { $, attribute, el, keyed, problem, text } from "./dom.js";
-import { hash } from "./format.js";
+import { hash, plural } from "./format.js";
 import { follow } from "./server.js";
 import * as accounts from "./accounts.js";
 import * as audit from "./audit.js";
@@ -10,8 +10,9 @@ import * as jobs from "./jobs.js";
 import * as members from "./members.js";
 import * as overview from "./overview.js";
 import * as usage from "./usage.js";
+import * as webhooks from "./webhooks.js";
 
-const VIEWS = { "": overview.view, jobs: jobs.view, job: job.view, accounts: accounts.view, members: members.list, member: members.view, usage: usage.view, audit: audit.view };
+const VIEWS = { "": overview.view, jobs: jobs.view, job: job.view, accounts: accounts.view, members: members.list, member: members.view, usage: usage.view, audit: audit.view, webhooks: webhooks.view };
 const FOR_ADMINS = new Set(["accounts", "members", "audit"]);
 
 const COMFY = "https://docs.comfy.org/development/cloud/overview";
@@ -57,7 +58,7 @@ function drawFrame() {
   const { viewer, server } = context.state;
   const links = [["#/", "Overview"], ["#/jobs", "Jobs"]];
   links.push(context.isAdmin() ? ["#/members", "Members"] : [hash("member", viewer.name), "Your access"]);
-  links.push(["#/usage", "Usage"]);
+  links.push(["#/usage", "Usage"], ["#/webhooks", "Webhooks"]);
   if (context.isAdmin()) links.push(["#/accounts", "Accounts"]);
   if (server.audit) links.push(["#/audit", "Audit"]);
   const at = (location.hash || "#/").split("?")[0];
@@ -69,6 +70,9 @@ function drawFrame() {
   attribute($("#viewer"), "href", viewer.gateway ? hash("member", viewer.name) : null);
   text($("#trouble"), context.state.trouble ?? "");
   $("#trouble").hidden = !context.state.trouble;
+  const off = context.state.webhooks_disabled;
+  $("#webhooks-off").hidden = !off;
+  text($("#webhooks-off a"), off ? `${plural(off, "webhook is", "webhooks are")} disabled` : "");
   $("#sign-out").hidden = !viewer.signed_in;
   $("#simulated").hidden = !server.simulated;
   const elsewhere = [];

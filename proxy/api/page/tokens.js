@@ -95,7 +95,8 @@ export async function invite(member, tell) {
 
 const dialog = $("#secret"), part = (name) => $(`[data-of=${name}]`, dialog);
 
-function showSecret(title, words, secret) {
+/** Show a secret, once. */
+export function showSecret(title, words, secret) {
   text($("#secret-title"), title);
   text(part("words"), words);
   text(part("secret"), secret);
