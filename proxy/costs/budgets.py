@@ -55,13 +55,14 @@ class Budget(Struct, frozen=True):
 
     def left(self, spent: Spent) -> int:
         """Return what jobs may still cost, beside those under way; less than 0 if they are over."""
-        return self.limit - self._spent(spent) - spent.reserved
+        return self.limit - self.spent(spent) - spent.reserved
 
     def is_reached(self, spent: Spent) -> bool:
         """Return whether the jobs that have ended have cost the whole budget."""
-        return self._spent(spent) >= self.limit
+        return self.spent(spent) >= self.limit
 
-    def _spent(self, spent: Spent) -> int:
+    def spent(self, spent: Spent) -> int:
+        """Return what is spent in the period of the budget."""
         return spent.day if self.period == "day" else spent.month
 
 

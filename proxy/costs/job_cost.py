@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from proxy.costs.credits import PriceOf, Source, from_credits, from_usd
 from proxy.translate.jobs import inputs_of
@@ -129,9 +130,8 @@ class Pricing:
             charges["", "estimated"] = Charge("", "estimated", amount)
         for node_class, source, amount in self._partner_nodes(run):
             known = charges.get((node_class, source), Charge(node_class, source))
-            charges[node_class, source] = Charge(
-                node_class, source, known.amount + amount, known.nodes + 1
-            )
+            known = replace(known, amount=known.amount + amount, nodes=known.nodes + 1)
+            charges[node_class, source] = known
         return JobCost(tuple(charges.values()))
 
     def _partner_nodes(self, run: JobRun) -> Iterator[tuple[str, Source, int]]:

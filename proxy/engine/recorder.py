@@ -8,13 +8,14 @@ Every write carries the fence of the engine's lease.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import structlog
 
-from proxy.costs.budgets import Budgets
+from proxy.costs.budgets import Budget, Budgets
 from proxy.engine.term import Term
 from proxy.jobs.conversion import changes_of, content_of, costs_of, entry_of, job_of, used
 from proxy.jobs.models import (
@@ -27,8 +28,10 @@ from proxy.storage.database import FencedError, StorageError
 from proxy.storage.history import Recorded
 from proxy.storage.jobs import JobKey, JobRepository
 from proxy.storage.shares import Shares
+from proxy.storage.spending import Spending
 from proxy.storage.webhooks import WebhookMessage
 from proxy.translate.errors import LocalError
+from proxy.webhooks.messages import BUDGET_REACHED
 from proxy.webhooks.outbox import WEBHOOK_URL, Outbox
 
 log = structlog.get_logger(__name__)
@@ -223,8 +226,7 @@ class JobRecorder:
 
     async def end(self, job: Job, end: JobEnd, shares: Shares | None = None) -> Recorded:
         """Move a job into the history. Raises `StorageError`."""
-        entry, usage = entry_of(job, end)
-        budgets = self.budgets(job.member)
+        (entry, usage), budgets = entry_of(job, end), self.budgets(job.member)
         started, content = self._starts.get(job.order), job.content
         messages = [] if started is None else [started]
         names_url = content is not None and WEBHOOK_URL in content.extra_data
@@ -239,17 +241,31 @@ class JobRecorder:
                 shares=shares,
                 messages=messages,
                 fence=self.term.fence,
-                spending=bool(budgets.all),
+                budget_messages=partial(self._budget_messages, job, end) if budgets.all else None,
             )
         )
         self._forget(job)
-        if recorded.spending is not None:
-            after = recorded.spending.with_cost(end.cost.amount)
-            for budget in budgets.reached(recorded.spending, after):
-                log.warning("budget_reached", member=job.member, budget=budget.name)
         if messages:
             self.outbox.news.set()
+        if recorded.spending is not None:
+            self._note_reached(job, _reached(budgets, recorded.spending, end))
         return recorded
+
+    def _note_reached(self, job: Job, reached: Collection[Budget]) -> None:
+        """Log the budgets that an end has made reached, and let webhooks hear of them."""
+        for budget in reached:
+            log.warning("budget_reached", member=job.member, budget=budget.name)
+            self.outbox.news.set()
+
+    def _budget_messages(self, job: Job, end: JobEnd, before: Spending) -> list[WebhookMessage]:
+        """Return what webhooks get of the budgets that the end of a job makes reached."""
+        if BUDGET_REACHED not in self.outbox.wanted:
+            return []
+        after = before.with_cost(end.cost.amount)
+        return [
+            self.outbox.budget_reached(job.member, budget, after, end.ended_at)
+            for budget in _reached(self.budgets(job.member), before, end)
+        ]
 
     async def _write(self, write: Awaitable[T]) -> T:
         """Run a write of this term. Raises `StorageError`."""
@@ -258,6 +274,11 @@ class JobRecorder:
         except FencedError:
             self.term.end()
             raise
+
+
+def _reached(budgets: Budgets, before: Spending, end: JobEnd) -> tuple[Budget, ...]:
+    """Return the budgets that the end of a job makes reached."""
+    return tuple(budgets.reached(before, before.with_cost(end.cost.amount)))
 
 
 def _merged(older: Shares | None, newer: Shares | None) -> Shares | None:

@@ -7,7 +7,7 @@ entry, its usage and the fair shares.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -339,14 +339,13 @@ class JobRepository(Repository):
         shares: Shares | None = None,
         messages: Sequence[WebhookMessage] = (),
         fence: Fence | None = None,
-        spending: bool = False,
+        budget_messages: Callable[[Spending], Sequence[WebhookMessage]] | None = None,
     ) -> Recorded:
         """Move a job into the history, of which the newest `keep` entries of its member stay.
 
-        With `spending` the result has what the member has spent without this job. The `messages`
-        are delivered to webhooks.
-
-        An id that is used again keeps its place in the history, with the new entry.
+        The `messages` are delivered to webhooks, and so are those that `budget_messages` makes of
+        what the member has spent without this job; then the result has that, too. An id that is
+        used again keeps its place in the history, with the new entry.
         """
 
         def work(connection: Connection) -> Recorded:
@@ -359,12 +358,12 @@ class JobRepository(Repository):
             run(connection, _DROP, job)
             forget_credentials(connection, entry.order)
             forgotten = forget_beyond(connection, entry.member, keep)
-            day = day_of(entry.ended_at / 1000)
-            before = spending_on(connection, entry.member, day) if spending else None
+            before = spending_before(connection, entry) if budget_messages else None
             add_usage(connection, usage)
             add_costs(connection, costs)
             put_shares(connection, shares)
-            for message in messages:
+            more = () if not budget_messages or before is None else budget_messages(before)
+            for message in (*messages, *more):
                 add_message(connection, message)
             return Recorded(ordinal, tuple(forgotten), before)
 
@@ -426,6 +425,11 @@ def add_job(connection: Connection, job: StoredJob) -> int:
     if not job.order:
         del values["order"]
     return int(run(connection, _ADD_JOB, values).scalar_one())
+
+
+def spending_before(connection: Connection, entry: HistoryEntry) -> Spending:
+    """Return what a member has spent in the day and month in which a job has ended, without it."""
+    return spending_on(connection, entry.member, day_of(entry.ended_at / 1000))
 
 
 def _next_number(connection: Connection, member: str, numbering: Numbering) -> int:

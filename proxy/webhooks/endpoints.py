@@ -24,7 +24,7 @@ from proxy.storage.webhooks import (
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.webhooks.addresses import MAX_URL, WebhookAddresses, WebhookUrlError
-from proxy.webhooks.messages import JOB_TYPES, TYPES, MessageType, trial_message
+from proxy.webhooks.messages import MEMBER_TYPES, TYPES, MessageType, trial_message
 from proxy.webhooks.secret import new_id, new_secret
 
 #: Endpoints of an owner, and deliveries of a log.
@@ -185,12 +185,12 @@ class Webhooks:
             self.addresses.check_url(url)
         except WebhookUrlError as error:
             raise LocalError("invalid_webhook_url", str(error)) from None
-        foreign = [name for name in types if owner != GATEWAY and name not in JOB_TYPES]
+        foreign = [name for name in types if owner != GATEWAY and name not in MEMBER_TYPES]
         if foreign:
             raise LocalError(
                 "invalid_webhook_types",
                 f"Only webhooks of the gateway get {', '.join(foreign)}: choose others of "
-                f"{', '.join(JOB_TYPES)}.",
+                f"{', '.join(MEMBER_TYPES)}.",
             )
 
     def _ms(self) -> int:

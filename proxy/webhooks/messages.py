@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 from urllib.parse import urlencode
 
+from proxy.costs.budgets import Budget, Spent, renewal
+from proxy.costs.credits import to_credits
 from proxy.jobs.models import Job, JobEnd, now
 from proxy.logging import scrub_start
 from proxy.storage.webhooks import GATEWAY, WebhookMessage
@@ -22,6 +24,7 @@ MessageType = Literal[
     "job.completed",
     "job.failed",
     "job.cancelled",
+    "budget.reached",
     "account.unavailable",
     "account.recovered",
 ]
@@ -33,12 +36,17 @@ JOB_TYPES: Mapping[MessageType, str] = {
     "job.failed": "A job ended with an error.",
     "job.cancelled": "A job that was accepted was interrupted.",
 }
+MEMBER_TYPES: Mapping[MessageType, str] = {
+    **JOB_TYPES,
+    "budget.reached": "The jobs that ended have cost the whole of a hard or soft budget.",
+}
 GATEWAY_TYPES: Mapping[MessageType, str] = {
     "account.unavailable": "An account takes no jobs: its key, its credits or the cloud.",
     "account.recovered": "The account takes jobs again.",
 }
-TYPES: Mapping[MessageType, str] = {**JOB_TYPES, **GATEWAY_TYPES}
+TYPES: Mapping[MessageType, str] = {**MEMBER_TYPES, **GATEWAY_TYPES}
 STARTED: MessageType = "job.started"
+BUDGET_REACHED: MessageType = "budget.reached"
 #: Sent by the test of an endpoint, which cannot choose it.
 TEST = "webhook.test"
 
@@ -80,6 +88,19 @@ def ended_data(job: Job, end: JobEnd) -> dict[str, Any]:
         "outputs": outputs[:MAX_OUTPUTS],
         "output_count": len(outputs),
         "error": _error(end),
+    }
+
+
+def budget_data(member: str, budget: Budget, spent: Spent, at: int) -> dict[str, Any]:
+    """Return what is said of a budget that is reached at a time (ms); amounts are in credits."""
+    return {
+        "member": member,
+        "budget": budget.name,
+        "period": budget.period,
+        "hard": budget.hard,
+        "limit": to_credits(budget.limit),
+        "spent": to_credits(budget.spent(spent)),
+        "renews": int(renewal(budget.period, at / 1000).timestamp() * 1000),
     }
 
 

@@ -9,10 +9,19 @@ from __future__ import annotations
 import asyncio
 
 from proxy.bus import MISSED, BusMessage
+from proxy.costs.budgets import Budget, Spent
 from proxy.jobs.models import Job, JobEnd
 from proxy.storage.encryption import Cipher
 from proxy.storage.webhooks import WebhookMessage
-from proxy.webhooks.messages import STARTED, TYPES, ended_data, message, started_data
+from proxy.webhooks.messages import (
+    BUDGET_REACHED,
+    STARTED,
+    TYPES,
+    budget_data,
+    ended_data,
+    message,
+    started_data,
+)
 from proxy.webhooks.secret import new_secret
 
 #: The topic of the bus about endpoints and deliveries.
@@ -52,6 +61,11 @@ class Outbox:
             return message(type_, job.member, data)
         secret = self._cipher.encrypt(new_secret().encode())
         return message(type_, job.member, data, url=url, new_secret=secret)
+
+    def budget_reached(self, member: str, budget: Budget, spent: Spent, at: int) -> WebhookMessage:
+        """Return the message about a budget that is reached at a time (ms), which is worth the
+        while where it is `wanted`."""
+        return message(BUDGET_REACHED, member, budget_data(member, budget, spent, at))
 
     def forget(self) -> None:
         """Take for unknown what endpoints want, until that is read again."""

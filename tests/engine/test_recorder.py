@@ -14,6 +14,8 @@ from sqlalchemy import Engine, event, update
 from stack import Client, running_proxy
 
 from proxy.app import storage
+from proxy.costs.budgets import Budget, Budgets
+from proxy.costs.job_cost import Charge, JobCost
 from proxy.engine import recorder as recorder_module
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.term import Term
@@ -272,6 +274,32 @@ async def test_a_start_is_told_with_the_write_of_its_state_or_with_the_end(
         assert await told() == sorted([*before, "job.started", "job.completed"])
     await one.flush()
     assert len(await told()) == 4
+
+
+async def test_a_budget_is_told_with_the_end_that_reaches_it_and_no_other(
+    database: Database, tmp_path: Path
+) -> None:
+    webhooks = WebhookRepository(database)
+    types = b'["budget.reached"]'
+    await webhooks.add(StoredWebhook("w", "local", "http://h/", types, b"", 0), limit=9)
+    one = await recorder(database, tmp_path)
+    budgets = Budgets(
+        (
+            Budget("credits_per_day", "day", 10_000_000, hard=True),
+            Budget("soft_credits_per_month", "month", 5_000_000, hard=False),
+        )
+    )
+    one.budgets = lambda _: budgets
+    one.outbox.wanted = frozenset({"budget.reached"})
+    told: list[list[str]] = []
+    for number, cost in enumerate((4_999_999, 1, 3_000_000, 2_000_000, 1)):
+        made = await stored(database, tmp_path, prompt_id=f"{number}", state=JobState.RUNNING)
+        whole = JobCost((Charge("", "estimated", cost),))
+        one.outbox.news.clear()
+        await one.end(made, JobEnd("completed", {}, {"messages": []}, {}, 1, 2, cost=whole))
+        told.append(sorted(delivery.type for delivery in await webhooks.log("w", 9)))
+        assert one.outbox.news.is_set() is (len(told) > 1 and told[-1] != told[-2])
+    assert list(map(len, told)) == [0, 1, 1, 2, 2]
 
 
 async def test_a_write_that_is_refused_tells_nothing_until_it_is_repeated(

@@ -54,7 +54,9 @@ async def put(jobs: JobRepository, wallet: Wallet, id_: str, member: str = "anna
 
 async def finish(jobs: JobRepository, stored: StoredJob, cost: int, day: str = DAY) -> Spending:
     usage = UsageRow(day, stored.member, completed=1, credits_estimated=cost)
-    recorded = await jobs.finish(ended(stored, at=NOON), keep=10, usage=[usage], spending=True)
+    recorded = await jobs.finish(
+        ended(stored, at=NOON), keep=10, usage=[usage], budget_messages=lambda _: []
+    )
     assert recorded.spending is not None
     return recorded.spending
 
