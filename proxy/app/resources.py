@@ -16,6 +16,7 @@ from proxy.app.storage import OpenStorage
 from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts
 from proxy.cloud.client import CloudClient
+from proxy.costs.budgets import DefaultBudgets
 from proxy.files.blobs import BlobError, BlobStore, open_blobs
 from proxy.files.disk_folder import DiskFolder
 from proxy.files.library import Prefetch
@@ -102,7 +103,12 @@ async def open_resources(
             UsageRepository(database),
             members.get,
             audit_days=settings.audit_days,
-            default_budgets=settings,
+            default_budgets=DefaultBudgets(
+                settings.credits_per_day,
+                settings.credits_per_month,
+                settings.soft_credits_per_day,
+                settings.soft_credits_per_month,
+            ),
         )
         await stack.enter_async_context(accounting.running(storage.supervisor))
         yield Resources(

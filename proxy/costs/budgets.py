@@ -89,15 +89,17 @@ class Budgets(Struct, frozen=True):
                 yield budget
 
 
-class _NoBudgets(Struct, frozen=True):
-    credits_per_day: None = None
-    credits_per_month: None = None
-    soft_credits_per_day: None = None
-    soft_credits_per_month: None = None
+class DefaultBudgets(Struct, frozen=True):
+    """The amounts of members that have none of their own, in credits."""
+
+    credits_per_day: float | None = None
+    credits_per_month: float | None = None
+    soft_credits_per_day: float | None = None
+    soft_credits_per_month: float | None = None
 
 
 #: The default amounts where nobody sets any.
-NO_BUDGETS: BudgetAmounts = _NoBudgets()
+NO_BUDGETS: BudgetAmounts = DefaultBudgets()
 
 
 def budgets_of(own: BudgetAmounts, default: BudgetAmounts) -> Budgets:
