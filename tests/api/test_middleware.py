@@ -22,6 +22,7 @@ from proxy.api import (
     runs,
     usage,
     userdata,
+    webhooks,
     websocket,
 )
 from proxy.api.middleware import cache_control
@@ -105,6 +106,7 @@ ELSEWHERE = {
     metrics.get_metrics,
     dashboard.get_state,
     dashboard.get_events,
+    webhooks.list_webhooks,
     gallery.list_jobs,
     gallery.get_job,
     gallery.get_thumbnail,
