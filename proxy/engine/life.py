@@ -289,8 +289,8 @@ class JobLife:
         await self._files.save_outputs(job.member, end.outputs)
         await self._table.finish(job, end, scheduler.shares_with(job))
         if end.outcome == "completed":
-            self._run_times.learn(job.graph, end.node_times)
-            self._run_times.learn_job(job.member, job.graph, end.ended_at - end.started_at)
+            ms = end.ended_at - end.started_at
+            self._run_times.learn(job.graph, end.node_times, job.member, ms)
         await self._announcer.flush()
         for command in ended.commands:
             if isinstance(command, SendMessage):

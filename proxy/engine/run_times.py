@@ -68,32 +68,25 @@ class RunTimes:
         classes = {node: class_of(graph[node]) for node in graph if node in needed}
         return expected(classes, self._shapes.get(shape_of(graph) or ""), self._classes)
 
-    def learn(self, graph: Mapping[str, Any], times: Mapping[str, tuple[int, int]]) -> None:
-        """Take the times of a job that has succeeded: when each node began, and how long it ran
-        (ms)."""
+    def learn(
+        self, graph: Mapping[str, Any], times: Mapping[str, tuple[int, int]], member: str, ms: int
+    ) -> None:
+        """Take the times (ms) of a job of a member that has succeeded: when each node began, how
+        long it ran, and how long the whole job ran."""
         shape = shape_of(graph) or ""
         nodes = self._shapes.pop(shape, {})
         for node, (_, took) in times.items():
             if node in graph and len(node) <= _MAX_ID:
                 class_ = class_of(graph[node])
-                for kept, key in ((nodes, node), (self._classes, class_)):
-                    before = kept.pop(key, float(took))
-                    kept[key] = before + _NEWEST * (took - before)
+                _mix(nodes, node, took)
+                _mix(self._classes, class_, took)
                 self._changed.add((_CLASS, class_))
         if shape:
             self._shapes[shape] = nodes
             self._changed.add((_SHAPE, shape))
-        self._news.set()
-
-    def learn_job(self, member: str, graph: Mapping[str, Any], ms: int) -> None:
-        """Take how long a job that has succeeded ran."""
-        shape = shape_of(graph)
-        if shape is None:
-            return
-        for name in (job_name(shape, member), job_name(shape)):
-            before = self._jobs.pop(name, float(ms))
-            self._jobs[name] = before + _NEWEST * (ms - before)
-            self._changed.add((JOB, name))
+            for name in (job_name(shape, member), job_name(shape)):
+                _mix(self._jobs, name, ms)
+                self._changed.add((JOB, name))
         self._news.set()
 
     async def run(self) -> None:
@@ -150,3 +143,9 @@ class RunTimes:
             nodes = self._shapes.get(shape, {})
             for node in sorted(nodes, key=lambda node: nodes[node])[:-MAX_SLOWEST]:
                 del nodes[node]
+
+
+def _mix(kept: dict[str, float], key: str, newest: int) -> None:
+    """Take the newest time of something, which is the last one of those that are kept now."""
+    before = kept.pop(key, float(newest))
+    kept[key] = before + _NEWEST * (newest - before)

@@ -36,7 +36,10 @@ async def repository(tmp_path: Path) -> AsyncIterator[RunTimeRepository]:
 
 async def test_another_engine_knows_what_one_has_learned(repository: RunTimeRepository) -> None:
     one, other = RunTimes(repository), RunTimes(repository)
-    one.learn(GRAPH, {"1": (0, 500), "2": (500, 9000), "3": (9500, 100), "gone": (0, 5)})
+    times = {"1": (0, 500), "2": (500, 9000), "3": (9500, 100), "gone": (0, 5)}
+    one.learn(GRAPH, times, "anna", 9600)
+        GRAPH, {"1": (0, 500), "2": (500, 9000), "3": (9500, 100), "gone": (0, 5)}, "anna", 9600
+    )
     await one.write()
     await other.load()
     found = other.expected(GRAPH, ["3"])
@@ -55,7 +58,7 @@ async def test_the_time_of_a_job_is_kept_by_member_and_for_all(
     shape = shape_of(GRAPH) or ""
     for times, member, ms in ((one, "anna", 1000), (one, "ben", 2000), (other, "anna", 2000)):
         await times.load()
-        times.learn_job(member, GRAPH, ms)
+        times.learn(GRAPH, {}, member, ms)
         await times.write()
     found = {row.name: float(row.value) for row in await repository.load() if row.kind == JOB}
     assert found == {
@@ -63,7 +66,7 @@ async def test_the_time_of_a_job_is_kept_by_member_and_for_all(
         job_name(shape, "ben"): 2000,
         job_name(shape): pytest.approx(1300 + 0.3 * 700),
     }
-    one.learn_job("anna", {str(number): {} for number in range(MAX_NODES + 1)}, 5)
+    one.learn({str(number): {} for number in range(MAX_NODES + 1)}, {}, "anna", 5)
     await one.write()
     assert len([row for row in await repository.load() if row.kind == JOB]) == 3
 
@@ -71,7 +74,7 @@ async def test_the_time_of_a_job_is_kept_by_member_and_for_all(
 async def test_newer_runs_change_what_is_expected(repository: RunTimeRepository) -> None:
     learned = RunTimes(repository)
     for took in (1000, 2000):
-        learned.learn(GRAPH, {"2": (0, took)})
+        learned.learn(GRAPH, {"2": (0, took)}, "anna", took)
     assert learned.expected(GRAPH, ["2"]).times["2"] == pytest.approx(1300)
 
 
@@ -85,8 +88,7 @@ async def test_what_is_kept_is_bounded(
     for number in range(5):
         graph = {**GRAPH, "9": {"class_type": f"Class{number}", "inputs": {}}}
         times = {"1": (0, 10), "2": (0, 30), "9": (0, 20), "x" * 101: (0, 50)}
-        learned.learn(graph, times)
-        learned.learn_job("anna", graph, number)
+        learned.learn(graph, times, "anna", number)
         await learned.write()
     rows = await repository.load()
     assert sorted(row.kind for row in rows) == ["class"] * 2 + ["job"] * 4 + ["shape"] * 3
@@ -97,7 +99,7 @@ async def test_a_write_that_fails_is_made_up_for(
     repository: RunTimeRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learned = RunTimes(repository)
-    learned.learn(GRAPH, {"1": (0, 500)})
+    learned.learn(GRAPH, {"1": (0, 500)}, "anna", 500)
     with monkeypatch.context() as broken:
 
         async def refuse(*_: object, **__: object) -> None:
