@@ -80,6 +80,28 @@ async def test_failed_and_cancelled_jobs_tell_of_it(
         assert (received.type, received.json["data"]["prompt_id"]) == ("job.cancelled", stopped)
 
 
+async def test_a_budget_that_is_reached_is_told_once(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, receiver: Receiver
+) -> None:
+    budget = {"soft_credits_per_day": 0.000001}
+    async with running_proxy(simulator, tmp_path, policy=QUICK, **HERE, **budget) as proxy:
+        client = Client(session, proxy.url)
+        types = ["budget.reached", "job.completed"]
+        made = await add(client, receiver.url / "hook", types=types)
+        for color in range(3):
+            await client.run(graphs.plain(color))
+        received = [message.type for message in await receiver.until(4)]
+        assert sorted(received) == ["budget.reached", *["job.completed"] * 3]
+        (told,) = [message for message in receiver.got if message.type == "budget.reached"]
+        data = told.verified(made["secret"])["data"]
+        assert (data["member"], data["budget"], data["hard"]) == (
+            "local",
+            "soft_credits_per_day",
+            False,
+        )
+        assert data["spent"] >= data["limit"] == 0.000001
+
+
 async def test_a_stop_between_the_end_of_a_job_and_its_delivery_loses_nothing(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, receiver: Receiver
 ) -> None:
