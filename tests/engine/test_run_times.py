@@ -38,8 +38,6 @@ async def test_another_engine_knows_what_one_has_learned(repository: RunTimeRepo
     one, other = RunTimes(repository), RunTimes(repository)
     times = {"1": (0, 500), "2": (500, 9000), "3": (9500, 100), "gone": (0, 5)}
     one.learn(GRAPH, times, "anna", 9600)
-        GRAPH, {"1": (0, 500), "2": (500, 9000), "3": (9500, 100), "gone": (0, 5)}, "anna", 9600
-    )
     await one.write()
     await other.load()
     found = other.expected(GRAPH, ["3"])
