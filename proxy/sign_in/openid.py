@@ -28,6 +28,7 @@ from yarl import URL
 from proxy.members.provisioning import MAX_SUBJECT, Identity, ProvisioningRules
 from proxy.settings import is_secure
 from proxy.sign_in.provider import (
+    CLOCK_TOLERANCE,
     Attempt,
     ProviderOptions,
     ProviderUnavailableError,
@@ -42,8 +43,6 @@ _TIMEOUT, _MAX_ANSWER = 10.0, 1024 * 1024
 _METADATA_AGE = 3600.0
 #: Seconds between two readings of the keys because of an unknown one.
 _KEYS_PAUSE = 30.0
-#: Seconds that clocks may differ.
-_LEEWAY = 60
 
 #: Signatures with a public key. An ID token that anybody can make is none: neither `none` nor HMAC.
 _ALGORITHMS = frozenset(
@@ -193,7 +192,7 @@ class Provider:
         try:
             token = await self._verified(metadata, text)
             claims = CodeIDToken(token.claims, token.header, options, params)
-            claims.validate(int(time.time()), _LEEWAY)
+            claims.validate(int(time.time()), CLOCK_TOLERANCE)
         except (JoseError, ValueError, KeyError, TypeError) as error:
             log.warning("id_token_rejected", provider=self.options.name, error=repr(error)[:200])
             raise SignInError(

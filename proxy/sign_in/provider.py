@@ -15,6 +15,8 @@ from proxy.storage.encryption import Cipher
 
 #: Seconds that an attempt may take.
 ATTEMPT_LIFETIME = 600
+#: Seconds by which the clocks of replicas and of a provider may differ.
+CLOCK_TOLERANCE = 60
 
 
 class SignInError(Exception):
@@ -78,7 +80,7 @@ def unseal(value: str, cipher: Cipher, now: float) -> Attempt | None:
         attempt = msgspec.json.decode(data, type=Attempt)
     except (binascii.Error, ValueError):
         return None
-    return attempt if 0 <= now - attempt.began < ATTEMPT_LIFETIME else None
+    return attempt if -CLOCK_TOLERANCE <= now - attempt.began < ATTEMPT_LIFETIME else None
 
 
 class SignInProvider(Protocol):
