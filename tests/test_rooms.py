@@ -26,7 +26,8 @@ PURE = [
     *(
         PACKAGE / "costs" / f"{name}.py"
         for name in (
-            *("budgets", "credits", "expressions", "functions", "job_cost", "prices", "values"),
+            *("budgets", "credits", "expressions", "functions", "job_cost", "prices"),
+            *("reconciliation", "values"),
         )
     ),
     PACKAGE / "members" / "member.py",

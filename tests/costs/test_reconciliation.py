@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.costs.reconciliation import Balance, ReconciledDay, balance_of, reconcile
 from proxy.storage.billing import AccountBilling, BillingRecord
@@ -50,6 +52,32 @@ def test_a_day_without_any_amount_agrees() -> None:
     known = record(AccountBilling("main", "allowed", START, START + 1, START))
     (found,) = reconcile(known, ["main"], "2026-11-25", "2026-11-25")
     assert (found.days, found.ledger, found.booked, found.difference) == ((), 0, 0, 0)
+
+
+AMOUNTS = st.dictionaries(
+    st.tuples(st.integers(20, 29).map("2026-11-{}".format), st.sampled_from(["main", "other"])),
+    st.integers(0, 10**12),
+)
+
+
+@given(AMOUNTS, AMOUNTS, st.integers(-6, 6), st.integers(0, 8))
+def test_the_sums_are_those_of_the_days_that_were_read(
+    booked: dict[tuple[str, str], int],
+    ledger: dict[tuple[str, str], int],
+    begin: int,
+    length: int,
+) -> None:
+    read_from = START + begin * DAY
+    account = AccountBilling("main", "allowed", read_from, read_from + length * DAY)
+    known = record(account, booked=booked, ledger=ledger)
+    (found,) = reconcile(known, ["main"], "2026-11-20", "2026-11-29")
+    read = [day for day in found.days if day.booked is not None]
+    assert found.ledger in (None, sum(day.ledger for day in read))
+    assert found.booked in (None, sum(day.booked or 0 for day in read))
+    assert (found.ledger is None) == (found.booked is None) == (found.difference is None)
+    assert sum(day.ledger for day in found.days) == sum(
+        amount for (_, name), amount in ledger.items() if name == "main"
+    )
 
 
 @pytest.mark.parametrize(
