@@ -151,7 +151,7 @@ def _node_error(class_type: str, limit: str) -> dict[str, Any]:
 
 Count = Annotated[int, Meta(ge=0, le=10**15)] | None | UnsetType
 Rate = Annotated[float, Meta(gt=0, le=1e6)] | None | UnsetType
-Credits = Annotated[float, Meta(ge=0, le=1e9)] | None | UnsetType
+Credits = Annotated[float, Meta(ge=0, le=10**9)] | None | UnsetType
 Classes = Annotated[
     tuple[Annotated[str, Meta(min_length=1, max_length=200)], ...], Meta(max_length=1000)
 ]
