@@ -21,7 +21,7 @@ from proxy.storage.payloads import Payload
 from proxy.storage.usage import UsageRow, day_of
 from proxy.translate import codec
 from proxy.translate.codec import CREDENTIAL_KEYS, without_credentials
-from proxy.translate.jobs import label_of
+from proxy.translate.jobs import label_of, reachable
 from proxy.translate.outputs import summary
 from proxy.translate.packs import Rewriting
 
@@ -171,10 +171,22 @@ def run_of(job: Job, end: JobEnd) -> JobRun:
         job.graph,
         job.account,
         end.ended_at - end.started_at,
-        ran=end.node_times.keys(),
+        ran=end.node_times.keys() or _uncached(job, end),
         failed=failed if isinstance(failed, str) else None,
         reported=end.prices,
     )
+
+
+def _uncached(job: Job, end: JobEnd) -> set[str]:
+    """Return the nodes that have run in a job of whose nodes no event was heard: if it has
+    succeeded, those that its outputs need."""
+    if end.outcome != "completed":
+        return set()
+    needed = reachable(job.graph, job.outputs_to_execute or None)
+    for type_, data in end.status["messages"]:
+        if type_ == "execution_cached":
+            needed.difference_update(data["nodes"])
+    return needed
 
 
 def costs_of(job: Job, end: JobEnd) -> list[CostRow]:

@@ -16,6 +16,8 @@ from stack import Client, Proxy, running_proxy
 
 from proxy.members.member import Limits, Member
 from proxy.simulator import Simulator, Switches
+from proxy.simulator.nodes import NodeClass
+from proxy.simulator.nodes.node_class import Context, Output
 
 #: A graph that has never run is expected to run 10 s, each for 0.27 credits.
 UNKNOWN = 2.7
@@ -95,6 +97,59 @@ async def test_earlier_runs_say_what_a_job_is_expected_to_cost(tmp_path: Path) -
             assert (await client.post("prompt", {"prompt": graphs.sampled()}))[0] == 429
             opened.set()
             await asyncio.gather(*map(client.ended, jobs))
+
+
+def partner(name: str, **info: Any) -> NodeClass:
+    """A partner node that does not report its price."""
+
+    async def run(_inputs: dict[str, Any], _context: Context) -> Output:
+        return Output(ui={"text": ["made"]})
+
+    required = {"number": ("INT", {"default": 1, "min": 1, "max": 9})}
+    return NodeClass(name, run, required, output_node=True, info={"api_node": True, **info})
+
+
+async def test_the_price_of_a_class_is_an_estimate_and_without_it_the_cost_is_unknown(
+    tmp_path: Path,
+) -> None:
+    badge = {
+        "engine": "jsonata",
+        "depends_on": {"widgets": [{"name": "number", "type": "INT"}]},
+        "expr": '{"type": "usd", "usd": 0.1 * widgets.number}',
+    }
+    nodes = [partner("Priced", price_badge=badge), partner("Unpriced")]
+    graph = {
+        "1": {"class_type": "Priced", "inputs": {"number": 2}},
+        "2": {"class_type": "Unpriced", "inputs": {"number": 1}},
+    }
+    async with (
+        Simulator(extra_nodes=nodes) as simulator,
+        running_proxy(simulator, tmp_path / "data") as proxy,
+        member(proxy, credits_per_day=UNKNOWN + 42) as client,
+    ):
+        status, refused = await client.post("prompt", {"prompt": graph})
+        assert (status, refused["error"]["extra_info"]["estimate"]) == (429, 44.9)
+        await proxy.services.members.change("alice", limits={"credits_per_day": 100})
+        entry = await client.run(graph)
+        _, job = await client.get(f"proxy/api/jobs/{entry['prompt'][1]}")
+        assert job["cost"]["source"] == "unknown"
+        parts = {part["class"]: part for part in job["cost"]["parts"]}
+        assert (parts["Priced"]["credits"], parts["Priced"]["source"]) == (42.2, "estimated")
+        assert (parts["Unpriced"]["credits"], parts["Unpriced"]["source"]) == (None, "unknown")
+        (day,) = (await client.get("proxy/api/usage"))[1]["usage"]
+        assert day["unknown_costs"] == 1
+        assert day["credits_estimated"] == pytest.approx(job["cost"]["credits"])
+
+
+async def test_members_see_their_own_budgets_and_admins_all(proxy: Proxy) -> None:
+    await proxy.services.members.add(Member("bob", limits=Limits(credits_per_month=7)))
+    async with member(proxy, credits_per_day=5) as client:
+        assert [(one["member"], one["limit"]) for one in await budgets(client)] == [("alice", 5)]
+        await proxy.services.members.change("alice", role="admin")
+        assert {(one["member"], one["limit"]) for one in await budgets(client)} == {
+            ("alice", 5),
+            ("bob", 7),
+        }
 
 
 async def test_the_default_budget_holds_for_a_person_without_members(
