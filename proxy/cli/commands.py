@@ -24,6 +24,7 @@ from proxy.cli.common import (
 )
 from proxy.cli.members import member, token
 from proxy.cli.usage import audit, usage
+from proxy.cli.webhooks import webhook
 from proxy.settings import SERVE_SETTINGS, SETTINGS, load, load_with_sources
 
 _CLOUD = [*WHERE, *(row for row in SETTINGS if row.name in ("api_key_file", "base_url"))]
@@ -441,3 +442,4 @@ command(
 )(audit)
 app.add_typer(member, name="member")
 app.add_typer(token, name="token")
+app.add_typer(webhook, name="webhook")

@@ -140,7 +140,7 @@ def _add(
         return await directory.add(checked.member(), restore=checked.restore)
 
     member = _with_directory(settings, add, make=True)
-    _note(settings, "member_added", name=member.name, role=member.role)
+    note_action(settings, "member_added", name=member.name, role=member.role)
     say(
         f"{member.name} was added ({member.role}). "
         f"Next: comfy-cloud-proxy token new {member.name}{place_options(settings)}"
@@ -190,7 +190,7 @@ def _set(options: dict[str, Any], name: Name) -> int:
         return await directory.change(name, **checked.changes())
 
     member = _with_directory(settings, change)
-    _note(settings, "member_changed", name=member.name, what=", ".join(sorted(wanted)))
+    note_action(settings, "member_changed", name=member.name, what=", ".join(sorted(wanted)))
     say(f"{member.name} is changed.")
     return 0
 
@@ -216,7 +216,7 @@ def _remove(options: dict[str, Any], name: Name) -> int:
         return await directory.remove(name), not directory.members()
 
     member, last = _with_directory(settings, remove)
-    _note(settings, "member_removed", name=member.name)
+    note_action(settings, "member_removed", name=member.name)
     say(
         f"{member.name} and its tokens were removed. Its history and files stay in the data "
         "folder; `member add --restore` makes them available again."
@@ -253,7 +253,7 @@ def _new(
         return text, describe_token(directory, token)
 
     text, described = _with_directory(settings, make)
-    _note(settings, "token_made", name=described["member"], of=described["shown"])
+    note_action(settings, "token_made", name=described["member"], of=described["shown"])
     if as_json:
         return print_json({**described, "token": text})
     say(text)
@@ -269,7 +269,7 @@ def _revoke(
     """Revoke a token at once, and close the connections that use it."""
     settings = load(options)
     token: Token = _with_directory(settings, lambda directory: directory.revoke(prefix))
-    _note(settings, "token_revoked", name=token.member, of=token.shown)
+    note_action(settings, "token_revoked", name=token.member, of=token.shown)
     say(f"The token {token.shown} of {token.member} was revoked.")
     return 0
 
@@ -310,7 +310,7 @@ def _enabled(settings: Settings, name: str, *, enabled: bool) -> int:
     member = _with_directory(
         settings, lambda directory: directory.change(name, disabled=not enabled)
     )
-    _note(settings, "member_enabled" if enabled else "member_disabled", name=member.name)
+    note_action(settings, "member_enabled" if enabled else "member_disabled", name=member.name)
     say(f"{member.name} is {'enabled' if enabled else 'disabled'}.")
     return 0
 
@@ -363,7 +363,8 @@ def _taken(options: dict[str, Any]) -> dict[str, Any]:
     return {**chosen, **({"limits": values} if values else {})}
 
 
-def _note(settings: Settings, action: str, **about: str) -> None:
+def note_action(settings: Settings, action: str, **about: str) -> None:
+    """Write an action of the command line to the audit log, or say that it cannot be written."""
     if settings.audit_days == 0:
         return
 
