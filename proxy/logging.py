@@ -361,7 +361,7 @@ def _for_members(logger: WrappedLogger, method: str, event_dict: EventDict) -> E
 
 
 @contextmanager
-def lines_told(tell: Callable[[str, float, str], None]) -> Iterator[None]:
+def forwarded_lines(tell: Callable[[str, float, str], None]) -> Iterator[None]:
     """Call `tell` with each line that concerns a member, for as long as the block runs.
 
     It gets the member, the time (seconds since 1970) and the text without secrets, in whatever

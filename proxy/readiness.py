@@ -36,7 +36,7 @@ _STOPPING = "This process is stopping: send requests to another one, or wait for
 #: Who has asked within this many seconds watches, and is told before the process stops.
 _WATCHES = 10.0
 #: Seconds to wait for that at most, and for requests to go elsewhere then.
-_TOLD_WITHIN, _GONE_AFTER = 1.5, 0.5
+_NOTICE_TIMEOUT, _GONE_AFTER = 1.5, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class Readiness:
         if self._asked_at is None or time.monotonic() - self._asked_at > _WATCHES:
             return
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_TOLD_WITHIN):
+            async with asyncio.timeout(_NOTICE_TIMEOUT):
                 await self._reported.wait()
             await asyncio.sleep(_GONE_AFTER)
 

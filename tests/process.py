@@ -16,7 +16,7 @@ from yarl import URL
 from proxy.simulator import Simulator
 
 #: No process needs longer to come up or to go, however busy the machine.
-PATIENCE = 90.0
+TIMEOUT = 90.0
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Process:
 
     async def ended(self) -> int:
         """Wait for the end; the exit code."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             return await self.process.wait()
 
 
@@ -90,7 +90,7 @@ async def command(
         folder = Path(words[words.index("--data-dir") + 1])
         environment = {**os.environ, **environment_of(folder)}
     async with child("-m", "proxy", *words, environment=environment) as process:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             out, err = await process.communicate()
         return process.returncode or 0, out.decode(), err.decode()
 
@@ -111,7 +111,7 @@ async def serving(
         assert process.stderr is not None
         reading = [asyncio.create_task(_collect(process.stderr, said))]
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 line = await process.stdout.readline()
             said.append(line)
             assert line.startswith(b"listening on "), (line, said)

@@ -14,7 +14,7 @@ from standardwebhooks import Webhook
 from yarl import URL
 
 #: No test waits longer for a message that has to come.
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Receiver:
 
     async def until(self, count: int, path: str | None = None) -> list[Received]:
         """Wait until so many messages have come, to a path or to any, and return them."""
-        async with asyncio.timeout(PATIENCE), self._came:
+        async with asyncio.timeout(TIMEOUT), self._came:
             await self._came.wait_for(lambda: len(self._found(path)) >= count)
         return self._found(path)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 #: No server needs longer to come up, however busy the machine.
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 #: Who runs PostgreSQL and PgBouncer where the tests run as root, which they refuse.
 _ACCOUNT = "nobody"
@@ -66,7 +66,7 @@ class ServerProcess:
                 start_new_session=True,
                 env=_environment(),
             )
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while not (self.is_ready or self._takes_connections)():
             assert self.process.poll() is None, self.log()
             assert time.monotonic() < end, self.log()
@@ -78,7 +78,7 @@ class ServerProcess:
             self.thaw()
             self.process.send_signal(how or self.stop_signal)
             try:
-                self.process.wait(PATIENCE)
+                self.process.wait(TIMEOUT)
             finally:
                 self._signal(signal.SIGKILL)
             self.process = None

@@ -24,7 +24,7 @@ from proxy.settings import AccountAccess, read_accounts
 from proxy.simulator import Simulator
 
 #: No test waits longer for an event that has to come.
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 QUICK = {
     "detail": DetailTimeouts(first=0.01, longest=0.05, settle=2.0, settle_stopped=1.0, lost=0.5),
@@ -90,7 +90,7 @@ class Listener:
 
     async def next(self) -> tuple[str, Any]:
         """The next message."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             message = await self.socket.receive()
         if message.type is aiohttp.WSMsgType.BINARY:
             self.heard.append(("binary", message.data))
@@ -156,7 +156,7 @@ class Client:
 
     async def until_ready(self) -> None:
         """Ask until the proxy says that it can take jobs."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while True:
                 status, _ = await self.get("readyz")
                 if status == 200:
@@ -184,7 +184,7 @@ class Client:
 
     async def ended(self, prompt_id: str) -> dict[str, Any]:
         """The history entry of a job, when it has ended: for tests without a websocket."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while prompt_id not in (found := (await self.get(f"history/{prompt_id}"))[1]):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         return dict(found[prompt_id])

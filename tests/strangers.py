@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 from PIL import Image
-from stack import PATIENCE, running_proxy
+from stack import TIMEOUT, running_proxy
 from yarl import URL
 
 from proxy.api import Services
@@ -107,7 +107,7 @@ class House:
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of a coroutine."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(TIMEOUT)
 
     def __enter__(self) -> House:
         self._thread.start()
@@ -119,7 +119,7 @@ class House:
             self.do(self._stack.aclose())
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(PATIENCE)
+            self._thread.join(TIMEOUT)
             self._loop.close()
 
     async def _open(self) -> None:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from process import PATIENCE
+from process import TIMEOUT
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Terminal:
     async def shows(self, *wanted: str) -> str:
         """Wait until all of this has been written; everything so far."""
         try:
-            async with asyncio.timeout(PATIENCE), self._changed:
+            async with asyncio.timeout(TIMEOUT), self._changed:
                 await self._changed.wait_for(lambda: all(text in self.text for text in wanted))
         except TimeoutError:
             raise AssertionError(f"{wanted} is not in {self.text!r}") from None
@@ -39,7 +39,7 @@ class Terminal:
     async def ended(self) -> int:
         """Wait for the end; the exit code."""
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 return await self.process.wait()
         except TimeoutError:
             raise AssertionError(f"it has not ended: {self.text!r}") from None

@@ -18,7 +18,7 @@ import reference
 import typer.main
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from process import PATIENCE, child, command, serving
+from process import TIMEOUT, child, command, serving
 from terminal import at_terminal
 
 from proxy import __version__
@@ -181,7 +181,7 @@ async def test_a_key_that_does_not_work_is_told_at_the_start(tmp_path: Path) -> 
         place = ("--port", "0", "--data-dir", str(tmp_path))
         async with child("-m", "proxy", "serve", *place, environment=environment) as process:
             assert process.stderr is not None
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 while b"readiness_failed" not in (line := await process.stderr.readline()):
                     assert line, "it ended"
     said = json.loads(line)
@@ -268,7 +268,7 @@ async def test_ctrl_c_cancels_a_run_and_the_job_with_it(tmp_path: Path) -> None:
             places = ("--server", str(process.url), "--output", str(tmp_path / "out"))
             async with child(*words, *places, errors=False) as run:
                 assert run.stdout is not None
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(TIMEOUT):
                     while b"EmptyLatentImage" not in await run.stdout.readline():
                         pass
                     run.send_signal(signal.SIGINT)

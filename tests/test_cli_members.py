@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from process import PATIENCE, command, serving
+from process import TIMEOUT, command, serving
 from quiet import logging_restored
 from team import bearer
 from terminal import at_terminal
@@ -282,9 +282,9 @@ async def test_a_running_server_hears_of_it_within_a_second(tmp_path: Path) -> N
         await _until(session, server.url / "queue", {}, 401)
         await _until(session, server.url / "queue", bearer(token), 200)
         async with session.ws_connect(server.url / "ws", headers=bearer(token)) as socket:
-            await socket.receive(timeout=PATIENCE)
+            await socket.receive(timeout=TIMEOUT)
             await told("token", "revoke", token[:12])
-            closed = await socket.receive(timeout=PATIENCE)
+            closed = await socket.receive(timeout=TIMEOUT)
             assert closed.data == 1008
         await _until(session, server.url / "queue", bearer(token), 401)
 
@@ -292,7 +292,7 @@ async def test_a_running_server_hears_of_it_within_a_second(tmp_path: Path) -> N
 async def _until(
     session: aiohttp.ClientSession, url: Any, headers: dict[str, str], status: int
 ) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             async with session.get(url, headers=headers) as answer:
                 if answer.status == status:

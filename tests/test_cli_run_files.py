@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from process import PATIENCE, Process, before, child, command, serving
+from process import TIMEOUT, Process, before, child, command, serving
 from stack import Proxy, running_proxy
 from terminal import at_terminal
 
@@ -135,7 +135,7 @@ async def test_several_files_run_in_order_and_one_that_fails_stops_none(
 async def test_a_workflow_comes_over_standard_input(proxy: Proxy, tmp_path: Path) -> None:
     words = ("run", "-", "--server", str(proxy.url), "--output", str(tmp_path / "out"))
     async with child("-m", "proxy", *words, stdin=json.dumps(PLAIN).encode()) as process:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             out, err = await process.communicate()
     assert process.returncode == 0, err
     assert b"saved plain_00001_.png" in out
@@ -211,12 +211,12 @@ async def test_the_place_in_the_queue_is_told(tmp_path: Path) -> None:
         words = ("-m", "proxy", "run", str(tmp_path / "slow.json"), *place)
         async with child(*words, errors=False) as first:
             assert first.stdout is not None
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 while b"EmptyLatentImage" not in await first.stdout.readline():
                     pass
             async with child(*words, errors=False) as second:
                 assert second.stdout is not None
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(TIMEOUT):
                     assert await second.stdout.readline() == b"waiting, 1 job ahead\n"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import graphs
 import pytest
-from stack import PATIENCE, Client, Proxy, running_proxy
+from stack import TIMEOUT, Client, Proxy, running_proxy
 from yarl import URL
 
 from proxy.simulator import Simulator
@@ -63,7 +63,7 @@ async def prometheus(
 
 async def until(ask: Ask, expression: str, least: float) -> None:
     """Wait until the value of an expression is at least this."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             try:
                 found = await ask(expression)

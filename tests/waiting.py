@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from stack import PATIENCE, Client
+from stack import TIMEOUT, Client
 
 
 async def until(is_so: Callable[[], object]) -> None:
     """Wait until a condition holds, which may be a coroutine function."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not await _value(is_so()):  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
@@ -37,7 +37,7 @@ async def ended(client: Client) -> list[str]:
 
 
 async def until_ended(client: Client, count: int) -> list[str]:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while len(done := await ended(client)) < count:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     return done

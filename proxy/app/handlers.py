@@ -85,7 +85,7 @@ async def open_api(
     )
     try:
         async with open_providers(settings) as providers:
-            with logs.lines_told(journal.add):
+            with logs.forwarded_lines(journal.add):
                 yield Services(
                     jobs=jobs.service,
                     files=resources.files,

@@ -56,14 +56,14 @@ token = typer.Typer(
 
 Name = Annotated[str, argument("NAME", "The member.")]
 
-_AT_MOST = "The maximum {}; none removes the limit."
+_MAXIMUM = "The maximum {}; none removes the limit."
 
 #: The options for what a member may do, by their names in `MemberFields`.
 _LIMITS: dict[str, Any] = {
     "role": Annotated[Literal["user", "admin"] | None, option("user|admin", "The role.")],
     "weight": Annotated[str | None, option("NUMBER", "The share of turns. The default is 1.")],
     **{
-        name: Annotated[str | None, option("N", _AT_MOST.format(what))]
+        name: Annotated[str | None, option("N", _MAXIMUM.format(what))]
         for name, what in {
             "max_queued": "number of waiting jobs",
             "max_running": "number of running jobs",

@@ -20,7 +20,7 @@ from proxy.settings import SETTINGS, ConfigError, Settings, read_accounts
 _NAME = "comfy-cloud-proxy"
 _LABEL = "org.comfy-cloud-proxy"
 #: Seconds for each call of systemctl or launchctl: stopping takes up to `shutdown_timeout`.
-_PATIENCE = 60.0
+_TIMEOUT = 60.0
 
 _UNIT = """\
 # Written by `comfy-cloud-proxy service install`.
@@ -205,7 +205,7 @@ def _call(*words: str, fails: bool = False) -> None:
     """Run a program of the system; it may fail where there is nothing to stop."""
     try:
         done = subprocess.run(  # noqa: S603  # a fixed program, no shell
-            words, capture_output=True, text=True, timeout=_PATIENCE, check=False
+            words, capture_output=True, text=True, timeout=_TIMEOUT, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CommandError(f"{' '.join(words)} did not run ({error}).") from None

@@ -75,7 +75,7 @@ class Election:
     _task: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
-        self._heard = self.bus.subscribe("terms", self._hear)
+        self._subscription = self.bus.subscribe("terms", self._receive)
 
     def is_active(self) -> bool:
         """Return whether the engine of this process runs the jobs."""
@@ -99,7 +99,7 @@ class Election:
 
     async def leave(self) -> None:
         """Let another replica take over at once; once more is nothing. The jobs continue."""
-        self._heard.close()
+        self._subscription.close()
         if self._task is not None:
             async with self._giving:
                 self._task.cancel()
@@ -118,7 +118,7 @@ class Election:
 
     # --- terms -----------------------------------------------------------------------------
 
-    def _hear(self, message: object) -> None:
+    def _receive(self, message: object) -> None:
         if isinstance(message, LeaseReleased | EngineOffered):
             self._news.set()
 

@@ -47,8 +47,8 @@ from proxy.jobs.messages import (
     OverviewRequested,
     RunRequested,
     SocketKnown,
-    StepsHeard,
     StepsMissed,
+    StepsReceived,
 )
 from proxy.jobs.models import AccountView, Job, JobState, now
 from proxy.members.member import Member
@@ -69,7 +69,7 @@ log = structlog.get_logger(__name__)
 #: have died before it published them.
 _LOOK_INTERVAL, _LOOK_INTERVAL_SHARED = 10.0, 0.5
 
-#: Ms after which a new job that the bus has not brought is taken for unheard.
+#: Ms after which a new job that the bus has not brought is taken for lost.
 _UNHEARD_AGE = 1000
 
 
@@ -186,8 +186,8 @@ class Engine:
             self._resume(job)
         subscribe = self.bus.subscribe
         self._subscriptions = [
-            subscribe("engine", self._hear),
-            subscribe("sockets", self._hear),
+            subscribe("engine", self._receive),
+            subscribe("sockets", self._receive),
             subscribe("members", lambda _: self._slots.changed.set()),
             self.webhooks.run(
                 self.bus, self.supervisor, self.recorder.term.fence, self.account_views
@@ -250,7 +250,7 @@ class Engine:
 
     # --- what is asked of the engine -------------------------------------------------------
 
-    def _hear(self, message: object) -> None:
+    def _receive(self, message: object) -> None:
         match message:
             case JobReceived(key=key):
                 self.supervisor.spawn(self._intake.receive(message), f"job {key.prompt_id}")
@@ -266,14 +266,14 @@ class Engine:
                 self._overview.tell_running(message)
             case NewsMissed():
                 self._news.repeat()
-            case StepsMissed(heard=heard):
-                self._repeat(heard)
+            case StepsMissed(received=received):
+                self._repeat(received)
             case _ if message is MISSED:
                 self._look_now.set()
 
-    def _repeat(self, heard: Iterable[StepsHeard]) -> None:
-        """Tell a replica the steps of jobs that it has not heard."""
-        for steps in heard:
+    def _repeat(self, received: Iterable[StepsReceived]) -> None:
+        """Send a replica the steps of jobs that it has not received."""
+        for steps in received:
             job = self._table.get(steps.key)
             if job is not None and job.order == steps.order:
                 run = self._table.run_of(job)
@@ -302,7 +302,7 @@ class Engine:
         if job is None and row.state == JobState.RECEIVED:
             # The bus may be about to bring it.
             if not self.bus.connected or now() - row.created_at > _UNHEARD_AGE:
-                self._hear(JobReceived(row.key, row.order, promised=True))
+                self._receive(JobReceived(row.key, row.order, promised=True))
         elif job is not None and row.cancel_requested and not job.cancel_requested:
             self._cancel(CancelRequested("", (row.key,)))
         elif job is not None and row.interrupted and not job.interrupted:

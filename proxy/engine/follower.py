@@ -360,10 +360,10 @@ class JobFollower:
         self._publish(message, number, step=step, droppable=preview is not None)
 
     def repeat(self, epoch: int, number: int) -> None:
-        """Tell the steps of the job behind this one once more; all of them where it is of another
+        """Publish the steps of the job after this one once more; all of them where it is of another
         epoch."""
-        heard = number if epoch == self.announcer.epoch else 0
-        for number, message in self.steps.behind(heard):
+        received = number if epoch == self.announcer.epoch else 0
+        for number, message in self.steps.after(received):
             self._publish(message, number, step=True)
 
     def close(self) -> None:
@@ -375,7 +375,7 @@ class JobFollower:
         self, message: Message | None, number: int, *, step: bool, droppable: bool = False
     ) -> None:
         job = self.job
-        told = JobMessage(
+        published = JobMessage(
             job.member,
             job.client_id,
             job.prompt_id,
@@ -386,7 +386,7 @@ class JobFollower:
             number,
             step,
         )
-        self.announcer.publish(self._topic, told, droppable=droppable)
+        self.announcer.publish(self._topic, published, droppable=droppable)
 
     # --- the detail ------------------------------------------------------------------------
 

@@ -199,18 +199,18 @@ class Submitter:
         return outcome
 
 
-# --- what the client is told ---------------------------------------------------------------
+# --- what the client is answer ---------------------------------------------------------------
 
 
 def _silent(error: CloudError) -> Elsewhere:
-    told = unanswered(error, "The job was not submitted", "submit it again")
-    return Elsewhere(told, "unreachable", error.retry_after)
+    answer = unanswered(error, "The job was not submitted", "submit it again")
+    return Elsewhere(answer, "unreachable", error.retry_after)
 
 
 def _refused(error: CloudRefused) -> Refused | Elsewhere:
-    told = from_cloud(error.status, error.body, error.retry_after)
+    answer = from_cloud(error.status, error.body, error.retry_after)
     fault = fault_of(error.status, error.body)
-    return Refused(told) if fault is None else Elsewhere(told, fault, error.retry_after)
+    return Refused(answer) if fault is None else Elsewhere(answer, fault, error.retry_after)
 
 
 def _unconfirmed() -> LocalError:

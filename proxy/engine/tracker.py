@@ -108,7 +108,7 @@ class Tracker:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     started_at: int | None = None
     ended: bool = False
-    _told_cached: bool = False
+    _sent_cached: bool = False
     _reading: bool = False
     _history: list[list[Any]] = field(default_factory=list)
     _terminal: dict[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -337,8 +337,8 @@ class Tracker:
     def _running(self, now: int, cached: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Tell the start and which nodes are `cached`, if nobody has."""
         self._start(now)
-        if not self._told_cached:
-            self._told_cached = True
+        if not self._sent_cached:
+            self._sent_cached = True
             nodes = cached.get("nodes")
             self.nodes.cached = [str(node) for node in nodes] if isinstance(nodes, list) else []
             at = events.timestamp(cached, now)

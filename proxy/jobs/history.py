@@ -107,7 +107,7 @@ class History:
         self._repository = repository
         self._files = files
         self._cache = HistoryCache()
-        bus.subscribe("jobs.*", self._hear)
+        bus.subscribe("jobs.*", self._receive)
         self._process = secrets.token_hex(4)
         #: Futures of requests that wait for a change of an entry, by the member and the job's id.
         self._waiting: dict[tuple[str, str], list[asyncio.Future[None]]] = {}
@@ -131,7 +131,7 @@ class History:
                 if not changed.done():
                     changed.set_result(None)
 
-    def _hear(self, news: object) -> None:
+    def _receive(self, news: object) -> None:
         match news:
             case JobRecorded(key=key, forgotten=forgotten):
                 self._changed(key.member, (key.prompt_id, *forgotten))

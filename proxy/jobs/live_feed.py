@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from proxy.bus import MISSED, EventBus
-from proxy.jobs.message_order import EndsHeard
+from proxy.jobs.message_order import KnownEnds
 from proxy.jobs.messages import (
     JobChanged,
     JobLeft,
@@ -25,8 +25,8 @@ from proxy.jobs.messages import (
     JobsAhead,
     NewsMissed,
     QueueChanged,
-    StepsHeard,
     StepsMissed,
+    StepsReceived,
     TermBegan,
 )
 from proxy.jobs.models import JobState, now
@@ -62,16 +62,16 @@ class LiveFeed:
     subscribers: Subscribers
     replay: Callable[[HistoryEntry], Iterable[Message]]
     status_interval: float = 5.0
-    #: What was heard of the ends of members with sockets here.
-    _ends: dict[str, EndsHeard] = field(default_factory=dict)
+    #: The known ends of members with sockets here.
+    _ends: dict[str, KnownEnds] = field(default_factory=dict)
     #: How far the clock of the database was before the monotonic one, in ms.
     _database_clock: float = field(default_factory=lambda: now() - 1000 * time.monotonic())
 
     def __post_init__(self) -> None:
-        self.bus.subscribe("jobs.*", self._hear)
+        self.bus.subscribe("jobs.*", self._receive)
         self.bus.subscribe("terms", self._hear_of_terms)
 
-    def _hear(self, news: object) -> None:
+    def _receive(self, news: object) -> None:
         match news:
             case JobChanged(job=job, progress=progress):
                 self.live.put(job, progress)
@@ -193,7 +193,7 @@ class LiveFeed:
             if jobs.remaining != before.get(member, 0) and not jobs.answering:
                 subscribers.broadcast(member, status(jobs.remaining))
         lasts = {member: self._last_end(member) for member in subscribers.members()}
-        ends, read = await self.repository.history.ends_behind(lasts)
+        ends, read = await self.repository.history.ends_after(lasts)
         due = {order: begun_job.key for order, begun_job in begun.items() if order not in living}
         due |= {
             job.order: job.key for job in gone if subscribers.listens(job.member, job.client_id)
@@ -211,18 +211,18 @@ class LiveFeed:
 
     def _last_end(self, member: str) -> int | None:
         """Return the last end of a member up to which all are known here; `None` if none is."""
-        heard = self._ends.get(member)
-        return self.subscribers.ends_before(member) if heard is None else heard.last
+        ends = self._ends.get(member)
+        return self.subscribers.ends_before(member) if ends is None else ends.last
 
     def _note_read(self, read: Mapping[str, int]) -> None:
         """Note up to which end of each member with sockets all have been read."""
         known = self._ends
-        self._ends = {member: known.get(member) or EndsHeard(last) for member, last in read.items()}
+        self._ends = {member: known.get(member) or KnownEnds(last) for member, last in read.items()}
         for member, last in read.items():
             self._ends[member].read(last)
 
     async def _tell_end(self, order: int, key: JobKey) -> None:
-        """Tell of a job that lives no more what its client has not heard."""
+        """Send what its client has not received of a job that has ended."""
         entry = await self.repository.history.entry(*key)
         if entry is None or entry.order != order:
             self.subscribers.close_job(order)
@@ -236,11 +236,11 @@ class LiveFeed:
         for job in self.live:
             if job.state == JobState.RUNNING and subscribers.listens(job.member, job.client_id):
                 subscribers.expect(job.order, job.key, job.client_id, running=False)
-        heard = tuple(
-            StepsHeard(delivery.key, order, delivery.epoch, delivery.number)
+        received = tuple(
+            StepsReceived(delivery.key, order, delivery.epoch, delivery.number)
             for order, delivery in subscribers.unfinished().items()
             if delivery.number is not None and order in living
         )
-        if heard and self.bus.connected:
+        if received and self.bus.connected:
             # If it is lost, nobody misses it: it is asked again.
-            self.bus.publish("engine", StepsMissed(heard), droppable=True)
+            self.bus.publish("engine", StepsMissed(received), droppable=True)

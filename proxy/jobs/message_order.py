@@ -163,8 +163,8 @@ class StepBuffer:
                 self._steps.append(message if self._fits(message) else None)
         return self._number, step
 
-    def behind(self, number: int) -> Iterator[tuple[int, Message | None]]:
-        """Yield the steps behind this one with their numbers; one that was not kept is `None`."""
+    def after(self, number: int) -> Iterator[tuple[int, Message | None]]:
+        """Yield the steps after this one with their numbers; one that was not kept is `None`."""
         return enumerate(self._steps[number:], number + 1)
 
     def close(self) -> None:
@@ -196,8 +196,8 @@ def _size(message: Message) -> int:
     return _OVERHEAD
 
 
-class EndsHeard(Struct):
-    """The ends of a member's jobs that were heard of, which the storage numbers 1, 2, 3 ….
+class KnownEnds(Struct):
+    """The ends of a member's jobs that are known, which the storage numbers 1, 2, 3 ….
 
     All up to `last` were; `ahead` are those behind one that was not.
     """
@@ -206,7 +206,7 @@ class EndsHeard(Struct):
     ahead: set[int] = set()
 
     def note(self, ordinal: int) -> None:
-        """Note that an end was heard of."""
+        """Note an end."""
         if ordinal <= self.last or len(self.ahead) >= _MAX_AHEAD:
             return
         self.ahead.add(ordinal)
@@ -220,5 +220,5 @@ class EndsHeard(Struct):
         self.ahead = {ordinal for ordinal in self.ahead if ordinal > self.last}
 
 
-#: Ends of a member that are remembered behind one that was not heard of; later ones are read.
+#: Ends of a member that are remembered after one that is not known; later ones are read.
 _MAX_AHEAD = 1000

@@ -5,7 +5,7 @@
 | `engine` | what the api wants: `JobReceived`, `JobReleased` and the like |
 | `answers.…` | the answer to one of these |
 | `jobs.MEMBER` | what becomes of a member's jobs and history |
-| `events.MEMBER.CLIENT` | messages for a client, heard where its socket is (`topic_of`) |
+| `events.MEMBER.CLIENT` | messages for a client, delivered where its socket is (`topic_of`) |
 | `events.MEMBER` | messages about jobs without a client |
 | `sockets` | `SocketKnown`, `SocketClosed` and `NewsMissed` |
 | `logs` | `LogsWanted` |
@@ -102,8 +102,8 @@ class CancelRequested(BusMessage, frozen=True):
     cleared: bool = False
 
 
-class StepsHeard(NamedTuple):
-    """How much of a live job a replica has heard: the last step and the epoch that it is of."""
+class StepsReceived(NamedTuple):
+    """How much of a live job a replica has received: the last step and the epoch that it is of."""
 
     key: JobKey
     order: int
@@ -114,7 +114,7 @@ class StepsHeard(NamedTuple):
 class StepsMissed(BusMessage, frozen=True):
     """api → engine: tell what is behind these steps once more, if there is more."""
 
-    heard: tuple[StepsHeard, ...]
+    received: tuple[StepsReceived, ...]
 
 
 class OverviewRequested(BusMessage, frozen=True):
@@ -345,7 +345,7 @@ class EngineAnswer(Generic[T]):
     def __init__(self, bus: EventBus, topic: str, kind: type[T]) -> None:
         self._kind = kind
         self._answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._subscription = bus.subscribe(topic, self._hear)
+        self._subscription = bus.subscribe(topic, self._receive)
 
     def __enter__(self) -> Self:
         return self
@@ -358,6 +358,6 @@ class EngineAnswer(Generic[T]):
         await asyncio.wait([self._answer], timeout=seconds)
         return self._answer.result() if self._answer.done() else None
 
-    def _hear(self, said: object) -> None:
-        if isinstance(said, self._kind) and not self._answer.done():
-            self._answer.set_result(said)
+    def _receive(self, message: object) -> None:
+        if isinstance(message, self._kind) and not self._answer.done():
+            self._answer.set_result(message)

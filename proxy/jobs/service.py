@@ -57,7 +57,7 @@ _MAX_ITEMS = 2**53
 HISTORY_TIMEOUT = 2.0
 
 #: Seconds that the engine has to report all jobs.
-_OVERVIEW_PATIENCE = 2.0
+_OVERVIEW_TIMEOUT = 2.0
 
 
 class JobService:
@@ -219,7 +219,7 @@ class JobService:
         request = uuid.uuid4().hex
         with EngineAnswer(self._bus, f"answers.{request}", OverviewAnswered) as answered:
             self._bus.publish("engine", OverviewRequested(request, member))
-            answer = await answered.within(_OVERVIEW_PATIENCE)
+            answer = await answered.within(_OVERVIEW_TIMEOUT)
             if answer is not None:
                 return answer
         return OverviewAnswered(
@@ -237,7 +237,7 @@ class JobService:
         request = uuid.uuid4().hex
         with EngineAnswer(self._bus, f"answers.{request}", RunAnswered) as answered:
             self._bus.publish("engine", RunRequested(request, key, picture))
-            return await answered.within(_OVERVIEW_PATIENCE) or RunAnswered(None)
+            return await answered.within(_OVERVIEW_TIMEOUT) or RunAnswered(None)
 
     # --- what clients end ------------------------------------------------------------------
 

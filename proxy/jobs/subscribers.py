@@ -105,7 +105,7 @@ class _Socket(Struct):
 
     subscriber: Subscriber
     hears_all: bool
-    heard: Subscription
+    subscription: Subscription
     opened_at: int
     ended: int | None
     status: int
@@ -132,7 +132,7 @@ class Subscribers:
         #: Set when messages of jobs may be missing.
         self.missed = asyncio.Event()
         self._closed: dict[int, None] = {}
-        bus.subscribe("sockets", self._hear)
+        bus.subscribe("sockets", self._receive)
 
     # --- sockets ---------------------------------------------------------------------------
 
@@ -159,10 +159,10 @@ class Subscribers:
         older = sockets.get(client_id)
         if older is not None:
             self._supersede(older)
-        heard = self._bus.subscribe(topic_of(member, client_id), self.deliver)
+        subscription = self._bus.subscribe(topic_of(member, client_id), self.deliver)
         at, ended = opened or Moment(now(), None)
         new = sockets[client_id] = _Socket(
-            subscriber, hears_all, heard, at, ended, self._last_status
+            subscriber, hears_all, subscription, at, ended, self._last_status
         )
         greet()
         self._bus.publish("sockets", _known(member, client_id, new, opens=True))
@@ -209,7 +209,7 @@ class Subscribers:
         ]
         return min(known, default=None)
 
-    def _hear(self, news: object) -> None:
+    def _receive(self, news: object) -> None:
         match news:
             case SocketKnown():
                 mine = self._sockets[news.member].get(news.client_id)
@@ -224,13 +224,13 @@ class Subscribers:
                         self._bus.publish("sockets", _known(member, client_id, socket))
 
     def _supersede(self, socket: _Socket) -> None:
-        socket.heard.close()
+        socket.subscription.close()
         socket.subscriber.superseded()
 
     def _remove(self, member: str, client_id: str) -> None:
         """Unsubscribe a client, and forget what it was sent."""
         sockets = self._sockets[member]
-        sockets.pop(client_id).heard.close()
+        sockets.pop(client_id).subscription.close()
         gone: set[str | None] = {client_id}
         if not sockets:
             self._common.pop(member).close()

@@ -237,16 +237,16 @@ class LiveJobs:
         """Read the jobs of a member or of all, where the bus may have lost something: the orders of
         those that live, and the jobs that do no more. Raises `StorageError`.
         """
-        heard: list[tuple[StoredJob, bool]] = []
-        self._readings.append(heard)
+        changes: list[tuple[StoredJob, bool]] = []
+        self._readings.append(changes)
         try:
             rows = await self._repository.live(member)
         finally:
-            # By identity: two readings that have heard the same are equal.
-            self._readings = [reading for reading in self._readings if reading is not heard]
+            # By identity: two readings with the same changes are equal.
+            self._readings = [reading for reading in self._readings if reading is not changes]
         known = {job.order: job for job in self if member in (None, job.member)}
-        news = {job.order for job, _ in heard}
-        living = {row.order for row in rows} | {job.order for job, left in heard if not left}
+        news = {job.order for job, _ in changes}
+        living = {row.order for row in rows} | {job.order for job, left in changes if not left}
         gone = [job for order, job in known.items() if order not in living]
         for row in rows:
             if row.order not in news and _is_newer(row, known.get(row.order)):

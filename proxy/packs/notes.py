@@ -41,7 +41,7 @@ class Notes:
         self._budget = budget
         self._kept: dict[str, _MemberNotes] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        bus.subscribe("notes.*", self._hear)
+        bus.subscribe("notes.*", self._receive)
 
     def leave(self, member: str, command: str, argument: Any = None) -> None:
         """Leave a note. Raises `LocalError` (413) for one that is too large."""
@@ -66,7 +66,7 @@ class Notes:
             timer.cancel()
         self._timers.clear()
 
-    def _hear(self, message: object) -> None:
+    def _receive(self, message: object) -> None:
         if not isinstance(message, NoteLeft):
             return
         member = message.member

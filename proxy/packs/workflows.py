@@ -59,7 +59,7 @@ class WorkflowExchange:
         self._tell = tell
         self._supervisor = supervisor
         self._subscribers: defaultdict[str, dict[str, None]] = defaultdict(dict)
-        bus.subscribe("workflows.*", self._hear)
+        bus.subscribe("workflows.*", self._receive)
 
     async def publish(self, member: str, publisher: str, name: Any, workflow: Any) -> None:
         """Store a workflow and send it to the member's clients that have subscribed.
@@ -109,7 +109,7 @@ class WorkflowExchange:
     def _publish(self, member: str, message: BusMessage) -> None:
         self._bus.publish(f"workflows.{member}", message)
 
-    def _hear(self, message: object) -> None:
+    def _receive(self, message: object) -> None:
         match message:
             case WorkflowPublished(member=member) if self._subscribers[member]:
                 self._supervisor.spawn(self._deliver(message), "deliver a workflow")

@@ -146,7 +146,7 @@ _ENDED = Upsert(job_numbers, "ended", how="next")
 _ENDS = select(job_numbers.c.member, job_numbers.c.ended).where(
     job_numbers.c.member.in_(bindparam("members", expanding=True))
 )
-_ENDS_BEHIND = (
+_ENDS_AFTER = (
     select(*(history.c[name] for name in RecordedEnd.__struct_fields__))
     .where(
         _MINE,
@@ -308,7 +308,7 @@ class HistoryRepository(Repository):
         (row,) = await self._all(_MOMENT, {"m": member})
         return int(row.at), row.ended or 0
 
-    async def ends_behind(
+    async def ends_after(
         self, lasts: Mapping[str, int | None]
     ) -> tuple[list[RecordedEnd], dict[str, int]]:
         """Return the ends of members behind the last one that is known of each, and the last one
@@ -329,7 +329,7 @@ class HistoryRepository(Repository):
                     elif row.ended > last:
                         until = read[row.member] = min(row.ended, last + MAX_ENDS)
                         part = {"m": row.member, "last": last, "until": until}
-                        ends = connection.execute(_ENDS_BEHIND, part)
+                        ends = connection.execute(_ENDS_AFTER, part)
                         found += [RecordedEnd(**end._mapping) for end in ends]
             return found, read
 

@@ -274,7 +274,7 @@ class WebhookRepository(Repository):
 
         await self.write(work)
 
-    async def told_accounts(self) -> dict[str, str]:
+    async def sent_accounts(self) -> dict[str, str]:
         """Return the troubles of accounts that were told last."""
         return await self._database.read(lambda connection: get_meta(connection, _ACCOUNTS) or {})
 

@@ -1,6 +1,6 @@
 """Tells webhooks that an account takes no jobs, and that it takes jobs again.
 
-What was told is in the storage, so that another engine, or another start, does not tell it again.
+What was sent is in the storage, so that another engine, or another start, does not tell it again.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ log = structlog.get_logger(__name__)
 
 #: Seconds between two looks at the accounts.
 INTERVAL = 1.0
-#: Seconds for which a trouble must last before it is told, by its reason. Others are of load, and
-#: are not told.
+#: Seconds for which a trouble must last before it is sent, by its reason. Others are of load, and
+#: are not sent.
 DELAYS = {"dead_key": 0.0, "no_credits": 0.0, "unreachable": 60.0}
 
 
-def changes(told: Mapping[str, str], troubles: Mapping[str, str]) -> Iterable[tuple[str, str, str]]:
+def changes(sent: Mapping[str, str], troubles: Mapping[str, str]) -> Iterable[tuple[str, str, str]]:
     """Yield the type of each message that is due, its account and the reason."""
     for account, reason in troubles.items():
-        if told.get(account) != reason:
+        if sent.get(account) != reason:
             yield "account.unavailable", account, reason
-    for account, reason in told.items():
+    for account, reason in sent.items():
         if account not in troubles:
             yield "account.recovered", account, reason
 
@@ -49,20 +49,20 @@ class AccountWatch:
 
     async def run(self) -> None:
         """Watch, until cancelled."""
-        told: dict[str, str] | None = None
+        sent: dict[str, str] | None = None
         while True:
             await asyncio.sleep(INTERVAL)
             troubles = self._troubles(asyncio.get_running_loop().time())
             if self.outbox.wanted.isdisjoint(GATEWAY_TYPES):
-                told = None
+                sent = None
                 continue
             try:
-                if told is None:
-                    told = await self.repository.told_accounts()
-                messages = [account_message(*change) for change in changes(told, troubles)]
+                if sent is None:
+                    sent = await self.repository.sent_accounts()
+                messages = [account_message(*change) for change in changes(sent, troubles)]
                 if messages:
                     await self.repository.tell_accounts(troubles, messages, fence=self.fence)
-                    told = troubles
+                    sent = troubles
                     self.outbox.news.set()
             except FencedError:
                 await asyncio.Event().wait()  # another engine watches; this one is stopped

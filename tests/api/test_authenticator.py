@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import graphs
 import pytest
-from stack import PATIENCE, Client, Listener, running_proxy
+from stack import TIMEOUT, Client, Listener, running_proxy
 from team import Team, basic, bearer, running_team
 from yarl import URL
 
@@ -66,7 +66,7 @@ async def test_a_websocket_by_every_way(
 ) -> None:
     url, options = way((team.url / "ws").with_query(clientId="c"), team.bob)
     async with session.ws_connect(url, **options) as socket:
-        hello = await socket.receive_json(timeout=PATIENCE)
+        hello = await socket.receive_json(timeout=TIMEOUT)
         assert hello["data"]["sid"] == "c"
     url, options = way((team.url / "ws").with_query(clientId="c"), WRONG)
     with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
@@ -201,12 +201,12 @@ async def test_a_disabled_member_and_a_revoked_token_are_shown_out(
     ):
         token = team.bob if team.members.access(team.bob) else team.ann
         socket = await session.ws_connect(team.url / "t" / token / "ws")
-        await socket.receive(timeout=PATIENCE)
+        await socket.receive(timeout=TIMEOUT)
         begun = loop.time()
         await end()
-        closed = await socket.receive(timeout=PATIENCE)
+        closed = await socket.receive(timeout=TIMEOUT)
         assert (closed.type, closed.data) == (aiohttp.WSMsgType.CLOSE, 1008)
-        assert loop.time() - begun < PATIENCE
+        assert loop.time() - begun < TIMEOUT
         async with session.get(team.url / "t" / token / "queue") as answer:
             assert answer.status == 401
 
@@ -215,10 +215,10 @@ async def test_a_socket_that_does_not_say_goodbye_is_cut(
     team: Team, session: aiohttp.ClientSession
 ) -> None:
     async with session.ws_connect(team.url / "t" / team.bob / "ws", autoclose=False) as socket:
-        await socket.receive(timeout=PATIENCE)
+        await socket.receive(timeout=TIMEOUT)
         await team.members.remove("bob")
         while True:
-            message = await socket.receive(timeout=PATIENCE)
+            message = await socket.receive(timeout=TIMEOUT)
             if message.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR):
                 break
 
@@ -229,10 +229,10 @@ async def test_the_first_member_shuts_the_door_on_everybody(
     async with running_proxy(simulator, tmp_path / "data") as proxy:
         client = Client(session, proxy.url)
         async with session.ws_connect(proxy.url / "ws") as socket:
-            await socket.receive(timeout=PATIENCE)
+            await socket.receive(timeout=TIMEOUT)
             assert (await client.get("queue"))[0] == 200
             await proxy.services.members.add(Member("ann"))
-            closed = await socket.receive(timeout=PATIENCE)
+            closed = await socket.receive(timeout=TIMEOUT)
             assert closed.data == 1008
         assert (await client.get("queue"))[0] == 401
 

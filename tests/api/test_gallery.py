@@ -12,7 +12,7 @@ import aiohttp
 import graphs
 import pytest
 from PIL import Image
-from stack import PATIENCE, Client, running_proxy
+from stack import TIMEOUT, Client, running_proxy
 from team import Team, bearer, running_team
 
 from proxy.api import members
@@ -47,7 +47,7 @@ class Person:
         ) as answer:
             assert answer.status == 200, await answer.text()
             id_ = str((await answer.json())["prompt_id"])
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while (await self.get(f"jobs/{id_}"))[1]["ended"] is None:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         return id_

@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from stack import PATIENCE, Proxy, running_proxy
+from stack import TIMEOUT, Proxy, running_proxy
 from team import bearer, running_team
 
 from proxy.members.member import Limits, Member
@@ -217,9 +217,9 @@ async def test_a_member_who_is_disabled_is_out_and_the_sockets_close(
 ) -> None:
     async with running() as proxy:
         async with session.ws_connect(proxy.url / "ws", headers={HEADER: "ann"}) as socket:
-            await socket.receive(timeout=PATIENCE)
+            await socket.receive(timeout=TIMEOUT)
             await proxy.services.members.change("ann", disabled=True)
-            while (message := await socket.receive(timeout=PATIENCE)).type != (
+            while (message := await socket.receive(timeout=TIMEOUT)).type != (
                 aiohttp.WSMsgType.CLOSE
             ):
                 pass

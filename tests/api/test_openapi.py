@@ -14,7 +14,7 @@ import jsonschema
 import openapi
 import pytest
 from openapi_spec_validator import validate
-from stack import PATIENCE
+from stack import TIMEOUT
 from team import Team, bearer, running_team
 
 from proxy.api import system
@@ -80,7 +80,7 @@ class Person:
 
     async def ended(self, id_: str) -> dict[str, Any]:
         """Look at a job until it has ended."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while (found := await self.ask("GET", "jobs/{id}", id=id_))["ended"] is None:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         return dict(found)
@@ -95,7 +95,7 @@ async def team(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Team]:
 async def jobs(ann: Person, bob: Person) -> None:
     """Look at jobs that wait, run, have failed and have ended well."""
     runs, waits = await ann.submit(graphs.waiting()), await bob.submit(graphs.plain())
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             state = await ann.ask("GET", "state")
             if state["waiting"] and state["running"] and state["running"][0]["node"]:

@@ -17,7 +17,7 @@ import pytest
 from aiohttp import web
 from process import serving
 from quiet import logging_restored
-from stack import PATIENCE
+from stack import TIMEOUT
 from wire import HEAD, POST, rest
 
 from proxy.api.tls import Certificate, CertificateError
@@ -140,7 +140,7 @@ async def test_it_serves_https_and_wss(tmp_path: Path) -> None:
         async with session.get(server.url / "queue") as answer:
             assert answer.status == 200
         async with session.ws_connect(server.url / "ws") as socket:
-            assert (await socket.receive_json(timeout=PATIENCE))["type"] == "status"
+            assert (await socket.receive_json(timeout=TIMEOUT))["type"] == "status"
         assert await server.stop() == 0
 
 
@@ -172,7 +172,7 @@ async def test_a_changed_certificate_is_taken_up_without_closing_anything(tmp_pa
             async with later.get(url, ssl=old, headers={"Connection": "close"}):
                 pass
             await asyncio.to_thread(shutil.copy, other_key, key)
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 while True:
                     try:
                         async with later.get(url, ssl=new):

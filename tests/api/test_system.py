@@ -323,7 +323,7 @@ async def test_anyone_may_subscribe_before_there_is_a_socket(client: Client) -> 
 async def test_each_member_has_its_own_lines_and_the_rest_are_nobodys(logging_on: None) -> None:
     journal = Journal(EventBus(), Clients())
     log = structlog.get_logger("proxy.test")
-    with logs.lines_told(journal.add):
+    with logs.forwarded_lines(journal.add):
         log.info("started")
         log.info("of ann", member="ann", key=SECRET)
         with structlog.contextvars.bound_contextvars(member="bob"):

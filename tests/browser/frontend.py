@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from playwright.async_api import Browser, FilePayload, Page
 
 #: Nothing that a person waits for takes longer, in milliseconds.
-PATIENCE = 60_000
+TIMEOUT = 60_000
 
 #: Of the example: image to image.
 WORKFLOW = Path(__file__).parent / "workflow.json"
@@ -107,7 +107,7 @@ class Frontend:
         When the block fails `failure` is what the page looked like.
         """
         page = await browser.new_page(viewport={"width": 1440, "height": 900})
-        page.set_default_timeout(PATIENCE)
+        page.set_default_timeout(TIMEOUT)
         frontend = cls(page, url)
         try:
             await frontend._start(greeted)
@@ -237,7 +237,7 @@ class Frontend:
         editor = page.get_by_role("dialog")
         canvas = editor.locator("canvas").nth(1)
         await canvas.wait_for()
-        async with asyncio.timeout(PATIENCE / 1000):
+        async with asyncio.timeout(TIMEOUT / 1000):
             while not await self.evaluate(_PAINTED):
                 box = await canvas.bounding_box()
                 assert box is not None

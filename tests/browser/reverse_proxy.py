@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from process import PATIENCE
+from process import TIMEOUT
 from yarl import URL
 
 _CONFIG = """
@@ -106,7 +106,7 @@ async def _running(folder: Path, port: int, name: str, *options: str) -> AsyncIt
         env={**os.environ, "XDG_CONFIG_HOME": str(folder), "XDG_DATA_HOME": str(folder)},
     )
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while True:
                 try:
                     _, writer = await asyncio.open_connection("127.0.0.1", port)

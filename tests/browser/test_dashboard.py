@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import aiohttp
 import graphs
 import pytest
-from browser.frontend import PATIENCE
+from browser.frontend import TIMEOUT
 from browser.gallery import busy_gateway
 from browser.reverse_proxy import caddy, free_port, nginx
 from browser.watch import Watch
@@ -103,7 +103,7 @@ async def signed_in(
         viewport={"width": width, "height": 900}, color_scheme=scheme
     )
     page = await context.new_page()
-    page.set_default_timeout(PATIENCE)
+    page.set_default_timeout(TIMEOUT)
     watch = Watch(home)
     watch.over(page)
     await page.goto(str(home / "proxy/"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from browser import sketch
-from browser.frontend import LOAD, PATIENCE, SAMPLER, SAVE, WORKFLOW, Frontend
+from browser.frontend import LOAD, SAMPLER, SAVE, TIMEOUT, WORKFLOW, Frontend
 from stack import Proxy
 
 from proxy.simulator import Simulator
@@ -60,7 +60,7 @@ async def test_an_import_is_in_the_menu_and_runs(
         assert OWN in await frontend.evaluate(_OFFERED, lora)
         await frontend.click_node(lora, down=45)
         entry = frontend.page.get_by_text(OWN, exact=True).first
-        await entry.wait_for(timeout=PATIENCE)
+        await entry.wait_for(timeout=TIMEOUT)
         await entry.click()
         await frontend.run()
         await frontend.until_picture(SAVE, "lighthouse")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import graphs
 import pytest
-from browser.frontend import PATIENCE
+from browser.frontend import TIMEOUT
 from browser.test_dashboard import Gateway, signed_in, two_members, until_ended
 from stack import running_proxy
 
@@ -175,7 +175,7 @@ async def test_the_workflow_opens_in_the_web_interface(
         async with page.context.expect_page() as opening:
             await page.get_by_role("link", name="Open in the web interface").click()
         opened = await opening.value
-        opened.set_default_timeout(PATIENCE)
+        opened.set_default_timeout(TIMEOUT)
         await opened.wait_for_function(
             "(count) => window.app?.graph?.nodes?.length === count && !location.search", arg=count
         )

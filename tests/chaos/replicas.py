@@ -33,7 +33,7 @@ BLIND = 0.05
 class ReplicaChaos(Chaos):
     """A run with three replicas; `kills` counts disturbances of each kind in turn."""
 
-    patience = 20.0
+    timeout = 20.0
     #: Whether each replica has a way of its own to each server.
     forwarded = False
 

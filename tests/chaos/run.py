@@ -64,7 +64,7 @@ class Chaos:
     """
 
     #: Seconds that a client waits for an answer.
-    patience = 60.0
+    timeout = 60.0
     #: What should not have been, beside what clients see.
     broken_promises = 0
 
@@ -84,7 +84,7 @@ class Chaos:
         switches = Switches(pace=0.01, dispatch=0.01, late_detail=0.02)
         async with Simulator(plan="pro", switches=switches) as simulator:
             self._plan_faults(simulator)
-            timeout = aiohttp.ClientTimeout(total=self.patience)
+            timeout = aiohttp.ClientTimeout(total=self.timeout)
             connector = aiohttp.TCPConnector(limit=0)
             async with (
                 aiohttp.ClientSession(timeout=timeout, connector=connector) as session,

@@ -23,7 +23,7 @@ import aiohttp
 import graphs
 import pytest
 from clients.recorded import Recorded, calls_of
-from process import PATIENCE, serving
+from process import TIMEOUT, serving
 from servers import free_port
 from stack import Client
 from yarl import URL
@@ -42,7 +42,7 @@ async def program(
             *command, env={**os.environ, **environment}, cwd=folder, stdout=log, stderr=log
         )
         try:
-            async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
+            async with asyncio.timeout(TIMEOUT), aiohttp.ClientSession() as session:
                 while True:
                     assert process.returncode is None, (folder / "program.log").read_text()
                     try:
@@ -153,7 +153,7 @@ async def test_what_the_history_names_is_in_the_folder_at_once(
             elif "close" in call:
                 await sockets.aclose()
             elif call["path"].startswith("/history/") and not entry:
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(TIMEOUT):
                     while not (found := json.loads(await program.call(call))):  # noqa: ASYNC110
                         await asyncio.sleep(0.01)
                 entry = found[program.prompt_id]

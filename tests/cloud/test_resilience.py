@@ -183,8 +183,8 @@ async def test_after_a_429_no_call_is_made_for_a_while(serve: Serve, connect: Co
 
 async def test_reads_wait_out_the_429_of_another(serve: Serve, connect: Connect) -> None:
     cloud = await serve(answer(THROTTLED, 429), answer({}))
-    patience = RetryPolicy(budget=5.0, backoff=Backoff(first=0.001, longest=0.002))
-    client = await connect(cloud.url, retries=patience, limiter=RateLimiter(Backoff(0.1, 30.0)))
+    retries = RetryPolicy(budget=5.0, backoff=Backoff(first=0.001, longest=0.002))
+    client = await connect(cloud.url, retries=retries, limiter=RateLimiter(Backoff(0.1, 30.0)))
     async with asyncio.TaskGroup() as group:
         group.create_task(client.user())
         await asyncio.sleep(0.05)

@@ -14,7 +14,7 @@ from typing import Any
 
 import graphs
 from chaos.accounting import prompt_id_of
-from cluster.replicas import PATIENCE, Cluster
+from cluster.replicas import TIMEOUT, Cluster
 from stack import Client, Listener
 
 from proxy.simulator import Simulator
@@ -61,7 +61,7 @@ class Runner:
 
     async def _submit(self, graph: dict[str, Any]) -> str:
         body = {"prompt": graph, "client_id": self.client.client_id}
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while True:
                 body["prompt_id"] = str(uuid.uuid4())
                 status, answer = await self.client.post("prompt", body)
@@ -87,7 +87,7 @@ class Runner:
     async def all_ended(self) -> None:
         """Wait until the socket has been told every end."""
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 while not self.ended.issuperset(self.submitted):
                     self._news.clear()
                     await self._news.wait()
@@ -169,7 +169,7 @@ def submitted_by(runners: Sequence[Runner]) -> list[str]:
 async def one_more(runners: Sequence[Runner], count: int = 1) -> None:
     """Wait until each has been told so many more ends."""
     ended = [len(runner.ended) for runner in runners]
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while any(  # noqa: ASYNC110
             len(runner.ended) < before + count
             for runner, before in zip(runners, ended, strict=True)

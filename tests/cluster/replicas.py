@@ -25,7 +25,7 @@ from yarl import URL
 from proxy.simulator import Simulator
 
 #: No state that must come needs longer, however busy the machine.
-PATIENCE = 60.0
+TIMEOUT = 60.0
 #: Where a Python finds a clock that is wrong.
 SKEWED = Path(__file__).parent / "skewed"
 #: Seconds of a lease in most tests: another engine takes over sooner than by default.
@@ -148,7 +148,7 @@ class Cluster:
         status, made = await self.client(0).post("proxy/api/tokens", {"member": member})
         assert status == 201, made
         for number in range(len(self.replicas)):
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 client = self.client(number)
                 while made["id"] not in str(await client.get("proxy/api/tokens")):  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
@@ -178,7 +178,7 @@ class Cluster:
         except (aiohttp.ClientError, TimeoutError):
             return 0, {}
 
-    async def engine(self, *, but: Replica | None = None, within: float = PATIENCE) -> Replica:
+    async def engine(self, *, but: Replica | None = None, within: float = TIMEOUT) -> Replica:
         """The replica whose engine is active and takes jobs, one other than `but`."""
         async with asyncio.timeout(within):
             while True:
@@ -204,7 +204,7 @@ class Cluster:
             *(self.is_ready(replica) for replica in self.replicas if replica.process is not None)
         )
 
-    async def is_ready(self, replica: Replica, *, within: float = PATIENCE) -> None:
+    async def is_ready(self, replica: Replica, *, within: float = TIMEOUT) -> None:
         """Wait until a replica takes jobs."""
         async with asyncio.timeout(within):
             while (await self.readiness(replica))[0] != 200:  # noqa: ASYNC110

@@ -14,7 +14,7 @@ import gated
 import graphs
 import pytest
 from cluster.conftest import Team
-from cluster.replicas import PATIENCE, Person, until_refused
+from cluster.replicas import TIMEOUT, Person, until_refused
 from stack import Client, Listener, bare
 from team import bearer
 from waiting import ids, running
@@ -119,7 +119,7 @@ async def test_dashboards_show_the_same_everywhere(team: Team, clients: list[Cli
     admin = admins[2]
     async with (
         admin.session.get(admin.url / "proxy/api/events") as stream,
-        asyncio.timeout(PATIENCE),
+        asyncio.timeout(TIMEOUT),
     ):
         team.gate.set()
         async for line in stream.content:
@@ -252,7 +252,7 @@ async def test_a_token_that_is_revoked_lets_nobody_in_anywhere_a_second_later(
             await asyncio.gather(
                 *(until_refused(client, within=REVOKED_WITHIN) for client in clients)
             )
-            async with asyncio.timeout(PATIENCE):  # the sockets that use it are closed, too
+            async with asyncio.timeout(TIMEOUT):  # the sockets that use it are closed, too
                 while (await listener.socket.receive()).type is not aiohttp.WSMsgType.CLOSE:
                     pass
     for client in person.clients:
@@ -361,7 +361,7 @@ async def test_every_replica_shows_the_same_dashboard(team: Team, person: Person
             assert answer.status == 200
             pictures.append(await answer.read())
     assert pictures[0] == pictures[1] == pictures[2]
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not (points := (await elsewhere.get("proxy/api/activity"))[1]["points"]):  # noqa: ASYNC110
             await asyncio.sleep(0.5)
     assert sum(point["completed"] for point in points) == 1

@@ -13,7 +13,7 @@ import graphs
 import pytest
 import servers as server_processes
 from cluster import load
-from cluster.replicas import PATIENCE, Servers, running_cluster
+from cluster.replicas import TIMEOUT, Servers, running_cluster
 from process import before, command, serving
 from stack import Client, bare
 from waiting import ids, running
@@ -189,7 +189,7 @@ async def test_a_process_with_a_data_folder_grows_into_replicas(
                 assert taken["number"] > last
                 gate.set()
                 await listener.until_end(waits)
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 while len((await clients[1].get("history"))[1]) < 4:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
         everything = [entry["prompt"][1], on_the_cloud, waits, taken["prompt_id"]]

@@ -9,7 +9,7 @@ import gated
 import graphs
 import pytest
 from cluster.conftest import Team
-from cluster.replicas import PATIENCE
+from cluster.replicas import TIMEOUT
 from stack import Client
 from waiting import ids
 
@@ -78,7 +78,7 @@ async def test_jobs_per_day_is_exact(team: Team) -> None:
         assert [status for status, _ in answers].count(200) == 5
         # a busy database may refuse a submission, which does not count
         assert {status for status, _ in answers} <= {200, 429, 503}
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while len((await person.clients[0].get("history"))[1]) < 5:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         for client in person.clients:
@@ -106,7 +106,7 @@ async def test_two_replicas_do_not_spend_the_last_credit_twice(team: Team) -> No
             (budget,) = (await client.get("proxy/api/state"))[1]["budgets"]
             assert (budget["limit"], budget["reserved"]) == (8.1, 8.1)
         team.gate.set()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while len((await person.clients[0].get("history"))[1]) < 3:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         (budget,) = (await person.clients[1].get("proxy/api/state"))[1]["budgets"]

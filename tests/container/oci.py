@@ -22,8 +22,8 @@ from typing import Any
 TOOLS = ("buildah", "runc", "netavark", "mmdebstrap")
 
 #: Seconds that a build and a container may take, however busy the machine.
-BUILD_PATIENCE = 1200
-PATIENCE = 120
+BUILD_TIMEOUT = 1200
+TIMEOUT = 120
 
 #: What lets the programs of the base reach a package index as this machine does.
 _OF_THIS_MACHINE = (Path("/etc/pip.conf"), Path("/etc/ssl/certs/ca-certificates.crt"))
@@ -69,7 +69,7 @@ class Store:
             _suite(),
             str(archive),
             *([str(sources)] if sources.exists() else []),
-            patience=BUILD_PATIENCE,
+            timeout=BUILD_TIMEOUT,
         )
         container = self._buildah("from", "scratch").strip()
         self._buildah("add", container, str(archive), "/")
@@ -88,7 +88,7 @@ class Store:
             *given,
             f"--tag={tag}",
             str(context),
-            patience=BUILD_PATIENCE,
+            timeout=BUILD_TIMEOUT,
         )
 
     def config(self, image: str) -> dict[str, Any]:
@@ -106,11 +106,9 @@ class Store:
         finally:
             self._buildah("rm", container)
 
-    def _buildah(self, *words: str, patience: float = PATIENCE) -> str:
+    def _buildah(self, *words: str, timeout: float = TIMEOUT) -> str:
         places = (f"--root={self.folder}/images", f"--runroot={self.folder}/run")
-        return _run(
-            "buildah", *places, f"--storage-driver={self.driver}", *words, patience=patience
-        )
+        return _run("buildah", *places, f"--storage-driver={self.driver}", *words, timeout=timeout)
 
 
 @dataclass
@@ -133,7 +131,7 @@ class Container:
 
     def ended(self) -> int:
         """Wait for the end; the exit code."""
-        rest, _ = self.process.communicate(timeout=PATIENCE)
+        rest, _ = self.process.communicate(timeout=TIMEOUT)
         self.said.append(rest)
         return self.process.returncode
 
@@ -143,7 +141,7 @@ class Container:
             ["runc", f"--root={self.folder}", "exec", self.name, *words],
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             check=False,
         )
 
@@ -220,7 +218,7 @@ def running(
                 capture_output=True,
                 check=False,
             )
-            process.communicate(timeout=PATIENCE)
+            process.communicate(timeout=TIMEOUT)
 
 
 def new_volume(store: Store, image: str, folder: Path, place: str = "/data") -> Path:
@@ -248,12 +246,12 @@ def _suite() -> str:
     return about.get("VERSION_CODENAME", "stable").strip('"')
 
 
-def _run(*words: str, patience: float = PATIENCE) -> str:
+def _run(*words: str, timeout: float = TIMEOUT) -> str:
     done = subprocess.run(
         words,
         capture_output=True,
         text=True,
-        timeout=patience,
+        timeout=timeout,
         check=False,
         stdin=subprocess.DEVNULL,
     )

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import graphs
 import pytest
-from stack import PATIENCE, Client, running_proxy
+from stack import TIMEOUT, Client, running_proxy
 
 from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import Backoff, RetryPolicy
@@ -75,7 +75,7 @@ class Studio:
 
     async def until(self, reached: Callable[[], bool]) -> None:
         """Wait until the simulator is in a state."""
-        await self.simulator.signal.until(reached, PATIENCE)
+        await self.simulator.signal.until(reached, TIMEOUT)
 
     async def until_running(self, count: int) -> None:
         """Wait until so many jobs of both accounts run."""
@@ -162,7 +162,7 @@ async def test_waiting_jobs_move_from_an_account_whose_key_dies(studio: Studio) 
         assert succeeded(await ended(client, *jobs))
         assert studio.jobs("two") == []
         status, two = 0, ""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while (status, "does not accept the API key" in two) != (200, True):
                 status, answer = await client.get("readyz")
                 two = answer["checks"]["accounts"]["two"]["key"]
@@ -175,7 +175,7 @@ async def test_an_account_that_does_not_answer_holds_up_nobody_who_asks_whether_
 ) -> None:
     fault = HttpFault("GET /api/user", key=studio.accounts["two"].key, delay=60.0)
     studio.simulator.faults.add(fault, times=None)
-    async with studio.proxy() as client, asyncio.timeout(PATIENCE):
+    async with studio.proxy() as client, asyncio.timeout(TIMEOUT):
         status, answer = await client.get("readyz")
         while status != 200:
             status, answer = await client.get("readyz")
@@ -189,7 +189,7 @@ async def test_an_account_with_another_key_takes_jobs_again(studio: Studio) -> N
         await ended(client, *[await client.submit(graphs.plain(number)) for number in range(4)])
         assert studio.jobs("two") == []
         studio.key_file("two").write_text(OTHER)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             number = 4
             while not studio.jobs("two"):
                 number += 2

@@ -10,7 +10,7 @@ import aiohttp
 import gated
 import graphs
 import pytest
-from stack import PATIENCE, Client, running_proxy
+from stack import TIMEOUT, Client, running_proxy
 
 from proxy.simulator import HttpFault, Simulator
 
@@ -57,7 +57,7 @@ async def test_a_job_whose_key_is_revoked_says_so_and_ends_as_lost(
         client = Client(session, proxy.url)
         prompt_id = await gated.running_one(client)
         simulator.faults.add(HttpFault("GET /api/jobs*", status=401), times=None)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while "queue_reason" not in (job := (await client.get(f"api/jobs/{prompt_id}"))[1]):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert (job["status"], job["queue_reason"]) == ("in_progress", "dead_key")
@@ -77,7 +77,7 @@ async def test_a_job_that_waits_for_an_account_without_a_key_is_told_and_fails(
         running = await gated.running_one(client)
         waiting = await client.submit(graphs.plain())
         fault = simulator.faults.add(HttpFault("GET /api/jobs*", status=401), times=None)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while "queue_reason" not in (job := (await client.get(f"api/jobs/{waiting}"))[1]):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert job["queue_reason"] == "dead_key"

@@ -15,7 +15,7 @@ import aiohttp
 import graphs
 import pytest
 from blake3 import blake3
-from stack import PATIENCE, Client, bare, running_proxy
+from stack import TIMEOUT, Client, bare, running_proxy
 from yarl import URL
 
 from proxy.api.routes import ROUTES
@@ -745,7 +745,7 @@ async def test_assets_can_be_turned_off_and_on_again(
 
 async def learnt(api: Api, **query: str) -> dict[str, Any]:
     """The only record of a list, once its hash, its size and its metadata are known."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             (record,) = (await api.get("api/assets", **query)).json["assets"]
             if {"hash", "size", "metadata"} <= set(record):

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import graphs
 import pytest
-from stack import PATIENCE, Client, running_proxy
+from stack import TIMEOUT, Client, running_proxy
 from structlog.testing import capture_logs
 
 from proxy import supervisor
@@ -76,7 +76,7 @@ async def test_a_task_that_a_fault_has_ended_is_started_again(
         wrapped = staticmethod(fail_once) if method == "_end_idle" else fail_once
         monkeypatch.setattr(owner, method, wrapped)
         with capture_logs() as lines:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 await client.run(graphs.plain(1))
                 await client.run(graphs.plain(2))
                 async with client.listening():
@@ -105,7 +105,7 @@ async def test_the_event_socket_bears_a_fault(
 
     monkeypatch.setattr(EventSocket, "_connect_and_listen", fail_once)
     with capture_logs() as lines:
-        async with running_proxy(simulator, tmp_path) as proxy, asyncio.timeout(PATIENCE):
+        async with running_proxy(simulator, tmp_path) as proxy, asyncio.timeout(TIMEOUT):
             await again.wait()
             await Client(session, proxy.url).run(graphs.plain())
     assert "event_socket_failed" in [line["event"] for line in lines]
@@ -133,7 +133,7 @@ async def test_whatever_task_a_fault_ends_at_its_start_is_started_again(
     monkeypatch.setattr(supervisor, "_RETRY_DELAY", Backoff(0.001, 0.01))
     monkeypatch.setattr(Supervisor, "keep", keep_failing_once)
     with capture_logs() as lines:
-        async with running_proxy(simulator, tmp_path) as proxy, asyncio.timeout(PATIENCE):
+        async with running_proxy(simulator, tmp_path) as proxy, asyncio.timeout(TIMEOUT):
             client = Client(session, proxy.url)
             async with client.listening():
                 assert (await client.run(graphs.plain()))["status"]["completed"] is True

@@ -19,7 +19,7 @@ import graphs
 import pytest
 from PIL import Image
 from quiet import logging_restored
-from stack import PATIENCE, Client, Proxy
+from stack import TIMEOUT, Client, Proxy
 
 from proxy import logging as logs
 from proxy.simulator import Simulator
@@ -63,7 +63,7 @@ class CloudProgram:
         return str(result["prompt_id"])
 
     async def poll(self, prompt_id: str) -> None:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while True:
                 status = (await self.read(f"/api/job/{prompt_id}/status"))["status"]
                 if status == "completed":
@@ -81,7 +81,7 @@ class CloudProgram:
 
     async def follow(self, socket: Any, prompt_id: str) -> dict[str, Any]:
         outputs: dict[str, Any] = {}
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             async for message in socket:
                 if message.type is not aiohttp.WSMsgType.TEXT:
                     continue

@@ -9,7 +9,7 @@ import aiohttp
 import gated
 import graphs
 import pytest
-from process import PATIENCE, before, serving
+from process import TIMEOUT, before, serving
 from stack import Client
 
 from proxy.simulator import Simulator
@@ -44,7 +44,7 @@ async def test_a_waiting_job_has_its_client_s_key_after_a_kill(
         assert not any(LENT.encode() in data for data in kept.values())
         async with serving(tmp_path, environment=environment) as process:
             client = Client(session, process.url)
-            async with client.listening() as listener, asyncio.timeout(PATIENCE):
+            async with client.listening() as listener, asyncio.timeout(TIMEOUT):
                 opened.set()
                 while waiting not in (await client.get("history"))[1]:
                     await listener.next()

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import graphs
 import pytest
-from stack import PATIENCE
+from stack import TIMEOUT
 from team import Team, bearer, running_team
 
 from proxy.simulator import Simulator
@@ -39,7 +39,7 @@ async def state(session: aiohttp.ClientSession, team: Team, token: str) -> dict[
 
 async def events(stream: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, Any]]:
     """The server-sent events, as name and data."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         name = ""
         async for line in stream.content:
             field, _, value = line.decode().rstrip("\n").partition(":")

@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 import graphs
-from stack import PATIENCE
+from stack import TIMEOUT
 from team import Team, bearer, running_team
 
 from proxy.simulator import Simulator
@@ -42,7 +42,7 @@ async def test_a_job_that_failed_twice_under_one_id_is_one_failure(
 ) -> None:
     prompt_id = "0f0f0f0f-0000-4000-8000-000000000000"
     body = {"prompt": graphs.raising(), "prompt_id": prompt_id}
-    async with running_team(simulator, tmp_path) as team, asyncio.timeout(PATIENCE):
+    async with running_team(simulator, tmp_path) as team, asyncio.timeout(TIMEOUT):
         headers = bearer(team.bob)
         for _ in range(2):
             async with session.post(team.url / "prompt", json=body, headers=headers) as answer:

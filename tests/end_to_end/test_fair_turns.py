@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp
 import gated
 import pytest
-from stack import PATIENCE, running_proxy
+from stack import TIMEOUT, running_proxy
 from team import bearer
 from yarl import URL
 
@@ -148,7 +148,7 @@ async def office(session: aiohttp.ClientSession, tmp_path: Path) -> AsyncIterato
             token, _ = await directory.new_token(name)
             people[name] = Teammate(name, token, proxy.url, session)
         listening = [asyncio.create_task(person.listen()) for person in people.values()]
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await asyncio.gather(*(person.opened.wait() for person in people.values()))
         yield Office(simulator, opened, people)
         for task in listening:

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from browser.reverse_proxy import caddy
-from stack import PATIENCE, Proxy, running_proxy
+from stack import TIMEOUT, Proxy, running_proxy
 from yarl import URL
 
 from proxy.simulator import Simulator
@@ -75,7 +75,7 @@ async def test_who_is_signed_in_there_is_a_member_here(front: Front) -> None:
     assert await front.who(signed_in) == (200, "ann")
     assert front.proxy.services.members.get("ann").role == "admin"
     async with front.session.ws_connect(front.url / "ws", headers=signed_in) as socket:
-        assert (await socket.receive_json(timeout=PATIENCE))["type"] == "status"
+        assert (await socket.receive_json(timeout=TIMEOUT))["type"] == "status"
 
 
 async def test_who_is_not_gets_the_page_of_the_reverse_proxy(front: Front) -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from strangers import CLIENT_ID, House, Job, Stranger, picture
 
-PATIENCE = 20.0
+TIMEOUT = 20.0
 
 people = st.integers(0, 2)
 others = st.integers(1, 2)
@@ -356,7 +356,7 @@ def machine(house: House) -> type[RuleBasedStateMachine]:
                 return
             body = {"asset_ids": [*mine, *theirs]}
             begun = house.ask(person, "POST", "api/assets/export", json=body).parsed["task_id"]
-            until = time.monotonic() + PATIENCE
+            until = time.monotonic() + TIMEOUT
             while True:
                 path = f"api/tasks/{begun}"
                 task = house.ask(person, "GET", path, told=theirs[0]).parsed
@@ -491,7 +491,7 @@ def machine(house: House) -> type[RuleBasedStateMachine]:
 
 def at_rest(house: House, person: Stranger) -> None:
     """Wait until nothing of the member's waits or runs."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + TIMEOUT
     while True:
         queue = house.ask(person, "GET", "queue").parsed
         if not queue["queue_running"] and not queue["queue_pending"]:

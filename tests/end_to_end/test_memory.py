@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import graphs
 import pytest
-from stack import PATIENCE, Client
+from stack import TIMEOUT, Client
 
 from proxy.engine.follower import JobFollower
 from proxy.engine.tracker import Tracker
@@ -38,6 +38,6 @@ async def test_an_ended_job_is_free_without_a_collection(
 ) -> None:
     before = alive()
     await client.run(graph)
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while alive() != before:  # noqa: ASYNC110 (it leaves a moment after its client has heard)
             await asyncio.sleep(0.01)

@@ -24,7 +24,7 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stack import PATIENCE, running_proxy
+from stack import TIMEOUT, running_proxy
 
 from proxy.api import assets, system
 from proxy.api.routes import ROUTES, Route
@@ -167,7 +167,7 @@ class Served:
     server_errors: list[str] = field(default_factory=list)
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(self.address, timeout=PATIENCE)
+        return socket.create_connection(self.address, timeout=TIMEOUT)
 
 
 class _Errors(logging.Handler):
@@ -199,11 +199,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with structlog.testing.capture_logs() as logged:
         served.logged = logged
         thread.start()
-        assert up.wait(PATIENCE)
+        assert up.wait(TIMEOUT)
         yield served
         loop, end = ends
         loop.call_soon_threadsafe(end.set)
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT)
     logging.getLogger().removeHandler(handler)
     assert not thread.is_alive()
 

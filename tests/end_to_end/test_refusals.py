@@ -12,7 +12,7 @@ import aiohttp
 import gated
 import graphs
 import pytest
-from stack import PATIENCE, Client, running_proxy
+from stack import TIMEOUT, Client, running_proxy
 
 from proxy.cloud import resilience
 from proxy.simulator import HttpFault, Simulator, SocketFault
@@ -210,7 +210,7 @@ async def test_a_wait_of_a_day_stops_no_reading(
 
 
 async def until_it_says_why(client: Client, prompt_id: str) -> dict[str, Any]:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             _, job = await client.get(f"api/jobs/{prompt_id}")
             if "queue_reason" in job:

@@ -8,7 +8,7 @@ from pathlib import Path
 import aiohttp
 import graphs
 import pytest
-from stack import PATIENCE, Client, running_proxy
+from stack import TIMEOUT, Client, running_proxy
 
 from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import Backoff, CircuitBreaker
@@ -51,7 +51,7 @@ async def test_a_cloud_that_is_not_asked_any_more_is_told_by_its_last_answer(
         client = Client(session, proxy.url)
         await client.run(graphs.plain())
         simulator.faults.add(fault, times=None)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while not circuit.open:
                 await client.get("readyz")
                 await asyncio.sleep(0.05)

@@ -16,7 +16,7 @@ import gated
 import graphs
 import pytest
 from PIL import Image
-from process import PATIENCE, before, command, serving
+from process import TIMEOUT, before, command, serving
 from prometheus_client.parser import text_string_to_metric_families
 from stack import Client, Proxy, running_proxy
 from yarl import URL
@@ -44,7 +44,7 @@ async def used(client: Client, **query: str) -> dict[str, Any]:
 
 async def until_used(client: Client, **counts: int) -> dict[str, Any]:
     """Wait until the usage says so: a job is counted when its last message has gone out."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             row = await used(client)
             if all(row[name] == count for name, count in counts.items()):
@@ -384,7 +384,7 @@ async def test_members_see_their_own_and_admins_see_all(proxy: Proxy) -> None:
             clients[name] = Client(session, proxy.url)
         for name, color in (("bob", 1), ("eve", 2)):
             await clients[name].run(graphs.plain(color))
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while True:
                 _, answer = await clients["ada"].get("proxy/api/usage")
                 if sum(row["completed"] for row in answer["usage"]) == 2:

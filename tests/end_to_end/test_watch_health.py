@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import graphs
 import pytest
-from stack import PATIENCE, Client, running_proxy
+from stack import TIMEOUT, Client, running_proxy
 from yarl import URL
 
 from proxy.cloud.event_socket import Timeouts
@@ -47,7 +47,7 @@ async def silence(simulator: Simulator, client: Client) -> None:
 
 async def until_said(client: Client, words: str) -> tuple[int, dict[str, Any]]:
     """Ask until the reason why the proxy is not ready has these words; the answer."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             status, answer = await client.get("readyz")
             if words in answer.get("reason", ""):
@@ -135,7 +135,7 @@ async def test_while_the_cloud_is_silent_every_call_for_it_is_refused_quickly_wi
         ("GET", client.url / "models", {}),
     ]
     for method, url, body in calls:
-        async with asyncio.timeout(PATIENCE), client.session.request(method, url, **body) as answer:
+        async with asyncio.timeout(TIMEOUT), client.session.request(method, url, **body) as answer:
             said = await answer.json(content_type=None)
         assert answer.status == 503, (url, said)
         assert int(answer.headers["Retry-After"]) >= 1, url

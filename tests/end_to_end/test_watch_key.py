@@ -13,7 +13,7 @@ import graphs
 import pytest
 from lives import assert_whole
 from process import serving
-from stack import PATIENCE, Client, running_proxy
+from stack import TIMEOUT, Client, running_proxy
 
 from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import Backoff, RetryPolicy
@@ -79,7 +79,7 @@ async def test_a_submission_is_refused_in_one_clear_sentence(
 async def test_it_is_said_at_readyz(account: Account, client: Client) -> None:
     await client.until_ready()
     await account.withdraw_key()
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         status, answer = await client.get("readyz")
         while "does not accept the API key" not in answer.get("reason", ""):
             status, answer = await client.get("readyz")
@@ -142,7 +142,7 @@ async def test_hangup_makes_a_process_read_its_settings_file_again(
         status, _ = await client.post("prompt", {"prompt": graphs.plain()})
         assert status == 503
         process.process.send_signal(signal.SIGHUP)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while status != 200:
                 await asyncio.sleep(0.02)
                 status, _ = await client.post("prompt", {"prompt": graphs.plain()})

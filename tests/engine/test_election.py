@@ -19,7 +19,7 @@ from proxy.storage.database import Database, FencedError, StorageError
 from proxy.storage.leases import LeaseRepository, check_fence
 from proxy.supervisor import Supervisor
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 
 class RecordingEngine:
@@ -55,7 +55,7 @@ class Replica:
 
     async def active(self) -> RecordingEngine:
         """The next engine that begins here."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             return await self.engines.get()
 
 

@@ -9,11 +9,11 @@ import gated
 import graphs
 import pytest
 from engine.rig import running_engine
-from stack import PATIENCE
+from stack import TIMEOUT
 from waiting import until
 
 from proxy.bus import BusMessage, EventBus
-from proxy.jobs.messages import JobMessage, StepsHeard, StepsMissed
+from proxy.jobs.messages import JobMessage, StepsMissed, StepsReceived
 from proxy.simulator import Simulator, SocketFault
 from proxy.translate import codec
 
@@ -23,7 +23,7 @@ SUBMIT = "POST /api/prompt"
 async def test_a_slot_passes_on_as_soon_as_an_end_is_known(
     simulator: Simulator, tmp_path: Path, opened: asyncio.Event
 ) -> None:
-    simulator.switches.late_detail = 2 * PATIENCE  # the outputs of the first never come
+    simulator.switches.late_detail = 2 * TIMEOUT  # the outputs of the first never come
     async with running_engine(simulator, tmp_path) as rig:
         await rig.submit(gated.GRAPH)
         await rig.submit(graphs.plain())
@@ -88,7 +88,7 @@ async def test_a_replica_that_has_missed_steps_is_told_them_once_more(
 
         def repeated(epoch: int, number: int, order: int = job.order) -> list[BusMessage]:
             rig.heard.clear()
-            heard = StepsHeard(job.key, order, epoch, number)
+            heard = StepsReceived(job.key, order, epoch, number)
             rig.bus.publish("engine", StepsMissed((heard,)))
             return list(rig.heard)
 

@@ -29,7 +29,7 @@ from proxy.members.member import LOCAL
 #: seconds without news while no job is live (while one is, the proxy is never silent for so long).
 #: Many short waits give the proxy its turns on a busy machine, where one long wait is over before
 #: anything could be said.
-PATIENCE = 30.0
+TIMEOUT = 30.0
 SILENCE = 40
 WAIT = 0.01
 #: Headers that the client must not add to the recorded ones.
@@ -137,7 +137,7 @@ class Replay:
         reader, writer = await asyncio.open_connection(self._url.host, self._url.port)
         try:
             writer.write(self._ours(event.fields["sent"]).encode("latin-1"))
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 head = await reader.readuntil(b"\r\n\r\n")
                 if b" 100 " in head.partition(b"\r\n")[0] and event.fields["received"]:
                     head = await reader.readuntil(b"\r\n\r\n")
@@ -306,7 +306,7 @@ class Replay:
 
     async def _wait_told(self, event: Event) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 while not await self._told(event):
                     if not await self._heard_something() and not self._jobs.queue_remaining(LOCAL):
                         return
@@ -314,7 +314,7 @@ class Replay:
     async def _wait(self, condition: Callable[[], bool]) -> bool:
         """Look whether a condition holds each time that any of our sockets hears something."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 while not condition():
                     if not await self._heard_something() and not self._jobs.queue_remaining(LOCAL):
                         return condition()

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from waiting import PATIENCE
+from waiting import TIMEOUT
 
 from proxy.budget import MemoryBudget
 from proxy.files import exports
@@ -40,12 +40,12 @@ async def test_an_export_that_waits_is_not_taken_for_one_that_stopped(
     request = ExportRequest(asset_ids=["11111111-2222-4333-8444-555555555555"])
     id_ = await begun.begin("anna", request)
     now[0] += 2 * STALE / 1000
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while (await begun.task("anna", id_))["status"] == "failed":  # noqa: ASYNC110
             await asyncio.sleep(0)
     assert await begun.begin("anna", request) == id_
     begun._turn.release()
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while (await begun.task("anna", id_))["status"] != "completed":  # noqa: ASYNC110
             await asyncio.sleep(0)
     await supervisor.close()
@@ -72,7 +72,7 @@ async def test_a_member_has_a_bounded_number_of_exports_under_way(database: Data
     assert (refused.value.kind, refused.value.type) == ("rate_limited", "too_many_exports")
     await begun.begin("ben", ExportRequest(asset_ids=[ids[-1]]))
     begun._turn.release()
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while (await begun.task("anna", made[-1]))["status"] != "completed":  # noqa: ASYNC110
             await asyncio.sleep(0)
         while budget.held()["export"]:  # noqa: ASYNC110
@@ -108,7 +108,7 @@ async def test_an_export_that_waits_can_be_cancelled(database: Database) -> None
     assert again != id_
     for _ in range(exports.MAX_CONCURRENT):
         begun._turn.release()
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while (await begun.task("anna", again))["status"] != "completed":  # noqa: ASYNC110
             await asyncio.sleep(0)
     assert (await begun.task("anna", id_))["status"] == "failed"

@@ -11,7 +11,7 @@ from waiting import until
 
 from proxy.bus import MISSED
 from proxy.jobs.conversion import progress_of, stored_of
-from proxy.jobs.messages import JobChanged, JobProgress, JobRecorded, StepsHeard, StepsMissed
+from proxy.jobs.messages import JobChanged, JobProgress, JobRecorded, StepsMissed, StepsReceived
 from proxy.jobs.models import JobState
 from proxy.storage.database import StorageError
 from proxy.storage.history import HistoryEntry
@@ -136,11 +136,13 @@ async def test_of_a_job_that_runs_the_engine_is_asked_for_what_was_lost(replica:
     replica.tell(job, "execution_cached", nodes=[], lost=True)
     replica.tell(job, "executing", node="9")
     await replica.feed.read()
-    heard = [StepsMissed((StepsHeard(job.key, job.order, *place),)) for place in ((0, 0), (1, 1))]
-    assert asked == heard
+    expected = [
+        StepsMissed((StepsReceived(job.key, job.order, *place),)) for place in ((0, 0), (1, 1))
+    ]
+    assert asked == expected
     replica.bus.away = True
     await replica.feed.read()
-    assert asked == heard
+    assert asked == expected
 
 
 async def test_who_opens_a_socket_while_a_job_runs_is_told_the_rest(replica: Replica) -> None:

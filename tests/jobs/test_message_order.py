@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from proxy.budget import MemoryBudget
 from proxy.jobs.message_order import (
     Delivery,
-    EndsHeard,
+    KnownEnds,
     StepBuffer,
     Verdict,
     is_step,
@@ -284,26 +284,26 @@ def test_what_is_behind_a_step_is_kept_within_the_budget() -> None:
     buffer = StepBuffer(budget.member("anna", "job"))
     for message in (START, PROGRESS, *STEPS[1:]):
         buffer.number(message)
-    assert list(buffer.behind(0)) == list(enumerate(STEPS, 1))
-    assert list(buffer.behind(3)) == [(4, FRAME)]
-    assert list(buffer.behind(4)) == []
+    assert list(buffer.after(0)) == list(enumerate(STEPS, 1))
+    assert list(buffer.after(3)) == [(4, FRAME)]
+    assert list(buffer.after(4)) == []
     assert budget.held()["job"] > 15_000
     buffer.close()
     assert budget.held()["job"] == 0
-    assert list(buffer.behind(0)) == []
+    assert list(buffer.after(0)) == []
 
 
 def test_what_does_not_fit_is_counted_and_the_small_steps_are_kept() -> None:
     buffer = StepBuffer(MemoryBudget(100).member("anna", "job"))
     for message in STEPS:
         buffer.number(message)
-    assert list(buffer.behind(0)) == [(1, START), (2, None), (3, None), (4, None)]
+    assert list(buffer.after(0)) == [(1, START), (2, None), (3, None), (4, None)]
 
 
 def test_where_nothing_gets_lost_nothing_is_kept() -> None:
     buffer = StepBuffer(None)
     buffer.number(LARGE)
-    assert list(buffer.behind(0)) == []
+    assert list(buffer.after(0)) == []
 
 
 # --- ends --------------------------------------------------------------------------------------
@@ -313,7 +313,7 @@ def test_where_nothing_gets_lost_nothing_is_kept() -> None:
 def test_of_ends_in_any_order_the_last_of_an_unbroken_row_counts(
     ordinals: list[int], count: int
 ) -> None:
-    ends = EndsHeard(0)
+    ends = KnownEnds(0)
     for ordinal in ordinals[:count]:
         ends.note(ordinal)
     known = set(ordinals[:count])
@@ -324,7 +324,7 @@ def test_of_ends_in_any_order_the_last_of_an_unbroken_row_counts(
 
 
 def test_a_row_of_ends_that_is_broken_for_long_takes_no_more_memory() -> None:
-    ends = EndsHeard(0)
+    ends = KnownEnds(0)
     for ordinal in range(2, 5000):
         ends.note(ordinal)
     assert len(ends.ahead) == 1000

@@ -17,7 +17,7 @@ from proxy.storage.usage import UsageRepository, UsageRow, day_of
 
 #: 2026-11-24 23:59:50 UTC.
 LATE = 1_795_564_790.0
-PATIENCE = 60.0
+TIMEOUT = 60.0
 DAY, NEXT = "2026-11-24", "2026-11-25"
 
 

@@ -26,7 +26,7 @@ from proxy.members.tokens import Token, Use, digest
 from proxy.storage.database import FILE, StorageError
 from proxy.storage.members import MemberRepository
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 
 class Clock:
@@ -235,14 +235,14 @@ async def test_a_running_server_sees_the_changes_of_another_process(
     try:
         await other.add(Member("ann"))
         text, token = await other.new_token("ann")
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while opened.access(text) is None:
                 await changed.wait()
                 changed.clear()
         await opened.change("ann", weight=3.0)
         await other.revoke(token.id)  # on what `opened` has just written
         assert other.get("ann").weight == 3.0
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while opened.access(text) is not None:
                 await changed.wait()
                 changed.clear()
@@ -267,7 +267,7 @@ async def test_a_subscriber_that_fails_ends_neither_the_watch_nor_others_hearing
         for revoked in (False, True):
             if revoked:
                 await other.revoke(token.id)
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 while (opened.access(text) is None) is not revoked:
                     await changed.wait()
                     changed.clear()
@@ -293,7 +293,7 @@ async def test_the_watch_goes_on_after_any_fault(
     other = await FolderDirectory.open(tmp_path)
     await other.add(Member("ann"))
     await other.close()
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         await changed.wait()
     assert opened.has_members
 
@@ -306,7 +306,7 @@ async def test_the_end_of_a_token_is_told(tmp_path: Path) -> None:
         ended = asyncio.Event()
         directory.subscribe(ended.set)
         directory.start()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await ended.wait()
         assert directory.access(text) is None
     finally:

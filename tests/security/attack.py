@@ -121,7 +121,7 @@ class Target:
         arguments = (str(_PROBE), str(self.url), str(self.process.process.pid), token)
         async with _probing(*arguments) as probe:
             yield figures
-            async with asyncio.timeout(process.PATIENCE):
+            async with asyncio.timeout(process.TIMEOUT):
                 written, _ = await probe.communicate(b"")
         figures.__dict__.update(json.loads(written))
         self.record(PROPERTY, {"who": bounds.who, **figures.__dict__})
@@ -150,7 +150,7 @@ async def _probing(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]
     )
     try:
         assert probe.stdout is not None
-        async with asyncio.timeout(process.PATIENCE):
+        async with asyncio.timeout(process.TIMEOUT):
             assert await probe.stdout.readline() == b"ready\n"
         yield probe
     finally:

@@ -16,7 +16,7 @@ import graphs
 import pytest
 from aiohttp import web
 from broken_cloud import BrokenCloud, broken_cloud
-from stack import PATIENCE, Client, running_proxy
+from stack import TIMEOUT, Client, running_proxy
 
 from proxy.cloud.client import CloudClient
 from proxy.files import cache
@@ -60,7 +60,7 @@ async def test_an_endless_output_is_not_fetched_ahead(
     endless = Endless(cloud)
     async with running_proxy(cloud, tmp_path, cache_mb=16, prefetch="images") as proxy:
         await Client(session, proxy.url).run(graphs.plain())
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await endless.stopped.wait()
         assert endless.sent < 100 * MIB
         assert proxy.services.files.cache.total <= 16 * MIB
@@ -77,7 +77,7 @@ async def test_an_endless_output_ends_for_its_reader(
         with suppress(aiohttp.ClientError):
             async with session.get((proxy.url / "view").with_query(image)) as answer:
                 await answer.read()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await endless.stopped.wait()
         assert endless.sent < 100 * MIB
         assert proxy.services.files.cache.arriving == 0

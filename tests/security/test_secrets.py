@@ -8,7 +8,7 @@ from pathlib import Path
 import aiohttp
 import graphs
 from quiet import logging_restored
-from stack import PATIENCE, Client
+from stack import TIMEOUT, Client
 from team import basic, bearer, running_team
 
 from proxy import logging as logs
@@ -75,7 +75,7 @@ async def _use_everywhere(session: aiohttp.ClientSession, url, token: str) -> li
         try:
             target = (base / "ws").with_query(query)
             async with session.ws_connect(target, headers=headers) as socket:
-                answers.append(str(await socket.receive(timeout=PATIENCE)))
+                answers.append(str(await socket.receive(timeout=TIMEOUT)))
         except aiohttp.WSServerHandshakeError as error:
             answers.append(f"{error.headers} {error.message}")
     form = {"token": token, "next": "/"}

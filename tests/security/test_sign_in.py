@@ -7,7 +7,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from stack import PATIENCE
+from stack import TIMEOUT
 from team import Team, basic, running_team
 from yarl import URL
 
@@ -41,12 +41,12 @@ async def test_a_browser_signs_in_and_out(team: Team, browser: aiohttp.ClientSes
     async with browser.get(team.url / "queue") as answer:
         assert answer.status == 200
     async with browser.ws_connect(team.url / "ws") as socket:
-        await socket.receive(timeout=PATIENCE)
+        await socket.receive(timeout=TIMEOUT)
         async with browser.get(team.url / "proxy/sign-in") as page:
             assert "signed in as <strong>bob</strong>" in await page.text()
         async with browser.post(team.url / "proxy/sign-out") as answer:
             assert answer.url.path == "/proxy/sign-in"
-        assert (await socket.receive(timeout=PATIENCE)).data == 1008
+        assert (await socket.receive(timeout=TIMEOUT)).data == 1008
     async with browser.get(team.url / "queue") as answer:
         assert answer.status == 401
 
@@ -160,7 +160,7 @@ async def test_the_servers_own_page_can(team: Team, browser: aiohttp.ClientSessi
         async with browser.post(team.url / "queue", json={}, headers=headers) as answer:
             assert answer.status == 200
         async with browser.ws_connect(team.url / "ws", headers=headers) as socket:
-            await socket.receive(timeout=PATIENCE)
+            await socket.receive(timeout=TIMEOUT)
 
 
 async def test_a_large_or_odd_form_is_refused(team: Team, browser: aiohttp.ClientSession) -> None:

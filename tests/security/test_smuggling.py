@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from stack import PATIENCE
+from stack import TIMEOUT
 from team import Team, running_team
 
 from proxy.simulator import Simulator
@@ -25,7 +25,7 @@ async def ask(team: Team, target: str, *headers: str, method: str = "GET") -> in
     lines = [f"{method} {target} HTTP/1.1", f"Host: {team.url.authority}", *headers, "", ""]
     writer.write("\r\n".join(lines).encode())
     try:
-        line = await asyncio.wait_for(reader.readline(), PATIENCE)
+        line = await asyncio.wait_for(reader.readline(), TIMEOUT)
     except ConnectionError:
         return 0
     finally:

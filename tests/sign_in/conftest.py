@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from filelock import FileLock
 from servers import free_port
-from stack import PATIENCE, Proxy, running_proxy
+from stack import TIMEOUT, Proxy, running_proxy
 from yarl import URL
 
 from proxy.settings import ProviderSettings
@@ -54,7 +54,7 @@ async def running_provider(folder: Path, port: int, *redirects: str) -> AsyncIte
     )
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while b"listening" not in await process.stdout.readline():
                 assert process.returncode is None
         yield URL(f"http://127.0.0.1:{port}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from sign_in.conftest import Gateway, browser, running_gateway
-from stack import PATIENCE
+from stack import TIMEOUT
 from yarl import URL
 
 from proxy.api.credentials import COOKIE
@@ -108,9 +108,9 @@ async def test_a_member_who_is_disabled_is_out(gateway: Gateway) -> None:
     async with browser() as session:
         await sign_in(session, gateway, "ann")
         async with session.ws_connect(gateway.url / "ws") as socket:
-            await socket.receive(timeout=PATIENCE)
+            await socket.receive(timeout=TIMEOUT)
             await gateway.proxy.services.members.change("ann", disabled=True)
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 while (await socket.receive()).type != aiohttp.WSMsgType.CLOSE:
                     pass
         assert await user(session, gateway) is None

@@ -9,7 +9,7 @@ import signal
 import aiohttp
 import pytest
 from graphs import plain, waiting
-from process import PATIENCE, child
+from process import TIMEOUT, child
 from simulator.visitor import Visitor
 
 from proxy.simulator import Simulator
@@ -120,4 +120,4 @@ async def test_it_runs_in_a_process_of_its_own() -> None:
                 async with session.get(f"{line[2]}/api/user", headers=headers) as answer:
                     assert answer.status == status
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
+        assert await asyncio.wait_for(process.wait(), TIMEOUT) == 0

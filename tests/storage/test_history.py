@@ -120,15 +120,15 @@ async def test_the_ends_of_members_are_counted(jobs: JobRepository) -> None:
     again = await run(jobs, job("a"))
     other = await run(jobs, job("b", "ben"))
     await jobs.insert(job("lives"), PAYLOAD)
-    found, last = await jobs.history.ends_behind({"anna": 1, "ben": 0, "cleo": 0, "dan": None})
+    found, last = await jobs.history.ends_after({"anna": 1, "ben": 0, "cleo": 0, "dan": None})
     assert found == [
         RecordedEnd(later, "anna", "b", "c", 2),
         RecordedEnd(again, "anna", "a", None, 3),
         RecordedEnd(other, "ben", "b", None, 1),
     ]
     assert last == {"anna": 3, "ben": 1, "cleo": 0, "dan": 0}
-    assert await jobs.history.ends_behind({"anna": None}) == ([], {"anna": 3})
-    assert await jobs.history.ends_behind(last) == ([], last)
+    assert await jobs.history.ends_after({"anna": None}) == ([], {"anna": 3})
+    assert await jobs.history.ends_after(last) == ([], last)
     assert (await jobs.history.moment("anna"))[1] == 3
     assert (await jobs.history.moment("dan"))[1] == 0
 
@@ -139,9 +139,9 @@ async def test_of_many_ends_so_many_are_looked_for_at_once(
     monkeypatch.setattr(storage_history, "MAX_ENDS", 2)
     for prompt_id in "abc":
         await run(jobs, job(prompt_id))
-    found, last = await jobs.history.ends_behind({"anna": 0})
+    found, last = await jobs.history.ends_after({"anna": 0})
     assert ([end.prompt_id for end in found], last) == (["a", "b"], {"anna": 2})
-    found, last = await jobs.history.ends_behind(last)
+    found, last = await jobs.history.ends_after(last)
     assert ([end.prompt_id for end in found], last) == (["c"], {"anna": 3})
 
 
