@@ -41,10 +41,10 @@ async def rate(url: URL) -> float:
     process = await asyncio.create_subprocess_exec(
         *("wrk", "-t1", "-c50", "-d3s", str(url)), stdout=asyncio.subprocess.PIPE
     )
-    said, _ = await process.communicate()
-    found = re.search(r"Requests/sec:\s*([\d.]+)", said.decode())
-    if process.returncode or found is None or b"Non-2xx" in said:
-        raise RuntimeError(f"the load failed: {said.decode()}")
+    output, _ = await process.communicate()
+    found = re.search(r"Requests/sec:\s*([\d.]+)", output.decode())
+    if process.returncode or found is None or b"Non-2xx" in output:
+        raise RuntimeError(f"the load failed: {output.decode()}")
     return float(found[1])
 
 

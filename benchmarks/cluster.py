@@ -106,8 +106,8 @@ async def submissions(one: Server, found: Sequence[Server]) -> None:
     print("|---|---:|---:|---:|")
     least = statistics.median(taken["one process with SQLite"])
     for name, values in taken.items():
-        median, most = statistics.median(values), statistics.quantiles(values, n=20)[18]
-        print(f"| {name} | {median:.1f} | {most:.1f} | +{median - least:.1f} |", flush=True)
+        median, limit = statistics.median(values), statistics.quantiles(values, n=20)[18]
+        print(f"| {name} | {median:.1f} | {limit:.1f} | +{median - least:.1f} |", flush=True)
 
 
 async def events(cloud: Server, found: Sequence[Server], jobs: int, seconds: int) -> None:
@@ -127,12 +127,14 @@ async def events(cloud: Server, found: Sequence[Server], jobs: int, seconds: int
     await process.wait()
     if process.returncode or len(used) != 2:
         raise RuntimeError("the clients failed")
-    told = json.loads(line)
-    shares = [100 * (after - before) / told["seconds"] for before, after in zip(*used, strict=True)]
+    report = json.loads(line)
+    shares = [
+        100 * (after - before) / report["seconds"] for before, after in zip(*used, strict=True)
+    ]
     work = " | ".join(f"{share:.0f}%" for share in shares)
     print(
-        f"| {jobs} | {jobs * 10:,} | {told['events']:,.0f} | {told['messages']:,.0f} "
-        f"| {told['median']:.0f} | {told['p99']:.0f} | {work} |",
+        f"| {jobs} | {jobs * 10:,} | {report['events']:,.0f} | {report['messages']:,.0f} "
+        f"| {report['median']:.0f} | {report['p99']:.0f} | {work} |",
         flush=True,
     )
 

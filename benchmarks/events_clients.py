@@ -44,8 +44,8 @@ async def listen(session: aiohttp.ClientSession, url: URL, client: str, ages: Ag
             elif '"execution_start"' in message.data[:30]:
                 ages.started += 1
             elif '"progress"' in message.data[:24]:
-                told = json.loads(message.data)
-                ages.note(told["data"]["max"])
+                event = json.loads(message.data)
+                ages.note(event["data"]["max"])
 
 
 async def submit(session: aiohttp.ClientSession, url: URL, client: str, seconds: int) -> None:

@@ -147,10 +147,10 @@ class Client:
         }
         begun = time.time()
         async with http.post(self.url / "prompt", json=body) as answer:
-            told = await answer.json()
+            parsed = await answer.json()
             if answer.status != 200:
-                raise RuntimeError(f"{self.name}: {answer.status} {told}")
-        self.sent[told["prompt_id"]] = begun, time.time()
+                raise RuntimeError(f"{self.name}: {answer.status} {parsed}")
+        self.sent[parsed["prompt_id"]] = begun, time.time()
 
     async def _listen(
         self, socket: aiohttp.ClientWebSocketResponse, ended: asyncio.Semaphore
@@ -163,12 +163,12 @@ class Client:
             if binary:
                 self.previews += 1
                 continue
-            told = json.loads(data)
-            prompt_id = told["data"].get("prompt_id")
+            parsed = json.loads(data)
+            prompt_id = parsed["data"].get("prompt_id")
             if prompt_id is None:
                 continue
             self.heard_of[prompt_id] += 1
-            if told["type"] in _ENDS:
+            if parsed["type"] in _ENDS:
                 self.ends[prompt_id] += 1
                 ended.release()
                 if len(self.ends) == self.jobs:
@@ -221,7 +221,7 @@ def print_sums(clients: list[Client], turns: list[Turn]) -> list[str]:
     indices = [index for _, index in found]
     used = utilisation(turns, SLOTS)
     submissions = [1000 * (turn.taken - turn.sent) for turn in turns]
-    heard = sum(sum(client.heard_of.values()) + client.previews for client in clients)
+    received = sum(sum(client.heard_of.values()) + client.previews for client in clients)
     faults = [fault for client in clients for fault in client.faults()]
     seconds = max(turn.ended for turn in turns) - min(turn.sent for turn in turns)
     print("\n| | |")
@@ -234,7 +234,7 @@ def print_sums(clients: list[Client], turns: list[Turn]) -> list[str]:
     print(f"| slots in use while anything waited (bound {USED}) | {used:.3f} |")
     print(f"| `POST /prompt`, ms (median) | {statistics.median(submissions):.0f} |")
     print(f"| `POST /prompt`, ms (95 %) | {percentile(submissions):.0f} |")
-    print(f"| messages received | {heard} |")
+    print(f"| messages received | {received} |")
     print(f"| of another member, lost or doubled | {len(faults)} |")
     if min(indices) < FAIR:
         at, index = min(found, key=lambda each: each[1])

@@ -67,10 +67,10 @@ async def rate(url: URL, headers: list[str], seconds: float, connections: int) -
         *("--seconds", str(seconds), "--connections", str(connections)),
         stdout=asyncio.subprocess.PIPE,
     )
-    said, _ = await process.communicate()
+    output, _ = await process.communicate()
     if process.returncode:
         raise RuntimeError("the load failed")
-    return float(json.loads(said))
+    return float(json.loads(output))
 
 
 async def cases(session: aiohttp.ClientSession, url: URL) -> list[tuple[str, int, list[str]]]:

@@ -142,8 +142,8 @@ async def busy_client(
                 await timed(figures.submissions, submit)
                 async for message in socket:
                     if message.type is aiohttp.WSMsgType.TEXT:
-                        told = json.loads(message.data)
-                        if told["type"] == "executing" and told["data"]["node"] is None:
+                        event = json.loads(message.data)
+                        if event["type"] == "executing" and event["data"]["node"] is None:
                             return
                 raise RuntimeError("the socket was closed")
 

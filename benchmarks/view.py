@@ -112,10 +112,10 @@ async def rate(urls: Iterable[URL], connections: int = 8) -> float:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
-    said, _ = await process.communicate("\n".join(map(str, urls)).encode())
+    output, _ = await process.communicate("\n".join(map(str, urls)).encode())
     if process.returncode:
         raise RuntimeError("the load failed")
-    return float(json.loads(said))
+    return float(json.loads(output))
 
 
 async def rates(proxied: URL, others: list[URL], pictures: list[Picture]) -> dict[str, list[float]]:

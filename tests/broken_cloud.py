@@ -89,11 +89,11 @@ class BrokenCloud:
             sending = asyncio.create_task(forward())
             try:
                 async for message in far:
-                    for told in self.tells(message.data):
-                        if isinstance(told, str):
-                            await near.send_str(told)
+                    for reply in self.tells(message.data):
+                        if isinstance(reply, str):
+                            await near.send_str(reply)
                         else:
-                            await near.send_bytes(told)
+                            await near.send_bytes(reply)
             finally:
                 sending.cancel()
         return near

@@ -19,7 +19,9 @@ async def assert_whole(
     of; one end, behind everything but `executing` with `node: null`. The history says the same.
     Returns the history entry.
     """
-    events = [(type_, data) for type_, data in listener.heard if type_ not in ("status", "binary")]
+    events = [
+        (type_, data) for type_, data in listener.received if type_ not in ("status", "binary")
+    ]
     types = [type_ for type_, _ in events]
     assert all(data["prompt_id"] == prompt_id for _, data in events)
     assert types[:2] == ["execution_start", "execution_cached"]

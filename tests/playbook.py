@@ -54,7 +54,7 @@ def play(
     return [command for input_ in inputs for command in tracker.receive(input_, now)]
 
 
-def heard(commands: list[Command]) -> list[str]:
+def received(commands: list[Command]) -> list[str]:
     """What goes out, a word each: the type, and the node where there is one."""
     words = []
     for command in commands:

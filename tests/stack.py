@@ -86,20 +86,20 @@ class Listener:
     """A client's websocket and all that it heard: `(type, data)`, binary as `("binary", bytes)`."""
 
     socket: aiohttp.ClientWebSocketResponse
-    heard: list[tuple[str, Any]] = field(default_factory=list)
+    received: list[tuple[str, Any]] = field(default_factory=list)
 
     async def next(self) -> tuple[str, Any]:
         """The next message."""
         async with asyncio.timeout(TIMEOUT):
             message = await self.socket.receive()
         if message.type is aiohttp.WSMsgType.BINARY:
-            self.heard.append(("binary", message.data))
+            self.received.append(("binary", message.data))
         elif message.type is aiohttp.WSMsgType.TEXT:
             parsed = json.loads(message.data)
-            self.heard.append((parsed["type"], parsed["data"]))
+            self.received.append((parsed["type"], parsed["data"]))
         else:
             raise ConnectionError(f"the socket ended: {message}")
-        return self.heard[-1]
+        return self.received[-1]
 
     async def until(self, type_: str, **fields: Any) -> dict[str, Any]:
         """Read up to a message of this type whose data has these fields."""
@@ -114,11 +114,11 @@ class Listener:
 
     def types(self) -> list[str]:
         """What was heard, without `status`."""
-        return [type_ for type_, _ in self.heard if type_ != "status"]
+        return [type_ for type_, _ in self.received if type_ != "status"]
 
     def of(self, type_: str) -> list[Any]:
         """The data of all messages of a type."""
-        return [data for kind, data in self.heard if kind == type_]
+        return [data for kind, data in self.received if kind == type_]
 
 
 @dataclass
@@ -141,7 +141,7 @@ class Client:
             if flags is not None:
                 await socket.send_json({"type": "feature_flags", "data": flags})
                 await listener.until("feature_flags")
-            listener.heard.clear()
+            listener.received.clear()
             yield listener
 
     async def post(self, path: str, body: Any = None) -> tuple[int, Any]:

@@ -86,7 +86,7 @@ class Stranger:
     assets: dict[str, bytes] = field(default_factory=dict)
     exports: dict[str, str] = field(default_factory=dict)
     history_touched: bool = False
-    heard: list[bytes] = field(default_factory=list)
+    received: list[bytes] = field(default_factory=list)
     socket: aiohttp.ClientWebSocketResponse | None = None
     listening: asyncio.Task[None] | None = None
     left: Belongings | None = None
@@ -220,7 +220,7 @@ class House:
         """Look through what came over the websocket."""
 
         async def look() -> None:
-            heard, person.heard = person.heard, []
+            heard, person.received = person.received, []
             for message in heard:
                 await self._check(person, message)
 
@@ -278,7 +278,7 @@ class House:
 async def _listen(person: Stranger, socket: aiohttp.ClientWebSocketResponse) -> None:
     async for message in socket:
         data = message.data
-        person.heard.append(data if isinstance(data, bytes) else str(data).encode())
+        person.received.append(data if isinstance(data, bytes) else str(data).encode())
 
 
 def _credentials(person: Stranger) -> dict[str, str]:

@@ -47,8 +47,8 @@ def busy_port() -> Iterator[int]:
 def ended(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as raised:
         main(arguments)
-    said = capsys.readouterr()
-    return int(raised.value.code or 0), said.out, said.err
+    printed = capsys.readouterr()
+    return int(raised.value.code or 0), printed.out, printed.err
 
 
 async def spawned(*arguments: str, **environment: str) -> tuple[int, str, str]:
@@ -82,12 +82,16 @@ async def spawned(*arguments: str, **environment: str) -> tuple[int, str, str]:
     ],
 )
 def test_one_sentence_says_what_to_do(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch, arguments: list[str], said: str
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch,
+    arguments: list[str],
+    printed: str,
 ) -> None:
     monkeypatch.setenv("COMFY_PROXY_DATA_DIR", str(tmp_path))
     code, out, err = ended(capsys, *arguments)
     assert (code, out) == (2, "")
-    assert said in err
+    assert printed in err
     assert err.endswith(".\n")
     assert err.count("\n") == 1
 
@@ -158,15 +162,15 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 async def test_one_line_says_where_it_listens_and_before_which_cloud(tmp_path: Path) -> None:
     async with serving(tmp_path, "--simulate") as process:
         assert process.url.port not in (None, 0, 8188)
-        said = f"listening on {process.url} (Comfy Cloud simulator at http://127."
-        assert sum(line.startswith(said.encode()) for line in process.said) == 1
+        printed = f"listening on {process.url} (Comfy Cloud simulator at http://127."
+        assert sum(line.startswith(printed.encode()) for line in process.said) == 1
 
 
 async def test_the_cloud_of_the_settings_is_named(tmp_path: Path) -> None:
     environment = {"COMFY_CLOUD_API_KEY": KEY, "COMFY_CLOUD_BASE_URL": "http://127.0.0.1:1"}
     async with serving(tmp_path, environment=environment) as process:
-        said = f"listening on {process.url} (Comfy Cloud at http://127.0.0.1:1)\n"
-        assert said.encode() in process.said
+        printed = f"listening on {process.url} (Comfy Cloud at http://127.0.0.1:1)\n"
+        assert printed.encode() in process.said
         assert await process.stop() == 0
     assert KEY.encode() not in b"".join(process.said)
 
@@ -184,27 +188,27 @@ async def test_a_key_that_does_not_work_is_told_at_the_start(tmp_path: Path) -> 
             async with asyncio.timeout(TIMEOUT):
                 while b"readiness_failed" not in (line := await process.stderr.readline()):
                     assert line, "it ended"
-    said = json.loads(line)
-    assert said["level"] == "warning"
-    assert said["reason"].startswith("Comfy Cloud does not accept the API key: put a valid key")
+    printed = json.loads(line)
+    assert printed["level"] == "warning"
+    assert printed["reason"].startswith("Comfy Cloud does not accept the API key: put a valid key")
 
 
 async def test_a_person_sees_a_banner_before_the_logs(tmp_path: Path) -> None:
     words = ("serve", "--simulate", "--port", "0", "--data-dir", str(tmp_path))
     async with at_terminal(*words, environment={"NO_COLOR": "1"}) as terminal:
-        said = await terminal.shows("Press Ctrl-C to stop.")
-        assert said.startswith(f"comfy-cloud-proxy {__version__}\n")
-        (url,) = re.findall(r"ComfyUI API +(http://127\.0\.0\.1:\d+)\n", said)
-        assert re.search(rf"Dashboard +{url}/proxy/\n", said)
-        assert re.search(r"Web interface +(http|not installed)", said)
-        assert re.search(r"API key +accepted\n", said)
-        assert re.search(r"Outputs +by GET /view; .+: --output-directory DIR\n", said)
+        printed = await terminal.shows("Press Ctrl-C to stop.")
+        assert printed.startswith(f"comfy-cloud-proxy {__version__}\n")
+        (url,) = re.findall(r"ComfyUI API +(http://127\.0\.0\.1:\d+)\n", printed)
+        assert re.search(rf"Dashboard +{url}/proxy/\n", printed)
+        assert re.search(r"Web interface +(http|not installed)", printed)
+        assert re.search(r"API key +accepted\n", printed)
+        assert re.search(r"Outputs +by GET /view; .+: --output-directory DIR\n", printed)
         terminal.process.send_signal(signal.SIGINT)
         assert await terminal.ended() == 0
-        said, _, logged = terminal.text.partition("Press Ctrl-C to stop.\n")
+        printed, _, logged = terminal.text.partition("Press Ctrl-C to stop.\n")
     assert re.search(r"(?m)^\d\d:\d\d:\d\d Shutdown started$", logged)
     assert "proxy." not in logged
-    assert not re.search(r"(?m)^\d\d:\d\d:\d\d ", said)
+    assert not re.search(r"(?m)^\d\d:\d\d:\d\d ", printed)
     assert "\x1b" not in terminal.text
 
 
@@ -213,8 +217,8 @@ async def test_the_banner_names_the_output_directory(tmp_path: Path) -> None:
     words = ("serve", "--simulate", "--port", "0", "--data-dir", str(tmp_path / "data"))
     options = ("--output-directory", str(output))
     async with at_terminal(*words, *options, environment={"NO_COLOR": "1"}) as terminal:
-        said = await terminal.shows("Press Ctrl-C to stop.")
-    assert f"also in {output}\n" in said
+        printed = await terminal.shows("Press Ctrl-C to stop.")
+    assert f"also in {output}\n" in printed
 
 
 async def test_the_banner_says_what_is_wrong_with_the_key(tmp_path: Path) -> None:
@@ -225,10 +229,10 @@ async def test_the_banner_says_what_is_wrong_with_the_key(tmp_path: Path) -> Non
         }
         words = ("serve", "--port", "0", "--data-dir", str(tmp_path))
         async with at_terminal(*words, environment=environment) as terminal:
-            said = await terminal.shows("Press Ctrl-C to stop.")
-    assert ": Comfy Cloud does not accept the API key: put a valid key" in said
-    assert "accepted" not in said
-    assert "wrong-one" not in said
+            printed = await terminal.shows("Press Ctrl-C to stop.")
+    assert ": Comfy Cloud does not accept the API key: put a valid key" in printed
+    assert "accepted" not in printed
+    assert "wrong-one" not in printed
 
 
 async def test_json_logs_have_no_banner_among_them(tmp_path: Path) -> None:

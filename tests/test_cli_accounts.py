@@ -80,9 +80,9 @@ async def test_serve_takes_all_of_them_and_names_no_key(
         _, answer = await client.get("readyz")
         assert answer["checks"]["accounts"] == {"one": ready, "two": ready}
         assert await process.stop() == 0
-    said = b"".join(process.said).decode()
-    assert "key_file_exposed" not in said
-    assert not any(key in said for key in KEYS.values())
+    output = b"".join(process.said).decode()
+    assert "key_file_exposed" not in output
+    assert not any(key in output for key in KEYS.values())
 
 
 @pytest.mark.parametrize(("mode", "warned"), [(0o644, True), (0o600, False)])

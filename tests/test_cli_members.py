@@ -31,15 +31,15 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
     def call(*arguments: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as end:
             main([*arguments, "--data-dir", str(tmp_path)])
-        said = capsys.readouterr()
-        return int(end.value.code or 0), said.out, said.err
+        output = capsys.readouterr()
+        return int(end.value.code or 0), output.out, output.err
 
     return call
 
 
 def test_the_life_of_a_member(run: Any) -> None:
-    code, said, _ = run("member", "add", "Ann", "--role", "admin", "--max-queued", "5")
-    assert (code, said.split(".")[0]) == (0, "Ann was added (admin)")
+    code, output, _ = run("member", "add", "Ann", "--role", "admin", "--max-queued", "5")
+    assert (code, output.split(".")[0]) == (0, "Ann was added (admin)")
     assert run("member", "set", "ann", "--max-queued", "none", "--deny-class", "A")[0] == 0
     (ann,) = json.loads(run("member", "list", "--json")[1])
     assert (ann["name"], ann["role"]) == ("Ann", "admin")
@@ -48,9 +48,9 @@ def test_the_life_of_a_member(run: Any) -> None:
     assert run("member", "disable", "Ann")[0] == 0
     assert "disabled" in run("member", "list")[1]
     assert run("member", "enable", "Ann")[0] == 0
-    code, said, _ = run("member", "remove", "Ann")
+    code, output, _ = run("member", "remove", "Ann")
     assert code == 0
-    assert "This was the last member" in said
+    assert "This was the last member" in output
     assert run("member", "add", "Ann")[0] == 2
     assert run("member", "add", "Ann", "--restore")[0] == 0
 
@@ -73,15 +73,15 @@ def test_budgets_are_set_and_removed_in_credits(run: Any) -> None:
 def test_the_list_has_everything_that_is_limited(run: Any) -> None:
     words = "--max-queued 5000 --deny-class A --deny-class B --deny-partner-nodes"
     assert run("member", "add", "ann", *words.split(), "--client-parallelism", "many")[0] == 0
-    code, said, _ = run("member", "list")
+    code, output, _ = run("member", "list")
     assert code == 0
     limits = ["max_queued 5,000", "denied_classes A, B", "client_parallelism many"]
-    assert [word for word in [*limits, "no partner nodes"] if word not in said] == []
+    assert [word for word in [*limits, "no partner nodes"] if word not in output] == []
 
 
 def test_the_next_command_names_the_same_folder(run: Any, tmp_path: Path) -> None:
-    said = run("member", "add", "ann")[1]
-    words = shlex.split(said.strip().partition("Next: comfy-cloud-proxy ")[2])
+    output = run("member", "add", "ann")[1]
+    words = shlex.split(output.strip().partition("Next: comfy-cloud-proxy ")[2])
     assert words == ["token", "new", "ann", "--data-dir", str(tmp_path)]
 
 
@@ -115,9 +115,9 @@ def test_a_mistyped_folder_is_told_and_not_made(
     folder = tmp_path / "tpyo"
     with pytest.raises(SystemExit) as end:
         main([*words, "--data-dir", str(folder)])
-    said = capsys.readouterr()
-    assert (end.value.code, said.out) == (2, "")
-    assert said.err.startswith(f"There is no data folder {folder}: ")
+    output = capsys.readouterr()
+    assert (end.value.code, output.out) == (2, "")
+    assert output.err.startswith(f"There is no data folder {folder}: ")
     assert not folder.exists()
 
 
@@ -129,8 +129,8 @@ def test_a_folder_without_members_is_left_as_it_is(run: Any, tmp_path: Path) -> 
 
 def test_the_life_of_a_token(run: Any) -> None:
     run("member", "add", "ann")
-    code, said, hint = run("token", "new", "ann", "--expires", "90d", "--note", "laptop")
-    token = said.strip()
+    code, output, hint = run("token", "new", "ann", "--expires", "90d", "--note", "laptop")
+    token = output.strip()
     assert code == 0
     assert len(token) == 44
     assert "only once" in hint
@@ -162,8 +162,8 @@ def test_the_life_of_a_token(run: Any) -> None:
 def test_what_is_asked_wrongly_is_one_sentence(
     run: Any, arguments: tuple[str, ...], sentence: str
 ) -> None:
-    code, said, complaint = run(*arguments)
-    assert (code, said) == (2, "")
+    code, output, complaint = run(*arguments)
+    assert (code, output) == (2, "")
     assert sentence in complaint
     assert complaint.count("\n") == 1
 

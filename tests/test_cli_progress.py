@@ -14,11 +14,11 @@ from proxy.cli.progress import Display
     ("event", "word"), [("execution_error", "failed"), ("execution_interrupted", "stopped")]
 )
 def test_a_node_that_was_broken_off_is_not_called_done(event: str, word: str) -> None:
-    said = io.StringIO()
+    output = io.StringIO()
     graph = {"1": {"class_type": "KSampler", "inputs": {}}}
-    with Display(graph, Console(file=said)) as display:
+    with Display(graph, Console(file=output)) as display:
         display.event("executing", {"node": "1"})
         display.event(event, {"node_id": "1"})
         display.event("executing", {"node": None})
-    assert f"{word} KSampler (1)" in said.getvalue()
-    assert "done" not in said.getvalue()
+    assert f"{word} KSampler (1)" in output.getvalue()
+    assert "done" not in output.getvalue()

@@ -359,10 +359,10 @@ def test_seeds_beyond_64_bits_survive(tmp_path: Path) -> None:
         ('{"1": {"inputs": {}}}', "contains no workflow"),
     ],
 )
-def test_what_is_no_workflow_is_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_what_is_no_workflow_is_refused(tmp_path: Path, text: str, output: str) -> None:
     with pytest.raises(CommandError) as raised:
         loaded(tmp_path, text).converted({})
-    assert said in str(raised.value)
+    assert output in str(raised.value)
     assert raised.value.exit_code == 2
 
 
@@ -454,7 +454,7 @@ async def test_random_is_a_seed_in_the_place_of_a_number_alone() -> None:
         ("sed=1", "the inputs of the nodes are: seed"),
     ],
 )
-def test_an_assignment_without_a_target_is_refused(assignment: str, said: str) -> None:
+def test_an_assignment_without_a_target_is_refused(assignment: str, output: str) -> None:
     with pytest.raises(CommandError) as raised:
         assignment_of({"3": {"class_type": "X", "inputs": {"seed": 0}}}, assignment)
-    assert said in str(raised.value)
+    assert output in str(raised.value)

@@ -47,8 +47,8 @@ def called(home: Path) -> list[str]:
 def ended(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as raised:
         main(words)
-    said = capsys.readouterr()
-    return int(raised.value.code or 0), said.out, said.err
+    output = capsys.readouterr()
+    return int(raised.value.code or 0), output.out, output.err
 
 
 UNIT = ".config/systemd/user/comfy-cloud-proxy.service"

@@ -181,9 +181,11 @@ def test_what_cannot_be_such_a_key_is_refused_without_being_told(
     monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
     monkeypatch.setenv("COMFY_PROXY_CREDENTIALS_KEY", given)
-    with pytest.raises(ConfigError, match=r"COMFY_PROXY_CREDENTIALS_KEY must be 32 bytes") as told:
+    with pytest.raises(
+        ConfigError, match=r"COMFY_PROXY_CREDENTIALS_KEY must be 32 bytes"
+    ) as messages:
         load()
-    assert given not in str(told.value)
+    assert given not in str(messages.value)
 
 
 @pytest.mark.parametrize(

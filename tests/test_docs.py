@@ -210,8 +210,8 @@ def error_types() -> set[str]:
             if isinstance(node, ast.Call) and len(node.args) > 1:
                 name = getattr(node.func, "id", getattr(node.func, "attr", ""))
                 type_ = node.args[0]
-                told = name.endswith("Error") and name not in _OF_NODES
-                if (told or name == "__init__") and isinstance(type_, ast.Constant):
+                is_type = name.endswith("Error") and name not in _OF_NODES
+                if (is_type or name == "__init__") and isinstance(type_, ast.Constant):
                     found.add(str(type_.value))
                 parameter = node.args[1]
                 if name in _OF_PARAMETERS and isinstance(parameter, ast.Constant):

@@ -269,8 +269,8 @@ async def test_a_submission_is_repeated_at_once_where_that_makes_no_second_job(
     simulator: Simulator, proxy: Proxy, client: Client, again: Any
 ) -> None:
     simulator.switches.update({"honour_prompt_id": True, "repeated_prompt_id": again})
-    told = {"same": "the same job", "refused": "refused"}[again]
-    learn(proxy, prompt_id="honoured", prompt_id_again=told)
+    reason = {"same": "the same job", "refused": "refused"}[again]
+    learn(proxy, prompt_id="honoured", prompt_id_again=reason)
     simulator.faults.add(HttpFault(SUBMIT, reset=True, processed=True))
     simulator.faults.add(HttpFault(DETAIL, status=404), times=1)  # it is not listed yet
     simulator.faults.add(HttpFault("GET /api/jobs", status=200, body='{"jobs": []}'), times=1)

@@ -11,15 +11,15 @@ from proxy.threads import WORKERS, ThreadTurns
 
 
 async def test_an_owner_has_one_piece_of_work_at_a_time() -> None:
-    turns, running, most = ThreadTurns(), 0, 0
+    turns, running, limit = ThreadTurns(), 0, 0
     lock = threading.Lock()
     go = threading.Event()
 
     def work() -> None:
-        nonlocal running, most
+        nonlocal running, limit
         with lock:
             running += 1
-            most = max(most, running)
+            limit = max(limit, running)
         go.wait(5)
         with lock:
             running -= 1
@@ -28,7 +28,7 @@ async def test_an_owner_has_one_piece_of_work_at_a_time() -> None:
     await asyncio.sleep(0)
     go.set()
     await asyncio.gather(*tasks)
-    assert most == 1
+    assert limit == 1
 
 
 async def test_another_owner_does_not_wait_behind_all_of_one() -> None:
@@ -61,11 +61,11 @@ async def test_cancelled_work_keeps_its_turn_to_its_end() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    behind = asyncio.create_task(turns.run("eve", lambda: 1))
-    done, _ = await asyncio.wait([behind], timeout=0.05)
+    after = asyncio.create_task(turns.run("eve", lambda: 1))
+    done, _ = await asyncio.wait([after], timeout=0.05)
     assert not done
     go.set()
-    assert await behind == 1
+    assert await after == 1
 
 
 async def test_an_error_is_the_callers_and_gives_the_turn_back() -> None:

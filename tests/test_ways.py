@@ -85,13 +85,13 @@ def length(code: CodeType) -> int:
     return len(inspect.getsourcelines(code)[0])
 
 
-async def assert_few(call: Callable[[], Awaitable[object]], most: int) -> None:
+async def assert_few(call: Callable[[], Awaitable[object]], limit: int) -> None:
     """The call passes through at most so many files; a few tries, for in some there is background
     work beside it."""
     for _ in range(10):
         with traced() as files:
             await call()
-        if 0 < len(files) <= most:
+        if 0 < len(files) <= limit:
             return
     pytest.fail("\n".join(sorted(files)))
 

@@ -66,8 +66,8 @@ async def test_the_life_of_a_member_and_a_token(team: Team, ask: Any) -> None:
 async def test_no_admin_shuts_oneself_out(
     team: Team, ask: Any, method: str, body: dict[str, Any] | None
 ) -> None:
-    status, said = await ask(method, "members/Ann", body)
-    assert (status, said["error"]["type"]) == (409, "own_access")
+    status, answered = await ask(method, "members/Ann", body)
+    assert (status, answered["error"]["type"]) == (409, "own_access")
     found = team.members.access(team.ann)
     assert found is not None
     assert found.member == team.members.get("ann")

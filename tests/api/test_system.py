@@ -240,11 +240,11 @@ class Sink:
     """A socket that remembers."""
 
     def __init__(self) -> None:
-        self.heard: list[Message] = []
+        self.received: list[Message] = []
         self.asks_for_previews = False
 
     def send(self, message: Message, *, for_all: bool) -> None:
-        self.heard.append(message)
+        self.received.append(message)
 
     def superseded(self) -> None:
         pass
@@ -363,10 +363,10 @@ async def test_members_hear_their_own_lines_alone() -> None:
     await asyncio.to_thread(journal.add, "ann", 0.0, "x")
     await asyncio.to_thread(journal.add, "bob", 0.0, "y")
     await asyncio.sleep(0)
-    (message,) = ann.heard
+    (message,) = ann.received
     assert isinstance(message, Event)
     assert message.data["entries"][0]["m"] == "x\n"
-    assert bob.heard == []
+    assert bob.received == []
 
 
 async def test_a_socket_that_has_gone_is_unsubscribed() -> None:
@@ -380,7 +380,7 @@ async def test_a_socket_that_has_gone_is_unsubscribed() -> None:
     subscribers.attach("local", "a", sink)
     journal.add("local", 0.0, "y")
     await asyncio.sleep(0)
-    assert sink.heard == []
+    assert sink.received == []
 
 
 async def test_the_folders_are_those_of_the_catalog(client: Client) -> None:

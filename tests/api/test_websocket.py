@@ -147,10 +147,10 @@ async def test_a_preview_of_nobodys_job_is_plain_for_all(client: Client, room_of
     ],
 )
 async def test_only_the_first_object_counts_as_flags(
-    client: Client, room_of_jobs: Any, said: list[Any], answered: bool
+    client: Client, room_of_jobs: Any, output: list[Any], answered: bool
 ) -> None:
     socket = await connect(client)
-    for message in said:
+    for message in output:
         if isinstance(message, bytes):
             await socket.send_bytes(message)
         else:

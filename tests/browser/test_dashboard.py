@@ -699,8 +699,8 @@ async def test_why_an_action_was_refused_stays_until_it_is_dismissed(
         await row.get_by_role("button").click()
         await page.route("**/api/tokens/*", lambda route: route.fulfill(status=404), times=1)
         await page.get_by_role("button", name="Revoke", exact=True).click()
-        told = page.get_by_role("alert").filter(has_text="The server answered 404")
-        await told.wait_for()
+        shown = page.get_by_role("alert").filter(has_text="The server answered 404")
+        await shown.wait_for()
         async with gateway.session.post(
             gateway.url / "proxy/api/tokens",
             json={"member": "ben", "note": "drawn anew"},
@@ -708,10 +708,10 @@ async def test_why_an_action_was_refused_stays_until_it_is_dismissed(
         ) as answer:
             assert answer.status == 201
         await page.locator("#tokens li").filter(has_text="drawn anew").wait_for()
-        assert await told.is_visible()
-        assert await _in_view(told)
+        assert await shown.is_visible()
+        assert await _in_view(shown)
         await page.get_by_role("button", name="Dismiss").click()
-        await told.wait_for(state="hidden")
+        await shown.wait_for(state="hidden")
 
 
 async def test_what_is_wrong_with_a_new_member_is_told_beside_the_form(
@@ -723,9 +723,9 @@ async def test_what_is_wrong_with_a_new_member_is_told_beside_the_form(
         await page.get_by_role("link", name="Members").click()
         await page.get_by_label("Name").fill("ben")
         await page.get_by_role("button", name="Add member").click()
-        told = page.locator("#new-member [role=alert]").filter(has_text="The member ben exists")
-        await told.wait_for()
-        assert await _in_view(told)
+        shown = page.locator("#new-member [role=alert]").filter(has_text="The member ben exists")
+        await shown.wait_for()
+        assert await _in_view(shown)
         await page.get_by_label("Name").fill("cleo")
         await page.get_by_role("button", name="Add member").click()
         await page.get_by_role("heading", name="cleo").wait_for()
@@ -804,11 +804,11 @@ async def test_axe_finds_nothing_and_nothing_is_beside_the_screen(
                 for view in VIEWS:
                     await opened(page, url, view)
                     found = (await axe.run(page)).response["violations"]
-                    told = [
+                    shown = [
                         (violation["id"], [node["html"] for node in violation["nodes"]])
                         for violation in found
                     ]
-                    assert told == [], f"{view} at {width}"
+                    assert shown == [], f"{view} at {width}"
                     assert await page.evaluate(_BEYOND_THE_EDGE) == [], f"{view} at {width}"
                     assert await page.evaluate(_BROKEN_WORDS) == [], f"{view} at {width}"
             async with signed_in(chrome, gateway, "chiara", width=width, scheme=scheme) as page:

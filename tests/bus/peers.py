@@ -35,11 +35,11 @@ async def running(bus: ValkeyBus) -> AsyncIterator[ValkeyBus]:
 @contextmanager
 def listening(bus: EventBus, topic: str) -> Iterator[asyncio.Queue[Any]]:
     """What comes on a topic, or on those that a `*` stands for."""
-    heard = asyncio.Queue[Any]()
-    with bus.subscribe(topic, heard.put_nowait):
-        yield heard
+    received = asyncio.Queue[Any]()
+    with bus.subscribe(topic, received.put_nowait):
+        yield received
 
 
-async def read(heard: asyncio.Queue[Any], count: int) -> list[Any]:
+async def read(received: asyncio.Queue[Any], count: int) -> list[Any]:
     async with asyncio.timeout(30):
-        return [await heard.get() for _ in range(count)]
+        return [await received.get() for _ in range(count)]

@@ -74,16 +74,16 @@ def test_a_message_is_changed_by_nobody() -> None:
 
 
 async def test_a_handler_has_heard_when_publish_returns() -> None:
-    heard: list[News] = []
+    received: list[News] = []
     bus = EventBus()
-    bus.subscribe("a", heard.append)
+    bus.subscribe("a", received.append)
     news = News(1)
     bus.publish("a", news)
-    assert heard[0] is news
+    assert received[0] is news
 
 
 async def test_what_a_handler_publishes_comes_behind_for_everybody() -> None:
-    heard: list[int] = []
+    received: list[int] = []
     bus = EventBus()
 
     def answer(news: News) -> None:
@@ -91,15 +91,15 @@ async def test_what_a_handler_publishes_comes_behind_for_everybody() -> None:
             bus.publish("a", News(2))
 
     bus.subscribe("a", answer)
-    bus.subscribe("a", lambda news: heard.append(news.number))
+    bus.subscribe("a", lambda news: received.append(news.number))
     bus.publish("a", News(1))
-    assert heard == [1, 2]
+    assert received == [1, 2]
 
 
 async def test_a_handler_that_leaves_during_a_message_hears_no_more() -> None:
-    heard: list[News] = []
+    received: list[News] = []
     bus = EventBus()
     bus.subscribe("a", lambda _: second.close())
-    second = bus.subscribe("a", heard.append)
+    second = bus.subscribe("a", received.append)
     bus.publish("a", News(1))
-    assert heard == []
+    assert received == []

@@ -67,12 +67,12 @@ async def test_messages_come_in_order_to_every_subscriber_of_the_topic(buses: Bu
 
 
 async def test_a_handler_is_called(buses: Buses) -> None:
-    heard = asyncio.Queue[News]()
-    buses.subscriber.subscribe("jobs.received", heard.put_nowait)
+    received = asyncio.Queue[News]()
+    buses.subscriber.subscribe("jobs.received", received.put_nowait)
     await buses.settle()
     buses.publisher.publish("jobs.received", News(1))
     async with asyncio.timeout(30):
-        assert await heard.get() == News(1)
+        assert await received.get() == News(1)
 
 
 async def test_a_star_stands_for_the_rest_of_the_topic(buses: Buses) -> None:
@@ -92,16 +92,16 @@ async def test_a_star_stands_for_the_rest_of_the_topic(buses: Buses) -> None:
 
 
 async def test_a_subscriber_to_a_topic_and_to_its_star_hears_twice(buses: Buses) -> None:
-    heard: list[str] = []
+    received: list[str] = []
     here, there = buses
-    there.subscribe("a.b", lambda _: heard.append("topic"))
-    there.subscribe("a.*", lambda _: heard.append("star"))
+    there.subscribe("a.b", lambda _: received.append("topic"))
+    there.subscribe("a.*", lambda _: received.append("star"))
     with listening(there, "end") as end:
         await buses.settle()
         here.publish("a.b", News(1))
         here.publish("end", News(2))
         await read(end, 1)
-    assert sorted(heard) == ["star", "topic"]
+    assert sorted(received) == ["star", "topic"]
 
 
 async def test_a_subscriber_that_fails_keeps_nothing_from_the_others(buses: Buses) -> None:
@@ -122,26 +122,26 @@ async def test_a_subscriber_that_fails_keeps_nothing_from_the_others(buses: Buse
 
 
 async def test_who_has_left_hears_nothing(buses: Buses) -> None:
-    heard: list[News] = []
+    received: list[News] = []
     here, there = buses
-    subscription = there.subscribe("a", heard.append)
+    subscription = there.subscribe("a", received.append)
     with listening(there, "a") as stream:
         subscription.close()
         subscription.close()
         await buses.settle()
         here.publish("a", News(1))
         await read(stream, 1)
-    assert heard == []
+    assert received == []
 
 
 async def test_a_closed_bus_brings_nothing(buses: Buses) -> None:
     here, there = buses
-    with listening(there, "a") as heard:
+    with listening(there, "a") as received:
         await buses.settle()
         await there.close()
         here.publish("a", News(1))
         await here.flush()
-        assert heard.empty()
+        assert received.empty()
 
 
 async def test_who_subscribes_and_asks_at_once_hears_the_answer(buses: Buses) -> None:
@@ -161,11 +161,11 @@ async def test_who_subscribes_and_asks_at_once_hears_the_answer(buses: Buses) ->
 async def test_a_flush_bounds_when_others_hear(buses: Buses) -> None:
     """The server has all before the flush ends: who asks it then finds no message on the way."""
     here, there = buses
-    heard: list[News] = []
-    there.subscribe("a", heard.append)
+    received: list[News] = []
+    there.subscribe("a", received.append)
     await buses.settle()
     for number in range(100):
         here.publish("a", News(number))
     await here.flush()
     await there.catch_up()
-    assert len(heard) == 100
+    assert len(received) == 100

@@ -39,15 +39,15 @@ async def until_away(*buses: ValkeyBus) -> None:
 
 
 async def test_the_own_process_hears_at_once_and_once(valkey_server: ServerProcess) -> None:
-    heard: list[Any] = []
+    received: list[Any] = []
     async with running(ValkeyBus(url(valkey_server))) as bus:
-        bus.subscribe("a", heard.append)
+        bus.subscribe("a", received.append)
         await bus.flush()
         news = News(1)
         bus.publish("a", news)
-        assert heard[0] is news
+        assert received[0] is news
         await bus.flush()
-        assert heard == [news]
+        assert received == [news]
 
 
 async def test_a_bus_goes_on_with_a_server_that_comes_back_empty(
@@ -89,7 +89,7 @@ async def test_a_server_that_does_not_answer_is_away_until_it_does(
 async def test_handlers_hear_of_what_a_dead_publisher_may_not_have_sent(
     own_valkey: ServerProcess,
 ) -> None:
-    heard = asyncio.Queue[Any]()
+    received = asyncio.Queue[Any]()
     async with running(ValkeyBus(url(own_valkey))) as there:
         dead = ValkeyBus(url(own_valkey))
         task = asyncio.create_task(dead.run())
@@ -98,10 +98,10 @@ async def test_handlers_hear_of_what_a_dead_publisher_may_not_have_sent(
             await there.flush()
             dead.publish("a", News(1))
             assert await read(stream, 1) == [News(1)]
-        there.subscribe("b", heard.put_nowait)
+        there.subscribe("b", received.put_nowait)
         task.cancel()
         async with asyncio.timeout(30):
-            assert await heard.get() is MISSED
+            assert await received.get() is MISSED
 
 
 async def test_a_bus_is_not_whole_while_the_publisher_that_leads_is_silent(
@@ -144,9 +144,9 @@ async def test_behind_a_flush_without_a_connection_the_others_know_that_they_lac
 
 
 async def test_nobody_hears_of_a_publisher_that_leaves(own_valkey: ServerProcess) -> None:
-    heard: list[Any] = []
+    received: list[Any] = []
     async with running(ValkeyBus(url(own_valkey))) as there:
-        there.subscribe("*", heard.append)
+        there.subscribe("*", received.append)
         async with running(ValkeyBus(url(own_valkey))) as here:
             await there.flush()
             here.publish("a", News(1))
@@ -154,7 +154,7 @@ async def test_nobody_hears_of_a_publisher_that_leaves(own_valkey: ServerProcess
             here.publish("end", News(2))
             await here.flush()
         await there.flush()
-        assert heard == [News(1), News(2)]
+        assert received == [News(1), News(2)]
         assert there._publishers == {}
 
 

@@ -41,9 +41,9 @@ def files(outputs: dict[str, Any]) -> dict[str, Any]:
         node: {
             key: [
                 {name: value[name] for name in kept} if isinstance(value, dict) else value
-                for value in told
+                for value in executed
             ]
-            for key, told in output.items()
+            for key, executed in output.items()
         }
         for node, output in outputs.items()
     }
@@ -69,8 +69,8 @@ async def test_the_blender_add_on_finds_workflows_and_gets_its_results(
     assert workflow == saved["body"]["json"]
     assert uploaded["name"] == "mine.png"
     assert size(picture) == (64, 48)
-    told = files({data["node"]: data["output"] for data in listener.of("executed")})
-    assert told == {
+    executed = files({data["node"]: data["output"] for data in listener.of("executed")})
+    assert executed == {
         "4": {"images": [{"filename": "blender_00001_.png", "subfolder": "", "type": "output"}]},
         "6": {"text": ["a cat"]},
     }
@@ -119,7 +119,7 @@ async def test_swarmui_takes_frames_for_results_where_they_are_announced(client:
             await listener.until_end(prompt_id)
         mine = receiving = False
         node, results, previews = "", [], 0
-        for type_, data in listener.heard:
+        for type_, data in listener.received:
             if type_ == "execution_start":
                 mine = mine or data["prompt_id"] == prompt_id
             elif type_ == "executing" and mine and data["node"] is not None:

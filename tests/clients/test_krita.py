@@ -104,7 +104,7 @@ async def _job(krita: Recorded, calls: list[Call], listener: Listener, simulator
         await krita.call(call)
     steps = [data["value"] for data in listener.of("progress")]
     assert steps
-    previews = [data for type_, data in listener.heard if type_ == "binary"]
+    previews = [data for type_, data in listener.received if type_ == "binary"]
     assert previews
     assert not any(preview.startswith(RESULT) for preview in previews)
     return ended

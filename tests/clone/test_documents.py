@@ -110,12 +110,12 @@ class User:
         """Run lines of which the last one serves; what they printed before that."""
         async with self.typing(script, **environment) as process:
             assert process.stdout is not None
-            said: list[str] = []
-            while not (said and said[-1].startswith("listening on ")):
+            output: list[str] = []
+            while not (output and output[-1].startswith("listening on ")):
                 line = await process.stdout.readline()
-                assert line, "".join(said)
-                said.append(line.decode())
-            yield said
+                assert line, "".join(output)
+                output.append(line.decode())
+            yield output
 
 
 @pytest.fixture(params=PYTHONS, ids=lambda python: Path(python).name)
@@ -152,15 +152,15 @@ async def test_what_the_documents_say_works(user: User) -> None:
 async def follow_the_tutorial(user: User) -> None:
     start, calls, first, second, cloud = blocks("docs/tutorial.md")
     async with user.serving(start):
-        said = await user.types(calls)
-        assert '"queue_running": []' in said or '"queue_running":[]' in said
+        output = await user.types(calls)
+        assert '"queue_running": []' in output or '"queue_running":[]' in output
         assert "2 files" in await user.types(first)
         assert len(list((user.clone / "pictures").glob("*.png"))) == 2
         assert "2 files" in await user.types(second)
     async with Simulator() as simulator:
         simulator.add_account("comfyui-...", "creator")
-        async with user.serving(cloud, COMFY_CLOUD_BASE_URL=str(simulator.base_url)) as said:
-            assert any("Key accepted." in line for line in said)
+        async with user.serving(cloud, COMFY_CLOUD_BASE_URL=str(simulator.base_url)) as output:
+            assert any("Key accepted." in line for line in output)
 
 
 async def follow_the_readme(user: User) -> None:
@@ -178,9 +178,9 @@ async def follow_the_readme(user: User) -> None:
             (needs,) = re.findall(r"`(pip install [^'`]+)`", text)
             await user.types(needs)
             (user.clone / "client.py").write_text(client.replace("8188", str(user.port)))
-            said = await user.types(f"{user.home}/.comfy-cloud-proxy/bin/python client.py")
-            assert "progress 20\n" in said
-            assert said.endswith("execution_success \n")
+            output = await user.types(f"{user.home}/.comfy-cloud-proxy/bin/python client.py")
+            assert "progress 20\n" in output
+            assert output.endswith("execution_success \n")
             shutil.copy(user.clone / "examples/text-to-image.json", user.clone / "workflow.json")
             (run,) = re.findall(r"`(comfy-cloud-proxy run [^`]+)`", text)
             assert "2 files" in await user.types(run)
@@ -192,8 +192,8 @@ async def follow_the_readme(user: User) -> None:
             "openssl req -quiet -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem "
             "-days 2 -subj /CN=localhost"
         )
-        async with user.serving(team, **cloud, **key) as said:
-            (token,) = re.findall(r"(?m)^ccp_\S+", "".join(said))
+        async with user.serving(team, **cloud, **key) as output:
+            (token,) = re.findall(r"(?m)^ccp_\S+", "".join(output))
             address = user.url.replace("http:", "https:")
             assert (await get(f"{address}/queue"))[0] == 401
             assert (await get(f"{address}/queue", token))[0] == 200

@@ -359,9 +359,9 @@ async def test_a_template_picture_is_a_file_beside_the_api(serve: Serve, connect
     ],
 )
 async def test_an_asset_is_called_as_its_loader_takes_it(
-    serve: Serve, connect: Connect, tmp_path: Path, said: dict[str, Any], name: str
+    serve: Serve, connect: Connect, tmp_path: Path, output: dict[str, Any], name: str
 ) -> None:
-    cloud = await serve(answer(said, 201))
+    cloud = await serve(answer(output, 201))
     client = await connect(cloud.url)
     path = tmp_path / "x"
     path.write_bytes(b"RIFF")

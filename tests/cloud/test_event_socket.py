@@ -70,11 +70,11 @@ async def open_socket(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Open]:
     async with AsyncExitStack() as stack:
 
         async def start(url: URL, **options: Any) -> tuple[EventSocket, Heard]:
-            heard = Heard()
-            socket = EventSocket(url, KEY, **{"timeouts": QUICK, **heard.callbacks(), **options})
+            received = Heard()
+            socket = EventSocket(url, KEY, **{"timeouts": QUICK, **received.callbacks(), **options})
             stack.push_async_callback(socket.close)
             await socket.start()
-            return socket, heard
+            return socket, received
 
         yield start
 
@@ -84,9 +84,9 @@ async def test_the_token_is_in_the_query_and_flags_come_first(
 ) -> None:
     cloud = Cloud()
     server = await serve(cloud)
-    socket, heard = await open_socket(server.url / "gate")
+    socket, received = await open_socket(server.url / "gate")
     assert await socket.wait_connected(5)
-    assert await heard.next() == "up"
+    assert await received.next() == "up"
     await cloud.next()
     request = cloud.requests[0]
     assert request.path == "/gate/ws"
@@ -98,58 +98,58 @@ async def test_the_token_is_in_the_query_and_flags_come_first(
 
 async def test_text_and_binary_arrive_in_order(serve: Serve, open_socket: Open) -> None:
     cloud = Cloud()
-    _, heard = await open_socket((await serve(cloud)).url)
+    _, received = await open_socket((await serve(cloud)).url)
     peer = await cloud.next()
     await peer.send_str('{"type":"progress","data":{"value":18446744073709551616,"x":NaN}}')
     await peer.send_bytes(b"\x00\x00\x00\x01\x00\x00\x00\x01\xff\xd8\xff")
     await peer.send_str('{"type":"other","more":1}')
-    assert await heard.next() == "up"
-    type_, data = await heard.next()
+    assert await received.next() == "up"
+    type_, data = await received.next()
     assert (type_, data["value"]) == ("progress", 2**64)
-    assert await heard.next() == b"\x00\x00\x00\x01\x00\x00\x00\x01\xff\xd8\xff"
-    assert await heard.next() == ("other", {})
+    assert await received.next() == b"\x00\x00\x00\x01\x00\x00\x00\x01\xff\xd8\xff"
+    assert await received.next() == ("other", {})
 
 
 async def test_nonsense_is_left_out(serve: Serve, open_socket: Open) -> None:
     cloud = Cloud()
-    _, heard = await open_socket((await serve(cloud)).url)
+    _, received = await open_socket((await serve(cloud)).url)
     peer = await cloud.next()
     for text in ("{", "[]", "null", '{"type":7}', '{"type":"a","data":[]}', '"text"'):
         await peer.send_str(text)
     await peer.send_str('{"type":"sense","data":{}}')
-    assert await heard.next() == "up"
-    assert await heard.next() == ("sense", {})
+    assert await received.next() == "up"
+    assert await received.next() == ("sense", {})
 
 
 async def test_a_key_in_an_event_is_redacted(serve: Serve, open_socket: Open) -> None:
     cloud = Cloud()
-    _, heard = await open_socket((await serve(cloud)).url)
+    _, received = await open_socket((await serve(cloud)).url)
     peer = await cloud.next()
     await peer.send_json({"type": "execution_error", "data": {"current_inputs": {"key": [KEY]}}})
-    assert await heard.next() == "up"
-    assert await heard.next() == ("execution_error", {"current_inputs": {"key": ["[REDACTED]"]}})
+    assert await received.next() == "up"
+    assert await received.next() == ("execution_error", {"current_inputs": {"key": ["[REDACTED]"]}})
 
 
 async def test_a_dropped_socket_is_opened_again(serve: Serve, open_socket: Open) -> None:
     cloud = Cloud()
-    socket, heard = await open_socket((await serve(cloud)).url)
+    socket, received = await open_socket((await serve(cloud)).url)
     for _ in range(3):
         peer = await cloud.next()
-        assert await heard.next() == "up"
+        assert await received.next() == "up"
         assert socket.connected
         await peer.close()
-        assert await heard.next() == "down"
+        assert await received.next() == "down"
     await cloud.next()
 
 
 async def test_a_reset_socket_is_opened_again(serve: Serve, open_socket: Open) -> None:
     cloud = Cloud()
-    _, heard = await open_socket((await serve(cloud)).url)
+    _, received = await open_socket((await serve(cloud)).url)
     await cloud.next()
     transport = cloud.requests[0].transport
     assert transport is not None
     transport.abort()
-    assert [await heard.next() for _ in range(3)] == ["up", "down", "up"]
+    assert [await received.next() for _ in range(3)] == ["up", "down", "up"]
 
 
 async def test_a_stalled_socket_is_noticed_and_opened_again(
@@ -157,8 +157,10 @@ async def test_a_stalled_socket_is_noticed_and_opened_again(
 ) -> None:
     cloud = Cloud()
     cloud.autoping = False
-    _, heard = await open_socket((await serve(cloud)).url, timeouts=replace(QUICK, heartbeat=0.1))
-    assert [await heard.next() for _ in range(3)] == ["up", "down", "up"]
+    _, received = await open_socket(
+        (await serve(cloud)).url, timeouts=replace(QUICK, heartbeat=0.1)
+    )
+    assert [await received.next() for _ in range(3)] == ["up", "down", "up"]
 
 
 async def test_a_socket_that_says_nothing_while_something_is_due_is_opened_again(
@@ -166,27 +168,27 @@ async def test_a_socket_that_says_nothing_while_something_is_due_is_opened_again
 ) -> None:
     cloud = Cloud()
     due = False
-    _, heard = await open_socket(
+    _, received = await open_socket(
         (await serve(cloud)).url,
         due=lambda: due,
         timeouts=replace(QUICK, watchdog=lambda: IdleWatchdog(first=0.1, longest=0.1)),
     )
-    assert await heard.next() == "up"
+    assert await received.next() == "up"
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(heard.queue.get(), 0.3)
+        await asyncio.wait_for(received.queue.get(), 0.3)
     due = True
-    assert [await heard.next() for _ in range(2)] == ["down", "up"]
+    assert [await received.next() for _ in range(2)] == ["down", "up"]
 
 
 @pytest.mark.parametrize("frame", [b"\xff\xff\x00", b"\x81\x7f" + b"\x7f" * 8], ids=["bad", "huge"])
 async def test_a_broken_frame_reopens(serve: Serve, open_socket: Open, frame: bytes) -> None:
     cloud = Cloud()
-    _, heard = await open_socket((await serve(cloud)).url)
+    _, received = await open_socket((await serve(cloud)).url)
     await cloud.next()
     transport = cloud.requests[0].transport
     assert transport is not None
     transport.write(frame)
-    assert [await heard.next() for _ in range(3)] == ["up", "down", "up"]
+    assert [await received.next() for _ in range(3)] == ["up", "down", "up"]
 
 
 async def test_a_failing_callback_ends_nothing(serve: Serve, open_socket: Open) -> None:
@@ -194,12 +196,12 @@ async def test_a_failing_callback_ends_nothing(serve: Serve, open_socket: Open) 
         raise ValueError("a bug")
 
     cloud = Cloud()
-    _, heard = await open_socket((await serve(cloud)).url, on_event=fail, on_up=fail)
+    _, received = await open_socket((await serve(cloud)).url, on_event=fail, on_up=fail)
     peer = await cloud.next()
     await peer.send_str('{"type":"a","data":{}}')
     frame = b"\0\0\0\1\0\0\0\1picture"
     await peer.send_bytes(frame)
-    assert await heard.next() == frame
+    assert await received.next() == frame
 
 
 async def test_a_failing_watchdog_ends_the_connection_and_not_the_socket(
@@ -212,14 +214,14 @@ async def test_a_failing_watchdog_ends_the_connection_and_not_the_socket(
             raise ValueError("a bug")
         return False
 
-    _, heard = await open_socket(
+    _, received = await open_socket(
         (await serve(Cloud())).url,
         due=due,
         timeouts=replace(QUICK, watchdog=lambda: IdleWatchdog(first=0.05)),
     )
-    assert await heard.next() == "up"
-    assert await heard.next() == "down"
-    assert await heard.next() == "up"
+    assert await received.next() == "up"
+    assert await received.next() == "down"
+    assert await received.next() == "up"
 
 
 @pytest.mark.parametrize("status", [401, 403, 503])
@@ -234,14 +236,14 @@ async def test_a_refused_handshake_is_told_and_tried_again(
         return web.Response(status=status)
 
     server = await serve(refuse)
-    socket, heard = await open_socket(
+    socket, received = await open_socket(
         server.url, timeouts=Timeouts(socket_backoff=Backoff(first=0.2, longest=0.2))
     )
     await asyncio.wait_for(refused.wait(), 20)
     assert not await socket.wait_connected(0.05)
     assert socket.refused == status
     server.replies[:] = [cloud]
-    assert await heard.next() == "up"
+    assert await received.next() == "up"
     assert socket.refused is None
 
 
@@ -273,12 +275,12 @@ async def test_another_key_is_tried_at_once(serve: Serve, open_socket: Open) -> 
         return web.Response(status=401)
 
     server = await serve(refuse, cloud)
-    socket, heard = await open_socket(
+    socket, received = await open_socket(
         server.url, timeouts=Timeouts(socket_backoff=Backoff(first=60, longest=60))
     )
     await asyncio.wait_for(refused.wait(), 20)
     await socket.use_key("comfyui-other")
-    assert await heard.next() == "up"
+    assert await received.next() == "up"
     assert cloud.requests[0].query["token"] == "comfyui-other"
 
 
@@ -293,23 +295,23 @@ async def test_a_connection_that_was_coming_about_with_the_old_key_is_not_used(
         await go_on.wait()
         return await cloud(request)
 
-    socket, heard = await open_socket((await serve(slowly)).url)
+    socket, received = await open_socket((await serve(slowly)).url)
     await asyncio.wait_for(asked.wait(), 20)
     await socket.use_key("comfyui-other")
     go_on.set()
-    assert await heard.next() == "up"
+    assert await received.next() == "up"
     tokens = [request.query["token"] for request in cloud.requests]
     assert tokens == [KEY, "comfyui-other"]
 
 
 async def test_reopen_replaces_a_live_connection(serve: Serve, open_socket: Open) -> None:
     cloud = Cloud()
-    socket, heard = await open_socket(
+    socket, received = await open_socket(
         (await serve(cloud)).url, timeouts=Timeouts(socket_backoff=Backoff(first=60, longest=60))
     )
     await cloud.next()
     await socket.reopen()
-    assert [await heard.next() for _ in range(3)] == ["up", "down", "up"]
+    assert [await received.next() for _ in range(3)] == ["up", "down", "up"]
 
 
 async def test_a_redirect_does_not_get_the_token(serve: Serve, open_socket: Open) -> None:
@@ -335,14 +337,14 @@ async def test_close_ends_the_connection_and_start_opens_another(
     serve: Serve, open_socket: Open
 ) -> None:
     cloud = Cloud()
-    socket, heard = await open_socket((await serve(cloud)).url)
+    socket, received = await open_socket((await serve(cloud)).url)
     peer = await cloud.next()
     await socket.close()
     assert not socket.connected
     assert (await peer.receive()).type in (WSMsgType.CLOSE, WSMsgType.CLOSED)
     await socket.start()
     await cloud.next()
-    assert [await heard.next(), await heard.next()] == ["up", "up"]
+    assert [await received.next(), await received.next()] == ["up", "up"]
 
 
 async def test_the_token_is_not_logged(

@@ -22,9 +22,9 @@ from tests.cloud.conftest import Connect, Serve, answer
 
 def test_waits_double_up_to_the_longest_and_are_jittered_by_half() -> None:
     waits = Backoff(first=1.0, longest=4.0)
-    for failures, most in [(1, 1.0), (2, 2.0), (3, 4.0), (4, 4.0), (10_000, 4.0)]:
+    for failures, limit in [(1, 1.0), (2, 2.0), (3, 4.0), (4, 4.0), (10_000, 4.0)]:
         drawn = [waits.after(failures) for _ in range(50)]
-        assert all(most / 2 <= wait <= most for wait in drawn)
+        assert all(limit / 2 <= wait <= limit for wait in drawn)
         assert len(set(drawn)) > 1
 
 
@@ -275,12 +275,12 @@ async def test_a_silent_cloud_is_left_alone_and_comes_back_by_itself(
 async def test_details_of_many_jobs_are_read_a_few_at_a_time(
     serve: Serve, connect: Connect
 ) -> None:
-    under_way = most = 0
+    under_way = limit = 0
 
     async def count(request):
-        nonlocal under_way, most
+        nonlocal under_way, limit
         under_way += 1
-        most = max(most, under_way)
+        limit = max(limit, under_way)
         await asyncio.sleep(0.01)
         under_way -= 1
         return await answer({"status": "pending"})(request)
@@ -288,7 +288,7 @@ async def test_details_of_many_jobs_are_read_a_few_at_a_time(
     client = await connect((await serve(count)).url)
     snapshots = await asyncio.gather(*(client.job(f"job-{n}") for n in range(40)))
     assert len(snapshots) == 40
-    assert 1 < most <= 8
+    assert 1 < limit <= 8
 
 
 @pytest.mark.parametrize(
@@ -346,9 +346,9 @@ def test_a_turn_that_is_too_far_off_is_not_taken() -> None:
         ([1], ""),
     ],
 )
-def test_a_refusal_says_in_one_line_what_the_cloud_said(body: object, said: str) -> None:
+def test_a_refusal_says_in_one_line_what_the_cloud_said(body: object, output: str) -> None:
     error = refusal("GET /x", 402, body, None)
-    assert str(error) == (f"GET /x: 402: {said}" if said else "GET /x: 402")
+    assert str(error) == (f"GET /x: 402: {output}" if output else "GET /x: 402")
     assert (error.status, error.body) == (402, body)
 
 

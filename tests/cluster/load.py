@@ -44,11 +44,11 @@ class Runner:
         while True:
             message = await self.listener.socket.receive()
             if message.type.name == "TEXT":
-                told = message.json()
-                self.listener.heard.append((told["type"], told["data"]))
-                if told["type"] == "executing" and told["data"]["node"] is None:
-                    self.ended.add(told["data"]["prompt_id"])
-                    self.told_at[told["data"]["prompt_id"]] = time.time()
+                event = message.json()
+                self.listener.received.append((event["type"], event["data"]))
+                if event["type"] == "executing" and event["data"]["node"] is None:
+                    self.ended.add(event["data"]["prompt_id"])
+                    self.told_at[event["data"]["prompt_id"]] = time.time()
                     self._news.set()
             elif message.type.name != "BINARY":
                 raise ConnectionError(f"the socket ended: {message}")
@@ -103,7 +103,7 @@ class Runner:
     def check(self, *, only_ends: bool = False) -> None:
         """Each job had one life on the socket; where the bus was away it may be its end alone."""
         lives: defaultdict[str, list[tuple[str, Any]]] = defaultdict(list)
-        for type_, data in self.listener.heard:
+        for type_, data in self.listener.received:
             if "prompt_id" in data:
                 lives[data["prompt_id"]].append((type_, data))
         assert set(lives) == set(self.submitted)

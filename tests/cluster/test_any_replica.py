@@ -149,15 +149,15 @@ async def test_events_come_in_order_with_previews_and_one_end(clients: list[Clie
         # the entry is there before the end is told, wherever it is asked for
         entries = [await client.history(prompt_id) for client in clients]
     assert entries[0] == entries[1] == entries[2]
-    told = [(type_, data) for type_, data in listener.heard if type_ != "status"]
-    types = [type_ for type_, _ in told if type_ != "progress_state"]
+    events = [(type_, data) for type_, data in listener.received if type_ != "status"]
+    types = [type_ for type_, _ in events if type_ != "progress_state"]
     assert types[0] == "execution_start"
     assert types[-2:] == ["execution_success", "executing"]
     for type_ in ("execution_start", "execution_success", "executed"):
         assert types.count(type_) == 1
     assert types.count("binary") == 3
-    assert told[-1][1]["node"] is None
-    nodes = [data["node"] for type_, data in told if type_ == "executing"]
+    assert events[-1][1]["node"] is None
+    nodes = [data["node"] for type_, data in events if type_ == "executing"]
     assert nodes.index("3") < nodes.index("8") < nodes.index("9")
     at = types.index("binary")
     assert types[:at].count("progress") <= 1
@@ -220,13 +220,13 @@ async def test_assets_are_the_same_at_every_replica(clients: list[Client]) -> No
     async with elsewhere.listening() as listener:
         body = {"asset_ids": [uploaded, item["id"]]}
         _, begun = await here.post("api/assets/export", body)
-        told = await listener.until("asset_export", task_id=begun["task_id"], progress=1)
-        assert told["status"] in ("running", "completed")
-        if told["status"] == "running":
-            told = await listener.until("asset_export", status="completed")
+        events = await listener.until("asset_export", task_id=begun["task_id"], progress=1)
+        assert events["status"] in ("running", "completed")
+        if events["status"] == "running":
+            events = await listener.until("asset_export", status="completed")
     _, task = await there.get(f"api/tasks/{begun['task_id']}")
-    assert task["result"]["export_name"] == told["export_name"]
-    query = {"filename": told["export_name"], "type": "temp", "subfolder": "exports"}
+    assert task["result"]["export_name"] == events["export_name"]
+    query = {"filename": events["export_name"], "type": "temp", "subfolder": "exports"}
     archives = []
     for client in clients:
         url = (client.url / "view").with_query(query)

@@ -64,10 +64,10 @@ async def test_a_database_is_migrated_once_and_checked_without_a_change(
 ) -> None:
     before = await checks(environment)
     assert before["database"][1].endswith("answers and has no tables yet.")
-    said = await run(environment, "migrate")
-    assert said == f"The PostgreSQL database is now at the schema {HEAD}.\n"
-    said = await run(environment, "migrate")
-    assert said == f"The PostgreSQL database is at the schema {HEAD}.\n"
+    output = await run(environment, "migrate")
+    assert output == f"The PostgreSQL database is now at the schema {HEAD}.\n"
+    output = await run(environment, "migrate")
+    assert output == f"The PostgreSQL database is at the schema {HEAD}.\n"
     after = await checks(environment)
     assert after["database"][1].endswith(f"answers and has the schema {HEAD}.")
     assert after["bus"] == (True, "The server takes messages.")
@@ -118,8 +118,8 @@ async def test_a_pooler_is_passed_by_for_migrations(
         await run(pooled, "member", "add", "anna")
         assert (await checks(pooled))["database"][0]
         gone = {**pooled, "COMFY_PROXY_DATABASE_DIRECT": servers.postgresql.url("nothing")}
-        ok, said = (await checks(gone))["database"]
-        assert (ok, '"nothing" does not exist' in said) == (False, True)
+        ok, output = (await checks(gone))["database"]
+        assert (ok, '"nothing" does not exist' in output) == (False, True)
 
 
 async def test_settings_may_be_in_files(
@@ -139,8 +139,8 @@ async def test_a_database_without_a_bus_is_refused(environment: dict[str, str]) 
 
 
 async def test_a_secret_of_the_database_is_rotated(environment: dict[str, str]) -> None:
-    said = await run(environment, "rotate-secret")
-    assert said.startswith("There is a new secret.")
+    output = await run(environment, "rotate-secret")
+    assert output.startswith("There is a new secret.")
     file = Path(environment["COMFY_PROXY_DATA_DIR"]).parent / "secret"
     file.write_text("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n")
     environment["COMFY_PROXY_SECRET_FILE"] = str(file)
@@ -173,8 +173,8 @@ async def test_a_process_with_a_data_folder_grows_into_replicas(
             waits = await client.submit(graphs.inverted(uploaded["name"]))
             last = (await client.get("queue"))[1]["queue_pending"][-1][0]
             assert await process.stop() == 0
-        said = await run(environment, "migrate", "--from", str(tmp_path / "alone"))
-        assert said.endswith("0 members, 1 entries of the history, 2 jobs.\n")
+        output = await run(environment, "migrate", "--from", str(tmp_path / "alone"))
+        assert output.endswith("0 members, 1 entries of the history, 2 jobs.\n")
         async with running_cluster(tmp_path, servers, simulator, count=2, **shared) as cluster:
             clients = [cluster.client(number, client.client_id) for number in range(2)]
             for other in clients:
@@ -205,17 +205,17 @@ async def test_the_records_of_a_data_folder_are_copied_once(
     }
     alone["COMFY_PROXY_DATA_DIR"] = str(folder)
     await run(alone, "member", "add", "anna", "--role", "admin")
-    said = await run(environment, "migrate", "--from", str(folder))
-    assert said.endswith("1 members, 0 entries of the history, 0 jobs.\n")
+    output = await run(environment, "migrate", "--from", str(folder))
+    assert output.endswith("1 members, 0 entries of the history, 0 jobs.\n")
     assert "anna" in await run(environment, "member", "list")
     again = await command("migrate", "--from", str(folder), environment=environment)
     assert again[:2] == (1, "")
     assert again[2].startswith("Nothing was copied: the database is not empty")
-    for words, said in (
+    for words, output in (
         (("--from", str(folder)), "set database to its address"),
         (("--from", str(tmp_path / "nowhere")), "set database to its address"),
     ):
         code, out, err = await command("migrate", *words, environment=alone)
-        assert (code, out, said in err) == (2, "", True)
+        assert (code, out, output in err) == (2, "", True)
     nowhere = ("migrate", "--from", str(tmp_path / "nowhere"))
     assert (await command(*nowhere, environment=environment))[0] == 2

@@ -142,13 +142,13 @@ async def test_requests_are_refused_sockets_stay_open_and_nothing_is_lost(
         for listener, prompt_id in zip(listeners, late, strict=True):
             await until_told(listener, prompt_id, "executing", node=None)
             for job_id in (*prompt_ids, *late):
-                told = [
+                messages = [
                     (type_, data)
-                    for type_, data in listener.heard
+                    for type_, data in listener.received
                     if type_ not in ("status", "binary") and data.get("prompt_id") == job_id
                 ]
-                if told:
-                    load.check_end(told)
+                if messages:
+                    load.check_end(messages)
     taken = {prompt_id for asker in asking for prompt_id in asker.taken}
     expected = {*prompt_ids, *late, *taken}
     async with asyncio.timeout(60):
@@ -167,7 +167,7 @@ async def until_told(listener: Listener, prompt_id: str, type_: str, **fields: A
         wanted = {"prompt_id": prompt_id, **fields}
         return kind == type_ and all(data.get(name) == value for name, value in wanted.items())
 
-    while not any(is_it(kind, data) for kind, data in listener.heard):
+    while not any(is_it(kind, data) for kind, data in listener.received):
         await listener.next()
 
 

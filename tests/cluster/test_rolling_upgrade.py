@@ -80,9 +80,9 @@ class Follower:
             async with self.client.session.ws_connect(url) as socket:
                 async for message in socket:
                     if message.type is aiohttp.WSMsgType.TEXT:
-                        told = json.loads(message.data)
-                        if told["type"] in load.ENDS:
-                            self.ends[told["data"]["prompt_id"]] += 1
+                        event = json.loads(message.data)
+                        if event["type"] in load.ENDS:
+                            self.ends[event["data"]["prompt_id"]] += 1
             self.closed[socket.close_code] += 1
 
 

@@ -108,14 +108,14 @@ async def test_what_is_called_absent_never_runs(
     answers = [asyncio.create_task(submit(prompt_id)) for prompt_id in asked]
     await simulator.signal.until(lambda: len(simulator.jobs) >= 1, 60)
     await dying.kill()
-    told = dict(zip(asked, await asyncio.gather(*answers), strict=True))
+    outcomes = dict(zip(asked, await asyncio.gather(*answers), strict=True))
     await asyncio.sleep(1.0)  # what the promise says
     survivor = cluster.client(cluster.number(other))
     present = {
         prompt_id for prompt_id in asked if (await survivor.get(f"api/jobs/{prompt_id}"))[0] == 200
     }
-    assert present >= {prompt_id for prompt_id, taken in told.items() if taken}
-    assert None in told.values()
+    assert present >= {prompt_id for prompt_id, taken in outcomes.items() if taken}
+    assert None in outcomes.values()
     await cluster.engine(but=dying)
     async with asyncio.timeout(60):
         while set((await survivor.get("history"))[1]) != present:  # noqa: ASYNC110

@@ -91,10 +91,10 @@ def test_the_refusal_to_listen_says_what_helps_in_a_container(store: Store, tmp_
     environment = {"COMFY_PROXY_SIMULATE": "1"}
     with running(store, SLIM, environment=environment, mounts={"/data": data}) as proxy:
         assert proxy.ended() == 2
-    said = "".join(proxy.said)
-    assert "COMFY_PROXY_INSECURE_ALLOW_ANYONE=1" in said
-    assert "comfy-cloud-proxy member add NAME" in said
-    assert "--host" not in said
+    text = "".join(proxy.said)
+    assert "COMFY_PROXY_INSECURE_ALLOW_ANYONE=1" in text
+    assert "comfy-cloud-proxy member add NAME" in text
+    assert "--host" not in text
 
 
 @pytest.mark.parametrize(("tag", "served"), [(SLIM, False), (WITH_UI, True)])

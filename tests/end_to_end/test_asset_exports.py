@@ -44,8 +44,8 @@ class Exports:
             status, begun = await self.client.post("api/assets/export", body)
             assert (status, begun["status"]) == (202, "created")
             while True:
-                told = await listener.until("asset_export", task_id=begun["task_id"])
-                if told["status"] != "running":
+                messages = await listener.until("asset_export", task_id=begun["task_id"])
+                if messages["status"] != "running":
                     break
             _, task = await self.client.get(f"api/tasks/{begun['task_id']}")
             assert task["id"] == begun["task_id"]
@@ -80,12 +80,12 @@ async def exports(client: Client) -> Exports:
 
 async def test_an_export_of_jobs(exports: Exports) -> None:
     first, second = exports.jobs
-    task, told = await exports.export(job_ids=exports.jobs, naming_strategy="group_by_job_id")
-    assert [message["status"] for message in told[:-1]] == ["running"] * (len(told) - 1)
-    assert told[0]["progress"] == 0
-    last = told[-1]
+    task, messages = await exports.export(job_ids=exports.jobs, naming_strategy="group_by_job_id")
+    assert [message["status"] for message in messages[:-1]] == ["running"] * (len(messages) - 1)
+    assert messages[0]["progress"] == 0
+    last = messages[-1]
     assert (last["status"], last["progress"], last["assets_failed"]) == ("completed", 1, 0)
-    assert [message for message in told[:-1] if "export_name" in message] == []
+    assert [message for message in messages[:-1] if "export_name" in message] == []
     assert last["export_name"] == task["result"]["export_name"]
     assert re.fullmatch(r"comfy-export-\d{4}-\d\d-\d\d-[0-9a-f]{8}\.zip", last["export_name"])
     assert (task["status"], task["task_name"]) == ("completed", "task:export")
@@ -139,14 +139,14 @@ async def test_what_cannot_be_exported(exports: Exports) -> None:
     _, page = await exports.client.get("api/assets", include_tags="models", limit="1")
     model = page["assets"][0]["id"]
     (id_, *_) = await exports.ids(tags_any="output")
-    task, told = await exports.export(asset_ids=[id_, NONE, model], naming_strategy="preserve")
+    task, messages = await exports.export(asset_ids=[id_, NONE, model], naming_strategy="preserve")
     failed = {asset["asset_id"]: asset["error"] for asset in task["result"]["failed_assets"]}
     assert failed == {NONE: "not_found", model: "model_not_exportable"}
-    assert (told[-1]["assets_total"], told[-1]["assets_failed"]) == (3, 2)
+    assert (messages[-1]["assets_total"], messages[-1]["assets_failed"]) == (3, 2)
     assert task["result"]["success"] is True
-    task, told = await exports.export(asset_ids=[NONE])
+    task, messages = await exports.export(asset_ids=[NONE])
     assert task["status"] == "completed"
-    assert (task["result"]["success"], told[-1]["status"]) == (False, "failed")
+    assert (task["result"]["success"], messages[-1]["status"]) == (False, "failed")
     assert "export_name" not in task["result"]
 
 

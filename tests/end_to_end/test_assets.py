@@ -48,8 +48,8 @@ def counted() -> Iterator[None]:
         if route.assets
     }
     asked = {route: ASKED[route] for route in routes if ASKED[route]}
-    told = f"{len(asked)} of {len(routes)} routes of assets, {sum(asked.values())} requests"
-    print(f"\n{told}")  # noqa: T201
+    result = f"{len(asked)} of {len(routes)} routes of assets, {sum(asked.values())} requests"
+    print(f"\n{result}")  # noqa: T201
 
 
 @dataclass
@@ -627,9 +627,9 @@ async def test_uploads_of_the_older_route_tell_their_record(api: Api) -> None:
 async def test_outputs_are_assets_under_one_id_everywhere(api: Api) -> None:
     async with api.client.listening() as listener:
         prompt_id = await api.client.submit(graphs.plain(prefix="sub/pic"))
-        told = await listener.until("executed")
+        result = await listener.until("executed")
         await listener.until_end(prompt_id)
-    (item,) = told["output"]["images"]
+    (item,) = result["output"]["images"]
     id_ = item.pop("id")
     assert item.pop("preview_id") == id_
     assert item == {"filename": "pic_00001_.png", "subfolder": "sub", "type": "output"}
@@ -788,7 +788,7 @@ async def test_only_pictures_have_their_size_as_metadata(api: Api) -> None:
         again = await api.add(data, filename, tags=[])
         body = {"hash": made["hash"]}
         twin = (await api.ask("POST", "api/assets/from-hash", json=body)).json
-        told: Any = await api.client.upload(f"told-{filename}", data)
-        older = (await api.get(f"api/assets/{told['asset']['id']}")).json
+        result: Any = await api.client.upload(f"told-{filename}", data)
+        older = (await api.get(f"api/assets/{result['asset']['id']}")).json
         found = [asset.get("metadata") for asset in (made, again, twin, older)]
         assert found == [expected] * 4, filename

@@ -81,8 +81,10 @@ async def test_a_task_that_a_fault_has_ended_is_started_again(
                 await client.run(graphs.plain(2))
                 async with client.listening():
                     await again.wait()
-        told = {(line["event"], line.get("task")) for line in lines if line["log_level"] == "error"}
-        assert told & {("task_failed", task), ("audit_write_failed", None)}
+        logged = {
+            (line["event"], line.get("task")) for line in lines if line["log_level"] == "error"
+        }
+        assert logged & {("task_failed", task), ("audit_write_failed", None)}
         assert (await client.run(graphs.plain(3)))["status"]["completed"] is True
 
 

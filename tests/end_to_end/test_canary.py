@@ -60,7 +60,7 @@ async def canary_cloud() -> AsyncIterator[Simulator]:
 
 
 async def _live_through_everything(
-    client: Client, simulator: Simulator, heard: list[bytes]
+    client: Client, simulator: Simulator, received: list[bytes]
 ) -> None:
     async with client.listening({"supports_preview_metadata": True}) as listener:
         await client.upload("cat.png", graphs.png())
@@ -72,8 +72,8 @@ async def _live_through_everything(
             await _run(client, listener, leak)
             own = {"api_key_comfy_org": "comfyui-theclientsown000000", "auth_token_comfy_org": ""}
             await _run(client, listener, leak, extra_data=own)
-        for _, data in listener.heard:
-            heard.append(data if isinstance(data, bytes) else json.dumps(data).encode())
+        for _, data in listener.received:
+            received.append(data if isinstance(data, bytes) else json.dumps(data).encode())
     for path in (
         "queue",
         "history",
@@ -119,15 +119,15 @@ async def test_the_key_is_found_nowhere(canary_cloud: Simulator, tmp_path: Path)
         "COMFY_PROXY_LOG_LEVEL": "debug",
         "COMFY_PROXY_LOG_FORMAT": "json",
     }
-    heard: list[bytes] = []
+    received: list[bytes] = []
     async with (
         serving(tmp_path, environment=environment) as process,
         aiohttp.ClientSession(trace_configs=[recorder.trace]) as session,
     ):
         client = Client(session, process.url)
-        await _live_through_everything(client, canary_cloud, heard)
+        await _live_through_everything(client, canary_cloud, received)
         assert await process.stop() == 0
-        found = _everything(process, tmp_path, [*recorder.seen, *heard])
+        found = _everything(process, tmp_path, [*recorder.seen, *received])
     assert b"job_ended" in found["log"]
     assert b"the key is [REDACTED]" in found["clients"]
     for place, data in found.items():

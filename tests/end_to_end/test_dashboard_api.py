@@ -74,10 +74,10 @@ async def test_events_follow_a_job_to_its_failure(
     url = team.url / "proxy/api/events"
     async with session.get(url, headers=bearer(team.ann)) as stream:
         assert stream.content_type == "text/event-stream"
-        told = events(stream)
-        before = (await anext(told))[1]["history"]
+        messages = events(stream)
+        before = (await anext(messages))[1]["history"]
         failing = await submit(session, team, team.bob, graphs.raising())
-        async for _, seen in told:
+        async for _, seen in messages:
             if seen["history"] != before and not seen["running"]:
                 break
         url = team.url / "proxy/api/jobs"
@@ -136,8 +136,10 @@ async def test_an_admin_cancels_for_others_and_a_member_for_nobody_else(
         headers=bearer(getattr(team, who)),
     ) as answer:
         assert answer.status == (200 if who == "ann" else 403)
-        said = await answer.json()
-    assert said == {"cancelled": True} if who == "ann" else said["error"]["type"] == "admins_only"
+        parsed = await answer.json()
+    assert (
+        parsed == {"cancelled": True} if who == "ann" else parsed["error"]["type"] == "admins_only"
+    )
 
 
 @pytest.mark.parametrize("body", [{}, {"member": "ann"}, {"member": 1, "id": "x"}, []])

@@ -26,11 +26,11 @@ async def test_what_comes_while_the_client_gets_its_answer_is_told(
     for name in ("on_event", "on_frame"):
         take = getattr(EventRouter, name)
 
-        def hold(router: EventRouter, *told: Any, take: Any = take) -> None:
+        def hold(router: EventRouter, *messages: Any, take: Any = take) -> None:
             if answered.is_set():
-                take(router, *told)
+                take(router, *messages)
             else:
-                held.append(lambda: take(router, *told))
+                held.append(lambda: take(router, *messages))
 
         monkeypatch.setattr(EventRouter, name, hold)
 
@@ -58,4 +58,4 @@ async def test_what_comes_while_the_client_gets_its_answer_is_told(
         async with client.listening() as listener:
             await listener.until_end(await client.submit(graph))
     assert len(held) > 2
-    assert "binary" in [type_ for type_, _ in listener.heard]
+    assert "binary" in [type_ for type_, _ in listener.received]

@@ -17,16 +17,16 @@ TOLD = {
 
 @pytest.mark.parametrize("told", [True, False])
 async def test_executor_and_deployment_pass_through(
-    simulator: Simulator, client: Client, told: bool
+    simulator: Simulator, client: Client, messages: bool
 ) -> None:
-    simulator.switches.executors = told
+    simulator.switches.executors = messages
     async with client.listening() as listener:
         prompt_id = await client.submit(graphs.plain())
         await listener.until_end(prompt_id)
     _, detail = await client.get(f"api/jobs/{prompt_id}")
     _, listed = await client.get("api/jobs")
     for entry in (detail, listed["jobs"][0]):
-        assert {key: entry[key] for key in TOLD if key in entry} == (TOLD if told else {})
+        assert {key: entry[key] for key in TOLD if key in entry} == (TOLD if messages else {})
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ class Teammate:
     url: URL
     session: aiohttp.ClientSession
     ids: set[str] = field(default_factory=set)
-    heard: list[str] = field(default_factory=list)
+    received: list[str] = field(default_factory=list)
     ends: Counter[str] = field(default_factory=Counter)
     opened: asyncio.Event = field(default_factory=asyncio.Event)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -66,9 +66,9 @@ class Teammate:
         async with self.session.post(
             self.url / "prompt", json=body, headers=bearer(self.token)
         ) as answer:
-            told = await answer.json()
-            assert answer.status == 200, told
-        self.ids.add(told["prompt_id"])
+            parsed = await answer.json()
+            assert answer.status == 200, parsed
+        self.ids.add(parsed["prompt_id"])
 
     async def send_all(self, count: int) -> None:
         await asyncio.gather(*(self.send(graph(self.marker, number)) for number in range(count)))
@@ -80,10 +80,10 @@ class Teammate:
                 self.opened.set()
                 if message.type is not aiohttp.WSMsgType.TEXT:
                     continue
-                self.heard.append(message.data)
-                told = json.loads(message.data)
-                if told["type"] in _ENDS:
-                    self.ends[told["data"]["prompt_id"]] += 1
+                self.received.append(message.data)
+                parsed = json.loads(message.data)
+                if parsed["type"] in _ENDS:
+                    self.ends[parsed["data"]["prompt_id"]] += 1
                     self.changed.set()
 
     async def until_ended(self) -> None:
@@ -95,7 +95,7 @@ class Teammate:
     def check(self) -> None:
         """Each job ended once, and nothing was heard of another member's."""
         assert self.ends == Counter(self.ids)
-        for text in self.heard:
+        for text in self.received:
             assert set(re.findall(r"zq\dzq", text)) <= {self.marker}, text
             assert json.loads(text)["data"].get("prompt_id") in {None, *self.ids}, text
 

@@ -170,7 +170,7 @@ async def test_a_name_is_the_same_wherever_it_is_told(
             async with client.listening() as listener:
                 prompt_id = await client.submit(graph)
                 await listener.until_end(prompt_id)
-            told = {data["node"]: data["output"] for data in listener.of("executed")}
+            executed = {data["node"]: data["output"] for data in listener.of("executed")}
             outputs = (await client.history(prompt_id))["outputs"]
             _, job = await client.get(f"api/jobs/{prompt_id}")
         async with running_proxy(simulator, tmp_path) as proxy:
@@ -178,7 +178,7 @@ async def test_a_name_is_the_same_wherever_it_is_told(
             assert (await client.history(prompt_id))["outputs"] == outputs
             for output in outputs.values():
                 await client.view(output["images"][0])
-    assert told == outputs == job["outputs"]
+    assert executed == outputs == job["outputs"]
     (saved,) = outputs["2"]["images"]
     assert bare(saved) == {"filename": "x_00001_.png", "subfolder": "sub", "type": "output"}
     (preview,) = outputs["3"]["images"]
@@ -214,7 +214,7 @@ async def test_no_cloud_name_is_seen_by_a_client(client: Client) -> None:
     async with client.listening() as listener:
         prompt_id = await client.submit(graphs.inverted("cat.png"))
         await listener.until_end(prompt_id)
-    shown = [str(listener.heard)]
+    shown = [str(listener.received)]
     paths = ("queue", "history", "api/jobs", f"api/jobs/{prompt_id}", "object_info/LoadImage")
     shown += [str(await client.get(path)) for path in paths]
     assert blake3(data).hexdigest() not in "".join(shown)

@@ -69,7 +69,7 @@ def assert_well_formed(listener: Listener, prompt_id: str, end: str = "execution
     assert types[:2] == ["execution_start", "execution_cached"]
     assert types[-2:] == [end, "executing"]
     assert types.count(end) == 1
-    for kind, data in listener.heard:
+    for kind, data in listener.received:
         if kind not in ("status", "binary"):
             assert data["prompt_id"] == prompt_id
 
@@ -86,7 +86,7 @@ async def test_a_workflow_runs_as_on_a_local_comfyui(switched: Switches, client:
         assert len(listener.of("binary")) == expected
         for frame in listener.of("binary"):
             assert frame[:4] == b"\x00\x00\x00\x04"
-        listener.heard.clear()
+        listener.received.clear()
         inverted = await client.submit(graphs.inverted("cat.png"))
         await listener.until_end(inverted)
         assert_well_formed(listener, inverted)
@@ -125,9 +125,9 @@ async def test_a_failure_names_its_node(
 
 @pytest.mark.parametrize("told", [True, False])
 async def test_an_interrupted_run_ends_as_one(
-    simulator: Simulator, client: Client, told: bool
+    simulator: Simulator, client: Client, messages: bool
 ) -> None:
-    simulator.switches.interrupted_running = told
+    simulator.switches.interrupted_running = messages
     async with client.listening() as listener:
         prompt_id = await client.submit(graphs.waiting())
         await listener.until("executing", node="2")
@@ -153,7 +153,7 @@ async def test_a_waiting_job_is_deleted_without_a_trace(
         _, queue = await client.get("queue")
         assert [item[1] for item in queue["queue_running"]] == [running]
         assert [item[1] for item in queue["queue_pending"]] == [waiting]
-        listener.heard.clear()
+        listener.received.clear()
         assert await client.post("queue", {"delete": [waiting, running, "unknown"]}) == (200, "")
         _, queue = await client.get("queue")
         assert queue["queue_pending"] == []
@@ -162,7 +162,7 @@ async def test_a_waiting_job_is_deleted_without_a_trace(
         await client.post("interrupt", {"prompt_id": running})
         await listener.until_end(running)
     assert all(
-        data.get("prompt_id") != waiting for kind, data in listener.heard if kind != "status"
+        data.get("prompt_id") != waiting for kind, data in listener.received if kind != "status"
     )
 
 

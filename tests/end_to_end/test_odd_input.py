@@ -171,9 +171,9 @@ class Served:
 
 
 class _Errors(logging.Handler):
-    def __init__(self, told: list[str]) -> None:
+    def __init__(self, messages: list[str]) -> None:
         super().__init__(logging.ERROR)
-        self._told = told
+        self._told = messages
 
     def emit(self, record: logging.LogRecord) -> None:
         self._told.append(f"{record.name}: {record.getMessage()} {record.exc_info}")

@@ -78,12 +78,12 @@ async def test_pictures_and_results_are_of_one_member(simulator: Simulator, tmp_
             assert pixels((await got(ann, team.url, result_of(entry)))[1]) == pixels(RED)
             assert (await got(bob, team.url, result_of(entry)))[0] == 404
             refused = await Client(bob, team.url).run(carried())
-            (told,) = [
+            (messages,) = [
                 about
                 for type_, about in refused["status"]["messages"]
                 if type_ == "execution_error"
             ]
-            assert told["exception_message"] == "Image with ID picture not found in cache.\n"
+            assert messages["exception_message"] == "Image with ID picture not found in cache.\n"
             assert (await put(bob, team.url, "picture", graphs.png((1, 1, 1))))[0] == 201
             assert (await got(ann, team.url, "picture"))[1] == RED
 
@@ -274,7 +274,7 @@ async def test_swarm_gets_its_frames_between_its_own_progress(
         assert not listener.of("executed")
         announced: list[Any] = []
         frames: dict[int, bytes] = {}
-        for type_, data in listener.heard:
+        for type_, data in listener.received:
             if type_ == "progress" and "node" not in data:
                 announced.append((data["value"], data["max"]))
             if type_ == "binary" and announced:
@@ -368,8 +368,13 @@ async def test_a_cloud_that_makes_a_picture_nobody_can_encode_fails_in_that_node
         "4": node("ETN_SendImageWebSocket", images=["3", 0], format="JPEG"),
     }
     entry = await client.run(graph)
-    (told,) = [about for type_, about in entry["status"]["messages"] if type_ == "execution_error"]
-    assert (told["node_id"], told["exception_message"]) == ("4", "cannot write mode RGBA as JPEG\n")
+    (messages,) = [
+        about for type_, about in entry["status"]["messages"] if type_ == "execution_error"
+    ]
+    assert (messages["node_id"], messages["exception_message"]) == (
+        "4",
+        "cannot write mode RGBA as JPEG\n",
+    )
 
 
 async def test_helper_jobs_of_many_clients_at_once_each_get_their_own_picture(
@@ -450,7 +455,7 @@ async def test_random_graphs_run_and_tell_of_their_own_nodes_alone(
         async with client.listening() as listener:
             prompt_id = await client.submit(graph)
             await listener.until_end(prompt_id)
-        for type_, data in listener.heard:
+        for type_, data in listener.received:
             if type_ in ("binary", "status"):
                 continue
             named = {str(data[name]) for name in ("node", "node_id") if data.get(name) is not None}

@@ -63,8 +63,8 @@ async def refusal(client: Client, path: str = "prompt", **body: Any) -> tuple[in
 async def exit_of(folder: Path, environment: dict[str, str]) -> tuple[int, str]:
     """Start a process that should not start; its exit code, and what it says."""
     words = ("serve", "--port", "0", "--data-dir", str(folder))
-    code, _, said = await command(*words, environment={**os.environ, **environment})
-    return code, said
+    code, _, output = await command(*words, environment={**os.environ, **environment})
+    return code, output
 
 
 async def test_on_a_full_disk_nothing_is_accepted_and_what_was_comes_to_its_end(
@@ -108,10 +108,10 @@ async def test_a_disk_that_is_full_at_the_start_is_said_in_a_sentence(
     simulator: Simulator, disk: Path
 ) -> None:
     fill(disk)
-    code, said = await exit_of(disk / "data", before(simulator))
+    code, output = await exit_of(disk / "data", before(simulator))
     assert code == 2
-    assert said.count("\n") == 1, said
-    assert "full" in said
+    assert output.count("\n") == 1, output
+    assert "full" in output
 
 
 async def test_a_folder_that_cannot_be_written_is_said_in_a_sentence(
@@ -119,30 +119,30 @@ async def test_a_folder_that_cannot_be_written_is_said_in_a_sentence(
 ) -> None:
     (disk / "data").mkdir()
     assert _mount("-o", "remount,ro", str(disk))
-    code, said = await exit_of(disk / "data", before(simulator))
+    code, output = await exit_of(disk / "data", before(simulator))
     assert code == 2
-    assert said.count("\n") == 1, said
-    assert "permissions" in said
+    assert output.count("\n") == 1, output
+    assert "permissions" in output
 
 
 async def test_a_folder_of_another_process_is_said_in_a_sentence(
     simulator: Simulator, tmp_path: Path
 ) -> None:
     async with running_proxy(simulator, tmp_path):
-        code, said = await exit_of(tmp_path, before(simulator))
+        code, output = await exit_of(tmp_path, before(simulator))
     assert code == 2
-    assert said.startswith("Another comfy-cloud-proxy uses the data folder")
-    assert said.count("\n") == 1, said
+    assert output.startswith("Another comfy-cloud-proxy uses the data folder")
+    assert output.count("\n") == 1, output
 
 
 async def test_a_damaged_database_is_replaced_only_when_asked_for(
     simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
     (tmp_path / database.FILE).write_bytes(b"junk " * 1000)
-    code, said = await exit_of(tmp_path, before(simulator))
+    code, output = await exit_of(tmp_path, before(simulator))
     assert code == 2
-    assert "restore FILE" in said
-    assert "--start-empty" in said
+    assert "restore FILE" in output
+    assert "--start-empty" in output
     assert (tmp_path / database.FILE).read_bytes() == b"junk " * 1000
     async with serving(tmp_path, "--start-empty", environment=before(simulator)) as process:
         await Client(session, process.url).run(graphs.plain())

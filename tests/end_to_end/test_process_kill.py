@@ -26,7 +26,7 @@ def check_the_rest(listener: Listener, prompt_id: str) -> None:
     """What came after the restart is the rest of a life: in order, with one end, and ended."""
     types = [
         type_
-        for type_, data in listener.heard
+        for type_, data in listener.received
         if type_ not in ("status", "binary") and data.get("prompt_id") == prompt_id
     ]
     ends = types.index("execution_success")

@@ -191,8 +191,10 @@ async def test_a_name_that_no_file_can_have_stops_no_write(
 async def test_a_wait_of_a_day_is_cut_short(simulator: Simulator, client: Client) -> None:
     asked = {"Retry-After": "86400"}
     simulator.faults.add(HttpFault(SUBMIT, status=429, headers=asked), times=None)
-    async with client.session.post(client.url / "prompt", json={"prompt": graphs.plain()}) as told:
-        assert (told.status, told.headers["Retry-After"]) == (503, "60")
+    async with client.session.post(
+        client.url / "prompt", json={"prompt": graphs.plain()}
+    ) as messages:
+        assert (messages.status, messages.headers["Retry-After"]) == (503, "60")
 
 
 async def test_a_wait_of_a_day_stops_no_reading(

@@ -85,9 +85,9 @@ class Team:
                 async with self.session.ws_connect(url, headers=bearer(self.tokens[member])) as ws:
                     async for message in ws:
                         if message.type is aiohttp.WSMsgType.TEXT:
-                            told = json.loads(message.data)
-                            if told["type"] in _ENDS:
-                                self.ends[told["data"]["prompt_id"]] += 1
+                            event = json.loads(message.data)
+                            if event["type"] in _ENDS:
+                                self.ends[event["data"]["prompt_id"]] += 1
             await asyncio.sleep(0.05)
 
     async def statuses(self) -> dict[str, str]:

@@ -21,7 +21,7 @@ async def test_only_the_submitter_hears_of_a_job(
         prompt_id = await mine.submit(graphs.sampled())
         await listener.until_end(prompt_id)
         await bystander.until("status", status={"exec_info": {"queue_remaining": 0}})
-    assert {type_ for type_, _ in bystander.heard} == {"status"}
+    assert {type_ for type_, _ in bystander.received} == {"status"}
 
 
 async def test_without_a_client_everybody_hears_the_progress_alone(client: Client) -> None:
@@ -90,7 +90,7 @@ async def test_results_over_the_websocket_arrive_between_their_executing_events(
     async with client.listening() as listener:
         await listener.until_end(await client.submit(graph))
     current, pictures = None, []
-    for type_, data in listener.heard:
+    for type_, data in listener.received:
         if type_ == "executing":
             current = data["node"]
         elif type_ == "binary" and current == "2":
@@ -110,9 +110,9 @@ async def test_two_jobs_at_once_are_told_apart(
         async with client.listening(METADATA) as listener:
             prompt_id = await client.submit(graphs.sampled(seed))
             await listener.until_end(prompt_id)
-        texts = [data for _, data in listener.heard if isinstance(data, dict)]
-        told = {data["prompt_id"] for data in texts if "prompt_id" in data}
-        assert told == {prompt_id}
+        texts = [data for _, data in listener.received if isinstance(data, dict)]
+        found = {data["prompt_id"] for data in texts if "prompt_id" in data}
+        assert found == {prompt_id}
         return len(listener.of("binary"))
 
     counts = await asyncio.gather(*(run(client, seed) for seed, client in enumerate(clients)))
@@ -126,7 +126,7 @@ async def test_a_waiting_client_is_not_left_in_silence(
     async with client.listening() as listener:
         prompt_id = await client.submit(graphs.plain())
         await listener.until("status", status={"exec_info": {"queue_remaining": 1}})
-        listener.heard.clear()
+        listener.received.clear()
         await listener.until("status", status={"exec_info": {"queue_remaining": 1}})
         await client.post("queue", {"delete": [prompt_id]})
 
@@ -138,11 +138,11 @@ async def test_one_jobs_end_is_told_before_the_next_one_begins(
     async with client.listening() as listener:
         prompt_ids = [await client.submit(graphs.plain(color)) for color in range(4)]
         await listener.until_end(prompt_ids[-1])
-    told = [
-        data["prompt_id"] for type_, data in listener.heard if type_ not in ("status", "binary")
+    found = [
+        data["prompt_id"] for type_, data in listener.received if type_ not in ("status", "binary")
     ]
-    assert list(dict.fromkeys(told)) == prompt_ids
-    assert told == sorted(told, key=prompt_ids.index)
+    assert list(dict.fromkeys(found)) == prompt_ids
+    assert found == sorted(found, key=prompt_ids.index)
 
 
 async def test_a_job_can_do_without_previews(client: Client) -> None:

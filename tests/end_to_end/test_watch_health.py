@@ -136,11 +136,11 @@ async def test_while_the_cloud_is_silent_every_call_for_it_is_refused_quickly_wi
     ]
     for method, url, body in calls:
         async with asyncio.timeout(TIMEOUT), client.session.request(method, url, **body) as answer:
-            said = await answer.json(content_type=None)
-        assert answer.status == 503, (url, said)
+            parsed = await answer.json(content_type=None)
+        assert answer.status == 503, (url, parsed)
         assert int(answer.headers["Retry-After"]) >= 1, url
-        assert set(said["error"]) == {"type", "message", "details", "extra_info"}, url
-        assert said["node_errors"] == {}, url
+        assert set(parsed["error"]) == {"type", "message", "details", "extra_info"}, url
+        assert parsed["node_errors"] == {}, url
 
 
 async def test_when_the_cloud_is_back_jobs_run_without_anybodys_help(

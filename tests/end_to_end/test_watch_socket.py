@@ -107,7 +107,7 @@ async def test_a_stalled_socket_is_replaced_and_brings_progress_again(
     async with client.listening() as listener:
         prompt_id = await client.submit(graphs.sampled(steps=300))
         await simulator.wait_for_calls(SOCKET, 2)
-        listener.heard.clear()
+        listener.received.clear()
         await listener.until("progress")
         await client.post("interrupt", {})
         await listener.until_end(prompt_id)

@@ -18,7 +18,7 @@ def told(listener: Listener, prompt_id: str) -> list[dict[str, Any]]:
     """Return the data of the messages about a job."""
     return [
         data
-        for kind, data in listener.heard
+        for kind, data in listener.received
         if kind != "binary" and data.get("prompt_id") == prompt_id
     ]
 
@@ -32,7 +32,7 @@ async def test_it_is_in_all_messages_about_the_job(simulator: Simulator, client:
         await listener.until_end(first)
         await listener.until_end(second)
     assert {data["tab"] for data in told(listener, first)} == {"a"}
-    kinds = {kind for kind, data in listener.heard if kind != "binary" and "tab" in data}
+    kinds = {kind for kind, data in listener.received if kind != "binary" and "tab" in data}
     assert kinds >= {"execution_start", "execution_cached", "executing", "executed", "progress"}
     assert kinds >= {"progress_state", "execution_success"}
     assert all(data["node"] != "x" for data in listener.of("executing") + listener.of("progress"))

@@ -104,7 +104,7 @@ class Rig:
     bus: EventBus
     repository: JobRepository
     engine: Engine
-    heard: list[BusMessage] = field(default_factory=list)
+    received: list[BusMessage] = field(default_factory=list)
     count: int = 0
 
     def job(self, graph: dict[str, Any], **fields: Any) -> Job:
@@ -156,7 +156,7 @@ class Rig:
         """What the client of a job has heard, in order."""
         messages = [
             message.message
-            for message in self.heard
+            for message in self.received
             if isinstance(message, JobMessage) and message.prompt_id == job.prompt_id
         ]
         return [
@@ -218,7 +218,7 @@ async def running_engine(
         **parts,
     )
     rig = Rig(bus, repository, engine)
-    bus.subscribe("events.local", rig.heard.append)
+    bus.subscribe("events.local", rig.received.append)
     try:
         for job in left_behind:
             await rig.store(job)

@@ -24,7 +24,7 @@ def test_an_engine_whose_term_is_over_says_and_counts_nothing(world: World) -> N
     world.announcer.dispatched(one)
     world.announcer.ended(one, "completed", 1.0, JobCost())
     world.announcer.discarded(one)
-    assert world.heard == []
+    assert world.received == []
     assert world.counted("jobs_accepted_total", member="anna") is None
 
 
@@ -34,7 +34,7 @@ def test_what_becomes_of_a_job_is_told_and_counted_once(world: World) -> None:
     cost = JobCost((Charge("", "estimated", 540_000), Charge("Dear", "unknown", 0, 3)))
     world.announcer.ended(one, "completed", 2.0, cost)
     world.announcer.discarded(job("two", accepted=False))
-    assert [type(news) for news in world.heard] == [JobLeft, JobLeft]
+    assert [type(news) for news in world.received] == [JobLeft, JobLeft]
     assert world.counted("jobs_accepted_total", member="anna") == 1
     ended = {"member": "anna", "account": "one"}
     assert world.counted("jobs_ended_total", **ended, outcome="completed") == 1
@@ -47,10 +47,10 @@ def test_what_becomes_of_a_job_is_told_and_counted_once(world: World) -> None:
 def test_how_many_go_before_is_told_when_that_changes(world: World) -> None:
     for count in (0, 1, 1, 0):
         world.announcer.note_ahead("ben", count, tell=True)
-    assert world.heard == [JobsAhead("ben", 1, True), JobsAhead("ben", 0, True)]
+    assert world.received == [JobsAhead("ben", 1, True), JobsAhead("ben", 0, True)]
 
 
 def test_a_status_has_the_jobs_that_go_before(world: World) -> None:
     world.announcer.note_ahead("ben", 3, tell=False)
     world.announcer.tell_status("ben")
-    assert world.heard == [JobsAhead("ben", 3, False), JobsAhead("ben", 3, True)]
+    assert world.received == [JobsAhead("ben", 3, False), JobsAhead("ben", 3, True)]

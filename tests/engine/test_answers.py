@@ -17,13 +17,13 @@ def answers(world: World) -> Answers:
 
 async def test_the_answer_goes_to_who_asked() -> None:
     world = World()
-    heard: list[BusMessage] = []
-    world.bus.subscribe("answers.anna.one", heard.append)
+    received: list[BusMessage] = []
+    world.bus.subscribe("answers.anna.one", received.append)
     answers(world).refuse(job().key, LocalError("refused", "No."))
     answers(world).accept(job("two").key)
-    assert [isinstance(answer, JobAnswered) and answer.error is not None for answer in heard] == [
-        True
-    ]
+    assert [
+        isinstance(answer, JobAnswered) and answer.error is not None for answer in received
+    ] == [True]
 
 
 def test_messages_flow_once_the_client_has_its_answer() -> None:

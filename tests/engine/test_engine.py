@@ -97,13 +97,13 @@ async def test_a_clear_tells_once_how_many_jobs_are_left(
         for color in range(4):
             await client.submit(graphs.plain(color))
         await listener.until("status", status={"exec_info": {"queue_remaining": 5}})
-        listener.heard.clear()
+        listener.received.clear()
         await client.post("queue", {"clear": True})
         opened.set()
         await listener.until_end(running)
-    told = [data["status"]["exec_info"]["queue_remaining"] for data in listener.of("status")]
+    messages = [data["status"]["exec_info"]["queue_remaining"] for data in listener.of("status")]
     # The count is repeated once in a while, whatever happens.
-    assert {count for count in told if count not in (0, 5)} == {1}
+    assert {count for count in messages if count not in (0, 5)} == {1}
 
 
 async def test_an_interrupt_leaves_what_waits(client: Client, opened: asyncio.Event) -> None:
@@ -151,9 +151,9 @@ async def test_the_next_job_is_told_behind_the_end_of_one_that_came_later_and_we
         simulator.faults.add(HttpFault("GET /api/jobs/{id}", delay=0.5), skip=1)
         opened.set()
         await listener.until_end(later)
-    told = [data["prompt_id"] for _, data in listener.heard if "prompt_id" in data]
-    assert told == sorted(told, key=lambda job: job == later)
-    assert told.index(front) < told.index(later)
+    messages = [data["prompt_id"] for _, data in listener.received if "prompt_id" in data]
+    assert messages == sorted(messages, key=lambda job: job == later)
+    assert messages.index(front) < messages.index(later)
 
 
 async def test_members_take_turns_and_see_what_is_before_them(

@@ -58,10 +58,10 @@ async def test_the_history_has_the_entry_before_the_client_hears_of_the_end(
     async with running_engine(simulator, tmp_path) as rig:
         job, _ = await rig.submit(graphs.plain())
         await rig.ended(job)
-        told = rig.told(job)
-        assert told[0] == "execution_start"
-        assert told[-2:] == ["execution_success", "executing None"]
-        assert told.count("execution_success") == 1
+        messages = rig.told(job)
+        assert messages[0] == "execution_start"
+        assert messages[-2:] == ["execution_success", "executing None"]
+        assert messages.count("execution_success") == 1
 
 
 async def test_a_job_without_any_event_has_a_whole_life(
@@ -81,16 +81,16 @@ async def test_a_replica_that_has_missed_steps_is_told_them_once_more(
     async with running_engine(simulator, tmp_path) as rig:
         job, _ = await rig.submit(gated.GRAPH)
         await until(lambda: rig.told(job)[-1:] == ["executing 1"])
-        first = [message for message in rig.heard if isinstance(message, JobMessage)]
+        first = [message for message in rig.received if isinstance(message, JobMessage)]
         steps = [message for message in first if message.step]
         assert [message.number for message in steps] == list(range(1, len(steps) + 1))
         assert {message.epoch for message in first} == {1}
 
         def repeated(epoch: int, number: int, order: int = job.order) -> list[BusMessage]:
-            rig.heard.clear()
-            heard = StepsReceived(job.key, order, epoch, number)
-            rig.bus.publish("engine", StepsMissed((heard,)))
-            return list(rig.heard)
+            rig.received.clear()
+            received = StepsReceived(job.key, order, epoch, number)
+            rig.bus.publish("engine", StepsMissed((received,)))
+            return list(rig.received)
 
         assert repeated(1, 1) == steps[1:]
         assert repeated(1, len(steps)) == []

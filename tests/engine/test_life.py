@@ -21,8 +21,8 @@ async def test_a_job_ends_in_the_history_and_leaves_its_slot_to_the_next(
         assert (await rig.ended(first)).state == "succeeded"
         assert (await rig.ended(second)).state == "succeeded"
         assert await rig.repository.live() == []
-        told = rig.told(first)
-        assert (told[0], told[-1]) == ("execution_start", "executing None")
+        messages = rig.told(first)
+        assert (messages[0], messages[-1]) == ("execution_start", "executing None")
 
 
 async def test_other_replicas_know_of_an_end_before_its_messages_are_heard_here(
@@ -30,7 +30,7 @@ async def test_other_replicas_know_of_an_end_before_its_messages_are_heard_here(
 ) -> None:
     async with running_engine(simulator, tmp_path) as rig:
         unflushed: list[str] = []
-        heard: list[str] = []
+        received: list[str] = []
 
         async def flush() -> None:
             unflushed.clear()
@@ -38,16 +38,16 @@ async def test_other_replicas_know_of_an_end_before_its_messages_are_heard_here(
         def hear(message: object) -> None:
             if isinstance(message, JobRecorded | JobLeft):
                 unflushed.append(type(message).__name__)
-                heard.append(type(message).__name__)
+                received.append(type(message).__name__)
             elif isinstance(message, JobMessage):
                 assert unflushed == []
-                heard.append(message.message.type)
+                received.append(message.message.type)
 
         monkeypatch.setattr(rig.bus, "flush", flush)
         with rig.bus.subscribe("*", hear):
             job, _ = await rig.submit(graphs.plain())
             await rig.ended(job)
-        assert heard[-4:] == ["JobRecorded", "execution_success", "JobLeft", "executing"]
+        assert received[-4:] == ["JobRecorded", "execution_success", "JobLeft", "executing"]
 
 
 async def test_a_new_job_that_its_account_refuses_goes_to_another(

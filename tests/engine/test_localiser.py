@@ -66,8 +66,8 @@ def localiser(**fields: Any) -> Localiser:
 
 
 async def test_an_output_gets_local_names() -> None:
-    told = EventReceived("executed", {"node": "2", "output": {"images": ["hash.png"]}})
-    local = await localiser().localised(told)
+    event = EventReceived("executed", {"node": "2", "output": {"images": ["hash.png"]}})
+    local = await localiser().localised(event)
     output = {"images": ["cat.png"], "of": ["one", "2", "main"]}
     assert local == EventReceived("executed", {"node": "2", "output": output})
 
@@ -81,9 +81,9 @@ async def test_no_key_is_shown_whatever_a_node_makes_of_it() -> None:
         "execution_error", {"exception_message": hidden, hidden: [hidden]}
     )
     text = EventReceived("executed", {"node": "2", "output": {"text": [shown]}})
-    told = await local.localised(text)
-    assert isinstance(told, EventReceived)
-    assert told.data["output"]["text"] == [hidden]
+    event = await local.localised(text)
+    assert isinstance(event, EventReceived)
+    assert event.data["output"]["text"] == [hidden]
 
 
 async def test_a_snapshot_is_local_in_all_that_clients_see_of_it() -> None:

@@ -9,12 +9,12 @@ GRAPH = {"2": {"class_type": "SaveImage", "inputs": {}}}
 
 
 def test_an_output_is_kept_and_told_once() -> None:
-    told: list[Message] = []
-    nodes = NodeStates("one", GRAPH, told.append, {"2": "SaveImage"})
+    messages: list[Message] = []
+    nodes = NodeStates("one", GRAPH, messages.append, {"2": "SaveImage"})
     nodes.executed("2", {"text": ["a"]})
     nodes.executed("2", {"text": ["a"]})
     assert nodes.outputs == {"2": {"text": ["a"]}}
-    types = [message.type for message in told if isinstance(message, Event)]
+    types = [message.type for message in messages if isinstance(message, Event)]
     assert types.count("executed") == 1
 
 

@@ -36,10 +36,10 @@ def test_a_new_socket_hears_which_node_of_its_client_runs(
     world.follow(job("first", state=JobState.RUNNING), node="older")
     world.follow(job("second", state=JobState.RUNNING))
     world.follow(job("third", state=JobState.SUBMITTED), node=None)
-    heard: list[Any] = []
-    world.bus.subscribe(topic_of(member, client_id), heard.append)
+    received: list[Any] = []
+    world.bus.subscribe(topic_of(member, client_id), received.append)
     world.overview.tell_running(SocketKnown(member, client_id, "s", 0, opens=True))
-    assert heard == ([] if node is None else [NodeRuns(member, client_id, "s", node)])
+    assert received == ([] if node is None else [NodeRuns(member, client_id, "s", node)])
 
 
 def test_admins_see_what_runs_first_and_then_what_waits_in_its_turn(world: World) -> None:

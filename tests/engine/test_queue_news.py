@@ -32,8 +32,8 @@ async def test_a_member_hears_when_others_no_longer_go_before_it(world: World) -
     world.slots.dequeue(first)
     world.slots.dequeue(last)
     world.news.changed()
-    await until(lambda: JobsAhead("ben", 0, True) in world.heard)
-    assert JobsAhead("ben", 1, True) in world.heard
+    await until(lambda: JobsAhead("ben", 0, True) in world.received)
+    assert JobsAhead("ben", 1, True) in world.received
 
 
 async def test_who_has_missed_something_hears_of_all_jobs_that_clients_know(world: World) -> None:
@@ -41,12 +41,12 @@ async def test_who_has_missed_something_hears_of_all_jobs_that_clients_know(worl
     world.add(job("unknown", accepted=False, state=JobState.SUBMITTING))
     world.add(job("unclear", accepted=False, state=JobState.UNKNOWN))
     world.add(job("unwanted", accepted=True, cancel_requested=True, state=JobState.SUBMITTED))
-    world.heard.clear()
+    world.received.clear()
     for _ in range(3):
         world.news.repeat()
-    await until(lambda: len(world.heard) >= 2)
-    told = [news.job.prompt_id for news in world.heard if isinstance(news, JobChanged)]
-    assert told == ["known", "unclear"]
+    await until(lambda: len(world.received) >= 2)
+    messages = [news.job.prompt_id for news in world.received if isinstance(news, JobChanged)]
+    assert messages == ["known", "unclear"]
 
 
 async def test_jobs_tell_why_their_account_takes_none(world: World) -> None:

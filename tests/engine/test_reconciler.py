@@ -59,13 +59,13 @@ class FakeAccount:
 class FakeAllocator:
     """Notes what it is told of keys."""
 
-    heard: list[str] = field(default_factory=list)
+    received: list[str] = field(default_factory=list)
 
     def key_refused(self, account: str, refusal: LocalError) -> None:
-        self.heard.append(f"{account} refused: {refusal.message}")
+        self.received.append(f"{account} refused: {refusal.message}")
 
     def key_accepted(self, account: str) -> None:
-        self.heard.append(f"{account} accepted")
+        self.received.append(f"{account} accepted")
 
 
 class Cloud:
@@ -307,7 +307,7 @@ async def test_a_key_that_is_refused_is_told_to_those_that_wait_for_the_account(
         cloud.failure, cloud.listed = None, [running("a")]
         await reconciler.read()
         await reconciler.read()
-    first, again, last = allocator.heard
+    first, again, last = allocator.received
     assert first == again
     assert first.startswith("default refused: ")
     assert last == "default accepted"

@@ -24,7 +24,7 @@ def world() -> World:
 def told(world: World) -> list[tuple[str, Any]]:
     return [
         (type(message).__name__, message.job.state)
-        for message in world.heard
+        for message in world.received
         if isinstance(message, JobChanged | JobLeft)
     ]
 
@@ -42,13 +42,13 @@ def test_only_what_the_table_of_transitions_has_is_allowed(
             world.table.advance(one, after)
         assert one.state is before
         assert world.recorder.noted == []
-        assert world.heard == []
+        assert world.received == []
 
 
 def test_a_change_of_state_is_recorded_and_told_with_all_that_changes(world: World) -> None:
     one = job(state=JobState.SUBMITTING, accepted=True, account="one")
     world.table.add(one)
-    world.heard.clear()
+    world.received.clear()
     world.table.advance(one, JobState.SUBMITTED, cloud_id="c")
     assert (one.state, one.cloud_id) == (JobState.SUBMITTED, "c")
     assert world.recorder.noted == [("one", JobState.SUBMITTED)]
@@ -80,7 +80,7 @@ def test_a_job_is_counted_when_its_client_learns_of_it(world: World) -> None:
 
 def test_a_wish_to_cancel_takes_a_job_out_of_sight_at_once(world: World) -> None:
     one = world.add(job(state=JobState.SUBMITTING, accepted=True))
-    world.heard.clear()
+    world.received.clear()
     world.table.change(one, cancel_requested=True)
     world.table.advance(one, JobState.SUBMITTED, cloud_id="c")
     assert told(world) == [("JobLeft", JobState.SUBMITTING)]
@@ -92,16 +92,16 @@ def test_why_a_job_waits_is_told_when_that_changes(world: World) -> None:
     one = job(accepted=True)
     for reason in ("no_credits", "no_credits", None):
         world.table.show(one, reason=reason)
-    reasons = [news.progress.reason for news in world.heard if isinstance(news, JobChanged)]
+    reasons = [news.progress.reason for news in world.received if isinstance(news, JobChanged)]
     assert reasons == ["no_credits", None]
 
 
 async def test_the_history_has_a_job_before_it_leaves_the_queue(world: World) -> None:
     one = world.add(job(state=JobState.RUNNING, accepted=True, account="one"))
-    world.heard.clear()
+    world.received.clear()
     await world.table.finish(one, END)
     assert world.recorder.ended == ["one"]
-    assert world.heard == [JobRecorded(one.key, one.order, one.client_id, 7, ("forgotten",))]
+    assert world.received == [JobRecorded(one.key, one.order, one.client_id, 7, ("forgotten",))]
     assert one in world.table
     world.table.leave(one, END)
     assert one not in world.table
@@ -120,7 +120,7 @@ async def test_an_end_is_written_until_the_storage_takes_it(world: World) -> Non
 
 async def test_a_job_that_is_discarded_leaves_no_trace(world: World) -> None:
     one = world.add(job(state=JobState.SUBMITTED, accepted=True, cloud_id="c"))
-    world.heard.clear()
+    world.received.clear()
     await world.table.discard(one)
     assert (one in world.table, world.recorder.discarded) == (False, ["one"])
     assert told(world) == [("JobLeft", JobState.CANCELLED)]
@@ -128,7 +128,7 @@ async def test_a_job_that_is_discarded_leaves_no_trace(world: World) -> None:
 
 async def test_waiting_jobs_that_cannot_be_withdrawn_stay(world: World) -> None:
     one = world.add(job(accepted=True))
-    world.heard.clear()
+    world.received.clear()
     world.recorder.refusals = 1
     with pytest.raises(StorageError):
         await world.table.withdraw([one])

@@ -14,9 +14,9 @@ from playbook import (
     done,
     event,
     events_of,
-    heard,
     last_event,
     play,
+    received,
     states,
 )
 
@@ -46,7 +46,7 @@ def test_a_run_is_told_in_the_order_of_a_local_comfyui() -> None:
         event("execution_success"),
         done(),
     )
-    assert heard(commands) == [
+    assert received(commands) == [
         *BEGINNING,
         "progress_state",
         "executing 1",
@@ -64,7 +64,7 @@ def test_a_run_is_told_in_the_order_of_a_local_comfyui() -> None:
 
 
 def test_one_snapshot_is_a_complete_life() -> None:
-    assert heard(play(done())) == [
+    assert received(play(done())) == [
         *BEGINNING,
         "progress_state",
         "executing 2",
@@ -76,7 +76,7 @@ def test_one_snapshot_is_a_complete_life() -> None:
 
 def test_success_waits_until_the_detail_has_confirmed_it() -> None:
     commands = play(event("execution_success"))
-    assert heard(commands) == ["-> outputs sent", "-> read"]
+    assert received(commands) == ["-> outputs sent", "-> read"]
 
 
 def test_an_end_without_outputs_yet_is_read_again() -> None:
@@ -84,28 +84,28 @@ def test_an_end_without_outputs_yet_is_read_again() -> None:
         event("executed", node="2", output=PICTURE),
         done(outputs={}, execution_status=None),
     )
-    assert heard(commands)[-3:] == ["executed 2", "progress_state", "-> read"]
+    assert received(commands)[-3:] == ["executed 2", "progress_state", "-> read"]
 
 
 def test_a_list_entry_alone_never_ends_a_job() -> None:
-    assert heard(play(SnapshotReceived(done().snapshot, detail=False))) == ["-> read"]
+    assert received(play(SnapshotReceived(done().snapshot, detail=False))) == ["-> read"]
 
 
 def test_executing_null_of_the_cloud_is_a_hint_not_an_end() -> None:
-    assert heard(play(event("executing", node=None))) == ["-> read"]
+    assert received(play(event("executing", node=None))) == ["-> read"]
 
 
 def test_nothing_is_told_after_the_end() -> None:
     commands = play(done(), event("executing", node="1"), event("execution_success"), done())
-    assert heard(commands)[-1] == "executing None"
-    assert heard(commands).count("executing None") == 1
+    assert received(commands)[-1] == "executing None"
+    assert received(commands).count("executing None") == 1
 
 
 def test_a_late_executed_is_not_told_twice() -> None:
     commands = play(
         event("executed", node="2", output=PICTURE), event("executed", node="2", output=PICTURE)
     )
-    assert heard(commands).count("executed 2") == 1
+    assert received(commands).count("executed 2") == 1
 
 
 def test_a_cached_output_node_is_executed_without_executing() -> None:
@@ -113,7 +113,7 @@ def test_a_cached_output_node_is_executed_without_executing() -> None:
         event("execution_cached", nodes=["1", "2"]),
         event("executed", node="2", output=PICTURE),
     )
-    assert heard(commands) == [*BEGINNING, "executed 2", "progress_state"]
+    assert received(commands) == [*BEGINNING, "executed 2", "progress_state"]
     assert last_event(commands, "execution_cached")["nodes"] == ["1", "2"]
     assert states(commands) == [{"2": ("finished", 1, 1)}]
 
@@ -167,7 +167,7 @@ def test_a_failed_run_tells_the_node_and_its_error() -> None:
         ),
         done(status="failed", outputs={}),
     )
-    assert heard(commands)[-4:] == [
+    assert received(commands)[-4:] == [
         "-> record failed",
         "execution_error 1",
         "-> left the queue",
@@ -190,10 +190,10 @@ def test_a_failed_run_tells_the_node_and_its_error() -> None:
 def test_a_failure_that_only_the_snapshot_knows_is_told_in_full() -> None:
     error = {"node_id": 1, "exception_message": "out of memory", "exception_type": "OOMError"}
     commands = play(done(status="failed", outputs={}, execution_error=error))
-    told = last_event(commands, "execution_error")
-    assert told["node_id"] == "1"
-    assert told["node_type"] == "KSampler"
-    assert told["exception_type"] == "OOMError"
+    sent = last_event(commands, "execution_error")
+    assert sent["node_id"] == "1"
+    assert sent["node_type"] == "KSampler"
+    assert sent["exception_type"] == "OOMError"
 
 
 def test_the_workers_own_messages_are_preferred_to_the_summary() -> None:
@@ -215,7 +215,7 @@ def test_a_blocked_branch_is_an_error_that_does_not_end_the_run() -> None:
         event("execution_error", node_id="1", exception_message="blocked"),
         done(),
     )
-    assert heard(commands)[-5:] == ["execution_error 1", *SUCCESS]
+    assert received(commands)[-5:] == ["execution_error 1", *SUCCESS]
     assert "timestamp" not in last_event(commands, "execution_error")
 
 
@@ -239,8 +239,8 @@ def test_blocked_branches_are_told_when_they_are_met_each_once() -> None:
         event("execution_success"),
         done(),
     )
-    told = [word for word in heard(commands) if not word.startswith("progress_state")]
-    assert told[3:] == [
+    sent = [word for word in received(commands) if not word.startswith("progress_state")]
+    assert sent[3:] == [
         "executing 1",
         "execution_error 1",
         "executing 2",
@@ -269,7 +269,7 @@ def test_errors_that_turn_out_to_be_of_blocked_branches_are_all_told() -> None:
         event("execution_error", node_id="2", exception_message="blocked too"),
         done(),
     )
-    assert heard(commands)[-6:] == ["execution_error 1", "execution_error 2", *SUCCESS]
+    assert received(commands)[-6:] == ["execution_error 1", "execution_error 2", *SUCCESS]
 
 
 def test_an_interrupted_run_names_the_node_that_ran() -> None:
@@ -278,10 +278,10 @@ def test_an_interrupted_run_names_the_node_that_ran() -> None:
         event("execution_interrupted"),
         done(status="cancelled", outputs={}),
     )
-    told = last_event(commands, "execution_interrupted")
-    assert told["node_id"] == "1"
-    assert told["node_type"] == "KSampler"
-    assert heard(commands)[-4:] == [
+    sent = last_event(commands, "execution_interrupted")
+    assert sent["node_id"] == "1"
+    assert sent["node_type"] == "KSampler"
+    assert received(commands)[-4:] == [
         "-> record cancelled",
         "execution_interrupted 1",
         "-> left the queue",
@@ -291,7 +291,7 @@ def test_an_interrupted_run_names_the_node_that_ran() -> None:
 
 def test_an_unsettled_failure_waits_for_the_final_word() -> None:
     erroring = SnapshotReceived(Snapshot("cloud-id", "failed", settled=False, outputs={}))
-    assert heard(play(erroring)) == ["-> read"]
+    assert received(play(erroring)) == ["-> read"]
 
 
 def test_giving_up_on_the_outputs_ends_with_those_that_are_known() -> None:
@@ -300,18 +300,18 @@ def test_giving_up_on_the_outputs_ends_with_those_that_are_known() -> None:
         event("execution_success"),
         GiveUp("no more"),
     )
-    assert heard(commands)[-4:] == SUCCESS
+    assert received(commands)[-4:] == SUCCESS
 
 
 def test_giving_up_on_a_job_that_goes_on_changes_nothing() -> None:
     commands = play(event("executing", node=None), GiveUp("goes on"), event("executing", node=None))
-    assert heard(commands) == ["-> read", "-> read"]
+    assert received(commands) == ["-> read", "-> read"]
 
 
 def test_a_lost_job_fails_with_the_reason() -> None:
     commands = play(GiveUp("Comfy Cloud does not know it.", lost=True))
-    told = last_event(commands, "execution_error")
-    assert told["exception_message"] == "Comfy Cloud does not know it."
+    sent = last_event(commands, "execution_error")
+    assert sent["exception_message"] == "Comfy Cloud does not know it."
 
 
 def test_events_of_node_packs_pass_with_the_local_id() -> None:
@@ -336,7 +336,7 @@ def test_a_node_that_waits_for_a_lazy_input_is_executing_twice() -> None:
         done(),
         graph=LAZY,
     )
-    executing = [word for word in heard(commands) if word.startswith("executing")]
+    executing = [word for word in received(commands) if word.startswith("executing")]
     assert executing == [
         "executing switch",
         "executing picture",
@@ -360,7 +360,7 @@ def test_a_lazy_node_goes_on_behind_the_inner_nodes_of_one_that_expands() -> Non
         done(),
         graph=LAZY,
     )
-    assert heard(commands).count("executing switch") == 3
+    assert received(commands).count("executing switch") == 3
 
 
 def test_the_activity_of_a_node_and_its_seconds_are_passed_on() -> None:
@@ -373,11 +373,11 @@ def test_the_activity_of_a_node_and_its_seconds_are_passed_on() -> None:
         event("progress_state", nodes={"2": {"state": "finished", "seconds": {"total": 1.5}}}),
         event("progress_state", nodes={"1": {"state": "finished"}}),
     )
-    told = [state["nodes"] for state in events_of(commands, "progress_state")]
-    assert [nodes["1"].get("activity") for nodes in told][:3] == ["loading", None, "downloading"]
-    assert "activity" not in told[-1]["1"]
-    assert told[-1]["2"]["seconds"] == {"total": 1.5}
-    assert "seconds" not in told[-1]["1"]
+    sent = [state["nodes"] for state in events_of(commands, "progress_state")]
+    assert [nodes["1"].get("activity") for nodes in sent][:3] == ["loading", None, "downloading"]
+    assert "activity" not in sent[-1]["1"]
+    assert sent[-1]["2"]["seconds"] == {"total": 1.5}
+    assert "seconds" not in sent[-1]["1"]
 
 
 def test_a_failure_of_the_platform_names_a_node() -> None:
@@ -398,7 +398,7 @@ def test_a_doubled_executing_is_told_once_where_no_input_is_lazy() -> None:
         done(),
         graph=LAZY,
     )
-    assert heard(commands).count("executing picture") == 1
+    assert received(commands).count("executing picture") == 1
 
 
 TWINS = {
@@ -420,8 +420,8 @@ def test_a_node_whose_twin_has_run_is_executed_without_executing() -> None:
         done(status="failed", outputs={}),
         graph=TWINS,
     )
-    assert "executing 4" not in heard(commands)
-    assert "executed 4" in heard(commands)
+    assert "executing 4" not in received(commands)
+    assert "executed 4" in received(commands)
     assert states(commands)[-1]["4"] == ("finished", 1, 1)
     assert last_event(commands, "execution_error")["executed"] == ["1", "3"]
 
@@ -435,7 +435,7 @@ def test_a_twin_that_shows_nothing_is_executed_with_null_and_not_recorded() -> N
         done(outputs={"3": PICTURE}),
         graph=TWINS,
     )
-    executed = [word for word in heard(commands) if word.startswith("execut")]
+    executed = [word for word in received(commands) if word.startswith("execut")]
     assert executed[2:7] == [
         "executing 1",
         "executed 2",
@@ -474,13 +474,13 @@ def test_a_job_without_files_ends_with_its_first_detail(output: dict[str, Any] |
         done(outputs={}, outputs_count=0),
         graph=TWINS,
     )
-    assert heard(commands)[-4:] == SUCCESS
+    assert received(commands)[-4:] == SUCCESS
 
 
 def test_the_detail_gives_the_twins_what_they_share() -> None:
     commands = play(done(outputs=dict.fromkeys("345", PICTURE)), graph=TWINS)
-    told = [word for word in heard(commands) if word.startswith("exec")]
-    assert told[2:8] == [
+    sent = [word for word in received(commands) if word.startswith("exec")]
+    assert sent[2:8] == [
         "executing 3",
         "executed 3",
         "executed 4",
@@ -501,7 +501,7 @@ def test_the_last_output_is_noted_before_it_is_told() -> None:
         graph=TWINS,
         outputs="3 4 5",
     )
-    words = heard(commands)
+    words = received(commands)
     assert words.count("-> outputs sent") == 1
     assert words.index("executed 3") < words.index("-> outputs sent") < words.index("executed 4")
 
@@ -510,7 +510,7 @@ def test_with_unknown_output_nodes_the_end_of_the_run_is_the_last_output() -> No
     commands = play(
         event("executed", node="3", output=PICTURE), event("execution_success"), graph=TWINS
     )
-    assert heard(commands)[-2:] == ["-> outputs sent", "-> read"]
+    assert received(commands)[-2:] == ["-> outputs sent", "-> read"]
 
 
 @pytest.mark.parametrize("metadata", [{}, {"workflow_id": "mine"}])
@@ -526,9 +526,9 @@ def test_the_workflow_id_of_the_cloud_gives_way_to_the_jobs_own(metadata: dict[s
         )
         for command in tracker.receive(what, 5_000)
     ]
-    told = [command.message for command in commands if isinstance(command, SendMessage)]
-    assert len(told) > 8
-    shown = [message.data.get("workflow_id") for message in told if isinstance(message, Event)]
+    sent = [command.message for command in commands if isinstance(command, SendMessage)]
+    assert len(sent) > 8
+    shown = [message.data.get("workflow_id") for message in sent if isinstance(message, Event)]
     assert set(shown) == {metadata.get("workflow_id")}
     [record] = [command for command in commands if isinstance(command, JobEnd)]
     assert all("workflow_id" not in data for _, data in record.status["messages"])
@@ -536,7 +536,7 @@ def test_the_workflow_id_of_the_cloud_gives_way_to_the_jobs_own(metadata: dict[s
 
 def test_progress_of_an_unannounced_node_announces_it_first() -> None:
     commands = play(event("progress", node="1", value=3, max=20))
-    assert heard(commands) == [
+    assert received(commands) == [
         *BEGINNING,
         "progress_state",
         "executing 1",
@@ -617,34 +617,34 @@ def test_a_finished_node_does_not_run_again_by_a_late_event() -> None:
 def test_a_preview_with_metadata_leads_its_progress() -> None:
     frame = CloudPicture(b"\xff\xd8x", "image/jpeg", "cloud-id", "1", "1", None, "1")
     commands = play(event("executing", node="1"), frame)
-    told = commands[-1]
-    assert isinstance(told, SendMessage)
-    assert told.message == Preview(ID, "1", "1", None, "1", b"\xff\xd8x", "image/jpeg")
+    sent = commands[-1]
+    assert isinstance(sent, SendMessage)
+    assert sent.message == Preview(ID, "1", "1", None, "1", b"\xff\xd8x", "image/jpeg")
 
 
 def test_a_preview_without_metadata_belongs_to_the_node_that_runs() -> None:
     commands = play(event("executing", node="1"), CloudPicture(b"\xff\xd8x", "image/jpeg"))
-    told = commands[-1]
-    assert isinstance(told, SendMessage)
-    assert isinstance(told.message, Preview)
-    assert told.message.node_id == "1"
-    assert not told.message.leads
+    sent = commands[-1]
+    assert isinstance(sent, SendMessage)
+    assert isinstance(sent.message, Preview)
+    assert sent.message.node_id == "1"
+    assert not sent.message.leads
 
 
 def test_a_preview_before_any_node_is_left_out() -> None:
-    assert heard(play(CloudPicture(b"\xff\xd8x", "image/jpeg"))) == []
+    assert received(play(CloudPicture(b"\xff\xd8x", "image/jpeg"))) == []
 
 
 def test_pictures_of_a_websocket_saver_are_results() -> None:
     commands = play(event("executing", node="3"), CloudPicture(b"\x89PNG", "image/png"))
-    told = commands[-1]
-    assert isinstance(told, SendMessage)
-    assert isinstance(told.message, Preview)
-    assert told.message.result
+    sent = commands[-1]
+    assert isinstance(sent, SendMessage)
+    assert isinstance(sent.message, Preview)
+    assert sent.message.result
 
 
 def test_a_text_is_told_of_its_node() -> None:
-    assert heard(play(CloudText("1", "half way")))[-1] == "text 1 half way"
+    assert received(play(CloudText("1", "half way")))[-1] == "text 1 half way"
 
 
 def test_the_display_node_is_that_of_the_outer_node() -> None:

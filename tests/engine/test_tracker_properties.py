@@ -166,18 +166,18 @@ def test_every_output_has_its_executed_once_and_before_the_end(
 ) -> None:
     commands = _play(script[0])
     end = next(at for at, command in enumerate(commands) if isinstance(command, JobEnd))
-    told = [
+    published = [
         command.message.data["node"]
         for command in commands[:end]
         if isinstance(command, SendMessage)
         and isinstance(command.message, Event)
         and command.message.type == "executed"
     ]
-    assert len(told) == len(set(told))
-    assert set(told) >= set(script[1].outputs or {})
+    assert len(published) == len(set(published))
+    assert set(published) >= set(script[1].outputs or {})
     record = commands[end]
     assert isinstance(record, JobEnd)
-    assert set(record.outputs) == set(told)
+    assert set(record.outputs) == set(published)
 
 
 @given(interleavings() | interleavings(giving_up=True))
@@ -272,8 +272,8 @@ def test_each_blocked_branch_is_told_once_and_ends_nothing(
     inputs, detail = script
     blocked = data.draw(st.lists(st.sampled_from(NODES), unique=True))
     for node in [*blocked, *blocked]:
-        told = _event("execution_error", node_id=node, exception_type="ExecutionBlocked")
-        inputs.insert(data.draw(st.integers(0, len(inputs) - 2)), told)
+        published = _event("execution_error", node_id=node, exception_type="ExecutionBlocked")
+        inputs.insert(data.draw(st.integers(0, len(inputs) - 2)), published)
     commands = _play([*inputs, SnapshotReceived(detail)])
     errors = [
         command.message.data
@@ -296,10 +296,10 @@ def test_the_recorded_messages_are_those_that_were_told(
 ) -> None:
     commands = _play(script[0])
     (record,) = (command for command in commands if isinstance(command, JobEnd))
-    told = [
+    published = [
         [command.message.type, command.message.data]
         for command in commands
         if isinstance(command, SendMessage) and isinstance(command.message, Event)
     ]
-    assert all(message in told for message in record.status["messages"])
+    assert all(message in published for message in record.status["messages"])
     assert record.started_at <= record.ended_at

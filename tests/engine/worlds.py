@@ -109,8 +109,8 @@ class World:
         self.table = JobTable(recorder, self.announcer)
         self.news = QueueNews(self.table, self.scheduler, self.announcer)
         self.overview = Overview(self.table, self.scheduler, {}, self.announcer)
-        self.heard: list[BusMessage] = []
-        self.bus.subscribe("jobs.*", self.heard.append)
+        self.received: list[BusMessage] = []
+        self.bus.subscribe("jobs.*", self.received.append)
 
     def add(self, job: Job) -> Job:
         self.table.add(job)

@@ -26,8 +26,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         return
     terminalreporter.section("fidelity to a recorded ComfyUI")
     for kind, name in NAMES.items():
-        told = f"{alike[kind]} of {kinds[kind]} {name} match"
-        terminalreporter.line(f"{told}, {newer[kind]} more are as the newest ComfyUI has them")
+        line = f"{alike[kind]} of {kinds[kind]} {name} match"
+        terminalreporter.line(f"{line}, {newer[kind]} more are as the newest ComfyUI has them")
     terminalreporter.line("deviations:")
     for reason, count in deviations.most_common():
         terminalreporter.line(f"  {count:4}  {reason}")

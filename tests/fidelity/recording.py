@@ -98,7 +98,7 @@ class Recording:
         """The events of these kinds."""
         return [event for event in self.events if event.kind in kinds]
 
-    def heard(self, socket: str, before: int | None = None) -> list[Any]:
+    def received(self, socket: str, before: int | None = None) -> list[Any]:
         """What a websocket received up to a position: parsed JSON, bytes, or `Opaque`."""
         return [
             message(event)

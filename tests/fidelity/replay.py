@@ -177,8 +177,8 @@ class Replay:
     async def _open(self, event: Event) -> None:
         await self._all_heard(event.position)
         name = event.fields["ws"]
-        first = self._recording.heard(name)[:1]
-        remaining = streams.heard(first[0]).remaining if first else None
+        first = self._recording.received(name)[:1]
+        remaining = streams.received(first[0]).remaining if first else None
         if remaining is not None:
             await self._wait(lambda: self._jobs.queue_remaining(LOCAL) == remaining)
         recorded = event.fields["response_headers"]
@@ -262,7 +262,7 @@ class Replay:
     def _compare(self, name: str, found: list[str]) -> None:
         ear = self._ears[name]
         ear.ended = True
-        recorded = [streams.heard(message) for message in self._recording.heard(name)]
+        recorded = [streams.received(message) for message in self._recording.received(name)]
         actual = list(ear.messages)
         found += streams.compare(recorded, actual, self._names)
         self._found(f"ws {name}", "websocket", found)
@@ -274,7 +274,7 @@ class Replay:
         for name, ear in self._ears.items():
             recorded = [
                 message
-                for message in map(streams.heard, self._recording.heard(name, position))
+                for message in map(streams.received, self._recording.received(name, position))
                 if self._due(message)
             ]
             if ear.ended or not recorded:
@@ -338,9 +338,9 @@ class Replay:
         while True:
             message = await ear.socket.receive()
             if message.type is aiohttp.WSMsgType.TEXT:
-                ear.messages.append(streams.heard(json.loads(message.data)))
+                ear.messages.append(streams.received(json.loads(message.data)))
             elif message.type is aiohttp.WSMsgType.BINARY:
-                ear.messages.append(streams.heard(message.data))
+                ear.messages.append(streams.received(message.data))
             elif message.type in (aiohttp.WSMsgType.PING, aiohttp.WSMsgType.PONG):
                 ear.messages.append(Heard(message.type.name.lower(), bytes(message.data).hex()))
             else:

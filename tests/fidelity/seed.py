@@ -85,7 +85,7 @@ async def seed(recording: Recording, proxy: Proxy) -> None:
     """Let the proxy know the node classes, and have the files that the recording speaks of."""
     await proxy.services.catalog.node_class("SaveImage")
     requests = [event for event in recording.events if event.kind == "http"]
-    said = unquote(
+    text = unquote(
         "".join(
             event.fields["request"]["path"] + (event.request_body.data or b"").decode("latin-1")
             for event in requests
@@ -95,7 +95,7 @@ async def seed(recording: Recording, proxy: Proxy) -> None:
         await _seed_user_data(USER_DATA[recording.scenario], proxy.services.userdata)
     for type_, path, data in files():
         name = path.rpartition("/")[2].removesuffix(".gz")
-        if name not in said and "object_info/LoadImage" not in said:
+        if name not in text and "object_info/LoadImage" not in text:
             continue
         subfolder, _, name = path.rpartition("/")
         await proxy.services.files.upload(

@@ -50,7 +50,7 @@ class Heard:
         return int(self.data["status"]["exec_info"]["queue_remaining"])
 
 
-def heard(message: Any) -> Heard:
+def received(message: Any) -> Heard:
     """A message off the wire or of a recording."""
     if isinstance(message, Opaque):
         return Heard(message.type, message)
@@ -61,8 +61,8 @@ def heard(message: Any) -> Heard:
 
 def numbers(messages: list[Heard]) -> list[int]:
     """How many jobs there were, in turn."""
-    told = [message.remaining for message in messages if message.remaining is not None]
-    return told[:1] + [after for before, after in pairwise(told) if before != after]
+    sent = [message.remaining for message in messages if message.remaining is not None]
+    return sent[:1] + [after for before, after in pairwise(sent) if before != after]
 
 
 def missing(recorded: list[Heard], actual: list[Heard], names: Names) -> Counter[tuple[str, ...]]:
@@ -174,10 +174,10 @@ def folded(messages: list[Heard]) -> list[Heard]:
 
 
 def _seen_since_a_node_began(kept: list[Heard], message: Heard) -> bool:
-    for earlier in reversed(kept):
-        if earlier.type not in ("progress_state", "progress") and "binary" not in earlier.type:
+    for previous in reversed(kept):
+        if previous.type not in ("progress_state", "progress") and "binary" not in previous.type:
             return False
-        if earlier.type == message.type and _states(earlier) == _states(message):
+        if previous.type == message.type and _states(previous) == _states(message):
             return True
     return False
 

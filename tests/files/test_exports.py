@@ -82,14 +82,14 @@ async def test_a_member_has_a_bounded_number_of_exports_under_way(database: Data
 
 
 async def test_an_export_that_waits_can_be_cancelled(database: Database) -> None:
-    supervisor, told = Supervisor(), []
+    supervisor, messages = Supervisor(), []
     files: Any = None
     begun = Exports(
         AssetRepository(database),
         files,
         supervisor,
         ExportRepository(database),
-        lambda member, event, data: told.append(data["status"]),
+        lambda member, event, data: messages.append(data["status"]),
         MemoryBudget(1_000_000),
     )
     for _ in range(exports.MAX_CONCURRENT):
@@ -112,5 +112,5 @@ async def test_an_export_that_waits_can_be_cancelled(database: Database) -> None
         while (await begun.task("anna", again))["status"] != "completed":  # noqa: ASYNC110
             await asyncio.sleep(0)
     assert (await begun.task("anna", id_))["status"] == "failed"
-    assert told == ["failed", "running", "failed"]  # nothing of the second could be exported
+    assert messages == ["failed", "running", "failed"]  # nothing of the second could be exported
     await supervisor.close()

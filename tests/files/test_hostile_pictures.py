@@ -55,15 +55,15 @@ def tiff(*tags: tuple[int, int, bytes]) -> bytes:
     sizes = {2: 1, 3: 2, 4: 4}
     entries = [(tag, 3, struct.pack("<H", value)) for tag, value in known.items()]
     directory, after = b"", 8 + 4 + 2 + 12 * (len(entries) + len(tags)) + 4
-    behind = b""
+    following = b""
     for tag, kind, value in sorted([*entries, *tags]):
         place = value.ljust(4, b"\0")
         if len(value) > 4:
-            place = struct.pack("<I", after + len(behind))
-            behind += value
+            place = struct.pack("<I", after + len(following))
+            following += value
         directory += struct.pack("<HHI", tag, kind, len(value) // sizes[kind]) + place
     count = struct.pack("<H", len(entries) + len(tags))
-    return b"II*\0" + struct.pack("<I", 12) + bytes(4) + count + directory + bytes(4) + behind
+    return b"II*\0" + struct.pack("<I", 12) + bytes(4) + count + directory + bytes(4) + following
 
 
 @pytest.mark.parametrize(

@@ -201,12 +201,12 @@ def picture_of(width: int, height: int) -> bytes:
     ],
 )
 async def test_pictures_beyond_the_clouds_limits_are_refused_with_the_limit(
-    files: Files, cloud: MemoryCloud, size: tuple[int, int], told: str
+    files: Files, cloud: MemoryCloud, size: tuple[int, int], messages: str
 ) -> None:
     with pytest.raises(LocalError, match="16384 pixels along an edge and 67108864") as refusal:
         await upload(files, picture_of(*size))
     assert refusal.value.kind == "invalid"
-    assert refusal.value.message.startswith(f"cat.png has {told}; ")
+    assert refusal.value.message.startswith(f"cat.png has {messages}; ")
     assert cloud.sent == []
 
 

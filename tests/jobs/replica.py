@@ -29,7 +29,7 @@ class Listener:
     asks_for_previews = False
 
     def __init__(self) -> None:
-        self.heard: list[str] = []
+        self.received: list[str] = []
         self.ids: set[str] = set()
 
     def send(self, message: Message, *, for_all: bool) -> None:
@@ -37,7 +37,7 @@ class Listener:
         if message.type not in ("status", "progress_state"):
             self.ids.add(message.data["prompt_id"])
             node = message.data.get("node") if message.type in ("executing", "executed") else ""
-            self.heard.append(f"{message.type} {node}".strip())
+            self.received.append(f"{message.type} {node}".strip())
 
     def superseded(self) -> None:
         raise AssertionError
@@ -91,9 +91,9 @@ class Replica:
         step = is_step(message)
         self.numbers[job.order] += step
         number = self.numbers[job.order]
-        told = JobMessage(MEMBER, CLIENT, job.prompt_id, True, message, job.order, 1, number, step)
+        sent = JobMessage(MEMBER, CLIENT, job.prompt_id, True, message, job.order, 1, number, step)
         if not lost:
-            self.bus.publish(topic_of(MEMBER, CLIENT), told)
+            self.bus.publish(topic_of(MEMBER, CLIENT), sent)
 
     async def listen(self) -> Listener:
         listener = Listener()

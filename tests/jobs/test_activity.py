@@ -55,8 +55,8 @@ def test_what_was_at_once_and_what_ended(
     jobs: list[JobTimes], intervals: list[tuple[int, ...]]
 ) -> None:
     found = rows(*jobs)
-    told = [(row.at, row.running, row.waiting, row.completed, row.failed) for row in found]
-    assert told == intervals
+    listed = [(row.at, row.running, row.waiting, row.completed, row.failed) for row in found]
+    assert listed == intervals
 
 
 def test_everybody_together_is_not_the_sum_of_the_most_of_each() -> None:

@@ -35,7 +35,7 @@ async def test_a_job_that_lived_and_ended_unheard_is_told_whole_once(replica: Re
     await replica.feed.read()
     for type_ in ("execution_success", "executing"):
         replica.tell(job, type_, node=None)
-    assert listener.heard == WHOLE
+    assert listener.received == WHOLE
 
 
 async def test_of_a_job_that_had_begun_the_rest_is_told(replica: Replica) -> None:
@@ -46,10 +46,10 @@ async def test_of_a_job_that_had_begun_the_rest_is_told(replica: Replica) -> Non
     replica.tell(job, "execution_cached", nodes=[])
     replica.tell(job, "executing", node="9")
     await replica.feed.read()
-    assert len(listener.heard) == 3
+    assert len(listener.received) == 3
     await replica.end(job)
     await replica.feed.read()
-    assert listener.heard == WHOLE
+    assert listener.received == WHOLE
 
 
 async def test_ends_from_before_a_socket_opened_are_not_told(replica: Replica) -> None:
@@ -58,7 +58,7 @@ async def test_ends_from_before_a_socket_opened_are_not_told(replica: Replica) -
     replica.live.put(stored_of(job), JobProgress())  # this replica has not heard of it
     listener = await replica.listen()
     await replica.feed.read()
-    assert listener.heard == []
+    assert listener.received == []
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
@@ -76,7 +76,7 @@ async def test_no_clock_of_a_replica_decides_which_ends_are_told(
     await replica.end(await replica.insert("new"))
     monkeypatch.setattr(time, "time_ns", lambda: real() + hours * 3600 * 10**9)
     await replica.feed.read()
-    assert listener.heard == WHOLE
+    assert listener.received == WHOLE
     assert listener.ids == {"new"}
 
 
@@ -87,7 +87,7 @@ async def test_an_end_of_which_only_the_record_was_heard_is_told(replica: Replic
     await replica.end(job)
     replica.bus.publish(f"jobs.{MEMBER}", JobRecorded(job.key, job.order, CLIENT, 1))
     await replica.feed.read()
-    assert listener.heard == WHOLE
+    assert listener.received == WHOLE
 
 
 async def test_an_end_does_not_overtake_an_output_that_was_lost(replica: Replica) -> None:
@@ -101,7 +101,7 @@ async def test_an_end_does_not_overtake_an_output_that_was_lost(replica: Replica
     await replica.end(job)
     replica.tell(job, "execution_success")
     replica.tell(job, "executing", node=None)
-    await until(lambda: listener.heard == WHOLE)
+    await until(lambda: listener.received == WHOLE)
     await supervisor.close()
 
 
@@ -122,7 +122,7 @@ async def test_an_end_that_comes_while_it_is_read_is_not_told_again(
 
     monkeypatch.setattr(replica.repository.history, "entry", entry)
     await replica.feed.read()
-    assert listener.heard == WHOLE
+    assert listener.received == WHOLE
 
 
 async def test_of_a_job_that_runs_the_engine_is_asked_for_what_was_lost(replica: Replica) -> None:
@@ -156,7 +156,7 @@ async def test_who_opens_a_socket_while_a_job_runs_is_told_the_rest(replica: Rep
     assert asked == []
     for type_, node in (("executed", "9"), ("execution_success", None), ("executing", None)):
         replica.tell(job, type_, node=node)
-    assert listener.heard == WHOLE[3:]
+    assert listener.received == WHOLE[3:]
 
 
 async def test_while_the_database_is_away_a_socket_opens_all_the_same(
@@ -180,7 +180,7 @@ async def test_a_job_that_left_without_a_trace_is_told_no_end(replica: Replica) 
     replica.live.put(stored_of(job), JobProgress())
     await replica.repository.discard([job.order])
     await replica.feed.read()
-    assert listener.heard == []
+    assert listener.received == []
     assert list(replica.live) == []
 
 
@@ -189,5 +189,5 @@ async def test_a_loss_is_made_good_at_once(replica: Replica) -> None:
     await replica.end(await replica.insert())
     supervisor.keep(replica.feed.run, "read what was missed")
     replica.feed._hear_of_terms(MISSED)
-    await until(lambda: listener.heard == WHOLE)
+    await until(lambda: listener.received == WHOLE)
     await supervisor.close()

@@ -240,8 +240,8 @@ def test_each_socket_hears_each_step_once_and_in_order(data: st.DataObject) -> N
     tellings = data.draw(st.lists(_life(), min_size=1, max_size=3), label="tellings")
     for epoch, life in enumerate(tellings, 1):
         last = epoch == len(tellings)
-        told = len(life) if last else data.draw(st.integers(0, len(life) - 3), label="told")
-        sent = numbered(life, epoch)[:told]
+        events = len(life) if last else data.draw(st.integers(0, len(life) - 3), label="told")
+        sent = numbered(life, epoch)[:events]
         way = [
             message
             for message in sent

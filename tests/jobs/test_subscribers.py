@@ -24,12 +24,12 @@ from proxy.translate.events import Event, Message, NodeText, Preview, status
 
 class Listener:
     def __init__(self, *, asks_for_previews: bool = False) -> None:
-        self.heard: list[tuple[Message, bool]] = []
+        self.received: list[tuple[Message, bool]] = []
         self.replaced = False
         self.asks_for_previews = asks_for_previews
 
     def send(self, message: Message, *, for_all: bool) -> None:
-        self.heard.append((message, for_all))
+        self.received.append((message, for_all))
 
     def superseded(self) -> None:
         self.replaced = True
@@ -52,17 +52,17 @@ def test_a_jobs_messages_go_to_its_client_alone() -> None:
     subscribers = Subscribers(EventBus(), Supervisor())
     mine, other = listen(subscribers, "a"), listen(subscribers, "b")
     subscribers.tell("local", "a", PREVIEW)
-    assert mine.heard == [(PREVIEW, False)]
-    assert other.heard == []
+    assert mine.received == [(PREVIEW, False)]
+    assert other.received == []
 
 
 def test_of_a_job_that_was_not_watched_a_late_socket_hears_all_but_previews() -> None:
     subscribers = Subscribers(EventBus(), Supervisor())
     late = listen(subscribers, "a")
-    heard = [Event("progress", {}), RESULT, NodeText("1", "x")]
-    for message in (PREVIEW, *heard):
+    received = [Event("progress", {}), RESULT, NodeText("1", "x")]
+    for message in (PREVIEW, *received):
         subscribers.tell("local", "a", message, watched=False)
-    assert late.heard == [(message, False) for message in heard]
+    assert late.received == [(message, False) for message in received]
 
 
 def test_a_late_socket_that_asks_for_previews_hears_them() -> None:
@@ -70,7 +70,7 @@ def test_a_late_socket_that_asks_for_previews_hears_them() -> None:
     late = Listener(asks_for_previews=True)
     subscribers.attach("local", "a", late)
     subscribers.tell("local", "a", PREVIEW, watched=False)
-    assert late.heard == [(PREVIEW, False)]
+    assert late.received == [(PREVIEW, False)]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_of_a_job_without_client_everybody_hears_the_progress(message: Message) 
     subscribers = Subscribers(EventBus(), Supervisor())
     listeners = [listen(subscribers, "a"), listen(subscribers, "b")]
     subscribers.tell("local", None, message)
-    assert [listener.heard for listener in listeners] == [[(message, True)]] * 2
+    assert [listener.received for listener in listeners] == [[(message, True)]] * 2
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_of_a_job_without_client_nobody_hears_the_rest(type_: str) -> None:
     subscribers = Subscribers(EventBus(), Supervisor())
     listener = listen(subscribers, "a")
     subscribers.tell("local", None, Event(type_, {}))
-    assert listener.heard == []
+    assert listener.received == []
 
 
 @pytest.mark.parametrize(
@@ -119,8 +119,8 @@ def test_of_a_job_without_client_a_socket_of_the_clouds_way_hears_all(message: M
     subscribers.attach("local", "a", listener, hears_all=True)
     subscribers.attach("other", "a", stranger, hears_all=True)
     subscribers.tell("local", None, message)
-    assert listener.heard == [(message, False)]
-    assert stranger.heard == []
+    assert listener.received == [(message, False)]
+    assert stranger.received == []
 
 
 def test_of_jobs_of_other_clients_a_socket_of_the_clouds_way_hears_nothing() -> None:
@@ -129,7 +129,7 @@ def test_of_jobs_of_other_clients_a_socket_of_the_clouds_way_hears_nothing() -> 
     subscribers.attach("local", "a", listener, hears_all=True)
     subscribers.tell("local", "b", Event("executed", {}))
     subscribers.tell("local", "b", PREVIEW)
-    assert listener.heard == []
+    assert listener.received == []
 
 
 def test_status_goes_to_all_sockets_of_the_member() -> None:
@@ -137,8 +137,8 @@ def test_status_goes_to_all_sockets_of_the_member() -> None:
     listeners = [listen(subscribers, "a"), listen(subscribers, "b")]
     stranger = listen(subscribers, "a", member="other")
     subscribers.broadcast("local", status(1))
-    assert [len(listener.heard) for listener in listeners] == [1, 1]
-    assert stranger.heard == []
+    assert [len(listener.received) for listener in listeners] == [1, 1]
+    assert stranger.received == []
 
 
 def crowd(count: int) -> tuple[Subscribers, list[Listener]]:
@@ -147,7 +147,7 @@ def crowd(count: int) -> tuple[Subscribers, list[Listener]]:
 
 
 def statuses(listener: Listener) -> list[Message]:
-    return [message for message, for_all in listener.heard if for_all]
+    return [message for message, for_all in listener.received if for_all]
 
 
 async def test_a_few_hear_a_status_at_once() -> None:
@@ -160,10 +160,10 @@ async def test_in_a_crowd_each_hears_the_newest_status_in_its_turn() -> None:
     subscribers, listeners = crowd(FEW + 200)
     for number in range(5):
         subscribers.broadcast("local", status(number))
-    assert not any(listener.heard for listener in listeners)
-    await until(lambda: all(listener.heard for listener in listeners))
+    assert not any(listener.received for listener in listeners)
+    await until(lambda: all(listener.received for listener in listeners))
     subscribers.broadcast("local", status(9))
-    await until(lambda: all(len(listener.heard) > 1 for listener in listeners))
+    await until(lambda: all(len(listener.received) > 1 for listener in listeners))
     assert all(statuses(listener) == [status(4), status(9)] for listener in listeners)
 
 
@@ -177,8 +177,8 @@ async def test_in_a_crowd_a_status_keeps_its_place(monkeypatch: pytest.MonkeyPat
         subscribers.tell("local", "0", end)
     late = listen(subscribers, "late")  # is greeted with the present one
     subscribers.tell("local", "late", end)
-    assert first.heard == [(status(1), True), (end, False), (end, False)]
-    assert late.heard == [(end, False)]
+    assert first.received == [(status(1), True), (end, False), (end, False)]
+    assert late.received == [(end, False)]
 
 
 async def test_in_a_crowd_other_messages_to_all_go_at_once() -> None:
@@ -192,8 +192,8 @@ async def test_who_has_left_hears_no_status() -> None:
     subscribers, listeners = crowd(FEW + 2)
     subscribers.broadcast("local", status(1))
     subscribers.detach("local", "0", listeners[0])
-    await until(lambda: all(listener.heard for listener in listeners[1:]))
-    assert not listeners[0].heard
+    await until(lambda: all(listener.received for listener in listeners[1:]))
+    assert not listeners[0].received
 
 
 async def test_a_fault_does_not_keep_others_from_hearing_the_next_status(
@@ -211,7 +211,7 @@ async def test_a_fault_does_not_keep_others_from_hearing_the_next_status(
     assert [line["event"] for line in lines] == ["task_failed"]
     monkeypatch.undo()
     subscribers.broadcast("local", status(2))
-    await until(lambda: all(listener.heard for listener in listeners))
+    await until(lambda: all(listener.received for listener in listeners))
 
 
 def test_a_newer_socket_with_the_same_id_takes_over() -> None:
@@ -219,8 +219,8 @@ def test_a_newer_socket_with_the_same_id_takes_over() -> None:
     older, newer = listen(subscribers, "a"), listen(subscribers, "a")
     subscribers.tell("local", "a", PREVIEW)
     assert older.replaced
-    assert older.heard == []
-    assert newer.heard == [(PREVIEW, False)]
+    assert older.received == []
+    assert newer.received == [(PREVIEW, False)]
 
 
 def test_the_older_sockets_end_does_not_touch_the_newer_one() -> None:
@@ -228,7 +228,7 @@ def test_the_older_sockets_end_does_not_touch_the_newer_one() -> None:
     older, newer = listen(subscribers, "a"), listen(subscribers, "a")
     subscribers.detach("local", "a", older)
     subscribers.tell("local", "a", PREVIEW)
-    assert len(newer.heard) == 1
+    assert len(newer.received) == 1
 
 
 @dataclass
@@ -254,8 +254,8 @@ class Replicas:
         step = is_step(message)
         self.numbers[order, epoch] += step
         number = self.numbers[order, epoch]
-        told = JobMessage("local", client_id, "p", True, message, order, epoch, number, step)
-        self.bus.publish(topic_of("local", client_id), told)
+        sent = JobMessage("local", client_id, "p", True, message, order, epoch, number, step)
+        self.bus.publish(topic_of("local", client_id), sent)
         return message
 
 
@@ -283,13 +283,13 @@ def test_a_replica_subscribes_to_what_its_sockets_hear() -> None:
 def test_a_message_reaches_its_client_at_whichever_replica(replicas: Replicas) -> None:
     mine, others = listen(replicas.here, "a"), listen(replicas.there, "b")
     message = replicas.tell("execution_start")
-    assert (mine.heard, others.heard) == ([(message, False)], [])
+    assert (mine.received, others.received) == ([(message, False)], [])
 
 
 def test_of_a_job_without_client_the_sockets_of_all_replicas_hear(replicas: Replicas) -> None:
     listeners = [listen(replicas.here, "a"), listen(replicas.there, "b")]
     message = replicas.tell("progress", client_id=None)
-    assert [listener.heard for listener in listeners] == [[(message, True)]] * 2
+    assert [listener.received for listener in listeners] == [[(message, True)]] * 2
 
 
 def test_a_newer_socket_at_another_replica_takes_over(replicas: Replicas) -> None:
@@ -298,7 +298,7 @@ def test_a_newer_socket_at_another_replica_takes_over(replicas: Replicas) -> Non
     message = replicas.tell("execution_start")
     assert older.replaced
     assert not newer.replaced
-    assert (older.heard, newer.heard) == ([], [(message, False)])
+    assert (older.received, newer.received) == ([], [(message, False)])
     replicas.here.detach("local", "a", older)
     assert replicas.there.listens("local", "a")
 
@@ -344,7 +344,7 @@ def test_the_engine_tells_the_new_socket_alone_which_node_runs(replicas: Replica
     greeting = status(0, "a")
     replicas.there.attach("local", "a", listener, lambda: listener.send(greeting, for_all=False))
     running = Event("executing", {"node": "1"})
-    assert listener.heard == [(greeting, False), (running, False)]
+    assert listener.received == [(greeting, False), (running, False)]
 
 
 def test_what_another_engine_tells_once_more_is_left_out(replicas: Replicas) -> None:
@@ -355,10 +355,10 @@ def test_what_another_engine_tells_once_more_is_left_out(replicas: Replicas) -> 
         ("executed", {"node": "1"}),
         ("execution_error", {"node_id": "2", "exception_type": "ExecutionBlocked"}),
     ]
-    told = [replicas.tell(type_, **data) for type_, data in once]
+    sent = [replicas.tell(type_, **data) for type_, data in once]
     for type_, data in [*once, ("executing", {"node": "1"})]:
         replicas.tell(type_, epoch=2, **data)
-    told += [
+    sent += [
         replicas.tell("executing", epoch=2, node="3"),
         replicas.tell("execution_success", epoch=2),
         replicas.tell("executing", epoch=2, node=None),
@@ -366,21 +366,21 @@ def test_what_another_engine_tells_once_more_is_left_out(replicas: Replicas) -> 
     for type_, data in [*once, ("progress", {}), ("execution_success", {})]:
         replicas.tell(type_, epoch=3, **data)
     replicas.tell("executing", epoch=3, node=None)
-    assert [message for message, _ in listener.heard] == told
+    assert [message for message, _ in listener.received] == sent
 
 
 def test_behind_a_lost_step_nothing_is_told_before_it_comes(replicas: Replicas) -> None:
     listener = listen(replicas.here, "a")
     replicas.numbers[1, 1] = 1  # the start is lost
     replicas.tell("execution_cached", nodes=[])
-    assert (listener.heard, replicas.here.missed.is_set()) == ([], True)
+    assert (listener.received, replicas.here.missed.is_set()) == ([], True)
     assert replicas.here.lacks
     replicas.here.missed.clear()
     replicas.tell("progress")
     assert not replicas.here.missed.is_set()  # it is known
     replicas.numbers[1, 1] = 0
-    told = [replicas.tell("execution_start"), replicas.tell("execution_cached", nodes=[])]
-    assert [message for message, _ in listener.heard] == told
+    sent = [replicas.tell("execution_start"), replicas.tell("execution_cached", nodes=[])]
+    assert [message for message, _ in listener.received] == sent
     assert not replicas.here.lacks
 
 
@@ -394,14 +394,14 @@ LIFE = [
 
 @pytest.mark.parametrize(("ended", "told"), [(None, LIFE), (6, LIFE), (7, []), (8, [])], ids=str)
 def test_an_end_is_told_to_sockets_that_have_opened_before_it(
-    ended: int | None, told: list[Event]
+    ended: int | None, sent: list[Event]
 ) -> None:
     subscribers, listener = Subscribers(EventBus(), Supervisor()), Listener()
     subscribers.attach("local", "a", listener, opened=Moment(0, ended))
     key = JobKey("local", "p")
-    assert subscribers.end(1, key, "a", 7, LIFE) is bool(told)
+    assert subscribers.end(1, key, "a", 7, LIFE) is bool(sent)
     assert not subscribers.end(1, key, "a", 7, [])
-    assert [message for message, _ in listener.heard] == told
+    assert [message for message, _ in listener.received] == sent
     assert subscribers.is_over(1)
 
 
@@ -412,7 +412,7 @@ def test_of_a_job_without_client_the_sockets_hear_an_end_that_have_opened_before
         opened = Moment(0, 6 + number)
         subscribers.attach("local", str(number), listener, hears_all=True, opened=opened)
     subscribers.end(1, JobKey("local", "p"), None, 7, LIFE)
-    assert [len(listener.heard) for listener in listeners] == [len(LIFE), 0]
+    assert [len(listener.received) for listener in listeners] == [len(LIFE), 0]
 
 
 def test_an_end_that_was_begun_is_told_to_its_end(replicas: Replicas) -> None:
@@ -420,9 +420,9 @@ def test_an_end_that_was_begun_is_told_to_its_end(replicas: Replicas) -> None:
     replicas.here._sockets["local"]["a"].ended = 7
     replicas.here.expect(1, JobKey("local", "p"), "a", running=True)
     replicas.numbers[1, 1] = 5
-    told = [replicas.tell("execution_success")]
+    sent = [replicas.tell("execution_success")]
     replicas.here.end(1, JobKey("local", "p"), "a", 7, LIFE)
-    assert [message for message, _ in listener.heard] == [*told, LIFE[3]]
+    assert [message for message, _ in listener.received] == [*sent, LIFE[3]]
 
 
 def test_what_a_client_was_told_is_forgotten_with_its_socket(replicas: Replicas) -> None:
@@ -438,12 +438,12 @@ def test_what_a_client_was_told_is_forgotten_with_its_socket(replicas: Replicas)
 
 def test_an_id_that_is_used_again_has_a_life_of_its_own(replicas: Replicas) -> None:
     listener = listen(replicas.here, "a")
-    told = [
+    sent = [
         replicas.tell(type_, order=order, node=None)
         for order in (1, 2)
         for type_ in ("execution_start", "execution_success", "executing")
     ]
-    assert [message for message, _ in listener.heard] == told
+    assert [message for message, _ in listener.received] == sent
 
 
 def test_a_replica_that_has_missed_something_learns_of_the_sockets_again(

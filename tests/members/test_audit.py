@@ -268,5 +268,5 @@ async def test_what_was_left_out_is_told_at_the_end(
     for _ in range(5):
         limited.note("cancel", member="eve")
     await limited.close()
-    told, _ = await record.page(limit=9)
-    assert (told["action"], told["lines"]) == ("lines_dropped", 4)
+    messages, _ = await record.page(limit=9)
+    assert (messages["action"], messages["lines"]) == ("lines_dropped", 4)

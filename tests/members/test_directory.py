@@ -180,14 +180,14 @@ async def test_unknown_members_are_told(directory: Directory) -> None:
 
 
 async def test_subscribers_hear_of_changes(directory: Directory) -> None:
-    heard: list[int] = []
-    directory.subscribe(lambda: heard.append(len(directory.members())))
+    received: list[int] = []
+    directory.subscribe(lambda: received.append(len(directory.members())))
     await directory.add(Member("ann"))
     await directory.add(Member("bob"))
     with pytest.raises(NameTakenError):
         await directory.add(Member("bob"))
     await directory.remove("bob")
-    assert heard == [1, 2, 1]
+    assert received == [1, 2, 1]
 
 
 async def test_all_is_there_after_a_restart(tmp_path: Path) -> None:

@@ -116,15 +116,15 @@ def test_events_and_history_name_the_nodes_of_the_member_alone(
         return
     order = data.draw(st.permutations(nodes))
     cached = data.draw(st.lists(st.sampled_from(nodes), unique=True))
-    told = view.event("execution_cached", {"nodes": cached})
+    messages = view.event("execution_cached", {"nodes": cached})
     states: dict[str, Any] = {}
     for node in order:
         states[node] = {"state": "running", "value": 0, "max": 1, "node_id": node}
         about = {"node": node, "display_node": node, "prompt_id": "cloud"}
-        told += view.event("progress_state", {"nodes": copy.deepcopy(states)})
-        told += view.event("executing", about)
-        told += view.event("progress", {**about, "value": 1, "max": 2})
-        told += view.event("executed", {**about, "output": {}})
+        messages += view.event("progress_state", {"nodes": copy.deepcopy(states)})
+        messages += view.event("executing", about)
+        messages += view.event("progress", {**about, "value": 1, "max": 2})
+        messages += view.event("executed", {**about, "output": {}})
         states[node]["state"] = "finished"
         frame = view.frame(CloudPicture(b"", "image/png", node_id=node))
         assert frame is None or frame.node_id in graph
@@ -136,10 +136,10 @@ def test_events_and_history_name_the_nodes_of_the_member_alone(
         "current_outputs": nodes,
         "current_inputs": {},
     }
-    told += view.event("execution_error", error)
-    for type_, fields in told:
+    messages += view.event("execution_error", error)
+    for type_, fields in messages:
         assert ids_in(type_, fields) <= graph.keys(), (type_, fields)
-    failed = told[-1][1]
+    failed = messages[-1][1]
     assert failed["node_type"] == graph[failed["node_id"]]["class_type"]
     by_node: dict[str, Any] = {node_id: {} for node_id in nodes}
     seen = view.snapshot(
@@ -280,12 +280,12 @@ def test_an_error_of_an_added_node_is_the_members_nodes() -> None:
     made = rewritten(graph, **{"1": Picture("a.png", "m.png", 4, 4)})
     added = next(node_id for node_id, owner in made.owners.items() if owner == "2")
     view = MemberView(made, graph)
-    ((_, told),) = view.event(
+    ((_, messages),) = view.event(
         "execution_error",
         {"node_id": added, "node_type": "MaskComposite", "executed": ["1", added]},
     )
-    assert (told["node_id"], told["node_type"]) == ("2", "ETN_ApplyMaskToImage")
-    assert told["executed"] == ["1"]
+    assert (messages["node_id"], messages["node_type"]) == ("2", "ETN_ApplyMaskToImage")
+    assert messages["executed"] == ["1"]
 
 
 def test_node_errors_of_the_cloud_have_the_members_class_and_input() -> None:
@@ -303,9 +303,9 @@ def test_node_errors_of_the_cloud_have_the_members_class_and_input() -> None:
     errors = {"1": {"errors": [error], "dependent_outputs": ["3"], "class_type": "LoadImage"}}
     (about,) = MemberView(made, graph).node_errors(errors).values()
     assert about["class_type"] == "ETN_LoadImageCache"
-    (told,) = about["errors"]
-    assert told["extra_info"] == {"input_name": "id"}
-    assert told["details"] == "id - Invalid image file: a.png"
+    (messages,) = about["errors"]
+    assert messages["extra_info"] == {"input_name": "id"}
+    assert messages["details"] == "id - Invalid image file: a.png"
 
 
 @pytest.mark.parametrize(

@@ -90,9 +90,9 @@ async def test_the_proxy_uses_what_a_probe_has_seen_and_check_tells_surprises(
             simulator.tenants[0].event_sockets.broadcast(CloudEvent("odd", {}))
             await client.run(graphs.plain())
             await server.stop()
-        code, said, _ = await run_command("check", environment=environment)
+        code, output, _ = await run_command("check", environment=environment)
     assert code == 0
-    assert "1 undocumented answers or events (event odd: type)" in said
+    assert "1 undocumented answers or events (event odd: type)" in output
 
 
 async def test_a_probe_without_a_data_folder_makes_none(tmp_path: Path) -> None:

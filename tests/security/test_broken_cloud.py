@@ -51,11 +51,11 @@ def repeating(cloud: BrokenCloud) -> list[str]:
     ids: list[str] = []
 
     def same(_request: web.Request, real: bytes) -> bytes | None:
-        said = json.loads(real)
-        if "prompt_id" not in said:
+        parsed = json.loads(real)
+        if "prompt_id" not in parsed:
             return None
-        ids.append(said["prompt_id"])
-        return json.dumps({**said, "prompt_id": ids[0]}).encode()
+        ids.append(parsed["prompt_id"])
+        return json.dumps({**parsed, "prompt_id": ids[0]}).encode()
 
     cloud.answer("POST /api/prompt", same)
     return ids

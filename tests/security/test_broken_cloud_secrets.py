@@ -73,7 +73,7 @@ async def heard_of(cloud: Any, folder: Path, shown: str) -> tuple[str, list[byte
             await listener.until_end(prompt_id)
         _, history = await client.get(f"history/{prompt_id}")
         _, job = await client.get(f"api/jobs/{prompt_id}")
-    texts = [message for kind, message in listener.heard if kind != "binary"]
+    texts = [message for kind, message in listener.received if kind != "binary"]
     return json.dumps([texts, history, job]), listener.of("binary")
 
 

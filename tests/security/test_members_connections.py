@@ -77,9 +77,9 @@ async def test_unread_answers(target: Target) -> None:
 async def test_requests_behind_an_unread_answer(target: Target) -> None:
     """Parts of requests that wait for the answer to another."""
     request = _request(target, "/object_info", "Accept-Encoding: identity\r\n")
-    behind = HEAD + b"".join(b"X-%d: %s\r\n" % (number, b"x" * 15_000) for number in range(16))
+    after = HEAD + b"".join(b"X-%d: %s\r\n" % (number, b"x" * 15_000) for number in range(16))
     async with target.attacked_by(MEMBER) as figures:
         for _ in range(300):
-            await target.connect(request * 4 + behind)
+            await target.connect(request * 4 + after)
         await asyncio.sleep(2)
     assert figures.growth < 300

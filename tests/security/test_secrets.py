@@ -37,9 +37,9 @@ async def test_a_token_leaves_no_trace(
         assert "token_rejected" in stream.getvalue()
         assert team.bob[:12] in stream.getvalue()
         assert not _reveals(stream.getvalue(), team.bob)
-    said = "".join(map(repr, simulator.record.requests))
-    assert "prompt" in said
-    assert not _reveals(said, team.bob)
+    output = "".join(map(repr, simulator.record.requests))
+    assert "prompt" in output
+    assert not _reveals(output, team.bob)
 
 
 async def _use_everywhere(session: aiohttp.ClientSession, url, token: str) -> list[str]:

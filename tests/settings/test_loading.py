@@ -119,9 +119,9 @@ GOOD = table(name='"a"', key='"comfyui-a"')
         ),
     ],
 )
-def test_one_sentence_says_what_to_do(tmp_path: Path, text: str, said: str) -> None:
+def test_one_sentence_says_what_to_do(tmp_path: Path, text: str, output: str) -> None:
     sentence = complaint(tmp_path, text)
-    assert said.format(path=tmp_path / "config.toml") in sentence
+    assert output.format(path=tmp_path / "config.toml") in sentence
     assert "123" not in sentence
     assert "two words" not in sentence
 

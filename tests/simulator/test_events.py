@@ -197,9 +197,9 @@ async def test_the_second_of_two_equal_nodes_is_executed_without_an_output(
     detail = await visitor.run({**graph, "3": graph["1"], "4": second})
     await ears.end()
     assert [data["node"] for data in ears.all("executing")[:-1]] == ["1", "2", "4"]
-    told = {data["node"]: data["output"] for data in ears.all("executed")}
-    assert told.keys() == ({"2", "3", "4"} if sent else {"2", "4"})
-    assert told.get("3") is None
+    outputs = {data["node"]: data["output"] for data in ears.all("executed")}
+    assert outputs.keys() == ({"2", "3", "4"} if sent else {"2", "4"})
+    assert outputs.get("3") is None
     assert detail["outputs"].keys() == {"2", "4"}
 
 
@@ -359,15 +359,17 @@ async def test_an_interrupted_run_tells_only_its_id(sim: Simulator, visitor: Vis
 
 
 @pytest.mark.parametrize("told", [False, True])
-async def test_a_job_cancelled_while_it_waits(sim: Simulator, visitor: Visitor, told: bool) -> None:
-    sim.switches.interrupted_pending = told
+async def test_a_job_cancelled_while_it_waits(
+    sim: Simulator, visitor: Visitor, outputs: bool
+) -> None:
+    sim.switches.interrupted_pending = outputs
     await visitor.submit(waiting())
     job_id = await visitor.submit(plain())
     ears = await visitor.listen()
     await ears.until("feature_flags")
     await visitor.post(f"/api/jobs/{job_id}/cancel")
     await ears.until("status")
-    assert len(ears.all("execution_interrupted")) == told
+    assert len(ears.all("execution_interrupted")) == outputs
 
 
 async def test_messages_of_other_kinds_mix_in(sim: Simulator, visitor: Visitor) -> None:

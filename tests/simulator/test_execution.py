@@ -325,11 +325,11 @@ async def test_a_prefix_outside_the_output_folder_fails() -> None:
 
 
 @pytest.mark.parametrize(("message", "told"), [("why", 1), ("", 0)])
-async def test_a_blocked_node_does_not_run(message: str, told: int) -> None:
+async def test_a_blocked_node_does_not_run(message: str, messages: int) -> None:
     graph = {"1": node("OracleBlock", message=message, seed=1), "2": save("1")}
     bench = Bench()
     steps = await bench.run(graph)
-    assert [h.message for h in steps if isinstance(h, Blocked)] == [message] * told
+    assert [h.message for h in steps if isinstance(h, Blocked)] == [message] * messages
     assert steps[-1] == NodeDone("2", None)
     assert not bench.contents.saved
 

@@ -520,7 +520,7 @@ async def test_a_sampler_in_two_halves_paints_what_one_paints() -> None:
         return_with_leftover_noise="disable",
         latent_image=half,
     )
-    assert [told for told in stage.told if isinstance(told, tuple)] == [(1, 2), (2, 2)]
+    assert [reported for reported in stage.told if isinstance(reported, tuple)] == [(1, 2), (2, 2)]
     assert rest.noise == 0
     assert rest.pictures[0].tobytes() == whole.pictures[0].tobytes()
 

@@ -35,19 +35,19 @@ class Ears:
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.socket = socket
-        self.heard: list[Any] = []
+        self.received: list[Any] = []
 
     async def next(self) -> Any:
         """The next message: an object, or bytes; `None` at the end of the connection."""
         message = await self.socket.receive(timeout=30)
         if message.type is aiohttp.WSMsgType.TEXT:
-            heard = json.loads(message.data)
+            received = json.loads(message.data)
         elif message.type is aiohttp.WSMsgType.BINARY:
-            heard = message.data
+            received = message.data
         else:
             return None
-        self.heard.append(heard)
-        return heard
+        self.received.append(received)
+        return received
 
     async def until(self, type_: str, **data: Any) -> dict[str, Any]:
         """The first message of that type with those data."""
@@ -60,7 +60,7 @@ class Ears:
 
     async def end(self) -> list[str]:
         """The names of all messages up to the end of a job."""
-        start = len(self.heard)
+        start = len(self.received)
         await self.until("executing", node=None)
         return self.names(start)
 
@@ -70,16 +70,16 @@ class Ears:
             f"binary {int.from_bytes(message[:4], 'big')}"
             if isinstance(message, bytes)
             else message["type"]
-            for message in self.heard[start:]
+            for message in self.received[start:]
         ]
 
     def all(self, type_: str) -> list[dict[str, Any]]:
         """The data of all messages of a type."""
-        return [m["data"] for m in self.heard if isinstance(m, dict) and m["type"] == type_]
+        return [m["data"] for m in self.received if isinstance(m, dict) and m["type"] == type_]
 
     def frames(self) -> list[bytes]:
         """The binary messages."""
-        return [m for m in self.heard if isinstance(m, bytes)]
+        return [m for m in self.received if isinstance(m, bytes)]
 
 
 class Visitor:

@@ -313,10 +313,10 @@ async def test_a_message_is_written_once_to_an_endpoint(room: Room) -> None:
 async def test_what_was_told_of_accounts_is_kept_with_its_messages(room: Room) -> None:
     await _add(room, endpoint("all", GATEWAY, "account.unavailable"))
     assert await room.webhooks.sent_accounts() == {}
-    told: dict[str, Any] = {"main": "no_credits"}
+    sent: dict[str, Any] = {"main": "no_credits"}
     down = message("m", GATEWAY, "account.unavailable")
-    await room.webhooks.tell_accounts(told, [down], fence=room.fence)
-    assert await room.webhooks.sent_accounts() == told
+    await room.webhooks.tell_accounts(sent, [down], fence=room.fence)
+    assert await room.webhooks.sent_accounts() == sent
     assert [one.message for one in await room.claim()] == ["m"]
 
 

@@ -68,10 +68,10 @@ def test_a_refusal_names_the_way_out(status: int, type_: str, local: int, says: 
 
 
 @pytest.mark.parametrize(("asked", "told"), [(None, "10"), (3.0, "3")])
-def test_a_busy_cloud_says_when_to_ask_again(asked: float | None, told: str) -> None:
+def test_a_busy_cloud_says_when_to_ask_again(asked: float | None, messages: str) -> None:
     refusal = from_cloud(429, {"error": {"type": "QUEUE_LIMIT"}}, asked)
     assert refusal.kind == "unavailable"
-    assert bodies.headers_of(refusal) == {"Retry-After": told}
+    assert bodies.headers_of(refusal) == {"Retry-After": messages}
 
 
 def test_what_the_cloud_adds_is_passed_on() -> None:

@@ -54,8 +54,8 @@ def error(data: dict[str, object]) -> dict[str, object]:
 
 
 def test_an_error_without_a_node_names_the_one_that_ran() -> None:
-    told = error({"exception_message": "boom"})
-    assert (told["node_id"], told["node_type"], told["executed"]) == ("2", "VAEDecode", ["1"])
+    fields = error({"exception_message": "boom"})
+    assert (fields["node_id"], fields["node_type"], fields["executed"]) == ("2", "VAEDecode", ["1"])
 
 
 def test_an_error_without_any_word_still_has_every_field() -> None:
@@ -78,12 +78,12 @@ def test_a_traceback_in_one_piece_becomes_lines() -> None:
 
 
 def test_credentials_among_the_inputs_are_not_shown() -> None:
-    told = error({"current_inputs": {"seed": [7], "api_key_comfy_org": ["comfyui-x"]}})
-    assert told["current_inputs"] == {"seed": [7]}
+    fields = error({"current_inputs": {"seed": [7], "api_key_comfy_org": ["comfyui-x"]}})
+    assert fields["current_inputs"] == {"seed": [7]}
 
 
 def test_an_interruption_names_the_node_that_ran() -> None:
-    told = events.execution_interrupted(
+    fields = events.execution_interrupted(
         {"prompt_id": "cloud"},
         prompt_id="p",
         node_id="2",
@@ -91,7 +91,7 @@ def test_an_interruption_names_the_node_that_ran() -> None:
         executed=[],
         now=9,
     )
-    assert told == {
+    assert fields == {
         "prompt_id": "p",
         "node_id": "2",
         "node_type": "VAEDecode",

@@ -118,11 +118,11 @@ def test_only_what_the_cloud_refuses_is_refused(classes: Any, data: st.DataObjec
     if any(is_of_a_pack(classes[node["class_type"]]) for node in graph.values()):
         return
     for node_id, about in ours.node_errors.items():
-        told = [
+        messages = [
             (error["type"], error["details"]) for error in theirs.node_errors[node_id]["errors"]
         ]
         for error in about["errors"]:
-            assert (error["type"], error["details"]) in told or "exception" in told[0][0]
+            assert (error["type"], error["details"]) in messages or "exception" in messages[0][0]
 
 
 @given(data=st.data(), graph=good_graphs(CLASSES))

@@ -40,15 +40,15 @@ def test_messages() -> None:
 
 
 def test_codes_of_the_simulator() -> None:
-    said = set()
+    seen = set()
     for path in (ROOT / "proxy/simulator").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("flat", "Refusal"):
-                said |= {a.value for a in node.args if _is_code(a)}  # type: ignore[attr-defined]
+                seen |= {a.value for a in node.args if _is_code(a)}  # type: ignore[attr-defined]
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "flat":
-                said |= {a.value for a in node.args if _is_code(a)}  # type: ignore[attr-defined]
-    assert "TOO_MANY_CONNECTIONS" in said
-    assert said <= KNOWN
+                seen |= {a.value for a in node.args if _is_code(a)}  # type: ignore[attr-defined]
+    assert "TOO_MANY_CONNECTIONS" in seen
+    assert seen <= KNOWN
 
 
 def _is_code(node: ast.expr) -> bool:

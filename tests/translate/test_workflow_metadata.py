@@ -72,8 +72,8 @@ def test_the_id_of_the_workflow_stands_in_for_it(
 
 def test_the_fields_of_a_message_win() -> None:
     metadata = {"node": "x", "prompt_id": "y", "tab": 1}
-    told = events.with_metadata(Event("executing", {"node": None, "prompt_id": "p"}), metadata)
-    assert told == Event("executing", {"node": None, "prompt_id": "p", "tab": 1})
+    event = events.with_metadata(Event("executing", {"node": None, "prompt_id": "p"}), metadata)
+    assert event == Event("executing", {"node": None, "prompt_id": "p", "tab": 1})
 
 
 def test_a_message_without_the_id_of_a_job_gets_none() -> None:
@@ -84,17 +84,17 @@ def test_a_message_without_the_id_of_a_job_gets_none() -> None:
 
 def test_a_preview_has_it_in_type_4_alone() -> None:
     plain = Preview("p", "1", "1", None, "1", b"\xff\xd8", "image/jpeg")
-    told = events.with_metadata(plain, {"tab": 1, "node_id": "x"})
-    assert isinstance(told, Preview)
-    frame = frames.encode_preview(told, metadata=True) or b""
+    event = events.with_metadata(plain, {"tab": 1, "node_id": "x"})
+    assert isinstance(event, Preview)
+    frame = frames.encode_preview(event, metadata=True) or b""
     length = int.from_bytes(frame[4:8], "big")
     assert frame[8 + length :] == b"\xff\xd8"
     assert b'"tab": 1' in frame[8 : 8 + length]
     assert b'"node_id": "1"' in frame[8 : 8 + length]
-    assert frames.encode_preview(told, metadata=False) == frames.encode_preview(
+    assert frames.encode_preview(event, metadata=False) == frames.encode_preview(
         plain, metadata=False
     )
-    assert events.unpacked(events.packed(told)) == told
+    assert events.unpacked(events.packed(event)) == event
 
 
 def test_what_the_cloud_adds_is_taken_out() -> None:
