@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from backend import open_database, settings_of
-from stack import Proxy, running_proxy
+from stack import Client, Proxy, running_proxy
 from yarl import URL
 
 from proxy.members.directory import Directory
 from proxy.members.marker import marker_of
-from proxy.members.member import Member, Role
+from proxy.members.member import Limits, Member, Role
 from proxy.simulator import Simulator
 from proxy.storage.members import MemberRepository
 
@@ -65,3 +66,14 @@ def bearer(token: str) -> dict[str, str]:
 
 def basic(token: str, user: str = "x") -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(f"{user}:{token}".encode()).decode()}
+
+
+@asynccontextmanager
+async def limited_member(proxy: Proxy, **limits: Any) -> AsyncIterator[Client]:
+    """A client of a member with limits."""
+    directory = proxy.services.members
+    await directory.add(Member("alice", limits=Limits(**limits)))
+    token, _ = await directory.new_token("alice")
+    headers = {"Authorization": f"Bearer {token}"}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        yield Client(session, proxy.url)

@@ -31,8 +31,8 @@ class RefusalBody(TypedDict):
 # --- the state ------------------------------------------------------------------------------
 
 
-class LiveJobShown(TypedDict):
-    """A job on the cloud or on its way. `progress` is from 0 to 1, `remaining` in ms."""
+class JobShown(TypedDict):
+    """What is shown of every job."""
 
     id: str
     member: str
@@ -41,6 +41,11 @@ class LiveJobShown(TypedDict):
     account: str | None
     created: int
     started: int | None
+
+
+class LiveJobShown(JobShown):
+    """A job on the cloud or on its way. `progress` is from 0 to 1, `remaining` in ms."""
+
     progress: float
     remaining: int | None
     node: str | None
@@ -242,16 +247,9 @@ class PromptShown(TypedDict):
     text: str
 
 
-class JobPage(TypedDict):
+class JobPage(JobShown):
     """A job, live or ended; what need not be there is there of either of them."""
 
-    id: str
-    member: str
-    label: str
-    state: str
-    account: str | None
-    created: int
-    started: int | None
     ended: int | None
     cost: CostShown | None
     error: JobErrorShown | None

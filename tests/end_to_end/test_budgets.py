@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +11,14 @@ import gated
 import graphs
 import pytest
 from stack import Client, Proxy, running_proxy
+from team import limited_member
 
-from proxy.members.member import Limits, Member
 from proxy.simulator import Simulator, Switches
 from proxy.simulator.nodes import NodeClass
 from proxy.simulator.nodes.node_class import Context, Output
 
 #: A graph that has never run is expected to run 10 s, each for 0.27 credits.
 UNKNOWN = 2.7
-
-
-@asynccontextmanager
-async def member(proxy: Proxy, **limits: Any) -> AsyncIterator[Client]:
-    """The client of a new member with budgets."""
-    directory = proxy.services.members
-    await directory.add(Member("alice", limits=Limits(**limits)))
-    token, _ = await directory.new_token("alice")
-    headers = {"Authorization": f"Bearer {token}"}
-    async with aiohttp.ClientSession(headers=headers) as session:
-        yield Client(session, proxy.url)
 
 
 async def budgets(client: Client) -> list[dict[str, Any]]:
@@ -43,7 +30,7 @@ async def test_a_job_under_way_counts_with_its_estimate_until_it_has_ended(tmp_p
     async with (
         Simulator(extra_nodes=[gated.gate(opened)]) as simulator,
         running_proxy(simulator, tmp_path / "data") as proxy,
-        member(proxy, credits_per_day=4, soft_credits_per_month=0.000001) as client,
+        limited_member(proxy, credits_per_day=4, soft_credits_per_month=0.000001) as client,
     ):
         first = await gated.running_one(client)
         reserved = [budget["reserved"] for budget in await budgets(client)]
@@ -81,7 +68,7 @@ async def test_earlier_runs_say_what_a_job_is_expected_to_cost(tmp_path: Path) -
         opened.set()
         async with (
             running_proxy(simulator, tmp_path / "data") as proxy,
-            member(proxy, credits_per_day=UNKNOWN) as client,
+            limited_member(proxy, credits_per_day=UNKNOWN) as client,
         ):
             await client.run(gated.GRAPH)
             headers = dict(client.session.headers)
@@ -166,7 +153,7 @@ async def test_the_default_budget_holds_for_a_person_without_members(
 
 
 async def test_what_comfyui_answers_has_nothing_new(proxy: Proxy) -> None:
-    async with member(proxy, credits_per_day=1000) as client:
+    async with limited_member(proxy, credits_per_day=1000) as client:
         status, answer = await client.post("prompt", {"prompt": graphs.plain(1)})
         assert status == 200
         assert answer.keys() == {"prompt_id", "number", "node_errors"}
@@ -184,7 +171,7 @@ async def test_what_comfyui_answers_has_nothing_new(proxy: Proxy) -> None:
 
 @pytest.mark.parametrize("value", [-1, "many"])
 async def test_an_amount_that_is_none_is_refused(proxy: Proxy, value: object) -> None:
-    async with member(proxy) as client:
+    async with limited_member(proxy) as client:
         await proxy.services.members.change("alice", role="admin")
         body = {"name": "bob", "limits": {"credits_per_day": value}}
         status, answer = await client.post("proxy/api/members", body)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +13,7 @@ import gated
 import graphs
 import pytest
 from process import before, serving
+from small_disk import fill, small_disk
 from stack import Client, Proxy, running_proxy
 from structlog.testing import capture_logs
 from team import running_team
@@ -212,23 +210,8 @@ async def test_a_job_that_ended_while_the_proxy_was_dead_has_its_file_at_the_end
 @pytest.fixture
 def disk(output: Path) -> Iterator[Path]:
     """The output directory on a disk of 1 MiB."""
-    output.mkdir()
-    arguments = ("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(output))
-    if sys.platform != "linux" or os.geteuid() != 0 or subprocess.run(arguments).returncode:
-        pytest.skip("only root may mount a small disk")
-    yield output
-    subprocess.run(["umount", "--lazy", str(output)], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """Leave no block free; the file that takes them."""
-    filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-        except OSError:
-            return filler
+    with small_disk(output, "1m") as disk:
+        yield disk
 
 
 async def test_a_full_disk_is_told_and_made_good(

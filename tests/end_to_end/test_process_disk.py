@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import aiohttp
 import graphs
 import pytest
 from process import before, command, serving
+from small_disk import fill, mount, small_disk
 from stack import Client, running_proxy
 from structlog.testing import capture_logs
 
@@ -29,29 +28,8 @@ from proxy.storage.start import open_folder
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 2 MiB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    if not _mount("-t", "tmpfs", "-o", "size=2m", "tmpfs", str(path)):
-        pytest.skip("only root may mount a small disk")
-    yield path
-    subprocess.run(["umount", "--lazy", str(path)], check=True)
-
-
-def _mount(*arguments: str) -> bool:
-    if sys.platform != "linux" or os.geteuid() != 0:
-        return False
-    return subprocess.run(["mount", *arguments], check=False, capture_output=True).returncode == 0
-
-
-def fill(disk: Path) -> Path:
-    """Leave no block free; the file that takes them."""
-    filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-        except OSError:
-            return filler
+    with small_disk(tmp_path / "disk", "2m") as path:
+        yield path
 
 
 async def refusal(client: Client, path: str = "prompt", **body: Any) -> tuple[int, str]:
@@ -118,7 +96,7 @@ async def test_a_folder_that_cannot_be_written_is_said_in_a_sentence(
     simulator: Simulator, disk: Path
 ) -> None:
     (disk / "data").mkdir()
-    assert _mount("-o", "remount,ro", str(disk))
+    assert mount("-o", "remount,ro", str(disk))
     code, output = await exit_of(disk / "data", before(simulator))
     assert code == 2
     assert output.count("\n") == 1, output

@@ -7,7 +7,6 @@ import contextlib
 import io
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,11 @@ from PIL import Image
 from process import TIMEOUT, before, command, serving
 from prometheus_client.parser import text_string_to_metric_families
 from stack import Client, Proxy, running_proxy
+from team import limited_member
 from yarl import URL
 
 from proxy.members.accounting import BURST_SECONDS
-from proxy.members.member import LOCAL, Limits, Member
+from proxy.members.member import LOCAL, Member
 from proxy.simulator import Simulator
 
 PREFIX = "comfy_cloud_proxy_"
@@ -72,17 +72,6 @@ async def printed(folder: Path, *words: str) -> str:
     code, out, _ = await command(*words, "--data-dir", str(folder))
     assert code == 0
     return out
-
-
-@asynccontextmanager
-async def limited(proxy: Proxy, **limits: Any) -> AsyncIterator[Client]:
-    """A client of a member with limits."""
-    directory = proxy.services.members
-    await directory.add(Member("alice", limits=Limits(**limits)))
-    token, _ = await directory.new_token("alice")
-    headers = {"Authorization": f"Bearer {token}"}
-    async with aiohttp.ClientSession(headers=headers) as session:
-        yield Client(session, proxy.url)
 
 
 async def test_jobs_outputs_and_bytes_are_counted(client: Client) -> None:
@@ -270,7 +259,7 @@ async def test_the_jobs_of_a_day_are_limited_across_a_restart(
 ) -> None:
     async with (
         running_proxy(simulator, tmp_path / "data") as proxy,
-        limited(proxy, jobs_per_day=2) as client,
+        limited_member(proxy, jobs_per_day=2) as client,
     ):
         await client.run(graphs.plain(1))
         headers = dict(client.session.headers)
@@ -291,7 +280,7 @@ async def test_the_jobs_of_a_day_are_limited_across_a_restart(
 
 async def test_the_uploads_of_a_day_are_limited_while_they_come(proxy: Proxy) -> None:
     small, large = noise(32), noise(256)
-    async with limited(proxy, upload_bytes_per_day=len(small) + 100) as client:
+    async with limited_member(proxy, upload_bytes_per_day=len(small) + 100) as client:
         await client.upload("small.png", small)
         sent = 0
 
@@ -327,7 +316,7 @@ def _form(data: bytes) -> bytes:
 
 async def test_requests_are_limited_but_not_messages_or_health(proxy: Proxy) -> None:
     async with (
-        limited(proxy, requests_per_second=0.5) as client,
+        limited_member(proxy, requests_per_second=0.5) as client,
         client.listening() as listener,
     ):
         for _ in range(int(0.5 * BURST_SECONDS) - 1):
@@ -409,12 +398,12 @@ async def test_members_see_their_own_and_admins_see_all(proxy: Proxy) -> None:
                 assert page.status == 200
 
 
-async def test_waiting_jobs_are_limited(tmp_path: Path) -> None:
+async def test_waiting_jobs_are_limited_member(tmp_path: Path) -> None:
     opened = asyncio.Event()
     async with (
         Simulator(extra_nodes=[gated.gate(opened)]) as simulator,
         running_proxy(simulator, tmp_path / "data", slots=1, slots_ahead=0) as proxy,
-        limited(proxy, max_queued=1) as client,
+        limited_member(proxy, max_queued=1) as client,
         client.listening() as listener,
     ):
         running = await client.submit(gated.GRAPH)
@@ -432,7 +421,7 @@ async def test_waiting_jobs_are_limited(tmp_path: Path) -> None:
 
 
 async def test_what_a_member_stores_is_bounded(proxy: Proxy) -> None:
-    async with limited(proxy, stored_bytes=20_000, upload_bytes_per_day=100_000) as alice:
+    async with limited_member(proxy, stored_bytes=20_000, upload_bytes_per_day=100_000) as alice:
         session, userdata = alice.session, alice.url / "userdata"
 
         async def write(name: str, count: int) -> tuple[int, dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from filelock import FileLock
+from npm import node_modules
 from servers import free_port
 from stack import TIMEOUT, Proxy, running_proxy
 from yarl import URL
@@ -27,23 +26,7 @@ PACKAGE = "oidc-provider@9"
 @pytest.fixture(scope="session")
 def oidc_provider(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `oidc-provider` among its modules; all workers of a run share it."""
-    npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
-        pytest.skip("Node.js with npm is not installed")
-    folder = tmp_path_factory.getbasetemp().parent / "oidc-provider"
-    folder.mkdir(exist_ok=True)
-    with FileLock(folder / "lock"):
-        if not (folder / "installed").exists():
-            (folder / "package.json").write_text("{}")
-            command = [npm, "install", "--no-audit", "--no-fund", "--prefix", str(folder), PACKAGE]
-            try:
-                subprocess.run(command, check=True, capture_output=True, text=True, timeout=90)
-            except subprocess.TimeoutExpired:
-                pytest.skip("npm's registry cannot be reached: no answer in 90 seconds")
-            except subprocess.CalledProcessError as error:
-                pytest.skip(f"npm's registry cannot be reached: {error.stderr.strip()[-200:]}")
-            (folder / "installed").touch()
-    return folder
+    return node_modules(tmp_path_factory, "oidc-provider", PACKAGE)
 
 
 @asynccontextmanager
