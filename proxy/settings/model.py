@@ -392,8 +392,8 @@ class Settings(Struct, frozen=True, kw_only=True):
             read=to_hosts,
         ),
     ] = ()
-    """Hosts that jobs may name in `extra_data.webhook_url` to be told of their end, separated by
-    commas; `*.example.com` allows all subdomains. By default no host is allowed."""
+    """Hosts that jobs may name in `extra_data.webhook_url` to get a message about their end,
+    separated by commas; `*.example.com` allows all subdomains. By default no host is allowed."""
 
     sign_in_header: Annotated[
         str | None,
