@@ -59,7 +59,7 @@ async def spawned(*arguments: str, **environment: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "printed"),
     [
         (["serve", "--port", "x"], "--port is 'x', but must be a whole number"),
         (["--port", "x"], "--port is 'x', but must be a whole number"),

@@ -349,7 +349,7 @@ def test_seeds_beyond_64_bits_survive(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "output"),
     [
         ('{"nodes": [], "links": [], "version": 0.4}', "has no enabled node"),
         ('{"nodes": [{"id": 1, "type": "X", "inputs": [{"link": {}}]}]}', "is damaged"),
@@ -445,7 +445,7 @@ async def test_random_is_a_seed_in_the_place_of_a_number_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("assignment", "said"),
+    ("assignment", "output"),
     [
         ("3.seed", "is not NODE.INPUT=VALUE"),
         ("=1", "is not NODE.INPUT=VALUE"),

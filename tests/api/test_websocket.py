@@ -133,7 +133,7 @@ async def test_a_preview_of_nobodys_job_is_plain_for_all(client: Client, room_of
 
 
 @pytest.mark.parametrize(
-    ("said", "answered"),
+    ("messages", "answered"),
     [
         ([FLAGS], True),
         ([{"type": "feature_flags"}], True),
@@ -147,10 +147,10 @@ async def test_a_preview_of_nobodys_job_is_plain_for_all(client: Client, room_of
     ],
 )
 async def test_only_the_first_object_counts_as_flags(
-    client: Client, room_of_jobs: Any, output: list[Any], answered: bool
+    client: Client, room_of_jobs: Any, messages: list[Any], answered: bool
 ) -> None:
     socket = await connect(client)
-    for message in output:
+    for message in messages:
         if isinstance(message, bytes):
             await socket.send_bytes(message)
         else:

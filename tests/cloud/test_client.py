@@ -351,7 +351,7 @@ async def test_a_template_picture_is_a_file_beside_the_api(serve: Serve, connect
 
 
 @pytest.mark.parametrize(
-    ("said", "name"),
+    ("output", "name"),
     [
         ({"loader_path": "ab.wav", "hash": "blake3:cd"}, "ab.wav"),
         ({"loader_path": None, "hash": "blake3:cd"}, "cd.wav"),

@@ -333,7 +333,7 @@ def test_a_turn_that_is_too_far_off_is_not_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "output"),
     [
         (
             {"error": {"type": "PAYMENT_REQUIRED", "message": "No credits"}},

@@ -15,7 +15,7 @@ TOLD = {
 }
 
 
-@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("messages", [True, False])
 async def test_executor_and_deployment_pass_through(
     simulator: Simulator, client: Client, messages: bool
 ) -> None:

@@ -123,7 +123,7 @@ async def test_a_failure_names_its_node(
     assert entry["status"]["messages"][-1] == ["execution_error", error]
 
 
-@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("messages", [True, False])
 async def test_an_interrupted_run_ends_as_one(
     simulator: Simulator, client: Client, messages: bool
 ) -> None:

@@ -192,7 +192,7 @@ def picture_of(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("size", "told"),
+    ("size", "messages"),
     [
         ((16385, 1), "16385 x 1 pixels"),
         ((1, 16385), "1 x 16385 pixels"),

@@ -392,7 +392,7 @@ LIFE = [
 ]
 
 
-@pytest.mark.parametrize(("ended", "told"), [(None, LIFE), (6, LIFE), (7, []), (8, [])], ids=str)
+@pytest.mark.parametrize(("ended", "sent"), [(None, LIFE), (6, LIFE), (7, []), (8, [])], ids=str)
 def test_an_end_is_told_to_sockets_that_have_opened_before_it(
     ended: int | None, sent: list[Event]
 ) -> None:

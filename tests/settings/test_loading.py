@@ -86,7 +86,7 @@ GOOD = table(name='"a"', key='"comfyui-a"')
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "output"),
     [
         ("accounts = 3", "must be tables: begin each with a line [[accounts]]"),
         ('[accounts]\nname = "a"', "must be tables: begin each with a line [[accounts]]"),

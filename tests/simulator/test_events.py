@@ -358,7 +358,7 @@ async def test_an_interrupted_run_tells_only_its_id(sim: Simulator, visitor: Vis
     assert len(ears.all("execution_interrupted")) == 1
 
 
-@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("outputs", [False, True])
 async def test_a_job_cancelled_while_it_waits(
     sim: Simulator, visitor: Visitor, outputs: bool
 ) -> None:

@@ -324,7 +324,7 @@ async def test_a_prefix_outside_the_output_folder_fails() -> None:
     assert "outside the output folder is not allowed" in failed.exception_message
 
 
-@pytest.mark.parametrize(("message", "told"), [("why", 1), ("", 0)])
+@pytest.mark.parametrize(("message", "messages"), [("why", 1), ("", 0)])
 async def test_a_blocked_node_does_not_run(message: str, messages: int) -> None:
     graph = {"1": node("OracleBlock", message=message, seed=1), "2": save("1")}
     bench = Bench()

@@ -288,7 +288,7 @@ def test_classes_are_those_that_a_server_knows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("workflow", "said"),
+    ("workflow", "output"),
     [
         ({"nodes": [], "extra": {"groupNodes": {"x": {}}}}, "group nodes"),
         (

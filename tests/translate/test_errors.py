@@ -67,7 +67,7 @@ def test_a_refusal_names_the_way_out(status: int, type_: str, local: int, says: 
     assert says in refusal.message
 
 
-@pytest.mark.parametrize(("asked", "told"), [(None, "10"), (3.0, "3")])
+@pytest.mark.parametrize(("asked", "messages"), [(None, "10"), (3.0, "3")])
 def test_a_busy_cloud_says_when_to_ask_again(asked: float | None, messages: str) -> None:
     refusal = from_cloud(429, {"error": {"type": "QUEUE_LIMIT"}}, asked)
     assert refusal.kind == "unavailable"
