@@ -59,7 +59,7 @@ async def get_view(request: web.Request) -> web.StreamResponse:
         if isinstance(place, int):
             return bodies.empty(place)
         filename = place.path.rpartition("/")[2]
-        record = await files.find(member_of(request), place.type, place.subfolder, filename)
+        record = await files.namespace.get(member_of(request), place)
     if record is None:
         return bodies.empty(404)
     shown = str(filename)

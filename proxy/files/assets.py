@@ -23,8 +23,8 @@ from proxy.bus import BusMessage, EventBus
 from proxy.catalog.service import Catalog
 from proxy.cloud.errors import CloudError
 from proxy.files.cache import new_hash
+from proxy.files.content_index import hash_in
 from proxy.files.exports import Exports
-from proxy.files.library import hash_in
 from proxy.files.output_names import Given
 from proxy.files.pictures import metadata_of
 from proxy.files.service import Files

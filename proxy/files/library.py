@@ -1,4 +1,4 @@
-"""The contents of files: their bytes from the cache or the cloud, and what is known of them.
+"""The contents of files: their bytes from the cache or the cloud.
 
 All readers of a content share one download, whose file they read while it grows; they never slow it
 down or stop it.
@@ -11,43 +11,29 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
-import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import structlog
-from cachetools import LRUCache
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import PASSING_STATUSES, CloudError, CloudRefused, unanswered
 from proxy.files.blobs import BlobStore
-from proxy.files.cache import (
-    Cache,
-    CacheFullError,
-    CacheLease,
-    ContentSource,
-    ContentWrongError,
-    Fetch,
-    open_to_read,
-    read_at,
-)
+from proxy.files.cache import Cache, CacheFullError, CacheLease, open_to_read, read_at
+from proxy.files.content_index import ContentIndex
+from proxy.files.fetch import ContentSource, ContentWrongError, Fetch
 from proxy.files.input_directory import ON_DISK, InputDirectory, InputGoneError
 from proxy.files.workflow_names import Edits, MetadataText, Slice, texts
-from proxy.observations import identity_of
 from proxy.storage.database import StorageError
-from proxy.storage.files import AccountBlob, FileRecord, FileRepository, FileUnit
+from proxy.storage.files import FileRecord, FileRepository
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError, from_cloud
 from proxy.translate.media_types import kind
 from proxy.translate.names import Place
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
 
 _log = structlog.get_logger(__name__)
 
@@ -64,16 +50,12 @@ CHUNK = 256 * 1024
 #: Bytes held back until the content is verified. Smaller contents are opened when complete.
 HELD_BACK = 64 * 1024
 
-#: Maximum number of contents whose hashes and names are cached.
-MAX_CACHED = 20_000
 
 #: Seconds for which hashes and sizes of outputs are collected before they are written.
 _WRITE_DELAY = 0.5
 
 #: The store of blobs in a list of accounts; no account has this name.
 _BLOBS = ""
-
-_HASH_NAME = re.compile(r"(?:blake3:)?(?P<hash>[0-9a-f]{64})(?:\.\w+)?", re.IGNORECASE)
 
 
 class ContentBrokenError(Exception):
@@ -246,152 +228,6 @@ class Content:
     def _broken(self) -> ContentBrokenError:
         reason = self._fetch.error if self._fetch is not None else None
         return ContentBrokenError(f"the content is not available: {reason}")
-
-
-class EpochCache(LRUCache[K, V]):
-    """A cache that rejects values that were read before a write: note the `epoch` before a read."""
-
-    epoch = 0
-
-    def put(self, key: K, value: V, epoch: int | None = None) -> None:
-        """Cache a written value, or with `epoch` one that was read since then."""
-        if epoch is None:
-            self.epoch += 1
-        elif epoch != self.epoch:
-            return
-        self[key] = value
-
-    def forget(self, key: K) -> None:
-        """Remove a value, and reject values that are being read."""
-        self.epoch += 1
-        self.pop(key, None)
-
-
-class ContentIndex:
-    """Hashes by cloud name, and cloud names by hash, for each account by its name.
-
-    The cloud's names seem to be the BLAKE3 of the content with an extension. After an upload whose
-    name is not its hash, names count as opaque. All methods raise `StorageError`.
-    """
-
-    def __init__(
-        self,
-        files: FileRepository,
-        clouds: Mapping[str, CloudClient],
-        inputs: InputDirectory | None = None,
-    ) -> None:
-        self._files = files
-        self._inputs = inputs
-        self._clouds = clouds
-        self._identities = {
-            name: identity_of(name, cloud.base_url) for name, cloud in clouds.items()
-        }
-        self._accounts = {identity: name for name, identity in self._identities.items()}
-        self._hashes = EpochCache[tuple[str, str], str | None](MAX_CACHED)
-        self._sent = EpochCache[tuple[str, str], str | None](MAX_CACHED)
-        self._seen = LRUCache[FileRecord, str](MAX_CACHED)
-        #: Whether the cloud's names contain the hash of the content.
-        self.names_are_hashes = True
-
-    async def load(self) -> None:
-        """Read whether the cloud's names are hashes, from previous uploads and the probe."""
-        opaque = await self._files.read(FileUnit.names_are_opaque)
-        observed = [cloud.observations.facts.get("upload_hash") for cloud in self._clouds.values()]
-        self.names_are_hashes = not opaque and "another" not in observed
-
-    def hash_by_name(self, cloud_name: str) -> str | None:
-        """Return the hash of a content if the cloud's name contains it, else `None`."""
-        return hash_in(cloud_name) if self.names_are_hashes else None
-
-    async def hash_of(self, record: FileRecord) -> str | None:
-        """Return the hash of a file's content if it is known without reading it, else `None`.
-
-        The cloud may use another name of an output again for another job, so that only what was
-        observed for this job counts.
-        """
-        if record.account == ON_DISK:
-            return None if self._inputs is None else await self._inputs.hash_of(record)
-        known = record.hash or self.hash_by_name(record.cloud_name)
-        if known is not None:
-            return known
-        if record.cloud_type == "input":
-            identity, name = self._identities.get(record.account, ""), record.cloud_name
-            key = identity, name
-            return await self._recall(self._hashes, key, lambda files: files.hash_of(*key))
-        if record.job is None:
-            return None
-        if (seen := self._seen.get(record)) is not None:
-            return seen
-        job = record.job
-        return await self._files.read(
-            lambda files: files.assets.hash_made_by(record.member, record.place, job)
-        )
-
-    async def is_reused(self, record: FileRecord) -> bool:
-        """Return whether the cloud has used an output's name again for a later output, which it
-        then returns under this name."""
-        if record.cloud_type == "input" or hash_in(record.cloud_name) is not None:
-            return False
-        return await self._files.read(lambda files: files.is_reused(record))
-
-    def saw(self, record: FileRecord, hash_: str) -> None:
-        """Note the content of an output."""
-        self._seen[record] = hash_
-
-    async def sent_as(self, account: str, hash_: str) -> str | None:
-        """Return the account's name of bytes that were sent to it, `None` if they were not."""
-        identity = self._identities.get(account)
-        if identity is None:
-            return None
-        return await self._recall(
-            self._sent, (identity, hash_), lambda files: files.sent_as(identity, hash_)
-        )
-
-    async def _recall(
-        self,
-        known: EpochCache[tuple[str, str], str | None],
-        key: tuple[str, str],
-        read: Callable[[FileUnit], str | None],
-    ) -> str | None:
-        """Return the cached value, or read it. Without a value, `None` is cached only if no other
-        process writes."""
-        if key in known:
-            return known[key]
-        epoch = known.epoch
-        found = await self._files.read(read)
-        if found is not None or not self._files.shared:
-            known.put(key, found, epoch)
-        return found
-
-    async def names(self, hash_: str) -> list[tuple[str, str]]:
-        """Return the accounts that these bytes were sent to, each with its name of them."""
-        found = await self._files.read(lambda files: files.sent_names(hash_))
-        known = {
-            self._accounts[identity]: name for identity, name in found if identity in self._accounts
-        }
-        return [(account, known[account]) for account in self._identities if account in known]
-
-    async def was_sent(self, account: str, hash_: str, size: int, cloud_name: str) -> None:
-        """Note that bytes were sent to an account, and its name of them."""
-        identity = self._identities[account]
-        opaque = hash_in(cloud_name) not in (None, hash_)
-        blob = AccountBlob(identity, cloud_name, True, hash_, size, _now())
-        await self._files.write(lambda files: files.put_blobs([blob], names_are_opaque=opaque))
-        self._hashes.put((identity, cloud_name), hash_)
-        self._sent.put((identity, hash_), cloud_name)
-        if opaque and self.names_are_hashes:
-            _log.warning("content_hash_mismatched")
-            self.names_are_hashes = False
-
-
-def hash_in(cloud_name: str) -> str | None:
-    """Return the hash in a cloud name: 64 hexadecimal digits, perhaps with an extension."""
-    match = _HASH_NAME.fullmatch(cloud_name)
-    return match["hash"].lower() if match else None
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000
 
 
 @dataclass(eq=False)

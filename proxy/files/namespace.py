@@ -15,8 +15,8 @@ from weakref import WeakValueDictionary
 
 from cachetools import LRUCache
 
+from proxy.files.content_index import EpochCache, hash_in
 from proxy.files.input_directory import InputDirectory
-from proxy.files.library import EpochCache, hash_in
 from proxy.storage.files import FileRecord, FileRepository
 from proxy.translate.assets import Asset
 from proxy.translate.jobs import reveal, words

@@ -14,8 +14,9 @@ import msgspec
 import structlog
 from cachetools import LRUCache
 
+from proxy.files.content_index import hash_in
 from proxy.files.disk_folder import DiskFolder
-from proxy.files.library import Library, hash_in
+from proxy.files.library import Library
 from proxy.files.namespace import Namespace, make_record
 from proxy.files.pictures import NotAPictureError, size_of
 from proxy.storage.files import FileRecord, FileUnit

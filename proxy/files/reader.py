@@ -28,10 +28,10 @@ class Reader:
         )
 
     async def open(self, record: FileRecord) -> Content:
-        """Return the file's bytes, from the cache or as they arrive.
+        """Open a file's content, from the cache or during its download.
 
-        Returns when the size is known; small contents are complete by then. Raises `LocalError`
-        if the content is not available.
+        In the workflow in an output, files have the member's names. Returns when the size is known;
+        small contents are complete then. Raises `LocalError` if the content is not available.
         """
         content = await self._library.open(record)
         try:

@@ -27,10 +27,11 @@ from proxy.cloud.client import CloudClient
 from proxy.files import conversions, pictures
 from proxy.files.blobs import BlobStore
 from proxy.files.cache import Cache, new_hash
+from proxy.files.content_index import ContentIndex
 from proxy.files.conversions import Conversion
 from proxy.files.disk_folder import DiskFolder
 from proxy.files.input_directory import ON_DISK, InputDirectory
-from proxy.files.library import Content, ContentBrokenError, ContentIndex, Library, Prefetch
+from proxy.files.library import ContentBrokenError, Library, Prefetch
 from proxy.files.namespace import Named, Namespace, make_record
 from proxy.files.output_directory import OutputDirectory
 from proxy.files.output_names import Outputs
@@ -121,6 +122,8 @@ class Files:
         self.uploads = Uploads(self.library, self.namespace, preferred, self.picture_workers)
         self.outputs = Outputs(self.library, self.namespace, asset_ids, output_folder, now)
         self._reader = Reader(self.library, self.namespace)
+        #: Opens a file's content.
+        self.open = self._reader.open
         self.output_directory = None
         if output_folder is not None:
             self.output_directory = OutputDirectory(
@@ -226,14 +229,6 @@ class Files:
         """Add the assets of a member's files that have none; return their number. Raises
         `StorageError`."""
         return await self._repository.add_missing_assets(member, _record_of)
-
-    async def open(self, record: FileRecord) -> Content:
-        """Open a file's content, from the cache or during its download.
-
-        In the workflow in an output, files have the member's names. Returns when the size is known;
-        small contents are complete then. Raises `LocalError` if the content is not available.
-        """
-        return await self._reader.open(record)
 
     async def convert(self, record: FileRecord, wanted: Conversion) -> bytes:
         """Return a converted picture.

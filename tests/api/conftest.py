@@ -236,6 +236,10 @@ class RoomOfFiles:
     ) -> FileRecord | None:
         return self.records.get((type_, subfolder, filename))
 
+    async def get(self, member: str, place: Place) -> FileRecord | None:
+        filename = place.path.rpartition("/")[2]
+        return await self.find(member, place.type, place.subfolder, filename)
+
     async def open(self, record: FileRecord) -> OpenFile:
         self.opened.append(replace(self.contents[record.path]))
         return self.opened[-1]

@@ -20,7 +20,7 @@ from stack import Client, Proxy, running_proxy
 
 from proxy import app
 from proxy.cloud.resilience import Backoff, RetryPolicy
-from proxy.files import cache as contents
+from proxy.files import fetch
 from proxy.files.workflow_names import Slice, edits, renaming, texts
 from proxy.simulator import HttpFault, Simulator
 
@@ -30,7 +30,7 @@ TIMEOUTS = app.Timeouts(retries=RetryPolicy(budget=0.2, backoff=Backoff(first=0.
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contents, "RETRY_DELAYS", (0.001, 0.002, 0.004))
+    monkeypatch.setattr(fetch, "RETRY_DELAYS", (0.001, 0.002, 0.004))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import Backoff, RetryPolicy
-from proxy.files import cache
+from proxy.files import fetch
 from proxy.files.library import HELD_BACK, Content, ContentBrokenError
 from proxy.files.namespace import make_record
 from proxy.files.service import Files
@@ -33,7 +33,7 @@ SMALL = b"a small picture"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "RETRY_DELAYS", (0.001, 0.002, 0.004))
+    monkeypatch.setattr(fetch, "RETRY_DELAYS", (0.001, 0.002, 0.004))
 
 
 @pytest.fixture

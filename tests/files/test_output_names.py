@@ -203,7 +203,7 @@ async def test_tokens_of_the_prefix(
 
 
 async def test_a_size_that_cannot_be_known_is_0(files: Files, monkeypatch: Any) -> None:
-    monkeypatch.setattr("proxy.files.cache.RETRY_DELAYS", ())
+    monkeypatch.setattr("proxy.files.fetch.RETRY_DELAYS", ())
     output = {"images": [item("missing.png")]}
     assert await names(files, output, node=save("%width%")) == ["0_00001_.png"]
 

@@ -1,0 +1,225 @@
+"""Downloads of contents into the cache, which readers share while they arrive.
+
+A download that breaks off is resumed; a content that turns out wrong is downloaded again from the
+start. Refusals of the cloud are not retried here: its client has done that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+from blake3 import blake3
+
+from proxy.cloud.downloads import Download
+from proxy.cloud.errors import CloudError, CloudRefused
+from proxy.files.blobs import BlobError
+from proxy.files.cache import Cache, CacheLease, new_hash, write_all
+
+_log = structlog.get_logger(__name__)
+
+#: Delays in seconds before attempts, after attempts in a row that brought no byte.
+RETRY_DELAYS = (0.1, 0.4, 1.5)
+#: How often a content is downloaded from its start before it counts as wrong.
+MAX_GENERATIONS = 3
+#: Maximum number of answers of which a content is put together.
+MAX_ATTEMPTS = 100
+
+
+class ContentSource(Protocol):
+    """Where contents are downloaded from."""
+
+    def download(
+        self,
+        name: str,
+        /,
+        *,
+        type: str,  # noqa: A002
+        offset: int = 0,
+    ) -> AbstractAsyncContextManager[Download]:
+        """Give a content from `offset` on. Raises `CloudError`, `BlobError`."""
+
+
+class ContentWrongError(Exception):
+    """Raised when the cloud's storage repeatedly delivers bytes that are not the content."""
+
+
+@dataclass(eq=False)
+class Fetch:
+    """A download of an account's content into the cache.
+
+    `expected` is its BLAKE3 in hexadecimal if the cloud's name contains it, else `None`: then only
+    its size can be checked. `generation` counts how often the bytes were discarded; what was read
+    in a previous generation is invalid. `ahead` is whether nobody waits for the content. `latest`
+    are the bytes that arrived last.
+    """
+
+    _source: ContentSource
+    _cache: Cache
+    cloud_name: str
+    _type: str
+    expected: str | None
+    ahead: bool = False
+    generation: int = 0
+    received: int = 0
+    latest: bytes = field(default=b"", repr=False)
+    size: int | None = None
+    lease: CacheLease | None = None
+    error: Exception | None = None
+    path: Path | None = None
+    _hasher: blake3 = field(default_factory=new_hash)
+    _file: int = -1
+    _admitted: int = 0
+    _opened: bool = False
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the content is complete and verified, or has failed with `error`."""
+        return self.lease is not None or self.error is not None
+
+    async def changed(self) -> None:
+        """Wait for more bytes, the size, or the end; check the state before waiting again."""
+        await self._changed.wait()
+
+    def arrived(self, start: int, stop: int) -> bytes:
+        """Return the bytes from `start` to `stop` (excluded) if they are among those that arrived
+        last; else none."""
+        begin = self.received - len(self.latest)
+        return self.latest[start - begin : stop - begin] if start >= begin else b""
+
+    async def began(self, enough: int) -> None:
+        """Wait until the size is known, and for the end if that is within `enough` bytes."""
+        while not self.ended:
+            if self.path is not None and self.size is not None and self.size > enough:
+                return
+            if self.size is None and self.received > enough:
+                return
+            await self.changed()
+
+    async def run(self) -> None:
+        """Download the content; errors are in `error`. Raises only if it is cancelled."""
+        partial = None
+        try:
+            self._file, partial = self._cache.open_partial()
+            self.path = partial
+            await self._fetch()
+            self._dismiss()
+            self.lease = self._cache.keep(partial, self._hasher.hexdigest())
+            self.path = self.lease.path
+        except (CloudError, BlobError, ContentWrongError, OSError) as error:
+            self.error = error
+            _log.warning("content_download_failed", reason=str(error))
+        except BaseException:
+            self.error = ConnectionAbortedError("the proxy is stopping")
+            raise
+        finally:
+            self._dismiss()
+            if self._file >= 0:
+                os.close(self._file)
+            if self.lease is None and partial is not None:
+                with suppress(OSError):
+                    partial.unlink()
+            self._notify()
+
+    async def _fetch(self) -> None:
+        idle = 0
+        for _ in range(MAX_ATTEMPTS):
+            previous = (self.generation, self.received)
+            self._opened = False
+            try:
+                await self._receive()
+                if self._is_whole():
+                    return
+                self._start_over()
+            except (CloudError, BlobError) as error:
+                if self._is_expected():
+                    return
+                idle = idle + 1 if previous == (self.generation, self.received) else 0
+                nothing_there = isinstance(error, CloudRefused) and error.status == 416
+                if not (self._opened or nothing_there) or idle > len(RETRY_DELAYS):
+                    raise
+                if nothing_there:
+                    self._start_over()
+            await asyncio.sleep(RETRY_DELAYS[max(0, idle - 1)])
+        raise ContentWrongError("the storage did not deliver the complete file")
+
+    async def _receive(self) -> None:
+        """Read one answer to its end. Raises `CloudError`, `BlobError` if it ends too early."""
+        async with self._source.download(
+            self.cloud_name, type=self._type, offset=self.received
+        ) as download:
+            self._opened = True
+            if self.size is not None and download.size not in (None, self.size):
+                self._start_over()
+            if download.offset > self.received:
+                return
+            if self.size is None and download.size is not None:
+                self._cache.admit(download.size - self.received, self.received, ahead=self.ahead)
+                self._cache.dismiss(download.size - self.received)
+                self.size = download.size
+                self._notify()
+            skip = self.received - download.offset
+            async for chunk in download.chunks():
+                fresh = chunk[skip:]
+                skip = max(0, skip - len(chunk))
+                if self.size is not None and self.received + len(fresh) > self.size:
+                    self._start_over()
+                    return
+                if fresh:
+                    self._write(fresh)
+                    if self.received != self.size:
+                        await asyncio.sleep(0)  # readers that keep up take it from memory
+
+    def _write(self, data: bytes) -> None:
+        """Write a piece on the event loop: the page cache is faster than a thread."""
+        self._cache.admit(len(data), self.received, ahead=self.ahead)
+        self._admitted += len(data)
+        self._hasher.update(data)
+        write_all(self._file, data)
+        self.received += len(data)
+        self.latest = data
+        self._notify()
+
+    def _is_whole(self) -> bool:
+        """Return whether the bytes are complete, as far as that is known."""
+        if self.expected is not None:
+            return self._is_expected()
+        self.size = self.received if self.size is None else self.size
+        return self.size == self.received
+
+    def _is_expected(self) -> bool:
+        """Return whether the bytes have the expected hash; then they are complete, whatever their
+        announced size."""
+        if self.expected is None or self._hasher.hexdigest() != self.expected:
+            return False
+        self.size = self.received
+        return True
+
+    def _start_over(self) -> None:
+        """Discard the bytes; readers that have passed some on must fail. Raises
+        `ContentWrongError`."""
+        if self.generation + 1 == MAX_GENERATIONS:
+            raise ContentWrongError("the storage repeatedly delivered wrong bytes")
+        self.generation += 1
+        self._dismiss()
+        self.received = 0
+        self.size = None
+        self._hasher = new_hash()
+        os.ftruncate(self._file, 0)
+        os.lseek(self._file, 0, os.SEEK_SET)
+        self._notify()
+
+    def _dismiss(self) -> None:
+        """Count the received bytes no longer as a download under way."""
+        self._cache.dismiss(self._admitted)
+        self._admitted, self.latest = 0, b""
+
+    def _notify(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
