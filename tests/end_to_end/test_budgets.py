@@ -13,6 +13,7 @@ import pytest
 from stack import Client, Proxy, running_proxy
 from team import limited_member
 
+from proxy.members.member import Limits, Member
 from proxy.simulator import Simulator, Switches
 from proxy.simulator.nodes import NodeClass
 from proxy.simulator.nodes.node_class import Context, Output
@@ -112,7 +113,7 @@ async def test_the_price_of_a_class_is_an_estimate_and_without_it_the_cost_is_un
     async with (
         Simulator(extra_nodes=nodes) as simulator,
         running_proxy(simulator, tmp_path / "data") as proxy,
-        member(proxy, credits_per_day=UNKNOWN + 42) as client,
+        limited_member(proxy, credits_per_day=UNKNOWN + 42) as client,
     ):
         status, refused = await client.post("prompt", {"prompt": graph})
         assert (status, refused["error"]["extra_info"]["estimate"]) == (429, 44.9)
@@ -130,10 +131,12 @@ async def test_the_price_of_a_class_is_an_estimate_and_without_it_the_cost_is_un
 
 async def test_members_see_their_own_budgets_and_admins_all(proxy: Proxy) -> None:
     await proxy.services.members.add(Member("bob", limits=Limits(credits_per_month=7)))
-    async with member(proxy, credits_per_day=5) as client:
-        assert [(one["member"], one["limit"]) for one in await budgets(client)] == [("alice", 5)]
+    async with limited_member(proxy, credits_per_day=5) as client:
+        assert [(budget["member"], budget["limit"]) for budget in await budgets(client)] == [
+            ("alice", 5)
+        ]
         await proxy.services.members.change("alice", role="admin")
-        assert {(one["member"], one["limit"]) for one in await budgets(client)} == {
+        assert {(budget["member"], budget["limit"]) for budget in await budgets(client)} == {
             ("alice", 5),
             ("bob", 7),
         }

@@ -188,10 +188,10 @@ async def test_members_have_their_own_webhooks_and_neither_see_nor_touch_others(
         status, made[name] = await ask(session, team, token, "POST", body=body)
         assert (status, made[name]["member"]) == (201, name)
     status, answer = await ask(session, team, team.bob, "GET")
-    assert [one["id"] for one in answer["webhooks"]] == [made["bob"]["id"]]
+    assert [webhook["id"] for webhook in answer["webhooks"]] == [made["bob"]["id"]]
     assert "secret" not in answer["webhooks"][0]
     status, _ = await ask(session, team, team.ann, "GET")
-    ids = [one["id"] for one in (await ask(session, team, team.ann, "GET"))[1]["webhooks"]]
+    ids = [webhook["id"] for webhook in (await ask(session, team, team.ann, "GET"))[1]["webhooks"]]
     assert set(ids) == {made["ann"]["id"], made["bob"]["id"]}
 
     anns, nobodys = made["ann"]["id"], "wh_0000000000000000"

@@ -106,8 +106,8 @@ async def test_of_many_jobs_at_once_none_spends_what_another_has(
             ),
             return_exceptions=True,
         )
-    refused = [one for one in tries if isinstance(one, BaseException)]
-    assert all(isinstance(one, NoCreditError) for one in refused)
+    refused = [attempt for attempt in tries if isinstance(attempt, BaseException)]
+    assert all(isinstance(attempt, NoCreditError) for attempt in refused)
     assert len(tries) - len(refused) == 3
 
 

@@ -44,8 +44,10 @@ class Room:
         self.webhooks = WebhookRepository(database)
 
     async def tell(self, *messages: WebhookMessage) -> None:
-        for one in messages:
-            await self.database.write(lambda connection, one=one: add_message(connection, one))
+        for message in messages:
+            await self.database.write(
+                lambda connection, message=message: add_message(connection, message)
+            )
 
     async def claim(self, limit: int = 99, hold: float = 60.0, **under_way: int) -> list[Claimed]:
         return await self.webhooks.claim(limit, under_way, hold=hold, fence=self.fence)
@@ -55,7 +57,7 @@ class Room:
 
     async def log(self, id_: str = "one") -> list[tuple[str, str, int]]:
         found = await self.webhooks.log(id_, 99)
-        return [(one.message, one.outcome, one.attempts) for one in found]
+        return [(row.message, row.outcome, row.attempts) for row in found]
 
     async def of(self, id_: str = "one") -> StoredWebhook:
         found = await self.webhooks.get(id_)
@@ -91,13 +93,13 @@ async def test_a_message_goes_to_the_endpoints_of_its_member_and_of_the_gateway(
         replace(endpoint("off"), disabled="gone"),
     )
     await room.tell(message("m"))
-    assert {one.webhook for one in await room.claim()} == {"mine", "all"}
+    assert {attempt.webhook for attempt in await room.claim()} == {"mine", "all"}
 
 
 async def test_a_message_about_the_gateway_goes_to_nobody_else(room: Room) -> None:
     await _add(room, endpoint("mine"), endpoint("all", GATEWAY))
     await room.tell(message("m", GATEWAY))
-    assert [one.webhook for one in await room.claim()] == ["all"]
+    assert [attempt.webhook for attempt in await room.claim()] == ["all"]
 
 
 async def test_the_url_of_a_job_has_an_endpoint_of_its_member_which_is_made_once(
@@ -107,8 +109,10 @@ async def test_the_url_of_a_job_has_an_endpoint_of_its_member_which_is_made_once
         named = replace(message(f"msg_{number}"), url=f"http://job/{number}", new_secret=b"new")
         await room.tell(named)
     claimed = await room.claim()
-    assert {one.url for one in claimed} == {"http://job/1", "http://job/2"}
-    assert {(one.secret, one.of_job, one.member) for one in claimed} == {(b"new", True, "anna")}
+    assert {attempt.url for attempt in claimed} == {"http://job/1", "http://job/2"}
+    assert {(attempt.secret, attempt.of_job, attempt.member) for attempt in claimed} == {
+        (b"new", True, "anna")
+    }
     (made,) = await room.webhooks.endpoints("anna")
     assert made.url == ""
     # What one of these URLs answers says nothing about the others.
@@ -141,7 +145,7 @@ async def test_an_engine_without_the_lease_claims_nothing(room: Room) -> None:
     newer = await _room(room.database, "another")
     with pytest.raises(FencedError):
         await room.claim()
-    assert [one.message for one in await newer.claim()] == ["m"]
+    assert [attempt.message for attempt in await newer.claim()] == ["m"]
 
 
 async def test_an_engine_writes_the_end_of_its_attempt_behind_its_lease(room: Room) -> None:
@@ -174,10 +178,10 @@ async def test_each_endpoint_gets_a_few_attempts_at_once_and_one_while_it_fails(
     await _add(room, endpoint("one"), endpoint("two"))
     await room.tell(*(message(f"m{number}") for number in range(6)))
     first = await room.claim(one=3)
-    assert sorted(one.webhook for one in first) == ["one", *["two"] * 4]
-    for one in first:
-        await room.settle(one, AGAIN if one.webhook == "one" else DELIVERED)
-    assert sorted(one.webhook for one in await room.claim()) == ["one", "two", "two"]
+    assert sorted(attempt.webhook for attempt in first) == ["one", *["two"] * 4]
+    for attempt in first:
+        await room.settle(attempt, AGAIN if attempt.webhook == "one" else DELIVERED)
+    assert sorted(attempt.webhook for attempt in await room.claim()) == ["one", "two", "two"]
     assert await room.claim(one=4, two=4) == []
 
 
@@ -215,7 +219,7 @@ async def test_a_success_ends_the_failure_of_an_endpoint(room: Room) -> None:
 async def test_an_endpoint_that_is_gone_gets_nothing_more(room: Room) -> None:
     await _add(room, endpoint("one"), endpoint("two"))
     await room.tell(message("m1"), message("m2"))
-    claimed = next(one for one in await room.claim() if one.webhook == "one")
+    claimed = next(attempt for attempt in await room.claim() if attempt.webhook == "one")
     assert await room.settle(claimed, Attempted("failed", 410, disabled="It is gone."))
     await room.tell(message("m3"))
     outcomes = {id_: outcome for id_, outcome, _ in await room.log()}
@@ -249,7 +253,7 @@ async def test_a_disabled_endpoint_can_be_tested(room: Room) -> None:
     await _add(room, endpoint("one"))
     await room.webhooks.change("one", disabled="off")
     await room.webhooks.send("one", message("m", type_="webhook.test"))
-    assert [one.message for one in await room.claim()] == ["m"]
+    assert [attempt.message for attempt in await room.claim()] == ["m"]
 
 
 async def test_the_types_that_are_wanted_are_those_of_enabled_endpoints(room: Room) -> None:
@@ -300,7 +304,7 @@ async def test_the_endpoints_of_a_removed_member_are_removed(room: Room) -> None
     await room.tell(message("m"))
     anna = StoredMember("anna", "anna", True, b"{}")
     await MemberRepository(room.database).change(None, members=[anna])
-    assert [one.id for one in await room.webhooks.endpoints()] == ["bens"]
+    assert [stored.id for stored in await room.webhooks.endpoints()] == ["bens"]
     assert await room.log() == []
 
 
@@ -317,7 +321,7 @@ async def test_what_was_told_of_accounts_is_kept_with_its_messages(room: Room) -
     down = message("m", GATEWAY, "account.unavailable")
     await room.webhooks.tell_accounts(sent, [down], fence=room.fence)
     assert await room.webhooks.sent_accounts() == sent
-    assert [one.message for one in await room.claim()] == ["m"]
+    assert [attempt.message for attempt in await room.claim()] == ["m"]
 
 
 async def test_a_secret_is_replaced_unless_it_is_another_one_meanwhile(room: Room) -> None:
@@ -336,5 +340,5 @@ async def test_the_last_attempt_of_each_endpoint_is_found(room: Room) -> None:
     await room.settle(claimed, AGAIN)
     await room.tell(message("m2"))
     last = await room.webhooks.last("anna")
-    assert {id_: one.message for id_, one in last.items()} == {"one": "m1"}
+    assert {id_: value.message for id_, value in last.items()} == {"one": "m1"}
     assert await room.webhooks.last("ben") == {}
