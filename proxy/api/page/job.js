@@ -81,7 +81,7 @@ export function view(context, [member, id]) {
       ["Member", context.state.viewer.gateway ? job.member : ""], ["Submitted", moment(job.created)],
       ["Waited", duration(Math.min(began, job.ended ?? began) - job.created)],
       ["Ran", job.started ? duration((job.ended ?? context.now) - job.started) : ""],
-      ["Account", job.account], ["Cost", cost(job.cost)], ["Cost of", costParts(job.cost)], ["Why it waits", job.reason ?? ""], ["Id", job.id],
+      ["Account", job.account], ["Cost", cost(job.cost)], ["Cost by part", costParts(job.cost)], ["Why it waits", job.reason ?? ""], ["Id", job.id],
     ].filter(([, value]) => value);
     keyed(facts, told, ([label]) => label, ([label]) => el("div", {}, el("dt", {}, label), el("dd")),
       (entry, [, value]) => text(entry.lastChild, value));
