@@ -52,7 +52,7 @@ class AccountWatch:
         sent: dict[str, str] | None = None
         while True:
             await asyncio.sleep(INTERVAL)
-            troubles = self._troubles(asyncio.get_running_loop().time())
+            troubles = self.troubles(asyncio.get_running_loop().time())
             if self.outbox.wanted.isdisjoint(GATEWAY_TYPES):
                 sent = None
                 continue
@@ -69,7 +69,7 @@ class AccountWatch:
             except StorageError as error:
                 log.warning("webhooks_save_failed", error=str(error))
 
-    def _troubles(self, now: float) -> dict[str, str]:
+    def troubles(self, now: float) -> dict[str, str]:
         """Return the accounts with a trouble that has lasted, each with its reason."""
         seen = [(view.name, view.reason or "") for view in self.views() if view.reason in DELAYS]
         self._since = {trouble: self._since.get(trouble, now) for trouble in seen}
