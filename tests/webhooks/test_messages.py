@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 from proxy.costs.budgets import Budget
@@ -116,3 +118,15 @@ def test_a_budget_that_is_reached_has_its_amounts_in_credits() -> None:
         "spent": 801.0,
         "renews": 1_796_083_200_000,  # 2026-12-01
     }
+
+
+def test_the_page_and_the_documents_have_all_types() -> None:
+    project = Path(__file__).parents[2]
+    page = (project / "proxy" / "api" / "page" / "webhooks.js").read_text(encoding="utf-8")
+    shown = re.findall(r'\["([a-z]+\.[a-z]+)", "[^"]+", (?:true|false), (true|false)\]', page)
+    assert {name for name, _ in shown} == set(messages.TYPES)
+    apart = {name for name, apart in shown if apart == "true"}
+    assert apart == set(messages.GATEWAY_TYPES)
+    document = (project / "docs" / "webhooks.md").read_text(encoding="utf-8")
+    rows = set(re.findall(r"(?m)^\| `([a-z]+\.[a-z]+)` \|", document))
+    assert rows == {*messages.TYPES, messages.TEST}
