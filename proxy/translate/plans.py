@@ -7,7 +7,7 @@ every field may be absent or of another form.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from msgspec import Struct
@@ -127,7 +127,7 @@ def decimal_of(value: object) -> Decimal | None:
     try:
         number = Decimal(str(value))
         return number if number.is_finite() and abs(number) < 10**15 else None
-    except (InvalidOperation, ValueError):
+    except (ArithmeticError, ValueError):  # also for an exponent beyond those of `Decimal`
         return None
 
 

@@ -27,6 +27,7 @@ from proxy.translate.plans import AccountPlan, balance_cents, plan_of
         ({"amount_micros": "much"}, None),
         ({"amount_micros": "NaN"}, None),
         ({"amount_micros": "1e999999"}, None),
+        ({"amount_micros": "1e9999999"}, None),
         ({"amount_micros": [1]}, None),
         (["amount_micros"], None),
     ],
