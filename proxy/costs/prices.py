@@ -21,7 +21,7 @@ from proxy.translate.jobs import is_link, section
 #: Expressions that are kept parsed: a few hundred classes have one.
 _MAX_PARSED = 1024
 
-#: Dollars of one run: a higher price is not believed.
+#: Dollars of one run, in all: a higher price is not believed.
 _MAX_USD = 10_000.0
 
 #: Price texts for a whole run end in one of these; ` x 4/Run` multiplies. Others are prices for a
@@ -107,7 +107,8 @@ def _widgets(depends: object) -> list[tuple[str, str]]:
 def _default(info: Mapping[str, Any], name: str) -> Any:
     """Return the value that a node has for an input which its graph leaves out."""
     declared = info.get("input")
-    spec = {**section(declared, "optional"), **section(declared, "required")}.get(name)
+    required = section(declared, "required")
+    spec = required[name] if name in required else section(declared, "optional").get(name)
     if not isinstance(spec, list | tuple) or not spec:
         return None
     options = spec[1] if len(spec) > 1 and isinstance(spec[1], Mapping) else {}
@@ -163,7 +164,8 @@ def _usd(result: Any) -> float | None:
     times = _times(result.get("format"))
     if times is None or not prices or len(prices) < len(found):
         return None
-    return max(prices) * times
+    usd = max(prices) * times
+    return usd if usd <= _MAX_USD else None
 
 
 def _times(form: object) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -106,6 +107,7 @@ def test_a_class_estimates_the_price_of_a_run(
         (partner('{"type":"hours","usd":1}'), {}),
         (partner('{"usd": -1}'), {}),
         (partner('{"usd": 1e9}'), {}),
+        (partner('{"usd": 9e3, "format": {"suffix": " x 9999/Run"}}'), {}),
         (partner('{"usd": "1"}'), {}),
         (partner('{"usd": true}'), {}),
         (partner("1"), {}),
@@ -122,6 +124,18 @@ def test_a_price_that_nobody_can_tell_is_unknown(
     info: dict[str, Any], inputs: dict[str, Any]
 ) -> None:
     assert estimated_price(info, inputs) is None
+
+
+def test_defaults_of_many_widgets_are_looked_up_in_linear_time() -> None:
+    names = [f"w{number}" for number in range(5_000)]
+    info = partner('{"usd": widgets.w0 + widgets.w1}', *((name, "FLOAT") for name in names))
+    info["input"] = {
+        "required": {"w0": ["FLOAT", {"default": 1}]},
+        "optional": {name: ["FLOAT", {"default": 2}] for name in names},
+    }
+    began = time.process_time()
+    assert estimated_price(info, {}) == from_usd(3)
+    assert time.process_time() - began < 0.5
 
 
 def test_the_class_of_the_simulator_says_what_its_node_reports() -> None:
