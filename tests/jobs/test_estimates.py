@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -9,7 +10,6 @@ from jobs.samples import new
 
 from proxy.costs.budgets import Budget, Budgets
 from proxy.costs.job_cost import Pricing
-from proxy.jobs import estimates as module
 from proxy.jobs.estimates import UNKNOWN_MS, JobEstimator, OverBudgetError
 from proxy.jobs.models import Job
 from proxy.storage.spending import Spending
@@ -62,7 +62,19 @@ async def test_a_job_beyond_the_budget_says_what_is_left() -> None:
     assert error.budget.name == "credits_per_day"
 
 
-async def test_a_large_graph_is_read_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MAX_VALUES_AT_ONCE", 1)
-    reservation = await estimator().reservation(job(), BUDGETS)
-    assert reservation.partner_nodes == 8_000_000
+@pytest.mark.parametrize(("nodes", "in_thread"), [(50, False), (400, True)])
+async def test_the_prices_of_a_large_graph_are_computed_in_a_thread(
+    nodes: int, in_thread: bool
+) -> None:
+    threads = set()
+
+    def price_of(_info: object, _inputs: object) -> int:
+        threads.add(threading.get_ident())
+        return 1
+
+    pricing = Pricing(CLASSES.get, price_of, 270_000)
+    graph = {str(number): GRAPH["1"] for number in range(nodes)}
+    large = new("one", graph=graph, created_at=0, outputs_to_execute=())
+    reservation = await JobEstimator(pricing, lambda _: ()).reservation(large, BUDGETS)
+    assert reservation.partner_nodes == nodes
+    assert (threading.get_ident() not in threads) is in_thread
