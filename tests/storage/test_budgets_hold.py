@@ -35,6 +35,7 @@ T = TypeVar("T")
 REPLICAS = st.integers(0, 1)
 ESTIMATES = st.sampled_from([0, 1, 7, 20, 45])
 COSTS = st.sampled_from([0, 1, 5, 20, 60, 300])
+PICKS = st.integers(0, 50)
 
 _names = count(1)
 
@@ -96,6 +97,10 @@ class Replicas(RuleBasedStateMachine):
         except OverBudgetError as error:
             return error
 
+    def picked(self, pick: int) -> StoredJob:
+        """Return a live job, by its place among them."""
+        return list(self.live.values())[pick % len(self.live)]
+
     def take(self, accepted: StoredJob) -> None:
         spending = self.spending
         assert all(budget.left(spending) >= accepted.estimate for budget in self.budgets.all)
@@ -110,11 +115,13 @@ class Replicas(RuleBasedStateMachine):
         if isinstance(answer, StoredJob):
             self.take(answer)
 
-    @rule(estimates=st.lists(ESTIMATES, min_size=2, max_size=6))
-    def submit_at_once(self, estimates: list[int]) -> None:
+    @rule(estimate=ESTIMATES, jobs=st.integers(2, 6))
+    def submit_at_once(self, estimate: int, jobs: int) -> None:
+        """Submit equal jobs: chance decides which are accepted, but not how many."""
+
         async def all_at_once() -> list[StoredJob | OverBudgetError]:
             return await asyncio.gather(
-                *(self.insert(number % 2, estimate) for number, estimate in enumerate(estimates))
+                *(self.insert(number % 2, estimate) for number in range(jobs))
             )
 
         for answer in self.run(all_at_once()):
@@ -122,9 +129,9 @@ class Replicas(RuleBasedStateMachine):
                 self.take(answer)
 
     @precondition(lambda self: self.live)
-    @rule(data=st.data(), replica=REPLICAS, cost=COSTS)
-    def end(self, data: st.DataObject, replica: int, cost: int) -> None:
-        ending = self.live[data.draw(st.sampled_from(sorted(self.live)))]
+    @rule(pick=PICKS, replica=REPLICAS, cost=COSTS)
+    def end(self, pick: int, replica: int, cost: int) -> None:
+        ending = self.picked(pick)
         usage = UsageRow(self.day, self.member, completed=1, credits_estimated=cost)
         entry = ended(ending, at=round(self.now.timestamp() * 1000))
         finish = partial(self.repositories[replica].finish, entry, keep=100, usage=[usage])
@@ -144,9 +151,9 @@ class Replicas(RuleBasedStateMachine):
         self.spent[self.day] += cost
 
     @precondition(lambda self: self.live)
-    @rule(data=st.data(), replica=REPLICAS)
-    def withdraw(self, data: st.DataObject, replica: int) -> None:
-        gone = self.live.pop(data.draw(st.sampled_from(sorted(self.live))))
+    @rule(pick=PICKS, replica=REPLICAS)
+    def withdraw(self, pick: int, replica: int) -> None:
+        gone = self.live.pop(self.picked(pick).prompt_id)
         assert self.run(self.repositories[replica].withdraw(gone.order))
 
     @rule(replica=REPLICAS)
