@@ -222,7 +222,8 @@ def recorded() -> set[str]:
     found = set()
     for path in (ROOT / "proxy").rglob("*.py"):
         for call in ast.walk(ast.parse(path.read_text())):
-            if isinstance(call, ast.Call) and re.search(r"(^|\.)_?note$", ast.unparse(call.func)):
+            name = ast.unparse(call.func) if isinstance(call, ast.Call) else ""
+            if isinstance(call, ast.Call) and re.search(r"(^|\.)note(_action)?$", name):
                 texts = [node for argument in call.args for node in ast.walk(argument)]
                 found |= {node.value for node in texts if isinstance(node, ast.Constant)}
     return {text for text in found if isinstance(text, str) and text.isidentifier()}
