@@ -196,6 +196,8 @@ _SETTLE = _THIS.where(_D.attempts == bindparam("number", type_=BigInteger)).valu
     outcome=bindparam("as"),
     note=bindparam("about"),
 )
+#: What was dropped during the attempt, with its endpoint, is not attempted again.
+_SETTLE_WAITING = _SETTLE.where(_D.due.is_not(None))
 _CLAIMED = (
     select(deliveries, _W.member, _W.secret, _W.url.label("endpoint"), _W.failing_since)
     .join(webhooks, _W.id == _D.webhook)
@@ -363,7 +365,8 @@ class WebhookRepository(Repository):
                 "as": attempted.outcome,
                 "about": attempted.note,
             }
-            if not connection.execute(_SETTLE, values).rowcount or claimed.of_job:
+            settle = _SETTLE if attempted.wait is None else _SETTLE_WAITING
+            if not connection.execute(settle, values).rowcount or claimed.of_job:
                 return False
             return _judge(connection, claimed, attempted, now)
 

@@ -233,6 +233,20 @@ async def test_an_endpoint_that_is_gone_gets_nothing_more(room: Room) -> None:
     assert (await room.of("two")).disabled is None
 
 
+async def test_what_was_under_way_when_its_endpoint_was_disabled_is_not_sent_again(
+    room: Room,
+) -> None:
+    await _add(room, endpoint("one"))
+    await room.tell(message("m1"), message("m2"))
+    again, delivered = await room.claim()
+    await room.webhooks.change("one", disabled="Its owner has disabled it.")
+    await room.settle(again, replace(AGAIN, wait=0.0))
+    await room.settle(delivered, DELIVERED)
+    assert await room.claim() == []
+    outcomes = {id_: outcome for id_, outcome, _ in await room.log()}
+    assert outcomes == {again.message: "dropped", delivered.message: "delivered"}
+
+
 @pytest.mark.parametrize(("failed_for", "off"), [(5, False), (20, True)])
 async def test_an_endpoint_is_disabled_after_a_long_failure_alone(
     room: Room, failed_for: int, off: bool
