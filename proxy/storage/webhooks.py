@@ -33,8 +33,8 @@ from proxy.storage.tables import PlainText, table_of
 #: The owner of the endpoints that get the messages of all members, and those about accounts.
 GATEWAY = ""
 
-#: Deliveries of an endpoint that are looked at in one claim.
-_LOOKED_AT = 4
+#: Attempts of an endpoint at once.
+_AT_ONCE = 4
 #: Deliveries that have ended and stay in the log of an endpoint.
 KEPT = 200
 
@@ -90,7 +90,7 @@ deliveries = table_of(
     StoredDelivery,
     "webhook_deliveries",
     Index("ix_webhook_deliveries_due", "due"),
-    Index("ix_webhook_deliveries_webhook_due", "webhook", "due"),
+    Index("ix_webhook_deliveries_webhook_due_created", "webhook", "due", "created"),
     Index("ix_webhook_deliveries_webhook_created", "webhook", "created"),
     keys=("webhook", "message"),
 )
@@ -168,21 +168,31 @@ _ALL_TYPES = select(_W.types).where(_W.disabled.is_(None)).distinct()
 _NOW = select(database_now())
 _NEXT = select(func.min(_D.due))
 _INNER = deliveries.alias()
+_DUE_NOW = (_INNER.c.webhook == _W.id, _INNER.c.due <= bindparam("now", type_=BigInteger))
+_OLDEST = (
+    select(_INNER.c.created)
+    .where(*_DUE_NOW)
+    .order_by(_INNER.c.due, _INNER.c.created)
+    .limit(1)
+    .correlate(webhooks)
+    .scalar_subquery()
+)
 _DUE = (
-    select(_D.webhook, _D.message, _W.failing_since)
-    .join(webhooks, _W.id == _D.webhook)
+    select(_W.id, _W.failing_since)
     .where(
         _W.id.not_in(bindparam("full", expanding=True)),
-        _D.message.in_(
-            select(_INNER.c.message)
-            .where(_INNER.c.webhook == _W.id, _INNER.c.due <= bindparam("now", type_=BigInteger))
-            .order_by(_INNER.c.due, _INNER.c.created)
-            .limit(_LOOKED_AT)
-            .correlate(webhooks)
-            .scalar_subquery()
-        ),
+        _W.failing_since.is_(None) | _W.id.not_in(bindparam("busy", expanding=True)),
+        _OLDEST.is_not(None),
     )
+    # First those that work: they leave room again soon, however many others hang.
+    .order_by(_W.failing_since.is_not(None), _OLDEST, _W.id)
+    .limit(bindparam("limit", type_=BigInteger))
+)
+_DUE_OF = (
+    select(_D.message)
+    .where(_D.webhook == bindparam("w"), _D.due <= bindparam("now", type_=BigInteger))
     .order_by(_D.due, _D.created)
+    .limit(bindparam("limit", type_=BigInteger))
 )
 _THIS = update(deliveries).where(_D.webhook == bindparam("w"), _D.message == bindparam("i"))
 _HOLD = _THIS.values(
@@ -326,25 +336,26 @@ class WebhookRepository(Repository):
         """Return at most `limit` deliveries that are due, which no engine attempts again within
         `hold` seconds.
 
-        An endpoint gets `_LOOKED_AT` attempts at once, counted with those that are `under_way`, and
+        An endpoint gets `_AT_ONCE` attempts at once, counted with those that are `under_way`, and
         one while it fails.
         """
 
         def work(connection: Connection) -> list[Claimed]:
             check_fence(connection, fence)
             now = connection.execute(_NOW).scalar_one()
-            full = [id_ for id_, count in under_way.items() if count >= _LOOKED_AT]
-            taken = dict(under_way)
+            busy = list(under_way)
+            full = [id_ for id_ in busy if under_way[id_] >= _AT_ONCE]
+            due = {"full": full, "busy": busy, "now": now, "limit": limit}
             claimed: list[Claimed] = []
-            for row in connection.execute(_DUE, {"full": full, "now": now}).all():
-                room = _LOOKED_AT if row.failing_since is None else 1
-                if len(claimed) >= limit or taken.get(row.webhook, 0) >= room:
-                    continue
-                taken[row.webhook] = taken.get(row.webhook, 0) + 1
-                key = {"w": row.webhook, "i": row.message}
-                until = now + round(hold * 1000)
-                connection.execute(_HOLD, {**key, "until": until, "now": now})
-                claimed.append(_claimed(connection.execute(_CLAIMED, key).one()))
+            for row in connection.execute(_DUE, due).all():
+                room = 1 if row.failing_since is not None else _AT_ONCE
+                room = min(room - under_way.get(row.id, 0), limit - len(claimed))
+                of = {"w": row.id, "now": now, "limit": max(0, room)}
+                for message in connection.execute(_DUE_OF, of).scalars().all():
+                    key = {"w": row.id, "i": message}
+                    until = now + round(hold * 1000)
+                    connection.execute(_HOLD, {**key, "until": until, "now": now})
+                    claimed.append(_claimed(connection.execute(_CLAIMED, key).one()))
             return claimed
 
         return await self.write(work)

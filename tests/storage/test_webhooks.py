@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from sqlalchemy import create_engine
 
 from proxy.storage import webhooks as module
 from proxy.storage.database import Database, FencedError
@@ -185,6 +187,14 @@ async def test_each_endpoint_gets_a_few_attempts_at_once_and_one_while_it_fails(
     assert await room.claim(one=4, two=4) == []
 
 
+async def test_endpoints_that_work_are_claimed_before_those_that_fail(room: Room) -> None:
+    await _add(room, endpoint("fails"), endpoint("works", "ben"))
+    await room.webhooks.change("fails", failing_since=1)
+    await room.tell(message("m1"), replace(message("m2", "ben"), created=2))
+    assert [claimed.webhook for claimed in await room.claim(limit=1)] == ["works"]
+    assert [claimed.webhook for claimed in await room.claim(limit=1)] == ["fails"]
+
+
 async def test_no_more_is_claimed_than_there_is_room_for(room: Room) -> None:
     await _add(room, endpoint("one"), endpoint("two"))
     await room.tell(*(message(f"m{number}") for number in range(6)))
@@ -356,3 +366,20 @@ async def test_the_last_attempt_of_each_endpoint_is_found(room: Room) -> None:
     last = await room.webhooks.last("anna")
     assert {id_: value.message for id_, value in last.items()} == {"one": "m1"}
     assert await room.webhooks.last("ben") == {}
+
+
+def test_a_claim_reads_no_more_of_an_endpoint_than_it_claims(tmp_path: Path) -> None:
+    """However many deliveries wait for it."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'plans'}")
+    module.webhooks.create(engine)
+    module.deliveries.create(engine)
+    every = {"full": ["one"], "busy": ["one"], "now": 1, "limit": 1, "w": "one"}
+    with engine.connect() as connection:
+        for query in (module._DUE, module._DUE_OF):
+            known = {name: every[name] for name in query.compile().params if name in every}
+            literal = query.params(known).compile(engine, compile_kwargs={"literal_binds": True})
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {literal}").all()
+            steps = [row[-1] for row in plan if "webhook_deliveries" in row[-1]]
+            assert steps
+            assert all("ix_webhook_deliveries_webhook_due_created" in step for step in steps)
+    engine.dispose()

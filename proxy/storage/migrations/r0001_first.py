@@ -468,7 +468,7 @@ def _create_webhooks() -> None:
         sa.Column("note", AnyText(), nullable=False),
         sa.PrimaryKeyConstraint("webhook", "message", name=op.f("pk_webhook_deliveries")),
     )
-    for columns in (["due"], ["webhook", "due"], ["webhook", "created"]):
+    for columns in (["due"], ["webhook", "due", "created"], ["webhook", "created"]):
         op.create_index(f"ix_webhook_deliveries_{'_'.join(columns)}", "webhook_deliveries", columns)
 
 
