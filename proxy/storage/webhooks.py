@@ -208,6 +208,12 @@ _SETTLE = _THIS.where(_D.attempts == bindparam("number", type_=BigInteger)).valu
 )
 #: What was dropped during the attempt, with its endpoint, is not attempted again.
 _SETTLE_WAITING = _SETTLE.where(_D.due.is_not(None))
+#: What a clock of the database that was ahead has put off.
+_BRING_FORWARD = (
+    update(deliveries)
+    .where(_D.due > bindparam("latest", type_=BigInteger))
+    .values(due=bindparam("now", type_=BigInteger))
+)
 _CLAIMED = (
     select(deliveries, _W.member, _W.secret, _W.url.label("endpoint"), _W.failing_since)
     .join(webhooks, _W.id == _D.webhook)
@@ -382,6 +388,17 @@ class WebhookRepository(Repository):
             return _judge(connection, claimed, attempted, now)
 
         return await self.write(work)
+
+    async def bring_forward(self, longest: float) -> None:
+        """Make due now what is due later than in `longest` seconds: it was put off while the clock
+        of the database was ahead."""
+
+        def work(connection: Connection) -> None:
+            now = connection.execute(_NOW).scalar_one()
+            latest = now + round(longest * 1000)
+            connection.execute(_BRING_FORWARD, {"now": now, "latest": latest})
+
+        await self.write(work)
 
     async def forget(self, before: int) -> None:
         """Delete ended deliveries from before a moment (ms), and those beyond the newest `KEPT` of

@@ -144,9 +144,12 @@ class WebhookDelivery:
         )
 
     async def _clean(self) -> None:
-        """Forget old deliveries, and encrypt secrets with the newest secret of the proxy."""
+        """Forget old deliveries, attempt what a wrong clock has put off, and encrypt secrets with
+        the newest secret of the proxy."""
         while True:
             try:
+                await self.repository.bring_forward(self.schedule.longest)
+                self.outbox.news.set()
                 await self.repository.forget(int((time.time() - _LOG_DAYS * 86_400) * 1000))
                 renewed = {
                     webhook.id: (webhook.secret, secret)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from proxy.cloud.resilience import Backoff
+from proxy.cloud.resilience import MAX_RETRY_AFTER, Backoff
 
 #: Seconds for writing the outcome of an attempt.
 _MARGIN = 5.0
@@ -22,6 +22,11 @@ class RetrySchedule(Struct, frozen=True):
     def hold(self) -> float:
         """How long a delivery is held for an attempt and for writing its outcome."""
         return self.timeout + _MARGIN
+
+    @property
+    def longest(self) -> float:
+        """The longest time for which a delivery is put off."""
+        return max(self.hold, self.backoff.longest, MAX_RETRY_AFTER)
 
     def wait(self, attempts: int, age: float, asked: float | None = None) -> float | None:
         """Return the wait after this many failed attempts, `None` if there is no further one.

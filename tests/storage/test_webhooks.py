@@ -195,6 +195,17 @@ async def test_endpoints_that_work_are_claimed_before_those_that_fail(room: Room
     assert [claimed.webhook for claimed in await room.claim(limit=1)] == ["fails"]
 
 
+async def test_what_a_clock_that_was_ahead_has_put_off_is_brought_forward(room: Room) -> None:
+    await _add(room, endpoint("one"))
+    await room.tell(message("m"))
+    (claimed,) = await room.claim()
+    await room.settle(claimed, replace(AGAIN, wait=3600.0))
+    await room.webhooks.bring_forward(3700.0)
+    assert await room.claim() == []
+    await room.webhooks.bring_forward(3500.0)
+    assert [claimed.message for claimed in await room.claim()] == ["m"]
+
+
 async def test_no_more_is_claimed_than_there_is_room_for(room: Room) -> None:
     await _add(room, endpoint("one"), endpoint("two"))
     await room.tell(*(message(f"m{number}") for number in range(6)))
