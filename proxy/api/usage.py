@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from datetime import date
 from functools import partial
+from typing import TypeVar
 
 from aiohttp import web
 from msgspec.structs import asdict
@@ -20,6 +22,8 @@ from proxy.jobs.activity import INTERVAL, aggregate, folded, folded_accounts
 from proxy.members.reports import cost_values, costs_csv, usage_csv, usage_values
 from proxy.storage.usage import day_of
 from proxy.translate.errors import LocalError
+
+T = TypeVar("T")
 
 
 async def get_usage(request: web.Request) -> web.Response:
@@ -39,15 +43,21 @@ async def get_usage(request: web.Request) -> web.Response:
     form = _choice(request, "format", ("json", "csv"))
     usage = request.app[ACCOUNTING].usage
     asked = {"from": first, "to": last}
+    turn = partial(_in_thread, request)
     if rows == "costs":
         costs = await usage.costs(first, last, member)
         if form == "csv":
-            return _file(f"costs-{first}-{last}.csv", costs_csv(costs))
-        return bodies.json({**asked, "costs": list(map(cost_values, costs))})
+            return _file(f"costs-{first}-{last}.csv", await turn(lambda: costs_csv(costs)))
+        return bodies.json({**asked, "costs": await turn(lambda: list(map(cost_values, costs)))})
     days = await usage.days(first, last, member)
     if form == "csv":
-        return _file(f"usage-{first}-{last}.csv", usage_csv(days))
-    return bodies.json({**asked, "usage": list(map(usage_values, days))})
+        return _file(f"usage-{first}-{last}.csv", await turn(lambda: usage_csv(days)))
+    return bodies.json({**asked, "usage": await turn(lambda: list(map(usage_values, days)))})
+
+
+async def _in_thread(request: web.Request, work: Callable[[], T]) -> T:
+    """Return the result of work whose length the client has chosen with its days."""
+    return await request.app[TURNS].run(member_of(request), work)
 
 
 def _choice(request: web.Request, name: str, choices: tuple[str, ...]) -> str:

@@ -45,7 +45,7 @@ def from_usd(value: float | str | Decimal) -> int:
 
 def to_credits(millionths: int) -> float:
     """Return an amount in credits, for JSON; exact to the sixth digit."""
-    return float(Decimal(millionths) / MILLIONTHS)
+    return millionths / MILLIONTHS
 
 
 def credits_text(millionths: int) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import json
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from stack import Client, Proxy, running_proxy
 from team import limited_member
 from yarl import URL
 
+from proxy.members import reports
 from proxy.members.accounting import BURST_SECONDS
 from proxy.members.member import LOCAL, Member
 from proxy.simulator import Simulator
@@ -211,6 +213,32 @@ async def test_what_members_do_is_recorded(client: Client) -> None:
     assert len(page["entries"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("query", "maker"),
+    [
+        ({}, "usage_values"),
+        ({"format": "csv"}, "usage_csv"),
+        ({"rows": "costs"}, "cost_values"),
+        ({"rows": "costs", "format": "csv"}, "costs_csv"),
+    ],
+)
+async def test_answers_are_made_in_threads_because_they_may_be_long(
+    client: Client, monkeypatch: pytest.MonkeyPatch, query: dict[str, str], maker: str
+) -> None:
+    threads, make = set(), getattr(reports, maker)
+
+    def noted(rows: Any) -> Any:
+        threads.add(threading.get_ident())
+        return make(rows)
+
+    await client.run(graphs.plain(1))
+    monkeypatch.setattr(f"proxy.api.usage.{maker}", noted)
+    async with client.session.get(client.url / "proxy/api/usage", params=query) as answer:
+        assert answer.status == 200
+    assert threads
+    assert threading.get_ident() not in threads
+
+
 async def test_odd_queries_are_refused_with_a_sentence(client: Client) -> None:
     for path, query in (
         ("proxy/api/usage", {"from": "yesterday"}),
@@ -380,8 +408,11 @@ async def test_members_see_their_own_and_admins_see_all(proxy: Proxy) -> None:
                     break
                 await asyncio.sleep(0.02)
         assert [row["member"] for row in answer["usage"]] == ["bob", "eve"]
-        _, answer = await clients["bob"].get("proxy/api/usage", member="eve")
-        assert [row["member"] for row in answer["usage"]] == ["bob"]
+        for rows, key in (("days", "usage"), ("costs", "costs")):
+            _, answer = await clients["ada"].get("proxy/api/usage", rows=rows)
+            assert [row["member"] for row in answer[key]] == ["bob", "eve"]
+            _, answer = await clients["bob"].get("proxy/api/usage", rows=rows, member="eve")
+            assert [row["member"] for row in answer[key]] == ["bob"]
         status, answer = await clients["bob"].get("proxy/api/audit")
         assert (status, answer["error"]["type"]) == (403, "admins_only")
         async with clients["bob"].session.get(proxy.url / "metrics") as page:
