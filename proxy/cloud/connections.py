@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
@@ -11,11 +12,13 @@ from typing import Any, Literal
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
-from aiohttp.abc import AbstractResolver
+from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 #: Timeout of a TCP and TLS connection, in seconds.
 CONNECT_TIMEOUT = 10.0
+#: Timeout of a look-up whose result is only checked, in seconds.
+_NAME_TIMEOUT = 2.0
 
 #: From where an address can be reached; later ones are more local.
 Reach = Literal["public", "private", "loopback"]
@@ -55,8 +58,9 @@ class Connections:
     """Sessions with one kind of peer: a direct one, and one through the environment's HTTP proxy.
 
     `check` gets each IP address immediately before the connection, and may raise
-    `AddressRefusedError`. With an HTTP proxy only an address in the URL itself is checked: the
-    proxy resolves names. `resolver` makes what looks up names instead of aiohttp's own.
+    `AddressRefusedError`. With an HTTP proxy only an address in the URL itself is checked, and by
+    `check_name` those that a name has here: the proxy resolves names. `resolver` makes what looks
+    up names instead of aiohttp's own.
     """
 
     def __init__(
@@ -100,6 +104,18 @@ class Connections:
         with suppress(ValueError):
             self._check(str(ip_address(url.host or "")))
         return proxied, proxy
+
+    async def check_name(self, host: str) -> None:
+        """Check the addresses that a host has here, where an HTTP proxy will look it up. One that
+        is not known here is left to the proxy. Raises `AddressRefusedError`."""
+        if self._resolver is None:
+            return
+        found: Sequence[ResolveResult] = ()
+        with suppress(OSError, UnicodeError):
+            async with asyncio.timeout(_NAME_TIMEOUT):
+                found = await self._resolver.resolve(host, 0, socket.AF_UNSPEC)
+        for address in found:
+            self._check(address["host"])
 
     def _socket(self, about: Any) -> socket.socket:
         family, type_, proto, _, address = about

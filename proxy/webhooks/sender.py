@@ -74,6 +74,8 @@ class WebhookSender:
         limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_TIMEOUT)
         try:
             session, proxy = self._connections.choose(address)
+            if proxy is not None:
+                await self._connections.check_name(address.raw_host or "")
             async with session.post(
                 address,
                 data=body,

@@ -155,6 +155,25 @@ async def test_a_name_that_leads_into_the_network_is_refused(receiver: Receiver)
     assert receiver.got == []
 
 
+@pytest.mark.parametrize(
+    ("host", "status"), [("0x7f.1", None), ("0x7f000001", None), ("nobody.invalid", 204)]
+)
+async def test_behind_an_http_proxy_a_name_that_leads_into_the_network_is_refused_too(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, host: str, status: int | None
+) -> None:
+    """A name that nobody knows here may be known to the HTTP proxy."""
+    monkeypatch.setenv("http_proxy", str(receiver.url))
+    sender = WebhookSender(WebhookAddresses().check)
+    await sender.start()
+    try:
+        answer = await _send(sender, f"http://{host}/hook")
+    finally:
+        await sender.close()
+    assert answer.status == status
+    assert ("not of the public network" in answer.note) is (status is None)
+    assert len(receiver.got) == (status is not None)
+
+
 async def test_a_server_without_tls_is_named(sender: WebhookSender, receiver: Receiver) -> None:
     answer = await _send(sender, receiver.url.with_scheme("https"))
     assert answer.status is None
