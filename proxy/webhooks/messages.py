@@ -50,8 +50,8 @@ BUDGET_REACHED: MessageType = "budget.reached"
 #: Sent by the test of an endpoint, which cannot choose it.
 TEST = "webhook.test"
 
-#: Files that a message names, and characters of its error.
-MAX_OUTPUTS, MAX_ERROR = 100, 1000
+#: Files that a message names, and characters of a text that a client or the cloud chose.
+MAX_OUTPUTS, MAX_TEXT = 100, 1000
 
 
 def message(
@@ -113,7 +113,7 @@ def _job(job: Job) -> dict[str, Any]:
     return {
         "prompt_id": job.prompt_id,
         "member": job.member,
-        "client_id": job.client_id,
+        "client_id": None if job.client_id is None else job.client_id[:MAX_TEXT],
         "label": job.label,
         "created": job.created_at,
     }
@@ -128,7 +128,7 @@ def _outputs(outputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                     file = {key: str(item.get(key) or "") for key in ("subfolder", "type")}
                     file = {"filename": item["filename"], **file}
                     url = f"/view?{urlencode(file, errors='replace')}"
-                    yield {"node": node, "media": media, **file, "url": url}
+                    yield {"node": node[:MAX_TEXT], "media": media, **file, "url": url}
 
 
 def _error(end: JobEnd) -> dict[str, Any] | None:
@@ -146,4 +146,4 @@ def _error(end: JobEnd) -> dict[str, Any] | None:
 
 
 def _short(value: object) -> str:
-    return scrub_start("" if value is None else str(value), MAX_ERROR)
+    return scrub_start("" if value is None else str(value), MAX_TEXT)

@@ -89,7 +89,7 @@ def test_the_error_of_a_failed_job_is_short_and_without_secrets() -> None:
         "node": "3",
         "class": "KSampler",
     }
-    assert 900 < len(data["error"]["message"]) <= messages.MAX_ERROR
+    assert 900 < len(data["error"]["message"]) <= messages.MAX_TEXT
     assert "comfyui-" not in json.dumps(data)
     assert "traceback" not in json.dumps(data)
 
@@ -130,3 +130,11 @@ def test_the_page_and_the_documents_have_all_types() -> None:
     document = (project / "docs" / "webhooks.md").read_text(encoding="utf-8")
     rows = set(re.findall(r"(?m)^\| `([a-z]+\.[a-z]+)` \|", document))
     assert rows == {*messages.TYPES, messages.TEST}
+
+
+def test_a_message_is_small_whatever_the_client_chose() -> None:
+    long = "x" * 1_000_000
+    outputs = {long: {"images": [{"filename": "a.png", "subfolder": "", "type": "output"}]}}
+    named = Job("p1", "anna", 0, JobContent({}, {}), long, 1000)
+    made = message("job.completed", "anna", ended_data(named, end("completed", outputs)))
+    assert len(made.body) < 3 * messages.MAX_TEXT
