@@ -132,8 +132,10 @@ class AccountHealth(Struct, eq=False):
     `now` is any clock in seconds that does not run backwards. After a rest one job is let through
     to try; if that fails for the same reason, the next rest is twice as long. `refusal` is what the
     last failure tells a client, `unable_since` when the account began to be `UNABLE` to take jobs.
+    Nothing is `known` before it has taken or refused a job.
     """
 
+    known: bool = False
     reason: Reason | None = None
     until: float = 0.0
     refusal: LocalError | None = None
@@ -164,7 +166,7 @@ class AccountHealth(Struct, eq=False):
     ) -> None:
         """Note that the account refused a job for a reason of its own; `asked` is its `Retry-After`
         in seconds."""
-        self.refusal = refusal
+        self.known, self.refusal = True, refusal
         if reason not in UNABLE:
             self.unable_since = None
         elif self.unable_since is None:
@@ -189,6 +191,7 @@ class AccountHealth(Struct, eq=False):
     def renewed(self) -> None:
         """Forget what was known against the account: it has another key, took a job, or refused one
         for a reason of the job's own."""
+        self.known = True
         self.reason = self.refusal = self.unable_since = None
         self.until, self._failures = 0.0, 0
         self._trying = False
@@ -239,6 +242,7 @@ class Account:
         """Forget what another engine had learned of the account."""
         self.slots.restore(1)
         self.health.renewed()
+        self.health.known = False
 
     def use_key(self, key: str) -> None:
         """Take another key for calls from now on."""

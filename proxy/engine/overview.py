@@ -127,6 +127,7 @@ class Overview:
             worker.socket.connected,
             worker.socket.refused,
             account.plan,
+            account.health.known,
         )
 
 

@@ -59,6 +59,7 @@ class AccountWatch:
             try:
                 if sent is None:
                     sent = await self.repository.sent_accounts()
+                troubles = {**self.lasting(sent), **troubles}
                 messages = [account_message(*change) for change in changes(sent, troubles)]
                 if messages:
                     await self.repository.tell_accounts(troubles, messages, fence=self.fence)
@@ -68,6 +69,12 @@ class AccountWatch:
                 await asyncio.Event().wait()  # another engine watches; this one is stopped
             except StorageError as error:
                 log.warning("webhooks_save_failed", error=str(error))
+
+    def lasting(self, sent: Mapping[str, str]) -> dict[str, str]:
+        """Return what was sent of accounts that are not known to do well again: after a change of
+        the engine, of those that have not taken a job."""
+        well = {view.name for view in self.views() if view.known and view.reason is None}
+        return {account: reason for account, reason in sent.items() if account not in well}
 
     def troubles(self, now: float) -> dict[str, str]:
         """Return the accounts with a trouble that has lasted, each with its reason."""

@@ -90,6 +90,15 @@ def test_a_new_account_is_well() -> None:
     assert AccountHealth().ready(0.0)
 
 
+def test_an_account_is_known_by_what_became_of_a_job() -> None:
+    taken, refused = AccountHealth(), AccountHealth()
+    assert not taken.known
+    taken.renewed()
+    refused.failed("no_credits", 0.0)
+    assert taken.known
+    assert refused.known
+
+
 @pytest.mark.parametrize("reason", list(RESTS))
 def test_it_rests_longer_each_time_and_not_for_ever(reason: Reason) -> None:
     health, now, rests_for = AccountHealth(), 0.0, RESTS[reason]

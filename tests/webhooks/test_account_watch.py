@@ -31,8 +31,26 @@ def test_what_has_changed_is_told_once(
     assert list(changes(told, now)) == due
 
 
-def view(reason: str | None) -> AccountView:
-    return AccountView("main", 1, 0, reason, None, True)
+def view(reason: str | None, *, known: bool = True) -> AccountView:
+    return AccountView("main", 1, 0, reason, None, True, known=known)
+
+
+@pytest.mark.parametrize(
+    ("now", "lasts"),
+    [
+        (view(None, known=False), True),
+        (view("unreachable"), True),
+        (view("rate_limited"), True),
+        (view(None), False),
+    ],
+)
+def test_a_trouble_lasts_until_the_account_is_known_to_do_well(
+    now: AccountView, lasts: bool
+) -> None:
+    unused: Any = None
+    watch = AccountWatch(repository=unused, outbox=unused, fence=unused, views=lambda: [now])
+    sent = {"main": "no_credits"}
+    assert watch.lasting(sent) == (sent if lasts else {})
 
 
 def test_a_cloud_that_is_away_is_told_when_it_stays_away() -> None:
