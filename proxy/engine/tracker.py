@@ -109,6 +109,8 @@ class Tracker:
     started_at: int | None = None
     ended: bool = False
     _sent_cached: bool = False
+    #: Whether the cloud has said which nodes need not run, before any of them ran.
+    _followed: bool = False
     _reading: bool = False
     _history: list[list[Any]] = field(default_factory=list)
     _terminal: dict[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -172,6 +174,7 @@ class Tracker:
             case "execution_start":
                 self._start(events.timestamp(data, now))
             case "execution_cached":
+                self._followed = True
                 self._running(now, data)
             case "executing" if node is None:
                 self._read_detail()
@@ -317,6 +320,7 @@ class Tracker:
             started_at=started_at,
             ended_at=ended_at,
             node_times=self.nodes.times,
+            followed=self._followed,
             prices=self._prices,
             executed_by=snapshot.executed_by,
         )

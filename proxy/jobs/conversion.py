@@ -171,14 +171,14 @@ def run_of(job: Job, end: JobEnd) -> JobRun:
         job.graph,
         job.account,
         end.ended_at - end.started_at,
-        ran=end.node_times.keys() or _uncached(job, end),
+        ran=end.node_times.keys() if end.followed else end.node_times.keys() | _uncached(job, end),
         failed=failed if isinstance(failed, str) else None,
         reported=end.prices,
     )
 
 
 def _uncached(job: Job, end: JobEnd) -> set[str]:
-    """Return the nodes that have run in a job of whose nodes no event was heard: if it has
+    """Return the nodes that have run in a job that was not followed from its first node: if it has
     succeeded, those that its outputs need."""
     if end.outcome != "completed":
         return set()

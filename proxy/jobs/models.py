@@ -240,7 +240,8 @@ def is_shown(job: _Visible) -> bool:
 class JobEnd(msgspec.Struct, frozen=True):
     """How a job has ended (times in ms since 1970), of which its `HistoryEntry` is made.
 
-    `node_times` has of each node when it began and how long it ran, `prices` what nodes report
+    `node_times` has of each node when it began and how long it ran; of a job that was not
+    `followed` from its first node some may be missing. `prices` is what nodes report
     that they have cost (millionths of a credit), `executed_by` what ran the job, as far as the
     cloud tells. `cost` is what the job has cost as a whole.
     """
@@ -252,6 +253,7 @@ class JobEnd(msgspec.Struct, frozen=True):
     started_at: int
     ended_at: int
     node_times: Mapping[str, tuple[int, int]] = {}
+    followed: bool = False
     prices: Mapping[str, int] = {}
     executed_by: Mapping[str, Any] = {}
     cost: JobCost = JobCost()

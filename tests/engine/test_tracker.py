@@ -118,6 +118,14 @@ def test_a_cached_output_node_is_executed_without_executing() -> None:
     assert states(commands) == [{"2": ("finished", 1, 1)}]
 
 
+@pytest.mark.parametrize("followed", [True, False])
+def test_a_job_is_followed_if_its_first_event_is_heard(followed: bool) -> None:
+    first = [event("execution_cached", nodes=[])] if followed else []
+    commands = play(*first, event("executing", node="2"), done())
+    [record] = [command for command in commands if isinstance(command, JobEnd)]
+    assert record.followed is followed
+
+
 def test_the_history_entry_is_recorded_before_the_end_is_told() -> None:
     commands = play(done())
     record = next(command for command in commands if isinstance(command, JobEnd))
