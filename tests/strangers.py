@@ -48,6 +48,7 @@ class Answer:
 
     def without(self, value: str) -> tuple[int, tuple[tuple[str, str], ...], bytes]:
         """What may be compared of two answers that differ by the value they were asked about."""
+        value = value.removeprefix("blake3:")  # some answers have the digits of a hash alone
         headers = [(k, v.replace(value, "?")) for k, v in self.headers if k.lower() != "date"]
         return self.status, tuple(headers), self.body.replace(value.encode(), b"?")
 
@@ -220,8 +221,8 @@ class House:
         """Look through what came over the websocket."""
 
         async def look() -> None:
-            heard, person.received = person.received, []
-            for message in heard:
+            received, person.received = person.received, []
+            for message in received:
                 await self._check(person, message)
 
         self.do(look())
