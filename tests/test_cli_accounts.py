@@ -40,7 +40,9 @@ async def test_check_looks_at_every_account(simulator: Simulator, config: Path) 
         simulator.add_account(key)
     code, lines = await checked(config)
     assert code == 0
-    assert [line.split()[0] for line in lines] == [*(["account", "ok", "ok", "ok", "ok"] * 2), "ok"]
+    both = ["account", "ok", "ok", "ok", "ok"] * 2
+    assert [line.split()[0] for line in lines] == [*both, "ok", "ok"]
+    assert [line.split()[1] for line in lines[-2:]] == ["billing", "data"]
     assert [lines[0], lines[5]] == ["account one", "account two"]
 
 
