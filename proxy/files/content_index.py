@@ -21,7 +21,7 @@ V = TypeVar("V")
 _log = structlog.get_logger(__name__)
 
 #: Maximum number of contents whose hashes and names are cached.
-MAX_CACHED = 20_000
+MAX_CACHED = 10_000
 _HASH_NAME = re.compile(r"(?:blake3:)?(?P<hash>[0-9a-f]{64})(?:\.\w+)?", re.IGNORECASE)
 
 

@@ -28,7 +28,7 @@ T = TypeVar("T")
 #: The default account of a file.
 DEFAULT_ACCOUNT = "default"
 #: Maximum number of cached places, with or without a file, and of cached lists.
-MAX_PLACES, MAX_LISTS = 20_000, 100
+MAX_PLACES, MAX_LISTS = 10_000, 100
 #: Maximum number of jobs whose graphs' names are cached.
 MAX_JOBS = 4096
 

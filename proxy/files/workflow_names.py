@@ -63,8 +63,8 @@ class Edits(Struct, frozen=True):
 
     @property
     def weight(self) -> int:
-        """The approximate bytes of memory."""
-        return 512 + sum(len(edit.data) for edit in self.edits)
+        """The approximate bytes of memory, with the record that they are cached by."""
+        return 2048 + sum(len(edit.data) for edit in self.edits)
 
     @property
     def tag(self) -> str:
