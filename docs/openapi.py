@@ -181,6 +181,9 @@ def document(routes: Iterable[Route] = ROUTES) -> dict[str, Any]:
     for _, operation in described.values():
         types += [kind for kind in (operation.answer, operation.body) if kind not in (None, bytes)]
     _, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
+    for component in components.values():  # docstrings, whose indentation Python 3.13 removes
+        if "description" in component:
+            component["description"] = " ".join(component["description"].split())
     paths: dict[str, dict[str, Any]] = {}
     for (method, path), (route, operation) in described.items():
         paths.setdefault(path, {})[method.lower()] = _operation(route, operation)
