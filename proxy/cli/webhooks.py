@@ -79,7 +79,7 @@ def _list(options: dict[str, Any], as_json: AsJson = False) -> int:
     webhook,
     "add",
     "webhook add https://example.com/hooks",
-    "webhook add https://example.com/hooks --member anna --type job.failed",
+    "webhook add https://example.com/hooks --type job.failed",
     settings=[*WHERE, *_NETWORKS],
 )
 def _add(

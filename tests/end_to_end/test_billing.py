@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import graphs
 import pytest
-from process import PATIENCE, command
+from process import TIMEOUT, command
 from stack import Client, running_proxy
 
 from proxy.members.member import Member
@@ -33,7 +33,7 @@ async def account(client: Client, **query: str) -> dict[str, Any]:
 
 async def until(client: Client, reached: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """The account as soon as it is so."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             found = await account(client)
             if reached(found):

@@ -46,10 +46,9 @@ def resized(
 def _resized(
     picture: Image.Image, size: tuple[int, int], way: Image.Resampling, crop: str
 ) -> Image.Image:
-    """Return a picture of a size; one of a single color, as in many tests, is not computed."""
-    colors = picture.getcolors(1)
-    if colors is not None:
-        return Image.new(picture.mode, size, colors[0][1])
+    """Return a picture of a size; one of a single color, as in many tests, the cheapest way."""
+    if picture.getcolors(1) is not None:
+        way = Image.Resampling.NEAREST
     return ImageOps.fit(picture, size, way) if crop == "center" else picture.resize(size, way)
 
 
