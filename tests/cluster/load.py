@@ -166,10 +166,10 @@ def submitted_by(runners: Sequence[Runner]) -> list[str]:
     return [prompt_id for runner in runners for prompt_id in runner.submitted]
 
 
-async def one_more(runners: Sequence[Runner], count: int = 1) -> None:
+async def one_more(runners: Sequence[Runner], count: int = 1, *, within: float = TIMEOUT) -> None:
     """Wait until each has been told so many more ends."""
     ended = [len(runner.ended) for runner in runners]
-    async with asyncio.timeout(TIMEOUT):
+    async with asyncio.timeout(within):
         while any(  # noqa: ASYNC110
             len(runner.ended) < before + count
             for runner, before in zip(runners, ended, strict=True)
