@@ -29,7 +29,7 @@ _DIGEST = 32
 
 #: The number of files is limited to one for each `FILE_BYTES` of the cache's limit, or to
 #: `MIN_FILES`: each takes some hundred bytes of memory.
-FILE_BYTES, MIN_FILES = 32 * 1024, 1000
+FILE_BYTES, MIN_FILES = 128 * 1024, 1000
 
 #: The share of the cache that a content may have for which nobody waits, and its least bytes.
 AHEAD_SHARE, MIN_AHEAD = 1 / 4, 1024 * 1024
