@@ -7,14 +7,10 @@ which `/api/view` redirects them without their key.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from yarl import URL
 
 from proxy.storage.encryption import Cipher
-
-if TYPE_CHECKING:
-    pass
 
 #: The route that takes tickets, the name of their parameter, and their lifetime in seconds.
 TICKETED = "/view"
