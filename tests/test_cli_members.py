@@ -141,6 +141,11 @@ def test_the_life_of_a_token(run: Any) -> None:
     assert row["shown"] in run("token", "list")[1]
     assert run("token", "revoke", token[:8])[0] == 0
     assert json.loads(run("token", "list", "--json")[1]) == []
+    entries = map(json.loads, run("audit", "--json", "--limit", "2")[1].splitlines())
+    assert [(entry["action"], entry["name"], entry["token"]) for entry in entries] == [
+        ("token_revoked", "ann", row["shown"]),
+        ("token_made", "ann", row["shown"]),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,12 @@ def test_a_webhook_of_a_member_has_types_of_its_own(run: Any) -> None:
     made = json.loads(added)
     assert (made["member"], made["types"]) == ("Anna", ["job.failed"])
     assert made["secret"].startswith("whsec_")
+    run("webhook", "remove", made["id"])
+    entries = map(json.loads, run("audit", "--json", "--limit", "2")[1].splitlines())
+    assert [(entry["action"], entry["name"], entry["webhook"]) for entry in entries] == [
+        ("webhook_removed", "Anna", made["id"]),
+        ("webhook_added", "Anna", made["id"]),
+    ]
 
 
 @pytest.mark.parametrize(

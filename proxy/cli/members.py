@@ -253,7 +253,7 @@ def _new(
         return text, describe_token(directory, token)
 
     text, described = _with_directory(settings, make)
-    note_action(settings, "token_made", name=described["member"], of=described["shown"])
+    note_action(settings, "token_made", name=described["member"], token=described["shown"])
     if as_json:
         return print_json({**described, "token": text})
     say(text)
@@ -269,7 +269,7 @@ def _revoke(
     """Revoke a token at once, and close the connections that use it."""
     settings = load(options)
     token: Token = _with_directory(settings, lambda directory: directory.revoke(prefix))
-    note_action(settings, "token_revoked", name=token.member, of=token.shown)
+    note_action(settings, "token_revoked", name=token.member, token=token.shown)
     say(f"The token {token.shown} of {token.member} was revoked.")
     return 0
 

@@ -130,14 +130,14 @@ def _add(
 def _test(options: dict[str, Any], id_: Id) -> int:
     """Send a message to a webhook and print the outcome. A proxy must be running."""
 
-    async def test(webhooks: Webhooks, _: Directory) -> dict[str, Any]:
+    async def test(webhooks: Webhooks, _: Directory) -> tuple[str, dict[str, Any]]:
         found = await webhooks.find(id_, None)
         message = await webhooks.test(found)
         until = time.monotonic() + _TIMEOUT
         while time.monotonic() < until:
             sent = {entry["message"]: entry for entry in await webhooks.log(found)}[message]
             if sent["outcome"] != "waiting":
-                return sent
+                return found.member, sent
             await asyncio.sleep(_INTERVAL)
         raise CommandError(
             f"No proxy has sent the message within {_TIMEOUT:g} s: start one. It sends the message "
@@ -145,8 +145,8 @@ def _test(options: dict[str, Any], id_: Id) -> int:
         )
 
     settings = load(options)
-    sent = _with_webhooks(settings, test)
-    note_action(settings, "webhook_tested", webhook=id_)
+    owner, sent = _with_webhooks(settings, test)
+    note_action(settings, "webhook_tested", name=owner, webhook=id_)
     if sent["outcome"] != "delivered":
         raise CommandError(f"The message was not delivered: {sent['note']}")
     say(f"The message was delivered; the endpoint answered {sent['status']}.")
@@ -157,12 +157,14 @@ def _test(options: dict[str, Any], id_: Id) -> int:
 def _remove(options: dict[str, Any], id_: Id) -> int:
     """Remove a webhook and its log."""
 
-    async def remove(webhooks: Webhooks, _: Directory) -> None:
-        await webhooks.remove(await webhooks.find(id_, None))
+    async def remove(webhooks: Webhooks, _: Directory) -> str:
+        found = await webhooks.find(id_, None)
+        await webhooks.remove(found)
+        return found.member
 
     settings = load(options)
-    _with_webhooks(settings, remove)
-    note_action(settings, "webhook_removed", webhook=id_)
+    owner = _with_webhooks(settings, remove)
+    note_action(settings, "webhook_removed", name=owner, webhook=id_)
     say(f"The webhook {id_} was removed.")
     return 0
 
