@@ -252,7 +252,7 @@ class JobRepository(Repository):
         def work(connection: Connection) -> bool:
             if not connection.execute(_RECEIVED, {"job_order": order}).rowcount:
                 return False
-            run(connection, _DROP, {"job_order": order})
+            delete_payload(connection, order)
             add_usage(connection, usage)
             return True
 

@@ -135,6 +135,24 @@ async def test_a_discarded_job_leaves_no_trace(jobs: JobRepository, database: Da
     assert row.withdrawn == 1
 
 
+async def test_a_withdrawn_job_leaves_no_trace(jobs: JobRepository, database: Database) -> None:
+    order = (await jobs.insert(job(state="received"), PAYLOAD)).order
+    assert await jobs.withdraw(order, usage=[UsageRow("2026-01-01", "anna", withdrawn=1)])
+    assert await jobs.live() == []
+    assert await jobs.payloads.get(order) is None
+    (row,) = await UsageRepository(database).days("2026-01-01", "2026-01-01")
+    assert row.withdrawn == 1
+    assert not await jobs.withdraw(order, usage=[UsageRow("2026-01-01", "anna", withdrawn=1)])
+    assert await UsageRepository(database).days("2026-01-01", "2026-01-01") == [row]
+
+
+async def test_a_job_that_the_engine_has_started_is_not_withdrawn(jobs: JobRepository) -> None:
+    stored = await jobs.insert(job(), PAYLOAD)
+    assert not await jobs.withdraw(stored.order)
+    assert await jobs.live() == [stored]
+    assert await jobs.payloads.get(stored.order) == PAYLOAD
+
+
 # --- the end -------------------------------------------------------------------------------
 
 
