@@ -122,8 +122,6 @@ _KEPT = (
 def entry_of(job: Job, end: JobEnd) -> tuple[HistoryEntry, UsageRow]:
     """Return the history entry of a job that has ended, and its usage on the day of its end."""
     outputs = summary(end.outputs)
-    # The whole event, of failed jobs only.
-    errors = (data for type_, data in end.status["messages"] if type_ == "execution_error")
     listed = {
         "id": job.prompt_id,
         "status": end.outcome,
@@ -134,7 +132,7 @@ def entry_of(job: Job, end: JobEnd) -> tuple[HistoryEntry, UsageRow]:
         "outputs_count": outputs.count,
         "previewable_outputs_count": outputs.previewable,
         "preview_output": outputs.preview,
-        "execution_error": next(errors, None) if end.outcome == "failed" else None,
+        "execution_error": end.error,
         "workflow_id": job.workflow_id,
         **end.executed_by,
     }
@@ -165,8 +163,7 @@ def entry_of(job: Job, end: JobEnd) -> tuple[HistoryEntry, UsageRow]:
 
 def run_of(job: Job, end: JobEnd) -> JobRun:
     """Return what the cost of a job that has ended depends on."""
-    errors = [data for type_, data in end.status["messages"] if type_ == "execution_error"]
-    failed = errors[0].get("node_id") if errors and end.outcome == "failed" else None
+    failed = end.error.get("node_id") if end.error else None
     return JobRun(
         job.graph,
         job.account,

@@ -258,6 +258,14 @@ class JobEnd(msgspec.Struct, frozen=True):
     executed_by: Mapping[str, Any] = {}
     cost: JobCost = JobCost()
 
+    @property
+    def error(self) -> dict[str, Any] | None:
+        """The data of the `execution_error` of a failed job, if it has one."""
+        if self.outcome != "failed":
+            return None
+        messages = self.status["messages"]
+        return next((data for type_, data in messages if type_ == "execution_error"), None)
+
 
 def now() -> int:
     """Return the time in ms since 1970."""

@@ -135,8 +135,7 @@ def _error(end: JobEnd) -> dict[str, Any] | None:
     """Return the error of a failed job."""
     if end.outcome != "failed":
         return None
-    found = (data for type_, data in end.status["messages"] if type_ == "execution_error")
-    error: dict[str, Any] = next(found, {})
+    error = end.error or {}
     return {
         "type": _short(error.get("exception_type")),
         "message": _short(error.get("exception_message")),
