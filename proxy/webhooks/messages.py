@@ -17,7 +17,7 @@ from proxy.costs.credits import to_credits
 from proxy.jobs.models import Job, JobEnd, now
 from proxy.logging import scrub_start
 from proxy.storage.webhooks import GATEWAY, WebhookMessage
-from proxy.translate import codec
+from proxy.translate import codec, output_files
 
 MessageType = Literal[
     "job.started",
@@ -122,13 +122,10 @@ def _job(job: Job) -> dict[str, Any]:
 def _outputs(outputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the files of a job's outputs."""
     for node, output in outputs.items():
-        for media, items in output.items() if isinstance(output, dict) else ():
-            for item in items if isinstance(items, list) else ():
-                if isinstance(item, dict) and isinstance(item.get("filename"), str):
-                    file = {key: str(item.get(key) or "") for key in ("subfolder", "type")}
-                    file = {"filename": item["filename"], **file}
-                    url = f"/view?{urlencode(file, errors='replace')}"
-                    yield {"node": node[:MAX_TEXT], "media": media, **file, "url": url}
+        for media, _, item in output_files.files(output) if isinstance(output, dict) else ():
+            file = {key: str(item.get(key) or "") for key in ("filename", "subfolder", "type")}
+            url = f"/view?{urlencode(file, errors='replace')}"
+            yield {"node": node[:MAX_TEXT], "media": media, **file, "url": url}
 
 
 def _error(end: JobEnd) -> dict[str, Any] | None:
