@@ -112,5 +112,5 @@ def _time(event: object) -> int | None:
 
 
 def rfc3339(ms: int) -> str:
-    """Return a time as the cloud takes it, such as `2026-11-28T20:00:00.000Z`."""
+    """Return a time in UTC, such as `2026-11-28T20:00:00.000Z`."""
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Any, Literal
 from urllib.parse import urlencode
 
@@ -18,6 +17,7 @@ from proxy.jobs.models import Job, JobEnd, now
 from proxy.logging import scrub_start
 from proxy.storage.webhooks import GATEWAY, WebhookMessage
 from proxy.translate import codec, output_files
+from proxy.translate.billing import rfc3339
 
 MessageType = Literal[
     "job.started",
@@ -59,8 +59,7 @@ def message(
 ) -> WebhookMessage:
     """Return a new message about a member, or about the gateway (`GATEWAY`)."""
     created = now()
-    moment = datetime.fromtimestamp(created / 1000, UTC).isoformat(timespec="milliseconds")
-    body = {"type": type_, "timestamp": moment.replace("+00:00", "Z"), "data": data}
+    body = {"type": type_, "timestamp": rfc3339(created), "data": data}
     id_ = f"msg_{uuid.uuid4().hex}"
     return WebhookMessage(
         id_, type_, member, codec.dump_bytes(body), created, url=url, new_secret=new_secret
