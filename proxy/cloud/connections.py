@@ -15,6 +15,10 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from proxy import __version__
+
+#: What requests to others name the proxy.
+USER_AGENT = f"comfy-cloud-proxy/{__version__}"
 #: Timeout of a TCP and TLS connection, in seconds.
 CONNECT_TIMEOUT = 10.0
 #: Timeout of a look-up whose result is only checked, in seconds.

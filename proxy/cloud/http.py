@@ -16,9 +16,14 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
-from proxy import __version__
 from proxy.cloud.answers import MAX_PARSED_INLINE, USUAL, Answer, AnswerLimits
-from proxy.cloud.connections import CONNECT_TIMEOUT, CloudAddresses, Connections, refused_address
+from proxy.cloud.connections import (
+    CONNECT_TIMEOUT,
+    USER_AGENT,
+    CloudAddresses,
+    Connections,
+    refused_address,
+)
 from proxy.cloud.contact import Contact
 from proxy.cloud.errors import CloudGarbage, CloudOversized, CloudRefused, CloudUnreachable, refusal
 from proxy.cloud.resilience import CallGate, RetryPolicy, retry_after
@@ -113,7 +118,7 @@ class Http:
         self.addresses = CloudAddresses(self.base_url, plain_http=self.plain_http)
         self.connections = Connections(
             self.addresses.check_cloud,
-            headers={"User-Agent": f"comfy-cloud-proxy/{__version__}"},
+            headers={"User-Agent": USER_AGENT},
             request_class=_Request,
         )
         self._large = asyncio.Semaphore(_MAX_CONCURRENT_LARGE)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import aiohttp
 from yarl import URL
 
-from proxy import __version__
-from proxy.cloud.connections import CloudAddresses, Connections
+from proxy.cloud.connections import USER_AGENT, CloudAddresses, Connections
 
 
 async def is_reachable(base_url: URL, seconds: float, *, plain_http: bool) -> bool:
@@ -16,7 +15,7 @@ async def is_reachable(base_url: URL, seconds: float, *, plain_http: bool) -> bo
     """
     connections = Connections(
         CloudAddresses(base_url, plain_http=plain_http).check_cloud,
-        headers={"User-Agent": f"comfy-cloud-proxy/{__version__}"},
+        headers={"User-Agent": USER_AGENT},
     )
     await connections.start()
     url = base_url.joinpath("api", "system_stats")

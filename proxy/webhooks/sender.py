@@ -11,8 +11,7 @@ from msgspec import Struct
 from standardwebhooks import Webhook
 from yarl import URL
 
-from proxy import __version__
-from proxy.cloud.connections import CONNECT_TIMEOUT, Connections, refused_address
+from proxy.cloud.connections import CONNECT_TIMEOUT, USER_AGENT, Connections, refused_address
 from proxy.cloud.http import REDIRECTS
 from proxy.cloud.resilience import retry_after
 from proxy.logging import scrub_start
@@ -66,7 +65,7 @@ class WebhookSender:
         address, at, text = URL(url), datetime.now(UTC), body.decode()
         headers = {
             "Content-Type": "application/json",
-            "User-Agent": f"comfy-cloud-proxy/{__version__}",
+            "User-Agent": USER_AGENT,
             "webhook-id": id_,
             "webhook-timestamp": str(int(at.timestamp())),
             "webhook-signature": Webhook(secret).sign(id_, at, text),
