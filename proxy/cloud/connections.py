@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
@@ -56,6 +56,15 @@ def reach_of(address: str) -> Reach:
     if ip.is_loopback or ip.is_unspecified or ip.is_link_local or ip.is_multicast:
         return "loopback"
     return "public" if ip.is_global else "private"
+
+
+def is_host_of(patterns: Iterable[str], host: str) -> bool:
+    """Return whether a host is one of `patterns`, of which `*.example.com` stands for all below
+    example.com. All are in lower case."""
+    return any(
+        host == pattern or (pattern.startswith("*.") and host.endswith(pattern[1:]))
+        for pattern in patterns
+    )
 
 
 class Connections:

@@ -15,6 +15,7 @@ from proxy.cloud.connections import (
     AddressRefusedError,
     Connections,
     Reach,
+    is_host_of,
     reach_of,
     refused_address,
 )
@@ -94,12 +95,7 @@ class RemoteFiles:
         if url.scheme not in ("http", "https") or not url.host:
             raise NotFetchedError("it is no http or https address")
         host = url.host.lower()
-        allowed = any(
-            host == allowed_host
-            or (allowed_host.startswith("*.") and host.endswith(allowed_host[1:]))
-            for allowed_host in self._hosts
-        )
-        if not allowed:
+        if not is_host_of(self._hosts, host):
             raise NotFetchedError(
                 f"the host {host} is not allowed: ask an admin to add it to the setting url_hosts"
             )

@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from msgspec import Struct
 from yarl import URL
 
-from proxy.cloud.connections import AddressRefusedError, reach_of
+from proxy.cloud.connections import AddressRefusedError, is_host_of, reach_of
 
 #: Characters of a URL.
 MAX_URL = 2000
@@ -53,7 +53,7 @@ class WebhookAddresses(Struct, frozen=True):
         """Raise `WebhookUrlError` for a URL that no job can name."""
         self.check_url(text)
         host = (_parsed(text).host or "").lower()
-        if not any(_covers(pattern, host) for pattern in self.hosts):
+        if not is_host_of(self.hosts, host):
             raise WebhookUrlError(
                 f"The host {host} is not allowed for webhooks of jobs: ask an admin to add it to "
                 "the setting webhook_hosts."
@@ -77,7 +77,3 @@ def _parsed(text: str) -> URL:
             "path or query, or verify the signature."
         )
     return url
-
-
-def _covers(pattern: str, host: str) -> bool:
-    return host == pattern or (pattern.startswith("*.") and host.endswith(pattern[1:]))
