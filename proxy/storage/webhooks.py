@@ -34,7 +34,7 @@ from proxy.storage.tables import PlainText, table_of
 GATEWAY = ""
 
 #: Attempts of an endpoint at once.
-_AT_ONCE = 4
+_MAX_CONCURRENT = 4
 #: Deliveries that have ended and stay in the log of an endpoint.
 KEPT = 200
 
@@ -342,19 +342,19 @@ class WebhookRepository(Repository):
         """Return at most `limit` deliveries that are due, which no engine attempts again within
         `hold` seconds.
 
-        An endpoint gets `_AT_ONCE` attempts at once, counted with those that are `under_way`, and
-        one while it fails.
+        An endpoint gets `_MAX_CONCURRENT` attempts at once, counted with those that are
+        `under_way`, and one while it fails.
         """
 
         def work(connection: Connection) -> list[Claimed]:
             check_fence(connection, fence)
             now = connection.execute(_NOW).scalar_one()
             busy = list(under_way)
-            full = [id_ for id_ in busy if under_way[id_] >= _AT_ONCE]
+            full = [id_ for id_ in busy if under_way[id_] >= _MAX_CONCURRENT]
             due = {"full": full, "busy": busy, "now": now, "limit": limit}
             claimed: list[Claimed] = []
             for row in connection.execute(_DUE, due).all():
-                room = 1 if row.failing_since is not None else _AT_ONCE
+                room = 1 if row.failing_since is not None else _MAX_CONCURRENT
                 room = min(room - under_way.get(row.id, 0), limit - len(claimed))
                 of = {"w": row.id, "now": now, "limit": max(0, room)}
                 for message in connection.execute(_DUE_OF, of).scalars().all():

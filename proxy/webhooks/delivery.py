@@ -28,9 +28,9 @@ from proxy.webhooks.sender import EndpointAnswer, WebhookSender
 log = structlog.get_logger(__name__)
 
 #: Attempts under way at once; fewer than the connections that a session may have.
-MAX_AT_ONCE = 90
+MAX_CONCURRENT = 90
 #: Seconds between two looks for what nothing has told, and after a failure of the storage.
-INTERVAL, _AGAIN = 5.0, 1.0
+INTERVAL, _RETRY_DELAY = 5.0, 1.0
 #: Seconds between two clean-ups, and days for which ended deliveries stay in the log.
 _CLEANING_INTERVAL, _LOG_DAYS = 3600.0, 7
 
@@ -61,7 +61,7 @@ class WebhookDelivery:
                     await asyncio.Event().wait()  # another engine delivers; this one is stopped
                 except StorageError as error:
                     log.warning("webhooks_read_failed", error=str(error))
-                    wait = _AGAIN
+                    wait = _RETRY_DELAY
                 with suppress(TimeoutError):
                     async with asyncio.timeout(wait):
                         await self.outbox.news.wait()
@@ -72,7 +72,7 @@ class WebhookDelivery:
         outlook = await self.repository.outlook()
         if not self.outbox.news.is_set():
             self.outbox.wanted = outlook.types
-        room = MAX_AT_ONCE - self._under_way.total()
+        room = MAX_CONCURRENT - self._under_way.total()
         if outlook.wait is None or outlook.wait > 0 or room <= 0:
             return min(INTERVAL, outlook.wait or INTERVAL)
         claimed = await self.repository.claim(

@@ -72,8 +72,8 @@ class Outbox:
         self.wanted = _ANY
         self.news.set()
 
-    def hear(self, news: object) -> None:
-        """Take what the bus tells."""
+    def receive(self, news: object) -> None:
+        """Take a message of the bus."""
         if isinstance(news, WebhooksChanged) or news is MISSED:
             self.forget()
 

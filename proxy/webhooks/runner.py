@@ -53,4 +53,4 @@ class WebhookRunner:
         )
         supervisor.keep(delivery.run, "deliver to webhooks")
         supervisor.keep(watch.run, "tell webhooks of accounts")
-        return bus.subscribe(TOPIC, self.outbox.hear)
+        return bus.subscribe(TOPIC, self.outbox.receive)

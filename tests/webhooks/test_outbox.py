@@ -50,7 +50,7 @@ def test_a_url_of_a_job_gets_its_end_with_a_secret_that_is_encrypted() -> None:
 @pytest.mark.parametrize("news", [WebhooksChanged(), MISSED])
 def test_after_news_everything_may_be_wanted(news: object) -> None:
     one = outbox()
-    one.hear(news)
+    one.receive(news)
     assert one.news.is_set()
     assert one.wanted == frozenset(TYPES)
 
