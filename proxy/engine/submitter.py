@@ -199,7 +199,7 @@ class Submitter:
         return outcome
 
 
-# --- what the client is answer ---------------------------------------------------------------
+# --- what the client is answered -----------------------------------------------------------
 
 
 def _silent(error: CloudError) -> Elsewhere:
