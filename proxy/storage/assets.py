@@ -7,7 +7,7 @@ and which they have deleted from their lists. Every query is about one member.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -29,9 +29,6 @@ from proxy.storage.statements import Upsert, chunks, count_rows, get_meta, put_m
 from proxy.storage.tables import asset_tags, assets, files, history, outputs
 from proxy.translate.assets import MISSING, Asset
 from proxy.translate.names import Place
-
-if TYPE_CHECKING:
-    pass
 
 T = TypeVar("T")
 
