@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from msgspec import Struct
+from msgspec.structs import asdict
 from sqlalchemy import Connection, select
 
 from proxy.storage.statements import Upsert, run
@@ -38,13 +39,12 @@ costs = table_of(
     CostRow, "costs", keys=("day", "member", "account", "node_class", "source"), rowid=False
 )
 _ADD = Upsert(costs, how="add")
-_FIELDS = CostRow.__struct_fields__
 
 
 def add_costs(connection: Connection, rows: Sequence[CostRow]) -> None:
     """Add to what jobs have cost, in the caller's unit."""
     for row in sorted(rows, key=lambda row: row.key):  # in one order, so that no two units lock
-        run(connection, _ADD, {name: getattr(row, name) for name in _FIELDS})
+        run(connection, _ADD, asdict(row))
 
 
 def costs_from(
