@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 import structlog
 
@@ -129,11 +128,6 @@ class Usage:
             await self.flush()
         except StorageError as error:
             log.error("usage_write_failed", error=str(error))
-
-
-def end_of_day(at: float) -> datetime:
-    """Return the first moment of the next day (UTC)."""
-    return datetime.fromtimestamp((at // 86_400 + 1) * 86_400, UTC)
 
 
 @dataclass(eq=False, repr=False)
@@ -269,7 +263,7 @@ class Limiter:
 
     def _until_midnight(self, limit: str, value: int, problem: str) -> LocalError:
         now = self.now()
-        end = end_of_day(now)
+        end = renewal("day", now)
         sentence = f"{problem}; this ends at {end:%Y-%m-%d %H:%M} UTC."
         return _refusal(limit, value, sentence, end.timestamp() - now, ends_at=end.isoformat())
 

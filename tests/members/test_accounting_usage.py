@@ -10,8 +10,9 @@ from databases import other_connection
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.costs.budgets import renewal
 from proxy.members import accounting
-from proxy.members.accounting import Usage, end_of_day
+from proxy.members.accounting import Usage
 from proxy.storage.database import Database, StorageError
 from proxy.storage.usage import UsageRepository, UsageRow, day_of
 
@@ -134,7 +135,7 @@ class Full(UsageRepository):
 
 @given(st.floats(0, 4e9))
 def test_a_day_ends_where_the_next_begins(at: float) -> None:
-    end = end_of_day(at).timestamp()
+    end = renewal("day", at).timestamp()
     assert 0 < end - at <= 86_400
     assert day_of(end - 0.001) == day_of(at)
     assert day_of(end) > day_of(at)
