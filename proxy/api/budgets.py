@@ -44,7 +44,7 @@ def _shown(member: str, budget: Budget, spending: Spending, now: float) -> Budge
         "period": budget.period,
         "hard": budget.hard,
         "limit": to_credits(budget.limit),
-        "spent": to_credits(spending.day if budget.period == "day" else spending.month),
+        "spent": to_credits(budget.spent(spending)),
         "reserved": to_credits(spending.reserved),
         "reached": budget.is_reached(spending),
         "renews": int(renewal(budget.period, now).timestamp() * 1000),
