@@ -32,7 +32,7 @@ from proxy.storage.spending import Spending
 from proxy.storage.webhooks import WebhookMessage
 from proxy.translate.errors import LocalError
 from proxy.webhooks.messages import BUDGET_REACHED
-from proxy.webhooks.outbox import WEBHOOK_URL, Outbox
+from proxy.webhooks.outbox import Outbox, url_of
 
 log = structlog.get_logger(__name__)
 
@@ -227,10 +227,9 @@ class JobRecorder:
     async def end(self, job: Job, end: JobEnd, shares: Shares | None = None) -> Recorded:
         """Move a job into the history. Raises `StorageError`."""
         (entry, usage), budgets = entry_of(job, end), self.budgets(job.member)
-        started, content = self._starts.get(job.order), job.content
+        started = self._starts.get(job.order)
         messages = [] if started is None else [started]
-        names_url = content is not None and WEBHOOK_URL in content.extra_data
-        if names_url or f"job.{end.outcome}" in self.outbox.wanted:
+        if f"job.{end.outcome}" in self.outbox.wanted or url_of(job) is not None:
             messages.append(self.outbox.ended(job, end))
         recorded = await self._write(
             self.jobs.finish(
