@@ -231,6 +231,7 @@ class JobRecorder:
         messages = [] if started is None else [started]
         if f"job.{end.outcome}" in self.outbox.wanted or url_of(job) is not None:
             messages.append(self.outbox.ended(job, end))
+        budget_messages = partial(self._budget_messages, job, end, budgets)
         recorded = await self._write(
             self.jobs.finish(
                 entry,
@@ -240,7 +241,7 @@ class JobRecorder:
                 shares=shares,
                 messages=messages,
                 fence=self.term.fence,
-                budget_messages=partial(self._budget_messages, job, end) if budgets.all else None,
+                budget_messages=budget_messages if budgets.all else None,
             )
         )
         self._forget(job)
@@ -256,14 +257,16 @@ class JobRecorder:
             log.warning("budget_reached", member=job.member, budget=budget.name)
             self.outbox.news.set()
 
-    def _budget_messages(self, job: Job, end: JobEnd, before: Spending) -> list[WebhookMessage]:
+    def _budget_messages(
+        self, job: Job, end: JobEnd, budgets: Budgets, before: Spending
+    ) -> list[WebhookMessage]:
         """Return what webhooks get of the budgets that the end of a job makes reached."""
         if BUDGET_REACHED not in self.outbox.wanted:
             return []
         after = before.with_cost(end.cost.amount)
         return [
             self.outbox.budget_reached(job.member, budget, after, end.ended_at)
-            for budget in _reached(self.budgets(job.member), before, end)
+            for budget in _reached(budgets, before, end)
         ]
 
     async def _write(self, write: Awaitable[T]) -> T:
