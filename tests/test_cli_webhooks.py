@@ -107,6 +107,16 @@ async def test_a_running_proxy_sends_the_test(tmp_path: Path) -> None:
         assert (code, "answered 500" in said) == (1, True)
 
 
+def test_a_test_waits_though_newer_deliveries_fill_the_log(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.cli.webhooks._TIMEOUT", 0.3)
+    monkeypatch.setattr("proxy.webhooks.endpoints.MAX_LOG", 0)
+    _, added, _ = run("webhook", "add", HOOK, "--json")
+    code, _, said = run("webhook", "test", json.loads(added)["id"])
+    assert (code, "start one" in said) == (1, True)
+
+
 def test_a_test_without_a_proxy_says_so(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.cli.webhooks._TIMEOUT", 0.3)
     _, added, _ = run("webhook", "add", HOOK, "--json")

@@ -135,9 +135,9 @@ def _test(options: dict[str, Any], id_: Id) -> int:
         message = await webhooks.test(found)
         until = time.monotonic() + _TIMEOUT
         while time.monotonic() < until:
-            sent = {entry["message"]: entry for entry in await webhooks.log(found)}[message]
-            if sent["outcome"] != "waiting":
-                return found.member, sent
+            for entry in await webhooks.log(found):
+                if entry["message"] == message and entry["outcome"] != "waiting":
+                    return found.member, entry
             await asyncio.sleep(_INTERVAL)
         raise CommandError(
             f"No proxy has sent the message within {_TIMEOUT:g} s: start one. It sends the message "
