@@ -196,7 +196,7 @@ _OF_NODES = {"PackNodeError"}
 
 
 #: Functions that refuse a parameter of the query as `invalid_NAME`.
-_OF_PARAMETERS = {"query_number", "_history_integer"}
+_OF_PARAMETERS = {"query_number", "_history_integer", "day_parameter", "_choice"}
 
 
 def error_types() -> set[str]:
