@@ -5,16 +5,15 @@ from __future__ import annotations
 import time
 from typing import Annotated, Any
 
-from proxy.cli.common import CommandError, UsageError, argument, in_database
+from proxy.cli.common import CommandError, UsageError, argument, in_database, read_stored
+from proxy.cli.members import note_action
 from proxy.cli.tables import AsJson, Columns, print_json, print_table, say
 from proxy.costs.billing import DAYS, Billing, EnteredBalance, UnknownAccountError, billed
 from proxy.costs.credits import from_credits
-from proxy.costs.reconciliation import Reconciliation
-from proxy.members import audit as record
 from proxy.settings import Settings, account_names, load
 from proxy.storage.billing import BillingRepository
-from proxy.storage.database import FILE, Database, StorageError
-from proxy.storage.usage import UsageRepository, day_of
+from proxy.storage.database import Database, StorageError
+from proxy.storage.usage import day_of
 
 #: The word that removes a balance.
 NONE = "none"
@@ -41,11 +40,12 @@ def balance(
         raise UsageError(f"Say how many credits are left: balance {account} 500.")
     entered = _entered(credits)
     try:
-        in_database(settings, lambda database: _enter(settings, database, account, entered))
+        in_database(settings, lambda database: _billing(settings, database).enter(account, entered))
     except UnknownAccountError as error:
         raise UsageError(str(error)) from None
     except StorageError as error:
         raise CommandError(f"The balance cannot be written: {error}.") from None
+    note_action(settings, "balance_entered", name=account, credits=entered.credits)
     left = "no balance is entered" if entered.credits is None else f"{credits} credits are left"
     say(f"{account}: {left}.")
     return 0
@@ -61,30 +61,16 @@ def _entered(text: str) -> EnteredBalance:
     return EnteredBalance(float(text))
 
 
-async def _enter(
-    settings: Settings, database: Database, account: str, entered: EnteredBalance
-) -> None:
-    billing = Billing(BillingRepository(database), account_names(settings))
-    await billing.enter(account, entered)
-    if settings.audit_days:
-        about = {"name": account, "credits": entered.credits}
-        await record.note(UsageRepository(database), "balance_entered", **about)
+def _billing(settings: Settings, database: Database) -> Billing:
+    return Billing(BillingRepository(database), account_names(settings))
 
 
 def _print(settings: Settings, *, as_json: bool) -> int:
-    if settings.database is None and not (settings.data_dir / FILE).exists():
-        found: list[Reconciliation] = []
-    else:
-        now = time.time()
-        first, last = day_of(now - 86_400 * (DAYS - 1)), day_of(now)
-        names = account_names(settings)
-        try:
-            found = in_database(
-                settings,
-                lambda database: Billing(BillingRepository(database), names).report(first, last),
-            )
-        except StorageError as error:
-            raise CommandError(f"The balances cannot be read: {error}.") from None
+    now = time.time()
+    first, last = day_of(now - 86_400 * (DAYS - 1)), day_of(now)
+    found = read_stored(
+        settings, "balances", lambda database: _billing(settings, database).report(first, last)
+    )
     if as_json:
         return print_json(list(map(billed, found)))
     columns: Columns = {

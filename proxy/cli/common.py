@@ -25,7 +25,7 @@ from proxy.settings import (
     Settings,
     read_accounts,
 )
-from proxy.storage.database import Database
+from proxy.storage.database import FILE, Database, StorageError
 from proxy.storage.start import opened_database
 
 if TYPE_CHECKING:
@@ -62,6 +62,23 @@ def in_database(settings: Settings, use: Callable[[Database], Awaitable[T]]) -> 
             return await use(database)
 
     return asyncio.run(run())
+
+
+def read_stored(
+    settings: Settings, what: str, ask: Callable[[Database], Awaitable[list[T]]]
+) -> list[T]:
+    """Return what is stored, which is nothing where no proxy has ever run.
+
+    Raises `CommandError`, which says that `what` cannot be read.
+    """
+    shared = settings.database is not None
+    if not shared and not (settings.data_dir / FILE).exists():
+        return []
+    try:
+        return in_database(settings, ask)
+    except StorageError as error:
+        detail = f": {error}" if shared else f" ({error}): run this as the user that runs the proxy"
+        raise CommandError(f"The {what} cannot be read{detail}.") from None
 
 
 def examples(*lines: str) -> str:

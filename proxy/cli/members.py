@@ -363,7 +363,7 @@ def _taken(options: dict[str, Any]) -> dict[str, Any]:
     return {**chosen, **({"limits": values} if values else {})}
 
 
-def note_action(settings: Settings, action: str, **about: str) -> None:
+def note_action(settings: Settings, action: str, **about: record.Value) -> None:
     """Write an action of the command line to the audit log, or say that it cannot be written."""
     if settings.audit_days == 0:
         return

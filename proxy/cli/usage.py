@@ -12,13 +12,12 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.filesize import decimal
 
-from proxy.cli.common import CommandError, UsageError, in_database, option
+from proxy.cli.common import UsageError, option, read_stored
 from proxy.cli.tables import AsJson, Columns, print_json, print_table, say
 from proxy.costs.credits import to_credits
 from proxy.members.reports import cost_values, costs_csv, usage_csv, usage_values
 from proxy.settings import Settings, load
 from proxy.storage.costs import CostRow
-from proxy.storage.database import FILE, StorageError
 from proxy.storage.usage import UsageRepository, UsageRow, day_of
 
 T = TypeVar("T")
@@ -102,16 +101,7 @@ def audit(
 def _asked(
     settings: Settings, what: str, ask: Callable[[UsageRepository], Awaitable[list[T]]]
 ) -> list[T]:
-    """Return what is stored, which is nothing where no proxy has ever run."""
-
-    shared = settings.database is not None
-    if not shared and not (settings.data_dir / FILE).exists():
-        return []
-    try:
-        return in_database(settings, lambda database: ask(UsageRepository(database)))
-    except StorageError as error:
-        detail = f": {error}" if shared else f" ({error}): run this as the user that runs the proxy"
-        raise CommandError(f"The {what} cannot be read{detail}.") from None
+    return read_stored(settings, what, lambda database: ask(UsageRepository(database)))
 
 
 def _date(option: str, text: str) -> str:

@@ -15,8 +15,10 @@ import pytest
 from process import TIMEOUT, command
 from stack import Client, running_proxy
 
+from proxy.cli import main
 from proxy.members.member import Member
 from proxy.simulator import Simulator
+from proxy.storage.database import StorageError
 from proxy.storage.usage import day_of
 
 #: As often as a test may wait for.
@@ -160,6 +162,21 @@ async def test_the_command_line_enters_balances_too(
         assert "250.50" in out
         await command("balance", "default", "none", *place)
         assert (await account(client))["balance"]["source"] == "unknown"
+
+
+def test_a_balance_is_entered_where_the_audit_log_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object, **about: object) -> None:
+        assert about == {"name": "default", "credits": 5.0}
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr("proxy.members.audit.note", refuse)
+    with pytest.raises(SystemExit) as end:
+        main(["balance", "default", "5", "--data-dir", str(tmp_path)])
+    output = capsys.readouterr()
+    assert (end.value.code, output.out) == (0, "default: 5 credits are left.\n")
+    assert "The audit log could not be written (the disk is full)." in output.err
 
 
 @pytest.mark.parametrize(
