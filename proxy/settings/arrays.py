@@ -11,6 +11,7 @@ from msgspec import NODEFAULT, Meta, Struct
 from yarl import URL
 
 from proxy.settings.table import (
+    AMOUNT_FORM,
     KEY_FORM,
     ConfigError,
     InvalidValueError,
@@ -73,7 +74,7 @@ class AccountSettings(Struct, frozen=True, kw_only=True):
         float | None,
         Setting(
             "Accounts",
-            expects="a number of credits from 0",
+            expects=AMOUNT_FORM,
             shown="the setting credits_per_second",
             example=0.27,
             read=to_amount,

@@ -17,6 +17,7 @@ from yarl import URL
 
 from proxy.settings.arrays import AccountSettings, ProviderSettings
 from proxy.settings.table import (
+    AMOUNT_FORM,
     CLOUD_PREFIX,
     KEY_FORM,
     Secret,
@@ -52,6 +53,7 @@ GROUPS = (
 )
 
 _PEM = "the path of a PEM file that can be read"
+_NETWORKS = "a list of addresses or networks such as 10.0.0.0/8"
 
 
 def default_data_dir(*, simulated: bool) -> Path:
@@ -202,51 +204,27 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     credits_per_day: Annotated[
         float | None,
-        Setting(
-            "Costs",
-            "CREDITS",
-            expects="a number of credits from 0",
-            example=50,
-            read=to_amount,
-        ),
+        Setting("Costs", "CREDITS", expects=AMOUNT_FORM, example=50, read=to_amount),
     ] = None
     """The hard budget of each member for a day (UTC), in credits, unless the member has its own. A
     job that would exceed it, with the jobs under way, is refused. By default there is none."""
 
     credits_per_month: Annotated[
         float | None,
-        Setting(
-            "Costs",
-            "CREDITS",
-            expects="a number of credits from 0",
-            example=1000,
-            read=to_amount,
-        ),
+        Setting("Costs", "CREDITS", expects=AMOUNT_FORM, example=1000, read=to_amount),
     ] = None
     """The same for a calendar month (UTC)."""
 
     soft_credits_per_day: Annotated[
         float | None,
-        Setting(
-            "Costs",
-            "CREDITS",
-            expects="a number of credits from 0",
-            example=40,
-            read=to_amount,
-        ),
+        Setting("Costs", "CREDITS", expects=AMOUNT_FORM, example=40, read=to_amount),
     ] = None
     """The soft budget of each member for a day (UTC), in credits, unless the member has its own. It
     refuses nothing: the dashboard shows that it is reached. By default there is none."""
 
     soft_credits_per_month: Annotated[
         float | None,
-        Setting(
-            "Costs",
-            "CREDITS",
-            expects="a number of credits from 0",
-            example=800,
-            read=to_amount,
-        ),
+        Setting("Costs", "CREDITS", expects=AMOUNT_FORM, example=800, read=to_amount),
     ] = None
     """The same for a calendar month (UTC)."""
 
@@ -352,7 +330,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         Setting(
             "Gateway",
             "NETWORKS",
-            expects="a list of addresses or networks such as 10.0.0.0/8",
+            expects=_NETWORKS,
             read=to_networks,
         ),
     ] = ()
@@ -375,7 +353,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         Setting(
             "Gateway",
             "NETWORKS",
-            expects="a list of addresses or networks such as 10.0.0.0/8",
+            expects=_NETWORKS,
             read=to_networks,
         ),
     ] = ()

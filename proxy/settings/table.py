@@ -45,6 +45,8 @@ PREFIX = "COMFY_PROXY_"
 CLOUD_PREFIX = "COMFY_CLOUD_"
 #: What an API key looks like, for `Setting.expects`.
 KEY_FORM = "one line of printable characters without spaces"
+#: What an amount of credits looks like, for the same.
+AMOUNT_FORM = "a number of credits from 0"
 
 
 class Setting(msgspec.Struct, frozen=True):
