@@ -213,7 +213,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         float | None,
         Setting("Costs", "CREDITS", expects=AMOUNT_FORM, example=1000, read=to_amount),
     ] = None
-    """The same for a calendar month (UTC)."""
+    """The hard budget of each member for a calendar month (UTC), as `credits_per_day` is for a
+    day."""
 
     soft_credits_per_day: Annotated[
         float | None,
@@ -226,7 +227,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         float | None,
         Setting("Costs", "CREDITS", expects=AMOUNT_FORM, example=800, read=to_amount),
     ] = None
-    """The same for a calendar month (UTC)."""
+    """The soft budget of each member for a calendar month (UTC), as `soft_credits_per_day` is for a
+    day."""
 
     fair_by: Annotated[Literal["jobs", "time"], Setting("Gateway")] = "jobs"
     """What members share equally: the number of jobs, or running time."""
