@@ -54,6 +54,13 @@ def json(value: object, status: int = 200) -> web.Response:
     return ready(codec.dump_bytes(value), status)
 
 
+def secret_json(value: object, status: int = 200) -> web.Response:
+    """Return an answer with a value that has a secret, which nothing on its way may store."""
+    answer = json(value, status)
+    answer.headers["Cache-Control"] = "no-store"
+    return answer
+
+
 async def large_json(request: web.Request, value: object) -> web.Response:
     """Return an answer with a value that may be large, encoded in a thread."""
     return ready(await request.app[TURNS].run(owner_of(request), partial(codec.dump_bytes, value)))

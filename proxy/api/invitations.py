@@ -65,9 +65,7 @@ async def make_invitation(request: web.Request) -> web.Response:
         code, invitation = await request.app[INVITATIONS].make(wanted)
     note(request, "invitation_made", name=invitation.member, invitation=shown(invitation))
     path = f"{request.app[OPTIONS].base_path}{INVITATION}#{code}"
-    answer = bodies.json({**describe(invitation), "code": code, "path": path}, 201)
-    answer.headers["Cache-Control"] = "no-store"
-    return answer
+    return bodies.secret_json({**describe(invitation), "code": code, "path": path}, 201)
 
 
 async def revoke_invitation(request: web.Request) -> web.Response:

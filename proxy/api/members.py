@@ -131,9 +131,7 @@ async def make_token(request: web.Request) -> web.Response:
         wanted = validated(body, NewToken)
         text, token = await directory.new_token(wanted.member, until=until, **wanted.values())
     note(request, "token_made", name=token.member, token=token.shown)
-    answer = bodies.json({**describe_token(directory, token), "token": text}, 201)
-    answer.headers["Cache-Control"] = "no-store"
-    return answer
+    return bodies.secret_json({**describe_token(directory, token), "token": text}, 201)
 
 
 async def revoke_token(request: web.Request) -> web.Response:

@@ -36,7 +36,7 @@ async def add_webhook(request: web.Request) -> web.Response:
     owner = GATEWAY if wanted.gateway else member_of(request)
     secret, webhook = await request.app[WEBHOOKS].add(owner, wanted)
     note(request, "webhook_added", name=owner, webhook=webhook.id)
-    return _with_secret({**describe(webhook, None), "secret": secret}, 201)
+    return bodies.secret_json({**describe(webhook, None), "secret": secret}, 201)
 
 
 async def change_webhook(request: web.Request) -> web.Response:
@@ -63,7 +63,7 @@ async def replace_webhook_secret(request: web.Request) -> web.Response:
     webhook = await _mine(request)
     secret = await request.app[WEBHOOKS].replace_secret(webhook)
     note(request, "webhook_secret_replaced", name=webhook.member, webhook=webhook.id)
-    return _with_secret({"id": webhook.id, "secret": secret}, 200)
+    return bodies.secret_json({"id": webhook.id, "secret": secret})
 
 
 async def send_trial(request: web.Request) -> web.Response:
@@ -87,9 +87,3 @@ async def _mine(request: web.Request) -> StoredWebhook:
     """Return the webhook of the path. Raises `LocalError` (404), also for one of somebody else."""
     owner = None if is_admin(request) else member_of(request)
     return await request.app[WEBHOOKS].find(request.match_info["id"], owner)
-
-
-def _with_secret(value: object, status: int) -> web.Response:
-    answer = bodies.json(value, status)
-    answer.headers["Cache-Control"] = "no-store"
-    return answer
