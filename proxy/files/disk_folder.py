@@ -87,10 +87,25 @@ class DiskFolder:
         """Begin nothing more; what runs is not waited for, since the disk may hang."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def run(self, work: Callable[..., T], *arguments: object) -> T:
-        """Return what blocking `work` returns. If cancelled, work under way continues."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, partial(work, *arguments))
+    async def run(
+        self,
+        work: Callable[..., T],
+        *arguments: object,
+        drop: Callable[[T], object] | None = None,
+    ) -> T:
+        """Return what blocking `work` returns. If cancelled, work under way continues; then `drop`
+        gets what it returns, in the thread."""
+        working = self._threads.submit(partial(work, *arguments))
+
+        def ended(_: object) -> None:
+            if drop is not None and not working.cancelled() and working.exception() is None:
+                drop(working.result())
+
+        try:
+            return await asyncio.wrap_future(working)
+        except asyncio.CancelledError:
+            working.add_done_callback(ended)
+            raise
 
     # --- in threads ------------------------------------------------------------------------------
 

@@ -99,7 +99,7 @@ class InputDirectory:
 
         Raises `InputGoneError`.
         """
-        descriptor, size = await self._in_time(name, self._open, name)
+        descriptor, size = await self._in_time(name, self._open, name, drop=_close)
         try:
 
             async def chunks() -> AsyncIterator[bytes]:
@@ -112,12 +112,18 @@ class InputDirectory:
         finally:
             os.close(descriptor)
 
-    async def _in_time(self, name: str, work: Callable[..., T], *arguments: object) -> T:
-        """Return what blocking `work` on a file reads, up to `READ_TIMEOUT`. Raises
-        `InputGoneError`."""
+    async def _in_time(
+        self,
+        name: str,
+        work: Callable[..., T],
+        *arguments: object,
+        drop: Callable[[T], object] | None = None,
+    ) -> T:
+        """Return what blocking `work` on a file reads, up to `READ_TIMEOUT`; `drop` gets what comes
+        too late. Raises `InputGoneError`."""
         with _as_gone(name):
             async with asyncio.timeout(READ_TIMEOUT):
-                return await self._folder.run(work, *arguments)
+                return await self._folder.run(work, *arguments, drop=drop)
 
     async def _read(self, work: Callable[..., T], *arguments: object) -> T | None:
         """Return what blocking `work` reads, `None` where the disk does not answer."""
@@ -156,6 +162,11 @@ class InputDirectory:
         with _as_gone(name):
             descriptor, _ = self._open(name)
         return hash_file(descriptor)
+
+
+def _close(opened: tuple[int, int]) -> None:
+    """Close what `_open` has opened."""
+    os.close(opened[0])
 
 
 def _record(member: str, path: str, status: FileStatus) -> FileRecord:

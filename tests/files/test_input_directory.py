@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Iterator
@@ -128,6 +129,34 @@ async def test_a_file_on_a_disk_that_no_longer_answers_cannot_be_read(
     finally:
         freed.set()
     assert [(line["event"], line["reason"]) for line in logs] == [("input_read_failed", "timeout")]
+
+
+async def test_a_file_that_is_opened_too_late_is_closed_again(
+    inputs: InputDirectory, folder: DiskFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, open_file, close_file = await cat(inputs), folder.open, os.close
+    freed, closed, opened = threading.Event(), threading.Event(), list[int]()
+
+    def open_late(member: str, path: str) -> int:
+        freed.wait()
+        opened.append(open_file(member, path))
+        return opened[0]
+
+    def close(descriptor: int) -> None:
+        close_file(descriptor)
+        if descriptor in opened:
+            closed.set()
+
+    monkeypatch.setattr(input_directory, "READ_TIMEOUT", 0.05)
+    monkeypatch.setattr(folder, "open", open_late)
+    monkeypatch.setattr(os, "close", close)
+    try:
+        with pytest.raises(InputGoneError):
+            async with inputs.download(record.cloud_name, type="input"):
+                pass
+    finally:
+        freed.set()
+    assert await asyncio.to_thread(closed.wait, 5)
 
 
 async def test_a_folder_is_listed_up_to_a_limit(
