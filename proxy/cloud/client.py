@@ -57,7 +57,6 @@ _ASSETS_PAGE_SIZE, _MAX_ASSETS = 500, 10_000
 #: Maximum number of concurrent requests for details of jobs.
 _MAX_CONCURRENT_DETAILS = 8
 
-
 #: Timeout of optional calls, in seconds.
 _OPTIONAL_TIMEOUT = 10.0
 

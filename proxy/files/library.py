@@ -50,7 +50,6 @@ CHUNK = 256 * 1024
 #: Bytes held back until the content is verified. Smaller contents are opened when complete.
 HELD_BACK = 64 * 1024
 
-
 #: Seconds for which hashes and sizes of outputs are collected before they are written.
 _WRITE_DELAY = 0.5
 

@@ -30,7 +30,6 @@ from proxy.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
 
-
 #: Seconds between two checks for changes by other processes.
 INTERVAL = 0.25
 #: Minimum milliseconds between two writes of a token's last use.
