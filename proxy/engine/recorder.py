@@ -181,7 +181,7 @@ class JobRecorder:
                     [(order, changes_of(job)) for order, job in changed.items()],
                     sent=[order for order, job in changed.items() if job.cloud_id],
                     shares=shares,
-                    messages=starts,
+                    messages=list(starts.values()),
                     fence=self.term.fence,
                 )
             )

@@ -280,14 +280,14 @@ class JobRepository(Repository):
         *,
         sent: Collection[int] = (),
         shares: Shares | None = None,
-        messages: Mapping[int, WebhookMessage] | None = None,
+        messages: Sequence[WebhookMessage] = (),
         fence: Fence | None = None,
     ) -> set[int]:
         """Write fields of jobs, by order, under the names of `StoredJob`; returns the orders of
         jobs that no longer exist.
 
-        The credentials of jobs that were `sent` are deleted. The `messages` of jobs that exist are
-        delivered to webhooks.
+        The credentials of jobs that were `sent` are deleted. The `messages` are delivered to
+        webhooks, also those of jobs that have ended in the meantime.
         """
         # In the same order everywhere, so that no two units wait for each other's rows.
         written = sorted(changes, key=itemgetter(0))
@@ -302,9 +302,8 @@ class JobRepository(Repository):
             for order in sorted(sent):
                 forget_credentials(connection, order)
             put_shares(connection, shares)
-            for order, message in (messages or {}).items():
-                if order not in gone:
-                    add_message(connection, message)
+            for message in messages:
+                add_message(connection, message)
             return gone
 
         return await self.write(work)

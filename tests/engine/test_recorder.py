@@ -276,6 +276,40 @@ async def test_a_start_is_told_with_the_write_of_its_state_or_with_the_end(
     assert len(await told()) == 4
 
 
+class DelayedUpdates(JobRepository):
+    """Writes changes of jobs once they are `released`."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.waiting, self.released = asyncio.Event(), asyncio.Event()
+
+    async def update(self, *args: Any, **options: Any) -> set[int]:
+        self.waiting.set()
+        await self.released.wait()
+        return await super().update(*args, **options)
+
+
+async def test_a_start_is_told_if_the_end_is_written_before_it(
+    database: Database, tmp_path: Path
+) -> None:
+    webhooks = WebhookRepository(database)
+    types = b'["job.started", "job.completed"]'
+    await webhooks.add(StoredWebhook("w", "local", "http://h/", types, b"", 0), limit=9)
+    one = await recorder(database, tmp_path)
+    one.jobs = jobs = DelayedUpdates(database)
+    made = await stored(database, tmp_path, state=JobState.SUBMITTED)
+    made.state = JobState.RUNNING
+    one.changed(made)
+    one.started(made)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(one.flush())
+        await jobs.waiting.wait()
+        await one.end(made, JobEnd("completed", {}, {"messages": []}, {}, 1, 2))
+        jobs.released.set()
+    told = sorted(delivery.type for delivery in await webhooks.log("w", 9))
+    assert told == ["job.completed", "job.started"]
+
+
 async def test_a_budget_is_told_with_the_end_that_reaches_it_and_no_other(
     database: Database, tmp_path: Path
 ) -> None:
