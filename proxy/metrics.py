@@ -301,13 +301,13 @@ class Metrics:
         self._unknown_costs.labels(job.member, job.account, node_class).inc(nodes)
 
     def billed(self, account: str, source: str, amounts: Mapping[str, float]) -> None:
-        """What is known of an account's billing, in credits: `booked`, `difference` and `left`."""
+        """Set what is known of an account's billing, in credits: `booked`, `difference`, `left`."""
         for name, amount in amounts.items():
             labels = (account, source) if name == "left" else (account,)
             self._billing[name].labels(*labels).set(amount)
 
     def forget_billing(self) -> None:
-        """Nothing is known of any account's billing here."""
+        """Remove what is known of the billing of all accounts."""
         for gauge in self._billing.values():
             gauge.clear()
 
