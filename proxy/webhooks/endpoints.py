@@ -94,14 +94,14 @@ class Webhooks:
         (409).
         """
         self._check(owner, wanted.url, wanted.types)
-        secret, created = new_secret(), int(self._now() * 1000)
+        secret = new_secret()
         webhook = StoredWebhook(
             new_id(),
             owner,
             wanted.url,
             codec.dump_bytes(_sorted(wanted.types)),
             self._cipher.encrypt(secret.encode()),
-            created,
+            self._ms(),
         )
         try:
             await self._repository.add(webhook, limit=MAX_WEBHOOKS)
@@ -134,7 +134,9 @@ class Webhooks:
             values |= {"disabled": "Its owner has disabled it.", "disabled_at": self._ms()}
         await self._repository.change(webhook.id, **values)
         self._changed()
-        return describe(await self.find(webhook.id, None), None)
+        changed = await self.find(webhook.id, None)
+        last = await self._repository.last(changed.member)
+        return describe(changed, last.get(changed.id))
 
     def check_job_url(self, url: object) -> None:
         """Check what a job names as its `webhook_url`. Raises `LocalError` (400)."""

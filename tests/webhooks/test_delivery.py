@@ -211,6 +211,19 @@ async def test_a_long_failure_disables_an_endpoint_and_its_owner_enables_it_agai
     await engine.close()
 
 
+async def test_an_endpoint_that_is_changed_is_shown_with_its_last_attempt(post: Post) -> None:
+    endpoint = await post.add("one")
+    engine = await post.delivering()
+    await post.tell()
+    await post.until(endpoint, "delivered")
+    await engine.close()
+    webhook = await post.repository.get(endpoint)
+    assert webhook is not None
+    changed = await post.webhooks.change(webhook, WebhookFields(types=("job.failed",)))
+    assert changed["last"]["outcome"] == "delivered"
+    assert await post.webhooks.endpoints("anna") == [changed]
+
+
 async def test_a_test_is_attempted_once_and_disables_nothing(post: Post) -> None:
     post.receiver.answer("/one", 410)
     endpoint = await post.add("one")
