@@ -19,7 +19,7 @@ from proxy.api import schema
 from proxy.api.audit import MAX_ENTRIES, MAX_OFFSET
 from proxy.api.gallery import PAGE
 from proxy.api.routes import ROUTES, Route
-from proxy.costs.billing import EnteredBalance
+from proxy.costs.billing import DAYS, EnteredBalance
 from proxy.members.invitations import NewInvitation
 from proxy.members.member import MemberFields, NewMember, NewToken
 from proxy.storage.history import MAX_FOUND
@@ -45,13 +45,15 @@ _REQUIRED = frozenset({"id"})
 
 
 class Operation(Struct, frozen=True):
-    """What a route takes and answers with. Without an `answer` it has no body."""
+    """What a route takes and answers with. Without an `answer` it has no body; `absent` says when
+    it answers 204 instead."""
 
     answer: Any = None
     status: int = 200
     media: str = "application/json"
     query: Query = {}
     body: Any = None
+    absent: str = ""
 
 
 OPERATIONS: Mapping[tuple[str, str], Operation] = {
@@ -71,7 +73,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("GET", "billing"): Operation(
         schema.BillingShown,
         query={
-            "from": (_DAY, "The first day (UTC); without it 30 days ago."),
+            "from": (_DAY, f"The first day (UTC); without it that of the last {DAYS} days."),
             "to": (_DAY, "The last day (UTC); without it today."),
         },
     ),
@@ -113,7 +115,9 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         },
     ),
     ("GET", "run"): Operation(schema.RunShown, query=_JOB),
-    ("GET", "preview"): Operation(bytes, media="image/*", query=_JOB),
+    ("GET", "preview"): Operation(
+        bytes, media="image/*", query=_JOB, absent="There is no preview."
+    ),
     ("GET", "workflow"): Operation(
         schema.SentWorkflow,
         query={
@@ -226,6 +230,7 @@ def _operation(route: Route, operation: Operation) -> dict[str, Any]:
         "parameters": [*_parameters(route, operation)],
         "responses": {
             str(operation.status): {"description": "The answer.", **_content(operation)},
+            **({"204": {"description": operation.absent}} if operation.absent else {}),
             "default": {
                 "description": "A refusal, with a sentence that says what to do.",
                 "content": {"application/json": {"schema": _schema(schema.RefusalBody)}},

@@ -66,6 +66,7 @@ class Person:
         async with self.session.request(method, url, json=body, headers=self.headers) as answer:
             assert answer.status == expected, await answer.text()
             if expected == 204:
+                assert "204" in DOCUMENT["paths"][f"/proxy/api/{path}"][method.lower()]["responses"]
                 return None
             found = await answer.json()
         check(method, path, expected, found)
@@ -104,6 +105,7 @@ async def jobs(ann: Person, bob: Person) -> None:
     assert (await ann.ask("GET", "jobs/{id}", id=waits, member="bob"))["state"] == "waiting"
     assert (await ann.ask("GET", "jobs/{id}", id=runs))["ended"] is None
     assert (await ann.ask("GET", "run", id=runs))["nodes"]
+    await ann.ask("GET", "preview", expected=204, id=waits, member="bob")
     assert (await ann.ask("GET", "workflow", id=waits, member="bob"))["prompt"]
     await ann.ask("GET", "workflow", expected=400, id=runs, format="png")
     body = {"member": "ann", "id": runs}
