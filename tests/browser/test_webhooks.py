@@ -75,6 +75,8 @@ async def test_a_member_adds_tests_and_removes_a_webhook(
         entry = row.locator(".log li").filter(has_text="webhook.test")
         await entry.get_by_text("delivered", exact=True).wait_for()
         await entry.get_by_text("204").wait_for()
+        log = row.get_by_role("button", name="Log")
+        assert await log.get_attribute("aria-expanded") == "true"
 
         await gateway.submit("ben", graphs.plain(1))
         await receiver.until(2)

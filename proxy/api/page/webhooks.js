@@ -78,9 +78,10 @@ export function view(context) {
     const log = el("ol", { class: "log", hidden: true });
     const button = (label, click, more = {}) => el("button", { type: "button", class: "quiet", "aria-label": `${label}: ${name}`, click, ...more }, label);
     const toggle = button("Disable", async () => changed(act("PATCH", path(id), { disabled: off.hidden })));
+    const opener = button("Log", () => open(log.hidden), { "aria-expanded": "false" });
     const row = el("li", {}, el("code", {}, name), many && el("span", { class: "chip" }, owner), state, types, off,
       el("span", { class: "acts" },
-        url && button("Test", test), button("Log", open, { "aria-expanded": "false" }), url && toggle,
+        url && button("Test", test), opener, url && toggle,
         button("New secret", renew), button("Remove", async () => {
           if (await ask(`Remove the webhook ${name}?`, "Remove")) await changed(act("DELETE", path(id)));
         })), log);
@@ -93,7 +94,7 @@ export function view(context) {
     async function test() {
       const answer = await act("POST", path(id, "/test"));
       if (!answer) return;
-      log.hidden = false;
+      await open(true);
       while (!left && !log.hidden && row.isConnected) {
         const found = (await entries()).find((one) => one.message === answer.message);
         if (found && found.outcome !== "waiting") break;
@@ -102,10 +103,10 @@ export function view(context) {
       await read();
     }
 
-    async function open(event) {
-      log.hidden = !log.hidden;
-      event.currentTarget.setAttribute("aria-expanded", String(!log.hidden));
-      if (!log.hidden) await entries();
+    async function open(yes) {
+      log.hidden = !yes;
+      opener.setAttribute("aria-expanded", String(yes));
+      if (yes) await entries();
     }
 
     async function entries() {
