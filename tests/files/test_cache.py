@@ -10,7 +10,7 @@ import pytest
 from blake3 import blake3
 from structlog.testing import capture_logs
 
-from proxy.files.cache import FILE_BYTES, Cache, open_new, open_to_read, read_at
+from proxy.files.cache import Cache, open_new, open_to_read, read_at
 
 KEY = "ab" * 32
 
@@ -67,7 +67,7 @@ def test_there_are_no_more_files_than_memory_is_for(
     assert [data_of(cache, key) for key in (first, second, third)] == [None, None, b"3"]
     assert used is not None
     assert used.path.exists()
-    large = opened(tmp_path / "large", 3 * FILE_BYTES)
+    large = opened(tmp_path / "large", 3 * 128 * 1024)
     kept = [keep(large, bytes([number])) for number in range(4)]
     assert [data_of(large, key) is None for key in kept] == [True, False, False, False]
 
