@@ -28,11 +28,9 @@ def without_collector() -> Iterator[None]:
         gc.enable()
 
 
-def alive() -> dict[int, str]:
-    """The parts of jobs in memory: their classes, by their ids."""
-    return {
-        id(item): type(item).__name__ for item in gc.get_objects() if isinstance(item, OF_A_JOB)
-    }
+def alive() -> dict[int, object]:
+    """The parts of jobs in memory by their ids, which no other has while these are held."""
+    return {id(item): item for item in gc.get_objects() if isinstance(item, OF_A_JOB)}
 
 
 @pytest.mark.parametrize("graph", [graphs.plain(), graphs.raising()], ids=["plain", "raising"])
