@@ -429,7 +429,7 @@ async def test_members_see_their_own_and_admins_see_all(proxy: Proxy) -> None:
                 assert page.status == 200
 
 
-async def test_waiting_jobs_are_limited_member(tmp_path: Path) -> None:
+async def test_waiting_jobs_are_limited(tmp_path: Path) -> None:
     opened = asyncio.Event()
     async with (
         Simulator(extra_nodes=[gated.gate(opened)]) as simulator,
