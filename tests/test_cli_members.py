@@ -204,17 +204,20 @@ def test_the_refusal_in_a_container_names_what_helps_there(
     assert "-p 127.0.0.1:8188:8188" in str(refused.value)
 
 
-async def test_a_table_that_is_too_wide_becomes_cards(tmp_path: Path) -> None:
+async def test_a_table_that_is_too_wide_becomes_cards(
+    tmp_path: Path, subtests: pytest.Subtests
+) -> None:
     place = ("--data-dir", str(tmp_path))
     await command("member", "add", "anna", "--jobs-per-day", "100", *place)
     for columns, first in ((120, "Name"), (60, "anna"), (40, "anna")):
-        async with at_terminal("member", "list", *place, columns=columns) as terminal:
-            assert await terminal.ended() == 0
-        text = re.sub(r"\x1b\[[0-9;]*m", "", terminal.text)
-        lines = text.splitlines()
-        assert lines[0].split()[0] == first
-        assert max(map(len, lines)) <= columns
-        assert "jobs_per_day 100" in " ".join(text.split())
+        with subtests.test(columns=columns):
+            async with at_terminal("member", "list", *place, columns=columns) as terminal:
+                assert await terminal.ended() == 0
+            text = re.sub(r"\x1b\[[0-9;]*m", "", terminal.text)
+            lines = text.splitlines()
+            assert lines[0].split()[0] == first
+            assert max(map(len, lines)) <= columns
+            assert "jobs_per_day 100" in " ".join(text.split())
 
 
 def test_damaged_members_keep_the_server_from_starting(run: Any, tmp_path: Path) -> None:

@@ -67,16 +67,16 @@ QUERIES = [
     "ws",
 ]
 
-#: The fields of uploads that lack a file, or whose file may not lie there.
-UPLOADS: list[list[tuple[str, Any, dict[str, str]]]] = [
-    [],
-    [("image", "text", {})],
-    [("image", b"x", {"filename": ""})],
-    [("image", b"x", {"filename": "../../evil.png"})],
-    [("image", b"x", {"filename": "a.png"}), ("subfolder", "../..", {})],
-    [("image", b"x", {"filename": "a.png"}), ("type", "odd", {})],
-    [("other", b"x", {"filename": "a.png"})],
-]
+#: The fields of uploads that lack a file, or whose file may not lie there, by what is wrong.
+UPLOADS: dict[str, list[tuple[str, Any, dict[str, str]]]] = {
+    "nothing": [],
+    "text": [("image", "text", {})],
+    "no name": [("image", b"x", {"filename": ""})],
+    "traversal": [("image", b"x", {"filename": "../../evil.png"})],
+    "subfolder": [("image", b"x", {"filename": "a.png"}), ("subfolder", "../..", {})],
+    "type": [("image", b"x", {"filename": "a.png"}), ("type", "odd", {})],
+    "other field": [("other", b"x", {"filename": "a.png"})],
+}
 
 
 @pytest.fixture
@@ -147,13 +147,14 @@ async def test_a_large_upload_is_413_with_comfyuis_text(client: Client, announce
         pytest.skip("the client library gave up before it read the answer")
 
 
-async def test_uploads_that_are_none(client: Client) -> None:
-    for fields in UPLOADS:
+async def test_uploads_that_are_none(client: Client, subtests: pytest.Subtests) -> None:
+    for wrong, fields in UPLOADS.items():
         form = aiohttp.FormData(default_to_multipart=True, quote_fields=False)
         for name, value, options in fields:
             form.add_field(name, value, **options)
-        async with client.session.post(client.url / "upload/image", data=form) as answer:
-            assert answer.status == 400, fields
+        with subtests.test(wrong):
+            async with client.session.post(client.url / "upload/image", data=form) as answer:
+                assert answer.status == 400
 
 
 async def test_a_client_that_leaves_in_mid_download_is_nobodys_trouble(client: Client) -> None:
