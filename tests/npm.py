@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-#: A registry that cannot be reached is given up after seconds.
-_OPTIONS = ("--no-audit", "--no-fund", "--fetch-retries=0", "--fetch-timeout=10000")
+#: A registry that cannot be reached is given up after seconds, but not for one error of it.
+_RETRIES = ("--fetch-retries=2", "--fetch-retry-mintimeout=500", "--fetch-retry-maxtimeout=1000")
+_OPTIONS = ("--no-audit", "--no-fund", "--fetch-timeout=10000", *_RETRIES)
 #: Seconds for an installation.
 _TIMEOUT = 90
 
