@@ -9,7 +9,6 @@ import inspect
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -18,8 +17,10 @@ import aiohttp
 import graphs
 import pytest
 from stack import Client, running_proxy
+from waiting import until
 
 from proxy.cloud.event_socket import EventSocket
+from proxy.files.cache import Cache
 from proxy.members import directory
 from proxy.simulator import Simulator
 
@@ -33,7 +34,7 @@ SIMULATOR = str(Path(__file__).parents[1] / "proxy" / "simulator")
 EVENT, QUEUE, VIEW = 15, 12, 16
 
 #: The most functions on the whole way of a small job, and the most lines of all of them.
-FUNCTIONS, LINES = 575, 5750
+FUNCTIONS, LINES = 625, 6300
 
 
 @contextmanager
@@ -108,22 +109,24 @@ async def test_the_life_of_a_job(
     """From the submission over the events to the end: each function counts once, with its lines.
 
     What runs beside a job now and then (pings, samples, reads of key files) is beside some of ten
-    jobs only; what is on the way of a job is on the way of each. Outputs are not downloaded ahead:
-    how far that is at the end of a job depends on the machine.
+    jobs only; what is on the way of a job is on the way of each. Its output is downloaded ahead:
+    until it is in the cache, which may be before or after the end of the job.
     """
-    async with running_proxy(simulator, tmp_path / "data", prefetch="off") as proxy:
-        await follow_ten_jobs(Client(session, proxy.url))
+    async with running_proxy(simulator, tmp_path / "data") as proxy:
+        await follow_ten_jobs(Client(session, proxy.url), proxy.services.files.cache)
 
 
-async def follow_ten_jobs(client: Client) -> None:
+async def follow_ten_jobs(client: Client, cache: Cache) -> None:
     """Compare what each of ten jobs passes through with the bounds."""
     await client.run(graphs.plain(0))
-    colors = count(1)
+    await until(lambda: cache.total)
     ways = []
     async with client.listening() as listener:
-        for _ in range(10):
+        for color in range(1, 11):
+            before = cache.total
             with functions_called() as called:
-                await listener.until_end(await client.submit(graphs.plain(next(colors))))
+                await listener.until_end(await client.submit(graphs.plain(color)))
+                await until(lambda before=before: cache.total > before)
             ways.append(called)
     way = set.intersection(*ways)
     names = "\n".join(sorted(f"{code.co_filename} {code.co_qualname}" for code in way))
