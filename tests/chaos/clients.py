@@ -119,14 +119,26 @@ class ChaosClient:
                 text = await answer.text()
                 self._count(answer)
                 told.accepted = answer.status == 200
-                # Of such a job nobody knows yet whether it runs, as after an answer that got lost.
-                told.refused = not told.accepted and "submission_unanswered" not in text
+                if "submission_unanswered" in text:
+                    told.accepted = await self._has_run(told)
+                told.refused = not told.accepted
         except aiohttp.ClientConnectorError:
             told.refused = True
         except (aiohttp.ClientError, OSError):
-            pass
-        if not told.accepted and not told.refused:
             told.accepted = await self._turns_up(told)
+
+    async def _has_run(self, told: Told) -> bool:
+        """Wait until a job has ended, or is gone, of which the cloud did not say whether it runs.
+
+        The first of the queue is shown as `in_progress`, also while it is looked for.
+        """
+        while True:
+            found = await self._get(f"api/jobs/{told.prompt_id}")
+            if found.get("error") == "Job not found":
+                return False
+            if found.get("status") in ("completed", "failed", "cancelled"):
+                return True
+            await asyncio.sleep(_PAUSE)
 
     async def _turns_up(self, told: Told) -> bool:
         """Whether a job whose answer got lost is in the proxy's records after all."""

@@ -77,10 +77,13 @@ class Runner:
                 await asyncio.sleep(0.1)
 
     async def _is_taken(self, prompt_id: str) -> bool:
-        """Wait until it is known whether a job runs of which the cloud did not say so."""
+        """Wait until a job has ended, or is gone, of which the cloud did not say whether it runs.
+
+        The first of the queue is shown as `in_progress`, also while it is looked for.
+        """
         while True:
             status, job = await self.client.get(f"api/jobs/{prompt_id}")
-            if status != 200 or job["status"] != "pending":
+            if status != 200 or job["status"] not in ("pending", "in_progress"):
                 return status == 200
             await asyncio.sleep(0.1)
 
@@ -166,10 +169,10 @@ def submitted_by(runners: Sequence[Runner]) -> list[str]:
     return [prompt_id for runner in runners for prompt_id in runner.submitted]
 
 
-async def one_more(runners: Sequence[Runner], count: int = 1, *, within: float = TIMEOUT) -> None:
+async def one_more(runners: Sequence[Runner], count: int = 1) -> None:
     """Wait until each has been told so many more ends."""
     ended = [len(runner.ended) for runner in runners]
-    async with asyncio.timeout(within):
+    async with asyncio.timeout(TIMEOUT):
         while any(  # noqa: ASYNC110
             len(runner.ended) < before + count
             for runner, before in zip(runners, ended, strict=True)

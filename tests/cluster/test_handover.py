@@ -14,7 +14,7 @@ import pytest
 from cluster import load
 from cluster.forwarder import Forwarder
 from cluster.load import Runner
-from cluster.replicas import TIMEOUT, Cluster, Replica, Servers, running_cluster
+from cluster.replicas import Cluster, Replica, Servers, running_cluster
 
 from proxy.simulator import Simulator
 
@@ -130,9 +130,7 @@ async def test_an_engine_stays_while_no_replica_reaches_the_cloud(
         await asyncio.sleep(AWAY)
         for ways in cluster.ways:
             ways.cloud.heal()
-        # The cloud is tried again after up to 30 s. Then a job of which it did not say whether it
-        # runs is looked for during 15 s, before its client submits it again.
-        await load.one_more(runners, within=2 * TIMEOUT)
+        await load.one_more(runners)
     assert await given(cluster) == 0
     await until_offered(cluster, engine, False)
     await check(cluster, runners)
