@@ -24,7 +24,7 @@ PREFIX = "comfy-cloud-proxy-probe/probe"
 
 #: Edge of the pictures of the slow graph, and how often they are scaled: some seconds of work.
 _LARGE = 4096
-_STEPS = 30
+_STEPS = 60
 
 #: Kinds of picture beside PNG.
 _KINDS = ("jpeg", "webp")
