@@ -1,274 +1,21 @@
-"""Validation of graphs with ComfyUI's errors, before a graph is submitted.
-
-Only what is certain from the catalog is called wrong; the cloud decides where it leaves doubt:
-
-* a class whose entry has an unknown form, and inputs with such specs;
-* lists, bounds and types of links of classes that belong to a node pack: its own checks
-  (`VALIDATE_INPUTS`), which the catalog does not show, may waive them. Missing inputs, values of
-  which no number can be made, and links to nowhere are wrong there, too, and then the rest is told;
-* combos whose list is empty or fetched from elsewhere, and bounds that are no numbers;
-* dynamic inputs of other kinds than Autogrow and DynamicCombo;
-* whether a file can be read, and whatever else a class looks at by itself.
-"""
+"""Validation of graphs with ComfyUI's errors, before a graph is submitted."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from itertools import islice
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 from msgspec import Struct, field
 
 from proxy.translate import UNKNOWN_CLASS
-from proxy.translate.jobs import HasFile, invalid_file
-from proxy.translate.names import is_hash_name
-from proxy.translate.shapes import MATCH_TYPE, Input, Shape, Shapes
-
-#: `{"type", "message", "details", "extra_info"}`.
-Reason: TypeAlias = dict[str, Any]
-
-#: Types whose values are converted before they are looked at.
-_CONVERSIONS: dict[str, Callable[[Any], Any]] = {
-    "INT": int,
-    "FLOAT": float,
-    "STRING": str,
-    "BOOLEAN": bool,
-}
-
-#: The classes of ComfyUI that look for the file which an input names, and what they call it.
-_LOADERS = {
-    ("LoadImage", "image"): "image file",
-    ("LoadImageMask", "image"): "image file",
-    ("LoadImageOutput", "image"): "image file",
-    ("LoadAudio", "audio"): "audio file",
-    ("LoadVideo", "file"): "video file",
-    ("LoadLatent", "latent"): "latent file",
-}
-
-#: What no class can waive by checks of its own.
-_CERTAIN = frozenset({"required_input_missing", "bad_linked_input", "invalid_input_type"})
-
-#: Lists longer than this are not spelled out.
-_LONG = 20
-
-#: Clients show it; ComfyUI's names its own lines.
-_TRACEBACK = ('  File "validation.py", in validate\n',)
+from proxy.translate.jobs import HasFile
+from proxy.translate.node_validation import Link, Look, Reason, check_node, crash_reason, reason
+from proxy.translate.shapes import Shape, Shapes
 
 #: Blames of all nodes together; their number grows with the square of a graph of faults.
 _MAX_BLAMED = 100_000
-
-
-def reason(kind: str, message: str, details: str, **extra_info: Any) -> Reason:
-    """Return an error in ComfyUI's form."""
-    return {"type": kind, "message": message, "details": details, "extra_info": extra_info}
-
-
-def _wrong(declared: Input, kind: str, message: str, details: str, **extra_info: Any) -> Reason:
-    """Return an error of an input, with its spec as ComfyUI repeats it."""
-    about = {"input_name": declared.name, "input_config": [declared.type, declared.options]}
-    return reason(kind, message, details, **about | extra_info)
-
-
-# --- what is wrong with one node ---------------------------------------------------------------
-
-
-#: Type and text of the exception with which ComfyUI's own validation of a node ends.
-Crash: TypeAlias = tuple[str, str]
-
-
-class Link(NamedTuple):
-    """An input that is joined to a slot of another node, `[node id, slot]`."""
-
-    input: Input
-    value: list[Any]
-
-
-class Look(Struct):
-    """The findings about one node alone; `converted` are values that ComfyUI changes.
-
-    `links` are those still to be followed, and `valid` says that those that were lead to no fault.
-    """
-
-    reasons: list[Reason] = field(default_factory=list)
-    converted: dict[str, Any] = field(default_factory=dict)
-    links: list[Link] = field(default_factory=list)
-    crash: Crash | None = None
-    valid: bool = True
-
-
-def _look(
-    node: Mapping[str, Any], shape: Shape, shapes: Mapping[str, Shape], has_file: HasFile | None
-) -> Look:
-    """Look at a node of a class. `shapes` are the classes of all nodes by their ids.
-
-    What a node pack may waive counts only beside what it may not.
-    """
-    if "inputs" not in node:
-        return Look(crash=("KeyError", "'inputs'"))
-    given = node["inputs"]
-    if given is None and shape.inputs:
-        return Look(crash=("TypeError", "argument of type 'NoneType' is not iterable"))
-    found = Look()
-    if given == []:
-        given = {}
-    if not isinstance(given, dict):
-        return found
-    for declared in shape.expanded(given) if shape.dynamic else shape.inputs:
-        if declared.name not in given:
-            if declared.required:
-                message, short = "Required input is missing", declared.name.rpartition(".")[2]
-                missing = reason("required_input_missing", message, short, input_name=declared.name)
-                found.reasons.append(missing)
-            continue
-        value = given[declared.name]
-        if type(value) is list:
-            found.crash = _follow(declared, value, shape, shapes, found)
-            if found.crash is not None:
-                return found
-        else:
-            wrong = _value(declared, value, shape, has_file, found.converted)
-            if wrong is not None:
-                found.reasons.append(wrong)
-    if not shape.core and not any(error["type"] in _CERTAIN for error in found.reasons):
-        found.reasons = []
-    return found
-
-
-def _follow(
-    declared: Input, link: list[Any], shape: Shape, shapes: Mapping[str, Shape], found: Look
-) -> Crash | None:
-    if len(link) != 2:
-        message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
-        wrong = _wrong(declared, "bad_linked_input", message, declared.name, received_value=link)
-        found.reasons.append(wrong)
-        return None
-    source, slot = link
-    if isinstance(source, list | dict):
-        return ("TypeError", f"unhashable type: '{type(source).__name__}'")
-    giver = shapes.get(source)
-    if giver is None:
-        return ("KeyError", repr(source))
-    if giver.core and giver.outputs is not None:
-        if not isinstance(slot, int):
-            what = type(slot).__name__
-            return ("TypeError", f"tuple indices must be integers or slices, not {what}")
-        try:
-            received = giver.outputs[slot]
-        except IndexError:
-            return ("IndexError", "tuple index out of range")
-        if not _fits(received, declared.type):
-            message = "Return type mismatch between linked nodes"
-            details = (
-                f"{declared.name}, received_type({received}) mismatch input_type({declared.type})"
-            )
-            about = {"received_type": received, "linked_node": link}
-            found.reasons.append(
-                _wrong(declared, "return_type_mismatch", message, details, **about)
-            )
-            if shape.core:
-                return None
-    found.links.append(Link(declared, link))
-    return None
-
-
-def _fits(received: object, wanted: str | list[Any]) -> bool:
-    """Return whether an output may go into an input: both name types, several with commas
-    between."""
-    if not isinstance(received, str) or received == wanted:
-        return True
-    if not isinstance(wanted, str):
-        return received in ("*", MATCH_TYPE, "COMBO")
-    if MATCH_TYPE in (received, wanted):
-        return True
-    gives = {name.strip() for name in received.split(",")}
-    takes = {name.strip() for name in wanted.split(",")}
-    return "*" in gives or "*" in takes or bool(gives & takes)
-
-
-def _value(
-    declared: Input, given: Any, shape: Shape, has_file: HasFile | None, converted: dict[str, Any]
-) -> Reason | None:
-    """Convert a value as ComfyUI does before it looks at bounds and lists.
-
-    A list that was wrapped stays so where the graph continues: bare it would be a link. So does
-    what becomes no finite number, which JSON does not know.
-    """
-    value = given
-    if type(value) is dict and "__value__" in value:
-        value = value["__value__"]
-    kind = declared.type
-    if type(kind) is str and kind in _CONVERSIONS:
-        try:
-            value = _CONVERSIONS[kind](value)
-        except (TypeError, ValueError, OverflowError) as error:
-            message = f"Failed to convert an input value to a {kind} value"
-            about = {"received_value": value, "exception_message": str(error)}
-            details = f"{declared.name}, {value}, {error}"
-            return _wrong(declared, "invalid_input_type", message, details, **about)
-    infinite = isinstance(value, float) and not math.isfinite(value)
-    if value is not given and not isinstance(value, list) and not infinite:
-        converted[declared.name] = value
-    if wrong := _bounds(declared, value):
-        return wrong
-    if shape.core and (shape.name, declared.name) in _LOADERS:
-        return _file(declared, value, _LOADERS[shape.name, declared.name], has_file)
-    if declared.choices is None or declared.uploads:
-        return None
-    return _choice(declared, declared.choices, value, has_file)
-
-
-def _bounds(declared: Input, value: Any) -> Reason | None:
-    if not isinstance(value, int | float):
-        return None
-    if declared.low is not None and value < declared.low:
-        message = f"Value {value} smaller than min of {declared.low}"
-        return _wrong(
-            declared, "value_smaller_than_min", message, declared.name, received_value=value
-        )
-    if declared.high is not None and value > declared.high:
-        message = f"Value {value} bigger than max of {declared.high}"
-        return _wrong(
-            declared, "value_bigger_than_max", message, declared.name, received_value=value
-        )
-    return None
-
-
-def _choice(
-    declared: Input, choices: list[Any], value: Any, has_file: HasFile | None
-) -> Reason | None:
-    if isinstance(value, list) and declared.options.get("multiselect"):
-        if len(value) > max(len(choices), _LONG):
-            return None
-        wrong = [item for item in value if item not in choices]
-    else:
-        wrong = [] if value in choices else [value]
-    if not wrong or all(isinstance(item, str) and has_file and has_file(item) for item in wrong):
-        return None
-    long = len(choices) > _LONG
-    listed = f"(list of length {len(choices)})" if long else str(choices)
-    details = f"{declared.name}: {', '.join(map(repr, wrong))} not in {listed}"
-    about = {"input_config": None} if long else {}
-    return _wrong(
-        declared, "value_not_in_list", "Value not in list", details, **about, received_value=value
-    )
-
-
-def _file(declared: Input, value: Any, what: str, has_file: HasFile | None) -> Reason | None:
-    """Return the error of a name of a missing file; a file of the member is valid, whatever the
-    catalog lists.
-
-    What the catalog lists is good as well, but for hashes: those are files of the account.
-    """
-    if has_file is None or not isinstance(value, str) or has_file(value):
-        return None
-    if declared.choices is not None and value in declared.choices and not is_hash_name(value):
-        return None
-    return invalid_file(declared.name, value, what)
-
-
-# --- what is wrong with a graph ----------------------------------------------------------------
 
 
 class Validation(Struct, frozen=True):
@@ -429,11 +176,11 @@ class _Walk(Struct):
 
     def _enter(self, node_id: str, link: Link | None, way: dict[str, Look]) -> bool:
         """Look at a node, from the link that leads to it, and continue from there if it can be."""
-        look = _look(self.graph[node_id], self.shapes[node_id], self.shapes, self.has_file)
+        look = check_node(self.graph[node_id], self.shapes[node_id], self.shapes, self.has_file)
         if look.converted:
             self.converted[node_id] = look.converted
         if look.crash is not None:
-            self._give(node_id, [_exception(look.crash, link)])
+            self._give(node_id, [crash_reason(look.crash, link)])
             return False
         way[node_id] = look
         return True
@@ -462,15 +209,3 @@ class _Walk(Struct):
         self.valid[node_id] = valid and not reasons
         if reasons:
             self.wrong[node_id] = reasons
-
-
-def _exception(crash: Crash, link: Link | None) -> Reason:
-    """Return the failure of an output's own validation, or of that of a node before a link."""
-    type_, text = crash
-    about = {"exception_type": type_, "traceback": list(_TRACEBACK)}
-    if link is None:
-        message = "Exception when validating node"
-        return reason("exception_during_validation", message, text, **about)
-    kind, message = "exception_during_inner_validation", "Exception when validating inner node"
-    about = {"exception_message": text, **about, "linked_node": link.value}
-    return _wrong(link.input, kind, message, text, **about)
