@@ -69,10 +69,10 @@ async def replace_webhook_secret(request: web.Request) -> web.Response:
 async def send_trial(request: web.Request) -> web.Response:
     """Send a message of the type `webhook.test`, once; the log of deliveries has the outcome.
 
-    A webhook that is disabled gets it, too.
+    A webhook that is disabled gets it, too. Each member may send ten at once, then one each 6 s.
     """
     webhook = await _mine(request)
-    message = await request.app[WEBHOOKS].test(webhook)
+    message = await request.app[WEBHOOKS].test(webhook, member_of(request))
     note(request, "webhook_tested", name=webhook.member, webhook=webhook.id)
     return bodies.json({"message": message}, 202)
 

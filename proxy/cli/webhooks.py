@@ -132,7 +132,7 @@ def _test(options: dict[str, Any], id_: Id) -> int:
 
     async def test(webhooks: Webhooks, _: Directory) -> tuple[str, dict[str, Any]]:
         found = await webhooks.find(id_, None)
-        message = await webhooks.test(found)
+        message = await webhooks.test(found, LOCAL)
         until = time.monotonic() + _TIMEOUT
         while time.monotonic() < until:
             for entry in await webhooks.log(found):

@@ -6,6 +6,7 @@ of all members, and those about accounts. A secret is shown when it is made, and
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from proxy.members.rates import Buckets
 from proxy.storage.encryption import Cipher
 from proxy.storage.webhooks import (
     GATEWAY,
@@ -29,6 +31,8 @@ from proxy.webhooks.secret import new_id, new_secret
 
 #: Endpoints of an owner, and deliveries of a log.
 MAX_WEBHOOKS, MAX_LOG = 10, 100
+#: Tests that a member may have sent at once, and the seconds until it may have another one sent.
+MAX_TESTS, TEST_INTERVAL = 10, 6.0
 
 #: What an endpoint gets if its owner chooses nothing.
 DEFAULT_TYPES: tuple[MessageType, ...] = ("job.completed", "job.failed", "job.cancelled")
@@ -56,7 +60,7 @@ class WebhookFields(Struct, forbid_unknown_fields=True):
 
 class Webhooks:
     """The endpoints of everybody. `changed` is called after each change, `now` is in seconds since
-    1970."""
+    1970, `clock` in those of a monotonic clock."""
 
     def __init__(
         self,
@@ -66,12 +70,15 @@ class Webhooks:
         *,
         changed: Callable[[], object] = bool,
         now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.addresses = addresses
         self._repository = repository
         self._cipher = cipher
         self._changed = changed
         self._now = now
+        self._clock = clock
+        self._tests = Buckets(1 / TEST_INTERVAL, MAX_TESTS)
 
     async def endpoints(self, owner: str | None) -> list[dict[str, Any]]:
         """Return the endpoints of an owner, or of all, as JSON. Raises `StorageError`."""
@@ -158,14 +165,27 @@ class Webhooks:
         await self._repository.remove(webhook.id)
         self._changed()
 
-    async def test(self, webhook: StoredWebhook) -> str:
+    async def test(self, webhook: StoredWebhook, member: str) -> str:
         """Have a message delivered to an endpoint, and return the id of the message. It is
-        attempted once. Raises `LocalError` (409) for the endpoint of URLs of jobs."""
+        attempted once.
+
+        Raises `LocalError` for the endpoint of URLs of jobs (409), and if the member that asks has
+        had too many sent (429).
+        """
         if not webhook.url:
             raise LocalError(
                 "webhook_of_jobs",
                 "This webhook is for the URLs that jobs name: submit a job to test it.",
                 kind="conflict",
+            )
+        wait = math.ceil(self._tests.take(member, self._clock()))
+        if wait:
+            raise LocalError(
+                "too_many_webhook_tests",
+                f"You have tested webhooks {MAX_TESTS} times in short order; wait {wait} s, then "
+                "test again.",
+                kind="rate_limited",
+                retry_after=wait,
             )
         message = trial_message(webhook.member, webhook.id)
         await self._repository.send(webhook.id, message)

@@ -258,6 +258,22 @@ async def test_a_webhook_is_changed_tested_and_removed(
     assert (await ask(session, team, team.bob, "GET"))[1]["webhooks"] == []
 
 
+async def test_many_tests_are_refused_with_the_time_to_wait(
+    session: aiohttp.ClientSession, team: Team, receiver: Receiver
+) -> None:
+    body = {"url": str(receiver.url / "hook")}
+    _, made = await ask(session, team, team.bob, "POST", body=body)
+    url = team.url / f"proxy/api/webhooks/{made['id']}/test"
+    for _ in range(100):
+        async with session.post(url, headers=bearer(team.bob)) as answer:
+            found = await answer.json()
+        if answer.status != 202:
+            break
+    assert (answer.status, found["error"]["type"]) == (429, "too_many_webhook_tests")
+    assert 1 <= int(answer.headers["Retry-After"]) <= 6
+    assert (await ask(session, team, team.ann, "POST", f"/{made['id']}/test"))[0] == 202
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [

@@ -21,6 +21,7 @@ from proxy.storage.encryption import Cipher
 from proxy.storage.leases import ENGINE, Fence, LeaseRepository
 from proxy.storage.webhooks import GATEWAY, StoredDelivery, WebhookRepository, add_message
 from proxy.supervisor import Supervisor
+from proxy.translate.errors import LocalError
 from proxy.webhooks.addresses import WebhookAddresses
 from proxy.webhooks.delivery import WebhookDelivery
 from proxy.webhooks.endpoints import NewWebhook, WebhookFields, Webhooks
@@ -46,7 +47,14 @@ class Post:
 
     def __post_init__(self) -> None:
         self.repository = WebhookRepository(self.database)
-        self.webhooks = Webhooks(self.repository, self.cipher, HERE, changed=self.outbox.news.set)
+        self.clock = 0.0
+        self.webhooks = Webhooks(
+            self.repository,
+            self.cipher,
+            HERE,
+            changed=self.outbox.news.set,
+            clock=lambda: self.clock,
+        )
         self.secrets: dict[str, str] = {}
 
     async def add(self, path: str, owner: str = "anna", *types: Any) -> str:
@@ -230,12 +238,35 @@ async def test_a_test_is_attempted_once_and_disables_nothing(post: Post) -> None
     webhook = await post.repository.get(endpoint)
     assert webhook is not None
     engine = await post.delivering()
-    id_ = await post.webhooks.test(webhook)
+    id_ = await post.webhooks.test(webhook, "anna")
     delivery = await post.until(endpoint, "failed")
     assert (delivery.message, delivery.type, delivery.attempts) == (id_, "webhook.test", 1)
     (shown,) = await post.webhooks.endpoints("anna")
     assert shown["disabled"] is None
     await engine.close()
+
+
+async def test_a_member_tests_webhooks_ten_times_at_once_and_then_each_six_seconds(
+    post: Post,
+) -> None:
+    webhooks = [await post.repository.get(await post.add(name)) for name in ("one", "two")]
+
+    async def test(number: int, member: str = "anna") -> None:
+        webhook = webhooks[number % 2]
+        assert webhook is not None
+        await post.webhooks.test(webhook, member)
+
+    for number in range(10):
+        await test(number)
+    with pytest.raises(LocalError) as refused:
+        await test(10)
+    assert (refused.value.kind, refused.value.retry_after) == ("rate_limited", 6)
+    assert refused.value.message.endswith("wait 6 s, then test again.")
+    await test(0, "ben")
+    post.clock = 6.0
+    await test(0)
+    with pytest.raises(LocalError):
+        await test(0)
 
 
 async def test_the_next_engine_goes_on_where_the_last_one_ended(post: Post) -> None:
