@@ -9,6 +9,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from backend import open_database
 from receiver import Receiver, receiving
@@ -267,6 +268,18 @@ async def test_a_member_tests_webhooks_ten_times_at_once_and_then_each_six_secon
     await test(0)
     with pytest.raises(LocalError):
         await test(0)
+
+
+async def test_a_message_of_more_than_a_day_ago_is_attempted_once(post: Post) -> None:
+    """As after a day in which the proxy was off."""
+    post.receiver.answer("/one", 500)
+    endpoint = await post.add("one")
+    old = msgspec.structs.replace(message("job.completed", "anna", {}), created=1_000)
+    await post.database.write(lambda connection: add_message(connection, old))
+    engine = await post.delivering()
+    delivery = await post.until(endpoint, "failed")
+    assert (delivery.message, delivery.attempts) == (old.id, 1)
+    await engine.close()
 
 
 async def test_the_next_engine_goes_on_where_the_last_one_ended(post: Post) -> None:
