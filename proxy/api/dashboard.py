@@ -24,6 +24,7 @@ from proxy.api.members import is_admin, require_admin
 from proxy.api.middleware import note, prepare
 from proxy.api.schema import AccountShown, LiveJobShown, State, WaitingJobShown
 from proxy.bus import MISSED
+from proxy.costs.credits import to_credits
 from proxy.jobs.messages import JobChanged, MembersChanged
 from proxy.jobs.models import shown_state
 from proxy.storage.usage import day_of
@@ -245,6 +246,9 @@ async def _state(request: web.Request) -> State:
                 "failed": row.failed,
                 "seconds": row.running_seconds,
                 "outputs": row.outputs,
+                "credits_reported": to_credits(row.credits_reported),
+                "credits_estimated": to_credits(row.credits_estimated),
+                "unknown_costs": row.unknown_costs,
             }
             for row in await request.app[ACCOUNTING].usage.days(today, today, member)
         ],

@@ -81,13 +81,17 @@ class Counts(TypedDict):
 
 
 class UsageToday(TypedDict):
-    """What a member has used today."""
+    """What a member has used today. Runs of partner nodes without a known price are
+    `unknown_costs`."""
 
     member: str
     jobs: int
     failed: int
     seconds: float
     outputs: int
+    credits_reported: float
+    credits_estimated: float
+    unknown_costs: int
 
 
 class Viewer(TypedDict):

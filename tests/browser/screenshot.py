@@ -56,7 +56,8 @@ DASHBOARD: dict[str, tuple[str, str, Literal["light", "dark"], int, int]] = {
     "dashboard-jobs": ("anna", "#/jobs", "light", 1280, 780),
     "dashboard-job": ("anna", "#/jobs?status=completed", "dark", 1280, 800),
     "dashboard-member": ("anna", "#/member/chiara", "light", 1280, 1180),
-    "dashboard-accounts": ("anna", "#/accounts", "light", 1280, 460),
+    "dashboard-accounts": ("anna", "#/accounts", "light", 1280, 480),
+    "dashboard-usage": ("anna", "#/usage", "light", 1280, 560),
 }
 
 #: Whether no picture of the page is still to come.
@@ -88,6 +89,8 @@ async def dashboard(path: str) -> dict[str, bytes]:
                     await page.locator("#nodes tbody tr").first.wait_for()
                 elif name == "dashboard-accounts":
                     await page.locator(".strip span.bad").first.wait_for()
+                elif name == "dashboard-usage":
+                    await page.locator("#usage-costs tbody tr").first.wait_for()
                 else:
                     await page.locator(".gallery a").first.wait_for()
                 await page.mouse.move(0, 0)

@@ -149,7 +149,8 @@ async def test_an_admin_sees_everybody_and_cancels_a_waiting_job_by_keyboard(
         await page.keyboard.press("Enter")
         await group.wait_for(state="detached")
         await page.get_by_text("No jobs waiting").wait_for()
-        await page.locator("#usage li").filter(has_text="ben").wait_for()
+        used = page.locator("#usage li").filter(has_text="ben")
+        await used.get_by_text("1 job · 0 outputs · 0 credits").wait_for()
 
 
 async def test_jobs_of_two_members_may_have_one_id(
@@ -353,6 +354,8 @@ async def test_usage_is_shown_by_day_and_saved_as_csv(
 ) -> None:
     async with signed_in(chrome, gateway, "anna") as page:
         await until_ended(page, await gateway.submit("ben", graphs.plain()))
+        today = page.locator("#usage li").filter(has_text="ben")
+        await today.get_by_text(re.compile(r"1 job · 1 output · about 0\.\d+ credits")).wait_for()
         await page.get_by_role("link", name="Usage", exact=True).click()
         row = page.locator("#usage-days tbody tr").filter(has_text="ben")
         await row.filter(has_text=day_of(time.time())).wait_for()

@@ -39,6 +39,10 @@ const CERTAINTY = { reported: "", estimated: "about ", unknown: "at least " };
 /** What a job has cost, and how certain that is; `""` before its end. */
 export const cost = (whole) => (whole?.parts.length ? CERTAINTY[whole.source] + credits(whole.credits) : "");
 
+/** What the jobs of a row of usage have cost, and how certain that is. */
+export const usageCost = (row) => CERTAINTY[row.unknown_costs ? "unknown" : row.credits_estimated ? "estimated" : "reported"]
+  + credits(row.credits_reported + row.credits_estimated);
+
 /** The parts of a cost, each with its source. */
 export const costParts = (whole) => (whole?.parts ?? []).map((part) => {
   const what = part.class ? `${part.class}${part.nodes > 1 ? ` × ${part.nodes}` : ""}` : "GPU";

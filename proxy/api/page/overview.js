@@ -3,7 +3,7 @@
 import { act, get } from "./server.js";
 import { ask, bar, card, el, keyed, text } from "./dom.js";
 import { activity } from "./chart.js";
-import { credits, duration, hash, key, moment, name, plural, short } from "./format.js";
+import { credits, duration, hash, key, moment, name, plural, short, usageCost } from "./format.js";
 import { gallery } from "./jobs.js";
 import { left } from "./run.js";
 
@@ -163,7 +163,7 @@ export function view(context) {
     row.draw = (one, most) => {
       time.set(one.seconds / most);
       text(ran, duration(1000 * one.seconds));
-      const parts = [plural(one.jobs, "job"), plural(one.outputs, "output")];
+      const parts = [plural(one.jobs, "job"), plural(one.outputs, "output"), usageCost(one)];
       if (one.failed) parts.push(`${one.failed} failed`);
       text(what, parts.join(" · "));
     };

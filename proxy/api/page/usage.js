@@ -1,7 +1,7 @@
 // What members used, by day, and the same as a file.
 
 import { card, el, keyed, options, text } from "./dom.js";
-import { bytes, credits, duration, hash, plural } from "./format.js";
+import { bytes, credits, duration, hash, plural, usageCost } from "./format.js";
 import { memberFilter } from "./jobs.js";
 import { get } from "./server.js";
 
@@ -41,9 +41,9 @@ export function view(context, [], query) {
     file.href = `api/usage?${new URLSearchParams([...given, ["format", "csv"]])}`;
     costFile.href = `api/usage?${new URLSearchParams([...given, ["rows", "costs"], ["format", "csv"]])}`;
     try {
-      const [answer, spent] = await Promise.all([get("api/usage", wanted), get("api/usage", { ...wanted, rows: "costs" })]);
+      const [answer, found] = await Promise.all([get("api/usage", wanted), get("api/usage", { ...wanted, rows: "costs" })]);
       if (mine !== asked) return;
-      drawCosts(spent.costs);
+      drawCosts(found.costs);
       draw(answer.usage.filter((row) => row.submitted || row.completed || row.failed || row.cancelled || row.bytes_up || row.bytes_down));
     } catch (error) {
       if (mine === asked) context.problem(error.message);
@@ -92,10 +92,7 @@ export function view(context, [], query) {
     return tr;
   }
 
-  /** What a row has cost: estimates are marked, and so is what lacks the price of a node. */
-  const spentText = (row) => `${row.unknown_costs ? "≥ " : row.credits_estimated ? "≈ " : ""}${credits(row.credits_reported + row.credits_estimated)}`;
-
-  const cells = (row) => [String(row.submitted), String(row.failed), duration(1000 * row.running_seconds), spentText(row),
+  const cells = (row) => [String(row.submitted), String(row.failed), duration(1000 * row.running_seconds), usageCost(row),
     String(row.outputs), bytes(row.bytes_up), bytes(row.bytes_down)];
 
   if (members) members.filled.then(read);
