@@ -76,7 +76,7 @@ class Link(NamedTuple):
     value: list[Any]
 
 
-class Look(Struct):
+class NodeFindings(Struct):
     """The findings about one node alone; `converted` are values that ComfyUI changes.
 
     `links` are those still to be followed, and `valid` says that those that were lead to no fault.
@@ -91,17 +91,17 @@ class Look(Struct):
 
 def check_node(
     node: Mapping[str, Any], shape: Shape, shapes: Mapping[str, Shape], has_file: HasFile | None
-) -> Look:
-    """Look at a node of a class. `shapes` are the classes of all nodes by their ids.
+) -> NodeFindings:
+    """Check a node of a class. `shapes` are the classes of all nodes by their ids.
 
     What a node pack may waive counts only beside what it may not.
     """
     if "inputs" not in node:
-        return Look(crash=("KeyError", "'inputs'"))
+        return NodeFindings(crash=("KeyError", "'inputs'"))
     given = node["inputs"]
     if given is None and shape.inputs:
-        return Look(crash=("TypeError", "argument of type 'NoneType' is not iterable"))
-    found = Look()
+        return NodeFindings(crash=("TypeError", "argument of type 'NoneType' is not iterable"))
+    found = NodeFindings()
     if given == []:
         given = {}
     if not isinstance(given, dict):
@@ -128,7 +128,7 @@ def check_node(
 
 
 def _follow(
-    declared: Input, link: list[Any], shape: Shape, shapes: Mapping[str, Shape], found: Look
+    declared: Input, link: list[Any], shape: Shape, shapes: Mapping[str, Shape], found: NodeFindings
 ) -> Crash | None:
     if len(link) != 2:
         message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"

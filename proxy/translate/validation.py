@@ -11,7 +11,14 @@ from msgspec import Struct, field
 
 from proxy.translate import UNKNOWN_CLASS
 from proxy.translate.jobs import HasFile
-from proxy.translate.node_validation import Link, Look, Reason, check_node, crash_reason, reason
+from proxy.translate.node_validation import (
+    Link,
+    NodeFindings,
+    Reason,
+    check_node,
+    crash_reason,
+    reason,
+)
 from proxy.translate.shapes import Shape, Shapes
 
 #: Blames of all nodes together; their number grows with the square of a graph of faults.
@@ -157,42 +164,42 @@ class _Walk(Struct):
             node_errors[node_id]["dependent_outputs"].append(output)
 
     def _judge(self, output: str) -> None:
-        way: dict[str, Look] = {}
+        way: dict[str, NodeFindings] = {}
         self._enter(output, None, way)
         while way:
-            node_id, look = next(reversed(way.items()))
-            while look.links:
-                source = look.links[0].value[0]
+            node_id, findings = next(reversed(way.items()))
+            while findings.links:
+                source = findings.links[0].value[0]
                 if source in self.valid:
-                    del look.links[0]
-                    look.valid = look.valid and self.valid[source]
+                    del findings.links[0]
+                    findings.valid = findings.valid and self.valid[source]
                 elif source in way:
                     self._close(list(way), source)
-                elif self._enter(source, look.links[0], way):
+                elif self._enter(source, findings.links[0], way):
                     break
             else:
                 way.popitem()
-                self._conclude(node_id, look)
+                self._conclude(node_id, findings)
 
-    def _enter(self, node_id: str, link: Link | None, way: dict[str, Look]) -> bool:
-        """Look at a node, from the link that leads to it, and continue from there if it can be."""
-        look = check_node(self.graph[node_id], self.shapes[node_id], self.shapes, self.has_file)
-        if look.converted:
-            self.converted[node_id] = look.converted
-        if look.crash is not None:
-            self._give(node_id, [crash_reason(look.crash, link)])
+    def _enter(self, node_id: str, link: Link | None, way: dict[str, NodeFindings]) -> bool:
+        """Check a node, from the link that leads to it, and continue from there if it can be."""
+        findings = check_node(self.graph[node_id], self.shapes[node_id], self.shapes, self.has_file)
+        if findings.converted:
+            self.converted[node_id] = findings.converted
+        if findings.crash is not None:
+            self._give(node_id, [crash_reason(findings.crash, link)])
             return False
-        way[node_id] = look
+        way[node_id] = findings
         return True
 
-    def _conclude(self, node_id: str, look: Look) -> None:
+    def _conclude(self, node_id: str, findings: NodeFindings) -> None:
         """Decide on a node, once all its links are known; in a cycle the node has a verdict
         already."""
-        reasons = look.reasons
+        reasons = findings.reasons
         if node_id in self.valid:
             known = self.wrong[node_id]
             reasons = known + [cause for cause in reasons if cause not in known]
-        self._give(node_id, reasons, valid=look.valid)
+        self._give(node_id, reasons, valid=findings.valid)
 
     def _close(self, way: list[str], start: str) -> None:
         """Give every node of a cycle the error."""
