@@ -31,8 +31,8 @@ from proxy.api.keys import ACCOUNTING, ASSETS, FILES, OPTIONS
 from proxy.api.middleware import prepare
 from proxy.api.tickets import TICKETED
 from proxy.files.cache import read_at
+from proxy.files.contents import Content, ContentBrokenError
 from proxy.files.conversions import conversion, small
-from proxy.files.library import Content, ContentBrokenError
 from proxy.storage.files import FileRecord
 from proxy.translate.errors import LocalError
 from proxy.translate.media_types import UNKNOWN

@@ -23,7 +23,7 @@ import msgspec
 import structlog
 
 from proxy.budget import MemoryBudget
-from proxy.files.library import ContentBrokenError
+from proxy.files.contents import ContentBrokenError
 from proxy.files.service import Files
 from proxy.storage.assets import AssetRepository
 from proxy.storage.database import StorageError

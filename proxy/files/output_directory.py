@@ -17,8 +17,8 @@ import structlog
 
 from proxy.cloud.resilience import Backoff
 from proxy.files.cache import read_at, write_all
+from proxy.files.contents import CHUNK, Content, ContentBrokenError
 from proxy.files.disk_folder import DiskFolder, UnusableNameError
-from proxy.files.library import CHUNK, Content, ContentBrokenError
 from proxy.files.namespace import Namespace
 from proxy.files.reader import Reader
 from proxy.storage.database import StorageError

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from cachetools import LRUCache
 
 from proxy.files import workflow_names
-from proxy.files.library import Content, Library
+from proxy.files.contents import Content
+from proxy.files.library import Library
 from proxy.files.namespace import Namespace
 from proxy.files.workflow_names import Edits, MetadataText, Rename
 from proxy.storage.files import FileRecord

@@ -28,10 +28,11 @@ from proxy.files import conversions, pictures
 from proxy.files.blobs import BlobStore
 from proxy.files.cache import Cache, new_hash
 from proxy.files.content_index import ContentIndex
+from proxy.files.contents import ContentBrokenError
 from proxy.files.conversions import Conversion
 from proxy.files.disk_folder import DiskFolder
 from proxy.files.input_directory import ON_DISK, InputDirectory
-from proxy.files.library import ContentBrokenError, Library, Prefetch
+from proxy.files.library import Library, Prefetch
 from proxy.files.namespace import Named, Namespace, make_record
 from proxy.files.output_directory import OutputDirectory
 from proxy.files.output_names import Outputs

@@ -13,8 +13,8 @@ from msgspec.structs import replace
 
 from proxy.api.downloads import Part, Stamp, decide
 from proxy.api.keys import ACCOUNTING
+from proxy.files.contents import ContentBrokenError
 from proxy.files.conversions import Conversion
-from proxy.files.library import ContentBrokenError
 from proxy.translate.errors import LocalError
 
 Client = TestClient[Any, Any]

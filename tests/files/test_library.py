@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import Backoff, RetryPolicy
 from proxy.files import fetch
-from proxy.files.library import HELD_BACK, Content, ContentBrokenError
+from proxy.files.contents import HELD_BACK, Content, ContentBrokenError
 from proxy.files.namespace import make_record
 from proxy.files.service import Files
 from proxy.observations import AccountObservations
