@@ -38,7 +38,8 @@ from proxy.files.output_directory import OutputDirectory
 from proxy.files.output_names import Outputs
 from proxy.files.pictures import NotAPictureError
 from proxy.files.reader import Reader
-from proxy.files.uploads import Naming, Received, Uploads, received_file
+from proxy.files.upload_names import Naming
+from proxy.files.uploads import Received, Uploads, received_file
 from proxy.storage.assets import TooManyAssetsError
 from proxy.storage.database import StorageError
 from proxy.storage.files import FileRecord, FileRepository
