@@ -31,7 +31,7 @@ _DELAY = 1.0
 
 
 @dataclass(eq=False)
-class Learner:
+class AssetLearner:
     """Completes records of outputs in the background.
 
     The cloud is asked about a job when a record of it is returned without size, hash or metadata,
@@ -99,7 +99,7 @@ class Learner:
         given = {
             node: msgspec.json.decode(data, type=list[Given]) for node, data in origin.given.items()
         }
-        found = list(matched(given, assets))
+        found = list(_matched(given, assets))
         await self._repository.write(lambda unit: [unit.learn(member, *known) for known in found])
 
 
@@ -115,7 +115,7 @@ def _lacks_metadata(asset: Asset) -> bool:
     return not is_known and asset.is_picture and asset.job is not None and not asset.is_missing
 
 
-def matched(
+def _matched(
     given: Mapping[str, Sequence[Given]], assets: Iterable[CloudAsset]
 ) -> Iterator[tuple[Place, str | None, int | None]]:
     """Yield the place, hash and size of each output of a job that the cloud lists.

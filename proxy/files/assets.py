@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from proxy.budget import MemoryBudget
 from proxy.bus import BusMessage, EventBus
 from proxy.catalog.service import Catalog
-from proxy.files.asset_learner import Learner
+from proxy.files.asset_learner import AssetLearner
 from proxy.files.cache import new_hash
 from proxy.files.exports import Exports
 from proxy.files.service import Files
@@ -71,7 +71,7 @@ class Assets:
     def __post_init__(self) -> None:
         common = self._repository, self._files, self._supervisor
         self.exports = Exports(*common, self._exports, self._publish, self._budget)
-        self._learner = Learner(*common)
+        self._learner = AssetLearner(*common)
         self._at_once = asyncio.Semaphore(_MAX_CONCURRENT_MODELS)
         self._bus.subscribe("assets.*", self._receive)
 
