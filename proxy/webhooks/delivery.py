@@ -19,7 +19,8 @@ from proxy.metrics import Metrics
 from proxy.storage.database import FencedError, StorageError
 from proxy.storage.encryption import Cipher
 from proxy.storage.leases import Fence
-from proxy.storage.webhooks import Attempted, Claimed, WebhookRepository
+from proxy.storage.webhook_deliveries import Attempted, Claimed, WebhookDeliveryRepository
+from proxy.storage.webhooks import WebhookRepository
 from proxy.webhooks.messages import TEST
 from proxy.webhooks.outbox import Outbox
 from proxy.webhooks.schedule import RetrySchedule
@@ -40,6 +41,7 @@ class WebhookDelivery:
     """Delivers messages while a lease lasts, whose writes carry the `fence`."""
 
     repository: WebhookRepository
+    deliveries: WebhookDeliveryRepository
     outbox: Outbox
     sender: WebhookSender
     cipher: Cipher
@@ -69,13 +71,13 @@ class WebhookDelivery:
     async def _begin(self, tasks: asyncio.TaskGroup) -> float:
         """Begin the attempts that are due and have room; return the seconds until the next look.
         Raises `StorageError`."""
-        outlook = await self.repository.outlook()
+        outlook = await self.deliveries.outlook()
         if not self.outbox.news.is_set():
             self.outbox.wanted = outlook.types
         room = MAX_CONCURRENT - self._under_way.total()
         if outlook.wait is None or outlook.wait > 0 or room <= 0:
             return min(INTERVAL, outlook.wait or INTERVAL)
-        claimed = await self.repository.claim(
+        claimed = await self.deliveries.claim(
             room, dict(self._under_way), hold=self.schedule.hold, fence=self.fence
         )
         for delivery in claimed:
@@ -98,7 +100,7 @@ class WebhookDelivery:
             )
             result = "delivered" if answer.accepted else "failed"
             self.metrics.webhook_attempts.labels(claimed.member, result).inc()
-            if await self.repository.settle(claimed, attempted):
+            if await self.deliveries.settle(claimed, attempted):
                 log.warning("webhook_disabled", webhook=claimed.webhook, member=claimed.member)
         except StorageError as error:
             # The delivery is attempted again when it is held no longer.
@@ -148,9 +150,9 @@ class WebhookDelivery:
         the newest secret of the proxy."""
         while True:
             try:
-                await self.repository.bring_forward(self.schedule.longest)
+                await self.deliveries.bring_forward(self.schedule.longest)
                 self.outbox.news.set()
-                await self.repository.forget(int((time.time() - _LOG_DAYS * 86_400) * 1000))
+                await self.deliveries.forget(int((time.time() - _LOG_DAYS * 86_400) * 1000))
                 renewed = {
                     webhook.id: (webhook.secret, secret)
                     for webhook in await self.repository.endpoints()

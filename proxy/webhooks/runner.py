@@ -10,6 +10,7 @@ from proxy.jobs.models import AccountView
 from proxy.metrics import Metrics
 from proxy.storage.encryption import Cipher
 from proxy.storage.leases import Fence
+from proxy.storage.webhook_deliveries import WebhookDeliveryRepository
 from proxy.storage.webhooks import WebhookRepository
 from proxy.supervisor import Supervisor
 from proxy.webhooks.account_watch import AccountWatch
@@ -24,6 +25,7 @@ class WebhookRunner:
     """What engines need to tell webhooks what happens."""
 
     repository: WebhookRepository
+    deliveries: WebhookDeliveryRepository
     outbox: Outbox
     sender: WebhookSender
     cipher: Cipher
@@ -41,6 +43,7 @@ class WebhookRunner:
         engine, which closes the subscription that this returns."""
         delivery = WebhookDelivery(
             repository=self.repository,
+            deliveries=self.deliveries,
             outbox=self.outbox,
             sender=self.sender,
             cipher=self.cipher,

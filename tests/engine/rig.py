@@ -45,6 +45,7 @@ from proxy.storage.history import HistoryEntry
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import ENGINE, LeaseRepository
 from proxy.storage.run_times import RunTimeRepository
+from proxy.storage.webhook_deliveries import WebhookDeliveryRepository
 from proxy.storage.webhooks import WebhookRepository
 from proxy.supervisor import Supervisor
 from proxy.translate.events import Event
@@ -210,6 +211,7 @@ async def running_engine(
         budget=MemoryBudget(2**28),
         webhooks=WebhookRunner(
             repository=WebhookRepository(database),
+            deliveries=WebhookDeliveryRepository(database),
             outbox=outbox,
             sender=WebhookSender(WebhookAddresses().check),
             cipher=Cipher(),

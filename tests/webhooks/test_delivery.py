@@ -20,6 +20,7 @@ from proxy.metrics import Metrics
 from proxy.storage.database import Database
 from proxy.storage.encryption import Cipher
 from proxy.storage.leases import ENGINE, Fence, LeaseRepository
+from proxy.storage.webhook_deliveries import WebhookDeliveryRepository
 from proxy.storage.webhooks import GATEWAY, StoredDelivery, WebhookRepository, add_message
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError
@@ -48,6 +49,7 @@ class Post:
 
     def __post_init__(self) -> None:
         self.repository = WebhookRepository(self.database)
+        self.deliveries = WebhookDeliveryRepository(self.database)
         self.clock = 0.0
         self.webhooks = Webhooks(
             self.repository,
@@ -80,6 +82,7 @@ class Post:
     ) -> Supervisor:
         delivery = WebhookDelivery(
             repository=self.repository,
+            deliveries=self.deliveries,
             outbox=self.outbox,
             sender=self.sender,
             cipher=self.cipher,
@@ -317,7 +320,7 @@ async def test_an_engine_that_has_lost_its_lease_sends_nothing_more(post: Post) 
 
 
 async def _is_idle(post: Post) -> bool:
-    return (await post.repository.outlook()).wait is None
+    return (await post.deliveries.outlook()).wait is None
 
 
 async def test_a_secret_that_cannot_be_read_is_said(post: Post) -> None:
