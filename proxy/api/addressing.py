@@ -221,15 +221,9 @@ def may_be_rebound(host: str, allowed: Collection[str]) -> bool:
     try:
         ipaddress.ip_address(name)
     except ValueError:
-        below = {f"*.{'.'.join(parts)}" for parts in _parents(name)}
-        return not (name in allowed or name in _loopback_names() or below & set(allowed))
+        below = (pattern[1:] for pattern in allowed if pattern.startswith("*."))
+        return not (name in allowed or name in _loopback_names() or name.endswith(tuple(below)))
     return False
-
-
-def _parents(name: str) -> Iterable[list[str]]:
-    """Return the parent domains of a name, each as its parts."""
-    parts = name.split(".")
-    return (parts[index:] for index in range(1, len(parts)))
 
 
 def allow_all(response: web.StreamResponse) -> None:

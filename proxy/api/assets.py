@@ -125,7 +125,7 @@ async def get_content(request: web.Request) -> web.StreamResponse:
 async def post_asset(request: web.Request) -> web.Response:
     """Store a file with its record, or create a record of a content by its hash."""
     assets, member = service(request), member_of(request)
-    if request.content_type != "multipart/form-data":
+    if bodies.type_of(request) != "multipart/form-data":
         raise AssetError(
             "UNSUPPORTED_MEDIA_TYPE", "Send the file as multipart/form-data.", kind="unsupported"
         )

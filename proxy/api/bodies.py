@@ -21,7 +21,7 @@ from proxy.api.holding import UNCOUNTED, LargeBody, hold, owner_of
 from proxy.api.keys import OPTIONS, TURNS
 from proxy.api.unpacking import PackedWronglyError
 from proxy.budget import Allocation
-from proxy.translate import codec
+from proxy.translate import codec, media_types
 from proxy.translate.errors import Kind, LocalError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -211,6 +211,11 @@ class NotJsonError(LocalError):
         super().__init__("invalid_json", "The request body must be valid JSON.", details=reason)
 
 
+def type_of(request: web.Request) -> str:
+    """Return the type of the body by its header, in small letters and without parameters."""
+    return media_types.essence(request.headers.get("Content-Type", ""))
+
+
 def check_length(request: web.Request, max_size: int | None = None) -> None:
     """Refuse a body by its `Content-Length`, before it is read. Raises
     `HTTPRequestEntityTooLarge`."""
@@ -322,12 +327,13 @@ async def read_json(request: web.Request) -> Any:
             "the setting `max_json_mb`.",
             kind="too_large",
         ) from None
+    charset = media_types.charset(request.headers.get("Content-Type", ""))
     if len(body) <= LARGE:
-        return parse(body, request.charset)
+        return parse(body, charset)
     turns, owner = request.app[TURNS], owner_of(request)
     count = await turns.run(owner, partial(count_values, body))
     hold(request, "body").grow(len(body) + VALUE_BYTES * count)
-    return await turns.run(owner, partial(parse, body, request.charset))
+    return await turns.run(owner, partial(parse, body, charset))
 
 
 async def read_object(request: web.Request) -> dict[str, Any]:

@@ -185,7 +185,7 @@ def _spare_oneself(request: web.Request) -> None:
 async def json_body(request: web.Request) -> dict[str, Any]:
     """Return the body as a JSON object. Pages of other sites cannot send its content type without a
     preflight."""
-    if request.content_type != "application/json":
+    if bodies.type_of(request) != "application/json":
         raise LocalError(
             "not_json",
             "Send the body as JSON with the content type application/json.",

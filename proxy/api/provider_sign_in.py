@@ -11,6 +11,7 @@ from aiohttp import web
 from proxy.api.authenticator import SIGN_IN, authenticator_of
 from proxy.api.callers import caller_of
 from proxy.api.connections import of
+from proxy.api.credentials import cookie
 from proxy.api.keys import OPTIONS, PROVIDERS
 from proxy.api.middleware import note
 from proxy.api.sign_in import (
@@ -97,8 +98,7 @@ def _provider(request: web.Request) -> SignInProvider:
 
 def _attempt(request: web.Request, provider: SignInProvider) -> Attempt | None:
     """Return the attempt of this browser at this provider, if the answer belongs to it."""
-    cookie = request.cookies.get(ATTEMPT_COOKIE, "")
-    attempt = unseal(cookie, of(request).cipher, time.time())
+    attempt = unseal(cookie(request, ATTEMPT_COOKIE) or "", of(request).cipher, time.time())
     state = request.query.get("state", "")
     if attempt is None or attempt.provider != provider.options.name:
         return None

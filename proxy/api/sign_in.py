@@ -155,7 +155,7 @@ async def _end_session(request: web.Request) -> None:
 
 async def read_form(request: web.Request) -> dict[str, str]:
     """Return the fields of a form. Raises `LocalError` for another body and a large one."""
-    if request.content_type != "application/x-www-form-urlencoded":
+    if bodies.type_of(request) != "application/x-www-form-urlencoded":
         raise LocalError(
             "not_a_form",
             "Send the sign-in form as application/x-www-form-urlencoded.",

@@ -134,11 +134,12 @@ async def form(request: web.Request) -> AsyncIterator[MultiDict[Field]]:
 
 
 async def _read(request: web.Request, files: ExitStack) -> MultiDict[Field]:
-    if request.content_type == "multipart/form-data":
+    type_ = bodies.type_of(request)
+    if type_ == "multipart/form-data":
         bodies.check_length(request)
         async with unpacking.unpacked(request) as body:
             return await _FormReader(request, body, files).read()
-    if request.content_type in ("", "application/x-www-form-urlencoded"):
+    if type_ == "application/x-www-form-urlencoded":
         text = (await bodies.read(request, MAX_FORM_BYTES)).decode()
         return MultiDict(parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS))
     return MultiDict()

@@ -30,7 +30,7 @@ from proxy.cloud.resilience import CallGate, RetryPolicy, retry_after
 from proxy.logging import word
 from proxy.metrics import CloudCalls
 from proxy.observations import AccountObservations
-from proxy.translate import codec
+from proxy.translate import codec, media_types
 from proxy.translate.codec import redact
 from proxy.translate.errors import type_of, unlisted
 
@@ -235,7 +235,8 @@ class Http:
                 raise CloudOversized(f"{call}: the answer is larger than {limits.size:,} bytes")
         finally:
             response.release()
-        return Answer(call, body, response.content_type, attempts, self.key, limits)
+        type_ = media_types.essence(response.headers.get("Content-Type", ""))
+        return Answer(call, body, type_, attempts, self.key, limits)
 
     async def _body(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         """Read a body to its end or slightly beyond `limit`; large ones wait for their turn."""

@@ -87,6 +87,23 @@ def media_type(filename: str) -> str:
     return TYPES.get(extension, UNKNOWN)
 
 
+def essence(header: str) -> str:
+    """Return the type in a `Content-Type` header, in small letters and without parameters.
+
+    The properties of aiohttp's messages take time that grows with the square of the header.
+    """
+    return header.partition(";")[0].strip().lower()
+
+
+def charset(header: str) -> str | None:
+    """Return the charset in a `Content-Type` header, `None` if it names none."""
+    for parameter in header.split(";")[1:]:
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset":
+            return value.strip().strip("\"'")
+    return None
+
+
 def kind(filename: str) -> str:
     """Return the first half of the media type (`image`, `audio`, `video`, `model`, …).
 

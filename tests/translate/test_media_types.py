@@ -56,3 +56,21 @@ def test_the_rest_is_unknown(filename: str) -> None:
 )
 def test_loaders_list_by_kind(filename: str, kind: str) -> None:
     assert media_types.kind(filename) == kind
+
+
+@pytest.mark.parametrize(
+    ("header", "essence", "charset"),
+    [
+        ("", "", None),
+        ("application/json", "application/json", None),
+        ("Application/JSON ; charset=UTF-8", "application/json", "UTF-8"),
+        ('text/plain; a=b; Charset = "utf-8"', "text/plain", "utf-8"),
+        ("multipart/form-data; boundary=charset", "multipart/form-data", None),
+        ("text/plain;charset", "text/plain", ""),
+    ],
+)
+def test_a_header_has_a_type_and_perhaps_a_charset(
+    header: str, essence: str, charset: str | None
+) -> None:
+    assert media_types.essence(header) == essence
+    assert media_types.charset(header) == charset
