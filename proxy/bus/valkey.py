@@ -5,9 +5,9 @@ what is published after it. A topic is a channel of its own; the number of the U
 part of the channel's name, since publish and subscribe know no databases.
 
 A payload is the publisher's id (8 bytes), 1 if it is droppable or 0 (1 byte), and the message in
-MessagePack. Each publisher has a beat, on a channel of its own: its id and how often it has lost
-messages (8 bytes, big-endian). A subscriber that sees the number grow has missed something. The
-server loses nothing between two connections that last, so that messages need no numbers.
+MessagePack. Each publisher sends a `Beat`, on a channel of its own. A subscriber that sees its
+losses grow has missed something. The server loses nothing between two connections that last, so
+that messages need no numbers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import asyncio
 import math
 import re
 import secrets
-from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -30,6 +29,8 @@ from redis.exceptions import RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from proxy.bus import BusMessage, EventBus, Subscription, decode, encode
+from proxy.bus.command_queue import CommandQueue
+from proxy.bus.publishers import ID_BYTES, MAX_LEADER_SILENCE, Beat, Publishers
 
 log = structlog.get_logger(__name__)
 
@@ -39,27 +40,15 @@ MAX_OUTGOING = 64 * 1024 * 1024
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 #: Minimum seconds between two `MISSED` messages to a subscriber.
 MISSED_INTERVAL = 1.0
-#: Maximum bytes of one write to the connection. What still waits can be dropped.
-_MAX_BATCH = 256 * 1024
 #: Seconds between two beats. The server is considered gone if one is unanswered for `_TIMEOUT`.
 _BEAT_INTERVAL = 0.5
 _TIMEOUT = 1.5
-#: Seconds without a beat after which a publisher is considered dead, with messages unsent.
-_MAX_SILENCE = 3.0
-#: Seconds without a beat of the leading publisher after which its messages may be missing here.
-_MAX_LEADER_SILENCE = 0.9
-#: Maximum seconds of a `flush`. It is longer than `_MAX_LEADER_SILENCE`: after that the other
+#: Maximum seconds of a `flush`. It is longer than `MAX_LEADER_SILENCE`: after that the other
 #: processes have what was published, or know that they may lack it.
-_FLUSH_TIMEOUT = 1.0
-#: Maximum number of known publishers, including those that have left.
-_MAX_PUBLISHERS = 1000
+_FLUSH_TIMEOUT = MAX_LEADER_SILENCE + 0.1
 
 _BEATS = "beats"
-#: What a publisher that leaves sends instead of its losses.
-_LEFT = 2**64 - 1
 _ERRORS = (RedisError, OSError, TimeoutError)
-
-_Command = tuple[str | bytes, ...]
 
 
 class BusError(Exception):
@@ -89,24 +78,12 @@ class ValkeyBus(EventBus):
         )
         number = self._client.connection_pool.connection_kwargs.get("db") or 0
         self._prefix = f"comfy-cloud-proxy:{number}:"
-        self._id = secrets.token_bytes(8)
+        self._id = secrets.token_bytes(ID_BYTES)
         self._losses = 0
         self._left = False
-        #: The losses of each other publisher, and the time of its last beat.
-        self._publishers: dict[bytes, tuple[int, float]] = {}
-        #: The publisher that leads, as far as is known.
-        self._leader = b""
-        #: Silent publishers of which the subscribers have been notified.
-        self._silent: set[bytes] = set()
+        self._publishers = Publishers()
         self._lost_at = -math.inf
-        #: Commands and waiters, with the bytes of a message and whether it is droppable.
-        self._outgoing: deque[tuple[_Command | asyncio.Future[None], int, bool]] = deque()
-        self._outgoing_bytes = 0
-        self._max_outgoing = max_outgoing
-        self._has_outgoing = asyncio.Event()
-        #: Commands without an answer (`None`), and waiters for the answers to all before them.
-        self._unanswered: deque[asyncio.Future[None] | None] = deque()
-        self._catching_up: asyncio.Future[None] | None = None
+        self._commands = CommandQueue(max_outgoing)
         self._serving = False
         self._connected = asyncio.Event()
         #: When subscribers last got `MISSED`, and the timer of the next.
@@ -121,10 +98,9 @@ class ValkeyBus(EventBus):
     @property
     def whole(self) -> bool:
         """Whether the bus is connected and a beat of the leading publisher has just come."""
-        leader = self._publishers.get(self._leader)
-        if not self.connected or self.leads or leader is None:
+        if not self.connected or self.leads:
             return self.connected
-        return asyncio.get_running_loop().time() - leader[1] < _MAX_LEADER_SILENCE
+        return not self._publishers.is_leader_silent(asyncio.get_running_loop().time())
 
     async def check(self) -> None:
         """Check that the server accepts a message, then close. Raises `BusError`."""
@@ -173,7 +149,8 @@ class ValkeyBus(EventBus):
         loop = asyncio.get_running_loop()
         with suppress(TimeoutError):
             async with asyncio.timeout(_FLUSH_TIMEOUT):
-                await self._answered()
+                if self.connected and not self._commands.is_empty:
+                    await self._commands.answers()
         if not self.connected:
             await asyncio.sleep(min(_FLUSH_TIMEOUT, self._lost_at + _FLUSH_TIMEOUT - loop.time()))
 
@@ -184,12 +161,7 @@ class ValkeyBus(EventBus):
         """
         if not self.connected:
             return
-        waiter = self._catching_up
-        if waiter is None:
-            self._put(("PING",))
-            waiter = self._catching_up = asyncio.get_running_loop().create_future()
-            self._put(waiter)
-        await asyncio.wait([waiter], timeout=_FLUSH_TIMEOUT)
+        await asyncio.wait([self._commands.round_trip()], timeout=_FLUSH_TIMEOUT)
 
     async def close(self) -> None:
         """Send what waits, and end all subscriptions."""
@@ -216,33 +188,8 @@ class ValkeyBus(EventBus):
                 self._lose()
             return
         payload = b"".join((self._id, b"\1" if droppable else b"\0", body))
-        self._put(("PUBLISH", self._prefix + topic, payload), len(payload), droppable)
-        if self._outgoing_bytes > self._max_outgoing:
-            self._drop()
-
-    def _put(
-        self, what: _Command | asyncio.Future[None], size: int = 0, droppable: bool = False
-    ) -> None:
-        self._outgoing.append((what, size, droppable))
-        self._outgoing_bytes += size
-        self._has_outgoing.set()
-
-    def _drop(self) -> None:
-        """Drop the oldest droppable messages and, if that is not enough, all messages.
-
-        At least a quarter of the limit is free afterwards, so that this is rare.
-        """
-        kept: deque[tuple[_Command | asyncio.Future[None], int, bool]] = deque()
-        limit = self._max_outgoing * 3 // 4
-        for what, size, droppable in self._outgoing:
-            if droppable and self._outgoing_bytes > limit:
-                self._outgoing_bytes -= size
-            else:
-                kept.append((what, size, droppable))
-        self._outgoing = kept
-        if self._outgoing_bytes > self._max_outgoing:
-            self._outgoing = deque(item for item in kept if not item[1])
-            self._outgoing_bytes = 0
+        command = "PUBLISH", self._prefix + topic, payload
+        if not self._commands.put_message(command, len(payload), droppable=droppable):
             self._lose()
 
     def _lose(self) -> None:
@@ -251,33 +198,8 @@ class ValkeyBus(EventBus):
         self._publish_beat()
 
     def _publish_beat(self) -> None:
-        losses = _LEFT if self._left else self._losses
-        payload = b"".join((self._id, bytes([self.leads]), losses.to_bytes(8, "big")))
-        self._put(("PUBLISH", self._prefix + _BEATS, payload))
-
-    async def _answered(self) -> None:
-        """Wait until the server has answered all commands up to now."""
-        if self.connected and (self._outgoing or self._unanswered):
-            waiter = asyncio.get_running_loop().create_future()
-            self._put(waiter)
-            await waiter
-
-    def _next_commands(self) -> list[_Command]:
-        """Return the commands to send next, and note them as unanswered."""
-        commands: list[_Command] = []
-        size = 0
-        while self._outgoing and size < _MAX_BATCH:
-            what, bytes_, _ = self._outgoing.popleft()
-            size += bytes_
-            if isinstance(what, asyncio.Future):
-                self._unanswered.append(what)
-                if what is self._catching_up:
-                    self._catching_up = None
-            else:
-                commands.append(what)
-                self._unanswered.append(None)
-        self._outgoing_bytes -= size
-        return commands
+        beat = Beat(self._id, self.leads, None if self._left else self._losses)
+        self._commands.put(("PUBLISH", self._prefix + _BEATS, beat.encode()))
 
     # --- the connection --------------------------------------------------------------------
 
@@ -289,7 +211,7 @@ class ValkeyBus(EventBus):
                 await pubsub.connect()
             connection = pubsub.connection
             self._serving = True
-            self._put(("SUBSCRIBE", self._prefix + _BEATS))
+            self._commands.put(("SUBSCRIBE", self._prefix + _BEATS))
             for topic in [*self._topics, *(f"{prefix}*" for prefix in self._patterns)]:
                 self._added(topic)
             async with asyncio.TaskGroup() as tasks:
@@ -301,13 +223,8 @@ class ValkeyBus(EventBus):
 
     async def _write(self, connection: Any) -> None:
         while True:
-            await self._has_outgoing.wait()
-            self._has_outgoing.clear()
-            while self._outgoing:
-                if commands := self._next_commands():
-                    packed = connection.pack_commands(commands)
-                    await connection.send_packed_command(packed, check_health=False)
-                self._settle()
+            packed = connection.pack_commands(await self._commands.next_batch())
+            await connection.send_packed_command(packed, check_health=False)
 
     async def _read(self, connection: Any) -> None:
         while True:
@@ -319,7 +236,7 @@ class ValkeyBus(EventBus):
             if isinstance(answer, list):
                 self._receive_push(answer)
             else:
-                self._answered_one()
+                self._commands.answered()
 
     async def _beat(self) -> None:
         """Send a beat at an interval, and check that the server answers it.
@@ -328,10 +245,8 @@ class ValkeyBus(EventBus):
         """
         while True:
             self._publish_beat()
-            waiter = asyncio.get_running_loop().create_future()
-            self._put(waiter)
             async with asyncio.timeout(_TIMEOUT):
-                await waiter
+                await self._commands.answers()
             if not self.connected:
                 self._connected.set()
                 log.info("bus_connected")
@@ -346,19 +261,8 @@ class ValkeyBus(EventBus):
             self._lost_at = now
         self._connected.clear()
         self._losses += 1  # what was not answered
-        self._publishers = {
-            publisher: (losses, last_beat if publisher in self._silent else now)
-            for publisher, (losses, last_beat) in self._publishers.items()
-        }
-        waiters = [what for what, _, _ in self._outgoing if isinstance(what, asyncio.Future)]
-        waiters += [what for what in self._unanswered if what is not None]
-        self._outgoing.clear()
-        self._outgoing_bytes = 0
-        self._unanswered.clear()
-        self._catching_up = None
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._publishers.restart(now)
+        self._commands.clear()
 
     # --- receiving -------------------------------------------------------------------------
 
@@ -366,55 +270,33 @@ class ValkeyBus(EventBus):
         kind = push[0]
         if kind == b"message":
             topic, payload = self._topic(push[1]), push[2]
-            if payload[:8] == self._id:
+            if payload[:ID_BYTES] == self._id:
                 return
             if topic == _BEATS:
-                self._receive_beat(payload[:8], payload[8], int.from_bytes(payload[9:], "big"))
+                self._receive_beat(Beat.decode(payload))
             else:
                 self._receive(payload, topic, self._topics.get(topic, ()))
         elif kind == b"pmessage":
-            if push[3][:8] != self._id:
+            if push[3][:ID_BYTES] != self._id:
                 pattern = _QUOTED.sub(r"\1", self._topic(push[1])[:-1])
                 self._receive(push[3], pattern, self._patterns.get(pattern, ()))
         else:
-            self._answered_one()
+            self._commands.answered()
 
     def _topic(self, channel: bytes) -> str:
         return channel.decode()[len(self._prefix) :]
 
     def _receive(self, payload: bytes, topic: str, subscribers: Iterable[Subscription]) -> None:
         try:
-            message = decode(memoryview(payload)[9:])
+            message = decode(memoryview(payload)[ID_BYTES + 1 :])
         except msgspec.MsgspecError as error:
             log.warning("message_refused", topic=topic, error=str(error))
             return
         self._deliver(subscribers, message)
 
-    def _answered_one(self) -> None:
-        """Remove the oldest unanswered command, and release who waits for its answer."""
-        self._unanswered.popleft()
-        self._settle()
-
-    def _settle(self) -> None:
-        while self._unanswered and (waiter := self._unanswered[0]) is not None:
-            self._unanswered.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-
-    def _receive_beat(self, publisher: bytes, leads: int, losses: int) -> None:
-        if leads:
-            self._leader = publisher
-        known = self._publishers.pop(publisher, None)
-        self._silent.discard(publisher)
-        if losses == _LEFT:
-            return
-        self._publishers[publisher] = (losses, asyncio.get_running_loop().time())
-        if len(self._publishers) > _MAX_PUBLISHERS:
-            oldest = next(iter(self._publishers))
-            del self._publishers[oldest]
-            self._silent.discard(oldest)
-        if losses != (0 if known is None else known[0]):
-            log.info("messages_missed", publisher=publisher.hex(), losses=losses)
+    def _receive_beat(self, beat: Beat) -> None:
+        if self._publishers.receive(beat, asyncio.get_running_loop().time()):
+            log.info("messages_missed", publisher=beat.publisher.hex(), losses=beat.losses)
             self._tell_missed_soon()
 
     def _tell_missed_soon(self) -> None:
@@ -433,15 +315,10 @@ class ValkeyBus(EventBus):
         self._tell_missed()
 
     def _find_silent(self) -> None:
-        """Find publishers without a recent beat: their last messages may be lost."""
-        since = asyncio.get_running_loop().time() - _MAX_SILENCE
-        silent = {
-            publisher for publisher, (_, last_beat) in self._publishers.items() if last_beat < since
-        }
-        silent -= self._silent
+        """Notify subscribers of the last messages of dead publishers, which may be missing."""
+        silent = self._publishers.find_silent(asyncio.get_running_loop().time())
         for publisher in silent:
             log.info("messages_missed", publisher=publisher.hex(), reason="it is silent")
-        self._silent |= silent
         if silent:
             self._tell_missed()
 
@@ -457,9 +334,9 @@ class ValkeyBus(EventBus):
         if self._serving:
             if topic.endswith("*"):
                 quoted = _SPECIAL.sub(r"\\\g<0>", topic[:-1])
-                self._put((f"P{command}", f"{self._prefix}{quoted}*"))
+                self._commands.put((f"P{command}", f"{self._prefix}{quoted}*"))
             else:
-                self._put((command, self._prefix + topic))
+                self._commands.put((command, self._prefix + topic))
 
 
 #: The special characters of the server's patterns, and one that is quoted.
