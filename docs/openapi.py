@@ -1,7 +1,7 @@
 """Describes `/proxy/api` as OpenAPI: `docs/openapi.json`, written by `make docs`.
 
 Paths, methods and summaries come from the table of routes and the docstrings of its handlers, the
-schemas from the types of `proxy/api/schema.py` and of what the handlers check bodies with.
+schemas from the types of `proxy/api/schema/` and of what the handlers check bodies with.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 from proxy import __version__
-from proxy.api import schema
 from proxy.api.audit import MAX_ENTRIES, MAX_OFFSET
 from proxy.api.gallery import PAGE
 from proxy.api.routes import ROUTES, Route
+from proxy.api.schema import RefusalBody, administration, jobs, state, usage, webhooks
 from proxy.costs.billing import DAYS, EnteredBalance
 from proxy.members.invitations import NewInvitation
 from proxy.members.member import MemberFields, NewMember, NewToken
@@ -58,7 +58,7 @@ class Operation(Struct, frozen=True):
 
 OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("GET", "usage"): Operation(
-        schema.Usage,
+        usage.Usage,
         query={
             "from": (_DAY, "The first day (UTC); without it today."),
             "to": (_DAY, "The last day (UTC); without it today."),
@@ -71,7 +71,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         },
     ),
     ("GET", "billing"): Operation(
-        schema.BillingShown,
+        usage.BillingShown,
         query={
             "from": (_DAY, f"The first day (UTC); without it that of the last {DAYS} days."),
             "to": (_DAY, "The last day (UTC); without it today."),
@@ -79,7 +79,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ),
     ("PATCH", "billing/{account}"): Operation(status=204, body=EnteredBalance),
     ("GET", "audit"): Operation(
-        schema.AuditPage,
+        administration.AuditPage,
         query={
             "limit": (Annotated[int, Meta(ge=0, le=MAX_ENTRIES)], "Entries at most; 100."),
             "offset": (Annotated[int, Meta(ge=0, le=MAX_OFFSET)], "Entries to leave out; 0."),
@@ -87,16 +87,16 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
             "action": (str, "Only entries of this action."),
         },
     ),
-    ("GET", "cloud-surprises"): Operation(schema.Surprises),
-    ("GET", "state"): Operation(schema.State),
-    ("GET", "events"): Operation(schema.State, media=_EVENTS),
-    ("GET", "interface"): Operation(schema.InterfaceState),
+    ("GET", "cloud-surprises"): Operation(administration.Surprises),
+    ("GET", "state"): Operation(state.State),
+    ("GET", "events"): Operation(state.State, media=_EVENTS),
+    ("GET", "interface"): Operation(state.InterfaceState),
     ("GET", "activity"): Operation(
-        schema.Activity,
+        usage.Activity,
         query={"range": (Literal["1h", "24h", "7d"], "How far back; `24h`."), **_MEMBER},
     ),
     ("GET", "jobs"): Operation(
-        schema.EndedJobs,
+        jobs.EndedJobs,
         query={
             "status": (Literal["completed", "failed", "cancelled"], "How the jobs ended."),
             "q": (str, "A text in the label, the id or the member."),
@@ -105,7 +105,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
             **_MEMBER,
         },
     ),
-    ("GET", "jobs/{id}"): Operation(schema.JobPage, query=_OWNER),
+    ("GET", "jobs/{id}"): Operation(jobs.JobPage, query=_OWNER),
     ("GET", "thumbnail"): Operation(
         bytes,
         media=_WEBP,
@@ -114,12 +114,12 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
             "output": (Annotated[int, Meta(ge=0)], "The `number` of an output of the job."),
         },
     ),
-    ("GET", "run"): Operation(schema.RunShown, query=_JOB),
+    ("GET", "run"): Operation(jobs.RunShown, query=_JOB),
     ("GET", "preview"): Operation(
         bytes, media="image/*", query=_JOB, absent="There is no preview."
     ),
     ("GET", "workflow"): Operation(
-        schema.SentWorkflow,
+        jobs.SentWorkflow,
         query={
             **_JOB,
             "format": (
@@ -128,24 +128,26 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
             ),
         },
     ),
-    ("POST", "jobs/cancel"): Operation(schema.Cancelled, body=schema.JobToCancel),
-    ("GET", "invitations"): Operation(schema.OpenInvitations, query=_MEMBER),
-    ("POST", "invitations"): Operation(schema.MadeInvitation, status=201, body=NewInvitation),
+    ("POST", "jobs/cancel"): Operation(jobs.Cancelled, body=jobs.JobToCancel),
+    ("GET", "invitations"): Operation(administration.OpenInvitations, query=_MEMBER),
+    ("POST", "invitations"): Operation(
+        administration.MadeInvitation, status=201, body=NewInvitation
+    ),
     ("DELETE", "invitations/{id}"): Operation(status=204),
-    ("GET", "members"): Operation(schema.Members, query=_MEMBER),
-    ("POST", "members"): Operation(schema.MemberShown, status=201, body=NewMember),
-    ("PATCH", "members/{name}"): Operation(schema.MemberShown, body=MemberFields),
+    ("GET", "members"): Operation(administration.Members, query=_MEMBER),
+    ("POST", "members"): Operation(administration.MemberShown, status=201, body=NewMember),
+    ("PATCH", "members/{name}"): Operation(administration.MemberShown, body=MemberFields),
     ("DELETE", "members/{name}"): Operation(status=204),
-    ("GET", "tokens"): Operation(schema.Tokens, query=_MEMBER),
-    ("POST", "tokens"): Operation(schema.MadeToken, status=201, body=NewToken),
+    ("GET", "tokens"): Operation(administration.Tokens, query=_MEMBER),
+    ("POST", "tokens"): Operation(administration.MadeToken, status=201, body=NewToken),
     ("DELETE", "tokens/{prefix}"): Operation(status=204),
-    ("GET", "webhooks"): Operation(schema.WebhookList, query=_MEMBER),
-    ("POST", "webhooks"): Operation(schema.MadeWebhook, status=201, body=NewWebhook),
-    ("PATCH", "webhooks/{id}"): Operation(schema.WebhookShown, body=WebhookFields),
+    ("GET", "webhooks"): Operation(webhooks.WebhookList, query=_MEMBER),
+    ("POST", "webhooks"): Operation(webhooks.MadeWebhook, status=201, body=NewWebhook),
+    ("PATCH", "webhooks/{id}"): Operation(webhooks.WebhookShown, body=WebhookFields),
     ("DELETE", "webhooks/{id}"): Operation(status=204),
-    ("POST", "webhooks/{id}/secret"): Operation(schema.WebhookSecret),
-    ("POST", "webhooks/{id}/test"): Operation(schema.WebhookTested, status=202),
-    ("GET", "webhooks/{id}/deliveries"): Operation(schema.Deliveries),
+    ("POST", "webhooks/{id}/secret"): Operation(webhooks.WebhookSecret),
+    ("POST", "webhooks/{id}/test"): Operation(webhooks.WebhookTested, status=202),
+    ("GET", "webhooks/{id}/deliveries"): Operation(webhooks.Deliveries),
 }
 
 
@@ -181,7 +183,7 @@ def document(routes: Iterable[Route] = ROUTES) -> dict[str, Any]:
         if route.path.startswith(PREFIX)
         and (key := (route.method, route.path.removeprefix(PREFIX))) in OPERATIONS
     }
-    types = [schema.RefusalBody]
+    types = [RefusalBody]
     for _, operation in described.values():
         types += [kind for kind in (operation.answer, operation.body) if kind not in (None, bytes)]
     _, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
@@ -233,7 +235,7 @@ def _operation(route: Route, operation: Operation) -> dict[str, Any]:
             **({"204": {"description": operation.absent}} if operation.absent else {}),
             "default": {
                 "description": "A refusal, with a sentence that says what to do.",
-                "content": {"application/json": {"schema": _schema(schema.RefusalBody)}},
+                "content": {"application/json": {"schema": _schema(RefusalBody)}},
             },
         },
     }

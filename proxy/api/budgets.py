@@ -9,7 +9,7 @@ from aiohttp import web
 from proxy.api.connections import member_of
 from proxy.api.keys import ACCOUNTING, JOBS, MEMBERS
 from proxy.api.members import is_admin
-from proxy.api.schema import BudgetShown
+from proxy.api.schema.state import BudgetShown
 from proxy.costs.budgets import Budget, renewal
 from proxy.costs.credits import to_credits
 from proxy.storage.spending import Spending

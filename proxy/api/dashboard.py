@@ -22,7 +22,8 @@ from proxy.api.connections import admission_of, connection_of, member_of
 from proxy.api.keys import ACCOUNTING, BUS, INTERFACE, JOBS, MEMBERS, OPTIONS, READINESS, WEBHOOKS
 from proxy.api.members import is_admin, require_admin
 from proxy.api.middleware import note, prepare
-from proxy.api.schema import AccountShown, LiveJobShown, State, WaitingJobShown
+from proxy.api.schema.jobs import LiveJobShown, WaitingJobShown
+from proxy.api.schema.state import AccountShown, State
 from proxy.bus import MISSED
 from proxy.costs.credits import to_credits
 from proxy.jobs.messages import JobChanged, MembersChanged

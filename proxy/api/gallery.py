@@ -17,7 +17,7 @@ from proxy.api.content import content_headers
 from proxy.api.dashboard import describe
 from proxy.api.keys import ACCOUNTING, CATALOG, FILES, HISTORY, JOBS
 from proxy.api.members import require_admin, whose
-from proxy.api.schema import (
+from proxy.api.schema.jobs import (
     CostShown,
     EndedJobShown,
     JobErrorShown,
