@@ -1,20 +1,20 @@
 """The settings of the proxy: their tables, their values, and the accounts with their keys."""
 
+from proxy.settings.accounts import AccountAccess as AccountAccess
+from proxy.settings.accounts import AccountKeys as AccountKeys
+from proxy.settings.accounts import account_names as account_names
+from proxy.settings.accounts import read_account_key as read_account_key
+from proxy.settings.accounts import read_accounts as read_accounts
+from proxy.settings.accounts import read_key as read_key
+from proxy.settings.accounts import read_secrets as read_secrets
 from proxy.settings.arrays import ACCOUNT_SETTINGS as ACCOUNT_SETTINGS
 from proxy.settings.arrays import PLANS as PLANS
 from proxy.settings.arrays import PROVIDER_SETTINGS as PROVIDER_SETTINGS
 from proxy.settings.arrays import AccountSettings as AccountSettings
 from proxy.settings.arrays import ProviderSettings as ProviderSettings
-from proxy.settings.loading import AccountAccess as AccountAccess
-from proxy.settings.loading import AccountKeys as AccountKeys
 from proxy.settings.loading import LoadedSettings as LoadedSettings
-from proxy.settings.loading import account_names as account_names
 from proxy.settings.loading import load as load
 from proxy.settings.loading import load_with_sources as load_with_sources
-from proxy.settings.loading import read_account_key as read_account_key
-from proxy.settings.loading import read_accounts as read_accounts
-from proxy.settings.loading import read_key as read_key
-from proxy.settings.loading import read_secrets as read_secrets
 from proxy.settings.model import SERVE_SETTINGS as SERVE_SETTINGS
 from proxy.settings.model import SETTINGS as SETTINGS
 from proxy.settings.model import Settings as Settings

@@ -1,0 +1,282 @@
+"""The accounts with their keys, and other secrets that the settings name.
+
+A key is read again when its file changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TypeAlias
+
+import structlog
+from yarl import URL
+
+from proxy.logging import register_secret
+from proxy.settings.arrays import AccountSettings
+from proxy.settings.loading import load
+from proxy.settings.model import Settings
+from proxy.settings.table import ConfigError, to_encryption_key
+
+log = structlog.get_logger(__name__)
+
+_Stamp: TypeAlias = tuple[int, int, int] | None
+
+#: The account of a key that is set by itself, without any table.
+DEFAULT = "default"
+
+#: Domains of names that only a local network knows (RFC 6761, 6762, 8375, and ICANN's `internal`).
+_LOCAL_DOMAINS = (".localhost", ".local", ".home.arpa", ".internal", ".lan", ".test")
+
+
+@dataclass(frozen=True, slots=True)
+class AccountAccess:
+    """An account as it is used: where it is, its key, and what may run on it.
+
+    `slots` is how many jobs it runs at once, 0 if that is to be learned; `members` whose jobs it
+    takes, none named is everybody. `plain_http` lets the key go to public addresses over http.
+    """
+
+    name: str
+    base_url: URL
+    key: str = field(repr=False)
+    slots: int = 0
+    weight: float = 1.0
+    members: tuple[str, ...] = ()
+    plain_http: bool = False
+
+
+def read_key(settings: Settings) -> str | None:
+    """Return the key, `None` where none is set.
+
+    Raises `ConfigError` when it is set twice in one place, when its file cannot be read and when
+    what is there cannot be a key.
+    """
+    if settings.api_key is not None and settings.api_key_file is not None:
+        raise ConfigError(
+            "The API key is set twice: unset COMFY_CLOUD_API_KEY or COMFY_CLOUD_API_KEY_FILE."
+        )
+    if settings.api_key_file is not None:
+        return _usable(_read(settings.api_key_file), f"the file {settings.api_key_file}")
+    if settings.api_key is not None:
+        return _usable(settings.api_key.text, "COMFY_CLOUD_API_KEY")
+    return None
+
+
+def read_secrets(settings: Settings) -> str | None:
+    """Return the secrets of the settings, one a line, the one in use first; `None` without any.
+
+    Raises `ConfigError` for a file that cannot be read or holds none.
+    """
+    found = []
+    if settings.secret_file is not None:
+        for line in _read(settings.secret_file, "secret_file").split():
+            try:
+                found.append(to_encryption_key(line).text)
+            except ValueError:
+                raise ConfigError(
+                    f"The file {settings.secret_file} of secret_file must have 32 bytes in base64 "
+                    "on each line: create them with `openssl rand -base64 32`."
+                ) from None
+        if not found:
+            raise ConfigError(
+                f"The file {settings.secret_file} of secret_file is empty: create a secret with "
+                "`openssl rand -base64 32`."
+            )
+    if settings.credentials_key is not None:
+        found.append(settings.credentials_key.text)
+    return "\n".join(found) or None
+
+
+def account_names(settings: Settings) -> list[str]:
+    """Return the names of the accounts, in the order of their tables."""
+    return [table.name for table in settings.accounts] or [DEFAULT]
+
+
+def read_accounts(settings: Settings) -> list[AccountAccess]:
+    """Return the accounts with their keys, in the order of their tables; none without any key.
+
+    Without tables it is the single key's account, which is called "default". Raises `ConfigError`
+    as `read_key`, when two accounts have one key, for they would be one account of the cloud, and
+    when a key would be sent over the internet in the clear.
+    """
+    plain_http = settings.allow_plain_http
+    if settings.accounts:
+        found = [
+            AccountAccess(
+                table.name,
+                table.base_url or settings.base_url,
+                read_account_key(table),
+                table.jobs_at_once,
+                table.weight,
+                table.members,
+                plain_http,
+            )
+            for table in settings.accounts
+        ]
+    else:
+        key, url = read_key(settings), settings.base_url
+        found = [] if key is None else [AccountAccess(DEFAULT, url, key, plain_http=plain_http)]
+    names: dict[str, str] = {}
+    for account in found:
+        if (other := names.setdefault(account.key, account.name)) != account.name:
+            raise ConfigError(
+                f"The accounts {other} and {account.name} have the same key: remove one of them."
+            )
+    for account in found:
+        url = account.base_url
+        if url.scheme == "http" and not plain_http and _is_public(url.host or ""):
+            raise ConfigError(
+                f"The base_url {url} of the account {account.name} would send the API key over the "
+                "internet without encryption: use https://, or set allow_plain_http = true."
+            )
+    return found
+
+
+def _is_public(host: str) -> bool:
+    """Return whether an address is public, or a name is below no domain of local networks.
+
+    A name may still be that of a private address: that is checked with each connection.
+    """
+    try:
+        return ip_address(host.partition("%")[0]).is_global
+    except ValueError:
+        return "." in host.rstrip(".") and not host.rstrip(".").endswith(_LOCAL_DOMAINS)
+
+
+def read_account_key(account: AccountSettings) -> str:
+    """Return the key of an account that has a table. Raises `ConfigError`."""
+    if account.key is not None:
+        return _usable(account.key.text, f"`key` of the account {account.name}")
+    if account.key_file is None:
+        raise ConfigError(f"The account {account.name} has no key: add key_file.")
+    remedy = f"`key_file` of the account {account.name}"
+    return _usable(_read(account.key_file, remedy), f"the file {account.key_file}")
+
+
+def _read(path: Path, setting: str = "COMFY_CLOUD_API_KEY_FILE") -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"The key file {path} cannot be read ({error.strerror}): "
+            f"correct {setting} or the permissions of the file."
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(
+            f"The key file {path} is not text: it must contain only the API key."
+        ) from None
+
+
+#: Marks that word processors and chats put around a key, or instead of what was typed.
+_QUOTES = "\"'`\u00ab\u00bb\u2018\u2019\u201a\u201c\u201d\u201e"
+
+
+def _usable(text: str, where: str) -> str:
+    key = text.strip()
+    if not key:
+        raise ConfigError(f"There is no API key in {where}: write it as one line without spaces.")
+    if flaw := _flaw(key):
+        raise ConfigError(
+            f"The API key in {where} is invalid, because it contains {flaw}: copy it again as one "
+            "line without spaces and quotation marks."
+        )
+    return key
+
+
+def _flaw(key: str) -> str:
+    """Return what makes a key invalid, without any part of the key."""
+    if any(letter in _QUOTES for letter in key):
+        return "a quotation mark"
+    if any(letter.isspace() for letter in key):
+        return "a space or a line break"
+    return "" if key.isascii() and key.isprintable() else "a letter beyond ASCII"
+
+
+class AccountKeys:
+    """Reads an account's key again when its file changes, and all keys when `asked` is set.
+
+    `use` gets the account's name and its new key. The files are looked at every `interval` seconds.
+    A key that cannot be read changes nothing: the previous one stays in use.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        accounts: Iterable[AccountAccess],
+        use: Callable[[str, str], Awaitable[None]],
+        *,
+        asked: asyncio.Event,
+        interval: float = 2.0,
+    ) -> None:
+        self._settings = settings
+        self._keys = {account.name: account.key for account in accounts}
+        self._use = use
+        self._asked = asked
+        self._interval = interval
+
+    async def follow(self) -> None:
+        """Watch the files until cancelled."""
+        seen: dict[str, _Stamp] = {}
+        while True:
+            stamps = await asyncio.to_thread(self._stamps)
+            asked = self._asked.is_set()
+            self._asked.clear()
+            for name, stamp in stamps.items():
+                if asked or stamp != seen.get(name):
+                    await self._reload(name)
+            seen = stamps
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval):
+                    await self._asked.wait()
+
+    def _stamps(self) -> dict[str, _Stamp]:
+        return {name: _stamp(_file(self._settings, name)) for name in self._keys}
+
+    async def _reload(self, name: str) -> None:
+        try:
+            key = await asyncio.to_thread(_read_again, self._settings, name)
+            if key is None or key == self._keys[name]:
+                return
+            if key in self._keys.values():
+                raise ConfigError("Another account has this key.")
+        except ConfigError as error:
+            log.error("key_reload_failed", account=name, reason=str(error))
+            return
+        register_secret(key)
+        self._keys[name] = key
+        await self._use(name, key)
+        log.info("key_reloaded", account=name)
+
+
+def _read_again(settings: Settings, name: str) -> str | None:
+    """Return the key as it is set now. The environment of a process does not change, files do."""
+    if _file(settings, name) is None and settings.config is not None:
+        settings = load({"config": settings.config})
+    if (table := _table(settings, name)) is not None:
+        return read_account_key(table)
+    return None if settings.accounts else read_key(settings)
+
+
+def _table(settings: Settings, name: str) -> AccountSettings | None:
+    return next((table for table in settings.accounts if table.name == name), None)
+
+
+def _file(settings: Settings, name: str) -> Path | None:
+    table = _table(settings, name)
+    return settings.api_key_file if table is None else table.key_file
+
+
+def _stamp(path: Path | None) -> _Stamp:
+    """Return what changes when the file is written or replaced, behind links too."""
+    if path is None:
+        return None
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_mtime_ns, about.st_ino, about.st_size
