@@ -19,7 +19,7 @@ from yarl import URL
 from proxy.catalog.owners import LOADERS, choices_of
 from proxy.packs.table import PACK_NODES
 from proxy.packs.tooling import KRITA_REQUIRES
-from proxy.probe import jobs, running
+from proxy.probe import files, running
 from proxy.probe.points import POINTS, Findings, Level
 from proxy.probe.wire import CALL_TIMEOUT, Frame, ProbeRun, ProbeSocket, Reply, Wire
 
@@ -89,7 +89,7 @@ async def _run(wire: Wire, findings: Findings, classes: dict[str, Any]) -> None:
         await announced.announce()
         await announced.quiet(0.3, 2.0)
         for step in (
-            jobs.uploads,
+            files.uploads,
             running.main,
             running.refusals,
             running.annotated,

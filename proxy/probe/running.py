@@ -8,7 +8,7 @@ import time
 from typing import Any
 from uuid import uuid4
 
-from proxy.probe import jobs
+from proxy.probe import files, messages, workflows
 from proxy.probe.points import Findings
 from proxy.probe.wire import JOB, LOOK, ProbeRun, Reply, Wire
 
@@ -32,12 +32,12 @@ _MAX_JOBS = 6
 
 async def refusals(run: ProbeRun) -> None:
     """Observe the answers to graphs that cannot run, or only in part."""
-    reply = await run.submit(jobs.invalid())
+    reply = await run.submit(workflows.invalid())
     if reply.job is None:
         run.findings.see("invalid_prompt", f"{reply.status} {reply.form()}".strip())
     errors = reply.dict().get("node_errors")
     about = [error for node in errors.values() for error in node["errors"]] if errors else []
-    reply = await run.submit(jobs.partly_valid())
+    reply = await run.submit(workflows.partly_valid())
     job, errors = reply.job, reply.dict().get("node_errors")
     about += [error for node in errors.values() for error in node["errors"]] if errors else []
     if about:
@@ -53,13 +53,13 @@ async def refusals(run: ProbeRun) -> None:
 async def annotated(run: ProbeRun) -> None:
     """Observe whether `NAME [input]` is understood."""
     if run.upload:
-        reply = await run.submit(jobs.annotated(run.upload))
+        reply = await run.submit(workflows.annotated(run.upload))
         run.findings.see("annotated_name", "accepted" if reply.job else "refused")
 
 
 async def main(run: ProbeRun) -> None:
     """Observe a whole job, and a repetition of it."""
-    graph = jobs.whole(run.upload, run.classes)
+    graph = workflows.whole(run.upload, run.classes)
     wanted, client = str(uuid4()), f"probe-{uuid4()}"
     before = len(run.announced.frames)
     reply = await run.submit(graph, prompt_id=wanted, client_id=client)
@@ -81,7 +81,7 @@ async def main(run: ProbeRun) -> None:
         run.findings.miss(("job_events", "detail_delay"), "The job did not end in time.")
         return
     await run.silent.quiet(0.2, 2.0)
-    jobs.of_job(run.findings, job, frames, run.silent.frames)
+    messages.of_job(run.findings, job, frames, run.silent.frames)
     await _answers(run, job, early, client)
     before = len(run.announced.frames)
     reply = await run.submit(graph, prompt_id=wanted)
@@ -92,7 +92,7 @@ async def main(run: ProbeRun) -> None:
     else:
         run.findings.see("prompt_id_again", "another job")
     if again is not None and await run.ended(again):
-        jobs.of_repetition(run.findings, again, run.announced.frames[before:])
+        messages.of_repetition(run.findings, again, run.announced.frames[before:])
 
 
 async def _detail(run: ProbeRun, job: str) -> dict[str, Any]:
@@ -135,11 +135,11 @@ async def _answers(run: ProbeRun, job: str, detail: dict[str, Any], client: str)
         item = items[0]
         see("display_name", "present" if "display_name" in item else "absent")
         see("output_ids", "present" if {"id", "hash"} <= item.keys() else "absent")
-        folder, _, _ = jobs.PREFIX.partition("/")
+        folder, _, _ = workflows.PREFIX.partition("/")
         named = str(item.get("display_name", "")).startswith(f"{folder}/")
         where = "subfolder" if item.get("subfolder") == folder else ""
         see("output_subfolder", where or ("display_name" if named else "nowhere"))
-        await jobs.downloads(run, item)
+        await files.downloads(run, item)
     video = outputs.get("8")
     if isinstance(video, dict) and video:
         see("video_keys", ", ".join(sorted(video)))
@@ -170,7 +170,7 @@ def _items(output: Any) -> list[dict[str, Any]]:
 
 async def failure(run: ProbeRun) -> None:
     """Observe a job that fails when it runs."""
-    graph = jobs.failing(run.classes)
+    graph = workflows.failing(run.classes)
     if not graph:
         ids = ("error_detail", "error_node", "exception_type")
         run.findings.miss(ids, "The catalog has no class that fails on purpose.")
@@ -179,7 +179,7 @@ async def failure(run: ProbeRun) -> None:
     job = (await run.submit(graph)).job
     if job is None or not await run.ended(job):
         return
-    jobs.of_failure(run.findings, job, run.announced.frames[before:])
+    messages.of_failure(run.findings, job, run.announced.frames[before:])
     await run.reaches(job, ("failed",), _LATE)
     detail = (await run.detail(job)).dict()
     if isinstance(detail.get("execution_error"), dict):
@@ -194,7 +194,7 @@ async def failure(run: ProbeRun) -> None:
 async def cancels(run: ProbeRun) -> None:
     """Observe a job that is cancelled while it waits, and one while it runs."""
     before = len(run.announced.frames)
-    first = (await run.submit(jobs.slow(run.classes))).job
+    first = (await run.submit(workflows.slow(run.classes))).job
     if first is None:
         return
     await _cancel_waiting(run, before)
@@ -210,14 +210,14 @@ async def cancels(run: ProbeRun) -> None:
         run.findings.miss(("cancel_running",), "The job ended before it was cancelled.")
         return
     await run.announced.quiet(0.5, 3.0)
-    jobs.of_cancel(run.findings, "cancel_running", first, run.announced.frames[before:])
+    messages.of_cancel(run.findings, "cancel_running", first, run.announced.frames[before:])
 
 
 async def _cancel_waiting(run: ProbeRun, before: int) -> None:
     """Fill the plan's slots until a job waits, look at it, and cancel it."""
     waiting = None
     for _ in range(_MAX_JOBS):
-        job = (await run.submit(jobs.slow(run.classes))).job
+        job = (await run.submit(workflows.slow(run.classes))).job
         if job is None:
             break
         await asyncio.sleep(LOOK)
@@ -241,13 +241,13 @@ async def _cancel_waiting(run: ProbeRun, before: int) -> None:
     await run.cancel(waiting)
     if await run.reaches(waiting, ("cancelled",), 5.0) is not None:
         await run.announced.quiet(0.3, 1.5)
-        jobs.of_cancel(run.findings, "cancel_pending", waiting, run.announced.frames[before:])
+        messages.of_cancel(run.findings, "cancel_pending", waiting, run.announced.frames[before:])
 
 
 async def interrupts(run: ProbeRun) -> None:
     """Observe which of two jobs an interrupt ends. Skipped while the account has jobs of others."""
     await run.stop(await _queued(run.wire))
-    replies = [await run.submit(jobs.slow(run.classes)) for _ in range(2)]
+    replies = [await run.submit(workflows.slow(run.classes)) for _ in range(2)]
     older, newer = (reply.job for reply in replies)
     if older is None or newer is None:
         return
@@ -284,7 +284,7 @@ async def _queued(wire: Wire) -> set[str]:
 async def v2(run: ProbeRun) -> None:
     """Submit by `/api/v2` with a key, and once more with the same key."""
     run.findings.see("free", (await run.wire.call("POST", "api/free", json={})).outcome())
-    body = {"workflow": jobs.tiny()}
+    body = {"workflow": workflows.tiny()}
     key = str(uuid4())
 
     async def submit() -> tuple[Reply, str | None]:
