@@ -4,29 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
 
 #: The key under which the proxy puts its mark into `extra_data`.
 MARK = "comfy_cloud_proxy"
 
-#: The sums that must be zero.
-FAULTS = (
-    "submitted_twice",
-    "lost",
-    "strangers",
-    "without_end",
-    "ended_twice",
-    "out_of_order",
-    "unheard",
-    "incomplete",
-    "invisible",
-    "wrong_bytes",
-    "bytes_missing",
-    "internal_errors",
-    "impatient",
-    "broken_promises",
-)
+
+class Sums:
+    """Counts of a run, as the fields of a dataclass. Those of `FAULTS` must be zero."""
+
+    FAULTS: ClassVar[tuple[str, ...]] = ()
+
+    def faults(self) -> dict[str, int]:
+        """What should be zero and is not."""
+        return {name: count for name in self.FAULTS if (count := getattr(self, name))}
+
+    def table(self) -> str:
+        """All counts, a line each."""
+        values = asdict(self)  # type: ignore[call-overload]
+        return "\n".join(f"{name.replace('_', ' '):<28}{values[name]:>8}" for name in values)
 
 
 @dataclass
@@ -39,9 +36,15 @@ class Told:
     `ends` are the ends that the websocket told, `types` all that it told; `whole` says that it was
     open all the time. `recorded` is the status of the history entry, `invisible` how often the job
     was in neither the queue nor the history, `bytes_checked` whether its picture was the right one.
+    `member` is whose it is, `names_webhook` says that it named a URL for its end. It was `sent`,
+    and its end was `seen` in the history, at times of the event loop.
     """
 
     prompt_id: str
+    member: str = ""
+    names_webhook: bool = False
+    sent: float = 0.0
+    seen: float | None = None
     accepted: bool = False
     refused: bool = False
     late: bool = False
@@ -67,8 +70,25 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Accounting:
-    """The sums, those of `FAULTS` last. `late` ones are among the `accepted`."""
+class Accounting(Sums):
+    """The counts of jobs, those of `FAULTS` last. `late` ones are among the `accepted`."""
+
+    FAULTS = (
+        "submitted_twice",
+        "lost",
+        "strangers",
+        "without_end",
+        "ended_twice",
+        "out_of_order",
+        "unheard",
+        "incomplete",
+        "invisible",
+        "wrong_bytes",
+        "bytes_missing",
+        "internal_errors",
+        "impatient",
+        "broken_promises",
+    )
 
     accepted: int
     late: int
@@ -91,14 +111,25 @@ class Accounting:
     impatient: int
     broken_promises: int
 
+
+@dataclass(frozen=True)
+class Results:
+    """What a run has come to: its jobs, and whatever else was counted."""
+
+    jobs: Accounting
+    others: tuple[Sums, ...] = ()
+
     def faults(self) -> dict[str, int]:
         """What should be zero and is not."""
-        return {name: count for name in FAULTS if (count := getattr(self, name))}
+        return {
+            name: count
+            for sums in (self.jobs, *self.others)
+            for name, count in sums.faults().items()
+        }
 
     def table(self) -> str:
-        """All sums, a line each."""
-        names = [each.name for each in fields(self)]
-        return "\n".join(f"{name.replace('_', ' '):<28}{getattr(self, name):>8}" for name in names)
+        """All counts, a line each."""
+        return "\n".join(sums.table() for sums in (self.jobs, *self.others))
 
 
 def account(

@@ -21,14 +21,18 @@ _ENDS = ("execution_success", "execution_error", "execution_interrupted")
 _PAUSE = 0.1
 #: Seconds in which a socket that is open is told what has ended.
 _HEARD_WITHIN = 15.0
+#: The chances that a job names a URL for its end, and that it is interrupted.
+_NAMING, _INTERRUPTED = 0.3, 0.05
 
 
 class ChaosClient:
-    """One client with one `clientId`, which submits jobs one after the other.
+    """One client of a `member` with one `clientId`, which submits jobs one after the other.
 
     `url` gives the proxy's address, which may be down at any time, `listens_at` where it has its
-    socket. `color` gives each job a picture that no other job has. `errors` counts answers with the
-    status 500, `impatient` those of 503 that do not say when to try again.
+    socket. `color` gives each job a picture that no other job has. Some jobs name the
+    `webhook_url`, if there is one, and some are interrupted. `errors` counts answers with the
+    status 500, `impatient` those of 503 that do not say when to try again, `over_budget` refusals
+    by a budget that is spent.
     """
 
     def __init__(
@@ -38,11 +42,15 @@ class ChaosClient:
         rng: random.Random,
         color: Callable[[], int],
         listens_at: Callable[[], URL] | None = None,
+        member: str = "",
+        webhook_url: str | None = None,
     ) -> None:
         self.told: list[Told] = []
         self.errors = 0
         self.impatient = 0
+        self.over_budget = 0
         self._listens_at = listens_at or url
+        self._member, self._webhook_url = member, webhook_url
         #: How often the socket has been lost, and whether it is open.
         self._losses, self._listens = 0, False
         self._session = session
@@ -75,7 +83,7 @@ class ChaosClient:
         for told in self.told:
             if not told.accepted and not told.refused and await self._knows(told):
                 told.accepted = told.late = True
-                told.recorded = (await self._end(told))["status"]["status_str"]
+                await self._follow(told)
                 told.bytes_checked = told.recorded == "success"
 
     async def hear_out(self) -> None:
@@ -92,17 +100,30 @@ class ChaosClient:
         while not (told := await self._try(color)).accepted:
             await asyncio.sleep(_PAUSE)
             losses, listened = self._losses, self._listens
-        entry = await self._end(told)
-        told.recorded = entry["status"]["status_str"]
+        if self._rng.random() < _INTERRUPTED:
+            await self._interrupt(told)
+        entry = await self._follow(told)
         told.whole = listened
         await self.hear_out()
         told.whole = listened and losses == self._losses
         if told.recorded == "success":
             await self._check_picture(told, entry, color)
 
+    async def _follow(self, told: Told) -> dict[str, Any]:
+        """Wait for the end, and return the history entry."""
+        entry = await self._end(told)
+        told.recorded = entry["status"]["status_str"]
+        told.seen = asyncio.get_running_loop().time()
+        return entry
+
     async def _try(self, color: int) -> Told:
         """One submission under an id of its own."""
-        told = Told(str(uuid.UUID(int=self._rng.getrandbits(128), version=4)))
+        told = Told(
+            str(uuid.UUID(int=self._rng.getrandbits(128), version=4)),
+            member=self._member,
+            names_webhook=self._webhook_url is not None and self._rng.random() < _NAMING,
+            sent=asyncio.get_running_loop().time(),
+        )
         self.told.append(told)
         self._by_id[told.prompt_id] = told
         await self._submit(told, color)
@@ -110,10 +131,12 @@ class ChaosClient:
 
     async def _submit(self, told: Told, color: int) -> None:
         body = {
-            "prompt": _graph(color),
+            "prompt": graph_of(color),
             "client_id": self._client_id,
             "prompt_id": told.prompt_id,
         }
+        if told.names_webhook:
+            body["extra_data"] = {"webhook_url": self._webhook_url}
         try:
             async with self._session.post(self._url() / "prompt", json=body) as answer:
                 text = await answer.text()
@@ -122,10 +145,19 @@ class ChaosClient:
                 if "submission_unanswered" in text:
                     told.accepted = await self._has_run(told)
                 told.refused = not told.accepted
+                self.over_budget += answer.status == 429 and _is_spent(text)
         except aiohttp.ClientConnectorError:
             told.refused = True
         except (aiohttp.ClientError, OSError):
             told.accepted = await self._turns_up(told)
+
+    async def _interrupt(self, told: Told) -> None:
+        """Interrupt a job, if it still runs and the proxy answers."""
+        await asyncio.sleep(self._rng.random())
+        with suppress(aiohttp.ClientError, OSError):
+            url = self._url() / "interrupt"
+            async with self._session.post(url, json={"prompt_id": told.prompt_id}) as answer:
+                self._count(answer)
 
     async def _has_run(self, told: Told) -> bool:
         """Wait until a job has ended, or is gone, of which the cloud did not say whether it runs.
@@ -244,7 +276,31 @@ class ChaosClient:
             self._heard.set()
 
 
-def _graph(color: int) -> dict[str, Any]:
+class SpendingClient(ChaosClient):
+    """A client of a member with a hard budget, which goes on to submit when that is spent.
+
+    `over_budget` counts how often the budget refused a job when most of it was spent. It also
+    refuses jobs as long as nobody knows how long they run, and expects them to cost much.
+    """
+
+    async def run(self, count: int, is_over: Callable[[], bool]) -> None:
+        """Submit and follow jobs until it is over and the budget has refused one."""
+        while not (is_over() and self.over_budget):
+            told = await self._try(self._color())
+            if told.accepted:
+                await self._follow(told)
+                told.bytes_checked = told.recorded == "success"  # others look at pictures
+            else:
+                await asyncio.sleep(self._rng.random())
+
+
+def _is_spent(text: str) -> bool:
+    """Whether a refusal says that more than half of a budget of a day is spent."""
+    found = json.loads(text)["error"]["extra_info"]
+    return found.get("limit") == "credits_per_day" and found["left"] < found["value"] / 2
+
+
+def graph_of(color: int) -> dict[str, Any]:
     inputs = {"width": 16, "height": 16, "batch_size": 1, "color": color}
     return {
         "1": {"class_type": "EmptyImage", "inputs": inputs},

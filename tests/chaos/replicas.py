@@ -17,11 +17,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import servers as server_processes
+from chaos.gateway import QUICK, Gateway
 from chaos.run import Chaos, main
 from cluster.replicas import Cluster, Replica, Servers, running_cluster
 from servers import ServerProcess
 from yarl import URL
 
+from proxy.settings import Settings
+from proxy.settings.table import checked
 from proxy.simulator import Simulator
 
 Disturbance = Callable[[], Awaitable[None]]
@@ -59,8 +62,22 @@ class ReplicaChaos(Chaos):
         with server_processes.postgresql() as postgresql, server_processes.valkey(folder) as valkey:
             servers = Servers(postgresql, valkey)
             async with running_cluster(
-                self._folder, servers, simulator, forwarded=self.forwarded, log_level="error"
+                self._folder,
+                servers,
+                simulator,
+                members=True,
+                modules=QUICK,
+                forwarded=self.forwarded,
+                log_level="error",
+                **Gateway.settings_of_proxies(),
             ) as self._cluster:
+                database = self._cluster.environment["COMFY_PROXY_DATABASE"]
+                settings = checked(Settings, {"database": database})
+                await self.open_gateway(
+                    self._cluster.admin_token,
+                    [replica.url for replica in self._cluster.replicas],
+                    Settings(data_dir=self._folder, **settings),
+                )
                 disturbances = self._disturbances(servers)
                 while await self.is_to_be_disturbed():
                     name, disturb = next(disturbances)

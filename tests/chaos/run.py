@@ -1,5 +1,7 @@
 """Chaos with an accounting: faults everywhere, kills of the proxy, and every job's one true end.
 
+What jobs cost and what webhooks got is counted as well.
+
     PYTHONPATH=tests python -m chaos.run --jobs 1000 --clients 50 --kills 10 [--seed N]
 
 The simulator runs in this process and outlives every kill of the proxy, which is a process of its
@@ -17,16 +19,23 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
 import aiohttp
-from chaos.accounting import Accounting, account
-from chaos.clients import ChaosClient
-from process import serving
+from backend import settings_of
+from chaos.accounting import Results, Sums, account
+from chaos.clients import ChaosClient, SpendingClient
+from chaos.gateway import MEMBERS, QUICK, SPENDER, Gateway
+from chaos.receiver import FailingReceiver, receiving
+from process import before, command, serving
 from servers import free_port
+from team import bearer
 from yarl import URL
 
+from proxy.settings import Settings
 from proxy.simulator import HttpFault, JobFault, Simulator, SocketFault, Switches
 
 #: How the cloud ails, each with the chance that an occasion is hit.
@@ -56,6 +65,9 @@ FAULTS: list[tuple[HttpFault | SocketFault, float]] = [
     (SocketFault("delay", seconds=0.05), 0.01),
 ]
 
+#: Clients of the member with a hard budget, whose jobs are beside the others'.
+SPENDERS = 4
+
 
 class Chaos:
     """One run. `jobs` are shared among `clients`; the proxy is disturbed `kills` times: killed.
@@ -75,58 +87,112 @@ class Chaos:
         self._rng = random.Random(seed)
         self._folder = folder
         self._port = free_port()
+        self._receiver = FailingReceiver(random.Random(self._rng.random()))
+        self._gateway: Gateway | None = None
+        self._open = asyncio.Event()
         self._done = asyncio.Event()
         self._submitted = asyncio.Event()
         self.done: Counter[str] = Counter()
 
-    async def run(self) -> Accounting:
+    async def run(self) -> Results:
         """Run to the end of the last job and count."""
         switches = Switches(pace=0.01, dispatch=0.01, late_detail=0.02)
-        async with Simulator(plan="pro", switches=switches) as simulator:
+        async with (
+            Simulator(plan="pro", switches=switches) as simulator,
+            receiving(self._receiver),
+            AsyncExitStack() as sessions,
+            asyncio.TaskGroup() as tasks,  # where the proxy fails, clients do not wait for it
+        ):
+            tasks.create_task(self.keep_running(simulator))
+            await self._open.wait()
+            ran_before = set(simulator.jobs)
             self._plan_faults(simulator)
-            timeout = aiohttp.ClientTimeout(total=self.timeout)
+            tasks.create_task(self._receiver.come_and_go())
+            clients, spenders = await self._clients_with(sessions)
+            await self._run_clients(clients, spenders)
+            everybody = [*clients, *spenders]
+            told = [job for client in everybody for job in client.told]
+            others: list[Sums] = []
+            if self._gateway is not None:
+                refused = sum(client.over_budget for client in spenders)
+                others = await self._gateway.account(told, refused)
+            self._receiver.heal()
+            self._done.set()
+        jobs = account(
+            told,
+            [job.extra_data for id_, job in simulator.jobs.items() if id_ not in ran_before],
+            sum(client.errors for client in everybody),
+            sum(client.impatient for client in everybody),
+            self.broken_promises,
+        )
+        return Results(jobs, tuple(others))
+
+    async def _clients_with(
+        self, sessions: AsyncExitStack
+    ) -> tuple[list[ChaosClient], list[ChaosClient]]:
+        """Return the clients, and those of the member with a hard budget."""
+        colors = itertools.count(1)
+        timeout = aiohttp.ClientTimeout(total=self.timeout)
+        gateway, found = self._gateway, dict[str, aiohttp.ClientSession]()
+        for member, token in ({"": ""} if gateway is None else gateway.tokens).items():
             connector = aiohttp.TCPConnector(limit=0)
-            async with (
-                aiohttp.ClientSession(timeout=timeout, connector=connector) as session,
-                asyncio.TaskGroup() as tasks,  # where the proxy fails, clients do not wait for it
-            ):
-                tasks.create_task(self.keep_running(simulator))
-                colors = itertools.count(1)
-                clients = [
-                    ChaosClient(
-                        session,
-                        self.url,
-                        random.Random(self._rng.random()),
-                        lambda: next(colors),
-                        partial(self.listens_at, number),
-                    )
-                    for number in range(self._clients)
-                ]
-                shares = [
-                    self._jobs // self._clients + (number < self._jobs % self._clients)
-                    for number in range(self._clients)
-                ]
-                await asyncio.gather(
-                    *(
-                        client.run(share, self.is_over)
-                        for client, share in zip(clients, shares, strict=True)
-                    )
-                )
-                self._submitted.set()
-                await asyncio.gather(*(client.settle() for client in clients))
-                self._done.set()
-            told = [job for client in clients for job in client.told]
-            return account(
-                told,
-                [job.extra_data for job in simulator.jobs.values()],
-                sum(client.errors for client in clients),
-                sum(client.impatient for client in clients),
-                self.broken_promises,
+            headers = bearer(token) if token else {}
+            session = aiohttp.ClientSession(timeout=timeout, connector=connector, headers=headers)
+            found[member] = await sessions.enter_async_context(session)
+
+        def client(kind: type[ChaosClient], number: int, member: str) -> ChaosClient:
+            named = gateway is not None and kind is ChaosClient
+            return kind(
+                found[member],
+                self.url,
+                random.Random(self._rng.random()),
+                lambda: next(colors),
+                partial(self.listens_at, number),
+                member,
+                gateway.job_url(member) if gateway is not None and named else None,
             )
 
-    def faults(self, accounting: Accounting) -> dict[str, int]:
+        members = MEMBERS if gateway is not None else ("",)
+        spenders = range(SPENDERS if gateway is not None else 0)
+        return (
+            [
+                client(ChaosClient, number, members[number % len(members)])
+                for number in range(self._clients)
+            ],
+            [client(SpendingClient, number, SPENDER) for number in spenders],
+        )
+
+    async def _run_clients(
+        self, clients: Sequence[ChaosClient], spenders: Sequence[ChaosClient]
+    ) -> None:
+        """Let all clients submit, those with a budget until the others have ended."""
+        shares = [
+            self._jobs // self._clients + (number < self._jobs % self._clients)
+            for number in range(self._clients)
+        ]
+        async with asyncio.TaskGroup() as spending:
+            for spender in spenders:
+                spending.create_task(spender.run(0, self._submitted.is_set))
+            await asyncio.gather(
+                *(
+                    client.run(share, self.is_over)
+                    for client, share in zip(clients, shares, strict=True)
+                )
+            )
+            self._submitted.set()
+        await asyncio.gather(*(client.settle() for client in (*clients, *spenders)))
+
+    async def open_gateway(self, token: str, urls: Sequence[URL], settings: Settings) -> None:
+        """Let clients begin, as members whom the proxies at `urls` know."""
+        budget = 100.0 + 2.0 * self._jobs
+        gateway = Gateway(token, self.url, self._receiver, settings, budget)
+        await gateway.open(urls)
+        self._gateway = gateway
+        self._open.set()
+
+    def faults(self, results: Results) -> dict[str, int]:
         """What should be zero and is not."""
-        return accounting.faults()
+        return results.faults()
 
     def url(self) -> URL:
         """Where a client asks next."""
@@ -149,13 +215,19 @@ class Chaos:
 
     async def keep_running(self, simulator: Simulator) -> None:
         """The proxy, killed and started again; at the end asked to stop, which it must do."""
+        options = ("--data-dir", str(self._folder))
+        await _command("member", "add", "admin", "--role", "admin", *options)
+        token = (await _command("token", "new", "admin", *options)).split()[0]
+        settings = {"log_level": "error", **Gateway.settings_of_proxies()}
         environment = {
-            "COMFY_CLOUD_API_KEY": simulator.key,
-            "COMFY_CLOUD_BASE_URL": str(simulator.base_url),
-            "COMFY_PROXY_LOG_LEVEL": "error",
+            **before(simulator),
+            "PYTHONPATH": str(QUICK),
+            **{f"COMFY_PROXY_{name.upper()}": value for name, value in settings.items()},
         }
         while True:
             async with serving(self._folder, environment=environment, port=self._port) as process:
+                if self._gateway is None:
+                    await self.open_gateway(token, [self.url()], settings_of(self._folder))
                 if await self.is_to_be_disturbed():
                     process.process.kill()
                     self.done["killed"] += 1
@@ -175,6 +247,14 @@ class Chaos:
                 return True
         await self._done.wait()
         return False
+
+
+async def _command(*words: str) -> str:
+    """What a command has written."""
+    code, out, err = await command(*words)
+    if code != 0:
+        raise RuntimeError(err)
+    return out
 
 
 def main(
@@ -198,12 +278,12 @@ def main(
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         run = chaos(**vars(given), folder=Path(folder))
-        accounting = asyncio.run(asyncio.wait_for(run.run(), bound))
-    print(accounting.table())
+        results = asyncio.run(asyncio.wait_for(run.run(), bound))
+    print(results.table())
     for what, count in sorted(run.done.items()):
         print(f"{what:<28}{count:>8}")
     print(f"{'seconds':<28}{time.perf_counter() - begun:>8.0f}")
-    faults = run.faults(accounting)
+    faults = run.faults(results)
     for name, count in faults.items():
         print(f"NOT ZERO: {name.replace('_', ' ')} {count}")
     return 1 if faults else 0

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from chaos.accounting import account
+from chaos.accounting import Results, account
+from chaos.ledger import LedgerSums
+from chaos.messages import MessageSums
 from chaos.run import Chaos
 from chaos.soak import MAX_GROWTH, Soak
 
@@ -18,11 +20,18 @@ async def test_nothing_is_lost_doubled_or_wrong(tmp_path: Path) -> None:
     seed = random.randrange(1_000_000)
     logging.getLogger(__name__).warning("seed %d", seed)  # shown when the run hangs, too
     chaos = Chaos(jobs=80, clients=20, kills=2, seed=seed, folder=tmp_path)
-    accounting = await chaos.run()
-    assert accounting.faults() == {}, f"seed {seed}\n{accounting.table()}"
-    assert accounting.accepted == accounting.ended == accounting.on_the_cloud
-    # A job whose answer was lost, and which was given up, may turn up beside its repetition.
-    assert accounting.accepted - accounting.late == 80
+    results = await chaos.run()
+    jobs, messages, ledger = results.jobs, *results.others
+    assert results.faults() == {}, f"seed {seed}\n{results.table()}"
+    assert jobs.accepted == jobs.ended == jobs.on_the_cloud
+    # A job whose answer was lost, and which was given up, may turn up beside its repetition; those
+    # of the member with a budget are beside the others.
+    assert jobs.accepted - jobs.late >= 80
+    assert isinstance(messages, MessageSums)
+    assert isinstance(ledger, LedgerSums)
+    assert messages.messages > 3 * jobs.accepted
+    assert messages.failed_attempts > 0
+    assert ledger.charged_jobs > jobs.accepted
 
 
 @pytest.fixture
@@ -32,9 +41,9 @@ def soak(tmp_path: Path) -> Soak:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
 async def test_a_soak_counts_its_jobs_and_watches_the_memory(soak: Soak) -> None:
-    accounting = await soak.run()
-    assert accounting.faults() == {}, accounting.table()
-    assert accounting.ended == 30
+    results = await soak.run()
+    assert results.faults() == {}, results.table()
+    assert results.jobs.ended == 30
     assert soak.peaks
     assert min(soak.peaks.values()) > 20
 
@@ -48,5 +57,5 @@ def test_growth_in_the_last_third_alone_is_a_fault(
 ) -> None:
     for jobs, size in ((0, 50.0), (10, 100.0), (15, 60.0), (25, 90.0), (30, last)):
         soak.look(size, jobs)
-    nothing = account([], [], 0)
+    nothing = Results(account([], [], 0))
     assert soak.faults(nothing) == faults

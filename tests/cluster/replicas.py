@@ -228,11 +228,12 @@ async def running_cluster(
     members: bool = False,
     forwarded: bool = False,
     skews: Sequence[int] = (),
+    modules: Path | None = None,
     **settings: str,
 ) -> AsyncIterator[Cluster]:
     """So many replicas, ready, killed behind the block; with `members`, they have an admin, and if
     `forwarded` each reaches each server by a way of its own. The clocks of the first ones are wrong
-    by `skews`, in seconds."""
+    by `skews`, in seconds. Their Python finds `modules` before all others."""
     environment = {
         **before(simulator),
         **servers.settings(),
@@ -248,6 +249,8 @@ async def running_cluster(
             if forwarded:
                 ways, own = await stack.enter_async_context(ways_of(environment))
                 all_ways.append(ways)
+            if modules is not None:
+                own = {**own, "PYTHONPATH": str(modules)}
             if number < len(skews):
                 clock = {"PYTHONPATH": str(SKEWED), "TEST_CLOCK_SKEW": str(skews[number])}
                 own = {**own, **clock}
