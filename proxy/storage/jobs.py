@@ -145,6 +145,7 @@ _LIVE = select(jobs).order_by(jobs.c.order)
 _LIVE_OF = _LIVE.where(jobs.c.member == bindparam("m"))
 _JOB = select(jobs).where(jobs.c.member == bindparam("m"), jobs.c.prompt_id == bindparam("i"))
 _IS_LIVE = select(jobs.c.order).where(jobs.c.order == _ORDER)
+_LIVING = select(jobs.c.order).where(jobs.c.order.in_(bindparam("orders", expanding=True)))
 _KNOWN = union_all(
     *(
         select(column).where(column.in_(bindparam("ids", expanding=True)))
@@ -283,8 +284,8 @@ class JobRepository(Repository):
         messages: Sequence[WebhookMessage] = (),
         fence: Fence | None = None,
     ) -> set[int]:
-        """Write fields of jobs, by order, under the names of `StoredJob`; returns the orders of
-        jobs that no longer exist.
+        """Write fields of jobs, by order, under the names of `StoredJob`, the same of each; returns
+        the orders of jobs that no longer exist.
 
         The credentials of jobs that were `sent` are deleted. The `messages` are delivered to
         webhooks, also those of jobs that have ended in the meantime.
@@ -294,13 +295,8 @@ class JobRepository(Repository):
 
         def work(connection: Connection) -> set[int]:
             check_fence(connection, fence)
-            gone = {
-                order
-                for order, values in written
-                if not run(connection, _UPDATE, {"job_order": order, **values}).rowcount
-            }
-            for order in sorted(sent):
-                forget_credentials(connection, order)
+            gone = _update(connection, written)
+            forget_credentials(connection, sorted(sent))
             put_shares(connection, shares)
             for message in messages:
                 add_message(connection, message)
@@ -355,7 +351,7 @@ class JobRepository(Repository):
             # First the place, then the job, as in `insert`: so neither waits for the other.
             ordinal = add_history(connection, entry)
             run(connection, _DROP, job)
-            forget_credentials(connection, entry.order)
+            forget_credentials(connection, [entry.order])
             forgotten = forget_beyond(connection, entry.member, keep)
             before = spending_before(connection, entry) if budget_messages else None
             add_usage(connection, usage)
@@ -410,6 +406,19 @@ class JobRepository(Repository):
             return {id_ for part in parts for id_ in connection.execute(_KNOWN, part).scalars()}
 
         return await self._database.read(work) if asked else set()
+
+
+def _update(connection: Connection, written: Sequence[tuple[int, Mapping[str, Any]]]) -> set[int]:
+    """Write fields of jobs; returns the orders of jobs that no longer exist."""
+    if not written:
+        return set()
+    rows = [{"job_order": order, **values} for order, values in written]
+    if connection.execute(_UPDATE, rows).rowcount == len(rows):
+        return set()
+    gone = {order for order, _ in written}
+    for part in chunks(sorted(gone)):
+        gone.difference_update(connection.execute(_LIVING, {"orders": part}).scalars())
+    return gone
 
 
 def _living(connection: Connection, *, member: str, ids: list[str]) -> set[str]:

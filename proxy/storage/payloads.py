@@ -6,7 +6,7 @@ the end. It is apart from the job's row because it is large, and outlives it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import structlog
@@ -16,7 +16,7 @@ from sqlalchemy import BigInteger, Connection, Row, bindparam, delete, func, ins
 
 from proxy.storage.database import Database, Repository
 from proxy.storage.encryption import Cipher
-from proxy.storage.statements import chunks, run
+from proxy.storage.statements import chunks, run, run_many
 from proxy.storage.tables import job_payloads
 
 log = structlog.get_logger(__name__)
@@ -40,7 +40,9 @@ _ORDER = bindparam("job_order", type_=BigInteger)
 _ADD = insert(job_payloads)
 _DROP = delete(job_payloads).where(job_payloads.c.order == _ORDER)
 _FORGET_CREDENTIALS = (
-    update(job_payloads).where(job_payloads.c.order == _ORDER).values(credentials=None)
+    update(job_payloads)
+    .where(job_payloads.c.order == _ORDER, job_payloads.c.credentials.is_not(None))
+    .values(credentials=None)
 )
 _OF_JOBS = job_payloads.c.order.in_(bindparam("orders", expanding=True))
 _PAYLOADS = select(job_payloads).where(_OF_JOBS)
@@ -108,6 +110,6 @@ def delete_payload(connection: Connection, order: int) -> None:
     run(connection, _DROP, {"job_order": order})
 
 
-def forget_credentials(connection: Connection, order: int) -> None:
-    """Delete the credentials of a payload in the caller's unit."""
-    run(connection, _FORGET_CREDENTIALS, {"job_order": order})
+def forget_credentials(connection: Connection, orders: Sequence[int]) -> None:
+    """Delete the credentials of payloads in the caller's unit."""
+    run_many(connection, _FORGET_CREDENTIALS, [{"job_order": order} for order in orders])

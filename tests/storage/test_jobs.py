@@ -121,9 +121,17 @@ async def test_changes_are_written_and_the_rest_stays(jobs: JobRepository) -> No
     order = (await jobs.insert(one, PAYLOAD)).order
     other = (await jobs.insert(job("b"), PAYLOAD)).order
     changes = {"state": "running", "started_at": 7, "outputs_to_execute": ("3",)}
-    await jobs.update([(order, changes), (other, {"number": 9}), (12345, {"state": "running"})])
-    found = await jobs.get("anna", "a")
-    assert found == replace(one, order=order, **changes)
+    others = {"state": "submitted", "started_at": None, "outputs_to_execute": ()}
+    assert await jobs.update([(order, changes), (other, others)]) == set()
+    assert await jobs.get("anna", "a") == replace(one, order=order, **changes)
+    assert await jobs.get("anna", "b") == replace(job("b"), order=other, **others)
+
+
+async def test_changes_of_jobs_that_are_gone_are_reported(jobs: JobRepository) -> None:
+    order = (await jobs.insert(job(), PAYLOAD)).order
+    state = {"state": "running"}
+    assert await jobs.update([(12346, state), (order, state), (12345, state)]) == {12345, 12346}
+    assert await jobs.get("anna", "a") == replace(job(), order=order, **state)
 
 
 async def test_a_discarded_job_leaves_no_trace(jobs: JobRepository, database: Database) -> None:
