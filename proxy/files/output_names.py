@@ -283,8 +283,7 @@ class Outputs:
                 filename = names.numbered(stem, number) if number else stem
             place = Place(type_, posixpath.join(subfolder, filename))
             used = filename in on_disk.names or place in taken
-            used = used or files.get(job.member, place) is not None
-            if not used and not files.has_folder(job.member, place):
+            if not used and not files.is_taken(job.member, place):
                 return place
             number += 1
 

@@ -88,12 +88,14 @@ _OF_TYPE = select(files).where(files.c.member == bindparam("m"), files.c.type ==
 _GET = _OF_TYPE.where(files.c.path == bindparam("p"))
 _RECORDS = _OF_TYPE.order_by(files.c.modified, files.c.path)
 _LISTING = _OF_TYPE.with_only_columns(files.c.path, files.c.size).order_by(files.c.path)
-_BELOW = (
+_IS_BELOW = and_(
+    files.c.path >= bindparam("first", type_=files.c.path.type),
+    files.c.path < bindparam("last", type_=files.c.path.type),
+)
+_BELOW = _OF_TYPE.with_only_columns(literal(1)).where(_IS_BELOW).limit(1)
+_TAKEN = (
     _OF_TYPE.with_only_columns(literal(1))
-    .where(
-        files.c.path >= bindparam("first", type_=files.c.path.type),
-        files.c.path < bindparam("last", type_=files.c.path.type),
-    )
+    .where(or_(files.c.path == bindparam("p"), _IS_BELOW))
     .limit(1)
 )
 _LOCK_NAMES = text("SELECT pg_advisory_xact_lock(hashtextextended('names of ' || :m, 0))")
@@ -197,9 +199,13 @@ class FileUnit:
         """Return whether a place is a folder: the root of its type, or one that holds a file."""
         if not place.path:
             return True
-        below = {"first": f"{place.path}/", "last": f"{place.path}0"}
-        key = {"m": member, "t": place.type, **below}
+        key = {"m": member, "t": place.type, **_below(place)}
         return run(self._connection, _BELOW, key).fetchone() is not None
+
+    def is_taken(self, member: str, place: Place) -> bool:
+        """Return whether a place is a file, or a folder that holds one."""
+        key = {"m": member, "t": place.type, "p": place.path, **_below(place)}
+        return run(self._connection, _TAKEN, key).fetchone() is not None
 
     def records(self, member: str, type_: str) -> list[FileRecord]:
         """Return the files of a type, the oldest first."""
@@ -343,6 +349,11 @@ class FileUnit:
     def sent_names(self, hash_: str) -> list[tuple[str, str]]:
         """Return the identities that were sent these bytes, and their names for them."""
         return [(identity, name) for identity, name in self._execute(_NAMES, {"h": hash_})]
+
+
+def _below(place: Place) -> dict[str, str]:
+    """Return the bounds of the paths below a place."""
+    return {"first": f"{place.path}/", "last": f"{place.path}0"}
 
 
 class FileRepository:

@@ -113,6 +113,26 @@ async def test_folders_are_those_with_files_below(files: Files) -> None:
         assert found is is_folder, place
 
 
+@pytest.mark.parametrize(
+    ("type_", "path", "is_taken"),
+    [
+        ("input", "a", True),
+        ("input", "a/b", True),
+        ("input", "a/b/x.png", True),
+        ("input", "ab.png", True),
+        ("input", "ab", False),
+        ("input", "a/b/x", False),
+        ("output", "ab.png", False),
+    ],
+)
+async def test_a_place_is_taken_by_a_file_or_a_folder(
+    files: Files, type_: str, path: str, is_taken: bool
+) -> None:
+    await files.put(named("a/b/x.png"), named("ab.png"))
+    assert await files.ask(lambda unit: unit.is_taken("anna", Place(type_, path))) is is_taken
+    assert not await files.ask(lambda unit: unit.is_taken("ben", Place(type_, path)))
+
+
 async def test_lists_are_by_age_or_by_path(files: Files) -> None:
     await files.put(named("b", 3), named("Z", 1), named("é", 2), named("a/c", 4))
     records = await files.ask(lambda unit: unit.records("anna", "input"))
