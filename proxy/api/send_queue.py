@@ -6,39 +6,21 @@ from collections import OrderedDict
 
 from msgspec import Struct, field
 
-from proxy.translate.events import Binary, Event, Message, Preview
+from proxy.translate.events import Event, Message, Preview, size_of
 
 #: Maximum bytes that wait; with more the socket is closed.
 MAX_BYTES = 64 * 1024 * 1024
 #: Maximum bytes of previews that wait; older ones are dropped first.
 MAX_PREVIEW_BYTES = 2 * 1024 * 1024
-#: Bytes that a waiting message takes in addition to its content.
-MESSAGE_OVERHEAD = 256
 
 
 class Outgoing(Struct, frozen=True):
-    """A message to send. `metadata` makes a preview of type 4, otherwise it is of type 1."""
+    """A message to send, of `size` bytes in memory. `metadata` makes a preview of type 4, otherwise
+    it is of type 1."""
 
     message: Message
     metadata: bool
-
-    @property
-    def size(self) -> int:
-        """The approximate bytes of the message in memory."""
-        match self.message:
-            case Event() as event:
-                return MESSAGE_OVERHEAD + len(event.text)
-            case Preview() as preview:
-                return MESSAGE_OVERHEAD + len(preview.image)
-            case Binary() as binary:
-                return MESSAGE_OVERHEAD + len(binary.data)
-            case text:
-                return MESSAGE_OVERHEAD + len(text.text)
-
-    @property
-    def droppable(self) -> bool:
-        """Whether the message is a preview that is not a result."""
-        return isinstance(self.message, Preview) and not self.message.result
+    size: int
 
 
 class SendQueue(Struct, eq=False):
@@ -90,7 +72,7 @@ class SendQueue(Struct, eq=False):
         held, dropped = self._held, 0
         if held is not None and not _may_pass(message, held):
             dropped += self._release()
-        dropped += self._add(Outgoing(message, metadata))
+        dropped += self._add(message, metadata=metadata)
         if held is not None and _is_progress_of(message, held):
             dropped += self._release()
         return dropped
@@ -101,21 +83,21 @@ class SendQueue(Struct, eq=False):
             return None
         number, outgoing = self._waiting.popitem(last=False)
         self._size -= outgoing.size
-        if outgoing.droppable:
-            self._preview_size -= outgoing.size
+        if number in self._previews:
             del self._previews[number]
+            self._preview_size -= outgoing.size
         return outgoing
 
     def _release(self) -> int:
         """Append the preview that waits for its `progress`. Return how many were dropped."""
         held, self._held = self._held, None
-        return 0 if held is None else self._add(Outgoing(held, metadata=False))
+        return 0 if held is None else self._add(held, metadata=False)
 
-    def _add(self, outgoing: Outgoing) -> int:
-        size = outgoing.size
-        self._waiting[self._next] = outgoing
+    def _add(self, message: Message, *, metadata: bool) -> int:
+        size = size_of(message)
+        self._waiting[self._next] = Outgoing(message, metadata, size)
         self._size += size
-        if outgoing.droppable:
+        if isinstance(message, Preview) and not message.result:
             self._previews[self._next] = None
             self._preview_size += size
         self._next += 1

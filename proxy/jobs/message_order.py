@@ -16,7 +16,15 @@ from msgspec import Struct
 
 from proxy.budget import Allocation, MemoryLimitError
 from proxy.storage.jobs import JobKey
-from proxy.translate.events import Binary, Event, Message, Preview, is_blocked_branch, is_terminal
+from proxy.translate.events import (
+    Binary,
+    Event,
+    Message,
+    Preview,
+    is_blocked_branch,
+    is_terminal,
+    size_of,
+)
 
 #: The step that says how a job ended, and the last one, `executing` with `node: null`.
 END, OVER = "end", "over"
@@ -51,8 +59,6 @@ def name_of(message: Message) -> str | None:
 
 #: Bytes of a step that is kept whatever the budget says: there are as many as the graph has nodes.
 _SMALL = 1024
-#: What a step weighs beside its contents, in bytes.
-_OVERHEAD = 256
 
 #: The steps that one who joins a job later does not get.
 _BEGINNING = frozenset({"execution_start", "execution_cached"})
@@ -175,25 +181,13 @@ class StepBuffer:
             self._held = None
 
     def _fits(self, message: Message) -> bool:
-        size = _size(message)
+        size = size_of(message)
         try:
             if self._held is not None:
                 self._held.grow(size)
         except MemoryLimitError:
             return size <= _SMALL
         return True
-
-
-def _size(message: Message) -> int:
-    """Return the bytes that a step takes, about."""
-    match message:
-        case Event():
-            return _OVERHEAD + len(message.text)
-        case Preview():
-            return _OVERHEAD + len(message.image)
-        case Binary():
-            return _OVERHEAD + len(message.data)
-    return _OVERHEAD
 
 
 class KnownEnds(Struct):

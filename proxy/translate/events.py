@@ -94,6 +94,22 @@ class Binary(Struct, frozen=True):
 
 Message: TypeAlias = Event | Preview | NodeText | Binary
 
+#: What a message takes in memory in addition to its content, in bytes.
+MESSAGE_OVERHEAD = 256
+
+
+def size_of(message: Message) -> int:
+    """Return the approximate bytes of a message in memory."""
+    match message:
+        case Event() as event:
+            return MESSAGE_OVERHEAD + len(event.text)
+        case Preview() as preview:
+            return MESSAGE_OVERHEAD + len(preview.image)
+        case Binary() as binary:
+            return MESSAGE_OVERHEAD + len(binary.data)
+        case text:
+            return MESSAGE_OVERHEAD + len(text.text)
+
 
 class NodeMessages(Struct, frozen=True):
     """The messages to a client about a node's result: `messages`, then `executed` with `ui`.

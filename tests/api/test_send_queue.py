@@ -6,8 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.api.send_queue import MESSAGE_OVERHEAD, SendQueue
-from proxy.translate.events import Event, Message, NodeText, Preview, status
+from proxy.api.send_queue import SendQueue
+from proxy.translate.events import (
+    MESSAGE_OVERHEAD,
+    Event,
+    Message,
+    NodeText,
+    Preview,
+    status,
+)
 
 
 def preview(
