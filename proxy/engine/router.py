@@ -9,19 +9,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from msgspec import Struct
 
-from proxy.engine.tracker import (
-    EventReceived,
-)
+from proxy.engine.tracker import EventReceived
 from proxy.translate import events, frames
 from proxy.translate.frames import CloudFrame, CloudPicture
-
-if TYPE_CHECKING:
-    pass
-
 
 Inbox: TypeAlias = Callable[[EventReceived | CloudFrame], None]
 
@@ -189,7 +183,7 @@ def _size(item: EventReceived | CloudFrame) -> int:
         size += 64
         if isinstance(value, str):
             size += len(value)
-        elif isinstance(value, Mapping):
+        elif isinstance(value, dict):
             pending += [*value.keys(), *value.values()]
         elif isinstance(value, list):
             pending += value

@@ -115,7 +115,7 @@ def written_names(graph: Mapping[str, Any], sent: Mapping[str, Any]) -> dict[str
             name, annotated = split_annotated(called)
             if written != called or is_hash_name(called):
                 found.setdefault(name, split_annotated(written)[0] if annotated else written)
-        elif isinstance(written, Mapping) and isinstance(called, Mapping):
+        elif isinstance(written, dict) and isinstance(called, dict):
             pending += [(written.get(key), called[key]) for key in reversed([*called])]
         elif isinstance(written, list) and isinstance(called, list):
             pending += reversed([*zip(written, called, strict=False)])
@@ -261,8 +261,8 @@ def _same(graph: Mapping[str, Any], node: str, other: str) -> bool:
 
 def inputs_of(node: Any) -> Mapping[str, Any]:
     """Return the inputs of a node, none where it has an unknown form."""
-    inputs = node.get("inputs") if isinstance(node, Mapping) else None
-    return inputs if isinstance(inputs, Mapping) else {}
+    inputs = node.get("inputs") if isinstance(node, dict) else None
+    return inputs if isinstance(inputs, dict) else {}
 
 
 def filename_prefix(node: Mapping[str, Any] | None) -> str | None:
@@ -280,8 +280,8 @@ def links_of(node: Any) -> Iterator[str]:
 
 def section(declared: object, name: str) -> Mapping[str, Any]:
     """Return the `required` or the `optional` inputs that a class declares."""
-    specs = declared.get(name) if isinstance(declared, Mapping) else None
-    return specs if isinstance(specs, Mapping) else {}
+    specs = declared.get(name) if isinstance(declared, dict) else None
+    return specs if isinstance(specs, dict) else {}
 
 
 def _name_test(spec: Any, value: Any) -> Callable[[str], bool]:
@@ -294,7 +294,7 @@ def _name_test(spec: Any, value: Any) -> Callable[[str], bool]:
     if not isinstance(spec, list | tuple) or not spec:
         return _always
     type_ = spec[0]
-    options = spec[1] if len(spec) > 1 and isinstance(spec[1], Mapping) else {}
+    options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
     if any(name.endswith("_upload") and flag for name, flag in options.items()):
         return _always
     offered = type_ if isinstance(type_, list) else options.get("options")
