@@ -161,9 +161,10 @@ class JobTable:
     def show(self, job: Job, **shown: Any) -> None:
         """Change what is shown of a job and kept in memory alone, such as why it waits."""
         changed = {name: value for name, value in shown.items() if getattr(job, name) != value}
-        self.note(job, **changed)
-        if changed and is_shown(job):
-            self._announcer.changed(job)
+        if changed:
+            self.note(job, **changed)
+            if is_shown(job):
+                self._announcer.changed(job)
 
     def note(self, job: Job, **fields: Any) -> None:
         """Set fields of a job that are neither recorded nor told by that."""
