@@ -67,8 +67,8 @@ class Content:
 
     async def whole(self) -> Path:
         """Wait for the complete file. Raises `ContentBrokenError`."""
-        while self._fetch is not None and not self._fetch.ended:
-            await self._fetch.changed()
+        if self._fetch is not None:
+            await self._fetch.finished()
         path = self.path
         if path is None:
             raise self._broken()

@@ -93,6 +93,11 @@ class Fetch:
         begin = self.received - len(self.latest)
         return self.latest[start - begin : stop - begin] if start >= begin else b""
 
+    async def finished(self) -> None:
+        """Wait for the end."""
+        while not self.ended:
+            await self.changed()
+
     async def began(self, enough: int) -> None:
         """Wait until the size is known, and for the end if that is within `enough` bytes."""
         while not self.ended:

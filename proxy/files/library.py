@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -87,11 +87,11 @@ class Library:
         self, record: FileRecord, *, kept: bool = False, ahead: bool = False
     ) -> CacheLease | Fetch:
         """Return the content in the cache, or a download that has begun. Raises `LocalError`."""
-        lease = await self.cached(record)
+        hash_ = await self.contents.hash_of(record)
+        lease = None if hash_ is None else await self._lease(hash_)
         if lease is not None:
             self.cache.hits += 1
             return lease
-        hash_ = await self.contents.hash_of(record)
         self.cache.misses += 1
         problem: Exception | None = None
         async for account, cloud_name, cloud_type in self._origins(record, hash_):
@@ -152,8 +152,9 @@ class Library:
     async def cached(self, record: FileRecord) -> CacheLease | None:
         """Return the content if it is in the cache, else `None`; the caller releases it."""
         hash_ = await self.contents.hash_of(record)
-        if hash_ is None:
-            return None
+        return None if hash_ is None else await self._lease(hash_)
+
+    async def _lease(self, hash_: str) -> CacheLease | None:
         if self.cache.is_trusted(hash_):
             return self.cache.lease(hash_)
         return await asyncio.to_thread(self.cache.lease, hash_)
@@ -193,12 +194,18 @@ class Library:
 
         With `kept` it is not downloaded from an account. `ahead` says that nobody waits for it.
         """
-        with closing(Content(await self._origin(record, kept=kept, ahead=ahead))) as content:
+        origin = await self._origin(record, kept=kept, ahead=ahead)
+        if isinstance(origin, CacheLease):
             try:
-                path = await content.whole()
-            except ContentBrokenError as error:
-                raise unavailable(record.filename, error) from error
-            yield path
+                yield origin.path
+            finally:
+                origin.release()
+            return
+        await origin.finished()
+        if origin.lease is None:
+            broken = ContentBrokenError(f"the content is not available: {origin.error}")
+            raise unavailable(record.filename, broken) from origin.error
+        yield origin.lease.path
 
     def fetch_ahead(self, record: FileRecord) -> None:
         """Start to download a new output if the setting says so, without waiting."""
