@@ -282,7 +282,7 @@ class Files:
         for part in _parts(places):
             named |= await self.namespace.get_many(member, part)
         if not named:
-            await self._keep_written(member, job, graph, graph)
+            await self._keep_written(member, job, graph, graph, large=large)
             return graph
         await self.uploads.ensure_sent(named.values(), account)
         on_disk = {place: record for place, record in named.items() if record.account == ON_DISK}
@@ -291,14 +291,20 @@ class Files:
             place: await self.uploads.name_at(record, account) for place, record in named.items()
         }
         sent = await substituted(cloud_names.get)
-        await self._keep_written(member, job, graph, sent)
+        await self._keep_written(member, job, graph, sent, large=large)
         return sent
 
     async def _keep_written(
-        self, member: str, job: str | None, graph: Mapping[str, Any], sent: Mapping[str, Any]
+        self,
+        member: str,
+        job: str | None,
+        graph: Mapping[str, Any],
+        sent: Mapping[str, Any],
+        *,
+        large: bool,
     ) -> None:
         if job is not None:
-            if jobs.has_more_values(graph, _MAX_VALUES_INLINE):
+            if large:
                 written = await asyncio.to_thread(jobs.written_names, graph, sent)
             else:
                 written = jobs.written_names(graph, sent)
