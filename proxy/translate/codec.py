@@ -110,13 +110,15 @@ CREDENTIAL_KEYS = frozenset({"auth_token_comfy_org", "api_key_comfy_org"})
 _ESCAPED_TEXT = r"\\u00(?!26|3[cCeE])[2-7]"
 _ESCAPED = re.compile(_ESCAPED_TEXT)
 _ESCAPED_BYTES = re.compile(_ESCAPED_TEXT.encode())
+#: Characters of ASCII that an encoder may write as escapes.
+_ESCAPABLE = frozenset('"\\/')
 
 
 def may_show(text: bytes | str, secret: str) -> bool:
     """Return whether JSON may hold a secret, in plain characters or in escapes."""
     if not secret:
         return False
-    if not secret.isascii() or any(character in secret for character in '"\\/'):
+    if not secret.isascii() or not _ESCAPABLE.isdisjoint(secret):
         return True
     if isinstance(text, bytes):
         return secret.encode() in text or _ESCAPED_BYTES.search(text) is not None
