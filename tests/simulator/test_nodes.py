@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import time
 import wave
 from typing import Any
 
@@ -346,6 +347,37 @@ async def test_all_ways_of_scaling_work(method: str, crop: str) -> None:
         assert images.pictures[0].size == (9, 5)
         last = images.pictures[0].getpixel((8, 4))
         assert last == image.pictures[0].getpixel((3, 3))
+
+
+async def test_scaling_lasts_as_long_as_the_picture_is_large() -> None:
+    began = time.monotonic()
+    image = await value("EmptyImage", width=4096, height=4096, batch_size=1, color=0xFF8800)
+    for side in (4095, 4096):
+        image = await value(
+            "ImageScale",
+            image=image,
+            upscale_method="lanczos",
+            width=side,
+            height=side,
+            crop="disabled",
+        )
+    assert time.monotonic() - began > 0.16
+
+
+async def test_pictures_of_one_size_and_color_share_their_memory() -> None:
+    images = [
+        await value("EmptyImage", width=9, height=9, batch_size=1, color=color)
+        for color in (0xFF8800, 0xFF8800, 0)
+    ]
+    images += [
+        await value("ImageScaleBy", image=images[0], upscale_method="area", scale_by=scale)
+        for scale in (2.0, 1.0)
+    ]
+    first, same, black, large, scaled = (image.pictures[0] for image in images)
+    assert same is first
+    assert scaled is first
+    assert black is not first
+    assert (large.size, large.getcolors()) == ((18, 18), [(18 * 18, (255, 136, 0))])
 
 
 async def test_more_nodes_on_sizes() -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from PIL import Image
 
+from proxy.simulator.nodes.blank import blank
 from proxy.simulator.nodes.images import CROPS, resized
 from proxy.simulator.nodes.painting import noise
 from proxy.simulator.nodes.specs import NEW_STYLE, combo, integer, link, maker, number, side
@@ -17,8 +18,7 @@ _GREY = (128, 128, 128)
 
 def _empty(width: int, height: int, batch_size: int) -> tuple[Latent]:
     check_size(width, height, batch_size)
-    blank = Image.new("RGB", _whole((width, height)), _GREY)
-    return (Latent((blank,) * batch_size),)
+    return (Latent((blank("RGB", _whole((width, height)), _GREY),) * batch_size),)
 
 
 def _whole(size: tuple[int, int]) -> tuple[int, int]:
