@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import hmac
 import json
 import time
@@ -28,9 +29,13 @@ from proxy.sign_in.provider import (
     new_attempt,
 )
 
-RSA = RSAKey.generate_key(2048, {"kid": "1"})
-OTHER = RSAKey.generate_key(2048, {"kid": "1"})
 REDIRECT = "http://127.0.0.1/proxy/sign-in/company/callback"
+
+
+@functools.cache
+def rsa(name: str = "own") -> RSAKey:
+    """A key of 2048 bits: one for each name, made where the first test needs it."""
+    return RSAKey.generate_key(2048, {"kid": "1"})
 
 
 @dataclass
@@ -39,7 +44,7 @@ class Issuer:
 
     issuer: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
-    keys: list[Any] = field(default_factory=lambda: [RSA])
+    keys: list[Any] = field(default_factory=lambda: [rsa()])
     tokens: dict[str, Any] = field(default_factory=dict)
     userinfo: dict[str, Any] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
@@ -60,10 +65,10 @@ class Issuer:
         claims |= more
         return {name: value for name, value in claims.items() if value is not None}
 
-    def answer(self, claims: dict[str, Any], *, alg: str = "RS256", key: Any = RSA) -> None:
+    def answer(self, claims: dict[str, Any], *, alg: str = "RS256", key: Any = None) -> None:
         """Answer with an ID token."""
         header = {"alg": alg, "kid": "1"}
-        self.tokens = {"id_token": jwt.encode(header, claims, key, algorithms=[alg])}
+        self.tokens = {"id_token": jwt.encode(header, claims, key or rsa(), algorithms=[alg])}
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(request.path)
@@ -170,7 +175,7 @@ async def test_a_token_for_something_else_is_refused(
 async def test_a_token_with_another_key_is_refused(
     issuer: Issuer, provider: Provider, attempt: Attempt
 ) -> None:
-    issuer.answer(issuer.claims(attempt), key=OTHER)
+    issuer.answer(issuer.claims(attempt), key=rsa("other"))
     with pytest.raises(SignInError):
         await subject(provider, attempt)
 
@@ -193,7 +198,7 @@ async def test_the_public_key_is_no_secret_of_an_hmac(
     issuer: Issuer, provider: Provider, attempt: Attempt, form: str
 ) -> None:
     issuer.metadata = {"id_token_signing_alg_values_supported": ["HS256", "RS256"]}
-    public = RSA.as_pem(private=False) if form == "pem" else RSA.as_der(private=False)
+    public = rsa().as_pem(private=False) if form == "pem" else rsa().as_der(private=False)
     parts = ({"alg": "HS256", "kid": "1"}, issuer.claims(attempt))
     signed = b".".join(map(encoded, map(json.dumps, parts)))
     proof = encoded(hmac.digest(public, signed, "sha256"))
@@ -207,8 +212,8 @@ async def test_a_new_key_is_fetched_once_it_signs(
 ) -> None:
     issuer.answer(issuer.claims(attempt))
     await subject(provider, attempt)
-    issuer.keys = [OTHER]
-    issuer.answer(issuer.claims(attempt), key=OTHER)
+    issuer.keys = [rsa("other")]
+    issuer.answer(issuer.claims(attempt), key=rsa("other"))
     monkeypatch.setattr("proxy.sign_in.openid._KEYS_PAUSE", 0.0)
     assert await subject(provider, attempt) == "ann"
 
@@ -216,7 +221,7 @@ async def test_a_new_key_is_fetched_once_it_signs(
 async def test_wrong_tokens_do_not_make_it_ask_for_keys_again_and_again(
     issuer: Issuer, provider: Provider, attempt: Attempt
 ) -> None:
-    issuer.answer(issuer.claims(attempt), key=OTHER)
+    issuer.answer(issuer.claims(attempt), key=rsa("other"))
     for _ in range(5):
         with pytest.raises(SignInError):
             await subject(provider, attempt)
