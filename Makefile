@@ -22,6 +22,9 @@ help: ## list the commands
 demo: $(RUN) ## run a workflow and save its pictures in ./demo-output
 	@$(BIN)/comfy-cloud-proxy demo
 
+# The tests start hundreds of processes, and none has to compile the package again.
+test test-cluster browser: export PYTHONDONTWRITEBYTECODE =
+
 test: $(DEV) ## run all tests
 	$(BIN)/python -m pytest -n auto --dist worksteal -q
 
