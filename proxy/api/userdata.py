@@ -27,19 +27,18 @@ from proxy.files.cache import write_all
 from proxy.translate import codec
 from proxy.translate.errors import LocalError, PlainError
 from proxy.translate.media_types import media_type
-from proxy.userdata.stored import (
-    MAX_SETTINGS_BYTES,
+from proxy.userdata.entries import (
     BadNameError,
     FullError,
     IsFileError,
     IsFolderError,
     LeadsOutError,
     MissingError,
-    SettingsTooLargeError,
     TakenError,
     UserDataEntry,
     parts_of,
 )
+from proxy.userdata.stored import MAX_SETTINGS_BYTES, SettingsTooLargeError
 
 #: The reason in the status line, as in ComfyUI, with an empty body.
 BAD_NAME = 'Invalid filename. Please avoid special characters like :\\/*?"<>|'

@@ -9,7 +9,7 @@ from typing import Any
 from proxy.packs.nodes import CONSTANTS, SAVED_WITH, Node, PackNode, core, info, named_files, same
 from proxy.packs.pack import Pack, PackCall, PackReply, PackRoute, PackServices
 from proxy.translate.errors import LocalError
-from proxy.userdata.stored import BadNameError, IsFolderError, LeadsOutError, MissingError
+from proxy.userdata.entries import BadNameError, IsFolderError, LeadsOutError, MissingError
 
 _LOW, _HIGH = -2147483648, 2147483647
 

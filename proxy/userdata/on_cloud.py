@@ -17,12 +17,10 @@ from proxy.cloud.http import JSON, Http
 from proxy.translate import codec
 from proxy.translate.as_cloud import UserFile, user_file
 from proxy.translate.errors import LocalError, from_cloud
-from proxy.userdata.stored import (
-    DEFAULT_USER,
+from proxy.userdata.entries import (
     BadNameError,
     IsFileError,
     MissingError,
-    StoredUserData,
     TakenError,
     UserDataEntry,
     in_tree_order,
@@ -30,6 +28,7 @@ from proxy.userdata.stored import (
     parts_of,
     path_to,
 )
+from proxy.userdata.stored import DEFAULT_USER, StoredUserData
 
 
 class UserDataOnCloud:
