@@ -12,7 +12,7 @@ from cachetools import TTLCache
 
 from proxy.cloud.errors import CloudError
 from proxy.files.content_index import hash_in
-from proxy.files.output_names import Given
+from proxy.files.given_names import Given
 from proxy.files.pictures import metadata_of
 from proxy.files.service import Files
 from proxy.storage.assets import AssetRepository

@@ -14,8 +14,16 @@ import msgspec
 import structlog
 from cachetools import LRUCache
 
-from proxy.files.content_index import hash_in
 from proxy.files.disk_folder import DiskFolder
+from proxy.files.given_names import (
+    AssetPlace,
+    Given,
+    OutputItem,
+    display_name,
+    is_better,
+    matching_names,
+    settled_places,
+)
 from proxy.files.library import Library
 from proxy.files.namespace import Namespace, make_record
 from proxy.files.pictures import NotAPictureError, size_of
@@ -38,27 +46,6 @@ MEASURE_TIMEOUT = 20.0
 PRESENT_TIMEOUT = 5.0
 
 
-class Given(msgspec.Struct, frozen=True):
-    """A name that was given to the file at `index` under `key` of a node's output.
-
-    `asset` is the id of its record.
-    """
-
-    key: str
-    index: int
-    cloud_name: str
-    type: str
-    path: str
-    asset: str | None = None
-
-
-class _Where(NamedTuple):
-    """The member's place of a file, and the id of its record."""
-
-    place: Place
-    asset: str | None
-
-
 class _Present(NamedTuple):
     """Names on the disk that begin as a stem does, and the highest number that they count to."""
 
@@ -67,18 +54,6 @@ class _Present(NamedTuple):
 
 
 _NOTHING = _Present(frozenset(), 0)
-
-
-class _Item(NamedTuple):
-    """A file of an output as the cloud reports it."""
-
-    key: str
-    position: int
-    item: Mapping[str, Any]
-
-    @property
-    def cloud_name(self) -> str:
-        return str(self.item["filename"])
 
 
 class _Job(NamedTuple):
@@ -128,7 +103,7 @@ class Outputs:
         """
         job = _Job(member, prompt_id, node_id, node, account)
         shaped = output_files.with_core_keys(output)
-        items = [_Item(*found) for found in output_files.files(shaped)]
+        items = [OutputItem(*found) for found in output_files.files(shaped)]
         local = {
             key: [*value] if isinstance(value, list) else value for key, value in shaped.items()
         }
@@ -145,37 +120,37 @@ class Outputs:
             }
         return local
 
-    async def _places(self, job: _Job, items: Sequence[_Item]) -> list[_Where]:
+    async def _places(self, job: _Job, items: Sequence[OutputItem]) -> list[AssetPlace]:
         """Return the member's place of each item. An upload that a node passes on stays one."""
         uploads = [await self._upload(job, item) for item in items]
         mine = [item for item, upload in zip(items, uploads, strict=True) if upload is None]
         places = iter(await self._output_places(job, mine) if mine else ())
         return [next(places) if upload is None else upload for upload in uploads]
 
-    async def _upload(self, job: _Job, item: _Item) -> _Where | None:
+    async def _upload(self, job: _Job, item: OutputItem) -> AssetPlace | None:
         if item.item.get("type") != "input":
             return None
 
-        def find(files: FileUnit) -> _Where | None:
+        def find(files: FileUnit) -> AssetPlace | None:
             written = (files.written_names(job.member, job.prompt_id) or {}).get(item.cloud_name)
             place = (written and self._namespace.written_place(job.member, written)) or None
             record = None if place is None else files.get(job.member, place)
             if record is None and place is not None and hash_address(place.path) is None:
-                return _Where(place, None)  # in the input directory
+                return AssetPlace(place, None)  # in the input directory
             record = record or files.upload_named(job.member, item.cloud_name)
             if record is None:
                 return None
-            return _Where(record.place, files.assets.newest_at(job.member, record.place))
+            return AssetPlace(record.place, files.assets.newest_at(job.member, record.place))
 
         return await self._library.files.read(find)
 
-    async def _output_places(self, job: _Job, items: Sequence[_Item]) -> list[_Where]:
+    async def _output_places(self, job: _Job, items: Sequence[OutputItem]) -> list[AssetPlace]:
         given = self._given.get(job.key)
         sized = [_shows_size(job, item) for item in items]
         if given is None and any(sized):
             given = await self._library.files.read(lambda files: _given(files, job))
-        matched = _match(items, given or [])
-        if (settled := _settled(items, matched)) is not None:
+        matched = matching_names(items, given or [])
+        if (settled := settled_places(items, matched)) is not None:
             return settled
         sizes = [
             await self._size(job, item) if shown and name is None else (0, 0)
@@ -195,7 +170,7 @@ class Outputs:
         return places
 
     async def _present(
-        self, job: _Job, new: Sequence[tuple[_Item, tuple[int, int]]]
+        self, job: _Job, new: Sequence[tuple[OutputItem, tuple[int, int]]]
     ) -> dict[tuple[str, str], _Present]:
         """Return by subfolder and stem the files on the disk that names of new outputs may meet."""
         if self._folder is None:
@@ -216,20 +191,20 @@ class Outputs:
         self,
         files: FileUnit,
         job: _Job,
-        items: Sequence[_Item],
+        items: Sequence[OutputItem],
         sizes: Sequence[tuple[int, int]],
         present: Mapping[tuple[str, str], _Present],
-    ) -> tuple[list[_Where], list[FileRecord], list[Given]]:
+    ) -> tuple[list[AssetPlace], list[FileRecord], list[Given]]:
         """Give names in a unit of work: the places, what was written, and all names of the node.
 
         Runs in a thread of the database's.
         """
         files.lock_names(job.member)
         given = _given(files, job)
-        matched = _match(items, given)
-        if (settled := _settled(items, matched)) is not None:
+        matched = matching_names(items, given)
+        if (settled := settled_places(items, matched)) is not None:
             return settled, [], given
-        places: list[_Where] = []
+        places: list[AssetPlace] = []
         records: dict[Place, FileRecord] = {}
         assets: list[Asset] = []
         kept = [name for name in given if name not in matched][-MAX_GIVEN:]
@@ -245,11 +220,11 @@ class Outputs:
                 assets.append(asset)
             else:
                 place, id_ = Place(name.type, name.path), name.asset
-                if not _is_better(cloud_name, name.cloud_name):
+                if not is_better(cloud_name, name.cloud_name):
                     cloud_name = name.cloud_name
                 else:
                     files.assets.learn(job.member, place, hash_, None)
-            places.append(_Where(place, id_))
+            places.append(AssetPlace(place, id_))
             kept.append(Given(item.key, item.position, cloud_name, place.type, place.path, id_))
             if name is None or cloud_name != name.cloud_name:
                 records[place] = self._record(job, item, place, cloud_name)
@@ -263,7 +238,7 @@ class Outputs:
         self,
         files: FileUnit,
         job: _Job,
-        item: _Item,
+        item: OutputItem,
         size: tuple[int, int],
         taken: Mapping[Place, object],
         present: Mapping[tuple[str, str], _Present],
@@ -288,10 +263,10 @@ class Outputs:
             number += 1
 
     def _pattern(
-        self, job: _Job, item: _Item, type_: str, size: tuple[int, int]
+        self, job: _Job, item: OutputItem, type_: str, size: tuple[int, int]
     ) -> tuple[str, str, str | None]:
         """Return subfolder, stem and tail of a name; without a tail the stem is the whole name."""
-        shown = _display_name(item)
+        shown = display_name(item)
         prefix = filename_prefix(job.node)
         ending = output_files.extension(item.cloud_name, item.key, job.node)
         tail: str | None = ending if item.key == "gifs" else f"_{ending}"
@@ -314,7 +289,7 @@ class Outputs:
             return "", "ComfyUI", f"_{ending}"
         return names.resolve(type_, subfolder) or "", stem.replace("\\", "/").split("/")[-1], tail
 
-    def _record(self, job: _Job, item: _Item, place: Place, cloud_name: str) -> FileRecord:
+    def _record(self, job: _Job, item: OutputItem, place: Place, cloud_name: str) -> FileRecord:
         stated = item.item.get("type")
         return make_record(
             job.member,
@@ -326,7 +301,7 @@ class Outputs:
             job=job.prompt_id,
         )
 
-    async def _size(self, job: _Job, item: _Item) -> tuple[int, int]:
+    async def _size(self, job: _Job, item: OutputItem) -> tuple[int, int]:
         """Return width and height of a picture, 0 and 0 if they are unknown."""
         record = self._record(job, item, Place("output", "unnamed"), item.cloud_name)
         try:
@@ -365,58 +340,7 @@ def _given(files: FileUnit, job: _Job) -> list[Given]:
     return [] if data is None else msgspec.json.decode(data, type=list[Given])
 
 
-def _settled(items: Sequence[_Item], matched: Sequence[Given | None]) -> list[_Where] | None:
-    """Return the places of the items if each has a name, and none gets a better cloud name."""
-    places = [
-        _Where(Place(name.type, name.path), name.asset)
-        for item, name in zip(items, matched, strict=True)
-        if name is not None and not _is_better(item.cloud_name, name.cloud_name)
-    ]
-    return places if len(places) == len(items) else None
-
-
-def _match(items: Sequence[_Item], given: Sequence[Given]) -> list[Given | None]:
-    """Return the name that each file has already, or `None`.
-
-    A file is matched by its cloud name. If an event and the job's detail have different names of
-    it, it is matched by key and index, unless both names are hashes.
-    """
-    free = list(given)
-    matched: list[Given | None] = [None] * len(items)
-
-    def match(is_same: Callable[[_Item, Given], bool]) -> None:
-        for number, item in enumerate(items):
-            if matched[number] is None:
-                matched[number] = next((name for name in free if is_same(item, name)), None)
-                if (name := matched[number]) is not None:
-                    free.remove(name)
-
-    match(lambda item, name: item.cloud_name == name.cloud_name)
-    match(
-        lambda item, name: (
-            (item.key, item.position) == (name.key, name.index)
-            and not (hash_in(item.cloud_name) and hash_in(name.cloud_name))
-        )
-    )
-    return matched
-
-
-def _shows_size(job: _Job, item: _Item) -> bool:
+def _shows_size(job: _Job, item: OutputItem) -> bool:
     """Return whether the name contains the picture's size, which needs the content."""
     prefix = filename_prefix(job.node)
-    return prefix is not None and names.needs_size(prefix) and _display_name(item) is None
-
-
-def _is_better(new: str, old: str) -> bool:
-    """Return whether a cloud name replaces another one of the same file."""
-    return new != old and (hash_in(new) is not None or hash_in(old) is None)
-
-
-def _display_name(item: _Item) -> str | None:
-    """Return the cloud's display name, sent beside the hash or in its place, or `None`."""
-    shown = item.item.get("display_name")
-    if isinstance(shown, str) and shown and hash_in(shown) is None:
-        return shown
-    if hash_in(item.cloud_name) is None and names.split_counted(item.cloud_name):
-        return item.cloud_name
-    return None
+    return prefix is not None and names.needs_size(prefix) and display_name(item) is None

@@ -1,0 +1,98 @@
+"""The names that the files of an output have already. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from proxy.files.content_index import hash_in
+from proxy.translate import names
+from proxy.translate.names import Place
+
+
+class Given(msgspec.Struct, frozen=True):
+    """A name that was given to the file at `index` under `key` of a node's output.
+
+    `asset` is the id of its record.
+    """
+
+    key: str
+    index: int
+    cloud_name: str
+    type: str
+    path: str
+    asset: str | None = None
+
+
+class AssetPlace(NamedTuple):
+    """The member's place of a file, and the id of its record."""
+
+    place: Place
+    asset: str | None
+
+
+class OutputItem(NamedTuple):
+    """A file of an output as the cloud reports it."""
+
+    key: str
+    position: int
+    item: Mapping[str, Any]
+
+    @property
+    def cloud_name(self) -> str:
+        return str(self.item["filename"])
+
+
+def settled_places(
+    items: Sequence[OutputItem], matched: Sequence[Given | None]
+) -> list[AssetPlace] | None:
+    """Return the places of the items if each has a name, and none gets a better cloud name."""
+    places = [
+        AssetPlace(Place(name.type, name.path), name.asset)
+        for item, name in zip(items, matched, strict=True)
+        if name is not None and not is_better(item.cloud_name, name.cloud_name)
+    ]
+    return places if len(places) == len(items) else None
+
+
+def matching_names(items: Sequence[OutputItem], given: Sequence[Given]) -> list[Given | None]:
+    """Return the name that each file has already, or `None`.
+
+    A file is matched by its cloud name. If an event and the job's detail have different names of
+    it, it is matched by key and index, unless both names are hashes.
+    """
+    free = list(given)
+    matched: list[Given | None] = [None] * len(items)
+
+    def match(is_same: Callable[[OutputItem, Given], bool]) -> None:
+        for number, item in enumerate(items):
+            if matched[number] is None:
+                matched[number] = next((name for name in free if is_same(item, name)), None)
+                if (name := matched[number]) is not None:
+                    free.remove(name)
+
+    match(lambda item, name: item.cloud_name == name.cloud_name)
+    match(
+        lambda item, name: (
+            (item.key, item.position) == (name.key, name.index)
+            and not (hash_in(item.cloud_name) and hash_in(name.cloud_name))
+        )
+    )
+    return matched
+
+
+def is_better(new: str, old: str) -> bool:
+    """Return whether a cloud name replaces another one of the same file."""
+    return new != old and (hash_in(new) is not None or hash_in(old) is None)
+
+
+def display_name(item: OutputItem) -> str | None:
+    """Return the cloud's display name, sent beside the hash or in its place, or `None`."""
+    shown = item.item.get("display_name")
+    if isinstance(shown, str) and shown and hash_in(shown) is None:
+        return shown
+    if hash_in(item.cloud_name) is None and names.split_counted(item.cloud_name):
+        return item.cloud_name
+    return None
