@@ -12,7 +12,7 @@ from cachetools import TTLCache
 
 from proxy.cloud.errors import CloudError
 from proxy.files.content_index import hash_in
-from proxy.files.given_names import Given
+from proxy.files.given_names import GivenName
 from proxy.files.pictures import metadata_of
 from proxy.files.service import Files
 from proxy.storage.assets import AssetRepository
@@ -97,7 +97,8 @@ class AssetLearner:
             return
         assets = await cloud.job_assets(origin.cloud_id)
         given = {
-            node: msgspec.json.decode(data, type=list[Given]) for node, data in origin.given.items()
+            node: msgspec.json.decode(data, type=list[GivenName])
+            for node, data in origin.given.items()
         }
         found = list(_matched(given, assets))
         await self._repository.write(lambda unit: [unit.learn(member, *known) for known in found])
@@ -116,7 +117,7 @@ def _lacks_metadata(asset: Asset) -> bool:
 
 
 def _matched(
-    given: Mapping[str, Sequence[Given]], assets: Iterable[CloudAsset]
+    given: Mapping[str, Sequence[GivenName]], assets: Iterable[CloudAsset]
 ) -> Iterator[tuple[Place, str | None, int | None]]:
     """Yield the place, hash and size of each output of a job that the cloud lists.
 

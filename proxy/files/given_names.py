@@ -12,7 +12,7 @@ from proxy.translate import names
 from proxy.translate.names import Place
 
 
-class Given(msgspec.Struct, frozen=True):
+class GivenName(msgspec.Struct, frozen=True):
     """A name that was given to the file at `index` under `key` of a node's output.
 
     `asset` is the id of its record.
@@ -46,7 +46,7 @@ class OutputItem(NamedTuple):
 
 
 def settled_places(
-    items: Sequence[OutputItem], matched: Sequence[Given | None]
+    items: Sequence[OutputItem], matched: Sequence[GivenName | None]
 ) -> list[AssetPlace] | None:
     """Return the places of the items if each has a name, and none gets a better cloud name."""
     places = [
@@ -57,16 +57,18 @@ def settled_places(
     return places if len(places) == len(items) else None
 
 
-def matching_names(items: Sequence[OutputItem], given: Sequence[Given]) -> list[Given | None]:
+def matching_names(
+    items: Sequence[OutputItem], given: Sequence[GivenName]
+) -> list[GivenName | None]:
     """Return the name that each file has already, or `None`.
 
     A file is matched by its cloud name. If an event and the job's detail have different names of
     it, it is matched by key and index, unless both names are hashes.
     """
     free = list(given)
-    matched: list[Given | None] = [None] * len(items)
+    matched: list[GivenName | None] = [None] * len(items)
 
-    def match(is_same: Callable[[OutputItem, Given], bool]) -> None:
+    def match(is_same: Callable[[OutputItem, GivenName], bool]) -> None:
         for number, item in enumerate(items):
             if matched[number] is None:
                 matched[number] = next((name for name in free if is_same(item, name)), None)

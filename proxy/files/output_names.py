@@ -17,7 +17,7 @@ from cachetools import LRUCache
 from proxy.files.disk_folder import DiskFolder
 from proxy.files.given_names import (
     AssetPlace,
-    Given,
+    GivenName,
     OutputItem,
     display_name,
     is_better,
@@ -84,7 +84,7 @@ class Outputs:
     _now: Callable[[], float]
 
     def __post_init__(self) -> None:
-        self._given: LRUCache[tuple[str, str, str], list[Given]] = LRUCache(MAX_NODES)
+        self._given: LRUCache[tuple[str, str, str], list[GivenName]] = LRUCache(MAX_NODES)
 
     async def localise(
         self,
@@ -194,7 +194,7 @@ class Outputs:
         items: Sequence[OutputItem],
         sizes: Sequence[tuple[int, int]],
         present: Mapping[tuple[str, str], _Present],
-    ) -> tuple[list[AssetPlace], list[FileRecord], list[Given]]:
+    ) -> tuple[list[AssetPlace], list[FileRecord], list[GivenName]]:
         """Give names in a unit of work: the places, what was written, and all names of the node.
 
         Runs in a thread of the database's.
@@ -225,7 +225,7 @@ class Outputs:
                 else:
                     files.assets.learn(job.member, place, hash_, None)
             places.append(AssetPlace(place, id_))
-            kept.append(Given(item.key, item.position, cloud_name, place.type, place.path, id_))
+            kept.append(GivenName(item.key, item.position, cloud_name, place.type, place.path, id_))
             if name is None or cloud_name != name.cloud_name:
                 records[place] = self._record(job, item, place, cloud_name)
         written = list(records.values())
@@ -334,10 +334,10 @@ def _find_present(
     return found
 
 
-def _given(files: FileUnit, job: _Job) -> list[Given]:
+def _given(files: FileUnit, job: _Job) -> list[GivenName]:
     """Return the names that the node's files have."""
     data = files.given(job.member, job.prompt_id, job.node_id)
-    return [] if data is None else msgspec.json.decode(data, type=list[Given])
+    return [] if data is None else msgspec.json.decode(data, type=list[GivenName])
 
 
 def _shows_size(job: _Job, item: OutputItem) -> bool:
