@@ -20,8 +20,8 @@ from aiohttp import web
 from msgspec import Struct, field
 
 from proxy.bus import EventBus
+from proxy.jobs.clients import Clients
 from proxy.jobs.messages import JobMessage, LogsWanted, topic_of
-from proxy.jobs.submission import Clients
 from proxy.translate.events import Event
 
 _FRONTEND = "comfyui_frontend_package"

@@ -23,10 +23,12 @@ from proxy.engine.recorder import JobRecorder
 from proxy.engine.replay import life_of
 from proxy.engine.run_times import RunTimes
 from proxy.engine.term import Term
+from proxy.jobs.checks import Checks
+from proxy.jobs.clients import Clients
 from proxy.jobs.estimates import JobEstimator
 from proxy.jobs.messages import MembersChanged
 from proxy.jobs.service import JobService
-from proxy.jobs.submission import Checks, Clients, SubmissionService
+from proxy.jobs.submission import SubmissionService
 from proxy.jobs.views import LiveJobs
 from proxy.settings import Settings
 from proxy.storage.billing import BillingRepository

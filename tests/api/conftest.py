@@ -30,9 +30,9 @@ from proxy.files.conversions import Conversion
 from proxy.files.namespace import Named, make_record
 from proxy.files.uploads import MAX_BYTES
 from proxy.files.workflow_names import Edits
+from proxy.jobs.clients import Clients
 from proxy.jobs.models import JobRequest, now
 from proxy.jobs.service import JobQuery
-from proxy.jobs.submission import Clients
 from proxy.jobs.subscribers import Moment, Subscribers
 from proxy.members.accounting import Accounting
 from proxy.members.directory import Directory

@@ -26,7 +26,7 @@ from proxy.api.content import SAFETY_HEADERS
 from proxy.api.web_interface import MAX_LINES, Journal
 from proxy.bus import EventBus
 from proxy.files.uploads import MAX_BYTES
-from proxy.jobs.submission import Clients
+from proxy.jobs.clients import Clients
 from proxy.jobs.subscribers import Subscribers
 from proxy.simulator import Simulator
 from proxy.supervisor import Supervisor

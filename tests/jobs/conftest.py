@@ -15,9 +15,10 @@ from proxy.bus import EventBus
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.replay import life_of
 from proxy.engine.term import Term
+from proxy.jobs.clients import Clients
 from proxy.jobs.live_feed import LiveFeed
 from proxy.jobs.service import JobService
-from proxy.jobs.submission import Clients, SubmissionService
+from proxy.jobs.submission import SubmissionService
 from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.views import LiveJobs
 from proxy.members.accounting import Limiter, Usage

@@ -12,10 +12,10 @@ from waiting import until
 
 from proxy.bus import EventBus
 from proxy.jobs import subscribers as module
+from proxy.jobs.clients import Clients
 from proxy.jobs.message_order import is_step
 from proxy.jobs.messages import JobMessage, NewsMissed, NodeRuns, SocketKnown, topic_of
 from proxy.jobs.models import Job, JobKey
-from proxy.jobs.submission import Clients
 from proxy.jobs.subscribers import FEW, Moment, Subscribers
 from proxy.members.member import Member
 from proxy.supervisor import Supervisor

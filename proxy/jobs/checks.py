@@ -1,0 +1,149 @@
+"""The checks of graphs before their jobs are taken, over the catalog and the member's files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import structlog
+
+from proxy.jobs.models import JobRequest
+from proxy.members.member import check_classes
+from proxy.threads import ThreadTurns
+from proxy.translate.errors import LocalError
+from proxy.translate.jobs import file_strings, foreign_files, has_more_values
+from proxy.translate.packs import NodePacks
+from proxy.translate.validation import Validation, validate
+
+if TYPE_CHECKING:
+    from proxy.catalog.service import Catalog
+    from proxy.files.service import Files
+    from proxy.members.directory import Directory
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+#: A catalog that is older (seconds) is fetched again before a graph is refused by it. So a typing
+#: error costs a call of the cloud at most once in this time, and new classes and models are known.
+FRESH = 60.0
+
+#: Graphs with more nodes are validated by the cloud only: validation blocks the event loop.
+_MAX_NODES = 5_000
+#: Maximum number of values of a graph that is read on the event loop: that takes a few ms.
+_MAX_VALUES_AT_ONCE = 5_000
+#: Maximum number of different strings of a graph that are looked up as names of files.
+_MAX_FILE_STRINGS = 20_000
+
+
+@dataclass(eq=False, repr=False)
+class Checks:
+    """The checks of all members' graphs.
+
+    Without `validates` only what the member may use is looked at. The catalog is waited for at most
+    `catalog_timeout` seconds.
+    """
+
+    catalog: Catalog
+    files: Files
+    members: Directory
+    packs: NodePacks
+    validates: bool
+    catalog_timeout: float
+    turns: ThreadTurns = field(default_factory=ThreadTurns)
+
+    async def check(self, member: str, request: JobRequest) -> Validation | None:
+        """Return what is right and wrong with a graph; `None` if only the cloud can tell.
+
+        Raises `LocalError`: 400 as ComfyUI refuses graphs, 403 for nodes that the member may not
+        use.
+        """
+        loaded = await self.catalog.wait_loaded(self.catalog_timeout)
+        validates = loaded and self.validates and len(request.graph) <= _MAX_NODES
+        has_file = await self._files_of(member, request.graph, validates=validates)
+        found = await self._validated(member, request, has_file) if validates else None
+        if found is not None and found.error is not None:
+            kinds = {
+                error["type"] for about in found.node_errors.values() for error in about["errors"]
+            }
+            log.info("graph_refused", kind=found.error["type"], errors=sorted(kinds))
+            raise LocalError(**found.error, node_errors=found.node_errors)
+        if self.members.has_members:
+            node_errors = await self._run(
+                member, request.graph, partial(foreign_files, request.graph, has_file)
+            )
+            if node_errors:
+                raise LocalError(
+                    "prompt_outputs_failed_validation",
+                    "Prompt outputs failed validation",
+                    node_errors=node_errors,
+                )
+        if (needs := self.catalog.accounts_for(request.graph)) is not None:
+            self._check_accounts(member, *needs)
+        who = self.members.get(member)
+        if who.limits.denied_classes or who.limits.deny_partner_nodes:
+            check_classes(who, request.graph, self.catalog.known)
+        return found
+
+    def _check_accounts(self, member: str, accounts: frozenset[str], name: str) -> None:
+        """Raise `LocalError` if no account of the member has all that a graph names."""
+        if accounts.isdisjoint(self.catalog.allowed(member)):
+            raise LocalError(
+                "models_of_several_accounts",
+                f"No Comfy Cloud account that you may use has all models of this workflow. {name} "
+                "is in some accounts only: import the models into one account, or choose others.",
+            )
+
+    async def _files_of(
+        self, member: str, graph: dict[str, Any], *, validates: bool
+    ) -> Callable[[str], bool]:
+        """Return which strings of a graph name files of the member. Raises `LocalError`."""
+        private = self.members.has_members
+        if not validates and not private:
+            return lambda _: True
+        strings = await self._run(member, graph, partial(file_strings, graph, self.catalog.known))
+        if len(strings) > _MAX_FILE_STRINGS:
+            raise LocalError(
+                "too_many_files",
+                f"The workflow has {len(strings):,} different values that may be names of files "
+                f"and at most {_MAX_FILE_STRINGS:,} are looked up; split it.",
+                kind="too_large",
+            )
+        return await self.files.owned(member, strings, private=private)
+
+    async def _validated(
+        self, member: str, request: JobRequest, has_file: Callable[[str], bool]
+    ) -> Validation | None:
+        found = await self._validate(member, request, has_file)
+        if found.lacks_names:
+            # A model may have been imported, or a class added, a moment ago: only a fresh list
+            # refuses, and where there is none the cloud decides.
+            if not await self.catalog.reread(member):
+                return None
+            found = await self._validate(member, request, has_file)
+        elif not found.faultless and await self.catalog.renew(FRESH):
+            found = await self._validate(member, request, has_file)
+        if not found.faultless and await self._is_replaced(request.graph):
+            return None
+        return found
+
+    async def _validate(
+        self, member: str, request: JobRequest, has_file: Callable[[str], bool]
+    ) -> Validation:
+        shapes, graph = await self.catalog.shapes(member), request.graph
+        work = partial(validate, graph, request.targets, shapes, has_file=has_file)
+        return await self._run(member, graph, work)
+
+    async def _run(self, member: str, graph: dict[str, Any], work: Callable[[], T]) -> T:
+        """Run work whose length depends on a graph: in a thread, in the member's turn, if it is
+        large."""
+        if not has_more_values(graph, _MAX_VALUES_AT_ONCE):
+            return work()
+        return await self.turns.run(member, work)
+
+    async def _is_replaced(self, graph: Mapping[str, Any]) -> bool:
+        """Return whether the cloud will see another graph than this, with newer classes."""
+        replaced = await self.catalog.node_replacements()
+        return any(str(node.get("class_type")) in replaced for node in graph.values())
