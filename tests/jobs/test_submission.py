@@ -1,0 +1,180 @@
+"""A submission is in the storage before the engine learns of it, whose answer the client gets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from jobs.replica import LosingBus
+from jobs.samples import MEMBER
+from waiting import until
+
+from proxy.budget import MemoryBudget
+from proxy.jobs.clients import Clients
+from proxy.jobs.messages import JobAnswered, JobProgress, JobReceived, JobReleased, SocketKnown
+from proxy.jobs.models import JobRequest
+from proxy.jobs.submission import SubmissionService
+from proxy.jobs.views import LiveJobs
+from proxy.members.accounting import Limiter, Usage
+from proxy.members.member import Limits, Member
+from proxy.storage.database import BusyError, Database
+from proxy.storage.jobs import JobRepository
+from proxy.storage.usage import UsageRepository
+from proxy.supervisor import Supervisor
+from proxy.translate.errors import LocalError
+
+GRAPH = {"1": {"class_type": "X", "inputs": {}}}
+
+
+class Entrance:
+    """The submissions of a replica, and an engine elsewhere that only answers."""
+
+    def __init__(self, database: Database, limits: Limits) -> None:
+        self.bus, self.repository = LosingBus(), JobRepository(database)
+        self.received: list[JobReceived] = []
+        self.released: list[JobReleased] = []
+        #: What the engine does with a job, nothing if it is silent.
+        self.answer: Callable[[JobReceived], JobAnswered | None] = lambda job: JobAnswered(job.key)
+        self.bus.subscribe("engine", self._hear)
+
+        def member(name: str) -> Member:
+            return Member(name, limits=limits)
+
+        self.service = SubmissionService(
+            bus=self.bus,
+            repository=self.repository,
+            live=LiveJobs(self.bus, self.repository, Supervisor(), MemoryBudget(2**28)),
+            clients=Clients(),
+            member=member,
+            limiter=Limiter(member, Usage(UsageRepository(database))),
+        )
+
+    def _hear(self, message: object) -> None:
+        if isinstance(message, JobReleased):
+            self.released.append(message)
+        if isinstance(message, JobReceived):
+            self.received.append(message)
+            if (answer := self.answer(message)) is not None:
+                self.bus.publish(f"answers.{MEMBER}.{message.key.prompt_id}", answer)
+
+    async def submit(self, prompt_id: str | None = None, **fields: Any) -> dict[str, Any]:
+        request = JobRequest(graph=GRAPH, prompt_id=prompt_id, **fields)
+        return await self.service.submit(MEMBER, request)
+
+    async def refusal(self, prompt_id: str | None = None, **fields: Any) -> LocalError:
+        with pytest.raises(LocalError) as caught:
+            await self.submit(prompt_id, **fields)
+        return caught.value
+
+    def silence(self) -> None:
+        """Let the engine not answer, and the storage be read more often meanwhile."""
+        self.answer = lambda _: None
+        self.bus.away = True
+
+
+@pytest.fixture
+def limits() -> Limits:
+    return Limits()
+
+
+@pytest.fixture
+def entrance(database: Database, limits: Limits) -> Entrance:
+    return Entrance(database, limits)
+
+
+async def test_a_job_is_stored_and_numbered_before_the_engine_learns_of_it(
+    entrance: Entrance,
+) -> None:
+    answer = await entrance.submit("a")
+    assert answer == {"prompt_id": "a", "number": 0, "node_errors": {}}
+    row = await entrance.repository.get(MEMBER, "a")
+    assert row is not None
+    (received,) = entrance.received
+    assert (received.key, received.order) == (row.key, row.order)
+    assert row.order > 0
+
+
+async def test_numbers_grow_and_are_negative_in_front(entrance: Entrance) -> None:
+    """A number that the client has chosen changes no other."""
+    numbers = [
+        (await entrance.submit())["number"],
+        (await entrance.submit(front=True))["number"],
+        (await entrance.submit(number=7.5))["number"],
+        (await entrance.submit())["number"],
+    ]
+    assert numbers == [0, -1, 7.5, 2]
+
+
+async def test_a_client_gets_what_the_engine_has_left_out(entrance: Entrance) -> None:
+    errors = {"1": {"errors": []}}
+    entrance.answer = lambda job: JobAnswered(job.key, node_errors=errors)
+    assert (await entrance.submit())["node_errors"] == errors
+
+
+async def test_a_refusal_of_the_engine_is_raised_and_the_job_released(entrance: Entrance) -> None:
+    entrance.answer = lambda job: JobAnswered(job.key, error=LocalError("no_credits", "No."))
+    assert (await entrance.refusal("a")).type == "no_credits"
+    assert [released.key.prompt_id for released in entrance.released] == ["a"]
+
+
+async def test_an_id_lives_once(entrance: Entrance) -> None:
+    await entrance.submit("a")
+    refusal = await entrance.refusal("a")
+    assert (refusal.type, refusal.kind) == ("duplicate_prompt_id", "conflict")
+    assert len(entrance.received) == 1
+
+
+async def test_an_answer_that_the_bus_has_lost_is_read_from_the_storage(
+    entrance: Entrance,
+) -> None:
+    entrance.silence()
+    submitting = asyncio.create_task(entrance.submit("a"))
+    await until(lambda: entrance.received)
+    await entrance.repository.update([(entrance.received[0].order, {"accepted": True})])
+    assert (await submitting)["prompt_id"] == "a"
+
+
+async def test_a_job_that_no_engine_starts_is_withdrawn(entrance: Entrance) -> None:
+    entrance.silence()
+    entrance.service.timeout = 0.0
+    assert (await entrance.refusal("a")).type == "submission_withdrawn"
+    assert await entrance.repository.get(MEMBER, "a") is None
+
+
+async def test_a_job_that_is_gone_without_a_trace_is_not_taken_up(entrance: Entrance) -> None:
+    entrance.silence()
+    submitting = asyncio.create_task(entrance.refusal("a"))
+    await until(lambda: entrance.received)
+    await entrance.repository.discard([entrance.received[0].order])
+    assert (await submitting).type == "submission_withdrawn"
+
+
+async def test_nothing_is_looked_at_while_jobs_come_too_fast(
+    entrance: Entrance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(entrance.repository), "busy", property(lambda _: True))
+    with pytest.raises(BusyError):
+        await entrance.submit()
+    assert entrance.received == []
+
+
+@pytest.mark.parametrize("limits", [Limits(jobs_per_day=1), Limits(max_queued=1)])
+async def test_a_member_has_its_limits(entrance: Entrance) -> None:
+    await entrance.submit("a")
+    assert (await entrance.refusal("b")).kind in ("rate_limited", "unavailable")
+    assert await entrance.repository.get(MEMBER, "b") is None
+
+
+@pytest.mark.parametrize("listens", [True, False])
+async def test_the_engine_learns_at_the_release_whether_the_client_listens(
+    entrance: Entrance, listens: bool
+) -> None:
+    entrance.bus.publish("sockets", SocketKnown(MEMBER, "c" if listens else "d", "socket", 0))
+    await entrance.submit("a", client_id="c")
+    row = await entrance.repository.get(MEMBER, "a")
+    assert row is not None
+    entrance.service.live.put(row, JobProgress())
+    entrance.service.release(MEMBER, "a")
+    assert entrance.released == [JobReleased(row.key, watched=listens)]
