@@ -11,7 +11,9 @@ from aiohttp import web
 from proxy.api import bodies
 from proxy.api.connections import member_of
 from proxy.api.holding import hold, owner_of
+from proxy.api.jobs import examined
 from proxy.api.keys import ASSETS, FILES, JOBS, TURNS
+from proxy.jobs.records import JobRecord
 from proxy.jobs.service import JobQuery
 from proxy.translate import as_cloud, codec
 from proxy.translate.as_cloud import OutputFile
@@ -49,7 +51,12 @@ async def get_cloud_user(request: web.Request) -> web.Response:
 
 async def get_cloud_status(request: web.Request) -> web.Response:
     """Return the state of a job, in one of the cloud's five words."""
-    return bodies.json(as_cloud.status(await _cloud_job(request)))
+    record = await _cloud_job(request)
+    return bodies.json(await examined(request, record, _cloud_status))
+
+
+def _cloud_status(record: JobRecord) -> dict[str, Any]:
+    return as_cloud.status(record.described())
 
 
 async def list_cloud_history(request: web.Request) -> web.StreamResponse:
@@ -116,13 +123,12 @@ async def list_cloud_assets(request: web.Request) -> web.Response:
     limit = DEFAULT_LIMIT if limit is None else limit
     if not 1 <= limit <= MAX_LIMIT:
         raise FlatError(f"limit must be between 1 and {MAX_LIMIT}")
-    job = await _cloud_job(request)
-    member, assets = member_of(request), request.app[ASSETS]
-    known = {} if assets is None else await assets.of_job(member, job["id"])
+    record = await _cloud_job(request)
+    files = await examined(request, record, _cloud_files)
+    member, assets, id_ = member_of(request), request.app[ASSETS], request.match_info["job_id"]
+    known = {} if assets is None else await assets.of_job(member, id_)
     found = [
-        asset
-        for file in as_cloud.output_files(job.get("outputs", {}))
-        if (asset := await _cloud_asset(request, file, known)) is not None
+        asset for file in files if (asset := await _cloud_asset(request, file, known)) is not None
     ]
     page = found[offset : offset + limit]
     pagination = {
@@ -131,7 +137,11 @@ async def list_cloud_assets(request: web.Request) -> web.Response:
         "total": len(found),
         "has_more": offset + len(page) < len(found),
     }
-    return bodies.json({"job_id": job["id"], "assets": page, "pagination": pagination})
+    return bodies.json({"job_id": id_, "assets": page, "pagination": pagination})
+
+
+def _cloud_files(record: JobRecord) -> list[OutputFile]:
+    return list(as_cloud.output_files(record.outputs()))
 
 
 async def _cloud_asset(
@@ -152,11 +162,11 @@ async def _cloud_asset(
     )
 
 
-async def _cloud_job(request: web.Request) -> dict[str, Any]:
-    job = await request.app[JOBS].job(member_of(request), request.match_info["job_id"])
-    if job is None:
+async def _cloud_job(request: web.Request) -> JobRecord:
+    record = await request.app[JOBS].job(member_of(request), request.match_info["job_id"])
+    if record is None:
         raise FlatError("Job not found", kind="not_found")
-    return job
+    return record
 
 
 def _whole(query: Mapping[str, str], name: str) -> int | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from typing import Any, TypeGuard
 
@@ -15,6 +16,7 @@ from proxy.api import bodies
 from proxy.api.connections import member_of
 from proxy.api.content import content_headers
 from proxy.api.dashboard import describe
+from proxy.api.jobs import examined
 from proxy.api.keys import ACCOUNTING, CATALOG, FILES, HISTORY, JOBS
 from proxy.api.members import require_admin, whose
 from proxy.api.schema.jobs import (
@@ -30,6 +32,7 @@ from proxy.costs.job_cost import Charge, JobCost
 from proxy.files.conversions import THUMBNAIL
 from proxy.jobs.messages import JobChanged
 from proxy.jobs.models import ENDS, OUTCOMES
+from proxy.jobs.records import JobRecord
 from proxy.storage.history import MAX_FOUND, HistoryEntry
 from proxy.translate import codec, media_types
 from proxy.translate.errors import LocalError
@@ -42,6 +45,9 @@ MAX_NODES, MAX_OUTPUTS, MAX_ERROR, MAX_TRACEBACK = 1000, 200, 4000, 20_000
 
 #: How often a job is read if it ends meanwhile.
 _MAX_READS = 3
+
+#: Returns a node class, `None` for an unknown one.
+Known = Callable[[str], Mapping[str, Any] | None]
 
 _CURSOR = re.compile(r"([0-9]{1,15})\.([0-9]{1,15})", re.ASCII)
 
@@ -88,36 +94,40 @@ async def get_job(request: web.Request) -> web.Response:
     null until the job has ended.
     """
     member, id_ = named_job(request)
-    jobs, history = request.app[JOBS], request.app[HISTORY]
+    jobs, history, known = request.app[JOBS], request.app[HISTORY], request.app[CATALOG].known
     for _ in range(_MAX_READS):
-        found = await jobs.job(member, id_)
-        if found is None:
+        record = await jobs.job(member, id_)
+        if record is None:
             break
         row = await history.listed(member, id_)
-        if row is not None and "execution_status" in found:
-            return bodies.json({**_whole(row, found), **_sent(request, found)})
+        if row is not None and record.ended:
+            return bodies.json(await examined(request, record, partial(_ended_job, known, row)))
         views = (*(await jobs.overview(member)).jobs, *map(JobChanged, jobs.live()))
         view = next((view for view in views if view.job.key == (member, id_)), None)
         if row is None and view is not None:
-            live: dict[str, Any] = {"ended": None, "cost": None, "error": None, "outputs": []}
-            nodes = _nodes(found["workflow"]["prompt"], {}, (), view.progress.node)
-            whole = {**describe(view), **live, "nodes": list(nodes), "texts": []}
-            return bodies.json({**whole, **_sent(request, found)})
+            return bodies.json(await examined(request, record, partial(_live_job, known, view)))
     raise LocalError("unknown_job", "There is no such job.", kind="not_found")
 
 
-def _sent(request: web.Request, found: Mapping[str, Any]) -> dict[str, Any]:
+def _live_job(known: Known, view: JobChanged, record: JobRecord) -> dict[str, Any]:
+    """Return a live job with its nodes."""
+    sent = record.workflow()
+    nodes = list(_nodes(sent["prompt"], {}, (), view.progress.node))
+    live = {"ended": None, "cost": None, "error": None, "outputs": [], "nodes": nodes, "texts": []}
+    return {**describe(view), **live, **_sent(known, sent)}
+
+
+def _sent(known: Known, sent: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the page of a job shows of what its client sent."""
-    sent = found["workflow"]
-    texts = prompt_texts(sent["prompt"], request.app[CATALOG].known)
     return {
-        "prompts": list(map(asdict, texts)),
+        "prompts": list(map(asdict, prompt_texts(sent["prompt"], known))),
         "graph_only": interface_workflow(sent["extra_data"]) is None,
     }
 
 
-def _whole(row: HistoryEntry, found: Mapping[str, Any]) -> dict[str, Any]:
+def _ended_job(known: Known, row: HistoryEntry, record: JobRecord) -> dict[str, Any]:
     """Return an ended job with its nodes and outputs."""
+    found, sent = record.described(), record.workflow()
     cached = {
         str(node)
         for type_, data in found["execution_status"].get("messages", ())
@@ -127,7 +137,7 @@ def _whole(row: HistoryEntry, found: Mapping[str, Any]) -> dict[str, Any]:
     times = codec.loads(row.details).get("nodes", {})
     error = found.get("execution_error") or {}
     failed = error.get("node_id")
-    nodes = _nodes(found["workflow"]["prompt"], times, cached, failed)
+    nodes = _nodes(sent["prompt"], times, cached, failed)
     outputs = islice(_outputs(found["outputs"]), MAX_OUTPUTS)
     whole = _ended(row)
     if whole["error"] is not None:
@@ -137,6 +147,7 @@ def _whole(row: HistoryEntry, found: Mapping[str, Any]) -> dict[str, Any]:
         "nodes": sorted(nodes, key=lambda node: (node["began"] is None, node["began"])),
         "outputs": [_output(number, *output) for number, output in enumerate(outputs)],
         "texts": list(islice(_texts(found["outputs"]), MAX_OUTPUTS)),
+        **_sent(known, sent),
     }
 
 
@@ -153,9 +164,10 @@ async def get_thumbnail(request: web.Request) -> web.Response:
     member, id_ = named_job(request)
     if "output" in request.query:
         number = bodies.query_number(request.query, "output", 0, 0, MAX_OUTPUTS - 1)
-        found = await request.app[JOBS].job(member, id_)
-        outputs = _outputs({} if found is None else found.get("outputs", {}))
-        item = next((item for _, _, item in islice(outputs, number, number + 1)), None)
+        job = await request.app[JOBS].job(member, id_)
+        item = None
+        if job is not None:
+            item = await examined(request, job, partial(_file_of, number))
     else:
         row = await request.app[HISTORY].listed(member, id_)
         item = None if row is None else codec.loads(row.summary).get("preview_output")
@@ -173,6 +185,12 @@ async def get_thumbnail(request: web.Request) -> web.Response:
     headers = content_headers(THUMBNAIL.media_type)
     headers["Cache-Control"] = "private, max-age=300"
     return web.Response(body=picture, headers=headers)
+
+
+def _file_of(number: int, record: JobRecord) -> Mapping[str, Any] | None:
+    """Return the item of the output file with a number."""
+    found = islice(_outputs(record.outputs()), number, number + 1)
+    return next((item for _, _, item in found), None)
 
 
 def named_job(request: web.Request) -> tuple[str, str]:

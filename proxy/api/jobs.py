@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from aiohttp import web
@@ -14,16 +14,19 @@ from aiohttp import web
 from proxy.api import bodies
 from proxy.api.callers import submitter_of
 from proxy.api.connections import connection_of, member_of
-from proxy.api.holding import hold
+from proxy.api.holding import hold, owner_of
 from proxy.api.keys import JOBS, TURNS, WEBHOOKS
 from proxy.api.middleware import note, prepare
 from proxy.jobs.models import JobRequest
+from proxy.jobs.records import JobRecord
 from proxy.jobs.service import STATUSES, JobQuery
-from proxy.translate import INVALID_PROMPT_ID, USAGE_SOURCE, workflow_metadata
+from proxy.translate import INVALID_PROMPT_ID, USAGE_SOURCE, codec, workflow_metadata
 from proxy.translate.errors import LocalError, PlainError
 from proxy.webhooks.outbox import WEBHOOK_URL
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 #: The client id of nobody: a socket without an id gets one.
 UNKNOWN_CLIENT = ""
@@ -276,10 +279,23 @@ async def list_jobs(request: web.Request) -> web.Response:
 
 async def get_job(request: web.Request) -> web.Response:
     """Return a job with its outputs and its workflow."""
-    job = await request.app[JOBS].job(member_of(request), request.match_info["job_id"])
-    if job is None:
+    record = await request.app[JOBS].job(member_of(request), request.match_info["job_id"])
+    if record is None:
         raise PlainError("Job not found", kind="not_found")
-    return await bodies.large_json(request, job)
+    return bodies.ready(await examined(request, record, _whole_json))
+
+
+def _whole_json(record: JobRecord) -> bytes:
+    return codec.dump_bytes(record.whole())
+
+
+async def examined(request: web.Request, record: JobRecord, work: Callable[[JobRecord], T]) -> T:
+    """Return what `work` makes of a job: in a thread if that is large, whose values would take many
+    times its bytes if they were all in memory that clients ask for. Raises `MemoryLimitError`."""
+    if record.size <= bodies.LARGE:
+        return work(record)
+    hold(request, "answer").grow(2 * record.size)  # as it is stored, and as it is sent
+    return await request.app[TURNS].run(owner_of(request), partial(work, record))
 
 
 async def cancel_job(request: web.Request) -> web.Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -9,8 +10,11 @@ from aiohttp import web
 from proxy.api import bodies
 from proxy.api.content import content_headers, filename_parameter
 from proxy.api.gallery import named_job
+from proxy.api.jobs import examined
 from proxy.api.keys import JOBS
+from proxy.jobs.records import JobRecord
 from proxy.storage.jobs import JobKey
+from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.translate.prompts import interface_workflow
 
@@ -53,26 +57,33 @@ async def get_workflow(request: web.Request) -> web.Response:
     form = request.query.get("format", "")
     if form not in ("", "interface", "api"):
         raise LocalError("invalid_format", "format must be interface or api.")
-    found = await request.app[JOBS].job(member, id_)
-    if found is None:
+    record = await request.app[JOBS].job(member, id_)
+    if record is None:
         raise LocalError("unknown_job", "There is no such job.", kind="not_found")
-    sent = found["workflow"]
-    workflow = interface_workflow(sent["extra_data"])
-    if not form:
-        # The socket of the program that sent it is not the one that sends it again.
-        extra_data = {key: value for key, value in sent["extra_data"].items() if key != "client_id"}
-        whole = {"prompt": sent["prompt"], "extra_data": extra_data, "workflow": workflow}
-        return await bodies.large_json(request, whole)
-    file: Any = sent["prompt"] if form == "api" else workflow
-    if file is None:
+    body = await examined(request, record, partial(_workflow_json, form))
+    if body is None:
         raise LocalError(
             "no_workflow",
             "The program that submitted this job sent no workflow of the web interface; download "
             "the graph in API format instead.",
             kind="not_found",
         )
-    answer = await bodies.large_json(request, file)
-    name = "workflow" if form == "interface" else "workflow-api"
-    parameter = filename_parameter(f"{name}-{id_[:_MAX_NAME].replace('/', '_')}.json")
-    answer.headers["Content-Disposition"] = f"attachment; {parameter}"
+    answer = bodies.ready(body)
+    if form:
+        name = "workflow" if form == "interface" else "workflow-api"
+        parameter = filename_parameter(f"{name}-{id_[:_MAX_NAME].replace('/', '_')}.json")
+        answer.headers["Content-Disposition"] = f"attachment; {parameter}"
     return answer
+
+
+def _workflow_json(form: str, record: JobRecord) -> bytes | None:
+    """Return what a job was sent with in one of the forms of `get_workflow`, `None` if it has no
+    workflow of the web interface."""
+    sent = record.workflow()
+    workflow = interface_workflow(sent["extra_data"])
+    if not form:
+        # The socket of the program that sent it is not the one that sends it again.
+        extra_data = {key: value for key, value in sent["extra_data"].items() if key != "client_id"}
+        return codec.dump_bytes({**sent, "extra_data": extra_data, "workflow": workflow})
+    file = sent["prompt"] if form == "api" else workflow
+    return None if file is None else codec.dump_bytes(file)

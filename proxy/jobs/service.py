@@ -29,7 +29,7 @@ from proxy.jobs.messages import (
     RunRequested,
 )
 from proxy.jobs.models import ENDS, AccountView
-from proxy.jobs.payload_cache import QueueItem
+from proxy.jobs.records import JobRecord
 from proxy.jobs.submission import SubmissionService, poll_interval
 from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.views import divided, of_queue
@@ -41,7 +41,6 @@ from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.translate.events import Message
-from proxy.translate.outputs import normalized
 
 if TYPE_CHECKING:
     from proxy.files.service import Files
@@ -166,10 +165,10 @@ class JobService:
                 )
         return await self.history.entry_json(member, prompt_id)
 
-    async def job(self, member: str, prompt_id: str) -> dict[str, Any] | None:
-        """Return the answer of `GET /api/jobs/{id}`, or `None`. Raises `StorageError`.
+    async def job(self, member: str, prompt_id: str) -> JobRecord | None:
+        """Return a job, or `None`. Raises `StorageError`.
 
-        A job that waits because no account takes it has `queue_reason` (see `JobProgress`) and,
+        One that waits because no account takes it has `queue_reason` (see `JobProgress`) and,
         where the cloud gave a message, `queue_message`.
         """
         live = await self._live.now(member)
@@ -179,27 +178,21 @@ class JobService:
             job = await self._live.read(member, prompt_id)
             if job is None:  # it may have ended meanwhile
                 entry = await self.history.entry(member, prompt_id)
-        kept: HistoryEntry | QueueItem | None = entry
         if entry is not None:
-            result = codec.loads(entry.result)
-            found = codec.loads(entry.summary)
-            found |= {
-                "outputs": normalized(result["outputs"]),
-                "execution_status": result["status"],
-            }
-        elif job is not None:
-            kept = await self._live.sent(job)
-            running, _ = divided({**live.jobs, prompt_id: job}.values())
-            found = of_queue(job, running=job in running)
-            progress = live.progress.get(prompt_id)
-            if progress is not None and progress.reason is not None:
-                found["queue_reason"] = progress.reason
-                if progress.message is not None:
-                    found["queue_message"] = progress.message
-        if kept is None:
+            return JobRecord(
+                entry.graph, entry.extra_data, summary=entry.summary, result=entry.result
+            )
+        sent = None if job is None else await self._live.sent(job)
+        if job is None or sent is None:
             return None
-        workflow = {"prompt": codec.loads(kept.graph), "extra_data": codec.loads(kept.extra_data)}
-        return {**found, "workflow": workflow}
+        running, _ = divided({**live.jobs, prompt_id: job}.values())
+        listed = of_queue(job, running=job in running)
+        progress = live.progress.get(prompt_id)
+        if progress is not None and progress.reason is not None:
+            listed["queue_reason"] = progress.reason
+            if progress.message is not None:
+                listed["queue_message"] = progress.message
+        return JobRecord(sent.graph, sent.extra_data, listed)
 
     # --- what admins see -------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ from proxy.files.uploads import MAX_BYTES
 from proxy.files.workflow_names import Edits
 from proxy.jobs.clients import Clients
 from proxy.jobs.models import JobRequest, now
+from proxy.jobs.records import JobRecord
 from proxy.jobs.service import JobQuery
 from proxy.jobs.subscribers import Moment, Subscribers
 from proxy.members.accounting import Accounting
@@ -130,8 +131,12 @@ class RoomOfJobs:
         self.asked.append(("list", query))
         return {"jobs": [], "pagination": {}}
 
-    async def job(self, member: str, prompt_id: str) -> dict[str, Any] | None:
-        return self.jobs.get(prompt_id)
+    async def job(self, member: str, prompt_id: str) -> JobRecord | None:
+        job = self.jobs.get(prompt_id)
+        if job is None or "outputs" not in job:
+            return None if job is None else JobRecord(b"{}", b"{}", job)
+        result = codec.dump_bytes({"outputs": job["outputs"], "status": {}})
+        return JobRecord(b"{}", b"{}", summary=codec.dump_bytes(job), result=result)
 
     async def delete_pending(self, member: str, ids: list[str] | None) -> None:
         self.asked.append(("clear pending",) if ids is None else ("delete pending", *ids))

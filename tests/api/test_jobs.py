@@ -354,7 +354,8 @@ async def test_jobs_have_no_bare_route_but_a_doubled_one(client: Client) -> None
 
 async def test_one_job_or_none(client: Client, room_of_jobs: Any) -> None:
     room_of_jobs.jobs[ID] = {"id": ID}
-    assert await (await client.get(f"/api/jobs/{ID}")).json() == {"id": ID}
+    sent = {"prompt": {}, "extra_data": {}}
+    assert await (await client.get(f"/api/jobs/{ID}")).json() == {"id": ID, "workflow": sent}
     missing = await client.get("/api/jobs/x")
     assert (missing.status, await missing.json()) == (404, {"error": "Job not found"})
 

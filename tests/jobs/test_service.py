@@ -83,8 +83,9 @@ async def test_the_preview_is_the_first_saved_file(room: Room) -> None:
     temp = {"filename": "t.png", "subfolder": "", "type": "temp"}
     saved = {"filename": "s.png", "subfolder": "", "type": "output"}
     await room.end("a", **{"1": {"images": [temp]}, "2": {"images": [saved], "animated": [True]}})
-    summary = await room.service.job(MEMBER, "a")
-    assert summary is not None
+    record = await room.service.job(MEMBER, "a")
+    assert record is not None
+    summary = record.described()
     assert summary["outputs_count"] == 2
     assert summary["preview_output"] == {**saved, "nodeId": "2", "mediaType": "images"}
 
@@ -101,12 +102,12 @@ async def test_a_job_in_detail_has_what_was_sent_and_what_came(full: Room) -> No
     full.put(new("live"))
     live, done = [await full.service.job(MEMBER, id_) for id_ in ("live", "a")]
     assert live is not None
-    assert live["workflow"] == {
+    assert live.whole()["workflow"] == {
         "prompt": {"1": {"class_type": "X"}},
         "extra_data": {"client_id": "c"},
     }
     assert done is not None
-    assert {"outputs", "execution_status", "workflow"} <= set(done)
+    assert {"outputs", "execution_status", "workflow"} <= set(done.whole())
     assert await full.service.job(MEMBER, "none") is None
 
 
