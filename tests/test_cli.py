@@ -105,7 +105,7 @@ def test_a_typo_in_the_environment_is_named(
     assert "COMFY_PROXY_HSOT is not a setting: remove it, or write COMFY_PROXY_HOST." in err
 
 
-async def test_a_port_in_use_is_told(tmp_path: Path, busy_port: int) -> None:
+async def test_a_port_in_use_is_an_error(tmp_path: Path, busy_port: int) -> None:
     arguments = ("--simulate", "--port", str(busy_port), "--log-level", "error")
     code, out, err = await spawned("serve", *arguments, "--data-dir", str(tmp_path))
     assert (code, out) == (2, "")
@@ -113,7 +113,7 @@ async def test_a_port_in_use_is_told(tmp_path: Path, busy_port: int) -> None:
     assert err.count("\n") == 1
 
 
-async def test_a_data_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+async def test_a_data_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     arguments = ("--simulate", "--port", "0", "--data-dir", str(tmp_path / "file" / "data"))
     code, _, err = await spawned("serve", *arguments, "--log-level", "error")
@@ -175,7 +175,7 @@ async def test_the_cloud_of_the_settings_is_named(tmp_path: Path) -> None:
     assert KEY.encode() not in b"".join(process.said)
 
 
-async def test_a_key_that_does_not_work_is_told_at_the_start(tmp_path: Path) -> None:
+async def test_a_key_that_does_not_work_is_logged_at_the_start(tmp_path: Path) -> None:
     async with Simulator(key=KEY) as simulator:
         environment = {
             "COMFY_CLOUD_API_KEY": "comfyui-wrong-one",

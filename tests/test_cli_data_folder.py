@@ -63,7 +63,7 @@ async def test_what_a_restored_copy_replaces_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [("backup", "copy.tar"), ("migrate",)])
-async def test_a_mistyped_folder_is_told_and_not_made(
+async def test_a_mistyped_folder_is_an_error_and_not_made(
     tmp_path: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

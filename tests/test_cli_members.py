@@ -109,7 +109,7 @@ def test_the_next_command_needs_no_option_for_the_folder_of_everybody(
         ("token", "revoke", "ccp_abcd"),
     ],
 )
-def test_a_mistyped_folder_is_told_and_not_made(
+def test_a_mistyped_folder_is_an_error_and_not_made(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, words: tuple[str, ...]
 ) -> None:
     folder = tmp_path / "tpyo"

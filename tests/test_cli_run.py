@@ -207,7 +207,7 @@ async def test_a_folder_that_cannot_be_written_is_named_before_anything_is_submi
     assert comfy.calls == []
 
 
-async def test_nodes_steps_and_previews_are_told(comfy: FakeComfy, tmp_path: Path) -> None:
+async def test_nodes_steps_and_previews_are_shown(comfy: FakeComfy, tmp_path: Path) -> None:
     ours = json.dumps({"node_id": "1", "image_type": "image/jpeg"}).encode()
     other = json.dumps({"node_id": "1", "prompt_id": "another"}).encode()
     comfy.events = [
@@ -279,7 +279,7 @@ async def test_a_failed_node_is_named_with_its_error(comfy: FakeComfy, tmp_path:
     assert raised.value.exit_code == 1
 
 
-async def test_a_refusal_is_told_node_by_node(comfy: FakeComfy, tmp_path: Path) -> None:
+async def test_a_refusal_is_printed_node_by_node(comfy: FakeComfy, tmp_path: Path) -> None:
     wrong = {"type": "value_not_in_list", "message": "Value not in list", "details": "width: 0"}
     comfy.refusal = {
         "error": {"type": "x", "message": "Prompt outputs failed validation", "details": ""},
@@ -308,7 +308,7 @@ async def test_cancelling_cancels_the_job(
     assert comfy.calls[-1] == (route, body)
 
 
-async def test_a_job_that_vanished_is_told(comfy: FakeComfy, tmp_path: Path) -> None:
+async def test_a_job_that_vanished_is_reported(comfy: FakeComfy, tmp_path: Path) -> None:
     comfy.after_submission = "gone"
     with pytest.raises(CommandError, match="no longer has job"):
         await ran(comfy, tmp_path)

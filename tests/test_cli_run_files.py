@@ -199,7 +199,7 @@ async def test_a_gateway_takes_the_token_from_a_file_or_the_environment(tmp_path
         assert (await ran(proxy, tmp_path, str(workflow), *named, COMFY_TOKEN="x"))[0] == 0
 
 
-async def test_the_place_in_the_queue_is_told(tmp_path: Path) -> None:
+async def test_the_place_in_the_queue_is_shown(tmp_path: Path) -> None:
     slow = {**json.loads(EXAMPLE.read_text())}
     slow["5"]["inputs"]["steps"] = 600
     (tmp_path / "slow.json").write_text(json.dumps(slow))

@@ -124,7 +124,7 @@ def test_print_changes_nothing(
     assert not (home / ".config").exists()
 
 
-def test_what_fails_is_told(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_fails_is_printed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "programs/systemctl").write_text("#!/bin/sh\necho 'No medium found' >&2\nexit 1\n")
     code, _, err = ended(capsys, "service", "install", "--simulate")
     assert code == 1

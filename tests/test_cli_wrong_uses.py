@@ -216,7 +216,7 @@ async def test_open_opens_the_page_in_the_browser(tmp_path: Path) -> None:
         assert page.strip().rstrip("/") == str(server.url).rstrip("/")
 
 
-async def test_a_port_in_use_is_told_before_the_cloud_is_asked(tmp_path: Path) -> None:
+async def test_a_port_in_use_is_an_error_before_the_cloud_is_asked(tmp_path: Path) -> None:
     asked: list[str] = []
 
     async def handle(request: web.Request) -> web.Response:

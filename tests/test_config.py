@@ -177,7 +177,7 @@ def test_the_key_for_credentials_is_one_that_can_be_used(
 
 
 @pytest.mark.parametrize("given", ["short", "AAEC", "no base64 at all, with spaces in between"])
-def test_what_cannot_be_such_a_key_is_refused_without_being_told(
+def test_what_cannot_be_such_a_key_is_refused_without_being_shown(
     monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
     monkeypatch.setenv("COMFY_PROXY_CREDENTIALS_KEY", given)

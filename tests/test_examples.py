@@ -467,7 +467,7 @@ def test_workflows_test_every_python_that_the_package_takes() -> None:
     assert jobs["test"]["strategy"]["matrix"]["python"][0] == lowest
 
 
-def test_a_python_without_venv_is_told_each_time(tmp_path: Path) -> None:
+def test_a_python_without_venv_is_reported_each_time(tmp_path: Path) -> None:
     """Debian's Python without python3-venv leaves a folder without pip behind."""
     python = tmp_path / "python3"
     python.write_text(

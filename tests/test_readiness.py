@@ -102,7 +102,9 @@ async def test_without_the_bus_of_replicas_it_is_degraded_and_takes_jobs() -> No
         (World(connected=False, refused=401), "socket", "status 401"),
     ],
 )
-async def test_what_is_wrong_is_said_in_a_sentence(world: World, check: str, words: str) -> None:
+async def test_what_is_wrong_is_reported_in_a_sentence(
+    world: World, check: str, words: str
+) -> None:
     report = await world.readiness().report()
     checks = dict(report.checks)
     problem = checks.pop(check)
@@ -172,7 +174,7 @@ async def test_a_standby_is_ready_when_its_store_is() -> None:
     assert await readiness.report() == Report(None, {"store": "ok"}, "standby")
 
 
-async def test_a_database_that_is_away_is_told_at_once() -> None:
+async def test_a_database_that_is_away_is_reported_at_once() -> None:
     world = World()
     readiness = world.readiness(max_age=60.0)
     assert (await readiness.report()).reason is None

@@ -24,7 +24,7 @@ async def supervisor(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Superviso
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("a fault of ours"), None], ids=["raises", "ends"])
-async def test_what_ends_is_started_again_and_told(
+async def test_what_ends_is_started_again_and_logged(
     supervisor: Supervisor, fault: Exception | None
 ) -> None:
     runs, again = 0, asyncio.Event()
@@ -95,7 +95,7 @@ async def test_a_fault_of_ours_among_errors_from_outside_counts(supervisor: Supe
     await supervisor.failed.wait()
 
 
-async def test_a_short_task_that_fails_is_told(supervisor: Supervisor) -> None:
+async def test_a_short_task_that_fails_is_logged(supervisor: Supervisor) -> None:
     async def work() -> None:
         raise RuntimeError("once")
 

@@ -55,7 +55,7 @@ async def test_a_refused_client_that_says_nothing_is_closed(
     ("asked", "room", "level"),
     [(20_000, 19_000, "debug"), (30_000, 19_000, "info"), (20_000, 500, "info")],
 )
-async def test_fewer_connections_are_told_where_they_matter(
+async def test_fewer_connections_are_logged_where_they_matter(
     running: Any, monkeypatch: pytest.MonkeyPatch, asked: int, room: int, level: str
 ) -> None:
     monkeypatch.setattr("proxy.api.server.room_for", lambda _: room)

@@ -404,7 +404,7 @@ async def test_a_bad_list_to_cancel_cancels_nothing(
     assert (response.status, await response.json(), room_of_jobs.asked) == (400, answer, [])
 
 
-async def test_a_list_to_cancel_that_is_too_long_is_told_so(
+async def test_a_list_to_cancel_that_is_too_long_is_refused(
     client: Client, room_of_jobs: Any
 ) -> None:
     body = b'{"job_ids": [' + b"1," * MAX_VALUES + b"1]}"

@@ -63,7 +63,7 @@ async def test_an_unknown_path_knows_no_other_method(client: Client, method: str
         ("POST", "/ws", "GET,HEAD"),
     ],
 )
-async def test_a_wrong_method_is_told_the_right_ones(
+async def test_a_wrong_method_gets_the_right_ones_in_allow(
     client: Client, method: str, path: str, allowed: str
 ) -> None:
     response = await client.request(method, path)
@@ -325,7 +325,7 @@ async def test_cache_control_is_sent_even_with_a_refusal(client: Client) -> None
 PAGE = "https://app.example"
 
 
-async def test_an_allowed_page_is_told_so(serve: Any) -> None:
+async def test_an_allowed_page_gets_cors_headers(serve: Any) -> None:
     client = await serve(cors_origins=(PAGE,))
     headers = {"Origin": PAGE, "Sec-Fetch-Site": "cross-site"}
     for path in ("/prompt", "/api/prompt", "/nope", "/view", "/proxy/api/usage", "/api/assets"):

@@ -186,7 +186,7 @@ async def test_a_changed_certificate_is_taken_up_without_closing_anything(tmp_pa
         await runner.cleanup()
 
 
-def test_wrong_files_are_told_in_a_sentence(tmp_path: Path) -> None:
+def test_wrong_files_are_an_error_of_one_sentence(tmp_path: Path) -> None:
     cert, key = certify(tmp_path, "one")
     _, other = certify(tmp_path, "two")
     with pytest.raises(CertificateError, match="are not a certificate and its private key"):

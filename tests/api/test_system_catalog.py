@@ -67,7 +67,7 @@ async def test_each_coding_varies_and_has_a_strong_tag_of_its_own(client: Client
     assert all(tag.startswith('"') for tag in tags)
 
 
-async def test_it_varies_by_the_page_too_where_pages_are_told_apart(serve: Serve) -> None:
+async def test_it_varies_by_the_page_too_where_pages_differ(serve: Serve) -> None:
     page = "http://page.example"
     answer = await ask(await serve(cors_origins=(page,)), Origin=page)
     assert answer.headers.getall("Vary") == ["Accept-Encoding", "Origin"]

@@ -311,7 +311,7 @@ async def test_a_client_that_does_not_read_hinders_nobody_and_is_cut_off(
     writer.close()
 
 
-async def test_a_client_that_reads_too_slowly_is_told_1013(
+async def test_a_client_that_reads_too_slowly_gets_close_code_1013(
     client: Client, room_of_jobs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_socket, "SendQueue", partial(SendQueue, max_bytes=1000))
@@ -339,7 +339,7 @@ class Leaver:
         return asyncio.create_task(asyncio.sleep(0))
 
 
-async def test_goodbyes_are_said_to_all() -> None:
+async def test_all_get_a_close_frame() -> None:
     room, leavers = Sockets(Supervisor()), [Leaver() for _ in range(3)]
     for leaver in leavers:
         room.join(leaver)

@@ -679,7 +679,7 @@ async def test_it_is_live_again_after_a_restart_behind_another_server_below_a_pa
             await page_open.aclose()
 
 
-async def test_who_loses_the_token_is_told_to_sign_in_again(
+async def test_who_loses_the_token_is_asked_to_sign_in_again(
     chrome: Browser, gateway: Gateway
 ) -> None:
     async with signed_in(chrome, gateway, "ben", refused=(r"401 GET /proxy/api/.*",)) as page:
@@ -717,7 +717,7 @@ async def test_why_an_action_was_refused_stays_until_it_is_dismissed(
         await shown.wait_for(state="hidden")
 
 
-async def test_what_is_wrong_with_a_new_member_is_told_beside_the_form(
+async def test_what_is_wrong_with_a_new_member_is_shown_beside_the_form(
     chrome: Browser, gateway: Gateway
 ) -> None:
     async with signed_in(
@@ -734,7 +734,7 @@ async def test_what_is_wrong_with_a_new_member_is_told_beside_the_form(
         await page.get_by_role("heading", name="cleo").wait_for()
 
 
-async def test_a_limit_that_cannot_be_is_told_beside_the_form(
+async def test_a_limit_that_cannot_be_is_shown_beside_the_form(
     chrome: Browser, gateway: Gateway
 ) -> None:
     refused = (r"400 PATCH /proxy/api/members/ben",)

@@ -124,7 +124,7 @@ async def test_an_admin_adds_a_webhook_of_the_gateway_and_sees_those_of_members(
         assert received.verified(secret)["data"]["member"] == "ben"
 
 
-async def test_what_cannot_be_a_webhook_is_said_in_the_form(
+async def test_what_cannot_be_a_webhook_is_shown_in_the_form(
     chrome: Browser, gateway: Gateway
 ) -> None:
     refused = "400 POST .*/proxy/api/webhooks"

@@ -73,7 +73,7 @@ def test_a_message_is_changed_by_nobody() -> None:
         news.number = 2  # type: ignore[misc]
 
 
-async def test_a_handler_has_heard_when_publish_returns() -> None:
+async def test_a_handler_has_run_when_publish_returns() -> None:
     received: list[News] = []
     bus = EventBus()
     bus.subscribe("a", received.append)

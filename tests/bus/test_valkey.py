@@ -158,7 +158,7 @@ async def test_nobody_hears_of_a_publisher_that_leaves(own_valkey: ServerProcess
         assert len(there._publishers) == 0
 
 
-async def test_too_much_that_waits_is_dropped_pictures_first_and_the_others_are_told(
+async def test_too_much_that_waits_is_dropped_pictures_first_and_the_others_are_notified(
     own_valkey: ServerProcess,
 ) -> None:
     picture = bytes(1000)

@@ -385,7 +385,7 @@ async def test_lists_that_are_none_and_catalogs_that_are_no_object_are_garbage(
         await client.object_info()
 
 
-async def test_refusals_other_than_unknown_are_told(serve: Serve, connect: Connect) -> None:
+async def test_refusals_other_than_unknown_are_raised(serve: Serve, connect: Connect) -> None:
     cloud = await serve(answer({"code": "FORBIDDEN"}, 403))
     client = await connect(cloud.url)
     for call in (client.cancel("a"), client.job("a"), client.models("loras")):

@@ -225,7 +225,7 @@ async def test_a_failing_watchdog_ends_the_connection_and_not_the_socket(
 
 
 @pytest.mark.parametrize("status", [401, 403, 503])
-async def test_a_refused_handshake_is_told_and_tried_again(
+async def test_a_refused_handshake_is_logged_and_tried_again(
     serve: Serve, open_socket: Open, status: int
 ) -> None:
     cloud = Cloud()

@@ -124,7 +124,7 @@ async def test_retry_after_is_waited_for(serve: Serve, connect: Connect) -> None
     assert loop.time() - began >= 1.0
 
 
-async def test_a_retry_after_beyond_the_budget_is_told_instead(
+async def test_a_retry_after_beyond_the_budget_is_raised_instead(
     serve: Serve, connect: Connect
 ) -> None:
     cloud = await serve(answer({}, 429, headers={"Retry-After": "3600"}))
@@ -298,7 +298,7 @@ async def test_an_endless_answer_is_given_up(
     assert await client.system_stats() == {}
 
 
-async def test_of_an_endless_refusal_the_beginning_is_told(serve: Serve, connect: Connect) -> None:
+async def test_of_an_endless_refusal_the_beginning_is_kept(serve: Serve, connect: Connect) -> None:
     cloud = await serve(answer(status=404, text="gone " * 1_000_000), answer({}))
     client = await connect(cloud.url)
     with pytest.raises(CloudRefused) as caught:

@@ -346,7 +346,7 @@ def test_a_turn_that_is_too_far_off_is_not_taken() -> None:
         ([1], ""),
     ],
 )
-def test_a_refusal_says_in_one_line_what_the_cloud_said(body: object, output: str) -> None:
+def test_a_refusal_has_the_clouds_message_in_one_line(body: object, output: str) -> None:
     error = refusal("GET /x", 402, body, None)
     assert str(error) == (f"GET /x: 402: {output}" if output else "GET /x: 402")
     assert (error.status, error.body) == (402, body)

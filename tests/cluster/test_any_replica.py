@@ -167,7 +167,7 @@ async def test_events_come_in_order_with_previews_and_one_end(clients: list[Clie
     assert (await there.get("queue"))[1] == {"queue_running": [], "queue_pending": []}
 
 
-async def test_a_reconnect_at_another_replica_is_told_what_runs(
+async def test_a_reconnect_at_another_replica_is_sent_what_runs(
     team: Team, clients: list[Client]
 ) -> None:
     here, there, elsewhere = clients

@@ -44,7 +44,7 @@ async def restarted(valkey: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize("outage", [stopped, frozen, restarted])
-async def test_no_request_fails_and_every_end_is_told(
+async def test_no_request_fails_and_every_end_is_sent(
     cluster: Cluster,
     servers: Servers,
     simulator: Simulator,

@@ -75,7 +75,7 @@ async def test_a_database_is_migrated_once_and_checked_without_a_change(
     assert all(ok for ok, _ in after.values())
 
 
-async def test_what_does_not_work_is_told_in_a_line_each(
+async def test_what_does_not_work_is_printed_in_a_line_each(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     port = server_processes.free_port()

@@ -67,7 +67,7 @@ async def test_a_job_whose_key_is_revoked_says_so_and_ends_as_lost(
         assert "API key" in error["exception_message"]
 
 
-async def test_a_job_that_waits_for_an_account_without_a_key_is_told_and_fails(
+async def test_a_job_that_waits_for_an_account_without_a_key_shows_why_and_fails(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, opened: asyncio.Event
 ) -> None:
     """The only slot is taken by a job that can no longer be read, so that nothing is sent."""

@@ -68,7 +68,7 @@ async def test_a_bot_with_one_socket_gets_the_answers_of_all_its_jobs(
     assert executing == sorted(executing, key=ids.index)
 
 
-async def test_why_a_job_waits_for_its_client_is_told(client: Client) -> None:
+async def test_why_a_job_waits_for_its_client_is_shown(client: Client) -> None:
     async with client.listening():
         await client.submit(gated.GRAPH)
         waiting = await client.submit(gated.GRAPH)

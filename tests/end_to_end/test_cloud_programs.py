@@ -143,7 +143,7 @@ async def test_submit_listen_and_download(program: CloudProgram) -> None:
     assert Image.open(io.BytesIO(data)).size == (8, 8)
 
 
-async def test_a_failure_is_told_both_ways(program: CloudProgram) -> None:
+async def test_a_failure_is_reported_both_ways(program: CloudProgram) -> None:
     async with program.listen() as socket:
         prompt_id = await program.submit(graphs.raising())
         with pytest.raises(JobFailedError, match="boom"):

@@ -17,7 +17,7 @@ from proxy.engine.router import EventRouter
 from proxy.simulator import Simulator, Switches
 
 
-async def test_what_comes_while_the_client_gets_its_answer_is_told(
+async def test_what_comes_while_the_client_gets_its_answer_is_sent(
     tmp_path: Path, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A picture of SaveImageWebsocket comes once: no later look at the job brings it back."""

@@ -91,7 +91,7 @@ async def test_at_the_limits_it_is_taken(client: Client, size: tuple[int, int]) 
         ("film.mp4", FILM, "videos"),
     ],
 )
-async def test_a_cloud_that_takes_no_media_is_said_to_do_so(
+async def test_a_refusal_of_a_cloud_without_media_names_the_file_and_its_kind(
     simulator: Simulator, client: Client, name: str, data: bytes, word: str
 ) -> None:
     simulator.switches.upload_kinds = "images"

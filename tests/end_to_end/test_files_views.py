@@ -149,7 +149,7 @@ async def test_the_cache_keeps_its_bound_and_throws_out_what_was_not_used_for_lo
     ],
     ids=str,
 )
-async def test_a_name_is_the_same_wherever_it_is_told(
+async def test_a_name_is_the_same_wherever_it_is_sent(
     session: aiohttp.ClientSession, tmp_path: Path, switches: dict[str, Any]
 ) -> None:
     graph = graphs.plain(prefix="sub/x")

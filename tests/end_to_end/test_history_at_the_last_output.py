@@ -18,7 +18,7 @@ LONG = 60.0
 
 @pytest.mark.parametrize("form", ["in_progress", "no_outputs"])
 @pytest.mark.parametrize("late", [0.0, 0.5])
-async def test_the_entry_is_there_when_the_last_output_is_told(
+async def test_the_entry_is_there_when_the_last_output_is_sent(
     simulator: Simulator, client: Client, form: str, late: float
 ) -> None:
     simulator.switches.update({"late_detail": late, "late_detail_form": form})

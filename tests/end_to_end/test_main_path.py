@@ -166,7 +166,7 @@ async def test_a_waiting_job_is_deleted_without_a_trace(
     )
 
 
-async def test_the_history_is_there_when_success_is_told(client: Client) -> None:
+async def test_the_history_is_there_when_success_is_sent(client: Client) -> None:
     async with client.listening() as listener:
         prompt_id = await client.submit(graphs.plain())
         await listener.until("execution_success")

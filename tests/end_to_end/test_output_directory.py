@@ -214,7 +214,7 @@ def disk(output: Path) -> Iterator[Path]:
         yield disk
 
 
-async def test_a_full_disk_is_told_and_made_good(
+async def test_a_full_disk_is_shown_at_readyz_and_made_good(
     simulator: Simulator, disk: Path, session: aiohttp.ClientSession
 ) -> None:
     filler = fill(disk)

@@ -164,7 +164,7 @@ async def test_without_the_setting_all_is_as_without_the_nodes(
         assert (status, answer["error"]["type"]) == (400, "missing_node_type")
 
 
-async def test_what_fails_before_the_run_is_told_without_a_job_on_the_cloud(
+async def test_what_fails_before_the_run_is_reported_without_a_job_on_the_cloud(
     simulator: Simulator, client: Client
 ) -> None:
     async with client.listening() as listener:

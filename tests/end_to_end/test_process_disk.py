@@ -82,7 +82,7 @@ async def test_on_a_full_disk_an_upload_is_refused(
         assert (await client.upload("a.png", graphs.png()))["name"] == "a.png"
 
 
-async def test_a_disk_that_is_full_at_the_start_is_said_in_a_sentence(
+async def test_a_disk_that_is_full_at_the_start_is_an_error_of_one_sentence(
     simulator: Simulator, disk: Path
 ) -> None:
     fill(disk)
@@ -92,7 +92,7 @@ async def test_a_disk_that_is_full_at_the_start_is_said_in_a_sentence(
     assert "full" in output
 
 
-async def test_a_folder_that_cannot_be_written_is_said_in_a_sentence(
+async def test_a_folder_that_cannot_be_written_is_an_error_of_one_sentence(
     simulator: Simulator, disk: Path
 ) -> None:
     (disk / "data").mkdir()
@@ -103,7 +103,7 @@ async def test_a_folder_that_cannot_be_written_is_said_in_a_sentence(
     assert "permissions" in output
 
 
-async def test_a_folder_of_another_process_is_said_in_a_sentence(
+async def test_a_folder_of_another_process_is_an_error_of_one_sentence(
     simulator: Simulator, tmp_path: Path
 ) -> None:
     async with running_proxy(simulator, tmp_path):

@@ -54,7 +54,7 @@ async def test_a_rate_limit_is_waited_out_whatever_it_is_called(
 
 
 @pytest.mark.parametrize("form", list(RATE_LIMITS))
-async def test_a_rate_limit_that_lasts_is_told_as_busy(
+async def test_a_rate_limit_that_lasts_is_answered_as_busy(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, form: str
 ) -> None:
     simulator.faults.add(HttpFault(SUBMIT, status=429, body=RATE_LIMITS[form]), times=None)

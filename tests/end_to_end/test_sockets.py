@@ -99,7 +99,7 @@ async def test_results_over_the_websocket_arrive_between_their_executing_events(
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)
 
 
-async def test_two_jobs_at_once_are_told_apart(
+async def test_two_jobs_at_once_are_distinguished(
     simulator: Simulator, session: aiohttp.ClientSession, proxy: Proxy
 ) -> None:
     simulator.account.plan = "creator"
@@ -131,7 +131,7 @@ async def test_a_waiting_client_is_not_left_in_silence(
         await client.post("queue", {"delete": [prompt_id]})
 
 
-async def test_one_jobs_end_is_told_before_the_next_one_begins(
+async def test_one_jobs_end_is_sent_before_the_next_one_begins(
     simulator: Simulator, client: Client
 ) -> None:
     simulator.switches.late_detail = 0.1

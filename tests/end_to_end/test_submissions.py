@@ -36,7 +36,7 @@ async def test_a_cloud_that_stays_busy_is_an_error_with_its_name(
     ],
     ids=["busy", "gateway", "silent"],
 )
-async def test_a_cloud_that_is_not_asked_any_more_is_told_by_its_last_answer(
+async def test_an_open_circuit_answers_with_the_last_error_of_the_cloud(
     simulator: Simulator,
     session: aiohttp.ClientSession,
     tmp_path: Path,
@@ -72,7 +72,7 @@ async def test_a_cloud_that_is_not_asked_any_more_is_told_by_its_last_answer(
         "PARTNER_NODE_DISABLED",
     ],
 )
-async def test_what_needs_a_person_is_told_at_once(
+async def test_what_needs_a_person_is_answered_at_once(
     simulator: Simulator, client: Client, refusal: str
 ) -> None:
     simulator.switches.update({"refuse_prompt": refusal})

@@ -48,7 +48,7 @@ async def test_a_job_that_the_cloud_lost_has_failed(
 
 
 @pytest.mark.parametrize("after", [0, 2, 8])
-async def test_a_failure_of_the_platform_is_told_in_its_words(
+async def test_a_failure_of_the_platform_is_reported_in_its_words(
     simulator: Simulator, client: Client, after: int
 ) -> None:
     simulator.faults.add(JobFault("service_error", after=after))

@@ -76,7 +76,7 @@ async def test_a_submission_is_refused_in_one_clear_sentence(
     assert account.simulator.calls["POST /api/prompt"] <= 2
 
 
-async def test_it_is_said_at_readyz(account: Account, client: Client) -> None:
+async def test_it_is_shown_at_readyz(account: Account, client: Client) -> None:
     await client.until_ready()
     await account.withdraw_key()
     async with asyncio.timeout(TIMEOUT):

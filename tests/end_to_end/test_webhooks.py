@@ -80,7 +80,7 @@ async def test_failed_and_cancelled_jobs_tell_of_it(
         assert (received.type, received.json["data"]["prompt_id"]) == ("job.cancelled", stopped)
 
 
-async def test_a_budget_that_is_reached_is_told_once(
+async def test_a_budget_that_is_reached_is_delivered_once(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, receiver: Receiver
 ) -> None:
     budget = {"soft_credits_per_day": 0.000001}
@@ -308,7 +308,7 @@ async def test_a_member_has_ten_webhooks(
     assert (status, answer["error"]["type"]) == (409, "too_many_webhooks")
 
 
-async def test_a_job_names_a_url_that_is_told_of_its_end(
+async def test_a_job_names_a_url_that_gets_its_end_delivered(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, receiver: Receiver
 ) -> None:
     settings = {**HERE, "webhook_hosts": "127.0.0.1"}

@@ -24,7 +24,7 @@ def test_it_grows_while_everything_runs_at_once() -> None:
     assert slots.certain
 
 
-def test_with_none_ahead_one_probes_until_the_limit_is_told() -> None:
+def test_with_none_ahead_one_probes_until_the_limit_is_known() -> None:
     slots = Slots(ahead=0)
     assert slots.limit == 2
     slots.running(1)

@@ -28,7 +28,7 @@ def test_an_engine_whose_term_is_over_says_and_counts_nothing(world: World) -> N
     assert world.counted("jobs_accepted_total", member="anna") is None
 
 
-def test_what_becomes_of_a_job_is_told_and_counted_once(world: World) -> None:
+def test_what_becomes_of_a_job_is_published_and_counted_once(world: World) -> None:
     one = job(accepted=True, account="one")
     world.announcer.accepted(one)
     cost = JobCost((Charge("", "estimated", 540_000), Charge("Dear", "unknown", 0, 3)))
@@ -44,7 +44,7 @@ def test_what_becomes_of_a_job_is_told_and_counted_once(world: World) -> None:
     assert world.counted("unknown_costs_total", **ended, node_class="Dear") == 3
 
 
-def test_how_many_go_before_is_told_when_that_changes(world: World) -> None:
+def test_how_many_go_before_is_published_when_that_changes(world: World) -> None:
     for count in (0, 1, 1, 0):
         world.announcer.note_ahead("ben", count, tell=True)
     assert world.received == [JobsAhead("ben", 1, True), JobsAhead("ben", 0, True)]

@@ -142,7 +142,7 @@ async def test_a_restart_changes_no_order(
     assert len(simulator.jobs) == 6
 
 
-async def test_the_next_job_is_told_behind_the_end_of_one_that_came_later_and_went_first(
+async def test_the_next_job_is_sent_after_the_end_of_one_that_came_later_and_went_first(
     simulator: Simulator, client: Client, opened: asyncio.Event
 ) -> None:
     async with client.listening() as listener:

@@ -74,7 +74,7 @@ async def test_a_job_without_any_event_has_a_whole_life(
         assert "executed" in rig.told(job)
 
 
-async def test_a_replica_that_has_missed_steps_is_told_them_once_more(
+async def test_a_replica_that_has_missed_steps_gets_them_once_more(
     simulator: Simulator, tmp_path: Path, opened: asyncio.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(EventBus, "lossy", True)

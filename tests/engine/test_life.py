@@ -25,7 +25,7 @@ async def test_a_job_ends_in_the_history_and_leaves_its_slot_to_the_next(
         assert (messages[0], messages[-1]) == ("execution_start", "executing None")
 
 
-async def test_other_replicas_know_of_an_end_before_its_messages_are_heard_here(
+async def test_other_replicas_know_of_an_end_before_its_messages_are_sent_here(
     simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running_engine(simulator, tmp_path) as rig:

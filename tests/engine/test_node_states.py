@@ -8,7 +8,7 @@ from proxy.translate.events import Event, Message
 GRAPH = {"2": {"class_type": "SaveImage", "inputs": {}}}
 
 
-def test_an_output_is_kept_and_told_once() -> None:
+def test_an_output_is_kept_and_reported_once() -> None:
     messages: list[Message] = []
     nodes = NodeStates("one", GRAPH, messages.append, {"2": "SaveImage"})
     nodes.executed("2", {"text": ["a"]})

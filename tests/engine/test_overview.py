@@ -57,7 +57,7 @@ def test_admins_see_what_runs_first_and_then_what_waits_in_its_turn(world: World
     assert [view.job.prompt_id for view in world.overview.jobs("ben").jobs] == ["b"]
 
 
-def test_a_run_is_told_with_its_nodes_and_the_last_preview_where_it_is_asked_for(
+def test_a_run_is_shown_with_its_nodes_and_the_last_preview_where_it_is_asked_for(
     world: World,
 ) -> None:
     run = world.follow(job("runs", state=JobState.RUNNING, started_at=5))

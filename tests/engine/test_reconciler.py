@@ -296,7 +296,7 @@ async def test_jobs_of_an_account_that_cannot_be_read_say_so_and_end_as_lost(
         assert followers["a"].reason is None
 
 
-async def test_a_key_that_is_refused_is_told_to_those_that_wait_for_the_account(
+async def test_a_key_that_is_refused_is_noted_for_those_that_wait_for_the_account(
     reconciling: Reconciling, cloud: Cloud, followers: Followers, allocator: FakeAllocator
 ) -> None:
     followers["a"] = FakeFollower()

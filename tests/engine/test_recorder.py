@@ -248,7 +248,7 @@ async def test_where_nobody_listens_an_end_runs_no_statement_for_webhooks(
         assert bool(about) is bool(wanted)
 
 
-async def test_a_start_is_told_with_the_write_of_its_state_or_with_the_end(
+async def test_a_start_is_announced_with_the_write_of_its_state_or_with_the_end(
     database: Database, tmp_path: Path
 ) -> None:
     webhooks = WebhookRepository(database)
@@ -289,7 +289,7 @@ class DelayedUpdates(JobRepository):
         return await super().update(*args, **options)
 
 
-async def test_a_start_is_told_if_the_end_is_written_before_it(
+async def test_a_start_is_announced_if_the_end_is_written_before_it(
     database: Database, tmp_path: Path
 ) -> None:
     webhooks = WebhookRepository(database)
@@ -310,7 +310,7 @@ async def test_a_start_is_told_if_the_end_is_written_before_it(
     assert told == ["job.completed", "job.started"]
 
 
-async def test_a_budget_is_told_with_the_end_that_reaches_it_and_no_other(
+async def test_a_budget_is_announced_with_the_end_that_reaches_it_and_no_other(
     database: Database, tmp_path: Path
 ) -> None:
     webhooks = WebhookRepository(database)

@@ -63,7 +63,7 @@ async def test_a_cloud_that_stays_busy_is_an_error_with_its_name(
 @pytest.mark.parametrize(
     "refusal", ["PAYMENT_REQUIRED", "FREE_TIER_EXHAUSTED", "PARTNER_NODE_DISABLED"]
 )
-async def test_what_needs_a_person_is_told_at_once(
+async def test_what_needs_a_person_is_answered_at_once(
     simulator: Simulator, tmp_path: Path, refusal: str
 ) -> None:
     simulator.switches.update({"refuse_prompt": refusal})

@@ -45,7 +45,7 @@ def test_only_what_the_table_of_transitions_has_is_allowed(
         assert world.received == []
 
 
-def test_a_change_of_state_is_recorded_and_told_with_all_that_changes(world: World) -> None:
+def test_a_change_of_state_is_recorded_and_published_with_all_that_changes(world: World) -> None:
     one = job(state=JobState.SUBMITTING, accepted=True, account="one")
     world.table.add(one)
     world.received.clear()
@@ -62,7 +62,7 @@ def test_no_field_is_changed_that_a_job_does_not_have(world: World) -> None:
         world.table.change(job(), clould_id="c")
 
 
-def test_a_job_that_its_client_does_not_know_of_is_recorded_and_not_told(world: World) -> None:
+def test_a_job_that_its_client_does_not_know_of_is_recorded_and_not_published(world: World) -> None:
     one = world.add(job(state=JobState.RECEIVED, accepted=False))
     world.table.advance(one, JobState.SUBMITTING)
     assert world.recorder.noted == [("one", JobState.SUBMITTING)]
@@ -88,7 +88,7 @@ def test_a_wish_to_cancel_takes_a_job_out_of_sight_at_once(world: World) -> None
     assert world.counted("jobs_ended_total", **withdrawn) == 1
 
 
-def test_why_a_job_waits_is_told_when_that_changes(world: World) -> None:
+def test_why_a_job_waits_is_published_when_that_changes(world: World) -> None:
     one = job(accepted=True)
     for reason in ("no_credits", "no_credits", None):
         world.table.show(one, reason=reason)
@@ -160,7 +160,7 @@ def test_what_follows_jobs_of_a_member_is_in_the_order_in_which_it_began(world: 
 
 
 @pytest.mark.parametrize("wanted", [["job.started"], []])
-def test_a_start_is_said_where_webhooks_want_it(world: World, wanted: list[str]) -> None:
+def test_a_start_is_announced_where_webhooks_want_it(world: World, wanted: list[str]) -> None:
     world.recorder.outbox.wanted = frozenset(wanted)
     one = job(state=JobState.SUBMITTED)
     world.table.add(one)

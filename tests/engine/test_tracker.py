@@ -34,7 +34,7 @@ from proxy.translate.frames import CloudPicture, CloudText
 from proxy.translate.snapshots import Snapshot
 
 
-def test_a_run_is_told_in_the_order_of_a_local_comfyui() -> None:
+def test_a_run_is_sent_in_the_order_of_a_local_comfyui() -> None:
     commands = play(
         event("execution_start"),
         event("execution_cached", nodes=[]),
@@ -95,13 +95,13 @@ def test_executing_null_of_the_cloud_is_a_hint_not_an_end() -> None:
     assert received(play(event("executing", node=None))) == ["-> read"]
 
 
-def test_nothing_is_told_after_the_end() -> None:
+def test_nothing_is_sent_after_the_end() -> None:
     commands = play(done(), event("executing", node="1"), event("execution_success"), done())
     assert received(commands)[-1] == "executing None"
     assert received(commands).count("executing None") == 1
 
 
-def test_a_late_executed_is_not_told_twice() -> None:
+def test_a_late_executed_is_not_sent_twice() -> None:
     commands = play(
         event("executed", node="2", output=PICTURE), event("executed", node="2", output=PICTURE)
     )
@@ -119,14 +119,14 @@ def test_a_cached_output_node_is_executed_without_executing() -> None:
 
 
 @pytest.mark.parametrize("followed", [True, False])
-def test_a_job_is_followed_if_its_first_event_is_heard(followed: bool) -> None:
+def test_a_job_is_followed_if_its_first_event_is_received(followed: bool) -> None:
     first = [event("execution_cached", nodes=[])] if followed else []
     commands = play(*first, event("executing", node="2"), done())
     [record] = [command for command in commands if isinstance(command, JobEnd)]
     assert record.followed is followed
 
 
-def test_the_history_entry_is_recorded_before_the_end_is_told() -> None:
+def test_the_history_entry_is_recorded_before_the_end_is_sent() -> None:
     commands = play(done())
     record = next(command for command in commands if isinstance(command, JobEnd))
     assert record.outputs == {"2": PICTURE}
@@ -195,7 +195,7 @@ def test_a_failed_run_tells_the_node_and_its_error() -> None:
     }
 
 
-def test_a_failure_that_only_the_snapshot_knows_is_told_in_full() -> None:
+def test_a_failure_that_only_the_snapshot_knows_is_sent_in_full() -> None:
     error = {"node_id": 1, "exception_message": "out of memory", "exception_type": "OOMError"}
     commands = play(done(status="failed", outputs={}, execution_error=error))
     sent = last_event(commands, "execution_error")
@@ -227,7 +227,7 @@ def test_a_blocked_branch_is_an_error_that_does_not_end_the_run() -> None:
     assert "timestamp" not in last_event(commands, "execution_error")
 
 
-def test_blocked_branches_are_told_when_they_are_met_each_once() -> None:
+def test_blocked_branches_are_sent_when_they_are_met_each_once() -> None:
     def blocked(node: str, message: str) -> EventReceived:
         return event(
             "execution_error",
@@ -271,7 +271,7 @@ def test_blocked_branches_are_told_when_they_are_met_each_once() -> None:
     }
 
 
-def test_errors_that_turn_out_to_be_of_blocked_branches_are_all_told() -> None:
+def test_errors_that_turn_out_to_be_of_blocked_branches_are_all_sent() -> None:
     commands = play(
         event("execution_error", node_id="1", exception_message="blocked"),
         event("execution_error", node_id="2", exception_message="blocked too"),
@@ -398,7 +398,7 @@ def test_a_failure_of_the_platform_names_a_node() -> None:
     assert (error["node_id"], error["node_type"]) == ("1", "KSampler")
 
 
-def test_a_doubled_executing_is_told_once_where_no_input_is_lazy() -> None:
+def test_a_doubled_executing_is_sent_once_where_no_input_is_lazy() -> None:
     commands = play(
         event("executing", node="picture"),
         event("executing", node="switch"),
@@ -498,7 +498,7 @@ def test_the_detail_gives_the_twins_what_they_share() -> None:
     ]
 
 
-def test_the_last_output_is_noted_before_it_is_told() -> None:
+def test_the_last_output_is_noted_before_it_is_sent() -> None:
     commands = play(
         event("executing", node="3"),
         event("executed", node="3", output=PICTURE),
@@ -592,7 +592,7 @@ def test_states_that_the_cloud_does_not_tell_follow_from_the_order_of_the_nodes(
     ]
 
 
-def test_states_that_the_cloud_tells_are_told_as_they_are() -> None:
+def test_states_that_the_cloud_sends_are_sent_as_they_are() -> None:
     both = {
         "1": {"state": "running", "value": 1, "max": 4},
         "2": {"state": "running", "value": 2, "max": 4},
@@ -651,7 +651,7 @@ def test_pictures_of_a_websocket_saver_are_results() -> None:
     assert sent.message.result
 
 
-def test_a_text_is_told_of_its_node() -> None:
+def test_a_text_is_sent_with_its_node() -> None:
     assert received(play(CloudText("1", "half way")))[-1] == "text 1 half way"
 
 

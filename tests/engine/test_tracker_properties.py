@@ -181,7 +181,7 @@ def test_every_output_has_its_executed_once_and_before_the_end(
 
 
 @given(interleavings() | interleavings(giving_up=True))
-def test_the_record_comes_before_the_end_is_told_and_the_queue_is_left_between(
+def test_the_record_comes_before_the_end_is_sent_and_the_queue_is_left_between(
     script: tuple[list[Input], Snapshot],
 ) -> None:
     commands = _play(script[0])
@@ -243,7 +243,7 @@ def test_one_snapshot_is_a_whole_life(script: tuple[list[Input], Snapshot], star
 
 
 @given(interleavings())
-def test_nothing_is_said_behind_the_end(script: tuple[list[Input], Snapshot]) -> None:
+def test_nothing_is_sent_after_the_end(script: tuple[list[Input], Snapshot]) -> None:
     tracker = Tracker(ID, GRAPH)
     for now, input_ in enumerate(script[0]):
         tracker.receive(input_, now)
@@ -266,7 +266,7 @@ def test_the_progress_never_leaves_its_bounds(script: tuple[list[Input], Snapsho
 
 
 @given(lives(), st.data())
-def test_each_blocked_branch_is_told_once_and_ends_nothing(
+def test_each_blocked_branch_is_sent_once_and_ends_nothing(
     script: tuple[list[Input], Snapshot], data: st.DataObject
 ) -> None:
     inputs, detail = script
@@ -291,7 +291,7 @@ def test_each_blocked_branch_is_told_once_and_ends_nothing(
 
 
 @given(interleavings() | interleavings(giving_up=True))
-def test_the_recorded_messages_are_those_that_were_told(
+def test_the_recorded_messages_are_those_that_were_sent(
     script: tuple[list[Input], Snapshot],
 ) -> None:
     commands = _play(script[0])

@@ -88,7 +88,7 @@ async def test_an_upload_passes_over_an_account_that_cannot_be_used(
         assert (await record_of(files, name)).account == "two"
 
 
-async def test_what_no_account_takes_is_told_in_the_words_of_the_first(
+async def test_what_no_account_takes_is_refused_in_the_words_of_the_first(
     files: Files, clouds: dict[str, MemoryCloud]
 ) -> None:
     clouds["one"].refuse = CloudUnauthorized("x", 401)

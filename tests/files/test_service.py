@@ -277,7 +277,7 @@ async def test_an_upload_whose_client_leaves_is_nothing(
         (CloudUnreachable("no route"), "a.png", 503, "network"),
     ],
 )
-async def test_what_the_cloud_does_not_take_is_said(
+async def test_what_the_cloud_does_not_take_is_named_in_the_error(
     files: Files, cloud: MemoryCloud, error: Exception, filename: str, status: int, words: str
 ) -> None:
     cloud.refuse = error
@@ -301,7 +301,7 @@ async def test_a_name_that_cannot_be_stored_is_not_given(
     assert list(await files.namespace.listing("local", "input")) == []
 
 
-async def test_a_full_disk_is_said_to_the_uploader(files: Files, tmp_path: Path) -> None:
+async def test_a_full_disk_is_an_error_for_the_uploader(files: Files, tmp_path: Path) -> None:
     (tmp_path / "cache" / "partial").rmdir()
     with pytest.raises(LocalError, match="cannot write to its cache") as refusal:
         await upload(files, RED)

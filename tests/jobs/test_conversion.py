@@ -112,7 +112,7 @@ def test_the_cost_of_a_failed_job_depends_on_the_node_that_failed() -> None:
     assert run_of(job, replace(end, outcome="cancelled")).failed is None
 
 
-def test_what_is_in_memory_alone_is_told_beside_the_row() -> None:
+def test_what_is_in_memory_alone_is_published_beside_the_row() -> None:
     waits = job(reason="slot", message="Later.", label="a fox")
     assert progress_of(waits) == JobProgress("slot", "Later.")
     assert stored_of(waits).label == "a fox"

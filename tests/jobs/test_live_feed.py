@@ -27,7 +27,9 @@ WHOLE = [
 ]
 
 
-async def test_a_job_that_lived_and_ended_unheard_is_told_whole_once(replica: Replica) -> None:
+async def test_a_job_that_lived_and_ended_in_lost_messages_is_sent_whole_once(
+    replica: Replica,
+) -> None:
     listener = await replica.listen()
     job = await replica.insert()
     await replica.end(job)
@@ -38,7 +40,7 @@ async def test_a_job_that_lived_and_ended_unheard_is_told_whole_once(replica: Re
     assert listener.received == WHOLE
 
 
-async def test_of_a_job_that_had_begun_the_rest_is_told(replica: Replica) -> None:
+async def test_of_a_job_that_had_begun_the_rest_is_sent(replica: Replica) -> None:
     listener = await replica.listen()
     job = await replica.insert()
     replica.bus.publish(f"jobs.{MEMBER}", JobChanged(stored_of(job), progress_of(job)))
@@ -52,7 +54,7 @@ async def test_of_a_job_that_had_begun_the_rest_is_told(replica: Replica) -> Non
     assert listener.received == WHOLE
 
 
-async def test_ends_from_before_a_socket_opened_are_not_told(replica: Replica) -> None:
+async def test_ends_from_before_a_socket_opened_are_not_sent(replica: Replica) -> None:
     job = await replica.insert()
     await replica.end(job)
     replica.live.put(stored_of(job), JobProgress())  # this replica has not heard of it
@@ -62,7 +64,7 @@ async def test_ends_from_before_a_socket_opened_are_not_told(replica: Replica) -
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-async def test_no_clock_of_a_replica_decides_which_ends_are_told(
+async def test_no_clock_of_a_replica_decides_which_ends_are_sent(
     replica: Replica, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
     """This replica's clock is an hour off, and so are the times that the cloud tells."""
@@ -80,7 +82,7 @@ async def test_no_clock_of_a_replica_decides_which_ends_are_told(
     assert listener.ids == {"new"}
 
 
-async def test_an_end_of_which_only_the_record_was_heard_is_told(replica: Replica) -> None:
+async def test_an_end_of_which_only_the_record_was_received_is_sent(replica: Replica) -> None:
     listener = await replica.listen()
     job = await replica.insert()
     await replica.feed.read()
@@ -105,7 +107,7 @@ async def test_an_end_does_not_overtake_an_output_that_was_lost(replica: Replica
     await supervisor.close()
 
 
-async def test_an_end_that_comes_while_it_is_read_is_not_told_again(
+async def test_an_end_that_comes_while_it_is_read_is_not_sent_again(
     replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listener = await replica.listen()
@@ -145,7 +147,7 @@ async def test_of_a_job_that_runs_the_engine_is_asked_for_what_was_lost(replica:
     assert asked == expected
 
 
-async def test_who_opens_a_socket_while_a_job_runs_is_told_the_rest(replica: Replica) -> None:
+async def test_who_opens_a_socket_while_a_job_runs_is_sent_the_rest(replica: Replica) -> None:
     asked: list[object] = []
     replica.bus.subscribe("engine", asked.append)
     job = await replica.insert(state=JobState.RUNNING)
@@ -174,7 +176,7 @@ async def test_while_the_database_is_away_a_socket_opens_all_the_same(
     assert before.at <= after.at < before.at + 60_000
 
 
-async def test_a_job_that_left_without_a_trace_is_told_no_end(replica: Replica) -> None:
+async def test_a_job_that_left_without_a_trace_gets_no_end(replica: Replica) -> None:
     listener = await replica.listen()
     job = await replica.insert()
     replica.live.put(stored_of(job), JobProgress())

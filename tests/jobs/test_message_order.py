@@ -143,7 +143,7 @@ def test_another_engine_tells_only_what_was_not_sent() -> None:
     assert heard(to, numbered(then, epoch=2)) == [output("5"), SUCCESS, OVER]
 
 
-def test_an_engine_whose_term_is_over_is_not_heard_any_more() -> None:
+def test_messages_of_an_engine_whose_term_is_over_are_dropped() -> None:
     to, sent = delivery(), numbered(LIFE)
     assert heard(to, [*sent[:2], *numbered(LIFE[:3], epoch=2), *sent[2:]]) == LIFE[:3]
 

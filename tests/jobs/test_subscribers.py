@@ -303,7 +303,9 @@ def test_a_newer_socket_at_another_replica_takes_over(replicas: Replicas) -> Non
     assert replicas.there.listens("local", "a")
 
 
-def test_a_socket_that_opened_unheard_takes_over_when_the_bus_is_back(replicas: Replicas) -> None:
+def test_a_socket_that_opened_without_the_bus_takes_over_when_it_is_back(
+    replicas: Replicas,
+) -> None:
     older = listen(replicas.here, "a")
     opened_at = replicas.here._sockets["local"]["a"].opened_at
     replicas.bus.publish(
@@ -369,7 +371,7 @@ def test_what_another_engine_tells_once_more_is_left_out(replicas: Replicas) -> 
     assert [message for message, _ in listener.received] == sent
 
 
-def test_behind_a_lost_step_nothing_is_told_before_it_comes(replicas: Replicas) -> None:
+def test_after_a_lost_step_nothing_is_sent_before_it_comes(replicas: Replicas) -> None:
     listener = listen(replicas.here, "a")
     replicas.numbers[1, 1] = 1  # the start is lost
     replicas.tell("execution_cached", nodes=[])
@@ -393,7 +395,7 @@ LIFE = [
 
 
 @pytest.mark.parametrize(("ended", "sent"), [(None, LIFE), (6, LIFE), (7, []), (8, [])], ids=str)
-def test_an_end_is_told_to_sockets_that_have_opened_before_it(
+def test_an_end_is_sent_to_sockets_that_have_opened_before_it(
     ended: int | None, sent: list[Event]
 ) -> None:
     subscribers, listener = Subscribers(EventBus(), Supervisor()), Listener()
@@ -415,7 +417,7 @@ def test_of_a_job_without_client_the_sockets_hear_an_end_that_have_opened_before
     assert [len(listener.received) for listener in listeners] == [len(LIFE), 0]
 
 
-def test_an_end_that_was_begun_is_told_to_its_end(replicas: Replicas) -> None:
+def test_an_end_that_was_begun_is_sent_whole(replicas: Replicas) -> None:
     listener = listen(replicas.here, "a", at=0)
     replicas.here._sockets["local"]["a"].ended = 7
     replicas.here.expect(1, JobKey("local", "p"), "a", running=True)
@@ -425,7 +427,7 @@ def test_an_end_that_was_begun_is_told_to_its_end(replicas: Replicas) -> None:
     assert [message for message, _ in listener.received] == [*sent, LIFE[3]]
 
 
-def test_what_a_client_was_told_is_forgotten_with_its_socket(replicas: Replicas) -> None:
+def test_what_a_client_was_sent_is_forgotten_with_its_socket(replicas: Replicas) -> None:
     listener, other = listen(replicas.here, "a"), listen(replicas.here, "b")
     replicas.tell("execution_start", order=1)
     replicas.tell("execution_start", order=2, client_id=None)

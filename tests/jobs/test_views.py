@@ -19,7 +19,7 @@ from proxy.storage.jobs import JobRepository, StoredJob
 from proxy.supervisor import Supervisor
 
 
-async def test_what_is_heard_while_two_read_at_once_is_kept(
+async def test_what_is_received_while_two_read_at_once_is_kept(
     replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, doors = replica.repository.live, [asyncio.Event(), asyncio.Event()]

@@ -97,7 +97,7 @@ def test_a_bucket_never_gives_more_than_flows_in(
 
 
 @given(rate=st.floats(0.1, 1000))
-def test_whoever_waits_as_told_is_let_in(rate: float) -> None:
+def test_whoever_waits_for_retry_after_is_let_in(rate: float) -> None:
     bucket, now = Bucket(rate, 1), 0.0
     assert bucket.take(now) == 0
     wait = bucket.take(now)

@@ -55,7 +55,7 @@ async def test_what_one_replica_counts_the_others_tell(
         assert await usage.today("carl") == UsageRow(DAY, "carl")
 
 
-async def test_bytes_that_are_not_written_yet_are_told(
+async def test_bytes_that_are_not_written_yet_are_reported(
     repository: UsageRepository, clock: Clock
 ) -> None:
     usage = Usage(repository, now=clock)

@@ -260,7 +260,7 @@ async def test_a_member_that_does_too_much_at_once_keeps_nothing_from_the_record
     assert (await limited.page(limit=1))[0]["number"] == 100
 
 
-async def test_what_was_left_out_is_told_at_the_end(
+async def test_what_was_left_out_is_recorded_at_the_end(
     record: Audit, disk: Disk, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audit, "MAX_BURST", 1.0)

@@ -169,7 +169,7 @@ async def test_a_token_is_found_by_the_beginning_of_its_id(directory: Directory)
             directory.find_token(prefix)
 
 
-async def test_unknown_members_are_told(directory: Directory) -> None:
+async def test_unknown_members_are_an_error(directory: Directory) -> None:
     for change in (
         directory.change("bob", disabled=True),
         directory.remove("bob"),
@@ -298,7 +298,7 @@ async def test_the_watch_goes_on_after_any_fault(
     assert opened.has_members
 
 
-async def test_the_end_of_a_token_is_told(tmp_path: Path) -> None:
+async def test_the_end_of_a_token_is_announced_to_subscribers(tmp_path: Path) -> None:
     directory = await FolderDirectory.open(tmp_path)
     try:
         await directory.add(Member("ann"))

@@ -80,7 +80,7 @@ async def test_nobody_gets_workflows_of_another_member(replica: Replica) -> None
     assert replica.sent.empty()
 
 
-async def test_who_subscribes_twice_or_never_is_told_so(replica: Replica) -> None:
+async def test_who_subscribes_twice_or_never_gets_false(replica: Replica) -> None:
     assert not replica.exchange.unsubscribe("ann", "krita")
     assert await replica.exchange.subscribe("ann", "krita")
     assert not await replica.exchange.subscribe("ann", "krita")

@@ -85,7 +85,7 @@ async def test_the_cookie_is_a_session_that_scripts_cannot_read(
             assert answer.headers["Cache-Control"] == "no-store"
 
 
-async def test_a_wrong_token_is_told_on_the_page(
+async def test_a_wrong_token_is_an_error_on_the_page(
     team: Team, browser: aiohttp.ClientSession
 ) -> None:
     form = {"token": "ccp_<script>", "next": '"><script>'}

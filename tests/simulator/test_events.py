@@ -108,14 +108,14 @@ async def test_a_preview_stands_between_the_state_and_the_progress_of_its_step(
     assert names[first - 1 : first + 2] == ["progress_state", "binary 4", "progress"]
 
 
-async def test_a_failure_is_told_without_a_state_of_its_node(visitor: Visitor) -> None:
+async def test_a_failure_is_sent_without_a_state_of_its_node(visitor: Visitor) -> None:
     ears = await visitor.listen()
     await visitor.submit(raising())
     names = await ears.end()
     assert names[names.index("execution_error") - 1] == "executing"
 
 
-async def test_a_blocked_branch_is_told_and_the_run_goes_on(
+async def test_a_blocked_branch_is_sent_and_the_run_goes_on(
     sim: Simulator, visitor: Visitor
 ) -> None:
     sim.nodes.update((node.name, node) for node in ORACLE_NODES)
@@ -170,7 +170,7 @@ async def test_progress_state_may_be_full_or_absent(sim: Simulator, visitor: Vis
     assert "progress_state" not in await ears.end()
 
 
-async def test_cached_nodes_are_told_and_by_switch_also_that_there_are_none(
+async def test_cached_nodes_are_sent_and_by_switch_also_that_there_are_none(
     sim: Simulator, visitor: Visitor
 ) -> None:
     ears = await visitor.listen()

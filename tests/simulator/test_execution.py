@@ -249,7 +249,7 @@ async def test_pictures_over_the_websocket_are_png_and_count_from_zero() -> None
     assert steps[-1] == NodeDone("2", None)
 
 
-async def test_a_text_comes_from_the_node_that_told_it() -> None:
+async def test_a_text_comes_from_the_node_that_sent_it() -> None:
     graph = {
         "node:1": {
             "class_type": "OracleProgressText",

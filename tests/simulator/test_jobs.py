@@ -14,7 +14,9 @@ from proxy.simulator import JobFault, Simulator
 NOBODY = str(uuid.UUID(int=1))
 
 
-async def test_raw_states_are_told_by_the_singular_route(sim: Simulator, visitor: Visitor) -> None:
+async def test_raw_states_are_returned_by_the_singular_route(
+    sim: Simulator, visitor: Visitor
+) -> None:
     job_id = await visitor.submit(plain())
     job = await sim.wait_for(job_id, "completed")
     assert job.states == ["submitted", "preparing", "executing", "executed", "success"]

@@ -763,7 +763,7 @@ def test_flac_has_the_header_and_the_frames_of_the_format() -> None:
     assert data[-8:-2] == b"\x00\x01\xff\xfe\x00\x03"
 
 
-async def test_a_wav_file_is_heard_as_it_is() -> None:
+async def test_a_wav_file_is_loaded_as_it_is() -> None:
     tone, buffer = sound.tone(440, 0.1), io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setparams((tone.channels, 2, 44100, 0, "NONE", ""))
@@ -771,7 +771,7 @@ async def test_a_wav_file_is_heard_as_it_is() -> None:
     assert await value("LoadAudio", Stage(a=buffer.getvalue()), audio="a") == tone
 
 
-async def test_another_sound_file_is_heard_as_a_tone_of_its_own() -> None:
+async def test_another_sound_file_is_loaded_as_a_tone_of_its_own() -> None:
     low, high = [await value("LoadAudio", Stage(a=data), audio="a") for data in (b"ID3a", b"ID3b")]
     assert low != high
     assert low.frames == 44100
@@ -796,7 +796,7 @@ async def test_an_odd_aspect_ratio_fails(ratio: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["RuntimeError", "ValueError", "KeyError", "MemoryError"])
-async def test_the_raising_node_raises_what_it_is_told(kind: str) -> None:
+async def test_the_raising_node_raises_the_given_error(kind: str) -> None:
     with pytest.raises(Exception, match="no way") as caught:
         await value("SimulatorRaise", kind=kind, message="no way")
     assert type(caught.value).__name__ == kind

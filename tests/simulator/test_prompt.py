@@ -148,7 +148,7 @@ async def test_only_so_many_may_wait(sim: Simulator, visitor: Visitor) -> None:
     assert (answer.status, answer.code) == (429, "QUEUE_LIMIT")
 
 
-async def test_the_number_of_jobs_is_told(visitor: Visitor) -> None:
+async def test_the_number_of_jobs_is_returned(visitor: Visitor) -> None:
     assert (await visitor.get("/api/prompt")).json == {"exec_info": {"queue_remaining": 0}}
     await visitor.submit(waiting())
     assert (await visitor.get("/api/prompt")).json == {"exec_info": {"queue_remaining": 1}}

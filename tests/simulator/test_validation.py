@@ -242,7 +242,7 @@ def test_good_outputs_run_beside_bad_ones() -> None:
         ),
     ],
 )
-def test_a_bad_value_is_told_with_its_input(
+def test_a_bad_value_is_reported_with_its_input(
     changes: dict[str, object], kind: str, message: str, details: str, extra: dict[str, Any]
 ) -> None:
     assert reasons(of_inputs(**changes)) == [
@@ -321,7 +321,7 @@ def test_a_link_into_the_void_is_an_exception(
     assert all(isinstance(frame, str) for frame in reason["extra_info"]["traceback"])
 
 
-def test_a_link_into_the_void_further_up_is_told_of_the_inner_node() -> None:
+def test_a_link_into_the_void_further_up_is_reported_for_the_inner_node() -> None:
     inner = {"class_type": "ImageInvert", "inputs": {"image": ["9", 0]}}
     (reason,) = reasons({"1": inner, "2": save()})
     assert reason["type"] == "exception_during_inner_validation"
@@ -363,7 +363,7 @@ def test_a_value_where_a_link_belongs_is_accepted() -> None:
     assert check({"2": save("x")}).outputs == ["2"]
 
 
-def test_a_cycle_is_told_of_all_its_nodes() -> None:
+def test_a_cycle_is_reported_for_all_its_nodes() -> None:
     graph = {
         "1": {"class_type": "ImageInvert", "inputs": {"image": ["2", 0]}},
         "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
@@ -447,7 +447,9 @@ def _nodes(draw: st.DrawFn) -> Any:
 
 
 @given(st.dictionaries(_IDS, _nodes()) | _VALUES, st.none() | st.lists(_IDS))
-def test_junk_never_raises_and_can_always_be_told(graph: Any, targets: list[str] | None) -> None:
+def test_junk_never_raises_and_can_always_be_reported(
+    graph: Any, targets: list[str] | None
+) -> None:
     found = check(copy.deepcopy(graph), targets)
     codec.dumps([found.error, found.node_errors])
     assert (found.error is None) == bool(found.outputs)

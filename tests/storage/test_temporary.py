@@ -102,7 +102,7 @@ async def test_a_member_keeps_no_more_than_the_most(pictures: PackPictureReposit
     assert await pictures.put(picture("later", at=11 * MINUTE), max_bytes=MAX_BYTES) is True
 
 
-async def test_a_result_is_told_again_under_its_id_until_another_run_replaces_it(
+async def test_a_result_is_stored_again_under_its_id_until_another_run_replaces_it(
     pictures: PackPictureRepository,
 ) -> None:
     def result(id_: str, position: int) -> PackPicture:

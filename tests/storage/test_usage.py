@@ -93,7 +93,7 @@ async def test_an_interval_keeps_the_most(repository: ActivityRepository) -> Non
     assert await repository.accounts(0) == [replace(ACCOUNT, reason="dead_key")]
 
 
-async def test_a_member_is_told_the_own_and_old_intervals_are_forgotten(
+async def test_a_member_reads_its_own_rows_and_old_intervals_are_forgotten(
     repository: ActivityRepository,
 ) -> None:
     everybody = replace(ROW, member="")
@@ -148,7 +148,7 @@ async def test_replicas_count_the_same_surprise_together_and_keep_the_first_exam
     assert await observed.load() == [replace(EVENT, count=13, last_at=2000)]
 
 
-async def test_accounts_are_told_apart(observed: ObservationRepository) -> None:
+async def test_observations_are_read_by_account(observed: ObservationRepository) -> None:
     await observed.add([EVENT, replace(EVENT, identity="cloud b")])
     assert [row.identity for row in await observed.load(["cloud b"])] == ["cloud b"]
 

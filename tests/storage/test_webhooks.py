@@ -97,7 +97,7 @@ async def test_a_message_is_written_once_to_an_endpoint(room: Room) -> None:
     assert len(await room.log()) == 1
 
 
-async def test_what_was_told_of_accounts_is_kept_with_its_messages(room: Room) -> None:
+async def test_what_was_sent_about_accounts_is_kept_with_its_messages(room: Room) -> None:
     await add(room, endpoint("all", GATEWAY, "account.unavailable"))
     assert await room.webhooks.sent_accounts() == {}
     sent: dict[str, Any] = {"main": "no_credits"}

@@ -156,7 +156,7 @@ def test_a_record_has_no_null() -> None:
         ("odd", False),
     ],
 )
-def test_only_ids_that_the_web_interface_reads_are_told(job: str, shown: bool) -> None:
+def test_only_ids_that_the_web_interface_reads_are_shown(job: str, shown: bool) -> None:
     record = assets.shown(asset(job=job))
     assert (record.get("job_id"), record.get("prompt_id")) == ((job, job) if shown else (None,) * 2)
 
@@ -179,7 +179,7 @@ def test_what_a_browser_can_show_has_a_preview(
     assert assets.shown(asset(place, **values)).get("preview_url") == url
 
 
-def test_a_preview_is_told_only_with_its_address() -> None:
+def test_a_preview_is_shown_only_with_its_address() -> None:
     cat, film = asset(preview="other"), asset("output/x.webp", id="other")
     shown = assets.shown(cat, film)
     assert (shown["preview_id"], shown["preview_url"]) == ("other", assets.preview_url(film))

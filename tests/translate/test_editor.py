@@ -307,7 +307,7 @@ def test_classes_are_those_that_a_server_knows() -> None:
         ({"nodes": [LOADER, saved(1)], "links": [[1]]}, "damaged"),
     ],
 )
-def test_what_cannot_be_converted_is_told(workflow: dict[str, Any], output: str) -> None:
+def test_what_cannot_be_converted_is_reported(workflow: dict[str, Any], output: str) -> None:
     with pytest.raises(EditorError, match=output):
         graph_of(workflow, CLASSES, lambda choices: choices[0])
 

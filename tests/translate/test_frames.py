@@ -44,7 +44,7 @@ def test_type_4_carries_all_ids() -> None:
     assert frame.leads
 
 
-def test_type_4_without_image_type_is_told_by_its_bytes() -> None:
+def test_type_4_without_image_type_is_recognised_by_its_bytes() -> None:
     frame = frames.parse_frame(metadata_frame(b'{"node_id": 7, "prompt_id": "p"}', WEBP))
     assert frame == CloudPicture(WEBP, "image/webp", "p", "7", "7", None, "7")
 

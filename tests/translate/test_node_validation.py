@@ -141,7 +141,7 @@ def test_what_the_checks_of_a_node_pack_may_waive_is_left_to_the_cloud(
     assert one(spec, {"x": value}, core=False) == found
 
 
-def test_what_a_pack_may_waive_is_told_beside_what_it_may_not() -> None:
+def test_what_a_pack_may_waive_is_reported_beside_what_it_may_not() -> None:
     inputs = {"x": ["INT", {"max": 1}], "y": ["INT"], "z": [["a", "b"]]}
     info = {**PACK, "input": {"required": inputs}, "output_node": True}
     graph = {"1": {"class_type": "One", "inputs": {"x": 2, "z": "c"}}}
@@ -242,7 +242,7 @@ def test_a_growing_input_has_its_least_number(inputs: Any, found: list[str]) -> 
     assert one(AUTOGROW, inputs) == found
 
 
-def test_a_missing_input_of_a_growing_one_is_told_as_comfyui_tells_it() -> None:
+def test_a_missing_input_of_a_growing_one_is_reported_as_by_comfyui() -> None:
     info = {**CORE, "input": {"required": {"x": NAMED}}, "output_node": True}
     graph = {"1": {"class_type": "One", "inputs": {"x.b": -1}}}
     missing, small = check(graph, classes={"One": info}).node_errors["1"]["errors"]

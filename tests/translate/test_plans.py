@@ -54,7 +54,7 @@ def test_micros_of_balances_are_cents(body: object, cents: int | None) -> None:
         (None, 7, None, False, None),
     ],
 )
-def test_the_number_that_is_told_comes_before_that_of_the_tier(
+def test_the_number_that_is_stated_comes_before_that_of_the_tier(
     features: Any, tier: Any, slots: int | None, certain: bool, minutes: int | None
 ) -> None:
     plan = plan_of(features, {"subscription_tier": tier}, None)

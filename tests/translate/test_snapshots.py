@@ -55,7 +55,7 @@ def test_a_cancelled_run_is_final_with_its_end_time() -> None:
         (10**400, None),
     ],
 )
-def test_times_are_told_apart_by_size(value: object, ms: int | None) -> None:
+def test_times_are_recognised_by_size(value: object, ms: int | None) -> None:
     assert milliseconds(value) == ms
 
 
@@ -107,7 +107,7 @@ def test_every_status_has_one_of_five_names() -> None:
         (90_000, 80_000, 1_000),
     ],
 )
-def test_a_run_that_was_told_from_1000_on_ends_by_the_clouds_clock(
+def test_a_run_that_was_sent_from_1000_on_ends_by_the_clouds_clock(
     start_time: int | None, end_time: int | None, ended_at: int
 ) -> None:
     seen = Snapshot("c", "completed", True, start_time=start_time, end_time=end_time)

@@ -103,7 +103,7 @@ def test_good_outputs_run_beside_bad_ones() -> None:
     assert found.node_errors["3"]["dependent_outputs"] == ["3", "4"]
 
 
-def test_a_link_to_nowhere_further_up_is_told_of_the_inner_node() -> None:
+def test_a_link_to_nowhere_further_up_is_reported_for_the_inner_node() -> None:
     inner = {"class_type": "ImageInvert", "inputs": {"image": ["9", 0]}}
     (reason,) = check({"1": inner, "2": save()}).node_errors["1"]["errors"]
     assert reason["type"] == "exception_during_inner_validation"
@@ -112,7 +112,7 @@ def test_a_link_to_nowhere_further_up_is_told_of_the_inner_node() -> None:
     assert reason["extra_info"]["linked_node"] == ["1", 0]
 
 
-def test_a_cycle_is_told_of_all_its_nodes() -> None:
+def test_a_cycle_is_reported_for_all_its_nodes() -> None:
     graph = {
         "1": {"class_type": "ImageInvert", "inputs": {"image": ["2", 0]}},
         "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},

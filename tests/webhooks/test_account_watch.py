@@ -25,7 +25,7 @@ from proxy.webhooks.account_watch import DELAYS, AccountWatch, changes
         ),
     ],
 )
-def test_what_has_changed_is_told_once(
+def test_what_has_changed_is_sent_once(
     told: dict[str, str], now: dict[str, str], due: list[tuple[str, str, str]]
 ) -> None:
     assert list(changes(told, now)) == due
@@ -53,7 +53,7 @@ def test_a_trouble_lasts_until_the_account_is_known_to_do_well(
     assert watch.lasting(sent) == (sent if lasts else {})
 
 
-def test_a_cloud_that_is_away_is_told_when_it_stays_away() -> None:
+def test_a_cloud_that_is_away_is_sent_when_it_stays_away() -> None:
     unused: Any = None
     reason: list[str | None] = ["unreachable"]
     watch = AccountWatch(
@@ -69,7 +69,7 @@ def test_a_cloud_that_is_away_is_told_when_it_stays_away() -> None:
 
 
 @pytest.mark.parametrize("reason", ["no_credits", "dead_key"])
-def test_what_a_person_must_repair_is_told_at_once(reason: str) -> None:
+def test_what_a_person_must_repair_is_sent_at_once(reason: str) -> None:
     unused: Any = None
     watch = AccountWatch(
         repository=unused, outbox=unused, fence=unused, views=lambda: [view(reason)]

@@ -189,7 +189,7 @@ async def test_an_endpoint_that_is_gone_is_disabled_at_once(post: Post) -> None:
     await engine.close()
 
 
-async def test_an_endpoint_that_has_moved_is_said_to_have(post: Post) -> None:
+async def test_an_endpoint_that_has_moved_is_noted_as_moved(post: Post) -> None:
     post.receiver.answer("/one", 308, Location="https://new.example/hook")
     endpoint = await post.add("one")
     engine = await post.delivering()
@@ -323,7 +323,7 @@ async def _is_idle(post: Post) -> bool:
     return (await post.deliveries.outlook()).wait is None
 
 
-async def test_a_secret_that_cannot_be_read_is_said(post: Post) -> None:
+async def test_a_secret_that_cannot_be_read_is_noted(post: Post) -> None:
     endpoint = await post.add("one")
     post.cipher.use(_other_key())
     engine = await post.delivering()
