@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 from msgspec import Struct
 
 from proxy.engine.tracker import EventReceived
-from proxy.translate import events, frames
-from proxy.translate.frames import CloudFrame, CloudPicture
+from proxy.translate import codec, events, frames
+from proxy.translate.frames import CloudFrame, CloudPicture, CloudText
 
 Inbox: TypeAlias = Callable[[EventReceived | CloudFrame], None]
 
@@ -29,8 +29,8 @@ PICTURE_BYTES = 16 * 1024 * 1024
 #: Seconds that anything is kept while a submission is under way: longer than one is waited for.
 LONGEST = 120.0
 
-#: What a message weighs beside its contents, in bytes.
-_OVERHEAD = 256
+#: What a message takes in memory in addition to its text, and each of its values, in bytes.
+_OVERHEAD, _VALUE_BYTES = 256, 96
 
 
 class _Early(Struct, frozen=True):
@@ -174,17 +174,12 @@ class EventRouter:
 
 
 def _size(item: EventReceived | CloudFrame) -> int:
-    """Return the approximate bytes of a message: those of its strings, and some for each value."""
-    if isinstance(item, CloudPicture):
-        return _OVERHEAD + len(item.image)
-    size, pending = _OVERHEAD, [item.data if isinstance(item, EventReceived) else item.text]
-    while pending:
-        value: Any = pending.pop()
-        size += 64
-        if isinstance(value, str):
-            size += len(value)
-        elif isinstance(value, dict):
-            pending += [*value.keys(), *value.values()]
-        elif isinstance(value, list):
-            pending += value
-    return size
+    """Return the approximate bytes of a message: those of its text, and some for each value."""
+    match item:
+        case CloudPicture(image=image):
+            return _OVERHEAD + len(image)
+        case CloudText(text=text):
+            return _OVERHEAD + len(text)
+        case EventReceived(data=data):
+            text = codec.dumps(data)
+            return _OVERHEAD + len(text) + _VALUE_BYTES * codec.breadth(text)
