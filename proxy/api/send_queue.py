@@ -27,30 +27,25 @@ class SendQueue(Struct, eq=False):
     """The messages for one socket, in the order in which a local ComfyUI sends them.
 
     As in a local ComfyUI, a preview that leads its `progress` is sent before it to a socket that
-    asked for metadata, and after it to any other. `metadata` is whether the socket asked. The queue
-    has `overflowed` with more than `max_bytes`; with more than `max_preview_bytes` of previews the
-    oldest are dropped.
+    asked for metadata, and after it to any other. `metadata` is whether the socket asked. What
+    waits has about `size` bytes. The queue has `overflowed` with more than `max_bytes`; with more
+    than `max_preview_bytes` of previews the oldest are dropped.
     """
 
     max_bytes: int = MAX_BYTES
     max_preview_bytes: int = MAX_PREVIEW_BYTES
     metadata: bool = False
     overflowed: bool = False
+    size: int = 0
     # An empty deque takes three times the memory of an empty OrderedDict.
     _waiting: OrderedDict[int, Outgoing] = field(default_factory=OrderedDict)
     _previews: OrderedDict[int, None] = field(default_factory=OrderedDict)
     _held: Preview | None = None
     _next: int = 0
-    _size: int = 0
     _preview_size: int = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
-
-    @property
-    def size(self) -> int:
-        """The approximate bytes of all waiting messages."""
-        return self._size
 
     def want_metadata(self, wanted: bool) -> None:
         """Send later previews as type 4 if `wanted`, otherwise as type 1."""
@@ -82,7 +77,7 @@ class SendQueue(Struct, eq=False):
         if not self._waiting:
             return None
         number, outgoing = self._waiting.popitem(last=False)
-        self._size -= outgoing.size
+        self.size -= outgoing.size
         if number in self._previews:
             del self._previews[number]
             self._preview_size -= outgoing.size
@@ -96,7 +91,7 @@ class SendQueue(Struct, eq=False):
     def _add(self, message: Message, *, metadata: bool) -> int:
         size = size_of(message)
         self._waiting[self._next] = Outgoing(message, metadata, size)
-        self._size += size
+        self.size += size
         if isinstance(message, Preview) and not message.result:
             self._previews[self._next] = None
             self._preview_size += size
@@ -106,9 +101,9 @@ class SendQueue(Struct, eq=False):
             number, _ = self._previews.popitem(last=False)
             dropped = self._waiting.pop(number)
             count += 1
-            self._size -= dropped.size
+            self.size -= dropped.size
             self._preview_size -= dropped.size
-        self.overflowed = self._size > self.max_bytes
+        self.overflowed = self.size > self.max_bytes
         return count
 
 
