@@ -107,6 +107,8 @@ class Localiser:
 
     async def _shown(self, value: T) -> T:
         """Return what a failure shows, without secrets and without the cloud's names."""
+        if value is None:  # the job has not failed
+            return value
         job, value = self.job, self._redacted(value)
         shown: T = await self.files.reveal(job.member, value, job.prompt_id)
         return shown
