@@ -197,7 +197,7 @@ class Http:
     ) -> T | None:
         """Call `read` with a GET; return `None` on 404."""
         try:
-            return await self.get(parse, *path, limits=limits, **query)
+            return await self.read("GET", self.url(*path, **query), parse, limits=limits)
         except CloudRefused as error:
             if error.status == 404:
                 return None
