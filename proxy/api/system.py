@@ -243,7 +243,7 @@ async def get_template(request: web.Request) -> web.StreamResponse:
     name = request.match_info["path"]
     if name not in request.app[INTERFACE].pictures:
         return _answer(request.app[INTERFACE].templates.get(name))
-    picture = await request.app[CATALOG].template_picture(name)
+    picture = await request.app[CATALOG].extras.template_picture(name)
     if picture is not None:
         body, type_ = picture
         headers = content_headers(type_, request.headers.get("Sec-Fetch-Dest"))
@@ -354,7 +354,7 @@ async def get_model_preview(request: web.Request) -> web.Response:
     models = await catalog.models(member_of(request), folder) or []
     if name not in models and name.removesuffix(".webp") not in models:
         return bodies.empty(404)
-    picture = await catalog.preview(folder, index, name) if index >= 0 else None
+    picture = await catalog.extras.preview(folder, index, name) if index >= 0 else None
     if picture is None:
         return bodies.empty(404)
     body, type_ = picture
@@ -364,17 +364,17 @@ async def get_model_preview(request: web.Request) -> web.Response:
 
 async def get_subgraphs(request: web.Request) -> web.Response:
     """Return the subgraphs that everybody has, without their contents."""
-    return bodies.json(await request.app[CATALOG].subgraphs())
+    return bodies.json(await request.app[CATALOG].extras.subgraphs())
 
 
 async def get_subgraph(request: web.Request) -> web.Response:
     """Return a subgraph with its content as `data` (JSON as text); `null` for an unknown one."""
-    return bodies.json(await request.app[CATALOG].subgraph(request.match_info["id"]))
+    return bodies.json(await request.app[CATALOG].extras.subgraph(request.match_info["id"]))
 
 
 async def get_node_replacements(request: web.Request) -> web.Response:
     """Return the node classes that replace old ones."""
-    return bodies.json(await request.app[CATALOG].node_replacements())
+    return bodies.json(await request.app[CATALOG].extras.node_replacements())
 
 
 async def _files(request: web.Request) -> Listing:

@@ -1,43 +1,31 @@
-"""Node classes, model lists, subgraphs and pictures, from a copy that is refreshed regularly."""
+"""Node classes and model lists, from a copy that is refreshed regularly."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any
 from urllib.parse import quote
 
-import structlog
 from cachetools import LRUCache
 
 from proxy.catalog.bodies import Bodies, Body, Coding, Whole
+from proxy.catalog.documents import Documents
+from proxy.catalog.extras import CatalogExtras
 from proxy.catalog.file_lists import Listing
 from proxy.catalog.node_classes import Nodes, Offer, read
 from proxy.catalog.owners import LOADERS, Merging, Owners, accounts_for, joined, models_in, parted
-from proxy.catalog.source import Accounts, CachedResource, Picture, PictureCache
+from proxy.catalog.source import Accounts, CachedResource
 from proxy.members.rates import Buckets
 from proxy.translate import codec, model_extensions
 from proxy.translate.errors import LocalError
 from proxy.translate.shapes import Shape
 
-if TYPE_CHECKING:
-    from proxy.cloud.client import CloudClient
-
-log = structlog.get_logger(__name__)
-
-T = TypeVar("T")
-
-#: A call to the cloud whose answer is JSON, or `None` if the cloud has nothing.
-Question: TypeAlias = "Callable[[CloudClient], Awaitable[Any]]"
-
 #: Maximum seconds that a request waits for the node classes to be fetched again.
 REFRESH_TIMEOUT = 10.0
-
-#: Maximum number of concurrent requests for pictures of templates.
-MAX_CONCURRENT_TEMPLATES = 6
 
 #: Model folders that ComfyUI leaves out of `GET /experiment/models`.
 _NOT_MODELS = frozenset({"configs", "custom_nodes"})
@@ -87,57 +75,25 @@ class Catalog:
         )
         self._is_complete = True
         self._rereads = Buckets(1 / REREAD_INTERVAL, REREADS)
-        self._folder = folder
-        self._max_age = max_age
-        self._nodes: CachedResource[Nodes] = CachedResource(
+        self._documents = Documents(accounts, folder, max_age=max_age)
+        self._nodes: CachedResource[Nodes] = self._documents.open(
             "node catalog",
-            folder / "object_info.json",
+            "object_info",
             self._fetch_nodes,
             lambda body: read(body, pack_classes),
-            max_age=max_age,
         )
         self._bodies = Bodies()
-        self._cached: list[CachedResource[Any]] = [self._nodes]
-        self._folders = self._list(
+        self._folders = self._documents.objects(
             "list of model folders", "model_folders", lambda cloud: cloud.model_folders()
         )
         self._models: dict[str, CachedResource[list[dict[str, Any]]]] = {}
-        self._subgraphs = self._object(
-            "list of subgraphs", "subgraphs", lambda cloud: cloud.global_subgraphs()
-        )
-        self._contents: dict[str, CachedResource[dict[str, Any]]] = {}
-        self._replacements = self._object(
-            "list of node replacements",
-            "node_replacements",
-            lambda cloud: cloud.node_replacements(),
-        )
-        self._pictures = PictureCache(self._ask_for_picture, max_age=max_age)
-        self._template_pictures = PictureCache(self._ask_for_template, max_age=max_age)
-        self._template_slots = asyncio.Semaphore(MAX_CONCURRENT_TEMPLATES)
+        #: Subgraphs, node replacements and pictures.
+        self.extras = CatalogExtras(accounts, self._documents, max_age=max_age)
         self._loading: asyncio.Task[None] | None = None
-
-    def _list(
-        self, what: str, name: str, question: Question
-    ) -> CachedResource[list[dict[str, Any]]]:
-        return self._resource(what, name, question, _read_list, [])
-
-    def _object(self, what: str, name: str, question: Question) -> CachedResource[dict[str, Any]]:
-        return self._resource(what, name, question, _read_object, {})
-
-    def _resource(
-        self, what: str, name: str, question: Question, read: Callable[[bytes], T], empty: T
-    ) -> CachedResource[T]:
-        async def fetch() -> bytes:
-            return codec.dump_bytes(await self._accounts.ask(question) or empty)
-
-        path = self._folder / f"{name}.json"
-        cached = CachedResource(what, path, fetch, read, max_age=self._max_age)
-        self._cached.append(cached)
-        return cached
 
     async def start(self) -> None:
         """Remove the copy of another cloud, and start to load without waiting."""
-        await asyncio.to_thread(_claim, self._folder, str(self._accounts.base_url))
+        await self._documents.start()
         self._loading = asyncio.create_task(self._load(), name="load the catalog")
 
     async def close(self) -> None:
@@ -145,12 +101,7 @@ class Catalog:
         if self._loading is not None:
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
-        await asyncio.gather(
-            *(resource.close() for resource in self._cached),
-            self._pictures.close(),
-            self._template_pictures.close(),
-            self._bodies.close(),
-        )
+        await asyncio.gather(self._documents.close(), self.extras.close(), self._bodies.close())
 
     async def _load(self) -> None:
         with contextlib.suppress(LocalError):
@@ -321,7 +272,7 @@ class Catalog:
             return None
         models = self._models.get(folder)
         if models is None:
-            models = self._models[folder] = self._list(
+            models = self._models[folder] = self._documents.objects(
                 f"list of {folder}",
                 f"models-{quote(folder, safe='')}",
                 lambda cloud: cloud.models(folder),
@@ -331,51 +282,6 @@ class Catalog:
     async def embeddings(self, member: str) -> list[str]:
         """Return the names of the embeddings, without extension."""
         return [_without_suffix(name) for name in await self.models(member, "embeddings") or []]
-
-    # --- optional: empty if the cloud does not answer --------------------------------------
-
-    async def subgraphs(self) -> dict[str, Any]:
-        """Return `{id: {"source", "name", "info"}}`, as ComfyUI lists subgraphs."""
-        return {
-            id_: {key: value for key, value in about.items() if key != "data"}
-            for id_, about in (await _or_empty(self._subgraphs)).items()
-            if isinstance(about, dict)
-        }
-
-    async def subgraph(self, id_: str) -> dict[str, Any] | None:
-        """Return a subgraph with its `data`, `None` if it is not listed."""
-        about = (await self.subgraphs()).get(id_)
-        if about is None:
-            return None
-        content = self._contents.get(id_)
-        if content is None:
-            content = self._contents[id_] = self._object(
-                f"subgraph {id_}",
-                f"subgraph-{quote(id_, safe='')}",
-                lambda cloud: cloud.global_subgraph(id_),
-            )
-        data = (await _or_empty(content)).get("data")
-        return {**about, "data": data} if isinstance(data, str) and data else None
-
-    async def node_replacements(self) -> dict[str, Any]:
-        """Return `{old class: [{"new_node_id", …}]}`."""
-        return await _or_empty(self._replacements)
-
-    async def preview(self, folder: str, index: int, file: str) -> Picture | None:
-        """Return a model's picture and its media type, `None` if there is none."""
-        return await self._pictures.get(folder, index, file)
-
-    async def _ask_for_picture(self, folder: str, index: int, file: str) -> Picture | None:
-        return await self._accounts.ask(lambda cloud: cloud.model_preview(folder, index, file))
-
-    async def template_picture(self, name: str) -> Picture | None:
-        """Return a picture or sound of a workflow template and its media type, `None` if there is
-        none."""
-        return await self._template_pictures.get(name)
-
-    async def _ask_for_template(self, name: str) -> Picture | None:
-        async with self._template_slots:  # a gallery asks for a hundred
-            return await self._accounts.ask(lambda cloud: cloud.template_picture(name))
 
 
 def _merged(bodies: Mapping[str, bytes], missing: Iterable[str], known: Owners) -> bytes:
@@ -388,45 +294,6 @@ def _merged(bodies: Mapping[str, bytes], missing: Iterable[str], known: Owners) 
     return codec.dump_bytes(joined(merging.classes, merging.owners))
 
 
-async def _or_empty(resource: CachedResource[dict[str, Any]]) -> dict[str, Any]:
-    try:
-        return await resource.get()
-    except LocalError:
-        return {}
-
-
-def _read_object(body: bytes) -> dict[str, Any]:
-    value = codec.loads(body)
-    if not isinstance(value, dict):
-        raise ValueError("not an object")
-    return value
-
-
-def _read_list(body: bytes) -> list[dict[str, Any]]:
-    items = codec.loads(body)
-    if not isinstance(items, list):
-        raise ValueError("not a list")
-    return [item for item in items if isinstance(item, dict) and isinstance(item.get("name"), str)]
-
-
 def _without_suffix(name: str) -> str:
     path = PurePosixPath(name)
     return name.removesuffix(path.suffix)
-
-
-def _claim(folder: Path, base_url: str) -> None:
-    """Remove the copies of another cloud, and note that the folder has those of `base_url`."""
-    mark = folder / "cloud"
-    try:
-        is_same = mark.read_text(encoding="utf-8") == base_url
-    except (OSError, ValueError):
-        is_same = False
-    if is_same:
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for copy in folder.glob("*.json"):
-            copy.unlink(missing_ok=True)
-        mark.write_text(base_url, encoding="utf-8")
-    except OSError as error:
-        log.warning("catalog_folder_skipped", error=str(error))

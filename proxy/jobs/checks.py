@@ -145,5 +145,5 @@ class Checks:
 
     async def _is_replaced(self, graph: Mapping[str, Any]) -> bool:
         """Return whether the cloud will see another graph than this, with newer classes."""
-        replaced = await self.catalog.node_replacements()
+        replaced = await self.catalog.extras.node_replacements()
         return any(str(node.get("class_type")) in replaced for node in graph.values())

@@ -272,6 +272,10 @@ class RoomOfNodes:
     refusal: LocalError | None = None
     files: Listing = field(default_factory=dict)
 
+    @property
+    def extras(self) -> Self:
+        return self
+
     async def load(self, timeout: float) -> bool:
         return True
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from proxy.catalog import source
+from proxy.catalog.extras import CatalogExtras
 from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts, Picture, PictureCache
 from proxy.cloud.client import CloudClient
@@ -24,36 +25,36 @@ ID = "invert_picture_simulator"
 
 
 @asynccontextmanager
-async def extras_of(simulator: Simulator, folder: Path) -> AsyncIterator[Catalog]:
+async def extras_of(simulator: Simulator, folder: Path) -> AsyncIterator[CatalogExtras]:
     client = CloudClient(simulator.base_url, simulator.key, retries=QUICK)
     await client.start()
-    extras = Catalog(Accounts(client.base_url, lambda: [client]), folder, max_age=60)
+    catalog = Catalog(Accounts(client.base_url, lambda: [client]), folder, max_age=60)
     try:
-        yield extras
+        yield catalog.extras
     finally:
-        await extras.close()
+        await catalog.close()
         await client.close()
 
 
 @pytest.fixture
-async def extras(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Catalog]:
+async def extras(simulator: Simulator, tmp_path: Path) -> AsyncIterator[CatalogExtras]:
     async with extras_of(simulator, tmp_path) as opened:
         yield opened
 
 
-async def test_subgraphs_are_listed_without_their_contents(extras: Catalog) -> None:
+async def test_subgraphs_are_listed_without_their_contents(extras: CatalogExtras) -> None:
     (about,) = (await extras.subgraphs()).values()
     assert set(about) == {"source", "name", "info"}
 
 
-async def test_one_subgraph_has_its_content(extras: Catalog) -> None:
+async def test_one_subgraph_has_its_content(extras: CatalogExtras) -> None:
     found = await extras.subgraph(ID)
     assert found is not None
     assert json.loads(found["data"])["definitions"]
 
 
 async def test_one_that_is_not_listed_is_not_asked_for(
-    simulator: Simulator, extras: Catalog
+    simulator: Simulator, extras: CatalogExtras
 ) -> None:
     assert await extras.subgraph("nope") is None
     assert await extras.subgraph("../user") is None
@@ -73,14 +74,16 @@ async def test_the_cloud_is_asked_once_and_not_again_after_a_restart(
     assert simulator.calls["GET /api/node_replacements"] == 1
 
 
-async def test_what_the_cloud_does_not_give_is_empty(simulator: Simulator, extras: Catalog) -> None:
+async def test_what_the_cloud_does_not_give_is_empty(
+    simulator: Simulator, extras: CatalogExtras
+) -> None:
     simulator.faults.add(HttpFault("GET /api/*", status=503), times=None)
     assert await extras.subgraphs() == {}
     assert await extras.subgraph(ID) is None
     assert await extras.node_replacements() == {}
 
 
-async def test_a_picture_is_asked_for_once(simulator: Simulator, extras: Catalog) -> None:
+async def test_a_picture_is_asked_for_once(simulator: Simulator, extras: CatalogExtras) -> None:
     simulator.switches.model_previews = True
     name = MODEL_FILES["checkpoints"][0]
     found = await asyncio.gather(*(extras.preview("checkpoints", 0, name) for _ in range(5)))
@@ -92,7 +95,7 @@ async def test_a_picture_is_asked_for_once(simulator: Simulator, extras: Catalog
 
 
 async def test_a_picture_of_a_template_is_asked_for_once(
-    simulator: Simulator, extras: Catalog
+    simulator: Simulator, extras: CatalogExtras
 ) -> None:
     found = await asyncio.gather(*(extras.template_picture("x-1.webp") for _ in range(5)))
     assert found[0] is not None
@@ -103,7 +106,7 @@ async def test_a_picture_of_a_template_is_asked_for_once(
 
 
 async def test_a_model_without_picture_is_asked_about_once(
-    simulator: Simulator, extras: Catalog
+    simulator: Simulator, extras: CatalogExtras
 ) -> None:
     for _ in range(3):
         assert await extras.preview("checkpoints", 0, "x.safetensors") is None
