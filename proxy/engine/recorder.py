@@ -60,7 +60,8 @@ class JobRecorder:
     budgets: Callable[[str], Budgets] = field(default=lambda _: Budgets())
     outbox: Outbox = field(default_factory=Outbox)
     _changed: dict[int, Job] = field(default_factory=dict)
-    #: What is to be said of jobs that have begun to run.
+    #: What is to be said of jobs that have begun to run, until it is written: by whichever write is
+    #: first, that of the state or that of the end.
     _starts: dict[int, WebhookMessage] = field(default_factory=dict)
     #: The jobs that a write has not found: another replica has withdrawn them.
     _gone: set[int] = field(default_factory=set)
@@ -172,7 +173,7 @@ class JobRecorder:
         self._news.clear()
         changed, self._changed = self._changed, {}
         shares, self._shares = self._shares, None
-        starts, self._starts = self._starts, {}
+        starts = dict(self._starts)
         if not changed and shares is None:
             return
         try:
@@ -187,11 +188,13 @@ class JobRecorder:
             )
         except BaseException:
             self._changed = changed | self._changed
-            self._starts = starts | self._starts
             self._shares = _merged(shares, self._shares)
             self._news.set()
             raise
         self._gone |= gone
+        for order, message in starts.items():
+            if self._starts.get(order) is message:
+                del self._starts[order]
         if starts:
             self.outbox.news.set()
 

@@ -277,32 +277,36 @@ async def test_a_start_is_announced_with_the_write_of_its_state_or_with_the_end(
 
 
 class DelayedUpdates(JobRepository):
-    """Writes changes of jobs once they are `released`."""
+    """Writes changes of jobs once they are `released`, or fails then."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, fails: bool) -> None:
         super().__init__(database)
         self.waiting, self.released = asyncio.Event(), asyncio.Event()
+        self.fails = fails
 
     async def update(self, *args: Any, **options: Any) -> set[int]:
         self.waiting.set()
         await self.released.wait()
+        if self.fails:
+            raise StorageError("the connection was reset")
         return await super().update(*args, **options)
 
 
+@pytest.mark.parametrize("fails", [False, True])
 async def test_a_start_is_announced_if_the_end_is_written_before_it(
-    database: Database, tmp_path: Path
+    database: Database, tmp_path: Path, fails: bool
 ) -> None:
     webhooks = WebhookRepository(database)
     types = b'["job.started", "job.completed"]'
     await webhooks.add(StoredWebhook("w", "local", "http://h/", types, b"", 0), limit=9)
     one = await recorder(database, tmp_path)
-    one.jobs = jobs = DelayedUpdates(database)
+    one.jobs = jobs = DelayedUpdates(database, fails=fails)
     made = await stored(database, tmp_path, state=JobState.SUBMITTED)
     made.state = JobState.RUNNING
     one.changed(made)
     one.started(made)
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(one.flush())
+        tasks.create_task(one.close())
         await jobs.waiting.wait()
         await one.end(made, JobEnd("completed", {}, {"messages": []}, {}, 1, 2))
         jobs.released.set()
