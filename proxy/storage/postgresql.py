@@ -9,23 +9,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import os
-import socket
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import psycopg
 import structlog
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.util import await_only
 
 from proxy.logging import register_secret
 from proxy.storage.database import BusyError, Database, OutcomeUnknownError, StorageError
+from proxy.storage.postgresql_connection import (
+    AnswerLostError,
+    DeadlockError,
+    NoAnswerError,
+    PostgresqlConnection,
+    begin_transaction,
+    connect,
+    cut_at,
+    loop_time,
+    one_line,
+    run_work,
+    translated,
+)
 from proxy.storage.turns import ConnectionTurns, Use
 
 log = structlog.get_logger(__name__)
@@ -47,22 +54,7 @@ SILENCE = 1.5
 #: Seconds between two looks whether the server answers, and between those while it does not.
 INTERVAL, INTERVAL_AWAY = 1.0, 0.25
 
-#: Of each connection, unless its address says otherwise. A peer that is gone is noticed within
-#: seconds.
-_CONNECTION = {
-    "application_name": "comfy-cloud-proxy",
-    "connect_timeout": 2,
-    "keepalives": 1,
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 2,
-    "tcp_user_timeout": 4000,
-}
 _BEGIN_LONG_WRITE = "BEGIN; SELECT NULL, NULL, pg_current_xact_id()::text"
-#: How the server says that it has undone one of several transactions that waited for each other.
-_DEADLOCK = "40P01"
-#: How the server says that a statement took longer than its limit.
-_TIMED_OUT = "57014"
 #: Seconds in which the other transaction takes what it waited for, before this one is repeated.
 _AFTER_DEADLOCK = 0.1
 
@@ -95,7 +87,7 @@ class PostgresqlDatabase(Database):
         # Transactions are begun here, in one round trip with their limits.
         self._engine = create_async_engine(
             "postgresql+psycopg://",
-            async_creator=lambda: _connect(address),
+            async_creator=lambda: connect(address),
             isolation_level="AUTOCOMMIT",
             pool_size=CONNECTIONS + 1,
             max_overflow=0,
@@ -105,7 +97,7 @@ class PostgresqlDatabase(Database):
         self._turns = ConnectionTurns(CONNECTIONS, WRITES)
         self._writing: set[asyncio.Task[Any]] = set()
         self._watched = False
-        self._answered_at = _now()
+        self._answered_at = loop_time()
         self._closed = False
 
     @property
@@ -141,7 +133,7 @@ class PostgresqlDatabase(Database):
             try:
                 await self._look()
             except (psycopg.Error, OSError) as error:
-                self._found(_line(error))
+                self._found(one_line(error))
             await asyncio.sleep(INTERVAL_AWAY)
 
     async def close(self) -> None:
@@ -154,11 +146,11 @@ class PostgresqlDatabase(Database):
 
     async def _look(self) -> None:
         """Ask over and over, on a connection of its own, until there is no answer."""
-        async with await _connect(self.address) as connection:
+        async with await connect(self.address) as connection:
             while True:
-                with _cut_at(connection, _now() + self._timeout):
+                with cut_at(connection, loop_time() + self._timeout):
                     await connection.execute("SELECT 1")
-                self._answered_at = _now()
+                self._answered_at = loop_time()
                 self._found(None)
                 await asyncio.sleep(INTERVAL)
 
@@ -175,7 +167,7 @@ class PostgresqlDatabase(Database):
         try:
             use: Use = "urgent" if urgent else "write"
             value = await self._unit(work, begin, unit_timeout, use)
-        except _AnswerLostError as lost:
+        except AnswerLostError as lost:
             if not await self._settled(lost.transaction):
                 kind = BusyError if lost.late else StorageError
                 raise kind("the connection to the database was lost before the commit") from lost
@@ -186,13 +178,13 @@ class PostgresqlDatabase(Database):
 
     async def _settled(self, transaction: str) -> bool:
         """Return whether the transaction was committed. Raises `OutcomeUnknownError`."""
-        ends = _now() + SETTLING
-        while (left := ends - _now()) > 0:
+        ends = loop_time() + SETTLING
+        while (left := ends - loop_time()) > 0:
             with contextlib.suppress(StorageError):
                 committed = await self._was_committed(transaction, left)
                 if committed is not None:
                     return committed
-            await asyncio.sleep(min(INTERVAL_AWAY, max(0.0, ends - _now())))
+            await asyncio.sleep(min(INTERVAL_AWAY, max(0.0, ends - loop_time())))
         raise OutcomeUnknownError("the database went away while it wrote")
 
     async def _was_committed(self, transaction: str, unit_timeout: float) -> bool | None:
@@ -213,16 +205,16 @@ class PostgresqlDatabase(Database):
         use: Use = "read",
     ) -> T:
         """Run a unit in a transaction, once more after a deadlock. Raises `StorageError`,
-        `_AnswerLostError`."""
+        `AnswerLostError`."""
         try:
             try:
                 return await self._attempt(work, begin, unit_timeout, use)
-            except _DeadlockError as error:
+            except DeadlockError as error:
                 log.info("transaction_repeated", reason=str(error))
                 await asyncio.sleep(_AFTER_DEADLOCK)
                 return await self._attempt(work, begin, unit_timeout, use)
-        except _NoAnswerError as error:
-            if _now() - self._answered_at < SILENCE:
+        except NoAnswerError as error:
+            if loop_time() - self._answered_at < SILENCE:
                 raise BusyError("the database has too much to do") from error
             if self._watched:
                 self._found(str(error))
@@ -235,9 +227,9 @@ class PostgresqlDatabase(Database):
         unit_timeout: float | None,
         use: Use,
     ) -> T:
-        """Run a unit in a transaction. Raises `StorageError`, `_AnswerLostError`."""
-        ends = None if unit_timeout is None else _now() + unit_timeout
-        with _translated(ends):
+        """Run a unit in a transaction. Raises `StorageError`, `AnswerLostError`."""
+        ends = None if unit_timeout is None else loop_time() + unit_timeout
+        with translated(ends):
             async with self._turns.hold(use, ends):
                 return await self._run_once(work, begin, ends)
 
@@ -249,18 +241,18 @@ class PostgresqlDatabase(Database):
             try:
                 own = connection.sync_connection
                 assert own is not None  # noqa: S101 (it is connected)
-                raw = cast(_Raw, own.connection.driver_connection)
+                raw = cast(PostgresqlConnection, own.connection.driver_connection)
                 try:
-                    with _cut_at(raw, ends):
+                    with cut_at(raw, ends):
                         try:
-                            transaction = await _begun(raw, begin)
+                            transaction = await begin_transaction(raw, begin)
                         except psycopg.OperationalError as error:
                             await connection.invalidate(error)
-                            if ends is not None and _now() >= ends:
+                            if ends is not None and loop_time() >= ends:
                                 raise
                             continue  # the server was restarted since: nothing has been done yet
-                        self._answered_at = _now()
-                        return await connection.run_sync(_run, raw, work, transaction)
+                        self._answered_at = loop_time()
+                        return await connection.run_sync(run_work, raw, work, transaction)
                 finally:
                     if raw.closed:
                         await connection.invalidate()
@@ -277,41 +269,6 @@ class PostgresqlDatabase(Database):
             raise StorageError("the database is closed")
         if self.problem is not None:
             raise StorageError(f"the database is unavailable: {self.problem}")
-
-
-class _Raw(psycopg.AsyncConnection[Any]):
-    """A connection that is closed when whoever waits for the server is cancelled."""
-
-    async def cancel_safe(self, **_: float) -> None:
-        """Close this connection. A request to cancel would need one more, to a server that may not
-        answer; it ends the query itself when its time is over."""
-        await self.close()
-
-
-# The driver warns of each of these.
-logging.getLogger("psycopg").setLevel(logging.ERROR)
-
-
-class _AnswerLostError(StorageError):
-    """Raised when the answer to a commit is lost. `value` is the result of the unit; it is `late`
-    if the unit took longer than its timeout."""
-
-    def __init__(self, transaction: str, value: object) -> None:
-        super().__init__("the answer to a commit was lost")
-        self.transaction = transaction
-        self.value = value
-        self.late = False
-
-
-class _NoAnswerError(StorageError):
-    """Raised when the unit takes longer than its timeout."""
-
-
-class _DeadlockError(StorageError):
-    """Raised when the unit and another one wait for each other."""
-
-
-_KINDS: dict[str, type[StorageError]] = {_DEADLOCK: _DeadlockError, _TIMED_OUT: _NoAnswerError}
 
 
 async def open_postgresql(address: str) -> PostgresqlDatabase:
@@ -331,97 +288,3 @@ async def open_postgresql(address: str) -> PostgresqlDatabase:
         await database.close()
         raise
     return database
-
-
-async def _connect(address: str) -> _Raw:
-    given = conninfo_to_dict(address)
-    ours: dict[str, Any] = {name: value for name, value in _CONNECTION.items() if name not in given}
-    try:
-        return await _Raw.connect(address, autocommit=True, prepare_threshold=None, **ours)
-    except BaseException as error:
-        # The error and its frames hold each other, and the frames hold the socket: without this it
-        # stays open until circles are looked for.
-        traceback.clear_frames(error.__traceback__)
-        raise
-
-
-async def _begun(raw: _Raw, begin: str) -> str | None:
-    """Begin a transaction; returns its id if it writes."""
-    cursor = await raw.execute(begin.encode())
-    while cursor.nextset():
-        pass
-    row = await cursor.fetchone()
-    return None if row is None else row[-1]
-
-
-def _run(
-    connection: Connection, raw: _Raw, work: Callable[[Connection], T], transaction: str | None
-) -> T:
-    """Run the work and end the transaction."""
-    try:
-        value = work(connection)
-    except BaseException:
-        with contextlib.suppress(psycopg.Error):
-            await_only(raw.execute("ROLLBACK"))
-        raise
-    try:
-        done = await_only(raw.execute("COMMIT"))
-    except psycopg.OperationalError as error:
-        connection.invalidate(error)
-        if transaction is not None:
-            raise _AnswerLostError(transaction, value) from error
-        return value  # it has only read
-    if done.statusmessage != "COMMIT":
-        raise StorageError("the database refused: the transaction failed")
-    return value
-
-
-@contextlib.contextmanager
-def _cut_at(raw: _Raw, when: float | None) -> Iterator[None]:
-    """Cut the connection at a time of the loop, if the block has not ended: anyone who waits for
-    the server gets an error, and the server rolls back."""
-    timer = None if when is None else asyncio.get_running_loop().call_at(when, _cut, raw)
-    try:
-        yield
-    finally:
-        if timer is not None:
-            timer.cancel()
-
-
-def _cut(raw: _Raw) -> None:
-    with (
-        contextlib.suppress(OSError, psycopg.Error),
-        socket.socket(fileno=os.dup(raw.fileno())) as ours,
-    ):
-        ours.shutdown(socket.SHUT_RDWR)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-@contextlib.contextmanager
-def _translated(ends: float | None) -> Iterator[None]:
-    """Return an error without the address of the database, which holds a password."""
-    try:
-        yield
-    except _AnswerLostError as lost:
-        lost.late = ends is not None and _now() >= ends
-        raise
-    except StorageError:
-        raise
-    except (DBAPIError, psycopg.Error) as error:
-        if ends is not None and _now() >= ends:
-            raise _NoAnswerError("the database does not answer") from error
-        reason = error.orig if isinstance(error, DBAPIError) else error
-        state = reason.sqlstate if isinstance(reason, psycopg.Error) else None
-        kind = _KINDS.get(state or "", StorageError)
-        raise kind(f"the database refused: {_line(reason or error)}") from error
-    except TimeoutError as error:
-        raise _NoAnswerError("the database does not answer") from error
-    except (SQLAlchemyError, OSError, OverflowError, UnicodeError) as error:
-        raise StorageError(f"the database refused: {_line(error)}") from error
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
