@@ -22,6 +22,8 @@ LOCAL = "local"
 STORED_BYTES = 1_000_000_000
 #: The default limit of a member's waiting jobs.
 MAX_QUEUED = 5_000
+#: Characters of the reason why a value is refused, which may repeat the value.
+_MAX_REASON = 300
 
 Role = Literal["user", "admin"]
 
@@ -244,4 +246,7 @@ def validated(value: object, kind: type[Any], *, strict: bool = True) -> Any:
     try:
         return msgspec.convert(value, kind, strict=strict)
     except msgspec.ValidationError as error:
-        raise DirectoryError(f"Invalid value: {str(error).replace('`$.', '`')}.") from None
+        reason = str(error).replace("`$.", "`")
+    except UnicodeEncodeError:  # a half of a surrogate pair, where text is not enough
+        reason = "there is text that is not Unicode"
+    raise DirectoryError(f"Invalid value: {reason[:_MAX_REASON]}.")

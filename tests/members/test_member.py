@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.members.member import Limits, Member, check_classes
+from proxy.members.member import DirectoryError, Limits, Member, NewMember, check_classes, validated
 from proxy.simulator.nodes import object_info, standard_nodes
 from proxy.translate.errors import LocalError
 
@@ -102,3 +102,18 @@ def test_names_are_denied_without_a_catalog() -> None:
 def test_nodes_without_a_class_are_not_its_business(graph: dict[str, Any]) -> None:
     limits = Limits(denied_classes=("*",), deny_partner_nodes=True)
     check_classes(Member("anna", limits=limits), graph, CLASSES.get)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ({"name": "bob", "role": "king"}, "`role`"),
+        ({"name": "bob", "role": "\ud800"}, "not Unicode"),
+        ({"name": "bob", "role": "k" * 10_000}, "Invalid enum value 'kkk"),
+    ],
+)
+def test_a_refused_value_is_named_in_a_short_sentence(value: Any, reason: str) -> None:
+    with pytest.raises(DirectoryError) as caught:
+        validated(value, NewMember)
+    assert reason in str(caught.value)
+    assert len(str(caught.value)) < 400
