@@ -112,8 +112,8 @@ def written_names(graph: Mapping[str, Any], sent: Mapping[str, Any]) -> dict[str
     while pending:
         written, called = pending.pop()
         if isinstance(written, str) and isinstance(called, str):
-            name, annotated = split_annotated(called)
             if written != called or is_hash_name(called):
+                name, annotated = split_annotated(called)
                 found.setdefault(name, split_annotated(written)[0] if annotated else written)
         elif isinstance(written, dict) and isinstance(called, dict):
             pending += [(written.get(key), called[key]) for key in reversed([*called])]
