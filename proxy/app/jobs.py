@@ -72,7 +72,7 @@ async def open_jobs(
             limiter=resources.accounting.limiter,
             checks=Checks(
                 resources.catalog,
-                resources.files,
+                resources.files.graphs,
                 members,
                 resources.packs,
                 validates=settings.validate_graphs,

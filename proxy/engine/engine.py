@@ -116,7 +116,7 @@ class Engine:
                 self._slots,
                 self._table,
                 self.recorder,
-                self.files,
+                self.files.graphs,
                 self.catalog,
                 self.packs,
                 policy,

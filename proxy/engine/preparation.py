@@ -16,7 +16,7 @@ from proxy.webhooks.outbox import WEBHOOK_URL
 
 if TYPE_CHECKING:
     from proxy.catalog.service import Catalog
-    from proxy.files.service import Files
+    from proxy.files.graph_files import GraphFiles
 
 
 class WithdrawnError(Exception):
@@ -32,7 +32,7 @@ class Preparation:
 
     account: Account
     recorder: JobRecorder
-    files: Files
+    files: GraphFiles
     catalog: Catalog
     socket: EventSocket
     timeouts: Timeouts

@@ -30,7 +30,7 @@ from proxy.jobs.models import JobState
 
 if TYPE_CHECKING:
     from proxy.catalog.service import Catalog
-    from proxy.files.service import Files
+    from proxy.files.graph_files import GraphFiles
     from proxy.translate.packs import NodePacks
 
 log = structlog.get_logger(__name__)
@@ -48,7 +48,7 @@ class AccountWorker:
         slots: SlotAllocator,
         table: JobTable,
         recorder: JobRecorder,
-        files: Files,
+        files: GraphFiles,
         catalog: Catalog,
         packs: NodePacks,
         policy: Policy,

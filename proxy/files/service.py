@@ -8,9 +8,6 @@ import time
 from collections.abc import (
     AsyncIterator,
     Callable,
-    Collection,
-    Iterable,
-    Iterator,
     Mapping,
     Sequence,
 )
@@ -31,7 +28,8 @@ from proxy.files.content_index import ContentIndex
 from proxy.files.contents import ContentBrokenError
 from proxy.files.conversions import Conversion
 from proxy.files.disk_folder import DiskFolder
-from proxy.files.input_directory import ON_DISK, InputDirectory
+from proxy.files.graph_files import GraphFiles
+from proxy.files.input_directory import InputDirectory
 from proxy.files.library import Library, Prefetch
 from proxy.files.namespace import Named, Namespace, make_record
 from proxy.files.output_directory import OutputDirectory
@@ -43,7 +41,7 @@ from proxy.files.uploads import Received, Uploads, received_file
 from proxy.storage.assets import TooManyAssetsError
 from proxy.storage.database import StorageError
 from proxy.storage.files import FileRecord, FileRepository
-from proxy.translate import jobs, names
+from proxy.translate import names
 from proxy.translate.assets import Asset, of_file
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place
@@ -51,28 +49,6 @@ from proxy.translate.names import Place
 _log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-
-
-#: Maximum number of names of one query.
-_MAX_LOOKUPS = 2_000
-#: Maximum values of a graph that is searched on the event loop, which takes a few ms.
-_MAX_VALUES_INLINE = 5_000
-
-
-def _parts(values: Iterable[T]) -> Iterator[list[T]]:
-    """Yield values in parts of one query each, at least one part."""
-    rest = list(values)
-    for start in range(0, max(1, len(rest)), _MAX_LOOKUPS):
-        yield rest[start : start + _MAX_LOOKUPS]
-
-
-def _names_in(
-    strings: Iterable[str], place_of: Callable[[str], Place | None]
-) -> tuple[dict[str, Place], dict[str, str]]:
-    """Return the places by the strings that may be file names, and the hashes by those that are."""
-    places = {text: place for text in strings if (place := place_of(text))}
-    hashes = {text: names.split_annotated(text)[0] for text in strings if names.is_hash_name(text)}
-    return places, hashes
 
 
 def _record_of(record: FileRecord) -> Asset:
@@ -122,6 +98,7 @@ class Files:
         self.library = Library(clouds, self.cache, contents, repository, blobs, prefetch, inputs)
         preferred = preferred or (lambda _: tuple(clouds))
         self.uploads = Uploads(self.library, self.namespace, preferred, self.picture_workers)
+        self.graphs = GraphFiles(self.namespace, self.uploads)
         self.outputs = Outputs(self.library, self.namespace, asset_ids, output_folder, now)
         self._reader = Reader(self.library, self.namespace)
         #: Opens a file's content.
@@ -249,98 +226,10 @@ class Files:
         except NotAPictureError as error:
             raise pictures.unreadable(record.filename, error) from error
 
-    async def substitute(
-        self,
-        member: str,
-        graph: dict[str, Any],
-        *,
-        choices: Callable[[str], Mapping[str, Any] | None],
-        account: str,
-        job: str | None = None,
-    ) -> dict[str, Any]:
-        """Return the graph with the account's names of files, and send missing files to it.
-
-        `choices` returns a class's entry in `object_info`, or `None` if it is unknown. The graph's
-        own names are stored for the events of the `job`. Raises `LocalError` (424 if a file is not
-        available from its account, otherwise the refusal of this account), `StorageError`.
-        """
-        places: dict[Place, None] = {}
-        large = jobs.has_more_values(graph, _MAX_VALUES_INLINE)
-
-        async def substituted(cloud_name: Callable[[Place], str | None]) -> dict[str, Any]:
-            work = partial(
-                jobs.substitute,
-                graph,
-                choices=choices,
-                cloud_name=cloud_name,
-                place_of=partial(self.namespace.written_place, member),
-            )
-            return await asyncio.to_thread(work) if large else work()
-
-        await substituted(lambda place: places.setdefault(place))
-        named: dict[Place, FileRecord] = {}
-        for part in _parts(places):
-            named |= await self.namespace.get_many(member, part)
-        if not named:
-            await self._keep_written(member, job, graph, graph, large=large)
-            return graph
-        await self.uploads.ensure_sent(named.values(), account)
-        on_disk = {place: record for place, record in named.items() if record.account == ON_DISK}
-        named = {**await self.namespace.get_many(member, named), **on_disk}
-        cloud_names = {
-            place: await self.uploads.name_at(record, account) for place, record in named.items()
-        }
-        sent = await substituted(cloud_names.get)
-        await self._keep_written(member, job, graph, sent, large=large)
-        return sent
-
-    async def _keep_written(
-        self,
-        member: str,
-        job: str | None,
-        graph: Mapping[str, Any],
-        sent: Mapping[str, Any],
-        *,
-        large: bool,
-    ) -> None:
-        if job is not None:
-            if large:
-                written = await asyncio.to_thread(jobs.written_names, graph, sent)
-            else:
-                written = jobs.written_names(graph, sent)
-            await self.namespace.put_written_names(member, job, written)
-
     async def reveal(self, member: str, value: T, job: str | None = None) -> T:
         """Return a value of the cloud with the member's names of files, at any depth: those in the
         graph of the `job`, or else the newest."""
         return await self.namespace.revealed(member, value, job)
-
-    async def owned(
-        self, member: str, strings: Collection[str], *, private: bool
-    ) -> Callable[[str], bool]:
-        """Return a function that says whether one of these strings names a file of the member.
-
-        With `private` a cloud name counts only if the member has the file.
-        """
-        few = len(strings) <= _MAX_LOOKUPS
-        place_of = partial(self.namespace.written_place, member)
-        if few:
-            places, hashes = _names_in(strings, place_of)
-        else:
-            places, hashes = await asyncio.to_thread(_names_in, strings, place_of)
-        found: dict[Place, FileRecord] = {}
-        for part in _parts(places.values()):
-            found |= await self.namespace.get_many(member, part)
-        known: dict[str, str] = {}
-        for words in _parts(hashes.values() if private else ()):
-            known |= await self.namespace.local_names(member, words)
-
-        def owns(text: str) -> bool:
-            if places.get(text) in found:
-                return True
-            return text in hashes and (not private or hashes[text] in known)
-
-        return owns
 
     @asynccontextmanager
     async def output(

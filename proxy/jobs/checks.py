@@ -19,7 +19,7 @@ from proxy.translate.validation import Validation, validate
 
 if TYPE_CHECKING:
     from proxy.catalog.service import Catalog
-    from proxy.files.service import Files
+    from proxy.files.graph_files import GraphFiles
     from proxy.members.directory import Directory
 
 log = structlog.get_logger(__name__)
@@ -47,7 +47,7 @@ class Checks:
     """
 
     catalog: Catalog
-    files: Files
+    files: GraphFiles
     members: Directory
     packs: NodePacks
     validates: bool

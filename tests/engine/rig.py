@@ -65,6 +65,8 @@ class Files:
     def outputs(self) -> Files:
         return self
 
+    graphs = outputs
+
     async def substitute(self, _member: str, graph: Any, **_: Any) -> Any:
         return graph
 

@@ -50,7 +50,7 @@ async def test_the_graph_names_what_was_uploaded_last(files: Files, cloud: Memor
 async def test_a_text_and_a_number_side_by_side_are_no_link(files: Files) -> None:
     await upload(files, b"cat", "cat.png")
     graph = {"1": {"class_type": "LoadVideo", "inputs": {"file": "cat.png", "frame": 0}}}
-    owns = await files.owned("local", file_strings(graph, lambda _: None), private=False)
+    owns = await files.graphs.owned("local", file_strings(graph, lambda _: None), private=False)
     assert owns("cat.png")
 
 
