@@ -36,13 +36,15 @@ class Told:
     `ends` are the ends that the websocket told, `types` all that it told; `whole` says that it was
     open all the time. `recorded` is the status of the history entry, `invisible` how often the job
     was in neither the queue nor the history, `bytes_checked` whether its picture was the right one.
-    `member` is whose it is, `names_webhook` says that it named a URL for its end. It was `sent`,
-    and its end was `seen` in the history, at times of the event loop.
+    `member` is whose it is, `names_webhook` says that it named a URL for its end, `interrupted`
+    that it may have ended before it reached the cloud. It was `sent`, and its end was `seen` in the
+    history, at times of the event loop.
     """
 
     prompt_id: str
     member: str = ""
     names_webhook: bool = False
+    interrupted: bool = False
     sent: float = 0.0
     seen: float | None = None
     accepted: bool = False
@@ -71,7 +73,8 @@ class Told:
 
 @dataclass(frozen=True)
 class Accounting(Sums):
-    """The counts of jobs, those of `FAULTS` last. `late` ones are among the `accepted`."""
+    """The counts of jobs, those of `FAULTS` last. `late` ones are among the `accepted`, and so are
+    those that were `interrupted_before` they reached the cloud."""
 
     FAULTS = (
         "submitted_twice",
@@ -94,6 +97,7 @@ class Accounting(Sums):
     late: int
     refused: int
     on_the_cloud: int
+    interrupted_before: int
     ended: int
     outputs_checked: int
     submitted_twice: int
@@ -144,6 +148,8 @@ def account(
     marks = Counter(prompt_id_of(extra_data) for extra_data in cloud_jobs)
     jobs = list(told)
     accepted = {job.prompt_id: job for job in jobs if job.accepted}
+    never_sent = [job for id_, job in accepted.items() if id_ not in marks]
+    lost = sum(not job.interrupted for job in never_sent)
     ended = [job for job in accepted.values() if job.recorded is not None]
     succeeded = [job for job in ended if job.recorded == "success"]
     return Accounting(
@@ -151,10 +157,11 @@ def account(
         late=sum(job.late for job in accepted.values()),
         refused=sum(job.refused for job in jobs),
         on_the_cloud=marks.total(),
+        interrupted_before=len(never_sent) - lost,
         ended=len(ended),
         outputs_checked=sum(job.bytes_checked for job in jobs),
         submitted_twice=sum(count > 1 for count in marks.values()),
-        lost=sum(prompt_id not in marks for prompt_id in accepted),
+        lost=lost,
         strangers=sum(prompt_id not in accepted for prompt_id in marks),
         without_end=len(accepted) - len(ended),
         ended_twice=sum(len(job.ends) > 1 for job in jobs),

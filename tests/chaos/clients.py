@@ -17,12 +17,19 @@ from chaos.accounting import Told
 from PIL import Image
 from yarl import URL
 
+from proxy.simulator.nodes import NodeClass
+from proxy.simulator.nodes.node_class import Context, Output
+
 _ENDS = ("execution_success", "execution_error", "execution_interrupted")
 _PAUSE = 0.1
 #: Seconds in which a socket that is open is told what has ended.
 _HEARD_WITHIN = 15.0
+#: Seconds in which a picture is shown, also if the proxy has to start before.
+_SHOWN_WITHIN = 60.0
 #: The chances that a job names a URL for its end, and that it is interrupted.
 _NAMING, _INTERRUPTED = 0.3, 0.05
+#: Seconds for which a long job runs, if it is not interrupted.
+_LONG = 3.0
 
 
 class ChaosClient:
@@ -30,9 +37,9 @@ class ChaosClient:
 
     `url` gives the proxy's address, which may be down at any time, `listens_at` where it has its
     socket. `color` gives each job a picture that no other job has. Some jobs name the
-    `webhook_url`, if there is one, and some are interrupted. `errors` counts answers with the
-    status 500, `impatient` those of 503 that do not say when to try again, `over_budget` refusals
-    by a budget that is spent.
+    `webhook_url`, if there is one, and some run for long and are interrupted. `errors` counts
+    answers with the status 500, `impatient` those of 503 that do not say when to try again,
+    `over_budget` refusals by a budget that is spent.
     """
 
     def __init__(
@@ -95,14 +102,16 @@ class ChaosClient:
                     await self._heard.wait()
 
     async def _job(self) -> None:
-        color = self._color()
+        color, interrupted = self._color(), self._rng.random() < _INTERRUPTED
         losses, listened = self._losses, self._listens
-        while not (told := await self._try(color)).accepted:
+        while not (told := await self._try(color, long=interrupted)).accepted:
             await asyncio.sleep(_PAUSE)
             losses, listened = self._losses, self._listens
-        if self._rng.random() < _INTERRUPTED:
-            await self._interrupt(told)
-        entry = await self._follow(told)
+        async with asyncio.TaskGroup() as tasks:
+            interrupting = tasks.create_task(self._interrupt(told)) if interrupted else None
+            entry = await self._follow(told)
+            if interrupting is not None:
+                interrupting.cancel()
         told.whole = listened
         await self.hear_out()
         told.whole = listened and losses == self._losses
@@ -116,22 +125,23 @@ class ChaosClient:
         told.seen = asyncio.get_running_loop().time()
         return entry
 
-    async def _try(self, color: int) -> Told:
+    async def _try(self, color: int, *, long: bool = False) -> Told:
         """One submission under an id of its own."""
         told = Told(
             str(uuid.UUID(int=self._rng.getrandbits(128), version=4)),
             member=self._member,
             names_webhook=self._webhook_url is not None and self._rng.random() < _NAMING,
+            interrupted=long,
             sent=asyncio.get_running_loop().time(),
         )
         self.told.append(told)
         self._by_id[told.prompt_id] = told
-        await self._submit(told, color)
+        await self._submit(told, graph_of(color, long=long))
         return told
 
-    async def _submit(self, told: Told, color: int) -> None:
+    async def _submit(self, told: Told, graph: dict[str, Any]) -> None:
         body = {
-            "prompt": graph_of(color),
+            "prompt": graph,
             "client_id": self._client_id,
             "prompt_id": told.prompt_id,
         }
@@ -152,12 +162,13 @@ class ChaosClient:
             told.accepted = await self._turns_up(told)
 
     async def _interrupt(self, told: Told) -> None:
-        """Interrupt a job, if it still runs and the proxy answers."""
-        await asyncio.sleep(self._rng.random())
-        with suppress(aiohttp.ClientError, OSError):
-            url = self._url() / "interrupt"
-            async with self._session.post(url, json={"prompt_id": told.prompt_id}) as answer:
-                self._count(answer)
+        """Interrupt a job again and again, whether it runs or not, until cancelled."""
+        while True:
+            await asyncio.sleep(self._rng.random())
+            with suppress(aiohttp.ClientError, OSError):
+                url = self._url() / "interrupt"
+                async with self._session.post(url, json={"prompt_id": told.prompt_id}) as answer:
+                    self._count(answer)
 
     async def _has_run(self, told: Told) -> bool:
         """Wait until a job has ended, or is gone, of which the cloud did not say whether it runs.
@@ -217,7 +228,9 @@ class ChaosClient:
     async def _check_picture(self, told: Told, entry: dict[str, Any], color: int) -> None:
         item = entry["outputs"]["2"]["images"][0]
         url_of = self._url
-        for _ in range(60):
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _SHOWN_WITHIN
+        while loop.time() < until:
             try:
                 async with self._session.get((url_of() / "view").with_query(item)) as answer:
                     data = await answer.read()
@@ -300,12 +313,25 @@ def _is_spent(text: str) -> bool:
     return found.get("limit") == "credits_per_day" and found["left"] < found["value"] / 2
 
 
-def graph_of(color: int) -> dict[str, Any]:
+async def _wait(_inputs: dict[str, Any], _context: Context) -> Output:
+    await asyncio.sleep(_LONG)
+    return Output(ui={"text": ["over"]})
+
+
+#: The node of long jobs, for the simulator.
+LONG_NODE = NodeClass("ChaosWait", _wait, output_node=True)
+
+
+def graph_of(color: int, *, long: bool = False) -> dict[str, Any]:
+    """The graph of a job with a picture of one color, which may run for long."""
     inputs = {"width": 16, "height": 16, "batch_size": 1, "color": color}
-    return {
+    graph: dict[str, Any] = {
         "1": {"class_type": "EmptyImage", "inputs": inputs},
         "2": {
             "class_type": "SaveImage",
             "inputs": {"images": ["1", 0], "filename_prefix": "chaos"},
         },
     }
+    if long:
+        graph["3"] = {"class_type": LONG_NODE.name, "inputs": {}}
+    return graph

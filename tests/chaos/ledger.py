@@ -53,7 +53,8 @@ class Ledger:
 
 @dataclass(frozen=True)
 class LedgerSums(Sums):
-    """The counts of costs, in which `charged_jobs` have cost `credits`, rounded.
+    """The counts of costs. The `charged_jobs`, of which some have `failed` and some were
+    `cancelled`, have cost `credits`, rounded.
 
     `wrong_histories` are jobs that are not in the history once. `wrong_usage` are days of a member
     whose jobs or credits are not those of its jobs, `wrong_costs` days of a member and an account.
@@ -74,6 +75,8 @@ class LedgerSums(Sums):
     )
 
     charged_jobs: int
+    failed: int
+    cancelled: int
     credits: int
     refused_by_budget: int
     wrong_histories: int
@@ -98,6 +101,8 @@ def account_costs(
     counted: Counter[str] = Counter(job.prompt_id for job in jobs)
     return LedgerSums(
         charged_jobs=len(jobs),
+        failed=sum(job.state == "failed" for job in jobs),
+        cancelled=sum(job.state == "cancelled" for job in jobs),
         credits=round(sum(job.cost for job in jobs) / 1e6),
         refused_by_budget=refused,
         wrong_histories=_differences(counted, ledger.history),

@@ -27,7 +27,7 @@ from pathlib import Path
 import aiohttp
 from backend import settings_of
 from chaos.accounting import Results, Sums, account
-from chaos.clients import ChaosClient, SpendingClient
+from chaos.clients import LONG_NODE, ChaosClient, SpendingClient
 from chaos.gateway import MEMBERS, QUICK, SPENDER, Gateway
 from chaos.receiver import FailingReceiver, receiving
 from process import before, command, serving
@@ -45,6 +45,8 @@ FAULTS: list[tuple[HttpFault | SocketFault, float]] = [
     (HttpFault("POST /api/prompt", status=503), 0.03),
     (HttpFault("POST /api/prompt", status=504, processed=True), 0.03),
     (HttpFault("POST /api/prompt", delay=0.2), 0.05),
+    (HttpFault("POST /api/jobs/*", status=500), 0.1),
+    (HttpFault("POST /api/jobs/*", reset=True, processed=True), 0.1),
     (HttpFault("GET /api/jobs*", status=500), 0.03),
     (HttpFault("GET /api/jobs*", status=429), 0.01),
     (HttpFault("GET /api/jobs*", reset=True), 0.03),
@@ -98,7 +100,7 @@ class Chaos:
         """Run to the end of the last job and count."""
         switches = Switches(pace=0.01, dispatch=0.01, late_detail=0.02)
         async with (
-            Simulator(plan="pro", switches=switches) as simulator,
+            Simulator(plan="pro", switches=switches, extra_nodes=[LONG_NODE]) as simulator,
             receiving(self._receiver),
             AsyncExitStack() as sessions,
             asyncio.TaskGroup() as tasks,  # where the proxy fails, clients do not wait for it

@@ -1,4 +1,4 @@
-"""What is missing, doubled or wrong in messages and costs is found."""
+"""What is missing, doubled or wrong in jobs, messages and costs is found."""
 
 from __future__ import annotations
 
@@ -9,11 +9,33 @@ from datetime import UTC, datetime
 
 import aiohttp
 import pytest
+from chaos.accounting import Told, account
 from chaos.gateway import SPENDER, messages_of
 from chaos.ledger import Cost, Ledger, Spent, account_costs, cost_of
 from chaos.messages import Attempt, Message, account_messages
 from chaos.receiver import FailingReceiver, receiving
 from standardwebhooks import Webhook
+
+RAN = {"comfy_cloud_proxy": "someone/1/"}
+ACCEPTED = Told("1", accepted=True, recorded="error")
+
+
+@pytest.mark.parametrize(
+    ("told", "cloud_jobs", "faults"),
+    [
+        ([ACCEPTED], [RAN], {}),
+        ([ACCEPTED], [RAN, RAN], {"submitted_twice": 1}),
+        ([ACCEPTED], [], {"lost": 1}),
+        ([replace(ACCEPTED, interrupted=True)], [], {}),
+        ([replace(ACCEPTED, accepted=False)], [RAN], {"strangers": 1}),
+        ([replace(ACCEPTED, recorded=None)], [RAN], {"without_end": 1}),
+    ],
+)
+def test_faults_of_jobs(
+    told: list[Told], cloud_jobs: list[dict[str, str]], faults: dict[str, int]
+) -> None:
+    assert account(told, cloud_jobs, 0).faults() == faults
+
 
 SECRET = "whsec_" + "AAAA" * 8
 DONE = Message("/anna", "job.completed", "1")
@@ -181,7 +203,9 @@ async def receiver() -> AsyncIterator[FailingReceiver]:
         yield receiver
 
 
-async def send(receiver: FailingReceiver, secret: str = SECRET) -> int | None:
+async def send(
+    receiver: FailingReceiver, secret: str = SECRET, *, within: float = 30.0
+) -> int | None:
     """Send a message; the status, if there was an answer."""
     body = '{"type": "job.completed", "data": {"prompt_id": "1"}}'
     at = datetime.now(UTC)
@@ -190,7 +214,7 @@ async def send(receiver: FailingReceiver, secret: str = SECRET) -> int | None:
         "webhook-timestamp": str(int(at.timestamp())),
         "webhook-signature": Webhook(secret).sign("msg_1", at, body),
     }
-    url, timeout = receiver.url / "anna", aiohttp.ClientTimeout(total=0.5)
+    url, timeout = receiver.url / "anna", aiohttp.ClientTimeout(total=within)
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
@@ -202,7 +226,7 @@ async def send(receiver: FailingReceiver, secret: str = SECRET) -> int | None:
 
 
 async def test_a_receiver_fails_in_each_way_until_it_is_well(receiver: FailingReceiver) -> None:
-    answers = {await send(receiver) for _ in range(150)}
+    answers = {await send(receiver, within=0.5) for _ in range(150)}
     assert answers == {204, 500, None}
     assert {attempt.message for attempt in receiver.attempts} == {DONE}
     assert all(attempt.verified for attempt in receiver.attempts)

@@ -15,7 +15,7 @@ from chaos.run import Chaos
 from chaos.soak import MAX_GROWTH, Soak
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_nothing_is_lost_doubled_or_wrong(tmp_path: Path) -> None:
     seed = random.randrange(1_000_000)
     logging.getLogger(__name__).warning("seed %d", seed)  # shown when the run hangs, too
@@ -23,7 +23,7 @@ async def test_nothing_is_lost_doubled_or_wrong(tmp_path: Path) -> None:
     results = await chaos.run()
     jobs, messages, ledger = results.jobs, *results.others
     assert results.faults() == {}, f"seed {seed}\n{results.table()}"
-    assert jobs.accepted == jobs.ended == jobs.on_the_cloud
+    assert jobs.accepted == jobs.ended == jobs.on_the_cloud + jobs.interrupted_before
     # A job whose answer was lost, and which was given up, may turn up beside its repetition; those
     # of the member with a budget are beside the others.
     assert jobs.accepted - jobs.late >= 80
