@@ -159,6 +159,13 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended(capsys, "--version") == (0, f"{__version__}\n", "")
 
 
+async def test_what_imports_make_is_never_searched_for_garbage() -> None:
+    code = "import gc, proxy.__main__; print(gc.isenabled(), gc.get_freeze_count() > 10_000)"
+    async with child("-c", code) as process:
+        out, _ = await process.communicate()
+    assert out == b"True True\n"
+
+
 async def test_one_line_says_where_it_listens_and_before_which_cloud(tmp_path: Path) -> None:
     async with serving(tmp_path, "--simulate") as process:
         assert process.url.port not in (None, 0, 8188)
