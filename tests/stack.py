@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from backend import settings_of
+from backend import add_database, settings_of
 from yarl import URL
 
 from proxy import app
@@ -60,6 +60,7 @@ async def running_proxy(
     Without the setting `accounts` the simulator's own is the only one. Without an `interface`
     there is none, whether it is installed or not.
     """
+    await add_database(folder)
     chosen = settings_of(folder, **settings)
     jobs_policy = Policy(**{**QUICK, **(policy or {})})
     accounts = (
