@@ -42,3 +42,5 @@ class ThreadTurns:
                 kept = held.pop_all()
                 working.add_done_callback(lambda _: kept.close())
                 raise
+            finally:
+                del working  # its error has this frame, and would be kept by it

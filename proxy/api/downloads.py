@@ -26,7 +26,7 @@ from proxy.api.callers import caller_of
 from proxy.api.connections import admission_of, member_of
 from proxy.api.content import content_headers, filename_parameter
 from proxy.api.credentials import KEY_HEADER
-from proxy.api.holding import PIECE, UNCOUNTED, LargeBody
+from proxy.api.holding import PIECE, UNCOUNTED, LargeBody, forget_frames
 from proxy.api.keys import ACCOUNTING, ASSETS, FILES, OPTIONS
 from proxy.api.middleware import prepare
 from proxy.api.tickets import TICKETED
@@ -364,6 +364,7 @@ async def delivering(request: web.Request, response: web.StreamResponse) -> Asyn
             log.warning("content_truncated", reason=str(error))
         else:
             log.debug("client_disconnected", path=request.path)
+        forget_frames(error)
 
 
 async def send_part(

@@ -48,9 +48,21 @@ def hold(request: web.Request, purpose: Purpose) -> Allocation:
 
 
 def release(request: web.Request) -> None:
-    """Release what `hold` has allocated for the request."""
+    """Release what `hold` has allocated for the request, and what an error of its body holds."""
     for allocation in request.pop(_HELD, ()):
         allocation.release()
+    forget_frames(request.content.exception())
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """Cut the tracebacks of an error that was handled, and of its causes.
+
+    Streams and futures of a request keep their error, and its frames keep them: a cycle that would
+    hold the bodies in these frames until a late collection, though they count no longer.
+    """
+    while error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 class LargeBody(Payload):

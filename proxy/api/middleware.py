@@ -32,7 +32,7 @@ from proxy.api.aiohttp_internals import has_route, set_route
 from proxy.api.bodies import Handler
 from proxy.api.callers import caller_of
 from proxy.api.connections import connection_of, of
-from proxy.api.holding import counted, release
+from proxy.api.holding import counted, forget_frames, release
 from proxy.logging import RequestContext, begin_request
 from proxy.members.accounting import LIMIT_REACHED
 from proxy.storage.database import BusyError, OutcomeUnknownError, StorageError
@@ -209,38 +209,47 @@ class Gate:
                 if admission.token is not None and request.path not in _UNLIMITED:
                     self._limiter.request(admission.member)
             return counted(request, await self._handle(request))
-        except LocalError as error:
-            if error.type == LIMIT_REACHED and context.member is not None:
-                self._metrics.limit_refusals.labels(context.member, error.details).inc()
-            answer = bodies.refusal(error)
-            write_log = log.warning if answer.status >= 500 else log.info
-            write_log("refused", path=request.path, status=answer.status, error=error.type)
-            if error.kind == "unauthenticated":
-                answer.headers["WWW-Authenticate"] = challenge(request)
-            return answer
-        except OutcomeUnknownError as error:
-            log.error("outcome_lost", path=request.path, error=str(error))
-            if request.transport is not None:
-                request.transport.abort()  # no answer would be right for certain
-            return bodies.empty(499)
-        except StorageError as error:
-            return _not_stored(request, error)
         except web.HTTPException as error:
             return _unknown(request, error)
         except Exception as error:
-            if request.transport is None or request.transport.is_closing():
-                log.debug("client_disconnected", path=request.path)
+            answer = self._of_error(request, context, error)
+            if answer is None:
+                log.exception("request_failed", path=request.path, error=type(error).__name__)
+                answer = _failed(context)
+            forget_frames(error)
+            return answer
+
+    def _of_error(
+        self, request: web.Request, context: RequestContext, error: Exception
+    ) -> web.Response | None:
+        """Return the answer of an error of a handler, `None` for one that should not be."""
+        match error:
+            case LocalError():
+                return self._refused(request, context, error)
+            case OutcomeUnknownError():
+                log.error("outcome_lost", path=request.path, error=str(error))
+                if request.transport is not None:
+                    request.transport.abort()  # no answer would be right for certain
                 return bodies.empty(499)
-            log.exception("request_failed", path=request.path, error=type(error).__name__)
-            return bodies.refusal(
-                LocalError(
-                    "internal_error",
-                    "The proxy could not answer this request; the log has the reason under the "
-                    "request id.",
-                    kind="internal",
-                    extra_info={"request_id": context.id},
-                )
-            )
+            case StorageError():
+                return _not_stored(request, error)
+        if request.transport is None or request.transport.is_closing():
+            log.debug("client_disconnected", path=request.path)
+            return bodies.empty(499)
+        return None
+
+    def _refused(
+        self, request: web.Request, context: RequestContext, error: LocalError
+    ) -> web.Response:
+        """Return the answer of a refusal."""
+        if error.type == LIMIT_REACHED and context.member is not None:
+            self._metrics.limit_refusals.labels(context.member, error.details).inc()
+        answer = bodies.refusal(error)
+        write_log = log.warning if answer.status >= 500 else log.info
+        write_log("refused", path=request.path, status=answer.status, error=error.type)
+        if error.kind == "unauthenticated":
+            answer.headers["WWW-Authenticate"] = challenge(request)
+        return answer
 
     def _check_host(self, connection: Connection, host: str) -> None:
         """Refuse a `Host` that may be rebound. Raises `LocalError` (403)."""
@@ -328,6 +337,18 @@ def cache_control(path: str, status: int) -> str | None:
     if status in _FOUND:
         return f"public, max-age={_DAY}"
     return "no-cache" if status in _ELSEWHERE else None
+
+
+def _failed(context: RequestContext) -> web.Response:
+    """Return the answer after an error that should not be."""
+    return bodies.refusal(
+        LocalError(
+            "internal_error",
+            "The proxy could not answer this request; the log has the reason under the request id.",
+            kind="internal",
+            extra_info={"request_id": context.id},
+        )
+    )
 
 
 def _not_stored(request: web.Request, error: StorageError) -> web.Response:

@@ -192,6 +192,8 @@ class PictureWorkers:
                 kept = held.pop_all()
                 working.add_done_callback(lambda _: kept.close())
                 raise
+            finally:
+                del working  # its error has this frame, and would be kept by it
 
     def close(self) -> None:
         """Cancel the work that has not begun."""
