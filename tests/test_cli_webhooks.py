@@ -11,6 +11,7 @@ from process import command, serving
 from receiver import receiving
 
 from proxy.cli import main
+from proxy.cli.tables import print_table
 
 HOOK = "https://example.com/hook"
 
@@ -123,3 +124,8 @@ def test_a_test_without_a_proxy_says_so(run: Any, monkeypatch: pytest.MonkeyPatc
     code, _, said = run("webhook", "test", json.loads(added)["id"])
     assert code == 1
     assert "start one" in said
+
+
+def test_a_table_does_not_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["a\x1b[2J\x07b\r\n\x9bc"], {"What": str})
+    assert capsys.readouterr().out.split("\n")[1].rstrip() == "a [2J b   c"

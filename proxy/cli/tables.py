@@ -38,12 +38,17 @@ def print_json(value: object) -> int:
     return 0
 
 
+def _printable(text: str) -> str:
+    """Return a text, which members may have chosen, without what controls a terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
 def print_table(found: Iterable[Any], columns: Columns) -> int:
     """Print a table, or a card for each row in a terminal that is too narrow for the table.
 
     Returns the exit code 0.
     """
-    rows = [[text(row) for text in columns.values()] for row in found]
+    rows = [[_printable(text(row)) for text in columns.values()] for row in found]
     table = Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")

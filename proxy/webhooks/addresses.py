@@ -66,7 +66,8 @@ def _parsed(text: str) -> URL:
         host, port = url.host, url.port
     except ValueError:
         host = port = None
-    if not host or not port or url.scheme not in ("http", "https") or len(text) > MAX_URL:
+    is_web = host and port and url.scheme in ("http", "https")
+    if not is_web or len(text) > MAX_URL or not text.isprintable():
         raise WebhookUrlError(
             f"The URL of a webhook must be an http or https address of at most {MAX_URL} "
             "characters, such as https://example.com/hooks."
