@@ -31,6 +31,9 @@ _REACHES: tuple[Reach, ...] = ("public", "private", "loopback")
 #: IPv6 addresses that end with an IPv4 address: those of NAT64 (RFC 6052), and the deprecated
 #: IPv4-compatible ones (RFC 4291).
 _WITH_IPV4 = (IPv6Network("64:ff9b::/96"), IPv6Network("::/96"))
+#: Prefixes that count as global although a network uses them as its own: those of its NAT64 (RFC
+#: 8215), of IPv4-translated addresses (RFC 2765) and of segment identifiers (RFC 9602).
+_LOCAL = (IPv6Network("64:ff9b:1::/48"), IPv6Network("::ffff:0:0:0/96"), IPv6Network("5f00::/16"))
 
 #: Maximum number of hosts whose HTTP proxy is cached; finding it takes 0.1 ms.
 _MAX_CACHED_PROXIES = 64
@@ -50,7 +53,7 @@ def reach_of(address: str) -> Reach:
         inner = ip.ipv4_mapped or ip.sixtofour
         if inner is None and any(ip in network for network in _WITH_IPV4):
             inner = IPv4Address(int(ip) & 0xFFFFFFFF)
-        if ip.is_site_local:
+        if ip.is_site_local or any(ip in network for network in _LOCAL):
             return "private"
         ip = ip if inner is None else inner
     if ip.is_loopback or ip.is_unspecified or ip.is_link_local or ip.is_multicast:
