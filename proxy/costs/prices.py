@@ -18,8 +18,8 @@ from proxy.costs.expressions import MAX_LENGTH, Expression
 from proxy.costs.values import UnsupportedExpressionError
 from proxy.translate.jobs import is_link, section
 
-#: Expressions that are kept parsed: a few hundred classes have one.
-_MAX_PARSED = 1024
+#: Expressions that are kept parsed: a few hundred classes have one. The longest take 1 MB each.
+_MAX_PARSED = 256
 
 #: Dollars of one run, in all: a higher price is not believed.
 _MAX_USD = 10_000.0

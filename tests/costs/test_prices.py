@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.costs.credits import CREDITS_PER_USD, MILLIONTHS, from_usd
-from proxy.costs.prices import estimated_price
+from proxy.costs.expressions import MAX_LENGTH, Expression
+from proxy.costs.prices import _MAX_PARSED, estimated_price
 from proxy.simulator.nodes.special import NODES, PARTNER, PRICE
 
 
@@ -174,3 +176,14 @@ def test_whatever_the_cloud_and_the_client_send_has_a_price_or_none(
 ) -> None:
     price = estimated_price(info, inputs)
     assert price is None or price >= 0
+
+
+def test_expressions_that_are_kept_take_a_bounded_amount_of_memory() -> None:
+    tracemalloc.start()
+    try:
+        longest = Expression("1+" * (MAX_LENGTH // 2 - 1) + "1")
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert longest
+    assert size * _MAX_PARSED < 400 * 1024 * 1024
