@@ -15,6 +15,8 @@ import asyncio
 import contextlib
 import socket as tcp
 import uuid
+from collections import deque
+from weakref import WeakValueDictionary
 
 import aiohttp
 import structlog
@@ -54,6 +56,44 @@ _KEEP_ALIVE = {
 }
 
 
+#: Sockets of a member that begin to write in one iteration of the event loop: a few ms.
+MAX_WRITING = 64
+
+
+class WriteTurns:
+    """Turns of a member's sockets to write: `MAX_WRITING` in each iteration of the event loop.
+
+    Thousands of sockets, which all get the same message, would otherwise write in one iteration,
+    in which nobody else is served.
+    """
+
+    def __init__(self) -> None:
+        self._begun = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def take(self) -> None:
+        """Wait for a turn."""
+        loop = asyncio.get_running_loop()
+        if self._begun < MAX_WRITING:
+            if self._begun == 0:
+                loop.call_soon(self._next_iteration)
+            self._begun += 1
+            return
+        turn: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(turn)
+        await turn
+
+    def _next_iteration(self) -> None:
+        self._begun = 0
+        while self._waiting and self._begun < MAX_WRITING:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                self._begun += 1
+        if self._begun:
+            asyncio.get_running_loop().call_soon(self._next_iteration)
+
+
 class ClientSocket(Struct, eq=False):
     """One client's websocket, which implements `jobs.subscribers.Subscriber`."""
 
@@ -63,6 +103,7 @@ class ClientSocket(Struct, eq=False):
     _member: str
     _sid: str
     _queue: SendQueue
+    _turns: WriteTurns
     _writing: asyncio.Task[None] | None = None
     _written_at: float = 0.0
     _ping_due: bool = False
@@ -151,6 +192,7 @@ class ClientSocket(Struct, eq=False):
 
     async def _deliver(self) -> None:
         try:
+            await self._turns.take()
             while self._leaving is None and (outgoing := self._queue.pop()) is not None:
                 await self._write(outgoing)
             if self._ping_due and self._leaving is None:
@@ -225,7 +267,12 @@ class Sockets:
         self._supervisor = supervisor
         self._ping_interval = ping_interval
         self._sockets: set[ClientSocket] = set()
+        self._turns: WeakValueDictionary[str, WriteTurns] = WeakValueDictionary()
         self._pinging: asyncio.Task[None] | None = None
+
+    def turns(self, member: str) -> WriteTurns:
+        """Return the turns of a member's sockets."""
+        return self._turns.setdefault(member, WriteTurns())
 
     def join(self, socket: ClientSocket) -> None:
         """Register an open socket."""
@@ -276,7 +323,8 @@ async def serve(request: web.Request) -> web.StreamResponse:
     _keep_alive(transport)
     sockets, metrics = request.app[SOCKETS], request.app[ACCOUNTING].metrics
     sid = request.query.get("clientId") or uuid.uuid4().hex
-    client = ClientSocket(web_socket, transport, request.app, member, sid, SendQueue())
+    queue, turns = SendQueue(), sockets.turns(member)
+    client = ClientSocket(web_socket, transport, request.app, member, sid, queue, turns)
     subscribers = request.app[JOBS].subscribers
     hears_all = _cloud_way(request)
     feed.attach(member, sid, client, client.greet, hears_all=hears_all, opened=opened)
