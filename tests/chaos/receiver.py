@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,6 @@ from typing import Any
 
 from aiohttp import web
 from chaos.messages import Attempt, Message
-from servers import free_port
 from standardwebhooks import Webhook, WebhookVerificationError
 from yarl import URL
 
@@ -20,6 +20,13 @@ from yarl import URL
 FAILURES = {"error": 0.08, "reset": 0.04, "hang": 0.01}
 #: Seconds for which the receiver is there, and for which it is away.
 THERE, AWAY = (2.0, 10.0), (0.5, 4.0)
+
+
+def _reserved_port() -> socket.socket:
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    reserved.bind(("127.0.0.1", 0))
+    return reserved
 
 
 @dataclass
@@ -30,7 +37,8 @@ class FailingReceiver:
     rng: random.Random
     attempts: list[Attempt] = field(default_factory=list)
     secrets: dict[str, str] = field(default_factory=dict)
-    _port: int = field(default_factory=free_port)
+    #: Bound to the port, so that nobody else takes it meanwhile, and not listening.
+    _reserved: socket.socket = field(default_factory=_reserved_port)
     _well: asyncio.Event = field(default_factory=asyncio.Event)
     _runner: web.AppRunner | None = None
 
@@ -38,6 +46,10 @@ class FailingReceiver:
     def url(self) -> URL:
         """Where it is, when it is there."""
         return URL.build(scheme="http", host="127.0.0.1", port=self._port)
+
+    @property
+    def _port(self) -> int:
+        return int(self._reserved.getsockname()[1])
 
     def heal(self) -> None:
         """Fail no more, and answer what hangs."""
@@ -57,12 +69,16 @@ class FailingReceiver:
         app.router.add_post("/{path:.*}", self._handle)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_port=True).start()
 
     async def close(self) -> None:
         """Break all connections, and listen no more."""
         if self._runner is not None:
             await self._runner.cleanup()
+
+    def release(self) -> None:
+        """Leave the port to others."""
+        self._reserved.close()
 
     async def _wait(self, seconds: tuple[float, float]) -> None:
         try:
@@ -108,6 +124,7 @@ async def receiving(receiver: FailingReceiver) -> AsyncIterator[None]:
     finally:
         receiver.heal()
         await receiver.close()
+        receiver.release()
 
 
 def _attempt(request: web.Request, body: bytes, secret: str) -> Attempt:

@@ -236,6 +236,15 @@ async def test_a_receiver_fails_in_each_way_until_it_is_well(receiver: FailingRe
     assert [await send(receiver) for _ in range(20)] == [204] * 20
 
 
+async def test_a_receiver_that_is_away_comes_back_to_its_port(receiver: FailingReceiver) -> None:
+    receiver.heal()
+    await receiver.close()
+    assert await send(receiver) is None
+    await receiver.open()
+    assert await send(receiver) == 204
+    assert len(receiver.attempts) == 1
+
+
 async def test_a_receiver_sees_a_wrong_signature(receiver: FailingReceiver) -> None:
     receiver.heal()
     await send(receiver, "whsec_" + "BBBB" * 8)
