@@ -74,7 +74,8 @@ class Told:
 @dataclass(frozen=True)
 class Accounting(Sums):
     """The counts of jobs, those of `FAULTS` last. `late` ones are among the `accepted`, and so are
-    those that were `interrupted_before` they reached the cloud."""
+    those that somebody has `interrupted`, of which some were `interrupted_before` they reached the
+    cloud."""
 
     FAULTS = (
         "submitted_twice",
@@ -97,6 +98,7 @@ class Accounting(Sums):
     late: int
     refused: int
     on_the_cloud: int
+    interrupted: int
     interrupted_before: int
     ended: int
     outputs_checked: int
@@ -157,6 +159,7 @@ def account(
         late=sum(job.late for job in accepted.values()),
         refused=sum(job.refused for job in jobs),
         on_the_cloud=marks.total(),
+        interrupted=sum(job.interrupted for job in accepted.values()),
         interrupted_before=len(never_sent) - lost,
         ended=len(ended),
         outputs_checked=sum(job.bytes_checked for job in jobs),
