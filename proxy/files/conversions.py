@@ -18,6 +18,8 @@ from proxy.translate.names import TYPES, Place, resolve, split_annotated
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+#: Modes of pictures without alpha, which are made smaller without a copy.
+_OPAQUE = frozenset({"1", "CMYK", "L", "P", "RGB", "YCbCr"})
 #: The EXIF tag of the orientation.
 _ORIENTATION = 0x0112
 
@@ -144,10 +146,15 @@ def _upright_on_black(picture: Image, side: int) -> Image:
     orientation = picture.getexif().get(_ORIENTATION)
     if picture.format == "JPEG":
         picture.draft("RGB", (2 * side, 2 * side))
-    # Premultiplied, so that a colour under alpha 0 is not mixed into its neighbours.
-    bands = _with_alpha(picture).convert("RGBa")
-    bands.thumbnail((side, side))
-    result: Image = pillow().merge("RGB", bands.split()[:3])
+    if picture.mode in _OPAQUE and "transparency" not in picture.info:
+        bands = picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
+        bands.thumbnail((side, side))
+        result: Image = bands.convert("RGB")
+    else:
+        # Premultiplied, so that a colour under alpha 0 is not mixed into its neighbours.
+        bands = _with_alpha(picture).convert("RGBa")
+        bands.thumbnail((side, side))
+        result = pillow().merge("RGB", bands.split()[:3])
     if orientation is not None:
         result.getexif()[_ORIENTATION] = orientation
         result = ImageOps.exif_transpose(result)
