@@ -37,6 +37,11 @@ FORM_BYTES = 16 * 1024
 #: Maximum bytes and fields of a form without files, and of all fields that are not files.
 MAX_FORM_BYTES, MAX_FORM_FIELDS = 64 * 1024, 100
 MAX_FIELD_BYTES = 1024 * 1024
+#: Maximum lines of a form outside of the contents of its parts: a thousand parts have 5,000.
+MAX_LINES = 20_000
+#: Maximum semicolons of the disposition of a part: reading it takes time that grows with the square
+#: of their number. A name may have some.
+MAX_PARAMETERS = 300
 #: Maximum bytes of a file in memory; larger ones are spooled to disk.
 MAX_IN_MEMORY = 1024 * 1024
 
@@ -152,6 +157,8 @@ class _Parts(aiohttp.MultipartReader):
         """Return the next part. Raises `ValueError` for names in an unknown charset."""
         part = await super().fetch_next_part()
         disposition = part.headers.get("Content-Disposition", "")
+        if disposition.count(";") > MAX_PARAMETERS:
+            raise ValueError("The parts of the form have too many parameters.")
         for charset in _EXTENDED.findall(disposition):
             bodies.checked_charset(charset)
         if _CONTINUED.search(disposition):
@@ -162,6 +169,22 @@ class _Parts(aiohttp.MultipartReader):
 #: Parameters with a charset of their own, and those in several pieces (RFC 2231, 3 and 4).
 _EXTENDED = re.compile(r"""\*\s*=\s*"?([^'";]*)'""")
 _CONTINUED = re.compile(r""";\s*[\w-]{1,20}\*\d""")
+
+
+class _Lines:
+    """The body of a form for `_Parts`, with limited lines outside of the contents of parts."""
+
+    def __init__(self, body: aiohttp.StreamReader) -> None:
+        self.read, self.at_eof, self.unread_data = body.read, body.at_eof, body.unread_data
+        self._readline = body.readline
+        self._left = MAX_LINES
+
+    async def readline(self, **options: Any) -> bytes:
+        """Return the next line. Raises `ValueError` after too many."""
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError("The form has too many lines outside of its parts.")
+        return await self._readline(**options)
 
 
 class _FormReader:
@@ -178,7 +201,7 @@ class _FormReader:
         self._field_bytes = 0
         self._parts = _Parts(
             request.headers,
-            body,
+            cast("aiohttp.StreamReader", _Lines(body)),
             client_max_size=self._max_size,
             max_field_size=request.protocol.max_field_size,
             max_headers=request.protocol.max_headers,
@@ -194,6 +217,7 @@ class _FormReader:
             if len(form) >= self._max_fields:
                 raise ValueError(f"The form has more than {self._max_fields} fields.")
             form.add(part.name, await self._field(part))
+            await asyncio.sleep(0)  # what has arrived may have very many parts
         return form
 
     async def _field(self, part: BodyPartReader) -> Field:

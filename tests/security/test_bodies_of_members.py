@@ -81,6 +81,27 @@ async def test_a_charset_that_takes_long_is_refused(target: Target) -> None:
     assert statuses == [400] * len(statuses)
 
 
+def parts(parameters: str, count: int = 90) -> bytes:
+    """The parts of a form without its end, which have these parameters beside their names."""
+    end = len("--b--\r\n")
+    return b"".join(
+        multipart(b"x", disposition=f'name="a{number}"{parameters}')[:-end]
+        for number in range(count)
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [parts(";" * 15_000), parts('; x="' + '\\"' * 7_000 + '"'), b"x\r\n" * 3 * MB],
+    ids=["parameters", "escapes", "lines before the parts"],
+)
+async def test_a_form_does_not_take_long_to_read(target: Target, body: bytes) -> None:
+    whole = body + multipart(b"input", disposition='name="type"')
+    async with target.attacked_by(MEMBER):
+        statuses = await asyncio.gather(*(post_form(target, whole) for _ in range(3)))
+    assert statuses == [400] * 3
+
+
 async def test_a_string_of_ids_is_not_gone_through(target: Target) -> None:
     body = json.dumps({"delete": "a" * 30 * MB}).encode()
     async with target.attacked_by(MEMBER):
