@@ -51,7 +51,9 @@ def release(request: web.Request) -> None:
     """Release what `hold` has allocated for the request, and what an error of its body holds."""
     for allocation in request.pop(_HELD, ()):
         allocation.release()
-    forget_frames(request.content.exception())
+    error = request.content.exception()
+    if error is not None:
+        forget_frames(error)
 
 
 def forget_frames(error: BaseException | None) -> None:
