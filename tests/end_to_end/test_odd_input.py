@@ -260,6 +260,8 @@ def methods(route: Route) -> st.SearchStrategy[str]:
     return st.sampled_from(every if route.method == "*" else own * 4 + every)
 
 
+# The proxy in its thread draws random numbers, too, which Hypothesis takes for the strategies'.
+@pytest.mark.filterwarnings("ignore:Do not use the .random. module inside strategies")
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
 @settings(
     max_examples=EXAMPLES,

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+import psycopg
 import pytest
 from databases import _empty
 from servers import Postgresql, connections
@@ -28,6 +29,10 @@ def _kill_others(connection: Connection) -> None:
 
 def _one(connection: Connection) -> int:
     return int(connection.execute(text("SELECT 1")).scalar_one())
+
+
+def _lock(connection: Connection) -> None:
+    connection.execute(text("SELECT pg_advisory_xact_lock(1)"))
 
 
 def _sleep(connection: Connection) -> None:
@@ -122,11 +127,15 @@ async def test_a_read_does_not_wait_until_all_that_wait_to_write_are_done(
     postgresql: str,
 ) -> None:
     database = await open_postgresql(postgresql)
-    writes = [asyncio.create_task(database.write(_sleep)) for _ in range(3 * WRITES)]
-    await asyncio.sleep(0)
-    assert await database.read(_one) == 1
-    assert sum(write.done() for write in writes) <= WRITES
-    await asyncio.gather(*writes)
+    async with (
+        asyncio.TaskGroup() as tasks,
+        await psycopg.AsyncConnection.connect(postgresql) as holder,
+    ):
+        await holder.execute("SELECT pg_advisory_xact_lock(1)")
+        writes = [tasks.create_task(database.write(_lock)) for _ in range(3 * WRITES)]
+        await asyncio.sleep(0)
+        assert await database.read(_one) == 1
+        assert not any(write.done() for write in writes)
     await database.close()
 
 
