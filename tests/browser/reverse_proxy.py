@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from process import TIMEOUT
+from servers import free_port
 from yarl import URL
 
 _CONFIG = """
@@ -61,13 +61,6 @@ http://127.0.0.1:{port} {{
     }}
 }}
 """
-
-
-def free_port() -> int:
-    """A port of this machine on which nobody listens."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def _write(config: Path, text: str) -> None:

@@ -17,9 +17,10 @@ import graphs
 import pytest
 from browser.frontend import TIMEOUT
 from browser.gallery import busy_gateway
-from browser.reverse_proxy import caddy, free_port, nginx
+from browser.reverse_proxy import caddy, nginx
 from browser.watch import Watch
 from databases import FolderDirectory
+from servers import free_port
 from stack import running_proxy
 from yarl import URL
 
