@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ from proxy.api.bodies import Handler
 from proxy.api.callers import caller_of
 from proxy.api.connections import connection_of, of
 from proxy.api.holding import counted, forget_frames, release
+from proxy.api.turns import MAX_BEGUN, MemberTurns
 from proxy.logging import RequestContext, begin_request
 from proxy.members.accounting import LIMIT_REACHED
 from proxy.storage.database import BusyError, OutcomeUnknownError, StorageError
@@ -134,6 +136,9 @@ class Gate:
         self._hosts: set[str] = set()
         self._limiter = services.accounting.limiter
         self._metrics = services.accounting.metrics
+        #: Requests under way, by member.
+        self._under_way: Counter[str] = Counter()
+        self._turns = MemberTurns()
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         """Answer a request."""
@@ -208,6 +213,7 @@ class Gate:
                 connection.admit(admission)
                 if admission.token is not None and request.path not in _UNLIMITED:
                     self._limiter.request(admission.member)
+                return await self._in_turn(request, admission.member)
             return counted(request, await self._handle(request))
         except web.HTTPException as error:
             return _unknown(request, error)
@@ -218,6 +224,18 @@ class Gate:
                 answer = _failed(context)
             forget_frames(error)
             return answer
+
+    async def _in_turn(self, request: web.Request, member: str) -> web.StreamResponse:
+        """Answer a request of a member; one of very many takes its turn."""
+        self._under_way[member] += 1
+        try:
+            if self._under_way[member] > MAX_BEGUN:
+                await self._turns.of(member).take()
+            return counted(request, await self._handle(request))
+        finally:
+            self._under_way[member] -= 1
+            if not self._under_way[member]:
+                del self._under_way[member]
 
     def _of_error(
         self, request: web.Request, context: RequestContext, error: Exception

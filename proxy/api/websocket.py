@@ -15,8 +15,6 @@ import asyncio
 import contextlib
 import socket as tcp
 import uuid
-from collections import deque
-from weakref import WeakValueDictionary
 
 import aiohttp
 import structlog
@@ -26,6 +24,7 @@ from msgspec import Struct
 from proxy.api.connections import connection_of, member_of, way_of
 from proxy.api.keys import ACCOUNTING, BUDGET, JOBS, features
 from proxy.api.send_queue import Outgoing, SendQueue
+from proxy.api.turns import LoopTurns, MemberTurns
 from proxy.budget import Allocation, MemoryLimitError
 from proxy.supervisor import Supervisor
 from proxy.translate import codec, frames
@@ -56,42 +55,8 @@ _KEEP_ALIVE = {
 }
 
 
-#: Sockets of a member that begin to write in one iteration of the event loop: a few ms.
-MAX_WRITING = 64
-
-
-class WriteTurns:
-    """Turns of a member's sockets to write: `MAX_WRITING` in each iteration of the event loop.
-
-    Thousands of sockets, which all get the same message, would otherwise write in one iteration,
-    in which nobody else is served.
-    """
-
-    def __init__(self) -> None:
-        self._begun = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    async def take(self) -> None:
-        """Wait for a turn."""
-        loop = asyncio.get_running_loop()
-        if self._begun < MAX_WRITING:
-            if self._begun == 0:
-                loop.call_soon(self._next_iteration)
-            self._begun += 1
-            return
-        turn: asyncio.Future[None] = loop.create_future()
-        self._waiting.append(turn)
-        await turn
-
-    def _next_iteration(self) -> None:
-        self._begun = 0
-        while self._waiting and self._begun < MAX_WRITING:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                self._begun += 1
-        if self._begun:
-            asyncio.get_running_loop().call_soon(self._next_iteration)
+#: Messages of a client between two turns of its member.
+MESSAGES_A_TURN = 16
 
 
 class ClientSocket(Struct, eq=False):
@@ -103,7 +68,7 @@ class ClientSocket(Struct, eq=False):
     _member: str
     _sid: str
     _queue: SendQueue
-    _turns: WriteTurns
+    _turns: LoopTurns
     _writing: asyncio.Task[None] | None = None
     _written_at: float = 0.0
     _ping_due: bool = False
@@ -267,12 +232,8 @@ class Sockets:
         self._supervisor = supervisor
         self._ping_interval = ping_interval
         self._sockets: set[ClientSocket] = set()
-        self._turns: WeakValueDictionary[str, WriteTurns] = WeakValueDictionary()
+        self.turns = MemberTurns()
         self._pinging: asyncio.Task[None] | None = None
-
-    def turns(self, member: str) -> WriteTurns:
-        """Return the turns of a member's sockets."""
-        return self._turns.setdefault(member, WriteTurns())
 
     def join(self, socket: ClientSocket) -> None:
         """Register an open socket."""
@@ -323,7 +284,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
     _keep_alive(transport)
     sockets, metrics = request.app[SOCKETS], request.app[ACCOUNTING].metrics
     sid = request.query.get("clientId") or uuid.uuid4().hex
-    queue, turns = SendQueue(), sockets.turns(member)
+    queue, turns = SendQueue(), sockets.turns.of(member)
     client = ClientSocket(web_socket, transport, request.app, member, sid, queue, turns)
     subscribers = request.app[JOBS].subscribers
     hears_all = _cloud_way(request)
@@ -334,8 +295,12 @@ async def serve(request: web.Request) -> web.StreamResponse:
     metrics.websockets.labels(member).inc()
     log.debug("socket_opened", sid=sid)
     try:
+        heard = 0
         async for message in web_socket:
             connection.received(message)
+            heard += 1
+            if heard % MESSAGES_A_TURN == 0:  # hundreds may have come at once
+                await turns.take()
             if message.type is aiohttp.WSMsgType.TEXT:
                 client.hear(message.data)
             elif message.type is aiohttp.WSMsgType.PING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,7 @@ from aiohttp.test_utils import TestClient
 
 from proxy.api import websocket as client_socket
 from proxy.api.send_queue import SendQueue
-from proxy.api.websocket import GOING_AWAY, MAX_WRITING, Sockets, WriteTurns
+from proxy.api.websocket import GOING_AWAY, Sockets
 from proxy.jobs.messages import NodeRuns, SocketKnown, topic_of
 from proxy.supervisor import Supervisor
 from proxy.translate.events import Event, NodeText, Preview, status
@@ -347,28 +346,3 @@ async def test_all_get_a_close_frame() -> None:
     await room.close(1001)
     assert [leaver.goodbye for leaver in leavers] == [(1001, GOING_AWAY)] * 3
     await Sockets(Supervisor()).close(1001)  # nobody is there
-
-
-async def test_few_of_many_sockets_write_in_an_iteration_of_the_event_loop() -> None:
-    turns, began, iteration = WriteTurns(), Counter[int](), 0
-    loop = asyncio.get_running_loop()
-
-    def count() -> None:
-        nonlocal iteration
-        iteration += 1
-        ticking[0] = loop.call_soon(count)
-
-    async def write() -> None:
-        await turns.take()
-        began[iteration] += 1
-
-    ticking = [loop.call_soon(count)]
-    writing = [asyncio.create_task(write()) for _ in range(10 * MAX_WRITING)]
-    await asyncio.sleep(0)
-    for task in writing[-MAX_WRITING:]:
-        task.cancel()  # of sockets that were closed
-    await asyncio.gather(*writing, return_exceptions=True)
-    ticking[0].cancel()
-    assert began.total() == 9 * MAX_WRITING
-    assert max(began.values()) == MAX_WRITING
-    assert len(began) == 9

@@ -83,3 +83,11 @@ async def test_requests_behind_an_unread_answer(target: Target) -> None:
             await target.connect(request * 4 + after)
         await asyncio.sleep(2)
     assert figures.growth < 300
+
+
+async def test_very_many_small_websocket_messages(target: Target) -> None:
+    pings, texts = b"\x89\x80\0\0\0\0" * 200_000, b"\x81\x82\0\0\0\0[]" * 100_000
+    async with target.attacked_by(MEMBER):
+        for writer in await open_sockets(target, 8):
+            writer.write(pings + texts)
+        await asyncio.sleep(5)
