@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -67,6 +68,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+#: Nodes of a graph whose cost is computed on the event loop: more prices take longer than a few ms.
+MAX_NODES_INLINE = 100
 #: Seconds that the cloud may put off a job of the queue before it goes back there.
 _QUEUED_MAX_WAIT = 2.0
 
@@ -284,7 +287,9 @@ class JobLife:
         The sockets of this replica hear at once what is told: what every replica must know before
         is flushed.
         """
-        cost = self._pricing.cost_of(run_of(job, ended.end))
+        priced = partial(self._pricing.cost_of, run_of(job, ended.end))
+        large = len(job.graph) > MAX_NODES_INLINE
+        cost = await asyncio.to_thread(priced) if large else priced()
         end, scheduler = replace(ended.end, cost=cost), self._slots.scheduler
         await self._files.save_outputs(job.member, end.outputs)
         await self._table.finish(job, end, scheduler.shares_with(job))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import graphs
 import pytest
 from engine.rig import running_engine
 
+from proxy.costs.job_cost import JobCost, JobRun, Pricing
+from proxy.engine import life
 from proxy.jobs.messages import JobLeft, JobMessage, JobRecorded
 from proxy.simulator import Simulator
 
@@ -63,3 +67,21 @@ async def test_a_new_job_that_its_account_refuses_goes_to_another(
         assert (await rig.ended(job)).state == "succeeded"
         assert len(other.jobs) == 1
     assert len(simulator.jobs) == 0
+
+
+@pytest.mark.parametrize("limit", [1, 100])
+async def test_the_cost_of_a_large_job_is_computed_in_a_thread(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    threads: list[Any] = []
+
+    def cost_of(_: Pricing, run: JobRun) -> JobCost:
+        threads.append(threading.current_thread())
+        return JobCost()
+
+    monkeypatch.setattr(Pricing, "cost_of", cost_of)
+    monkeypatch.setattr(life, "MAX_NODES_INLINE", limit)
+    async with running_engine(simulator, tmp_path) as rig:
+        job, _ = await rig.submit(graphs.plain())
+        assert (await rig.ended(job)).state == "succeeded"
+    assert [thread is threading.main_thread() for thread in threads] == [limit == 100]
