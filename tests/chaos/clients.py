@@ -28,6 +28,8 @@ _HEARD_WITHIN = 15.0
 _SHOWN_WITHIN = 60.0
 #: The chances that a job names a URL for its end, and that it is interrupted.
 _NAMING, _INTERRUPTED = 0.3, 0.05
+#: Seconds in which a budget is spent that was not when the other jobs had ended.
+_SPENT_WITHIN = 60.0
 #: Seconds for which a long job runs, if it is not interrupted.
 _LONG = 3.0
 
@@ -88,7 +90,9 @@ class ChaosClient:
     async def settle(self) -> None:
         """At the end: follow also what had been given up and turned up after all."""
         for told in self.told:
-            if not told.accepted and not told.refused and await self._knows(told):
+            if told.accepted or told.refused or not await self._knows(told):
+                continue
+            if await self._has_run(told):
                 told.accepted = told.late = True
                 await self._follow(told)
                 told.bytes_checked = told.recorded == "success"
@@ -159,7 +163,7 @@ class ChaosClient:
         except aiohttp.ClientConnectorError:
             told.refused = True
         except (aiohttp.ClientError, OSError):
-            told.accepted = await self._turns_up(told)
+            told.accepted = await self._turns_up(told) and await self._has_run(told)
 
     async def _interrupt(self, told: Told) -> None:
         """Interrupt a job again and again, whether it runs or not, until cancelled."""
@@ -171,9 +175,10 @@ class ChaosClient:
                     self._count(answer)
 
     async def _has_run(self, told: Told) -> bool:
-        """Wait until a job has ended, or is gone, of which the cloud did not say whether it runs.
+        """Wait until a job has ended, or is gone, of which nobody has said whether it runs.
 
-        The first of the queue is shown as `in_progress`, also while it is looked for.
+        The first of the queue is shown as `in_progress`, also while it is looked for. One that was
+        never answered, and that the cloud does not have, leaves nothing.
         """
         while True:
             found = await self._get(f"api/jobs/{told.prompt_id}")
@@ -297,8 +302,11 @@ class SpendingClient(ChaosClient):
     """
 
     async def run(self, count: int, is_over: Callable[[], bool]) -> None:
-        """Submit and follow jobs until it is over and the budget has refused one."""
-        while not (is_over() and self.over_budget):
+        """Submit and follow jobs until it is over and the budget has refused one, or should."""
+        loop, until = asyncio.get_running_loop(), None
+        while until is None or (loop.time() < until and not self.over_budget):
+            if until is None and is_over():
+                until = loop.time() + _SPENT_WITHIN
             told = await self._try(self._color())
             if told.accepted:
                 await self._follow(told)
