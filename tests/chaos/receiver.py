@@ -6,8 +6,8 @@ import asyncio
 import json
 import random
 import socket
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,13 +22,6 @@ FAILURES = {"error": 0.08, "reset": 0.04, "hang": 0.01}
 THERE, AWAY = (2.0, 10.0), (0.5, 4.0)
 
 
-def _reserved_port() -> socket.socket:
-    reserved = socket.socket()
-    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    reserved.bind(("127.0.0.1", 0))
-    return reserved
-
-
 @dataclass
 class FailingReceiver:
     """What has come, as `attempts`. `secrets` are those of the endpoints, by their paths; what
@@ -37,8 +30,7 @@ class FailingReceiver:
     rng: random.Random
     attempts: list[Attempt] = field(default_factory=list)
     secrets: dict[str, str] = field(default_factory=dict)
-    #: Bound to the port, so that nobody else takes it meanwhile, and not listening.
-    _reserved: socket.socket = field(default_factory=_reserved_port)
+    _port: int = 0
     _well: asyncio.Event = field(default_factory=asyncio.Event)
     _runner: web.AppRunner | None = None
 
@@ -46,10 +38,6 @@ class FailingReceiver:
     def url(self) -> URL:
         """Where it is, when it is there."""
         return URL.build(scheme="http", host="127.0.0.1", port=self._port)
-
-    @property
-    def _port(self) -> int:
-        return int(self._reserved.getsockname()[1])
 
     def heal(self) -> None:
         """Fail no more, and answer what hangs."""
@@ -63,6 +51,15 @@ class FailingReceiver:
             await self._wait(AWAY)
             await self.open()
 
+    @contextmanager
+    def having_port(self) -> Iterator[None]:
+        """Have a port that nobody else takes, whether it listens or not."""
+        with socket.socket() as reserved:
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            reserved.bind(("127.0.0.1", 0))
+            self._port = reserved.getsockname()[1]
+            yield
+
     async def open(self) -> None:
         """Listen."""
         app = web.Application()
@@ -75,10 +72,6 @@ class FailingReceiver:
         """Break all connections, and listen no more."""
         if self._runner is not None:
             await self._runner.cleanup()
-
-    def release(self) -> None:
-        """Leave the port to others."""
-        self._reserved.close()
 
     async def _wait(self, seconds: tuple[float, float]) -> None:
         try:
@@ -118,13 +111,13 @@ class FailingReceiver:
 @asynccontextmanager
 async def receiving(receiver: FailingReceiver) -> AsyncIterator[None]:
     """Let a receiver be there, and well again at the end."""
-    await receiver.open()
-    try:
-        yield
-    finally:
-        receiver.heal()
-        await receiver.close()
-        receiver.release()
+    with receiver.having_port():
+        await receiver.open()
+        try:
+            yield
+        finally:
+            receiver.heal()
+            await receiver.close()
 
 
 def _attempt(request: web.Request, body: bytes, secret: str) -> Attempt:
