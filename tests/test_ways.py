@@ -34,7 +34,7 @@ SIMULATOR = str(Path(__file__).parents[1] / "proxy" / "simulator")
 EVENT, QUEUE, VIEW = 15, 12, 17
 
 #: The most functions on the whole way of a small job, and the most lines of all of them.
-FUNCTIONS, LINES = 623, 6292
+FUNCTIONS, LINES = 627, 6306
 
 
 @contextmanager
