@@ -25,6 +25,8 @@ import aiohttp_cors
 from aiohttp import web
 from yarl import URL
 
+from proxy.cloud.connections import is_host_of
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -221,8 +223,7 @@ def may_be_rebound(host: str, allowed: Collection[str]) -> bool:
     try:
         ipaddress.ip_address(name)
     except ValueError:
-        below = (pattern[1:] for pattern in allowed if pattern.startswith("*."))
-        return not (name in allowed or name in _loopback_names() or name.endswith(tuple(below)))
+        return not (name in _loopback_names() or is_host_of(allowed, name))
     return False
 
 
