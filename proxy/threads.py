@@ -1,4 +1,4 @@
-"""ThreadTurns for work that blocks: in threads, one piece of work of an owner at a time.
+"""Turns for work that blocks: in threads, one piece of work of an owner at a time.
 
 Work whose length a client or the cloud has chosen would otherwise let one owner take all threads.
 """
