@@ -71,7 +71,7 @@ class Content:
             await self._fetch.finished()
         path = self.path
         if path is None:
-            raise self._broken()
+            raise broken(self._fetch)
         return path
 
     async def texts(self) -> list[MetadataText]:
@@ -156,7 +156,7 @@ class Content:
             elif end is not None and position >= end:
                 return
             elif fetch is None or fetch.ended:
-                raise self._broken()
+                raise broken(self._fetch)
             else:
                 await fetch.changed()
 
@@ -189,6 +189,8 @@ class Content:
             allowed = min(allowed, end)
         return end, max(start, allowed)
 
-    def _broken(self) -> ContentBrokenError:
-        reason = self._fetch.error if self._fetch is not None else None
-        return ContentBrokenError(f"the content is not available: {reason}")
+
+def broken(fetch: Fetch | None) -> ContentBrokenError:
+    """Return the error of a content that a download did not bring."""
+    reason = None if fetch is None else fetch.error
+    return ContentBrokenError(f"the content is not available: {reason}")

@@ -20,7 +20,7 @@ from proxy.cloud.errors import PASSING_STATUSES, CloudError, CloudRefused, unans
 from proxy.files.blobs import BlobStore
 from proxy.files.cache import Cache, CacheFullError, CacheLease
 from proxy.files.content_index import ContentIndex
-from proxy.files.contents import HELD_BACK, Content, ContentBrokenError
+from proxy.files.contents import HELD_BACK, Content, ContentBrokenError, broken
 from proxy.files.fetch import ContentSource, ContentWrongError, Fetch
 from proxy.files.input_directory import ON_DISK, InputDirectory, InputGoneError
 from proxy.storage.database import StorageError
@@ -203,8 +203,7 @@ class Library:
             return
         await origin.finished()
         if origin.lease is None:
-            broken = ContentBrokenError(f"the content is not available: {origin.error}")
-            raise unavailable(record.filename, broken) from origin.error
+            raise unavailable(record.filename, broken(origin)) from origin.error
         yield origin.lease.path
 
     def fetch_ahead(self, record: FileRecord) -> None:
