@@ -110,8 +110,6 @@ class LiveFeed:
     async def moment(self, member: str) -> Moment:
         """Return the moment in which a socket of a member opens; ask before it does."""
         clock = 1000 * time.monotonic()
-        if not self.repository.shared:
-            return Moment(now(), None)
         try:
             async with asyncio.timeout(_MOMENT_TIMEOUT):
                 at, ended = await self.repository.history.moment(member)

@@ -15,7 +15,7 @@ from proxy.jobs.live_feed import LiveFeed
 from proxy.jobs.message_order import is_step
 from proxy.jobs.messages import JobMessage, topic_of
 from proxy.jobs.models import Job, JobContent, JobEnd, JobState, now
-from proxy.jobs.subscribers import Moment, Subscribers
+from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.views import LiveJobs
 from proxy.storage.jobs import JobRepository
 from proxy.translate.events import Event, Message
@@ -97,6 +97,6 @@ class Replica:
 
     async def listen(self) -> Listener:
         listener = Listener()
-        opened = Moment(*await self.repository.history.moment(MEMBER))
+        opened = await self.feed.moment(MEMBER)
         self.feed.attach(MEMBER, CLIENT, listener, lambda: None, hears_all=False, opened=opened)
         return listener

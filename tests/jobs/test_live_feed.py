@@ -167,7 +167,6 @@ async def test_while_the_database_is_away_a_socket_opens_all_the_same(
     async def fail(member: str) -> tuple[int, int]:
         raise StorageError(member)
 
-    monkeypatch.setattr(type(replica.repository), "shared", True)
     before = await replica.feed.moment(MEMBER)
     assert before.ended == 0
     monkeypatch.setattr(replica.repository.history, "moment", fail)
