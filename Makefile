@@ -25,11 +25,11 @@ demo: $(RUN) ## run a workflow and save its pictures in ./demo-output
 # The tests start hundreds of processes, and none has to compile the package again.
 test test-cluster browser: export PYTHONDONTWRITEBYTECODE =
 
-test: $(DEV) ## run all tests
+test: $(DEV) ## run the tests
 	$(BIN)/python -m pytest -n auto --dist worksteal -q
 
 attacks: $(DEV) ## attack a running proxy, and print what other clients notice
-	$(BIN)/python -m pytest -q tests/security
+	$(BIN)/python -m pytest -n 2 -q -m attack tests/security
 
 test-cluster: $(DEV) ## test replicas with real servers: PostgreSQL, Valkey, PgBouncer, HAProxy
 	$(BIN)/python -m pytest -n 3 --dist loadfile -q -m cluster tests/cluster

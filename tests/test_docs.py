@@ -147,9 +147,9 @@ def test_what_the_readme_makes_can_be_made() -> None:
 
 def test_continuous_integration_calls_the_checks_and_the_tests_of_the_readme() -> None:
     called = re.findall(r"(?m)^ *make ([a-z-]+)$", page(".ci/run"))
-    targets = ["check", "audit", "test", "readme", "test-cluster", "site", "browser", "container"]
-    assert called == targets
-    (tests,) = re.findall(r"`make ([a-z]+)` runs all tests", page("README.md"))
+    own = ["attacks", "readme", "test-cluster", "site", "browser", "container"]
+    assert called == ["check", "audit", "test", *own]
+    (tests,) = re.findall(r"`make ([a-z]+)` runs the tests", page("README.md"))
     assert tests in called
 
 

@@ -1,4 +1,5 @@
-"""The proxy that is attacked, and the figures of all attacks at the end."""
+"""The proxy that is attacked, the figures of all attacks at the end, and a mark that leaves them to
+`make attacks`."""
 
 from __future__ import annotations
 
@@ -13,6 +14,13 @@ from process import before
 from security.attack import PROPERTY, Record, Target, running_target
 
 from proxy.simulator import Simulator
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        attacks = isinstance(item, pytest.Function) and "start" in item.fixturenames
+        if attacks and Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.attack)
 
 
 class Start(Protocol):
