@@ -180,10 +180,10 @@ class Observations:
 
 async def keep_facts(database: Database, identity: str, facts: Mapping[str, str]) -> None:
     """Write what a probe has measured of an account. Raises `StorageError`."""
-    one = AccountObservations()
+    account = AccountObservations()
     for name, value in facts.items():
-        one.learn(name, value)
-    rows = [replace(row, identity=identity) for row in one.take()]
+        account.learn(name, value)
+    rows = [replace(row, identity=identity) for row in account.take()]
     await ObservationRepository(database).add(rows)
 
 
