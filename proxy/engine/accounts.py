@@ -217,7 +217,7 @@ class Account:
     plan: AccountPlan = field(default_factory=AccountPlan)
 
     async def read_plan(self) -> bool:
-        """Ask the account for its plan; say whether its slots are others now. Never raises.
+        """Read the account's plan; return whether its slots have changed. Never raises.
 
         What is not answered this time stays as it was.
         """

@@ -1,4 +1,4 @@
-"""What the engine tells of jobs on the bus, as long as its term lasts.
+"""Publishes what becomes of jobs on the bus while the engine's term lasts.
 
 What becomes of a job is counted here, once for all replicas.
 """
@@ -45,7 +45,7 @@ class Announcer:
             self._bus.publish(topic, message, droppable=droppable)
 
     async def flush(self) -> None:
-        """Wait until what was published is where all replicas hear it from; at most a moment."""
+        """Wait, for a moment at most, until the bus has what was published."""
         if self._term.lasts:
             await self._bus.flush()
 
@@ -111,6 +111,6 @@ class Announcer:
         self._tell(member, JobsAhead(member, count, tell))
 
     def repeat_ahead(self) -> None:
-        """Tell all members once more how many jobs of others go before theirs."""
+        """Publish again, for all members, how many jobs of others go before theirs."""
         for member, count in self.ahead.items():
             self._tell(member, JobsAhead(member, count))

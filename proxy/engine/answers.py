@@ -13,8 +13,8 @@ from proxy.jobs.messages import JobAnswered
 from proxy.storage.jobs import JobKey
 from proxy.translate.errors import LocalError
 
-#: Seconds after which a job's messages flow although nobody has said that the client has its
-#: answer, where another replica may have died that was to give it, and where none can say it.
+#: Seconds after which a job's messages flow without a `JobReleased`: in one process, with other
+#: replicas (the one that answers the client may have died), and while the bus is not connected.
 _RELEASE, _RELEASE_SHARED, _RELEASE_UNCONNECTED = 5.0, 2.0, 1.0
 
 

@@ -46,7 +46,7 @@ class Cancellation:
         self._term = term
 
     async def cancel(self, request: CancelRequested) -> None:
-        """End jobs, and answer whether that did it."""
+        """Cancel the jobs of a request, and publish whether any was cancelled."""
         jobs = [job for key in request.keys if (job := self._table.get(key)) is not None]
         try:
             answer = CancelAnswered(await self._cancel_all(jobs, request))

@@ -98,7 +98,7 @@ class Election:
         self._task = supervisor.keep(self._run, "election")
 
     async def leave(self) -> None:
-        """Let another replica take over at once; once more is nothing. The jobs continue."""
+        """Let another replica take over at once; does nothing if repeated. The jobs continue."""
         self._subscription.close()
         if self._task is not None:
             async with self._giving:

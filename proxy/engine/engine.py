@@ -77,10 +77,10 @@ _UNHEARD_AGE = 1000
 class Engine:
     """Runs the jobs of every member on all `accounts`, by name.
 
-    `member` gives weight and limits of a member; the bus says when they are others. `metrics`
-    counts what becomes of jobs, `run_times` are those of earlier runs, `pricing` says what jobs
-    cost, and the `bookkeeper` reads what the cloud has booked for them. All tasks are the
-    `supervisor`'s; what is kept to be told again is taken from the `budget`.
+    `member` gives weight and limits of a member; the bus reports when they change. `metrics` counts
+    what becomes of jobs, `run_times` are those of previous runs, `pricing` says what jobs cost, and
+    the `bookkeeper` reads what the cloud has booked for them. All tasks are the `supervisor`'s;
+    messages that are kept for repetition take their memory from the `budget`.
     """
 
     recorder: JobRecorder

@@ -305,7 +305,7 @@ class JobFollower:
         raise AssertionError("the waits never end")
 
     async def _wait_for_previous(self) -> None:
-        """Let the ends of the member's other jobs be told first, as on a server with one GPU.
+        """Wait until the ends of the member's previous jobs are sent, as on a server with one GPU.
 
         The cloud begins the next job while the end of the last one still waits for its detail.
         """
@@ -360,7 +360,7 @@ class JobFollower:
         self._publish(message, number, step=step, droppable=preview is not None)
 
     def repeat(self, epoch: int, number: int) -> None:
-        """Publish the steps of the job after this one once more; all of them where it is of another
+        """Publish the steps of the job after this one again; all of them if it is of another
         epoch."""
         received = number if epoch == self.announcer.epoch else 0
         for number, message in self.steps.after(received):

@@ -41,7 +41,7 @@ class NodeStates:
 
     A node of which another one with the same inputs has run takes its output from there and has no
     `executing`; where that output shows nothing, `executed` has `null`, which is not recorded. A
-    node with lazy inputs has one more `executing` behind the nodes that it asked for.
+    node with lazy inputs has one more `executing` after the nodes that it asked for.
 
     `now` is when what comes next happened (ms), `None` where nobody can tell when; `times` is when
     each node began, and how long it ran in all (ms), as far as that is known.
@@ -62,7 +62,7 @@ class NodeStates:
     _stated: set[str] = field(default_factory=set)
     #: Of each node that was announced, how many nodes had been heard of then.
     _executing: dict[str, int] = field(default_factory=dict)
-    #: Nodes of which nothing more is told: their results were.
+    #: Nodes whose results were sent: no message about them follows.
     _over: set[str] = field(default_factory=set)
     #: Those of them whose `executed` came without an output.
     _empty: set[str] = field(default_factory=set)
@@ -212,7 +212,7 @@ class NodeStates:
 
     def _tell_result(self, node: str, messages: Iterable[Message]) -> None:
         """Send what belongs to a node's result, in order; a picture is sent before the `progress`
-        that it stands behind, as where sockets ask for metadata."""
+        that it follows here, as for sockets that ask for metadata."""
         steps: list[Message] = []
         for message in messages:
             if isinstance(message, Event) and message.data.get("node") == node:

@@ -13,7 +13,7 @@ from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.jobs.models import Job, is_shown
 
-#: Seconds in which changes are gathered before they are told.
+#: Seconds in which changes are gathered before they are published.
 _GATHER = 0.05
 
 

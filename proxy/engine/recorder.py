@@ -1,7 +1,7 @@
 """What becomes of jobs, written to the storage.
 
 A job is in the storage, with its graph, before the engine learns of it. Changes of state are some
-bytes each; they are gathered for a moment and written together, in order, behind what happens.
+bytes each; they are gathered for a moment and written together, in order, in the background.
 Every write carries the fence of the engine's lease.
 """
 
@@ -60,8 +60,8 @@ class JobRecorder:
     budgets: Callable[[str], Budgets] = field(default=lambda _: Budgets())
     outbox: Outbox = field(default_factory=Outbox)
     _changed: dict[int, Job] = field(default_factory=dict)
-    #: What is to be said of jobs that have begun to run, until it is written: by whichever write is
-    #: first, that of the state or that of the end.
+    #: Messages about jobs that have begun to run, until the write of the state or that of the end,
+    #: whichever is first, has them.
     _starts: dict[int, WebhookMessage] = field(default_factory=dict)
     #: The jobs that a write has not found: another replica has withdrawn them.
     _gone: set[int] = field(default_factory=set)
@@ -89,7 +89,7 @@ class JobRecorder:
         return jobs, await self.jobs.load_shares()
 
     async def run(self) -> None:
-        """Write changes behind what happens, until cancelled."""
+        """Write changes in the background, until cancelled."""
         while True:
             await self._news.wait()
             await asyncio.sleep(_GATHER)
@@ -162,7 +162,7 @@ class JobRecorder:
     async def flush(self) -> None:
         """Write what has changed, in one transaction. Raises `StorageError`.
 
-        One goes behind the other, so that no older state is written over a newer one.
+        One waits for the other, so that no older state is written over a newer one.
         """
         async with self._flushing:
             await self._flush()
@@ -255,7 +255,7 @@ class JobRecorder:
         return recorded
 
     def _note_reached(self, job: Job, reached: Collection[Budget]) -> None:
-        """Log the budgets that an end has made reached, and let webhooks hear of them."""
+        """Log the budgets that the end of a job has reached, and wake the runner of webhooks."""
         for budget in reached:
             log.warning("budget_reached", member=job.member, budget=budget.name)
             self.outbox.news.set()

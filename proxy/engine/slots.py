@@ -64,7 +64,7 @@ class SlotAllocator:
             self._wake()
 
     def free(self, job: Job) -> None:
-        """Free the slot of a job that no longer runs; once more is nothing."""
+        """Free the slot of a job that no longer runs; does nothing if repeated."""
         if self.scheduler.leave(job):
             self._health(job).eased(time.monotonic())
             self._wake()

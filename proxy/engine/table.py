@@ -69,7 +69,7 @@ class FollowedJob(Protocol):
         """Read the job's detail until it has ended."""
 
     def repeat(self, epoch: int, number: int) -> None:
-        """Tell the steps of the job behind this one once more."""
+        """Publish the steps of the job after this one again."""
 
     def withdraw(self) -> None:
         """Follow the job no further: it was cancelled before it ran."""
@@ -167,7 +167,7 @@ class JobTable:
                 self._announcer.changed(job)
 
     def note(self, job: Job, **fields: Any) -> None:
-        """Set fields of a job that are neither recorded nor told by that."""
+        """Set fields of a job without recording or publishing the change."""
         for name, value in fields.items():
             setattr(job, name, value)
         self._count += 1

@@ -286,7 +286,7 @@ class Tracker:
 
     @property
     def _so_far(self) -> dict[str, Any]:
-        """What a failure tells of the run."""
+        """The state of the run as far as the detail of a failed job shows it."""
         return {
             "prompt_id": self.prompt_id,
             "node_id": self.nodes.current,

@@ -109,7 +109,7 @@ class Content:
     async def pieces(
         self, start: int = 0, stop: int | None = None
     ) -> AsyncIterator[bytes | tuple[int, int]]:
-        """What the bytes from `start` to `stop` are made of, as they arrive: parts of `file`
+        """Yield what the bytes from `start` to `stop` are made of, as they arrive: parts of `file`
         (from, to), and bytes of what has just arrived and instead of what is edited.
 
         Raises `ContentBrokenError` instead of bytes that are not available.
@@ -137,8 +137,10 @@ class Content:
     async def _parts(
         self, start: int, stop: int | None, *, last: int | None
     ) -> AsyncIterator[bytes | tuple[int, int]]:
-        """Parts of the file that may be read, or the bytes of one that has just arrived; what a
-        reader wants in all ends at `last` (the end if `None`)."""
+        """Yield parts of the file that may be read, or the bytes of one that has just arrived.
+
+        What a reader wants in all ends at `last` (the end if `None`).
+        """
         position, fetch = start, self._fetch
         generation = 0 if fetch is None else fetch.generation
         while True:

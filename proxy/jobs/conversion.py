@@ -72,7 +72,7 @@ def changes_of(job: Job) -> dict[str, Any]:
 
 
 def progress_of(job: Job) -> JobProgress:
-    """Return what is told of a job beside its row."""
+    """Return what the bus brings of a job in addition to its row."""
     return JobProgress(job.reason, job.message, job.finishing)
 
 

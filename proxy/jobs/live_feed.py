@@ -3,7 +3,7 @@
 The bus feeds all of this. Where it has lost something, `LiveFeed` reads from the storage which jobs
 live and which ends are due, and asks the engine for the steps that are missing of those that run.
 No clock of a replica decides what is due: the ends of a member are counted in the storage, and a
-socket has opened behind one of them.
+socket opens after one of them.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class LiveFeed:
             self.subscribers.missed.set()
 
     def _hear_of_end(self, ended: JobRecorded) -> None:
-        """Note that messages about an end come, so that it is told if they do not."""
+        """Note that messages about an end are due, so that they are read if the bus loses them."""
         member = ended.key.member
         if self.subscribers.listens(member, ended.client_id):
             self.subscribers.expect(ended.order, ended.key, ended.client_id, running=False)

@@ -161,7 +161,7 @@ class StepBuffer:
         self._steps: list[Message | None] = []
 
     def number(self, message: Message) -> tuple[int, bool]:
-        """Return the number of a message that is told now, and whether it is a step."""
+        """Return the number of the next message, and whether it is a step."""
         step = is_step(message)
         if step:
             self._number += 1
@@ -193,7 +193,7 @@ class StepBuffer:
 class KnownEnds(Struct):
     """The ends of a member's jobs that are known, which the storage numbers 1, 2, 3 ….
 
-    All up to `last` were; `ahead` are those behind one that was not.
+    All up to `last` are; `ahead` are those after one that is not.
     """
 
     last: int

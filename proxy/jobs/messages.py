@@ -112,7 +112,7 @@ class StepsReceived(NamedTuple):
 
 
 class StepsMissed(BusMessage, frozen=True):
-    """api → engine: tell what is behind these steps once more, if there is more."""
+    """api → engine: publish the steps after these again, if there are any."""
 
     received: tuple[StepsReceived, ...]
 
@@ -177,7 +177,7 @@ class RunAnswered(_PackedMessage, frozen=True):
 
 
 class JobProgress(msgspec.Struct, frozen=True):
-    """What only the engine knows of a live job, and tells beside the job's row.
+    """What only the engine knows of a live job, and publishes with the job's row.
 
     `reason` is why the job does not continue: `turn`, `slot`, `client` (another job of its client
     has a slot), `model` (the accounts that have its models are busy), `limit` (the member's own),
@@ -254,7 +254,7 @@ class JobMessage(_PackedMessage, frozen=True):
 
     `epoch`, `number` and `step` are its place among the job's messages (see
     `proxy.jobs.message_order`). A step that the engine could not keep has no message when it is
-    told again.
+    repeated.
     """
 
     member: str

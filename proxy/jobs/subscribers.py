@@ -332,7 +332,7 @@ class Subscribers:
     # --- what was sent ---------------------------------------------------------------------
 
     def expect(self, order: int, key: JobKey, client_id: str | None, *, running: bool) -> None:
-        """Note that messages of a job come here; with `running` some have been told before."""
+        """Note that messages of a job come here; with `running` some were sent before."""
         if order not in self._deliveries and order not in self._closed:
             number = None if running else 0
             self._deliveries[order] = Delivery(key, client_id, number=number)

@@ -37,7 +37,7 @@ _UNANSWERED_AGE = 0.3
 class MemberJobs:
     """A member's jobs that have not ended, in the order in which they were accepted.
 
-    `progress` is what the engine has told of each job beside its row, by id.
+    `progress` is what the engine has published of each job in addition to its row, by id.
 
     `ahead` jobs of others go before the last waiting one, `answering` are being submitted here.
     `number` is the least that the next job may have: it continues after those of other replicas.

@@ -45,7 +45,7 @@ class EventConnection:
         self._moved = asyncio.get_running_loop().time()
 
     def send(self, message: events.Message) -> None:
-        """Put a message behind the others."""
+        """Append a message."""
         self._outbox.append(message)
         self._filled.set()
         if len(self._outbox) > BACKLOG:
