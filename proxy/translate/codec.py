@@ -73,23 +73,13 @@ def _storable(value: Any) -> Any:
     return value
 
 
-#: `JSONEncoder.encode` creates one for each value. Nothing is checked for cycles: JSON has none.
-_encode = json.encoder.c_make_encoder(  # type: ignore[attr-defined]
-    None,
-    json.JSONEncoder().default,
-    json.encoder.encode_basestring_ascii,
-    None,
-    ": ",
-    ", ",
-    False,
-    False,
-    True,
-)
+#: Nothing is checked for cycles: JSON has none.
+_ENCODER = json.JSONEncoder(check_circular=False)
 
 
 def dumps(value: object) -> str:
     """Encode as ComfyUI does: a space after `,` and `:`, ASCII only, NaN and Infinity literal."""
-    return "".join(_encode(value, 0))
+    return _ENCODER.encode(value)
 
 
 def dump_bytes(value: object) -> bytes:
