@@ -179,6 +179,25 @@ def test_no_part_is_handed_the_engine() -> None:
     assert room(PACKAGE / "app" / "jobs.py") == "app"
 
 
+def test_no_part_is_handed_a_method_of_the_engine() -> None:
+    """The bus and the supervisor call it; they are no parts of it."""
+    tree = ast.parse((PACKAGE / "engine" / "engine.py").read_text(encoding="utf-8"))
+    (engine,) = (node for node in tree.body if isinstance(node, ast.ClassDef))
+    methods = {
+        f"self.{node.name}"
+        for node in engine.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    calls = [node for node in ast.walk(engine) if isinstance(node, ast.Call)]
+    handed = {
+        ast.unparse(argument)
+        for call in calls
+        if ast.unparse(call.func) not in ("subscribe", "keep")
+        for argument in (*call.args, *(keyword.value for keyword in call.keywords))
+    }
+    assert methods & handed == set()
+
+
 #: Fields of a live job that others than the table of jobs set: what a turn gives, and the content,
 #: which is in memory only where it is used.
 SET_BESIDE_THE_TABLE = {

@@ -190,7 +190,7 @@ class Engine:
             subscribe("sockets", self._receive),
             subscribe("members", lambda _: self._slots.changed.set()),
             self.webhooks.run(
-                self.bus, self.supervisor, self.recorder.term.fence, self.account_views
+                self.bus, self.supervisor, self.recorder.term.fence, self._overview.accounts
             ),
         ]
         keep = self.supervisor.keep
