@@ -166,6 +166,14 @@ def modules_that(path: Path) -> set[Path]:
     return found & set(MODULES)
 
 
+def test_each_room_has_a_row_in_the_guide_for_contributors() -> None:
+    guide = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`\S+/`(?:, `\S+/`)*) \|", guide, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)/`", " ".join(rows))) == {
+        path.parent.name for path in PACKAGE.glob("*/__init__.py")
+    }
+
+
 def test_no_imports_run_in_a_circle() -> None:
     """Those for type checkers count."""
     arrows = {path: modules_that(path) - {path} for path in MODULES}
