@@ -55,7 +55,7 @@ def groups() -> dict[str, list[str]]:
 def oldest() -> list[str]:
     """The oldest versions that the extra `ui` allows."""
     found = (re.match(r"([\w-]+)>=([\d.]+)", line) for line in groups()[UI])
-    return [f"{one[1]}=={one[2]}" for one in found if one is not None]
+    return [f"{match[1]}=={match[2]}" for match in found if match is not None]
 
 
 def write(*, upgrade: bool) -> None:
@@ -80,7 +80,7 @@ def write(*, upgrade: bool) -> None:
                 whole.unlink(missing_ok=True)
                 _compile([*below, *lines], whole, "-c", str(every))
                 same = _pins(run).items() & _pins(whole).items()
-                options += [word for one, _ in same for word in ("--no-emit-package", one)]
+                options += [word for pin, _ in same for word in ("--no-emit-package", pin)]
             path.unlink(missing_ok=True)
             _compile([*below, *lines], path, *options)
     _compile(oldest(), FOLDER / f"{OLDEST}.lock", "--generate-hashes", "--no-deps")

@@ -86,8 +86,8 @@ def test_the_whole_is_all_classes_in_comfyuis_json() -> None:
 def test_one_class_is_a_part_of_the_whole() -> None:
     nodes = Nodes({"A": {}, "Loader": loader(["x.png"], {"image_upload": True}), "B": {}})
     files = {"b.png": 5}
-    one = nodes.one_json("Loader", files)
-    assert b", " + one[1:-1] + b", " in b"".join(nodes.whole.body(files, "identity").pieces)
+    single = nodes.one_json("Loader", files)
+    assert b", " + single[1:-1] + b", " in b"".join(nodes.whole.body(files, "identity").pieces)
 
 
 def test_every_list_of_a_class_is_filled() -> None:

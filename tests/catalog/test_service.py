@@ -93,11 +93,11 @@ async def test_start_begins_to_load(catalog: Catalog, cloud: CountingCloud) -> N
 
 
 async def test_the_members_files_are_in_both_answers(catalog: Catalog) -> None:
-    one = json.loads(await catalog.node_class_json("local", "LoadImage", {"cat.png": 5}))
+    single = json.loads(await catalog.node_class_json("local", "LoadImage", {"cat.png": 5}))
     whole = json.loads(b"".join((await catalog.object_info("local", {"cat.png": 5})).pieces))
-    choices = one["LoadImage"]["input"]["required"]["image"][0]
+    choices = single["LoadImage"]["input"]["required"]["image"][0]
     assert choices == ["cat.png", "x.png"]
-    assert whole["LoadImage"] == one["LoadImage"]
+    assert whole["LoadImage"] == single["LoadImage"]
     assert list(await catalog.classes("local")) == list(whole)
 
 

@@ -21,9 +21,9 @@ async def account(client: Client, reached: Callable[[dict[str, Any]], bool]) -> 
     async with client.session.get(client.url / "proxy/api/events") as events:
         while True:
             _, state = await client.get("proxy/api/state")
-            (one,) = state["accounts"]
-            if reached(one):
-                return dict(one)
+            (shown,) = state["accounts"]
+            if reached(shown):
+                return dict(shown)
             await events.content.readuntil(b"\n\n")
 
 
@@ -34,8 +34,8 @@ async def test_the_number_of_slots_is_right_without_a_job(
     simulator.switches.update({"announced_slots": True, "billing_for_keys": True})
     async with running_proxy(simulator, tmp_path) as proxy:
         client = Client(session, proxy.url)
-        one = await account(client, lambda known: known["slots"] == 25)
-        assert one["plan"] == "Team plan, 25 jobs at once, balance 12.34 USD"
+        shown = await account(client, lambda known: known["slots"] == 25)
+        assert shown["plan"] == "Team plan, 25 jobs at once, balance 12.34 USD"
         _, metrics = await client.get("metrics")
     assert 'account_balance{account="default",currency="USD"} 12.34' in metrics
     assert 'account_plan{account="default",plan="TEAM"} 1.0' in metrics
@@ -60,8 +60,8 @@ async def test_a_setting_wins(
     simulator.set_plan("pro")
     simulator.switches.update({"announced_slots": True, "billing_for_keys": True})
     async with running_proxy(simulator, tmp_path, slots=2) as proxy:
-        one = await account(Client(session, proxy.url), lambda known: bool(known["plan"]))
-        assert one["slots"] == 2
+        shown = await account(Client(session, proxy.url), lambda known: bool(known["plan"]))
+        assert shown["slots"] == 2
 
 
 async def test_what_the_cloud_refuses_in_practice_teaches(
@@ -121,5 +121,5 @@ async def test_no_answer_of_these_routes_changes_anything_else(
                 assert (await cloud.billing.plan()).sentence() == ""
         entry = await client.run(graphs.plain())
         assert entry["status"]["status_str"] == "success"
-        (one,) = (await client.get("proxy/api/state"))[1]["accounts"]
-        assert (one["reason"], one["plan"]) == (None, "")
+        (shown,) = (await client.get("proxy/api/state"))[1]["accounts"]
+        assert (shown["reason"], shown["plan"]) == (None, "")

@@ -17,22 +17,22 @@ def world() -> World:
 
 
 def test_an_engine_whose_term_is_over_says_and_counts_nothing(world: World) -> None:
-    one = job(state=JobState.RUNNING, accepted=True, account="one")
+    live_job = job(state=JobState.RUNNING, accepted=True, account="one")
     world.term.end()
-    world.announcer.changed(one)
-    world.announcer.accepted(one)
-    world.announcer.dispatched(one)
-    world.announcer.ended(one, "completed", 1.0, JobCost())
-    world.announcer.discarded(one)
+    world.announcer.changed(live_job)
+    world.announcer.accepted(live_job)
+    world.announcer.dispatched(live_job)
+    world.announcer.ended(live_job, "completed", 1.0, JobCost())
+    world.announcer.discarded(live_job)
     assert world.received == []
     assert world.counted("jobs_accepted_total", member="anna") is None
 
 
 def test_what_becomes_of_a_job_is_published_and_counted_once(world: World) -> None:
-    one = job(accepted=True, account="one")
-    world.announcer.accepted(one)
+    live_job = job(accepted=True, account="one")
+    world.announcer.accepted(live_job)
     cost = JobCost((Charge("", "estimated", 540_000), Charge("Dear", "unknown", 0, 3)))
-    world.announcer.ended(one, "completed", 2.0, cost)
+    world.announcer.ended(live_job, "completed", 2.0, cost)
     world.announcer.discarded(job("two", accepted=False))
     assert [type(news) for news in world.received] == [JobLeft, JobLeft]
     assert world.counted("jobs_accepted_total", member="anna") == 1

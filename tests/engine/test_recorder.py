@@ -112,18 +112,18 @@ async def test_a_small_job_costs_four_transactions_and_two_before_its_answer(
 async def test_changes_are_gathered_and_the_graph_is_written_once(
     database: Database, tmp_path: Path
 ) -> None:
-    one = await recorder(database, tmp_path)
+    job_recorder = await recorder(database, tmp_path)
     made = await stored(
         database, tmp_path, state=JobState.SUBMITTING, account="main", graph={"1": {}}
     )
     commits = database.commits
     made.cloud_id = "c"
     made.state = JobState.SUBMITTED
-    one.changed(made)
+    job_recorder.changed(made)
     made.started_at = 5
     made.state = JobState.RUNNING
-    one.changed(made)
-    await one.flush()
+    job_recorder.changed(made)
+    await job_recorder.flush()
     assert database.commits == commits + 1
     (kept,) = await live(database, tmp_path)
     assert (kept.state, kept.cloud_id, kept.started_at) == (JobState.RUNNING, "c", 5)
@@ -138,7 +138,7 @@ def on_disk(folder: Path) -> bytes:
 async def test_credentials_are_kept_encrypted_until_the_job_is_sent(
     database: Database, tmp_path: Path
 ) -> None:
-    one = await recorder(database, tmp_path)
+    job_recorder = await recorder(database, tmp_path)
     made = await stored(
         database,
         tmp_path,
@@ -147,10 +147,10 @@ async def test_credentials_are_kept_encrypted_until_the_job_is_sent(
     )
     (kept,) = await live(database, tmp_path)
     assert kept.content is None
-    await one.load_content(kept)
+    await job_recorder.load_content(kept)
     assert kept.loaded.credentials == {"api_key_comfy_org": "comfyui-secret"}
     made.state, made.cloud_id = JobState.SUBMITTED, "c"
-    await one.save(made)
+    await job_recorder.save(made)
     (kept,) = await live(database, tmp_path)
     assert kept.loaded.credentials == {}
     assert b"comfyui-secret" not in on_disk(tmp_path)
@@ -159,26 +159,26 @@ async def test_credentials_are_kept_encrypted_until_the_job_is_sent(
 async def test_what_was_sent_for_a_waiting_job_is_read_when_it_goes(
     database: Database, tmp_path: Path
 ) -> None:
-    one = await recorder(database, tmp_path)
+    job_recorder = await recorder(database, tmp_path)
     await stored(database, tmp_path, state=JobState.QUEUED, graph={"1": {}}, targets=["1"])
     (kept,) = await live(database, tmp_path)
     with pytest.raises(NotLoadedError):
         _ = kept.graph
-    await one.load_content(kept)
+    await job_recorder.load_content(kept)
     assert (kept.graph, kept.loaded.targets) == ({"1": {}}, ["1"])
 
 
 async def test_a_waiting_job_whose_content_is_damaged_says_so(
     database: Database, tmp_path: Path
 ) -> None:
-    one = await recorder(database, tmp_path)
+    job_recorder = await recorder(database, tmp_path)
     await stored(database, tmp_path, state=JobState.QUEUED)
     (kept,) = await live(database, tmp_path)
     await database.write(
         lambda connection: connection.execute(update(job_payloads).values(graph=b"{"))
     )
     with pytest.raises(LocalError, match="submit it again"):
-        await one.load_content(kept)
+        await job_recorder.load_content(kept)
     assert kept.graph == {}
 
 
@@ -201,7 +201,7 @@ async def test_a_write_of_an_engine_that_has_lost_its_lease_changes_nothing(
 async def test_what_could_not_be_written_is_written_later(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = await recorder(database, tmp_path)
+    job_recorder = await recorder(database, tmp_path)
     made = await stored(database, tmp_path, state=JobState.QUEUED)
     made.state = JobState.SUBMITTING
     with monkeypatch.context() as broken:
@@ -211,8 +211,8 @@ async def test_what_could_not_be_written_is_written_later(
 
         broken.setattr(database, "write", refuse)
         with pytest.raises(StorageError):
-            await one.save(made)
-    await one.flush()
+            await job_recorder.save(made)
+    await job_recorder.flush()
     (kept,) = await live(database, tmp_path)
     assert kept.state is JobState.SUBMITTING
 
@@ -230,17 +230,17 @@ class Counted:
 async def test_where_nobody_listens_an_end_runs_no_statement_for_webhooks(
     database: Database, tmp_path: Path
 ) -> None:
-    one = await recorder(database, tmp_path)
+    job_recorder = await recorder(database, tmp_path)
     counted = Counted()
     for wanted in ([], ["job.completed"]):
-        one.outbox.wanted = frozenset(wanted)
+        job_recorder.outbox.wanted = frozenset(wanted)
         made = await stored(database, tmp_path, prompt_id=f"{wanted}", state=JobState.SUBMITTED)
         made.state = JobState.RUNNING
-        one.changed(made)
+        job_recorder.changed(made)
         event.listen(Engine, "before_cursor_execute", counted.note)
         try:
             end = JobEnd("completed", {}, {"messages": []}, {}, 1, 2)
-            await one.end(made, end)
+            await job_recorder.end(made, end)
         finally:
             event.remove(Engine, "before_cursor_execute", counted.note)
         assert counted.statements
@@ -254,7 +254,7 @@ async def test_a_start_is_announced_with_the_write_of_its_state_or_with_the_end(
     webhooks = WebhookRepository(database)
     types = b'["job.started", "job.completed"]'
     await webhooks.add(StoredWebhook("w", "local", "http://h/", types, b"", 0), limit=9)
-    one = await recorder(database, tmp_path)
+    job_recorder = await recorder(database, tmp_path)
     end = JobEnd("completed", {}, {"messages": []}, {}, 1, 2)
 
     async def told() -> list[str]:
@@ -264,15 +264,15 @@ async def test_a_start_is_announced_with_the_write_of_its_state_or_with_the_end(
         made = await stored(database, tmp_path, prompt_id=f"{flushed}", state=JobState.SUBMITTED)
         before = await told()
         made.state = JobState.RUNNING
-        one.changed(made)
-        one.started(made)
+        job_recorder.changed(made)
+        job_recorder.started(made)
         assert await told() == before
         if flushed:
-            await one.flush()
+            await job_recorder.flush()
             assert await told() == [*before, "job.started"]
-        await one.end(made, end)
+        await job_recorder.end(made, end)
         assert await told() == sorted([*before, "job.started", "job.completed"])
-    await one.flush()
+    await job_recorder.flush()
     assert len(await told()) == 4
 
 
@@ -299,16 +299,16 @@ async def test_a_start_is_announced_if_the_end_is_written_before_it(
     webhooks = WebhookRepository(database)
     types = b'["job.started", "job.completed"]'
     await webhooks.add(StoredWebhook("w", "local", "http://h/", types, b"", 0), limit=9)
-    one = await recorder(database, tmp_path)
-    one.jobs = jobs = DelayedUpdates(database, fails=fails)
+    job_recorder = await recorder(database, tmp_path)
+    job_recorder.jobs = jobs = DelayedUpdates(database, fails=fails)
     made = await stored(database, tmp_path, state=JobState.SUBMITTED)
     made.state = JobState.RUNNING
-    one.changed(made)
-    one.started(made)
+    job_recorder.changed(made)
+    job_recorder.started(made)
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(one.close())
+        tasks.create_task(job_recorder.close())
         await jobs.waiting.wait()
-        await one.end(made, JobEnd("completed", {}, {"messages": []}, {}, 1, 2))
+        await job_recorder.end(made, JobEnd("completed", {}, {"messages": []}, {}, 1, 2))
         jobs.released.set()
     told = sorted(delivery.type for delivery in await webhooks.log("w", 9))
     assert told == ["job.completed", "job.started"]
@@ -320,23 +320,25 @@ async def test_a_budget_is_announced_with_the_end_that_reaches_it_and_no_other(
     webhooks = WebhookRepository(database)
     types = b'["budget.reached"]'
     await webhooks.add(StoredWebhook("w", "local", "http://h/", types, b"", 0), limit=9)
-    one = await recorder(database, tmp_path)
+    job_recorder = await recorder(database, tmp_path)
     budgets = Budgets(
         (
             Budget("credits_per_day", "day", 10_000_000, hard=True),
             Budget("soft_credits_per_month", "month", 5_000_000, hard=False),
         )
     )
-    one.budgets = lambda _: budgets
-    one.outbox.wanted = frozenset({"budget.reached"})
+    job_recorder.budgets = lambda _: budgets
+    job_recorder.outbox.wanted = frozenset({"budget.reached"})
     told: list[list[str]] = []
     for number, cost in enumerate((4_999_999, 1, 3_000_000, 2_000_000, 1)):
         made = await stored(database, tmp_path, prompt_id=f"{number}", state=JobState.RUNNING)
         whole = JobCost((Charge("", "estimated", cost),))
-        one.outbox.news.clear()
-        await one.end(made, JobEnd("completed", {}, {"messages": []}, {}, 1, 2, cost=whole))
+        job_recorder.outbox.news.clear()
+        await job_recorder.end(
+            made, JobEnd("completed", {}, {"messages": []}, {}, 1, 2, cost=whole)
+        )
         told.append(sorted(delivery.type for delivery in await webhooks.log("w", 9)))
-        assert one.outbox.news.is_set() is (len(told) > 1 and told[-1] != told[-2])
+        assert job_recorder.outbox.news.is_set() is (len(told) > 1 and told[-1] != told[-2])
     assert list(map(len, told)) == [0, 1, 1, 2, 2]
 
 
@@ -347,16 +349,16 @@ async def test_a_write_that_is_refused_tells_nothing_until_it_is_repeated(
     await webhooks.add(
         StoredWebhook("w", "local", "http://h/", b'["job.started"]', b"", 0), limit=9
     )
-    one = await recorder(database, tmp_path)
+    job_recorder = await recorder(database, tmp_path)
     made = await stored(database, tmp_path, state=JobState.RUNNING)
-    one.changed(made)
-    one.started(made)
+    job_recorder.changed(made)
+    job_recorder.started(made)
     with monkeypatch.context() as patch:
-        patch.setattr(one.jobs, "update", refused)
+        patch.setattr(job_recorder.jobs, "update", refused)
         with pytest.raises(StorageError):
-            await one.flush()
+            await job_recorder.flush()
     assert await webhooks.log("w", 9) == []
-    await one.flush()
+    await job_recorder.flush()
     assert len(await webhooks.log("w", 9)) == 1
 
 

@@ -185,9 +185,9 @@ ACCOUNTS = [("a", 1.0), ("b", 2.0)]
 
 
 def scheduler(*accounts: Account, **members: Member) -> Scheduler:
-    one = accounts or (Account("one", None, "", slots=Slots(1)),)  # type: ignore[arg-type]
+    given = accounts or (Account("one", None, "", slots=Slots(1)),)  # type: ignore[arg-type]
     return Scheduler(
-        {account.name: account for account in one},
+        {account.name: account for account in given},
         lambda name: members.get(name, Member(name)),
         "jobs",
     )

@@ -25,10 +25,10 @@ def account(world: World) -> Account:
 
 def placed(world: World) -> Job:
     """A job that has the only slot."""
-    one = job()
-    assert world.slots.take_at_once(one)
+    live_job = job()
+    assert world.slots.take_at_once(live_job)
     world.slots.changed.clear()
-    return one
+    return live_job
 
 
 def test_a_new_job_has_a_slot_only_where_one_is_free(world: World) -> None:
@@ -37,53 +37,53 @@ def test_a_new_job_has_a_slot_only_where_one_is_free(world: World) -> None:
 
 
 def test_a_slot_is_freed_once_and_wakes_the_dispatcher(world: World) -> None:
-    one = placed(world)
-    world.slots.free(one)
+    live_job = placed(world)
+    world.slots.free(live_job)
     assert world.slots.changed.is_set()
     world.slots.changed.clear()
-    world.slots.free(one)
+    world.slots.free(live_job)
     assert not world.slots.changed.is_set()
     assert world.scheduler.used("one") == 0
 
 
 def test_a_job_that_has_not_gone_has_neither_slot_nor_account(world: World) -> None:
-    one = placed(world)
-    world.slots.give_back(one)
-    assert (one.account, one.charge, world.scheduler.used("one")) == ("", 0.0, 0)
+    live_job = placed(world)
+    world.slots.give_back(live_job)
+    assert (live_job.account, live_job.charge, world.scheduler.used("one")) == ("", 0.0, 0)
     assert world.slots.changed.is_set()
-    world.slots.give_back(one)
+    world.slots.give_back(live_job)
 
 
 def test_what_a_client_sent_is_not_in_memory_while_its_job_waits(world: World) -> None:
-    one = job()
-    world.slots.enqueue(one)
-    assert one.content is None
-    assert one in world.scheduler.queue
+    live_job = job()
+    world.slots.enqueue(live_job)
+    assert live_job.content is None
+    assert live_job in world.scheduler.queue
 
 
 def test_a_fault_of_the_account_lets_it_rest_and_an_answer_about_the_job_does_not(
     world: World,
 ) -> None:
-    one = placed(world)
-    world.slots.note(one, Elsewhere(WHY, "no_credits"))
+    live_job = placed(world)
+    world.slots.note(live_job, Elsewhere(WHY, "no_credits"))
     assert account(world).health.reason == "no_credits"
-    world.slots.note(one, Refused(WHY, by_cloud=False))
-    world.slots.note(one, NotNow())
+    world.slots.note(live_job, Refused(WHY, by_cloud=False))
+    world.slots.note(live_job, NotNow())
     assert account(world).health.reason == "no_credits"
-    world.slots.note(one, Refused(WHY))
+    world.slots.note(live_job, Refused(WHY))
     assert account(world).health.well
 
 
 def test_a_job_that_was_taken_makes_its_account_well(world: World) -> None:
-    one = placed(world)
-    world.slots.note(one, Elsewhere(WHY, "unreachable"))
-    world.slots.note(one, Sent("c"))
+    live_job = placed(world)
+    world.slots.note(live_job, Elsewhere(WHY, "unreachable"))
+    world.slots.note(live_job, Sent("c"))
     assert account(world).health.well
 
 
 def test_a_job_keeps_its_slot_over_a_restart(world: World) -> None:
-    one = job(state=JobState.RUNNING, account="one")
-    world.scheduler.keep(one)
+    live_job = job(state=JobState.RUNNING, account="one")
+    world.scheduler.keep(live_job)
     assert world.scheduler.used("one") == 1
 
 
@@ -103,7 +103,7 @@ def test_a_refused_key_suspends_the_account_and_wakes_the_dispatcher(world: Worl
 
 
 def test_an_accepted_key_says_nothing_of_other_troubles(world: World) -> None:
-    one = placed(world)
-    world.slots.note(one, Elsewhere(WHY, "no_credits"))
+    live_job = placed(world)
+    world.slots.note(live_job, Elsewhere(WHY, "no_credits"))
     world.slots.key_accepted("one")
     assert account(world).health.reason == "no_credits"

@@ -33,24 +33,24 @@ def told(world: World) -> list[tuple[str, Any]]:
 def test_only_what_the_table_of_transitions_has_is_allowed(
     world: World, before: JobState, after: JobState
 ) -> None:
-    one = job(state=before)
+    live_job = job(state=before)
     if after in TRANSITIONS[before]:
-        world.table.advance(one, after)
-        assert one.state is after
+        world.table.advance(live_job, after)
+        assert live_job.state is after
     else:
         with pytest.raises(TransitionError, match="cannot become"):
-            world.table.advance(one, after)
-        assert one.state is before
+            world.table.advance(live_job, after)
+        assert live_job.state is before
         assert world.recorder.noted == []
         assert world.received == []
 
 
 def test_a_change_of_state_is_recorded_and_published_with_all_that_changes(world: World) -> None:
-    one = job(state=JobState.SUBMITTING, accepted=True, account="one")
-    world.table.add(one)
+    live_job = job(state=JobState.SUBMITTING, accepted=True, account="one")
+    world.table.add(live_job)
     world.received.clear()
-    world.table.advance(one, JobState.SUBMITTED, cloud_id="c")
-    assert (one.state, one.cloud_id) == (JobState.SUBMITTED, "c")
+    world.table.advance(live_job, JobState.SUBMITTED, cloud_id="c")
+    assert (live_job.state, live_job.cloud_id) == (JobState.SUBMITTED, "c")
     assert world.recorder.noted == [("one", JobState.SUBMITTED)]
     assert told(world) == [("JobChanged", JobState.SUBMITTED)]
     waited = {"member": "anna", "account": "one"}
@@ -63,48 +63,50 @@ def test_no_field_is_changed_that_a_job_does_not_have(world: World) -> None:
 
 
 def test_a_job_that_its_client_does_not_know_of_is_recorded_and_not_published(world: World) -> None:
-    one = world.add(job(state=JobState.RECEIVED, accepted=False))
-    world.table.advance(one, JobState.SUBMITTING)
+    live_job = world.add(job(state=JobState.RECEIVED, accepted=False))
+    world.table.advance(live_job, JobState.SUBMITTING)
     assert world.recorder.noted == [("one", JobState.SUBMITTING)]
     assert told(world) == []
-    world.table.advance(one, JobState.UNKNOWN)
+    world.table.advance(live_job, JobState.UNKNOWN)
     assert told(world) == [("JobChanged", JobState.UNKNOWN)]
 
 
 def test_a_job_is_counted_when_its_client_learns_of_it(world: World) -> None:
-    one = world.add(job(state=JobState.RECEIVED, accepted=False))
-    world.table.advance(one, JobState.QUEUED, accepted=True)
-    world.table.advance(one, JobState.SUBMITTING)
+    live_job = world.add(job(state=JobState.RECEIVED, accepted=False))
+    world.table.advance(live_job, JobState.QUEUED, accepted=True)
+    world.table.advance(live_job, JobState.SUBMITTING)
     assert world.counted("jobs_accepted_total", member="anna") == 1
 
 
 def test_a_wish_to_cancel_takes_a_job_out_of_sight_at_once(world: World) -> None:
-    one = world.add(job(state=JobState.SUBMITTING, accepted=True))
+    live_job = world.add(job(state=JobState.SUBMITTING, accepted=True))
     world.received.clear()
-    world.table.change(one, cancel_requested=True)
-    world.table.advance(one, JobState.SUBMITTED, cloud_id="c")
+    world.table.change(live_job, cancel_requested=True)
+    world.table.advance(live_job, JobState.SUBMITTED, cloud_id="c")
     assert told(world) == [("JobLeft", JobState.SUBMITTING)]
     withdrawn = {"member": "anna", "account": "", "outcome": "withdrawn"}
     assert world.counted("jobs_ended_total", **withdrawn) == 1
 
 
 def test_why_a_job_waits_is_published_when_that_changes(world: World) -> None:
-    one = job(accepted=True)
+    live_job = job(accepted=True)
     for reason in ("no_credits", "no_credits", None):
-        world.table.show(one, reason=reason)
+        world.table.show(live_job, reason=reason)
     reasons = [news.progress.reason for news in world.received if isinstance(news, JobChanged)]
     assert reasons == ["no_credits", None]
 
 
 async def test_the_history_has_a_job_before_it_leaves_the_queue(world: World) -> None:
-    one = world.add(job(state=JobState.RUNNING, accepted=True, account="one"))
+    live_job = world.add(job(state=JobState.RUNNING, accepted=True, account="one"))
     world.received.clear()
-    await world.table.finish(one, END)
+    await world.table.finish(live_job, END)
     assert world.recorder.ended == ["one"]
-    assert world.received == [JobRecorded(one.key, one.order, one.client_id, 7, ("forgotten",))]
-    assert one in world.table
-    world.table.leave(one, END)
-    assert one not in world.table
+    assert world.received == [
+        JobRecorded(live_job.key, live_job.order, live_job.client_id, 7, ("forgotten",))
+    ]
+    assert live_job in world.table
+    world.table.leave(live_job, END)
+    assert live_job not in world.table
     assert told(world) == [("JobLeft", JobState.SUCCEEDED)]
     ended = {"member": "anna", "account": "one"}
     assert world.counted("jobs_ended_total", **ended, outcome="completed") == 1
@@ -112,27 +114,27 @@ async def test_the_history_has_a_job_before_it_leaves_the_queue(world: World) ->
 
 
 async def test_an_end_is_written_until_the_storage_takes_it(world: World) -> None:
-    one = world.add(job(state=JobState.RUNNING, accepted=True))
+    live_job = world.add(job(state=JobState.RUNNING, accepted=True))
     world.recorder.refusals = 2
-    await world.table.finish(one, END)
+    await world.table.finish(live_job, END)
     assert world.recorder.ended == ["one"]
 
 
 async def test_a_job_that_is_discarded_leaves_no_trace(world: World) -> None:
-    one = world.add(job(state=JobState.SUBMITTED, accepted=True, cloud_id="c"))
+    live_job = world.add(job(state=JobState.SUBMITTED, accepted=True, cloud_id="c"))
     world.received.clear()
-    await world.table.discard(one)
-    assert (one in world.table, world.recorder.discarded) == (False, ["one"])
+    await world.table.discard(live_job)
+    assert (live_job in world.table, world.recorder.discarded) == (False, ["one"])
     assert told(world) == [("JobLeft", JobState.CANCELLED)]
 
 
 async def test_waiting_jobs_that_cannot_be_withdrawn_stay(world: World) -> None:
-    one = world.add(job(accepted=True))
+    live_job = world.add(job(accepted=True))
     world.received.clear()
     world.recorder.refusals = 1
     with pytest.raises(StorageError):
-        await world.table.withdraw([one])
-    assert one in world.table
+        await world.table.withdraw([live_job])
+    assert live_job in world.table
     assert told(world) == []
 
 
@@ -162,7 +164,7 @@ def test_what_follows_jobs_of_a_member_is_in_the_order_in_which_it_began(world: 
 @pytest.mark.parametrize("wanted", [["job.started"], []])
 def test_a_start_is_announced_where_webhooks_want_it(world: World, wanted: list[str]) -> None:
     world.recorder.outbox.wanted = frozenset(wanted)
-    one = job(state=JobState.SUBMITTED)
-    world.table.add(one)
-    world.table.advance(one, JobState.RUNNING)
+    live_job = job(state=JobState.SUBMITTED)
+    world.table.add(live_job)
+    world.table.advance(live_job, JobState.RUNNING)
     assert world.recorder.started_jobs == ["one"] * len(wanted)
