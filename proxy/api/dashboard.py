@@ -61,7 +61,7 @@ _HEADERS = {
 #: Seconds: the least between two states, the most while a job runs, the most while none does.
 OFTEN, LIVELY, QUIET = 0.25, 1.0, 15.0
 
-#: This many running and this many waiting jobs are shown; of the others their number is told.
+#: This many running and this many waiting jobs are shown, of the others their number.
 MAX_RUNNING, MAX_WAITING = 100, 200
 
 #: Why a job waits, or an account rests.

@@ -16,7 +16,7 @@ from proxy.costs.credits import from_credits
 
 Period: TypeAlias = Literal["day", "month"]
 
-#: The periods of budgets, the one that renews last behind.
+#: The periods of budgets, the one that renews later last.
 PERIODS: tuple[Period, ...] = ("day", "month")
 
 

@@ -55,7 +55,7 @@ _TOKEN = re.compile(
 #: A quotation mark of JSON, if it is not escaped.
 _QUOTE = re.compile(r'\\.|"', re.DOTALL)
 
-#: How strongly operators bind that stand behind an operand.
+#: How strongly operators bind that follow an operand.
 _POWERS: Mapping[str, int] = {
     ".": 75,
     "[": 80,

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 #: The account of these files; no account has this name.
 ON_DISK = "/input"
-#: Files that are listed of a member. A local ComfyUI lists all: its page does not bear more.
+#: Files that are listed of a member. A local ComfyUI lists all: its page is too slow with more.
 MAX_LISTED = 20_000
 #: Seconds after which a disk that does not answer has no files.
 TIMEOUT = 10.0

@@ -107,7 +107,7 @@ class Roster:
         return self._removed.get(key, name)
 
     def free_name(self, name: str) -> str:
-        """Return a name that nobody has or had: this one, or with a number behind it."""
+        """Return a name that nobody has or had: this one, or with a number after it."""
         if self._is_free(name):
             return name
         return next(

@@ -38,7 +38,7 @@ class MemberView:
         return self._owners.get(str(node_id), str(node_id))
 
     def event(self, type_: str, data: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-        """Return an event of the client's nodes behind those that are due before it, or none."""
+        """Return an event of the client's nodes after those that are due before it, or none."""
         node = data.get("node")
         match type_:
             case "execution_cached":

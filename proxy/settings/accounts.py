@@ -272,7 +272,7 @@ def _file(settings: Settings, name: str) -> Path | None:
 
 
 def _stamp(path: Path | None) -> _Stamp:
-    """Return what changes when the file is written or replaced, behind links too."""
+    """Return what changes when the file is written or replaced, also through links."""
     if path is None:
         return None
     try:

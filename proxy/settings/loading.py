@@ -23,7 +23,7 @@ from proxy.settings.table import (
     complaint,
 )
 
-#: Values by the names of their settings, each behind the words for where it is written.
+#: Values by the names of their settings, each after the words for where it is written.
 _Source: TypeAlias = dict[str, tuple[str, Any]]
 
 _OPTIONS = {row.name: row.option for row in SETTINGS}

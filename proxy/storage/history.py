@@ -311,7 +311,7 @@ class HistoryRepository(Repository):
     async def ends_after(
         self, lasts: Mapping[str, int | None]
     ) -> tuple[list[RecordedEnd], dict[str, int]]:
-        """Return the ends of members behind the last one that is known of each, and the last one
+        """Return the ends of members after the last one that is known of each, and the last one
         that was looked for.
 
         Of a member of whom none is known (`None`) there is only the last one, and of no member more

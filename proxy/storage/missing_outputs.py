@@ -39,7 +39,7 @@ class MissingOutputs:
         run_many(self._connection, _ADD, [asdict(output) for output in outputs])
 
     def page(self, after: MissingOutput | None, *, limit: int) -> list[MissingOutput]:
-        """Return outputs in the order of members and paths, those behind `after`."""
+        """Return outputs in the order of members and paths, those that follow `after`."""
         query = select(missing_outputs).order_by(*_KEY).limit(limit)
         if after is not None:
             key = (literal(part, AnyText) for part in (after.member, after.path))

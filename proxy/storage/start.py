@@ -60,8 +60,8 @@ _REVISIONS = Path(__file__).parent / "migrations"
 
 
 async def migrate(database: Database) -> bool:
-    """Bring the schema to `HEAD`; says whether there was something to do. A newer one stays if it
-    bears this program. Raises `UnknownSchemaError`, `StorageError`."""
+    """Bring the schema to `HEAD`, and return whether it has changed. A newer one that supports this
+    program stays. Raises `UnknownSchemaError`, `StorageError`."""
     if await database.read(_is_ready):
         return False
     before, now = await database.write(_migrate, long=True)
@@ -80,7 +80,7 @@ def revision(connection: Connection) -> str | None:
 def is_usable(connection: Connection) -> bool:
     """Return whether this version of the program can use the schema as it is, or migrate it."""
     found = revision(connection)
-    return found is None or knows(found) or _bears_us(connection)
+    return found is None or knows(found) or _supports_us(connection)
 
 
 def knows(schema: str) -> bool:
@@ -90,10 +90,10 @@ def knows(schema: str) -> bool:
 
 def _is_ready(connection: Connection) -> bool:
     found = revision(connection)
-    return found == HEAD or (found is not None and not knows(found) and _bears_us(connection))
+    return found == HEAD or (found is not None and not knows(found) and _supports_us(connection))
 
 
-def _bears_us(connection: Connection) -> bool:
+def _supports_us(connection: Connection) -> bool:
     """Return whether an unknown schema supports this version of the program."""
     oldest = get_meta(connection, _OLDEST)
     return isinstance(oldest, str) and oldest <= HEAD

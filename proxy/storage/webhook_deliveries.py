@@ -169,7 +169,7 @@ class WebhookDeliveryRepository(Repository):
 
     async def settle(self, claimed: Claimed, attempted: Attempted) -> bool:
         """Write how an attempt has ended, and what that says of its endpoint; return whether that
-        is disabled now. An engine may do so behind its lease, unless another one has claimed the
+        is disabled now. An engine may do so after its lease, unless another one has claimed the
         delivery since."""
 
         def work(connection: Connection) -> bool:

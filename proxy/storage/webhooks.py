@@ -31,7 +31,7 @@ from proxy.storage.tables import PlainText, table_of
 #: The owner of the endpoints that get the messages of all members, and those about accounts.
 GATEWAY = ""
 
-#: Values of `meta`: what was told of accounts, and what those who add endpoints lock.
+#: Values of `meta`: what was reported of accounts, and what those who add endpoints lock.
 _ACCOUNTS, _LOCK = "webhook_accounts", "webhooks"
 
 
@@ -191,7 +191,7 @@ class WebhookRepository(Repository):
     async def tell_accounts(
         self, troubles: Mapping[str, str], messages: Sequence[WebhookMessage], *, fence: Fence
     ) -> None:
-        """Write messages about accounts, and what they have told: the trouble of each that has
+        """Write messages about accounts, and what they report: the trouble of each that has
         one."""
 
         def work(connection: Connection) -> None:
@@ -203,7 +203,7 @@ class WebhookRepository(Repository):
         await self.write(work)
 
     async def sent_accounts(self) -> dict[str, str]:
-        """Return the troubles of accounts that were told last."""
+        """Return the troubles of accounts that were reported last."""
         return await self._database.read(lambda connection: get_meta(connection, _ACCOUNTS) or {})
 
     async def log(self, id_: str, limit: int) -> list[StoredDelivery]:

@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 #: Attempts under way at once; fewer than the connections that a session may have.
 MAX_CONCURRENT = 90
-#: Seconds between two looks for what nothing has told, and after a failure of the storage.
+#: Seconds between two looks for what nothing has announced, and after a failure of the storage.
 INTERVAL, _RETRY_DELAY = 5.0, 1.0
 #: Seconds between two clean-ups, and days for which ended deliveries stay in the log.
 _CLEANING_INTERVAL, _LOG_DAYS = 3600.0, 7

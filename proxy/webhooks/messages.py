@@ -72,12 +72,12 @@ def trial_message(member: str, webhook: str) -> WebhookMessage:
 
 
 def started_data(job: Job) -> dict[str, Any]:
-    """Return what is said of a job that runs now."""
+    """Return the `data` of a message about a job that runs now."""
     return {**_job(job), "state": "running", "started": job.started_at}
 
 
 def ended_data(job: Job, end: JobEnd) -> dict[str, Any]:
-    """Return what is said of a job that has ended."""
+    """Return the `data` of a message about a job that has ended."""
     outputs = list(_outputs(end.outputs))
     return {
         **_job(job),
@@ -91,7 +91,7 @@ def ended_data(job: Job, end: JobEnd) -> dict[str, Any]:
 
 
 def budget_data(member: str, budget: Budget, spent: Spent, at: int) -> dict[str, Any]:
-    """Return what is said of a budget that is reached at a time (ms); amounts are in credits."""
+    """Return the `data` of a message about a budget that is reached at a time (ms), in credits."""
     return {
         "member": member,
         "budget": budget.name,

@@ -107,7 +107,7 @@ def _meaning(response: aiohttp.ClientResponse) -> EndpointAnswer:
 
 
 def _shown(error: Exception) -> str:
-    """Return why nothing was sent, without what the network told beside."""
+    """Return why nothing was sent, without the details of the network."""
     refused = refused_address(error)
     if refused is not None:
         return str(refused)
