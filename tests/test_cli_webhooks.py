@@ -23,18 +23,18 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
     def call(*arguments: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as end:
             main([*arguments, "--data-dir", str(tmp_path)])
-        said = capsys.readouterr()
-        return int(end.value.code or 0), said.out, said.err
+        captured = capsys.readouterr()
+        return int(end.value.code or 0), captured.out, captured.err
 
     return call
 
 
 def test_a_webhook_is_added_listed_and_removed(run: Any) -> None:
-    code, secret, said = run("webhook", "add", HOOK)
+    code, secret, errors = run("webhook", "add", HOOK)
     assert code == 0
     assert secret.startswith("whsec_")
     (shown,) = json.loads(run("webhook", "list", "--json")[1])
-    assert shown["id"] in said
+    assert shown["id"] in errors
     assert (shown["member"], shown["url"]) == (None, HOOK)
     assert shown["types"] == ["job.completed", "job.failed", "job.cancelled"]
     listed = run("webhook", "list")[1]
@@ -76,10 +76,10 @@ def test_a_webhook_of_a_member_has_types_of_its_own(run: Any) -> None:
     ],
 )
 def test_a_wrong_use_is_refused_with_a_sentence(run: Any, words: list[str]) -> None:
-    code, out, said = run("webhook", *words)
+    code, out, errors = run("webhook", *words)
     assert (code, out) == (2, "")
-    assert said.strip().endswith(".")
-    assert said.count("\n") == 1
+    assert errors.strip().endswith(".")
+    assert errors.count("\n") == 1
 
 
 def test_a_private_address_needs_the_setting(run: Any) -> None:
@@ -93,19 +93,19 @@ async def test_a_running_proxy_sends_the_test(tmp_path: Path) -> None:
         receiving() as receiver,
         serving(tmp_path, "--simulate", "--webhook-networks", "127.0.0.1"),
     ):
-        code, added, said = await command(
+        code, added, errors = await command(
             *("webhook", "add", str(receiver.url / "hook"), "--json"),
             *("--webhook-networks", "127.0.0.1", *place),
         )
-        assert code == 0, said
+        assert code == 0, errors
         made = json.loads(added)
-        code, said, _ = await command("webhook", "test", made["id"], *place)
-        assert (code, "204" in said) == (0, True)
+        code, out, _ = await command("webhook", "test", made["id"], *place)
+        assert (code, "204" in out) == (0, True)
         (received,) = receiver.got
         received.verified(made["secret"])
         receiver.answer("/hook", 500)
-        code, _, said = await command("webhook", "test", made["id"], *place)
-        assert (code, "answered 500" in said) == (1, True)
+        code, _, errors = await command("webhook", "test", made["id"], *place)
+        assert (code, "answered 500" in errors) == (1, True)
 
 
 def test_a_test_waits_though_newer_deliveries_fill_the_log(
@@ -114,16 +114,16 @@ def test_a_test_waits_though_newer_deliveries_fill_the_log(
     monkeypatch.setattr("proxy.cli.webhooks._TIMEOUT", 0.3)
     monkeypatch.setattr("proxy.webhooks.endpoints.MAX_LOG", 0)
     _, added, _ = run("webhook", "add", HOOK, "--json")
-    code, _, said = run("webhook", "test", json.loads(added)["id"])
-    assert (code, "start one" in said) == (1, True)
+    code, _, errors = run("webhook", "test", json.loads(added)["id"])
+    assert (code, "start one" in errors) == (1, True)
 
 
 def test_a_test_without_a_proxy_says_so(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.cli.webhooks._TIMEOUT", 0.3)
     _, added, _ = run("webhook", "add", HOOK, "--json")
-    code, _, said = run("webhook", "test", json.loads(added)["id"])
+    code, _, errors = run("webhook", "test", json.loads(added)["id"])
     assert code == 1
-    assert "start one" in said
+    assert "start one" in errors
 
 
 def test_a_table_does_not_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

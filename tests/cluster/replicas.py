@@ -95,7 +95,7 @@ class Replica:
         await self._running.aclose()
         self.process = None
 
-    def said(self) -> list[dict[str, Any]]:
+    def log_lines(self) -> list[dict[str, Any]]:
         """Its log so far."""
         assert self.process is not None
         lines = [line for line in self.process.said if line.startswith(b"{")]

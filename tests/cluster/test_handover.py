@@ -112,7 +112,7 @@ async def test_an_engine_without_the_cloud_gives_way_to_a_replica_that_reaches_i
     assert await active(cluster) == [after], "it does not go back"
     assert await handovers(cluster, engine, "given") == 1
     assert await handovers(cluster, after, "taken") == 1
-    assert any(line["event"] == "engine_transferred" for line in engine.said())
+    assert any(line["event"] == "engine_transferred" for line in engine.log_lines())
     for runner in runners:
         runner.check(only_ends=not bus)
     await load.check_records(cluster, [*load.submitted_by(runners), new])

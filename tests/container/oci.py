@@ -113,26 +113,26 @@ class Store:
 
 @dataclass
 class Container:
-    """A running container; `said` is what it wrote so far, both streams in one."""
+    """A running container; `output` is what it wrote so far, both streams in one."""
 
     name: str
     folder: Path
     process: subprocess.Popen[str]
-    said: list[str] = field(default_factory=list)
+    output: list[str] = field(default_factory=list)
 
     def wait_for(self, text: str) -> None:
         """Read what it writes up to a line that has the text."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.said.append(line)
+            self.output.append(line)
             if text in line:
                 return
-        raise AssertionError(f"it ended with {self.process.wait()}: {''.join(self.said)}")
+        raise AssertionError(f"it ended with {self.process.wait()}: {''.join(self.output)}")
 
     def ended(self) -> int:
         """Wait for the end; the exit code."""
         rest, _ = self.process.communicate(timeout=TIMEOUT)
-        self.said.append(rest)
+        self.output.append(rest)
         return self.process.returncode
 
     def execute(self, *words: str) -> subprocess.CompletedProcess[str]:

@@ -91,7 +91,7 @@ def test_the_refusal_to_listen_says_what_helps_in_a_container(store: Store, tmp_
     environment = {"COMFY_PROXY_SIMULATE": "1"}
     with running(store, SLIM, environment=environment, mounts={"/data": data}) as proxy:
         assert proxy.ended() == 2
-    text = "".join(proxy.said)
+    text = "".join(proxy.output)
     assert "COMFY_PROXY_INSECURE_ALLOW_ANYONE=1" in text
     assert "comfy-cloud-proxy member add NAME" in text
     assert "--host" not in text
@@ -153,8 +153,8 @@ def test_the_sidecar_runs_as_it_is(store: Store, tmp_path: Path) -> None:
             read_only=application.get("read_only", False),
             network=comfyui.network,
         ) as program:
-            assert program.ended() == 0, program.said
-        assert "saved" in "".join(program.said)
+            assert program.ended() == 0, program.output
+        assert "saved" in "".join(program.output)
         assert comfyui.stop() == 0
     assert list(output.glob("*.png"))
 
@@ -168,9 +168,9 @@ def test_the_gateway_lets_in_its_first_member_alone(store: Store, tmp_path: Path
     environment = substituted(proxy["environment"], COMFY_PROXY_SIMULATE="1")
     mounts = {"/data": data, "/run/secrets": secrets}
     for command in commands_of_the_gateway():
-        with running(store, WITH_UI, *command, environment=environment, mounts=mounts) as one:
-            assert one.ended() == 0, one.said
-    token = next(word for word in "".join(one.said).split() if word.startswith("ccp_"))
+        with running(store, WITH_UI, *command, environment=environment, mounts=mounts) as program:
+            assert program.ended() == 0, program.output
+    token = next(word for word in "".join(program.output).split() if word.startswith("ccp_"))
     with running(store, WITH_UI, environment=environment, mounts=mounts) as gateway:
         gateway.wait_for("listening on")
         assert answer(gateway.execute(*asked("/queue")))[0] == 401
