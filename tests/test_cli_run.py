@@ -267,7 +267,7 @@ async def test_a_server_may_choose_the_id(comfy: FakeComfy, tmp_path: Path) -> N
     comfy.events = [("execution_cached", {"nodes": ["1"]})]
     code, text = await ran(comfy, tmp_path)
     assert code == 0
-    assert "kept  EmptyImage (1)" in text
+    assert "cached EmptyImage (1)" in text
 
 
 async def test_a_failed_node_is_named_with_its_error(comfy: FakeComfy, tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ class Display:
             self._bars.update(self._whole, description="running")
         elif kind == "execution_cached":
             for node in data.get("nodes") or ():
-                self._finish(str(node), "kept")
+                self._finish(str(node), "cached")
         elif kind == "executing":
             self._executing(data.get("display_node") or data.get("node"))
         elif kind in _BROKEN_OFF:
