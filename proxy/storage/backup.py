@@ -17,6 +17,7 @@ import sqlite3
 import tarfile
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -105,6 +106,8 @@ def _remedy(error: Exception) -> str:
             return "the disk is full: free space, or name a file on another disk"
         case OSError(strerror=str() as reason):
             return reason
+        case tarfile.TarError() | zlib.error() | EOFError():
+            return "it is damaged, or no file from comfy-cloud-proxy backup: name another file"
         case _:
             return str(error)
 
@@ -121,7 +124,7 @@ def restore(source: Path, folder: Path) -> Path | None:
             _extract(source, Path(scratch))
             _check(source, Path(scratch))
             return _exchange(Path(scratch), folder)
-    except (OSError, sqlite3.Error, tarfile.TarError, ValueError, EOFError) as error:
+    except (OSError, sqlite3.Error, tarfile.TarError, zlib.error, ValueError, EOFError) as error:
         raise BackupError(f"the backup {source} cannot be restored: {_remedy(error)}") from error
 
 
