@@ -53,6 +53,21 @@ async def test_a_server_without_tls_is_not_called_missing(tmp_path: Path) -> Non
     assert err.startswith("There is no TLS connection to https://")
 
 
+async def test_the_reason_is_in_words_without_those_of_libraries(unused_tcp_port: int) -> None:
+    url = f"http://127.0.0.1:{unused_tcp_port}"
+    code, _, err = await command("run", str(WORKFLOW), "--server", url)
+    assert code == 1
+    assert err.startswith(f"There is no ComfyUI at {url} (Connection refused): start the proxy")
+
+
+async def test_another_page_of_a_server_is_no_comfyui(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data", "--simulate") as server:
+        url = str(server.url / "proxy/")
+        code, _, err = await command("run", str(WORKFLOW), "--server", url)
+    assert code == 1
+    assert err == f"There is no ComfyUI at {url} (it answered with status 405): correct --server.\n"
+
+
 async def test_a_wrong_token_is_called_wrong(tmp_path: Path) -> None:
     place = ("--data-dir", str(tmp_path / "data"))
     await command("member", "add", "ann", *place)
@@ -130,13 +145,56 @@ def _read_all(handle: int) -> None:
         os.close(handle)
 
 
+# --- standard streams ---
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+async def test_output_to_a_full_disk_is_one_sentence() -> None:
+    for words in (("--version",), ("config", "show"), ("run", "--help")):
+        code, err = await _in_a_shell(">/dev/full", *words)
+        assert (code, err) == (1, "The disk is full: free space, and run the command again.\n")
+
+
+async def test_closed_streams_are_no_reason_to_fail() -> None:
+    assert await _in_a_shell(">&-", "config", "show") == (0, "")
+    code, err = await _in_a_shell("<&-", "run", "-")
+    assert (code, err.startswith("The workflow - is not JSON")) == (2, True)
+
+
+async def _in_a_shell(redirection: str, *words: str) -> tuple[int | None, str]:
+    process = await asyncio.create_subprocess_exec(
+        "sh",
+        "-c",
+        f'exec "$@" {redirection}',
+        "sh",
+        *(sys.executable, "-m", "proxy", *words),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(60):
+        _, err = await process.communicate()
+    return process.returncode, err.decode()
+
+
+async def test_a_group_without_a_command_prints_its_help_alone() -> None:
+    code, _, err = await command("config")
+    assert code == 2
+    assert err.endswith("comfy-cloud-proxy config show\n")
+
+
 # --- the data folder ---
 
 
 async def test_backup_and_restore_say_what_to_do(tmp_path: Path) -> None:
     place = ("--data-dir", str(tmp_path / "data"))
     await command("member", "add", "ann", *place)
+    (tmp_path / "text.tar").write_text("no tar file")
+    copy = tmp_path / "copy.tar.gz"
+    await command("backup", str(copy), *place)
+    (tmp_path / "cut.tar.gz").write_bytes(copy.read_bytes()[:-100])
     for words, reason in (
+        (("restore", str(tmp_path / "text.tar")), "no file from comfy-cloud-proxy backup"),
+        (("restore", str(tmp_path / "cut.tar.gz")), "it is damaged"),
         (("backup", str(tmp_path / "none/copy.tar")), "there is no such file or folder"),
         (("restore", str(tmp_path / "none.tar")), "there is no such file or folder"),
         (("restore", str(tmp_path)), "it is a folder: name a file"),
@@ -146,6 +204,7 @@ async def test_backup_and_restore_say_what_to_do(tmp_path: Path) -> None:
         assert reason in err
         assert "Errno" not in err
         assert ".backup-" not in err
+        assert err.count("\n") == 1
 
 
 async def test_the_help_of_migrate_names_a_data_folder() -> None:

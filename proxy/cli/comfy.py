@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -79,36 +80,36 @@ class Comfy:
             except aiohttp.ClientConnectorCertificateError as error:
                 raise CommandError(
                     f"The certificate of {comfy.base_url} is not trusted "
-                    f"({_reason(error.certificate_error)}): set --ca-file or SSL_CERT_FILE to the "
+                    f"({_reason(error)}): set --ca-file or SSL_CERT_FILE to the "
                     "PEM file of its authority, or to the certificate itself."
                 ) from None
             except aiohttp.ClientSSLError as error:
                 raise CommandError(
-                    f"There is no TLS connection to {comfy.base_url} ({error}): check the scheme "
-                    "and the port of --server."
+                    f"There is no TLS connection to {comfy.base_url} ({_reason(error)}): check the "
+                    "scheme and the port of --server."
                 ) from None
             except (aiohttp.ClientError, TimeoutError) as error:
                 raise CommandError(
-                    f"There is no ComfyUI at {comfy.base_url} ({error}): start the proxy with "
-                    "comfy-cloud-proxy serve, or set --server."
+                    f"There is no ComfyUI at {comfy.base_url} ({_reason(error)}): start the proxy "
+                    "with comfy-cloud-proxy serve, or set --server."
                 ) from None
 
     async def submit(self, graph: Graph, *, client_id: str, prompt_id: str) -> dict[str, Any]:
         """Submit the graph; the answer has `prompt_id` and perhaps `node_errors`.
 
-        Old servers choose a `prompt_id` of their own. Raises `RefusedError`.
+        Old servers choose a `prompt_id` of their own. Raises `RefusedError`, and `CommandError`
+        where something else than a ComfyUI answers.
         """
         body = codec.dump_bytes({"prompt": graph, "client_id": client_id, "prompt_id": prompt_id})
         async with self.session.post(
             self.base_url / "prompt", data=body, headers={"Content-Type": "application/json"}
         ) as response:
-            if response.status == 401:
+            answer = {} if response.status == 401 else _object(await response.read())
+            if not answer:
                 response.raise_for_status()
-            answer = _object(await response.read())
+                raise CommandError(_no_comfyui(self.base_url, response.status))
             if response.status != 200 or "prompt_id" not in answer:
-                raise RefusedError(
-                    answer or {"error": f"the server answered with status {response.status}"}
-                )
+                raise RefusedError(answer)
             return answer
 
     async def classes(self, names: Iterable[str]) -> dict[str, Any]:
@@ -197,7 +198,18 @@ def _trusting(file: Path) -> ssl.SSLContext:
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "verify_message", "") or str(error)
+    """Return why there is no connection, without the words of libraries and systems around it."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError(certificate_error=inner):
+            return getattr(inner, "verify_message", "") or str(inner)
+        case aiohttp.ClientConnectorError(os_error=ssl.SSLError(reason=str() as reason)):
+            return reason.replace("_", " ").lower()
+        case aiohttp.ClientConnectorError(os_error=OSError(errno=int() as number)) if number > 0:
+            return os.strerror(number)
+        case aiohttp.ClientConnectorError(os_error=inner):
+            return inner.strerror or str(inner)
+        case _:
+            return str(error) or "it does not answer"
 
 
 def _unwelcome(server: URL, status: int, *, has_token: bool) -> str:
@@ -211,7 +223,13 @@ def _unwelcome(server: URL, status: int, *, has_token: bool) -> str:
             f"{server} requires a token: set --token-file or COMFY_TOKEN. An admin creates one "
             "with comfy-cloud-proxy token new."
         )
+    if status in (404, 405):
+        return _no_comfyui(server, status)
     return f"{server} answered with status {status}: try again later, or set --server."
+
+
+def _no_comfyui(server: URL, status: int) -> str:
+    return f"There is no ComfyUI at {server} (it answered with status {status}): correct --server."
 
 
 def _object(data: bytes) -> dict[str, Any]:

@@ -43,7 +43,10 @@ def run(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         called = context.command_path if context is not None else PROGRAM
-        message = error.format_message().replace("Value error, ", "").rstrip(".")
+        message = error.format_message()
+        if context is not None and message == context.get_help():  # a group without a command
+            raise UsageError(message) from None
+        message = message.replace("Value error, ", "").rstrip(".")
         sentence = f"{message}: see {called} --help."
         raise (UsageError if error.exit_code == 2 else CommandError)(sentence) from None
     except typer.Abort:
@@ -193,8 +196,9 @@ def _token(file: Path | None) -> str | None:
     try:
         return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
         raise UsageError(
-            f"The token in {file} cannot be read ({error}): correct --token-file."
+            f"The token in {file} cannot be read ({reason}): correct --token-file."
         ) from None
 
 

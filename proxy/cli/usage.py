@@ -50,6 +50,8 @@ def usage(
     settings = load(options)
     until = _date("--to", last) if last else day_of(time.time())
     since = _date("--from", first) if first else until
+    if since > until:
+        raise UsageError(f"--from {since} is after the last day, {until}: correct --from or --to.")
     if by_costs:
         costs = _asked(settings, "costs", lambda stored: stored.costs(since, until, member))
         return _print_costs(costs, _days(since, until), as_csv=as_csv, as_json=as_json)
