@@ -88,7 +88,7 @@ async def test_one_of_two_is_active_and_the_other_follows_at_once_when_it_leaves
 
 
 async def test_the_lease_is_renewed_for_as_long_as_its_holder_lives(database: Database) -> None:
-    async with replicas(database) as (one, two):
+    async with replicas(database, length=6.0) as (one, two):
         first = await one.active()
         until = first.term.until
         await waiting.until(lambda: first.term.until > until)

@@ -28,10 +28,11 @@ from proxy.storage.database import Database
 from proxy.storage.leases import ENGINE, LeaseRepository
 from proxy.supervisor import Supervisor
 
-#: As usual, twenty times as fast; a rest is longer than any test.
+#: As usual, twenty times as fast; a rest is longer than any test, and a lease than any pause of it.
 TIMES = HandoverTimes(
-    silence=0.1, answer=1.0, outage=0.25, reply=0.5, rest=600.0, reserved=1.5, interval=0.02
+    silence=0.1, answer=1.0, outage=0.25, reply=0.5, rest=600.0, reserved=3.0, interval=0.02
 )
+LENGTH = 6.0
 
 
 class RecordingEngine:
@@ -62,7 +63,7 @@ class Replica:
             self.leases, bus, {"one": account}, name, self.metrics, times=TIMES
         )
         make: Any = self._make
-        self.election = Election(self.leases, bus, make, {}, name, 0.5, self.handover)
+        self.election = Election(self.leases, bus, make, {}, name, LENGTH, self.handover)
 
     def _make(self, term: Term) -> RecordingEngine:
         self.engines.append(RecordingEngine(term))
