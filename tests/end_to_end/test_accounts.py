@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import gated
 import graphs
 import pytest
 from stack import TIMEOUT, Client, running_proxy
+from waiting import until
 
 from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import Backoff, RetryPolicy
@@ -87,16 +89,28 @@ class Studio:
 
 
 @pytest.fixture
+def opened() -> asyncio.Event:
+    """The gate of jobs that are `held`."""
+    return asyncio.Event()
+
+
+@pytest.fixture
+async def simulator(opened: asyncio.Event) -> AsyncIterator[Simulator]:
+    async with Simulator(extra_nodes=[gated.gate(opened)]) as running:
+        yield running
+
+
+@pytest.fixture
 def studio(simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path) -> Studio:
     return Studio(simulator, tmp_path, session)
 
 
-def slow(image: str, seconds: float = 30.0) -> dict[str, Any]:
-    """An uploaded picture that is saved after a while."""
+def held(image: str) -> dict[str, Any]:
+    """An uploaded picture that is saved, in a job that does not end before the gate is opened."""
     return {
         "1": {"class_type": "LoadImage", "inputs": {"image": image}},
-        "2": {"class_type": "SimulatorWait", "inputs": {"value": ["1", 0], "seconds": seconds}},
-        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "x"}},
+        "2": gated.GRAPH["1"],
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
     }
 
 
@@ -128,11 +142,15 @@ async def test_a_job_has_its_events_and_previews_whichever_account_runs_it(studi
     assert min(len(studio.jobs(name)) for name in ("one", "two")) >= 2
 
 
-async def test_an_upload_named_in_jobs_of_both_is_sent_to_both(studio: Studio) -> None:
+async def test_an_upload_named_in_jobs_of_both_is_sent_to_both(
+    studio: Studio, opened: asyncio.Event
+) -> None:
     async with studio.proxy() as client:
         await client.upload("cat.png", graphs.png())
         assert studio.simulator.calls["POST /api/upload/image"] == 1
-        jobs = [await client.submit(slow("cat.png", 0.3 + 0.01 * number)) for number in range(2)]
+        jobs = [await client.submit(held("cat.png")) for _ in range(2)]
+        await studio.until_running(2)
+        opened.set()
         entries = await ended(client, *jobs)
         assert succeeded(entries)
         assert [len(studio.jobs(name)) for name in ("one", "two")] == [1, 1]
@@ -141,14 +159,14 @@ async def test_an_upload_named_in_jobs_of_both_is_sent_to_both(studio: Studio) -
             assert (await client.view(entry["outputs"]["3"]["images"][0])).startswith(b"\x89PNG")
 
 
-async def test_an_output_of_one_is_an_input_on_the_other(studio: Studio) -> None:
+async def test_an_output_of_one_is_an_input_on_the_other(
+    studio: Studio, opened: asyncio.Event
+) -> None:
     async with studio.proxy(prefetch="off") as client:
         entry = await client.run(graphs.plain(0x00FF00))
         name = entry["outputs"]["2"]["images"][0]["filename"]
-        jobs = [
-            await client.submit(slow(f"{name} [output]", 0.3 + 0.01 * number))
-            for number in range(2)
-        ]
+        opened.set()
+        jobs = [await client.submit(held(f"{name} [output]")) for _ in range(2)]
         assert succeeded(await ended(client, *jobs))
         assert min(len(studio.jobs(name)) for name in ("one", "two")) >= 1
         assert studio.simulator.calls["POST /api/upload/image"] == 1
@@ -259,9 +277,9 @@ async def test_after_a_restart_every_job_is_on_its_account(studio: Studio) -> No
 
 
 async def test_accounts_may_be_at_different_clouds(
-    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
+    simulator: Simulator, opened: asyncio.Event, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    async with Simulator() as other:
+    async with Simulator(extra_nodes=[gated.gate(opened)]) as other:
         clouds = {"here": simulator, "there": other}
         tables = tuple(
             AccountSettings(name=name, key=Secret(cloud.key), slots=1, base_url=cloud.base_url)
@@ -272,7 +290,9 @@ async def test_accounts_may_be_at_different_clouds(
         ) as proxy:
             client = Client(session, proxy.url)
             await client.upload("cat.png", graphs.png())
-            jobs = [await client.submit(slow("cat.png", 0.3)) for _ in range(2)]
+            jobs = [await client.submit(held("cat.png")) for _ in range(2)]
+            await until(lambda: simulator.jobs and other.jobs)
+            opened.set()
             assert succeeded(await ended(client, *jobs))
         assert [len(cloud.jobs) for cloud in (simulator, other)] == [1, 1]
         assert [cloud.calls["GET /api/object_info"] for cloud in (simulator, other)] == [1, 1]

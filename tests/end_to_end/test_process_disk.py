@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import gated
 import graphs
 import pytest
 from process import before, command, serving
@@ -46,15 +47,20 @@ async def exit_of(folder: Path, environment: dict[str, str]) -> tuple[int, str]:
 
 
 async def test_on_a_full_disk_nothing_is_accepted_and_what_was_comes_to_its_end(
-    simulator: Simulator, disk: Path, session: aiohttp.ClientSession
+    disk: Path, session: aiohttp.ClientSession
 ) -> None:
-    async with running_proxy(simulator, disk / "data") as proxy:
+    opened = asyncio.Event()
+    async with (
+        Simulator(extra_nodes=[gated.gate(opened)]) as simulator,
+        running_proxy(simulator, disk / "data") as proxy,
+    ):
         client = Client(session, proxy.url)
         async with client.listening() as listener:
-            accepted = await client.submit(graphs.waiting(1.5))
+            accepted = await client.submit({**graphs.plain(1), "9": gated.GRAPH["1"]})
             (job,) = simulator.jobs
             filler = fill(disk)
             assert await refusal(client) == (503, "store_unavailable")
+            opened.set()
             await simulator.wait_for_end(job)
             with capture_logs() as logs:
                 async with asyncio.timeout(60):

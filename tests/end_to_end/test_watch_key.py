@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
+import gated
 import graphs
 import pytest
 from lives import assert_whole
@@ -45,6 +46,17 @@ class Account:
     async def provide_key(self) -> None:
         """Write the account's key as it is now into the file."""
         await asyncio.to_thread(self.file.write_text, f"{self.simulator.key}\n")
+
+
+@pytest.fixture
+def opened() -> asyncio.Event:
+    return asyncio.Event()
+
+
+@pytest.fixture
+async def simulator(opened: asyncio.Event) -> AsyncIterator[Simulator]:
+    async with Simulator(extra_nodes=[gated.gate(opened)]) as running:
+        yield running
 
 
 @pytest.fixture
@@ -89,12 +101,13 @@ async def test_it_is_shown_at_readyz(account: Account, client: Client) -> None:
 
 
 async def test_a_job_in_flight_is_kept_and_followed_to_its_end_with_another_key(
-    account: Account, client: Client
+    account: Account, client: Client, opened: asyncio.Event
 ) -> None:
     async with client.listening() as listener:
-        prompt_id = await client.submit(graphs.waiting(1.5))
-        await listener.until("executing", node="2")
+        prompt_id = await client.submit(gated.GRAPH)
+        await listener.until("executing", node="1")
         await account.withdraw_key()
+        opened.set()
         await account.simulator.wait_for_end(next(iter(account.simulator.jobs)))
         await asyncio.sleep(0.2)
         _, queue = await client.get("queue")
