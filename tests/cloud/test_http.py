@@ -180,8 +180,8 @@ async def test_nothing_that_is_logged_or_raised_has_the_key(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    cloud = await serve(answer({"code": KEY}, 503))
-    client = await connect(cloud.url, retries=RetryPolicy(budget=0.5, backoff=Backoff(0.2, 0.2)))
+    cloud = await serve(answer({"code": KEY}, 503), answer({"code": KEY}, 404))
+    client = await connect(cloud.url, retries=RetryPolicy(backoff=Backoff(0.01, 0.01)))
     with pytest.raises(CloudRefused) as caught:
         await client.user()
     out, err = capsys.readouterr()
