@@ -130,9 +130,9 @@ async def test_a_page_that_cannot_be_is_400(
 async def test_a_job_node_by_node(
     team: Team, person: Callable[[str], Person], simulator: Simulator
 ) -> None:
-    simulator.switches.pace = 0.02
+    simulator.switches.pace = 0.1
     bob = person(team.bob)
-    job = await bob.run(graphs.sampled(steps=10))
+    job = await bob.run(graphs.sampled(steps=20))
     _, shown = await bob.get(f"jobs/{job}")
     nodes = {node["id"]: node for node in shown["nodes"]}
     assert nodes["3"]["class"] == nodes["3"]["title"] == "KSampler"
@@ -143,7 +143,7 @@ async def test_a_job_node_by_node(
     assert [
         (output["number"], output["node"], output["thumbnail"]) for output in shown["outputs"]
     ] == [(0, "9", True)]
-    again = await bob.run(graphs.sampled(steps=10))
+    again = await bob.run(graphs.sampled(steps=20))
     _, shown = await bob.get(f"jobs/{again}")
     assert any(node["cached"] and node["began"] is None for node in shown["nodes"])
 

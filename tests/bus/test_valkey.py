@@ -117,7 +117,7 @@ async def test_a_bus_is_not_whole_while_the_publisher_that_leads_is_silent(
         tasks[0].cancel()
         await asyncio.wait(tasks[:1])
         await asyncio.sleep(2)
-        assert there.whole
+        await until(lambda: there.whole)
         tasks[1].cancel()
         await until(lambda: not there.whole)
         assert there.connected

@@ -72,10 +72,11 @@ async def live(database: Database, folder: Path) -> list[Job]:
 
 
 async def settled_commits(database: Database) -> int:
-    """How many there have been, when for a while none has come."""
+    """How many there have been, when in many turns of the loop none has come."""
     before, commits = -1, database.commits
     while before != commits:
-        await asyncio.sleep(0.3)
+        for _ in range(30):
+            await asyncio.sleep(0.01)
         before, commits = commits, database.commits
     return commits
 

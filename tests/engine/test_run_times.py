@@ -112,12 +112,12 @@ async def test_a_write_that_fails_is_made_up_for(
 async def test_the_engine_learns_from_a_job_and_its_successor_knows(
     simulator: Simulator, tmp_path: Path
 ) -> None:
-    simulator.switches.pace = 0.02
+    simulator.switches.pace = 0.1
     async with running_engine(simulator, tmp_path) as rig:
-        job, _ = await rig.submit(graphs.sampled(1, steps=10))
+        job, _ = await rig.submit(graphs.sampled(1, steps=20))
         await rig.ended(job)
     async with running_engine(simulator, tmp_path) as rig:
-        found = rig.engine.run_times.expected(graphs.sampled(2, steps=10), [])
+        found = rig.engine.run_times.expected(graphs.sampled(2, steps=20), [])
         assert found.measured
         sampler = next(
             node for node, about in job.graph.items() if about["class_type"] == "KSampler"

@@ -383,9 +383,9 @@ async def test_messages_of_other_kinds_mix_in(sim: Simulator, visitor: Visitor) 
 
 async def test_events_of_jobs_at_once_interleave(sim: Simulator, visitor: Visitor) -> None:
     sim.set_plan("pro")
-    sim.switches.pace = 0.02
+    sim.switches.pace = 0.1
     ears = await visitor.listen()
-    ids = [await visitor.submit(sampled(seed, steps=4)) for seed in range(3)]
+    ids = [await visitor.submit(sampled(seed, steps=10)) for seed in range(3)]
     for _ in ids:
         await ears.end()
     order = [data["prompt_id"] for data in ears.all("progress")]
