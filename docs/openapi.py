@@ -87,7 +87,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
             "action": (str, "Only entries of this action."),
         },
     ),
-    ("GET", "cloud-surprises"): Operation(administration.Surprises),
+    ("GET", "cloud-anomalies"): Operation(administration.Anomalies),
     ("GET", "state"): Operation(state.State),
     ("GET", "events"): Operation(state.State, media=_EVENTS),
     ("GET", "interface"): Operation(state.InterfaceState),

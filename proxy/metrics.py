@@ -66,7 +66,7 @@ LIMITS = (
 )
 
 #: What kinds of undocumented answers and events there are.
-SURPRISES = ("job", "answer", "frame", "event", "other")
+ANOMALIES = ("job", "answer", "frame", "event", "other")
 
 #: Pairs of a member and an account that are exported before their first job. Further ones begin
 #: with it, so that a scrape of a large gateway stays small.
@@ -141,7 +141,7 @@ cloud_calls | counter | account method route status | Calls to Comfy Cloud; the 
   without an answer.
 cloud_call_seconds | histogram | account method route | Time from a call to the headers of its \
   answer.
-cloud_surprises | counter | account kind | Undocumented answers and events of Comfy Cloud.
+cloud_anomalies | counter | account kind | Undocumented answers and events of Comfy Cloud.
 cloud_bytes_uploaded | counter | account | Bytes of files sent to the cloud.
 cloud_bytes_downloaded | counter | account | Bytes of files downloaded from the cloud.
 cache_hits | counter | | Files found in the disk cache.
@@ -224,7 +224,7 @@ class Metrics:
         self.cloud_call_seconds = self._new(Histogram, "cloud_call_seconds", buckets=QUICK)
         self.cloud_uploaded = self._new(Counter, "cloud_bytes_uploaded")
         self.cloud_downloaded = self._new(Counter, "cloud_bytes_downloaded")
-        self._surprises = self._new(Counter, "cloud_surprises")
+        self._anomalies = self._new(Counter, "cloud_anomalies")
         self._expected: set[str] = set()
         self._pairs = 0
 
@@ -232,8 +232,8 @@ class Metrics:
         """Export the series of these members and accounts as 0, so that Prometheus sees their
         first increment. Calling it again adds the members that are new."""
         accounts = list(accounts)
-        for account, kind in product(accounts, SURPRISES):
-            self._surprises.labels(account, kind)
+        for account, kind in product(accounts, ANOMALIES):
+            self._anomalies.labels(account, kind)
         for member in members:
             if member in self._expected:
                 continue
@@ -273,9 +273,9 @@ class Metrics:
         """Return the counter of the calls of an account."""
         return CloudCalls(account, self)
 
-    def surprised(self, account: str, kind: str) -> None:
+    def count_anomaly(self, account: str, kind: str) -> None:
         """Count something unlisted that the account's cloud did."""
-        self._surprises.labels(account, kind).inc()
+        self._anomalies.labels(account, kind).inc()
 
     # --- an observer of the jobs -----------------------------------------------------------
 

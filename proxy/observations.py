@@ -1,7 +1,7 @@
 """What the proxy learns of each account's cloud.
 
 *Facts* of a cloud are measured (by the command `probe`, or by the way) and decide where the proxy
-otherwise has to guess. *Surprises* are answers and events of a form that nobody has listed: they
+otherwise has to guess. *Anomalies* are answers and events of a form that nobody has listed: they
 are counted, and one example of each is kept without its secrets.
 """
 
@@ -27,8 +27,8 @@ from proxy.translate import codec
 
 log = structlog.get_logger(__name__)
 
-#: Maximum number of distinct surprises of an account; further ones are counted as `other`.
-MAX_SURPRISES = 200
+#: Maximum number of distinct anomalies of an account; further ones are counted as `other`.
+MAX_ANOMALIES = 200
 
 #: Seconds between a change and its write, and between two reads of what other processes wrote.
 _GATHER, _READ = 1.0, 60.0
@@ -50,7 +50,7 @@ class AccountObservations(Struct, eq=False):
     metrics: Metrics = field(default_factory=Metrics)
     facts: dict[str, str] = field(default_factory=dict)
     news: asyncio.Event = field(default_factory=asyncio.Event)
-    _surprises: dict[tuple[str, str], Observation] = field(default_factory=dict)
+    _anomalies: dict[tuple[str, str], Observation] = field(default_factory=dict)
     _learnt: set[str] = field(default_factory=set)
     _counts: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
 
@@ -67,27 +67,27 @@ class AccountObservations(Struct, eq=False):
             self.news.set()
             log.info("cloud_fact_learned", account=self.account, name=name, value=value)
 
-    def surprise(self, kind: str, name: str, example: object = None) -> None:
+    def note_anomaly(self, kind: str, name: str, example: object = None) -> None:
         """Count something of the cloud that no document lists.
 
         `name` identifies it; parts that the cloud has chosen must have passed `word`.
         """
         key, now = (kind, name), _now()
-        if key not in self._surprises and len(self._surprises) >= MAX_SURPRISES:
+        if key not in self._anomalies and len(self._anomalies) >= MAX_ANOMALIES:
             key, example = ("other", ""), None
-        known = self._surprises.get(key)
+        known = self._anomalies.get(key)
         if known is None:
             value = codec.dump_bytes(without_secrets(example))
             known = Observation("", *key, value, count=0, first_at=now, last_at=now)
-            log.warning("cloud_surprised", account=self.account, kind=kind, name=name)
-        self._surprises[key] = replace(known, last_at=now)
+            log.warning("anomaly_observed", account=self.account, kind=kind, name=name)
+        self._anomalies[key] = replace(known, last_at=now)
         self._counts[key] += 1
         self.news.set()
-        self.metrics.surprised(self.account, key[0])
+        self.metrics.count_anomaly(self.account, key[0])
 
     def take(self) -> list[Observation]:
         """Return what is new since the last call, with the counts since then."""
-        rows = [replace(self._surprises[key], count=count) for key, count in self._counts.items()]
+        rows = [replace(self._anomalies[key], count=count) for key, count in self._counts.items()]
         for name in self._learnt:
             value, now = codec.dump_bytes(self.facts[name]), _now()
             rows.append(Observation("", FACT, name, value, count=1, first_at=now, last_at=now))
@@ -107,7 +107,7 @@ class AccountObservations(Struct, eq=False):
         """Take over the stored rows."""
         for row in rows:
             if row.kind != FACT:
-                self._surprises.setdefault((row.kind, row.name), row)
+                self._anomalies.setdefault((row.kind, row.name), row)
             elif row.name not in self._learnt:
                 self.facts[row.name] = str(codec.loads(row.value))
 
@@ -168,7 +168,7 @@ class Observations:
             raise
 
     async def report(self) -> list[dict[str, Any]]:
-        """Return `{"account", "facts", "surprises": [...]}` of each account, from the database; see
+        """Return `{"account", "facts", "anomalies": [...]}` of each account, from the database; see
         `shown`. Raises `StorageError`."""
         await self.write()
         rows = await self._repository.load(self.accounts)
@@ -188,17 +188,17 @@ async def keep_facts(database: Database, identity: str, facts: Mapping[str, str]
 
 
 def shown(rows: Iterable[Observation]) -> dict[str, Any]:
-    """Return `{"facts": {name: value}, "surprises": [{"kind", "name", "count", "first", "last",
+    """Return `{"facts": {name: value}, "anomalies": [{"kind", "name", "count", "first", "last",
     "example"}]}`; times are ms since 1970."""
-    facts, surprises = {}, []
+    facts, anomalies = {}, []
     for row in rows:
         value = codec.loads(row.value)
         if row.kind == FACT:
             facts[row.name] = value
         else:
             seen = {"count": row.count, "first": row.first_at, "last": row.last_at}
-            surprises.append({"kind": row.kind, "name": row.name, **seen, "example": value})
-    return {"facts": facts, "surprises": surprises}
+            anomalies.append({"kind": row.kind, "name": row.name, **seen, "example": value})
+    return {"facts": facts, "anomalies": anomalies}
 
 
 def _now() -> int:

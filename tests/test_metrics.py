@@ -191,7 +191,7 @@ async def test_all_that_is_known_at_the_start_is_there_as_zero() -> None:
         "job_running_seconds_bucket bob main 60.0",
         "credits_used_total bob main  estimated",
         "cloud_calls_total main POST /api/prompt 429",
-        "cloud_surprises_total main event",
+        "cloud_anomalies_total main event",
     ):
         assert found[series] == 0, series
 

@@ -1,4 +1,4 @@
-"""What is learnt of the cloud: facts, and surprises without their secrets."""
+"""What is learnt of the cloud: facts, and anomalies without their secrets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from yarl import URL
 
 from proxy.cloud.client import CloudClient
 from proxy.logging import without_secrets, word
-from proxy.observations import MAX_SURPRISES, AccountObservations
+from proxy.observations import MAX_ANOMALIES, AccountObservations
 from proxy.simulator import HttpFault, Simulator
 from proxy.translate import codec
 
@@ -64,19 +64,19 @@ def test_every_example_is_small_and_can_be_written(value: Any) -> None:
 
 def test_many_forms_are_counted_as_others() -> None:
     one = AccountObservations("main")
-    for number in range(MAX_SURPRISES + 5):
-        one.surprise("event", f"odd {number}", {})
+    for number in range(MAX_ANOMALIES + 5):
+        one.note_anomaly("event", f"odd {number}", {})
     rows = one.take()
-    assert len(rows) == MAX_SURPRISES + 1
+    assert len(rows) == MAX_ANOMALIES + 1
     assert (rows[-1].kind, rows[-1].count) == ("other", 5)
 
 
 def test_what_could_not_be_written_is_not_lost() -> None:
     one = AccountObservations("main")
     one.learn("prompt_id", "honoured")
-    one.surprise("event", "odd", {"a": 1})
+    one.note_anomaly("event", "odd", {"a": 1})
     one.give_back(one.take())
-    one.surprise("event", "odd", {"a": 2})
+    one.note_anomaly("event", "odd", {"a": 2})
     rows = {row.kind: row for row in one.take()}
     assert (rows["event"].count, rows["event"].value) == (2, b'{"a": 1}')
     assert rows["fact"].value == b'"honoured"'
@@ -91,19 +91,19 @@ def test_a_word_of_the_cloud_is_shown_and_a_sentence_is_not() -> None:
 # --- seen by the way -----------------------------------------------------------------------
 
 
-async def surprises(client: Client) -> list[tuple[str, str]]:
-    status, body = await client.get("proxy/api/cloud-surprises")
+async def anomalies(client: Client) -> list[tuple[str, str]]:
+    status, body = await client.get("proxy/api/cloud-anomalies")
     assert status == 200
     (account,) = body["accounts"]
-    return [(surprise["kind"], surprise["name"]) for surprise in account["surprises"]]
+    return [(anomaly["kind"], anomaly["name"]) for anomaly in account["anomalies"]]
 
 
-async def test_a_cloud_that_does_what_is_written_surprises_nobody(
+async def test_a_cloud_that_does_what_is_written_has_no_anomalies(
     simulator: Simulator, client: Client
 ) -> None:
     await client.run(graphs.sampled(1))
     assert (await client.post("prompt", {"prompt": {}}))[0] == 400
-    assert await surprises(client) == []
+    assert await anomalies(client) == []
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,9 @@ async def test_an_unlisted_message_is_counted_and_kept_once(
     for _ in range(2):
         simulator.tenants[0].event_sockets.broadcast(Sent(data))
     await client.run(graphs.plain(2))
-    assert await surprises(client) == [name]
-    _, body = await client.get("proxy/api/cloud-surprises")
-    (one,) = body["accounts"][0]["surprises"]
+    assert await anomalies(client) == [name]
+    _, body = await client.get("proxy/api/cloud-anomalies")
+    (one,) = body["accounts"][0]["anomalies"]
     assert one["count"] == 2
     assert "no reason" not in str(one)
     assert "secret" not in str(one)
@@ -164,7 +164,7 @@ async def test_an_unlisted_answer_is_counted(
         HttpFault("GET /api/global_subgraphs", status=status, body=codec.dumps(body)), times=1
     )
     await client.get("global_subgraphs")
-    assert ("answer", f"GET /api/global_subgraphs: {name}") in await surprises(client)
+    assert ("answer", f"GET /api/global_subgraphs: {name}") in await anomalies(client)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ async def test_an_unlisted_form_of_a_job_is_counted(change: dict[str, Any], name
     assert job["id"] not in str(row.value)
 
 
-async def test_surprises_outlive_a_restart_and_are_a_metric(
+async def test_anomalies_outlive_a_restart_and_are_a_metric(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     for count in (1, 2):
@@ -207,12 +207,12 @@ async def test_surprises_outlive_a_restart_and_are_a_metric(
                 Sent('{"type": "job_exploded", "data": {}}')
             )
             await client.run(graphs.plain(count + 2))
-            _, body = await client.get("proxy/api/cloud-surprises")
-            (one,) = body["accounts"][0]["surprises"]
+            _, body = await client.get("proxy/api/cloud-anomalies")
+            (one,) = body["accounts"][0]["anomalies"]
             assert one["count"] == count
             async with session.get(proxy.url / "metrics") as answer:
                 text = await answer.text()
-        assert 'cloud_surprises_total{account="default",kind="event"} 1.0' in text
+        assert 'cloud_anomalies_total{account="default",kind="event"} 1.0' in text
 
 
 # --- facts are used ------------------------------------------------------------------------
@@ -247,7 +247,7 @@ async def test_a_cloud_that_stops_to_honour_ids_is_noticed(
 ) -> None:
     learn(proxy, prompt_id="honoured")
     await client.run(graphs.plain())
-    _, body = await client.get("proxy/api/cloud-surprises")
+    _, body = await client.get("proxy/api/cloud-anomalies")
     assert body["accounts"][0]["facts"] == {"prompt_id": "minted"}
 
 

@@ -1,4 +1,4 @@
-"""`/metrics` for Prometheus, and `/proxy/api/cloud-surprises`."""
+"""`/metrics` for Prometheus, and `/proxy/api/cloud-anomalies`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from proxy.jobs.service import JobService
 
 
-async def get_surprises(request: web.Request) -> web.Response:
+async def get_anomalies(request: web.Request) -> web.Response:
     """Return what was observed of each account's cloud beyond its documents, to admins.
 
-    `{"accounts": [{"account", "facts": {NAME: VALUE}, "surprises": [{"kind", "name", "count",
+    `{"accounts": [{"account", "facts": {NAME: VALUE}, "anomalies": [{"kind", "name", "count",
     "first", "last", "example"}]}]}`.
     """
     require_admin(request)

@@ -89,7 +89,7 @@ ROUTES = (
     _only("GET", "/metrics", metrics.get_metrics, apart=True),
     _only("GET", "/proxy/api/usage", usage.get_usage),
     _only("GET", "/proxy/api/audit", audit.get_audit, apart=True),
-    _only("GET", "/proxy/api/cloud-surprises", metrics.get_surprises, apart=True),
+    _only("GET", "/proxy/api/cloud-anomalies", metrics.get_anomalies, apart=True),
     _only("GET", "/proxy", dashboard.get_bare),
     _only("GET", "/proxy/", dashboard.get_page),
     _only("GET", "/proxy/page/{name}", dashboard.get_part),

@@ -113,7 +113,7 @@ async def _check(settings: Settings, checks: CheckReport) -> None:
     checks.account = None
     await checks.passes("data folder", _data_folder(settings.data_dir))
     if settings.database is None or await checks.passes("database", _database(settings)):
-        await _surprises(settings, checks)
+        await _anomalies(settings, checks)
     if settings.bus is not None:
         await checks.passes("bus", _bus(settings.bus.text))
     if settings.blobs is not None:
@@ -388,7 +388,7 @@ async def _keep(settings: Settings, account: AccountAccess, findings: Findings) 
         typer.echo(f"The observations could not be stored: {error}.", err=True)
 
 
-async def _surprises(settings: Settings, checks: CheckReport) -> None:
+async def _anomalies(settings: Settings, checks: CheckReport) -> None:
     """Tell how often the cloud did what nobody has listed; that is no failure."""
     if settings.database is None and not (settings.data_dir / FILE).exists():
         return
@@ -402,16 +402,16 @@ async def _surprises(settings: Settings, checks: CheckReport) -> None:
         finally:
             await database.close()
     except StorageError as error:
-        checks.add("surprises", problem=f"The database cannot be read ({error}).")
+        checks.add("anomalies", problem=f"The database cannot be read ({error}).")
         return
     seen = [row for row in rows if row.kind != FACT]
     if not seen:
-        checks.add("surprises", fine="All answers of Comfy Cloud are documented.")
+        checks.add("anomalies", fine="All answers of Comfy Cloud are documented.")
         return
     named = ", ".join(f"{row.kind} {row.name}".strip() for row in seen[-3:])
     more = f" and {len(seen) - 3} more" if len(seen) > 3 else ""
     checks.add(
-        "surprises",
+        "anomalies",
         fine=f"Comfy Cloud sent {sum(row.count for row in seen)} undocumented answers or events "
-        f"({named}{more}): report the output of GET /proxy/api/cloud-surprises.",
+        f"({named}{more}): report the output of GET /proxy/api/cloud-anomalies.",
     )

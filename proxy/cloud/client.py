@@ -205,7 +205,7 @@ class CloudClient:
                 if isinstance(entry, dict) and "id" in entry:
                     found.setdefault(str(entry["id"]), self._snapshot(entry))
                 else:
-                    self.observations.surprise("job", "without id", entry)
+                    self.observations.note_anomaly("job", "without id", entry)
             offset += len(entries)
             next_query = next_page(page, offset)
             if not next_query or len(found) == known:
@@ -246,7 +246,7 @@ class CloudClient:
         for name in snapshot.unlisted:
             value = job.get(name)
             form = word(str(value)) if name == "status" else type(value).__name__
-            self.observations.surprise("job", f"{name} {form}", job)
+            self.observations.note_anomaly("job", f"{name} {form}", job)
         return snapshot
 
     async def cancel(self, cloud_id: str) -> bool:

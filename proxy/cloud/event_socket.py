@@ -293,7 +293,7 @@ class EventSocket:
         self._watchdog.received(time.monotonic(), "")
         if data[:4] not in LISTED_FRAMES:
             kind = int.from_bytes(data[:4])
-            self.observations.surprise("frame", f"type {kind}", data)
+            self.observations.note_anomaly("frame", f"type {kind}", data)
             return
         if (shown := without_secret(data, self.key) if self.key else data) is None:
             log.warning("frame_rejected", length=len(data))
@@ -304,7 +304,7 @@ class EventSocket:
         if len(text) > _MAX_TEXT or codec.breadth(text) > _MAX_VALUES:
             self._watchdog.received(time.monotonic(), "")
             log.warning("event_rejected", length=len(text))
-            self.observations.surprise("event", "too large")
+            self.observations.note_anomaly("event", "too large")
             return
         try:
             event = _decoder.decode(text)
@@ -318,13 +318,13 @@ class EventSocket:
                 event = msgspec.convert(message, _Event)
             except ValueError:
                 log.warning("event_rejected", length=len(text))
-                self.observations.surprise("event", "not an event", message)
+                self.observations.note_anomaly("event", "not an event", message)
                 return
         type_, data = event.type, event.data or {}
         self._watchdog.received(time.monotonic(), type_)
         fields = LISTED_EVENTS.get(type_)
         if (fields is None or not fields <= data.keys()) and (odd := unlisted(type_, data)):
-            self.observations.surprise("event", f"{word(type_)}: {odd}", data)
+            self.observations.note_anomaly("event", f"{word(type_)}: {odd}", data)
         if codec.may_show(text, self.key):
             type_, data = redact(type_, self.key), redact(data, self.key)
         self._call(self.on_event, type_, data)

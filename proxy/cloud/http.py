@@ -293,7 +293,7 @@ class Http:
 
     def unlisted(self, method: str, url: URL, what: str, example: object = None) -> None:
         """Note an answer that no document lists; `what` says which in a few words."""
-        self.observations.surprise("answer", f"{method} {self._route(url)}: {what}", example)
+        self.observations.note_anomaly("answer", f"{method} {self._route(url)}: {what}", example)
 
     def _route(self, url: URL) -> str:
         return route_of(url.raw_path.removeprefix(self.base_url.raw_path.rstrip("/")))

@@ -23,7 +23,7 @@ MAX_ROWS = 50_000
 #: Maximum number of observations of an account, so that a cloud with ever new forms fills no disk.
 MAX_OBSERVATIONS = 500
 
-#: The kind of an observation that was measured; every other kind is a surprise.
+#: The kind of an observation that was measured; every other kind is an anomaly.
 FACT = "fact"
 
 _ENDED = ("succeeded", "failed", "cancelled")
@@ -304,7 +304,7 @@ class ActivityRepository(Repository):
 class Observation(Struct, frozen=True):
     """What was seen of an account (`identity`), `count` times from `first_at` to `last_at` (ms).
 
-    `value` is JSON: what a fact is, or an example of a surprise, taken once.
+    `value` is JSON: what a fact is, or an example of an anomaly, taken once.
     """
 
     identity: str
@@ -318,7 +318,7 @@ class Observation(Struct, frozen=True):
 
 observations = table_of(Observation, "observations", keys=("identity", "kind", "name"), rowid=False)
 _PUT_FACT = Upsert(observations, "value", "last_at")
-_ADD_SURPRISE = Upsert(observations, how="keep")
+_ADD_ANOMALY = Upsert(observations, how="keep")
 
 
 class ObservationRepository(Repository):
@@ -334,7 +334,7 @@ class ObservationRepository(Repository):
         return [Observation(**row._mapping) for row in await self._all(query)]
 
     async def add(self, rows: Sequence[Observation]) -> None:
-        """Replace facts; add to the counts of surprises, whose first example stays."""
+        """Replace facts; add to the counts of anomalies, whose first example stays."""
         if rows:
             await self.write(lambda connection: _observe(connection, rows))
 
@@ -358,4 +358,4 @@ def _observe(connection: Connection, rows: Sequence[Observation]) -> None:
             room[row.identity] = MAX_OBSERVATIONS - connection.execute(held).scalar_one()
         if room[row.identity] > 0:
             room[row.identity] -= 1
-            connection.execute(_ADD_SURPRISE(connection), asdict(row))
+            connection.execute(_ADD_ANOMALY(connection), asdict(row))

@@ -361,7 +361,7 @@ class AlwaysReady:
         return Report()
 
 
-class NeverSurprised:
+class NoObservations:
     """Observations of no account."""
 
     async def report(self) -> list[dict[str, Any]]:
@@ -388,7 +388,7 @@ def services_over(jobs: Any, files: Any, catalog: Any, userdata: Any, **more: An
         "billing": NoBilling(),
         "history": None,
         "activity": None,
-        "observations": NeverSurprised(),
+        "observations": NoObservations(),
         "readiness": AlwaysReady(),
         "journal": Journal(jobs.bus, jobs.clients),
         "interface": WebInterface(),

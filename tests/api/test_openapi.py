@@ -134,7 +134,7 @@ async def reports(ann: Person, bob: Person) -> None:
     for range_ in ("1h", "24h", "7d"):
         await ann.ask("GET", "activity", range=range_)
     assert (await ann.ask("GET", "audit", limit="5"))["entries"]
-    assert (await ann.ask("GET", "cloud-surprises"))["accounts"]
+    assert (await ann.ask("GET", "cloud-anomalies"))["accounts"]
     await bob.ask("GET", "audit", expected=403)
     await bob.ask("GET", "interface")
 

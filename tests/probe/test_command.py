@@ -70,7 +70,7 @@ async def test_the_exit_code_says_how_well_it_works(
     assert done.returncode == code, done.stdout
 
 
-async def test_the_proxy_uses_what_a_probe_has_seen_and_check_tells_surprises(
+async def test_the_proxy_uses_what_a_probe_has_seen_and_check_names_anomalies(
     tmp_path: Path,
 ) -> None:
     switches = Switches(honour_prompt_id=True, repeated_prompt_id="refused")
@@ -83,7 +83,7 @@ async def test_the_proxy_uses_what_a_probe_has_seen_and_check_tells_surprises(
             client = Client(session, server.url)
             done = await asyncio.to_thread(command, "--level", "run", "--yes", **environment)
             assert (done.returncode, done.stderr) == (0, "")
-            _, body = await client.get("proxy/api/cloud-surprises")
+            _, body = await client.get("proxy/api/cloud-anomalies")
             facts = body["accounts"][0]["facts"]
             assert (facts["prompt_id"], facts["prompt_id_again"]) == ("honoured", "refused")
             assert facts["upload_hash"] == "blake3 of the bytes"

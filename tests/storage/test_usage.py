@@ -139,7 +139,7 @@ async def test_a_fact_is_replaced(observed: ObservationRepository) -> None:
     assert await observed.load() == [replace(fact, value=b'"honoured"', last_at=2000)]
 
 
-async def test_replicas_count_the_same_surprise_together_and_keep_the_first_example(
+async def test_replicas_count_the_same_anomaly_together_and_keep_the_first_example(
     observed: ObservationRepository,
 ) -> None:
     await observed.add([EVENT])

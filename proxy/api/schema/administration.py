@@ -16,7 +16,7 @@ class AuditPage(TypedDict):
     has_more: bool
 
 
-class Surprise(TypedDict):
+class Anomaly(TypedDict):
     """Something undocumented that the cloud has sent."""
 
     kind: str
@@ -27,18 +27,18 @@ class Surprise(TypedDict):
     example: Any
 
 
-class AccountSurprises(TypedDict):
+class AccountAnomalies(TypedDict):
     """What is known of an account's cloud beyond its documents."""
 
     account: str
     facts: dict[str, Any]
-    surprises: list[Surprise]
+    anomalies: list[Anomaly]
 
 
-class Surprises(TypedDict):
+class Anomalies(TypedDict):
     """That of all accounts."""
 
-    accounts: list[AccountSurprises]
+    accounts: list[AccountAnomalies]
 
 
 class MemberShown(Member, frozen=True, kw_only=True):
