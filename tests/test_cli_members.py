@@ -144,7 +144,7 @@ def test_the_life_of_a_token(run: Any) -> None:
     entries = map(json.loads, run("audit", "--json", "--limit", "2")[1].splitlines())
     assert [(entry["action"], entry["name"], entry["token"]) for entry in entries] == [
         ("token_revoked", "ann", row["shown"]),
-        ("token_made", "ann", row["shown"]),
+        ("token_created", "ann", row["shown"]),
     ]
 
 

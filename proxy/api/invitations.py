@@ -63,7 +63,7 @@ async def make_invitation(request: web.Request) -> web.Response:
     with translated_errors():
         wanted = validated(body, NewInvitation)
         code, invitation = await request.app[INVITATIONS].make(wanted)
-    note(request, "invitation_made", name=invitation.member, invitation=shown(invitation))
+    note(request, "invitation_created", name=invitation.member, invitation=shown(invitation))
     path = f"{request.app[OPTIONS].base_path}{INVITATION}#{code}"
     return bodies.secret_json({**describe(invitation), "code": code, "path": path}, 201)
 

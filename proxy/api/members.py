@@ -130,7 +130,7 @@ async def make_token(request: web.Request) -> web.Response:
     with translated_errors():
         wanted = validated(body, NewToken)
         text, token = await directory.new_token(wanted.member, until=until, **wanted.values())
-    note(request, "token_made", name=token.member, token=token.shown)
+    note(request, "token_created", name=token.member, token=token.shown)
     return bodies.secret_json({**describe_token(directory, token), "token": text}, 201)
 
 

@@ -253,7 +253,7 @@ def _new(
         return text, describe_token(directory, token)
 
     text, described = _with_directory(settings, make)
-    note_action(settings, "token_made", name=described["member"], token=described["shown"])
+    note_action(settings, "token_created", name=described["member"], token=described["shown"])
     if as_json:
         return print_json({**described, "token": text})
     say(text)

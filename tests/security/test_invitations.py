@@ -82,7 +82,7 @@ async def test_an_invitation_signs_in_and_shows_a_token_once(
         assert "ccp_" not in await answer.text()
     _, audit = await api(session, team, "GET", "audit")
     actions = {entry["action"]: entry for entry in audit["entries"]}
-    assert actions["invitation_made"]["name"] == "bob"
+    assert actions["invitation_created"]["name"] == "bob"
     assert actions["invitation_accepted"]["member"] == "bob"
     assert code not in str(audit)
 
