@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,6 +18,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 from yarl import URL
 
+from proxy.clock import now
 from proxy.logging import without_secrets
 from proxy.metrics import Metrics
 from proxy.storage.database import Database, StorageError
@@ -72,15 +72,15 @@ class AccountObservations(Struct, eq=False):
 
         `name` identifies it; parts that the cloud has chosen must have passed `word`.
         """
-        key, now = (kind, name), _now()
+        key, at = (kind, name), now()
         if key not in self._anomalies and len(self._anomalies) >= MAX_ANOMALIES:
             key, example = ("other", ""), None
         known = self._anomalies.get(key)
         if known is None:
             value = codec.dump_bytes(without_secrets(example))
-            known = Observation("", *key, value, count=0, first_at=now, last_at=now)
+            known = Observation("", *key, value, count=0, first_at=at, last_at=at)
             log.warning("anomaly_observed", account=self.account, kind=kind, name=name)
-        self._anomalies[key] = replace(known, last_at=now)
+        self._anomalies[key] = replace(known, last_at=at)
         self._counts[key] += 1
         self.news.set()
         self.metrics.count_anomaly(self.account, key[0])
@@ -89,8 +89,8 @@ class AccountObservations(Struct, eq=False):
         """Return what is new since the last call, with the counts since then."""
         rows = [replace(self._anomalies[key], count=count) for key, count in self._counts.items()]
         for name in self._learnt:
-            value, now = codec.dump_bytes(self.facts[name]), _now()
-            rows.append(Observation("", FACT, name, value, count=1, first_at=now, last_at=now))
+            value, at = codec.dump_bytes(self.facts[name]), now()
+            rows.append(Observation("", FACT, name, value, count=1, first_at=at, last_at=at))
         self._learnt.clear()
         self._counts.clear()
         return rows
@@ -199,7 +199,3 @@ def shown(rows: Iterable[Observation]) -> dict[str, Any]:
             seen = {"count": row.count, "first": row.first_at, "last": row.last_at}
             anomalies.append({"kind": row.kind, "name": row.name, **seen, "example": value})
     return {"facts": facts, "anomalies": anomalies}
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

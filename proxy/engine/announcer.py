@@ -8,12 +8,13 @@ from __future__ import annotations
 import structlog
 
 from proxy.bus import BusMessage, EventBus
+from proxy.clock import now
 from proxy.costs.credits import to_credits
 from proxy.costs.job_cost import JobCost
 from proxy.engine.term import Term
 from proxy.jobs.conversion import progress_of, stored_of
 from proxy.jobs.messages import JobChanged, JobLeft, JobRecorded, JobsAhead
-from proxy.jobs.models import Job, Outcome, now
+from proxy.jobs.models import Job, Outcome
 from proxy.metrics import Metrics
 from proxy.storage.history import Recorded
 

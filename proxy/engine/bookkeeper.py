@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import structlog
 
+from proxy.clock import now
 from proxy.cloud.billing import PAGE_SIZE, is_refused
 from proxy.cloud.errors import CloudError
 from proxy.cloud.resilience import jittered
@@ -19,7 +20,6 @@ from proxy.costs.credits import from_usd, to_credits
 from proxy.costs.reconciliation import reconcile
 from proxy.engine.accounts import Account
 from proxy.engine.term import Term
-from proxy.jobs.models import now
 from proxy.metrics import Metrics
 from proxy.storage.billing import BillingRepository, Booking
 from proxy.storage.usage import day_of

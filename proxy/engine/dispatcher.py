@@ -6,13 +6,14 @@ import asyncio
 import time
 from contextlib import suppress
 
+from proxy.clock import now
 from proxy.engine.life import JobLife
 from proxy.engine.policy import Policy
 from proxy.engine.queue_news import QueueNews
 from proxy.engine.slots import SlotAllocator
 from proxy.engine.table import JobTable
 from proxy.engine.term import Term
-from proxy.jobs.models import JobState, now
+from proxy.jobs.models import JobState
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError
 

@@ -17,6 +17,7 @@ import structlog
 
 from proxy.budget import MemoryBudget
 from proxy.bus import MISSED, EventBus, Subscription
+from proxy.clock import now
 from proxy.cloud.event_socket import Timeouts
 from proxy.costs.job_cost import Pricing
 from proxy.engine.accounts import Account
@@ -50,7 +51,7 @@ from proxy.jobs.messages import (
     StepsMissed,
     StepsReceived,
 )
-from proxy.jobs.models import AccountView, Job, JobState, now
+from proxy.jobs.models import AccountView, Job, JobState
 from proxy.members.member import Member
 from proxy.metrics import Metrics
 from proxy.storage.database import StorageError

@@ -14,6 +14,7 @@ from dataclasses import KW_ONLY, dataclass, field
 import structlog
 from msgspec import Struct
 
+from proxy.clock import now
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudOversized
 from proxy.engine.announcer import Announcer
@@ -39,7 +40,7 @@ from proxy.engine.tracker import (
 )
 from proxy.jobs.message_order import StepBuffer
 from proxy.jobs.messages import JobMessage, topic_of
-from proxy.jobs.models import Job, JobEnd, JobState, now
+from proxy.jobs.models import Job, JobEnd, JobState
 from proxy.storage.database import StorageError
 from proxy.translate.events import Message, Preview, is_terminal
 from proxy.translate.frames import CloudPicture

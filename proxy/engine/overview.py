@@ -9,6 +9,7 @@ from hashlib import blake2b
 from msgspec import to_builtins
 from msgspec.structs import replace
 
+from proxy.clock import now
 from proxy.engine.announcer import Announcer
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
@@ -24,7 +25,7 @@ from proxy.jobs.messages import (
     SocketKnown,
     topic_of,
 )
-from proxy.jobs.models import AccountView, Job, JobState, is_shown, now, shown_state
+from proxy.jobs.models import AccountView, Job, JobState, is_shown, shown_state
 from proxy.storage.jobs import StoredJob
 
 #: Nodes of a run that are told of.

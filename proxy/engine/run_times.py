@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import structlog
 
+from proxy.clock import now
 from proxy.engine.progress import Expected, expected
-from proxy.jobs.models import now
 from proxy.storage.database import StorageError
 from proxy.storage.run_times import JOB, RunTimeRepository, RunTimeRow, job_name
 from proxy.translate import codec

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Hashable, Mapping
 from typing import TypeVar
 
 import structlog
 from cachetools import LRUCache
 
+from proxy.clock import now
 from proxy.cloud.client import CloudClient
 from proxy.files.input_directory import ON_DISK, InputDirectory
 from proxy.observations import identity_of
@@ -152,7 +152,7 @@ class ContentIndex:
         """Note that bytes were sent to an account, and its name of them."""
         identity = self._identities[account]
         opaque = hash_in(cloud_name) not in (None, hash_)
-        blob = AccountBlob(identity, cloud_name, True, hash_, size, _now())
+        blob = AccountBlob(identity, cloud_name, True, hash_, size, now())
         await self._files.write(lambda files: files.put_blobs([blob], names_are_opaque=opaque))
         self._hashes.put((identity, cloud_name), hash_)
         self._sent.put((identity, hash_), cloud_name)
@@ -165,7 +165,3 @@ def hash_in(cloud_name: str) -> str | None:
     """Return the hash in a cloud name: 64 hexadecimal digits, perhaps with an extension."""
     match = _HASH_NAME.fullmatch(cloud_name)
     return match["hash"].lower() if match else None
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

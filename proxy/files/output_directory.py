@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from proxy.clock import now
 from proxy.cloud.resilience import Backoff
 from proxy.files.cache import read_at, write_all
 from proxy.files.contents import CHUNK, Content, ContentBrokenError
@@ -161,7 +162,7 @@ class OutputDirectory:
 
     async def _note(self, member: str, paths: Iterable[str]) -> None:
         """Note what is to be written later, once the storage takes it."""
-        since = time.time_ns() // 1_000_000
+        since = now()
         missing = [MissingOutput(member, path, since) for path in paths]
         for failures in itertools.count(1):
             try:

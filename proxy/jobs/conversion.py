@@ -11,9 +11,10 @@ from typing import Any
 
 import msgspec
 
+from proxy.clock import now
 from proxy.costs.job_cost import JobRun
 from proxy.jobs.messages import JobProgress
-from proxy.jobs.models import ENDS, Job, JobContent, JobEnd, JobRequest, JobState, now
+from proxy.jobs.models import ENDS, Job, JobContent, JobEnd, JobRequest, JobState
 from proxy.storage.costs import CostRow
 from proxy.storage.history import HistoryEntry
 from proxy.storage.jobs import StoredJob

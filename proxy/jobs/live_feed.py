@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from proxy.bus import MISSED, EventBus
+from proxy.clock import now
 from proxy.jobs.message_order import KnownEnds
 from proxy.jobs.messages import (
     JobChanged,
@@ -29,7 +30,7 @@ from proxy.jobs.messages import (
     StepsReceived,
     TermBegan,
 )
-from proxy.jobs.models import JobState, now
+from proxy.jobs.models import JobState
 from proxy.jobs.subscribers import Moment, Subscriber, Subscribers
 from proxy.jobs.views import LiveJobs
 from proxy.storage.database import StorageError

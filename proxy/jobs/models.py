@@ -7,7 +7,6 @@ live job as its one `Job`, and tells of it on the bus (`proxy.jobs.messages`) as
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -265,11 +264,6 @@ class JobEnd(msgspec.Struct, frozen=True):
             return None
         messages = self.status["messages"]
         return next((data for type_, data in messages if type_ == "execution_error"), None)
-
-
-def now() -> int:
-    """Return the time in ms since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 # --- what admins see -----------------------------------------------------------------------

@@ -34,6 +34,7 @@ import msgspec
 from msgspec import Struct
 
 from proxy.bus import EventBus, Subscription
+from proxy.clock import now
 from proxy.jobs.message_order import OVER, Delivery, Verdict
 from proxy.jobs.messages import (
     JobMessage,
@@ -43,7 +44,6 @@ from proxy.jobs.messages import (
     SocketKnown,
     topic_of,
 )
-from proxy.jobs.models import now
 from proxy.storage.jobs import JobKey
 from proxy.supervisor import Supervisor
 from proxy.translate.events import (

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from proxy.clock import now
 from proxy.packs.nodes import Item, PackNode, Result
-from proxy.packs.store import PictureStore, milliseconds
+from proxy.packs.store import PictureStore
 from proxy.packs.table import PACK_NODES
 from proxy.storage.temporary import PackPicture
 from proxy.translate import output_files
@@ -91,7 +92,7 @@ class Results:
                         member,
                         id_,
                         content_type,
-                        milliseconds(),
+                        now(),
                         size,
                         account=account,
                         cloud_name=name,

@@ -6,7 +6,6 @@ Everything belongs to one member. What is in memory on the way counts in the bud
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from proxy.budget import Allocation, MemoryBudget, MemoryLimitError
+from proxy.clock import now
 from proxy.files.service import Files
 from proxy.packs import pictures
 from proxy.packs.nodes import PackNodeError
@@ -49,7 +49,7 @@ class PictureStore:
 
         Raises `LocalError` (too large) when the member keeps too much, `StorageError`.
         """
-        picture = PackPicture(member, id_, content_type, milliseconds(), len(data), data)
+        picture = PackPicture(member, id_, content_type, now(), len(data), data)
         async with self.memory_turns.of(member):
             put = await self.repository.put(picture, max_bytes=MAX_MEMBER_BYTES)
         if put is None:
@@ -77,7 +77,7 @@ class PictureStore:
                 found = None
                 if size is not None:
                     held.grow(size)
-                    found = await self.repository.get(member, id_, now=milliseconds(), use=use)
+                    found = await self.repository.get(member, id_, now=now(), use=use)
             if found is None:
                 yield None
             elif found.data is not None:
@@ -137,8 +137,3 @@ async def _grow(held: Allocation, size: int, *, waits: bool) -> None:
             await asyncio.sleep(_MEMORY_INTERVAL)
         else:
             return
-
-
-def milliseconds() -> int:
-    """Return the time in ms since 1970."""
-    return int(time.time() * 1000)

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 from urllib.parse import urlencode
 
+from proxy.clock import now
 from proxy.costs.budgets import Budget, Spent, renewal
 from proxy.costs.credits import to_credits
-from proxy.jobs.models import Job, JobEnd, now
+from proxy.jobs.models import Job, JobEnd
 from proxy.logging import scrub_start
 from proxy.storage.webhooks import GATEWAY, WebhookMessage
 from proxy.translate import codec, output_files

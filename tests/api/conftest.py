@@ -26,12 +26,13 @@ from proxy.budget import MemoryBudget
 from proxy.bus import EventBus
 from proxy.catalog.bodies import Body, Coding, Whole
 from proxy.catalog.file_lists import Listing
+from proxy.clock import now
 from proxy.files.conversions import Conversion
 from proxy.files.namespace import Named, make_record
 from proxy.files.uploads import MAX_BYTES
 from proxy.files.workflow_names import Edits
 from proxy.jobs.clients import Clients
-from proxy.jobs.models import JobRequest, now
+from proxy.jobs.models import JobRequest
 from proxy.jobs.records import JobRecord
 from proxy.jobs.service import JobQuery
 from proxy.jobs.subscribers import Moment, Subscribers

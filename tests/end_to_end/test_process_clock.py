@@ -14,8 +14,8 @@ import graphs
 import pytest
 from stack import Client, running_proxy
 
+from proxy import clock as wall_clock
 from proxy.engine import follower
-from proxy.jobs import models
 from proxy.simulator import Simulator
 
 YEAR = 365 * 86400.0
@@ -35,7 +35,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(models, "time", clock)
+    monkeypatch.setattr(wall_clock, "time", clock)
     monkeypatch.setattr(follower, "time", clock)
     return clock
 

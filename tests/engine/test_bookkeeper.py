@@ -10,13 +10,13 @@ from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 from waiting import until
 
+from proxy.clock import now
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import RetryPolicy
 from proxy.engine import bookkeeper as module
 from proxy.engine.accounts import Account
 from proxy.engine.bookkeeper import MAX_EVENTS, MAX_REQUESTS, OVERLAP, Bookkeeper
 from proxy.engine.term import Term
-from proxy.jobs.models import now
 from proxy.metrics import Metrics
 from proxy.simulator import HttpFault, Simulator
 from proxy.storage.billing import BillingRepository

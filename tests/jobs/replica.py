@@ -9,12 +9,13 @@ from typing import Any
 from jobs.samples import MEMBER
 
 from proxy.bus import BusMessage, EventBus, decode, encode
+from proxy.clock import now
 from proxy.engine.recorder import JobRecorder
 from proxy.jobs.conversion import payload_of, stored_of
 from proxy.jobs.live_feed import LiveFeed
 from proxy.jobs.message_order import is_step
 from proxy.jobs.messages import JobMessage, topic_of
-from proxy.jobs.models import Job, JobContent, JobEnd, JobState, now
+from proxy.jobs.models import Job, JobContent, JobEnd, JobState
 from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.views import LiveJobs
 from proxy.storage.jobs import JobRepository
