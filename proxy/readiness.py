@@ -101,9 +101,9 @@ class Readiness:
         checks: dict[str, object] = {"store": store or "ok"}
         if len(problems) == 1:
             ((_, found),) = problems.items()
-            checks |= _shown(found)
+            checks |= _check_results(found)
         elif problems:
-            checks["accounts"] = {name: _shown(found) for name, found in problems.items()}
+            checks["accounts"] = {name: _check_results(found) for name, found in problems.items()}
         problem = None if self.outputs is None else self.outputs.problem
         if self.outputs is not None:
             checks["outputs"] = problem or "ok"
@@ -200,7 +200,7 @@ def _unusable(problem: str) -> str:
     return f"The database is unavailable ({problem}): start it, or correct COMFY_PROXY_DATABASE."
 
 
-def _shown(problems: Mapping[str, str | None]) -> dict[str, str]:
+def _check_results(problems: Mapping[str, str | None]) -> dict[str, str]:
     return {name: problem or "ok" for name, problem in problems.items()}
 
 

@@ -141,14 +141,14 @@ def differs(host: str, origin: str) -> bool:
         if not there.netloc:
             return False
         here = urlsplit("//" + host.lower())
-        if _name(there) != _name(here):
+        if _host_name(there) != _host_name(here):
             return True
         return None not in (there.port, here.port) and there.port != here.port
     except ValueError:
         return True
 
 
-def _name(address: SplitResult) -> str:
+def _host_name(address: SplitResult) -> str:
     """Return the host without the port; a user is included, so that it never matches."""
     user, at, _ = address.netloc.rpartition("@")
     return f"{user}{at}{address.hostname or ''}"

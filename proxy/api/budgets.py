@@ -33,11 +33,13 @@ async def shown_budgets(request: web.Request) -> list[BudgetShown]:
         return []
     now = time.time()
     spending = await request.app[JOBS].spending(day_of(now), names[0] if len(names) == 1 else None)
-    found = [_shown(name, budget, spending.get(name, Spending()), now) for name, budget in budgets]
+    found = [
+        _budget_shown(name, budget, spending.get(name, Spending()), now) for name, budget in budgets
+    ]
     return sorted(found, key=_share, reverse=True)[:MAX_SHOWN]
 
 
-def _shown(member: str, budget: Budget, spending: Spending, now: float) -> BudgetShown:
+def _budget_shown(member: str, budget: Budget, spending: Spending, now: float) -> BudgetShown:
     return {
         "member": member,
         "name": budget.name,

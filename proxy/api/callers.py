@@ -30,7 +30,7 @@ def caller(
     host = headers.get("Host", "")
     address = parse_address(peer)
     if address is None or not is_trusted(address, trusted):
-        return Caller(_shown(peer), scheme, host)
+        return Caller(_canonical_address(peer), scheme, host)
     forwarded = _last(headers, "X-Forwarded-Proto").lower()
     return Caller(
         str(_client_address(address, headers, trusted)),
@@ -40,7 +40,7 @@ def caller(
 
 
 def _client_address(address: Address, headers: Headers, trusted: Sequence[Network]) -> Address:
-    hops = _items(headers, "X-Forwarded-For")
+    hops = _header_items(headers, "X-Forwarded-For")
     while hops and is_trusted(address, trusted):
         hop = parse_address(hops.pop())
         if hop is None:
@@ -50,18 +50,18 @@ def _client_address(address: Address, headers: Headers, trusted: Sequence[Networ
 
 
 @lru_cache(maxsize=4096)
-def _shown(peer: str) -> str:
+def _canonical_address(peer: str) -> str:
     """Return the canonical form of an address."""
     return str(parse_address(peer) or peer)
 
 
-def _items(headers: Headers, name: str) -> list[str]:
+def _header_items(headers: Headers, name: str) -> list[str]:
     items = ",".join(headers.getall(name, ())).split(",")
     return [item.strip() for item in items if item.strip()]
 
 
 def _last(headers: Headers, name: str) -> str:
-    items = _items(headers, name)
+    items = _header_items(headers, name)
     return items[-1] if items else ""
 
 

@@ -98,7 +98,7 @@ class Watch:
 WATCHES = web.AppKey("watches", WeakSet[Watch])
 
 
-def _account(view: AccountView) -> AccountShown:
+def _account_shown(view: AccountView) -> AccountShown:
     return {
         "name": view.name,
         "slots": view.slots,
@@ -140,16 +140,16 @@ async def get_bare(_: web.Request) -> web.Response:
 
 async def get_page(_: web.Request) -> web.Response:
     """Return the page."""
-    return _file("index.html")
+    return _page_file("index.html")
 
 
 async def get_part(request: web.Request) -> web.Response:
     """Return the page's style, scripts or icon."""
     name = request.match_info["name"]
-    return _file(name) if name in _FILES else bodies.empty(404)
+    return _page_file(name) if name in _FILES else bodies.empty(404)
 
 
-def _file(name: str) -> web.Response:
+def _page_file(name: str) -> web.Response:
     kind = _TYPES[Path(name).suffix]
     return web.Response(body=_FILES[name], content_type=kind, charset="utf-8", headers=_HEADERS)
 
@@ -239,7 +239,7 @@ async def _state(request: web.Request) -> State:
             "waiting": len(waiting),
             "waiting_by_member": Counter(view.job.member for view in waiting),
         },
-        "accounts": list(map(_account, seen.accounts)) if admin else [],
+        "accounts": list(map(_account_shown, seen.accounts)) if admin else [],
         "usage": [
             {
                 "member": row.member,

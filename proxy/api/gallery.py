@@ -79,7 +79,7 @@ async def list_jobs(request: web.Request) -> web.Response:
     more = len(rows) == limit
     return bodies.json(
         {
-            "jobs": list(map(_ended, rows)),
+            "jobs": list(map(_ended_shown, rows)),
             "next": f"{rows[-1].ended_at}.{rows[-1].order}" if more else None,
         }
     )
@@ -139,14 +139,14 @@ def _ended_job(known: Known, row: HistoryEntry, record: JobRecord) -> dict[str, 
     failed = error.get("node_id")
     nodes = _nodes(sent["prompt"], times, cached, failed)
     outputs = islice(_outputs(found["outputs"]), MAX_OUTPUTS)
-    whole = _ended(row)
+    whole = _ended_shown(row)
     if whole["error"] is not None:
         whole["error"]["traceback"] = _traceback(error)
     return {
         **whole,
         "nodes": sorted(nodes, key=lambda node: (node["began"] is None, node["began"])),
         "outputs": [_output(number, *output) for number, output in enumerate(outputs)],
-        "texts": list(islice(_texts(found["outputs"]), MAX_OUTPUTS)),
+        "texts": list(islice(_output_texts(found["outputs"]), MAX_OUTPUTS)),
         **_sent(known, sent),
     }
 
@@ -207,7 +207,7 @@ def named_job(request: web.Request) -> tuple[str, str]:
     return member, id_
 
 
-def _ended(row: HistoryEntry) -> EndedJobShown:
+def _ended_shown(row: HistoryEntry) -> EndedJobShown:
     summary, details = codec.loads(row.summary), codec.loads(row.details)
     preview = summary.get("preview_output")
     error = summary.get("execution_error")
@@ -285,7 +285,7 @@ def _outputs(outputs: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str
                     yield node, media, item
 
 
-def _texts(outputs: Mapping[str, Any]) -> Iterator[TextShown]:
+def _output_texts(outputs: Mapping[str, Any]) -> Iterator[TextShown]:
     """Yield the texts that nodes have put out, cut if they are long."""
     for node, output in outputs.items():
         texts = output.get("text") if isinstance(output, Mapping) else None

@@ -124,7 +124,7 @@ async def form(request: web.Request) -> AsyncIterator[MultiDict[Field]]:
         request = request.clone(client_max_size=room + FORM_BYTES)
     with ExitStack() as files:
         try:
-            fields = await _read(request, files)
+            fields = await _read_form(request, files)
         except web.HTTPRequestEntityTooLarge:
             if narrow:
                 raise limiter.upload_refusal(member) from None
@@ -138,7 +138,7 @@ async def form(request: web.Request) -> AsyncIterator[MultiDict[Field]]:
         yield fields
 
 
-async def _read(request: web.Request, files: ExitStack) -> MultiDict[Field]:
+async def _read_form(request: web.Request, files: ExitStack) -> MultiDict[Field]:
     type_ = bodies.type_of(request)
     if type_ == "multipart/form-data":
         bodies.check_length(request)

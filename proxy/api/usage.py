@@ -47,11 +47,11 @@ async def get_usage(request: web.Request) -> web.Response:
     if rows == "costs":
         costs = await usage.costs(first, last, member)
         if form == "csv":
-            return _file(f"costs-{first}-{last}.csv", await turn(lambda: costs_csv(costs)))
+            return _attachment(f"costs-{first}-{last}.csv", await turn(lambda: costs_csv(costs)))
         return bodies.json({**asked, "costs": await turn(lambda: list(map(cost_values, costs)))})
     days = await usage.days(first, last, member)
     if form == "csv":
-        return _file(f"usage-{first}-{last}.csv", await turn(lambda: usage_csv(days)))
+        return _attachment(f"usage-{first}-{last}.csv", await turn(lambda: usage_csv(days)))
     return bodies.json({**asked, "usage": await turn(lambda: list(map(usage_values, days)))})
 
 
@@ -68,7 +68,7 @@ def _choice(request: web.Request, name: str, choices: tuple[str, ...]) -> str:
     return chosen
 
 
-def _file(name: str, text: str) -> web.Response:
+def _attachment(name: str, text: str) -> web.Response:
     """Return an answer that browsers save."""
     headers = {
         "Content-Disposition": f"attachment; {filename_parameter(name)}",

@@ -151,7 +151,7 @@ async def run_engine(
             webhooks=webhooks,
         )
 
-    leases, holder = LeaseRepository(storage.database), _name()
+    leases, holder = LeaseRepository(storage.database), _replica_name()
     handover = None
     if settings.database is not None:
         handover = Handover(leases, jobs.bus, cloud.accounts, holder, process.metrics)
@@ -167,6 +167,6 @@ async def run_engine(
         await election.leave()
 
 
-def _name() -> str:
+def _replica_name() -> str:
     """Return a name of this process that no other one has or had."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"

@@ -90,7 +90,7 @@ class Merging:
             other = theirs.get(input_)
             if other is None or other == options:
                 continue
-            mine, its = set(map(_text, options)), set(map(_text, other))
+            mine, its = set(map(_choice_text, options)), set(map(_choice_text, other))
             for choice in mine - its:
                 if self._owners(name, input_, choice) is None:
                     self._own(name, input_, choice, previous)
@@ -98,9 +98,9 @@ class Merging:
                 if (known := self._owners(name, input_, choice)) is not None:
                     self._own(name, input_, choice, [*known, account])
             for choice in other:
-                if _text(choice) not in mine:
+                if _choice_text(choice) not in mine:
                     options.append(choice)
-                    self._own(name, input_, _text(choice), [account])
+                    self._own(name, input_, _choice_text(choice), [account])
             if all(isinstance(option, str) for option in options):
                 options.sort()
 
@@ -120,7 +120,7 @@ class Merging:
         self.owners.setdefault(name, {}).setdefault(input_, {})[choice] = list(accounts)
 
 
-def _text(choice: object) -> str:
+def _choice_text(choice: object) -> str:
     return choice if isinstance(choice, str) else codec.dumps(choice)
 
 
@@ -154,7 +154,7 @@ def without(info: Mapping[str, Any], hidden: Mapping[str, Mapping[str, Any]]) ->
     copied: dict[str, Any] = codec.loads(codec.dump_bytes(info))
     for name, offered in choices_of(copied):
         if name in hidden:
-            offered[:] = [choice for choice in offered if _text(choice) not in hidden[name]]
+            offered[:] = [choice for choice in offered if _choice_text(choice) not in hidden[name]]
     return copied
 
 

@@ -178,7 +178,7 @@ class CachedResource(Generic[T]):
         self._asked_at, self._fetched_at = began, time.monotonic()
         self._failed_at = None
         try:
-            await asyncio.to_thread(_write, self._path, body)
+            await asyncio.to_thread(_write_file, self._path, body)
         except OSError as error:
             log.warning("catalog_save_failed", what=self._name, error=str(error))
 
@@ -203,7 +203,7 @@ def _read_file(path: Path) -> tuple[bytes, float]:
     return path.read_bytes(), path.stat().st_mtime
 
 
-def _write(path: Path, body: bytes) -> None:
+def _write_file(path: Path, body: bytes) -> None:
     """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".new")

@@ -33,7 +33,7 @@ def show(loaded: LoadedSettings, *, as_json: bool = False) -> int:
     for heading in ("Setting", "Value", "From"):
         table.add_column(heading, overflow="fold")
     for name, value in values.items():
-        table.add_row(name, Text(_text(value)), Text(sources[name].replace("`", "")))
+        table.add_row(name, Text(_value_text(value)), Text(sources[name].replace("`", "")))
     Console(width=None if sys.stdout.isatty() else _WIDTH).print(table)
     return 0
 
@@ -49,7 +49,7 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
-def _text(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if value is None or value == []:
         return "none"
     if isinstance(value, bool):

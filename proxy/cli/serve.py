@@ -181,7 +181,7 @@ class Banner:
             "Dashboard": f"http://{admin[0]}:{admin[1]}/proxy/" if admin else f"{here}/proxy/",
             "Clients": "each needs a token" if self._has_members else "no token needed",
             "Runs on": str(chosen),
-            "Outputs": _outputs(settings),
+            "Outputs": _output_places(settings),
         }
         self._say(f"{_styled('comfy-cloud-proxy', bold=True)} {__version__}\n")
         for name, value in rows.items():
@@ -207,7 +207,7 @@ class Banner:
         typer.echo(line, color=False if os.environ.get("NO_COLOR") else None)
 
 
-def _outputs(settings: Settings) -> str:
+def _output_places(settings: Settings) -> str:
     """Return where outputs are."""
     if settings.output_directory is None:
         return "by GET /view; to have them in a folder: --output-directory DIR"

@@ -46,7 +46,7 @@ def install(settings: Settings, options: Mapping[str, Any], *, show: bool) -> in
     key_file = _key_file(settings, write=not show)
     command = _command(settings, options)
     environment = _environment(settings, key_file)
-    path = _place()
+    path = _unit_path()
     if path.suffix == ".plist":
         text = plistlib.dumps(agent(command, environment)).decode()
     else:
@@ -72,7 +72,7 @@ def install(settings: Settings, options: Mapping[str, Any], *, show: bool) -> in
 
 def uninstall() -> int:
     """Stop the service and remove its file; the data folder stays. Raises `CommandError`."""
-    path = _place()
+    path = _unit_path()
     if not path.exists():
         raise CommandError(f"The service is not installed: {path} does not exist.")
     _stop(path)
@@ -142,7 +142,7 @@ def _absolute(value: object, text: object) -> str:
     return str(value.absolute() if isinstance(value, Path) else text)
 
 
-def _place() -> Path:
+def _unit_path() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library/LaunchAgents" / f"{_LABEL}.plist"
     if sys.platform == "win32" or shutil.which("systemctl") is None:

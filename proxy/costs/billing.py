@@ -62,25 +62,25 @@ def billed(found: Reconciliation) -> dict[str, Any]:
         "access": account.access,
         "read_to": account.read_to,
         "balance": {
-            "credits": _shown(balance.amount),
+            "credits": _in_credits(balance.amount),
             "text": balance.text,
             "source": balance.source,
             "at": balance.at,
         },
-        "ledger": _shown(found.ledger),
-        "booked": _shown(found.booked),
-        "difference": _shown(found.difference),
+        "ledger": _in_credits(found.ledger),
+        "booked": _in_credits(found.booked),
+        "difference": _in_credits(found.difference),
         "days": [
             {
                 "day": day.day,
                 "ledger": to_credits(day.ledger),
-                "booked": _shown(day.booked),
-                "difference": _shown(None if day.booked is None else day.booked - day.ledger),
+                "booked": _in_credits(day.booked),
+                "difference": _in_credits(None if day.booked is None else day.booked - day.ledger),
             }
             for day in found.days
         ],
     }
 
 
-def _shown(amount: int | None) -> float | None:
+def _in_credits(amount: int | None) -> float | None:
     return None if amount is None else to_credits(amount)

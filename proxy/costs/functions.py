@@ -51,7 +51,7 @@ def _lookup(value: Any, key: Any) -> Any:
     return field_of(value, key) if isinstance(key, str) else MISSING
 
 
-def _number(value: Any) -> Any:
+def _to_number(value: Any) -> Any:
     if isinstance(value, bool):
         return float(value)
     if isinstance(value, str):
@@ -79,7 +79,7 @@ def _substring(text: str, start: float, length: float | None = None) -> str:
     return text[first:last]
 
 
-def _before(text: str, mark: str) -> str:
+def _substring_before(text: str, mark: str) -> str:
     return text.partition(mark)[0] if _contains(text, mark) else text
 
 
@@ -106,7 +106,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "$max": _of_numbers(max),
     "$min": _of_numbers(min),
     "$not": lambda value: value if value is MISSING else not as_boolean(value),
-    "$number": _number,
+    "$number": _to_number,
     "$power": _of(float, lambda base, exponent: finite(math.pow(base, as_number(exponent)))),
     "$replace": _of(str, _replace),
     "$round": _of(float, _round),
@@ -114,7 +114,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "$string": lambda value: value if value is MISSING else as_text(value),
     "$substring": _of(str, _substring),
     "$substringAfter": _of(str, _after),
-    "$substringBefore": _of(str, _before),
+    "$substringBefore": _of(str, _substring_before),
     "$sum": _of_numbers(math.fsum),
     "$trim": _of(str, lambda text: " ".join(text.split())),
     "$uppercase": _of(str, str.upper),

@@ -41,7 +41,7 @@ def estimated_price(info: Mapping[str, Any], inputs: Mapping[str, Any]) -> int |
     text = badge.get("expr") if isinstance(badge, Mapping) else None
     if not isinstance(badge, Mapping) or not isinstance(text, str) or len(text) > MAX_LENGTH:
         return None
-    expression = _parsed(text)
+    expression = _parsed_expression(text)
     context = _context(info, inputs, badge.get("depends_on"))
     if expression is None or context is None:
         return None
@@ -53,7 +53,7 @@ def estimated_price(info: Mapping[str, Any], inputs: Mapping[str, Any]) -> int |
 
 
 @lru_cache(_MAX_PARSED)
-def _parsed(text: str) -> Expression | None:
+def _parsed_expression(text: str) -> Expression | None:
     try:
         return Expression(text)
     except UnsupportedExpressionError:

@@ -46,13 +46,13 @@ class JobQueue:
     def add(self, job: Job) -> None:
         """Put a job where its number and its age belong."""
         self._jobs.add(job)
-        insort(self._members.setdefault(job.member, []), job, key=_place)
+        insort(self._members.setdefault(job.member, []), job, key=_queue_place)
 
     def remove(self, job: Job) -> None:
         """Take a job out, wherever it stands."""
         self._jobs.remove(job)
         waiting = self._members[job.member]
-        del waiting[bisect_left(waiting, _place(job), key=_place)]
+        del waiting[bisect_left(waiting, _queue_place(job), key=_queue_place)]
         if not waiting:
             del self._members[job.member]
 
@@ -65,7 +65,7 @@ class JobQueue:
         return self._members.get(member, ())
 
 
-def _place(job: Job) -> tuple[Number, int, JobKey]:
+def _queue_place(job: Job) -> tuple[Number, int, JobKey]:
     return job.number, job.order, job.key
 
 

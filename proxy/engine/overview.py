@@ -59,7 +59,7 @@ class Overview:
             and is_shown(job)
             and member in (None, job.member)
         ]
-        views.sort(key=lambda view: _place(view.job))
+        views.sort(key=lambda view: _sent_place(view.job))
         views += [
             JobChanged(
                 replace(stored_of(place.job), account=""),
@@ -132,6 +132,6 @@ class Overview:
         )
 
 
-def _place(job: StoredJob) -> tuple[int, int]:
+def _sent_place(job: StoredJob) -> tuple[int, int]:
     """Return the place of a job that is not in the queue any more."""
     return _RANK[shown_state(job)], job.started_at or job.created_at

@@ -142,7 +142,7 @@ class JobTable:
 
         Raises `TransitionError` if the state may not follow.
         """
-        _check(job, state)
+        _check_transition(job, state)
         self._change(job, {"state": state, **changes}, shares)
         if state is JobState.RUNNING and STARTED in self._recorder.outbox.wanted:
             self._recorder.started(job)
@@ -195,7 +195,7 @@ class JobTable:
         It stays in the queue until `leave`. What was accepted must not be lost because the storage
         refuses for a while.
         """
-        _check(job, ENDS[end.outcome])
+        _check_transition(job, ENDS[end.outcome])
         for failures in count(1):
             try:
                 recorded = await self._recorder.end(job, end, shares)
@@ -232,7 +232,7 @@ class JobTable:
     def _gone(self, job: Job, *, more: bool = False) -> None:
         was_shown = is_shown(job)
         if job.state not in (JobState.SUBMITTING, JobState.UNKNOWN):
-            _check(job, JobState.CANCELLED)
+            _check_transition(job, JobState.CANCELLED)
             job.state = JobState.CANCELLED
         self._remove(job)
         if was_shown:
@@ -262,7 +262,7 @@ class JobTable:
         return list(self._runs.get(member, {}).values())
 
 
-def _check(job: Job, state: JobState) -> None:
+def _check_transition(job: Job, state: JobState) -> None:
     """Raise `TransitionError` if a state may not follow the job's own."""
     if state not in TRANSITIONS[job.state]:
         raise TransitionError(f"{job.prompt_id}: {job.state} cannot become {state}")

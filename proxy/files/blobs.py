@@ -91,7 +91,7 @@ class BlobStore:
 
     async def _run(self, call: Callable[..., T], *arguments: object) -> T:
         loop = asyncio.get_running_loop()
-        with _translated(self.place):
+        with _translated_store_errors(self.place):
             return await loop.run_in_executor(self._threads, partial(call, *arguments))
 
     # --- in threads -------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def open_blobs(place: str, *, endpoint: URL | None, region: str) -> BlobStore:
         raise BlobError(
             "the setting blobs needs the extra `cluster`: install the package with it"
         ) from error
-    with _translated(place):
+    with _translated_store_errors(place):
         if not place.startswith("s3://"):
             folder = Path(place)
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -182,7 +182,7 @@ def _key(hash_: str) -> str:
 
 
 @contextmanager
-def _translated(place: str) -> Iterator[None]:
+def _translated_store_errors(place: str) -> Iterator[None]:
     from obstore.exceptions import BaseError
 
     try:

@@ -240,7 +240,7 @@ class Library:
 def unavailable(filename: str, error: Exception | None) -> LocalError:
     """Return the error of a content that is not available."""
     if isinstance(error, CloudRefused):
-        return _refused(filename, error)
+        return _refusal_of(filename, error)
     if isinstance(error, InputGoneError):
         return LocalError(
             "file_not_found",
@@ -280,7 +280,7 @@ def _reused(filename: str) -> LocalError:
     )
 
 
-def _refused(filename: str, error: CloudRefused) -> LocalError:
+def _refusal_of(filename: str, error: CloudRefused) -> LocalError:
     """Return the error of a content that the cloud refuses; it is not the client's fault (400)."""
     if error.status == 404:
         return LocalError(

@@ -98,7 +98,7 @@ class MemberJobs:
         found = self.running()
         programs = set(map(program, found))
         sent = (job for job in self.jobs.values() if job.state in ON_THE_CLOUD)
-        for job in sorted(sent, key=_place):
+        for job in sorted(sent, key=_waiting_place):
             if program(job) not in programs:
                 programs.add(program(job))
                 found.append(job)
@@ -358,7 +358,7 @@ def divided(jobs: Iterable[StoredJob]) -> tuple[list[StoredJob], list[StoredJob]
     pending: list[StoredJob] = []
     for job in jobs:
         (running if job.state == JobState.RUNNING else pending).append(job)
-    pending.sort(key=_place)
+    pending.sort(key=_waiting_place)
     if pending and not running:
         head = min(pending, key=lambda job: job.state not in ON_THE_CLOUD)
         pending.remove(head)
@@ -366,7 +366,7 @@ def divided(jobs: Iterable[StoredJob]) -> tuple[list[StoredJob], list[StoredJob]
     return running, pending
 
 
-def _place(job: StoredJob) -> tuple[Number, int]:
+def _waiting_place(job: StoredJob) -> tuple[Number, int]:
     """Return the place of a waiting job in the queue."""
     return job.number, job.order
 

@@ -176,7 +176,7 @@ def entry(at: float, action: str, member: str, address: str, about: dict[str, Va
         "address": address,
         **about,
     }
-    clean = {name: _shown(value) for name, value in whole.items()}
+    clean = {name: _recorded(value) for name, value in whole.items()}
     text = json.dumps(clean, ensure_ascii=True)
     return AuditRow(int(at * 1000), str(clean["action"]), str(clean["member"]), text.encode())
 
@@ -203,7 +203,7 @@ async def finish(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-def _shown(value: Value) -> Value:
+def _recorded(value: Value) -> Value:
     """Return a value as it is recorded: cut, and without secrets."""
     if isinstance(value, list):
         return [scrub_start(str(item), MAX_ITEM_LENGTH) for item in value[:MAX_ITEMS]]

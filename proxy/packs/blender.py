@@ -24,12 +24,17 @@ _FLOAT: list[Any] = [
 _UPLOAD: list[Any] = [[], {"image_upload": True}]
 
 
-def _whole(default: int = 0, low: int = _LOW) -> list[Any]:
+def _integer_input(default: int = 0, low: int = _LOW) -> list[Any]:
     return ["INT", {"default": default, "min": low, "max": _HIGH, "step": 1}]
 
 
 def _range(least: list[Any]) -> dict[str, Any]:
-    return {"default": _whole(), "min": least, "max": _whole(_HIGH), "step": _whole(1, 1)}
+    return {
+        "default": _integer_input(),
+        "min": least,
+        "max": _integer_input(_HIGH),
+        "step": _integer_input(1, 1),
+    }
 
 
 def _blender(name: str, required: Mapping[str, Any], **more: Any) -> dict[str, Any]:
@@ -106,10 +111,10 @@ _NODES = (
     _primitive(
         "Int",
         "PrimitiveInt",
-        _whole(),
-        {**_range(_whole(_LOW)), "camera_width": _FLAG, "camera_height": _FLAG},
+        _integer_input(),
+        {**_range(_integer_input(_LOW)), "camera_width": _FLAG, "camera_height": _FLAG},
     ),
-    _primitive("Seed", "PrimitiveInt", _whole(), _range(_whole(0, 0))),
+    _primitive("Seed", "PrimitiveInt", _integer_input(), _range(_integer_input(0, 0))),
     _primitive("String", "PrimitiveString", ["STRING", {}], _WRITTEN),
     _primitive(
         "StringMultiline", "PrimitiveStringMultiline", ["STRING", {"multiline": True}], _WRITTEN

@@ -51,7 +51,7 @@ def _combo(default: str, options: list[str], **more: Any) -> list[Any]:
     return ["COMBO", {**more, "default": default, "multiselect": False, "options": options}]
 
 
-def _text(default: str | None = None, *, multiline: bool = False) -> list[Any]:
+def _text_input(default: str | None = None, *, multiline: bool = False) -> list[Any]:
     options = {} if default is None else {"default": default}
     return ["STRING", {**options, "multiline": multiline}]
 
@@ -171,7 +171,9 @@ def translated(text: str) -> str:
 
 
 def _loads(name: str, own: str, title: str, source: FileSource, mask: Mask) -> PackNode:
-    shown = _info(name, {own: _text()}, outputs=[("IMAGE", "image"), ("MASK", "mask")], title=title)
+    shown = _info(
+        name, {own: _text_input()}, outputs=[("IMAGE", "image"), ("MASK", "mask")], title=title
+    )
     reads = Reads(own, source, mask)
     return PackNode(shown, _load_image(own), {"LoadImage", "LoadImageMask"}, reads)
 
@@ -192,7 +194,7 @@ NODES = (
     loads(
         _info(
             "ETN_LoadMaskBase64",
-            {"mask": _text()},
+            {"mask": _text_input()},
             outputs=[("MASK", "mask")],
             title="Load Mask (Base64)",
         ),
@@ -227,7 +229,7 @@ NODES = (
     PackNode(
         _info(
             "ETN_Translate",
-            {"text": _text(multiline=True)},
+            {"text": _text_input(multiline=True)},
             outputs=[("STRING", "translation")],
             title="Translate Text",
         ),
@@ -240,7 +242,7 @@ NODES = (
         {
             "x": ["INT", {"display_name": "offset x", "default": 0}],
             "y": ["INT", {"display_name": "offset y", "default": 0}],
-            "name": _text(""),
+            "name": _text_input(""),
             "batch_mode": _combo(
                 "default", ["default", "images", "animation", "layers"], display_name="batch mode"
             ),
@@ -254,7 +256,7 @@ NODES = (
             "ETN_KritaSendText",
             {
                 "value": ["*", {}],
-                "name": _text("Output"),
+                "name": _text_input("Output"),
                 "type": _combo("text", ["text", "markdown", "html"]),
             },
             hidden=_HIDDEN,

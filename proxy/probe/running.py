@@ -130,7 +130,7 @@ async def _answers(run: ProbeRun, job: str, detail: dict[str, Any], client: str)
     see("workflow_id", ", ".join(sorted(carriers)) or "none")
     await _usage(run, job)
     outputs = detail.get("outputs") or {}
-    items = _items(outputs.get("3"))
+    items = _output_items(outputs.get("3"))
     if items:
         item = items[0]
         see("display_name", "present" if "display_name" in item else "absent")
@@ -163,7 +163,7 @@ async def _usage(run: ProbeRun, job: str) -> None:
     run.findings.see("usage_event", "names the job" if names_it else "does not name the job")
 
 
-def _items(output: Any) -> list[dict[str, Any]]:
+def _output_items(output: Any) -> list[dict[str, Any]]:
     images = output.get("images") if isinstance(output, dict) else None
     return [image for image in images or [] if isinstance(image, dict)]
 

@@ -61,7 +61,7 @@ def read_key(settings: Settings) -> str | None:
             "The API key is set twice: unset COMFY_CLOUD_API_KEY or COMFY_CLOUD_API_KEY_FILE."
         )
     if settings.api_key_file is not None:
-        return _usable(_read(settings.api_key_file), f"the file {settings.api_key_file}")
+        return _usable(_read_key_file(settings.api_key_file), f"the file {settings.api_key_file}")
     if settings.api_key is not None:
         return _usable(settings.api_key.text, "COMFY_CLOUD_API_KEY")
     return None
@@ -74,7 +74,7 @@ def read_secrets(settings: Settings) -> str | None:
     """
     found = []
     if settings.secret_file is not None:
-        for line in _read(settings.secret_file, "secret_file").split():
+        for line in _read_key_file(settings.secret_file, "secret_file").split():
             try:
                 found.append(to_encryption_key(line).text)
             except ValueError:
@@ -155,10 +155,10 @@ def read_account_key(account: AccountSettings) -> str:
     if account.key_file is None:
         raise ConfigError(f"The account {account.name} has no key: add key_file.")
     remedy = f"`key_file` of the account {account.name}"
-    return _usable(_read(account.key_file, remedy), f"the file {account.key_file}")
+    return _usable(_read_key_file(account.key_file, remedy), f"the file {account.key_file}")
 
 
-def _read(path: Path, setting: str = "COMFY_CLOUD_API_KEY_FILE") -> str:
+def _read_key_file(path: Path, setting: str = "COMFY_CLOUD_API_KEY_FILE") -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:

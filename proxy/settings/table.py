@@ -229,7 +229,7 @@ def _expected(kinds: list[Any], notes: tuple[Any, ...], row: Setting) -> str:
     return f"a number{' of seconds' if row.metavar == 'SECONDS' else ''}{span}"
 
 
-def _text(value: object) -> str:
+def _as_text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("not a text")
     return value
@@ -237,12 +237,12 @@ def _text(value: object) -> str:
 
 def to_secret(value: object) -> Secret:
     """Return a text that is not to be shown."""
-    return Secret(_text(value))
+    return Secret(_as_text(value))
 
 
 def to_address(value: object) -> tuple[str, int]:
     """Return host and port from `HOST:PORT`; an IPv6 address is in brackets."""
-    host, colon, port = _text(value).rpartition(":")
+    host, colon, port = _as_text(value).rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
@@ -306,7 +306,7 @@ def _address(value: object, none: str, beginnings: tuple[str, ...]) -> Secret | 
 
 def to_blobs(value: object) -> str:
     """Return `s3://BUCKET/PREFIX`, or the path of a folder, the home folder's `~` expanded."""
-    place = _text(value)
+    place = _as_text(value)
     scheme, colon, rest = place.partition("://")
     if not colon and place:
         return str(Path(place).expanduser().absolute())
@@ -327,7 +327,7 @@ _SEGMENT = re.compile(r"[A-Za-z0-9._~-]+", re.ASCII)
 
 def to_base_path(value: object) -> str:
     """Return `/comfy` from `/comfy/`, `comfy` and the like; `""` from `/` and nothing."""
-    path = _text(value).strip("/")
+    path = _as_text(value).strip("/")
     segments = path.split("/") if path else []
     if segments and segments[0] == "t":
         raise ValueError("that path is for tokens")
@@ -336,7 +336,7 @@ def to_base_path(value: object) -> str:
     return "".join(f"/{segment}" for segment in segments)
 
 
-def _parts(value: object) -> list[str]:
+def _list_parts(value: object) -> list[str]:
     """Return what a list has, or a text with commas; nothing empty."""
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list | tuple):
@@ -346,12 +346,12 @@ def _parts(value: object) -> list[str]:
 
 def to_networks(value: object) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
     """Return networks from a list of them and of addresses, or from a text with commas."""
-    return tuple(map(ipaddress.ip_network, _parts(value)))
+    return tuple(map(ipaddress.ip_network, _list_parts(value)))
 
 
 def to_origins(value: object) -> tuple[str, ...]:
     """Return origins of web pages from a list of them, or from a text with commas."""
-    origins = [origin for part in _parts(value) if (origin := part.rstrip("/"))]
+    origins = [origin for part in _list_parts(value) if (origin := part.rstrip("/"))]
     if any(origin != "*" and URL(origin) != URL(origin).origin() for origin in origins):
         raise ValueError("not an origin")
     return tuple(origins)
@@ -362,7 +362,7 @@ _HOST = re.compile(r"(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*")
 
 def to_hosts(value: object) -> tuple[str, ...]:
     """Return names of hosts from a list of them, or from a text with commas."""
-    hosts = tuple(part.lower() for part in _parts(value))
+    hosts = tuple(part.lower() for part in _list_parts(value))
     if not all(map(_HOST.fullmatch, hosts)):
         raise ValueError("not a host")
     return hosts
@@ -380,12 +380,12 @@ def to_header(value: object) -> str:
 
 def to_names(value: object) -> tuple[str, ...]:
     """Return names from a list of them, or from a text with commas."""
-    return tuple(_parts(value))
+    return tuple(_list_parts(value))
 
 
 def to_issuer(value: object) -> str:
     """Return the address of an issuer, which has TLS or is on this machine."""
-    address = _text(value)
+    address = _as_text(value)
     if not is_secure(address) or not URL(address).host:
         raise ValueError("not an issuer")
     return address
@@ -403,7 +403,7 @@ def is_secure(address: str) -> bool:
 
 def to_encryption_key(value: object) -> Secret:
     """Return 32 bytes in URL-safe base64 from either kind of base64."""
-    text = _text(value).strip().translate(str.maketrans("+/", "-_"))
+    text = _as_text(value).strip().translate(str.maketrans("+/", "-_"))
     if len(base64.b64decode(text, altchars=b"-_", validate=True)) != 32:
         raise ValueError("not 32 bytes")
     return Secret(text)

@@ -122,7 +122,7 @@ def restore(source: Path, folder: Path) -> Path | None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".restore-") as scratch:
             _extract(source, Path(scratch))
-            _check(source, Path(scratch))
+            _check_copy(source, Path(scratch))
             return _exchange(Path(scratch), folder)
     except (OSError, sqlite3.Error, tarfile.TarError, zlib.error, ValueError, EOFError) as error:
         raise BackupError(f"the backup {source} cannot be restored: {_remedy(error)}") from error
@@ -186,7 +186,7 @@ def _extract(source: Path, scratch: Path) -> None:
                 raise ValueError(f"{entry.name} is not a file")
 
 
-def _check(source: Path, scratch: Path) -> None:
+def _check_copy(source: Path, scratch: Path) -> None:
     """Refuse what is no copy, or one that this program cannot read. Raises `ValueError`."""
     manifest = scratch / _MANIFEST
     if not manifest.is_file():

@@ -330,7 +330,7 @@ def _open(path: Path) -> SqliteDatabase:
         event.listen(engine, "connect", _prepare)
         writer = engine.connect()
         try:
-            _check(writer, path)
+            _check_file(writer, path)
         except BaseException:
             writer.close()
             raise
@@ -347,7 +347,7 @@ def _prepare(connection: Any, _record: object) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _check(connection: Connection, path: Path) -> None:
+def _check_file(connection: Connection, path: Path) -> None:
     """Look whether the file is sound. Raises `DamagedError` or what the database raises."""
     raw = _raw(connection)
     raw.execute("SELECT count(*) FROM sqlite_master").fetchone()

@@ -56,7 +56,7 @@ def plan(
         for id_ in dict.fromkeys(request.asset_ids)
         if id_ not in named
     ]
-    folders = dict(_folders(request.naming_strategy, wanted.values()))
+    folders = dict(_job_folders(request.naming_strategy, wanted.values()))
     entries: dict[str, Asset] = {}
     for id_ in sorted(wanted):
         asset = wanted[id_]
@@ -88,7 +88,7 @@ def _is_meant(asset: Asset, request: ExportRequest) -> bool:
     return filters is None or bool(own & set(filters))
 
 
-def _folders(strategy: str, assets: Iterable[Asset]) -> Iterator[tuple[str | None, str]]:
+def _job_folders(strategy: str, assets: Iterable[Asset]) -> Iterator[tuple[str | None, str]]:
     """Yield the folder of each job; `None` stands for files that no job has made."""
     if strategy not in ("group_by_job_time", "group_by_job_id"):
         return

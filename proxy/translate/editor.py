@@ -104,7 +104,7 @@ class _Level:
     def setter(self, name: object) -> Node | None:
         """Return the node that gives a link this name."""
         named = (node for node in self.nodes.values() if node.get("type") == "SetNode")
-        return next((node for node in named if _listed(node)[:1] == [name]), None)
+        return next((node for node in named if _widget_values(node)[:1] == [name]), None)
 
 
 class _Conversion(Struct, frozen=True):
@@ -163,10 +163,10 @@ class _Conversion(Struct, frozen=True):
         if kind in _REROUTES:
             return self._source(level, _dicts(node.get("inputs"))[0].get("link"))
         if kind == "GetNode":
-            setter = level.setter(_listed(node)[0])
+            setter = level.setter(_widget_values(node)[0])
             return None if setter is None else self._output(level, setter, 0)
         if kind == "PrimitiveNode":
-            return _Value(_listed(node)[0])
+            return _Value(_widget_values(node)[0])
         if kind in self.subgraphs:
             inside = self._inside(level, node)
             ends = (
@@ -191,7 +191,7 @@ class _Conversion(Struct, frozen=True):
             for place, entry in enumerate(_dicts(level.graph["inputs"]))
             if self._is_value(level.graph, place)
         ]
-        values = _listed(level.place)
+        values = _widget_values(level.place)
         if len(values) == len(shown) and name in shown:
             return _Value(values[shown.index(name)])
         return None
@@ -248,12 +248,12 @@ def _values(node: Node, about: Mapping[str, Any]) -> Iterator[tuple[str, Any, Ma
         return
     entries = {entry.get("name"): "widget" in entry for entry in _dicts(node.get("inputs"))}
     for group in groups:
-        yield from _named(group, "", left, entries)
+        yield from _named_values(group, "", left, entries)
         if any(_options(spec).get(flag) for spec in group.values() for flag in _UPLOADS):
             del left[:1]  # the button of the upload
 
 
-def _named(
+def _named_values(
     group: Mapping[str, Any], prefix: str, left: list[Any], entries: Mapping[Any, bool]
 ) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
     """Take the values of a group of inputs from the front of `left`."""
@@ -270,7 +270,7 @@ def _named(
             for option in _dicts(options.get("options")):
                 if option.get("key") == value:
                     for below in (option.get("inputs") or {}).values():
-                        yield from _named(below, f"{name}.", left, entries)
+                        yield from _named_values(below, f"{name}.", left, entries)
         seed = kind == "INT" and short in ("seed", "noise_seed")
         controlled = options.get("control_after_generate", seed)
         if controlled and left and isinstance(left[0], str) and left[0] in _CONTROLS:
@@ -335,7 +335,7 @@ def _options(spec: Any) -> Mapping[str, Any]:
     return spec[1] if isinstance(spec, list) and len(spec) > 1 and isinstance(spec[1], dict) else {}
 
 
-def _listed(node: Node) -> list[Any]:
+def _widget_values(node: Node) -> list[Any]:
     stored = node.get("widgets_values")
     return stored if isinstance(stored, list) else []
 

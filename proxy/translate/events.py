@@ -327,7 +327,7 @@ def execution_error(data: Mapping[str, Any], *, now: int, **run: Unpack[Progress
     """
     message = str(data.get("exception_message") or "The run failed without a reason.")
     return {
-        **_place(data, **run),
+        **_end_node(data, **run),
         "exception_message": message,
         "exception_type": str(data.get("exception_type") or "RuntimeError"),
         "traceback": _lines(data.get("traceback")),
@@ -349,10 +349,10 @@ def blocked_branch(data: Mapping[str, Any], **run: Unpack[Progress]) -> Data:
 def execution_interrupted(data: Mapping[str, Any], *, now: int, **run: Unpack[Progress]) -> Data:
     """Return the event with the node and the executed nodes, as ComfyUI does; the cloud sends only
     the id."""
-    return {**_place(data, **run), "timestamp": timestamp(data, now)}
+    return {**_end_node(data, **run), "timestamp": timestamp(data, now)}
 
 
-def _place(data: Mapping[str, Any], **run: Unpack[Progress]) -> Data:
+def _end_node(data: Mapping[str, Any], **run: Unpack[Progress]) -> Data:
     """Return the node in which a run ends, and the nodes that had been executed.
 
     ComfyUI always names one: where none ran it is the first of the graph.

@@ -79,7 +79,7 @@ def parse_frame(data: bytes) -> CloudFrame | None:
         if kind == PREVIEW_IMAGE_WITH_METADATA:
             return _picture_with_metadata(rest)
         if kind == TEXT:
-            return _text(rest)
+            return _text_frame(rest)
     except ValueError:
         return None
     return None
@@ -144,7 +144,7 @@ def _picture_with_metadata(rest: bytes) -> CloudPicture | None:
     )
 
 
-def _text(rest: bytes) -> CloudText:
+def _text_frame(rest: bytes) -> CloudText:
     first, rest = _counted(rest)
     if _JOB_ID.fullmatch(first):
         node_id, text = _counted(rest)

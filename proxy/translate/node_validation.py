@@ -204,7 +204,7 @@ def _value(
     if wrong := _bounds(declared, value):
         return wrong
     if shape.core and (shape.name, declared.name) in _LOADERS:
-        return _file(declared, value, _LOADERS[shape.name, declared.name], has_file)
+        return _file_reason(declared, value, _LOADERS[shape.name, declared.name], has_file)
     if declared.choices is None or declared.uploads:
         return None
     return _choice(declared, declared.choices, value, has_file)
@@ -246,7 +246,7 @@ def _choice(
     )
 
 
-def _file(declared: Input, value: Any, what: str, has_file: HasFile | None) -> Reason | None:
+def _file_reason(declared: Input, value: Any, what: str, has_file: HasFile | None) -> Reason | None:
     """Return the error of a name of a missing file; a file of the member is valid, whatever the
     catalog lists.
 

@@ -45,7 +45,7 @@ def summary(outputs: Mapping[str, Any]) -> Summary:
                 previewable += 1
                 rank = _rank(media, file)
         elif media == "text":
-            rank, file = 3, _text(item)
+            rank, file = 3, _text_item(item)
         if rank is not None and file is not None and (best is None or rank < best[0]):
             best = rank, {"mediaType": media, **file, "nodeId": node_id}
     return Summary(count, previewable, None if best is None else best[1])
@@ -87,21 +87,21 @@ def _file_of(item: object) -> dict[str, Any] | None:
 def _is_shown(media: str, item: Mapping[str, Any]) -> bool:
     format_ = item.get("format")
     played = isinstance(format_, str) and format_.startswith(("video/", "audio/"))
-    return media in _SHOWN or played or _name(item).endswith((*_MODELS, *_TEXTS))
+    return media in _SHOWN or played or _item_name(item).endswith((*_MODELS, *_TEXTS))
 
 
 def _rank(media: str, item: Mapping[str, Any]) -> int:
-    if media == "text" or _name(item).endswith(_TEXTS):
+    if media == "text" or _item_name(item).endswith(_TEXTS):
         return 2
     return 0 if item.get("type") == "output" else 1
 
 
-def _name(item: Mapping[str, Any]) -> str:
+def _item_name(item: Mapping[str, Any]) -> str:
     name = item.get("filename")
     return name.lower() if isinstance(name, str) else ""
 
 
-def _text(item: object) -> dict[str, Any]:
+def _text_item(item: object) -> dict[str, Any]:
     """Return a text as a preview, cut where it is long. What was a tuple in Python is its first."""
     if isinstance(item, list):
         item = item[0] if item else ""

@@ -79,8 +79,8 @@ class UserDataOnCloud:
             http = self._http
             url = http.url("userdata", path, overwrite=_flag(overwrite), full_info="true")
             if overwrite:
-                return await http.read("POST", url, _file, data=data)
-            return _file(await http.once("POST", url, data=data))
+                return await http.read("POST", url, _file_entry, data=data)
+            return _file_entry(await http.once("POST", url, data=data))
 
     async def delete(self, _: str, name: str) -> None:
         """Delete a file. Raises `MissingError`."""
@@ -103,7 +103,7 @@ class UserDataOnCloud:
         with _translated_file_errors():
             http = self._http
             url = http.url(*path, overwrite=_flag(overwrite), full_info="true")
-            return _file(await http.once("POST", url))
+            return _file_entry(await http.once("POST", url))
 
     async def files(self, _: str, name: str, *, recurse: bool) -> list[UserDataEntry]:
         """Return the files in a folder, with paths relative to it, without hidden ones."""
@@ -236,7 +236,7 @@ def _body(answer: Answer) -> bytes:
     return answer.body
 
 
-def _file(answer: Answer) -> UserDataEntry:
+def _file_entry(answer: Answer) -> UserDataEntry:
     file = user_file(answer.object())
     if file is None:
         raise CloudGarbage(f"{answer.call}: no path in the answer")

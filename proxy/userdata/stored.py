@@ -88,7 +88,7 @@ class StoredUserData:
             return found
 
         entry, data = await self._read(member, work)
-        return data, _shown(entry)
+        return data, _entry_of(entry)
 
     async def find(self, member: str, name: str) -> UserDataEntry | None:
         """Return a file's entry, without its content. Raises `IsFolderError`."""
@@ -101,7 +101,7 @@ class StoredUserData:
                 raise IsFolderError
             return found
 
-        return _shown(await self._read(member, work))
+        return _entry_of(await self._read(member, work))
 
     async def write(
         self,
@@ -156,7 +156,7 @@ class StoredUserData:
             start = 0 if folder == ROOT else len(folder)
             if not folder.endswith("/"):
                 return []
-            entries = (_shown(entry, start) for entry in unit.below(folder))
+            entries = (_entry_of(entry, start) for entry in unit.below(folder))
             return [
                 entry
                 for entry in entries
@@ -173,7 +173,7 @@ class StoredUserData:
             folder = _find(unit, path_to(name))
             if not folder.endswith("/"):
                 raise IsFileError
-            return [_shown(entry) for entry in unit.below(folder)]
+            return [_entry_of(entry) for entry in unit.below(folder)]
 
         return sorted(await self._read(member, work), key=in_tree_order)
 
@@ -246,7 +246,7 @@ def _write(
     if f"{path}/" in existing:
         raise BadNameError(path)
     _make_folders(unit, path, now)
-    return _shown(unit.put(path, data, created=now, modified=now))
+    return _entry_of(unit.put(path, data, created=now, modified=now))
 
 
 def _move(
@@ -266,11 +266,11 @@ def _move(
         for entry in unit.below(source):
             unit.rename(entry.path, f"{target}/{entry.path.removeprefix(source)}", now)
         unit.rename(source, f"{target}/", now)
-        return _shown(unit.get([f"{target}/"])[f"{target}/"])
+        return _entry_of(unit.get([f"{target}/"])[f"{target}/"])
     if target != path:
         unit.remove(target)
         unit.rename(path, target, now)
-    return _shown(unit.get([target])[target])
+    return _entry_of(unit.get([target])[target])
 
 
 def _make_folders(unit: UserDataUnit, path: str, now: float) -> None:
@@ -325,7 +325,7 @@ def _new_path(name: str) -> str:
     return path
 
 
-def _shown(entry: StoredEntry, start: int = 0) -> UserDataEntry:
+def _entry_of(entry: StoredEntry, start: int = 0) -> UserDataEntry:
     is_folder = entry.path.endswith("/")
     path = entry.path.removesuffix("/")[start:]
     return UserDataEntry(path, entry.size, entry.modified, entry.created, is_folder)

@@ -41,7 +41,7 @@ class WebhookAddresses(Struct, frozen=True):
 
     def check_url(self, text: str) -> None:
         """Raise `WebhookUrlError` for a URL that no webhook can have."""
-        url = _parsed(text)
+        url = _parsed_url(text)
         try:
             self.check(url.host or "")
         except AddressRefusedError as error:
@@ -52,7 +52,7 @@ class WebhookAddresses(Struct, frozen=True):
     def check_job_url(self, text: str) -> None:
         """Raise `WebhookUrlError` for a URL that no job can name."""
         self.check_url(text)
-        host = (_parsed(text).host or "").lower()
+        host = (_parsed_url(text).host or "").lower()
         if not is_host_of(self.hosts, host):
             raise WebhookUrlError(
                 f"The host {host} is not allowed for webhooks of jobs: ask an admin to add it to "
@@ -60,7 +60,7 @@ class WebhookAddresses(Struct, frozen=True):
             )
 
 
-def _parsed(text: str) -> URL:
+def _parsed_url(text: str) -> URL:
     try:
         url = URL(text)
         host, port = url.host, url.port

@@ -88,7 +88,7 @@ class WebhookSender:
         except TimeoutError:
             return EndpointAnswer(note=f"No answer within {timeout:g} s.")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return EndpointAnswer(note=_shown(error))
+            return EndpointAnswer(note=_reason_of(error))
 
 
 def _meaning(response: aiohttp.ClientResponse) -> EndpointAnswer:
@@ -106,7 +106,7 @@ def _meaning(response: aiohttp.ClientResponse) -> EndpointAnswer:
     return EndpointAnswer(status, scrub_start(note, _MAX_NOTE), wait)
 
 
-def _shown(error: Exception) -> str:
+def _reason_of(error: Exception) -> str:
     """Return why nothing was sent, without the details of the network."""
     refused = refused_address(error)
     if refused is not None:
