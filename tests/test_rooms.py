@@ -80,6 +80,17 @@ def test_no_two_classes_share_a_name() -> None:
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
 
 
+def test_few_modules_have_a_private_function_of_one_name() -> None:
+    places: defaultdict[str, list[str]] = defaultdict(list)
+    for path in MODULES:
+        if room(path) == "simulator":
+            continue
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name[0] == "_":
+                places[node.name].append(str(path.relative_to(PACKAGE)))
+    assert {name: found for name, found in places.items() if len(found) > 2} == {}
+
+
 def test_no_arrow_leads_back() -> None:
     arrows: defaultdict[str, set[str]] = defaultdict(set)
     for path in MODULES:

@@ -11,6 +11,7 @@ import structlog
 from proxy.engine.answers import Answers
 from proxy.engine.life import JobLife
 from proxy.engine.needs import needs_of
+from proxy.engine.outcomes import submission_failed
 from proxy.engine.outputs import output_nodes
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.slots import SlotAllocator
@@ -67,7 +68,7 @@ class Intake:
             await self._take_in(job, message)
         except Exception:
             log.exception("job_take_failed")
-            self._answers.refuse(key, _failed())
+            self._answers.refuse(key, submission_failed())
 
     async def _read(self, message: JobReceived) -> Job | None:
         """Read a job, again where a connection breaks: until it is taken in, no replica but the one
@@ -103,12 +104,4 @@ def _no_account() -> LocalError:
         "No Comfy Cloud account accepts jobs of this member; ask an admin to add the member to an "
         "account.",
         kind="forbidden",
-    )
-
-
-def _failed() -> LocalError:
-    return LocalError(
-        "submission_failed",
-        "The proxy could not store the job. It will not run; the log has the reason.",
-        kind="internal",
     )

@@ -178,3 +178,12 @@ def withdrawn() -> LocalError:
         "The job was cancelled before it was sent. It will not run.",
         kind="unavailable",
     )
+
+
+def submission_failed() -> LocalError:
+    """Return the answer to a client whose job the proxy could not send, through its own fault."""
+    return LocalError(
+        "submission_failed",
+        "The proxy could not store the job. It will not run; the log has the reason.",
+        kind="internal",
+    )

@@ -24,7 +24,16 @@ from proxy.cloud.errors import (
 from proxy.cloud.resilience import Backoff
 from proxy.engine.accounts import Reason
 from proxy.engine.finder import MARK, JobFinder, UnansweredError
-from proxy.engine.outcomes import Elsewhere, Lost, NotNow, Outcome, Refused, Sent, Withdrawn
+from proxy.engine.outcomes import (
+    Elsewhere,
+    Lost,
+    NotNow,
+    Outcome,
+    Refused,
+    Sent,
+    Withdrawn,
+    submission_failed,
+)
 from proxy.engine.preparation import Preparation, WithdrawnError
 from proxy.jobs.models import Job
 from proxy.storage.database import StorageError
@@ -113,7 +122,7 @@ class Submitter:
             return NotNow()
         except Exception:
             log.exception("send_failed")
-            return NotNow(_failed())
+            return NotNow(submission_failed())
         return self._of_member(job, outcome)
 
     async def _submit(
@@ -240,12 +249,4 @@ def job_id_repeated() -> LocalError:
         "job runs, its outputs are only on the cloud. Submit it again, and report this to Comfy "
         "Cloud if it happens again.",
         kind="bad_answer",
-    )
-
-
-def _failed() -> LocalError:
-    return LocalError(
-        "submission_failed",
-        "The proxy could not store the job. It will not run; the log has the reason.",
-        kind="internal",
     )
