@@ -24,6 +24,7 @@ from proxy.members.directory import Directory
 from proxy.members.marker import marker_of
 from proxy.members.member import (
     DirectoryError,
+    LimitFields,
     Member,
     MemberFields,
     NewMember,
@@ -113,6 +114,23 @@ _LIMITS: dict[str, Any] = {
             "--identity",
         ),
     ],
+}
+
+
+_OPTIONS = {"identities": "identity", "denied_classes": "deny_class"}
+#: What the values of options must be, where it is not in the help.
+_RULES = {
+    "weight": "a number from 0.01 to 1000",
+    **dict.fromkeys(
+        ("max_queued", "max_running", "jobs_per_day", "upload_bytes_per_day", "stored_bytes"),
+        "a whole number of at least 0, or none",
+    ),
+    "requests_per_second": "a number above 0, or none",
+    **dict.fromkeys(
+        (name for name in _LIMITS if "credits" in name), "a number of at least 0, or none"
+    ),
+    "denied_classes": "the name of a node class, or none",
+    "identities": "the issuer and the name there, such as 'header anna', or none",
 }
 
 
@@ -360,7 +378,23 @@ def _taken(options: dict[str, Any]) -> dict[str, Any]:
     }
     own = ("role", "weight", "client_parallelism", "identities")
     chosen: dict[str, Any] = {name: values.pop(name) for name in own if name in values}
+    for fields, kind in ((chosen, MemberFields), (values, LimitFields)):
+        for name, value in fields.items():
+            _check(name, value, kind)
     return {**chosen, **({"limits": values} if values else {})}
+
+
+def _check(name: str, value: object, kind: type[Any]) -> None:
+    """Check the value of one option, so that an error names it. Raises `UsageError`."""
+    try:
+        validated({name: value}, kind, strict=False)
+    except DirectoryError as error:
+        if (rule := _RULES.get(name)) is None:
+            raise UsageError(str(error)) from None
+        shown = NONE if value is None else ", ".join(value) if isinstance(value, list) else value
+        raise UsageError(
+            f"--{_OPTIONS.get(name, name).replace('_', '-')} is '{shown}', but must be {rule}."
+        ) from None
 
 
 def note_action(settings: Settings, action: str, **about: record.Value) -> None:
