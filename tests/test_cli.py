@@ -9,6 +9,7 @@ import re
 import shlex
 import signal
 import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import reference
 import typer.main
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from api.test_server import certify
 from process import TIMEOUT, child, command, serving
 from terminal import at_terminal
 
@@ -441,7 +443,19 @@ async def test_check_finds_a_cloud_that_is_away(tmp_path: Path) -> None:
     code, lines = await checked(tmp_path, "http://127.0.0.1:1")
     assert code == 1
     assert "cannot be reached" in lines["cloud"][1]
+    assert "cannot connect to 127.0.0.1:1 (Connection refused)" in lines["cloud"][1]
     assert lines["data folder"][0] == "ok"
+
+
+async def test_check_finds_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
+    certificate, key = await asyncio.to_thread(certify, tmp_path, "own")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=context)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        _, lines = await checked(tmp_path, f"https://127.0.0.1:{port}")
+    assert "(the certificate is not trusted: self-signed certificate)" in lines["cloud"][1]
 
 
 @pytest.mark.parametrize(("status", "body"), [(404, "<html>"), (405, "{}"), (200, "{}")])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ import aiohttp
 from yarl import URL
 
 from proxy.cli.common import CommandError, UsageError
+from proxy.cloud.http import connection_error
 from proxy.translate import codec
 
 Graph = dict[str, dict[str, Any]]
@@ -202,12 +202,8 @@ def _reason(error: Exception) -> str:
     match error:
         case aiohttp.ClientConnectorCertificateError(certificate_error=inner):
             return getattr(inner, "verify_message", "") or str(inner)
-        case aiohttp.ClientConnectorError(os_error=ssl.SSLError(reason=str() as reason)):
-            return reason.replace("_", " ").lower()
-        case aiohttp.ClientConnectorError(os_error=OSError(errno=int() as number)) if number > 0:
-            return os.strerror(number)
         case aiohttp.ClientConnectorError(os_error=inner):
-            return inner.strerror or str(inner)
+            return connection_error(inner)
         case _:
             return str(error) or "it does not answer"
 

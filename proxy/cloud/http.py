@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
@@ -340,13 +342,24 @@ def reported(call: str, *, sent: bool = False) -> Iterator[None]:
         raise CloudUnreachable(f"{call}: {_reason(error)}", sent=sent or _sent.get()) from None
 
 
+def connection_error(error: OSError) -> str:
+    """Return why there is no connection, without the numbers of the system."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return error.reason.replace("_", " ").lower() if error.reason else str(error)
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)  # asyncio's own text repeats the address
+    return error.strerror or str(error)
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if refused := refused_address(error):
         return str(refused)
     if isinstance(error, aiohttp.ClientConnectorError):
-        return f"cannot connect to {error.host}:{error.port} ({error.os_error})"
+        return f"cannot connect to {error.host}:{error.port} ({connection_error(error.os_error)})"
     if isinstance(error, aiohttp.ClientPayloadError):
         return "the answer was cut off"
     return f"the connection was lost ({type(error).__name__})"
