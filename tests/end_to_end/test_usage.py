@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from process import TIMEOUT, before, command, serving
 from prometheus_client.parser import text_string_to_metric_families
+from servers import free_port
 from stack import Client, Proxy, running_proxy
 from team import limited_member
 from yarl import URL
@@ -253,9 +254,9 @@ async def test_odd_queries_are_refused_with_a_sentence(client: Client) -> None:
 
 
 async def test_the_admin_listener_has_the_metrics_to_itself(
-    tmp_path: Path, session: aiohttp.ClientSession, unused_tcp_port: int
+    tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
-    address = f"127.0.0.1:{unused_tcp_port}"
+    address = f"127.0.0.1:{free_port()}"
     async with Simulator() as simulator:
         environment = {**before(simulator), "COMFY_PROXY_ADMIN_LISTEN": address}
         async with serving(tmp_path, environment=environment) as process:
