@@ -11,6 +11,7 @@ import gated
 import graphs
 from stack import Client, running_proxy
 
+from proxy.cloud.event_socket import IdleWatchdog, Timeouts
 from proxy.engine.policy import DetailTimeouts
 from proxy.simulator import Simulator
 
@@ -18,6 +19,7 @@ PATHS = ["history", "history/{id}", "queue", "prompt", "api/jobs", "api/jobs/{id
 
 #: Nothing is read merely because time has passed.
 UNHURRIED = {"connected_wait": 600.0, "detail": DetailTimeouts(first=5.0)}
+UNWATCHED = Timeouts(watchdog=lambda: IdleWatchdog(first=600.0))
 
 
 async def calls_for_a_job(folder: Path, *, clients: int) -> Counter[str]:
@@ -25,7 +27,7 @@ async def calls_for_a_job(folder: Path, *, clients: int) -> Counter[str]:
     opened = asyncio.Event()
     async with (
         Simulator(extra_nodes=[gated.gate(opened)]) as simulator,
-        running_proxy(simulator, folder, policy=UNHURRIED) as proxy,
+        running_proxy(simulator, folder, policy=UNHURRIED, timeouts=UNWATCHED) as proxy,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=100)) as session,
     ):
         client = Client(session, proxy.url)

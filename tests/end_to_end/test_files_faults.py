@@ -234,7 +234,7 @@ async def test_a_conversion_of_a_file_that_cannot_be_had_is_a_clean_error(
 async def test_many_clients_share_one_download_as_it_grows_and_one_may_leave(
     simulator: Simulator, client: Client, stored: Stored
 ) -> None:
-    simulator.faults.add(HttpFault("GET storage", drip=0.02, drip_bytes=40_000))
+    simulator.faults.add(HttpFault("GET storage", drip=0.1, drip_bytes=40_000))
     url = (client.url / "view").with_query(stored.item)
     flowing = [asyncio.Event() for _ in range(12)]
 

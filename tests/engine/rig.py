@@ -17,6 +17,7 @@ from proxy.budget import MemoryBudget
 from proxy.bus import BusMessage, EventBus
 from proxy.cloud.client import CloudClient
 from proxy.cloud.event_socket import Timeouts
+from proxy.cloud.resilience import RetryPolicy
 from proxy.costs.job_cost import Pricing
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.bookkeeper import Bookkeeper
@@ -180,6 +181,7 @@ async def running_engine(
     ahead: int = 0,
     others: tuple[Simulator, ...] = (),
     names: tuple[str, ...] = ("default", "other"),
+    retries: RetryPolicy | None = None,
     **policy: Any,
 ) -> AsyncIterator[Rig]:
     """An engine over an account of the simulator, and one of each other; `left_behind` are jobs
@@ -190,7 +192,7 @@ async def running_engine(
     assert lease is not None
     accounts = {}
     for name, cloud in zip(names, (simulator, *others), strict=False):
-        client = CloudClient(cloud.base_url, cloud.key)
+        client = CloudClient(cloud.base_url, cloud.key, retries=retries or RetryPolicy())
         await client.start()
         accounts[name] = Account(name, client, cloud.key, slots=Slots(slots, ahead))
     term = Term(lease)

@@ -10,6 +10,7 @@ import graphs
 from engine.rig import Rig, running_engine
 from waiting import until
 
+from proxy.cloud.resilience import Backoff, RetryPolicy
 from proxy.jobs.models import Job
 from proxy.simulator import HttpFault, Simulator
 
@@ -20,7 +21,7 @@ async def being_sent(rig: Rig, simulator: Simulator, opened: asyncio.Event) -> J
     """A job, the second one, that the cloud has and has not answered yet."""
     await rig.submit(gated.GRAPH)
     sent, _ = await rig.submit(graphs.waiting())
-    simulator.switches.late_answer = 0.5
+    simulator.switches.late_answer = 2.0
     opened.set()
     await simulator.signal.until(lambda: len(simulator.jobs) == 2, 30)
     return sent
@@ -100,7 +101,8 @@ async def test_a_cancel_while_the_job_is_being_sent_reaches_the_cloud_once(
 async def test_a_job_that_cannot_be_cancelled_continues(
     simulator: Simulator, tmp_path: Path, opened: asyncio.Event
 ) -> None:
-    async with running_engine(simulator, tmp_path) as rig:
+    retries = RetryPolicy(budget=0.5, backoff=Backoff(0.1, 0.1))
+    async with running_engine(simulator, tmp_path, retries=retries) as rig:
         running, _ = await rig.submit(gated.GRAPH)
         await until(lambda: "executing 1" in rig.told(running))
         simulator.faults.add(HttpFault("POST /api/jobs*", status=500), times=None)

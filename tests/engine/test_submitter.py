@@ -53,7 +53,7 @@ async def test_a_cloud_that_stays_busy_is_an_error_with_its_name(
     simulator: Simulator, tmp_path: Path
 ) -> None:
     simulator.switches.refuse_prompt = "QUEUE_LIMIT"
-    async with running_engine(simulator, tmp_path, submit_timeout=0.6) as rig:
+    async with running_engine(simulator, tmp_path) as rig:
         job, answer = await rig.submit(graphs.plain())
         assert (answer.error.type, answer.error.kind) == ("QUEUE_LIMIT", "unavailable")
         assert await rig.is_gone(job)

@@ -28,7 +28,7 @@ async def test_raw_states_are_returned_by_the_singular_route(
 
 
 async def test_states_before_execution_have_their_time(sim: Simulator, visitor: Visitor) -> None:
-    sim.switches.update({"capacity_wait": 0.3, "dispatch": 0.3})
+    sim.switches.update({"capacity_wait": 1.0, "dispatch": 1.0})
     job_id = await visitor.submit(plain())
     await sim.wait_for(job_id, "queued_waiting")
     detail = (await visitor.get(f"/api/jobs/{job_id}")).json
