@@ -51,7 +51,7 @@ async def test_a_wrong_key_keeps_the_frontend_closed_until_it_is_mended(
         simulator.account.key = OTHER_KEY
         while found["trouble"] or found["interface"] != "ready":
             await proxy.services.readiness.report(patient=True)
-            await proxy.services.catalog.load(timeout=5)
+            await proxy.services.catalog.load(timeout=60)
             found, page = await state(proxy)
         assert "the frontend" in page
 

@@ -156,7 +156,7 @@ async def test_a_file_that_is_opened_too_late_is_closed_again(
                 pass
     finally:
         freed.set()
-    assert await asyncio.to_thread(closed.wait, 5)
+    assert await asyncio.to_thread(closed.wait, 60)
 
 
 async def test_a_folder_is_listed_up_to_a_limit(

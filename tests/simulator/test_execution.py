@@ -432,7 +432,7 @@ async def test_a_cancel_stops_the_running_node() -> None:
                     started.set()
 
     task = asyncio.create_task(follow())
-    await asyncio.wait_for(started.wait(), 5)
+    await asyncio.wait_for(started.wait(), 60)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

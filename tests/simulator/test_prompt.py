@@ -137,7 +137,7 @@ async def test_a_job_behind_others_is_answered_all_the_same(
 ) -> None:
     sim.switches.answer_after_first_event = True
     await visitor.submit(waiting())
-    await asyncio.wait_for(visitor.submit(plain()), 5)
+    await asyncio.wait_for(visitor.submit(plain()), 60)
 
 
 async def test_only_so_many_may_wait(sim: Simulator, visitor: Visitor) -> None:
