@@ -380,11 +380,11 @@ def _taken(options: dict[str, Any]) -> dict[str, Any]:
     chosen: dict[str, Any] = {name: values.pop(name) for name in own if name in values}
     for fields, kind in ((chosen, MemberFields), (values, LimitFields)):
         for name, value in fields.items():
-            _check(name, value, kind)
+            _check_option(name, value, kind)
     return {**chosen, **({"limits": values} if values else {})}
 
 
-def _check(name: str, value: object, kind: type[Any]) -> None:
+def _check_option(name: str, value: object, kind: type[Any]) -> None:
     """Check the value of one option, so that an error names it. Raises `UsageError`."""
     try:
         validated({name: value}, kind, strict=False)
