@@ -106,7 +106,8 @@ class Handover:
         """Reserve the engine's lease for another replica; its engine has stopped. Never raises."""
         self._rest()
         self._metrics.engine_handovers.labels("given").inc()
-        log.warning("engine_transferred", epoch=lease.epoch, to=name)
+        rest = round(self._times.rest)
+        log.warning("engine_transferred", epoch=lease.epoch, to=name, rest_seconds=rest)
         try:
             await self._leases.reserve(lease, name, self._times.reserved)
         except StorageError as error:

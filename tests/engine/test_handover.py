@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import waiting
 from cluster.forwarder import Forwarder, forwarding
+from structlog.testing import capture_logs
 from yarl import URL
 
 from proxy.bus import EventBus
@@ -110,10 +111,13 @@ async def test_the_engine_goes_to_a_replica_that_reaches_the_cloud(
 ) -> None:
     bus = EventBus()
     async with replicas(database, simulator, bus, bus if same else EventBus()) as (one, two):
-        one.way.cut()
-        await one.call()
-        await waiting.until(two.election.is_active)
-        await waiting.until(lambda: not one.election.is_active())
+        with capture_logs() as logs:
+            one.way.cut()
+            await one.call()
+            await waiting.until(two.election.is_active)
+            await waiting.until(lambda: not one.election.is_active())
+        (given,) = (line for line in logs if line["event"] == "engine_transferred")
+        assert (given["to"], given["rest_seconds"]) == ("two", 600)
         assert one.engines[0].written is True
         assert two.engines[0].term.lease.epoch > one.engines[0].term.lease.epoch
         assert (one.counted("given"), two.counted("taken")) == (1, 1)
