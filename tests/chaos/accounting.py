@@ -27,7 +27,7 @@ class Sums:
 
 
 @dataclass
-class Told:
+class Submission:
     """What one client learned of one of its jobs.
 
     `accepted`: its submission was answered with 200, or the job was found in the proxy's records
@@ -67,8 +67,8 @@ class Told:
     @property
     def incomplete(self) -> bool:
         """Whether such a socket was told of a success without the start, or without the output."""
-        told = {"execution_start", "executed"}
-        return self.whole and self.ends == ["execution_success"] and not told <= self.types
+        due = {"execution_start", "executed"}
+        return self.whole and self.ends == ["execution_success"] and not due <= self.types
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Results:
 
 
 def account(
-    told: Iterable[Told],
+    submissions: Iterable[Submission],
     cloud_jobs: Iterable[Mapping[str, Any]],
     internal_errors: int,
     impatient: int = 0,
@@ -148,7 +148,7 @@ def account(
     """Compare. `cloud_jobs` are the `extra_data` of all jobs that the cloud ever took; `impatient`
     counts answers of 503 without `Retry-After`, `broken_promises` whatever else should not be."""
     marks = Counter(prompt_id_of(extra_data) for extra_data in cloud_jobs)
-    jobs = list(told)
+    jobs = list(submissions)
     accepted = {job.prompt_id: job for job in jobs if job.accepted}
     never_sent = [job for id_, job in accepted.items() if id_ not in marks]
     lost = sum(not job.interrupted for job in never_sent)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 import aiohttp
-from chaos.accounting import Told
+from chaos.accounting import Submission
 from PIL import Image
 from yarl import URL
 
@@ -54,7 +54,7 @@ class ChaosClient:
         member: str = "",
         webhook_url: str | None = None,
     ) -> None:
-        self.told: list[Told] = []
+        self.submissions: list[Submission] = []
         self.errors = 0
         self.impatient = 0
         self.over_budget = 0
@@ -67,7 +67,7 @@ class ChaosClient:
         self._rng = rng
         self._color = color
         self._client_id = uuid.UUID(int=rng.getrandbits(128)).hex
-        self._by_id: dict[str, Told] = {}
+        self._by_id: dict[str, Submission] = {}
         self._heard = asyncio.Event()
         #: Whether the last question had an answer.
         self._answered = False
@@ -89,121 +89,127 @@ class ChaosClient:
 
     async def settle(self) -> None:
         """At the end: follow also what had been given up and turned up after all."""
-        for told in self.told:
-            if told.accepted or told.refused or not await self._knows(told):
+        for submission in self.submissions:
+            if submission.accepted or submission.refused or not await self._knows(submission):
                 continue
-            if await self._has_run(told):
-                told.accepted = told.late = True
-                await self._follow(told)
-                told.bytes_checked = told.recorded == "success"
+            if await self._has_run(submission):
+                submission.accepted = submission.late = True
+                await self._follow(submission)
+                submission.bytes_checked = submission.recorded == "success"
 
     async def hear_out(self) -> None:
         """Wait for ends that are recorded and that the socket was not told yet."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_HEARD_WITHIN):
-                while any(told.unheard for told in self.told):
+                while any(submission.unheard for submission in self.submissions):
                     self._heard.clear()
                     await self._heard.wait()
 
     async def _job(self) -> None:
         color, interrupted = self._color(), self._rng.random() < _INTERRUPTED
         losses, listened = self._losses, self._listens
-        while not (told := await self._try(color, long=interrupted)).accepted:
+        while not (submission := await self._try(color, long=interrupted)).accepted:
             await asyncio.sleep(_PAUSE)
             losses, listened = self._losses, self._listens
         async with asyncio.TaskGroup() as tasks:
-            interrupting = tasks.create_task(self._interrupt(told)) if interrupted else None
-            entry = await self._follow(told)
+            interrupting = tasks.create_task(self._interrupt(submission)) if interrupted else None
+            entry = await self._follow(submission)
             if interrupting is not None:
                 interrupting.cancel()
-        told.whole = listened
+        submission.whole = listened
         await self.hear_out()
-        told.whole = listened and losses == self._losses
-        if told.recorded == "success":
-            await self._check_picture(told, entry, color)
+        submission.whole = listened and losses == self._losses
+        if submission.recorded == "success":
+            await self._check_picture(submission, entry, color)
 
-    async def _follow(self, told: Told) -> dict[str, Any]:
+    async def _follow(self, submission: Submission) -> dict[str, Any]:
         """Wait for the end, and return the history entry."""
-        entry = await self._end(told)
-        told.recorded = entry["status"]["status_str"]
-        told.seen = asyncio.get_running_loop().time()
+        entry = await self._end(submission)
+        submission.recorded = entry["status"]["status_str"]
+        submission.seen = asyncio.get_running_loop().time()
         return entry
 
-    async def _try(self, color: int, *, long: bool = False) -> Told:
+    async def _try(self, color: int, *, long: bool = False) -> Submission:
         """One submission under an id of its own."""
-        told = Told(
+        submission = Submission(
             str(uuid.UUID(int=self._rng.getrandbits(128), version=4)),
             member=self._member,
             names_webhook=self._webhook_url is not None and self._rng.random() < _NAMING,
             interrupted=long,
             sent=asyncio.get_running_loop().time(),
         )
-        self.told.append(told)
-        self._by_id[told.prompt_id] = told
-        await self._submit(told, graph_of(color, long=long))
-        return told
+        self.submissions.append(submission)
+        self._by_id[submission.prompt_id] = submission
+        await self._submit(submission, graph_of(color, long=long))
+        return submission
 
-    async def _submit(self, told: Told, graph: dict[str, Any]) -> None:
+    async def _submit(self, submission: Submission, graph: dict[str, Any]) -> None:
         body = {
             "prompt": graph,
             "client_id": self._client_id,
-            "prompt_id": told.prompt_id,
+            "prompt_id": submission.prompt_id,
         }
-        if told.names_webhook:
+        if submission.names_webhook:
             body["extra_data"] = {"webhook_url": self._webhook_url}
         try:
             async with self._session.post(self._url() / "prompt", json=body) as answer:
                 text = await answer.text()
                 self._count(answer)
-                told.accepted = answer.status == 200
+                submission.accepted = answer.status == 200
                 if "submission_unanswered" in text:
-                    told.accepted = await self._has_run(told)
-                told.refused = not told.accepted
+                    submission.accepted = await self._has_run(submission)
+                submission.refused = not submission.accepted
                 self.over_budget += answer.status == 429 and _is_spent(text)
         except aiohttp.ClientConnectorError:
-            told.refused = True
+            submission.refused = True
         except (aiohttp.ClientError, OSError):
-            told.accepted = await self._turns_up(told) and await self._has_run(told)
+            submission.accepted = await self._turns_up(submission) and await self._has_run(
+                submission
+            )
 
-    async def _interrupt(self, told: Told) -> None:
+    async def _interrupt(self, submission: Submission) -> None:
         """Interrupt a job again and again, whether it runs or not, until cancelled."""
         while True:
             await asyncio.sleep(self._rng.random())
             with suppress(aiohttp.ClientError, OSError):
                 url = self._url() / "interrupt"
-                async with self._session.post(url, json={"prompt_id": told.prompt_id}) as answer:
+                async with self._session.post(
+                    url, json={"prompt_id": submission.prompt_id}
+                ) as answer:
                     self._count(answer)
 
-    async def _has_run(self, told: Told) -> bool:
+    async def _has_run(self, submission: Submission) -> bool:
         """Wait until a job has ended, or is gone, of which nobody has said whether it runs.
 
         The first of the queue is shown as `in_progress`, also while it is looked for. One that was
         never answered, and that the cloud does not have, leaves nothing.
         """
         while True:
-            found = await self._get(f"api/jobs/{told.prompt_id}")
+            found = await self._get(f"api/jobs/{submission.prompt_id}")
             if found.get("error") == "Job not found":
                 return False
             if found.get("status") in ("completed", "failed", "cancelled"):
                 return True
             await asyncio.sleep(_PAUSE)
 
-    async def _turns_up(self, told: Told) -> bool:
+    async def _turns_up(self, submission: Submission) -> bool:
         """Whether a job whose answer got lost is in the proxy's records after all."""
         for _ in range(30):
             await asyncio.sleep(_PAUSE)
-            if await self._knows(told):
+            if await self._knows(submission):
                 return True
         return False
 
-    async def _knows(self, told: Told) -> bool:
-        return (await self._get(f"api/jobs/{told.prompt_id}")).get("id") == told.prompt_id
+    async def _knows(self, submission: Submission) -> bool:
+        return (await self._get(f"api/jobs/{submission.prompt_id}")).get(
+            "id"
+        ) == submission.prompt_id
 
-    async def _end(self, told: Told) -> dict[str, Any]:
+    async def _end(self, submission: Submission) -> dict[str, Any]:
         """Wait for the end: by the websocket, or by asking when it has nothing to say."""
         while True:
             url = self._url()
-            entry = await self._entry(told, url)
+            entry = await self._entry(submission, url)
             if entry is not None:
                 return entry
             self._heard.clear()
@@ -213,24 +219,26 @@ class ChaosClient:
             except TimeoutError:
                 pass
 
-    async def _entry(self, told: Told, url: URL) -> dict[str, Any] | None:
+    async def _entry(self, submission: Submission, url: URL) -> dict[str, Any] | None:
         """Return the history entry at a replica; note if it has the job nowhere."""
-        path = f"history/{told.prompt_id}"
+        path = f"history/{submission.prompt_id}"
         for _ in range(2):
             found = await self._get(path, url)
-            if told.prompt_id in found:
-                return dict(found[told.prompt_id])
+            if submission.prompt_id in found:
+                return dict(found[submission.prompt_id])
             queue = await self._get("queue", url)
-            if "queue_running" not in queue or told.prompt_id in str(queue):
+            if "queue_running" not in queue or submission.prompt_id in str(queue):
                 return None
         # It may have ended between the two requests, the second time as well.
         found = await self._get(path, url)
-        if told.prompt_id in found:
-            return dict(found[told.prompt_id])
-        told.invisible += self._answered
+        if submission.prompt_id in found:
+            return dict(found[submission.prompt_id])
+        submission.invisible += self._answered
         return None
 
-    async def _check_picture(self, told: Told, entry: dict[str, Any], color: int) -> None:
+    async def _check_picture(
+        self, submission: Submission, entry: dict[str, Any], color: int
+    ) -> None:
         item = entry["outputs"]["2"]["images"][0]
         url_of = self._url
         loop = asyncio.get_running_loop()
@@ -241,8 +249,8 @@ class ChaosClient:
                     data = await answer.read()
                 if answer.status == 200:
                     pixel = Image.open(io.BytesIO(data)).convert("RGB").getpixel((0, 0))
-                    told.wrong_bytes = pixel != (color >> 16, color >> 8 & 255, color & 255)
-                    told.bytes_checked = True
+                    submission.wrong_bytes = pixel != (color >> 16, color >> 8 & 255, color & 255)
+                    submission.bytes_checked = True
                     return
             except (aiohttp.ClientError, OSError):
                 pass
@@ -283,14 +291,14 @@ class ChaosClient:
 
     def _hear(self, message: dict[str, Any]) -> None:
         type_, data = message["type"], message["data"]
-        told = self._by_id.get(data.get("prompt_id", ""))
-        if told is None:
+        submission = self._by_id.get(data.get("prompt_id", ""))
+        if submission is None:
             return
-        if told.ends and not (type_ == "executing" and data["node"] is None):
-            told.disorder.append(f"{type_} behind the end")
-        told.types.add(type_)
+        if submission.ends and not (type_ == "executing" and data["node"] is None):
+            submission.disorder.append(f"{type_} after the end")
+        submission.types.add(type_)
         if type_ in _ENDS:
-            told.ends.append(type_)
+            submission.ends.append(type_)
             self._heard.set()
 
 
@@ -307,10 +315,12 @@ class SpendingClient(ChaosClient):
         while until is None or (loop.time() < until and not self.over_budget):
             if until is None and is_over():
                 until = loop.time() + _SPENT_WITHIN
-            told = await self._try(self._color())
-            if told.accepted:
-                await self._follow(told)
-                told.bytes_checked = told.recorded == "success"  # others look at pictures
+            submission = await self._try(self._color())
+            if submission.accepted:
+                await self._follow(submission)
+                submission.bytes_checked = (
+                    submission.recorded == "success"
+                )  # others look at pictures
             else:
                 await asyncio.sleep(self._rng.random())
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from chaos.accounting import Sums, Told
+from chaos.accounting import Submission, Sums
 from chaos.clients import graph_of
 from chaos.ledger import Cost, Ledger, Spent, account_costs, cost_of
 from chaos.messages import Message, account_messages
@@ -124,10 +124,10 @@ class Gateway:
 
     # --- at the end ------------------------------------------------------------------------
 
-    async def account(self, told: Iterable[Told], refused: int) -> list[Sums]:
+    async def account(self, submissions: Iterable[Submission], refused: int) -> list[Sums]:
         """Count when all jobs have ended and all messages are delivered, which is waited for a
         while. The budget has `refused` so many jobs."""
-        accepted = {job.prompt_id: job for job in told if job.accepted}
+        accepted = {job.prompt_id: job for job in submissions if job.accepted}
         members = {id_: job.member for id_, job in accepted.items()} | self.first
         costs = await self._costs(members)
         run = [cost for cost in costs if cost.prompt_id in accepted]

@@ -113,15 +113,15 @@ class Chaos:
             clients, spenders = await self._clients_with(sessions)
             await self._run_clients(clients, spenders)
             everybody = [*clients, *spenders]
-            told = [job for client in everybody for job in client.told]
+            submissions = [job for client in everybody for job in client.submissions]
             others: list[Sums] = []
             if self._gateway is not None:
                 refused = sum(client.over_budget for client in spenders)
-                others = await self._gateway.account(told, refused)
+                others = await self._gateway.account(submissions, refused)
             self._receiver.heal()
             self._done.set()
         jobs = account(
-            told,
+            submissions,
             [job.extra_data for id_, job in simulator.jobs.items() if id_ not in ran_before],
             sum(client.errors for client in everybody),
             sum(client.impatient for client in everybody),

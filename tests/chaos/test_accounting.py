@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import aiohttp
 import pytest
-from chaos.accounting import Told, account
+from chaos.accounting import Submission, account
 from chaos.gateway import SPENDER, messages_of
 from chaos.ledger import Cost, Ledger, Spent, account_costs, cost_of
 from chaos.messages import Attempt, Message, account_messages
@@ -17,11 +17,11 @@ from chaos.receiver import FailingReceiver, receiving
 from standardwebhooks import Webhook
 
 RAN = {"comfy_cloud_proxy": "someone/1/"}
-ACCEPTED = Told("1", accepted=True, recorded="error")
+ACCEPTED = Submission("1", accepted=True, recorded="error")
 
 
 @pytest.mark.parametrize(
-    ("told", "cloud_jobs", "faults"),
+    ("submissions", "cloud_jobs", "faults"),
     [
         ([ACCEPTED], [RAN], {}),
         ([ACCEPTED], [RAN, RAN], {"submitted_twice": 1}),
@@ -32,9 +32,9 @@ ACCEPTED = Told("1", accepted=True, recorded="error")
     ],
 )
 def test_faults_of_jobs(
-    told: list[Told], cloud_jobs: list[dict[str, str]], faults: dict[str, int]
+    submissions: list[Submission], cloud_jobs: list[dict[str, str]], faults: dict[str, int]
 ) -> None:
-    assert account(told, cloud_jobs, 0).faults() == faults
+    assert account(submissions, cloud_jobs, 0).faults() == faults
 
 
 SECRET = "whsec_" + "AAAA" * 8
