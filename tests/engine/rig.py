@@ -143,7 +143,7 @@ class Rig:
 
     async def ended(self, job: Job) -> HistoryEntry:
         """The entry of a job, once its client has heard of the end."""
-        await until(lambda: "executing None" in self.told(job))
+        await until(lambda: "executing None" in self.messages_of(job))
         entry = await self.repository.history.entry("local", job.prompt_id)
         assert entry is not None
         return entry
@@ -156,7 +156,7 @@ class Rig:
     async def is_gone(self, job: Job) -> bool:
         return await self.repository.get("local", job.prompt_id) is None
 
-    def told(self, job: Job) -> list[str]:
+    def messages_of(self, job: Job) -> list[str]:
         """What the client of a job has heard, in order."""
         messages = [
             message.message

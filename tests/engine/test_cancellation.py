@@ -34,7 +34,7 @@ async def test_a_waiting_job_leaves_no_trace(simulator: Simulator, tmp_path: Pat
         assert (await rig.cancel(waiting)).cancelled
         assert await rig.is_gone(waiting)
         assert not (await rig.cancel(waiting)).cancelled
-        assert rig.told(waiting) == []
+        assert rig.messages_of(waiting) == []
     assert simulator.calls[CANCEL] == 0
 
 
@@ -46,7 +46,7 @@ async def test_a_waiting_job_that_is_interrupted_ends_as_a_run(
         waiting, _ = await rig.submit(graphs.plain())
         assert (await rig.cancel(waiting, interrupt=True)).cancelled
         assert (await rig.ended(waiting)).state == "cancelled"
-        assert "execution_interrupted" in rig.told(waiting)
+        assert "execution_interrupted" in rig.messages_of(waiting)
     assert len(simulator.jobs) == 1
 
 
@@ -67,7 +67,7 @@ async def test_a_running_job_ends_when_the_cloud_says_so(
 ) -> None:
     async with running_engine(simulator, tmp_path) as rig:
         running, _ = await rig.submit(gated.GRAPH)
-        await until(lambda: "executing 1" in rig.told(running))
+        await until(lambda: "executing 1" in rig.messages_of(running))
         assert (await rig.cancel(running)).cancelled
         assert (await rig.ended(running)).state == "cancelled"
 
@@ -77,11 +77,11 @@ async def test_a_job_that_waits_on_the_cloud_is_gone_at_once(
 ) -> None:
     async with running_engine(simulator, tmp_path, ahead=1) as rig:
         running, _ = await rig.submit(gated.GRAPH)
-        await until(lambda: "executing 1" in rig.told(running))
+        await until(lambda: "executing 1" in rig.messages_of(running))
         ahead, _ = await rig.submit(graphs.plain())
         assert (await rig.cancel(ahead)).cancelled
         assert await rig.is_gone(ahead)
-        assert rig.told(ahead) == []
+        assert rig.messages_of(ahead) == []
     assert simulator.calls[CANCEL] == 1
 
 
@@ -104,7 +104,7 @@ async def test_a_job_that_cannot_be_cancelled_continues(
     retries = RetryPolicy(budget=0.5, backoff=Backoff(0.1, 0.1))
     async with running_engine(simulator, tmp_path, retries=retries) as rig:
         running, _ = await rig.submit(gated.GRAPH)
-        await until(lambda: "executing 1" in rig.told(running))
+        await until(lambda: "executing 1" in rig.messages_of(running))
         simulator.faults.add(HttpFault("POST /api/jobs*", status=500), times=None)
         answer = await rig.cancel(running)
         assert answer.error is not None

@@ -104,8 +104,8 @@ async def test_a_clear_tells_once_how_many_jobs_are_left(
             await client.post("queue", {"clear": True})
             opened.set()
             await listener.until_end(running)
-    told = [data["status"]["exec_info"]["queue_remaining"] for data in listener.of("status")]
-    assert [count for count in told if count not in (0, 5)] == [1]
+    counts = [data["status"]["exec_info"]["queue_remaining"] for data in listener.of("status")]
+    assert [count for count in counts if count not in (0, 5)] == [1]
 
 
 async def test_an_interrupt_leaves_what_waits(client: Client, opened: asyncio.Event) -> None:

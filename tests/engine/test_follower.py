@@ -40,7 +40,9 @@ async def test_a_waiting_job_that_is_refused_fails_for_its_client(
         simulator.switches.refuse_prompt = "PARTNER_NODE_DISABLED"
         opened.set()
         entry = await rig.ended(refused)
-        assert [type_ for type_ in rig.told(refused) if not type_.startswith("executing")] == [
+        assert [
+            type_ for type_ in rig.messages_of(refused) if not type_.startswith("executing")
+        ] == [
             "execution_start",
             "execution_cached",
             "execution_error",
@@ -58,7 +60,7 @@ async def test_the_history_has_the_entry_before_the_client_hears_of_the_end(
     async with running_engine(simulator, tmp_path) as rig:
         job, _ = await rig.submit(graphs.plain())
         await rig.ended(job)
-        messages = rig.told(job)
+        messages = rig.messages_of(job)
         assert messages[0] == "execution_start"
         assert messages[-2:] == ["execution_success", "executing None"]
         assert messages.count("execution_success") == 1
@@ -71,7 +73,7 @@ async def test_a_job_without_any_event_has_a_whole_life(
     async with running_engine(simulator, tmp_path) as rig:
         job, _ = await rig.submit(graphs.plain())
         assert (await rig.ended(job)).state == "succeeded"
-        assert "executed" in rig.told(job)
+        assert "executed" in rig.messages_of(job)
 
 
 async def test_a_replica_that_has_missed_steps_gets_them_once_more(
@@ -80,7 +82,7 @@ async def test_a_replica_that_has_missed_steps_gets_them_once_more(
     monkeypatch.setattr(EventBus, "lossy", True)
     async with running_engine(simulator, tmp_path) as rig:
         job, _ = await rig.submit(gated.GRAPH)
-        await until(lambda: rig.told(job)[-1:] == ["executing 1"])
+        await until(lambda: rig.messages_of(job)[-1:] == ["executing 1"])
         first = [message for message in rig.received if isinstance(message, JobMessage)]
         steps = [message for message in first if message.step]
         assert [message.number for message in steps] == list(range(1, len(steps) + 1))

@@ -25,7 +25,7 @@ async def test_a_job_ends_in_the_history_and_leaves_its_slot_to_the_next(
         assert (await rig.ended(first)).state == "succeeded"
         assert (await rig.ended(second)).state == "succeeded"
         assert await rig.repository.live() == []
-        messages = rig.told(first)
+        messages = rig.messages_of(first)
         assert (messages[0], messages[-1]) == ("execution_start", "executing None")
 
 

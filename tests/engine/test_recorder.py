@@ -258,23 +258,23 @@ async def test_a_start_is_announced_with_the_write_of_its_state_or_with_the_end(
     job_recorder = await recorder(database, tmp_path)
     end = JobEnd("completed", {}, {"messages": []}, {}, 1, 2)
 
-    async def told() -> list[str]:
+    async def delivered() -> list[str]:
         return sorted(delivery.type for delivery in await webhooks.log("w", 9))
 
     for flushed in (True, False):
         made = await stored(database, tmp_path, prompt_id=f"{flushed}", state=JobState.SUBMITTED)
-        before = await told()
+        before = await delivered()
         made.state = JobState.RUNNING
         job_recorder.changed(made)
         job_recorder.started(made)
-        assert await told() == before
+        assert await delivered() == before
         if flushed:
             await job_recorder.flush()
-            assert await told() == [*before, "job.started"]
+            assert await delivered() == [*before, "job.started"]
         await job_recorder.end(made, end)
-        assert await told() == sorted([*before, "job.started", "job.completed"])
+        assert await delivered() == sorted([*before, "job.started", "job.completed"])
     await job_recorder.flush()
-    assert len(await told()) == 4
+    assert len(await delivered()) == 4
 
 
 class DelayedUpdates(JobRepository):
@@ -311,8 +311,8 @@ async def test_a_start_is_announced_if_the_end_is_written_before_it(
         await jobs.waiting.wait()
         await job_recorder.end(made, JobEnd("completed", {}, {"messages": []}, {}, 1, 2))
         jobs.released.set()
-    told = sorted(delivery.type for delivery in await webhooks.log("w", 9))
-    assert told == ["job.completed", "job.started"]
+    sent = sorted(delivery.type for delivery in await webhooks.log("w", 9))
+    assert sent == ["job.completed", "job.started"]
 
 
 async def test_a_budget_is_announced_with_the_end_that_reaches_it_and_no_other(
@@ -330,7 +330,7 @@ async def test_a_budget_is_announced_with_the_end_that_reaches_it_and_no_other(
     )
     job_recorder.budgets = lambda _: budgets
     job_recorder.outbox.wanted = frozenset({"budget.reached"})
-    told: list[list[str]] = []
+    logs: list[list[str]] = []
     for number, cost in enumerate((4_999_999, 1, 3_000_000, 2_000_000, 1)):
         made = await stored(database, tmp_path, prompt_id=f"{number}", state=JobState.RUNNING)
         whole = JobCost((Charge("", "estimated", cost),))
@@ -338,9 +338,9 @@ async def test_a_budget_is_announced_with_the_end_that_reaches_it_and_no_other(
         await job_recorder.end(
             made, JobEnd("completed", {}, {"messages": []}, {}, 1, 2, cost=whole)
         )
-        told.append(sorted(delivery.type for delivery in await webhooks.log("w", 9)))
-        assert job_recorder.outbox.news.is_set() is (len(told) > 1 and told[-1] != told[-2])
-    assert list(map(len, told)) == [0, 1, 1, 2, 2]
+        logs.append(sorted(delivery.type for delivery in await webhooks.log("w", 9)))
+        assert job_recorder.outbox.news.is_set() is (len(logs) > 1 and logs[-1] != logs[-2])
+    assert list(map(len, logs)) == [0, 1, 1, 2, 2]
 
 
 async def test_a_write_that_is_refused_tells_nothing_until_it_is_repeated(

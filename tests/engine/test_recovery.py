@@ -100,7 +100,7 @@ async def test_an_interrupt_survives_the_engine(
     job = left(state, interrupted=True)
     async with running_engine(simulator, tmp_path, job, adoption_timeout=0.0) as rig:
         assert (await rig.ended(job)).state == "cancelled"
-        assert "execution_interrupted" in rig.told(job)
+        assert "execution_interrupted" in rig.messages_of(job)
     assert simulator.jobs == {}
 
 

@@ -36,17 +36,17 @@ def entry(state: str, end: str, outputs: dict[str, object]) -> HistoryEntry:
     )
 
 
-def told(entry: HistoryEntry) -> list[str]:
+def types_of(entry: HistoryEntry) -> list[str]:
     return [message.type for message in life_of(entry) if isinstance(message, Event)]
 
 
 def test_a_success_has_its_outputs_before_its_end() -> None:
-    messages = told(entry("succeeded", "execution_success", {"9": OUTPUT}))
+    messages = types_of(entry("succeeded", "execution_success", {"9": OUTPUT}))
     assert messages[:2] == ["execution_start", "execution_cached"]
     assert messages.index("executed") < messages.index("execution_success")
     assert messages[-2:] == ["execution_success", "executing"]
 
 
 def test_a_cancelled_job_ends_as_interrupted() -> None:
-    messages = told(entry("cancelled", "execution_interrupted", {}))
+    messages = types_of(entry("cancelled", "execution_interrupted", {}))
     assert messages[-2:] == ["execution_interrupted", "executing"]

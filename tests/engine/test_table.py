@@ -21,7 +21,7 @@ def world() -> World:
     return World()
 
 
-def told(world: World) -> list[tuple[str, Any]]:
+def published(world: World) -> list[tuple[str, Any]]:
     return [
         (type(message).__name__, message.job.state)
         for message in world.received
@@ -52,7 +52,7 @@ def test_a_change_of_state_is_recorded_and_published_with_all_that_changes(world
     world.table.advance(live_job, JobState.SUBMITTED, cloud_id="c")
     assert (live_job.state, live_job.cloud_id) == (JobState.SUBMITTED, "c")
     assert world.recorder.noted == [("one", JobState.SUBMITTED)]
-    assert told(world) == [("JobChanged", JobState.SUBMITTED)]
+    assert published(world) == [("JobChanged", JobState.SUBMITTED)]
     waited = {"member": "anna", "account": "one"}
     assert world.counted("job_wait_seconds_count", **waited) == 1
 
@@ -66,9 +66,9 @@ def test_a_job_that_its_client_does_not_know_of_is_recorded_and_not_published(wo
     live_job = world.add(job(state=JobState.RECEIVED, accepted=False))
     world.table.advance(live_job, JobState.SUBMITTING)
     assert world.recorder.noted == [("one", JobState.SUBMITTING)]
-    assert told(world) == []
+    assert published(world) == []
     world.table.advance(live_job, JobState.UNKNOWN)
-    assert told(world) == [("JobChanged", JobState.UNKNOWN)]
+    assert published(world) == [("JobChanged", JobState.UNKNOWN)]
 
 
 def test_a_job_is_counted_when_its_client_learns_of_it(world: World) -> None:
@@ -83,7 +83,7 @@ def test_a_wish_to_cancel_takes_a_job_out_of_sight_at_once(world: World) -> None
     world.received.clear()
     world.table.change(live_job, cancel_requested=True)
     world.table.advance(live_job, JobState.SUBMITTED, cloud_id="c")
-    assert told(world) == [("JobLeft", JobState.SUBMITTING)]
+    assert published(world) == [("JobLeft", JobState.SUBMITTING)]
     withdrawn = {"member": "anna", "account": "", "outcome": "withdrawn"}
     assert world.counted("jobs_ended_total", **withdrawn) == 1
 
@@ -107,7 +107,7 @@ async def test_the_history_has_a_job_before_it_leaves_the_queue(world: World) ->
     assert live_job in world.table
     world.table.leave(live_job, END)
     assert live_job not in world.table
-    assert told(world) == [("JobLeft", JobState.SUCCEEDED)]
+    assert published(world) == [("JobLeft", JobState.SUCCEEDED)]
     ended = {"member": "anna", "account": "one"}
     assert world.counted("jobs_ended_total", **ended, outcome="completed") == 1
     assert world.counted("job_running_seconds_sum", **ended) == 2.0
@@ -125,7 +125,7 @@ async def test_a_job_that_is_discarded_leaves_no_trace(world: World) -> None:
     world.received.clear()
     await world.table.discard(live_job)
     assert (live_job in world.table, world.recorder.discarded) == (False, ["one"])
-    assert told(world) == [("JobLeft", JobState.CANCELLED)]
+    assert published(world) == [("JobLeft", JobState.CANCELLED)]
 
 
 async def test_waiting_jobs_that_cannot_be_withdrawn_stay(world: World) -> None:
@@ -135,7 +135,7 @@ async def test_waiting_jobs_that_cannot_be_withdrawn_stay(world: World) -> None:
     with pytest.raises(StorageError):
         await world.table.withdraw([live_job])
     assert live_job in world.table
-    assert told(world) == []
+    assert published(world) == []
 
 
 class Rows:
