@@ -24,6 +24,8 @@ from proxy.translate import codec, model_extensions
 from proxy.translate.errors import LocalError
 from proxy.translate.shapes import Shape
 
+#: Seconds in which the copy of the node classes is read after the start.
+COPY_TIMEOUT = 1.0
 #: Maximum seconds that a request waits for the node classes to be fetched again.
 REFRESH_TIMEOUT = 10.0
 
@@ -229,7 +231,7 @@ class Catalog:
         ]
 
     async def _all_folders(self) -> list[dict[str, Any]]:
-        listed = await self._folders.get()
+        listed = await self._listed_by_cloud(self._folders)
         known = {folder["name"] for folder in listed}
         missing = [name for name in _STANDARD_FOLDERS if name not in known]
         return [*listed, *({"name": name, "folders": [name]} for name in missing)]
@@ -268,7 +270,8 @@ class Catalog:
 
     async def _listed(self, folder: str) -> list[dict[str, Any]] | None:
         """Return the cloud's list of a folder, `None` for an unknown one."""
-        if folder not in {known["name"] for known in await self._folders.get()}:
+        folders = await self._listed_by_cloud(self._folders)
+        if folder not in {known["name"] for known in folders}:
             return None
         models = self._models.get(folder)
         if models is None:
@@ -277,7 +280,22 @@ class Catalog:
                 f"models-{quote(folder, safe='')}",
                 lambda cloud: cloud.models(folder),
             )
-        return [{**_UNKNOWN, **model} for model in await models.get()]
+        return [{**_UNKNOWN, **model} for model in await self._listed_by_cloud(models)]
+
+    async def _listed_by_cloud(
+        self, document: CachedResource[list[dict[str, Any]]]
+    ) -> list[dict[str, Any]]:
+        """Return a list of the cloud, which is empty if the cloud does not give it and the node
+        classes are known: these have the models, too.
+
+        The web interface then opens, and cannot use an error in the place of a list.
+        """
+        try:
+            return await document.get()
+        except LocalError:
+            if not await self.wait_loaded(COPY_TIMEOUT):
+                raise
+            return []
 
     async def embeddings(self, member: str) -> list[str]:
         """Return the names of the embeddings, without extension."""

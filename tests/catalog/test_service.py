@@ -178,6 +178,21 @@ async def test_a_restart_does_not_ask_again(cloud: CountingCloud, tmp_path: Path
     assert sorted(cloud.calls) == ["folders", "loras", "object_info"]
 
 
+async def test_lists_of_models_are_lists_when_only_the_node_classes_are_stored(
+    cloud: CountingCloud, tmp_path: Path
+) -> None:
+    """The web interface opens then, and cannot use an error in the place of a list."""
+    async with catalog_of(cloud, tmp_path) as catalog:
+        await catalog.node_class("LoadImage")
+    cloud.down = True
+    async with catalog_of(cloud, tmp_path) as catalog:
+        detailed = await catalog.model_folders_in_detail()
+        assert "checkpoints" in [folder["name"] for folder in detailed]
+        assert await catalog.models("local", "checkpoints") == []
+        assert await catalog.embeddings("local") == []
+        assert await catalog.models("local", "nowhere") is None
+
+
 async def test_the_copy_of_another_cloud_is_dropped(cloud: CountingCloud, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("not the catalog's")
     async with catalog_of(cloud, tmp_path) as catalog:
