@@ -167,14 +167,15 @@ async def test_a_lock_that_is_waited_for_too_long_is_not_an_outage(
 ) -> None:
     holder = await open_postgresql(postgresql)
     await holder.write(lambda c: c.execute(text("CREATE TABLE locked (a int)")).close())
-    monkeypatch.setattr("proxy.storage.postgresql.UNIT_TIMEOUT", 0.3)
+    monkeypatch.setattr("proxy.storage.postgresql.UNIT_TIMEOUT", 0.6)
     database, locked, done = await open_postgresql(postgresql), asyncio.Event(), asyncio.Event()
+    await database.read(_one)  # which opens its connection
     loop = asyncio.get_running_loop()
 
     def hold(connection: Connection) -> None:
         connection.execute(text("LOCK TABLE locked"))
         loop.call_soon(locked.set)
-        connection.execute(text("SELECT pg_sleep(1)"))
+        connection.execute(text("SELECT pg_sleep(3)"))
         loop.call_soon(done.set)
 
     holding = asyncio.create_task(holder.write(hold, long=True))
