@@ -124,7 +124,7 @@ async def test_a_job_that_cannot_go_says_why_and_then_fails(
     type_: str,
     says: str,
 ) -> None:
-    policy = {"unable_timeout": 1.5}
+    policy = {"unable_timeout": 3.0}
     async with running_proxy(simulator, tmp_path, policy=policy, slots=1) as proxy:
         client = Client(session, proxy.url)
         await client.submit(gated.GRAPH)
