@@ -217,6 +217,12 @@ def test_no_part_is_handed_a_method_of_the_engine() -> None:
     assert methods & handed == set()
 
 
+def test_handlers_take_the_services_that_they_need() -> None:
+    """Only what runs before the route is resolved looks into all services."""
+    users = {path.stem for path in MODULES if "proxy.api.connections.of" in imports(path)}
+    assert users == {"holding", "metrics", "middleware"}
+
+
 #: Fields of a live job that others than the table of jobs set: what a turn gives, and the content,
 #: which is in memory only where it is used.
 SET_BESIDE_THE_TABLE = {

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from proxy.packs.pack import PackServices
     from proxy.readiness import Readiness
     from proxy.sign_in.provider import SignInProvider
+    from proxy.storage.encryption import Cipher
     from proxy.storage.history import HistoryRepository
     from proxy.storage.usage import ActivityRepository
     from proxy.threads import ThreadTurns
@@ -47,6 +48,7 @@ OBSERVATIONS: web.AppKey[Observations] = web.AppKey("observations")
 READINESS: web.AppKey[Readiness] = web.AppKey("readiness")
 JOURNAL: web.AppKey[Journal] = web.AppKey("journal")
 INTERFACE: web.AppKey[WebInterface] = web.AppKey("interface")
+CIPHER: web.AppKey[Cipher] = web.AppKey("cipher")
 BUS: web.AppKey[EventBus] = web.AppKey("bus")
 BUDGET: web.AppKey[MemoryBudget] = web.AppKey("budget")
 TURNS: web.AppKey[ThreadTurns] = web.AppKey("turns")
@@ -74,6 +76,7 @@ def provide(app: web.Application, services: Services) -> None:
     app[READINESS] = services.readiness
     app[JOURNAL] = services.journal
     app[INTERFACE] = services.interface
+    app[CIPHER] = services.cipher
     app[BUS] = services.bus
     app[BUDGET] = services.budget
     app[TURNS] = services.turns

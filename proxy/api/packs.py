@@ -10,9 +10,9 @@ from typing import Any, cast
 from aiohttp import web
 
 from proxy.api import bodies
-from proxy.api.connections import member_of, of
+from proxy.api.connections import member_of
 from proxy.api.content import content_headers
-from proxy.api.keys import ACCOUNTING, PACKS
+from proxy.api.keys import ACCOUNTING, JOBS, PACKS
 from proxy.api.middleware import note, prepare
 from proxy.packs.pack import PackRoute, PackServices
 from proxy.translate.errors import PlainError
@@ -56,7 +56,7 @@ class RequestCall:
     @asynccontextmanager
     async def upload(self) -> AsyncIterator[bytes]:
         """Yield the body as an upload of the member, which is counted unless the block raises."""
-        request, accounting = self._request, of(self._request).accounting
+        request, accounting = self._request, self._request.app[ACCOUNTING]
         if "Expect" in request.headers and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         room = await accounting.limiter.upload_room(self.member)
@@ -75,7 +75,7 @@ class RequestCall:
 
     async def cancel(self, prompt_id: str) -> None:
         """Cancel a job of the member, and note that in the audit record."""
-        if await of(self._request).jobs.cancel(self.member, prompt_id):
+        if await self._request.app[JOBS].cancel(self.member, prompt_id):
             note(self._request, "cancel", job=prompt_id)
 
     def json(self, value: object, status: int = 200) -> web.Response:

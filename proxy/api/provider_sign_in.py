@@ -10,9 +10,8 @@ from aiohttp import web
 
 from proxy.api.authenticator import SIGN_IN, authenticator_of
 from proxy.api.callers import caller_of
-from proxy.api.connections import of
 from proxy.api.credentials import cookie
-from proxy.api.keys import OPTIONS, PROVIDERS
+from proxy.api.keys import CIPHER, OPTIONS, PROVIDERS
 from proxy.api.middleware import note
 from proxy.api.sign_in import (
     begin_session,
@@ -53,7 +52,7 @@ async def get_provider_sign_in(request: web.Request) -> web.Response:
     answer = web.Response(status=302, headers={"Location": url, "Cache-Control": "no-store"})
     answer.set_cookie(
         ATTEMPT_COOKIE,
-        seal(attempt, of(request).cipher),
+        seal(attempt, request.app[CIPHER]),
         max_age=ATTEMPT_LIFETIME,
         path=_cookie_path(request),
         secure=caller_of(request).scheme == "https",
@@ -98,7 +97,7 @@ def _provider(request: web.Request) -> SignInProvider:
 
 def _attempt(request: web.Request, provider: SignInProvider) -> Attempt | None:
     """Return the attempt of this browser at this provider, if the answer belongs to it."""
-    attempt = unseal(cookie(request, ATTEMPT_COOKIE) or "", of(request).cipher, time.time())
+    attempt = unseal(cookie(request, ATTEMPT_COOKIE) or "", request.app[CIPHER], time.time())
     state = request.query.get("state", "")
     if attempt is None or attempt.provider != provider.options.name:
         return None
