@@ -86,8 +86,9 @@ async def _converted(
 ) -> web.Response | None:
     """Return the converted picture that the query asks for, `None` if it asks for the file.
 
-    A file that cannot be made smaller is sent unchanged; other conversions refuse it. If the client
-    has the picture already, nothing is converted. Raises `LocalError`.
+    A file that cannot be made smaller is sent unchanged, and so is a picture that is too large for
+    a preview; other conversions refuse it. If the client has the picture already, nothing is
+    converted. Raises `LocalError`.
     """
     query = request.query
     if not ("res" in query or "preview" in query or "channel" in query):
@@ -111,7 +112,8 @@ async def _converted(
     try:
         picture = await request.app[FILES].convert(record, wanted)
     except LocalError as error:
-        if is_small and error.kind == "invalid":
+        is_preview = channel is None and error.type == "image_too_large"
+        if error.kind == "invalid" and (is_small or is_preview):
             return None
         raise
     if request.method != "HEAD":

@@ -14,7 +14,15 @@ from typing import IO, TYPE_CHECKING
 
 from msgspec import Struct
 
-from proxy.files.pictures import NotAPictureError, opened, pillow, pixels_of
+from proxy.files.pictures import (
+    MAX_MEMORY,
+    NotAPictureError,
+    check_memory,
+    encoding,
+    opened,
+    pillow,
+    pixels_of,
+)
 from proxy.packs.nodes import Mask, PackNodeError
 
 if TYPE_CHECKING:
@@ -25,6 +33,9 @@ _PLAIN = frozenset({"RGB", "RGBA", "L"})
 _AS_THEY_ARE = frozenset({"PNG", "JPEG", "WEBP"})
 
 _EXIF_ORIENTATION = 0x0112
+
+#: Bytes a pixel that a mask takes, and a mask with colors that are made for it.
+_MASK_BYTES, _COLORS_BYTES = 1, 8
 
 
 class Decoded(Struct, frozen=True):
@@ -66,16 +77,17 @@ def decode(source: Path, mask: Mask, converted: Path, converted_mask: Path) -> D
     try:
         with opened(source) as picture:
             width, height = picture.size
+            is_plain = mask is Mask.CORE or _is_plain(picture)
+            check_memory(picture, _MASK_BYTES if is_plain else _COLORS_BYTES)
             picture.load()
             if mask is Mask.CORE:
                 extension = f".{(picture.format or 'png').lower()}"
                 return Decoded(source, extension, None, width, height)
-            colours = _rgb(picture)
             path, extension = source, f".{(picture.format or '').lower()}"
-            if not _is_plain(picture):
+            grey = _mask_of(picture, mask)
+            if not is_plain:
                 path, extension = converted, ".png"
-                _save(colours, "PNG", converted)
-            grey = _mask_of(picture, colours, mask)
+                _save(_rgb(picture), "PNG", converted)
             if grey is not None:
                 _save(grey, "PNG", converted_mask)
             return Decoded(path, extension, converted_mask if grey else None, width, height)
@@ -105,12 +117,14 @@ def _is_plain(picture: Image) -> bool:
     )
 
 
-def _mask_of(picture: Image, colours: Image, mask: Mask) -> Image | None:
+def _mask_of(picture: Image, mask: Mask) -> Image | None:
     if mask is Mask.RED:
         return None
     if "A" in picture.getbands():
         return picture.getchannel("A")
-    return colours.getchannel("R") if mask is Mask.ALPHA_OR_RED else None
+    if mask is Mask.ALPHA_OR_RED:
+        return picture if picture.mode == "L" else _rgb(picture).getchannel("R")
+    return None
 
 
 def _rgb(picture: Image) -> Image:
@@ -119,7 +133,7 @@ def _rgb(picture: Image) -> Image:
         picture = picture.convert("RGBA")
     if picture.mode.startswith("I"):
         picture = picture.convert("I").point(lambda level: level / 256).convert("L")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def encode(source: Path, format_: str, target: Path) -> None:
@@ -127,23 +141,26 @@ def encode(source: Path, format_: str, target: Path) -> None:
 
     Raises `PackNodeError` in the words of Pillow.
     """
+    if source.stat().st_size > MAX_MEMORY // 2:
+        raise PackNodeError("MemoryError", f"the picture has more than {MAX_MEMORY // 2} bytes")
     if format_ == "PNG" and (bare := without_texts(source.read_bytes())) is not None:
         target.write_bytes(bare)
         return
     try:
         with opened(source) as picture:
+            options = encoding(picture, format_)
             picture.load()
-            _save(picture, format_, target)
+            _save(picture, format_, target, **options)
     except KeyError as error:
         raise PackNodeError("KeyError", str(error)) from error
     except NotAPictureError as error:
         raise _in_words_of_pillow(error) from error
 
 
-def _save(picture: Image, format_: str, target: Path | IO[bytes]) -> None:
+def _save(picture: Image, format_: str, target: Path | IO[bytes], **options: int) -> None:
     """Write a picture in a format of Pillow's, JPEG with quality 95, without what it carries."""
     picture.info = {}
-    picture.save(target, format=format_, quality=95, compress_level=1)
+    picture.save(target, format=format_, quality=95, compress_level=1, **options)
 
 
 #: Bytes and pixels of a preview that is re-encoded on the way; a larger one is left out.

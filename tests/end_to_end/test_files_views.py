@@ -7,6 +7,7 @@ import json
 import random
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import aiohttp
 import graphs
@@ -42,6 +43,17 @@ async def test_a_conversion_has_the_pixels_of_a_local_one(
     given = {key: value for key, value in query.items() if value is not None}
     shown = await client.view({"filename": "cat.png", "type": "input"}, **given)
     assert decoded(shown) == decoded(converted(picture(mode), preview, channel))
+
+
+async def test_a_picture_that_is_too_large_for_a_preview_is_sent_as_it_is(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = picture("RGB")
+    await client.upload("cat.png", large)
+    item = {"filename": "cat.png", "type": "input"}
+    monkeypatch.setattr("proxy.files.pictures.MAX_MEMORY", 500)
+    assert await client.view(item, preview="webp;75") == large
+    assert await client.get("view", **item, channel="rgb") == (400, ANY)
 
 
 async def test_a_conversion_is_made_once(

@@ -8,10 +8,19 @@ from typing import Any
 
 import pytest
 from files.helpers import header, png
-from PIL import Image
+from hypothesis import given
+from hypothesis.strategies import integers
+from PIL import Image, ImageChops
 
-from proxy.files.conversions import Conversion, compose, conversion, convert_picture, small
-from proxy.files.pictures import NotAPictureError
+from proxy.files.conversions import (
+    Conversion,
+    compose,
+    conversion,
+    convert_picture,
+    fitted_size,
+    small,
+)
+from proxy.files.pictures import NotAPictureError, TooManyPixelsError, encoding
 
 
 def converted(picture: Image.Image, wanted: Conversion | None, tmp_path: Path, **saved: Any) -> Any:
@@ -96,6 +105,56 @@ def test_a_bilevel_picture_is_scaled_with_a_filter(tmp_path: Path) -> None:
         picture.paste(1, (x, 0, x + 1, 64))
     made = converted(picture, small("16", "a.png"), tmp_path)
     assert 90 < made.getpixel((8, 8))[0] < 165
+
+
+def gradient(mode: str, size: tuple[int, int]) -> Any:
+    level = Image.linear_gradient("L").resize(size)
+    return Image.merge(mode, [level.rotate(90 * turn) for turn in range(len(mode))])
+
+
+@given(integers(1, 3000), integers(1, 3000), integers(1, 600))
+def test_a_thumbnail_has_the_size_of_pillows(width: int, height: int, side: int) -> None:
+    picture = Image.new("1", (width, height))
+    picture.thumbnail((side, side))
+    assert fitted_size(width, height, side) == picture.size
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+@pytest.mark.parametrize("size", [(640, 400), (97, 331), (60, 60)])
+def test_a_thumbnail_is_made_in_strips_as_pillow_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, size: tuple[int, int]
+) -> None:
+    picture, wanted = gradient(mode, size), Conversion("png", "", side=50)
+    whole = converted(picture, wanted, tmp_path)
+    monkeypatch.setattr("proxy.files.conversions._STRIP_PIXELS", 1000)
+    made = converted(picture, wanted, tmp_path)
+    assert made.tobytes() == whole.tobytes()
+    picture.thumbnail((50, 50))
+    expected = picture.convert("RGBA" if mode.endswith("A") else "RGB")
+    assert (made.size, made.mode) == (expected.size, expected.mode)
+    difference = ImageChops.difference(made, expected)
+    assert max(high for _, high in difference.getextrema()) <= 3
+
+
+def test_a_result_that_takes_too_much_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = Image.effect_noise((64, 64), 100).convert("RGB")
+    for module in ("conversions", "pictures"):
+        monkeypatch.setattr(f"proxy.files.{module}.MAX_MEMORY", 4 * 64 * 64 + 1000)
+    with pytest.raises(TooManyPixelsError, match="more than 4095 pixels"):
+        converted(noise, conversion(None, "rgb"), tmp_path)
+
+
+def test_a_large_picture_becomes_a_webp_by_a_faster_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = Image.new("RGB", (64, 64))
+    assert encoding(picture, "webp") == {}
+    monkeypatch.setattr("proxy.files.pictures.MAX_MEMORY", 20 * 64 * 64)
+    assert encoding(picture, "webp") == {"method": 2}
+    for mode, format_ in (("RGBA", "webp"), ("RGB", "AVIF")):
+        with pytest.raises(TooManyPixelsError):
+            encoding(Image.new(mode, (64, 64)), format_)
+    assert encoding(picture, "PNG") == {}
 
 
 def alphas(made: Any) -> list[int]:
