@@ -13,6 +13,8 @@ import pytest
 from security.attack import MEMBER, Target
 
 JSON = {"Content-Type": "application/json"}
+#: At each of its letters the user of a URL may begin.
+LIKE_SECRETS = "a." * 25_000
 
 
 def prompt(class_type: str, **inputs: Any) -> bytes:
@@ -59,3 +61,13 @@ async def test_very_many_ids(target: Target, path: str, field: str, count: int) 
     body = json.dumps({field: ids}).encode()
     async with target.attacked_by(MEMBER):
         assert await target.request("POST", path, data=io.BytesIO(body), headers=JSON) == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("interrupt", {"prompt_id": LIKE_SECRETS}), ("queue", {"delete": [LIKE_SECRETS] * 4})],
+)
+async def test_ids_that_begin_like_secrets(target: Target, path: str, body: Any) -> None:
+    """They are in the log and in the audit record, from which secrets are removed."""
+    async with target.attacked_by(MEMBER):
+        assert await target.request("POST", path, json=body) == 200

@@ -56,6 +56,13 @@ async def test_cookies(target: Target) -> None:
     assert answers == {b"HTTP/1.1 401 Unauthorized\r\n"}
 
 
+async def test_a_path_that_begins_like_a_secret(target: Target) -> None:
+    """It is in the log, from which secrets are removed."""
+    async with target.attacked_by(STRANGER):
+        answers = await ask(target, f"GET /{'a.' * (SIZE // 2)} HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answers == {b"HTTP/1.1 401 Unauthorized\r\n"}
+
+
 async def test_names_of_the_server(start: Start) -> None:
     head = f"GET /queue HTTP/1.1\r\nHost: {'a.' * (SIZE // 2)}example\r\n\r\n"
     options = ("--allowed-hosts", "*.team.example")
