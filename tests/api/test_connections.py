@@ -87,11 +87,11 @@ async def test_a_long_body_that_comes_on_may_take_long(
     running: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "MIN_PROGRESS", 10)
-    async with running(body_timeout=1.0) as server:
+    async with running(body_timeout=2.0) as server:
         reader, writer = await server.connect(POST.replace(b"100000", b"200"))
         for _ in range(20):
             writer.write(b" " * 10)
-            await asyncio.sleep(0.08)
+            await asyncio.sleep(0.15)
         assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")
 
 
