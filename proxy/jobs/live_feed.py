@@ -226,8 +226,14 @@ class LiveFeed:
         if entry is None or entry.order != order:
             self.subscribers.close_job(order)
             return
+        job = self.live.of(key.member).jobs.get(key.prompt_id)
+        left = job is not None and job.order == order
+        if job is not None and left:  # it has ended since the live jobs were read
+            self.live.remove(job)
         if self.subscribers.end(order, key, entry.client_id, entry.ordinal, self.replay(entry)):
             log.info("end_recovered", job=key.prompt_id, member=key.member)
+        if left:
+            self._tell_status(key.member)
 
     def _ask_for_steps(self, living: Collection[int]) -> None:
         """Ask the engine for what was missed of jobs that run."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
-from jobs.replica import CLIENT, Replica
+from jobs.replica import CLIENT, Listener, Replica
 from jobs.samples import MEMBER
 from waiting import until
 
@@ -16,6 +18,7 @@ from proxy.jobs.models import JobState
 from proxy.storage.database import StorageError
 from proxy.storage.history import HistoryEntry
 from proxy.supervisor import Supervisor
+from proxy.translate.events import Message
 
 WHOLE = [
     "execution_start",
@@ -125,6 +128,29 @@ async def test_an_end_that_comes_while_it_is_read_is_not_sent_again(
     monkeypatch.setattr(replica.repository.history, "entry", entry)
     await replica.feed.read()
     assert listener.received == WHOLE
+
+
+async def test_a_job_that_ends_after_the_live_ones_were_read_has_left_the_queue_at_its_end(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener = await replica.listen()
+    job = await replica.insert()
+    replica.bus.publish(f"jobs.{MEMBER}", JobChanged(stored_of(job), progress_of(job)))
+    read, remaining = replica.repository.history.ends_after, list[int]()
+
+    async def ends_after(lasts: Mapping[str, int | None]) -> Any:
+        await replica.end(job)
+        return await read(lasts)
+
+    def send(message: Message, *, for_all: bool) -> None:
+        remaining.append(replica.live.of(MEMBER).remaining)
+        Listener.send(listener, message, for_all=for_all)
+
+    monkeypatch.setattr(replica.repository.history, "ends_after", ends_after)
+    monkeypatch.setattr(listener, "send", send)
+    await replica.feed.read()
+    assert listener.received == WHOLE
+    assert set(remaining) == {0}
 
 
 async def test_of_a_job_that_runs_the_engine_is_asked_for_what_was_lost(replica: Replica) -> None:
