@@ -150,9 +150,12 @@ class OutputDirectory:
 
     def _fail(self, error: OSError) -> None:
         reason = error.strerror or type(error).__name__
+        remedy = "free disk space or make it writable"
+        if isinstance(error, FileNotFoundError):
+            remedy = f"create {self.folder.root} again"
         problem = (
-            f"Outputs cannot be written to the output directory ({reason}): free disk space or "
-            "make it writable; the missing files are written then."
+            f"Outputs cannot be written to the output directory ({reason}): {remedy}; the missing "
+            "files are written then."
         )
         if problem != self.problem:
             log.error("output_write_failed", folder=str(self.folder.root), reason=reason)

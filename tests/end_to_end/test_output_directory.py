@@ -234,6 +234,17 @@ async def test_a_full_disk_is_shown_at_readyz_and_made_good(
         assert (await client.get("readyz"))[1]["checks"]["outputs"] == "ok"
 
 
+async def test_a_deleted_folder_is_named_at_readyz_and_made_good(
+    client: Client, output: Path
+) -> None:
+    await asyncio.to_thread(output.rmdir)
+    await client.run(graphs.plain(11))
+    _, ready = await client.get("readyz")
+    assert f"create {output} again; the missing files" in ready["checks"]["outputs"]
+    await asyncio.to_thread(output.mkdir)
+    await until(output / "ComfyUI_00001_.png")
+
+
 async def test_what_a_full_disk_lacks_is_made_good_after_a_restart(
     simulator: Simulator, disk: Path, session: aiohttp.ClientSession
 ) -> None:
