@@ -231,6 +231,14 @@ async def test_the_audit_log_is_a_table(tmp_path: Path) -> None:
     assert json.loads(out)["action"] == "member_added"
 
 
+async def test_the_audit_log_leaves_out_what_is_empty(tmp_path: Path) -> None:
+    place = ("--data-dir", str(tmp_path))
+    await command("member", "add", "ann", "--role", "admin", *place)
+    await command("webhook", "add", "https://example.com/hooks", *place)
+    _, out, _ = await command("audit", *place)
+    assert "command line  webhook wh_" in out
+
+
 # --- settings ---
 
 

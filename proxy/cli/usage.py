@@ -94,7 +94,7 @@ def audit(
         "Details": lambda entry: "; ".join(
             f"{name} {', '.join(value) if isinstance(value, list) else value}"
             for name, value in entry.items()
-            if name not in ("at", "action", "member", "address")
+            if name not in ("at", "action", "member", "address") and value != ""
         ),
     }
     return print_table([json.loads(row.entry) for row in rows], columns)

@@ -14,7 +14,7 @@ const COLUMNS = new Set(["at", "action", "member", "address"]);
 
 const words = (action) => action.replaceAll("_", " ");
 /** What an entry says beside its columns. */
-const about = (entry) => Object.entries(entry).filter(([name]) => !COLUMNS.has(name))
+const about = (entry) => Object.entries(entry).filter(([name, value]) => !COLUMNS.has(name) && value !== "")
   .map(([name, value]) => `${name}: ${Array.isArray(value) ? value.join(", ") : value}`).join(" · ");
 
 export function view(context, [], query) {
