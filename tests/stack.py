@@ -36,7 +36,7 @@ QUICK = {
 }
 
 
-@dataclass
+@dataclass(repr=False)  # asyncio would make it of each result of a fixture
 class Proxy:
     """A running proxy."""
 
