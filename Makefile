@@ -45,8 +45,8 @@ check: $(DEV) ## check style, formatting, types, generated pages, settings and r
 
 browser: $(BROWSER) $(OLDEST) ## test the web interface in Chromium, which must be installed
 	@$(HAS_CHROMIUM)
-	$(BIN)/python -m pytest -q tests/browser
-	PYTHONPATH=$(dir $(OLDEST)) $(BIN)/python -m pytest -q tests/browser/test_first_look.py tests/browser/test_flags.py
+	$(BIN)/python -m pytest -q -m browser tests/browser
+	PYTHONPATH=$(dir $(OLDEST)) $(BIN)/python -m pytest -q -m browser tests/browser/test_first_look.py tests/browser/test_flags.py
 
 readme: $(DEV) ## follow the README and the tutorial in fresh clones, with two versions of Python
 	$(BIN)/python -m pytest -q -m clone tests/clone

@@ -1,4 +1,5 @@
-"""A real browser before the whole stack, where there is one."""
+"""A real browser before the whole stack, where there is one, and a mark that leaves it to
+`make browser`."""
 
 from __future__ import annotations
 
@@ -26,6 +27,12 @@ _MISSING = [
     )
     if not found
 ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.browser)
 
 
 def pytest_report_header() -> str:
