@@ -132,7 +132,6 @@ async def test_while_the_cloud_is_silent_every_call_for_it_is_refused_quickly_wi
         ("POST", client.url / "queue", {"json": {"delete": [waiting]}}),
         ("POST", client.url / "upload/image", {"data": upload}),
         ("GET", (client.url / "view").with_query(picture), {}),
-        ("GET", client.url / "models", {}),
     ]
     for method, url, body in calls:
         async with asyncio.timeout(TIMEOUT), client.session.request(method, url, **body) as answer:
