@@ -12,6 +12,7 @@ from typing import TypeVar
 from aiohttp import web
 from msgspec.structs import asdict
 
+from proxy import clock
 from proxy.api import bodies
 from proxy.api.connections import member_of
 from proxy.api.content import filename_parameter
@@ -99,7 +100,7 @@ async def get_activity(request: web.Request) -> web.Response:
     if chosen not in RANGES:
         raise LocalError("invalid_range", f"range must be one of {', '.join(RANGES)}.")
     interval, length = RANGES[chosen]
-    now = int(time.time() * 1000)
+    now = clock.now()
     since = now - now % interval - length + interval
     start = await activity.first()
     begun = now - now % interval if start is None else start - start % interval
@@ -121,7 +122,7 @@ async def _points(
     request: web.Request, member: str | None, since: int, interval: int
 ) -> list[dict[str, object]]:
     """Return jobs in each interval. Those of less than what is stored are counted from the jobs."""
-    activity, now = request.app[ACTIVITY], int(time.time() * 1000)
+    activity, now = request.app[ACTIVITY], clock.now()
     if interval < INTERVAL:
         times = await activity.times(since, member)
         count = partial(aggregate, times, since, now, interval)
