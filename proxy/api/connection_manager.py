@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from proxy.api.addressing import Network, parse_address
 from proxy.api.admission import Admission
+from proxy.api.input_turns import InputTurns
 from proxy.api.places import AddressKey, Occupant, Places
 from proxy.translate.errors import LocalError
 
@@ -85,6 +86,7 @@ class ConnectionManager:
     def __init__(self, limits: ConnectionLimits, services: Services) -> None:
         self.now = asyncio.get_running_loop().time
         self.services = services
+        self.input_turns = InputTurns()
         #: Connections that need `check`, and since when clients of others do not read.
         self.timed: set[ManagedConnection] = set()
         self.stalled: dict[ManagedConnection, float] = {}

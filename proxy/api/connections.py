@@ -24,6 +24,7 @@ from proxy.api.admission import Admission
 from proxy.api.aiohttp_internals import has_waiting_request
 from proxy.api.connection_manager import REFUSAL_TIMEOUT, ConnectionLimits, ConnectionManager
 from proxy.api.held import Held
+from proxy.api.input_turns import SLICE, SlicedInput
 from proxy.api.places import AddressKey
 from proxy.api.raw_answers import HEADERS_TOO_LARGE, TOO_MANY_CONNECTIONS, TOO_MUCH_UNFINISHED
 from proxy.budget import Allocation
@@ -54,7 +55,7 @@ _IDLE, _HEADERS, _BODY, _ANSWER, _REST, _SOCKET, _REFUSED, _HANDSHAKE = range(8)
 _IDLE_STATES = (_IDLE, _HEADERS, _REST)
 
 
-class Connection(web.RequestHandler):
+class Connection(SlicedInput):
     """aiohttp's protocol of one connection, with its state and since when it has it."""
 
     __slots__ = (
@@ -64,6 +65,7 @@ class Connection(web.RequestHandler):
         "_chunk",
         "_handshake",
         "_held",
+        "_is_chunked",
         "_leave",
         "_lost",
         "_paused_input",
@@ -84,7 +86,7 @@ class Connection(web.RequestHandler):
     )
 
     def __init__(self, manager: ConnectionManager, server: web.Server, **options: Any) -> None:
-        super().__init__(server, loop=asyncio.get_running_loop(), **options)
+        super().__init__(manager.input_turns, server, **options)
         self.manager = manager
         self.services: Services = manager.services
         #: The way of the current request, its caller if that was determined, and its admission.
@@ -106,6 +108,8 @@ class Connection(web.RequestHandler):
         self._chunk = self._body_bytes = 0
         #: Whether reading is paused until the current answer has been sent.
         self._paused_input = False
+        #: Whether the current body is in chunks.
+        self._is_chunked = False
         #: Ends the TLS handshake while it lasts.
         self._handshake: Callable[[], object] | None = None
         self._body: StreamReader | None = None
@@ -119,7 +123,7 @@ class Connection(web.RequestHandler):
 
     def begin(self, message: RawRequestMessage, body: StreamReader, way: Way) -> None:
         """Begin a request after its headers."""
-        self._body = body
+        self._body, self._is_chunked = body, message.chunked
         self.way = way
         self.caller = self.admission = None
         self._body_bytes = body.total_bytes
@@ -183,8 +187,7 @@ class Connection(web.RequestHandler):
         """Resume reading; a part of the next request may have been received already."""
         if self._paused_input:
             self._paused_input = False
-            if self.transport is not None:
-                self.transport.resume_reading()
+            self.read_on()
         if self._state == _IDLE:
             if self._held.input > _SLACK:
                 self._await_headers()
@@ -340,16 +343,43 @@ class Connection(web.RequestHandler):
             self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Pass input to the parser and count it; answer a refused client."""
-        state = self._state
-        if state == _REFUSED:
+        """Parse input, or let it wait if that takes long; answer a refused client."""
+        if self._state == _REFUSED:
             self._answer_raw(TOO_MANY_CONNECTIONS)
-            return
+        elif len(data) <= SLICE and not self.unparsed:
+            self.parse(data)
+        else:
+            super().data_received(data)
+
+    def is_before_body(self) -> bool:
+        """Return whether headers of a request come next."""
+        return self._state in (_IDLE, _HEADERS)
+
+    def may_be_chunked(self) -> bool:
+        """Return whether chunks of a body may come next."""
+        return self._state != _SOCKET and (self._state != _BODY or self._is_chunked)
+
+    def is_input_paused(self) -> bool:
+        """Return whether input waits until the current answer has been sent."""
+        return self._paused_input
+
+    def count_unparsed(self, size: int) -> bool:
+        """Count the input that waits; close the connection and return `False` if it is too much."""
+        self._held.unparsed = size
+        fits = self._held.fits(self._allocate)
+        if not fits:
+            log.info("request_refused", member=self.member)
+            self.cut()
+        return fits
+
+    def parse(self, data: bytes) -> None:
+        """Pass input to the parser and count it."""
+        state = self._state
         self._chunk = len(data)
         self._received += self._chunk
         if state in (_IDLE, _HEADERS):
             self._held.input += self._chunk
-        super().data_received(data)
+        web.RequestHandler.data_received(self, data)
         if not data or self.transport is None:
             return
         if state in (_IDLE, _HEADERS):

@@ -91,3 +91,24 @@ async def test_very_many_small_websocket_messages(target: Target) -> None:
         for writer in await open_sockets(target, 8):
             writer.write(pings + texts)
         await asyncio.sleep(5)
+
+
+async def test_bodies_in_chunks_of_one_byte(target: Target) -> None:
+    """Each of the connections sends them for some seconds."""
+    head = (
+        "POST /prompt HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+        f"Authorization: Bearer {target.tokens['eve']}\r\n\r\n"
+    ).encode()
+    async with target.attacked_by(MEMBER):
+        opened = [await target.connect(head) for _ in range(120)]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(4):
+                await asyncio.gather(*(_send_chunks(writer) for _, writer in opened))
+        target.let_go()
+
+
+async def _send_chunks(writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while True:
+            writer.write(b"1\r\n \r\n" * 40_000)
+            await writer.drain()
