@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +137,7 @@ class Gate:
         self._limiter = services.accounting.limiter
         self._metrics = services.accounting.metrics
         #: Requests under way, by member.
-        self._under_way: Counter[str] = Counter()
+        self._under_way: defaultdict[str, int] = defaultdict(int)
         self._turns = MemberTurns()
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
