@@ -108,7 +108,11 @@ class SlicedInput(web.RequestHandler):
 
     def _wait(self, data: bytes) -> None:
         self.unparsed = memoryview(data)
-        if self.count_unparsed(len(data)) and self.transport is not None:
+        if self.count_unparsed(len(data)):
+            self._await_turn()
+
+    def _await_turn(self) -> None:
+        if self.transport is not None:
             self.transport.pause_reading()
             self._turns.add(self)
 
@@ -142,9 +146,8 @@ class SlicedInput(web.RequestHandler):
         """Parse and read again; aiohttp calls this."""
         self._is_body_full = False
         super().resume_reading(resume_parser)
-        if self.unparsed and self.transport is not None:
-            self.transport.pause_reading()
-            self._turns.add(self)
+        if self.unparsed:
+            self._await_turn()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget what waits."""
