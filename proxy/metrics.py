@@ -366,27 +366,43 @@ class CloudCalls:
         times.observe(seconds)
 
 
+class _Answers:
+    """The number of answers of one member, method, route and class of status."""
+
+    __slots__ = ("count", "times")
+
+    def __init__(self, times: list[float]) -> None:
+        self.count = 0
+        #: How many took how long, by bucket, and last the sum of all; of the method and route.
+        self.times = times
+
+
 class _Requests(Collector):
     """Requests and their times: `Counter` and `Histogram` cost five times as much."""
 
     def __init__(self) -> None:
-        self._counts: defaultdict[tuple[str, ...], int] = defaultdict(int)
-        #: By method and route: how many lie in each bucket, and last the sum of all.
-        self._seconds: defaultdict[tuple[str, ...], list[float]] = defaultdict(
+        self._answers: dict[tuple[str, str, str, str], _Answers] = {}
+        self._times: defaultdict[tuple[str, str], list[float]] = defaultdict(
             lambda: [0.0] * (len(QUICK) + 2)
         )
 
     def answered(self, member: str, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answered request; `route` is a template. Websockets have no time."""
-        key = member, method, route, _CLASSES[status // 100]
-        if key not in self._counts:
-            for usual in _USUAL_CLASSES:
-                self._counts.setdefault((member, method, route, usual), 0)
-        self._counts[key] += 1
+        answers = self._answers.get((member, method, route, _CLASSES[status // 100]))
+        if answers is None:
+            answers = self._expect(member, method, route, _CLASSES[status // 100])
+        answers.count += 1
         if status != 101:
-            buckets = self._seconds[method, route]
-            buckets[bisect_left(QUICK, seconds)] += 1
-            buckets[-1] += seconds
+            answers.times[bisect_left(QUICK, seconds)] += 1
+            answers.times[-1] += seconds
+
+    def _expect(self, member: str, method: str, route: str, class_: str) -> _Answers:
+        """Export the usual classes of status as 0. Return the counts of `class_`."""
+        for each in (*_USUAL_CLASSES, class_):
+            self._answers.setdefault(
+                (member, method, route, each), _Answers(self._times[method, route])
+            )
+        return self._answers[member, method, route, class_]
 
     def describe(self) -> Iterable[Family]:
         """Return nothing: the registry need not collect to know the names."""
@@ -396,14 +412,15 @@ class _Requests(Collector):
         """Yield both families."""
         row = find("requests")
         counts = CounterMetricFamily(PREFIX + row.name, row.help, labels=row.labels)
-        for labels, count in self._counts.items():
-            counts.add_metric(labels, count)
+        for labels, answers in self._answers.items():
+            counts.add_metric(labels, answers.count)
         yield counts
         row = find("request_seconds")
         times = HistogramMetricFamily(PREFIX + row.name, row.help, labels=row.labels)
         bounds = [*map(str, QUICK), "+Inf"]
-        for labels, (*buckets, total) in self._seconds.items():
-            times.add_metric(labels, list(zip(bounds, accumulate(buckets), strict=True)), total)
+        for route, (*buckets, total) in self._times.items():
+            if any(buckets):
+                times.add_metric(route, list(zip(bounds, accumulate(buckets), strict=True)), total)
         yield times
 
 
