@@ -101,7 +101,7 @@ class Authenticator:
 
         Raises `LocalError` (400, 403, 503) and `StorageError`.
         """
-        if not self._members.has_members or request.path in _WITHOUT_DATABASE:
+        if request.path in _WITHOUT_DATABASE:
             return
         headers = request.headers
         sent = headers.get("Authorization") or headers.get(KEY_HEADER)

@@ -74,6 +74,7 @@ class Connection(SlicedInput):
         "_state",
         "address",
         "admission",
+        "allocations",
         "caller",
         "cancelled",
         "manager",
@@ -98,6 +99,8 @@ class Connection(SlicedInput):
         #: The handler of the current request, and whether it was cancelled by `cancel`.
         self.task: asyncio.Task[object] | None = None
         self.cancelled = False
+        #: What the current request holds until it has its answer.
+        self.allocations: list[Allocation] = []
         #: The address of the peer; `address` is the key by which it is counted.
         self.peer = ""
         #: Whether the connection is to a loopback address of this machine.

@@ -14,7 +14,7 @@ from aiohttp import Payload, web
 from aiohttp.abc import AbstractStreamWriter
 
 from proxy.api.callers import caller_of
-from proxy.api.connections import connection_of, of
+from proxy.api.connections import Connection, connection_of, of
 from proxy.budget import Allocation, MemoryLimitError, Purpose
 
 log = structlog.get_logger(__name__)
@@ -23,7 +23,6 @@ log = structlog.get_logger(__name__)
 UNCOUNTED = 64 * 1024
 #: Maximum bytes of one write.
 PIECE = 256 * 1024
-_HELD: web.RequestKey[list[Allocation]] = web.RequestKey("held", list[Allocation])
 
 
 def owner_of(request: web.BaseRequest) -> str:
@@ -43,14 +42,16 @@ def allocate(request: web.BaseRequest, purpose: Purpose) -> Allocation:
 def hold(request: web.Request, purpose: Purpose) -> Allocation:
     """Return an allocation that lasts until the request has its answer."""
     allocation = allocate(request, purpose)
-    request.setdefault(_HELD, []).append(allocation)
+    connection_of(request).allocations.append(allocation)
     return allocation
 
 
-def release(request: web.Request) -> None:
+def release(request: web.Request, connection: Connection) -> None:
     """Release what `hold` has allocated for the request, and what an error of its body holds."""
-    for allocation in request.pop(_HELD, ()):
-        allocation.release()
+    if connection.allocations:
+        for allocation in connection.allocations:
+            allocation.release()
+        connection.allocations.clear()
     error = request.content.exception()
     if error is not None:
         forget_frames(error)

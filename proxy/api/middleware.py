@@ -169,7 +169,7 @@ class Gate:
                 )
             )
         finally:
-            release(request)
+            release(request, connection)
         self._count(request, connection, answer.status, began)
         if not answer.prepared:
             finish(request, answer)
@@ -206,7 +206,8 @@ class Gate:
                 answer = await self._public(request)
                 if answer is not None:
                     return answer
-            await self._authenticator.catch_up(request)
+            if self._services.members.has_members:
+                await self._authenticator.catch_up(request)
             admission = self._authenticator.authenticate(request)
             if admission is not None:
                 context.member, context.token_id = admission.member, admission.shown
