@@ -11,10 +11,10 @@ from urllib.parse import quote, urlencode
 from aiohttp import web
 
 from proxy.api import bodies, upload
-from proxy.api.connections import member_of
 from proxy.api.content import content_headers
 from proxy.api.downloads import send_file
 from proxy.api.keys import ACCOUNTING, ASSETS
+from proxy.api.requests import member_of
 from proxy.files.assets import Assets, gone
 from proxy.translate import asset_requests
 from proxy.translate.assets import AssetError, read_hash

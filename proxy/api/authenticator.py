@@ -21,9 +21,9 @@ from yarl import URL
 from proxy.api.addressing import Caller, Way
 from proxy.api.admission import Admission
 from proxy.api.callers import caller_of
-from proxy.api.connections import connection_of, way_of
 from proxy.api.credentials import KEY_HEADER, Credential, cookie_of, credentials_of, is_anonymous
 from proxy.api.header_sign_in import identity_of
+from proxy.api.requests import connection_of, way_of
 from proxy.api.tickets import TICKETED, Tickets
 from proxy.members import tokens
 from proxy.members.accounting import Throttle

@@ -6,9 +6,9 @@ import time
 
 from aiohttp import web
 
-from proxy.api.connections import member_of
 from proxy.api.keys import ACCOUNTING, JOBS, MEMBERS
 from proxy.api.members import is_admin
+from proxy.api.requests import member_of
 from proxy.api.schema.state import BudgetShown
 from proxy.costs.budgets import Budget, renewal
 from proxy.costs.credits import to_credits

@@ -14,7 +14,7 @@ from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.api.addressing import Address, Caller, Network, is_trusted, parse_address
-from proxy.api.connections import admission_of, connection_of
+from proxy.api.requests import admission_of, connection_of
 
 Headers = CIMultiDict[str] | CIMultiDictProxy[str]
 

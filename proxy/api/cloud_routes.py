@@ -9,10 +9,10 @@ from typing import Any
 from aiohttp import web
 
 from proxy.api import bodies
-from proxy.api.connections import member_of
 from proxy.api.holding import hold, owner_of
 from proxy.api.jobs import examined
 from proxy.api.keys import ASSETS, FILES, JOBS, TURNS
+from proxy.api.requests import member_of
 from proxy.jobs.records import JobRecord
 from proxy.jobs.service import JobQuery
 from proxy.translate import as_cloud, codec

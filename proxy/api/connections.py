@@ -490,31 +490,3 @@ def _head_bytes(message: RawRequestMessage) -> int:
     """Return the approximate size of a request line and headers."""
     fields = sum(len(name) + len(value) + 4 for name, value in message.raw_headers)
     return len(message.method) + len(message.path) + 14 + fields
-
-
-def connection_of(request: web.BaseRequest) -> Connection:
-    """Return the connection on which a request came."""
-    return cast("Connection", request.protocol)
-
-
-def way_of(request: web.BaseRequest) -> Way:
-    """Return how a request came."""
-    return connection_of(request).way
-
-
-def admission_of(request: web.BaseRequest) -> Admission:
-    """Return the authenticated member of a request."""
-    admission = connection_of(request).admission
-    if admission is None:
-        raise RuntimeError("the request was not authenticated")
-    return admission
-
-
-def of(request: web.BaseRequest) -> Services:
-    """Return the services of the listener that got a request."""
-    return connection_of(request).services
-
-
-def member_of(request: web.BaseRequest) -> str:
-    """Return the member who sent a request."""
-    return admission_of(request).member

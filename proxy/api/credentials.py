@@ -9,7 +9,7 @@ from typing import NamedTuple
 from aiohttp import web
 
 from proxy.api.addressing import Way
-from proxy.api.connections import way_of
+from proxy.api.requests import way_of
 from proxy.translate.errors import LocalError
 
 COOKIE = "comfy_proxy_session"

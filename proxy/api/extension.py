@@ -11,8 +11,8 @@ from pathlib import Path
 from aiohttp import web
 
 from proxy.api import bodies
-from proxy.api.connections import admission_of
 from proxy.api.keys import CATALOG, INTERFACE, OPTIONS, READINESS
+from proxy.api.requests import admission_of
 
 #: Where the script is served.
 SCRIPT_PATH = "/extensions/comfy-cloud-proxy/status.js"

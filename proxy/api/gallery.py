@@ -13,12 +13,12 @@ from aiohttp import web
 from msgspec.structs import asdict
 
 from proxy.api import bodies
-from proxy.api.connections import member_of
 from proxy.api.content import content_headers
 from proxy.api.dashboard import describe
 from proxy.api.jobs import examined
 from proxy.api.keys import ACCOUNTING, CATALOG, FILES, HISTORY, JOBS
 from proxy.api.members import require_admin, whose
+from proxy.api.requests import member_of
 from proxy.api.schema.jobs import (
     CostShown,
     EndedJobShown,

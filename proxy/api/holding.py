@@ -14,7 +14,8 @@ from aiohttp import Payload, web
 from aiohttp.abc import AbstractStreamWriter
 
 from proxy.api.callers import caller_of
-from proxy.api.connections import Connection, connection_of, of
+from proxy.api.connections import Connection
+from proxy.api.requests import connection_of, services_of
 from proxy.budget import Allocation, MemoryLimitError, Purpose
 
 log = structlog.get_logger(__name__)
@@ -33,7 +34,7 @@ def owner_of(request: web.BaseRequest) -> str:
 
 def allocate(request: web.BaseRequest, purpose: Purpose) -> Allocation:
     """Return an allocation of the sender of the request: its member, or else its address."""
-    admission, budget = connection_of(request).admission, of(request).budget
+    admission, budget = connection_of(request).admission, services_of(request).budget
     if admission is not None:
         return budget.member(admission.member, purpose)
     return budget.address(str(caller_of(request).address), purpose)

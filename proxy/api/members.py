@@ -9,9 +9,9 @@ from typing import Any
 from aiohttp import web
 
 from proxy.api import bodies
-from proxy.api.connections import admission_of, member_of
 from proxy.api.keys import MEMBERS
 from proxy.api.middleware import note
+from proxy.api.requests import admission_of, member_of
 from proxy.members.directory import Directory
 from proxy.members.member import (
     DirectoryError,

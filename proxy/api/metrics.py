@@ -12,9 +12,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from proxy.api import bodies
-from proxy.api.connections import member_of, of
 from proxy.api.keys import OBSERVATIONS
 from proxy.api.members import is_admin, require_admin
+from proxy.api.requests import member_of, services_of
 from proxy.budget import MemoryBudget
 from proxy.jobs.models import shown_state
 from proxy.metrics import PREFIX, find
@@ -48,7 +48,7 @@ async def get_open(request: web.Request) -> web.Response | None:
 
 
 async def _page(request: web.Request, member: str | None) -> web.Response:
-    services = of(request)  # the open page is served before the route is resolved
+    services = services_of(request)  # the open page is served before the route is resolved
     if not services.options.metrics_shown:
         return bodies.empty(404)
     accept = request.headers.get("Accept", "")

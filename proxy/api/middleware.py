@@ -32,8 +32,8 @@ from proxy.api.addressing import (
 from proxy.api.aiohttp_internals import has_route, set_route
 from proxy.api.bodies import Handler
 from proxy.api.callers import caller_of
-from proxy.api.connections import connection_of, of
 from proxy.api.holding import counted, forget_frames, release
+from proxy.api.requests import connection_of, services_of
 from proxy.api.turns import MAX_BEGUN, MemberTurns
 from proxy.logging import RequestContext, begin_request
 from proxy.members.accounting import LIMIT_REACHED
@@ -101,7 +101,7 @@ def note(request: web.Request, action: str, **about: Value) -> None:
     """Record an action of the request's member."""
     admission, address = connection_of(request).admission, caller_of(request).address
     member = admission.member if admission is not None else ""
-    of(request).accounting.audit.note(action, member=member, address=address, **about)
+    services_of(request).accounting.audit.note(action, member=member, address=address, **about)
 
 
 def challenge(request: web.Request) -> str:

@@ -17,11 +17,11 @@ from zlib import crc32
 from aiohttp import web
 
 from proxy.api import bodies
-from proxy.api.connections import connection_of, member_of
 from proxy.api.content import content_headers
 from proxy.api.downloads import delivering
 from proxy.api.extension import SCRIPT_PATH, has_nodes
 from proxy.api.keys import CATALOG, FILES, INTERFACE, JOURNAL, READINESS, features
+from proxy.api.requests import connection_of, member_of
 from proxy.api.web_interface import within
 from proxy.catalog.bodies import Coding
 from proxy.catalog.file_lists import Listing

@@ -16,9 +16,9 @@ from aiohttp import BodyPartReader, web
 from multidict import MultiDict
 
 from proxy.api import bodies, unpacking
-from proxy.api.connections import member_of
 from proxy.api.holding import allocate
 from proxy.api.keys import ACCOUNTING, ASSETS, FILES, OPTIONS, SPOOL
+from proxy.api.requests import member_of
 from proxy.translate import codec
 from proxy.translate.assets import of_upload
 from proxy.translate.errors import LocalError

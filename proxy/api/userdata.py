@@ -18,11 +18,11 @@ from uuid import uuid4
 from aiohttp import web
 
 from proxy.api import bodies
-from proxy.api.connections import member_of
 from proxy.api.content import SAFETY_HEADERS, content_headers
 from proxy.api.downloads import Stamp, delivering, send_part, stamped, without_body
 from proxy.api.holding import UNCOUNTED, LargeBody, allocate, owner_of
 from proxy.api.keys import ACCOUNTING, OPTIONS, SPOOL, TURNS, USERDATA
+from proxy.api.requests import member_of
 from proxy.files.cache import write_all
 from proxy.translate import codec
 from proxy.translate.errors import LocalError, PlainError

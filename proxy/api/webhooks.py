@@ -5,10 +5,10 @@ from __future__ import annotations
 from aiohttp import web
 
 from proxy.api import bodies
-from proxy.api.connections import member_of
 from proxy.api.keys import WEBHOOKS
 from proxy.api.members import is_admin, json_body, require_admin, translated_errors, whose
 from proxy.api.middleware import note
+from proxy.api.requests import member_of
 from proxy.members.member import validated
 from proxy.storage.webhooks import GATEWAY, StoredWebhook
 from proxy.webhooks.endpoints import NewWebhook, WebhookFields, describe

@@ -21,8 +21,8 @@ import structlog
 from aiohttp import web
 from msgspec import Struct
 
-from proxy.api.connections import connection_of, member_of, way_of
 from proxy.api.keys import ACCOUNTING, BUDGET, JOBS, features
+from proxy.api.requests import connection_of, member_of, way_of
 from proxy.api.send_queue import Outgoing, SendQueue
 from proxy.api.turns import LoopTurns, MemberTurns
 from proxy.budget import Allocation, MemoryLimitError

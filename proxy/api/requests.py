@@ -1,0 +1,42 @@
+"""What a handler asks of its request: its connection, its member, and the services."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from aiohttp import web
+
+from proxy.api.addressing import Way
+from proxy.api.admission import Admission
+from proxy.api.connections import Connection
+
+if TYPE_CHECKING:
+    from proxy.api import Services
+
+
+def connection_of(request: web.BaseRequest) -> Connection:
+    """Return the connection on which a request came."""
+    return cast("Connection", request.protocol)
+
+
+def way_of(request: web.BaseRequest) -> Way:
+    """Return how a request came."""
+    return connection_of(request).way
+
+
+def admission_of(request: web.BaseRequest) -> Admission:
+    """Return the authenticated member of a request."""
+    admission = connection_of(request).admission
+    if admission is None:
+        raise RuntimeError("the request was not authenticated")
+    return admission
+
+
+def services_of(request: web.BaseRequest) -> Services:
+    """Return the services of the listener that got a request."""
+    return connection_of(request).services
+
+
+def member_of(request: web.BaseRequest) -> str:
+    """Return the member who sent a request."""
+    return admission_of(request).member
