@@ -12,7 +12,6 @@ from proxy.engine.tracker import (
     LeaveQueue,
     OutputsSent,
     ReadDetail,
-    SendMessage,
     SnapshotReceived,
     Tracker,
 )
@@ -59,12 +58,12 @@ def received(commands: list[Command]) -> list[str]:
     words = []
     for command in commands:
         match command:
-            case SendMessage(message=Event(type=type_, data=data)):
+            case Event(type=type_, data=data):
                 node = data.get("node", data.get("node_id", ""))
                 words.append(f"{type_} {node}".strip())
-            case SendMessage(message=Preview(node_id=node)):
+            case Preview(node_id=node):
                 words.append(f"preview {node}")
-            case SendMessage(message=NodeText(node_id=node, text=text)):
+            case NodeText(node_id=node, text=text):
                 words.append(f"text {node} {text}")
             case JobStarted():
                 words.append("-> running")
@@ -85,11 +84,7 @@ def last_event(commands: list[Command], type_: str) -> dict[str, Any]:
 
 def events_of(commands: list[Command], type_: str) -> list[dict[str, Any]]:
     return [
-        command.message.data
-        for command in commands
-        if isinstance(command, SendMessage)
-        and isinstance(command.message, Event)
-        and command.message.type == type_
+        command.data for command in commands if isinstance(command, Event) and command.type == type_
     ]
 
 
@@ -98,12 +93,10 @@ def states(commands: list[Command]) -> list[dict[str, tuple[str, float, float]]]
     return [
         {
             node: (state["state"], state["value"], state["max"])
-            for node, state in command.message.data["nodes"].items()
+            for node, state in command.data["nodes"].items()
         }
         for command in commands
-        if isinstance(command, SendMessage)
-        and isinstance(command.message, Event)
-        and command.message.type == "progress_state"
+        if isinstance(command, Event) and command.type == "progress_state"
     ]
 
 

@@ -34,7 +34,6 @@ from proxy.engine.tracker import (
     JobStarted,
     OutputsSent,
     ReadDetail,
-    SendMessage,
     SnapshotReceived,
     Tracker,
 )
@@ -42,7 +41,7 @@ from proxy.jobs.message_order import StepBuffer
 from proxy.jobs.messages import JobMessage, topic_of
 from proxy.jobs.models import Job, JobEnd, JobState
 from proxy.storage.database import StorageError
-from proxy.translate.events import Message, Preview, is_terminal
+from proxy.translate.events import Binary, Event, Message, NodeText, Preview, is_terminal
 from proxy.translate.frames import CloudPicture
 from proxy.translate.packs import Failure, NodeFailedError
 
@@ -290,7 +289,7 @@ class JobFollower:
                 match command:
                     case JobEnd():
                         return Ended(command, commands[index + 1 :], self._abandoned)
-                    case SendMessage(message=Preview(result=False) as preview):
+                    case Preview(result=False) as preview:
                         await self._show(preview)
                     case _:
                         self._do(command)
@@ -328,10 +327,10 @@ class JobFollower:
 
     def _do(self, command: Command) -> None:
         match command:
-            case SendMessage(message=Preview(result=False)) if not self.job.wants_previews:
+            case Preview(result=False) if not self.job.wants_previews:
                 pass
-            case SendMessage(message=message):
-                self.tell(message)
+            case Event() | Preview() | NodeText() | Binary():
+                self.tell(command)
             case JobStarted(at=at):
                 self._start(at)
             case OutputsSent():

@@ -50,7 +50,7 @@ from proxy.engine.run_times import RunTimes
 from proxy.engine.slots import SlotAllocator
 from proxy.engine.submitter import job_id_repeated
 from proxy.engine.table import JobTable
-from proxy.engine.tracker import SendMessage, SnapshotReceived, Tracker
+from proxy.engine.tracker import SnapshotReceived, Tracker
 from proxy.engine.worker import AccountWorker
 from proxy.jobs.conversion import run_of
 from proxy.jobs.message_order import StepBuffer
@@ -58,6 +58,7 @@ from proxy.jobs.models import Job, JobState
 from proxy.storage.database import StorageError
 from proxy.translate import workflow_metadata
 from proxy.translate.errors import LocalError, failure_of, fill_node_errors
+from proxy.translate.events import Message
 from proxy.translate.packs import Failure
 from proxy.translate.snapshots import Snapshot, Status
 
@@ -298,8 +299,8 @@ class JobLife:
             self._run_times.learn(job.graph, end.node_times, job.member, ms)
         await self._announcer.flush()
         for command in ended.commands:
-            if isinstance(command, SendMessage):
-                follower.tell(command.message)
+            if isinstance(command, Message):
+                follower.tell(command)
             else:  # it leaves the queue
                 scheduler.ended(job, (end.ended_at - end.started_at) / 1000)
                 self._slots.free(job)

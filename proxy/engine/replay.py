@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.engine.tracker import EventReceived, SendMessage, SnapshotReceived, Tracker
+from proxy.engine.tracker import EventReceived, SnapshotReceived, Tracker
 from proxy.jobs.models import OUTCOMES
 from proxy.storage.history import HistoryEntry
 from proxy.translate import codec, workflow_metadata
@@ -29,4 +29,4 @@ def life_of(entry: HistoryEntry) -> list[Message]:
         meta=result["meta"],
     )
     commands += tracker.receive(SnapshotReceived(snapshot), entry.ended_at)
-    return [command.message for command in commands if isinstance(command, SendMessage)]
+    return [command for command in commands if isinstance(command, Message)]

@@ -15,9 +15,8 @@ before a client learns of the end. Snapshots alone are enough for a complete lif
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import InitVar, dataclass, field
-from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeAlias, cast
 
@@ -66,12 +65,6 @@ class GiveUp(Struct, frozen=True):
 Input: TypeAlias = EventReceived | CloudFrame | SnapshotReceived | GiveUp
 
 
-class SendMessage(Struct, frozen=True):
-    """Deliver a message about the job."""
-
-    message: Message
-
-
 class JobStarted(Struct, frozen=True):
     """The job runs now: it moves from the pending to the running ones (`at` in ms)."""
 
@@ -90,8 +83,8 @@ class LeaveQueue(Struct, frozen=True):
     """The job leaves the queue; the `status` that tells so goes out now."""
 
 
-#: A `JobEnd` is recorded, on disk, before anything that follows is done.
-Command: TypeAlias = SendMessage | JobStarted | OutputsSent | ReadDetail | JobEnd | LeaveQueue
+#: A message is sent. A `JobEnd` is recorded, on disk, before anything that follows is done.
+Command: TypeAlias = Message | JobStarted | OutputsSent | ReadDetail | JobEnd | LeaveQueue
 
 
 @dataclass(slots=True)
@@ -122,8 +115,6 @@ class Tracker:
     _unfinished: set[str] = field(default_factory=set)
     _outputs_sent: bool = False
     _commands: list[Command] = field(default_factory=list)
-    #: Notes a message to send. It does not hold the tracker, so that nothing goes in a circle.
-    _tell: Callable[[Message], None] = field(init=False)
     nodes: NodeStates = field(init=False)
 
     def __post_init__(self, output_nodes: Iterable[str]) -> None:
@@ -133,8 +124,8 @@ class Tracker:
             for node_id, node in self.graph.items()
             if isinstance(node, Mapping)
         }
-        self._tell = partial(_note, self._commands, self.metadata)
-        self.nodes = NodeStates(self.prompt_id, self.graph, self._tell, types)
+        # It does not hold the tracker, so that nothing goes in a circle.
+        self.nodes = NodeStates(self.prompt_id, self.graph, self._commands.append, types)
 
     def receive(self, what: Input, now: int) -> list[Command]:
         """Take what happened at `now` (ms) and return what to do, in order."""
@@ -152,21 +143,14 @@ class Tracker:
                 self._frame(what, now)
         commands = [*self._commands]
         self._commands.clear()
-        return [OutputsSent(), *commands] if self._ends_outputs(what) else commands
-
-    def _ends_outputs(self, what: Input) -> bool:
-        """Note the output nodes that an event finishes; return whether these are the last."""
-        if self._outputs_sent or not isinstance(what, EventReceived):
-            return False
-        if events.is_terminal(what.type, what.data):
-            self._outputs_sent = True
-        elif self._unfinished:
-            if what.type == "executed":
-                self._unfinished.discard(str(what.data.get("node")))
-            elif what.type == "progress_state":
-                self._unfinished -= events.finished_nodes(what.data)
-            self._outputs_sent = not self._unfinished
-        return self._outputs_sent
+        if self.metadata:
+            return [
+                events.with_metadata(command, self.metadata)
+                if isinstance(command, Message)
+                else command
+                for command in commands
+            ]
+        return commands
 
     def _event(self, type_: str, data: Mapping[str, Any], now: int) -> None:
         node = data.get("node")
@@ -183,6 +167,7 @@ class Tracker:
                 self.nodes.executing(events.executing(data, self.prompt_id))
             case "progress_state":
                 if isinstance(states := data.get("nodes"), dict) and states:
+                    self._note_finished(events.finished_nodes(data))
                     self._running(now)
                     self.nodes.stated(states)
             case "progress":
@@ -191,19 +176,30 @@ class Tracker:
                     self.nodes.progressed(str(node), data)
             case "executed":
                 if node is not None:
+                    self._note_finished({str(node)})
                     self._running(now)
                     self.nodes.executed(str(node), data.get("output"), data.get("display_node"))
             case "execution_error" if events.is_blocked_branch(type_, data):
                 self._running(now)
                 self._tell_blocked(data)
             case "execution_success" | "execution_error" | "execution_interrupted":
+                self._note_finished((), ended=True)
                 self._terminal.setdefault(type_, data)
                 if type_ == "execution_error":
                     self._errors.setdefault(str(data.get("node_id")), data)
                 self._read_detail()
             case _:
                 self._running(now)
-                self._tell(Event(type_, {**data, "prompt_id": self.prompt_id}))
+                self._commands.append(Event(type_, {**data, "prompt_id": self.prompt_id}))
+
+    def _note_finished(self, nodes: Iterable[str], *, ended: bool = False) -> None:
+        """Note nodes that have finished; all outputs are there with the last output node, or when
+        the run has `ended`."""
+        known = bool(self._unfinished)
+        self._unfinished.difference_update(nodes)
+        if not self._outputs_sent and (ended or (known and not self._unfinished)):
+            self._outputs_sent = True
+            self._commands.append(OutputsSent())
 
     def _frame(self, frame: CloudFrame, now: int) -> None:
         node = frame.node_id or self.nodes.current
@@ -217,7 +213,7 @@ class Tracker:
             price = reported_price(frame.text[-_LAST_OF_TEXT:])
             if price is not None:
                 self._prices[node] = price
-            self._tell(NodeText(node, frame.text))
+            self._commands.append(NodeText(node, frame.text))
 
     def _seen(self, snapshot: Snapshot, detail: bool, now: int) -> None:
         if snapshot.status == "in_progress":
@@ -263,9 +259,9 @@ class Tracker:
                 self._tell_blocked(error)
         self._history.append([type_, data])
         self._commands.append(self._record(snapshot, started_at, ended_at))
-        self._tell(Event(type_, data))
+        self._commands.append(Event(type_, data))
         self._commands.append(LeaveQueue())
-        self._tell(Event("executing", {"node": None, "prompt_id": self.prompt_id}))
+        self._commands.append(Event("executing", {"node": None, "prompt_id": self.prompt_id}))
         self.ended = True
         self.nodes.current = None
 
@@ -300,7 +296,7 @@ class Tracker:
         error = events.blocked_branch(data, **self._so_far)
         if error["node_id"] not in self._blocked:
             self._blocked.add(error["node_id"])
-            self._tell(Event("execution_error", error))
+            self._commands.append(Event("execution_error", error))
 
     def _record(self, snapshot: Snapshot, started_at: int, ended_at: int) -> JobEnd:
         succeeded = snapshot.status == "completed"
@@ -351,10 +347,4 @@ class Tracker:
 
     def _tell_kept(self, type_: str, data: dict[str, Any]) -> None:
         self._history.append([type_, data])
-        self._tell(Event(type_, data))
-
-
-def _note(commands: list[Command], metadata: Mapping[str, Any], message: Message) -> None:
-    """Add a message to send to what is to be done."""
-    message = events.with_metadata(message, metadata) if metadata else message
-    commands.append(SendMessage(message))
+        self._commands.append(Event(type_, data))

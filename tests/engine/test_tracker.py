@@ -24,12 +24,11 @@ from proxy.engine.tracker import (
     EventReceived,
     GiveUp,
     Input,
-    SendMessage,
     SnapshotReceived,
     Tracker,
 )
 from proxy.jobs.models import JobEnd
-from proxy.translate.events import Event, Preview
+from proxy.translate.events import Event, Message, Preview
 from proxy.translate.frames import CloudPicture, CloudText
 from proxy.translate.snapshots import Snapshot
 
@@ -534,7 +533,7 @@ def test_the_workflow_id_of_the_cloud_gives_way_to_the_jobs_own(metadata: dict[s
         )
         for command in tracker.receive(what, 5_000)
     ]
-    sent = [command.message for command in commands if isinstance(command, SendMessage)]
+    sent = [command for command in commands if isinstance(command, Message)]
     assert len(sent) > 8
     shown = [message.data.get("workflow_id") for message in sent if isinstance(message, Event)]
     assert set(shown) == {metadata.get("workflow_id")}
@@ -626,17 +625,15 @@ def test_a_preview_with_metadata_leads_its_progress() -> None:
     frame = CloudPicture(b"\xff\xd8x", "image/jpeg", "cloud-id", "1", "1", None, "1")
     commands = play(event("executing", node="1"), frame)
     sent = commands[-1]
-    assert isinstance(sent, SendMessage)
-    assert sent.message == Preview(ID, "1", "1", None, "1", b"\xff\xd8x", "image/jpeg")
+    assert sent == Preview(ID, "1", "1", None, "1", b"\xff\xd8x", "image/jpeg")
 
 
 def test_a_preview_without_metadata_belongs_to_the_node_that_runs() -> None:
     commands = play(event("executing", node="1"), CloudPicture(b"\xff\xd8x", "image/jpeg"))
     sent = commands[-1]
-    assert isinstance(sent, SendMessage)
-    assert isinstance(sent.message, Preview)
-    assert sent.message.node_id == "1"
-    assert not sent.message.leads
+    assert isinstance(sent, Preview)
+    assert sent.node_id == "1"
+    assert not sent.leads
 
 
 def test_a_preview_before_any_node_is_left_out() -> None:
@@ -646,9 +643,8 @@ def test_a_preview_before_any_node_is_left_out() -> None:
 def test_pictures_of_a_websocket_saver_are_results() -> None:
     commands = play(event("executing", node="3"), CloudPicture(b"\x89PNG", "image/png"))
     sent = commands[-1]
-    assert isinstance(sent, SendMessage)
-    assert isinstance(sent.message, Preview)
-    assert sent.message.result
+    assert isinstance(sent, Preview)
+    assert sent.result
 
 
 def test_a_text_is_sent_with_its_node() -> None:

@@ -15,12 +15,11 @@ from proxy.engine.tracker import (
     Input,
     LeaveQueue,
     ReadDetail,
-    SendMessage,
     SnapshotReceived,
     Tracker,
 )
 from proxy.jobs.models import JobEnd
-from proxy.translate.events import Event, Preview
+from proxy.translate.events import Event, Message, Preview
 from proxy.translate.frames import CloudPicture, CloudText
 from proxy.translate.snapshots import Snapshot
 
@@ -119,11 +118,7 @@ def _play(inputs: list[Input]) -> list[Command]:
 
 
 def _types(commands: list[Command]) -> list[str]:
-    return [
-        command.message.type
-        for command in commands
-        if isinstance(command, SendMessage) and isinstance(command.message, Event)
-    ]
+    return [command.type for command in commands if isinstance(command, Event)]
 
 
 @given(interleavings() | interleavings(giving_up=True))
@@ -144,11 +139,9 @@ def test_the_life_has_one_beginning_and_one_end_in_their_places(
 @given(interleavings() | interleavings(giving_up=True))
 def test_executing_null_comes_once_and_last(script: tuple[list[Input], Snapshot]) -> None:
     executing = [
-        command.message.data["node"]
+        command.data["node"]
         for command in _play(script[0])
-        if isinstance(command, SendMessage)
-        and isinstance(command.message, Event)
-        and command.message.type == "executing"
+        if isinstance(command, Event) and command.type == "executing"
     ]
     assert executing.count(None) == 1
     assert executing[-1] is None
@@ -167,11 +160,9 @@ def test_every_output_has_its_executed_once_and_before_the_end(
     commands = _play(script[0])
     end = next(at for at, command in enumerate(commands) if isinstance(command, JobEnd))
     published = [
-        command.message.data["node"]
+        command.data["node"]
         for command in commands[:end]
-        if isinstance(command, SendMessage)
-        and isinstance(command.message, Event)
-        and command.message.type == "executed"
+        if isinstance(command, Event) and command.type == "executed"
     ]
     assert len(published) == len(set(published))
     assert set(published) >= set(script[1].outputs or {})
@@ -186,9 +177,9 @@ def test_the_record_comes_before_the_end_is_sent_and_the_queue_is_left_between(
 ) -> None:
     commands = _play(script[0])
     assert isinstance(commands[-4], JobEnd)
-    assert isinstance(commands[-3], SendMessage)
+    assert isinstance(commands[-3], Message)
     assert isinstance(commands[-2], LeaveQueue)
-    assert isinstance(commands[-1], SendMessage)
+    assert isinstance(commands[-1], Message)
 
 
 @given(interleavings())
@@ -197,9 +188,7 @@ def test_progress_and_previews_are_of_announced_nodes(
 ) -> None:
     announced = set()
     for command in _play(script[0]):
-        if not isinstance(command, SendMessage):
-            continue
-        match command.message:
+        match command:
             case Event(type="executing", data={"node": str(node)}):
                 assert node not in announced
                 announced.add(node)
@@ -212,8 +201,8 @@ def test_progress_and_previews_are_of_announced_nodes(
 @given(interleavings())
 def test_the_cloud_id_reaches_no_client(script: tuple[list[Input], Snapshot]) -> None:
     for command in _play(script[0]):
-        if isinstance(command, SendMessage) and isinstance(command.message, Event):
-            assert "cloud-id" not in command.message.text
+        if isinstance(command, Event):
+            assert "cloud-id" not in command.text
         if isinstance(command, JobEnd):
             assert "cloud-id" not in str(command)
 
@@ -276,12 +265,11 @@ def test_each_blocked_branch_is_sent_once_and_ends_nothing(
         inputs.insert(data.draw(st.integers(0, len(inputs) - 2)), published)
     commands = _play([*inputs, SnapshotReceived(detail)])
     errors = [
-        command.message.data
+        command.data
         for command in commands
-        if isinstance(command, SendMessage)
-        and isinstance(command.message, Event)
-        and command.message.type == "execution_error"
-        and command.message.data["exception_type"] == "ExecutionBlocked"
+        if isinstance(command, Event)
+        and command.type == "execution_error"
+        and command.data["exception_type"] == "ExecutionBlocked"
     ]
     assert sorted(error["node_id"] for error in errors) == sorted(blocked)
     assert all(error["current_inputs"] == [] for error in errors)
@@ -296,10 +284,6 @@ def test_the_recorded_messages_are_those_that_were_sent(
 ) -> None:
     commands = _play(script[0])
     (record,) = (command for command in commands if isinstance(command, JobEnd))
-    published = [
-        [command.message.type, command.message.data]
-        for command in commands
-        if isinstance(command, SendMessage) and isinstance(command.message, Event)
-    ]
+    published = [[command.type, command.data] for command in commands if isinstance(command, Event)]
     assert all(message in published for message in record.status["messages"])
     assert record.started_at <= record.ended_at
