@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
 import structlog
@@ -18,7 +18,7 @@ from proxy.clock import now
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudOversized
 from proxy.engine.announcer import Announcer
-from proxy.engine.localiser import Localiser
+from proxy.engine.localiser import Localiser, of_member
 from proxy.engine.node_states import NodeReport
 from proxy.engine.outcomes import Withdrawn
 from proxy.engine.policy import DetailTimeouts
@@ -41,7 +41,15 @@ from proxy.jobs.message_order import StepBuffer
 from proxy.jobs.messages import JobMessage, topic_of
 from proxy.jobs.models import Job, JobEnd, JobState
 from proxy.storage.database import StorageError
-from proxy.translate.events import Binary, Event, Message, NodeText, Preview, is_terminal
+from proxy.translate.events import (
+    TERMINAL_EVENTS,
+    Binary,
+    Event,
+    Message,
+    NodeText,
+    Preview,
+    is_terminal,
+)
 from proxy.translate.frames import CloudPicture
 from proxy.translate.packs import Failure, NodeFailedError
 
@@ -60,11 +68,8 @@ _OVERSIZED = (
     "cloud."
 )
 
-#: Quick inputs that are taken before others get a turn.
+#: Inputs that are taken before others get a turn.
 _BATCH = 50
-
-#: Events that carry what must be made local first, which may take a while.
-_TRANSLATED = frozenset({"executed", "execution_error"})
 
 #: Seconds that a job waits for the ends of its member's previous jobs to be sent.
 _TURN_TIMEOUT = 2.0
@@ -177,43 +182,35 @@ class JobFollower:
 
     def post(self, happening: Input) -> None:
         """Take what happened; while many inputs wait, previews are dropped."""
-        for local in self.localiser.of_member(happening):
-            self._post(local)
+        view = self.localiser.view
+        for what in [happening] if view is None else of_member(view, happening):
+            match what:
+                case EventReceived(type=type_, data=data) if is_terminal(type_, data):
+                    self.ending = True
+                    self.slots.free(self.job)
+                case SnapshotReceived(snapshot=snapshot) if snapshot.ended:
+                    self.slots.free(self.job)
+                case CloudPicture() if len(self._inbox) > _MAX_INPUTS:
+                    continue
+            if self._idle and self._is_quick(what):
+                self._take_now(what)
+            else:
+                self._inbox.append(what)
+                self._idle = False
+                self._news.set()
 
     def fail(self, failure: Failure) -> None:
         """End the job with a node that fails, whatever the cloud does."""
-        for happening in self.localiser.failing(failure):
-            self._post(happening)
-
-    def _post(self, happening: Input) -> None:
-        if self._idle and self._is_quick(happening):
-            self._take_now(happening)
-            return
-        if isinstance(happening, CloudPicture) and len(self._inbox) > _MAX_INPUTS:
-            return
-        if isinstance(happening, EventReceived):
-            if is_terminal(happening.type, happening.data):
-                self.ending = True
-                self.slots.free(self.job)
-        elif isinstance(happening, SnapshotReceived) and happening.snapshot.ended:
-            self.slots.free(self.job)
-        self._inbox.append(happening)
-        self._idle = False
+        self._inbox.extendleft(reversed(self.localiser.failing(failure)))
         self._news.set()
 
-    def _is_quick(self, happening: Input) -> bool:
-        """Return whether an input of a running job needs no waiting: most events and frames."""
-        if self.tracker.started_at is None or isinstance(happening, SnapshotReceived | GiveUp):
+    def _is_quick(self, what: Input) -> bool:
+        """Return whether an input of a running job needs no waiting and brings no end: most events
+        and frames."""
+        if self.tracker.started_at is None or isinstance(what, GiveUp):
             return False
-        if isinstance(happening, EventReceived):
-            if not self.localiser.view.is_plain and happening.type == "execution_cached":
-                return False
-            return happening.type not in _TRANSLATED and not is_terminal(
-                happening.type, happening.data
-            )
-        return not isinstance(happening, CloudPicture) or self.localiser.view.shows(
-            happening.image_type
-        )
+        ends = isinstance(what, EventReceived) and what.type in TERMINAL_EVENTS
+        return not ends and self.localiser.is_local(what)
 
     # --- the way to the end ----------------------------------------------------------------
 
@@ -233,71 +230,61 @@ class JobFollower:
         return outcome
 
     async def _follow(self) -> Ended | Withdrawn:
+        taken = 0
         while not self._withdrawn:
-            self._news.clear()
-            if self.job.answered:
-                ended = await self._work_off()
+            if self._inbox and self.job.answered:
+                ended = await self._take(self._inbox.popleft())
                 if ended is not None:
                     self._inbox.clear()
                     return ended
-                self._idle = True
-            await self._news.wait()
-            self._idle = False
-        return Withdrawn()
-
-    async def _work_off(self) -> Ended | None:
-        """Take all inputs that wait; return the end if it is among them."""
-        taken = 0
-        while self._inbox and not self._withdrawn:
-            happening = self._inbox.popleft()
-            if self._is_quick(happening):
-                self._take_now(happening)
                 taken += 1
                 if taken % _BATCH == 0:
                     await asyncio.sleep(0)  # let the sockets write
-                continue
-            try:
-                ended = await self._take(happening)
-            except Exception:
-                log.exception("job_input_failed", input=type(happening).__name__)
-                self.read_detail()
             else:
-                if ended is not None:
-                    return ended
-        return None
+                self._news.clear()
+                self._idle = self.job.answered
+                await self._news.wait()
+                self._idle = False
+        return Withdrawn()
 
-    def _take_now(self, happening: Input) -> None:
+    def _take_now(self, what: Input) -> None:
         try:
-            for command in self.tracker.receive(happening, time.time_ns() // 1_000_000):
+            for command in self.tracker.receive(what, time.time_ns() // 1_000_000):
                 self._do(command)
         except Exception:
-            name = type(happening).__name__
-            log.exception("job_input_failed", input=name, job=self.job.prompt_id)
+            log.exception("job_input_failed", input=type(what).__name__, job=self.job.prompt_id)
             self.read_detail()
 
     async def _take(self, happening: Input) -> Ended | None:
-        if self.tracker.started_at is None:
-            await self._wait_for_previous()
+        """Do what follows from an input, in its turn; return the end if that follows."""
+        view = self.localiser.view
         try:
-            local: list[Input] = [await self._localised(happening)]
-        except NodeFailedError as error:
-            local = [*self.localiser.failing(error.failure)]
-            self._abandoned = True
-        for what in local:
+            if self.tracker.started_at is None:
+                await self._wait_for_previous()
+            what = await self._localised(happening)
             commands = self.tracker.receive(what, time.time_ns() // 1_000_000)
             for index, command in enumerate(commands):
                 match command:
                     case JobEnd():
                         return Ended(command, commands[index + 1 :], self._abandoned)
-                    case Preview(result=False) as preview:
-                        await self._show(preview)
+                    case Preview(result=False) if view is not None and self.job.wants_previews:
+                        if (shown := await view.preview(command)) is not None:
+                            self.tell(shown)
                     case _:
                         self._do(command)
+        except NodeFailedError as error:
+            self._abandoned = True
+            self.fail(error.failure)
+        except Exception:
+            log.exception("job_input_failed", input=type(happening).__name__)
+            self.read_detail()
         return None
 
     async def _localised(self, happening: Input) -> Input:
         """Return an input in the terms of the member, once the storage can tell them."""
-        async for wait in _pauses(self.timeouts.growing()):
+        for wait in self.timeouts.growing():
+            if wait:
+                await asyncio.sleep(wait)
             try:
                 return await self.localiser.localised(happening)
             except StorageError as error:
@@ -332,24 +319,14 @@ class JobFollower:
             case Event() | Preview() | NodeText() | Binary():
                 self.tell(command)
             case JobStarted(at=at):
-                self._start(at)
+                if self.job.state is JobState.SUBMITTED:
+                    self.table.advance(self.job, JobState.RUNNING, started_at=at)
+                self.slots.started(self.job)
+                self.announcer.tell_status(self.job.member)
             case OutputsSent():
                 self.table.show(self.job, finishing=True)
             case ReadDetail():
                 self.read_detail()
-
-    def _start(self, at: int) -> None:
-        """Note that the job runs since `at` (ms)."""
-        if self.job.state is JobState.SUBMITTED:
-            self.table.advance(self.job, JobState.RUNNING, started_at=at)
-        self.slots.started(self.job)
-        self.announcer.tell_status(self.job.member)
-
-    async def _show(self, preview: Preview) -> None:
-        if self.job.wants_previews:
-            shown = await self.localiser.view.preview(preview)
-            if shown is not None:
-                self.tell(shown)
 
     def tell(self, message: Message) -> None:
         """Publish a message to the client."""
@@ -394,7 +371,9 @@ class JobFollower:
         """Read until the tracker has ended, and tell it when the cloud has no more to say."""
         ended = unknown = running = 0.0
         oversized = 0
-        async for wait in _pauses(self.timeouts.growing()):
+        for wait in self.timeouts.growing():
+            if wait:
+                await asyncio.sleep(wait)
             try:
                 snapshot = await cloud.job(self.job.cloud_id)
             except CloudOversized as error:
@@ -427,11 +406,3 @@ class JobFollower:
                     self._reader = None
                     self.post(GiveUp("Comfy Cloud reports that this job continues."))
                     return
-
-
-async def _pauses(waits: Iterable[float]) -> AsyncIterator[float]:
-    """Return each wait, after it has passed."""
-    for wait in waits:
-        if wait:
-            await asyncio.sleep(wait)
-        yield wait

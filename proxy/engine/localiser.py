@@ -20,8 +20,9 @@ from proxy.engine.tracker import (
 from proxy.jobs.models import Job
 from proxy.translate.codec import credentials, redact
 from proxy.translate.events import NodeMessages
+from proxy.translate.frames import CloudPicture
 from proxy.translate.jobs import reachable
-from proxy.translate.packs import Failure
+from proxy.translate.packs import Failure, JobView
 from proxy.translate.snapshots import Snapshot
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class Secrets:
 
 @dataclass(eq=False, repr=False)
 class Localiser:
-    """Makes what is told of one job local; its `view` knows the nodes that the client has sent.
+    """Makes what is told of one job local. The `view` knows the nodes that the client has sent,
+    `None` where the cloud runs these.
 
     No message and no record shows the `secrets` of the accounts or of the job, whatever a node
     makes of them.
@@ -57,21 +59,21 @@ class Localiser:
 
     def __post_init__(self) -> None:
         self._own_secrets = credentials(self.job.loaded.credentials)
-        self.view = self.packs.view(self.job)
+        rewriting = self.job.rewriting
+        self.view = None if rewriting is None else self.packs.view(self.job, rewriting)
 
-    def of_member(self, what: Input) -> Iterable[Input]:
-        """Return what happened in terms of the graph that the member has sent."""
-        if self.view.is_plain:
-            return [what]
+    def is_local(self, what: Input) -> bool:
+        """Return whether `localised` has nothing to replace in an input, and the view nothing in
+        the picture that comes of it."""
+        view = self.view
         match what:
-            case EventReceived(type=type_, data=data):
-                return [EventReceived(*event) for event in self.view.event(type_, data)]
-            case SnapshotReceived(snapshot=snapshot):
-                return [SnapshotReceived(self.view.snapshot(snapshot), what.detail)]
-            case GiveUp():
-                return [what]
-        frame = self.view.frame(what)
-        return [] if frame is None else [frame]
+            case SnapshotReceived() | EventReceived(type="executed" | "execution_error"):
+                return False
+            case EventReceived(type="execution_cached"):
+                return view is None
+            case CloudPicture(image_type=image_type):
+                return view is None or view.shows(image_type)
+        return True
 
     async def localised(self, what: Input) -> Input:
         """Replace the cloud's names, and the account's key wherever a node shows it.
@@ -84,7 +86,7 @@ class Localiser:
                 return EventReceived("executed", {**data, "output": output})
             case EventReceived(type="execution_error", data=data):
                 return EventReceived("execution_error", await self._shown(dict(data)))
-            case EventReceived(type="execution_cached", data=data) if not self.view.is_plain:
+            case EventReceived(type="execution_cached", data=data) if self.view is not None:
                 nodes = await self.view.cached(data["nodes"])
                 return EventReceived("execution_cached", {**data, "nodes": nodes})
             case SnapshotReceived(snapshot=snapshot):
@@ -116,9 +118,11 @@ class Localiser:
     async def _local_output(
         self, node: str, output: dict[str, Any]
     ) -> dict[str, Any] | NodeMessages:
-        job, source = self.job, self.view.cloud_graph.get(node)
-        if (messages := await self.view.result(node, output, account=job.account)) is not None:
+        job, view = self.job, self.view
+        messages = None if view is None else await view.result(node, output, account=job.account)
+        if messages is not None:
             return messages
+        source = job.cloud_graph.get(node)
         local = await self.files.outputs.localise(
             job.member, job.prompt_id, node, source, output, account=job.account
         )
@@ -142,3 +146,16 @@ class Localiser:
         ended = Snapshot(self.job.prompt_id, "failed", settled=True, execution_error=error)
         running = EventReceived("executing", {"node": node, "display_node": node})
         return [running, SnapshotReceived(ended)]
+
+
+def of_member(view: JobView, what: Input) -> Iterable[Input]:
+    """Return what happened in terms of the graph that the member has sent."""
+    match what:
+        case EventReceived(type=type_, data=data):
+            return [EventReceived(*event) for event in view.event(type_, data)]
+        case SnapshotReceived(snapshot=snapshot):
+            return [SnapshotReceived(view.snapshot(snapshot), what.detail)]
+        case GiveUp():
+            return [what]
+    frame = view.frame(what)
+    return [] if frame is None else [frame]

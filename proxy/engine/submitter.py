@@ -199,12 +199,14 @@ class Submitter:
 
     def _of_member(self, job: Job, outcome: Outcome) -> Outcome:
         """Return an outcome whose node errors are those of the graph that the member has sent."""
+        if job.rewriting is None:
+            return outcome
+        view = self.packs.view(job, job.rewriting)
         if isinstance(outcome, Sent) and outcome.node_errors:
-            shown = self.packs.view(job).node_errors(outcome.node_errors)
-            return Sent(outcome.cloud_id, shown)
+            return Sent(outcome.cloud_id, view.node_errors(outcome.node_errors))
         if isinstance(outcome, Refused | Elsewhere) and outcome.refusal.node_errors:
             refusal = outcome.refusal
-            refusal.node_errors = self.packs.view(job).node_errors(refusal.node_errors)
+            refusal.node_errors = view.node_errors(refusal.node_errors)
         return outcome
 
 

@@ -20,7 +20,7 @@ from proxy.packs.table import PACK_NODES
 from proxy.packs.view import MemberView
 from proxy.threads import ThreadTurns
 from proxy.translate.events import NodeMessages, Preview
-from proxy.translate.packs import JobView, NodeFailedError, PlainView, Rewriting, ViewedJob
+from proxy.translate.packs import JobView, NodeFailedError, Rewriting, ViewedJob
 
 
 @dataclass(eq=False)
@@ -58,17 +58,13 @@ class Packs:
             member, lambda: rewrite(graph, outputs, pack_classes, pictures, self._catalog.known)
         )
 
-    def view(self, job: ViewedJob) -> JobView:
-        """Return the view of a job."""
-        if job.rewriting is None:
-            return PlainView(job.graph)
-        return RewrittenView(job, job.rewriting, self._results, self._files)
+    def view(self, job: ViewedJob, rewriting: Rewriting) -> JobView:
+        """Return the view of a job whose graph was rewritten."""
+        return RewrittenView(job, rewriting, self._results, self._files)
 
 
 class RewrittenView(MemberView):
     """The view of a job whose graph was rewritten."""
-
-    is_plain = False
 
     def __init__(
         self, job: ViewedJob, rewriting: Rewriting, results: Results, files: Files

@@ -28,11 +28,6 @@ class MemberView:
         self._due = {node: list(ids) for node, ids in rewriting.before.items()}
         self._shown: set[str] = set()
 
-    @property
-    def cloud_graph(self) -> Mapping[str, Any]:
-        """The graph that the cloud runs."""
-        return self._rewriting.graph
-
     def owner(self, node_id: object) -> str:
         """Return the client's node that a node of the cloud belongs to."""
         return self._owners.get(str(node_id), str(node_id))

@@ -1,9 +1,9 @@
 """The seam of node packs: what runs jobs knows of the node classes that clients bring along.
 
 The cloud lacks these classes. `NodePacks` puts core nodes in their place before a job is stored,
-and a `JobView` turns what the cloud says of the job into what its client expects: events,
-snapshots, errors, previews, and the results of the pack's nodes. `PlainView` is that of all other
-jobs. Which packs there are is known to `proxy.packs` alone.
+and a `JobView` turns what the cloud says of such a job into what its client expects: events,
+snapshots, errors, previews, and the results of the pack's nodes. Which packs there are is known to
+`proxy.packs` alone.
 """
 
 from __future__ import annotations
@@ -62,17 +62,8 @@ class Rewriting(Struct):
 
 
 class JobView(Protocol):
-    """What the cloud says of one job, in terms of the graph that its client has sent.
-
-    `is_plain` says that the cloud runs that graph itself, so that nothing changes and nothing
-    waits. `cloud_graph` is what it runs.
-    """
-
-    is_plain: bool
-
-    @property
-    def cloud_graph(self) -> Mapping[str, Any]:
-        """The graph that the cloud runs."""
+    """What the cloud says of a job whose graph was rewritten, in terms of the graph that its client
+    has sent."""
 
     def event(self, type_: str, data: Mapping[str, Any]) -> Sequence[tuple[str, Mapping[str, Any]]]:
         """Return the events to handle in place of one, in order."""
@@ -108,48 +99,6 @@ class JobView(Protocol):
         """Return a preview that the client takes for one, `None` to leave it out."""
 
 
-class PlainView:
-    """The view of a job whose graph the cloud runs as its client has sent it."""
-
-    is_plain = True
-
-    def __init__(self, graph: Mapping[str, Any]) -> None:
-        self.cloud_graph = graph
-
-    def event(self, type_: str, data: Mapping[str, Any]) -> Sequence[tuple[str, Mapping[str, Any]]]:
-        """Return the event."""
-        return ((type_, data),)
-
-    def frame(self, frame: CloudFrame) -> CloudFrame | None:
-        """Return the frame."""
-        return frame
-
-    def snapshot(self, snapshot: Snapshot) -> Snapshot:
-        """Return the snapshot."""
-        return snapshot
-
-    def node_errors(self, errors: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the errors."""
-        return dict(errors)
-
-    async def cached(self, nodes: Sequence[str]) -> Sequence[str]:
-        """Return the nodes."""
-        return nodes
-
-    async def result(
-        self, node: str, output: Mapping[str, Any], *, account: str
-    ) -> NodeMessages | None:
-        """Return nothing: no node is a pack's."""
-
-    def shows(self, image_type: str) -> bool:
-        """Return true: no client of such a job takes a preview for a result."""
-        return True
-
-    async def preview(self, preview: Preview) -> Preview | None:
-        """Return the preview."""
-        return preview
-
-
 class ViewedJob(Protocol):
     """What a view needs to know of a job; `graph` is the client's."""
 
@@ -159,8 +108,6 @@ class ViewedJob(Protocol):
     def prompt_id(self) -> str: ...
     @property
     def graph(self) -> Mapping[str, Any]: ...
-    @property
-    def rewriting(self) -> Rewriting | None: ...
 
 
 class NodePacks(Protocol):
@@ -175,5 +122,5 @@ class NodePacks(Protocol):
         pack cannot do what a node asks for, `StorageError`.
         """
 
-    def view(self, job: ViewedJob) -> JobView:
-        """Return the view of a job."""
+    def view(self, job: ViewedJob, rewriting: Rewriting) -> JobView:
+        """Return the view of a job whose graph was rewritten."""

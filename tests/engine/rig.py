@@ -50,7 +50,6 @@ from proxy.storage.webhook_deliveries import WebhookDeliveryRepository
 from proxy.storage.webhooks import WebhookRepository
 from proxy.supervisor import Supervisor
 from proxy.translate.events import Event
-from proxy.translate.packs import PlainView, ViewedJob
 from proxy.webhooks.addresses import WebhookAddresses
 from proxy.webhooks.outbox import Outbox
 from proxy.webhooks.runner import WebhookRunner
@@ -92,13 +91,6 @@ class Catalog:
 
     async def wait_loaded(self, _timeout: float) -> bool:
         return True
-
-
-class Packs:
-    """No packs of nodes."""
-
-    def view(self, job: ViewedJob) -> PlainView:
-        return PlainView(job.graph)
 
 
 @dataclass
@@ -196,7 +188,7 @@ async def running_engine(
         await client.start()
         accounts[name] = Account(name, client, cloud.key, slots=Slots(slots, ahead))
     term = Term(lease)
-    parts: dict[str, Any] = {"files": Files(), "catalog": Catalog(), "packs": Packs()}
+    parts: dict[str, Any] = {"files": Files(), "catalog": Catalog(), "packs": None}
     outbox = Outbox()
     engine = Engine(
         recorder=JobRecorder(repository, term, history_size=100, outbox=outbox),

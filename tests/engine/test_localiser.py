@@ -11,9 +11,8 @@ from proxy.engine.localiser import Localiser, Secrets
 from proxy.engine.tracker import EventReceived, GiveUp, SnapshotReceived
 from proxy.jobs.models import Job
 from proxy.translate.codec import REDACTED
-from proxy.translate.events import Preview
 from proxy.translate.frames import CloudPicture
-from proxy.translate.packs import Failure, PlainView, ViewedJob
+from proxy.translate.packs import Failure
 from proxy.translate.snapshots import Snapshot
 
 SUBMIT = "POST /api/prompt"
@@ -51,18 +50,11 @@ def _renamed(value: Any) -> Any:
     return [_renamed(item) for item in value] if isinstance(value, list) else value
 
 
-class Packs:
-    """Packs that have rewritten nothing."""
-
-    def view(self, job: ViewedJob) -> PlainView:
-        return PlainView(job.graph)
-
-
 def localiser(**fields: Any) -> Localiser:
     made: Job = job("one", graph=GRAPH, account="main", **fields)
     files: Any = Files()
-    packs: Any = Packs()
-    return Localiser(made, files, packs, Secrets([ACCOUNT_KEY]))
+    no_packs: Any = None
+    return Localiser(made, files, no_packs, Secrets([ACCOUNT_KEY]))
 
 
 async def test_an_output_gets_local_names() -> None:
@@ -121,7 +113,7 @@ async def test_a_list_without_outputs_has_none_afterwards() -> None:
 )
 async def test_what_names_nothing_of_the_cloud_passes_through(what: Any) -> None:
     local = localiser()
-    assert list(local.of_member(what)) == [what]
+    assert local.is_local(what)
     assert await local.localised(what) is what
 
 
@@ -137,6 +129,13 @@ def test_a_helper_that_fails_ends_the_job_as_a_node_does_that_has_begun() -> Non
     assert error["current_outputs"] == ["1", "2"], "the third node does not run"
 
 
-async def test_a_picture_is_shown_as_it_is_where_nobody_takes_it_for_a_result() -> None:
-    picture = Preview("one", "1", "1", None, "1", b"\x89PNG", "image/png")
-    assert await localiser().view.preview(picture) is picture
+def test_what_is_to_be_replaced_is_not_local() -> None:
+    local = localiser()
+    assert not local.is_local(EventReceived("executed", {"node": "2", "output": {}}))
+    assert not local.is_local(EventReceived("execution_error", {}))
+    assert not local.is_local(SnapshotReceived(Snapshot("cloud", "in_progress", settled=False)))
+    assert local.is_local(EventReceived("execution_cached", {"nodes": []}))
+
+
+def test_a_picture_is_shown_as_it_is_where_nobody_takes_it_for_a_result() -> None:
+    assert localiser().is_local(CloudPicture(b"\x89PNG", "image/png"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.rig import Catalog, Files, Packs
+from engine.rig import Catalog, Files
 from engine.worlds import World
 
 from proxy.cloud.client import CloudClient
@@ -22,7 +22,7 @@ async def test_another_key_is_used_for_calls_and_makes_the_account_well(
     await client.start()
     account = Account("one", client, "an old key", slots=Slots(1))
     world = World(one=account)
-    parts: Any = (world.recorder, Files(), Catalog(), Packs())
+    parts: Any = (world.recorder, Files(), Catalog(), None)
     worker = AccountWorker(account, world.slots, world.table, *parts, Policy(), Timeouts())
     account.health.failed("dead_key", 0.0)
     try:
