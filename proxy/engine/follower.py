@@ -331,17 +331,17 @@ class JobFollower:
     def tell(self, message: Message) -> None:
         """Publish a message to the client."""
         number, step = self.steps.number(message)
-        preview = message if isinstance(message, Preview) and not step else None
+        preview = message if isinstance(message, Preview) and step is None else None
         if preview is not None and len(preview.image) <= MAX_PREVIEW_BYTES:
             self.preview = preview
-        self._publish(message, number, step=step, droppable=preview is not None)
+        self._publish(message, number, step, droppable=preview is not None)
 
     def repeat(self, epoch: int, number: int) -> None:
         """Publish the steps of the job after this one again; all of them if it is of another
         epoch."""
         received = number if epoch == self.announcer.epoch else 0
-        for number, message in self.steps.after(received):
-            self._publish(message, number, step=True)
+        for step in self.steps.after(received):
+            self._publish(step.message, step.number, step.name)
 
     def close(self) -> None:
         """Note that nothing more is done for the job."""
@@ -349,7 +349,7 @@ class JobFollower:
         self.finished.set()
 
     def _publish(
-        self, message: Message | None, number: int, *, step: bool, droppable: bool = False
+        self, message: Message | None, number: int, step: str | None, *, droppable: bool = False
     ) -> None:
         job = self.job
         published = JobMessage(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from enum import Enum, auto
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -30,18 +31,12 @@ from proxy.translate.events import (
 END, OVER = "end", "over"
 
 
-def is_step(message: Message) -> bool:
-    """Return whether a client gets the message once and in order, and misses it if it is lost."""
-    if isinstance(message, Event):
-        return name_of(message) is not None
-    return isinstance(message, Binary) or (isinstance(message, Preview) and message.result)
-
-
-def name_of(message: Message) -> str | None:
-    """Return what a step is called in all tellings of a job; pictures of a result and messages that
-    are no steps have no name."""
+def step_of(message: Message) -> str | None:
+    """Return what a step is called in all tellings of a job, `""` for pictures of a result; `None`
+    for a message that may be lost."""
     if not isinstance(message, Event):
-        return None
+        is_result = isinstance(message, Binary) or (isinstance(message, Preview) and message.result)
+        return "" if is_result else None
     match message.type:
         case "execution_start" | "execution_cached" as type_:
             return type_
@@ -92,43 +87,39 @@ class Delivery(Struct):
     sent: set[str] = set()
     sent_before: set[str] = set()
 
-    def receive(self, epoch: int, number: int, message: Message | None, *, step: bool) -> Verdict:
+    def receive(
+        self, epoch: int, number: int, message: Message | None, *, step: str | None
+    ) -> Verdict:
         """Take a message as it comes, and return what to do with it.
 
         Of a step that the engine could not keep, the repetition has no message.
         """
-        verdict = self._receive(epoch, number, message, step=step)
-        self.lacking = verdict is Verdict.MISSING
-        return verdict
-
-    def _receive(self, epoch: int, number: int, message: Message | None, *, step: bool) -> Verdict:
+        self.lacking = False
         if epoch < self.epoch:
             return Verdict.DROP
+        is_step = step is not None
         if self.number is None:
-            self.epoch, self.number = epoch, number - step
+            self.epoch, self.number = epoch, number - is_step
             if self.number:
                 self.sent_before |= _BEGINNING
         elif epoch > self.epoch:
             self.epoch, self.number, self.whole = epoch, 0, True
             self.sent_before |= self.sent
             self.sent = set()
-        if number < self.number + step:
+        due = self.number + is_step
+        if number < due:
             return Verdict.DROP
-        if number > self.number + step:
-            return Verdict.MISSING
-        if not step:
-            return Verdict.DELIVER
-        name = None if message is None else name_of(message)
-        if name in (END, OVER) and not self.whole:
+        if number > due or (step in (END, OVER) and not self.whole):
+            self.lacking = True
             return Verdict.MISSING
         self.number = number
-        if message is None:
+        if is_step and message is None:
             self.whole = False
             return Verdict.DROP
-        if name is None:
+        if not step:
             return Verdict.DELIVER
-        new = _is_new(name, self.sent_before)
-        self.sent.add(name)
+        new = _is_new(step, self.sent_before)
+        self.sent.add(step)
         return Verdict.DELIVER if new else Verdict.DROP
 
     def rest_of(self, life: Iterable[Message]) -> Iterator[Message]:
@@ -136,8 +127,8 @@ class Delivery(Struct):
         sent, new = self.sent | self.sent_before, False
         ended = END in sent
         for message in life:
-            name = name_of(message)
-            if name is not None:
+            name = step_of(message)
+            if name:
                 new = name == OVER if ended else _is_new(name, sent)
             if new:
                 yield message
@@ -146,6 +137,14 @@ class Delivery(Struct):
 def _is_new(name: str, sent: set[str]) -> bool:
     """Return whether a step was not sent; a node that has had its output does not run any more."""
     return name not in sent and name.replace("executing ", "executed ", 1) not in sent
+
+
+class Step(NamedTuple):
+    """A step that the engine has sent; the message is `None` if it could not be kept."""
+
+    number: int
+    name: str
+    message: Message | None
 
 
 class StepBuffer:
@@ -158,20 +157,21 @@ class StepBuffer:
     def __init__(self, held: Allocation | None) -> None:
         self._held = held
         self._number = 0
-        self._steps: list[Message | None] = []
+        self._steps: list[Step] = []
 
-    def number(self, message: Message) -> tuple[int, bool]:
-        """Return the number of the next message, and whether it is a step."""
-        step = is_step(message)
-        if step:
+    def number(self, message: Message) -> tuple[int, str | None]:
+        """Return the number of the next message, and which step it is (see `step_of`)."""
+        name = step_of(message)
+        if name is not None:
             self._number += 1
             if self._held is not None:
-                self._steps.append(message if self._fits(message) else None)
-        return self._number, step
+                kept = message if self._fits(message) else None
+                self._steps.append(Step(self._number, name, kept))
+        return self._number, name
 
-    def after(self, number: int) -> Iterator[tuple[int, Message | None]]:
-        """Yield the steps after this one with their numbers; one that was not kept is `None`."""
-        return enumerate(self._steps[number:], number + 1)
+    def after(self, number: int) -> list[Step]:
+        """Return the steps after this one."""
+        return self._steps[number:]
 
     def close(self) -> None:
         """Forget the steps."""

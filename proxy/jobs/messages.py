@@ -252,7 +252,7 @@ class JobMessage(_PackedMessage, frozen=True):
     """engine → api: a message (of `proxy.translate.events`) for the client of a job, which has
     the `order`; 0 for a message that is about none.
 
-    `epoch`, `number` and `step` are its place among the job's messages (see
+    `epoch`, `number` and the name of the `step` are its place among the job's messages (see
     `proxy.jobs.message_order`). A step that the engine could not keep has no message when it is
     repeated.
     """
@@ -265,7 +265,7 @@ class JobMessage(_PackedMessage, frozen=True):
     order: int = 0
     epoch: int = 0
     number: int = 0
-    step: bool = False
+    step: str | None = None
 
 
 class NodeRuns(BusMessage, frozen=True):

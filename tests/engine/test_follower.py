@@ -84,7 +84,7 @@ async def test_a_replica_that_has_missed_steps_gets_them_once_more(
         job, _ = await rig.submit(gated.GRAPH)
         await until(lambda: rig.messages_of(job)[-1:] == ["executing 1"])
         first = [message for message in rig.received if isinstance(message, JobMessage)]
-        steps = [message for message in first if message.step]
+        steps = [message for message in first if message.step is not None]
         assert [message.number for message in steps] == list(range(1, len(steps) + 1))
         assert {message.epoch for message in first} == {1}
 

@@ -13,7 +13,7 @@ from proxy.clock import now
 from proxy.engine.recorder import JobRecorder
 from proxy.jobs.conversion import payload_of, stored_of
 from proxy.jobs.live_feed import LiveFeed
-from proxy.jobs.message_order import is_step
+from proxy.jobs.message_order import step_of
 from proxy.jobs.messages import JobMessage, topic_of
 from proxy.jobs.models import Job, JobContent, JobEnd, JobState
 from proxy.jobs.subscribers import Subscribers
@@ -89,8 +89,8 @@ class Replica:
     def tell(self, job: Job, type_: str, *, lost: bool = False, **data: Any) -> None:
         """What an engine sends, on a bus that may lose it."""
         message = Event(type_, {"prompt_id": job.prompt_id, **data})
-        step = is_step(message)
-        self.numbers[job.order] += step
+        step = step_of(message)
+        self.numbers[job.order] += step is not None
         number = self.numbers[job.order]
         sent = JobMessage(MEMBER, CLIENT, job.prompt_id, True, message, job.order, 1, number, step)
         if not lost:

@@ -13,7 +13,7 @@ from waiting import until
 from proxy.bus import EventBus
 from proxy.jobs import subscribers as module
 from proxy.jobs.clients import Clients
-from proxy.jobs.message_order import is_step
+from proxy.jobs.message_order import step_of
 from proxy.jobs.messages import JobMessage, NewsMissed, NodeRuns, SocketKnown, topic_of
 from proxy.jobs.models import Job, JobKey
 from proxy.jobs.subscribers import FEW, Moment, Subscribers
@@ -251,8 +251,8 @@ class Replicas:
     ) -> Event:
         """An engine sends a message; one of a later `epoch` tells the job from its beginning."""
         message = Event(type_, {"prompt_id": "p", **data})
-        step = is_step(message)
-        self.numbers[order, epoch] += step
+        step = step_of(message)
+        self.numbers[order, epoch] += step is not None
         number = self.numbers[order, epoch]
         sent = JobMessage("local", client_id, "p", True, message, order, epoch, number, step)
         self.bus.publish(topic_of("local", client_id), sent)
