@@ -88,28 +88,18 @@ def _message_types(base: type[BusMessage]) -> Iterator[type[BusMessage]]:
         yield from _message_types(type_)
 
 
-class Subscription:
+class Subscription(msgspec.Struct, eq=False):
     """A handler's subscription to a topic; it ends with `close` or with its block."""
 
-    def __init__(self, bus: EventBus, topic: str, handler: Callable[[Any], None]) -> None:
-        self.topic = topic
-        self._bus = bus
-        self._handler: Callable[[Any], None] | None = handler
-
-    def take(self, message: Any) -> None:
-        """Call the handler with a message; log what it raises."""
-        if self._handler is None:
-            return
-        try:
-            self._handler(message)
-        except Exception:  # the next subscriber must get the message all the same
-            log.exception("subscriber_failed", topic=self.topic)
+    bus: EventBus
+    topic: str
+    handler: Callable[[Any], None] | None
 
     def close(self) -> None:
         """Stop receiving messages. A second call does nothing."""
-        if self._handler is not None:
-            self._handler = None  # it may hold what holds this
-            self._bus.remove(self)
+        if self.handler is not None:
+            self.handler = None  # it may hold what holds this
+            self.bus.remove(self)
 
     def __enter__(self) -> Self:
         return self
@@ -172,8 +162,6 @@ class EventBus:
         """
         subscription = Subscription(self, topic, handler)
         table, key = self._table(topic)
-        if key not in table:
-            self._added(topic)
         table[key] = (*table.get(key, ()), subscription)
         return subscription
 
@@ -206,7 +194,12 @@ class EventBus:
             while self._waiting:
                 listeners, message = self._waiting.popleft()
                 for subscription in listeners:
-                    subscription.take(message)
+                    if subscription.handler is None:
+                        continue
+                    try:
+                        subscription.handler(message)
+                    except Exception:  # the next one must get the message all the same
+                        log.exception("subscriber_failed", topic=subscription.topic)
         finally:
             self._delivering = False
 
@@ -219,11 +212,5 @@ class EventBus:
         left = tuple(other for other in table.get(key, ()) if other is not subscription)
         if left:
             table[key] = left
-        elif table.pop(key, None) is not None:
-            self._removed(subscription.topic)
-
-    def _added(self, topic: str) -> None:
-        """Prepare for a topic that has its first subscriber."""
-
-    def _removed(self, topic: str) -> None:
-        """Clean up after a topic that has lost its last subscriber."""
+        else:
+            table.pop(key, None)

@@ -16,7 +16,7 @@ import asyncio
 import math
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -213,7 +213,7 @@ class ValkeyBus(EventBus):
             self._serving = True
             self._commands.put(("SUBSCRIBE", self._prefix + _BEATS))
             for topic in [*self._topics, *(f"{prefix}*" for prefix in self._patterns)]:
-                self._added(topic)
+                self._change("SUBSCRIBE", topic)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._write(connection))
                 tasks.create_task(self._read(connection))
@@ -324,11 +324,21 @@ class ValkeyBus(EventBus):
 
     # --- subscriptions ---------------------------------------------------------------------
 
-    def _added(self, topic: str) -> None:
-        self._change("SUBSCRIBE", topic)
+    def subscribe(self, topic: str, handler: Callable[[Any], None]) -> Subscription:
+        """Call `handler` with each message of `topic`, also with those of other processes."""
+        if not self._has_subscribers(topic):
+            self._change("SUBSCRIBE", topic)
+        return super().subscribe(topic, handler)
 
-    def _removed(self, topic: str) -> None:
-        self._change("UNSUBSCRIBE", topic)
+    def remove(self, subscription: Subscription) -> None:
+        """Remove a subscription, at the server with the last one of its topic."""
+        super().remove(subscription)
+        if not self._has_subscribers(subscription.topic):
+            self._change("UNSUBSCRIBE", subscription.topic)
+
+    def _has_subscribers(self, topic: str) -> bool:
+        table, key = self._table(topic)
+        return key in table
 
     def _change(self, command: str, topic: str) -> None:
         if self._serving:
