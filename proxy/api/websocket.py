@@ -23,12 +23,12 @@ from msgspec import Struct
 
 from proxy.api.keys import ACCOUNTING, BUDGET, JOBS, features
 from proxy.api.requests import connection_of, member_of, way_of
-from proxy.api.send_queue import Outgoing, SendQueue
+from proxy.api.send_queue import SendQueue
 from proxy.api.turns import LoopTurns, MemberTurns
 from proxy.budget import Allocation, MemoryLimitError
 from proxy.supervisor import Supervisor
 from proxy.translate import codec, frames
-from proxy.translate.events import Binary, Event, Message, Preview, status
+from proxy.translate.events import Binary, Event, Message, NodeText, Preview, status
 
 log = structlog.get_logger(__name__)
 
@@ -87,7 +87,8 @@ class ClientSocket(Struct, eq=False):
         if dropped:
             self._app[ACCOUNTING].metrics.previews_dropped.labels(self._member).inc(dropped)
         self._start_writing()
-        if self._queue.overflowed or not self._fits():
+        budgeted = self._queue.size >= _MIN_BUDGETED or self._held is not None
+        if self._queue.overflowed or (budgeted and not self._fits()):
             log.warning("socket_overflowed", waiting=len(self._queue))
             self.leave(aiohttp.WSCloseCode.TRY_AGAIN_LATER, TOO_SLOW)
 
@@ -156,10 +157,16 @@ class ClientSocket(Struct, eq=False):
             self._writing = asyncio.create_task(self._deliver(), name="write to a socket")
 
     async def _deliver(self) -> None:
+        # A compressor for each message: one for each socket would hold 256 KiB.
+        compress = self._web_socket.compress or None
         try:
             await self._turns.take()
             while self._leaving is None and (outgoing := self._queue.pop()) is not None:
-                await self._write(outgoing)
+                message = outgoing.message
+                if isinstance(message, Event):
+                    await self._web_socket.send_str(message.text, compress)
+                elif (frame := _frame_of(message, metadata=outgoing.metadata)) is not None:
+                    await self._web_socket.send_bytes(frame, compress)
             if self._ping_due and self._leaving is None:
                 await self._web_socket.ping()
         except ConnectionError:
@@ -168,25 +175,11 @@ class ClientSocket(Struct, eq=False):
             log.exception("socket_failed")
             self._transport.abort()
         finally:
-            self._fits()
+            if self._held is not None:
+                self._fits()
             self._ping_due = False
             self._written_at = asyncio.get_running_loop().time()
             self._writing = None
-
-    async def _write(self, outgoing: Outgoing) -> None:
-        # A compressor for each message: one for each socket would hold 256 KiB.
-        compress = self._web_socket.compress or None
-        match outgoing.message:
-            case Event() as event:
-                await self._web_socket.send_str(event.text, compress)
-            case Preview() as preview:
-                frame = frames.encode_preview(preview, metadata=outgoing.metadata)
-                if frame is not None:
-                    await self._web_socket.send_bytes(frame, compress)
-            case Binary() as binary:
-                await self._web_socket.send_bytes(binary.data, compress)
-            case text:
-                await self._web_socket.send_bytes(frames.encode_text(text), compress)
 
     def leave(self, code: int, reason: str, timeout: float = CLOSE_TIMEOUT) -> asyncio.Task[None]:
         """Send a close frame, and end the connection at its answer or after `timeout` seconds."""
@@ -220,6 +213,17 @@ class ClientSocket(Struct, eq=False):
         else:
             self._transport.close()
             await self._leaving
+
+
+def _frame_of(message: Preview | NodeText | Binary, *, metadata: bool) -> bytes | None:
+    """Return a message as a binary frame; `None` if a client without metadata cannot know it."""
+    match message:
+        case Preview():
+            return frames.encode_preview(message, metadata=metadata)
+        case NodeText():
+            return frames.encode_text(message)
+        case Binary(data=data):
+            return data
 
 
 class Sockets:
