@@ -267,7 +267,13 @@ class EventSocket:
         self._watchdog.begin(time.monotonic())
         async with asyncio.TaskGroup() as group:
             watch = group.create_task(self._watch(socket), name="cloud event socket's watchdog")
-            await self._receive(socket)
+            async for message in socket:
+                if message.type is aiohttp.WSMsgType.ERROR:
+                    break
+                if message.type is aiohttp.WSMsgType.TEXT:
+                    self._text(message.data)
+                else:
+                    self._frame(message.data)
             watch.cancel()
 
     async def _watch(self, socket: aiohttp.ClientWebSocketResponse) -> None:
@@ -279,15 +285,6 @@ class EventSocket:
                 log.warning("event_socket_stalled")
                 await socket.close()
                 return
-
-    async def _receive(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        async for message in socket:
-            if message.type is aiohttp.WSMsgType.ERROR:
-                break
-            if message.type is aiohttp.WSMsgType.TEXT:
-                self._text(message.data)
-            else:
-                self._frame(message.data)
 
     def _frame(self, data: bytes) -> None:
         self._watchdog.received(time.monotonic(), "")
