@@ -22,23 +22,19 @@ log = structlog.get_logger(__name__)
 
 
 class Announcer:
-    """Publishes what becomes of jobs. `ahead` counts others' jobs before a member's last one."""
+    """Publishes what becomes of jobs. `ahead` counts others' jobs before a member's last one.
+
+    The `epoch` of the lease stands in front of the numbers of a job's messages. What is published
+    on a `lossy` bus may be lost on its way to other processes.
+    """
 
     def __init__(self, bus: EventBus, term: Term, metrics: Metrics) -> None:
         self._bus = bus
         self._term = term
         self._metrics = metrics
         self.ahead: dict[str, int] = {}
-
-    @property
-    def lossy(self) -> bool:
-        """Whether what is published may be lost on its way to other processes."""
-        return self._bus.lossy
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of the lease, in front of the numbers of a job's messages."""
-        return self._term.fence.epoch
+        self.epoch = term.fence.epoch
+        self.lossy = bus.lossy
 
     def publish(self, topic: str, message: BusMessage, *, droppable: bool = False) -> None:
         """Publish a message, while this engine runs the jobs."""

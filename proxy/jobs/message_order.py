@@ -18,12 +18,12 @@ from msgspec import Struct
 from proxy.budget import Allocation, MemoryLimitError
 from proxy.storage.jobs import JobKey
 from proxy.translate.events import (
+    TERMINAL_EVENTS,
     Binary,
     Event,
     Message,
     Preview,
     is_blocked_branch,
-    is_terminal,
     size_of,
 )
 
@@ -45,10 +45,9 @@ def step_of(message: Message) -> str | None:
             return OVER if node is None else f"executing {node}"
         case "executed":
             return f"executed {message.data['node']}"
-        case type_ if is_blocked_branch(type_, message.data):
-            return f"blocked {message.data['node_id']}"
-        case type_ if is_terminal(type_, message.data):
-            return END
+        case type_ if type_ in TERMINAL_EVENTS:
+            blocked = is_blocked_branch(type_, message.data)
+            return f"blocked {message.data['node_id']}" if blocked else END
     return None
 
 

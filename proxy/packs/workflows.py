@@ -142,4 +142,4 @@ def _check_id(client_id: str) -> None:
 
 
 def _event(workflow: PublishedWorkflow) -> Event:
-    return Event("etn_workflow_published", text=workflow.message)
+    return Event("etn_workflow_published", None, workflow.message)

@@ -17,22 +17,13 @@ from proxy.translate import codec
 from proxy.translate.snapshots import milliseconds
 
 
-class Event:
-    """A text message `{"type": type, "data": data}`, made of its data or of its JSON."""
+class Event(Struct, eq=False):
+    """A text message `{"type": type, "data": data}`, made of its data or, without that, of its
+    JSON."""
 
-    __slots__ = ("_data", "_text", "type")
-    __match_args__ = ("type", "data")
-
-    def __init__(
-        self,
-        type: str,  # noqa: A002 (ComfyUI's name of the field)
-        data: dict[str, Any] | None = None,
-        *,
-        text: str | None = None,
-    ) -> None:
-        self.type = type
-        self._data = data
-        self._text = text
+    type: str
+    _data: dict[str, Any] | None = None
+    _text: str | None = None
 
     @property
     def data(self) -> dict[str, Any]:
@@ -165,7 +156,7 @@ def packed(message: Message) -> tuple[Any, ...]:
 def unpacked(values: Sequence[Any]) -> Message:
     """Return the message that `packed` has packed."""
     kind, *rest = values
-    return Event(rest[0], text=rest[1]) if kind == "event" else _CLASSES[kind](*rest)
+    return Event(rest[0], None, rest[1]) if kind == "event" else _CLASSES[kind](*rest)
 
 
 def status(queue_remaining: int, sid: str | None = None) -> Event:
