@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import os
 import pty
+import signal
 import struct
 import sys
 import termios
@@ -42,6 +43,8 @@ class Terminal:
             async with asyncio.timeout(TIMEOUT):
                 return await self.process.wait()
         except TimeoutError:
+            self.process.send_signal(signal.SIGABRT)
+            await self.shows("most recent call first")  # where each thread is, by faulthandler
             raise AssertionError(f"it has not ended: {self.text!r}") from None
 
     async def read(self, reader: asyncio.StreamReader) -> None:
@@ -77,7 +80,7 @@ async def at_terminal(
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, size)
     left_out = ("COMFY_", "COLUMNS", "LINES")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
-    whole = {**kept, "TERM": "xterm-256color", **(environment or {})}
+    whole = {**kept, "TERM": "xterm-256color", "PYTHONFAULTHANDLER": "1", **(environment or {})}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "proxy", *words, stdin=theirs, stdout=theirs, stderr=theirs, env=whole
     )
