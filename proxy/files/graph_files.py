@@ -61,8 +61,10 @@ class GraphFiles:
         own names are stored for the events of the `job`. Raises `LocalError` (424 if a file is not
         available from its account, otherwise the refusal of this account), `StorageError`.
         """
-        places: dict[Place, None] = {}
         large = jobs.has_more_values(graph, _MAX_VALUES_INLINE)
+        if not large and not jobs.file_strings(graph, choices):
+            return graph
+        places: dict[Place, None] = {}
 
         async def substituted(cloud_name: Callable[[Place], str | None]) -> dict[str, Any]:
             work = partial(

@@ -200,10 +200,10 @@ class Namespace:
 
         They are those that the graph of the `job` used, or else the newest.
         """
-        found = words(value)
-        written = None
-        if job is not None and any(hash_in(word) or "." in word for word in found):
-            written = await self.written_names(member, job)
+        found = {word for word in words(value) if "." in word or hash_in(word)}
+        if not found:
+            return value
+        written = None if job is None else await self.written_names(member, job)
         found -= (written or {}).keys()
         known = {**await self.local_names(member, found), **(written or {})}
         return reveal(value, known) if known else value

@@ -58,16 +58,14 @@ def file_strings(
 ) -> set[str]:
     """Return all strings of a graph that are looked up as names of files.
 
-    Those are the ones that `substitute` may replace, the values of inputs that are strings, and
-    whatever names a content as the cloud does. Free text in lists is not among them.
+    Those are the ones that `substitute` may replace, and whatever names a content as the cloud
+    does. Other free text and the choices of a class are not among them.
     """
-    found = set()
+    found: set[str] = set()
     for node in graph.values():
         specs = None
         for name, value in inputs_of(node).items():
-            if isinstance(value, str):
-                found.add(value)
-            elif isinstance(value, dict | list) and not is_link(value):
+            if isinstance(value, str | dict | list) and not is_link(value):
                 specs = _specs(node, choices) if specs is None else specs
                 test = _name_test(specs.get(name), value)
                 found.update(text for text in strings(value) if test(text) or _names_content(text))

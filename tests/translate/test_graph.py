@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.translate.jobs import (
+    file_strings,
     filename_prefix,
     is_link,
     is_twin,
@@ -19,7 +20,7 @@ from proxy.translate.jobs import (
     substitute,
     written_names,
 )
-from proxy.translate.names import Place
+from proxy.translate.names import Place, written_place
 
 FILES = {
     Place("input", "cat.png"): "aa.png",
@@ -159,24 +160,55 @@ def test_a_graph_without_known_files_comes_out_as_it_went_in(graph: dict[str, An
     assert substitute(graph, choices=CATALOG.get, cloud_name=nothing) == graph
 
 
-@given(
-    st.dictionaries(
-        NAMED,
-        st.fixed_dictionaries(
-            {
-                "class_type": st.sampled_from([*CATALOG, "?"]),
-                "inputs": st.dictionaries(NAMED, JSON, max_size=3),
-            }
-        ),
-        max_size=3,
-    )
+GRAPHS = st.dictionaries(
+    NAMED,
+    st.fixed_dictionaries(
+        {
+            "class_type": st.sampled_from([*CATALOG, "?"]),
+            "inputs": st.dictionaries(NAMED, JSON, max_size=3),
+        }
+    ),
+    max_size=3,
 )
+
+
+@given(GRAPHS)
 def test_nothing_but_whole_strings_changes(graph: dict[str, Any]) -> None:
     def every(_: Place) -> str:
         return "X"
 
     result = substitute(graph, choices=CATALOG.get, cloud_name=every)
     assert _blank(result) == _blank(graph)
+
+
+@given(GRAPHS)
+def test_what_may_be_replaced_is_looked_up(graph: dict[str, Any]) -> None:
+    asked = set()
+
+    def note(place: Place) -> None:
+        asked.add(place)
+
+    substitute(graph, choices=CATALOG.get, cloud_name=note)
+    assert asked <= set(map(written_place, file_strings(graph, CATALOG.get)))
+
+
+@pytest.mark.parametrize(
+    ("class_type", "inputs", "found"),
+    [
+        ("LoadImage", {"image": "cat.png"}, {"cat.png"}),
+        ("LoadImage", {"image": ["1", 0]}, set()),
+        ("Text", {"text": "a cat", "seed": 1, "strength": 0.5, "flag": True}, set()),
+        ("Text", {"text": "a" * 64 + ".png"}, {"a" * 64 + ".png"}),
+        ("Sampler", {"sampler_name": "euler"}, set()),
+        ("Sampler", {"sampler_name": "cat.png"}, {"cat.png"}),
+        ("?", {"any": "cat.png"}, {"cat.png"}),
+    ],
+)
+def test_only_what_may_name_a_file_is_looked_up(
+    class_type: str, inputs: dict[str, Any], found: set[str]
+) -> None:
+    graph = {"1": {"class_type": class_type, "inputs": inputs}}
+    assert file_strings(graph, CATALOG.get) == found
 
 
 def _blank(value: Any) -> Any:
