@@ -60,10 +60,16 @@ class Checks:
         Raises `LocalError`: 400 as ComfyUI refuses graphs, 403 for nodes that the member may not
         use.
         """
+        graph = request.graph
         loaded = await self.catalog.wait_loaded(self.catalog_timeout)
-        validates = loaded and self.validates and len(request.graph) <= _MAX_NODES
-        has_file = await self._files_of(member, request.graph, validates=validates)
-        found = await self._validated(member, request, has_file) if validates else None
+        validates = loaded and self.validates and len(graph) <= _MAX_NODES
+        large = has_more_values(graph, _MAX_VALUES_AT_ONCE)
+        has_file = await self._files_of(member, graph, validates=validates, large=large)
+        found = None
+        if validates:
+            found = await self._validated(member, request, has_file, large=large)
+            if not found.faultless:
+                found = await self._renewed(member, request, has_file, found, large=large)
         if found is not None and found.error is not None:
             kinds = {
                 error["type"] for about in found.node_errors.values() for error in about["errors"]
@@ -71,20 +77,18 @@ class Checks:
             log.info("graph_refused", kind=found.error["type"], errors=sorted(kinds))
             raise LocalError(**found.error, node_errors=found.node_errors)
         if self.members.has_members:
-            node_errors = await self._run(
-                member, request.graph, partial(foreign_files, request.graph, has_file)
-            )
-            if node_errors:
+            work = partial(foreign_files, graph, has_file)
+            if node_errors := await self._run(member, work, large=large):
                 raise LocalError(
                     "prompt_outputs_failed_validation",
                     "Prompt outputs failed validation",
                     node_errors=node_errors,
                 )
-        if (needs := self.catalog.accounts_for(request.graph)) is not None:
+        if (needs := self.catalog.accounts_for(graph)) is not None:
             self._check_accounts(member, *needs)
         who = self.members.get(member)
         if who.limits.denied_classes or who.limits.deny_partner_nodes:
-            check_classes(who, request.graph, self.catalog.known)
+            check_classes(who, graph, self.catalog.known)
         return found
 
     def _check_accounts(self, member: str, accounts: frozenset[str], name: str) -> None:
@@ -97,13 +101,16 @@ class Checks:
             )
 
     async def _files_of(
-        self, member: str, graph: dict[str, Any], *, validates: bool
+        self, member: str, graph: dict[str, Any], *, validates: bool, large: bool
     ) -> Callable[[str], bool]:
         """Return which strings of a graph name files of the member. Raises `LocalError`."""
         private = self.members.has_members
         if not validates and not private:
             return lambda _: True
-        strings = await self._run(member, graph, partial(file_strings, graph, self.catalog.known))
+        work = partial(file_strings, graph, self.catalog.known)
+        strings = await self._run(member, work, large=large)
+        if not strings:
+            return lambda _: False
         if len(strings) > _MAX_FILE_STRINGS:
             raise LocalError(
                 "too_many_files",
@@ -114,34 +121,40 @@ class Checks:
         return await self.files.owned(member, strings, private=private)
 
     async def _validated(
-        self, member: str, request: JobRequest, has_file: Callable[[str], bool]
+        self, member: str, request: JobRequest, has_file: Callable[[str], bool], *, large: bool
+    ) -> Validation:
+        shapes = await self.catalog.shapes(member)
+        work = partial(validate, request.graph, request.targets, shapes, has_file=has_file)
+        return await self._run(member, work, large=large)
+
+    async def _renewed(
+        self,
+        member: str,
+        request: JobRequest,
+        has_file: Callable[[str], bool],
+        found: Validation,
+        *,
+        large: bool,
     ) -> Validation | None:
-        found = await self._validate(member, request, has_file)
+        """Return what is wrong with a graph by a fresh catalog; `None` if only the cloud can tell.
+
+        A model may have been imported, or a class added, a moment ago: only a fresh list refuses,
+        and where there is none the cloud decides.
+        """
         if found.lacks_names:
-            # A model may have been imported, or a class added, a moment ago: only a fresh list
-            # refuses, and where there is none the cloud decides.
             if not await self.catalog.reread(member):
                 return None
-            found = await self._validate(member, request, has_file)
-        elif not found.faultless and await self.catalog.renew(FRESH):
-            found = await self._validate(member, request, has_file)
+            found = await self._validated(member, request, has_file, large=large)
+        elif await self.catalog.renew(FRESH):
+            found = await self._validated(member, request, has_file, large=large)
         if not found.faultless and await self._is_replaced(request.graph):
             return None
         return found
 
-    async def _validate(
-        self, member: str, request: JobRequest, has_file: Callable[[str], bool]
-    ) -> Validation:
-        shapes, graph = await self.catalog.shapes(member), request.graph
-        work = partial(validate, graph, request.targets, shapes, has_file=has_file)
-        return await self._run(member, graph, work)
-
-    async def _run(self, member: str, graph: dict[str, Any], work: Callable[[], T]) -> T:
+    async def _run(self, member: str, work: Callable[[], T], *, large: bool) -> T:
         """Run work whose length depends on a graph: in a thread, in the member's turn, if it is
         large."""
-        if not has_more_values(graph, _MAX_VALUES_AT_ONCE):
-            return work()
-        return await self.turns.run(member, work)
+        return await self.turns.run(member, work) if large else work()
 
     async def _is_replaced(self, graph: Mapping[str, Any]) -> bool:
         """Return whether the cloud will see another graph than this, with newer classes."""

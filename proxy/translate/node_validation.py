@@ -149,7 +149,7 @@ def _follow(
             received = giver.outputs[slot]
         except IndexError:
             return ("IndexError", "tuple index out of range")
-        if not _fits(received, declared.type):
+        if received != declared.type and not _fits(received, declared.type):
             message = "Return type mismatch between linked nodes"
             details = (
                 f"{declared.name}, received_type({received}) mismatch input_type({declared.type})"
@@ -165,9 +165,9 @@ def _follow(
 
 
 def _fits(received: object, wanted: str | list[Any]) -> bool:
-    """Return whether an output may go into an input: both name types, several with commas
-    between."""
-    if not isinstance(received, str) or received == wanted:
+    """Return whether an output may go into an input of another type: both name types, several with
+    commas between."""
+    if not isinstance(received, str):
         return True
     if not isinstance(wanted, str):
         return received in ("*", MATCH_TYPE, "COMBO")

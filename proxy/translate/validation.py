@@ -164,6 +164,7 @@ class _Walk(Struct):
             node_errors[node_id]["dependent_outputs"].append(output)
 
     def _judge(self, output: str) -> None:
+        """Decide on an output and all nodes before it, each once all its links are known."""
         way: dict[str, NodeFindings] = {}
         self._enter(output, None, way)
         while way:
@@ -179,7 +180,11 @@ class _Walk(Struct):
                     break
             else:
                 way.popitem()
-                self._conclude(node_id, findings)
+                reasons = findings.reasons
+                if node_id in self.valid:  # a cycle has given the node a verdict already
+                    known = self.wrong[node_id]
+                    reasons = known + [cause for cause in reasons if cause not in known]
+                self._give(node_id, reasons, valid=findings.valid)
 
     def _enter(self, node_id: str, link: Link | None, way: dict[str, NodeFindings]) -> bool:
         """Check a node, from the link that leads to it, and continue from there if it can be."""
@@ -191,15 +196,6 @@ class _Walk(Struct):
             return False
         way[node_id] = findings
         return True
-
-    def _conclude(self, node_id: str, findings: NodeFindings) -> None:
-        """Decide on a node, once all its links are known; in a cycle the node has a verdict
-        already."""
-        reasons = findings.reasons
-        if node_id in self.valid:
-            known = self.wrong[node_id]
-            reasons = known + [cause for cause in reasons if cause not in known]
-        self._give(node_id, reasons, valid=findings.valid)
 
     def _close(self, way: list[str], start: str) -> None:
         """Give every node of a cycle the error."""
