@@ -232,30 +232,36 @@ async def read(request: web.Request, max_size: int | None = None) -> bytes:
     be unpacked.
     """
     limit = request.client_max_size if max_size is None else max_size
-    check_length(request, limit)
-    held: Allocation | None = None
-    body = bytearray()
     try:
         if request.content.is_eof() and unpacking.coding_of(request) is None:  # all of it has come
-            body += request.content.read_nowait()
+            body = request.content.read_nowait()
         else:
-            async for piece in unpacking.pieces(request, limit):
-                if 0 < limit < len(body) + len(piece):
-                    raise web.HTTPRequestEntityTooLarge(limit)
-                if len(body) + len(piece) > UNCOUNTED:
-                    held = held or hold(request, "body")
-                    held.resize(len(body) + len(piece))
-                body += piece
+            body = await _collected(request, limit)
     except unpacking.BROKEN as error:
         raise PackedWronglyError from error
     if 0 < limit < len(body):
         raise web.HTTPRequestEntityTooLarge(limit)
+    return body
+
+
+async def _collected(request: web.Request, limit: int) -> bytes:
+    """Return a body that is still to come, or that is packed."""
+    check_length(request, limit)
+    held: Allocation | None = None
+    body = bytearray()
+    async for piece in unpacking.pieces(request, limit):
+        if 0 < limit < len(body) + len(piece):
+            raise web.HTTPRequestEntityTooLarge(limit)
+        if len(body) + len(piece) > UNCOUNTED:
+            held = held or hold(request, "body")
+            held.resize(len(body) + len(piece))
+        body += piece
     return bytes(body)
 
 
 def count_values(body: bytes) -> int:
     """Return about how many values the JSON of a body has. Raises `LocalError` for too many."""
-    count = body.count(b"[") + body.count(b"{") + body.count(b",")
+    count = codec.breadth(body)
     if count > MAX_VALUES:
         raise LocalError(
             "too_many_values",
@@ -269,14 +275,16 @@ def count_values(body: bytes) -> int:
 def parse(body: bytes, charset: str | None = None) -> Any:
     """Decode JSON as ComfyUI does: by the charset (UTF-8 if none is named), NaN allowed.
 
-    Raises `NotJsonError` for anything else and `LocalError` for bytes that are not of the charset.
+    Raises `NotJsonError` for anything else and `LocalError` for bytes that are not of the charset,
+    and for too many values.
     """
-    count_values(body)
-    charset = checked_charset(charset)
+    if len(body) > MAX_VALUES:  # fewer bytes have fewer values
+        count_values(body)
+    known = "utf-8" if charset is None else checked_charset(charset)
     try:
-        value = codec.loads(body if charset in _UTF8 else body.decode(charset))
+        value = codec.loads(body if known in _UTF8 else body.decode(known))
     except UnicodeDecodeError as error:
-        raise CharsetError(charset) from error
+        raise CharsetError(known) from error
     except ValueError as error:
         raise NotJsonError(str(error) if body else "The body is empty.") from None
     if body.count(b"[") + body.count(b"{") > MAX_LEVELS and _is_deep(value):

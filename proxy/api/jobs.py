@@ -73,12 +73,18 @@ def parse_prompt(
         raise _wrong("invalid_body", "The request body", "a JSON object", body)
     number = _number(body["number"]) if "number" in body else None
     graph = _graph(body["prompt"])
-    prompt_id = _prompt_id(body.get("prompt_id"))
-    targets = _targets(body.get("partial_execution_targets"))
+    prompt_id, targets = body.get("prompt_id"), body.get("partial_execution_targets")
+    if prompt_id is not None and not is_job_id(prompt_id):
+        message, details = INVALID_PROMPT_ID
+        raise LocalError("invalid_prompt_id", message, details=details)
+    if targets is not None:
+        _check_targets(targets)
     extra_data = body.get("extra_data", {})
     if not isinstance(extra_data, dict):
         raise _wrong("invalid_extra_data", "extra_data", "an object", extra_data)
-    extra_data = workflow_metadata.placed(extra_data, body)
+    extra_data = {**extra_data}
+    if workflow_metadata.FIELD in body or workflow_metadata.FIELD in extra_data:
+        extra_data = workflow_metadata.placed(extra_data, body)
     if "client_id" in body:
         extra_data["client_id"] = body["client_id"]
     if usage_source:
@@ -129,24 +135,13 @@ def _graph(graph: object) -> dict[str, Any]:
     return graph
 
 
-def _prompt_id(value: object) -> str | None:
-    if value is None:
-        return None
-    if not is_job_id(value):
-        message, details = INVALID_PROMPT_ID
-        raise LocalError("invalid_prompt_id", message, details=details)
-    return str(value)
-
-
-def _targets(value: object) -> list[str] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or not all(isinstance(target, str) for target in value):
+def _check_targets(targets: object) -> None:
+    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
         what = "a list of node ids (strings)"
-        raise _wrong("invalid_partial_execution_targets", "partial_execution_targets", what, value)
-    if not value:
+        name = "partial_execution_targets"
+        raise _wrong("invalid_partial_execution_targets", name, what, targets)
+    if not targets:
         raise LocalError("prompt_no_outputs", "Prompt has no outputs")
-    return list(value)
 
 
 def _client_id(value: object) -> str | None:
