@@ -68,16 +68,18 @@ _MARGIN = 256
 
 _registered: set[str] = set()
 _registered_pattern: re.Pattern[str] | None = None
+_margin = _MARGIN
 
 
 def register_secret(value: str) -> None:
     """Remove `value` from every line from now on, as it is and as URLs and JSON spell it."""
-    global _registered_pattern
+    global _margin, _registered_pattern
     if len(value) < _SHORTEST_SECRET:
         return
     _registered.update((value, quote(value, safe=""), quote_plus(value), json.dumps(value)[1:-1]))
     longest_first = sorted(_registered, key=len, reverse=True)
     _registered_pattern = re.compile("|".join(map(re.escape, longest_first)))
+    _margin = max(_MARGIN, len(longest_first[0]))
 
 
 def scrub(text: str, shapes: re.Pattern[str] = _SHAPES) -> str:
@@ -92,15 +94,10 @@ def scrub_start(text: str, limit: int) -> str:
 
     The cost depends on `limit`, whatever the length of the text.
     """
-    margin = _margin()
-    if len(text) <= limit + margin:
+    if len(text) <= limit + _margin:
         return scrub(text)[:limit]
-    # A secret that the cut has made unrecognizable is within the last `margin` characters.
-    return scrub(text[: limit + margin], _SHAPES_CUT)[:-margin][:limit]
-
-
-def _margin() -> int:
-    return max((_MARGIN, *map(len, _registered)))
+    # A secret that the cut has made unrecognizable is within the last `_margin` characters.
+    return scrub(text[: limit + _margin], _SHAPES_CUT)[:-_margin][:limit]
 
 
 def _keep_label(match: re.Match[str]) -> str:
@@ -154,7 +151,7 @@ def _scrub_text(text: str, name: str = "") -> str:
     if name in _OF_MANY_LINES:
         return scrub_start(text, _MAX_EXCEPTION)
     if len(text) > _MAX_FIELD:
-        text = text[: _MAX_FIELD + _margin() + 1]
+        text = text[: _MAX_FIELD + _margin + 1]
     return scrub_start(_one_line(text), _MAX_FIELD)
 
 

@@ -27,6 +27,7 @@ KEY = 'canary/+key "0123456789'
 def _restore_logging(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(logs, "_registered", set())
     monkeypatch.setattr(logs, "_registered_pattern", None)
+    monkeypatch.setattr(logs, "_margin", logs._MARGIN)
     with logging_restored():
         yield
 

@@ -75,7 +75,8 @@ class Audit:
     async def close(self) -> None:
         """Write the remaining entries; log a failure."""
         if self._writer is not None:
-            self._writer.cancel()
+            async with self._writing:  # nobody would know whether an interrupted write was made
+                self._writer.cancel()
             await asyncio.wait([self._writer])
         for member, count in self._left_out.items():
             lines: dict[str, Value] = {"lines": count}
@@ -143,8 +144,10 @@ class Audit:
             await self._has_waiting.wait()
             self._has_waiting.clear()
             try:
-                await self.flush()
-                await self._clean()
+                await self._flush()
+                today = int(self.now() * 1000) // _DAY_MS
+                if self._cleaned != today:
+                    await self._clean(today)
                 failing = False
                 continue
             except StorageError as error:
@@ -157,13 +160,11 @@ class Audit:
             self._has_waiting.set()
             await asyncio.sleep(_RETRY_DELAY)
 
-    async def _clean(self) -> None:
-        """Delete old entries, once a day."""
-        today = int(self.now() * 1000) // _DAY_MS
-        if self._cleaned != today:
-            before = (today - self.days) * _DAY_MS
-            await self._repository.write(partial(forget_audit, before=before))
-            self._cleaned = today
+    async def _clean(self, today: int) -> None:
+        """Delete old entries; `today` is in days since 1970."""
+        before = (today - self.days) * _DAY_MS
+        await self._repository.write(partial(forget_audit, before=before))
+        self._cleaned = today
 
 
 def entry(at: float, action: str, member: str, address: str, about: dict[str, Value]) -> AuditRow:

@@ -43,7 +43,9 @@ class Buckets:
 
     def take(self, owner: str, now: float) -> float:
         """Take a token of the owner. Return 0, or the seconds until there will be one."""
-        bucket = self._buckets.setdefault(owner, Bucket(self._rate, self._size))
+        bucket = self._buckets.get(owner)
+        if bucket is None:
+            bucket = self._buckets[owner] = Bucket(self._rate, self._size)
         self._buckets.move_to_end(owner)
         if len(self._buckets) > self._max_owners:
             self._buckets.popitem(last=False)

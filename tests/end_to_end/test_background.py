@@ -37,7 +37,7 @@ TASKS = [
     (Reconciler, "_pause", "reconcile default"),
     (LiveFeed, "_beat", "status heartbeat"),
     (Usage, "flush", "write usage"),
-    (Audit, "flush", "write the audit record"),
+    (Audit, "_flush", "write the audit record"),
     (Directory, "_refresh", "watch the members"),
     (ConnectionManager, "_end_idle", "watch over connections"),
     (ClientSocket, "ping_if_silent", "ping silent sockets"),
