@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from msgspec import Struct
 
-from proxy.budget import Allocation, MemoryBudget, MemoryLimitError
+from proxy.budget import MemoryBudget
 from proxy.storage.jobs import StoredJob
 from proxy.translate import codec
 
@@ -44,7 +44,8 @@ class PayloadCache:
     def __init__(self, budget: MemoryBudget) -> None:
         self._budget = budget
         self._limit = int(budget.limit * _SHARE)
-        self._items: OrderedDict[int, tuple[QueueItem, Allocation]] = OrderedDict()
+        #: Each with its member, and the bytes that it takes.
+        self._items: OrderedDict[int, tuple[QueueItem, str, int]] = OrderedDict()
         self._size = 0
 
     def get(self, order: int) -> QueueItem | None:
@@ -59,17 +60,13 @@ class PayloadCache:
             return
         while self._items and self._size + size > self._limit:
             self.remove(next(iter(self._items)))
-        held = self._budget.member(member, "job")
-        try:
-            held.grow(size)
-        except MemoryLimitError:
-            return
-        self._items[order] = item, held
-        self._size += size
+        if self._budget.charge(member, "job", size):
+            self._items[order] = item, member, size
+            self._size += size
 
     def remove(self, order: int) -> None:
         """Drop what was sent for a job."""
-        found = self._items.pop(order, None)
-        if found is not None:
-            self._size -= found[1].size
-            found[1].release()
+        if order in self._items:
+            _, member, size = self._items.pop(order)
+            self._size -= size
+            self._budget.charge(member, "job", -size)
