@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Literal, Protocol, TypeAlias
 
 from msgspec import Struct
@@ -43,6 +44,7 @@ class BudgetAmounts(Protocol):
     def soft_credits_per_day(self) -> float | None: ...
     @property
     def soft_credits_per_month(self) -> float | None: ...
+    def __hash__(self) -> int: ...
 
 
 class Budget(Struct, frozen=True):
@@ -102,6 +104,7 @@ class DefaultBudgets(Struct, frozen=True):
 NO_BUDGETS: BudgetAmounts = DefaultBudgets()
 
 
+@lru_cache(maxsize=1024)
 def budgets_of(own: BudgetAmounts, default: BudgetAmounts) -> Budgets:
     """Return the budgets of a member: its own amounts, and the default where it has none."""
     found = []

@@ -85,8 +85,8 @@ class SubmissionService:
         """
         if self.repository.busy:
             raise BusyError("too many jobs wait to be stored")
-        limits = self.member(member).limits
-        if self._may_be_full(member) or limits.jobs_per_day is not None:
+        who = self.member(member)
+        if self._may_be_full(who) or who.limits.jobs_per_day is not None:
             waiting, submitted = await self.repository.used(member, day_of(time.time()))
             self.limiter.admit(member, waiting=waiting, submitted=submitted)
         prompt_id = request.prompt_id or str(uuid.uuid4())
@@ -99,17 +99,18 @@ class SubmissionService:
             raise _in_the_queue(prompt_id)
         job = job_of_request(member, request, prompt_id=prompt_id)
         content = job.loaded
-        job.one_at_a_time = self.clients.one_at_a_time(self.member(member), request.client_id)
-        if found is not None and found.node_errors:
-            # The cloud may take a graph that is partly wrong for one that is refused.
-            content.targets = found.outputs
+        job.one_at_a_time = self.clients.one_at_a_time(who, request.client_id)
         if found is not None:
-            content.graph = found.kept(content.graph)
+            if found.node_errors:
+                # The cloud may take a graph that is partly wrong for one that is refused.
+                content.targets = found.outputs
+            if found.converted:
+                content.graph = found.kept(content.graph)
             job.outputs_to_execute = tuple(found.outputs)
         if self.checks is not None:
             outputs = content.targets if found is None else found.outputs
             content.rewriting = await self.checks.packs.rewrite(member, content.graph, outputs)
-        await self._insert(job, None if request.number is not None else least, request.front)
+        await self._insert(job, who, None if request.number is not None else least, request.front)
         live.answering += 1
         try:
             node_errors = await self._answer(job, None if found is None else found.node_errors)
@@ -120,23 +121,22 @@ class SubmissionService:
             raise
         return {"prompt_id": prompt_id, "number": job.number, "node_errors": node_errors}
 
-    def _may_be_full(self, member: str) -> bool:
+    def _may_be_full(self, member: Member) -> bool:
         """Return whether the storage has to count the member's waiting jobs.
 
         It does not while much fewer are known here than a large limit allows: to count thousands
         costs more than to store a job.
         """
-        limit = self.member(member).limits.max_queued
+        limit = member.limits.max_queued
         if limit is None:
             return False
-        live = self.live.of(member)
+        live = self.live.of(member.name)
         return len(live.jobs) + live.answering >= limit - _COUNTED
 
-    async def _insert(self, job: Job, least: int | None, front: bool) -> None:
+    async def _insert(self, job: Job, member: Member, least: int | None, front: bool) -> None:
         """Put a new job into the storage, which numbers it. Raises `LocalError`, `StorageError`."""
-        payload, limits = payload_of(job.loaded), self.member(job.member).limits
-        budgets, reservation = self.limiter.budgets(job.member), None
-        if self.estimator is not None and budgets.all:
+        payload, limits, reservation = payload_of(job.loaded), member.limits, None
+        if self.estimator is not None and (budgets := self.limiter.budgets(job.member)).all:
             reservation = await self.estimator.reservation(job, budgets)
         try:
             stored = await self.repository.insert(
@@ -145,7 +145,7 @@ class SubmissionService:
                 numbering=None if least is None else Numbering(least, front),
                 usage=[used(job, submitted=1)],
                 max_per_day=limits.jobs_per_day,
-                max_waiting=limits.max_queued if self._may_be_full(job.member) else None,
+                max_waiting=limits.max_queued if self._may_be_full(member) else None,
                 reservation=reservation,
             )
         except JobLivesError:
