@@ -9,15 +9,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 from msgspec import Struct
 
+from proxy.engine.follower import JobFollower
 from proxy.engine.tracker import EventReceived
 from proxy.translate import codec, events, frames
 from proxy.translate.frames import CloudFrame, CloudPicture, CloudText
-
-Inbox: TypeAlias = Callable[[EventReceived | CloudFrame], None]
 
 #: Bytes of events of unknown jobs that are kept: some ten thousand usual ones.
 EVENT_BYTES = 8 * 1024 * 1024
@@ -28,6 +27,9 @@ PICTURE_BYTES = 16 * 1024 * 1024
 
 #: Seconds that anything is kept while a submission is under way: longer than one is waited for.
 LONGEST = 120.0
+
+#: Types of events that show that their job runs.
+_OF_RUNNING_JOBS = frozenset({"executing", "progress", "progress_state"})
 
 #: What a message takes in memory in addition to its text, and each of its values, in bytes.
 _OVERHEAD, _VALUE_BYTES = 256, 96
@@ -73,7 +75,7 @@ class _Waiting:
 
 
 class EventRouter:
-    """Knows which cloud id belongs to which job.
+    """Knows which cloud id belongs to which job, by the `followers` of the live ones.
 
     `clock` gives seconds. An event of an unknown job is kept for `keep` seconds, or while a
     submission is under way, and then pictures are too. What is kept is bounded in bytes.
@@ -89,7 +91,7 @@ class EventRouter:
     ) -> None:
         self._clock = clock
         self._keep = keep
-        self._inboxes: dict[str, Inbox] = {}
+        self.followers: dict[str, JobFollower] = {}
         self._events = _Waiting(event_bytes)
         self._pictures = _Waiting(picture_bytes)
         self._number = 0
@@ -111,16 +113,16 @@ class EventRouter:
         finally:
             self._submissions -= 1
 
-    def add(self, cloud_id: str, inbox: Inbox) -> None:
-        """Send the events of a job to `inbox`, beginning with those that came too early."""
-        self._inboxes[cloud_id] = inbox
+    def add(self, cloud_id: str, follower: JobFollower) -> None:
+        """Send the events of a job to its follower, beginning with those that came too early."""
+        self.followers[cloud_id] = follower
         early = [*self._events.take(cloud_id), *self._pictures.take(cloud_id)]
         for entry in sorted(early, key=lambda entry: entry.number):
-            inbox(entry.item)
+            follower.post(entry.item)
 
     def remove(self, cloud_id: str) -> None:
         """Forget a job."""
-        self._inboxes.pop(cloud_id, None)
+        self.followers.pop(cloud_id, None)
         self._running.discard(cloud_id)
 
     def socket_lost(self) -> None:
@@ -133,12 +135,13 @@ class EventRouter:
         cloud_id = events.concerns_a_job(type_, data)
         if cloud_id is None:
             return
-        over = type_ == "executing" and data.get("node") is None
-        if over or events.is_terminal(type_, data):
+        if type_ == "executing" and data.get("node") is None:
             self._running.discard(cloud_id)
-        elif type_ in ("executing", "progress", "progress_state"):
+        elif type_ in _OF_RUNNING_JOBS:
             self._running.add(cloud_id)
             self._latest = cloud_id
+        elif events.is_terminal(type_, data):
+            self._running.discard(cloud_id)
         self._deliver(cloud_id, EventReceived(type_, data))
 
     def on_frame(self, data: bytes) -> None:
@@ -157,9 +160,9 @@ class EventRouter:
             self._deliver(cloud_id, frame)
 
     def _deliver(self, cloud_id: str, item: EventReceived | CloudFrame) -> None:
-        inbox = self._inboxes.get(cloud_id)
-        if inbox is not None:
-            inbox(item)
+        follower = self.followers.get(cloud_id)
+        if follower is not None:
+            follower.post(item)
             return
         now = self._clock()
         before = now - (LONGEST if self._submissions else self._keep)

@@ -40,7 +40,7 @@ _PLAN_INTERVAL = 600.0
 
 
 class AccountWorker:
-    """Joins what works for one account. `followers` has its jobs by cloud id."""
+    """Joins what works for one account. The `router` has the followers of its jobs."""
 
     def __init__(
         self,
@@ -56,7 +56,6 @@ class AccountWorker:
     ) -> None:
         self.account = account
         self.cloud = account.cloud
-        self.followers: dict[str, JobFollower] = {}
         self.router = EventRouter()
         self.socket = EventSocket(
             account.cloud.base_url,
@@ -84,7 +83,7 @@ class AccountWorker:
         )
         self._slots = slots
         self._plan_changed = asyncio.Event()
-        self.reconciler = Reconciler(account, slots, self.followers, self.socket, policy)
+        self.reconciler = Reconciler(account, slots, self.router.followers, self.socket, policy)
 
     # --- the account -----------------------------------------------------------------------
 
@@ -107,7 +106,8 @@ class AccountWorker:
 
     def any_running(self) -> bool:
         """Return whether a job runs, so that events should come."""
-        return any(follower.job.state is JobState.RUNNING for follower in self.followers.values())
+        followers = self.router.followers.values()
+        return any(follower.job.state is JobState.RUNNING for follower in followers)
 
     def _socket_opened(self) -> None:
         """Read what was missed: events come (again)."""
@@ -125,15 +125,8 @@ class AccountWorker:
 
     def add(self, follower: JobFollower) -> None:
         """Send the events of a job to its follower, beginning with those that came too early."""
-        cloud_id = follower.job.cloud_id
-        self.followers[cloud_id] = follower
-        self.router.add(cloud_id, follower.post)
+        self.router.add(follower.job.cloud_id, follower)
         self.reconciler.job_added()
-
-    def remove(self, cloud_id: str) -> None:
-        """Forget a job that needs no more events."""
-        self.followers.pop(cloud_id, None)
-        self.router.remove(cloud_id)
 
     async def abandon(self, cloud_id: str) -> None:
         """Have the cloud end a job, whatever it answers."""

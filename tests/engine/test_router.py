@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,10 +35,19 @@ def router(clock: Clock) -> EventRouter:
     return EventRouter(clock, keep=5.0, event_bytes=2000)
 
 
+class FakeFollower:
+    def __init__(self) -> None:
+        self.posted: list[EventReceived | CloudFrame] = []
+
+    def post(self, happening: EventReceived | CloudFrame) -> None:
+        self.posted.append(happening)
+
+
 def follow(router: EventRouter, cloud_id: str) -> list[EventReceived | CloudFrame]:
-    inbox: list[EventReceived | CloudFrame] = []
-    router.add(cloud_id, inbox.append)
-    return inbox
+    follower: Any = FakeFollower()
+    router.add(cloud_id, follower)
+    posted: list[EventReceived | CloudFrame] = follower.posted
+    return posted
 
 
 def types(inbox: list[EventReceived | CloudFrame]) -> list[str]:
