@@ -13,7 +13,7 @@ from proxy.translate.snapshots import Snapshot
 def life_of(entry: HistoryEntry) -> list[Message]:
     """Return the messages of an ended job, as its entry of the history has them."""
     result = codec.loads(entry.result)
-    metadata = workflow_metadata.of_job(codec.loads(entry.extra_data))
+    metadata = workflow_metadata.of_job(codec.loads(entry.extra_data), entry.workflow_id)
     tracker = Tracker(entry.prompt_id, codec.loads(entry.graph), metadata=metadata)
     commands = []
     for type_, data in result["status"]["messages"]:

@@ -25,6 +25,7 @@ from proxy.translate.codec import CREDENTIAL_KEYS, without_credentials
 from proxy.translate.jobs import label_of, reachable
 from proxy.translate.outputs import summary
 from proxy.translate.packs import Rewriting
+from proxy.translate.workflow_metadata import workflow_id_of
 
 
 def job_of_request(member: str, request: JobRequest, *, prompt_id: str) -> Job:
@@ -46,7 +47,7 @@ def job_of_request(member: str, request: JobRequest, *, prompt_id: str) -> Job:
         content=content,
         client_id=request.client_id,
         created_at=created,
-        workflow_id=content.workflow_id,
+        workflow_id=workflow_id_of(content.extra_data),
         answered=False,
         submitter=request.submitter,
         label=label_of(request.graph, request.extra_data),

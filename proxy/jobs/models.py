@@ -113,14 +113,6 @@ class JobContent:
     credentials: dict[str, Any] = field(default_factory=dict, repr=False)
     rewriting: Rewriting | None = field(default=None, repr=False)
 
-    @property
-    def workflow_id(self) -> str | None:
-        """`extra_data.extra_pnginfo.workflow.id`, if the client sent a workflow that has one."""
-        value: Any = self.extra_data
-        for key in ("extra_pnginfo", "workflow", "id"):
-            value = value.get(key) if isinstance(value, dict) else None
-        return value if isinstance(value, str) else None
-
 
 class NotLoadedError(Exception):
     """Raised when the content of a job is used while it is in the storage alone."""

@@ -29,16 +29,21 @@ def placed(extra_data: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, 
     return {**kept, FIELD: metadata} if _is_valid(metadata) else kept
 
 
-def of_job(extra_data: Mapping[str, Any]) -> dict[str, Any]:
+def of_job(extra_data: Mapping[str, Any], workflow_id: str | None) -> dict[str, Any]:
     """Return the metadata of a job: its own, or else the id of the workflow that came with it."""
     metadata = extra_data.get(FIELD)
     if isinstance(metadata, dict) and _is_valid(metadata):
         return metadata
+    found = {"workflow_id": workflow_id}
+    return found if workflow_id and _is_valid(found) else {}
+
+
+def workflow_id_of(extra_data: Mapping[str, Any]) -> str | None:
+    """Return `extra_pnginfo.workflow.id`, if the client sent a workflow that has one."""
     value: Any = extra_data
     for key in ("extra_pnginfo", "workflow", "id"):
         value = value.get(key) if isinstance(value, dict) else None
-    found = {"workflow_id": value}
-    return found if value and isinstance(value, str) and _is_valid(found) else {}
+    return value if isinstance(value, str) else None
 
 
 def _is_valid(metadata: object) -> bool:

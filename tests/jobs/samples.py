@@ -12,6 +12,7 @@ from proxy.jobs.messages import HistoryChanged, JobChanged, JobLeft
 from proxy.jobs.models import Job, JobContent, JobEnd, JobState
 from proxy.jobs.service import JobQuery, JobService
 from proxy.storage.jobs import JobRepository
+from proxy.translate.workflow_metadata import workflow_id_of
 
 _CONTENT = ("graph", "extra_data", "targets", "credentials", "rewriting")
 
@@ -21,7 +22,7 @@ def with_content(fields: dict[str, Any]) -> dict[str, Any]:
     known = {name: fields[name] for name in _CONTENT if name in fields}
     rest = {name: value for name, value in fields.items() if name not in _CONTENT}
     content = JobContent(**{"graph": {}, "extra_data": {}, **known})
-    return {"workflow_id": content.workflow_id, **rest, "content": content}
+    return {"workflow_id": workflow_id_of(content.extra_data), **rest, "content": content}
 
 
 def job(

@@ -15,7 +15,8 @@ TOO_LONG = {"a": "x" * 248}
 
 
 def of(body: dict[str, Any], extra_data: dict[str, Any] | None = None) -> dict[str, Any]:
-    return workflow_metadata.of_job(workflow_metadata.placed(extra_data or {}, body))
+    placed = workflow_metadata.placed(extra_data or {}, body)
+    return workflow_metadata.of_job(placed, workflow_metadata.workflow_id_of(placed))
 
 
 @pytest.mark.parametrize(
