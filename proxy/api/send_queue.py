@@ -64,11 +64,12 @@ class SendQueue(Struct, eq=False):
             dropped = self._release()
             self._held = message
             return dropped
-        held, dropped = self._held, 0
-        if held is not None and not _may_pass(message, held):
-            dropped += self._release()
+        held = self._held
+        if held is None:
+            return self._add(message, metadata=metadata)
+        dropped = 0 if _may_pass(message, held) else self._release()
         dropped += self._add(message, metadata=metadata)
-        if held is not None and _is_progress_of(message, held):
+        if _is_progress_of(message, held):
             dropped += self._release()
         return dropped
 

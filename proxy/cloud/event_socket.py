@@ -270,10 +270,13 @@ class EventSocket:
             async for message in socket:
                 if message.type is aiohttp.WSMsgType.ERROR:
                     break
-                if message.type is aiohttp.WSMsgType.TEXT:
-                    self._text(message.data)
-                else:
-                    self._frame(message.data)
+                try:
+                    if message.type is aiohttp.WSMsgType.TEXT:
+                        self._text(message.data)
+                    else:
+                        self._frame(message.data)
+                except Exception:
+                    log.exception("event_socket_callback_failed")
             watch.cancel()
 
     async def _watch(self, socket: aiohttp.ClientWebSocketResponse) -> None:
@@ -295,7 +298,7 @@ class EventSocket:
         if (shown := without_secret(data, self.key) if self.key else data) is None:
             log.warning("frame_rejected", length=len(data))
             return
-        self._call(self.on_frame, shown)
+        self.on_frame(shown)
 
     def _text(self, text: str) -> None:
         if len(text) > _MAX_TEXT or codec.breadth(text) > _MAX_VALUES:
@@ -324,7 +327,7 @@ class EventSocket:
             self.observations.note_anomaly("event", f"{word(type_)}: {odd}", data)
         if codec.may_show(text, self.key):
             type_, data = redact(type_, self.key), redact(data, self.key)
-        self._call(self.on_event, type_, data)
+        self.on_event(type_, data)
 
     def _handshake_refused(self, error: aiohttp.WSServerHandshakeError) -> float:
         self.refused = error.status
@@ -336,9 +339,9 @@ class EventSocket:
         named = error.headers.get("Retry-After") if error.headers is not None else None
         return retry_after(named, time.time()) or 0.0
 
-    def _call(self, callback: Callable[..., None], *arguments: Any) -> None:
+    def _call(self, callback: Callable[[], None]) -> None:
         try:
-            callback(*arguments)
+            callback()
         except Exception:
             log.exception("event_socket_callback_failed")
 

@@ -38,7 +38,7 @@ from proxy.engine.tracker import (
     Tracker,
 )
 from proxy.jobs.message_order import StepBuffer
-from proxy.jobs.messages import JobMessage, topic_of
+from proxy.jobs.messages import JobMessage
 from proxy.jobs.models import Job, JobEnd, JobState
 from proxy.storage.database import StorageError
 from proxy.translate.events import (
@@ -92,7 +92,8 @@ class JobFollower:
     """Follows one job. `post` takes inputs at any time; nothing is done before `release`.
 
     `ending` is true once the cloud has reported an end, `finished` is set when nothing more is done
-    for the job. `preview` is the last one, `cloud` is `None` for a job that is on no account.
+    for the job. `preview` is the last one, `cloud` is `None` for a job that is on no account, and
+    `topic` is where its client hears.
     """
 
     job: Job
@@ -100,6 +101,7 @@ class JobFollower:
     localiser: Localiser
     _: KW_ONLY
     cloud: CloudClient | None
+    topic: str
     table: JobTable
     slots: SlotAllocator
     announcer: Announcer
@@ -118,9 +120,6 @@ class JobFollower:
     _reader: asyncio.Task[None] | None = None
     _wants_detail: bool = False
     _tasks: asyncio.TaskGroup | None = None
-
-    def __post_init__(self) -> None:
-        self._topic = topic_of(self.job.member, self.job.client_id)
 
     # --- what others see and ask -----------------------------------------------------------
 
@@ -363,7 +362,7 @@ class JobFollower:
             number,
             step,
         )
-        self.announcer.publish(self._topic, published, droppable=droppable)
+        self.announcer.publish(self.topic, published, droppable=droppable)
 
     # --- the detail ------------------------------------------------------------------------
 

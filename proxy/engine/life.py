@@ -54,6 +54,7 @@ from proxy.engine.tracker import SnapshotReceived, Tracker
 from proxy.engine.worker import AccountWorker
 from proxy.jobs.conversion import run_of
 from proxy.jobs.message_order import StepBuffer
+from proxy.jobs.messages import topic_of
 from proxy.jobs.models import Job, JobState
 from proxy.storage.database import StorageError
 from proxy.translate import workflow_metadata
@@ -275,7 +276,7 @@ class JobLife:
                 await self._table.discard(job)
         finally:
             if worker is not None:
-                worker.remove(job.cloud_id)
+                worker.router.remove(job.cloud_id)
             self._slots.free(job)
             follower.close()
         if worker is not None and isinstance(outcome, Ended) and outcome.abandoned:
@@ -403,7 +404,7 @@ class JobLife:
 
     def _follower(self, job: Job, worker: AccountWorker | None) -> JobFollower:
         """Return a follower that takes what happens to a job from now on."""
-        metadata = workflow_metadata.of_job(job.loaded.extra_data)
+        metadata = workflow_metadata.of_job(job.loaded.extra_data, job.workflow_id)
         tracker = Tracker(job.prompt_id, job.graph, job.outputs_to_execute, metadata)
         held = self._budget.member(job.member, "job") if self._announcer.lossy else None
         follower = JobFollower(
@@ -411,6 +412,7 @@ class JobLife:
             tracker,
             Localiser(job, self._files, self._packs, self._secrets),
             cloud=None if worker is None else worker.cloud,
+            topic=topic_of(job.member, job.client_id),
             table=self._table,
             slots=self._slots,
             announcer=self._announcer,

@@ -188,27 +188,25 @@ class NodeStates:
         if node in self._over and (node not in self._empty or output is None):
             return
         messages = output if isinstance(output, NodeMessages) else None
-        runs = messages is not None and messages.again
-        if runs or not (output is None or node in self.cached or self._is_twin(node)):
+        if (messages is not None and messages.again) or (output is not None and self._ran(node)):
             self.enter(node)
-            self._tell_result(node, () if messages is None else messages.messages)
+            if messages is not None:
+                self._tell_result(node, messages.messages)
         self._over.add(node)
         if output is None:
             self._empty.add(node)
-            self._tell_executed(node, None)
         elif messages is None or messages.ui is not None:
             self.outputs[node] = output if messages is None else messages.ui
-            self._tell_executed(node, self.outputs[node])
+        if output is None or node in self.outputs:
+            shown = self._display.get(node, node)
+            result = self.outputs.get(node)
+            self.tell(Event("executed", events.executed(node, shown, result, self.prompt_id)))
         if node not in self._states:  # it had no need to run
             whole = {"value": 1, "max": 1, "display_node_id": self._display.get(node)}
             self._states[node] = self._changed(node, whole)
         if node in self._states and node not in self._stated:
             _finish(self._states[node])
         self._tell_states()
-
-    def _tell_executed(self, node: str, output: object) -> None:
-        shown = self._display.get(node, node)
-        self.tell(Event("executed", events.executed(node, shown, output, self.prompt_id)))
 
     def _tell_result(self, node: str, messages: Iterable[Message]) -> None:
         """Send what belongs to a node's result, in order; a picture is sent before the `progress`
@@ -269,12 +267,13 @@ class NodeStates:
         outer = (self._states[other]["display_node_id"] for other in since)
         return not sources(self.graph, node).isdisjoint([*since, *outer])
 
-    def _is_twin(self, node: str) -> bool:
-        """Return whether a node has not run because another one has given its output."""
-        if node in self._executing:
+    def _ran(self, node: str) -> bool:
+        """Return whether a node that has an output has run: it is not cached, and no other node has
+        given it its output."""
+        if node in self.cached:
             return False
-        ran = (other for other in self._executing if other in self.outputs)
-        return is_twin(self.graph, node, ran)
+        others = (other for other in self._executing if other in self.outputs)
+        return node in self._executing or not is_twin(self.graph, node, others)
 
     def _ensure_running(self, node: str) -> None:
         """Tell the `progress_state` that belongs here if the cloud's has not come.

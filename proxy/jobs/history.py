@@ -62,10 +62,7 @@ class HistoryCache:
             self._drop(next(iter(self._bodies)))
 
     def _drop(self, key: _Key) -> None:
-        body = self._bodies.pop(key, None)
-        if body is None:
-            return
-        self._bytes -= len(body) + _OVERHEAD
+        self._bytes -= len(self._bodies.pop(key)) + _OVERHEAD
         if _is_list(key):
             lists = self._lists[key[0]]
             lists.discard(key)
@@ -79,7 +76,8 @@ class HistoryCache:
         if prompt_ids is not None:  # without a look at all that is cached: each job changes it
             gone = (*self._lists.get(member, ()), *((member, id_) for id_ in prompt_ids))
         for key in tuple(gone):
-            self._drop(key)
+            if key in self._bodies:
+                self._drop(key)
 
     def seen(self, member: str, sequence: int) -> None:
         """Note that an entry was read: lists without it are dropped, if the bus has not reported it

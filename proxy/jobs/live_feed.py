@@ -76,8 +76,12 @@ class LiveFeed:
         match news:
             case JobChanged(job=job, progress=progress):
                 self.live.put(job, progress)
-            case JobRecorded():
-                self._hear_of_end(news)
+            case JobRecorded(key=key, order=order, client_id=client_id, ordinal=ordinal):
+                # Messages about the end are due: they are read if the bus loses them.
+                if self.subscribers.listens(key.member, client_id):
+                    self.subscribers.expect(order, key, client_id, running=False)
+                if ordinal and key.member in self._ends:
+                    self._ends[key.member].note(ordinal)
             case JobLeft(job=job, more=more):
                 self.live.remove(job)
                 if not more:
@@ -147,14 +151,6 @@ class LiveFeed:
         if news is MISSED or isinstance(news, TermBegan):
             self.live.doubt()
             self.subscribers.missed.set()
-
-    def _hear_of_end(self, ended: JobRecorded) -> None:
-        """Note that messages about an end are due, so that they are read if the bus loses them."""
-        member = ended.key.member
-        if self.subscribers.listens(member, ended.client_id):
-            self.subscribers.expect(ended.order, ended.key, ended.client_id, running=False)
-        if ended.ordinal and member in self._ends:
-            self._ends[member].note(ended.ordinal)
 
     async def run(self) -> None:
         """Read twice when something may be lost, and all the time while something is missing or the

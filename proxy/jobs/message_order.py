@@ -146,17 +146,16 @@ class Step(NamedTuple):
     message: Message | None
 
 
-class StepBuffer:
+class StepBuffer(Struct, eq=False):
     """Numbers the messages of a job, and keeps its steps until it ends.
 
     The bytes are `held`; without an allocation nothing is kept, since nothing gets lost. A large
     step for which there is no memory is counted, but not kept.
     """
 
-    def __init__(self, held: Allocation | None) -> None:
-        self._held = held
-        self._number = 0
-        self._steps: list[Step] = []
+    _held: Allocation | None
+    _number: int = 0
+    _steps: list[Step] = []
 
     def number(self, message: Message) -> tuple[int, str | None]:
         """Return the number of the next message, and which step it is (see `step_of`)."""

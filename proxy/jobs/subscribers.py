@@ -299,7 +299,8 @@ class Subscribers:
     def _send(
         self, member: str, socket: _Socket, message: Message, *, for_all: bool = False
     ) -> None:
-        self._send_status(member, socket)
+        if self._statuses:  # some member has many sockets
+            self._send_status(member, socket)
         socket.subscriber.send(message, for_all=for_all)
 
     def _send_status(self, member: str, socket: _Socket) -> None:

@@ -62,7 +62,8 @@ class MemberJobs:
         """Add or replace a job in the queue, in whatever state."""
         self.jobs[job.prompt_id] = job
         self.progress[job.prompt_id] = progress
-        self.keep(None)
+        if self.body is not None:
+            self.keep(None)
         self.note_number(job.number)
 
     def remove(self, job: StoredJob) -> None:
@@ -70,7 +71,8 @@ class MemberJobs:
         known = self.jobs.get(job.prompt_id)
         if known is not None and known.order == job.order:
             del self.jobs[job.prompt_id], self.progress[job.prompt_id]
-            self.keep(None)
+            if self.body is not None:
+                self.keep(None)
 
     def keep(self, body: bytes | None, held: Allocation | None = None) -> None:
         """Keep the body of `GET /queue`, whose bytes are `held`, instead of the one before."""
