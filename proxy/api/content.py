@@ -78,5 +78,6 @@ def content_headers(
 def filename_parameter(filename: str) -> str:
     """Return `filename="…"` in UTF-8, with quotes escaped and unprintable characters replaced."""
     name = filename.replace("\\", "\\\\").replace('"', '\\"').encode(errors="replace").decode()
-    shown = "".join(letter if letter.isprintable() else "_" for letter in name)
-    return f'filename="{shown}"'
+    if not name.isprintable():
+        name = "".join(letter if letter.isprintable() else "_" for letter in name)
+    return f'filename="{name}"'

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
 import structlog
+from blake3 import blake3
 from msgspec.structs import replace
 
 from proxy.budget import MemoryBudget
 from proxy.bus import BusMessage, EventBus
 from proxy.catalog.service import Catalog
 from proxy.files.asset_learner import AssetLearner
-from proxy.files.cache import new_hash
 from proxy.files.exports import Exports
 from proxy.files.service import Files
 from proxy.storage.asset_lists import count_tags, list_assets, list_tags
@@ -295,7 +295,7 @@ class Assets:
             _log.warning("asset_models_failed", reason=str(error) or "the cloud took too long")
             return 0
         paths = ["/".join(model) for model in models]
-        version = new_hash("\n".join(paths).encode()).hexdigest()
+        version = blake3("\n".join(paths).encode()).hexdigest()
         if await self._repository.read(lambda unit: unit.models_version(member)) == version:
             return 0
         now = _now()

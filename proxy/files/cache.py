@@ -138,7 +138,8 @@ class Cache:
     def __init__(self, folder: Path, limit: int) -> None:
         self._contents = folder / "content"
         self._conversions = folder / "converted"
-        self._partials = folder / "partial"
+        #: The folder of files that are not complete yet.
+        self.partials = folder / "partial"
         self._limit = limit
         self._max_files = max(limit // FILE_BYTES, MIN_FILES)
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
@@ -147,8 +148,8 @@ class Cache:
 
     def start(self) -> None:
         """Find the files of previous runs, and remove unfinished ones. Raises `OSError`."""
-        shutil.rmtree(self._partials, ignore_errors=True)
-        for folder in (self._contents, self._conversions, self._partials):
+        shutil.rmtree(self.partials, ignore_errors=True)
+        for folder in (self._contents, self._conversions, self.partials):
             folder.mkdir(parents=True, exist_ok=True)
         found = []
         for folder, prefix in ((self._contents, ""), (self._conversions, "c:")):
@@ -167,18 +168,14 @@ class Cache:
     def path_of(self, key: str) -> Path:
         """Return the path of the content of this hash, or after `c:` of the conversion of a key."""
         if key.startswith("c:"):
-            return self._conversions / key[2:4] / key[2:]
-        return self._contents / key[:2] / key
+            return self._conversions.joinpath(key[2:4], key[2:])
+        return self._contents.joinpath(key[:2], key)
 
     def new_partial(self) -> Path:
         """Create an empty file for a download. Raises `OSError`."""
-        handle, path = self.open_partial()
+        handle, path = open_new(self.partials)
         os.close(handle)
         return path
-
-    def open_partial(self) -> tuple[int, Path]:
-        """Create a file as `new_partial`, and open it; the caller closes the descriptor."""
-        return open_new(self._partials)
 
     def admit(self, count: int, received: int, *, ahead: bool) -> None:
         """Count more bytes of a download after those that it has `received`; `ahead` says that
@@ -244,7 +241,7 @@ class Cache:
         with suppress(OSError):
             stored = self.path_of(f"c:{key}").read_bytes()
             data, digest = stored[:-_DIGEST], stored[-_DIGEST:]
-            if new_hash(data).digest() == digest:
+            if blake3(data).digest() == digest:
                 return data
         self._remove(f"c:{key}", entry)
         return None
@@ -253,7 +250,7 @@ class Cache:
         """Store a conversion, followed by its digest; a failure is only logged."""
         try:
             partial = self.new_partial()
-            partial.write_bytes(data + new_hash(data).digest())
+            partial.write_bytes(data + blake3(data).digest())
             _move(partial, self.path_of(f"c:{key}"))
         except OSError as error:
             _log.warning("conversion_store_failed", reason=str(error))
@@ -302,6 +299,8 @@ class Cache:
         """Remove the least recently used files until the limit holds, except those in use."""
         over = self.total - (self._limit - self.arriving)
         too_many = len(self._entries) - self._max_files
+        if over <= 0 and too_many <= 0:
+            return
         gone = []
         for key, entry in self._entries.items():
             if over <= 0 and too_many <= 0:
@@ -322,13 +321,8 @@ def _move(partial: Path, path: Path) -> None:
         partial.replace(path)
 
 
-def new_hash(data: bytes = b"") -> blake3:
-    """Return a BLAKE3 hasher that has been updated with `data`."""
-    return blake3(data)
-
-
 def hash_file(path: Path | int) -> str:
     """Return the BLAKE3 of a file in hexadecimal; a descriptor is closed. Raises `OSError`;
     blocks."""
     with open(path, "rb") as file:  # noqa: PTH123 (also of a descriptor)
-        return hashlib.file_digest(file, new_hash).hexdigest()  # type: ignore[arg-type]
+        return hashlib.file_digest(file, blake3).hexdigest()  # type: ignore[arg-type]

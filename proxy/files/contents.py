@@ -84,7 +84,7 @@ class Content:
             if found is not None:
                 self._texts_generation = fetch.generation
                 return found
-            await fetch.changed()
+            await fetch.changed.wait()
 
     def _look(self, offset: int, count: int) -> bytes:
         return read_at(self.file, count, offset)
@@ -148,9 +148,10 @@ class Content:
                 if position > start:
                     raise ContentBrokenError("the bytes that were read turned out to be wrong")
                 generation = fetch.generation
-            if fetch is not None and fetch.size not in (None, self._size):
+            size = self._size
+            if fetch is not None and fetch.size not in (None, size):
                 raise ContentBrokenError("the content has not the size that the storage reported")
-            end, limit = self._extent(start, stop, last)
+            end, limit = self._extent(size, start, stop, last)
             if position < limit:
                 part = b"" if fetch is None else fetch.arrived(position, limit)
                 yield part or (position, limit)
@@ -160,7 +161,7 @@ class Content:
             elif fetch is None or fetch.ended:
                 raise broken(self._fetch)
             else:
-                await fetch.changed()
+                await fetch.changed.wait()
 
     def close(self) -> None:
         """Close the file, and release the content."""
@@ -175,9 +176,10 @@ class Content:
             return read_at(self.file, length, position)
         return await asyncio.to_thread(read_at, self.file, length, position)
 
-    def _extent(self, start: int, stop: int | None, last: int | None) -> tuple[int | None, int]:
+    def _extent(
+        self, size: int | None, start: int, stop: int | None, last: int | None
+    ) -> tuple[int | None, int]:
         """Return the end of the reading, `None` if it is unknown, and how far it may go now."""
-        size = self._size
         end = stop if size is None else min(size, size if stop is None else stop)
         fetch = self._fetch
         if fetch is None or fetch.lease is not None:

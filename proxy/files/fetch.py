@@ -19,7 +19,7 @@ from blake3 import blake3
 from proxy.cloud.downloads import Download
 from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.files.blobs import BlobError
-from proxy.files.cache import Cache, CacheLease, new_hash, write_all
+from proxy.files.cache import Cache, CacheLease, open_new, write_all
 
 _log = structlog.get_logger(__name__)
 
@@ -56,7 +56,8 @@ class Fetch:
     `expected` is its BLAKE3 in hexadecimal if the cloud's name contains it, else `None`: then only
     its size can be checked. `generation` counts how often the bytes were discarded; what was read
     in a previous generation is invalid. `ahead` is whether nobody waits for the content. `latest`
-    are the bytes that arrived last.
+    are the bytes that arrived last. `changed` is set with more bytes, the size, or the end, and
+    then replaced: check the state before waiting.
     """
 
     _source: ContentSource
@@ -72,20 +73,16 @@ class Fetch:
     lease: CacheLease | None = None
     error: Exception | None = None
     path: Path | None = None
-    _hasher: blake3 = field(default_factory=new_hash)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _hasher: blake3 = field(default_factory=blake3)
     _file: int = -1
     _admitted: int = 0
     _opened: bool = False
-    _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def ended(self) -> bool:
         """Whether the content is complete and verified, or has failed with `error`."""
         return self.lease is not None or self.error is not None
-
-    async def changed(self) -> None:
-        """Wait for more bytes, the size, or the end; check the state before waiting again."""
-        await self._changed.wait()
 
     def arrived(self, start: int, stop: int) -> bytes:
         """Return the bytes from `start` to `stop` (excluded) if they are among those that arrived
@@ -96,7 +93,7 @@ class Fetch:
     async def finished(self) -> None:
         """Wait for the end."""
         while not self.ended:
-            await self.changed()
+            await self.changed.wait()
 
     async def began(self, enough: int) -> None:
         """Wait until the size is known, and for the end if that is within `enough` bytes."""
@@ -105,13 +102,13 @@ class Fetch:
                 return
             if self.size is None and self.received > enough:
                 return
-            await self.changed()
+            await self.changed.wait()
 
     async def run(self) -> None:
         """Download the content; errors are in `error`. Raises only if it is cancelled."""
         partial = None
         try:
-            self._file, partial = self._cache.open_partial()
+            self._file, partial = open_new(self._cache.partials)
             self.path = partial
             await self._fetch()
             self._dismiss()
@@ -143,7 +140,7 @@ class Fetch:
                     return
                 self._start_over()
             except (CloudError, BlobError) as error:
-                if self._is_expected():
+                if self.expected is not None and self._is_whole():
                     return
                 idle = idle + 1 if previous == (self.generation, self.received) else 0
                 nothing_there = isinstance(error, CloudRefused) and error.status == 416
@@ -192,16 +189,12 @@ class Fetch:
         self._notify()
 
     def _is_whole(self) -> bool:
-        """Return whether the bytes are complete, as far as that is known."""
-        if self.expected is not None:
-            return self._is_expected()
-        self.size = self.received if self.size is None else self.size
-        return self.size == self.received
-
-    def _is_expected(self) -> bool:
-        """Return whether the bytes have the expected hash; then they are complete, whatever their
-        announced size."""
-        if self.expected is None or self._hasher.hexdigest() != self.expected:
+        """Return whether the bytes are complete: whatever their announced size if they have the
+        expected hash, and if no hash is known by their size."""
+        if self.expected is None:
+            self.size = self.received if self.size is None else self.size
+            return self.size == self.received
+        if self._hasher.hexdigest() != self.expected:
             return False
         self.size = self.received
         return True
@@ -215,7 +208,7 @@ class Fetch:
         self._dismiss()
         self.received = 0
         self.size = None
-        self._hasher = new_hash()
+        self._hasher = blake3()
         os.ftruncate(self._file, 0)
         os.lseek(self._file, 0, os.SEEK_SET)
         self._notify()
@@ -226,5 +219,5 @@ class Fetch:
         self._admitted, self.latest = 0, b""
 
     def _notify(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
+        changed, self.changed = self.changed, asyncio.Event()
         changed.set()

@@ -19,11 +19,12 @@ from typing import Any, TypeVar
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
 import structlog
+from blake3 import blake3
 
 from proxy.cloud.client import CloudClient
 from proxy.files import conversions, pictures
 from proxy.files.blobs import BlobStore
-from proxy.files.cache import Cache, new_hash
+from proxy.files.cache import Cache
 from proxy.files.content_index import ContentIndex
 from proxy.files.contents import ContentBrokenError
 from proxy.files.conversions import Conversion
@@ -294,7 +295,7 @@ class Files:
                     return True
                 if not content.edits.edits:
                     return False
-                hasher = new_hash()
+                hasher = blake3()
                 async for data in content.read():
                     hasher.update(data)
                 return hasher.hexdigest() == hash_
@@ -303,7 +304,7 @@ class Files:
 
     async def _convert(self, record: FileRecord, wanted: Conversion) -> bytes:
         async with self.library.whole(record) as path:
-            key = new_hash(f"{path.name} {wanted.key}".encode()).hexdigest()
+            key = blake3(f"{path.name} {wanted.key}".encode()).hexdigest()
             kept = await asyncio.to_thread(self.cache.conversion, key)
             if kept is not None:
                 return kept

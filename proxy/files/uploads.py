@@ -13,6 +13,7 @@ from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 import structlog
+from blake3 import blake3
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -20,7 +21,7 @@ from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudRefused, unanswered
 from proxy.files import pictures
 from proxy.files.blobs import BlobError
-from proxy.files.cache import hash_file, new_hash, write_all
+from proxy.files.cache import hash_file, write_all
 from proxy.files.input_directory import ON_DISK
 from proxy.files.library import Library
 from proxy.files.namespace import Namespace
@@ -101,7 +102,7 @@ class Uploads:
         Raises `LocalError` (413) as soon as it exceeds the cloud's limit.
         """
         async with self.partial() as path:
-            hasher, size = new_hash(), 0
+            hasher, size = blake3(), 0
             max_bytes = self.max_bytes
             file = await asyncio.to_thread(path.open, "wb", buffering=0)
             try:
