@@ -41,12 +41,13 @@ class Supervisor:
 
     def keep(self, work: Callable[[], Awaitable[None]], name: str) -> asyncio.Task[None]:
         """Run `work` until `close`: if it ends for whatever reason, start it again."""
-        return self._start(self._keep(work, name), name)
+        return self.spawn(self._keep(work, name), name)
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Run `work` once; log its exception as an error."""
-        task = self._start(work, name)
-        task.add_done_callback(_ended)
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
         return task
 
     async def finish(self) -> None:
@@ -62,11 +63,10 @@ class Supervisor:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    def _start(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("task_failed", task=task.get_name(), exc_info=error)
 
     async def _keep(self, work: Callable[[], Awaitable[None]], name: str) -> None:
         loop = asyncio.get_running_loop()
@@ -98,8 +98,3 @@ def _is_outside(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return all(map(_is_outside, error.exceptions))
     return isinstance(error, _OUTSIDE)
-
-
-def _ended(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("task_failed", task=task.get_name(), exc_info=error)

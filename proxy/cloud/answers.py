@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from proxy.cloud.errors import CloudAmbiguous, CloudGarbage, CloudOversized, refusal
@@ -42,27 +43,11 @@ class Answer:
     key: str = field(repr=False)
     limits: AnswerLimits = USUAL
 
-    def json(self) -> Any:
-        """Return the parsed body with the account's key redacted. Raises `CloudGarbage`."""
-        self._check_values(self.body)
-        return self.loads(self.body)
-
-    def members(self, *skipped: str) -> dict[str, Any]:
-        """Return the members of the JSON object in the body except `skipped`, as `json`."""
-        try:
-            members = codec.members_of(self.body)
-        except ValueError:
-            return {name: value for name, value in self.object().items() if name not in skipped}
-        kept = {name: bytes(value) for name, value in members.items() if name not in skipped}
-        self._check_values(*kept.values())
-        return {name: self.loads(value) for name, value in kept.items()}
-
-    def _check_values(self, *parts: bytes) -> None:
-        if sum(map(codec.breadth, parts)) > self.limits.values:
+    def parse(self, data: bytes) -> Any:
+        """Return the value of JSON from the body, with the account's key redacted. Raises
+        `CloudGarbage`."""
+        if codec.breadth(data) > self.limits.values:
             raise CloudOversized(f"{self.call}: the answer has too many values")
-
-    def loads(self, data: bytes) -> Any:
-        """Parse a part of the body, as `json`."""
         try:
             value = codec.loads_text(data)
         except ValueError:
@@ -74,20 +59,20 @@ class Answer:
         if len(self.body) > MAX_PARSED_INLINE:
             return None
         try:
-            return self.json()
+            return self.parse(self.body)
         except CloudGarbage:
             return self.body[:64].decode(errors="replace")
 
     def object(self) -> dict[str, Any]:
         """Return the body as a JSON object. Raises `CloudGarbage`."""
-        value = self.json()
+        value = self.parse(self.body)
         if not isinstance(value, dict):
             raise CloudGarbage(f"{self.call}: the answer is not a JSON object")
         return value
 
     def objects(self) -> list[dict[str, Any]]:
         """Return the objects of the JSON list in the body. Raises `CloudGarbage`."""
-        value = self.json()
+        value = self.parse(self.body)
         if not isinstance(value, list):
             raise CloudGarbage(f"{self.call}: the answer is not a list")
         return [item for item in value if isinstance(item, dict)]
@@ -163,15 +148,19 @@ def object_bytes(answer: Answer) -> bytes:
 def detail_of(answer: Answer) -> dict[str, Any]:
     """Return a job's detail; of its workflow, which may be large, only the short values of
     `extra_data`. Raises `CloudGarbage`."""
-    detail = answer.members("workflow")
-    with suppress(ValueError, KeyError):
-        workflow = codec.members_of(codec.members_of(answer.body)["workflow"])
-        extra = codec.members_of(workflow["extra_data"])
-        short = {
-            name: bytes(raw) for name, raw in extra.items() if len(bytes(raw)) <= _MAX_EXTRA_BYTES
-        }
-        shown = {name: answer.loads(raw) for name, raw in short.items()}
-        detail["workflow"] = {"extra_data": shown}
+    try:
+        members = codec.members_of(answer.body)
+    except ValueError:  # perhaps a NaN, which ComfyUI writes
+        return {name: value for name, value in answer.object().items() if name != "workflow"}
+    workflow = members.pop("workflow", None)
+    detail: dict[str, Any] = answer.parse(msgspec.json.encode(members))
+    if workflow is not None:
+        with suppress(ValueError, KeyError):
+            extra = codec.members_of(codec.members_of(workflow)["extra_data"])
+            short = {
+                name: raw for name, raw in extra.items() if len(bytes(raw)) <= _MAX_EXTRA_BYTES
+            }
+            detail["workflow"] = {"extra_data": answer.parse(msgspec.json.encode(short))}
     return detail
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from proxy.cloud.answers import (
     uploaded_name,
 )
 from proxy.cloud.billing import CloudBilling
-from proxy.cloud.downloads import Download, Downloads
+from proxy.cloud.downloads import Downloads
 from proxy.cloud.errors import (
     GATEWAY_STATUSES,
     CloudAmbiguous,
@@ -120,6 +120,8 @@ class CloudClient:
         self._submit_url = self.http.url("prompt")
         self._details = asyncio.Semaphore(_MAX_CONCURRENT_DETAILS)
         self._downloads = Downloads(self.http)
+        #: Opens the bytes of a file.
+        self.download = self._downloads.open
 
     async def start(self) -> None:
         """Open the sessions. No call is made."""
@@ -301,16 +303,6 @@ class CloudClient:
         name = await self.http.read("POST", url, parse, data=form, total=total)
         self.http.calls.uploaded(size)
         return name
-
-    def download(
-        self,
-        cloud_name: str,
-        *,
-        type: str,  # noqa: A002
-        offset: int = 0,
-    ) -> AbstractAsyncContextManager[Download]:
-        """Open the bytes of a file from `offset` on, as `Downloads.open`."""
-        return self._downloads.open(cloud_name, type=type, offset=offset)
 
     async def object_info(self) -> bytes:
         """Return the body of `GET /api/object_info`, a JSON object of about 9 MB.

@@ -13,9 +13,15 @@ from msgspec import Struct
 from msgspec.structs import replace
 from yarl import URL
 
-from proxy.cloud.connections import CONNECT_TIMEOUT, Connections, refused_address
-from proxy.cloud.errors import CloudGarbage, CloudRefused, refusal
+from proxy.cloud.connections import (
+    CONNECT_TIMEOUT,
+    AddressRefusedError,
+    Connections,
+    refused_address,
+)
+from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused, refusal
 from proxy.cloud.http import REDIRECTS, Http, reported
+from proxy.cloud.resilience import Attempts
 
 log = structlog.get_logger(__name__)
 
@@ -81,18 +87,19 @@ class Downloads:
         `timeout` seconds fails.
         """
 
-        async def opened(_: int) -> tuple[aiohttp.ClientResponse, Download]:
-            response = await self._open_view(cloud_name, type, offset)
+        attempts = Attempts(self._retries)
+        while True:
+            response = None
             try:
+                response = await self._open_view(cloud_name, type, offset)
                 begins, size = _extent(response, offset)
-            except BaseException:
-                response.close()
-                raise
-            return response, Download(begins, size, partial(self._chunks, response))
-
-        response, download = await self._retries.repeat(opened)
+                break
+            except CloudError as error:
+                if response is not None:
+                    response.close()
+                await attempts.failed(error)
         try:
-            yield download
+            yield Download(begins, size, partial(self._chunks, response))
         finally:
             response.close()
 
@@ -128,28 +135,30 @@ class Downloads:
             location = redirect_target(response)
             response.close()
             with reported(_DOWNLOAD, sent=True):
-                response = await self._get_signed(location, headers)
+                try:
+                    session, proxy = self._connections.choose(location)
+                    response = await session.get(
+                        location,
+                        headers=headers,
+                        timeout=self._limits,
+                        allow_redirects=False,
+                        proxy=proxy,
+                    )
+                except OSError as error:
+                    if (refused := refused_address(error)) is None:
+                        raise
+                    raise _redirect_refusal(refused) from None
             if response.status not in REDIRECTS:
                 return response
         response.close()
         raise CloudGarbage(f"{_DOWNLOAD}: too many redirects")
 
-    async def _get_signed(self, location: URL, headers: dict[str, str]) -> aiohttp.ClientResponse:
-        try:
-            session, proxy = self._connections.choose(location)
-            return await session.get(
-                location,
-                headers=headers,
-                timeout=self._limits,
-                allow_redirects=False,
-                proxy=proxy,
-            )
-        except (aiohttp.ClientConnectorError, OSError) as error:
-            if (refused := refused_address(error)) is None:
-                raise
-            log.warning("redirect_refused", reason=str(refused))
-            body = {"code": "REDIRECT_REFUSED", "message": f"The cloud answered with {refused}"}
-            raise refusal(_DOWNLOAD, 403, body, None) from None
+
+def _redirect_refusal(refused: AddressRefusedError) -> CloudRefused:
+    """Return the error of a redirect to where nothing is fetched from."""
+    log.warning("redirect_refused", reason=str(refused))
+    body = {"code": "REDIRECT_REFUSED", "message": f"The cloud answered with {refused}"}
+    return refusal(_DOWNLOAD, 403, body, None)
 
 
 def _storage_refusal(status: int) -> CloudRefused:

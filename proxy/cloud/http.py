@@ -27,8 +27,15 @@ from proxy.cloud.connections import (
     refused_address,
 )
 from proxy.cloud.contact import Contact
-from proxy.cloud.errors import CloudGarbage, CloudOversized, CloudRefused, CloudUnreachable, refusal
-from proxy.cloud.resilience import CallGate, RetryPolicy, retry_after
+from proxy.cloud.errors import (
+    CloudError,
+    CloudGarbage,
+    CloudOversized,
+    CloudRefused,
+    CloudUnreachable,
+    refusal,
+)
+from proxy.cloud.resilience import Attempts, CallGate, RetryPolicy, retry_after
 from proxy.logging import word
 from proxy.metrics import CloudCalls
 from proxy.observations import AccountObservations
@@ -156,29 +163,29 @@ class Http:
         are parsed in a thread. Raises `CloudUnreachable`, `CloudRefused` or `CloudGarbage`.
         """
 
-        async def attempt(number: int) -> T:
-            async with data() if callable(data) else nullcontext(data) as body:
-                answer = await self.once(
-                    method,
-                    url,
-                    data=body,
-                    headers=headers,
-                    total=total,
-                    attempts=number,
-                    limits=limits,
-                )
+        attempts = Attempts(self.retries)
+        while True:
+            answer = None
             try:
+                async with data() if callable(data) else nullcontext(data) as body:
+                    answer = await self.once(
+                        method,
+                        url,
+                        data=body,
+                        headers=headers,
+                        total=total,
+                        attempts=attempts.number,
+                        limits=limits,
+                    )
                 if len(answer.body) > MAX_PARSED_INLINE:
                     return await asyncio.to_thread(parse, answer)
                 return parse(answer)
-            except CloudOversized:
-                self.unlisted(method, url, "too large")
-                raise
-            except CloudGarbage:
-                self.unlisted(method, url, "not of its form", answer.example())
-                raise
-
-        return await self.retries.repeat(attempt)
+            except CloudError as error:
+                if answer is not None and isinstance(error, CloudGarbage):
+                    oversized = isinstance(error, CloudOversized)
+                    problem = "too large" if oversized else "not of its form"
+                    self.unlisted(method, url, problem, answer.example())
+                await attempts.failed(error)
 
     async def get(
         self,
@@ -289,16 +296,15 @@ class Http:
             raise
         finally:
             self.contact.ended(number, time.monotonic(), answered=status is not None)
-            self.calls.note(method, self._route(url), status, time.perf_counter() - began)
+            route, duration = route_of(url, self.base_url), time.perf_counter() - began
+            self.calls.note(method, route, status, duration)
         self.gate.answered(key)
         return response
 
     def unlisted(self, method: str, url: URL, what: str, example: object = None) -> None:
         """Note an answer that no document lists; `what` says which in a few words."""
-        self.observations.note_anomaly("answer", f"{method} {self._route(url)}: {what}", example)
-
-    def _route(self, url: URL) -> str:
-        return route_of(url.raw_path.removeprefix(self.base_url.raw_path.rstrip("/")))
+        route = route_of(url, self.base_url)
+        self.observations.note_anomaly("answer", f"{method} {route}: {what}", example)
 
     async def _refusal(self, call: str, response: aiohttp.ClientResponse) -> CloudRefused:
         try:
@@ -378,8 +384,9 @@ class _Request(aiohttp.ClientRequest):
         return await super().send(conn)
 
 
-def route_of(path: str) -> str:
-    """Return the route template of a raw path below the cloud's address, or `other`."""
+def route_of(url: URL, base_url: URL) -> str:
+    """Return the route template of a URL below the cloud's address, or `other`."""
+    path = url.raw_path.removeprefix(base_url.raw_path.rstrip("/"))
     return next((template for template, pattern in _PATTERNS if pattern.fullmatch(path)), "other")
 
 

@@ -1,6 +1,6 @@
 """Retries, circuit breaker and rate limiter of calls to Comfy Cloud.
 
-All classes but `RetryPolicy` and `CallGate` are pure: `now` is a monotonic clock in seconds.
+All classes but `Attempts` and `CallGate` are pure: `now` is a monotonic clock in seconds.
 """
 
 from __future__ import annotations
@@ -9,10 +9,8 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import TypeVar
 
 import structlog
 from msgspec import Struct
@@ -30,8 +28,6 @@ from proxy.cloud.errors import (
 from proxy.translate.errors import is_throttling
 
 log = structlog.get_logger(__name__)
-
-T = TypeVar("T")
 
 #: Maximum seconds of a `Retry-After` of the cloud: callers must notice soon that it works again.
 MAX_RETRY_AFTER = 60.0
@@ -83,27 +79,26 @@ class RetryPolicy(Struct, frozen=True):
     budget: float = 30.0
     backoff: Backoff = Backoff(first=0.25, longest=8.0)
 
-    async def repeat(self, read: Callable[[int], Awaitable[T]]) -> T:
-        """Return what `read` returns, which gets the number of the attempt, from 1.
 
-        Raises what the last attempt raised.
-        """
-        deadline = time.monotonic() + self.budget
-        number = 0
-        while True:
-            number += 1
-            try:
-                return await read(number)
-            except CloudError as error:
-                wait = self.backoff.after(number)
-                if error.retry_after is not None:
-                    wait = max(wait, error.retry_after + jittered(self.backoff.first))
-                if not may_pass(error) or time.monotonic() + wait > deadline:
-                    raise
-                log.info(
-                    "call_repeated", error=str(error), attempt=number + 1, seconds=round(wait, 2)
-                )
-            await asyncio.sleep(wait)
+class Attempts:
+    """The attempts of one read, of which the first begins now; `number` is that of the current
+    one."""
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self.number = 1
+        self._backoff = policy.backoff
+        self._deadline = time.monotonic() + policy.budget
+
+    async def failed(self, error: CloudError) -> None:
+        """Wait for the next attempt, or raise the `error` of this one if it is the last."""
+        wait = self._backoff.after(self.number)
+        if error.retry_after is not None:
+            wait = max(wait, error.retry_after + jittered(self._backoff.first))
+        if not may_pass(error) or time.monotonic() + wait > self._deadline:
+            raise error
+        self.number += 1
+        log.info("call_repeated", error=str(error), attempt=self.number, seconds=round(wait, 2))
+        await asyncio.sleep(wait)
 
 
 class CircuitBreaker:
@@ -129,6 +124,11 @@ class CircuitBreaker:
     def open(self) -> bool:
         """Whether calls are stopped."""
         return self._open_until is not None
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last call failed."""
+        return self.open or self._count > 0
 
     def wait(self, now: float) -> float:
         """Return the seconds until the next call may be made; with 0 the caller makes one.
@@ -189,6 +189,10 @@ class RateLimiter:
         """Return the remaining seconds of the pause."""
         return max(0.0, self._paused_until - now)
 
+    def is_slow(self, now: float) -> bool:
+        """Return whether calls are paused or spaced out."""
+        return self._gap > 0.0 or self._paused_until > now
+
     def turn(self, now: float, max_wait: float) -> float:
         """Return the seconds until the turn of a call, and take the turn unless they exceed
         `max_wait`."""
@@ -232,12 +236,21 @@ class CallGate:
         self._key = ""
         self._refused: object = ""
         self._lock = _key_lock()
+        #: Whether a call has failed, and this may still hold back others.
+        self._is_troubled = False
 
     async def enter(self, call: str, key: str) -> None:
         """Wait for the turn of a call.
 
         Raises a `CloudError` for a call that must not be sent now; it says when to try again.
         """
+        if key != self._key:
+            self._key = key
+            self._lock = _key_lock()
+        if self._is_troubled:
+            await self._take_turn(call)
+
+    async def _take_turn(self, call: str) -> None:
         self._check_pause(call)
         wait = self._limiter.turn(time.monotonic(), _MAX_TURN_WAIT)
         if wait > _MAX_TURN_WAIT:
@@ -246,9 +259,6 @@ class CallGate:
             await asyncio.sleep(wait)
             self._check_pause(call)
         now = time.monotonic()
-        if key != self._key:
-            self._key = key
-            self._lock = _key_lock()
         if self._lock.wait(now) > 0:
             raise refusal(call, 401, self._refused, None)
         wait = self._breaker.wait(now)
@@ -264,13 +274,17 @@ class CallGate:
 
     def answered(self, key: str) -> None:
         """Note an answer below 400."""
+        if not self._is_troubled:
+            return
         self._breaker.succeeded()
         self._limiter.succeeded()
         self._key_taken(key)
+        self._is_troubled = self._lock.failing or self._limiter.is_slow(time.monotonic())
 
     def failed(self, error: CloudRefused | CloudUnreachable, key: str) -> None:
         """Note a call that was refused or not answered."""
         now = time.monotonic()
+        self._is_troubled = True
         if isinstance(error, CloudUnreachable) or error.status in GATEWAY_STATUSES | {503}:
             self._unavailable = error.status if isinstance(error, CloudRefused) else None
             if self._breaker.failed(now):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -137,13 +136,14 @@ async def test_submit_to_nobody_is_unreachable(connect: Connect, unused_tcp_port
 
 
 async def test_submit_with_an_open_circuit_sends_nothing(serve: Serve, connect: Connect) -> None:
-    cloud = await serve(answer({"prompt_id": "a"}))
+    cloud = await serve(answer({}, 503), answer({"prompt_id": "a"}))
     circuit = CircuitBreaker(failures=1, silence=0.0, backoff=Backoff(60.0, 60.0))
-    client = await connect(cloud.url, breaker=circuit)
-    circuit.failed(time.monotonic())
+    client = await connect(cloud.url, breaker=circuit, retries=RetryPolicy(budget=0.0))
+    with pytest.raises(CloudRefused):
+        await client.user()
     with pytest.raises(CloudDown):
         await client.submit(GRAPH, extra_data={})
-    assert cloud.seen == []
+    assert len(cloud.seen) == 1
 
 
 async def test_submit_does_not_follow_a_redirect(serve: Serve, connect: Connect) -> None:

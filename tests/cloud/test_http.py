@@ -214,17 +214,22 @@ async def test_refusals_do_not_open_the_circuit(serve: Serve, connect: Connect) 
     assert not circuit.open
 
 
+BASE = URL("https://cloud.example")
+
+
 @pytest.mark.parametrize("route", ROUTES)
 def test_a_route_is_found_whatever_its_names_are(route: str) -> None:
     path = "/api/" + route.replace("{path}", "a/b.png")
     for name in ("{id}", "{folder}", "{file}", "{dest}"):
         path = path.replace(name, "9f%2Fcancel")
-    assert route_of(path) == f"/api/{route}"
+    assert route_of(BASE.join(URL(path, encoded=True)), BASE) == f"/api/{route}"
+    below = BASE / "cloud"
+    assert route_of(URL(f"{below}{path}", encoded=True), below) == f"/api/{route}"
 
 
 @pytest.mark.parametrize("path", ["/api", "/api/", "/api/jobs/1/2", "/other", "/api/prompt/x"])
 def test_what_is_no_route_of_ours_is_other(path: str) -> None:
-    assert route_of(path) == "other"
+    assert route_of(BASE.join(URL(path)), BASE) == "other"
 
 
 def counted(metrics: Metrics, name: str, *labels: str) -> float:

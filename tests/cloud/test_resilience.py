@@ -16,7 +16,14 @@ from proxy.cloud.errors import (
     may_pass,
     refusal,
 )
-from proxy.cloud.resilience import Backoff, CircuitBreaker, RateLimiter, RetryPolicy, retry_after
+from proxy.cloud.resilience import (
+    Attempts,
+    Backoff,
+    CircuitBreaker,
+    RateLimiter,
+    RetryPolicy,
+    retry_after,
+)
 from tests.cloud.conftest import Connect, Serve, answer
 
 
@@ -48,15 +55,10 @@ def test_which_failures_of_a_read_may_pass(error: Exception, passes: bool) -> No
 
 
 async def test_a_wait_that_would_end_beyond_the_budget_is_not_begun() -> None:
-    tries = []
-
-    async def read(number: int) -> None:
-        tries.append(number)
-        raise CloudUnreachable("x", retry_after=3600.0)
-
+    attempts = Attempts(RetryPolicy(budget=5.0))
     with pytest.raises(CloudUnreachable):
-        await RetryPolicy(budget=5.0).repeat(read)
-    assert tries == [1]
+        await attempts.failed(CloudUnreachable("x", retry_after=3600.0))
+    assert attempts.number == 1
 
 
 def opened(at: float = 10.0) -> CircuitBreaker:
