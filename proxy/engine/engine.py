@@ -126,7 +126,7 @@ class Engine:
             for name, account in self.accounts.items()
         }
         self._overview = Overview(self._table, scheduler, self._workers, announcer)
-        shared = self.recorder.jobs.shared
+        shared = self.recorder.jobs.database.shared
         self._answers = Answers(self.bus, announcer, self._table, shared=shared)
         self._announcer = announcer
         self._recovery = Recovery(self._workers, policy)
@@ -230,7 +230,7 @@ class Engine:
             self._slots.scheduler.keep(job)
             self._workers[job.account].reconciler.read_soon()
         outcome = self._recovery.resume(job)
-        if isinstance(outcome, Lost) and self.recorder.jobs.shared and not job.accepted:
+        if isinstance(outcome, Lost) and self.recorder.jobs.database.shared and not job.accepted:
             # Another replica may have told the client that the job is there.
             self._table.change(job, accepted=True)
         unwanted = job.cancel_requested and job.state is JobState.RUNNING
@@ -286,7 +286,7 @@ class Engine:
 
     async def _look(self) -> None:
         """Find in the storage what the bus has not brought: new jobs, and those to be cancelled."""
-        shared = self.recorder.jobs.shared
+        shared = self.recorder.jobs.database.shared
         while True:
             self._look_now.clear()
             try:

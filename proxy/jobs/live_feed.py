@@ -155,12 +155,12 @@ class LiveFeed:
     async def run(self) -> None:
         """Read twice when something may be lost, and all the time while something is missing or the
         bus is away."""
-        if self.repository.shared:
+        if self.repository.database.shared:
             self.bus.publish("sockets", NewsMissed())
         due, missed = 0, self.subscribers.missed
         while True:
             # One process has its bus in memory, which is never away.
-            interval = _INTERVAL if due or self.repository.shared else None
+            interval = _INTERVAL if due or self.repository.database.shared else None
             with suppress(TimeoutError):
                 async with asyncio.timeout(interval):
                     await missed.wait()

@@ -83,7 +83,7 @@ class SubmissionService:
         advances for refused requests too, as in ComfyUI. Raises `BusyError` without looking at the
         request while jobs come faster than they can be stored.
         """
-        if self.repository.busy:
+        if self.repository.database.busy:
             raise BusyError("too many jobs wait to be stored")
         who = self.member(member)
         if self._may_be_full(who) or who.limits.jobs_per_day is not None:

@@ -122,7 +122,7 @@ class LiveJobs:
         self._supervisor = supervisor
         self._bus = bus
         self._repository = repository
-        self._shared = repository.shared
+        self._shared = repository.database.shared
         self._members: defaultdict[str, MemberJobs] = defaultdict(MemberJobs)
         #: What each reading under way has to do once more: a job, and whether it has left.
         self._readings: list[list[tuple[StoredJob, bool]]] = []

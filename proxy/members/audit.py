@@ -122,7 +122,7 @@ class Audit:
             batch, self._waiting = self._waiting, []
             try:
                 if batch:
-                    await self._repository.write(partial(note_audit, entries=batch))
+                    await self._repository.database.write(partial(note_audit, entries=batch))
             except StorageError:
                 self._waiting = batch + self._waiting
                 raise
@@ -163,7 +163,7 @@ class Audit:
     async def _clean(self, today: int) -> None:
         """Delete old entries; `today` is in days since 1970."""
         before = (today - self.days) * _DAY_MS
-        await self._repository.write(partial(forget_audit, before=before))
+        await self._repository.database.write(partial(forget_audit, before=before))
         self._cleaned = today
 
 
@@ -186,7 +186,7 @@ async def note(repository: UsageRepository, action: str, **about: Value) -> None
     """Record an action of the command line, which has no member: anyone who may write the data
     folder can run it. Raises `StorageError`."""
     noted = entry(time.time(), action, "", "command line", about)
-    await repository.write(partial(note_audit, entries=[noted]))
+    await repository.database.write(partial(note_audit, entries=[noted]))
 
 
 async def finish(work: Coroutine[Any, Any, T]) -> T:

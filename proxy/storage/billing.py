@@ -92,7 +92,7 @@ class BillingRepository(Repository):
 
     async def account(self, name: str) -> AccountBilling:
         """Return what is known of an account."""
-        return await self._database.read(lambda connection: _account(connection, name))
+        return await self.database.read(lambda connection: _account(connection, name))
 
     async def book(
         self,
@@ -129,21 +129,25 @@ class BillingRepository(Repository):
             }
             _put(connection, _READ, account, read)
 
-        await self.write(work)
+        await self.database.write(work)
 
     async def tried(
         self, account: str, access: str, at: int, *, fence: Fence | None = None
     ) -> None:
         """Note that the cloud did not say what it has booked."""
         values = {"access": access, "tried_at": at}
-        await self.write(lambda connection: _noted(connection, _TRIED, account, values, fence))
+        await self.database.write(
+            lambda connection: _noted(connection, _TRIED, account, values, fence)
+        )
 
     async def balance(
         self, account: str, cents: int | None, currency: str, *, fence: Fence | None = None
     ) -> None:
         """Note what the cloud says is left on an account."""
         values = {"balance_cents": cents, "currency": currency}
-        await self.write(lambda connection: _noted(connection, _BALANCE, account, values, fence))
+        await self.database.write(
+            lambda connection: _noted(connection, _BALANCE, account, values, fence)
+        )
 
     async def enter(self, account: str, amount: int | None, at: int) -> None:
         """Note what an admin says is left on an account, in millionths; `None` removes it."""
@@ -155,7 +159,7 @@ class BillingRepository(Repository):
                 values = dict.fromkeys(values)
             _put(connection, _ENTERED, account, values)
 
-        await self.write(work)
+        await self.database.write(work)
 
     async def record(self, first: str, last: str) -> BillingRecord:
         """Return what is recorded from day to day, both included."""
@@ -175,7 +179,7 @@ class BillingRepository(Repository):
                 spent,
             )
 
-        return await self._database.read(work)
+        return await self.database.read(work)
 
 
 def _by_day(

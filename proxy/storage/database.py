@@ -128,31 +128,17 @@ class Repository:
     """The records of one kind in a database. All methods of a repository raise `StorageError`."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
-
-    @property
-    def shared(self) -> bool:
-        """Whether other servers write, too, so that what was read before may be no longer true."""
-        return self._database.shared
-
-    @property
-    def busy(self) -> bool:
-        """Whether new work should be refused, because too much of it waits for the database."""
-        return self._database.busy
-
-    async def write(self, work: Callable[[Connection], T], *, long: bool = False) -> T:
-        """Run a unit that writes; what it raises is raised here."""
-        return await self._database.write(work, long=long)
+        self.database = database
 
     async def _all(
         self, query: Executable, values: Mapping[str, Any] | None = None
     ) -> Sequence[Row[Any]]:
-        return await self._database.read(lambda connection: connection.execute(query, values).all())
+        return await self.database.read(lambda connection: connection.execute(query, values).all())
 
     async def _first(
         self, query: Executable, values: Mapping[str, Any] | None = None
     ) -> Row[Any] | None:
-        return await self._database.read(
+        return await self.database.read(
             lambda connection: connection.execute(query, values).first()
         )
 
@@ -176,7 +162,8 @@ class SqliteDatabase(Database):
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run a unit that only reads, on one snapshot. Raises `StorageError`."""
-        self._refuse_if_closed()
+        if self._closed:
+            raise self._refusal()
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._readers, self._read, work)
 
@@ -184,7 +171,8 @@ class SqliteDatabase(Database):
         self, work: Callable[[Connection], T], *, long: bool = False, urgent: bool = False
     ) -> T:
         """Run a unit that writes; it is on disk when this returns. Raises `StorageError`."""
-        self._refuse_if_closed()
+        if self._closed:
+            raise self._refusal()
         result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._queue.put(_Unit(work, result))
         return await result
@@ -203,9 +191,8 @@ class SqliteDatabase(Database):
             connection.close()
         self._engine.dispose()
 
-    def _refuse_if_closed(self) -> None:
-        if self._closed:
-            raise StorageError(f"the database {self.path} is closed")
+    def _refusal(self) -> StorageError:
+        return StorageError(f"the database {self.path} is closed")
 
     def _read(self, work: Callable[[Connection], T]) -> T:
         with _translated(self.path):

@@ -265,7 +265,7 @@ class HistoryRepository(Repository):
             found = connection.execute(query, {"m": member}).scalars().all()
             return list(found), connection.execute(count, {"m": member}).scalar_one()
 
-        return await self._database.read(work)
+        return await self.database.read(work)
 
     async def search(
         self,
@@ -333,7 +333,7 @@ class HistoryRepository(Repository):
                         found += [RecordedEnd(**end._mapping) for end in ends]
             return found, read
 
-        return await self._database.read(work)
+        return await self.database.read(work)
 
     async def forget(self, member: str, ids: Iterable[str] | None = None) -> list[str]:
         """Remove entries from the history, all without `ids`; returns the ids of the removed ones.
@@ -350,7 +350,7 @@ class HistoryRepository(Repository):
         gone: list[str] = []
         for part in parts:
             query = select(history.c.order, history.c.prompt_id).where(_MINE, part).limit(CHUNK)
-            forgotten = await self.write(partial(_forget_found, member, query))
+            forgotten = await self.database.write(partial(_forget_found, member, query))
             gone += forgotten
             if ids is None and len(forgotten) < CHUNK:
                 break

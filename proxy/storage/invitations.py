@@ -45,7 +45,7 @@ class InvitationRepository(Repository):
                 raise TooManyError("too many open invitations")
             connection.execute(insert(invitations), _values(invitation))
 
-        await self.write(work)
+        await self.database.write(work)
 
     async def redeem(self, invitation: StoredInvitation, token: StoredToken) -> None:
         """Write a token instead of an invitation; of several calls at once one succeeds.
@@ -66,7 +66,7 @@ class InvitationRepository(Repository):
                 raise NotRedeemableError("the member was removed")
             add_token(connection, token)
 
-        await self.write(work)
+        await self.database.write(work)
 
     async def remove(self, id_: str) -> bool:
         """Delete an invitation; return whether there was one."""
@@ -76,7 +76,7 @@ class InvitationRepository(Repository):
                 connection.execute(delete(invitations).where(invitations.c.id == id_)).rowcount
             )
 
-        return await self.write(work)
+        return await self.database.write(work)
 
 
 def _values(invitation: StoredInvitation) -> dict[str, object]:

@@ -229,11 +229,11 @@ class JobRepository(Repository):
                     raise QueueFullError(before)
             return replace(numbered, order=order)
 
-        return await self.write(work)
+        return await self.database.write(work)
 
     async def used(self, member: str, day: str) -> tuple[int, int]:
         """Return how many jobs of a member wait, and how many it has submitted on a day."""
-        return await self._database.read(
+        return await self.database.read(
             lambda connection: (
                 int(connection.execute(_WAITING, {"m": member}).scalar_one()),
                 submitted_on(connection, day, member),
@@ -242,7 +242,7 @@ class JobRepository(Repository):
 
     async def spending(self, day: str, member: str | None = None) -> dict[str, Spending]:
         """Return what all members, or one, have spent on a day and in its month."""
-        return await self._database.read(
+        return await self.database.read(
             lambda connection: spending_by_member(connection, day, member)
         )
 
@@ -257,7 +257,7 @@ class JobRepository(Repository):
             add_usage(connection, usage)
             return True
 
-        return await self.write(work)
+        return await self.database.write(work)
 
     async def request_cancel(
         self, wanted: Iterable[tuple[str, str]], *, interrupt: bool = False
@@ -266,7 +266,7 @@ class JobRepository(Repository):
         runs; returns how many of them are live."""
         statement = _INTERRUPT if interrupt else _CANCEL
         ids = [{"m": member, "i": prompt_id} for member, prompt_id in wanted]
-        return await self.write(
+        return await self.database.write(
             lambda connection: sum(connection.execute(statement, job).rowcount for job in ids)
         )
 
@@ -302,7 +302,7 @@ class JobRepository(Repository):
                 add_message(connection, message)
             return gone
 
-        return await self.write(work)
+        return await self.database.write(work)
 
     async def discard(
         self,
@@ -322,7 +322,7 @@ class JobRepository(Repository):
             add_usage(connection, usage)
             put_shares(connection, shares)
 
-        await self.write(work)
+        await self.database.write(work)
 
     async def finish(
         self,
@@ -362,7 +362,7 @@ class JobRepository(Repository):
                 add_message(connection, message)
             return Recorded(ordinal, tuple(forgotten), before)
 
-        return await self.write(work)
+        return await self.database.write(work)
 
     async def live(self, member: str | None = None) -> list[StoredJob]:
         """Return the live jobs of everybody or one member, in the order of their arrival."""
@@ -384,7 +384,7 @@ class JobRepository(Repository):
         rest, found = list(ids), set[str]()
         for start in range(0, len(rest), _MAX_IDS):
             part = rest[start : start + _MAX_IDS]
-            found |= await self._database.read(partial(_living, member=member, ids=part))
+            found |= await self.database.read(partial(_living, member=member, ids=part))
         return found
 
     async def _jobs(
@@ -394,7 +394,7 @@ class JobRepository(Repository):
 
     async def load_shares(self) -> Shares:
         """Return the state of the fair shares as it was last written."""
-        return await self._database.read(read_shares)
+        return await self.database.read(read_shares)
 
     async def knows(self, cloud_ids: Collection[str]) -> set[str]:
         """Return which of these ids of an account's jobs belong to our jobs, live or in the
@@ -405,7 +405,7 @@ class JobRepository(Repository):
             parts = ({"ids": part} for part in chunks(asked))
             return {id_ for part in parts for id_ in connection.execute(_KNOWN, part).scalars()}
 
-        return await self._database.read(work) if asked else set()
+        return await self.database.read(work) if asked else set()
 
 
 def _update(connection: Connection, written: Sequence[tuple[int, Mapping[str, Any]]]) -> set[int]:

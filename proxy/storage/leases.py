@@ -113,23 +113,25 @@ class LeaseRepository(Repository):
             connection.execute(_TAKE, taken)
             return Lease(name, holder, epoch)
 
-        return await self._database.write(work, urgent=True)
+        return await self.database.write(work, urgent=True)
 
     async def renew(self, lease: Lease, ttl: float) -> bool:
         """Extend the lease; returns false if another holder has it."""
         values = {**_mine(lease), "ttl": round(ttl * 1000)}
-        return await self._database.write(
+        return await self.database.write(
             lambda connection: connection.execute(_RENEW, values).rowcount == 1, urgent=True
         )
 
     async def release(self, lease: Lease) -> None:
         """Release the lease, so that another replica need not wait for its expiry."""
-        await self.write(lambda connection: connection.execute(_RELEASE, _mine(lease)).rowcount)
+        await self.database.write(
+            lambda connection: connection.execute(_RELEASE, _mine(lease)).rowcount
+        )
 
     async def reserve(self, lease: Lease, holder: str, ttl: float) -> None:
         """Release the lease for another holder, who alone may acquire it within `ttl` seconds."""
         values = {**_mine(lease), "other": holder, "ttl": round(ttl * 1000)}
-        await self.write(lambda connection: connection.execute(_RESERVE, values).rowcount)
+        await self.database.write(lambda connection: connection.execute(_RESERVE, values).rowcount)
 
     async def holder(self, name: str) -> Lease | None:
         """Return who holds the lease, if it has not expired."""

@@ -117,7 +117,7 @@ class MemberRepository(Repository):
 
     async def revision(self) -> int:
         """Return the number of the newest change."""
-        return await self._database.read(_revision)
+        return await self.database.read(_revision)
 
     async def any(self) -> bool:
         """Return whether there is a member."""
@@ -135,7 +135,7 @@ class MemberRepository(Repository):
                 [StoredSession(*row) for row in connection.execute(select(sessions))],
             )
 
-        return await self._database.read(work)
+        return await self.database.read(work)
 
     async def change(
         self,
@@ -164,7 +164,7 @@ class MemberRepository(Repository):
                 remove_webhooks(connection, gone)
             return _advance(connection, newest)
 
-        return await self.write(work)
+        return await self.database.write(work)
 
     async def note_uses(self, uses: Mapping[str, tuple[int, str]]) -> None:
         """Write when (ms) and from where tokens were used last, by their ids; the revision
@@ -174,7 +174,7 @@ class MemberRepository(Repository):
             for id_, (at, address) in sorted(uses.items())
         ]
         if values:
-            await self.write(lambda connection: connection.execute(_USED, values))
+            await self.database.write(lambda connection: connection.execute(_USED, values))
 
     async def begin_session(self, session: StoredSession, *, limit: int) -> None:
         """Keep a session, and of its token's no more than the newest `limit`."""
@@ -191,7 +191,7 @@ class MemberRepository(Repository):
             connection.execute(delete(sessions).where(sessions.c.name.in_(gone)))
             _advance(connection, _revision(connection, lock=True))
 
-        await self.write(work)
+        await self.database.write(work)
 
     async def end_sessions(self, names: Collection[str] = (), *, expired_at: int = 0) -> None:
         """Delete sessions, and those whose time was over at a moment (ms)."""
@@ -201,7 +201,7 @@ class MemberRepository(Repository):
             if connection.execute(delete(sessions).where(gone)).rowcount:
                 _advance(connection, _revision(connection, lock=True))
 
-        await self.write(work)
+        await self.database.write(work)
 
 
 def put_members(

@@ -78,7 +78,7 @@ class PayloadRepository(Repository):
             parts = ({"orders": part} for part in chunks(wanted))
             return [row for part in parts for row in connection.execute(_PAYLOADS, part)]
 
-        return {row.order: self._payload(row) for row in await self._database.read(work)}
+        return {row.order: self._payload(row) for row in await self.database.read(work)}
 
     def _payload(self, row: Row[Any]) -> Payload:
         credentials = None
@@ -97,7 +97,7 @@ class PayloadRepository(Repository):
             rows = (row for part in parts for row in connection.execute(_SIZES, part))
             return {order: int(size) for order, size in rows}
 
-        return await self._database.read(work) if wanted else {}
+        return await self.database.read(work) if wanted else {}
 
 
 def add_payload(connection: Connection, order: int, payload: Payload) -> None:

@@ -65,7 +65,7 @@ class RunTimeRepository(Repository):
 
     async def put(self, rows: Sequence[RunTimeRow], *, keep: Mapping[str, int]) -> None:
         """Write rows, and delete the oldest of each kind beyond those to keep."""
-        await self.write(partial(_put, rows=rows, keep=keep))
+        await self.database.write(partial(_put, rows=rows, keep=keep))
 
 
 def _put(connection: Connection, rows: Sequence[RunTimeRow], keep: Mapping[str, int]) -> None:

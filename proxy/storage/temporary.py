@@ -106,7 +106,7 @@ class PackPictureRepository(Repository):
             _prune(connection, member, now)
             return PackPicture(**row._mapping)
 
-        return await self.write(work)
+        return await self.database.write(work)
 
     async def put(self, picture: PackPicture, *, max_bytes: int) -> bool | None:
         """Keep a picture unless its id is known (false), or the member's pictures would exceed
@@ -125,7 +125,7 @@ class PackPictureRepository(Repository):
             connection.execute(_ADD(connection), asdict(picture))
             return True
 
-        return await self.write(work)
+        return await self.database.write(work)
 
     async def results(self, member: str, signatures: Iterable[str]) -> list[PackPicture]:
         """Return the results that were sent for these nodes, in order."""
@@ -151,7 +151,7 @@ class PackPictureRepository(Repository):
             connection.execute(_PUT(connection), [asdict(result) for result in results])
 
         if results:
-            await self.write(work)
+            await self.database.write(work)
 
 
 def _forget_longest(connection: Connection, now: int) -> None:
@@ -249,13 +249,13 @@ class ExportRepository(Repository):
             connection.execute(insert(exports), asdict(export))
             return export, True
 
-        return await self.write(work)
+        return await self.database.write(work)
 
     async def note(self, member: str, id_: str, now: int, **values: Any) -> None:
         """Note how far an export is."""
         mine = update(exports).where(exports.c.member == member, exports.c.id == id_)
         change = mine.values(updated_at=now, **values)
-        await self.write(lambda connection: connection.execute(change))
+        await self.database.write(lambda connection: connection.execute(change))
 
     async def get(self, member: str, id_: str) -> Export | None:
         """Return an export."""

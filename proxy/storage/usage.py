@@ -109,7 +109,7 @@ class UsageRepository(Repository):
     async def add(self, rows: Sequence[UsageRow]) -> None:
         """Add to what was counted; nothing of it if this fails."""
         if rows:
-            await self.write(lambda connection: add_usage(connection, rows))
+            await self.database.write(lambda connection: add_usage(connection, rows))
 
     async def upload(self, row: UsageRow, *, limit: int) -> bool:
         """Add a row unless the member would then have sent more than `limit` bytes on the day;
@@ -124,7 +124,7 @@ class UsageRepository(Repository):
                 raise _NoRoomError("the member may send no more today")
 
         try:
-            await self.write(work)
+            await self.database.write(work)
         except _NoRoomError:
             return False
         return True
@@ -140,7 +140,7 @@ class UsageRepository(Repository):
 
     async def costs(self, first: str, last: str, member: str | None = None) -> list[CostRow]:
         """Return what jobs have cost from day to day, both included, of everybody or one member."""
-        return await self._database.read(
+        return await self.database.read(
             lambda connection: costs_from(connection, first, last, member)
         )
 
@@ -253,7 +253,7 @@ class ActivityRepository(Repository):
             found = [JobTimes(*row) for row in connection.execute(ended)]
             return found + [JobTimes(*row, None) for row in connection.execute(live)]
 
-        return await self._database.read(work)
+        return await self.database.read(work)
 
     async def first(self) -> int | None:
         """Return the beginning (ms) of the first interval in which an account was looked at."""
@@ -277,7 +277,7 @@ class ActivityRepository(Repository):
             for table in (activity, account_activity):
                 connection.execute(delete(table).where(table.c.at < forget))
 
-        await self.write(work)
+        await self.database.write(work)
 
     async def rows(self, since: int, member: str = "") -> list[ActivityRow]:
         """Return a member's intervals since a moment (ms), in order; everybody's without a
@@ -336,7 +336,7 @@ class ObservationRepository(Repository):
     async def add(self, rows: Sequence[Observation]) -> None:
         """Replace facts; add to the counts of anomalies, whose first example stays."""
         if rows:
-            await self.write(lambda connection: _observe(connection, rows))
+            await self.database.write(lambda connection: _observe(connection, rows))
 
 
 def _observe(connection: Connection, rows: Sequence[Observation]) -> None:

@@ -135,7 +135,7 @@ class WebhookDeliveryRepository(Repository):
             now = connection.execute(_NOW).scalar_one()
             return Outlook(types, max(0, due - now) / 1000)
 
-        return await self._database.read(work)
+        return await self.database.read(work)
 
     async def claim(
         self, limit: int, under_way: Mapping[str, int], *, hold: float, fence: Fence
@@ -165,7 +165,7 @@ class WebhookDeliveryRepository(Repository):
                     claimed.append(_claimed(connection.execute(_CLAIMED, key).one()))
             return claimed
 
-        return await self.write(work)
+        return await self.database.write(work)
 
     async def settle(self, claimed: Claimed, attempted: Attempted) -> bool:
         """Write how an attempt has ended, and what that says of its endpoint; return whether that
@@ -188,7 +188,7 @@ class WebhookDeliveryRepository(Repository):
                 return False
             return _judge(connection, claimed, attempted, now)
 
-        return await self.write(work)
+        return await self.database.write(work)
 
     async def bring_forward(self, longest: float) -> None:
         """Make due now what is due later than in `longest` seconds: it was put off while the clock
@@ -199,7 +199,7 @@ class WebhookDeliveryRepository(Repository):
             latest = now + round(longest * 1000)
             connection.execute(_BRING_FORWARD, {"now": now, "latest": latest})
 
-        await self.write(work)
+        await self.database.write(work)
 
     async def forget(self, before: int) -> None:
         """Delete ended deliveries from before a moment (ms), and those beyond the newest `KEPT` of
@@ -217,7 +217,7 @@ class WebhookDeliveryRepository(Repository):
                 if last is not None:
                     connection.execute(delete(deliveries).where(*mine, _D.created < last))
 
-        await self.write(work)
+        await self.database.write(work)
 
 
 def _claimed(row: Any) -> Claimed:

@@ -148,7 +148,7 @@ class WebhookRepository(Repository):
                 raise TooManyWebhooksError("too many webhooks")
             connection.execute(_ADD, asdict(webhook))
 
-        await self.write(work)
+        await self.database.write(work)
 
     async def change(self, id_: str, **values: Any) -> bool:
         """Set fields of an endpoint; return whether there is one. What waits for one that is
@@ -160,7 +160,7 @@ class WebhookRepository(Repository):
                 drop_waiting(connection, id_)
             return bool(connection.execute(change).rowcount)
 
-        return await self.write(work)
+        return await self.database.write(work)
 
     async def remove(self, id_: str) -> bool:
         """Delete an endpoint with its deliveries; return whether there was one."""
@@ -169,7 +169,7 @@ class WebhookRepository(Repository):
             connection.execute(delete(deliveries).where(_D.webhook == id_))
             return bool(connection.execute(delete(webhooks).where(_W.id == id_)).rowcount)
 
-        return await self.write(work)
+        return await self.database.write(work)
 
     async def replace_secrets(self, secrets: Mapping[str, tuple[bytes, bytes]]) -> None:
         """Write encrypted secrets, by endpoint the old and the new one, where they are still the
@@ -180,13 +180,13 @@ class WebhookRepository(Repository):
                 same = (_W.id == id_, _W.secret == old)
                 connection.execute(update(webhooks).where(*same).values(secret=new))
 
-        await self.write(work)
+        await self.database.write(work)
 
     # --- messages --------------------------------------------------------------------------
 
     async def send(self, id_: str, message: WebhookMessage) -> None:
         """Write a delivery to one endpoint, whatever types it wants."""
-        await self.write(lambda connection: _deliver(connection, id_, message))
+        await self.database.write(lambda connection: _deliver(connection, id_, message))
 
     async def tell_accounts(
         self, troubles: Mapping[str, str], messages: Sequence[WebhookMessage], *, fence: Fence
@@ -200,11 +200,11 @@ class WebhookRepository(Repository):
             for message in messages:
                 add_message(connection, message)
 
-        await self.write(work)
+        await self.database.write(work)
 
     async def sent_accounts(self) -> dict[str, str]:
         """Return the troubles of accounts that were reported last."""
-        return await self._database.read(lambda connection: get_meta(connection, _ACCOUNTS) or {})
+        return await self.database.read(lambda connection: get_meta(connection, _ACCOUNTS) or {})
 
     async def log(self, id_: str, limit: int) -> list[StoredDelivery]:
         """Return the newest deliveries to an endpoint, the newest first."""

@@ -66,7 +66,7 @@ class WorkflowRepository(Repository):
                     delete(workflows).where(mine, workflows.c.publisher.in_(deleted))
                 )
 
-        await self.write(work)
+        await self.database.write(work)
 
     async def get(self, member: str, publisher: str) -> PublishedWorkflow | None:
         """Return the publisher's workflow."""

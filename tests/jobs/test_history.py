@@ -95,7 +95,7 @@ async def test_a_history_of_ten_thousand_holds_nobody_up(room: Room) -> None:
         payloads = [{"order": number, "graph": graph, "extra_data": b"{}"} for number in numbers]
         connection.execute(insert(job_payloads), payloads)
 
-    await room.repository._database.write(fill, long=True)
+    await room.repository.database.write(fill, long=True)
     turns, done = [time.thread_time()], asyncio.Event()
 
     async def watch() -> None:

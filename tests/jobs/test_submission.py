@@ -154,7 +154,7 @@ async def test_a_job_that_is_gone_without_a_trace_is_not_taken_up(entrance: Entr
 async def test_nothing_is_looked_at_while_jobs_come_too_fast(
     entrance: Entrance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(entrance.repository), "busy", property(lambda _: True))
+    monkeypatch.setattr(type(entrance.repository.database), "busy", property(lambda _: True))
     with pytest.raises(BusyError):
         await entrance.submit()
     assert entrance.received == []

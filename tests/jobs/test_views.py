@@ -15,7 +15,7 @@ from proxy.jobs.conversion import stored_of
 from proxy.jobs.messages import JobProgress
 from proxy.jobs.models import JobState
 from proxy.jobs.views import LiveJobs, divided, of_queue
-from proxy.storage.jobs import JobRepository, StoredJob
+from proxy.storage.jobs import StoredJob
 from proxy.supervisor import Supervisor
 
 
@@ -97,7 +97,7 @@ async def test_a_job_that_has_left_is_not_shown_as_unanswered(
     replica: Replica, monkeypatch: pytest.MonkeyPatch, during: bool
 ) -> None:
     """Its row may have said so when it was read, a moment before the job left the queue."""
-    monkeypatch.setattr(JobRepository, "shared", property(lambda _: True))
+    monkeypatch.setattr(replica.repository.database, "shared", True)
     jobs = LiveJobs(replica.bus, replica.repository, Supervisor(), MemoryBudget(1 << 30))
     job = stored_of(await replica.insert(accepted=False, state=JobState.SUBMITTED))
     read = replica.repository.unanswered

@@ -44,12 +44,16 @@ class Disk(UsageRepository):
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
+        self._write = database.write
+        database.write = self.write  # type: ignore[method-assign]
         self.full = self.broken = False
         self.written, self.released = asyncio.Event(), asyncio.Event()
         self.cleaned = asyncio.Event()
         self.released.set()
 
-    async def write(self, work: Callable[[Connection], T], *, long: bool = False) -> T:
+    async def write(
+        self, work: Callable[[Connection], T], *, long: bool = False, urgent: bool = False
+    ) -> T:
         if self.full:
             raise StorageError("the disk is full")
         assert isinstance(work, partial)
@@ -57,7 +61,7 @@ class Disk(UsageRepository):
         if cleans and self.broken:
             self.cleaned.set()
             raise RuntimeError("a fault of ours")
-        value = await super().write(work, long=long)
+        value = await self._write(work, long=long)
         (self.cleaned if cleans else self.written).set()
         if not cleans:
             await self.released.wait()

@@ -104,7 +104,7 @@ async def test_of_two_at_once_the_last_one_is_sent(replica: Replica) -> None:
     await asyncio.gather(
         *(replica.exchange.publish("ann", "web", str(number), {}) for number in range(5))
     )
-    stored = await WorkflowRepository(replica.exchange._repository._database).get("ann", "web")
+    stored = await WorkflowRepository(replica.exchange._repository.database).get("ann", "web")
     assert stored is not None
     sent = [await replica.next()]
     while sent[-1].event.text != stored.message:
