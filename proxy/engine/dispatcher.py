@@ -49,15 +49,18 @@ class Dispatcher:
         """Dispatch whenever something may go, until cancelled."""
         while True:
             self._slots.changed.clear()
-            wait = self.dispatch()
+            wait = None
+            if not self._closed and self._term.lasts:
+                if len(self._slots.scheduler.queue):
+                    wait = self._dispatch()
+                self._news.changed()
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._slots.changed.wait()
 
-    def dispatch(self) -> float | None:
-        """Start all jobs that may go now; return after how many seconds others may, if any."""
-        if self._closed or not self._term.lasts:
-            return None
+    def _dispatch(self) -> float | None:
+        """Start all waiting jobs that may go now; return after how many seconds others may, if
+        any."""
         at, scheduler = time.monotonic(), self._slots.scheduler
         if at >= self._slots.paused_until:
             while (turn := scheduler.next(at)) is not None:
@@ -66,7 +69,6 @@ class Dispatcher:
                 self._table.advance(job, JobState.SUBMITTING, reason=None, message=None)
                 self._supervisor.spawn(self._life.run(job), f"job {job.prompt_id}")
         due = self._give_up(at)
-        self._news.changed()
         if not len(scheduler.queue):
             return None
         wakes = [scheduler.wake(at), self._slots.paused_until, due]
