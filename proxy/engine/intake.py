@@ -81,12 +81,8 @@ class Intake:
 
     async def _take_in(self, job: Job, message: JobReceived) -> None:
         outputs = output_nodes(job, message.found or {}, self._catalog.known)
-        self._table.add(job, answered=False, outputs_to_execute=outputs)
-        if not self._slots.scheduler.usable(job):
-            await self._table.discard(job)
-            self._answers.refuse(job.key, _no_account())
-            return
-        self._table.note(job, needs=needs_of(job, self._catalog))
+        needs = needs_of(job, self._catalog)
+        self._table.add(job, answered=False, outputs_to_execute=outputs, needs=needs)
         if (
             not message.promised  # a client that knows of its job is no longer refused
             and job.failure is None
@@ -94,8 +90,11 @@ class Intake:
         ):
             self._table.advance(job, JobState.SUBMITTING)
             await self._life.run(job, found=message.found)
-        else:
+        elif self._slots.scheduler.usable(job):
             await self._life.take_in(job, message.found)
+        else:
+            await self._table.discard(job)
+            self._answers.refuse(job.key, _no_account())
 
 
 def _no_account() -> LocalError:

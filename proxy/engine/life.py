@@ -159,7 +159,7 @@ class JobLife:
                 await self._discard(job, refusal, new=new)
 
     def _next(self, job: Job, outcome: Outcome) -> Step:
-        has_other = not job.accepted and self._slots.scheduler.has_other(job)
+        has_other = isinstance(outcome, Elsewhere) and self._slots.scheduler.has_other(job)
         step = next_step(job, outcome, has_other=has_other)
         if not (isinstance(outcome, Elsewhere) and isinstance(step, Discard)) or outcome.by_cloud:
             self._slots.note(job, outcome)
@@ -169,18 +169,20 @@ class JobLife:
 
     async def _send(self, job: Job) -> Outcome:
         """Submit a job that has a slot."""
-        scheduler = self._slots.scheduler
-        max_wait = _QUEUED_MAX_WAIT if job.accepted else None
-        if not job.accepted and scheduler.has_other(job):
+        scheduler, max_wait = self._slots.scheduler, None
+        if job.accepted:
+            obstacle = await self._obstacle(job)
+            if obstacle is not None:
+                return obstacle
+            max_wait = _QUEUED_MAX_WAIT
+        elif scheduler.has_other(job):
             max_wait = 0.0
-        worker = self._workers[job.account]
-        obstacle = await self._check(job, worker)
-        if obstacle is not None:
-            return obstacle
-        return await worker.submitter.send(job, scheduler.shares_with(job), max_wait=max_wait)
+        submitter = self._workers[job.account].submitter
+        return await submitter.send(job, scheduler.shares_with(job), max_wait=max_wait)
 
-    async def _check(self, job: Job, worker: AccountWorker) -> Outcome | None:
-        """Return why a job cannot be sent, once what its client sent is in memory."""
+    async def _obstacle(self, job: Job) -> Outcome | None:
+        """Return why a job that has waited cannot be sent, once what its client sent is in
+        memory."""
         try:
             await self._recorder.load_content(job)
         except StorageError as error:
@@ -190,11 +192,11 @@ class JobLife:
             return Refused(error, by_cloud=False)
         if job.failure is not None:
             return FailedBefore(job.failure)
-        if job.accepted:  # what the accounts have may have changed while it waited
-            await self._catalog.wait_loaded(self._timeouts.catalog_timeout)
-            self._table.note(job, needs=needs_of(job, self._catalog))
-            if worker.account not in self._slots.scheduler.usable(job):
-                return WrongAccount()
+        # What the accounts have may have changed while it waited.
+        await self._catalog.wait_loaded(self._timeouts.catalog_timeout)
+        self._table.note(job, needs=needs_of(job, self._catalog))
+        if self._workers[job.account].account not in self._slots.scheduler.usable(job):
+            return WrongAccount()
         return None
 
     def _move(self, job: Job) -> bool:
@@ -229,7 +231,9 @@ class JobLife:
         """Follow a job that the cloud has to its end; a new job's client gets its answer first."""
         worker = self._workers[job.account]
         follower = self._follower(job, worker)
-        node_errors = {**(found or {}), **fill_node_errors(sent.node_errors)}
+        node_errors = dict(found or {})
+        if sent.node_errors:
+            node_errors |= fill_node_errors(sent.node_errors)
         was_on_cloud = job.is_on_cloud
         self._take(job, sent, node_errors)
         with worker.router.submission():  # its events wait until the id is known to be its own
