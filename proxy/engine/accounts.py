@@ -34,33 +34,23 @@ class Slots(Struct, eq=False):
     """What an account runs at once, and how many jobs may be there to keep it busy.
 
     Pure. `fixed` is the number of slots, 0 if it is to be learned; `ahead` jobs more may be on the
-    cloud, so that the next one begins without a round trip. What is learned begins with what the
-    account has announced or 1, grows when everything on the cloud runs at once, and shrinks when
-    jobs keep waiting for a slot.
+    cloud, so that the next one begins without a round trip. `count` jobs run at once, as far as is
+    known, which is `certain` if it is fixed, or the cloud has said that more do not run. What is
+    learned begins with what the account has announced or 1, grows when everything on the cloud runs
+    at once, and shrinks when jobs keep waiting for a slot.
     """
 
     fixed: int = 0
     ahead: int = 0
+    count: int = 1
+    certain: bool = False
     _announced: int = 0
     _is_announced_limit: bool = False
-    _learnt: int = 1
-    _is_limit: bool = False
     _doubts: int = 0
 
-    @property
-    def count(self) -> int:
-        """How many jobs run at once, as far as is known."""
-        return self.fixed or self._learnt
-
-    @property
-    def learning(self) -> bool:
-        """Whether nobody has set the number."""
-        return not self.fixed
-
-    @property
-    def certain(self) -> bool:
-        """Whether the number is set, or the cloud has said that more do not run."""
-        return not self.learning or self._is_limit
+    def __post_init__(self) -> None:
+        if self.fixed:
+            self.count, self.certain = self.fixed, True
 
     @property
     def limit(self) -> int:
@@ -69,11 +59,13 @@ class Slots(Struct, eq=False):
 
     def restore(self, learnt: int) -> None:
         """Continue with a number that was learned before; the plan may be another one since."""
+        if self.fixed:
+            return
         if self._announced:
-            self._learnt, self._is_limit = self._announced, self._is_announced_limit
+            self.count, self.certain = self._announced, self._is_announced_limit
         else:
-            self._learnt = max(1, min(learnt, MAX_SLOTS))
-            self._is_limit = self._learnt >= MAX_SLOTS
+            self.count = max(1, min(learnt, MAX_SLOTS))
+            self.certain = self.count >= MAX_SLOTS
         self._doubts = 0
 
     def announce(self, count: int, *, certain: bool) -> bool:
@@ -85,30 +77,31 @@ class Slots(Struct, eq=False):
         if (count, certain) == (self._announced, self._is_announced_limit):
             return False
         self._announced, self._is_announced_limit = count, certain
-        self._learnt, self._is_limit, self._doubts = count, certain, 0
+        if not self.fixed:
+            self.count, self.certain, self._doubts = count, certain, 0
         return True
 
     def running(self, count: int) -> bool:
         """Note that `count` of our jobs run at once. Return whether more may be sent than
         before."""
         before = self.limit
-        if self.learning and count > self._learnt:
-            self._learnt = min(count, max(MAX_SLOTS, self._announced))
-            self._is_limit, self._doubts = self._learnt >= MAX_SLOTS, 0
+        if not self.fixed and count > self.count:
+            self.count = min(count, max(MAX_SLOTS, self._announced))
+            self.certain, self._doubts = self.count >= MAX_SLOTS, 0
         return self.limit > before
 
     def held(self, count: int, running: int) -> None:
         """Note a reading: `count` jobs wait for lack of a slot (`concurrency_limit`), `running`
         run."""
-        if not self.learning or not count:
+        if self.fixed or not count:
             self._doubts = 0
             return
-        if running >= self._learnt:
-            self._is_limit, self._doubts = True, 0
+        if running >= self.count:
+            self.certain, self._doubts = True, 0
             return
         self._doubts += 1
         if self._doubts >= _DOUBTS:
-            self._learnt, self._is_limit, self._doubts = max(1, running), True, 0
+            self.count, self.certain, self._doubts = max(1, running), True, 0
 
 
 Reason = Literal["no_credits", "dead_key", "queue_limit", "rate_limited", "unreachable"]

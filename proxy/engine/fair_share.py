@@ -94,7 +94,7 @@ class FairShare:
     """The virtual times of all members. `by` says what a job costs: 1, or its running seconds."""
 
     def __init__(self, by: FairBy = "jobs") -> None:
-        self._by = by
+        self.by = by
         #: The virtual time.
         self.now = 0.0
         self._starts: dict[str, float] = {}
@@ -110,8 +110,8 @@ class FairShare:
     def take(self, member: str, weight: float) -> float:
         """Note that a job of the member is sent, and return the cost that it is charged."""
         cost = self._cost(member)
-        self.now = max(self.now, self._start(member))
-        self._starts[member] = self._start(member) + cost / weight
+        self.now = self._start(member)
+        self._starts[member] = self.now + cost / weight
         return cost
 
     def give_back(self, member: str, weight: float, cost: float) -> None:
@@ -120,10 +120,8 @@ class FairShare:
             self._starts[member] -= cost / weight
 
     def ended(self, member: str, weight: float, cost: float, seconds: float) -> None:
-        """Charge a job for its running time in seconds; it had been charged `cost` before that was
-        known."""
-        if self._by == "jobs":
-            return
+        """Charge a job for its running time in seconds, where that is what a job costs; it had been
+        charged `cost` before that was known."""
         real = max(seconds, _LEAST)
         before = self._typical.get(member, real)
         self._typical[member] = before + _NEWEST * (real - before)
@@ -188,7 +186,7 @@ class FairShare:
         return list(accumulate(repeat(step, len(queue.jobs) - 1), initial=self._start(member)))
 
     def _cost(self, member: str) -> float:
-        if self._by == "jobs":
+        if self.by == "jobs":
             return 1.0
         known = self._typical.values()
         usual = sum(known) / len(known) if known else _UNKNOWN

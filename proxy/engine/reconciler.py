@@ -151,7 +151,7 @@ class Reconciler:
     async def _learn(self, ours: list[Snapshot]) -> None:
         """Find out whether jobs wait because the account runs no more at once."""
         slots = self.account.slots
-        if not slots.learning:
+        if slots.fixed:
             return
         pending = [snapshot for snapshot in ours if snapshot.status == "pending"]
         running = len(ours) - len(pending)

@@ -73,7 +73,7 @@ class Scheduler:
     def take(self, job: Job, account: Account) -> None:
         """Give a job a slot on an account; it is its turn."""
         job.account = account.name
-        job.charge = self.shares.take(job.member, self._weight(job.member))
+        job.charge = self.shares.take(job.member, self._member(job.member).weight)
         self._accounts_shares.take(account.name, account.weight)
         account.health.sent()
         self._place(job)
@@ -82,7 +82,7 @@ class Scheduler:
     def give_back(self, job: Job) -> None:
         """Take back the slot and the turn of a job that was not sent after all."""
         self.leave(job)
-        self.shares.give_back(job.member, self._weight(job.member), job.charge)
+        self.shares.give_back(job.member, self._member(job.member).weight, job.charge)
         job.charge, job.account = 0.0, ""
 
     def started(self, job: Job) -> bool:
@@ -97,8 +97,8 @@ class Scheduler:
 
     def ended(self, job: Job, seconds: float) -> None:
         """Note for how many seconds a job ran."""
-        if job.charge:
-            self.shares.ended(job.member, self._weight(job.member), job.charge, seconds)
+        if job.charge and self.shares.by == "time":
+            self.shares.ended(job.member, self._member(job.member).weight, job.charge, seconds)
 
     def _place(self, job: Job) -> None:
         if job not in self._placed:
@@ -130,9 +130,9 @@ class Scheduler:
         """
         self._unsaved.discard(job)
         unused = fsum(other.charge for other in self._unsaved if other.member == job.member)
-        share = self.shares.state_of(job.member, unused / self._weight(job.member))
+        share = self.shares.state_of(job.member, unused / self._member(job.member).weight)
         slots = {name: account.slots for name, account in self._accounts.items()}
-        learnt = {name: its.count for name, its in slots.items() if its.learning}
+        learnt = {name: its.count for name, its in slots.items() if not its.fixed}
         return Shares(self.shares.now, {job.member: share}, learnt)
 
     def restore(self, kept: Shares) -> None:
@@ -261,7 +261,9 @@ class Scheduler:
 
     def _queues(self) -> dict[str, MemberQueue]:
         return {
-            member: MemberQueue(self._weight(member), self.queue.of(member), self.blocked(member))
+            member: MemberQueue(
+                self._member(member).weight, self.queue.of(member), self.blocked(member)
+            )
             for member in self.queue.members()
         }
 
@@ -336,9 +338,6 @@ class Scheduler:
         if job.needs is None:
             return allowed
         return [account for account in allowed if account.name in job.needs.accounts] or allowed
-
-    def _weight(self, member: str) -> float:
-        return self._member(member).weight
 
 
 def _before(places: Iterable[QueuePosition]) -> dict[str, int]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from proxy.engine.accounts import Account, AccountHealth, Reason
+from proxy.engine.accounts import Account, Reason
 from proxy.engine.outcomes import Elsewhere, Outcome, Refused, Sent
 from proxy.engine.scheduler import Scheduler
 from proxy.jobs.models import Job
@@ -59,14 +59,14 @@ class SlotAllocator:
     def give_back(self, job: Job) -> None:
         """Take the slot from a job that has not gone: it has not used its turn."""
         if job.account in self._accounts:
-            self._health(job).unsettled()
+            self._accounts[job.account].health.unsettled()
             self.scheduler.give_back(job)
             self._wake()
 
     def free(self, job: Job) -> None:
         """Free the slot of a job that no longer runs; does nothing if repeated."""
         if self.scheduler.leave(job):
-            self._health(job).eased(time.monotonic())
+            self._accounts[job.account].health.eased(time.monotonic())
             self._wake()
 
     def started(self, job: Job) -> None:
@@ -83,7 +83,7 @@ class SlotAllocator:
         """Note what a submission shows of the health of the account."""
         match outcome:
             case Sent() | Refused(by_cloud=True):
-                self._health(job).renewed()
+                self._accounts[job.account].health.renewed()
             case Elsewhere(refusal=refusal, fault=fault, retry_after=retry_after):
                 self._suspend(job.account, fault, refusal, retry_after)
 
@@ -111,6 +111,3 @@ class SlotAllocator:
     def _wake(self) -> None:
         self.scheduler.changed()
         self.changed.set()
-
-    def _health(self, job: Job) -> AccountHealth:
-        return self._accounts[job.account].health
