@@ -27,7 +27,8 @@ class WithdrawnError(Exception):
 class Preparation:
     """What comes before a submission to one account.
 
-    Partner nodes are lent the key of the account with `send_partner_key`.
+    Partner nodes are lent the key of the account with `send_partner_key`. After the socket was
+    waited for in vain, it is not waited for again until it has opened.
     """
 
     account: Account
@@ -46,7 +47,9 @@ class Preparation:
         """
         if not await self.recorder.save(job, shares):
             raise WithdrawnError
-        await self._wait_for_events()
+        if self._worth_waiting:  # for events, so that none of the job comes before it is followed
+            await self.catalog.wait_loaded(self.timeouts.catalog_timeout)
+            self._worth_waiting = await self.socket.wait_connected(self.timeouts.socket_timeout)
         graph = await self.files.substitute(
             job.member,
             job.cloud_graph,
@@ -75,12 +78,3 @@ class Preparation:
     def socket_opened(self) -> None:
         """Wait for the socket again before the next job, should it be lost."""
         self._worth_waiting = True
-
-    async def _wait_for_events(self) -> None:
-        """Wait a little until events come, so that none of a job comes before it is followed.
-
-        It is not waited for again until the socket has opened.
-        """
-        if self._worth_waiting:
-            await self.catalog.wait_loaded(self.timeouts.catalog_timeout)
-            self._worth_waiting = await self.socket.wait_connected(self.timeouts.socket_timeout)

@@ -11,7 +11,6 @@ from typing import Any
 import structlog
 from msgspec import Struct
 
-from proxy.cloud.answers import Submission
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import (
     CloudAmbiguous,
@@ -46,7 +45,7 @@ from proxy.translate.errors import (
     is_throttling,
     type_of,
 )
-from proxy.translate.packs import NodePacks
+from proxy.translate.packs import NodePacks, Rewriting
 
 log = structlog.get_logger(__name__)
 
@@ -123,7 +122,9 @@ class Submitter:
         except Exception:
             log.exception("send_failed")
             return NotNow(submission_failed())
-        return self._of_member(job, outcome)
+        if job.rewriting is not None:
+            return self._of_member(job, job.rewriting, outcome)
+        return outcome
 
     async def _submit(
         self, job: Job, graph: dict[str, Any], extra_data: dict[str, Any], max_wait: float
@@ -163,51 +164,51 @@ class Submitter:
                 partial_execution_targets=job.loaded.targets,
                 prompt_id=wanted,
             )
-        except CloudAmbiguous as error:
-            log.warning("submission_answer_lost", error=str(error))
-            if error.taken:
-                return _Try(Lost(_unconfirmed()), lost=True, last=True)
-            if error.refused is not None:
-                return _Try(_refused(error.refused), lost=True, last=True)
-            return _Try(_silent(error), lost=True)
-        except CloudDown as error:
-            return _silent(error)
-        except CloudUnreachable as error:
-            log.warning("submission_send_failed", error=str(error))
-            return _Try(_silent(error))
-        except CloudRefused as error:
-            if again and wanted is not None and await self.finder.has(wanted):
-                return Sent(wanted)
-            lost = error.status in _MAY_HAVE_WORKED
-            if not lost and not is_retryable(error.status, error.body):
-                return _refused(error)
-            return _Try(_refused(error), lost=lost, retry_after=error.retry_after or 0.0)
         except CloudError as error:
-            log.warning("submission_answer_rejected", error=str(error))
-            return _Try(Elsewhere(_unreadable(), "unreachable"), lost=True)
-        return self._taken(job, submission, wanted)
-
-    def _taken(self, job: Job, submission: Submission, wanted: str | None) -> Outcome | _Try:
-        """Return the outcome of an answer that names a job, unless it is known to be another
-        one's."""
+            refused = isinstance(error, CloudRefused)
+            if refused and again and wanted is not None and await self.finder.has(wanted):
+                return Sent(wanted)
+            return _failed(error)
         if wanted not in (None, submission.cloud_id):
             self.cloud.observations.learn("prompt_id", "minted")
-        if self.finder.is_new(job, submission.cloud_id):
-            return Sent(submission.cloud_id, submission.node_errors)
-        log.error("job_id_repeated", cloud_job=submission.cloud_id)
-        return _Try(Refused(job_id_repeated()), lost=True, last=True)
+        if not self.finder.is_new(job, submission.cloud_id):
+            log.error("job_id_repeated", cloud_job=submission.cloud_id)
+            return _Try(Refused(job_id_repeated()), lost=True, last=True)
+        return Sent(submission.cloud_id, submission.node_errors)
 
-    def _of_member(self, job: Job, outcome: Outcome) -> Outcome:
+    def _of_member(self, job: Job, rewriting: Rewriting, outcome: Outcome) -> Outcome:
         """Return an outcome whose node errors are those of the graph that the member has sent."""
-        if job.rewriting is None:
-            return outcome
-        view = self.packs.view(job, job.rewriting)
+        view = self.packs.view(job, rewriting)
         if isinstance(outcome, Sent) and outcome.node_errors:
             return Sent(outcome.cloud_id, view.node_errors(outcome.node_errors))
         if isinstance(outcome, Refused | Elsewhere) and outcome.refusal.node_errors:
             refusal = outcome.refusal
             refusal.node_errors = view.node_errors(refusal.node_errors)
         return outcome
+
+
+def _failed(error: CloudError) -> Outcome | _Try:
+    """Return the outcome of a call that has not brought an id, or what to do about it."""
+    match error:
+        case CloudAmbiguous():
+            log.warning("submission_answer_lost", error=str(error))
+            if error.taken:
+                return _Try(Lost(_unconfirmed()), lost=True, last=True)
+            if error.refused is not None:
+                return _Try(_refused(error.refused), lost=True, last=True)
+            return _Try(_silent(error), lost=True)
+        case CloudDown():
+            return _silent(error)
+        case CloudUnreachable():
+            log.warning("submission_send_failed", error=str(error))
+            return _Try(_silent(error))
+        case CloudRefused():
+            lost = error.status in _MAY_HAVE_WORKED
+            if not lost and not is_retryable(error.status, error.body):
+                return _refused(error)
+            return _Try(_refused(error), lost=lost, retry_after=error.retry_after or 0.0)
+    log.warning("submission_answer_rejected", error=str(error))
+    return _Try(Elsewhere(_unreadable(), "unreachable"), lost=True)
 
 
 # --- what the client is answered -----------------------------------------------------------
