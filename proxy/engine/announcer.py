@@ -32,9 +32,11 @@ class Announcer:
         self._bus = bus
         self._term = term
         self._metrics = metrics
-        self.ahead: dict[str, int] = {}
-        self.epoch = term.fence.epoch
+        #: Whether what is published may be lost on its way to other processes.
         self.lossy = bus.lossy
+        #: The epoch of the lease, in front of the numbers of a job's messages.
+        self.epoch = term.fence.epoch
+        self.ahead: dict[str, int] = {}
 
     def publish(self, topic: str, message: BusMessage, *, droppable: bool = False) -> None:
         """Publish a message, while this engine runs the jobs."""
@@ -46,14 +48,11 @@ class Announcer:
         if self._term.lasts:
             await self._bus.flush()
 
-    def _tell(self, member: str, message: BusMessage) -> None:
-        self.publish(f"jobs.{member}", message)
-
     # --- what becomes of jobs --------------------------------------------------------------
 
     def changed(self, job: Job) -> None:
         """Tell that a job is in the queue in its state."""
-        self._tell(job.member, JobChanged(stored_of(job), progress_of(job)))
+        self.publish(f"jobs.{job.member}", JobChanged(stored_of(job), progress_of(job)))
 
     def accepted(self, job: Job) -> None:
         """Count a job that its client knows of."""
@@ -70,18 +69,18 @@ class Announcer:
         log.info(
             "job_discarded", job=job.prompt_id, member=job.member, cloud_job=job.cloud_id or None
         )
-        self._tell(job.member, JobLeft(stored_of(job), more))
+        self.publish(f"jobs.{job.member}", JobLeft(stored_of(job), more))
         if self._term.lasts and job.accepted:
             self._metrics.discarded(job)
 
     def recorded(self, job: Job, recorded: Recorded) -> None:
         """Tell that a job is in the history."""
         about = JobRecorded(job.key, job.order, job.client_id, recorded.ordinal, recorded.forgotten)
-        self._tell(job.member, about)
+        self.publish(f"jobs.{job.member}", about)
 
     def ended(self, job: Job, outcome: Outcome, seconds: float, cost: JobCost) -> None:
         """Tell that a job has left the queue for the history; it has run for so long."""
-        self._tell(job.member, JobLeft(stored_of(job)))
+        self.publish(f"jobs.{job.member}", JobLeft(stored_of(job)))
         if self._term.lasts:
             self._metrics.ended(job, outcome, seconds)
             for charge in cost.charges:
@@ -95,7 +94,7 @@ class Announcer:
 
     def tell_status(self, member: str) -> None:
         """Let the member's sockets hear how many jobs are left."""
-        self._tell(member, JobsAhead(member, self.ahead.get(member, 0), tell=True))
+        self.publish(f"jobs.{member}", JobsAhead(member, self.ahead.get(member, 0), tell=True))
 
     def note_ahead(self, member: str, count: int, *, tell: bool) -> None:
         """Tell how many jobs of others go before the member's last one, if that has changed."""
@@ -105,9 +104,9 @@ class Announcer:
             self.ahead[member] = count
         else:
             self.ahead.pop(member, None)
-        self._tell(member, JobsAhead(member, count, tell))
+        self.publish(f"jobs.{member}", JobsAhead(member, count, tell))
 
     def repeat_ahead(self) -> None:
         """Publish again, for all members, how many jobs of others go before theirs."""
         for member, count in self.ahead.items():
-            self._tell(member, JobsAhead(member, count))
+            self.publish(f"jobs.{member}", JobsAhead(member, count))

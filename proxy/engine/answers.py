@@ -34,7 +34,8 @@ class Answers:
 
     def accept(self, key: JobKey, node_errors: Mapping[str, Any] | None = None) -> None:
         """Tell the api that a job was taken in, without the nodes in `node_errors`."""
-        self._answer(JobAnswered(key, node_errors))
+        answer = JobAnswered(key, node_errors)
+        self._announcer.publish(f"answers.{key.member}.{key.prompt_id}", answer)
         wait = _RELEASE_SHARED if self._shared else _RELEASE
         if not self._bus.connected:
             wait = _RELEASE_UNCONNECTED
@@ -42,10 +43,7 @@ class Answers:
 
     def refuse(self, key: JobKey, refusal: LocalError) -> None:
         """Tell the api that a job was refused."""
-        self._answer(JobAnswered(key, error=refusal))
-
-    def _answer(self, answer: JobAnswered) -> None:
-        key = answer.key
+        answer = JobAnswered(key, error=refusal)
         self._announcer.publish(f"answers.{key.member}.{key.prompt_id}", answer)
 
     def release(self, key: JobKey, *, watched: bool = True) -> None:

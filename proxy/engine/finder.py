@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Container, Iterable
 from dataclasses import dataclass, field
 from uuid import NAMESPACE_URL, uuid5
 
@@ -32,12 +32,12 @@ class UnansweredError(Exception):
 class JobFinder:
     """Looks for jobs on one account.
 
-    `is_live` tells whether a live job has an id of the cloud, `known` which ids are of jobs that
-    need not be looked at.
+    `live` are the ids on the cloud of all live jobs, `known` tells which ids are of jobs that need
+    not be looked at.
     """
 
     cloud: CloudClient
-    is_live: Callable[[str], bool]
+    live: Container[str]
     known: Callable[[Iterable[str]], Awaitable[set[str]]]
     looks: tuple[float, ...] = _LOOKS
     _marks: dict[str, object] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class JobFinder:
     def is_new(self, job: Job, cloud_id: str) -> bool:
         """Return whether no live job and no recent one has the id that the cloud gave to this
         one."""
-        if self.is_live(cloud_id) or self._issued.setdefault(cloud_id, job.mark) != job.mark:
+        if cloud_id in self.live or self._issued.setdefault(cloud_id, job.mark) != job.mark:
             return False
         while len(self._issued) > _REMEMBERED:
             del self._issued[next(iter(self._issued))]

@@ -88,7 +88,8 @@ class JobTable:
         self._announcer = announcer
         self._count = 0
         self._jobs: dict[JobKey, Job] = {}
-        self._cloud_ids: set[str] = set()
+        #: The ids of live jobs on the cloud.
+        self.cloud_ids: set[str] = set()
         self._runs: dict[str, dict[JobKey, FollowedJob]] = {}
 
     def __iter__(self) -> Iterator[Job]:
@@ -101,14 +102,10 @@ class JobTable:
         """Return a live job."""
         return self._jobs.get(key)
 
-    def has_cloud_id(self, cloud_id: str) -> bool:
-        """Return whether a live job has this id on the cloud."""
-        return cloud_id in self._cloud_ids
-
     async def known(self, cloud_ids: Iterable[str]) -> set[str]:
         """Return which of these jobs of an account are ours, live or in the history."""
         asked = set(cloud_ids)
-        live = asked & self._cloud_ids
+        live = asked & self.cloud_ids
         try:
             return live | await self._recorder.jobs.knows(asked - live)
         except StorageError as error:
@@ -131,7 +128,7 @@ class JobTable:
         self.note(job, **fields)
         self._jobs[job.key] = job
         if job.cloud_id:
-            self._cloud_ids.add(job.cloud_id)
+            self.cloud_ids.add(job.cloud_id)
         if is_shown(job):
             self._announcer.changed(job)
 
@@ -143,15 +140,25 @@ class JobTable:
         Raises `TransitionError` if the state may not follow.
         """
         _check_transition(job, state)
-        self._change(job, {"state": state, **changes}, shares)
+        self.change(job, shares=shares, state=state, **changes)
         if state is JobState.RUNNING and STARTED in self._recorder.outbox.wanted:
             self._recorder.started(job)
         if state is JobState.SUBMITTED and is_shown(job):
             self._announcer.dispatched(job)
 
     def change(self, job: Job, *, shares: Shares | None = None, **changes: Any) -> None:
-        """Change fields of a job that keeps its state."""
-        self._change(job, changes, shares)
+        """Change fields of a job, record the change and tell of it; the state by `advance`."""
+        was_shown, was_accepted = is_shown(job), job.accepted
+        self.note(job, **changes)
+        if job.cloud_id:
+            self.cloud_ids.add(job.cloud_id)
+        self._recorder.changed(job, shares)
+        if is_shown(job):
+            self._announcer.changed(job)
+        elif was_shown:
+            self._announcer.discarded(job)
+        if job.accepted and not was_accepted:
+            self._announcer.accepted(job)
 
     async def write(self) -> None:
         """Write the changes so far, before they are promised to a client. Raises
@@ -173,19 +180,6 @@ class JobTable:
         self._count += 1
         # An engine that follows has a higher epoch: its changes are newer.
         job.revision = (self._announcer.epoch << 32) + self._count
-
-    def _change(self, job: Job, changes: dict[str, Any], shares: Shares | None) -> None:
-        was_shown, was_accepted = is_shown(job), job.accepted
-        self.note(job, **changes)
-        if job.cloud_id:
-            self._cloud_ids.add(job.cloud_id)
-        self._recorder.changed(job, shares)
-        if is_shown(job):
-            self._announcer.changed(job)
-        elif was_shown:
-            self._announcer.discarded(job)
-        if job.accepted and not was_accepted:
-            self._announcer.accepted(job)
 
     # --- ends ------------------------------------------------------------------------------
 
@@ -239,9 +233,9 @@ class JobTable:
             self._announcer.discarded(job, more=more)
 
     def _remove(self, job: Job) -> None:
-        if job in self:
+        if self._jobs.get(job.key) is job:
             del self._jobs[job.key]
-        self._cloud_ids.discard(job.cloud_id)
+        self.cloud_ids.discard(job.cloud_id)
         runs = self._runs.get(job.member, {})
         runs.pop(job.key, None)
         if not runs:

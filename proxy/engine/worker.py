@@ -72,7 +72,7 @@ class AccountWorker:
         self.preparation = Preparation(
             account, recorder, files, catalog, self.socket, timeouts, policy.send_partner_key
         )
-        self.finder = JobFinder(account.cloud, table.has_cloud_id, table.known)
+        self.finder = JobFinder(account.cloud, table.cloud_ids, table.known)
         self.submitter = Submitter(
             account.cloud,
             self.finder,
