@@ -202,16 +202,13 @@ class JobRepository(Repository):
         kept = self.payloads.encrypted(payload)
 
         def work(connection: Connection) -> StoredJob:
-            number = job.number
+            number, estimate = job.number, 0
             if numbering is not None:
                 number = _next_number(connection, job.member, numbering)
-            estimate = 0
+            elif reservation is not None:
+                lock_spending(connection, job.member)
             if reservation is not None:
-                if numbering is None:
-                    lock_spending(connection, job.member)
-                spending = spending_on(connection, job.member, reservation.day)
-                typical = typical_run(connection, job.member, reservation.shape)
-                estimate = reservation.decide(spending, typical)
+                estimate = _reserve(connection, job.member, reservation)
             numbered = replace(job, order=0, number=number, estimate=estimate)
             try:
                 order = add_job(connection, numbered)
@@ -353,11 +350,13 @@ class JobRepository(Repository):
             run(connection, _DROP, job)
             forget_credentials(connection, [entry.order])
             forgotten = forget_beyond(connection, entry.member, keep)
-            before = spending_before(connection, entry) if budget_messages else None
+            before, more = None, list[WebhookMessage]()
+            if budget_messages is not None:
+                before = spending_before(connection, entry)
+                more += budget_messages(before)
             add_usage(connection, usage)
             add_costs(connection, costs)
             put_shares(connection, shares)
-            more = () if not budget_messages or before is None else budget_messages(before)
             for message in (*messages, *more):
                 add_message(connection, message)
             return Recorded(ordinal, tuple(forgotten), before)
@@ -433,6 +432,12 @@ def add_job(connection: Connection, job: StoredJob) -> int:
     if not job.order:
         del values["order"]
     return int(run(connection, _ADD_JOB, values).scalar_one())
+
+
+def _reserve(connection: Connection, member: str, reservation: Reservation) -> int:
+    """Return what a job of a member is expected to cost. Raises what the reservation raises."""
+    spending = spending_on(connection, member, reservation.day)
+    return reservation.decide(spending, typical_run(connection, member, reservation.shape))
 
 
 def spending_before(connection: Connection, entry: HistoryEntry) -> Spending:
