@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate, product
-from typing import Any, Literal, Protocol, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import structlog
 from msgspec import Struct
@@ -177,20 +177,11 @@ def find(name: str) -> Metric:
     return _BY_NAME[name]
 
 
-class CountedJob(Protocol):
-    """What is counted by, of a job: whose it is and where it runs."""
-
-    @property
-    def member(self) -> str: ...
-    @property
-    def account(self) -> str: ...
-
-
 class Metrics:
     """The metrics of one application, in a registry of its own with those of the process.
 
-    Counts since the start; also an observer of the jobs. What is read from the rooms at the moment
-    of the scrape is collected by those who know them (`registry.register`).
+    Counts since the start. What is read from the rooms at the moment of the scrape is collected by
+    those who know them (`registry.register`).
     """
 
     def __init__(self) -> None:
@@ -205,12 +196,12 @@ class Metrics:
         self.uploaded = self._new(Counter, "bytes_uploaded")
         self.served = self._new(Counter, "bytes_served")
         self.limit_refusals = self._new(Counter, "limit_refusals")
-        self._accepted = self._new(Counter, "jobs_accepted")
-        self._ended = self._new(Counter, "jobs_ended")
-        self._wait = self._new(Histogram, "job_wait_seconds", buckets=SLOW)
-        self._running = self._new(Histogram, "job_running_seconds", buckets=SLOW)
-        self._credits = self._new(Counter, "credits_used")
-        self._unknown_costs = self._new(Counter, "unknown_costs")
+        self.jobs_accepted = self._new(Counter, "jobs_accepted")
+        self.jobs_ended = self._new(Counter, "jobs_ended")
+        self.job_wait = self._new(Histogram, "job_wait_seconds", buckets=SLOW)
+        self.job_running = self._new(Histogram, "job_running_seconds", buckets=SLOW)
+        self.credits_used = self._new(Counter, "credits_used")
+        self.unknown_costs = self._new(Counter, "unknown_costs")
         self.webhook_attempts = self._new(Counter, "webhook_attempts")
         self._billing = {
             name: self._new(Gauge, f"account_credits_{name}")
@@ -249,20 +240,20 @@ class Metrics:
             self.previews_dropped,
             self.uploaded,
             self.served,
-            self._accepted,
+            self.jobs_accepted,
         ):
             metric.labels(member)
         for limit in LIMITS:
             self.limit_refusals.labels(member, limit)
         for outcome in OUTCOMES:
-            self._ended.labels(member, "", outcome)
+            self.jobs_ended.labels(member, "", outcome)
 
     def _expect_jobs(self, member: str, account: str) -> None:
         for outcome in OUTCOMES[:-1]:  # what is withdrawn has no account
-            self._ended.labels(member, account, outcome)
-        self._credits.labels(member, account, "", "estimated")
-        self._wait.labels(member, account)
-        self._running.labels(member, account)
+            self.jobs_ended.labels(member, account, outcome)
+        self.credits_used.labels(member, account, "", "estimated")
+        self.job_wait.labels(member, account)
+        self.job_running.labels(member, account)
 
     def _new(self, kind: type[Kept], name: str, **options: Any) -> Kept:
         row = find(name)
@@ -277,29 +268,6 @@ class Metrics:
         """Count something unlisted that the account's cloud did."""
         self._anomalies.labels(account, kind).inc()
 
-    # --- an observer of the jobs -----------------------------------------------------------
-
-    def accepted(self, job: CountedJob) -> None:
-        """Count a job that was accepted."""
-        self._accepted.labels(job.member).inc()
-
-    def dispatched(self, job: CountedJob, waited: float) -> None:
-        """Count a job that was submitted to the cloud after `waited` seconds."""
-        self._wait.labels(job.member, job.account).observe(waited)
-
-    def ended(self, job: CountedJob, outcome: str, running_seconds: float) -> None:
-        """Count a job that has ended."""
-        self._ended.labels(job.member, job.account, outcome).inc()
-        self._running.labels(job.member, job.account).observe(running_seconds)
-
-    def charged(self, job: CountedJob, node_class: str, source: str, amount: float) -> None:
-        """Count the credits that a job has cost for the runs of a class, or for the GPU."""
-        self._credits.labels(job.member, job.account, node_class, source).inc(amount)
-
-    def cost_unknown(self, job: CountedJob, node_class: str, nodes: int) -> None:
-        """Count runs of nodes of a job whose cost nobody knows."""
-        self._unknown_costs.labels(job.member, job.account, node_class).inc(nodes)
-
     def billed(self, account: str, source: str, amounts: Mapping[str, float]) -> None:
         """Set what is known of an account's billing, in credits: `booked`, `difference`, `left`."""
         for name, amount in amounts.items():
@@ -310,10 +278,6 @@ class Metrics:
         """Remove what is known of the billing of all accounts."""
         for gauge in self._billing.values():
             gauge.clear()
-
-    def discarded(self, job: CountedJob) -> None:
-        """Count a waiting job that was taken out."""
-        self._ended.labels(job.member, job.account, "withdrawn").inc()
 
     # --- reading ---------------------------------------------------------------------------
 

@@ -69,11 +69,11 @@ def metrics() -> Metrics:
     metrics.uploaded.labels("alice").inc(10)
     metrics.served.labels("bob").inc(20)
     metrics.limit_refusals.labels("bob", "jobs_per_day").inc()
-    job = Job("alice", "main")
-    metrics.accepted(job)
-    metrics.dispatched(job, 1.5)
-    metrics.ended(job, "completed", 12.0)
-    metrics.discarded(Job("bob", ""))
+    metrics.jobs_accepted.labels("alice").inc()
+    metrics.job_wait.labels("alice", "main").observe(1.5)
+    metrics.jobs_ended.labels("alice", "main", "completed").inc()
+    metrics.job_running.labels("alice", "main").observe(12.0)
+    metrics.jobs_ended.labels("bob", "", "withdrawn").inc()
     calls = metrics.calls("main")
     calls.note("GET", "/api/jobs/{id}", 200, 0.2)
     calls.downloaded(77)
@@ -194,18 +194,6 @@ async def test_all_that_is_known_at_the_start_is_there_as_zero() -> None:
         "cloud_anomalies_total main event",
     ):
         assert found[series] == 0, series
-
-
-async def test_costs_are_counted_in_credits_by_class_and_source() -> None:
-    metrics, job = Metrics(), Job("bob", "main")
-    for _ in range(2):
-        metrics.charged(job, "", "estimated", 0.27)
-        metrics.charged(job, "Flux", "reported", 8.4)
-        metrics.cost_unknown(job, "Dear", 2)
-    found = await samples(metrics)
-    assert found["credits_used_total bob main  estimated"] == pytest.approx(0.54)
-    assert found["credits_used_total bob main Flux reported"] == pytest.approx(16.8)
-    assert found["unknown_costs_total bob main Dear"] == 4
 
 
 async def test_a_large_gateway_does_not_export_every_pair_of_member_and_account() -> None:

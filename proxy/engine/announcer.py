@@ -57,12 +57,13 @@ class Announcer:
     def accepted(self, job: Job) -> None:
         """Count a job that its client knows of."""
         if self._term.lasts:
-            self._metrics.accepted(job)
+            self._metrics.jobs_accepted.labels(job.member).inc()
 
     def dispatched(self, job: Job) -> None:
         """Count a job that the cloud has taken."""
         if self._term.lasts:
-            self._metrics.dispatched(job, max(0, now() - job.created_at) / 1000)
+            waited = max(0, now() - job.created_at) / 1000
+            self._metrics.job_wait.labels(job.member, job.account).observe(waited)
 
     def discarded(self, job: Job, *, more: bool = False) -> None:
         """Tell that a job has left the queue without a trace, with `more` as one of several."""
@@ -71,7 +72,7 @@ class Announcer:
         )
         self.publish(f"jobs.{job.member}", JobLeft(stored_of(job), more))
         if self._term.lasts and job.accepted:
-            self._metrics.discarded(job)
+            self._metrics.jobs_ended.labels(job.member, job.account, "withdrawn").inc()
 
     def recorded(self, job: Job, recorded: Recorded) -> None:
         """Tell that a job is in the history."""
@@ -81,14 +82,17 @@ class Announcer:
     def ended(self, job: Job, outcome: Outcome, seconds: float, cost: JobCost) -> None:
         """Tell that a job has left the queue for the history; it has run for so long."""
         self.publish(f"jobs.{job.member}", JobLeft(stored_of(job)))
-        if self._term.lasts:
-            self._metrics.ended(job, outcome, seconds)
-            for charge in cost.charges:
-                if charge.source == "unknown":
-                    self._metrics.cost_unknown(job, charge.node_class, charge.nodes)
-                else:
-                    amount = to_credits(charge.amount)
-                    self._metrics.charged(job, charge.node_class, charge.source, amount)
+        if not self._term.lasts:
+            return
+        metrics, labels = self._metrics, (job.member, job.account)
+        metrics.jobs_ended.labels(*labels, outcome).inc()
+        metrics.job_running.labels(*labels).observe(seconds)
+        for charge in cost.charges:
+            if charge.source == "unknown":
+                metrics.unknown_costs.labels(*labels, charge.node_class).inc(charge.nodes)
+            else:
+                used = metrics.credits_used.labels(*labels, charge.node_class, charge.source)
+                used.inc(to_credits(charge.amount))
 
     # --- how many are left -----------------------------------------------------------------
 

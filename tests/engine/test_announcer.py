@@ -31,17 +31,29 @@ def test_an_engine_whose_term_is_over_says_and_counts_nothing(world: World) -> N
 def test_what_becomes_of_a_job_is_published_and_counted_once(world: World) -> None:
     live_job = job(accepted=True, account="one")
     world.announcer.accepted(live_job)
-    cost = JobCost((Charge("", "estimated", 540_000), Charge("Dear", "unknown", 0, 3)))
-    world.announcer.ended(live_job, "completed", 2.0, cost)
+    world.announcer.dispatched(live_job)
+    world.announcer.ended(live_job, "completed", 2.0, JobCost())
     world.announcer.discarded(job("two", accepted=False))
     assert [type(news) for news in world.received] == [JobLeft, JobLeft]
     assert world.counted("jobs_accepted_total", member="anna") == 1
     ended = {"member": "anna", "account": "one"}
     assert world.counted("jobs_ended_total", **ended, outcome="completed") == 1
     assert world.counted("jobs_ended_total", **ended, outcome="withdrawn") is None
-    gpu = {"node_class": "", "source": "estimated"}
-    assert world.counted("credits_used_total", **ended, **gpu) == 0.54
-    assert world.counted("unknown_costs_total", **ended, node_class="Dear") == 3
+    assert world.counted("job_wait_seconds_count", **ended) == 1
+    assert world.counted("job_running_seconds_sum", **ended) == 2
+
+
+def test_costs_are_counted_in_credits_by_class_and_source(world: World) -> None:
+    gpu, flux = Charge("", "estimated", 270_000), Charge("Flux", "reported", 8_400_000, 1)
+    cost = JobCost((gpu, flux, Charge("Dear", "unknown", 0, 2)))
+    for _ in range(2):
+        world.announcer.ended(job(account="one"), "completed", 2.0, cost)
+    labels = {"member": "anna", "account": "one"}
+    for charge, amount in ((gpu, 0.54), (flux, 16.8)):
+        of_class = {"node_class": charge.node_class, "source": charge.source}
+        found = world.counted("credits_used_total", **labels, **of_class)
+        assert found == pytest.approx(amount)
+    assert world.counted("unknown_costs_total", **labels, node_class="Dear") == 4
 
 
 def test_how_many_go_before_is_published_when_that_changes(world: World) -> None:
