@@ -80,7 +80,9 @@ class Intake:
         return await self._recorder.read(message.key, message.order)
 
     async def _take_in(self, job: Job, message: JobReceived) -> None:
-        outputs = output_nodes(job, message.found or {}, self._catalog.known)
+        outputs = job.outputs_to_execute  # known of a graph that was validated
+        if not outputs:
+            outputs = output_nodes(job, message.found or {}, self._catalog.known)
         needs = needs_of(job, self._catalog)
         self._table.add(job, answered=False, outputs_to_execute=outputs, needs=needs)
         if (
