@@ -34,8 +34,7 @@ class Answers:
 
     def accept(self, key: JobKey, node_errors: Mapping[str, Any] | None = None) -> None:
         """Tell the api that a job was taken in, without the nodes in `node_errors`."""
-        answer = JobAnswered(key, node_errors)
-        self._announcer.publish(f"answers.{key.member}.{key.prompt_id}", answer)
+        self._announcer.publish("answers", JobAnswered(key, node_errors))
         wait = _RELEASE_SHARED if self._shared else _RELEASE
         if not self._bus.connected:
             wait = _RELEASE_UNCONNECTED
@@ -43,8 +42,7 @@ class Answers:
 
     def refuse(self, key: JobKey, refusal: LocalError) -> None:
         """Tell the api that a job was refused."""
-        answer = JobAnswered(key, error=refusal)
-        self._announcer.publish(f"answers.{key.member}.{key.prompt_id}", answer)
+        self._announcer.publish("answers", JobAnswered(key, error=refusal))
 
     def release(self, key: JobKey, *, watched: bool = True) -> None:
         """Let the job's messages flow: its client has the answer, and a socket if `watched`."""

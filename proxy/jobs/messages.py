@@ -3,7 +3,8 @@
 | Topic of the bus | Brings |
 |---|---|
 | `engine` | what the api wants: `JobReceived`, `JobReleased` and the like |
-| `answers.…` | the answer to one of these |
+| `answers` | the answers to submissions: `JobAnswered` |
+| `answers.…` | the answer to another one of these |
 | `jobs.MEMBER` | what becomes of a member's jobs and history |
 | `events.MEMBER.CLIENT` | messages for a client, delivered where its socket is (`topic_of`) |
 | `events.MEMBER` | messages about jobs without a client |

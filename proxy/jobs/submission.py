@@ -5,10 +5,11 @@ A submission is checked, and in the storage before the engine learns of it.
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -19,7 +20,6 @@ from proxy.jobs.clients import Clients
 from proxy.jobs.conversion import job_of_request, payload_of, stored_of, used
 from proxy.jobs.estimates import JobEstimator, OverBudgetError
 from proxy.jobs.messages import (
-    EngineAnswer,
     JobAnswered,
     JobReceived,
     JobReleased,
@@ -72,9 +72,18 @@ class SubmissionService:
     checks: Checks | None = None
     estimator: JobEstimator | None = None
     timeout: float = 30.0
+    #: The answers of the engine that are waited for.
+    _answers: dict[JobKey, asyncio.Future[JobAnswered]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.bus.subscribe("sockets", self.clients.hear)
+        self.bus.subscribe("answers", self._hear)
+
+    def _hear(self, message: object) -> None:
+        if isinstance(message, JobAnswered):
+            answered = self._answers.get(message.key)
+            if answered is not None and not answered.done():
+                answered.set_result(message)
 
     async def submit(self, member: str, request: JobRequest) -> dict[str, Any]:
         """Take a job in; its messages wait for `release`. Raises `LocalError`.
@@ -163,42 +172,54 @@ class SubmissionService:
         self.live.keep_sent(job.member, job.order, payload)
 
     async def _answer(self, job: Job, found: dict[str, Any] | None) -> dict[str, Any]:
-        """Return the node errors of a job that the engine has accepted. Raises `LocalError`.
-
-        The engine may change meanwhile, and the bus lose its answer; then the storage tells.
-        """
-        with EngineAnswer(
-            self.bus, f"answers.{job.member}.{job.prompt_id}", JobAnswered
-        ) as answered:
+        """Return the node errors of a job that the engine has accepted. Raises `LocalError`."""
+        answered: asyncio.Future[JobAnswered] = asyncio.get_running_loop().create_future()
+        self._answers[job.key] = answered
+        try:
             self.bus.publish("engine", JobReceived(job.key, job.order, found, job))
-            waited, gone = 0.0, False
-            while (answer := await answered.within(wait := poll_interval(self.bus))) is None:
-                waited += wait
-                try:
-                    row = await self.repository.get(job.member, job.prompt_id)
-                    if row is not None and row.order == job.order:
-                        if row.accepted:
-                            return found or {}
-                        if waited >= self.timeout and await self.repository.withdraw(
-                            job.order, usage=[used(job, submitted=-1)]
-                        ):
-                            raise _not_taken_up()
-                    elif await self.repository.history.has(job.order):
-                        return found or {}
-                    elif gone:
-                        raise _not_taken_up()
-                    else:
-                        gone = True  # the answer may be under way
-                except StorageError as error:
-                    log.warning("job_look_failed", job=job.prompt_id, error=str(error))
-                    if waited >= self.timeout:
-                        raise OutcomeUnknownError(
-                            "the database went away before the engine took the job"
-                        ) from error
+            await asyncio.wait([answered], timeout=poll_interval(self.bus))
+            if not answered.done() and await self._is_accepted(job, answered):
+                return found or {}
+        finally:
+            if self._answers.get(job.key) is answered:
+                del self._answers[job.key]
+        answer = answered.result()
         if answer.error is not None:
             raise answer.error
         await self.bus.flush()
         return answer.node_errors or {}
+
+    async def _is_accepted(self, job: Job, answered: asyncio.Future[JobAnswered]) -> bool:
+        """Look into the storage until it has a job as accepted; return false once its answer comes.
+
+        The engine may change meanwhile, and the bus lose its answer. Raises `LocalError`.
+        """
+        waited, gone = 0.0, False
+        while not answered.done():
+            waited += poll_interval(self.bus)
+            try:
+                row = await self.repository.get(job.member, job.prompt_id)
+                if row is not None and row.order == job.order:
+                    if row.accepted:
+                        return True
+                    if waited >= self.timeout and await self.repository.withdraw(
+                        job.order, usage=[used(job, submitted=-1)]
+                    ):
+                        raise _not_taken_up()
+                elif await self.repository.history.has(job.order):
+                    return True
+                elif gone:
+                    raise _not_taken_up()
+                else:
+                    gone = True  # the answer may be under way
+            except StorageError as error:
+                log.warning("job_look_failed", job=job.prompt_id, error=str(error))
+                if waited >= self.timeout:
+                    raise OutcomeUnknownError(
+                        "the database went away before the engine took the job"
+                    ) from error
+            await asyncio.wait([answered], timeout=poll_interval(self.bus))
+        return False
 
     def release(self, member: str, prompt_id: str) -> None:
         """Release `status` and the messages of a job, once the client has its answer."""

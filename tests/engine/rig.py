@@ -118,10 +118,16 @@ class Rig:
     async def submit(self, graph: dict[str, Any], **fields: Any) -> tuple[Job, JobAnswered]:
         """Submit a job, and let its messages flow when the answer is there."""
         job = await self.store(self.job(graph, **fields))
-        with EngineAnswer(self.bus, f"answers.local.{job.prompt_id}", JobAnswered) as answered:
+        answered: asyncio.Future[JobAnswered] = asyncio.get_running_loop().create_future()
+
+        def hear(message: object) -> None:
+            if isinstance(message, JobAnswered) and message.key == job.key and not answered.done():
+                answered.set_result(message)
+
+        with self.bus.subscribe("answers", hear):
             self.bus.publish("engine", JobReceived(job.key, job.order, None, job))
-            answer = await answered.within(30.0)
-        assert answer is not None
+            async with asyncio.timeout(30.0):
+                answer = await answered
         self.bus.publish("engine", JobReleased(job.key, watched=True))
         return job, answer
 

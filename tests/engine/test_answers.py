@@ -15,15 +15,17 @@ def answers(world: World) -> Answers:
     return Answers(world.bus, world.announcer, world.table, shared=False)
 
 
-async def test_the_answer_goes_to_who_asked() -> None:
+async def test_an_answer_names_its_job() -> None:
     world = World()
     received: list[BusMessage] = []
-    world.bus.subscribe("answers.anna.one", received.append)
+    world.bus.subscribe("answers", received.append)
     answers(world).refuse(job().key, LocalError("refused", "No."))
     answers(world).accept(job("two").key)
     assert [
-        isinstance(answer, JobAnswered) and answer.error is not None for answer in received
-    ] == [True]
+        (answer.key, answer.error is not None)
+        for answer in received
+        if isinstance(answer, JobAnswered)
+    ] == [(job().key, True), (job("two").key, False)]
 
 
 def test_messages_flow_once_the_client_has_its_answer() -> None:

@@ -20,7 +20,7 @@ from proxy.jobs.views import LiveJobs
 from proxy.members.accounting import Limiter, Usage
 from proxy.members.member import Limits, Member
 from proxy.storage.database import BusyError, Database
-from proxy.storage.jobs import JobRepository
+from proxy.storage.jobs import JobKey, JobRepository
 from proxy.storage.usage import UsageRepository
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError
@@ -57,7 +57,7 @@ class Entrance:
         if isinstance(message, JobReceived):
             self.received.append(message)
             if (answer := self.answer(message)) is not None:
-                self.bus.publish(f"answers.{MEMBER}.{message.key.prompt_id}", answer)
+                self.bus.publish("answers", answer)
 
     async def submit(self, prompt_id: str | None = None, **fields: Any) -> dict[str, Any]:
         request = JobRequest(graph=GRAPH, prompt_id=prompt_id, **fields)
@@ -117,6 +117,18 @@ async def test_a_refusal_of_the_engine_is_raised_and_the_job_released(entrance: 
     entrance.answer = lambda job: JobAnswered(job.key, error=LocalError("no_credits", "No."))
     assert (await entrance.refusal("a")).type == "no_credits"
     assert [released.key.prompt_id for released in entrance.released] == ["a"]
+
+
+async def test_the_answer_about_another_job_is_no_answer(entrance: Entrance) -> None:
+    errors = {"1": {"errors": []}}
+
+    def answer(received: JobReceived) -> JobAnswered:
+        other = JobAnswered(JobKey("another", "a"), error=LocalError("no_credits", "No."))
+        entrance.bus.publish("answers", other)
+        return JobAnswered(received.key, node_errors=errors)
+
+    entrance.answer = answer
+    assert (await entrance.submit("a"))["node_errors"] == errors
 
 
 async def test_an_id_lives_once(entrance: Entrance) -> None:
