@@ -297,7 +297,8 @@ class JobLife:
         large = len(job.graph) > MAX_NODES_INLINE
         cost = await asyncio.to_thread(priced) if large else priced()
         end, scheduler = replace(ended.end, cost=cost), self._slots.scheduler
-        await self._files.save_outputs(job.member, end.outputs)
+        if self._files.output_directory is not None:
+            await self._files.output_directory.save(job.member, end.outputs)
         await self._table.finish(job, end, scheduler.shares_with(job))
         if end.outcome == "completed":
             ms = end.ended_at - end.started_at

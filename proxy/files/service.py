@@ -252,14 +252,6 @@ class Files:
         async with self.library.whole(record) as path:
             yield path
 
-    async def save_outputs(self, member: str, outputs: Mapping[str, Any]) -> None:
-        """Write what a job has saved to the output directory, if there is one, before it ends.
-
-        `outputs` are those of its history, by node. Never raises.
-        """
-        if self.output_directory is not None:
-            await self.output_directory.save(member, outputs)
-
     async def _naming(
         self, member: str, filename: str, subfolder: str, type_: str, overwrite: bool
     ) -> Naming:

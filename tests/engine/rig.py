@@ -76,9 +76,6 @@ class Files:
     async def localise(self, *given: Any, **_: Any) -> Any:
         return given[-1]
 
-    async def save_outputs(self, _member: str, _outputs: Any) -> None:
-        return None
-
 
 class Catalog:
     """A catalog that knows no class."""
