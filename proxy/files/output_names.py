@@ -122,6 +122,8 @@ class Outputs:
 
     async def _places(self, job: _Job, items: Sequence[OutputItem]) -> list[AssetPlace]:
         """Return the member's place of each item. An upload that a node passes on stays one."""
+        if all(item.item.get("type") != "input" for item in items):
+            return await self._output_places(job, items)
         uploads = [await self._upload(job, item) for item in items]
         mine = [item for item, upload in zip(items, uploads, strict=True) if upload is None]
         places = iter(await self._output_places(job, mine) if mine else ())
@@ -159,7 +161,9 @@ class Outputs:
         new = [
             (item, size) for item, size, name in zip(items, sizes, matched, strict=True) if not name
         ]
-        present = await self._present(job, new)
+        present = {}
+        if self._folder is not None:
+            present = await self._present(job, self._folder, new)
         places, records, kept = await self._library.files.write(
             lambda files: self._give(files, job, items, sizes, present)
         )
@@ -170,11 +174,9 @@ class Outputs:
         return places
 
     async def _present(
-        self, job: _Job, new: Sequence[tuple[OutputItem, tuple[int, int]]]
+        self, job: _Job, folder: DiskFolder, new: Sequence[tuple[OutputItem, tuple[int, int]]]
     ) -> dict[tuple[str, str], _Present]:
         """Return by subfolder and stem the files on the disk that names of new outputs may meet."""
-        if self._folder is None:
-            return {}
         wanted = dict.fromkeys(
             self._pattern(job, item, "output", size)[:2]
             for item, size in new
@@ -182,7 +184,7 @@ class Outputs:
         )
         try:
             async with asyncio.timeout(PRESENT_TIMEOUT):
-                return await self._folder.run(_find_present, self._folder, job.member, wanted)
+                return await folder.run(_find_present, folder, job.member, wanted)
         except OSError as error:  # a timeout is one
             _log.warning("output_names_failed", reason=error.strerror or "timeout")
             return {}
