@@ -41,9 +41,9 @@ def summary(outputs: Mapping[str, Any]) -> Summary:
         rank = None
         if file is not None:
             count += 1
-            if _is_shown(media, file):
+            rank = _rank(media, file)
+            if rank is not None:
                 previewable += 1
-                rank = _rank(media, file)
         elif media == "text":
             rank, file = 3, _text_item(item)
         if rank is not None and file is not None and (best is None or rank < best[0]):
@@ -84,21 +84,17 @@ def _file_of(item: object) -> dict[str, Any] | None:
     return None
 
 
-def _is_shown(media: str, item: Mapping[str, Any]) -> bool:
-    format_ = item.get("format")
-    played = isinstance(format_, str) and format_.startswith(("video/", "audio/"))
-    return media in _SHOWN or played or _item_name(item).endswith((*_MODELS, *_TEXTS))
-
-
-def _rank(media: str, item: Mapping[str, Any]) -> int:
-    if media == "text" or _item_name(item).endswith(_TEXTS):
+def _rank(media: str, item: Mapping[str, Any]) -> int | None:
+    """Return how well a file stands for its job, the best with 0; `None` for one that is not
+    shown."""
+    name, format_ = item.get("filename"), item.get("format")
+    name = name.lower() if isinstance(name, str) else ""
+    if media == "text" or name.endswith(_TEXTS):
         return 2
-    return 0 if item.get("type") == "output" else 1
-
-
-def _item_name(item: Mapping[str, Any]) -> str:
-    name = item.get("filename")
-    return name.lower() if isinstance(name, str) else ""
+    played = isinstance(format_, str) and format_.startswith(("video/", "audio/"))
+    if media in _SHOWN or played or name.endswith(_MODELS):
+        return 0 if item.get("type") == "output" else 1
+    return None
 
 
 def _text_item(item: object) -> dict[str, Any]:
