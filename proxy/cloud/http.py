@@ -237,7 +237,10 @@ class Http:
                     f"{call}: answered with a redirect; check that the base URL begins with https"
                 )
             with reported(call, sent=True):
-                body = await self._body(response, limits.size)
+                body = await _read(response, min(limits.size, _LARGE))
+                if _LARGE < len(body) <= limits.size:  # the rest waits for its turn
+                    async with self._large:
+                        body += await _read(response, limits.size - len(body))
             if len(body) > limits.size:
                 response.close()
                 self.unlisted(method, url, "too large")
@@ -246,14 +249,6 @@ class Http:
             response.release()
         type_ = media_types.essence(response.headers.get("Content-Type", ""))
         return Answer(call, body, type_, attempts, self.key, limits)
-
-    async def _body(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
-        """Read a body to its end or slightly beyond `limit`; large ones wait for their turn."""
-        body = await _read(response, min(limit, _LARGE))
-        if len(body) <= min(limit, _LARGE) or limit <= _LARGE:
-            return body
-        async with self._large:
-            return body + await _read(response, limit - len(body))
 
     async def open(
         self,

@@ -194,6 +194,10 @@ class Cache:
         with self._mutex:
             self.arriving -= count
 
+    def __contains__(self, hash_: str) -> bool:
+        """Return whether there is a content with this hash, which may be damaged."""
+        return hash_ in self._entries
+
     def lease(self, hash_: str) -> CacheLease | None:
         """Return a lease of a content, `None` if it is missing or damaged. Hashes a file of a
         previous run; blocks."""
@@ -280,9 +284,9 @@ class Cache:
                 self._evict()
 
     def _put(self, key: str, entry: _Entry) -> None:
-        self._forget(key)
+        replaced = self._entries.pop(key, None)
         self._entries[key] = entry
-        self.total += entry.size
+        self.total += entry.size - (0 if replaced is None else replaced.size)
 
     def _forget(self, key: str) -> None:
         entry = self._entries.pop(key, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -66,22 +66,21 @@ def matching_names(
     it, it is matched by key and index, unless both names are hashes.
     """
     free = list(given)
-    matched: list[GivenName | None] = [None] * len(items)
-
-    def match(is_same: Callable[[OutputItem, GivenName], bool]) -> None:
-        for number, item in enumerate(items):
-            if matched[number] is None:
-                matched[number] = next((name for name in free if is_same(item, name)), None)
-                if (name := matched[number]) is not None:
-                    free.remove(name)
-
-    match(lambda item, name: item.cloud_name == name.cloud_name)
-    match(
-        lambda item, name: (
-            (item.key, item.position) == (name.key, name.index)
-            and not (hash_in(item.cloud_name) and hash_in(name.cloud_name))
-        )
-    )
+    matched: list[GivenName | None] = []
+    for item in items:
+        name = next((name for name in free if name.cloud_name == item.cloud_name), None)
+        matched.append(name)
+        if name is not None:
+            free.remove(name)
+    for number, item in enumerate(items):
+        if matched[number] is not None:
+            continue
+        for name in free:
+            is_there = (name.key, name.index) == (item.key, item.position)
+            if is_there and not (hash_in(item.cloud_name) and hash_in(name.cloud_name)):
+                matched[number] = name
+                free.remove(name)
+                break
     return matched
 
 

@@ -88,10 +88,11 @@ class Library:
     ) -> CacheLease | Fetch:
         """Return the content in the cache, or a download that has begun. Raises `LocalError`."""
         hash_ = await self.contents.hash_of(record)
-        lease = None if hash_ is None else await self._lease(hash_)
-        if lease is not None:
-            self.cache.hits += 1
-            return lease
+        if hash_ is not None and hash_ in self.cache:
+            lease = await self._lease(hash_)
+            if lease is not None:
+                self.cache.hits += 1
+                return lease
         self.cache.misses += 1
         problem: Exception | None = None
         async for account, cloud_name, cloud_type in self._origins(record, hash_):

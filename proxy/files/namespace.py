@@ -195,7 +195,7 @@ class Namespace:
             return {}
         return await self._files.read(lambda files: files.local_names(member, hashes, others))
 
-    async def revealed(self, member: str, value: T, job: str | None) -> T:
+    async def revealed(self, member: str, value: T, job: str | None = None) -> T:
         """Return a value of the cloud with the member's names instead of the cloud's, at any depth.
 
         They are those that the graph of the `job` used, or else the newest.

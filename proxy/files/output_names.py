@@ -63,11 +63,8 @@ class _Job(NamedTuple):
     prompt_id: str
     node_id: str
     node: Mapping[str, Any] | None
+    prefix: str | None
     account: str
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        return self.member, self.prompt_id, self.node_id
 
 
 @dataclass(eq=False)
@@ -101,7 +98,7 @@ class Outputs:
         A file keeps its first name, whether the cloud's event or the job's detail came first.
         Raises `StorageError`; then no name was given.
         """
-        job = _Job(member, prompt_id, node_id, node, account)
+        job = _Job(member, prompt_id, node_id, node, filename_prefix(node), account)
         shaped = output_files.with_core_keys(output)
         items = [OutputItem(*found) for found in output_files.files(shaped)]
         local = {
@@ -110,7 +107,11 @@ class Outputs:
         for item in items:
             local[item.key][item.position] = output_files.own_fields(item.item)
         local = await self._namespace.revealed(member, local, prompt_id)
-        for item, (place, asset) in zip(items, await self._places(job, items), strict=True):
+        if any(item.item.get("type") == "input" for item in items):
+            places = await self._places_with_uploads(job, items)
+        else:
+            places = await self._output_places(job, items)
+        for item, (place, asset) in zip(items, places, strict=True):
             local[item.key][item.position] = {
                 "filename": posixpath.basename(place.path),
                 "subfolder": place.subfolder,
@@ -120,16 +121,17 @@ class Outputs:
             }
         return local
 
-    async def _places(self, job: _Job, items: Sequence[OutputItem]) -> list[AssetPlace]:
+    async def _places_with_uploads(
+        self, job: _Job, items: Sequence[OutputItem]
+    ) -> list[AssetPlace]:
         """Return the member's place of each item. An upload that a node passes on stays one."""
-        if all(item.item.get("type") != "input" for item in items):
-            return await self._output_places(job, items)
         uploads = [await self._upload(job, item) for item in items]
         mine = [item for item, upload in zip(items, uploads, strict=True) if upload is None]
-        places = iter(await self._output_places(job, mine) if mine else ())
+        places = iter(await self._output_places(job, mine))
         return [next(places) if upload is None else upload for upload in uploads]
 
     async def _upload(self, job: _Job, item: OutputItem) -> AssetPlace | None:
+        """Return the member's place of an upload, `None` for another file."""
         if item.item.get("type") != "input":
             return None
 
@@ -147,34 +149,36 @@ class Outputs:
         return await self._library.files.read(find)
 
     async def _output_places(self, job: _Job, items: Sequence[OutputItem]) -> list[AssetPlace]:
-        given = self._given.get(job.key)
-        sized = [_shows_size(job, item) for item in items]
-        if given is None and any(sized):
+        key = job.member, job.prompt_id, job.node_id
+        given = self._given.get(key)
+        shows_size = job.prefix is not None and names.needs_size(job.prefix)
+        if given is None and shows_size:
             given = await self._library.files.read(lambda files: _given(files, job))
-        matched = matching_names(items, given or [])
+        matched = matching_names(items, given) if given else [None] * len(items)
         if (settled := settled_places(items, matched)) is not None:
             return settled
-        sizes = [
-            await self._size(job, item) if shown and name is None else (0, 0)
-            for item, name, shown in zip(items, matched, sized, strict=True)
-        ]
-        new = [
-            (item, size) for item, size, name in zip(items, sizes, matched, strict=True) if not name
-        ]
-        present = {}
+        sizes = [(0, 0)] * len(items)
+        if shows_size:
+            sizes = [
+                (0, 0) if name or display_name(item) else await self._size(job, item)
+                for item, name in zip(items, matched, strict=True)
+            ]
+        present: dict[tuple[str, str], _Present] = {}
         if self._folder is not None:
-            present = await self._present(job, self._folder, new)
+            named = zip(items, sizes, matched, strict=True)
+            new = [(item, size) for item, size, name in named if name is None]
+            present = await self._present(self._folder, job, new)
         places, records, kept = await self._library.files.write(
             lambda files: self._give(files, job, items, sizes, present)
         )
         self._namespace.written(records)
-        self._given[job.key] = kept
+        self._given[key] = kept
         for record in records:
             self._library.fetch_ahead(record)
         return places
 
     async def _present(
-        self, job: _Job, folder: DiskFolder, new: Sequence[tuple[OutputItem, tuple[int, int]]]
+        self, folder: DiskFolder, job: _Job, new: Sequence[tuple[OutputItem, tuple[int, int]]]
     ) -> dict[tuple[str, str], _Present]:
         """Return by subfolder and stem the files on the disk that names of new outputs may meet."""
         wanted = dict.fromkeys(
@@ -269,7 +273,7 @@ class Outputs:
     ) -> tuple[str, str, str | None]:
         """Return subfolder, stem and tail of a name; without a tail the stem is the whole name."""
         shown = display_name(item)
-        prefix = filename_prefix(job.node)
+        prefix = job.prefix
         ending = output_files.extension(item.cloud_name, item.key, job.node)
         tail: str | None = ending if item.key == "gifs" else f"_{ending}"
         if prefix is None:
@@ -340,9 +344,3 @@ def _given(files: FileUnit, job: _Job) -> list[GivenName]:
     """Return the names that the node's files have."""
     data = files.given(job.member, job.prompt_id, job.node_id)
     return [] if data is None else msgspec.json.decode(data, type=list[GivenName])
-
-
-def _shows_size(job: _Job, item: OutputItem) -> bool:
-    """Return whether the name contains the picture's size, which needs the content."""
-    prefix = filename_prefix(job.node)
-    return prefix is not None and names.needs_size(prefix) and display_name(item) is None

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
 import structlog
@@ -48,8 +48,6 @@ from proxy.translate.errors import LocalError
 from proxy.translate.names import Place
 
 _log = structlog.get_logger(__name__)
-
-T = TypeVar("T")
 
 
 def _record_of(record: FileRecord) -> Asset:
@@ -104,6 +102,8 @@ class Files:
         self._reader = Reader(self.library, self.namespace)
         #: Opens a file's content.
         self.open = self._reader.open
+        #: Returns a value of the cloud with the member's names of files.
+        self.reveal = self.namespace.revealed
         self.output_directory = None
         if output_folder is not None:
             self.output_directory = OutputDirectory(
@@ -226,11 +226,6 @@ class Files:
             return await asyncio.shield(task)
         except NotAPictureError as error:
             raise pictures.unreadable(record.filename, error) from error
-
-    async def reveal(self, member: str, value: T, job: str | None = None) -> T:
-        """Return a value of the cloud with the member's names of files, at any depth: those in the
-        graph of the `job`, or else the newest."""
-        return await self.namespace.revealed(member, value, job)
 
     @asynccontextmanager
     async def output(
