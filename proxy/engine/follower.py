@@ -68,6 +68,9 @@ _OVERSIZED = (
     "cloud."
 )
 
+#: Events that bring the end, or that have names which are made local first.
+_SLOW = TERMINAL_EVENTS | {"executed"}
+
 #: Inputs that are taken before others get a turn.
 _BATCH = 50
 
@@ -206,10 +209,19 @@ class JobFollower:
     def _is_quick(self, what: Input) -> bool:
         """Return whether an input of a running job needs no waiting and brings no end: most events
         and frames."""
-        if self.tracker.started_at is None or isinstance(what, GiveUp):
+        if self.tracker.started_at is None:
             return False
-        ends = isinstance(what, EventReceived) and what.type in TERMINAL_EVENTS
-        return not ends and self.localiser.is_local(what)
+        view = self.localiser.view
+        match what:
+            case SnapshotReceived() | GiveUp():
+                return False
+            case EventReceived(type="execution_cached"):
+                return view is None
+            case EventReceived(type=type_):
+                return type_ not in _SLOW
+            case CloudPicture(image_type=image_type):
+                return view is None or view.shows(image_type)
+        return True
 
     # --- the way to the end ----------------------------------------------------------------
 

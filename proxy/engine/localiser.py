@@ -20,7 +20,6 @@ from proxy.engine.tracker import (
 from proxy.jobs.models import Job
 from proxy.translate.codec import credentials, redact
 from proxy.translate.events import NodeMessages
-from proxy.translate.frames import CloudPicture
 from proxy.translate.jobs import reachable
 from proxy.translate.packs import Failure, JobView
 from proxy.translate.snapshots import Snapshot
@@ -61,19 +60,6 @@ class Localiser:
         self._own_secrets = credentials(self.job.loaded.credentials)
         rewriting = self.job.rewriting
         self.view = None if rewriting is None else self.packs.view(self.job, rewriting)
-
-    def is_local(self, what: Input) -> bool:
-        """Return whether `localised` has nothing to replace in an input, and the view nothing in
-        the picture that comes of it."""
-        view = self.view
-        match what:
-            case SnapshotReceived() | EventReceived(type="executed" | "execution_error"):
-                return False
-            case EventReceived(type="execution_cached"):
-                return view is None
-            case CloudPicture(image_type=image_type):
-                return view is None or view.shows(image_type)
-        return True
 
     async def localised(self, what: Input) -> Input:
         """Replace the cloud's names, and the account's key wherever a node shows it.

@@ -198,9 +198,9 @@ class NodeStates:
         elif messages is None or messages.ui is not None:
             self.outputs[node] = output if messages is None else messages.ui
         if output is None or node in self.outputs:
-            shown = self._display.get(node, node)
-            result = self.outputs.get(node)
-            self.tell(Event("executed", events.executed(node, shown, result, self.prompt_id)))
+            ids = {"node": node, "display_node": self._display.get(node, node)}
+            result = {"output": self.outputs.get(node), "prompt_id": self.prompt_id}
+            self.tell(Event("executed", {**ids, **result}))
         if node not in self._states:  # it had no need to run
             whole = {"value": 1, "max": 1, "display_node_id": self._display.get(node)}
             self._states[node] = self._changed(node, whole)

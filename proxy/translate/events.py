@@ -243,12 +243,6 @@ def executing(data: Mapping[str, Any], prompt_id: str) -> Data:
     return {**data, "node": node, "display_node": shown, "prompt_id": prompt_id}
 
 
-def executed(node_id: str, display_node: str, output: object, prompt_id: str) -> Data:
-    """Return `{node, display_node, output, prompt_id}`."""
-    ids = {"node": node_id, "display_node": display_node}
-    return {**ids, "output": output, "prompt_id": prompt_id}
-
-
 def finished_nodes(data: Mapping[str, Any]) -> set[str]:
     """Return the nodes that a `progress_state` calls finished."""
     nodes = data.get("nodes")

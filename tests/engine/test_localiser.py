@@ -112,9 +112,7 @@ async def test_a_list_without_outputs_has_none_afterwards() -> None:
     ],
 )
 async def test_what_names_nothing_of_the_cloud_passes_through(what: Any) -> None:
-    local = localiser()
-    assert local.is_local(what)
-    assert await local.localised(what) is what
+    assert await localiser().localised(what) is what
 
 
 def test_a_helper_that_fails_ends_the_job_as_a_node_does_that_has_begun() -> None:
@@ -127,15 +125,3 @@ def test_a_helper_that_fails_ends_the_job_as_a_node_does_that_has_begun() -> Non
     assert error is not None
     assert (error["node_id"], error["exception_message"]) == ("1", "no fox\n")
     assert error["current_outputs"] == ["1", "2"], "the third node does not run"
-
-
-def test_what_is_to_be_replaced_is_not_local() -> None:
-    local = localiser()
-    assert not local.is_local(EventReceived("executed", {"node": "2", "output": {}}))
-    assert not local.is_local(EventReceived("execution_error", {}))
-    assert not local.is_local(SnapshotReceived(Snapshot("cloud", "in_progress", settled=False)))
-    assert local.is_local(EventReceived("execution_cached", {"nodes": []}))
-
-
-def test_a_picture_is_shown_as_it_is_where_nobody_takes_it_for_a_result() -> None:
-    assert localiser().is_local(CloudPicture(b"\x89PNG", "image/png"))
