@@ -99,7 +99,7 @@ class Outputs:
         Raises `StorageError`; then no name was given.
         """
         job = _Job(member, prompt_id, node_id, node, filename_prefix(node), account)
-        shaped = output_files.with_core_keys(output)
+        shaped = output_files.with_core_keys(output) if "video" in output else output
         items = [OutputItem(*found) for found in output_files.files(shaped)]
         local = {
             key: [*value] if isinstance(value, list) else value for key, value in shaped.items()

@@ -109,12 +109,14 @@ def from_job(job: dict[str, Any]) -> Snapshot:
     odd = [name for name in _TYPES if name not in known and job.get(name) is not None]
     start_time = milliseconds(known.get("execution_start_time"))
     end_time = milliseconds(known.get("execution_end_time"))
-    error = _execution_error(job)
+    error = None
+    if job.get("execution_error") is not None or job.get("error_message"):
+        error = _execution_error(job)
     extra_data = known.get("workflow", {}).get("extra_data")
     return Snapshot(
         cloud_id=str(job["id"]),
         status=status,
-        settled=_is_settled(raw, status, start_time, end_time, error),
+        settled=status == "completed" or _is_stopped(raw, status, start_time, end_time, error),
         create_time=milliseconds(known.get("create_time")),
         start_time=start_time,
         end_time=end_time,
@@ -125,7 +127,7 @@ def from_job(job: dict[str, Any]) -> Snapshot:
         meta=known.get("execution_meta"),
         extra_data=extra_data if isinstance(extra_data, dict) else None,
         queue_reason=known.get("queue_reason"),
-        executed_by=_executed_by(job),
+        executed_by=_executed_by(job) if "executor" in job or "deployment" in job else {},
         unlisted=tuple(odd if raw in STATUSES else ["status", *odd]),
     )
 
@@ -165,14 +167,14 @@ def _executed_by(job: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _is_settled(
+def _is_stopped(
     raw: str,
     status: Status,
     start_time: int | None,
     end_time: int | None,
     error: dict[str, Any] | None,
 ) -> bool:
-    """Return whether the status is final.
+    """Return whether the job has failed or was cancelled for good.
 
     The friendly `failed` also stands for `erroring`, and `cancelled` for a run that is still
     being stopped (and may yet complete): they are final with an end time, or with an error, or
@@ -184,10 +186,11 @@ def _is_settled(
         return end_time is not None or error is not None
     if raw == "cancelled":
         return end_time is not None or start_time is None
-    return status in ("completed", "failed", "cancelled")
+    return status in ("failed", "cancelled")
 
 
 def _execution_error(job: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the error of a run, which may be JSON in a text."""
     error = job.get("execution_error")
     if isinstance(error, dict):
         return error
