@@ -8,7 +8,7 @@ Every write carries the fence of the engine's lease.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -145,7 +145,8 @@ class JobRecorder:
     def changed(self, job: Job, shares: Shares | None = None) -> None:
         """Write the job's state soon."""
         self._changed[job.order] = job
-        self._shares = _merged(self._shares, shares)
+        if shares is not None:
+            self._shares = _merged(self._shares, shares)
         self._news.set()
 
     def started(self, job: Job) -> None:
@@ -165,17 +166,16 @@ class JobRecorder:
         One waits for the other, so that no older state is written over a newer one.
         """
         async with self._flushing:
-            await self._flush()
+            self._news.clear()
+            if self._changed or self._shares is not None:
+                await self._write_changes()
             for job in list(self._unwanted.values()):
                 await self.discard(job)
 
-    async def _flush(self) -> None:
-        self._news.clear()
+    async def _write_changes(self) -> None:
         changed, self._changed = self._changed, {}
         shares, self._shares = self._shares, None
         starts = dict(self._starts)
-        if not changed and shares is None:
-            return
         try:
             gone = await self._write(
                 self.jobs.update(
@@ -192,11 +192,15 @@ class JobRecorder:
             self._news.set()
             raise
         self._gone |= gone
-        for order, message in starts.items():
+        if starts:
+            self._forget_starts(starts)
+            self.outbox.news.set()
+
+    def _forget_starts(self, written: Mapping[int, WebhookMessage]) -> None:
+        """Drop the messages about starts that are written, unless there is a newer one."""
+        for order, message in written.items():
             if self._starts.get(order) is message:
                 del self._starts[order]
-        if starts:
-            self.outbox.news.set()
 
     async def discard(self, *jobs: Job, shares: Shares | None = None) -> None:
         """Take live jobs out without a trace. Raises `StorageError`."""
@@ -234,7 +238,9 @@ class JobRecorder:
         messages = [] if started is None else [started]
         if f"job.{end.outcome}" in self.outbox.wanted or url_of(job) is not None:
             messages.append(self.outbox.ended(job, end))
-        budget_messages = partial(self._budget_messages, job, end, budgets)
+        budget_messages = None
+        if budgets.all:
+            budget_messages = partial(self._budget_messages, job, end, budgets)
         recorded = await self._write(
             self.jobs.finish(
                 entry,
@@ -244,7 +250,7 @@ class JobRecorder:
                 shares=shares,
                 messages=messages,
                 fence=self.term.fence,
-                budget_messages=budget_messages if budgets.all else None,
+                budget_messages=budget_messages,
             )
         )
         self._forget(job)
