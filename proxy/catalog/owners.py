@@ -7,7 +7,7 @@ of environments of their own. Pure.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from proxy.translate import codec
 from proxy.translate.jobs import section
@@ -158,9 +158,16 @@ def without(info: Mapping[str, Any], hidden: Mapping[str, Mapping[str, Any]]) ->
     return copied
 
 
-def accounts_for(graph: Mapping[str, Any], owners: Owners) -> tuple[frozenset[str], str] | None:
-    """Return the accounts that have all that a graph names, and the first name that not all have;
-    `None` if every account has everything."""
+class Needs(NamedTuple):
+    """What a graph names that not every account has: the accounts that have all of it, and the
+    first of the names."""
+
+    accounts: frozenset[str]
+    name: str
+
+
+def needs_of(graph: Mapping[str, Any], owners: Owners) -> Needs | None:
+    """Return what a graph needs of its account, `None` if every account has everything."""
     found: frozenset[str] | None = None
     first = ""
     for node in graph.values() if owners else ():
@@ -169,7 +176,7 @@ def accounts_for(graph: Mapping[str, Any], owners: Owners) -> tuple[frozenset[st
         for what, names in _needs(str(class_type), node.get("inputs"), inputs or {}):
             found = frozenset(names) if found is None else found & frozenset(names)
             first = first or what
-    return None if found is None else (found, first)
+    return None if found is None else Needs(found, first)
 
 
 def _needs(

@@ -17,7 +17,16 @@ from proxy.catalog.documents import Documents
 from proxy.catalog.extras import CatalogExtras
 from proxy.catalog.file_lists import Listing
 from proxy.catalog.node_classes import Nodes, Offer, read
-from proxy.catalog.owners import LOADERS, Merging, Owners, accounts_for, joined, models_in, parted
+from proxy.catalog.owners import (
+    LOADERS,
+    Merging,
+    Needs,
+    Owners,
+    joined,
+    models_in,
+    needs_of,
+    parted,
+)
 from proxy.catalog.source import Accounts, CachedResource
 from proxy.members.rates import Buckets
 from proxy.translate import codec, model_extensions
@@ -168,13 +177,13 @@ class Catalog:
         loaded = self._nodes.value
         return (lambda _: None) if loaded is None else (await self._seen_by(loaded, member)).shape
 
-    def accounts_for(self, graph: Mapping[str, Any]) -> tuple[frozenset[str], str] | None:
-        """Return the accounts that have all that a graph names, and the first name that not all
-        have; `None` if every account has everything, as far as is known."""
+    def needs_of(self, graph: Mapping[str, Any]) -> Needs | None:
+        """Return what a graph needs of its account, `None` if every account has everything, as far
+        as is known."""
         loaded = self._nodes.value
         if loaded is None or not loaded.owners:
             return None
-        return accounts_for(graph, loaded.owners)
+        return needs_of(graph, loaded.owners)
 
     def allowed(self, member: str) -> frozenset[str]:
         """Return the accounts that a member may use."""

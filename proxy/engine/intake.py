@@ -10,7 +10,6 @@ import structlog
 
 from proxy.engine.answers import Answers
 from proxy.engine.life import JobLife
-from proxy.engine.needs import needs_of
 from proxy.engine.outcomes import submission_failed
 from proxy.engine.outputs import output_nodes
 from proxy.engine.recorder import JobRecorder
@@ -83,7 +82,7 @@ class Intake:
         outputs = job.outputs_to_execute  # known of a graph that was validated
         if not outputs:
             outputs = output_nodes(job, message.found or {}, self._catalog.known)
-        needs = needs_of(job, self._catalog)
+        needs = self._catalog.needs_of(job.cloud_graph)
         self._table.add(job, answered=False, outputs_to_execute=outputs, needs=needs)
         if (
             not message.promised  # a client that knows of its job is no longer refused

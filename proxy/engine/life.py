@@ -20,7 +20,6 @@ from proxy.engine.announcer import Announcer
 from proxy.engine.answers import Answers
 from proxy.engine.follower import Ended, JobFollower
 from proxy.engine.localiser import Localiser, Secrets
-from proxy.engine.needs import needs_of
 from proxy.engine.outcomes import (
     CancelOnCloud,
     Discard,
@@ -194,7 +193,7 @@ class JobLife:
             return FailedBefore(job.failure)
         # What the accounts have may have changed while it waited.
         await self._catalog.wait_loaded(self._timeouts.catalog_timeout)
-        self._table.note(job, needs=needs_of(job, self._catalog))
+        self._table.note(job, needs=self._catalog.needs_of(job.cloud_graph))
         if self._workers[job.account].account not in self._slots.scheduler.usable(job):
             return WrongAccount()
         return None

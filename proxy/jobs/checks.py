@@ -84,7 +84,7 @@ class Checks:
                     "Prompt outputs failed validation",
                     node_errors=node_errors,
                 )
-        if (needs := self.catalog.accounts_for(graph)) is not None:
+        if (needs := self.catalog.needs_of(graph)) is not None:
             self._check_accounts(member, *needs)
         who = self.members.get(member)
         if who.limits.denied_classes or who.limits.deny_partner_nodes:

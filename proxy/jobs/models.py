@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
@@ -20,6 +20,7 @@ from proxy.storage.jobs import JobKey, StoredJob
 from proxy.translate.plans import AccountPlan
 
 if TYPE_CHECKING:
+    from proxy.catalog.owners import Needs
     from proxy.translate.packs import Failure, Rewriting
 
 Outcome = Literal["completed", "failed", "cancelled"]
@@ -73,14 +74,6 @@ OUTCOMES: Mapping[str, Outcome] = {state.value: outcome for outcome, state in EN
 
 class TransitionError(Exception):
     """Raised when a job is to take a state that cannot follow its own."""
-
-
-class Needs(NamedTuple):
-    """What a job names that not every account has: the accounts that have all of it, and the first
-    of the names."""
-
-    accounts: frozenset[str]
-    name: str
 
 
 class JobRequest(msgspec.Struct, frozen=True):

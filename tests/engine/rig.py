@@ -83,7 +83,7 @@ class Catalog:
     def known(self, _class: str) -> None:
         return None
 
-    def accounts_for(self, _graph: Any) -> None:
+    def needs_of(self, _graph: Any) -> None:
         return None
 
     async def wait_loaded(self, _timeout: float) -> bool:

@@ -7,13 +7,15 @@ from pathlib import Path
 import gated
 import graphs
 import pytest
-from engine.rig import EngineAnswer, running_engine
+from engine.rig import Catalog, EngineAnswer, running_engine
 
+from proxy.catalog.owners import Needs
 from proxy.jobs.messages import JobAnswered, JobChanged, JobReceived
-from proxy.jobs.models import JobState
+from proxy.jobs.models import JobContent, JobState
 from proxy.simulator import Simulator
 from proxy.storage.database import StorageError
 from proxy.storage.payloads import Payload
+from proxy.translate.packs import Rewriting
 
 
 async def test_a_job_without_a_free_slot_is_accepted_and_waits(
@@ -25,6 +27,18 @@ async def test_a_job_without_a_free_slot_is_accepted_and_waits(
         assert answer.error is None
         assert waiting.state is JobState.QUEUED
         assert len(simulator.jobs) == 1
+
+
+async def test_a_job_needs_what_the_graph_names_that_the_cloud_runs(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewritten, needs = graphs.plain(1), Needs(frozenset({"default"}), "own.safetensors")
+    monkeypatch.setattr(Catalog, "needs_of", lambda _, graph: needs if graph == rewritten else None)
+    content = JobContent(graphs.plain(), {}, rewriting=Rewriting(rewritten))
+    async with running_engine(simulator, tmp_path) as rig:
+        await rig.submit(gated.GRAPH)
+        waiting, _ = await rig.submit(graphs.plain(), content=content)
+        assert waiting.needs == needs
 
 
 async def test_a_job_that_is_announced_twice_runs_once(

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jobs.samples import job
 
+from proxy.catalog.owners import Needs
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.fair_share import FairShare, JobQueue, MemberQueue
 from proxy.engine.scheduler import WAITS_FOR_CLIENT, WAITS_FOR_MODEL, Scheduler
-from proxy.jobs.models import Needs
 from proxy.members.member import Limits, Member
 from proxy.storage.shares import Share, Shares
 from proxy.translate.errors import LocalError
