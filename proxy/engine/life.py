@@ -245,7 +245,8 @@ class JobLife:
                 log.warning("nodes_omitted", nodes=sorted(sent.node_errors))
             is_own = was_on_cloud or not await self._table.has_ended(sent.cloud_id)
             if is_own:
-                worker.add(follower)
+                worker.router.add(job.cloud_id, follower)
+                worker.reconciler.job_added()
         if not is_own:
             log.error("job_id_repeated", cloud_job=sent.cloud_id)
             follower.post(_ended(job, "failed", failure_of(job_id_repeated())))

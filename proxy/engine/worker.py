@@ -17,7 +17,6 @@ from proxy.cloud.event_socket import EventSocket, Timeouts
 from proxy.cloud.resilience import jittered
 from proxy.engine.accounts import Account
 from proxy.engine.finder import JobFinder
-from proxy.engine.follower import JobFollower
 from proxy.engine.policy import Policy
 from proxy.engine.preparation import Preparation
 from proxy.engine.reconciler import Reconciler
@@ -122,11 +121,6 @@ class AccountWorker:
         self.reconciler.read_soon()
 
     # --- jobs ------------------------------------------------------------------------------
-
-    def add(self, follower: JobFollower) -> None:
-        """Send the events of a job to its follower, beginning with those that came too early."""
-        self.router.add(follower.job.cloud_id, follower)
-        self.reconciler.job_added()
 
     async def abandon(self, cloud_id: str) -> None:
         """Have the cloud end a job, whatever it answers."""
