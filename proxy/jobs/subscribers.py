@@ -267,13 +267,17 @@ class Subscribers:
         `watched` says that its client listened when it had submitted the job. Of several sockets
         those hear it that have opened before this end of the member.
         """
-        if client_id is not None:
-            socket = self._sockets[member].get(client_id)
-            if socket is not None and (
-                watched or not _is_mere_preview(message) or socket.subscriber.asks_for_previews
-            ):
-                self._send(member, socket, message)
+        if client_id is None:
+            self._tell_all(member, message, before)
             return
+        socket = self._sockets[member].get(client_id)
+        if socket is not None and (
+            watched or not _is_mere_preview(message) or socket.subscriber.asks_for_previews
+        ):
+            self._send(member, socket, message)
+
+    def _tell_all(self, member: str, message: Message, before: int | None) -> None:
+        """Deliver a message about a job without a client to the member's sockets."""
         is_for_all = not isinstance(message, Event) or (
             message.type in _FOR_ALL or is_blocked_branch(message.type, message.data)
         )
