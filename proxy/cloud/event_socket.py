@@ -213,18 +213,10 @@ class EventSocket:
     async def _connect_and_listen(self) -> float:
         """Open a connection and receive until it ends. Return the minimum seconds to wait after
         it."""
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                self._socket = await self._open()
-        except aiohttp.WSServerHandshakeError as error:
-            return self._handshake_refused(error)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            self.refused = None
-            self._decided.clear()
-            log.warning("event_socket_failed", error=type(error).__name__)
-            return 0.0
-        socket = self._socket
-        self.refused = None
+        socket = await self._connect()
+        if not isinstance(socket, aiohttp.ClientWebSocketResponse):
+            return socket
+        self._socket, self.refused = socket, None
         try:
             if self._reopen.is_set():
                 return 0.0
@@ -243,6 +235,19 @@ class EventSocket:
         log.warning("event_socket_lost", code=socket.close_code)
         self._call(self.on_down)
         return 0.0
+
+    async def _connect(self) -> aiohttp.ClientWebSocketResponse | float:
+        """Return an open connection, or the minimum seconds to wait after a failure."""
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                return await self._open()
+        except aiohttp.WSServerHandshakeError as error:
+            return self._handshake_refused(error)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self.refused = None
+            self._decided.clear()
+            log.warning("event_socket_failed", error=type(error).__name__)
+            return 0.0
 
     async def _open(self) -> aiohttp.ClientWebSocketResponse:
         url = (self.base_url / "ws").with_query(clientId=self._client_id, token=self.key)
@@ -308,18 +313,11 @@ class EventSocket:
             return
         try:
             event = _decoder.decode(text)
-        except (
-            ValueError,
-            RecursionError,
-        ):  # perhaps NaN or a lone surrogate, which strict JSON lacks
-            message: Any = None
-            try:
-                message = codec.loads_text(text)
-                event = msgspec.convert(message, _Event)
-            except ValueError:
-                log.warning("event_rejected", length=len(text))
-                self.observations.note_anomaly("event", "not an event", message)
+        except (ValueError, RecursionError):
+            lenient = self._decode_leniently(text)
+            if lenient is None:
                 return
+            event = lenient
         type_, data = event.type, event.data or {}
         self._watchdog.received(time.monotonic(), type_)
         fields = LISTED_EVENTS.get(type_)
@@ -328,6 +326,17 @@ class EventSocket:
         if codec.may_show(text, self.key):
             type_, data = redact(type_, self.key), redact(data, self.key)
         self.on_event(type_, data)
+
+    def _decode_leniently(self, text: str) -> _Event | None:
+        """Decode an event that may have NaN or a lone surrogate, which strict JSON lacks."""
+        message: Any = None
+        try:
+            message = codec.loads_text(text)
+            return msgspec.convert(message, _Event)
+        except ValueError:
+            log.warning("event_rejected", length=len(text))
+            self.observations.note_anomaly("event", "not an event", message)
+            return None
 
     def _handshake_refused(self, error: aiohttp.WSServerHandshakeError) -> float:
         self.refused = error.status
