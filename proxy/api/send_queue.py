@@ -93,10 +93,17 @@ class SendQueue(Struct, eq=False):
         size = size_of(message)
         self._waiting[self._next] = Outgoing(message, metadata, size)
         self.size += size
-        if isinstance(message, Preview) and not message.result:
+        is_preview = isinstance(message, Preview) and not message.result
+        if is_preview:
             self._previews[self._next] = None
             self._preview_size += size
         self._next += 1
+        dropped = self._drop_previews() if is_preview else 0
+        self.overflowed = self.size > self.max_bytes
+        return dropped
+
+    def _drop_previews(self) -> int:
+        """Drop the oldest previews while there are too many bytes of them. Return how many."""
         count = 0
         while len(self._previews) > 1 and self._preview_size > self.max_preview_bytes:
             number, _ = self._previews.popitem(last=False)
@@ -104,7 +111,6 @@ class SendQueue(Struct, eq=False):
             count += 1
             self.size -= dropped.size
             self._preview_size -= dropped.size
-        self.overflowed = self.size > self.max_bytes
         return count
 
 

@@ -25,7 +25,7 @@ from proxy.engine.policy import DetailTimeouts
 from proxy.engine.progress import RunProgress
 from proxy.engine.run_times import RunTimes
 from proxy.engine.slots import SlotAllocator
-from proxy.engine.table import JobTable
+from proxy.engine.table import FollowedJob, JobTable
 from proxy.engine.tracker import (
     Command,
     EventReceived,
@@ -270,8 +270,8 @@ class JobFollower:
         """Do what follows from an input, in its turn; return the end if that follows."""
         view = self.localiser.view
         try:
-            if self.tracker.started_at is None:
-                await self._wait_for_previous()
+            if self.tracker.started_at is None and (previous := self.table.ending_before(self)):
+                await self._wait_for(previous)
             what = await self._localised(happening)
             commands = self.tracker.receive(what, time.time_ns() // 1_000_000)
             for index, command in enumerate(commands):
@@ -302,24 +302,17 @@ class JobFollower:
                 log.error("store_failed", error=str(error), next_try=wait)
         raise AssertionError("the waits never end")
 
-    async def _wait_for_previous(self) -> None:
+    async def _wait_for(self, previous: list[FollowedJob]) -> None:
         """Wait until the ends of the member's previous jobs are sent, as on a server with one GPU.
 
         The cloud begins the next job while the end of the last one still waits for its detail.
         """
-        previous = []
-        for run in self.table.runs_of(self.job.member):
-            if run is self:
-                break
-            if run.ending:
-                previous.append(run)
-        if previous:
-            try:
-                async with asyncio.timeout(_TURN_TIMEOUT):
-                    for run in reversed(previous):  # when the newest ends, most others have
-                        await run.finished.wait()
-            except TimeoutError:
-                log.debug("previous_end_delayed", job=self.job.prompt_id)
+        try:
+            async with asyncio.timeout(_TURN_TIMEOUT):
+                for run in reversed(previous):  # when the newest ends, most others have
+                    await run.finished.wait()
+        except TimeoutError:
+            log.debug("previous_end_delayed", job=self.job.prompt_id)
 
     # --- commands --------------------------------------------------------------------------
 

@@ -163,7 +163,11 @@ class EventRouter:
         follower = self.followers.get(cloud_id)
         if follower is not None:
             follower.post(item)
-            return
+        else:
+            self._keep_early(cloud_id, item)
+
+    def _keep_early(self, cloud_id: str, item: EventReceived | CloudFrame) -> None:
+        """Keep a message of an unknown job for a while, a picture only during a submission."""
         now = self._clock()
         before = now - (LONGEST if self._submissions else self._keep)
         self._events.expire(before)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
-from itertools import count
+from itertools import count, takewhile
 from typing import Any, Protocol
 
 import structlog
@@ -254,6 +254,11 @@ class JobTable:
     def runs_of(self, member: str) -> list[FollowedJob]:
         """Return what follows jobs of a member, in the order in which it began."""
         return list(self._runs.get(member, {}).values())
+
+    def ending_before(self, run: FollowedJob) -> list[FollowedJob]:
+        """Return what follows previous jobs of a member that are about to end."""
+        previous = takewhile(lambda other: other is not run, self.runs_of(run.job.member))
+        return [other for other in previous if other.ending]
 
 
 def _check_transition(job: Job, state: JobState) -> None:

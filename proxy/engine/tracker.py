@@ -143,14 +143,15 @@ class Tracker:
                 self._frame(what, now)
         commands = [*self._commands]
         self._commands.clear()
-        if self.metadata:
-            return [
-                events.with_metadata(command, self.metadata)
-                if isinstance(command, Message)
-                else command
-                for command in commands
-            ]
-        return commands
+        return self._with_metadata(commands) if self.metadata else commands
+
+    def _with_metadata(self, commands: Iterable[Command]) -> list[Command]:
+        return [
+            events.with_metadata(command, self.metadata)
+            if isinstance(command, Message)
+            else command
+            for command in commands
+        ]
 
     def _event(self, type_: str, data: Mapping[str, Any], now: int) -> None:
         node = data.get("node")
@@ -252,11 +253,13 @@ class Tracker:
         for node, output in (snapshot.outputs or {}).items():
             if output is not None:
                 self.nodes.executed(node, output)
-        type_, data = self._last_event(snapshot, started_at, ended_at)
         if snapshot.status == "completed":
+            type_, data = "execution_success", self._success(started_at, ended_at)
             self.nodes.finish()
             for error in self._errors.values():
                 self._tell_blocked(error)
+        else:
+            type_, data = self._failure(snapshot, ended_at)
         self._history.append([type_, data])
         self._commands.append(self._record(snapshot, started_at, ended_at))
         self._commands.append(Event(type_, data))
@@ -265,13 +268,12 @@ class Tracker:
         self.ended = True
         self.nodes.current = None
 
-    def _last_event(
-        self, snapshot: Snapshot, started_at: int, ended_at: int
-    ) -> tuple[str, dict[str, Any]]:
-        if snapshot.status == "completed":
-            data = self._terminal.get("execution_success", {})
-            at = max(events.timestamp(data, ended_at), started_at)
-            return "execution_success", {"prompt_id": self.prompt_id, "timestamp": at}
+    def _success(self, started_at: int, ended_at: int) -> dict[str, Any]:
+        data = self._terminal.get("execution_success", {})
+        at = max(events.timestamp(data, ended_at), started_at)
+        return {"prompt_id": self.prompt_id, "timestamp": at}
+
+    def _failure(self, snapshot: Snapshot, ended_at: int) -> tuple[str, dict[str, Any]]:
         type_ = "execution_interrupted" if snapshot.status == "cancelled" else "execution_error"
         # From the socket, or from the worker's own messages.
         known = self._terminal[type_] if type_ in self._terminal else snapshot.message(type_)
