@@ -64,9 +64,13 @@ class SendQueue(Struct, eq=False):
             dropped = self._release()
             self._held = message
             return dropped
-        held = self._held
-        if held is None:
+        if self._held is None:
             return self._add(message, metadata=metadata)
+        return self._add_beside(self._held, message, metadata=metadata)
+
+    def _add_beside(self, held: Preview, message: Message, *, metadata: bool) -> int:
+        """Append a message before the preview that is held, or after it. Return how many previews
+        were dropped."""
         dropped = 0 if _may_pass(message, held) else self._release()
         dropped += self._add(message, metadata=metadata)
         if _is_progress_of(message, held):

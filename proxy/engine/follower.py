@@ -122,6 +122,7 @@ class JobFollower:
     _abandoned: bool = False
     _reader: asyncio.Task[None] | None = None
     _wants_detail: bool = False
+    _oversized: int = 0
     _tasks: asyncio.TaskGroup | None = None
 
     # --- what others see and ask -----------------------------------------------------------
@@ -374,22 +375,14 @@ class JobFollower:
     async def _read_detail(self, cloud: CloudClient) -> None:
         """Read until the tracker has ended, and tell it when the cloud has no more to say."""
         ended = unknown = running = 0.0
-        oversized = 0
         for wait in self.timeouts.growing():
             if wait:
                 await asyncio.sleep(wait)
             try:
                 snapshot = await cloud.job(self.job.cloud_id)
-            except CloudOversized as error:
-                log.error("detail_rejected", error=str(error))
-                oversized += 1
-                if oversized == _MAX_OVERSIZED:
-                    self.post(GiveUp(_OVERSIZED, lost=True))
-                    return
-                continue
             except CloudError as error:
-                log.warning("detail_read_failed", error=str(error))
-                await asyncio.sleep(error.retry_after or 0.0)
+                if await self._is_unreadable(error):
+                    return
                 continue
             except Exception:
                 log.exception("detail_read_crashed")
@@ -410,3 +403,17 @@ class JobFollower:
                     self._reader = None
                     self.post(GiveUp("Comfy Cloud reports that this job continues."))
                     return
+
+    async def _is_unreadable(self, error: CloudError) -> bool:
+        """Wait as long as the cloud asks for after a failure; return whether the detail was too
+        large so often that it is given up."""
+        if not isinstance(error, CloudOversized):
+            log.warning("detail_read_failed", error=str(error))
+            await asyncio.sleep(error.retry_after or 0.0)
+            return False
+        log.error("detail_rejected", error=str(error))
+        self._oversized += 1
+        if self._oversized < _MAX_OVERSIZED:
+            return False
+        self.post(GiveUp(_OVERSIZED, lost=True))
+        return True
