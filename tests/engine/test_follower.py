@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import gated
@@ -14,10 +15,10 @@ from waiting import until
 
 from proxy.bus import BusMessage, EventBus
 from proxy.jobs.messages import JobMessage, StepsMissed, StepsReceived
-from proxy.simulator import Simulator, SocketFault
+from proxy.simulator import HttpFault, Simulator, SocketFault
 from proxy.translate import codec
 
-SUBMIT = "POST /api/prompt"
+SUBMIT, DETAIL = "POST /api/prompt", "GET /api/jobs/{id}"
 
 
 async def test_a_slot_passes_on_as_soon_as_an_end_is_known(
@@ -74,6 +75,20 @@ async def test_a_job_without_any_event_has_a_whole_life(
         job, _ = await rig.submit(graphs.plain())
         assert (await rig.ended(job)).state == "succeeded"
         assert "executed" in rig.messages_of(job)
+
+
+async def test_a_detail_that_is_too_large_each_time_is_given_up(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    large = json.dumps({"status": "completed", "outputs": {"1": {"text": [0] * 100_001}}})
+    simulator.faults.add(SocketFault("lose"), times=None)
+    simulator.faults.add(HttpFault(DETAIL, status=200, body=large), times=None)
+    async with running_engine(simulator, tmp_path) as rig:
+        job, _ = await rig.submit(graphs.plain())
+        entry = await rig.ended(job)
+    assert simulator.calls[DETAIL] == 3
+    (_, error) = codec.loads(entry.result)["status"]["messages"][-1]
+    assert "too large to be read" in error["exception_message"]
 
 
 async def test_a_replica_that_has_missed_steps_gets_them_once_more(
