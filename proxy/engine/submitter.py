@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import structlog
@@ -107,18 +108,12 @@ class Submitter:
         wait = self.max_wait if max_wait is None else min(max_wait, self.max_wait)
         try:
             graph, extra_data = await self.preparation.prepare(job, shares)
-            outcome = await self._submit(job, graph, extra_data, wait)
-        except WithdrawnError:
-            return Withdrawn()
-        except UnansweredError:
-            return Lost(_unconfirmed())
-        except LocalError as error:
-            if error.is_passing:
-                return Elsewhere(error, "unreachable", by_cloud=False)
-            return Refused(error, by_cloud=False)
-        except StorageError as error:
-            log.error("send_save_failed", error=str(error))
-            return NotNow()
+            with self.expecting():
+                outcome = await self._try(job, graph, extra_data)
+                if isinstance(outcome, _Try):
+                    outcome = await self._try_again(job, graph, extra_data, outcome, wait)
+        except (WithdrawnError, UnansweredError, LocalError, StorageError) as error:
+            return _unsent(error)
         except Exception:
             log.exception("send_failed")
             return NotNow(submission_failed())
@@ -126,33 +121,38 @@ class Submitter:
             return self._of_member(job, job.rewriting, outcome)
         return outcome
 
-    async def _submit(
-        self, job: Job, graph: dict[str, Any], extra_data: dict[str, Any], max_wait: float
+    async def _try_again(
+        self,
+        job: Job,
+        graph: dict[str, Any],
+        extra_data: dict[str, Any],
+        tried: _Try,
+        max_wait: float,
     ) -> Outcome:
         """Submit until the cloud has taken or refused the job.
 
         After an answer that got lost the account's jobs are searched for this one before anything
         is sent again. Raises `UnansweredError` if that cannot be done.
         """
-        tries, spent = 0, 0.0
-        with self.expecting():
-            while True:
-                tried = await self._try(job, graph, extra_data, again=tries > 0)
-                if not isinstance(tried, _Try):
-                    return tried
-                if tried.lost and (cloud_id := await self.finder.find_new(job)) is not None:
-                    log.info("submission_adopted", cloud_job=cloud_id)
-                    return Sent(cloud_id)
-                tries += 1
-                wait = tried.retry_after or _RETRY.whole(tries)
-                spent += wait
-                if tried.last or spent > max_wait:
-                    return tried.outcome
-                log.info("submission_delayed", seconds=round(wait, 2))
-                await asyncio.sleep(wait)
+        spent = 0.0
+        for tries in count(1):
+            if tried.lost and (cloud_id := await self.finder.find_new(job)) is not None:
+                log.info("submission_adopted", cloud_job=cloud_id)
+                return Sent(cloud_id)
+            wait = tried.retry_after or _RETRY.whole(tries)
+            spent += wait
+            if tried.last or spent > max_wait:
+                break
+            log.info("submission_delayed", seconds=round(wait, 2))
+            await asyncio.sleep(wait)
+            outcome = await self._try(job, graph, extra_data, again=True)
+            if not isinstance(outcome, _Try):
+                return outcome
+            tried = outcome
+        return tried.outcome
 
     async def _try(
-        self, job: Job, graph: dict[str, Any], extra_data: dict[str, Any], *, again: bool
+        self, job: Job, graph: dict[str, Any], extra_data: dict[str, Any], *, again: bool = False
     ) -> Outcome | _Try:
         """Call the cloud once; return the outcome, or what to do about it."""
         wanted = self.finder.wanted_id(job)
@@ -185,6 +185,21 @@ class Submitter:
             refusal = outcome.refusal
             refusal.node_errors = view.node_errors(refusal.node_errors)
         return outcome
+
+
+def _unsent(error: Exception) -> Outcome:
+    """Return the outcome for a job that could not be sent, or of which nobody knows it."""
+    match error:
+        case WithdrawnError():
+            return Withdrawn()
+        case UnansweredError():
+            return Lost(_unconfirmed())
+        case LocalError():
+            if error.is_passing:
+                return Elsewhere(error, "unreachable", by_cloud=False)
+            return Refused(error, by_cloud=False)
+    log.error("send_save_failed", error=str(error))
+    return NotNow()
 
 
 def _failed(error: CloudError) -> Outcome | _Try:
