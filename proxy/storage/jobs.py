@@ -216,14 +216,10 @@ class JobRepository(Repository):
                 raise JobLivesError(f"the job {job.prompt_id} has not ended") from error
             add_payload(connection, order, kept)
             add_usage(connection, usage)
-            if max_per_day is not None and any(
-                submitted_on(connection, row.day, row.member) > max_per_day for row in usage
-            ):
-                raise DayFullError(f"the day of {job.member} is full")
+            if max_per_day is not None:
+                _check_day(connection, usage, max_per_day)
             if max_waiting is not None:
-                before = connection.execute(_WAITING, {"m": job.member}).scalar_one() - 1
-                if before >= max_waiting:
-                    raise QueueFullError(before)
+                _check_queue(connection, job.member, max_waiting)
             return replace(numbered, order=order)
 
         return await self.database.write(work)
@@ -432,6 +428,20 @@ def add_job(connection: Connection, job: StoredJob) -> int:
     if not job.order:
         del values["order"]
     return int(run(connection, _ADD_JOB, values).scalar_one())
+
+
+def _check_day(connection: Connection, usage: Iterable[UsageRow], limit: int) -> None:
+    """Raise `DayFullError` if a member has submitted more jobs than the limit on the day."""
+    for row in usage:
+        if submitted_on(connection, row.day, row.member) > limit:
+            raise DayFullError(f"the day of {row.member} is full")
+
+
+def _check_queue(connection: Connection, member: str, limit: int) -> None:
+    """Raise `QueueFullError` if more jobs of a member wait than the limit."""
+    before = connection.execute(_WAITING, {"m": member}).scalar_one() - 1
+    if before >= limit:
+        raise QueueFullError(before)
 
 
 def _reserve(connection: Connection, member: str, reservation: Reservation) -> int:
