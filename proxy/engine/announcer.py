@@ -10,11 +10,10 @@ import structlog
 from proxy.bus import BusMessage, EventBus
 from proxy.clock import now
 from proxy.costs.credits import to_credits
-from proxy.costs.job_cost import JobCost
 from proxy.engine.term import Term
 from proxy.jobs.conversion import progress_of, stored_of
 from proxy.jobs.messages import JobChanged, JobLeft, JobRecorded, JobsAhead
-from proxy.jobs.models import Job, Outcome
+from proxy.jobs.models import Job, JobEnd
 from proxy.metrics import Metrics
 from proxy.storage.history import Recorded
 
@@ -79,15 +78,15 @@ class Announcer:
         about = JobRecorded(job.key, job.order, job.client_id, recorded.ordinal, recorded.forgotten)
         self.publish(f"jobs.{job.member}", about)
 
-    def ended(self, job: Job, outcome: Outcome, seconds: float, cost: JobCost) -> None:
-        """Tell that a job has left the queue for the history; it has run for so long."""
+    def ended(self, job: Job, end: JobEnd) -> None:
+        """Tell that a job has left the queue for the history."""
         self.publish(f"jobs.{job.member}", JobLeft(stored_of(job)))
         if not self._term.lasts:
             return
         metrics, labels = self._metrics, (job.member, job.account)
-        metrics.jobs_ended.labels(*labels, outcome).inc()
-        metrics.job_running.labels(*labels).observe(seconds)
-        for charge in cost.charges:
+        metrics.jobs_ended.labels(*labels, end.outcome).inc()
+        metrics.job_running.labels(*labels).observe(end.ms / 1000)
+        for charge in end.cost.charges:
             if charge.source == "unknown":
                 metrics.unknown_costs.labels(*labels, charge.node_class).inc(charge.nodes)
             else:

@@ -301,14 +301,13 @@ class JobLife:
             await self._files.output_directory.save(job.member, end.outputs)
         await self._table.finish(job, end, scheduler.shares_with(job))
         if end.outcome == "completed":
-            ms = end.ended_at - end.started_at
-            self._run_times.learn(job.graph, end.node_times, job.member, ms)
+            self._run_times.learn(job.graph, end.node_times, job.member, end.ms)
         await self._announcer.flush()
         for command in ended.commands:
             if isinstance(command, Message):
                 follower.tell(command)
             else:  # it leaves the queue
-                scheduler.ended(job, (end.ended_at - end.started_at) / 1000)
+                scheduler.ended(job, end.ms / 1000)
                 self._slots.free(job)
                 self._table.leave(job, end)
                 await self._announcer.flush()

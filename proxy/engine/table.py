@@ -203,11 +203,8 @@ class JobTable:
     def leave(self, job: Job, end: JobEnd) -> None:
         """Take a job that is in the history out of the queue."""
         self._remove(job)
-        seconds = (end.ended_at - end.started_at) / 1000
-        log.info(
-            "job_ended", cloud_job=job.cloud_id, outcome=end.outcome, seconds=round(seconds, 3)
-        )
-        self._announcer.ended(job, end.outcome, seconds, end.cost)
+        log.info("job_ended", cloud_job=job.cloud_id, outcome=end.outcome, seconds=end.ms / 1000)
+        self._announcer.ended(job, end)
 
     async def withdraw(self, jobs: list[Job], *, cleared: bool = False) -> None:
         """Take waiting jobs out without a trace, with `cleared` as one change of the queue.

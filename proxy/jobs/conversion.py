@@ -153,7 +153,7 @@ def entry_of(job: Job, end: JobEnd) -> tuple[HistoryEntry, UsageRow]:
     usage = UsageRow(
         day_of(end.ended_at / 1000),
         job.member,
-        running_seconds=(end.ended_at - end.started_at) / 1000,
+        running_seconds=end.ms / 1000,
         outputs=outputs.count,
         credits_reported=end.cost.of("reported"),
         credits_estimated=end.cost.of("estimated"),
@@ -169,7 +169,7 @@ def run_of(job: Job, end: JobEnd) -> JobRun:
     return JobRun(
         job.graph,
         job.account,
-        end.ended_at - end.started_at,
+        end.ms,
         ran=end.node_times.keys() if end.followed else end.node_times.keys() | _uncached(job, end),
         failed=failed if isinstance(failed, str) else None,
         reported=end.prices,
@@ -190,7 +190,7 @@ def _uncached(job: Job, end: JobEnd) -> set[str]:
 
 def costs_of(job: Job, end: JobEnd) -> list[CostRow]:
     """Return what a job that has ended has cost, on the day of its end."""
-    day, seconds = day_of(end.ended_at / 1000), (end.ended_at - end.started_at) / 1000
+    day = day_of(end.ended_at / 1000)
     return [
         CostRow(
             day,
@@ -200,7 +200,7 @@ def costs_of(job: Job, end: JobEnd) -> list[CostRow]:
             charge.source,
             charge.amount,
             charge.nodes,
-            seconds=0.0 if charge.node_class else seconds,
+            seconds=0.0 if charge.node_class else end.ms / 1000,
         )
         for charge in end.cost.charges
     ]

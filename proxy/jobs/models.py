@@ -243,6 +243,11 @@ class JobEnd(msgspec.Struct, frozen=True):
     cost: JobCost = JobCost()
 
     @property
+    def ms(self) -> int:
+        """How long the job ran, in ms."""
+        return self.ended_at - self.started_at
+
+    @property
     def error(self) -> dict[str, Any] | None:
         """The data of the `execution_error` of a failed job, if it has one."""
         if self.outcome != "failed":

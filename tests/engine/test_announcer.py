@@ -8,12 +8,17 @@ from jobs.samples import job
 
 from proxy.costs.job_cost import Charge, JobCost
 from proxy.jobs.messages import JobLeft, JobsAhead
-from proxy.jobs.models import JobState
+from proxy.jobs.models import JobEnd, JobState
 
 
 @pytest.fixture
 def world() -> World:
     return World()
+
+
+def end_of(*charges: Charge) -> JobEnd:
+    """The end of a job that has run for 2 s."""
+    return JobEnd("completed", {}, {"messages": []}, {}, 1000, 3000, cost=JobCost(charges))
 
 
 def test_an_engine_whose_term_is_over_says_and_counts_nothing(world: World) -> None:
@@ -22,7 +27,7 @@ def test_an_engine_whose_term_is_over_says_and_counts_nothing(world: World) -> N
     world.announcer.changed(live_job)
     world.announcer.accepted(live_job)
     world.announcer.dispatched(live_job)
-    world.announcer.ended(live_job, "completed", 1.0, JobCost())
+    world.announcer.ended(live_job, end_of())
     world.announcer.discarded(live_job)
     assert world.received == []
     assert world.counted("jobs_accepted_total", member="anna") is None
@@ -32,7 +37,7 @@ def test_what_becomes_of_a_job_is_published_and_counted_once(world: World) -> No
     live_job = job(accepted=True, account="one")
     world.announcer.accepted(live_job)
     world.announcer.dispatched(live_job)
-    world.announcer.ended(live_job, "completed", 2.0, JobCost())
+    world.announcer.ended(live_job, end_of())
     world.announcer.discarded(job("two", accepted=False))
     assert [type(news) for news in world.received] == [JobLeft, JobLeft]
     assert world.counted("jobs_accepted_total", member="anna") == 1
@@ -45,9 +50,9 @@ def test_what_becomes_of_a_job_is_published_and_counted_once(world: World) -> No
 
 def test_costs_are_counted_in_credits_by_class_and_source(world: World) -> None:
     gpu, flux = Charge("", "estimated", 270_000), Charge("Flux", "reported", 8_400_000, 1)
-    cost = JobCost((gpu, flux, Charge("Dear", "unknown", 0, 2)))
+    charges = gpu, flux, Charge("Dear", "unknown", 0, 2)
     for _ in range(2):
-        world.announcer.ended(job(account="one"), "completed", 2.0, cost)
+        world.announcer.ended(job(account="one"), end_of(*charges))
     labels = {"member": "anna", "account": "one"}
     for charge, amount in ((gpu, 0.54), (flux, 16.8)):
         of_class = {"node_class": charge.node_class, "source": charge.source}
