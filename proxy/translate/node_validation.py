@@ -109,9 +109,7 @@ def check_node(
     for declared in shape.expanded(given) if shape.dynamic else shape.inputs:
         if declared.name not in given:
             if declared.required:
-                message, short = "Required input is missing", declared.name.rpartition(".")[2]
-                missing = reason("required_input_missing", message, short, input_name=declared.name)
-                found.reasons.append(missing)
+                found.reasons.append(_missing(declared))
             continue
         value = given[declared.name]
         if type(value) is list:
@@ -131,9 +129,7 @@ def _follow(
     declared: Input, link: list[Any], shape: Shape, shapes: Mapping[str, Shape], found: NodeFindings
 ) -> Crash | None:
     if len(link) != 2:
-        message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
-        wrong = _wrong(declared, "bad_linked_input", message, declared.name, received_value=link)
-        found.reasons.append(wrong)
+        found.reasons.append(_no_link(declared, link))
         return None
     source, slot = link
     if isinstance(source, list | dict):
@@ -150,14 +146,7 @@ def _follow(
         except IndexError:
             return ("IndexError", "tuple index out of range")
         if received != declared.type and not _fits(received, declared.type):
-            message = "Return type mismatch between linked nodes"
-            details = (
-                f"{declared.name}, received_type({received}) mismatch input_type({declared.type})"
-            )
-            about = {"received_type": received, "linked_node": link}
-            found.reasons.append(
-                _wrong(declared, "return_type_mismatch", message, details, **about)
-            )
+            found.reasons.append(_mismatch(declared, received, link))
             if shape.core:
                 return None
     found.links.append(Link(declared, link))
@@ -194,36 +183,20 @@ def _value(
         try:
             value = _CONVERSIONS[kind](value)
         except (TypeError, ValueError, OverflowError) as error:
-            message = f"Failed to convert an input value to a {kind} value"
-            about = {"received_value": value, "exception_message": str(error)}
-            details = f"{declared.name}, {value}, {error}"
-            return _wrong(declared, "invalid_input_type", message, details, **about)
+            return _unconverted(declared, value, error)
     infinite = isinstance(value, float) and not math.isfinite(value)
     if value is not given and not isinstance(value, list) and not infinite:
         converted[declared.name] = value
-    if wrong := _bounds(declared, value):
-        return wrong
+    if isinstance(value, int | float):
+        if declared.low is not None and value < declared.low:
+            return _out_of_bounds(declared, value, "smaller", "min", declared.low)
+        if declared.high is not None and value > declared.high:
+            return _out_of_bounds(declared, value, "bigger", "max", declared.high)
     if shape.core and (shape.name, declared.name) in _LOADERS:
         return _file_reason(declared, value, _LOADERS[shape.name, declared.name], has_file)
     if declared.choices is None or declared.uploads:
         return None
     return _choice(declared, declared.choices, value, has_file)
-
-
-def _bounds(declared: Input, value: Any) -> Reason | None:
-    if not isinstance(value, int | float):
-        return None
-    if declared.low is not None and value < declared.low:
-        message = f"Value {value} smaller than min of {declared.low}"
-        return _wrong(
-            declared, "value_smaller_than_min", message, declared.name, received_value=value
-        )
-    if declared.high is not None and value > declared.high:
-        message = f"Value {value} bigger than max of {declared.high}"
-        return _wrong(
-            declared, "value_bigger_than_max", message, declared.name, received_value=value
-        )
-    return None
 
 
 def _choice(
@@ -269,3 +242,36 @@ def crash_reason(crash: Crash, link: Link | None) -> Reason:
     kind, message = "exception_during_inner_validation", "Exception when validating inner node"
     about = {"exception_message": text, **about, "linked_node": link.value}
     return _wrong(link.input, kind, message, text, **about)
+
+
+# --- the words of ComfyUI ------------------------------------------------------------------
+
+
+def _missing(declared: Input) -> Reason:
+    message, short = "Required input is missing", declared.name.rpartition(".")[2]
+    return reason("required_input_missing", message, short, input_name=declared.name)
+
+
+def _no_link(declared: Input, value: list[Any]) -> Reason:
+    message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
+    return _wrong(declared, "bad_linked_input", message, declared.name, received_value=value)
+
+
+def _mismatch(declared: Input, received: Any, link: list[Any]) -> Reason:
+    message = "Return type mismatch between linked nodes"
+    details = f"{declared.name}, received_type({received}) mismatch input_type({declared.type})"
+    about = {"received_type": received, "linked_node": link}
+    return _wrong(declared, "return_type_mismatch", message, details, **about)
+
+
+def _unconverted(declared: Input, value: Any, error: Exception) -> Reason:
+    message = f"Failed to convert an input value to a {declared.type} value"
+    about = {"received_value": value, "exception_message": str(error)}
+    details = f"{declared.name}, {value}, {error}"
+    return _wrong(declared, "invalid_input_type", message, details, **about)
+
+
+def _out_of_bounds(declared: Input, value: float, beyond: str, bound: str, limit: float) -> Reason:
+    message = f"Value {value} {beyond} than {bound} of {limit}"
+    kind = f"value_{beyond}_than_{bound}"
+    return _wrong(declared, kind, message, declared.name, received_value=value)
