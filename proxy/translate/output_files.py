@@ -41,10 +41,13 @@ def with_core_keys(output: Mapping[str, Any]) -> dict[str, Any]:
     or a node pack's key. What stands under another key already is not repeated.
     """
     listed = output.get("video")
-    if not isinstance(listed, list) or not any(map(is_file, listed)):
-        return dict(output)
+    videos = [item for item in listed if is_file(item)] if isinstance(listed, list) else []
+    return _with_videos(output, videos) if videos else dict(output)
+
+
+def _with_videos(output: Mapping[str, Any], videos: list[Any]) -> dict[str, Any]:
+    """Return an output with the files under `video` where core ComfyUI has them."""
     others = {key: value for key, value in output.items() if key not in ("video", "videos")}
-    videos = [item for item in listed if is_file(item)]
     names = {item["filename"] for item in videos}
     rest = [item for item in _listed(output, "videos") if not _is_named(item, names)]
     elsewhere = {item["filename"] for _, _, item in files(others)}
