@@ -64,6 +64,21 @@ class GraphFiles:
         large = jobs.has_more_values(graph, _MAX_VALUES_INLINE)
         if not large and not jobs.file_strings(graph, choices):
             return graph
+        return await self._renamed(
+            member, graph, choices=choices, account=account, job=job, large=large
+        )
+
+    async def _renamed(
+        self,
+        member: str,
+        graph: dict[str, Any],
+        *,
+        choices: Callable[[str], Mapping[str, Any] | None],
+        account: str,
+        job: str | None,
+        large: bool,
+    ) -> dict[str, Any]:
+        """Return a graph that may name files as `substitute`; a `large` one takes threads."""
         places: dict[Place, None] = {}
 
         async def substituted(cloud_name: Callable[[Place], str | None]) -> dict[str, Any]:

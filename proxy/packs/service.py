@@ -43,6 +43,16 @@ class Packs:
         pack_classes = self._catalog.pack_classes
         if pack_classes.isdisjoint(str(node.get("class_type")) for node in graph.values()):
             return None
+        return await self._rewritten(member, graph, outputs, pack_classes)
+
+    async def _rewritten(
+        self,
+        member: str,
+        graph: Mapping[str, Any],
+        outputs: Collection[str] | None,
+        pack_classes: frozenset[str],
+    ) -> Rewriting:
+        """Load what the pack nodes of a graph need, and rewrite it."""
         loads = await self._turns.run(
             member, lambda: loads_of(graph, wanted(graph, outputs, pack_classes))
         )
