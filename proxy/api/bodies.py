@@ -329,15 +329,24 @@ async def read_json(request: web.Request) -> Any:
     except web.HTTPRequestEntityTooLarge:
         if max_json >= max_body:
             raise
-        raise LocalError(
-            "json_too_large",
-            f"The JSON of the request body has more than {max_json:,} bytes; send less, or raise "
-            "the setting `max_json_mb`.",
-            kind="too_large",
-        ) from None
+        raise _too_large(max_json) from None
     charset = media_types.charset(request.headers.get("Content-Type", ""))
     if len(body) <= LARGE:
         return parse(body, charset)
+    return await _parse_large(request, body, charset)
+
+
+def _too_large(max_json: int) -> LocalError:
+    return LocalError(
+        "json_too_large",
+        f"The JSON of the request body has more than {max_json:,} bytes; send less, or raise "
+        "the setting `max_json_mb`.",
+        kind="too_large",
+    )
+
+
+async def _parse_large(request: web.Request, body: bytes, charset: str | None) -> Any:
+    """Parse a large body in threads, with its memory taken from the budget."""
     turns, owner = request.app[TURNS], owner_of(request)
     count = await turns.run(owner, partial(count_values, body))
     hold(request, "body").grow(len(body) + VALUE_BYTES * count)

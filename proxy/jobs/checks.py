@@ -14,6 +14,7 @@ from proxy.members.member import check_classes
 from proxy.threads import ThreadTurns
 from proxy.translate.errors import LocalError
 from proxy.translate.jobs import file_strings, foreign_files, has_more_values
+from proxy.translate.node_validation import Reason
 from proxy.translate.packs import NodePacks
 from proxy.translate.validation import Validation, validate
 
@@ -71,25 +72,27 @@ class Checks:
             if not found.faultless:
                 found = await self._renewed(member, request, has_file, found, large=large)
         if found is not None and found.error is not None:
-            kinds = {
-                error["type"] for about in found.node_errors.values() for error in about["errors"]
-            }
-            log.info("graph_refused", kind=found.error["type"], errors=sorted(kinds))
-            raise LocalError(**found.error, node_errors=found.node_errors)
+            raise _invalid_graph(found.error, found.node_errors)
         if self.members.has_members:
-            work = partial(foreign_files, graph, has_file)
-            if node_errors := await self._run(member, work, large=large):
-                raise LocalError(
-                    "prompt_outputs_failed_validation",
-                    "Prompt outputs failed validation",
-                    node_errors=node_errors,
-                )
+            await self._check_names(member, graph, has_file, large=large)
         if (needs := self.catalog.needs_of(graph)) is not None:
             self._check_accounts(member, *needs)
         who = self.members.get(member)
         if who.limits.denied_classes or who.limits.deny_partner_nodes:
             check_classes(who, graph, self.catalog.known)
         return found
+
+    async def _check_names(
+        self, member: str, graph: dict[str, Any], has_file: Callable[[str], bool], *, large: bool
+    ) -> None:
+        """Raise `LocalError` for the cloud's name of a file that is not the member's."""
+        work = partial(foreign_files, graph, has_file)
+        if node_errors := await self._run(member, work, large=large):
+            raise LocalError(
+                "prompt_outputs_failed_validation",
+                "Prompt outputs failed validation",
+                node_errors=node_errors,
+            )
 
     def _check_accounts(self, member: str, accounts: frozenset[str], name: str) -> None:
         """Raise `LocalError` if no account of the member has all that a graph names."""
@@ -160,3 +163,9 @@ class Checks:
         """Return whether the cloud will see another graph than this, with newer classes."""
         replaced = await self.catalog.extras.node_replacements()
         return any(str(node.get("class_type")) in replaced for node in graph.values())
+
+
+def _invalid_graph(error: Reason, node_errors: dict[str, Any]) -> LocalError:
+    kinds = {reason["type"] for about in node_errors.values() for reason in about["errors"]}
+    log.info("graph_refused", kind=error["type"], errors=sorted(kinds))
+    return LocalError(**error, node_errors=node_errors)
