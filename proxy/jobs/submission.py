@@ -69,8 +69,8 @@ class SubmissionService:
     clients: Clients
     member: Callable[[str], Member]
     limiter: Limiter
-    checks: Checks | None = None
-    estimator: JobEstimator | None = None
+    checks: Checks
+    estimator: JobEstimator
     timeout: float = 30.0
     #: The answers of the engine that are waited for.
     _answers: dict[JobKey, asyncio.Future[JobAnswered]] = field(init=False, default_factory=dict)
@@ -103,22 +103,22 @@ class SubmissionService:
         least = live.number
         if request.number is None:
             live.number += 1
-        found = None if self.checks is None else await self.checks.check(member, request)
+        found = await self.checks.check(member, request)
         if prompt_id in live.jobs:
             raise _in_the_queue(prompt_id)
         job = job_of_request(member, request, prompt_id=prompt_id)
         content = job.loaded
         job.one_at_a_time = self.clients.one_at_a_time(who, request.client_id)
+        outputs = content.targets
         if found is not None:
+            outputs = found.outputs
             if found.node_errors:
                 # The cloud may take a graph that is partly wrong for one that is refused.
-                content.targets = found.outputs
+                content.targets = outputs
             if found.converted:
                 content.graph = found.kept(content.graph)
-            job.outputs_to_execute = tuple(found.outputs)
-        if self.checks is not None:
-            outputs = content.targets if found is None else found.outputs
-            content.rewriting = await self.checks.packs.rewrite(member, content.graph, outputs)
+            job.outputs_to_execute = tuple(outputs)
+        content.rewriting = await self.checks.packs.rewrite(member, content.graph, outputs)
         await self._insert(job, who, None if request.number is not None else least, request.front)
         live.answering += 1
         try:
@@ -145,7 +145,8 @@ class SubmissionService:
     async def _insert(self, job: Job, member: Member, least: int | None, front: bool) -> None:
         """Put a new job into the storage, which numbers it. Raises `LocalError`, `StorageError`."""
         payload, limits, reservation = payload_of(job.loaded), member.limits, None
-        if self.estimator is not None and (budgets := self.limiter.budgets(job.member)).all:
+        budgets = self.limiter.budgets(job.member)
+        if budgets.all:
             reservation = await self.estimator.reservation(job, budgets)
         try:
             stored = await self.repository.insert(

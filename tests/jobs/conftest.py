@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from backend import open_database
 from jobs.replica import LosingBus, Replica
-from jobs.samples import Room
+from jobs.samples import NoChecks, Room, estimator
 
 from proxy.budget import MemoryBudget
 from proxy.bus import EventBus
@@ -44,6 +44,8 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
         clients=Clients(),
         member=Member,
         limiter=Limiter(Member, Usage(UsageRepository(database))),
+        checks=NoChecks(),
+        estimator=estimator(),
     )
     yield Room(JobService(submissions, supervisor, replay=life_of), bus, recorder, repository)
     await supervisor.close()

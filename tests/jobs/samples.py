@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.bus import EventBus
+from proxy.costs.job_cost import Pricing
 from proxy.engine.recorder import JobRecorder
+from proxy.jobs.checks import Checks
 from proxy.jobs.conversion import payload_of, progress_of, stored_of
+from proxy.jobs.estimates import JobEstimator
 from proxy.jobs.messages import HistoryChanged, JobChanged, JobLeft
-from proxy.jobs.models import Job, JobContent, JobEnd, JobState
+from proxy.jobs.models import Job, JobContent, JobEnd, JobRequest, JobState
 from proxy.jobs.service import JobQuery, JobService
 from proxy.storage.jobs import JobRepository
+from proxy.translate.packs import JobView
 from proxy.translate.workflow_metadata import workflow_id_of
 
 _CONTENT = ("graph", "extra_data", "targets", "credentials", "rewriting")
@@ -40,6 +44,32 @@ def job(
 
 
 MEMBER = "local"
+
+
+class NoPacks:
+    """No node packs."""
+
+    async def rewrite(self, *_: object) -> None:
+        return None
+
+    def view(self, *_: object) -> JobView:
+        raise AssertionError
+
+
+class NoChecks(Checks):
+    """Leaves all graphs to the cloud."""
+
+    def __init__(self) -> None:
+        self.packs = NoPacks()
+
+    async def check(self, member: str, request: JobRequest) -> None:
+        return None
+
+
+def estimator() -> JobEstimator:
+    """An estimator without prices."""
+    pricing = Pricing(known=lambda _: None, price_of=lambda _info, _inputs: None, rate=0)
+    return JobEstimator(pricing, allowed=lambda _: ())
 
 
 def new(prompt_id: str, number: float = 0, **fields: Any) -> Job:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from jobs.replica import LosingBus
-from jobs.samples import MEMBER
+from jobs.samples import MEMBER, NoChecks, estimator
 from waiting import until
 
 from proxy.budget import MemoryBudget
@@ -49,6 +49,8 @@ class Entrance:
             clients=Clients(),
             member=member,
             limiter=Limiter(member, Usage(UsageRepository(database))),
+            checks=NoChecks(),
+            estimator=estimator(),
         )
 
     def _hear(self, message: object) -> None:
