@@ -22,7 +22,8 @@ from proxy.storage.payloads import Payload
 from proxy.storage.usage import UsageRow, day_of
 from proxy.translate import codec
 from proxy.translate.codec import CREDENTIAL_KEYS, without_credentials
-from proxy.translate.jobs import label_of, reachable
+from proxy.translate.jobs import reachable
+from proxy.translate.labels import label_of
 from proxy.translate.outputs import summary
 from proxy.translate.packs import Rewriting
 from proxy.translate.workflow_metadata import workflow_id_of

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.translate.jobs import MAX_LABEL, label_of
+from proxy.translate.labels import MAX_LABEL, label_of
 
 
 def named(**workflow: Any) -> dict[str, Any]:
