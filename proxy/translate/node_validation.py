@@ -189,9 +189,11 @@ def _value(
         converted[declared.name] = value
     if isinstance(value, int | float):
         if declared.low is not None and value < declared.low:
-            return _out_of_bounds(declared, value, "smaller", "min", declared.low)
+            about = f"smaller than min of {declared.low}"
+            return _out_of_bounds(declared, "value_smaller_than_min", value, about)
         if declared.high is not None and value > declared.high:
-            return _out_of_bounds(declared, value, "bigger", "max", declared.high)
+            about = f"bigger than max of {declared.high}"
+            return _out_of_bounds(declared, "value_bigger_than_max", value, about)
     if shape.core and (shape.name, declared.name) in _LOADERS:
         return _file_reason(declared, value, _LOADERS[shape.name, declared.name], has_file)
     if declared.choices is None or declared.uploads:
@@ -271,7 +273,5 @@ def _unconverted(declared: Input, value: Any, error: Exception) -> Reason:
     return _wrong(declared, "invalid_input_type", message, details, **about)
 
 
-def _out_of_bounds(declared: Input, value: float, beyond: str, bound: str, limit: float) -> Reason:
-    message = f"Value {value} {beyond} than {bound} of {limit}"
-    kind = f"value_{beyond}_than_{bound}"
-    return _wrong(declared, kind, message, declared.name, received_value=value)
+def _out_of_bounds(declared: Input, kind: str, value: float, about: str) -> Reason:
+    return _wrong(declared, kind, f"Value {value} {about}", declared.name, received_value=value)
