@@ -224,7 +224,7 @@ class Cache:
     def keep(self, partial: Path, hash_: str) -> CacheLease:
         """Move a complete file with this hash into the cache. Raises `OSError`."""
         with self._mutex:
-            entry = self._use(hash_)
+            entry = self._use(hash_) if hash_ in self else None
             if entry is None or not entry.trusted:
                 size = partial.stat().st_size
                 _move(partial, self.path_of(hash_))

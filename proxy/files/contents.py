@@ -68,7 +68,7 @@ class Content:
     async def whole(self) -> Path:
         """Wait for the complete file. Raises `ContentBrokenError`."""
         if self._fetch is not None:
-            await self._fetch.finished()
+            await self._fetch.wait()
         path = self.path
         if path is None:
             raise broken(self._fetch)

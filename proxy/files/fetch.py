@@ -7,6 +7,7 @@ start. Refusals of the cloud are not retried here: its client has done that.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
@@ -90,13 +91,8 @@ class Fetch:
         begin = self.received - len(self.latest)
         return self.latest[start - begin : stop - begin] if start >= begin else b""
 
-    async def finished(self) -> None:
-        """Wait for the end."""
-        while not self.ended:
-            await self.changed.wait()
-
-    async def began(self, enough: int) -> None:
-        """Wait until the size is known, and for the end if that is within `enough` bytes."""
+    async def wait(self, enough: float = math.inf) -> None:
+        """Wait for the end, or until the size is known if that is more than `enough` bytes."""
         while not self.ended:
             if self.path is not None and self.size is not None and self.size > enough:
                 return

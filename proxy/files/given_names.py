@@ -45,6 +45,18 @@ class OutputItem(NamedTuple):
         return str(self.item["filename"])
 
 
+def known_places(
+    items: Sequence[OutputItem], given: Sequence[GivenName]
+) -> list[AssetPlace] | None:
+    """Return the places of items that are all reported again as they were before."""
+    known = {
+        (name.key, name.index, name.cloud_name): AssetPlace(Place(name.type, name.path), name.asset)
+        for name in given
+    }
+    keys = [(item.key, item.position, item.cloud_name) for item in items]
+    return [known[key] for key in keys] if known.keys() >= set(keys) else None
+
+
 def settled_places(
     items: Sequence[OutputItem], matched: Sequence[GivenName | None]
 ) -> list[AssetPlace] | None:

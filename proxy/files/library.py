@@ -101,7 +101,7 @@ class Library:
             if hash_ is None and await self.contents.is_reused(record):
                 raise _reused(record.filename)
             fetch = self._fetch(account, cloud_name, cloud_type, hash_, record, ahead=ahead)
-            await fetch.began(HELD_BACK)
+            await fetch.wait(HELD_BACK)
             if fetch.error is None:
                 return fetch
             if account == _BLOBS:
@@ -202,7 +202,7 @@ class Library:
             finally:
                 origin.release()
             return
-        await origin.finished()
+        await origin.wait()
         if origin.lease is None:
             raise unavailable(record.filename, broken(origin)) from origin.error
         yield origin.lease.path

@@ -21,6 +21,7 @@ from proxy.files.given_names import (
     OutputItem,
     display_name,
     is_better,
+    known_places,
     matching_names,
     settled_places,
 )
@@ -107,6 +108,8 @@ class Outputs:
         for item in items:
             local[item.key][item.position] = output_files.own_fields(item.item)
         local = await self._namespace.revealed(member, local, prompt_id)
+        if not items:
+            return local
         if any(item.item.get("type") == "input" for item in items):
             places = await self._places_with_uploads(job, items)
         else:
@@ -127,7 +130,7 @@ class Outputs:
         """Return the member's place of each item. An upload that a node passes on stays one."""
         uploads = [await self._upload(job, item) for item in items]
         mine = [item for item, upload in zip(items, uploads, strict=True) if upload is None]
-        places = iter(await self._output_places(job, mine))
+        places = iter(await self._output_places(job, mine) if mine else ())
         return [next(places) if upload is None else upload for upload in uploads]
 
     async def _upload(self, job: _Job, item: OutputItem) -> AssetPlace | None:
@@ -151,12 +154,16 @@ class Outputs:
     async def _output_places(self, job: _Job, items: Sequence[OutputItem]) -> list[AssetPlace]:
         key = job.member, job.prompt_id, job.node_id
         given = self._given.get(key)
+        if given is not None and (known := known_places(items, given)) is not None:
+            return known
         shows_size = job.prefix is not None and names.needs_size(job.prefix)
         if given is None and shows_size:
             given = await self._library.files.read(lambda files: _given(files, job))
-        matched = matching_names(items, given) if given else [None] * len(items)
-        if (settled := settled_places(items, matched)) is not None:
-            return settled
+        matched: list[GivenName | None] = [None] * len(items)
+        if given is not None:
+            matched = matching_names(items, given)
+            if (settled := settled_places(items, matched)) is not None:
+                return settled
         sizes = [(0, 0)] * len(items)
         if shows_size:
             sizes = [

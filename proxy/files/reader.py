@@ -60,8 +60,9 @@ class Reader:
             return known
         if record.cloud_type == "input" or kind(record.path) != "image":
             return Edits()
-        found = await content.texts()
-        edits = workflow_names.edits(found, await self.renaming(record, found))
+        edits = Edits()
+        if found := await content.texts():
+            edits = workflow_names.edits(found, await self.renaming(record, found))
         if content.path is not None:
             self._known_edits[record] = edits
         return edits

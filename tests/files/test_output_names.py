@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 from files.conftest import OpenFiles
 from files.helpers import BLUE, RED, MemoryCloud, bytes_of, item, record_of, upload
+from hypothesis import given
+from hypothesis import strategies as st
 
+from proxy.files.given_names import (
+    GivenName,
+    OutputItem,
+    known_places,
+    matching_names,
+    settled_places,
+)
 from proxy.files.service import Files
 from proxy.storage.database import StorageError
 
@@ -311,3 +320,24 @@ async def test_a_human_name_of_the_cloud_is_not_replaced_in_texts(files: Files) 
     await names(files, {"images": [item("cat_00007_.png")]})
     output = {"text": ["cat_00007_.png"]}
     assert await localised(files, output, None, "two") == output
+
+
+CLOUD_NAMES = ["a.png", "b.png", f"{'1' * 64}.png", f"{'2' * 64}.png"]
+
+
+@given(
+    st.lists(st.sampled_from(CLOUD_NAMES), max_size=5),
+    st.lists(st.sampled_from(CLOUD_NAMES), max_size=5),
+)
+def test_what_is_reported_again_has_the_places_that_matching_finds(
+    reported: list[str], again: list[str]
+) -> None:
+    before = [
+        GivenName("images", index, name, "output", f"{index}.png", f"id {index}")
+        for index, name in enumerate(reported)
+    ]
+    items = [OutputItem("images", index, {"filename": name}) for index, name in enumerate(again)]
+    known = known_places(items, before)
+    assert (known is None) == (again != reported[: len(again)])
+    if known is not None:
+        assert known == settled_places(items, matching_names(items, before))
