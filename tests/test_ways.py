@@ -31,7 +31,7 @@ PACKAGE = str(Path(__file__).parents[1] / "proxy")
 SIMULATOR = str(Path(__file__).parents[1] / "proxy" / "simulator")
 
 #: The most files that each way may have.
-EVENT, QUEUE, VIEW = 15, 13, 18
+EVENT, QUEUE, VIEW = 15, 14, 19
 
 #: The most functions on the whole way of a small job, and the most lines of all of them.
 FUNCTIONS, LINES = 475, 5013

@@ -21,13 +21,13 @@ from msgspec import Struct
 from yarl import URL
 
 from proxy.api import bodies
+from proxy.api.answer_headers import prepare
 from proxy.api.authenticator import authenticator_of
 from proxy.api.callers import caller_of
 from proxy.api.content import content_headers, filename_parameter
 from proxy.api.credentials import KEY_HEADER
 from proxy.api.holding import PIECE, UNCOUNTED, LargeBody, forget_frames
 from proxy.api.keys import ACCOUNTING, ASSETS, FILES, OPTIONS
-from proxy.api.middleware import prepare
 from proxy.api.requests import admission_of, member_of
 from proxy.api.tickets import TICKETED
 from proxy.files.cache import read_at

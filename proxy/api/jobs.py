@@ -12,10 +12,11 @@ import structlog
 from aiohttp import web
 
 from proxy.api import bodies
+from proxy.api.answer_headers import prepare
 from proxy.api.callers import submitter_of
 from proxy.api.holding import hold, owner_of
 from proxy.api.keys import JOBS, TURNS, WEBHOOKS
-from proxy.api.middleware import note, prepare
+from proxy.api.middleware import note
 from proxy.api.requests import connection_of, member_of
 from proxy.jobs.models import JobRequest
 from proxy.jobs.records import JobRecord

@@ -21,7 +21,6 @@ from aiohttp.http_parser import RawRequestMessage
 from proxy.api import bodies
 from proxy.api.addressing import (
     STRAIGHT,
-    allow_all,
     is_trusted,
     may_be_rebound,
     may_have_token,
@@ -30,15 +29,16 @@ from proxy.api.addressing import (
     strip,
 )
 from proxy.api.aiohttp_internals import has_route, set_route
+from proxy.api.answer_headers import finish
 from proxy.api.bodies import Handler
 from proxy.api.callers import caller_of
+from proxy.api.error_answers import failed, interrupted, not_stored, unknown
 from proxy.api.holding import counted, forget_frames, release
 from proxy.api.requests import connection_of, services_of
 from proxy.api.turns import MAX_BEGUN, MemberTurns
 from proxy.logging import RequestContext, begin_request
 from proxy.members.accounting import LIMIT_REACHED
-from proxy.storage.database import BusyError, OutcomeUnknownError, StorageError
-from proxy.translate import SCRIPTS_CACHED
+from proxy.storage.database import OutcomeUnknownError, StorageError
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
@@ -56,14 +56,6 @@ _UNLIMITED = frozenset({"/healthz", "/readyz"})
 
 #: Maximum number of cached values of `Host` that are allowed.
 _MAX_CACHED_HOSTS = 64
-
-_HOUR = 3600
-_DAY = 86400
-_NEVER_STORED = (".js", ".mjs", ".css")
-_PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-_FOUND = frozenset({200, 201, 202, 203, 204, 205, 206, 301, 308})
-_ELSEWHERE = frozenset({302, 303, 307})
-_CREDENTIALS = "Cookie, Authorization, X-API-Key"
 
 _REALM = 'realm="comfy-cloud-proxy"'
 
@@ -158,16 +150,7 @@ class Gate:
             if not connection.cancelled or task is None:
                 raise
             task.uncancel()
-            log.warning("response_truncated", path=request.path)
-            answer = bodies.refusal(
-                LocalError(
-                    "stopping",
-                    "The proxy stopped before it finished this request. If it was a job, check "
-                    "/history and /queue after the restart before you submit it again.",
-                    kind="unavailable",
-                    retry_after=5,
-                )
-            )
+            answer = interrupted(request)
         finally:
             release(request, connection)
         self._count(request, connection, answer.status, began)
@@ -176,13 +159,7 @@ class Gate:
             if self._services.options.compress:
                 bodies.pack(request, answer)
         if _ROOT_LOGGER.level <= logging.DEBUG:
-            log.debug(
-                "request_handled",
-                method=request.method,
-                path=request.path,
-                status=answer.status,
-                ms=round(1000 * (time.perf_counter() - began), 1),
-            )
+            _log_handled(request, answer.status, time.perf_counter() - began)
         return answer
 
     async def _answer(
@@ -196,9 +173,7 @@ class Gate:
         ):
             return bodies.empty(403)
         if request.method == "OPTIONS":
-            if self._preflights and "Access-Control-Request-Method" in headers:
-                return await self._handle(request)
-            return bodies.empty()
+            return await self._answer_options(request)
         try:
             if connection.on_loopback and not self._services.members.has_members:
                 self._check_host(connection, headers.get("Host", ""))
@@ -209,22 +184,21 @@ class Gate:
             if self._services.members.has_members:
                 await self._authenticator.catch_up(request)
             admission = self._authenticator.authenticate(request)
-            if admission is not None:
-                context.member, context.token_id = admission.member, admission.shown
-                connection.admit(admission)
-                if admission.token is not None and request.path not in _UNLIMITED:
-                    self._limiter.request(admission.member)
-                return await self._in_turn(request, admission.member)
-            return counted(request, await self._handle(request))
-        except web.HTTPException as error:
-            return _unknown(request, error)
-        except Exception as error:
-            answer = self._of_error(request, context, error)
-            if answer is None:
-                log.exception("request_failed", path=request.path, error=type(error).__name__)
-                answer = _failed(context)
-            forget_frames(error)
-            return answer
+            if admission is None:
+                return counted(request, await self._handle(request))
+            context.member, context.token_id = admission.member, admission.shown
+            connection.admit(admission)
+            if admission.token is not None and request.path not in _UNLIMITED:
+                self._limiter.request(admission.member)
+            return await self._in_turn(request, admission.member)
+        except Exception as error:  # noqa: BLE001 (each has an answer)
+            return self._of_error(request, context, error)
+
+    async def _answer_options(self, request: web.Request) -> web.StreamResponse:
+        """Answer a browser's question about another site's request, or ComfyUI's empty answer."""
+        if self._preflights and "Access-Control-Request-Method" in request.headers:
+            return await self._handle(request)
+        return bodies.empty()
 
     async def _in_turn(self, request: web.Request, member: str) -> web.StreamResponse:
         """Answer a request of a member; one of very many takes its turn."""
@@ -240,22 +214,28 @@ class Gate:
 
     def _of_error(
         self, request: web.Request, context: RequestContext, error: Exception
-    ) -> web.Response | None:
-        """Return the answer of an error of a handler, `None` for one that should not be."""
+    ) -> web.StreamResponse:
+        """Return the answer of an error of a handler; raise again an answer that it has raised."""
+        if isinstance(error, web.HTTPException):
+            return unknown(request, error)
         match error:
             case LocalError():
-                return self._refused(request, context, error)
+                answer = self._refused(request, context, error)
             case OutcomeUnknownError():
                 log.error("outcome_lost", path=request.path, error=str(error))
                 if request.transport is not None:
                     request.transport.abort()  # no answer would be right for certain
-                return bodies.empty(499)
+                answer = bodies.empty(499)
             case StorageError():
-                return _not_stored(request, error)
-        if request.transport is None or request.transport.is_closing():
-            log.debug("client_disconnected", path=request.path)
-            return bodies.empty(499)
-        return None
+                answer = not_stored(request, error)
+            case _ if request.transport is None or request.transport.is_closing():
+                log.debug("client_disconnected", path=request.path)
+                answer = bodies.empty(499)
+            case _:
+                log.exception("request_failed", path=request.path, error=type(error).__name__)
+                answer = failed(context)
+        forget_frames(error)
+        return answer
 
     def _refused(
         self, request: web.Request, context: RequestContext, error: LocalError
@@ -305,107 +285,11 @@ class Gate:
         )
 
 
-def finish(request: web.Request, response: web.StreamResponse) -> None:
-    """Set the headers of an answer that are the same for all handlers.
-
-    `Cache-Control` is ComfyUI's. Pages send no referrer to other sites, and none at all if their
-    URL has a token; caches must not give one member's answer to another.
-    """
-    connection, headers = connection_of(request), response.headers
-    if response.status == 503:
-        headers.setdefault("Retry-After", f"{bodies.STORE_WAIT:.0f}")
-    services, way = connection.services, connection.way
-    cached = cache_control(request.path, response.status)
-    if cached is not None:
-        headers.setdefault("Cache-Control", cached)
-    if way.path_token is not None or way.query_tokens:
-        headers["Referrer-Policy"] = "no-referrer"
-    elif headers.get("Content-Type", "").startswith("text/html"):
-        headers.setdefault("Referrer-Policy", "same-origin")
-    if services.members.has_members:
-        value = headers.get("Cache-Control", "")
-        if value.startswith("public"):
-            headers["Cache-Control"] = value.replace("public", "private", 1)
-        elif value.startswith("no-cache"):
-            headers["Cache-Control"] = f"private, {value}"
-        headers.add("Vary", _CREDENTIALS)
-    if services.options.cors_origins:
-        if "*" in services.options.cors_origins:
-            allow_all(response)
-        else:
-            headers.add("Vary", "Origin")
-
-
-async def prepare(request: web.Request, response: web.StreamResponse) -> None:
-    """Send the headers of an answer from within a handler."""
-    finish(request, response)
-    await response.prepare(request)
-
-
-def cache_control(path: str, status: int) -> str | None:
-    """Return ComfyUI's `Cache-Control` for the path of a request and the status of its answer."""
-    name = path.rpartition("/")[2]
-    if "." not in name:
-        return None
-    if name.endswith(_NEVER_STORED) or (name.startswith("index") and name.endswith(".json")):
-        return SCRIPTS_CACHED
-    if not name.lower().endswith(_PICTURES):
-        return None
-    if status == 404:
-        return f"public, max-age={_HOUR}"
-    if status in _FOUND:
-        return f"public, max-age={_DAY}"
-    return "no-cache" if status in _ELSEWHERE else None
-
-
-def _failed(context: RequestContext) -> web.Response:
-    """Return the answer after an error that should not be."""
-    return bodies.refusal(
-        LocalError(
-            "internal_error",
-            "The proxy could not answer this request; the log has the reason under the request id.",
-            kind="internal",
-            extra_info={"request_id": context.id},
-        )
+def _log_handled(request: web.Request, status: int, seconds: float) -> None:
+    log.debug(
+        "request_handled",
+        method=request.method,
+        path=request.path,
+        status=status,
+        ms=round(1000 * seconds, 1),
     )
-
-
-def _not_stored(request: web.Request, error: StorageError) -> web.Response:
-    """Return the answer where the database could not be used."""
-    if isinstance(error, BusyError):
-        log.warning("request_shed", path=request.path, reason=str(error))
-        refused = LocalError(
-            "busy",
-            "The proxy has too much to do. Nothing was changed; try again in a few seconds.",
-            kind="unavailable",
-            retry_after=bodies.STORE_WAIT,
-        )
-    else:
-        log.error("store_failed", path=request.path, error=str(error))
-        refused = LocalError(
-            "store_unavailable",
-            "The proxy cannot use its disk or its database; the log has the reason. Nothing was "
-            "changed; try again after the repair.",
-            kind="unavailable",
-            retry_after=bodies.STORE_WAIT,
-        )
-    return bodies.refusal(refused)
-
-
-def _unknown(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
-    """Return the answer to a request without a route; raise again what a handler has raised.
-
-    ComfyUI's static files at `/` accept every GET, so that only other methods are not allowed.
-    """
-    if not has_route(request) or request.match_info.http_exception is not error:
-        raise error
-    if f"{request.path}/".startswith("/internal/"):
-        if isinstance(error, web.HTTPMethodNotAllowed):
-            raise error
-        return bodies.text("404: Not Found", 404)
-    if request.method in ("GET", "HEAD"):
-        return web.StreamResponse(status=404)
-    allowed = {"GET", "HEAD"}
-    if isinstance(error, web.HTTPMethodNotAllowed):
-        allowed |= error.allowed_methods
-    raise web.HTTPMethodNotAllowed(request.method, sorted(allowed))

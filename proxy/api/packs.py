@@ -10,9 +10,10 @@ from typing import Any, cast
 from aiohttp import web
 
 from proxy.api import bodies
+from proxy.api.answer_headers import prepare
 from proxy.api.content import content_headers
 from proxy.api.keys import ACCOUNTING, JOBS, PACKS
-from proxy.api.middleware import note, prepare
+from proxy.api.middleware import note
 from proxy.api.requests import member_of
 from proxy.packs.pack import PackRoute, PackServices
 from proxy.translate.errors import PlainError

@@ -26,7 +26,7 @@ from proxy.api import (
     webhooks,
     websocket,
 )
-from proxy.api.middleware import cache_control
+from proxy.api.answer_headers import cache_control
 from proxy.api.routes import ROUTES
 from proxy.api.server import server_logger
 from proxy.api.turns import MAX_BEGUN
