@@ -158,19 +158,24 @@ class SubmissionService:
                 max_waiting=limits.max_queued if self._may_be_full(member) else None,
                 reservation=reservation,
             )
-        except JobLivesError:
-            raise _in_the_queue(job.prompt_id) from None
-        except DayFullError:
-            raise self.limiter.day_is_full(job.member) from None
-        except QueueFullError as error:
-            raise self.limiter.queue_is_full(job.member, error.waiting) from None
-        except OverBudgetError as error:
-            raise self.limiter.over_budget(
-                error.budget, left=error.left, estimate=error.estimate
-            ) from None
+        except (JobLivesError, DayFullError, QueueFullError, OverBudgetError) as error:
+            raise self._refusal(job, error) from None
         job.order, job.number, job.estimate = stored.order, stored.number, stored.estimate
         self.live.of(job.member).note_number(job.number)
         self.live.keep_sent(job.member, job.order, payload)
+
+    def _refusal(
+        self, job: Job, error: JobLivesError | DayFullError | QueueFullError | OverBudgetError
+    ) -> LocalError:
+        """Return what the client is told of a job that the storage does not take."""
+        match error:
+            case DayFullError():
+                return self.limiter.day_is_full(job.member)
+            case QueueFullError(waiting=waiting):
+                return self.limiter.queue_is_full(job.member, waiting)
+            case OverBudgetError(budget=budget, left=left, estimate=estimate):
+                return self.limiter.over_budget(budget, left=left, estimate=estimate)
+        return _in_the_queue(job.prompt_id)
 
     async def _answer(self, job: Job, found: dict[str, Any] | None) -> dict[str, Any]:
         """Return the node errors of a job that the engine has accepted. Raises `LocalError`."""
