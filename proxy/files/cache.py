@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -26,6 +27,8 @@ from msgspec import Struct
 _log = structlog.get_logger(__name__)
 
 _DIGEST = 32
+#: The names of files: BLAKE3 in hexadecimal.
+_KEY = re.compile("[0-9a-f]{64}")
 
 #: The number of files is limited to one for each `FILE_BYTES` of the cache's limit, or to
 #: `MIN_FILES`: each takes some hundred bytes of memory.
@@ -153,8 +156,8 @@ class Cache:
             folder.mkdir(parents=True, exist_ok=True)
         found = []
         for folder, prefix in ((self._contents, ""), (self._conversions, "c:")):
-            for path in folder.glob("??/*"):
-                if path.parent.name != path.name[:2]:
+            for path in folder.iterdir():
+                if not _KEY.fullmatch(path.name):
                     continue
                 with suppress(OSError):
                     status = path.stat()
@@ -168,8 +171,8 @@ class Cache:
     def path_of(self, key: str) -> Path:
         """Return the path of the content of this hash, or after `c:` of the conversion of a key."""
         if key.startswith("c:"):
-            return self._conversions.joinpath(key[2:4], key[2:])
-        return self._contents.joinpath(key[:2], key)
+            return self._conversions / key[2:]
+        return self._contents / key
 
     def new_partial(self) -> Path:
         """Create an empty file for a download. Raises `OSError`."""
@@ -227,7 +230,7 @@ class Cache:
             entry = self._use(hash_) if hash_ in self else None
             if entry is None or not entry.trusted:
                 size = partial.stat().st_size
-                _move(partial, self.path_of(hash_))
+                partial.replace(self.path_of(hash_))
                 entry = _Entry(size, trusted=True)
                 self._put(hash_, entry)
             else:
@@ -255,7 +258,7 @@ class Cache:
         try:
             partial = self.new_partial()
             partial.write_bytes(data + blake3(data).digest())
-            _move(partial, self.path_of(f"c:{key}"))
+            partial.replace(self.path_of(f"c:{key}"))
         except OSError as error:
             _log.warning("conversion_store_failed", reason=str(error))
             return
@@ -315,14 +318,6 @@ class Cache:
                 too_many -= 1
         for key, entry in gone:
             self._remove(key, entry)
-
-
-def _move(partial: Path, path: Path) -> None:
-    try:
-        partial.replace(path)
-    except FileNotFoundError:
-        path.parent.mkdir(exist_ok=True)
-        partial.replace(path)
 
 
 def hash_file(path: Path | int) -> str:

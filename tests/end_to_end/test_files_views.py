@@ -65,12 +65,12 @@ async def test_a_conversion_is_made_once(
         item = entry["outputs"]["2"]["images"][0]
         first = await client.view(item, preview="webp;75")
         assert simulator.calls["GET /api/view"] == 1
-    kept = list((tmp_path / "files" / "converted").glob("??/*"))
+    kept = list((tmp_path / "files" / "converted").iterdir())
     assert len(kept) == 1
     async with running_proxy(simulator, tmp_path, prefetch="off") as proxy:
         assert await Client(session, proxy.url).view(item, preview="webp;75") == first
     assert simulator.calls["GET /api/view"] == 1
-    assert list((tmp_path / "files" / "converted").glob("??/*")) == kept
+    assert list((tmp_path / "files" / "converted").iterdir()) == kept
 
 
 @pytest.mark.parametrize("prefetch", ["off", "images"])

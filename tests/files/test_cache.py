@@ -137,7 +137,7 @@ def test_unfinished_files_of_an_earlier_run_are_removed(tmp_path: Path) -> None:
 def test_a_content_damaged_between_two_runs_is_not_served(tmp_path: Path) -> None:
     hash_ = keep(opened(tmp_path), b"one")
     cache = opened(tmp_path)
-    (tmp_path / "content" / hash_[:2] / hash_).write_bytes(b"two")
+    (tmp_path / "content" / hash_).write_bytes(b"two")
     assert not cache.is_trusted(hash_)
     with capture_logs() as logs:
         assert cache.lease(hash_) is None
@@ -148,7 +148,7 @@ def test_a_content_damaged_between_two_runs_is_not_served(tmp_path: Path) -> Non
 def test_a_fresh_content_takes_the_place_of_a_damaged_one(tmp_path: Path) -> None:
     hash_ = keep(opened(tmp_path), b"one")
     cache = opened(tmp_path)
-    (tmp_path / "content" / hash_[:2] / hash_).write_bytes(b"two")
+    (tmp_path / "content" / hash_).write_bytes(b"two")
     assert data_of(cache, keep(cache, b"one")) == b"one"
     assert cache.total == 3
 
@@ -160,9 +160,18 @@ def test_a_sound_content_of_an_earlier_run_is_hashed_once(tmp_path: Path) -> Non
     assert cache.is_trusted(hash_)
 
 
+def test_a_file_of_another_name_is_left_alone(tmp_path: Path) -> None:
+    keep(opened(tmp_path), b"one")
+    foreign = tmp_path / "content" / "notes"
+    foreign.write_bytes(b"mine")
+    assert opened(tmp_path).total == 3
+    keep(opened(tmp_path, limit=3), b"two")
+    assert foreign.read_bytes() == b"mine"
+
+
 def test_a_file_that_somebody_removed_is_not_found(cache: Cache, tmp_path: Path) -> None:
     hash_ = keep(cache, b"one")
-    (tmp_path / "content" / hash_[:2] / hash_).unlink()
+    (tmp_path / "content" / hash_).unlink()
     assert cache.lease(hash_) is None
     assert cache.total == 0
 
@@ -175,7 +184,7 @@ def test_conversions_are_kept_over_a_restart(tmp_path: Path) -> None:
 def test_a_damaged_conversion_is_made_again(tmp_path: Path) -> None:
     cache = opened(tmp_path)
     cache.keep_conversion(KEY, b"webp")
-    path = tmp_path / "converted" / KEY[:2] / KEY
+    path = tmp_path / "converted" / KEY
     path.write_bytes(b"x" + path.read_bytes()[1:])
     assert cache.conversion(KEY) is None
     assert cache.total == 0
@@ -189,7 +198,7 @@ def test_conversions_count_into_the_bound(cache: Cache) -> None:
 
 
 def test_a_conversion_that_cannot_be_written_is_left(cache: Cache, tmp_path: Path) -> None:
-    (tmp_path / "converted" / KEY[:2]).write_bytes(b"in the way")
+    (tmp_path / "converted" / KEY).mkdir()
     with capture_logs() as logs:
         cache.keep_conversion(KEY, b"webp")
     assert [log["log_level"] for log in logs] == ["warning"]

@@ -69,7 +69,7 @@ def downloads(simulator: Simulator) -> int:
 
 
 def cached(folder: Path) -> set[bytes]:
-    return {path.read_bytes() for path in (folder / "cache" / "content").glob("??/*")}
+    return {path.read_bytes() for path in (folder / "cache" / "content").iterdir()}
 
 
 async def collect(content: Content, start: int = 0, stop: int | None = None) -> bytes:
