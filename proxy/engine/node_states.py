@@ -131,11 +131,6 @@ class NodeStates:
             "real_node_id": state.get("real_node_id", node),
         }
 
-    def executing(self, data: dict[str, Any]) -> None:
-        """Take the cloud's `executing` of a node, as a client gets it."""
-        self._display[data["node"]] = data["display_node"]
-        self.enter(data["node"], data)
-
     def stated(self, nodes: Mapping[str, Any]) -> None:
         """Take the `nodes` of the cloud's `progress_state`."""
         for node_id, node in nodes.items():
@@ -225,10 +220,13 @@ class NodeStates:
                 steps = []
 
     def enter(self, node: str, executing: dict[str, Any] | None = None) -> None:
-        """Make `node` one that has been announced as running, whatever was lost before.
+        """Make `node` one that has been announced as running, whatever was lost before, with the
+        cloud's own `executing` if that has come.
 
         After its output was sent it is too late for that.
         """
+        if executing is not None:
+            self._display[node] = executing["display_node"]
         if node in self._over:
             return
         if node in self._executing and not (executing is not None and self._goes_on(node)):

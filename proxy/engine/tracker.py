@@ -165,7 +165,7 @@ class Tracker:
                 self._read_detail()
             case "executing":
                 self._running(now)
-                self.nodes.executing(events.executing(data, self.prompt_id))
+                self.nodes.enter(str(node), events.executing(data, self.prompt_id))
             case "progress_state":
                 if isinstance(states := data.get("nodes"), dict) and states:
                     self._note_finished(events.finished_nodes(data))

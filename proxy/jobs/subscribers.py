@@ -290,10 +290,14 @@ class Subscribers:
     def broadcast(self, member: str, message: Message) -> None:
         """Deliver to every socket of the member; a `status` to many by turns."""
         sockets = self._sockets[member]
-        if len(sockets) <= FEW or not isinstance(message, Event) or message.type != "status":
-            for socket in list(sockets.values()):
-                self._send(member, socket, message, for_all=True)
+        if len(sockets) > FEW and isinstance(message, Event) and message.type == "status":
+            self._send_by_turns(member, message)
             return
+        for socket in list(sockets.values()):
+            self._send(member, socket, message, for_all=True)
+
+    def _send_by_turns(self, member: str, message: Message) -> None:
+        """Send a `status` to each socket in its turn, unless a newer one comes before."""
         self._last_status += 1
         self._statuses[member] = self._last_status, message
         self._outdated.add(member)
