@@ -299,6 +299,7 @@ class JobLife:
         end, scheduler = replace(ended.end, cost=cost), self._slots.scheduler
         if self._files.output_directory is not None:
             await self._files.output_directory.save(job.member, end.outputs)
+        scheduler.ended(job, end.ms / 1000)
         await self._table.finish(job, end, scheduler.shares_with(job))
         if end.outcome == "completed":
             self._run_times.learn(job.graph, end.node_times, job.member, end.ms)
@@ -307,7 +308,6 @@ class JobLife:
             if isinstance(command, Message):
                 follower.tell(command)
             else:  # it leaves the queue
-                scheduler.ended(job, end.ms / 1000)
                 self._slots.free(job)
                 self._table.leave(job, end)
                 await self._announcer.flush()

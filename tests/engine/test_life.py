@@ -85,3 +85,14 @@ async def test_the_cost_of_a_large_job_is_computed_in_a_thread(
         job, _ = await rig.submit(graphs.plain())
         assert (await rig.ended(job)).state == "succeeded"
     assert [thread is threading.main_thread() for thread in threads] == [limit == 100]
+
+
+async def test_the_end_of_a_job_is_stored_with_its_running_time_in_the_fair_shares(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    async with running_engine(simulator, tmp_path, fair_by="time") as rig:
+        job, _ = await rig.submit(graphs.plain())
+        await rig.ended(job)
+        stored = (await rig.repository.load_shares()).members[job.member]
+        assert stored.typical is not None
+        assert stored.start == pytest.approx(stored.typical)  # and not what was expected of it
