@@ -34,7 +34,7 @@ SIMULATOR = str(Path(__file__).parents[1] / "proxy" / "simulator")
 EVENT, QUEUE, VIEW = 15, 14, 19
 
 #: The most functions on the whole way of a small job, and the most lines of all of them.
-FUNCTIONS, LINES = 475, 5013
+FUNCTIONS, LINES = 475, 4955
 
 
 @contextmanager
