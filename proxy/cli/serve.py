@@ -25,6 +25,7 @@ import typer
 
 from proxy import __version__
 from proxy import logging as logs
+from proxy.allocator import keep_freed_memory
 from proxy.api import Services, web_interface
 from proxy.api.connection_manager import ConnectionLimits
 from proxy.api.server import Server
@@ -105,6 +106,7 @@ async def _serve(settings: Settings, banner: Banner | None) -> None:
             url = await _listen(server, settings, certificate)
             gc.freeze()  # what is there now stays: no collection has to look at it again
             gc.set_threshold(_YOUNG)
+            keep_freed_memory()
             if banner is not None:
                 banner.ready(url, chosen)
             else:
