@@ -209,8 +209,7 @@ class Library:
 
     def fetch_ahead(self, record: FileRecord) -> None:
         """Start to download a new output if the setting says so, without waiting."""
-        is_image = kind(record.filename) == "image"
-        if self.prefetch == "all" or (self.prefetch == "images" and is_image):
+        if self.prefetch == "all" or (self.prefetch == "images" and kind(record.path) == "image"):
             self._ahead.spawn(self._fetch_quietly(record), f"fetch {record.cloud_name} ahead")
 
     async def _fetch_quietly(self, record: FileRecord) -> None:
