@@ -190,8 +190,8 @@ class RateLimiter:
         return max(0.0, self._paused_until - now)
 
     def is_slow(self, now: float) -> bool:
-        """Return whether calls are paused or spaced out."""
-        return self._gap > 0.0 or self._paused_until > now
+        """Return whether calls are paused or spaced out, or some still wait for their turns."""
+        return self._gap > 0.0 or max(self._paused_until, self._next) > now
 
     def turn(self, now: float, max_wait: float) -> float:
         """Return the seconds until the turn of a call, and take the turn unless they exceed
