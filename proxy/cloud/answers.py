@@ -158,9 +158,11 @@ def detail_of(answer: Answer) -> dict[str, Any]:
         with suppress(ValueError, KeyError):
             extra = codec.members_of(codec.members_of(workflow)["extra_data"])
             short = {
-                name: raw for name, raw in extra.items() if len(bytes(raw)) <= _MAX_EXTRA_BYTES
+                name: answer.parse(bytes(raw))
+                for name, raw in extra.items()
+                if len(bytes(raw)) <= _MAX_EXTRA_BYTES
             }
-            detail["workflow"] = {"extra_data": answer.parse(msgspec.json.encode(short))}
+            detail["workflow"] = {"extra_data": short}
     return detail
 
 

@@ -154,6 +154,16 @@ async def test_submit_does_not_follow_a_redirect(serve: Serve, connect: Connect)
     assert other.seen == []
 
 
+async def test_many_short_values_sent_with_a_job_are_no_reason_not_to_read_it(
+    serve: Serve, connect: Connect
+) -> None:
+    extra = {f"field {number}": "," * 4000 for number in range(30)}
+    cloud = await serve(answer({**JOB, "workflow": {"extra_data": {**extra, "long": "x" * 5000}}}))
+    job = await (await connect(cloud.url)).job("a")
+    assert job is not None
+    assert job.extra_data == extra
+
+
 async def test_job_is_a_snapshot_or_none(serve: Serve, connect: Connect) -> None:
     cloud = await serve(answer(JOB), answer({"code": "NOT_FOUND"}, 404))
     client = await connect(cloud.url)
