@@ -108,7 +108,7 @@ class SubmissionService:
             raise _in_the_queue(prompt_id)
         job = job_of_request(member, request, prompt_id=prompt_id)
         content = job.loaded
-        job.one_at_a_time = self.clients.one_at_a_time(who, request.client_id)
+        job.one_at_a_time = self.clients.one_at_a_time(self.member(member), request.client_id)
         outputs = content.targets
         if found is not None:
             outputs = found.outputs
@@ -119,7 +119,7 @@ class SubmissionService:
                 content.graph = found.kept(content.graph)
             job.outputs_to_execute = tuple(outputs)
         content.rewriting = await self.checks.packs.rewrite(member, content.graph, outputs)
-        await self._insert(job, who, None if request.number is not None else least, request.front)
+        await self._insert(job, None if request.number is not None else least, request.front)
         live.answering += 1
         try:
             node_errors = await self._answer(job, None if found is None else found.node_errors)
@@ -142,20 +142,21 @@ class SubmissionService:
         live = self.live.of(member.name)
         return len(live.jobs) + live.answering >= limit - _COUNTED
 
-    async def _insert(self, job: Job, member: Member, least: int | None, front: bool) -> None:
+    async def _insert(self, job: Job, least: int | None, front: bool) -> None:
         """Put a new job into the storage, which numbers it. Raises `LocalError`, `StorageError`."""
-        payload, limits, reservation = payload_of(job.loaded), member.limits, None
+        payload, reservation = payload_of(job.loaded), None
         budgets = self.limiter.budgets(job.member)
         if budgets.all:
             reservation = await self.estimator.reservation(job, budgets)
+        member = self.member(job.member)  # its limits may have changed during the checks
         try:
             stored = await self.repository.insert(
                 stored_of(job),
                 payload,
                 numbering=None if least is None else Numbering(least, front),
                 usage=[used(job, submitted=1)],
-                max_per_day=limits.jobs_per_day,
-                max_waiting=limits.max_queued if self._may_be_full(member) else None,
+                max_per_day=member.limits.jobs_per_day,
+                max_waiting=member.limits.max_queued if self._may_be_full(member) else None,
                 reservation=reservation,
             )
         except (JobLivesError, DayFullError, QueueFullError, OverBudgetError) as error:

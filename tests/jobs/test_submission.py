@@ -33,6 +33,7 @@ class Entrance:
 
     def __init__(self, database: Database, limits: Limits) -> None:
         self.bus, self.repository = LosingBus(), JobRepository(database)
+        self.limits = limits
         self.received: list[JobReceived] = []
         self.released: list[JobReleased] = []
         #: What the engine does with a job, nothing if it is silent.
@@ -40,7 +41,7 @@ class Entrance:
         self.bus.subscribe("engine", self._hear)
 
         def member(name: str) -> Member:
-            return Member(name, limits=limits)
+            return Member(name, limits=self.limits)
 
         self.service = SubmissionService(
             bus=self.bus,
@@ -178,6 +179,18 @@ async def test_nothing_is_looked_at_while_jobs_come_too_fast(
 async def test_a_member_has_its_limits(entrance: Entrance) -> None:
     await entrance.submit("a")
     assert (await entrance.refusal("b")).kind in ("rate_limited", "unavailable")
+    assert await entrance.repository.get(MEMBER, "b") is None
+
+
+async def test_limits_that_change_during_the_checks_count(
+    entrance: Entrance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check(*_: object) -> None:
+        entrance.limits = Limits(jobs_per_day=1)
+
+    await entrance.submit("a")
+    monkeypatch.setattr(entrance.service.checks, "check", check)
+    assert (await entrance.refusal("b")).details == "jobs_per_day"
     assert await entrance.repository.get(MEMBER, "b") is None
 
 
