@@ -195,7 +195,7 @@ class Gate:
             return self._of_error(request, context, error)
 
     async def _answer_options(self, request: web.Request) -> web.StreamResponse:
-        """Answer a browser's question about another site's request, or ComfyUI's empty answer."""
+        """Answer a preflight request of a browser; any other has ComfyUI's empty answer."""
         if self._preflights and "Access-Control-Request-Method" in request.headers:
             return await self._handle(request)
         return bodies.empty()
