@@ -68,6 +68,11 @@ def test_more_values_than_any_workflow_has_are_refused_before_they_are_made(
     assert (raised.value.kind, raised.value.type) == ("too_large", "too_many_values")
 
 
+def test_a_list_of_the_most_values_is_read() -> None:
+    most = b"[" + b",".join([b"1"] * bodies.MAX_VALUES) + b"]"
+    assert len(bodies.parse(most)) == bodies.MAX_VALUES
+
+
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "bare deflate", "zstd"])
 async def test_a_packed_body_is_unpacked(client: Any, coding: str) -> None:
     body = b'{"prompt": {"1": {"class_type": "A", "inputs": {"text": "' + b"x" * MIB + b'"}}}}'
