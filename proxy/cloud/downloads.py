@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -97,7 +98,8 @@ class Downloads:
             except CloudError as error:
                 if response is not None:
                     response.close()
-                await attempts.failed(error)
+                wait = attempts.failed(error)
+            await asyncio.sleep(wait)
         try:
             yield Download(begins, size, partial(self._chunks, response))
         finally:

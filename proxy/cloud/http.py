@@ -163,9 +163,8 @@ class Http:
         are parsed in a thread. Raises `CloudUnreachable`, `CloudRefused` or `CloudGarbage`.
         """
 
-        attempts = Attempts(self.retries)
+        attempts, answer = Attempts(self.retries), None
         while True:
-            answer = None
             try:
                 async with data() if callable(data) else nullcontext(data) as body:
                     answer = await self.once(
@@ -185,7 +184,9 @@ class Http:
                     oversized = isinstance(error, CloudOversized)
                     problem = "too large" if oversized else "not of its form"
                     self.unlisted(method, url, problem, answer.example())
-                await attempts.failed(error)
+                wait = attempts.failed(error)
+            answer = None  # it may be large
+            await asyncio.sleep(wait)
 
     async def get(
         self,

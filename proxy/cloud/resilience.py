@@ -89,8 +89,9 @@ class Attempts:
         self._backoff = policy.backoff
         self._deadline = time.monotonic() + policy.budget
 
-    async def failed(self, error: CloudError) -> None:
-        """Wait for the next attempt, or raise the `error` of this one if it is the last."""
+    def failed(self, error: CloudError) -> float:
+        """Return the seconds to wait before the next attempt. Raises the `error` of this one if it
+        is the last."""
         wait = self._backoff.after(self.number)
         if error.retry_after is not None:
             wait = max(wait, error.retry_after + jittered(self._backoff.first))
@@ -98,7 +99,7 @@ class Attempts:
             raise error
         self.number += 1
         log.info("call_repeated", error=str(error), attempt=self.number, seconds=round(wait, 2))
-        await asyncio.sleep(wait)
+        return wait
 
 
 class CircuitBreaker:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
+import tracemalloc
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 from PIL import Image
+from waiting import until
 from yarl import URL
 
 from proxy.cloud import http
@@ -310,3 +312,19 @@ async def test_of_an_endless_refusal_the_beginning_is_kept(serve: Serve, connect
         await client.system_stats()
     assert len(str(caught.value.body)) == http.MAX_REFUSAL
     assert await client.system_stats() == {}
+
+
+async def test_an_answer_of_another_form_is_not_kept_until_the_next_attempt(
+    serve: Serve, connect: Connect
+) -> None:
+    cloud = await serve(answer(body=b"x" * 8 * 2**20))
+    policy = RetryPolicy(budget=100.0, backoff=Backoff(60.0, 60.0))
+    client = await connect(cloud.url, retries=policy)
+    tracemalloc.start()
+    try:
+        call = asyncio.create_task(client.job("a"))
+        await until(client.observations.take)  # the answer is noted as one of another form
+        await until(lambda: tracemalloc.get_traced_memory()[0] < 4 * 2**20)
+    finally:
+        tracemalloc.stop()
+        call.cancel()

@@ -56,10 +56,10 @@ def test_which_failures_of_a_read_may_pass(error: Exception, passes: bool) -> No
     assert may_pass(error) is passes
 
 
-async def test_a_wait_that_would_end_beyond_the_budget_is_not_begun() -> None:
+def test_a_wait_that_would_end_beyond_the_budget_is_not_begun() -> None:
     attempts = Attempts(RetryPolicy(budget=5.0))
     with pytest.raises(CloudUnreachable):
-        await attempts.failed(CloudUnreachable("x", retry_after=3600.0))
+        attempts.failed(CloudUnreachable("x", retry_after=3600.0))
     assert attempts.number == 1
 
 
