@@ -21,11 +21,7 @@ log = structlog.get_logger(__name__)
 
 
 class Announcer:
-    """Publishes what becomes of jobs. `ahead` counts others' jobs before a member's last one.
-
-    The `epoch` of the lease stands in front of the numbers of a job's messages. What is published
-    on a `lossy` bus may be lost on its way to other processes.
-    """
+    """Publishes what becomes of jobs. `ahead` counts others' jobs before a member's last one."""
 
     def __init__(self, bus: EventBus, term: Term, metrics: Metrics) -> None:
         self._bus = bus
