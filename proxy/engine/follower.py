@@ -381,7 +381,7 @@ class JobFollower:
             try:
                 snapshot = await cloud.job(self.job.cloud_id)
             except CloudError as error:
-                if await self._is_unreadable(error):
+                if await self._failed_for_good(error):
                     return
                 continue
             except Exception:
@@ -404,9 +404,9 @@ class JobFollower:
                     self.post(GiveUp("Comfy Cloud reports that this job continues."))
                     return
 
-    async def _is_unreadable(self, error: CloudError) -> bool:
-        """Wait as long as the cloud asks for after a failure; return whether the detail was too
-        large so often that it is given up."""
+    async def _failed_for_good(self, error: CloudError) -> bool:
+        """Take a failed reading: wait as long as the cloud asks for, or give up a detail that was
+        too large so often. Return whether it was given up."""
         if not isinstance(error, CloudOversized):
             log.warning("detail_read_failed", error=str(error))
             await asyncio.sleep(error.retry_after or 0.0)
