@@ -9,6 +9,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +54,25 @@ def poll_interval(bus: EventBus) -> float:
     return 1.0 if bus.connected else 0.3
 
 
+class _Answer:
+    """What the engine answers to a submission, once it `came`."""
+
+    def __init__(self) -> None:
+        self.message: JobAnswered | None = None
+        self.came = asyncio.Event()
+
+    async def wait(self, seconds: float) -> JobAnswered | None:
+        """Return the answer, `None` if it does not come within the time.
+
+        The caller continues as soon as it has come: the client gets its answer before the engine
+        goes on with the job.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.came.wait()
+        return self.message
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
 class SubmissionService:
     """The entrance for the jobs of all members.
@@ -73,7 +93,7 @@ class SubmissionService:
     estimator: JobEstimator
     timeout: float = 30.0
     #: The answers of the engine that are waited for.
-    _answers: dict[JobKey, asyncio.Future[JobAnswered]] = field(init=False, default_factory=dict)
+    _answers: dict[JobKey, _Answer] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.bus.subscribe("sockets", self.clients.hear)
@@ -81,9 +101,10 @@ class SubmissionService:
 
     def _hear(self, message: object) -> None:
         if isinstance(message, JobAnswered):
-            answered = self._answers.get(message.key)
-            if answered is not None and not answered.done():
-                answered.set_result(message)
+            answer = self._answers.get(message.key)
+            if answer is not None and answer.message is None:
+                answer.message = message
+                answer.came.set()
 
     async def submit(self, member: str, request: JobRequest) -> dict[str, Any]:
         """Take a job in; its messages wait for `release`. Raises `LocalError`.
@@ -180,41 +201,41 @@ class SubmissionService:
 
     async def _answer(self, job: Job, found: dict[str, Any] | None) -> dict[str, Any]:
         """Return the node errors of a job that the engine has accepted. Raises `LocalError`."""
-        answered: asyncio.Future[JobAnswered] = asyncio.get_running_loop().create_future()
-        self._answers[job.key] = answered
+        answer = self._answers[job.key] = _Answer()
         try:
             self.bus.publish("engine", JobReceived(job.key, job.order, found, job))
-            await asyncio.wait([answered], timeout=poll_interval(self.bus))
-            if not answered.done() and await self._is_accepted(job, answered):
-                return found or {}
+            message = await answer.wait(poll_interval(self.bus))
+            if message is None:
+                message = await self._late_answer(job, answer)
         finally:
-            if self._answers.get(job.key) is answered:
+            if self._answers.get(job.key) is answer:
                 del self._answers[job.key]
-        answer = answered.result()
-        if answer.error is not None:
-            raise answer.error
+        if message is None:
+            return found or {}
+        if message.error is not None:
+            raise message.error
         await self.bus.flush()
-        return answer.node_errors or {}
+        return message.node_errors or {}
 
-    async def _is_accepted(self, job: Job, answered: asyncio.Future[JobAnswered]) -> bool:
-        """Look into the storage until it has a job as accepted; return false once its answer comes.
+    async def _late_answer(self, job: Job, answer: _Answer) -> JobAnswered | None:
+        """Look into the storage until the answer comes, or `None` if it has the job as accepted.
 
         The engine may change meanwhile, and the bus lose its answer. Raises `LocalError`.
         """
         waited, gone = 0.0, False
-        while not answered.done():
+        while answer.message is None:
             waited += poll_interval(self.bus)
             try:
                 row = await self.repository.get(job.member, job.prompt_id)
                 if row is not None and row.order == job.order:
                     if row.accepted:
-                        return True
+                        return None
                     if waited >= self.timeout and await self.repository.withdraw(
                         job.order, usage=[used(job, submitted=-1)]
                     ):
                         raise _not_taken_up()
                 elif await self.repository.history.has(job.order):
-                    return True
+                    return None
                 elif gone:
                     raise _not_taken_up()
                 else:
@@ -225,8 +246,8 @@ class SubmissionService:
                     raise OutcomeUnknownError(
                         "the database went away before the engine took the job"
                     ) from error
-            await asyncio.wait([answered], timeout=poll_interval(self.bus))
-        return False
+            await answer.wait(poll_interval(self.bus))
+        return answer.message
 
     def release(self, member: str, prompt_id: str) -> None:
         """Release `status` and the messages of a job, once the client has its answer."""

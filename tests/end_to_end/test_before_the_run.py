@@ -12,6 +12,8 @@ from stack import Client, Proxy, running_proxy
 from team import bearer, running_team
 from waiting import ids, running, until
 
+from proxy.engine.table import JobTable
+from proxy.jobs.submission import SubmissionService
 from proxy.simulator import Simulator
 
 #: Longer than any test: the cloud has the job and does not begin it.
@@ -45,6 +47,28 @@ async def test_an_accepted_job_is_running_in_all_answers(
         assert statuses == ["in_progress", "pending"]
         assert (await client.get("prompt"))[1] == {"exec_info": {"queue_remaining": 2}}
         await listener.until("status", status={"exec_info": {"queue_remaining": 2}})
+
+
+@pytest.mark.sqlite  # a bus between processes is flushed first
+async def test_a_client_has_its_answer_before_the_engine_goes_on_with_the_job(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = []
+    has_ended, release = JobTable.has_ended, SubmissionService.release
+
+    async def look(table: JobTable, cloud_id: str) -> bool:
+        order.append("the engine goes on")
+        return await has_ended(table, cloud_id)
+
+    def answered(submissions: SubmissionService, member: str, prompt_id: str) -> None:
+        order.append("the answer was sent")
+        release(submissions, member, prompt_id)
+
+    monkeypatch.setattr(JobTable, "has_ended", look)
+    monkeypatch.setattr(SubmissionService, "release", answered)
+    await client.submit(graphs.plain())
+    await until(lambda: len(order) == 2)
+    assert order == ["the answer was sent", "the engine goes on"]
 
 
 @pytest.mark.parametrize("body", [None, {}, "named", "client"])
