@@ -237,8 +237,12 @@ class CallGate:
         self._key = ""
         self._refused: object = ""
         self._lock = _key_lock()
-        #: Whether a call has failed, and this may still hold back others.
-        self._is_troubled = False
+
+    @property
+    def _is_troubled(self) -> bool:
+        """Whether a call has failed, and this may still hold back others."""
+        failing = self._breaker.failing or self._lock.failing
+        return failing or self._limiter.is_slow(time.monotonic())
 
     async def enter(self, call: str, key: str) -> None:
         """Wait for the turn of a call.
@@ -275,17 +279,14 @@ class CallGate:
 
     def answered(self, key: str) -> None:
         """Note an answer below 400."""
-        if not self._is_troubled:
-            return
-        self._breaker.succeeded()
-        self._limiter.succeeded()
-        self._key_taken(key)
-        self._is_troubled = self._lock.failing or self._limiter.is_slow(time.monotonic())
+        if self._is_troubled:
+            self._breaker.succeeded()
+            self._limiter.succeeded()
+            self._key_taken(key)
 
     def failed(self, error: CloudRefused | CloudUnreachable, key: str) -> None:
         """Note a call that was refused or not answered."""
         now = time.monotonic()
-        self._is_troubled = True
         if isinstance(error, CloudUnreachable) or error.status in GATEWAY_STATUSES | {503}:
             self._unavailable = error.status if isinstance(error, CloudRefused) else None
             if self._breaker.failed(now):
