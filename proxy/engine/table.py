@@ -139,7 +139,6 @@ class JobTable:
 
         Raises `TransitionError` if the state may not follow.
         """
-        _check_transition(job, state)
         self.change(job, shares=shares, state=state, **changes)
         if state is JobState.RUNNING and STARTED in self._recorder.outbox.wanted:
             self._recorder.started(job)
@@ -147,7 +146,12 @@ class JobTable:
             self._announcer.dispatched(job)
 
     def change(self, job: Job, *, shares: Shares | None = None, **changes: Any) -> None:
-        """Change fields of a job, record the change and tell of it; the state by `advance`."""
+        """Change fields of a job, record the change and tell of it; the state by `advance`.
+
+        Raises `TransitionError` if the state may not follow.
+        """
+        if "state" in changes:
+            _check_transition(job, changes["state"])
         was_shown, was_accepted = is_shown(job), job.accepted
         self.note(job, **changes)
         if job.cloud_id:

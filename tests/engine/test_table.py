@@ -45,6 +45,14 @@ def test_only_what_the_table_of_transitions_has_is_allowed(
         assert world.received == []
 
 
+def test_no_change_passes_by_the_table_of_transitions(world: World) -> None:
+    live_job = job(state=JobState.SUBMITTING)
+    with pytest.raises(TransitionError, match="cannot become"):
+        world.table.change(live_job, state=JobState.RECEIVED)
+    assert live_job.state is JobState.SUBMITTING
+    assert world.recorder.noted == []
+
+
 def test_a_change_of_state_is_recorded_and_published_with_all_that_changes(world: World) -> None:
     live_job = job(state=JobState.SUBMITTING, accepted=True, account="one")
     world.table.add(live_job)
