@@ -95,10 +95,13 @@ class Scheduler:
             sum(other.state is JobState.RUNNING for other in placed)
         )
 
-    def ended(self, job: Job, seconds: float) -> None:
-        """Note for how many seconds a job ran."""
-        if job.charge and self.shares.by == "time":
-            self.shares.ended(job.member, self._member(job.member).weight, job.charge, seconds)
+    def ended(self, job: Job, seconds: float) -> Shares | None:
+        """Note for how many seconds a job ran. Return what is to be stored of it, `None` if a turn
+        costs the same however long the job runs."""
+        if not job.charge or self.shares.by == "jobs":
+            return None
+        self.shares.ended(job.member, self._member(job.member).weight, job.charge, seconds)
+        return self.shares_with(job)
 
     def _place(self, job: Job) -> None:
         if job not in self._placed:

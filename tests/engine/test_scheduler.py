@@ -15,6 +15,7 @@ from proxy.catalog.owners import Needs
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.fair_share import FairShare, JobQueue, MemberQueue
 from proxy.engine.scheduler import WAITS_FOR_CLIENT, WAITS_FOR_MODEL, Scheduler
+from proxy.jobs.models import FairBy
 from proxy.members.member import Limits, Member
 from proxy.storage.shares import Share, Shares
 from proxy.translate.errors import LocalError
@@ -333,6 +334,19 @@ def test_the_share_of_a_turn_that_is_not_stored_yet_is_not_kept() -> None:
         jobs.take(waiting, jobs.account_for(waiting, 0.0))  # type: ignore[arg-type]
     assert jobs.shares_with(first).members["anna"].start == 1.0
     assert jobs.shares_with(second).members["anna"].start == 2.0
+
+
+@pytest.mark.parametrize("fair_by", ["jobs", "time"])
+def test_an_end_is_stored_where_a_turn_costs_its_running_time(fair_by: FairBy) -> None:
+    account = Account("one", None, "")  # type: ignore[arg-type]
+    jobs, first = Scheduler({"one": account}, Member, fair_by), job("a")
+    jobs.take(first, account)
+    stored = jobs.ended(first, 7.0)
+    if fair_by == "jobs":
+        assert stored is None
+    else:
+        assert stored is not None
+        assert stored.members == {"anna": Share(7.0, 7.0)}
 
 
 def test_a_restart_goes_on_with_shares_and_learnt_slots() -> None:
