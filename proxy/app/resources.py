@@ -132,12 +132,18 @@ def _prefetch(settings: Settings) -> Prefetch:
 def _open_folder(
     setting: str, path: Path | None, stack: AsyncExitStack, use: str, mode: int
 ) -> DiskFolder | None:
-    """Open the folder of a setting, which is made if it is missing. Raises `ConfigError`."""
+    """Open the folder of a setting; one that is to be written is made if it is missing.
+
+    Raises `ConfigError`.
+    """
     if path is None:
         return None
     path = path.absolute()
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        if mode & os.W_OK:
+            path.mkdir(parents=True, exist_ok=True)
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "no such folder")
         if not os.access(path, mode | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:

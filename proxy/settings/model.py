@@ -530,9 +530,9 @@ class Settings(Struct, frozen=True, kw_only=True):
             example="/srv/comfyui/input",
         ),
     ] = None
-    """A folder whose files workflows can name, like those of ComfyUI's input folder. The proxy
-    sends a file to Comfy Cloud when a job needs it, and writes nothing to the folder. Each member
-    has a folder of their own in it."""
+    """A folder whose files workflows can name, like those of ComfyUI's input folder; it must exist.
+    The proxy sends a file to Comfy Cloud when a job needs it, and writes nothing to the folder.
+    Each member has a folder of their own in it."""
 
     prefetch: Annotated[Literal["off", "images", "all"], Setting("Files and history", "WHICH")] = (
         "images"

@@ -15,6 +15,7 @@ from PIL import Image
 from stack import Client, running_proxy
 from team import running_team
 
+from proxy.settings import ConfigError
 from proxy.simulator import Simulator
 
 
@@ -32,6 +33,14 @@ async def client(
     data = folder.parent / "data"
     async with running_proxy(simulator, data, input_directory=folder) as proxy:
         yield Client(session, proxy.url)
+
+
+async def test_a_folder_that_is_missing_is_not_made(simulator: Simulator, tmp_path: Path) -> None:
+    missing = tmp_path / "inptu"
+    with pytest.raises(ConfigError, match="inptu of input_directory cannot be read"):
+        async with running_proxy(simulator, tmp_path / "data", input_directory=missing):
+            pass
+    assert not missing.exists()
 
 
 def png(color: str, size: tuple[int, int] = (8, 6)) -> bytes:
