@@ -92,7 +92,7 @@ class Roster:
     def name_to_add(self, name: str, *, restore: bool) -> str:
         """Return the name of a new member; with `restore` that of a removed one.
 
-        Raises `NameTakenError`.
+        Raises `NameTakenError`, and `UnknownMemberError` if there is none to restore.
         """
         key = name.lower()
         if key in self._members:
@@ -103,6 +103,10 @@ class Roster:
             raise NameTakenError(
                 f"{self._removed[key]} was a member, and its history and files still exist: "
                 "choose another name, or use --restore."
+            )
+        if restore and key not in self._removed:
+            raise UnknownMemberError(
+                f"No member {quoted(name)} was removed: check the name, or add a new member."
             )
         return self._removed.get(key, name)
 

@@ -102,6 +102,8 @@ async def test_the_name_of_a_removed_member_comes_back_only_with_its_data(
     assert directory.get("Ann").disabled
     with pytest.raises(NameTakenError, match="restore"):
         await directory.add(Member("ann"))
+    with pytest.raises(UnknownMemberError, match=r"anne. was removed"):
+        await directory.add(Member("anne"), restore=True)
     again = await directory.add(Member("ann"), restore=True)
     assert again.name == "Ann"
     assert directory.access(text) is None
