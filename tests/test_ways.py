@@ -20,6 +20,8 @@ from stack import Client, running_proxy
 from waiting import until
 
 from proxy.cloud.event_socket import EventSocket
+from proxy.engine.follower import Ended, JobFollower
+from proxy.engine.tracker import EventReceived, Input
 from proxy.files.cache import Cache
 from proxy.members import directory
 from proxy.simulator import Simulator
@@ -136,20 +138,35 @@ async def follow_ten_jobs(client: Client, cache: Cache) -> None:
 
 
 async def test_an_event(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    take = EventSocket._text
-    found: set[str] = set()
+    """From the cloud's socket to its follower, and from there to the client's socket."""
+    receive, follow = EventSocket._text, JobFollower._take
+    received: set[str] = set()
+    followed: set[str] = set()
 
-    def take_traced(socket: EventSocket, text: str) -> None:
-        if '"progress"' not in text or found:
-            take(socket, text)
+    def receive_traced(socket: EventSocket, text: str) -> None:
+        if '"progress"' not in text or received:
+            receive(socket, text)
             return
         with traced() as files:
-            take(socket, text)
-        found.update(files)
+            receive(socket, text)
+        received.update(files)
 
-    monkeypatch.setattr(EventSocket, "_text", take_traced)
+    async def follow_traced(follower: JobFollower, happening: Input) -> Ended | None:
+        is_progress = isinstance(happening, EventReceived) and happening.type == "progress"
+        if not is_progress or followed:
+            return await follow(follower, happening)
+        with traced() as files:
+            ended = await follow(follower, happening)
+        followed.update(files)
+        return ended
+
+    monkeypatch.setattr(EventSocket, "_text", receive_traced)
+    monkeypatch.setattr(JobFollower, "_take", follow_traced)
     await client.run(graphs.sampled(1))
-    assert 0 < len(found) <= EVENT, found
+    assert received
+    assert followed
+    found = received | followed
+    assert len(found) <= EVENT, found
     documented = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
     assert [name for name in found if name not in documented] == []
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
@@ -17,6 +17,7 @@ from msgspec import Struct
 from proxy.clock import now
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudOversized
+from proxy.cloud.resilience import Backoff
 from proxy.engine.announcer import Announcer
 from proxy.engine.localiser import Localiser, of_member
 from proxy.engine.node_states import NodeReport
@@ -42,7 +43,6 @@ from proxy.jobs.messages import JobMessage
 from proxy.jobs.models import Job, JobEnd, JobState
 from proxy.storage.database import StorageError
 from proxy.translate.events import (
-    TERMINAL_EVENTS,
     Binary,
     Event,
     Message,
@@ -61,15 +61,21 @@ _MAX_INPUTS = 64
 #: A larger preview is not kept for those who look at the dashboard.
 MAX_PREVIEW_BYTES = 1024 * 1024
 
-#: A detail that was too large so often is not read again; what its client gets then.
+#: A detail that was too large so often is not read again.
 _MAX_OVERSIZED = 3
-_OVERSIZED = (
-    "Comfy Cloud's record of this job is too large to be read; find the outputs of the job on the "
-    "cloud."
-)
 
-#: Events that bring the end, or that have names which are made local first.
-_SLOW = TERMINAL_EVENTS | {"executed"}
+#: Why the detail is read no longer.
+_OVERSIZED = GiveUp(
+    "Comfy Cloud's record of this job is too large to be read; find the outputs of the job on the "
+    "cloud.",
+    lost=True,
+)
+_GONE = GiveUp("Comfy Cloud no longer has this job.", lost=True)
+_UNREPORTED = GiveUp("Comfy Cloud did not report how this job ended.", lost=True)
+_CONTINUES = GiveUp("Comfy Cloud reports that this job continues.")
+
+#: Between two tries to read the names of a job's files.
+_RETRY = Backoff(0.05, 2.0, factor=1.7)
 
 #: Inputs that are taken before others get a turn.
 _BATCH = 50
@@ -117,13 +123,9 @@ class JobFollower:
     _progress: RunProgress | None = None
     _inbox: deque[Input] = field(default_factory=deque)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
-    _idle: bool = False
     _withdrawn: bool = False
     _abandoned: bool = False
-    _reader: asyncio.Task[None] | None = None
-    _wants_detail: bool = False
-    _oversized: int = 0
-    _tasks: asyncio.TaskGroup | None = None
+    _detail_wanted: asyncio.Event = field(default_factory=asyncio.Event)
 
     # --- what others see and ask -----------------------------------------------------------
 
@@ -155,7 +157,7 @@ class JobFollower:
     @property
     def reading(self) -> bool:
         """Whether the job's detail is being read already."""
-        return self._reader is not None or self._wants_detail
+        return self._detail_wanted.is_set()
 
     def release(self) -> None:
         """Let the messages of the job flow: it is `answered` now."""
@@ -172,14 +174,7 @@ class JobFollower:
 
     def read_detail(self) -> None:
         """Read the job's detail until it has ended; asking again changes nothing."""
-        if self.cloud is None or self.tracker.ended:
-            return
-        if self._tasks is None:
-            self._wants_detail = True
-        elif self._reader is None:
-            self._reader = self._tasks.create_task(
-                self._read_detail(self.cloud), name=f"read job {self.job.prompt_id}"
-            )
+        self._detail_wanted.set()
 
     # --- inputs ----------------------------------------------------------------------------
 
@@ -195,50 +190,23 @@ class JobFollower:
                     self.slots.free(self.job)
                 case CloudPicture() if len(self._inbox) > _MAX_INPUTS:
                     continue
-            if self._idle and self._is_quick(what):
-                self._take_now(what)
-            else:
-                self._inbox.append(what)
-                self._idle = False
-                self._news.set()
+            self._inbox.append(what)
+            self._news.set()
 
     def fail(self, failure: Failure) -> None:
         """End the job with a node that fails, whatever the cloud does."""
         self._inbox.extendleft(reversed(self.localiser.failing(failure)))
         self._news.set()
 
-    def _is_quick(self, what: Input) -> bool:
-        """Return whether an input of a running job needs no waiting and brings no end: most events
-        and frames."""
-        if self.tracker.started_at is None:
-            return False
-        view = self.localiser.view
-        match what:
-            case SnapshotReceived() | GiveUp():
-                return False
-            case EventReceived(type="execution_cached"):
-                return view is None
-            case EventReceived(type=type_):
-                return type_ not in _SLOW
-            case CloudPicture(image_type=image_type):
-                return view is None or view.shows(image_type)
-        return True
-
     # --- the way to the end ----------------------------------------------------------------
 
     async def follow(self) -> Ended | Withdrawn:
         """Carry out what happens to the job until it has ended or is withdrawn."""
-        try:
-            async with asyncio.TaskGroup() as self._tasks:
-                if self._wants_detail:
-                    self.read_detail()
-                outcome = await self._follow()
-                if self._reader is not None:
-                    self._reader.cancel()
-        finally:
-            # The traceback of a cancelled reader leads back here: without this circle the job's
-            # memory is free at once, and not after a late collection.
-            self._tasks = self._reader = None
+        async with asyncio.TaskGroup() as tasks:
+            name = f"read job {self.job.prompt_id}"
+            reader = tasks.create_task(self._read_when_wanted(), name=name)
+            outcome = await self._follow()
+            reader.cancel()
         return outcome
 
     async def _follow(self) -> Ended | Withdrawn:
@@ -254,36 +222,20 @@ class JobFollower:
                     await asyncio.sleep(0)  # let the sockets write
             else:
                 self._news.clear()
-                self._idle = self.job.answered
                 await self._news.wait()
-                self._idle = False
         return Withdrawn()
-
-    def _take_now(self, what: Input) -> None:
-        try:
-            for command in self.tracker.receive(what, time.time_ns() // 1_000_000):
-                self._do(command)
-        except Exception:
-            log.exception("job_input_failed", input=type(what).__name__, job=self.job.prompt_id)
-            self.read_detail()
 
     async def _take(self, happening: Input) -> Ended | None:
         """Do what follows from an input, in its turn; return the end if that follows."""
-        view = self.localiser.view
         try:
             if self.tracker.started_at is None and (previous := self.table.ending_before(self)):
                 await self._wait_for(previous)
             what = await self._localised(happening)
             commands = self.tracker.receive(what, time.time_ns() // 1_000_000)
             for index, command in enumerate(commands):
-                match command:
-                    case JobEnd():
-                        return Ended(command, commands[index + 1 :], self._abandoned)
-                    case Preview(result=False) if view is not None and self.job.wants_previews:
-                        if (shown := await view.preview(command)) is not None:
-                            self.tell(shown)
-                    case _:
-                        self._do(command)
+                if isinstance(command, JobEnd):
+                    return Ended(command, commands[index + 1 :], self._abandoned)
+                await self._do(command)
         except NodeFailedError as error:
             self._abandoned = True
             self.fail(error.failure)
@@ -294,14 +246,15 @@ class JobFollower:
 
     async def _localised(self, happening: Input) -> Input:
         """Return an input in the terms of the member, once the storage can tell them."""
-        for wait in self.timeouts.growing():
-            if wait:
-                await asyncio.sleep(wait)
+        failures = 0
+        while True:
             try:
                 return await self.localiser.localised(happening)
             except StorageError as error:
+                failures += 1
+                wait = _RETRY.whole(failures)
                 log.error("store_failed", error=str(error), next_try=wait)
-        raise AssertionError("the waits never end")
+                await asyncio.sleep(wait)
 
     async def _wait_for(self, previous: list[FollowedJob]) -> None:
         """Wait until the ends of the member's previous jobs are sent, as on a server with one GPU.
@@ -317,10 +270,14 @@ class JobFollower:
 
     # --- commands --------------------------------------------------------------------------
 
-    def _do(self, command: Command) -> None:
+    async def _do(self, command: Command) -> None:
+        view = self.localiser.view
         match command:
             case Preview(result=False) if not self.job.wants_previews:
                 pass
+            case Preview(result=False) if view is not None:
+                if (shown := await view.preview(command)) is not None:
+                    self.tell(shown)
             case Event() | Preview() | NodeText() | Binary():
                 self.tell(command)
             case JobStarted(at=at):
@@ -372,48 +329,43 @@ class JobFollower:
 
     # --- the detail ------------------------------------------------------------------------
 
-    async def _read_detail(self, cloud: CloudClient) -> None:
-        """Read until the tracker has ended, and tell it when the cloud has no more to say."""
-        ended = unknown = running = 0.0
+    async def _read_when_wanted(self) -> None:
+        """Read the detail each time that it is wanted, until the cloud has no more to say."""
+        while self.cloud is not None:
+            await self._detail_wanted.wait()
+            given_up = await self._read_detail(self.cloud)
+            self._detail_wanted.clear()
+            self.post(given_up)
+
+    async def _read_detail(self, cloud: CloudClient) -> GiveUp:
+        """Post the detail again and again, and return why it is no longer of use."""
+        waited: defaultdict[GiveUp, float] = defaultdict(float)
+        oversized = 0
         for wait in self.timeouts.growing():
-            if wait:
-                await asyncio.sleep(wait)
+            await asyncio.sleep(wait)
             try:
                 snapshot = await cloud.job(self.job.cloud_id)
+            except CloudOversized as error:
+                log.error("detail_rejected", error=str(error))
+                oversized += 1
+                if oversized == _MAX_OVERSIZED:
+                    return _OVERSIZED
+                continue
             except CloudError as error:
-                if await self._failed_for_good(error):
-                    return
+                log.warning("detail_read_failed", error=str(error))
+                await asyncio.sleep(error.retry_after or 0.0)
                 continue
             except Exception:
                 log.exception("detail_read_crashed")
                 continue
             if snapshot is None:
-                unknown += wait
-                if unknown > self.timeouts.lost:
-                    self.post(GiveUp("Comfy Cloud no longer has this job.", lost=True))
-                continue
-            self.post(SnapshotReceived(snapshot))
-            if snapshot.ended:
-                ended += wait
-                if ended > self.timeouts.settle_for(snapshot):
-                    self.post(GiveUp("Comfy Cloud did not report how this job ended.", lost=True))
+                given_up, limit = _GONE, self.timeouts.lost
             else:
-                running += wait
-                if running > self.timeouts.settle:
-                    self._reader = None
-                    self.post(GiveUp("Comfy Cloud reports that this job continues."))
-                    return
-
-    async def _failed_for_good(self, error: CloudError) -> bool:
-        """Take a failed reading: wait as long as the cloud asks for, or give up a detail that was
-        too large so often. Return whether it was given up."""
-        if not isinstance(error, CloudOversized):
-            log.warning("detail_read_failed", error=str(error))
-            await asyncio.sleep(error.retry_after or 0.0)
-            return False
-        log.error("detail_rejected", error=str(error))
-        self._oversized += 1
-        if self._oversized < _MAX_OVERSIZED:
-            return False
-        self.post(GiveUp(_OVERSIZED, lost=True))
-        return True
+                self.post(SnapshotReceived(snapshot))
+                given_up, limit = _CONTINUES, self.timeouts.settle
+                if snapshot.ended:
+                    given_up, limit = _UNREPORTED, self.timeouts.settle_for(snapshot)
+            waited[given_up] += wait
+            if waited[given_up] > limit:
+                return given_up
+        raise AssertionError("the waits never end")
