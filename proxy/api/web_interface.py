@@ -21,7 +21,7 @@ from msgspec import Struct, field
 
 from proxy.bus import EventBus
 from proxy.jobs.clients import Clients
-from proxy.jobs.messages import JobMessage, LogsWanted, topic_of
+from proxy.jobs.messages import ClientMessage, LogsWanted, topic_of
 from proxy.translate.events import Event
 
 _FRONTEND = "comfyui_frontend_package"
@@ -165,7 +165,7 @@ class Journal:
         listening = self._listening.get(member, {})
         for client_id in list(listening):
             if self._clients.listens(member, client_id):
-                message = JobMessage(member, client_id, "", watched=True, message=event)
+                message = ClientMessage(member, client_id, event)
                 self._bus.publish(topic_of(member, client_id), message)
             else:
                 listening.pop(client_id, None)

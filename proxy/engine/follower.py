@@ -39,7 +39,6 @@ from proxy.engine.tracker import (
     Tracker,
 )
 from proxy.jobs.message_order import StepBuffer
-from proxy.jobs.messages import JobMessage
 from proxy.jobs.models import Job, JobEnd, JobState
 from proxy.storage.database import StorageError
 from proxy.translate.events import (
@@ -292,40 +291,22 @@ class JobFollower:
 
     def tell(self, message: Message) -> None:
         """Publish a message to the client."""
-        number, step = self.steps.number(message)
-        preview = message if isinstance(message, Preview) and step is None else None
-        if preview is not None and len(preview.image) <= MAX_PREVIEW_BYTES:
-            self.preview = preview
-        self._publish(message, number, step, droppable=preview is not None)
+        numbered = self.steps.numbered(message)
+        droppable = isinstance(message, Preview) and not message.result
+        if isinstance(message, Preview) and droppable and len(message.image) <= MAX_PREVIEW_BYTES:
+            self.preview = message
+        self.announcer.publish(self.topic, numbered, droppable=droppable)
 
     def repeat(self, epoch: int, number: int) -> None:
         """Publish the steps of the job after this one again; all of them if it is of another
         epoch."""
-        received = number if epoch == self.announcer.epoch else 0
-        for step in self.steps.after(received):
-            self._publish(step.message, step.number, step.name)
+        for step in self.steps.after(epoch, number):
+            self.announcer.publish(self.topic, step)
 
     def close(self) -> None:
         """Note that nothing more is done for the job."""
         self.steps.close()
         self.finished.set()
-
-    def _publish(
-        self, message: Message | None, number: int, step: str | None, *, droppable: bool = False
-    ) -> None:
-        job = self.job
-        published = JobMessage(
-            job.member,
-            job.client_id,
-            job.prompt_id,
-            job.watched,
-            message,
-            job.order,
-            self.announcer.epoch,
-            number,
-            step,
-        )
-        self.announcer.publish(self.topic, published, droppable=droppable)
 
     # --- the detail ------------------------------------------------------------------------
 

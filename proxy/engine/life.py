@@ -419,7 +419,7 @@ class JobLife:
             table=self._table,
             slots=self._slots,
             announcer=self._announcer,
-            steps=StepBuffer(held),
+            steps=StepBuffer(job, self._announcer.epoch, held),
             timeouts=self._policy.detail,
             run_times=self._run_times,
         )

@@ -16,9 +16,9 @@ from proxy.engine.table import JobTable
 from proxy.engine.worker import AccountWorker
 from proxy.jobs.conversion import progress_of, stored_of
 from proxy.jobs.messages import (
+    ClientMessage,
     JobChanged,
     JobProgress,
-    NodeRuns,
     OverviewAnswered,
     RunAnswered,
     RunRequested,
@@ -27,6 +27,7 @@ from proxy.jobs.messages import (
 )
 from proxy.jobs.models import AccountView, Job, JobState, is_shown, shown_state
 from proxy.storage.jobs import StoredJob
+from proxy.translate.events import Event
 
 #: Nodes of a run that are told of.
 MAX_NODES = 1000
@@ -98,8 +99,9 @@ class Overview:
         member, client_id = message.member, message.client_id
         for run in reversed(self._table.runs_of(member)):
             if run.job.client_id == client_id and run.node is not None:
-                runs = NodeRuns(member, client_id, message.socket, run.node)
-                self._announcer.publish(topic_of(member, client_id), runs)
+                event = Event("executing", {"node": run.node})
+                news = ClientMessage(member, client_id, event, message.socket)
+                self._announcer.publish(topic_of(member, client_id), news)
                 return
 
     def _seen(self, job: Job) -> JobChanged:

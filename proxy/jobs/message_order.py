@@ -10,12 +10,14 @@ takes a job over tells its steps once more, under a higher epoch and with number
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from enum import Enum, auto
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from proxy.budget import Allocation, MemoryLimitError
+from proxy.jobs.messages import JobMessage
+from proxy.jobs.models import Job
 from proxy.storage.jobs import JobKey
 from proxy.translate.events import (
     TERMINAL_EVENTS,
@@ -58,21 +60,12 @@ _SMALL = 1024
 _BEGINNING = frozenset({"execution_start", "execution_cached"})
 
 
-class Verdict(Enum):
-    """What to do with a message that has come."""
-
-    DELIVER = auto()
-    #: The client has had it, or a newer engine tells the job.
-    DROP = auto()
-    #: Steps before it have not come: it comes again when they do.
-    MISSING = auto()
-
-
 class Delivery(Struct):
     """What a replica has sent of a job that has not ended, to the sockets that it has.
 
     `number` is that of the last step of `epoch` that has come; `None` where the sockets have opened
-    while the job ran, and need nothing of what was before. `lacking` says that steps are missing.
+    while the job ran, and need nothing of what was before. `lacking` says that steps before the
+    last message are missing: it comes again when they do.
     """
 
     key: JobKey
@@ -86,16 +79,16 @@ class Delivery(Struct):
     sent: set[str] = set()
     sent_before: set[str] = set()
 
-    def receive(
-        self, epoch: int, number: int, message: Message | None, *, step: str | None
-    ) -> Verdict:
-        """Take a message as it comes, and return what to do with it.
+    def receive(self, news: JobMessage) -> bool:
+        """Take a message as it comes, and return whether to deliver it.
 
-        Of a step that the engine could not keep, the repetition has no message.
+        It is not delivered if the client has had it, if a newer engine tells the job, or while the
+        job is `lacking` steps.
         """
         self.lacking = False
+        epoch, number, step = news.epoch, news.number, news.step
         if epoch < self.epoch:
-            return Verdict.DROP
+            return False
         is_step = step is not None
         if self.number is None:
             self.epoch, self.number = epoch, number - is_step
@@ -107,19 +100,18 @@ class Delivery(Struct):
             self.sent = set()
         due = self.number + is_step
         if number < due:
-            return Verdict.DROP
+            return False
         if number > due or (step in (END, OVER) and not self.whole):
             self.lacking = True
-            return Verdict.MISSING
+            return False
         self.number = number
-        if is_step and message is None:
+        if is_step and news.message is None:  # the engine could not keep it
             self.whole = False
-            return Verdict.DROP
+            return False
         if not step:
-            return Verdict.DELIVER
-        new = _is_new(step, self.sent_before)
+            return True
         self.sent.add(step)
-        return Verdict.DELIVER if new else Verdict.DROP
+        return _is_new(step, self.sent_before)
 
     def rest_of(self, life: Iterable[Message]) -> Iterator[Message]:
         """Yield what was not sent of the whole life of a job, which ends with this."""
@@ -138,51 +130,47 @@ def _is_new(name: str, sent: set[str]) -> bool:
     return name not in sent and name.replace("executing ", "executed ", 1) not in sent
 
 
-class Step(NamedTuple):
-    """A step that the engine has sent; the message is `None` if it could not be kept."""
-
-    number: int
-    name: str
-    message: Message | None
-
-
-class StepBuffer(Struct, eq=False):
-    """Numbers the messages of a job, and keeps its steps until it ends.
+@dataclass(eq=False, repr=False)
+class StepBuffer:
+    """Numbers the messages of a job in an `epoch`, and keeps its steps until it ends.
 
     The bytes are `held`; without an allocation nothing is kept, since nothing gets lost. A large
-    step for which there is no memory is counted, but not kept.
+    step for which there is no memory is counted, but kept without its message.
     """
 
-    _held: Allocation | None
+    job: Job
+    epoch: int
+    held: Allocation | None
     _number: int = 0
-    _steps: list[Step] = []
+    _steps: list[JobMessage] = field(default_factory=list)
 
-    def number(self, message: Message) -> tuple[int, str | None]:
-        """Return the number of the next message, and which step it is (see `step_of`)."""
-        name = step_of(message)
-        if name is not None:
+    def numbered(self, message: Message) -> JobMessage:
+        """Return the next message with its place among those of the job."""
+        job, step = self.job, step_of(message)
+        if step is not None:
             self._number += 1
-            if self._held is not None:
-                kept = message if self._fits(message) else None
-                self._steps.append(Step(self._number, name, kept))
-        return self._number, name
+        about = (job.member, job.prompt_id, job.order, job.client_id, job.watched)
+        numbered = JobMessage(*about, message, self.epoch, self._number, step)
+        if step is not None and self.held is not None:
+            self._steps.append(numbered if self._fits(message) else replace(numbered, message=None))
+        return numbered
 
-    def after(self, number: int) -> list[Step]:
-        """Return the steps after this one."""
-        return self._steps[number:]
+    def after(self, epoch: int, number: int) -> list[JobMessage]:
+        """Return the steps after this one; all of them if it is of another epoch."""
+        return self._steps[number if epoch == self.epoch else 0 :]
 
     def close(self) -> None:
         """Forget the steps."""
         self._steps.clear()
-        if self._held is not None:
-            self._held.release()
-            self._held = None
+        if self.held is not None:
+            self.held.release()
+            self.held = None
 
     def _fits(self, message: Message) -> bool:
         size = size_of(message)
         try:
-            if self._held is not None:
-                self._held.grow(size)
+            if self.held is not None:
+                self.held.grow(size)
         except MemoryLimitError:
             return size <= _SMALL
         return True

@@ -250,33 +250,32 @@ class HistoryChanged(BusMessage, frozen=True):
 
 
 class JobMessage(_PackedMessage, frozen=True):
-    """engine → api: a message (of `proxy.translate.events`) for the client of a job, which has
-    the `order`; 0 for a message that is about none.
+    """engine → api: a message (of `proxy.translate.events`) for the client of a job.
 
-    `epoch`, `number` and the name of the `step` are its place among the job's messages (see
+    `watched` says whether this client listened when it had submitted the job. `epoch`, `number` and
+    the name of the `step` are the place of the message among those of the job (see
     `proxy.jobs.message_order`). A step that the engine could not keep has no message when it is
     repeated.
     """
 
     member: str
-    client_id: str | None
     prompt_id: str
+    order: int
+    client_id: str | None
     watched: bool
     message: Any
-    order: int = 0
-    epoch: int = 0
-    number: int = 0
-    step: str | None = None
+    epoch: int
+    number: int
+    step: str | None
 
 
-class NodeRuns(BusMessage, frozen=True):
-    """engine → api: the messages about the running job to a client whose `socket` has just
-    opened."""
+class ClientMessage(_PackedMessage, frozen=True):
+    """A message for a client beside those of its jobs; for this `socket` of it alone, if given."""
 
     member: str
     client_id: str
-    socket: str
-    node: str
+    message: Any
+    socket: str | None = None
 
 
 # --- the replicas tell each other --------------------------------------------------------

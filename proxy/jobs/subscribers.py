@@ -35,11 +35,11 @@ from msgspec import Struct
 
 from proxy.bus import EventBus, Subscription
 from proxy.clock import now
-from proxy.jobs.message_order import OVER, Delivery, Verdict
+from proxy.jobs.message_order import OVER, Delivery
 from proxy.jobs.messages import (
+    ClientMessage,
     JobMessage,
     NewsMissed,
-    NodeRuns,
     SocketClosed,
     SocketKnown,
     topic_of,
@@ -243,15 +243,15 @@ class Subscribers:
     # --- messages --------------------------------------------------------------------------
 
     def deliver(self, news: object) -> None:
-        """Deliver a message about a job to those who may hear it and have not."""
+        """Deliver a message to those who may hear it and have not."""
         match news:
             case JobMessage(member=member, client_id=client_id, message=message):
                 if self._is_due(news):
                     self.tell(member, client_id, message, watched=news.watched)
-            case NodeRuns(member=member, client_id=client_id, socket=id_, node=node):
+            case ClientMessage(member=member, client_id=client_id, message=message):
                 socket = self._sockets[member].get(client_id)
-                if socket is not None and socket.id == id_:
-                    self._send(member, socket, Event("executing", {"node": node}))
+                if socket is not None and news.socket in (None, socket.id):
+                    self._send(member, socket, message)
 
     def tell(
         self,
@@ -384,23 +384,17 @@ class Subscribers:
 
     def _is_due(self, news: JobMessage) -> bool:
         """Return whether a message is to be delivered now."""
-        order = news.order
-        if not order:
-            return True
-        if order in self._closed:
+        key = JobKey(news.member, news.prompt_id)
+        self.expect(news.order, key, news.client_id, running=False)
+        delivery = self._deliveries.get(news.order)
+        if delivery is None:  # the end was sent
             return False
-        delivery = self._deliveries.get(order)
-        if delivery is None:
-            key = JobKey(news.member, news.prompt_id)
-            delivery = self._deliveries[order] = Delivery(key, news.client_id)
-        lacked = delivery.lacking
-        verdict = delivery.receive(news.epoch, news.number, news.message, step=news.step)
-        if verdict is Verdict.MISSING:
-            if not lacked:
-                self.missed.set()
-        elif OVER in delivery.sent:
-            self.close_job(order)
-        return verdict is Verdict.DELIVER
+        lacked, due = delivery.lacking, delivery.receive(news)
+        if delivery.lacking and not lacked:
+            self.missed.set()
+        if OVER in delivery.sent:
+            self.close_job(news.order)
+        return due
 
 
 def _known(member: str, client_id: str, socket: _Socket, *, opens: bool = False) -> SocketKnown:

@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestClient
 from proxy.api import websocket as client_socket
 from proxy.api.send_queue import SendQueue
 from proxy.api.websocket import GOING_AWAY, Sockets
-from proxy.jobs.messages import NodeRuns, SocketKnown, topic_of
+from proxy.jobs.messages import ClientMessage, SocketKnown, topic_of
 from proxy.supervisor import Supervisor
 from proxy.translate.events import Event, NodeText, Preview, status
 
@@ -80,7 +80,8 @@ async def test_who_comes_back_in_mid_run_hears_which_node_runs(
 ) -> None:
     def engine(news: Any) -> None:
         if isinstance(news, SocketKnown) and news.opens:
-            running = NodeRuns("local", "aaa", news.socket, "1")
+            executing = Event("executing", {"node": "1"})
+            running = ClientMessage("local", "aaa", executing, news.socket)
             room_of_jobs.bus.publish(topic_of("local", "aaa"), running)
 
     room_of_jobs.bus.subscribe("sockets", engine)

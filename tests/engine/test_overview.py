@@ -9,8 +9,8 @@ from engine.worlds import World
 from jobs.samples import job
 
 from proxy.jobs.messages import (
+    ClientMessage,
     JobProgress,
-    NodeRuns,
     RunAnswered,
     RunRequested,
     SocketKnown,
@@ -18,7 +18,7 @@ from proxy.jobs.messages import (
 )
 from proxy.jobs.models import JobState
 from proxy.storage.jobs import JobKey
-from proxy.translate.events import Preview
+from proxy.translate.events import Event, Preview
 
 
 @pytest.fixture
@@ -39,7 +39,8 @@ def test_a_new_socket_hears_which_node_of_its_client_runs(
     received: list[Any] = []
     world.bus.subscribe(topic_of(member, client_id), received.append)
     world.overview.tell_running(SocketKnown(member, client_id, "s", 0, opens=True))
-    assert received == ([] if node is None else [NodeRuns(member, client_id, "s", node)])
+    running = ClientMessage(member, client_id, Event("executing", {"node": node}), "s")
+    assert received == ([] if node is None else [running])
 
 
 def test_admins_see_what_runs_first_and_then_what_waits_in_its_turn(world: World) -> None:

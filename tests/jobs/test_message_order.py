@@ -8,16 +8,17 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from proxy.budget import MemoryBudget
 from proxy.jobs.message_order import (
     Delivery,
     KnownEnds,
     StepBuffer,
-    Verdict,
     step_of,
 )
-from proxy.jobs.models import JobKey
+from proxy.jobs.messages import JobMessage
+from proxy.jobs.models import Job
 from proxy.translate.events import Binary, Event, Message, NodeText, Preview
 
 NODES = ("3", "5", "9")
@@ -67,30 +68,21 @@ def test_steps_and_their_names(message: Message, name: str | None) -> None:
     assert step_of(message) == name
 
 
-Sent = tuple[int, int, Message | None, str | None]
+JOB = Job("p", "m", 0, None, "c", 0, order=7)
 
 
-def numbered(messages: Sequence[Message], epoch: int = 1) -> list[Sent]:
+def numbered(messages: Sequence[Message], epoch: int = 1) -> list[JobMessage]:
     """The messages as an engine sends them."""
-    number, sent = 0, []
-    for message in messages:
-        step = step_of(message)
-        number += step is not None
-        sent.append((epoch, number, message, step))
-    return sent
+    return list(map(StepBuffer(JOB, epoch, None).numbered, messages))
 
 
 def delivery() -> Delivery:
-    return Delivery(JobKey("m", "p"), "c")
+    return Delivery(JOB.key, "c")
 
 
-def heard(to: Delivery, messages: Sequence[Sent]) -> list[Message]:
+def heard(to: Delivery, messages: Sequence[JobMessage]) -> list[Message]:
     """What a socket gets of messages that come one after the other."""
-    return [
-        message
-        for epoch, number, message, step in messages
-        if to.receive(epoch, number, message, step=step) is Verdict.DELIVER and message is not None
-    ]
+    return [message.message for message in messages if to.receive(message)]
 
 
 LIFE = [START, CACHED, PROGRESS, runs("3"), PROGRESS, output("3"), RESULT, SUCCESS, OVER]
@@ -127,8 +119,7 @@ def test_an_end_waits_for_what_was_lost(lost: int) -> None:
 def test_what_an_engine_could_not_keep_is_passed_over_until_the_end() -> None:
     sent, to = numbered(LIFE), delivery()
     lost = next(index for index, message in enumerate(LIFE) if message == output("3"))
-    epoch, number, _, step = sent[lost]
-    got = heard(to, [*sent[:lost], (epoch, number, None, step), *sent[lost + 1 :]])
+    got = heard(to, [*sent[:lost], replace(sent[lost], message=None), *sent[lost + 1 :]])
     assert got == [*LIFE[:lost], RESULT]
     assert to.lacking
     assert output("3") in list(to.rest_of(LIFE))
@@ -209,12 +200,11 @@ def _life(draw: st.DrawFn) -> list[Message]:
     return [*life, SUCCESS, OVER]
 
 
-def _repeated(data: st.DataObject, step: Sent) -> Sent:
+def _repeated(data: st.DataObject, step: JobMessage) -> JobMessage:
     """A step as the engine tells it again; there may have been no room for an output."""
-    epoch, number, message, name = step
-    output = (name or "").startswith("executed")
+    output = (step.step or "").startswith("executed")
     lost = output and data.draw(st.booleans(), label="no room")
-    return epoch, number, None if lost else message, name
+    return replace(step, message=None) if lost else step
 
 
 def check(got: Sequence[Message]) -> None:
@@ -252,7 +242,7 @@ def test_each_socket_hears_each_step_once_and_in_order(data: st.DataObject) -> N
         for message in way:
             got += heard(to, [message])
             if to.lacking and data.draw(st.booleans(), label="asks"):
-                got += heard(to, [_repeated(data, step) for step in sent if step[3] is not None])
+                got += heard(to, [_repeated(data, step) for step in sent if step.step is not None])
         if to.sent and "over" in to.sent:
             break
     if "over" not in to.sent | to.sent_before:
@@ -268,37 +258,43 @@ FRAME = Binary("p", b"x" * 5000)
 STEPS: list[Message] = [START, LARGE, PICTURE, FRAME]
 
 
+def places(messages: Sequence[JobMessage]) -> list[tuple[int, str | None, Message | None]]:
+    return [(message.number, message.step, message.message) for message in messages]
+
+
+def test_a_message_says_which_job_it_is_about() -> None:
+    (sent,) = numbered([START], epoch=3)
+    assert (sent.member, sent.prompt_id, sent.order, sent.epoch) == ("m", "p", 7, 3)
+
+
 def test_steps_have_numbers_and_other_messages_that_of_the_step_before() -> None:
-    buffer = StepBuffer(None)
-    assert [buffer.number(message) for message in (PROGRESS, START, PROGRESS, LARGE)] == [
-        (0, None),
-        (1, "execution_start"),
-        (1, None),
-        (2, "executed 3"),
+    assert places(numbered([PROGRESS, START, PROGRESS, LARGE])) == [
+        (0, None, PROGRESS),
+        (1, "execution_start", START),
+        (1, None, PROGRESS),
+        (2, "executed 3", LARGE),
     ]
 
 
 def test_what_is_behind_a_step_is_kept_within_the_budget() -> None:
     budget = MemoryBudget(2**20)
-    buffer = StepBuffer(budget.member("anna", "job"))
-    for message in (START, PROGRESS, *STEPS[1:]):
-        buffer.number(message)
-    assert [(number, message) for number, _, message in buffer.after(0)] == list(
-        enumerate(STEPS, 1)
-    )
-    assert buffer.after(3) == [(4, "", FRAME)]
-    assert buffer.after(4) == []
+    buffer = StepBuffer(JOB, 1, budget.member("anna", "job"))
+    sent = [buffer.numbered(message) for message in (START, PROGRESS, *STEPS[1:])]
+    steps = [sent[0], *sent[2:]]
+    assert buffer.after(1, 0) == steps
+    assert buffer.after(1, 3) == steps[3:]
+    assert buffer.after(1, 4) == []
+    assert buffer.after(0, 3) == steps  # of another epoch
     assert budget.held()["job"] > 15_000
     buffer.close()
     assert budget.held()["job"] == 0
-    assert buffer.after(0) == []
+    assert buffer.after(1, 0) == []
 
 
 def test_what_does_not_fit_is_counted_and_the_small_steps_are_kept() -> None:
-    buffer = StepBuffer(MemoryBudget(100).member("anna", "job"))
-    for message in STEPS:
-        buffer.number(message)
-    assert buffer.after(0) == [
+    buffer = StepBuffer(JOB, 1, MemoryBudget(100).member("anna", "job"))
+    assert [buffer.numbered(message).message for message in STEPS] == STEPS
+    assert places(buffer.after(1, 0)) == [
         (1, "execution_start", START),
         (2, "executed 3", None),
         (3, "", None),
@@ -307,9 +303,9 @@ def test_what_does_not_fit_is_counted_and_the_small_steps_are_kept() -> None:
 
 
 def test_where_nothing_gets_lost_nothing_is_kept() -> None:
-    buffer = StepBuffer(None)
-    buffer.number(LARGE)
-    assert buffer.after(0) == []
+    buffer = StepBuffer(JOB, 1, None)
+    buffer.numbered(LARGE)
+    assert buffer.after(1, 0) == []
 
 
 # --- ends --------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from proxy.bus import EventBus
 from proxy.jobs import subscribers as module
 from proxy.jobs.clients import Clients
 from proxy.jobs.message_order import step_of
-from proxy.jobs.messages import JobMessage, NewsMissed, NodeRuns, SocketKnown, topic_of
+from proxy.jobs.messages import ClientMessage, JobMessage, NewsMissed, SocketKnown, topic_of
 from proxy.jobs.models import Job, JobKey
 from proxy.jobs.subscribers import FEW, Moment, Subscribers
 from proxy.members.member import Member
@@ -254,7 +254,8 @@ class Replicas:
         step = step_of(message)
         self.numbers[order, epoch] += step is not None
         number = self.numbers[order, epoch]
-        sent = JobMessage("local", client_id, "p", True, message, order, epoch, number, step)
+        place = (epoch, number, step)
+        sent = JobMessage("local", "p", order, client_id, True, message, *place)
         self.bus.publish(topic_of("local", client_id), sent)
         return message
 
@@ -339,13 +340,14 @@ def test_the_engine_tells_the_new_socket_alone_which_node_runs(replicas: Replica
     def answer(news: object) -> None:
         if isinstance(news, SocketKnown) and news.opens:
             topic = topic_of("local", news.client_id)
-            replicas.bus.publish(topic, NodeRuns("local", "a", news.socket, "1"))
+            replicas.bus.publish(topic, ClientMessage("local", "a", running, news.socket))
+
+    running = Event("executing", {"node": "1"})
 
     replicas.bus.subscribe("sockets", answer)
     listener = Listener()
     greeting = status(0, "a")
     replicas.there.attach("local", "a", listener, lambda: listener.send(greeting, for_all=False))
-    running = Event("executing", {"node": "1"})
     assert listener.received == [(greeting, False), (running, False)]
 
 
