@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from msgspec.structs import replace
 
@@ -19,7 +19,6 @@ from proxy.engine.tracker import (
 )
 from proxy.jobs.models import Job
 from proxy.translate.codec import credentials, redact
-from proxy.translate.events import NodeMessages
 from proxy.translate.jobs import reachable
 from proxy.translate.packs import Failure, JobView
 from proxy.translate.snapshots import Snapshot
@@ -67,8 +66,8 @@ class Localiser:
         Raises `NodeFailedError` and `StorageError`.
         """
         match what:
-            case EventReceived(type="executed", data=data) if isinstance(data.get("output"), dict):
-                output = await self._local_output(str(data.get("node")), data["output"])
+            case EventReceived(type="executed", data=data):
+                output = await self._local_output(str(data.get("node")), data.get("output"))
                 return EventReceived("executed", {**data, "output": output})
             case EventReceived(type="execution_error", data=data):
                 return EventReceived("execution_error", await self._shown(dict(data)))
@@ -76,22 +75,17 @@ class Localiser:
                 nodes = await self.view.cached(data["nodes"])
                 return EventReceived("execution_cached", {**data, "nodes": nodes})
             case SnapshotReceived(snapshot=snapshot):
-                return SnapshotReceived(await self._local_snapshot(snapshot), what.detail)
+                outputs = dict(snapshot.outputs or {})
+                for node, output in outputs.items():
+                    outputs[node] = await self._local_output(node, output)
+                local = replace(
+                    snapshot,
+                    outputs=None if snapshot.outputs is None else outputs,
+                    execution_error=await self._shown(snapshot.execution_error),
+                    execution_status=await self._shown(snapshot.execution_status),
+                )
+                return SnapshotReceived(local, what.detail)
         return what
-
-    async def _local_snapshot(self, snapshot: Snapshot) -> Snapshot:
-        outputs = None
-        if snapshot.outputs is not None:
-            outputs = {
-                node: await self._local_output(node, output) if isinstance(output, dict) else output
-                for node, output in snapshot.outputs.items()
-            }
-        return replace(
-            snapshot,
-            outputs=outputs,
-            execution_error=await self._shown(snapshot.execution_error),
-            execution_status=await self._shown(snapshot.execution_status),
-        )
 
     async def _shown(self, value: T) -> T:
         """Return what a failure shows, without secrets and without the cloud's names."""
@@ -101,9 +95,10 @@ class Localiser:
         shown: T = await self.files.reveal(job.member, value, job.prompt_id)
         return shown
 
-    async def _local_output(
-        self, node: str, output: dict[str, Any]
-    ) -> dict[str, Any] | NodeMessages:
+    async def _local_output(self, node: str, output: object) -> object:
+        """Return the output of a node with our names of files, or a pack's messages about it."""
+        if not isinstance(output, dict):
+            return output
         job, view = self.job, self.view
         messages = None if view is None else await view.result(node, output, account=job.account)
         if messages is not None:

@@ -140,7 +140,8 @@ class NodeStates:
                 self._stated.add(node_id)
             elif node_id not in self._states:
                 self._finish_before(node_id)
-            known, state = self._states.get(node_id, {}), self._changed(node_id, node)
+            known = self._states.get(node_id, {})
+            state = events.node_state(self.prompt_id, node_id, node, known)
             if known.get("state") in ("finished", "error") and state["state"] != known["state"]:
                 state = known
             if node_id in self._steps and state["state"] == "finished":
@@ -198,7 +199,7 @@ class NodeStates:
             self.tell(Event("executed", {**ids, **result}))
         if node not in self._states:  # it had no need to run
             whole = {"value": 1, "max": 1, "display_node_id": self._display.get(node)}
-            self._states[node] = self._changed(node, whole)
+            self._states[node] = events.node_state(self.prompt_id, node, whole, {})
         if node in self._states and node not in self._stated:
             _finish(self._states[node])
         self._tell_states()
@@ -270,7 +271,7 @@ class NodeStates:
         given it its output."""
         if node in self.cached:
             return False
-        others = (other for other in self._executing if other in self.outputs)
+        others = self._executing.keys() & self.outputs.keys()
         return node in self._executing or not is_twin(self.graph, node, others)
 
     def _ensure_running(self, node: str) -> None:
@@ -284,25 +285,20 @@ class NodeStates:
             fresh = {"display_node_id": self._display.get(node, node), **known, "state": "running"}
             if again:
                 fresh |= {"value": 0.0, "max": 1.0}
-            self._states[node] = self._changed(node, fresh)
+            self._states[node] = events.node_state(self.prompt_id, node, fresh, known)
         self._tell_states()
-
-    def _changed(self, node: str, change: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the state of a node after a change."""
-        known = self._states.get(node) or {"prompt_id": self.prompt_id}
-        return events.node_state(node, change, known)
 
     def _finish_before(self, node: str) -> None:
         """Tell that what ran before `node` has finished, where the cloud has not reported it.
 
         What takes an input from `node` has not: it waits for it.
         """
-        unstated = {other for other in self._states if other not in self._stated}
-        if node not in self._states and self.current in self._states:
-            unstated.add(self.current)
-        for other in unstated - {node}:
-            state = self._states[other]
-            if state["state"] == "running" and node not in sources(self.graph, other):
+        is_new = node not in self._states
+        for other, state in self._states.items():
+            reported = other in self._stated and not (is_new and other == self.current)
+            if other == node or reported or state["state"] != "running":
+                continue
+            if node not in sources(self.graph, other):
                 _finish(state)
         self._tell_states()
 

@@ -35,11 +35,11 @@ _OF_RUNNING_JOBS = frozenset({"executing", "progress", "progress_state"})
 _OVERHEAD, _VALUE_BYTES = 256, 96
 
 
-class _Early(Struct, frozen=True):
-    """A message that came before anybody knew its job."""
+class _Early(Struct, frozen=True, order=True):
+    """A message that came before anybody knew its job; they are in the order of their `number`."""
 
-    at: float
     number: int
+    at: float
     cloud_id: str
     item: EventReceived | CloudFrame
     size: int
@@ -64,10 +64,15 @@ class _Waiting:
             self._drop()
 
     def take(self, cloud_id: str) -> list[_Early]:
-        taken = [early for early in self._entries if early.cloud_id == cloud_id]
-        if taken:
-            self._entries = deque(entry for entry in self._entries if entry.cloud_id != cloud_id)
-            self.size -= sum(early.size for early in taken)
+        taken: list[_Early] = []
+        others: deque[_Early] = deque()
+        for early in self._entries:
+            if early.cloud_id == cloud_id:
+                taken.append(early)
+                self.size -= early.size
+            else:
+                others.append(early)
+        self._entries = others
         return taken
 
     def _drop(self) -> None:
@@ -116,9 +121,8 @@ class EventRouter:
     def add(self, cloud_id: str, follower: JobFollower) -> None:
         """Send the events of a job to its follower, beginning with those that came too early."""
         self.followers[cloud_id] = follower
-        early = [*self._events.take(cloud_id), *self._pictures.take(cloud_id)]
-        for entry in sorted(early, key=lambda entry: entry.number):
-            follower.post(entry.item)
+        for early in sorted(self._events.take(cloud_id) + self._pictures.take(cloud_id)):
+            follower.post(early.item)
 
     def remove(self, cloud_id: str) -> None:
         """Forget a job."""
@@ -176,7 +180,7 @@ class EventRouter:
         if picture and not self._submissions:
             return
         self._number += 1
-        early = _Early(now, self._number, cloud_id, item, _size(item))
+        early = _Early(self._number, now, cloud_id, item, _size(item))
         (self._pictures if picture else self._events).append(early)
 
 

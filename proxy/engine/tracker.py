@@ -168,7 +168,7 @@ class Tracker:
                 self.nodes.enter(str(node), events.executing(data, self.prompt_id))
             case "progress_state":
                 if isinstance(states := data.get("nodes"), dict) and states:
-                    self._note_finished(events.finished_nodes(data))
+                    self._note_finished(events.finished_nodes(states))
                     self._running(now)
                     self.nodes.stated(states)
             case "progress":
@@ -254,7 +254,9 @@ class Tracker:
             if output is not None:
                 self.nodes.executed(node, output)
         if snapshot.status == "completed":
-            type_, data = "execution_success", self._success(started_at, ended_at)
+            told = self._terminal.get("execution_success", {})
+            at = max(events.timestamp(told, ended_at), started_at)
+            type_, data = "execution_success", {"prompt_id": self.prompt_id, "timestamp": at}
             self.nodes.finish()
             for error in self._errors.values():
                 self._tell_blocked(error)
@@ -267,11 +269,6 @@ class Tracker:
         self._commands.append(Event("executing", {"node": None, "prompt_id": self.prompt_id}))
         self.ended = True
         self.nodes.current = None
-
-    def _success(self, started_at: int, ended_at: int) -> dict[str, Any]:
-        data = self._terminal.get("execution_success", {})
-        at = max(events.timestamp(data, ended_at), started_at)
-        return {"prompt_id": self.prompt_id, "timestamp": at}
 
     def _failure(self, snapshot: Snapshot, ended_at: int) -> tuple[str, dict[str, Any]]:
         type_ = "execution_interrupted" if snapshot.status == "cancelled" else "execution_error"

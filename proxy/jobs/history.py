@@ -72,10 +72,11 @@ class HistoryCache:
     def forget(self, member: str, prompt_ids: Iterable[str] | None) -> None:
         """Drop the lists of a member whose history has changed, and these entries or all."""
         self.version[member] += 1
-        gone: Iterable[_Key] = (key for key in self._bodies if key[0] == member)
-        if prompt_ids is not None:  # without a look at all that is cached: each job changes it
-            gone = (*self._lists.get(member, ()), *((member, id_) for id_ in prompt_ids))
-        for key in tuple(gone):
+        if prompt_ids is None:
+            gone = [key for key in self._bodies if key[0] == member]
+        else:  # without a look at all that is cached: each job changes it
+            gone = [*self._lists.get(member, ()), *((member, id_) for id_ in prompt_ids)]
+        for key in gone:
             if key in self._bodies:
                 self._drop(key)
 

@@ -102,13 +102,10 @@ class LiveFeed:
         """Send a `status` now and then, for clients that take a silent socket for a dead server."""
         while True:
             await asyncio.sleep(self.status_interval)
-            self._beat()
-
-    def _beat(self) -> None:
-        for member, live in self.live.members():
-            news = status(live.remaining)
-            for client_id in {job.client_id for job in live.jobs.values()}:
-                self.subscribers.tell(member, client_id, news)
+            for member, live in self.live.members():
+                news = status(live.remaining)
+                for client_id in {job.client_id for job in live.jobs.values()}:
+                    self.subscribers.tell(member, client_id, news)
 
     # --- sockets ---------------------------------------------------------------------------
 

@@ -243,11 +243,8 @@ def executing(data: Mapping[str, Any], prompt_id: str) -> Data:
     return {**data, "node": node, "display_node": shown, "prompt_id": prompt_id}
 
 
-def finished_nodes(data: Mapping[str, Any]) -> set[str]:
-    """Return the nodes that a `progress_state` calls finished."""
-    nodes = data.get("nodes")
-    if not isinstance(nodes, dict):
-        return set()
+def finished_nodes(nodes: Mapping[str, Any]) -> set[str]:
+    """Return which of the `nodes` of a `progress_state` it calls finished."""
     return {
         node_id
         for node_id, node in nodes.items()
@@ -266,14 +263,15 @@ def names_file(output: object) -> bool:
     )
 
 
-def node_state(node_id: str, node: Mapping[str, Any], known: Mapping[str, Any] | None) -> Data:
+def node_state(
+    prompt_id: str, node_id: str, node: Mapping[str, Any], before: Mapping[str, Any]
+) -> Data:
     """Return one node of `progress_state`; the cloud documents only some of the fields.
 
-    What is missing comes from what was known of the node; a node never heard of is running with
-    0.0 of 1.0, as ComfyUI begins. The cloud may tell the `activity` of a node that runs, and the
-    `seconds` of one that has finished.
+    What is missing comes from what was known of the node before; a node never heard of is running
+    with 0.0 of 1.0, as ComfyUI begins. The cloud may tell the `activity` of a node that runs, and
+    the `seconds` of one that has finished.
     """
-    before: Mapping[str, Any] = known or {}
     parent = node.get("parent_node_id", before.get("parent_node_id"))
     state = node.get("state", before.get("state", "running"))
     timing: Data = {}
@@ -287,7 +285,7 @@ def node_state(node_id: str, node: Mapping[str, Any], known: Mapping[str, Any] |
         "max": node.get("max", before.get("max", 1.0)),
         "state": state,
         "node_id": node_id,
-        "prompt_id": before.get("prompt_id", ""),
+        "prompt_id": prompt_id,
         "display_node_id": str(node.get("display_node_id") or node_id),
         "parent_node_id": None if parent is None else str(parent),
         "real_node_id": str(node.get("real_node_id") or node_id),

@@ -105,8 +105,14 @@ def from_job(job: dict[str, Any]) -> Snapshot:
     """
     raw = str(job.get("status", "")).lower()
     status = STATUSES.get(raw, "in_progress")
-    known = {name: job[name] for name, types in _TYPES.items() if isinstance(job.get(name), types)}
-    odd = [name for name in _TYPES if name not in known and job.get(name) is not None]
+    known: dict[str, Any] = {}
+    odd = [] if raw in STATUSES else ["status"]
+    for name, types in _TYPES.items():
+        value = job.get(name)
+        if isinstance(value, types):
+            known[name] = value
+        elif value is not None:
+            odd.append(name)
     start_time = milliseconds(known.get("execution_start_time"))
     end_time = milliseconds(known.get("execution_end_time"))
     error = None
@@ -128,7 +134,7 @@ def from_job(job: dict[str, Any]) -> Snapshot:
         extra_data=extra_data if isinstance(extra_data, dict) else None,
         queue_reason=known.get("queue_reason"),
         executed_by=_executed_by(job) if "executor" in job or "deployment" in job else {},
-        unlisted=tuple(odd if raw in STATUSES else ["status", *odd]),
+        unlisted=tuple(odd),
     )
 
 

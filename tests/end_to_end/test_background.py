@@ -21,7 +21,7 @@ from proxy.cloud.resilience import Backoff
 from proxy.engine import engine
 from proxy.engine.reconciler import Reconciler
 from proxy.engine.recorder import JobRecorder
-from proxy.jobs.live_feed import LiveFeed
+from proxy.jobs.views import LiveJobs
 from proxy.members import accounting
 from proxy.members.accounting import Usage
 from proxy.members.audit import Audit
@@ -35,7 +35,7 @@ TASKS = [
     (JobRecorder, "flush", "write the jobs"),
     (JobRepository, "wanted", "look for wishes"),
     (Reconciler, "_pause", "reconcile default"),
-    (LiveFeed, "_beat", "status heartbeat"),
+    (LiveJobs, "members", "status heartbeat"),
     (Usage, "flush", "write usage"),
     (Audit, "_flush", "write the audit record"),
     (Directory, "_refresh", "watch the members"),

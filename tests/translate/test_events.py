@@ -34,8 +34,8 @@ def test_executing_gets_its_display_node_and_keeps_unknown_keys() -> None:
 
 
 def test_node_state_keeps_what_was_known() -> None:
-    known = {"value": 3, "max": 9, "state": "running", "prompt_id": "p"}
-    assert events.node_state("4", {"class_type": "X"}, known) == {
+    known = {"value": 3, "max": 9, "state": "running"}
+    assert events.node_state("p", "4", {"class_type": "X"}, known) == {
         "value": 3,
         "max": 9,
         "state": "running",
