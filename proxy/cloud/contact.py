@@ -14,38 +14,31 @@ class Contact:
 
     def __init__(self) -> None:
         self.answered_at = -math.inf
-        self._failed_at: float | None = None
-        self._calls: dict[int, float] = {}
-        self._number = 0
+        self._calls = 0
+        self._since: float | None = None
 
-    def call(self, now: float) -> int:
-        """Note that a call begins; returns its number."""
-        self._number += 1
-        self._calls[self._number] = now
-        return self._number
+    def call(self, now: float) -> None:
+        """Note that a call begins."""
+        self._calls += 1
+        if self._since is None:
+            self._since = now
 
-    def ended(self, number: int, now: float, *, answered: bool) -> None:
+    def ended(self, now: float, *, answered: bool) -> None:
         """Note that a call has ended, with an answer of the cloud or without."""
-        began = self._calls.pop(number)
+        self._calls -= 1
         if answered:
             self.answered(now)
-        else:
-            self.lost(began)
 
     def answered(self, now: float) -> None:
         """Note that the cloud has answered."""
         self.answered_at = now
-        self._failed_at = None
+        self._since = now if self._calls else None
 
     def lost(self, now: float) -> None:
         """Note that a connection was lost or did not come about."""
-        if self._failed_at is None:
-            self._failed_at = max(now, self.answered_at)
+        if self._since is None:
+            self._since = now
 
     def unanswered_since(self) -> float | None:
         """Return since when something has been without an answer; `None` if nothing is."""
-        since = self._failed_at
-        if self._calls:
-            oldest = max(next(iter(self._calls.values())), self.answered_at)
-            since = oldest if since is None else min(since, oldest)
-        return since
+        return self._since

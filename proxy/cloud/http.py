@@ -271,7 +271,7 @@ class Http:
         await self.gate.enter(call, key)
         _sent.set(False)
         began, status = time.perf_counter(), None
-        number = self.contact.call(time.monotonic())
+        self.contact.call(time.monotonic())
         try:
             with reported(call):
                 session, proxy = self.connections.choose(url)
@@ -291,7 +291,7 @@ class Http:
             self.gate.failed(error, key)
             raise
         finally:
-            self.contact.ended(number, time.monotonic(), answered=status is not None)
+            self.contact.ended(time.monotonic(), answered=status is not None)
             route, duration = route_of(url, self.base_url), time.perf_counter() - began
             self.calls.note(method, route, status, duration)
         self.gate.answered(key)
