@@ -128,8 +128,8 @@ class CircuitBreaker:
 
     @property
     def failing(self) -> bool:
-        """Whether the last call failed."""
-        return self.open or self._count > 0
+        """Whether the last call failed; so it did if calls are stopped."""
+        return self._count > 0
 
     def wait(self, now: float) -> float:
         """Return the seconds until the next call may be made; with 0 the caller makes one.
