@@ -89,13 +89,14 @@ class Submission(Struct, frozen=True):
     node_errors: dict[str, Any]
 
 
-def submission_of(call: str, result: dict[str, Any]) -> Submission:
+def submission_of(answer: Answer) -> Submission:
     """Return the submission of a 200.
 
     Documents show a 200 with an `error` instead of a job: raises `CloudRefused`. If the answer
     names neither, raises `CloudAmbiguous`: the account's jobs must be searched, and if the job does
-    not exist, the `node_errors` are the reason.
+    not exist, the `node_errors` are the reason. Raises `CloudGarbage`.
     """
+    call, result = answer.call, answer.object()
     if result.get("error"):
         raise refusal(call, 400, result, None)
     cloud_id, node_errors = result.get("prompt_id"), result.get("node_errors")

@@ -38,7 +38,14 @@ from proxy.cloud.errors import (
     CloudUnreachable,
 )
 from proxy.cloud.http import JSON, Body, Http
-from proxy.cloud.resilience import CallGate, CircuitBreaker, OpenGate, RateLimiter, RetryPolicy
+from proxy.cloud.resilience import (
+    ONCE,
+    CallGate,
+    CircuitBreaker,
+    OpenGate,
+    RateLimiter,
+    RetryPolicy,
+)
 from proxy.logging import word
 from proxy.metrics import CloudCalls, Metrics
 from proxy.observations import AccountObservations
@@ -109,7 +116,7 @@ class CloudClient:
             base_url,
             key,
             timeout=min(timeout, _OPTIONAL_TIMEOUT),
-            retries=RetryPolicy(budget=0.0),
+            retries=ONCE,
             gate=OpenGate(),
             calls=self.http.calls,
             observations=AccountObservations(),
@@ -159,24 +166,21 @@ class CloudClient:
             body["partial_execution_targets"] = partial_execution_targets
         if prompt_id is not None:
             body["prompt_id"] = prompt_id
-        url = self._submit_url
-        answer = None
         try:
-            answer = await self.http.once("POST", url, data=codec.dump_bytes(body), headers=JSON)
-            result = answer.object()
-        except CloudUnreachable as error:
-            if error.sent:
-                raise CloudAmbiguous(str(error)) from None
-            raise
-        except CloudRefused as error:
-            if error.status in GATEWAY_STATUSES:
-                raise CloudAmbiguous(str(error)) from None
-            raise
-        except CloudGarbage as error:
-            if answer is not None:
-                self.http.unlisted("POST", url, "not of its form", answer.example())
+            return await self.http.read(
+                "POST",
+                self._submit_url,
+                submission_of,
+                data=codec.dump_bytes(body),
+                headers=JSON,
+                retries=ONCE,
+            )
+        except (CloudUnreachable, CloudRefused, CloudGarbage) as error:
+            unsent = isinstance(error, CloudUnreachable) and not error.sent
+            refused = isinstance(error, CloudRefused) and error.status not in GATEWAY_STATUSES
+            if unsent or refused:
+                raise
             raise CloudAmbiguous(str(error)) from None
-        return submission_of(answer.call, result)
 
     async def job(self, cloud_id: str) -> Snapshot | None:
         """Return `GET /api/jobs/{id}`, `None` if the cloud has no such job."""

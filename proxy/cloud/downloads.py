@@ -21,7 +21,7 @@ from proxy.cloud.connections import (
     refused_address,
 )
 from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused, refusal
-from proxy.cloud.http import REDIRECTS, Http, reported
+from proxy.cloud.http import CONNECTION_ERRORS, REDIRECTS, Http, unreachable
 from proxy.cloud.resilience import Attempts
 
 log = structlog.get_logger(__name__)
@@ -106,12 +106,14 @@ class Downloads:
             response.close()
 
     async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-        with reported(_DOWNLOAD, sent=True):
+        try:
             # The chunks as they are received: joining them would copy the file.
             async for chunk, _ in response.content.iter_chunks():
                 if chunk:
                     self._http.calls.downloaded(len(chunk))
                     yield chunk
+        except CONNECTION_ERRORS as error:
+            raise unreachable(_DOWNLOAD, error, sent=True) from None
 
     async def _open_view(self, cloud_name: str, type_: str, offset: int) -> aiohttp.ClientResponse:
         view = self._http.url("view", filename=cloud_name, type=type_)
@@ -136,20 +138,19 @@ class Downloads:
         for _ in range(_MAX_REDIRECTS):
             location = redirect_target(response)
             response.close()
-            with reported(_DOWNLOAD, sent=True):
-                try:
-                    session, proxy = self._connections.choose(location)
-                    response = await session.get(
-                        location,
-                        headers=headers,
-                        timeout=self._limits,
-                        allow_redirects=False,
-                        proxy=proxy,
-                    )
-                except OSError as error:
-                    if (refused := refused_address(error)) is None:
-                        raise
+            try:
+                session, proxy = self._connections.choose(location)
+                response = await session.get(
+                    location,
+                    headers=headers,
+                    timeout=self._limits,
+                    allow_redirects=False,
+                    proxy=proxy,
+                )
+            except CONNECTION_ERRORS as error:
+                if (refused := refused_address(error)) is not None:
                     raise _redirect_refusal(refused) from None
+                raise unreachable(_DOWNLOAD, error, sent=True) from None
             if response.status not in REDIRECTS:
                 return response
         response.close()

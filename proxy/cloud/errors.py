@@ -107,11 +107,18 @@ class CloudUnauthorized(CloudRefused):
 
 class CloudGarbage(CloudError):
     """Raised for an answer that is not as in the cloud's OpenAPI: not JSON, a field missing, a
-    redirect."""
+    redirect. `problem` says which in a few words."""
+
+    def __init__(self, message: str, problem: str = "not of its form") -> None:
+        super().__init__(message)
+        self.problem = problem
 
 
 class CloudOversized(CloudGarbage):
     """Raised for an answer with more bytes or values than any that the API describes."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, problem="too large")
 
 
 def refusal(call: str, status: int, body: object, retry_after: float | None) -> CloudRefused:

@@ -7,8 +7,8 @@ import os
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import KW_ONLY, dataclass, field
 from io import BytesIO
@@ -140,9 +140,11 @@ class Http:
 
         Raises `CloudRefused` (404) for a name that a path cannot contain.
         """
-        if any(segment in ("", ".", "..") for segment in segments):
-            raise refusal("a name in the path", 404, {"code": "NOT_FOUND"}, None)
-        path = [quote(segment, safe="") for segment in ("api", *segments)]
+        path = ["api"]
+        for segment in segments:
+            if segment in ("", ".", ".."):
+                raise refusal("a name in the path", 404, {"code": "NOT_FOUND"}, None)
+            path.append(quote(segment, safe=""))
         return self.base_url.joinpath(*path, encoded=True).with_query(query or None)
 
     async def read(
@@ -155,35 +157,30 @@ class Http:
         headers: Mapping[str, str] | None = None,
         total: float | None = None,
         limits: AnswerLimits = USUAL,
+        retries: RetryPolicy | None = None,
     ) -> T:
-        """Send a request that may be repeated, and return what `parse` makes of its answer.
+        """Send a request, and return what `parse` makes of its complete answer.
 
-        `data` that is not bytes is opened for each attempt; `total` replaces the timeout. The
-        request is repeated if `parse` raises `CloudGarbage`. `parse` must be pure: large answers
-        are parsed in a thread. Raises `CloudUnreachable`, `CloudRefused` or `CloudGarbage`.
+        `data` that is not bytes is opened for each attempt; `total` replaces the timeout, and
+        `retries` how reads are repeated. The request is also repeated if `parse` raises
+        `CloudGarbage`. `parse` must be pure: large answers are parsed in a thread. Raises
+        `CloudUnreachable`, `CloudRefused` or `CloudGarbage`.
         """
-
-        attempts, answer = Attempts(self.retries), None
+        timeout = aiohttp.ClientTimeout(total=total or self.timeout, sock_connect=CONNECT_TIMEOUT)
+        attempts, answer = Attempts(retries or self.retries), None
         while True:
             try:
                 async with data() if callable(data) else nullcontext(data) as body:
-                    answer = await self.once(
-                        method,
-                        url,
-                        data=body,
-                        headers=headers,
-                        total=total,
-                        attempts=attempts.number,
-                        limits=limits,
+                    response = await self.open(
+                        method, url, data=body, headers=headers, limits=timeout
                     )
+                    answer = await self._answer(response, attempts.number, limits)
                 if len(answer.body) > MAX_PARSED_INLINE:
                     return await asyncio.to_thread(parse, answer)
                 return parse(answer)
             except CloudError as error:
-                if answer is not None and isinstance(error, CloudGarbage):
-                    oversized = isinstance(error, CloudOversized)
-                    problem = "too large" if oversized else "not of its form"
-                    self.unlisted(method, url, problem, answer.example())
+                if isinstance(error, CloudGarbage):
+                    self.unlisted(method, url, error.problem, answer and answer.example())
                 wait = attempts.failed(error)
             answer = None  # it may be large
             await asyncio.sleep(wait)
@@ -213,39 +210,26 @@ class Http:
                 return None
             raise
 
-    async def once(
-        self,
-        method: str,
-        url: URL,
-        *,
-        data: Any = None,
-        headers: Mapping[str, str] | None = None,
-        total: float | None = None,
-        attempts: int = 1,
-        limits: AnswerLimits = USUAL,
+    async def _answer(
+        self, response: aiohttp.ClientResponse, attempts: int, limits: AnswerLimits
     ) -> Answer:
-        """Send one request, and return its complete answer. Raises the errors of `open`, and
-        `CloudGarbage`."""
-        call = f"{method} {url.path}"
-        if isinstance(data, bytes) and len(data) > _MAX_SENT_WHOLE:
-            data = BytesIO(data)
-        timeout = aiohttp.ClientTimeout(total=total or self.timeout, sock_connect=CONNECT_TIMEOUT)
-        response = await self.open(method, url, data=data, headers=headers, limits=timeout)
+        """Receive an answer completely. Raises `CloudUnreachable`, `CloudGarbage`."""
+        call = f"{response.method} {response.url.path}"
         try:
             if response.status >= 300:
-                self.unlisted(method, url, f"{response.status}")
                 raise CloudGarbage(
-                    f"{call}: answered with a redirect; check that the base URL begins with https"
+                    f"{call}: answered with a redirect; check that the base URL begins with https",
+                    problem=f"{response.status}",
                 )
-            with reported(call, sent=True):
-                body = await _read(response, min(limits.size, _LARGE))
-                if _LARGE < len(body) <= limits.size:  # the rest waits for its turn
-                    async with self._large:
-                        body += await _read(response, limits.size - len(body))
+            body = await _read(response, min(limits.size, _LARGE))
+            if _LARGE < len(body) <= limits.size:  # the rest waits for its turn
+                async with self._large:
+                    body += await _read(response, limits.size - len(body))
             if len(body) > limits.size:
                 response.close()
-                self.unlisted(method, url, "too large")
                 raise CloudOversized(f"{call}: the answer is larger than {limits.size:,} bytes")
+        except CONNECTION_ERRORS as error:
+            raise unreachable(call, error, sent=True) from None
         finally:
             response.release()
         type_ = media_types.essence(response.headers.get("Content-Type", ""))
@@ -268,26 +252,31 @@ class Http:
         """
         call = f"{method} {url.path}"
         key = self.key
+        if isinstance(data, bytes) and len(data) > _MAX_SENT_WHOLE:
+            data = BytesIO(data)
         await self.gate.enter(call, key)
         _sent.set(False)
         began, status = time.perf_counter(), None
         self.contact.call(time.monotonic())
         try:
-            with reported(call):
-                session, proxy = self.connections.choose(url)
-                response = await session.request(
-                    method,
-                    url,
-                    data=data,
-                    headers={**(headers or {}), "X-API-Key": key},
-                    timeout=limits,
-                    allow_redirects=False,
-                    proxy=proxy,
-                )
-                status = response.status
-                if response.status >= 400:
-                    raise await self._refusal(call, response)
-        except (CloudRefused, CloudUnreachable) as error:
+            session, proxy = self.connections.choose(url)
+            response = await session.request(
+                method,
+                url,
+                data=data,
+                headers={**(headers or {}), "X-API-Key": key},
+                timeout=limits,
+                allow_redirects=False,
+                proxy=proxy,
+            )
+            status = response.status
+            if status >= 400:
+                raise await self._refusal(call, response)
+        except CONNECTION_ERRORS as error:
+            lost = unreachable(call, error, sent=_sent.get())
+            self.gate.failed(lost, key)
+            raise lost from None
+        except CloudRefused as error:
             self.gate.failed(error, key)
             raise
         finally:
@@ -332,16 +321,14 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
     return bytes(body)
 
 
-@contextmanager
-def reported(call: str, *, sent: bool = False) -> Iterator[None]:
-    """Raise `CloudUnreachable` for failures of the connection.
+#: What aiohttp raises if a connection fails.
+CONNECTION_ERRORS = (aiohttp.ClientError, TimeoutError, OSError)
 
-    It has no cause: aiohttp's errors contain the URL, which may be a signed one.
-    """
-    try:
-        yield
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise CloudUnreachable(f"{call}: {_reason(error)}", sent=sent or _sent.get()) from None
+
+def unreachable(call: str, error: Exception, *, sent: bool) -> CloudUnreachable:
+    """Return the error of a failed connection; raise it without a cause, because aiohttp's errors
+    contain the URL, which may be a signed one."""
+    return CloudUnreachable(f"{call}: {_reason(error)}", sent=sent)
 
 
 def connection_error(error: OSError) -> str:
@@ -383,7 +370,10 @@ class _Request(aiohttp.ClientRequest):
 def route_of(url: URL, base_url: URL) -> str:
     """Return the route template of a URL below the cloud's address, or `other`."""
     path = url.raw_path.removeprefix(base_url.raw_path.rstrip("/"))
-    return next((template for template, pattern in _PATTERNS if pattern.fullmatch(path)), "other")
+    for template, pattern in _PATTERNS:
+        if pattern.fullmatch(path):
+            return template
+    return "other"
 
 
 def _pattern(template: str) -> re.Pattern[str]:

@@ -80,6 +80,10 @@ class RetryPolicy(Struct, frozen=True):
     backoff: Backoff = Backoff(first=0.25, longest=8.0)
 
 
+#: For calls that are not repeated.
+ONCE = RetryPolicy(budget=0.0)
+
+
 class Attempts:
     """The attempts of one read, of which the first begins now; `number` is that of the current
     one."""

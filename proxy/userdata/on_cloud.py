@@ -11,9 +11,10 @@ from typing import Any, TypeAlias
 
 from msgspec.structs import replace
 
-from proxy.cloud.answers import FILE, Answer
+from proxy.cloud.answers import FILE, Answer, status_only
 from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused
 from proxy.cloud.http import JSON, Http
+from proxy.cloud.resilience import ONCE
 from proxy.translate import codec
 from proxy.translate.as_cloud import UserFile, user_file
 from proxy.translate.errors import LocalError, from_cloud
@@ -78,15 +79,15 @@ class UserDataOnCloud:
         with _translated_file_errors():
             http = self._http
             url = http.url("userdata", path, overwrite=_flag(overwrite), full_info="true")
-            if overwrite:
-                return await http.read("POST", url, _file_entry, data=data)
-            return _file_entry(await http.once("POST", url, data=data))
+            retries = None if overwrite else ONCE
+            return await http.read("POST", url, _file_entry, data=data, retries=retries)
 
     async def delete(self, _: str, name: str) -> None:
         """Delete a file. Raises `MissingError`."""
         with _translated_file_errors():
             http = self._http
-            await http.once("DELETE", http.url("userdata", _existing_path(name)))
+            url = http.url("userdata", _existing_path(name))
+            await http.read("DELETE", url, status_only, retries=ONCE)
 
     async def move(
         self,
@@ -103,7 +104,7 @@ class UserDataOnCloud:
         with _translated_file_errors():
             http = self._http
             url = http.url(*path, overwrite=_flag(overwrite), full_info="true")
-            return _file_entry(await http.once("POST", url))
+            return await http.read("POST", url, _file_entry, retries=ONCE)
 
     async def files(self, _: str, name: str, *, recurse: bool) -> list[UserDataEntry]:
         """Return the files in a folder, with paths relative to it, without hidden ones."""
@@ -144,7 +145,7 @@ class UserDataOnCloud:
         """Set some settings, and leave the others unchanged."""
         with _translated_errors():
             http, body = self._http, codec.dump_bytes(dict(changes))
-            await http.read("POST", http.url("settings"), lambda _: None, data=body, headers=JSON)
+            await http.read("POST", http.url("settings"), status_only, data=body, headers=JSON)
 
     async def add_user(self, _: str, name: str) -> bool:
         """Return whether the name is a new one: the account has one user."""
