@@ -102,13 +102,11 @@ class Fetch:
 
     async def run(self) -> None:
         """Download the content; errors are in `error`. Raises only if it is cancelled."""
-        partial = None
         try:
-            self._file, partial = open_new(self._cache.partials)
-            self.path = partial
+            self._file, self.path = open_new(self._cache.partials)
             await self._fetch()
             self._dismiss()
-            self.lease = self._cache.keep(partial, self._hasher.hexdigest())
+            self.lease = self._cache.keep(self.path, self._hasher.hexdigest())
             self.path = self.lease.path
         except (CloudError, BlobError, ContentWrongError, OSError) as error:
             self.error = error
@@ -120,9 +118,9 @@ class Fetch:
             self._dismiss()
             if self._file >= 0:
                 os.close(self._file)
-            if self.lease is None and partial is not None:
+            if self.lease is None and self.path is not None:
                 with suppress(OSError):
-                    partial.unlink()
+                    self.path.unlink()
             self._notify()
 
     async def _fetch(self) -> None:
@@ -169,20 +167,17 @@ class Fetch:
                 if self.size is not None and self.received + len(fresh) > self.size:
                     self._start_over()
                     return
-                if fresh:
-                    self._write(fresh)
-                    if self.received != self.size:
-                        await asyncio.sleep(0)  # readers that keep up take it from memory
-
-    def _write(self, data: bytes) -> None:
-        """Write a piece on the event loop: the page cache is faster than a thread."""
-        self._cache.admit(len(data), self.received, ahead=self.ahead)
-        self._admitted += len(data)
-        self._hasher.update(data)
-        write_all(self._file, data)
-        self.received += len(data)
-        self.latest = data
-        self._notify()
+                if not fresh:
+                    continue
+                self._cache.admit(len(fresh), self.received, ahead=self.ahead)
+                self._admitted += len(fresh)
+                self._hasher.update(fresh)
+                write_all(self._file, fresh)  # the page cache is faster than a thread
+                self.received += len(fresh)
+                self.latest = fresh
+                self._notify()
+                if self.received != self.size:
+                    await asyncio.sleep(0)  # readers that keep up take it from memory
 
     def _is_whole(self) -> bool:
         """Return whether the bytes are complete: whatever their announced size if they have the

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -64,8 +63,13 @@ class Library:
     inputs: InputDirectory | None = None
 
     def __post_init__(self) -> None:
-        self._running: dict[tuple[str, str, FileRecord | None], Fetch] = {}
-        self._fetched: list[tuple[str, Place, str, int]] = []
+        self._sources: dict[str, ContentSource] = {**self.clouds}
+        if self.blobs is not None:
+            self._sources[_BLOBS] = self.blobs
+        if self.inputs is not None:
+            self._sources[ON_DISK] = self.inputs
+        self._running = WeakValueDictionary[tuple[str, str, FileRecord | None], Fetch]()
+        self._noted: list[tuple[str, Place, str, int]] = []
         self._turn = asyncio.Semaphore(MAX_PREFETCHES)
         self._ahead, self._downloads, self._learning = Supervisor(), Supervisor(), Supervisor()
 
@@ -94,13 +98,21 @@ class Library:
                 self.cache.hits += 1
                 return lease
         self.cache.misses += 1
+        if hash_ is None and await self.contents.is_reused(record):
+            raise _reused(record.filename)
         problem: Exception | None = None
         async for account, cloud_name, cloud_type in self._origins(record, hash_):
             if kept and account != _BLOBS:
                 break
-            if hash_ is None and await self.contents.is_reused(record):
-                raise _reused(record.filename)
-            fetch = self._fetch(account, cloud_name, cloud_type, hash_, record, ahead=ahead)
+            # Files without a known hash do not share downloads.
+            key = account, cloud_name, record if hash_ is None else None
+            fetch = self._running.get(key)
+            if fetch is None or fetch.ended:
+                source = self._sources[account]
+                fetch = Fetch(source, self.cache, cloud_name, cloud_type, hash_, ahead)
+                self._running[key] = fetch
+                self._downloads.spawn(self._download(fetch, record), f"fetch {cloud_name}")
+            fetch.ahead = fetch.ahead and ahead
             await fetch.wait(HELD_BACK)
             if fetch.error is None:
                 return fetch
@@ -111,44 +123,12 @@ class Library:
                 break
         raise unavailable(record.filename, problem)
 
-    def _fetch(
-        self,
-        account: str,
-        cloud_name: str,
-        type_: str,
-        expected: str | None,
-        record: FileRecord,
-        *,
-        ahead: bool,
-    ) -> Fetch:
-        """Return the download of a content, and start it unless it is under way.
-
-        Files without a known hash do not share downloads.
-        """
-        key = account, cloud_name, None if expected is not None else record
-        fetch = self._running.get(key)
-        if fetch is None or fetch.ended:
-            elsewhere: dict[str, ContentSource | None] = {_BLOBS: self.blobs, ON_DISK: self.inputs}
-            source = elsewhere.get(account) or self.clouds[account]
-            fetch = Fetch(source, self.cache, cloud_name, type_, expected, ahead)
-            self._running[key] = fetch
-            self._downloads.spawn(self._download(fetch, key), f"fetch {cloud_name}")
-        fetch.ahead = fetch.ahead and ahead
-        return fetch
-
-    async def _download(self, fetch: Fetch, key: tuple[str, str, FileRecord | None]) -> None:
+    async def _download(self, fetch: Fetch, record: FileRecord) -> None:
         """Download a content, and note its hash if that was not known."""
-        record = key[2]
-        try:
-            await fetch.run()
-            if fetch.lease is not None and record is not None and record.job is not None:
-                hash_, size = fetch.lease.path.name, fetch.lease.size
-                self.contents.saw(record, hash_)
-                learning = self._note((record.member, record.place, hash_, size))
-                self._learning.spawn(learning, f"note the hash of {fetch.cloud_name}")
-        finally:
-            if self._running.get(key) is fetch:
-                del self._running[key]
+        await fetch.run()
+        if fetch.lease is not None and fetch.expected is None and record.job is not None:
+            self.contents.saw(record, fetch.lease.path.name)
+            self._note(record, fetch.lease)
 
     async def cached(self, record: FileRecord) -> CacheLease | None:
         """Return the content if it is in the cache, else `None`; the caller releases it."""
@@ -187,25 +167,21 @@ class Library:
                 if account not in asked:
                     yield account, record.cloud_name, record.cloud_type
 
-    @asynccontextmanager
     async def whole(
         self, record: FileRecord, *, kept: bool = False, ahead: bool = False
-    ) -> AsyncIterator[Path]:
-        """Yield the complete file on disk, which is kept during the block. Raises `LocalError`.
+    ) -> CacheLease:
+        """Return the complete content, whose file stays on disk while the lease exists. Others may
+        have the same lease: it is not to be released. Raises `LocalError`.
 
         With `kept` it is not downloaded from an account. `ahead` says that nobody waits for it.
         """
         origin = await self._origin(record, kept=kept, ahead=ahead)
         if isinstance(origin, CacheLease):
-            try:
-                yield origin.path
-            finally:
-                origin.release()
-            return
+            return origin
         await origin.wait()
         if origin.lease is None:
             raise unavailable(record.filename, broken(origin)) from origin.error
-        yield origin.lease.path
+        return origin.lease
 
     def fetch_ahead(self, record: FileRecord) -> None:
         """Start to download a new output if the setting says so, without waiting."""
@@ -214,25 +190,22 @@ class Library:
 
     async def _fetch_quietly(self, record: FileRecord) -> None:
         try:
-            async with (
-                self._turn,
-                asyncio.timeout(PREFETCH_TIMEOUT),
-                self.whole(record, ahead=True) as path,
-            ):
-                hash_, size = path.name, path.stat().st_size
-            await self._note((record.member, record.place, hash_, size))
+            async with self._turn, asyncio.timeout(PREFETCH_TIMEOUT):
+                self._note(record, await self.whole(record, ahead=True))
         except (LocalError, StorageError, TimeoutError) as error:
             _log.info("output_prefetch_failed", reason=str(error))
 
-    async def _note(self, fetched: tuple[str, Place, str, int]) -> None:
-        """Store hash and size of an output, together with others within `_WRITE_DELAY`."""
-        self._fetched.append(fetched)
-        if len(self._fetched) > 1:
-            return
+    def _note(self, record: FileRecord, lease: CacheLease) -> None:
+        """Store hash and size of an output soon, together with those of others."""
+        self._noted.append((record.member, record.place, lease.path.name, lease.size))
+        if len(self._noted) == 1:
+            self._learning.spawn(self._write_noted(), "note hashes of outputs")
+
+    async def _write_noted(self) -> None:
         await asyncio.sleep(_WRITE_DELAY)
-        gathered, self._fetched = self._fetched, []
+        noted, self._noted = self._noted, []
         try:
-            await self.files.write(lambda files: [files.assets.learn(*known) for known in gathered])
+            await self.files.write(lambda files: [files.assets.learn(*known) for known in noted])
         except StorageError as error:
             _log.warning("content_hash_store_failed", reason=str(error))
 
