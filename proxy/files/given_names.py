@@ -49,24 +49,14 @@ def known_places(
     items: Sequence[OutputItem], given: Sequence[GivenName]
 ) -> list[AssetPlace] | None:
     """Return the places of items that are all reported again as they were before."""
-    known = {
-        (name.key, name.index, name.cloud_name): AssetPlace(Place(name.type, name.path), name.asset)
-        for name in given
-    }
-    keys = [(item.key, item.position, item.cloud_name) for item in items]
-    return [known[key] for key in keys] if known.keys() >= set(keys) else None
-
-
-def settled_places(
-    items: Sequence[OutputItem], matched: Sequence[GivenName | None]
-) -> list[AssetPlace] | None:
-    """Return the places of the items if each has a name, and none gets a better cloud name."""
-    places = [
-        AssetPlace(Place(name.type, name.path), name.asset)
-        for item, name in zip(items, matched, strict=True)
-        if name is not None and not is_better(item.cloud_name, name.cloud_name)
-    ]
-    return places if len(places) == len(items) else None
+    known = {(name.key, name.index, name.cloud_name): name for name in given}
+    places = []
+    for item in items:
+        name = known.get((item.key, item.position, item.cloud_name))
+        if name is None:
+            return None
+        places.append(AssetPlace(Place(name.type, name.path), name.asset))
+    return places
 
 
 def matching_names(

@@ -23,7 +23,6 @@ from proxy.files.given_names import (
     is_better,
     known_places,
     matching_names,
-    settled_places,
 )
 from proxy.files.library import Library
 from proxy.files.namespace import Namespace, make_record
@@ -156,25 +155,12 @@ class Outputs:
         given = self._given.get(key)
         if given is not None and (known := known_places(items, given)) is not None:
             return known
-        shows_size = job.prefix is not None and names.needs_size(job.prefix)
-        if given is None and shows_size:
-            given = await self._library.files.read(lambda files: _given(files, job))
-        matched: list[GivenName | None] = [None] * len(items)
-        if given is not None:
-            matched = matching_names(items, given)
-            if (settled := settled_places(items, matched)) is not None:
-                return settled
         sizes = [(0, 0)] * len(items)
-        if shows_size:
-            sizes = [
-                (0, 0) if name or display_name(item) else await self._size(job, item)
-                for item, name in zip(items, matched, strict=True)
-            ]
+        if job.prefix is not None and names.needs_size(job.prefix):
+            sizes = await self._sizes(job, items, given)
         present: dict[tuple[str, str], _Present] = {}
         if self._folder is not None:
-            named = zip(items, sizes, matched, strict=True)
-            new = [(item, size) for item, size, name in named if name is None]
-            present = await self._present(self._folder, job, new)
+            present = await self._present(self._folder, job, items, sizes)
         places, records, kept = await self._library.files.write(
             lambda files: self._give(files, job, items, sizes, present)
         )
@@ -185,12 +171,16 @@ class Outputs:
         return places
 
     async def _present(
-        self, folder: DiskFolder, job: _Job, new: Sequence[tuple[OutputItem, tuple[int, int]]]
+        self,
+        folder: DiskFolder,
+        job: _Job,
+        items: Sequence[OutputItem],
+        sizes: Sequence[tuple[int, int]],
     ) -> dict[tuple[str, str], _Present]:
-        """Return by subfolder and stem the files on the disk that names of new outputs may meet."""
+        """Return by subfolder and stem the files on the disk that names of outputs may meet."""
         wanted = dict.fromkeys(
             self._pattern(job, item, "output", size)[:2]
-            for item, size in new
+            for item, size in zip(items, sizes, strict=True)
             if output_files.output_type(item.item, job.node) == "output"
         )
         try:
@@ -215,8 +205,6 @@ class Outputs:
         files.lock_names(job.member)
         given = _given(files, job)
         matched = matching_names(items, given)
-        if (settled := settled_places(items, matched)) is not None:
-            return settled, [], given
         places: list[AssetPlace] = []
         records: dict[Place, FileRecord] = {}
         assets: list[Asset] = []
@@ -313,6 +301,17 @@ class Outputs:
             account=job.account,
             job=job.prompt_id,
         )
+
+    async def _sizes(
+        self, job: _Job, items: Sequence[OutputItem], given: Sequence[GivenName] | None
+    ) -> list[tuple[int, int]]:
+        """Return width and height of the pictures that get a name by them, of others 0 and 0."""
+        if given is None:
+            given = await self._library.files.read(lambda files: _given(files, job))
+        return [
+            (0, 0) if name or display_name(item) else await self._size(job, item)
+            for item, name in zip(items, matching_names(items, given), strict=True)
+        ]
 
     async def _size(self, job: _Job, item: OutputItem) -> tuple[int, int]:
         """Return width and height of a picture, 0 and 0 if they are unknown."""

@@ -12,13 +12,7 @@ from files.helpers import BLUE, RED, MemoryCloud, bytes_of, item, record_of, upl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.files.given_names import (
-    GivenName,
-    OutputItem,
-    known_places,
-    matching_names,
-    settled_places,
-)
+from proxy.files.given_names import GivenName, OutputItem, known_places, matching_names
 from proxy.files.service import Files
 from proxy.storage.database import StorageError
 
@@ -340,4 +334,7 @@ def test_what_is_reported_again_has_the_places_that_matching_finds(
     known = known_places(items, before)
     assert (known is None) == (again != reported[: len(again)])
     if known is not None:
-        assert known == settled_places(items, matching_names(items, before))
+        matched = matching_names(items, before)
+        assert [(place.type, place.path, asset) for place, asset in known] == [
+            name and (name.type, name.path, name.asset) for name in matched
+        ]
