@@ -225,8 +225,7 @@ class Namespace:
     def written(self, records: Iterable[FileRecord]) -> None:
         """Note records that another transaction has written."""
         for record in records:
-            self._places.epoch += 1
-            self._keep(record.member, record.place, record, self._places.epoch)
+            self._keep(record.member, record.place, record)
             self._lists.forget((record.member, record.type))
 
     def forgotten(self, member: str, jobs: Iterable[str]) -> None:
@@ -237,8 +236,10 @@ class Namespace:
         for type_ in TYPES:
             self._lists.forget((member, type_))
 
-    def _keep(self, member: str, place: Place, record: FileRecord | None, epoch: int) -> None:
-        """Cache a record that was read since `epoch`."""
+    def _keep(
+        self, member: str, place: Place, record: FileRecord | None, epoch: int | None = None
+    ) -> None:
+        """Cache a record that was written, or with `epoch` one that was read since then."""
         if self._files.shared and (record is None or record.job is None):
             self._places.forget((member, place))
             return
