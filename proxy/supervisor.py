@@ -6,6 +6,7 @@ A task that ends is started again, or ends the process; none stops unnoticed.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -70,7 +71,7 @@ class Supervisor:
 
     async def _keep(self, work: Callable[[], Awaitable[None]], name: str) -> None:
         loop = asyncio.get_running_loop()
-        failures = outside = 0
+        failures: Counter[bool] = Counter()  # by whether they are our own
         while True:
             begun = loop.time()
             own = True
@@ -84,13 +85,13 @@ class Supervisor:
                 else:
                     log.warning("task_interrupted", task=name, error=repr(error))
             if loop.time() - begun >= _RECOVERED_AFTER:
-                failures = outside = 0
-            failures, outside = (failures + 1, outside) if own else (failures, outside + 1)
-            if failures >= _MAX_FAILURES:
-                log.critical("task_abandoned", task=name, failures=failures)
+                failures.clear()
+            failures[own] += 1
+            if failures[True] >= _MAX_FAILURES:
+                log.critical("task_abandoned", task=name, failures=failures[True])
                 self.failed.set()
                 return
-            await asyncio.sleep(_RETRY_DELAY.whole(failures if own else outside))
+            await asyncio.sleep(_RETRY_DELAY.whole(failures[own]))
 
 
 def _is_outside(error: BaseException) -> bool:
