@@ -122,9 +122,8 @@ class Downloads:
             headers["Range"] = f"bytes={offset}-"
         for last in (False, True):
             response = await self._http.open("GET", view, headers=headers, limits=self._limits)
-            if response.status not in REDIRECTS:
-                return response
-            response = await self._follow(response, headers)
+            if response.status in REDIRECTS:
+                response = await self._follow(response, headers)
             if response.status < 400:
                 return response
             response.close()

@@ -94,9 +94,7 @@ class Fetch:
     async def wait(self, enough: float = math.inf) -> None:
         """Wait for the end, or until the size is known if that is more than `enough` bytes."""
         while not self.ended:
-            if self.path is not None and self.size is not None and self.size > enough:
-                return
-            if self.size is None and self.received > enough:
+            if (self.received if self.size is None else self.size) > enough:
                 return
             await self.changed.wait()
 
