@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from proxy.files.content_index import hash_in
 from proxy.translate import names
 from proxy.translate.names import Place
+from proxy.translate.output_files import OutputItem
 
 
 class GivenName(msgspec.Struct, frozen=True):
@@ -31,18 +32,6 @@ class AssetPlace(NamedTuple):
 
     place: Place
     asset: str | None
-
-
-class OutputItem(NamedTuple):
-    """A file of an output as the cloud reports it."""
-
-    key: str
-    position: int
-    item: Mapping[str, Any]
-
-    @property
-    def cloud_name(self) -> str:
-        return str(self.item["filename"])
 
 
 def known_places(

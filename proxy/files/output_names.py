@@ -18,7 +18,6 @@ from proxy.files.disk_folder import DiskFolder
 from proxy.files.given_names import (
     AssetPlace,
     GivenName,
-    OutputItem,
     display_name,
     is_better,
     known_places,
@@ -33,6 +32,7 @@ from proxy.translate.assets import Asset, of_file
 from proxy.translate.errors import LocalError
 from proxy.translate.jobs import filename_prefix
 from proxy.translate.names import Place, hash_address
+from proxy.translate.output_files import OutputItem
 
 _log = structlog.get_logger(__name__)
 
@@ -100,7 +100,7 @@ class Outputs:
         """
         job = _Job(member, prompt_id, node_id, node, filename_prefix(node), account)
         shaped = output_files.with_core_keys(output) if "video" in output else output
-        items = [OutputItem(*found) for found in output_files.files(shaped)]
+        items = list(output_files.files(shaped))
         local = {
             key: [*value] if isinstance(value, list) else value for key, value in shaped.items()
         }

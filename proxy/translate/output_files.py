@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from proxy.translate.media_types import kind
 from proxy.translate.names import Place
@@ -20,18 +20,31 @@ _CLOUD_KEYS = frozenset(
 _TEMPORARY = frozenset({"PreviewImage", "PreviewAudio", "PreviewVideo", "MaskPreview"})
 
 
+class OutputItem(NamedTuple):
+    """A file of an output as the cloud reports it: the entry at `position` under `key`."""
+
+    key: str
+    position: int
+    item: Mapping[str, Any]
+
+    @property
+    def cloud_name(self) -> str:
+        """Its name on the cloud, opaque."""
+        return str(self.item["filename"])
+
+
 def is_file(item: object) -> bool:
     """Return whether an entry of an output's list is a file."""
     return isinstance(item, Mapping) and isinstance(item.get("filename"), str)
 
 
-def files(output: Mapping[str, Any]) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Yield each file with the key of its list and its place in it."""
+def files(output: Mapping[str, Any]) -> Iterator[OutputItem]:
+    """Yield each file."""
     for key, value in output.items():
         if isinstance(value, list):
             for index, item in enumerate(value):
                 if is_file(item):
-                    yield key, index, item
+                    yield OutputItem(key, index, item)
 
 
 def with_core_keys(output: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from files.helpers import BLUE, RED, MemoryCloud, bytes_of, item, record_of, upl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.files.given_names import GivenName, OutputItem, known_places, matching_names
+from proxy.files.given_names import GivenName, known_places, matching_names
 from proxy.files.service import Files
 from proxy.storage.database import StorageError
+from proxy.translate.output_files import OutputItem
 
 
 def save(prefix: Any = "ComfyUI", class_type: str = "SaveImage") -> dict[str, Any]:
