@@ -15,7 +15,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -45,6 +45,14 @@ class Way(NamedTuple):
 
 #: The way of a request without prefix and tokens.
 STRAIGHT = Way()
+
+
+class Peer(NamedTuple):
+    """The other end of a connection. What a trusted proxy forwards is believed: its `proxies` are
+    the networks of all of these, and those of any other peer are none."""
+
+    address: str
+    proxies: Sequence[Network] = ()
 
 
 class Caller(NamedTuple):
@@ -109,9 +117,17 @@ def parse_address(text: str) -> Address | None:
     return mapped or address
 
 
-def is_trusted(address: Address | None, trusted: Iterable[Network]) -> bool:
+def peer_of(name: str, trusted: Sequence[Network]) -> Peer:
+    """Return the peer of a connection from an address, which gets its canonical form."""
+    address = parse_address(name)
+    if address is None:
+        return Peer(name)
+    return Peer(str(address), trusted if is_trusted(address, trusted) else ())
+
+
+def is_trusted(address: Address, trusted: Sequence[Network]) -> bool:
     """Return whether an address is that of a reverse proxy that is trusted."""
-    return address is not None and any(address in network for network in trusted)
+    return any(address in network for network in trusted)
 
 
 def is_loopback_address(name: object) -> bool:

@@ -93,7 +93,6 @@ class Authenticator:
         self._known: dict[bytes, _KnownHeader] = {}
         self.provisioner = Provisioner(services.members, services.accounting.audit)
         self._header_sign_in = services.options.header_sign_in
-        self._trusted = services.options.trusted_proxies
 
     async def catch_up(self, request: web.Request) -> None:
         """Learn what another replica has written of a token or session that is not known here, and
@@ -116,7 +115,7 @@ class Authenticator:
         if self._header_sign_in is None or given:
             return
         peer = connection_of(request).peer
-        identity = identity_of(headers, peer, self._header_sign_in, self._trusted)
+        identity = identity_of(headers, peer, self._header_sign_in)
         if identity is not None:
             request[_SIGNED_IN] = await self.provisioner.enter(
                 identity, self._header_sign_in.rules, caller_of(request).address

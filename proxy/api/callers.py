@@ -7,52 +7,43 @@ count.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from functools import lru_cache
 
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from proxy.api.addressing import Address, Caller, Network, is_trusted, parse_address
+from proxy.api.addressing import Caller, Peer, is_trusted, parse_address
 from proxy.api.requests import admission_of, connection_of
 
 Headers = CIMultiDict[str] | CIMultiDictProxy[str]
 
 
-def caller(
-    peer: str, headers: Headers, trusted: Sequence[Network], *, scheme: str = "http"
-) -> Caller:
+def caller(peer: Peer, headers: Headers, scheme: str = "http") -> Caller:
     """Return the client of a connection from `peer`.
 
     The right-most address of `X-Forwarded-For` that is not a trusted proxy's; `scheme` and `Host`
     are those of the connection unless the nearest proxy is trusted and says otherwise.
     """
     host = headers.get("Host", "")
-    address = parse_address(peer)
-    if address is None or not is_trusted(address, trusted):
-        return Caller(_canonical_address(peer), scheme, host)
+    if not peer.proxies:
+        return Caller(peer.address, scheme, host)
     forwarded = _last(headers, "X-Forwarded-Proto").lower()
     return Caller(
-        str(_client_address(address, headers, trusted)),
+        _client_address(peer, headers),
         forwarded if forwarded in ("http", "https") else scheme,
         _last(headers, "X-Forwarded-Host") or host,
     )
 
 
-def _client_address(address: Address, headers: Headers, trusted: Sequence[Network]) -> Address:
-    hops = _header_items(headers, "X-Forwarded-For")
-    while hops and is_trusted(address, trusted):
-        hop = parse_address(hops.pop())
-        if hop is None:
+def _client_address(proxy: Peer, headers: Headers) -> str:
+    found = proxy.address
+    for hop in reversed(_header_items(headers, "X-Forwarded-For")):
+        address = parse_address(hop)
+        if address is None:
             break
-        address = hop
-    return address
-
-
-@lru_cache(maxsize=4096)
-def _canonical_address(peer: str) -> str:
-    """Return the canonical form of an address."""
-    return str(parse_address(peer) or peer)
+        found = str(address)
+        if not is_trusted(address, proxy.proxies):
+            break
+    return found
 
 
 def _header_items(headers: Headers, name: str) -> list[str]:
@@ -69,12 +60,7 @@ def caller_of(request: web.BaseRequest) -> Caller:
     """Return the client of a request."""
     connection = connection_of(request)
     if connection.caller is None:
-        connection.caller = caller(
-            connection.peer,
-            request.headers,
-            connection.services.options.trusted_proxies,
-            scheme=request.scheme,
-        )
+        connection.caller = caller(connection.peer, request.headers, request.scheme)
     return connection.caller
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import structlog
 from msgspec import Struct
 
-from proxy.api.addressing import Network, parse_address
+from proxy.api.addressing import Peer, parse_address
 from proxy.api.admission import Admission
 from proxy.api.input_turns import InputTurns
 from proxy.api.places import AddressKey, Occupant, Places
@@ -51,7 +51,7 @@ class ConnectionLimits(Struct, frozen=True):
 class ManagedConnection(Occupant, Protocol):
     """What the manager uses of a connection."""
 
-    peer: str
+    peer: Peer
     admission: Admission | None
 
     @property
@@ -105,7 +105,7 @@ class ConnectionManager:
 
         If all places are taken another connection may be closed for it.
         """
-        connection.address = _counted_by(connection.peer, self.services.options.trusted_proxies)
+        connection.address = _counted_by(connection.peer)
         self.connections.add(connection)
         if self._places.enter(connection, self.now()):
             return None
@@ -224,12 +224,12 @@ class ConnectionManager:
             connection.cut()
 
 
-def _counted_by(peer: str, trusted: tuple[Network, ...]) -> AddressKey:
+def _counted_by(peer: Peer) -> AddressKey:
     """Return the key by which connections are counted: an IPv4 address, or the /64 of an IPv6 one.
 
     It is empty for trusted proxies, whose connections are not counted.
     """
-    address = parse_address(peer)
-    if address is None or any(address in network for network in trusted):
+    address = parse_address(peer.address)
+    if address is None or peer.proxies:
         return ""
     return str(address) if address.version == 4 else address.packed[:8]

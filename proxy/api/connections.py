@@ -17,8 +17,11 @@ from aiohttp.http_parser import RawRequestMessage
 from proxy.api.addressing import (
     STRAIGHT,
     Caller,
-    Way,
+    Peer,
     is_loopback_address,
+    may_have_token,
+    peer_of,
+    strip,
 )
 from proxy.api.admission import Admission
 from proxy.api.aiohttp_internals import has_waiting_request
@@ -101,8 +104,8 @@ class Connection(SlicedInput):
         self.cancelled = False
         #: What the current request holds until it has its answer.
         self.allocations: list[Allocation] = []
-        #: The address of the peer; `address` is the key by which it is counted.
-        self.peer = ""
+        #: The other end; `address` is the key by which it is counted.
+        self.peer = Peer("")
         #: Whether the connection is to a loopback address of this machine.
         self.on_loopback = False
         self.address: AddressKey = ""
@@ -124,10 +127,9 @@ class Connection(SlicedInput):
 
     # --- requests --------------------------------------------------------------------------
 
-    def begin(self, message: RawRequestMessage, body: StreamReader, way: Way) -> None:
-        """Begin a request after its headers."""
+    def begin(self, message: RawRequestMessage, body: StreamReader) -> RawRequestMessage:
+        """Begin a request after its headers. Return them without the prefixes of the path."""
         self._body, self._is_chunked = body, message.chunked
-        self.way = way
         self.caller = self.admission = None
         self._body_bytes = body.total_bytes
         if self._held.input <= _SLACK:
@@ -143,6 +145,13 @@ class Connection(SlicedInput):
         else:
             self._state = _BODY
             self.manager.timed.add(self)
+        self.way = STRAIGHT
+        base, gated = self.services.options.base_path, self.services.members.has_members
+        if base or (gated and may_have_token(message.path)):
+            url, self.way = strip(message.url, base, members=gated)
+            if url is not message.url:
+                return message._replace(url=url, path=str(url))
+        return message
 
     def admit(self, admission: Admission) -> None:
         """Count the connection for the member of an authenticated request.
@@ -207,7 +216,7 @@ class Connection(SlicedInput):
         budget = self.services.budget
         if self.member is not None:
             return budget.member(self.member, "connection")
-        return budget.address(self.peer, "connection")
+        return budget.address(self.peer.address, "connection")
 
     @property
     def busy(self) -> bool:
@@ -312,7 +321,8 @@ class Connection(SlicedInput):
 
         Return whether there is a place for it. `connection_made` or `handshake_failed` follows.
         """
-        self.peer, self._handshake, self._state = peer, end_handshake, _HANDSHAKE
+        self.peer = peer_of(peer, self.services.options.trusted_proxies)
+        self._handshake, self._state = end_handshake, _HANDSHAKE
         if self.manager.accept(self) is None:
             return True
         self.handshake_failed()
@@ -334,8 +344,9 @@ class Connection(SlicedInput):
             self._state, self._since = _IDLE, self.manager.now()
             super().connection_made(transport)
             return
-        peer = transport.get_extra_info("peername")
-        self.peer = str(peer[0]) if isinstance(peer, tuple) else ""
+        name = transport.get_extra_info("peername")
+        peer = str(name[0]) if isinstance(name, tuple) else ""
+        self.peer = peer_of(peer, self.services.options.trusted_proxies)
         with_answer = self.manager.accept(self)
         if with_answer is None:
             super().connection_made(transport)
@@ -386,16 +397,15 @@ class Connection(SlicedInput):
         if not data or self.transport is None:
             return
         if state in (_IDLE, _HEADERS):
-            self._count_headers()
+            if not has_waiting_request(self):
+                self._count_headers()
         elif state == _SOCKET:
             self._count_frames()
         else:
             self._count_after_headers()
 
     def _count_headers(self) -> None:
-        """Count the input as headers of a request, and start their timeout."""
-        if has_waiting_request(self):
-            return
+        """Count the input as headers that are not complete, and start their timeout."""
         if self._state == _IDLE:
             self._await_headers()
         if self._held.input > HEAD_LIMITS * self.max_field_size:
@@ -484,6 +494,17 @@ class Connection(SlicedInput):
             if self.transport is None or self.transport.is_closing():
                 self._lost.set_result(None)
         return self._lost
+
+
+def begun(
+    make: Callable[..., web.BaseRequest],
+    message: RawRequestMessage,
+    body: StreamReader,
+    connection: Connection,
+    *others: object,
+) -> web.BaseRequest:
+    """Begin a request at its connection, and make it."""
+    return make(connection.begin(message, body), body, connection, *others)
 
 
 def _head_bytes(message: RawRequestMessage) -> int:

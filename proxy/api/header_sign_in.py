@@ -9,7 +9,7 @@ from __future__ import annotations
 from msgspec import Struct
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from proxy.api.addressing import Network, is_trusted, parse_address
+from proxy.api.addressing import Peer
 from proxy.members.provisioning import MAX_SUBJECT, Identity, ProvisioningRules
 from proxy.translate.errors import LocalError
 
@@ -27,17 +27,14 @@ class HeaderSignIn(Struct, frozen=True):
 
 
 def identity_of(
-    headers: CIMultiDict[str] | CIMultiDictProxy[str],
-    peer: str,
-    sign_in: HeaderSignIn,
-    trusted: tuple[Network, ...],
+    headers: CIMultiDict[str] | CIMultiDictProxy[str], peer: Peer, sign_in: HeaderSignIn
 ) -> Identity | None:
     """Return who sends a request as its `peer` says, if that is a trusted proxy.
 
     Raises `LocalError` (400) for a header that is there twice or names nobody that can be.
     """
     values = headers.getall(sign_in.header, ())
-    if not values or not is_trusted(parse_address(peer), trusted):
+    if not values or not peer.proxies:
         return None
     if len(values) > 1:
         raise LocalError(

@@ -12,21 +12,15 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
-from aiohttp.http_parser import RawRequestMessage
 
 from proxy.api import bodies
 from proxy.api.addressing import (
-    STRAIGHT,
-    is_trusted,
     may_be_rebound,
-    may_have_token,
-    parse_address,
     refuses,
-    strip,
 )
 from proxy.api.aiohttp_internals import has_route, set_route
 from proxy.api.answer_headers import finish
@@ -46,7 +40,6 @@ if TYPE_CHECKING:
     from proxy.api.authenticator import Authenticator
     from proxy.api.connections import Connection
     from proxy.members.audit import Value
-    from proxy.members.directory import Directory
 
 log = structlog.get_logger(__name__)
 
@@ -60,33 +53,6 @@ _MAX_CACHED_HOSTS = 64
 _REALM = 'realm="comfy-cloud-proxy"'
 
 _ROOT_LOGGER = logging.getLogger()
-
-
-def stripping(
-    make: Callable[..., web.BaseRequest], base: str, members: Directory
-) -> Callable[..., web.BaseRequest]:
-    """Return a request factory for a `web.Server` that strips prefixes, begins the request at its
-    connection, and calls `make`."""
-
-    def make_stripped(
-        message: RawRequestMessage,
-        payload: Any,
-        protocol: Connection,
-        writer: Any,
-        task: asyncio.Task[Any],
-    ) -> web.BaseRequest:
-        path = message.path
-        gated = members.has_members
-        if base or (gated and may_have_token(path)):
-            url, way = strip(message.url, base, members=gated)
-            if url is not message.url:
-                message = message._replace(url=url, path=str(url))
-            protocol.begin(message, payload, way)
-        else:
-            protocol.begin(message, payload, STRAIGHT)
-        return make(message, payload, protocol, writer, task)
-
-    return make_stripped
 
 
 def note(request: web.Request, action: str, **about: Value) -> None:
@@ -252,8 +218,7 @@ class Gate:
 
     def _check_host(self, connection: Connection, host: str) -> None:
         """Refuse a `Host` that may be rebound. Raises `LocalError` (403)."""
-        trusted = self._services.options.trusted_proxies
-        if host in self._hosts or is_trusted(parse_address(connection.peer), trusted):
+        if host in self._hosts or connection.peer.proxies:
             return
         if may_be_rebound(host, self._services.options.allowed_hosts):
             raise LocalError(

@@ -20,11 +20,11 @@ from proxy.api import Services
 from proxy.api.addressing import allow_some
 from proxy.api.authenticator import AUTHENTICATOR, Authenticator
 from proxy.api.connection_manager import ConnectionLimits, ConnectionManager, ManagedConnection
-from proxy.api.connections import Connection
+from proxy.api.connections import Connection, begun
 from proxy.api.dashboard import ADMIN_LISTENER, WATCHES
 from proxy.api.keys import provide
 from proxy.api.metrics import get_open
-from proxy.api.middleware import Gate, stripping
+from proxy.api.middleware import Gate
 from proxy.api.routes import add_routes, of_admins, of_clients
 from proxy.api.tls import Certificate, TlsListener
 from proxy.api.websocket import SOCKETS, Sockets
@@ -194,9 +194,7 @@ class Server:
         inner = self._runner.server
         assert inner is not None  # noqa: S101
         services = self._services
-        inner.request_factory = stripping(
-            inner.request_factory, services.options.base_path, services.members
-        )
+        inner.request_factory = partial(begun, inner.request_factory)
         inner.request_handler = cast(
             "Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]",
             Gate(

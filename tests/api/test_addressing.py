@@ -13,7 +13,7 @@ from stack import Client, running_proxy
 from yarl import URL
 
 from proxy.api import addressing
-from proxy.api.addressing import Caller, differs, may_be_rebound, refuses, strip
+from proxy.api.addressing import Caller, differs, may_be_rebound, peer_of, refuses, strip
 from proxy.api.callers import caller
 from proxy.settings.table import to_base_path
 from proxy.simulator import Simulator
@@ -136,12 +136,15 @@ TRUSTED = (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8"))
 def test_the_address_is_the_rightmost_that_is_no_trusted_proxys(
     peer: str, forwarded: str, address: str
 ) -> None:
-    assert caller(peer, CIMultiDict({"X-Forwarded-For": forwarded}), TRUSTED).address == address
+    assert (
+        caller(peer_of(peer, TRUSTED), CIMultiDict({"X-Forwarded-For": forwarded})).address
+        == address
+    )
 
 
 def test_several_headers_are_one_list() -> None:
     headers = CIMultiDict([("X-Forwarded-For", "203.0.113.9"), ("X-Forwarded-For", "198.51.100.1")])
-    assert caller("10.0.0.1", headers, TRUSTED).address == "198.51.100.1"
+    assert caller(peer_of("10.0.0.1", TRUSTED), headers).address == "198.51.100.1"
 
 
 def test_scheme_and_host_are_believed_of_a_trusted_proxy_alone() -> None:
@@ -152,10 +155,11 @@ def test_scheme_and_host_are_believed_of_a_trusted_proxy_alone() -> None:
             "X-Forwarded-Host": "comfy.example",
         }
     )
-    assert caller("10.0.0.1", headers, TRUSTED) == Caller("10.0.0.1", "https", "comfy.example")
-    assert caller("192.0.2.1", headers, TRUSTED) == Caller("192.0.2.1", "http", "127.0.0.1:8188")
+    proxy, other = peer_of("10.0.0.1", TRUSTED), peer_of("192.0.2.1", TRUSTED)
+    assert caller(proxy, headers) == Caller("10.0.0.1", "https", "comfy.example")
+    assert caller(other, headers) == Caller("192.0.2.1", "http", "127.0.0.1:8188")
     headers["X-Forwarded-Proto"] = "gopher"
-    assert caller("10.0.0.1", headers, TRUSTED, scheme="https").scheme == "https"
+    assert caller(proxy, headers, "https").scheme == "https"
 
 
 async def test_a_job_below_the_base_path(
