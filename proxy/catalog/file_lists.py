@@ -12,9 +12,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from proxy.translate import codec
-from proxy.translate.jobs import section
 from proxy.translate.media_types import kind
 from proxy.translate.names import is_hash_name
+from proxy.translate.shapes import section
 
 #: The flags of an input that lists files of the input folder, and the media that it lists.
 _FLAGS: dict[str, tuple[str, ...]] = {

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from proxy.translate import codec
-from proxy.translate.jobs import section
+from proxy.translate.shapes import section
 
 #: The accounts that have a class (under `""`, `""`) or a choice of one of its inputs, where these
 #: are not all accounts: by class, input and choice.
@@ -170,7 +170,7 @@ def needs_of(graph: Mapping[str, Any], owners: Owners) -> Needs | None:
     """Return what a graph needs of its account, `None` if every account has everything."""
     found: frozenset[str] | None = None
     first = ""
-    for node in graph.values() if owners else ():
+    for node in graph.values():
         class_type = node.get("class_type") if isinstance(node, Mapping) else None
         inputs = owners.get(class_type) if isinstance(class_type, str) else None
         for what, names in _needs(str(class_type), node.get("inputs"), inputs or {}):

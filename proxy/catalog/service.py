@@ -31,7 +31,7 @@ from proxy.catalog.source import Accounts, CachedResource
 from proxy.members.rates import Buckets
 from proxy.translate import codec, model_extensions
 from proxy.translate.errors import LocalError
-from proxy.translate.shapes import Shape
+from proxy.translate.shapes import Shape, Shapes
 
 #: Seconds in which the copy of the node classes is read after the start.
 COPY_TIMEOUT = 1.0
@@ -49,6 +49,8 @@ _STANDARD_FOLDERS = (
     *("model_patches", "audio_encoders"),
 )
 
+
+_NOT_LOADED = Nodes({})
 
 #: The fields of a model that the cloud does not report.
 _UNKNOWN: Mapping[str, Any] = {"pathIndex": 0, "modified": 0.0, "created": 0.0, "size": 0}
@@ -141,11 +143,11 @@ class Catalog:
             return await accounts.ask(lambda cloud: cloud.object_info())
         bodies = await accounts.ask_each(lambda cloud: cloud.object_info())
         self._is_complete = len(bodies) == len(accounts.named)
-        known = None if self._nodes.value is None else self._nodes.value.owners
+        known = self.nodes.owners
         if len(set(bodies.values())) == 1 and (self._is_complete or not known):
             return next(iter(bodies.values()))
         missing = [name for name in accounts.named if name not in bodies]
-        return await asyncio.to_thread(_merged, bodies, missing, known or {})
+        return await asyncio.to_thread(_merged, bodies, missing, known)
 
     async def reread(self, member: str) -> bool:
         """Fetch the node classes now, because a member names something that they lack.
@@ -167,23 +169,28 @@ class Catalog:
 
     # --- node classes ----------------------------------------------------------------------
 
+    @property
+    def nodes(self) -> Nodes:
+        """The node classes of all accounts, none before the load."""
+        return _NOT_LOADED if self._nodes.value is None else self._nodes.value
+
     def known(self, name: str) -> dict[str, Any] | None:
         """Return a node class without waiting, `None` if it is unknown or nothing is loaded yet."""
-        loaded = self._nodes.value
-        return None if loaded is None else loaded.get(name)
+        return self.nodes.get(name)
 
-    async def shapes(self, member: str) -> Callable[[str], Shape | None]:
+    def shape(self, name: str) -> Shape | None:
+        """Return what is known of a node class without waiting, as `known`."""
+        return self.nodes.shape(name)
+
+    async def shapes(self, member: str) -> Shapes:
         """Return what a member's graph is checked against; no class is known before the load."""
-        loaded = self._nodes.value
-        return (lambda _: None) if loaded is None else (await self._seen_by(loaded, member)).shape
+        return (await self._seen_by(self.nodes, member)).shape
 
     def needs_of(self, graph: Mapping[str, Any]) -> Needs | None:
         """Return what a graph needs of its account, `None` if every account has everything, as far
         as is known."""
-        loaded = self._nodes.value
-        if loaded is None or not loaded.owners:
-            return None
-        return needs_of(graph, loaded.owners)
+        owners = self.nodes.owners
+        return needs_of(graph, owners) if owners else None
 
     def allowed(self, member: str) -> frozenset[str]:
         """Return the accounts that a member may use."""
@@ -202,12 +209,6 @@ class Catalog:
             making = asyncio.create_task(asyncio.to_thread(nodes.seen_by, key[1]))
             self._seen[key] = making
         return making.result() if making.done() else await asyncio.shield(making)
-
-    @property
-    def pack_classes(self) -> frozenset[str]:
-        """The classes of node packs; empty before the load."""
-        loaded = self._nodes.value
-        return frozenset() if loaded is None else loaded.pack_classes
 
     async def node_class(self, name: str) -> dict[str, Any] | None:
         """Return a node class, `None` if it is unknown."""
@@ -272,10 +273,8 @@ class Catalog:
 
     def _owned(self, folder: str) -> Iterator[tuple[str, list[str]]]:
         """Yield the models of a folder that not every account has, each with its accounts."""
-        if (loaded := self._nodes.value) is None:
-            return
         for name, input_ in LOADERS.get(folder, ()):
-            yield from loaded.owners.get(name, {}).get(input_, {}).items()
+            yield from self.nodes.owners.get(name, {}).get(input_, {}).items()
 
     async def _listed(self, folder: str) -> list[dict[str, Any]] | None:
         """Return the cloud's list of a folder, `None` for an unknown one."""

@@ -16,7 +16,8 @@ from typing import Any
 from proxy.costs.credits import from_usd
 from proxy.costs.expressions import MAX_LENGTH, Expression
 from proxy.costs.values import UnsupportedExpressionError
-from proxy.translate.jobs import is_link, section
+from proxy.translate.jobs import is_link
+from proxy.translate.shapes import section
 
 #: Expressions that are kept parsed: a few hundred classes have one. The longest take 1 MB each.
 _MAX_PARSED = 256

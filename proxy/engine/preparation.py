@@ -53,7 +53,7 @@ class Preparation:
         graph = await self.files.substitute(
             job.member,
             job.cloud_graph,
-            choices=self.catalog.known,
+            shapes=self.catalog.shape,
             account=self.account.name,
             job=job.prompt_id,
         )

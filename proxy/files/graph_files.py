@@ -14,6 +14,7 @@ from proxy.files.uploads import Uploads
 from proxy.storage.files import FileRecord
 from proxy.translate import jobs, names
 from proxy.translate.names import Place
+from proxy.translate.shapes import Shapes
 
 T = TypeVar("T")
 
@@ -51,21 +52,21 @@ class GraphFiles:
         member: str,
         graph: dict[str, Any],
         *,
-        choices: Callable[[str], Mapping[str, Any] | None],
+        shapes: Shapes,
         account: str,
         job: str | None = None,
     ) -> dict[str, Any]:
         """Return the graph with the account's names of files, and send missing files to it.
 
-        `choices` returns a class's entry in `object_info`, or `None` if it is unknown. The graph's
-        own names are stored for the events of the `job`. Raises `LocalError` (424 if a file is not
-        available from its account, otherwise the refusal of this account), `StorageError`.
+        `shapes` gives the node classes. The graph's own names are stored for the events of the
+        `job`. Raises `LocalError` (424 if a file is not available from its account, otherwise the
+        refusal of this account), `StorageError`.
         """
         large = jobs.has_more_values(graph, _MAX_VALUES_INLINE)
-        if not large and not jobs.file_strings(graph, choices):
+        if not large and not jobs.file_strings(graph, shapes):
             return graph
         return await self._renamed(
-            member, graph, choices=choices, account=account, job=job, large=large
+            member, graph, shapes=shapes, account=account, job=job, large=large
         )
 
     async def _renamed(
@@ -73,7 +74,7 @@ class GraphFiles:
         member: str,
         graph: dict[str, Any],
         *,
-        choices: Callable[[str], Mapping[str, Any] | None],
+        shapes: Shapes,
         account: str,
         job: str | None,
         large: bool,
@@ -85,7 +86,7 @@ class GraphFiles:
             work = partial(
                 jobs.substitute,
                 graph,
-                choices=choices,
+                shapes=shapes,
                 cloud_name=cloud_name,
                 place_of=partial(self.namespace.written_place, member),
             )

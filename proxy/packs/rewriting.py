@@ -13,8 +13,9 @@ from typing import Any
 from proxy.packs.nodes import Node, PackNode, PackNodeError, Picture, constant
 from proxy.packs.table import PACK_NODES
 from proxy.translate import codec
-from proxy.translate.jobs import inputs_of, is_link, links_of, reachable, section
+from proxy.translate.jobs import inputs_of, is_link, links_of, reachable
 from proxy.translate.packs import Failure, ResultSource, Rewriting
+from proxy.translate.shapes import section
 
 #: The catalog's word on a class, or `None`.
 Choices = Callable[[str], Mapping[str, Any] | None]

@@ -40,7 +40,7 @@ class Packs:
 
         A node that fails before the run is the `failure` of the answer.
         """
-        pack_classes = self._catalog.pack_classes
+        pack_classes = self._catalog.nodes.pack_classes
         if pack_classes.isdisjoint(str(node.get("class_type")) for node in graph.values()):
             return None
         return await self._rewritten(member, graph, outputs, pack_classes)

@@ -8,7 +8,7 @@ from typing import Any
 from proxy.packs import blender, easy_use, houdini, swarm, tooling_routes, urls, websocket_image
 from proxy.packs.nodes import PackNode
 from proxy.packs.pack import Pack
-from proxy.translate.jobs import section
+from proxy.translate.shapes import section
 
 PACKS: tuple[Pack, ...] = (
     tooling_routes.PACK,

@@ -7,14 +7,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias, TypeVar
 
 from proxy.translate.names import Place, is_hash_name, split_annotated, written_place
+from proxy.translate.shapes import Shape, Shapes
 
 T = TypeVar("T")
 
 #: Says whether the member may use a file, by its name as it stands in a graph ("x.png [output]").
 HasFile: TypeAlias = Callable[[str], bool]
-
-#: Input types whose values are never a file's name; `STRING` is free text, such as a prompt.
-_PLAIN_TYPES = frozenset({"STRING", "INT", "FLOAT", "BOOLEAN"})
 
 _TOKEN = re.compile(r"[\w.:-]+")
 
@@ -22,40 +20,40 @@ _TOKEN = re.compile(r"[\w.:-]+")
 def substitute(
     graph: Mapping[str, Any],
     *,
-    choices: Callable[[str], Mapping[str, Any] | None],
+    shapes: Shapes,
     cloud_name: Callable[[Place], str | None],
     place_of: Callable[[str], Place | None] = written_place,
 ) -> dict[str, Any]:
     """Return a copy of the graph in which strings that name a known file have the cloud's name.
 
-    `choices` gives a class's entry in `object_info`, or `None`; `cloud_name` gives what the cloud
-    reads for the file at a place, or `None` if there is none; `place_of` gives the place that a
-    string names. What the catalog declares as free text or a number stays, and so does a choice
-    that the class itself offers (a sampler called `euler` is not the file `euler`). Inputs that the
-    catalog does not know may all name files.
+    `shapes` gives the classes; `cloud_name` gives what the cloud reads for the file at a place, or
+    `None` if there is none; `place_of` gives the place that a string names. What a class does not
+    take for the name of a file (`Shape.may_name_file`) stays.
     """
 
-    def name_of(text: str) -> str | None:
-        place = place_of(text)
-        return None if place is None else cloud_name(place)
+    def renamed(shape: Shape | None, name: str, value: Any) -> Any:
+        """Return an input's value with the names in it, at any depth, but not in links."""
+        if isinstance(value, str):
+            may_name = shape is None or shape.may_name_file(name, value)
+            place = place_of(value) if may_name else None
+            return (None if place is None else cloud_name(place)) or value
+        if isinstance(value, dict):
+            return {key: renamed(shape, name, item) for key, item in value.items()}
+        if isinstance(value, list) and not is_link(value):
+            return [renamed(shape, name, item) for item in value]
+        return value
 
-    def named(node: Any) -> Any:
-        inputs = node.get("inputs") if isinstance(node, dict) else None
-        if not isinstance(inputs, dict):
-            return node
-        specs = _specs(node, choices)
-        new = {
-            name: _substituted(value, _name_test(specs.get(name), value), name_of)
-            for name, value in inputs.items()
-        }
-        return {**node, "inputs": new}
-
-    return {node_id: named(node) for node_id, node in graph.items()}
+    sent = {}
+    for node_id, node in graph.items():
+        sent[node_id] = node
+        if inputs := inputs_of(node):
+            shape = _shape_of(node, shapes)
+            new = {name: renamed(shape, name, value) for name, value in inputs.items()}
+            sent[node_id] = {**node, "inputs": new}
+    return sent
 
 
-def file_strings(
-    graph: Mapping[str, Any], choices: Callable[[str], Mapping[str, Any] | None]
-) -> set[str]:
+def file_strings(graph: Mapping[str, Any], shapes: Shapes) -> set[str]:
     """Return all strings of a graph that are looked up as names of files.
 
     Those are the ones that `substitute` may replace, and whatever names a content as the cloud
@@ -63,37 +61,17 @@ def file_strings(
     """
     found: set[str] = set()
     for node in graph.values():
-        specs = None
+        shape = _shape_of(node, shapes)
         for name, value in inputs_of(node).items():
-            if isinstance(value, str | dict | list) and not is_link(value):
-                specs = _specs(node, choices) if specs is None else specs
-                test = _name_test(specs.get(name), value)
-                found.update(text for text in strings(value) if test(text) or _names_content(text))
+            for text in strings(value):
+                if shape is None or shape.may_name_file(name, text) or _names_content(text):
+                    found.add(text)
     return found
 
 
-def _specs(
-    node: Mapping[str, Any], choices: Callable[[str], Mapping[str, Any] | None]
-) -> dict[str, Any]:
-    """Return what the catalog says of a node's inputs, by their names."""
-    class_type = node.get("class_type")
-    info = choices(class_type) if isinstance(class_type, str) else None
-    declared = info.get("input") if info else None
-    return {**section(declared, "optional"), **section(declared, "required")}
-
-
-def _substituted(
-    value: Any, may_name: Callable[[str], bool], cloud_name: Callable[[str], str | None]
-) -> Any:
-    """Return a value with its strings substituted, also inside lists and objects, but not in
-    links."""
-    if isinstance(value, str):
-        return (cloud_name(value) if may_name(value) else None) or value
-    if isinstance(value, dict):
-        return {key: _substituted(item, may_name, cloud_name) for key, item in value.items()}
-    if isinstance(value, list) and not is_link(value):
-        return [_substituted(item, may_name, cloud_name) for item in value]
-    return value
+def _shape_of(node: Any, shapes: Shapes) -> Shape | None:
+    class_type = node.get("class_type") if isinstance(node, dict) else None
+    return shapes(class_type) if isinstance(class_type, str) else None
 
 
 def written_names(graph: Mapping[str, Any], sent: Mapping[str, Any]) -> dict[str, str]:
@@ -274,41 +252,6 @@ def filename_prefix(node: Mapping[str, Any] | None) -> str | None:
 def links_of(node: Any) -> Iterator[str]:
     """Return the ids of the nodes that a node's inputs come from."""
     return (value[0] for value in inputs_of(node).values() if is_link(value))
-
-
-def section(declared: object, name: str) -> Mapping[str, Any]:
-    """Return the `required` or the `optional` inputs that a class declares."""
-    specs = declared.get(name) if isinstance(declared, dict) else None
-    return specs if isinstance(specs, dict) else {}
-
-
-def _name_test(spec: Any, value: Any) -> Callable[[str], bool]:
-    """Return whether the catalog lets a string of an input's value be a file's name.
-
-    A spec is `[type, options]`; a combo is `[[values], options]` in old-style nodes and
-    `["COMBO", {"options": [values]}]` in new-style ones. File inputs carry a flag such as
-    `image_upload`.
-    """
-    if not isinstance(spec, list | tuple) or not spec:
-        return _always
-    type_ = spec[0]
-    options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
-    if any(name.endswith("_upload") and flag for name, flag in options.items()):
-        return _always
-    offered = type_ if isinstance(type_, list) else options.get("options")
-    if isinstance(offered, list):
-        if not isinstance(value, str):  # many strings, each of which would go through the list
-            offered = {choice for choice in offered if isinstance(choice, str)}
-        return lambda text: text not in offered
-    return _never if type_ in _PLAIN_TYPES else _always
-
-
-def _always(_: str) -> bool:
-    return True
-
-
-def _never(_: str) -> bool:
-    return False
 
 
 def reveal(value: T, local_name: Mapping[str, str]) -> T:

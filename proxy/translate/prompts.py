@@ -7,7 +7,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from proxy.translate.jobs import inputs_of, is_link, section
+from proxy.translate.jobs import inputs_of, is_link
+from proxy.translate.shapes import section
 
 #: Texts of a graph that are returned, and characters of each.
 MAX_TEXTS, MAX_CHARACTERS = 20, 4000

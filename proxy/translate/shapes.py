@@ -8,8 +8,6 @@ from typing import Any, TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
-from proxy.translate.jobs import section
-
 #: Where the classes are from that come with ComfyUI.
 _CORE = ("comfy_extras.", "comfy_api_nodes.")
 
@@ -17,6 +15,9 @@ _AUTOGROW, _DYNAMIC_COMBO = "COMFY_AUTOGROW_V3", "COMFY_DYNAMICCOMBO_V3"
 
 #: Matches every type; the web frontend looks after it.
 MATCH_TYPE = "COMFY_MATCHTYPE_V3"
+
+#: Types of inputs whose strings are never a file's name; `STRING` is free text, such as a prompt.
+_PLAIN_TYPES = frozenset({"STRING", "INT", "FLOAT", "BOOLEAN"})
 
 #: Flags of inputs that fetch their options by themselves.
 _REMOTE = ("remote", "remote_combo")
@@ -46,6 +47,7 @@ class Shape(Struct, frozen=True):
 
     `outputs` are the types of its slots; `None` is not known. `output_node` is `None` where
     nothing is said. With `core` the class has no checks of its own beside those of files.
+    `offered` are the strings that inputs have as their choices, `None` of free text and numbers.
     """
 
     name: str
@@ -54,6 +56,16 @@ class Shape(Struct, frozen=True):
     outputs: list[Any] | None
     inputs: tuple[Input, ...]
     dynamic: tuple[Input, ...]
+    offered: Mapping[str, frozenset[str] | None] = {}
+
+    def may_name_file(self, name: str, text: str) -> bool:
+        """Return whether a string in an input's value may be a file's name.
+
+        Free text is none, and neither is what the class itself offers (a sampler called `euler` is
+        not the file `euler`). What the catalog does not know may all name files.
+        """
+        offered = self.offered.get(name, _NOTHING)
+        return offered is not None and text not in offered
 
     def expanded(self, given: Mapping[str, Any]) -> Iterator[Input]:
         """Yield the inputs, with the dynamic ones expanded."""
@@ -62,6 +74,8 @@ class Shape(Struct, frozen=True):
             yield from _expand(dynamic, given, depth=0)
 
 
+_NOTHING: frozenset[str] = frozenset()
+
 #: What the catalog says of a class, `None` for one that there is not.
 Shapes: TypeAlias = Callable[[str], Shape | None]
 
@@ -69,7 +83,9 @@ Shapes: TypeAlias = Callable[[str], Shape | None]
 def shape_of(name: str, info: Mapping[str, Any]) -> Shape:
     """Read a class's entry in `object_info`; what has an unknown form is left out."""
     module, output_node, outputs = map(info.get, ("python_module", "output_node", "output"))
-    inputs = tuple(_declared(info.get("input"), ""))
+    declared = info.get("input")
+    inputs = tuple(_declared(declared, ""))
+    specs = {**section(declared, "optional"), **section(declared, "required")}
     return Shape(
         name,
         core=isinstance(module, str) and (module == "nodes" or module.startswith(_CORE)),
@@ -77,7 +93,34 @@ def shape_of(name: str, info: Mapping[str, Any]) -> Shape:
         outputs=outputs if isinstance(outputs, list) else None,
         inputs=tuple(declared for declared in inputs if not declared.is_dynamic),
         dynamic=tuple(declared for declared in inputs if declared.is_dynamic),
+        offered={name: _offered(spec) for name, spec in specs.items()},
     )
+
+
+def section(declared: object, name: str) -> Mapping[str, Any]:
+    """Return the `required` or the `optional` inputs that a class declares."""
+    specs = declared.get(name) if isinstance(declared, dict) else None
+    return specs if isinstance(specs, dict) else {}
+
+
+def _offered(spec: object) -> frozenset[str] | None:
+    """Return the strings that an input offers and that are no names of files, `None` for plain
+    values.
+
+    A spec is `[type, options]`; a combo is `[[values], options]` in old-style nodes and
+    `["COMBO", {"options": [values]}]` in new-style ones. File inputs carry a flag such as
+    `image_upload`.
+    """
+    if not isinstance(spec, list | tuple) or not spec:
+        return _NOTHING
+    type_ = spec[0]
+    options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
+    if any(name.endswith("_upload") and flag for name, flag in options.items()):
+        return _NOTHING
+    offered = type_ if isinstance(type_, list) else options.get("options")
+    if isinstance(offered, list):
+        return frozenset(choice for choice in offered if isinstance(choice, str))
+    return None if isinstance(type_, str) and type_ in _PLAIN_TYPES else _NOTHING
 
 
 def _declared(declared: object, prefix: str) -> Iterator[Input]:

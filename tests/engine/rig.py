@@ -83,6 +83,9 @@ class Catalog:
     def known(self, _class: str) -> None:
         return None
 
+    def shape(self, _class: str) -> None:
+        return None
+
     def needs_of(self, _graph: Any) -> None:
         return None
 

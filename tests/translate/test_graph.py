@@ -21,6 +21,7 @@ from proxy.translate.jobs import (
     written_names,
 )
 from proxy.translate.names import Place, written_place
+from proxy.translate.shapes import Shape, shape_of
 
 FILES = {
     Place("input", "cat.png"): "aa.png",
@@ -48,10 +49,14 @@ CATALOG: dict[str, Any] = {
 }
 
 
+def shapes(name: str) -> Shape | None:
+    return shape_of(name, CATALOG[name]) if name in CATALOG else None
+
+
 def run(class_type: Any, **inputs: Any) -> Any:
     graph = {"1": {"class_type": class_type, "inputs": inputs, "_meta": {"title": "cat.png"}}}
     before = copy.deepcopy(graph)
-    result = substitute(graph, choices=CATALOG.get, cloud_name=FILES.get)
+    result = substitute(graph, shapes=shapes, cloud_name=FILES.get)
     assert graph == before
     assert result["1"]["_meta"] == {"title": "cat.png"}
     return result["1"]["inputs"]
@@ -133,7 +138,7 @@ def test_values_inside_of_lists_and_objects_are_replaced_and_links_are_not() -> 
 
 @pytest.mark.parametrize("node", [None, 3, [], {}, {"class_type": "LoadImage"}, {"inputs": None}])
 def test_nodes_of_no_shape_pass(node: Any) -> None:
-    assert substitute({"1": node}, choices=CATALOG.get, cloud_name=FILES.get) == {"1": node}
+    assert substitute({"1": node}, shapes=shapes, cloud_name=FILES.get) == {"1": node}
 
 
 @pytest.mark.parametrize(
@@ -157,7 +162,7 @@ def test_a_graph_without_known_files_comes_out_as_it_went_in(graph: dict[str, An
     def nothing(_: Place) -> None:
         return None
 
-    assert substitute(graph, choices=CATALOG.get, cloud_name=nothing) == graph
+    assert substitute(graph, shapes=shapes, cloud_name=nothing) == graph
 
 
 GRAPHS = st.dictionaries(
@@ -177,7 +182,7 @@ def test_nothing_but_whole_strings_changes(graph: dict[str, Any]) -> None:
     def every(_: Place) -> str:
         return "X"
 
-    result = substitute(graph, choices=CATALOG.get, cloud_name=every)
+    result = substitute(graph, shapes=shapes, cloud_name=every)
     assert _blank(result) == _blank(graph)
 
 
@@ -188,8 +193,8 @@ def test_what_may_be_replaced_is_looked_up(graph: dict[str, Any]) -> None:
     def note(place: Place) -> None:
         asked.add(place)
 
-    substitute(graph, choices=CATALOG.get, cloud_name=note)
-    assert asked <= set(map(written_place, file_strings(graph, CATALOG.get)))
+    substitute(graph, shapes=shapes, cloud_name=note)
+    assert asked <= set(map(written_place, file_strings(graph, shapes)))
 
 
 @pytest.mark.parametrize(
@@ -208,7 +213,7 @@ def test_only_what_may_name_a_file_is_looked_up(
     class_type: str, inputs: dict[str, Any], found: set[str]
 ) -> None:
     graph = {"1": {"class_type": class_type, "inputs": inputs}}
-    assert file_strings(graph, CATALOG.get) == found
+    assert file_strings(graph, shapes) == found
 
 
 def _blank(value: Any) -> Any:
