@@ -54,23 +54,16 @@ def poll_interval(bus: EventBus) -> float:
     return 1.0 if bus.connected else 0.3
 
 
-class _Answer:
-    """What the engine answers to a submission, once it `came`."""
+async def _next(answers: asyncio.Queue[JobAnswered], seconds: float) -> JobAnswered | None:
+    """Return what the engine answers, `None` if that does not come within the time.
 
-    def __init__(self) -> None:
-        self.message: JobAnswered | None = None
-        self.came = asyncio.Event()
-
-    async def wait(self, seconds: float) -> JobAnswered | None:
-        """Return the answer, `None` if it does not come within the time.
-
-        The caller continues as soon as it has come: the client gets its answer before the engine
-        goes on with the job.
-        """
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.came.wait()
-        return self.message
+    The caller continues as soon as it has come: the client gets its answer before the engine goes
+    on with the job.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            return await answers.get()
+    return None
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -92,19 +85,18 @@ class SubmissionService:
     checks: Checks
     estimator: JobEstimator
     timeout: float = 30.0
-    #: The answers of the engine that are waited for.
-    _answers: dict[JobKey, _Answer] = field(init=False, default_factory=dict)
+    #: Where the answers of the engine are waited for; of several about a job one is enough.
+    _answers: dict[JobKey, asyncio.Queue[JobAnswered]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.bus.subscribe("sockets", self.clients.hear)
         self.bus.subscribe("answers", self._hear)
 
     def _hear(self, message: object) -> None:
-        if isinstance(message, JobAnswered):
-            answer = self._answers.get(message.key)
-            if answer is not None and answer.message is None:
-                answer.message = message
-                answer.came.set()
+        if isinstance(message, JobAnswered) and message.key in self._answers:
+            answers = self._answers[message.key]
+            if not answers.full():
+                answers.put_nowait(message)
 
     async def submit(self, member: str, request: JobRequest) -> dict[str, Any]:
         """Take a job in; its messages wait for `release`. Raises `LocalError`.
@@ -201,14 +193,14 @@ class SubmissionService:
 
     async def _answer(self, job: Job, found: dict[str, Any] | None) -> dict[str, Any]:
         """Return the node errors of a job that the engine has accepted. Raises `LocalError`."""
-        answer = self._answers[job.key] = _Answer()
+        answers = self._answers[job.key] = asyncio.Queue[JobAnswered](1)
         try:
             self.bus.publish("engine", JobReceived(job.key, job.order, found, job))
-            message = await answer.wait(poll_interval(self.bus))
+            message = await _next(answers, poll_interval(self.bus))
             if message is None:
-                message = await self._late_answer(job, answer)
+                message = await self._late_answer(job, answers)
         finally:
-            if self._answers.get(job.key) is answer:
+            if self._answers.get(job.key) is answers:
                 del self._answers[job.key]
         if message is None:
             return found or {}
@@ -217,13 +209,15 @@ class SubmissionService:
         await self.bus.flush()
         return message.node_errors or {}
 
-    async def _late_answer(self, job: Job, answer: _Answer) -> JobAnswered | None:
+    async def _late_answer(
+        self, job: Job, answers: asyncio.Queue[JobAnswered]
+    ) -> JobAnswered | None:
         """Look into the storage until the answer comes, or `None` if it has the job as accepted.
 
         The engine may change meanwhile, and the bus lose its answer. Raises `LocalError`.
         """
-        waited, gone = 0.0, False
-        while answer.message is None:
+        waited, gone, message = 0.0, False, None
+        while message is None:
             waited += poll_interval(self.bus)
             try:
                 row = await self.repository.get(job.member, job.prompt_id)
@@ -246,8 +240,8 @@ class SubmissionService:
                     raise OutcomeUnknownError(
                         "the database went away before the engine took the job"
                     ) from error
-            await answer.wait(poll_interval(self.bus))
-        return answer.message
+            message = await _next(answers, poll_interval(self.bus))
+        return message
 
     def release(self, member: str, prompt_id: str) -> None:
         """Release `status` and the messages of a job, once the client has its answer."""
