@@ -55,15 +55,6 @@ class JobCost(Struct, frozen=True):
             return "unknown"
         return "reported" if sources == {"reported"} else "estimated"
 
-    def of(self, source: Source) -> int:
-        """Return the part of the sum that has this source."""
-        return sum(charge.amount for charge in self.charges if charge.source == source)
-
-    @property
-    def unknown_nodes(self) -> int:
-        """How many partner nodes have run for an unknown price."""
-        return sum(charge.nodes for charge in self.charges if charge.source == "unknown")
-
 
 def reported_price(text: str) -> int | None:
     """Return the price in a node's progress text, in millionths of a credit; `None` if it has

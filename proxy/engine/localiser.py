@@ -18,7 +18,7 @@ from proxy.engine.tracker import (
     SnapshotReceived,
 )
 from proxy.jobs.models import Job
-from proxy.translate.codec import credentials, redact
+from proxy.translate.codec import redact
 from proxy.translate.jobs import reachable
 from proxy.translate.packs import Failure, JobView
 from proxy.translate.snapshots import Snapshot
@@ -56,7 +56,8 @@ class Localiser:
     secrets: Secrets
 
     def __post_init__(self) -> None:
-        self._own_secrets = credentials(self.job.loaded.credentials)
+        own = self.job.loaded.credentials.values()
+        self._own_secrets = [value for value in own if isinstance(value, str)]
         rewriting = self.job.rewriting
         self.view = None if rewriting is None else self.packs.view(self.job, rewriting)
 

@@ -17,7 +17,7 @@ import structlog
 
 from proxy.costs.budgets import Budget, Budgets
 from proxy.engine.term import Term
-from proxy.jobs.conversion import changes_of, content_of, costs_of, entry_of, job_of, used
+from proxy.jobs.conversion import changes_of, content_of, entry_of, job_of, used
 from proxy.jobs.models import (
     Job,
     JobContent,
@@ -233,7 +233,8 @@ class JobRecorder:
 
     async def end(self, job: Job, end: JobEnd, shares: Shares | None = None) -> Recorded:
         """Move a job into the history. Raises `StorageError`."""
-        (entry, usage), budgets = entry_of(job, end), self.budgets(job.member)
+        entry, usage, costs = entry_of(job, end)
+        budgets = self.budgets(job.member)
         started = self._starts.get(job.order)
         messages = [] if started is None else [started]
         if f"job.{end.outcome}" in self.outbox.wanted or url_of(job) is not None:
@@ -246,7 +247,7 @@ class JobRecorder:
                 entry,
                 keep=self.history_size,
                 usage=[usage],
-                costs=costs_of(job, end),
+                costs=costs,
                 shares=shares,
                 messages=messages,
                 fence=self.term.fence,

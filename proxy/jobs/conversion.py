@@ -21,7 +21,7 @@ from proxy.storage.jobs import StoredJob
 from proxy.storage.payloads import Payload
 from proxy.storage.usage import UsageRow, day_of
 from proxy.translate import codec
-from proxy.translate.codec import CREDENTIAL_KEYS, without_credentials
+from proxy.translate.codec import CREDENTIAL_KEYS
 from proxy.translate.jobs import reachable
 from proxy.translate.labels import label_of
 from proxy.translate.outputs import summary
@@ -33,14 +33,11 @@ def job_of_request(member: str, request: JobRequest, *, prompt_id: str) -> Job:
     """Return a job for a request that has just arrived; the storage numbers it, unless the client
     has."""
     created = now()
-    content = JobContent(
-        graph=request.graph,
-        extra_data={**without_credentials(request.extra_data), "create_time": created},
-        targets=request.targets,
-        credentials={
-            key: value for key, value in request.extra_data.items() if key in CREDENTIAL_KEYS
-        },
-    )
+    content = JobContent(graph=request.graph, extra_data={}, targets=request.targets)
+    for key, value in request.extra_data.items():
+        part = content.credentials if key in CREDENTIAL_KEYS else content.extra_data
+        part[key] = value
+    content.extra_data["create_time"] = created
     return Job(
         prompt_id=prompt_id,
         member=member,
@@ -122,8 +119,9 @@ _KEPT = (
 )
 
 
-def entry_of(job: Job, end: JobEnd) -> tuple[HistoryEntry, UsageRow]:
-    """Return the history entry of a job that has ended, and its usage on the day of its end."""
+def entry_of(job: Job, end: JobEnd) -> tuple[HistoryEntry, UsageRow, list[CostRow]]:
+    """Return the history entry of a job that has ended, its usage and what it has cost, both on the
+    day of its end."""
     outputs = summary(end.outputs)
     listed = {
         "id": job.prompt_id,
@@ -151,17 +149,27 @@ def entry_of(job: Job, end: JobEnd) -> tuple[HistoryEntry, UsageRow]:
         result=codec.dump_bytes(result),
         details=codec.dump_bytes(details),
     )
-    usage = UsageRow(
-        day_of(end.ended_at / 1000),
-        job.member,
-        running_seconds=end.ms / 1000,
-        outputs=outputs.count,
-        credits_reported=end.cost.of("reported"),
-        credits_estimated=end.cost.of("estimated"),
-        unknown_costs=end.cost.unknown_nodes,
-    )
+    usage, costs = _usage_of(job, end, outputs.count)
+    return entry, usage, costs
+
+
+def _usage_of(job: Job, end: JobEnd, outputs: int) -> tuple[UsageRow, list[CostRow]]:
+    day, seconds = day_of(end.ended_at / 1000), end.ms / 1000
+    usage = UsageRow(day, job.member, running_seconds=seconds, outputs=outputs)
     setattr(usage, end.outcome, 1)
-    return entry, usage
+    costs = []
+    for charge in end.cost.charges:
+        match charge.source:
+            case "reported":
+                usage.credits_reported += charge.amount
+            case "estimated":
+                usage.credits_estimated += charge.amount
+            case "unknown":
+                usage.unknown_costs += charge.nodes
+        about = charge.node_class, charge.source, charge.amount, charge.nodes
+        ran = 0.0 if charge.node_class else seconds
+        costs.append(CostRow(day, job.member, job.account, *about, seconds=ran))
+    return usage, costs
 
 
 def run_of(job: Job, end: JobEnd) -> JobRun:
@@ -187,24 +195,6 @@ def _uncached(job: Job, end: JobEnd) -> set[str]:
         if type_ == "execution_cached":
             needed.difference_update(data["nodes"])
     return needed
-
-
-def costs_of(job: Job, end: JobEnd) -> list[CostRow]:
-    """Return what a job that has ended has cost, on the day of its end."""
-    day = day_of(end.ended_at / 1000)
-    return [
-        CostRow(
-            day,
-            job.member,
-            job.account,
-            charge.node_class,
-            charge.source,
-            charge.amount,
-            charge.nodes,
-            seconds=0.0 if charge.node_class else end.ms / 1000,
-        )
-        for charge in end.cost.charges
-    ]
 
 
 def without_nulls(job: dict[str, Any]) -> dict[str, Any]:

@@ -126,14 +126,3 @@ def redact(value: T, *secrets: str) -> T:
     elif isinstance(value, list):
         cleaned = [redact(item, *secrets) for item in value]
     return cleaned  # type: ignore[no-any-return]
-
-
-def credentials(extra_data: dict[str, Any]) -> tuple[str, ...]:
-    """Return the credentials that a client sent for partner nodes."""
-    found = (extra_data.get(key) for key in sorted(CREDENTIAL_KEYS))
-    return tuple(value for value in found if isinstance(value, str) and value)
-
-
-def without_credentials(extra_data: dict[str, Any]) -> dict[str, Any]:
-    """Return `extra_data` as it may be shown and stored."""
-    return {key: value for key, value in extra_data.items() if key not in CREDENTIAL_KEYS}

@@ -14,16 +14,16 @@ from proxy.costs.job_cost import Charge, JobCost
 from proxy.jobs.conversion import (
     changes_of,
     content_of,
-    costs_of,
     entry_of,
     job_of,
+    job_of_request,
     payload_of,
     progress_of,
     run_of,
     stored_of,
 )
 from proxy.jobs.messages import JobProgress
-from proxy.jobs.models import JobEnd, JobState
+from proxy.jobs.models import JobEnd, JobRequest, JobState
 from proxy.storage.costs import CostRow
 from proxy.storage.usage import UsageRow
 from proxy.translate.packs import Rewriting
@@ -32,10 +32,17 @@ from proxy.translate.packs import Rewriting
 def test_a_failed_job_has_its_error() -> None:
     error = {"exception_message": "no"}
     status = {"messages": [["execution_start", {}], ["execution_error", error]]}
-    entry, _ = entry_of(new("one"), JobEnd("failed", {}, status, {}, 2000, 2500))
+    entry, _, _ = entry_of(new("one"), JobEnd("failed", {}, status, {}, 2000, 2500))
     shown = json.loads(entry.summary)
     assert shown["execution_error"] == error
     assert "preview_output" not in shown
+
+
+def test_credentials_of_partner_nodes_are_kept_apart() -> None:
+    sent = {"api_key_comfy_org": "k", "auth_token_comfy_org": "t", "m": 1}
+    content = job_of_request("local", JobRequest({}, extra_data=sent), prompt_id="one").loaded
+    assert content.credentials == {"api_key_comfy_org": "k", "auth_token_comfy_org": "t"}
+    assert content.extra_data.keys() == {"m", "create_time"}
 
 
 @pytest.mark.parametrize(
@@ -59,9 +66,10 @@ def test_a_job_comes_back_from_its_row_as_it_was(fields: dict[str, Any]) -> None
 def test_an_end_counts_on_its_day_with_its_outputs() -> None:
     outputs = {"9": {"images": [{"filename": "a.png", "subfolder": "", "type": "output"}]}}
     end = JobEnd("completed", outputs, {"messages": []}, {}, 86_400_000, 86_401_500)
-    entry, usage = entry_of(new("one", cloud_id="c1"), end)
+    entry, usage, costs = entry_of(new("one", cloud_id="c1"), end)
     assert (entry.state, entry.cloud_id, entry.ended_at) == ("succeeded", "c1", 86_401_500)
     assert usage == UsageRow("1970-01-02", "local", completed=1, running_seconds=1.5, outputs=1)
+    assert costs == []
 
 
 def test_a_cost_is_booked_on_the_day_of_the_end_with_its_sources() -> None:
@@ -72,12 +80,12 @@ def test_a_cost_is_booked_on_the_day_of_the_end_with_its_sources() -> None:
     )
     end = JobEnd("completed", {}, {"messages": []}, {}, 0, 86_401_500, cost=JobCost(charges))
     job = new("one", account="main")
-    entry, usage = entry_of(job, end)
+    entry, usage, costs = entry_of(job, end)
     assert (usage.credits_reported, usage.credits_estimated) == (8_400_000, 405_000)
     assert usage.unknown_costs == 2
     assert json.loads(entry.details)["cost"][1]["amount"] == 8_400_000
     day = ("1970-01-02", "local", "main")
-    assert costs_of(job, end) == [
+    assert costs == [
         CostRow(*day, "", "estimated", 405_000, seconds=86_401.5),
         CostRow(*day, "Flux", "reported", 8_400_000, nodes=1),
         CostRow(*day, "Dear", "unknown", 0, nodes=2),

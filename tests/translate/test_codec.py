@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.translate import codec
-from proxy.translate.codec import credentials, redact, without_credentials
+from proxy.translate.codec import redact
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -91,16 +91,5 @@ def test_a_secret_is_removed_however_deep_it_is() -> None:
     assert redact(value, "comfyui-k", "") == {"a": ["x [REDACTED] y", {"b": "[REDACTED]"}], "c": 7}
 
 
-def test_credentials_of_partner_nodes_are_not_kept() -> None:
-    assert without_credentials({"api_key_comfy_org": "k", "auth_token_comfy_org": "t", "m": 1}) == {
-        "m": 1
-    }
-
-
 def test_a_secret_that_is_a_key_is_removed_too() -> None:
     assert redact({"comfyui-k": ["other"]}, "comfyui-k", "other") == {"[REDACTED]": ["[REDACTED]"]}
-
-
-def test_the_clients_own_credentials_are_known() -> None:
-    extra_data = {"api_key_comfy_org": "k", "auth_token_comfy_org": "", "client_id": "c"}
-    assert credentials(extra_data) == ("k",)
