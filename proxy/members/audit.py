@@ -171,17 +171,13 @@ class Audit:
 
 def entry(at: float, action: str, member: str, address: str, about: dict[str, Value]) -> AuditRow:
     """Return an entry, with long values cut and without secrets."""
-    moment = datetime.fromtimestamp(at, UTC)
-    whole = {
-        "at": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "action": action,
-        "member": member,
-        "address": address,
-        **about,
-    }
-    clean = {name: _recorded(value) for name, value in whole.items()}
-    text = json.dumps(clean, ensure_ascii=True)
-    return AuditRow(int(at * 1000), str(clean["action"]), str(clean["member"]), text.encode())
+    moment = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+    written: dict[str, Value] = {"at": moment.replace("+00:00", "Z")}
+    whole = {"action": action, "member": member, "address": address, **about}
+    for name, value in whole.items():
+        written[name] = _recorded(value)
+    text = json.dumps(written, ensure_ascii=True)
+    return AuditRow(int(at * 1000), str(written["action"]), str(written["member"]), text.encode())
 
 
 async def note(repository: UsageRepository, action: str, **about: Value) -> None:

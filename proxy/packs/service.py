@@ -41,9 +41,10 @@ class Packs:
         A node that fails before the run is the `failure` of the answer.
         """
         pack_classes = self._catalog.nodes.pack_classes
-        if pack_classes.isdisjoint(str(node.get("class_type")) for node in graph.values()):
-            return None
-        return await self._rewritten(member, graph, outputs, pack_classes)
+        for node in graph.values():
+            if str(node.get("class_type")) in pack_classes:
+                return await self._rewritten(member, graph, outputs, pack_classes)
+        return None
 
     async def _rewritten(
         self,

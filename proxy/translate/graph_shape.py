@@ -23,12 +23,11 @@ def shape_of(graph: Mapping[str, Any]) -> str | None:
         return None
     digest = blake2b(digest_size=16)
     for node_id in sorted(graph):
-        inputs = inputs_of(graph[node_id])
-        links = [
-            (name[:_MAX_NAME], inputs[name][0][:_MAX_NAME], inputs[name][1])
-            for name in islice(sorted(inputs), _MAX_INPUTS)
-            if is_link(inputs[name])
-        ]
+        inputs, links = inputs_of(graph[node_id]), []
+        for name in islice(sorted(inputs), _MAX_INPUTS):
+            if is_link(inputs[name]):
+                source, slot = inputs[name]
+                links.append((name[:_MAX_NAME], source[:_MAX_NAME], slot))
         words = node_id[:_MAX_NAME], class_of(graph[node_id]), links
         digest.update(repr(words).encode(errors="replace"))
     return digest.hexdigest()

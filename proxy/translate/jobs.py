@@ -250,8 +250,10 @@ def filename_prefix(node: Mapping[str, Any] | None) -> str | None:
 
 
 def links_of(node: Any) -> Iterator[str]:
-    """Return the ids of the nodes that a node's inputs come from."""
-    return (value[0] for value in inputs_of(node).values() if is_link(value))
+    """Yield the ids of the nodes that a node's inputs come from."""
+    for value in inputs_of(node).values():
+        if is_link(value):
+            yield value[0]
 
 
 def reveal(value: T, local_name: Mapping[str, str]) -> T:
@@ -276,7 +278,8 @@ def words(value: Any) -> set[str]:
     while pending:
         inner = pending.pop()
         if isinstance(inner, str):
-            found.update(token.rstrip(".:") for token in _TOKEN.findall(inner))
+            for token in _TOKEN.findall(inner):
+                found.add(token.rstrip(".:"))
         elif isinstance(inner, dict):
             pending += inner.values()
         elif isinstance(inner, list):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from proxy.translate.jobs import inputs_of
@@ -29,23 +29,40 @@ def label_of(graph: Mapping[str, Any], extra_data: Mapping[str, Any]) -> str:
 
     Never longer than `MAX_LABEL`; `""` for a graph without anything to show.
     """
-    found = next((label for label in _labels(graph, extra_data) if label), "")
+    found = _name(extra_data) or _model_or_class(graph)
     return found if len(found) <= MAX_LABEL else f"{found[: MAX_LABEL - 1]}…"
 
 
-def _labels(graph: Mapping[str, Any], extra_data: Mapping[str, Any]) -> Iterator[str]:
+def _name(extra_data: Mapping[str, Any]) -> str:
+    """Return the name of the workflow that came with a job, `""` if it has none."""
     pnginfo = extra_data.get("extra_pnginfo")
     workflow = pnginfo.get("workflow") if isinstance(pnginfo, dict) else None
     for place in (extra_data, workflow):
         if isinstance(place, dict):
-            yield from (_line(place[name]) for name in _NAMES if name in place)
-    nodes = [node for node in graph.values() if isinstance(node, dict)]
-    inputs = [inputs_of(node) for node in nodes]
-    for name in _MODELS:
-        yield from (_model(some[name]) for some in inputs if name in some)
-    classes = [_line(node.get("class_type")) for node in nodes]
-    yield from (class_ for class_ in classes if not _DULL.match(class_))
-    yield from classes
+            for field in _NAMES:
+                if name := _line(place.get(field)):
+                    return name
+    return ""
+
+
+def _model_or_class(graph: Mapping[str, Any]) -> str:
+    """Return the first model of the most telling input, or else the first telling class, or else
+    the first one."""
+    models, telling, dull = dict[str, str](), "", ""
+    for node in graph.values():
+        inputs = inputs_of(node)
+        for kind in _MODELS:
+            if kind not in models and (model := _model(inputs.get(kind))):
+                models[kind] = model
+        class_type = _line(node.get("class_type") if isinstance(node, dict) else None)
+        if _DULL.match(class_type):
+            dull = dull or class_type
+        else:
+            telling = telling or class_type
+    for kind in _MODELS:
+        if kind in models:
+            return models[kind]
+    return telling or dull
 
 
 def _line(value: object) -> str:

@@ -81,10 +81,10 @@ _KINDS = {"webp": "image", "fbx": "model"}
 def media_type(filename: str) -> str:
     """Return the type by the extension, in upper or lower case; `application/octet-stream` if
     unknown."""
-    stem, extension = _split(filename)
-    if extension in _PACKED:
-        extension = _split(stem)[1]
-    return TYPES.get(extension, UNKNOWN)
+    stem, extension = posixpath.splitext(filename.lower())
+    if extension[1:] in _PACKED:
+        extension = posixpath.splitext(stem)[1]
+    return TYPES.get(extension[1:], UNKNOWN)
 
 
 def essence(header: str) -> str:
@@ -109,10 +109,5 @@ def kind(filename: str) -> str:
 
     By it ComfyUI chooses which files of a folder a loader lists.
     """
-    known = _KINDS.get(_split(filename)[1])
-    return known or media_type(filename).partition("/")[0]
-
-
-def _split(filename: str) -> tuple[str, str]:
-    stem, extension = posixpath.splitext(filename)
-    return stem, extension[1:].lower()
+    extension = posixpath.splitext(filename)[1][1:].lower()
+    return _KINDS.get(extension) or media_type(filename).partition("/")[0]

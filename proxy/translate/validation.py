@@ -83,14 +83,15 @@ def validate(
     """
     shape = cache(shape)
     shapes: dict[str, Shape] = {}
+    wanted: list[str] = []
     for node_id, node in graph.items():
         class_type = node.get("class_type") if isinstance(node, Mapping) else None
         known = shape(class_type) if isinstance(class_type, str) else None
         if known is None:
             return Validation(error=_missing_class(node_id, node))
         shapes[node_id] = known
-    outputs = [node_id for node_id, shape in shapes.items() if shape.output_node]
-    wanted = [node_id for node_id in outputs if targets is None or node_id in targets]
+        if known.output_node and (targets is None or node_id in targets):
+            wanted.append(node_id)
     if not wanted:
         if any(shape.output_node is None for shape in shapes.values()):
             return Validation()
