@@ -106,7 +106,7 @@ class Connection(SlicedInput):
         self.allocations: list[Allocation] = []
         #: The other end; `address` is the key by which it is counted.
         self.peer = Peer("")
-        #: Whether the connection is to a loopback address of this machine.
+        #: Whether the connection is to a loopback address of this machine, and not from a proxy.
         self.on_loopback = False
         self.address: AddressKey = ""
         self._held = Held()
@@ -338,15 +338,18 @@ class Connection(SlicedInput):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accept or refuse the connection."""
-        self.on_loopback = is_loopback_address(transport.get_extra_info("sockname"))
-        if self._handshake is not None:
+        accepted = self._handshake is not None
+        if not accepted:
+            name = transport.get_extra_info("peername")
+            peer = str(name[0]) if isinstance(name, tuple) else ""
+            self.peer = peer_of(peer, self.services.options.trusted_proxies)
+        here = transport.get_extra_info("sockname")
+        self.on_loopback = is_loopback_address(here) and not self.peer.proxies
+        if accepted:
             self._handshake = None
             self._state, self._since = _IDLE, self.manager.now()
             super().connection_made(transport)
             return
-        name = transport.get_extra_info("peername")
-        peer = str(name[0]) if isinstance(name, tuple) else ""
-        self.peer = peer_of(peer, self.services.options.trusted_proxies)
         with_answer = self.manager.accept(self)
         if with_answer is None:
             super().connection_made(transport)

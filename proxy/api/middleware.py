@@ -12,6 +12,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -28,7 +29,7 @@ from proxy.api.bodies import Handler
 from proxy.api.callers import caller_of
 from proxy.api.error_answers import failed, interrupted, not_stored, unknown
 from proxy.api.holding import counted, forget_frames, release
-from proxy.api.requests import connection_of, services_of
+from proxy.api.requests import connection_of
 from proxy.api.turns import MAX_BEGUN, MemberTurns
 from proxy.logging import RequestContext, begin_request
 from proxy.members.accounting import LIMIT_REACHED
@@ -47,7 +48,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 #: Health checks, which do not count as requests of a member.
 _UNLIMITED = frozenset({"/healthz", "/readyz"})
 
-#: Maximum number of cached values of `Host` that are allowed.
+#: Maximum number of values of `Host` of which it is known whether they are allowed.
 _MAX_CACHED_HOSTS = 64
 
 _REALM = 'realm="comfy-cloud-proxy"'
@@ -57,9 +58,10 @@ _ROOT_LOGGER = logging.getLogger()
 
 def note(request: web.Request, action: str, **about: Value) -> None:
     """Record an action of the request's member."""
-    admission, address = connection_of(request).admission, caller_of(request).address
-    member = admission.member if admission is not None else ""
-    services_of(request).accounting.audit.note(action, member=member, address=address, **about)
+    connection, address = connection_of(request), caller_of(request).address
+    member = connection.admission.member if connection.admission is not None else ""
+    audit = connection.services.accounting.audit
+    audit.note(action, member=member, address=address, **about)
 
 
 def challenge(request: web.Request) -> str:
@@ -91,7 +93,9 @@ class Gate:
         self._public = public
         self._origins = frozenset(services.options.cors_origins)
         self._preflights = bool(services.options.cors_origins) and "*" not in self._origins
-        self._hosts: set[str] = set()
+        self._may_be_rebound = lru_cache(_MAX_CACHED_HOSTS)(
+            partial(may_be_rebound, allowed=services.options.allowed_hosts)
+        )
         self._limiter = services.accounting.limiter
         self._metrics = services.accounting.metrics
         #: Requests under way, by member.
@@ -141,8 +145,12 @@ class Gate:
         if request.method == "OPTIONS":
             return await self._answer_options(request)
         try:
-            if connection.on_loopback and not self._services.members.has_members:
-                self._check_host(connection, headers.get("Host", ""))
+            if (
+                connection.on_loopback
+                and not self._services.members.has_members
+                and self._may_be_rebound(headers.get("Host", ""))
+            ):
+                raise _unknown_host()
             if self._public is not None:
                 answer = await self._public(request)
                 if answer is not None:
@@ -216,20 +224,6 @@ class Gate:
             answer.headers["WWW-Authenticate"] = challenge(request)
         return answer
 
-    def _check_host(self, connection: Connection, host: str) -> None:
-        """Refuse a `Host` that may be rebound. Raises `LocalError` (403)."""
-        if host in self._hosts or connection.peer.proxies:
-            return
-        if may_be_rebound(host, self._services.options.allowed_hosts):
-            raise LocalError(
-                "host_not_allowed",
-                "This server does not know the name by which you called it; use localhost, or add "
-                "the name to the setting `allowed_hosts`.",
-                kind="forbidden",
-            )
-        if len(self._hosts) < _MAX_CACHED_HOSTS:
-            self._hosts.add(host)
-
     async def _resolve(self, request: web.Request) -> None:
         """Resolve the route, for answers before aiohttp does."""
         match_info = await self._app.router.resolve(request)
@@ -248,6 +242,15 @@ class Gate:
             status,
             time.perf_counter() - began,
         )
+
+
+def _unknown_host() -> LocalError:
+    return LocalError(
+        "host_not_allowed",
+        "This server does not know the name by which you called it; use localhost, or add the name "
+        "to the setting `allowed_hosts`.",
+        kind="forbidden",
+    )
 
 
 def _log_handled(request: web.Request, status: int, seconds: float) -> None:
