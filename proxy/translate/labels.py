@@ -48,21 +48,16 @@ def _name(extra_data: Mapping[str, Any]) -> str:
 def _model_or_class(graph: Mapping[str, Any]) -> str:
     """Return the first model of the most telling input, or else the first telling class, or else
     the first one."""
-    models, telling, dull = dict[str, str](), "", ""
+    found = [""] * (len(_MODELS) + 2)
     for node in graph.values():
         inputs = inputs_of(node)
-        for kind in _MODELS:
-            if kind not in models and (model := _model(inputs.get(kind))):
-                models[kind] = model
+        for place, name in enumerate(_MODELS):
+            if name in inputs and not found[place]:
+                found[place] = _model(inputs[name])
         class_type = _line(node.get("class_type") if isinstance(node, dict) else None)
-        if _DULL.match(class_type):
-            dull = dull or class_type
-        else:
-            telling = telling or class_type
-    for kind in _MODELS:
-        if kind in models:
-            return models[kind]
-    return telling or dull
+        place = -1 if _DULL.match(class_type) else -2
+        found[place] = found[place] or class_type
+    return next(filter(None, found), "")
 
 
 def _line(value: object) -> str:

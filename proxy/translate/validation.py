@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -81,7 +80,6 @@ def validate(
     all. `has_file` says whether the member may use a file, by its name as it stands in the graph;
     without it names of files are not looked at.
     """
-    shape = cache(shape)
     shapes: dict[str, Shape] = {}
     wanted: list[str] = []
     for node_id, node in graph.items():
