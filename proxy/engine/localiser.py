@@ -79,19 +79,16 @@ class Localiser:
                 outputs = dict(snapshot.outputs or {})
                 for node, output in outputs.items():
                     outputs[node] = await self._local_output(node, output)
-                local = replace(
-                    snapshot,
-                    outputs=None if snapshot.outputs is None else outputs,
-                    execution_error=await self._shown(snapshot.execution_error),
-                    execution_status=await self._shown(snapshot.execution_status),
-                )
+                local = replace(snapshot, outputs=None if snapshot.outputs is None else outputs)
+                if snapshot.status != "completed":  # nothing else is shown of a success
+                    error = await self._shown(snapshot.execution_error)
+                    status = await self._shown(snapshot.execution_status)
+                    local = replace(local, execution_error=error, execution_status=status)
                 return SnapshotReceived(local, what.detail)
         return what
 
     async def _shown(self, value: T) -> T:
         """Return what a failure shows, without secrets and without the cloud's names."""
-        if value is None:  # the job has not failed
-            return value
         job, value = self.job, self._redacted(value)
         shown: T = await self.files.reveal(job.member, value, job.prompt_id)
         return shown
