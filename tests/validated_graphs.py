@@ -38,12 +38,11 @@ def check(
     targets: list[str] | None = None,
     *,
     classes: dict[str, Any] | None = None,
-    files: Collection[str] | None = None,
+    files: Collection[str] = (),
 ) -> Validation:
     before = copy.deepcopy(graph)
     known = object_info(standard_nodes()) if classes is None else classes
-    has_file = None if files is None else files.__contains__
-    found = validate(graph, targets, shapes(known), has_file=has_file)
+    found = validate(graph, targets, shapes(known), has_file=files.__contains__)
     assert graph == before
     return found
 

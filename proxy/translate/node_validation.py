@@ -90,7 +90,7 @@ class NodeFindings(Struct):
 
 
 def check_node(
-    node: Mapping[str, Any], shape: Shape, shapes: Mapping[str, Shape], has_file: HasFile | None
+    node: Mapping[str, Any], shape: Shape, shapes: Mapping[str, Shape], has_file: HasFile
 ) -> NodeFindings:
     """Check a node of a class. `shapes` are the classes of all nodes by their ids.
 
@@ -168,7 +168,7 @@ def _fits(received: object, wanted: str | list[Any]) -> bool:
 
 
 def _value(
-    declared: Input, given: Any, shape: Shape, has_file: HasFile | None, converted: dict[str, Any]
+    declared: Input, given: Any, shape: Shape, has_file: HasFile, converted: dict[str, Any]
 ) -> Reason | None:
     """Convert a value as ComfyUI does before it looks at bounds and lists.
 
@@ -201,16 +201,14 @@ def _value(
     return _choice(declared, declared.choices, value, has_file)
 
 
-def _choice(
-    declared: Input, choices: list[Any], value: Any, has_file: HasFile | None
-) -> Reason | None:
+def _choice(declared: Input, choices: list[Any], value: Any, has_file: HasFile) -> Reason | None:
     if isinstance(value, list) and declared.options.get("multiselect"):
         if len(value) > max(len(choices), _LONG):
             return None
         wrong = [item for item in value if item not in choices]
     else:
         wrong = [] if value in choices else [value]
-    if not wrong or all(isinstance(item, str) and has_file and has_file(item) for item in wrong):
+    if not wrong or all(isinstance(item, str) and has_file(item) for item in wrong):
         return None
     long = len(choices) > _LONG
     listed = f"(list of length {len(choices)})" if long else str(choices)
@@ -221,13 +219,13 @@ def _choice(
     )
 
 
-def _file_reason(declared: Input, value: Any, what: str, has_file: HasFile | None) -> Reason | None:
+def _file_reason(declared: Input, value: Any, what: str, has_file: HasFile) -> Reason | None:
     """Return the error of a name of a missing file; a file of the member is valid, whatever the
     catalog lists.
 
     What the catalog lists is good as well, but for hashes: those are files of the account.
     """
-    if has_file is None or not isinstance(value, str) or has_file(value):
+    if not isinstance(value, str) or has_file(value):
         return None
     if declared.choices is not None and value in declared.choices and not is_hash_name(value):
         return None

@@ -72,13 +72,12 @@ def validate(
     targets: Collection[str] | None,
     shape: Shapes,
     *,
-    has_file: HasFile | None = None,
+    has_file: HasFile,
 ) -> Validation:
     """Check a graph in API format against the catalog. Changes nothing and never raises.
 
     `targets` are the output nodes that are asked for (`partial_execution_targets`), `None` for
-    all. `has_file` says whether the member may use a file, by its name as it stands in the graph;
-    without it names of files are not looked at.
+    all. `has_file` says whether the member may use a file, by its name as it stands in the graph.
     """
     shapes: dict[str, Shape] = {}
     wanted: list[str] = []
@@ -124,7 +123,7 @@ class _Walk(Struct):
 
     graph: Mapping[str, Any]
     shapes: Mapping[str, Shape]
-    has_file: HasFile | None
+    has_file: HasFile
     valid: dict[str, bool] = field(default_factory=dict)
     wrong: dict[str, list[Reason]] = field(default_factory=dict)
     converted: dict[str, dict[str, Any]] = field(default_factory=dict)

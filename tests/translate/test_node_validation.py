@@ -293,11 +293,6 @@ def test_a_loader_may_have_files_of_the_member_and_what_the_cloud_offers(
     assert types(check(graph, classes=classes, files=files), "1") == found
 
 
-def test_without_knowing_the_files_no_name_is_refused() -> None:
-    graph = {"1": {"class_type": "LoadImage", "inputs": {"image": "any.png"}}, "2": save()}
-    assert check(graph).faultless
-
-
 def test_a_number_too_long_to_be_written_out_is_left_to_the_cloud() -> None:
     assert one(["FLOAT"], {"x": 10**5000}) == []
 
@@ -308,4 +303,6 @@ def test_a_value_too_deep_to_be_written_out_is_left_to_the_cloud() -> None:
         deep = [deep]
     info = {**CORE, "input": {"required": {"x": ["INT"]}}, "output_node": True}
     graph = {"1": {"class_type": "One", "inputs": {"x": {"__value__": deep}}}}
-    assert validate(graph, None, shapes({"One": info})) == Validation(["1"])
+    assert validate(graph, None, shapes({"One": info}), has_file=lambda _: False) == Validation(
+        ["1"]
+    )

@@ -173,7 +173,7 @@ def kept(**inputs: Any) -> dict[str, Any]:
     }
     usual = {"int": 1, "float": 1.0, "string": "", "boolean": True, "combo": "a"}
     graph = {"1": {"class_type": "Typed", "inputs": usual | inputs, "_meta": {"title": "T"}}}
-    found = validate(graph, None, shapes({"Typed": info}))
+    found = validate(graph, None, shapes({"Typed": info}), has_file=lambda _: False)
     shown = found.kept(graph)
     assert shown["1"]["_meta"] == {"title": "T"}
     return dict(shown["1"]["inputs"])
@@ -203,6 +203,6 @@ def test_values_are_kept_in_the_types_of_their_inputs(name: str, given: Any, sho
 
 def test_a_graph_of_the_right_types_is_kept_as_it_is() -> None:
     graph = {"1": EMPTY, "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}}
-    found = validate(graph, None, shapes(object_info(standard_nodes())))
+    found = validate(graph, None, shapes(object_info(standard_nodes())), has_file=lambda _: False)
     assert found.converted == {}
     assert all(found.kept(graph)[node_id] is node for node_id, node in graph.items())
