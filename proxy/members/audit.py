@@ -151,16 +151,13 @@ class Audit:
                 if self._cleaned != today:
                     await self._clean(today)
                 failing = False
-                continue
-            except StorageError as error:
+            except Exception as error:
                 if not failing:
-                    log.error("audit_write_failed", error=str(error))
-            except Exception:
-                if not failing:
-                    log.exception("audit_write_failed")
-            failing = True
-            self._has_waiting.set()
-            await asyncio.sleep(_RETRY_DELAY)
+                    unexpected = not isinstance(error, StorageError)
+                    log.error("audit_write_failed", error=str(error), exc_info=unexpected)
+                failing = True
+                self._has_waiting.set()
+                await asyncio.sleep(_RETRY_DELAY)
 
     async def _clean(self, today: int) -> None:
         """Delete old entries; `today` is in days since 1970."""
