@@ -40,6 +40,9 @@ _MAX_CACHED_PROXIES = 64
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
+#: What is raised if a connection fails.
+CONNECTION_ERRORS = (aiohttp.ClientError, TimeoutError, OSError)
+
 
 class AddressRefusedError(OSError):
     """Raised instead of connecting to an address. The text says why."""
@@ -120,6 +123,12 @@ class Connections:
         with suppress(ValueError):
             self._check(str(ip_address(url.host or "")))
         return proxied, proxy
+
+    async def request(self, method: str, url: URL, **options: Any) -> aiohttp.ClientResponse:
+        """Send a request, and return its response before the body. Redirects are not followed: a
+        key would be sent along. Raises `CONNECTION_ERRORS`."""
+        session, proxy = self.choose(url)
+        return await session.request(method, url, proxy=proxy, allow_redirects=False, **options)
 
     async def check_name(self, host: str) -> None:
         """Check the addresses that a host has here, where an HTTP proxy will look it up. One that

@@ -16,12 +16,13 @@ from yarl import URL
 
 from proxy.cloud.connections import (
     CONNECT_TIMEOUT,
+    CONNECTION_ERRORS,
     AddressRefusedError,
     Connections,
     refused_address,
 )
 from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused, refusal
-from proxy.cloud.http import CONNECTION_ERRORS, REDIRECTS, Http, unreachable
+from proxy.cloud.http import REDIRECTS, Http, unreachable
 from proxy.cloud.resilience import Attempts
 
 log = structlog.get_logger(__name__)
@@ -138,13 +139,8 @@ class Downloads:
             location = redirect_target(response)
             response.close()
             try:
-                session, proxy = self._connections.choose(location)
-                response = await session.get(
-                    location,
-                    headers=headers,
-                    timeout=self._limits,
-                    allow_redirects=False,
-                    proxy=proxy,
+                response = await self._connections.request(
+                    "GET", location, headers=headers, timeout=self._limits
                 )
             except CONNECTION_ERRORS as error:
                 if (refused := refused_address(error)) is not None:

@@ -19,7 +19,12 @@ import msgspec
 import structlog
 from yarl import URL
 
-from proxy.cloud.connections import CONNECT_TIMEOUT, CloudAddresses, Connections
+from proxy.cloud.connections import (
+    CONNECT_TIMEOUT,
+    CONNECTION_ERRORS,
+    CloudAddresses,
+    Connections,
+)
 from proxy.cloud.resilience import Backoff, CircuitBreaker, RetryPolicy, jittered, retry_after
 from proxy.logging import word
 from proxy.observations import AccountObservations
@@ -243,7 +248,7 @@ class EventSocket:
                 return await self._open()
         except aiohttp.WSServerHandshakeError as error:
             return self._handshake_refused(error)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except CONNECTION_ERRORS as error:
             self.refused = None
             self._decided.clear()
             log.warning("event_socket_failed", error=type(error).__name__)

@@ -21,6 +21,7 @@ from yarl import URL
 from proxy.cloud.answers import MAX_PARSED_INLINE, USUAL, Answer, AnswerLimits
 from proxy.cloud.connections import (
     CONNECT_TIMEOUT,
+    CONNECTION_ERRORS,
     USER_AGENT,
     CloudAddresses,
     Connections,
@@ -246,9 +247,9 @@ class Http:
     ) -> aiohttp.ClientResponse:
         """Send one request, and return its response with a status below 400, before its body.
 
-        Redirects are not followed: aiohttp would send the key along. The caller releases or closes
-        the response. Raises `CloudUnreachable` (its `sent` says whether the cloud may have received
-        the request) or `CloudRefused`; `CallGate` may raise them without a request.
+        The caller releases or closes the response. Raises `CloudUnreachable` (its `sent` says
+        whether the cloud may have received the request) or `CloudRefused`; `CallGate` may raise
+        them without a request.
         """
         call = f"{method} {url.path}"
         key = self.key
@@ -259,15 +260,12 @@ class Http:
         began, status = time.perf_counter(), None
         self.contact.call(time.monotonic())
         try:
-            session, proxy = self.connections.choose(url)
-            response = await session.request(
+            response = await self.connections.request(
                 method,
                 url,
                 data=data,
                 headers={**(headers or {}), "X-API-Key": key},
                 timeout=limits,
-                allow_redirects=False,
-                proxy=proxy,
             )
             status = response.status
             if status >= 400:
@@ -319,10 +317,6 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
         if len(body) > limit:
             break
     return bytes(body)
-
-
-#: What aiohttp raises if a connection fails.
-CONNECTION_ERRORS = (aiohttp.ClientError, TimeoutError, OSError)
 
 
 def unreachable(call: str, error: Exception, *, sent: bool) -> CloudUnreachable:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import aiohttp
 from yarl import URL
 
-from proxy.cloud.connections import USER_AGENT, CloudAddresses, Connections
+from proxy.cloud.connections import (
+    CONNECTION_ERRORS,
+    USER_AGENT,
+    CloudAddresses,
+    Connections,
+)
 
 
 async def is_reachable(base_url: URL, seconds: float, *, plain_http: bool) -> bool:
@@ -20,11 +25,10 @@ async def is_reachable(base_url: URL, seconds: float, *, plain_http: bool) -> bo
     await connections.start()
     url = base_url.joinpath("api", "system_stats")
     try:
-        session, proxy = connections.choose(url)
         timeout = aiohttp.ClientTimeout(total=seconds)
-        async with session.get(url, timeout=timeout, allow_redirects=False, proxy=proxy):
+        async with await connections.request("GET", url, timeout=timeout):
             return True
-    except (aiohttp.ClientError, TimeoutError, OSError):
+    except CONNECTION_ERRORS:
         return False
     finally:
         await connections.close()

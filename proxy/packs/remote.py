@@ -58,11 +58,8 @@ class RemoteFiles:
             url = URL(address)
             for _ in range(_MAX_REDIRECTS + 1):
                 self._check_url(url)
-                session, proxy = self._connections.choose(url)
                 limits = aiohttp.ClientTimeout(total=_TIMEOUT, sock_connect=CONNECT_TIMEOUT)
-                async with session.get(
-                    url, timeout=limits, allow_redirects=False, proxy=proxy
-                ) as response:
+                async with await self._connections.request("GET", url, timeout=limits) as response:
                     if response.status not in REDIRECTS:
                         await self._write_body(response, target)
                         return
