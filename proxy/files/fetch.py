@@ -78,7 +78,6 @@ class Fetch:
     _hasher: blake3 = field(default_factory=blake3)
     _file: int = -1
     _admitted: int = 0
-    _opened: bool = False
 
     @property
     def ended(self) -> bool:
@@ -124,10 +123,13 @@ class Fetch:
     async def _fetch(self) -> None:
         idle = 0
         for _ in range(MAX_ATTEMPTS):
-            previous = (self.generation, self.received)
-            self._opened = False
+            previous, opened = (self.generation, self.received), False
             try:
-                await self._receive()
+                async with self._source.download(
+                    self.cloud_name, type=self._type, offset=self.received
+                ) as download:
+                    opened = True
+                    await self._receive(download)
                 if self._is_whole():
                     return
                 self._start_over()
@@ -136,46 +138,42 @@ class Fetch:
                     return
                 idle = idle + 1 if previous == (self.generation, self.received) else 0
                 nothing_there = isinstance(error, CloudRefused) and error.status == 416
-                if not (self._opened or nothing_there) or idle > len(RETRY_DELAYS):
+                if not (opened or nothing_there) or idle > len(RETRY_DELAYS):
                     raise
                 if nothing_there:
                     self._start_over()
             await asyncio.sleep(RETRY_DELAYS[max(0, idle - 1)])
         raise ContentWrongError("the storage did not deliver the complete file")
 
-    async def _receive(self) -> None:
+    async def _receive(self, download: Download) -> None:
         """Read one answer to its end. Raises `CloudError`, `BlobError` if it ends too early."""
-        async with self._source.download(
-            self.cloud_name, type=self._type, offset=self.received
-        ) as download:
-            self._opened = True
-            if self.size is not None and download.size not in (None, self.size):
+        if self.size is not None and download.size not in (None, self.size):
+            self._start_over()
+        if download.offset > self.received:
+            return
+        if self.size is None and download.size is not None:
+            self._cache.admit(download.size - self.received, self.received, ahead=self.ahead)
+            self._cache.dismiss(download.size - self.received)
+            self.size = download.size
+            self._notify()
+        skip = self.received - download.offset
+        async for chunk in download.chunks():
+            fresh = chunk[skip:]
+            skip = max(0, skip - len(chunk))
+            if self.size is not None and self.received + len(fresh) > self.size:
                 self._start_over()
-            if download.offset > self.received:
                 return
-            if self.size is None and download.size is not None:
-                self._cache.admit(download.size - self.received, self.received, ahead=self.ahead)
-                self._cache.dismiss(download.size - self.received)
-                self.size = download.size
-                self._notify()
-            skip = self.received - download.offset
-            async for chunk in download.chunks():
-                fresh = chunk[skip:]
-                skip = max(0, skip - len(chunk))
-                if self.size is not None and self.received + len(fresh) > self.size:
-                    self._start_over()
-                    return
-                if not fresh:
-                    continue
-                self._cache.admit(len(fresh), self.received, ahead=self.ahead)
-                self._admitted += len(fresh)
-                self._hasher.update(fresh)
-                write_all(self._file, fresh)  # the page cache is faster than a thread
-                self.received += len(fresh)
-                self.latest = fresh
-                self._notify()
-                if self.received != self.size:
-                    await asyncio.sleep(0)  # readers that keep up take it from memory
+            if not fresh:
+                continue
+            self._cache.admit(len(fresh), self.received, ahead=self.ahead)
+            self._admitted += len(fresh)
+            self._hasher.update(fresh)
+            write_all(self._file, fresh)  # the page cache is faster than a thread
+            self.received += len(fresh)
+            self.latest = fresh
+            self._notify()
+            if self.received != self.size:
+                await asyncio.sleep(0)  # readers that keep up take it from memory
 
     def _is_whole(self) -> bool:
         """Return whether the bytes are complete: whatever their announced size if they have the
