@@ -140,13 +140,13 @@ class ContentIndex:
             known.put(key, found, epoch)
         return found
 
-    async def names(self, hash_: str) -> list[tuple[str, str]]:
+    async def names(self, hash_: str) -> dict[str, str]:
         """Return the accounts that these bytes were sent to, each with its name of them."""
         found = await self._files.read(lambda files: files.sent_names(hash_))
         known = {
             self._accounts[identity]: name for identity, name in found if identity in self._accounts
         }
-        return [(account, known[account]) for account in self._identities if account in known]
+        return {account: known[account] for account in self._identities if account in known}
 
     async def was_sent(self, account: str, hash_: str, size: int, cloud_name: str) -> None:
         """Note that bytes were sent to an account, and its name of them."""

@@ -71,11 +71,10 @@ class Library:
         self._running = WeakValueDictionary[tuple[str, str, FileRecord | None], Fetch]()
         self._noted: list[tuple[str, Place, str, int]] = []
         self._turn = asyncio.Semaphore(MAX_PREFETCHES)
-        self._ahead, self._downloads, self._learning = Supervisor(), Supervisor(), Supervisor()
+        self._downloads, self._learning = Supervisor(), Supervisor()
 
     async def close(self) -> None:
         """Stop all downloads, and write the hashes of finished ones."""
-        await self._ahead.close()
         await self._downloads.close()
         await self._learning.finish()
 
@@ -155,16 +154,15 @@ class Library:
             return
         if self.blobs is not None and hash_ is not None and record.cloud_type == "input":
             yield _BLOBS, hash_, "input"
-        asked = {record.account}
         if record.account in self.clouds:
             yield record.account, record.cloud_name, record.cloud_type
-        for account, cloud_name in await self.contents.names(hash_) if hash_ is not None else ():
-            if account not in asked:
-                asked.add(account)
+        sent = {} if hash_ is None else await self.contents.names(hash_)
+        for account, cloud_name in sent.items():
+            if account != record.account:
                 yield account, cloud_name, "input"
         if record.account not in self.clouds:
             for account in self.clouds:
-                if account not in asked:
+                if account not in sent:
                     yield account, record.cloud_name, record.cloud_type
 
     async def whole(
@@ -186,7 +184,7 @@ class Library:
     def fetch_ahead(self, record: FileRecord) -> None:
         """Start to download a new output if the setting says so, without waiting."""
         if self.prefetch == "all" or (self.prefetch == "images" and kind(record.path) == "image"):
-            self._ahead.spawn(self._fetch_quietly(record), f"fetch {record.cloud_name} ahead")
+            self._downloads.spawn(self._fetch_quietly(record), f"fetch {record.cloud_name} ahead")
 
     async def _fetch_quietly(self, record: FileRecord) -> None:
         try:

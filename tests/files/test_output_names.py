@@ -291,7 +291,7 @@ async def test_outputs_are_fetched_ahead_as_the_setting_says(
         cloud.fetched.clear()
         files = await open_files(prefetch=setting, cache_bytes=0)
         await localised(files, output, save(), setting)
-        await files.library._ahead.finish()
+        await files.library._downloads.finish()
         assert set(cloud.fetched) == fetched
 
 
