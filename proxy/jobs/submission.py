@@ -149,11 +149,8 @@ class SubmissionService:
         It does not while much fewer are known here than a large limit allows: to count thousands
         costs more than to store a job.
         """
-        limit = member.limits.max_queued
-        if limit is None:
-            return False
-        live = self.live.of(member.name)
-        return len(live.jobs) + live.answering >= limit - _COUNTED
+        limit, live = member.limits.max_queued, self.live.of(member.name)
+        return limit is not None and len(live.jobs) + live.answering >= limit - _COUNTED
 
     async def _insert(self, job: Job, least: int | None, front: bool) -> None:
         """Put a new job into the storage, which numbers it. Raises `LocalError`, `StorageError`."""

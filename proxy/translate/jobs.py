@@ -100,13 +100,10 @@ def written_names(graph: Mapping[str, Any], sent: Mapping[str, Any]) -> dict[str
 
 def is_link(value: object) -> bool:
     """Return whether an input's value is `[node id, output index]`."""
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and isinstance(value[0], str)
-        and isinstance(value[1], int)
-        and not isinstance(value[1], bool)
-    )
+    if not isinstance(value, list) or len(value) != 2:
+        return False
+    source, index = value
+    return isinstance(source, str) and type(index) is int  # a boolean is none
 
 
 def strings(value: Any) -> Iterator[str]:

@@ -91,5 +91,14 @@ def test_a_secret_is_removed_however_deep_it_is() -> None:
     assert redact(value, "comfyui-k", "") == {"a": ["x [REDACTED] y", {"b": "[REDACTED]"}], "c": 7}
 
 
+@given(st.text(min_size=1), st.text(), st.text())
+def test_no_secret_is_left_whatever_its_characters_are(
+    secret: str, before: str, after: str
+) -> None:
+    shown = f"{before}{secret}{after}"
+    hidden = shown.replace(secret, "[REDACTED]")
+    assert redact([{shown: shown}, 7, shown], secret) == [{hidden: hidden}, 7, hidden]
+
+
 def test_a_secret_that_is_a_key_is_removed_too() -> None:
     assert redact({"comfyui-k": ["other"]}, "comfyui-k", "other") == {"[REDACTED]": ["[REDACTED]"]}
