@@ -63,46 +63,34 @@ Body = Callable[[], AbstractAsyncContextManager[Any]]
 
 T = TypeVar("T")
 
-#: The routes of the cloud below `/api` that are called; `{path}` is any number of segments.
-ROUTES = (
-    "prompt",
-    "jobs",
-    "jobs/{id}",
-    "jobs/{id}/cancel",
-    "upload/image",
-    "view",
-    "object_info",
-    "experiment/models",
-    "experiment/models/preview/{path}",
-    "experiment/models/{folder}",
-    "global_subgraphs",
-    "global_subgraphs/{id}",
-    "node_replacements",
-    "userdata",
-    "userdata/{file}",
-    "userdata/{file}/move/{dest}",
-    "settings",
-    "settings/{id}",
-    "user",
-    "system_stats",
-    "features",
-    "billing/status",
-    "billing/balance",
-    "billing/events",
-)
-
-
-#: Those of them that are called with POST, the others with GET.
-_POSTED = frozenset(
-    {
-        "prompt",
-        "jobs/{id}/cancel",
-        "upload/image",
-        "userdata/{file}",
-        "userdata/{file}/move/{dest}",
-        "settings/{id}",
-    }
-)
+#: The routes of the cloud below `/api` that are called, and the method of most calls; `{path}` is
+#: any number of segments.
+ROUTES = {
+    "prompt": "POST",
+    "jobs": "GET",
+    "jobs/{id}": "GET",
+    "jobs/{id}/cancel": "POST",
+    "upload/image": "POST",
+    "view": "GET",
+    "object_info": "GET",
+    "experiment/models": "GET",
+    "experiment/models/preview/{path}": "GET",
+    "experiment/models/{folder}": "GET",
+    "global_subgraphs": "GET",
+    "global_subgraphs/{id}": "GET",
+    "node_replacements": "GET",
+    "userdata": "GET",
+    "userdata/{file}": "POST",
+    "userdata/{file}/move/{dest}": "POST",
+    "settings": "GET",
+    "settings/{id}": "POST",
+    "user": "GET",
+    "system_stats": "GET",
+    "features": "GET",
+    "billing/status": "GET",
+    "billing/balance": "GET",
+    "billing/events": "GET",
+}
 
 
 @dataclass(eq=False, repr=False)
@@ -132,9 +120,7 @@ class Http:
             request_class=_Request,
         )
         self._large = asyncio.Semaphore(_MAX_CONCURRENT_LARGE)
-        self.calls.expect(
-            ("POST" if route in _POSTED else "GET", f"/api/{route}") for route in ROUTES
-        )
+        self.calls.expect((method, f"/api/{route}") for route, method in ROUTES.items())
 
     def url(self, *segments: str, **query: str | int) -> URL:
         """Return the URL of a route below `/api`; each segment is escaped.
