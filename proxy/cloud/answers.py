@@ -158,11 +158,10 @@ def detail_of(answer: Answer) -> dict[str, Any]:
     if workflow is not None:
         with suppress(ValueError, KeyError):
             extra = codec.members_of(codec.members_of(workflow)["extra_data"])
-            short = {
-                name: answer.parse(bytes(raw))
-                for name, raw in extra.items()
-                if len(bytes(raw)) <= _MAX_EXTRA_BYTES
-            }
+            short = {}
+            for name, raw in extra.items():
+                if len(value := bytes(raw)) <= _MAX_EXTRA_BYTES:
+                    short[name] = answer.parse(value)
             detail["workflow"] = {"extra_data": short}
     return detail
 

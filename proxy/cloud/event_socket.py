@@ -169,10 +169,9 @@ class EventSocket:
 
         A refused key ends the wait: the next attempt comes much later.
         """
-        if not self._decided.is_set():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    await self._decided.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._decided.wait()
         return self.connected
 
     async def reopen(self) -> None:

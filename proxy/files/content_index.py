@@ -92,8 +92,7 @@ class ContentIndex:
         if known is not None:
             return known
         if record.cloud_type == "input":
-            identity, name = self._identities.get(record.account, ""), record.cloud_name
-            key = identity, name
+            key = self._identities.get(record.account, ""), record.cloud_name
             return await self._recall(self._hashes, key, lambda files: files.hash_of(*key))
         if record.job is None:
             return None

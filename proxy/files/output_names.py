@@ -104,12 +104,14 @@ class Outputs:
         local = {
             key: [*value] if isinstance(value, list) else value for key, value in shaped.items()
         }
+        has_uploads = False
         for item in items:
             local[item.key][item.position] = output_files.own_fields(item.item)
+            has_uploads = has_uploads or item.item.get("type") == "input"
         local = await self._namespace.revealed(member, local, prompt_id)
         if not items:
             return local
-        if any(item.item.get("type") == "input" for item in items):
+        if has_uploads:
             places = await self._places_with_uploads(job, items)
         else:
             places = await self._output_places(job, items)
