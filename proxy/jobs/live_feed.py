@@ -75,7 +75,7 @@ class LiveFeed:
     def _receive(self, news: object) -> None:
         match news:
             case JobChanged(job=job, progress=progress):
-                self.live.put(job, progress)
+                self.live.of(job.member).put(job, progress)
             case JobRecorded(key=key, order=order, client_id=client_id, ordinal=ordinal):
                 # Messages about the end are due: they are read if the bus loses them.
                 if self.subscribers.listens(key.member, client_id):

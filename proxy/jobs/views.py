@@ -7,7 +7,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import structlog
@@ -124,12 +124,10 @@ class LiveJobs:
         self._repository = repository
         self._shared = repository.database.shared
         self._members: defaultdict[str, MemberJobs] = defaultdict(MemberJobs)
-        #: What each reading under way has to do once more: a job, and whether it has left.
-        self._readings: list[list[tuple[StoredJob, bool]]] = []
-        #: The jobs without an answer, by their orders, and those that left since the last reading
-        #: of them began.
+        #: The orders of the jobs that have left the queue during each reading under way.
+        self._readings: list[set[int]] = []
+        #: The jobs without an answer, by their orders.
         self._unanswered: dict[int, StoredJob] = {}
-        self._left: set[int] = set()
         self._reading_unanswered: asyncio.Task[StorageError | None] | None = None
         self._unanswered_at = -math.inf
         self._sent = PayloadCache(budget)
@@ -206,10 +204,10 @@ class LiveJobs:
 
     async def _read_unanswered(self, began: float) -> StorageError | None:
         """Read the unanswered jobs for all waiting requests; returns the error if that fails."""
-        self._left.clear()
         try:
-            rows = await self._repository.unanswered()
-            self._unanswered = {row.order: row for row in rows if row.order not in self._left}
+            with self._reading() as left:
+                rows = await self._repository.unanswered()
+            self._unanswered = {row.order: row for row in rows if row.order not in left}
             self._unanswered_at = began
             return None
         except StorageError as error:
@@ -219,46 +217,45 @@ class LiveJobs:
 
     # --- changes ---------------------------------------------------------------------------
 
-    def put(self, job: StoredJob, progress: JobProgress) -> None:
-        """Add or replace a job in the queue, in whatever state."""
-        self._members[job.member].put(job, progress)
-        for reading in self._readings:
-            reading.append((job, False))
-
     def remove(self, job: StoredJob) -> None:
         """Remove a job from the queue."""
         self._members[job.member].remove(job)
         self._unanswered.pop(job.order, None)
-        if self._reading_unanswered is not None:
-            self._left.add(job.order)
-        for reading in self._readings:
-            reading.append((job, True))
+        for left in self._readings:
+            left.add(job.order)
         self._sent.remove(job.order)
+
+    @contextmanager
+    def _reading(self) -> Iterator[set[int]]:
+        """Yield the orders of the jobs that leave the queue during the block: what is read may
+        still have them."""
+        left: set[int] = set()
+        self._readings.append(left)
+        try:
+            yield left
+        finally:
+            # By identity: two readings during which the same jobs have left are equal.
+            self._readings = [reading for reading in self._readings if reading is not left]
 
     async def reload(self, member: str | None = None) -> tuple[set[int], list[StoredJob]]:
         """Read the jobs of a member or of all, where the bus may have lost something: the orders of
         those that live, and the jobs that do no more. Raises `StorageError`.
         """
-        changes: list[tuple[StoredJob, bool]] = []
-        self._readings.append(changes)
-        try:
+        before = [job for job in self if member in (None, job.member)]
+        with self._reading() as left:
             rows = await self._repository.live(member)
-        finally:
-            # By identity: two readings with the same changes are equal.
-            self._readings = [reading for reading in self._readings if reading is not changes]
-        known = {job.order: job for job in self if member in (None, job.member)}
-        news = {job.order for job, _ in changes}
-        living = {row.order for row in rows} | {job.order for job, left in changes if not left}
-        gone = [job for order, job in known.items() if order not in living]
+        living = {row.order for row in rows}
+        gone = [job for job in before if job.order not in living | left]
+        for job in gone:
+            self.remove(job)
+        known = {job.order: job for job in self}
         for row in rows:
-            if row.order not in news and _is_newer(row, known.get(row.order)):
+            if row.order not in left and _is_newer(row, known.get(row.order)):
                 if is_shown(row):
                     self._members[row.member].put(row, JobProgress())
                 elif row.order in known:
                     self.remove(known[row.order])
-        for job in gone:
-            self.remove(job)
-        return living, gone
+        return living | known.keys(), gone
 
     # --- what was sent ---------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ async def test_of_a_job_that_had_begun_the_rest_is_sent(replica: Replica) -> Non
 async def test_ends_from_before_a_socket_opened_are_not_sent(replica: Replica) -> None:
     job = await replica.insert()
     await replica.end(job)
-    replica.live.put(stored_of(job), JobProgress())  # this replica has not heard of it
+    replica.live.of(MEMBER).put(stored_of(job), JobProgress())  # this replica has not heard of it
     listener = await replica.listen()
     await replica.feed.read()
     assert listener.received == []
@@ -74,7 +74,7 @@ async def test_no_clock_of_a_replica_decides_which_ends_are_sent(
     real = time.time_ns
     old = await replica.insert("old")
     await replica.end(old)
-    replica.live.put(stored_of(old), JobProgress())
+    replica.live.of(MEMBER).put(stored_of(old), JobProgress())
     monkeypatch.setattr(time, "time_ns", lambda: real() + hours * 3600 * 10**9)
     listener = await replica.listen()
     monkeypatch.undo()
@@ -204,7 +204,7 @@ async def test_while_the_database_is_away_a_socket_opens_all_the_same(
 async def test_a_job_that_left_without_a_trace_gets_no_end(replica: Replica) -> None:
     listener = await replica.listen()
     job = await replica.insert()
-    replica.live.put(stored_of(job), JobProgress())
+    replica.live.of(MEMBER).put(stored_of(job), JobProgress())
     await replica.repository.discard([job.order])
     await replica.feed.read()
     assert listener.received == []

@@ -202,6 +202,6 @@ async def test_the_engine_learns_at_the_release_whether_the_client_listens(
     await entrance.submit("a", client_id="c")
     row = await entrance.repository.get(MEMBER, "a")
     assert row is not None
-    entrance.service.live.put(row, JobProgress())
+    entrance.service.live.of(row.member).put(row, JobProgress())
     entrance.service.release(MEMBER, "a")
     assert entrance.released == [JobReleased(row.key, watched=listens)]

@@ -37,7 +37,7 @@ async def test_what_is_received_while_two_read_at_once_is_kept(
     done, _ = await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED)
     assert len(done) == 1
     job = await replica.insert()
-    replica.live.put(stored_of(job), JobProgress())
+    replica.live.of(MEMBER).put(stored_of(job), JobProgress())
     doors[0].set()
     living, gone = await next(answer for answer in (first, second) if answer not in done)
     assert (living, gone) == ({job.order}, [])
@@ -46,7 +46,7 @@ async def test_what_is_received_while_two_read_at_once_is_kept(
 
 async def test_the_storage_tells_which_jobs_live(replica: Replica) -> None:
     stays, leaves = await replica.insert("stays"), await replica.insert("leaves")
-    replica.live.put(stored_of(leaves), JobProgress())
+    replica.live.of(MEMBER).put(stored_of(leaves), JobProgress())
     await replica.repository.discard([leaves.order])
     await replica.insert("unanswered", accepted=False, state=JobState.RECEIVED)
     await replica.insert("unwanted", cancel_requested=True)
@@ -58,7 +58,7 @@ async def test_the_storage_tells_which_jobs_live(replica: Replica) -> None:
 async def test_of_storage_and_bus_the_newer_word_counts(replica: Replica) -> None:
     job = await replica.insert()
     job.state, job.revision = JobState.SUBMITTING, 5
-    replica.live.put(stored_of(job), JobProgress())
+    replica.live.of(MEMBER).put(stored_of(job), JobProgress())
     await replica.repository.update([(job.order, {"revision": 4})])
     await replica.live.reload()
     assert [row.state for row in replica.live] == [JobState.SUBMITTING]
@@ -74,9 +74,9 @@ async def test_what_the_bus_says_during_a_reading_is_newer(replica: Replica) -> 
 
     async def late(member: str | None = None) -> Any:
         rows = await read(member)
-        replica.live.put(stored_of(ended), JobProgress())
+        replica.live.of(MEMBER).put(stored_of(ended), JobProgress())
         replica.live.remove(stored_of(ended))
-        replica.live.put(new, JobProgress())
+        replica.live.of(MEMBER).put(new, JobProgress())
         return [row for row in rows if row.prompt_id != "new"]
 
     replica.repository.live = late  # type: ignore[method-assign]
