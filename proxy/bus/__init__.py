@@ -175,10 +175,9 @@ class EventBus:
     def _listeners(self, topic: str) -> Iterable[Subscription]:
         """Yield the subscribers of a topic at the time of delivery."""
         yield from self._topics.get(topic, ())
-        if self._patterns:
-            for prefix, subscriptions in list(self._patterns.items()):
-                if topic.startswith(prefix):
-                    yield from subscriptions
+        for prefix, subscriptions in list(self._patterns.items()):
+            if topic.startswith(prefix):
+                yield from subscriptions
 
     def _tell_missed(self) -> None:
         """Notify every subscriber that messages may be missing."""

@@ -201,28 +201,22 @@ class JobFollower:
 
     async def follow(self) -> Ended | Withdrawn:
         """Carry out what happens to the job until it has ended or is withdrawn."""
+        outcome, taken = None, 0
         async with asyncio.TaskGroup() as tasks:
             name = f"read job {self.job.prompt_id}"
             reader = tasks.create_task(self._read_when_wanted(), name=name)
-            outcome = await self._follow()
+            while outcome is None and not self._withdrawn:
+                if self._inbox and self.job.answered:
+                    outcome = await self._take(self._inbox.popleft())
+                    taken += 1
+                    if taken % _BATCH == 0:
+                        await asyncio.sleep(0)  # let the sockets write
+                else:
+                    self._news.clear()
+                    await self._news.wait()
             reader.cancel()
-        return outcome
-
-    async def _follow(self) -> Ended | Withdrawn:
-        taken = 0
-        while not self._withdrawn:
-            if self._inbox and self.job.answered:
-                ended = await self._take(self._inbox.popleft())
-                if ended is not None:
-                    self._inbox.clear()
-                    return ended
-                taken += 1
-                if taken % _BATCH == 0:
-                    await asyncio.sleep(0)  # let the sockets write
-            else:
-                self._news.clear()
-                await self._news.wait()
-        return Withdrawn()
+        self._inbox.clear()
+        return outcome or Withdrawn()
 
     async def _take(self, happening: Input) -> Ended | None:
         """Do what follows from an input, in its turn; return the end if that follows."""

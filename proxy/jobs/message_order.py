@@ -152,7 +152,8 @@ class StepBuffer:
         about = (job.member, job.prompt_id, job.order, job.client_id, job.watched)
         numbered = JobMessage(*about, message, self.epoch, self._number, step)
         if step is not None and self.held is not None:
-            self._steps.append(numbered if self._fits(message) else replace(numbered, message=None))
+            fits = _fits(message, self.held)
+            self._steps.append(numbered if fits else replace(numbered, message=None))
         return numbered
 
     def after(self, epoch: int, number: int) -> list[JobMessage]:
@@ -166,14 +167,15 @@ class StepBuffer:
             self.held.release()
             self.held = None
 
-    def _fits(self, message: Message) -> bool:
-        size = size_of(message)
-        try:
-            if self.held is not None:
-                self.held.grow(size)
-        except MemoryLimitError:
-            return size <= _SMALL
-        return True
+
+def _fits(message: Message, held: Allocation) -> bool:
+    """Return whether there is memory for a step, which is then `held`; there is for a small one."""
+    size = size_of(message)
+    try:
+        held.grow(size)
+    except MemoryLimitError:
+        return size <= _SMALL
+    return True
 
 
 class KnownEnds(Struct):
