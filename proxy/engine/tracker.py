@@ -15,8 +15,8 @@ before a client learns of the end. Snapshots alone are enough for a complete lif
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import InitVar, dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeAlias, cast
 
@@ -28,7 +28,6 @@ from proxy.jobs.models import JobEnd, Outcome
 from proxy.translate import events
 from proxy.translate.events import Event, Message, NodeText
 from proxy.translate.frames import CloudFrame, CloudPicture
-from proxy.translate.jobs import reachable
 from proxy.translate.snapshots import Snapshot
 
 #: Characters at the end of a node's text in which a price is looked for.
@@ -98,7 +97,7 @@ class Tracker:
 
     prompt_id: str
     graph: Mapping[str, Any]
-    output_nodes: Collection[str] = ()
+    output_nodes: InitVar[Iterable[str]] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     started_at: int | None = None
     ended: bool = False
@@ -118,8 +117,8 @@ class Tracker:
     _commands: list[Command] = field(default_factory=list)
     nodes: NodeStates = field(init=False)
 
-    def __post_init__(self) -> None:
-        self._unfinished = set(self.output_nodes)
+    def __post_init__(self, output_nodes: Iterable[str]) -> None:
+        self._unfinished = set(output_nodes)
         types = {
             node_id: str(node.get("class_type", ""))
             for node_id, node in self.graph.items()
@@ -316,18 +315,10 @@ class Tracker:
             started_at=started_at,
             ended_at=ended_at,
             node_times=self.nodes.times,
-            ran=self._ran(succeeded),
+            followed=self._followed,
             prices=self._prices,
             executed_by=snapshot.executed_by,
         )
-
-    def _ran(self, succeeded: bool) -> Collection[str]:
-        """Return the nodes that have run. If the job was not followed from its first node and has
-        succeeded, those have that its outputs need."""
-        timed = self.nodes.times.keys()
-        if self._followed or not succeeded:
-            return timed
-        return timed | reachable(self.graph, self.output_nodes or None)
 
     def _read_detail(self) -> None:
         if not self._reading:

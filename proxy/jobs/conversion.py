@@ -22,6 +22,7 @@ from proxy.storage.payloads import Payload
 from proxy.storage.usage import UsageRow, day_of
 from proxy.translate import codec
 from proxy.translate.codec import CREDENTIAL_KEYS
+from proxy.translate.jobs import reachable
 from proxy.translate.labels import label_of
 from proxy.translate.outputs import summary
 from proxy.translate.packs import Rewriting
@@ -178,10 +179,22 @@ def run_of(job: Job, end: JobEnd) -> JobRun:
         job.graph,
         job.account,
         end.ms,
-        ran=end.ran,
+        ran=end.node_times.keys() if end.followed else end.node_times.keys() | _uncached(job, end),
         failed=failed if isinstance(failed, str) else None,
         reported=end.prices,
     )
+
+
+def _uncached(job: Job, end: JobEnd) -> set[str]:
+    """Return the nodes that have run in a job that was not followed from its first node: if it has
+    succeeded, those that its outputs need."""
+    if end.outcome != "completed":
+        return set()
+    needed = reachable(job.graph, job.outputs_to_execute or None)
+    for type_, data in end.status["messages"]:
+        if type_ == "execution_cached":
+            needed.difference_update(data["nodes"])
+    return needed
 
 
 def without_nulls(job: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ live job as its one `Job`, and tells of it on the bus (`proxy.jobs.messages`) as
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -224,10 +224,10 @@ def is_shown(job: _Visible) -> bool:
 class JobEnd(msgspec.Struct, frozen=True):
     """How a job has ended (times in ms since 1970), of which its `HistoryEntry` is made.
 
-    `node_times` has of each node when it began and how long it ran, as far as events told it; `ran`
-    are all nodes that are known to have run. `prices` is what nodes report that they have cost
-    (millionths of a credit), `executed_by` what ran the job, as far as the cloud tells. `cost` is
-    what the job has cost as a whole.
+    `node_times` has of each node when it began and how long it ran; of a job that was not
+    `followed` from its first node some may be missing. `prices` is what nodes report
+    that they have cost (millionths of a credit), `executed_by` what ran the job, as far as the
+    cloud tells. `cost` is what the job has cost as a whole.
     """
 
     outcome: Outcome
@@ -237,7 +237,7 @@ class JobEnd(msgspec.Struct, frozen=True):
     started_at: int
     ended_at: int
     node_times: Mapping[str, tuple[int, int]] = {}
-    ran: Collection[str] = ()
+    followed: bool = False
     prices: Mapping[str, int] = {}
     executed_by: Mapping[str, Any] = {}
     cost: JobCost = JobCost()

@@ -97,15 +97,18 @@ def partner(name: str, **info: Any) -> NodeClass:
     return NodeClass(name, run, required, output_node=True, info={"api_node": True, **info})
 
 
+#: A price of 21.1 credits for each.
+BADGE = {
+    "engine": "jsonata",
+    "depends_on": {"widgets": [{"name": "number", "type": "INT"}]},
+    "expr": '{"type": "usd", "usd": 0.1 * widgets.number}',
+}
+
+
 async def test_the_price_of_a_class_is_an_estimate_and_without_it_the_cost_is_unknown(
     tmp_path: Path,
 ) -> None:
-    badge = {
-        "engine": "jsonata",
-        "depends_on": {"widgets": [{"name": "number", "type": "INT"}]},
-        "expr": '{"type": "usd", "usd": 0.1 * widgets.number}',
-    }
-    nodes = [partner("Priced", price_badge=badge), partner("Unpriced")]
+    nodes = [partner("Priced", price_badge=BADGE), partner("Unpriced")]
     graph = {
         "1": {"class_type": "Priced", "inputs": {"number": 2}},
         "2": {"class_type": "Unpriced", "inputs": {"number": 1}},
@@ -127,6 +130,23 @@ async def test_the_price_of_a_class_is_an_estimate_and_without_it_the_cost_is_un
         (day,) = (await client.get("proxy/api/usage"))[1]["usage"]
         assert day["unknown_costs"] == 1
         assert day["credits_estimated"] == pytest.approx(job["cost"]["credits"])
+
+
+async def test_a_partner_node_that_the_cloud_leaves_out_costs_nothing(tmp_path: Path) -> None:
+    graph = {
+        "1": {"class_type": "Priced", "inputs": {"number": 2}},
+        "2": {"class_type": "Priced", "inputs": {"number": 10}},
+    }
+    async with (
+        Simulator(extra_nodes=[partner("Priced", price_badge=BADGE)]) as simulator,
+        running_proxy(simulator, tmp_path / "data", validate_graphs=False) as proxy,
+        limited_member(proxy) as client,
+    ):
+        entry = await client.run(graph)
+        assert entry["prompt"][4] == ["1"]
+        _, job = await client.get(f"proxy/api/jobs/{entry['prompt'][1]}")
+        parts = [part for part in job["cost"]["parts"] if part["class"] == "Priced"]
+        assert [(part["nodes"], part["credits"]) for part in parts] == [(1, 42.2)]
 
 
 async def test_members_see_their_own_budgets_and_admins_all(proxy: Proxy) -> None:

@@ -117,32 +117,12 @@ def test_a_cached_output_node_is_executed_without_executing() -> None:
     assert states(commands) == [{"2": ("finished", 1, 1)}]
 
 
-FIRST = event("execution_cached", nodes=["1"])
-LAST = event("executing", node="3")
-
-
-@pytest.mark.parametrize(
-    ("events", "status", "ran"),
-    [
-        ([FIRST, LAST], "completed", {"3"}),
-        ([LAST], "completed", {"1", "2", "3"}),
-        ([], "completed", {"1", "2", "3"}),
-        ([LAST], "cancelled", {"3"}),
-        ([], "cancelled", set()),
-    ],
-)
-def test_without_its_first_event_all_nodes_ran_that_the_outputs_need(
-    events: list[Input], status: str, ran: set[str]
-) -> None:
-    graph = {
-        "1": {"class_type": "Flux", "inputs": {}},
-        "2": {"class_type": "Flux", "inputs": {"image": ["1", 0]}},
-        "3": {"class_type": "Save", "inputs": {"images": ["2", 0]}},
-        "4": {"class_type": "Flux", "inputs": {}},
-    }
-    commands = play(*events, done(status=status, outputs={}), graph=graph, outputs="3")
+@pytest.mark.parametrize("followed", [True, False])
+def test_a_job_is_followed_if_its_first_event_is_received(followed: bool) -> None:
+    first = [event("execution_cached", nodes=[])] if followed else []
+    commands = play(*first, event("executing", node="2"), done())
     [record] = [command for command in commands if isinstance(command, JobEnd)]
-    assert set(record.ran) == ran
+    assert record.followed is followed
 
 
 def test_the_history_entry_is_recorded_before_the_end_is_sent() -> None:

@@ -92,11 +92,28 @@ def test_a_cost_is_booked_on_the_day_of_the_end_with_its_sources() -> None:
     ]
 
 
+def test_without_events_all_nodes_ran_that_the_outputs_need_and_the_cache_lacks() -> None:
+    graph = {
+        "1": {"class_type": "Flux", "inputs": {}},
+        "2": {"class_type": "Flux", "inputs": {"image": ["1", 0]}},
+        "3": {"class_type": "Save", "inputs": {"images": ["2", 0]}},
+        "4": {"class_type": "Flux", "inputs": {}},
+    }
+    job = new("one", account="main", graph=graph, outputs_to_execute=("3",))
+    status = {"messages": [["execution_cached", {"nodes": ["1"]}], ["execution_success", {}]]}
+    end = JobEnd("completed", {}, status, {}, 1000, 2500)
+    assert set(run_of(job, end).ran) == {"2", "3"}
+    of_a_part = replace(end, node_times={"3": (1, 1)})
+    assert set(run_of(job, of_a_part).ran) == {"2", "3"}, "another engine heard of the others"
+    assert set(run_of(job, replace(of_a_part, followed=True)).ran) == {"3"}
+    assert set(run_of(job, replace(end, outcome="cancelled")).ran) == set()
+
+
 def test_the_cost_of_a_failed_job_depends_on_the_node_that_failed() -> None:
     job = new("one", account="main")
     status = {"messages": [["execution_error", {"node_id": "2"}]]}
     times = {"1": (0, 5), "2": (5, 5)}
-    end = JobEnd("failed", {}, status, {}, 1000, 2500, ran=times, prices={"1": 7})
+    end = JobEnd("failed", {}, status, {}, 1000, 2500, node_times=times, prices={"1": 7})
     run = run_of(job, end)
     assert (run.account, run.ms, set(run.ran), run.failed) == ("main", 1500, {"1", "2"}, "2")
     assert run.reported == {"1": 7}
