@@ -229,13 +229,12 @@ class JobLife:
     ) -> None:
         """Follow a job that the cloud has to its end; a new job's client gets its answer first."""
         worker = self._workers[job.account]
+        follower = self._follower(job, worker)
         node_errors = dict(found or {})
         if sent.node_errors:
             node_errors |= fill_node_errors(sent.node_errors)
         was_on_cloud = job.is_on_cloud
         self._take(job, sent, node_errors)
-        follower = self._follower(job, worker)
-        job.loaded.credentials = {}  # the cloud has them
         with worker.router.submission():  # its events wait until the id is known to be its own
             if new:
                 if node_errors:
@@ -266,6 +265,7 @@ class JobLife:
         if node_errors:
             changes["outputs_to_execute"] = output_nodes(job, node_errors, self._catalog.known)
         self._table.advance(job, JobState.SUBMITTED, **changes)
+        job.loaded.credentials = {}  # the cloud has them
         self._announcer.tell_status(job.member)
 
     async def _lead_to_end(
@@ -314,7 +314,6 @@ class JobLife:
     async def _cancel(self, job: Job, sent: Sent, *, new: bool) -> None:
         """Have the cloud end a job that its client cancelled while it was on its way."""
         self._take(job, sent, {})
-        job.loaded.credentials = {}
         if new:
             self._answers.accept(job.key)
         failures = 0

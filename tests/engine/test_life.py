@@ -8,12 +8,12 @@ from typing import Any
 
 import graphs
 import pytest
-from engine.rig import Catalog, running_engine
+from engine.rig import running_engine
 
 from proxy.costs.job_cost import JobCost, JobRun, Pricing
 from proxy.engine import life
 from proxy.jobs.messages import JobLeft, JobMessage, JobRecorded
-from proxy.simulator import Simulator, SocketFault
+from proxy.simulator import Simulator
 
 
 async def test_a_job_ends_in_the_history_and_leaves_its_slot_to_the_next(
@@ -85,36 +85,6 @@ async def test_the_cost_of_a_large_job_is_computed_in_a_thread(
         job, _ = await rig.submit(graphs.plain())
         assert (await rig.ended(job)).state == "succeeded"
     assert [thread is threading.main_thread() for thread in threads] == [limit == 100]
-
-
-async def test_without_events_the_outputs_that_the_cloud_left_out_have_not_run(
-    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    graph = {
-        **graphs.plain(),
-        "3": {
-            "class_type": "EmptyImage",
-            "inputs": {"width": -1, "height": 8, "batch_size": 1, "color": 0},
-        },
-        "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "a"}},
-    }
-    runs: list[JobRun] = []
-
-    def cost_of(_: Pricing, run: JobRun) -> JobCost:
-        runs.append(run)
-        return JobCost()
-
-    def known(_: Catalog, class_type: str) -> dict[str, Any]:
-        return {"output_node": class_type == "SaveImage"}
-
-    monkeypatch.setattr(Pricing, "cost_of", cost_of)
-    monkeypatch.setattr(Catalog, "known", known)
-    simulator.faults.add(SocketFault("lose"), times=None)
-    async with running_engine(simulator, tmp_path) as rig:
-        job, answer = await rig.submit(graph)
-        assert list(answer.node_errors) == ["3"]
-        assert (await rig.ended(job)).state == "succeeded"
-    assert [set(run.ran) for run in runs] == [{"1", "2"}]
 
 
 async def test_the_end_of_a_job_is_stored_with_its_running_time_in_the_fair_shares(
