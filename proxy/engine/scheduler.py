@@ -55,6 +55,8 @@ class Scheduler:
         self._used: Counter[str] = Counter()
         self._on_cloud: Counter[str] = Counter()
         self._busy: Counter[tuple[str, str | None]] = Counter()
+        #: What was learned of the accounts' slots when it was stored last.
+        self._stored: dict[str, int] = {}
         self._forecast: list[QueuePosition] | None = None
         self._before: dict[str, int] = {}
 
@@ -96,11 +98,13 @@ class Scheduler:
         )
 
     def ended(self, job: Job, seconds: float) -> Shares | None:
-        """Note for how many seconds a job ran. Return what is to be stored of it, `None` if a turn
-        costs the same however long the job runs."""
-        if not job.charge or self.shares.by == "jobs":
+        """Note for how many seconds a job ran. Return what is to be stored with its end, `None` if
+        that changes nothing: the turn of the job is stored, and costs no more for its running time.
+        """
+        if job.charge and self.shares.by == "time":
+            self.shares.ended(job.member, self._member(job.member).weight, job.charge, seconds)
+        elif job.charge and self._learnt == self._stored:
             return None
-        self.shares.ended(job.member, self._member(job.member).weight, job.charge, seconds)
         return self.shares_with(job)
 
     def _place(self, job: Job) -> None:
@@ -134,9 +138,14 @@ class Scheduler:
         self._unsaved.discard(job)
         unused = fsum(other.charge for other in self._unsaved if other.member == job.member)
         share = self.shares.state_of(job.member, unused / self._member(job.member).weight)
+        self._stored = self._learnt
+        return Shares(self.shares.now, {job.member: share}, self._stored)
+
+    @property
+    def _learnt(self) -> dict[str, int]:
+        """How many slots each account has, where that is learned."""
         slots = {name: account.slots for name, account in self._accounts.items()}
-        learnt = {name: its.count for name, its in slots.items() if not its.fixed}
-        return Shares(self.shares.now, {job.member: share}, learnt)
+        return {name: its.count for name, its in slots.items() if not its.fixed}
 
     def restore(self, kept: Shares) -> None:
         """Continue where `shares_with` left off."""
