@@ -56,6 +56,8 @@ Leave = Callable[[int, str, float], object]
 # The states of a connection. `_REST`: the answer was sent before the whole body was received.
 _IDLE, _HEADERS, _BODY, _ANSWER, _REST, _SOCKET, _REFUSED, _HANDSHAKE = range(8)
 _IDLE_STATES = (_IDLE, _HEADERS, _REST)
+#: The states that end by a timeout, which `check` looks after.
+_TIMED_STATES = (_HEADERS, _BODY, _REFUSED)
 
 
 class Connection(SlicedInput):
@@ -137,14 +139,8 @@ class Connection(SlicedInput):
         else:
             taken = _head_bytes(message) + body.total_bytes
             self._held.input = max(0, self._held.input - taken)
-        if self._state == _HEADERS:
-            self.manager.timed.discard(self)
-        self._since, self._received = self.manager.now(), 0
-        if body.is_eof():
-            self._state = _ANSWER
-        else:
-            self._state = _BODY
-            self.manager.timed.add(self)
+        self._received = 0
+        self._enter(_ANSWER if body.is_eof() else _BODY)
         self.way = STRAIGHT
         base, gated = self.services.options.base_path, self.services.members.has_members
         if base or (gated and may_have_token(message.path)):
@@ -169,11 +165,8 @@ class Connection(SlicedInput):
         """Note that an answer has been sent; aiohttp calls this."""
         if self._state not in (_BODY, _ANSWER):
             return
-        if self._state == _BODY:
-            self.manager.timed.discard(self)
         self.task = None
-        self._since = self.manager.now()
-        self._state = _IDLE if self._body is None or self._body.is_eof() else _REST
+        self._enter(_IDLE if self._body is None or self._body.is_eof() else _REST)
         if self.member is None or self.manager.draining:
             self.manager.answered(self)
         if not has_waiting_request(self):
@@ -181,7 +174,8 @@ class Connection(SlicedInput):
 
     def upgraded(self, leave: Leave) -> None:
         """Treat the connection as a websocket from now on; `leave` closes it."""
-        self._state, self._leave = _SOCKET, leave
+        self._leave = leave
+        self._enter(_SOCKET)
         if self.admission is not None and not self.admission.holds(self.services.members):
             self.revoke()  # its access ended during the handshake
         self._resume_input()
@@ -202,15 +196,19 @@ class Connection(SlicedInput):
             self.read_on()
         if self._state == _IDLE:
             if self._held.input > _SLACK:
-                self._await_headers()
+                self._enter(_HEADERS)
             else:
                 self._held.input = 0
         if self._held.allocation is not None:
             self._held.fits(self._allocate)
 
-    def _await_headers(self) -> None:
-        self._state, self._since = _HEADERS, self.manager.now()
-        self.manager.timed.add(self)
+    def _enter(self, state: int) -> None:
+        """Begin a state, and its timeout if it has one."""
+        self._state, self._since = state, self.manager.now()
+        if state in _TIMED_STATES:
+            self.manager.timed.add(self)
+        else:
+            self.manager.timed.discard(self)
 
     def _allocate(self) -> Allocation:
         budget = self.services.budget
@@ -248,15 +246,13 @@ class Connection(SlicedInput):
     def _check_body(self, now: float, timeout: float) -> None:
         body, transport = self._body, self.transport
         if body is None or transport is None or body.is_eof():
-            self._state = _ANSWER
-            self.manager.timed.discard(self)
+            self._enter(_ANSWER)
         elif 0 < timeout <= now - self._since:
             if self._received >= MIN_PROGRESS or not transport.is_reading():
                 self._since, self._received = now, 0
                 return
             log.info("body_timed_out", received=self._received)
-            self._state = _ANSWER
-            self.manager.timed.discard(self)
+            self._enter(_ANSWER)
             body.set_exception(
                 LocalError(
                     "request_timeout",
@@ -330,7 +326,7 @@ class Connection(SlicedInput):
 
     def refuse(self) -> None:
         """Answer whatever the client sends with a refusal."""
-        self._state, self._since = _REFUSED, self.manager.now()
+        self._enter(_REFUSED)
 
     def handshake_failed(self) -> None:
         """Forget a connection whose handshake has failed."""
@@ -347,7 +343,7 @@ class Connection(SlicedInput):
         self.on_loopback = is_loopback_address(here) and not self.peer.proxies
         if accepted:
             self._handshake = None
-            self._state, self._since = _IDLE, self.manager.now()
+            self._enter(_IDLE)
             super().connection_made(transport)
             return
         with_answer = self.manager.accept(self)
@@ -355,7 +351,6 @@ class Connection(SlicedInput):
             super().connection_made(transport)
             return
         self.transport = cast("asyncio.Transport", transport)
-        self.manager.timed.add(self)
         if not with_answer:
             self.transport.abort()
 
@@ -410,7 +405,7 @@ class Connection(SlicedInput):
     def _count_headers(self) -> None:
         """Count the input as headers that are not complete, and start their timeout."""
         if self._state == _IDLE:
-            self._await_headers()
+            self._enter(_HEADERS)
         if self._held.input > HEAD_LIMITS * self.max_field_size:
             log.info("headers_refused", received=self._held.input)
             self._answer_raw(HEADERS_TOO_LARGE)
