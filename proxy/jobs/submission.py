@@ -63,7 +63,7 @@ async def _next(answers: asyncio.Queue[JobAnswered], seconds: float) -> JobAnswe
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             return await answers.get()
-    return None
+    return None if answers.empty() else answers.get_nowait()  # it came as the time was over
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

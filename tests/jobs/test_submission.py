@@ -12,6 +12,7 @@ from jobs.samples import MEMBER, NoChecks, estimator
 from waiting import until
 
 from proxy.budget import MemoryBudget
+from proxy.jobs import submission
 from proxy.jobs.clients import Clients
 from proxy.jobs.messages import JobAnswered, JobProgress, JobReceived, JobReleased, SocketKnown
 from proxy.jobs.models import JobRequest
@@ -156,6 +157,20 @@ async def test_a_job_that_no_engine_starts_is_withdrawn(entrance: Entrance) -> N
     entrance.service.timeout = 0.0
     assert (await entrance.refusal("a")).type == "submission_withdrawn"
     assert await entrance.repository.get(MEMBER, "a") is None
+
+
+async def test_an_answer_that_comes_as_its_time_is_over_counts(
+    entrance: Entrance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "poll_interval", lambda _: 0.0)
+    entrance.service.timeout = 0.0
+
+    def answer(received: JobReceived) -> None:
+        refused = JobAnswered(received.key, error=LocalError("no_credits", "No."))
+        asyncio.get_running_loop().call_soon(entrance.bus.publish, "answers", refused)
+
+    entrance.answer = answer
+    assert (await entrance.refusal("a")).type == "no_credits"
 
 
 async def test_a_job_that_is_gone_without_a_trace_is_not_taken_up(entrance: Entrance) -> None:
