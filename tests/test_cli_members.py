@@ -247,6 +247,11 @@ def test_a_gateway_does_not_open_to_everybody_when_its_members_are_lost(
     assert str(tmp_path / MARKER) in complaint
 
 
+def test_a_member_that_is_refused_leaves_no_mark(run: Any, tmp_path: Path) -> None:
+    assert run("member", "add", "ann", "--restore")[0] == 2
+    assert not (tmp_path / MARKER).exists()
+
+
 async def test_the_last_member_may_be_removed_for_good(tmp_path: Path) -> None:
     for words in (("member", "add", "ann"), ("member", "remove", "ann")):
         code, _, _ = await command(*words, "--data-dir", str(tmp_path))

@@ -184,7 +184,7 @@ class Directory:
 
         The data of removed members are kept. With `restore` the new member may have the name of a
         removed one, and gets its data. Raises `DirectoryError` for an invalid name,
-        `NameTakenError`.
+        `NameTakenError`, and `UnknownMemberError` if there is none to restore.
         """
         if not _NAME.fullmatch(member.name):
             raise DirectoryError(
@@ -199,7 +199,6 @@ class Directory:
             self._roster.check_identities(new)
             return Change(members=[new])
 
-        await mark(self._marker, expected=True)
         return (await self._change(decide)).members[0]
 
     async def change(
@@ -230,7 +229,6 @@ class Directory:
             new = replace(member, name=name, identities=(identity,), created=self._ms())
             return Change(members=[new])
 
-        await mark(self._marker, expected=True)
         change = await self._change(decide)
         return change.members[0], is_new
 
@@ -298,11 +296,16 @@ class Directory:
         return change.revoked[0]
 
     async def _change(self, decide: Callable[[], Change]) -> Change:
-        """Write one change on the current revision; repeat it if another process was faster."""
+        """Write one change on the current revision; repeat it if another process was faster.
+
+        Before the first member is written the marker says that there are members.
+        """
         async with self._changing:
             while True:
                 await self._load_if_changed()
                 change = decide()
+                if change.members:
+                    await mark(self._marker, expected=True)
                 try:
                     await self._write(change)
                     break
