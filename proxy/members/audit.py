@@ -1,7 +1,7 @@
 """The audit record: who did what, when and from which address.
 
 An entry is `{"at", "action", "member", "address", …}`, with long values cut and secrets removed. It
-waits for a moment, so that the entries of many requests share a transaction. Entries are deleted
+is written at once; entries that come during a write share the next transaction. Entries are deleted
 after `audit_days`.
 """
 
@@ -37,9 +37,8 @@ MAX_WAITING = 10_000
 #: a burst. Other actions are not limited, so that none of an admin's gets lost among many entries.
 LIMITED = frozenset({"submit", "delete", "clear_queue", "interrupt", "cancel"})
 MAX_RATE, MAX_BURST = 20.0, 2000.0
-#: Seconds in which entries are gathered into one transaction, and before another attempt after a
-#: failed write.
-_GATHER, _RETRY_DELAY = 0.2, 1.0
+#: Seconds before another attempt after a failed write.
+_RETRY_DELAY = 1.0
 
 _DAY_MS = 86_400_000
 
@@ -143,7 +142,6 @@ class Audit:
         failing = False
         while True:
             await self._has_waiting.wait()
-            await asyncio.sleep(_GATHER)
             self._has_waiting.clear()
             try:
                 await self._flush()

@@ -156,7 +156,6 @@ async def test_a_crash_loses_no_job_and_the_command_tells_while_the_server_runs(
             client = Client(session, process.url)
             for color in range(5):
                 await client.run(graphs.plain(color))
-            await client.get("proxy/api/audit")  # writes the entries that wait for a moment
             await process.kill()
         async with serving(tmp_path, environment=before(simulator)) as process:
             client = Client(session, process.url)
@@ -182,7 +181,6 @@ async def test_a_crash_loses_no_job_and_the_command_tells_while_the_server_runs(
             table = await printed(tmp_path, "usage", "--from", "2026-01-01")
             assert "running seconds" in table
             assert LOCAL in table
-            await client.get("proxy/api/audit")
             entries = (
                 await printed(tmp_path, "audit", "--action", "submit", "--json")
             ).splitlines()

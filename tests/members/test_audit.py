@@ -116,17 +116,6 @@ async def test_the_newest_come_first_and_in_pages(record: Audit, clock: Clock) -
     assert await record.page(limit=1, action="sign_in") == []
 
 
-async def test_entries_of_a_moment_are_written_together(record: Audit, disk: Disk) -> None:
-    await record.start()
-    record.note("submit", member="alice")
-    for _ in range(10):  # requests that come one after the other
-        await asyncio.sleep(0)
-    record.note("cancel", member="bob")
-    await disk.written.wait()
-    assert len(await disk.record(limit=9)) == 2
-    await record.close()
-
-
 async def test_to_read_the_record_writes_nothing(record: Audit, disk: Disk) -> None:
     assert await record.page(limit=1) == []
     assert not disk.written.is_set()
