@@ -296,10 +296,11 @@ class JobLife:
         priced = partial(self._pricing.cost_of, run_of(job, ended.end))
         large = len(job.graph) > MAX_NODES_INLINE
         cost = await asyncio.to_thread(priced) if large else priced()
-        end = replace(ended.end, cost=cost)
+        end, scheduler = replace(ended.end, cost=cost), self._slots.scheduler
         if self._files.output_directory is not None:
             await self._files.output_directory.save(job.member, end.outputs)
-        await self._table.finish(job, end, self._slots.scheduler.ended(job, end.ms / 1000))
+        scheduler.ended(job, end.ms / 1000)
+        await self._table.finish(job, end, scheduler.shares_with(job))
         if end.outcome == "completed":
             self._run_times.learn(job.graph, end.node_times, job.member, end.ms)
         await self._announcer.flush()

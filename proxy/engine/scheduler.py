@@ -55,8 +55,6 @@ class Scheduler:
         self._used: Counter[str] = Counter()
         self._on_cloud: Counter[str] = Counter()
         self._busy: Counter[tuple[str, str | None]] = Counter()
-        #: What was learned of the accounts' slots when it was stored last.
-        self._stored: dict[str, int] = {}
         self._forecast: list[QueuePosition] | None = None
         self._before: dict[str, int] = {}
 
@@ -97,15 +95,10 @@ class Scheduler:
             sum(other.state is JobState.RUNNING for other in placed)
         )
 
-    def ended(self, job: Job, seconds: float) -> Shares | None:
-        """Note for how many seconds a job ran. Return what is to be stored with its end, `None` if
-        that changes nothing: the turn of the job is stored, and costs no more for its running time.
-        """
+    def ended(self, job: Job, seconds: float) -> None:
+        """Note for how many seconds a job ran."""
         if job.charge and self.shares.by == "time":
             self.shares.ended(job.member, self._member(job.member).weight, job.charge, seconds)
-        elif job.charge and self._learnt == self._stored:
-            return None
-        return self.shares_with(job)
 
     def _place(self, job: Job) -> None:
         if job not in self._placed:
@@ -138,14 +131,9 @@ class Scheduler:
         self._unsaved.discard(job)
         unused = fsum(other.charge for other in self._unsaved if other.member == job.member)
         share = self.shares.state_of(job.member, unused / self._member(job.member).weight)
-        self._stored = self._learnt
-        return Shares(self.shares.now, {job.member: share}, self._stored)
-
-    @property
-    def _learnt(self) -> dict[str, int]:
-        """How many slots each account has, where that is learned."""
         slots = {name: account.slots for name, account in self._accounts.items()}
-        return {name: its.count for name, its in slots.items() if not its.fixed}
+        learnt = {name: its.count for name, its in slots.items() if not its.fixed}
+        return Shares(self.shares.now, {job.member: share}, learnt)
 
     def restore(self, kept: Shares) -> None:
         """Continue where `shares_with` left off."""

@@ -15,7 +15,6 @@ from proxy.catalog.owners import Needs
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.fair_share import FairShare, JobQueue, MemberQueue
 from proxy.engine.scheduler import WAITS_FOR_CLIENT, WAITS_FOR_MODEL, Scheduler
-from proxy.jobs.models import FairBy
 from proxy.members.member import Limits, Member
 from proxy.storage.shares import Share, Shares
 from proxy.translate.errors import LocalError
@@ -334,44 +333,6 @@ def test_the_share_of_a_turn_that_is_not_stored_yet_is_not_kept() -> None:
         jobs.take(waiting, jobs.account_for(waiting, 0.0))  # type: ignore[arg-type]
     assert jobs.shares_with(first).members["anna"].start == 1.0
     assert jobs.shares_with(second).members["anna"].start == 2.0
-
-
-@pytest.mark.parametrize("fair_by", ["jobs", "time"])
-def test_an_end_is_stored_where_a_turn_costs_its_running_time(fair_by: FairBy) -> None:
-    account = Account("one", None, "")  # type: ignore[arg-type]
-    jobs, first = Scheduler({"one": account}, Member, fair_by), job("a")
-    jobs.take(first, account)
-    jobs.shares_with(first)
-    stored = jobs.ended(first, 7.0)
-    if fair_by == "jobs":
-        assert stored is None
-    else:
-        assert stored is not None
-        assert stored.members == {"anna": Share(7.0, 7.0)}
-
-
-def test_a_turn_that_was_given_back_is_stored_with_the_end() -> None:
-    account = Account("one", None, "")  # type: ignore[arg-type]
-    jobs, first = scheduler(account), job("a")
-    jobs.take(first, account)
-    assert jobs.shares_with(first).members == {"anna": Share(1.0)}
-    jobs.give_back(first)
-    stored = jobs.ended(first, 0.0)
-    assert stored is not None
-    assert stored.members == {"anna": Share(0.0)}
-
-
-def test_what_was_learnt_while_a_job_ran_is_stored_with_its_end() -> None:
-    account = Account("one", None, "")  # type: ignore[arg-type]
-    jobs, first, second = scheduler(account), job("a"), job("b")
-    for sent in (first, second):
-        jobs.take(sent, account)
-        jobs.shares_with(sent)
-    account.slots.running(2)
-    stored = jobs.ended(first, 7.0)
-    assert stored is not None
-    assert stored.slots == {"one": 2}
-    assert jobs.ended(second, 7.0) is None
 
 
 def test_a_restart_goes_on_with_shares_and_learnt_slots() -> None:
