@@ -54,7 +54,7 @@ from proxy.translate.packs import Failure, NodeFailedError
 
 log = structlog.get_logger(__name__)
 
-#: Above this many waiting inputs previews are dropped.
+#: Above this many waiting inputs pictures are dropped.
 _MAX_INPUTS = 64
 
 #: A larger preview is not kept for those who look at the dashboard.
@@ -121,6 +121,8 @@ class JobFollower:
     preview: Preview | None = None
     _progress: RunProgress | None = None
     _inbox: deque[Input] = field(default_factory=deque)
+    #: Whether the inbox waits for more than a turn: for the answer, or while an input is taken.
+    _is_held_up: bool = True
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _withdrawn: bool = False
     _abandoned: bool = False
@@ -178,7 +180,8 @@ class JobFollower:
     # --- inputs ----------------------------------------------------------------------------
 
     def post(self, happening: Input) -> None:
-        """Take what happened; while many inputs wait, previews are dropped."""
+        """Take what happened; while one input is long in its turn and many wait, pictures are
+        dropped."""
         view = self.localiser.view
         for what in [happening] if view is None else of_member(view, happening):
             match what:
@@ -187,7 +190,7 @@ class JobFollower:
                     self.slots.free(self.job)
                 case SnapshotReceived(snapshot=snapshot) if snapshot.ended:
                     self.slots.free(self.job)
-                case CloudPicture() if len(self._inbox) > _MAX_INPUTS:
+                case CloudPicture() if self._is_held_up and len(self._inbox) > _MAX_INPUTS:
                     continue
             self._inbox.append(what)
             self._news.set()
@@ -207,7 +210,9 @@ class JobFollower:
             reader = tasks.create_task(self._read_when_wanted(), name=name)
             while outcome is None and not self._withdrawn:
                 if self._inbox and self.job.answered:
+                    self._is_held_up = True
                     outcome = await self._take(self._inbox.popleft())
+                    self._is_held_up = False
                     taken += 1
                     if taken % _BATCH == 0:
                         await asyncio.sleep(0)  # let the sockets write

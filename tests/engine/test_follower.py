@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import gated
 import graphs
 import pytest
-from engine.rig import running_engine
+from engine.rig import Files, running_engine
 from stack import TIMEOUT
 from waiting import until
 
 from proxy.bus import BusMessage, EventBus
+from proxy.engine.tracker import EventReceived
 from proxy.jobs.messages import JobMessage, StepsMissed, StepsReceived
 from proxy.simulator import HttpFault, Simulator, SocketFault
 from proxy.translate import codec
+from proxy.translate.events import Preview
+from proxy.translate.frames import CloudPicture
 
 SUBMIT, DETAIL = "POST /api/prompt", "GET /api/jobs/{id}"
 
@@ -116,3 +120,39 @@ async def test_a_replica_that_has_missed_steps_gets_them_once_more(
         opened.set()
         await rig.ended(job)
         assert repeated(1, 0) == []
+
+
+@pytest.mark.parametrize("held_up", [False, True])
+async def test_pictures_give_way_only_while_an_input_takes_long(
+    simulator: Simulator,
+    tmp_path: Path,
+    opened: asyncio.Event,
+    monkeypatch: pytest.MonkeyPatch,
+    held_up: bool,
+) -> None:
+    localising, localised = asyncio.Event(), asyncio.Event()
+
+    async def localise(_: Files, *given: Any, **__: Any) -> Any:
+        localising.set()
+        await localised.wait()
+        return given[-1]
+
+    monkeypatch.setattr(Files, "localise", localise)
+    async with running_engine(simulator, tmp_path) as rig:
+        job, _ = await rig.submit(gated.GRAPH)
+        await until(lambda: "executing 1" in rig.messages_of(job))
+        follower = rig.engine._workers["default"].router.followers[job.cloud_id]
+        if held_up:
+            follower.post(EventReceived("executed", {"node": "2", "output": {}}))
+            await localising.wait()
+        for _ in range(200):  # at once, as from a full buffer
+            follower.post(CloudPicture(b"a picture", "image/jpeg", node_id="1"))
+        localised.set()
+        opened.set()
+        await rig.ended(job)
+        previews = [
+            message
+            for message in rig.received
+            if isinstance(message, JobMessage) and isinstance(message.message, Preview)
+        ]
+    assert len(previews) == (65 if held_up else 200)
