@@ -115,13 +115,10 @@ class RewrittenView(MemberView):
                 raise NodeFailedError(failed(node, self._graph, error)) from error
         return self._found[node]
 
-    def shows(self, image_type: str) -> bool:
-        """Return whether no client takes a preview for a result: it takes a PNG for one."""
-        return image_type != "image/png"
-
     async def preview(self, preview: Preview) -> Preview | None:
-        """Return a preview as JPEG, `None` for one that is too large."""
-        if self.shows(preview.image_type):
+        """Return a preview that no client takes for a result, as it does a PNG: that is made a
+        JPEG. `None` for one that is too large."""
+        if preview.image_type != "image/png":
             return preview
         work = partial(jpeg, preview.image)
         image = await self._files.picture_workers.run(self._member, 0, work)

@@ -92,9 +92,6 @@ class JobView(Protocol):
         `StorageError`.
         """
 
-    def shows(self, image_type: str) -> bool:
-        """Return whether previews of this type go to the client as they are."""
-
     async def preview(self, preview: Preview) -> Preview | None:
         """Return a preview that the client takes for one, `None` to leave it out."""
 
