@@ -20,6 +20,7 @@ from proxy.engine.tracker import (
 from proxy.jobs.models import Job
 from proxy.translate.codec import redact
 from proxy.translate.jobs import reachable
+from proxy.translate.output_files import OutputNode
 from proxy.translate.packs import Failure, JobView
 from proxy.translate.snapshots import Snapshot
 
@@ -101,11 +102,9 @@ class Localiser:
         messages = None if view is None else await view.result(node, output, account=job.account)
         if messages is not None:
             return messages
-        source = job.cloud_graph.get(node)
-        local = await self.files.outputs.localise(
-            job.member, job.prompt_id, node, source, output, account=job.account
-        )
-        return self._redacted(local)
+        in_graph = job.cloud_graph.get(node)
+        made_by = OutputNode(job.member, job.prompt_id, node, in_graph, job.account)
+        return self._redacted(await self.files.outputs.localise(made_by, output))
 
     def _redacted(self, value: T) -> T:
         return redact(value, *self.secrets.values, *self._own_secrets)

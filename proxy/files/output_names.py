@@ -32,7 +32,7 @@ from proxy.translate.assets import Asset, of_file
 from proxy.translate.errors import LocalError
 from proxy.translate.jobs import filename_prefix
 from proxy.translate.names import Place, hash_address
-from proxy.translate.output_files import OutputItem
+from proxy.translate.output_files import OutputItem, OutputNode
 
 _log = structlog.get_logger(__name__)
 
@@ -56,17 +56,6 @@ class _Present(NamedTuple):
 _NOTHING = _Present(frozenset(), 0)
 
 
-class _Job(NamedTuple):
-    """The node of a job that has an output."""
-
-    member: str
-    prompt_id: str
-    node_id: str
-    node: Mapping[str, Any] | None
-    prefix: str | None
-    account: str
-
-
 @dataclass(eq=False)
 class Outputs:
     """Gives names to outputs, and stores them; with `_with_ids` outputs have the ids of assets.
@@ -83,22 +72,12 @@ class Outputs:
     def __post_init__(self) -> None:
         self._given: LRUCache[tuple[str, str, str], list[GivenName]] = LRUCache(MAX_NODES)
 
-    async def localise(
-        self,
-        member: str,
-        prompt_id: str,
-        node_id: str,
-        node: Mapping[str, Any] | None,
-        output: Mapping[str, Any],
-        *,
-        account: str,
-    ) -> dict[str, Any]:
+    async def localise(self, node: OutputNode, output: Mapping[str, Any]) -> dict[str, Any]:
         """Return a node's output in local form, always the same for the same files.
 
         A file keeps its first name, whether the cloud's event or the job's detail came first.
         Raises `StorageError`; then no name was given.
         """
-        job = _Job(member, prompt_id, node_id, node, filename_prefix(node), account)
         shaped = output_files.with_core_keys(output) if "video" in output else output
         items = list(output_files.files(shaped))
         local = {
@@ -108,13 +87,13 @@ class Outputs:
         for item in items:
             local[item.key][item.position] = output_files.own_fields(item.item)
             has_uploads = has_uploads or item.item.get("type") == "input"
-        local = await self._namespace.revealed(member, local, prompt_id)
+        local = await self._namespace.revealed(node.member, local, node.prompt_id)
         if not items:
             return local
         if has_uploads:
-            places = await self._places_with_uploads(job, items)
+            places = await self._places_with_uploads(node, items)
         else:
-            places = await self._output_places(job, items)
+            places = await self._output_places(node, items)
         for item, (place, asset) in zip(items, places, strict=True):
             local[item.key][item.position] = {
                 "filename": posixpath.basename(place.path),
@@ -126,45 +105,48 @@ class Outputs:
         return local
 
     async def _places_with_uploads(
-        self, job: _Job, items: Sequence[OutputItem]
+        self, node: OutputNode, items: Sequence[OutputItem]
     ) -> list[AssetPlace]:
         """Return the member's place of each item. An upload that a node passes on stays one."""
-        uploads = [await self._upload(job, item) for item in items]
+        uploads = [await self._upload(node, item) for item in items]
         mine = [item for item, upload in zip(items, uploads, strict=True) if upload is None]
-        places = iter(await self._output_places(job, mine) if mine else ())
+        places = iter(await self._output_places(node, mine) if mine else ())
         return [next(places) if upload is None else upload for upload in uploads]
 
-    async def _upload(self, job: _Job, item: OutputItem) -> AssetPlace | None:
+    async def _upload(self, node: OutputNode, item: OutputItem) -> AssetPlace | None:
         """Return the member's place of an upload, `None` for another file."""
         if item.item.get("type") != "input":
             return None
 
         def find(files: FileUnit) -> AssetPlace | None:
-            written = (files.written_names(job.member, job.prompt_id) or {}).get(item.cloud_name)
-            place = (written and self._namespace.written_place(job.member, written)) or None
-            record = None if place is None else files.get(job.member, place)
+            written = (files.written_names(node.member, node.prompt_id) or {}).get(item.cloud_name)
+            place = (written and self._namespace.written_place(node.member, written)) or None
+            record = None if place is None else files.get(node.member, place)
             if record is None and place is not None and hash_address(place.path) is None:
                 return AssetPlace(place, None)  # in the input directory
-            record = record or files.upload_named(job.member, item.cloud_name)
+            record = record or files.upload_named(node.member, item.cloud_name)
             if record is None:
                 return None
-            return AssetPlace(record.place, files.assets.newest_at(job.member, record.place))
+            return AssetPlace(record.place, files.assets.newest_at(node.member, record.place))
 
         return await self._library.files.read(find)
 
-    async def _output_places(self, job: _Job, items: Sequence[OutputItem]) -> list[AssetPlace]:
-        key = job.member, job.prompt_id, job.node_id
+    async def _output_places(
+        self, node: OutputNode, items: Sequence[OutputItem]
+    ) -> list[AssetPlace]:
+        key = node.member, node.prompt_id, node.id
         given = self._given.get(key)
         if given is not None and (known := known_places(items, given)) is not None:
             return known
         sizes = [(0, 0)] * len(items)
-        if job.prefix is not None and names.needs_size(job.prefix):
-            sizes = await self._sizes(job, items, given)
+        prefix = filename_prefix(node.in_graph)
+        if prefix is not None and names.needs_size(prefix):
+            sizes = await self._sizes(node, items, given)
         present: dict[tuple[str, str], _Present] = {}
         if self._folder is not None:
-            present = await self._present(self._folder, job, items, sizes)
+            present = await self._present(self._folder, node, items, sizes)
         places, records, kept = await self._library.files.write(
-            lambda files: self._give(files, job, items, sizes, present)
+            lambda files: self._give(files, node, items, sizes, present)
         )
         self._namespace.written(records)
         self._given[key] = kept
@@ -175,19 +157,19 @@ class Outputs:
     async def _present(
         self,
         folder: DiskFolder,
-        job: _Job,
+        node: OutputNode,
         items: Sequence[OutputItem],
         sizes: Sequence[tuple[int, int]],
     ) -> dict[tuple[str, str], _Present]:
         """Return by subfolder and stem the files on the disk that names of outputs may meet."""
         wanted = dict.fromkeys(
-            self._pattern(job, item, "output", size)[:2]
+            self._pattern(node, item, "output", size)[:2]
             for item, size in zip(items, sizes, strict=True)
-            if output_files.output_type(item.item, job.node) == "output"
+            if output_files.output_type(item.item, node.in_graph) == "output"
         )
         try:
             async with asyncio.timeout(PRESENT_TIMEOUT):
-                return await folder.run(_find_present, folder, job.member, wanted)
+                return await folder.run(_find_present, folder, node.member, wanted)
         except OSError as error:  # a timeout is one
             _log.warning("output_names_failed", reason=error.strerror or "timeout")
             return {}
@@ -195,7 +177,7 @@ class Outputs:
     def _give(
         self,
         files: FileUnit,
-        job: _Job,
+        node: OutputNode,
         items: Sequence[OutputItem],
         sizes: Sequence[tuple[int, int]],
         present: Mapping[tuple[str, str], _Present],
@@ -204,8 +186,8 @@ class Outputs:
 
         Runs in a thread of the database's.
         """
-        files.lock_names(job.member)
-        given = _given(files, job)
+        files.lock_names(node.member)
+        given = _given(files, node)
         matched = matching_names(items, given)
         places: list[AssetPlace] = []
         records: dict[Place, FileRecord] = {}
@@ -216,44 +198,44 @@ class Outputs:
             hash_ = self._library.contents.hash_by_name(cloud_name)
             id_: str | None
             if name is None:
-                place = self._free_place(files, job, item, size, records, present)
+                place = self._free_place(files, node, item, size, records, present)
                 id_ = str(uuid4())
                 at, content = round(self._now() * 1e6), (hash_, None)
-                asset = of_file(job.member, id_, place, at, content=content, job=job.prompt_id)
+                asset = of_file(node.member, id_, place, at, content=content, job=node.prompt_id)
                 assets.append(asset)
             else:
                 place, id_ = Place(name.type, name.path), name.asset
                 if not is_better(cloud_name, name.cloud_name):
                     cloud_name = name.cloud_name
                 else:
-                    files.assets.learn(job.member, place, hash_, None)
+                    files.assets.learn(node.member, place, hash_, None)
             places.append(AssetPlace(place, id_))
             kept.append(GivenName(item.key, item.position, cloud_name, place.type, place.path, id_))
             if name is None or cloud_name != name.cloud_name:
-                records[place] = self._record(job, item, place, cloud_name)
+                records[place] = self._record(node, item, place, cloud_name)
         written = list(records.values())
         files.put(written)
         files.assets.add_many(assets)
-        files.put_given(job.member, job.prompt_id, job.node_id, msgspec.json.encode(kept))
+        files.put_given(node.member, node.prompt_id, node.id, msgspec.json.encode(kept))
         return places, written, kept
 
     def _free_place(
         self,
         files: FileUnit,
-        job: _Job,
+        node: OutputNode,
         item: OutputItem,
         size: tuple[int, int],
         taken: Mapping[Place, object],
         present: Mapping[tuple[str, str], _Present],
     ) -> Place:
         """Return the next free name by ComfyUI's counter."""
-        type_ = output_files.output_type(item.item, job.node)
-        subfolder, stem, tail = self._pattern(job, item, type_, size)
+        type_ = output_files.output_type(item.item, node.in_graph)
+        subfolder, stem, tail = self._pattern(node, item, type_, size)
         folder = Place(type_, subfolder)
         on_disk = (present if type_ == "output" else {}).get((subfolder, stem), _NOTHING)
         number = 0
         if tail is not None:
-            number = max(files.next_number(job.member, folder, stem), on_disk.last_number + 1)
+            number = max(files.next_number(node.member, folder, stem), on_disk.last_number + 1)
         while True:
             if tail is not None:
                 filename = names.counted(stem, number, tail)
@@ -261,21 +243,21 @@ class Outputs:
                 filename = names.numbered(stem, number) if number else stem
             place = Place(type_, posixpath.join(subfolder, filename))
             used = filename in on_disk.names or place in taken
-            if not used and not files.is_taken(job.member, place):
+            if not used and not files.is_taken(node.member, place):
                 return place
             number += 1
 
     def _pattern(
-        self, job: _Job, item: OutputItem, type_: str, size: tuple[int, int]
+        self, node: OutputNode, item: OutputItem, type_: str, size: tuple[int, int]
     ) -> tuple[str, str, str | None]:
         """Return subfolder, stem and tail of a name; without a tail the stem is the whole name."""
         shown = display_name(item)
-        prefix = job.prefix
-        ending = output_files.extension(item.cloud_name, item.key, job.node)
+        prefix = filename_prefix(node.in_graph)
+        ending = output_files.extension(item.cloud_name, item.key, node.in_graph)
         tail: str | None = ending if item.key == "gifs" else f"_{ending}"
         if prefix is None:
             temporary = type_ == "temp"
-            prefix = names.temp_stem(job.prompt_id, job.node_id) if temporary else "ComfyUI"
+            prefix = names.temp_stem(node.prompt_id, node.id) if temporary else "ComfyUI"
         expanded = names.expand(
             prefix, time.localtime(self._now()), width=size[0], height=size[1]
         ).replace("%batch_num%", str(item.position))
@@ -292,32 +274,34 @@ class Outputs:
             return "", "ComfyUI", f"_{ending}"
         return names.resolve(type_, subfolder) or "", stem.replace("\\", "/").split("/")[-1], tail
 
-    def _record(self, job: _Job, item: OutputItem, place: Place, cloud_name: str) -> FileRecord:
+    def _record(
+        self, node: OutputNode, item: OutputItem, place: Place, cloud_name: str
+    ) -> FileRecord:
         stated = item.item.get("type")
         return make_record(
-            job.member,
+            node.member,
             place,
             cloud_name=cloud_name,
             cloud_type=stated if stated in names.TYPES else place.type,
             modified=self._now(),
-            account=job.account,
-            job=job.prompt_id,
+            account=node.account,
+            job=node.prompt_id,
         )
 
     async def _sizes(
-        self, job: _Job, items: Sequence[OutputItem], given: Sequence[GivenName] | None
+        self, node: OutputNode, items: Sequence[OutputItem], given: Sequence[GivenName] | None
     ) -> list[tuple[int, int]]:
         """Return width and height of the pictures that get a name by them, of others 0 and 0."""
         if given is None:
-            given = await self._library.files.read(lambda files: _given(files, job))
+            given = await self._library.files.read(lambda files: _given(files, node))
         return [
-            (0, 0) if name or display_name(item) else await self._size(job, item)
+            (0, 0) if name or display_name(item) else await self._size(node, item)
             for item, name in zip(items, matching_names(items, given), strict=True)
         ]
 
-    async def _size(self, job: _Job, item: OutputItem) -> tuple[int, int]:
+    async def _size(self, node: OutputNode, item: OutputItem) -> tuple[int, int]:
         """Return width and height of a picture, 0 and 0 if they are unknown."""
-        record = self._record(job, item, Place("output", "unnamed"), item.cloud_name)
+        record = self._record(node, item, Place("output", "unnamed"), item.cloud_name)
         try:
             async with asyncio.timeout(MEASURE_TIMEOUT):
                 lease = await self._library.whole(record, ahead=True)
@@ -346,7 +330,7 @@ def _find_present(
     return found
 
 
-def _given(files: FileUnit, job: _Job) -> list[GivenName]:
+def _given(files: FileUnit, node: OutputNode) -> list[GivenName]:
     """Return the names that the node's files have."""
-    data = files.given(job.member, job.prompt_id, job.node_id)
+    data = files.given(node.member, node.prompt_id, node.id)
     return [] if data is None else msgspec.json.decode(data, type=list[GivenName])

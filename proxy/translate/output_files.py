@@ -20,6 +20,16 @@ _CLOUD_KEYS = frozenset(
 _TEMPORARY = frozenset({"PreviewImage", "PreviewAudio", "PreviewVideo", "MaskPreview"})
 
 
+class OutputNode(NamedTuple):
+    """A node of a job that has an output; `in_graph` is what the graph has under its `id`."""
+
+    member: str
+    prompt_id: str
+    id: str
+    in_graph: Mapping[str, Any] | None
+    account: str
+
+
 class OutputItem(NamedTuple):
     """A file of an output as the cloud reports it: the entry at `position` under `key`."""
 

@@ -12,6 +12,7 @@ from proxy.engine.tracker import EventReceived, GiveUp, SnapshotReceived
 from proxy.jobs.models import Job
 from proxy.translate.codec import REDACTED
 from proxy.translate.frames import CloudPicture
+from proxy.translate.output_files import OutputNode
 from proxy.translate.packs import Failure
 from proxy.translate.snapshots import Snapshot
 
@@ -36,10 +37,8 @@ class Files:
     async def reveal(self, _member: str, value: Any, _job: str | None = None) -> Any:
         return _renamed(value)
 
-    async def localise(
-        self, _member: str, prompt_id: str, node: str, _node: Any, output: Any, *, account: str
-    ) -> Any:
-        return {**_renamed(output), "of": [prompt_id, node, account]}
+    async def localise(self, node: OutputNode, output: Any) -> Any:
+        return {**_renamed(output), "of": [node.prompt_id, node.id, node.account]}
 
 
 def _renamed(value: Any) -> Any:

@@ -24,6 +24,7 @@ from proxy.cloud.errors import CloudRefused
 from proxy.files.service import Files
 from proxy.observations import AccountObservations
 from proxy.storage.files import FileRecord
+from proxy.translate.output_files import OutputNode
 
 RECORDINGS = Path(__file__).parent.parent / "recordings"
 
@@ -117,7 +118,7 @@ async def output_of(
 ) -> FileRecord:
     """The record of an output that an account has made."""
     output, job = {"images": [item(cloud_name, **more)]}, f"job {account} {cloud_name}"
-    local = await files.outputs.localise("local", job, "9", None, output, account=account)
+    local = await files.outputs.localise(OutputNode("local", job, "9", None, account), output)
     return await record_of(files, local["images"][0]["filename"], "output")
 
 

@@ -23,6 +23,7 @@ from proxy.files.service import Files
 from proxy.storage.files import FileRecord, FileRepository
 from proxy.translate.errors import LocalError
 from proxy.translate.names import TYPES, view_place
+from proxy.translate.output_files import OutputNode
 
 T = TypeVar("T")
 
@@ -133,7 +134,7 @@ class LikeADisk(RuleBasedStateMachine):
             return
         job = str(len(self.jobs))
         local = self.run(
-            self.files.outputs.localise(member, job, "9", node, output, account="default")
+            self.files.outputs.localise(OutputNode(member, job, "9", node, "default"), output)
         )
         shown = [
             f"{image['subfolder']}/{image['filename']}".lstrip("/") for image in local["images"]
@@ -147,7 +148,9 @@ class LikeADisk(RuleBasedStateMachine):
             member, job, node, output, local = data.draw(st.sampled_from(self.jobs))
             assert (
                 self.run(
-                    self.files.outputs.localise(member, job, "9", node, output, account="default")
+                    self.files.outputs.localise(
+                        OutputNode(member, job, "9", node, "default"), output
+                    )
                 )
                 == local
             )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from proxy.files.given_names import GivenName, known_places, matching_names
 from proxy.files.service import Files
 from proxy.storage.database import StorageError
-from proxy.translate.output_files import OutputItem
+from proxy.translate.output_files import OutputItem, OutputNode
 
 
 def save(prefix: Any = "ComfyUI", class_type: str = "SaveImage") -> dict[str, Any]:
@@ -28,7 +28,7 @@ PREVIEW = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
 async def localised(
     files: Files, output: dict[str, Any], node: Any, job: str = "job", member: str = "local"
 ) -> dict[str, Any]:
-    return await files.outputs.localise(member, job, "9", node, output, account="default")
+    return await files.outputs.localise(OutputNode(member, job, "9", node, "default"), output)
 
 
 async def names(
