@@ -105,15 +105,19 @@ class _Entry(Struct):
 class CacheLease:
     """Keeps a content in the cache until it is released or garbage collected.
 
-    Created under the cache's mutex. A second `release` does nothing.
+    Created under the cache's mutex.
     """
 
     def __init__(self, cache: Cache, key: str, entry: _Entry) -> None:
         self.path = cache.path_of(key)
         self.size = entry.size
         entry.users += 1
-        self.release = weakref.finalize(self, cache._leave, key, entry)
-        self.release.atexit = False
+        self._release = weakref.finalize(self, cache._leave, key, entry)
+        self._release.atexit = False
+
+    def release(self) -> None:
+        """Allow the removal of the content. A second call does nothing."""
+        self._release()
 
 
 class CacheFullError(OSError):

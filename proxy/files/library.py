@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 from weakref import WeakValueDictionary
@@ -165,21 +166,26 @@ class Library:
                 if account not in sent:
                     yield account, record.cloud_name, record.cloud_type
 
+    @asynccontextmanager
     async def whole(
         self, record: FileRecord, *, kept: bool = False, ahead: bool = False
-    ) -> CacheLease:
-        """Return the complete content, whose file stays on disk while the lease exists. Others may
-        have the same lease: it is not to be released. Raises `LocalError`.
+    ) -> AsyncIterator[CacheLease]:
+        """Yield the complete content, whose file stays on disk during the block. Raises
+        `LocalError`.
 
         With `kept` it is not downloaded from an account. `ahead` says that nobody waits for it.
         """
         origin = await self._origin(record, kept=kept, ahead=ahead)
         if isinstance(origin, CacheLease):
-            return origin
+            try:
+                yield origin
+            finally:
+                origin.release()
+            return
         await origin.wait()
         if origin.lease is None:
             raise unavailable(record.filename, broken(origin)) from origin.error
-        return origin.lease
+        yield origin.lease
 
     def fetch_ahead(self, record: FileRecord) -> None:
         """Start to download a new output if the setting says so, without waiting."""
@@ -188,8 +194,12 @@ class Library:
 
     async def _fetch_quietly(self, record: FileRecord) -> None:
         try:
-            async with self._turn, asyncio.timeout(PREFETCH_TIMEOUT):
-                self._note(record, await self.whole(record, ahead=True))
+            async with (
+                self._turn,
+                asyncio.timeout(PREFETCH_TIMEOUT),
+                self.whole(record, ahead=True) as lease,
+            ):
+                self._note(record, lease)
         except (LocalError, StorageError, TimeoutError) as error:
             _log.info("output_prefetch_failed", reason=str(error))
 
