@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any, TypeAlias, TypeVar
 
 from proxy.translate.names import Place, is_hash_name, split_annotated, written_place
@@ -43,7 +44,7 @@ def substitute(
             return [renamed(shape, name, item) for item in value]
         return value
 
-    sent = {}
+    shapes, sent = cache(shapes), {}
     for node_id, node in graph.items():
         sent[node_id] = node
         if inputs := inputs_of(node):
@@ -59,6 +60,7 @@ def file_strings(graph: Mapping[str, Any], shapes: Shapes) -> set[str]:
     Those are the ones that `substitute` may replace, and whatever names a content as the cloud
     does. Other free text and the choices of a class are not among them.
     """
+    shapes = cache(shapes)  # a graph may have more classes than the catalog keeps at hand
     found: set[str] = set()
     for node in graph.values():
         shape = _shape_of(node, shapes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -79,6 +80,7 @@ def validate(
     `targets` are the output nodes that are asked for (`partial_execution_targets`), `None` for
     all. `has_file` says whether the member may use a file, by its name as it stands in the graph.
     """
+    shape = cache(shape)  # a graph may have more classes than the catalog keeps at hand
     shapes: dict[str, Shape] = {}
     wanted: list[str] = []
     for node_id, node in graph.items():

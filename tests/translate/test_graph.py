@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -21,7 +21,8 @@ from proxy.translate.jobs import (
     written_names,
 )
 from proxy.translate.names import Place, written_place
-from proxy.translate.shapes import Shape, shape_of
+from proxy.translate.shapes import Shape, Shapes, shape_of
+from proxy.translate.validation import validate
 
 FILES = {
     Place("input", "cat.png"): "aa.png",
@@ -214,6 +215,29 @@ def test_only_what_may_name_a_file_is_looked_up(
 ) -> None:
     graph = {"1": {"class_type": class_type, "inputs": inputs}}
     assert file_strings(graph, shapes) == found
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        file_strings,
+        lambda graph, shapes: substitute(graph, shapes=shapes, cloud_name=FILES.get),
+        lambda graph, shapes: validate(graph, None, shapes, has_file=lambda _: True),
+    ],
+    ids=["file_strings", "substitute", "validate"],
+)
+def test_each_class_of_a_graph_is_read_once(
+    read: Callable[[dict[str, Any], Shapes], object],
+) -> None:
+    asked: list[str] = []
+
+    def noted(name: str) -> Shape | None:
+        asked.append(name)
+        return shapes(name)
+
+    node = {"class_type": "LoadImage", "inputs": {"image": "cat.png"}}
+    read({"1": node, "2": node, "3": node}, noted)
+    assert asked == ["LoadImage"]
 
 
 def _blank(value: Any) -> Any:
