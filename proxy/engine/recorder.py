@@ -176,11 +176,16 @@ class JobRecorder:
         changed, self._changed = self._changed, {}
         shares, self._shares = self._shares, None
         starts = dict(self._starts)
+        changes, sent = [], []
+        for order, job in changed.items():
+            changes.append((order, changes_of(job)))
+            if job.cloud_id:
+                sent.append(order)
         try:
             gone = await self._write(
                 self.jobs.update(
-                    [(order, changes_of(job)) for order, job in changed.items()],
-                    sent=[order for order, job in changed.items() if job.cloud_id],
+                    changes,
+                    sent=sent,
                     shares=shares,
                     messages=list(starts.values()),
                     fence=self.term.fence,

@@ -131,8 +131,11 @@ class Scheduler:
         self._unsaved.discard(job)
         unused = fsum(other.charge for other in self._unsaved if other.member == job.member)
         share = self.shares.state_of(job.member, unused / self._member(job.member).weight)
-        slots = {name: account.slots for name, account in self._accounts.items()}
-        learnt = {name: its.count for name, its in slots.items() if not its.fixed}
+        learnt = {
+            name: account.slots.count
+            for name, account in self._accounts.items()
+            if not account.slots.fixed
+        }
         return Shares(self.shares.now, {job.member: share}, learnt)
 
     def restore(self, kept: Shares) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
-from itertools import count, takewhile
+from itertools import count
 from typing import Any, Protocol
 
 import structlog
@@ -258,8 +258,13 @@ class JobTable:
 
     def ending_before(self, run: FollowedJob) -> list[FollowedJob]:
         """Return what follows previous jobs of a member that are about to end."""
-        previous = takewhile(lambda other: other is not run, self.runs_of(run.job.member))
-        return [other for other in previous if other.ending]
+        ending = []
+        for other in self.runs_of(run.job.member):
+            if other is run:
+                break
+            if other.ending:
+                ending.append(other)
+        return ending
 
 
 def _check_transition(job: Job, state: JobState) -> None:
