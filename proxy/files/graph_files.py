@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -54,7 +54,7 @@ class GraphFiles:
         *,
         shapes: Shapes,
         account: str,
-        job: str | None = None,
+        job: str,
     ) -> dict[str, Any]:
         """Return the graph with the account's names of files, and send missing files to it.
 
@@ -76,54 +76,45 @@ class GraphFiles:
         *,
         shapes: Shapes,
         account: str,
-        job: str | None,
+        job: str,
         large: bool,
     ) -> dict[str, Any]:
         """Return a graph that may name files as `substitute`; a `large` one takes threads."""
         places: dict[Place, None] = {}
 
-        async def substituted(cloud_name: Callable[[Place], str | None]) -> dict[str, Any]:
-            work = partial(
-                jobs.substitute,
-                graph,
-                shapes=shapes,
-                cloud_name=cloud_name,
-                place_of=partial(self.namespace.written_place, member),
-            )
+        async def run(work: Callable[[], T]) -> T:
             return await asyncio.to_thread(work) if large else work()
+
+        async def substituted(cloud_name: Callable[[Place], str | None]) -> dict[str, Any]:
+            return await run(
+                partial(
+                    jobs.substitute,
+                    graph,
+                    shapes=shapes,
+                    cloud_name=cloud_name,
+                    place_of=partial(self.namespace.written_place, member),
+                )
+            )
 
         await substituted(lambda place: places.setdefault(place))
         named: dict[Place, FileRecord] = {}
         for part in _parts(places):
             named |= await self.namespace.get_many(member, part)
-        if not named:
-            await self._keep_written(member, job, graph, graph, large=large)
-            return graph
-        await self.uploads.ensure_sent(named.values(), account)
-        on_disk = {place: record for place, record in named.items() if record.account == ON_DISK}
-        named = {**await self.namespace.get_many(member, named), **on_disk}
-        cloud_names = {
-            place: await self.uploads.name_at(record, account) for place, record in named.items()
-        }
-        sent = await substituted(cloud_names.get)
-        await self._keep_written(member, job, graph, sent, large=large)
+        sent = graph
+        if named:
+            await self.uploads.ensure_sent(named.values(), account)
+            on_disk = {
+                place: record for place, record in named.items() if record.account == ON_DISK
+            }
+            named = {**await self.namespace.get_many(member, named), **on_disk}
+            cloud_names = {
+                place: await self.uploads.name_at(record, account)
+                for place, record in named.items()
+            }
+            sent = await substituted(cloud_names.get)
+        written = await run(partial(jobs.written_names, graph, sent))
+        await self.namespace.put_written_names(member, job, written)
         return sent
-
-    async def _keep_written(
-        self,
-        member: str,
-        job: str | None,
-        graph: Mapping[str, Any],
-        sent: Mapping[str, Any],
-        *,
-        large: bool,
-    ) -> None:
-        if job is not None:
-            if large:
-                written = await asyncio.to_thread(jobs.written_names, graph, sent)
-            else:
-                written = jobs.written_names(graph, sent)
-            await self.namespace.put_written_names(member, job, written)
 
     async def owned(
         self, member: str, strings: Collection[str], *, private: bool

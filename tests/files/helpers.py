@@ -127,7 +127,9 @@ async def loaded(
 ) -> Any:
     """What the account is told to load for a member's name."""
     graph = {"1": {"class_type": "LoadImage", "inputs": {"image": value}}}
-    sent = await files.graphs.substitute(member, graph, shapes=lambda _: None, account=account)
+    sent = await files.graphs.substitute(
+        member, graph, shapes=lambda _: None, account=account, job="sent"
+    )
     return sent["1"]["inputs"]["image"]
 
 

@@ -160,7 +160,9 @@ class LikeADisk(RuleBasedStateMachine):
         written = f"{subfolder}/{name} [{type_}]" if subfolder else f"{name} [{type_}]"
         graph = {"1": {"class_type": "LoadImage", "inputs": {"image": written}}}
         sent = self.run(
-            self.files.graphs.substitute(member, graph, shapes=lambda _: None, account="default")
+            self.files.graphs.substitute(
+                member, graph, shapes=lambda _: None, account="default", job="sent"
+            )
         )
         value = sent["1"]["inputs"]["image"]
         root = self.disks[member].base / type_
