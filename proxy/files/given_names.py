@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,10 @@ from proxy.files.content_index import hash_in
 from proxy.translate import names
 from proxy.translate.names import Place
 from proxy.translate.output_files import OutputItem
+
+
+#: What a name and a file are compared by: parts of key, index and cloud name.
+_ALL, _CLOUD_NAME, _PLACE = slice(3), slice(2, 3), slice(2)
 
 
 class GivenName(msgspec.Struct, frozen=True):
@@ -53,26 +58,31 @@ def matching_names(
 ) -> list[GivenName | None]:
     """Return the name that each file has already, or `None`.
 
-    A file is matched by its cloud name. If an event and the job's detail have different names of
-    it, it is matched by key and index, unless both names are hashes.
+    A file is matched by its cloud name, of several such names by that at its key and index. If an
+    event and the job's detail have different names of it, it is matched by key and index, unless
+    both names are hashes.
     """
-    free = list(given)
-    matched: list[GivenName | None] = []
-    for item in items:
-        name = next((name for name in free if name.cloud_name == item.cloud_name), None)
-        matched.append(name)
-        if name is not None:
-            free.remove(name)
-    for number, item in enumerate(items):
-        if matched[number] is not None:
-            continue
-        for name in free:
-            is_there = (name.key, name.index) == (item.key, item.position)
-            if is_there and not (hash_in(item.cloud_name) and hash_in(name.cloud_name)):
-                matched[number] = name
-                free.remove(name)
-                break
+    free = dict(enumerate(given))
+    matched: list[GivenName | None] = [None] * len(items)
+    for part in (_ALL, _CLOUD_NAME, _PLACE):
+        candidates = defaultdict[object, deque[int]](deque)
+        for number, name in free.items():
+            candidates[(name.key, name.index, name.cloud_name)[part]].append(number)
+        for at, item in enumerate(items):
+            if matched[at] is not None:
+                continue
+            numbers = candidates[(item.key, item.position, item.cloud_name)[part]]
+            for number in numbers:
+                if _may_be_same(item.cloud_name, free[number].cloud_name):
+                    matched[at] = free.pop(number)
+                    numbers.remove(number)
+                    break
     return matched
+
+
+def _may_be_same(name: str, other: str) -> bool:
+    """Return whether two cloud names may be of one file: different hashes are not."""
+    return name == other or not (hash_in(name) and hash_in(other))
 
 
 def is_better(new: str, old: str) -> bool:

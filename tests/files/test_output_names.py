@@ -74,6 +74,17 @@ async def test_identical_pictures_of_a_batch_have_a_name_each(
     ]
 
 
+async def test_identical_pictures_keep_their_names_when_only_some_are_reported_again(
+    open_files: OpenFiles, cloud: MemoryCloud
+) -> None:
+    red = item(cloud.add(RED))
+    output = {"images": [red, red], "gifs": [red]}
+    first = await localised(await open_files(), output, save())
+    for part in ({"images": [red]}, {"gifs": [red]}, output):
+        again = await localised(await open_files(), part, save())  # after a restart
+        assert again == {key: first[key][: len(files)] for key, files in part.items()}
+
+
 async def test_asking_again_changes_nothing_though_the_proxy_restarts(
     open_files: OpenFiles, cloud: MemoryCloud
 ) -> None:
