@@ -13,7 +13,6 @@ from proxy.translate import names
 from proxy.translate.names import Place
 from proxy.translate.output_files import OutputItem
 
-
 #: What a name and a file are compared by: parts of key, index and cloud name.
 _ALL, _CLOUD_NAME, _PLACE = slice(3), slice(2, 3), slice(2)
 
