@@ -136,8 +136,8 @@ class Downloads:
         self, response: aiohttp.ClientResponse, headers: dict[str, str]
     ) -> aiohttp.ClientResponse:
         for _ in range(_MAX_REDIRECTS):
-            location = redirect_target(response)
             response.close()
+            location = redirect_target(response)
             try:
                 response = await self._connections.request(
                     "GET", location, headers=headers, timeout=self._limits

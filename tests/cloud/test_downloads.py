@@ -206,6 +206,29 @@ async def test_a_redirect_to_nowhere_is_garbage(
         await fetch(client)
 
 
+async def test_the_connection_of_a_redirect_to_nowhere_is_closed(
+    serve: Serve, connect: Connect
+) -> None:
+    closed = asyncio.Event()
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(status=302, headers={"Location": "ftp://host/x"})
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(bytes(65536))
+        finally:
+            closed.set()
+
+    cloud = await serve(endless)
+    client = await connect(cloud.url, retries=RetryPolicy(budget=0.0))
+    with pytest.raises(CloudGarbage) as caught:
+        await fetch(client)
+    async with asyncio.timeout(5):
+        await closed.wait()
+    assert "not HTTP" in str(caught.value)
+
+
 def test_a_redirect_from_https_to_http_is_garbage() -> None:
     response = SimpleNamespace(
         url=URL("https://cloud.example/api/view"), headers={"Location": "http://storage/x"}
