@@ -173,14 +173,14 @@ class JobRecorder:
                 await self.discard(job)
 
     async def _write_changes(self) -> None:
-        changed, self._changed = self._changed, {}
-        shares, self._shares = self._shares, None
-        starts = dict(self._starts)
         changes, sent = [], []
-        for order, job in changed.items():
+        for order, job in self._changed.items():
             changes.append((order, changes_of(job)))
             if job.cloud_id:
                 sent.append(order)
+        changed, self._changed = self._changed, {}
+        shares, self._shares = self._shares, None
+        starts = dict(self._starts)
         try:
             gone = await self._write(
                 self.jobs.update(
