@@ -126,11 +126,6 @@ class CircuitBreaker:
         self._open_until: float | None = None
 
     @property
-    def open(self) -> bool:
-        """Whether calls are stopped."""
-        return self._open_until is not None
-
-    @property
     def failing(self) -> bool:
         """Whether the last call failed; so it did if calls are stopped."""
         return self._count > 0

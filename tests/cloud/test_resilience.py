@@ -73,7 +73,7 @@ def opened(at: float = 10.0) -> CircuitBreaker:
 
 def test_opens_after_failures_in_a_row_over_some_time() -> None:
     breaker = opened(10.0)
-    assert breaker.open
+    assert breaker.failing
     assert breaker.wait(10.0) == 2.0
 
 
@@ -88,7 +88,7 @@ def test_an_answer_in_between_starts_the_count_anew() -> None:
     breaker.failed(1.0)
     breaker.succeeded()
     assert not breaker.failed(9.0)
-    assert not breaker.open
+    assert breaker.wait(9.0) == 0.0
 
 
 def test_lets_one_try_and_holds_the_others_back() -> None:
@@ -120,7 +120,7 @@ def test_closes_by_a_try_that_is_answered() -> None:
     breaker = opened(10.0)
     assert breaker.wait(12.0) == 0.0
     breaker.succeeded()
-    assert not breaker.open
+    assert not breaker.failing
     assert [breaker.wait(12.0), breaker.wait(12.0)] == [0.0, 0.0]
 
 
