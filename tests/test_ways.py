@@ -35,8 +35,9 @@ SIMULATOR = str(Path(__file__).parents[1] / "proxy" / "simulator")
 #: The most files that each way may have.
 EVENT, QUEUE, VIEW = 15, 14, 19
 
-#: The most functions on the whole way of a small job, and the most lines of all of them.
-FUNCTIONS, LINES = 480, 4720
+#: The most functions on the whole way of a small job, and the most lines of all of them: usually
+#: 477 and 4,670, and a few more where the events of each of the jobs come before its answer.
+FUNCTIONS, LINES = 484, 4720
 
 
 @contextmanager
