@@ -12,6 +12,7 @@ import aiohttp
 import gated
 import graphs
 import pytest
+import waiting
 from process import before, serving
 from small_disk import fill, small_disk
 from stack import Client, Proxy, running_proxy
@@ -222,7 +223,7 @@ async def test_a_full_disk_is_shown_at_readyz_and_made_good(
         await client.until_ready()
         entry = await client.run(graphs.plain(10))
         assert entry["status"]["completed"]
-        assert files(disk) == ["filler"]
+        await waiting.until(lambda: files(disk) == ["filler"])  # an attempt may be under way
         status, ready = await client.get("readyz")
         assert (status, ready["status"]) == (200, "degraded")
         assert "No space left on device" in ready["checks"]["outputs"]
