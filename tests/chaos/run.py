@@ -186,7 +186,7 @@ class Chaos:
 
     async def open_gateway(self, token: str, urls: Sequence[URL], settings: Settings) -> None:
         """Let clients begin, as members whom the proxies at `urls` know."""
-        budget = 100.0 + 2.0 * self._jobs
+        budget = 100.0 + self._jobs
         gateway = Gateway(token, self.url, self._receiver, settings, budget)
         await gateway.open(urls)
         self._gateway = gateway
