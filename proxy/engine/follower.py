@@ -17,7 +17,6 @@ from msgspec import Struct
 from proxy.clock import now
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudOversized
-from proxy.cloud.resilience import Backoff
 from proxy.engine.announcer import Announcer
 from proxy.engine.localiser import Localiser, of_member
 from proxy.engine.node_states import NodeReport
@@ -26,7 +25,7 @@ from proxy.engine.policy import DetailTimeouts
 from proxy.engine.progress import RunProgress
 from proxy.engine.run_times import RunTimes
 from proxy.engine.slots import SlotAllocator
-from proxy.engine.table import FollowedJob, JobTable
+from proxy.engine.table import STORAGE_RETRY, FollowedJob, JobTable
 from proxy.engine.tracker import (
     Command,
     EventReceived,
@@ -72,9 +71,6 @@ _OVERSIZED = GiveUp(
 _GONE = GiveUp("Comfy Cloud no longer has this job.", lost=True)
 _UNREPORTED = GiveUp("Comfy Cloud did not report how this job ended.", lost=True)
 _CONTINUES = GiveUp("Comfy Cloud reports that this job continues.")
-
-#: Between two tries to read the names of a job's files.
-_RETRY = Backoff(0.05, 2.0, factor=1.7)
 
 #: Inputs that are taken before others get a turn.
 _BATCH = 50
@@ -250,7 +246,7 @@ class JobFollower:
                 return await self.localiser.localised(happening)
             except StorageError as error:
                 failures += 1
-                wait = _RETRY.whole(failures)
+                wait = STORAGE_RETRY.whole(failures)
                 log.error("store_failed", error=str(error), next_try=wait)
                 await asyncio.sleep(wait)
 

@@ -31,8 +31,8 @@ from proxy.webhooks.messages import STARTED
 
 log = structlog.get_logger(__name__)
 
-#: Between two tries to write how a job has ended.
-_RETRY = Backoff(0.05, 2.0, factor=1.7)
+#: Between two tries to read or write what a job cannot continue without.
+STORAGE_RETRY = Backoff(0.05, 2.0, factor=1.7)
 
 
 class FollowedJob(Protocol):
@@ -200,7 +200,7 @@ class JobTable:
                 break
             except StorageError as error:
                 log.error("store_failed", error=str(error))
-                await asyncio.sleep(_RETRY.whole(failures))
+                await asyncio.sleep(STORAGE_RETRY.whole(failures))
         job.state = ENDS[end.outcome]
         self._announcer.recorded(job, recorded)
 
