@@ -48,8 +48,8 @@ STRAIGHT = Way()
 
 
 class Peer(NamedTuple):
-    """The other end of a connection. What a trusted proxy forwards is believed: its `proxies` are
-    the networks of all of these, and those of any other peer are none."""
+    """The other end of a connection. `proxies` are the networks of all trusted proxies if the peer
+    is one of them, whose forwarding headers are believed; none for any other peer."""
 
     address: str
     proxies: Sequence[Network] = ()

@@ -149,7 +149,7 @@ class Http:
         """Send a request, and return what `parse` makes of its complete answer.
 
         `data` that is not bytes is opened for each attempt; `total` replaces the timeout, and
-        `retries` how reads are repeated. The request is also repeated if `parse` raises
+        `retries` the policy of `Http`. The request is also repeated if `parse` raises
         `CloudGarbage`. `parse` must be pure: large answers are parsed in a thread. Raises
         `CloudUnreachable`, `CloudRefused` or `CloudGarbage`.
         """

@@ -127,7 +127,7 @@ class CircuitBreaker:
 
     @property
     def failing(self) -> bool:
-        """Whether the last call failed; so it did if calls are stopped."""
+        """Whether the last call failed; it did if calls are stopped."""
         return self._count > 0
 
     def wait(self, now: float) -> float:

@@ -48,7 +48,7 @@ def _name(extra_data: Mapping[str, Any]) -> str:
 def _model_or_class(graph: Mapping[str, Any]) -> str:
     """Return the first model of the most telling input, or else the first telling class, or else
     the first one."""
-    found = [""] * (len(_MODELS) + 2)
+    found = [""] * (len(_MODELS) + 2)  # the models, a telling class, any class
     for node in graph.values():
         inputs = inputs_of(node)
         for place, name in enumerate(_MODELS):
