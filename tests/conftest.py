@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
@@ -19,6 +20,11 @@ from proxy.storage.database import Database
 
 # The same examples everywhere, and none is too slow: a busy machine is no counterexample.
 settings.load_profile("ci")
+
+# A shell without job control ignores SIGINT in what it starts in the background, and children would
+# inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
