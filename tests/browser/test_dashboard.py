@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import aiohttp
 import graphs
 import pytest
+from browser.expectations import expect
 from browser.frontend import TIMEOUT
 from browser.gallery import busy_gateway
 from browser.reverse_proxy import caddy, nginx
@@ -606,6 +607,30 @@ async def test_the_chart_of_a_new_server_begins_with_its_start(
         assert box["x"] - whole["x"] < whole["width"] / 2
         assert box["width"] < whole["width"] / 10
         await page.get_by_text("none since the start").wait_for()
+
+
+async def test_a_button_keeps_the_focus_when_the_row_above_it_goes(
+    chrome: Browser, gateway: Gateway, simulator: Simulator
+) -> None:
+    simulator.switches.pace = 0.5
+    async with signed_in(chrome, gateway, "ben") as page:
+        _, first, second = [
+            await gateway.submit("ben", graphs.sampled(seed, steps=600)) for seed in range(3)
+        ]
+        above, cancel = (
+            page.get_by_role("button", name=f"Cancel job {job[:8]} of ben")
+            for job in (first, second)
+        )
+        await above.wait_for()
+        await cancel.focus()
+        async with gateway.session.post(
+            gateway.url / "queue",
+            json={"delete": [first]},
+            headers={"Authorization": f"Bearer {gateway.tokens['ben']}"},
+        ) as answer:
+            assert answer.status == 200
+        await above.wait_for(state="detached")
+        await expect(cancel).to_be_focused()
 
 
 async def test_long_names_and_times_stay_within_their_card(

@@ -36,19 +36,21 @@ export function attribute(element, name, value) {
 /** Let the children of `parent` be one element an item, in order. Those of known keys stay where
  * they are, with the focus that they have; `update` brings an element up to date. */
 export function keyed(parent, items, key, make, update = () => {}) {
-  const before = new Map([...parent.children].map((child) => [child.dataset.key, child]));
-  items.forEach((item, index) => {
-    const id = key(item);
-    let child = before.get(id);
+  const wanted = new Map(items.map((item) => [key(item), item]));
+  const found = new Map();
+  for (const child of [...parent.children]) {
+    if (wanted.has(child.dataset.key)) found.set(child.dataset.key, child);
+    else child.remove(); // before the others are placed: to move one would take the focus from it
+  }
+  [...wanted].forEach(([id, item], index) => {
+    let child = found.get(id);
     if (!child) {
       child = make(item);
       child.dataset.key = id;
     }
-    before.delete(id);
     update(child, item);
     if (parent.children[index] !== child) parent.insertBefore(child, parent.children[index] ?? null);
   });
-  before.forEach((child) => child.remove());
 }
 
 /** The options of a select, from pairs of value and label. */
