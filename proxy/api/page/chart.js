@@ -1,6 +1,6 @@
 // Jobs over time: one lane each for what ran, waited and failed, and for the use of slots.
 
-import { attribute, card, el, svg, text } from "./dom.js";
+import { attribute, card, el, keyed, svg, text } from "./dom.js";
 import { clock, plural } from "./format.js";
 import { get } from "./server.js";
 
@@ -24,6 +24,8 @@ const LANES = [
 /** The chart as an element; `draw` takes the answer of `api/activity`. */
 function chart() {
   const picture = el("div", { class: "picture" });
+  const marker = svg("rect", { class: "marker", y: 0, rx: 3, visibility: "hidden" }), shapes = svg("g");
+  const drawing = svg("svg", { "aria-hidden": "true" }, marker, shapes);
   const tip = el("div", { class: "tip", hidden: true });
   const said = el("p", { class: "unseen", role: "status" });
   const root = el("div", { class: "chart", tabindex: 0, role: "group",
@@ -35,20 +37,22 @@ function chart() {
     if (!data || !width) return;
     bars = fold(data, width < 520 ? NARROW : WIDE);
     attribute(root, "aria-label", `Jobs of ${RANGES[data.range]}. Use the left and right arrow keys to read it.`);
-    picture.replaceChildren(paint(bars, width, data));
+    const painted = paint(bars, width, data);
+    for (const [name, value] of Object.entries({ width, height: painted.height, viewBox: `0 0 ${width} ${painted.height}` })) {
+      attribute(drawing, name, value);
+    }
+    attribute(marker, "height", painted.height - AXIS);
+    keyed(shapes, painted.shapes, (shape) => shape.key, (shape) => svg(shape.tag), redraw);
+    if (!drawing.isConnected) picture.append(drawing);
     point(at);
   }
 
   function point(index, speak = false) {
     at = index;
-    const marker = picture.querySelector(".marker");
     tip.hidden = at == null || !bars[at];
-    if (!marker || tip.hidden) {
-      marker?.setAttribute("visibility", "hidden");
-      return;
-    }
+    marker.setAttribute("visibility", tip.hidden ? "hidden" : "visible");
+    if (tip.hidden) return;
     const step = picture.clientWidth / bars.length, x = (at + 0.5) * step;
-    marker.setAttribute("visibility", "visible");
     marker.setAttribute("x", at * step);
     marker.setAttribute("width", step);
     const lines = words(bars[at]);
@@ -116,38 +120,45 @@ function fold(activity, most) {
   return bars;
 }
 
+/** What is to be drawn: an element of SVG each, which is kept while its key is. */
+const shape = (key, tag, attributes, words = "") => ({ key, tag, attributes, words });
+
+function redraw(element, { attributes, words }) {
+  for (const [name, value] of Object.entries(attributes)) attribute(element, name, value);
+  text(element, words);
+}
+
+/** The shapes of a chart of this width, and its height. */
 function paint(bars, width, activity) {
   const lanes = LANES.filter((lane) => !lane.slots || bars.some((bar) => bar.use != null));
   const height = lanes.reduce((sum, lane) => sum + LABEL + lane.height + GAP, AXIS - GAP);
   const step = width / bars.length;
-  const root = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
-  root.append(svg("rect", { class: "marker", y: 0, height: height - AXIS, rx: 3, visibility: "hidden" }));
+  const shapes = [];
   let top = 0;
   for (const lane of lanes) {
     const base = top + LABEL + lane.height;
     const peak = Math.max(...bars.map((bar) => bar[lane.field] ?? 0));
     const slots = lane.field === "running" ? Math.max(...bars.map((bar) => bar.slots ?? 0)) : 0;
     const most = lane.most ?? Math.max(1, peak, slots);
-    root.append(
-      svg("text", { class: "lane", x: 0, y: top + 12 }, lane.name),
-      svg("text", { class: "peak", x: width, y: top + 12 }, peakWords(lane, bars, peak, activity)),
-      svg("line", { class: "base", x1: 0, x2: width, y1: base + 0.5, y2: base + 0.5 }),
+    shapes.push(
+      shape(`lane/${lane.field}`, "text", { class: "lane", x: 0, y: top + 12 }, lane.name),
+      shape(`peak/${lane.field}`, "text", { class: "peak", x: width, y: top + 12 }, peakWords(lane, bars, peak, activity)),
+      shape(`base/${lane.field}`, "line", { class: "base", x1: 0, x2: width, y1: base + 0.5, y2: base + 0.5 }),
     );
     if (slots) {
       const y = base - (lane.height * slots) / most;
-      root.append(svg("line", { class: "slots", x1: 0, x2: width, y1: y, y2: y }));
+      shapes.push(shape("slots", "line", { class: "slots", x1: 0, x2: width, y1: y, y2: y }));
     }
     bars.forEach((bar, index) => {
       const value = bar[lane.field];
       if (!value) return;
       const tall = Math.max(2, (lane.height * value) / most);
-      root.append(svg("rect", { class: lane.field, x: index * step + 0.5, y: base - tall,
+      shapes.push(shape(`${lane.field}/${bar.at}`, "rect", { class: lane.field, x: index * step + 0.5, y: base - tall,
         width: Math.max(1, step - 1.5), height: tall, rx: Math.min(2, step / 4) }));
     });
     top = base + GAP;
   }
-  root.append(...labels(bars, width, height));
-  return root;
+  return { height, shapes: [...shapes, ...labels(bars, width, height)] };
 }
 
 function peakWords(lane, bars, peak, activity) {
@@ -172,7 +183,7 @@ function labels(bars, width, height) {
     const x = (width * (at - from)) / span;
     if (x < 20 || x > width - 24) continue;
     const label = every < DAY ? clock(at) : new Date(at).toLocaleDateString([], { weekday: "short", day: "numeric" });
-    made.push(svg("text", { class: "hour", x, y: height - 4 }, label));
+    made.push(shape(`hour/${at}`, "text", { class: "hour", x, y: height - 4 }, label));
   }
   return made;
 }
