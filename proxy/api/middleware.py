@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
@@ -98,8 +97,6 @@ class Gate:
         )
         self._limiter = services.accounting.limiter
         self._metrics = services.accounting.metrics
-        #: Requests under way, by member.
-        self._under_way: defaultdict[str, int] = defaultdict(int)
         self._turns = MemberTurns()
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
@@ -164,7 +161,9 @@ class Gate:
             connection.admit(admission)
             if admission.token is not None and request.path not in _UNLIMITED:
                 self._limiter.request(admission.member)
-            return await self._in_turn(request, admission.member)
+            if len(connection.manager.connections) > MAX_BEGUN:  # fewer cannot begin more at once
+                await self._turns.of(admission.member).take()
+            return counted(request, await self._handle(request))
         except Exception as error:  # noqa: BLE001 (each has an answer)
             return self._of_error(request, context, error)
 
@@ -173,18 +172,6 @@ class Gate:
         if self._preflights and "Access-Control-Request-Method" in request.headers:
             return await self._handle(request)
         return bodies.empty()
-
-    async def _in_turn(self, request: web.Request, member: str) -> web.StreamResponse:
-        """Answer a request of a member; one of very many takes its turn."""
-        self._under_way[member] += 1
-        try:
-            if self._under_way[member] > MAX_BEGUN:
-                await self._turns.of(member).take()
-            return counted(request, await self._handle(request))
-        finally:
-            self._under_way[member] -= 1
-            if not self._under_way[member]:
-                del self._under_way[member]
 
     def _of_error(
         self, request: web.Request, context: RequestContext, error: Exception

@@ -24,7 +24,7 @@ from msgspec import Struct
 from proxy.api.keys import ACCOUNTING, BUDGET, JOBS, features
 from proxy.api.requests import connection_of, member_of, way_of
 from proxy.api.send_queue import SendQueue
-from proxy.api.turns import LoopTurns, MemberTurns
+from proxy.api.turns import MAX_BEGUN, MemberTurns
 from proxy.budget import Allocation, MemoryLimitError
 from proxy.supervisor import Supervisor
 from proxy.translate import codec, frames
@@ -68,7 +68,7 @@ class ClientSocket(Struct, eq=False):
     _member: str
     _sid: str
     _queue: SendQueue
-    _turns: LoopTurns
+    _sockets: Sockets
     _writing: asyncio.Task[None] | None = None
     _written_at: float = 0.0
     _ping_due: bool = False
@@ -160,7 +160,8 @@ class ClientSocket(Struct, eq=False):
         # A compressor for each message: one for each socket would hold 256 KiB.
         compress = self._web_socket.compress or None
         try:
-            await self._turns.take()
+            if len(self._sockets.open) > MAX_BEGUN:  # fewer cannot begin more at once
+                await self._sockets.turns.of(self._member).take()
             while self._leaving is None and (outgoing := self._queue.pop()) is not None:
                 message = outgoing.message
                 if isinstance(message, Event):
@@ -235,23 +236,23 @@ class Sockets:
     def __init__(self, supervisor: Supervisor, ping_interval: float = 0.0) -> None:
         self._supervisor = supervisor
         self._ping_interval = ping_interval
-        self._sockets: set[ClientSocket] = set()
+        self.open: set[ClientSocket] = set()
         self.turns = MemberTurns()
         self._pinging: asyncio.Task[None] | None = None
 
     def join(self, socket: ClientSocket) -> None:
         """Register an open socket."""
-        self._sockets.add(socket)
+        self.open.add(socket)
         if self._pinging is None and self._ping_interval > 0:
             self._pinging = self._supervisor.keep(self._ping, "ping silent sockets")
 
     def leave(self, socket: ClientSocket) -> None:
         """Unregister a socket."""
-        self._sockets.discard(socket)
+        self.open.discard(socket)
 
     async def close(self, code: int) -> None:
         """Close all sockets, because the server stops."""
-        closing = [socket.leave(code, GOING_AWAY) for socket in self._sockets]
+        closing = [socket.leave(code, GOING_AWAY) for socket in self.open]
         if closing:
             await asyncio.wait(closing)
         if self._pinging is not None:
@@ -262,7 +263,7 @@ class Sockets:
         while True:
             await asyncio.sleep(min(1.0, self._ping_interval / 4))
             since = loop.time() - self._ping_interval
-            for socket in self._sockets:
+            for socket in self.open:
                 socket.ping_if_silent(since)
 
 
@@ -289,7 +290,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
     sockets, metrics = request.app[SOCKETS], request.app[ACCOUNTING].metrics
     sid = request.query.get("clientId") or uuid.uuid4().hex
     queue, turns = SendQueue(), sockets.turns.of(member)
-    client = ClientSocket(web_socket, transport, request.app, member, sid, queue, turns)
+    client = ClientSocket(web_socket, transport, request.app, member, sid, queue, sockets)
     subscribers = request.app[JOBS].subscribers
     hears_all = _cloud_way(request)
     feed.attach(member, sid, client, client.greet, hears_all=hears_all, opened=opened)
