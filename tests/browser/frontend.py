@@ -17,7 +17,7 @@ from browser.watch import Watch
 from yarl import URL
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser, FilePayload, Page
+    from playwright.async_api import Browser, FilePayload, Page, Response
 
 #: Nothing that a person waits for takes longer, in milliseconds.
 TIMEOUT = 60_000
@@ -61,6 +61,10 @@ _PAINTED = """
 """
 
 
+def _is_submission(answer: Response) -> bool:
+    return answer.request.method == "POST" and URL(answer.url).path.endswith("/prompt")
+
+
 def chromium() -> str | None:
     """The path of a Chromium on this machine; `CHROMIUM` names one that is not on the way."""
     named = os.environ.get("CHROMIUM")
@@ -87,6 +91,17 @@ async def headless(path: str) -> AsyncIterator[Browser]:
             await browser.close()
 
 
+@asynccontextmanager
+async def opened_page(browser: Browser, **options: Any) -> AsyncIterator[Page]:
+    """A page in a context of its own; it and the pages that it opens wait for `TIMEOUT`."""
+    context = await browser.new_context(**options)
+    context.set_default_timeout(TIMEOUT)
+    try:
+        yield await context.new_page()
+    finally:
+        await context.close()
+
+
 class Frontend:
     """The web interface of the server at `url`, in a page of its own."""
 
@@ -106,16 +121,14 @@ class Frontend:
 
         When the block fails `failure` is what the page looked like.
         """
-        page = await browser.new_page(viewport={"width": 1440, "height": 900})
-        page.set_default_timeout(TIMEOUT)
-        frontend = cls(page, url)
-        try:
-            await frontend._start(greeted)
-            yield frontend
-        except BaseException:
-            await page.screenshot(path=failure)
-            raise
-        await page.close()
+        async with opened_page(browser, viewport={"width": 1440, "height": 900}) as page:
+            frontend = cls(page, url)
+            try:
+                await frontend._start(greeted)
+                yield frontend
+            except BaseException:
+                await page.screenshot(path=failure)
+                raise
 
     async def _start(self, greeted: bool) -> None:
         page = self.page
@@ -177,7 +190,8 @@ class Frontend:
     async def upload(self, picture: FilePayload) -> None:
         """Give the example's LoadImage a picture by its button."""
         find = "(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'upload').y"
-        top = await self.evaluate(find, LOAD)
+        drawn = await self.page.wait_for_function(find, arg=LOAD)
+        top = await drawn.json_value()
         async with self.page.expect_file_chooser() as chooser:
             await self.click_node(LOAD, down=top + 10)
         await (await chooser.value).set_files([picture])
@@ -195,9 +209,11 @@ class Frontend:
             [id_, name, value],
         )
 
-    async def run(self) -> None:
-        """Queue the open workflow."""
-        await self.page.get_by_test_id("queue-button").click()
+    async def run(self) -> str:
+        """Queue the open workflow; the id of its job, once the server has taken it."""
+        async with self.page.expect_response(_is_submission) as answering:
+            await self.page.get_by_test_id("queue-button").click()
+        return str((await (await answering.value).json())["prompt_id"])
 
     async def until_sampling(self) -> None:
         """Wait until the sampler shows how far it is, in the page's title and on the node."""
@@ -209,8 +225,9 @@ class Frontend:
         await self.until_picture(SAMPLER, "blob:")
 
     async def until_idle(self) -> None:
-        """Wait until no job is active."""
+        """Wait until no job is active, in the list of jobs and in the page's title."""
         await self.page.get_by_test_id("queue-overlay-toggle").get_by_text("0 active").wait_for()
+        await self.until("() => !/\\d+%/.test(document.title)")
 
     async def sidebar(self, name: str) -> None:
         """Open a panel at the side."""
@@ -240,7 +257,8 @@ class Frontend:
         async with asyncio.timeout(TIMEOUT / 1000):
             while not await self.evaluate(_PAINTED):
                 box = await canvas.bounding_box()
-                assert box is not None
+                if box is None:
+                    continue  # it was replaced at this moment
                 x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
                 await page.mouse.move(x, y)
                 await page.mouse.down()

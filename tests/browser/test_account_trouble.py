@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from browser.frontend import Frontend
+from browser.frontend import Frontend, opened_page
 from stack import Proxy, running_proxy
 from wrong_key import OTHER_KEY, with_other_key
 
@@ -29,27 +29,29 @@ async def test_with_a_wrong_key_the_page_says_so_and_opens_when_it_is_mended(
     chrome: Browser, simulator: Simulator, tmp_path: Path
 ) -> None:
     wrong = with_other_key(simulator)
-    async with running_proxy(wrong, tmp_path / "data", **interface()) as proxy:
-        page = await chrome.new_page()
+    async with (
+        running_proxy(wrong, tmp_path / "data", **interface()) as proxy,
+        opened_page(chrome) as page,
+    ):
         await page.goto(str(proxy.url))
         await page.get_by_role("alert").get_by_text("does not accept the API key").wait_for()
         assert await page.get_by_text("Install the extra").is_hidden()
         simulator.account.key = OTHER_KEY
         await page.wait_for_function("window.app?.extensionManager && !!app.graph")
-        await page.close()
 
 
 async def test_without_api_access_the_page_names_the_plan(
     chrome: Browser, simulator: Simulator, tmp_path: Path
 ) -> None:
     simulator.account.plan = "free"
-    async with running_proxy(simulator, tmp_path / "data", **interface()) as proxy:
-        page = await chrome.new_page()
+    async with (
+        running_proxy(simulator, tmp_path / "data", **interface()) as proxy,
+        opened_page(chrome) as page,
+    ):
         await page.goto(str(proxy.url))
         await page.get_by_role("alert").get_by_text("needs a plan with API access").wait_for()
         await page.goto(str(proxy.url / "proxy/"))
         await page.get_by_role("alert").get_by_text("needs a plan with API access").wait_for()
-        await page.close()
 
 
 async def test_a_key_that_stops_working_is_a_toast_and_a_badge(
@@ -78,4 +80,3 @@ async def test_the_menu_leads_to_the_dashboard_and_nobody_is_asked_to_sign_in(
             await frontend.menu("Comfy Cloud", "Dashboard")
         dashboard = await opened.value
         await dashboard.get_by_text("No jobs running").wait_for()
-        await dashboard.close()

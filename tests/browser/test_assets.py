@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from browser import sketch
+from browser.expectations import expect
 from browser.frontend import LOAD, SAMPLER, SAVE, WORKFLOW, Frontend
 from browser.test_story import (
     finds_the_job_in_queue_and_history_and_runs_it_again,
@@ -20,9 +22,6 @@ from proxy.simulator import Simulator
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Locator
-
-#: A picture has arrived.
-_ARRIVED = "(one) => one.complete && one.naturalWidth > 0"
 
 _BROWSE_MODELS = "() => app.extensionManager.command.execute('Comfy.BrowseModelAssets')"
 
@@ -48,16 +47,8 @@ class Panel:
         """Wait until there are these cards and no others, with their pictures."""
         cards = self.page.get_by_role("button", name="image asset")
         for name in names:
-            picture = self.picture(name)
-            await picture.wait_for()
-            element = await picture.element_handle()
-            await self.page.wait_for_function(_ARRIVED, arg=element)
-        await self.frontend.until(
-            "(count) => document.querySelectorAll("
-            "'button[aria-label$=\" - image asset\"]').length === count",
-            len(names),
-        )
-        assert await cards.count() == len(names)
+            await expect(self.picture(name)).not_to_have_js_property("naturalWidth", 0)
+        await expect(cards).to_have_count(len(names))
 
     async def choose(self, name: str, *words: str) -> None:
         """Choose in the menu of a card."""
@@ -108,11 +99,10 @@ async def test_pictures_are_shown_found_used_deleted_and_exported(
 
         await panel.drag(output(2), LOAD)
         await frontend.until_picture(LOAD, output(2))
-        await frontend.run()
+        job = await frontend.run()
         await frontend.until_picture(SAVE, "castle_00002_.png")
         await frontend.until_idle()
-        _, history = await client.get("history", max_items="1")
-        (entry,) = history.values()
+        entry = await client.ended(job)
         assert entry["prompt"][2][str(LOAD)]["inputs"]["image"] == f"{output(2)} [output]"
 
         await panel.choose("castle_00002_.png", "Delete")
@@ -143,12 +133,12 @@ async def test_models_are_found_by_their_tags_and_names(
         named = library.get_by_role("heading", name="safetensors")
         await library.get_by_text("Loras", exact=True).click()
         await library.get_by_role("heading", name="loras/add_detail.safetensors").wait_for()
-        names = await named.all_inner_texts()
-        assert all(name.startswith("loras/") for name in names)
+        await expect(named.filter(has_not_text=re.compile("^loras/"))).to_have_count(0)
         await library.get_by_text("All Models", exact=True).click()
         await library.get_by_placeholder("Search").fill("RealESRGAN_x4plus")
-        await library.get_by_role("heading", name="checkpoints/").first.wait_for(state="hidden")
-        assert "upscale_models/RealESRGAN_x4plus.safetensors" in await named.all_inner_texts()
+        name = "upscale_models/RealESRGAN_x4plus.safetensors"
+        await library.get_by_role("heading", name=name, exact=True).wait_for()
+        await expect(named.filter(has_text="checkpoints/")).to_have_count(0)
         assert frontend.watch.unexpected() == []
 
 

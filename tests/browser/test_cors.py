@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
-from browser.frontend import chromium, headless
+from browser.frontend import chromium, headless, opened_page
 from team import Team, running_team
 
 from proxy.simulator import Simulator
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser
+    from playwright.async_api import Page
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -29,13 +29,13 @@ ASK = """async ([url, options]) => {
 
 
 @pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
+async def page() -> AsyncIterator[Page]:
     pytest.importorskip("playwright", reason="the extra `browser` is not installed")
     path = chromium()
     if path is None:
         pytest.skip("Chromium is not installed")
-    async with headless(path) as running:
-        yield running
+    async with headless(path) as browser, opened_page(browser) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -63,9 +63,8 @@ async def team(simulator: Simulator, tmp_path: Path, sites: list[str]) -> AsyncI
 
 
 async def test_a_page_of_the_list_uses_every_route(
-    browser: Browser, team: Team, sites: list[str]
+    page: Page, team: Team, sites: list[str]
 ) -> None:
-    page = await browser.new_page()
     await page.goto(f"{sites[0]}/")
 
     async def ask(path: str, token: str | None = team.ann, **options: Any) -> Any:
@@ -89,8 +88,7 @@ async def test_a_page_of_the_list_uses_every_route(
     assert await ask("/queue", credentials="include") != "TypeError"
 
 
-async def test_other_pages_get_nothing(browser: Browser, team: Team, sites: list[str]) -> None:
-    page = await browser.new_page()
+async def test_other_pages_get_nothing(page: Page, team: Team, sites: list[str]) -> None:
     await page.goto(f"{sites[1]}/")
     for options in ({}, {"method": "POST", "body": "{}", "headers": {"X-API-Key": team.ann}}):
         assert await page.evaluate(ASK, [str(team.url / "queue"), options]) == "TypeError"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import aiohttp
 import graphs
 import pytest
-from browser.frontend import TIMEOUT
-from browser.test_dashboard import Gateway, signed_in, two_members, until_ended
+from browser.expectations import expect
+from browser.test_dashboard import LONG, Gateway, signed_in, two_members, until_drawn, until_ended
 from stack import running_proxy
 
 from proxy.api import web_interface
@@ -45,26 +45,25 @@ async def test_a_running_job_shows_its_nodes_its_preview_and_the_time_that_is_le
     async with signed_in(chrome, gateway, "ben") as page:
         await until_ended(page, await gateway.submit("ben", graphs.sampled(1, steps=30)))
         simulator.switches.pace = 0.5
-        job = await gateway.submit("ben", graphs.sampled(2, steps=60))
+        job = await gateway.submit("ben", graphs.sampled(2, steps=LONG))
         row = page.locator("#running li")
         await row.get_by_text(re.compile(r"KSampler · (about .* left|almost done)")).wait_for()
         await row.get_by_role("link").click()
         nodes = page.locator("#nodes tbody tr")
         sampler = nodes.filter(has_text="KSampler")
-        await sampler.get_by_text(re.compile(r"running, step \d+ of 60")).wait_for()
+        await sampler.get_by_text(re.compile(rf"running, step \d+ of {LONG}")).wait_for()
         await nodes.filter(has_text="VAEDecode").get_by_text("not begun").wait_for()
         loader = nodes.filter(has_text="CheckpointLoaderSimple").locator(".time")
-        assert re.fullmatch(r"cached|[\d.]+ m?s", await loader.inner_text())
+        await expect(loader).to_have_text(re.compile(r"^(cached|[\d.]+ m?s)$"))
         progress = page.locator("#run")
         words = re.compile(r"\d nodes? done, 1 running, \d not begun · (about|almost)")
         await progress.get_by_text(words).wait_for()
-        preview = await progress.locator("img").element_handle()
-        await page.wait_for_function("(one) => one.naturalWidth > 0", arg=preview)
+        await until_drawn(progress.locator("img"))
         assert (await Axe().run(page)).violations_count == 0
         await page.get_by_role("button", name="Cancel job").click()
         await page.locator("#ask [value=yes]").click()
         await page.locator(".headline").get_by_text("Cancelled", exact=True).wait_for()
-        assert not await progress.is_visible()
+        await expect(progress).to_be_hidden()
         assert job in page.url
 
 
@@ -76,7 +75,7 @@ async def test_progress_follows_the_time_of_nodes_and_not_their_number(
     async with signed_in(chrome, gateway, "ben") as page:
         await until_ended(page, await gateway.submit("ben", graphs.sampled(1, steps=30)))
         simulator.switches.pace = 0.5
-        await gateway.submit("ben", graphs.sampled(2, steps=60))
+        await gateway.submit("ben", graphs.sampled(2, steps=LONG))
         await page.locator("#running li").filter(has_text="KSampler").wait_for()
         percent = await page.locator("#running .percent").inner_text()
         assert int(percent.removesuffix(" %")) < 40
@@ -90,7 +89,7 @@ async def test_a_graph_that_never_ran_has_no_estimate(
 ) -> None:
     simulator.switches.pace = 0.5
     async with signed_in(chrome, gateway, "ben") as page:
-        await gateway.submit("ben", graphs.sampled(steps=60))
+        await gateway.submit("ben", graphs.sampled(steps=LONG))
         await page.locator("#running li").get_by_role("link").click()
         words = page.locator("#run").get_by_text(re.compile(r"1 running, \d not begun$"))
         await words.wait_for()
@@ -104,7 +103,7 @@ async def test_the_traceback_of_an_error_is_shown_on_demand(
         await card.click()
         traceback = page.get_by_label("Traceback")
         await page.get_by_text("Traceback", exact=True).wait_for()
-        assert not await traceback.is_visible()
+        await expect(traceback).to_be_hidden()
         await page.get_by_text("Traceback", exact=True).click()
         await traceback.filter(has_text="File ").wait_for()
 
@@ -149,7 +148,8 @@ async def test_without_the_web_interface_no_link_leads_there(
         async with signed_in(chrome, gateway, "ben") as page:
             await (await until_ended(page, await gateway.submit("ben", graphs.plain()))).click()
             await page.get_by_role("link", name="Download in API format").wait_for()
-            assert await page.get_by_role("link", name="Open in the web interface").count() == 0
+            link = page.get_by_role("link", name="Open in the web interface")
+            await expect(link).to_have_count(0)
 
 
 async def test_an_admin_sees_what_others_sent_and_does_not_run_it_as_them(
@@ -159,7 +159,7 @@ async def test_an_admin_sees_what_others_sent_and_does_not_run_it_as_them(
         job = await gateway.submit("ben", graphs.sampled(text="a night market"))
         await (await until_ended(page, job)).click()
         await page.locator("#sent").get_by_text("a night market").wait_for()
-        assert not await page.get_by_role("button", name="Run again").is_visible()
+        await expect(page.get_by_role("button", name="Run again")).to_be_hidden()
 
 
 @pytest.mark.parametrize("form", ["interface", "api"])
@@ -175,7 +175,6 @@ async def test_the_workflow_opens_in_the_web_interface(
         async with page.context.expect_page() as opening:
             await page.get_by_role("link", name="Open in the web interface").click()
         opened = await opening.value
-        opened.set_default_timeout(TIMEOUT)
         await opened.wait_for_function(
             "(count) => window.app?.graph?.nodes?.length === count && !location.search", arg=count
         )

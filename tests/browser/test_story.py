@@ -82,12 +82,13 @@ async def finds_the_job_in_queue_and_history_and_runs_it_again(frontend: Fronten
 
 async def interrupts_a_long_run(frontend: Frontend, client: Client) -> None:
     await frontend.set_widget(SAMPLER, "steps", 10_000)
-    await frontend.run()
+    job = await frontend.run()
     await frontend.until_sampling()
     await frontend.page.get_by_role("button", name="Cancel current run").click()
     await frontend.until_idle()
+    await client.ended(job)
     _, listed = await client.get("api/jobs", limit="1")
-    assert listed["jobs"][0]["status"] == "cancelled"
+    assert [(found["id"], found["status"]) for found in listed["jobs"]] == [(job, "cancelled")]
     await frontend.set_widget(SAMPLER, "steps", 2)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import graphs
 import pytest
+from browser.expectations import expect
 from browser.test_dashboard import Gateway, signed_in, two_members
 from receiver import Receiver, receiving
 from stack import running_proxy
@@ -61,8 +62,8 @@ async def test_a_member_adds_tests_and_removes_a_webhook(
     async with signed_in(chrome, gateway, "ben") as page:
         await page.get_by_role("link", name="Webhooks").click()
         await page.get_by_text("No webhooks").wait_for()
-        assert await page.get_by_text("For the jobs of all members").count() == 0
-        assert await page.get_by_label("Account unavailable").is_hidden()
+        await expect(page.get_by_text("For the jobs of all members")).to_have_count(0)
+        await expect(page.get_by_label("Account unavailable")).to_be_hidden()
         await page.get_by_label("Cancelled").uncheck()
         secret = await add(page, url)
         assert secret not in await page.content()
@@ -75,8 +76,7 @@ async def test_a_member_adds_tests_and_removes_a_webhook(
         entry = row.locator(".log li").filter(has_text="webhook.test")
         await entry.get_by_text("delivered", exact=True).wait_for()
         await entry.get_by_text("204").wait_for()
-        log = row.get_by_role("button", name="Log")
-        assert await log.get_attribute("aria-expanded") == "true"
+        await row.get_by_role("button", name="Log", expanded=True).wait_for()
 
         await gateway.submit("ben", graphs.plain(1))
         await receiver.until(2)
