@@ -77,15 +77,15 @@ def seconds_cost(ms: int, rate: int) -> int:
 class JobRun(Struct, frozen=True):
     """What a job's cost depends on: its graph, and which of its nodes ran on which `account`.
 
-    `ms` is how long it ran. `ran` are the nodes that are known to have run, `failed` the one that
-    ended the job. `reported` are the prices that nodes have written.
+    `ms` is how long it ran. `ran` returns the nodes that are known to have succeeded; it is called
+    for each partner node, which most graphs do not have. `reported` are the prices that nodes have
+    written.
     """
 
     graph: Mapping[str, Any]
     account: str
     ms: int
-    ran: Collection[str] = ()
-    failed: str | None = None
+    ran: Callable[[], Collection[str]]
     reported: Mapping[str, int] = {}
 
 
@@ -108,7 +108,7 @@ class Pricing:
 
     def partner_nodes(self, graph: Mapping[str, Any]) -> int:
         """Return what the partner nodes of a graph cost, without those whose price is unknown."""
-        run = JobRun(graph, "", 0, ran=graph.keys())
+        run = JobRun(graph, "", 0, ran=graph.keys)
         return sum(amount for _, _, amount in self._partner_nodes(run))
 
     def cost_of(self, run: JobRun) -> JobCost:
@@ -138,6 +138,6 @@ class Pricing:
             reported = run.reported.get(node_id)
             if reported is not None and (info is None or info.get("api_node")):
                 yield node_class, "reported", reported
-            elif node_id in run.ran and node_id != run.failed and info and info.get("api_node"):
+            elif info and info.get("api_node") and node_id in run.ran():
                 price = self.price_of(info, inputs_of(node))
                 yield node_class, "unknown" if price is None else "estimated", price or 0

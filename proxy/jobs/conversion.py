@@ -7,6 +7,7 @@ it also travels on the bus, and `HistoryEntry` what is left of it. What the clie
 
 from __future__ import annotations
 
+from functools import cache, partial
 from typing import Any
 
 import msgspec
@@ -174,27 +175,27 @@ def _usage_of(job: Job, end: JobEnd, outputs: int) -> tuple[UsageRow, list[CostR
 
 def run_of(job: Job, end: JobEnd) -> JobRun:
     """Return what the cost of a job that has ended depends on."""
-    failed = end.error.get("node_id") if end.error else None
     return JobRun(
-        job.graph,
-        job.account,
-        end.ms,
-        ran=end.node_times.keys() if end.followed else end.node_times.keys() | _uncached(job, end),
-        failed=failed if isinstance(failed, str) else None,
-        reported=end.prices,
+        job.graph, job.account, end.ms, cache(partial(succeeded_nodes, job, end)), end.prices
     )
 
 
-def _uncached(job: Job, end: JobEnd) -> set[str]:
-    """Return the nodes that have run in a job that was not followed from its first node: if it has
-    succeeded, those that its outputs need."""
-    if end.outcome != "completed":
-        return set()
-    needed = reachable(job.graph, job.outputs_to_execute or None)
-    for type_, data in end.status["messages"]:
-        if type_ == "execution_cached":
-            needed.difference_update(data["nodes"])
-    return needed
+def succeeded_nodes(job: Job, end: JobEnd) -> set[str]:
+    """Return the nodes of a job that are known to have succeeded.
+
+    Of a job that has succeeded and was not followed from its first node, these are also the ones
+    that its outputs need.
+    """
+    found = set(end.node_times)
+    if end.outcome == "completed" and not end.followed:
+        needed = reachable(job.graph, job.outputs_to_execute or None)
+        for type_, data in end.status["messages"]:
+            if type_ == "execution_cached":
+                needed.difference_update(data["nodes"])
+        found |= needed
+    elif end.error is not None:
+        found -= {str(end.error.get("node_id"))}
+    return found
 
 
 def without_nulls(job: dict[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -35,8 +36,15 @@ GRAPH = {
 }
 
 
-def cost(**fields: Any) -> set[Charge]:
-    return set(PRICING.cost_of(JobRun(GRAPH, **{"account": "main", "ms": 0, **fields})).charges)
+def cost(
+    *,
+    account: str = "main",
+    ms: int = 0,
+    ran: Sequence[str] = (),
+    reported: Mapping[str, int] | None = None,
+) -> set[Charge]:
+    run = JobRun(GRAPH, account, ms, lambda: ran, reported or {})
+    return set(PRICING.cost_of(run).charges)
 
 
 @pytest.mark.parametrize(
@@ -84,9 +92,15 @@ def test_a_reported_price_goes_before_an_estimate() -> None:
     assert cost(ran=["3"], reported={"3": 0}) == {Charge("Flux", "reported", 0, 1)}
 
 
-def test_the_node_that_failed_is_charged_only_what_it_reports() -> None:
-    assert cost(ran=["2", "3"], failed="3") == {Charge("Flux", "estimated", 8_000_000, 1)}
-    assert cost(ran=["3"], failed="3", reported={"3": 7}) == {Charge("Flux", "reported", 7, 1)}
+def test_a_node_that_has_not_succeeded_is_charged_only_what_it_reports() -> None:
+    assert cost(ran=["2"]) == {Charge("Flux", "estimated", 8_000_000, 1)}
+    assert cost(reported={"3": 7}) == {Charge("Flux", "reported", 7, 1)}
+
+
+def test_what_ran_is_asked_for_partner_nodes_alone() -> None:
+    asked = Mock(return_value=())
+    PRICING.cost_of(JobRun({"1": GRAPH["1"]}, "main", 1500, asked))
+    asked.assert_not_called()
 
 
 def test_a_text_of_another_node_is_no_price() -> None:

@@ -21,6 +21,7 @@ from proxy.jobs.conversion import (
     progress_of,
     run_of,
     stored_of,
+    succeeded_nodes,
 )
 from proxy.jobs.messages import JobProgress
 from proxy.jobs.models import JobEnd, JobRequest, JobState
@@ -102,11 +103,11 @@ def test_without_events_all_nodes_ran_that_the_outputs_need_and_the_cache_lacks(
     job = new("one", account="main", graph=graph, outputs_to_execute=("3",))
     status = {"messages": [["execution_cached", {"nodes": ["1"]}], ["execution_success", {}]]}
     end = JobEnd("completed", {}, status, {}, 1000, 2500)
-    assert set(run_of(job, end).ran) == {"2", "3"}
+    assert succeeded_nodes(job, end) == {"2", "3"}
     of_a_part = replace(end, node_times={"3": (1, 1)})
-    assert set(run_of(job, of_a_part).ran) == {"2", "3"}, "another engine heard of the others"
-    assert set(run_of(job, replace(of_a_part, followed=True)).ran) == {"3"}
-    assert set(run_of(job, replace(end, outcome="cancelled")).ran) == set()
+    assert succeeded_nodes(job, of_a_part) == {"2", "3"}, "another engine heard of the others"
+    assert succeeded_nodes(job, replace(of_a_part, followed=True)) == {"3"}
+    assert succeeded_nodes(job, replace(end, outcome="cancelled")) == set()
 
 
 def test_the_cost_of_a_failed_job_depends_on_the_node_that_failed() -> None:
@@ -115,9 +116,8 @@ def test_the_cost_of_a_failed_job_depends_on_the_node_that_failed() -> None:
     times = {"1": (0, 5), "2": (5, 5)}
     end = JobEnd("failed", {}, status, {}, 1000, 2500, node_times=times, prices={"1": 7})
     run = run_of(job, end)
-    assert (run.account, run.ms, set(run.ran), run.failed) == ("main", 1500, {"1", "2"}, "2")
-    assert run.reported == {"1": 7}
-    assert run_of(job, replace(end, outcome="cancelled")).failed is None
+    assert (run.account, run.ms, run.ran(), run.reported) == ("main", 1500, {"1"}, {"1": 7})
+    assert succeeded_nodes(job, replace(end, outcome="cancelled")) == {"1", "2"}
 
 
 def test_what_is_in_memory_alone_is_published_beside_the_row() -> None:
