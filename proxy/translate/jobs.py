@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
+from itertools import islice
 from typing import Any, TypeAlias, TypeVar
 
 from proxy.translate.names import Place, is_hash_name, split_annotated, written_place
@@ -121,20 +122,22 @@ def strings(value: Any) -> Iterator[str]:
             pending += inner
 
 
-def has_more_values(value: Any, limit: int) -> bool:
-    """Return whether there are more than `limit` values in a value, itself counted; it is not
-    looked through further than that."""
-    pending, count = [value], 0
+def values_in(value: Any) -> Iterator[Any]:
+    """Yield a value and all values in it, at any depth."""
+    pending = [value]
     while pending:
         inner = pending.pop()
-        count += 1
-        if count + len(pending) > limit:
-            return True
+        yield inner
         if isinstance(inner, dict):
             pending += inner.values()
         elif isinstance(inner, list):
             pending += inner
-    return False
+
+
+def has_more_values(value: Any, limit: int) -> bool:
+    """Return whether there are more than `limit` values in a value, itself counted; it is not
+    looked through further than that."""
+    return len(list(islice(values_in(value), limit + 1))) > limit
 
 
 #: A string whose last part is a content hash, as the cloud names files.
@@ -273,16 +276,10 @@ def reveal(value: T, local_name: Mapping[str, str]) -> T:
 def words(value: Any) -> set[str]:
     """Return all words that `reveal` looks up for a value."""
     found: set[str] = set()
-    pending = [value]
-    while pending:
-        inner = pending.pop()
+    for inner in values_in(value):
         if isinstance(inner, str):
             for token in _TOKEN.findall(inner):
                 found.add(token.rstrip(".:"))
-        elif isinstance(inner, dict):
-            pending += inner.values()
-        elif isinstance(inner, list):
-            pending += inner
     return found
 
 
