@@ -48,11 +48,10 @@ class ConnectionLimits(Struct, frozen=True):
     header_bytes: int = 16 * 1024
 
 
-class ManagedConnection(Occupant, Protocol):
-    """What the manager uses of a connection."""
+class TimedConnection(Protocol):
+    """What the manager uses of a connection that may be too slow."""
 
-    peer: Peer
-    admission: Admission | None
+    member: str | None
 
     @property
     def busy(self) -> bool:
@@ -60,6 +59,16 @@ class ManagedConnection(Occupant, Protocol):
 
     def check(self, now: float, limits: ConnectionLimits) -> None:
         """Close the connection, or fail the request, if it is too slow."""
+
+    def cut(self) -> None:
+        """Abort the connection."""
+
+
+class ManagedConnection(Occupant, TimedConnection, Protocol):
+    """What the manager uses of a connection."""
+
+    peer: Peer
+    admission: Admission | None
 
     def refuse(self) -> None:
         """Answer whatever the client sends with a refusal."""
@@ -88,8 +97,8 @@ class ConnectionManager:
         self.services = services
         self.input_turns = InputTurns()
         #: Connections that need `check`, and since when clients of others do not read.
-        self.timed: set[ManagedConnection] = set()
-        self.stalled: dict[ManagedConnection, float] = {}
+        self.timed: set[TimedConnection] = set()
+        self.stalled: dict[TimedConnection, float] = {}
         self._limits = limits
         self._places = Places(limits.max_connections)
         self.connections: set[ManagedConnection] = set()

@@ -77,8 +77,8 @@ class SlicedInput(web.RequestHandler):
         """Return whether input waits for something else."""
         raise NotImplementedError
 
-    def count_unparsed(self, size: int) -> bool:
-        """Count the bytes that wait; return whether there is memory for them."""
+    def count_unparsed(self) -> bool:
+        """Count the bytes of `unparsed`; return whether there is memory for them."""
         raise NotImplementedError
 
     def parse(self, data: bytes) -> None:
@@ -108,7 +108,7 @@ class SlicedInput(web.RequestHandler):
 
     def _wait(self, data: bytes) -> None:
         self.unparsed = memoryview(data)
-        if self.count_unparsed(len(data)):
+        if self.count_unparsed():
             self._await_turn()
 
     def _await_turn(self) -> None:
@@ -121,7 +121,7 @@ class SlicedInput(web.RequestHandler):
         if self._is_open() and self._may_parse():
             part, self.unparsed = self.unparsed[:SLICE], self.unparsed[SLICE:]
             self.parse(bytes(part))
-            if self._is_open() and self.count_unparsed(len(self.unparsed)) and self._may_parse():
+            if self._is_open() and self.count_unparsed() and self._may_parse():
                 self.read_on()
 
     def read_on(self) -> None:

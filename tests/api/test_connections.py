@@ -12,7 +12,7 @@ import pytest
 from waiting import until
 from wire import HEAD, POST, rest
 
-from proxy.api import connections, places
+from proxy.api import connections, limited_connection, places
 from proxy.api.server import RESERVED_FILES, room_for
 from proxy.members.directory import Directory
 from proxy.members.member import Member
@@ -86,7 +86,7 @@ async def test_a_body_of_a_form_that_stops_is_408(running: Any) -> None:
 async def test_a_long_body_that_comes_on_may_take_long(
     running: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "MIN_PROGRESS", 10)
+    monkeypatch.setattr(limited_connection, "MIN_PROGRESS", 10)
     async with running(body_timeout=2.0) as server:
         reader, writer = await server.connect(POST.replace(b"100000", b"200"))
         for _ in range(20):

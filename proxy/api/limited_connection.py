@@ -1,0 +1,354 @@
+"""What a client may take of one connection: time in each of its states, and memory.
+
+Memory is input that was not handled yet, and output that was not sent yet. Input is unfinished
+headers and trailers, requests that wait for the answer to another one, unfinished websocket
+messages, and what waits to be parsed. A few bytes are not counted: the number of connections limits
+them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from aiohttp import StreamReader, WSCloseCode, WSMessage, WSMsgType, web
+from aiohttp.http_parser import RawRequestMessage
+
+from proxy.api.addressing import Peer
+from proxy.api.aiohttp_internals import has_waiting_request
+from proxy.api.connection_manager import REFUSAL_TIMEOUT, ConnectionLimits, ConnectionManager
+from proxy.api.input_turns import SlicedInput
+from proxy.api.raw_answers import HEADERS_TOO_LARGE, TOO_MUCH_UNFINISHED
+from proxy.budget import Allocation, MemoryLimitError
+from proxy.translate.errors import LocalError
+
+if TYPE_CHECKING:
+    from proxy.api import Services
+
+log = structlog.get_logger(__name__)
+
+#: Minimum bytes of a body within `ConnectionLimits.body_timeout`, unless fewer are left.
+MIN_PROGRESS = 16 * 1024
+#: Bytes of a connection that are not counted.
+FREE = 16 * 1024
+#: Copies of each byte of input, about: as received and as parsed.
+INPUT_WEIGHT = 2
+#: Maximum bytes of all headers of a request, and of its trailers, as multiples of `header_bytes`.
+HEAD_LIMITS = 4
+#: Maximum error in bytes of the estimate of what the parser has consumed.
+_SLACK = 1024
+#: Seconds for an answer under way, or for a close frame, after the access of a member has ended.
+REVOKE_TIMEOUT = 0.5
+#: The reason in the close frame of a client whose message takes too much memory.
+MESSAGE_REFUSED = "The proxy holds too much unfinished data of yours; connect again."
+#: Closes a websocket with a code, a reason, and a timeout in seconds.
+Leave = Callable[[int, str, float], object]
+
+
+# The states of a connection. `REST`: the answer was sent before the whole body was received.
+IDLE, HEADERS, BODY, ANSWER, REST, SOCKET, REFUSED, HANDSHAKE = range(8)
+#: The states in which the headers of a request come next.
+BEFORE_REQUEST = (IDLE, HEADERS)
+#: The states that end by a timeout, which `check` looks after.
+_TIMED_STATES = (HEADERS, BODY, REFUSED)
+
+
+class LimitedConnection(SlicedInput):
+    """aiohttp's protocol of one connection, with its state and since when it has it.
+
+    What it holds is taken from the budget of its member, or of its address while it is anonymous.
+    """
+
+    __slots__ = (
+        "_allocation",
+        "_body",
+        "_body_bytes",
+        "_chunk",
+        "_handshake",
+        "_input",
+        "_is_chunked",
+        "_leave",
+        "_output",
+        "_paused_input",
+        "_received",
+        "_since",
+        "_state",
+        "manager",
+        "member",
+        "peer",
+        "services",
+    )
+
+    def __init__(self, manager: ConnectionManager, server: web.Server, **options: Any) -> None:
+        super().__init__(manager.input_turns, server, **options)
+        self.manager = manager
+        self.services: Services = manager.services
+        #: The member that the connection is counted for.
+        self.member: str | None = None
+        #: The other end.
+        self.peer = Peer("")
+        self._state = IDLE
+        self._since = manager.now()
+        #: Bytes of input and output, and their allocation of the budget, `None` for few bytes.
+        self._input = self._output = 0
+        self._allocation: Allocation | None = None
+        #: The current body, and whether it is in chunks.
+        self._body: StreamReader | None = None
+        self._is_chunked = False
+        #: Bytes of the last chunk of input, and those of the body at that time.
+        self._chunk = self._body_bytes = 0
+        #: Bytes received since the state or the last look at the body's progress.
+        self._received = 0
+        #: Whether reading is paused until the current answer has been sent.
+        self._paused_input = False
+        #: Ends the TLS handshake while it lasts.
+        self._handshake: Callable[[], object] | None = None
+        #: Closes the websocket.
+        self._leave: Leave | None = None
+
+    def _enter(self, state: int) -> None:
+        """Begin a state, and its timeout if it has one."""
+        self._state, self._since = state, self.manager.now()
+        if state in _TIMED_STATES:
+            self.manager.timed.add(self)
+        else:
+            self.manager.timed.discard(self)
+
+    # --- timeouts ------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered."""
+        return self._state in (BODY, ANSWER)
+
+    def check(self, now: float, limits: ConnectionLimits) -> None:
+        """Close the connection, or fail the request, if it is too slow."""
+        passed = now - self._since
+        if self._state == REFUSED and passed >= REFUSAL_TIMEOUT:
+            self.end()
+        elif self._state == HEADERS and 0 < limits.header_timeout <= passed:
+            log.info("headers_timed_out")
+            self.end()
+        elif self._state == BODY:
+            self._check_body(now, limits.body_timeout)
+
+    def _check_body(self, now: float, timeout: float) -> None:
+        body, transport = self._body, self.transport
+        if body is None or transport is None or body.is_eof():
+            self._enter(ANSWER)
+        elif 0 < timeout <= now - self._since:
+            if self._received >= MIN_PROGRESS or not transport.is_reading():
+                self._since, self._received = now, 0
+                return
+            log.info("body_timed_out", received=self._received)
+            self._enter(ANSWER)
+            body.set_exception(
+                LocalError(
+                    "request_timeout",
+                    "The request body arrived too slowly; use a faster connection, or increase the "
+                    "setting `body_timeout`.",
+                    kind="timed_out",
+                )
+            )
+
+    # --- the budget ------------------------------------------------------------------------
+
+    def _fits(self) -> bool:
+        """Update the allocation of what is held. Return whether it fits into the budget."""
+        size = INPUT_WEIGHT * self._input + len(self.unparsed) + self._output
+        if size <= FREE:
+            self._release()
+            return True
+        if self._allocation is None:
+            budget = self.services.budget
+            self._allocation = (
+                budget.address(self.peer.address, "connection")
+                if self.member is None
+                else budget.member(self.member, "connection")
+            )
+        try:
+            self._allocation.resize(size)
+        except MemoryLimitError:
+            return False
+        return True
+
+    def _release(self) -> None:
+        """Release all bytes; does nothing if repeated."""
+        if self._allocation is not None:
+            self._allocation.release()
+            self._allocation = None
+
+    # --- input -----------------------------------------------------------------------------
+
+    def is_before_body(self) -> bool:
+        """Return whether headers of a request come next."""
+        return self._state in BEFORE_REQUEST
+
+    def may_be_chunked(self) -> bool:
+        """Return whether chunks of a body may come next."""
+        return self._state != SOCKET and (self._state != BODY or self._is_chunked)
+
+    def is_input_paused(self) -> bool:
+        """Return whether input waits until the current answer has been sent."""
+        return self._paused_input
+
+    def count_unparsed(self) -> bool:
+        """Count the input that waits; close the connection and return `False` if it is too much."""
+        fits = self._fits()
+        if not fits:
+            log.info("request_refused", member=self.member)
+            self.cut()
+        return fits
+
+    def parse(self, data: bytes) -> None:
+        """Pass input to the parser and count it."""
+        state = self._state
+        self._chunk = len(data)
+        self._received += self._chunk
+        if state in BEFORE_REQUEST:
+            self._input += self._chunk
+        web.RequestHandler.data_received(self, data)
+        if not data or self.transport is None:
+            return
+        if state in BEFORE_REQUEST:
+            if not has_waiting_request(self):
+                self._count_headers()
+        elif state == SOCKET:
+            self._count_frames()
+        else:
+            self._count_after_headers()
+
+    def _count_headers(self) -> None:
+        """Count the input as headers that are not complete, and start their timeout."""
+        if self._state == IDLE:
+            self._enter(HEADERS)
+        if self._input > HEAD_LIMITS * self.max_field_size:
+            log.info("headers_refused", received=self._input)
+            self._answer_raw(HEADERS_TOO_LARGE)
+        elif not self._fits():
+            log.info("headers_refused", member=self.member)
+            self._answer_raw(TOO_MUCH_UNFINISHED)
+
+    def _begin_body(self, message: RawRequestMessage, body: StreamReader) -> None:
+        """Count what comes after the headers of a request as its body."""
+        taken = _SLACK  # of less no estimate is made
+        if self._input > _SLACK:
+            taken = _head_bytes(message) + body.total_bytes
+        self._input = max(0, self._input - taken)
+        self._body, self._is_chunked, self._body_bytes = body, message.chunked, body.total_bytes
+        self._received = 0
+        self._enter(ANSWER if body.is_eof() else BODY)
+
+    def _count_after_headers(self) -> None:
+        """Count trailers of a body, and pause before the next request until the answer is sent."""
+        body = self._body
+        if self._state == REST:
+            if body is None or body.is_eof():
+                self._state = IDLE
+            return
+        if body is not None and body.total_bytes != self._body_bytes:
+            self._body_bytes = body.total_bytes
+            self._input = 0
+            return
+        self._input += self._chunk
+        if body is None or body.is_eof():
+            self._pause_input()
+        elif self._input > HEAD_LIMITS * self.max_field_size:
+            log.info("trailers_refused", received=self._input)
+            self.cut()
+            return
+        if not self._fits():
+            log.info("request_refused", member=self.member)
+            self.cut()
+
+    def _count_frames(self) -> None:
+        """Count the input as a part of a websocket message."""
+        self._input += self._chunk
+        if self._fits() or self._paused_input:
+            return
+        log.info("socket_refused", member=self.member, received=self._input)
+        self._pause_input()
+        if self._leave is not None:
+            self._leave(WSCloseCode.TRY_AGAIN_LATER, MESSAGE_REFUSED, REVOKE_TIMEOUT)
+
+    def received(self, message: WSMessage) -> None:
+        """Note that a websocket message, a ping or a pong was received completely."""
+        if message.type in (WSMsgType.PING, WSMsgType.PONG):  # between the parts of a message
+            self._input = max(0, self._input - 2 - len(message.data))
+        else:
+            self._input = min(self._input, self._chunk)
+        self._fits()
+
+    def _pause_input(self) -> None:
+        if self.transport is not None and not self._paused_input:
+            self._paused_input = True
+            self.transport.pause_reading()
+
+    def _resume_input(self) -> None:
+        """Resume reading; a part of the next request may have been received already."""
+        if self._paused_input:
+            self._paused_input = False
+            self.read_on()
+        if self._state == IDLE:
+            if self._input > _SLACK:
+                self._enter(HEADERS)
+            else:
+                self._input = 0
+        if self._allocation is not None:
+            self._fits()
+
+    # --- output ----------------------------------------------------------------------------
+
+    def pause_writing(self) -> None:
+        """Note that the client reads more slowly than the answer is written."""
+        super().pause_writing()
+        self.manager.stalled[self] = self.manager.now()
+        if self.transport is not None:
+            self._output = self.transport.get_write_buffer_size()
+            if not self._fits():
+                log.info("answer_refused", member=self.member)
+                asyncio.get_running_loop().call_soon(self.cut)
+
+    def resume_writing(self) -> None:
+        """Note that the client has read most of what was written."""
+        super().resume_writing()
+        self.manager.stalled.pop(self, None)
+        self._output = 0
+        self._fits()
+
+    def _answer_raw(self, answer: bytes) -> None:
+        """Send a whole answer, and close the connection."""
+        if self.transport is not None:
+            self.transport.write(answer)
+            self.transport.close()
+
+    # --- the end ---------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Close the connection after sending what was written."""
+        if self._handshake is not None:
+            self._handshake()
+        elif self.transport is not None:
+            self.transport.close()
+
+    def drop(self) -> None:
+        """Close the connection without waiting for the client to take what was written."""
+        if self.transport is not None and self.transport.get_write_buffer_size() == 0:
+            self.transport.close()
+        else:
+            self.cut()
+
+    def cut(self) -> None:
+        """Abort the connection."""
+        if self._handshake is not None:
+            self._handshake()
+        elif self.transport is not None:
+            self.transport.abort()
+
+
+def _head_bytes(message: RawRequestMessage) -> int:
+    """Return the approximate size of a request line and headers."""
+    fields = sum(len(name) + len(value) + 4 for name, value in message.raw_headers)
+    return len(message.method) + len(message.path) + 14 + fields
