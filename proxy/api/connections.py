@@ -107,6 +107,12 @@ class Connection(LimitedConnection):
             self.manager.join(self, admission)
             self._release()  # taken from the member's budget with the next input
 
+    def release(self) -> None:
+        """Release what the current request holds until it has its answer."""
+        for allocation in self.allocations:
+            allocation.release()
+        self.allocations.clear()
+
     def log_access(
         self, request: web.BaseRequest, response: web.StreamResponse, time: float | None
     ) -> None:

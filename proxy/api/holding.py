@@ -14,7 +14,6 @@ from aiohttp import Payload, web
 from aiohttp.abc import AbstractStreamWriter
 
 from proxy.api.callers import caller_of
-from proxy.api.connections import Connection
 from proxy.api.requests import connection_of, services_of
 from proxy.budget import Allocation, MemoryLimitError, Purpose
 
@@ -45,17 +44,6 @@ def hold(request: web.Request, purpose: Purpose) -> Allocation:
     allocation = allocate(request, purpose)
     connection_of(request).allocations.append(allocation)
     return allocation
-
-
-def release(request: web.Request, connection: Connection) -> None:
-    """Release what `hold` has allocated for the request, and what an error of its body holds."""
-    if connection.allocations:
-        for allocation in connection.allocations:
-            allocation.release()
-        connection.allocations.clear()
-    error = request.content.exception()
-    if error is not None:
-        forget_frames(error)
 
 
 def forget_frames(error: BaseException | None) -> None:
@@ -108,14 +96,6 @@ class LargeBody(Payload):
         self._value = b""
         if self._held is not None:
             self._held.release()
-
-
-def counted(request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:
-    """Return an answer with its memory taken from the budget. Raises `MemoryLimitError`."""
-    body = getattr(answer, "body", None)
-    if type(body) is LargeBody:  # both are abstract classes, whose instances are found slowly
-        body.hold(request)
-    return answer
 
 
 async def stream(

@@ -27,7 +27,7 @@ from proxy.api.answer_headers import finish
 from proxy.api.bodies import Handler
 from proxy.api.callers import caller_of
 from proxy.api.error_answers import failed, interrupted, not_stored, unknown
-from proxy.api.holding import counted, forget_frames, release
+from proxy.api.holding import LargeBody, forget_frames
 from proxy.api.requests import connection_of
 from proxy.api.turns import MAX_BEGUN, MemberTurns
 from proxy.logging import RequestContext, begin_request
@@ -119,7 +119,9 @@ class Gate:
             task.uncancel()
             answer = interrupted(request)
         finally:
-            release(request, connection)
+            connection.release()
+            if (lost := request.content.exception()) is not None:
+                forget_frames(lost)
         self._count(request, connection, answer.status, began)
         if not answer.prepared:
             finish(request, answer)
@@ -155,15 +157,18 @@ class Gate:
             if self._services.members.has_members:
                 await self._authenticator.catch_up(request)
             admission = self._authenticator.authenticate(request)
-            if admission is None:
-                return counted(request, await self._handle(request))
-            context.member, context.token_id = admission.member, admission.shown
-            connection.admit(admission)
-            if admission.token is not None and request.path not in _UNLIMITED:
-                self._limiter.request(admission.member)
-            if len(connection.manager.connections) > MAX_BEGUN:  # fewer cannot begin more at once
-                await self._turns.of(admission.member).take()
-            return counted(request, await self._handle(request))
+            if admission is not None:
+                context.member, context.token_id = admission.member, admission.shown
+                connection.admit(admission)
+                if admission.token is not None and request.path not in _UNLIMITED:
+                    self._limiter.request(admission.member)
+                if len(connection.manager.connections) > MAX_BEGUN:  # fewer cannot begin more
+                    await self._turns.of(admission.member).take()
+            answer = await self._handle(request)
+            body = getattr(answer, "body", None)
+            if type(body) is LargeBody:  # an abstract class, whose instances are found slowly
+                body.hold(request)
+            return answer
         except Exception as error:  # noqa: BLE001 (each has an answer)
             return self._of_error(request, context, error)
 

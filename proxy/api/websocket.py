@@ -160,7 +160,7 @@ class ClientSocket(Struct, eq=False):
         # A compressor for each message: one for each socket would hold 256 KiB.
         compress = self._web_socket.compress or None
         try:
-            if len(self._sockets.open) > MAX_BEGUN:  # fewer cannot begin more at once
+            if len(self._sockets.open) > MAX_BEGUN:  # fewer cannot begin more
                 await self._sockets.turns.of(self._member).take()
             while self._leaving is None and (outgoing := self._queue.pop()) is not None:
                 message = outgoing.message
