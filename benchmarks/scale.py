@@ -88,7 +88,7 @@ class Simulation:
         self.scheduler = Scheduler(self.joined, self.known.__getitem__, "jobs")
         self.slots = SlotAllocator(self.scheduler, self.joined)
         announcer = Announcer(EventBus(), term, Metrics())
-        recorder = JobRecorder(storage, term, 10_000)  # type: ignore[arg-type]
+        recorder = JobRecorder(storage, term, 10_000, shares=self.scheduler.shares_of)  # type: ignore[arg-type]
         self.table = JobTable(recorder, announcer)
         self.jobs: dict[Job, Tracker] = {}
 
@@ -110,7 +110,7 @@ class Simulation:
         self.scheduler.take(job, account)
         job.content = JobContent({**GRAPH}, {})
         self.table.advance(job, JobState.SUBMITTING)
-        self.scheduler.shares_with(job)
+        self.scheduler.shares_of([job])
         self.table.advance(job, JobState.SUBMITTED, cloud_id=f"cloud-{job.order}")
         self.jobs[job] = Tracker(job.prompt_id, job.graph, job.outputs_to_execute)
         self.jobs[job].receive(EventReceived("execution_start", {}), 0)
@@ -130,7 +130,7 @@ class Simulation:
         snapshot = Snapshot(job.cloud_id, "completed", settled=True, outputs={"7": PICTURE})
         for command in self.jobs.pop(job).receive(SnapshotReceived(snapshot), 1000):
             if isinstance(command, JobEnd):
-                await self.table.finish(job, command, self.scheduler.shares_with(job))
+                await self.table.finish(job, command)
                 self.scheduler.ended(job, 1.0)
                 self.slots.free(job)
                 self.table.leave(job, command)

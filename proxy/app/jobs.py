@@ -22,6 +22,7 @@ from proxy.engine.handover import Handover
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.replay import life_of
 from proxy.engine.run_times import RunTimes
+from proxy.engine.scheduler import Scheduler
 from proxy.engine.term import Term
 from proxy.jobs.checks import Checks
 from proxy.jobs.clients import Clients
@@ -119,12 +120,15 @@ async def run_engine(
     settings, policy = process.settings, process.policy
 
     def engine(term: Term) -> Engine:
+        scheduler = Scheduler(cloud.accounts, storage.members.get, policy.fair_by)
         return Engine(
+            scheduler=scheduler,
             recorder=JobRecorder(
                 jobs.repository,
                 term,
                 history_size=policy.history_size,
                 budgets=resources.accounting.limiter.budgets,
+                shares=scheduler.shares_of,
                 outbox=webhooks.outbox,
             ),
             bus=jobs.bus,
@@ -134,7 +138,6 @@ async def run_engine(
             packs=resources.packs,
             policy=policy,
             timeouts=process.timeouts,
-            member=storage.members.get,
             supervisor=Supervisor(process.failed),
             metrics=process.metrics,
             run_times=RunTimes(RunTimeRepository(storage.database)),

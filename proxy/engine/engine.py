@@ -8,7 +8,7 @@ made and joined. None of them knows the engine.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -52,7 +52,6 @@ from proxy.jobs.messages import (
     StepsReceived,
 )
 from proxy.jobs.models import AccountView, Job, JobState
-from proxy.members.member import Member
 from proxy.metrics import Metrics
 from proxy.storage.database import StorageError
 from proxy.storage.jobs import StoredJob
@@ -76,14 +75,15 @@ _UNHEARD_AGE = 1000
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Engine:
-    """Runs the jobs of every member on all `accounts`, by name.
+    """Runs the jobs of every member on all `accounts`, by name, in the order of the `scheduler`.
 
-    `member` gives weight and limits of a member; the bus reports when they change. `metrics` counts
+    The bus reports when weight or limits of a member change. `metrics` counts
     what becomes of jobs, `run_times` are those of previous runs, `pricing` says what jobs cost, and
     the `bookkeeper` reads what the cloud has booked for them. All tasks are the `supervisor`'s;
     messages that are kept for repetition take their memory from the `budget`.
     """
 
+    scheduler: Scheduler
     recorder: JobRecorder
     bus: EventBus
     accounts: Mapping[str, Account]
@@ -91,7 +91,6 @@ class Engine:
     catalog: Catalog
     policy: Policy
     timeouts: Timeouts
-    member: Callable[[str], Member]
     supervisor: Supervisor
     packs: NodePacks
     metrics: Metrics
@@ -106,11 +105,10 @@ class Engine:
             account.forget()
         term, policy = self.recorder.term, self.policy
         self._secrets = Secrets(account.key for account in self.accounts.values())
-        scheduler = Scheduler(self.accounts, self.member, policy.fair_by)
-        self._slots = SlotAllocator(scheduler, self.accounts)
+        self._slots = SlotAllocator(self.scheduler, self.accounts)
         announcer = Announcer(self.bus, term, self.metrics)
         self._table = JobTable(self.recorder, announcer)
-        self._news = QueueNews(self._table, scheduler, announcer)
+        self._news = QueueNews(self._table, self.scheduler, announcer)
         self._workers = {
             name: AccountWorker(
                 account,
@@ -125,7 +123,7 @@ class Engine:
             )
             for name, account in self.accounts.items()
         }
-        self._overview = Overview(self._table, scheduler, self._workers, announcer)
+        self._overview = Overview(self._table, self.scheduler, self._workers, announcer)
         shared = self.recorder.jobs.database.shared
         self._answers = Answers(self.bus, announcer, self._table, shared=shared)
         self._announcer = announcer
@@ -182,7 +180,7 @@ class Engine:
         """
         await self.run_times.load()
         jobs, shares = await self.recorder.load()
-        self._slots.scheduler.restore(shares)
+        self.scheduler.restore(shares)
         for job in jobs:
             self._resume(job)
         subscribe = self.bus.subscribe
@@ -227,7 +225,7 @@ class Engine:
             self._resume_waiting(job)
             return
         if job.account in self._workers:
-            self._slots.scheduler.keep(job)
+            self.scheduler.keep(job)
             self._workers[job.account].reconciler.read_soon()
         outcome = self._recovery.resume(job)
         if isinstance(outcome, Lost) and self.recorder.jobs.database.shared and not job.accepted:

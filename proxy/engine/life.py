@@ -168,16 +168,15 @@ class JobLife:
 
     async def _send(self, job: Job) -> Outcome:
         """Submit a job that has a slot."""
-        scheduler, max_wait = self._slots.scheduler, None
+        max_wait = None
         if job.accepted:
             obstacle = await self._obstacle(job)
             if obstacle is not None:
                 return obstacle
             max_wait = _QUEUED_MAX_WAIT
-        elif scheduler.has_other(job):
+        elif self._slots.scheduler.has_other(job):
             max_wait = 0.0
-        submitter = self._workers[job.account].submitter
-        return await submitter.send(job, scheduler.shares_with(job), max_wait=max_wait)
+        return await self._workers[job.account].submitter.send(job, max_wait=max_wait)
 
     async def _obstacle(self, job: Job) -> Outcome | None:
         """Return why a job that has waited cannot be sent, once what its client sent is in
@@ -296,11 +295,11 @@ class JobLife:
         priced = partial(self._pricing.cost_of, run_of(job, ended.end))
         large = len(job.graph) > MAX_NODES_INLINE
         cost = await asyncio.to_thread(priced) if large else priced()
-        end, scheduler = replace(ended.end, cost=cost), self._slots.scheduler
+        end = replace(ended.end, cost=cost)
         if self._files.output_directory is not None:
             await self._files.output_directory.save(job.member, end.outputs)
-        scheduler.ended(job, end.ms / 1000)
-        await self._table.finish(job, end, scheduler.shares_with(job))
+        self._slots.scheduler.ended(job, end.ms / 1000)
+        await self._table.finish(job, end)
         if end.outcome == "completed":
             self._run_times.learn(job.graph, end.node_times, job.member, end.ms)
         await self._announcer.flush()
@@ -359,8 +358,7 @@ class JobLife:
         if new:
             await self.take_in(job, found)
             return
-        shares = self._slots.scheduler.shares_with(job)
-        self._table.advance(job, JobState.QUEUED, shares=shares)
+        self._table.advance(job, JobState.QUEUED)
         self._slots.enqueue(job)
 
     async def fail(self, job: Job, cause: LocalError | Failure) -> None:
@@ -399,7 +397,7 @@ class JobLife:
     async def _discard(self, job: Job, refusal: LocalError | None, *, new: bool) -> None:
         """Forget a job that the cloud does not have; a new job's client is refused."""
         self._slots.give_back(job)
-        await self._table.discard(job, self._slots.scheduler.shares_with(job))
+        await self._table.discard(job)
         if new and refusal is not None:
             reveal, id_ = self._files.reveal, job.prompt_id
             refusal.node_errors = await reveal(job.member, refusal.node_errors, id_)

@@ -9,7 +9,6 @@ from proxy.cloud.event_socket import EventSocket, Timeouts
 from proxy.engine.accounts import Account
 from proxy.engine.recorder import JobRecorder
 from proxy.jobs.models import Job
-from proxy.storage.shares import Shares
 from proxy.translate import workflow_metadata
 from proxy.translate.codec import CREDENTIAL_KEYS
 from proxy.webhooks.outbox import WEBHOOK_URL
@@ -40,12 +39,12 @@ class Preparation:
     send_partner_key: bool
     _worth_waiting: bool = field(default=True)
 
-    async def prepare(self, job: Job, shares: Shares) -> tuple[dict[str, Any], dict[str, Any]]:
+    async def prepare(self, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the graph with the account's names of files and the `extra_data`.
 
         Raises `WithdrawnError`, `StorageError`, and `LocalError` when a file cannot be sent.
         """
-        if not await self.recorder.save(job, shares):
+        if not await self.recorder.save(job):
             raise WithdrawnError
         if self._worth_waiting:  # for events, so that none of the job comes before it is followed
             await self.catalog.wait_loaded(self.timeouts.catalog_timeout)

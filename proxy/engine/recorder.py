@@ -49,7 +49,7 @@ _AGAIN = 1.0
 @dataclass(eq=False, repr=False)
 class JobRecorder:
     """Where the engine keeps its jobs. `history_size` counts entries of each member, `budgets`
-    returns those of one.
+    returns those of one, `shares` the fair shares that are stored together with jobs.
 
     The `outbox` makes what webhooks get of a start and an end, which is written with it.
     """
@@ -58,6 +58,7 @@ class JobRecorder:
     term: Term
     history_size: int
     budgets: Callable[[str], Budgets] = field(default=lambda _: Budgets())
+    shares: Callable[[Collection[Job]], Shares | None] = field(default=lambda _: None)
     outbox: Outbox = field(default_factory=Outbox)
     _changed: dict[int, Job] = field(default_factory=dict)
     #: Messages about jobs that have begun to run, until the write of the state or that of the end,
@@ -67,7 +68,6 @@ class JobRecorder:
     _gone: set[int] = field(default_factory=set)
     #: The jobs that are still to be taken out.
     _unwanted: dict[int, Job] = field(default_factory=dict)
-    _shares: Shares | None = None
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _flushing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -142,21 +142,19 @@ class JobRecorder:
 
     # --- writing ---------------------------------------------------------------------------
 
-    def changed(self, job: Job, shares: Shares | None = None) -> None:
+    def changed(self, job: Job) -> None:
         """Write the job's state soon."""
         self._changed[job.order] = job
-        if shares is not None:
-            self._shares = _merged(self._shares, shares)
         self._news.set()
 
     def started(self, job: Job) -> None:
         """Tell webhooks that the job runs, with the write of its state."""
         self._starts[job.order] = self.outbox.started(job)
 
-    async def save(self, job: Job, shares: Shares | None = None) -> bool:
+    async def save(self, job: Job) -> bool:
         """Write the job's state now; false if the job is no longer stored. Raises
         `StorageError`."""
-        self.changed(job, shares)
+        self.changed(job)
         await self.flush()
         return job.order not in self._gone
 
@@ -167,7 +165,7 @@ class JobRecorder:
         """
         async with self._flushing:
             self._news.clear()
-            if self._changed or self._shares is not None:
+            if self._changed:
                 await self._write_changes()
             for job in list(self._unwanted.values()):
                 await self.discard(job)
@@ -179,21 +177,19 @@ class JobRecorder:
             if job.cloud_id:
                 sent.append(order)
         changed, self._changed = self._changed, {}
-        shares, self._shares = self._shares, None
         starts = dict(self._starts)
         try:
             gone = await self._write(
                 self.jobs.update(
                     changes,
                     sent=sent,
-                    shares=shares,
+                    shares=self.shares(changed.values()),
                     messages=list(starts.values()),
                     fence=self.term.fence,
                 )
             )
         except BaseException:
             self._changed = changed | self._changed
-            self._shares = _merged(shares, self._shares)
             self._news.set()
             raise
         self._gone |= gone
@@ -207,24 +203,24 @@ class JobRecorder:
             if self._starts.get(order) is message:
                 del self._starts[order]
 
-    async def discard(self, *jobs: Job, shares: Shares | None = None) -> None:
+    async def discard(self, *jobs: Job) -> None:
         """Take live jobs out without a trace. Raises `StorageError`."""
         await self._write(
             self.jobs.discard(
                 [job.order for job in jobs],
                 usage=[used(job, submitted=-1, withdrawn=int(job.accepted)) for job in jobs],
-                shares=shares,
+                shares=self.shares(jobs),
                 fence=self.term.fence,
             )
         )
         for job in jobs:
             self._forget(job)
 
-    async def discard_soon(self, job: Job, shares: Shares | None = None) -> None:
+    async def discard_soon(self, job: Job) -> None:
         """Take a live job out without a trace, later if the storage refuses now: a job that is
         gone must not run after a restart."""
         try:
-            await self.discard(job, shares=shares)
+            await self.discard(job)
         except StorageError as error:
             log.error("record_delete_failed", job=job.prompt_id, error=str(error))
             self._unwanted[job.order] = job
@@ -236,7 +232,7 @@ class JobRecorder:
         self._gone.discard(job.order)
         self._starts.pop(job.order, None)
 
-    async def end(self, job: Job, end: JobEnd, shares: Shares | None = None) -> Recorded:
+    async def end(self, job: Job, end: JobEnd) -> Recorded:
         """Move a job into the history. Raises `StorageError`."""
         entry, usage, costs = entry_of(job, end)
         budgets = self.budgets(job.member)
@@ -253,7 +249,7 @@ class JobRecorder:
                 keep=self.history_size,
                 usage=[usage],
                 costs=costs,
-                shares=shares,
+                shares=self.shares([job]),
                 messages=messages,
                 fence=self.term.fence,
                 budget_messages=budget_messages,
@@ -296,9 +292,3 @@ class JobRecorder:
 def _reached(budgets: Budgets, before: Spending, end: JobEnd) -> tuple[Budget, ...]:
     """Return the budgets that the end of a job makes reached."""
     return tuple(budgets.reached(before, before.with_cost(end.cost.amount)))
-
-
-def _merged(older: Shares | None, newer: Shares | None) -> Shares | None:
-    if older is None or newer is None:
-        return older or newer
-    return Shares(newer.now, {**older.members, **newer.members}, newer.slots)

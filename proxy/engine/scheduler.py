@@ -6,9 +6,8 @@ stands on the `Job`: `account` and `charge`.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from math import fsum
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from msgspec.structs import replace
 
@@ -122,24 +121,29 @@ class Scheduler:
 
     # --- what is kept ----------------------------------------------------------------------
 
-    def shares_with(self, job: Job) -> Shares:
-        """Return the member's share and the learned slots, to be stored together with a job's slot.
+    def shares_of(self, jobs: Collection[Job]) -> Shares:
+        """Return the shares of these jobs' members and the learned slots, to be stored with them.
 
         Other jobs whose slots the storage does not know yet have not used a turn, as far as a
         restart is concerned: they wait.
         """
-        self._unsaved.discard(job)
-        unused = fsum(other.charge for other in self._unsaved if other.member == job.member)
-        share = self.shares.state_of(job.member, unused / self._member(job.member).weight)
+        self._unsaved.difference_update(jobs)
+        unused: defaultdict[str, float] = defaultdict(float)
+        for job in self._unsaved:
+            unused[job.member] += job.charge
+        shares = {}
+        for job in jobs:
+            weight = self._member(job.member).weight
+            shares[job.member] = self.shares.state_of(job.member, unused[job.member] / weight)
         learnt = {
             name: account.slots.count
             for name, account in self._accounts.items()
             if not account.slots.fixed
         }
-        return Shares(self.shares.now, {job.member: share}, learnt)
+        return Shares(self.shares.now, shares, learnt)
 
     def restore(self, kept: Shares) -> None:
-        """Continue where `shares_with` left off."""
+        """Continue where `shares_of` left off."""
         self.shares.restore(kept.now, kept.members)
         for name, learnt in kept.slots.items():
             if name in self._accounts:

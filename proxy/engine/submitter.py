@@ -37,7 +37,6 @@ from proxy.engine.outcomes import (
 from proxy.engine.preparation import Preparation, WithdrawnError
 from proxy.jobs.models import Job
 from proxy.storage.database import StorageError
-from proxy.storage.shares import Shares
 from proxy.translate.errors import (
     LocalError,
     from_cloud,
@@ -103,11 +102,11 @@ class Submitter:
     expecting: Callable[[], AbstractContextManager[None]]
     max_wait: float = 30.0
 
-    async def send(self, job: Job, shares: Shares, *, max_wait: float | None = None) -> Outcome:
+    async def send(self, job: Job, *, max_wait: float | None = None) -> Outcome:
         """Send a job that has a slot; its intent is on disk before. `max_wait` may be shorter."""
         wait = self.max_wait if max_wait is None else min(max_wait, self.max_wait)
         try:
-            graph, extra_data = await self.preparation.prepare(job, shares)
+            graph, extra_data = await self.preparation.prepare(job)
             with self.expecting():
                 outcome = await self._try(job, graph, extra_data)
                 if isinstance(outcome, _Try):

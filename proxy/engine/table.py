@@ -25,7 +25,6 @@ from proxy.jobs.models import (
 )
 from proxy.storage.database import StorageError
 from proxy.storage.jobs import JobKey
-from proxy.storage.shares import Shares
 from proxy.translate.events import Preview
 from proxy.webhooks.messages import STARTED
 
@@ -132,20 +131,18 @@ class JobTable:
         if is_shown(job):
             self._announcer.changed(job)
 
-    def advance(
-        self, job: Job, state: JobState, *, shares: Shares | None = None, **changes: Any
-    ) -> None:
+    def advance(self, job: Job, state: JobState, **changes: Any) -> None:
         """Let a job take its next state, with other changes of its fields.
 
         Raises `TransitionError` if the state may not follow.
         """
-        self.change(job, shares=shares, state=state, **changes)
+        self.change(job, state=state, **changes)
         if state is JobState.RUNNING and STARTED in self._recorder.outbox.wanted:
             self._recorder.started(job)
         if state is JobState.SUBMITTED and is_shown(job):
             self._announcer.dispatched(job)
 
-    def change(self, job: Job, *, shares: Shares | None = None, **changes: Any) -> None:
+    def change(self, job: Job, **changes: Any) -> None:
         """Change fields of a job, record the change and tell of it; the state by `advance`.
 
         Raises `TransitionError` if the state may not follow.
@@ -156,7 +153,7 @@ class JobTable:
         self.note(job, **changes)
         if job.cloud_id:
             self.cloud_ids.add(job.cloud_id)
-        self._recorder.changed(job, shares)
+        self._recorder.changed(job)
         if is_shown(job):
             self._announcer.changed(job)
         elif was_shown:
@@ -187,7 +184,7 @@ class JobTable:
 
     # --- ends ------------------------------------------------------------------------------
 
-    async def finish(self, job: Job, end: JobEnd, shares: Shares | None = None) -> None:
+    async def finish(self, job: Job, end: JobEnd) -> None:
         """Move a job into the history: its entry is readable from now on.
 
         It stays in the queue until `leave`. What was accepted must not be lost because the storage
@@ -196,7 +193,7 @@ class JobTable:
         _check_transition(job, ENDS[end.outcome])
         for failures in count(1):
             try:
-                recorded = await self._recorder.end(job, end, shares)
+                recorded = await self._recorder.end(job, end)
                 break
             except StorageError as error:
                 log.error("store_failed", error=str(error))
@@ -219,9 +216,9 @@ class JobTable:
         for job in jobs:
             self._gone(job, more=cleared and job is not jobs[-1])
 
-    async def discard(self, job: Job, shares: Shares | None = None) -> None:
+    async def discard(self, job: Job) -> None:
         """Take a job out without a trace; out of the storage later, if that refuses now."""
-        await self._recorder.discard_soon(job, shares)
+        await self._recorder.discard_soon(job)
         self._gone(job)
 
     def _gone(self, job: Job, *, more: bool = False) -> None:

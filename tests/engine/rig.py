@@ -25,6 +25,7 @@ from proxy.engine.engine import Engine
 from proxy.engine.policy import Policy
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.run_times import RunTimes
+from proxy.engine.scheduler import Scheduler
 from proxy.engine.term import Term
 from proxy.jobs.conversion import job_of_request, payload_of, stored_of
 from proxy.jobs.messages import (
@@ -195,14 +196,18 @@ async def running_engine(
         accounts[name] = Account(name, client, cloud.key, slots=Slots(slots, ahead))
     term = Term(lease)
     parts: dict[str, Any] = {"files": Files(), "catalog": Catalog(), "packs": None}
-    outbox = Outbox()
+    outbox, given = Outbox(), Policy(**{**QUICK, **policy})
+    scheduler = Scheduler(accounts, Member, given.fair_by)
+    recorder = JobRecorder(
+        repository, term, history_size=100, outbox=outbox, shares=scheduler.shares_of
+    )
     engine = Engine(
-        recorder=JobRecorder(repository, term, history_size=100, outbox=outbox),
+        scheduler=scheduler,
+        recorder=recorder,
         bus=bus,
         accounts=accounts,
-        policy=Policy(**{**QUICK, **policy}),
+        policy=given,
         timeouts=Timeouts(),
-        member=Member,
         supervisor=supervisor,
         metrics=Metrics(),
         run_times=RunTimes(RunTimeRepository(database)),

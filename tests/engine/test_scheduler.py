@@ -331,8 +331,18 @@ def test_the_share_of_a_turn_that_is_not_stored_yet_is_not_kept() -> None:
     first, second = job("a", order=1), job("b", order=2)
     for waiting in (first, second):
         jobs.take(waiting, jobs.account_for(waiting, 0.0))  # type: ignore[arg-type]
-    assert jobs.shares_with(first).members["anna"].start == 1.0
-    assert jobs.shares_with(second).members["anna"].start == 2.0
+    assert jobs.shares_of([first]).members["anna"].start == 1.0
+    assert jobs.shares_of([second]).members["anna"].start == 2.0
+
+
+def test_jobs_that_are_stored_together_keep_the_shares_of_all_their_members() -> None:
+    jobs = scheduler(Account("one", None, "", slots=Slots(3)))  # type: ignore[arg-type]
+    taken = [job("a", order=1), job("b", "ben", order=2), job("c", order=3)]
+    for waiting in taken:
+        jobs.take(waiting, jobs.account_for(waiting, 0.0))  # type: ignore[arg-type]
+    kept = jobs.shares_of(taken[:2]).members
+    assert {member: share.start for member, share in kept.items()} == {"anna": 1.0, "ben": 1.0}
+    assert jobs.shares_of(taken[2:]).members["anna"].start == 2.0
 
 
 def test_a_restart_goes_on_with_shares_and_learnt_slots() -> None:

@@ -44,19 +44,19 @@ class Recorder:
     def started(self, job: Job) -> None:
         self.started_jobs.append(job.prompt_id)
 
-    def changed(self, job: Job, _shares: object = None) -> None:
+    def changed(self, job: Job) -> None:
         self.noted.append((job.prompt_id, job.state))
 
-    async def end(self, job: Job, _end: JobEnd, _shares: object = None) -> Recorded:
+    async def end(self, job: Job, _end: JobEnd) -> Recorded:
         self._refuse()
         self.ended.append(job.prompt_id)
         return Recorded(7, ("forgotten",))
 
-    async def discard(self, *jobs: Job, shares: object = None) -> None:
+    async def discard(self, *jobs: Job) -> None:
         self._refuse()
         self.discarded += [job.prompt_id for job in jobs]
 
-    async def discard_soon(self, job: Job, shares: object = None) -> None:
+    async def discard_soon(self, job: Job) -> None:
         await self.discard(job)
 
     def _refuse(self) -> None:
