@@ -29,8 +29,8 @@ from proxy.engine.scheduler import Scheduler
 from proxy.engine.slots import SlotAllocator
 from proxy.engine.table import JobTable
 from proxy.engine.term import Term
-from proxy.engine.tracker import EventReceived, SnapshotReceived, Tracker
-from proxy.jobs.models import Job, JobContent, JobEnd, JobState
+from proxy.engine.tracker import Ended, EventReceived, SnapshotReceived, Tracker
+from proxy.jobs.models import Job, JobContent, JobState
 from proxy.members.member import Member
 from proxy.metrics import Metrics
 from proxy.storage.history import Recorded
@@ -129,11 +129,11 @@ class Simulation:
         """Lead a job that runs into its history."""
         snapshot = Snapshot(job.cloud_id, "completed", settled=True, outputs={"7": PICTURE})
         for command in self.jobs.pop(job).receive(SnapshotReceived(snapshot), 1000):
-            if isinstance(command, JobEnd):
-                await self.table.finish(job, command)
+            if isinstance(command, Ended):
+                await self.table.finish(job, command.end)
                 self.scheduler.ended(job, 1.0)
                 self.slots.free(job)
-                self.table.leave(job, command)
+                self.table.leave(job, command.end)
 
     async def turn(self) -> None:
         """End the job that has run longest, and give its slot to the one whose turn it is."""

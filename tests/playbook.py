@@ -6,10 +6,10 @@ from typing import Any
 
 from proxy.engine.tracker import (
     Command,
+    Ended,
     EventReceived,
     Input,
     JobStarted,
-    LeaveQueue,
     OutputsSent,
     ReadDetail,
     SnapshotReceived,
@@ -50,7 +50,19 @@ def play(
     *inputs: Input, now: int = 5_000, graph: dict[str, Any] | None = None, outputs: str = ""
 ) -> list[Command]:
     tracker = Tracker(ID, graph or GRAPH, outputs.split())
-    return [command for input_ in inputs for command in tracker.receive(input_, now)]
+    return [command for input_ in inputs for command in unfolded(tracker.receive(input_, now))]
+
+
+def unfolded(commands: list[Command]) -> list[Any]:
+    """The commands, an end followed by its two messages."""
+    flat: list[Any] = []
+    for command in commands:
+        match command:
+            case Ended(end=end, result=result, last=last):
+                flat += end, result, last
+            case _:
+                flat.append(command)
+    return flat
 
 
 def received(commands: list[Command]) -> list[str]:
@@ -73,8 +85,6 @@ def received(commands: list[Command]) -> list[str]:
                 words.append("-> read")
             case JobEnd(outcome=outcome):
                 words.append(f"-> record {outcome}")
-            case LeaveQueue():
-                words.append("-> left the queue")
     return words
 
 
@@ -101,4 +111,4 @@ def states(commands: list[Command]) -> list[dict[str, tuple[str, float, float]]]
 
 
 BEGINNING = ["-> running", "execution_start", "execution_cached"]
-SUCCESS = ["-> record completed", "execution_success", "-> left the queue", "executing None"]
+SUCCESS = ["-> record completed", "execution_success", "executing None"]

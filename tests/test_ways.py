@@ -20,8 +20,8 @@ from stack import Client, running_proxy
 from waiting import until
 
 from proxy.cloud.event_socket import EventSocket
-from proxy.engine.follower import Ended, JobFollower
-from proxy.engine.tracker import EventReceived, Input
+from proxy.engine.follower import JobFollower
+from proxy.engine.tracker import Ended, EventReceived, Input
 from proxy.files.cache import Cache
 from proxy.members import directory
 from proxy.simulator import Simulator

@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
 
 import structlog
-from msgspec import Struct
 
 from proxy.clock import now
 from proxy.cloud.client import CloudClient
@@ -28,6 +28,7 @@ from proxy.engine.slots import SlotAllocator
 from proxy.engine.table import STORAGE_RETRY, FollowedJob, JobTable
 from proxy.engine.tracker import (
     Command,
+    Ended,
     EventReceived,
     GiveUp,
     Input,
@@ -38,7 +39,7 @@ from proxy.engine.tracker import (
     Tracker,
 )
 from proxy.jobs.message_order import StepBuffer
-from proxy.jobs.models import Job, JobEnd, JobState
+from proxy.jobs.models import Job, JobState
 from proxy.storage.database import StorageError
 from proxy.translate.events import (
     Binary,
@@ -47,6 +48,7 @@ from proxy.translate.events import (
     NodeText,
     Preview,
     is_terminal,
+    with_metadata,
 )
 from proxy.translate.frames import CloudPicture
 from proxy.translate.packs import Failure, NodeFailedError
@@ -79,25 +81,14 @@ _BATCH = 50
 _TURN_TIMEOUT = 2.0
 
 
-class Ended(Struct, frozen=True):
-    """A job has ended with `end`.
-
-    The `commands` are to be carried out when the history has its entry. With `abandoned` it failed
-    in the proxy, and the cloud need not continue with it.
-    """
-
-    end: JobEnd
-    commands: Sequence[Command]
-    abandoned: bool = False
-
-
 @dataclass(eq=False, repr=False)
 class JobFollower:
     """Follows one job. `post` takes inputs at any time; nothing is done before `release`.
 
     `ending` is true once the cloud has reported an end, `finished` is set when nothing more is done
-    for the job. `preview` is the last one, `cloud` is `None` for a job that is on no account, and
-    `topic` is where its client hears.
+    for the job. With `abandoned` it has failed in the proxy, and the cloud need not continue with
+    it. `preview` is the last one, `cloud` is `None` for a job that is on no account, `topic` is
+    where its client hears, and the `metadata` goes into all messages about it.
     """
 
     job: Job
@@ -106,6 +97,7 @@ class JobFollower:
     _: KW_ONLY
     cloud: CloudClient | None
     topic: str
+    metadata: Mapping[str, Any]
     table: JobTable
     slots: SlotAllocator
     announcer: Announcer
@@ -114,6 +106,7 @@ class JobFollower:
     run_times: RunTimes
     finished: asyncio.Event = field(default_factory=asyncio.Event)
     ending: bool = False
+    abandoned: bool = False
     preview: Preview | None = None
     _progress: RunProgress | None = None
     _inbox: deque[Input] = field(default_factory=deque)
@@ -121,7 +114,6 @@ class JobFollower:
     _is_held_up: bool = True
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _withdrawn: bool = False
-    _abandoned: bool = False
     _detail_wanted: asyncio.Event = field(default_factory=asyncio.Event)
 
     # --- what others see and ask -----------------------------------------------------------
@@ -225,13 +217,12 @@ class JobFollower:
             if self.tracker.started_at is None and (previous := self.table.ending_before(self)):
                 await self._wait_for(previous)
             what = await self._localised(happening)
-            commands = self.tracker.receive(what, time.time_ns() // 1_000_000)
-            for index, command in enumerate(commands):
-                if isinstance(command, JobEnd):
-                    return Ended(command, commands[index + 1 :], self._abandoned)
+            for command in self.tracker.receive(what, time.time_ns() // 1_000_000):
+                if isinstance(command, Ended):
+                    return command
                 await self._do(command)
         except NodeFailedError as error:
-            self._abandoned = True
+            self.abandoned = True
             self.fail(error.failure)
         except Exception:
             log.exception("job_input_failed", input=type(happening).__name__)
@@ -286,6 +277,8 @@ class JobFollower:
 
     def tell(self, message: Message) -> None:
         """Publish a message to the client."""
+        if self.metadata:
+            message = with_metadata(message, self.metadata)
         numbered = self.steps.numbered(message)
         droppable = isinstance(message, Preview) and not message.result
         if isinstance(message, Preview) and droppable and len(message.image) <= MAX_PREVIEW_BYTES:

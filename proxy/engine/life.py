@@ -18,7 +18,7 @@ from proxy.cloud.resilience import Backoff
 from proxy.costs.job_cost import Pricing
 from proxy.engine.announcer import Announcer
 from proxy.engine.answers import Answers
-from proxy.engine.follower import Ended, JobFollower
+from proxy.engine.follower import JobFollower
 from proxy.engine.localiser import Localiser, Secrets
 from proxy.engine.outcomes import (
     CancelOnCloud,
@@ -49,7 +49,7 @@ from proxy.engine.run_times import RunTimes
 from proxy.engine.slots import SlotAllocator
 from proxy.engine.submitter import job_id_repeated
 from proxy.engine.table import JobTable
-from proxy.engine.tracker import SnapshotReceived, Tracker
+from proxy.engine.tracker import Ended, SnapshotReceived, Tracker
 from proxy.engine.worker import AccountWorker
 from proxy.jobs.conversion import run_of
 from proxy.jobs.message_order import StepBuffer
@@ -58,7 +58,6 @@ from proxy.jobs.models import Job, JobState
 from proxy.storage.database import StorageError
 from proxy.translate import workflow_metadata
 from proxy.translate.errors import LocalError, failure_of, fill_node_errors
-from proxy.translate.events import Message
 from proxy.translate.packs import Failure
 from proxy.translate.snapshots import Snapshot, Status
 
@@ -282,7 +281,7 @@ class JobLife:
                 worker.router.remove(job.cloud_id)
             self._slots.free(job)
             follower.close()
-        if worker is not None and isinstance(outcome, Ended) and outcome.abandoned:
+        if worker is not None and isinstance(outcome, Ended) and follower.abandoned:
             await worker.abandon(job.cloud_id)
 
     async def _finish(self, job: Job, follower: JobFollower, ended: Ended) -> None:
@@ -303,13 +302,11 @@ class JobLife:
         if end.outcome == "completed":
             self._run_times.learn(job.graph, end.node_times, job.member, end.ms)
         await self._announcer.flush()
-        for command in ended.commands:
-            if isinstance(command, Message):
-                follower.tell(command)
-            else:  # it leaves the queue
-                self._slots.free(job)
-                self._table.leave(job, end)
-                await self._announcer.flush()
+        follower.tell(ended.result)
+        self._slots.free(job)
+        self._table.leave(job, end)
+        await self._announcer.flush()
+        follower.tell(ended.last)
 
     async def _cancel(self, job: Job, sent: Sent, *, new: bool) -> None:
         """Have the cloud end a job that its client cancelled while it was on its way."""
@@ -406,15 +403,14 @@ class JobLife:
 
     def _follower(self, job: Job, worker: AccountWorker | None) -> JobFollower:
         """Return a follower that takes what happens to a job from now on."""
-        metadata = workflow_metadata.of_job(job.loaded.extra_data, job.workflow_id)
-        tracker = Tracker(job.prompt_id, job.graph, job.outputs_to_execute, metadata)
         held = self._budget.member(job.member, "job") if self._announcer.lossy else None
         follower = JobFollower(
             job,
-            tracker,
+            Tracker(job.prompt_id, job.graph, job.outputs_to_execute),
             Localiser(job, self._files, self._packs, self._secrets),
             cloud=None if worker is None else worker.cloud,
             topic=topic_of(job.member, job.client_id),
+            metadata=workflow_metadata.of_job(job.loaded.extra_data, job.workflow_id),
             table=self._table,
             slots=self._slots,
             announcer=self._announcer,

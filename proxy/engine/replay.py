@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from proxy.engine.tracker import EventReceived, SnapshotReceived, Tracker
+from proxy.engine.tracker import Ended, EventReceived, SnapshotReceived, Tracker
 from proxy.jobs.models import OUTCOMES
 from proxy.storage.history import HistoryEntry
 from proxy.translate import codec, workflow_metadata
-from proxy.translate.events import Message
+from proxy.translate.events import Message, with_metadata
 from proxy.translate.snapshots import Snapshot
 
 
@@ -14,8 +14,7 @@ def life_of(entry: HistoryEntry) -> list[Message]:
     """Return the messages of an ended job, as its entry of the history has them."""
     result = codec.loads(entry.result)
     metadata = workflow_metadata.of_job(codec.loads(entry.extra_data), entry.workflow_id)
-    tracker = Tracker(entry.prompt_id, codec.loads(entry.graph), metadata=metadata)
-    commands = []
+    tracker, commands = Tracker(entry.prompt_id, codec.loads(entry.graph)), []
     for type_, data in result["status"]["messages"]:
         commands += tracker.receive(EventReceived(type_, data), entry.started_at)
     snapshot = Snapshot(
@@ -29,4 +28,10 @@ def life_of(entry: HistoryEntry) -> list[Message]:
         meta=result["meta"],
     )
     commands += tracker.receive(SnapshotReceived(snapshot), entry.ended_at)
-    return [command for command in commands if isinstance(command, Message)]
+    messages: list[Message] = []
+    for command in commands:
+        if isinstance(command, Ended):
+            messages += command.result, command.last
+        elif isinstance(command, Message):
+            messages.append(command)
+    return [with_metadata(message, metadata) if metadata else message for message in messages]

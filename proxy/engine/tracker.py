@@ -79,26 +79,32 @@ class ReadDetail(Struct, frozen=True):
     """Read the job's detail, again and again with growing waits, until it has ended."""
 
 
-class LeaveQueue(Struct, frozen=True):
-    """The job leaves the queue; the `status` that tells so goes out now."""
+class Ended(Struct, frozen=True):
+    """The job has ended, and nothing follows.
+
+    The end is recorded, on disk, before the client gets the `result`. After that the job leaves the
+    queue, and only then the client gets the `last` message.
+    """
+
+    end: JobEnd
+    result: Event
+    last: Event
 
 
-#: A message is sent. A `JobEnd` is recorded, on disk, before anything that follows is done.
-Command: TypeAlias = Message | JobStarted | OutputsSent | ReadDetail | JobEnd | LeaveQueue
+#: A message is sent, the others say what they are.
+Command: TypeAlias = Message | JobStarted | OutputsSent | ReadDetail | Ended
 
 
 @dataclass(slots=True)
 class Tracker:
     """One job, known to the client as `prompt_id`, that runs `graph` (in API format).
 
-    `output_nodes` are the nodes whose outputs it was sent for, as far as they are known; the
-    `metadata` goes into all messages.
+    `output_nodes` are the nodes whose outputs it was sent for, as far as they are known.
     """
 
     prompt_id: str
     graph: Mapping[str, Any]
     output_nodes: InitVar[Iterable[str]] = ()
-    metadata: Mapping[str, Any] = field(default_factory=dict)
     started_at: int | None = None
     ended: bool = False
     _sent_cached: bool = False
@@ -143,15 +149,7 @@ class Tracker:
                 self._frame(what, now)
         commands = [*self._commands]
         self._commands.clear()
-        return self._with_metadata(commands) if self.metadata else commands
-
-    def _with_metadata(self, commands: Iterable[Command]) -> list[Command]:
-        return [
-            events.with_metadata(command, self.metadata)
-            if isinstance(command, Message)
-            else command
-            for command in commands
-        ]
+        return commands
 
     def _event(self, type_: str, data: Mapping[str, Any], now: int) -> None:
         node = data.get("node")
@@ -263,10 +261,9 @@ class Tracker:
         else:
             type_, data = self._failure(snapshot, ended_at)
         self._history.append([type_, data])
-        self._commands.append(self._record(snapshot, started_at, ended_at))
-        self._commands.append(Event(type_, data))
-        self._commands.append(LeaveQueue())
-        self._commands.append(Event("executing", {"node": None, "prompt_id": self.prompt_id}))
+        last = Event("executing", {"node": None, "prompt_id": self.prompt_id})
+        end = self._record(snapshot, started_at, ended_at)
+        self._commands.append(Ended(end, Event(type_, data), last))
         self.ended = True
         self.nodes.current = None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from proxy.engine.replay import life_of
 from proxy.storage.history import HistoryEntry
 from proxy.translate import codec
@@ -45,6 +47,13 @@ def test_a_success_has_its_outputs_before_its_end() -> None:
     assert messages[:2] == ["execution_start", "execution_cached"]
     assert messages.index("executed") < messages.index("execution_success")
     assert messages[-2:] == ["execution_success", "executing"]
+
+
+def test_all_messages_have_the_metadata_of_the_job() -> None:
+    named = replace(entry("succeeded", "execution_success", {"9": OUTPUT}), workflow_id="mine")
+    messages = [message for message in life_of(named) if isinstance(message, Event)]
+    assert {message.data["workflow_id"] for message in messages} == {"mine"}
+    assert messages[-1].data["node"] is None
 
 
 def test_a_cancelled_job_ends_as_interrupted() -> None:

@@ -21,6 +21,7 @@ from playbook import (
 )
 
 from proxy.engine.tracker import (
+    Ended,
     EventReceived,
     GiveUp,
     Input,
@@ -174,10 +175,9 @@ def test_a_failed_run_tells_the_node_and_its_error() -> None:
         ),
         done(status="failed", outputs={}),
     )
-    assert received(commands)[-4:] == [
+    assert received(commands)[-3:] == [
         "-> record failed",
         "execution_error 1",
-        "-> left the queue",
         "executing None",
     ]
     assert last_event(commands, "execution_error") == {
@@ -222,7 +222,7 @@ def test_a_blocked_branch_is_an_error_that_does_not_end_the_run() -> None:
         event("execution_error", node_id="1", exception_message="blocked"),
         done(),
     )
-    assert received(commands)[-5:] == ["execution_error 1", *SUCCESS]
+    assert received(commands)[-4:] == ["execution_error 1", *SUCCESS]
     assert "timestamp" not in last_event(commands, "execution_error")
 
 
@@ -276,7 +276,7 @@ def test_errors_that_turn_out_to_be_of_blocked_branches_are_all_sent() -> None:
         event("execution_error", node_id="2", exception_message="blocked too"),
         done(),
     )
-    assert received(commands)[-6:] == ["execution_error 1", "execution_error 2", *SUCCESS]
+    assert received(commands)[-5:] == ["execution_error 1", "execution_error 2", *SUCCESS]
 
 
 def test_an_interrupted_run_names_the_node_that_ran() -> None:
@@ -288,10 +288,9 @@ def test_an_interrupted_run_names_the_node_that_ran() -> None:
     sent = last_event(commands, "execution_interrupted")
     assert sent["node_id"] == "1"
     assert sent["node_type"] == "KSampler"
-    assert received(commands)[-4:] == [
+    assert received(commands)[-3:] == [
         "-> record cancelled",
         "execution_interrupted 1",
-        "-> left the queue",
         "executing None",
     ]
 
@@ -307,7 +306,7 @@ def test_giving_up_on_the_outputs_ends_with_those_that_are_known() -> None:
         event("execution_success"),
         GiveUp("no more"),
     )
-    assert received(commands)[-4:] == SUCCESS
+    assert received(commands)[-3:] == SUCCESS
 
 
 def test_giving_up_on_a_job_that_goes_on_changes_nothing() -> None:
@@ -481,7 +480,7 @@ def test_a_job_without_files_ends_with_its_first_detail(output: dict[str, Any] |
         done(outputs={}, outputs_count=0),
         graph=TWINS,
     )
-    assert received(commands)[-4:] == SUCCESS
+    assert received(commands)[-3:] == SUCCESS
 
 
 def test_the_detail_gives_the_twins_what_they_share() -> None:
@@ -520,23 +519,16 @@ def test_with_unknown_output_nodes_the_end_of_the_run_is_the_last_output() -> No
     assert received(commands)[-2:] == ["-> outputs sent", "-> read"]
 
 
-@pytest.mark.parametrize("metadata", [{}, {"workflow_id": "mine"}])
-def test_the_workflow_id_of_the_cloud_gives_way_to_the_jobs_own(metadata: dict[str, Any]) -> None:
-    tracker = Tracker(ID, GRAPH, metadata=metadata)
-    commands = [
-        command
-        for what in (
-            event("executing", node="1", workflow_id="cloud"),
-            event("progress", node="1", value=1, max=2, workflow_id="cloud"),
-            event("of_a_pack", workflow_id="cloud"),
-            done(),
-        )
-        for command in tracker.receive(what, 5_000)
-    ]
+def test_no_message_has_the_workflow_id_of_the_cloud() -> None:
+    commands = play(
+        event("executing", node="1", workflow_id="cloud"),
+        event("progress", node="1", value=1, max=2, workflow_id="cloud"),
+        event("of_a_pack", workflow_id="cloud"),
+        done(),
+    )
     sent = [command for command in commands if isinstance(command, Message)]
     assert len(sent) > 8
-    shown = [message.data.get("workflow_id") for message in sent if isinstance(message, Event)]
-    assert set(shown) == {metadata.get("workflow_id")}
+    assert not any("workflow_id" in message.data for message in sent if isinstance(message, Event))
     [record] = [command for command in commands if isinstance(command, JobEnd)]
     assert all("workflow_id" not in data for _, data in record.status["messages"])
 
@@ -660,7 +652,7 @@ def test_the_display_node_is_that_of_the_outer_node() -> None:
 def recorded(*happened: tuple[int, Input]) -> JobEnd:
     tracker = Tracker(ID, GRAPH)
     commands = [command for now, what in happened for command in tracker.receive(what, now)]
-    return next(command for command in commands if isinstance(command, JobEnd))
+    return next(command.end for command in commands if isinstance(command, Ended))
 
 
 def test_a_node_runs_until_the_next_one_and_the_last_until_the_end() -> None:
@@ -685,7 +677,7 @@ def test_a_node_that_runs_again_adds_to_its_time() -> None:
     for now, node in ((1000, "1"), (2000, "2"), (4000, "1")):
         tracker.receive(event("executing", node=node), now)
     commands = tracker.receive(done(outputs={"1": PICTURE}, start_time=1000, end_time=5000), 5000)
-    end = next(command for command in commands if isinstance(command, JobEnd))
+    end = next(command.end for command in commands if isinstance(command, Ended))
     assert end.node_times == {"1": (1000, 2000), "2": (2000, 2000)}
 
 
