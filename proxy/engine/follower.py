@@ -6,17 +6,20 @@ The tracker decides what follows from what happens, the follower carries it out,
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import structlog
 
 from proxy.clock import now
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudOversized
+from proxy.cloud.resilience import Backoff
 from proxy.engine.announcer import Announcer
 from proxy.engine.localiser import Localiser, of_member
 from proxy.engine.node_states import NodeReport
@@ -25,7 +28,7 @@ from proxy.engine.policy import DetailTimeouts
 from proxy.engine.progress import RunProgress
 from proxy.engine.run_times import RunTimes
 from proxy.engine.slots import SlotAllocator
-from proxy.engine.table import STORAGE_RETRY, FollowedJob, JobTable
+from proxy.engine.table import FollowedJob, JobTable
 from proxy.engine.tracker import (
     Command,
     Ended,
@@ -55,6 +58,11 @@ from proxy.translate.packs import Failure, NodeFailedError
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
+#: Between two tries to read or write what a job cannot continue without.
+_RETRY = Backoff(0.05, 2.0, factor=1.7)
+
 #: Above this many waiting inputs pictures are dropped.
 _MAX_INPUTS = 64
 
@@ -79,6 +87,19 @@ _BATCH = 50
 
 #: Seconds that a job waits for the ends of its member's previous jobs to be sent.
 _TURN_TIMEOUT = 2.0
+
+
+async def retried(call: Callable[[], Awaitable[T]]) -> T:
+    """Return the result of a call that a job cannot continue without, again and again while the
+    storage refuses it."""
+    for failures in itertools.count(1):
+        try:
+            return await call()
+        except StorageError as error:
+            wait = _RETRY.whole(failures)
+            log.error("store_failed", error=str(error), next_try=wait)
+            await asyncio.sleep(wait)
+    raise AssertionError("the tries never end")
 
 
 @dataclass(eq=False, repr=False)
@@ -216,7 +237,7 @@ class JobFollower:
         try:
             if self.tracker.started_at is None and (previous := self.table.ending_before(self)):
                 await self._wait_for(previous)
-            what = await self._localised(happening)
+            what = await retried(partial(self.localiser.localised, happening))
             for command in self.tracker.receive(what, time.time_ns() // 1_000_000):
                 if isinstance(command, Ended):
                     return command
@@ -228,18 +249,6 @@ class JobFollower:
             log.exception("job_input_failed", input=type(happening).__name__)
             self.read_detail()
         return None
-
-    async def _localised(self, happening: Input) -> Input:
-        """Return an input in the terms of the member, once the storage can tell them."""
-        failures = 0
-        while True:
-            try:
-                return await self.localiser.localised(happening)
-            except StorageError as error:
-                failures += 1
-                wait = STORAGE_RETRY.whole(failures)
-                log.error("store_failed", error=str(error), next_try=wait)
-                await asyncio.sleep(wait)
 
     async def _wait_for(self, previous: list[FollowedJob]) -> None:
         """Wait until the ends of the member's previous jobs are sent, as on a server with one GPU.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from proxy.cloud.resilience import Backoff
 from proxy.costs.job_cost import Pricing
 from proxy.engine.announcer import Announcer
 from proxy.engine.answers import Answers
-from proxy.engine.follower import JobFollower
+from proxy.engine.follower import JobFollower, retried
 from proxy.engine.localiser import Localiser, Secrets
 from proxy.engine.outcomes import (
     CancelOnCloud,
@@ -73,7 +73,7 @@ MAX_NODES_INLINE = 100
 #: Seconds that the cloud may put off a job of the queue before it goes back there.
 _QUEUED_MAX_WAIT = 2.0
 
-#: Between two tries to cancel a job on the cloud, or to read what must be read.
+#: Between two tries to cancel a job on the cloud.
 _RETRY = Backoff(first=0.5, longest=30.0)
 
 
@@ -298,7 +298,7 @@ class JobLife:
         if self._files.output_directory is not None:
             await self._files.output_directory.save(job.member, end.outputs)
         self._slots.scheduler.ended(job, end.ms / 1000)
-        await self._table.finish(job, end)
+        await retried(partial(self._table.finish, job, end))
         if end.outcome == "completed":
             self._run_times.learn(job.graph, end.node_times, job.member, end.ms)
         await self._announcer.flush()
@@ -381,15 +381,8 @@ class JobLife:
 
     async def _load(self, job: Job) -> None:
         """Read what the client sent, for the history; one that is unreadable ends without it."""
-        for failures in itertools.count(1):
-            try:
-                await self._recorder.load_content(job)
-                return
-            except StorageError as error:
-                log.error("job_read_failed", error=str(error))
-                await asyncio.sleep(_RETRY.after(failures))
-            except LocalError:
-                return
+        with suppress(LocalError):
+            await retried(partial(self._recorder.load_content, job))
 
     async def _discard(self, job: Job, refusal: LocalError | None, *, new: bool) -> None:
         """Forget a job that the cloud does not have; a new job's client is refused."""

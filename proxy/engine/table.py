@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
-from itertools import count
 from typing import Any, Protocol
 
 import structlog
 
-from proxy.cloud.resilience import Backoff
 from proxy.engine.announcer import Announcer
 from proxy.engine.node_states import NodeReport
 from proxy.engine.progress import RunProgress
@@ -29,9 +27,6 @@ from proxy.translate.events import Preview
 from proxy.webhooks.messages import STARTED
 
 log = structlog.get_logger(__name__)
-
-#: Between two tries to read or write what a job cannot continue without.
-STORAGE_RETRY = Backoff(0.05, 2.0, factor=1.7)
 
 
 class FollowedJob(Protocol):
@@ -187,17 +182,10 @@ class JobTable:
     async def finish(self, job: Job, end: JobEnd) -> None:
         """Move a job into the history: its entry is readable from now on.
 
-        It stays in the queue until `leave`. What was accepted must not be lost because the storage
-        refuses for a while.
+        It stays in the queue until `leave`. Raises `StorageError`: then it is where it was.
         """
         _check_transition(job, ENDS[end.outcome])
-        for failures in count(1):
-            try:
-                recorded = await self._recorder.end(job, end)
-                break
-            except StorageError as error:
-                log.error("store_failed", error=str(error))
-                await asyncio.sleep(STORAGE_RETRY.whole(failures))
+        recorded = await self._recorder.end(job, end)
         job.state = ENDS[end.outcome]
         self._announcer.recorded(job, recorded)
 

@@ -14,6 +14,8 @@ from proxy.costs.job_cost import JobCost, JobRun, Pricing
 from proxy.engine import life
 from proxy.jobs.messages import JobLeft, JobMessage, JobRecorded
 from proxy.simulator import Simulator
+from proxy.storage.database import StorageError
+from proxy.storage.history import Recorded
 
 
 async def test_a_job_ends_in_the_history_and_leaves_its_slot_to_the_next(
@@ -67,6 +69,23 @@ async def test_a_new_job_that_its_account_refuses_goes_to_another(
         assert (await rig.ended(job)).state == "succeeded"
         assert len(other.jobs) == 1
     assert len(simulator.jobs) == 0
+
+
+async def test_an_end_is_written_until_the_storage_takes_it(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_engine(simulator, tmp_path) as rig:
+        finish, refusals = rig.repository.finish, [StorageError("disk full")] * 2
+
+        async def refused(*args: Any, **kwargs: Any) -> Recorded:
+            if refusals:
+                raise refusals.pop()
+            return await finish(*args, **kwargs)
+
+        monkeypatch.setattr(rig.repository, "finish", refused)
+        job, _ = await rig.submit(graphs.plain())
+        assert (await rig.ended(job)).state == "succeeded"
+        assert refusals == []
 
 
 @pytest.mark.parametrize("limit", [1, 100])

@@ -121,9 +121,12 @@ async def test_the_history_has_a_job_before_it_leaves_the_queue(world: World) ->
     assert world.counted("job_running_seconds_sum", **ended) == 2.0
 
 
-async def test_an_end_is_written_until_the_storage_takes_it(world: World) -> None:
+async def test_a_job_whose_end_the_storage_refuses_is_where_it_was(world: World) -> None:
     live_job = world.add(job(state=JobState.RUNNING, accepted=True))
-    world.recorder.refusals = 2
+    world.recorder.refusals = 1
+    with pytest.raises(StorageError):
+        await world.table.finish(live_job, END)
+    assert (live_job.state, world.recorder.ended) == (JobState.RUNNING, [])
     await world.table.finish(live_job, END)
     assert world.recorder.ended == ["one"]
 
