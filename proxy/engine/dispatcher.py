@@ -66,7 +66,7 @@ class Dispatcher:
             while (turn := scheduler.next(at)) is not None:
                 job, account = turn
                 scheduler.take(job, account)
-                self._table.advance(job, JobState.SUBMITTING, reason=None, message=None)
+                self._table.change(job, state=JobState.SUBMITTING, reason=None, message=None)
                 self._supervisor.spawn(self._life.run(job), f"job {job.prompt_id}")
         due = self._give_up(at)
         if not len(scheduler.queue):

@@ -89,7 +89,7 @@ class Intake:
             and job.failure is None
             and self._slots.take_at_once(job)
         ):
-            self._table.advance(job, JobState.SUBMITTING)
+            self._table.change(job, state=JobState.SUBMITTING)
             await self._life.run(job, found=message.found)
         elif self._slots.scheduler.usable(job):
             await self._life.take_in(job, message.found)

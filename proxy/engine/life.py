@@ -208,7 +208,7 @@ class JobLife:
         """
         at_home = job.account in self._workers
         if job.state is JobState.SUBMITTING:
-            self._table.advance(job, JobState.UNKNOWN)
+            self._table.change(job, state=JobState.UNKNOWN)
         if not at_home:
             self._table.show(job, reason="no_account")
         if new and isinstance(outcome, Lost) and outcome.refusal is not None:
@@ -262,7 +262,7 @@ class JobLife:
             changes["accepted"] = True
         if node_errors:
             changes["outputs_to_execute"] = output_nodes(job, node_errors, self._catalog.known)
-        self._table.advance(job, JobState.SUBMITTED, **changes)
+        self._table.change(job, state=JobState.SUBMITTED, **changes)
         job.loaded.credentials = {}  # the cloud has them
         self._announcer.tell_status(job.member)
 
@@ -336,7 +336,7 @@ class JobLife:
 
         A job with a node that has failed already ends with that instead.
         """
-        self._table.advance(job, JobState.QUEUED, accepted=True)
+        self._table.change(job, state=JobState.QUEUED, accepted=True)
         failure = job.failure
         if failure is None:
             self._slots.enqueue(job)
@@ -355,7 +355,7 @@ class JobLife:
         if new:
             await self.take_in(job, found)
             return
-        self._table.advance(job, JobState.QUEUED)
+        self._table.change(job, state=JobState.QUEUED)
         self._slots.enqueue(job)
 
     async def fail(self, job: Job, cause: LocalError | Failure) -> None:

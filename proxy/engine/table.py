@@ -126,24 +126,14 @@ class JobTable:
         if is_shown(job):
             self._announcer.changed(job)
 
-    def advance(self, job: Job, state: JobState, **changes: Any) -> None:
-        """Let a job take its next state, with other changes of its fields.
-
-        Raises `TransitionError` if the state may not follow.
-        """
-        self.change(job, state=state, **changes)
-        if state is JobState.RUNNING and STARTED in self._recorder.outbox.wanted:
-            self._recorder.started(job)
-        if state is JobState.SUBMITTED and is_shown(job):
-            self._announcer.dispatched(job)
-
     def change(self, job: Job, **changes: Any) -> None:
-        """Change fields of a job, record the change and tell of it; the state by `advance`.
+        """Change fields of a job, such as its `state`; record the change and tell of it.
 
         Raises `TransitionError` if the state may not follow.
         """
-        if "state" in changes:
-            _check_transition(job, changes["state"])
+        state = changes.get("state")
+        if state is not None:
+            _check_transition(job, state)
         was_shown, was_accepted = is_shown(job), job.accepted
         self.note(job, **changes)
         if job.cloud_id:
@@ -155,6 +145,10 @@ class JobTable:
             self._announcer.discarded(job)
         if job.accepted and not was_accepted:
             self._announcer.accepted(job)
+        if state is JobState.SUBMITTED and is_shown(job):
+            self._announcer.dispatched(job)
+        if state is JobState.RUNNING and STARTED in self._recorder.outbox.wanted:
+            self._recorder.started(job)
 
     async def write(self) -> None:
         """Write the changes so far, before they are promised to a client. Raises
