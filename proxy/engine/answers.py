@@ -19,7 +19,8 @@ _RELEASE, _RELEASE_SHARED, _RELEASE_UNCONNECTED = 5.0, 2.0, 1.0
 
 
 class Answers:
-    """Answers the api, and lets the messages of a job flow once its client has the answer.
+    """Answers the api, once about each job whose client waits, and lets the messages of a job flow
+    once its client has the answer.
 
     `shared` says that several replicas answer clients.
     """
@@ -31,18 +32,30 @@ class Answers:
         self._announcer = announcer
         self._table = table
         self._shared = shared
+        #: The jobs whose clients wait, with the node errors that were found before.
+        self._due: dict[JobKey, Mapping[str, Any]] = {}
 
-    def accept(self, key: JobKey, node_errors: Mapping[str, Any] | None = None) -> None:
-        """Tell the api that a job was taken in, without the nodes in `node_errors`."""
-        self._announcer.publish("answers", JobAnswered(key, node_errors))
+    def expect(self, key: JobKey, found: Mapping[str, Any] | None = None) -> None:
+        """Note that a client waits; its graph can run without the nodes in `found`."""
+        self._due[key] = found or {}
+
+    def accept(self, key: JobKey, node_errors: Mapping[str, Any] | None = None) -> bool:
+        """Tell a client that waits that its job was taken in, also without the nodes in
+        `node_errors`. Return whether it waited."""
+        found = self._due.pop(key, None)
+        if found is None:
+            return False
+        self._announcer.publish("answers", JobAnswered(key, {**found, **(node_errors or {})}))
         wait = _RELEASE_SHARED if self._shared else _RELEASE
         if not self._bus.connected:
             wait = _RELEASE_UNCONNECTED
         asyncio.get_running_loop().call_later(wait, self.release, key)
+        return True
 
     def refuse(self, key: JobKey, refusal: LocalError) -> None:
-        """Tell the api that a job was refused."""
-        self._announcer.publish("answers", JobAnswered(key, error=refusal))
+        """Tell a client that waits that its job was refused."""
+        if self._due.pop(key, None) is not None:
+            self._announcer.publish("answers", JobAnswered(key, error=refusal))
 
     def release(self, key: JobKey, *, watched: bool = True) -> None:
         """Let the job's messages flow: its client has the answer, and a socket if `watched`."""

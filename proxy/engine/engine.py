@@ -241,6 +241,7 @@ class Engine:
     def _resume_waiting(self, job: Job) -> None:
         if job.state is JobState.RECEIVED:
             self._table.change(job, state=JobState.QUEUED, accepted=True)
+            self._answers.expect(job.key)
             self._answers.accept(job.key)
         if job.interrupted:
             self.supervisor.spawn(self._life.interrupt(job), f"job {job.prompt_id}")

@@ -59,7 +59,8 @@ class Intake:
             job = message.job or await self._read(message)
         except StorageError as error:
             log.error("job_read_failed", error=str(error))
-            self._answers.accept(key, message.found)
+            self._answers.expect(key, message.found)
+            self._answers.accept(key)
             return
         if job is None or self._table.get(key) is not None:
             return
@@ -79,6 +80,7 @@ class Intake:
         return await self._recorder.read(message.key, message.order)
 
     async def _take_in(self, job: Job, message: JobReceived) -> None:
+        self._answers.expect(job.key, message.found)
         outputs = job.outputs_to_execute  # known of a graph that was validated
         if not outputs:
             outputs = output_nodes(job, message.found or {}, self._catalog.known)
@@ -90,9 +92,9 @@ class Intake:
             and self._slots.take_at_once(job)
         ):
             self._table.change(job, state=JobState.SUBMITTING)
-            await self._life.run(job, found=message.found)
+            await self._life.run(job)
         elif self._slots.scheduler.usable(job):
-            await self._life.take_in(job, message.found)
+            await self._life.take_in(job)
         else:
             await self._table.discard(job)
             self._answers.refuse(job.key, _no_account())

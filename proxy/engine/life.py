@@ -119,20 +119,12 @@ class JobLife:
         self._run_times = run_times
         self._pricing = pricing
 
-    async def run(
-        self,
-        job: Job,
-        outcome: Outcome | None = None,
-        *,
-        found: Mapping[str, Any] | None = None,
-    ) -> None:
+    async def run(self, job: Job, outcome: Outcome | None = None) -> None:
         """Lead a job that has a slot to its end, or back into the queue.
 
-        After a restart it continues with the `outcome` that was reached before. `found` are the
-        node errors of a new job, which its client gets with its answer.
+        After a restart it continues with the `outcome` that was reached before.
         """
         structlog.contextvars.bind_contextvars(job=job.prompt_id, member=job.member)
-        new = not job.accepted and outcome is None
         if outcome is None:
             outcome = await self._send(job)
         step = self._next(job, outcome)
@@ -140,21 +132,21 @@ class JobLife:
             outcome = await self._send(job)
             step = self._next(job, outcome)
         if isinstance(step, LookFor):
-            outcome = await self._look(job, outcome, new=new)
-            new, step = False, self._next(job, outcome)
+            outcome = await self._look(job, outcome)
+            step = self._next(job, outcome)
         match step:
             case Follow() if isinstance(outcome, Sent):
-                await self._follow(job, outcome, found if new else None, new=new)
+                await self._follow(job, outcome)
             case CancelOnCloud() if isinstance(outcome, Sent):
-                await self._cancel(job, outcome, new=new)
+                await self._cancel(job, outcome)
             case Wait() | TryOther():
-                await self._wait(job, step, found if new else None, new=new)
+                await self._wait(job, step)
             case Fail(cause=cause):
                 await self.fail(job, cause)
             case Interrupt():
                 await self.interrupt(job)
             case Discard(refusal=refusal):
-                await self._discard(job, refusal, new=new)
+                await self._discard(job, refusal)
 
     def _next(self, job: Job, outcome: Outcome) -> Step:
         has_other = isinstance(outcome, Elsewhere) and self._slots.scheduler.has_other(job)
@@ -201,7 +193,7 @@ class JobLife:
         self._slots.give_back(job)
         return self._slots.take_at_once(job)
 
-    async def _look(self, job: Job, outcome: Outcome, *, new: bool) -> Outcome:
+    async def _look(self, job: Job, outcome: Outcome) -> Outcome:
         """Find out where a job is.
 
         It counts as pending, so that a client which looks for it does not submit it again.
@@ -211,7 +203,7 @@ class JobLife:
             self._table.change(job, state=JobState.UNKNOWN)
         if not at_home:
             self._table.show(job, reason="no_account")
-        if new and isinstance(outcome, Lost) and outcome.refusal is not None:
+        if isinstance(outcome, Lost) and outcome.refusal is not None:
             self._answers.refuse(job.key, outcome.refusal)
         self._announcer.tell_status(job.member)
         outcome = await self._recovery.look(job)
@@ -222,25 +214,20 @@ class JobLife:
 
     # --- on the cloud ----------------------------------------------------------------------
 
-    async def _follow(
-        self, job: Job, sent: Sent, found: Mapping[str, Any] | None, *, new: bool
-    ) -> None:
+    async def _follow(self, job: Job, sent: Sent) -> None:
         """Follow a job that the cloud has to its end; a new job's client gets its answer first."""
         worker = self._workers[job.account]
         follower = self._follower(job, worker)
-        node_errors = dict(found or {})
-        if sent.node_errors:
-            node_errors |= fill_node_errors(sent.node_errors)
         was_on_cloud = job.is_on_cloud
-        self._take(job, sent, node_errors)
+        omitted = fill_node_errors(sent.node_errors) if sent.node_errors else {}
+        self._take(job, sent, omitted)
         with worker.router.submission():  # its events wait until the id is known to be its own
-            if new:
-                if node_errors:
-                    node_errors = await self._files.reveal(job.member, node_errors, job.prompt_id)
-                self._answers.accept(job.key, node_errors)
+            if omitted:
+                omitted = await self._files.reveal(job.member, omitted, job.prompt_id)
+            if self._answers.accept(job.key, omitted):
                 await asyncio.sleep(0)  # the client gets its answer before anything else is done
-            elif sent.node_errors:
-                log.warning("nodes_omitted", nodes=sorted(sent.node_errors))
+            elif omitted:
+                log.warning("nodes_omitted", nodes=sorted(omitted))
             is_own = was_on_cloud or not await self._table.has_ended(sent.cloud_id)
             if is_own:
                 worker.router.add(job.cloud_id, follower)
@@ -253,15 +240,15 @@ class JobLife:
             follower.read_detail()
         await self._lead_to_end(job, follower, worker)
 
-    def _take(self, job: Job, sent: Sent, node_errors: Mapping[str, Any]) -> None:
-        """Note that the cloud has a job."""
+    def _take(self, job: Job, sent: Sent, omitted: Mapping[str, Any]) -> None:
+        """Note that the cloud has a job, without the nodes that it has `omitted`."""
         if job.is_on_cloud:
             return
         changes: dict[str, Any] = {"cloud_id": sent.cloud_id}
         if not job.cancel_requested:
             changes["accepted"] = True
-        if node_errors:
-            changes["outputs_to_execute"] = output_nodes(job, node_errors, self._catalog.known)
+        if omitted:
+            changes["outputs_to_execute"] = output_nodes(job, omitted, self._catalog.known)
         self._table.change(job, state=JobState.SUBMITTED, **changes)
         job.loaded.credentials = {}  # the cloud has them
         self._announcer.tell_status(job.member)
@@ -308,11 +295,10 @@ class JobLife:
         await self._announcer.flush()
         follower.tell(ended.last)
 
-    async def _cancel(self, job: Job, sent: Sent, *, new: bool) -> None:
+    async def _cancel(self, job: Job, sent: Sent) -> None:
         """Have the cloud end a job that its client cancelled while it was on its way."""
         self._take(job, sent, {})
-        if new:
-            self._answers.accept(job.key)
+        self._answers.accept(job.key)
         failures = 0
         while True:
             try:
@@ -331,7 +317,7 @@ class JobLife:
 
     # --- not on the cloud ------------------------------------------------------------------
 
-    async def take_in(self, job: Job, found: Mapping[str, Any] | None = None) -> None:
+    async def take_in(self, job: Job) -> None:
         """Let a new job wait for its turn, and answer its client.
 
         A job with a node that has failed already ends with that instead.
@@ -341,19 +327,17 @@ class JobLife:
         if failure is None:
             self._slots.enqueue(job)
             self._news.explain(job)
-        self._answers.accept(job.key, found)
+        self._answers.accept(job.key)
         if failure is not None:
             await self.fail(job, failure)
 
-    async def _wait(
-        self, job: Job, step: Wait | TryOther, found: Mapping[str, Any] | None, *, new: bool
-    ) -> None:
+    async def _wait(self, job: Job, step: Wait | TryOther) -> None:
         """Put a job back into the queue, at its place."""
         self._slots.give_back(job)
         if isinstance(step, Wait) and step.pause:
             self._slots.pause()
-        if new:
-            await self.take_in(job, found)
+        if not job.accepted:
+            await self.take_in(job)
             return
         self._table.change(job, state=JobState.QUEUED)
         self._slots.enqueue(job)
@@ -384,11 +368,11 @@ class JobLife:
         with suppress(LocalError):
             await retried(partial(self._recorder.load_content, job))
 
-    async def _discard(self, job: Job, refusal: LocalError | None, *, new: bool) -> None:
+    async def _discard(self, job: Job, refusal: LocalError | None) -> None:
         """Forget a job that the cloud does not have; a new job's client is refused."""
         self._slots.give_back(job)
         await self._table.discard(job)
-        if new and refusal is not None:
+        if refusal is not None and not job.accepted:
             reveal, id_ = self._files.reveal, job.prompt_id
             refusal.node_errors = await reveal(job.member, refusal.node_errors, id_)
             refusal.details = await reveal(job.member, refusal.details, id_)

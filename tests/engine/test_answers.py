@@ -19,13 +19,38 @@ async def test_an_answer_names_its_job() -> None:
     world = World()
     received: list[BusMessage] = []
     world.bus.subscribe("answers", received.append)
-    answers(world).refuse(job().key, LocalError("refused", "No."))
-    answers(world).accept(job("two").key)
+    made = answers(world)
+    made.expect(job().key)
+    made.expect(job("two").key)
+    made.refuse(job().key, LocalError("refused", "No."))
+    assert made.accept(job("two").key)
     assert [
         (answer.key, answer.error is not None)
         for answer in received
         if isinstance(answer, JobAnswered)
     ] == [(job().key, True), (job("two").key, False)]
+
+
+async def test_a_client_has_one_answer_and_nobody_else_any() -> None:
+    world = World()
+    received: list[BusMessage] = []
+    world.bus.subscribe("answers", received.append)
+    made = answers(world)
+    made.refuse(job("unasked").key, LocalError("refused", "No."))
+    made.expect(job().key)
+    assert [made.accept(job().key), made.accept(job().key)] == [True, False]
+    made.refuse(job().key, LocalError("refused", "No."))
+    assert len(received) == 1
+
+
+async def test_an_answer_has_what_was_found_before_and_what_the_cloud_has_omitted() -> None:
+    world = World()
+    received: list[BusMessage] = []
+    world.bus.subscribe("answers", received.append)
+    made = answers(world)
+    made.expect(job().key, {"1": "found"})
+    made.accept(job().key, {"2": "omitted"})
+    assert received == [JobAnswered(job().key, {"1": "found", "2": "omitted"})]
 
 
 def test_messages_flow_once_the_client_has_its_answer() -> None:
