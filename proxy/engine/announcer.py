@@ -11,7 +11,7 @@ from proxy.bus import BusMessage, EventBus
 from proxy.clock import now
 from proxy.costs.credits import to_credits
 from proxy.engine.term import Term
-from proxy.jobs.conversion import progress_of, stored_of
+from proxy.jobs.conversion import stored_of
 from proxy.jobs.messages import JobChanged, JobLeft, JobRecorded, JobsAhead
 from proxy.jobs.models import Job, JobEnd
 from proxy.metrics import Metrics
@@ -47,7 +47,7 @@ class Announcer:
 
     def changed(self, job: Job) -> None:
         """Tell that a job is in the queue in its state."""
-        self.publish(f"jobs.{job.member}", JobChanged(stored_of(job), progress_of(job)))
+        self.publish(f"jobs.{job.member}", JobChanged(stored_of(job), job.progress))
 
     def accepted(self, job: Job) -> None:
         """Count a job that its client knows of."""

@@ -13,7 +13,7 @@ from proxy.engine.queue_news import QueueNews
 from proxy.engine.slots import SlotAllocator
 from proxy.engine.table import JobTable
 from proxy.engine.term import Term
-from proxy.jobs.models import JobState
+from proxy.jobs.models import JobProgress, JobState
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError
 
@@ -66,7 +66,7 @@ class Dispatcher:
             while (turn := scheduler.next(at)) is not None:
                 job, account = turn
                 scheduler.take(job, account)
-                self._table.change(job, state=JobState.SUBMITTING, reason=None, message=None)
+                self._table.change(job, state=JobState.SUBMITTING, progress=JobProgress())
                 self._supervisor.spawn(self._life.run(job), f"job {job.prompt_id}")
         due = self._give_up(at)
         if not len(scheduler.queue):

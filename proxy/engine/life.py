@@ -208,7 +208,8 @@ class JobLife:
         self._announcer.tell_status(job.member)
         outcome = await self._recovery.look(job)
         if not at_home and isinstance(outcome, Sent):
-            self._table.show(job, reason=None, account=outcome.account or job.account)
+            self._table.note(job, account=outcome.account or job.account)
+            self._table.show(job, reason=None)
             self._slots.scheduler.keep(job)
         return outcome
 

@@ -14,18 +14,17 @@ from proxy.engine.announcer import Announcer
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.worker import AccountWorker
-from proxy.jobs.conversion import progress_of, stored_of
+from proxy.jobs.conversion import stored_of
 from proxy.jobs.messages import (
     ClientMessage,
     JobChanged,
-    JobProgress,
     OverviewAnswered,
     RunAnswered,
     RunRequested,
     SocketKnown,
     topic_of,
 )
-from proxy.jobs.models import AccountView, Job, JobState, is_shown, shown_state
+from proxy.jobs.models import AccountView, Job, JobProgress, JobState, is_shown, shown_state
 from proxy.storage.jobs import StoredJob
 from proxy.translate.events import Event
 
@@ -64,7 +63,7 @@ class Overview:
         views += [
             JobChanged(
                 replace(stored_of(place.job), account=""),
-                JobProgress(place.reason, place.job.message, before=place.before),
+                JobProgress(place.reason, place.job.progress.message, before=place.before),
             )
             for place in self._scheduler.forecast()
             if member in (None, place.job.member)
@@ -106,7 +105,7 @@ class Overview:
 
     def _seen(self, job: Job) -> JobChanged:
         """Return a live job as admins see it, with the node that runs."""
-        progress, run = progress_of(job), self._table.run_of(job)
+        progress, run = job.progress, self._table.run_of(job)
         if run is not None and job.state is JobState.RUNNING:
             far = run.progress
             progress = replace(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import structlog
+from msgspec.structs import replace
 
 from proxy.engine.announcer import Announcer
 from proxy.engine.node_states import NodeReport
@@ -156,10 +157,10 @@ class JobTable:
         await self._recorder.flush()
 
     def show(self, job: Job, **shown: Any) -> None:
-        """Change what is shown of a job and kept in memory alone, such as why it waits."""
-        changed = {name: value for name, value in shown.items() if getattr(job, name) != value}
-        if changed:
-            self.note(job, **changed)
+        """Change what is shown of a job and kept in memory alone (its `JobProgress`)."""
+        progress = replace(job.progress, **shown)
+        if progress != job.progress:
+            self.note(job, progress=progress)
             if is_shown(job):
                 self._announcer.changed(job)
 

@@ -14,7 +14,6 @@ import msgspec
 
 from proxy.clock import now
 from proxy.costs.job_cost import JobRun
-from proxy.jobs.messages import JobProgress
 from proxy.jobs.models import ENDS, Job, JobContent, JobEnd, JobRequest, JobState
 from proxy.storage.costs import CostRow
 from proxy.storage.history import HistoryEntry
@@ -70,11 +69,6 @@ _MAY_CHANGE = (
 def changes_of(job: Job) -> dict[str, Any]:
     """Return the fields of a job's row that may have changed."""
     return {name: getattr(job, name) for name in _MAY_CHANGE}
-
-
-def progress_of(job: Job) -> JobProgress:
-    """Return what the bus brings of a job in addition to its row."""
-    return JobProgress(job.reason, job.message, job.finishing)
 
 
 def payload_of(content: JobContent) -> Payload:

@@ -24,7 +24,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 import msgspec
 
 from proxy.bus import BusMessage, EventBus
-from proxy.jobs.models import AccountView
+from proxy.jobs.models import AccountView, JobProgress
 from proxy.storage.jobs import JobKey, StoredJob
 from proxy.translate import codec, events
 from proxy.translate.errors import LocalError
@@ -175,28 +175,6 @@ class RunAnswered(_PackedMessage, frozen=True):
 
 
 # --- the engine tells --------------------------------------------------------------------
-
-
-class JobProgress(msgspec.Struct, frozen=True):
-    """What only the engine knows of a live job, and publishes with the job's row.
-
-    `reason` is why the job does not continue: `turn`, `slot`, `client` (another job of its client
-    has a slot), `model` (the accounts that have its models are busy), `limit` (the member's own),
-    `disabled` (the member), `no_account`, or what the account suffers (`no_credits`, `dead_key`,
-    `queue_limit`, `rate_limited`, `unreachable`); `message` is the cloud's sentence about it.
-    `finishing` says that the client has all outputs. Admins see more: a waiting job has `before` it
-    this many jobs of anyone; a running one has done a `share` from 0 to 1, will run for `remaining`
-    ms, as earlier runs of the same graph say, and `node` is the one that runs.
-    """
-
-    reason: str | None = None
-    message: str | None = None
-    finishing: bool = False
-    before: int | None = None
-    share: float | None = None
-    remaining: int | None = None
-    node: str | None = None
-    node_type: str | None = None
 
 
 class JobChanged(BusMessage, frozen=True):

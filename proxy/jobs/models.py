@@ -107,6 +107,28 @@ class JobContent:
     rewriting: Rewriting | None = field(default=None, repr=False)
 
 
+class JobProgress(msgspec.Struct, frozen=True):
+    """What only the engine knows of a live job, and publishes with the job's row.
+
+    `reason` is why the job does not continue: `turn`, `slot`, `client` (another job of its client
+    has a slot), `model` (the accounts that have its models are busy), `limit` (the member's own),
+    `disabled` (the member), `no_account`, or what the account suffers (`no_credits`, `dead_key`,
+    `queue_limit`, `rate_limited`, `unreachable`); `message` is the cloud's sentence about it.
+    `finishing` says that the client has all outputs. Admins see more: a waiting job has `before` it
+    this many jobs of anyone; a running one has done a `share` from 0 to 1, will run for `remaining`
+    ms, as earlier runs of the same graph say, and `node` is the one that runs.
+    """
+
+    reason: str | None = None
+    message: str | None = None
+    finishing: bool = False
+    before: int | None = None
+    share: float | None = None
+    remaining: int | None = None
+    node: str | None = None
+    node_type: str | None = None
+
+
 class NotLoadedError(Exception):
     """Raised when the content of a job is used while it is in the storage alone."""
 
@@ -117,8 +139,7 @@ class Job:
 
     Its fields are those of its row (`StoredJob`), which says what they mean, and some that are in
     memory alone: `content`, what the client sent, `None` while the job waits; `answered` (see
-    below); `reason` and `message`, why the job does not continue, in a word and in
-    a sentence; `needs`, what not every account has; `finishing`, that its client has all outputs.
+    below); `progress`, which the bus brings with the row; `needs`, what not every account has.
 
     Four fields are no states, for they hold in several: `accepted` is the promise to the client
     (a job without it is refused, one with it waits or fails), `cancel_requested` and `interrupted`
@@ -151,9 +172,7 @@ class Job:
     estimate: int = 0
     revision: int = 0
     answered: bool = True
-    finishing: bool = False
-    reason: str | None = None
-    message: str | None = None
+    progress: JobProgress = field(default_factory=JobProgress)
     needs: Needs | None = field(default=None, repr=False)
 
     @property

@@ -16,8 +16,7 @@ from proxy.budget import Allocation, MemoryBudget, MemoryLimitError
 from proxy.bus import EventBus
 from proxy.jobs.conversion import without_nulls
 from proxy.jobs.history import chained
-from proxy.jobs.messages import JobProgress
-from proxy.jobs.models import JobState, is_shown
+from proxy.jobs.models import JobProgress, JobState, is_shown
 from proxy.jobs.payload_cache import PayloadCache, QueueItem
 from proxy.storage.database import StorageError
 from proxy.storage.history import Number

@@ -9,7 +9,7 @@ from proxy.bus import EventBus
 from proxy.costs.job_cost import Pricing
 from proxy.engine.recorder import JobRecorder
 from proxy.jobs.checks import Checks
-from proxy.jobs.conversion import payload_of, progress_of, stored_of
+from proxy.jobs.conversion import payload_of, stored_of
 from proxy.jobs.estimates import JobEstimator
 from proxy.jobs.messages import HistoryChanged, JobChanged, JobLeft
 from proxy.jobs.models import Job, JobContent, JobEnd, JobRequest, JobState
@@ -101,7 +101,7 @@ class Room:
             self.count += 1
             job.order = self.count
             self.service._live.keep_sent(job.member, job.order, payload_of(job.loaded))
-        self.bus.publish(f"jobs.{MEMBER}", JobChanged(stored_of(job), progress_of(job)))
+        self.bus.publish(f"jobs.{MEMBER}", JobChanged(stored_of(job), job.progress))
         return job
 
     def remove(self, job: Job) -> None:

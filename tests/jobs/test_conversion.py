@@ -18,12 +18,10 @@ from proxy.jobs.conversion import (
     job_of,
     job_of_request,
     payload_of,
-    progress_of,
     run_of,
     stored_of,
     succeeded_nodes,
 )
-from proxy.jobs.messages import JobProgress
 from proxy.jobs.models import JobEnd, JobRequest, JobState
 from proxy.storage.costs import CostRow
 from proxy.storage.usage import UsageRow
@@ -120,7 +118,5 @@ def test_the_cost_of_a_failed_job_depends_on_the_node_that_failed() -> None:
     assert succeeded_nodes(job, replace(end, outcome="cancelled")) == {"1", "2"}
 
 
-def test_what_is_in_memory_alone_is_published_beside_the_row() -> None:
-    waits = job(reason="slot", message="Later.", label="a fox")
-    assert progress_of(waits) == JobProgress("slot", "Later.")
-    assert stored_of(waits).label == "a fox"
+def test_a_row_has_the_label_of_its_job() -> None:
+    assert stored_of(job(label="a fox")).label == "a fox"

@@ -10,7 +10,7 @@ from jobs.samples import MEMBER, Room, new
 
 from proxy.budget import MemoryBudget, MemoryLimitError
 from proxy.jobs import views
-from proxy.jobs.conversion import payload_of, progress_of, stored_of
+from proxy.jobs.conversion import payload_of, stored_of
 from proxy.jobs.messages import JobChanged
 from proxy.jobs.models import Job, JobState
 from proxy.jobs.payload_cache import PayloadCache, QueueItem
@@ -21,7 +21,7 @@ async def stored(room: Room, prompt_id: str, title: int, **fields: Any) -> Job:
     graph = {"1": {"class_type": "X", "_meta": {"title": "x" * title}}}
     job = new(prompt_id, graph=graph, accepted=True, **fields)
     job.order = (await room.repository.insert(stored_of(job), payload_of(job.loaded))).order
-    room.bus.publish(f"jobs.{MEMBER}", JobChanged(stored_of(job), progress_of(job)))
+    room.bus.publish(f"jobs.{MEMBER}", JobChanged(stored_of(job), job.progress))
     return job
 
 
