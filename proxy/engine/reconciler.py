@@ -7,7 +7,6 @@ import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import structlog
 
@@ -15,10 +14,10 @@ from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.resilience import Backoff
 from proxy.engine.accounts import Account, Reason
+from proxy.engine.follower import JobFollower
 from proxy.engine.policy import Policy
 from proxy.engine.slots import SlotAllocator
 from proxy.engine.tracker import GiveUp, SnapshotReceived
-from proxy.jobs.models import Job
 from proxy.translate.errors import from_cloud
 from proxy.translate.snapshots import Snapshot
 
@@ -32,32 +31,15 @@ _LOST: Mapping[Reason, str] = {
 }
 
 
-class Followed(Protocol):
-    """A job that is followed. `reading` says that its detail is being read already."""
-
-    job: Job
-
-    @property
-    def reading(self) -> bool: ...
-
-    def explain(self, reason: str | None) -> None:
-        """Show why the job cannot be followed, if it cannot."""
-
-    def post(self, happening: SnapshotReceived | GiveUp) -> None:
-        """Take what happened."""
-
-    def read_detail(self) -> None:
-        """Read the job's detail until it has ended."""
-
-
 @dataclass(eq=False, repr=False)
 class Reconciler:
     """Reads all live jobs by one list call, and one by one those that the list lacks.
 
-    `followed` are the jobs by cloud id. The `policy` has the seconds between two readings while the
-    event socket is open and while it is not; each is jittered. After a reading that failed they are
-    twice as long each time, at most `longest_wait`, and never shorter than the cloud asked for.
-    While the account's slots are being learned, one waiting job is asked why it waits.
+    `followed` has what follows the jobs, by cloud id. The `policy` has the seconds between two
+    readings while the event socket is open and while it is not; each is jittered. After a reading
+    that failed they are twice as long each time, at most `longest_wait`, and never shorter than the
+    cloud asked for. While the account's slots are being learned, one waiting job is asked why it
+    waits.
 
     While the account cannot be read its jobs show the reason. If that lasts for `lost_timeout`
     seconds they end as lost; 0 waits for ever. If the account refuses its key, the `allocator`
@@ -66,7 +48,7 @@ class Reconciler:
 
     account: Account
     allocator: SlotAllocator
-    followed: Mapping[str, Followed]
+    followed: Mapping[str, JobFollower]
     socket: EventSocket
     policy: Policy
     longest_wait: float = 60.0
@@ -131,7 +113,7 @@ class Reconciler:
         for follower in live.values():
             follower.read_detail()
 
-    def _note_unread(self, error: CloudError, live: Mapping[str, Followed]) -> None:
+    def _note_unread(self, error: CloudError, live: Mapping[str, JobFollower]) -> None:
         """Show why the account's jobs cannot be followed; end them when that has lasted."""
         if self._unread_since is None:
             self._unread_since = time.monotonic()
