@@ -89,10 +89,11 @@ class Scheduler:
         thought."""
         if job not in self._placed:
             return False
-        placed = (other for other in self._placed if other.account == job.account)
-        return self._accounts[job.account].slots.running(
-            sum(other.state is JobState.RUNNING for other in placed)
+        running = sum(
+            other.account == job.account and other.state is JobState.RUNNING
+            for other in self._placed
         )
+        return self._accounts[job.account].slots.running(running)
 
     def ended(self, job: Job, seconds: float) -> None:
         """Note for how many seconds a job ran."""
