@@ -84,11 +84,11 @@ class Intake:
         outputs = job.outputs_to_execute  # known of a graph that was validated
         if not outputs:
             outputs = output_nodes(job, message.found or {}, self._catalog.known)
-        needs = self._catalog.needs_of(job.cloud_graph)
+        needs = self._catalog.needs_of(job.loaded.cloud_graph)
         self._table.add(job, answered=False, outputs_to_execute=outputs, needs=needs)
         if (
             not message.promised  # a client that knows of its job is no longer refused
-            and job.failure is None
+            and job.loaded.failure is None
             and self._slots.take_at_once(job)
         ):
             self._table.change(job, state=JobState.SUBMITTING)

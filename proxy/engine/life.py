@@ -179,11 +179,11 @@ class JobLife:
             return NotNow()
         except LocalError as error:
             return Refused(error, by_cloud=False)
-        if job.failure is not None:
-            return FailedBefore(job.failure)
+        if job.loaded.failure is not None:
+            return FailedBefore(job.loaded.failure)
         # What the accounts have may have changed while it waited.
         await self._catalog.wait_loaded(self._timeouts.catalog_timeout)
-        self._table.note(job, needs=self._catalog.needs_of(job.cloud_graph))
+        self._table.note(job, needs=self._catalog.needs_of(job.loaded.cloud_graph))
         if self._workers[job.account].account not in self._slots.scheduler.usable(job):
             return WrongAccount()
         return None
@@ -324,7 +324,7 @@ class JobLife:
         A job with a node that has failed already ends with that instead.
         """
         self._table.change(job, state=JobState.QUEUED, accepted=True)
-        failure = job.failure
+        failure = job.loaded.failure
         if failure is None:
             self._slots.enqueue(job)
             self._news.explain(job)

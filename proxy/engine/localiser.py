@@ -59,7 +59,7 @@ class Localiser:
     def __post_init__(self) -> None:
         own = self.job.loaded.credentials.values()
         self._own_secrets = [value for value in own if isinstance(value, str)]
-        rewriting = self.job.rewriting
+        rewriting = self.job.loaded.rewriting
         self.view = None if rewriting is None else self.packs.view(self.job, rewriting)
 
     async def localised(self, what: Input) -> Input:
@@ -102,7 +102,7 @@ class Localiser:
         messages = None if view is None else await view.result(node, output, account=job.account)
         if messages is not None:
             return messages
-        in_graph = job.cloud_graph.get(node)
+        in_graph = job.loaded.cloud_graph.get(node)
         made_by = OutputNode(job.member, job.prompt_id, node, in_graph, job.account)
         return self._redacted(await self.files.outputs.localise(made_by, output))
 

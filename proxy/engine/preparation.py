@@ -51,7 +51,7 @@ class Preparation:
             self._worth_waiting = await self.socket.wait_connected(self.timeouts.socket_timeout)
         graph = await self.files.substitute(
             job.member,
-            job.cloud_graph,
+            job.loaded.cloud_graph,
             shapes=self.catalog.shape,
             account=self.account.name,
             job=job.prompt_id,

@@ -116,8 +116,8 @@ class Submitter:
         except Exception:
             log.exception("send_failed")
             return NotNow(submission_failed())
-        if job.rewriting is not None:
-            return self._of_member(job, job.rewriting, outcome)
+        if job.loaded.rewriting is not None:
+            return self._of_member(job, job.loaded.rewriting, outcome)
         return outcome
 
     async def _try_again(

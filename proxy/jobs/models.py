@@ -106,6 +106,16 @@ class JobContent:
     credentials: dict[str, Any] = field(default_factory=dict, repr=False)
     rewriting: Rewriting | None = field(default=None, repr=False)
 
+    @property
+    def cloud_graph(self) -> dict[str, Any]:
+        """The graph that the cloud runs."""
+        return self.graph if self.rewriting is None else self.rewriting.graph
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why the job fails without the cloud, if it does."""
+        return None if self.rewriting is None else self.rewriting.failure
+
 
 class JobProgress(msgspec.Struct, frozen=True):
     """What only the engine knows of a live job, and publishes with the job's row.
@@ -181,16 +191,6 @@ class Job:
         return JobKey(self.member, self.prompt_id)
 
     @property
-    def cloud_graph(self) -> dict[str, Any]:
-        """The graph that the cloud runs."""
-        return self.graph if self.rewriting is None else self.rewriting.graph
-
-    @property
-    def failure(self) -> Failure | None:
-        """Why the job fails without the cloud, if it does."""
-        return None if self.rewriting is None else self.rewriting.failure
-
-    @property
     def mark(self) -> str:
         """What the job carries in its `extra_data` on the cloud, to be found again."""
         return f"{self.member}/{self.prompt_id}/{self.created_at}"
@@ -209,13 +209,8 @@ class Job:
 
     @property
     def graph(self) -> dict[str, Any]:
-        """The graph of the client. Raises `NotLoadedError`, as the other parts of the content."""
+        """The graph of the client. Raises `NotLoadedError`."""
         return self.loaded.graph
-
-    @property
-    def rewriting(self) -> Rewriting | None:
-        """What the cloud runs instead of the graph, if that differs."""
-        return self.loaded.rewriting
 
     @property
     def wants_previews(self) -> bool:
