@@ -31,7 +31,7 @@ from proxy.catalog.source import Accounts, CachedResource
 from proxy.members.rates import Buckets
 from proxy.translate import codec, model_extensions
 from proxy.translate.errors import LocalError
-from proxy.translate.shapes import Shape, Shapes
+from proxy.translate.shapes import Shapes
 
 #: Seconds in which the copy of the node classes is read after the start.
 COPY_TIMEOUT = 1.0
@@ -177,10 +177,6 @@ class Catalog:
     def known(self, name: str) -> dict[str, Any] | None:
         """Return a node class without waiting, `None` if it is unknown or nothing is loaded yet."""
         return self.nodes.get(name)
-
-    def shape(self, name: str) -> Shape | None:
-        """Return what is known of a node class without waiting, as `known`."""
-        return self.nodes.shape(name)
 
     async def shapes(self, member: str) -> Shapes:
         """Return what a member's graph is checked against; no class is known before the load."""

@@ -52,7 +52,7 @@ class Preparation:
         graph = await self.files.substitute(
             job.member,
             job.loaded.cloud_graph,
-            shapes=self.catalog.shape,
+            shapes=self.catalog.nodes.shape,
             account=self.account.name,
             job=job.prompt_id,
         )

@@ -110,7 +110,7 @@ class Checks:
         private = self.members.has_members
         if not validates and not private:
             return lambda _: True
-        work = partial(file_strings, graph, self.catalog.shape)
+        work = partial(file_strings, graph, self.catalog.nodes.shape)
         strings = await self._run(member, work, large=large)
         if not strings:
             return lambda _: False

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass, field
+
+from cachetools import LRUCache
 
 
 @dataclass(slots=True)
@@ -35,8 +36,7 @@ class Buckets:
     def __init__(self, rate: float, size: float, max_owners: int = 4096) -> None:
         self._rate = rate
         self._size = size
-        self._max_owners = max_owners
-        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+        self._buckets: LRUCache[str, Bucket] = LRUCache(max_owners)
 
     def __len__(self) -> int:
         return len(self._buckets)
@@ -46,7 +46,4 @@ class Buckets:
         bucket = self._buckets.get(owner)
         if bucket is None:
             bucket = self._buckets[owner] = Bucket(self._rate, self._size)
-        self._buckets.move_to_end(owner)
-        if len(self._buckets) > self._max_owners:
-            self._buckets.popitem(last=False)
         return bucket.take(now)
