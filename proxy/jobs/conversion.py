@@ -26,14 +26,22 @@ from proxy.translate.jobs import reachable
 from proxy.translate.labels import label_of
 from proxy.translate.outputs import summary
 from proxy.translate.packs import Rewriting
+from proxy.translate.validation import Validation
 from proxy.translate.workflow_metadata import workflow_id_of
 
 
-def job_of_request(member: str, request: JobRequest, *, prompt_id: str) -> Job:
-    """Return a job for a request that has just arrived; the storage numbers it, unless the client
-    has."""
+def job_of_request(
+    member: str, request: JobRequest, found: Validation | None = None, *, prompt_id: str
+) -> Job:
+    """Return a job for a request that has just arrived, without what was `found` to be wrong; the
+    storage numbers it, unless the client has."""
     created = now()
     content = JobContent(graph=request.graph, extra_data={}, targets=request.targets)
+    if found is not None and found.converted:
+        content.graph = found.kept(request.graph)
+    if found is not None and found.node_errors:
+        # The cloud may take a graph that is partly wrong for one that is refused.
+        content.targets = found.outputs
     for key, value in request.extra_data.items():
         part = content.credentials if key in CREDENTIAL_KEYS else content.extra_data
         part[key] = value
@@ -46,6 +54,7 @@ def job_of_request(member: str, request: JobRequest, *, prompt_id: str) -> Job:
         client_id=request.client_id,
         created_at=created,
         workflow_id=workflow_id_of(content.extra_data),
+        outputs_to_execute=() if found is None else tuple(found.outputs),
         answered=False,
         submitter=request.submitter,
         label=label_of(request.graph, request.extra_data),

@@ -113,26 +113,19 @@ class SubmissionService:
             self.limiter.admit(member, waiting=waiting, submitted=submitted)
         prompt_id = request.prompt_id or str(uuid.uuid4())
         live = self.live.of(member)
-        least = live.number
+        numbering = None
         if request.number is None:
+            numbering = Numbering(live.number, request.front)
             live.number += 1
         found = await self.checks.check(member, request)
         if prompt_id in live.jobs:
             raise _in_the_queue(prompt_id)
-        job = job_of_request(member, request, prompt_id=prompt_id)
-        content = job.loaded
+        job = job_of_request(member, request, found, prompt_id=prompt_id)
         job.one_at_a_time = self.clients.one_at_a_time(self.member(member), request.client_id)
-        outputs = content.targets
-        if found is not None:
-            outputs = found.outputs
-            if found.node_errors:
-                # The cloud may take a graph that is partly wrong for one that is refused.
-                content.targets = outputs
-            if found.converted:
-                content.graph = found.kept(content.graph)
-            job.outputs_to_execute = tuple(outputs)
+        content = job.loaded
+        outputs = content.targets if found is None else found.outputs
         content.rewriting = await self.checks.packs.rewrite(member, content.graph, outputs)
-        await self._insert(job, None if request.number is not None else least, request.front)
+        await self._insert(job, numbering)
         live.answering += 1
         try:
             node_errors = await self._answer(job, None if found is None else found.node_errors)
@@ -152,8 +145,9 @@ class SubmissionService:
         limit, live = member.limits.max_queued, self.live.of(member.name)
         return limit is not None and len(live.jobs) + live.answering >= limit - _COUNTED
 
-    async def _insert(self, job: Job, least: int | None, front: bool) -> None:
-        """Put a new job into the storage, which numbers it. Raises `LocalError`, `StorageError`."""
+    async def _insert(self, job: Job, numbering: Numbering | None) -> None:
+        """Put a new job into the storage, which numbers it if it has no number. Raises
+        `LocalError`, `StorageError`."""
         payload, reservation = payload_of(job.loaded), None
         budgets = self.limiter.budgets(job.member)
         if budgets.all:
@@ -163,7 +157,7 @@ class SubmissionService:
             stored = await self.repository.insert(
                 stored_of(job),
                 payload,
-                numbering=None if least is None else Numbering(least, front),
+                numbering=numbering,
                 usage=[used(job, submitted=1)],
                 max_per_day=member.limits.jobs_per_day,
                 max_waiting=member.limits.max_queued if self._may_be_full(member) else None,
