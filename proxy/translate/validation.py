@@ -169,33 +169,32 @@ class _Walk(Struct):
         self._enter(output, None, way)
         while way:
             node_id, findings = next(reversed(way.items()))
-            while findings.links:
-                source = findings.links[0].value[0]
+            if findings.links:
+                link, source = findings.links[0], findings.links[0].value[0]
                 if source in self.valid:
                     del findings.links[0]
                     findings.valid = findings.valid and self.valid[source]
                 elif source in way:
                     self._close(list(way), source)
-                elif self._enter(source, findings.links[0], way):
-                    break
-            else:
-                way.popitem()
-                reasons = findings.reasons
-                if node_id in self.valid:  # a cycle has given the node a verdict already
-                    known = self.wrong[node_id]
-                    reasons = known + [cause for cause in reasons if cause not in known]
-                self._give(node_id, reasons, valid=findings.valid)
+                else:
+                    self._enter(source, link, way)
+                continue
+            way.popitem()
+            reasons = findings.reasons
+            if node_id in self.valid:  # a cycle has given the node a verdict already
+                known = self.wrong[node_id]
+                reasons = known + [cause for cause in reasons if cause not in known]
+            self._give(node_id, reasons, valid=findings.valid)
 
-    def _enter(self, node_id: str, link: Link | None, way: dict[str, NodeFindings]) -> bool:
+    def _enter(self, node_id: str, link: Link | None, way: dict[str, NodeFindings]) -> None:
         """Check a node, from the link that leads to it, and continue from there if it can be."""
         findings = check_node(self.graph[node_id], self.shapes[node_id], self.shapes, self.has_file)
         if findings.converted:
             self.converted[node_id] = findings.converted
         if findings.crash is not None:
             self._give(node_id, [crash_reason(findings.crash, link)])
-            return False
-        way[node_id] = findings
-        return True
+        else:
+            way[node_id] = findings
 
     def _close(self, way: list[str], start: str) -> None:
         """Give every node of a cycle the error."""
