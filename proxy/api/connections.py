@@ -123,7 +123,8 @@ class Connection(LimitedConnection):
         self._enter(IDLE if self._body is None or self._body.is_eof() else REST)
         if self.member is None or self.manager.draining:
             self.manager.answered(self)
-        if not has_waiting_request(self):
+        holds = self._input or self._paused_input or self._allocation is not None
+        if holds and not has_waiting_request(self):
             self._resume_input()
 
     def upgraded(self, leave: Leave) -> None:

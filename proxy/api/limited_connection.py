@@ -296,8 +296,7 @@ class LimitedConnection(SlicedInput):
                 self._enter(HEADERS)
             else:
                 self._input = 0
-        if self._allocation is not None:
-            self._fits()
+        self._fits()
 
     # --- output ----------------------------------------------------------------------------
 

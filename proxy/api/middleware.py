@@ -119,7 +119,8 @@ class Gate:
             task.uncancel()
             answer = interrupted(request)
         finally:
-            connection.release()
+            if connection.allocations:
+                connection.release()
             if (lost := request.content.exception()) is not None:
                 forget_frames(lost)
         self._count(request, connection, answer.status, began)
