@@ -79,7 +79,7 @@ class LiveFeed:
             case JobRecorded(key=key, order=order, client_id=client_id, ordinal=ordinal):
                 # Messages about the end are due: they are read if the bus loses them.
                 if self.subscribers.listens(key.member, client_id):
-                    self.subscribers.expect(order, key, client_id, running=False)
+                    self.subscribers.expect(order, key, client_id)
                 if ordinal and key.member in self._ends:
                     self._ends[key.member].note(ordinal)
             case JobLeft(job=job, more=more):
@@ -233,7 +233,7 @@ class LiveFeed:
         subscribers = self.subscribers
         for job in self.live:
             if job.state == JobState.RUNNING and subscribers.listens(job.member, job.client_id):
-                subscribers.expect(job.order, job.key, job.client_id, running=False)
+                subscribers.expect(job.order, job.key, job.client_id)
         received = tuple(
             StepsReceived(delivery.key, order, delivery.epoch, delivery.number)
             for order, delivery in subscribers.unfinished().items()

@@ -254,21 +254,14 @@ class Subscribers:
                     self._send(member, socket, message)
 
     def tell(
-        self,
-        member: str,
-        client_id: str | None,
-        message: Message,
-        *,
-        watched: bool = True,
-        before: int | None = None,
+        self, member: str, client_id: str | None, message: Message, *, watched: bool = True
     ) -> None:
         """Deliver a message about a job to those who may hear it.
 
-        `watched` says that its client listened when it had submitted the job. Of several sockets
-        those hear it that have opened before this end of the member.
+        `watched` says that its client listened when it had submitted the job.
         """
         if client_id is None:
-            self._tell_all(member, message, before)
+            self._tell_all(member, message)
             return
         socket = self._sockets[member].get(client_id)
         if socket is not None and (
@@ -276,8 +269,9 @@ class Subscribers:
         ):
             self._send(member, socket, message)
 
-    def _tell_all(self, member: str, message: Message, before: int | None) -> None:
-        """Deliver a message about a job without a client to the member's sockets."""
+    def _tell_all(self, member: str, message: Message, before: int | None = None) -> None:
+        """Deliver a message about a job without a client to the member's sockets; only to those
+        that have opened before an end of the member, if that is given."""
         is_for_all = not isinstance(message, Event) or (
             message.type in _FOR_ALL or is_blocked_branch(message.type, message.data)
         )
@@ -340,11 +334,15 @@ class Subscribers:
 
     # --- what was sent ---------------------------------------------------------------------
 
-    def expect(self, order: int, key: JobKey, client_id: str | None, *, running: bool) -> None:
-        """Note that messages of a job come here; with `running` some were sent before."""
+    def expect(
+        self, order: int, key: JobKey, client_id: str | None, *, running: bool = False
+    ) -> Delivery | None:
+        """Note that messages of a job come here; with `running` some were sent before. Return what
+        was sent of it, `None` if its end was."""
         if order not in self._deliveries and order not in self._closed:
             number = None if running else 0
             self._deliveries[order] = Delivery(key, client_id, number=number)
+        return self._deliveries.get(order)
 
     def unfinished(self) -> dict[int, Delivery]:
         """Return what was sent here of jobs whose end was not, by their order."""
@@ -372,7 +370,10 @@ class Subscribers:
         rest = list(delivery.rest_of(life)) if due else []
         self.close_job(order)
         for message in rest:
-            self.tell(key.member, client_id, message, before=ordinal)
+            if client_id is None:
+                self._tell_all(key.member, message, before=ordinal)
+            else:
+                self.tell(key.member, client_id, message)
         return bool(rest)
 
     def close_job(self, order: int) -> None:
@@ -385,8 +386,7 @@ class Subscribers:
     def _is_due(self, news: JobMessage) -> bool:
         """Return whether a message is to be delivered now."""
         key = JobKey(news.member, news.prompt_id)
-        self.expect(news.order, key, news.client_id, running=False)
-        delivery = self._deliveries.get(news.order)
+        delivery = self.expect(news.order, key, news.client_id)
         if delivery is None:  # the end was sent
             return False
         lacked, due = delivery.lacking, delivery.receive(news)
