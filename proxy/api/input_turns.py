@@ -56,7 +56,7 @@ class SlicedInput(web.RequestHandler):
     Meanwhile nothing more is read.
     """
 
-    __slots__ = ("_is_body_full", "_turns", "unparsed")
+    __slots__ = ("_is_body_full", "_paused_input", "_turns", "unparsed")
 
     def __init__(self, turns: InputTurns, server: web.Server, **options: Any) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **options)
@@ -64,6 +64,8 @@ class SlicedInput(web.RequestHandler):
         #: The input that waits.
         self.unparsed = _NOTHING
         self._is_body_full = False
+        #: Whether reading is paused until the current answer has been sent.
+        self._paused_input = False
 
     def is_before_body(self) -> bool:
         """Return whether headers of a request come next."""
@@ -71,10 +73,6 @@ class SlicedInput(web.RequestHandler):
 
     def may_be_chunked(self) -> bool:
         """Return whether chunks of a body may come next."""
-        raise NotImplementedError
-
-    def is_input_paused(self) -> bool:
-        """Return whether input waits for something else."""
         raise NotImplementedError
 
     def count_unparsed(self) -> bool:
@@ -135,7 +133,7 @@ class SlicedInput(web.RequestHandler):
         return self.transport is not None and not self.transport.is_closing()
 
     def _may_parse(self) -> bool:
-        return not (self._is_body_full or self.is_input_paused())
+        return not (self._is_body_full or self._paused_input)
 
     def pause_reading(self) -> None:
         """Parse no more until more of the body has been read; aiohttp calls this."""

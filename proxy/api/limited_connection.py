@@ -71,7 +71,6 @@ class LimitedConnection(SlicedInput):
         "_is_chunked",
         "_leave",
         "_output",
-        "_paused_input",
         "_received",
         "_since",
         "_state",
@@ -101,8 +100,6 @@ class LimitedConnection(SlicedInput):
         self._chunk = self._body_bytes = 0
         #: Bytes received since the state or the last look at the body's progress.
         self._received = 0
-        #: Whether reading is paused until the current answer has been sent.
-        self._paused_input = False
         #: Ends the TLS handshake while it lasts.
         self._handshake: Callable[[], object] | None = None
         #: Closes the websocket.
@@ -189,10 +186,6 @@ class LimitedConnection(SlicedInput):
     def may_be_chunked(self) -> bool:
         """Return whether chunks of a body may come next."""
         return self._state != SOCKET and (self._state != BODY or self._is_chunked)
-
-    def is_input_paused(self) -> bool:
-        """Return whether input waits until the current answer has been sent."""
-        return self._paused_input
 
     def count_unparsed(self) -> bool:
         """Count the input that waits; close the connection and return `False` if it is too much."""
