@@ -149,15 +149,13 @@ class Exports:
         export = await self._repository.get(member, id_)
         if export is None:
             raise AssetError("TASK_NOT_FOUND", "There is no such task.", kind="not_found", id=id_)
-        now = self._now()
-        if export.ended_at is not None or export.is_stale(now):
+        now, error = self._now(), "The export was cancelled."
+        result = codec.dump_bytes({"success": False, "error": error})
+        ended = {"status": "failed", "ended_at": now, "result": result}
+        if export.is_stale(now) or not await self._repository.note(member, id_, now, **ended):
             raise AssetError(
                 "TASK_NOT_CANCELLABLE", "The task has ended already.", kind="conflict", id=id_
             )
-        error = "The export was cancelled."
-        result = codec.dump_bytes({"success": False, "error": error})
-        ended = {"status": "failed", "ended_at": now, "result": result}
-        await self._repository.note(member, id_, now, **ended)
         self._say(export, ExportProgress(0), "failed", error=error)
 
     async def _is_wanted(self, export: Export) -> bool:
@@ -211,7 +209,8 @@ class Exports:
         plan = asset_exports.plan(request, of_jobs, named)
         bytes_total = sum(asset.size or 0 for asset in plan.entries.values())
         progress = ExportProgress(plan.total, list(plan.failed), bytes_total)
-        await self._repository.note(member, export.id, self._now(), status="running")
+        if not await self._repository.note(member, export.id, self._now(), status="running"):
+            return
         self._say(export, progress, "running")
         sent_at = self._time()
         for name, asset in plan.entries.items():
@@ -226,8 +225,7 @@ class Exports:
             if self._time() - sent_at >= MESSAGE_INTERVAL:
                 sent_at = self._time()
                 self._say(export, progress, "running")
-        if await self._is_wanted(export):
-            await self._end(export, progress, timeless=plan.timeless)
+        await self._end(export, progress, timeless=plan.timeless)
 
     async def _fetch(self, name: str, asset: Asset, max_bytes: int) -> ArchiveEntry | None:
         """Read a content once, and return its entry; `None` if it is not available or too large."""
@@ -261,15 +259,14 @@ class Exports:
         }
         if progress.failed:
             result["failed_assets"] = [failed.shown() for failed in progress.failed]
-        await self._repository.note(
-            export.member,
-            export.id,
-            now,
-            status="completed",
-            ended_at=now,
-            result=codec.dump_bytes(result),
-            entries=msgspec.json.encode(entries) if success else None,
-        )
+        ended = {
+            "status": "completed",
+            "ended_at": now,
+            "result": codec.dump_bytes(result),
+            "entries": msgspec.json.encode(entries) if success else None,
+        }
+        if not await self._repository.note(export.member, export.id, now, **ended):
+            return
         fallback = {"used_job_time_fallback": True} if timeless else {}
         self._say(export, progress, "completed" if success else "failed", **outcome, **fallback)
 

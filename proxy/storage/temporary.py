@@ -251,11 +251,14 @@ class ExportRepository(Repository):
 
         return await self.database.write(work)
 
-    async def note(self, member: str, id_: str, now: int, **values: Any) -> None:
-        """Note how far an export is."""
-        mine = update(exports).where(exports.c.member == member, exports.c.id == id_)
-        change = mine.values(updated_at=now, **values)
-        await self.database.write(lambda connection: connection.execute(change))
+    async def note(self, member: str, id_: str, now: int, **values: Any) -> bool:
+        """Note how far an export is, and return true; change nothing if it has ended or is gone."""
+        change = (
+            update(exports)
+            .where(exports.c.member == member, exports.c.id == id_, exports.c.ended_at.is_(None))
+            .values(updated_at=now, **values)
+        )
+        return await self.database.write(lambda connection: connection.execute(change).rowcount > 0)
 
     async def get(self, member: str, id_: str) -> Export | None:
         """Return an export."""

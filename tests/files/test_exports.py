@@ -82,14 +82,14 @@ async def test_a_member_has_a_bounded_number_of_exports_under_way(database: Data
 
 
 async def test_an_export_that_waits_can_be_cancelled(database: Database) -> None:
-    supervisor, messages = Supervisor(), []
+    supervisor, messages = Supervisor(), asyncio.Queue[str]()
     files: Any = None
     begun = Exports(
         AssetRepository(database),
         files,
         supervisor,
         ExportRepository(database),
-        lambda member, event, data: messages.append(data["status"]),
+        lambda member, event, data: messages.put_nowait(data["status"]),
         MemoryBudget(1_000_000),
     )
     for _ in range(exports.MAX_CONCURRENT):
@@ -109,8 +109,47 @@ async def test_an_export_that_waits_can_be_cancelled(database: Database) -> None
     for _ in range(exports.MAX_CONCURRENT):
         begun._turn.release()
     async with asyncio.timeout(TIMEOUT):
-        while (await begun.task("anna", again))["status"] != "completed":  # noqa: ASYNC110
-            await asyncio.sleep(0)
+        heard = [await messages.get() for _ in range(3)]
+    assert heard == ["failed", "running", "failed"]  # nothing of the second could be exported
+    assert (await begun.task("anna", again))["status"] == "completed"
     assert (await begun.task("anna", id_))["status"] == "failed"
-    assert messages == ["failed", "running", "failed"]  # nothing of the second could be exported
+    await supervisor.close()
+
+
+class CancelledElsewhere(ExportRepository):
+    """Where another replica cancels an export just before its next status is written."""
+
+    status = ""
+
+    async def note(self, member: str, id_: str, now: int, **values: Any) -> bool:
+        if values.get("status") == self.status:
+            result = b'{"error": "The export was cancelled."}'
+            await super().note(member, id_, now, status="failed", ended_at=now, result=result)
+        return await super().note(member, id_, now, **values)
+
+
+@pytest.mark.parametrize("status", ["running", "completed"])
+async def test_an_export_that_is_cancelled_at_the_last_moment_stays_cancelled(
+    database: Database, status: str
+) -> None:
+    supervisor, repository, messages = Supervisor(), CancelledElsewhere(database), []
+    repository.status = status
+    files: Any = None
+    begun = Exports(
+        AssetRepository(database),
+        files,
+        supervisor,
+        repository,
+        lambda member, event, data: messages.append(data["status"]),
+        MemoryBudget(1_000_000),
+    )
+    request = ExportRequest(asset_ids=["11111111-2222-4333-8444-555555555555"])
+    id_ = await begun.begin("anna", request)
+    await supervisor.finish()
+    task = await begun.task("anna", id_)
+    assert (task["status"], task["result"]["error"]) == ("failed", "The export was cancelled.")
+    assert messages == ([] if status == "running" else ["running"])
+    with pytest.raises(AssetError) as refused:
+        await begun.cancel("anna", id_)
+    assert refused.value.kind == "conflict"
     await supervisor.close()
