@@ -18,6 +18,9 @@ from proxy.simulator import Simulator
 if TYPE_CHECKING:
     from playwright.async_api import Browser
 
+#: Seconds of a test with several long waits on a slow machine.
+_TEST_TIMEOUT = 900
+
 _MISSING = [
     f"{what} is not installed"
     for what, found in (
@@ -33,6 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.browser)
+            item.add_marker(pytest.mark.timeout(_TEST_TIMEOUT))
 
 
 def pytest_report_header() -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from playwright.async_api import Browser, FilePayload, Page, Response
 
 #: Nothing that a person waits for takes longer, in milliseconds.
-TIMEOUT = 60_000
+TIMEOUT = 120_000
 
 #: Of the example: image to image.
 WORKFLOW = Path(__file__).parent / "workflow.json"

@@ -7,7 +7,6 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
 from browser import sketch
 from browser.expectations import expect
 from browser.frontend import LOAD, SAMPLER, SAVE, WORKFLOW, Frontend
@@ -79,7 +78,6 @@ async def makes_three_pictures(frontend: Frontend) -> None:
         await frontend.until_idle()
 
 
-@pytest.mark.timeout(300)
 async def test_pictures_are_shown_found_used_deleted_and_exported(
     chrome: Browser, proxy: Proxy, client: Client, tmp_path: Path
 ) -> None:
@@ -142,7 +140,6 @@ async def test_models_are_found_by_their_tags_and_names(
         assert frontend.watch.unexpected() == []
 
 
-@pytest.mark.timeout(300)
 async def test_without_assets_the_panels_are_those_of_the_history(
     chrome: Browser, simulator: Simulator, tmp_path: Path
 ) -> None:

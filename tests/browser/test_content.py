@@ -22,8 +22,6 @@ Error = pytest.importorskip("playwright.async_api").Error
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
 
-pytestmark = pytest.mark.timeout(180)
-
 #: Tells the page that it ran, and asks for what only an admin sees.
 TRICK = (
     "<!doctype html><script>document.title='ran';fetch('/proxy/api/members').then(a=>a.text())"

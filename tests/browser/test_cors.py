@@ -16,8 +16,6 @@ from proxy.simulator import Simulator
 if TYPE_CHECKING:
     from playwright.async_api import Page
 
-pytestmark = pytest.mark.timeout(180)
-
 #: Runs in the page: `{status, text, headers}` of a request, or the name of the error.
 ASK = """async ([url, options]) => {
     try {

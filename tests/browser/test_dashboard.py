@@ -32,8 +32,6 @@ from proxy.storage.usage import day_of
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Locator, Page, Route
 
-pytestmark = pytest.mark.timeout(180)
-
 Axe = pytest.importorskip("axe_playwright_python.async_playwright").Axe
 
 #: Steps of a job that runs for as long as a test looks at it.

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from browser.frontend import WORKFLOW, Frontend
 from stack import Client, Proxy
 
@@ -92,7 +91,6 @@ def expected(output: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@pytest.mark.timeout(600)
 async def test_what_the_editor_saves_is_what_it_submits(
     chrome: Browser, proxy: Proxy, client: Client, tmp_path: Path
 ) -> None:

@@ -45,7 +45,6 @@ def own(simulator: Simulator) -> None:
     simulator.account.import_model("loras", OWN)
 
 
-@pytest.mark.timeout(300)
 async def test_an_import_is_in_the_menu_and_runs(
     chrome: Browser, simulator: Simulator, proxy: Proxy, tmp_path: Path
 ) -> None:

@@ -21,8 +21,6 @@ from proxy.simulator import Simulator
 if TYPE_CHECKING:
     from playwright.async_api import Browser
 
-pytestmark = pytest.mark.timeout(180)
-
 Axe = pytest.importorskip("axe_playwright_python.async_playwright").Axe
 
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["oidc_provider"]
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture
 async def gateway(

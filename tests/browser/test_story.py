@@ -6,7 +6,6 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
 from browser import sketch
 from browser.frontend import LOAD, NODES, SAMPLER, SAVE, WORKFLOW, Frontend
 from PIL import Image
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 PACE = 0.25
 
 
-@pytest.mark.timeout(600)
 async def test_a_day_at_the_web_interface(
     chrome: Browser, simulator: Simulator, proxy: Proxy, client: Client, tmp_path: Path
 ) -> None:
@@ -36,7 +34,6 @@ async def test_a_day_at_the_web_interface(
         assert frontend.watch.unexpected() == []
 
 
-@pytest.mark.timeout(600)
 async def test_it_is_the_same_below_a_base_path(
     chrome: Browser, simulator: Simulator, proxy: Proxy, tmp_path: Path
 ) -> None:

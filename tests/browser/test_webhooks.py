@@ -21,8 +21,6 @@ from proxy.webhooks.schedule import RetrySchedule
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
 
-pytestmark = pytest.mark.timeout(180)
-
 Axe = pytest.importorskip("axe_playwright_python.async_playwright").Axe
 
 QUICK = {"webhooks": RetrySchedule(timeout=10.0, backoff=Backoff(0.05, 0.2))}
