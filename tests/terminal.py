@@ -27,6 +27,8 @@ class Terminal:
     #: Where what is typed goes.
     keyboard: int = -1
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    #: Ends when nobody can write to the terminal any more.
+    reading: asyncio.Task[None] | None = None
 
     async def shows(self, *wanted: str) -> str:
         """Wait until all of this has been written; everything so far."""
@@ -38,10 +40,13 @@ class Terminal:
         return self.text
 
     async def ended(self) -> int:
-        """Wait for the end; the exit code."""
+        """Wait for the end and for all that was written; the exit code."""
         try:
             async with asyncio.timeout(TIMEOUT):
-                return await self.process.wait()
+                code = await self.process.wait()
+                if self.reading is not None:
+                    await asyncio.wait([self.reading])
+                return code
         except TimeoutError:
             self.process.send_signal(signal.SIGABRT)
             await self.shows("most recent call first")  # where each thread is, by faulthandler
@@ -90,12 +95,12 @@ async def at_terminal(
         lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(ours, "rb", buffering=0)
     )
     terminal = Terminal(process, answers=dict(answers or {}), keyboard=ours)
-    reading = asyncio.create_task(terminal.read(reader))
+    terminal.reading = asyncio.create_task(terminal.read(reader))
     try:
         yield terminal
     finally:
         if process.returncode is None:
             process.kill()
         await process.wait()
-        await reading
+        await terminal.reading
         transport.close()

@@ -278,7 +278,7 @@ async def test_ctrl_c_cancels_a_run_and_the_job_with_it(tmp_path: Path) -> None:
             "COMFY_CLOUD_BASE_URL": str(simulator.base_url),
         }
         async with serving(tmp_path, environment=environment) as process:
-            words = ("-m", "proxy", "run", workflow, "--set", "5.steps=600")
+            words = ("-m", "proxy", "run", workflow, "--set", "5.steps=6000")
             places = ("--server", str(process.url), "--output", str(tmp_path / "out"))
             async with child(*words, *places, errors=False) as run:
                 assert run.stdout is not None
@@ -288,7 +288,10 @@ async def test_ctrl_c_cancels_a_run_and_the_job_with_it(tmp_path: Path) -> None:
                     run.send_signal(signal.SIGINT)
                     out, _ = await run.communicate()
             assert (run.returncode, out.splitlines()[-1]) == (130, b"cancelled")
-        assert any(record.path.endswith("/cancel") for record in simulator.requests)
+            await simulator.signal.until(
+                lambda: any(record.path.endswith("/cancel") for record in simulator.requests),
+                within=TIMEOUT,
+            )
 
 
 @pytest.mark.parametrize(
