@@ -55,14 +55,6 @@ class Peer(NamedTuple):
     proxies: Sequence[Network] = ()
 
 
-class Caller(NamedTuple):
-    """A client: its address, and the scheme and host of its request."""
-
-    address: str
-    scheme: str
-    host: str
-
-
 def strip(url: URL, base: str, *, members: bool) -> tuple[URL, Way]:
     """Return the URL without prefixes, and what was removed. `base` is `""` or like `/comfy`.
 

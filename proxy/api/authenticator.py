@@ -18,9 +18,9 @@ from aiohttp import web
 from msgspec import Struct
 from yarl import URL
 
-from proxy.api.addressing import Caller, Way
+from proxy.api.addressing import Way
 from proxy.api.admission import Admission
-from proxy.api.callers import caller_of
+from proxy.api.callers import address_of, site_of
 from proxy.api.credentials import KEY_HEADER, Credential, cookie_of, credentials_of, is_anonymous
 from proxy.api.header_sign_in import identity_of
 from proxy.api.requests import connection_of, way_of
@@ -118,7 +118,7 @@ class Authenticator:
         identity = identity_of(headers, peer, self._header_sign_in)
         if identity is not None:
             request[_SIGNED_IN] = await self.provisioner.enter(
-                identity, self._header_sign_in.rules, caller_of(request).address
+                identity, self._header_sign_in.rules, address_of(request)
             )
 
     def authenticate(self, request: web.Request) -> Admission | None:
@@ -153,23 +153,23 @@ class Authenticator:
         access = self._members.access_by_id(known.admission.token or "")
         if access is None or access.token.digest != known.token_digest:
             return None
-        now, address = time.monotonic(), caller_of(request).address
+        now, address = time.monotonic(), address_of(request)
         if now - known.noted > USE_INTERVAL or address != known.address:
             known.noted, known.address = now, address
             self._members.used(access.token, address)
         return known.admission
 
     def _of_member(self, request: web.Request) -> Admission:
-        caller, given = caller_of(request), credentials_of(request)
-        found = self._valid(given, caller)
+        address, given = address_of(request), credentials_of(request)
+        found = self._valid(given, address)
         access = self._by_ticket(request) if found is None else found[0]
         session = None
         if access is None:
-            access, session = self._by_session(request, caller)
+            access, session = self._by_session(request)
         token = access.token
         admission = Admission(access.member.name, token.id, session, token.shown)
         if found is not None and found[1].ambient:
-            self.refuse_foreign(request, caller)
+            self.refuse_foreign(request)
         elif len(given) == 1:
             headers = request.headers
             for sent in (headers.get("Authorization"), headers.get(KEY_HEADER)):
@@ -177,15 +177,15 @@ class Authenticator:
                     if len(self._known) >= MAX_CACHED:
                         self._known.clear()
                     self._known[_digest(sent)] = _KnownHeader(admission, token.digest)
-        self._members.used(token, caller.address)
+        self._members.used(token, address)
         return admission
 
-    def wrong(self, token: str, caller: Caller) -> LocalError:
-        """Count a wrong token; the answer to it."""
-        wait = self._throttle.failed(caller.address)
+    def wrong(self, token: str, address: str) -> LocalError:
+        """Count a wrong token of an address; the answer to it."""
+        wait = self._throttle.failed(address)
         id_ = tokens.id_of(token)
         shown = f"{tokens.PREFIX}{id_}…" if id_ else "not one of ours"
-        log.warning("token_rejected", address=caller.address, sent=shown, slowed_down=wait > 0)
+        log.warning("token_rejected", address=address, sent=shown, slowed_down=wait > 0)
         if wait:
             return LocalError(
                 "too_many_wrong_tokens",
@@ -193,14 +193,14 @@ class Authenticator:
                 kind="rate_limited",
                 retry_after=wait,
             )
-        self._accounting.audit.note("sign_in_refused", address=caller.address, token=shown)
+        self._accounting.audit.note("sign_in_refused", address=address, token=shown)
         return LocalError(
             "wrong_token",
             "This token is invalid or revoked; ask an admin of this server for a new one.",
             kind="unauthenticated",
         )
 
-    def refuse_foreign(self, request: web.Request, caller: Caller) -> None:
+    def refuse_foreign(self, request: web.Request) -> None:
         """Refuse what another site may have made a browser send. Raises `LocalError` (403).
 
         Reading is left to the browser, which shows no answer to another site's page.
@@ -212,7 +212,7 @@ class Authenticator:
         origin, site = headers.get("Origin"), headers.get("Sec-Fetch-Site")
         if origin in self._origins or site in ("same-origin", "none"):
             return
-        if site is None and (origin is None or _is_origin_of(origin, caller.host)):
+        if site is None and (origin is None or _is_origin_of(origin, site_of(request).host)):
             return
         raise LocalError(
             "cross_site",
@@ -221,9 +221,7 @@ class Authenticator:
             kind="forbidden",
         )
 
-    def _valid(
-        self, given: Sequence[Credential], caller: Caller
-    ) -> tuple[Access, Credential] | None:
+    def _valid(self, given: Sequence[Credential], address: str) -> tuple[Access, Credential] | None:
         """Return the first valid token, `None` if there is none at all. Raises `LocalError`."""
         found = [(self._members.access(credential.token), credential) for credential in given]
         valid = [(access, credential) for access, credential in found if access is not None]
@@ -235,7 +233,7 @@ class Authenticator:
         if valid:
             return valid[0]
         if given:
-            raise self.wrong(given[0].token, caller)
+            raise self.wrong(given[0].token, address)
         return None
 
     def _by_ticket(self, request: web.Request) -> Access | None:
@@ -259,11 +257,11 @@ class Authenticator:
         """Return the access of the member whom a reverse proxy has signed in."""
         return request.get(_SIGNED_IN)
 
-    def _by_session(self, request: web.Request, caller: Caller) -> tuple[Access, str | None]:
+    def _by_session(self, request: web.Request) -> tuple[Access, str | None]:
         access = self.signed_in_elsewhere(request)
         session = self.session_of(request) if access is None else (access, None)
         if session is not None:
-            self.refuse_foreign(request, caller)
+            self.refuse_foreign(request)
             return session
         if request.method in ("GET", "HEAD") and "text/html" in request.headers.get("Accept", ""):
             raise web.HTTPFound(self._sign_in(request), headers={"Cache-Control": "no-store"})

@@ -1,4 +1,4 @@
-"""Who the client of a request is.
+"""Who the client of a request is, and how it calls the server.
 
 Reverse proxies say it in headers. Anybody can send these, so that only those of trusted proxies
 count.
@@ -7,34 +7,35 @@ count.
 from __future__ import annotations
 
 import hashlib
+from typing import NamedTuple
 
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from proxy.api.addressing import Caller, Peer, is_trusted, parse_address
+from proxy.api.addressing import Peer, is_trusted, parse_address
 from proxy.api.requests import admission_of, connection_of
 
 Headers = CIMultiDict[str] | CIMultiDictProxy[str]
 
 
-def caller(peer: Peer, headers: Headers, scheme: str = "http") -> Caller:
-    """Return the client of a connection from `peer`.
+class Site(NamedTuple):
+    """How a client calls the server."""
 
-    The right-most address of `X-Forwarded-For` that is not a trusted proxy's; `scheme` and `Host`
-    are those of the connection unless the nearest proxy is trusted and says otherwise.
+    scheme: str
+    host: str
+
+
+def address_of(request: web.BaseRequest) -> str:
+    """Return the address of the client of a request.
+
+    Of a trusted proxy that is the right-most one of `X-Forwarded-For` that is not a trusted
+    proxy's.
     """
-    host = headers.get("Host", "")
-    if not peer.proxies:
-        return Caller(peer.address, scheme, host)
-    forwarded = _last(headers, "X-Forwarded-Proto").lower()
-    return Caller(
-        _client_address(peer, headers),
-        forwarded if forwarded in ("http", "https") else scheme,
-        _last(headers, "X-Forwarded-Host") or host,
-    )
+    peer = connection_of(request).peer
+    return _forwarded_for(peer, request.headers) if peer.proxies else peer.address
 
 
-def _client_address(proxy: Peer, headers: Headers) -> str:
+def _forwarded_for(proxy: Peer, headers: Headers) -> str:
     found = proxy.address
     for hop in reversed(_header_items(headers, "X-Forwarded-For")):
         address = parse_address(hop)
@@ -44,6 +45,20 @@ def _client_address(proxy: Peer, headers: Headers) -> str:
         if not is_trusted(address, proxy.proxies):
             break
     return found
+
+
+def site_of(request: web.BaseRequest) -> Site:
+    """Return how the client of a request calls the server: by the scheme of the connection and
+    `Host`, unless the nearest proxy is trusted and says otherwise."""
+    headers, scheme = request.headers, request.scheme
+    host = headers.get("Host", "")
+    if not connection_of(request).peer.proxies:
+        return Site(scheme, host)
+    forwarded = _last(headers, "X-Forwarded-Proto").lower()
+    return Site(
+        forwarded if forwarded in ("http", "https") else scheme,
+        _last(headers, "X-Forwarded-Host") or host,
+    )
 
 
 def _header_items(headers: Headers, name: str) -> list[str]:
@@ -56,14 +71,6 @@ def _last(headers: Headers, name: str) -> str:
     return items[-1] if items else ""
 
 
-def caller_of(request: web.BaseRequest) -> Caller:
-    """Return the client of a request."""
-    connection = connection_of(request)
-    if connection.caller is None:
-        connection.caller = caller(connection.peer, request.headers, request.scheme)
-    return connection.caller
-
-
 def submitter_of(request: web.Request) -> str:
     """Return an identifier of the program that sent a request, of its token, address and
     `User-Agent`.
@@ -72,7 +79,7 @@ def submitter_of(request: web.Request) -> str:
     """
     parts = (
         admission_of(request).token or "",
-        caller_of(request).address,
+        address_of(request),
         request.headers.get("User-Agent", ""),
     )
     text = "\n".join(parts).encode(errors="surrogateescape")

@@ -16,7 +16,6 @@ from aiohttp.http_parser import RawRequestMessage
 
 from proxy.api.addressing import (
     STRAIGHT,
-    Caller,
     is_loopback_address,
     may_have_token,
     peer_of,
@@ -58,7 +57,6 @@ class Connection(LimitedConnection):
         "address",
         "admission",
         "allocations",
-        "caller",
         "cancelled",
         "on_loopback",
         "task",
@@ -67,9 +65,8 @@ class Connection(LimitedConnection):
 
     def __init__(self, manager: ConnectionManager, server: web.Server, **options: Any) -> None:
         super().__init__(manager, server, **options)
-        #: The way of the current request, its caller if that was determined, and its admission.
+        #: The way of the current request, and its admission.
         self.way = STRAIGHT
-        self.caller: Caller | None = None
         self.admission: Admission | None = None
         #: The handler of the current request, and whether it was cancelled by `cancel`.
         self.task: asyncio.Task[object] | None = None
@@ -87,7 +84,7 @@ class Connection(LimitedConnection):
 
     def begin(self, message: RawRequestMessage, body: StreamReader) -> RawRequestMessage:
         """Begin a request after its headers. Return them without the prefixes of the path."""
-        self.caller = self.admission = None
+        self.admission = None
         self._begin_body(message, body)
         self.way = STRAIGHT
         base, gated = self.services.options.base_path, self.services.members.has_members

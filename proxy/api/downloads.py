@@ -23,7 +23,7 @@ from yarl import URL
 from proxy.api import bodies
 from proxy.api.answer_headers import prepare
 from proxy.api.authenticator import authenticator_of
-from proxy.api.callers import caller_of
+from proxy.api.callers import site_of
 from proxy.api.content import content_headers, filename_parameter
 from proxy.api.credentials import KEY_HEADER
 from proxy.api.holding import PIECE, UNCOUNTED, LargeBody, forget_frames
@@ -315,12 +315,12 @@ def redirect(request: web.Request) -> web.Response | None:
     """
     if KEY_HEADER not in request.headers or request.path != "/api/view":
         return None
-    caller, base = caller_of(request), request.app[OPTIONS].base_path
+    site, base = site_of(request), request.app[OPTIONS].base_path
     token = admission_of(request).token
     address = request.rel_url.with_path(TICKETED, keep_query=True).without_query_params("token")
     if token is not None:
         address = authenticator_of(request).tickets.add(address, token)
-    address = URL(f"{caller.scheme}://{caller.host}{base}{address}")
+    address = URL(f"{site.scheme}://{site.host}{base}{address}")
     return web.Response(status=302, headers={"Location": str(address)})
 
 

@@ -13,7 +13,7 @@ import structlog
 from aiohttp import Payload, web
 from aiohttp.abc import AbstractStreamWriter
 
-from proxy.api.callers import caller_of
+from proxy.api.callers import address_of
 from proxy.api.requests import connection_of, services_of
 from proxy.budget import Allocation, MemoryLimitError, Purpose
 
@@ -28,7 +28,7 @@ PIECE = 256 * 1024
 def owner_of(request: web.BaseRequest) -> str:
     """Return the owner of a request for `ThreadTurns`: its member, or else its address."""
     admission = connection_of(request).admission
-    return str(caller_of(request).address) if admission is None else f"member {admission.member}"
+    return address_of(request) if admission is None else f"member {admission.member}"
 
 
 def allocate(request: web.BaseRequest, purpose: Purpose) -> Allocation:
@@ -36,7 +36,7 @@ def allocate(request: web.BaseRequest, purpose: Purpose) -> Allocation:
     admission, budget = connection_of(request).admission, services_of(request).budget
     if admission is not None:
         return budget.member(admission.member, purpose)
-    return budget.address(str(caller_of(request).address), purpose)
+    return budget.address(address_of(request), purpose)
 
 
 def hold(request: web.Request, purpose: Purpose) -> Allocation:

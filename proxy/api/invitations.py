@@ -12,7 +12,7 @@ from aiohttp import web
 
 from proxy.api import bodies
 from proxy.api.authenticator import INVITATION, SIGN_IN, authenticator_of
-from proxy.api.callers import caller_of
+from proxy.api.callers import address_of
 from proxy.api.keys import INVITATIONS, MEMBERS, OPTIONS
 from proxy.api.members import json_body, require_admin, translated_errors
 from proxy.api.middleware import note
@@ -87,14 +87,14 @@ async def get_invitation(request: web.Request) -> web.Response:
 
 async def post_invitation(request: web.Request) -> web.Response:
     """Exchange the form's `code` for a token, which the answer shows, and sign the browser in."""
-    authenticator, caller = authenticator_of(request), caller_of(request)
-    authenticator.refuse_foreign(request, caller)
+    authenticator = authenticator_of(request)
+    authenticator.refuse_foreign(request)
     refuse_token(request)
     code = (await read_form(request)).get("code", "").strip()
     try:
         token, access = await request.app[INVITATIONS].accept(code)
     except InvalidInvitationError:
-        problem = authenticator.wrong(code, caller)
+        problem = authenticator.wrong(code, address_of(request))
         if problem.type == "wrong_token":
             problem = LocalError(
                 "wrong_invitation",

@@ -25,7 +25,7 @@ from proxy.api.addressing import (
 from proxy.api.aiohttp_internals import has_route, set_route
 from proxy.api.answer_headers import finish
 from proxy.api.bodies import Handler
-from proxy.api.callers import caller_of
+from proxy.api.callers import address_of, site_of
 from proxy.api.error_answers import failed, interrupted, not_stored, unknown
 from proxy.api.holding import LargeBody, forget_frames
 from proxy.api.requests import connection_of
@@ -57,7 +57,7 @@ _ROOT_LOGGER = logging.getLogger()
 
 def note(request: web.Request, action: str, **about: Value) -> None:
     """Record an action of the request's member."""
-    connection, address = connection_of(request), caller_of(request).address
+    connection, address = connection_of(request), address_of(request)
     member = connection.admission.member if connection.admission is not None else ""
     audit = connection.services.accounting.audit
     audit.note(action, member=member, address=address, **about)
@@ -139,7 +139,7 @@ class Gate:
         if self._preflights:
             await self._resolve(request)
         if ("Origin" in headers or "Sec-Fetch-Site" in headers) and refuses(
-            self._origins, headers, caller_of(request).host, request.method
+            self._origins, headers, site_of(request).host, request.method
         ):
             return bodies.empty(403)
         if request.method == "OPTIONS":

@@ -9,7 +9,7 @@ import structlog
 from aiohttp import web
 
 from proxy.api.authenticator import SIGN_IN, authenticator_of
-from proxy.api.callers import caller_of
+from proxy.api.callers import address_of, site_of
 from proxy.api.credentials import cookie
 from proxy.api.keys import CIPHER, OPTIONS, PROVIDERS
 from proxy.api.middleware import note
@@ -55,7 +55,7 @@ async def get_provider_sign_in(request: web.Request) -> web.Response:
         seal(attempt, request.app[CIPHER]),
         max_age=ATTEMPT_LIFETIME,
         path=_cookie_path(request),
-        secure=caller_of(request).scheme == "https",
+        secure=site_of(request).scheme == "https",
         httponly=True,
         samesite="Lax",
     )
@@ -72,7 +72,7 @@ async def get_provider_callback(request: web.Request) -> web.Response:
     try:
         identity = await provider.identity(attempt, request.query, _callback(request, provider))
         access = await authenticator_of(request).provisioner.enter(
-            identity, provider.rules, caller_of(request).address
+            identity, provider.rules, address_of(request)
         )
     except (SignInError, LocalError) as error:
         answer = _refused(request, provider, error, attempt.target)
@@ -109,7 +109,7 @@ def _refused(
     request: web.Request, provider: SignInProvider, error: SignInError | LocalError, target: str
 ) -> web.Response:
     """Return the sign-in page with the reason."""
-    address = caller_of(request).address
+    address = address_of(request)
     log.warning("sign_in_failed", provider=provider.options.name, address=address, error=str(error))
     if isinstance(error, LocalError):
         problem = error

@@ -15,7 +15,7 @@ from yarl import URL
 from proxy.api import bodies
 from proxy.api.admission import Admission
 from proxy.api.authenticator import SIGN_IN, SIGN_OUT, authenticator_of
-from proxy.api.callers import caller_of
+from proxy.api.callers import address_of, site_of
 from proxy.api.credentials import COOKIE, cookie_of, has_token
 from proxy.api.keys import MEMBERS, OPTIONS, PROVIDERS
 from proxy.api.middleware import note
@@ -71,16 +71,16 @@ async def get_sign_in(request: web.Request) -> web.Response:
 
 async def post_sign_in(request: web.Request) -> web.Response:
     """Take the form's `token`, set a session's cookie and lead to `next`."""
-    authenticator, caller = authenticator_of(request), caller_of(request)
-    members = request.app[MEMBERS]
-    authenticator.refuse_foreign(request, caller)
+    authenticator, members = authenticator_of(request), request.app[MEMBERS]
+    authenticator.refuse_foreign(request)
     refuse_token(request)
     form = await read_form(request)
     token, target = form.get("token", "").strip(), form.get("next", "/")
     await members.look_for([token])
     access = members.access(token)
     if access is None:
-        return sign_in_page(form_of(request, target), authenticator.wrong(token, caller))
+        problem = authenticator.wrong(token, address_of(request))
+        return sign_in_page(form_of(request, target), problem)
     answer = await begin_session(request, access, target)
     note(request, "sign_in", token=access.token.shown)
     return answer
@@ -111,18 +111,18 @@ async def begin_session(request: web.Request, access: Access, target: str) -> we
 async def give_session(request: web.Request, answer: web.Response, access: Access) -> None:
     """Give the browser a session in the answer's cookie, instead of one that it has. Raises
     `StorageError`."""
-    members, caller = request.app[MEMBERS], caller_of(request)
+    members, address = request.app[MEMBERS], address_of(request)
     await _end_session(request)
     session = await members.sessions.begin(access.token.id)
-    members.used(access.token, caller.address)
-    log.info("member_signed_in", member=access.member.name, address=caller.address)
+    members.used(access.token, address)
+    log.info("member_signed_in", member=access.member.name, address=address)
     connection_of(request).admission = Admission(access.member.name, access.token.id)
     answer.set_cookie(
         COOKIE,
         session,
         max_age=SESSION_LIFETIME // 1000,
         path=request.app[OPTIONS].base_path or "/",
-        secure=caller.scheme == "https",
+        secure=site_of(request).scheme == "https",
         httponly=True,
         samesite="Lax",
     )
@@ -132,7 +132,7 @@ async def post_sign_out(request: web.Request) -> web.Response:
     """End the browser's session, and its websockets."""
     authenticator, connection = authenticator_of(request), connection_of(request)
     base = request.app[OPTIONS].base_path
-    authenticator.refuse_foreign(request, caller_of(request))
+    authenticator.refuse_foreign(request)
     session = authenticator.session_of(request)
     if session is not None:
         connection.admission = Admission(session[0].member.name)
@@ -219,8 +219,8 @@ async def _signed_out(request: web.Request) -> str:
 
 def own_address(request: web.Request, path: str) -> str:
     """Return the address of a path of this server, as the client calls it."""
-    caller = caller_of(request)
-    return f"{caller.scheme}://{caller.host}{request.app[OPTIONS].base_path}{path}"
+    site = site_of(request)
+    return f"{site.scheme}://{site.host}{request.app[OPTIONS].base_path}{path}"
 
 
 def sign_in_page(form: str, problem: LocalError | None = None, *, script: str = "") -> web.Response:

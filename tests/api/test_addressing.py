@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
+from unittest.mock import Mock
 
 import aiohttp
 import graphs
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 from stack import Client, running_proxy
 from yarl import URL
 
 from proxy.api import addressing
-from proxy.api.addressing import Caller, differs, may_be_rebound, peer_of, refuses, strip
-from proxy.api.callers import caller
+from proxy.api.addressing import differs, may_be_rebound, peer_of, refuses, strip
+from proxy.api.callers import Site, address_of, site_of
 from proxy.settings.table import to_base_path
 from proxy.simulator import Simulator
 
@@ -114,6 +117,12 @@ def test_a_base_path_is_plain(wrong: object) -> None:
 TRUSTED = (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8"))
 
 
+def received(peer: str, headers: CIMultiDict[str], *, tls: bool = False) -> web.Request:
+    """A request on a connection from `peer`."""
+    connection = Mock(peer=peer_of(peer, TRUSTED), ssl_context=tls)
+    return make_mocked_request("GET", "/", headers, protocol=connection)
+
+
 @pytest.mark.parametrize(
     ("peer", "forwarded", "address"),
     [
@@ -136,15 +145,13 @@ TRUSTED = (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8"))
 def test_the_address_is_the_rightmost_that_is_no_trusted_proxys(
     peer: str, forwarded: str, address: str
 ) -> None:
-    assert (
-        caller(peer_of(peer, TRUSTED), CIMultiDict({"X-Forwarded-For": forwarded})).address
-        == address
-    )
+    headers = CIMultiDict({"X-Forwarded-For": forwarded})
+    assert address_of(received(peer, headers)) == address
 
 
 def test_several_headers_are_one_list() -> None:
     headers = CIMultiDict([("X-Forwarded-For", "203.0.113.9"), ("X-Forwarded-For", "198.51.100.1")])
-    assert caller(peer_of("10.0.0.1", TRUSTED), headers).address == "198.51.100.1"
+    assert address_of(received("10.0.0.1", headers)) == "198.51.100.1"
 
 
 def test_scheme_and_host_are_believed_of_a_trusted_proxy_alone() -> None:
@@ -155,11 +162,10 @@ def test_scheme_and_host_are_believed_of_a_trusted_proxy_alone() -> None:
             "X-Forwarded-Host": "comfy.example",
         }
     )
-    proxy, other = peer_of("10.0.0.1", TRUSTED), peer_of("192.0.2.1", TRUSTED)
-    assert caller(proxy, headers) == Caller("10.0.0.1", "https", "comfy.example")
-    assert caller(other, headers) == Caller("192.0.2.1", "http", "127.0.0.1:8188")
+    assert site_of(received("10.0.0.1", headers)) == Site("https", "comfy.example")
+    assert site_of(received("192.0.2.1", headers)) == Site("http", "127.0.0.1:8188")
     headers["X-Forwarded-Proto"] = "gopher"
-    assert caller(proxy, headers, "https").scheme == "https"
+    assert site_of(received("10.0.0.1", headers, tls=True)).scheme == "https"
 
 
 async def test_a_job_below_the_base_path(
