@@ -98,7 +98,7 @@ class LimitedConnection(SlicedInput):
         self._is_chunked = False
         #: Bytes of the last chunk of input, and those of the body at that time.
         self._chunk = self._body_bytes = 0
-        #: Bytes received since the state or the last look at the body's progress.
+        #: Bytes received since the body began, or since its progress was checked.
         self._received = 0
         #: Ends the TLS handshake while it lasts.
         self._handshake: Callable[[], object] | None = None
@@ -113,7 +113,7 @@ class LimitedConnection(SlicedInput):
         else:
             self.manager.timed.discard(self)
 
-    # --- timeouts ------------------------------------------------------------------------
+    # --- timeouts --------------------------------------------------------------------------
 
     @property
     def busy(self) -> bool:
