@@ -54,6 +54,7 @@ from proxy.translate.events import (
     with_metadata,
 )
 from proxy.translate.frames import CloudPicture
+from proxy.translate.graph_shape import class_of
 from proxy.translate.packs import Failure, NodeFailedError
 
 log = structlog.get_logger(__name__)
@@ -147,7 +148,7 @@ class JobFollower:
     @property
     def node_type(self) -> str | None:
         """The class of this node."""
-        return None if self.node is None else self.tracker.nodes.types.get(self.node)
+        return None if self.node is None else class_of(self.tracker.graph.get(self.node)) or None
 
     @property
     def progress(self) -> RunProgress:

@@ -12,6 +12,7 @@ from msgspec import Struct
 from proxy.translate import events
 from proxy.translate.events import Event, Message, NodeMessages, Preview
 from proxy.translate.frames import CloudPicture
+from proxy.translate.graph_shape import class_of
 from proxy.translate.jobs import is_twin, sources
 
 #: Their pictures are the result itself, not a preview of it.
@@ -36,8 +37,8 @@ class NodeStates:
     """The nodes of the job `prompt_id`: which runs, how far it is, and what they have put out.
 
     Whatever is lost on the way, `tell` is given for each node, in this order: `progress_state`,
-    `executing`, `executed`. `types` maps node ids to class names, `current` is the node that runs,
-    `cached` those that need not run, `outputs` what was sent by `executed`.
+    `executing`, `executed`. `current` is the node that runs, `cached` those that need not run,
+    `outputs` what was sent by `executed`.
 
     A node of which another one with the same inputs has run takes its output from there and has no
     `executing`; where that output shows nothing, `executed` has `null`, which is not recorded. A
@@ -50,7 +51,6 @@ class NodeStates:
     prompt_id: str
     graph: Mapping[str, Any]
     tell: Callable[[Message], None]
-    types: Mapping[str, str]
     now: int | None = None
     times: dict[str, tuple[int, int]] = field(default_factory=dict)
     current: str | None = None
@@ -170,7 +170,7 @@ class NodeStates:
                 real_node_id=frame.real_node_id or state["real_node_id"],
                 image=frame.image,
                 image_type=frame.image_type,
-                result=self.types.get(node) in RESULT_CLASSES,
+                result=class_of(self.graph.get(node)) in RESULT_CLASSES,
                 leads=frame.leads,
             )
         )

@@ -125,13 +125,8 @@ class Tracker:
 
     def __post_init__(self, output_nodes: Iterable[str]) -> None:
         self._unfinished = set(output_nodes)
-        types = {
-            node_id: str(node.get("class_type", ""))
-            for node_id, node in self.graph.items()
-            if isinstance(node, Mapping)
-        }
         # It does not hold the tracker, so that nothing goes in a circle.
-        self.nodes = NodeStates(self.prompt_id, self.graph, self._commands.append, types)
+        self.nodes = NodeStates(self.prompt_id, self.graph, self._commands.append)
 
     def receive(self, what: Input, now: int) -> list[Command]:
         """Take what happened at `now` (ms) and return what to do, in order."""
@@ -282,7 +277,7 @@ class Tracker:
         return {
             "prompt_id": self.prompt_id,
             "node_id": self.nodes.current,
-            "node_types": self.nodes.types,
+            "graph": self.graph,
             "executed": self.nodes.finished,
         }
 

@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import astuple, replace
 
 from proxy.translate import codec
+from proxy.translate.graph_shape import class_of
 from proxy.translate.snapshots import milliseconds
 
 
@@ -294,12 +295,12 @@ def node_state(
 
 
 class Progress(TypedDict):
-    """How far a run is: `node_id` is the node that ran last, which stands in where the cloud
-    names none; `node_types` are the classes by node."""
+    """How far a run of `graph` is: `node_id` is the node that ran last, which stands in where the
+    cloud names none."""
 
     prompt_id: str
     node_id: str | None
-    node_types: Mapping[str, str]
+    graph: Mapping[str, Any]
     executed: Iterable[str]
 
 
@@ -343,11 +344,11 @@ def _end_node(data: Mapping[str, Any], **run: Unpack[Progress]) -> Data:
     node = data.get("node_id")
     node_id = str(node) if node is not None else run["node_id"]
     if node_id is None:
-        node_id = next(iter(run["node_types"]), "")
+        node_id = next(iter(run["graph"]), "")
     return {
         "prompt_id": run["prompt_id"],
         "node_id": node_id,
-        "node_type": data.get("node_type") or run["node_types"].get(node_id, ""),
+        "node_type": data.get("node_type") or class_of(run["graph"].get(node_id)),
         "executed": _ids(data.get("executed"), run["executed"]),
     }
 

@@ -10,7 +10,7 @@ GRAPH = {"2": {"class_type": "SaveImage", "inputs": {}}}
 
 def test_an_output_is_kept_and_reported_once() -> None:
     messages: list[Message] = []
-    nodes = NodeStates("one", GRAPH, messages.append, {"2": "SaveImage"})
+    nodes = NodeStates("one", GRAPH, messages.append)
     nodes.executed("2", {"text": ["a"]})
     nodes.executed("2", {"text": ["a"]})
     assert nodes.outputs == {"2": {"text": ["a"]}}
@@ -20,7 +20,7 @@ def test_an_output_is_kept_and_reported_once() -> None:
 
 def test_nodes_are_reported_with_their_steps_and_times() -> None:
     graph = {node: {"class_type": "Any", "inputs": {}} for node in "1234"}
-    nodes = NodeStates("one", graph, lambda _: None, dict.fromkeys(graph, "Any"))
+    nodes = NodeStates("one", graph, lambda _: None)
     nodes.cached = ["1"]
     nodes.now = 1000
     nodes.enter("2")

@@ -49,7 +49,12 @@ def test_node_state_keeps_what_was_known() -> None:
 
 def error(data: dict[str, object]) -> dict[str, object]:
     return events.execution_error(
-        data, prompt_id="p", node_id="2", node_types={"2": "VAEDecode"}, executed=["1"], now=9
+        data,
+        prompt_id="p",
+        node_id="2",
+        graph={"2": {"class_type": "VAEDecode"}},
+        executed=["1"],
+        now=9,
     )
 
 
@@ -87,7 +92,7 @@ def test_an_interruption_names_the_node_that_ran() -> None:
         {"prompt_id": "cloud"},
         prompt_id="p",
         node_id="2",
-        node_types={"2": "VAEDecode"},
+        graph={"2": {"class_type": "VAEDecode"}},
         executed=[],
         now=9,
     )
