@@ -171,18 +171,12 @@ class JobRecorder:
                 await self.discard(job)
 
     async def _write_changes(self) -> None:
-        changes, sent = [], []
-        for order, job in self._changed.items():
-            changes.append((order, changes_of(job)))
-            if job.cloud_id:
-                sent.append(order)
         changed, self._changed = self._changed, {}
         starts = dict(self._starts)
         try:
             gone = await self._write(
                 self.jobs.update(
-                    changes,
-                    sent=sent,
+                    list(map(changes_of, changed.values())),
                     shares=self.shares(changed.values()),
                     messages=list(starts.values()),
                     fence=self.term.fence,

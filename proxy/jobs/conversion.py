@@ -75,9 +75,9 @@ _MAY_CHANGE = (
 )
 
 
-def changes_of(job: Job) -> dict[str, Any]:
-    """Return the fields of a job's row that may have changed."""
-    return {name: getattr(job, name) for name in _MAY_CHANGE}
+def changes_of(job: Job) -> tuple[int, dict[str, Any]]:
+    """Return the order of a job, and the fields of its row that may have changed."""
+    return job.order, {name: getattr(job, name) for name in _MAY_CHANGE}
 
 
 def payload_of(content: JobContent) -> Payload:

@@ -272,7 +272,6 @@ class JobRepository(Repository):
         self,
         changes: Iterable[tuple[int, Mapping[str, Any]]],
         *,
-        sent: Collection[int] = (),
         shares: Shares | None = None,
         messages: Sequence[WebhookMessage] = (),
         fence: Fence | None = None,
@@ -280,8 +279,8 @@ class JobRepository(Repository):
         """Write fields of jobs, by order, under the names of `StoredJob`, the same of each; returns
         the orders of jobs that no longer exist.
 
-        The credentials of jobs that were `sent` are deleted. The `messages` are delivered to
-        webhooks, also those of jobs that have ended in the meantime.
+        The credentials of jobs with a `cloud_id` are deleted: the cloud has them. The `messages`
+        are delivered to webhooks, also those of jobs that have ended in the meantime.
         """
         # In the same order everywhere, so that no two units wait for each other's rows.
         written = sorted(changes, key=itemgetter(0))
@@ -289,7 +288,8 @@ class JobRepository(Repository):
         def work(connection: Connection) -> set[int]:
             check_fence(connection, fence)
             gone = _update(connection, written)
-            forget_credentials(connection, sorted(sent))
+            sent = [order for order, fields in written if fields.get("cloud_id")]
+            forget_credentials(connection, sent)
             put_shares(connection, shares)
             for message in messages:
                 add_message(connection, message)

@@ -32,7 +32,9 @@ async def test_credentials_are_encrypted_until_they_are_sent(
     assert found.credentials == secret
     other = await JobRepository(database, Cipher()).payloads.get(order)
     assert other == PAYLOAD  # another secret: the job goes on without
-    await jobs.update([], sent=[order])
+    await jobs.update([(order, {"account": "one", "cloud_id": ""})])
+    assert await again.payloads.get(order) == found
+    await jobs.update([(order, {"account": "one", "cloud_id": "c"})])
     assert await jobs.payloads.get(order) == PAYLOAD
 
 
