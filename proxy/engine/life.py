@@ -135,10 +135,10 @@ class JobLife:
             outcome = await self._look(job, outcome)
             step = self._next(job, outcome)
         match step:
-            case Follow() if isinstance(outcome, Sent):
-                await self._follow(job, outcome)
-            case CancelOnCloud() if isinstance(outcome, Sent):
-                await self._cancel(job, outcome)
+            case Follow(sent=sent):
+                await self._follow(job, sent)
+            case CancelOnCloud(sent=sent):
+                await self._cancel(job, sent)
             case Wait() | TryOther():
                 await self._wait(job, step)
             case Fail(cause=cause):

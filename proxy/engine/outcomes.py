@@ -95,13 +95,13 @@ Outcome: TypeAlias = (
 class Follow(Struct, frozen=True):
     """Follow the job to its end."""
 
-    cloud_id: str
+    sent: Sent
 
 
 class CancelOnCloud(Struct, frozen=True):
     """Have the cloud end the job, then discard it."""
 
-    cloud_id: str
+    sent: Sent
 
 
 class LookFor(Struct, frozen=True):
@@ -144,8 +144,8 @@ def next_step(job: Job, outcome: Outcome, *, has_other: bool = False) -> Step:
     than kept waiting. `has_other` says that another account that takes the job is well.
     """
     match outcome:
-        case Sent(cloud_id=cloud_id):
-            return CancelOnCloud(cloud_id) if job.cancel_requested else Follow(cloud_id)
+        case Sent():
+            return CancelOnCloud(outcome) if job.cancel_requested else Follow(outcome)
         case Lost():
             return LookFor()
         case Withdrawn() if not (job.accepted and job.interrupted):

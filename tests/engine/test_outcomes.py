@@ -35,7 +35,7 @@ NO_CREDITS, DISK_FULL, BROKEN = Elsewhere(WHY, "no_credits"), NotNow(), NotNow(W
 
 #: What follows for a job whose client waits for the answer, and for one that was promised.
 STEPS: list[tuple[Outcome, Any, Any]] = [
-    (SENT, Follow("c"), Follow("c")),
+    (SENT, Follow(SENT), Follow(SENT)),
     (LOST, LookFor(), LookFor()),
     (REFUSED, Discard(WHY), Fail(WHY)),
     (NO_CREDITS, Discard(WHY), Wait()),
@@ -70,7 +70,7 @@ def test_nothing_is_sent_again_or_recorded_that_its_client_has_cancelled(
 def test_what_the_cloud_may_have_is_looked_for_before_it_is_cancelled_there() -> None:
     unwanted = job(accepted=True, cancel_requested=True)
     assert next_step(unwanted, LOST) == LookFor()
-    assert next_step(unwanted, SENT) == CancelOnCloud("c")
+    assert next_step(unwanted, SENT) == CancelOnCloud(SENT)
 
 
 def test_a_job_that_another_replica_has_withdrawn_is_forgotten() -> None:
@@ -91,6 +91,6 @@ def test_an_interrupted_job_is_followed_where_the_cloud_has_it_and_fails_if_it_w
     None
 ):
     interrupted = job(accepted=True, interrupted=True)
-    assert next_step(interrupted, SENT) == Follow("c")
+    assert next_step(interrupted, SENT) == Follow(SENT)
     assert next_step(interrupted, REFUSED) == Fail(WHY)
     assert isinstance(next_step(job(accepted=False, interrupted=True), Withdrawn()), Discard)
