@@ -82,18 +82,6 @@ class Connection(LimitedConnection):
 
     # --- requests --------------------------------------------------------------------------
 
-    def begin(self, message: RawRequestMessage, body: StreamReader) -> RawRequestMessage:
-        """Begin a request after its headers. Return them without the prefixes of the path."""
-        self.admission = None
-        self._begin_body(message, body)
-        self.way = STRAIGHT
-        base, gated = self.services.options.base_path, self.services.members.has_members
-        if base or (gated and may_have_token(message.path)):
-            url, self.way = strip(message.url, base, members=gated)
-            if url is not message.url:
-                return message._replace(url=url, path=str(url))
-        return message
-
     def admit(self, admission: Admission) -> None:
         """Count the connection for the member of an authenticated request.
 
@@ -251,5 +239,14 @@ def begun(
     connection: Connection,
     *others: object,
 ) -> web.BaseRequest:
-    """Begin a request at its connection, and make it."""
-    return make(connection.begin(message, body), body, connection, *others)
+    """Begin a request at its connection after its headers, and make it without the prefixes of its
+    path."""
+    connection.begin_body(message, body)
+    connection.admission, connection.way = None, STRAIGHT
+    services = connection.services
+    base, gated = services.options.base_path, services.members.has_members
+    if base or (gated and may_have_token(message.path)):
+        url, connection.way = strip(message.url, base, members=gated)
+        if url is not message.url:
+            message = message._replace(url=url, path=str(url))
+    return make(message, body, connection, *others)

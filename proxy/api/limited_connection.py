@@ -224,7 +224,7 @@ class LimitedConnection(SlicedInput):
             log.info("headers_refused", member=self.member)
             self._answer_raw(TOO_MUCH_UNFINISHED)
 
-    def _begin_body(self, message: RawRequestMessage, body: StreamReader) -> None:
+    def begin_body(self, message: RawRequestMessage, body: StreamReader) -> None:
         """Count what comes after the headers of a request as its body."""
         taken = _SLACK  # of less no estimate is made
         if self._input > _SLACK:
