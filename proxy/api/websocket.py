@@ -292,7 +292,8 @@ async def serve(request: web.Request) -> web.StreamResponse:
     queue, turns = SendQueue(), sockets.turns.of(member)
     client = ClientSocket(web_socket, transport, request.app, member, sid, queue, sockets)
     subscribers = request.app[JOBS].subscribers
-    hears_all = _cloud_way(request)
+    # A socket that was opened as one of Comfy Cloud has a `token` in its query.
+    hears_all = bool(way_of(request).query_tokens) or "token" in request.query
     feed.attach(member, sid, client, client.greet, hears_all=hears_all, opened=opened)
     sockets.join(client)
     connection = connection_of(request)
@@ -318,11 +319,6 @@ async def serve(request: web.Request) -> web.StreamResponse:
             await client.end()
         log.debug("socket_closed", sid=sid, code=web_socket.close_code)
     return web_socket
-
-
-def _cloud_way(request: web.Request) -> bool:
-    """Return whether the socket was opened as one of Comfy Cloud, with a `token` in the query."""
-    return bool(way_of(request).query_tokens) or "token" in request.query
 
 
 def _keep_alive(transport: asyncio.Transport) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -262,15 +262,15 @@ class Catalog:
         except LocalError:
             return listed or []
         offered = models_in(nodes, folder)
-        hidden = {name for name, _ in self._owned(folder)} - set(offered)
+        owned = {
+            model
+            for name, input_ in LOADERS.get(folder, ())
+            for model in self.nodes.owners.get(name, {}).get(input_, {})
+        }
+        hidden = owned - set(offered)
         shown = [model for model in listed or () if model["name"] not in hidden]
         known = {model["name"] for model in shown}
         return [*shown, *({"name": name, **_UNKNOWN} for name in offered if name not in known)]
-
-    def _owned(self, folder: str) -> Iterator[tuple[str, list[str]]]:
-        """Yield the models of a folder that not every account has, each with its accounts."""
-        for name, input_ in LOADERS.get(folder, ()):
-            yield from self.nodes.owners.get(name, {}).get(input_, {}).items()
 
     async def _listed(self, folder: str) -> list[dict[str, Any]] | None:
         """Return the cloud's list of a folder, `None` for an unknown one."""
@@ -303,7 +303,8 @@ class Catalog:
 
     async def embeddings(self, member: str) -> list[str]:
         """Return the names of the embeddings, without extension."""
-        return [_without_suffix(name) for name in await self.models(member, "embeddings") or []]
+        names = await self.models(member, "embeddings") or []
+        return [name.removesuffix(PurePosixPath(name).suffix) for name in names]
 
 
 def _merged(bodies: Mapping[str, bytes], missing: Iterable[str], known: Owners) -> bytes:
@@ -314,8 +315,3 @@ def _merged(bodies: Mapping[str, bytes], missing: Iterable[str], known: Owners) 
     for name in missing:
         merging.keep(name, known)
     return codec.dump_bytes(joined(merging.classes, merging.owners))
-
-
-def _without_suffix(name: str) -> str:
-    path = PurePosixPath(name)
-    return name.removesuffix(path.suffix)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -150,19 +150,16 @@ class Checks:
             found = await self._validated(member, request, has_file, large=large)
         elif await self.catalog.renew(FRESH):
             found = await self._validated(member, request, has_file, large=large)
-        if not found.faultless and await self._is_replaced(request.graph):
-            return None
+        if not found.faultless:
+            replaced = await self.catalog.extras.node_replacements()
+            if any(str(node.get("class_type")) in replaced for node in request.graph.values()):
+                return None  # the cloud will see another graph, with newer classes
         return found
 
     async def _run(self, member: str, work: Callable[[], T], *, large: bool) -> T:
         """Run work whose length depends on a graph: in a thread, in the member's turn, if it is
         large."""
         return await self.turns.run(member, work) if large else work()
-
-    async def _is_replaced(self, graph: Mapping[str, Any]) -> bool:
-        """Return whether the cloud will see another graph than this, with newer classes."""
-        replaced = await self.catalog.extras.node_replacements()
-        return any(str(node.get("class_type")) in replaced for node in graph.values())
 
 
 def _invalid_graph(error: Reason, node_errors: dict[str, Any]) -> LocalError:
