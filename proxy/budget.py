@@ -113,11 +113,6 @@ class MemoryBudget:
         """Return an allocation of a member, of 0 bytes."""
         return self._allocation(f"member {name}", int(self.limit * MEMBER_SHARE), purpose)
 
-    def charge(self, name: str, purpose: Purpose, growth: int) -> bool:
-        """Count a growth of what is held for a member (or a decrease, if negative), unless it does
-        not fit. Return whether it does."""
-        return self._charge(f"member {name}", int(self.limit * MEMBER_SHARE), purpose, growth)
-
     def address(self, address: str, purpose: Purpose) -> Allocation:
         """Return an allocation of an address without a member, of 0 bytes."""
         return self._allocation(f"address {address}", int(self.limit * ADDRESS_SHARE), purpose)

@@ -53,16 +53,6 @@ def test_the_end_of_the_block_gives_everything_back() -> None:
     allocation.release()
 
 
-def test_what_is_charged_counts_as_the_members() -> None:
-    budget = MemoryBudget(LIMIT)
-    assert budget.charge("ann", "job", 300)
-    budget.member("ann", "body").grow(200)
-    assert not budget.charge("ann", "job", 1)
-    assert budget.charge("ann", "job", -300)
-    assert (budget.held()["job"], budget.held()["body"]) == (0, 200)
-    assert budget.charge("ann", "job", 300)
-
-
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 700))))
 def test_the_sum_never_passes_the_limit(steps: list[tuple[int, int]]) -> None:
     budget = MemoryBudget(LIMIT)

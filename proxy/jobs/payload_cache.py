@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import suppress
 
 from msgspec import Struct
 
-from proxy.budget import MemoryBudget
+from proxy.budget import Allocation, MemoryBudget, MemoryLimitError
 from proxy.storage.jobs import StoredJob
 from proxy.translate import codec
 
@@ -36,7 +37,7 @@ class QueueItem(Struct):
 
 
 class PayloadCache:
-    """Items of the queue by the order of their jobs; the oldest go first.
+    """Items of the queue that were read, by the order of their jobs; the oldest go first.
 
     Each takes its bytes from the budget of the member. What does not fit is not kept.
     """
@@ -44,8 +45,8 @@ class PayloadCache:
     def __init__(self, budget: MemoryBudget) -> None:
         self._budget = budget
         self._limit = int(budget.limit * _SHARE)
-        #: Each with its member, and the bytes that it takes.
-        self._items: OrderedDict[int, tuple[QueueItem, str, int]] = OrderedDict()
+        #: Each with the bytes that it takes.
+        self._items: OrderedDict[int, tuple[QueueItem, Allocation]] = OrderedDict()
         self._size = 0
 
     def get(self, order: int) -> QueueItem | None:
@@ -60,13 +61,15 @@ class PayloadCache:
             return
         while self._items and self._size + size > self._limit:
             self.remove(next(iter(self._items)))
-        if self._budget.charge(member, "job", size):
-            self._items[order] = item, member, size
+        held = self._budget.member(member, "job")
+        with suppress(MemoryLimitError):
+            held.grow(size)
+            self._items[order] = item, held
             self._size += size
 
     def remove(self, order: int) -> None:
         """Drop what was sent for a job."""
         if order in self._items:
-            _, member, size = self._items.pop(order)
-            self._size -= size
-            self._budget.charge(member, "job", -size)
+            _, held = self._items.pop(order)
+            self._size -= held.size
+            held.release()

@@ -148,7 +148,7 @@ class SubmissionService:
     async def _insert(self, job: Job, numbering: Numbering | None) -> None:
         """Put a new job into the storage, which numbers it if it has no number. Raises
         `LocalError`, `StorageError`."""
-        payload, reservation = payload_of(job.loaded), None
+        reservation = None
         budgets = self.limiter.budgets(job.member)
         if budgets.all:
             reservation = await self.estimator.reservation(job, budgets)
@@ -156,7 +156,7 @@ class SubmissionService:
         try:
             stored = await self.repository.insert(
                 stored_of(job),
-                payload,
+                payload_of(job.loaded),
                 numbering=numbering,
                 usage=[used(job, submitted=1)],
                 max_per_day=member.limits.jobs_per_day,
@@ -167,7 +167,6 @@ class SubmissionService:
             raise self._refusal(job, error) from None
         job.order, job.number, job.estimate = stored.order, stored.number, stored.estimate
         self.live.of(job.member).note_number(job.number)
-        self.live.keep_sent(job.member, job.order, payload)
 
     def _refusal(
         self, job: Job, error: JobLivesError | DayFullError | QueueFullError | OverBudgetError

@@ -21,7 +21,6 @@ from proxy.jobs.payload_cache import PayloadCache, QueueItem
 from proxy.storage.database import StorageError
 from proxy.storage.history import Number
 from proxy.storage.jobs import JobRepository, StoredJob
-from proxy.storage.payloads import Payload
 from proxy.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
@@ -65,10 +64,14 @@ class MemberJobs:
             self.keep(None)
         self.note_number(job.number)
 
+    def has(self, job: StoredJob) -> bool:
+        """Return whether a job is in the queue, in whatever state."""
+        known = self.jobs.get(job.prompt_id)
+        return known is not None and known.order == job.order
+
     def remove(self, job: StoredJob) -> None:
         """Remove a job from the queue."""
-        known = self.jobs.get(job.prompt_id)
-        if known is not None and known.order == job.order:
+        if self.has(job):
             del self.jobs[job.prompt_id], self.progress[job.prompt_id]
             if self.body is not None:
                 self.keep(None)
@@ -258,10 +261,6 @@ class LiveJobs:
 
     # --- what was sent ---------------------------------------------------------------------
 
-    def keep_sent(self, member: str, order: int, payload: Payload) -> None:
-        """Keep what was sent for a job, to show it."""
-        self._sent.put(member, order, QueueItem(payload.graph, payload.extra_data))
-
     async def sent(self, job: StoredJob) -> QueueItem | None:
         """Return what was sent for a job, `None` if it is gone. Raises `StorageError`."""
         return (await self._read_sent([job])).get(job.order)
@@ -272,7 +271,8 @@ class LiveJobs:
         if lacking:
             for order, payload in (await self._repository.payloads.get_many(lacking)).items():
                 found[order] = QueueItem(payload.graph, payload.extra_data)
-                self._sent.put(lacking[order].member, order, found[order])
+                if self._members[lacking[order].member].has(lacking[order]):
+                    self._sent.put(lacking[order].member, order, found[order])
         return found
 
     async def queue_json(self, member: str) -> bytes | AsyncIterator[bytes]:

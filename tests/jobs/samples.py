@@ -13,6 +13,7 @@ from proxy.jobs.conversion import payload_of, stored_of
 from proxy.jobs.estimates import JobEstimator
 from proxy.jobs.messages import HistoryChanged, JobChanged, JobLeft
 from proxy.jobs.models import Job, JobContent, JobEnd, JobRequest, JobState
+from proxy.jobs.payload_cache import QueueItem
 from proxy.jobs.service import JobQuery, JobService
 from proxy.storage.jobs import JobRepository
 from proxy.translate.packs import JobView
@@ -100,7 +101,9 @@ class Room:
         if not job.order:
             self.count += 1
             job.order = self.count
-            self.service._live.keep_sent(job.member, job.order, payload_of(job.loaded))
+            payload = payload_of(job.loaded)
+            item = QueueItem(payload.graph, payload.extra_data)
+            self.service._live._sent.put(job.member, job.order, item)
         self.bus.publish(f"jobs.{MEMBER}", JobChanged(stored_of(job), job.progress))
         return job
 

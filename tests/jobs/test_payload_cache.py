@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from proxy.jobs.conversion import payload_of, stored_of
 from proxy.jobs.messages import JobChanged
 from proxy.jobs.models import Job, JobState
 from proxy.jobs.payload_cache import PayloadCache, QueueItem
+from proxy.storage.payloads import Payload
 
 
 async def stored(room: Room, prompt_id: str, title: int, **fields: Any) -> Job:
@@ -84,6 +86,45 @@ async def test_a_queue_that_is_kept_ready_takes_from_the_budget_until_it_changes
     assert budget.held()["job"] == len(body)
     await stored(room, "two", 300_000)
     assert budget.held()["job"] == 0
+
+
+async def test_what_was_sent_for_a_job_is_read_once_whatever_happens_to_the_job(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payloads, reads = room.repository.payloads, list[list[int]]()
+    get_many = payloads.get_many
+
+    async def counted(orders: Iterable[int]) -> dict[int, Payload]:
+        reads.append(list(orders))
+        return await get_many(reads[-1])
+
+    monkeypatch.setattr(payloads, "get_many", counted)
+    one = await stored(room, "one", 10)
+    await queue(room)
+    two = await stored(room, "two", 10)
+    await queue(room)
+    one.state = JobState.RUNNING
+    room.put(one)
+    shown, _ = await queue(room)
+    assert [item[1] for item in shown["queue_running"]] == ["one"]
+    assert reads == [[one.order], [two.order]]
+
+
+async def test_what_was_sent_for_a_job_that_ends_while_it_is_read_is_not_kept(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payloads, live = room.repository.payloads, room.service._live
+    get_many = payloads.get_many
+    job = await stored(room, "one", 10)
+
+    async def ended(orders: Iterable[int]) -> dict[int, Payload]:
+        found = await get_many(orders)
+        room.remove(job)
+        return found
+
+    monkeypatch.setattr(payloads, "get_many", ended)
+    assert await live.sent(stored_of(job)) is not None
+    assert live._budget.held()["job"] == 0
 
 
 def test_the_cache_of_payloads_takes_from_the_budget_and_keeps_small_ones() -> None:
