@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import msgspec
 
 from proxy.files.content_index import hash_in
 from proxy.translate import names
-from proxy.translate.names import Place
 from proxy.translate.output_files import OutputItem
 
 #: What a name and a file are compared by: parts of key, index and cloud name.
@@ -31,25 +29,15 @@ class GivenName(msgspec.Struct, frozen=True):
     asset: str | None = None
 
 
-class AssetPlace(NamedTuple):
-    """The member's place of a file, and the id of its record."""
-
-    place: Place
-    asset: str | None
-
-
-def known_places(
-    items: Sequence[OutputItem], given: Sequence[GivenName]
-) -> list[AssetPlace] | None:
-    """Return the places of items that are all reported again as they were before."""
+def known_names(items: Sequence[OutputItem], given: Sequence[GivenName]) -> list[GivenName] | None:
+    """Return the names of items that are all reported again as they were before, else `None`."""
     known = {(name.key, name.index, name.cloud_name): name for name in given}
-    places = []
+    names = []
     for item in items:
-        name = known.get((item.key, item.position, item.cloud_name))
-        if name is None:
+        if (name := known.get((item.key, item.position, item.cloud_name))) is None:
             return None
-        places.append(AssetPlace(Place(name.type, name.path), name.asset))
-    return places
+        names.append(name)
+    return names
 
 
 def matching_names(

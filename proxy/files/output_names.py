@@ -16,11 +16,10 @@ from cachetools import LRUCache
 
 from proxy.files.disk_folder import DiskFolder
 from proxy.files.given_names import (
-    AssetPlace,
     GivenName,
     display_name,
     is_better,
-    known_places,
+    known_names,
     matching_names,
 )
 from proxy.files.library import Library
@@ -91,52 +90,58 @@ class Outputs:
         if not items:
             return local
         if has_uploads:
-            places = await self._places_with_uploads(node, items)
+            given = await self._names_with_uploads(node, items)
         else:
-            places = await self._output_places(node, items)
-        for item, (place, asset) in zip(items, places, strict=True):
+            given = await self._names(node, items)
+        for item, name in zip(items, given, strict=True):
+            subfolder, filename = posixpath.split(name.path)
             local[item.key][item.position] = {
-                "filename": posixpath.basename(place.path),
-                "subfolder": place.subfolder,
-                "type": place.type,
+                "filename": filename,
+                "subfolder": subfolder,
+                "type": name.type,
                 **local[item.key][item.position],
-                **(output_files.asset_ids(place, asset) if self._with_ids and asset else {}),
             }
+            if self._with_ids and name.asset:
+                local[item.key][item.position] |= output_files.asset_ids(name.path, name.asset)
         return local
 
-    async def _places_with_uploads(
+    async def _names_with_uploads(
         self, node: OutputNode, items: Sequence[OutputItem]
-    ) -> list[AssetPlace]:
-        """Return the member's place of each item. An upload that a node passes on stays one."""
+    ) -> list[GivenName]:
+        """Return the member's name of each item. An upload that a node passes on stays one."""
         uploads = [await self._upload(node, item) for item in items]
         mine = [item for item, upload in zip(items, uploads, strict=True) if upload is None]
-        places = iter(await self._output_places(node, mine) if mine else ())
-        return [next(places) if upload is None else upload for upload in uploads]
+        given = iter(await self._names(node, mine) if mine else ())
+        return [next(given) if upload is None else upload for upload in uploads]
 
-    async def _upload(self, node: OutputNode, item: OutputItem) -> AssetPlace | None:
-        """Return the member's place of an upload, `None` for another file."""
+    async def _upload(self, node: OutputNode, item: OutputItem) -> GivenName | None:
+        """Return the member's name of an upload, `None` for another file."""
         if item.item.get("type") != "input":
             return None
 
-        def find(files: FileUnit) -> AssetPlace | None:
+        def find(files: FileUnit) -> GivenName | None:
             written = (files.written_names(node.member, node.prompt_id) or {}).get(item.cloud_name)
             place = (written and self._namespace.written_place(node.member, written)) or None
             record = None if place is None else files.get(node.member, place)
             if record is None and place is not None and hash_address(place.path) is None:
-                return AssetPlace(place, None)  # in the input directory
-            record = record or files.upload_named(node.member, item.cloud_name)
-            if record is None:
-                return None
-            return AssetPlace(record.place, files.assets.newest_at(node.member, record.place))
+                asset = None  # in the input directory
+            else:
+                record = record or files.upload_named(node.member, item.cloud_name)
+                if record is None:
+                    return None
+                place = record.place
+                asset = files.assets.newest_at(node.member, place)
+            return GivenName(
+                item.key, item.position, item.cloud_name, place.type, place.path, asset
+            )
 
         return await self._library.files.read(find)
 
-    async def _output_places(
-        self, node: OutputNode, items: Sequence[OutputItem]
-    ) -> list[AssetPlace]:
+    async def _names(self, node: OutputNode, items: Sequence[OutputItem]) -> list[GivenName]:
+        """Return the names of a node's outputs; new ones are stored, and downloaded ahead."""
         key = node.member, node.prompt_id, node.id
         given = self._given.get(key)
-        if given is not None and (known := known_places(items, given)) is not None:
+        if given is not None and (known := known_names(items, given)) is not None:
             return known
         sizes = [(0, 0)] * len(items)
         prefix = filename_prefix(node.in_graph)
@@ -145,14 +150,14 @@ class Outputs:
         present: dict[tuple[str, str], _Present] = {}
         if self._folder is not None:
             present = await self._present(self._folder, node, items, sizes)
-        places, records, kept = await self._library.files.write(
+        records, kept = await self._library.files.write(
             lambda files: self._give(files, node, items, sizes, present)
         )
         self._namespace.written(records)
         self._given[key] = kept
         for record in records:
             self._library.fetch_ahead(record)
-        return places
+        return kept[-len(items) :]
 
     async def _present(
         self,
@@ -181,15 +186,15 @@ class Outputs:
         items: Sequence[OutputItem],
         sizes: Sequence[tuple[int, int]],
         present: Mapping[tuple[str, str], _Present],
-    ) -> tuple[list[AssetPlace], list[FileRecord], list[GivenName]]:
-        """Give names in a unit of work: the places, what was written, and all names of the node.
+    ) -> tuple[list[FileRecord], list[GivenName]]:
+        """Give names in a unit of work: what was written, and all names of the node, those of the
+        items last.
 
         Runs in a thread of the database's.
         """
         files.lock_names(node.member)
         given = _given(files, node)
         matched = matching_names(items, given)
-        places: list[AssetPlace] = []
         records: dict[Place, FileRecord] = {}
         assets: list[Asset] = []
         kept = [name for name in given if name not in matched][-MAX_GIVEN:]
@@ -209,7 +214,6 @@ class Outputs:
                     cloud_name = name.cloud_name
                 else:
                     files.assets.learn(node.member, place, hash_, None)
-            places.append(AssetPlace(place, id_))
             kept.append(GivenName(item.key, item.position, cloud_name, place.type, place.path, id_))
             if name is None or cloud_name != name.cloud_name:
                 records[place] = self._record(node, item, place, cloud_name)
@@ -217,7 +221,7 @@ class Outputs:
         files.put(written)
         files.assets.add_many(assets)
         files.put_given(node.member, node.prompt_id, node.id, msgspec.json.encode(kept))
-        return places, written, kept
+        return written, kept
 
     def _free_place(
         self,

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from proxy.translate.media_types import kind
-from proxy.translate.names import Place
 
 #: What only the cloud says of a file.
 _CLOUD_KEYS = frozenset(
@@ -107,9 +106,9 @@ def own_fields(item: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def asset_ids(place: Place, asset: str) -> dict[str, str]:
+def asset_ids(path: str, asset: str) -> dict[str, str]:
     """Return what an item says of the record of its file: a picture is its own preview."""
-    return {"id": asset, **({"preview_id": asset} if kind(place.path) == "image" else {})}
+    return {"id": asset, **({"preview_id": asset} if kind(path) == "image" else {})}
 
 
 def output_type(item: Mapping[str, Any], node: Mapping[str, Any] | None) -> str:

@@ -12,7 +12,7 @@ from files.helpers import BLUE, RED, MemoryCloud, bytes_of, item, record_of, upl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.files.given_names import GivenName, known_places, matching_names
+from proxy.files.given_names import GivenName, known_names, matching_names
 from proxy.files.service import Files
 from proxy.storage.database import StorageError
 from proxy.translate.output_files import OutputItem, OutputNode
@@ -335,7 +335,7 @@ CLOUD_NAMES = ["a.png", "b.png", f"{'1' * 64}.png", f"{'2' * 64}.png"]
     st.lists(st.sampled_from(CLOUD_NAMES), max_size=5),
     st.lists(st.sampled_from(CLOUD_NAMES), max_size=5),
 )
-def test_what_is_reported_again_has_the_places_that_matching_finds(
+def test_what_is_reported_again_has_the_names_that_matching_finds(
     reported: list[str], again: list[str]
 ) -> None:
     before = [
@@ -343,10 +343,8 @@ def test_what_is_reported_again_has_the_places_that_matching_finds(
         for index, name in enumerate(reported)
     ]
     items = [OutputItem("images", index, {"filename": name}) for index, name in enumerate(again)]
-    known = known_places(items, before)
+    known = known_names(items, before)
     assert (known is None) == (again != reported[: len(again)])
     if known is not None:
         matched = matching_names(items, before)
-        assert [(place.type, place.path, asset) for place, asset in known] == [
-            name and (name.type, name.path, name.asset) for name in matched
-        ]
+        assert known == matched
