@@ -30,15 +30,9 @@ from proxy.jobs.models import Job, JobRequest
 from proxy.jobs.views import LiveJobs
 from proxy.members.accounting import Limiter
 from proxy.members.member import Member
+from proxy.storage.conditions import Conditions, DayFullError, Numbering, QueueFullError
 from proxy.storage.database import BusyError, OutcomeUnknownError, StorageError
-from proxy.storage.jobs import (
-    DayFullError,
-    JobKey,
-    JobLivesError,
-    JobRepository,
-    Numbering,
-    QueueFullError,
-)
+from proxy.storage.jobs import JobKey, JobLivesError, JobRepository
 from proxy.storage.usage import day_of
 from proxy.translate.errors import LocalError
 
@@ -153,16 +147,16 @@ class SubmissionService:
         if budgets.all:
             reservation = await self.estimator.reservation(job, budgets)
         member = self.member(job.member)  # its limits may have changed during the checks
+        conditions = Conditions(
+            usage=used(job, submitted=1),
+            numbering=numbering,
+            reservation=reservation,
+            max_per_day=member.limits.jobs_per_day,
+            max_waiting=member.limits.max_queued if self._may_be_full(member) else None,
+        )
+        row, payload = stored_of(job), payload_of(job.loaded)
         try:
-            stored = await self.repository.insert(
-                stored_of(job),
-                payload_of(job.loaded),
-                numbering=numbering,
-                usage=[used(job, submitted=1)],
-                max_per_day=member.limits.jobs_per_day,
-                max_waiting=member.limits.max_queued if self._may_be_full(member) else None,
-                reservation=reservation,
-            )
+            stored = await self.repository.insert(row, payload, conditions)
         except (JobLivesError, DayFullError, QueueFullError, OverBudgetError) as error:
             raise self._refusal(job, error) from None
         job.order, job.number, job.estimate = stored.order, stored.number, stored.estimate

@@ -20,7 +20,6 @@ from sqlalchemy import (
     Select,
     bindparam,
     delete,
-    func,
     insert,
     or_,
     select,
@@ -29,6 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
+from proxy.storage.conditions import UNCONDITIONAL, Conditions, count_waiting
 from proxy.storage.costs import CostRow, add_costs
 from proxy.storage.database import Database, Repository, StorageError
 from proxy.storage.encryption import Cipher
@@ -48,17 +48,14 @@ from proxy.storage.payloads import (
     delete_payload,
     forget_credentials,
 )
-from proxy.storage.run_times import typical_run
 from proxy.storage.shares import Shares, put_shares, read_shares
 from proxy.storage.spending import (
-    Reservation,
     Spending,
-    lock_spending,
     spending_by_member,
     spending_on,
 )
-from proxy.storage.statements import Upsert, chunks, run
-from proxy.storage.tables import history, job_numbers, jobs
+from proxy.storage.statements import chunks, run
+from proxy.storage.tables import history, jobs
 from proxy.storage.usage import UsageRow, add_usage, day_of, submitted_on
 from proxy.storage.webhooks import WebhookMessage, add_message
 
@@ -117,24 +114,8 @@ class JobLivesError(StorageError):
     """Raised when the member has a live job with this id."""
 
 
-class DayFullError(StorageError):
-    """Raised when the member has reached its limit of jobs for this day."""
-
-
-class QueueFullError(StorageError):
-    """Raised when the member has reached its limit of `waiting` jobs."""
-
-    def __init__(self, waiting: int) -> None:
-        super().__init__(f"{waiting} jobs wait already")
-        self.waiting = waiting
-
-
-class Numbering(Struct, frozen=True):
-    """A number for a new job: at least this one, and above all of the member; negative in
-    `front`."""
-
-    least: int
-    front: bool = False
+class _JobGoneError(StorageError):
+    """Raised when a job that is to end is not live."""
 
 
 _ADD_JOB = insert(jobs).returning(jobs.c.order)
@@ -144,7 +125,6 @@ _DROP = delete(jobs).where(jobs.c.order == _ORDER)
 _LIVE = select(jobs).order_by(jobs.c.order)
 _LIVE_OF = _LIVE.where(jobs.c.member == bindparam("m"))
 _JOB = select(jobs).where(jobs.c.member == bindparam("m"), jobs.c.prompt_id == bindparam("i"))
-_IS_LIVE = select(jobs.c.order).where(jobs.c.order == _ORDER)
 _LIVING = select(jobs.c.order).where(jobs.c.order.in_(bindparam("orders", expanding=True)))
 _KNOWN = union_all(
     *(
@@ -155,15 +135,9 @@ _KNOWN = union_all(
 _RECEIVED = _DROP.where(jobs.c.state == "received")
 #: Ids that are looked up in one unit.
 _MAX_IDS = 5_000
-_WAITING = (
-    select(func.count())
-    .select_from(jobs)
-    .where(jobs.c.member == bindparam("m"), jobs.c.state.in_(("received", "queued")))
-)
 _TO_END = update(jobs).where(jobs.c.member == bindparam("m"), jobs.c.prompt_id == bindparam("i"))
 _CANCEL = _TO_END.values(cancel_requested=True)
 _INTERRUPT = _TO_END.values(interrupted=True)
-_NUMBERED = Upsert(job_numbers, "next", how="next")
 _WANTED = _LIVE.where(or_(jobs.c.state == "received", jobs.c.cancel_requested, jobs.c.interrupted))
 _UNANSWERED = _LIVE.where(~jobs.c.accepted, ~jobs.c.cancel_requested)
 
@@ -183,43 +157,22 @@ class JobRepository(Repository):
     # --- live jobs -------------------------------------------------------------------------
 
     async def insert(
-        self,
-        job: StoredJob,
-        payload: Payload,
-        *,
-        numbering: Numbering | None = None,
-        usage: Sequence[UsageRow] = (),
-        max_per_day: int | None = None,
-        max_waiting: int | None = None,
-        reservation: Reservation | None = None,
+        self, job: StoredJob, payload: Payload, conditions: Conditions = UNCONDITIONAL
     ) -> StoredJob:
-        """Return the job as it was inserted: with its order, its number by the `numbering`, and its
-        estimate by the `reservation`, whose errors are raised.
-
-        Raises `JobLivesError`; `DayFullError` if its member has submitted more than `max_per_day`
-        on the day of the usage then, and `QueueFullError` if `max_waiting` of the member's wait.
-        """
+        """Return the job as it was inserted: with its order, and with the number and the estimate
+        of the `conditions`, whose errors are raised. Raises `JobLivesError`."""
         kept = self.payloads.encrypted(payload)
 
         def work(connection: Connection) -> StoredJob:
-            number, estimate = job.number, 0
-            if numbering is not None:
-                number = _next_number(connection, job.member, numbering)
-            elif reservation is not None:
-                lock_spending(connection, job.member)
-            if reservation is not None:
-                estimate = _reserve(connection, job.member, reservation)
+            number = conditions.number(connection, job.member, job.number)
+            estimate = conditions.estimate(connection, job.member)
             numbered = replace(job, order=0, number=number, estimate=estimate)
             try:
                 order = add_job(connection, numbered)
             except (IntegrityError, sqlite3.IntegrityError) as error:
                 raise JobLivesError(f"the job {job.prompt_id} has not ended") from error
             add_payload(connection, order, kept)
-            add_usage(connection, usage)
-            if max_per_day is not None:
-                _check_day(connection, usage, max_per_day)
-            if max_waiting is not None:
-                _check_queue(connection, job.member, max_waiting)
+            conditions.count(connection, job.member)
             return replace(numbered, order=order)
 
         return await self.database.write(work)
@@ -228,7 +181,7 @@ class JobRepository(Repository):
         """Return how many jobs of a member wait, and how many it has submitted on a day."""
         return await self.database.read(
             lambda connection: (
-                int(connection.execute(_WAITING, {"m": member}).scalar_one()),
+                count_waiting(connection, member),
                 submitted_on(connection, day, member),
             )
         )
@@ -338,12 +291,10 @@ class JobRepository(Repository):
 
         def work(connection: Connection) -> Recorded:
             check_fence(connection, fence)
-            job = {"job_order": entry.order}
-            if connection.execute(_IS_LIVE, job).one_or_none() is None:
-                return Recorded()
             # First the place, then the job, as in `insert`: so neither waits for the other.
             ordinal = add_history(connection, entry)
-            run(connection, _DROP, job)
+            if not run(connection, _DROP, {"job_order": entry.order}).rowcount:
+                raise _JobGoneError(f"the job {entry.prompt_id} is not live")
             forget_credentials(connection, [entry.order])
             forgotten = forget_beyond(connection, entry.member, keep)
             before, more = None, list[WebhookMessage]()
@@ -357,7 +308,10 @@ class JobRepository(Repository):
                 add_message(connection, message)
             return Recorded(ordinal, tuple(forgotten), before)
 
-        return await self.database.write(work)
+        try:
+            return await self.database.write(work)
+        except _JobGoneError:
+            return Recorded()
 
     async def live(self, member: str | None = None) -> list[StoredJob]:
         """Return the live jobs of everybody or one member, in the order of their arrival."""
@@ -430,35 +384,6 @@ def add_job(connection: Connection, job: StoredJob) -> int:
     return int(run(connection, _ADD_JOB, values).scalar_one())
 
 
-def _check_day(connection: Connection, usage: Iterable[UsageRow], limit: int) -> None:
-    """Raise `DayFullError` if a member has submitted more jobs than the limit on the day."""
-    for row in usage:
-        if submitted_on(connection, row.day, row.member) > limit:
-            raise DayFullError(f"the day of {row.member} is full")
-
-
-def _check_queue(connection: Connection, member: str, limit: int) -> None:
-    """Raise `QueueFullError` if more jobs of a member wait than the limit."""
-    before = connection.execute(_WAITING, {"m": member}).scalar_one() - 1
-    if before >= limit:
-        raise QueueFullError(before)
-
-
-def _reserve(connection: Connection, member: str, reservation: Reservation) -> int:
-    """Return what a job of a member is expected to cost. Raises what the reservation raises."""
-    spending = spending_on(connection, member, reservation.day)
-    return reservation.decide(spending, typical_run(connection, member, reservation.shape))
-
-
 def spending_before(connection: Connection, entry: HistoryEntry) -> Spending:
     """Return what a member has spent in the day and month in which a job has ended, without it."""
     return spending_on(connection, entry.member, day_of(entry.ended_at / 1000))
-
-
-def _next_number(connection: Connection, member: str, numbering: Numbering) -> int:
-    """Return the member's next number; no other unit gets a number of the member before this one
-    ends."""
-    following = {"member": member, "next": numbering.least + 1}
-    number = run(connection, _NUMBERED, following).scalar_one()
-    number -= 1
-    return -number if numbering.front else int(number)

@@ -25,8 +25,9 @@ from storage.samples import PAYLOAD, ended, job
 
 from proxy.costs.budgets import Budget, Budgets
 from proxy.jobs.estimates import JobReservation, OverBudgetError
+from proxy.storage.conditions import Conditions, Numbering
 from proxy.storage.database import Database
-from proxy.storage.jobs import JobRepository, Numbering, StoredJob
+from proxy.storage.jobs import JobRepository, StoredJob
 from proxy.storage.spending import Spending
 from proxy.storage.usage import UsageRow, day_of
 
@@ -89,11 +90,10 @@ class Replicas(RuleBasedStateMachine):
 
     async def insert(self, replica: int, estimate: int) -> StoredJob | OverBudgetError:
         reservation = JobReservation(self.day, None, 0, estimate, self.budgets)
+        conditions = Conditions(numbering=Numbering(0), reservation=reservation)
         new = job(str(next(self.ids)), self.member, state="received")
         try:
-            return await self.repositories[replica].insert(
-                new, PAYLOAD, numbering=Numbering(0), reservation=reservation
-            )
+            return await self.repositories[replica].insert(new, PAYLOAD, conditions)
         except OverBudgetError as error:
             return error
 

@@ -6,20 +6,13 @@ import asyncio
 from contextlib import suppress
 
 import pytest
-from databases import other_connection
 from msgspec.structs import replace
 from storage.samples import PAYLOAD, ended, entries, ids, job
 
+from proxy.storage.conditions import Conditions, Numbering
 from proxy.storage.database import Database, FencedError
 from proxy.storage.history import PAGE, HistoryEntry, Recorded
-from proxy.storage.jobs import (
-    DayFullError,
-    JobLivesError,
-    JobRepository,
-    Numbering,
-    QueueFullError,
-    StoredJob,
-)
+from proxy.storage.jobs import JobLivesError, JobRepository, StoredJob
 from proxy.storage.leases import ENGINE, Fence, LeaseRepository
 from proxy.storage.shares import Share, Shares
 from proxy.storage.usage import UsageRepository, UsageRow
@@ -72,8 +65,9 @@ async def test_orders_grow_and_are_never_used_again(jobs: JobRepository) -> None
 
 async def test_an_id_that_lives_is_refused_and_nothing_written(jobs: JobRepository) -> None:
     await jobs.insert(job(), PAYLOAD)
+    conditions = Conditions(UsageRow("2026-01-01", "anna", 1))
     with pytest.raises(JobLivesError):
-        await jobs.insert(job(number=5), PAYLOAD, usage=[UsageRow("2026-01-01", "anna", 1)])
+        await jobs.insert(job(number=5), PAYLOAD, conditions)
     await jobs.insert(job(member="ben"), PAYLOAD)
     assert [(row.member, row.number) for row in await jobs.live()] == [("anna", 0), ("ben", 0)]
     assert [row.member for row in await jobs.live("ben")] == ["ben"]
@@ -85,35 +79,6 @@ async def test_of_many_with_one_id_at_once_one_is_taken_in(jobs: JobRepository) 
         return_exceptions=True,
     )
     assert sum(isinstance(result, StoredJob) for result in results) == 1
-
-
-async def test_no_more_jobs_wait_or_are_submitted_a_day_than_may(
-    jobs: JobRepository, database: Database
-) -> None:
-    usage = [UsageRow("2026-01-01", "anna", 1)]
-    async with other_connection(database) as other:
-        both = jobs, JobRepository(other)
-        for limit, error in (
-            ({"max_waiting": 3}, QueueFullError),
-            ({"max_per_day": 5}, DayFullError),
-        ):
-            tries = await asyncio.gather(
-                *(
-                    both[number % 2].insert(
-                        job(f"{error.__name__} {number}"), PAYLOAD, usage=usage, **limit
-                    )
-                    for number in range(12)
-                ),
-                return_exceptions=True,
-            )
-            refused = [attempt for attempt in tries if isinstance(attempt, BaseException)]
-            assert all(isinstance(attempt, error) for attempt in refused)
-            expected = {"max_waiting": 3, "max_per_day": 5 - 3}
-            assert len(tries) - len(refused) == sum(expected[name] for name in limit)
-        await jobs.insert(job(state="running"), PAYLOAD)
-        await jobs.insert(job("b", member="ben"), PAYLOAD, usage=usage, max_waiting=1)
-        assert await both[1].used("anna", "2026-01-01") == (5, 6)
-        assert await both[1].used("anna", "2026-01-02") == (5, 0)
 
 
 async def test_changes_are_written_and_the_rest_stays(jobs: JobRepository) -> None:
@@ -211,8 +176,11 @@ async def test_an_end_is_written_once(jobs: JobRepository, database: Database) -
     stored = await jobs.insert(job(), PAYLOAD)
     usage = [UsageRow("2026-01-01", "anna", completed=1)]
     await jobs.finish(ended(stored), keep=10, usage=usage)
-    await jobs.finish(ended(stored, "failed"), keep=10, usage=usage)
+    assert await jobs.finish(ended(stored, "failed"), keep=10, usage=usage) == Recorded()
     assert [entry.state for entry in await entries(jobs)] == ["succeeded"]
+    assert (await entries(jobs))[0].graph == PAYLOAD.graph
+    other = await jobs.insert(job("b"), PAYLOAD)
+    assert await jobs.finish(ended(other), keep=10) == Recorded(ordinal=2)
     (row,) = await UsageRepository(database).days("2026-01-01", "2026-01-01")
     assert row.completed == 1
 
@@ -229,10 +197,10 @@ async def test_jobs_that_end_at_once_have_places_of_their_own(jobs: JobRepositor
 
 
 async def test_an_id_is_submitted_again_while_it_ends(jobs: JobRepository) -> None:
-    numbering = Numbering(0)
+    conditions = Conditions(numbering=Numbering(0))
     for _ in range(20):
-        stored = await jobs.insert(job(), PAYLOAD, numbering=numbering)
-        again = asyncio.create_task(jobs.insert(job(), PAYLOAD, numbering=numbering))
+        stored = await jobs.insert(job(), PAYLOAD, conditions)
+        again = asyncio.create_task(jobs.insert(job(), PAYLOAD, conditions))
         await jobs.finish(ended(stored), keep=1000)
         with suppress(JobLivesError):
             await again

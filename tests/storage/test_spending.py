@@ -10,8 +10,9 @@ import pytest
 from databases import other_connection
 from storage.samples import PAYLOAD, ended, job
 
+from proxy.storage.conditions import Conditions, Numbering
 from proxy.storage.database import Database, StorageError
-from proxy.storage.jobs import JobRepository, Numbering, StoredJob
+from proxy.storage.jobs import JobRepository, StoredJob
 from proxy.storage.run_times import JOB, RunTimeRepository, RunTimeRow, job_name
 from proxy.storage.spending import Spending, days_of_month
 from proxy.storage.usage import UsageRepository, UsageRow
@@ -49,7 +50,8 @@ def jobs(database: Database) -> JobRepository:
 
 async def put(jobs: JobRepository, wallet: Wallet, id_: str, member: str = "anna") -> StoredJob:
     new = job(id_, member)
-    return await jobs.insert(new, PAYLOAD, numbering=Numbering(0), reservation=wallet)
+    conditions = Conditions(numbering=Numbering(0), reservation=wallet)
+    return await jobs.insert(new, PAYLOAD, conditions)
 
 
 async def finish(jobs: JobRepository, stored: StoredJob, cost: int, day: str = DAY) -> Spending:
@@ -80,9 +82,9 @@ async def test_a_job_is_reserved_until_its_end_which_corrects_the_estimate(
 
 
 async def test_a_refused_job_leaves_no_trace(jobs: JobRepository, database: Database) -> None:
-    usage = [UsageRow(DAY, "anna", submitted=1)]
+    usage = UsageRow(DAY, "anna", submitted=1)
     with pytest.raises(NoCreditError):
-        await jobs.insert(job(), PAYLOAD, usage=usage, reservation=Wallet(limit=9))
+        await jobs.insert(job(), PAYLOAD, Conditions(usage, reservation=Wallet(limit=9)))
     assert await jobs.live() == []
     assert await UsageRepository(database).days(DAY, DAY) == []
     assert await jobs.spending(DAY) == {}
@@ -99,8 +101,7 @@ async def test_of_many_jobs_at_once_none_spends_what_another_has(
                 both[number % 2].insert(
                     job(str(number)),
                     PAYLOAD,
-                    numbering=numbering,
-                    reservation=Wallet(limit=35),
+                    Conditions(numbering=numbering, reservation=Wallet(limit=35)),
                 )
                 for number in range(12)
             ),
