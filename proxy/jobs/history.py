@@ -124,11 +124,6 @@ class History:
             if not waiting:
                 del self._waiting[member, prompt_id]
 
-    def _wake(self, member: str, prompt_id: str) -> None:
-        for changed in self._waiting.get((member, prompt_id), ()):
-            if not changed.done():
-                changed.set_result(None)
-
     def _receive(self, news: object) -> None:
         match news:
             case JobRecorded(key=key, forgotten=forgotten):
@@ -139,13 +134,15 @@ class History:
                 self._changed(member, prompt_ids)
             case _ if news is MISSED:
                 self._cache.clear()
-                for waiting in self._waiting:
-                    self._wake(*waiting)
+                for member, prompt_id in self._waiting:
+                    self._changed(member, (prompt_id,))
 
     def _changed(self, member: str, prompt_ids: tuple[str, ...] | None) -> None:
         self._cache.forget(member, prompt_ids)
         for prompt_id in prompt_ids or ():
-            self._wake(member, prompt_id)
+            for changed in self._waiting.get((member, prompt_id), ()):
+                if not changed.done():
+                    changed.set_result(None)
 
     def word(self, member: str | None) -> str:
         """Return a token that differs whenever the ended jobs of the member, or of all (`None`),
