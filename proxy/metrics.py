@@ -303,8 +303,6 @@ class CloudCalls:
     def __init__(self, account: str, metrics: Metrics) -> None:
         self._account = account
         self._metrics = metrics
-        #: Those of a method, a route and a status; to look for them costs more than to count.
-        self._series: dict[tuple[str, str, int | None], tuple[Counter, Histogram]] = {}
         self.uploaded = metrics.cloud_uploaded.labels(account).inc
         self.downloaded = metrics.cloud_downloaded.labels(account).inc
 
@@ -318,16 +316,9 @@ class CloudCalls:
 
         `seconds` is the time to the headers of the answer.
         """
-        key = method, route, status
-        if key not in self._series:
-            label = "none" if status is None else str(status)
-            self._series[key] = (
-                self._metrics.cloud_calls.labels(self._account, method, route, label),
-                self._metrics.cloud_call_seconds.labels(self._account, method, route),
-            )
-        calls, times = self._series[key]
-        calls.inc()
-        times.observe(seconds)
+        label = "none" if status is None else str(status)
+        self._metrics.cloud_calls.labels(self._account, method, route, label).inc()
+        self._metrics.cloud_call_seconds.labels(self._account, method, route).observe(seconds)
 
 
 class _Answers:
