@@ -26,8 +26,6 @@ T = TypeVar("T")
 #: Stands for a node among the names of a job: those of its inputs.
 _WRITTEN = ""
 
-#: The mark that all files have records.
-
 
 class FileRecord(Struct, frozen=True):
     """A local name and the content behind it; `path` is below the folder of the `type`.

@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from msgspec import Struct
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict
 from sqlalchemy import (
     BigInteger,
     Connection,
@@ -166,14 +166,15 @@ class JobRepository(Repository):
         def work(connection: Connection) -> StoredJob:
             number = conditions.number(connection, job.member, job.number)
             estimate = conditions.estimate(connection, job.member)
-            numbered = replace(job, order=0, number=number, estimate=estimate)
+            row = {**asdict(job), "number": number, "estimate": estimate}
+            del row["order"]
             try:
-                order = add_job(connection, numbered)
+                order = int(run(connection, _ADD_JOB, row).scalar_one())
             except (IntegrityError, sqlite3.IntegrityError) as error:
                 raise JobLivesError(f"the job {job.prompt_id} has not ended") from error
             add_payload(connection, order, kept)
             conditions.count(connection, job.member)
-            return replace(numbered, order=order)
+            return StoredJob(**row, order=order)
 
         return await self.database.write(work)
 
@@ -297,14 +298,14 @@ class JobRepository(Repository):
                 raise _JobGoneError(f"the job {entry.prompt_id} is not live")
             forget_credentials(connection, [entry.order])
             forgotten = forget_beyond(connection, entry.member, keep)
-            before, more = None, list[WebhookMessage]()
+            before, sent = None, list(messages)
             if budget_messages is not None:
-                before = spending_before(connection, entry)
-                more += budget_messages(before)
+                before = spending_on(connection, entry.member, day_of(entry.ended_at / 1000))
+                sent += budget_messages(before)
             add_usage(connection, usage)
             add_costs(connection, costs)
             put_shares(connection, shares)
-            for message in (*messages, *more):
+            for message in sent:
                 add_message(connection, message)
             return Recorded(ordinal, tuple(forgotten), before)
 
@@ -374,16 +375,3 @@ def _living(connection: Connection, *, member: str, ids: list[str]) -> set[str]:
     query = select(jobs.c.prompt_id).where(jobs.c.member == member)
     parts = (query.where(jobs.c.prompt_id.in_(part)) for part in chunks(ids))
     return {id_ for part in parts for id_ in connection.execute(part).scalars()}
-
-
-def add_job(connection: Connection, job: StoredJob) -> int:
-    """Insert a job in the caller's unit, with its order or a new one; returns the order."""
-    values = asdict(job)
-    if not job.order:
-        del values["order"]
-    return int(run(connection, _ADD_JOB, values).scalar_one())
-
-
-def spending_before(connection: Connection, entry: HistoryEntry) -> Spending:
-    """Return what a member has spent in the day and month in which a job has ended, without it."""
-    return spending_on(connection, entry.member, day_of(entry.ended_at / 1000))
