@@ -114,17 +114,18 @@ class RunTimes:
         changed, at = self._changed, now()
         self._changed = set()
         self._news.clear()
-        rows = [
-            RunTimeRow(kind, name, codec.dump_bytes(value), at)
-            for kind, kept in ((_SHAPE, self._shapes), (_CLASS, self._classes), (JOB, self._jobs))
-            for name, value in kept.items()
-            if (kind, name) in changed
-        ]
-        if not rows:
+        if not changed:
             return
+        kept: Mapping[str, Mapping[str, object]]
+        kept = {_SHAPE: self._shapes, _CLASS: self._classes, JOB: self._jobs}
+        rows, forgotten = [], []
+        for kind, name in sorted(changed):
+            if name in kept[kind]:
+                rows.append(RunTimeRow(kind, name, codec.dump_bytes(kept[kind][name]), at))
+            else:
+                forgotten.append((kind, name))
         try:
-            keep = {_SHAPE: MAX_SHAPES, _CLASS: MAX_CLASSES, JOB: MAX_JOBS}
-            await self._repository.put(rows, keep=keep)
+            await self._repository.put(rows, forgotten=forgotten)
         except StorageError:
             self._changed |= changed
             self._news.set()
@@ -132,13 +133,15 @@ class RunTimes:
 
     def _trim(self) -> None:
         """Keep what ran last, and of each shape the slowest nodes."""
-        for kept, count in (
-            (self._shapes, MAX_SHAPES),
-            (self._classes, MAX_CLASSES),
-            (self._jobs, MAX_JOBS),
+        for kind, kept, count in (
+            (_SHAPE, self._shapes, MAX_SHAPES),
+            (_CLASS, self._classes, MAX_CLASSES),
+            (JOB, self._jobs, MAX_JOBS),
         ):
             while len(kept) > count:
-                del kept[next(iter(kept))]
+                oldest = next(iter(kept))
+                del kept[oldest]
+                self._changed.add((kind, oldest))
         for _, shape in filter(lambda change: change[0] == _SHAPE, self._changed):
             nodes = self._shapes.get(shape, {})
             for node in sorted(nodes, key=lambda node: nodes[node])[:-MAX_SLOWEST]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -31,7 +30,9 @@ JOB = "job"
 
 run_times = table_of(RunTimeRow, "run_times", keys=("kind", "name"), rowid=False)
 _PUT = Upsert(run_times)
-
+_DROP = delete(run_times).where(
+    run_times.c.kind == bindparam("k"), run_times.c.name == bindparam("n")
+)
 
 _JOBS = select(run_times.c.name, run_times.c.value).where(
     run_times.c.kind == JOB, run_times.c.name.in_(bindparam("names", expanding=True))
@@ -63,14 +64,15 @@ class RunTimeRepository(Repository):
         query = select(run_times).order_by(run_times.c.at, run_times.c.kind, run_times.c.name)
         return [RunTimeRow(**row._mapping) for row in await self._all(query)]
 
-    async def put(self, rows: Sequence[RunTimeRow], *, keep: Mapping[str, int]) -> None:
-        """Write rows, and delete the oldest of each kind beyond those to keep."""
-        await self.database.write(partial(_put, rows=rows, keep=keep))
+    async def put(
+        self, rows: Sequence[RunTimeRow], *, forgotten: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """Write rows, and delete those that are `forgotten`, by kind and name."""
+        written = [asdict(row) for row in rows]
+        dropped = [{"k": kind, "n": name} for kind, name in forgotten]
 
+        def work(connection: Connection) -> None:
+            run_many(connection, _PUT, written)
+            run_many(connection, _DROP, dropped)
 
-def _put(connection: Connection, rows: Sequence[RunTimeRow], keep: Mapping[str, int]) -> None:
-    run_many(connection, _PUT, [asdict(row) for row in rows])
-    t = run_times.c
-    for kind, count in keep.items():
-        newest = select(t.name).where(t.kind == kind).order_by(t.at.desc(), t.name).limit(count)
-        connection.execute(delete(run_times).where(t.kind == kind, t.name.not_in(newest)))
+        await self.database.write(work)

@@ -109,6 +109,27 @@ async def test_a_write_that_fails_is_made_up_for(
     assert {row.name for row in await repository.load()} >= {"Load"}
 
 
+async def test_what_is_forgotten_while_a_write_fails_is_deleted_by_the_next(
+    repository: RunTimeRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_CLASSES", 1)
+    learned = RunTimes(repository)
+    learned.learn(GRAPH, {"1": (0, 500)}, "anna", 500)
+    await learned.write()
+    learned.learn(GRAPH, {"2": (0, 500)}, "anna", 500)
+    with monkeypatch.context() as broken:
+
+        async def refuse(*_: object, **__: object) -> None:
+            raise StorageError("disk full")
+
+        broken.setattr(repository, "put", refuse)
+        with pytest.raises(StorageError):
+            await learned.write()
+    await learned.write()
+    (row,) = [row for row in await repository.load() if row.kind == "class"]
+    assert row.name == GRAPH["2"]["class_type"]
+
+
 async def test_the_engine_learns_from_a_job_and_its_successor_knows(
     simulator: Simulator, tmp_path: Path
 ) -> None:

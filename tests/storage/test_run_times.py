@@ -1,4 +1,4 @@
-"""What was measured of earlier runs, in bounds."""
+"""What was measured of earlier runs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from proxy.storage.database import Database
 from proxy.storage.run_times import RunTimeRepository, RunTimeRow
 
 
-async def test_the_newest_of_each_kind_are_kept(database: Database) -> None:
+async def test_rows_are_written_again_and_forgotten_ones_deleted(database: Database) -> None:
     repository = RunTimeRepository(database)
     for at in range(4):
         await repository.put(
             [RunTimeRow("shape", f"s{at}", b"{}", at), RunTimeRow("class", "K", b"1.5", at)],
-            keep={"shape": 2, "class": 5},
+            forgotten=[("shape", f"s{at - 2}"), ("class", f"s{at - 1}"), ("job", "K")],
         )
     assert await repository.load() == [
         RunTimeRow("shape", "s2", b"{}", 2),
@@ -23,5 +23,7 @@ async def test_the_newest_of_each_kind_are_kept(database: Database) -> None:
 async def test_names_may_have_any_characters(database: Database) -> None:
     repository = RunTimeRepository(database)
     row = RunTimeRow("class", "Näme\x00\ud800", b"1.0", 1)
-    await repository.put([row], keep={})
+    await repository.put([row])
     assert await repository.load() == [row]
+    await repository.put([], forgotten=[(row.kind, row.name)])
+    assert await repository.load() == []

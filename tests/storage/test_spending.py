@@ -138,7 +138,7 @@ async def test_the_typical_time_is_the_members_or_else_that_of_all(
         RunTimeRow(JOB, job_name("shape", "anna"), b"7000.0", 1),
         RunTimeRow(JOB, job_name("other", "anna"), b"null", 1),
     ]
-    await RunTimeRepository(database).put(rows, keep={JOB: 10})
+    await RunTimeRepository(database).put(rows)
     wallet = Wallet(shape="shape")
     await put(jobs, wallet, "a")
     await put(jobs, wallet, "b", "ben")
