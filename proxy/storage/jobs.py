@@ -297,7 +297,8 @@ class JobRepository(Repository):
             if not run(connection, _DROP, {"job_order": entry.order}).rowcount:
                 raise _JobGoneError(f"the job {entry.prompt_id} is not live")
             forget_credentials(connection, [entry.order])
-            forgotten = forget_beyond(connection, entry.member, keep)
+            # Each entry has one of the ordinals, so that there are no more of them.
+            forgotten = forget_beyond(connection, entry.member, keep) if ordinal > keep else []
             before, sent = None, list(messages)
             if budget_messages is not None:
                 before = spending_on(connection, entry.member, day_of(entry.ended_at / 1000))
