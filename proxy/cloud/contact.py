@@ -9,19 +9,20 @@ class Contact:
     """Since when the cloud owes an account an answer.
 
     Pure: `now` is any clock in seconds that does not run backwards. Any answer counts, a refusal
-    included: it came from the cloud. `answered_at` is the time of the last one.
+    included: it came from the cloud. `answered_at` is the time of the last one, `unanswered_since`
+    that from which something has been without an answer; `None` if nothing is.
     """
 
     def __init__(self) -> None:
         self.answered_at = -math.inf
         self._calls = 0
-        self._since: float | None = None
+        self.unanswered_since: float | None = None
 
     def call(self, now: float) -> None:
         """Note that a call begins."""
         self._calls += 1
-        if self._since is None:
-            self._since = now
+        if self.unanswered_since is None:
+            self.unanswered_since = now
 
     def ended(self, now: float, *, answered: bool) -> None:
         """Note that a call has ended, with an answer of the cloud or without."""
@@ -32,13 +33,9 @@ class Contact:
     def answered(self, now: float) -> None:
         """Note that the cloud has answered."""
         self.answered_at = now
-        self._since = now if self._calls else None
+        self.unanswered_since = now if self._calls else None
 
     def lost(self, now: float) -> None:
         """Note that a connection was lost or did not come about."""
-        if self._since is None:
-            self._since = now
-
-    def unanswered_since(self) -> float | None:
-        """Return since when something has been without an answer; `None` if nothing is."""
-        return self._since
+        if self.unanswered_since is None:
+            self.unanswered_since = now

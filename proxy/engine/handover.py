@@ -118,7 +118,7 @@ class Handover:
         """Return since when no account has had an answer that it waits for."""
         now, accounts = time.monotonic(), self._accounts.values()
         contacts = [account.cloud.contact for account in accounts]
-        times = [contact.unanswered_since() for contact in contacts]
+        times = [contact.unanswered_since for contact in contacts]
         waiting = [since for since in times if since is not None]
         silence = self._times.silence
         if not waiting or any(now - contact.answered_at < silence for contact in contacts):

@@ -225,4 +225,4 @@ async def test_a_key_that_does_not_work_is_an_answer_of_the_cloud(
         one.account.cloud.use_key("another")
         with pytest.raises(CloudUnauthorized):
             await one.account.cloud.user()
-        assert one.account.cloud.contact.unanswered_since() is None
+        assert one.account.cloud.contact.unanswered_since is None
