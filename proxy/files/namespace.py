@@ -10,6 +10,7 @@ import asyncio
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
@@ -159,7 +160,7 @@ class Namespace:
         """Return the sizes of a folder's files by path, in order; cached until one is added."""
         if self._inputs is not None and type_ == "input":
             records = await self.records(member, type_)
-            return {record.path: record.size for record in sorted(records, key=_path_of)}
+            return {record.path: record.size for record in sorted(records, key=attrgetter("path"))}
         if (known := self._lists.get((member, type_))) is not None:
             return known
         epoch = self._lists.epoch
@@ -253,7 +254,3 @@ def _newer(stored: FileRecord | None, on_disk: FileRecord) -> FileRecord:
     if stored is None or stored.modified < on_disk.modified:
         return on_disk
     return stored
-
-
-def _path_of(record: FileRecord) -> str:
-    return record.path
