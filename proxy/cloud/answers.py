@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -147,23 +146,30 @@ def object_bytes(answer: Answer) -> bytes:
 
 
 def detail_of(answer: Answer) -> dict[str, Any]:
-    """Return a job's detail; of its workflow, which may be large, only the short values of
-    `extra_data`. Raises `CloudGarbage`."""
+    """Return a job's detail without its workflow, which may be large. Raises `CloudGarbage`."""
     try:
         members = codec.members_of(answer.body)
     except ValueError:  # perhaps a NaN, which ComfyUI writes
         return {name: value for name, value in answer.object().items() if name != "workflow"}
-    workflow = members.pop("workflow", None)
+    members.pop("workflow", None)
     detail: dict[str, Any] = answer.parse(msgspec.json.encode(members))
-    if workflow is not None:
-        with suppress(ValueError, KeyError):
-            extra = codec.members_of(codec.members_of(workflow)["extra_data"])
-            short = {}
-            for name, raw in extra.items():
-                if len(value := bytes(raw)) <= _MAX_EXTRA_BYTES:
-                    short[name] = answer.parse(value)
-            detail["workflow"] = {"extra_data": short}
     return detail
+
+
+def extra_data_of(answer: Answer) -> dict[str, Any] | None:
+    """Return the short values of the `extra_data` in a job's detail, `None` if it has none. Raises
+    `CloudGarbage`."""
+    try:
+        workflow = codec.members_of(answer.body)["workflow"]
+        extra = codec.members_of(codec.members_of(workflow)["extra_data"])
+    except (ValueError, KeyError):
+        return None
+    values = {name: bytes(raw) for name, raw in extra.items()}
+    return {
+        name: answer.parse(value)
+        for name, value in values.items()
+        if len(value) <= _MAX_EXTRA_BYTES
+    }
 
 
 def asset_name(filename: str, answer: Answer) -> str:

@@ -21,6 +21,7 @@ from proxy.cloud.answers import (
     Submission,
     asset_name,
     detail_of,
+    extra_data_of,
     next_page,
     object_bytes,
     page_with,
@@ -187,6 +188,12 @@ class CloudClient:
         async with self._details:
             detail = await self.http.lookup(detail_of, "jobs", cloud_id, limits=DETAIL)
         return None if detail is None else self._snapshot({**detail, "id": cloud_id})
+
+    async def extra_data(self, cloud_id: str) -> dict[str, Any] | None:
+        """Return the short values of the `extra_data` of a job, `None` if the cloud does not have
+        it."""
+        async with self._details:
+            return await self.http.lookup(extra_data_of, "jobs", cloud_id, limits=DETAIL)
 
     async def jobs(
         self, statuses: Iterable[str] = (), *, limit: int | None = None

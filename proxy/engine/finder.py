@@ -110,10 +110,10 @@ class JobFinder:
     async def _mark_of(self, cloud_id: str) -> object:
         """Return the mark of a job; only one that was read never changes."""
         if cloud_id not in self._marks:
-            detail = await self.cloud.job(cloud_id)
-            if detail is None or detail.extra_data is None:
+            extra_data = await self.cloud.extra_data(cloud_id)
+            if extra_data is None:
                 return None
-            self._marks[cloud_id] = detail.extra_data.get(MARK)
+            self._marks[cloud_id] = extra_data.get(MARK)
             while len(self._marks) > _REMEMBERED:
                 del self._marks[next(iter(self._marks))]
         return self._marks[cloud_id]

@@ -57,7 +57,6 @@ class Snapshot(Struct, frozen=True):
     execution_status: dict[str, Any] | None = None
     execution_error: dict[str, Any] | None = None
     meta: dict[str, Any] | None = None
-    extra_data: dict[str, Any] | None = None
     queue_reason: str | None = None
     executed_by: Mapping[str, Any] = {}
     unlisted: tuple[str, ...] = ()
@@ -118,7 +117,6 @@ def from_job(job: dict[str, Any]) -> Snapshot:
     error = None
     if job.get("execution_error") is not None or job.get("error_message"):
         error = _execution_error(job)
-    extra_data = known.get("workflow", {}).get("extra_data")
     return Snapshot(
         cloud_id=str(job["id"]),
         status=status,
@@ -131,7 +129,6 @@ def from_job(job: dict[str, Any]) -> Snapshot:
         execution_status=known.get("execution_status"),
         execution_error=error,
         meta=known.get("execution_meta"),
-        extra_data=extra_data if isinstance(extra_data, dict) else None,
         queue_reason=known.get("queue_reason"),
         executed_by=_executed_by(job) if "executor" in job or "deployment" in job else {},
         unlisted=tuple(odd),

@@ -154,14 +154,25 @@ async def test_submit_does_not_follow_a_redirect(serve: Serve, connect: Connect)
     assert other.seen == []
 
 
-async def test_many_short_values_sent_with_a_job_are_no_reason_not_to_read_it(
+async def test_the_short_values_that_were_sent_with_a_job_are_read_however_many_they_are(
     serve: Serve, connect: Connect
 ) -> None:
     extra = {f"field {number}": "," * 4000 for number in range(30)}
-    cloud = await serve(answer({**JOB, "workflow": {"extra_data": {**extra, "long": "x" * 5000}}}))
-    job = await (await connect(cloud.url)).job("a")
-    assert job is not None
-    assert job.extra_data == extra
+    job = {**JOB, "workflow": {"extra_data": {**extra, "long": "x" * 5000}}}
+    cloud = await serve(answer(job), answer(job))
+    client = await connect(cloud.url)
+    assert await client.extra_data("a") == extra
+    assert await client.job("a") is not None
+
+
+@pytest.mark.parametrize("workflow", [None, {}, {"extra_data": None}, {"prompt": {}}, [], "x"])
+async def test_what_was_sent_with_a_job_may_be_unknown(
+    serve: Serve, connect: Connect, workflow: object
+) -> None:
+    cloud = await serve(answer({**JOB, "workflow": workflow}), answer({}, 404))
+    client = await connect(cloud.url)
+    assert await client.extra_data("a") is None
+    assert await client.extra_data("a") is None
 
 
 async def test_job_is_a_snapshot_or_none(serve: Serve, connect: Connect) -> None:

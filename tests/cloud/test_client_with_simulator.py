@@ -76,8 +76,9 @@ async def test_a_job_from_submission_to_its_picture(
     submission = await client.submit(graph(), extra_data={"mark": 2**64})
     job = await ended(client, submission.cloud_id)
     assert (job.status, submission.node_errors) == ("completed", {})
-    assert job.extra_data is not None
-    assert job.extra_data["mark"] == 2**64
+    extra_data = await client.extra_data(submission.cloud_id)
+    assert extra_data is not None
+    assert extra_data["mark"] == 2**64
     assert job.outputs is not None
     picture = await fetch(client, job.outputs["2"]["images"][0]["filename"])
     assert Image.open(io.BytesIO(picture)).size == (64, 48)

@@ -82,11 +82,6 @@ def test_a_list_entry_has_no_outputs() -> None:
     assert from_job({"id": "a", "status": "completed", "outputs": {}}).outputs == {}
 
 
-def test_the_marks_of_a_submission_are_read() -> None:
-    job = {"id": "a", "status": "pending", "workflow": {"prompt": {}, "extra_data": {"m": 1}}}
-    assert from_job(job).extra_data == {"m": 1}
-
-
 def test_every_status_has_one_of_five_names() -> None:
     assert set(STATUSES.values()) == {
         "pending",
