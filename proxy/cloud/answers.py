@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from proxy.cloud.errors import CloudAmbiguous, CloudGarbage, CloudOversized, refusal
-from proxy.translate import codec
+from proxy.translate import codec, media_types
 from proxy.translate.codec import redact
 
 
@@ -33,7 +33,8 @@ MAX_PARSED_INLINE = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A complete answer with a status below 300. `attempts` is the number of requests it took."""
+    """A complete answer with a status below 300. `content_type` is the header, and `attempts` the
+    number of requests it took."""
 
     call: str
     body: bytes = field(repr=False)
@@ -124,6 +125,11 @@ def next_page(page: dict[str, Any], offset: int) -> dict[str, str | int]:
 
 def status_only(answer: Answer) -> None:
     """Ignore the body, on which the documents disagree: the 2xx is enough."""
+
+
+def file_of(answer: Answer) -> tuple[bytes, str]:
+    """Return the body, and its media type without parameters."""
+    return answer.body, media_types.essence(answer.content_type)
 
 
 def uploaded_name(answer: Answer) -> str:

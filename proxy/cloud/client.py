@@ -22,6 +22,7 @@ from proxy.cloud.answers import (
     asset_name,
     detail_of,
     extra_data_of,
+    file_of,
     next_page,
     object_bytes,
     page_with,
@@ -337,16 +338,14 @@ class CloudClient:
     async def model_preview(self, folder: str, index: int, file: str) -> tuple[bytes, str] | None:
         """Return a model's picture and its media type, `None` on 404."""
         path = ("experiment", "models", "preview", folder, str(index), *file.split("/"))
-        return await self.http.lookup(lambda answer: (answer.body, answer.content_type), *path)
+        return await self.http.lookup(file_of, *path)
 
     async def template_picture(self, name: str) -> tuple[bytes, str] | None:
         """Return a file of the web app (`GET /templates/{name}`) and its media type, `None` on
         404."""
         url = self.base_url.joinpath("templates", quote(name, safe=""), encoded=True)
         try:
-            return await self.http.read(
-                "GET", url, lambda answer: (answer.body, answer.content_type)
-            )
+            return await self.http.read("GET", url, file_of)
         except CloudRefused as error:
             if error.status == 404:
                 return None

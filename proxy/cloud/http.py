@@ -40,7 +40,7 @@ from proxy.cloud.resilience import Attempts, CallGate, RetryPolicy, retry_after
 from proxy.logging import word
 from proxy.metrics import CloudCalls
 from proxy.observations import AccountObservations
-from proxy.translate import codec, media_types
+from proxy.translate import codec
 from proxy.translate.codec import redact
 from proxy.translate.errors import type_of, unlisted
 
@@ -219,8 +219,8 @@ class Http:
             raise unreachable(call, error, sent=True) from None
         finally:
             response.release()
-        type_ = media_types.essence(response.headers.get("Content-Type", ""))
-        return Answer(call, body, type_, attempts, self.key, limits)
+        content_type = response.headers.get("Content-Type", "")
+        return Answer(call, body, content_type, attempts, self.key, limits)
 
     async def open(
         self,
