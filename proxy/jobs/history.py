@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from cachetools import LRUCache
 
 from proxy.bus import MISSED, EventBus
 from proxy.jobs.messages import HistoryChanged, JobRecorded
@@ -23,7 +25,7 @@ _MAX_ITEMS = 2**53
 #: Maximum bytes of cached history bodies, all together and each, and of what is around each.
 _CACHE_BYTES, _LARGEST, _OVERHEAD = 16 * 1024 * 1024, 1024 * 1024, 500
 
-#: The member, and the id of a job or `""` with the numbers of a list.
+#: The member, and the id of a job, or the version and the numbers of a list.
 _Key: TypeAlias = tuple[Any, ...]
 
 
@@ -32,57 +34,46 @@ NO_ENTRY = b"{}"
 
 
 class HistoryCache:
-    """The most recently used bodies of history answers, bounded in bytes."""
+    """The most recently used bodies of history answers, bounded in bytes.
+
+    The key of an entry has its id, that of a list the `version` at which it was read. `changes`
+    counts the changes of each member's history, `missed` how often any may have changed unnoticed.
+    """
 
     def __init__(self) -> None:
-        self._bodies: OrderedDict[_Key, bytes] = OrderedDict()
-        #: The keys of lists among them, by member.
-        self._lists: defaultdict[str, set[_Key]] = defaultdict(set)
-        self._bytes = 0
+        self._bodies = LRUCache[_Key, bytes](
+            _CACHE_BYTES, getsizeof=lambda body: len(body) + _OVERHEAD
+        )
         self._newest: dict[str, int] = {}
-        self.version: Counter[str] = Counter()
+        self.changes: Counter[str] = Counter()
         self.missed = 0
+
+    def version(self, member: str) -> tuple[int, int]:
+        """Return what differs whenever the member's history has changed."""
+        return self.missed, self.changes[member]
 
     def get(self, key: _Key) -> bytes | None:
         """Return a body from the cache."""
-        body = self._bodies.get(key)
-        if body is not None:
-            self._bodies.move_to_end(key)
-        return body
+        return self._bodies.get(key)
 
-    def put(self, key: _Key, body: bytes, version: int) -> None:
+    def put(self, key: _Key, body: bytes, version: tuple[int, int]) -> None:
         """Keep a body that was read at a `version` of the member, unless it is a large one."""
-        if len(body) > _LARGEST or key in self._bodies or self.version[key[0]] != version:
-            return
-        self._bodies[key] = body
-        self._bytes += len(body) + _OVERHEAD
-        if _is_list(key):
-            self._lists[key[0]].add(key)
-        while self._bytes > _CACHE_BYTES:
-            self._drop(next(iter(self._bodies)))
-
-    def _drop(self, key: _Key) -> None:
-        self._bytes -= len(self._bodies.pop(key)) + _OVERHEAD
-        if _is_list(key):
-            lists = self._lists[key[0]]
-            lists.discard(key)
-            if not lists:
-                del self._lists[key[0]]
+        if len(body) <= _LARGEST and self.version(key[0]) == version:
+            self._bodies[key] = body
 
     def forget(self, member: str, prompt_ids: Iterable[str] | None) -> None:
-        """Drop the lists of a member whose history has changed, and these entries or all."""
-        self.version[member] += 1
+        """Note a change of a member's history, and drop these entries or all."""
+        self.changes[member] += 1
         if prompt_ids is None:
             gone = [key for key in self._bodies if key[0] == member]
         else:  # without a look at all that is cached: each job changes it
-            gone = [*self._lists.get(member, ()), *((member, id_) for id_ in prompt_ids)]
+            gone = [(member, id_) for id_ in prompt_ids]
         for key in gone:
-            if key in self._bodies:
-                self._drop(key)
+            self._bodies.pop(key, None)
 
     def seen(self, member: str, sequence: int) -> None:
-        """Note that an entry was read: lists without it are dropped, if the bus has not reported it
-        yet."""
+        """Note that an entry was read: lists without it are not used, if the bus has not reported
+        it yet."""
         if sequence > self._newest.get(member, 0):
             self._newest[member] = sequence
             self.forget(member, ())  # lists alone
@@ -90,12 +81,7 @@ class HistoryCache:
     def clear(self) -> None:
         """Drop everything, because any of it may have changed."""
         self.missed += 1
-        for member in {key[0] for key in self._bodies} | set(self.version):
-            self.forget(member, None)
-
-
-def _is_list(key: _Key) -> bool:
-    return len(key) > 2
+        self._bodies.clear()
 
 
 class History:
@@ -147,8 +133,8 @@ class History:
     def word(self, member: str | None) -> str:
         """Return a token that differs whenever the ended jobs of the member, or of all (`None`),
         have changed."""
-        version = self._cache.version
-        count = version.total() if member is None else version[member]
+        changes = self._cache.changes
+        count = changes.total() if member is None else changes[member]
         return f"{self._process}.{self._cache.missed}.{count}"
 
     async def json(
@@ -172,11 +158,11 @@ class History:
             offset = None if offset < 0 else min(offset, _MAX_ITEMS)
         if max_items is not None:
             max_items = min(max_items, _MAX_ITEMS)
-        key = (member, "", max_items, offset)
-        body = await self._kept(key)
-        if body is not None:
-            return body
-        version = self._cache.version[member]
+        is_current = await self._is_current()
+        version = self._cache.version(member)
+        key = member, version, max_items, offset
+        if is_current and (kept := self._cache.get(key)) is not None:
+            return kept
         if offset is None:
             last = None if max_items is None else max(max_items, 0)
             pages = self._repository.entries(member, last=last, reserve=reserve)
@@ -198,26 +184,26 @@ class History:
     async def entry_json(self, member: str, prompt_id: str) -> bytes:
         """Return the body of `GET /history/{id}`: `{}` until the job has ended. Raises
         `StorageError`."""
-        key = (member, prompt_id)
-        body = await self._kept(key)
+        body = await self.cached_entry_json(member, prompt_id)
         if body is None:
-            version = self._cache.version[member]
+            version = self._cache.version(member)
             entry = await self._repository.entry(member, prompt_id)
             if entry is None:
                 return NO_ENTRY
             body = b"{" + _entry_json(entry) + b"}"
-            self._cache.put(key, body, version)
+            self._cache.put((member, prompt_id), body, version)
             self._cache.seen(member, entry.sequence)
         return body
 
     async def cached_entry_json(self, member: str, prompt_id: str) -> bytes | None:
         """Return the body of `GET /history/{id}` if it is in the cache."""
-        return await self._kept((member, prompt_id))
+        is_current = await self._is_current()
+        return self._cache.get((member, prompt_id)) if is_current else None
 
-    async def _kept(self, key: _Key) -> bytes | None:
-        """Return a cached body that is still current."""
+    async def _is_current(self) -> bool:
+        """Return whether what is cached is as it is now."""
         await self._bus.catch_up()
-        return self._cache.get(key) if self._bus.whole else None
+        return self._bus.whole
 
     async def entry(self, member: str, prompt_id: str) -> HistoryEntry | None:
         """Return an entry as it is stored, or `None`. Raises `StorageError`."""

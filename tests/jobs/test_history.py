@@ -152,11 +152,10 @@ def cache() -> HistoryCache:
     for key in (
         ("ann", "a"),
         ("ann", "b"),
-        ("ann", "", None, None),
-        ("ann", "", 2, 0),
+        ("ann", cache.version("ann"), 2, 0),
         ("bob", "a"),
     ):
-        cache.put(key, b"{}", cache.version[key[0]])
+        cache.put(key, b"{}", cache.version(key[0]))
     return cache
 
 
@@ -168,21 +167,31 @@ def test_a_change_drops_the_lists_and_the_changed_entries_of_the_member(
 ) -> None:
     cache.forget("ann", changed)
     assert [id_ for id_ in "ab" if cache.get(("ann", id_)) is not None] == kept
-    assert cache.get(("ann", "", None, None)) is cache.get(("ann", "", 2, 0)) is None
+    assert cache.get(("ann", cache.version("ann"), 2, 0)) is None
     assert cache.get(("bob", "a")) is not None
 
 
 def test_a_body_that_was_read_before_a_change_is_not_kept(cache: HistoryCache) -> None:
+    version = cache.version("bob")
     cache.forget("bob", ["a"])
-    cache.put(("bob", "a"), b"old", 0)
+    cache.put(("bob", "a"), b"old", version)
     assert cache.get(("bob", "a")) is None
+
+
+def test_a_body_that_was_read_before_anything_may_have_changed_is_not_kept(
+    cache: HistoryCache,
+) -> None:
+    version = cache.version("eve")
+    cache.clear()
+    cache.put(("eve", "a"), b"old", version)
+    assert cache.get(("eve", "a")) is cache.get(("bob", "a")) is None
 
 
 def test_the_least_recently_used_bodies_go_first() -> None:
     cache = HistoryCache()
     large = b"x" * 1024 * 1024
     for number in range(16):
-        cache.put(("ann", str(number)), large, 0)
+        cache.put(("ann", str(number)), large, cache.version("ann"))
         cache.get(("ann", "0"))
     here = [number for number in range(16) if cache.get(("ann", str(number))) is not None]
     assert here == [0, *range(2, 16)]
