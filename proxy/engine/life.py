@@ -224,7 +224,8 @@ class JobLife:
         self._take(job, sent, omitted)
         with worker.router.submission():  # its events wait until the id is known to be its own
             if omitted:
-                omitted = await self._files.reveal(job.member, omitted, job.prompt_id)
+                with suppress(StorageError):  # else the job has the cloud's names, but goes on
+                    omitted = await self._files.reveal(job.member, omitted, job.prompt_id)
             if self._answers.accept(job.key, omitted):
                 await asyncio.sleep(0)  # the client gets its answer before anything else is done
             elif omitted:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 from typing import Any
 
+import gated
 import graphs
 import pytest
 from engine.rig import running_engine
@@ -86,6 +88,29 @@ async def test_an_end_is_written_until_the_storage_takes_it(
         job, _ = await rig.submit(graphs.plain())
         assert (await rig.ended(job)).state == "succeeded"
         assert refusals == []
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_job_that_the_cloud_runs_in_part_is_followed_while_the_storage_refuses_names(
+    simulator: Simulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    opened: asyncio.Event,
+    waits: bool,
+) -> None:
+    async def refused(*_: Any) -> Any:
+        raise StorageError("disk full")
+
+    graph = graphs.plain()
+    graph["5"] = {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}
+    async with running_engine(simulator, tmp_path) as rig:
+        monkeypatch.setattr(rig.engine.files, "reveal", refused)
+        if waits:
+            await rig.submit(gated.GRAPH)
+        job, answer = await rig.submit(graph)
+        assert (answer.error, bool(answer.node_errors)) == (None, not waits)
+        opened.set()
+        assert (await rig.ended(job)).state == "succeeded"
 
 
 @pytest.mark.parametrize("limit", [1, 100])
