@@ -153,9 +153,12 @@ class LimitedConnection(SlicedInput):
     # --- the budget ------------------------------------------------------------------------
 
     def _fits(self) -> bool:
-        """Update the allocation of what is held. Return whether it fits into the budget."""
+        """Update the allocation of what is held. Return whether it fits into the budget.
+
+        A lost connection holds nothing, though its handler or its websocket may still go on.
+        """
         size = INPUT_WEIGHT * self._input + len(self.unparsed) + self._output
-        if size <= FREE:
+        if size <= FREE or self.transport is None:
             self._release()
             return True
         if self._allocation is None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from structlog.testing import capture_logs
 from waiting import until
 from wire import HEAD, POST, rest
 
@@ -200,6 +201,51 @@ async def test_no_more_of_an_answer_waits_than_is_taken(running: Any, large: byt
         head = await reader.readuntil(b"\r\n\r\n")
         assert f"Content-Length: {len(large)}".encode() in head
         assert await reader.readexactly(len(large)) == large
+
+
+# --- clients that go away ----------------------------------------------------------------------
+
+UNFINISHED = HEAD + b"X-A: " + b"x" * 12_000
+UPGRADE = (
+    HEAD.replace(b"/queue", b"/ws") + b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+async def gone(server: Any, connection: Any, writer: asyncio.StreamWriter) -> None:
+    """Close a connection whose request has no whole answer yet, and wait for its handler."""
+    writer.transport.abort()
+    await until(lambda: not server.server.connections)
+    await until(lambda: connection.task is None)
+
+
+async def test_an_answer_whose_client_goes_away_holds_nothing(running: Any, large: bytes) -> None:
+    async with running() as server:
+        _, writer = await server.connect(HISTORY)
+        writer.transport.pause_reading()
+        await until(lambda: bool(server.server.connections))
+        (connection,) = server.server.connections
+        await until(lambda: connection.writing_paused)
+        held = connection.services.budget.held()
+        before = held["connection"]
+        writer.write(UNFINISHED)
+        await until(lambda: held["connection"] > before)
+        await gone(server, connection, writer)
+        assert held["connection"] == 0
+
+
+async def test_messages_of_a_client_that_goes_away_hold_nothing(running: Any) -> None:
+    async with running() as server:
+        reader, writer = await server.connect(UPGRADE)
+        await reader.readuntil(b"\r\n\r\n")
+        (connection,) = server.server.connections
+        held = connection.services.budget.held()
+        with capture_logs() as logs:
+            writer.write(b"\x81\x82\0\0\0\0[]" * 100_000)
+            await until(lambda: held["connection"] > 0)
+            writer.transport.abort()
+            await until(lambda: any(line["event"] == "socket_closed" for line in logs))
+        assert held["connection"] == 0
 
 
 # --- access that ends --------------------------------------------------------------------------
