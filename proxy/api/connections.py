@@ -101,11 +101,13 @@ class Connection(LimitedConnection):
     def log_access(
         self, request: web.BaseRequest, response: web.StreamResponse, time: float | None
     ) -> None:
-        """Note that an answer has been sent; aiohttp calls this."""
+        """Note that an answer has been sent, or cannot be; aiohttp calls this."""
         if self._state not in (BODY, ANSWER):
             return
         self.task = None
         self._enter(IDLE if self._body is None or self._body.is_eof() else REST)
+        if self.transport is None:
+            return  # it is lost, and the manager has forgotten it
         if self.member is None or self.manager.draining:
             self.manager.answered(self)
         holds = self._input or self._paused_input or self._allocation is not None

@@ -219,7 +219,7 @@ async def gone(server: Any, connection: Any, writer: asyncio.StreamWriter) -> No
     await until(lambda: connection.task is None)
 
 
-async def test_an_answer_whose_client_goes_away_holds_nothing(running: Any, large: bytes) -> None:
+async def test_an_answer_whose_client_goes_away_leaves_nothing(running: Any, large: bytes) -> None:
     async with running() as server:
         _, writer = await server.connect(HISTORY)
         writer.transport.pause_reading()
@@ -232,6 +232,23 @@ async def test_an_answer_whose_client_goes_away_holds_nothing(running: Any, larg
         await until(lambda: held["connection"] > before)
         await gone(server, connection, writer)
         assert held["connection"] == 0
+        assert not connection.manager.timed
+
+
+async def test_a_stranger_who_goes_away_leaves_the_place(
+    running: Any, members: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "EVICTION_AGE", 60.0)
+    form = b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 9\r\n\r\ntoken="
+    head = HEAD.replace(b"GET /queue", b"POST /proxy/sign-in")
+    async with running(max_connections=1, members=members) as server:
+        _, writer = await server.connect(head + form)
+        await until(lambda: bool(server.server.connections))
+        (connection,) = server.server.connections
+        await until(lambda: connection.task is not None)
+        await gone(server, connection, writer)
+        next_reader, _ = await server.connect(HEAD + b"\r\n")
+        assert b" 401 " in await next_reader.readline()
 
 
 async def test_messages_of_a_client_that_goes_away_hold_nothing(running: Any) -> None:
