@@ -61,6 +61,7 @@ class RunTimes:
                         self._jobs[row.name] = msgspec.convert(value, float)
             except msgspec.ValidationError as error:
                 log.warning("run_time_rejected", name=row.name, error=str(error))
+                self._changed.add((row.kind, row.name))  # nothing is kept of it: it is deleted
 
     def expected(self, graph: Mapping[str, Any], outputs: Collection[str]) -> Expected:
         """Return how long the nodes run that `outputs` need, or all nodes without `outputs`."""

@@ -16,7 +16,7 @@ from proxy.engine import run_times as module
 from proxy.engine.run_times import RunTimes
 from proxy.simulator import Simulator
 from proxy.storage.database import StorageError
-from proxy.storage.run_times import JOB, RunTimeRepository, job_name
+from proxy.storage.run_times import JOB, RunTimeRepository, RunTimeRow, job_name
 from proxy.translate.graph_shape import MAX_NODES, shape_of
 
 GRAPH: dict[str, Any] = {
@@ -128,6 +128,16 @@ async def test_what_is_forgotten_while_a_write_fails_is_deleted_by_the_next(
     await learned.write()
     (row,) = [row for row in await repository.load() if row.kind == "class"]
     assert row.name == GRAPH["2"]["class_type"]
+
+
+async def test_a_row_that_cannot_be_read_is_deleted_by_the_next_write(
+    repository: RunTimeRepository,
+) -> None:
+    await repository.put([RunTimeRow("shape", "odd", b"[]", 1), RunTimeRow("class", "K", b"1", 1)])
+    learned = RunTimes(repository)
+    await learned.load()
+    await learned.write()
+    assert [row.name for row in await repository.load()] == ["K"]
 
 
 async def test_the_engine_learns_from_a_job_and_its_successor_knows(
