@@ -166,8 +166,12 @@ def extra_data_of(answer: Answer) -> dict[str, Any] | None:
     """Return the short values of the `extra_data` in a job's detail, `None` if it has none. Raises
     `CloudGarbage`."""
     try:
-        workflow = codec.members_of(answer.body)["workflow"]
-        extra = codec.members_of(codec.members_of(workflow)["extra_data"])
+        detail = codec.members_of(answer.body)
+    except ValueError:
+        answer.object()  # raises no error for a NaN, which ComfyUI writes
+        return None
+    try:
+        extra = codec.members_of(codec.members_of(detail["workflow"])["extra_data"])
     except (ValueError, KeyError):
         return None
     values = {name: bytes(raw) for name, raw in extra.items()}

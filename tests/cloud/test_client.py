@@ -175,6 +175,15 @@ async def test_what_was_sent_with_a_job_may_be_unknown(
     assert await client.extra_data("a") is None
 
 
+@pytest.mark.parametrize("text", ["", "<html>", "[]", '{"workflow": {'])
+async def test_garbage_does_not_say_that_nothing_was_sent_with_a_job(
+    serve: Serve, connect: Connect, text: str
+) -> None:
+    client = await connect((await serve(answer(text=text))).url)
+    with pytest.raises(CloudGarbage):
+        await client.extra_data("a")
+
+
 async def test_job_is_a_snapshot_or_none(serve: Serve, connect: Connect) -> None:
     cloud = await serve(answer(JOB), answer({"code": "NOT_FOUND"}, 404))
     client = await connect(cloud.url)
