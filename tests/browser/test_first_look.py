@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from browser.frontend import Frontend
+from browser.frontend import Frontend, opened_page
 from stack import Proxy, running_proxy
 
 from proxy.api import web_interface
 from proxy.simulator import Simulator
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser
+    from playwright.async_api import Browser, Route
 
 #: A partner node whose picture is saved.
 _PARTNER_NODE = """
@@ -73,3 +74,27 @@ async def test_where_the_account_does_not_pay_one_has_to_sign_in(
     ):
         await frontend.evaluate(_PARTNER_NODE)
         await frontend.page.get_by_text("Sign in to run").first.wait_for()
+
+
+async def test_the_welcome_page_waits_for_a_slow_interface(
+    chrome: Browser, simulator: Simulator, tmp_path: Path
+) -> None:
+    loads: list[Route] = []
+
+    async def load(route: Route) -> None:
+        loads.append(route)
+        if len(loads) == 1:
+            await route.continue_()
+            return
+        await asyncio.sleep(3)  # longer than the page waits between two looks
+        await route.fulfill(body="<h1>The interface</h1>", content_type="text/html")
+
+    async def look(route: Route) -> None:
+        await route.fulfill(json={"interface": "ready", "trouble": None})
+
+    async with running_proxy(simulator, tmp_path / "data") as proxy, opened_page(chrome) as page:
+        await page.route(str(proxy.url), load)
+        await page.route("**/proxy/api/interface", look)
+        await page.goto(str(proxy.url), wait_until="commit")
+        await page.get_by_text("The interface", exact=True).wait_for()
+    assert len(loads) == 2
