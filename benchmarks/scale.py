@@ -98,7 +98,7 @@ class Simulation:
         job = Job(f"job-{order}", member, order, None, f"client-{member}", 0, order=order)
         job.outputs_to_execute = ("7",)
         self.table.add(job)
-        self.table.change(job, state=JobState.QUEUED, accepted=True)
+        self.table.advance(job, JobState.QUEUED, accepted=True)
         return job
 
     def wait(self, member: str) -> None:
@@ -109,12 +109,12 @@ class Simulation:
         """Give a job its slot, and lead it until it runs."""
         self.scheduler.take(job, account)
         job.content = JobContent({**GRAPH}, {})
-        self.table.change(job, state=JobState.SUBMITTING)
+        self.table.advance(job, JobState.SUBMITTING)
         self.scheduler.shares_of([job])
-        self.table.change(job, state=JobState.SUBMITTED, cloud_id=f"cloud-{job.order}")
+        self.table.advance(job, JobState.SUBMITTED, cloud_id=f"cloud-{job.order}")
         self.jobs[job] = Tracker(job.prompt_id, job.graph, job.outputs_to_execute)
         self.jobs[job].receive(EventReceived("execution_start", {}), 0)
-        self.table.change(job, state=JobState.RUNNING, started_at=0)
+        self.table.advance(job, JobState.RUNNING, started_at=0)
         self.slots.started(job)
 
     def fill(self) -> None:

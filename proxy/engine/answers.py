@@ -64,7 +64,7 @@ class Answers:
             return
         self._table.note(job, answered=True)
         if job.watched != watched:
-            self._table.change(job, watched=watched)
+            self._table.advance(job, watched=watched)
         run = self._table.run_of(job)
         if run is not None:
             run.release()

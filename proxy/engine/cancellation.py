@@ -75,7 +75,7 @@ class Cancellation:
         """Let waiting jobs end as interrupted runs, also if this engine does not live to do it."""
         for job in jobs:
             self._slots.dequeue(job)
-            self._table.change(job, interrupted=True)
+            self._table.advance(job, interrupted=True)
         await self._write()
         for job in jobs:
             self._supervisor.spawn(self._life.interrupt(job), f"job {job.prompt_id}")
@@ -113,9 +113,9 @@ class Cancellation:
         worker, run = self._workers.get(job.account), self._table.run_of(job)
         if job.state in (JobState.RECEIVED, JobState.SUBMITTING, JobState.UNKNOWN) and run is None:
             if interrupt:
-                self._table.change(job, interrupted=True)
+                self._table.advance(job, interrupted=True)
             else:
-                self._table.change(job, cancel_requested=True)
+                self._table.advance(job, cancel_requested=True)
             await self._write()
             return True
         if worker is None or run is None or not job.is_on_cloud:

@@ -66,7 +66,7 @@ class Dispatcher:
             while (turn := scheduler.next(at)) is not None:
                 job, account = turn
                 scheduler.take(job, account)
-                self._table.change(job, state=JobState.SUBMITTING, progress=JobProgress())
+                self._table.advance(job, JobState.SUBMITTING, progress=JobProgress())
                 self._supervisor.spawn(self._life.run(job), f"job {job.prompt_id}")
         due = self._give_up(at)
         if not len(scheduler.queue):

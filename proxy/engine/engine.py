@@ -230,7 +230,7 @@ class Engine:
         outcome = self._recovery.resume(job)
         if isinstance(outcome, Lost) and self.recorder.jobs.database.shared and not job.accepted:
             # Another replica may have told the client that the job is there.
-            self._table.change(job, accepted=True)
+            self._table.advance(job, accepted=True)
         unwanted = job.cancel_requested and job.state is JobState.RUNNING
         if unwanted:  # it is followed until the cloud has ended it
             self._table.note(job, cancel_requested=False)
@@ -240,7 +240,7 @@ class Engine:
 
     def _resume_waiting(self, job: Job) -> None:
         if job.state is JobState.RECEIVED:
-            self._table.change(job, state=JobState.QUEUED, accepted=True)
+            self._table.advance(job, JobState.QUEUED, accepted=True)
             self._answers.expect(job.key)
             self._answers.accept(job.key)
         if job.interrupted:

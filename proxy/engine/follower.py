@@ -277,7 +277,7 @@ class JobFollower:
                 self.tell(command)
             case JobStarted(at=at):
                 if self.job.state is JobState.SUBMITTED:
-                    self.table.change(self.job, state=JobState.RUNNING, started_at=at)
+                    self.table.advance(self.job, JobState.RUNNING, started_at=at)
                 self.slots.started(self.job)
                 self.announcer.tell_status(self.job.member)
             case OutputsSent():

@@ -91,7 +91,7 @@ class Intake:
             and job.loaded.failure is None
             and self._slots.take_at_once(job)
         ):
-            self._table.change(job, state=JobState.SUBMITTING)
+            self._table.advance(job, JobState.SUBMITTING)
             await self._life.run(job)
         elif self._slots.scheduler.usable(job):
             await self._life.take_in(job)

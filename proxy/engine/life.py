@@ -200,7 +200,7 @@ class JobLife:
         """
         at_home = job.account in self._workers
         if job.state is JobState.SUBMITTING:
-            self._table.change(job, state=JobState.UNKNOWN)
+            self._table.advance(job, JobState.UNKNOWN)
         if not at_home:
             self._table.show(job, reason="no_account")
         if isinstance(outcome, Lost) and outcome.refusal is not None:
@@ -251,7 +251,7 @@ class JobLife:
             changes["accepted"] = True
         if omitted:
             changes["outputs_to_execute"] = output_nodes(job, omitted, self._catalog.known)
-        self._table.change(job, state=JobState.SUBMITTED, **changes)
+        self._table.advance(job, JobState.SUBMITTED, **changes)
         job.loaded.credentials = {}  # the cloud has them
         self._announcer.tell_status(job.member)
 
@@ -324,7 +324,7 @@ class JobLife:
 
         A job with a node that has failed already ends with that instead.
         """
-        self._table.change(job, state=JobState.QUEUED, accepted=True)
+        self._table.advance(job, JobState.QUEUED, accepted=True)
         failure = job.loaded.failure
         if failure is None:
             self._slots.enqueue(job)
@@ -341,7 +341,7 @@ class JobLife:
         if not job.accepted:
             await self.take_in(job)
             return
-        self._table.change(job, state=JobState.QUEUED)
+        self._table.advance(job, JobState.QUEUED)
         self._slots.enqueue(job)
 
     async def fail(self, job: Job, cause: LocalError | Failure) -> None:

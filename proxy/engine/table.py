@@ -127,15 +127,16 @@ class JobTable:
         if is_shown(job):
             self._announcer.changed(job)
 
-    def change(self, job: Job, **changes: Any) -> None:
-        """Change fields of a job, such as its `state`; record the change and tell of it.
+    def advance(self, job: Job, state: JobState | None = None, **changes: Any) -> None:
+        """Let a job take its next state, if it has one, with other changes of its fields; record
+        the change and tell of it.
 
         Raises `TransitionError` if the state may not follow.
         """
-        state = changes.get("state")
+        was_shown, was_accepted = is_shown(job), job.accepted
         if state is not None:
             _check_transition(job, state)
-        was_shown, was_accepted = is_shown(job), job.accepted
+            changes["state"] = state
         self.note(job, **changes)
         if job.cloud_id:
             self.cloud_ids.add(job.cloud_id)

@@ -35,11 +35,11 @@ def test_only_what_the_table_of_transitions_has_is_allowed(
 ) -> None:
     live_job = job(state=before)
     if after in TRANSITIONS[before]:
-        world.table.change(live_job, state=after)
+        world.table.advance(live_job, after)
         assert live_job.state is after
     else:
         with pytest.raises(TransitionError, match="cannot become"):
-            world.table.change(live_job, state=after)
+            world.table.advance(live_job, after)
         assert live_job.state is before
         assert world.recorder.noted == []
         assert world.received == []
@@ -49,7 +49,7 @@ def test_a_change_of_state_is_recorded_and_published_with_all_that_changes(world
     live_job = job(state=JobState.SUBMITTING, accepted=True, account="one")
     world.table.add(live_job)
     world.received.clear()
-    world.table.change(live_job, state=JobState.SUBMITTED, cloud_id="c")
+    world.table.advance(live_job, JobState.SUBMITTED, cloud_id="c")
     assert (live_job.state, live_job.cloud_id) == (JobState.SUBMITTED, "c")
     assert world.recorder.noted == [("one", JobState.SUBMITTED)]
     assert published(world) == [("JobChanged", JobState.SUBMITTED)]
@@ -59,30 +59,30 @@ def test_a_change_of_state_is_recorded_and_published_with_all_that_changes(world
 
 def test_no_field_is_changed_that_a_job_does_not_have(world: World) -> None:
     with pytest.raises(AttributeError):
-        world.table.change(job(), clould_id="c")
+        world.table.advance(job(), clould_id="c")
 
 
 def test_a_job_that_its_client_does_not_know_of_is_recorded_and_not_published(world: World) -> None:
     live_job = world.add(job(state=JobState.RECEIVED, accepted=False))
-    world.table.change(live_job, state=JobState.SUBMITTING)
+    world.table.advance(live_job, JobState.SUBMITTING)
     assert world.recorder.noted == [("one", JobState.SUBMITTING)]
     assert published(world) == []
-    world.table.change(live_job, state=JobState.UNKNOWN)
+    world.table.advance(live_job, JobState.UNKNOWN)
     assert published(world) == [("JobChanged", JobState.UNKNOWN)]
 
 
 def test_a_job_is_counted_when_its_client_learns_of_it(world: World) -> None:
     live_job = world.add(job(state=JobState.RECEIVED, accepted=False))
-    world.table.change(live_job, state=JobState.QUEUED, accepted=True)
-    world.table.change(live_job, state=JobState.SUBMITTING)
+    world.table.advance(live_job, JobState.QUEUED, accepted=True)
+    world.table.advance(live_job, JobState.SUBMITTING)
     assert world.counted("jobs_accepted_total", member="anna") == 1
 
 
 def test_a_wish_to_cancel_takes_a_job_out_of_sight_at_once(world: World) -> None:
     live_job = world.add(job(state=JobState.SUBMITTING, accepted=True))
     world.received.clear()
-    world.table.change(live_job, cancel_requested=True)
-    world.table.change(live_job, state=JobState.SUBMITTED, cloud_id="c")
+    world.table.advance(live_job, cancel_requested=True)
+    world.table.advance(live_job, JobState.SUBMITTED, cloud_id="c")
     assert published(world) == [("JobLeft", JobState.SUBMITTING)]
     withdrawn = {"member": "anna", "account": "", "outcome": "withdrawn"}
     assert world.counted("jobs_ended_total", **withdrawn) == 1
@@ -169,5 +169,5 @@ def test_a_start_is_announced_where_webhooks_want_it(world: World, wanted: list[
     world.recorder.outbox.wanted = frozenset(wanted)
     live_job = job(state=JobState.SUBMITTED)
     world.table.add(live_job)
-    world.table.change(live_job, state=JobState.RUNNING)
+    world.table.advance(live_job, JobState.RUNNING)
     assert world.recorder.started_jobs == ["one"] * len(wanted)
