@@ -125,7 +125,10 @@ class ConnectionManager:
         return self._refused <= MAX_ANSWERED_REFUSALS
 
     def join(self, connection: ManagedConnection, admission: Admission) -> None:
-        """Count a connection for its member. Raises `LocalError` (503) beyond the limit."""
+        """Count a connection for its member, unless it is lost. Raises `LocalError` (503) beyond
+        the limit."""
+        if connection not in self.connections:
+            return
         count = self._places.join_member(
             connection, admission.member, self.now(), limited=admission.token is not None
         )

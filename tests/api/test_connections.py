@@ -251,6 +251,31 @@ async def test_a_stranger_who_goes_away_leaves_the_place(
         assert b" 401 " in await next_reader.readline()
 
 
+async def test_a_member_who_goes_away_before_the_sign_in_leaves_the_place(
+    running: Any, members: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, go, look_for = asyncio.Event(), asyncio.Event(), members.look_for
+
+    async def look_for_later(*given: Any) -> None:
+        looked.set()
+        await go.wait()
+        await look_for(*given)
+
+    monkeypatch.setattr(members, "look_for", look_for_later)
+    monkeypatch.setattr(places, "EVICTION_IDLE", 60.0)
+    ann, _ = await members.new_token("ann")
+    async with running(max_connections=1, members=members) as server:
+        _, writer = await server.connect(asking(ann))
+        await looked.wait()
+        (connection,) = server.server.connections
+        writer.transport.abort()
+        await until(lambda: not server.server.connections)
+        go.set()
+        await until(lambda: connection.task is None)
+        next_reader, _ = await server.connect(asking(ann))
+        assert (await next_reader.readline()) == b"HTTP/1.1 200 OK\r\n"
+
+
 async def test_messages_of_a_client_that_goes_away_hold_nothing(running: Any) -> None:
     async with running() as server:
         reader, writer = await server.connect(UPGRADE)
