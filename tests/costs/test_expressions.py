@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from typing import Any
 
 import pytest
+from cpu_time import least_seconds
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonata import JException, Jsonata
@@ -174,10 +174,11 @@ def doubled(start: str, step: str) -> str:
     ids=lambda text: text[:20],
 )
 def test_no_expression_takes_long(text: str) -> None:
-    begun = time.process_time()
-    with contextlib.suppress(UnsupportedExpressionError):
-        Expression(text).evaluate(CONTEXT)
-    assert time.process_time() - begun < 0.5
+    def evaluate() -> None:
+        with contextlib.suppress(UnsupportedExpressionError):
+            Expression(text).evaluate(CONTEXT)
+
+    assert least_seconds(evaluate) < 0.5
 
 
 PARTS = st.sampled_from(

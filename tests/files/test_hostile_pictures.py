@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import time
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from cpu_time import least_seconds
 from PIL import Image, PngImagePlugin
 
 from proxy.files.conversions import conversion, convert_picture
@@ -83,11 +83,13 @@ def test_a_file_of_very_many_parts_is_given_up_soon(
     path.write_bytes(make())
     wanted = conversion("webp;90", None)
     assert wanted is not None
-    began = time.process_time()
-    metadata_of(path)
-    with pytest.raises(NotAPictureError):
-        convert_picture(path, wanted)
-    assert time.process_time() - began < 2
+
+    def handle() -> None:
+        metadata_of(path)
+        with pytest.raises(NotAPictureError):
+            convert_picture(path, wanted)
+
+    assert least_seconds(handle) < 2
 
 
 @pytest.mark.filterwarnings("ignore:it has too many parts")  # Pillow goes on without the tag
