@@ -37,7 +37,7 @@ class QueueItem(Struct):
 
 
 class PayloadCache:
-    """Items of the queue that were read, by the order of their jobs; the oldest go first.
+    """Items of the queue by the order of their jobs; the oldest go first.
 
     Each takes its bytes from the budget of the member. What does not fit is not kept.
     """

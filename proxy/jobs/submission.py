@@ -161,6 +161,7 @@ class SubmissionService:
             raise self._refusal(job, error) from None
         job.order, job.number, job.estimate = stored.order, stored.number, stored.estimate
         self.live.of(job.member).note_number(job.number)
+        self.live.keep_sent(stored, payload)
 
     def _refusal(
         self, job: Job, error: JobLivesError | DayFullError | QueueFullError | OverBudgetError

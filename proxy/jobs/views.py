@@ -21,6 +21,7 @@ from proxy.jobs.payload_cache import PayloadCache, QueueItem
 from proxy.storage.database import StorageError
 from proxy.storage.history import Number
 from proxy.storage.jobs import JobRepository, StoredJob
+from proxy.storage.payloads import Payload
 from proxy.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
@@ -260,6 +261,10 @@ class LiveJobs:
         return living | known.keys(), gone
 
     # --- what was sent ---------------------------------------------------------------------
+
+    def keep_sent(self, job: StoredJob, payload: Payload) -> None:
+        """Keep what was sent for a new job, so that no look at the queue reads it."""
+        self._sent.put(job.member, job.order, QueueItem(payload.graph, payload.extra_data))
 
     async def sent(self, job: StoredJob) -> QueueItem | None:
         """Return what was sent for a job, `None` if it is gone. Raises `StorageError`."""

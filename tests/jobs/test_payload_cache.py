@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+import graphs
 import pytest
 from jobs.samples import MEMBER, Room, new
+from stack import Client, Proxy
 
 from proxy.budget import MemoryBudget, MemoryLimitError
 from proxy.jobs import views
@@ -108,6 +110,18 @@ async def test_what_was_sent_for_a_job_is_read_once_whatever_happens_to_the_job(
     shown, _ = await queue(room)
     assert [item[1] for item in shown["queue_running"]] == ["one"]
     assert reads == [[one.order], [two.order]]
+
+
+async def test_a_new_job_is_shown_without_a_look_into_the_storage(
+    client: Client, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payloads = proxy.services.jobs._live._repository.payloads
+    monkeypatch.setattr(payloads, "get_many", None)
+    first, second = graphs.sampled(1, steps=1000), graphs.sampled(2, steps=1000)
+    ids = [await client.submit(graph) for graph in (first, second)]
+    _, shown = await client.get("queue")
+    items = [*shown["queue_running"], *shown["queue_pending"]]
+    assert {item[1]: item[2] for item in items} == dict(zip(ids, (first, second), strict=True))
 
 
 async def test_what_was_sent_for_a_job_that_ends_while_it_is_read_is_not_kept(
