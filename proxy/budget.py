@@ -83,6 +83,39 @@ class Allocation:
         self.release()
 
 
+class ThresholdAllocation:
+    """The bytes held for one thing whose size changes, counted while there are at least `least`."""
+
+    __slots__ = ("_least", "allocation")
+
+    def __init__(self, least: int) -> None:
+        self._least = least
+        #: The allocation of the budget, `None` for few bytes.
+        self.allocation: Allocation | None = None
+
+    def fits(self, size: int, allocate: Callable[[], Allocation]) -> bool:
+        """Hold `size` bytes in all. Return whether they fit; if not, what was held before stays.
+
+        `allocate` returns an allocation of the owner, and is called when the bytes become many.
+        """
+        if size < self._least:
+            self.release()
+            return True
+        if self.allocation is None:
+            self.allocation = allocate()
+        try:
+            self.allocation.resize(size)
+        except MemoryLimitError:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Release all bytes; does nothing if repeated."""
+        if self.allocation is not None:
+            self.allocation.release()
+            self.allocation = None
+
+
 class OwnerTotals:
     """The bytes that each owner holds."""
 

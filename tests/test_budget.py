@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.budget import ADDRESS_SHARE, MEMBER_SHARE, MemoryBudget, MemoryLimitError
+from proxy.budget import (
+    ADDRESS_SHARE,
+    MEMBER_SHARE,
+    MemoryBudget,
+    MemoryLimitError,
+    ThresholdAllocation,
+)
 
 LIMIT = 1000
 
@@ -51,6 +59,19 @@ def test_the_end_of_the_block_gives_everything_back() -> None:
         assert budget.held()["picture"] == 10
     assert budget.held()["picture"] == 0
     allocation.release()
+
+
+def test_few_bytes_are_not_counted_and_many_are_all() -> None:
+    budget = MemoryBudget(LIMIT)
+    held, allocate = ThresholdAllocation(100), partial(budget.member, "ann", "socket")
+    for size, counted in ((99, 0), (100, 100), (300, 300), (99, 0), (200, 200)):
+        assert held.fits(size, allocate)
+        assert budget.held()["socket"] == counted
+    assert not held.fits(LIMIT, allocate)
+    assert budget.held()["socket"] == 200
+    for _ in range(2):
+        held.release()
+        assert budget.held()["socket"] == 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 700))))

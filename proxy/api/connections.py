@@ -90,7 +90,7 @@ class Connection(LimitedConnection):
         self.admission = admission
         if self.member != admission.member:
             self.manager.join(self, admission)
-            self._release()  # taken from the member's budget with the next input
+            self._held.release()  # taken from the member's budget with the next input
 
     def release(self) -> None:
         """Release what the current request holds until it has its answer."""
@@ -110,7 +110,7 @@ class Connection(LimitedConnection):
             return  # it is lost, and the manager has forgotten it
         if self.member is None or self.manager.draining:
             self.manager.answered(self)
-        holds = self._input or self._paused_input or self._allocation is not None
+        holds = self._input or self._paused_input or self._held.allocation is not None
         if holds and not has_waiting_request(self):
             self._resume_input()
 
@@ -219,7 +219,7 @@ class Connection(LimitedConnection):
         self.manager.forget(self, refused=refused)
         if self._lost is not None and not self._lost.done():
             self._lost.set_result(None)
-        self._release()
+        self._held.release()
         if refused:
             self.transport = None
         else:

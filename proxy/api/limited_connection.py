@@ -21,7 +21,7 @@ from proxy.api.aiohttp_internals import has_waiting_request
 from proxy.api.connection_manager import REFUSAL_TIMEOUT, ConnectionLimits, ConnectionManager
 from proxy.api.input_turns import SlicedInput
 from proxy.api.raw_answers import HEADERS_TOO_LARGE, TOO_MUCH_UNFINISHED
-from proxy.budget import Allocation, MemoryLimitError
+from proxy.budget import Allocation, ThresholdAllocation
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ log = structlog.get_logger(__name__)
 
 #: Minimum bytes of a body within `ConnectionLimits.body_timeout`, unless fewer are left.
 MIN_PROGRESS = 16 * 1024
-#: Bytes of a connection that are not counted.
-FREE = 16 * 1024
+#: Bytes of a connection from which they are counted.
+MIN_COUNTED = 16 * 1024
 #: Copies of each byte of input, about: as received and as parsed.
 INPUT_WEIGHT = 2
 #: Maximum bytes of all headers of a request, and of its trailers, as multiples of `header_bytes`.
@@ -62,11 +62,11 @@ class LimitedConnection(SlicedInput):
     """
 
     __slots__ = (
-        "_allocation",
         "_body",
         "_body_bytes",
         "_chunk",
         "_handshake",
+        "_held",
         "_input",
         "_is_chunked",
         "_leave",
@@ -90,9 +90,9 @@ class LimitedConnection(SlicedInput):
         self.peer = Peer("")
         self._state = IDLE
         self._since = manager.now()
-        #: Bytes of input and output, and their allocation of the budget, `None` for few bytes.
+        #: Bytes of input and output, and what of the budget is held for them.
         self._input = self._output = 0
-        self._allocation: Allocation | None = None
+        self._held = ThresholdAllocation(MIN_COUNTED)
         #: The current body, and whether it is in chunks.
         self._body: StreamReader | None = None
         self._is_chunked = False
@@ -153,32 +153,18 @@ class LimitedConnection(SlicedInput):
     # --- the budget ------------------------------------------------------------------------
 
     def _fits(self) -> bool:
-        """Update the allocation of what is held. Return whether it fits into the budget.
+        """Hold what there is now. Return whether it fits into the budget.
 
         A lost connection holds nothing, though its handler or its websocket may still go on.
         """
         size = INPUT_WEIGHT * self._input + len(self.unparsed) + self._output
-        if size <= FREE or self.transport is None:
-            self._release()
-            return True
-        if self._allocation is None:
-            budget = self.services.budget
-            self._allocation = (
-                budget.address(self.peer.address, "connection")
-                if self.member is None
-                else budget.member(self.member, "connection")
-            )
-        try:
-            self._allocation.resize(size)
-        except MemoryLimitError:
-            return False
-        return True
+        return self._held.fits(0 if self.transport is None else size, self._allocate)
 
-    def _release(self) -> None:
-        """Release all bytes; does nothing if repeated."""
-        if self._allocation is not None:
-            self._allocation.release()
-            self._allocation = None
+    def _allocate(self) -> Allocation:
+        budget = self.services.budget
+        if self.member is not None:
+            return budget.member(self.member, "connection")
+        return budget.address(self.peer.address, "connection")
 
     # --- input -----------------------------------------------------------------------------
 

@@ -19,13 +19,13 @@ import uuid
 import aiohttp
 import structlog
 from aiohttp import web
-from msgspec import Struct
+from msgspec import Struct, field
 
 from proxy.api.keys import ACCOUNTING, BUDGET, JOBS, features
 from proxy.api.requests import connection_of, member_of, way_of
 from proxy.api.send_queue import SendQueue
 from proxy.api.turns import MAX_BEGUN, MemberTurns
-from proxy.budget import Allocation, MemoryLimitError
+from proxy.budget import Allocation, ThresholdAllocation
 from proxy.supervisor import Supervisor
 from proxy.translate import codec, frames
 from proxy.translate.events import Binary, Event, Message, NodeText, Preview, status
@@ -77,7 +77,7 @@ class ClientSocket(Struct, eq=False):
     _ended: bool = False
     _leaving: asyncio.Task[None] | None = None
     _left: asyncio.Future[None] | None = None
-    _held: Allocation | None = None
+    _held: ThresholdAllocation = field(default_factory=lambda: ThresholdAllocation(_MIN_BUDGETED))
 
     def send(self, message: Message, *, for_all: bool) -> None:
         """Queue a message without waiting; close the socket if the queue overflows."""
@@ -87,30 +87,17 @@ class ClientSocket(Struct, eq=False):
         if dropped:
             self._app[ACCOUNTING].metrics.previews_dropped.labels(self._member).inc(dropped)
         self._start_writing()
-        budgeted = self._queue.size >= _MIN_BUDGETED or self._held is not None
+        budgeted = self._queue.size >= _MIN_BUDGETED or self._held.allocation is not None
         if self._queue.overflowed or (budgeted and not self._fits()):
             log.warning("socket_overflowed", waiting=len(self._queue))
             self.leave(aiohttp.WSCloseCode.TRY_AGAIN_LATER, TOO_SLOW)
 
     def _fits(self) -> bool:
-        """Take the queued bytes from the member's budget, unless they are few. Return whether they
-        fit."""
-        size = self._queue.size
-        if size < _MIN_BUDGETED or self._ended:
-            self._release()
-            return True
-        if self._held is None:
-            self._held = self._app[BUDGET].member(self._member, "socket")
-        try:
-            self._held.resize(size)
-        except MemoryLimitError:
-            return False
-        return True
+        """Hold the queued bytes. Return whether they fit into the member's budget."""
+        return self._held.fits(0 if self._ended else self._queue.size, self._allocate)
 
-    def _release(self) -> None:
-        if self._held is not None:
-            self._held.release()
-            self._held = None
+    def _allocate(self) -> Allocation:
+        return self._app[BUDGET].member(self._member, "socket")
 
     @property
     def asks_for_previews(self) -> bool:
@@ -176,7 +163,7 @@ class ClientSocket(Struct, eq=False):
             log.exception("socket_failed")
             self._transport.abort()
         finally:
-            if self._held is not None:
+            if self._held.allocation is not None:
                 self._fits()
             self._ping_due = False
             self._written_at = asyncio.get_running_loop().time()
@@ -203,7 +190,7 @@ class ClientSocket(Struct, eq=False):
     async def end(self) -> None:
         """End a socket whose client has sent a close frame; answer it unless it is an answer."""
         self._ended = True
-        self._release()
+        self._held.release()
         if self._left is not None and not self._left.done():
             self._left.set_result(None)
         if self._writing is not None:
