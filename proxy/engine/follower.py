@@ -6,7 +6,6 @@ The tracker decides what follows from what happens, the follower carries it out,
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -93,14 +92,15 @@ _TURN_TIMEOUT = 2.0
 async def retried(call: Callable[[], Awaitable[T]]) -> T:
     """Return the result of a call that a job cannot continue without, again and again while the
     storage refuses it."""
-    for failures in itertools.count(1):
+    failures = 0
+    while True:
         try:
             return await call()
         except StorageError as error:
+            failures += 1
             wait = _RETRY.whole(failures)
             log.error("store_failed", error=str(error), next_try=wait)
             await asyncio.sleep(wait)
-    raise AssertionError("the tries never end")
 
 
 @dataclass(eq=False, repr=False)
