@@ -189,13 +189,19 @@ async def test_an_answer_that_is_not_taken_ends_the_connection(running: Any, lar
         assert len(await rest(reader)) < len(large)
 
 
+async def stalled(server: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Any]:
+    """A client that reads nothing of a large answer, and its connection."""
+    reader, writer = await server.connect(HISTORY)
+    writer.transport.pause_reading()
+    await until(lambda: bool(server.server.connections))
+    (connection,) = server.server.connections
+    await until(lambda: connection.writing_paused)
+    return reader, writer, connection
+
+
 async def test_no_more_of_an_answer_waits_than_is_taken(running: Any, large: bytes) -> None:
     async with running() as server:
-        reader, writer = await server.connect(HISTORY)
-        writer.transport.pause_reading()
-        await until(lambda: bool(server.server.connections))
-        (connection,) = server.server.connections
-        await until(lambda: connection.writing_paused)
+        reader, writer, connection = await stalled(server)
         assert connection.transport.get_write_buffer_size() < 1_000_000
         writer.transport.resume_reading()
         head = await reader.readuntil(b"\r\n\r\n")
@@ -221,11 +227,7 @@ async def gone(server: Any, connection: Any, writer: asyncio.StreamWriter) -> No
 
 async def test_an_answer_whose_client_goes_away_leaves_nothing(running: Any, large: bytes) -> None:
     async with running() as server:
-        _, writer = await server.connect(HISTORY)
-        writer.transport.pause_reading()
-        await until(lambda: bool(server.server.connections))
-        (connection,) = server.server.connections
-        await until(lambda: connection.writing_paused)
+        _, writer, connection = await stalled(server)
         held = connection.services.budget.held()
         before = held["connection"]
         writer.write(UNFINISHED)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,21 +22,34 @@ from proxy.translate.assets import AssetError
 from proxy.translate.errors import LocalError
 
 
+def exports_of(
+    database: Database,
+    supervisor: Supervisor,
+    *,
+    repository: ExportRepository | None = None,
+    tell: Callable[..., object] = lambda *_: None,
+    budget: MemoryBudget | None = None,
+    now: Callable[[], float] = time.time,
+) -> Exports:
+    """The exports of a server without files."""
+    files: Any = None
+    return Exports(
+        AssetRepository(database),
+        files,
+        supervisor,
+        repository or ExportRepository(database),
+        tell,
+        budget or MemoryBudget(1_000_000),
+        now,
+    )
+
+
 async def test_an_export_that_waits_is_not_taken_for_one_that_stopped(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exports, "BEAT", 0.001)
     supervisor, repository, now = Supervisor(), ExportRepository(database), [1.0]
-    files: Any = None
-    begun = Exports(
-        AssetRepository(database),
-        files,
-        supervisor,
-        repository,
-        lambda *_: None,
-        MemoryBudget(1_000_000),
-        lambda: now[0],
-    )
+    begun = exports_of(database, supervisor, repository=repository, now=lambda: now[0])
     for _ in range(exports.MAX_CONCURRENT):
         await begun._turn.acquire()
     request = ExportRequest(asset_ids=["11111111-2222-4333-8444-555555555555"])
@@ -53,15 +68,7 @@ async def test_an_export_that_waits_is_not_taken_for_one_that_stopped(
 
 async def test_a_member_has_a_bounded_number_of_exports_under_way(database: Database) -> None:
     supervisor, budget = Supervisor(), MemoryBudget(1_000_000)
-    files: Any = None
-    begun = Exports(
-        AssetRepository(database),
-        files,
-        supervisor,
-        ExportRepository(database),
-        lambda *_: None,
-        budget,
-    )
+    begun = exports_of(database, supervisor, budget=budget)
     for _ in range(exports.MAX_CONCURRENT):
         await begun._turn.acquire()
     ids = [f"{n:08x}-0000-4000-8000-000000000000" for n in range(exports.MAX_UNFINISHED + 1)]
@@ -83,14 +90,8 @@ async def test_a_member_has_a_bounded_number_of_exports_under_way(database: Data
 
 async def test_an_export_that_waits_can_be_cancelled(database: Database) -> None:
     supervisor, messages = Supervisor(), asyncio.Queue[str]()
-    files: Any = None
-    begun = Exports(
-        AssetRepository(database),
-        files,
-        supervisor,
-        ExportRepository(database),
-        lambda member, event, data: messages.put_nowait(data["status"]),
-        MemoryBudget(1_000_000),
+    begun = exports_of(
+        database, supervisor, tell=lambda member, event, data: messages.put_nowait(data["status"])
     )
     for _ in range(exports.MAX_CONCURRENT):
         await begun._turn.acquire()
@@ -134,14 +135,11 @@ async def test_an_export_that_is_cancelled_at_the_last_moment_stays_cancelled(
 ) -> None:
     supervisor, repository, messages = Supervisor(), CancelledElsewhere(database), []
     repository.status = status
-    files: Any = None
-    begun = Exports(
-        AssetRepository(database),
-        files,
+    begun = exports_of(
+        database,
         supervisor,
-        repository,
-        lambda member, event, data: messages.append(data["status"]),
-        MemoryBudget(1_000_000),
+        repository=repository,
+        tell=lambda member, event, data: messages.append(data["status"]),
     )
     request = ExportRequest(asset_ids=["11111111-2222-4333-8444-555555555555"])
     id_ = await begun.begin("anna", request)
