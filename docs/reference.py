@@ -81,9 +81,9 @@ def commands_page() -> str:
         "# Commands\n",
         f"<!-- {_REGENERATE} -->\n",
         "`python -m proxy` is the same as `comfy-cloud-proxy`. The exit code is 0 after success, 1 "
-        "after a failure, 2 for a wrong setting, option or file, and 130 when Ctrl-C cancels a "
-        "`run`. `serve` exits with 0 when a signal stops it. A `run` of several workflows exits "
-        "with the highest code. Errors go to standard error. `comfy-cloud-proxy "
+        "after a failure, 2 for a wrong setting, option or file, and 130 when Ctrl-C or SIGTERM "
+        "cancels a `run`. `serve` exits with 0 when a signal stops it. A `run` of several "
+        "workflows exits with the highest code. Errors go to standard error. `comfy-cloud-proxy "
         "--install-completion` installs completion for your shell.\n",
     ]
     for command in ("", *command_names()):

@@ -270,7 +270,8 @@ async def test_a_signal_stops_it_in_good_order(tmp_path: Path, number: int) -> N
         assert await process.ended() == 0
 
 
-async def test_ctrl_c_cancels_a_run_and_the_job_with_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_cancels_a_run_and_the_job_with_it(tmp_path: Path, number: int) -> None:
     workflow = str(Path(__file__).parent.parent / "examples" / "text-to-image.json")
     async with Simulator(key=KEY, switches=Switches(pace=0.1)) as simulator:
         environment = {
@@ -285,7 +286,7 @@ async def test_ctrl_c_cancels_a_run_and_the_job_with_it(tmp_path: Path) -> None:
                 async with asyncio.timeout(TIMEOUT):
                     while b"EmptyLatentImage" not in await run.stdout.readline():
                         pass
-                    run.send_signal(signal.SIGINT)
+                    run.send_signal(number)
                     out, _ = await run.communicate()
             assert (run.returncode, out.splitlines()[-1]) == (130, b"cancelled")
             await simulator.signal.until(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,7 @@ async def test_new_files_of_a_folder_are_run(proxy: Proxy, tmp_path: Path) -> No
         await terminal.shows("broken.json is not JSON")
         (inbox / "more.json").write_text(json.dumps(PLAIN))
         await terminal.shows("saved plain_00002_.png")
-        terminal.process.send_signal(2)
+        terminal.process.send_signal(signal.SIGTERM)
         assert await terminal.ended() == 130
     assert "old.json" not in terminal.text
     assert "note.txt" not in terminal.text

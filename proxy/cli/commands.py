@@ -68,7 +68,7 @@ def _root(
     """A local ComfyUI API whose workflows run on Comfy Cloud.
 
     Without a command, `serve` runs. The exit code is 0 after success, 1 after a failure, 2 for a
-    wrong option, setting or file, and 130 when Ctrl-C cancels a run.
+    wrong option, setting or file, and 130 when Ctrl-C or SIGTERM cancels a run.
     """
 
 
@@ -169,8 +169,8 @@ def _run(
 ) -> int:
     """Run workflows on a server, one after the other, and download their outputs.
 
-    Shows the position in the queue, the progress of each node, and the time. Ctrl-C cancels the
-    running workflow.
+    Shows the position in the queue, the progress of each node, and the time. Ctrl-C and SIGTERM
+    cancel the running workflow.
     """
     from proxy.cli.run import Request, run
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import aiohttp
@@ -33,7 +34,7 @@ LOOK_INTERVAL = 1.0
 #: Stands in `--set` for each new file of a folder.
 FILE = "{}"
 
-#: The exit code of a program that Ctrl-C ended.
+#: The exit code when Ctrl-C or SIGTERM cancels a workflow.
 CANCELLED = 130
 
 
@@ -92,11 +93,14 @@ def run(request: Request) -> int:
     # cancelling the job; a second Ctrl-C ends the process.
     try:
         return asyncio.run(_run_all(request, workflows))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         return CANCELLED
 
 
 async def _run_all(request: Request, workflows: Sequence[Workflow]) -> int:
+    cancel = cast("asyncio.Task[int]", asyncio.current_task()).cancel
+    with suppress(NotImplementedError):  # Windows has no SIGTERM
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, cancel)
     console = Console(stderr=request.as_json)
     worst = 0
     async for workflow, values in _work(request, workflows, console):
