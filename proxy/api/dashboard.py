@@ -177,7 +177,7 @@ async def get_events(request: web.Request) -> web.StreamResponse:
     watch = Watch()
     request.app[WATCHES].add(watch)
     with (
-        request.app[BUS].subscribe("jobs.*", watch.take),
+        request.app[BUS].subscribe("jobs", watch.take),
         request.app[BUS].subscribe("members", watch.take),
         contextlib.suppress(ConnectionError),
     ):

@@ -1,17 +1,16 @@
 """Publish and subscribe between the two halves of the proxy.
 
-The bus may lose messages: what must not get lost is read from storage. A topic is words with dots
-between them, such as `events.anna.1a2b`. A message is a `BusMessage`, which a bus between processes
+The bus may lose messages: what must not get lost is read from storage. A topic is any text, such
+as `jobs` or `events.anna.1a2b`. A message is a `BusMessage`, which a bus between processes
 encodes. `EventBus` serves one process: one call for each subscriber, without a copy or a task.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
-from itertools import chain
-from typing import Any, Self, TypeAlias, Union
+from typing import Any, Self, Union
 
 import msgspec
 import structlog
@@ -108,9 +107,6 @@ class Subscription(msgspec.Struct, eq=False):
         self.close()
 
 
-_Subscriptions: TypeAlias = tuple[Subscription, ...]
-
-
 class EventBus:
     """Delivers messages to the subscribers of their topic, in one event loop."""
 
@@ -120,9 +116,8 @@ class EventBus:
     leads: bool = False
 
     def __init__(self) -> None:
-        self._topics: dict[str, _Subscriptions] = {}
-        self._patterns: dict[str, _Subscriptions] = {}
-        self._waiting: deque[tuple[Iterable[Subscription], BusMessage | Missed]] = deque()
+        self._topics: dict[str, tuple[Subscription, ...]] = {}
+        self._waiting: deque[tuple[str, BusMessage | Missed]] = deque()
         self._delivering = False
 
     @property
@@ -144,7 +139,7 @@ class EventBus:
         waits and never fails. If the connection to other processes is too slow, `droppable`
         messages such as previews are dropped first.
         """
-        self._deliver(self._listeners(topic), message)
+        self._deliver(topic, message)
 
     async def flush(self) -> None:
         """Wait until other processes will receive what was published, and subscriptions are in
@@ -155,61 +150,50 @@ class EventBus:
         """Wait until what other processes have flushed is delivered here; bounded as `flush`."""
 
     def subscribe(self, topic: str, handler: Callable[[Any], None]) -> Subscription:
-        """Call `handler` with each message of `topic`, or of all topics with a prefix if it ends
-        with `*`, and with `MISSED` if messages of other processes were lost.
+        """Call `handler` with each message of `topic`, and with `MISSED` if messages of other
+        processes were lost.
 
         Exceptions of the handler are logged; other subscribers get the message all the same.
         """
         subscription = Subscription(self, topic, handler)
-        table, key = self._table(topic)
-        table[key] = (*table.get(key, ()), subscription)
+        self._topics[topic] = (*self._topics.get(topic, ()), subscription)
         return subscription
 
     async def close(self) -> None:
         """End all subscriptions."""
-        for table in (self._topics, self._patterns):
-            for subscriptions in list(table.values()):
-                for subscription in subscriptions:
-                    subscription.close()
-
-    def _listeners(self, topic: str) -> Iterable[Subscription]:
-        """Yield the subscribers of a topic at the time of delivery."""
-        yield from self._topics.get(topic, ())
-        for prefix, subscriptions in list(self._patterns.items()):
-            if topic.startswith(prefix):
-                yield from subscriptions
+        for subscriptions in list(self._topics.values()):
+            for subscription in subscriptions:
+                subscription.close()
 
     def _tell_missed(self) -> None:
         """Notify every subscriber that messages may be missing."""
-        all_ = [*self._topics.values(), *self._patterns.values()]
-        self._deliver(chain.from_iterable(all_), MISSED)
+        for topic in list(self._topics):
+            self._deliver(topic, MISSED)
 
-    def _deliver(self, listeners: Iterable[Subscription], message: BusMessage | Missed) -> None:
-        self._waiting.append((listeners, message))
+    def _deliver(self, topic: str, message: BusMessage | Missed) -> None:
+        """Deliver a message to those who subscribe to the topic when its turn comes."""
+        self._waiting.append((topic, message))
         if self._delivering:
             return
         self._delivering = True
         try:
             while self._waiting:
-                listeners, message = self._waiting.popleft()
-                for subscription in listeners:
+                topic, message = self._waiting.popleft()
+                for subscription in self._topics.get(topic, ()):
                     if subscription.handler is None:
                         continue
                     try:
                         subscription.handler(message)
                     except Exception:  # the next one must get the message all the same
-                        log.exception("subscriber_failed", topic=subscription.topic)
+                        log.exception("subscriber_failed", topic=topic)
         finally:
             self._delivering = False
 
-    def _table(self, topic: str) -> tuple[dict[str, _Subscriptions], str]:
-        return (self._patterns, topic[:-1]) if topic.endswith("*") else (self._topics, topic)
-
     def remove(self, subscription: Subscription) -> None:
         """Remove a subscription. A delivery under way continues with the previous subscribers."""
-        table, key = self._table(subscription.topic)
-        left = tuple(other for other in table.get(key, ()) if other is not subscription)
+        topic = subscription.topic
+        left = tuple(other for other in self._topics.get(topic, ()) if other is not subscription)
         if left:
-            table[key] = left
+            self._topics[topic] = left
         else:
-            table.pop(key, None)
+            self._topics.pop(topic, None)

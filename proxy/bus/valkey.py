@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -212,7 +211,7 @@ class ValkeyBus(EventBus):
             connection = pubsub.connection
             self._serving = True
             self._commands.put(("SUBSCRIBE", self._prefix + _BEATS))
-            for topic in [*self._topics, *(f"{prefix}*" for prefix in self._patterns)]:
+            for topic in self._topics:
                 self._change("SUBSCRIBE", topic)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._write(connection))
@@ -267,32 +266,24 @@ class ValkeyBus(EventBus):
     # --- receiving -------------------------------------------------------------------------
 
     def _receive_push(self, push: Sequence[Any]) -> None:
-        kind = push[0]
-        if kind == b"message":
-            topic, payload = self._topic(push[1]), push[2]
-            if payload[:ID_BYTES] == self._id:
-                return
-            if topic == _BEATS:
-                self._receive_beat(Beat.decode(payload))
-            else:
-                self._receive(payload, topic, self._topics.get(topic, ()))
-        elif kind == b"pmessage":
-            if push[3][:ID_BYTES] != self._id:
-                pattern = _QUOTED.sub(r"\1", self._topic(push[1])[:-1])
-                self._receive(push[3], pattern, self._patterns.get(pattern, ()))
-        else:
+        if push[0] != b"message":
             self._commands.answered()
+            return
+        topic, payload = push[1].decode()[len(self._prefix) :], push[2]
+        if payload[:ID_BYTES] == self._id:
+            return
+        if topic == _BEATS:
+            self._receive_beat(Beat.decode(payload))
+        else:
+            self._receive(topic, payload)
 
-    def _topic(self, channel: bytes) -> str:
-        return channel.decode()[len(self._prefix) :]
-
-    def _receive(self, payload: bytes, topic: str, subscribers: Iterable[Subscription]) -> None:
+    def _receive(self, topic: str, payload: bytes) -> None:
         try:
             message = decode(memoryview(payload)[ID_BYTES + 1 :])
         except msgspec.MsgspecError as error:
             log.warning("message_refused", topic=topic, error=str(error))
             return
-        self._deliver(subscribers, message)
+        self._deliver(topic, message)
 
     def _receive_beat(self, beat: Beat) -> None:
         if self._publishers.receive(beat, asyncio.get_running_loop().time()):
@@ -326,32 +317,19 @@ class ValkeyBus(EventBus):
 
     def subscribe(self, topic: str, handler: Callable[[Any], None]) -> Subscription:
         """Call `handler` with each message of `topic`, also with those of other processes."""
-        if not self._has_subscribers(topic):
+        if topic not in self._topics:
             self._change("SUBSCRIBE", topic)
         return super().subscribe(topic, handler)
 
     def remove(self, subscription: Subscription) -> None:
         """Remove a subscription, at the server with the last one of its topic."""
         super().remove(subscription)
-        if not self._has_subscribers(subscription.topic):
+        if subscription.topic not in self._topics:
             self._change("UNSUBSCRIBE", subscription.topic)
-
-    def _has_subscribers(self, topic: str) -> bool:
-        table, key = self._table(topic)
-        return key in table
 
     def _change(self, command: str, topic: str) -> None:
         if self._serving:
-            if topic.endswith("*"):
-                quoted = _SPECIAL.sub(r"\\\g<0>", topic[:-1])
-                self._commands.put((f"P{command}", f"{self._prefix}{quoted}*"))
-            else:
-                self._commands.put((command, self._prefix + topic))
-
-
-#: The special characters of the server's patterns, and one that is quoted.
-_SPECIAL = re.compile(r"[*?\[\]^\\]")
-_QUOTED = re.compile(r"\\(.)")
+            self._commands.put((command, self._prefix + topic))
 
 
 async def _same(push: Any) -> Any:

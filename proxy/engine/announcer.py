@@ -47,7 +47,7 @@ class Announcer:
 
     def changed(self, job: Job) -> None:
         """Tell that a job is in the queue in its state."""
-        self.publish(f"jobs.{job.member}", JobChanged(stored_of(job), job.progress))
+        self.publish("jobs", JobChanged(stored_of(job), job.progress))
 
     def accepted(self, job: Job) -> None:
         """Count a job that its client knows of."""
@@ -65,18 +65,18 @@ class Announcer:
         log.info(
             "job_discarded", job=job.prompt_id, member=job.member, cloud_job=job.cloud_id or None
         )
-        self.publish(f"jobs.{job.member}", JobLeft(stored_of(job), more))
+        self.publish("jobs", JobLeft(stored_of(job), more))
         if self._term.lasts and job.accepted:
             self._metrics.jobs_ended.labels(job.member, job.account, "withdrawn").inc()
 
     def recorded(self, job: Job, recorded: Recorded) -> None:
         """Tell that a job is in the history."""
         about = JobRecorded(job.key, job.order, job.client_id, recorded.ordinal, recorded.forgotten)
-        self.publish(f"jobs.{job.member}", about)
+        self.publish("jobs", about)
 
     def ended(self, job: Job, end: JobEnd) -> None:
         """Tell that a job has left the queue for the history."""
-        self.publish(f"jobs.{job.member}", JobLeft(stored_of(job)))
+        self.publish("jobs", JobLeft(stored_of(job)))
         if not self._term.lasts:
             return
         metrics, labels = self._metrics, (job.member, job.account)
@@ -93,7 +93,7 @@ class Announcer:
 
     def tell_status(self, member: str) -> None:
         """Let the member's sockets hear how many jobs are left."""
-        self.publish(f"jobs.{member}", JobsAhead(member, self.ahead.get(member, 0), tell=True))
+        self.publish("jobs", JobsAhead(member, self.ahead.get(member, 0), tell=True))
 
     def note_ahead(self, member: str, count: int, *, tell: bool) -> None:
         """Tell how many jobs of others go before the member's last one, if that has changed."""
@@ -103,9 +103,9 @@ class Announcer:
             self.ahead[member] = count
         else:
             self.ahead.pop(member, None)
-        self.publish(f"jobs.{member}", JobsAhead(member, count, tell))
+        self.publish("jobs", JobsAhead(member, count, tell))
 
     def repeat_ahead(self) -> None:
         """Publish again, for all members, how many jobs of others go before theirs."""
         for member, count in self.ahead.items():
-            self.publish(f"jobs.{member}", JobsAhead(member, count))
+            self.publish("jobs", JobsAhead(member, count))

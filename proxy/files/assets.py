@@ -73,7 +73,7 @@ class Assets:
         self.exports = Exports(*common, self._exports, self._publish, self._budget)
         self._learner = AssetLearner(*common)
         self._at_once = asyncio.Semaphore(_MAX_CONCURRENT_MODELS)
-        self._bus.subscribe("assets.*", self._receive)
+        self._bus.subscribe("assets", self._receive)
 
     # --- lists -----------------------------------------------------------------------------------
 
@@ -323,7 +323,7 @@ class Assets:
     # --- events ----------------------------------------------------------------------------------
 
     def _publish(self, member: str, event: str, data: dict[str, Any]) -> None:
-        self._bus.publish(f"assets.{member}", AssetNews(member, event, data))
+        self._bus.publish("assets", AssetNews(member, event, data))
 
     def _receive(self, message: object) -> None:
         if isinstance(message, AssetNews):

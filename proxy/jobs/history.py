@@ -92,7 +92,7 @@ class History:
         self._repository = repository
         self._files = files
         self._cache = HistoryCache()
-        bus.subscribe("jobs.*", self._receive)
+        bus.subscribe("jobs", self._receive)
         self._process = secrets.token_hex(4)
         #: Futures of requests that wait for a change of an entry, by the member and the job's id.
         self._waiting: dict[tuple[str, str], list[asyncio.Future[None]]] = {}
@@ -219,7 +219,7 @@ class History:
             await self._repository.forget(member, prompt_ids)
         finally:
             changed = None if prompt_ids is None else tuple(prompt_ids)
-            self._bus.publish(f"jobs.{member}", HistoryChanged(member, changed))
+            self._bus.publish("jobs", HistoryChanged(member, changed))
             await self._bus.flush()
 
 

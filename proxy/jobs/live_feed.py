@@ -69,7 +69,7 @@ class LiveFeed:
     _database_clock: float = field(default_factory=lambda: now() - 1000 * time.monotonic())
 
     def __post_init__(self) -> None:
-        self.bus.subscribe("jobs.*", self._receive)
+        self.bus.subscribe("jobs", self._receive)
         self.bus.subscribe("terms", self._hear_of_terms)
 
     def _receive(self, news: object) -> None:

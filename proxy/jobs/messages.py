@@ -5,7 +5,7 @@
 | `engine` | what the api wants: `JobReceived`, `JobReleased` and the like |
 | `answers` | the answers to submissions: `JobAnswered` |
 | `answers.…` | the answer to another one of these |
-| `jobs.MEMBER` | what becomes of a member's jobs and history |
+| `jobs` | what becomes of jobs, and of the history |
 | `events.MEMBER.CLIENT` | messages for a client, delivered where its socket is (`topic_of`) |
 | `events.MEMBER` | messages about jobs without a client |
 | `sockets` | `SocketKnown`, `SocketClosed` and `NewsMissed` |

@@ -126,7 +126,7 @@ class SubmissionService:
         except BaseException:
             live.answering -= 1
             self.bus.publish("engine", JobReleased(job.key, watched=True))
-            self.bus.publish(f"jobs.{member}", QueueChanged(member))
+            self.bus.publish("jobs", QueueChanged(member))
             raise
         return {"prompt_id": prompt_id, "number": job.number, "node_errors": node_errors}
 
@@ -234,7 +234,7 @@ class SubmissionService:
         live.answering -= 1
         job = live.jobs.get(prompt_id)
         listens = job is not None and self.clients.listens(member, job.client_id)
-        self.bus.publish(f"jobs.{member}", QueueChanged(member))
+        self.bus.publish("jobs", QueueChanged(member))
         self.bus.publish("engine", JobReleased(JobKey(member, prompt_id), watched=listens))
 
 

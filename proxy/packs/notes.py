@@ -41,7 +41,7 @@ class Notes:
         self._budget = budget
         self._kept: dict[str, _MemberNotes] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        bus.subscribe("notes.*", self._receive)
+        bus.subscribe("notes", self._receive)
 
     def leave(self, member: str, command: str, argument: Any = None) -> None:
         """Leave a note. Raises `LocalError` (413) for one that is too large."""
@@ -52,7 +52,7 @@ class Notes:
                 f"The message has more than {MAX_NOTE_BYTES:,} bytes, which is the maximum.",
                 kind="too_large",
             )
-        self._bus.publish(f"notes.{member}", NoteLeft(member, time.time(), command, text))
+        self._bus.publish("notes", NoteLeft(member, time.time(), command, text))
 
     def since(self, member: str, since: float) -> list[NoteLeft]:
         """Return the notes that were left after a time (seconds since 1970)."""

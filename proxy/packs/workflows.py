@@ -59,7 +59,7 @@ class WorkflowExchange:
         self._tell = tell
         self._supervisor = supervisor
         self._subscribers: defaultdict[str, dict[str, None]] = defaultdict(dict)
-        bus.subscribe("workflows.*", self._receive)
+        bus.subscribe("workflows", self._receive)
 
     async def publish(self, member: str, publisher: str, name: Any, workflow: Any) -> None:
         """Store a workflow and send it to the member's clients that have subscribed.
@@ -78,7 +78,7 @@ class WorkflowExchange:
         await self._repository.put(
             PublishedWorkflow(member, publisher, published_at, len(message), message)
         )
-        self._publish(member, WorkflowPublished(member, publisher, published_at))
+        self._bus.publish("workflows", WorkflowPublished(member, publisher, published_at))
 
     async def subscribe(self, member: str, client_id: str) -> bool:
         """Let a client receive workflows, beginning with those that are there.
@@ -88,7 +88,7 @@ class WorkflowExchange:
         _check_id(client_id)
         if client_id in self._subscribers[member]:
             return False
-        self._publish(member, WorkflowSubscribed(member, client_id, wants=True))
+        self._bus.publish("workflows", WorkflowSubscribed(member, client_id, wants=True))
         try:
             for publisher in await self._repository.publishers(member):
                 workflow = await self._repository.get(member, publisher)
@@ -103,11 +103,8 @@ class WorkflowExchange:
         """Send a client no more workflows; return false if it has not subscribed."""
         if client_id not in self._subscribers[member]:
             return False
-        self._publish(member, WorkflowSubscribed(member, client_id, wants=False))
+        self._bus.publish("workflows", WorkflowSubscribed(member, client_id, wants=False))
         return True
-
-    def _publish(self, member: str, message: BusMessage) -> None:
-        self._bus.publish(f"workflows.{member}", message)
 
     def _receive(self, message: object) -> None:
         match message:

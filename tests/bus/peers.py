@@ -34,7 +34,7 @@ async def running(bus: ValkeyBus) -> AsyncIterator[ValkeyBus]:
 
 @contextmanager
 def listening(bus: EventBus, topic: str) -> Iterator[asyncio.Queue[Any]]:
-    """What comes on a topic, or on those that a `*` stands for."""
+    """What comes on a topic."""
     received = asyncio.Queue[Any]()
     with bus.subscribe(topic, received.put_nowait):
         yield received

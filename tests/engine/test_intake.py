@@ -58,7 +58,7 @@ async def test_a_job_is_shown_before_its_client_has_an_answer_also_if_a_connecti
     async with running_engine(simulator, tmp_path) as rig:
         job = await rig.store(rig.job(graphs.plain()))
         read, failures, shown = rig.repository.payloads.get, [StorageError("it broke")], []
-        rig.bus.subscribe("jobs.local", shown.append)
+        rig.bus.subscribe("jobs", shown.append)
 
         async def payload(order: int) -> Payload | None:
             if failures:

@@ -52,7 +52,7 @@ async def test_other_replicas_know_of_an_end_before_its_messages_are_sent_here(
                 received.append(message.message.type)
 
         monkeypatch.setattr(rig.bus, "flush", flush)
-        with rig.bus.subscribe("*", hear):
+        with rig.bus.subscribe("jobs", hear), rig.bus.subscribe("events.local", hear):
             job, _ = await rig.submit(graphs.plain())
             await rig.ended(job)
         assert received[-4:] == ["JobRecorded", "execution_success", "JobLeft", "executing"]

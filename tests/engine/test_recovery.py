@@ -159,7 +159,7 @@ async def test_a_job_whose_account_is_gone_says_so_and_ends_as_lost(
     job = left(JobState.RUNNING, account="old", cloud_id="gone", started_at=1)
     async with running_engine(simulator, tmp_path, job, lost_timeout=1.0) as rig:
         reasons: list[str | None] = []
-        rig.bus.subscribe("jobs.local", lambda news: reasons.append(reason_of(news)))
+        rig.bus.subscribe("jobs", lambda news: reasons.append(reason_of(news)))
         entry = await rig.ended(job)
     assert "no_account" in reasons
     _, error = codec.loads(entry.result)["status"]["messages"][-1]

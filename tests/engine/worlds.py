@@ -110,7 +110,7 @@ class World:
         self.news = QueueNews(self.table, self.scheduler, self.announcer)
         self.overview = Overview(self.table, self.scheduler, {}, self.announcer)
         self.received: list[BusMessage] = []
-        self.bus.subscribe("jobs.*", self.received.append)
+        self.bus.subscribe("jobs", self.received.append)
 
     def add(self, job: Job) -> Job:
         self.table.add(job)

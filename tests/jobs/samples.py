@@ -104,11 +104,11 @@ class Room:
             payload = payload_of(job.loaded)
             item = QueueItem(payload.graph, payload.extra_data)
             self.service._live._sent.put(job.member, job.order, item)
-        self.bus.publish(f"jobs.{MEMBER}", JobChanged(stored_of(job), job.progress))
+        self.bus.publish("jobs", JobChanged(stored_of(job), job.progress))
         return job
 
     def remove(self, job: Job) -> None:
-        self.bus.publish(f"jobs.{MEMBER}", JobLeft(stored_of(job)))
+        self.bus.publish("jobs", JobLeft(stored_of(job)))
 
     async def end(
         self, prompt_id: str, created: int = 1000, took: int = 5, tell: bool = True, **outputs: Any
@@ -119,7 +119,7 @@ class Room:
         end = JobEnd("completed", outputs, status, {}, created, created + took)
         await self.recorder.end(job, end)
         if tell:
-            self.bus.publish(f"jobs.{MEMBER}", HistoryChanged(MEMBER, (prompt_id,)))
+            self.bus.publish("jobs", HistoryChanged(MEMBER, (prompt_id,)))
         return job
 
     async def history(self, max_items: int | None = None, offset: int | None = None) -> bytes:

@@ -46,7 +46,7 @@ async def test_a_job_that_lived_and_ended_in_lost_messages_is_sent_whole_once(
 async def test_of_a_job_that_had_begun_the_rest_is_sent(replica: Replica) -> None:
     listener = await replica.listen()
     job = await replica.insert()
-    replica.bus.publish(f"jobs.{MEMBER}", JobChanged(stored_of(job), job.progress))
+    replica.bus.publish("jobs", JobChanged(stored_of(job), job.progress))
     replica.tell(job, "execution_start")
     replica.tell(job, "execution_cached", nodes=[])
     replica.tell(job, "executing", node="9")
@@ -90,7 +90,7 @@ async def test_an_end_of_which_only_the_record_was_received_is_sent(replica: Rep
     job = await replica.insert()
     await replica.feed.read()
     await replica.end(job)
-    replica.bus.publish(f"jobs.{MEMBER}", JobRecorded(job.key, job.order, CLIENT, 1))
+    replica.bus.publish("jobs", JobRecorded(job.key, job.order, CLIENT, 1))
     await replica.feed.read()
     assert listener.received == WHOLE
 
@@ -135,7 +135,7 @@ async def test_a_job_that_ends_after_the_live_ones_were_read_has_left_the_queue_
 ) -> None:
     listener = await replica.listen()
     job = await replica.insert()
-    replica.bus.publish(f"jobs.{MEMBER}", JobChanged(stored_of(job), job.progress))
+    replica.bus.publish("jobs", JobChanged(stored_of(job), job.progress))
     read, remaining = replica.repository.history.ends_after, list[int]()
 
     async def ends_after(lasts: Mapping[str, int | None]) -> Any:
@@ -158,7 +158,7 @@ async def test_of_a_job_that_runs_the_engine_is_asked_for_what_was_lost(replica:
     replica.bus.subscribe("engine", asked.append)
     await replica.listen()
     job = await replica.insert(state=JobState.RUNNING)
-    replica.bus.publish(f"jobs.{MEMBER}", JobChanged(stored_of(job), job.progress))
+    replica.bus.publish("jobs", JobChanged(stored_of(job), job.progress))
     await replica.feed.read()
     replica.tell(job, "execution_start")
     replica.tell(job, "execution_cached", nodes=[], lost=True)
@@ -177,7 +177,7 @@ async def test_who_opens_a_socket_while_a_job_runs_is_sent_the_rest(replica: Rep
     asked: list[object] = []
     replica.bus.subscribe("engine", asked.append)
     job = await replica.insert(state=JobState.RUNNING)
-    replica.bus.publish(f"jobs.{MEMBER}", JobChanged(stored_of(job), job.progress))
+    replica.bus.publish("jobs", JobChanged(stored_of(job), job.progress))
     replica.numbers[job.order] = 3
     listener = await replica.listen()
     await replica.feed.read()
