@@ -96,16 +96,12 @@ def check_node(
 
     What a node pack may waive counts only beside what it may not.
     """
-    if "inputs" not in node:
-        return NodeFindings(crash=("KeyError", "'inputs'"))
-    given = node["inputs"]
-    if given is None and shape.inputs:
-        return NodeFindings(crash=("TypeError", "argument of type 'NoneType' is not iterable"))
-    found = NodeFindings()
-    if given == []:
-        given = {}
+    given = node.get("inputs")
     if not isinstance(given, dict):
-        return found
+        if given != []:
+            return _without_inputs(node, shape)
+        given = {}
+    found = NodeFindings()
     for declared in shape.expanded(given) if shape.dynamic else shape.inputs:
         if declared.name not in given:
             if declared.required:
@@ -113,44 +109,45 @@ def check_node(
             continue
         value = given[declared.name]
         if type(value) is list:
-            found.crash = _follow(declared, value, shape, shapes, found)
-            if found.crash is not None:
+            try:
+                _follow(declared, value, shape, shapes, found)
+            except (KeyError, IndexError, TypeError) as error:
+                found.crash = (type(error).__name__, str(error))
                 return found
-        else:
-            wrong = _value(declared, value, shape, has_file, found.converted)
-            if wrong is not None:
-                found.reasons.append(wrong)
+        elif wrong := _value(declared, value, shape, has_file, found.converted):
+            found.reasons.append(wrong)
     if not shape.core and not any(error["type"] in _CERTAIN for error in found.reasons):
         found.reasons = []
     return found
 
 
+def _without_inputs(node: Mapping[str, Any], shape: Shape) -> NodeFindings:
+    if "inputs" not in node:
+        return NodeFindings(crash=("KeyError", "'inputs'"))
+    if node["inputs"] is None and shape.inputs:
+        return NodeFindings(crash=("TypeError", "argument of type 'NoneType' is not iterable"))
+    return NodeFindings()
+
+
 def _follow(
     declared: Input, link: list[Any], shape: Shape, shapes: Mapping[str, Shape], found: NodeFindings
-) -> Crash | None:
+) -> None:
+    """Check a link. What it leads to may be no node, or no slot of it: that raises the same
+    exceptions as in ComfyUI's own validation."""
     if len(link) != 2:
         found.reasons.append(_no_link(declared, link))
-        return None
+        return
     source, slot = link
-    if isinstance(source, list | dict):
-        return ("TypeError", f"unhashable type: '{type(source).__name__}'")
-    giver = shapes.get(source)
-    if giver is None:
-        return ("KeyError", repr(source))
+    if isinstance(source, list | dict):  # Python has other words for it since 3.14
+        raise TypeError(f"unhashable type: '{type(source).__name__}'")
+    giver = shapes[source]
     if giver.core and giver.outputs is not None:
-        if not isinstance(slot, int):
-            what = type(slot).__name__
-            return ("TypeError", f"tuple indices must be integers or slices, not {what}")
-        try:
-            received = giver.outputs[slot]
-        except IndexError:
-            return ("IndexError", "tuple index out of range")
+        received = giver.outputs[slot]
         if received != declared.type and not _fits(received, declared.type):
             found.reasons.append(_mismatch(declared, received, link))
             if shape.core:
-                return None
+                return
     found.links.append(Link(declared, link))
-    return None
 
 
 def _fits(received: object, wanted: str | list[Any]) -> bool:

@@ -53,7 +53,7 @@ class Shape(Struct, frozen=True):
     name: str
     core: bool
     output_node: bool | None
-    outputs: list[Any] | None
+    outputs: tuple[Any, ...] | None
     inputs: tuple[Input, ...]
     dynamic: tuple[Input, ...]
     offered: Mapping[str, frozenset[str] | None] = {}
@@ -90,7 +90,7 @@ def shape_of(name: str, info: Mapping[str, Any]) -> Shape:
         name,
         core=isinstance(module, str) and (module == "nodes" or module.startswith(_CORE)),
         output_node=output_node if isinstance(output_node, bool) else None,
-        outputs=outputs if isinstance(outputs, list) else None,
+        outputs=tuple(outputs) if isinstance(outputs, list) else None,
         inputs=tuple(declared for declared in inputs if not declared.is_dynamic),
         dynamic=tuple(declared for declared in inputs if declared.is_dynamic),
         offered={name: _offered(spec) for name, spec in specs.items()},

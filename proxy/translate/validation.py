@@ -134,22 +134,26 @@ class _Walk(Struct):
     def outputs(self, wanted: Iterable[str]) -> Validation:
         good: list[str] = []
         node_errors: dict[str, Any] = {}
-        lines: list[str] = []
         for output in wanted:
             if output not in self.valid:
                 self._judge(output)
             if self.valid[output]:
                 good.append(output)
-                continue
-            lines += [
-                f"{error['message']}: {error['details']}" for error in self.wrong.get(output, ())
-            ]
-            self._blame(output, node_errors)
+            else:
+                self._blame(output, node_errors)
         if good:
             return Validation(good, node_errors, converted=self.converted)
+        return Validation([], node_errors, self._refusal(wanted))
+
+    def _refusal(self, wanted: Iterable[str]) -> Reason:
+        """Return the error of a graph of which no output can run."""
+        lines = [
+            f"{error['message']}: {error['details']}"
+            for output in wanted
+            for error in self.wrong.get(output, ())
+        ]
         failed = "Prompt outputs failed validation"
-        error = reason("prompt_outputs_failed_validation", failed, "\n".join(lines))
-        return Validation([], node_errors, error)
+        return reason("prompt_outputs_failed_validation", failed, "\n".join(lines))
 
     def _blame(self, output: str, node_errors: dict[str, Any]) -> None:
         """Blame every bad node found so far for every output that fails after it."""
