@@ -58,9 +58,9 @@ class Audit:
     days: int = 90
     now: Callable[[], float] = time.time
     _waiting: list[AuditRow] = field(default_factory=list)
-    _dropped: int = 0
     _rates: Buckets = field(default_factory=lambda: Buckets(MAX_RATE, MAX_BURST))
-    #: Entries of each member beyond the rate; one entry with their number follows.
+    #: Entries of each member beyond the rate, and of `""` those beyond `MAX_WAITING`; one entry
+    #: with their number follows.
     _left_out: Counter[str] = field(default_factory=Counter)
     _has_waiting: asyncio.Event = field(default_factory=asyncio.Event)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -78,10 +78,8 @@ class Audit:
             async with self._writing:  # nobody would know whether an interrupted write was made
                 self._writer.cancel()
             await asyncio.wait([self._writer])
-        for member, count in self._left_out.items():
-            lines: dict[str, Value] = {"lines": count}
-            self._waiting.append(entry(self.now(), "lines_dropped", member, "", lines))
-        self._left_out.clear()
+        for member in list(self._left_out):
+            self._tell_left_out(member)
         try:
             await self.flush()
         except StorageError as error:
@@ -97,14 +95,18 @@ class Audit:
         if action in LIMITED and self._rates.take(member, self.now()) > 0:
             self._left_out[member] += 1
             return
-        if member in self._left_out:
-            lines: dict[str, Value] = {"lines": self._left_out.pop(member)}
-            self._waiting.append(entry(self.now(), "lines_dropped", member, "", lines))
         if len(self._waiting) >= MAX_WAITING:
-            self._dropped += 1
+            self._left_out[""] += 1
             return
+        if member in self._left_out:
+            self._tell_left_out(member)
         self._waiting.append(entry(self.now(), action, member, address, about))
         self._has_waiting.set()
+
+    def _tell_left_out(self, member: str) -> None:
+        """Record how many entries of a member were left out."""
+        lines: dict[str, Value] = {"lines": self._left_out.pop(member)}
+        self._waiting.append(entry(self.now(), "lines_dropped", member, "", lines))
 
     async def flush(self) -> None:
         """Write the waiting entries; a cancellation of the caller does not interrupt it.
@@ -115,10 +117,8 @@ class Audit:
 
     async def _flush(self) -> None:
         async with self._writing:
-            if self._dropped:
-                about: dict[str, Value] = {"lines": self._dropped}
-                self._waiting.append(entry(self.now(), "lines_dropped", "", "", about))
-                self._dropped = 0
+            if "" in self._left_out:
+                self._tell_left_out("")
             batch, self._waiting = self._waiting, []
             try:
                 if batch:
