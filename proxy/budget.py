@@ -48,19 +48,17 @@ class MemoryLimitError(LocalError):
 class Allocation:
     """The bytes held for one thing. A context manager that releases them at its end.
 
-    `charge` counts a growth (or a decrease, if negative) and returns whether it fitted; `refusal`
-    returns the error of a size that does not fit.
+    `charge` counts a growth (or a decrease, if negative) to a size; it raises `LocalError` if that
+    does not fit.
     """
 
-    def __init__(self, charge: Callable[[int], bool], refusal: Callable[[int], LocalError]) -> None:
+    def __init__(self, charge: Callable[[int, int], None]) -> None:
         self.size = 0
         self._charge = charge
-        self._refusal = refusal
 
     def resize(self, size: int) -> None:
         """Hold `size` bytes in all. Raises `LocalError` if the growth does not fit."""
-        if not self._charge(size - self.size):
-            raise self._refusal(size)
+        self._charge(size - self.size, size)
         self.size = size
 
     def grow(self, size: int) -> None:
@@ -144,25 +142,20 @@ class MemoryBudget:
 
     def member(self, name: str, purpose: Purpose) -> Allocation:
         """Return an allocation of a member, of 0 bytes."""
-        return self._allocation(f"member {name}", int(self.limit * MEMBER_SHARE), purpose)
+        share = int(self.limit * MEMBER_SHARE)
+        return Allocation(partial(self._charge, f"member {name}", share, purpose))
 
     def address(self, address: str, purpose: Purpose) -> Allocation:
         """Return an allocation of an address without a member, of 0 bytes."""
-        return self._allocation(f"address {address}", int(self.limit * ADDRESS_SHARE), purpose)
+        share = int(self.limit * ADDRESS_SHARE)
+        return Allocation(partial(self._charge, f"address {address}", share, purpose))
 
     def held(self) -> Mapping[Purpose, int]:
         """Return the bytes that are held for each purpose."""
         return self._by_purpose
 
-    def _allocation(self, owner: str, share: int, purpose: Purpose) -> Allocation:
-        return Allocation(
-            partial(self._charge, owner, share, purpose), partial(MemoryLimitError, share=share)
-        )
-
-    def _charge(self, owner: str, share: int, purpose: Purpose, growth: int) -> bool:
-        if growth > 0 and self._by_purpose.total() + growth > self.limit:
-            return False
-        if not self._by_owner.charge(owner, share, growth):
-            return False
+    def _charge(self, owner: str, share: int, purpose: Purpose, growth: int, size: int) -> None:
+        full = growth > 0 and self._by_purpose.total() + growth > self.limit
+        if full or not self._by_owner.charge(owner, share, growth):
+            raise MemoryLimitError(size, share)
         self._by_purpose[purpose] += growth
-        return True

@@ -44,9 +44,11 @@ class Spool:
         Beyond the member's limit it raises `SpoolFullError`.
         """
         limit = MAX_UPLOADS * max_upload_bytes
-        return Allocation(
-            partial(self._totals.charge, member, limit), lambda _: SpoolFullError(limit)
-        )
+        return Allocation(partial(self._charge, member, limit))
+
+    def _charge(self, member: str, limit: int, growth: int, size: int) -> None:
+        if not self._totals.charge(member, limit, growth):
+            raise SpoolFullError(limit)
 
 
 class SharedFiles:
