@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from proxy.translate.jobs import inputs_of
+from proxy.translate.workflow_metadata import workflow_of
 
 #: Characters of a label; a client may name its workflow as it likes.
 MAX_LABEL = 120
@@ -29,35 +30,21 @@ def label_of(graph: Mapping[str, Any], extra_data: Mapping[str, Any]) -> str:
 
     Never longer than `MAX_LABEL`; `""` for a graph without anything to show.
     """
-    found = _name(extra_data) or _model_or_class(graph)
+    found = next(filter(None, _labels(graph, extra_data)), "")
     return found if len(found) <= MAX_LABEL else f"{found[: MAX_LABEL - 1]}…"
 
 
-def _name(extra_data: Mapping[str, Any]) -> str:
-    """Return the name of the workflow that came with a job, `""` if it has none."""
-    pnginfo = extra_data.get("extra_pnginfo")
-    workflow = pnginfo.get("workflow") if isinstance(pnginfo, dict) else None
-    for place in (extra_data, workflow):
-        if isinstance(place, dict):
-            for field in _NAMES:
-                if name := _line(place.get(field)):
-                    return name
-    return ""
-
-
-def _model_or_class(graph: Mapping[str, Any]) -> str:
-    """Return the first model of the most telling input, or else the first telling class, or else
-    the first one."""
-    found = [""] * (len(_MODELS) + 2)  # the models, a telling class, any class
-    for node in graph.values():
-        inputs = inputs_of(node)
-        for place, name in enumerate(_MODELS):
-            if name in inputs and not found[place]:
-                found[place] = _model(inputs[name])
-        class_type = _line(node.get("class_type") if isinstance(node, dict) else None)
-        place = -1 if _DULL.match(class_type) else -2
-        found[place] = found[place] or class_type
-    return next(filter(None, found), "")
+def _labels(graph: Mapping[str, Any], extra_data: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the labels that a job may have, the most telling ones first; some may be empty."""
+    for place in (extra_data, workflow_of(extra_data)):
+        yield from (_line(place.get(field)) for field in _NAMES)
+    inputs = [inputs_of(node) for node in graph.values()]
+    for name in _MODELS:
+        yield from (_model(given[name]) for given in inputs if name in given)
+    nodes = (node for node in graph.values() if isinstance(node, dict))
+    classes = [_line(node.get("class_type")) for node in nodes]
+    yield from (class_type for class_type in classes if not _DULL.match(class_type))
+    yield from classes
 
 
 def _line(value: object) -> str:

@@ -39,11 +39,16 @@ def of_job(extra_data: Mapping[str, Any], workflow_id: str | None) -> dict[str, 
 
 
 def workflow_id_of(extra_data: Mapping[str, Any]) -> str | None:
-    """Return `extra_pnginfo.workflow.id`, if the client sent a workflow that has one."""
-    value: Any = extra_data
-    for key in ("extra_pnginfo", "workflow", "id"):
-        value = value.get(key) if isinstance(value, dict) else None
-    return value if isinstance(value, str) else None
+    """Return the `id` of the workflow, if the client sent one that has one."""
+    id_ = workflow_of(extra_data).get("id")
+    return id_ if isinstance(id_, str) else None
+
+
+def workflow_of(extra_data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return `extra_pnginfo.workflow`, empty if the client sent no workflow."""
+    pnginfo = extra_data.get("extra_pnginfo")
+    workflow = pnginfo.get("workflow") if isinstance(pnginfo, dict) else None
+    return workflow if isinstance(workflow, dict) else {}
 
 
 def _is_valid(metadata: object) -> bool:
