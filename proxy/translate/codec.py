@@ -20,12 +20,9 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 def loads(data: bytes | str) -> Any:
     """Decode JSON. Raises `ValueError` for anything that is not JSON, NaN and Infinity excepted."""
     try:
-        try:
-            return _decoder.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return json.loads(data.decode() if isinstance(data, bytes) else data)
-    except RecursionError as error:
-        raise ValueError("the JSON is nested too deeply") from error
+        return _decoder.decode(data)
+    except _REFUSED:
+        return _decoded_leniently(data)
 
 
 def breadth(data: bytes | str) -> int:
@@ -54,10 +51,20 @@ def loads_text(data: bytes | str) -> Any:
     """
     try:
         return _decoder.decode(data)  # refuses them
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        value = loads(data)
+    except _REFUSED:
+        return _decoded_leniently(data, storable=True)
+
+
+#: What strict decoders raise.
+_REFUSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def _decoded_leniently(data: bytes | str, *, storable: bool = False) -> Any:
+    """Decode JSON that may have NaN, Infinity or lone surrogates, which are replaced in a value
+    that is to be `storable`."""
     try:
-        return _storable(value)
+        value = json.loads(data.decode() if isinstance(data, bytes) else data)
+        return _storable(value) if storable else value
     except RecursionError as error:
         raise ValueError("the JSON is nested too deeply") from error
 
