@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 from msgspec import Struct, field
 
@@ -29,9 +30,11 @@ class SendQueue(Struct, eq=False):
     As in a local ComfyUI, a preview that leads its `progress` is sent before it to a socket that
     asked for metadata, and after it to any other. `metadata` is whether the socket asked. What
     waits has about `size` bytes. The queue has `overflowed` with more than `max_bytes`; with more
-    than `max_preview_bytes` of previews the oldest are dropped.
+    than `max_preview_bytes` of previews the oldest are dropped, whose number is given to
+    `count_dropped`.
     """
 
+    count_dropped: Callable[[int], object] = int
     max_bytes: int = MAX_BYTES
     max_preview_bytes: int = MAX_PREVIEW_BYTES
     metadata: bool = False
@@ -52,30 +55,26 @@ class SendQueue(Struct, eq=False):
         self._release()
         self.metadata = wanted
 
-    def put(self, message: Message, *, for_all: bool = False) -> int:
-        """Append a message; `for_all` sends a preview as type 1 whatever the socket asked for.
-
-        Return how many previews were dropped.
-        """
+    def put(self, message: Message, *, for_all: bool = False) -> None:
+        """Append a message; `for_all` sends a preview as type 1 whatever the socket asked for."""
         if self.overflowed:
-            return 0
+            return
         metadata = self.metadata and not for_all
         if isinstance(message, Preview) and message.leads and not metadata:
-            dropped = self._release()
+            self._release()
             self._held = message
-            return dropped
-        if self._held is None:
-            return self._add(message, metadata=metadata)
-        return self._add_beside(self._held, message, metadata=metadata)
+        elif self._held is None:
+            self._add(message, metadata=metadata)
+        else:
+            self._add_beside(self._held, message, metadata=metadata)
 
-    def _add_beside(self, held: Preview, message: Message, *, metadata: bool) -> int:
-        """Append a message before the preview that is held, or after it. Return how many previews
-        were dropped."""
-        dropped = 0 if _may_pass(message, held) else self._release()
-        dropped += self._add(message, metadata=metadata)
+    def _add_beside(self, held: Preview, message: Message, *, metadata: bool) -> None:
+        """Append a message before the preview that is held, or after it."""
+        if not _may_pass(message, held):
+            self._release()
+        self._add(message, metadata=metadata)
         if _is_progress_of(message, held):
-            dropped += self._release()
-        return dropped
+            self._release()
 
     def pop(self) -> Outgoing | None:
         """Remove and return the next message, `None` if there is none."""
@@ -88,34 +87,31 @@ class SendQueue(Struct, eq=False):
             self._preview_size -= outgoing.size
         return outgoing
 
-    def _release(self) -> int:
-        """Append the preview that waits for its `progress`. Return how many were dropped."""
+    def _release(self) -> None:
+        """Append the preview that waits for its `progress`."""
         held, self._held = self._held, None
-        return 0 if held is None else self._add(held, metadata=False)
+        if held is not None:
+            self._add(held, metadata=False)
 
-    def _add(self, message: Message, *, metadata: bool) -> int:
+    def _add(self, message: Message, *, metadata: bool) -> None:
         size = size_of(message)
         self._waiting[self._next] = Outgoing(message, metadata, size)
         self.size += size
-        is_preview = isinstance(message, Preview) and not message.result
-        if is_preview:
+        if isinstance(message, Preview) and not message.result:
             self._previews[self._next] = None
             self._preview_size += size
+            self._drop_previews()
         self._next += 1
-        dropped = self._drop_previews() if is_preview else 0
         self.overflowed = self.size > self.max_bytes
-        return dropped
 
-    def _drop_previews(self) -> int:
-        """Drop the oldest previews while there are too many bytes of them. Return how many."""
-        count = 0
+    def _drop_previews(self) -> None:
+        """Drop the oldest previews while there are too many bytes of them."""
         while len(self._previews) > 1 and self._preview_size > self.max_preview_bytes:
             number, _ = self._previews.popitem(last=False)
             dropped = self._waiting.pop(number)
-            count += 1
             self.size -= dropped.size
             self._preview_size -= dropped.size
-        return count
+            self.count_dropped(1)
 
 
 def _may_pass(message: Message, held: Preview) -> bool:

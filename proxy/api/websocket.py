@@ -83,9 +83,7 @@ class ClientSocket(Struct, eq=False):
         """Queue a message without waiting; close the socket if the queue overflows."""
         if self._silent:
             return
-        dropped = self._queue.put(message, for_all=for_all)
-        if dropped:
-            self._app[ACCOUNTING].metrics.previews_dropped.labels(self._member).inc(dropped)
+        self._queue.put(message, for_all=for_all)
         self._start_writing()
         budgeted = self._queue.size >= _MIN_BUDGETED or self._held.allocation is not None
         if self._queue.overflowed or (budgeted and not self._fits()):
@@ -276,7 +274,8 @@ async def serve(request: web.Request) -> web.StreamResponse:
     _keep_alive(transport)
     sockets, metrics = request.app[SOCKETS], request.app[ACCOUNTING].metrics
     sid = request.query.get("clientId") or uuid.uuid4().hex
-    queue, turns = SendQueue(), sockets.turns.of(member)
+    queue = SendQueue(metrics.previews_dropped.labels(member).inc)
+    turns = sockets.turns.of(member)
     client = ClientSocket(web_socket, transport, request.app, member, sid, queue, sockets)
     subscribers = request.app[JOBS].subscribers
     # A socket that was opened as one of Comfy Cloud has a `token` in its query.
