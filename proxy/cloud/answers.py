@@ -33,10 +33,10 @@ MAX_PARSED_INLINE = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A complete answer with a status below 300. `content_type` is the header, and `attempts` the
-    number of requests it took."""
+    """A complete answer with a status below 300. `call` names what was asked, `content_type` is the
+    header, and `attempts` the number of requests it took."""
 
-    call: str
+    call: object
     body: bytes = field(repr=False)
     content_type: str
     attempts: int

@@ -33,8 +33,8 @@ class CloudBilling:
     async def plan(self) -> AccountPlan:
         """Return what the cloud reports of the account's plan and balance; fields may be empty.
         Never raises."""
-        routes = (("features",), ("billing", "status"), ("billing", "balance"))
-        return plan_of(*await asyncio.gather(*(self._optional(*route) for route in routes)))
+        routes = ("features", "billing/status", "billing/balance")
+        return plan_of(*await asyncio.gather(*map(self._optional, routes)))
 
     async def events(self, since: int, until: int, page: int = 1) -> BookedPage:
         """Return a page of the events from `since` to `until` (ms), newest first.
@@ -42,31 +42,30 @@ class CloudBilling:
         `total` counts the events of all pages. The cloud may ignore the times. Raises `CloudError`;
         `is_refused` says whether it is about the key.
         """
-        answer = await self._http.get(
-            Answer.object,
-            "billing",
-            "events",
-            page=page,
-            limit=PAGE_SIZE,
-            start_date=rfc3339(since),
-            end_date=rfc3339(until),
-        )
-        found = page_of(answer)
+        query: dict[str, str | int] = {
+            "page": page,
+            "limit": PAGE_SIZE,
+            "start_date": rfc3339(since),
+            "end_date": rfc3339(until),
+        }
+        call = self._http.call("GET", "billing/events", query=query)
+        found = page_of(await self._http.read(call, Answer.object))
         if found is None:
-            raise CloudGarbage("GET /api/billing/events: no list of events in the answer")
+            raise CloudGarbage(f"{call}: no list of events in the answer")
         return found
 
     async def access(self) -> BillingAccess:
         """Return whether the cloud lets the key read what it books. Never raises."""
         try:
-            await self._http.get(Answer.object, "billing", "events", limit=1)
+            call = self._http.call("GET", "billing/events", query={"limit": 1})
+            await self._http.read(call, Answer.object)
         except CloudError as error:
             return "refused" if is_refused(error) else "unknown"
         return "allowed"
 
-    async def _optional(self, *route: str) -> dict[str, Any] | None:
+    async def _optional(self, route: str) -> dict[str, Any] | None:
         try:
-            return await self._http.get(Answer.object, *route)
+            return await self._http.read(self._http.call("GET", route), Answer.object)
         except CloudError:
             return None
 

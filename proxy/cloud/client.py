@@ -39,7 +39,7 @@ from proxy.cloud.errors import (
     CloudRefused,
     CloudUnreachable,
 )
-from proxy.cloud.http import JSON, Body, Http
+from proxy.cloud.http import JSON, Body, CloudCall, Http
 from proxy.cloud.resilience import (
     ONCE,
     CallGate,
@@ -126,7 +126,7 @@ class CloudClient:
             contact=self.contact,
         )
         self.billing = CloudBilling(self._optional)
-        self._submit_url = self.http.url("prompt")
+        self._submit = self.http.call("POST", "prompt")
         self._details = asyncio.Semaphore(_MAX_CONCURRENT_DETAILS)
         self._downloads = Downloads(self.http)
         #: Opens the bytes of a file.
@@ -170,8 +170,7 @@ class CloudClient:
             body["prompt_id"] = prompt_id
         try:
             return await self.http.read(
-                "POST",
-                self._submit_url,
+                self._submit,
                 submission_of,
                 data=codec.dump_bytes(body),
                 headers=JSON,
@@ -187,14 +186,14 @@ class CloudClient:
     async def job(self, cloud_id: str) -> Snapshot | None:
         """Return `GET /api/jobs/{id}`, `None` if the cloud has no such job."""
         async with self._details:
-            detail = await self.http.lookup(detail_of, "jobs", cloud_id, limits=DETAIL)
+            detail = await self.http.lookup("jobs/{id}", detail_of, DETAIL, id=cloud_id)
         return None if detail is None else self._snapshot({**detail, "id": cloud_id})
 
     async def extra_data(self, cloud_id: str) -> dict[str, Any] | None:
         """Return the short values of the `extra_data` of a job, `None` if the cloud does not have
         it."""
         async with self._details:
-            return await self.http.lookup(extra_data_of, "jobs", cloud_id, limits=DETAIL)
+            return await self.http.lookup("jobs/{id}", extra_data_of, DETAIL, id=cloud_id)
 
     async def jobs(
         self, statuses: Iterable[str] = (), *, limit: int | None = None
@@ -212,7 +211,8 @@ class CloudClient:
             if limit is not None and len(found) >= limit:
                 break
             query["limit"] = _PAGE_SIZE if limit is None else min(_PAGE_SIZE, limit - len(found))
-            page = await self.http.get(partial(page_with, "jobs"), "jobs", **query)
+            call = self.http.call("GET", "jobs", query=query)
+            page = await self.http.read(call, partial(page_with, "jobs"))
             entries = page["jobs"]
             known = len(found)
             for entry in entries:
@@ -235,14 +235,9 @@ class CloudClient:
         found: list[CloudAsset] = []
         read = 0
         while True:
-            page = await self.http.lookup(
-                partial(page_with, "assets"),
-                "jobs",
-                cloud_id,
-                "assets",
-                limit=_ASSETS_PAGE_SIZE,
-                offset=read,
-            )
+            query = {"limit": _ASSETS_PAGE_SIZE, "offset": read}
+            parse = partial(page_with, "assets")
+            page = await self.http.lookup("jobs/{id}/assets", parse, id=cloud_id, query=query)
             if page is None:
                 return found
             items = page["assets"]
@@ -267,8 +262,7 @@ class CloudClient:
         """Send `POST /api/jobs/{id}/cancel`. Return whether this cancelled the job."""
         try:
             cancelled, attempts = await self.http.read(
-                "POST",
-                self.http.url("jobs", cloud_id, "cancel"),
+                self.http.call("POST", "jobs/{id}/cancel", id=cloud_id),
                 # `true`, or a list of ids
                 lambda answer: (bool(answer.object().get("cancelled")), answer.attempts),
             )
@@ -288,7 +282,7 @@ class CloudClient:
         name.
         """
         return await self._send_file(
-            self.http.url("upload", "image"),
+            self.http.call("POST", "upload/image"),
             uploaded_name,
             path,
             partial(_form, path, filename, content_type, "image", {"type": "input"}),
@@ -301,18 +295,18 @@ class CloudClient:
         """
         fields = {"tags": '["input"]', "name": filename, "mime_type": content_type}
         return await self._send_file(
-            self.http.url("assets"),
+            self.http.call("POST", "assets"),
             partial(asset_name, filename),
             path,
             partial(_form, path, filename, content_type, "file", fields),
         )
 
     async def _send_file(
-        self, url: URL, parse: Callable[[Answer], str], path: Path, form: Body
+        self, call: CloudCall, parse: Callable[[Answer], str], path: Path, form: Body
     ) -> str:
         size = (await asyncio.to_thread(path.stat)).st_size
         total = self.http.timeout + size / _MIN_UPLOAD_RATE
-        name = await self.http.read("POST", url, parse, data=form, total=total)
+        name = await self.http.read(call, parse, data=form, total=total)
         self.http.calls.uploaded(size)
         return name
 
@@ -321,31 +315,30 @@ class CloudClient:
 
         Without its parameter the models that the account has imported would be missing.
         """
-        url = self.http.url("object_info", include_user_models="true")
-        return await self.http.read(
-            "GET", url, object_bytes, total=_CATALOG_TIMEOUT, limits=CATALOG
-        )
+        call = self.http.call("GET", "object_info", query={"include_user_models": "true"})
+        return await self.http.read(call, object_bytes, total=_CATALOG_TIMEOUT, limits=CATALOG)
 
     async def model_folders(self) -> list[dict[str, Any]]:
         """Return `[{"name", "folders"}]` of `GET /api/experiment/models`."""
-        return await self.http.get(Answer.objects, "experiment", "models")
+        return await self.http.read(self.http.call("GET", "experiment/models"), Answer.objects)
 
     async def models(self, folder: str) -> list[dict[str, Any]] | None:
         """Return `[{"name", "pathIndex"}]` of `GET /api/experiment/models/{folder}`, `None` on
         404."""
-        return await self.http.lookup(Answer.objects, "experiment", "models", folder)
+        route = "experiment/models/{folder}"
+        return await self.http.lookup(route, Answer.objects, folder=folder)
 
     async def model_preview(self, folder: str, index: int, file: str) -> tuple[bytes, str] | None:
         """Return a model's picture and its media type, `None` on 404."""
-        path = ("experiment", "models", "preview", folder, str(index), *file.split("/"))
-        return await self.http.lookup(file_of, *path)
+        path = (folder, str(index), *file.split("/"))
+        return await self.http.lookup("experiment/models/preview/{path}", file_of, path=path)
 
     async def template_picture(self, name: str) -> tuple[bytes, str] | None:
         """Return a file of the web app (`GET /templates/{name}`) and its media type, `None` on
         404."""
         url = self.base_url.joinpath("templates", quote(name, safe=""), encoded=True)
         try:
-            return await self.http.read("GET", url, file_of)
+            return await self.http.read(CloudCall("GET", url), file_of)
         except CloudRefused as error:
             if error.status == 404:
                 return None
@@ -353,30 +346,30 @@ class CloudClient:
 
     async def global_subgraphs(self) -> dict[str, Any]:
         """Return `{id: {"source", "name", "info"}}` of `GET /api/global_subgraphs`."""
-        return await self.http.get(Answer.object, "global_subgraphs")
+        return await self.http.read(self.http.call("GET", "global_subgraphs"), Answer.object)
 
     async def global_subgraph(self, id_: str) -> dict[str, Any] | None:
         """Return a subgraph with its `data` (`GET /api/global_subgraphs/{id}`), `None` on 404."""
-        return await self.http.lookup(Answer.object, "global_subgraphs", id_)
+        return await self.http.lookup("global_subgraphs/{id}", Answer.object, id=id_)
 
     async def node_replacements(self) -> dict[str, Any]:
         """Return `{old class: [{"new_node_id", …}]}` of `GET /api/node_replacements`."""
-        return await self.http.get(Answer.object, "node_replacements")
+        return await self.http.read(self.http.call("GET", "node_replacements"), Answer.object)
 
     async def user(self) -> None:
         """Check the key (`GET /api/user`). Raises `CloudUnauthorized` if it does not work."""
-        await self.http.get(status_only, "user")
+        await self.http.read(self.http.call("GET", "user"), status_only)
 
     async def plan(self) -> None:
         """Check the plan (`GET /api/queue`). Raises `CloudRefused` (403) if it has no API access.
 
         The cloud lets such accounts read `/api/user`, but not their queue or the node list.
         """
-        await self.http.get(status_only, "queue")
+        await self.http.read(self.http.call("GET", "queue"), status_only)
 
     async def system_stats(self) -> dict[str, Any]:
         """Return `GET /api/system_stats`. It needs no key, so that it does not check one."""
-        return await self.http.get(Answer.object, "system_stats")
+        return await self.http.read(self.http.call("GET", "system_stats"), Answer.object)
 
 
 @asynccontextmanager

@@ -117,12 +117,12 @@ class Downloads:
             raise unreachable(_DOWNLOAD, error, sent=True) from None
 
     async def _open_view(self, cloud_name: str, type_: str, offset: int) -> aiohttp.ClientResponse:
-        view = self._http.url("view", filename=cloud_name, type=type_)
+        view = self._http.call("GET", "view", query={"filename": cloud_name, "type": type_})
         headers = {"Accept-Encoding": "identity"}
         if offset:
             headers["Range"] = f"bytes={offset}-"
         for last in (False, True):
-            response = await self._http.open("GET", view, headers=headers, limits=self._limits)
+            response = await self._http.open(view, headers=headers, timeout=self._limits)
             if response.status in REDIRECTS:
                 response = await self._follow(response, headers)
             if response.status < 400:

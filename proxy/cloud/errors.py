@@ -121,7 +121,7 @@ class CloudOversized(CloudGarbage):
         super().__init__(message, problem="too large")
 
 
-def refusal(call: str, status: int, body: object, retry_after: float | None) -> CloudRefused:
+def refusal(call: object, status: int, body: object, retry_after: float | None) -> CloudRefused:
     """Return the error of an answer; `call` names the method and the route."""
     kind = CloudUnauthorized if status == 401 else CloudRefused
     message = _message_of(body)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import KW_ONLY, dataclass, field
 from io import BytesIO
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -63,8 +62,8 @@ Body = Callable[[], AbstractAsyncContextManager[Any]]
 
 T = TypeVar("T")
 
-#: The routes of the cloud below `/api` that are called, and the method of most calls; `{path}` is
-#: any number of segments.
+#: The routes of the cloud below `/api` by which calls are counted, and the method of most of these
+#: calls. Those of any other route are counted as `_OTHER`.
 ROUTES = {
     "prompt": "POST",
     "jobs": "GET",
@@ -91,6 +90,21 @@ ROUTES = {
     "billing/balance": "GET",
     "billing/events": "GET",
 }
+_OTHER = "other"
+
+#: What no segment of a path can be.
+_NO_NAMES = frozenset({"", ".", ".."})
+
+
+class CloudCall(NamedTuple):
+    """What is asked of the cloud; `route` is the template of its path, by which it is counted."""
+
+    method: str
+    url: URL
+    route: str = _OTHER
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.url.path}"
 
 
 @dataclass(eq=False, repr=False)
@@ -122,22 +136,31 @@ class Http:
         self._large = asyncio.Semaphore(_MAX_CONCURRENT_LARGE)
         self.calls.expect((method, f"/api/{route}") for route, method in ROUTES.items())
 
-    def url(self, *segments: str, **query: str | int) -> URL:
-        """Return the URL of a route below `/api`; each segment is escaped.
+    def call(
+        self,
+        method: str,
+        route: str,
+        *,
+        query: Mapping[str, str | int] | None = None,
+        **names: str | Sequence[str],
+    ) -> CloudCall:
+        """Return the call of a route below `/api`; `names` stand for its parts in braces, each one
+        segment or several.
 
         Raises `CloudRefused` (404) for a name that a path cannot contain.
         """
-        path = ["api"]
-        for segment in segments:
-            if segment in ("", ".", ".."):
+        parts = {}
+        for part, name in names.items():
+            segments = [name] if isinstance(name, str) else name
+            if not _NO_NAMES.isdisjoint(segments):
                 raise refusal("a name in the path", 404, {"code": "NOT_FOUND"}, None)
-            path.append(quote(segment, safe=""))
-        return self.base_url.joinpath(*path, encoded=True).with_query(query or None)
+            parts[part] = "/".join(quote(segment, safe="") for segment in segments)
+        url = self.base_url.joinpath("api", route.format(**parts), encoded=True).with_query(query)
+        return CloudCall(method, url, f"/api/{route}" if route in ROUTES else _OTHER)
 
     async def read(
         self,
-        method: str,
-        url: URL,
+        call: CloudCall,
         parse: Callable[[Answer], T],
         *,
         data: bytes | Body | None = None,
@@ -146,7 +169,7 @@ class Http:
         limits: AnswerLimits = USUAL,
         retries: RetryPolicy | None = None,
     ) -> T:
-        """Send a request, and return what `parse` makes of its complete answer.
+        """Send a call, and return what `parse` makes of its complete answer.
 
         `data` that is not bytes is opened for each attempt; `total` replaces the timeout, and
         `retries` the policy of `Http`. The request is also repeated if `parse` raises
@@ -158,50 +181,33 @@ class Http:
         while True:
             try:
                 async with data() if callable(data) else nullcontext(data) as body:
-                    response = await self.open(
-                        method, url, data=body, headers=headers, limits=timeout
-                    )
-                    answer = await self._answer(response, attempts.number, limits)
+                    response = await self.open(call, data=body, headers=headers, timeout=timeout)
+                    answer = await self._answer(call, response, attempts.number, limits)
                 if len(answer.body) > MAX_PARSED_INLINE:
                     return await asyncio.to_thread(parse, answer)
                 return parse(answer)
             except CloudError as error:
                 if isinstance(error, CloudGarbage):
-                    self.unlisted(method, url, error.problem, answer and answer.example())
+                    self.unlisted(call, error.problem, answer and answer.example())
                 wait = attempts.failed(error)
             answer = None  # it may be large
             await asyncio.sleep(wait)
 
-    async def get(
-        self,
-        parse: Callable[[Answer], T],
-        *path: str,
-        limits: AnswerLimits = USUAL,
-        **query: str | int,
-    ) -> T:
-        """Call `read` with a GET."""
-        return await self.read("GET", self.url(*path, **query), parse, limits=limits)
-
     async def lookup(
-        self,
-        parse: Callable[[Answer], T],
-        *path: str,
-        limits: AnswerLimits = USUAL,
-        **query: str | int,
+        self, route: str, parse: Callable[[Answer], T], limits: AnswerLimits = USUAL, **parts: Any
     ) -> T | None:
-        """Call `read` with a GET; return `None` on 404."""
+        """Read a `call` with GET; return `None` on 404 and for a name that a path cannot have."""
         try:
-            return await self.read("GET", self.url(*path, **query), parse, limits=limits)
+            return await self.read(self.call("GET", route, **parts), parse, limits=limits)
         except CloudRefused as error:
             if error.status == 404:
                 return None
             raise
 
     async def _answer(
-        self, response: aiohttp.ClientResponse, attempts: int, limits: AnswerLimits
+        self, call: CloudCall, response: aiohttp.ClientResponse, attempts: int, limits: AnswerLimits
     ) -> Answer:
         """Receive an answer completely. Raises `CloudUnreachable`, `CloudGarbage`."""
-        call = f"{response.method} {response.url.path}"
         try:
             if response.status >= 300:
                 raise CloudGarbage(
@@ -224,10 +230,9 @@ class Http:
 
     async def open(
         self,
-        method: str,
-        url: URL,
+        call: CloudCall,
         *,
-        limits: aiohttp.ClientTimeout,
+        timeout: aiohttp.ClientTimeout,
         data: Any = None,
         headers: Mapping[str, str] | None = None,
     ) -> aiohttp.ClientResponse:
@@ -237,7 +242,6 @@ class Http:
         whether the cloud may have received the request) or `CloudRefused`; `CallGate` may raise
         them without a request.
         """
-        call = f"{method} {url.path}"
         key = self.key
         if isinstance(data, bytes) and len(data) > _MAX_SENT_WHOLE:
             data = BytesIO(data)
@@ -247,11 +251,11 @@ class Http:
         self.contact.call(time.monotonic())
         try:
             response = await self.connections.request(
-                method,
-                url,
+                call.method,
+                call.url,
                 data=data,
                 headers={**(headers or {}), "X-API-Key": key},
-                timeout=limits,
+                timeout=timeout,
             )
             status = response.status
             if status >= 400:
@@ -265,17 +269,15 @@ class Http:
             raise
         finally:
             self.contact.ended(time.monotonic(), answered=status is not None)
-            route, duration = route_of(url, self.base_url), time.perf_counter() - began
-            self.calls.note(method, route, status, duration)
+            self.calls.note(call.method, call.route, status, time.perf_counter() - began)
         self.gate.answered(key)
         return response
 
-    def unlisted(self, method: str, url: URL, what: str, example: object = None) -> None:
+    def unlisted(self, call: CloudCall, what: str, example: object = None) -> None:
         """Note an answer that no document lists; `what` says which in a few words."""
-        route = route_of(url, self.base_url)
-        self.observations.note_anomaly("answer", f"{method} {route}: {what}", example)
+        self.observations.note_anomaly("answer", f"{call.method} {call.route}: {what}", example)
 
-    async def _refusal(self, call: str, response: aiohttp.ClientResponse) -> CloudRefused:
+    async def _refusal(self, call: CloudCall, response: aiohttp.ClientResponse) -> CloudRefused:
         try:
             raw = (await _read(response, MAX_REFUSAL))[:MAX_REFUSAL]
         finally:
@@ -289,7 +291,7 @@ class Http:
         if (odd := unlisted(response.status, body)) is not None:
             code = word(type_of(body) or "")
             what = f"{response.status} {code if odd == 'code' else f'with an unlisted {odd}'}"
-            self.unlisted(response.method, response.url, what, body)
+            self.unlisted(call, what, body)
         return refusal(call, response.status, body, wait)
 
 
@@ -305,7 +307,7 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
     return bytes(body)
 
 
-def unreachable(call: str, error: Exception, *, sent: bool) -> CloudUnreachable:
+def unreachable(call: CloudCall | str, error: Exception, *, sent: bool) -> CloudUnreachable:
     """Return the error of a failed connection; raise it without a cause, because aiohttp's errors
     contain the URL, which may be a signed one."""
     return CloudUnreachable(f"{call}: {_reason(error)}", sent=sent)
@@ -345,23 +347,3 @@ class _Request(aiohttp.ClientRequest):
         """Note that the request is sent, and send it."""
         _sent.set(True)
         return await super().send(conn)
-
-
-def route_of(url: URL, base_url: URL) -> str:
-    """Return the route template of a URL below the cloud's address, or `other`."""
-    path = url.raw_path.removeprefix(base_url.raw_path.rstrip("/"))
-    for template, pattern in _PATTERNS:
-        if pattern.fullmatch(path):
-            return template
-    return "other"
-
-
-def _pattern(template: str) -> re.Pattern[str]:
-    parts = (
-        ".+" if part == "{path}" else "[^/]+" if "{" in part else part
-        for part in template.split("/")
-    )
-    return re.compile("/api/" + "/".join(parts))
-
-
-_PATTERNS = [(f"/api/{template}", _pattern(template)) for template in ROUTES]

@@ -243,7 +243,7 @@ class CallGate:
         failing = self._breaker.failing or self._lock.failing
         return failing or self._limiter.is_slow(time.monotonic())
 
-    async def enter(self, call: str, key: str) -> None:
+    async def enter(self, call: object, key: str) -> None:
         """Wait for the turn of a call.
 
         Raises a `CloudError` for a call that must not be sent now; it says when to try again.
@@ -254,7 +254,7 @@ class CallGate:
         if self._is_troubled:
             await self._take_turn(call)
 
-    async def _take_turn(self, call: str) -> None:
+    async def _take_turn(self, call: object) -> None:
         self._check_pause(call)
         wait = self._limiter.turn(time.monotonic(), _MAX_TURN_WAIT)
         if wait > _MAX_TURN_WAIT:
@@ -271,7 +271,7 @@ class CallGate:
             problem = "does not answer" if status is None else f"answers {status}"
             raise CloudDown(f"{call}: the cloud {problem}", status=status, retry_after=wait)
 
-    def _check_pause(self, call: str) -> None:
+    def _check_pause(self, call: object) -> None:
         wait = self._limiter.pause(time.monotonic())
         if wait > 0:
             raise refusal(call, 429, self._throttled, wait)
@@ -315,7 +315,7 @@ class OpenGate(CallGate):
     def __init__(self) -> None:
         super().__init__(CircuitBreaker(), RateLimiter())
 
-    async def enter(self, call: str, key: str) -> None:
+    async def enter(self, call: object, key: str) -> None:
         """Do nothing: the call can be sent."""
 
     def answered(self, key: str) -> None:

@@ -59,8 +59,9 @@ class UserDataOnCloud:
     async def read(self, _: str, name: str) -> tuple[bytes, None]:
         """Return a file's content; the cloud sends no time with it. Raises `MissingError`."""
         with _translated_file_errors():
-            body = await self._http.get(_body, "userdata", _existing_path(name), limits=FILE)
-            return body, None
+            http = self._http
+            call = http.call("GET", "userdata/{file}", file=_existing_path(name))
+            return await http.read(call, _body, limits=FILE), None
 
     async def write(
         self,
@@ -78,16 +79,16 @@ class UserDataOnCloud:
         path = _new_path(name)
         with _translated_file_errors():
             http = self._http
-            url = http.url("userdata", path, overwrite=_flag(overwrite), full_info="true")
+            call = http.call("POST", "userdata/{file}", file=path, query=_writing(overwrite))
             retries = None if overwrite else ONCE
-            return await http.read("POST", url, _file_entry, data=data, retries=retries)
+            return await http.read(call, _file_entry, data=data, retries=retries)
 
     async def delete(self, _: str, name: str) -> None:
         """Delete a file. Raises `MissingError`."""
         with _translated_file_errors():
             http = self._http
-            url = http.url("userdata", _existing_path(name))
-            await http.read("DELETE", url, status_only, retries=ONCE)
+            call = http.call("DELETE", "userdata/{file}", file=_existing_path(name))
+            await http.read(call, status_only, retries=ONCE)
 
     async def move(
         self,
@@ -100,11 +101,11 @@ class UserDataOnCloud:
     ) -> UserDataEntry:
         """Rename a file. Raises `MissingError`; `TakenError` if `target` exists, unless with
         `overwrite`."""
-        path = ("userdata", _existing_path(name), "move", _new_path(target))
+        file, dest, query = _existing_path(name), _new_path(target), _writing(overwrite)
         with _translated_file_errors():
-            http = self._http
-            url = http.url(*path, overwrite=_flag(overwrite), full_info="true")
-            return await http.read("POST", url, _file_entry, retries=ONCE)
+            http, route = self._http, "userdata/{file}/move/{dest}"
+            call = http.call("POST", route, file=file, dest=dest, query=query)
+            return await http.read(call, _file_entry, retries=ONCE)
 
     async def files(self, _: str, name: str, *, recurse: bool) -> list[UserDataEntry]:
         """Return the files in a folder, with paths relative to it, without hidden ones."""
@@ -132,12 +133,13 @@ class UserDataOnCloud:
     async def settings(self, _: str) -> dict[str, Any]:
         """Return all settings."""
         with _translated_errors():
-            return await self._http.get(Answer.object, "settings")
+            http = self._http
+            return await http.read(http.call("GET", "settings"), Answer.object)
 
     async def setting(self, _: str, name: str) -> Any:
         """Return the value of a setting, or `None`."""
         with _translated_errors():
-            return await self._http.lookup(_value, "settings", name)
+            return await self._http.lookup("settings/{id}", _value, id=name)
 
     async def change_settings(
         self, _: str, changes: Mapping[str, Any], *, max_bytes: int | None = None
@@ -145,7 +147,8 @@ class UserDataOnCloud:
         """Set some settings, and leave the others unchanged."""
         with _translated_errors():
             http, body = self._http, codec.dump_bytes(dict(changes))
-            await http.read("POST", http.url("settings"), status_only, data=body, headers=JSON)
+            call = http.call("POST", "settings")
+            await http.read(call, status_only, data=body, headers=JSON)
 
     async def add_user(self, _: str, name: str) -> bool:
         """Return whether the name is a new one: the account has one user."""
@@ -157,7 +160,8 @@ class UserDataOnCloud:
         Raises `MissingError` if there are none, unless for the top.
         """
         with _translated_file_errors():
-            found = await self._http.get(_files, "userdata", dir=f"{folder}/", recurse="true")
+            http, query = self._http, {"dir": f"{folder}/", "recurse": "true"}
+            found = await http.read(http.call("GET", "userdata", query=query), _files)
         if folder and not found:
             raise MissingError(folder)
         return found
@@ -255,5 +259,6 @@ def _value(answer: Answer) -> Any:
     return setting["value"]
 
 
-def _flag(value: bool) -> str:
-    return str(value).lower()
+def _writing(overwrite: bool) -> dict[str, str]:
+    """Return the query of a call that writes a file."""
+    return {"overwrite": str(overwrite).lower(), "full_info": "true"}

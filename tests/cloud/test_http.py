@@ -24,7 +24,7 @@ from proxy.cloud.errors import (
     CloudUnauthorized,
     CloudUnreachable,
 )
-from proxy.cloud.http import ROUTES, route_of
+from proxy.cloud.http import ROUTES
 from proxy.cloud.resilience import MAX_RETRY_AFTER, Backoff, CircuitBreaker, RetryPolicy
 from proxy.metrics import PREFIX, Metrics
 from proxy.simulator import Simulator
@@ -216,22 +216,30 @@ async def test_refusals_do_not_open_the_circuit(serve: Serve, connect: Connect) 
     assert not circuit.failing
 
 
-BASE = URL("https://cloud.example")
-
-
 @pytest.mark.parametrize("route", ROUTES)
-def test_a_route_is_found_whatever_its_names_are(route: str) -> None:
-    path = "/api/" + route.replace("{path}", "a/b.png")
-    for name in ("{id}", "{folder}", "{file}", "{dest}"):
-        path = path.replace(name, "9f%2Fcancel")
-    assert route_of(BASE.join(URL(path, encoded=True)), BASE) == f"/api/{route}"
-    below = BASE / "cloud"
-    assert route_of(URL(f"{below}{path}", encoded=True), below) == f"/api/{route}"
+@pytest.mark.parametrize("base", ["https://cloud.example", "https://cloud.example/cloud"])
+async def test_a_call_is_counted_by_its_route_whatever_its_names_are(base: str, route: str) -> None:
+    names = {name: "9f/cancel ü" for name in ("id", "folder", "file", "dest") if name in route}
+    call = CloudClient(URL(base), KEY).http.call("GET", route, path=("a", "b.png"), **names)
+    assert call.route == f"/api/{route}"
+    path = route.replace("{path}", "a/b.png")
+    for name in names:
+        path = path.replace(f"{{{name}}}", "9f%2Fcancel%20%C3%BC")
+    assert str(call.url) == f"{base}/api/{path}"
 
 
-@pytest.mark.parametrize("path", ["/api", "/api/", "/api/jobs/1/2", "/other", "/api/prompt/x"])
-def test_what_is_no_route_of_ours_is_other(path: str) -> None:
-    assert route_of(BASE.join(URL(path)), BASE) == "other"
+async def test_the_call_of_another_route_is_counted_as_other() -> None:
+    http = CloudClient(URL("https://cloud.example"), KEY).http
+    assert http.call("GET", "jobs/{id}/assets", id="a").route == "other"
+
+
+@pytest.mark.parametrize("name", ["", ".", ".."])
+async def test_what_cannot_be_in_a_path_is_not_found(name: str) -> None:
+    http = CloudClient(URL("https://cloud.example"), KEY).http
+    for names in ({"id": name}, {"path": ("a", name)}):
+        with pytest.raises(CloudRefused) as caught:
+            http.call("GET", "jobs/{id}", **names)
+        assert caught.value.status == 404
 
 
 def counted(metrics: Metrics, name: str, *labels: str) -> float:
@@ -294,7 +302,9 @@ async def test_an_endless_answer_is_given_up(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, encoding: str | None
 ) -> None:
     usual = AnswerLimits(1000, 100)
-    monkeypatch.setattr(http.Http.get, "__kwdefaults__", {"limits": usual})
+    monkeypatch.setattr(
+        http.Http.read, "__kwdefaults__", {**http.Http.read.__kwdefaults__, "limits": usual}
+    )
     body = b" " * 1_000_000
     headers = {"Content-Encoding": encoding} if encoding else {}
     body = gzip.compress(body) if encoding else body
