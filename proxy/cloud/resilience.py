@@ -236,12 +236,7 @@ class CallGate:
         self._key = ""
         self._refused: object = ""
         self._lock = _key_lock()
-
-    @property
-    def _is_troubled(self) -> bool:
-        """Whether a call has failed, and this may still hold back others."""
-        failing = self._breaker.failing or self._lock.failing
-        return failing or self._limiter.is_slow(time.monotonic())
+        self._holding_back = False  # a call has failed, and this may still hold back others
 
     async def enter(self, call: object, key: str) -> None:
         """Wait for the turn of a call.
@@ -251,7 +246,7 @@ class CallGate:
         if key != self._key:
             self._key = key
             self._lock = _key_lock()
-        if self._is_troubled:
+        if self._holding_back:
             await self._take_turn(call)
 
     async def _take_turn(self, call: object) -> None:
@@ -278,14 +273,15 @@ class CallGate:
 
     def answered(self, key: str) -> None:
         """Note an answer below 400."""
-        if self._is_troubled:
+        if self._holding_back:
             self._breaker.succeeded()
             self._limiter.succeeded()
             self._key_taken(key)
+            self._holding_back = self._lock.failing or self._limiter.is_slow(time.monotonic())
 
     def failed(self, error: CloudRefused | CloudUnreachable, key: str) -> None:
         """Note a call that was refused or not answered."""
-        now = time.monotonic()
+        now, self._holding_back = time.monotonic(), True
         if isinstance(error, CloudUnreachable) or error.status in GATEWAY_STATUSES | {503}:
             self._unavailable = error.status if isinstance(error, CloudRefused) else None
             if self._breaker.failed(now):
@@ -314,12 +310,6 @@ class OpenGate(CallGate):
 
     def __init__(self) -> None:
         super().__init__(CircuitBreaker(), RateLimiter())
-
-    async def enter(self, call: object, key: str) -> None:
-        """Do nothing: the call can be sent."""
-
-    def answered(self, key: str) -> None:
-        """Ignore an answer."""
 
     def failed(self, error: CloudRefused | CloudUnreachable, key: str) -> None:
         """Ignore a failure."""
