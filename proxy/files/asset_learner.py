@@ -82,10 +82,7 @@ class AssetLearner:
         lease = None if file is None else await self._files.library.cached(file)
         if lease is None:
             return
-        try:
-            metadata = await asyncio.to_thread(metadata_of, lease.path)
-        finally:
-            lease.release()
+        metadata = await asyncio.to_thread(metadata_of, lease.path)
         if metadata is not None:
             known = asset.member, asset.place, lease.path.name, metadata
             await self._repository.write(lambda unit: unit.describe(*known))

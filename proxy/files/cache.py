@@ -103,7 +103,7 @@ class _Entry(Struct):
 
 
 class CacheLease:
-    """Keeps a content in the cache until it is released or garbage collected.
+    """Keeps a content in the cache, and its file on disk, as long as it is referenced.
 
     Created under the cache's mutex.
     """
@@ -116,7 +116,8 @@ class CacheLease:
         self._release.atexit = False
 
     def release(self) -> None:
-        """Allow the removal of the content. A second call does nothing."""
+        """Allow the removal of the content although this is referenced. A second call does
+        nothing."""
         self._release()
 
 

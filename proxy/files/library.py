@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 from weakref import WeakValueDictionary
@@ -131,7 +130,7 @@ class Library:
             self._note(record, fetch.lease)
 
     async def cached(self, record: FileRecord) -> CacheLease | None:
-        """Return the content if it is in the cache, else `None`; the caller releases it."""
+        """Return the content if it is in the cache, else `None`."""
         hash_ = await self.contents.hash_of(record)
         return None if hash_ is None else await self._lease(hash_)
 
@@ -166,26 +165,20 @@ class Library:
                 if account not in sent:
                     yield account, record.cloud_name, record.cloud_type
 
-    @asynccontextmanager
     async def whole(
         self, record: FileRecord, *, kept: bool = False, ahead: bool = False
-    ) -> AsyncIterator[CacheLease]:
-        """Yield the complete content, whose file stays on disk during the block. Raises
-        `LocalError`.
+    ) -> CacheLease:
+        """Return the complete content. Raises `LocalError`.
 
         With `kept` it is not downloaded from an account. `ahead` says that nobody waits for it.
         """
         origin = await self._origin(record, kept=kept, ahead=ahead)
         if isinstance(origin, CacheLease):
-            try:
-                yield origin
-            finally:
-                origin.release()
-            return
+            return origin
         await origin.wait()
         if origin.lease is None:
             raise unavailable(record.filename, broken(origin)) from origin.error
-        yield origin.lease
+        return origin.lease
 
     def fetch_ahead(self, record: FileRecord) -> None:
         """Start to download a new output if the setting says so, without waiting."""
@@ -194,12 +187,8 @@ class Library:
 
     async def _fetch_quietly(self, record: FileRecord) -> None:
         try:
-            async with (
-                self._turn,
-                asyncio.timeout(PREFETCH_TIMEOUT),
-                self.whole(record, ahead=True) as lease,
-            ):
-                self._note(record, lease)
+            async with self._turn, asyncio.timeout(PREFETCH_TIMEOUT):
+                self._note(record, await self.whole(record, ahead=True))
         except (LocalError, StorageError, TimeoutError) as error:
             _log.info("output_prefetch_failed", reason=str(error))
 

@@ -307,10 +307,8 @@ class Outputs:
         """Return width and height of a picture, 0 and 0 if they are unknown."""
         record = self._record(node, item, Place("output", "unnamed"), item.cloud_name)
         try:
-            async with (
-                asyncio.timeout(MEASURE_TIMEOUT),
-                self._library.whole(record, ahead=True) as lease,
-            ):
+            async with asyncio.timeout(MEASURE_TIMEOUT):
+                lease = await self._library.whole(record, ahead=True)
                 return await asyncio.to_thread(size_of, lease.path)
         except (TimeoutError, LocalError, NotAPictureError):
             return 0, 0

@@ -244,8 +244,8 @@ class Files:
             modified=self._now(),
             account=account,
         )
-        async with self.library.whole(record) as lease:
-            yield lease.path
+        lease = await self.library.whole(record)
+        yield lease.path
 
     async def _naming(
         self, member: str, filename: str, subfolder: str, type_: str, overwrite: bool
@@ -260,11 +260,11 @@ class Files:
         try:
             with closing(await self.open(record)) as content:
                 rename = await self._reader.renaming(record, await content.texts())
-            async with self.library.whole(record) as lease:
-                original = lease.path
-                pixels = await asyncio.to_thread(pictures.pixels_of, original, mask)
-                work = partial(conversions.compose, original, mask, target, filename, rename)
-                await self.picture_workers.run(record.member, pixels, work)
+            lease = await self.library.whole(record)
+            original = lease.path
+            pixels = await asyncio.to_thread(pictures.pixels_of, original, mask)
+            work = partial(conversions.compose, original, mask, target, filename, rename)
+            await self.picture_workers.run(record.member, pixels, work)
             return await asyncio.to_thread(received_file, target)
         except NotAPictureError as error:
             raise pictures.unreadable(filename, error) from error
@@ -291,13 +291,13 @@ class Files:
             return False
 
     async def _convert(self, record: FileRecord, wanted: Conversion) -> bytes:
-        async with self.library.whole(record) as lease:
-            key = blake3(f"{lease.path.name} {wanted.key}".encode()).hexdigest()
-            kept = await asyncio.to_thread(self.cache.conversion, key)
-            if kept is not None:
-                return kept
-            pixels = await asyncio.to_thread(pictures.pixels_of, lease.path)
-            work = partial(conversions.convert_picture, lease.path, wanted)
-            data = await self.picture_workers.run(record.member, pixels, work)
-            await asyncio.to_thread(self.cache.keep_conversion, key, data)
-            return data
+        lease = await self.library.whole(record)
+        key = blake3(f"{lease.path.name} {wanted.key}".encode()).hexdigest()
+        kept = await asyncio.to_thread(self.cache.conversion, key)
+        if kept is not None:
+            return kept
+        pixels = await asyncio.to_thread(pictures.pixels_of, lease.path)
+        work = partial(conversions.convert_picture, lease.path, wanted)
+        data = await self.picture_workers.run(record.member, pixels, work)
+        await asyncio.to_thread(self.cache.keep_conversion, key, data)
+        return data

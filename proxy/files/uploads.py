@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from io import RawIOBase
@@ -237,23 +237,22 @@ class Uploads:
         If the other account refuses it, the error is not one of this account.
         """
         again = record.account == account
-        async with AsyncExitStack() as stack:
-            try:
-                lease = await stack.enter_async_context(self._library.whole(record, kept=again))
-            except LocalError as error:
-                if again:
-                    return
-                raise LocalError(
-                    "input_unavailable",
-                    f"The job needs a file that is not available: {error.message}",
-                    kind="dependency_failed",
-                ) from error
-            hash_, size = lease.path.name, lease.size
-            try:
-                received = Received(lease.path, hash_, size)
-                cloud_name = await self._deliver(account, received, record.filename)
-            except CloudError as error:
-                raise _not_sent(record.filename, error) from error
+        try:
+            lease = await self._library.whole(record, kept=again)
+        except LocalError as error:
+            if again:
+                return
+            raise LocalError(
+                "input_unavailable",
+                f"The job needs a file that is not available: {error.message}",
+                kind="dependency_failed",
+            ) from error
+        hash_, size = lease.path.name, lease.size
+        try:
+            received = Received(lease.path, hash_, size)
+            cloud_name = await self._deliver(account, received, record.filename)
+        except CloudError as error:
+            raise _not_sent(record.filename, error) from error
         changed = record
         if again:
             changed = replace(record, cloud_name=cloud_name)
