@@ -43,13 +43,11 @@ _EXPIRED = frozenset({400, 401, 403})
 class Download(Struct, frozen=True):
     """A content during its download.
 
-    `offset` is where its bytes begin: the requested one, or 0 if the storage does not support
-    ranges. `size` is that of the whole content in bytes, `None` if the storage does not report it.
-    `chunks()` yields the bytes as they come; it raises `CloudUnreachable`, or the `BlobError` of a
-    store, if they end too early or stall.
+    `size` is that of the whole content in bytes, `None` if the storage does not report it.
+    `chunks()` yields the bytes from the requested offset on as they come; it raises
+    `CloudUnreachable`, or the `BlobError` of a store, if they end too early or stall.
     """
 
-    offset: int
     size: int | None
     chunks: Callable[[], AsyncIterator[bytes]]
 
@@ -94,7 +92,7 @@ class Downloads:
             response = None
             try:
                 response = await self._open_view(cloud_name, type, offset)
-                begins, size = _extent(response, offset)
+                skipped, size = _extent(response, offset)
                 break
             except CloudError as error:
                 if response is not None:
@@ -102,17 +100,19 @@ class Downloads:
                 wait = attempts.failed(error)
             await asyncio.sleep(wait)
         try:
-            yield Download(begins, size, partial(self._chunks, response))
+            yield Download(size, partial(self._chunks, response, skipped))
         finally:
             response.close()
 
-    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    async def _chunks(self, response: aiohttp.ClientResponse, skipped: int) -> AsyncIterator[bytes]:
+        """Yield the bytes of an answer after the first `skipped`."""
         try:
             # The chunks as they are received: joining them would copy the file.
             async for chunk, _ in response.content.iter_chunks():
-                if chunk:
-                    self._http.calls.downloaded(len(chunk))
-                    yield chunk
+                self._http.calls.downloaded(len(chunk))
+                if wanted := chunk[skipped:]:
+                    yield wanted
+                skipped = max(0, skipped - len(chunk))
         except CONNECTION_ERRORS as error:
             raise unreachable(_DOWNLOAD, error, sent=True) from None
 
@@ -182,16 +182,16 @@ def redirect_target(response: aiohttp.ClientResponse) -> URL:
 
 
 def _extent(response: aiohttp.ClientResponse, asked: int) -> tuple[int, int | None]:
-    """Return the offset of an answer's first byte, and the size of the whole content. Raises
-    `CloudGarbage`."""
+    """Return how many bytes an answer has before the one that was asked for, all of them where the
+    storage does not support ranges, and the size of the whole content. Raises `CloudGarbage`."""
     if response.status == 206:
         given = re.fullmatch(
             r"bytes (\d{1,19})-\d+/(\d{1,19}|\*)", response.headers.get("Content-Range", "").strip()
         )
         if given is None or int(given[1]) != asked:
             raise CloudGarbage(f"{_DOWNLOAD}: not the range that was asked for")
-        return asked, None if given[2] == "*" else int(given[2])
+        return 0, None if given[2] == "*" else int(given[2])
     if response.status != 200:
         raise CloudGarbage(f"{_DOWNLOAD}: status {response.status}")
     encoded = response.headers.get("Content-Encoding", "identity") != "identity"
-    return 0, None if encoded else response.content_length
+    return asked, None if encoded else response.content_length

@@ -79,7 +79,7 @@ class BlobStore:
             while (part := await self._run(next, parts, None)) is not None:
                 yield bytes(part)
 
-        yield Download(offset, found.meta["size"], chunks)
+        yield Download(found.meta["size"], chunks)
 
     async def check(self) -> None:
         """Check that the store can be written and read. Raises `BlobError`."""

@@ -194,7 +194,7 @@ class Cache:
             self._evict()
 
     def dismiss(self, count: int) -> None:
-        """Count bytes of a download no longer, because it has ended."""
+        """Count bytes of a download no longer, because they are not kept."""
         with self._mutex:
             self.arriving -= count
 
@@ -225,8 +225,9 @@ class Cache:
         entry = self._entries.get(hash_)
         return entry is None or entry.trusted
 
-    def keep(self, partial: Path, hash_: str) -> CacheLease:
-        """Move a complete file with this hash into the cache. Raises `OSError`."""
+    def keep(self, partial: Path, hash_: str, *, admitted: int = 0) -> CacheLease:
+        """Move a complete file with this hash into the cache; the bytes of it that were admitted no
+        longer count as those of a download. Raises `OSError`."""
         with self._mutex:
             entry = self._use(hash_) if hash_ in self else None
             if entry is None or not entry.trusted:
@@ -236,6 +237,7 @@ class Cache:
                 self._put(hash_, entry)
             else:
                 partial.unlink(missing_ok=True)
+            self.arriving -= admitted
             lease = CacheLease(self, hash_, entry)
             self._evict()
         return lease

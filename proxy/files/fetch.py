@@ -77,7 +77,6 @@ class Fetch:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     _hasher: blake3 = field(default_factory=blake3)
     _file: int = -1
-    _admitted: int = 0
 
     @property
     def ended(self) -> bool:
@@ -102,8 +101,8 @@ class Fetch:
         try:
             self._file, self.path = open_new(self._cache.partials)
             await self._fetch()
-            self._dismiss()
-            self.lease = self._cache.keep(self.path, self._hasher.hexdigest())
+            hash_ = self._hasher.hexdigest()
+            self.lease = self._cache.keep(self.path, hash_, admitted=self.received)
             self.path = self.lease.path
         except (CloudError, BlobError, ContentWrongError, OSError) as error:
             self.error = error
@@ -112,10 +111,11 @@ class Fetch:
             self.error = ConnectionAbortedError("the proxy is stopping")
             raise
         finally:
-            self._dismiss()
+            self.latest = b""
             if self._file >= 0:
                 os.close(self._file)
             if self.lease is None and self.path is not None:
+                self._cache.dismiss(self.received)
                 with suppress(OSError):
                     self.path.unlink()
             self._notify()
@@ -146,31 +146,23 @@ class Fetch:
         raise ContentWrongError("the storage did not deliver the complete file")
 
     async def _receive(self, download: Download) -> None:
-        """Read one answer to its end. Raises `CloudError`, `BlobError` if it ends too early."""
-        if self.size is not None and download.size not in (None, self.size):
-            self._start_over()
-        if download.offset > self.received:
-            return
+        """Read one answer until its end, or until it has not the size of the content. Raises
+        `CloudError`, `BlobError` if it ends too early."""
         if self.size is None and download.size is not None:
             self._cache.admit(download.size - self.received, self.received, ahead=self.ahead)
             self._cache.dismiss(download.size - self.received)
             self.size = download.size
             self._notify()
-        skip = self.received - download.offset
+        if download.size not in (None, self.size):
+            return
         async for chunk in download.chunks():
-            fresh = chunk[skip:]
-            skip = max(0, skip - len(chunk))
-            if self.size is not None and self.received + len(fresh) > self.size:
-                self._start_over()
+            if self.size is not None and self.received + len(chunk) > self.size:
                 return
-            if not fresh:
-                continue
-            self._cache.admit(len(fresh), self.received, ahead=self.ahead)
-            self._admitted += len(fresh)
-            self._hasher.update(fresh)
-            write_all(self._file, fresh)  # the page cache is faster than a thread
-            self.received += len(fresh)
-            self.latest = fresh
+            write_all(self._file, chunk)  # the page cache is faster than a thread
+            self._cache.admit(len(chunk), self.received, ahead=self.ahead)
+            self._hasher.update(chunk)
+            self.received += len(chunk)
+            self.latest = chunk
             self._notify()
             if self.received != self.size:
                 await asyncio.sleep(0)  # readers that keep up take it from memory
@@ -192,18 +184,12 @@ class Fetch:
         if self.generation + 1 == MAX_GENERATIONS:
             raise ContentWrongError("the storage repeatedly delivered wrong bytes")
         self.generation += 1
-        self._dismiss()
-        self.received = 0
-        self.size = None
+        self._cache.dismiss(self.received)
+        self.received, self.latest, self.size = 0, b"", None
         self._hasher = blake3()
         os.ftruncate(self._file, 0)
         os.lseek(self._file, 0, os.SEEK_SET)
         self._notify()
-
-    def _dismiss(self) -> None:
-        """Count the received bytes no longer as a download under way."""
-        self._cache.dismiss(self._admitted)
-        self._admitted, self.latest = 0, b""
 
     def _notify(self) -> None:
         changed, self.changed = self.changed, asyncio.Event()

@@ -108,7 +108,7 @@ class InputDirectory:
                     position += len(data)
                     yield data
 
-            yield Download(offset, size, chunks)
+            yield Download(size, chunks)
         finally:
             os.close(descriptor)
 

@@ -33,12 +33,11 @@ RECORDINGS = Path(__file__).parent.parent / "recordings"
 class Arriving:
     """A download of the memory cloud."""
 
-    data: bytes
-    offset: int
+    rest: bytes
     size: int | None
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        yield self.data[self.offset :]
+        yield self.rest
 
 
 @dataclass
@@ -80,7 +79,7 @@ class MemoryCloud:
         if cloud_name not in self.contents:
             raise CloudRefused("no such file", 404)
         data = self.contents[cloud_name]
-        yield Arriving(data, offset, len(data))
+        yield Arriving(data[offset:], len(data))
 
 
 async def body(*chunks: bytes) -> AsyncIterator[bytes]:

@@ -52,7 +52,7 @@ def content(folder: Path, data: bytes) -> tuple[str, Path]:
 async def read(blobs: BlobStore, hash_: str, offset: int = 0) -> bytes:
     async with blobs.download(hash_, type="input", offset=offset) as blob:
         data = b"".join([chunk async for chunk in blob.chunks()])
-        assert blob.size == blob.offset + len(data)
+        assert blob.size == offset + len(data)
         return data
 
 

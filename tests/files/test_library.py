@@ -14,6 +14,7 @@ from files.helpers import bytes_of
 from msgspec.structs import replace
 
 from proxy.cloud.client import CloudClient
+from proxy.cloud.errors import CloudError, CloudUnreachable
 from proxy.cloud.resilience import Backoff, RetryPolicy
 from proxy.files import fetch
 from proxy.files.contents import HELD_BACK, Content, ContentBrokenError
@@ -301,16 +302,16 @@ async def test_stopping_ends_what_waits(files: Files, simulator: Simulator) -> N
 
 
 class Scripted:
-    """A source whose answers are told: pieces of bytes from an offset, and the size."""
+    """A source whose answers are told: the size, and pieces of bytes, or an error after them."""
 
     observations = AccountObservations()
 
-    def __init__(self, *answers: tuple[int, int | None, list[bytes]]) -> None:
+    def __init__(self, *answers: tuple[int | None, list[bytes | CloudError]]) -> None:
         self.answers = list(answers)
         self.base_url = ""
 
     def download(self, cloud_name: str, *, type: str, offset: int = 0) -> Scripted:  # noqa: A002
-        self.offset, self.size, self.pieces = self.answers.pop(0)
+        self.size, self.pieces = self.answers.pop(0)
         return self
 
     async def __aenter__(self) -> Scripted:
@@ -321,22 +322,29 @@ class Scripted:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         for piece in self.pieces:
+            if isinstance(piece, CloudError):
+                raise piece
             yield piece
 
 
 @pytest.mark.parametrize(
     "answers",
     [
-        [(0, None, [BIG])],
-        [(0, len(BIG) + 1, [BIG])],
-        [(0, len(BIG), [BIG[:9]]), (0, len(BIG), [BIG])],
-        [(0, 5, [BIG[:5]]), (0, len(BIG), [BIG])],
-        [(7, len(BIG), [BIG[7:]]), (0, len(BIG), [BIG])],
+        [(None, [BIG])],
+        [(len(BIG) + 1, [BIG])],
+        [(len(BIG), [BIG[:9]]), (len(BIG), [BIG])],
+        [(5, [BIG[:5]]), (len(BIG), [BIG])],
+        [(len(BIG), [BIG[7:]]), (len(BIG), [BIG])],
+        [(9, [BIG]), (len(BIG), [BIG])],
+        [(None, [BIG[:9]]), (len(BIG), [BIG])],
     ],
-    ids=["no size", "too long a size", "short", "too short a size", "wrong offset"],
+    ids=[
+        *("no size", "too long a size", "short", "too short a size", "wrong offset"),
+        *("longer than its size", "short without a size"),
+    ],
 )
 async def test_odd_answers_of_a_storage(
-    open_files: OpenFiles, simulator: Simulator, answers: list[tuple[int, int, list[bytes]]]
+    open_files: OpenFiles, simulator: Simulator, answers: list[tuple[int, list[bytes]]]
 ) -> None:
     files = await open_files(Scripted(*answers))
     record = stored(simulator, BIG)
@@ -347,8 +355,18 @@ async def test_odd_answers_of_a_storage(
 async def test_a_content_without_a_size_is_read_to_its_end(
     open_files: OpenFiles, simulator: Simulator
 ) -> None:
-    files = await open_files(Scripted((0, None, [BIG[:400_000], BIG[400_000:]])))
+    files = await open_files(Scripted((None, [BIG[:400_000], BIG[400_000:]])))
     assert await bytes_of(files, stored(simulator, BIG, "opaque.png")) == BIG
+
+
+async def test_a_content_of_another_size_than_before_is_read_again_from_its_start(
+    open_files: OpenFiles, simulator: Simulator
+) -> None:
+    cut_off = CloudUnreachable("cut off", sent=True)
+    rest, whole = (len(BIG), [BIG[9:]]), (len(BIG), [BIG])
+    files = await open_files(Scripted((20, [b"old" * 3, cut_off]), rest, whole))
+    content = await files.open(stored(simulator, BIG, "opaque.png"))
+    assert (await content.whole()).read_bytes() == BIG
 
 
 async def test_a_cache_that_cannot_be_written_is_an_error_in_words(
