@@ -8,6 +8,7 @@ from typing import Any
 
 from proxy.bus import EventBus
 from proxy.engine.announcer import Announcer
+from proxy.engine.follower import Runs
 from proxy.engine.table import JobTable
 from proxy.jobs.messages import JobAnswered
 from proxy.storage.jobs import JobKey
@@ -26,11 +27,12 @@ class Answers:
     """
 
     def __init__(
-        self, bus: EventBus, announcer: Announcer, table: JobTable, *, shared: bool
+        self, bus: EventBus, announcer: Announcer, table: JobTable, runs: Runs, *, shared: bool
     ) -> None:
         self._bus = bus
         self._announcer = announcer
         self._table = table
+        self._runs = runs
         self._shared = shared
         #: The jobs whose clients wait, with the node errors that were found before.
         self._due: dict[JobKey, Mapping[str, Any]] = {}
@@ -65,6 +67,5 @@ class Answers:
         self._table.note(job, answered=True)
         if job.watched != watched:
             self._table.advance(job, watched=watched)
-        run = self._table.run_of(job)
-        if run is not None:
-            run.release()
+        if job in self._runs:
+            self._runs[job].release()

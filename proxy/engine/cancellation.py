@@ -9,6 +9,7 @@ import structlog
 
 from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.engine.announcer import Announcer
+from proxy.engine.follower import Runs
 from proxy.engine.life import JobLife
 from proxy.engine.slots import SlotAllocator
 from proxy.engine.table import JobTable
@@ -29,6 +30,7 @@ class Cancellation:
     def __init__(
         self,
         table: JobTable,
+        runs: Runs,
         slots: SlotAllocator,
         workers: Mapping[str, AccountWorker],
         life: JobLife,
@@ -38,6 +40,7 @@ class Cancellation:
         term: Term,
     ) -> None:
         self._table = table
+        self._runs = runs
         self._slots = slots
         self._workers = workers
         self._life = life
@@ -110,7 +113,7 @@ class Cancellation:
         One that is on its way to the cloud meets the wish at its next step. On the cloud one that
         does not run is gone at once, a running one or with `interrupt` when the cloud says so.
         """
-        worker, run = self._workers.get(job.account), self._table.run_of(job)
+        worker, run = self._workers.get(job.account), self._runs.get(job)
         if job.state in (JobState.RECEIVED, JobState.SUBMITTING, JobState.UNKNOWN) and run is None:
             if interrupt:
                 self._table.advance(job, interrupted=True)

@@ -26,6 +26,7 @@ from proxy.engine.answers import Answers
 from proxy.engine.bookkeeper import Bookkeeper
 from proxy.engine.cancellation import Cancellation
 from proxy.engine.dispatcher import Dispatcher
+from proxy.engine.follower import Runs
 from proxy.engine.intake import Intake
 from proxy.engine.life import JobLife
 from proxy.engine.localiser import Secrets
@@ -108,12 +109,13 @@ class Engine:
         self._slots = SlotAllocator(self.scheduler, self.accounts)
         announcer = Announcer(self.bus, term, self.metrics)
         self._table = JobTable(self.recorder, announcer)
+        self._runs: Runs = {}
         self._news = QueueNews(self._table, self.scheduler, announcer)
         self._workers = {
             name: AccountWorker(
                 account,
                 self._slots,
-                self._table,
+                self._runs,
                 self.recorder,
                 self.files.graphs,
                 self.catalog,
@@ -123,13 +125,14 @@ class Engine:
             )
             for name, account in self.accounts.items()
         }
-        self._overview = Overview(self._table, self.scheduler, self._workers, announcer)
+        self._overview = Overview(self._table, self._runs, self.scheduler, self._workers, announcer)
         shared = self.recorder.jobs.database.shared
-        self._answers = Answers(self.bus, announcer, self._table, shared=shared)
+        self._answers = Answers(self.bus, announcer, self._table, self._runs, shared=shared)
         self._announcer = announcer
         self._recovery = Recovery(self._workers, policy)
         self._life = JobLife(
             self._table,
+            self._runs,
             self._slots,
             self._workers,
             self._recovery,
@@ -161,6 +164,7 @@ class Engine:
         )
         self._cancellation = Cancellation(
             self._table,
+            self._runs,
             self._slots,
             self._workers,
             self._life,
@@ -275,10 +279,8 @@ class Engine:
         """Send a replica the steps of jobs that it has not received."""
         for steps in received:
             job = self._table.get(steps.key)
-            if job is not None and job.order == steps.order:
-                run = self._table.run_of(job)
-                if run is not None:
-                    run.repeat(steps.epoch, steps.number)
+            if job in self._runs and job.order == steps.order:
+                self._runs[job].repeat(steps.epoch, steps.number)
 
     def _cancel(self, request: CancelRequested) -> None:
         self.supervisor.spawn(self._cancellation.cancel(request), "cancel jobs")

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Container, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from uuid import NAMESPACE_URL, uuid5
+
+import structlog
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError
 from proxy.jobs.models import Job
+from proxy.storage.database import StorageError
+from proxy.storage.jobs import JobRepository
+
+log = structlog.get_logger(__name__)
 
 #: The proxy's own key in `extra_data`, by which a job is found again among the account's.
 MARK = "comfy_cloud_proxy"
@@ -30,15 +36,14 @@ class UnansweredError(Exception):
 
 @dataclass(eq=False, repr=False)
 class JobFinder:
-    """Looks for jobs on one account.
+    """Looks for jobs on one account, and knows which ids there are of other jobs of ours.
 
-    `live` are the ids on the cloud of all live jobs, `known` tells which ids are of jobs that need
-    not be looked at.
+    `followed` has the jobs that are followed on any account, `jobs` all that the storage has.
     """
 
     cloud: CloudClient
-    live: Container[str]
-    known: Callable[[Iterable[str]], Awaitable[set[str]]]
+    followed: Collection[Job]
+    jobs: JobRepository
     looks: tuple[float, ...] = _LOOKS
     _marks: dict[str, object] = field(default_factory=dict)
     #: The marks of jobs by the ids that the cloud gave them.
@@ -54,7 +59,7 @@ class JobFinder:
         if wanted is not None and await self.cloud.job(wanted) is not None:
             return wanted
         recent = [entry.cloud_id for entry in await self.cloud.jobs(limit=_RECENT)]
-        known = await self.known(recent)
+        known = await self._known(recent)
         for cloud_id in recent:
             if cloud_id not in known and await self._mark_of(cloud_id) == job.mark:
                 return cloud_id
@@ -83,13 +88,22 @@ class JobFinder:
             raise UnansweredError from error
 
     def is_new(self, job: Job, cloud_id: str) -> bool:
-        """Return whether no live job and no recent one has the id that the cloud gave to this
-        one."""
-        if cloud_id in self.live or self._issued.setdefault(cloud_id, job.mark) != job.mark:
+        """Return whether no job that is followed and no recent one has the id that the cloud gave
+        to this one."""
+        is_followed = any(other.cloud_id == cloud_id for other in self.followed)
+        if is_followed or self._issued.setdefault(cloud_id, job.mark) != job.mark:
             return False
         while len(self._issued) > _REMEMBERED:
             del self._issued[next(iter(self._issued))]
         return True
+
+    async def has_ended(self, cloud_id: str) -> bool:
+        """Return whether a job of the history had this id; not if the storage cannot be read."""
+        try:
+            return await self.jobs.history.has_cloud_id(cloud_id)
+        except StorageError as error:
+            log.warning("jobs_read_failed", error=str(error))
+            return False
 
     def wanted_id(self, job: Job) -> str | None:
         """Return the id that a job is to have on the cloud, the same each time that it is sent.
@@ -106,6 +120,15 @@ class JobFinder:
         facts = self.cloud.observations.facts
         again = facts.get("prompt_id_again")
         return facts.get("prompt_id") == "honoured" and again in ("refused", "the same job")
+
+    async def _known(self, cloud_ids: Collection[str]) -> set[str]:
+        """Return which of these ids are of jobs of ours that were answered, live or ended."""
+        known = {job.cloud_id for job in self.followed}
+        try:
+            return known | await self.jobs.knows(set(cloud_ids) - known)
+        except StorageError as error:
+            log.warning("jobs_read_failed", error=str(error))
+            return known
 
     async def _mark_of(self, cloud_id: str) -> object:
         """Return the mark of a job; only one that was read never changes."""

@@ -11,7 +11,8 @@ from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from itertools import takewhile
+from typing import Any, TypeAlias, TypeVar
 
 import structlog
 
@@ -27,7 +28,7 @@ from proxy.engine.policy import DetailTimeouts
 from proxy.engine.progress import RunProgress
 from proxy.engine.run_times import RunTimes
 from proxy.engine.slots import SlotAllocator
-from proxy.engine.table import FollowedJob, JobTable
+from proxy.engine.table import JobTable
 from proxy.engine.tracker import (
     Command,
     Ended,
@@ -110,7 +111,8 @@ class JobFollower:
     `ending` is true once the cloud has reported an end, `finished` is set when nothing more is done
     for the job. With `abandoned` it has failed in the proxy, and the cloud need not continue with
     it. `preview` is the last one, `cloud` is `None` for a job that is on no account, `topic` is
-    where its client hears, and the `metadata` goes into all messages about it.
+    where its client hears, and the `metadata` goes into all messages about it. `runs` has all that
+    is followed.
     """
 
     job: Job
@@ -120,6 +122,7 @@ class JobFollower:
     cloud: CloudClient | None
     topic: str
     metadata: Mapping[str, Any]
+    runs: Runs
     table: JobTable
     slots: SlotAllocator
     announcer: Announcer
@@ -236,7 +239,7 @@ class JobFollower:
     async def _take(self, happening: Input) -> Ended | None:
         """Do what follows from an input, in its turn; return the end if that follows."""
         try:
-            if self.tracker.started_at is None and (previous := self.table.ending_before(self)):
+            if self.tracker.started_at is None and (previous := self._previous_ending()):
                 await self._wait_for(previous)
             what = await retried(partial(self.localiser.localised, happening))
             for command in self.tracker.receive(what, time.time_ns() // 1_000_000):
@@ -251,7 +254,12 @@ class JobFollower:
             self.read_detail()
         return None
 
-    async def _wait_for(self, previous: list[FollowedJob]) -> None:
+    def _previous_ending(self) -> list[JobFollower]:
+        """Return what follows previous jobs of the member that are about to end."""
+        previous = takewhile(lambda run: run is not self, self.runs.values())
+        return [run for run in previous if run.ending and run.job.member == self.job.member]
+
+    async def _wait_for(self, previous: list[JobFollower]) -> None:
         """Wait until the ends of the member's previous jobs are sent, as on a server with one GPU.
 
         The cloud begins the next job while the end of the last one still waits for its detail.
@@ -348,3 +356,7 @@ class JobFollower:
             if waited[given_up] > limit:
                 return given_up
         raise AssertionError("the waits never end")
+
+
+#: What follows jobs, in the order in which it began.
+Runs: TypeAlias = dict[Job, JobFollower]

@@ -18,7 +18,7 @@ from proxy.cloud.resilience import Backoff
 from proxy.costs.job_cost import Pricing
 from proxy.engine.announcer import Announcer
 from proxy.engine.answers import Answers
-from proxy.engine.follower import JobFollower, retried
+from proxy.engine.follower import JobFollower, Runs, retried
 from proxy.engine.localiser import Localiser, Secrets
 from proxy.engine.outcomes import (
     CancelOnCloud,
@@ -83,6 +83,7 @@ class JobLife:
     def __init__(
         self,
         table: JobTable,
+        runs: Runs,
         slots: SlotAllocator,
         workers: Mapping[str, AccountWorker],
         recovery: Recovery,
@@ -102,6 +103,7 @@ class JobLife:
         pricing: Pricing,
     ) -> None:
         self._table = table
+        self._runs = runs
         self._slots = slots
         self._workers = workers
         self._recovery = recovery
@@ -230,7 +232,7 @@ class JobLife:
                 await asyncio.sleep(0)  # the client gets its answer before anything else is done
             elif omitted:
                 log.warning("nodes_omitted", nodes=sorted(omitted))
-            is_own = was_on_cloud or not await self._table.has_ended(sent.cloud_id)
+            is_own = was_on_cloud or not await worker.finder.has_ended(sent.cloud_id)
             if is_own:
                 worker.router.add(job.cloud_id, follower)
                 worker.reconciler.job_added()
@@ -269,6 +271,7 @@ class JobLife:
             if worker is not None:
                 worker.router.remove(job.cloud_id)
             self._slots.free(job)
+            self._runs.pop(job, None)
             follower.close()
         if worker is not None and isinstance(outcome, Ended) and follower.abandoned:
             await worker.abandon(job.cloud_id)
@@ -383,13 +386,14 @@ class JobLife:
     def _follower(self, job: Job, worker: AccountWorker | None) -> JobFollower:
         """Return a follower that takes what happens to a job from now on."""
         held = self._budget.member(job.member, "job") if self._announcer.lossy else None
-        follower = JobFollower(
+        follower = self._runs[job] = JobFollower(
             job,
             Tracker(job.prompt_id, job.graph, job.outputs_to_execute),
             Localiser(job, self._files, self._packs, self._secrets),
             cloud=None if worker is None else worker.cloud,
             topic=topic_of(job.member, job.client_id),
             metadata=workflow_metadata.of_job(job.loaded.extra_data, job.workflow_id),
+            runs=self._runs,
             table=self._table,
             slots=self._slots,
             announcer=self._announcer,
@@ -397,7 +401,6 @@ class JobLife:
             timeouts=self._policy.detail,
             run_times=self._run_times,
         )
-        self._table.follow(follower)
         return follower
 
 

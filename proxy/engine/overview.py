@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from proxy.clock import now
 from proxy.engine.announcer import Announcer
+from proxy.engine.follower import Runs
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.worker import AccountWorker
@@ -41,11 +42,13 @@ class Overview:
     def __init__(
         self,
         table: JobTable,
+        runs: Runs,
         scheduler: Scheduler,
         workers: Mapping[str, AccountWorker],
         announcer: Announcer,
     ) -> None:
         self._table = table
+        self._runs = runs
         self._scheduler = scheduler
         self._workers = workers
         self._announcer = announcer
@@ -73,7 +76,7 @@ class Overview:
     def run(self, asked: RunRequested) -> RunAnswered:
         """Return how far a job is, with its nodes and its last preview."""
         job = self._table.get(asked.key)
-        run = None if job is None else self._table.run_of(job)
+        run = None if job is None else self._runs.get(job)
         if job is None or run is None or job.state is not JobState.RUNNING:
             return RunAnswered(None)
         progress, preview = self._seen(job).progress, run.preview
@@ -96,8 +99,8 @@ class Overview:
     def tell_running(self, message: SocketKnown) -> None:
         """Tell a socket that has just opened which node of its client runs."""
         member, client_id = message.member, message.client_id
-        for run in reversed(self._table.runs_of(member)):
-            if run.job.client_id == client_id and run.node is not None:
+        for job, run in reversed(self._runs.items()):
+            if (job.member, job.client_id) == (member, client_id) and run.node is not None:
                 event = Event("executing", {"node": run.node})
                 news = ClientMessage(member, client_id, event, message.socket)
                 self._announcer.publish(topic_of(member, client_id), news)
@@ -105,7 +108,7 @@ class Overview:
 
     def _seen(self, job: Job) -> JobChanged:
         """Return a live job as admins see it, with the node that runs."""
-        progress, run = job.progress, self._table.run_of(job)
+        progress, run = job.progress, self._runs.get(job)
         if run is not None and job.state is JobState.RUNNING:
             far = run.progress
             progress = replace(

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Any
 
 import structlog
 from msgspec.structs import replace
 
 from proxy.engine.announcer import Announcer
-from proxy.engine.node_states import NodeReport
-from proxy.engine.progress import RunProgress
 from proxy.engine.recorder import JobRecorder
 from proxy.jobs.models import (
     ENDS,
@@ -22,56 +19,14 @@ from proxy.jobs.models import (
     TransitionError,
     is_shown,
 )
-from proxy.storage.database import StorageError
 from proxy.storage.jobs import JobKey
-from proxy.translate.events import Preview
 from proxy.webhooks.messages import STARTED
 
 log = structlog.get_logger(__name__)
 
 
-class FollowedJob(Protocol):
-    """A job that is followed, as others see it.
-
-    `ending` is true once the cloud has reported an end, `finished` is set when nothing more is
-    done for the job. `node` is the one that runs, with its class, `preview` the last one.
-    """
-
-    job: Job
-    ending: bool
-    finished: asyncio.Event
-    preview: Preview | None
-
-    @property
-    def node(self) -> str | None:
-        """The node that runs, as it is shown."""
-
-    @property
-    def node_type(self) -> str | None:
-        """The class of this node."""
-
-    @property
-    def progress(self) -> RunProgress:
-        """How far the job is now."""
-
-    def reports(self, limit: int) -> dict[str, NodeReport]:
-        """Return how far the first `limit` nodes are of which anything is known."""
-
-    def release(self) -> None:
-        """Let the messages of the job flow."""
-
-    def read_detail(self) -> None:
-        """Read the job's detail until it has ended."""
-
-    def repeat(self, epoch: int, number: int) -> None:
-        """Publish the steps of the job after this one again."""
-
-    def withdraw(self) -> None:
-        """Follow the job no further: it was cancelled before it ran."""
-
-
 class JobTable:
-    """The live jobs of an engine, and those that are followed in the order in which they began.
+    """The live jobs of an engine.
 
     Each change of a job is a method here, which checks the transition, notes the record and tells
     of it. Beside it the scheduler sets what a turn gives (`account`, `charge`), and the `content`
@@ -83,9 +38,6 @@ class JobTable:
         self._announcer = announcer
         self._count = 0
         self._jobs: dict[JobKey, Job] = {}
-        #: The ids of live jobs on the cloud.
-        self.cloud_ids: set[str] = set()
-        self._runs: dict[str, dict[JobKey, FollowedJob]] = {}
 
     def __iter__(self) -> Iterator[Job]:
         return iter(self._jobs.values())
@@ -97,33 +49,12 @@ class JobTable:
         """Return a live job."""
         return self._jobs.get(key)
 
-    async def known(self, cloud_ids: Iterable[str]) -> set[str]:
-        """Return which of these jobs of an account are ours, live or in the history."""
-        asked = set(cloud_ids)
-        live = asked & self.cloud_ids
-        try:
-            return live | await self._recorder.jobs.knows(asked - live)
-        except StorageError as error:
-            log.warning("jobs_read_failed", error=str(error))
-            return live
-
-    async def has_ended(self, cloud_id: str) -> bool:
-        """Return whether a job of the history had this id on the cloud; not if the storage cannot
-        be read."""
-        try:
-            return await self._recorder.jobs.history.has_cloud_id(cloud_id)
-        except StorageError as error:
-            log.warning("jobs_read_failed", error=str(error))
-            return False
-
     # --- changes ---------------------------------------------------------------------------
 
     def add(self, job: Job, **fields: Any) -> None:
         """Add a job that is in the storage, with fields that only the engine knows."""
         self.note(job, **fields)
         self._jobs[job.key] = job
-        if job.cloud_id:
-            self.cloud_ids.add(job.cloud_id)
         if is_shown(job):
             self._announcer.changed(job)
 
@@ -138,8 +69,6 @@ class JobTable:
             _check_transition(job, state)
             changes["state"] = state
         self.note(job, **changes)
-        if job.cloud_id:
-            self.cloud_ids.add(job.cloud_id)
         self._recorder.changed(job)
         if is_shown(job):
             self._announcer.changed(job)
@@ -217,35 +146,6 @@ class JobTable:
     def _remove(self, job: Job) -> None:
         if self._jobs.get(job.key) is job:
             del self._jobs[job.key]
-        self.cloud_ids.discard(job.cloud_id)
-        runs = self._runs.get(job.member, {})
-        runs.pop(job.key, None)
-        if not runs:
-            self._runs.pop(job.member, None)
-
-    # --- jobs that are followed ------------------------------------------------------------
-
-    def follow(self, run: FollowedJob) -> None:
-        """Note that a job is followed."""
-        self._runs.setdefault(run.job.member, {})[run.job.key] = run
-
-    def run_of(self, job: Job) -> FollowedJob | None:
-        """Return what follows a job."""
-        return self._runs.get(job.member, {}).get(job.key)
-
-    def runs_of(self, member: str) -> list[FollowedJob]:
-        """Return what follows jobs of a member, in the order in which it began."""
-        return list(self._runs.get(member, {}).values())
-
-    def ending_before(self, run: FollowedJob) -> list[FollowedJob]:
-        """Return what follows previous jobs of a member that are about to end."""
-        ending = []
-        for other in self.runs_of(run.job.member):
-            if other is run:
-                break
-            if other.ending:
-                ending.append(other)
-        return ending
 
 
 def _check_transition(job: Job, state: JobState) -> None:

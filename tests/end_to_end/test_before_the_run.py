@@ -12,7 +12,7 @@ from stack import Client, Proxy, running_proxy
 from team import bearer, running_team
 from waiting import ids, running, until
 
-from proxy.engine.table import JobTable
+from proxy.engine.finder import JobFinder
 from proxy.jobs.submission import SubmissionService
 from proxy.simulator import Simulator
 
@@ -54,17 +54,17 @@ async def test_a_client_has_its_answer_before_the_engine_goes_on_with_the_job(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = []
-    has_ended, release = JobTable.has_ended, SubmissionService.release
+    has_ended, release = JobFinder.has_ended, SubmissionService.release
 
-    async def look(table: JobTable, cloud_id: str) -> bool:
+    async def look(finder: JobFinder, cloud_id: str) -> bool:
         order.append("the engine goes on")
-        return await has_ended(table, cloud_id)
+        return await has_ended(finder, cloud_id)
 
     def answered(submissions: SubmissionService, member: str, prompt_id: str) -> None:
         order.append("the answer was sent")
         release(submissions, member, prompt_id)
 
-    monkeypatch.setattr(JobTable, "has_ended", look)
+    monkeypatch.setattr(JobFinder, "has_ended", look)
     monkeypatch.setattr(SubmissionService, "release", answered)
     await client.submit(graphs.plain())
     await until(lambda: len(order) == 2)

@@ -12,7 +12,7 @@ from proxy.translate.errors import LocalError
 
 
 def answers(world: World) -> Answers:
-    return Answers(world.bus, world.announcer, world.table, shared=False)
+    return Answers(world.bus, world.announcer, world.table, world.runs, shared=False)
 
 
 async def test_an_answer_names_its_job() -> None:

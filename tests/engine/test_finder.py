@@ -2,20 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import graphs
 from engine.rig import running_engine
 from jobs.samples import job
 
 from proxy.cloud.client import CloudClient
-from proxy.engine.finder import JobFinder
+from proxy.engine.finder import MARK, JobFinder
+from proxy.jobs.models import Job
 from proxy.simulator import Simulator
+from proxy.storage.database import StorageError
+from proxy.translate.snapshots import Snapshot
 
 
-async def none_known(_cloud_ids: Iterable[str]) -> set[str]:
-    return set()
+class Rows:
+    """The storage, as far as it knows ids of the cloud; it refuses reads if it is `broken`."""
+
+    def __init__(self, *cloud_ids: str, broken: bool = False) -> None:
+        self.cloud_ids = set(cloud_ids)
+        self.broken = broken
+        self.history = self
+
+    async def knows(self, cloud_ids: set[str]) -> set[str]:
+        if self.broken:
+            raise StorageError("disk full")
+        return cloud_ids & self.cloud_ids
+
+    async def has_cloud_id(self, cloud_id: str) -> bool:
+        return cloud_id in await self.knows({cloud_id})
+
+
+class Cloud:
+    """An account that lists jobs, all with the same mark."""
+
+    def __init__(self, mark: str, *cloud_ids: str) -> None:
+        self.observations = SimpleNamespace(facts={})
+        self.mark = mark
+        self.cloud_ids = cloud_ids
+
+    async def jobs(self, *, limit: int) -> list[Snapshot]:
+        return [Snapshot(cloud_id, "pending", settled=False) for cloud_id in self.cloud_ids]
+
+    async def extra_data(self, _cloud_id: str) -> dict[str, Any]:
+        return {MARK: self.mark}
+
+
+def finder_over(cloud: Any, rows: Any, *followed: Job) -> JobFinder:
+    return JobFinder(cloud, followed, rows)
 
 
 async def test_a_job_is_found_by_its_mark_alone(simulator: Simulator, tmp_path: Path) -> None:
@@ -25,8 +61,27 @@ async def test_a_job_is_found_by_its_mark_alone(simulator: Simulator, tmp_path: 
     client = CloudClient(simulator.base_url, simulator.key)
     await client.start()
     try:
-        finder = JobFinder(client, set(), none_known)
+        finder = finder_over(client, Rows())
         assert await finder.find(sent) == sent.cloud_id
         assert await finder.find(job("another")) is None
     finally:
         await client.close()
+
+
+async def test_jobs_that_are_followed_or_stored_are_not_candidates() -> None:
+    lost, followed = job("lost"), job("followed", cloud_id="followed")
+    cloud = Cloud(lost.mark, "followed", "of the history")
+    assert await finder_over(cloud, Rows("of the history"), followed).find(lost) is None
+    assert await finder_over(cloud, Rows(), followed).find(lost) == "of the history"
+    assert await finder_over(cloud, Rows(broken=True), followed).find(lost) == "of the history"
+
+
+async def test_an_id_of_another_job_is_not_new() -> None:
+    finder = finder_over(Cloud(""), Rows("of the history"), job("followed", cloud_id="followed"))
+    assert finder.is_new(job("one"), "a")
+    assert finder.is_new(job("one"), "a")
+    assert not finder.is_new(job("two"), "a")
+    assert not finder.is_new(job("two"), "followed")
+    assert await finder.has_ended("of the history")
+    assert not await finder.has_ended("b")
+    assert not await finder_over(Cloud(""), Rows(broken=True)).has_ended("of the history")

@@ -141,29 +141,6 @@ async def test_waiting_jobs_that_cannot_be_withdrawn_stay(world: World) -> None:
     assert published(world) == []
 
 
-class Rows:
-    """The storage, as far as it knows ids of the cloud."""
-
-    async def knows(self, cloud_ids: set[str]) -> set[str]:
-        return cloud_ids & {"of the history"}
-
-
-async def test_ids_of_live_and_ended_jobs_are_known(world: World) -> None:
-    world.recorder.jobs = Rows()
-    world.add(job(state=JobState.SUBMITTED, cloud_id="live"))
-    known = await world.table.known(["live", "of the history", "a stranger's"])
-    assert known == {"live", "of the history"}
-
-
-def test_what_follows_jobs_of_a_member_is_in_the_order_in_which_it_began(world: World) -> None:
-    first = world.follow(job("first", state=JobState.RUNNING))
-    second = world.follow(job("second", state=JobState.RUNNING))
-    world.follow(job("other", "ben", state=JobState.RUNNING))
-    assert world.table.runs_of("anna") == [first, second]
-    assert world.table.run_of(second.job) is second
-    assert world.table.run_of(job("third")) is None
-
-
 @pytest.mark.parametrize("wanted", [["job.started"], []])
 def test_a_start_is_announced_where_webhooks_want_it(world: World, wanted: list[str]) -> None:
     world.recorder.outbox.wanted = frozenset(wanted)

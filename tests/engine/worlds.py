@@ -108,7 +108,8 @@ class World:
         recorder: Any = self.recorder
         self.table = JobTable(recorder, self.announcer)
         self.news = QueueNews(self.table, self.scheduler, self.announcer)
-        self.overview = Overview(self.table, self.scheduler, {}, self.announcer)
+        self.runs: dict[Job, Any] = {}
+        self.overview = Overview(self.table, self.runs, self.scheduler, {}, self.announcer)
         self.received: list[BusMessage] = []
         self.bus.subscribe("jobs", self.received.append)
 
@@ -120,8 +121,7 @@ class World:
 
     def follow(self, job: Job, node: str | None = "1") -> FakeRun:
         self.table.add(job)
-        run = FakeRun(job, node)
-        self.table.follow(run)
+        run = self.runs[job] = FakeRun(job, node)
         return run
 
     def counted(self, name: str, **labels: str) -> float | None:
