@@ -24,9 +24,9 @@ import structlog
 from proxy.bus import EventBus
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.announcer import Announcer
+from proxy.engine.forecast import Forecast
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.scheduler import Scheduler
-from proxy.engine.slots import SlotAllocator
 from proxy.engine.table import JobTable
 from proxy.engine.term import Term
 from proxy.engine.tracker import Ended, EventReceived, SnapshotReceived, Tracker
@@ -85,8 +85,14 @@ class Simulation:
             self.joined[name] = Account(name, cloud, "", slots=Slots(slots))  # type: ignore[arg-type]
         members = [Member(f"m{number}") for number in range(self.members)]
         self.known = {member.name: member for member in members}
-        self.scheduler = Scheduler(self.joined, self.known.__getitem__, "jobs")
-        self.slots = SlotAllocator(self.scheduler, self.joined)
+        self.scheduler = Scheduler(
+            self.joined,
+            self.known.__getitem__,
+            "jobs",
+            clock=time.monotonic,
+            wake=lambda: None,
+        )
+        self.forecast = Forecast(self.scheduler)
         announcer = Announcer(EventBus(), term, Metrics())
         recorder = JobRecorder(storage, term, 10_000, shares=self.scheduler.shares_of)  # type: ignore[arg-type]
         self.table = JobTable(recorder, announcer)
@@ -103,11 +109,10 @@ class Simulation:
 
     def wait(self, member: str) -> None:
         """Let a new job of a member wait."""
-        self.slots.enqueue(self.add(member))
+        self.scheduler.enqueue(self.add(member))
 
-    def start(self, job: Job, account: Account) -> None:
-        """Give a job its slot, and lead it until it runs."""
-        self.scheduler.take(job, account)
+    def start(self, job: Job) -> None:
+        """Lead a job that has a slot until it runs."""
         job.content = JobContent({**GRAPH}, {})
         self.table.advance(job, JobState.SUBMITTING)
         self.scheduler.shares_of([job])
@@ -115,7 +120,7 @@ class Simulation:
         self.jobs[job] = Tracker(job.prompt_id, job.graph, job.outputs_to_execute)
         self.jobs[job].receive(EventReceived("execution_start", {}), 0)
         self.table.advance(job, JobState.RUNNING, started_at=0)
-        self.slots.started(job)
+        self.scheduler.started(job)
 
     def fill(self) -> None:
         """Let as many jobs run as there are slots."""
@@ -123,7 +128,9 @@ class Simulation:
         for account, member in zip(
             islice(cycle(self.joined.values()), self.running), members, strict=False
         ):
-            self.start(self.add(member), account)
+            job = self.add(member)
+            self.scheduler.take(job, account)
+            self.start(job)
 
     async def end(self, job: Job) -> None:
         """Lead a job that runs into its history."""
@@ -132,16 +139,16 @@ class Simulation:
             if isinstance(command, Ended):
                 await self.table.finish(job, command.end)
                 self.scheduler.ended(job, 1.0)
-                self.slots.free(job)
+                self.scheduler.free(job)
                 self.table.leave(job, command.end)
 
     async def turn(self) -> None:
         """End the job that has run longest, and give its slot to the one whose turn it is."""
         await self.end(next(iter(self.jobs)))
-        turn = self.scheduler.next(time.monotonic())
-        assert turn is not None, "a slot is free, and jobs wait"
-        self.start(*turn)
-        self.wait(turn[0].member)
+        job = self.scheduler.next()
+        assert job is not None, "a slot is free, and jobs wait"
+        self.start(job)
+        self.wait(job.member)
 
 
 def events(node: int) -> Iterator[EventReceived]:
@@ -165,7 +172,7 @@ async def turns(size: tuple[int, int, int]) -> str:
     rate = done / (time.perf_counter() - begun)
     world.scheduler.changed()
     begun = time.perf_counter()
-    world.scheduler.forecast()
+    world.forecast.places()
     forecast = 1000 * (time.perf_counter() - begun)
     cells = [*(f"{number:,}" for number in size), f"{rate:,.{0 if rate >= 10 else 2}f}"]
     return "| " + " | ".join([*cells, f"{forecast:,.1f}"]) + " |"

@@ -34,8 +34,8 @@ PURE = [
     *(
         PACKAGE / "engine" / name
         for name in (
-            *("fair_share.py", "node_states.py", "outcomes.py", "progress.py", "scheduler.py"),
-            "tracker.py",
+            *("fair_share.py", "forecast.py", "node_states.py", "outcomes.py", "progress.py"),
+            *("scheduler.py", "tracker.py"),
         )
     ),
 ]
@@ -228,7 +228,7 @@ def test_handlers_take_the_services_that_they_need() -> None:
 SET_BESIDE_THE_TABLE = {
     ("scheduler.py", "account"),
     ("scheduler.py", "charge"),
-    ("slots.py", "content"),
+    ("scheduler.py", "content"),
     ("recorder.py", "content"),
     ("life.py", "credentials"),
 }

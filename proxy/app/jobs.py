@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -120,9 +122,17 @@ async def run_engine(
     settings, policy = process.settings, process.policy
 
     def engine(term: Term) -> Engine:
-        scheduler = Scheduler(cloud.accounts, storage.members.get, policy.fair_by)
+        turn = asyncio.Event()
+        scheduler = Scheduler(
+            cloud.accounts,
+            storage.members.get,
+            policy.fair_by,
+            clock=time.monotonic,
+            wake=turn.set,
+        )
         return Engine(
             scheduler=scheduler,
+            turn=turn,
             recorder=JobRecorder(
                 jobs.repository,
                 term,

@@ -11,7 +11,7 @@ from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.engine.announcer import Announcer
 from proxy.engine.follower import Runs
 from proxy.engine.life import JobLife
-from proxy.engine.slots import SlotAllocator
+from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.term import Term
 from proxy.engine.worker import AccountWorker
@@ -31,7 +31,7 @@ class Cancellation:
         self,
         table: JobTable,
         runs: Runs,
-        slots: SlotAllocator,
+        scheduler: Scheduler,
         workers: Mapping[str, AccountWorker],
         life: JobLife,
         announcer: Announcer,
@@ -41,7 +41,7 @@ class Cancellation:
     ) -> None:
         self._table = table
         self._runs = runs
-        self._slots = slots
+        self._scheduler = scheduler
         self._workers = workers
         self._life = life
         self._announcer = announcer
@@ -60,7 +60,7 @@ class Cancellation:
     async def _cancel_all(self, jobs: list[Job], request: CancelRequested) -> bool:
         """Cancel live jobs; return whether any was cancelled by this. Raises `LocalError`."""
         interrupt = request.interrupt
-        queue = self._slots.scheduler.queue
+        queue = self._scheduler.queue
         waiting = [job for job in jobs if job in queue]
         others = set(jobs).difference(waiting)
         if waiting and interrupt:
@@ -77,7 +77,7 @@ class Cancellation:
     async def _interrupt(self, jobs: list[Job]) -> None:
         """Let waiting jobs end as interrupted runs, also if this engine does not live to do it."""
         for job in jobs:
-            self._slots.dequeue(job)
+            self._scheduler.dequeue(job)
             self._table.advance(job, interrupted=True)
         await self._write()
         for job in jobs:
@@ -86,12 +86,12 @@ class Cancellation:
     async def _withdraw(self, jobs: list[Job], *, cleared: bool) -> None:
         """Take waiting jobs out without a trace; if they cannot be removed they still wait."""
         for job in jobs:
-            self._slots.dequeue(job)
+            self._scheduler.dequeue(job)
         try:
             await self._table.withdraw(jobs, cleared=cleared)
         except StorageError as error:
             for job in jobs:
-                self._slots.enqueue(job)
+                self._scheduler.enqueue(job)
             raise LocalError(
                 "store_unavailable",
                 "The proxy cannot write to its data folder, so the jobs stay in the queue; free "

@@ -7,10 +7,11 @@ import time
 from contextlib import suppress
 
 from proxy.clock import now
+from proxy.engine.forecast import Forecast
 from proxy.engine.life import JobLife
 from proxy.engine.policy import Policy
 from proxy.engine.queue_news import QueueNews
-from proxy.engine.slots import SlotAllocator
+from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.term import Term
 from proxy.jobs.models import JobProgress, JobState
@@ -24,7 +25,9 @@ class Dispatcher:
     def __init__(
         self,
         table: JobTable,
-        slots: SlotAllocator,
+        scheduler: Scheduler,
+        turn: asyncio.Event,
+        forecast: Forecast,
         news: QueueNews,
         life: JobLife,
         *,
@@ -33,7 +36,9 @@ class Dispatcher:
         policy: Policy,
     ) -> None:
         self._table = table
-        self._slots = slots
+        self._scheduler = scheduler
+        self._turn = turn
+        self._forecast = forecast
         self._news = news
         self._life = life
         self._supervisor = supervisor
@@ -48,48 +53,45 @@ class Dispatcher:
     async def run(self) -> None:
         """Dispatch whenever something may go, until cancelled."""
         while True:
-            self._slots.changed.clear()
+            self._turn.clear()
             wait = None
             if not self._closed and self._term.lasts:
-                if len(self._slots.scheduler.queue):
+                if len(self._scheduler.queue):
                     wait = self._dispatch()
                 self._news.changed()
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
-                    await self._slots.changed.wait()
+                    await self._turn.wait()
 
     def _dispatch(self) -> float | None:
         """Start all waiting jobs that may go now; return after how many seconds others may, if
         any."""
-        at, scheduler = time.monotonic(), self._slots.scheduler
-        if at >= self._slots.paused_until:
-            while (turn := scheduler.next(at)) is not None:
-                job, account = turn
-                scheduler.take(job, account)
+        scheduler = self._scheduler
+        if time.monotonic() >= scheduler.paused_until:
+            while (job := scheduler.next()) is not None:
                 self._table.advance(job, JobState.SUBMITTING, progress=JobProgress())
                 self._supervisor.spawn(self._life.run(job), f"job {job.prompt_id}")
-        due = self._give_up(at)
+        due = self._give_up()
         if not len(scheduler.queue):
             return None
-        wakes = [scheduler.wake(at), self._slots.paused_until, due]
-        later = [wake for wake in wakes if wake is not None and wake > at]
+        later = [at for at in (scheduler.next_try(), due) if at is not None]
         return max(min(later) - time.monotonic(), 0.001) if later else None
 
-    def _give_up(self, at: float) -> float | None:
+    def _give_up(self) -> float | None:
         """End waiting jobs that no account has been able to take for too long.
 
         Returns when (`time.monotonic()`) the next one is due, if one is.
         """
-        timeout, scheduler = self._policy.unable_timeout, self._slots.scheduler
+        timeout, scheduler = self._policy.unable_timeout, self._scheduler
         if not timeout:
             return None
-        wall, due = now(), []
+        at, wall, due = time.monotonic(), now(), []
         for member in scheduler.queue.members():
             unable: dict[frozenset[str] | None, tuple[float, LocalError] | None] = {}
             for job in list(scheduler.queue.of(member)):
                 accounts = None if job.needs is None else job.needs.accounts
                 if accounts not in unable:
-                    unable[accounts] = scheduler.unable(job)
+                    unable[accounts] = self._forecast.unable(job)
                 if (found := unable[accounts]) is None:
                     continue
                 since, refusal = found
@@ -97,6 +99,6 @@ class Dispatcher:
                 if waited < timeout:
                     due.append(at + timeout - waited)
                     continue
-                scheduler.queue.remove(job)
+                scheduler.dequeue(job)
                 self._supervisor.spawn(self._life.fail(job, refusal), f"fail {job.prompt_id}")
         return min(due, default=None)

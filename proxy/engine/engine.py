@@ -27,6 +27,7 @@ from proxy.engine.bookkeeper import Bookkeeper
 from proxy.engine.cancellation import Cancellation
 from proxy.engine.dispatcher import Dispatcher
 from proxy.engine.follower import Runs
+from proxy.engine.forecast import Forecast
 from proxy.engine.intake import Intake
 from proxy.engine.life import JobLife
 from proxy.engine.localiser import Secrets
@@ -38,7 +39,6 @@ from proxy.engine.recorder import JobRecorder
 from proxy.engine.recovery import Recovery
 from proxy.engine.run_times import RunTimes
 from proxy.engine.scheduler import Scheduler
-from proxy.engine.slots import SlotAllocator
 from proxy.engine.table import JobTable
 from proxy.engine.worker import AccountWorker
 from proxy.jobs.messages import (
@@ -78,13 +78,15 @@ _UNHEARD_AGE = 1000
 class Engine:
     """Runs the jobs of every member on all `accounts`, by name, in the order of the `scheduler`.
 
-    The bus reports when weight or limits of a member change. `metrics` counts
-    what becomes of jobs, `run_times` are those of previous runs, `pricing` says what jobs cost, and
-    the `bookkeeper` reads what the cloud has booked for them. All tasks are the `supervisor`'s;
-    messages that are kept for repetition take their memory from the `budget`.
+    That sets `turn` when a waiting job may have got its turn. The bus reports when weight or limits
+    of a member change. `metrics` counts what becomes of jobs, `run_times` are those of previous
+    runs, `pricing` says what jobs cost, and the `bookkeeper` reads what the cloud has booked for
+    them. All tasks are the `supervisor`'s; messages that are kept for repetition take their memory
+    from the `budget`.
     """
 
     scheduler: Scheduler
+    turn: asyncio.Event
     recorder: JobRecorder
     bus: EventBus
     accounts: Mapping[str, Account]
@@ -106,15 +108,15 @@ class Engine:
             account.forget()
         term, policy = self.recorder.term, self.policy
         self._secrets = Secrets(account.key for account in self.accounts.values())
-        self._slots = SlotAllocator(self.scheduler, self.accounts)
+        forecast = Forecast(self.scheduler)
         announcer = Announcer(self.bus, term, self.metrics)
         self._table = JobTable(self.recorder, announcer)
         self._runs: Runs = {}
-        self._news = QueueNews(self._table, self.scheduler, announcer)
+        self._news = QueueNews(self._table, self.scheduler, forecast, announcer)
         self._workers = {
             name: AccountWorker(
                 account,
-                self._slots,
+                self.scheduler,
                 self._runs,
                 self.recorder,
                 self.files.graphs,
@@ -125,7 +127,9 @@ class Engine:
             )
             for name, account in self.accounts.items()
         }
-        self._overview = Overview(self._table, self._runs, self.scheduler, self._workers, announcer)
+        self._overview = Overview(
+            self._table, self._runs, self.scheduler, forecast, self._workers, announcer
+        )
         shared = self.recorder.jobs.database.shared
         self._answers = Answers(self.bus, announcer, self._table, self._runs, shared=shared)
         self._announcer = announcer
@@ -133,7 +137,7 @@ class Engine:
         self._life = JobLife(
             self._table,
             self._runs,
-            self._slots,
+            self.scheduler,
             self._workers,
             self._recovery,
             self._answers,
@@ -151,11 +155,13 @@ class Engine:
             pricing=self.pricing,
         )
         self._intake = Intake(
-            self._table, self._slots, self._life, self._answers, self.recorder, self.catalog
+            self._table, self.scheduler, self._life, self._answers, self.recorder, self.catalog
         )
         self._dispatcher = Dispatcher(
             self._table,
-            self._slots,
+            self.scheduler,
+            self.turn,
+            forecast,
             self._news,
             self._life,
             supervisor=self.supervisor,
@@ -165,7 +171,7 @@ class Engine:
         self._cancellation = Cancellation(
             self._table,
             self._runs,
-            self._slots,
+            self.scheduler,
             self._workers,
             self._life,
             announcer,
@@ -191,7 +197,7 @@ class Engine:
         self._subscriptions = [
             subscribe("engine", self._receive),
             subscribe("sockets", self._receive),
-            subscribe("members", lambda _: self._slots.changed.set()),
+            subscribe("members", lambda _: self.scheduler.changed()),
             self.webhooks.run(
                 self.bus, self.supervisor, self.recorder.term.fence, self._overview.accounts
             ),
@@ -250,7 +256,7 @@ class Engine:
         if job.interrupted:
             self.supervisor.spawn(self._life.interrupt(job), f"job {job.prompt_id}")
         else:
-            self._slots.enqueue(job)
+            self.scheduler.enqueue(job)
 
     # --- what is asked of the engine -------------------------------------------------------
 
@@ -318,4 +324,4 @@ class Engine:
         """Take another key of an account, show it to nobody, and let jobs go again."""
         self._secrets.add(key)
         await self._workers[account].use_key(key)
-        self._slots.changed.set()
+        self.scheduler.changed()

@@ -27,7 +27,7 @@ from proxy.engine.outcomes import Withdrawn
 from proxy.engine.policy import DetailTimeouts
 from proxy.engine.progress import RunProgress
 from proxy.engine.run_times import RunTimes
-from proxy.engine.slots import SlotAllocator
+from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.tracker import (
     Command,
@@ -124,7 +124,7 @@ class JobFollower:
     metadata: Mapping[str, Any]
     runs: Runs
     table: JobTable
-    slots: SlotAllocator
+    scheduler: Scheduler
     announcer: Announcer
     steps: StepBuffer
     timeouts: DetailTimeouts
@@ -200,9 +200,9 @@ class JobFollower:
             match what:
                 case EventReceived(type=type_, data=data) if is_terminal(type_, data):
                     self.ending = True
-                    self.slots.free(self.job)
+                    self.scheduler.free(self.job)
                 case SnapshotReceived(snapshot=snapshot) if snapshot.ended:
-                    self.slots.free(self.job)
+                    self.scheduler.free(self.job)
                 case CloudPicture() if self._is_held_up and len(self._inbox) > _MAX_INPUTS:
                     continue
             self._inbox.append(what)
@@ -286,7 +286,7 @@ class JobFollower:
             case JobStarted(at=at):
                 if self.job.state is JobState.SUBMITTED:
                     self.table.advance(self.job, JobState.RUNNING, started_at=at)
-                self.slots.started(self.job)
+                self.scheduler.started(self.job)
                 self.announcer.tell_status(self.job.member)
             case OutputsSent():
                 self.table.show(self.job, finishing=True)

@@ -13,7 +13,7 @@ from proxy.engine.life import JobLife
 from proxy.engine.outcomes import submission_failed
 from proxy.engine.outputs import output_nodes
 from proxy.engine.recorder import JobRecorder
-from proxy.engine.slots import SlotAllocator
+from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.jobs.messages import JobReceived
 from proxy.jobs.models import Job, JobState
@@ -35,14 +35,14 @@ class Intake:
     def __init__(
         self,
         table: JobTable,
-        slots: SlotAllocator,
+        scheduler: Scheduler,
         life: JobLife,
         answers: Answers,
         recorder: JobRecorder,
         catalog: Catalog,
     ) -> None:
         self._table = table
-        self._slots = slots
+        self._scheduler = scheduler
         self._life = life
         self._answers = answers
         self._recorder = recorder
@@ -89,11 +89,11 @@ class Intake:
         if (
             not message.promised  # a client that knows of its job is no longer refused
             and job.loaded.failure is None
-            and self._slots.take_at_once(job)
+            and self._scheduler.take_at_once(job)
         ):
             self._table.advance(job, JobState.SUBMITTING)
             await self._life.run(job)
-        elif self._slots.scheduler.usable(job):
+        elif self._scheduler.usable(job):
             await self._life.take_in(job)
         else:
             await self._table.discard(job)

@@ -46,7 +46,7 @@ from proxy.engine.queue_news import QueueNews
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.recovery import Recovery
 from proxy.engine.run_times import RunTimes
-from proxy.engine.slots import SlotAllocator
+from proxy.engine.scheduler import Scheduler
 from proxy.engine.submitter import job_id_repeated
 from proxy.engine.table import JobTable
 from proxy.engine.tracker import Ended, SnapshotReceived, Tracker
@@ -84,7 +84,7 @@ class JobLife:
         self,
         table: JobTable,
         runs: Runs,
-        slots: SlotAllocator,
+        scheduler: Scheduler,
         workers: Mapping[str, AccountWorker],
         recovery: Recovery,
         answers: Answers,
@@ -104,7 +104,7 @@ class JobLife:
     ) -> None:
         self._table = table
         self._runs = runs
-        self._slots = slots
+        self._scheduler = scheduler
         self._workers = workers
         self._recovery = recovery
         self._answers = answers
@@ -151,10 +151,10 @@ class JobLife:
                 await self._discard(job, refusal)
 
     def _next(self, job: Job, outcome: Outcome) -> Step:
-        has_other = isinstance(outcome, Elsewhere) and self._slots.scheduler.has_other(job)
+        has_other = isinstance(outcome, Elsewhere) and self._scheduler.has_other(job)
         step = next_step(job, outcome, has_other=has_other)
         if not (isinstance(outcome, Elsewhere) and isinstance(step, Discard)) or outcome.by_cloud:
-            self._slots.note(job, outcome)
+            self._scheduler.note(job, outcome)
         return step
 
     # --- on the way to the cloud -----------------------------------------------------------
@@ -167,7 +167,7 @@ class JobLife:
             if obstacle is not None:
                 return obstacle
             max_wait = _QUEUED_MAX_WAIT
-        elif self._slots.scheduler.has_other(job):
+        elif self._scheduler.has_other(job):
             max_wait = 0.0
         return await self._workers[job.account].submitter.send(job, max_wait=max_wait)
 
@@ -186,14 +186,14 @@ class JobLife:
         # What the accounts have may have changed while it waited.
         await self._catalog.wait_loaded(self._timeouts.catalog_timeout)
         self._table.note(job, needs=self._catalog.needs_of(job.loaded.cloud_graph))
-        if self._workers[job.account].account not in self._slots.scheduler.usable(job):
+        if self._workers[job.account].account not in self._scheduler.usable(job):
             return WrongAccount()
         return None
 
     def _move(self, job: Job) -> bool:
         """Give a new job a slot of another account; return whether there is one."""
-        self._slots.give_back(job)
-        return self._slots.take_at_once(job)
+        self._scheduler.give_back(job)
+        return self._scheduler.take_at_once(job)
 
     async def _look(self, job: Job, outcome: Outcome) -> Outcome:
         """Find out where a job is.
@@ -212,7 +212,7 @@ class JobLife:
         if not at_home and isinstance(outcome, Sent):
             self._table.note(job, account=outcome.account or job.account)
             self._table.show(job, reason=None)
-            self._slots.scheduler.keep(job)
+            self._scheduler.keep(job)
         return outcome
 
     # --- on the cloud ----------------------------------------------------------------------
@@ -270,7 +270,7 @@ class JobLife:
         finally:
             if worker is not None:
                 worker.router.remove(job.cloud_id)
-            self._slots.free(job)
+            self._scheduler.free(job)
             self._runs.pop(job, None)
             follower.close()
         if worker is not None and isinstance(outcome, Ended) and follower.abandoned:
@@ -289,13 +289,13 @@ class JobLife:
         end = replace(ended.end, cost=cost)
         if self._files.output_directory is not None:
             await self._files.output_directory.save(job.member, end.outputs)
-        self._slots.scheduler.ended(job, end.ms / 1000)
+        self._scheduler.ended(job, end.ms / 1000)
         await retried(partial(self._table.finish, job, end))
         if end.outcome == "completed":
             self._run_times.learn(job.graph, end.node_times, job.member, end.ms)
         await self._announcer.flush()
         follower.tell(ended.result)
-        self._slots.free(job)
+        self._scheduler.free(job)
         self._table.leave(job, end)
         await self._announcer.flush()
         follower.tell(ended.last)
@@ -317,7 +317,7 @@ class JobLife:
                 log.warning("cancel_failed", error=str(error))
                 await asyncio.sleep(_RETRY.after(failures))
         log.info("job_cancelled", cloud_job=job.cloud_id)
-        self._slots.free(job)
+        self._scheduler.free(job)
         await self._table.discard(job)
 
     # --- not on the cloud ------------------------------------------------------------------
@@ -330,7 +330,7 @@ class JobLife:
         self._table.advance(job, JobState.QUEUED, accepted=True)
         failure = job.loaded.failure
         if failure is None:
-            self._slots.enqueue(job)
+            self._scheduler.enqueue(job)
             self._news.explain(job)
         self._answers.accept(job.key)
         if failure is not None:
@@ -338,18 +338,18 @@ class JobLife:
 
     async def _wait(self, job: Job, step: Wait | TryOther) -> None:
         """Put a job back into the queue, at its place."""
-        self._slots.give_back(job)
+        self._scheduler.give_back(job)
         if isinstance(step, Wait) and step.pause:
-            self._slots.pause()
+            self._scheduler.pause()
         if not job.accepted:
             await self.take_in(job)
             return
         self._table.advance(job, JobState.QUEUED)
-        self._slots.enqueue(job)
+        self._scheduler.enqueue(job)
 
     async def fail(self, job: Job, cause: LocalError | Failure) -> None:
         """Let an accepted job that is on no account end as failed, with a life of its own."""
-        self._slots.give_back(job)
+        self._scheduler.give_back(job)
         await self._load(job)
         follower = self._follower(job, None)
         if isinstance(cause, Failure):
@@ -362,7 +362,7 @@ class JobLife:
 
     async def interrupt(self, job: Job) -> None:
         """Let an accepted job that is on no account end as an interrupted run."""
-        self._slots.give_back(job)
+        self._scheduler.give_back(job)
         await self._load(job)
         follower = self._follower(job, None)
         follower.post(_ended(job, "cancelled"))
@@ -375,7 +375,7 @@ class JobLife:
 
     async def _discard(self, job: Job, refusal: LocalError | None) -> None:
         """Forget a job that the cloud does not have; a new job's client is refused."""
-        self._slots.give_back(job)
+        self._scheduler.give_back(job)
         await self._table.discard(job)
         if refusal is not None and not job.accepted:
             reveal, id_ = self._files.reveal, job.prompt_id
@@ -395,7 +395,7 @@ class JobLife:
             metadata=workflow_metadata.of_job(job.loaded.extra_data, job.workflow_id),
             runs=self._runs,
             table=self._table,
-            slots=self._slots,
+            scheduler=self._scheduler,
             announcer=self._announcer,
             steps=StepBuffer(job, self._announcer.epoch, held),
             timeouts=self._policy.detail,

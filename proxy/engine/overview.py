@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from proxy.clock import now
 from proxy.engine.announcer import Announcer
 from proxy.engine.follower import Runs
+from proxy.engine.forecast import Forecast
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.worker import AccountWorker
@@ -44,12 +45,14 @@ class Overview:
         table: JobTable,
         runs: Runs,
         scheduler: Scheduler,
+        forecast: Forecast,
         workers: Mapping[str, AccountWorker],
         announcer: Announcer,
     ) -> None:
         self._table = table
         self._runs = runs
         self._scheduler = scheduler
+        self._forecast = forecast
         self._workers = workers
         self._announcer = announcer
 
@@ -68,7 +71,7 @@ class Overview:
                 replace(stored_of(place.job), account=""),
                 JobProgress(place.reason, place.job.progress.message, before=place.before),
             )
-            for place in self._scheduler.forecast()
+            for place in self._forecast.places()
             if member in (None, place.job.member)
         ]
         return OverviewAnswered(tuple(views), self.accounts())

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterable
 
 from proxy.engine.announcer import Announcer
+from proxy.engine.forecast import Forecast
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.jobs.models import Job, is_shown
@@ -20,9 +21,12 @@ _GATHER = 0.05
 class QueueNews:
     """Tells of the queue as a whole."""
 
-    def __init__(self, table: JobTable, scheduler: Scheduler, announcer: Announcer) -> None:
+    def __init__(
+        self, table: JobTable, scheduler: Scheduler, forecast: Forecast, announcer: Announcer
+    ) -> None:
         self._table = table
         self._scheduler = scheduler
+        self._forecast = forecast
         self._announcer = announcer
         self._wanted = asyncio.Event()
         self._all = False
@@ -40,7 +44,6 @@ class QueueNews:
 
     def changed(self) -> None:
         """Tell members whose waiting jobs have moved because of somebody else's, in a while."""
-        self._scheduler.changed()
         if self._announcer.ahead or len(self._scheduler.queue):
             self._wanted.set()
 
@@ -56,10 +59,10 @@ class QueueNews:
 
     def note_ahead(self, member: str, *, tell: bool) -> None:
         """Tell how many jobs of others go before the member's last one, if that has changed."""
-        self._announcer.note_ahead(member, self._scheduler.before(member), tell=tell)
+        self._announcer.note_ahead(member, self._forecast.before(member), tell=tell)
 
     def _show_reasons(self, member: str, jobs: Iterable[Job]) -> None:
-        for job, reason, message in self._scheduler.waiting(member, jobs):
+        for job, reason, message in self._forecast.waiting(member, jobs):
             self._table.show(job, reason=reason, message=message)
 
     def _repeat(self) -> None:
@@ -73,6 +76,6 @@ class QueueNews:
         for member in members:
             self._show_reasons(member, self._scheduler.queue.of(member))
         if len(members) > 1:
-            self._scheduler.forecast()  # of all members at once
+            self._forecast.places()  # of all members at once
         for member in {*members, *self._announcer.ahead}:
             self.note_ahead(member, tell=True)

@@ -16,7 +16,7 @@ from proxy.cloud.resilience import Backoff
 from proxy.engine.accounts import Account, Reason
 from proxy.engine.follower import JobFollower
 from proxy.engine.policy import Policy
-from proxy.engine.slots import SlotAllocator
+from proxy.engine.scheduler import Scheduler
 from proxy.engine.tracker import GiveUp, SnapshotReceived
 from proxy.translate.errors import from_cloud
 from proxy.translate.snapshots import Snapshot
@@ -42,12 +42,12 @@ class Reconciler:
     waits.
 
     While the account cannot be read its jobs show the reason. If that lasts for `lost_timeout`
-    seconds they end as lost; 0 waits for ever. If the account refuses its key, the `allocator`
+    seconds they end as lost; 0 waits for ever. If the account refuses its key, the `scheduler`
     suspends it, so that jobs that wait for one of its slots show the reason, too.
     """
 
     account: Account
-    allocator: SlotAllocator
+    scheduler: Scheduler
     followed: Mapping[str, JobFollower]
     socket: EventSocket
     policy: Policy
@@ -98,7 +98,7 @@ class Reconciler:
         self._failures, self._least_wait = 0, 0.0
         if self._key_refused:
             self._key_refused = False
-            self.allocator.key_accepted(self.account.name)
+            self.scheduler.key_accepted(self.account.name)
         if self._unread_since is not None:
             self._unread_since = None
             for follower in live.values():
@@ -122,7 +122,7 @@ class Reconciler:
         if isinstance(error, CloudRefused) and error.status in (401, 403):
             reason, self._key_refused = "dead_key", True
             refusal = from_cloud(error.status, error.body, error.retry_after)
-            self.allocator.key_refused(self.account.name, refusal)
+            self.scheduler.key_refused(self.account.name, refusal)
         for follower in live.values():
             job = follower.job
             follower.explain(reason)

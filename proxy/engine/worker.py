@@ -23,7 +23,7 @@ from proxy.engine.preparation import Preparation
 from proxy.engine.reconciler import Reconciler
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.router import EventRouter
-from proxy.engine.slots import SlotAllocator
+from proxy.engine.scheduler import Scheduler
 from proxy.engine.submitter import Submitter
 from proxy.jobs.models import JobState
 
@@ -44,7 +44,7 @@ class AccountWorker:
     def __init__(
         self,
         account: Account,
-        slots: SlotAllocator,
+        scheduler: Scheduler,
         runs: Runs,
         recorder: JobRecorder,
         files: GraphFiles,
@@ -80,9 +80,9 @@ class AccountWorker:
             expecting=self.router.submission,
             max_wait=policy.submit_timeout,
         )
-        self._slots = slots
+        self._scheduler = scheduler
         self._plan_changed = asyncio.Event()
-        self.reconciler = Reconciler(account, slots, self.router.followers, self.socket, policy)
+        self.reconciler = Reconciler(account, scheduler, self.router.followers, self.socket, policy)
 
     # --- the account -----------------------------------------------------------------------
 
@@ -98,7 +98,7 @@ class AccountWorker:
         while True:
             self._plan_changed.clear()
             if await self.account.read_plan():
-                self._slots.changed.set()
+                self._scheduler.changed()
             with suppress(TimeoutError):
                 async with asyncio.timeout(jittered(_PLAN_INTERVAL)):
                     await self._plan_changed.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -197,12 +198,14 @@ async def running_engine(
     term = Term(lease)
     parts: dict[str, Any] = {"files": Files(), "catalog": Catalog(), "packs": None}
     outbox, given = Outbox(), Policy(**{**QUICK, **policy})
-    scheduler = Scheduler(accounts, Member, given.fair_by)
+    turn = asyncio.Event()
+    scheduler = Scheduler(accounts, Member, given.fair_by, clock=time.monotonic, wake=turn.set)
     recorder = JobRecorder(
         repository, term, history_size=100, outbox=outbox, shares=scheduler.shares_of
     )
     engine = Engine(
         scheduler=scheduler,
+        turn=turn,
         recorder=recorder,
         bus=bus,
         accounts=accounts,

@@ -29,8 +29,8 @@ async def test_a_member_hears_when_others_no_longer_go_before_it(world: World) -
         for at, (name, member) in enumerate([("a", "anna"), ("b", "ben"), ("c", "anna")])
     ]
     world.news.note_ahead("ben", tell=True)
-    world.slots.dequeue(first)
-    world.slots.dequeue(last)
+    world.scheduler.dequeue(first)
+    world.scheduler.dequeue(last)
     world.news.changed()
     await until(lambda: JobsAhead("ben", 0, True) in world.received)
     assert JobsAhead("ben", 1, True) in world.received

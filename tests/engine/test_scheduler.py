@@ -14,10 +14,9 @@ from jobs.samples import job
 from proxy.catalog.owners import Needs
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.fair_share import FairShare, JobQueue, MemberQueue
-from proxy.engine.scheduler import WAITS_FOR_CLIENT, WAITS_FOR_MODEL, Scheduler
+from proxy.engine.scheduler import Scheduler
 from proxy.members.member import Limits, Member
 from proxy.storage.shares import Share, Shares
-from proxy.translate.errors import LocalError
 
 WEIGHTS = st.dictionaries(
     st.sampled_from("abcdefgh"), st.sampled_from([0.5, 1.0, 2.0, 3.0]), min_size=1
@@ -190,6 +189,8 @@ def scheduler(*accounts: Account, **members: Member) -> Scheduler:
         {account.name: account for account in given},
         lambda name: members.get(name, Member(name)),
         "jobs",
+        clock=lambda: 0.0,
+        wake=lambda: None,
     )
 
 
@@ -198,14 +199,11 @@ def test_a_job_has_its_slot_until_it_leaves() -> None:
     first, second = job("first", order=1), job("second", order=2)
     for waiting in (first, second):
         jobs.queue.add(waiting)
-    found = jobs.next(0.0)
-    assert found is not None
-    assert found[0] is first
-    jobs.take(*found)
-    assert (jobs.next(0.0), jobs.used("one")) == (None, 1)
-    assert jobs.leave(first)
-    assert not jobs.leave(first)
-    assert jobs.next(0.0) is not None
+    assert jobs.next() is first
+    assert (jobs.next(), jobs.used("one")) == (None, 1)
+    jobs.free(first)
+    jobs.free(first)
+    assert (jobs.next(), jobs.used("one")) == (second, 1)
 
 
 def test_a_member_has_no_more_slots_than_it_may() -> None:
@@ -214,20 +212,17 @@ def test_a_member_has_no_more_slots_than_it_may() -> None:
         anna=Member("anna", limits=Limits(max_running=1)),
     )
     first = job("first")
-    jobs.take(first, jobs.account_for(first, 0.0))  # type: ignore[arg-type]
-    assert (jobs.blocked("anna"), jobs.account_for(job("next"), 0.0)) == ("limit", None)
-    jobs.leave(first)
-    assert jobs.blocked("anna") is None
+    assert jobs.take_at_once(first)
+    assert (jobs.limited("anna"), jobs.take_at_once(job("next"))) == ("limit", False)
+    jobs.free(first)
+    assert jobs.limited("anna") is None
 
 
 def test_an_account_with_twice_the_weight_gets_twice_the_jobs() -> None:
     accounts = [Account(name, None, "", Slots(300), weight=weight) for name, weight in ACCOUNTS]  # type: ignore[arg-type]
     jobs = scheduler(*accounts)
     for order in range(300):
-        placed = job(str(order), order=order)
-        account = jobs.account_for(placed, 0.0)
-        assert account is not None
-        jobs.take(placed, account)
+        assert jobs.take_at_once(job(str(order), order=order))
     assert abs(jobs.used("b") - 200) <= 1
 
 
@@ -235,76 +230,17 @@ def test_what_did_not_go_has_neither_slot_nor_turn() -> None:
     jobs = scheduler()
     jobs.queue.add(job("b", "ben", order=2))
     first = job("a", order=1)
-    jobs.take(first, jobs.account_for(first, 0.0))  # type: ignore[arg-type]
+    assert jobs.take_at_once(first)
     jobs.give_back(first)
     jobs.queue.add(first)
-    assert jobs.next(0.0) == (first, jobs._accounts["one"])
-
-
-@pytest.mark.parametrize(
-    ("member", "reason"),
-    [
-        (Member("anna", limits=Limits(max_running=0)), "limit"),
-        (Member("anna", disabled=True), "disabled"),
-        (Member("anna"), None),
-    ],
-)
-def test_why_nothing_of_a_member_may_go(member: Member, reason: str | None) -> None:
-    assert scheduler(anna=member).blocked("anna") == reason
-
-
-def test_an_account_that_takes_no_jobs_is_why_they_wait() -> None:
-    account = Account("one", None, "", slots=Slots(1))  # type: ignore[arg-type]
-    jobs = scheduler(account)
-    refusal = LocalError("no_credits", "There are no credits.")
-    account.health.failed("no_credits", 100.0, refusal=refusal)
-    waiting = job("a")
-    jobs.queue.add(waiting)
-    assert list(jobs.waiting("anna", [waiting])) == [
-        (waiting, "no_credits", "There are no credits.")
-    ]
-    assert jobs.unable(waiting) == (100.0, refusal)
-
-
-def test_a_client_that_follows_one_job_is_why_its_next_one_waits() -> None:
-    jobs = scheduler(Account("one", None, "", slots=Slots(2)))  # type: ignore[arg-type]
-    first, second = (job(name, one_at_a_time=True, order=1) for name in "ab")
-    jobs.take(first, jobs.account_for(first, 0.0))  # type: ignore[arg-type]
-    jobs.queue.add(second)
-    assert jobs.next(0.0) is None
-    assert list(jobs.waiting("anna", [second])) == [(second, "client", WAITS_FOR_CLIENT)]
-    assert [place.reason for place in jobs.forecast()] == ["client"]
-
-
-def test_a_job_goes_only_to_accounts_that_have_its_models() -> None:
-    one, two = (Account(name, None, "", slots=Slots(1)) for name in ("one", "two"))  # type: ignore[arg-type]
-    jobs = scheduler(one, two)
-    needs = Needs(frozenset({"two"}), "own.safetensors")
-    first, second, third = (
-        job("a", order=1, needs=needs),
-        job("b", order=2, needs=needs),
-        job("c", order=3),
-    )
-    for waiting in (first, second, third):
-        jobs.queue.add(waiting)
-    assert jobs.next(0.0) == (first, two)
-    jobs.take(first, two)
-    assert list(jobs.waiting("anna", [second, third])) == [
-        (second, "model", WAITS_FOR_MODEL.format("own.safetensors")),
-        (third, None, None),
-    ]
-    assert jobs.next(0.0) == (third, one)
-    jobs.take(third, one)
-    assert jobs.next(0.0) is None
-    jobs.leave(first)
-    assert jobs.next(0.0) == (second, two)
+    assert jobs.next() is first
 
 
 def test_what_no_account_has_any_longer_is_left_to_the_cloud() -> None:
     jobs = scheduler()
     first = job("a", needs=Needs(frozenset({"gone"}), "own.safetensors"))
     jobs.queue.add(first)
-    assert jobs.next(0.0) == (first, jobs._accounts["one"])
+    assert (jobs.next(), first.account) == (first, "one")
 
 
 @pytest.mark.parametrize(
@@ -319,18 +255,18 @@ def test_what_no_account_has_any_longer_is_left_to_the_cloud() -> None:
 def test_a_job_waits_for_the_others_of_its_client(fields: dict[str, Any], waits: bool) -> None:
     jobs = scheduler(Account("one", None, "", slots=Slots(2)))  # type: ignore[arg-type]
     first, second = job("1", order=1), job("2", order=2, **fields)
-    jobs.take(first, jobs.account_for(first, 0.0))  # type: ignore[arg-type]
+    assert jobs.take_at_once(first)
     jobs.queue.add(second)
-    assert (jobs.next(0.0) is None) == waits
-    assert jobs.leave(first)
-    assert (jobs.next(0.0) is not None) == waits
+    assert jobs.next() is (None if waits else second)
+    jobs.free(first)
+    assert jobs.next() is (second if waits else None)
 
 
 def test_the_share_of_a_turn_that_is_not_stored_yet_is_not_kept() -> None:
     jobs = scheduler(Account("one", None, "", slots=Slots(2)))  # type: ignore[arg-type]
     first, second = job("a", order=1), job("b", order=2)
     for waiting in (first, second):
-        jobs.take(waiting, jobs.account_for(waiting, 0.0))  # type: ignore[arg-type]
+        assert jobs.take_at_once(waiting)
     assert jobs.shares_of([first]).members["anna"].start == 1.0
     assert jobs.shares_of([second]).members["anna"].start == 2.0
 
@@ -339,7 +275,7 @@ def test_jobs_that_are_stored_together_keep_the_shares_of_all_their_members() ->
     jobs = scheduler(Account("one", None, "", slots=Slots(3)))  # type: ignore[arg-type]
     taken = [job("a", order=1), job("b", "ben", order=2), job("c", order=3)]
     for waiting in taken:
-        jobs.take(waiting, jobs.account_for(waiting, 0.0))  # type: ignore[arg-type]
+        assert jobs.take_at_once(waiting)
     kept = jobs.shares_of(taken[:2]).members
     assert {member: share.start for member, share in kept.items()} == {"anna": 1.0, "ben": 1.0}
     assert jobs.shares_of(taken[2:]).members["anna"].start == 2.0

@@ -26,37 +26,37 @@ def account(world: World) -> Account:
 def placed(world: World) -> Job:
     """A job that has the only slot."""
     live_job = job()
-    assert world.slots.take_at_once(live_job)
-    world.slots.changed.clear()
+    assert world.scheduler.take_at_once(live_job)
+    world.turn.clear()
     return live_job
 
 
 def test_a_new_job_has_a_slot_only_where_one_is_free(world: World) -> None:
     placed(world)
-    assert not world.slots.take_at_once(job("two"))
+    assert not world.scheduler.take_at_once(job("two"))
 
 
 def test_a_slot_is_freed_once_and_wakes_the_dispatcher(world: World) -> None:
     live_job = placed(world)
-    world.slots.free(live_job)
-    assert world.slots.changed.is_set()
-    world.slots.changed.clear()
-    world.slots.free(live_job)
-    assert not world.slots.changed.is_set()
+    world.scheduler.free(live_job)
+    assert world.turn.is_set()
+    world.turn.clear()
+    world.scheduler.free(live_job)
+    assert not world.turn.is_set()
     assert world.scheduler.used("one") == 0
 
 
 def test_a_job_that_has_not_gone_has_neither_slot_nor_account(world: World) -> None:
     live_job = placed(world)
-    world.slots.give_back(live_job)
+    world.scheduler.give_back(live_job)
     assert (live_job.account, live_job.charge, world.scheduler.used("one")) == ("", 0.0, 0)
-    assert world.slots.changed.is_set()
-    world.slots.give_back(live_job)
+    assert world.turn.is_set()
+    world.scheduler.give_back(live_job)
 
 
 def test_what_a_client_sent_is_not_in_memory_while_its_job_waits(world: World) -> None:
     live_job = job()
-    world.slots.enqueue(live_job)
+    world.scheduler.enqueue(live_job)
     assert live_job.content is None
     assert live_job in world.scheduler.queue
 
@@ -65,19 +65,19 @@ def test_a_fault_of_the_account_lets_it_rest_and_an_answer_about_the_job_does_no
     world: World,
 ) -> None:
     live_job = placed(world)
-    world.slots.note(live_job, Elsewhere(WHY, "no_credits"))
+    world.scheduler.note(live_job, Elsewhere(WHY, "no_credits"))
     assert account(world).health.reason == "no_credits"
-    world.slots.note(live_job, Refused(WHY, by_cloud=False))
-    world.slots.note(live_job, NotNow())
+    world.scheduler.note(live_job, Refused(WHY, by_cloud=False))
+    world.scheduler.note(live_job, NotNow())
     assert account(world).health.reason == "no_credits"
-    world.slots.note(live_job, Refused(WHY))
+    world.scheduler.note(live_job, Refused(WHY))
     assert account(world).health.well
 
 
 def test_a_job_that_was_taken_makes_its_account_well(world: World) -> None:
     live_job = placed(world)
-    world.slots.note(live_job, Elsewhere(WHY, "unreachable"))
-    world.slots.note(live_job, Sent("c"))
+    world.scheduler.note(live_job, Elsewhere(WHY, "unreachable"))
+    world.scheduler.note(live_job, Sent("c"))
     assert account(world).health.well
 
 
@@ -90,20 +90,20 @@ def test_a_job_keeps_its_slot_over_a_restart(world: World) -> None:
 def test_a_refused_key_suspends_the_account_and_wakes_the_dispatcher(world: World) -> None:
     placed(world)
     waiting = job("two")
-    world.slots.enqueue(waiting)
-    world.slots.changed.clear()
-    world.slots.key_refused("one", WHY)
-    assert world.slots.changed.is_set()
-    found = world.scheduler.unable(waiting)
+    world.scheduler.enqueue(waiting)
+    world.turn.clear()
+    world.scheduler.key_refused("one", WHY)
+    assert world.turn.is_set()
+    found = world.forecast.unable(waiting)
     assert found is not None
     assert found[1] is WHY
-    world.slots.key_accepted("one")
+    world.scheduler.key_accepted("one")
     assert account(world).health.well
-    assert world.scheduler.unable(waiting) is None
+    assert world.forecast.unable(waiting) is None
 
 
 def test_an_accepted_key_says_nothing_of_other_troubles(world: World) -> None:
     live_job = placed(world)
-    world.slots.note(live_job, Elsewhere(WHY, "no_credits"))
-    world.slots.key_accepted("one")
+    world.scheduler.note(live_job, Elsewhere(WHY, "no_credits"))
+    world.scheduler.key_accepted("one")
     assert account(world).health.reason == "no_credits"

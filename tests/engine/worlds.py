@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -11,12 +12,12 @@ from typing import Any
 from proxy.bus import BusMessage, EventBus
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.announcer import Announcer
+from proxy.engine.forecast import Forecast
 from proxy.engine.node_states import NodeReport
 from proxy.engine.overview import Overview
 from proxy.engine.progress import Expected, RunProgress
 from proxy.engine.queue_news import QueueNews
 from proxy.engine.scheduler import Scheduler
-from proxy.engine.slots import SlotAllocator
 from proxy.engine.table import JobTable
 from proxy.engine.term import Term
 from proxy.jobs.models import Job, JobEnd, JobState
@@ -102,21 +103,26 @@ class World:
         self.recorder = Recorder()
         cloud: Any = None
         self.accounts = accounts or {"one": Account("one", cloud, "", slots=Slots(1))}
-        self.scheduler = Scheduler(self.accounts, Member, "jobs")
-        self.slots = SlotAllocator(self.scheduler, self.accounts)
+        self.turn = asyncio.Event()
+        self.scheduler = Scheduler(
+            self.accounts, Member, "jobs", clock=time.monotonic, wake=self.turn.set
+        )
+        self.forecast = Forecast(self.scheduler)
         self.announcer = Announcer(self.bus, self.term, self.metrics)
         recorder: Any = self.recorder
         self.table = JobTable(recorder, self.announcer)
-        self.news = QueueNews(self.table, self.scheduler, self.announcer)
+        self.news = QueueNews(self.table, self.scheduler, self.forecast, self.announcer)
         self.runs: dict[Job, Any] = {}
-        self.overview = Overview(self.table, self.runs, self.scheduler, {}, self.announcer)
+        self.overview = Overview(
+            self.table, self.runs, self.scheduler, self.forecast, {}, self.announcer
+        )
         self.received: list[BusMessage] = []
         self.bus.subscribe("jobs", self.received.append)
 
     def add(self, job: Job) -> Job:
         self.table.add(job)
         if job.state is JobState.QUEUED:
-            self.slots.enqueue(job)
+            self.scheduler.enqueue(job)
         return job
 
     def follow(self, job: Job, node: str | None = "1") -> FakeRun:
