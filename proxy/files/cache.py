@@ -309,8 +309,6 @@ class Cache:
         """Remove the least recently used files until the limit holds, except those in use."""
         over = self.total - (self._limit - self.arriving)
         too_many = len(self._entries) - self._max_files
-        if over <= 0 and too_many <= 0:
-            return
         gone = []
         for key, entry in self._entries.items():
             if over <= 0 and too_many <= 0:
