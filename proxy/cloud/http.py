@@ -59,6 +59,7 @@ MAX_REFUSAL = 1024 * 1024
 JSON = {"Content-Type": "application/json"}
 
 Body = Callable[[], AbstractAsyncContextManager[Any]]
+Query = Mapping[str, str | int]
 
 T = TypeVar("T")
 
@@ -137,12 +138,7 @@ class Http:
         self.calls.expect((method, f"/api/{route}") for route, method in ROUTES.items())
 
     def call(
-        self,
-        method: str,
-        route: str,
-        *,
-        query: Mapping[str, str | int] | None = None,
-        **names: str | Sequence[str],
+        self, method: str, route: str, query: Query | None = None, **names: str | Sequence[str]
     ) -> CloudCall:
         """Return the call of a route below `/api`; `names` stand for its parts in braces, each one
         segment or several.
