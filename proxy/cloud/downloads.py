@@ -72,13 +72,7 @@ class Downloads:
         await self._connections.close()
 
     @asynccontextmanager
-    async def open(
-        self,
-        cloud_name: str,
-        *,
-        type: str,  # noqa: A002
-        offset: int = 0,
-    ) -> AsyncIterator[Download]:
+    async def open(self, cloud_name: str, type_: str, offset: int = 0) -> AsyncIterator[Download]:
         """Open `GET /api/view`: the bytes of a file from `offset` on, wherever they are stored.
 
         `async with downloads.open(…) as download: async for chunk in download.chunks(): …`
@@ -91,7 +85,7 @@ class Downloads:
         while True:
             response = None
             try:
-                response = await self._open_view(cloud_name, type, offset)
+                response = await self._open_view(cloud_name, type_, offset)
                 skipped, size = _extent(response, offset)
                 break
             except CloudError as error:

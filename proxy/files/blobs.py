@@ -61,14 +61,8 @@ class BlobStore:
         await self._run(self._put, hash_, path)
 
     @asynccontextmanager
-    async def download(
-        self,
-        hash_: str,
-        *,
-        type: str,  # noqa: A002
-        offset: int = 0,
-    ) -> AsyncIterator[Download]:
-        """Open a content from `offset` on, as `CloudClient.download`; the `type` is ignored.
+    async def download(self, hash_: str, _: str, offset: int = 0) -> AsyncIterator[Download]:
+        """Open a content from `offset` on, as `CloudClient.download`.
 
         Raises `BlobMissingError`, `BlobError`.
         """

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 from blake3 import blake3
@@ -32,18 +32,8 @@ MAX_GENERATIONS = 3
 MAX_ATTEMPTS = 100
 
 
-class ContentSource(Protocol):
-    """Where contents are downloaded from."""
-
-    def download(
-        self,
-        name: str,
-        /,
-        *,
-        type: str,  # noqa: A002
-        offset: int = 0,
-    ) -> AbstractAsyncContextManager[Download]:
-        """Give a content from `offset` on. Raises `CloudError`, `BlobError`."""
+#: Opens a content from an offset on. Raises `CloudError`, `BlobError`.
+Opener = Callable[[int], AbstractAsyncContextManager[Download]]
 
 
 class ContentWrongError(Exception):
@@ -52,7 +42,7 @@ class ContentWrongError(Exception):
 
 @dataclass(eq=False)
 class Fetch:
-    """A download of an account's content into the cache.
+    """A download of a content into the cache.
 
     `expected` is its BLAKE3 in hexadecimal if the cloud's name contains it, else `None`: then only
     its size can be checked. `generation` counts how often the bytes were discarded; what was read
@@ -61,10 +51,8 @@ class Fetch:
     then replaced: check the state before waiting.
     """
 
-    _source: ContentSource
+    _open: Opener
     _cache: Cache
-    cloud_name: str
-    _type: str
     expected: str | None
     ahead: bool = False
     generation: int = 0
@@ -125,9 +113,7 @@ class Fetch:
         for _ in range(MAX_ATTEMPTS):
             previous, opened = (self.generation, self.received), False
             try:
-                async with self._source.download(
-                    self.cloud_name, type=self._type, offset=self.received
-                ) as download:
+                async with self._open(self.received) as download:
                     opened = True
                     await self._receive(download)
                 if self._is_whole():

@@ -88,14 +88,8 @@ class InputDirectory:
         return known
 
     @asynccontextmanager
-    async def download(
-        self,
-        name: str,
-        *,
-        type: str,  # noqa: A002
-        offset: int = 0,
-    ) -> AsyncIterator[Download]:
-        """Give the content of a file from `offset` on, by the `cloud_name` of its record.
+    async def download(self, name: str, _: str, offset: int = 0) -> AsyncIterator[Download]:
+        """Open a file from `offset` on, by the `cloud_name` of its record.
 
         Raises `InputGoneError`.
         """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 from weakref import WeakValueDictionary
 
@@ -20,7 +21,7 @@ from proxy.files.blobs import BlobStore
 from proxy.files.cache import Cache, CacheFullError, CacheLease
 from proxy.files.content_index import ContentIndex
 from proxy.files.contents import HELD_BACK, Content, ContentBrokenError, broken
-from proxy.files.fetch import ContentSource, ContentWrongError, Fetch
+from proxy.files.fetch import ContentWrongError, Fetch
 from proxy.files.input_directory import ON_DISK, InputDirectory, InputGoneError
 from proxy.storage.database import StorageError
 from proxy.storage.files import FileRecord, FileRepository
@@ -63,7 +64,7 @@ class Library:
     inputs: InputDirectory | None = None
 
     def __post_init__(self) -> None:
-        self._sources: dict[str, ContentSource] = {**self.clouds}
+        self._sources: dict[str, CloudClient | BlobStore | InputDirectory] = {**self.clouds}
         if self.blobs is not None:
             self._sources[_BLOBS] = self.blobs
         if self.inputs is not None:
@@ -107,8 +108,8 @@ class Library:
             key = account, cloud_name, record if hash_ is None else None
             fetch = self._running.get(key)
             if fetch is None or fetch.ended:
-                source = self._sources[account]
-                fetch = Fetch(source, self.cache, cloud_name, cloud_type, hash_, ahead)
+                opener = partial(self._sources[account].download, cloud_name, cloud_type)
+                fetch = Fetch(opener, self.cache, hash_, ahead)
                 self._running[key] = fetch
                 self._downloads.spawn(self._download(fetch, record), f"fetch {cloud_name}")
             fetch.ahead = fetch.ahead and ahead

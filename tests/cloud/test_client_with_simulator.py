@@ -66,7 +66,7 @@ async def saved_name(client: CloudClient) -> str:
 
 
 async def fetch(client: CloudClient, name: str, offset: int = 0) -> bytes:
-    async with client.download(name, type="output", offset=offset) as download:
+    async with client.download(name, "output", offset) as download:
         return b"".join([chunk async for chunk in download.chunks()])
 
 

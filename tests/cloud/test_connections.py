@@ -102,7 +102,7 @@ async def test_a_cloud_of_the_internet_sends_no_download_to_this_machine(
         server = await serving(cloud, public)
         client = await connect(server.make_url("/"), plain_http=True)
         with pytest.raises(CloudRefused) as caught:
-            async with client.download("f00d.png", type="output"):
+            async with client.download("f00d.png", "output"):
                 pass
         assert caught.value.status == 403
         assert "REDIRECT_REFUSED" in str(caught.value)
@@ -115,7 +115,7 @@ async def test_a_cloud_of_this_machine_may(serve: Serve, connect: Connect) -> No
     storage = await serve(answer(body=b"bytes"))
     cloud = await serve(redirect(storage.url.with_host("localhost") / "x"))
     client = await connect(cloud.url)
-    async with client.download("f00d.png", type="output") as download:
+    async with client.download("f00d.png", "output") as download:
         assert b"".join([chunk async for chunk in download.chunks()]) == b"bytes"
 
 
@@ -158,10 +158,10 @@ async def test_behind_a_proxy_an_address_in_the_redirect_is_refused_too(
     monkeypatch.setenv("HTTP_PROXY", str(gate.url))
     monkeypatch.setenv("NO_PROXY", public)
     with pytest.raises(CloudRefused, match="REDIRECT_REFUSED"):
-        async with client.download("f00d.png", type="output"):
+        async with client.download("f00d.png", "output"):
             pass
     assert gate.seen == []
-    async with client.download("f00d.png", type="output") as download:
+    async with client.download("f00d.png", "output") as download:
         assert b"".join([chunk async for chunk in download.chunks()]) == b"by way of the proxy"
     assert gate.seen[0].target == "http://storage.example/x"
     await server.close()

@@ -26,7 +26,7 @@ def signed(storage: Script) -> Reply:
 
 
 async def fetch(client: CloudClient, offset: int = 0) -> bytes:
-    async with client.download("f00d.png", type="output", offset=offset) as download:
+    async with client.download("f00d.png", "output", offset) as download:
         return b"".join([chunk async for chunk in download.chunks()])
 
 
@@ -69,14 +69,14 @@ async def test_the_storage_may_redirect_again_but_not_for_ever(
 async def test_bytes_may_come_directly(serve: Serve, connect: Connect) -> None:
     cloud = await serve(answer(body=b"bytes", content_type="image/png"))
     client = await connect(cloud.url)
-    async with client.download("f00d.png", type="output") as download:
+    async with client.download("f00d.png", "output") as download:
         assert download.size == 5
 
 
 async def test_an_offset_asks_for_the_rest(serve: Serve, connect: Connect) -> None:
     storage = await serve(answer(body=b"tes", status=206, headers={"Content-Range": "bytes 2-4/5"}))
     client = await connect((await serve(signed(storage))).url)
-    async with client.download("f00d.png", type="output", offset=2) as download:
+    async with client.download("f00d.png", "output", 2) as download:
         assert download.size == 5
         assert [chunk async for chunk in download.chunks()] == [b"tes"]
     assert storage.seen[0].headers["Range"] == "bytes=2-"
@@ -88,7 +88,7 @@ async def test_what_a_storage_without_ranges_sends_before_the_offset_is_left_out
 ) -> None:
     storage = await serve(answer(body=b"bytes"))
     client = await connect((await serve(signed(storage))).url)
-    async with client.download("f00d.png", type="output", offset=offset) as download:
+    async with client.download("f00d.png", "output", offset) as download:
         assert download.size == 5
         assert b"".join([chunk async for chunk in download.chunks()]) == rest
 
@@ -113,7 +113,7 @@ async def test_a_length_that_the_storage_does_not_tell_is_none(
         return response
 
     client = await connect((await serve(chunked)).url)
-    async with client.download("f00d.png", type="output") as download:
+    async with client.download("f00d.png", "output") as download:
         assert download.size is None
         assert [chunk async for chunk in download.chunks()] == [b"bytes"]
 
@@ -176,7 +176,7 @@ async def test_bytes_that_end_too_early_raise_behind_those_that_came(
     got: list[bytes] = []
 
     async def collect() -> None:
-        async with client.download("f00d.png", type="output") as download:
+        async with client.download("f00d.png", "output") as download:
             async for chunk in download.chunks():
                 got.append(chunk)  # noqa: PERF401 (what came before the error counts)
 
@@ -249,7 +249,7 @@ async def test_a_status_that_has_no_bytes_is_garbage(serve: Serve, connect: Conn
 async def test_a_consumers_own_error_is_left_alone(serve: Serve, connect: Connect) -> None:
     client = await connect((await serve(answer(body=b"bytes"))).url)
     with pytest.raises(OSError, match="disk full"):
-        async with client.download("f00d.png", type="output"):
+        async with client.download("f00d.png", "output"):
             raise OSError("disk full")
 
 

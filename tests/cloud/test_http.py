@@ -275,7 +275,7 @@ async def test_bytes_of_files_are_counted(simulator: Simulator, tmp_path: Path) 
     cloud = CloudClient(simulator.base_url, simulator.key, calls=metrics.calls("main"))
     await cloud.start()
     name = await cloud.upload(path, filename="picture.png", content_type="image/png")
-    async with cloud.download(name, type="input", offset=100) as download:
+    async with cloud.download(name, "input", 100) as download:
         received = [chunk async for chunk in download.chunks()]
     await cloud.close()
     assert counted(metrics, "cloud_bytes_uploaded_total") == size

@@ -69,11 +69,7 @@ class MemoryCloud:
 
     @asynccontextmanager
     async def download(
-        self,
-        cloud_name: str,
-        *,
-        type: str,  # noqa: A002
-        offset: int = 0,
+        self, cloud_name: str, type_: str, offset: int = 0
     ) -> AsyncIterator[Arriving]:
         self.fetched.append(cloud_name)
         if cloud_name not in self.contents:

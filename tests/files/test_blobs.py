@@ -50,7 +50,7 @@ def content(folder: Path, data: bytes) -> tuple[str, Path]:
 
 
 async def read(blobs: BlobStore, hash_: str, offset: int = 0) -> bytes:
-    async with blobs.download(hash_, type="input", offset=offset) as blob:
+    async with blobs.download(hash_, "input", offset) as blob:
         data = b"".join([chunk async for chunk in blob.chunks()])
         assert blob.size == offset + len(data)
         return data
@@ -143,7 +143,7 @@ async def carry(place, source):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     await store.put("0" * 64, source)
     size = 0
-    async with store.download("0" * 64, type="input") as blob:
+    async with store.download("0" * 64, "input") as blob:
         async for chunk in blob.chunks():
             size += len(chunk)
     await store.close()

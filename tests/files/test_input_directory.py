@@ -54,7 +54,7 @@ async def test_a_content_is_read_from_any_offset(inputs: InputDirectory) -> None
     record = await cat(inputs)
     assert record.size == 9
     assert await inputs.hash_of(record) == blake3(b"a picture").hexdigest()
-    async with inputs.download(record.cloud_name, type="input", offset=2) as download:
+    async with inputs.download(record.cloud_name, "input", 2) as download:
         data = b"".join([chunk async for chunk in download.chunks()])
     assert (data, download.size) == (b"picture", 9)
 
@@ -82,7 +82,7 @@ async def test_a_file_that_changes_meanwhile_is_another_one(
     change(root / "cat.png")
     assert await inputs.hash_of(before) is None
     with pytest.raises(InputGoneError):
-        async with inputs.download(before.cloud_name, type="input"):
+        async with inputs.download(before.cloud_name, "input"):
             pass
     after = await cat(inputs)
     assert after.modified > before.modified
@@ -115,14 +115,14 @@ async def test_a_file_on_a_disk_that_no_longer_answers_cannot_be_read(
 
     record = await cat(inputs)
     try:
-        async with inputs.download(record.cloud_name, type="input") as download:
+        async with inputs.download(record.cloud_name, "input") as download:
             monkeypatch.setattr(input_directory, "READ_TIMEOUT", 0.05)
             monkeypatch.setattr(input_directory, "read_at", hang)
             with pytest.raises(InputGoneError):
                 await anext(aiter(download.chunks()))
         monkeypatch.setattr(folder, "open", hang)
         with pytest.raises(InputGoneError):
-            async with inputs.download(record.cloud_name, type="input"):
+            async with inputs.download(record.cloud_name, "input"):
                 pass
         with capture_logs() as logs:
             assert await inputs.hash_of(record) is None
@@ -152,7 +152,7 @@ async def test_a_file_that_is_opened_too_late_is_closed_again(
     monkeypatch.setattr(os, "close", close)
     try:
         with pytest.raises(InputGoneError):
-            async with inputs.download(record.cloud_name, type="input"):
+            async with inputs.download(record.cloud_name, "input"):
                 pass
     finally:
         freed.set()

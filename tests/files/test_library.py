@@ -310,7 +310,7 @@ class Scripted:
         self.answers = list(answers)
         self.base_url = ""
 
-    def download(self, cloud_name: str, *, type: str, offset: int = 0) -> Scripted:  # noqa: A002
+    def download(self, cloud_name: str, type_: str, offset: int = 0) -> Scripted:
         self.size, self.pieces = self.answers.pop(0)
         return self
 
