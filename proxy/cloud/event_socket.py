@@ -153,9 +153,7 @@ class EventSocket:
         self._watchdog = self.timeouts.watchdog()
         self._client_id = str(uuid4())
         self._task: asyncio.Task[None] | None = None
-        self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._decided = asyncio.Event()  # open, or refused for good
-        self._reopen = asyncio.Event()
         self.connected = False
         self.refused: int | None = None
 
@@ -174,18 +172,17 @@ class EventSocket:
                 await self._decided.wait()
         return self.connected
 
-    async def reopen(self) -> None:
-        """Close the connection, or end the delay before the next, and open a new one at once."""
-        self._reopen.set()
-        if self._socket is not None:
-            await self._socket.close()
-
     async def use_key(self, key: str) -> None:
-        """Reopen with another key."""
+        """Close the connection, or end the delay before the next, and open one with another key."""
         self.key = key
-        if not self.connected:
+        if self._task is not None:
+            was_connected = self.connected
+            await self.close()
+            if was_connected:
+                log.warning("event_socket_lost", code=int(aiohttp.WSCloseCode.OK))
+                self._call(self.on_down)
             self._decided.clear()
-        await self.reopen()
+            await self.start()
 
     async def close(self) -> None:
         """Close the socket, within a second."""
@@ -207,10 +204,7 @@ class EventSocket:
                     wait = 0.0
                 failures = 1 if time.monotonic() - opened >= _MIN_STABLE else failures + 1
                 wait = max(wait, self.timeouts.socket_backoff.after(failures))
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(wait):
-                        await self._reopen.wait()
-                self._reopen.clear()
+                await asyncio.sleep(wait)
         finally:
             await self._connections.close()
 
@@ -220,10 +214,8 @@ class EventSocket:
         socket = await self._connect()
         if not isinstance(socket, aiohttp.ClientWebSocketResponse):
             return socket
-        self._socket, self.refused = socket, None
+        self.refused = None
         try:
-            if self._reopen.is_set():
-                return 0.0
             self.connected = True
             self._decided.set()
             log.info("event_socket_opened")
@@ -234,7 +226,6 @@ class EventSocket:
         finally:
             self.connected = False
             self._decided.clear()
-            self._socket = None
             await socket.close()
         log.warning("event_socket_lost", code=socket.close_code)
         self._call(self.on_down)
