@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,7 +10,6 @@ from functools import partial
 import aiohttp
 import structlog
 from msgspec import Struct
-from msgspec.structs import replace
 from yarl import URL
 
 from proxy.cloud.connections import (
@@ -21,18 +19,14 @@ from proxy.cloud.connections import (
     Connections,
     refused_address,
 )
-from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused, refusal
+from proxy.cloud.errors import CloudGarbage, CloudRefused, refusal
 from proxy.cloud.http import REDIRECTS, Http, unreachable
-from proxy.cloud.resilience import Attempts
 
 log = structlog.get_logger(__name__)
 
 #: The name of a signed URL in errors. The URL is a secret, and its host must not see the key:
 #: neither is logged, named in an error, or sent to the other host.
 _DOWNLOAD = "the signed download"
-
-#: Maximum seconds of attempts to open a content: a client waits for its first byte.
-_DOWNLOAD_BUDGET = 10.0
 
 _MAX_REDIRECTS = 4
 
@@ -60,7 +54,6 @@ class Downloads:
         self._limits = aiohttp.ClientTimeout(
             total=None, sock_connect=CONNECT_TIMEOUT, sock_read=http.timeout
         )
-        self._retries = replace(http.retries, budget=min(http.retries.budget, _DOWNLOAD_BUDGET))
         self._connections = Connections(http.addresses.check_storage)
 
     async def start(self) -> None:
@@ -77,23 +70,12 @@ class Downloads:
 
         `async with downloads.open(…) as download: async for chunk in download.chunks(): …`
         Raises `CloudRefused` (404: no such file; 416: `offset` is beyond its end; 403: the storage
-        refuses the signature), `CloudUnreachable` or `CloudGarbage`. A download without a byte for
-        `timeout` seconds fails.
+        refuses the signature), `CloudUnreachable` or `CloudGarbage`; nothing is repeated but with
+        an expired signature. A download without a byte for `timeout` seconds fails.
         """
-
-        attempts = Attempts(self._retries)
-        while True:
-            response = None
-            try:
-                response = await self._open_view(cloud_name, type_, offset)
-                skipped, size = _extent(response, offset)
-                break
-            except CloudError as error:
-                if response is not None:
-                    response.close()
-                wait = attempts.failed(error)
-            await asyncio.sleep(wait)
+        response = await self._open_view(cloud_name, type_, offset)
         try:
+            skipped, size = _extent(response, offset)
             yield Download(size, partial(self._chunks, response, skipped))
         finally:
             response.close()

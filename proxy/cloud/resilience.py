@@ -93,11 +93,11 @@ class Attempts:
         self._backoff = policy.backoff
         self._deadline = time.monotonic() + policy.budget
 
-    def failed(self, error: CloudError) -> float:
+    def failed(self, error: Exception) -> float:
         """Return the seconds to wait before the next attempt. Raises the `error` of this one if it
-        is the last."""
+        is the last, or not one of the cloud's that may pass."""
         wait = self._backoff.after(self.number)
-        if error.retry_after is not None:
+        if isinstance(error, CloudError) and error.retry_after is not None:
             wait = max(wait, error.retry_after + jittered(self._backoff.first))
         if not may_pass(error) or time.monotonic() + wait > self._deadline:
             raise error

@@ -1,7 +1,7 @@
 """Downloads of contents into the cache, which readers share while they arrive.
 
 A download that breaks off is resumed; a content that turns out wrong is downloaded again from the
-start. Refusals of the cloud are not retried here: its client has done that.
+start.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from blake3 import blake3
 
 from proxy.cloud.downloads import Download
 from proxy.cloud.errors import CloudError, CloudRefused
+from proxy.cloud.resilience import Attempts, RetryPolicy
 from proxy.files.blobs import BlobError
 from proxy.files.cache import Cache, CacheLease, open_new, write_all
 
 _log = structlog.get_logger(__name__)
 
-#: Delays in seconds before attempts, after attempts in a row that brought no byte.
-RETRY_DELAYS = (0.1, 0.4, 1.5)
+#: Seconds between an attempt that brought bytes and the next.
+RETRY_DELAY = 0.1
+#: How attempts that bring no byte are repeated: a client waits for the first.
+RETRIES = RetryPolicy(budget=10.0)
 #: How often a content is downloaded from its start before it counts as wrong.
 MAX_GENERATIONS = 3
 #: Maximum number of answers of which a content is put together.
@@ -109,12 +112,11 @@ class Fetch:
             self._notify()
 
     async def _fetch(self) -> None:
-        idle = 0
+        attempts = Attempts(RETRIES)
         for _ in range(MAX_ATTEMPTS):
-            previous, opened = (self.generation, self.received), False
+            previous, wait = (self.generation, self.received), RETRY_DELAY
             try:
                 async with self._open(self.received) as download:
-                    opened = True
                     await self._receive(download)
                 if self._is_whole():
                     return
@@ -122,13 +124,13 @@ class Fetch:
             except (CloudError, BlobError) as error:
                 if self.expected is not None and self._is_whole():
                     return
-                idle = idle + 1 if previous == (self.generation, self.received) else 0
-                nothing_there = isinstance(error, CloudRefused) and error.status == 416
-                if not (opened or nothing_there) or idle > len(RETRY_DELAYS):
-                    raise
-                if nothing_there:
-                    self._start_over()
-            await asyncio.sleep(RETRY_DELAYS[max(0, idle - 1)])
+                if isinstance(error, CloudRefused) and error.status == 416:
+                    self._start_over()  # there are fewer bytes than have been received
+                elif previous == (self.generation, self.received):
+                    wait = attempts.failed(error)
+            if previous != (self.generation, self.received):
+                attempts = Attempts(RETRIES)
+            await asyncio.sleep(wait)
         raise ContentWrongError("the storage did not deliver the complete file")
 
     async def _receive(self, download: Download) -> None:

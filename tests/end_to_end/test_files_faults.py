@@ -30,7 +30,8 @@ TIMEOUTS = app.Timeouts(retries=RetryPolicy(budget=0.2, backoff=Backoff(first=0.
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "RETRY_DELAYS", (0.001, 0.002, 0.004))
+    monkeypatch.setattr(fetch, "RETRY_DELAY", 0.001)
+    monkeypatch.setattr(fetch, "RETRIES", RetryPolicy(0.2, Backoff(0.01, 0.05)))
 
 
 @pytest.fixture

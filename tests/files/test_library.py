@@ -34,7 +34,8 @@ SMALL = b"a small picture"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "RETRY_DELAYS", (0.001, 0.002, 0.004))
+    monkeypatch.setattr(fetch, "RETRY_DELAY", 0.001)
+    monkeypatch.setattr(fetch, "RETRIES", RetryPolicy(0.2, Backoff(0.01, 0.05)))
 
 
 @pytest.fixture
@@ -254,20 +255,34 @@ async def test_what_is_refused_for_good_is_not_asked_for_again(
 
 
 async def test_a_storage_that_is_overloaded_for_good_uses_up_one_patience(
-    open_files: OpenFiles, simulator: Simulator
+    files: Files, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waits = Backoff(first=0.1, longest=0.1)
-    client = CloudClient(simulator.base_url, simulator.key, retries=RetryPolicy(0.5, waits))
-    await client.start()
-    try:
-        simulator.faults.add(HttpFault("GET storage", status=503), times=None)
-        with pytest.raises(LocalError, match=r"refuses a\.png") as refusal:
-            await (await open_files(client)).open(stored(simulator, BIG))
-        assert refusal.value.kind == "unavailable"
-        assert refusal.value.retry_after == 10
-        assert 1 < downloads(simulator) <= 11
-    finally:
-        await client.close()
+    monkeypatch.setattr(fetch, "RETRIES", RetryPolicy(0.5, Backoff(first=0.1, longest=0.1)))
+    simulator.faults.add(HttpFault("GET storage", status=503), times=None)
+    with pytest.raises(LocalError, match=r"refuses a\.png") as refusal:
+        await files.open(stored(simulator, BIG))
+    assert refusal.value.kind == "unavailable"
+    assert refusal.value.retry_after == 10
+    assert 1 < downloads(simulator) <= 11
+
+
+async def test_a_storage_that_is_overloaded_for_a_moment_is_asked_again(
+    files: Files, simulator: Simulator
+) -> None:
+    simulator.faults.add(HttpFault("GET storage", status=503), times=2)
+    assert await bytes_of(files, stored(simulator, BIG)) == BIG
+    assert downloads(simulator) == 3
+
+
+async def test_bytes_that_came_begin_the_patience_anew(
+    open_files: OpenFiles, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "RETRIES", RetryPolicy(0.6, Backoff(0.4, 0.4)))
+    nothing = (len(BIG), [CloudUnreachable("cut off", sent=True)])
+    pieces = [BIG[at : at + 200_000] for at in range(0, len(BIG), 200_000)]
+    answers = [(len(BIG), [piece, CloudUnreachable("cut off", sent=True)]) for piece in pieces]
+    files = await open_files(Scripted(*(each for some in answers for each in (some, nothing))))
+    assert await bytes_of(files, stored(simulator, BIG)) == BIG
 
 
 async def test_opaque_names_are_taken_as_they_are_and_found_again(

@@ -217,8 +217,7 @@ async def test_tokens_of_the_prefix(
     assert await names(files, output, node=node) == ["1970-01/8x6_00001_.png"]
 
 
-async def test_a_size_that_cannot_be_known_is_0(files: Files, monkeypatch: Any) -> None:
-    monkeypatch.setattr("proxy.files.fetch.RETRY_DELAYS", ())
+async def test_a_size_that_cannot_be_known_is_0(files: Files) -> None:
     output = {"images": [item("missing.png")]}
     assert await names(files, output, node=save("%width%")) == ["0_00001_.png"]
 
