@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import filterfalse
 from typing import Any
 
 from proxy.translate.jobs import inputs_of
@@ -37,14 +38,20 @@ def label_of(graph: Mapping[str, Any], extra_data: Mapping[str, Any]) -> str:
 def _labels(graph: Mapping[str, Any], extra_data: Mapping[str, Any]) -> Iterator[str]:
     """Yield the labels that a job may have, the most telling ones first; some may be empty."""
     for place in (extra_data, workflow_of(extra_data)):
-        yield from (_line(place.get(field)) for field in _NAMES)
-    inputs = [inputs_of(node) for node in graph.values()]
+        for field in _NAMES:
+            yield _line(place.get(field))
+    inputs = list(map(inputs_of, graph.values()))
     for name in _MODELS:
-        yield from (_model(given[name]) for given in inputs if name in given)
-    nodes = (node for node in graph.values() if isinstance(node, dict))
-    classes = [_line(node.get("class_type")) for node in nodes]
-    yield from (class_type for class_type in classes if not _DULL.match(class_type))
+        for given in inputs:
+            if name in given:
+                yield _model(given[name])
+    classes = list(map(_class, graph.values()))
+    yield from filterfalse(_DULL.match, classes)
     yield from classes
+
+
+def _class(node: object) -> str:
+    return _line(node.get("class_type")) if isinstance(node, dict) else ""
 
 
 def _line(value: object) -> str:
