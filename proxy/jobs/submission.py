@@ -48,18 +48,6 @@ def poll_interval(bus: EventBus) -> float:
     return 1.0 if bus.connected else 0.3
 
 
-async def _next(answers: asyncio.Queue[JobAnswered], seconds: float) -> JobAnswered | None:
-    """Return what the engine answers, `None` if that does not come within the time.
-
-    The caller continues as soon as it has come: the client gets its answer before the engine goes
-    on with the job.
-    """
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            return await answers.get()
-    return None if answers.empty() else answers.get_nowait()  # it came as the time was over
-
-
 @dataclass(kw_only=True, eq=False, repr=False)
 class SubmissionService:
     """The entrance for the jobs of all members.
@@ -112,7 +100,7 @@ class SubmissionService:
             numbering = Numbering(live.number, request.front)
             live.number += 1
         found = await self.checks.check(member, request)
-        if prompt_id in live.jobs:
+        if prompt_id in live.jobs:  # maybe one that has ended and is about to leave the engine
             raise _in_the_queue(prompt_id)
         job = job_of_request(member, request, found, prompt_id=prompt_id)
         job.one_at_a_time = self.clients.one_at_a_time(self.member(member), request.client_id)
@@ -160,7 +148,6 @@ class SubmissionService:
         except (JobLivesError, DayFullError, QueueFullError, OverBudgetError) as error:
             raise self._refusal(job, error) from None
         job.order, job.number, job.estimate = stored.order, stored.number, stored.estimate
-        self.live.of(job.member).note_number(job.number)
         self.live.keep_sent(stored, payload)
 
     def _refusal(
@@ -181,9 +168,11 @@ class SubmissionService:
         answers = self._answers[job.key] = asyncio.Queue[JobAnswered](1)
         try:
             self.bus.publish("engine", JobReceived(job.key, job.order, found, job))
-            message = await _next(answers, poll_interval(self.bus))
-            if message is None:
-                message = await self._late_answer(job, answers)
+            # The client gets its answer before the engine goes on with the job.
+            async with asyncio.timeout(poll_interval(self.bus)):
+                message: JobAnswered | None = await answers.get()
+        except TimeoutError:
+            message = await self._late_answer(job, answers)
         finally:
             if self._answers.get(job.key) is answers:
                 del self._answers[job.key]
@@ -201,8 +190,8 @@ class SubmissionService:
 
         The engine may change meanwhile, and the bus lose its answer. Raises `LocalError`.
         """
-        waited, gone, message = 0.0, False, None
-        while message is None:
+        waited, gone = 0.0, False
+        while answers.empty():  # else it came as the time was over
             waited += poll_interval(self.bus)
             try:
                 row = await self.repository.get(job.member, job.prompt_id)
@@ -225,8 +214,10 @@ class SubmissionService:
                     raise OutcomeUnknownError(
                         "the database went away before the engine took the job"
                     ) from error
-            message = await _next(answers, poll_interval(self.bus))
-        return message
+            with suppress(TimeoutError):
+                async with asyncio.timeout(poll_interval(self.bus)):
+                    return await answers.get()
+        return answers.get_nowait()
 
     def release(self, member: str, prompt_id: str) -> None:
         """Release `status` and the messages of a job, once the client has its answer."""
