@@ -68,10 +68,8 @@ def parse_prompt(
     If ComfyUI would answer 500 or crash (a `number` that is not one, a list as graph or as
     `client_id`), the error has a sentence. `usage_source` is the header `Comfy-Usage-Source`.
     """
-    if body == [] or (isinstance(body, dict) and "prompt" not in body):
-        raise LocalError("no_prompt", "No prompt provided", details="No prompt provided")
-    if not isinstance(body, dict):
-        raise _wrong("invalid_body", "The request body", "a JSON object", body)
+    if not isinstance(body, dict) or "prompt" not in body:
+        raise _no_prompt(body)
     number = _number(body["number"]) if "number" in body else None
     graph = _graph(body["prompt"])
     prompt_id, targets = body.get("prompt_id"), body.get("partial_execution_targets")
@@ -100,6 +98,12 @@ def parse_prompt(
         targets=targets,
         submitter=submitter,
     )
+
+
+def _no_prompt(body: object) -> LocalError:
+    if isinstance(body, dict) or body == []:
+        return LocalError("no_prompt", "No prompt provided", details="No prompt provided")
+    return _wrong("invalid_body", "The request body", "a JSON object", body)
 
 
 def is_job_id(value: object) -> bool:

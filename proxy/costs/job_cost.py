@@ -16,6 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from proxy.costs.credits import PriceOf, Source, from_credits, from_usd
+from proxy.translate.graph_shape import class_of
 from proxy.translate.jobs import inputs_of
 
 #: As partner nodes write it in their progress text: `Price: 8.4 credits`, or `Price: $0.0400`.
@@ -131,9 +132,7 @@ class Pricing:
         A text of any other class that looks like a price is none.
         """
         for node_id, node in run.graph.items():
-            if not isinstance(node, Mapping):
-                continue
-            node_class = str(node.get("class_type", ""))
+            node_class = class_of(node)
             info = self.known(node_class)
             reported = run.reported.get(node_id)
             if reported is not None and (info is None or info.get("api_node")):

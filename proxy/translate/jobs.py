@@ -49,7 +49,7 @@ def substitute(
     for node_id, node in graph.items():
         sent[node_id] = node
         if inputs := inputs_of(node):
-            shape = _shape_of(node, shapes)
+            shape = class_shape(node, shapes)
             new = {name: renamed(shape, name, value) for name, value in inputs.items()}
             sent[node_id] = {**node, "inputs": new}
     return sent
@@ -64,7 +64,7 @@ def file_strings(graph: Mapping[str, Any], shapes: Shapes) -> set[str]:
     shapes = cache(shapes)  # a graph may have more classes than the catalog keeps at hand
     found: set[str] = set()
     for node in graph.values():
-        shape = _shape_of(node, shapes)
+        shape = class_shape(node, shapes)
         for name, value in inputs_of(node).items():
             for text in strings(value):
                 if shape is None or shape.may_name_file(name, text) or _names_content(text):
@@ -72,7 +72,8 @@ def file_strings(graph: Mapping[str, Any], shapes: Shapes) -> set[str]:
     return found
 
 
-def _shape_of(node: Any, shapes: Shapes) -> Shape | None:
+def class_shape(node: Any, shapes: Shapes) -> Shape | None:
+    """Return the class of a node of a graph, `None` where it has none that is known."""
     class_type = node.get("class_type") if isinstance(node, dict) else None
     return shapes(class_type) if isinstance(class_type, str) else None
 

@@ -104,14 +104,8 @@ def from_job(job: dict[str, Any]) -> Snapshot:
     """
     raw = str(job.get("status", "")).lower()
     status = STATUSES.get(raw, "in_progress")
-    known: dict[str, Any] = {}
-    odd = [] if raw in STATUSES else ["status"]
-    for name, types in _TYPES.items():
-        value = job.get(name)
-        if isinstance(value, types):
-            known[name] = value
-        elif value is not None:
-            odd.append(name)
+    known = {name: job[name] for name, types in _TYPES.items() if isinstance(job.get(name), types)}
+    odd = [name for name in _TYPES if name not in known and job.get(name) is not None]
     start_time = milliseconds(known.get("execution_start_time"))
     end_time = milliseconds(known.get("execution_end_time"))
     error = None
@@ -131,7 +125,7 @@ def from_job(job: dict[str, Any]) -> Snapshot:
         meta=known.get("execution_meta"),
         queue_reason=known.get("queue_reason"),
         executed_by=_executed_by(job) if "executor" in job or "deployment" in job else {},
-        unlisted=tuple(odd),
+        unlisted=tuple(odd if raw in STATUSES else ["status", *odd]),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from proxy.translate import UNKNOWN_CLASS
-from proxy.translate.jobs import HasFile
+from proxy.translate.jobs import HasFile, class_shape
 from proxy.translate.node_validation import (
     Link,
     NodeFindings,
@@ -84,22 +84,25 @@ def validate(
     shapes: dict[str, Shape] = {}
     wanted: list[str] = []
     for node_id, node in graph.items():
-        class_type = node.get("class_type") if isinstance(node, Mapping) else None
-        known = shape(class_type) if isinstance(class_type, str) else None
+        known = class_shape(node, shape)
         if known is None:
             return Validation(error=_missing_class(node_id, node))
         shapes[node_id] = known
         if known.output_node and (targets is None or node_id in targets):
             wanted.append(node_id)
     if not wanted:
-        if any(shape.output_node is None for shape in shapes.values()):
-            return Validation()
-        return Validation(error=reason("prompt_no_outputs", "Prompt has no outputs", ""))
+        return _without_outputs(shapes.values())
     try:
         return _Walk(graph, shapes, has_file).outputs(wanted)
     except (RecursionError, ValueError):
         # A value is too deep, or a number too long, to be written out.
         return Validation(wanted)
+
+
+def _without_outputs(shapes: Iterable[Shape]) -> Validation:
+    if any(shape.output_node is None for shape in shapes):
+        return Validation()
+    return Validation(error=reason("prompt_no_outputs", "Prompt has no outputs", ""))
 
 
 def _missing_class(node_id: str, node: object) -> Reason:
