@@ -47,17 +47,15 @@ async def post_prompt(request: web.Request) -> web.StreamResponse:
     wanted = parse_prompt(body, usage_source, submitter=submitter_of(request))
     if WEBHOOK_URL in wanted.extra_data:
         request.app[WEBHOOKS].check_job_url(wanted.extra_data[WEBHOOK_URL])
-    accepted = await submissions.submit(member, wanted)
-    prompt_id = accepted["prompt_id"]
-    try:
-        answer = bodies.json(accepted)
-        await prepare(request, answer)
-        await answer.write_eof()
-        return answer
-    finally:
-        submissions.release(member, prompt_id)
-        note(request, "submit", job=prompt_id)
-        log.info("job_accepted", job=prompt_id, number=accepted["number"])
+    async with submissions.submitted(member, wanted) as accepted:
+        try:
+            answer = bodies.json(accepted)
+            await prepare(request, answer)
+            await answer.write_eof()
+            return answer
+        finally:
+            note(request, "submit", job=accepted["prompt_id"])
+            log.info("job_accepted", job=accepted["prompt_id"], number=accepted["number"])
 
 
 def parse_prompt(

@@ -274,7 +274,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
     _keep_alive(transport)
     sockets, metrics = request.app[SOCKETS], request.app[ACCOUNTING].metrics
     sid = request.query.get("clientId") or uuid.uuid4().hex
-    queue = SendQueue(metrics.previews_dropped.labels(member).inc)
+    queue = SendQueue(count_dropped=metrics.previews_dropped.labels(member).inc)
     turns = sockets.turns.of(member)
     client = ClientSocket(web_socket, transport, request.app, member, sid, queue, sockets)
     subscribers = request.app[JOBS].subscribers

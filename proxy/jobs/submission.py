@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,12 +80,13 @@ class SubmissionService:
             if not answers.full():
                 answers.put_nowait(message)
 
-    async def submit(self, member: str, request: JobRequest) -> dict[str, Any]:
-        """Take a job in; its messages wait for `release`. Raises `LocalError`.
+    @asynccontextmanager
+    async def submitted(self, member: str, request: JobRequest) -> AsyncIterator[dict[str, Any]]:
+        """Take a job in, and yield the answer of `POST /prompt`: `prompt_id`, `number` and
+        `node_errors`. After the block, when the client has it, the job's messages flow.
 
-        Returns the answer of `POST /prompt`: `prompt_id`, `number` and `node_errors`. The number
-        advances for refused requests too, as in ComfyUI. Raises `BusyError` without looking at the
-        request while jobs come faster than they can be stored.
+        The number advances for refused requests too, as in ComfyUI. Raises `LocalError`, and
+        `BusyError` without looking at the request while jobs come faster than they can be stored.
         """
         if self.repository.database.busy:
             raise BusyError("too many jobs wait to be stored")
@@ -111,12 +112,12 @@ class SubmissionService:
         live.answering += 1
         try:
             node_errors = await self._answer(job, None if found is None else found.node_errors)
-        except BaseException:
+            yield {"prompt_id": prompt_id, "number": job.number, "node_errors": node_errors}
+        finally:
             live.answering -= 1
-            self.bus.publish("engine", JobReleased(job.key, watched=True))
+            watched = self.clients.listens(member, request.client_id)
             self.bus.publish("jobs", QueueChanged(member))
-            raise
-        return {"prompt_id": prompt_id, "number": job.number, "node_errors": node_errors}
+            self.bus.publish("engine", JobReleased(job.key, watched))
 
     def _may_be_full(self, member: Member) -> bool:
         """Return whether the storage has to count the member's waiting jobs.
@@ -218,15 +219,6 @@ class SubmissionService:
                 async with asyncio.timeout(poll_interval(self.bus)):
                     return await answers.get()
         return answers.get_nowait()
-
-    def release(self, member: str, prompt_id: str) -> None:
-        """Release `status` and the messages of a job, once the client has its answer."""
-        live = self.live.of(member)
-        live.answering -= 1
-        job = live.jobs.get(prompt_id)
-        listens = job is not None and self.clients.listens(member, job.client_id)
-        self.bus.publish("jobs", QueueChanged(member))
-        self.bus.publish("engine", JobReleased(JobKey(member, prompt_id), watched=listens))
 
 
 def _in_the_queue(prompt_id: str) -> LocalError:

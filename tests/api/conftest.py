@@ -102,17 +102,16 @@ class RoomOfJobs:
     def attach(self, *given: Any, **named: Any) -> None:
         self.subscribers.attach(*given, **named)
 
-    async def submit(self, member: str, request: JobRequest) -> dict[str, Any]:
+    @asynccontextmanager
+    async def submitted(self, member: str, request: JobRequest) -> AsyncIterator[dict[str, Any]]:
         self.asked.append(("submit", member, request))
         if self.refusal is not None:
             raise self.refusal
         if self.failure is not None:
             raise self.failure
         number = request.number or 0
-        return {"prompt_id": request.prompt_id or JOB, "number": number, "node_errors": {}}
-
-    def release(self, member: str, prompt_id: str) -> None:
-        self.asked.append(("release", member, prompt_id))
+        yield {"prompt_id": request.prompt_id or JOB, "number": number, "node_errors": {}}
+        self.asked.append(("release", member))
 
     async def queue_remaining_now(self, member: str) -> int:
         return self.remaining

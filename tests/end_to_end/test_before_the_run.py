@@ -12,8 +12,8 @@ from stack import Client, Proxy, running_proxy
 from team import bearer, running_team
 from waiting import ids, running, until
 
+from proxy.api import jobs
 from proxy.engine.finder import JobFinder
-from proxy.jobs.submission import SubmissionService
 from proxy.simulator import Simulator
 
 #: Longer than any test: the cloud has the job and does not begin it.
@@ -54,18 +54,17 @@ async def test_a_client_has_its_answer_before_the_engine_goes_on_with_the_job(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = []
-    has_ended, release = JobFinder.has_ended, SubmissionService.release
+    has_ended = JobFinder.has_ended
 
     async def look(finder: JobFinder, cloud_id: str) -> bool:
         order.append("the engine goes on")
         return await has_ended(finder, cloud_id)
 
-    def answered(submissions: SubmissionService, member: str, prompt_id: str) -> None:
+    def note(*_: object, **__: object) -> None:
         order.append("the answer was sent")
-        release(submissions, member, prompt_id)
 
     monkeypatch.setattr(JobFinder, "has_ended", look)
-    monkeypatch.setattr(SubmissionService, "release", answered)
+    monkeypatch.setattr(jobs, "note", note)
     await client.submit(graphs.plain())
     await until(lambda: len(order) == 2)
     assert order == ["the answer was sent", "the engine goes on"]

@@ -168,9 +168,8 @@ async def test_members_take_turns_and_see_what_is_before_them(
         await directory.add(Member("limited", limits=Limits(max_running=0)))
 
         async def submit(member: str, graph: dict[str, Any]) -> str:
-            accepted = await jobs.submissions.submit(member, JobRequest(graph))
-            jobs.submissions.release(member, accepted["prompt_id"])
-            return str(accepted["prompt_id"])
+            async with jobs.submissions.submitted(member, JobRequest(graph)) as accepted:
+                return str(accepted["prompt_id"])
 
         await submit("anna", gated.GRAPH)
         annas = [await submit("anna", graphs.plain(color)) for color in range(3)]

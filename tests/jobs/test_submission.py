@@ -14,7 +14,7 @@ from waiting import until
 from proxy.budget import MemoryBudget
 from proxy.jobs import submission
 from proxy.jobs.clients import Clients
-from proxy.jobs.messages import JobAnswered, JobProgress, JobReceived, JobReleased, SocketKnown
+from proxy.jobs.messages import JobAnswered, JobReceived, JobReleased, SocketKnown
 from proxy.jobs.models import JobRequest
 from proxy.jobs.submission import SubmissionService
 from proxy.jobs.views import LiveJobs
@@ -65,7 +65,9 @@ class Entrance:
 
     async def submit(self, prompt_id: str | None = None, **fields: Any) -> dict[str, Any]:
         request = JobRequest(graph=GRAPH, prompt_id=prompt_id, **fields)
-        return await self.service.submit(MEMBER, request)
+        async with self.service.submitted(MEMBER, request) as answer:
+            assert answer["prompt_id"] not in {released.key.prompt_id for released in self.released}
+        return answer
 
     async def refusal(self, prompt_id: str | None = None, **fields: Any) -> LocalError:
         with pytest.raises(LocalError) as caught:
@@ -215,8 +217,4 @@ async def test_the_engine_learns_at_the_release_whether_the_client_listens(
 ) -> None:
     entrance.bus.publish("sockets", SocketKnown(MEMBER, "c" if listens else "d", "socket", 0))
     await entrance.submit("a", client_id="c")
-    row = await entrance.repository.get(MEMBER, "a")
-    assert row is not None
-    entrance.service.live.of(row.member).put(row, JobProgress())
-    entrance.service.release(MEMBER, "a")
-    assert entrance.released == [JobReleased(row.key, watched=listens)]
+    assert entrance.released == [JobReleased(JobKey(MEMBER, "a"), watched=listens)]
