@@ -80,9 +80,9 @@ async def _observe(wire: Wire, findings: Findings, level: Level, idle: float) ->
 
 async def _run(wire: Wire, findings: Findings, classes: dict[str, Any]) -> None:
     async with AsyncExitStack() as stack:
-        announced = await wire.socket()
+        announced = await wire.socket_again()
         stack.push_async_callback(announced.close)
-        silent = await wire.socket()
+        silent = await wire.socket_again()
         stack.push_async_callback(silent.close)
         run = ProbeRun(wire, findings, classes, announced, silent)
         stack.push_async_callback(lambda: _step(findings, _clean_up(run)))

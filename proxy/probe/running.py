@@ -354,7 +354,7 @@ async def burst(wire: Wire, findings: Findings) -> None:
 
 async def idle(wire: Wire, findings: Findings, seconds: float) -> None:
     """Observe whether a socket without a ping is closed."""
-    socket = await wire.socket(heartbeat=None)
+    socket = await wire.socket_again(heartbeat=None)
     try:
         begun = time.monotonic()
         closed = await socket.closes(seconds)

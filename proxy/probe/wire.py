@@ -256,6 +256,18 @@ class Wire:
             )
         return ProbeSocket(connection)
 
+    async def socket_again(self, *, heartbeat: float | None = 20.0) -> ProbeSocket:
+        """Open an event socket after others were closed, which the cloud may notice late.
+
+        Raises `aiohttp.WSServerHandshakeError` when it is refused for some seconds.
+        """
+        for _ in range(2):
+            try:
+                return await self.socket(heartbeat=heartbeat)
+            except aiohttp.WSServerHandshakeError:
+                await asyncio.sleep(_PAUSE)
+        return await self.socket(heartbeat=heartbeat)
+
     async def _send(self, method: str, url: URL, **options: Any) -> Reply:
         begun = time.monotonic()
         async with self.session.request(method, url, allow_redirects=False, **options) as answer:
