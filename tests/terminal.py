@@ -63,7 +63,8 @@ class Terminal:
                 return
             async with self._changed:
                 self.text += data.decode(errors="replace").replace("\r\n", "\n")
-                for question in [answer for answer in self.answers if answer in self.text]:
+                asked = (question for question in self.answers if question in self.text)
+                for question in sorted(asked, key=self.text.find):
                     os.write(self.keyboard, self.answers.pop(question).encode())
                 self._changed.notify_all()
 
