@@ -13,11 +13,14 @@ from proxy.costs.credits import to_credits
 from proxy.engine.term import Term
 from proxy.jobs.conversion import stored_of
 from proxy.jobs.messages import JobChanged, JobLeft, JobRecorded, JobsAhead
-from proxy.jobs.models import Job, JobEnd
+from proxy.jobs.models import Job, JobEnd, JobState, is_shown
 from proxy.metrics import Metrics
 from proxy.storage.history import Recorded
 
 log = structlog.get_logger(__name__)
+
+#: The states of which the sockets of the member hear, by how many jobs are left.
+_TOLD = frozenset({JobState.UNKNOWN, JobState.SUBMITTED, JobState.RUNNING})
 
 
 class Announcer:
@@ -45,18 +48,21 @@ class Announcer:
 
     # --- what becomes of jobs --------------------------------------------------------------
 
-    def changed(self, job: Job) -> None:
-        """Tell that a job is in the queue in its state."""
-        self.publish("jobs", JobChanged(stored_of(job), job.progress))
+    def changed(self, job: Job, *, tell: bool = False) -> None:
+        """Tell that a job is in the queue in its state, with `tell` the sockets, too."""
+        self.publish("jobs", JobChanged(stored_of(job), job.progress, tell))
 
-    def accepted(self, job: Job) -> None:
-        """Count a job that its client knows of."""
-        if self._term.lasts:
+    def advanced(
+        self, job: Job, state: JobState | None, *, was_shown: bool, was_accepted: bool
+    ) -> None:
+        """Tell and count what a change has made of a job, which has taken the `state`, if any."""
+        if is_shown(job):
+            self.changed(job, tell=state in _TOLD)
+        elif was_shown:
+            self.discarded(job)
+        if self._term.lasts and job.accepted and not was_accepted:
             self._metrics.jobs_accepted.labels(job.member).inc()
-
-    def dispatched(self, job: Job) -> None:
-        """Count a job that the cloud has taken."""
-        if self._term.lasts:
+        if self._term.lasts and state is JobState.SUBMITTED and is_shown(job):
             waited = max(0, now() - job.created_at) / 1000
             self._metrics.job_wait.labels(job.member, job.account).observe(waited)
 
@@ -89,11 +95,7 @@ class Announcer:
                 used = metrics.credits_used.labels(*labels, charge.node_class, charge.source)
                 used.inc(to_credits(charge.amount))
 
-    # --- how many are left -----------------------------------------------------------------
-
-    def tell_status(self, member: str) -> None:
-        """Let the member's sockets hear how many jobs are left."""
-        self.publish("jobs", JobsAhead(member, self.ahead.get(member, 0), tell=True))
+    # --- how many go before ----------------------------------------------------------------
 
     def note_ahead(self, member: str, count: int, *, tell: bool) -> None:
         """Tell how many jobs of others go before the member's last one, if that has changed."""

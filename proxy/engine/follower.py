@@ -287,7 +287,6 @@ class JobFollower:
                 if self.job.state is JobState.SUBMITTED:
                     self.table.advance(self.job, JobState.RUNNING, started_at=at)
                 self.scheduler.started(self.job)
-                self.announcer.tell_status(self.job.member)
             case OutputsSent():
                 self.table.show(self.job, finishing=True)
             case ReadDetail():

@@ -207,7 +207,6 @@ class JobLife:
             self._table.show(job, reason="no_account")
         if isinstance(outcome, Lost) and outcome.refusal is not None:
             self._answers.refuse(job.key, outcome.refusal)
-        self._announcer.tell_status(job.member)
         outcome = await self._recovery.look(job)
         if not at_home and isinstance(outcome, Sent):
             self._table.note(job, account=outcome.account or job.account)
@@ -255,7 +254,6 @@ class JobLife:
             changes["outputs_to_execute"] = output_nodes(job, omitted, self._catalog.known)
         self._table.advance(job, JobState.SUBMITTED, **changes)
         job.loaded.credentials = {}  # the cloud has them
-        self._announcer.tell_status(job.member)
 
     async def _lead_to_end(
         self, job: Job, follower: JobFollower, worker: AccountWorker | None = None

@@ -70,14 +70,7 @@ class JobTable:
             changes["state"] = state
         self.note(job, **changes)
         self._recorder.changed(job)
-        if is_shown(job):
-            self._announcer.changed(job)
-        elif was_shown:
-            self._announcer.discarded(job)
-        if job.accepted and not was_accepted:
-            self._announcer.accepted(job)
-        if state is JobState.SUBMITTED and is_shown(job):
-            self._announcer.dispatched(job)
+        self._announcer.advanced(job, state, was_shown=was_shown, was_accepted=was_accepted)
         if state is JobState.RUNNING and STARTED in self._recorder.outbox.wanted:
             self._recorder.started(job)
 

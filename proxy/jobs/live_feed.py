@@ -74,8 +74,11 @@ class LiveFeed:
 
     def _receive(self, news: object) -> None:
         match news:
-            case JobChanged(job=job, progress=progress):
-                self.live.of(job.member).put(job, progress)
+            case JobChanged(job=job, progress=progress, tell=tell):
+                live = self.live.of(job.member)
+                live.put(job, progress)
+                if tell and not live.answering:
+                    self._tell_status(job.member)
             case JobRecorded(key=key, order=order, client_id=client_id, ordinal=ordinal):
                 # Messages about the end are due: they are read if the bus loses them.
                 if self.subscribers.listens(key.member, client_id):

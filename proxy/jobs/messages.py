@@ -178,10 +178,14 @@ class RunAnswered(_PackedMessage, frozen=True):
 
 
 class JobChanged(BusMessage, frozen=True):
-    """engine → api: a job is in the queue in the state of this row, which is its own now."""
+    """engine → api: a job is in the queue in the state of this row, which is its own now.
+
+    With `tell` the member's sockets hear how many jobs are left.
+    """
 
     job: StoredJob
     progress: JobProgress = JobProgress()
+    tell: bool = False
 
 
 class JobLeft(BusMessage, frozen=True):

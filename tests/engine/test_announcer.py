@@ -7,7 +7,8 @@ from engine.worlds import World
 from jobs.samples import job
 
 from proxy.costs.job_cost import Charge, JobCost
-from proxy.jobs.messages import JobLeft, JobsAhead
+from proxy.jobs.conversion import stored_of
+from proxy.jobs.messages import JobChanged, JobLeft, JobsAhead
 from proxy.jobs.models import JobEnd, JobState
 
 
@@ -25,8 +26,7 @@ def test_an_engine_whose_term_is_over_says_and_counts_nothing(world: World) -> N
     live_job = job(state=JobState.RUNNING, accepted=True, account="one")
     world.term.end()
     world.announcer.changed(live_job)
-    world.announcer.accepted(live_job)
-    world.announcer.dispatched(live_job)
+    world.announcer.advanced(live_job, JobState.SUBMITTED, was_shown=False, was_accepted=False)
     world.announcer.ended(live_job, end_of())
     world.announcer.discarded(live_job)
     assert world.received == []
@@ -35,11 +35,10 @@ def test_an_engine_whose_term_is_over_says_and_counts_nothing(world: World) -> N
 
 def test_what_becomes_of_a_job_is_published_and_counted_once(world: World) -> None:
     live_job = job(accepted=True, account="one")
-    world.announcer.accepted(live_job)
-    world.announcer.dispatched(live_job)
+    world.announcer.advanced(live_job, JobState.SUBMITTED, was_shown=False, was_accepted=False)
     world.announcer.ended(live_job, end_of())
     world.announcer.discarded(job("two", accepted=False))
-    assert [type(news) for news in world.received] == [JobLeft, JobLeft]
+    assert [type(news) for news in world.received] == [JobChanged, JobLeft, JobLeft]
     assert world.counted("jobs_accepted_total", member="anna") == 1
     ended = {"member": "anna", "account": "one"}
     assert world.counted("jobs_ended_total", **ended, outcome="completed") == 1
@@ -67,7 +66,19 @@ def test_how_many_go_before_is_published_when_that_changes(world: World) -> None
     assert world.received == [JobsAhead("ben", 1, True), JobsAhead("ben", 0, True)]
 
 
-def test_a_status_has_the_jobs_that_go_before(world: World) -> None:
-    world.announcer.note_ahead("ben", 3, tell=False)
-    world.announcer.tell_status("ben")
-    assert world.received == [JobsAhead("ben", 3, False), JobsAhead("ben", 3, True)]
+@pytest.mark.parametrize(
+    ("state", "tell"),
+    [
+        (None, False),
+        (JobState.SUBMITTING, False),
+        (JobState.UNKNOWN, True),
+        (JobState.SUBMITTED, True),
+        (JobState.RUNNING, True),
+    ],
+)
+def test_sockets_hear_of_the_queue_when_a_job_goes_on(
+    world: World, state: JobState | None, tell: bool
+) -> None:
+    live_job = job(accepted=True, state=state or JobState.QUEUED)
+    world.announcer.advanced(live_job, state, was_shown=True, was_accepted=True)
+    assert world.received == [JobChanged(stored_of(live_job), tell=tell)]
