@@ -64,15 +64,10 @@ class _Waiting:
             self._drop()
 
     def take(self, cloud_id: str) -> list[_Early]:
-        taken: list[_Early] = []
-        others: deque[_Early] = deque()
-        for early in self._entries:
-            if early.cloud_id == cloud_id:
-                taken.append(early)
-                self.size -= early.size
-            else:
-                others.append(early)
-        self._entries = others
+        taken = [early for early in self._entries if early.cloud_id == cloud_id]
+        if taken:
+            self._entries = deque(early for early in self._entries if early.cloud_id != cloud_id)
+            self.size -= sum(early.size for early in taken)
         return taken
 
     def _drop(self) -> None:
