@@ -82,8 +82,7 @@ class Intake:
     async def _take_in(self, job: Job, message: JobReceived) -> None:
         self._answers.expect(job.key, message.found)
         outputs = job.outputs_to_execute  # known of a graph that was validated
-        if not outputs:
-            outputs = output_nodes(job, message.found or {}, self._catalog.known)
+        outputs = outputs or output_nodes(job, message.found or {}, self._catalog.known)
         needs = self._catalog.needs_of(job.loaded.cloud_graph)
         self._table.add(job, answered=False, outputs_to_execute=outputs, needs=needs)
         if (

@@ -12,6 +12,7 @@ import structlog
 from msgspec.structs import replace
 
 from proxy.budget import MemoryBudget
+from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError
 from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import Backoff
@@ -161,12 +162,12 @@ class JobLife:
 
     async def _send(self, job: Job) -> Outcome:
         """Submit a job that has a slot."""
-        max_wait = None
+        max_wait = self._policy.submit_timeout
         if job.accepted:
             obstacle = await self._obstacle(job)
             if obstacle is not None:
                 return obstacle
-            max_wait = _QUEUED_MAX_WAIT
+            max_wait = min(max_wait, _QUEUED_MAX_WAIT)
         elif self._scheduler.has_other(job):
             max_wait = 0.0
         return await self._workers[job.account].submitter.send(job, max_wait=max_wait)
@@ -219,7 +220,7 @@ class JobLife:
     async def _follow(self, job: Job, sent: Sent) -> None:
         """Follow a job that the cloud has to its end; a new job's client gets its answer first."""
         worker = self._workers[job.account]
-        follower = self._follower(job, worker)
+        follower = self._follower(job, worker.cloud)
         was_on_cloud = job.is_on_cloud
         omitted = fill_node_errors(sent.node_errors) if sent.node_errors else {}
         self._take(job, sent, omitted)
@@ -241,7 +242,12 @@ class JobLife:
         elif job.interrupted:
             await worker.abandon(job.cloud_id)
             follower.read_detail()
-        await self._lead_to_end(job, follower, worker)
+        try:
+            await self._lead_to_end(job, follower)
+        finally:
+            worker.router.remove(job.cloud_id)
+        if follower.abandoned:
+            await worker.abandon(job.cloud_id)
 
     def _take(self, job: Job, sent: Sent, omitted: Mapping[str, Any]) -> None:
         """Note that the cloud has a job, without the nodes that it has `omitted`."""
@@ -255,9 +261,7 @@ class JobLife:
         self._table.advance(job, JobState.SUBMITTED, **changes)
         job.loaded.credentials = {}  # the cloud has them
 
-    async def _lead_to_end(
-        self, job: Job, follower: JobFollower, worker: AccountWorker | None = None
-    ) -> None:
+    async def _lead_to_end(self, job: Job, follower: JobFollower) -> None:
         """Follow a job, and record how it has ended."""
         try:
             outcome = await follower.follow()
@@ -266,13 +270,9 @@ class JobLife:
             else:
                 await self._table.discard(job)
         finally:
-            if worker is not None:
-                worker.router.remove(job.cloud_id)
             self._scheduler.free(job)
             self._runs.pop(job, None)
             follower.close()
-        if worker is not None and isinstance(outcome, Ended) and follower.abandoned:
-            await worker.abandon(job.cloud_id)
 
     async def _finish(self, job: Job, follower: JobFollower, ended: Ended) -> None:
         """Record an end, then tell it: the history has the entry before the client hears of it,
@@ -293,7 +293,6 @@ class JobLife:
             self._run_times.learn(job.graph, end.node_times, job.member, end.ms)
         await self._announcer.flush()
         follower.tell(ended.result)
-        self._scheduler.free(job)
         self._table.leave(job, end)
         await self._announcer.flush()
         follower.tell(ended.last)
@@ -349,7 +348,7 @@ class JobLife:
         """Let an accepted job that is on no account end as failed, with a life of its own."""
         self._scheduler.give_back(job)
         await self._load(job)
-        follower = self._follower(job, None)
+        follower = self._follower(job)
         if isinstance(cause, Failure):
             log.info("node_failed", error=cause.message[:200])
             follower.fail(cause)
@@ -362,7 +361,7 @@ class JobLife:
         """Let an accepted job that is on no account end as an interrupted run."""
         self._scheduler.give_back(job)
         await self._load(job)
-        follower = self._follower(job, None)
+        follower = self._follower(job)
         follower.post(_ended(job, "cancelled"))
         await self._lead_to_end(job, follower)
 
@@ -381,14 +380,15 @@ class JobLife:
             refusal.details = await reveal(job.member, refusal.details, id_)
             self._answers.refuse(job.key, refusal)
 
-    def _follower(self, job: Job, worker: AccountWorker | None) -> JobFollower:
-        """Return a follower that takes what happens to a job from now on."""
+    def _follower(self, job: Job, cloud: CloudClient | None = None) -> JobFollower:
+        """Return a follower that takes what happens to a job from now on, if it is on the
+        `cloud`."""
         held = self._budget.member(job.member, "job") if self._announcer.lossy else None
         follower = self._runs[job] = JobFollower(
             job,
             Tracker(job.prompt_id, job.graph, job.outputs_to_execute),
             Localiser(job, self._files, self._packs, self._secrets),
-            cloud=None if worker is None else worker.cloud,
+            cloud=cloud,
             topic=topic_of(job.member, job.client_id),
             metadata=workflow_metadata.of_job(job.loaded.extra_data, job.workflow_id),
             runs=self._runs,

@@ -6,7 +6,7 @@ and `charge`.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 import structlog
@@ -231,13 +231,10 @@ class Scheduler:
         restart is concerned: they wait.
         """
         self._unsaved.difference_update(jobs)
-        unused: defaultdict[str, float] = defaultdict(float)
-        for job in self._unsaved:
-            unused[job.member] += job.charge
         shares = {}
-        for job in jobs:
-            weight = self.member(job.member).weight
-            shares[job.member] = self.shares.state_of(job.member, unused[job.member] / weight)
+        for member in {job.member for job in jobs}:
+            unused = sum(job.charge for job in self._unsaved if job.member == member)
+            shares[member] = self.shares.state_of(member, unused / self.member(member).weight)
         learnt = {
             name: account.slots.count
             for name, account in self._accounts.items()

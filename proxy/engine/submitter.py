@@ -91,8 +91,8 @@ class _Try(Struct, frozen=True):
 class Submitter:
     """Submits the jobs of one account.
 
-    `max_wait` bounds, in seconds, how long the cloud may put a job off. The account's events wait
-    while `expecting` lasts: one may be of the job whose answer is under way.
+    The account's events wait while `expecting` lasts: one may be of the job whose answer is under
+    way.
     """
 
     cloud: CloudClient
@@ -100,17 +100,16 @@ class Submitter:
     preparation: Preparation
     packs: NodePacks
     expecting: Callable[[], AbstractContextManager[None]]
-    max_wait: float = 30.0
 
-    async def send(self, job: Job, *, max_wait: float | None = None) -> Outcome:
-        """Send a job that has a slot; its intent is on disk before. `max_wait` may be shorter."""
-        wait = self.max_wait if max_wait is None else min(max_wait, self.max_wait)
+    async def send(self, job: Job, *, max_wait: float) -> Outcome:
+        """Send a job that has a slot; its intent is on disk before. The cloud may put it off for
+        `max_wait` seconds."""
         try:
             graph, extra_data = await self.preparation.prepare(job)
             with self.expecting():
                 outcome = await self._try(job, graph, extra_data)
                 if isinstance(outcome, _Try):
-                    outcome = await self._try_again(job, graph, extra_data, outcome, wait)
+                    outcome = await self._try_again(job, graph, extra_data, outcome, max_wait)
         except (WithdrawnError, UnansweredError, LocalError, StorageError) as error:
             return _unsent(error)
         except Exception:

@@ -78,7 +78,6 @@ class AccountWorker:
             self.preparation,
             packs,
             expecting=self.router.submission,
-            max_wait=policy.submit_timeout,
         )
         self._scheduler = scheduler
         self._plan_changed = asyncio.Event()

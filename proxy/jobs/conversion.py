@@ -55,7 +55,6 @@ def job_of_request(
         created_at=created,
         workflow_id=workflow_id_of(content.extra_data),
         outputs_to_execute=() if found is None else tuple(found.outputs),
-        answered=False,
         submitter=request.submitter,
         label=label_of(request.graph, request.extra_data),
     )
