@@ -119,7 +119,7 @@ class Engine:
                 self.scheduler,
                 self._runs,
                 self.recorder,
-                self.files.graphs,
+                self.files,
                 self.catalog,
                 self.packs,
                 policy,

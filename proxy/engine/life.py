@@ -58,7 +58,7 @@ from proxy.jobs.messages import topic_of
 from proxy.jobs.models import Job, JobState
 from proxy.storage.database import StorageError
 from proxy.translate import workflow_metadata
-from proxy.translate.errors import LocalError, failure_of, fill_node_errors
+from proxy.translate.errors import LocalError, failure_of
 from proxy.translate.packs import Failure
 from proxy.translate.snapshots import Snapshot, Status
 
@@ -222,16 +222,12 @@ class JobLife:
         worker = self._workers[job.account]
         follower = self._follower(job, worker.cloud)
         was_on_cloud = job.is_on_cloud
-        omitted = fill_node_errors(sent.node_errors) if sent.node_errors else {}
-        self._take(job, sent, omitted)
+        self._take(job, sent)
         with worker.router.submission():  # its events wait until the id is known to be its own
-            if omitted:
-                with suppress(StorageError):  # else the job has the cloud's names, but goes on
-                    omitted = await self._files.reveal(job.member, omitted, job.prompt_id)
-            if self._answers.accept(job.key, omitted):
+            if self._answers.accept(job.key, sent.node_errors):
                 await asyncio.sleep(0)  # the client gets its answer before anything else is done
-            elif omitted:
-                log.warning("nodes_omitted", nodes=sorted(omitted))
+            elif sent.node_errors:
+                log.warning("nodes_omitted", nodes=sorted(sent.node_errors))
             is_own = was_on_cloud or not await worker.finder.has_ended(sent.cloud_id)
             if is_own:
                 worker.router.add(job.cloud_id, follower)
@@ -249,15 +245,16 @@ class JobLife:
         if follower.abandoned:
             await worker.abandon(job.cloud_id)
 
-    def _take(self, job: Job, sent: Sent, omitted: Mapping[str, Any]) -> None:
-        """Note that the cloud has a job, without the nodes that it has `omitted`."""
+    def _take(self, job: Job, sent: Sent) -> None:
+        """Note that the cloud has a job, maybe without some of its nodes."""
         if job.is_on_cloud:
             return
         changes: dict[str, Any] = {"cloud_id": sent.cloud_id}
         if not job.cancel_requested:
             changes["accepted"] = True
-        if omitted:
-            changes["outputs_to_execute"] = output_nodes(job, omitted, self._catalog.known)
+        if sent.node_errors:
+            outputs = output_nodes(job, sent.node_errors, self._catalog.known)
+            changes["outputs_to_execute"] = outputs
         self._table.advance(job, JobState.SUBMITTED, **changes)
         job.loaded.credentials = {}  # the cloud has them
 
@@ -299,7 +296,7 @@ class JobLife:
 
     async def _cancel(self, job: Job, sent: Sent) -> None:
         """Have the cloud end a job that its client cancelled while it was on its way."""
-        self._take(job, sent, {})
+        self._take(job, sent)
         self._answers.accept(job.key)
         failures = 0
         while True:

@@ -19,7 +19,8 @@ from proxy.translate.packs import Failure
 
 
 class Sent(Struct, frozen=True):
-    """The cloud has the job under `cloud_id`; it runs without the nodes in `node_errors`.
+    """The cloud has the job under `cloud_id`; it runs without the nodes in `node_errors`, which are
+    those of the member.
 
     `account` is named where that is another one than the job's own.
     """

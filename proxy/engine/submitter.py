@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from msgspec import Struct
@@ -39,13 +39,17 @@ from proxy.jobs.models import Job
 from proxy.storage.database import StorageError
 from proxy.translate.errors import (
     LocalError,
+    fill_node_errors,
     from_cloud,
     is_billing,
     is_retryable,
     is_throttling,
     type_of,
 )
-from proxy.translate.packs import NodePacks, Rewriting
+
+if TYPE_CHECKING:
+    from proxy.files.service import Files
+    from proxy.translate.packs import NodePacks
 
 log = structlog.get_logger(__name__)
 
@@ -98,6 +102,7 @@ class Submitter:
     cloud: CloudClient
     finder: JobFinder
     preparation: Preparation
+    files: Files
     packs: NodePacks
     expecting: Callable[[], AbstractContextManager[None]]
 
@@ -115,8 +120,8 @@ class Submitter:
         except Exception:
             log.exception("send_failed")
             return NotNow(submission_failed())
-        if job.loaded.rewriting is not None:
-            return self._of_member(job, job.loaded.rewriting, outcome)
+        if not isinstance(outcome, Sent) or outcome.node_errors:
+            outcome = await self._of_member(job, outcome)
         return outcome
 
     async def _try_again(
@@ -174,14 +179,20 @@ class Submitter:
             return _Try(Refused(job_id_repeated()), lost=True, last=True)
         return Sent(submission.cloud_id, submission.node_errors)
 
-    def _of_member(self, job: Job, rewriting: Rewriting, outcome: Outcome) -> Outcome:
+    async def _of_member(self, job: Job, outcome: Outcome) -> Outcome:
         """Return an outcome whose node errors are those of the graph that the member has sent."""
-        view = self.packs.view(job, rewriting)
+        rewriting = job.loaded.rewriting
         if isinstance(outcome, Sent) and outcome.node_errors:
-            return Sent(outcome.cloud_id, view.node_errors(outcome.node_errors))
-        if isinstance(outcome, Refused | Elsewhere) and outcome.refusal.node_errors:
+            errors = outcome.node_errors
+            if rewriting is not None:
+                errors = self.packs.view(job, rewriting).node_errors(errors)
+            errors = fill_node_errors(errors)
+            with suppress(StorageError):  # else they have the cloud's names, but the job goes on
+                errors = await self.files.reveal(job.member, errors, job.prompt_id)
+            return Sent(outcome.cloud_id, errors)
+        if isinstance(outcome, Refused | Elsewhere) and outcome.refusal.node_errors and rewriting:
             refusal = outcome.refusal
-            refusal.node_errors = view.node_errors(refusal.node_errors)
+            refusal.node_errors = self.packs.view(job, rewriting).node_errors(refusal.node_errors)
         return outcome
 
 

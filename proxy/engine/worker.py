@@ -29,7 +29,7 @@ from proxy.jobs.models import JobState
 
 if TYPE_CHECKING:
     from proxy.catalog.service import Catalog
-    from proxy.files.graph_files import GraphFiles
+    from proxy.files.service import Files
     from proxy.translate.packs import NodePacks
 
 log = structlog.get_logger(__name__)
@@ -47,7 +47,7 @@ class AccountWorker:
         scheduler: Scheduler,
         runs: Runs,
         recorder: JobRecorder,
-        files: GraphFiles,
+        files: Files,
         catalog: Catalog,
         packs: NodePacks,
         policy: Policy,
@@ -69,13 +69,14 @@ class AccountWorker:
             observations=account.cloud.observations,
         )
         self.preparation = Preparation(
-            account, recorder, files, catalog, self.socket, timeouts, policy.send_partner_key
+            account, recorder, files.graphs, catalog, self.socket, timeouts, policy.send_partner_key
         )
         self.finder = JobFinder(account.cloud, runs, recorder.jobs)
         self.submitter = Submitter(
             account.cloud,
             self.finder,
             self.preparation,
+            files,
             packs,
             expecting=self.router.submission,
         )
