@@ -82,17 +82,13 @@ class Outputs:
         local = {
             key: [*value] if isinstance(value, list) else value for key, value in shaped.items()
         }
-        has_uploads = False
         for item in items:
             local[item.key][item.position] = output_files.own_fields(item.item)
-            has_uploads = has_uploads or item.item.get("type") == "input"
         local = await self._namespace.revealed(node.member, local, node.prompt_id)
         if not items:
             return local
-        if has_uploads:
-            given = await self._names_with_uploads(node, items)
-        else:
-            given = await self._names(node, items)
+        has_uploads = any(item.item.get("type") == "input" for item in items)
+        given = await (self._names_with_uploads if has_uploads else self._names)(node, items)
         for item, name in zip(items, given, strict=True):
             subfolder, filename = posixpath.split(name.path)
             local[item.key][item.position] = {
