@@ -203,8 +203,7 @@ class EventSocket:
                     log.exception("event_socket_failed")
                     wait = 0.0
                 failures = 1 if time.monotonic() - opened >= _MIN_STABLE else failures + 1
-                wait = max(wait, self.timeouts.socket_backoff.after(failures))
-                await asyncio.sleep(wait)
+                await asyncio.sleep(max(wait, self.timeouts.socket_backoff.after(failures)))
         finally:
             await self._connections.close()
 
