@@ -97,14 +97,14 @@ class Downloads:
         headers = {"Accept-Encoding": "identity"}
         if offset:
             headers["Range"] = f"bytes={offset}-"
-        for last in (False, True):
+        for _ in range(2):
             response = await self._http.open(view, headers=headers, timeout=self._limits)
             if response.status in REDIRECTS:
                 response = await self._follow(response, headers)
             if response.status < 400:
                 return response
             response.close()
-            if last or response.status not in _EXPIRED:
+            if response.status not in _EXPIRED:
                 break
         raise _storage_refusal(response.status)
 
