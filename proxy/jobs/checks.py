@@ -71,8 +71,6 @@ class Checks:
             found = await self._validated(member, request, has_file, large=large)
             if not found.faultless:
                 found = await self._renewed(member, request, has_file, found, large=large)
-        if found is not None and found.error is not None:
-            raise _invalid_graph(found.error, found.node_errors)
         if self.members.has_members:
             await self._check_names(member, graph, has_file, large=large)
         if (needs := self.catalog.needs_of(graph)) is not None:
@@ -140,6 +138,7 @@ class Checks:
         large: bool,
     ) -> Validation | None:
         """Return what is wrong with a graph by a fresh catalog; `None` if only the cloud can tell.
+        Raises `LocalError` if the graph cannot run.
 
         A model may have been imported, or a class added, a moment ago: only a fresh list refuses,
         and where there is none the cloud decides.
@@ -154,6 +153,8 @@ class Checks:
             replaced = await self.catalog.extras.node_replacements()
             if any(str(node.get("class_type")) in replaced for node in request.graph.values()):
                 return None  # the cloud will see another graph, with newer classes
+        if found.error is not None:
+            raise _invalid_graph(found.error, found.node_errors)
         return found
 
     async def _run(self, member: str, work: Callable[[], T], *, large: bool) -> T:

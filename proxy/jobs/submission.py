@@ -67,7 +67,7 @@ class SubmissionService:
     checks: Checks
     estimator: JobEstimator
     timeout: float = 30.0
-    #: Where the answers of the engine are waited for; of several about a job one is enough.
+    #: Where the answers of the engine are waited for; of several about a job the first counts.
     _answers: dict[JobKey, asyncio.Queue[JobAnswered]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -76,9 +76,7 @@ class SubmissionService:
 
     def _hear(self, message: object) -> None:
         if isinstance(message, JobAnswered) and message.key in self._answers:
-            answers = self._answers[message.key]
-            if not answers.full():
-                answers.put_nowait(message)
+            self._answers[message.key].put_nowait(message)
 
     @asynccontextmanager
     async def submitted(self, member: str, request: JobRequest) -> AsyncIterator[dict[str, Any]]:
@@ -131,10 +129,8 @@ class SubmissionService:
     async def _insert(self, job: Job, numbering: Numbering | None) -> None:
         """Put a new job into the storage, which numbers it if it has no number. Raises
         `LocalError`, `StorageError`."""
-        reservation = None
         budgets = self.limiter.budgets(job.member)
-        if budgets.all:
-            reservation = await self.estimator.reservation(job, budgets)
+        reservation = await self.estimator.reservation(job, budgets) if budgets.all else None
         member = self.member(job.member)  # its limits may have changed during the checks
         conditions = Conditions(
             usage=used(job, submitted=1),
@@ -166,7 +162,7 @@ class SubmissionService:
 
     async def _answer(self, job: Job, found: dict[str, Any] | None) -> dict[str, Any]:
         """Return the node errors of a job that the engine has accepted. Raises `LocalError`."""
-        answers = self._answers[job.key] = asyncio.Queue[JobAnswered](1)
+        answers = self._answers[job.key] = asyncio.Queue[JobAnswered]()
         try:
             self.bus.publish("engine", JobReceived(job.key, job.order, found, job))
             # The client gets its answer before the engine goes on with the job.

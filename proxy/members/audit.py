@@ -167,11 +167,9 @@ class Audit:
 def entry(at: float, action: str, member: str, address: str, about: dict[str, Value]) -> AuditRow:
     """Return an entry, with long values cut and without secrets."""
     moment = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
-    written: dict[str, Value] = {"at": moment.replace("+00:00", "Z")}
-    whole = {"action": action, "member": member, "address": address, **about}
-    for name, value in whole.items():
-        written[name] = _recorded(value)
-    text = json.dumps(written, ensure_ascii=True)
+    about = {"action": action, "member": member, "address": address, **about}
+    written = {name: _recorded(value) for name, value in about.items()}
+    text = json.dumps({"at": moment.replace("+00:00", "Z"), **written}, ensure_ascii=True)
     return AuditRow(int(at * 1000), str(written["action"]), str(written["member"]), text.encode())
 
 

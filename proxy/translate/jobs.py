@@ -276,12 +276,8 @@ def reveal(value: T, local_name: Mapping[str, str]) -> T:
 
 def words(value: Any) -> set[str]:
     """Return all words that `reveal` looks up for a value."""
-    found: set[str] = set()
-    for inner in values_in(value):
-        if isinstance(inner, str):
-            for token in _TOKEN.findall(inner):
-                found.add(token.rstrip(".:"))
-    return found
+    texts = (inner for inner in values_in(value) if isinstance(inner, str))
+    return {token.rstrip(".:") for text in texts for token in _TOKEN.findall(text)}
 
 
 def _reveal_token(token: str, local_name: Mapping[str, str]) -> str:
