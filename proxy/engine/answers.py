@@ -34,20 +34,20 @@ class Answers:
         self._table = table
         self._runs = runs
         self._shared = shared
-        #: The jobs whose clients wait, with the node errors that were found before.
-        self._due: dict[JobKey, Mapping[str, Any]] = {}
+        #: The jobs whose clients wait.
+        self._due: set[JobKey] = set()
 
-    def expect(self, key: JobKey, found: Mapping[str, Any] | None = None) -> None:
-        """Note that a client waits; its graph can run without the nodes in `found`."""
-        self._due[key] = found or {}
+    def expect(self, key: JobKey) -> None:
+        """Note that a client waits."""
+        self._due.add(key)
 
     def accept(self, key: JobKey, node_errors: Mapping[str, Any] | None = None) -> bool:
-        """Tell a client that waits that its job was taken in, also without the nodes in
-        `node_errors`. Return whether it waited."""
-        found = self._due.pop(key, None)
-        if found is None:
+        """Tell a client that waits that its job was taken in, without the nodes in `node_errors`.
+        Return whether it waited."""
+        if key not in self._due:
             return False
-        self._announcer.publish("answers", JobAnswered(key, {**found, **(node_errors or {})}))
+        self._due.remove(key)
+        self._announcer.publish("answers", JobAnswered(key, node_errors))
         wait = _RELEASE_SHARED if self._shared else _RELEASE
         if not self._bus.connected:
             wait = _RELEASE_UNCONNECTED
@@ -56,7 +56,8 @@ class Answers:
 
     def refuse(self, key: JobKey, refusal: LocalError) -> None:
         """Tell a client that waits that its job was refused."""
-        if self._due.pop(key, None) is not None:
+        if key in self._due:
+            self._due.remove(key)
             self._announcer.publish("answers", JobAnswered(key, error=refusal))
 
     def release(self, key: JobKey, *, watched: bool = True) -> None:

@@ -59,7 +59,7 @@ class Intake:
             job = message.job or await self._read(message)
         except StorageError as error:
             log.error("job_read_failed", error=str(error))
-            self._answers.expect(key, message.found)
+            self._answers.expect(key)
             self._answers.accept(key)
             return
         if job is None or self._table.get(key) is not None:
@@ -80,9 +80,9 @@ class Intake:
         return await self._recorder.read(message.key, message.order)
 
     async def _take_in(self, job: Job, message: JobReceived) -> None:
-        self._answers.expect(job.key, message.found)
+        self._answers.expect(job.key)
         outputs = job.outputs_to_execute  # known of a graph that was validated
-        outputs = outputs or output_nodes(job, message.found or {}, self._catalog.known)
+        outputs = outputs or output_nodes(job, {}, self._catalog.known)
         needs = self._catalog.needs_of(job.loaded.cloud_graph)
         self._table.add(job, answered=False, outputs_to_execute=outputs, needs=needs)
         if (

@@ -72,13 +72,12 @@ _PACKED: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
 class JobReceived(_PackedMessage, frozen=True):
     """api → engine: a checked job is in the storage. The answer is a `JobAnswered`.
 
-    `found` are the node errors of a graph that can run in part. `job` is the job itself where the
-    engine is in the same process, and need not read it. With `promised` the client may know of it.
+    `job` is the job itself where the engine is in the same process, and need not read it. With
+    `promised` the client may know of it.
     """
 
     key: JobKey
     order: int
-    found: Any = None
     job: Any = None
     promised: bool = False
 
@@ -138,7 +137,8 @@ class RunRequested(BusMessage, frozen=True):
 
 
 class JobAnswered(_PackedMessage, frozen=True):
-    """engine → api: the job was taken in, with the nodes that were left out, or refused."""
+    """engine → api: the job was taken in, without the nodes that the cloud found wrong, or it was
+    refused."""
 
     key: JobKey
     node_errors: Any = None

@@ -107,9 +107,10 @@ class SubmissionService:
         outputs = content.targets if found is None else found.outputs
         content.rewriting = await self.checks.packs.rewrite(member, content.graph, outputs)
         await self._insert(job, numbering)
+        node_errors = {} if found is None else found.node_errors
         live.answering += 1
         try:
-            node_errors = await self._answer(job, None if found is None else found.node_errors)
+            node_errors = {**node_errors, **await self._answer(job)}
             yield {"prompt_id": prompt_id, "number": job.number, "node_errors": node_errors}
         finally:
             live.answering -= 1
@@ -160,11 +161,12 @@ class SubmissionService:
                 return self.limiter.over_budget(budget, left=left, estimate=estimate)
         return _in_the_queue(job.prompt_id)
 
-    async def _answer(self, job: Job, found: dict[str, Any] | None) -> dict[str, Any]:
-        """Return the node errors of a job that the engine has accepted. Raises `LocalError`."""
+    async def _answer(self, job: Job) -> dict[str, Any]:
+        """Return what the cloud found wrong with single nodes of a job, once the engine has
+        accepted it. Raises `LocalError`."""
         answers = self._answers[job.key] = asyncio.Queue[JobAnswered]()
         try:
-            self.bus.publish("engine", JobReceived(job.key, job.order, found, job))
+            self.bus.publish("engine", JobReceived(job.key, job.order, job))
             # The client gets its answer before the engine goes on with the job.
             async with asyncio.timeout(poll_interval(self.bus)):
                 message: JobAnswered | None = await answers.get()
@@ -174,7 +176,7 @@ class SubmissionService:
             if self._answers.get(job.key) is answers:
                 del self._answers[job.key]
         if message is None:
-            return found or {}
+            return {}
         if message.error is not None:
             raise message.error
         await self.bus.flush()

@@ -63,7 +63,8 @@ class MemberJobs:
         self.progress[job.prompt_id] = progress
         if self.body is not None:
             self.keep(None)
-        self.note_number(job.number)
+        if isinstance(job.number, int):
+            self.number = max(self.number, abs(job.number) + 1)
 
     def has(self, job: StoredJob) -> bool:
         """Return whether a job is in the queue, in whatever state."""
@@ -82,11 +83,6 @@ class MemberJobs:
         if self._held is not None:
             self._held.release()
         self.body, self._held = body, held
-
-    def note_number(self, number: Number) -> None:
-        """Note that a job has this number."""
-        if isinstance(number, int):
-            self.number = max(self.number, abs(number) + 1)
 
     def running(self) -> list[StoredJob]:
         """Return the jobs that count as running (see `divided`)."""

@@ -127,7 +127,7 @@ class Rig:
                 answered.set_result(message)
 
         with self.bus.subscribe("answers", hear):
-            self.bus.publish("engine", JobReceived(job.key, job.order, None, job))
+            self.bus.publish("engine", JobReceived(job.key, job.order, job))
             async with asyncio.timeout(30.0):
                 answer = await answered
         self.bus.publish("engine", JobReleased(job.key, watched=True))

@@ -38,7 +38,7 @@ LARGE = 2**80
 @pytest.mark.parametrize(
     "message",
     [
-        JobReceived(KEY, 7, {"1": {"errors": [], "seed": LARGE}}, promised=True),
+        JobReceived(KEY, 7, promised=True),
         JobAnswered(KEY, {"1": {"seed": LARGE}}),
         CancelAnswered(True),
         JobChanged(

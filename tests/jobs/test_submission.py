@@ -25,6 +25,7 @@ from proxy.storage.jobs import JobKey, JobRepository
 from proxy.storage.usage import UsageRepository
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError
+from proxy.translate.validation import Validation
 
 GRAPH = {"1": {"class_type": "X", "inputs": {}}}
 
@@ -117,6 +118,22 @@ async def test_a_client_gets_what_the_engine_has_left_out(entrance: Entrance) ->
     errors = {"1": {"errors": []}}
     entrance.answer = lambda job: JobAnswered(job.key, node_errors=errors)
     assert (await entrance.submit())["node_errors"] == errors
+
+
+async def test_what_the_checks_and_the_cloud_have_left_out_is_told_together(
+    entrance: Entrance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check(*_: object) -> Validation:
+        return Validation(["1"], {"2": "found"})
+
+    monkeypatch.setattr(entrance.service.checks, "check", check)
+    entrance.answer = lambda job: JobAnswered(job.key, node_errors={"3": "omitted"})
+    assert (await entrance.submit())["node_errors"] == {"2": "found", "3": "omitted"}
+    entrance.silence()
+    submitting = asyncio.create_task(entrance.submit())
+    await until(lambda: len(entrance.received) == 2)
+    await entrance.repository.update([(entrance.received[1].order, {"accepted": True})])
+    assert (await submitting)["node_errors"] == {"2": "found"}
 
 
 async def test_a_refusal_of_the_engine_is_raised_and_the_job_released(entrance: Entrance) -> None:
