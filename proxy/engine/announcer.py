@@ -5,6 +5,9 @@ What becomes of a job is counted here, once for all replicas.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import structlog
 
 from proxy.bus import BusMessage, EventBus
@@ -12,12 +15,18 @@ from proxy.clock import now
 from proxy.costs.credits import to_credits
 from proxy.engine.term import Term
 from proxy.jobs.conversion import stored_of
-from proxy.jobs.messages import JobChanged, JobLeft, JobRecorded, JobsAhead
+from proxy.jobs.messages import JobAnswered, JobChanged, JobLeft, JobRecorded, JobsAhead
 from proxy.jobs.models import Job, JobEnd, JobState, is_shown
 from proxy.metrics import Metrics
 from proxy.storage.history import Recorded
+from proxy.storage.jobs import JobKey
+from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
+
+#: Seconds after which a client has its answer, also without a `JobReleased`: in one process, with
+#: other replicas (the one that answers may have died), and while the bus is not connected.
+_ALONE, _LOSSY, _UNCONNECTED = 5.0, 2.0, 1.0
 
 #: The states of which the sockets of the member hear, by how many jobs are left.
 _TOLD = frozenset({JobState.UNKNOWN, JobState.SUBMITTED, JobState.RUNNING})
@@ -41,6 +50,13 @@ class Announcer:
         if self._term.lasts:
             self._bus.publish(topic, message, droppable=droppable)
 
+    @property
+    def answer_timeout(self) -> float:
+        """The seconds within which a client has the answer about its job, after that is sent."""
+        if not self._bus.connected:
+            return _UNCONNECTED
+        return _LOSSY if self.lossy else _ALONE
+
     async def flush(self) -> None:
         """Wait, for a moment at most, until the bus has what was published."""
         if self._term.lasts:
@@ -61,10 +77,20 @@ class Announcer:
         elif was_shown:
             self.discarded(job)
         if self._term.lasts and job.accepted and not was_accepted:
+            self.answer(job.key, job.omitted)
             self._metrics.jobs_accepted.labels(job.member).inc()
         if self._term.lasts and state is JobState.SUBMITTED and is_shown(job):
             waited = max(0, now() - job.created_at) / 1000
             self._metrics.job_wait.labels(job.member, job.account).observe(waited)
+
+    def answer(self, key: JobKey, omitted: Mapping[str, Any]) -> None:
+        """Answer a client that its job was taken in, but for the nodes that the cloud has
+        `omitted`."""
+        self.publish("answers", JobAnswered(key, omitted))
+
+    def refuse(self, key: JobKey, refusal: LocalError) -> None:
+        """Answer a client that its job was refused."""
+        self.publish("answers", JobAnswered(key, error=refusal))
 
     def discarded(self, job: Job, *, more: bool = False) -> None:
         """Tell that a job has left the queue without a trace, with `more` as one of several."""

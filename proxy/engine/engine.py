@@ -22,7 +22,6 @@ from proxy.cloud.event_socket import Timeouts
 from proxy.costs.job_cost import Pricing
 from proxy.engine.accounts import Account
 from proxy.engine.announcer import Announcer
-from proxy.engine.answers import Answers
 from proxy.engine.bookkeeper import Bookkeeper
 from proxy.engine.cancellation import Cancellation
 from proxy.engine.dispatcher import Dispatcher
@@ -55,7 +54,7 @@ from proxy.jobs.messages import (
 from proxy.jobs.models import AccountView, Job, JobState
 from proxy.metrics import Metrics
 from proxy.storage.database import StorageError
-from proxy.storage.jobs import StoredJob
+from proxy.storage.jobs import JobKey, StoredJob
 from proxy.supervisor import Supervisor
 from proxy.webhooks.runner import WebhookRunner
 
@@ -130,8 +129,6 @@ class Engine:
         self._overview = Overview(
             self._table, self._runs, self.scheduler, forecast, self._workers, announcer
         )
-        shared = self.recorder.jobs.database.shared
-        self._answers = Answers(self.bus, announcer, self._table, self._runs, shared=shared)
         self._announcer = announcer
         self._recovery = Recovery(self._workers, policy)
         self._life = JobLife(
@@ -140,7 +137,6 @@ class Engine:
             self.scheduler,
             self._workers,
             self._recovery,
-            self._answers,
             announcer,
             self._news,
             self.recorder,
@@ -155,7 +151,7 @@ class Engine:
             pricing=self.pricing,
         )
         self._intake = Intake(
-            self._table, self.scheduler, self._life, self._answers, self.recorder, self.catalog
+            self._table, self.scheduler, self._life, announcer, self.recorder, self.catalog
         )
         self._dispatcher = Dispatcher(
             self._table,
@@ -251,8 +247,6 @@ class Engine:
     def _resume_waiting(self, job: Job) -> None:
         if job.state is JobState.RECEIVED:
             self._table.advance(job, JobState.QUEUED, accepted=True)
-            self._answers.expect(job.key)
-            self._answers.accept(job.key)
         if job.interrupted:
             self.supervisor.spawn(self._life.interrupt(job), f"job {job.prompt_id}")
         else:
@@ -265,7 +259,7 @@ class Engine:
             case JobReceived(key=key):
                 self.supervisor.spawn(self._intake.receive(message), f"job {key.prompt_id}")
             case JobReleased(key=key, watched=watched):
-                self._answers.release(key, watched=watched)
+                self._release(key, watched=watched)
             case OverviewRequested(request=request, member=member):
                 self.bus.publish(f"answers.{request}", self._overview.jobs(member))
             case RunRequested():
@@ -280,6 +274,18 @@ class Engine:
                 self._repeat(received)
             case _ if message is MISSED:
                 self._look_now.set()
+
+    def _release(self, key: JobKey, *, watched: bool) -> None:
+        """Let the job's messages flow: its client has the answer, and a socket if `watched`."""
+        job = self._table.get(key)
+        if job is None or job.answered:
+            return
+        if job.watched != watched:
+            self._table.advance(job, watched=watched)
+        if job in self._runs:
+            self._runs[job].release()
+        else:
+            self._table.note(job, answered=True)
 
     def _repeat(self, received: Iterable[StepsReceived]) -> None:
         """Send a replica the steps of jobs that it has not received."""

@@ -174,7 +174,8 @@ class JobFollower:
         return self._detail_wanted.is_set()
 
     def release(self) -> None:
-        """Let the messages of the job flow: it is `answered` now."""
+        """Let the messages of the job flow: its client has the answer, or will not get it."""
+        self.table.note(self.job, answered=True)
         self._news.set()
 
     def withdraw(self) -> None:
@@ -218,6 +219,8 @@ class JobFollower:
     async def follow(self) -> Ended | Withdrawn:
         """Carry out what happens to the job until it has ended or is withdrawn."""
         outcome, taken = None, 0
+        if not self.job.answered:
+            asyncio.get_running_loop().call_later(self.announcer.answer_timeout, self.release)
         async with asyncio.TaskGroup() as tasks:
             name = f"read job {self.job.prompt_id}"
             reader = tasks.create_task(self._read_when_wanted(), name=name)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from proxy.engine.answers import Answers
+from proxy.engine.announcer import Announcer
 from proxy.engine.life import JobLife
 from proxy.engine.outcomes import submission_failed
 from proxy.engine.outputs import output_nodes
@@ -37,14 +37,14 @@ class Intake:
         table: JobTable,
         scheduler: Scheduler,
         life: JobLife,
-        answers: Answers,
+        announcer: Announcer,
         recorder: JobRecorder,
         catalog: Catalog,
     ) -> None:
         self._table = table
         self._scheduler = scheduler
         self._life = life
-        self._answers = answers
+        self._announcer = announcer
         self._recorder = recorder
         self._catalog = catalog
 
@@ -59,8 +59,7 @@ class Intake:
             job = message.job or await self._read(message)
         except StorageError as error:
             log.error("job_read_failed", error=str(error))
-            self._answers.expect(key)
-            self._answers.accept(key)
+            self._announcer.answer(key, {})
             return
         if job is None or self._table.get(key) is not None:
             return
@@ -68,7 +67,8 @@ class Intake:
             await self._take_in(job, message)
         except Exception:
             log.exception("job_take_failed")
-            self._answers.refuse(key, submission_failed())
+            if not job.accepted:
+                self._announcer.refuse(key, submission_failed())
 
     async def _read(self, message: JobReceived) -> Job | None:
         """Read a job, again where a connection breaks: until it is taken in, no replica but the one
@@ -80,7 +80,6 @@ class Intake:
         return await self._recorder.read(message.key, message.order)
 
     async def _take_in(self, job: Job, message: JobReceived) -> None:
-        self._answers.expect(job.key)
         outputs = job.outputs_to_execute  # known of a graph that was validated
         outputs = outputs or output_nodes(job, {}, self._catalog.known)
         needs = self._catalog.needs_of(job.loaded.cloud_graph)
@@ -96,7 +95,7 @@ class Intake:
             await self._life.take_in(job)
         else:
             await self._table.discard(job)
-            self._answers.refuse(job.key, _no_account())
+            self._announcer.refuse(job.key, _no_account())
 
 
 def _no_account() -> LocalError:

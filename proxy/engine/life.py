@@ -18,7 +18,6 @@ from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import Backoff
 from proxy.costs.job_cost import Pricing
 from proxy.engine.announcer import Announcer
-from proxy.engine.answers import Answers
 from proxy.engine.follower import JobFollower, Runs, retried
 from proxy.engine.localiser import Localiser, Secrets
 from proxy.engine.outcomes import (
@@ -88,7 +87,6 @@ class JobLife:
         scheduler: Scheduler,
         workers: Mapping[str, AccountWorker],
         recovery: Recovery,
-        answers: Answers,
         announcer: Announcer,
         news: QueueNews,
         recorder: JobRecorder,
@@ -108,7 +106,6 @@ class JobLife:
         self._scheduler = scheduler
         self._workers = workers
         self._recovery = recovery
-        self._answers = answers
         self._announcer = announcer
         self._news = news
         self._recorder = recorder
@@ -206,8 +203,8 @@ class JobLife:
             self._table.advance(job, JobState.UNKNOWN)
         if not at_home:
             self._table.show(job, reason="no_account")
-        if isinstance(outcome, Lost) and outcome.refusal is not None:
-            self._answers.refuse(job.key, outcome.refusal)
+        if isinstance(outcome, Lost) and outcome.refusal is not None and not job.accepted:
+            self._announcer.refuse(job.key, outcome.refusal)
         outcome = await self._recovery.look(job)
         if not at_home and isinstance(outcome, Sent):
             self._table.note(job, account=outcome.account or job.account)
@@ -221,10 +218,10 @@ class JobLife:
         """Follow a job that the cloud has to its end; a new job's client gets its answer first."""
         worker = self._workers[job.account]
         follower = self._follower(job, worker.cloud)
-        was_on_cloud = job.is_on_cloud
+        was_on_cloud, was_accepted = job.is_on_cloud, job.accepted
         self._take(job, sent)
         with worker.router.submission():  # its events wait until the id is known to be its own
-            if self._answers.accept(job.key, sent.node_errors):
+            if not was_accepted:
                 await asyncio.sleep(0)  # the client gets its answer before anything else is done
             elif sent.node_errors:
                 log.warning("nodes_omitted", nodes=sorted(sent.node_errors))
@@ -249,7 +246,7 @@ class JobLife:
         """Note that the cloud has a job, maybe without some of its nodes."""
         if job.is_on_cloud:
             return
-        changes: dict[str, Any] = {"cloud_id": sent.cloud_id}
+        changes: dict[str, Any] = {"cloud_id": sent.cloud_id, "omitted": sent.node_errors}
         if not job.cancel_requested:
             changes["accepted"] = True
         if sent.node_errors:
@@ -297,7 +294,8 @@ class JobLife:
     async def _cancel(self, job: Job, sent: Sent) -> None:
         """Have the cloud end a job that its client cancelled while it was on its way."""
         self._take(job, sent)
-        self._answers.accept(job.key)
+        if not job.accepted:
+            self._announcer.answer(job.key, sent.node_errors)
         failures = 0
         while True:
             try:
@@ -326,8 +324,7 @@ class JobLife:
         if failure is None:
             self._scheduler.enqueue(job)
             self._news.explain(job)
-        self._answers.accept(job.key)
-        if failure is not None:
+        else:
             await self.fail(job, failure)
 
     async def _wait(self, job: Job, step: Wait | TryOther) -> None:
@@ -375,7 +372,7 @@ class JobLife:
             reveal, id_ = self._files.reveal, job.prompt_id
             refusal.node_errors = await reveal(job.member, refusal.node_errors, id_)
             refusal.details = await reveal(job.member, refusal.details, id_)
-            self._answers.refuse(job.key, refusal)
+            self._announcer.refuse(job.key, refusal)
 
     def _follower(self, job: Job, cloud: CloudClient | None = None) -> JobFollower:
         """Return a follower that takes what happens to a job from now on, if it is on the

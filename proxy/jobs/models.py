@@ -149,7 +149,8 @@ class Job:
 
     Its fields are those of its row (`StoredJob`), which says what they mean, and some that are in
     memory alone: `content`, what the client sent, `None` while the job waits; `answered` (see
-    below); `progress`, which the bus brings with the row; `needs`, what not every account has.
+    below); `omitted`, the errors of nodes that the cloud has left out; `progress`, which the bus
+    brings with the row; `needs`, what not every account has.
 
     Four fields are no states, for they hold in several: `accepted` is the promise to the client
     (a job without it is refused, one with it waits or fails), `cancel_requested` and `interrupted`
@@ -182,6 +183,7 @@ class Job:
     estimate: int = 0
     revision: int = 0
     answered: bool = True
+    omitted: Mapping[str, Any] = field(default_factory=dict, repr=False)
     progress: JobProgress = field(default_factory=JobProgress)
     needs: Needs | None = field(default=None, repr=False)
 

@@ -12,7 +12,7 @@ import graphs
 import pytest
 from stack import Client, running_proxy
 
-from proxy.engine.answers import Answers
+from proxy.engine.announcer import Announcer
 from proxy.engine.router import EventRouter
 from proxy.simulator import Simulator, Switches
 
@@ -34,18 +34,18 @@ async def test_what_comes_while_the_client_gets_its_answer_is_sent(
 
         monkeypatch.setattr(EventRouter, name, hold)
 
-    accept = Answers.accept
+    answer = Announcer.answer
 
     def bring() -> None:
         answered.set()
         for take in held:
             take()
 
-    def accept_and_bring(answers: Answers, *args: Any) -> None:
-        accept(answers, *args)
+    def answer_and_bring(announcer: Announcer, *args: Any) -> None:
+        answer(announcer, *args)
         asyncio.get_running_loop().call_soon(bring)
 
-    monkeypatch.setattr(Answers, "accept", accept_and_bring)
+    monkeypatch.setattr(Announcer, "answer", answer_and_bring)
     switches = Switches(late_answer=0.5)
     async with (
         Simulator(switches=switches) as simulator,

@@ -6,10 +6,12 @@ import pytest
 from engine.worlds import World
 from jobs.samples import job
 
+from proxy.bus import BusMessage, EventBus
 from proxy.costs.job_cost import Charge, JobCost
 from proxy.jobs.conversion import stored_of
-from proxy.jobs.messages import JobChanged, JobLeft, JobsAhead
+from proxy.jobs.messages import JobAnswered, JobChanged, JobLeft, JobsAhead
 from proxy.jobs.models import JobEnd, JobState
+from proxy.translate.errors import LocalError
 
 
 @pytest.fixture
@@ -58,6 +60,37 @@ def test_costs_are_counted_in_credits_by_class_and_source(world: World) -> None:
         found = world.counted("credits_used_total", **labels, **of_class)
         assert found == pytest.approx(amount)
     assert world.counted("unknown_costs_total", **labels, node_class="Dear") == 4
+
+
+def test_a_client_has_one_answer_once_its_job_is_accepted(world: World) -> None:
+    heard: list[BusMessage] = []
+    world.bus.subscribe("answers", heard.append)
+    live_job = world.add(job(accepted=False, state=JobState.RECEIVED))
+    world.table.advance(live_job, JobState.SUBMITTING)
+    assert heard == []
+    omitted = {"2": {"errors": []}}
+    world.table.advance(live_job, JobState.SUBMITTED, accepted=True, omitted=omitted)
+    world.table.advance(live_job, JobState.RUNNING, accepted=True)
+    assert heard == [JobAnswered(live_job.key, omitted)]
+
+
+def test_a_refusal_names_its_job(world: World) -> None:
+    heard: list[BusMessage] = []
+    world.bus.subscribe("answers", heard.append)
+    refusal = LocalError("refused", "No.")
+    world.announcer.refuse(job("two").key, refusal)
+    assert heard == [JobAnswered(job("two").key, error=refusal)]
+
+
+@pytest.mark.parametrize(
+    ("lossy", "connected", "timeout"), [(False, True, 5.0), (True, True, 2.0), (True, False, 1.0)]
+)
+def test_messages_flow_sooner_where_the_answer_may_get_lost(
+    monkeypatch: pytest.MonkeyPatch, lossy: bool, connected: bool, timeout: float
+) -> None:
+    monkeypatch.setattr(EventBus, "lossy", lossy)
+    monkeypatch.setattr(EventBus, "connected", connected)
+    assert World().announcer.answer_timeout == timeout
 
 
 def test_how_many_go_before_is_published_when_that_changes(world: World) -> None:

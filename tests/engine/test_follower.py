@@ -15,8 +15,9 @@ from stack import TIMEOUT
 from waiting import until
 
 from proxy.bus import BusMessage, EventBus
+from proxy.engine import announcer
 from proxy.engine.tracker import EventReceived
-from proxy.jobs.messages import JobMessage, StepsMissed, StepsReceived
+from proxy.jobs.messages import JobMessage, JobReceived, JobReleased, StepsMissed, StepsReceived
 from proxy.simulator import HttpFault, Simulator, SocketFault
 from proxy.translate import codec
 from proxy.translate.events import Preview
@@ -156,3 +157,41 @@ async def test_pictures_give_way_only_while_an_input_takes_long(
             if isinstance(message, JobMessage) and isinstance(message.message, Preview)
         ]
     assert len(previews) == (65 if held_up else 200)
+
+
+async def test_nothing_is_told_of_a_job_before_its_client_has_the_answer(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announcer, "_ALONE", 600.0)
+    async with running_engine(simulator, tmp_path) as rig:
+        job = await rig.store(rig.job(graphs.plain()))
+        rig.bus.publish("engine", JobReceived(job.key, job.order, job))
+        await until(lambda: [done.status for done in simulator.jobs.values()] == ["completed"])
+        await until(lambda: job in rig.engine._runs and rig.engine._runs[job].ending)
+        assert rig.received == []
+        rig.bus.publish("engine", JobReleased(job.key, watched=False))
+        assert (await rig.ended(job)).state == "succeeded"
+        assert (job.answered, job.watched) == (True, False)
+
+
+async def test_a_job_is_told_after_a_while_also_if_nobody_says_that_its_client_has_the_answer(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announcer, "_ALONE", 0.05)
+    async with running_engine(simulator, tmp_path) as rig:
+        job = await rig.store(rig.job(graphs.plain()))
+        rig.bus.publish("engine", JobReceived(job.key, job.order, job))
+        assert (await rig.ended(job)).state == "succeeded"
+
+
+async def test_a_job_that_waits_is_known_to_be_answered(
+    simulator: Simulator, tmp_path: Path, opened: asyncio.Event
+) -> None:
+    async with running_engine(simulator, tmp_path) as rig:
+        await rig.submit(gated.GRAPH)
+        waiting, _ = await rig.submit(graphs.plain())
+        assert (waiting.answered, waiting.watched) == (True, True)
+        rig.bus.publish("engine", JobReleased(waiting.key, watched=False))
+        assert waiting.watched, "only the first word counts"
+        opened.set()
+        await rig.ended(waiting)
