@@ -240,8 +240,7 @@ class JobMessage(_PackedMessage, frozen=True):
     repeated.
     """
 
-    member: str
-    prompt_id: str
+    key: JobKey
     order: int
     client_id: str | None
     watched: bool

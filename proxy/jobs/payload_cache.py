@@ -63,7 +63,7 @@ class PayloadCache:
             self.remove(next(iter(self._items)))
         held = self._budget.member(member, "job")
         with suppress(MemoryLimitError):
-            held.grow(size)
+            held.resize(size)
             self._items[order] = item, held
             self._size += size
 

@@ -245,9 +245,9 @@ class Subscribers:
     def deliver(self, news: object) -> None:
         """Deliver a message to those who may hear it and have not."""
         match news:
-            case JobMessage(member=member, client_id=client_id, message=message):
+            case JobMessage(key=key, client_id=client_id, message=message):
                 if self._is_due(news):
-                    self.tell(member, client_id, message, watched=news.watched)
+                    self.tell(key.member, client_id, message, watched=news.watched)
             case ClientMessage(member=member, client_id=client_id, message=message):
                 socket = self._sockets[member].get(client_id)
                 if socket is not None and news.socket in (None, socket.id):
@@ -385,8 +385,7 @@ class Subscribers:
 
     def _is_due(self, news: JobMessage) -> bool:
         """Return whether a message is to be delivered now."""
-        key = JobKey(news.member, news.prompt_id)
-        delivery = self.expect(news.order, key, news.client_id)
+        delivery = self.expect(news.order, news.key, news.client_id)
         if delivery is None:  # the end was sent
             return False
         lacked, due = delivery.lacking, delivery.receive(news)

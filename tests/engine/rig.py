@@ -161,7 +161,7 @@ class Rig:
         messages = [
             message.message
             for message in self.received
-            if isinstance(message, JobMessage) and message.prompt_id == job.prompt_id
+            if isinstance(message, JobMessage) and message.key == job.key
         ]
         return [
             f"executing {published.data['node']}"

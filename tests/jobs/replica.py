@@ -92,7 +92,7 @@ class Replica:
         step = step_of(message)
         self.numbers[job.order] += step is not None
         number = self.numbers[job.order]
-        sent = JobMessage(*job.key, job.order, CLIENT, True, message, 1, number, step)
+        sent = JobMessage(job.key, job.order, CLIENT, True, message, 1, number, step)
         if not lost:
             self.bus.publish(topic_of(MEMBER, CLIENT), sent)
 

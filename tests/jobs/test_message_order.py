@@ -19,6 +19,7 @@ from proxy.jobs.message_order import (
 )
 from proxy.jobs.messages import JobMessage
 from proxy.jobs.models import Job
+from proxy.storage.jobs import JobKey
 from proxy.translate.events import Binary, Event, Message, NodeText, Preview
 
 NODES = ("3", "5", "9")
@@ -264,7 +265,7 @@ def places(messages: Sequence[JobMessage]) -> list[tuple[int, str | None, Messag
 
 def test_a_message_says_which_job_it_is_about() -> None:
     (sent,) = numbered([START], epoch=3)
-    assert (sent.member, sent.prompt_id, sent.order, sent.epoch) == ("m", "p", 7, 3)
+    assert (sent.key, sent.order, sent.epoch) == (JobKey("m", "p"), 7, 3)
 
 
 def test_steps_have_numbers_and_other_messages_that_of_the_step_before() -> None:

@@ -102,7 +102,7 @@ messages = st.one_of(
 
 @given(messages)
 def test_every_message_to_a_client_arrives_as_it_was(message: Message) -> None:
-    sent = JobMessage(*KEY, 7, "c", True, message, 1, 2, None)
+    sent = JobMessage(KEY, 7, "c", True, message, 1, 2, None)
     assert decode(encode(sent)) == sent
 
 

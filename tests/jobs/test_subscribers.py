@@ -255,7 +255,7 @@ class Replicas:
         self.numbers[order, epoch] += step is not None
         number = self.numbers[order, epoch]
         place = (epoch, number, step)
-        sent = JobMessage("local", "p", order, client_id, True, message, *place)
+        sent = JobMessage(JobKey("local", "p"), order, client_id, True, message, *place)
         self.bus.publish(topic_of("local", client_id), sent)
         return message
 
