@@ -16,6 +16,9 @@ _SHOWN = frozenset({"images", "video", "audio", "3d", "text"})
 _MODELS = (".obj", ".fbx", ".gltf", ".glb", ".usdz")
 _TEXTS = (".txt", ".md", ".json")
 
+#: What stands for a job, the best first.
+_SAVED, _TEMPORARY, _TEXT_FILE, _TEXT, _HIDDEN = range(5)
+
 #: Characters of a text that stands for a job.
 MAX_TEXT = 1024
 
@@ -35,20 +38,19 @@ def summary(outputs: Mapping[str, Any]) -> Summary:
     else the first text file, else the first text.
     """
     count = previewable = 0
-    best: tuple[int, dict[str, Any]] | None = None
+    best, preview = _HIDDEN, None
     for node_id, media, item in _items(outputs):
-        file = _file_of(item)
-        rank = None
-        if file is not None:
-            count += 1
+        if (file := _file_of(item)) is not None:
             rank = _rank(media, file)
-            if rank is not None:
-                previewable += 1
+            count += 1
+            previewable += rank < _HIDDEN
         elif media == "text":
-            rank, file = 3, _text_item(item)
-        if rank is not None and file is not None and (best is None or rank < best[0]):
-            best = rank, {"mediaType": media, **file, "nodeId": node_id}
-    return Summary(count, previewable, None if best is None else best[1])
+            rank, file = _TEXT, _text_item(item)
+        else:
+            continue
+        if rank < best:
+            best, preview = rank, {"mediaType": media, **file, "nodeId": node_id}
+    return Summary(count, previewable, preview)
 
 
 def normalized(outputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,17 +86,16 @@ def _file_of(item: object) -> dict[str, Any] | None:
     return None
 
 
-def _rank(media: str, item: Mapping[str, Any]) -> int | None:
-    """Return how well a file stands for its job, the best with 0; `None` for one that is not
-    shown."""
+def _rank(media: str, item: Mapping[str, Any]) -> int:
+    """Return how well a file stands for its job: less is better, and `_HIDDEN` is not shown."""
     name, format_ = item.get("filename"), item.get("format")
     name = name.lower() if isinstance(name, str) else ""
     if media == "text" or name.endswith(_TEXTS):
-        return 2
+        return _TEXT_FILE
     played = isinstance(format_, str) and format_.startswith(("video/", "audio/"))
     if media in _SHOWN or played or name.endswith(_MODELS):
-        return 0 if item.get("type") == "output" else 1
-    return None
+        return _SAVED if item.get("type") == "output" else _TEMPORARY
+    return _HIDDEN
 
 
 def _text_item(item: object) -> dict[str, Any]:
