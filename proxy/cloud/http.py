@@ -293,8 +293,6 @@ class Http:
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
     """Return the body, or slightly more than `limit` bytes of a larger one, after decompression."""
-    if response.content.is_eof():  # all of it has been received
-        return response.content.read_nowait()
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
