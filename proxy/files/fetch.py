@@ -159,12 +159,12 @@ class Fetch:
         """Return whether the bytes are complete: whatever their announced size if they have the
         expected hash, and if no hash is known by their size."""
         if self.expected is None:
-            self.size = self.received if self.size is None else self.size
-            return self.size == self.received
-        if self._hasher.hexdigest() != self.expected:
-            return False
-        self.size = self.received
-        return True
+            is_whole = self.size in (None, self.received)
+        else:
+            is_whole = self._hasher.hexdigest() == self.expected
+        if is_whole:
+            self.size = self.received
+        return is_whole
 
     def _start_over(self) -> None:
         """Discard the bytes; readers that have passed some on must fail. Raises
