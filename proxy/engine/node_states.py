@@ -62,10 +62,9 @@ class NodeStates:
     _stated: set[str] = field(default_factory=set)
     #: Of each node that was announced, how many nodes had been heard of then.
     _executing: dict[str, int] = field(default_factory=dict)
-    #: Nodes whose results were sent: no message about them follows.
-    _over: set[str] = field(default_factory=set)
-    #: Those of them whose `executed` came without an output.
-    _empty: set[str] = field(default_factory=set)
+    #: The nodes whose results were sent, so that no message about them follows, and whether their
+    #: `executed` came with an output.
+    _over: dict[str, bool] = field(default_factory=dict)
     #: Of each node whose steps are told here, how many there are: the cloud knows of none.
     _steps: dict[str, int] = field(default_factory=dict)
     _timed: tuple[str, int] | None = None
@@ -113,7 +112,7 @@ class NodeStates:
         """The nodes that have run to their end in this run; cached ones have not run."""
         ended = [node for node, state in self._states.items() if state["state"] == "finished"]
         nodes = dict.fromkeys([*ended, *self.outputs])
-        spared = {*self.cached, *(self._over - self._executing.keys())}
+        spared = {*self.cached, *(self._over.keys() - self._executing.keys())}
         return [node for node in nodes if node not in spared]
 
     @property
@@ -181,18 +180,17 @@ class NodeStates:
         """
         if display is not None:
             self._display[node] = str(display)
-        if node in self._over and (node not in self._empty or output is None):
+        if node in self._over and (self._over[node] or output is None):
             return
         messages = output if isinstance(output, NodeMessages) else None
         if (messages is not None and messages.again) or (output is not None and self._ran(node)):
             self.enter(node)
             if messages is not None:
                 self._tell_result(node, messages.messages)
-        self._over.add(node)
-        if output is None:
-            self._empty.add(node)
-        elif messages is None or messages.ui is not None:
-            self.outputs[node] = output if messages is None else messages.ui
+        self._over[node] = output is not None
+        shown = output if messages is None else messages.ui
+        if shown is not None:
+            self.outputs[node] = shown
         if output is None or node in self.outputs:
             ids = {"node": node, "display_node": self._display.get(node, node)}
             result = {"output": self.outputs.get(node), "prompt_id": self.prompt_id}
