@@ -80,8 +80,8 @@ class Intake:
         return await self._recorder.read(message.key, message.order)
 
     async def _take_in(self, job: Job, message: JobReceived) -> None:
-        outputs = job.outputs_to_execute  # known of a graph that was validated
-        outputs = outputs or output_nodes(job, {}, self._catalog.known)
+        # Those of a graph that was validated are known.
+        outputs = job.outputs_to_execute or output_nodes(job, {}, self._catalog.known)
         needs = self._catalog.needs_of(job.loaded.cloud_graph)
         self._table.add(job, answered=False, outputs_to_execute=outputs, needs=needs)
         if (

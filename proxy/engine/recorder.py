@@ -230,13 +230,10 @@ class JobRecorder:
         """Move a job into the history. Raises `StorageError`."""
         entry, usage, costs = entry_of(job, end)
         budgets = self.budgets(job.member)
-        started = self._starts.get(job.order)
-        messages = [] if started is None else [started]
+        messages = [self._starts[job.order]] if job.order in self._starts else []
         if f"job.{end.outcome}" in self.outbox.wanted or url_of(job) is not None:
             messages.append(self.outbox.ended(job, end))
-        budget_messages = None
-        if budgets.all:
-            budget_messages = partial(self._budget_messages, job, end, budgets)
+        reached = partial(self._budget_messages, job, end, budgets) if budgets.all else None
         recorded = await self._write(
             self.jobs.finish(
                 entry,
@@ -246,7 +243,7 @@ class JobRecorder:
                 shares=self.shares([job]),
                 messages=messages,
                 fence=self.term.fence,
-                budget_messages=budget_messages,
+                budget_messages=reached,
             )
         )
         self._forget(job)

@@ -109,7 +109,7 @@ class JobTable:
 
     def leave(self, job: Job, end: JobEnd) -> None:
         """Take a job that is in the history out of the queue."""
-        self._remove(job)
+        self._jobs.pop(job.key, None)
         log.info("job_ended", cloud_job=job.cloud_id, outcome=end.outcome, seconds=end.ms / 1000)
         self._announcer.ended(job, end)
 
@@ -132,13 +132,9 @@ class JobTable:
         if job.state not in (JobState.SUBMITTING, JobState.UNKNOWN):
             _check_transition(job, JobState.CANCELLED)
             job.state = JobState.CANCELLED
-        self._remove(job)
+        self._jobs.pop(job.key, None)
         if was_shown:
             self._announcer.discarded(job, more=more)
-
-    def _remove(self, job: Job) -> None:
-        if self._jobs.get(job.key) is job:
-            del self._jobs[job.key]
 
 
 def _check_transition(job: Job, state: JobState) -> None:
