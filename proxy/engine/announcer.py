@@ -65,16 +65,17 @@ class Announcer:
     # --- what becomes of jobs --------------------------------------------------------------
 
     def changed(self, job: Job, *, tell: bool = False) -> None:
-        """Tell that a job is in the queue in its state, with `tell` the sockets, too."""
-        self.publish("jobs", JobChanged(stored_of(job), job.progress, tell))
+        """Tell that a job is in the queue in its state, if clients may know of it; with `tell` the
+        sockets hear of it, too."""
+        if is_shown(job):
+            self.publish("jobs", JobChanged(stored_of(job), job.progress, tell))
 
     def advanced(
         self, job: Job, state: JobState | None, *, was_shown: bool, was_accepted: bool
     ) -> None:
         """Tell and count what a change has made of a job, which has taken the `state`, if any."""
-        if is_shown(job):
-            self.changed(job, tell=state in _TOLD)
-        elif was_shown:
+        self.changed(job, tell=state in _TOLD)
+        if was_shown and not is_shown(job):
             self.discarded(job)
         if self._term.lasts and job.accepted and not was_accepted:
             self.answer(job.key, job.omitted)

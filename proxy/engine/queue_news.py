@@ -12,7 +12,7 @@ from proxy.engine.announcer import Announcer
 from proxy.engine.forecast import Forecast
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
-from proxy.jobs.models import Job, is_shown
+from proxy.jobs.models import Job
 
 #: Seconds in which changes are gathered before they are published.
 _GATHER = 0.05
@@ -67,8 +67,7 @@ class QueueNews:
 
     def _repeat(self) -> None:
         for job in self._table:
-            if is_shown(job):
-                self._announcer.changed(job)
+            self._announcer.changed(job)
         self._announcer.repeat_ahead()
 
     def _tell_others(self) -> None:

@@ -55,8 +55,7 @@ class JobTable:
         """Add a job that is in the storage, with fields that only the engine knows."""
         self.note(job, **fields)
         self._jobs[job.key] = job
-        if is_shown(job):
-            self._announcer.changed(job)
+        self._announcer.changed(job)
 
     def advance(self, job: Job, state: JobState | None = None, **changes: Any) -> None:
         """Let a job take its next state, if it has one, with other changes of its fields; record
@@ -84,8 +83,7 @@ class JobTable:
         progress = replace(job.progress, **shown)
         if progress != job.progress:
             self.note(job, progress=progress)
-            if is_shown(job):
-                self._announcer.changed(job)
+            self._announcer.changed(job)
 
     def note(self, job: Job, **fields: Any) -> None:
         """Set fields of a job without recording or publishing the change."""
