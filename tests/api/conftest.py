@@ -469,12 +469,13 @@ def running(
     ) -> AsyncIterator[Running]:
         began, go = asyncio.Event(), asyncio.Event()
 
-        async def submit(_member: str, _request: JobRequest) -> dict[str, Any]:
+        @asynccontextmanager
+        async def submitted(_member: str, _request: JobRequest) -> AsyncIterator[dict[str, Any]]:
             began.set()
             await go.wait()
-            return {"prompt_id": "p", "number": 0, "node_errors": {}}
+            yield {"prompt_id": "p", "number": 0, "node_errors": {}}
 
-        room_of_jobs.submit = submit
+        room_of_jobs.submitted = submitted
         services = services_over(
             room_of_jobs,
             room_of_files,
