@@ -149,7 +149,7 @@ class StepBuffer:
         job, step = self.job, step_of(message)
         if step is not None:
             self._number += 1
-        about = job.key, job.order, job.client_id, job.watched
+        about = JobKey(job.member, job.prompt_id), job.order, job.client_id, job.watched
         numbered = JobMessage(*about, message, self.epoch, self._number, step)
         if step is not None and self.held is not None:
             fits = _fits(message, self.held)
