@@ -31,7 +31,7 @@ TIMEOUTS = app.Timeouts(retries=RetryPolicy(budget=0.2, backoff=Backoff(first=0.
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "RETRY_DELAY", 0.001)
-    monkeypatch.setattr(fetch, "RETRIES", RetryPolicy(0.2, Backoff(0.01, 0.05)))
+    monkeypatch.setattr(fetch, "RETRIES", RetryPolicy(1.0, Backoff(0.01, 0.05)))
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ SMALL = b"a small picture"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "RETRY_DELAY", 0.001)
-    monkeypatch.setattr(fetch, "RETRIES", RetryPolicy(0.2, Backoff(0.01, 0.05)))
+    monkeypatch.setattr(fetch, "RETRIES", RetryPolicy(5.0, Backoff(0.01, 0.05)))
 
 
 @pytest.fixture
@@ -277,7 +277,19 @@ async def test_a_storage_that_is_overloaded_for_a_moment_is_asked_again(
 async def test_bytes_that_came_begin_the_patience_anew(
     open_files: OpenFiles, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "RETRIES", RetryPolicy(0.6, Backoff(0.4, 0.4)))
+    class OneFailure:
+        failures = 0
+
+        def __init__(self, _: object) -> None:
+            pass
+
+        def failed(self, error: Exception) -> float:
+            self.failures += 1
+            if self.failures > 1:
+                raise error
+            return 0.0
+
+    monkeypatch.setattr(fetch, "Attempts", OneFailure)
     nothing = (len(BIG), [CloudUnreachable("cut off", sent=True)])
     pieces = [BIG[at : at + 200_000] for at in range(0, len(BIG), 200_000)]
     answers = [(len(BIG), [piece, CloudUnreachable("cut off", sent=True)]) for piece in pieces]
