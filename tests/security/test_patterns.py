@@ -44,7 +44,7 @@ def _patterns() -> list[tuple[str, str | bytes, tuple[str, ...]]]:
                         args=[ast.Constant(value=str() | bytes() as pattern), *_],
                     ),
                 ):
-                    used = set(re.findall(rf"\b{name}\.(\w+)\(", source))
+                    used = set(re.findall(rf"\b{name}\.(\w+)", source))
                     found.append((f"{where}:{name}", pattern, tuple(sorted(used & METHODS))))
                 case ast.Call(
                     func=ast.Attribute(value=ast.Name(id="re"), attr=method),
