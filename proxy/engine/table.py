@@ -107,7 +107,7 @@ class JobTable:
 
     def leave(self, job: Job, end: JobEnd) -> None:
         """Take a job that is in the history out of the queue."""
-        self._jobs.pop(job.key, None)
+        self._remove(job)
         log.info("job_ended", cloud_job=job.cloud_id, outcome=end.outcome, seconds=end.ms / 1000)
         self._announcer.ended(job, end)
 
@@ -130,9 +130,15 @@ class JobTable:
         if job.state not in (JobState.SUBMITTING, JobState.UNKNOWN):
             _check_transition(job, JobState.CANCELLED)
             job.state = JobState.CANCELLED
-        self._jobs.pop(job.key, None)
+        self._remove(job)
         if was_shown:
             self._announcer.discarded(job, more=more)
+
+    def _remove(self, job: Job) -> None:
+        """Take a job out; a new one with the same id, which another replica has taken in meanwhile,
+        stays."""
+        if job in self:
+            del self._jobs[job.key]
 
 
 def _check_transition(job: Job, state: JobState) -> None:

@@ -131,6 +131,23 @@ async def test_a_job_that_is_discarded_leaves_no_trace(world: World) -> None:
     assert published(world) == [("JobLeft", JobState.CANCELLED)]
 
 
+async def test_a_job_that_leaves_does_not_take_a_new_one_with_its_id_along(world: World) -> None:
+    former = world.add(job(state=JobState.RUNNING, accepted=True))
+    latter = job(state=JobState.QUEUED, accepted=True)
+    await world.table.finish(former, END)
+    world.table.add(latter)
+    world.table.leave(former, END)
+    assert world.table.get(latter.key) is latter
+
+
+async def test_nor_does_one_that_is_discarded(world: World) -> None:
+    former = world.add(job(state=JobState.QUEUED, accepted=True))
+    latter = job(state=JobState.QUEUED, accepted=True)
+    world.table.add(latter)
+    await world.table.discard(former)
+    assert world.table.get(latter.key) is latter
+
+
 async def test_waiting_jobs_that_cannot_be_withdrawn_stay(world: World) -> None:
     live_job = world.add(job(accepted=True))
     world.received.clear()
