@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from itertools import filterfalse
 from typing import Any
 
 from proxy.translate.jobs import inputs_of
@@ -46,7 +45,9 @@ def _labels(graph: Mapping[str, Any], extra_data: Mapping[str, Any]) -> Iterator
             if name in given:
                 yield _model(given[name])
     classes = list(map(_class, graph.values()))
-    yield from filterfalse(_DULL.match, classes)
+    for class_type in classes:
+        if not _DULL.match(class_type):
+            yield class_type
     yield from classes
 
 
