@@ -66,15 +66,15 @@ class Dispatcher:
     def _dispatch(self) -> float | None:
         """Start all waiting jobs that may go now; return after how many seconds others may, if
         any."""
-        scheduler = self._scheduler
-        if time.monotonic() >= scheduler.paused_until:
+        begun, scheduler = time.monotonic(), self._scheduler
+        if begun >= scheduler.paused_until:
             while (job := scheduler.next()) is not None:
                 self._table.advance(job, JobState.SUBMITTING, progress=JobProgress())
                 self._supervisor.spawn(self._life.run(job), f"job {job.prompt_id}")
         due = self._give_up()
         if not len(scheduler.queue):
             return None
-        later = [at for at in (scheduler.next_try(), due) if at is not None]
+        later = [at for at in (scheduler.next_try(begun), due) if at is not None]
         return max(min(later) - time.monotonic(), 0.001) if later else None
 
     def _give_up(self) -> float | None:

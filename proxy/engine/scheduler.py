@@ -214,13 +214,13 @@ class Scheduler:
         if was_well:
             log.warning("account_suspended", account=account, reason=fault)
 
-    def next_try(self) -> float | None:
-        """Return when jobs may go again that wait for an account that rests, or for the end of the
-        pause; `None` where none do."""
+    def next_try(self, after: float) -> float | None:
+        """Return when jobs may go again that waited at the time `after` for an account that rests,
+        or for the end of the pause; `None` where none did."""
         rests = [
             account.health.until for account in self._accounts.values() if not account.health.well
         ]
-        return min((at for at in (*rests, self.paused_until) if at > self._clock()), default=None)
+        return min((at for at in (*rests, self.paused_until) if at > after), default=None)
 
     # --- what is kept ----------------------------------------------------------------------
 

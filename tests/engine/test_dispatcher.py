@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
+from typing import Any
 
 import gated
 import graphs
 import pytest
 from engine.rig import running_engine
+from engine.worlds import World
+from jobs.samples import job
 from waiting import until
 
 from proxy.cloud.resilience import Backoff
 from proxy.engine import accounts as account_health
+from proxy.engine.dispatcher import Dispatcher
+from proxy.engine.policy import Policy
+from proxy.jobs.models import Job
 from proxy.simulator import Simulator
+from proxy.supervisor import Supervisor
+from proxy.translate.errors import LocalError
 
 SUBMIT = "POST /api/prompt"
 
@@ -113,3 +122,50 @@ async def test_a_new_job_moves_on_within_its_request(simulator: Simulator, tmp_p
             assert answer.error is None
             await rig.ended(job)
         assert (len(simulator.jobs), len(other.jobs)) == (0, 2)
+
+
+class Life:
+    """Notes which jobs have got a slot."""
+
+    def __init__(self) -> None:
+        self.jobs: asyncio.Queue[Job] = asyncio.Queue()
+
+    async def run(self, job: Job) -> None:
+        self.jobs.put_nowait(job)
+
+
+@pytest.mark.parametrize("pause", [False, True], ids=["rest", "pause"])
+async def test_a_rest_that_ends_while_the_dispatcher_looks_is_not_missed(
+    monkeypatch: pytest.MonkeyPatch, pause: bool
+) -> None:
+    """A timer may fire a little early, as those of uvloop do: the rest ends during the look."""
+    world, life, supervisor = World(), Life(), Supervisor()
+    stubs: tuple[Any, Any] = (world.news, life)
+    dispatcher = Dispatcher(
+        world.table,
+        world.scheduler,
+        world.turn,
+        world.forecast,
+        *stubs,
+        supervisor=supervisor,
+        term=world.term,
+        policy=Policy(unable_timeout=60.0),
+    )
+    unable = world.forecast.unable
+
+    def look_slowly(job: Job) -> tuple[float, LocalError] | None:
+        time.sleep(max(0.0, ends - time.monotonic()))
+        return unable(job)
+
+    monkeypatch.setattr(world.forecast, "unable", look_slowly)
+    ends = time.monotonic() + 0.05
+    if pause:
+        world.scheduler.paused_until = ends
+    else:
+        health = world.accounts["one"].health
+        health.failed("unreachable", ends - account_health.RESTS["unreachable"].whole(1))
+        assert health.until == pytest.approx(ends)
+    waiting = world.add(job())
+    supervisor.keep(dispatcher.run, "dispatch jobs")
+    assert await asyncio.wait_for(life.jobs.get(), 2.0) is waiting
+    await supervisor.close()
