@@ -47,15 +47,16 @@ UNDER_WAY = 4
 
 Habit = Literal["all at once", "steady", "now and then", "late"]
 
-#: Who there is, and how many of a thousand jobs each has.
-TEAM: list[tuple[Habit, int]] = [
-    ("all at once", 240),
-    *[("all at once", 80)] * 4,
-    *[("steady", 35)] * 8,
-    *[("now and then", 20)] * 4,
-    *[("late", 28)] * 2,
-    ("late", 24),
+#: Who there is: how many members, and what and how many of a thousand jobs each has.
+GROUPS: list[tuple[int, Habit, int]] = [
+    (1, "all at once", 240),
+    (4, "all at once", 80),
+    (8, "steady", 35),
+    (4, "now and then", 20),
+    (2, "late", 28),
+    (1, "late", 24),
 ]
+TEAM = [(habit, jobs) for count, habit, jobs in GROUPS for _ in range(count)]
 _MARKER = re.compile(rb"zq\d\dzq")
 _ENDS = frozenset({"execution_success", "execution_error", "execution_interrupted"})
 

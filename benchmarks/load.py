@@ -24,10 +24,10 @@ async def _connection(url: URL, headers: Sequence[str], until: float) -> int:
         while time.perf_counter() < until:
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
-            status, *lines = head.decode("latin-1").split("\r\n")
+            status, *answer = head.decode("latin-1").split("\r\n")
             if status.split(" ")[1] not in ("200", "304"):
                 raise RuntimeError(f"{url}: {status}")
-            answered = dict(line.lower().split(": ", 1) for line in lines if line)
+            answered = dict(line.lower().split(": ", 1) for line in answer if line)
             left = int(answered.get("content-length", 0))
             while left > 0:
                 received = len(await reader.read(min(left, BUFFER)))

@@ -98,6 +98,8 @@ async def open_idle(url: URL, count: int, *, deflate: bool) -> list[Idle]:
 
     async def one() -> Idle:
         async with turn:
+            assert url.host is not None
+            assert url.port is not None
             _, socket = await loop.create_connection(
                 lambda: Idle(url, deflate=deflate), url.host, url.port
             )

@@ -14,6 +14,7 @@ import asyncio
 import json
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -81,9 +82,7 @@ async def fill(folder: Path, history: int, files: int, members: int) -> None:
     database = await open_folder(folder)
     for write, count in ((entries, history), (names, files)):
         for first in range(0, count, AT_ONCE):
-            await database.write(
-                lambda connection, write=write, first=first: write(connection, first)
-            )
+            await database.write(partial(write, first=first))
     await database.close()
 
 

@@ -14,6 +14,8 @@ from yarl import URL
 
 from proxy.members.directory import Directory
 from proxy.members.member import Member
+from proxy.storage.members import MemberRepository
+from proxy.storage.start import open_folder
 from proxy.translate import codec
 
 
@@ -40,7 +42,8 @@ class Shop:
         """All jobs in the order of their arrival, when the cloud has stopped."""
         return [
             CloudJob(
-                *job["mark"].split("/")[:2],
+                member=job["mark"].split("/")[0],
+                prompt_id=job["mark"].split("/")[1],
                 arrived=job["created"] / 1000,
                 started=job["started"] / 1000,
                 ended=job["ended"] / 1000,
@@ -55,11 +58,14 @@ async def running(
 ) -> AsyncIterator[Shop]:
     """The proxy and its cloud, each in a process of its own, with members of these names."""
     tokens = {}
-    directory = await Directory.open(folder / "data")
+    database = await open_folder(folder / "data")
+    directory = Directory(MemberRepository(database))
+    await directory.load()
     for name in names:
         await directory.add(Member(name))
         tokens[name], _ = await directory.new_token(name)
     await directory.close()
+    await database.close()
     record = folder / "jobs.json"
     cloud_options = ("--plan", plan, "--pace", str(pace), "--record", str(record))
     async with (
@@ -75,7 +81,11 @@ async def running(
 
 
 def session(token: str) -> aiohttp.ClientSession:
-    """The connections of a client that has this token."""
+    """The connections of a client that has this token.
+
+    All come from one address: those of twenty members are fewer than the new connections that it
+    may have.
+    """
     return aiohttp.ClientSession(
-        headers={"Authorization": f"Bearer {token}"}, connector=aiohttp.TCPConnector(limit=0)
+        headers={"Authorization": f"Bearer {token}"}, connector=aiohttp.TCPConnector(limit=12)
     )
