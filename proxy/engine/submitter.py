@@ -121,7 +121,8 @@ class Submitter:
             log.exception("send_failed")
             return NotNow(submission_failed())
         if not isinstance(outcome, Sent) or outcome.node_errors:
-            outcome = await self._of_member(job, outcome)
+            with self.expecting():
+                outcome = await self._of_member(job, outcome)
         return outcome
 
     async def _try_again(
