@@ -153,6 +153,7 @@ class EventSocket:
         self._watchdog = self.timeouts.watchdog()
         self._client_id = str(uuid4())
         self._task: asyncio.Task[None] | None = None
+        self._changing = asyncio.Lock()
         self._decided = asyncio.Event()  # open, or refused for good
         self.connected = False
         self.refused: int | None = None
@@ -175,9 +176,11 @@ class EventSocket:
     async def use_key(self, key: str) -> None:
         """Close the connection, or end the delay before the next, and open one with another key."""
         self.key = key
-        if self._task is not None:
+        async with self._changing:
+            if self._task is None:
+                return
             was_connected = self.connected
-            await self.close()
+            await self._stop()
             if was_connected:
                 log.warning("event_socket_lost", code=int(aiohttp.WSCloseCode.OK))
                 self._call(self.on_down)
@@ -186,6 +189,10 @@ class EventSocket:
 
     async def close(self) -> None:
         """Close the socket, within a second."""
+        async with self._changing:  # another key may be opening it anew
+            await self._stop()
+
+    async def _stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])

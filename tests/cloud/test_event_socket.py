@@ -314,6 +314,28 @@ async def test_another_key_replaces_a_live_connection(serve: Serve, open_socket:
     assert [await received.next() for _ in range(3)] == ["up", "down", "up"]
 
 
+async def test_another_key_opens_nothing_that_is_being_closed(
+    serve: Serve, open_socket: Open
+) -> None:
+    for first in ("key", "close"):
+        socket, received = await open_socket((await serve(Cloud())).url)
+        assert await received.next() == "up"
+        key, close = socket.use_key("comfyui-other"), socket.close()
+        await asyncio.gather(*((key, close) if first == "key" else (close, key)))
+        assert not await socket.wait_connected(0.2)
+
+
+async def test_keys_that_come_together_open_one_connection(serve: Serve, open_socket: Open) -> None:
+    cloud = Cloud()
+    socket, received = await open_socket((await serve(cloud)).url)
+    assert await received.next() == "up"
+    await asyncio.gather(socket.use_key("comfyui-second"), socket.use_key("comfyui-third"))
+    assert [await received.next() for _ in range(2)] == ["down", "up"]
+    assert cloud.requests[-1].query["token"] == "comfyui-third"
+    await socket.close()
+    assert not await socket.wait_connected(0.2)
+
+
 async def test_a_redirect_does_not_get_the_token(serve: Serve, open_socket: Open) -> None:
     other = await serve(answer({}))
     cloud = await serve(redirect(other.url / "ws"))
