@@ -27,8 +27,10 @@ _log = structlog.get_logger(__name__)
 
 #: Seconds between an attempt that brought bytes and the next.
 RETRY_DELAY = 0.1
-#: How attempts that bring no byte are repeated: a client waits for the first.
+#: How contents that cannot be opened are tried again: a client waits for the first byte.
 RETRIES = RetryPolicy(budget=10.0)
+#: How many answers in a row that break off before their first byte are followed by another attempt.
+MAX_IDLE = 3
 #: How often a content is downloaded from its start before it counts as wrong.
 MAX_GENERATIONS = 3
 #: Maximum number of answers of which a content is put together.
@@ -112,11 +114,12 @@ class Fetch:
             self._notify()
 
     async def _fetch(self) -> None:
-        attempts = Attempts(RETRIES)
+        attempts, idle = Attempts(RETRIES), 0
         for _ in range(MAX_ATTEMPTS):
-            previous, wait = (self.generation, self.received), RETRY_DELAY
+            previous, opened, wait = (self.generation, self.received), False, RETRY_DELAY
             try:
                 async with self._open(self.received) as download:
+                    opened = True
                     await self._receive(download)
                 if self._is_whole():
                     return
@@ -126,10 +129,17 @@ class Fetch:
                     return
                 if isinstance(error, CloudRefused) and error.status == 416:
                     self._start_over()  # there are fewer bytes than have been received
-                elif previous == (self.generation, self.received):
+                elif not opened:
                     wait = attempts.failed(error)
-            if previous != (self.generation, self.received):
+                elif previous == (self.generation, self.received):
+                    idle += 1
+                    if idle > MAX_IDLE:
+                        raise
+                    wait = RETRIES.backoff.after(idle)
+            if opened:
                 attempts = Attempts(RETRIES)
+            if previous != (self.generation, self.received):
+                idle = 0
             await asyncio.sleep(wait)
         raise ContentWrongError("the storage did not deliver the complete file")
 

@@ -17,6 +17,7 @@ from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudUnreachable
 from proxy.cloud.resilience import Backoff, RetryPolicy
 from proxy.files import fetch
+from proxy.files.blobs import BlobError
 from proxy.files.contents import HELD_BACK, Content, ContentBrokenError
 from proxy.files.namespace import make_record
 from proxy.files.service import Files
@@ -274,7 +275,7 @@ async def test_a_storage_that_is_overloaded_for_a_moment_is_asked_again(
     assert downloads(simulator) == 3
 
 
-async def test_bytes_that_came_begin_the_patience_anew(
+async def test_an_answer_that_came_begins_the_patience_anew(
     open_files: OpenFiles, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class OneFailure:
@@ -290,11 +291,28 @@ async def test_bytes_that_came_begin_the_patience_anew(
             return 0.0
 
     monkeypatch.setattr(fetch, "Attempts", OneFailure)
-    nothing = (len(BIG), [CloudUnreachable("cut off", sent=True)])
+    cut_off = CloudUnreachable("cut off", sent=True)
     pieces = [BIG[at : at + 200_000] for at in range(0, len(BIG), 200_000)]
-    answers = [(len(BIG), [piece, CloudUnreachable("cut off", sent=True)]) for piece in pieces]
-    files = await open_files(Scripted(*(each for some in answers for each in (some, nothing))))
+    answers = [(len(BIG), [piece, cut_off]) for piece in pieces]
+    files = await open_files(Scripted(*(each for some in answers for each in (some, cut_off))))
     assert await bytes_of(files, stored(simulator, BIG)) == BIG
+
+
+@pytest.mark.parametrize("error", [CloudUnreachable("stalled", sent=True), BlobError("it broke")])
+async def test_answers_that_break_off_before_a_byte_are_counted_however_long_they_take(
+    open_files: OpenFiles,
+    simulator: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+    error: CloudError | BlobError,
+) -> None:
+    monkeypatch.setattr(fetch, "RETRIES", RetryPolicy(0.0, Backoff(0.01, 0.05)))
+    nothing = (len(BIG), [error])
+    some = (len(BIG), [BIG[:9], error])
+    files = await open_files(Scripted(*[nothing] * 3, some, *[nothing] * 3, (len(BIG), [BIG[9:]])))
+    assert await bytes_of(files, stored(simulator, BIG)) == BIG
+    files = await open_files(Scripted(*[nothing] * 4))
+    with pytest.raises(ContentBrokenError):
+        await bytes_of(files, stored(simulator, b"another" + BIG))
 
 
 async def test_opaque_names_are_taken_as_they_are_and_found_again(
@@ -329,16 +347,22 @@ async def test_stopping_ends_what_waits(files: Files, simulator: Simulator) -> N
 
 
 class Scripted:
-    """A source whose answers are told: the size, and pieces of bytes, or an error after them."""
+    """A source whose answers are told: the size, and pieces of bytes, or an error after them; or
+    the error of one that cannot be opened."""
 
     observations = AccountObservations()
 
-    def __init__(self, *answers: tuple[int | None, list[bytes | CloudError]]) -> None:
+    def __init__(
+        self, *answers: tuple[int | None, list[bytes | CloudError | BlobError]] | CloudError
+    ) -> None:
         self.answers = list(answers)
         self.base_url = ""
 
     def download(self, cloud_name: str, type_: str, offset: int = 0) -> Scripted:
-        self.size, self.pieces = self.answers.pop(0)
+        answer = self.answers.pop(0)
+        if isinstance(answer, CloudError):
+            raise answer
+        self.size, self.pieces = answer
         return self
 
     async def __aenter__(self) -> Scripted:
@@ -349,7 +373,7 @@ class Scripted:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         for piece in self.pieces:
-            if isinstance(piece, CloudError):
+            if isinstance(piece, Exception):
                 raise piece
             yield piece
 
