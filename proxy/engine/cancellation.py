@@ -113,7 +113,7 @@ class Cancellation:
         One that is on its way to the cloud meets the wish at its next step. On the cloud one that
         does not run is gone at once, a running one or with `interrupt` when the cloud says so.
         """
-        worker, run = self._workers.get(job.account), self._runs.get(job)
+        worker, run = self._workers.get(job.account), self._runs[job.member].get(job)
         if job.state in (JobState.RECEIVED, JobState.SUBMITTING, JobState.UNKNOWN) and run is None:
             if interrupt:
                 self._table.advance(job, interrupted=True)

@@ -8,6 +8,7 @@ made and joined. None of them knows the engine.
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -110,13 +111,13 @@ class Engine:
         forecast = Forecast(self.scheduler)
         announcer = Announcer(self.bus, term, self.metrics)
         self._table = JobTable(self.recorder, announcer)
-        self._runs: Runs = {}
+        self._runs: Runs = defaultdict(dict)
         self._news = QueueNews(self._table, self.scheduler, forecast, announcer)
         self._workers = {
             name: AccountWorker(
                 account,
                 self.scheduler,
-                self._runs,
+                self._table,
                 self.recorder,
                 self.files,
                 self.catalog,
@@ -282,8 +283,9 @@ class Engine:
             return
         if job.watched != watched:
             self._table.advance(job, watched=watched)
-        if job in self._runs:
-            self._runs[job].release()
+        run = self._runs[job.member].get(job)
+        if run is not None:
+            run.release()
         else:
             self._table.note(job, answered=True)
 
@@ -291,8 +293,9 @@ class Engine:
         """Send a replica the steps of jobs that it has not received."""
         for steps in received:
             job = self._table.get(steps.key)
-            if job in self._runs and job.order == steps.order:
-                self._runs[job].repeat(steps.epoch, steps.number)
+            run = None if job is None else self._runs[job.member].get(job)
+            if run is not None and run.job.order == steps.order:
+                run.repeat(steps.epoch, steps.number)
 
     def _cancel(self, request: CancelRequested) -> None:
         self.supervisor.spawn(self._cancellation.cancel(request), "cancel jobs")

@@ -38,11 +38,11 @@ class UnansweredError(Exception):
 class JobFinder:
     """Looks for jobs on one account, and knows which ids there are of other jobs of ours.
 
-    `followed` has the jobs that are followed on any account, `jobs` all that the storage has.
+    `live` are the ids on the cloud of all live jobs, `jobs` are those that the storage has.
     """
 
     cloud: CloudClient
-    followed: Collection[Job]
+    live: set[str]
     jobs: JobRepository
     looks: tuple[float, ...] = _LOOKS
     _marks: dict[str, object] = field(default_factory=dict)
@@ -88,10 +88,9 @@ class JobFinder:
             raise UnansweredError from error
 
     def is_new(self, job: Job, cloud_id: str) -> bool:
-        """Return whether no job that is followed and no recent one has the id that the cloud gave
-        to this one."""
-        is_followed = any(other.cloud_id == cloud_id for other in self.followed)
-        if is_followed or self._issued.setdefault(cloud_id, job.mark) != job.mark:
+        """Return whether no live job and no recent one has the id that the cloud gave to this
+        one."""
+        if cloud_id in self.live or self._issued.setdefault(cloud_id, job.mark) != job.mark:
             return False
         while len(self._issued) > _REMEMBERED:
             del self._issued[next(iter(self._issued))]
@@ -123,7 +122,7 @@ class JobFinder:
 
     async def _known(self, cloud_ids: Collection[str]) -> set[str]:
         """Return which of these ids are of jobs of ours that were answered, live or ended."""
-        known = {job.cloud_id for job in self.followed}
+        known = self.live & set(cloud_ids)
         try:
             return known | await self.jobs.knows(set(cloud_ids) - known)
         except StorageError as error:

@@ -259,8 +259,8 @@ class JobFollower:
 
     def _previous_ending(self) -> list[JobFollower]:
         """Return what follows previous jobs of the member that are about to end."""
-        previous = takewhile(lambda run: run is not self, self.runs.values())
-        return [run for run in previous if run.ending and run.job.member == self.job.member]
+        runs = self.runs[self.job.member].values()
+        return [run for run in takewhile(lambda run: run is not self, runs) if run.ending]
 
     async def _wait_for(self, previous: list[JobFollower]) -> None:
         """Wait until the ends of the member's previous jobs are sent, as on a server with one GPU.
@@ -360,5 +360,5 @@ class JobFollower:
         raise AssertionError("the waits never end")
 
 
-#: What follows jobs, in the order in which it began.
-Runs: TypeAlias = dict[Job, JobFollower]
+#: What follows jobs, by their members, in the order in which it began.
+Runs: TypeAlias = defaultdict[str, dict[Job, JobFollower]]

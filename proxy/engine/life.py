@@ -265,7 +265,7 @@ class JobLife:
                 await self._table.discard(job)
         finally:
             self._scheduler.free(job)
-            self._runs.pop(job, None)
+            self._runs[job.member].pop(job, None)
             follower.close()
 
     async def _finish(self, job: Job, follower: JobFollower, ended: Ended) -> None:
@@ -378,7 +378,7 @@ class JobLife:
         """Return a follower that takes what happens to a job from now on, if it is on the
         `cloud`."""
         held = self._budget.member(job.member, "job") if self._announcer.lossy else None
-        follower = self._runs[job] = JobFollower(
+        follower = self._runs[job.member][job] = JobFollower(
             job,
             Tracker(job.prompt_id, job.graph, job.outputs_to_execute),
             Localiser(job, self._files, self._packs, self._secrets),

@@ -79,7 +79,7 @@ class Overview:
     def run(self, asked: RunRequested) -> RunAnswered:
         """Return how far a job is, with its nodes and its last preview."""
         job = self._table.get(asked.key)
-        run = None if job is None else self._runs.get(job)
+        run = None if job is None else self._runs[job.member].get(job)
         if job is None or run is None or job.state is not JobState.RUNNING:
             return RunAnswered(None)
         progress, preview = self._seen(job).progress, run.preview
@@ -102,8 +102,8 @@ class Overview:
     def tell_running(self, message: SocketKnown) -> None:
         """Tell a socket that has just opened which node of its client runs."""
         member, client_id = message.member, message.client_id
-        for job, run in reversed(self._runs.items()):
-            if (job.member, job.client_id) == (member, client_id) and run.node is not None:
+        for job, run in reversed(self._runs[member].items()):
+            if job.client_id == client_id and run.node is not None:
                 event = Event("executing", {"node": run.node})
                 news = ClientMessage(member, client_id, event, message.socket)
                 self._announcer.publish(topic_of(member, client_id), news)
@@ -111,7 +111,7 @@ class Overview:
 
     def _seen(self, job: Job) -> JobChanged:
         """Return a live job as admins see it, with the node that runs."""
-        progress, run = job.progress, self._runs.get(job)
+        progress, run = job.progress, self._runs[job.member].get(job)
         if run is not None and job.state is JobState.RUNNING:
             far = run.progress
             progress = replace(

@@ -38,6 +38,8 @@ class JobTable:
         self._announcer = announcer
         self._count = 0
         self._jobs: dict[JobKey, Job] = {}
+        #: The ids of live jobs on the cloud.
+        self.cloud_ids: set[str] = set()
 
     def __iter__(self) -> Iterator[Job]:
         return iter(self._jobs.values())
@@ -55,6 +57,8 @@ class JobTable:
         """Add a job that is in the storage, with fields that only the engine knows."""
         self.note(job, **fields)
         self._jobs[job.key] = job
+        if job.cloud_id:
+            self.cloud_ids.add(job.cloud_id)
         self._announcer.changed(job)
 
     def advance(self, job: Job, state: JobState | None = None, **changes: Any) -> None:
@@ -68,6 +72,8 @@ class JobTable:
             _check_transition(job, state)
             changes["state"] = state
         self.note(job, **changes)
+        if job.cloud_id:
+            self.cloud_ids.add(job.cloud_id)
         self._recorder.changed(job)
         self._announcer.advanced(job, state, was_shown=was_shown, was_accepted=was_accepted)
         if state is JobState.RUNNING and STARTED in self._recorder.outbox.wanted:
@@ -137,6 +143,7 @@ class JobTable:
     def _remove(self, job: Job) -> None:
         """Take a job out; a new one with the same id, which another replica has taken in meanwhile,
         stays."""
+        self.cloud_ids.discard(job.cloud_id)
         if job in self:
             del self._jobs[job.key]
 

@@ -1,6 +1,6 @@
 """One account at work: its socket, its submissions and the jobs that are there.
 
-What belongs to one account shares nothing with another but the scheduler and the followed jobs.
+What belongs to one account shares nothing with another but the scheduler and the table of jobs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from proxy.cloud.event_socket import EventSocket, Timeouts
 from proxy.cloud.resilience import jittered
 from proxy.engine.accounts import Account
 from proxy.engine.finder import JobFinder
-from proxy.engine.follower import Runs
 from proxy.engine.policy import Policy
 from proxy.engine.preparation import Preparation
 from proxy.engine.reconciler import Reconciler
@@ -25,6 +24,7 @@ from proxy.engine.recorder import JobRecorder
 from proxy.engine.router import EventRouter
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.submitter import Submitter
+from proxy.engine.table import JobTable
 from proxy.jobs.models import JobState
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class AccountWorker:
         self,
         account: Account,
         scheduler: Scheduler,
-        runs: Runs,
+        table: JobTable,
         recorder: JobRecorder,
         files: Files,
         catalog: Catalog,
@@ -71,7 +71,7 @@ class AccountWorker:
         self.preparation = Preparation(
             account, recorder, files.graphs, catalog, self.socket, timeouts, policy.send_partner_key
         )
-        self.finder = JobFinder(account.cloud, runs, recorder.jobs)
+        self.finder = JobFinder(account.cloud, table.cloud_ids, recorder.jobs)
         self.submitter = Submitter(
             account.cloud,
             self.finder,

@@ -12,7 +12,6 @@ from jobs.samples import job
 
 from proxy.cloud.client import CloudClient
 from proxy.engine.finder import MARK, JobFinder
-from proxy.jobs.models import Job
 from proxy.simulator import Simulator
 from proxy.storage.database import StorageError
 from proxy.translate.snapshots import Snapshot
@@ -50,8 +49,8 @@ class Cloud:
         return {MARK: self.mark}
 
 
-def finder_over(cloud: Any, rows: Any, *followed: Job) -> JobFinder:
-    return JobFinder(cloud, followed, rows)
+def finder_over(cloud: Any, rows: Any, *live: str) -> JobFinder:
+    return JobFinder(cloud, set(live), rows)
 
 
 async def test_a_job_is_found_by_its_mark_alone(simulator: Simulator, tmp_path: Path) -> None:
@@ -68,20 +67,20 @@ async def test_a_job_is_found_by_its_mark_alone(simulator: Simulator, tmp_path: 
         await client.close()
 
 
-async def test_jobs_that_are_followed_or_stored_are_not_candidates() -> None:
-    lost, followed = job("lost"), job("followed", cloud_id="followed")
-    cloud = Cloud(lost.mark, "followed", "of the history")
-    assert await finder_over(cloud, Rows("of the history"), followed).find(lost) is None
-    assert await finder_over(cloud, Rows(), followed).find(lost) == "of the history"
-    assert await finder_over(cloud, Rows(broken=True), followed).find(lost) == "of the history"
+async def test_jobs_that_are_live_or_stored_are_not_candidates() -> None:
+    lost = job("lost")
+    cloud = Cloud(lost.mark, "live", "of the history")
+    assert await finder_over(cloud, Rows("of the history"), "live").find(lost) is None
+    assert await finder_over(cloud, Rows(), "live").find(lost) == "of the history"
+    assert await finder_over(cloud, Rows(broken=True), "live").find(lost) == "of the history"
 
 
 async def test_an_id_of_another_job_is_not_new() -> None:
-    finder = finder_over(Cloud(""), Rows("of the history"), job("followed", cloud_id="followed"))
+    finder = finder_over(Cloud(""), Rows("of the history"), "live")
     assert finder.is_new(job("one"), "a")
     assert finder.is_new(job("one"), "a")
     assert not finder.is_new(job("two"), "a")
-    assert not finder.is_new(job("two"), "followed")
+    assert not finder.is_new(job("two"), "live")
     assert await finder.has_ended("of the history")
     assert not await finder.has_ended("b")
     assert not await finder_over(Cloud(""), Rows(broken=True)).has_ended("of the history")

@@ -167,7 +167,8 @@ async def test_nothing_is_told_of_a_job_before_its_client_has_the_answer(
         job = await rig.store(rig.job(graphs.plain()))
         rig.bus.publish("engine", JobReceived(job.key, job.order, job))
         await until(lambda: [done.status for done in simulator.jobs.values()] == ["completed"])
-        await until(lambda: job in rig.engine._runs and rig.engine._runs[job].ending)
+        runs = rig.engine._runs[job.member]
+        await until(lambda: job in runs and runs[job].ending)
         assert rig.received == []
         rig.bus.publish("engine", JobReleased(job.key, watched=False))
         assert (await rig.ended(job)).state == "succeeded"

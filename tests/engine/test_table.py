@@ -140,6 +140,19 @@ async def test_a_job_that_leaves_does_not_take_a_new_one_with_its_id_along(world
     assert world.table.get(latter.key) is latter
 
 
+async def test_the_id_on_the_cloud_of_a_live_job_is_known_whether_it_is_followed_or_not(
+    world: World,
+) -> None:
+    taken_over = world.add(job(state=JobState.SUBMITTED, account="removed", cloud_id="a"))
+    sent = world.add(job("two", state=JobState.SUBMITTING))
+    world.table.advance(sent, JobState.SUBMITTED, cloud_id="b")
+    assert world.table.cloud_ids == {"a", "b"}
+    await world.table.discard(taken_over)
+    await world.table.finish(sent, END)
+    world.table.leave(sent, END)
+    assert not world.table.cloud_ids
+
+
 async def test_nor_does_one_that_is_discarded(world: World) -> None:
     former = world.add(job(state=JobState.QUEUED, accepted=True))
     latter = job(state=JobState.QUEUED, accepted=True)

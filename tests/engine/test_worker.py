@@ -23,7 +23,7 @@ async def test_another_key_is_used_for_calls_and_makes_the_account_well(
     account = Account("one", client, "an old key", slots=Slots(1))
     world = World(one=account)
     parts: Any = (world.recorder, Files(), Catalog(), None)
-    worker = AccountWorker(account, world.scheduler, world.runs, *parts, Policy(), Timeouts())
+    worker = AccountWorker(account, world.scheduler, world.table, *parts, Policy(), Timeouts())
     account.health.failed("dead_key", 0.0)
     try:
         await worker.use_key(simulator.key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -112,7 +113,7 @@ class World:
         recorder: Any = self.recorder
         self.table = JobTable(recorder, self.announcer)
         self.news = QueueNews(self.table, self.scheduler, self.forecast, self.announcer)
-        self.runs: dict[Job, Any] = {}
+        self.runs: defaultdict[str, dict[Job, Any]] = defaultdict(dict)
         self.overview = Overview(
             self.table, self.runs, self.scheduler, self.forecast, {}, self.announcer
         )
@@ -127,7 +128,7 @@ class World:
 
     def follow(self, job: Job, node: str | None = "1") -> FakeRun:
         self.table.add(job)
-        run = self.runs[job] = FakeRun(job, node)
+        run = self.runs[job.member][job] = FakeRun(job, node)
         return run
 
     def counted(self, name: str, **labels: str) -> float | None:
