@@ -21,6 +21,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from api.test_server import certify
 from process import TIMEOUT, child, command, serving
+from servers import free_port
 from terminal import at_terminal
 
 from proxy import __version__
@@ -511,9 +512,7 @@ async def test_check_can_look_at_the_simulator(tmp_path: Path) -> None:
 
 
 async def test_it_listens_on_several_addresses(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     both = "127.0.0.1, 127.0.0.2"
     async with (
         serving(tmp_path, "--simulate", "--host", both, port=port),
