@@ -253,6 +253,8 @@ class Uploads:
             cloud_name = await self._deliver(account, received, record.filename)
         except CloudError as error:
             raise _not_sent(record.filename, error) from error
+        finally:
+            lease.release()  # an error that is kept would keep it, too
         changed = record
         if again:
             changed = replace(record, cloud_name=cloud_name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from blake3 import blake3
 from files.conftest import OpenFiles
 from files.helpers import (
     BLUE,
@@ -105,6 +106,18 @@ async def test_bytes_that_one_account_refuses_are_not_offered_to_the_next(
     with pytest.raises(LocalError, match="not a picture"):
         await upload(files, RED)
     assert clouds["two"].sent == []
+
+
+async def test_an_error_that_is_kept_keeps_no_content_in_the_cache(
+    open_files: OpenFiles, clouds: dict[str, MemoryCloud]
+) -> None:
+    files = await open_files(clouds, cache_bytes=0)
+    await upload(files, RED)
+    clouds["two"].refuse = CloudUnreachable("x")
+    with pytest.raises(LocalError) as kept:
+        await loaded(files, "cat.png", "two")
+    assert blake3(RED).hexdigest() not in files.cache
+    assert kept.value.is_passing
 
 
 async def test_a_member_uploads_to_the_accounts_that_are_theirs(
