@@ -189,7 +189,11 @@ class Scheduler:
         """Note what a submission shows of the health of the account."""
         match outcome:
             case Sent() | Refused(by_cloud=True):
-                self._accounts[job.account].health.renewed()
+                health = self._accounts[job.account].health
+                was_well = health.well
+                health.renewed()
+                if not was_well:
+                    self.changed()
             case Elsewhere(refusal=refusal, fault=fault, retry_after=retry_after):
                 self._suspend(job.account, fault, refusal, retry_after)
 

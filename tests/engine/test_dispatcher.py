@@ -19,7 +19,8 @@ from proxy.cloud.resilience import Backoff
 from proxy.engine import accounts as account_health
 from proxy.engine.dispatcher import Dispatcher
 from proxy.engine.policy import Policy
-from proxy.jobs.models import Job
+from proxy.jobs.conversion import job_of_request
+from proxy.jobs.models import Job, JobRequest, JobState
 from proxy.simulator import Simulator
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError
@@ -75,6 +76,20 @@ async def test_a_job_keeps_its_place_while_the_account_rests(
         await rig.ended(second)
     marks = [job.extra_data["comfy_cloud_proxy"] for job in simulator.jobs.values()]
     assert marks[1:] == [first.mark, second.mark]
+
+
+async def test_all_jobs_go_once_the_first_has_shown_that_the_account_is_well_again(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(account_health.RESTS, "unreachable", Backoff(0.1, 0.1))
+    simulator.switches.refuse_prompt = "UNAVAILABLE"
+    waiting = [job_of_request("local", JobRequest(gated.GRAPH), prompt_id=name) for name in "ab"]
+    for left in waiting:
+        left.state, left.accepted = JobState.QUEUED, True
+    async with running_engine(simulator, tmp_path, *waiting, slots=2, submit_timeout=0.0):
+        await simulator.wait_for_calls(SUBMIT, 2)
+        simulator.switches.refuse_prompt = None
+        await until(lambda: len(simulator.jobs) == 2)
 
 
 async def test_a_new_job_tries_a_resting_account_and_tells_its_client_why_it_rests(
