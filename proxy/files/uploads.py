@@ -254,7 +254,7 @@ class Uploads:
         except CloudError as error:
             raise _not_sent(record.filename, error) from error
         finally:
-            lease.release()  # an error that is kept would keep it, too
+            del lease  # the traceback of an error that is kept would keep it, too
         changed = record
         if again:
             changed = replace(record, cloud_name=cloud_name)

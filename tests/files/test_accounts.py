@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -20,6 +23,7 @@ from files.helpers import (
 )
 
 from proxy.cloud.errors import CloudRefused, CloudUnauthorized, CloudUnreachable
+from proxy.files.fetch import Fetch
 from proxy.files.service import Files
 from proxy.translate.errors import LocalError
 
@@ -118,6 +122,34 @@ async def test_an_error_that_is_kept_keeps_no_content_in_the_cache(
         await loaded(files, "cat.png", "two")
     assert blake3(RED).hexdigest() not in files.cache
     assert kept.value.is_passing
+
+
+async def test_an_upload_to_another_account_takes_no_content_from_who_waits_for_it_too(
+    open_files: OpenFiles, clouds: dict[str, MemoryCloud], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait, waiting, both_wait = Fetch.wait, [], asyncio.Event()
+
+    async def counted(fetch: Fetch, *enough: float) -> None:
+        waiting.append(fetch)
+        if len(waiting) == 2:
+            both_wait.set()
+        await wait(fetch, *enough)
+
+    @asynccontextmanager
+    async def held_back(*args: Any) -> AsyncIterator[Any]:
+        await both_wait.wait()
+        async with MemoryCloud.download(clouds["one"], *args) as download:
+            yield download
+
+    monkeypatch.setattr(Fetch, "wait", counted)
+    monkeypatch.setattr(clouds["one"], "download", held_back)
+    files = await open_files(clouds, cache_bytes=0)
+    await upload(files, RED)
+    whole = files.library.whole(await record_of(files))
+    async with asyncio.timeout(60):
+        lease, _ = await asyncio.gather(whole, loaded(files, "cat.png", "two"))
+    assert waiting[0] is waiting[1]
+    assert lease.path.read_bytes() == RED
 
 
 async def test_a_member_uploads_to_the_accounts_that_are_theirs(
