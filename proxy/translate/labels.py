@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import filterfalse
 from typing import Any
 
 from proxy.translate.jobs import inputs_of
@@ -45,9 +46,7 @@ def _labels(graph: Mapping[str, Any], extra_data: Mapping[str, Any]) -> Iterator
             if name in given:
                 yield _model(given[name])
     classes = list(map(_class, graph.values()))
-    for class_type in classes:
-        if not _DULL.match(class_type):
-            yield class_type
+    yield from filterfalse(_DULL.match, classes)
     yield from classes
 
 
