@@ -57,7 +57,7 @@ from proxy.storage.spending import (
 from proxy.storage.statements import chunks, run
 from proxy.storage.tables import history, jobs
 from proxy.storage.usage import UsageRow, add_usage, day_of, submitted_on
-from proxy.storage.webhooks import WebhookMessage, add_message
+from proxy.storage.webhooks import WebhookMessage, add_messages
 
 
 class JobKey(NamedTuple):
@@ -245,8 +245,7 @@ class JobRepository(Repository):
             sent = [order for order, fields in written if fields.get("cloud_id")]
             forget_credentials(connection, sent)
             put_shares(connection, shares)
-            for message in messages:
-                add_message(connection, message)
+            add_messages(connection, messages)
             return gone
 
         return await self.database.write(work)
@@ -306,8 +305,7 @@ class JobRepository(Repository):
             add_usage(connection, usage)
             add_costs(connection, costs)
             put_shares(connection, shares)
-            for message in sent:
-                add_message(connection, message)
+            add_messages(connection, sent)
             return Recorded(ordinal, tuple(forgotten), before)
 
         try:

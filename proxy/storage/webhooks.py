@@ -6,7 +6,7 @@ wants its type: none is lost, and none tells what did not happen.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -197,8 +197,7 @@ class WebhookRepository(Repository):
         def work(connection: Connection) -> None:
             check_fence(connection, fence)
             put_meta(connection, _ACCOUNTS, dict(troubles))
-            for message in messages:
-                add_message(connection, message)
+            add_messages(connection, messages)
 
         await self.database.write(work)
 
@@ -231,13 +230,14 @@ class WebhookRepository(Repository):
         return int(count)
 
 
-def add_message(connection: Connection, message: WebhookMessage) -> None:
-    """Write the deliveries of a message to all endpoints that want it, in the caller's unit."""
-    for row in run(connection, _WANTING, {"m": message.member}).all():
-        if message.type in msgspec.json.decode(row.types):
-            _deliver(connection, row.id, message)
-    if message.url:
-        _deliver(connection, _endpoint_for_jobs(connection, message), message, message.url)
+def add_messages(connection: Connection, messages: Iterable[WebhookMessage]) -> None:
+    """Write the deliveries of each message to all endpoints that want it, in the caller's unit."""
+    for message in messages:
+        for row in run(connection, _WANTING, {"m": message.member}).all():
+            if message.type in msgspec.json.decode(row.types):
+                _deliver(connection, row.id, message)
+        if message.url:
+            _deliver(connection, _endpoint_for_jobs(connection, message), message, message.url)
 
 
 def remove_webhooks(connection: Connection, members: Collection[str]) -> None:

@@ -7,7 +7,7 @@ import json
 from proxy.storage.database import Database
 from proxy.storage.leases import ENGINE, Fence, LeaseRepository
 from proxy.storage.webhook_deliveries import Attempted, Claimed, WebhookDeliveryRepository
-from proxy.storage.webhooks import StoredWebhook, WebhookMessage, WebhookRepository, add_message
+from proxy.storage.webhooks import StoredWebhook, WebhookMessage, WebhookRepository, add_messages
 
 DELIVERED = Attempted("delivered", 204)
 AGAIN = Attempted("waiting", 500, "The endpoint answered 500.", 60.0)
@@ -31,10 +31,7 @@ class Room:
         self.deliveries = WebhookDeliveryRepository(database)
 
     async def tell(self, *messages: WebhookMessage) -> None:
-        for message in messages:
-            await self.database.write(
-                lambda connection, message=message: add_message(connection, message)
-            )
+        await self.database.write(lambda connection: add_messages(connection, messages))
 
     async def claim(self, limit: int = 99, hold: float = 60.0, **under_way: int) -> list[Claimed]:
         return await self.deliveries.claim(limit, under_way, hold=hold, fence=self.fence)

@@ -21,7 +21,7 @@ from proxy.storage.database import Database
 from proxy.storage.encryption import Cipher
 from proxy.storage.leases import ENGINE, Fence, LeaseRepository
 from proxy.storage.webhook_deliveries import WebhookDeliveryRepository
-from proxy.storage.webhooks import GATEWAY, StoredDelivery, WebhookRepository, add_message
+from proxy.storage.webhooks import GATEWAY, StoredDelivery, WebhookRepository, add_messages
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError
 from proxy.webhooks.addresses import WebhookAddresses
@@ -68,7 +68,7 @@ class Post:
 
     async def tell(self, member: str = "anna", type_: str = "job.completed") -> str:
         made = message(type_, member, {})
-        await self.database.write(lambda connection: add_message(connection, made))
+        await self.database.write(lambda connection: add_messages(connection, [made]))
         self.outbox.news.set()
         return made.id
 
@@ -278,7 +278,7 @@ async def test_a_message_of_more_than_a_day_ago_is_attempted_once(post: Post) ->
     post.receiver.answer("/one", 500)
     endpoint = await post.add("one")
     old = msgspec.structs.replace(message("job.completed", "anna", {}), created=1_000)
-    await post.database.write(lambda connection: add_message(connection, old))
+    await post.database.write(lambda connection: add_messages(connection, [old]))
     engine = await post.delivering()
     delivery = await post.until(endpoint, "failed")
     assert (delivery.message, delivery.attempts) == (old.id, 1)
