@@ -39,7 +39,7 @@ check: $(DEV) ## check style, formatting, types, generated pages, settings and r
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/windows
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/windows proxy
 	$(BIN)/python docs/reference.py --check
 	$(BIN)/python docs/checks.py
 
