@@ -114,9 +114,9 @@ class Fetch:
             self._notify()
 
     async def _fetch(self) -> None:
-        attempts, idle = Attempts(RETRIES), 0
+        patience = _Patience()
         for _ in range(MAX_ATTEMPTS):
-            previous, opened, wait = (self.generation, self.received), False, RETRY_DELAY
+            before, opened, wait = (self.generation, self.received), False, RETRY_DELAY
             try:
                 async with self._open(self.received) as download:
                     opened = True
@@ -124,22 +124,14 @@ class Fetch:
                 if self._is_whole():
                     return
                 self._start_over()
+                patience = _Patience()
             except (CloudError, BlobError) as error:
                 if self.expected is not None and self._is_whole():
                     return
                 if isinstance(error, CloudRefused) and error.status == 416:
                     self._start_over()  # there are fewer bytes than have been received
-                elif not opened:
-                    wait = attempts.failed(error)
-                elif previous == (self.generation, self.received):
-                    idle += 1
-                    if idle > MAX_IDLE:
-                        raise
-                    wait = RETRIES.backoff.after(idle)
-            if opened:
-                attempts = Attempts(RETRIES)
-            if previous != (self.generation, self.received):
-                idle = 0
+                advanced = before != (self.generation, self.received)
+                wait = patience.after(error, opened=opened, advanced=advanced)
             await asyncio.sleep(wait)
         raise ContentWrongError("the storage did not deliver the complete file")
 
@@ -192,3 +184,26 @@ class Fetch:
     def _notify(self) -> None:
         changed, self.changed = self.changed, asyncio.Event()
         changed.set()
+
+
+class _Patience:
+    """How long a download is attempted that brings nothing."""
+
+    def __init__(self) -> None:
+        self._opening = Attempts(RETRIES)
+        self._idle = 0
+
+    def after(self, error: CloudError | BlobError, *, opened: bool, advanced: bool) -> float:
+        """Return the seconds before the next attempt, after one that `opened` an answer or not,
+        and `advanced` with its bytes or not. Raises the error of the last attempt."""
+        if opened:
+            self._opening = Attempts(RETRIES)
+        if advanced:
+            self._idle = 0
+            return RETRY_DELAY
+        if not opened:
+            return self._opening.failed(error)
+        self._idle += 1
+        if self._idle > MAX_IDLE:
+            raise error
+        return RETRIES.backoff.after(self._idle)
