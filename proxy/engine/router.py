@@ -134,13 +134,11 @@ class EventRouter:
         cloud_id = events.concerns_a_job(type_, data)
         if cloud_id is None:
             return
-        if type_ == "executing" and data.get("node") is None:
+        if events.is_terminal(type_, data) or (type_ == "executing" and data.get("node") is None):
             self._running.discard(cloud_id)
         elif type_ in _OF_RUNNING_JOBS:
             self._running.add(cloud_id)
             self._latest = cloud_id
-        elif events.is_terminal(type_, data):
-            self._running.discard(cloud_id)
         self._deliver(cloud_id, EventReceived(type_, data))
 
     def on_frame(self, data: bytes) -> None:
