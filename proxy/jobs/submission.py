@@ -76,7 +76,8 @@ class SubmissionService:
 
     def _hear(self, message: object) -> None:
         if isinstance(message, JobAnswered) and message.key in self._answers:
-            self._answers[message.key].put_nowait(message)
+            with suppress(asyncio.QueueFull):
+                self._answers[message.key].put_nowait(message)
 
     @asynccontextmanager
     async def submitted(self, member: str, request: JobRequest) -> AsyncIterator[dict[str, Any]]:
@@ -164,7 +165,7 @@ class SubmissionService:
     async def _answer(self, job: Job) -> dict[str, Any]:
         """Return what the cloud found wrong with single nodes of a job, once the engine has
         accepted it. Raises `LocalError`."""
-        answers = self._answers[job.key] = asyncio.Queue[JobAnswered]()
+        answers = self._answers[job.key] = asyncio.Queue[JobAnswered](1)
         try:
             self.bus.publish("engine", JobReceived(job.key, job.order, job))
             # The client gets its answer before the engine goes on with the job.
