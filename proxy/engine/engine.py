@@ -26,6 +26,7 @@ from proxy.engine.announcer import Announcer
 from proxy.engine.bookkeeper import Bookkeeper
 from proxy.engine.cancellation import Cancellation
 from proxy.engine.dispatcher import Dispatcher
+from proxy.engine.finder import REMEMBERED
 from proxy.engine.follower import Runs
 from proxy.engine.forecast import Forecast
 from proxy.engine.intake import Intake
@@ -187,6 +188,7 @@ class Engine:
         """
         await self.run_times.load()
         jobs, shares = await self.recorder.load()
+        ended = await self.recorder.jobs.history.newest_cloud_ids(REMEMBERED)
         self.scheduler.restore(shares)
         for job in jobs:
             self._resume(job)
@@ -206,6 +208,7 @@ class Engine:
         keep(self._news.run, "tell of the queue")
         keep(self.bookkeeper.run, "read what was booked")
         for name, worker in self._workers.items():
+            worker.finder.note_ended(reversed(ended))
             await worker.socket.start()
             keep(worker.reconciler.run, f"reconcile {name}")
             keep(worker.follow_plan, f"follow the plan of {name}")

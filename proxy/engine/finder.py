@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from uuid import NAMESPACE_URL, uuid5
 
@@ -23,8 +23,8 @@ MARK = "comfy_cloud_proxy"
 #: How many of the account's newest jobs are looked at when one is sought.
 _RECENT = 100
 
-#: Of how many jobs the mark is remembered.
-_REMEMBERED = 2000
+#: Of how many jobs the mark is remembered, and the id.
+REMEMBERED = 2000
 
 #: Seconds before each look for a job that has just been submitted.
 _LOOKS = (0.0, 0.5, 1.5)
@@ -46,7 +46,7 @@ class JobFinder:
     jobs: JobRepository
     looks: tuple[float, ...] = _LOOKS
     _marks: dict[str, object] = field(default_factory=dict)
-    #: The marks of jobs by the ids that the cloud gave them.
+    #: The marks of jobs by the ids that the cloud gave them; none for those of before the start.
     _issued: dict[str, str] = field(default_factory=dict)
 
     async def find(self, job: Job) -> str | None:
@@ -87,22 +87,18 @@ class JobFinder:
         except CloudError as error:
             raise UnansweredError from error
 
+    def note_ended(self, cloud_ids: Iterable[str]) -> None:
+        """Note the ids of jobs that ended before the start, beginning with the oldest."""
+        self._issued.update(dict.fromkeys(cloud_ids, ""))
+
     def is_new(self, job: Job, cloud_id: str) -> bool:
         """Return whether no live job and no recent one has the id that the cloud gave to this
         one."""
         if cloud_id in self.live or self._issued.setdefault(cloud_id, job.mark) != job.mark:
             return False
-        while len(self._issued) > _REMEMBERED:
+        while len(self._issued) > REMEMBERED:
             del self._issued[next(iter(self._issued))]
         return True
-
-    async def has_ended(self, cloud_id: str) -> bool:
-        """Return whether a job of the history had this id; not if the storage cannot be read."""
-        try:
-            return await self.jobs.history.has_cloud_id(cloud_id)
-        except StorageError as error:
-            log.warning("jobs_read_failed", error=str(error))
-            return False
 
     def wanted_id(self, job: Job) -> str | None:
         """Return the id that a job is to have on the cloud, the same each time that it is sent.
@@ -136,6 +132,6 @@ class JobFinder:
             if extra_data is None:
                 return None
             self._marks[cloud_id] = extra_data.get(MARK)
-            while len(self._marks) > _REMEMBERED:
+            while len(self._marks) > REMEMBERED:
                 del self._marks[next(iter(self._marks))]
         return self._marks[cloud_id]

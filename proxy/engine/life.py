@@ -47,7 +47,6 @@ from proxy.engine.recorder import JobRecorder
 from proxy.engine.recovery import Recovery
 from proxy.engine.run_times import RunTimes
 from proxy.engine.scheduler import Scheduler
-from proxy.engine.submitter import job_id_repeated
 from proxy.engine.table import JobTable
 from proxy.engine.tracker import Ended, SnapshotReceived, Tracker
 from proxy.engine.worker import AccountWorker
@@ -218,21 +217,15 @@ class JobLife:
         """Follow a job that the cloud has to its end; a new job's client gets its answer first."""
         worker = self._workers[job.account]
         follower = self._follower(job, worker.cloud)
-        was_on_cloud, was_accepted = job.is_on_cloud, job.accepted
+        was_accepted = job.accepted
         self._take(job, sent)
-        with worker.router.submission():  # its events wait until the id is known to be its own
-            if not was_accepted:
-                await asyncio.sleep(0)  # the client gets its answer before anything else is done
-            elif sent.node_errors:
-                log.warning("nodes_omitted", nodes=sorted(sent.node_errors))
-            is_own = was_on_cloud or not await worker.finder.has_ended(sent.cloud_id)
-            if is_own:
-                worker.router.add(job.cloud_id, follower)
-                worker.reconciler.job_added()
-        if not is_own:
-            log.error("job_id_repeated", cloud_job=sent.cloud_id)
-            follower.post(_ended(job, "failed", failure_of(job_id_repeated())))
-        elif job.interrupted:
+        worker.router.add(job.cloud_id, follower)
+        worker.reconciler.job_added()
+        if not was_accepted:
+            await asyncio.sleep(0)  # the client gets its answer before anything else is done
+        elif sent.node_errors:
+            log.warning("nodes_omitted", nodes=sorted(sent.node_errors))
+        if job.interrupted:
             await worker.abandon(job.cloud_id)
             follower.read_detail()
         try:

@@ -177,7 +177,7 @@ class Submitter:
             self.cloud.observations.learn("prompt_id", "minted")
         if not self.finder.is_new(job, submission.cloud_id):
             log.error("job_id_repeated", cloud_job=submission.cloud_id)
-            return _Try(Refused(job_id_repeated()), lost=True, last=True)
+            return _Try(Refused(_repeated()), lost=True, last=True)
         return Sent(submission.cloud_id, submission.node_errors)
 
     async def _of_member(self, job: Job, outcome: Outcome) -> Outcome:
@@ -269,8 +269,7 @@ def _unreadable() -> LocalError:
     )
 
 
-def job_id_repeated() -> LocalError:
-    """Return the error of a job that the cloud has given the id of another one."""
+def _repeated() -> LocalError:
     return LocalError(
         "job_id_repeated",
         "Comfy Cloud answered with the id of another job, so this job cannot be followed. If the "

@@ -111,7 +111,12 @@ _COLUMNS = [column.name for column in history.c]
 _DROP = delete(history).where(history.c.order == _ORDER)
 _DROP_PAYLOAD = delete(job_payloads).where(job_payloads.c.order == _ORDER)
 _HAS = select(history.c.order).where(history.c.order == _ORDER)
-_HAS_CLOUD_ID = select(history.c.order).where(history.c.cloud_id == bindparam("cloud_id")).limit(1)
+_CLOUD_IDS = (
+    select(history.c.cloud_id)
+    .where(history.c.cloud_id != "")
+    .order_by(history.c.order.desc())
+    .limit(bindparam("limit"))
+)
 _PREVIOUS = select(history.c.order, history.c.sequence).where(
     _MINE, history.c.prompt_id == bindparam("i")
 )
@@ -171,9 +176,9 @@ class HistoryRepository(Repository):
         """Return whether a job is in the history."""
         return await self._first(_HAS, {"job_order": order}) is not None
 
-    async def has_cloud_id(self, cloud_id: str) -> bool:
-        """Return whether a job that has ended had this id on its account."""
-        return await self._first(_HAS_CLOUD_ID, {"cloud_id": cloud_id}) is not None
+    async def newest_cloud_ids(self, limit: int) -> list[str]:
+        """Return the ids on the cloud of at most `limit` jobs that have ended, the newest first."""
+        return [row.cloud_id for row in await self._all(_CLOUD_IDS, {"limit": limit})]
 
     async def entry(self, member: str, prompt_id: str) -> HistoryEntry | None:
         """Return an entry of the history."""

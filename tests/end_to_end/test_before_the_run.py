@@ -13,7 +13,7 @@ from team import bearer, running_team
 from waiting import ids, running, until
 
 from proxy.api import jobs
-from proxy.engine.finder import JobFinder
+from proxy.engine.follower import JobFollower
 from proxy.simulator import Simulator
 
 #: Longer than any test: the cloud has the job and does not begin it.
@@ -54,16 +54,16 @@ async def test_a_client_has_its_answer_before_the_engine_goes_on_with_the_job(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = []
-    has_ended = JobFinder.has_ended
+    follow = JobFollower.follow
 
-    async def look(finder: JobFinder, cloud_id: str) -> bool:
+    async def begin(follower: JobFollower) -> object:
         order.append("the engine goes on")
-        return await has_ended(finder, cloud_id)
+        return await follow(follower)
 
     def note(*_: object, **__: object) -> None:
         order.append("the answer was sent")
 
-    monkeypatch.setattr(JobFinder, "has_ended", look)
+    monkeypatch.setattr(JobFollower, "follow", begin)
     monkeypatch.setattr(jobs, "note", note)
     await client.submit(graphs.plain())
     await until(lambda: len(order) == 2)

@@ -11,7 +11,7 @@ from engine.rig import running_engine
 from jobs.samples import job
 
 from proxy.cloud.client import CloudClient
-from proxy.engine.finder import MARK, JobFinder
+from proxy.engine.finder import MARK, REMEMBERED, JobFinder
 from proxy.simulator import Simulator
 from proxy.storage.database import StorageError
 from proxy.translate.snapshots import Snapshot
@@ -23,15 +23,11 @@ class Rows:
     def __init__(self, *cloud_ids: str, broken: bool = False) -> None:
         self.cloud_ids = set(cloud_ids)
         self.broken = broken
-        self.history = self
 
     async def knows(self, cloud_ids: set[str]) -> set[str]:
         if self.broken:
             raise StorageError("disk full")
         return cloud_ids & self.cloud_ids
-
-    async def has_cloud_id(self, cloud_id: str) -> bool:
-        return cloud_id in await self.knows({cloud_id})
 
 
 class Cloud:
@@ -75,12 +71,20 @@ async def test_jobs_that_are_live_or_stored_are_not_candidates() -> None:
     assert await finder_over(cloud, Rows(broken=True), "live").find(lost) == "of the history"
 
 
-async def test_an_id_of_another_job_is_not_new() -> None:
-    finder = finder_over(Cloud(""), Rows("of the history"), "live")
+def test_an_id_of_another_job_is_not_new() -> None:
+    finder = finder_over(Cloud(""), Rows(), "live")
+    finder.note_ended(["of an earlier start"])
     assert finder.is_new(job("one"), "a")
     assert finder.is_new(job("one"), "a")
     assert not finder.is_new(job("two"), "a")
     assert not finder.is_new(job("two"), "live")
-    assert await finder.has_ended("of the history")
-    assert not await finder.has_ended("b")
-    assert not await finder_over(Cloud(""), Rows(broken=True)).has_ended("of the history")
+    assert not finder.is_new(job("two"), "of an earlier start")
+
+
+def test_the_newest_ids_are_remembered() -> None:
+    finder = finder_over(Cloud(""), Rows())
+    finder.note_ended(map(str, range(REMEMBERED)))
+    assert finder.is_new(job("one"), "a")
+    assert not finder.is_new(job("two"), "a")
+    assert not finder.is_new(job("two"), "1")
+    assert finder.is_new(job("two"), "0")

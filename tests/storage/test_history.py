@@ -157,11 +157,12 @@ async def test_a_job_is_in_the_history_when_it_has_ended(jobs: JobRepository) ->
     assert not await jobs.history.has(lives)
 
 
-async def test_the_history_knows_the_ids_on_the_cloud(jobs: JobRepository) -> None:
-    await jobs.insert(job("b", cloud_id="c2"), PAYLOAD)
-    await run(jobs, job("a"), cloud_id="c1")
-    assert await jobs.history.has_cloud_id("c1")
-    assert not await jobs.history.has_cloud_id("c2")
+async def test_the_history_knows_the_newest_ids_on_the_cloud(jobs: JobRepository) -> None:
+    await jobs.insert(job("lives", cloud_id="c0"), PAYLOAD)
+    for name, cloud_id in (("a", "c1"), ("b", ""), ("c", "c2"), ("d", "c3")):
+        await run(jobs, job(name), cloud_id=cloud_id)
+    assert await jobs.history.newest_cloud_ids(2) == ["c3", "c2"]
+    assert await jobs.history.newest_cloud_ids(9) == ["c3", "c2", "c1"]
 
 
 # --- lists ---------------------------------------------------------------------------------
