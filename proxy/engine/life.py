@@ -220,7 +220,6 @@ class JobLife:
         was_accepted = job.accepted
         self._take(job, sent)
         worker.router.add(job.cloud_id, follower)
-        worker.reconciler.job_added()
         if not was_accepted:
             await asyncio.sleep(0)  # the client gets its answer before anything else is done
         elif sent.node_errors:

@@ -52,16 +52,11 @@ class Reconciler:
     socket: EventSocket
     policy: Policy
     longest_wait: float = 60.0
-    _live: asyncio.Event = field(default_factory=asyncio.Event)
     _now: asyncio.Event = field(default_factory=asyncio.Event)
     _failures: int = 0
     _least_wait: float = 0.0
     _unread_since: float | None = None
     _key_refused: bool = False
-
-    def job_added(self) -> None:
-        """Begin to read: there is a live job."""
-        self._live.set()
 
     def read_soon(self) -> None:
         """Do not wait for the next reading: the socket was lost or has come back."""
@@ -70,10 +65,6 @@ class Reconciler:
     async def run(self) -> None:
         """Continue until cancelled. While nothing is live, nothing is read."""
         while True:
-            if not self.followed:
-                self._live.clear()
-                await self._live.wait()
-                self._now.clear()
             await self._pause()
             self._now.clear()
             if not self.followed:

@@ -183,7 +183,6 @@ async def test_while_nothing_is_live_nothing_is_read(
         await asyncio.sleep(0.1)
         assert cloud.asked == []
         followers["a"] = FakeFollower()
-        reconciler.job_added()
         await cloud.until_asked(2)
         followers.clear()
         await asyncio.sleep(0.05)
