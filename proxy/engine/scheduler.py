@@ -31,7 +31,7 @@ class Scheduler:
     A job has its slot from the moment at which its turn comes until the cloud has reported its
     end. The health of the accounts follows what happens to jobs. `member` gives weight and limits
     of a member, `clock` the monotonic time in seconds; `wake` is called when a waiting job may have
-    got its turn. `version` grows with every change of what waits, and why.
+    got its turn, or has left. `version` grows with every change of what waits, and why.
     """
 
     def __init__(
@@ -64,7 +64,8 @@ class Scheduler:
     def changed(self) -> None:
         """Note that a waiting job may have got its turn, or waits for another reason."""
         self.version += 1
-        self._wake()
+        if len(self.queue):
+            self._wake()
 
     # --- what waits ------------------------------------------------------------------------
 
@@ -75,9 +76,10 @@ class Scheduler:
         self.changed()
 
     def dequeue(self, job: Job) -> None:
-        """Take a waiting job out of the queue."""
+        """Take a waiting job out of the queue; those behind it move up."""
         self.queue.remove(job)
-        self.changed()
+        self.version += 1
+        self._wake()
 
     # --- who has a slot --------------------------------------------------------------------
 

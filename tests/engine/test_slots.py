@@ -36,8 +36,17 @@ def test_a_new_job_has_a_slot_only_where_one_is_free(world: World) -> None:
     assert not world.scheduler.take_at_once(job("two"))
 
 
+def waiting(world: World, prompt_id: str = "waiting") -> Job:
+    """A job that waits."""
+    live_job = job(prompt_id)
+    world.scheduler.enqueue(live_job)
+    world.turn.clear()
+    return live_job
+
+
 def test_a_slot_is_freed_once_and_wakes_the_dispatcher(world: World) -> None:
     live_job = placed(world)
+    waiting(world)
     world.scheduler.free(live_job)
     assert world.turn.is_set()
     world.turn.clear()
@@ -46,8 +55,20 @@ def test_a_slot_is_freed_once_and_wakes_the_dispatcher(world: World) -> None:
     assert world.scheduler.used("one") == 0
 
 
+def test_nobody_is_woken_while_nothing_waits(world: World) -> None:
+    live_job = placed(world)
+    world.scheduler.free(live_job)
+    assert not world.turn.is_set()
+
+
+def test_the_dispatcher_hears_that_the_last_job_no_longer_waits(world: World) -> None:
+    world.scheduler.dequeue(waiting(world))
+    assert world.turn.is_set()
+
+
 def test_a_job_that_has_not_gone_has_neither_slot_nor_account(world: World) -> None:
     live_job = placed(world)
+    waiting(world)
     world.scheduler.give_back(live_job)
     assert (live_job.account, live_job.charge, world.scheduler.used("one")) == ("", 0.0, 0)
     assert world.turn.is_set()
@@ -89,17 +110,15 @@ def test_a_job_keeps_its_slot_over_a_restart(world: World) -> None:
 
 def test_a_refused_key_suspends_the_account_and_wakes_the_dispatcher(world: World) -> None:
     placed(world)
-    waiting = job("two")
-    world.scheduler.enqueue(waiting)
-    world.turn.clear()
+    live_job = waiting(world)
     world.scheduler.key_refused("one", WHY)
     assert world.turn.is_set()
-    found = world.forecast.unable(waiting)
+    found = world.forecast.unable(live_job)
     assert found is not None
     assert found[1] is WHY
     world.scheduler.key_accepted("one")
     assert account(world).health.well
-    assert world.forecast.unable(waiting) is None
+    assert world.forecast.unable(live_job) is None
 
 
 def test_an_accepted_key_says_nothing_of_other_troubles(world: World) -> None:
