@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -154,23 +153,29 @@ class EventSocket:
         self._client_id = str(uuid4())
         self._task: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
-        self._decided = asyncio.Event()  # open, or refused for good
+        #: Set when it is open, and while nobody need wait for that.
+        self._decided = asyncio.Event()
         self.connected = False
         self.refused: int | None = None
 
     async def start(self) -> None:
         """Start to keep the socket open, without waiting for it. May follow a `close`."""
         if self._task is None:
+            self._decided.clear()
+            await self._connections.start()
             self._task = asyncio.create_task(self._run(), name="cloud event socket")
 
     async def wait_connected(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds until the socket is open. Return whether it is.
 
-        A refused key ends the wait: the next attempt comes much later.
+        A refused key ends the wait: the next attempt comes much later. After a wait in vain nobody
+        waits until the socket has been open, or has another key.
         """
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(timeout):
                 await self._decided.wait()
+        except TimeoutError:
+            self._decided.set()
         return self.connected
 
     async def use_key(self, key: str) -> None:
@@ -184,7 +189,6 @@ class EventSocket:
             if was_connected:
                 log.warning("event_socket_lost", code=int(aiohttp.WSCloseCode.OK))
                 self._call(self.on_down)
-            self._decided.clear()
             await self.start()
 
     async def close(self) -> None:
@@ -196,23 +200,20 @@ class EventSocket:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+            await self._connections.close()
             self._task = None
 
     async def _run(self) -> None:
         failures = 0
-        await self._connections.start()
-        try:
-            while True:
-                opened = time.monotonic()
-                try:
-                    wait = await self._connect_and_listen()
-                except Exception:
-                    log.exception("event_socket_failed")
-                    wait = 0.0
-                failures = 1 if time.monotonic() - opened >= _MIN_STABLE else failures + 1
-                await asyncio.sleep(max(wait, self.timeouts.socket_backoff.after(failures)))
-        finally:
-            await self._connections.close()
+        while True:
+            opened = time.monotonic()
+            try:
+                wait = await self._connect_and_listen()
+            except Exception:
+                log.exception("event_socket_failed")
+                wait = 0.0
+            failures = 1 if time.monotonic() - opened >= _MIN_STABLE else failures + 1
+            await asyncio.sleep(max(wait, self.timeouts.socket_backoff.after(failures)))
 
     async def _connect_and_listen(self) -> float:
         """Open a connection and receive until it ends. Return the minimum seconds to wait after
@@ -246,7 +247,6 @@ class EventSocket:
             return self._handshake_refused(error)
         except CONNECTION_ERRORS as error:
             self.refused = None
-            self._decided.clear()
             log.warning("event_socket_failed", error=type(error).__name__)
             return 0.0
 
@@ -345,7 +345,6 @@ class EventSocket:
         if error.status in _KEY_REFUSED:
             self._decided.set()
             return jittered(self.timeouts.socket_backoff.longest)
-        self._decided.clear()
         named = error.headers.get("Retry-After") if error.headers is not None else None
         return retry_after(named, time.time()) or 0.0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from proxy.cloud.event_socket import EventSocket, Timeouts
@@ -26,8 +26,7 @@ class WithdrawnError(Exception):
 class Preparation:
     """What comes before a submission to one account.
 
-    Partner nodes are lent the key of the account with `send_partner_key`. After the socket was
-    waited for in vain, it is not waited for again until it has opened.
+    Partner nodes are lent the key of the account with `send_partner_key`.
     """
 
     account: Account
@@ -37,7 +36,6 @@ class Preparation:
     socket: EventSocket
     timeouts: Timeouts
     send_partner_key: bool
-    _worth_waiting: bool = field(default=True)
 
     async def prepare(self, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the graph with the account's names of files and the `extra_data`.
@@ -46,9 +44,9 @@ class Preparation:
         """
         if not await self.recorder.save(job):
             raise WithdrawnError
-        if self._worth_waiting:  # for events, so that none of the job comes before it is followed
-            await self.catalog.wait_loaded(self.timeouts.catalog_timeout)
-            self._worth_waiting = await self.socket.wait_connected(self.timeouts.socket_timeout)
+        await self.catalog.wait_loaded(self.timeouts.catalog_timeout)
+        if not self.socket.connected:  # else no event of the job would come
+            await self.socket.wait_connected(self.timeouts.socket_timeout)
         graph = await self.files.substitute(
             job.member,
             job.loaded.cloud_graph,
@@ -73,7 +71,3 @@ class Preparation:
         if not self.send_partner_key or CREDENTIAL_KEYS & extra_data.keys():
             return {}
         return {"api_key_comfy_org": self.account.key}
-
-    def socket_opened(self) -> None:
-        """Wait for the socket again before the next job, should it be lost."""
-        self._worth_waiting = True

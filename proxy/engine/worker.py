@@ -68,14 +68,14 @@ class AccountWorker:
             plain_http=account.plain_http,
             observations=account.cloud.observations,
         )
-        self.preparation = Preparation(
+        preparation = Preparation(
             account, recorder, files.graphs, catalog, self.socket, timeouts, policy.send_partner_key
         )
         self.finder = JobFinder(account.cloud, table.cloud_ids, recorder.jobs)
         self.submitter = Submitter(
             account.cloud,
             self.finder,
-            self.preparation,
+            preparation,
             files,
             packs,
             expecting=self.router.submission,
@@ -111,7 +111,6 @@ class AccountWorker:
     def _socket_opened(self) -> None:
         """Read what was missed: events come (again)."""
         self.cloud.contact.answered(time.monotonic())
-        self.preparation.socket_opened()
         self.reconciler.read_soon()
 
     def _socket_lost(self) -> None:

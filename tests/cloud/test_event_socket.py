@@ -355,6 +355,15 @@ async def test_nobody_there_is_tried_again_and_close_is_quick(
         await socket.close()
 
 
+async def test_after_a_wait_in_vain_the_next_does_not_wait_again(
+    open_socket: Open, unused_tcp_port: int
+) -> None:
+    socket, _ = await open_socket(URL(f"http://127.0.0.1:{unused_tcp_port}"))
+    assert not await socket.wait_connected(0.05)
+    async with asyncio.timeout(60):
+        assert not await socket.wait_connected(600)
+
+
 async def test_close_ends_the_connection_and_start_opens_another(
     serve: Serve, open_socket: Open
 ) -> None:
