@@ -81,16 +81,18 @@ class ContentIndex:
         return hash_in(cloud_name) if self.names_are_hashes else None
 
     async def hash_of(self, record: FileRecord) -> str | None:
-        """Return the hash of a file's content if it is known without reading it, else `None`.
+        """Return the hash of a file's content if it is known without reading it, else `None`."""
+        named = record.hash or self.hash_by_name(record.cloud_name)
+        return named or await self._observed(record)
+
+    async def _observed(self, record: FileRecord) -> str | None:
+        """Return the hash that was observed of a file, `None` if none was.
 
         The cloud may use another name of an output again for another job, so that only what was
         observed for this job counts.
         """
         if record.account == ON_DISK:
             return None if self._inputs is None else await self._inputs.hash_of(record)
-        known = record.hash or self.hash_by_name(record.cloud_name)
-        if known is not None:
-            return known
         if record.cloud_type == "input":
             key = self._identities.get(record.account, ""), record.cloud_name
             return await self._recall(self._hashes, key, lambda files: files.hash_of(*key))
