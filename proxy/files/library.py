@@ -7,7 +7,7 @@ down or stop it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -143,28 +143,34 @@ class Library:
     async def _origins(
         self, record: FileRecord, hash_: str | None
     ) -> AsyncIterator[tuple[str, str, str]]:
-        """Yield the accounts that may have the content, with its name and folder there.
+        """Yield the sources that may have the content, with its name and folder there.
 
-        First comes the store of blobs, which has uploads. Then the account that created the file,
-        without a look-up before it, so that no shared download ends meanwhile; then accounts that
-        it was sent to. If its own account is not configured any more, another one may be the same,
-        so that each is tried.
+        First comes the store of blobs, which has uploads. Then what created the file, without a
+        look-up before it, so that no shared download ends meanwhile; then the other accounts.
         """
-        if record.account == ON_DISK:
-            yield ON_DISK, record.cloud_name, "input"
-            return
-        if self.blobs is not None and hash_ is not None and record.cloud_type == "input":
+        is_upload = record.cloud_type == "input" and record.account != ON_DISK
+        if self.blobs is not None and hash_ is not None and is_upload:
             yield _BLOBS, hash_, "input"
-        if record.account in self.clouds:
+        if record.account in self._sources:
             yield record.account, record.cloud_name, record.cloud_type
+        for origin in await self._copies(record, hash_):
+            yield origin
+
+    async def _copies(
+        self, record: FileRecord, hash_: str | None
+    ) -> Iterable[tuple[str, str, str]]:
+        """Return the accounts that a content was sent to, with its name and folder there.
+
+        If its own account is not configured any more, another one may be the same, so that then
+        all are among them.
+        """
         sent = {} if hash_ is None else await self.contents.names(hash_)
-        for account, cloud_name in sent.items():
-            if account != record.account:
-                yield account, cloud_name, "input"
-        if record.account not in self.clouds:
+        found = {account: (account, name, "input") for account, name in sent.items()}
+        if record.account not in self._sources:
             for account in self.clouds:
-                if account not in sent:
-                    yield account, record.cloud_name, record.cloud_type
+                found.setdefault(account, (account, record.cloud_name, record.cloud_type))
+        found.pop(record.account, None)
+        return found.values()
 
     async def whole(
         self, record: FileRecord, *, kept: bool = False, ahead: bool = False
