@@ -65,6 +65,13 @@ if sys.platform == "win32":
         """Return a descriptor of a file, which the caller closes. Raises `OSError`."""
         return _open(path, _READ, os.O_RDONLY)
 
+    def open_new(folder: Path) -> tuple[int, Path]:
+        """Create an empty file, open for writing; the caller closes it. Raises `OSError`."""
+        handle, name = tempfile.mkstemp(dir=folder)
+        os.close(handle)
+        path = Path(name)
+        return _open(path, _READ_AND_WRITE, os.O_RDWR), path
+
     def read_at(descriptor: int, count: int, offset: int) -> bytes:
         """Return up to `count` bytes from `offset` on, fewer at the end of the file."""
         with _reading:
@@ -78,22 +85,17 @@ else:
         """Return a descriptor of a file, which the caller closes. Raises `OSError`."""
         return os.open(path, os.O_RDONLY)
 
+    def open_new(folder: Path) -> tuple[int, Path]:
+        """Create an empty file, open for writing; the caller closes it. Raises `OSError`."""
+        handle, name = tempfile.mkstemp(dir=folder)
+        return handle, Path(name)
+
 
 def write_all(descriptor: int, data: bytes) -> None:
     """Write all of `data` at the position of the descriptor. Raises `OSError`."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def open_new(folder: Path) -> tuple[int, Path]:
-    """Create an empty file, open for writing; the caller closes it. Raises `OSError`."""
-    handle, name = tempfile.mkstemp(dir=folder)
-    path = Path(name)
-    if sys.platform == "win32":
-        os.close(handle)
-        handle = _open(path, _READ_AND_WRITE, os.O_RDWR)
-    return handle, path
 
 
 class _Entry(Struct):
@@ -112,7 +114,7 @@ class CacheLease:
         self.path = cache.path_of(key)
         self.size = entry.size
         entry.users += 1
-        self._release = weakref.finalize(self, cache._leave, key, entry)
+        self._release = weakref.finalize(self, cache._leave, entry)
         self._release.atexit = False
 
     def release(self) -> None:
@@ -283,11 +285,10 @@ class Cache:
         self._entries.move_to_end(key)
         return entry
 
-    def _leave(self, key: str, entry: _Entry) -> None:
+    def _leave(self, entry: _Entry) -> None:
         with self._mutex:
             entry.users -= 1
-            if self._entries.get(key) is entry:
-                self._evict()
+            self._evict()
 
     def _put(self, key: str, entry: _Entry) -> None:
         replaced = self._entries.pop(key, None)
@@ -306,19 +307,15 @@ class Cache:
                 self.path_of(key).unlink(missing_ok=True)
 
     def _evict(self) -> None:
-        """Remove the least recently used files until the limit holds, except those in use."""
-        over = self.total - (self._limit - self.arriving)
-        too_many = len(self._entries) - self._max_files
-        gone = []
-        for key, entry in self._entries.items():
-            if over <= 0 and too_many <= 0:
-                break
+        """Remove the least recently used files until the limits hold. What is in use counts as used
+        last, and stays."""
+        for _ in range(len(self._entries)):
+            if self.total + self.arriving <= self._limit and len(self._entries) <= self._max_files:
+                return
+            key, entry = next(iter(self._entries.items()))
+            self._entries.move_to_end(key)
             if entry.users == 0:
-                gone.append((key, entry))
-                over -= entry.size
-                too_many -= 1
-        for key, entry in gone:
-            self._remove(key, entry)
+                self._remove(key, entry)
 
 
 def hash_file(path: Path | int) -> str:
