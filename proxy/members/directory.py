@@ -25,7 +25,13 @@ from proxy.members.member import LOCAL, DirectoryError, Limits, Member
 from proxy.members.roster import Change, Roster, quoted
 from proxy.members.tokens import Sessions, Token, Use
 from proxy.storage.database import StorageError
-from proxy.storage.members import MemberRepository, StaleError, StoredMember, StoredToken
+from proxy.storage.members import (
+    MemberRepository,
+    StaleError,
+    StoredMember,
+    StoredMembers,
+    StoredToken,
+)
 from proxy.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
@@ -354,11 +360,14 @@ class Directory:
     async def _load_if_changed(self) -> bool:
         """Read everything if there is a new revision. Return whether there was. Raises
         `StorageError`."""
-        repository = self._repository
         self._loads += 1
-        if repository is None or await repository.revision() == self._revision:
+        if self._repository is None or await self._repository.revision() == self._revision:
             return False
-        stored = await repository.load()
+        self._replace(await self._repository.load())
+        return True
+
+    def _replace(self, stored: StoredMembers) -> None:
+        """Take what was read for all that there is. Raises `StorageError`."""
         try:
             members = [_MEMBER.decode(row.data) for row in stored.members if not row.removed]
         except msgspec.DecodeError as error:
@@ -375,7 +384,6 @@ class Directory:
         self.sessions.replace(stored.sessions)
         self.has_members = self.has_members or bool(members)
         self._revision = stored.revision
-        return True
 
     async def _watch(self) -> None:
         """Check for changes every `INTERVAL`: revoked tokens must stop working."""
