@@ -119,13 +119,9 @@ class Audit:
         async with self._writing:
             if "" in self._left_out:
                 self._tell_left_out("")
-            batch, self._waiting = self._waiting, []
-            try:
-                if batch:
-                    await self._repository.database.write(partial(note_audit, entries=batch))
-            except StorageError:
-                self._waiting = batch + self._waiting
-                raise
+            if batch := list(self._waiting):
+                await self._repository.database.write(partial(note_audit, entries=batch))
+                del self._waiting[: len(batch)]
 
     async def page(
         self, *, limit: int, offset: int = 0, member: str | None = None, action: str | None = None
