@@ -93,14 +93,10 @@ MESSAGE_OVERHEAD = 256
 def size_of(message: Message) -> int:
     """Return the approximate bytes of a message in memory."""
     match message:
-        case Event() as event:
-            return MESSAGE_OVERHEAD + len(event.text)
-        case Preview() as preview:
-            return MESSAGE_OVERHEAD + len(preview.image)
-        case Binary() as binary:
-            return MESSAGE_OVERHEAD + len(binary.data)
-        case text:
-            return MESSAGE_OVERHEAD + len(text.text)
+        case Event() | NodeText():
+            return MESSAGE_OVERHEAD + len(message.text)
+        case Preview(image=content) | Binary(data=content):
+            return MESSAGE_OVERHEAD + len(content)
 
 
 class NodeMessages(Struct, frozen=True):
