@@ -184,13 +184,8 @@ def _value(
     infinite = isinstance(value, float) and not math.isfinite(value)
     if value is not given and not isinstance(value, list) and not infinite:
         converted[declared.name] = value
-    if isinstance(value, int | float):
-        if declared.low is not None and value < declared.low:
-            about = f"smaller than min of {declared.low}"
-            return _out_of_bounds(declared, "value_smaller_than_min", value, about)
-        if declared.high is not None and value > declared.high:
-            about = f"bigger than max of {declared.high}"
-            return _out_of_bounds(declared, "value_bigger_than_max", value, about)
+    if isinstance(value, int | float) and (value < declared.low or value > declared.high):
+        return _out_of_bounds(declared, value)
     if shape.core and (shape.name, declared.name) in _LOADERS:
         return _file_reason(declared, value, _LOADERS[shape.name, declared.name], has_file)
     if declared.choices is None or declared.uploads:
@@ -268,5 +263,8 @@ def _unconverted(declared: Input, value: Any, error: Exception) -> Reason:
     return _wrong(declared, "invalid_input_type", message, details, **about)
 
 
-def _out_of_bounds(declared: Input, kind: str, value: float, about: str) -> Reason:
+def _out_of_bounds(declared: Input, value: float) -> Reason:
+    kind, about = "value_bigger_than_max", f"bigger than max of {declared.high}"
+    if value < declared.low:
+        kind, about = "value_smaller_than_min", f"smaller than min of {declared.low}"
     return _wrong(declared, kind, f"Value {value} {about}", declared.name, received_value=value)

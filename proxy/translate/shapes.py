@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -26,17 +27,17 @@ _REMOTE = ("remote", "remote_combo")
 class Input(Struct, frozen=True):
     """A declared input. `type` is a name, or the list of a combo of the old form.
 
-    `low`, `high` and `choices` are `None` where there is nothing to hold a value against. With
-    `uploads` the values are names of files, which clients upload. One that `is_dynamic` stands for
-    other inputs, whose names depend on what is given.
+    `low` and `high` are infinite and `choices` is `None` where there is nothing to hold a value
+    against. With `uploads` the values are names of files, which clients upload. One that
+    `is_dynamic` stands for other inputs, whose names depend on what is given.
     """
 
     name: str
     type: str | list[Any]
     options: Mapping[str, Any]
     required: bool
-    low: int | float | None
-    high: int | float | None
+    low: float
+    high: float
     choices: list[Any] | None
     uploads: bool
     is_dynamic: bool
@@ -138,8 +139,9 @@ def _input(name: str, spec: object, required: bool) -> Input | None:
     type_, options = spec[0], spec[1] if len(spec) > 1 else {}
     if not isinstance(options, Mapping):
         return None
-    bounds = (options.get("min"), options.get("max"))
-    low, high = (bound if isinstance(bound, int | float) else None for bound in bounds)
+    low, high = options.get("min"), options.get("max")
+    low = low if isinstance(low, int | float) else -math.inf
+    high = high if isinstance(high, int | float) else math.inf
     named = isinstance(type_, str) and type_.startswith("COMFY_") and type_ != MATCH_TYPE
     uploads = any(flag.endswith("_upload") and options[flag] for flag in options)
     choices = _choices(type_, options)
