@@ -32,12 +32,10 @@ class GivenName(msgspec.Struct, frozen=True):
 def known_names(items: Sequence[OutputItem], given: Sequence[GivenName]) -> list[GivenName] | None:
     """Return the names of items that are all reported again as they were before, else `None`."""
     known = {(name.key, name.index, name.cloud_name): name for name in given}
-    names = []
-    for item in items:
-        if (name := known.get((item.key, item.position, item.cloud_name))) is None:
-            return None
-        names.append(name)
-    return names
+    try:
+        return [known[item.key, item.position, item.cloud_name] for item in items]
+    except KeyError:
+        return None
 
 
 def matching_names(

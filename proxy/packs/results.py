@@ -69,7 +69,7 @@ class Results:
         assert messages is not None  # noqa: S101
         format_ = messages.encoding(source.inputs)
         content_type = f"image/{(format_ or 'webp').lower()}"
-        items = [item for _, _, item in output_files.files(output_files.with_core_keys(output))]
+        items = [file.item for file in output_files.files(output_files.with_core_keys(output))]
         before = {
             (result.cloud_name, result.encoding, result.position): result.id
             for result in await self._store.repository.results(member, [source.signature])

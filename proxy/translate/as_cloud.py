@@ -95,10 +95,9 @@ def history_detail(entry: Mapping[str, Any]) -> dict[str, Any]:
 def output_files(outputs: Mapping[str, Any]) -> Iterator[OutputFile]:
     """Yield the files in a job's outputs, under whatever keys, in their order."""
     for node_id, output in outputs.items():
-        for key, index, item in files(output) if isinstance(output, dict) else ():
+        for key, index, name, item in files(output) if isinstance(output, dict) else ():
             subfolder, type_ = str(item.get("subfolder", "")), str(item.get("type", "output"))
-            name, id_ = item["filename"], item.get("id")
-            yield OutputFile(node_id, key, index, name, subfolder, type_, id_)
+            yield OutputFile(node_id, key, index, name, subfolder, type_, item.get("id"))
 
 
 def asset(

@@ -30,16 +30,13 @@ class OutputNode(NamedTuple):
 
 
 class OutputItem(NamedTuple):
-    """A file of an output as the cloud reports it: the entry at `position` under `key`."""
+    """A file of an output as the cloud reports it: the entry at `position` under `key`, with its
+    name on the cloud, which is opaque."""
 
     key: str
     position: int
+    cloud_name: str
     item: Mapping[str, Any]
-
-    @property
-    def cloud_name(self) -> str:
-        """Its name on the cloud, opaque."""
-        return str(self.item["filename"])
 
 
 def is_file(item: object) -> bool:
@@ -53,7 +50,7 @@ def files(output: Mapping[str, Any]) -> Iterator[OutputItem]:
         if isinstance(value, list):
             for index, item in enumerate(value):
                 if is_file(item):
-                    yield OutputItem(key, index, item)
+                    yield OutputItem(key, index, item["filename"], item)
 
 
 def with_core_keys(output: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,7 +69,7 @@ def _with_videos(output: Mapping[str, Any], videos: list[Any]) -> dict[str, Any]
     others = {key: value for key, value in output.items() if key not in ("video", "videos")}
     names = {item["filename"] for item in videos}
     rest = [item for item in _listed(output, "videos") if not _is_named(item, names)]
-    elsewhere = {item["filename"] for _, _, item in files(others)}
+    elsewhere = {file.cloud_name for file in files(others)}
     moved = [item for item in videos if item["filename"] not in elsewhere]
     if moved:
         others["images"] = [*_listed(others, "images"), *moved]

@@ -341,7 +341,7 @@ def test_what_is_reported_again_has_the_names_that_matching_finds(
         GivenName("images", index, name, "output", f"{index}.png", f"id {index}")
         for index, name in enumerate(reported)
     ]
-    items = [OutputItem("images", index, {"filename": name}) for index, name in enumerate(again)]
+    items = [OutputItem("images", index, name, {}) for index, name in enumerate(again)]
     known = known_names(items, before)
     assert (known is None) == (again != reported[: len(again)])
     if known is not None:

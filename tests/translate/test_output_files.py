@@ -47,7 +47,8 @@ def test_equal_pictures_of_a_batch_stay() -> None:
 
 def test_files_are_the_items_with_a_filename() -> None:
     output = {"images": [A, "x", {"filename": 3}], "text": "y", "any": [None, B]}
-    assert list(output_files.files(output)) == [("images", 0, A), ("any", 1, B)]
+    found = [("images", 0, A["filename"], A), ("any", 1, B["filename"], B)]
+    assert list(output_files.files(output)) == found
 
 
 def test_what_only_the_cloud_says_is_left_out_and_a_packs_own_fields_stay() -> None:
