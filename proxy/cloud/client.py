@@ -12,6 +12,8 @@ from urllib.parse import quote
 
 import structlog
 from aiohttp import MultipartWriter
+from msgspec import Struct
+from msgspec.structs import asdict
 from yarl import URL
 
 from proxy.cloud.answers import (
@@ -74,6 +76,16 @@ _MIN_UPLOAD_RATE = 100_000
 
 #: Timeout of the catalog, about 9 MB, in seconds.
 _CATALOG_TIMEOUT = 120.0
+
+
+class Prompt(Struct, frozen=True):
+    """The body of a submission; `prompt` is the graph. With a `prompt_id` the cloud is asked to
+    give the job that id."""
+
+    prompt: dict[str, Any]
+    extra_data: dict[str, Any]
+    partial_execution_targets: list[str] | None = None
+    prompt_id: str | None = None
 
 
 class CloudClient:
@@ -148,26 +160,15 @@ class CloudClient:
         """Use another key from the next call on."""
         self.http.key = self._optional.key = key
 
-    async def submit(
-        self,
-        graph: dict[str, Any],
-        *,
-        extra_data: dict[str, Any],
-        partial_execution_targets: list[str] | None = None,
-        prompt_id: str | None = None,
-    ) -> Submission:
-        """Send `POST /api/prompt` once; `prompt_id` asks the cloud to give the job that id.
+    async def submit(self, prompt: Prompt) -> Submission:
+        """Send `POST /api/prompt` once.
 
         Raises `CloudUnreachable` if nothing was sent, `CloudAmbiguous` if the job may exist (also
         if only a gateway answered, or the answer cannot be read or does not name a job),
         `CloudRefused` otherwise; a 200 with an `error` counts as a 400. A cancelled call is
         ambiguous too.
         """
-        body: dict[str, Any] = {"prompt": graph, "extra_data": extra_data}
-        if partial_execution_targets is not None:
-            body["partial_execution_targets"] = partial_execution_targets
-        if prompt_id is not None:
-            body["prompt_id"] = prompt_id
+        body = {name: value for name, value in asdict(prompt).items() if value is not None}
         try:
             return await self.http.read(
                 self._submit,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from proxy.cloud.client import Prompt
 from proxy.cloud.event_socket import EventSocket, Timeouts
 from proxy.engine.accounts import Account
 from proxy.engine.recorder import JobRecorder
@@ -37,8 +38,8 @@ class Preparation:
     timeouts: Timeouts
     send_partner_key: bool
 
-    async def prepare(self, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the graph with the account's names of files and the `extra_data`.
+    async def prepare(self, job: Job) -> Prompt:
+        """Return the body of a submission, with the account's names of files.
 
         Raises `WithdrawnError`, `StorageError`, and `LocalError` when a file cannot be sent.
         """
@@ -59,7 +60,7 @@ class Preparation:
         extra_data = {**job.loaded.extra_data, **job.loaded.credentials}
         for name in ("client_id", "create_time", workflow_metadata.FIELD, WEBHOOK_URL):
             extra_data.pop(name, None)
-        return graph, extra_data
+        return Prompt(graph, extra_data, job.loaded.targets)
 
     def lent(self, extra_data: dict[str, Any]) -> dict[str, Any]:
         """Return the credentials to add to `extra_data`, read immediately before the request.

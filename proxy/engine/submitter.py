@@ -7,12 +7,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
-from proxy.cloud.client import CloudClient
+from proxy.cloud.client import CloudClient, Prompt
 from proxy.cloud.errors import (
     CloudAmbiguous,
     CloudDown,
@@ -110,11 +111,11 @@ class Submitter:
         """Send a job that has a slot; its intent is on disk before. The cloud may put it off for
         `max_wait` seconds."""
         try:
-            graph, extra_data = await self.preparation.prepare(job)
+            prompt = await self.preparation.prepare(job)
             with self.expecting():
-                outcome = await self._try(job, graph, extra_data)
+                outcome = await self._try(job, prompt)
                 if isinstance(outcome, _Try):
-                    outcome = await self._try_again(job, graph, extra_data, outcome, max_wait)
+                    outcome = await self._try_again(job, prompt, outcome, max_wait)
         except (WithdrawnError, UnansweredError, LocalError, StorageError) as error:
             return _unsent(error)
         except Exception:
@@ -125,14 +126,7 @@ class Submitter:
                 outcome = await self._of_member(job, outcome)
         return outcome
 
-    async def _try_again(
-        self,
-        job: Job,
-        graph: dict[str, Any],
-        extra_data: dict[str, Any],
-        tried: _Try,
-        max_wait: float,
-    ) -> Outcome:
+    async def _try_again(self, job: Job, prompt: Prompt, tried: _Try, max_wait: float) -> Outcome:
         """Submit until the cloud has taken or refused the job.
 
         After an answer that got lost the account's jobs are searched for this one before anything
@@ -149,24 +143,20 @@ class Submitter:
                 break
             log.info("submission_delayed", seconds=round(wait, 2))
             await asyncio.sleep(wait)
-            outcome = await self._try(job, graph, extra_data, again=True)
+            outcome = await self._try(job, prompt, again=True)
             if not isinstance(outcome, _Try):
                 return outcome
             tried = outcome
         return tried.outcome
 
-    async def _try(
-        self, job: Job, graph: dict[str, Any], extra_data: dict[str, Any], *, again: bool = False
-    ) -> Outcome | _Try:
+    async def _try(self, job: Job, prompt: Prompt, *, again: bool = False) -> Outcome | _Try:
         """Call the cloud once; return the outcome, or what to do about it."""
         wanted = self.finder.wanted_id(job)
-        lent = self.preparation.lent(extra_data)
+        lent = self.preparation.lent(prompt.extra_data)
+        extra_data = {**prompt.extra_data, **lent, MARK: job.mark}
         try:
             submission = await self.cloud.submit(
-                graph,
-                extra_data={**extra_data, **lent, MARK: job.mark},
-                partial_execution_targets=job.loaded.targets,
-                prompt_id=wanted,
+                replace(prompt, extra_data=extra_data, prompt_id=wanted)
             )
         except CloudError as error:
             refused = isinstance(error, CloudRefused)

@@ -11,6 +11,7 @@ from aiohttp import web
 from yarl import URL
 
 from proxy.cloud.answers import Submission
+from proxy.cloud.client import Prompt
 from proxy.cloud.errors import (
     CloudAmbiguous,
     CloudDown,
@@ -28,9 +29,7 @@ JOB = {"id": "a", "status": "completed", "create_time": 1795527685850, "is_new_f
 async def test_submit_sends_known_fields_as_json(serve: Serve, connect: Connect) -> None:
     cloud = await serve(answer({"prompt_id": "a", "number": 1, "node_errors": {}}))
     client = await connect(cloud.url)
-    submission = await client.submit(
-        GRAPH, extra_data={"x": 2**70}, partial_execution_targets=["3"]
-    )
+    submission = await client.submit(Prompt(GRAPH, {"x": 2**70}, ["3"]))
     assert submission == Submission("a", {})
     seen = cloud.seen[0]
     assert (seen.method, seen.target) == ("POST", "/api/prompt")
@@ -46,7 +45,7 @@ async def test_submit_takes_a_graph_of_megabytes(serve: Serve, connect: Connect)
     cloud = await serve(answer({"error": {"type": "TOO_LARGE"}}, 413))
     client = await connect(cloud.url)
     with pytest.raises(CloudRefused) as caught:
-        await client.submit({"1": {"inputs": {"text": "x" * 3_000_000}}}, extra_data={})
+        await client.submit(Prompt({"1": {"inputs": {"text": "x" * 3_000_000}}}, {}))
     assert caught.value.status == 413
     assert len(cloud.seen[0].body) > 3_000_000
 
@@ -55,7 +54,7 @@ async def test_submit_leaves_targets_out_where_there_are_none(
     serve: Serve, connect: Connect
 ) -> None:
     cloud = await serve(answer({"prompt_id": "a", "node_errors": {"7": {}}}))
-    submission = await (await connect(cloud.url)).submit(GRAPH, extra_data={})
+    submission = await (await connect(cloud.url)).submit(Prompt(GRAPH, {}))
     assert submission.node_errors == {"7": {}}
     assert set(json.loads(cloud.seen[0].body)) == {"prompt", "extra_data"}
 
@@ -66,7 +65,7 @@ async def test_submit_takes_a_200_with_an_error_as_a_refusal(
 ) -> None:
     cloud = await serve(answer(body))
     with pytest.raises(CloudRefused) as caught:
-        await (await connect(cloud.url)).submit(GRAPH, extra_data={})
+        await (await connect(cloud.url)).submit(Prompt(GRAPH, {}))
     assert (caught.value.status, caught.value.body) == (400, body)
 
 
@@ -78,7 +77,7 @@ async def test_submit_does_not_know_what_a_200_without_a_job_means(
 ) -> None:
     cloud = await serve(answer(body))
     with pytest.raises(CloudAmbiguous) as caught:
-        await (await connect(cloud.url)).submit(GRAPH, extra_data={})
+        await (await connect(cloud.url)).submit(Prompt(GRAPH, {}))
     assert caught.value.taken is not bool(body.get("node_errors"))
     assert (caught.value.refused is None) is caught.value.taken
     assert len(cloud.seen) == 1
@@ -90,7 +89,7 @@ async def test_submit_hands_a_refusal_on_at_once(
 ) -> None:
     cloud = await serve(answer({"error": {"type": "T"}}, status, headers={"Retry-After": "7"}))
     with pytest.raises(CloudRefused) as caught:
-        await (await connect(cloud.url)).submit(GRAPH, extra_data={})
+        await (await connect(cloud.url)).submit(Prompt(GRAPH, {}))
     assert len(cloud.seen) == 1
     assert (caught.value.status, caught.value.retry_after) == (status, 7.0)
 
@@ -113,7 +112,7 @@ async def test_submit_without_the_clouds_answer_is_ambiguous_and_not_repeated(
 ) -> None:
     cloud = await serve(fault)
     with pytest.raises(CloudAmbiguous):
-        await (await connect(cloud.url)).submit(GRAPH, extra_data={})
+        await (await connect(cloud.url)).submit(Prompt(GRAPH, {}))
     assert len(cloud.seen) == 1
 
 
@@ -124,14 +123,14 @@ async def test_submit_on_a_connection_that_died_idle_is_ambiguous_and_not_repeat
     client = await connect(cloud.url)
     await client.user()
     with pytest.raises(CloudAmbiguous):
-        await client.submit(GRAPH, extra_data={})
+        await client.submit(Prompt(GRAPH, {}))
     assert len(cloud.seen) == 2
 
 
 async def test_submit_to_nobody_is_unreachable(connect: Connect, unused_tcp_port: int) -> None:
     client = await connect(URL(f"http://127.0.0.1:{unused_tcp_port}"))
     with pytest.raises(CloudUnreachable) as caught:
-        await client.submit(GRAPH, extra_data={})
+        await client.submit(Prompt(GRAPH, {}))
     assert not caught.value.sent
 
 
@@ -142,7 +141,7 @@ async def test_submit_with_an_open_circuit_sends_nothing(serve: Serve, connect: 
     with pytest.raises(CloudRefused):
         await client.user()
     with pytest.raises(CloudDown):
-        await client.submit(GRAPH, extra_data={})
+        await client.submit(Prompt(GRAPH, {}))
     assert len(cloud.seen) == 1
 
 
@@ -150,7 +149,7 @@ async def test_submit_does_not_follow_a_redirect(serve: Serve, connect: Connect)
     other = await serve(answer({"prompt_id": "a"}))
     cloud = await serve(redirect(other.url, 307))
     with pytest.raises(CloudAmbiguous):
-        await (await connect(cloud.url)).submit(GRAPH, extra_data={})
+        await (await connect(cloud.url)).submit(Prompt(GRAPH, {}))
     assert other.seen == []
 
 

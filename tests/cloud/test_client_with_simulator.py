@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from PIL import Image
 
-from proxy.cloud.client import CloudClient
+from proxy.cloud.client import CloudClient, Prompt
 from proxy.cloud.errors import CloudAmbiguous, CloudRefused, CloudUnauthorized
 from proxy.cloud.event_socket import EventSocket, Timeouts
 from proxy.cloud.resilience import Backoff, RetryPolicy
@@ -57,7 +57,7 @@ async def ended(client: CloudClient, cloud_id: str) -> Snapshot:
 
 
 async def saved_name(client: CloudClient) -> str:
-    submission = await client.submit(graph(), extra_data={})
+    submission = await client.submit(Prompt(graph(), {}))
     job = await ended(client, submission.cloud_id)
     assert job.outputs is not None
     name = job.outputs["2"]["images"][0]["filename"]
@@ -73,7 +73,7 @@ async def fetch(client: CloudClient, name: str, offset: int = 0) -> bytes:
 async def test_a_job_from_submission_to_its_picture(
     simulator: Simulator, client: CloudClient
 ) -> None:
-    submission = await client.submit(graph(), extra_data={"mark": 2**64})
+    submission = await client.submit(Prompt(graph(), {"mark": 2**64}))
     job = await ended(client, submission.cloud_id)
     assert (job.status, submission.node_errors) == ("completed", {})
     extra_data = await client.extra_data(submission.cloud_id)
@@ -99,12 +99,12 @@ async def test_an_upload_is_an_input(client: CloudClient, tmp_path: Path) -> Non
     Image.new("RGB", (32, 16), "red").save(path, "png")
     name = await client.upload(path, filename="cät.png", content_type="image/png")
     load = {"class_type": "LoadImage", "inputs": {"image": name}}
-    submission = await client.submit({**graph(), "1": load}, extra_data={})
+    submission = await client.submit(Prompt({**graph(), "1": load}, {}))
     assert (await ended(client, submission.cloud_id)).status == "completed"
 
 
 async def test_the_list_is_newest_first_and_goes_over_pages(client: CloudClient) -> None:
-    ids = [(await client.submit(graph(n), extra_data={})).cloud_id for n in range(3)]
+    ids = [(await client.submit(Prompt(graph(n), {}))).cloud_id for n in range(3)]
     assert [job.cloud_id for job in await client.jobs()] == ids[::-1]
     assert [job.cloud_id for job in await client.jobs(limit=2)] == ids[:0:-1]
     for cloud_id in ids:
@@ -114,7 +114,7 @@ async def test_the_list_is_newest_first_and_goes_over_pages(client: CloudClient)
 
 async def test_a_job_is_cancelled_once(simulator: Simulator, client: CloudClient) -> None:
     simulator.switches.dispatch = 30.0
-    submission = await client.submit(graph(), extra_data={})
+    submission = await client.submit(Prompt(graph(), {}))
     assert await client.cancel(submission.cloud_id) is True
     assert await client.cancel(submission.cloud_id) is False
     assert await client.cancel(str(uuid4())) is False
@@ -143,7 +143,7 @@ async def test_a_wrong_key_is_unauthorized(simulator: Simulator, client: CloudCl
 async def test_an_invalid_graph_is_refused_with_its_node_errors(client: CloudClient) -> None:
     wrong = {"2": {"class_type": "SaveImage", "inputs": {}}}
     with pytest.raises(CloudRefused) as caught:
-        await client.submit(wrong, extra_data={})
+        await client.submit(Prompt(wrong, {}))
     assert caught.value.status == 400
     assert isinstance(caught.value.body, dict)
     assert "2" in caught.value.body["node_errors"]
@@ -154,7 +154,7 @@ async def test_a_submission_cut_off_behind_its_effect_is_ambiguous_and_made_once
 ) -> None:
     simulator.faults.add(HttpFault("POST /api/prompt", reset=True, processed=True))
     with pytest.raises(CloudAmbiguous):
-        await client.submit(graph(), extra_data={"mark": "x"})
+        await client.submit(Prompt(graph(), {"mark": "x"}))
     assert len(await client.jobs()) == 1
 
 
@@ -162,7 +162,7 @@ async def test_a_cancel_cut_off_behind_its_effect_is_known_to_have_worked(
     simulator: Simulator, client: CloudClient
 ) -> None:
     simulator.switches.dispatch = 30.0
-    submission = await client.submit(graph(), extra_data={})
+    submission = await client.submit(Prompt(graph(), {}))
     route = "POST /api/jobs/{id}/cancel"
     simulator.faults.add(HttpFault(route, reset=True, processed=True))
     assert await client.cancel(submission.cloud_id) is True
@@ -239,7 +239,7 @@ async def open_socket(simulator: Simulator) -> AsyncIterator[Open]:
 
 async def test_the_events_of_a_job(client: CloudClient, open_socket: Open) -> None:
     _, events = await open_socket()
-    await client.submit(graph(), extra_data={})
+    await client.submit(Prompt(graph(), {}))
     await events.until(lambda: "execution_success" in events.types)
     assert events.types[0] == "status"
     assert events.types.index("execution_start") < events.types.index("executed")
@@ -251,8 +251,8 @@ async def test_a_faulty_socket_comes_back(
 ) -> None:
     _, events = await open_socket(heartbeat=0.5 if kind == "stall" else 20.0)
     simulator.faults.add(SocketFault(kind, event="execution_start"))
-    await client.submit(graph(1), extra_data={})
+    await client.submit(Prompt(graph(1), {}))
     if kind in ("drop", "close", "stall"):
         await events.until(lambda: events.ups == 2)
-    await client.submit(graph(2), extra_data={})
+    await client.submit(Prompt(graph(2), {}))
     await events.until(lambda: "execution_success" in events.types)

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from proxy.cloud.client import Prompt
 from proxy.cloud.errors import (
     CloudAmbiguous,
     CloudDown,
@@ -177,7 +178,7 @@ THROTTLED = {"code": "RATE_LIMITED", "message": "too many requests"}
 async def test_after_a_429_no_call_is_made_for_a_while(serve: Serve, connect: Connect) -> None:
     cloud = await serve(answer(THROTTLED, 429), answer({}))
     client = await connect(cloud.url, retries=ONCE, limiter=RateLimiter(Backoff(30.0, 30.0)))
-    for call in (client.user, client.system_stats, lambda: client.submit({}, extra_data={})):
+    for call in (client.user, client.system_stats, lambda: client.submit(Prompt({}, {}))):
         with pytest.raises(CloudRefused) as caught:
             await call()
         assert (caught.value.status, caught.value.body) == (429, THROTTLED)
@@ -215,7 +216,7 @@ async def test_a_429_about_the_queue_holds_nothing_back(serve: Serve, connect: C
     cloud = await serve(answer(full, 429), answer({}))
     client = await connect(cloud.url, retries=ONCE, limiter=RateLimiter(Backoff(30.0, 30.0)))
     with pytest.raises(CloudRefused):
-        await client.submit({}, extra_data={})
+        await client.submit(Prompt({}, {}))
     await client.user()
 
 
