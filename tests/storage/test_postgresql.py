@@ -139,7 +139,10 @@ async def test_a_read_does_not_wait_until_all_that_wait_to_write_are_done(
     await database.close()
 
 
-async def test_too_much_to_do_is_not_an_outage(postgresql: str) -> None:
+async def test_too_much_to_do_is_not_an_outage(
+    postgresql: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.storage.postgresql.UNIT_TIMEOUT", 2.0)
     database = await open_postgresql(postgresql)
     watching = asyncio.create_task(database.watch())
     try:
