@@ -60,9 +60,6 @@ class _Event(msgspec.Struct):
     data: dict[str, Any] | None = None
 
 
-_decoder = msgspec.json.Decoder(_Event)
-
-
 class IdleWatchdog:
     """Decides when a socket has been silent for too long while messages are due.
 
@@ -309,16 +306,15 @@ class EventSocket:
     def _text(self, text: str) -> None:
         if len(text) > _MAX_TEXT or codec.breadth(text) > _MAX_VALUES:
             self._watchdog.received(time.monotonic(), "")
-            log.warning("event_rejected", length=len(text))
-            self.observations.note_anomaly("event", "too large")
+            self._reject(text, "too large")
             return
+        message: Any = None
         try:
-            event = _decoder.decode(text)
-        except (ValueError, RecursionError):
-            lenient = self._decode_leniently(text)
-            if lenient is None:
-                return
-            event = lenient
+            message = codec.loads_text(text)
+            event = msgspec.convert(message, _Event)
+        except ValueError:
+            self._reject(text, "not an event", message)
+            return
         type_, data = event.type, event.data or {}
         self._watchdog.received(time.monotonic(), type_)
         fields = LISTED_EVENTS.get(type_)
@@ -328,16 +324,9 @@ class EventSocket:
             type_, data = redact(type_, self.key), redact(data, self.key)
         self.on_event(type_, data)
 
-    def _decode_leniently(self, text: str) -> _Event | None:
-        """Decode an event that may have NaN or a lone surrogate, which strict JSON lacks."""
-        message: Any = None
-        try:
-            message = codec.loads_text(text)
-            return msgspec.convert(message, _Event)
-        except ValueError:
-            log.warning("event_rejected", length=len(text))
-            self.observations.note_anomaly("event", "not an event", message)
-            return None
+    def _reject(self, text: str, why: str, example: object = None) -> None:
+        log.warning("event_rejected", length=len(text))
+        self.observations.note_anomaly("event", why, example)
 
     def _handshake_refused(self, error: aiohttp.WSServerHandshakeError) -> float:
         self.refused = error.status
