@@ -26,7 +26,7 @@ from proxy.jobs.models import (
 )
 from proxy.storage.database import FencedError, StorageError
 from proxy.storage.history import Recorded
-from proxy.storage.jobs import JobKey, JobRepository
+from proxy.storage.jobs import EngineWrite, JobKey, JobRepository
 from proxy.storage.shares import Shares
 from proxy.storage.spending import Spending
 from proxy.storage.webhooks import WebhookMessage
@@ -174,14 +174,9 @@ class JobRecorder:
         changed, self._changed = self._changed, {}
         starts = dict(self._starts)
         try:
-            gone = await self._write(
-                self.jobs.update(
-                    list(map(changes_of, changed.values())),
-                    shares=self.shares(changed.values()),
-                    messages=list(starts.values()),
-                    fence=self.term.fence,
-                )
-            )
+            shares, messages = self.shares(changed.values()), list(starts.values())
+            also = EngineWrite(self.term.fence, shares=shares, messages=messages)
+            gone = await self._write(self.jobs.update(map(changes_of, changed.values()), also))
         except BaseException:
             self._changed = changed | self._changed
             self._news.set()
@@ -199,14 +194,9 @@ class JobRecorder:
 
     async def discard(self, *jobs: Job) -> None:
         """Take live jobs out without a trace. Raises `StorageError`."""
-        await self._write(
-            self.jobs.discard(
-                [job.order for job in jobs],
-                usage=[used(job, submitted=-1, withdrawn=int(job.accepted)) for job in jobs],
-                shares=self.shares(jobs),
-                fence=self.term.fence,
-            )
-        )
+        usage = [used(job, submitted=-1, withdrawn=int(job.accepted)) for job in jobs]
+        also = EngineWrite(self.term.fence, usage=usage, shares=self.shares(jobs))
+        await self._write(self.jobs.discard([job.order for job in jobs], also))
         for job in jobs:
             self._forget(job)
 
@@ -234,17 +224,9 @@ class JobRecorder:
         if f"job.{end.outcome}" in self.outbox.wanted or url_of(job) is not None:
             messages.append(self.outbox.ended(job, end))
         reached = partial(self._budget_messages, job, end, budgets) if budgets.all else None
+        also = EngineWrite(self.term.fence, [usage], costs, self.shares([job]), messages)
         recorded = await self._write(
-            self.jobs.finish(
-                entry,
-                keep=self.history_size,
-                usage=[usage],
-                costs=costs,
-                shares=self.shares([job]),
-                messages=messages,
-                fence=self.term.fence,
-                budget_messages=reached,
-            )
+            self.jobs.finish(entry, also, keep=self.history_size, budget_messages=reached)
         )
         self._forget(job)
         if messages:

@@ -110,6 +110,35 @@ class StoredJob(Struct, frozen=True):
         return JobKey(self.member, self.prompt_id)
 
 
+class EngineWrite(Struct, frozen=True):
+    """What the engine writes in the same unit as its jobs, and only while it has the lease of the
+    `fence`, if there is one: the unit raises `FencedError` when another replica has it.
+
+    What was used and what it has cost are added; the `messages` are delivered to webhooks.
+    """
+
+    fence: Fence | None = None
+    usage: Sequence[UsageRow] = ()
+    costs: Sequence[CostRow] = ()
+    shares: Shares | None = None
+    messages: Sequence[WebhookMessage] = ()
+
+    def check(self, connection: Connection) -> None:
+        """Check at the begin of the unit that it is the engine's. Raises `FencedError`."""
+        check_fence(connection, self.fence)
+
+    def add(self, connection: Connection) -> None:
+        """Write what comes with the jobs, after them."""
+        add_usage(connection, self.usage)
+        add_costs(connection, self.costs)
+        put_shares(connection, self.shares)
+        add_messages(connection, self.messages)
+
+
+#: A write of jobs alone, whoever has the lease.
+_ALONE = EngineWrite()
+
+
 class JobLivesError(StorageError):
     """Raised when the member has a live job with this id."""
 
@@ -143,11 +172,7 @@ _UNANSWERED = _LIVE.where(~jobs.c.accepted, ~jobs.c.cancel_requested)
 
 
 class JobRepository(Repository):
-    """The jobs of all members that have not ended, their `payloads` and their `history`.
-
-    A `fence` makes a write the engine's: it raises `FencedError` when another replica has the
-    lease. Usage rows and shares are written in the same unit as what they come from.
-    """
+    """The jobs of all members that have not ended, their `payloads` and their `history`."""
 
     def __init__(self, database: Database, cipher: Cipher | None = None) -> None:
         super().__init__(database)
@@ -223,74 +248,56 @@ class JobRepository(Repository):
         return await self._jobs(_WANTED)
 
     async def update(
-        self,
-        changes: Iterable[tuple[int, Mapping[str, Any]]],
-        *,
-        shares: Shares | None = None,
-        messages: Sequence[WebhookMessage] = (),
-        fence: Fence | None = None,
+        self, changes: Iterable[tuple[int, Mapping[str, Any]]], also: EngineWrite = _ALONE
     ) -> set[int]:
         """Write fields of jobs, by order, under the names of `StoredJob`, the same of each; returns
         the orders of jobs that no longer exist.
 
-        The credentials of jobs with a `cloud_id` are deleted: the cloud has them. The `messages`
-        are delivered to webhooks, also those of jobs that have ended in the meantime.
+        The credentials of jobs with a `cloud_id` are deleted: the cloud has them. Messages are
+        delivered also about jobs that have ended in the meantime.
         """
         # In the same order everywhere, so that no two units wait for each other's rows.
         written = sorted(changes, key=itemgetter(0))
 
         def work(connection: Connection) -> set[int]:
-            check_fence(connection, fence)
+            also.check(connection)
             gone = _update(connection, written)
             sent = [order for order, fields in written if fields.get("cloud_id")]
             forget_credentials(connection, sent)
-            put_shares(connection, shares)
-            add_messages(connection, messages)
+            also.add(connection)
             return gone
 
         return await self.database.write(work)
 
-    async def discard(
-        self,
-        orders: Collection[int],
-        *,
-        usage: Sequence[UsageRow] = (),
-        shares: Shares | None = None,
-        fence: Fence | None = None,
-    ) -> None:
+    async def discard(self, orders: Collection[int], also: EngineWrite = _ALONE) -> None:
         """Delete jobs without a history entry."""
 
         def work(connection: Connection) -> None:
-            check_fence(connection, fence)
+            also.check(connection)
             for order in sorted(orders):
                 run(connection, _DROP, {"job_order": order})
                 delete_payload(connection, order)
-            add_usage(connection, usage)
-            put_shares(connection, shares)
+            also.add(connection)
 
         await self.database.write(work)
 
     async def finish(
         self,
         entry: HistoryEntry,
+        also: EngineWrite = _ALONE,
         *,
         keep: int,
-        usage: Sequence[UsageRow] = (),
-        costs: Sequence[CostRow] = (),
-        shares: Shares | None = None,
-        messages: Sequence[WebhookMessage] = (),
-        fence: Fence | None = None,
         budget_messages: Callable[[Spending], Sequence[WebhookMessage]] | None = None,
     ) -> Recorded:
         """Move a job into the history, of which the newest `keep` entries of its member stay.
 
-        The `messages` are delivered to webhooks, and so are those that `budget_messages` makes of
-        what the member has spent without this job; then the result has that, too. An id that is
-        used again keeps its place in the history, with the new entry.
+        Webhooks also get what `budget_messages` makes of what the member has spent without this
+        job; then the result has that, too. An id that is used again keeps its place in the history,
+        with the new entry.
         """
 
         def work(connection: Connection) -> Recorded:
-            check_fence(connection, fence)
+            also.check(connection)
             # First the place, then the job, as in `insert`: so neither waits for the other.
             ordinal = add_history(connection, entry)
             if not run(connection, _DROP, {"job_order": entry.order}).rowcount:
@@ -298,14 +305,12 @@ class JobRepository(Repository):
             forget_credentials(connection, [entry.order])
             # Each entry has one of the ordinals, so that there are no more of them.
             forgotten = forget_beyond(connection, entry.member, keep) if ordinal > keep else []
-            before, sent = None, list(messages)
-            if budget_messages is not None:
-                before = spending_on(connection, entry.member, day_of(entry.ended_at / 1000))
-                sent += budget_messages(before)
-            add_usage(connection, usage)
-            add_costs(connection, costs)
-            put_shares(connection, shares)
-            add_messages(connection, sent)
+            if budget_messages is None:
+                also.add(connection)
+                return Recorded(ordinal, tuple(forgotten))
+            before = spending_on(connection, entry.member, day_of(entry.ended_at / 1000))
+            also.add(connection)
+            add_messages(connection, budget_messages(before))
             return Recorded(ordinal, tuple(forgotten), before)
 
         try:

@@ -27,7 +27,7 @@ from proxy.costs.budgets import Budget, Budgets
 from proxy.jobs.estimates import JobReservation, OverBudgetError
 from proxy.storage.conditions import Conditions, Numbering
 from proxy.storage.database import Database
-from proxy.storage.jobs import JobRepository, StoredJob
+from proxy.storage.jobs import EngineWrite, JobRepository, StoredJob
 from proxy.storage.spending import Spending
 from proxy.storage.usage import UsageRow, day_of
 
@@ -134,7 +134,8 @@ class Replicas(RuleBasedStateMachine):
         ending = self.picked(pick)
         usage = UsageRow(self.day, self.member, completed=1, credits_estimated=cost)
         entry = ended(ending, at=round(self.now.timestamp() * 1000))
-        finish = partial(self.repositories[replica].finish, entry, keep=100, usage=[usage])
+        also = EngineWrite(usage=[usage])
+        finish = partial(self.repositories[replica].finish, entry, also, keep=100)
         self.run(finish(budget_messages=lambda _: []))
         self.charge(ending, cost)
 

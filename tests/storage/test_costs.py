@@ -11,7 +11,7 @@ from storage.samples import PAYLOAD, ended, job
 
 from proxy.storage.costs import CostRow, add_costs
 from proxy.storage.database import Database
-from proxy.storage.jobs import JobRepository
+from proxy.storage.jobs import EngineWrite, JobRepository
 from proxy.storage.usage import UsageRepository
 
 GPU = CostRow("2026-01-01", "anna", "main", "", "estimated", amount=270_001, seconds=1.0)
@@ -43,7 +43,7 @@ async def test_a_job_is_charged_once_with_its_end(database: Database) -> None:
     jobs, usage = JobRepository(database), UsageRepository(database)
     entry = ended(await jobs.insert(job(), PAYLOAD))
     for _ in range(2):
-        await jobs.finish(entry, keep=10, costs=[GPU])
+        await jobs.finish(entry, EngineWrite(costs=[GPU]), keep=10)
     assert await usage.costs("2026-01-01", "2026-01-01") == [GPU]
 
 

@@ -12,7 +12,7 @@ from storage.samples import PAYLOAD, ended, entries, ids, job
 from proxy.storage.conditions import Conditions, Numbering
 from proxy.storage.database import Database, FencedError
 from proxy.storage.history import PAGE, HistoryEntry, Recorded
-from proxy.storage.jobs import JobLivesError, JobRepository, StoredJob
+from proxy.storage.jobs import EngineWrite, JobLivesError, JobRepository, StoredJob
 from proxy.storage.leases import ENGINE, Fence, LeaseRepository
 from proxy.storage.shares import Share, Shares
 from proxy.storage.usage import UsageRepository, UsageRow
@@ -101,7 +101,7 @@ async def test_changes_of_jobs_that_are_gone_are_reported(jobs: JobRepository) -
 
 async def test_a_discarded_job_leaves_no_trace(jobs: JobRepository, database: Database) -> None:
     order = (await jobs.insert(job(), PAYLOAD)).order
-    await jobs.discard([order], usage=[UsageRow("2026-01-01", "anna", withdrawn=1)])
+    await jobs.discard([order], EngineWrite(usage=[UsageRow("2026-01-01", "anna", withdrawn=1)]))
     assert await jobs.live() == []
     assert await jobs.payloads.get(order) is None
     (row,) = await UsageRepository(database).days("2026-01-01", "2026-01-01")
@@ -136,7 +136,7 @@ async def test_an_end_is_one_unit_with_usage_and_shares(
     before = database.units
     state = Shares(2.5, {"anna": Share(3.0, 10.0)}, {"main": 3})
     usage = [UsageRow("2026-01-01", "anna", completed=1, running_seconds=1.5)]
-    recorded = await jobs.finish(ended(stored), keep=10, usage=usage, shares=state)
+    recorded = await jobs.finish(ended(stored), EngineWrite(usage=usage, shares=state), keep=10)
     assert recorded == Recorded(ordinal=1)
     assert database.units - before == 1
     assert await jobs.live() == []
@@ -175,8 +175,10 @@ async def test_the_jobs_without_an_answer_are_those_that_nobody_may_know_of(
 async def test_an_end_is_written_once(jobs: JobRepository, database: Database) -> None:
     stored = await jobs.insert(job(), PAYLOAD)
     usage = [UsageRow("2026-01-01", "anna", completed=1)]
-    await jobs.finish(ended(stored), keep=10, usage=usage)
-    assert await jobs.finish(ended(stored, "failed"), keep=10, usage=usage) == Recorded()
+    await jobs.finish(ended(stored), EngineWrite(usage=usage), keep=10)
+    assert (
+        await jobs.finish(ended(stored, "failed"), EngineWrite(usage=usage), keep=10) == Recorded()
+    )
     assert [entry.state for entry in await entries(jobs)] == ["succeeded"]
     assert (await entries(jobs))[0].graph == PAYLOAD.graph
     other = await jobs.insert(job("b"), PAYLOAD)
@@ -223,12 +225,12 @@ async def test_a_writer_whose_lease_is_over_changes_nothing(
     theirs = await leases.acquire(ENGINE, "two", 60, alone=True)
     assert theirs is not None
     for write in (
-        jobs.update([(order, {"state": "running"})], fence=mine.fence),
-        jobs.discard([order], fence=mine.fence),
-        jobs.finish(ended(stored), keep=1, fence=mine.fence),
-        jobs.update([], fence=Fence("nobody's", 1)),
+        jobs.update([(order, {"state": "running"})], EngineWrite(mine.fence)),
+        jobs.discard([order], EngineWrite(mine.fence)),
+        jobs.finish(ended(stored), EngineWrite(mine.fence), keep=1),
+        jobs.update([], EngineWrite(Fence("nobody's", 1))),
     ):
         with pytest.raises(FencedError, match="another replica"):
             await write
-    await jobs.update([(order, {"state": "running"})], fence=theirs.fence)
+    await jobs.update([(order, {"state": "running"})], EngineWrite(theirs.fence))
     assert [(row.prompt_id, row.state) for row in await jobs.live()] == [("a", "running")]

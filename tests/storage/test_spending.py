@@ -12,7 +12,7 @@ from storage.samples import PAYLOAD, ended, job
 
 from proxy.storage.conditions import Conditions, Numbering
 from proxy.storage.database import Database, StorageError
-from proxy.storage.jobs import JobRepository, StoredJob
+from proxy.storage.jobs import EngineWrite, JobRepository, StoredJob
 from proxy.storage.run_times import JOB, RunTimeRepository, RunTimeRow, job_name
 from proxy.storage.spending import Spending, days_of_month
 from proxy.storage.usage import UsageRepository, UsageRow
@@ -57,7 +57,7 @@ async def put(jobs: JobRepository, wallet: Wallet, id_: str, member: str = "anna
 async def finish(jobs: JobRepository, stored: StoredJob, cost: int, day: str = DAY) -> Spending:
     usage = UsageRow(day, stored.member, completed=1, credits_estimated=cost)
     recorded = await jobs.finish(
-        ended(stored, at=NOON), keep=10, usage=[usage], budget_messages=lambda _: []
+        ended(stored, at=NOON), EngineWrite(usage=[usage]), keep=10, budget_messages=lambda _: []
     )
     assert recorded.spending is not None
     return recorded.spending
