@@ -44,6 +44,7 @@ from proxy.cloud.errors import (
 from proxy.cloud.http import JSON, Body, CloudCall, Http
 from proxy.cloud.resilience import (
     ONCE,
+    ApiKey,
     CallGate,
     CircuitBreaker,
     OpenGate,
@@ -115,7 +116,7 @@ class CloudClient:
         #: Also used for the account's settings and files.
         self.http = Http(
             base_url,
-            key,
+            ApiKey(key),
             timeout=timeout,
             retries=retries or RetryPolicy(),
             gate=CallGate(breaker or CircuitBreaker(), limiter or RateLimiter()),
@@ -128,7 +129,7 @@ class CloudClient:
         #: For optional calls, which change neither breaker nor limiter.
         self._optional = Http(
             base_url,
-            key,
+            ApiKey(key),
             timeout=min(timeout, _OPTIONAL_TIMEOUT),
             retries=ONCE,
             gate=OpenGate(),
@@ -158,7 +159,7 @@ class CloudClient:
 
     def use_key(self, key: str) -> None:
         """Use another key from the next call on."""
-        self.http.key = self._optional.key = key
+        self.http.key, self._optional.key = ApiKey(key), ApiKey(key)
 
     async def submit(self, prompt: Prompt) -> Submission:
         """Send `POST /api/prompt` once.

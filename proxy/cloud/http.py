@@ -35,7 +35,7 @@ from proxy.cloud.errors import (
     CloudUnreachable,
     refusal,
 )
-from proxy.cloud.resilience import Attempts, CallGate, RetryPolicy, retry_after
+from proxy.cloud.resilience import ApiKey, Attempts, CallGate, RetryPolicy, retry_after
 from proxy.logging import word
 from proxy.metrics import CloudCalls
 from proxy.observations import AccountObservations
@@ -117,7 +117,7 @@ class Http:
     """
 
     base_url: URL
-    key: str
+    key: ApiKey
     _: KW_ONLY
     timeout: float
     retries: RetryPolicy
@@ -222,7 +222,7 @@ class Http:
         finally:
             response.release()
         content_type = response.headers.get("Content-Type", "")
-        return Answer(call, body, content_type, attempts, self.key, limits)
+        return Answer(call, body, content_type, attempts, self.key.text, limits)
 
     async def open(
         self,
@@ -250,7 +250,7 @@ class Http:
                 call.method,
                 call.url,
                 data=data,
-                headers={**(headers or {}), "X-API-Key": key},
+                headers={**(headers or {}), "X-API-Key": key.text},
                 timeout=timeout,
             )
             status = response.status
@@ -283,7 +283,7 @@ class Http:
             body = codec.loads_text(raw)
         except ValueError:
             body = raw.decode(errors="replace")
-        body = redact(body, self.key) if self.key else body
+        body = redact(body, self.key.text)
         if (odd := unlisted(response.status, body)) is not None:
             code = word(type_of(body) or "")
             what = f"{response.status} {code if odd == 'code' else f'with an unlisted {odd}'}"

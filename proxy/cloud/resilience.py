@@ -9,7 +9,7 @@ import asyncio
 import random
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
 import structlog
@@ -220,12 +220,23 @@ class RateLimiter:
         self._gap = self._gap * 0.8 if self._gap > self._backoff.first / 100 else 0.0
 
 
+@dataclass(slots=True, eq=False)
+class ApiKey:
+    """The key of an account, the circuit that stops calls after two 401 in a row, and the body of
+    the last one."""
+
+    text: str = field(repr=False)
+    lock: CircuitBreaker = field(
+        default_factory=lambda: CircuitBreaker(failures=2, silence=0.0, backoff=Backoff(5.0, 60.0))
+    )
+    refusal: object = ""
+
+
 class CallGate:
     """Refuses calls depending on the results of previous ones.
 
     While the circuit of `breaker` is open calls fail with `CloudDown`, in a pause of `limiter` with
-    the last 429. After two 401 in a row they fail with the last one until the key changes, but for
-    an attempt at intervals.
+    the last 429. While the circuit of their key is open they fail with its last 401.
     """
 
     def __init__(self, breaker: CircuitBreaker, limiter: RateLimiter) -> None:
@@ -233,23 +244,17 @@ class CallGate:
         self._limiter = limiter
         self._throttled: object = ""
         self._unavailable: int | None = None
-        self._key = ""
-        self._refused: object = ""
-        self._lock = _key_lock()
         self._holding_back = False  # a call has failed, and this may still hold back others
 
-    async def enter(self, call: object, key: str) -> None:
+    async def enter(self, call: object, key: ApiKey) -> None:
         """Wait for the turn of a call.
 
         Raises a `CloudError` for a call that must not be sent now; it says when to try again.
         """
-        if key != self._key:
-            self._key = key
-            self._lock = _key_lock()
         if self._holding_back:
-            await self._take_turn(call)
+            await self._take_turn(call, key)
 
-    async def _take_turn(self, call: object) -> None:
+    async def _take_turn(self, call: object, key: ApiKey) -> None:
         self._check_pause(call)
         wait = self._limiter.turn(time.monotonic(), _MAX_TURN_WAIT)
         if wait > _MAX_TURN_WAIT:
@@ -258,8 +263,8 @@ class CallGate:
             await asyncio.sleep(wait)
             self._check_pause(call)
         now = time.monotonic()
-        if self._lock.wait(now) > 0:
-            raise refusal(call, 401, self._refused, None)
+        if key.lock.wait(now) > 0:
+            raise refusal(call, 401, key.refusal, None)
         wait = self._breaker.wait(now)
         if wait > 0:
             status = self._unavailable
@@ -271,15 +276,15 @@ class CallGate:
         if wait > 0:
             raise refusal(call, 429, self._throttled, wait)
 
-    def answered(self, key: str) -> None:
+    def answered(self, key: ApiKey) -> None:
         """Note an answer below 400."""
         if self._holding_back:
             self._breaker.succeeded()
             self._limiter.succeeded()
-            self._key_taken(key)
-            self._holding_back = self._lock.failing or self._limiter.is_slow(time.monotonic())
+            key.lock.succeeded()
+            self._holding_back = self._limiter.is_slow(time.monotonic())
 
-    def failed(self, error: CloudRefused | CloudUnreachable, key: str) -> None:
+    def failed(self, error: CloudRefused | CloudUnreachable, key: ApiKey) -> None:
         """Note a call that was refused or not answered."""
         now, self._holding_back = time.monotonic(), True
         if isinstance(error, CloudUnreachable) or error.status in GATEWAY_STATUSES | {503}:
@@ -294,15 +299,11 @@ class CallGate:
             error.retry_after = self._limiter.pause(now)
             log.warning("account_throttled", seconds=round(error.retry_after, 1))
         elif not isinstance(error, CloudUnauthorized):
-            self._key_taken(key)
-        elif key == self._key:
-            self._refused = error.body
-            if self._lock.failed(now):
+            key.lock.succeeded()
+        else:
+            key.refusal = error.body
+            if key.lock.failed(now):
                 log.error("key_refused")
-
-    def _key_taken(self, key: str) -> None:
-        if key == self._key:
-            self._lock.succeeded()
 
 
 class OpenGate(CallGate):
@@ -311,9 +312,5 @@ class OpenGate(CallGate):
     def __init__(self) -> None:
         super().__init__(CircuitBreaker(), RateLimiter())
 
-    def failed(self, error: CloudRefused | CloudUnreachable, key: str) -> None:
+    def failed(self, error: CloudRefused | CloudUnreachable, key: ApiKey) -> None:
         """Ignore a failure."""
-
-
-def _key_lock() -> CircuitBreaker:
-    return CircuitBreaker(failures=2, silence=0.0, backoff=Backoff(5.0, 60.0))

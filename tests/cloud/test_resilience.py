@@ -19,6 +19,7 @@ from proxy.cloud.errors import (
     refusal,
 )
 from proxy.cloud.resilience import (
+    ApiKey,
     Attempts,
     Backoff,
     CallGate,
@@ -200,15 +201,15 @@ async def test_reads_wait_out_the_429_of_another(serve: Serve, connect: Connect)
 
 async def test_a_call_is_not_made_before_those_that_wait_for_their_turns() -> None:
     limiter = RateLimiter()
-    gate = CallGate(CircuitBreaker(), limiter)
-    gate.failed(refusal("GET /x", 429, THROTTLED, 0.0), "key")
+    gate, key = CallGate(CircuitBreaker(), limiter), ApiKey("key")
+    gate.failed(refusal("GET /x", 429, THROTTLED, 0.0), key)
     turns = [limiter.turn(time.monotonic(), 10.0) for _ in range(20)]
     assert turns[-1] > 2.0
     for _ in range(20):
-        gate.answered("key")
+        gate.answered(key)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
-            await gate.enter("GET /x", "key")
+            await gate.enter("GET /x", key)
 
 
 async def test_a_429_about_the_queue_holds_nothing_back(serve: Serve, connect: Connect) -> None:
