@@ -15,11 +15,10 @@ from yarl import URL
 from proxy.cloud.connections import (
     CONNECT_TIMEOUT,
     CONNECTION_ERRORS,
-    AddressRefusedError,
     Connections,
     refused_address,
 )
-from proxy.cloud.errors import CloudGarbage, CloudRefused, refusal
+from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused, refusal
 from proxy.cloud.http import REDIRECTS, Http, unreachable
 
 log = structlog.get_logger(__name__)
@@ -119,17 +118,18 @@ class Downloads:
                     "GET", location, headers=headers, timeout=self._limits
                 )
             except CONNECTION_ERRORS as error:
-                if (refused := refused_address(error)) is not None:
-                    raise _redirect_refusal(refused) from None
-                raise unreachable(_DOWNLOAD, error, sent=True) from None
+                raise _redirect_failed(error) from None
             if response.status not in REDIRECTS:
                 return response
         response.close()
         raise CloudGarbage(f"{_DOWNLOAD}: too many redirects")
 
 
-def _redirect_refusal(refused: AddressRefusedError) -> CloudRefused:
-    """Return the error of a redirect to where nothing is fetched from."""
+def _redirect_failed(error: Exception) -> CloudError:
+    """Return the error of a redirect that leads nowhere, or to where nothing is fetched from."""
+    refused = refused_address(error)
+    if refused is None:
+        return unreachable(_DOWNLOAD, error, sent=True)
     log.warning("redirect_refused", reason=str(refused))
     body = {"code": "REDIRECT_REFUSED", "message": f"The cloud answered with {refused}"}
     return refusal(_DOWNLOAD, 403, body, None)

@@ -256,13 +256,8 @@ class Http:
             status = response.status
             if status >= 400:
                 raise await self._refusal(call, response)
-        except CONNECTION_ERRORS as error:
-            lost = unreachable(call, error, sent=_sent.get())
-            self.gate.failed(lost, key)
-            raise lost from None
-        except CloudRefused as error:
-            self.gate.failed(error, key)
-            raise
+        except (*CONNECTION_ERRORS, CloudRefused) as error:
+            raise self._failed(call, error, key) from None
         finally:
             self.contact.ended(time.monotonic(), answered=status is not None)
             self.calls.note(call.method, call.route, status, time.perf_counter() - began)
@@ -272,6 +267,15 @@ class Http:
     def unlisted(self, call: CloudCall, what: str, example: object = None) -> None:
         """Note an answer that no document lists; `what` says which in a few words."""
         self.observations.note_anomaly("answer", f"{call.method} {call.route}: {what}", example)
+
+    def _failed(
+        self, call: CloudCall, error: Exception, key: ApiKey
+    ) -> CloudRefused | CloudUnreachable:
+        """Return the error of a call that was refused or not answered, which the gate notes."""
+        if not isinstance(error, CloudRefused):
+            error = unreachable(call, error, sent=_sent.get())
+        self.gate.failed(error, key)
+        return error
 
     async def _refusal(self, call: CloudCall, response: aiohttp.ClientResponse) -> CloudRefused:
         try:
