@@ -94,6 +94,7 @@ class Fetch:
         try:
             self._file, self.path = open_new(self._cache.partials)
             await self._fetch()
+            self.size = self.received
             hash_ = self._hasher.hexdigest()
             self.lease = self._cache.keep(self.path, hash_, admitted=self.received)
             self.path = self.lease.path
@@ -161,12 +162,8 @@ class Fetch:
         """Return whether the bytes are complete: whatever their announced size if they have the
         expected hash, and if no hash is known by their size."""
         if self.expected is None:
-            is_whole = self.size in (None, self.received)
-        else:
-            is_whole = self._hasher.hexdigest() == self.expected
-        if is_whole:
-            self.size = self.received
-        return is_whole
+            return self.size in (None, self.received)
+        return self._hasher.hexdigest() == self.expected
 
     def _start_over(self) -> None:
         """Discard the bytes; readers that have passed some on must fail. Raises
