@@ -117,8 +117,8 @@ class EventBus:
 
     def __init__(self) -> None:
         self._topics: dict[str, tuple[Subscription, ...]] = {}
-        #: The message that is being delivered, and those that follow.
         self._waiting: deque[tuple[str, BusMessage | Missed]] = deque()
+        self._delivering = False
 
     @property
     def connected(self) -> bool:
@@ -173,18 +173,21 @@ class EventBus:
     def _deliver(self, topic: str, message: BusMessage | Missed) -> None:
         """Deliver a message to those who subscribe to the topic when its turn comes."""
         self._waiting.append((topic, message))
-        if len(self._waiting) > 1:  # the first is being delivered
+        if self._delivering:
             return
-        while self._waiting:
-            topic, message = self._waiting[0]
-            for subscription in self._topics.get(topic, ()):
-                if subscription.handler is None:
-                    continue
-                try:
-                    subscription.handler(message)
-                except Exception:  # the next one must get the message all the same
-                    log.exception("subscriber_failed", topic=topic)
-            self._waiting.popleft()
+        self._delivering = True
+        try:
+            while self._waiting:
+                topic, message = self._waiting.popleft()
+                for subscription in self._topics.get(topic, ()):
+                    if subscription.handler is None:
+                        continue
+                    try:
+                        subscription.handler(message)
+                    except Exception:  # the next one must get the message all the same
+                        log.exception("subscriber_failed", topic=topic)
+        finally:
+            self._delivering = False
 
     def remove(self, subscription: Subscription) -> None:
         """Remove a subscription. A delivery under way continues with the previous subscribers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Self
 
 import msgspec
@@ -94,6 +95,23 @@ async def test_what_a_handler_publishes_comes_behind_for_everybody() -> None:
     bus.subscribe("a", lambda news: received.append(news.number))
     bus.publish("a", News(1))
     assert received == [1, 2]
+
+
+async def test_a_handler_that_is_cancelled_does_not_stop_the_bus() -> None:
+    received: list[int] = []
+    bus = EventBus()
+
+    def cancelled(news: News) -> None:
+        if news.number == 1:
+            bus.publish("a", News(2))
+            raise asyncio.CancelledError
+
+    bus.subscribe("a", lambda news: received.append(news.number))
+    bus.subscribe("a", cancelled)
+    with pytest.raises(asyncio.CancelledError):
+        bus.publish("a", News(1))
+    bus.publish("a", News(3))
+    assert received == [1, 2, 3]
 
 
 async def test_a_handler_that_leaves_during_a_message_hears_no_more() -> None:
