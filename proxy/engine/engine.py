@@ -26,7 +26,6 @@ from proxy.engine.announcer import Announcer
 from proxy.engine.bookkeeper import Bookkeeper
 from proxy.engine.cancellation import Cancellation
 from proxy.engine.dispatcher import Dispatcher
-from proxy.engine.finder import REMEMBERED
 from proxy.engine.follower import Runs
 from proxy.engine.forecast import Forecast
 from proxy.engine.intake import Intake
@@ -40,7 +39,7 @@ from proxy.engine.recorder import JobRecorder
 from proxy.engine.recovery import Recovery
 from proxy.engine.run_times import RunTimes
 from proxy.engine.scheduler import Scheduler
-from proxy.engine.table import JobTable
+from proxy.engine.table import MAX_ENDED, JobTable
 from proxy.engine.worker import AccountWorker
 from proxy.jobs.messages import (
     CancelRequested,
@@ -188,7 +187,8 @@ class Engine:
         """
         await self.run_times.load()
         jobs, shares = await self.recorder.load()
-        ended = await self.recorder.jobs.history.newest_cloud_ids(REMEMBERED)
+        ended = await self.recorder.jobs.history.newest_cloud_ids(MAX_ENDED)
+        self._table.ended_ids.update(dict.fromkeys(reversed(ended)))
         self.scheduler.restore(shares)
         for job in jobs:
             self._resume(job)
@@ -208,7 +208,6 @@ class Engine:
         keep(self._news.run, "tell of the queue")
         keep(self.bookkeeper.run, "read what was booked")
         for name, worker in self._workers.items():
-            worker.finder.note_ended(reversed(ended))
             await worker.socket.start()
             keep(worker.reconciler.run, f"reconcile {name}")
             keep(worker.follow_plan, f"follow the plan of {name}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Container
 from dataclasses import dataclass, field
 from uuid import NAMESPACE_URL, uuid5
 
@@ -23,8 +23,8 @@ MARK = "comfy_cloud_proxy"
 #: How many of the account's newest jobs are looked at when one is sought.
 _RECENT = 100
 
-#: Of how many jobs the mark is remembered, and the id.
-REMEMBERED = 2000
+#: Of how many jobs the mark is remembered.
+_REMEMBERED = 2000
 
 #: Seconds before each look for a job that has just been submitted.
 _LOOKS = (0.0, 0.5, 1.5)
@@ -38,16 +38,16 @@ class UnansweredError(Exception):
 class JobFinder:
     """Looks for jobs on one account, and knows which ids there are of other jobs of ours.
 
-    `live` are the ids on the cloud of all live jobs, `jobs` are those that the storage has.
+    `live` are the ids on the cloud of all live jobs, `ended` those of others, as far as they are
+    remembered; `jobs` are those that the storage has.
     """
 
     cloud: CloudClient
     live: set[str]
+    ended: Container[str]
     jobs: JobRepository
     looks: tuple[float, ...] = _LOOKS
     _marks: dict[str, object] = field(default_factory=dict)
-    #: The marks of jobs by the ids that the cloud gave them; none for those of before the start.
-    _issued: dict[str, str] = field(default_factory=dict)
 
     async def find(self, job: Job) -> str | None:
         """Return the cloud id of a job whose submission was not answered, `None` if there is none.
@@ -87,17 +87,12 @@ class JobFinder:
         except CloudError as error:
             raise UnansweredError from error
 
-    def note_ended(self, cloud_ids: Iterable[str]) -> None:
-        """Note the ids of jobs that ended before the start, beginning with the oldest."""
-        self._issued.update(dict.fromkeys(cloud_ids, ""))
-
-    def is_new(self, job: Job, cloud_id: str) -> bool:
-        """Return whether no live job and no recent one has the id that the cloud gave to this
-        one."""
-        if cloud_id in self.live or self._issued.setdefault(cloud_id, job.mark) != job.mark:
+    def claim(self, cloud_id: str) -> bool:
+        """Take an id that the cloud gave to a job, for that alone; return whether no live job and
+        no recent one has it."""
+        if cloud_id in self.live or cloud_id in self.ended:
             return False
-        while len(self._issued) > REMEMBERED:
-            del self._issued[next(iter(self._issued))]
+        self.live.add(cloud_id)
         return True
 
     def wanted_id(self, job: Job) -> str | None:
@@ -132,6 +127,6 @@ class JobFinder:
             if extra_data is None:
                 return None
             self._marks[cloud_id] = extra_data.get(MARK)
-            while len(self._marks) > REMEMBERED:
+            while len(self._marks) > _REMEMBERED:
                 del self._marks[next(iter(self._marks))]
         return self._marks[cloud_id]

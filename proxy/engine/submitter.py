@@ -165,7 +165,7 @@ class Submitter:
             return _failed(error)
         if wanted not in (None, submission.cloud_id):
             self.cloud.observations.learn("prompt_id", "minted")
-        if not self.finder.is_new(job, submission.cloud_id):
+        if not self.finder.claim(submission.cloud_id):
             log.error("job_id_repeated", cloud_job=submission.cloud_id)
             return _Try(Refused(_repeated()), lost=True, last=True)
         return Sent(submission.cloud_id, submission.node_errors)

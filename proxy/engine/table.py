@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import structlog
+from cachetools import FIFOCache
 from msgspec.structs import replace
 
 from proxy.engine.announcer import Announcer
@@ -24,6 +25,9 @@ from proxy.webhooks.messages import STARTED
 
 log = structlog.get_logger(__name__)
 
+#: Of how many jobs that have ended the id on the cloud is remembered.
+MAX_ENDED = 2000
+
 
 class JobTable:
     """The live jobs of an engine.
@@ -40,6 +44,8 @@ class JobTable:
         self._jobs: dict[JobKey, Job] = {}
         #: The ids of live jobs on the cloud.
         self.cloud_ids: set[str] = set()
+        #: Those of jobs that have ended, or were taken out.
+        self.ended_ids: FIFOCache[str, None] = FIFOCache(MAX_ENDED)
 
     def __iter__(self) -> Iterator[Job]:
         return iter(self._jobs.values())
@@ -143,7 +149,9 @@ class JobTable:
     def _remove(self, job: Job) -> None:
         """Take a job out; a new one with the same id, which another replica has taken in meanwhile,
         stays."""
-        self.cloud_ids.discard(job.cloud_id)
+        if job.cloud_id:
+            self.cloud_ids.discard(job.cloud_id)
+            self.ended_ids[job.cloud_id] = None
         if job in self:
             del self._jobs[job.key]
 

@@ -71,7 +71,7 @@ class AccountWorker:
         preparation = Preparation(
             account, recorder, files.graphs, catalog, self.socket, timeouts, policy.send_partner_key
         )
-        self.finder = JobFinder(account.cloud, table.cloud_ids, recorder.jobs)
+        self.finder = JobFinder(account.cloud, table.cloud_ids, table.ended_ids, recorder.jobs)
         self.submitter = Submitter(
             account.cloud,
             self.finder,

@@ -11,7 +11,7 @@ from engine.rig import running_engine
 from jobs.samples import job
 
 from proxy.cloud.client import CloudClient
-from proxy.engine.finder import MARK, REMEMBERED, JobFinder
+from proxy.engine.finder import MARK, JobFinder
 from proxy.simulator import Simulator
 from proxy.storage.database import StorageError
 from proxy.translate.snapshots import Snapshot
@@ -46,7 +46,7 @@ class Cloud:
 
 
 def finder_over(cloud: Any, rows: Any, *live: str) -> JobFinder:
-    return JobFinder(cloud, set(live), rows)
+    return JobFinder(cloud, set(live), {"ended"}, rows)
 
 
 async def test_a_job_is_found_by_its_mark_alone(simulator: Simulator, tmp_path: Path) -> None:
@@ -73,18 +73,7 @@ async def test_jobs_that_are_live_or_stored_are_not_candidates() -> None:
 
 def test_an_id_of_another_job_is_not_new() -> None:
     finder = finder_over(Cloud(""), Rows(), "live")
-    finder.note_ended(["of an earlier start"])
-    assert finder.is_new(job("one"), "a")
-    assert finder.is_new(job("one"), "a")
-    assert not finder.is_new(job("two"), "a")
-    assert not finder.is_new(job("two"), "live")
-    assert not finder.is_new(job("two"), "of an earlier start")
-
-
-def test_the_newest_ids_are_remembered() -> None:
-    finder = finder_over(Cloud(""), Rows())
-    finder.note_ended(map(str, range(REMEMBERED)))
-    assert finder.is_new(job("one"), "a")
-    assert not finder.is_new(job("two"), "a")
-    assert not finder.is_new(job("two"), "1")
-    assert finder.is_new(job("two"), "0")
+    assert finder.claim("a")
+    assert not finder.claim("a")
+    assert not finder.claim("live")
+    assert not finder.claim("ended")

@@ -151,6 +151,7 @@ async def test_the_id_on_the_cloud_of_a_live_job_is_known_whether_it_is_followed
     await world.table.finish(sent, END)
     world.table.leave(sent, END)
     assert not world.table.cloud_ids
+    assert set(world.table.ended_ids) == {"a", "b"}
 
 
 async def test_nor_does_one_that_is_discarded(world: World) -> None:

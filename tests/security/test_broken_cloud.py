@@ -114,6 +114,29 @@ async def test_the_id_of_a_job_of_an_earlier_start_is_refused(
         assert (await bob.get("history"))[1] == {}
 
 
+async def test_the_id_of_a_job_that_ended_after_another_start_is_refused(
+    cloud: BrokenCloud, simulator: Simulator, tmp_path: Path
+) -> None:
+    repeating(cloud)
+    hiding(cloud)
+    simulator.switches.pace = 0.2
+    folder = tmp_path / "of two starts"
+    tokens = await add_members(folder, {"ann": "user", "bob": "user"})
+    async with (
+        running_proxy(cloud, folder, prefetch="off") as proxy,
+        aiohttp.ClientSession(headers=bearer(tokens["ann"])) as session,
+    ):
+        prompt_id = await Client(session, proxy.url).submit(graphs.sampled(1))
+    async with (
+        running_proxy(cloud, folder, prefetch="off") as proxy,
+        aiohttp.ClientSession(headers=bearer(tokens["ann"])) as hers,
+        aiohttp.ClientSession(headers=bearer(tokens["bob"])) as his,
+    ):
+        assert (await Client(hers, proxy.url).ended(prompt_id))["outputs"]
+        status, answer = await Client(his, proxy.url).post("prompt", {"prompt": graphs.sampled(2)})
+        assert (status, answer["error"]["type"]) == (502, "job_id_repeated")
+
+
 async def test_a_job_whose_answer_named_another_is_found_by_its_mark(
     cloud: BrokenCloud, ann: Client, bob: Client
 ) -> None:
