@@ -68,6 +68,7 @@ class Reconciler:
             await self._pause()
             self._now.clear()
             if not self.followed:
+                self._unread_since = None
                 continue
             try:
                 await self.read()

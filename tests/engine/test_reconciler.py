@@ -295,6 +295,20 @@ async def test_jobs_of_an_account_that_cannot_be_read_say_so_and_end_as_lost(
         assert followers["a"].reason is None
 
 
+async def test_a_failure_long_ago_does_not_make_a_new_job_lost(
+    reconciling: Reconciling, cloud: Cloud, followers: Followers
+) -> None:
+    cloud.failure = CloudUnreachable("down")
+    async with reconciling(connected=False, lost_timeout=0.5) as reconciler:
+        followers["a"] = FakeFollower()
+        await reconciler.read()
+        followers.clear()
+        await asyncio.sleep(0.6)
+        followers["b"] = FakeFollower()
+        await reconciler.read()
+    assert (followers["b"].reason, followers["b"].posted) == ("unreachable", [])
+
+
 async def test_a_key_that_is_refused_is_noted_for_those_that_wait_for_the_account(
     reconciling: Reconciling, cloud: Cloud, followers: Followers, allocator: FakeAllocator
 ) -> None:
