@@ -251,7 +251,7 @@ class CallGate:
 
         Raises a `CloudError` for a call that must not be sent now; it says when to try again.
         """
-        if self._holding_back:
+        if self._holding_back or key.lock.failing:
             await self._take_turn(call, key)
 
     async def _take_turn(self, call: object, key: ApiKey) -> None:
@@ -278,7 +278,7 @@ class CallGate:
 
     def answered(self, key: ApiKey) -> None:
         """Note an answer below 400."""
-        if self._holding_back:
+        if self._holding_back or key.lock.failing:
             self._breaker.succeeded()
             self._limiter.succeeded()
             key.lock.succeeded()

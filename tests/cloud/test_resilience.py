@@ -274,6 +274,21 @@ async def test_a_late_401_of_the_old_key_says_nothing_of_the_new_one(
     await client.user()
 
 
+async def test_a_late_answer_to_the_old_key_says_nothing_of_the_new_one() -> None:
+    gate, old, new = CallGate(CircuitBreaker(), RateLimiter()), ApiKey("old"), ApiKey("new")
+    refused = refusal("GET /x", 401, "", None)
+    gate.failed(refused, new)
+    gate.answered(old)
+    gate.answered(new)
+    gate.failed(refused, new)
+    await gate.enter("GET /x", new)
+    gate.failed(refused, new)
+    gate.answered(old)
+    with pytest.raises(CloudUnauthorized):
+        await gate.enter("GET /x", new)
+    await gate.enter("GET /x", old)
+
+
 async def test_a_silent_cloud_is_left_alone_and_comes_back_by_itself(
     serve: Serve, connect: Connect
 ) -> None:
