@@ -247,8 +247,8 @@ class Tracker:
             if output is not None:
                 self.nodes.executed(node, output)
         if snapshot.status == "completed":
-            told = self._terminal.get("execution_success", {})
-            at = max(events.timestamp(told, ended_at), started_at)
+            success = self._terminal.get("execution_success", {})
+            at = max(events.timestamp(success, ended_at), started_at)
             type_, data = "execution_success", {"prompt_id": self.prompt_id, "timestamp": at}
             self.nodes.finish()
             for error in self._errors.values():
