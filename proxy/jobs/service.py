@@ -32,7 +32,7 @@ from proxy.jobs.models import ENDS, AccountView
 from proxy.jobs.records import JobRecord
 from proxy.jobs.submission import SubmissionService, poll_interval
 from proxy.jobs.subscribers import Subscribers
-from proxy.jobs.views import divided, of_queue
+from proxy.jobs.views import divided, interruptible, of_queue
 from proxy.storage.database import StorageError
 from proxy.storage.history import HistoryEntry
 from proxy.storage.jobs import JobKey, StoredJob
@@ -106,9 +106,10 @@ class JobService:
         return self._live.of(member).remaining
 
     async def queue_remaining_now(self, member: str) -> int:
-        """Return the current count from storage, which is correct even after lost bus messages.
-        Raises `StorageError`."""
-        return (await self._live.now(member)).remaining
+        """Return the current count from storage, which is correct even after lost bus messages,
+        with the jobs without an answer that `GET /queue` lists. Raises `StorageError`."""
+        live, unanswered = await self._live.picture(member)
+        return live.remaining + len(unanswered)
 
     async def queue_json(self, member: str) -> bytes | AsyncIterator[bytes]:
         """Return the body of `GET /queue`, a large one in pieces. Raises `StorageError`, and
@@ -117,8 +118,7 @@ class JobService:
 
     async def list_jobs(self, member: str, query: JobQuery) -> dict[str, Any]:
         """Return the answer of `GET /api/jobs`. Raises `StorageError`."""
-        known_here, unanswered = await self._live.picture(member)
-        live = [*known_here.jobs.values(), *unanswered]
+        live = await self._listed(member, unanswered=True)
         ended, total = await self._repository.history.summaries(
             member,
             states=ended_states(query.statuses),
@@ -237,7 +237,7 @@ class JobService:
     async def delete_pending(self, member: str, prompt_ids: list[str] | None) -> None:
         """Take waiting jobs out of the queue, all without `prompt_ids`; they leave no trace, as in
         ComfyUI."""
-        pending = (await self._live.now(member)).pending()
+        _, pending = divided(await self._listed(member, unanswered=prompt_ids is not None))
         if prompt_ids is not None:
             wanted = set(prompt_ids)
             pending = [job for job in pending if job.prompt_id in wanted]
@@ -255,18 +255,26 @@ class JobService:
 
         Those are what the `client_id` has, or else the `submitter` (see `interrupted`).
         """
-        live = await self._live.now(member)
+        live = await self._listed(member, unanswered=prompt_id is not None)
         if prompt_id is not None:
-            jobs = live.interruptible(attrgetter("client_id"))
+            jobs = interruptible(live, attrgetter("client_id"))
             jobs = [job for job in jobs if job.prompt_id == prompt_id]
         elif client_id is not None:
-            jobs = live.interruptible(attrgetter("client_id"))
+            jobs = interruptible(live, attrgetter("client_id"))
             jobs = [job for job in jobs if job.client_id == client_id]
         else:
-            jobs = live.interruptible(attrgetter("submitter"))
-            others = [job for job in live.jobs.values() if job not in jobs]
+            jobs = interruptible(live, attrgetter("submitter"))
+            others = [job for job in live if job not in jobs]
             jobs = interrupted(jobs, others, submitter)
         await self._cancel([job.key for job in jobs], interrupt=True)
+
+    async def _listed(self, member: str, *, unanswered: bool) -> list[StoredJob]:
+        """Return the jobs that `GET /queue` lists, those without an answer only if they are wanted:
+        they may be submissions under way. Raises `StorageError`."""
+        if not unanswered:
+            return [*(await self._live.now(member)).jobs.values()]
+        live, others = await self._live.picture(member)
+        return [*live.jobs.values(), *others]
 
     async def cancel(self, member: str, prompt_id: str) -> bool:
         """Cancel a waiting or running job; false if there is none to cancel."""

@@ -6,7 +6,15 @@ import asyncio
 import math
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -87,23 +95,6 @@ class MemberJobs:
     def running(self) -> list[StoredJob]:
         """Return the jobs that count as running (see `divided`)."""
         return divided(self.jobs.values())[0]
-
-    def pending(self) -> list[StoredJob]:
-        """Return the other jobs, in the order of their numbers, then of their coming."""
-        return divided(self.jobs.values())[1]
-
-    def interruptible(self, program: Callable[[StoredJob], object]) -> list[StoredJob]:
-        """Return the jobs that count as running, and of each program of which none does the first
-        one that the cloud has: a program that is alone has its job running by now.
-        """
-        found = self.running()
-        programs = set(map(program, found))
-        sent = (job for job in self.jobs.values() if job.state in ON_THE_CLOUD)
-        for job in sorted(sent, key=_waiting_place):
-            if program(job) not in programs:
-                programs.add(program(job))
-                found.append(job)
-        return found
 
 
 class LiveJobs:
@@ -363,6 +354,22 @@ def divided(jobs: Iterable[StoredJob]) -> tuple[list[StoredJob], list[StoredJob]
         pending.remove(head)
         running.append(head)
     return running, pending
+
+
+def interruptible(
+    jobs: Collection[StoredJob], program: Callable[[StoredJob], object]
+) -> list[StoredJob]:
+    """Return a member's jobs that count as running, and of each program of which none does the
+    first one that the cloud has: a program that is alone has its job running by now.
+    """
+    found, _ = divided(jobs)
+    programs = set(map(program, found))
+    sent = (job for job in jobs if job.state in ON_THE_CLOUD)
+    for job in sorted(sent, key=_waiting_place):
+        if program(job) not in programs:
+            programs.add(program(job))
+            found.append(job)
+    return found
 
 
 def _waiting_place(job: StoredJob) -> tuple[Number, int]:
