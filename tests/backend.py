@@ -38,6 +38,9 @@ class _Servers:
         return self.known[folder]
 
 
+#: Seconds of the lease inside the process of tests, which may stand still on a busy machine.
+_LEASE = 30.0
+
 _running: _Servers | None = None
 #: The file of a database without rows.
 _empty = b""
@@ -64,7 +67,10 @@ def running_servers(folder: Path) -> Iterator[None]:
 
 def settings_of(folder: Path, *, accounts: Iterable[AccountSettings] = (), **more: Any) -> Settings:
     """The settings of a proxy with this data folder, and more of them as people write them."""
-    found = checked(Settings, {**_of_servers(folder), **more})
+    servers: dict[str, Any] = dict(_of_servers(folder))
+    if servers:
+        servers["engine_lease"] = _LEASE
+    found = checked(Settings, {**servers, **more})
     return Settings(data_dir=folder, accounts=tuple(accounts), **found)
 
 
