@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,14 +48,19 @@ async def running_team(simulator: Simulator, folder: Path, **settings: Any) -> A
 
 async def add_members(folder: Path, roles: Mapping[str, Role]) -> dict[str, str]:
     """Add members to the data of a proxy that is not running; a token of each."""
+    return await added(folder, [Member(name, role=role) for name, role in roles.items()])
+
+
+async def added(folder: Path, members: Iterable[Member]) -> dict[str, str]:
+    """Add members as they are to the data of a proxy that is not running; a token of each."""
     database = await open_database(folder)
-    members = Directory(MemberRepository(database), marker=marker_of(settings_of(folder)))
-    await members.load()
+    directory = Directory(MemberRepository(database), marker=marker_of(settings_of(folder)))
+    await directory.load()
     tokens = {}
-    for name, role in roles.items():
-        await members.add(Member(name, role=role))
-        tokens[name], _ = await members.new_token(name)
-    await members.close()
+    for member in members:
+        await directory.add(member)
+        tokens[member.name], _ = await directory.new_token(member.name)
+    await directory.close()
     await database.close()
     return tokens
 

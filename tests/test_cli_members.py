@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from backend import environment_of
 from process import TIMEOUT, command, serving
 from quiet import logging_restored
 from team import bearer
@@ -213,7 +214,9 @@ async def test_a_table_that_is_too_wide_becomes_cards(
     await command("member", "add", "anna", "--jobs-per-day", "100", *place)
     for columns, first in ((120, "Name"), (60, "anna"), (40, "anna")):
         with subtests.test(columns=columns):
-            async with at_terminal("member", "list", *place, columns=columns) as terminal:
+            async with at_terminal(
+                "member", "list", *place, columns=columns, environment=environment_of(tmp_path)
+            ) as terminal:
                 assert await terminal.ended() == 0
             text = re.sub(r"\x1b\[[0-9;]*m", "", terminal.text)
             lines = text.splitlines()

@@ -16,6 +16,7 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+from backend import environment_of
 from process import serving
 from ruamel.yaml import YAML
 
@@ -381,6 +382,7 @@ def commands_of_the_gateway() -> list[list[str]]:
 async def test_the_gateway_takes_its_first_member_before_its_first_start(tmp_path: Path) -> None:
     (service,) = proxies(GATEWAY / "compose.yaml")
     ours = {"COMFY_PROXY_SIMULATE": "1", "COMFY_PROXY_PORT": "0"}
+    ours |= environment_of(tmp_path / "data")
     environment = os.environ | of_the_container(service, tmp_path) | ours
 
     def proxy(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ import graphs
 import pytest
 from clients.conftest import BackgroundLoop
 from clients.workflows import saved, titled
-from process import serving
+from process import command, serving
 from yarl import URL
 
 SCRIPT = Path(__file__).with_name("stable_canvas.mjs")
@@ -28,10 +28,10 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[URL, str
     """Where a gateway listens, and the token of its member."""
     folder, loop = tmp_path_factory.mktemp("gateway"), BackgroundLoop()
 
-    def proxy(*arguments: str) -> str:
-        command = [sys.executable, "-m", "proxy", *arguments, "--data-dir", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-        return done.stdout.strip()
+    def proxy(*words: str) -> str:
+        code, out, err = loop.run(command(*words, "--data-dir", str(folder)))
+        assert code == 0, err
+        return out.strip()
 
     proxy("member", "add", "anna")
     token = proxy("token", "new", "anna")
@@ -60,9 +60,9 @@ def test_the_command_run_takes_the_token_in_the_address(
 ) -> None:
     workflow = saved(graphs.sampled(91), tmp_path)
     for server in (f"http://{host}/t/{token}", f"http://x:{token}@{host}"):
-        command = [sys.executable, "-m", "proxy", "run", str(workflow), "--server", server]
-        command += ["--output", str(tmp_path / "pictures")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=40, check=False)
+        words = [sys.executable, "-m", "proxy", "run", str(workflow), "--server", server]
+        words += ["--output", str(tmp_path / "pictures")]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=40, check=False)
         assert done.returncode == 0, done.stderr
         assert token not in done.stdout + done.stderr
     assert len(list((tmp_path / "pictures").iterdir())) == 2

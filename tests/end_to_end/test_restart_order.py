@@ -20,9 +20,8 @@ import aiohttp
 import gated
 import graphs
 import pytest
-from databases import FolderDirectory
 from process import Process, before, serving
-from team import bearer
+from team import added, bearer
 from yarl import URL
 
 from proxy.members.member import Member
@@ -110,17 +109,6 @@ def id_of(at: int) -> str:
     return str(uuid.UUID(int=at))
 
 
-async def members(folder: Path) -> dict[str, str]:
-    """Members with weights in the data folder; their tokens."""
-    directory = await FolderDirectory.open(folder)
-    tokens = {}
-    for name, weight in WEIGHTS.items():
-        await directory.add(Member(name, weight=weight))
-        tokens[name], _ = await directory.new_token(name)
-    await directory.close()
-    return tokens
-
-
 async def order_with(folder: Path, *restarts: Restart) -> list[int]:
     """The places in `JOBS` in the order in which the cloud got the jobs."""
     opened = asyncio.Event()
@@ -130,7 +118,8 @@ async def order_with(folder: Path, *restarts: Restart) -> list[int]:
         ) as simulator,
         aiohttp.ClientSession() as session,
     ):
-        team = Team(session, await members(folder))
+        members = [Member(name, weight=weight) for name, weight in WEIGHTS.items()]
+        team = Team(session, await added(folder, members))
         listening: list[asyncio.Task[None]] = []
 
         async def first(process: Process) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from databases import FolderDirectory
 from stack import Proxy, running_proxy
+from team import add_members
 from yarl import URL
 
 from proxy import app
@@ -206,9 +206,7 @@ async def test_a_cloud_that_fails_is_503_with_a_sentence(
 
 
 async def test_with_members_it_is_refused_at_start(simulator: Simulator, tmp_path: Path) -> None:
-    directory = await FolderDirectory.open(tmp_path / "data")
-    await directory.add(Member("ann"))
-    await directory.close()
+    await add_members(tmp_path / "data", {"ann": "user"})
     with pytest.raises(ConfigError, match="userdata = cloud does not support members"):
         async with running_proxy(simulator, tmp_path / "data", userdata="cloud"):
             pass

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import graphs
 import pytest
+from backend import environment_of
 from process import before, serving
 from process import command as run_command
 from stack import Client
@@ -75,7 +76,8 @@ async def test_the_proxy_uses_what_a_probe_has_seen_and_check_names_anomalies(
 ) -> None:
     switches = Switches(honour_prompt_id=True, repeated_prompt_id="refused")
     async with Simulator(switches=switches) as simulator:
-        environment = {**before(simulator), "COMFY_PROXY_DATA_DIR": str(tmp_path)}
+        place = {**environment_of(tmp_path), "COMFY_PROXY_DATA_DIR": str(tmp_path)}
+        environment = {**before(simulator), **place}
         async with (
             serving(tmp_path, environment=before(simulator)) as server,
             aiohttp.ClientSession() as session,
