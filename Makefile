@@ -9,7 +9,8 @@ OLDEST := $(VENV)/oldest-ui/.installed
 HAS_CHROMIUM = command -v "$${CHROMIUM:-chromium}" >/dev/null || command -v chromium-browser >/dev/null || \
 	{ echo "Chromium is missing: apt-get install chromium, or name one with CHROMIUM=/path/to/it"; exit 1; }
 
-# What of the suite `make test-cluster` runs on PostgreSQL and Valkey, too; all of it can.
+# What of the suite `make test-cluster` runs on PostgreSQL and Valkey, too. All of it can, but for what has the mark
+# `sqlite`: tests of the file of SQLite, its copies and its disk, and of what one process does and replicas do not.
 END_TO_END := main_path refusals restart_order dashboard_api
 ON_POSTGRESQL := tests/jobs/test_service.py tests/engine/test_recorder.py tests/files/test_service.py \
 	tests/api/test_userdata.py $(END_TO_END:%=tests/end_to_end/test_%.py)

@@ -64,7 +64,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--backend") != "sqlite":
-        reason = pytest.mark.skip(reason="it is about SQLite and the data folder")
+        reason = pytest.mark.skip(reason="it is about SQLite, the data folder or one process")
         for item in items:
             if item.get_closest_marker("sqlite") is not None:
                 item.add_marker(reason)

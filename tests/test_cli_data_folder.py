@@ -12,6 +12,8 @@ from process import command, serving
 from proxy.storage.database import FILE
 from proxy.storage.start import HEAD
 
+pytestmark = pytest.mark.sqlite
+
 WORKFLOW = Path(__file__).parents[1] / "examples/text-to-image.json"
 
 

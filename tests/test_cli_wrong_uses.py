@@ -185,6 +185,7 @@ async def test_a_group_without_a_command_prints_its_help_alone() -> None:
 # --- the data folder ---
 
 
+@pytest.mark.sqlite
 async def test_backup_and_restore_say_what_to_do(tmp_path: Path) -> None:
     place = ("--data-dir", str(tmp_path / "data"))
     await command("member", "add", "ann", *place)

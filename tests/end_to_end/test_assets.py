@@ -753,7 +753,10 @@ async def learnt(api: Api, **query: str) -> dict[str, Any]:
             await asyncio.sleep(0.02)
 
 
-@pytest.mark.parametrize("prefetch", ["images", "off"])
+@pytest.mark.parametrize(
+    "prefetch",
+    [pytest.param("images", marks=pytest.mark.sqlite), "off"],  # replicas fetch nothing ahead
+)
 @pytest.mark.parametrize("names", ["hash", "display"])
 async def test_hash_size_and_metadata_of_an_output_are_learnt(
     simulator: Simulator,

@@ -196,6 +196,7 @@ async def test_a_wrong_balance_is_refused_on_the_command_line(
     assert problem in err
 
 
+@pytest.mark.sqlite  # without a data folder there is no database to read
 async def test_no_account_has_a_balance_before_the_first_start(tmp_path: Path) -> None:
     code, out, _ = await command("balance", "--data-dir", str(tmp_path / "new"))
     assert (code, out) == (0, "No account has run a job.\n")

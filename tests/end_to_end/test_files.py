@@ -136,6 +136,7 @@ async def test_the_second_view_does_not_touch_the_cloud(
         assert simulator.calls["GET /api/view"] == 1
 
 
+@pytest.mark.sqlite  # replicas fetch nothing ahead
 async def test_pictures_are_there_when_the_job_ends(simulator: Simulator, client: Client) -> None:
     entry = await client.run(graphs.plain())
     await simulator.wait_for_calls("GET /api/view", 1)

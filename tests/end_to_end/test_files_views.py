@@ -113,7 +113,14 @@ async def test_parts_and_conditions(
             assert (answer.status, answer.headers["Content-Length"]) == (200, str(size))
 
 
-@pytest.mark.parametrize("prefetch", ["off", "images", "all"])
+@pytest.mark.parametrize(
+    "prefetch",
+    [  # replicas fetch nothing ahead
+        "off",
+        pytest.param("images", marks=pytest.mark.sqlite),
+        pytest.param("all", marks=pytest.mark.sqlite),
+    ],
+)
 async def test_outputs_are_fetched_when_the_job_ends_as_the_setting_says(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, prefetch: str
 ) -> None:

@@ -13,6 +13,7 @@ import aiohttp
 import gated
 import graphs
 import pytest
+from backend import open_database
 from process import before, command, serving
 from small_disk import fill, mount, small_disk
 from stack import Client, running_proxy
@@ -23,7 +24,6 @@ from proxy.simulator import Simulator
 from proxy.storage import database
 from proxy.storage.jobs import JobRepository, StoredJob
 from proxy.storage.payloads import Payload
-from proxy.storage.start import open_folder
 
 
 @pytest.fixture
@@ -46,6 +46,7 @@ async def exit_of(folder: Path, environment: dict[str, str]) -> tuple[int, str]:
     return code, output
 
 
+@pytest.mark.sqlite  # whose file is on the disk
 async def test_on_a_full_disk_nothing_is_accepted_and_what_was_comes_to_its_end(
     disk: Path, session: aiohttp.ClientSession
 ) -> None:
@@ -119,6 +120,7 @@ async def test_a_folder_of_another_process_is_an_error_of_one_sentence(
     assert output.count("\n") == 1, output
 
 
+@pytest.mark.sqlite
 async def test_a_damaged_database_is_replaced_only_when_asked_for(
     simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
@@ -140,7 +142,7 @@ async def test_a_job_that_cannot_be_read_stops_the_start(
 ) -> None:
     async with running_proxy(simulator, tmp_path) as proxy:
         await Client(session, proxy.url).run(graphs.plain())
-    stored = await open_folder(tmp_path)
+    stored = await open_database(tmp_path)
     job = StoredJob("local", "spoilt", "submitted", 0, 1, 1)
     await JobRepository(stored).insert(job, Payload(b'{"cut', b"{}"))
     await stored.close()
@@ -149,6 +151,7 @@ async def test_a_job_that_cannot_be_read_stops_the_start(
             pass
 
 
+@pytest.mark.sqlite
 async def test_while_another_process_locks_the_database_nothing_is_accepted(
     simulator: Simulator,
     tmp_path: Path,
@@ -167,6 +170,7 @@ async def test_while_another_process_locks_the_database_nothing_is_accepted(
         await client.run(graphs.plain())
 
 
+@pytest.mark.sqlite
 async def test_a_database_that_is_locked_at_the_start_is_not_taken_for_damaged(
     simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

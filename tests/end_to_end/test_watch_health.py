@@ -103,6 +103,7 @@ async def test_readyz_tells_of_an_account_without_access(
     assert "needs a plan with API access" in answer["checks"]["key"]
 
 
+@pytest.mark.sqlite
 async def test_readyz_tells_of_a_disk_that_cannot_be_written(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

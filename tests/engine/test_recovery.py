@@ -115,6 +115,7 @@ async def test_an_interrupt_survives_the_engine_while_the_cloud_has_the_job(
     assert [there.status for there in simulator.jobs.values()] == ["cancelled"]
 
 
+@pytest.mark.sqlite  # another replica may have promised the job to its client
 async def test_what_nobody_was_promised_is_forgotten_where_the_cloud_does_not_have_it(
     simulator: Simulator, tmp_path: Path
 ) -> None:

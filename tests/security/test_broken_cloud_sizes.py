@@ -54,6 +54,7 @@ class Endless:
         return answer
 
 
+@pytest.mark.sqlite  # replicas fetch nothing ahead
 async def test_an_endless_output_is_not_fetched_ahead(
     cloud: Any, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:

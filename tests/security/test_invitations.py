@@ -262,6 +262,7 @@ async def test_a_member_has_few_open_invitations(
     assert (await api(session, team, "POST", "invitations", json={"member": "x"}))[0] == 404
 
 
+@pytest.mark.sqlite  # whose file is read
 async def test_the_database_and_the_log_hold_no_code(
     team: Team, session: aiohttp.ClientSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
