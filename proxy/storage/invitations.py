@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
 from proxy.storage.database import Repository, StorageError
 from proxy.storage.members import StoredInvitation, StoredToken, add_token, invitations, members
+from proxy.storage.tables import AnyText
 
 
 class NotRedeemableError(StorageError):
@@ -30,7 +31,8 @@ class InvitationRepository(Repository):
 
     async def find(self, id_: str) -> StoredInvitation | None:
         """Return an invitation, also one that has expired."""
-        row = await self._first(select(invitations).where(invitations.c.id == id_))
+        asked = bindparam("i", type_=AnyText)  # a client may ask with any text
+        row = await self._first(select(invitations).where(invitations.c.id == asked), {"i": id_})
         return None if row is None else StoredInvitation(**row._mapping)
 
     async def add(self, invitation: StoredInvitation, *, limit: int) -> None:

@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 from proxy.storage.database import Repository
 from proxy.storage.statements import Upsert
-from proxy.storage.tables import PlainText, table_of
+from proxy.storage.tables import AnyText, PlainText, table_of
 
 #: Bytes of a member's pictures from which on old ones are forgotten, as the pack has it; ms after
 #: which a picture counts as old, and after which one that was fetched does.
@@ -211,7 +211,9 @@ exports = table_of(
     rowid=False,
 )
 _EXPORTS = select(exports).where(exports.c.member == bindparam("m"))
-_EXPORT = _EXPORTS.where(exports.c.id == bindparam("i"))
+#: Clients ask for an export with any text.
+_ID = exports.c.id == bindparam("i", type_=AnyText)
+_EXPORT = _EXPORTS.where(_ID)
 _NAMED = _EXPORTS.where(exports.c.name == bindparam("n"), exports.c.entries.is_not(None))
 _SAME = _EXPORTS.where(
     exports.c.key == bindparam("k"),
@@ -255,10 +257,12 @@ class ExportRepository(Repository):
         """Note how far an export is, and return true; change nothing if it has ended or is gone."""
         change = (
             update(exports)
-            .where(exports.c.member == member, exports.c.id == id_, exports.c.ended_at.is_(None))
+            .where(exports.c.member == member, _ID, exports.c.ended_at.is_(None))
             .values(updated_at=now, **values)
         )
-        return await self.database.write(lambda connection: connection.execute(change).rowcount > 0)
+        return await self.database.write(
+            lambda connection: connection.execute(change, {"i": id_}).rowcount > 0
+        )
 
     async def get(self, member: str, id_: str) -> Export | None:
         """Return an export."""

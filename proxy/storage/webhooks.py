@@ -26,7 +26,7 @@ from sqlalchemy import (
 from proxy.storage.database import Repository, StorageError
 from proxy.storage.leases import Fence, check_fence
 from proxy.storage.statements import Upsert, get_meta, put_meta, run
-from proxy.storage.tables import PlainText, table_of
+from proxy.storage.tables import AnyText, PlainText, table_of
 
 #: The owner of the endpoints that get the messages of all members, and those about accounts.
 GATEWAY = ""
@@ -111,7 +111,8 @@ class TooManyWebhooksError(StorageError):
 
 
 _W, _D = webhooks.c, deliveries.c
-_BY_ID = _W.id == bindparam("i")
+#: Clients ask for an endpoint with any text.
+_BY_ID = _W.id == bindparam("i", type_=AnyText)
 _WANTING = select(_W.id, _W.types).where(
     _W.member.in_((bindparam("m"), GATEWAY)), _W.url != "", _W.disabled.is_(None)
 )

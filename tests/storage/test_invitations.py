@@ -32,6 +32,12 @@ async def repository(database: Database) -> InvitationRepository:
     return InvitationRepository(database)
 
 
+async def test_no_text_of_a_client_is_more_than_an_unknown_id(
+    repository: InvitationRepository,
+) -> None:
+    assert await repository.find("\0") is None
+
+
 async def test_of_several_at_once_one_is_redeemed(
     database: Database, repository: InvitationRepository
 ) -> None:

@@ -140,6 +140,8 @@ async def test_a_new_export_comes_back_as_it_was_written(exports: ExportReposito
     assert await exports.begin(NEW) == (NEW, True)
     assert await exports.get("anna", "e1") == NEW
     assert await exports.get("ben", "e1") is None
+    assert await exports.get("anna", "\0") is None
+    assert not await exports.note("anna", "\0", 1)
     assert await exports.get("anna", "e2") is None
 
 

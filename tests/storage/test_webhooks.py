@@ -66,6 +66,12 @@ async def test_a_disabled_endpoint_can_be_tested(room: Room) -> None:
     assert [attempt.message for attempt in await room.claim()] == ["m"]
 
 
+async def test_no_text_of_a_client_is_more_than_an_unknown_id(room: Room) -> None:
+    await add(room, endpoint("one"))
+    assert await room.webhooks.get("\0") is None
+    assert await room.webhooks.get("one") == endpoint("one")
+
+
 async def test_an_owner_has_a_bounded_number_of_endpoints(room: Room) -> None:
     await room.webhooks.add(endpoint("one"), limit=1)
     await room.webhooks.add(endpoint("bens", "ben"), limit=1)
