@@ -21,6 +21,7 @@ from proxy.api.requests import connection_of, member_of
 from proxy.jobs.models import JobRequest
 from proxy.jobs.records import JobRecord
 from proxy.jobs.service import STATUSES, JobQuery
+from proxy.members import tokens
 from proxy.translate import INVALID_PROMPT_ID, USAGE_SOURCE, codec, workflow_metadata
 from proxy.translate.errors import LocalError, PlainError
 from proxy.webhooks.outbox import WEBHOOK_URL
@@ -65,6 +66,7 @@ def parse_prompt(
 
     If ComfyUI would answer 500 or crash (a `number` that is not one, a list as graph or as
     `client_id`), the error has a sentence. `usage_source` is the header `Comfy-Usage-Source`.
+    A member's token as the key for partner nodes is left out: it is not for the cloud.
     """
     if not isinstance(body, dict) or "prompt" not in body:
         raise _no_prompt(body)
@@ -86,6 +88,9 @@ def parse_prompt(
         extra_data["client_id"] = body["client_id"]
     if usage_source:
         extra_data.setdefault("comfy_usage_source", usage_source)
+    for key in codec.CREDENTIAL_KEYS & extra_data.keys():
+        if tokens.is_token(extra_data[key]):  # from clients with one setting for both keys
+            del extra_data[key]
     return JobRequest(
         graph=graph,
         client_id=_client_id(extra_data.get("client_id")),

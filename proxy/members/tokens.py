@@ -80,6 +80,11 @@ def secret_of(prefix: str) -> tuple[str, str]:
     return id_, f"{prefix}{id_}{_letters(_SECRET_BYTES)}"
 
 
+def is_token(value: object) -> bool:
+    """Return whether a value looks like a token."""
+    return isinstance(value, str) and _SHAPE.fullmatch(value) is not None
+
+
 def id_of(text: str) -> str | None:
     """Return the id of a token, `None` if the text does not look like one."""
     start = len(PREFIX)

@@ -11,6 +11,7 @@ from proxy.api.bodies import MAX_VALUES
 from proxy.api.jobs import is_job_id, parse_prompt
 from proxy.jobs.models import JobRequest
 from proxy.jobs.service import JobQuery
+from proxy.members import tokens
 from proxy.translate.errors import LocalError
 
 GRAPH = {"1": {"class_type": "EmptyImage", "inputs": {}}}
@@ -136,6 +137,19 @@ def test_the_body_itself_is_left_as_it_was() -> None:
     body = {"prompt": GRAPH, "client_id": "a", "extra_data": {}}
     parse_prompt(body, "tool")
     assert body["extra_data"] == {}
+
+
+@pytest.mark.parametrize("key", ["api_key_comfy_org", "auth_token_comfy_org"])
+def test_a_token_of_the_proxy_is_no_key_for_partner_nodes(key: str) -> None:
+    token, _ = tokens.make("anna", created=0, expires=None)
+    assert accept(extra_data={key: token}).extra_data == {}
+    assert accept(extra_data={"note": token}).extra_data == {"note": token}
+
+
+@pytest.mark.parametrize("value", ["comfyui-1234", "ccp_short", None, 1])
+def test_other_keys_for_partner_nodes_are_kept(value: object) -> None:
+    extra_data = {"api_key_comfy_org": value}
+    assert accept(extra_data=extra_data).extra_data == extra_data
 
 
 def test_the_usage_source_is_kept_unless_the_client_names_one() -> None:
