@@ -163,7 +163,8 @@ async def through(
                 assert set(statuses.values()) == {"success"}
                 assert await process.stop() == 0
                 return
-            await simulator.wait_for_calls(SUBMIT, restart.at)
+            # With replicas the lease of the one that was killed runs out first.
+            await simulator.wait_for_calls(SUBMIT, restart.at, timeout=60)
             if restart.by == "SIGKILL":
                 await process.kill()
             else:
