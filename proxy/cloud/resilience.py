@@ -226,7 +226,7 @@ class ApiKey:
     the last one."""
 
     text: str = field(repr=False)
-    lock: CircuitBreaker = field(
+    circuit: CircuitBreaker = field(
         default_factory=lambda: CircuitBreaker(failures=2, silence=0.0, backoff=Backoff(5.0, 60.0))
     )
     refusal: object = ""
@@ -251,7 +251,7 @@ class CallGate:
 
         Raises a `CloudError` for a call that must not be sent now; it says when to try again.
         """
-        if self._holding_back or key.lock.failing:
+        if self._holding_back or key.circuit.failing:
             await self._take_turn(call, key)
 
     async def _take_turn(self, call: object, key: ApiKey) -> None:
@@ -263,7 +263,7 @@ class CallGate:
             await asyncio.sleep(wait)
             self._check_pause(call)
         now = time.monotonic()
-        if key.lock.wait(now) > 0:
+        if key.circuit.wait(now) > 0:
             raise refusal(call, 401, key.refusal, None)
         wait = self._breaker.wait(now)
         if wait > 0:
@@ -278,10 +278,10 @@ class CallGate:
 
     def answered(self, key: ApiKey) -> None:
         """Note an answer below 400."""
-        if self._holding_back or key.lock.failing:
+        if self._holding_back or key.circuit.failing:
             self._breaker.succeeded()
             self._limiter.succeeded()
-            key.lock.succeeded()
+            key.circuit.succeeded()
             self._holding_back = self._limiter.is_slow(time.monotonic())
 
     def failed(self, error: CloudRefused | CloudUnreachable, key: ApiKey) -> None:
@@ -299,10 +299,10 @@ class CallGate:
             error.retry_after = self._limiter.pause(now)
             log.warning("account_throttled", seconds=round(error.retry_after, 1))
         elif not isinstance(error, CloudUnauthorized):
-            key.lock.succeeded()
+            key.circuit.succeeded()
         else:
             key.refusal = error.body
-            if key.lock.failed(now):
+            if key.circuit.failed(now):
                 log.error("key_refused")
 
 

@@ -42,7 +42,7 @@ class JobTable:
         self._announcer = announcer
         self._count = 0
         self._jobs: dict[JobKey, Job] = {}
-        #: The ids of live jobs on the cloud.
+        #: The ids on the cloud of live jobs, from the moment at which one is claimed for a job.
         self.cloud_ids: set[str] = set()
         #: Those of jobs that have ended, or were taken out.
         self.ended_ids: FIFOCache[str, None] = FIFOCache(MAX_ENDED)
