@@ -149,8 +149,16 @@ class StepBuffer:
         job, step = self.job, step_of(message)
         if step is not None:
             self._number += 1
-        about = JobKey(job.member, job.prompt_id), job.order, job.client_id, job.watched
-        numbered = JobMessage(*about, message, self.epoch, self._number, step)
+        numbered = JobMessage(
+            job.key,
+            job.order,
+            job.client_id,
+            job.watched,
+            message,
+            self.epoch,
+            self._number,
+            step,
+        )
         if step is not None and self.held is not None:
             fits = _fits(message, self.held)
             self._steps.append(numbered if fits else replace(numbered, message=None))
