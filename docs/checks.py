@@ -16,7 +16,8 @@ from pathlib import Path
 
 import openapi
 
-from proxy.api.routes import ROUTES, Route
+from proxy.api.routes import Route
+from proxy.app.routes import ROUTES
 from proxy.settings import ACCOUNT_SETTINGS, SETTINGS
 
 _TABLES = "docs/routes.md"

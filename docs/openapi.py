@@ -1,7 +1,7 @@
 """Describes `/proxy/api` as OpenAPI: `docs/openapi.json`, written by `make docs`.
 
 Paths, methods and summaries come from the table of routes and the docstrings of its handlers, the
-schemas from the types of `proxy/api/schema/` and of what the handlers check bodies with.
+schemas from the types of `proxy/admin/schema/` and of what the handlers check bodies with.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import msgspec
 from msgspec import Meta, Struct
 
 from proxy import __version__
-from proxy.api.audit import MAX_ENTRIES, MAX_OFFSET
-from proxy.api.gallery import PAGE
-from proxy.api.routes import ROUTES, Route
-from proxy.api.schema import RefusalBody, administration, jobs, state, usage, webhooks
+from proxy.admin.audit import MAX_ENTRIES, MAX_OFFSET
+from proxy.admin.gallery import PAGE
+from proxy.admin.schema import RefusalBody, administration, jobs, state, usage, webhooks
+from proxy.api.routes import Route
+from proxy.app.routes import ROUTES
 from proxy.costs.billing import DAYS, EnteredBalance
 from proxy.members.invitations import NewInvitation
 from proxy.members.member import MemberFields, NewMember, NewToken

@@ -17,8 +17,8 @@ from yarl import URL
 
 from proxy import app
 from proxy.api import Services
-from proxy.api.server import Server
 from proxy.api.web_interface import WebInterface
+from proxy.app.server import Server
 from proxy.engine.policy import DetailTimeouts, Policy
 from proxy.settings import AccountAccess, read_accounts
 from proxy.simulator import Simulator

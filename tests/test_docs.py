@@ -12,7 +12,7 @@ import checks
 import pytest
 import reference
 
-from proxy.api.routes import ROUTES
+from proxy.app.routes import ROUTES
 from proxy.packs.table import PACK_NODES
 from proxy.settings import ACCOUNT_SETTINGS, PROVIDER_SETTINGS, SETTINGS, Setting, load
 from proxy.translate import COMFYUI, errors

@@ -87,8 +87,9 @@ def test_no_arrow_leads_back() -> None:
     order = list(TopologicalSorter(arrows).static_order())
     assert order.index("translate") < order.index("cloud") < order.index("jobs")
     assert order.index("jobs") < order.index("engine") < order.index("app")
-    assert "engine" not in arrows["api"] | arrows["readiness"]
-    assert order.index("jobs") < order.index("api") < order.index("app") < order.index("cli")
+    assert "engine" not in arrows["admin"] | arrows["api"] | arrows["readiness"]
+    assert order.index("jobs") < order.index("api") < order.index("admin") < order.index("app")
+    assert order.index("app") < order.index("cli")
     assert arrows["translate"] == set()
     assert arrows["simulator"] == {"translate"}
     assert {room_name for room_name, known in arrows.items() if "simulator" in known} == {"cli"}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from yarl import URL
 
-from proxy.api.server import Server
+from proxy.app.server import Server
 
 HEAD = b"GET /queue HTTP/1.1\r\nHost: x\r\n"
 POST = b"POST /prompt HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"

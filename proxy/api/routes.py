@@ -1,4 +1,4 @@
-"""The table of routes."""
+"""The routes of a local ComfyUI."""
 
 from __future__ import annotations
 
@@ -9,31 +9,17 @@ from aiohttp import web
 from msgspec import Struct
 
 from proxy.api import (
-    Services,
     assets,
-    audit,
-    billing,
     cloud_routes,
-    dashboard,
     downloads,
     extension,
-    gallery,
-    invitations,
     jobs,
-    members,
-    metrics,
     packs,
-    provider_sign_in,
-    runs,
-    sign_in,
     system,
     upload,
-    usage,
     userdata,
-    webhooks,
     websocket,
 )
-from proxy.api.authenticator import INVITATION, SIGN_IN, SIGN_OUT
 from proxy.api.bodies import Handler
 from proxy.packs.pack import PackRoute
 from proxy.packs.table import PACKS
@@ -85,27 +71,6 @@ ROUTES = (
     _only("GET", "/healthz", system.get_health),
     _only("GET", "/readyz", system.get_readiness),
     Route("GET", "/ws", websocket.serve),
-    # for admins
-    _only("GET", "/metrics", metrics.get_metrics, apart=True),
-    _only("GET", "/proxy/api/usage", usage.get_usage),
-    _only("GET", "/proxy/api/audit", audit.get_audit, apart=True),
-    _only("GET", "/proxy/api/cloud-anomalies", metrics.get_anomalies, apart=True),
-    _only("GET", "/proxy", dashboard.get_bare),
-    _only("GET", "/proxy/", dashboard.get_page),
-    _only("GET", "/proxy/page/{name}", dashboard.get_part),
-    _only("GET", "/proxy/api/state", dashboard.get_state),
-    _only("GET", "/proxy/api/events", dashboard.get_events),
-    _only("GET", "/proxy/api/interface", extension.get_interface),
-    _only("GET", "/proxy/api/billing", billing.get_billing),
-    _only("PATCH", "/proxy/api/billing/{account}", billing.enter_balance),
-    _only("GET", "/proxy/api/activity", usage.get_activity),
-    _only("GET", "/proxy/api/jobs", gallery.list_jobs),
-    _only("GET", "/proxy/api/jobs/{id}", gallery.get_job),
-    _only("GET", "/proxy/api/thumbnail", gallery.get_thumbnail),
-    _only("GET", "/proxy/api/run", runs.get_run),
-    _only("GET", "/proxy/api/preview", runs.get_preview),
-    _only("GET", "/proxy/api/workflow", runs.get_workflow),
-    _only("POST", "/proxy/api/jobs/cancel", dashboard.cancel),
     # submitting and following
     Route("GET", "/prompt", jobs.get_prompt),
     Route("POST", "/prompt", jobs.post_prompt),
@@ -174,32 +139,6 @@ ROUTES = (
     _only("PATCH", "/internal/logs/subscribe", system.subscribe),
     _only("GET", "/internal/folder_paths", system.get_folders),
     _only("GET", "/internal/files/{type}", system.get_files),
-    # members
-    _only("GET", SIGN_IN, sign_in.get_sign_in),
-    _only("POST", SIGN_IN, sign_in.post_sign_in),
-    _only("POST", SIGN_OUT, sign_in.post_sign_out),
-    _only("GET", f"{SIGN_IN}/{{provider}}", provider_sign_in.get_provider_sign_in),
-    _only("GET", f"{SIGN_IN}/{{provider}}/callback", provider_sign_in.get_provider_callback),
-    _only("GET", INVITATION, invitations.get_invitation),
-    _only("POST", INVITATION, invitations.post_invitation),
-    _only("GET", "/proxy/api/invitations", invitations.list_invitations),
-    _only("POST", "/proxy/api/invitations", invitations.make_invitation),
-    _only("DELETE", "/proxy/api/invitations/{id}", invitations.revoke_invitation),
-    _only("GET", "/proxy/api/members", members.list_members),
-    _only("POST", "/proxy/api/members", members.add_member),
-    _only("PATCH", "/proxy/api/members/{name}", members.change_member),
-    _only("DELETE", "/proxy/api/members/{name}", members.remove_member),
-    _only("GET", "/proxy/api/tokens", members.list_tokens),
-    _only("POST", "/proxy/api/tokens", members.make_token),
-    _only("DELETE", "/proxy/api/tokens/{prefix}", members.revoke_token),
-    # webhooks
-    _only("GET", "/proxy/api/webhooks", webhooks.list_webhooks),
-    _only("POST", "/proxy/api/webhooks", webhooks.add_webhook),
-    _only("PATCH", "/proxy/api/webhooks/{id}", webhooks.change_webhook),
-    _only("DELETE", "/proxy/api/webhooks/{id}", webhooks.remove_webhook),
-    _only("POST", "/proxy/api/webhooks/{id}/secret", webhooks.replace_webhook_secret),
-    _only("POST", "/proxy/api/webhooks/{id}/test", webhooks.send_trial),
-    _only("GET", "/proxy/api/webhooks/{id}/deliveries", webhooks.list_deliveries),
     # node packs of desktop clients
     *(_pack(route) for pack in PACKS for route in pack.routes),
     # assets
@@ -236,22 +175,6 @@ ROUTES = (
     _only("GET", "/docs/{path:.*}", system.get_docs),
     _only("GET", r"/{path:(?!internal\b).*}", system.get_file),
 )
-
-
-def of_clients(services: Services) -> list[Route]:
-    """Return the routes of the clients' listener."""
-    return [
-        route
-        for route in ROUTES
-        if not (services.options.admin_apart and route.apart)
-        and not (services.packs is None and route.pack)
-        and route.assets in (None, services.assets is not None)
-    ]
-
-
-def of_admins() -> list[Route]:
-    """Return the routes of the admin listener."""
-    return [route for route in ROUTES if route.apart or f"{route.path}/".startswith("/proxy/")]
 
 
 def add_routes(app: web.Application, routes: Iterable[Route]) -> None:

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from aiohttp import WSCloseCode
 
 from proxy import logging as logs
+from proxy.admin.metrics import Gauges
 from proxy.api import ApiOptions, Services
-from proxy.api.metrics import Gauges
 from proxy.api.web_interface import Journal, WebInterface
 from proxy.app.accounts import CloudAccounts
 from proxy.app.jobs import Jobs

@@ -28,9 +28,9 @@ from proxy import logging as logs
 from proxy.allocator import keep_freed_memory
 from proxy.api import Services, web_interface
 from proxy.api.connection_manager import ConnectionLimits
-from proxy.api.server import Server
 from proxy.api.tls import Certificate, CertificateError
 from proxy.app import lifespan
+from proxy.app.server import Server
 from proxy.app.storage import refuse_lost_members
 from proxy.cli.common import Chosen, chosen_accounts, in_database
 from proxy.members.marker import any_members

@@ -20,8 +20,8 @@ from yarl import URL
 
 from proxy.api import ApiOptions, Services
 from proxy.api.connection_manager import ConnectionLimits
-from proxy.api.server import Server
 from proxy.api.web_interface import Journal, WebInterface
+from proxy.app.server import Server
 from proxy.budget import MemoryBudget
 from proxy.bus import EventBus
 from proxy.catalog.bodies import Body, Coding, Whole

@@ -14,7 +14,7 @@ from waiting import until
 from wire import HEAD, POST, rest
 
 from proxy.api import connections, limited_connection, places
-from proxy.api.server import RESERVED_FILES, room_for
+from proxy.app.server import RESERVED_FILES, room_for
 from proxy.members.directory import Directory
 from proxy.members.member import Member
 

@@ -15,8 +15,8 @@ from PIL import Image
 from stack import TIMEOUT, Client, running_proxy
 from team import Team, bearer, running_team
 
-from proxy.api import members
-from proxy.api.server import Server
+from proxy.admin import members
+from proxy.app.server import Server
 from proxy.jobs.activity import Sampler
 from proxy.simulator import Simulator
 

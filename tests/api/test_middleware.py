@@ -13,23 +13,20 @@ import structlog
 from aiohttp import ClientError, web
 from aiohttp.test_utils import TestClient
 
-from proxy.api import (
-    cloud_routes,
+from proxy.admin import (
     dashboard,
-    downloads,
     gallery,
     invitations,
     metrics,
     runs,
     usage,
-    userdata,
     webhooks,
-    websocket,
 )
+from proxy.api import cloud_routes, downloads, userdata, websocket
 from proxy.api.answer_headers import cache_control
-from proxy.api.routes import ROUTES
-from proxy.api.server import server_logger
 from proxy.api.turns import MAX_BEGUN
+from proxy.app.routes import ROUTES
+from proxy.app.server import server_logger
 from proxy.members.directory import Directory
 from proxy.members.member import Member
 from proxy.storage.database import BusyError, OutcomeUnknownError, StorageError

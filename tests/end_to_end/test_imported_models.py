@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from stack import Client, running_proxy
 from team import bearer, running_team
 
-from proxy.api import dashboard
+from proxy.admin import dashboard
 from proxy.catalog import service
 from proxy.settings import AccountSettings
 from proxy.simulator import HttpFault, Simulator

@@ -27,7 +27,8 @@ from hypothesis import strategies as st
 from stack import TIMEOUT, running_proxy
 
 from proxy.api import assets, system
-from proxy.api.routes import ROUTES, Route
+from proxy.api.routes import Route
+from proxy.app.routes import ROUTES
 from proxy.simulator import Simulator
 
 EXAMPLES = 12

@@ -233,7 +233,7 @@ async def test_answers_are_made_in_threads_because_they_may_be_long(
         return make(rows)
 
     await client.run(graphs.plain(1))
-    monkeypatch.setattr(f"proxy.api.usage.{maker}", noted)
+    monkeypatch.setattr(f"proxy.admin.usage.{maker}", noted)
     async with client.session.get(client.url / "proxy/api/usage", params=query) as answer:
         assert answer.status == 200
     assert threads

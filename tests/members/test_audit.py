@@ -242,7 +242,7 @@ def test_every_action_is_documented_and_every_documented_one_is_recorded() -> No
 
 
 def test_the_dashboard_offers_every_action() -> None:
-    script = (ROOT / "proxy" / "api" / "page" / "audit.js").read_text()
+    script = (ROOT / "proxy" / "admin" / "page" / "audit.js").read_text()
     listed = script.partition("const ACTIONS = [")[2].partition("]")[0]
     assert set(re.findall(r'"(\w+)"', listed)) == recorded() | {"lines_dropped"}
 

@@ -41,7 +41,7 @@ async def test_types_of_bodies(target: Target, parameters: str) -> None:
         assert await ask(target, head) == {b"HTTP/1.1 415 Unsupported Media Type\r\n"}
 
 
-@pytest.mark.parametrize("room", ["api", "cloud", "packs", "sign_in", "webhooks"])
+@pytest.mark.parametrize("room", ["admin", "api", "cloud", "packs", "sign_in", "webhooks"])
 def test_nothing_reads_these_headers_by_the_properties_of_aiohttp(room: str) -> None:
     """They take time that grows with the square of the header."""
     slow = re.compile(r"\b(?:request|response)\.(?:charset|content_type|cookies)\b")

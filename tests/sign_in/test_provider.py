@@ -12,8 +12,8 @@ from sign_in.conftest import Gateway, browser, running_gateway
 from stack import TIMEOUT
 from yarl import URL
 
+from proxy.admin.provider_sign_in import ATTEMPT_COOKIE
 from proxy.api.credentials import COOKIE
-from proxy.api.provider_sign_in import ATTEMPT_COOKIE
 from proxy.simulator import Simulator
 
 

@@ -122,7 +122,7 @@ def test_a_budget_that_is_reached_has_its_amounts_in_credits() -> None:
 
 def test_the_page_and_the_documents_have_all_types() -> None:
     project = Path(__file__).parents[2]
-    page = (project / "proxy" / "api" / "page" / "webhooks.js").read_text(encoding="utf-8")
+    page = (project / "proxy" / "admin" / "page" / "webhooks.js").read_text(encoding="utf-8")
     shown = re.findall(r'\["([a-z]+\.[a-z]+)", "[^"]+", (?:true|false), (true|false)\]', page)
     assert {name for name, _ in shown} == set(messages.TYPES)
     apart = {name for name, apart in shown if apart == "true"}

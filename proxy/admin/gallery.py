@@ -12,14 +12,9 @@ import msgspec
 from aiohttp import web
 from msgspec.structs import asdict
 
-from proxy.api import bodies
-from proxy.api.content import content_headers
-from proxy.api.dashboard import describe
-from proxy.api.jobs import examined
-from proxy.api.keys import ACCOUNTING, CATALOG, FILES, HISTORY, JOBS
-from proxy.api.members import require_admin, whose
-from proxy.api.requests import member_of
-from proxy.api.schema.jobs import (
+from proxy.admin.dashboard import describe
+from proxy.admin.members import require_admin, whose
+from proxy.admin.schema.jobs import (
     CostShown,
     EndedJobShown,
     JobErrorShown,
@@ -27,6 +22,11 @@ from proxy.api.schema.jobs import (
     OutputShown,
     TextShown,
 )
+from proxy.api import bodies
+from proxy.api.content import content_headers
+from proxy.api.jobs import examined
+from proxy.api.keys import ACCOUNTING, CATALOG, FILES, HISTORY, JOBS
+from proxy.api.requests import member_of
 from proxy.costs.credits import to_credits
 from proxy.costs.job_cost import Charge, JobCost
 from proxy.files.conversions import THUMBNAIL

@@ -8,12 +8,7 @@ import time
 import structlog
 from aiohttp import web
 
-from proxy.api.authenticator import SIGN_IN, authenticator_of
-from proxy.api.callers import address_of, site_of
-from proxy.api.credentials import cookie
-from proxy.api.keys import CIPHER, OPTIONS, PROVIDERS
-from proxy.api.middleware import note
-from proxy.api.sign_in import (
+from proxy.admin.sign_in import (
     begin_session,
     form_of,
     is_local,
@@ -22,6 +17,11 @@ from proxy.api.sign_in import (
     sign_in_page,
     wanted_target,
 )
+from proxy.api.authenticator import SIGN_IN, authenticator_of
+from proxy.api.callers import address_of, site_of
+from proxy.api.credentials import cookie
+from proxy.api.keys import CIPHER, OPTIONS, PROVIDERS
+from proxy.api.middleware import note
 from proxy.sign_in.provider import (
     ATTEMPT_LIFETIME,
     Attempt,

@@ -16,15 +16,15 @@ from weakref import WeakSet
 from aiohttp import web
 
 from proxy import __version__
+from proxy.admin.budgets import shown_budgets
+from proxy.admin.members import is_admin, require_admin
+from proxy.admin.schema.jobs import LiveJobShown, WaitingJobShown
+from proxy.admin.schema.state import AccountShown, State
 from proxy.api import bodies
 from proxy.api.answer_headers import prepare
-from proxy.api.budgets import shown_budgets
 from proxy.api.keys import ACCOUNTING, BUS, INTERFACE, JOBS, MEMBERS, OPTIONS, READINESS, WEBHOOKS
-from proxy.api.members import is_admin, require_admin
 from proxy.api.middleware import note
 from proxy.api.requests import admission_of, connection_of, member_of
-from proxy.api.schema.jobs import LiveJobShown, WaitingJobShown
-from proxy.api.schema.state import AccountShown, State
 from proxy.bus import MISSED
 from proxy.costs.credits import to_credits
 from proxy.jobs.messages import JobChanged, MembersChanged

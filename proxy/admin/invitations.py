@@ -10,13 +10,13 @@ import html
 
 from aiohttp import web
 
+from proxy.admin.members import json_body, require_admin, translated_errors
+from proxy.admin.sign_in import give_session, read_form, refuse_token, sign_in_page
 from proxy.api import bodies
 from proxy.api.authenticator import INVITATION, SIGN_IN, authenticator_of
 from proxy.api.callers import address_of
 from proxy.api.keys import INVITATIONS, MEMBERS, OPTIONS
-from proxy.api.members import json_body, require_admin, translated_errors
 from proxy.api.middleware import note
-from proxy.api.sign_in import give_session, read_form, refuse_token, sign_in_page
 from proxy.members.invitations import InvalidInvitationError, NewInvitation, describe, shown
 from proxy.members.member import validated
 from proxy.translate.errors import LocalError

@@ -7,9 +7,9 @@ from typing import Any
 
 from aiohttp import web
 
+from proxy.admin.gallery import named_job
 from proxy.api import bodies
 from proxy.api.content import content_headers, filename_parameter
-from proxy.api.gallery import named_job
 from proxy.api.jobs import examined
 from proxy.api.keys import JOBS
 from proxy.jobs.records import JobRecord

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
-from proxy.api.schema.jobs import LiveJobShown, WaitingJobShown
+from proxy.admin.schema.jobs import LiveJobShown, WaitingJobShown
 from proxy.members.member import Role
 
 

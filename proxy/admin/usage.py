@@ -13,11 +13,11 @@ from aiohttp import web
 from msgspec.structs import asdict
 
 from proxy import clock
+from proxy.admin.dashboard import REASONS
+from proxy.admin.members import is_admin, whose
 from proxy.api import bodies
 from proxy.api.content import filename_parameter
-from proxy.api.dashboard import REASONS
 from proxy.api.keys import ACCOUNTING, ACTIVITY, TURNS
-from proxy.api.members import is_admin, whose
 from proxy.api.requests import member_of
 from proxy.jobs.activity import INTERVAL, aggregate, folded, folded_accounts
 from proxy.members.reports import cost_values, costs_csv, usage_csv, usage_values

@@ -6,10 +6,10 @@ import time
 
 from aiohttp import web
 
+from proxy.admin.members import is_admin
+from proxy.admin.schema.state import BudgetShown
 from proxy.api.keys import ACCOUNTING, JOBS, MEMBERS
-from proxy.api.members import is_admin
 from proxy.api.requests import member_of
-from proxy.api.schema.state import BudgetShown
 from proxy.costs.budgets import Budget, renewal
 from proxy.costs.credits import to_credits
 from proxy.storage.spending import Spending

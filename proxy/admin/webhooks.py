@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from proxy.admin.members import is_admin, json_body, require_admin, translated_errors, whose
 from proxy.api import bodies
 from proxy.api.keys import WEBHOOKS
-from proxy.api.members import is_admin, json_body, require_admin, translated_errors, whose
 from proxy.api.middleware import note
 from proxy.api.requests import member_of
 from proxy.members.member import validated

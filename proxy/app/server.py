@@ -16,18 +16,19 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from msgspec.structs import replace
 
+from proxy.admin.dashboard import ADMIN_LISTENER, WATCHES
+from proxy.admin.metrics import get_open
 from proxy.api import Services
 from proxy.api.addressing import allow_some
 from proxy.api.authenticator import AUTHENTICATOR, Authenticator
 from proxy.api.connection_manager import ConnectionLimits, ConnectionManager, ManagedConnection
 from proxy.api.connections import Connection, begun
-from proxy.api.dashboard import ADMIN_LISTENER, WATCHES
 from proxy.api.keys import provide
-from proxy.api.metrics import get_open
 from proxy.api.middleware import Gate
-from proxy.api.routes import add_routes, of_admins, of_clients
+from proxy.api.routes import add_routes
 from proxy.api.tls import Certificate, TlsListener
 from proxy.api.websocket import SOCKETS, Sockets
+from proxy.app.routes import of_admins, of_clients
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
@@ -73,7 +74,7 @@ def _shorten(record: logging.LogRecord) -> bool:
 
 def server_logger() -> logging.Logger:
     """Return the logger for `web.AppRunner`."""
-    logger = logging.getLogger("proxy.api.server")
+    logger = logging.getLogger("proxy.app.server")
     logger.addFilter(_shorten)  # adding it again has no effect
     return logger
 

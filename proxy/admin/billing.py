@@ -7,11 +7,11 @@ from datetime import date
 
 from aiohttp import web
 
+from proxy.admin.members import json_body, require_admin, translated_errors
+from proxy.admin.usage import day_parameter
 from proxy.api import bodies
 from proxy.api.keys import BILLING
-from proxy.api.members import json_body, require_admin, translated_errors
 from proxy.api.middleware import note
-from proxy.api.usage import day_parameter
 from proxy.costs.billing import DAYS, MAX_DAYS, EnteredBalance, UnknownAccountError, billed
 from proxy.members.member import validated
 from proxy.storage.usage import day_of

@@ -11,9 +11,9 @@ from prometheus_client import Metric as Family
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from proxy.admin.members import is_admin, require_admin
 from proxy.api import bodies
 from proxy.api.keys import OBSERVATIONS
-from proxy.api.members import is_admin, require_admin
 from proxy.api.requests import member_of, services_of
 from proxy.budget import MemoryBudget
 from proxy.jobs.models import shown_state

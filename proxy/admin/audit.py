@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from proxy.admin.members import require_admin
 from proxy.api import bodies
 from proxy.api.keys import ACCOUNTING
-from proxy.api.members import require_admin
 from proxy.storage.database import StorageError
 from proxy.translate.errors import LocalError
 

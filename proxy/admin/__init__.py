@@ -1,0 +1,1 @@
+"""Everything below `/proxy/`: pages, sign-in, members, usage, costs and webhooks."""
