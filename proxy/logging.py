@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import re
-import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +24,8 @@ from urllib.parse import quote, quote_plus
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from proxy import randomness
 
 REMOVED = "[removed]"
 
@@ -203,7 +204,7 @@ class RequestContext:
     def id(self) -> str:
         """Twelve random letters."""
         if self._id is None:
-            self._id = secrets.token_hex(6)
+            self._id = randomness.token_hex(6)
         return self._id
 
 

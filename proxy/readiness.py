@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from proxy import clock
 from proxy.bus import EventBus
 from proxy.cloud.errors import CloudDown, CloudError, CloudRefused, CloudUnauthorized
 from proxy.storage.database import (
@@ -88,7 +88,7 @@ class Readiness:
         and `socket` of each; in a standby `store`; with an output directory also `outputs`. A check
         is `ok` or a sentence.
         """
-        self._asked_at = time.monotonic()
+        self._asked_at = clock.monotonic()
         if self._looked_at is None or self._asked_at - self._looked_at > self.max_age:
             if self._looking is None or self._looking.done():
                 self._looking = asyncio.create_task(self._look(), name="look whether it is ready")
@@ -119,7 +119,7 @@ class Readiness:
     async def leave(self) -> None:
         """Report from now on that no jobs are accepted, and wait until monitoring has seen it."""
         self._stopping = True
-        if self._asked_at is None or time.monotonic() - self._asked_at > _WATCHES:
+        if self._asked_at is None or clock.monotonic() - self._asked_at > _WATCHES:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_NOTICE_TIMEOUT):
@@ -138,7 +138,7 @@ class Readiness:
 
         self._written = await self._store_problem()
         await asyncio.gather(*map(look_at, self.engine.accounts()))
-        self._looked_at = time.monotonic()
+        self._looked_at = clock.monotonic()
 
     def _store(self) -> str | None:
         problem = self.database.problem
@@ -154,7 +154,7 @@ class Readiness:
         """Return why nothing can be written. Another value is written each time: the same one
         writes no page."""
         try:
-            await self.database.write(partial(put_meta, name=_PROBE, value=time.time()))
+            await self.database.write(partial(put_meta, name=_PROBE, value=clock.time()))
         except (BusyError, OutcomeUnknownError):
             return None  # `problem` tells if the server is away
         except StorageError as error:

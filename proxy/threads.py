@@ -1,12 +1,16 @@
-"""Turns for work that blocks: in threads, one piece of work of an owner at a time.
+"""Threads: no other module of the server starts one.
 
-Work whose length a client or the cloud has chosen would otherwise let one owner take all threads.
+Work that blocks goes to the threads of the event loop (`asyncio.to_thread`) or of a `pool`. Work
+whose length a client or the cloud has chosen takes turns (`ThreadTurns`): else one owner would take
+all threads.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TypeVar
 from weakref import WeakValueDictionary
@@ -15,6 +19,18 @@ T = TypeVar("T")
 
 #: Pieces of work at once. Most of it holds the interpreter's lock, so that more gain nothing.
 WORKERS = 2
+
+
+def pool(count: int, name: str) -> ThreadPoolExecutor:
+    """Return threads of one task, for `run_in_executor` of the event loop."""
+    return ThreadPoolExecutor(count, thread_name_prefix=name)
+
+
+def start(target: Callable[[], None], name: str) -> threading.Thread:
+    """Start a thread that does not keep the process alive, and return it."""
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    thread.start()
+    return thread
 
 
 class ThreadTurns:

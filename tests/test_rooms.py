@@ -132,6 +132,31 @@ def test_what_decides_has_no_io_and_no_clock(path: Path) -> None:
     assert CLOCKS.findall(path.read_text(encoding="utf-8")) == []
 
 
+#: Clocks, random numbers and threads.
+SOURCES = re.compile(
+    r"time\.(?:time|monotonic|perf_counter|process_time|thread_time)(?:_ns)?|time\.sleep"
+    r"|(?:datetime\.|date\.)+(?:now|utcnow|today)|(?:uuid\.)?uuid[14]"
+    r"|random\.\w+|secrets\.(?:choice|rand\w+)|(?:secrets\.)?token_(?:hex|bytes|urlsafe)|os\.urandom|SystemRandom"
+    r"|(?:\w+\.)*(?:ThreadPoolExecutor|ProcessPoolExecutor)|(?:threading\.)?(?:Thread|Timer)"
+)
+#: The only modules with them; the simulator and the probe are programs of their own.
+WITH_SOURCES = {"clock.py", "randomness.py", "threads.py"}
+#: Ends the process when its event loop is stuck, and so must not depend on it.
+STOPS_THE_PROCESS = ("serve.py", "threading.Timer")
+
+
+def test_one_module_reads_the_clock_one_draws_and_one_starts_threads() -> None:
+    found = {
+        (path.name, called)
+        for path in MODULES
+        if room(path) not in {"simulator", "probe"} and path.name not in WITH_SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Name | ast.Attribute)
+        and SOURCES.fullmatch(called := ast.unparse(node))
+    }
+    assert found == {STOPS_THE_PROCESS}
+
+
 def test_few_rooms_open_connections() -> None:
     openers = {
         room(path)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from datetime import date
 
 from aiohttp import web
 
+from proxy import clock
 from proxy.admin.members import json_body, require_admin, translated_errors
 from proxy.admin.usage import day_parameter
 from proxy.api import bodies
@@ -26,7 +26,7 @@ async def get_billing(request: web.Request) -> web.Response:
     `difference` are of the days that have been read.
     """
     require_admin(request)
-    now = time.time()
+    now = clock.time()
     last = day_parameter(request, "to", day_of(now))
     first = day_parameter(request, "from", min(last, day_of(now - 86_400 * (DAYS - 1))))
     if (date.fromisoformat(last) - date.fromisoformat(first)).days >= MAX_DAYS:

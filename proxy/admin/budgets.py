@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 from aiohttp import web
 
+from proxy import clock
 from proxy.admin.members import is_admin
 from proxy.admin.schema.state import BudgetShown
 from proxy.api.keys import ACCOUNTING, JOBS, MEMBERS
@@ -31,7 +30,7 @@ async def shown_budgets(request: web.Request) -> list[BudgetShown]:
     budgets = [(name, budget) for name in names for budget in limiter.budgets(name).all]
     if not budgets:
         return []
-    now = time.time()
+    now = clock.time()
     spending = await request.app[JOBS].spending(day_of(now), names[0] if len(names) == 1 else None)
     found = [
         _budget_shown(name, budget, spending.get(name, Spending()), now) for name, budget in budgets

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,7 +14,7 @@ from weakref import WeakSet
 
 from aiohttp import web
 
-from proxy import __version__
+from proxy import __version__, clock
 from proxy.admin.budgets import shown_budgets
 from proxy.admin.members import is_admin, require_admin
 from proxy.admin.schema.jobs import LiveJobShown, WaitingJobShown
@@ -226,7 +225,7 @@ async def _state(request: web.Request) -> State:
     viewer, admin = member_of(request), is_admin(request)
     report = await request.app[READINESS].report()
     member = None if admin else viewer
-    now, here = time.time(), request.app[ADMIN_LISTENER]
+    now, here = clock.time(), request.app[ADMIN_LISTENER]
     today = day_of(now)
     seen = await request.app[JOBS].overview(member)
     running = [view for view in seen.jobs if shown_state(view.job) != "waiting"]

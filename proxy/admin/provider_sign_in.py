@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hmac
-import time
 
 import structlog
 from aiohttp import web
 
+from proxy import clock
 from proxy.admin.sign_in import (
     begin_session,
     form_of,
@@ -44,7 +44,7 @@ async def get_provider_sign_in(request: web.Request) -> web.Response:
     """Lead the browser to a provider, where its person signs in, and remember where it wants to."""
     provider = _provider(request)
     target = wanted_target(request)
-    attempt = new_attempt(provider.options.name, target if is_local(target) else "/", time.time())
+    attempt = new_attempt(provider.options.name, target if is_local(target) else "/", clock.time())
     try:
         url = await provider.authorization_url(attempt, _callback(request, provider))
     except ProviderUnavailableError as error:
@@ -97,7 +97,7 @@ def _provider(request: web.Request) -> SignInProvider:
 
 def _attempt(request: web.Request, provider: SignInProvider) -> Attempt | None:
     """Return the attempt of this browser at this provider, if the answer belongs to it."""
-    attempt = unseal(cookie(request, ATTEMPT_COOKIE) or "", request.app[CIPHER], time.time())
+    attempt = unseal(cookie(request, ATTEMPT_COOKIE) or "", request.app[CIPHER], clock.time())
     state = request.query.get("state", "")
     if attempt is None or attempt.provider != provider.options.name:
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import secrets
 from pathlib import Path
 from string import Template
 from urllib.parse import parse_qsl
@@ -12,6 +11,7 @@ import structlog
 from aiohttp import web
 from yarl import URL
 
+from proxy import randomness
 from proxy.api import bodies
 from proxy.api.admission import Admission
 from proxy.api.authenticator import SIGN_IN, SIGN_OUT, authenticator_of
@@ -225,7 +225,7 @@ def own_address(request: web.Request, path: str) -> str:
 
 def sign_in_page(form: str, problem: LocalError | None = None, *, script: str = "") -> web.Response:
     """Return the page with a form, why the last attempt has failed, and a script of ours."""
-    nonce = secrets.token_urlsafe(16)
+    nonce = randomness.token_urlsafe(16)
     if script:
         form += f'<script nonce="{nonce}">{script}</script>'
     alert = f'<p role="alert">{html.escape(str(problem))}</p>' if problem is not None else ""

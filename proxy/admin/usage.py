@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from datetime import date
@@ -34,7 +33,7 @@ async def get_usage(request: web.Request) -> web.Response:
     their own usage. With `rows=costs` the answer has what jobs have cost by account and node class
     too, with `format=csv` it is a file.
     """
-    today = day_of(time.time())
+    today = day_of(clock.time())
     last = day_parameter(request, "to", today)
     first = day_parameter(request, "from", min(last, today))
     member: str | None = request.query.get("member") or None

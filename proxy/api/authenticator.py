@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -18,6 +17,7 @@ from aiohttp import web
 from msgspec import Struct
 from yarl import URL
 
+from proxy import clock
 from proxy.api.addressing import Way
 from proxy.api.admission import Admission
 from proxy.api.callers import address_of, site_of
@@ -85,10 +85,10 @@ class Authenticator:
     def __init__(self, services: Services) -> None:
         self._members = services.members
         self._base_path = services.options.base_path
-        self.tickets = Tickets(time.time, services.cipher)
+        self.tickets = Tickets(clock.time, services.cipher)
         self._accounting = services.accounting
         self._origins = frozenset(services.options.cors_origins)
-        self._throttle = Throttle(time.monotonic)
+        self._throttle = Throttle(clock.monotonic)
         # By the SHA-256 of the header, so that no token stays in memory.
         self._known: dict[bytes, _KnownHeader] = {}
         self.provisioner = Provisioner(services.members, services.accounting.audit)
@@ -153,7 +153,7 @@ class Authenticator:
         access = self._members.access_by_id(known.admission.token or "")
         if access is None or access.token.digest != known.token_digest:
             return None
-        now, address = time.monotonic(), address_of(request)
+        now, address = clock.monotonic(), address_of(request)
         if now - known.noted > USE_INTERVAL or address != known.address:
             known.noted, known.address = now, address
             self._members.used(access.token, address)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 from aiohttp import web
 
+from proxy import clock
 from proxy.api import bodies
 from proxy.api.addressing import (
     may_be_rebound,
@@ -101,7 +101,7 @@ class Gate:
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         """Answer a request."""
-        began = time.perf_counter()
+        began = clock.monotonic()
         connection = connection_of(request)
         connection.task = asyncio.current_task()
         context = begin_request()
@@ -129,7 +129,7 @@ class Gate:
             if self._services.options.compress:
                 bodies.pack(request, answer)
         if _ROOT_LOGGER.level <= logging.DEBUG:
-            _log_handled(request, answer.status, time.perf_counter() - began)
+            _log_handled(request, answer.status, clock.monotonic() - began)
         return answer
 
     async def _answer(
@@ -233,7 +233,7 @@ class Gate:
             request.method if request.method in _METHODS else "other",
             "other" if resource is None else resource.canonical,
             status,
-            time.perf_counter() - began,
+            clock.monotonic() - began,
         )
 
 

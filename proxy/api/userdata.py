@@ -13,10 +13,10 @@ from functools import wraps
 from tempfile import TemporaryFile
 from typing import Any
 from urllib.parse import unquote
-from uuid import uuid4
 
 from aiohttp import web
 
+from proxy import randomness
 from proxy.api import bodies
 from proxy.api.content import SAFETY_HEADERS, content_headers
 from proxy.api.downloads import Stamp, delivering, send_part, stamped, without_body
@@ -287,4 +287,4 @@ async def post_user(request: web.Request) -> web.Response:
         raise PlainError("Invalid username.")
     if not await request.app[USERDATA].add_user(member_of(request), name):
         raise PlainError("Duplicate username.")
-    return bodies.json(f"{_NOT_IN_USER_IDS.sub('-', name)}_{uuid4()}")
+    return bodies.json(f"{_NOT_IN_USER_IDS.sub('-', name)}_{randomness.uuid4()}")

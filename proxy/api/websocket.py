@@ -14,13 +14,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket as tcp
-import uuid
 
 import aiohttp
 import structlog
 from aiohttp import web
 from msgspec import Struct, field
 
+from proxy import randomness
 from proxy.api.keys import ACCOUNTING, BUDGET, JOBS, features
 from proxy.api.requests import connection_of, member_of, way_of
 from proxy.api.send_queue import SendQueue
@@ -273,7 +273,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
         return web_socket
     _keep_alive(transport)
     sockets, metrics = request.app[SOCKETS], request.app[ACCOUNTING].metrics
-    sid = request.query.get("clientId") or uuid.uuid4().hex
+    sid = request.query.get("clientId") or randomness.uuid4().hex
     queue = SendQueue(count_dropped=metrics.previews_dropped.labels(member).inc)
     turns = sockets.turns.of(member)
     client = ClientSocket(web_socket, transport, request.app, member, sid, queue, sockets)

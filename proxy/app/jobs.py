@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import socket
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from proxy import clock, randomness
 from proxy.app.accounts import CloudAccounts
 from proxy.app.pricing import pricing_of
 from proxy.app.process import Process, config_errors
@@ -127,7 +126,7 @@ async def run_engine(
             cloud.accounts,
             storage.members.get,
             policy.fair_by,
-            clock=time.monotonic,
+            clock=clock.monotonic,
             wake=turn.set,
         )
         return Engine(
@@ -182,4 +181,4 @@ async def run_engine(
 
 def _replica_name() -> str:
     """Return a name of this process that no other one has or had."""
-    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+    return f"{socket.gethostname()}:{os.getpid()}:{randomness.token_hex(4)}"

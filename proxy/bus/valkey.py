@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -27,6 +26,7 @@ from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
+from proxy import randomness
 from proxy.bus import BusMessage, EventBus, Subscription, decode, encode
 from proxy.bus.command_queue import CommandQueue
 from proxy.bus.publishers import ID_BYTES, MAX_LEADER_SILENCE, Beat, Publishers
@@ -77,7 +77,7 @@ class ValkeyBus(EventBus):
         )
         number = self._client.connection_pool.connection_kwargs.get("db") or 0
         self._prefix = f"comfy-cloud-proxy:{number}:"
-        self._id = secrets.token_bytes(ID_BYTES)
+        self._id = randomness.token_bytes(ID_BYTES)
         self._losses = 0
         self._left = False
         self._publishers = Publishers()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from proxy import randomness
 from proxy.translate import codec
 from proxy.translate.media_types import kind
 from proxy.translate.names import is_hash_name
@@ -50,7 +50,7 @@ _BELOW = {"Load3D": "3d/"}
 _LIMITS = {"GeminiInputFiles": 20 * 1024 * 1024, "OpenAIInputFiles": 32 * 1024 * 1024}
 
 #: Stands in for a slot while a class is encoded; no catalog can hold it.
-_MARK = secrets.token_hex(16)
+_MARK = randomness.token_hex(16)
 _MARKED = re.compile(rb'"%s:(\d+)"' % _MARK.encode())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,6 +11,7 @@ from urllib.parse import quote
 
 from cachetools import LRUCache
 
+from proxy import clock
 from proxy.catalog.bodies import Bodies, Body, Coding, Whole
 from proxy.catalog.documents import Documents
 from proxy.catalog.extras import CatalogExtras
@@ -155,7 +155,7 @@ class Catalog:
         Return whether they were read from every account after this call began. Limited by
         `REREADS` for each member.
         """
-        if self._rereads.take(member, time.monotonic()) > 0:
+        if self._rereads.take(member, clock.monotonic()) > 0:
             return False
         return await self._nodes.reread(timeout=REFRESH_TIMEOUT) and self._is_complete
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
@@ -13,6 +12,7 @@ from cachetools import TLRUCache
 from msgspec import Struct
 from yarl import URL
 
+from proxy import clock
 from proxy.cloud.errors import CloudError, CloudUnreachable
 from proxy.translate.errors import LocalError
 
@@ -111,7 +111,7 @@ class CachedResource(Generic[T]):
     async def get(self) -> T:
         """Return the document. Raises `LocalError` (503) if there is no copy and no answer."""
         await self._look_on_disk()
-        if self.value is None or time.monotonic() - self._fetched_at > self._max_age:
+        if self.value is None or clock.monotonic() - self._fetched_at > self._max_age:
             refreshing = self._refresh()
             if self.value is None and refreshing is not None:
                 await asyncio.shield(refreshing)
@@ -131,7 +131,7 @@ class CachedResource(Generic[T]):
         Return whether it has changed.
         """
         previous = self.value
-        if time.monotonic() - self._fetched_at > age and (refreshing := self._refresh()):
+        if clock.monotonic() - self._fetched_at > age and (refreshing := self._refresh()):
             await asyncio.wait([refreshing], timeout=timeout)
         return self.value is not previous
 
@@ -140,11 +140,11 @@ class CachedResource(Generic[T]):
 
         Return whether that was done. Concurrent callers cause one call.
         """
-        began = time.monotonic()
+        began = clock.monotonic()
         if self._is_loading() and self._refreshing is not None:  # its answer may be older
             await asyncio.wait([self._refreshing], timeout=timeout)
         if self._asked_at < began and (refreshing := self._refresh()) is not None:
-            left = timeout - (time.monotonic() - began)
+            left = timeout - (clock.monotonic() - began)
             await asyncio.wait([refreshing], timeout=max(0.0, left))
         return self._asked_at >= began
 
@@ -160,22 +160,22 @@ class CachedResource(Generic[T]):
     def _refresh(self) -> asyncio.Task[None] | None:
         """Return the current refresh, or start one; `None` within `PAUSE` after a failure."""
         if self._refreshing is None or self._refreshing.done():
-            if self._failed_at is not None and time.monotonic() - self._failed_at < PAUSE:
+            if self._failed_at is not None and clock.monotonic() - self._failed_at < PAUSE:
                 return None
             self._refreshing = asyncio.create_task(self._load(), name=f"refresh {self._name}")
         return self._refreshing
 
     async def _load(self) -> None:
-        began = time.monotonic()
+        began = clock.monotonic()
         try:
             body = await self._fetch()
             self.value = await asyncio.to_thread(self._read, body)
         except (CloudError, ValueError) as error:
-            self._failed_at = time.monotonic()
+            self._failed_at = clock.monotonic()
             self._failure = str(error)
             log.warning("catalog_refresh_failed", what=self._name, error=self._failure)
             return
-        self._asked_at, self._fetched_at = began, time.monotonic()
+        self._asked_at, self._fetched_at = began, clock.monotonic()
         self._failed_at = None
         try:
             await asyncio.to_thread(_write_file, self._path, body)
@@ -191,7 +191,7 @@ class CachedResource(Generic[T]):
             try:
                 body, modified = await asyncio.to_thread(_read_file, self._path)
                 self.value = await asyncio.to_thread(self._read, body)
-                self._fetched_at = time.monotonic() - max(0.0, time.time() - modified)
+                self._fetched_at = clock.monotonic() - max(0.0, clock.time() - modified)
             except FileNotFoundError:
                 pass
             except (OSError, ValueError) as error:
@@ -271,7 +271,7 @@ class PictureCache:
             self._asking.pop(key, None)
         if picture is not None and not picture[1].startswith(("image/", "audio/")):
             picture = None
-        cached = _CachedPicture(picture, time.monotonic() + age)
+        cached = _CachedPicture(picture, clock.monotonic() + age)
         if cached.size <= self._cached.maxsize:
             self._cached[key] = cached
         return picture

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated, Any
 
+from proxy import clock
 from proxy.cli.common import CommandError, UsageError, argument, in_database, read_stored
 from proxy.cli.members import note_action
 from proxy.cli.tables import AsJson, Columns, print_json, print_table, say
@@ -66,7 +66,7 @@ def _billing(settings: Settings, database: Database) -> Billing:
 
 
 def _print(settings: Settings, *, as_json: bool) -> int:
-    now = time.time()
+    now = clock.time()
     first, last = day_of(now - 86_400 * (DAYS - 1)), day_of(now)
     found = read_stored(
         settings, "balances", lambda database: _billing(settings, database).report(first, last)

@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
-from uuid import uuid4
 
 import structlog
 import typer
 from msgspec import Struct
 
+from proxy import randomness
 from proxy.logging import register_secret
 from proxy.settings import (
     PLANS,
@@ -212,7 +212,7 @@ def _simulated(simulator: Simulator, settings: Settings) -> list[AccountAccess]:
     accounts = []
     for table in settings.accounts:
         slots = table.jobs_at_once
-        key = simulator.add_account(f"comfyui-{uuid4().hex}", _plan(slots)).key
+        key = simulator.add_account(f"comfyui-{randomness.uuid4().hex}", _plan(slots)).key
         accounts.append(
             AccountAccess(table.name, simulator.base_url, key, slots, table.weight, table.members)
         )

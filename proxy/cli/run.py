@@ -9,12 +9,10 @@ import asyncio
 import json
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
-from uuid import uuid4
 
 import aiohttp
 import typer
@@ -22,6 +20,7 @@ from msgspec import Struct, field
 from msgspec.structs import asdict
 from rich.console import Console
 
+from proxy import clock, randomness
 from proxy.cli.comfy import Comfy, Graph, RefusedError
 from proxy.cli.common import CommandError, UsageError
 from proxy.cli.follower import Follower
@@ -199,8 +198,8 @@ async def run_graph(
 
     Raises `CommandError` with the node's error when the graph was refused or failed.
     """
-    started = time.monotonic()
-    outcome.prompt_id = str(uuid4())
+    started = clock.monotonic()
+    outcome.prompt_id = str(randomness.uuid4())
     try:
         with display:
             entry = await _follow(comfy, graph, display, outcome)
@@ -212,7 +211,7 @@ async def run_graph(
     except RefusedError as error:
         raise CommandError(_refusal(display, error.body)) from None
     finally:
-        outcome.seconds = round(time.monotonic() - started, 3)
+        outcome.seconds = round(clock.monotonic() - started, 3)
     failure = failure_of(entry)
     if failure is not None:
         raise CommandError(_failure(display, *failure))
@@ -220,7 +219,7 @@ async def run_graph(
 
 
 async def _follow(comfy: Comfy, graph: Graph, display: Display, outcome: Outcome) -> dict[str, Any]:
-    client_id = uuid4().hex
+    client_id = randomness.uuid4().hex
     follower = Follower(comfy, client_id, display)
     async with follower.listening():
         answer = await comfy.submit(graph, client_id=client_id, prompt_id=outcome.prompt_id)

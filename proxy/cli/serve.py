@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 import webbrowser
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -23,7 +22,7 @@ from typing import Any
 import structlog
 import typer
 
-from proxy import __version__
+from proxy import __version__, clock
 from proxy import logging as logs
 from proxy.allocator import keep_freed_memory
 from proxy.api import Services, web_interface
@@ -123,9 +122,9 @@ async def _serve(settings: Settings, banner: Banner | None) -> None:
             if failed.is_set():
                 raise RuntimeError("background work failed too often; the log above has the reason")
             log.info("shutdown_started")
-            began = time.monotonic()
+            began = clock.monotonic()
             await services.readiness.leave()
-            spent = time.monotonic() - began
+            spent = clock.monotonic() - began
         finally:
             await background.close()
             await asyncio.gather(*(server.stop(spent=spent) for server in servers))

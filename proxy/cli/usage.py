@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from datetime import date
 from typing import Annotated, Any, TypeVar
@@ -12,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.filesize import decimal
 
+from proxy import clock
 from proxy.cli.common import UsageError, option, read_stored
 from proxy.cli.tables import AsJson, Columns, print_json, print_table, say
 from proxy.costs.credits import to_credits
@@ -48,7 +48,7 @@ def usage(
     """Print usage: jobs, running seconds, credits, outputs and bytes by day and member."""
 
     settings = load(options)
-    until = _date("--to", last) if last else day_of(time.time())
+    until = _date("--to", last) if last else day_of(clock.time())
     since = _date("--from", first) if first else until
     if since > until:
         raise UsageError(f"--from {since} is after the last day, {until}: correct --from or --to.")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
+from proxy import clock
 from proxy.cli.common import (
     WHERE,
     CommandError,
@@ -133,8 +133,8 @@ def _test(options: dict[str, Any], id_: Id) -> int:
     async def test(webhooks: Webhooks, _: Directory) -> tuple[str, dict[str, Any]]:
         found = await webhooks.find(id_, None)
         message = await webhooks.test(found, LOCAL)
-        until = time.monotonic() + _TIMEOUT
-        while time.monotonic() < until:
+        until = clock.monotonic() + _TIMEOUT
+        while clock.monotonic() < until:
             for entry in await webhooks.log(found):
                 if entry["message"] == message and entry["outcome"] != "waiting":
                     return found.member, entry

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import sys
 import warnings
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
+from proxy import randomness
 from proxy.cli.comfy import Graph
 from proxy.cli.common import UsageError
 from proxy.cli.progress import title_of
@@ -46,7 +46,7 @@ class Workflow(NamedTuple):
         if self.graph is not None:
             return deepcopy(self.graph)
         try:
-            graph = editor.graph_of(self.drawing, classes, secrets.choice)
+            graph = editor.graph_of(self.drawing, classes, randomness.choice)
         except editor.EditorError as error:
             raise UsageError(f"The workflow {self.name} cannot be converted: {error}.") from None
         if not graph:
@@ -205,7 +205,7 @@ async def value_of(
     if text == "random" and (
         (isinstance(before, int) and not isinstance(before, bool)) or "seed" in assignment.input
     ):
-        return secrets.randbelow(_SEEDS)
+        return randomness.randbelow(_SEEDS)
     if text.startswith("@"):
         return await upload(Path(text[1:]))
     try:

@@ -7,17 +7,16 @@ is lost.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
-from uuid import uuid4
 
 import aiohttp
 import msgspec
 import structlog
 from yarl import URL
 
+from proxy import clock, randomness
 from proxy.cloud.connections import (
     CONNECT_TIMEOUT,
     CONNECTION_ERRORS,
@@ -147,7 +146,7 @@ class EventSocket:
         addresses = CloudAddresses(self.base_url, plain_http=self.plain_http)
         self._connections = Connections(addresses.check_cloud, trace_configs=[redirects])
         self._watchdog = self.timeouts.watchdog()
-        self._client_id = str(uuid4())
+        self._client_id = str(randomness.uuid4())
         self._task: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
         #: Set when it is open, and while nobody need wait for that.
@@ -203,13 +202,13 @@ class EventSocket:
     async def _run(self) -> None:
         failures = 0
         while True:
-            opened = time.monotonic()
+            opened = clock.monotonic()
             try:
                 wait = await self._connect_and_listen()
             except Exception:
                 log.exception("event_socket_failed")
                 wait = 0.0
-            failures = 1 if time.monotonic() - opened >= _MIN_STABLE else failures + 1
+            failures = 1 if clock.monotonic() - opened >= _MIN_STABLE else failures + 1
             await asyncio.sleep(max(wait, self.timeouts.socket_backoff.after(failures)))
 
     async def _connect_and_listen(self) -> float:
@@ -267,7 +266,7 @@ class EventSocket:
 
     async def _listen(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         """Receive until the connection ends or has been silent for too long."""
-        self._watchdog.begin(time.monotonic())
+        self._watchdog.begin(clock.monotonic())
         async with asyncio.TaskGroup() as group:
             watch = group.create_task(self._watch(socket), name="cloud event socket's watchdog")
             async for message in socket:
@@ -286,14 +285,14 @@ class EventSocket:
         while True:
             await asyncio.sleep(self._watchdog.first / 4)
             if not self.due():
-                self._watchdog.begin(time.monotonic())
-            elif self._watchdog.is_over(time.monotonic()):
+                self._watchdog.begin(clock.monotonic())
+            elif self._watchdog.is_over(clock.monotonic()):
                 log.warning("event_socket_stalled")
                 await socket.close()
                 return
 
     def _frame(self, data: bytes) -> None:
-        self._watchdog.received(time.monotonic(), "")
+        self._watchdog.received(clock.monotonic(), "")
         if data[:4] not in LISTED_FRAMES:
             kind = int.from_bytes(data[:4])
             self.observations.note_anomaly("frame", f"type {kind}", data)
@@ -305,7 +304,7 @@ class EventSocket:
 
     def _text(self, text: str) -> None:
         if len(text) > _MAX_TEXT or codec.breadth(text) > _MAX_VALUES:
-            self._watchdog.received(time.monotonic(), "")
+            self._watchdog.received(clock.monotonic(), "")
             self._reject(text, "too large")
             return
         message: Any = None
@@ -316,7 +315,7 @@ class EventSocket:
             self._reject(text, "not an event", message)
             return
         type_, data = event.type, event.data or {}
-        self._watchdog.received(time.monotonic(), type_)
+        self._watchdog.received(clock.monotonic(), type_)
         fields = LISTED_EVENTS.get(type_)
         if (fields is None or not fields <= data.keys()) and (odd := unlisted(type_, data)):
             self.observations.note_anomaly("event", f"{word(type_)}: {odd}", data)
@@ -335,7 +334,7 @@ class EventSocket:
             self._decided.set()
             return jittered(self.timeouts.socket_backoff.longest)
         named = error.headers.get("Retry-After") if error.headers is not None else None
-        return retry_after(named, time.time()) or 0.0
+        return retry_after(named, clock.time()) or 0.0
 
     def _call(self, callback: Callable[[], None]) -> None:
         try:

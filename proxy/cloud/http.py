@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
@@ -17,6 +16,7 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
+from proxy import clock
 from proxy.cloud.answers import MAX_PARSED_INLINE, USUAL, Answer, AnswerLimits
 from proxy.cloud.connections import (
     CONNECT_TIMEOUT,
@@ -243,8 +243,8 @@ class Http:
             data = BytesIO(data)
         await self.gate.enter(call, key)
         _sent.set(False)
-        began, status = time.perf_counter(), None
-        self.contact.call(time.monotonic())
+        began, status = clock.monotonic(), None
+        self.contact.call(clock.monotonic())
         try:
             response = await self.connections.request(
                 call.method,
@@ -259,8 +259,8 @@ class Http:
         except (*CONNECTION_ERRORS, CloudRefused) as error:
             raise self._failed(call, error, key) from None
         finally:
-            self.contact.ended(time.monotonic(), answered=status is not None)
-            self.calls.note(call.method, call.route, status, time.perf_counter() - began)
+            self.contact.ended(clock.monotonic(), answered=status is not None)
+            self.calls.note(call.method, call.route, status, clock.monotonic() - began)
         self.gate.answered(key)
         return response
 
@@ -282,7 +282,7 @@ class Http:
             raw = (await _read(response, MAX_REFUSAL))[:MAX_REFUSAL]
         finally:
             response.close()
-        wait = retry_after(response.headers.get("Retry-After"), time.time())
+        wait = retry_after(response.headers.get("Retry-After"), clock.time())
         try:
             body = codec.loads_text(raw)
         except ValueError:

@@ -6,15 +6,14 @@ All classes but `Attempts` and `CallGate` are pure: `now` is a monotonic clock i
 from __future__ import annotations
 
 import asyncio
-import random
 import re
-import time
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
 import structlog
 from msgspec import Struct
 
+from proxy import clock, randomness
 from proxy.cloud.errors import (
     GATEWAY_STATUSES,
     CloudDown,
@@ -70,7 +69,7 @@ class Backoff:
 
 def jittered(wait: float) -> float:
     """Return a random time between half of `wait` and all of it."""
-    return wait * random.uniform(0.5, 1.0)  # noqa: S311 (spreads load, protects no secret)
+    return wait * randomness.uniform(0.5, 1.0)
 
 
 class RetryPolicy(Struct, frozen=True):
@@ -91,7 +90,7 @@ class Attempts:
     def __init__(self, policy: RetryPolicy) -> None:
         self.number = 1
         self._backoff = policy.backoff
-        self._deadline = time.monotonic() + policy.budget
+        self._deadline = clock.monotonic() + policy.budget
 
     def failed(self, error: Exception) -> float:
         """Return the seconds to wait before the next attempt. Raises the `error` of this one if it
@@ -99,7 +98,7 @@ class Attempts:
         wait = self._backoff.after(self.number)
         if isinstance(error, CloudError) and error.retry_after is not None:
             wait = max(wait, error.retry_after + jittered(self._backoff.first))
-        if not may_pass(error) or time.monotonic() + wait > self._deadline:
+        if not may_pass(error) or clock.monotonic() + wait > self._deadline:
             raise error
         self.number += 1
         log.info("call_repeated", error=str(error), attempt=self.number, seconds=round(wait, 2))
@@ -256,13 +255,13 @@ class CallGate:
 
     async def _take_turn(self, call: object, key: ApiKey) -> None:
         self._check_pause(call)
-        wait = self._limiter.turn(time.monotonic(), _MAX_TURN_WAIT)
+        wait = self._limiter.turn(clock.monotonic(), _MAX_TURN_WAIT)
         if wait > _MAX_TURN_WAIT:
             raise refusal(call, 429, self._throttled, wait)
         if wait > 0:
             await asyncio.sleep(wait)
             self._check_pause(call)
-        now = time.monotonic()
+        now = clock.monotonic()
         if key.circuit.wait(now) > 0:
             raise refusal(call, 401, key.refusal, None)
         wait = self._breaker.wait(now)
@@ -272,7 +271,7 @@ class CallGate:
             raise CloudDown(f"{call}: the cloud {problem}", status=status, retry_after=wait)
 
     def _check_pause(self, call: object) -> None:
-        wait = self._limiter.pause(time.monotonic())
+        wait = self._limiter.pause(clock.monotonic())
         if wait > 0:
             raise refusal(call, 429, self._throttled, wait)
 
@@ -282,11 +281,11 @@ class CallGate:
             self._breaker.succeeded()
             self._limiter.succeeded()
             key.circuit.succeeded()
-            self._holding_back = self._limiter.is_slow(time.monotonic())
+            self._holding_back = self._limiter.is_slow(clock.monotonic())
 
     def failed(self, error: CloudRefused | CloudUnreachable, key: ApiKey) -> None:
         """Note a call that was refused or not answered."""
-        now, self._holding_back = time.monotonic(), True
+        now, self._holding_back = clock.monotonic(), True
         if isinstance(error, CloudUnreachable) or error.status in GATEWAY_STATUSES | {503}:
             self._unavailable = error.status if isinstance(error, CloudRefused) else None
             if self._breaker.failed(now):

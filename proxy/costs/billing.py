@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+from proxy import clock
 from proxy.costs.credits import MAX_CREDITS, from_credits, to_credits
 from proxy.costs.reconciliation import Reconciliation, reconcile
 from proxy.storage.billing import BillingRepository
@@ -33,7 +33,7 @@ class Billing:
         self,
         repository: BillingRepository,
         accounts: Collection[str],
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] = clock.time,
     ) -> None:
         self._repository = repository
         self._accounts = accounts

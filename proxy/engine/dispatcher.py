@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import suppress
 
+from proxy import clock
 from proxy.clock import now
 from proxy.engine.forecast import Forecast
 from proxy.engine.life import JobLife
@@ -66,7 +66,7 @@ class Dispatcher:
     def _dispatch(self) -> float | None:
         """Start all waiting jobs that may go now; return after how many seconds others may, if
         any."""
-        begun, scheduler = time.monotonic(), self._scheduler
+        begun, scheduler = clock.monotonic(), self._scheduler
         if begun >= scheduler.paused_until:
             while (job := scheduler.next()) is not None:
                 self._table.advance(job, JobState.SUBMITTING, progress=JobProgress())
@@ -75,17 +75,17 @@ class Dispatcher:
         if not len(scheduler.queue):
             return None
         later = [at for at in (scheduler.next_try(begun), due) if at is not None]
-        return max(min(later) - time.monotonic(), 0.001) if later else None
+        return max(min(later) - clock.monotonic(), 0.001) if later else None
 
     def _give_up(self) -> float | None:
         """End waiting jobs that no account has been able to take for too long.
 
-        Returns when (`time.monotonic()`) the next one is due, if one is.
+        Returns when (`clock.monotonic()`) the next one is due, if one is.
         """
         timeout, scheduler = self._policy.unable_timeout, self._scheduler
         if not timeout:
             return None
-        at, wall, due = time.monotonic(), now(), []
+        at, wall, due = clock.monotonic(), now(), []
         for member in scheduler.queue.members():
             unable: dict[frozenset[str] | None, tuple[float, LocalError] | None] = {}
             for job in list(scheduler.queue.of(member)):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Protocol
 
 import structlog
 
+from proxy import clock
 from proxy.bus import EventBus
 from proxy.engine.accounts import Account
 from proxy.engine.handover import Handover
@@ -148,7 +148,7 @@ class Election:
 
     async def _begin(self) -> None:
         """Take the lease if it is free, and start an engine. Raises `StorageError`."""
-        began = time.monotonic()
+        began = clock.monotonic()
         lease = await self.leases.acquire(ENGINE, self.holder, self.length, alone=self._alone)
         if lease is None:
             return
@@ -206,13 +206,13 @@ class Election:
         """Return when the lease is to be renewed next, in the time of the event loop."""
         if self._alone:
             return None
-        wait = min(self.length * _RENEWAL, term.until - time.monotonic())
+        wait = min(self.length * _RENEWAL, term.until - clock.monotonic())
         return asyncio.get_running_loop().time() + max(0.0, wait)
 
     async def _renew(self, term: Term) -> None:
         if not term.lasts:
             return
-        began = time.monotonic()
+        began = clock.monotonic()
         try:
             async with asyncio.timeout(term.until - began):
                 if not await self.leases.renew(term.lease, self.length):

@@ -6,7 +6,6 @@ The tracker decides what follows from what happens, the follower carries it out,
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
@@ -16,6 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import structlog
 
+from proxy import clock
 from proxy.clock import now
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudOversized
@@ -245,7 +245,7 @@ class JobFollower:
             if self.tracker.started_at is None and (previous := self._previous_ending()):
                 await self._wait_for(previous)
             what = await retried(partial(self.localiser.localised, happening))
-            for command in self.tracker.receive(what, time.time_ns() // 1_000_000):
+            for command in self.tracker.receive(what, clock.now()):
                 if isinstance(command, Ended):
                     return command
                 await self._do(command)

@@ -10,13 +10,13 @@ cloud, nobody takes `WANTED`, and the engine stays.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 
 import structlog
 from msgspec import Struct
 
+from proxy import clock
 from proxy.bus import EventBus
 from proxy.cloud.reachability import is_reachable
 from proxy.engine.accounts import Account
@@ -75,12 +75,12 @@ class Handover:
     @property
     def rests(self) -> bool:
         """Whether this replica gave or took the engine a short time ago."""
-        return time.monotonic() < self._rests_until
+        return clock.monotonic() < self._rests_until
 
     @property
     def expects(self) -> bool:
         """Whether the engine is about to come to this replica."""
-        return time.monotonic() < self._expects_until
+        return clock.monotonic() < self._expects_until
 
     # --- the replica that runs the engine ----------------------------------------------------
 
@@ -92,9 +92,9 @@ class Handover:
                 since = self._unanswered_since()
                 if since is None or await self._reaches():
                     await self._withdraw()
-                elif time.monotonic() - since >= self._times.outage and not self.rests:
+                elif clock.monotonic() - since >= self._times.outage and not self.rests:
                     with suppress(StorageError):
-                        await self._publish_offer(time.monotonic() - since)
+                        await self._publish_offer(clock.monotonic() - since)
                         name = await self._reply()
                         # The cloud may have come back for all replicas at once.
                         if name is not None and not await self._reaches(self._times.answer / 2):
@@ -116,7 +116,7 @@ class Handover:
 
     def _unanswered_since(self) -> float | None:
         """Return since when no account has had an answer that it waits for."""
-        now, accounts = time.monotonic(), self._accounts.values()
+        now, accounts = clock.monotonic(), self._accounts.values()
         contacts = [account.cloud.contact for account in accounts]
         times = [contact.unanswered_since for contact in contacts]
         waiting = [since for since in times if since is not None]
@@ -136,7 +136,7 @@ class Handover:
         reached = any(await asyncio.gather(*asked))
         if reached:
             for account in accounts:
-                account.cloud.contact.answered(time.monotonic())
+                account.cloud.contact.answered(clock.monotonic())
         return reached
 
     async def _publish_offer(self, seconds: float) -> None:
@@ -151,8 +151,8 @@ class Handover:
 
     async def _reply(self) -> str | None:
         """Return the name of the replica that wants the engine, if one says so in time."""
-        ends = time.monotonic() + self._times.reply
-        while time.monotonic() < ends:
+        ends = clock.monotonic() + self._times.reply
+        while clock.monotonic() < ends:
             wanted = await self._leases.holder(WANTED)
             if wanted is not None and wanted.holder != self._holder:
                 return wanted.holder
@@ -179,7 +179,7 @@ class Handover:
         wanted = await self._leases.acquire(WANTED, self._holder, self._times.reserved)
         if wanted is not None:
             log.info("engine_requested", holder=offer.holder)
-            self._expects_until = time.monotonic() + self._times.reserved
+            self._expects_until = clock.monotonic() + self._times.reserved
 
     async def may_acquire(self) -> bool:
         """Return whether to try for the engine's lease. Raises `StorageError`.
@@ -188,7 +188,7 @@ class Handover:
         """
         if not self.rests:
             return True
-        now = time.monotonic()
+        now = clock.monotonic()
         if await self._leases.holder(ENGINE) is not None:
             self._free_since = None
         elif self._free_since is None:
@@ -204,4 +204,4 @@ class Handover:
             self._metrics.engine_handovers.labels("taken").inc()
 
     def _rest(self) -> None:
-        self._rests_until = time.monotonic() + self._times.rest
+        self._rests_until = clock.monotonic() + self._times.rest

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from hashlib import blake2b
 
 from msgspec import to_builtins
 from msgspec.structs import replace
 
+from proxy import clock
 from proxy.clock import now
 from proxy.engine.announcer import Announcer
 from proxy.engine.follower import Runs
@@ -125,7 +125,7 @@ class Overview:
 
     def _account_view(self, worker: AccountWorker) -> AccountView:
         account = worker.account
-        rest = account.health.until - time.monotonic()
+        rest = account.health.until - clock.monotonic()
         return AccountView(
             account.name,
             account.slots.count,

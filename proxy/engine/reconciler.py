@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import structlog
 
+from proxy import clock
 from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.resilience import Backoff
@@ -108,8 +108,8 @@ class Reconciler:
     def _note_unread(self, error: CloudError, live: Mapping[str, JobFollower]) -> None:
         """Show why the account's jobs cannot be followed; end them when that has lasted."""
         if self._unread_since is None:
-            self._unread_since = time.monotonic()
-        lasted = time.monotonic() - self._unread_since
+            self._unread_since = clock.monotonic()
+        lasted = clock.monotonic() - self._unread_since
         reason: Reason = "unreachable"
         if isinstance(error, CloudRefused) and error.status in (401, 403):
             reason, self._key_refused = "dead_key", True

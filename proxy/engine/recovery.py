@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Protocol
 
 import structlog
 
+from proxy import clock
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError
 from proxy.cloud.resilience import Backoff
@@ -70,7 +70,7 @@ class Recovery:
         """
         since: float | None = None
         for looks in itertools.count(1):
-            begun = time.monotonic()
+            begun = clock.monotonic()
             try:
                 cloud_id = await finder.find(job)
             except CloudError as error:
@@ -91,7 +91,7 @@ class Recovery:
 
         The job is refused after `lost_timeout`.
         """
-        since = time.monotonic()
+        since = clock.monotonic()
         for looks in itertools.count(1):
             for name, account in self._accounts.items():
                 with suppress(CloudError):
@@ -99,7 +99,7 @@ class Recovery:
                     if cloud_id is not None:
                         return Sent(cloud_id, account=name)
             lost = self._policy.lost_timeout
-            if lost and time.monotonic() - since >= lost:
+            if lost and clock.monotonic() - since >= lost:
                 return Refused(_account_removed(job), by_cloud=False)
             await asyncio.sleep(_LOOKS_ELSEWHERE.after(looks))
         raise AssertionError("the looks never end")

@@ -5,7 +5,6 @@ one belongs to."""
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from proxy import clock
 from proxy.engine.follower import JobFollower
 from proxy.engine.tracker import EventReceived
 from proxy.translate import codec, events, frames
@@ -83,7 +83,7 @@ class EventRouter:
 
     def __init__(
         self,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = clock.monotonic,
         *,
         keep: float = 5.0,
         event_bytes: int = EVENT_BYTES,

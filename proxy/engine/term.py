@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 
+from proxy import clock
 from proxy.storage.database import FencedError
 from proxy.storage.leases import Lease
 
 
 class Term:
-    """The time in which an engine may act: until `until` (`time.monotonic()`), which is the past
+    """The time in which an engine may act: until `until` (`clock.monotonic()`), which is the past
     once it is `over`. Its writes carry the `fence`. `successor` names the replica that is to run
     the engine instead, once there is one."""
 
@@ -30,7 +30,7 @@ class Term:
     @property
     def lasts(self) -> bool:
         """Whether the engine may act now."""
-        return time.monotonic() < self.until
+        return clock.monotonic() < self.until
 
     def check(self) -> None:
         """Check that the term lasts, directly before what only one replica may do. Raises

@@ -6,12 +6,12 @@ What belongs to one account shares nothing with another but the scheduler and th
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import structlog
 
+from proxy import clock
 from proxy.cloud.errors import CloudError
 from proxy.cloud.event_socket import EventSocket, Timeouts
 from proxy.cloud.resilience import jittered
@@ -110,12 +110,12 @@ class AccountWorker:
 
     def _socket_opened(self) -> None:
         """Read what was missed: events come (again)."""
-        self.cloud.contact.answered(time.monotonic())
+        self.cloud.contact.answered(clock.monotonic())
         self.reconciler.read_soon()
 
     def _socket_lost(self) -> None:
         """Read instead of waiting for events."""
-        self.cloud.contact.lost(time.monotonic())
+        self.cloud.contact.lost(clock.monotonic())
         self.router.socket_lost()
         self.reconciler.read_soon()
 

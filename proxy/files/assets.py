@@ -7,16 +7,16 @@ others. Errors are `AssetError`.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import NAMESPACE_URL, uuid4, uuid5
+from uuid import NAMESPACE_URL, uuid5
 
 import structlog
 from blake3 import blake3
 from msgspec.structs import replace
 
+from proxy import clock, randomness
 from proxy.budget import MemoryBudget
 from proxy.bus import BusMessage, EventBus
 from proxy.catalog.service import Catalog
@@ -231,7 +231,7 @@ class Assets:
         now, tags = _now(), tuple(sorted({*new.distinct_tags, *more}))
         asset = Asset(
             content.member,
-            str(uuid4()),
+            str(randomness.uuid4()),
             name,
             content.type,
             content.path,
@@ -331,7 +331,7 @@ class Assets:
 
 
 def _now() -> int:
-    return time.time_ns() // 1000
+    return clock.time_ns() // 1000
 
 
 def _unknown(id_: str) -> AssetError:

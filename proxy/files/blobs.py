@@ -8,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import configparser
 import os
-import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from functools import partial
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from yarl import URL
 
+from proxy import randomness, threads
 from proxy.cloud.downloads import Download
 from proxy.logging import register_secret
 
@@ -54,7 +53,7 @@ class BlobStore:
     def __init__(self, store: ObjectStore, place: str) -> None:
         self.place = place
         self._store = store
-        self._threads = ThreadPoolExecutor(_MAX_CONCURRENT, thread_name_prefix="blob store")
+        self._threads = threads.pool(_MAX_CONCURRENT, "blob store")
 
     async def put(self, hash_: str, path: Path) -> None:
         """Store the content of a file, unless it is stored already. Raises `BlobError`."""
@@ -110,7 +109,7 @@ class BlobStore:
     def _check(self) -> None:
         import obstore
 
-        key, data = f"check-{secrets.token_hex(8)}", b"comfy-cloud-proxy"
+        key, data = f"check-{randomness.token_hex(8)}", b"comfy-cloud-proxy"
         obstore.put(self._store, key, data)
         try:
             if bytes(obstore.get(self._store, key).bytes()) != data:

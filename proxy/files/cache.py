@@ -14,7 +14,6 @@ import shutil
 import sys
 import tempfile
 import threading
-import time
 import weakref
 from collections import OrderedDict
 from contextlib import suppress
@@ -23,6 +22,8 @@ from pathlib import Path
 import structlog
 from blake3 import blake3
 from msgspec import Struct
+
+from proxy import clock
 
 _log = structlog.get_logger(__name__)
 
@@ -276,7 +277,7 @@ class Cache:
         entry = self._entries.get(key)
         if entry is None:
             return None
-        now = time.time_ns()
+        now = clock.time_ns()
         try:
             os.utime(self.path_of(key), ns=(now, now))
         except OSError:

@@ -11,16 +11,14 @@ import errno
 import os
 import posixpath
 import re
-import secrets
 import stat
-import time
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from proxy import clock, randomness, threads
 from proxy.members.member import LOCAL
 from proxy.translate.names import is_storable
 
@@ -81,7 +79,7 @@ class DiskFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"folder {root.name}")
+        self._threads = threads.pool(_THREADS, f"folder {root.name}")
 
     def close(self) -> None:
         """Begin nothing more; what runs is not waited for, since the disk may hang."""
@@ -116,7 +114,7 @@ class DiskFolder:
             name = _checked(posixpath.basename(path))
             if _status(folder, name) is not None:
                 return False
-            partial_ = f".comfy-cloud-proxy-{secrets.token_hex(8)}"
+            partial_ = f".comfy-cloud-proxy-{randomness.token_hex(8)}"
             at = folder.descriptor
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK | _BINARY
             descriptor = os.open(folder.path(partial_), flags, 0o666, dir_fd=at)
@@ -319,5 +317,5 @@ def _entries(folder: _Folder) -> Iterator[os.DirEntry[str]]:
 def _delete_left(folder: _Folder, name: str) -> None:
     with suppress(OSError):
         status = _status(folder, name)
-        if status is not None and time.time() - status.st_mtime > _PARTIAL_AGE:
+        if status is not None and clock.time() - status.st_mtime > _PARTIAL_AGE:
             os.unlink(folder.path(name), dir_fd=folder.descriptor)

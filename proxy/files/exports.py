@@ -7,7 +7,6 @@ of files is stored. So any replica can send the archive, and none stores it.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -16,12 +15,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 import msgspec
 import structlog
 
+from proxy import clock, randomness
 from proxy.budget import MemoryBudget
 from proxy.files.contents import ContentBrokenError
 from proxy.files.service import Files
@@ -72,7 +71,7 @@ class Exports:
     _repository: ExportRepository
     _notify: Callable[[str, str, dict[str, Any]], None]
     _budget: MemoryBudget
-    _time: Callable[[], float] = time.time
+    _time: Callable[[], float] = clock.time
     _turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_CONCURRENT))
     _unfinished: Counter[str] = field(default_factory=Counter)
 
@@ -110,10 +109,10 @@ class Exports:
         export, is_new = await self._repository.begin(
             Export(
                 member,
-                str(uuid4()),
+                str(randomness.uuid4()),
                 request.key,
                 "created",
-                f"comfy-export-{today.isoformat()}-{secrets.token_hex(4)}.zip",
+                f"comfy-export-{today.isoformat()}-{randomness.token_hex(4)}.zip",
                 payload,
                 now,
                 now,

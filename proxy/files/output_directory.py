@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import structlog
 
+from proxy import clock
 from proxy.clock import now
 from proxy.cloud.resilience import Backoff
 from proxy.files.cache import read_at, write_all
@@ -207,7 +207,7 @@ class OutputDirectory:
             async with asyncio.timeout(MAX_WAIT):
                 await self._write(output.member, output.path)
         except (LocalError, ContentBrokenError, TimeoutError) as error:
-            if time.time() - output.missing_since / 1000 < _MAX_AGE:
+            if clock.time() - output.missing_since / 1000 < _MAX_AGE:
                 return False
             log.warning("output_lost", member=output.member, path=output.path, reason=str(error))
             return True

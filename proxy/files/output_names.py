@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import msgspec
 import structlog
 from cachetools import LRUCache
 
+from proxy import randomness
 from proxy.files.disk_folder import DiskFolder
 from proxy.files.given_names import (
     GivenName,
@@ -200,7 +200,7 @@ class Outputs:
             id_: str | None
             if name is None:
                 place = self._free_place(files, node, item, size, records, present)
-                id_ = str(uuid4())
+                id_ = str(randomness.uuid4())
                 at, content = round(self._now() * 1e6), (hash_, None)
                 asset = of_file(node.member, id_, place, at, content=content, job=node.prompt_id)
                 assets.append(asset)

@@ -11,7 +11,6 @@ import io
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakValueDictionary
 
+from proxy import threads
 from proxy.members.member import LOCAL
 from proxy.translate.assets import picture_metadata
 from proxy.translate.errors import LocalError
@@ -226,7 +226,7 @@ class PictureWorkers:
     """
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="pictures")
+        self._pool = threads.pool(WORKERS, "pictures")
         self._large = asyncio.Semaphore(1)
         self._turn = asyncio.Semaphore(WORKERS)
         self._places: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
-import time
 from collections.abc import (
     AsyncIterator,
     Callable,
@@ -16,11 +15,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import NAMESPACE_URL, uuid4, uuid5
+from uuid import NAMESPACE_URL, uuid5
 
 import structlog
 from blake3 import blake3
 
+from proxy import clock, randomness
 from proxy.cloud.client import CloudClient
 from proxy.files import conversions, pictures
 from proxy.files.blobs import BlobStore
@@ -85,7 +85,7 @@ class Files:
         asset_ids: bool = False,
         output_folder: DiskFolder | None = None,
         input_folder: DiskFolder | None = None,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] = clock.time,
     ) -> None:
         self._now = now
         self._repository = repository
@@ -176,7 +176,7 @@ class Files:
             return named
         asset = of_file(
             member,
-            str(uuid4()),
+            str(randomness.uuid4()),
             record.place,
             round(self._now() * 1e6),
             content=(record.hash, record.size),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 import structlog
 from msgspec.structs import replace
 
+from proxy import clock
 from proxy.jobs.models import AccountView, JobState
 from proxy.storage.database import StorageError
 from proxy.storage.usage import AccountRow, ActivityRepository, ActivityRow, JobTimes
@@ -37,7 +37,7 @@ class Sampler:
     repository: ActivityRepository
     accounts: Callable[[], Awaitable[Iterable[AccountView]]]
     is_active: Callable[[], bool]
-    clock: Callable[[], float] = time.time
+    clock: Callable[[], float] = clock.time
     _seen: int | None = None
     _written: set[ActivityRow | AccountRow] = field(default_factory=set)
 

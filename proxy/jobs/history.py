@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cachetools import LRUCache
 
+from proxy import randomness
 from proxy.bus import MISSED, EventBus
 from proxy.jobs.messages import HistoryChanged, JobRecorded
 from proxy.storage.history import HistoryEntry, HistoryRepository
@@ -93,7 +93,7 @@ class History:
         self._files = files
         self._cache = HistoryCache()
         bus.subscribe("jobs", self._receive)
-        self._process = secrets.token_hex(4)
+        self._process = randomness.token_hex(4)
         #: Futures of requests that wait for a change of an entry, by the member and the job's id.
         self._waiting: dict[tuple[str, str], list[asyncio.Future[None]]] = {}
 

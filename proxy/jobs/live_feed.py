@@ -9,13 +9,13 @@ socket opens after one of them.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
 
+from proxy import clock
 from proxy.bus import MISSED, EventBus
 from proxy.clock import now
 from proxy.jobs.message_order import KnownEnds
@@ -66,7 +66,7 @@ class LiveFeed:
     #: The known ends of members with sockets here.
     _ends: dict[str, KnownEnds] = field(default_factory=dict)
     #: How far the clock of the database was before the monotonic one, in ms.
-    _database_clock: float = field(default_factory=lambda: now() - 1000 * time.monotonic())
+    _database_clock: float = field(default_factory=lambda: now() - 1000 * clock.monotonic())
 
     def __post_init__(self) -> None:
         self.bus.subscribe("jobs", self._receive)
@@ -114,14 +114,14 @@ class LiveFeed:
 
     async def moment(self, member: str) -> Moment:
         """Return the moment in which a socket of a member opens; ask before it does."""
-        clock = 1000 * time.monotonic()
+        monotonic = 1000 * clock.monotonic()
         try:
             async with asyncio.timeout(_MOMENT_TIMEOUT):
                 at, ended = await self.repository.history.moment(member)
         except (StorageError, TimeoutError) as error:
             log.warning("moment_read_failed", error=str(error))
-            return Moment(round(clock + self._database_clock), None)
-        self._database_clock = at - clock
+            return Moment(round(monotonic + self._database_clock), None)
+        self._database_clock = at - monotonic
         return Moment(at, ended)
 
     def attach(

@@ -8,7 +8,6 @@ proxy's own records.
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 from msgspec import Struct
 
+from proxy import randomness
 from proxy.jobs.history import NO_ENTRY, History
 from proxy.jobs.live_feed import LiveFeed
 from proxy.jobs.messages import (
@@ -209,7 +209,7 @@ class JobService:
 
         While no engine answers, the jobs are there without places.
         """
-        request = uuid.uuid4().hex
+        request = randomness.uuid4().hex
         with EngineAnswer(self._bus, f"answers.{request}", OverviewAnswered) as answered:
             self._bus.publish("engine", OverviewRequested(request, member))
             answer = await answered.within(_OVERVIEW_TIMEOUT)
@@ -227,7 +227,7 @@ class JobService:
 
     async def run(self, key: JobKey, *, picture: bool = False) -> RunAnswered:
         """Return how far a running job is, and with `picture` its last preview."""
-        request = uuid.uuid4().hex
+        request = randomness.uuid4().hex
         with EngineAnswer(self._bus, f"answers.{request}", RunAnswered) as answered:
             self._bus.publish("engine", RunRequested(request, key, picture))
             return await answered.within(_OVERVIEW_TIMEOUT) or RunAnswered(None)
@@ -302,7 +302,7 @@ class JobService:
         """
         if not keys:
             return False
-        request = uuid.uuid4().hex
+        request = randomness.uuid4().hex
         with EngineAnswer(self._bus, f"answers.{request}", CancelAnswered) as answered:
             self._bus.publish("engine", CancelRequested(request, tuple(keys), interrupt, cleared))
             waited, wished = 0.0, False

@@ -6,8 +6,6 @@ A submission is checked, and in the storage before the engine learns of it.
 from __future__ import annotations
 
 import asyncio
-import time
-import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -15,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from proxy import clock, randomness
 from proxy.bus import EventBus
 from proxy.jobs.checks import Checks
 from proxy.jobs.clients import Clients
@@ -91,9 +90,9 @@ class SubmissionService:
             raise BusyError("too many jobs wait to be stored")
         who = self.member(member)
         if self._may_be_full(who) or who.limits.jobs_per_day is not None:
-            waiting, submitted = await self.repository.used(member, day_of(time.time()))
+            waiting, submitted = await self.repository.used(member, day_of(clock.time()))
             self.limiter.admit(member, waiting=waiting, submitted=submitted)
-        prompt_id = request.prompt_id or str(uuid.uuid4())
+        prompt_id = request.prompt_id or str(randomness.uuid4())
         live = self.live.of(member)
         numbering = None
         if request.number is None:

@@ -28,11 +28,11 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
-from uuid import uuid4
 
 import msgspec
 from msgspec import Struct
 
+from proxy import randomness
 from proxy.bus import EventBus, Subscription
 from proxy.clock import now
 from proxy.jobs.message_order import OVER, Delivery
@@ -109,7 +109,7 @@ class _Socket(Struct):
     opened_at: int
     ended: int | None
     status: int
-    id: str = msgspec.field(default_factory=lambda: uuid4().hex)
+    id: str = msgspec.field(default_factory=lambda: randomness.uuid4().hex)
     several: bool = False
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections import defaultdict
 from collections.abc import (
     AsyncIterator,
@@ -20,6 +19,7 @@ from typing import Any
 
 import structlog
 
+from proxy import clock
 from proxy.budget import Allocation, MemoryBudget, MemoryLimitError
 from proxy.bus import EventBus
 from proxy.jobs.conversion import without_nulls
@@ -181,7 +181,7 @@ class LiveJobs:
         that leave the queue leave what is returned, too. Raises `StorageError`."""
         if not self._shared:
             return {}
-        began = time.monotonic()
+        began = clock.monotonic()
         if not self.certain or began - self._unanswered_at > _UNANSWERED_AGE:
             if self._reading_unanswered is None:  # those who ask meanwhile share what it finds
                 self._reading_unanswered = self._supervisor.spawn(

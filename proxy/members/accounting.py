@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import math
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from proxy import clock
 from proxy.costs.budgets import NO_BUDGETS, Budget, BudgetAmounts, Budgets, budgets_of, renewal
 from proxy.costs.credits import credits_text, to_credits
 from proxy.members.audit import Audit, finish
@@ -55,7 +55,7 @@ class Usage:
     """
 
     _repository: UsageRepository
-    now: Callable[[], float] = time.time
+    now: Callable[[], float] = clock.time
     served: Counter[str] = field(default_factory=Counter)
     _unwritten: dict[tuple[str, str], UsageRow] = field(default_factory=dict)
     _flushing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -141,8 +141,8 @@ class Limiter:
     _member: Callable[[str], Member]
     _usage: Usage
     default_budgets: BudgetAmounts = NO_BUDGETS
-    now: Callable[[], float] = time.time
-    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], float] = clock.time
+    clock: Callable[[], float] = clock.monotonic
     _buckets: dict[str, Bucket] = field(default_factory=dict)
 
     def request(self, member: str) -> None:

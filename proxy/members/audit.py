@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from proxy import clock
 from proxy.logging import scrub_start
 from proxy.members.rates import Buckets
 from proxy.storage.database import StorageError
@@ -56,7 +56,7 @@ class Audit:
 
     _repository: UsageRepository
     days: int = 90
-    now: Callable[[], float] = time.time
+    now: Callable[[], float] = clock.time
     _waiting: list[AuditRow] = field(default_factory=list)
     _rates: Buckets = field(default_factory=lambda: Buckets(MAX_RATE, MAX_BURST))
     #: Entries of each member beyond the rate, and of `""` those beyond `MAX_WAITING`; one entry
@@ -172,7 +172,7 @@ def entry(at: float, action: str, member: str, address: str, about: dict[str, Va
 async def note(repository: UsageRepository, action: str, **about: Value) -> None:
     """Record an action of the command line, which has no member: anyone who may write the data
     folder can run it. Raises `StorageError`."""
-    noted = entry(time.time(), action, "", "command line", about)
+    noted = entry(clock.time(), action, "", "command line", about)
     await repository.database.write(partial(note_audit, entries=[noted]))
 
 

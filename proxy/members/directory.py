@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
+from proxy import clock
 from proxy.members import tokens
 from proxy.members.marker import mark
 from proxy.members.member import LOCAL, DirectoryError, Limits, Member
@@ -68,7 +68,7 @@ class Directory:
         self,
         repository: MemberRepository | None = None,
         *,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] = clock.time,
         marker: Path | None = None,
         provisioned: bool = False,
     ) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hmac
 import re
-import time
 from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
 
+from proxy import clock
 from proxy.members import tokens
 from proxy.members.directory import Access, Directory
 from proxy.members.member import DirectoryError, UnknownTokenError, seconds
@@ -47,7 +47,7 @@ class Invitations:
         self,
         repository: InvitationRepository,
         directory: Directory,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] = clock.time,
     ) -> None:
         self._repository = repository
         self._directory = directory

@@ -17,11 +17,11 @@ import base64
 import hashlib
 import hmac
 import re
-import secrets
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from proxy import randomness
 from proxy.storage.members import MemberRepository, StoredSession, StoredToken
 
 PREFIX = "ccp_"
@@ -104,7 +104,7 @@ def id_prefix(text: str) -> str:
 
 
 def _letters(count: int) -> str:
-    return base64.b32encode(secrets.token_bytes(count)).decode().lower()
+    return base64.b32encode(randomness.token_bytes(count)).decode().lower()
 
 
 def digest(text: str) -> str:
@@ -131,7 +131,7 @@ class Sessions:
     async def begin(self, token_id: str) -> str:
         """Create a session of a token. Return its secret id, for the cookie. Raises
         `StorageError`."""
-        now, text = self._ms(), secrets.token_urlsafe(32)
+        now, text = self._ms(), randomness.token_urlsafe(32)
         session = StoredSession(digest(text), token_id, now, now + SESSION_LIFETIME)
         async with self._changing:
             if self._repository is not None:

@@ -6,10 +6,10 @@ They are kept for half a minute, in memory, and the bus brings them to every rep
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from typing import Any
 
+from proxy import clock
 from proxy.budget import Allocation, MemoryBudget, MemoryLimitError
 from proxy.bus import BusMessage, EventBus
 from proxy.translate import codec
@@ -52,12 +52,12 @@ class Notes:
                 f"The message has more than {MAX_NOTE_BYTES:,} bytes, which is the maximum.",
                 kind="too_large",
             )
-        self._bus.publish("notes", NoteLeft(member, time.time(), command, text))
+        self._bus.publish("notes", NoteLeft(member, clock.time(), command, text))
 
     def since(self, member: str, since: float) -> list[NoteLeft]:
         """Return the notes that were left after a time (seconds since 1970)."""
         kept = self._kept.get(member)
-        oldest = max(since, time.time() - MAX_AGE)
+        oldest = max(since, clock.time() - MAX_AGE)
         return [] if kept is None else [note for note in kept.notes if note.at > oldest]
 
     def close(self) -> None:
@@ -82,7 +82,7 @@ class Notes:
     def _expire(self, member: str) -> None:
         """Forget the member's old notes, and look again when others may be old."""
         kept = self._kept[member]
-        kept.expire(time.time() - MAX_AGE)
+        kept.expire(clock.time() - MAX_AGE)
         if kept.notes:
             self._wake_later(member)
         else:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from proxy import randomness
 from proxy.clock import now
 from proxy.packs.nodes import Item, PackNode, Result
 from proxy.packs.store import PictureStore
@@ -85,7 +85,7 @@ class Results:
                     data = b""
                     held.release()
                 name = str(item["filename"])
-                id_ = before.get((name, format_, position)) or uuid.uuid4().hex
+                id_ = before.get((name, format_, position)) or randomness.uuid4().hex
                 shown.append(Item(id_, data, content_type))
                 kept.append(
                     PackPicture(

@@ -6,13 +6,13 @@ tells which one is new.
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import structlog
 
+from proxy import clock
 from proxy.bus import BusMessage, EventBus
 from proxy.storage.database import StorageError
 from proxy.storage.workflows import MAX_WORKFLOWS, PublishedWorkflow, WorkflowRepository
@@ -74,7 +74,7 @@ class WorkflowExchange:
                 f"The workflow has more than {MAX_WORKFLOW_BYTES:,} bytes, which is the maximum.",
                 kind="too_large",
             )
-        published_at = time.time_ns()
+        published_at = clock.time_ns()
         await self._repository.put(
             PublishedWorkflow(member, publisher, published_at, len(message), message)
         )

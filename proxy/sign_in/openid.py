@@ -8,7 +8,6 @@ another replica than it began.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote_plus
@@ -25,6 +24,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 from yarl import URL
 
+from proxy import clock
 from proxy.members.provisioning import MAX_SUBJECT, Identity, ProvisioningRules
 from proxy.settings import is_secure
 from proxy.sign_in.provider import (
@@ -192,7 +192,7 @@ class Provider:
         try:
             token = await self._verified(metadata, text)
             claims = CodeIDToken(token.claims, token.header, options, params)
-            claims.validate(int(time.time()), CLOCK_TOLERANCE)
+            claims.validate(int(clock.time()), CLOCK_TOLERANCE)
         except (JoseError, ValueError, KeyError, TypeError) as error:
             log.warning("id_token_rejected", provider=self.options.name, error=repr(error)[:200])
             raise SignInError(
@@ -208,7 +208,7 @@ class Provider:
         try:
             return jwt.decode(text, keys, algorithms)
         except (JoseError, ValueError):
-            if time.monotonic() - self._keys_at < _KEYS_PAUSE:
+            if clock.monotonic() - self._keys_at < _KEYS_PAUSE:
                 raise
         return jwt.decode(text, await self._read_keys(metadata, anew=True), algorithms)
 
@@ -245,7 +245,7 @@ class Provider:
         """
         readings = self._readings
         async with self._reading:
-            age = time.monotonic() - self._read_at
+            age = clock.monotonic() - self._read_at
             if self._readings == readings and age >= _METADATA_AGE:
                 await self._read_metadata_again()
                 self._readings += 1
@@ -263,7 +263,7 @@ class Provider:
         except (ProviderUnavailableError, msgspec.ValidationError) as error:
             log.warning("provider_read_failed", provider=self.options.name, error=str(error))
         else:
-            self._metadata, self._read_at = metadata, time.monotonic()
+            self._metadata, self._read_at = metadata, clock.monotonic()
 
     def _check_metadata(self, metadata: _Metadata) -> None:
         if metadata.issuer != self.options.issuer:
@@ -281,7 +281,7 @@ class Provider:
             raise ProviderUnavailableError("its metadata have addresses without https")
 
     async def _read_keys(self, metadata: _Metadata, *, anew: bool = False) -> KeySet:
-        now = time.monotonic()
+        now = clock.monotonic()
         if self._keys is None or anew or now - self._keys_at > _METADATA_AGE:
             document: Any = await self._get(metadata.jwks_uri)
             self._keys, self._keys_at = KeySet.import_key_set(document), now

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import secrets
 from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
 
+from proxy import randomness
 from proxy.members.provisioning import Identity, ProvisioningRules
 from proxy.storage.encryption import Cipher
 
@@ -59,7 +59,7 @@ class Attempt(msgspec.Struct, frozen=True):
 
 def new_attempt(provider: str, target: str, now: float) -> Attempt:
     """Return a new attempt, whose secrets cannot be guessed."""
-    state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
+    state, nonce, verifier = (randomness.token_urlsafe(32) for _ in range(3))
     return Attempt(provider, state, nonce, verifier, target, int(now))
 
 

@@ -16,7 +16,6 @@ import shutil
 import sqlite3
 import tarfile
 import tempfile
-import time
 import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -26,7 +25,7 @@ from typing import Literal
 from sqlalchemy import Connection, create_engine, func, insert, select, text
 from sqlalchemy.engine import URL
 
-from proxy import __version__
+from proxy import __version__, clock
 from proxy.storage.database import FILE, Database, StorageError, free_path
 from proxy.storage.encryption import SECRET_FILE, adopt_secrets
 from proxy.storage.leases import ENGINE, LeaseRepository
@@ -151,11 +150,11 @@ def _schema(connection: sqlite3.Connection) -> str | None:
 
 
 def _add_manifest(archive: tarfile.TarFile, schema: str | None) -> None:
-    made = datetime.now(UTC).isoformat(timespec="seconds")
+    made = datetime.fromtimestamp(clock.time(), UTC).isoformat(timespec="seconds")
     about = {"format": _FORMAT, "version": __version__, "schema": schema, "made": made}
     data = json.dumps(about).encode()
     entry = tarfile.TarInfo(_MANIFEST)
-    entry.size, entry.mode, entry.mtime = len(data), 0o600, int(time.time())
+    entry.size, entry.mode, entry.mtime = len(data), 0o600, int(clock.time())
     archive.addfile(entry, io.BytesIO(data))
 
 

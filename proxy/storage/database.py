@@ -19,7 +19,7 @@ import sqlite3
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -28,6 +28,8 @@ from msgspec import Struct
 from sqlalchemy import Connection, Engine, Executable, NullPool, Row, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from proxy import threads
 
 log = structlog.get_logger(__name__)
 
@@ -153,12 +155,9 @@ class SqliteDatabase(Database):
         self._queue: queue.SimpleQueue[_Unit | None] = queue.SimpleQueue()
         self._local = threading.local()
         self._opened: list[Connection] = []
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="database reader")
-        self._writer = threading.Thread(
-            target=self._write_on, args=(writer,), name="database writer", daemon=True
-        )
+        self._readers = threads.pool(READERS, "database reader")
         self._closed = False
-        self._writer.start()
+        self._writer = threads.start(partial(self._write_on, writer), "database writer")
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run a unit that only reads, on one snapshot. Raises `StorageError`."""

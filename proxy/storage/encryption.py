@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import structlog
 from sqlalchemy import Connection, select
 
+from proxy import randomness
 from proxy.storage.database import Database, StorageError
 from proxy.storage.leases import database_now
 from proxy.storage.statements import get_meta, put_meta
@@ -128,7 +129,7 @@ class Cipher:
 
 def _new_secret() -> bytes:
     """Return a new key of Fernet: 32 random bytes in URL-safe base64."""
-    return base64.urlsafe_b64encode(os.urandom(32))
+    return base64.urlsafe_b64encode(randomness.token_bytes(32))
 
 
 def _proof(secret: bytes, data: bytes) -> str:

@@ -7,13 +7,13 @@ other replicas do at the same time.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import Connection
 
+from proxy import clock
 from proxy.storage.database import Database
 from proxy.storage.members import ROOT, StoredEntry, UserDataUnit
 from proxy.storage.statements import get_meta, put_meta
@@ -223,7 +223,7 @@ class StoredUserData:
     async def _change(
         self, member: str, work: Callable[[UserDataUnit, float], T], *, max_bytes: int | None = None
     ) -> T:
-        now = time.time()
+        now = clock.time()
 
         def locked(connection: Connection) -> T:
             unit = UserDataUnit(connection, member)

@@ -8,13 +8,13 @@ the lease; what was under way when a process died is repeated with the same id.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
 
+from proxy import clock
 from proxy.metrics import Metrics
 from proxy.storage.database import FencedError, StorageError
 from proxy.storage.encryption import Cipher
@@ -130,7 +130,7 @@ class WebhookDelivery:
         if answer.gone:
             disabled = None if claimed.type == TEST else answer.note
             return Attempted("failed", answer.status, answer.note, disabled=disabled)
-        age = time.time() - claimed.created / 1000
+        age = clock.time() - claimed.created / 1000
         wait = None
         if claimed.type != TEST:
             wait = self.schedule.wait(claimed.attempts, age, answer.retry_after)
@@ -152,7 +152,7 @@ class WebhookDelivery:
             try:
                 await self.deliveries.bring_forward(self.schedule.longest)
                 self.outbox.news.set()
-                await self.deliveries.forget(int((time.time() - _LOG_DAYS * 86_400) * 1000))
+                await self.deliveries.forget(int((clock.time() - _LOG_DAYS * 86_400) * 1000))
                 renewed = {
                     webhook.id: (webhook.secret, secret)
                     for webhook in await self.repository.endpoints()

@@ -7,13 +7,13 @@ of all members, and those about accounts. A secret is shown when it is made, and
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from proxy import clock
 from proxy.members.rates import Buckets
 from proxy.storage.encryption import Cipher
 from proxy.storage.webhooks import (
@@ -69,8 +69,8 @@ class Webhooks:
         addresses: WebhookAddresses,
         *,
         changed: Callable[[], object] = bool,
-        now: Callable[[], float] = time.time,
-        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = clock.time,
+        clock: Callable[[], float] = clock.monotonic,
     ) -> None:
         self.addresses = addresses
         self._repository = repository

@@ -6,11 +6,11 @@ signed URLs: files are named by the `/view` URL of this proxy, without its host.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 from urllib.parse import urlencode
 
+from proxy import randomness
 from proxy.clock import now
 from proxy.costs.budgets import Budget, Spent, renewal
 from proxy.costs.credits import to_credits
@@ -61,7 +61,7 @@ def message(
     """Return a new message about a member, or about the gateway (`GATEWAY`)."""
     created = now()
     body = {"type": type_, "timestamp": rfc3339(created), "data": data}
-    id_ = f"msg_{uuid.uuid4().hex}"
+    id_ = f"msg_{randomness.uuid4().hex}"
     return WebhookMessage(
         id_, type_, member, codec.dump_bytes(body), created, url=url, new_secret=new_secret
     )

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
+
+from proxy import threads
 
 #: Names that are looked up at once.
 _THREADS = 32
@@ -21,7 +22,7 @@ class OwnThreadsResolver(AbstractResolver):
     """A resolver with `getaddrinfo` in its own threads."""
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="webhook resolver")
+        self._threads = threads.pool(_THREADS, "webhook resolver")
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-import secrets
+
+from proxy import randomness
 
 PREFIX = "whsec_"
 _BYTES = 32
@@ -11,9 +12,9 @@ _BYTES = 32
 
 def new_secret() -> str:
     """Return a new secret: `whsec_` and 32 random bytes in base64."""
-    return PREFIX + base64.b64encode(secrets.token_bytes(_BYTES)).decode()
+    return PREFIX + base64.b64encode(randomness.token_bytes(_BYTES)).decode()
 
 
 def new_id() -> str:
     """Return the id of a new endpoint."""
-    return f"wh_{secrets.token_hex(8)}"
+    return f"wh_{randomness.token_hex(8)}"

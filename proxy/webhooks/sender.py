@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -11,6 +10,7 @@ from msgspec import Struct
 from standardwebhooks import Webhook
 from yarl import URL
 
+from proxy import clock
 from proxy.cloud.connections import CONNECT_TIMEOUT, USER_AGENT, Connections, refused_address
 from proxy.cloud.http import REDIRECTS
 from proxy.cloud.resilience import retry_after
@@ -62,7 +62,7 @@ class WebhookSender:
 
         Redirects are not followed, and the body of the answer is not read.
         """
-        address, at, text = URL(url), datetime.now(UTC), body.decode()
+        address, at, text = URL(url), datetime.fromtimestamp(clock.time(), UTC), body.decode()
         headers = {
             "Content-Type": "application/json",
             "User-Agent": USER_AGENT,
@@ -102,7 +102,7 @@ def _meaning(response: aiohttp.ClientResponse) -> EndpointAnswer:
         note = "The endpoint is gone (410)."
     else:
         note = f"The endpoint answered {status}."
-    wait = retry_after(response.headers.get("Retry-After"), time.time())
+    wait = retry_after(response.headers.get("Retry-After"), clock.time())
     return EndpointAnswer(status, scrub_start(note, _MAX_NOTE), wait)
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from skewed_clock import SkewedClock
 from yarl import URL
 
+from proxy import clock
 from proxy.catalog import source as source_module
 from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts, CachedResource
@@ -187,8 +189,7 @@ async def test_a_clock_that_jumps_makes_nothing_older_or_younger(
     source = Source(b"first", b"second")
     document = make(source)
     await document.get()
-    now = time.time
-    monkeypatch.setattr(time, "time", lambda: now() + jump)
+    monkeypatch.setattr(clock, "source", SkewedClock(jump))
     assert await document.get() == "first"
     assert source.calls == 1
     let_pass(document, 61.0)

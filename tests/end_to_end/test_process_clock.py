@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +10,26 @@ import aiohttp
 import gated
 import graphs
 import pytest
+from skewed_clock import SkewedClock
 from stack import Client, running_proxy
 
-from proxy import clock as wall_clock
-from proxy.engine import follower
+from proxy import clock as proxy_clock
 from proxy.simulator import Simulator
 
 YEAR = 365 * 86400.0
 
 
-@dataclass
-class Clock:
-    """The proxy's wall clock, `ahead` by so many seconds; that of the cloud goes right."""
-
-    ahead: float = 0.0
-    monotonic = staticmethod(time.monotonic)
-
-    def time_ns(self) -> int:
-        return time.time_ns() + int(self.ahead * 1e9)
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(wall_clock, "time", clock)
-    monkeypatch.setattr(follower, "time", clock)
-    return clock
+def clock(monkeypatch: pytest.MonkeyPatch) -> SkewedClock:
+    """The proxy's clock; that of the cloud goes right."""
+    skewed = SkewedClock()
+    monkeypatch.setattr(proxy_clock, "source", skewed)
+    return skewed
 
 
 @pytest.mark.parametrize("jumps", [(YEAR, -YEAR), (-YEAR, YEAR)], ids=["ahead", "back"])
 async def test_a_job_lives_through_jumps_of_the_clock(
-    tmp_path: Path, session: aiohttp.ClientSession, clock: Clock, jumps: tuple[float, float]
+    tmp_path: Path, session: aiohttp.ClientSession, clock: SkewedClock, jumps: tuple[float, float]
 ) -> None:
     opened = asyncio.Event()
     async with (
@@ -66,7 +53,7 @@ async def test_a_job_lives_through_jumps_of_the_clock(
 
 
 async def test_what_has_ended_stays_so_and_in_order_whatever_the_clock_says(
-    simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession, clock: Clock
+    simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession, clock: SkewedClock
 ) -> None:
     async with running_proxy(simulator, tmp_path) as proxy:
         client = Client(session, proxy.url)

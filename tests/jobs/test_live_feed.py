@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from jobs.replica import CLIENT, Listener, Replica
 from jobs.samples import MEMBER
+from skewed_clock import SkewedClock
 from waiting import until
 
+from proxy import clock
 from proxy.bus import MISSED
 from proxy.jobs.conversion import stored_of
 from proxy.jobs.messages import JobChanged, JobProgress, JobRecorded, StepsMissed, StepsReceived
@@ -71,15 +72,15 @@ async def test_no_clock_of_a_replica_decides_which_ends_are_sent(
     replica: Replica, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
     """This replica's clock is an hour off, and so are the times that the cloud tells."""
-    real = time.time_ns
     old = await replica.insert("old")
     await replica.end(old)
     replica.live.of(MEMBER).put(stored_of(old), JobProgress())
-    monkeypatch.setattr(time, "time_ns", lambda: real() + hours * 3600 * 10**9)
+    ahead = SkewedClock(hours * 3600.0)
+    monkeypatch.setattr(clock, "source", ahead)
     listener = await replica.listen()
     monkeypatch.undo()
     await replica.end(await replica.insert("new"))
-    monkeypatch.setattr(time, "time_ns", lambda: real() + hours * 3600 * 10**9)
+    monkeypatch.setattr(clock, "source", ahead)
     await replica.feed.read()
     assert listener.received == WHOLE
     assert listener.ids == {"new"}

@@ -52,9 +52,9 @@ async def test_old_notes_are_neither_read_nor_held(
     kept.leave("ann", "refresh", "old")
     kept.leave("ann", "refresh", "new")
     now = kept.since("ann", 0)[1].at
-    monkeypatch.setattr(notes.time, "time", lambda: now + 30 - 1e-6)
+    monkeypatch.setattr(notes.clock, "time", lambda: now + 30 - 1e-6)
     assert arguments(kept.since("ann", 0)) == ['"new"']
-    monkeypatch.setattr(notes.time, "time", lambda: now + 30)
+    monkeypatch.setattr(notes.clock, "time", lambda: now + 30)
     kept._expire("ann")  # what its timer calls
     assert kept.since("ann", 0) == []
     assert budget.held()["workflow"] == 0
