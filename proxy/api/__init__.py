@@ -9,7 +9,7 @@ from msgspec import Struct, field
 
 from proxy.api.spool import Spool
 from proxy.budget import MemoryBudget
-from proxy.threads import ThreadTurns
+from proxy.turns import Turns, thread_turns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,7 +98,7 @@ class Services(Struct, frozen=True, kw_only=True):
     cipher: Cipher
     supervisor: Supervisor
     budget: MemoryBudget
-    turns: ThreadTurns = field(default_factory=ThreadTurns)
+    turns: Turns = field(default_factory=thread_turns)
     spool: Spool = field(default_factory=Spool)
     assets: Assets | None = None
     packs: PackServices | None = None

@@ -26,7 +26,7 @@ PIECE = 256 * 1024
 
 
 def owner_of(request: web.BaseRequest) -> str:
-    """Return the owner of a request for `ThreadTurns`: its member, or else its address."""
+    """Return the owner of a request for `Turns`: its member, or else its address."""
     admission = connection_of(request).admission
     return address_of(request) if admission is None else f"member {admission.member}"
 

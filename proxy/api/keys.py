@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from proxy.storage.encryption import Cipher
     from proxy.storage.history import HistoryRepository
     from proxy.storage.usage import ActivityRepository
-    from proxy.threads import ThreadTurns
+    from proxy.turns import Turns
     from proxy.userdata.on_cloud import UserData
     from proxy.webhooks.endpoints import Webhooks
 
@@ -51,7 +51,7 @@ INTERFACE: web.AppKey[WebInterface] = web.AppKey("interface")
 CIPHER: web.AppKey[Cipher] = web.AppKey("cipher")
 BUS: web.AppKey[EventBus] = web.AppKey("bus")
 BUDGET: web.AppKey[MemoryBudget] = web.AppKey("budget")
-TURNS: web.AppKey[ThreadTurns] = web.AppKey("turns")
+TURNS: web.AppKey[Turns] = web.AppKey("turns")
 SPOOL: web.AppKey[Spool] = web.AppKey("spool")
 ASSETS: web.AppKey[Assets | None] = web.AppKey("assets")
 PACKS: web.AppKey[PackServices | None] = web.AppKey("packs")

@@ -33,6 +33,7 @@ from proxy.translate.asset_exports import FailedAsset
 from proxy.translate.assets import Asset, AssetError
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place
+from proxy.turns import Turns
 
 if TYPE_CHECKING:
     from proxy.translate.asset_requests import ExportRequest
@@ -72,7 +73,7 @@ class Exports:
     _notify: Callable[[str, str, dict[str, Any]], None]
     _budget: MemoryBudget
     _time: Callable[[], float] = clock.time
-    _turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_CONCURRENT))
+    _turns: Turns = field(default_factory=lambda: Turns(MAX_CONCURRENT, MAX_CONCURRENT))
     _unfinished: Counter[str] = field(default_factory=Counter)
 
     async def begin(self, member: str, request: ExportRequest) -> str:
@@ -180,7 +181,7 @@ class Exports:
     async def _run_in_turn(self, export: Export, request: ExportRequest) -> None:
         beat = self._supervisor.spawn(self._beat(export), "keep an export alive")
         try:
-            async with self._turn:
+            async with self._turns.hold(export.member):
                 if await self._is_wanted(export):
                     await self._export(export, request)
         except BaseException:

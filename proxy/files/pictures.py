@@ -11,17 +11,17 @@ import io
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
-from weakref import WeakValueDictionary
 
 from proxy import threads
 from proxy.members.member import LOCAL
 from proxy.translate.assets import picture_metadata
 from proxy.translate.errors import LocalError
+from proxy.turns import Turns
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -226,33 +226,18 @@ class PictureWorkers:
     """
 
     def __init__(self) -> None:
-        self._pool = threads.pool(WORKERS, "pictures")
+        self._threads = threads.pool(WORKERS, "pictures")
+        self._turns = Turns(1, WORKERS, limits={LOCAL: WORKERS})
         self._large = asyncio.Semaphore(1)
-        self._turn = asyncio.Semaphore(WORKERS)
-        self._places: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def run(self, member: str, pixels: int, work: Callable[[], T]) -> T:
         """Wait for the member's turn, run `work` on a picture, and return its result.
 
-        A cancellation does not stop work that has begun; its place is taken until it ends.
+        A cancellation does not stop work that has begun; it keeps its turn until it ends.
         """
-        places = asyncio.Semaphore(WORKERS if member == LOCAL else 1)
-        place = self._places.setdefault(member, places)
-        large = [self._large] if pixels > LARGE_PIXELS else []
-        with ExitStack() as held:
-            for turn in (place, *large, self._turn):
-                await turn.acquire()
-                held.callback(turn.release)
-            working = asyncio.get_running_loop().run_in_executor(self._pool, work)
-            try:
-                return await asyncio.shield(working)
-            except asyncio.CancelledError:
-                kept = held.pop_all()
-                working.add_done_callback(lambda _: kept.close())
-                raise
-            finally:
-                del working  # its error has this frame, and would be kept by it
+        large = (self._large,) if pixels > LARGE_PIXELS else ()
+        return await self._turns.run(member, work, within=large, threads=self._threads)
 
     def close(self) -> None:
         """Cancel the work that has not begun."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)

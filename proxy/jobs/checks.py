@@ -11,12 +11,12 @@ import structlog
 
 from proxy.jobs.models import JobRequest
 from proxy.members.member import check_classes
-from proxy.threads import ThreadTurns
 from proxy.translate.errors import LocalError
 from proxy.translate.jobs import file_strings, foreign_files, has_more_values
 from proxy.translate.node_validation import Reason
 from proxy.translate.packs import NodePacks
 from proxy.translate.validation import Validation, validate
+from proxy.turns import Turns, thread_turns
 
 if TYPE_CHECKING:
     from proxy.catalog.service import Catalog
@@ -53,7 +53,7 @@ class Checks:
     packs: NodePacks
     validates: bool
     catalog_timeout: float
-    turns: ThreadTurns = field(default_factory=ThreadTurns)
+    turns: Turns = field(default_factory=thread_turns)
 
     async def check(self, member: str, request: JobRequest) -> Validation | None:
         """Return what is right and wrong with a graph; `None` if only the cloud can tell.

@@ -20,9 +20,9 @@ from proxy.jobs.models import Job
 from proxy.storage.database import StorageError
 from proxy.storage.spending import Spending
 from proxy.storage.usage import day_of
-from proxy.threads import ThreadTurns
 from proxy.translate.graph_shape import shape_of
 from proxy.translate.jobs import has_more_values, reachable
+from proxy.turns import Turns, thread_turns
 
 #: How long a graph is expected to run that has never run (ms).
 UNKNOWN_MS = 10_000.0
@@ -72,7 +72,7 @@ class JobEstimator:
 
     pricing: Pricing
     allowed: Callable[[str], Collection[str]]
-    turns: ThreadTurns = field(default_factory=ThreadTurns)
+    turns: Turns = field(default_factory=thread_turns)
 
     async def reservation(self, job: Job, budgets: Budgets) -> JobReservation:
         """Return the decision on a job of a member who has these budgets."""

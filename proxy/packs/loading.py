@@ -30,8 +30,8 @@ from proxy.packs.nodes import (
 from proxy.packs.pictures import Decoded
 from proxy.packs.remote import NotFetchedError, RemoteFiles
 from proxy.packs.store import PictureStore
-from proxy.packs.turns import Turns
 from proxy.translate.jobs import is_link
+from proxy.turns import Turns
 
 #: Bytes of one file from an address, which is the cloud's limit of an upload.
 MAX_FILE_BYTES = 50 * 1024 * 1024
@@ -103,7 +103,7 @@ class FileLoader:
 
         async def send(load: Load) -> None:
             try:
-                async with self._turns.of(member):
+                async with self._turns.hold(member):
                     found[load] = await self._picture(member, load)
             except PackNodeError as error:
                 found[load] = error
@@ -145,7 +145,7 @@ class FileLoader:
                     await asyncio.to_thread(target.write_bytes, found[0])
             case "base64":
                 with self._budget.member(member, "picture") as held:
-                    async with self._store.memory_turns.of(member):
+                    async with self._store.memory_turns.hold(member):
                         held.grow(len(load.value) * 3 // 4)
                         await asyncio.to_thread(_write_base64, load.value, target)
             case "url":

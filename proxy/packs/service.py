@@ -18,9 +18,9 @@ from proxy.packs.results import Results
 from proxy.packs.rewriting import failed, rewrite, wanted
 from proxy.packs.table import PACK_NODES
 from proxy.packs.view import MemberView
-from proxy.threads import ThreadTurns
 from proxy.translate.events import NodeMessages, Preview
 from proxy.translate.packs import JobView, NodeFailedError, Rewriting, ViewedJob
+from proxy.turns import Turns, thread_turns
 
 
 @dataclass(eq=False)
@@ -31,7 +31,7 @@ class Packs:
     _files: Files
     _loader: FileLoader
     _results: Results
-    _turns: ThreadTurns = field(default_factory=ThreadTurns)
+    _turns: Turns = field(default_factory=thread_turns)
 
     async def rewrite(
         self, member: str, graph: Mapping[str, Any], outputs: Collection[str] | None

@@ -17,9 +17,9 @@ from proxy.clock import now
 from proxy.files.service import Files
 from proxy.packs import pictures
 from proxy.packs.nodes import PackNodeError
-from proxy.packs.turns import Turns
 from proxy.storage.temporary import PackPicture, PackPictureRepository
 from proxy.translate.errors import LocalError
+from proxy.turns import Turns
 
 #: Bytes of all pictures of a member that are kept.
 MAX_MEMBER_BYTES = 512 * 1024 * 1024
@@ -50,7 +50,7 @@ class PictureStore:
         Raises `LocalError` (too large) when the member keeps too much, `StorageError`.
         """
         picture = PackPicture(member, id_, content_type, now(), len(data), data)
-        async with self.memory_turns.of(member):
+        async with self.memory_turns.hold(member):
             put = await self.repository.put(picture, max_bytes=MAX_MEMBER_BYTES)
         if put is None:
             raise LocalError(
@@ -72,7 +72,7 @@ class PictureStore:
         `PackNodeError`, `StorageError`.
         """
         with self.budget.member(member, "picture") as held:
-            async with self.memory_turns.of(member):
+            async with self.memory_turns.hold(member):
                 size = await self.repository.size(member, id_)
                 found = None
                 if size is not None:

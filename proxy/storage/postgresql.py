@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import psycopg
 import structlog
@@ -33,11 +33,14 @@ from proxy.storage.postgresql_connection import (
     run_work,
     translated,
 )
-from proxy.storage.turns import ConnectionTurns, Use
+from proxy.turns import Turns
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+
+#: What a unit does: `urgent` ones write, too, one at a time, and wait for no other.
+Use = Literal["read", "write", "urgent"]
 
 #: Connections of a replica: as many units run at once, more wait. One more is for urgent ones.
 CONNECTIONS = 10
@@ -45,6 +48,8 @@ CONNECTIONS = 10
 WRITES = 7
 #: Seconds that a unit may be expected to wait for its turn to write before the database is `busy`.
 MAX_WAIT = 0.5
+#: What the last unit counts in the average of the time that one takes.
+_WEIGHT = 0.05
 #: Seconds that a unit may take, with the wait for a connection.
 UNIT_TIMEOUT = 2.0
 #: Seconds that it may take more to find out whether a commit whose answer got lost was made.
@@ -94,7 +99,9 @@ class PostgresqlDatabase(Database):
             pool_timeout=self._timeout,
             use_native_hstore=False,
         )
-        self._turns = ConnectionTurns(CONNECTIONS, WRITES)
+        self._turns = Turns(CONNECTIONS, CONNECTIONS, limits={"write": WRITES})
+        self._urgent_turns = Turns(1)
+        self._write_seconds = 0.0
         self._writing: set[asyncio.Task[Any]] = set()
         self._watched = False
         self._answered_at = loop_time()
@@ -103,7 +110,7 @@ class PostgresqlDatabase(Database):
     @property
     def busy(self) -> bool:
         """Whether a unit that writes is expected to wait for more than `MAX_WAIT`."""
-        return self._turns.expected_wait > MAX_WAIT
+        return self._turns.waiting("write") * self._write_seconds / WRITES > MAX_WAIT
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run a unit that only reads, on one snapshot. Raises `StorageError`."""
@@ -229,9 +236,15 @@ class PostgresqlDatabase(Database):
     ) -> T:
         """Run a unit in a transaction. Raises `StorageError`, `AnswerLostError`."""
         ends = None if unit_timeout is None else loop_time() + unit_timeout
+        turns = self._urgent_turns if use == "urgent" else self._turns
         with translated(ends):
-            async with self._turns.hold(use, ends):
-                return await self._run_once(work, begin, ends)
+            async with turns.hold(use, until=ends):
+                began = loop_time()
+                value = await self._run_once(work, begin, ends)
+                if use == "write":
+                    seconds = loop_time() - began
+                    self._write_seconds += _WEIGHT * (seconds - self._write_seconds)
+                return value
 
     async def _run_once(self, work: Callable[[Connection], T], begin: str, ends: float | None) -> T:
         """Run a unit in a transaction, on a connection that works."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -44,14 +45,21 @@ def exports_of(
     )
 
 
+async def occupied(made: Exports) -> AsyncExitStack:
+    """Take all turns for another member; return what gives them back."""
+    turns = AsyncExitStack()
+    for _ in range(exports.MAX_CONCURRENT):
+        await turns.enter_async_context(made._turns.hold("zoe"))
+    return turns
+
+
 async def test_an_export_that_waits_is_not_taken_for_one_that_stopped(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exports, "BEAT", 0.001)
     supervisor, repository, now = Supervisor(), ExportRepository(database), [1.0]
     begun = exports_of(database, supervisor, repository=repository, now=lambda: now[0])
-    for _ in range(exports.MAX_CONCURRENT):
-        await begun._turn.acquire()
+    others = await occupied(begun)
     request = ExportRequest(asset_ids=["11111111-2222-4333-8444-555555555555"])
     id_ = await begun.begin("anna", request)
     now[0] += 2 * STALE / 1000
@@ -59,7 +67,7 @@ async def test_an_export_that_waits_is_not_taken_for_one_that_stopped(
         while (await begun.task("anna", id_))["status"] == "failed":  # noqa: ASYNC110
             await asyncio.sleep(0)
     assert await begun.begin("anna", request) == id_
-    begun._turn.release()
+    await others.aclose()
     async with asyncio.timeout(TIMEOUT):
         while (await begun.task("anna", id_))["status"] != "completed":  # noqa: ASYNC110
             await asyncio.sleep(0)
@@ -69,8 +77,7 @@ async def test_an_export_that_waits_is_not_taken_for_one_that_stopped(
 async def test_a_member_has_a_bounded_number_of_exports_under_way(database: Database) -> None:
     supervisor, budget = Supervisor(), MemoryBudget(1_000_000)
     begun = exports_of(database, supervisor, budget=budget)
-    for _ in range(exports.MAX_CONCURRENT):
-        await begun._turn.acquire()
+    others = await occupied(begun)
     ids = [f"{n:08x}-0000-4000-8000-000000000000" for n in range(exports.MAX_UNFINISHED + 1)]
     made = [await begun.begin("anna", ExportRequest(asset_ids=[id_])) for id_ in ids[:-1]]
     assert budget.held()["export"] > 0
@@ -78,7 +85,7 @@ async def test_a_member_has_a_bounded_number_of_exports_under_way(database: Data
         await begun.begin("anna", ExportRequest(asset_ids=[ids[-1]]))
     assert (refused.value.kind, refused.value.type) == ("rate_limited", "too_many_exports")
     await begun.begin("ben", ExportRequest(asset_ids=[ids[-1]]))
-    begun._turn.release()
+    await others.aclose()
     async with asyncio.timeout(TIMEOUT):
         while (await begun.task("anna", made[-1]))["status"] != "completed":  # noqa: ASYNC110
             await asyncio.sleep(0)
@@ -93,8 +100,7 @@ async def test_an_export_that_waits_can_be_cancelled(database: Database) -> None
     begun = exports_of(
         database, supervisor, tell=lambda member, event, data: messages.put_nowait(data["status"])
     )
-    for _ in range(exports.MAX_CONCURRENT):
-        await begun._turn.acquire()
+    others = await occupied(begun)
     request = ExportRequest(asset_ids=["11111111-2222-4333-8444-555555555555"])
     id_ = await begun.begin("anna", request)
     with pytest.raises(AssetError):
@@ -107,8 +113,7 @@ async def test_an_export_that_waits_can_be_cancelled(database: Database) -> None
     assert refused.value.kind == "conflict"
     again = await begun.begin("anna", request)
     assert again != id_
-    for _ in range(exports.MAX_CONCURRENT):
-        begun._turn.release()
+    await others.aclose()
     async with asyncio.timeout(TIMEOUT):
         heard = [await messages.get() for _ in range(3)]
     assert heard == ["failed", "running", "failed"]  # nothing of the second could be exported

@@ -1,0 +1,137 @@
+"""Turns: so many at once in all, so many of one owner, and owners one after another."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import AsyncExitStack
+
+import pytest
+
+from proxy.turns import WORKERS, Turns, thread_turns
+
+
+async def test_an_owner_has_one_piece_of_work_at_a_time() -> None:
+    turns, running, limit = thread_turns(), 0, 0
+    lock = threading.Lock()
+    go = threading.Event()
+
+    def work() -> None:
+        nonlocal running, limit
+        with lock:
+            running += 1
+            limit = max(limit, running)
+        go.wait(5)
+        with lock:
+            running -= 1
+
+    tasks = [asyncio.create_task(turns.run("ann", work)) for _ in range(5)]
+    await asyncio.sleep(0)
+    go.set()
+    await asyncio.gather(*tasks)
+    assert limit == 1
+
+
+async def test_another_owner_does_not_wait_behind_all_of_one() -> None:
+    turns = thread_turns()
+    begun, go = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def block() -> None:
+        loop.call_soon_threadsafe(begun.set)
+        go.wait(5)
+
+    tasks = [asyncio.create_task(turns.run("eve", block)) for _ in range(WORKERS + 3)]
+    await begun.wait()
+    assert await turns.run("bob", lambda: 7) == 7
+    go.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_cancelled_work_keeps_its_turn_to_its_end() -> None:
+    turns = thread_turns()
+    begun, go = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def block() -> None:
+        loop.call_soon_threadsafe(begun.set)
+        go.wait(5)
+
+    task = asyncio.create_task(turns.run("eve", block))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    after = asyncio.create_task(turns.run("eve", lambda: 1))
+    done, _ = await asyncio.wait([after], timeout=0.05)
+    assert not done
+    go.set()
+    assert await after == 1
+
+
+async def test_an_error_is_the_callers_and_gives_the_turn_back() -> None:
+    turns = thread_turns()
+    with pytest.raises(ZeroDivisionError):
+        await turns.run("ann", lambda: 1 // 0)
+    assert await turns.run("ann", lambda: 2) == 2
+
+
+async def test_work_waits_for_a_semaphore_that_it_needs_too() -> None:
+    turns, large = Turns(1, 2), asyncio.Semaphore(1)
+    async with large:
+        waiting = asyncio.create_task(turns.run("ann", lambda: 3, within=[large]))
+        assert await turns.run("bob", lambda: 1) == 1
+        assert not waiting.done()
+    assert await waiting == 3
+
+
+async def test_an_owner_may_have_a_limit_of_its_own() -> None:
+    turns = Turns(3, 3, limits={"write": 2})
+    async with AsyncExitStack() as stack:
+        for _ in range(2):
+            await stack.enter_async_context(turns.hold("write"))
+        with pytest.raises(TimeoutError):
+            await stack.enter_async_context(turns.hold("write", until=_soon()))
+        await stack.enter_async_context(turns.hold("read"))
+        with pytest.raises(TimeoutError):
+            await stack.enter_async_context(turns.hold("read", until=_soon()))
+    async with turns.hold("write"), turns.hold("write"), turns.hold("read"):
+        pass
+
+
+async def test_who_gives_up_leaves_the_turn_to_others() -> None:
+    turns = Turns(2, 2)
+    async with turns.hold("ann"), turns.hold("ann"):
+        with pytest.raises(TimeoutError):
+            async with turns.hold("bob", until=_soon()):
+                pass
+    async with turns.hold("bob"), turns.hold("bob"):
+        pass
+
+
+async def test_without_a_total_owners_wait_for_themselves_only() -> None:
+    turns = Turns(1)
+    async with turns.hold("ann"), turns.hold("bob"), turns.hold("carl"):
+        with pytest.raises(TimeoutError):
+            async with turns.hold("ann", until=_soon()):
+                pass
+
+
+async def test_owners_have_turns_one_after_another() -> None:
+    turns, order = Turns(1, 1), list[str]()
+
+    async def work(owner: str) -> None:
+        async with turns.hold(owner):
+            order.append(owner)
+
+    async with turns.hold("dora"):
+        tasks = [asyncio.create_task(work(owner)) for owner in ("ann", "ann", "ann", "bob")]
+        await asyncio.sleep(0)
+        assert turns.waiting("ann") == 3
+    await asyncio.gather(*tasks)
+    assert order == ["ann", "bob", "ann", "ann"]
+    assert turns.waiting("ann") == 0
+
+
+def _soon() -> float:
+    return asyncio.get_running_loop().time() + 0.02
