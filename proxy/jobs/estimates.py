@@ -17,7 +17,7 @@ from msgspec import Struct
 from proxy.costs.budgets import Budget, Budgets
 from proxy.costs.job_cost import Pricing, seconds_cost
 from proxy.jobs.models import Job
-from proxy.storage.database import StorageError
+from proxy.storage.database import UnitRefusedError
 from proxy.storage.spending import Spending
 from proxy.storage.usage import day_of
 from proxy.translate.graph_shape import shape_of
@@ -32,7 +32,7 @@ UNKNOWN_MS = 10_000.0
 _MAX_VALUES_AT_ONCE = 500
 
 
-class OverBudgetError(StorageError):
+class OverBudgetError(UnitRefusedError):
     """Raised when a job would exceed a hard budget, of which only `left` is left (millionths of a
     credit, less than 0 if the budget is exceeded already)."""
 

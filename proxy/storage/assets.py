@@ -24,7 +24,7 @@ from sqlalchemy import (
     update,
 )
 
-from proxy.storage.database import Database
+from proxy.storage.database import Database, UnitRefusedError
 from proxy.storage.statements import Upsert, chunks, count_rows, get_meta, put_meta, run_many
 from proxy.storage.tables import asset_tags, assets, files, history, outputs
 from proxy.translate.assets import MISSING, Asset
@@ -55,11 +55,11 @@ class Origin(Struct, frozen=True):
     given: Mapping[str, bytes]
 
 
-class UnknownPreviewError(Exception):
+class UnknownPreviewError(UnitRefusedError):
     """Raised when the record named as a preview does not belong to the member."""
 
 
-class TooManyAssetsError(Exception):
+class TooManyAssetsError(UnitRefusedError):
     """Raised when the member has too many records, or the record too many tags."""
 
 

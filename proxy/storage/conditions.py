@@ -9,7 +9,7 @@ from __future__ import annotations
 from msgspec import Struct
 from sqlalchemy import Connection, bindparam, func, select
 
-from proxy.storage.database import StorageError
+from proxy.storage.database import UnitRefusedError
 from proxy.storage.history import Number
 from proxy.storage.run_times import typical_run
 from proxy.storage.spending import Reservation, lock_spending, spending_on
@@ -18,11 +18,11 @@ from proxy.storage.tables import job_numbers, jobs
 from proxy.storage.usage import UsageRow, add_usage, submitted_on
 
 
-class DayFullError(StorageError):
+class DayFullError(UnitRefusedError):
     """Raised when the member has reached its limit of jobs for this day."""
 
 
-class QueueFullError(StorageError):
+class QueueFullError(UnitRefusedError):
     """Raised when the member has reached its limit of `waiting` jobs."""
 
     def __init__(self, waiting: int) -> None:

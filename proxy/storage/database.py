@@ -81,6 +81,11 @@ class OutcomeUnknownError(StorageError):
     """Raised when the connection is lost during a commit, so that its outcome is unknown."""
 
 
+class UnitRefusedError(Exception):
+    """Raised by a unit that refuses what is asked by what is stored: a limit is reached, a record
+    was changed or is gone. The database is well, and nothing of the unit is written."""
+
+
 class Database(ABC):
     """A database that runs units of work. `commits` counts transactions, `units` the units that
     they wrote.

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
-from proxy.storage.database import Repository, StorageError
+from proxy.storage.database import Repository, UnitRefusedError
 from proxy.storage.members import StoredInvitation, StoredToken, add_token, invitations, members
 from proxy.storage.tables import AnyText
 
 
-class NotRedeemableError(StorageError):
+class NotRedeemableError(UnitRefusedError):
     """Raised for an invitation that was used, has expired or was revoked."""
 
 
-class TooManyError(StorageError):
+class TooManyError(UnitRefusedError):
     """Raised where a member has as many open invitations as may be."""
 
 

@@ -30,7 +30,7 @@ from sqlalchemy.exc import IntegrityError
 
 from proxy.storage.conditions import UNCONDITIONAL, Conditions, count_waiting
 from proxy.storage.costs import CostRow, add_costs
-from proxy.storage.database import Database, Repository, StorageError
+from proxy.storage.database import Database, Repository, UnitRefusedError
 from proxy.storage.encryption import Cipher
 from proxy.storage.history import (
     HistoryEntry,
@@ -139,11 +139,11 @@ class EngineWrite(Struct, frozen=True):
 _ALONE = EngineWrite()
 
 
-class JobLivesError(StorageError):
+class JobLivesError(UnitRefusedError):
     """Raised when the member has a live job with this id."""
 
 
-class _JobGoneError(StorageError):
+class _JobGoneError(UnitRefusedError):
     """Raised when a job that is to end is not live."""
 
 

@@ -28,7 +28,7 @@ from sqlalchemy import (
     update,
 )
 
-from proxy.storage.database import Repository, StorageError
+from proxy.storage.database import Repository, UnitRefusedError
 from proxy.storage.statements import Upsert, get_meta, put_meta, run_many
 from proxy.storage.tables import PlainText, table_of
 from proxy.storage.webhooks import remove_webhooks
@@ -99,7 +99,7 @@ class StoredMembers(Struct, frozen=True):
     sessions: list[StoredSession]
 
 
-class StaleError(StorageError):
+class StaleError(UnitRefusedError):
     """Raised when another process has changed the members since; read them again."""
 
 

@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 from sqlalchemy import Column, Connection, Index, delete, func, insert, select
 
 from proxy.storage.costs import CostRow, costs_from
-from proxy.storage.database import Repository, StorageError
+from proxy.storage.database import Repository, UnitRefusedError
 from proxy.storage.statements import Upsert, run, run_many
 from proxy.storage.tables import KEY, PlainText, history, jobs, table_of
 
@@ -94,7 +94,7 @@ audit = table_of(
 )
 
 
-class _NoRoomError(StorageError):
+class _NoRoomError(UnitRefusedError):
     """Raised when an addition would exceed the member's limit."""
 
 

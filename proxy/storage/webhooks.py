@@ -23,7 +23,7 @@ from sqlalchemy import (
     update,
 )
 
-from proxy.storage.database import Repository, StorageError
+from proxy.storage.database import Repository, UnitRefusedError
 from proxy.storage.leases import Fence, check_fence
 from proxy.storage.statements import Upsert, get_meta, put_meta, run
 from proxy.storage.tables import AnyText, PlainText, table_of
@@ -106,7 +106,7 @@ class WebhookMessage(Struct, frozen=True):
     new_secret: bytes = b""
 
 
-class TooManyWebhooksError(StorageError):
+class TooManyWebhooksError(UnitRefusedError):
     """Raised where an owner has as many endpoints as may be."""
 
 
