@@ -5,10 +5,8 @@ from __future__ import annotations
 from aiohttp import web
 
 from proxy import clock
-from proxy.admin.members import is_admin
 from proxy.admin.schema.state import BudgetShown
 from proxy.api.keys import ACCOUNTING, JOBS, MEMBERS
-from proxy.api.requests import member_of
 from proxy.costs.budgets import Budget, renewal
 from proxy.costs.credits import to_credits
 from proxy.storage.spending import Spending
@@ -18,20 +16,18 @@ from proxy.storage.usage import day_of
 MAX_SHOWN = 100
 
 
-async def shown_budgets(request: web.Request) -> list[BudgetShown]:
-    """Return the budgets of the member, or of all members for admins, the most spent first.
+async def shown_budgets(app: web.Application, member: str | None) -> list[BudgetShown]:
+    """Return the budgets of a member, or of all members (`None`), the most spent first.
 
     Raises `StorageError`.
     """
-    directory, limiter = request.app[MEMBERS], request.app[ACCOUNTING].limiter
-    names = [member_of(request)]
-    if is_admin(request) and directory.has_members:
-        names = [member.name for member in directory.members()]
+    limiter = app[ACCOUNTING].limiter
+    names = app[MEMBERS].names() if member is None else [member]
     budgets = [(name, budget) for name in names for budget in limiter.budgets(name).all]
     if not budgets:
         return []
     now = clock.time()
-    spending = await request.app[JOBS].spending(day_of(now), names[0] if len(names) == 1 else None)
+    spending = await app[JOBS].spending(day_of(now), names[0] if len(names) == 1 else None)
     found = [
         _budget_shown(name, budget, spending.get(name, Spending()), now) for name, budget in budgets
     ]

@@ -12,7 +12,6 @@ import msgspec
 from aiohttp import web
 from msgspec.structs import asdict
 
-from proxy.admin.dashboard import describe
 from proxy.admin.members import require_admin, whose
 from proxy.admin.schema.jobs import (
     CostShown,
@@ -22,6 +21,7 @@ from proxy.admin.schema.jobs import (
     OutputShown,
     TextShown,
 )
+from proxy.admin.state import describe
 from proxy.api import bodies
 from proxy.api.content import content_headers
 from proxy.api.jobs import examined

@@ -12,8 +12,8 @@ from aiohttp import web
 from msgspec.structs import asdict
 
 from proxy import clock
-from proxy.admin.dashboard import REASONS
 from proxy.admin.members import is_admin, whose
+from proxy.admin.state import REASONS
 from proxy.api import bodies
 from proxy.api.content import filename_parameter
 from proxy.api.keys import ACCOUNTING, ACTIVITY, TURNS

@@ -9,15 +9,15 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import cast
-from weakref import WeakSet
 
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from msgspec.structs import replace
 
-from proxy.admin.dashboard import ADMIN_LISTENER, WATCHES
 from proxy.admin.metrics import get_open
+from proxy.admin.state import ADMIN_LISTENER, state_of
+from proxy.admin.state_feed import STATE_FEEDS, StateFeeds
 from proxy.api import Services
 from proxy.api.addressing import allow_some
 from proxy.api.authenticator import AUTHENTICATOR, Authenticator
@@ -43,7 +43,7 @@ def make_app(services: Services, *, admin: bool = False) -> web.Application:
     provide(app, services)
     app[ADMIN_LISTENER] = admin
     app[AUTHENTICATOR] = Authenticator(services)
-    app[WATCHES] = WeakSet()
+    app[STATE_FEEDS] = StateFeeds(services.bus, services.supervisor, partial(state_of, app))
     if admin:
         add_routes(app, of_admins())
     else:
@@ -54,8 +54,7 @@ def make_app(services: Services, *, admin: bool = False) -> web.Application:
     async def close_sockets(_: web.Application) -> None:
         if not admin:
             await app[SOCKETS].close(services.options.close_code)
-        for watch in app[WATCHES]:
-            watch.news.set()
+        app[STATE_FEEDS].end()
 
     app.on_shutdown.append(close_sockets)
     return app

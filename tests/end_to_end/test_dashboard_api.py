@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from stack import TIMEOUT
 from team import Team, bearer, running_team
 
+from proxy.jobs.messages import OverviewRequested
 from proxy.simulator import Simulator
 
 
@@ -116,6 +118,39 @@ async def test_the_events_end_with_the_access(team: Team, session: aiohttp.Clien
                 break
         async for _ in bob:
             pass
+
+
+async def test_many_streams_of_a_member_read_each_state_once(
+    team: Team, session: aiohttp.ClientSession
+) -> None:
+    url, reads = team.url / "proxy/api/events", list[object]()
+    async with contextlib.AsyncExitStack() as opened:
+        streams = []
+        for _ in range(20):
+            opening = session.get(url, headers=bearer(team.bob))
+            streams.append(events(await opened.enter_async_context(opening)))
+            await anext(streams[-1])
+        with team.proxy.services.bus.subscribe("engine", reads.append):
+            await submit(session, team, team.bob, graphs.waiting())
+            for stream in streams:
+                async for _, seen in stream:
+                    if seen["running"]:
+                        break
+    assert 0 < sum(isinstance(message, OverviewRequested) for message in reads) < 20
+
+
+async def test_an_admin_who_becomes_a_user_sees_its_own_jobs_only(
+    team: Team, session: aiohttp.ClientSession
+) -> None:
+    await team.members.change("bob", role="admin")
+    async with session.get(team.url / "proxy/api/events", headers=bearer(team.bob)) as stream:
+        messages = events(stream)
+        assert (await anext(messages))[1]["viewer"]["role"] == "admin"
+        await team.members.change("bob", role="user")
+        async for name, seen in messages:
+            if name == "state":
+                assert (seen["viewer"]["role"], seen["accounts"]) == ("user", [])
+                break
 
 
 async def test_head_brings_no_stream(team: Team, session: aiohttp.ClientSession) -> None:

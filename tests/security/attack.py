@@ -114,11 +114,17 @@ class Target:
             return answer.status
 
     @asynccontextmanager
-    async def attacked_by(self, bounds: Bounds, *, refusals: int = 0) -> AsyncIterator[Figures]:
-        """Attack inside the block. At most `refusals` requests of Bob may be refused."""
+    async def attacked_by(
+        self, bounds: Bounds, *, refusals: int = 0, graph: Mapping[str, Any] | None = None
+    ) -> AsyncIterator[Figures]:
+        """Attack inside the block. At most `refusals` requests of Bob may be refused.
+
+        With a `graph` Bob submits jobs instead of looking at the queue.
+        """
         figures = Figures()
         token = self.tokens.get("bob", "")
-        arguments = (str(_PROBE), str(self.url), str(self.process.process.pid), token)
+        body = "" if graph is None else json.dumps({"prompt": graph})
+        arguments = (str(_PROBE), str(self.url), str(self.process.process.pid), token, body)
         async with _probing(*arguments) as probe:
             yield figures
             async with asyncio.timeout(process.TIMEOUT):

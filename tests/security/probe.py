@@ -1,8 +1,9 @@
 """What another client notices of an attack: a process of its own, so that nothing else delays it.
 
-`probe.py URL PID TOKEN` asks for the queue with the token (empty: without one) until its standard
-input ends, and then writes its figures as JSON. It asks on a connection that stays open and on new
-ones. At the same pace it asks a bare server, whose longest wait is what the machine alone causes.
+`probe.py URL PID TOKEN BODY` asks for the queue with the token (empty: without one) until its
+standard input ends, and then writes its figures as JSON. It asks on a connection that stays open
+and on new ones; on the open one it posts the body to `/prompt` instead, unless that is empty. At
+the same pace it asks a bare server, whose longest wait is what the machine alone causes.
 It ends the process of the proxy if that grows by more than `MAX_GROWTH`, for the machine's sake.
 """
 
@@ -21,6 +22,8 @@ from urllib.parse import urlsplit
 
 #: Seconds between two requests on the open connection, and between two new connections.
 PAUSE, FRESH_PAUSE = 0.02, 0.1
+#: Seconds between two jobs that are submitted.
+JOB_PAUSE = 0.2
 #: Seconds after which a request counts as not answered.
 TIMEOUT = 10.0
 #: Megabytes.
@@ -33,7 +36,7 @@ _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 class Probe:
     """Asks a server, and remembers the longest waits."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, body: str = "") -> None:
         place = urlsplit(url)
         self._place = (place.hostname, place.port)
         self._context = None
@@ -42,8 +45,13 @@ class Probe:
             self._context.check_hostname = False
             self._context.verify_mode = ssl.CERT_NONE
         credential = f"Authorization: Bearer {token}\r\n" if token else ""
-        head = f"GET /queue HTTP/1.1\r\nHost: {place.netloc}\r\n{credential}\r\n"
-        self._request = head.encode()
+        head = f"Host: {place.netloc}\r\n{credential}"
+        self._request = f"GET /queue HTTP/1.1\r\n{head}\r\n".encode()
+        self._asked, self._pause = self._request, PAUSE
+        if body:
+            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+            self._asked = f"POST /prompt HTTP/1.1\r\n{head}\r\n{body}".encode()
+            self._pause = JOB_PAUSE
         self.wait = self.served = 0.0
         self.answers = self.refusals = 0
         self.problems: set[str] = set()
@@ -58,7 +66,7 @@ class Probe:
             try:
                 async with asyncio.timeout(TIMEOUT):
                     streams = streams or await self._connect()
-                    good = await self._ask(*streams)
+                    good = await self._ask(*streams, self._asked)
             except (OSError, EOFError, TimeoutError) as error:
                 self.problems.add(repr(error))
                 streams, good = None, False
@@ -67,7 +75,7 @@ class Probe:
             self.wait = max(self.wait, time.monotonic() - began)
             if good:
                 self.answered.set()
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(self._pause)
 
     async def keep_connecting(self) -> None:
         """Ask on new connections; the longest time until one of them was served."""
@@ -79,7 +87,7 @@ class Probe:
                     async with asyncio.timeout(TIMEOUT):
                         reader, writer = await self._connect()
                         try:
-                            good = await self._ask(reader, writer)
+                            good = await self._ask(reader, writer, self._request)
                         finally:
                             writer.transport.abort()
                 self.served = max(self.served, time.monotonic() - began)
@@ -88,9 +96,11 @@ class Probe:
     async def _connect(self) -> _Streams:
         return await asyncio.open_connection(*self._place, ssl=self._context)
 
-    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _ask(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
+    ) -> bool:
         """Whether the answer is 200."""
-        writer.write(self._request)
+        writer.write(request)
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         length = int(head.partition(b"content-length:")[2].split(b"\r\n")[0])
         await reader.readexactly(length)
@@ -143,14 +153,14 @@ async def _input_ended() -> None:
     await reader.read()
 
 
-async def _probe(url: str, pid: int, token: str) -> None:
+async def _probe(url: str, pid: int, token: str, body: str) -> None:
     pipe = asyncio.subprocess.PIPE
     bare = await asyncio.create_subprocess_exec(
         sys.executable, __file__, "bare", stdin=pipe, stdout=pipe
     )
     assert bare.stdout is not None
     bare_url = (await bare.stdout.readline()).decode().strip()
-    probe, control, memory = Probe(url, token), Probe(bare_url, ""), Memory(pid)
+    probe, control, memory = Probe(url, token, body), Probe(bare_url, ""), Memory(pid)
     watching = asyncio.create_task(memory.watch())
     async with asyncio.TaskGroup() as asking:
         for work in (probe.keep_asking, probe.keep_connecting, control.keep_asking):
@@ -179,4 +189,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "bare":
         asyncio.run(_bare_server())
     else:
-        asyncio.run(_probe(sys.argv[1], int(sys.argv[2]), sys.argv[3]))
+        asyncio.run(_probe(sys.argv[1], int(sys.argv[2]), *sys.argv[3:]))

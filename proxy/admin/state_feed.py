@@ -1,0 +1,136 @@
+"""The streams of the dashboard's state.
+
+A state is read and serialised once for all streams that show the same, however many there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from aiohttp import web
+from msgspec import Struct
+
+from proxy.admin.schema.state import State
+from proxy.admin.state import StateScope
+from proxy.bus import MISSED, EventBus
+from proxy.jobs.messages import MembersChanged
+from proxy.supervisor import Supervisor
+from proxy.translate import codec
+
+#: Seconds: the least between two states, the most while a job runs, the most while none does.
+OFTEN, LIVELY, QUIET = 0.25, 1.0, 15.0
+#: Streams that get a state in one round of the event loop.
+STREAMS_A_ROUND = 16
+
+
+class StateMessage(Struct, frozen=True):
+    """A state as server-sent event. `number` counts the states of a feed, `member_changes` how
+    often members or tokens have changed before."""
+
+    number: int
+    event: bytes
+    member_changes: int
+
+
+class StateFeed:
+    """The states of one scope, which `make` returns; only the newest is kept."""
+
+    def __init__(self, bus: EventBus, make: Callable[[], Awaitable[State]]) -> None:
+        self.streams = 0
+        self.task: asyncio.Task[None] | None = None
+        self._bus = bus
+        self._make = make
+        self._news = asyncio.Event()
+        self._last: StateMessage | None = None
+        self._is_current = False
+        self._member_changes = 0
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def run(self) -> None:
+        """Make states for those who wait, until cancelled. Raises `StorageError`."""
+        take, subscribe = self._take, self._bus.subscribe
+        with subscribe("jobs", take), subscribe("members", take):
+            while True:
+                self._news.clear()
+                self._is_current = True
+                changes = self._member_changes
+                state = await self._make()
+                event = b"event: state\ndata: " + codec.dump_bytes(state) + b"\n\n"
+                number = 1 if self._last is None else self._last.number + 1
+                self._last = StateMessage(number, event, changes)
+                await self._wake()
+                await asyncio.sleep(OFTEN)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LIVELY if state["running"] else QUIET):
+                        await self._news.wait()
+
+    async def after(self, last: StateMessage | None) -> StateMessage | None:
+        """Return a state that is newer than the `last` one of a stream, for a new stream the
+        newest; `None` if the streams end meanwhile."""
+        known = self._last
+        if known is not None and (self._is_current if last is None else known.number > last.number):
+            return known
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        await waiter
+        return None if self._last is last else self._last
+
+    def end(self) -> None:
+        """Wake all streams, which look whether they go on."""
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiting.clear()
+
+    async def _wake(self) -> None:
+        """Let the streams that wait take the newest state, some in each round of the loop."""
+        waiting, self._waiting = self._waiting, []
+        for begin in range(0, len(waiting), STREAMS_A_ROUND):
+            for waiter in waiting[begin : begin + STREAMS_A_ROUND]:
+                if not waiter.done():
+                    waiter.set_result(None)
+            await asyncio.sleep(0)
+
+    def _take(self, message: object) -> None:
+        """Take what the bus tells."""
+        self._member_changes += isinstance(message, MembersChanged) or message is MISSED
+        self._is_current = False
+        self._news.set()
+
+
+class StateFeeds:
+    """The feeds that somebody follows, by scope. `make` returns the state of a scope."""
+
+    def __init__(
+        self, bus: EventBus, supervisor: Supervisor, make: Callable[[StateScope], Awaitable[State]]
+    ) -> None:
+        self._bus = bus
+        self._supervisor = supervisor
+        self._make = make
+        self._feeds: dict[StateScope, StateFeed] = {}
+
+    @contextmanager
+    def follow(self, scope: StateScope) -> Iterator[StateFeed]:
+        """Yield the feed of a scope, which works while any stream follows it."""
+        feed = self._feeds.get(scope)
+        if feed is None:
+            feed = self._feeds[scope] = StateFeed(self._bus, lambda: self._make(scope))
+            feed.task = self._supervisor.keep(feed.run, "make states of the dashboard")
+        feed.streams += 1
+        try:
+            yield feed
+        finally:
+            feed.streams -= 1
+            if not feed.streams and feed.task is not None:
+                feed.task.cancel()
+                del self._feeds[scope]
+
+    def end(self) -> None:
+        """Let all streams look whether they go on: the server stops."""
+        for feed in self._feeds.values():
+            feed.end()
+
+
+STATE_FEEDS = web.AppKey("state_feeds", StateFeeds)

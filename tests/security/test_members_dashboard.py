@@ -1,0 +1,63 @@
+"""A member who looks at the dashboard very many times at once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import aiohttp
+import graphs
+import pytest
+from security.attack import MEMBER, Target
+
+#: Jobs of the attacker, more than are shown at once.
+JOBS = 250
+#: Streams that each member may have.
+FEW = 100
+#: Seconds of an attack: each job of Bob is news for all streams.
+LASTS = 4.0
+
+
+class Sink(asyncio.Protocol):
+    """The client's end of a connection, which reads and drops what comes."""
+
+    #: Bytes that have come.
+    size = 0
+
+    def data_received(self, data: bytes) -> None:
+        self.size += len(data)
+
+
+async def stream(target: Target) -> tuple[asyncio.Transport, Sink]:
+    """A stream of the dashboard's events that is read."""
+    token = target.tokens["eve"]
+    head = f"GET /proxy/api/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
+    transport, sink = await asyncio.get_running_loop().create_connection(
+        Sink, target.url.host, target.url.port
+    )
+    transport.write(head.encode())
+    return transport, sink
+
+
+async def fill_queue(target: Target) -> None:
+    """Let jobs of Eve take all slots, and more of them wait."""
+    job: dict[str, Any] = {"prompt": graphs.waiting(600)}
+    connector = aiohttp.TCPConnector(limit=8)
+    async with aiohttp.ClientSession(headers=target.bearer(), connector=connector) as session:
+
+        async def submit() -> None:
+            async with session.post(target.url / "prompt", json=job) as answer:
+                assert answer.status == 200, await answer.text()
+
+        await asyncio.gather(*(submit() for _ in range(JOBS)))
+
+
+@pytest.mark.parametrize("count", [200, 1000])
+async def test_many_streams_of_events(target: Target, count: int) -> None:
+    await fill_queue(target)
+    async with target.attacked_by(MEMBER, graph=graphs.plain()):
+        opened = await asyncio.gather(*(stream(target) for _ in range(count)))
+        await asyncio.sleep(LASTS)
+    assert all(sink.size for _, sink in opened[:FEW])
+    for transport, _ in opened:
+        transport.abort()
