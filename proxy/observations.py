@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import structlog
@@ -24,6 +24,7 @@ from proxy.metrics import Metrics
 from proxy.storage.database import Database, StorageError
 from proxy.storage.usage import FACT, Observation, ObservationRepository
 from proxy.translate import codec
+from proxy.write_behind import WriteBehind
 
 log = structlog.get_logger(__name__)
 
@@ -43,16 +44,21 @@ def identity_of(account: str, base_url: URL) -> str:
     return str(base_url) if account == _DEFAULT else f"{base_url} {account}"
 
 
+def _not_kept(_: Observation) -> None:
+    pass
+
+
 class AccountObservations(Struct, eq=False):
-    """What is known of one account's cloud. `facts` are observations of the probe by point."""
+    """What is known of one account's cloud. `facts` are observations of the probe by point.
+
+    What is new is given to `keep`, each time that it is seen.
+    """
 
     account: str = ""
     metrics: Metrics = field(default_factory=Metrics)
     facts: dict[str, str] = field(default_factory=dict)
-    news: asyncio.Event = field(default_factory=asyncio.Event)
+    keep: Callable[[Observation], object] = _not_kept
     _anomalies: dict[tuple[str, str], Observation] = field(default_factory=dict)
-    _learnt: set[str] = field(default_factory=set)
-    _counts: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
 
     def number(self, name: str) -> int | None:
         """Return a fact that is a whole number, else `None`."""
@@ -63,8 +69,8 @@ class AccountObservations(Struct, eq=False):
         """Store a measured fact."""
         if self.facts.get(name) != value:
             self.facts[name] = value
-            self._learnt.add(name)
-            self.news.set()
+            text, at = codec.dump_bytes(value), now()
+            self.keep(Observation("", FACT, name, text, count=1, first_at=at, last_at=at))
             log.info("cloud_fact_learned", account=self.account, name=name, value=value)
 
     def note_anomaly(self, kind: str, name: str, example: object = None) -> None:
@@ -80,36 +86,23 @@ class AccountObservations(Struct, eq=False):
             value = codec.dump_bytes(without_secrets(example))
             known = Observation("", *key, value, count=0, first_at=at, last_at=at)
             log.warning("anomaly_observed", account=self.account, kind=kind, name=name)
-        self._anomalies[key] = replace(known, last_at=at)
-        self._counts[key] += 1
-        self.news.set()
+        self._anomalies[key] = known = replace(known, last_at=at)
+        self.keep(replace(known, count=1))
         self.metrics.count_anomaly(self.account, key[0])
 
-    def take(self) -> list[Observation]:
-        """Return what is new since the last call, with the counts since then."""
-        rows = [replace(self._anomalies[key], count=count) for key, count in self._counts.items()]
-        for name in self._learnt:
-            value, at = codec.dump_bytes(self.facts[name]), now()
-            rows.append(Observation("", FACT, name, value, count=1, first_at=at, last_at=at))
-        self._learnt.clear()
-        self._counts.clear()
-        return rows
+    def restore(self, row: Observation) -> None:
+        """Take over what is stored."""
+        if row.kind != FACT:
+            self._anomalies.setdefault((row.kind, row.name), row)
+        else:
+            self.facts[row.name] = str(codec.loads(row.value))
 
-    def give_back(self, rows: Iterable[Observation]) -> None:
-        """Take back rows that could not be written: they are still new."""
-        for row in rows:
-            if row.kind == FACT:
-                self._learnt.add(row.name)
-            else:
-                self._counts[row.kind, row.name] += row.count
 
-    def restore(self, rows: Iterable[Observation]) -> None:
-        """Take over the stored rows."""
-        for row in rows:
-            if row.kind != FACT:
-                self._anomalies.setdefault((row.kind, row.name), row)
-            elif row.name not in self._learnt:
-                self.facts[row.name] = str(codec.loads(row.value))
+def _together(row: Observation, newer: Observation) -> Observation:
+    """Return one row for two: a fact is the newer one, the example of an anomaly the first."""
+    if row.kind == FACT:
+        return newer
+    return replace(row, count=row.count + newer.count, last_at=newer.last_at)
 
 
 class Observations:
@@ -120,57 +113,40 @@ class Observations:
     ) -> None:
         self._repository = repository
         self.accounts = accounts  # by identity
-        self._news = asyncio.Event()
-        for account in accounts.values():
-            account.news = self._news
+        #: What is new, by identity, kind and name.
+        self.unwritten = WriteBehind[tuple[str, str, str], Observation](
+            "observations",
+            lambda rows: repository.add(list(rows.values())),
+            gather=_GATHER,
+            again=_READ,
+            merge=_together,
+        )
+        for identity, account in accounts.items():
+            account.keep = partial(self._keep, identity)
 
-    async def close(self) -> None:
-        """Write what is new."""
-        try:
-            await self.write()
-        except StorageError as error:
-            log.warning("observations_save_failed", error=str(error))
+    def _keep(self, identity: str, row: Observation) -> None:
+        self.unwritten.add((identity, row.kind, row.name), replace(row, identity=identity))
 
     async def load(self) -> None:
         """Read what is known. Raises `StorageError`."""
         rows = await self._repository.load(self.accounts)
-        for identity, account in self.accounts.items():
-            account.restore(row for row in rows if row.identity == identity)
+        for row in rows:
+            if (row.identity, row.kind, row.name) not in self.unwritten:
+                self.accounts[row.identity].restore(row)
 
     async def run(self) -> None:
-        """Write what is new, and read what others have seen, until cancelled."""
+        """Read what other processes have seen, until cancelled."""
         while True:
-            self._news.clear()
+            await asyncio.sleep(_READ)
             try:
-                async with asyncio.timeout(_READ):
-                    await self._news.wait()
-                await asyncio.sleep(_GATHER)
-                await self.write()
-            except TimeoutError:
-                try:
-                    await self.load()
-                except StorageError as error:
-                    log.warning("observations_load_failed", error=str(error))
+                await self.load()
             except StorageError as error:
-                log.warning("observations_save_failed", error=str(error))
-                await asyncio.sleep(_READ)
-
-    async def write(self) -> None:
-        """Write what is new. Raises `StorageError`; then it is new still."""
-        taken = {identity: account.take() for identity, account in self.accounts.items()}
-        try:
-            await self._repository.add(
-                [replace(row, identity=identity) for identity in taken for row in taken[identity]]
-            )
-        except StorageError:
-            for identity, rows in taken.items():
-                self.accounts[identity].give_back(rows)
-            raise
+                log.warning("observations_load_failed", error=str(error))
 
     async def report(self) -> list[dict[str, Any]]:
         """Return `{"account", "facts", "anomalies": [...]}` of each account, from the database; see
         `shown`. Raises `StorageError`."""
-        await self.write()
+        await self.unwritten.flush()
         rows = await self._repository.load(self.accounts)
         return [
             {"account": account.account, **shown(row for row in rows if row.identity == identity)}
@@ -180,11 +156,11 @@ class Observations:
 
 async def keep_facts(database: Database, identity: str, facts: Mapping[str, str]) -> None:
     """Write what a probe has measured of an account. Raises `StorageError`."""
-    account = AccountObservations()
+    rows: list[Observation] = []
+    account = AccountObservations(keep=rows.append)
     for name, value in facts.items():
         account.learn(name, value)
-    rows = [replace(row, identity=identity) for row in account.take()]
-    await ObservationRepository(database).add(rows)
+    await ObservationRepository(database).add([replace(row, identity=identity) for row in rows])
 
 
 def shown(rows: Iterable[Observation]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import graphs
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from backend import open_database
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,8 +23,10 @@ from yarl import URL
 
 from proxy.cloud.client import CloudClient
 from proxy.logging import without_secrets, word
-from proxy.observations import MAX_ANOMALIES, AccountObservations
+from proxy.observations import MAX_ANOMALIES, AccountObservations, Observations
 from proxy.simulator import HttpFault, Simulator
+from proxy.storage.database import StorageError
+from proxy.storage.usage import Observation, ObservationRepository
 from proxy.translate import codec
 
 SUBMIT = "POST /api/prompt"
@@ -63,24 +67,39 @@ def test_every_example_is_small_and_can_be_written(value: Any) -> None:
 
 
 def test_many_forms_are_counted_as_others() -> None:
-    one = AccountObservations("main")
+    rows: list[Observation] = []
+    one = AccountObservations("main", keep=rows.append)
     for number in range(MAX_ANOMALIES + 5):
         one.note_anomaly("event", f"odd {number}", {})
-    rows = one.take()
-    assert len(rows) == MAX_ANOMALIES + 1
-    assert (rows[-1].kind, rows[-1].count) == ("other", 5)
+    assert [row.kind for row in rows] == ["event"] * MAX_ANOMALIES + ["other"] * 5
 
 
-def test_what_could_not_be_written_is_not_lost() -> None:
-    one = AccountObservations("main")
+class Refusing(ObservationRepository):
+    """Refuses to write while `full`."""
+
+    full = True
+
+    async def add(self, rows: Sequence[Observation]) -> None:
+        if self.full:
+            raise StorageError("disk full")
+        await super().add(rows)
+
+
+async def test_what_could_not_be_written_is_not_lost(tmp_path: Path) -> None:
+    database = await open_database(tmp_path)
+    repository, one = Refusing(database), AccountObservations("main")
+    observations = Observations(repository, {"main": one})
     one.learn("prompt_id", "honoured")
     one.note_anomaly("event", "odd", {"a": 1})
-    one.give_back(one.take())
+    with pytest.raises(StorageError):
+        await observations.unwritten.flush()
     one.note_anomaly("event", "odd", {"a": 2})
-    rows = {row.kind: row for row in one.take()}
+    repository.full = False
+    await observations.unwritten.flush()
+    rows = {row.kind: row for row in await repository.load(["main"])}
     assert (rows["event"].count, rows["event"].value) == (2, b'{"a": 1}')
     assert rows["fact"].value == b'"honoured"'
-    assert one.take() == []
+    await database.close()
 
 
 def test_a_word_of_the_cloud_is_shown_and_a_sentence_is_not() -> None:
@@ -184,16 +203,18 @@ async def test_an_unlisted_form_of_a_job_is_counted(change: dict[str, Any], name
     app = web.Application()
     app.router.add_get("/api/jobs/{id}", answer)
     async with TestServer(app) as server:
-        client = CloudClient(URL(str(server.make_url("/"))), "comfyui-key")
+        rows: list[Observation] = []
+        observations = AccountObservations(keep=rows.append)
+        url = URL(str(server.make_url("/")))
+        client = CloudClient(url, "comfyui-key", observations=observations)
         await client.start()
         try:
             await client.job(job["id"])
             await client.job(job["id"])
         finally:
             await client.close()
-    (row,) = client.observations.take()
-    assert (row.kind, row.name, row.count) == ("job", name, 2)
-    assert job["id"] not in str(row.value)
+    assert [(row.kind, row.name) for row in rows] == [("job", name)] * 2
+    assert job["id"] not in str(rows)
 
 
 async def test_anomalies_outlive_a_restart_and_are_a_metric(

@@ -57,8 +57,9 @@ async def open_accounts(
             },
         )
         await observations.load()
-        stack.push_async_callback(observations.close)
-        storage.supervisor.keep(observations.run, "keep observations")
+        stack.push_async_callback(observations.unwritten.close)
+        storage.supervisor.keep(observations.unwritten.run, "write observations")
+        storage.supervisor.keep(observations.run, "read observations")
         yield CloudAccounts(opened, observations)
 
 

@@ -149,7 +149,7 @@ def _print_usage(rows: list[UsageRow], days: str) -> None:
         return
     total = UsageRow("total", "")
     for row in rows:
-        total.add(row)
+        total = total.plus(row)
     columns: Columns = {
         "day": lambda row: row.day,
         "member": lambda row: row.member,

@@ -204,7 +204,7 @@ class Engine:
         keep = self.supervisor.keep
         keep(self.recorder.run, "write the jobs")
         keep(self._look, "look for wishes")
-        keep(self.run_times.run, "write run times")
+        keep(self.run_times.unwritten.run, "write run times")
         keep(self._news.run, "tell of the queue")
         keep(self.bookkeeper.run, "read what was booked")
         for name, worker in self._workers.items():
@@ -225,7 +225,7 @@ class Engine:
         await self.supervisor.close()
         if write:
             await self.recorder.close()
-            await self.run_times.close()
+            await self.run_times.unwritten.close()
 
     def _resume(self, job: Job) -> None:
         """Continue with a job from before the start."""

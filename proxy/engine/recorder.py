@@ -7,7 +7,6 @@ Every write carries the fence of the engine's lease.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,6 +32,7 @@ from proxy.storage.webhooks import WebhookMessage
 from proxy.translate.errors import LocalError
 from proxy.webhooks.messages import BUDGET_REACHED
 from proxy.webhooks.outbox import Outbox, url_of
+from proxy.write_behind import WriteBehind
 
 log = structlog.get_logger(__name__)
 
@@ -60,16 +60,19 @@ class JobRecorder:
     budgets: Callable[[str], Budgets] = field(default=lambda _: Budgets())
     shares: Callable[[Collection[Job]], Shares | None] = field(default=lambda _: None)
     outbox: Outbox = field(default_factory=Outbox)
-    _changed: dict[int, Job] = field(default_factory=dict)
     #: Messages about jobs that have begun to run, until the write of the state or that of the end,
     #: whichever is first, has them.
     _starts: dict[int, WebhookMessage] = field(default_factory=dict)
     #: The jobs that a write has not found: another replica has withdrawn them.
     _gone: set[int] = field(default_factory=set)
     #: The jobs that are still to be taken out.
-    _unwanted: dict[int, Job] = field(default_factory=dict)
-    _news: asyncio.Event = field(default_factory=asyncio.Event)
-    _flushing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _unwanted: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        #: By their orders; what is written of a job is what it is then.
+        self._changed = WriteBehind[int, Job](
+            "jobs", self._write_changes, gather=_GATHER, again=_AGAIN
+        )
 
     async def load(self) -> tuple[list[Job], Shares]:
         """Return the jobs that have not ended, as they came, and the fair shares.
@@ -90,23 +93,11 @@ class JobRecorder:
 
     async def run(self) -> None:
         """Write changes in the background, until cancelled."""
-        while True:
-            await self._news.wait()
-            await asyncio.sleep(_GATHER)
-            try:
-                await self.flush()
-            except FencedError:
-                await self.term.over.wait()
-            except StorageError as error:
-                log.error("jobs_save_failed", jobs=len(self._changed), error=str(error))
-                await asyncio.sleep(_AGAIN)
+        await self._changed.run()
 
     async def close(self) -> None:
         """Write what has changed."""
-        try:
-            await self.flush()
-        except StorageError as error:
-            log.error("jobs_save_failed", jobs=len(self._changed), error=str(error))
+        await self._changed.close()
 
     async def read(self, key: JobKey, order: int) -> Job | None:
         """Return a job that has not ended, `None` if it is gone. Raises `StorageError`."""
@@ -144,8 +135,7 @@ class JobRecorder:
 
     def changed(self, job: Job) -> None:
         """Write the job's state soon."""
-        self._changed[job.order] = job
-        self._news.set()
+        self._changed.add(job.order, job)
 
     def started(self, job: Job) -> None:
         """Tell webhooks that the job runs, with the write of its state."""
@@ -159,32 +149,23 @@ class JobRecorder:
         return job.order not in self._gone
 
     async def flush(self) -> None:
-        """Write what has changed, in one transaction. Raises `StorageError`.
+        """Write what has changed. Raises `StorageError`."""
+        await self._changed.flush()
 
-        One waits for the other, so that no older state is written over a newer one.
-        """
-        async with self._flushing:
-            self._news.clear()
-            if self._changed:
-                await self._write_changes()
-            for job in list(self._unwanted.values()):
-                await self.discard(job)
-
-    async def _write_changes(self) -> None:
-        changed, self._changed = self._changed, {}
+    async def _write_changes(self, changed: Mapping[int, Job]) -> None:
+        """Write the states of jobs in one transaction, then take out those that are unwanted."""
+        kept = [job for order, job in changed.items() if order not in self._unwanted]
         starts = dict(self._starts)
-        try:
-            shares, messages = self.shares(changed.values()), list(starts.values())
+        if kept:
+            shares, messages = self.shares(kept), list(starts.values())
             also = EngineWrite(self.term.fence, shares=shares, messages=messages)
-            gone = await self._write(self.jobs.update(map(changes_of, changed.values()), also))
-        except BaseException:
-            self._changed = changed | self._changed
-            self._news.set()
-            raise
-        self._gone |= gone
+            self._gone |= await self._write(self.jobs.update(map(changes_of, kept), also))
         if starts:
             self._forget_starts(starts)
             self.outbox.news.set()
+        unwanted = [job for order, job in changed.items() if order in self._unwanted]
+        if unwanted:
+            await self.discard(*unwanted)
 
     def _forget_starts(self, written: Mapping[int, WebhookMessage]) -> None:
         """Drop the messages about starts that are written, unless there is a newer one."""
@@ -207,12 +188,12 @@ class JobRecorder:
             await self.discard(job)
         except StorageError as error:
             log.error("record_delete_failed", job=job.prompt_id, error=str(error))
-            self._unwanted[job.order] = job
-            self._news.set()
+            self._unwanted.add(job.order)
+            self.changed(job)
 
     def _forget(self, job: Job) -> None:
-        self._changed.pop(job.order, None)
-        self._unwanted.pop(job.order, None)
+        self._changed.drop(job.order)
+        self._unwanted.discard(job.order)
         self._gone.discard(job.order)
         self._starts.pop(job.order, None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -11,11 +10,11 @@ import structlog
 
 from proxy.clock import now
 from proxy.engine.progress import Expected, expected
-from proxy.storage.database import StorageError
 from proxy.storage.run_times import JOB, RunTimeRepository, RunTimeRow, job_name
 from proxy.translate import codec
 from proxy.translate.graph_shape import class_of, shape_of
 from proxy.translate.jobs import reachable
+from proxy.write_behind import WriteBehind
 
 log = structlog.get_logger(__name__)
 
@@ -44,8 +43,10 @@ class RunTimes:
         self._shapes: dict[str, dict[str, float]] = {}
         self._classes: dict[str, float] = {}
         self._jobs: dict[str, float] = {}
-        self._changed: set[tuple[str, str]] = set()
-        self._news = asyncio.Event()
+        #: By kind and name; what is written is what is known then.
+        self.unwritten = WriteBehind[tuple[str, str], None](
+            "run times", self._write, gather=_GATHER, again=_AGAIN
+        )
 
     async def load(self) -> None:
         """Read what earlier engines have learned. Raises `StorageError`."""
@@ -61,7 +62,7 @@ class RunTimes:
                         self._jobs[row.name] = msgspec.convert(value, float)
             except msgspec.ValidationError as error:
                 log.warning("run_time_rejected", name=row.name, error=str(error))
-                self._changed.add((row.kind, row.name))  # nothing is kept of it: it is deleted
+                self._change(row.kind, row.name)  # nothing is kept of it: it is deleted
 
     def expected(self, graph: Mapping[str, Any], outputs: Collection[str]) -> Expected:
         """Return how long the nodes run that `outputs` need, or all nodes without `outputs`."""
@@ -81,59 +82,33 @@ class RunTimes:
                 class_ = class_of(graph[node])
                 _mix(nodes, node, took)
                 _mix(self._classes, class_, took)
-                self._changed.add((_CLASS, class_))
+                self._change(_CLASS, class_)
         if shape:
             self._shapes[shape] = nodes
-            self._changed.add((_SHAPE, shape))
+            self._change(_SHAPE, shape)
             for name in (job_name(shape, member), job_name(shape)):
                 _mix(self._jobs, name, ms)
-                self._changed.add((JOB, name))
-        self._news.set()
+                self._change(JOB, name)
+        self._trim(shape)
 
-    async def run(self) -> None:
-        """Write what is new, until cancelled."""
-        while True:
-            await self._news.wait()
-            await asyncio.sleep(_GATHER)
-            try:
-                await self.write()
-            except StorageError as error:
-                log.warning("run_times_save_failed", error=str(error))
-                await asyncio.sleep(_AGAIN)
+    def _change(self, kind: str, name: str) -> None:
+        self.unwritten.add((kind, name), None)
 
-    async def close(self) -> None:
-        """Write what is new, if that is possible."""
-        try:
-            await self.write()
-        except StorageError as error:
-            log.warning("run_times_save_failed", error=str(error))
-
-    async def write(self) -> None:
-        """Write what is new, and forget what ran longest ago. Raises `StorageError`; then it is
-        new still."""
-        self._trim()
-        changed, at = self._changed, now()
-        self._changed = set()
-        self._news.clear()
-        if not changed:
-            return
+    async def _write(self, changed: Collection[tuple[str, str]]) -> None:
+        """Write what is known of what has changed, and delete what is not known any more. Raises
+        `StorageError`."""
         kept: Mapping[str, Mapping[str, object]]
         kept = {_SHAPE: self._shapes, _CLASS: self._classes, JOB: self._jobs}
-        rows, forgotten = [], []
+        rows, forgotten, at = [], [], now()
         for kind, name in sorted(changed):
             if name in kept[kind]:
                 rows.append(RunTimeRow(kind, name, codec.dump_bytes(kept[kind][name]), at))
             else:
                 forgotten.append((kind, name))
-        try:
-            await self._repository.put(rows, forgotten=forgotten)
-        except StorageError:
-            self._changed |= changed
-            self._news.set()
-            raise
+        await self._repository.put(rows, forgotten=forgotten)
 
-    def _trim(self) -> None:
-        """Keep what ran last, and of each shape the slowest nodes."""
+    def _trim(self, shape: str) -> None:
+        """Keep what ran last, and of a shape that has just run the slowest nodes."""
         for kind, kept, count in (
             (_SHAPE, self._shapes, MAX_SHAPES),
             (_CLASS, self._classes, MAX_CLASSES),
@@ -142,11 +117,10 @@ class RunTimes:
             while len(kept) > count:
                 oldest = next(iter(kept))
                 del kept[oldest]
-                self._changed.add((kind, oldest))
-        for _, shape in filter(lambda change: change[0] == _SHAPE, self._changed):
-            nodes = self._shapes.get(shape, {})
-            for node in sorted(nodes, key=lambda node: nodes[node])[:-MAX_SLOWEST]:
-                del nodes[node]
+                self._change(kind, oldest)
+        nodes = self._shapes.get(shape, {})
+        for node in sorted(nodes, key=lambda node: nodes[node])[:-MAX_SLOWEST]:
+            del nodes[node]
 
 
 def _mix(kept: dict[str, float], key: str, newest: int) -> None:

@@ -29,6 +29,7 @@ from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError, from_cloud
 from proxy.translate.media_types import kind
 from proxy.translate.names import Place
+from proxy.write_behind import WriteBehind
 
 _log = structlog.get_logger(__name__)
 
@@ -40,8 +41,10 @@ MAX_PREFETCHES = 4
 #: Maximum seconds of such a download.
 PREFETCH_TIMEOUT = 600.0
 
-#: Seconds for which hashes and sizes of outputs are collected before they are written.
-_WRITE_DELAY = 0.5
+#: Seconds for which hashes and sizes of outputs are collected before they are written, and before
+#: they are written again if that fails. Those of more outputs are learned at the next download.
+_WRITE_DELAY, _WRITE_AGAIN = 0.5, 5.0
+_MAX_LEARNED = 10_000
 
 #: The store of blobs in a list of accounts; no account has this name.
 _BLOBS = ""
@@ -70,14 +73,26 @@ class Library:
         if self.inputs is not None:
             self._sources[ON_DISK] = self.inputs
         self._running = WeakValueDictionary[tuple[str, str, FileRecord | None], Fetch]()
-        self._noted: list[tuple[str, Place, str, int]] = []
+        #: Hash and size of outputs, by their members and places.
+        self._learned = WriteBehind[tuple[str, Place], tuple[str, int]](
+            "hashes of outputs",
+            self._write_learned,
+            gather=_WRITE_DELAY,
+            again=_WRITE_AGAIN,
+            limit=_MAX_LEARNED,
+        )
         self._turn = asyncio.Semaphore(MAX_PREFETCHES)
         self._downloads, self._learning = Supervisor(), Supervisor()
+
+    def start(self) -> None:
+        """Start what writes the hashes of outputs."""
+        self._learning.keep(self._learned.run, "write hashes of outputs")
 
     async def close(self) -> None:
         """Stop all downloads, and write the hashes of finished ones."""
         await self._downloads.close()
-        await self._learning.finish()
+        await self._learning.close()
+        await self._learned.close()
 
     async def open(self, record: FileRecord) -> Content:
         """Open a file's content, from the cache or during its download.
@@ -201,17 +216,12 @@ class Library:
 
     def _note(self, record: FileRecord, lease: CacheLease) -> None:
         """Store hash and size of an output soon, together with those of others."""
-        self._noted.append((record.member, record.place, lease.path.name, lease.size))
-        if len(self._noted) == 1:
-            self._learning.spawn(self._write_noted(), "note hashes of outputs")
+        self._learned.add((record.member, record.place), (lease.path.name, lease.size))
 
-    async def _write_noted(self) -> None:
-        await asyncio.sleep(_WRITE_DELAY)
-        noted, self._noted = self._noted, []
-        try:
-            await self.files.write(lambda files: [files.assets.learn(*known) for known in noted])
-        except StorageError as error:
-            _log.warning("content_hash_store_failed", reason=str(error))
+    async def _write_learned(self, learned: Mapping[tuple[str, Place], tuple[str, int]]) -> None:
+        await self.files.write(
+            lambda files: [files.assets.learn(*of, *known) for of, known in learned.items()]
+        )
 
 
 def unavailable(filename: str, error: Exception | None) -> LocalError:

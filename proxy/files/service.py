@@ -114,6 +114,7 @@ class Files:
     async def start(self) -> None:
         """Read the cache from disk. Raises `StorageError`, `OSError`."""
         await self.library.contents.load()
+        self.library.start()
         await asyncio.to_thread(self.cache.start)
 
     async def close(self) -> None:

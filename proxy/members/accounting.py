@@ -7,30 +7,24 @@ when to try again.
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import math
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-import structlog
-
 from proxy import clock
 from proxy.costs.budgets import NO_BUDGETS, Budget, BudgetAmounts, Budgets, budgets_of, renewal
 from proxy.costs.credits import credits_text, to_credits
-from proxy.members.audit import Audit, finish
+from proxy.members.audit import Audit
 from proxy.members.member import Member
 from proxy.members.rates import Bucket, Buckets
 from proxy.metrics import Metrics
 from proxy.storage.costs import CostRow
-from proxy.storage.database import StorageError
 from proxy.storage.usage import UsageRepository, UsageRow, day_of
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError
-
-log = structlog.get_logger(__name__)
+from proxy.write_behind import WriteBehind
 
 #: Seconds between two writes of the bytes counted here; a crash loses no more than that.
 WRITE_INTERVAL = 5.0
@@ -49,16 +43,19 @@ QUEUE_RETRY_AFTER = 5.0
 
 @dataclass(eq=False, repr=False)
 class Usage:
-    """Usage by day. `now` returns seconds since 1970.
-
-    `served` has the bytes of files sent to each member's clients since the last write.
-    """
+    """Usage by day. `now` returns seconds since 1970. `unwritten` is what was counted here."""
 
     _repository: UsageRepository
     now: Callable[[], float] = clock.time
-    served: Counter[str] = field(default_factory=Counter)
-    _unwritten: dict[tuple[str, str], UsageRow] = field(default_factory=dict)
-    _flushing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        self.unwritten = WriteBehind[tuple[str, str], UsageRow](
+            "usage",
+            lambda rows: self._repository.add(list(rows.values())),
+            gather=WRITE_INTERVAL,
+            again=WRITE_INTERVAL,
+            merge=UsageRow.plus,
+        )
 
     async def upload(self, member: str, count: int, *, at: float, max_bytes: int | None) -> bool:
         """Count uploaded bytes, unless the day's total over all replicas would exceed `max_bytes`.
@@ -68,17 +65,21 @@ class Usage:
         if max_bytes is None:
             self.uploaded(member, count, at=at)
             return True
-        await self.flush()
+        await self.unwritten.flush()
         row = UsageRow(day_of(at), member, bytes_up=count)
         return await self._repository.upload(row, limit=max_bytes)
 
     def uploaded(self, member: str, count: int, *, at: float | None = None) -> None:
         """Count uploaded bytes; a negative `count` takes some back."""
-        self._row(member, at).bytes_up += count
+        self._count(member, at, bytes_up=count)
 
-    def _row(self, member: str, at: float | None) -> UsageRow:
+    def served(self, member: str, count: int) -> None:
+        """Count bytes of files sent to the member's clients."""
+        self._count(member, None, bytes_down=count)
+
+    def _count(self, member: str, at: float | None, **counts: int) -> None:
         day = day_of(self.now() if at is None else at)
-        return self._unwritten.setdefault((day, member), UsageRow(day, member))
+        self.unwritten.add((day, member), UsageRow(day, member, **counts))
 
     async def today(self, member: str) -> UsageRow:
         """Return the member's usage of today. Raises `StorageError`."""
@@ -88,46 +89,13 @@ class Usage:
     async def days(self, first: str, last: str, member: str | None = None) -> list[UsageRow]:
         """Return the usage from day to day, both included, of everybody or one member, ordered by
         day and name. Raises `StorageError`."""
-        await self.flush()
+        await self.unwritten.flush()
         return await self._repository.days(first, last, member)
 
     async def costs(self, first: str, last: str, member: str | None = None) -> list[CostRow]:
         """Return what jobs have cost from day to day, both included, of everybody or one member.
         Raises `StorageError`."""
         return await self._repository.costs(first, last, member)
-
-    async def flush(self) -> None:
-        """Write the counts; a cancellation of the caller does not interrupt it.
-
-        Raises `StorageError`; the next call writes these counts too.
-        """
-        await finish(self._flush())
-
-    async def _flush(self) -> None:
-        async with self._flushing:
-            served, self.served = self.served, Counter()
-            for member, count in served.items():
-                self._row(member, None).bytes_down += count
-            rows, self._unwritten = self._unwritten, {}
-            try:
-                await self._repository.add(list(rows.values()))
-            except StorageError:
-                for key, row in rows.items():
-                    self._unwritten.setdefault(key, UsageRow(*key)).add(row)
-                raise
-
-    async def run(self) -> None:
-        """Write the counts every few seconds, until cancelled."""
-        while True:
-            await asyncio.sleep(WRITE_INTERVAL)
-            await self.close()
-
-    async def close(self) -> None:
-        """Write the remaining counts; log a failure."""
-        try:
-            await self.flush()
-        except StorageError as error:
-            log.error("usage_write_failed", error=str(error))
 
 
 @dataclass(eq=False, repr=False)
@@ -324,19 +292,19 @@ class Accounting:
     @asynccontextmanager
     async def running(self, supervisor: Supervisor) -> AsyncIterator[None]:
         """Run the tasks that write counts and records; enter it before jobs start."""
-        supervisor.keep(self.usage.run, "write usage")
+        supervisor.keep(self.usage.unwritten.run, "write usage")
         await self.audit.start(supervisor)
         try:
             yield
         finally:
             await self.audit.close()
-            await self.usage.close()
+            await self.usage.unwritten.close()
 
     def served(self, member: str, count: int) -> None:
         """Count bytes of files sent to a client."""
         if count > 0:
             self.metrics.served.labels(member).inc(count)
-            self.usage.served[member] += count
+            self.usage.served(member, count)
 
     @asynccontextmanager
     async def uploading(self, member: str, count: int) -> AsyncIterator[None]:

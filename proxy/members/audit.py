@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 
@@ -24,6 +25,7 @@ from proxy.members.rates import Buckets
 from proxy.storage.database import StorageError
 from proxy.storage.usage import AuditRow, UsageRepository, forget_audit, note_audit
 from proxy.supervisor import Supervisor
+from proxy.write_behind import WriteBehind
 
 log = structlog.get_logger(__name__)
 
@@ -42,8 +44,6 @@ _RETRY_DELAY = 1.0
 
 _DAY_MS = 86_400_000
 
-T = TypeVar("T")
-
 Value = str | int | float | bool | None | list[str]
 
 
@@ -57,33 +57,35 @@ class Audit:
     _repository: UsageRepository
     days: int = 90
     now: Callable[[], float] = clock.time
-    _waiting: list[AuditRow] = field(default_factory=list)
     _rates: Buckets = field(default_factory=lambda: Buckets(MAX_RATE, MAX_BURST))
     #: Entries of each member beyond the rate, and of `""` those beyond `MAX_WAITING`; one entry
     #: with their number follows.
     _left_out: Counter[str] = field(default_factory=Counter)
-    _has_waiting: asyncio.Event = field(default_factory=asyncio.Event)
-    _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _writer: asyncio.Task[None] | None = None
+    _count: int = 0
     _cleaned: int = -1
+
+    def __post_init__(self) -> None:
+        #: By their numbers.
+        self._entries = WriteBehind[int, AuditRow](
+            "audit record", self._write, gather=0.0, again=_RETRY_DELAY, limit=MAX_WAITING
+        )
 
     async def start(self, supervisor: Supervisor | None = None) -> None:
         """Start the task that writes the entries."""
         keep = (supervisor or Supervisor()).keep
-        self._writer = keep(self._write_entries, "write the audit record")
+        self._writer = keep(self._entries.run, "write the audit record")
 
     async def close(self) -> None:
         """Write the remaining entries; log a failure."""
         if self._writer is not None:
-            async with self._writing:  # nobody would know whether an interrupted write was made
-                self._writer.cancel()
+            self._writer.cancel()
             await asyncio.wait([self._writer])
+        with suppress(StorageError):
+            await self.flush()
         for member in list(self._left_out):
             self._tell_left_out(member)
-        try:
-            await self.flush()
-        except StorageError as error:
-            log.error("audit_lost", entries=len(self._waiting), error=str(error))
+        await self._entries.close()
 
     def note(self, action: str, *, member: str = "", address: str = "", **about: Value) -> None:
         """Record an action without waiting. `address` is the client's.
@@ -95,33 +97,34 @@ class Audit:
         if action in LIMITED and self._rates.take(member, self.now()) > 0:
             self._left_out[member] += 1
             return
-        if len(self._waiting) >= MAX_WAITING:
+        for who in ("", member):
+            if who in self._left_out:
+                self._tell_left_out(who)
+        if not self._add(entry(self.now(), action, member, address, about)):
             self._left_out[""] += 1
-            return
-        if member in self._left_out:
-            self._tell_left_out(member)
-        self._waiting.append(entry(self.now(), action, member, address, about))
-        self._has_waiting.set()
 
     def _tell_left_out(self, member: str) -> None:
-        """Record how many entries of a member were left out."""
-        lines: dict[str, Value] = {"lines": self._left_out.pop(member)}
-        self._waiting.append(entry(self.now(), "lines_dropped", member, "", lines))
+        """Record how many entries of a member were left out, if there is room."""
+        lines: dict[str, Value] = {"lines": self._left_out[member]}
+        if self._add(entry(self.now(), "lines_dropped", member, "", lines)):
+            del self._left_out[member]
+
+    def _add(self, row: AuditRow) -> bool:
+        self._count += 1
+        return self._entries.add(self._count, row)
 
     async def flush(self) -> None:
-        """Write the waiting entries; a cancellation of the caller does not interrupt it.
+        """Write the waiting entries. Raises `StorageError`: then they wait still."""
+        await self._entries.flush()
+        if "" in self._left_out:
+            self._tell_left_out("")
+            await self._entries.flush()
 
-        Raises `StorageError`; the next call writes these entries too.
-        """
-        await finish(self._flush())
-
-    async def _flush(self) -> None:
-        async with self._writing:
-            if "" in self._left_out:
-                self._tell_left_out("")
-            if batch := list(self._waiting):
-                await self._repository.database.write(partial(note_audit, entries=batch))
-                del self._waiting[: len(batch)]
+    async def _write(self, entries: Mapping[int, AuditRow]) -> None:
+        await self._repository.database.write(partial(note_audit, entries=list(entries.values())))
+        today = int(self.now() * 1000) // _DAY_MS
+        if self._cleaned != today:
+            await self._clean(today)
 
     async def page(
         self, *, limit: int, offset: int = 0, member: str | None = None, action: str | None = None
@@ -133,31 +136,15 @@ class Audit:
         )
         return [json.loads(row.entry) for row in rows]
 
-    async def _write_entries(self) -> None:
-        """Write entries as they come, and retry after failures."""
-        failing = False
-        while True:
-            await self._has_waiting.wait()
-            self._has_waiting.clear()
-            try:
-                await self._flush()
-                today = int(self.now() * 1000) // _DAY_MS
-                if self._cleaned != today:
-                    await self._clean(today)
-                failing = False
-            except Exception as error:
-                if not failing:
-                    unexpected = not isinstance(error, StorageError)
-                    log.error("audit_write_failed", error=str(error), exc_info=unexpected)
-                failing = True
-                self._has_waiting.set()
-                await asyncio.sleep(_RETRY_DELAY)
-
     async def _clean(self, today: int) -> None:
-        """Delete old entries; `today` is in days since 1970."""
+        """Delete old entries, after the next write if this fails; `today` is in days since 1970."""
         before = (today - self.days) * _DAY_MS
-        await self._repository.database.write(partial(forget_audit, before=before))
-        self._cleaned = today
+        try:
+            await self._repository.database.write(partial(forget_audit, before=before))
+            self._cleaned = today
+        except Exception as error:  # the entries are written all the same
+            unexpected = not isinstance(error, StorageError)
+            log.error("audit_clean_failed", error=str(error), exc_info=unexpected)
 
 
 def entry(at: float, action: str, member: str, address: str, about: dict[str, Value]) -> AuditRow:
@@ -174,21 +161,6 @@ async def note(repository: UsageRepository, action: str, **about: Value) -> None
     folder can run it. Raises `StorageError`."""
     noted = entry(clock.time(), action, "", "command line", about)
     await repository.database.write(partial(note_audit, entries=[noted]))
-
-
-async def finish(work: Coroutine[Any, Any, T]) -> T:
-    """Await `work` to its end; a cancellation of the caller is raised after that.
-
-    Nobody could know whether a write that was cancelled halfway was made.
-    """
-    task = asyncio.create_task(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # the caller, who is gone, does not fetch it
-        raise
 
 
 def _recorded(value: Value) -> Value:

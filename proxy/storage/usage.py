@@ -63,10 +63,10 @@ class UsageRow(Struct):
     credits_estimated: int = 0
     unknown_costs: int = 0
 
-    def add(self, more: UsageRow) -> None:
-        """Add what another row of the day and member counts."""
-        for name in COUNTED:
-            setattr(self, name, getattr(self, name) + getattr(more, name))
+    def plus(self, more: UsageRow) -> UsageRow:
+        """Return a row with what this and another one of the day and member count."""
+        sums = {name: getattr(self, name) + getattr(more, name) for name in COUNTED}
+        return UsageRow(self.day, self.member, **sums)
 
 
 usage = table_of(UsageRow, "usage", keys=("day", "member"), rowid=False)
@@ -162,7 +162,8 @@ def add_usage(connection: Connection, rows: Sequence[UsageRow]) -> None:
     """Add to what was counted, in the caller's unit."""
     merged: dict[tuple[str, str], UsageRow] = {}
     for row in rows:
-        merged.setdefault((row.day, row.member), UsageRow(row.day, row.member)).add(row)
+        key = row.day, row.member
+        merged[key] = merged[key].plus(row) if key in merged else row
     for key in sorted(merged):
         row = merged[key]
         run(connection, _ADD, {name: getattr(row, name) for name in _USAGE})

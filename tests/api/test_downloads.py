@@ -261,7 +261,8 @@ async def test_a_client_that_leaves_in_the_middle_leaves_no_trace(
         await room_of_files.opened[0].closed.wait()
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert not [line for line in logs if line["log_level"] in ("warning", "error")]
-    assert client.server.app[ACCOUNTING].usage.served["local"] < 64 * 1024 * 1024
+    used = await client.server.app[ACCOUNTING].usage.today("local")
+    assert used.bytes_down < 64 * 1024 * 1024
 
 
 @pytest.mark.parametrize(

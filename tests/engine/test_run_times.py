@@ -38,7 +38,7 @@ async def test_another_engine_knows_what_one_has_learned(repository: RunTimeRepo
     one, other = RunTimes(repository), RunTimes(repository)
     times = {"1": (0, 500), "2": (500, 9000), "3": (9500, 100), "gone": (0, 5)}
     one.learn(GRAPH, times, "anna", 9600)
-    await one.write()
+    await one.unwritten.flush()
     await other.load()
     found = other.expected(GRAPH, ["3"])
     assert found == one.expected(GRAPH, ["3"])
@@ -57,7 +57,7 @@ async def test_the_time_of_a_job_is_kept_by_member_and_for_all(
     for times, member, ms in ((one, "anna", 1000), (one, "ben", 2000), (other, "anna", 2000)):
         await times.load()
         times.learn(GRAPH, {}, member, ms)
-        await times.write()
+        await times.unwritten.flush()
     found = {row.name: float(row.value) for row in await repository.load() if row.kind == JOB}
     assert found == {
         job_name(shape, "anna"): pytest.approx(1300),
@@ -65,7 +65,7 @@ async def test_the_time_of_a_job_is_kept_by_member_and_for_all(
         job_name(shape): pytest.approx(1300 + 0.3 * 700),
     }
     one.learn({str(number): {} for number in range(MAX_NODES + 1)}, {}, "anna", 5)
-    await one.write()
+    await one.unwritten.flush()
     assert len([row for row in await repository.load() if row.kind == JOB]) == 3
 
 
@@ -87,7 +87,7 @@ async def test_what_is_kept_is_bounded(
         graph = {**GRAPH, "9": {"class_type": f"Class{number}", "inputs": {}}}
         times = {"1": (0, 10), "2": (0, 30), "9": (0, 20), "x" * 101: (0, 50)}
         learned.learn(graph, times, "anna", number)
-        await learned.write()
+        await learned.unwritten.flush()
     rows = await repository.load()
     assert sorted(row.kind for row in rows) == ["class"] * 2 + ["job"] * 4 + ["shape"] * 3
     assert {row.value for row in rows if row.kind == "shape"} == {b'{"2": 30.0, "9": 20.0}'}
@@ -104,8 +104,8 @@ async def test_a_write_that_fails_is_made_up_for(
             raise StorageError("disk full")
 
         broken.setattr(repository, "put", refuse)
-        await learned.close()
-    await learned.close()
+        await learned.unwritten.close()
+    await learned.unwritten.close()
     assert {row.name for row in await repository.load()} >= {"Load"}
 
 
@@ -115,7 +115,7 @@ async def test_what_is_forgotten_while_a_write_fails_is_deleted_by_the_next(
     monkeypatch.setattr(module, "MAX_CLASSES", 1)
     learned = RunTimes(repository)
     learned.learn(GRAPH, {"1": (0, 500)}, "anna", 500)
-    await learned.write()
+    await learned.unwritten.flush()
     learned.learn(GRAPH, {"2": (0, 500)}, "anna", 500)
     with monkeypatch.context() as broken:
 
@@ -124,8 +124,8 @@ async def test_what_is_forgotten_while_a_write_fails_is_deleted_by_the_next(
 
         broken.setattr(repository, "put", refuse)
         with pytest.raises(StorageError):
-            await learned.write()
-    await learned.write()
+            await learned.unwritten.flush()
+    await learned.unwritten.flush()
     (row,) = [row for row in await repository.load() if row.kind == "class"]
     assert row.name == GRAPH["2"]["class_type"]
 
@@ -136,7 +136,7 @@ async def test_a_row_that_cannot_be_read_is_deleted_by_the_next_write(
     await repository.put([RunTimeRow("shape", "odd", b"[]", 1), RunTimeRow("class", "K", b"1", 1)])
     learned = RunTimes(repository)
     await learned.load()
-    await learned.write()
+    await learned.unwritten.flush()
     assert [row.name for row in await repository.load()] == ["K"]
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from proxy.costs.budgets import renewal
 from proxy.members import accounting
 from proxy.members.accounting import Usage
-from proxy.storage.database import Database, StorageError
+from proxy.storage.database import Database
 from proxy.storage.usage import UsageRepository, UsageRow, day_of
 
 #: 2026-11-24 23:59:50 UTC.
@@ -47,7 +47,7 @@ async def test_what_one_replica_counts_the_others_tell(
         there = Usage(UsageRepository(other), now=clock)
         await repository.add([UsageRow(DAY, "alice", submitted=1)])
         usage.uploaded("bob", 7)
-        await usage.flush()
+        await usage.unwritten.flush()
         there.uploaded("bob", 3)
         expected = [UsageRow(DAY, "alice", submitted=1), UsageRow(DAY, "bob", bytes_up=10)]
         assert await there.days(DAY, DAY) == await usage.days(DAY, DAY) == expected
@@ -59,9 +59,9 @@ async def test_bytes_that_are_not_written_yet_are_reported(
     repository: UsageRepository, clock: Clock
 ) -> None:
     usage = Usage(repository, now=clock)
-    usage.served["bob"] += 7
+    usage.served("bob", 7)
     assert (await usage.today("bob")).bytes_down == 7
-    await usage.close()
+    await usage.unwritten.close()
     assert await Usage(repository, now=clock).today("bob") == UsageRow(DAY, "bob", bytes_down=7)
 
 
@@ -83,7 +83,7 @@ async def test_bytes_are_booked_on_the_day_on_which_they_came(
     usage = Usage(repository, now=clock)
     usage.uploaded("alice", 1000)
     clock.at += 20
-    usage.served["alice"] += 500
+    usage.served("alice", 500)
     first, second = await usage.days(DAY, NEXT)
     assert first == UsageRow(DAY, "alice", bytes_up=1000)
     assert second == UsageRow(NEXT, "alice", bytes_down=500)
@@ -111,26 +111,15 @@ async def test_nothing_is_counted_twice_when_somebody_leaves_during_a_write(
     monkeypatch.setattr(accounting, "WRITE_INTERVAL", 0.001)
     usage = Usage(slow, now=clock)
     usage.uploaded("alice", 1)
-    work = usage.run() if who == "the process" else usage.flush()
+    work = usage.unwritten.run() if who == "the process" else usage.unwritten.flush()
     leaving = asyncio.create_task(work)
     await slow.written.wait()
     leaving.cancel()
-    closing = asyncio.create_task(usage.close())
+    closing = asyncio.create_task(usage.unwritten.close())
     slow.released.set()
     await asyncio.wait([leaving, closing])
     (row,) = await Usage(UsageRepository(database), now=clock).days("2026-11-23", DAY)
     assert row.bytes_up == 1
-
-
-class Full(UsageRepository):
-    """Refuses to write while `full`."""
-
-    full = True
-
-    async def add(self, rows: Sequence[UsageRow]) -> None:
-        if self.full:
-            raise StorageError("disk full")
-        await super().add(rows)
 
 
 @given(st.floats(0, 4e9))

@@ -196,8 +196,11 @@ async def test_entries_are_written_once_when_somebody_leaves_meanwhile(
     assert len(await record.page(limit=5)) == 1
 
 
-async def test_what_does_not_fit_is_counted(record: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_does_not_fit_is_counted(
+    disk: Disk, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(audit, "MAX_WAITING", 2)
+    record = Audit(disk, now=clock)
     for _ in range(5):
         record.note("submit")
     newest = (await record.page(limit=1))[0]

@@ -1,0 +1,152 @@
+"""Write-behind: what is gathered in memory for a moment is stored together, in the background.
+
+Nothing is lost while the process lives, and nothing is written twice: what the storage refuses is
+put back before what came later, and a write that was begun is awaited to its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Generic, TypeVar
+
+import structlog
+
+from proxy.storage.database import StorageError
+
+log = structlog.get_logger(__name__)
+
+K = TypeVar("K")
+V = TypeVar("V")
+T = TypeVar("T")
+
+
+def _newest(_: V, newer: V) -> V:
+    return newer
+
+
+class WriteBehind(Generic[K, V]):
+    """Gathers entries by key, and has `write` store them in the order in which they came.
+
+    `write` stores all entries or raises. Of two entries with one key `merge` makes one (default:
+    the newer one). `run` waits `gather` seconds after the first entry, and `again` seconds after a
+    failure. `what` names the entries in the log. No more than `limit` entries wait.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        write: Callable[[Mapping[K, V]], Awaitable[object]],
+        *,
+        gather: float,
+        again: float,
+        merge: Callable[[V, V], V] = _newest,
+        limit: int | None = None,
+    ) -> None:
+        self._what = what
+        self._write = write
+        self._gather = gather
+        self._again = again
+        self._merge = merge
+        self._limit = limit
+        self._entries: dict[K, V] = {}
+        self._written: Mapping[K, V] = {}
+        #: The entries of the write under way that nobody wants any more.
+        self._dropped: set[K] = set()
+        self._news = asyncio.Event()
+        self._writing = asyncio.Lock()
+
+    def __len__(self) -> int:
+        """How many entries wait, those of a write under way included."""
+        return len(self._entries) + len(self._written)
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._entries or key in self._written
+
+    def add(self, key: K, value: V) -> bool:
+        """Take an entry, to be stored soon; return whether there was room for it."""
+        if key in self._entries:
+            self._entries[key] = self._merge(self._entries[key], value)
+        elif self._limit is not None and len(self) >= self._limit:
+            return False
+        else:
+            self._entries[key] = value
+        self._news.set()
+        return True
+
+    def drop(self, key: K) -> None:
+        """Forget the entry of a key; one that is being written is not written again."""
+        self._entries.pop(key, None)
+        if key in self._written:
+            self._dropped.add(key)
+
+    async def flush(self) -> None:
+        """Store all that was added before; a cancellation of the caller does not interrupt it.
+
+        Raises what `write` raises: then the entries wait still.
+        """
+        if self._entries or self._writing.locked():
+            await finish(self._flush())
+
+    async def _flush(self) -> None:
+        async with self._writing:
+            self._news.clear()
+            if not self._entries:
+                return
+            self._written, self._entries = self._entries, {}
+            try:
+                await self._write(self._written)
+            except BaseException:
+                self._put_back()
+                raise
+            finally:
+                self._written, self._dropped = {}, set()
+
+    def _put_back(self) -> None:
+        """Let the entries of a write that has failed wait, before those that came meanwhile."""
+        newer = self._entries
+        self._entries = {
+            key: value for key, value in self._written.items() if key not in self._dropped
+        }
+        for key, value in newer.items():
+            known = key in self._entries
+            self._entries[key] = self._merge(self._entries[key], value) if known else value
+        if self._entries:
+            self._news.set()
+
+    async def run(self) -> None:
+        """Store entries as they come, until cancelled."""
+        failing = False
+        while True:
+            await self._news.wait()
+            await asyncio.sleep(self._gather)
+            try:
+                await self.flush()
+                failing = False
+            except StorageError as error:
+                if not failing:
+                    log.error("write_failed", what=self._what, error=str(error))
+                failing = True
+                await asyncio.sleep(self._again)
+
+    async def close(self) -> None:
+        """Store what is left; a failure is logged."""
+        try:
+            await self.flush()
+        except StorageError as error:
+            log.error("entries_lost", what=self._what, entries=len(self), error=str(error))
+
+
+async def finish(work: Coroutine[Any, Any, T]) -> T:
+    """Await `work` to its end; a cancellation of the caller is raised after that.
+
+    Nobody could know whether a write that was cancelled halfway was made.
+    """
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # the caller, who is gone, does not fetch it
+        raise
