@@ -68,6 +68,38 @@ async def test_another_page_of_a_server_is_no_comfyui(tmp_path: Path) -> None:
     assert err == f"There is no ComfyUI at {url} (it answered with status 405): correct --server.\n"
 
 
+@pytest.mark.parametrize("status", [404, 501])
+async def test_a_server_of_something_else_is_no_comfyui(status: int) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response({"detail": "Not Found"}, status=status)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    async with TestServer(app) as server:
+        code, _, err = await command("run", str(WORKFLOW), "--server", str(server.make_url("")))
+    assert code == 1
+    assert f"(it answered with status {status}): correct --server." in err
+
+
+async def test_a_port_with_tls_is_named_with_its_scheme(tmp_path: Path) -> None:
+    cert, key = await asyncio.to_thread(certify, tmp_path, "own")
+    options = ("--simulate", "--tls-cert", str(cert), "--tls-key", str(key))
+    async with serving(tmp_path / "data", *options) as server:
+        url = str(server.url.with_scheme("http"))
+        code, _, err = await command("run", str(WORKFLOW), "--server", url)
+    assert code == 1
+    assert f"if the server has TLS, use --server {server.url}" in err
+
+
+async def test_a_name_that_is_not_known_is_refused_with_the_nearest_ones(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text(WORKFLOW.read_text().replace('"euler"', '"dpmpp2m"'))
+    async with serving(tmp_path / "data", "--simulate") as server:
+        code, _, err = await command("run", str(wrong), "--server", str(server.url))
+    assert code == 1
+    assert "nearest: dpmpp_2m, " in err
+
+
 async def test_a_wrong_token_is_called_wrong(tmp_path: Path) -> None:
     place = ("--data-dir", str(tmp_path / "data"))
     await command("member", "add", "ann", *place)

@@ -22,6 +22,9 @@ Graph = dict[str, dict[str, Any]]
 #: Seconds of silence after which a server counts as gone.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
 
+#: What a server that is not ComfyUI answers to the calls of one.
+_NOT_COMFYUI = frozenset({400, 404, 405, 501})
+
 _FLAGS = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
 
 
@@ -89,28 +92,40 @@ class Comfy:
                     "scheme and the port of --server."
                 ) from None
             except (aiohttp.ClientError, TimeoutError) as error:
+                remedy = "start the proxy with comfy-cloud-proxy serve, or set --server"
+                if url.scheme == "http" and _was_cut(error):
+                    remedy = f"if the server has TLS, use --server {url.with_scheme('https')}"
                 raise CommandError(
-                    f"There is no ComfyUI at {comfy.base_url} ({_reason(error)}): start the proxy "
-                    "with comfy-cloud-proxy serve, or set --server."
+                    f"There is no ComfyUI at {comfy.base_url} ({_reason(error)}): {remedy}."
                 ) from None
 
-    async def submit(self, graph: Graph, *, client_id: str, prompt_id: str) -> dict[str, Any]:
+    async def submit(
+        self, graph: Graph, *, name: str, client_id: str, prompt_id: str
+    ) -> dict[str, Any]:
         """Submit the graph; the answer has `prompt_id` and perhaps `node_errors`.
 
-        Old servers choose a `prompt_id` of their own. Raises `RefusedError`, and `CommandError`
-        where something else than a ComfyUI answers.
+        `name` is what the proxy calls the job in its lists. Old servers choose a `prompt_id` of
+        their own. Raises `RefusedError`, and `CommandError` where something else than a ComfyUI
+        answers.
         """
-        body = codec.dump_bytes({"prompt": graph, "client_id": client_id, "prompt_id": prompt_id})
+        body = codec.dump_bytes(
+            {
+                "prompt": graph,
+                "client_id": client_id,
+                "prompt_id": prompt_id,
+                "extra_data": {"workflow_name": name},
+            }
+        )
         async with self.session.post(
             self.base_url / "prompt", data=body, headers={"Content-Type": "application/json"}
         ) as response:
             answer = {} if response.status == 401 else _object(await response.read())
-            if not answer:
+            if response.status == 200 and "prompt_id" in answer:
+                return answer
+            if not answer.keys() & {"error", "node_errors"}:
                 response.raise_for_status()
                 raise CommandError(_no_comfyui(self.base_url, response.status))
-            if response.status != 200 or "prompt_id" not in answer:
-                raise RefusedError(answer)
-            return answer
+            raise RefusedError(answer)
 
     async def classes(self, names: Iterable[str]) -> dict[str, Any]:
         """Return the entries of `object_info` for those of these node classes that the server
@@ -208,6 +223,13 @@ def _reason(error: Exception) -> str:
             return str(error) or "it does not answer"
 
 
+def _was_cut(error: Exception) -> bool:
+    """Return whether the server has ended a connection, as one with TLS ends one without."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return False
+    return isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+
+
 def _unwelcome(server: URL, status: int, *, has_token: bool) -> str:
     if status == 401 and has_token:
         return (
@@ -219,7 +241,7 @@ def _unwelcome(server: URL, status: int, *, has_token: bool) -> str:
             f"{server} requires a token: set --token-file or COMFY_TOKEN. An admin creates one "
             "with comfy-cloud-proxy token new."
         )
-    if status in (404, 405):
+    if status in _NOT_COMFYUI:
         return _no_comfyui(server, status)
     return f"{server} answered with status {status}: try again later, or set --server."
 

@@ -11,7 +11,9 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import aiohttp
@@ -32,6 +34,9 @@ from proxy.cli.workflows import SUFFIXES, Workflow, assignment_of, load_workflow
 LOOK_INTERVAL = 1.0
 #: Stands in `--set` for each new file of a folder.
 FILE = "{}"
+
+#: Names that are shown instead of one that a server does not know.
+MAX_NEAREST = 3
 
 #: The exit code when Ctrl-C or SIGTERM cancels a workflow.
 CANCELLED = 130
@@ -209,7 +214,8 @@ async def run_graph(
         outcome.status = "cancelled"
         return
     except RefusedError as error:
-        raise CommandError(_refusal(display, error.body)) from None
+        nearest = await _nearest(comfy, error.body)
+        raise CommandError(_refusal(display, error.body, nearest)) from None
     finally:
         outcome.seconds = round(clock.monotonic() - started, 3)
     failure = failure_of(entry)
@@ -222,7 +228,12 @@ async def _follow(comfy: Comfy, graph: Graph, display: Display, outcome: Outcome
     client_id = randomness.uuid4().hex
     follower = Follower(comfy, client_id, display)
     async with follower.listening():
-        answer = await comfy.submit(graph, client_id=client_id, prompt_id=outcome.prompt_id)
+        answer = await comfy.submit(
+            graph,
+            name=Path(outcome.workflow).stem,
+            client_id=client_id,
+            prompt_id=outcome.prompt_id,
+        )
         for line in _node_errors(display, answer.get("node_errors")):
             display.say(line)
         outcome.prompt_id = str(answer["prompt_id"])  # an old server chooses ids itself
@@ -265,23 +276,69 @@ async def _cancel(comfy: Comfy, prompt_id: str) -> None:
                 await asyncio.sleep(0.2)
 
 
-def _refusal(display: Display, body: dict[str, Any]) -> str:
+async def _nearest(comfy: Comfy, body: dict[str, Any]) -> dict[tuple[str, str], list[str]]:
+    """Return the choices that are closest to those that a server does not know, by node and input.
+
+    ComfyUI lists the choices of an input only where they are few.
+    """
+    found = {}
+    node_errors = body.get("node_errors")
+    for node_id, about in node_errors.items() if isinstance(node_errors, dict) else ():
+        for error in _errors_of(about):
+            info = error.get("extra_info")
+            if error.get("type") != "value_not_in_list" or not isinstance(info, dict):
+                continue
+            name = str(info.get("input_name"))
+            classes = await comfy.classes({str(about.get("class_type"))})
+            choices = _choices(classes.get(str(about.get("class_type"))), name)
+            given = str(info.get("received_value"))
+            found[node_id, name] = get_close_matches(given, choices, n=MAX_NEAREST, cutoff=0.3)
+    return found
+
+
+def _choices(node_class: Any, name: str) -> list[str]:
+    """Return the choices of an input, by the entry of its class in `object_info`."""
+    with suppress(KeyError, TypeError, IndexError, AttributeError):
+        for inputs in node_class["input"].values():
+            if name in inputs:
+                kind, *options = inputs[name]
+                listed = kind if isinstance(kind, list) else options[0]["options"]
+                return [choice for choice in listed if isinstance(choice, str)]
+    return []
+
+
+def _refusal(
+    display: Display, body: dict[str, Any], nearest: Mapping[tuple[str, str], list[str]]
+) -> str:
     error = body.get("error")
     if isinstance(error, dict):
         error = " - ".join(
             str(part) for part in (error.get("message"), error.get("details")) if part
         )
-    return "\n".join([f"refused: {error}", *_node_errors(display, body.get("node_errors"))])
+    lines = _node_errors(display, body.get("node_errors"), nearest)
+    return "\n".join([f"refused: {error or 'the server gives no reason'}", *lines])
 
 
-def _node_errors(display: Display, node_errors: object) -> Iterator[str]:
+def _node_errors(
+    display: Display,
+    node_errors: object,
+    nearest: Mapping[tuple[str, str], list[str]] = MappingProxyType({}),
+) -> Iterator[str]:
     for node_id, about in node_errors.items() if isinstance(node_errors, dict) else ():
         yield display.name(node_id)
-        errors = about.get("errors") if isinstance(about, dict) else None
-        for error in errors if isinstance(errors, list) else ():
-            if isinstance(error, dict):
-                details = error.get("details")
-                yield f"    {error.get('message', '')}{f': {details}' if details else ''}"
+        for error in _errors_of(about):
+            details = error.get("details")
+            yield f"    {error.get('message', '')}{f': {details}' if details else ''}"
+            info = error.get("extra_info")
+            name = str(info.get("input_name")) if isinstance(info, dict) else ""
+            if choices := nearest.get((node_id, name)):
+                yield f"    nearest: {', '.join(choices)}"
+
+
+def _errors_of(about: Any) -> list[dict[str, Any]]:
+    """Return the errors of one node in `node_errors`."""
+    errors = about.get("errors") if isinstance(about, dict) else None
+    return [error for error in errors if isinstance(error, dict)] if errors else []
 
 
 def _failure(display: Display, kind: str, data: dict[str, Any]) -> str:
