@@ -19,6 +19,7 @@ from proxy.members.member import (
     NameTakenError,
     NewMember,
     NewToken,
+    TooManyTokensError,
     UnknownMemberError,
     UnknownTokenError,
     validated,
@@ -116,20 +117,25 @@ async def list_tokens(request: web.Request) -> web.Response:
 
 
 async def make_token(request: web.Request) -> web.Response:
-    """Create a token of a `member` with a `note` and `expires` such as `90d`, and return it once.
+    """Create a token of a `member`, or one's own, with a `note` and `expires` such as `90d`.
 
-    Members may create up to `MAX_OWN_TOKENS` for themselves, which expire no later than the token
-    of the request.
+    It is returned once. Members may create up to `MAX_OWN_TOKENS` for themselves, which expire no
+    later than the token of the request.
     """
     directory, until = request.app[MEMBERS], None
-    body = await json_body(request)
+    body, max_tokens = await json_body(request), None
     if not is_admin(request):
-        if body.get("member") != member_of(request):
+        if body.get("member", member_of(request)) != member_of(request):
             require_admin(request)
-        until = _own_expiry(request)
+        until, max_tokens = _own_expiry(request), MAX_OWN_TOKENS
     with translated_errors():
         wanted = validated(body, NewToken)
-        text, token = await directory.new_token(wanted.member, until=until, **wanted.values())
+        text, token = await directory.new_token(
+            wanted.member or member_of(request),
+            until=until,
+            max_tokens=max_tokens,
+            **wanted.values(),
+        )
     note(request, "token_created", name=token.member, token=token.shown)
     return bodies.secret_json({**describe_token(directory, token), "token": text}, 201)
 
@@ -156,18 +162,8 @@ def _directory(request: web.Request) -> Directory:
 
 
 def _own_expiry(request: web.Request) -> int | None:
-    """Return when the member's token of this request expires (ms), `None` for never.
-
-    Raises `LocalError` (409) for a member that has `MAX_OWN_TOKENS`.
-    """
+    """Return when the member's token of this request expires (ms), `None` for never."""
     own = request.app[MEMBERS].tokens(member_of(request))
-    if len(own) >= MAX_OWN_TOKENS:
-        raise LocalError(
-            "too_many_tokens",
-            f"You have {len(own)} tokens, which is the maximum ({MAX_OWN_TOKENS}): revoke one that "
-            "you do not use.",
-            kind="conflict",
-        )
     used = admission_of(request).token
     return next((token.expires for token in own if token.id == used), None)
 
@@ -201,6 +197,8 @@ def translated_errors() -> Iterator[None]:
         yield
     except (UnknownMemberError, UnknownTokenError) as error:
         raise LocalError("unknown", str(error), kind="not_found") from None
+    except TooManyTokensError as error:
+        raise LocalError("too_many_tokens", str(error), kind="conflict") from None
     except NameTakenError as error:
         raise LocalError("name_taken", str(error), kind="conflict") from None
     except DirectoryError as error:

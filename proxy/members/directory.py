@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from proxy import clock
 from proxy.members import tokens
 from proxy.members.marker import mark
-from proxy.members.member import LOCAL, DirectoryError, Limits, Member
+from proxy.members.member import LOCAL, DirectoryError, Limits, Member, TooManyTokensError
 from proxy.members.roster import Change, Roster, quoted
 from proxy.members.tokens import Sessions, Token, Use
 from proxy.storage.database import StorageError
@@ -254,17 +254,29 @@ class Directory:
         return change.removed[0]
 
     async def new_token(
-        self, name: str, *, note: str = "", lifetime: float | None = None, until: int | None = None
+        self,
+        name: str,
+        *,
+        note: str = "",
+        lifetime: float | None = None,
+        until: int | None = None,
+        max_tokens: int | None = None,
     ) -> tuple[str, Token]:
         """Create a token of a member. Return its text, and what is stored of it.
 
-        It expires after `lifetime` seconds, and at `until` (ms) at the latest.
+        It expires after `lifetime` seconds, and at `until` (ms) at the latest. Raises
+        `TooManyTokensError` for a member that has `max_tokens`.
         """
         text = ""
 
         def decide() -> Change:
             nonlocal text
             member = self.find(name)
+            if max_tokens is not None and len(self.tokens(member.name)) >= max_tokens:
+                raise TooManyTokensError(
+                    f"{member.name} has {max_tokens} tokens, which is the maximum: revoke one that "
+                    "is not used."
+                )
             now = self._ms()
             limits = [until, None if lifetime is None else now + round(lifetime * 1000)]
             expires = min((limit for limit in limits if limit is not None), default=None)

@@ -48,6 +48,10 @@ class NameTakenError(DirectoryError):
     """Raised for the name of a current or removed member."""
 
 
+class TooManyTokensError(DirectoryError):
+    """Raised for a new token of a member that has as many as it may."""
+
+
 class Limits(msgspec.Struct, frozen=True):
     """The limits of a member; `None` is no limit.
 
@@ -213,9 +217,10 @@ class NewMember(MemberFields, forbid_unknown_fields=True, kw_only=True):
 
 
 class NewToken(Struct, forbid_unknown_fields=True):
-    """A token to create. `expires` is a time from now such as `90d`."""
+    """A token to create, of who asks unless `member` is given. `expires` is a time from now such as
+    `90d`."""
 
-    member: str
+    member: str = ""
     note: Note = ""
     expires: str | None = None
 

@@ -369,6 +369,8 @@ async def test_a_member_makes_and_revokes_own_tokens_that_live_no_longer(
         found = team.members.access(made["token"])
         assert found is not None
         assert found.member == team.members.get("bob")
+    async with session.post(url, json={"note": "mine"}, headers=headers) as answer:
+        assert (answer.status, (await answer.json())["member"]) == (201, "bob")
     async with session.delete(url / made["id"], headers=headers) as answer:
         assert answer.status == 204
     ann = team.members.tokens("ann")[0].id

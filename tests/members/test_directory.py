@@ -19,6 +19,7 @@ from proxy.members.member import (
     Limits,
     Member,
     NameTakenError,
+    TooManyTokensError,
     UnknownMemberError,
     UnknownTokenError,
 )
