@@ -45,6 +45,7 @@ async def open_storage(process: Process) -> AsyncIterator[OpenStorage]:
             MemberRepository(database),
             marker=marker_of(settings),
             provisioned=settings.provisions_members,
+            folders=filter(None, (settings.input_directory, settings.output_directory)),
         )
         with config_errors("The members cannot be read"):
             await members.load()

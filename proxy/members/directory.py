@@ -62,6 +62,8 @@ class Directory:
     does not apply to it any more, so that removing the last member does not open the proxy.
     `marker` is the file that tells the next process. With `provisioned` people become members by
     signing in elsewhere, so that a token or such a sign-in is needed before there is a member.
+    `folders` have subfolders of members, by name: whoever comes for the first time never gets the
+    name of one that is there.
     """
 
     def __init__(
@@ -71,12 +73,14 @@ class Directory:
         now: Callable[[], float] = clock.time,
         marker: Path | None = None,
         provisioned: bool = False,
+        folders: Iterable[Path] = (),
     ) -> None:
         self._changing = asyncio.Lock()
         self.sessions = Sessions(repository, self._changing, now)
         self._repository = repository
         self._now = now
         self._marker = marker
+        self._folders = tuple(folders)
         self._revision = -1
         self._loads = 0
         self._roster = Roster()
@@ -189,7 +193,7 @@ class Directory:
         """Add a member, and return it.
 
         The data of removed members are kept. With `restore` the new member may have the name of a
-        removed one, and gets its data. Raises `DirectoryError` for an invalid name,
+        removed one or `LOCAL`, and gets its data. Raises `DirectoryError` for an invalid name,
         `NameTakenError`, and `UnknownMemberError` if there is none to restore.
         """
         if not _NAME.fullmatch(member.name):
@@ -210,13 +214,16 @@ class Directory:
     async def change(
         self, name: str, *, limits: dict[str, Any] | None = None, **fields: Any
     ) -> Member:
-        """Change fields of a member (`role`, `weight`, `disabled`) and its limits; return it."""
+        """Change fields of a member (`role`, `weight`, `disabled`) and its limits; return it.
+
+        Sign-ins by an identity that it loses end.
+        """
 
         def decide() -> Change:
             member = self.find(name)
             changed = replace(member, limits=replace(member.limits, **(limits or {})), **fields)
             self._roster.check_identities(changed)
-            return Change(members=[changed])
+            return Change(members=[changed], revoked=self._roster.sign_ins_lost(member, changed))
 
         return (await self._change(decide)).members[0]
 
@@ -224,6 +231,7 @@ class Directory:
         """Return the member with an identity, and whether it is new; if there was none, `member` is
         added with it, under a free name."""
         is_new = False
+        taken = await asyncio.to_thread(_subfolders, self._folders)
 
         def decide() -> Change:
             nonlocal is_new
@@ -231,7 +239,7 @@ class Directory:
             is_new = known is None
             if known is not None:  # another request was faster
                 return Change(members=[known])
-            name = self._roster.free_name(member.name)
+            name = self._roster.free_name(member.name, taken)
             new = replace(member, name=name, identities=(identity,), created=self._ms())
             return Change(members=[new])
 
@@ -434,6 +442,15 @@ class Directory:
                 callback()
             except Exception:
                 log.exception("members_subscriber_failed", subscriber=repr(callback))
+
+
+def _subfolders(folders: Iterable[Path]) -> frozenset[str]:
+    """Return the names in these folders, in small letters; one that cannot be read has none."""
+    found: set[str] = set()
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            found.update(path.name.lower() for path in folder.iterdir())
+    return frozenset(found)
 
 
 def _token_of(row: StoredToken) -> Token:

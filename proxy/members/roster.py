@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import count
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from itertools import chain, count
 
 from msgspec import Struct
 
 from proxy.members import tokens
-from proxy.members.member import Member, NameTakenError, UnknownMemberError, UnknownTokenError
+from proxy.members.member import (
+    LOCAL,
+    Member,
+    NameTakenError,
+    UnknownMemberError,
+    UnknownTokenError,
+)
 from proxy.members.tokens import Token
 
 
@@ -25,7 +31,11 @@ class Change(Struct, frozen=True):
 
 
 class Roster:
-    """Members by their names in small letters, and tokens by their ids."""
+    """Members by their names in small letters, and tokens by their ids.
+
+    All data of a member are kept by its name. So the name of a removed member is reserved, and so
+    is `LOCAL`, whose data are from before there were members: only `restore` gives them away.
+    """
 
     def __init__(
         self,
@@ -34,7 +44,7 @@ class Roster:
         known_tokens: Iterable[Token] = (),
     ) -> None:
         self._members: dict[str, Member] = {}
-        self._removed = dict(removed or {})
+        self._reserved = {LOCAL: LOCAL, **(removed or {})}
         self._tokens: dict[str, Token] = {}
         self._identities: dict[str, str] = {}
         #: Tokens that stand for sign-ins elsewhere, by member and issuer.
@@ -50,9 +60,9 @@ class Roster:
         for member in change.members:
             key = member.name.lower()
             self._members[key] = member
-            self._removed.pop(key, None)
+            self._reserved.pop(key, None)
             self._identities.update(dict.fromkeys(member.identities, key))
-        self._removed.update({member.name.lower(): member.name for member in change.removed})
+        self._reserved.update({member.name.lower(): member.name for member in change.removed})
         for token in change.revoked:
             self._tokens.pop(token.id, None)
             if token.stands_for_sign_in:
@@ -90,7 +100,7 @@ class Roster:
         return self._members.get(self._identities.get(identity, ""))
 
     def name_to_add(self, name: str, *, restore: bool) -> str:
-        """Return the name of a new member; with `restore` that of a removed one.
+        """Return the name of a new member; with `restore` a reserved one.
 
         Raises `NameTakenError`, and `UnknownMemberError` if there is none to restore.
         """
@@ -99,28 +109,28 @@ class Roster:
             raise NameTakenError(
                 f"The member {self._members[key].name} exists: choose another name."
             )
-        if key in self._removed and not restore:
+        if key in self._reserved and not restore:
+            reason = "has the history and files from before there were members"
+            if key != LOCAL:
+                reason = "was a member, and its history and files still exist"
             raise NameTakenError(
-                f"{self._removed[key]} was a member, and its history and files still exist: "
-                "choose another name, or use --restore."
+                f"{self._reserved[key]} {reason}: choose another name, or use --restore."
             )
-        if restore and key not in self._removed:
+        if restore and key not in self._reserved:
             raise UnknownMemberError(
                 f"No member {quoted(name)} was removed: check the name, or add a new member."
             )
-        return self._removed.get(key, name)
+        return self._reserved.get(key, name)
 
-    def free_name(self, name: str) -> str:
-        """Return a name that nobody has or had: this one, or with a number after it."""
-        if self._is_free(name):
-            return name
+    def free_name(self, name: str, taken: Container[str] = ()) -> str:
+        """Return a name that nobody has or had and that is not `taken` (in small letters): this
+        one, or with a number after it."""
+        numbered = (f"{name}-{number}" for number in count(2))
         return next(
-            numbered for number in count(2) if self._is_free(numbered := f"{name}-{number}")
+            free
+            for free in chain([name], numbered)
+            if not any(free.lower() in names for names in (self._members, self._reserved, taken))
         )
-
-    def _is_free(self, name: str) -> bool:
-        key = name.lower()
-        return key not in self._members and key not in self._removed
 
     def check_identities(self, member: Member) -> None:
         """Raise `NameTakenError` for an identity that another member has."""
@@ -155,6 +165,13 @@ class Roster:
     def sign_in_token(self, name: str, issuer: str) -> Token | None:
         """Return the token that stands for sign-ins of a member at an issuer."""
         return self._sign_ins.get((name, issuer))
+
+    def sign_ins_lost(self, previous: Member, changed: Member) -> list[Token]:
+        """Return the tokens that stand for sign-ins by identities that a member loses."""
+        lost = set(previous.identities).difference(changed.identities)
+        issuers = {identity.partition(" ")[0] for identity in lost}
+        found = [self.sign_in_token(previous.name, issuer) for issuer in sorted(issuers)]
+        return [token for token in found if token is not None]
 
     def find_token(self, prefix: str) -> Token:
         """Return the one token whose id begins so. Raises `UnknownTokenError`."""

@@ -82,7 +82,7 @@ async def test_names_are_plain(directory: Directory, name: str) -> None:
     assert not directory.has_members
 
 
-@pytest.mark.parametrize("name", ["a", "Ann", "ann.b-c_d", "krita-bot", "7", "a" * 40, "local"])
+@pytest.mark.parametrize("name", ["a", "Ann", "ann.b-c_d", "krita-bot", "7", "a" * 40])
 async def test_names_are_readable(directory: Directory, name: str) -> None:
     assert (await directory.add(Member(name))).name == name
 
@@ -108,6 +108,48 @@ async def test_the_name_of_a_removed_member_comes_back_only_with_its_data(
     again = await directory.add(Member("ann"), restore=True)
     assert again.name == "Ann"
     assert directory.access(text) is None
+
+
+async def test_the_name_of_everybody_without_members_comes_with_their_data(
+    directory: Directory,
+) -> None:
+    for name in ("local", "Local"):
+        with pytest.raises(NameTakenError, match=r"before there were members.*--restore"):
+            await directory.add(Member(name))
+    assert (await directory.add(Member("Local"), restore=True)).name == LOCAL
+    await directory.remove(LOCAL)
+    with pytest.raises(NameTakenError):
+        await directory.add(Member(LOCAL))
+
+
+async def test_another_process_finds_the_name_of_a_removed_member_taken(tmp_path: Path) -> None:
+    first = await FolderDirectory.open(tmp_path)
+    ann, _ = await first.provision("header ann", Member("ann"))
+    await first.remove(ann.name)
+    await first.close()
+    second = await FolderDirectory.open(tmp_path)
+    again, is_new = await second.provision("header ann", Member("ann"))
+    await second.close()
+    assert (again.name, is_new) == ("ann-2", True)
+
+
+async def test_who_loses_an_identity_is_not_signed_in_by_it_any_more(directory: Directory) -> None:
+    await directory.provision("https://a.example ann", Member("ann"))
+    await directory.change("ann", identities=("https://a.example ann", "https://b.example ann"))
+    kept = await directory.sign_in_token("ann", "https://a.example")
+    lost = await directory.sign_in_token("ann", "https://b.example")
+    session = digest(await directory.sessions.begin(lost.id))
+    await directory.change("ann", identities=("https://a.example ann",))
+    assert directory.tokens("ann") == [kept]
+    assert directory.sessions.token_of(session) is None
+
+
+async def test_tokens_are_counted_in_the_change_that_makes_one(opened: Directory) -> None:
+    await opened.add(Member("ann"))
+    made = [opened.new_token("ann", max_tokens=20) for _ in range(40)]
+    outcomes = await asyncio.gather(*made, return_exceptions=True)
+    assert sum(isinstance(outcome, TooManyTokensError) for outcome in outcomes) == 20
+    assert len(opened.tokens("ann")) == 20
 
 
 async def test_the_door_stays_shut_when_the_last_member_goes(directory: Directory) -> None:
