@@ -33,24 +33,29 @@ def identity_of(
 
     Raises `LocalError` (400) for a header that is there twice or names nobody that can be.
     """
-    values = headers.getall(sign_in.header, ())
-    if not values or not peer.proxies:
+    if not peer.proxies:
         return None
-    if len(values) > 1:
-        raise LocalError(
-            "several_users",
-            f"The reverse proxy sent the header {sign_in.header} twice; it must replace what "
-            "clients send.",
-        )
-    subject = values[0].strip()
+    subject = _only_value(headers, sign_in.header).strip()
     if not subject:
         return None
     if len(subject) > MAX_SUBJECT or not subject.isprintable():
         raise LocalError(
             "invalid_user", f"The header {sign_in.header} has no name that a user can have."
         )
-    groups = None
+    groups: frozenset[str] = frozenset()
     if sign_in.groups_header is not None:
-        named = ",".join(headers.getall(sign_in.groups_header, ()))
+        named = _only_value(headers, sign_in.groups_header)
         groups = frozenset(group.strip() for group in named.replace("|", ",").split(","))
     return Identity(ISSUER, subject, subject, groups)
+
+
+def _only_value(headers: CIMultiDict[str] | CIMultiDictProxy[str], name: str) -> str:
+    """Return the value of a header, an empty text without it. Raises `LocalError` (400) where one
+    of two may be the client's."""
+    values = headers.getall(name, ())
+    if len(values) > 1:
+        raise LocalError(
+            "repeated_header",
+            f"The reverse proxy sent the header {name} twice; it must replace what clients send.",
+        )
+    return values[0] if values else ""

@@ -19,6 +19,11 @@ def header_sign_in(settings: Settings) -> HeaderSignIn | None:
         if settings.sign_in_groups_header is not None:
             raise ConfigError("sign_in_groups_header is set and sign_in_header is not: set both.")
         return None
+    if settings.sign_in_admin_groups and settings.sign_in_groups_header is None:
+        raise ConfigError(
+            "sign_in_admin_groups is set and sign_in_groups_header is not: set both, because "
+            "nobody is an admin without groups."
+        )
     if not settings.trusted_proxies:
         raise ConfigError(
             "sign_in_header is set and trusted_proxies is not: set trusted_proxies to the address "

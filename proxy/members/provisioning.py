@@ -29,13 +29,13 @@ class Identity(Struct, frozen=True):
     """A person as another party knows them.
 
     `issuer` is the party and `subject` the party's own, lasting name of the person. `name` is what
-    the member is called after. `groups` is `None` where the party says nothing of groups.
+    the member is called after. `groups` is empty where the party names none.
     """
 
     issuer: str
     subject: str
     name: str
-    groups: frozenset[str] | None = None
+    groups: frozenset[str] = frozenset()
 
     @property
     def key(self) -> str:
@@ -47,7 +47,7 @@ class ProvisioningRules(Struct, frozen=True):
     """What becomes of those who come.
 
     New members get weight, parallelism and limits of the member `template`. Where `admin_groups`
-    are given and the party names groups, whoever is in one of them is an admin and nobody else.
+    are given, whoever is in one of them is an admin and nobody else.
     """
 
     template: str = ""
@@ -117,8 +117,8 @@ class Provisioner:
 
 
 def _role(identity: Identity, rules: ProvisioningRules) -> str | None:
-    """Return the role that the groups of a person give, `None` where they say nothing of it."""
-    if identity.groups is None or not rules.admin_groups:
+    """Return the role that the groups of a person give, `None` where no group gives one."""
+    if not rules.admin_groups:
         return None
     return "admin" if identity.groups & rules.admin_groups else "user"
 

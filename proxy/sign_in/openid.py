@@ -219,15 +219,12 @@ class Provider:
     def _admitted(self, claims: Mapping[str, Any]) -> Identity:
         """Return the identity, if the person may enter."""
         options, email = self.options, claims.get("email")
-        named = claims.get(options.groups_claim)
-        groups = None
-        if isinstance(named, list):
-            groups = frozenset(group for group in named if isinstance(group, str))
+        groups = _groups_of(claims.get(options.groups_claim))
         if options.domains:
             domain = email.rpartition("@")[2].lower() if isinstance(email, str) else ""
             if claims.get("email_verified") is not True or domain not in options.domains:
                 raise SignInError("Your e-mail address cannot be used here; ask an admin.")
-        if options.groups and not options.groups & (groups or frozenset()):
+        if options.groups and not options.groups & groups:
             raise SignInError("You are in none of the groups that can sign in; ask an admin.")
         subject = claims["sub"]
         if not isinstance(subject, str) or not 0 < len(subject) <= MAX_SUBJECT:
@@ -328,3 +325,9 @@ class Provider:
             raise ProviderUnavailableError(
                 f"{self.options.label} did not answer as it should ({error}); try again later."
             ) from None
+
+
+def _groups_of(named: object) -> frozenset[str]:
+    """Return the groups that a claim names. AD FS sends a single group as text, not as a list."""
+    listed = [named] if isinstance(named, str) else named if isinstance(named, list) else []
+    return frozenset(group for group in listed if isinstance(group, str))

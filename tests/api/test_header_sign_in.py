@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 from stack import TIMEOUT, Proxy, running_proxy
+from strangers import picture
 from team import bearer, running_team
 
 from proxy.members.member import Limits, Member
@@ -18,6 +19,8 @@ from proxy.simulator import Simulator
 
 #: Starts a proxy that trusts this machine, with more settings.
 Running = Any
+
+PNG = picture((1, 2, 3))
 
 HEADER, GROUPS = "Remote-User", "Remote-Groups"
 
@@ -81,6 +84,56 @@ async def test_nobody_becomes_the_member_who_has_the_name_here(
         ]
         assert names == ["ann-2", "ann-3", "ann-4", "ann-5"]
         assert {proxy.services.members.get(name).role for name in names} == {"user"}
+
+
+async def test_whoever_is_called_local_gets_nothing_from_before_there_were_members(
+    simulator: Simulator, running: Running, tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    async with running_proxy(simulator, tmp_path / "data") as proxy:
+        form = aiohttp.FormData()
+        form.add_field("image", PNG, filename="earlier.png")
+        async with session.post(proxy.url / "upload/image", data=form) as answer:
+            name = (await answer.json())["name"]
+    async with running() as proxy:
+        for user in ("local", "LOCAL", "local@example.com"):
+            status, answer = await who(session, proxy, Remote_User=user)
+            assert (status, answer["id"].partition("-")[0]) == (200, "local")
+            assert answer["id"] != "local"
+            view = (proxy.url / "view").with_query(filename=name, type="input")
+            async with session.get(view, headers={HEADER: user}) as answer:
+                assert answer.status == 404
+
+
+async def test_whoever_has_the_name_of_a_removed_member_gets_another(
+    running: Running, session: aiohttp.ClientSession
+) -> None:
+    async with running() as proxy:
+        assert (await who(session, proxy, Remote_User="ann"))[1]["id"] == "ann"
+        await proxy.services.members.remove("ann")
+        assert (await who(session, proxy, Remote_User="ann"))[1]["id"] == "ann-2"
+
+
+async def test_nobody_gets_the_name_of_a_folder_that_is_there(
+    running: Running, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    (tmp_path / "input/Sketches").mkdir(parents=True)
+    async with running(input_directory=tmp_path / "input") as proxy:
+        assert (await who(session, proxy, Remote_User="sketches"))[1]["id"] == "sketches-2"
+
+
+async def test_an_identity_that_moves_takes_its_connections_along(
+    running: Running, session: aiohttp.ClientSession
+) -> None:
+    async with running() as proxy:
+        async with session.ws_connect(proxy.url / "ws", headers={HEADER: "ann"}) as socket:
+            await socket.receive(timeout=TIMEOUT)
+            await proxy.services.members.change("ann", identities=())
+            while (message := await socket.receive(timeout=TIMEOUT)).type != (
+                aiohttp.WSMsgType.CLOSE
+            ):
+                pass
+            assert message.data == 1008
+        assert (await who(session, proxy, Remote_User="ann"))[1]["id"] == "ann-2"
 
 
 async def test_an_admin_gives_a_member_an_identity(
@@ -167,7 +220,19 @@ async def test_two_headers_are_refused(running: Running) -> None:
         headers = [(HEADER, "ann"), (HEADER, "bob")]
         async with session.get(proxy.url / "queue", headers=headers) as answer:
             assert answer.status == 400
-            assert (await answer.json())["error"]["type"] == "several_users"
+            assert (await answer.json())["error"]["type"] == "repeated_header"
+
+
+async def test_two_headers_with_groups_are_refused(running: Running) -> None:
+    async with (
+        running(sign_in_groups_header=GROUPS, sign_in_admin_groups="ops") as proxy,
+        aiohttp.ClientSession() as session,
+    ):
+        headers = [(HEADER, "ann"), (GROUPS, "users"), (GROUPS, "ops")]
+        async with session.get(proxy.url / "queue", headers=headers) as answer:
+            assert answer.status == 400
+            assert (await answer.json())["error"]["type"] == "repeated_header"
+        assert proxy.services.members.members() == []
 
 
 async def test_groups_decide_who_is_an_admin(
