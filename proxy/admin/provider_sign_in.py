@@ -46,8 +46,9 @@ async def get_provider_sign_in(request: web.Request) -> web.Response:
     target = wanted_target(request)
     attempt = new_attempt(provider.options.name, target if is_local(target) else "/", clock.time())
     try:
+        authenticator_of(request).count_sign_in(address_of(request))
         url = await provider.authorization_url(attempt, _callback(request, provider))
-    except ProviderUnavailableError as error:
+    except (ProviderUnavailableError, LocalError) as error:
         return _refused(request, provider, error, target)
     answer = web.Response(status=302, headers={"Location": url, "Cache-Control": "no-store"})
     answer.set_cookie(
@@ -70,6 +71,7 @@ async def get_provider_callback(request: web.Request) -> web.Response:
         problem = SignInError("This sign-in has expired or was not begun here; try again.")
         return _refused(request, provider, problem, "/")
     try:
+        authenticator_of(request).count_sign_in(address_of(request))
         identity = await provider.identity(attempt, request.query, _callback(request, provider))
         access = await authenticator_of(request).provisioner.enter(
             identity, provider.rules, address_of(request)

@@ -211,6 +211,10 @@ async def _signed_out(request: web.Request) -> str:
     provider = request.app[PROVIDERS].get(request.query.get("signed-out", ""))
     if provider is None:
         return ""
+    try:
+        authenticator_of(request).count_sign_in(address_of(request))
+    except LocalError:
+        return ""
     url = await provider.end_session_url(own_address(request, SIGN_IN))
     if url is None:
         return ""

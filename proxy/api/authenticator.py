@@ -26,7 +26,7 @@ from proxy.api.header_sign_in import identity_of
 from proxy.api.requests import connection_of, way_of
 from proxy.api.tickets import TICKETED, Tickets
 from proxy.members import tokens
-from proxy.members.accounting import Throttle
+from proxy.members.accounting import MAX_FAILURES, MAX_SIGN_IN_STEPS, Throttle
 from proxy.members.directory import Access
 from proxy.members.member import LOCAL
 from proxy.members.provisioning import Provisioner
@@ -88,7 +88,8 @@ class Authenticator:
         self.tickets = Tickets(clock.time, services.cipher)
         self._accounting = services.accounting
         self._origins = frozenset(services.options.cors_origins)
-        self._throttle = Throttle(clock.monotonic)
+        self._wrong_tokens = Throttle(clock.monotonic, MAX_FAILURES)
+        self._sign_in_steps = Throttle(clock.monotonic, MAX_SIGN_IN_STEPS)
         # By the SHA-256 of the header, so that no token stays in memory.
         self._known: dict[bytes, _KnownHeader] = {}
         self.provisioner = Provisioner(services.members, services.accounting.audit)
@@ -182,7 +183,7 @@ class Authenticator:
 
     def wrong(self, token: str, address: str) -> LocalError:
         """Count a wrong token of an address; the answer to it."""
-        wait = self._throttle.failed(address)
+        wait = self._wrong_tokens.count(address)
         id_ = tokens.id_of(token)
         shown = f"{tokens.PREFIX}{id_}…" if id_ else "not one of ours"
         log.warning("token_rejected", address=address, sent=shown, slowed_down=wait > 0)
@@ -199,6 +200,18 @@ class Authenticator:
             "This token is invalid or revoked; ask an admin of this server for a new one.",
             kind="unauthenticated",
         )
+
+    def count_sign_in(self, address: str) -> None:
+        """Count a step of a sign-in at a provider, which may ask the provider something. Raises
+        `LocalError` (429)."""
+        wait = self._sign_in_steps.count(address)
+        if wait:
+            raise LocalError(
+                "too_many_sign_ins",
+                f"Too many sign-ins were begun from your address; wait {wait} s, then try again.",
+                kind="rate_limited",
+                retry_after=wait,
+            )
 
     def refuse_foreign(self, request: web.Request) -> None:
         """Refuse what another site may have made a browser send. Raises `LocalError` (403).

@@ -84,7 +84,7 @@ async def open_api(
         resources.pictures, resources.catalog, resources.userdata, workflows, notes
     )
     try:
-        async with open_providers(settings) as providers:
+        async with open_providers(settings, database) as providers:
             with logs.forwarded_lines(journal.add):
                 yield Services(
                     jobs=jobs.service,

@@ -11,6 +11,8 @@ from proxy.logging import register_secret
 from proxy.members.provisioning import ProvisioningRules
 from proxy.settings import ConfigError, ProviderSettings, Settings
 from proxy.sign_in.provider import ProviderOptions, SignInProvider
+from proxy.storage.database import Database
+from proxy.storage.leases import LeaseRepository
 
 
 def header_sign_in(settings: Settings) -> HeaderSignIn | None:
@@ -34,7 +36,9 @@ def header_sign_in(settings: Settings) -> HeaderSignIn | None:
 
 
 @asynccontextmanager
-async def open_providers(settings: Settings) -> AsyncIterator[Mapping[str, SignInProvider]]:
+async def open_providers(
+    settings: Settings, database: Database
+) -> AsyncIterator[Mapping[str, SignInProvider]]:
     """Open the providers of OpenID Connect, by their names. Raises `ConfigError`."""
     if not settings.providers:
         yield {}
@@ -49,10 +53,11 @@ async def open_providers(settings: Settings) -> AsyncIterator[Mapping[str, SignI
             f"Sign-in at providers needs the extra `sign-in` ({error}): install it with pip "
             "install '.[sign-in]'."
         ) from None
+    uses = LeaseRepository(database)
     async with open_session() as session:
         yield {
             provider.name: Provider(
-                _options(provider), _rules(settings, provider.admin_groups), session
+                _options(provider), _rules(settings, provider.admin_groups), session, uses
             )
             for provider in settings.providers
         }

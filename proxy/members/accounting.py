@@ -35,6 +35,8 @@ LIMIT_REACHED = "limit_reached"
 BURST_SECONDS = 10.0
 #: Wrong tokens per minute and address, after which the address is refused.
 MAX_FAILURES = 10
+#: Steps of sign-ins at a provider per minute and address: an office that comes in the morning.
+MAX_SIGN_IN_STEPS = 60
 #: Maximum number of addresses that are counted; the least recently seen is forgotten first.
 MAX_ADDRESSES = 10_000
 #: `Retry-After` in seconds if a member's queue is full: nobody knows when there will be room.
@@ -251,14 +253,15 @@ def _refusal(
 
 
 class Throttle:
-    """Limits wrong tokens by address; a /64 of IPv6 counts as one address. `now` is in seconds."""
+    """Limits by address what may happen a minute; a /64 of IPv6 counts as one address. `now` is in
+    seconds."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float], per_minute: int) -> None:
         self._now = now
-        self._buckets = Buckets(MAX_FAILURES / 60, MAX_FAILURES, MAX_ADDRESSES)
+        self._buckets = Buckets(per_minute / 60, per_minute, MAX_ADDRESSES)
 
-    def failed(self, address: str) -> int:
-        """Count a wrong token. Return 0, or the seconds until the next attempt."""
+    def count(self, address: str) -> int:
+        """Count one. Return 0, or the seconds until the next one may happen."""
         return math.ceil(self._buckets.take(_network(address), self._now()))
 
 

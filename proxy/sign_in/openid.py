@@ -26,14 +26,17 @@ from yarl import URL
 
 from proxy import clock
 from proxy.members.provisioning import MAX_SUBJECT, Identity, ProvisioningRules
+from proxy.members.tokens import digest
 from proxy.settings import is_secure
 from proxy.sign_in.provider import (
+    ATTEMPT_LIFETIME,
     CLOCK_TOLERANCE,
     Attempt,
     ProviderOptions,
     ProviderUnavailableError,
     SignInError,
 )
+from proxy.storage.leases import LeaseRepository
 
 log = structlog.get_logger(__name__)
 
@@ -73,11 +76,16 @@ class Provider:
     """A provider of OpenID Connect, and what is known of it."""
 
     def __init__(
-        self, options: ProviderOptions, rules: ProvisioningRules, http: aiohttp.ClientSession
+        self,
+        options: ProviderOptions,
+        rules: ProvisioningRules,
+        http: aiohttp.ClientSession,
+        uses: LeaseRepository,
     ) -> None:
         self.options = options
         self.rules = rules
         self._http = http
+        self._uses = uses
         self._metadata: _Metadata | None = None
         self._keys: KeySet | None = None
         self._read_at = self._keys_at = -_METADATA_AGE
@@ -106,8 +114,11 @@ class Provider:
     ) -> Identity:
         """Return who has signed in, as the provider's answer in `query` says.
 
-        Raises `SignInError`, and `ProviderUnavailableError`.
+        Raises `SignInError`, also for an attempt that was used before, and
+        `ProviderUnavailableError`, `StorageError`.
         """
+        if not await self._uses.use(f"sign-in {digest(attempt.state)}", ATTEMPT_LIFETIME):
+            raise SignInError("This sign-in was used before; begin again.")
         metadata = await self._read_metadata()
         self._check_issuer(metadata, query.get("iss"))
         if "error" in query:

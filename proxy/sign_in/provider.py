@@ -100,7 +100,8 @@ class SignInProvider(Protocol):
     async def identity(
         self, attempt: Attempt, query: Mapping[str, str], redirect_uri: str
     ) -> Identity:
-        """Return who has signed in. Raises `SignInError`."""
+        """Return who has signed in; an attempt counts once. Raises `SignInError` and
+        `StorageError`."""
 
     async def end_session_url(self, redirect_uri: str) -> str | None:
         """Return where a browser ends its session at the provider, if there is such an address."""

@@ -1,4 +1,5 @@
-"""Leases for work that only one replica may do, and the fence that rejects writes of others.
+"""Leases for work that only one replica may do, or does once, and the fence that rejects writes of
+others.
 
 Time is the database's. Each acquisition has a higher epoch than all before; a write with an older
 epoch is refused in its own transaction.
@@ -9,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import BigInteger, Connection, bindparam, select, update
+from sqlalchemy import BigInteger, Connection, bindparam, delete, select, update
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -67,6 +68,7 @@ _EPOCH = (
     .with_for_update(read=True, key_share=True)  # blocks acquiring, but not renewing
 )
 _NOW = select(database_now())
+_FORGET = delete(leases).where(leases.c.epoch == 0, leases.c.expires <= database_now())
 _MINE = update(leases).where(
     leases.c.name == bindparam("lease"),
     leases.c.holder == bindparam("by"),
@@ -114,6 +116,18 @@ class LeaseRepository(Repository):
             return Lease(name, holder, epoch)
 
         return await self.database.write(work, urgent=True)
+
+    async def use(self, name: str, ttl: float) -> bool:
+        """Note the use of something that counts once within `ttl` seconds, from any replica. Return
+        whether this is the first."""
+
+        def work(connection: Connection) -> bool:
+            connection.execute(_FORGET)
+            expires = connection.execute(_NOW).scalar_one() + round(ttl * 1000)
+            used = {"name": name, "holder": "", "epoch": 0, "expires": expires}
+            return connection.execute(_FREE(connection), used).rowcount == 1
+
+        return await self.database.write(work)
 
     async def renew(self, lease: Lease, ttl: float) -> bool:
         """Extend the lease; returns false if another holder has it."""

@@ -338,7 +338,8 @@ blobs = Table(
     sqlite_with_rowid=False,
 )
 
-#: Leases for work that only one replica may do. `expires` is by the clock of the database.
+#: Leases for work that only one replica may do; what counts once has the epoch 0. `expires` is by
+#: the clock of the database.
 leases = Table(
     "leases",
     metadata,

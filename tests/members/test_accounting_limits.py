@@ -184,25 +184,25 @@ def test_members_have_a_limit_of_waiting_jobs_and_the_lone_user_has_none() -> No
 
 def test_after_so_many_a_minute_they_have_to_wait() -> None:
     now = 0.0
-    slow = Throttle(lambda: now)
-    assert [slow.failed("192.0.2.1") for _ in range(MAX_FAILURES)] == [0] * MAX_FAILURES
-    assert slow.failed("192.0.2.1") == 60 // MAX_FAILURES
-    assert slow.failed("192.0.2.2") == 0
+    slow = Throttle(lambda: now, MAX_FAILURES)
+    assert [slow.count("192.0.2.1") for _ in range(MAX_FAILURES)] == [0] * MAX_FAILURES
+    assert slow.count("192.0.2.1") == 60 // MAX_FAILURES
+    assert slow.count("192.0.2.2") == 0
     now = 60 / MAX_FAILURES
-    assert slow.failed("192.0.2.1") == 0
-    assert slow.failed("192.0.2.1") > 0
+    assert slow.count("192.0.2.1") == 0
+    assert slow.count("192.0.2.1") > 0
 
 
 def test_a_64_of_ipv6_is_one_address() -> None:
-    slow = Throttle(lambda: 0.0)
+    slow = Throttle(lambda: 0.0, MAX_FAILURES)
     for number in range(MAX_FAILURES):
-        assert slow.failed(f"2001:db8::{number:x}") == 0
-    assert slow.failed("2001:db8::ffff:1") > 0
-    assert slow.failed("2001:db8:0:1::1") == 0
+        assert slow.count(f"2001:db8::{number:x}") == 0
+    assert slow.count("2001:db8::ffff:1") > 0
+    assert slow.count("2001:db8:0:1::1") == 0
 
 
 def test_memory_is_bounded() -> None:
-    slow = Throttle(lambda: 0.0)
+    slow = Throttle(lambda: 0.0, MAX_FAILURES)
     for number in range(limits.MAX_ADDRESSES + 100):
-        slow.failed(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+        slow.count(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
     assert len(slow._buckets) == limits.MAX_ADDRESSES

@@ -7,17 +7,21 @@ import base64
 import functools
 import hmac
 import json
+import secrets
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from backend import open_database
 from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet, RSAKey
+from msgspec.structs import replace
 
 from proxy.members.provisioning import ProvisioningRules
 from proxy.sign_in.openid import Provider
@@ -28,6 +32,7 @@ from proxy.sign_in.provider import (
     SignInError,
     new_attempt,
 )
+from proxy.storage.leases import LeaseRepository
 
 REDIRECT = "http://127.0.0.1/proxy/sign-in/company/callback"
 
@@ -105,7 +110,7 @@ async def issuer() -> AsyncIterator[Issuer]:
 
 
 @pytest.fixture
-async def provider(issuer: Issuer) -> AsyncIterator[Provider]:
+async def provider(issuer: Issuer, tmp_path: Path) -> AsyncIterator[Provider]:
     options = ProviderOptions(
         name="company",
         label="Example Ltd",
@@ -113,8 +118,10 @@ async def provider(issuer: Issuer) -> AsyncIterator[Provider]:
         client_id="comfy",
         client_secret="a secret",
     )
+    database = await open_database(tmp_path / "data")
     async with aiohttp.ClientSession() as session:
-        yield Provider(options, ProvisioningRules(), session)
+        yield Provider(options, ProvisioningRules(), session, LeaseRepository(database))
+    await database.close()
 
 
 @pytest.fixture
@@ -128,7 +135,9 @@ def encoded(part: str | bytes) -> bytes:
 
 
 async def subject(provider: Provider, attempt: Attempt, **query: str) -> str:
-    identity = await provider.identity(attempt, {"code": "c", **query}, REDIRECT)
+    """Who an attempt leads to; each call is an attempt of its own."""
+    own = replace(attempt, state=secrets.token_hex())
+    identity = await provider.identity(own, {"code": "c", **query}, REDIRECT)
     return identity.subject
 
 
@@ -310,3 +319,28 @@ async def test_it_follows_no_redirect_with_the_secret(
         with pytest.raises(ProviderUnavailableError):
             await subject(provider, attempt)
     assert issuer.forms == []
+
+
+@pytest.mark.parametrize(
+    ("named", "groups"),
+    [
+        (["staff", "ops", 7], {"staff", "ops"}),
+        ("ops", {"ops"}),
+        ({"ops": True}, set()),
+        (None, set()),
+    ],
+)
+async def test_groups_are_a_list_or_one_text(
+    issuer: Issuer, provider: Provider, attempt: Attempt, named: Any, groups: set[str]
+) -> None:
+    issuer.answer(issuer.claims(attempt, groups=named))
+    identity = await provider.identity(attempt, {"code": "c"}, REDIRECT)
+    assert identity.groups == groups
+
+
+async def test_an_attempt_counts_once(issuer: Issuer, provider: Provider, attempt: Attempt) -> None:
+    issuer.answer(issuer.claims(attempt))
+    await provider.identity(attempt, {"code": "c"}, REDIRECT)
+    with pytest.raises(SignInError, match="was used before"):
+        await provider.identity(attempt, {"code": "c"}, REDIRECT)
+    assert len(issuer.forms) == 1
