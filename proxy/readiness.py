@@ -58,9 +58,9 @@ class Readiness:
     """Answers from what this process knows, at most `max_age` seconds old while the cloud answers.
 
     The accounts are those that the `engine` of this process runs, none while it is a standby; the
-    `clouds` are clients of them, by name. However many requests ask, each account is asked once in
-    `max_age`; a request waits at most `wait` seconds for it, while the call may take `timeout`
-    seconds in the background.
+    `clouds` are clients of them, by name, and `key_places` say where people set their keys. However
+    many requests ask, each account is asked once in `max_age`; a request waits at most `wait`
+    seconds for it, while the call may take `timeout` seconds in the background.
     """
 
     database: Database
@@ -68,6 +68,7 @@ class Readiness:
     clouds: Mapping[str, CloudClient]
     bus: EventBus
     outputs: OutputDirectory | None = None
+    key_places: Mapping[str, str] = field(default_factory=dict)
     _: KW_ONLY
     max_age: float = 3.0
     timeout: float = 5.0
@@ -134,7 +135,7 @@ class Readiness:
 
     async def _look(self) -> None:
         async def look_at(account: AccountView) -> None:
-            self._keys[account.name] = await self._key_problem(self.clouds[account.name])
+            self._keys[account.name] = await self._key_problem(account.name)
 
         self._written = await self._store_problem()
         await asyncio.gather(*map(look_at, self.engine.accounts()))
@@ -166,15 +167,16 @@ class Readiness:
             return _unusable(str(error))
         return None
 
-    async def _key_problem(self, cloud: CloudClient) -> str | None:
+    async def _key_problem(self, account: str) -> str | None:
+        cloud = self.clouds[account]
         try:
             async with asyncio.timeout(self.timeout):
                 await cloud.user()
                 await cloud.plan()
         except CloudUnauthorized:
             return (
-                f"Comfy Cloud does not accept the API key: put a valid key into the file of "
-                f"{self._key_setting}."
+                "Comfy Cloud does not accept the API key: create one at "
+                f"https://platform.comfy.org, and {self._remedy(account)}."
             )
         except CloudRefused as error:
             if error.status == 403:
@@ -189,11 +191,13 @@ class Readiness:
             return "Comfy Cloud cannot be reached: check the network of this machine."
         return None
 
-    @property
-    def _key_setting(self) -> str:
-        if len(self.engine.accounts()) > 1:
-            return "the account's key_file, or into the settings file and send SIGHUP"
-        return "COMFY_CLOUD_API_KEY_FILE, or set COMFY_CLOUD_API_KEY and restart"
+    def _remedy(self, account: str) -> str:
+        place = self.key_places.get(account, "COMFY_CLOUD_API_KEY")
+        if place.startswith("`"):
+            return f"set {place} to it and send SIGHUP"
+        if place == "COMFY_CLOUD_API_KEY":
+            return f"set {place} to it and restart"
+        return f"put it into {place}"
 
 
 def _unusable(problem: str) -> str:

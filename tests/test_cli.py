@@ -160,6 +160,12 @@ def test_serve_is_meant_where_no_command_is_named(given: list[str], meant: list[
     assert with_default_command(given) == meant
 
 
+def test_options_before_a_command_are_placed_behind_it(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, error = ended(capsys, "--config", "x.toml", "config", "show")
+    assert code == 2
+    assert "as in comfy-cloud-proxy config show --config x.toml." in error
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended(capsys, "--version") == (0, f"{__version__}\n", "")
 
@@ -202,7 +208,9 @@ async def test_a_key_that_does_not_work_is_logged_at_the_start(tmp_path: Path) -
                     assert line, "it ended"
     printed = json.loads(line)
     assert printed["level"] == "warning"
-    assert printed["reason"].startswith("Comfy Cloud does not accept the API key: put a valid key")
+    assert printed["reason"].endswith(
+        "create one at https://platform.comfy.org, and set COMFY_CLOUD_API_KEY to it and restart."
+    )
 
 
 async def test_a_person_sees_a_banner_before_the_logs(tmp_path: Path) -> None:
@@ -242,7 +250,7 @@ async def test_the_banner_says_what_is_wrong_with_the_key(tmp_path: Path) -> Non
         words = ("serve", "--port", "0", "--data-dir", str(tmp_path))
         async with at_terminal(*words, environment=environment) as terminal:
             printed = await terminal.shows("Press Ctrl-C to stop.")
-    assert ": Comfy Cloud does not accept the API key: put a valid key" in printed
+    assert ": Comfy Cloud does not accept the API key: create one at https://" in printed
     assert "accepted" not in printed
     assert "wrong-one" not in printed
 

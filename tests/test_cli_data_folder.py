@@ -54,7 +54,9 @@ async def test_what_a_restored_copy_replaces_is_kept(tmp_path: Path) -> None:
     await command("member", "add", "anna", *data)
     assert (await command("backup", str(copy), *data))[0] == 0
     await command("member", "add", "ben", *data)
-    assert (await command("backup", str(copy), *data))[0] == 0
+    code, _, err = await command("backup", str(copy), *data)
+    assert (code, err.endswith("exists: choose another name, or add --force.\n")) == (2, True)
+    assert (await command("backup", str(copy), "--force", *data))[0] == 0
     with tarfile.open(copy) as archive:
         assert copy.name not in archive.getnames()
     copy.rename(tmp_path / "copy.tar")

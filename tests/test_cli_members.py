@@ -191,9 +191,7 @@ def test_the_simulator_s_refusal_names_its_own_members(
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     with pytest.raises(ConfigError) as refused:
         refuse_open_access(load({"host": "0.0.0.0", "simulate": True}))
-    assert (
-        "(comfy-cloud-proxy member add NAME --simulate), because the simulator has separate members"
-    ) in str(refused.value)
+    assert "then comfy-cloud-proxy token new NAME --simulate)" in str(refused.value)
 
 
 def test_the_refusal_in_a_container_names_what_helps_there(

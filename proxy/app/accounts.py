@@ -17,10 +17,14 @@ from proxy.storage.usage import ObservationRepository
 
 @dataclass(frozen=True)
 class CloudAccounts:
-    """The accounts with clients that can be called, by name, the first one first."""
+    """The accounts with clients that can be called, by name, the first one first.
+
+    `key_places` say where people set the key of each.
+    """
 
     accounts: Mapping[str, Account]
     observations: Observations
+    key_places: Mapping[str, str]
 
     @property
     def clients(self) -> dict[str, CloudClient]:
@@ -60,7 +64,8 @@ async def open_accounts(
         stack.push_async_callback(observations.unwritten.close)
         storage.supervisor.keep(observations.unwritten.run, "write observations")
         storage.supervisor.keep(observations.run, "read observations")
-        yield CloudAccounts(opened, observations)
+        places = {access.name: access.key_place for access in accounts}
+        yield CloudAccounts(opened, observations, places)
 
 
 async def _open_account(process: Process, access: AccountAccess, stack: AsyncExitStack) -> Account:

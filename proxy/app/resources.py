@@ -148,8 +148,8 @@ def _open_folder(
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise ConfigError(
-            f"The folder {path} of {setting} cannot be {use} ({error.strerror}): create it for the "
-            "user of the proxy, or choose another one."
+            f"The folder {path} of {setting} cannot be {use} ({error.strerror}): correct the path, "
+            "or create the folder for the user of the proxy."
         ) from error
     folder = DiskFolder(path)
     stack.callback(folder.close)

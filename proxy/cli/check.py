@@ -28,7 +28,14 @@ from proxy.files.blobs import BlobError, open_blobs
 from proxy.observations import identity_of, keep_facts
 from proxy.probe import CONSENT, probe
 from proxy.probe.points import Findings, Level
-from proxy.settings import AccountAccess, ConfigError, Settings, read_account_key, read_key
+from proxy.settings import (
+    AccountAccess,
+    ConfigError,
+    Settings,
+    key_place,
+    read_account_key,
+    read_key,
+)
 from proxy.storage.database import FILE, StorageError, open_sqlite
 from proxy.storage.start import HEAD, is_usable, open_server, opened_database, revision
 from proxy.storage.usage import FACT, ObservationRepository
@@ -36,8 +43,6 @@ from proxy.translate.plans import AccountPlan
 
 #: Seconds that the cloud has for each answer.
 TIMEOUT = 10.0
-
-_NEW_KEY = "create one at https://platform.comfy.org and set it as COMFY_CLOUD_API_KEY"
 
 
 class _ProblemError(Exception):
@@ -124,14 +129,19 @@ def _accounts(settings: Settings) -> list[tuple[AccountAccess, str]]:
     """Return all accounts of the settings, and why there is no usable key; else `""`."""
     found = []
     for table in settings.accounts or (None,):
+        place = key_place(settings, table)
         try:
             key = read_key(settings) if table is None else read_account_key(table)
-            problem = "" if key else f"There is no API key: {_NEW_KEY}."
+            problem = "" if key else f"There is no API key: {_new_key(place)}."
         except ConfigError as error:
             key, problem = None, str(error)
         name, url = ("default", None) if table is None else (table.name, table.base_url)
         account = AccountAccess(
-            name, url or settings.base_url, key or "", plain_http=settings.allow_plain_http
+            name,
+            url or settings.base_url,
+            key or "",
+            plain_http=settings.allow_plain_http,
+            key_place=place,
         )
         found.append((account, problem))
     return found
@@ -175,7 +185,7 @@ async def _check_account(account: AccountAccess, missing: str, checks: CheckRepo
             return False
         if missing:
             checks.add("key", problem=missing)
-        if missing or not await checks.passes("key", _key_works(client)):
+        if missing or not await checks.passes("key", _key_works(client, account)):
             checks.add("event socket", problem="Not tested, because it needs a valid key.")
             return False
         checks.add("plan", fine=_plan_sentence(await client.billing.plan()))
@@ -215,12 +225,13 @@ async def _reachable(client: CloudClient) -> str:
     return f"{address} answers."
 
 
-async def _key_works(client: CloudClient) -> str:
+async def _key_works(client: CloudClient, account: AccountAccess) -> str:
     try:
         await client.user()
         await client.plan()
     except CloudUnauthorized:
-        raise _ProblemError(f"The cloud does not know this key: {_NEW_KEY}.") from None
+        new_key = _new_key(account.key_place)
+        raise _ProblemError(f"The cloud does not know this key: {new_key}.") from None
     except CloudRefused as error:
         if error.status == 403:
             raise _ProblemError(
@@ -231,6 +242,11 @@ async def _key_works(client: CloudClient) -> str:
     except CloudError as error:
         raise _ProblemError(f"The key could not be tested ({error}): try again later.") from None
     return "Key accepted."
+
+
+def _new_key(place: str) -> str:
+    use = f"set it as {place}" if place == "COMFY_CLOUD_API_KEY" else f"put it into {place}"
+    return f"create one at https://platform.comfy.org and {use}"
 
 
 async def _socket_opens(account: AccountAccess) -> str:
@@ -253,7 +269,8 @@ async def _socket_opens(account: AccountAccess) -> str:
     finally:
         await socket.close()
     if socket.refused in (401, 403):
-        raise _ProblemError(f"The cloud refused the key ({socket.refused}): {_NEW_KEY}.")
+        new_key = _new_key(account.key_place)
+        raise _ProblemError(f"The cloud refused the key ({socket.refused}): {new_key}.")
     raise _ProblemError(
         f"It did not open within {TIMEOUT:g} seconds: allow websockets to {account.base_url.host} "
         "in firewalls and proxies. Without it jobs run without progress and previews."

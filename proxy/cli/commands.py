@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -47,10 +48,21 @@ def run(arguments: Sequence[str]) -> int:
         if context is not None and message == context.get_help():  # a group without a command
             raise UsageError(message) from None
         message = message.replace("Value error, ", "").rstrip(".")
-        sentence = f"{message}: see {called} --help."
+        sentence = f"{message}: {_placed(arguments) or f'see {called} --help'}."
         raise (UsageError if error.exit_code == 2 else CommandError)(sentence) from None
     except typer.Abort:
         raise CommandError("Aborted.") from None
+
+
+def _placed(arguments: Sequence[str]) -> str:
+    """Return where the options belong, if they stand before a command instead of after it."""
+    names = {command.name for command in app.registered_commands}
+    names |= {group.name for group in app.registered_groups}
+    first = next((n for n, word in enumerate(arguments) if n and word in names), 0)
+    if arguments[:1] != ["serve"] or not first:
+        return ""
+    words = [PROGRAM, *arguments[first:], *arguments[1:first]]
+    return f"options come after the command, as in {shlex.join(words)}"
 
 
 def _version(value: bool) -> None:
@@ -314,15 +326,18 @@ def _backup(
             "FILE", "The tar file to write. It is compressed if its name ends with .gz or .tgz."
         ),
     ],
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> int:
     """Back up the data folder to a file. A running server does not need to stop.
+
+    A file that exists is only replaced with --force.
 
     Back up a PostgreSQL database with its own tools, such as pg_dump.
 
     The backup contains prompts, members and hashes of tokens: protect it like the folder. It does
     not contain what the proxy can download from Comfy Cloud again.
     """
-    return data_folder.backup(load(options), target)
+    return data_folder.backup(load(options), target, force=force)
 
 
 @command(

@@ -105,14 +105,17 @@ async def _schema(folder: Path) -> str | None:
         await database.close()
 
 
-def backup(settings: Settings, target: Path) -> int:
-    """Copy the data folder to a file, also while a server uses it. Raises `CommandError`."""
+def backup(settings: Settings, target: Path, *, force: bool = False) -> int:
+    """Copy the data folder to a file, also while a server uses it; `force` replaces one that is
+    there. Raises `CommandError`."""
     if settings.database is not None:
         raise UsageError(
             "The records are in PostgreSQL and not in the data folder: copy them with its own "
             "tools, as by pg_dump --format=custom --file=FILE DATABASE. The uploads are in the "
             "folder or bucket of blobs, if it is set."
         )
+    if target.is_file() and not force:
+        raise UsageError(f"The file {target} exists: choose another name, or add --force.")
     with _command_errors("The backup failed"):
         size = copies.backup(settings.data_dir, target.absolute())
     sys.stdout.write(f"{settings.data_dir} was copied to {target} ({size:,} bytes).\n")

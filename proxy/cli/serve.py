@@ -295,12 +295,14 @@ def refuse_open_access(settings: Settings, *, has_members: bool = False) -> None
     if has_members or settings.insecure_allow_anyone or all(map(is_loopback, settings.hosts)):
         return
     danger = (
-        f"Listening on {settings.host} would allow anyone who reaches it to spend your Comfy Cloud "
-        "credits and read your files"
+        f"Listening on {settings.host} lets anyone who reaches it spend your Comfy Cloud credits "
+        "and read your files"
     )
-    token = f"give each a token (comfy-cloud-proxy member add NAME{place_options(settings)})"
-    if settings.simulate:
-        token += ", because the simulator has separate members"
+    place = place_options(settings)
+    token = (
+        f"give each client a token (comfy-cloud-proxy member add NAME{place}, then "
+        f"comfy-cloud-proxy token new NAME{place})"
+    )
     if _in_container():
         raise ConfigError(
             f"{danger}: {token}, or set COMFY_PROXY_INSECURE_ALLOW_ANYONE=1 if only trusted "
@@ -308,7 +310,7 @@ def refuse_open_access(settings: Settings, *, has_members: bool = False) -> None
             "127.0.0.1:8188:8188."
         )
     raise ConfigError(
-        f"{danger}: use --host 127.0.0.1, {token}, or add --insecure-allow-anyone if only trusted "
+        f"{danger}: {token}, use --host 127.0.0.1, or add --insecure-allow-anyone if only trusted "
         "programs can reach the port."
     )
 

@@ -39,6 +39,7 @@ class AccountAccess:
 
     `slots` is how many jobs it runs at once, 0 if that is to be learned; `members` whose jobs it
     takes, none named is everybody. `plain_http` lets the key go to public addresses over http.
+    `key_place` says where people set the key.
     """
 
     name: str
@@ -48,6 +49,7 @@ class AccountAccess:
     weight: float = 1.0
     members: tuple[str, ...] = ()
     plain_http: bool = False
+    key_place: str = "COMFY_CLOUD_API_KEY"
 
 
 def read_key(settings: Settings) -> str | None:
@@ -65,6 +67,14 @@ def read_key(settings: Settings) -> str | None:
     if settings.api_key is not None:
         return _usable(settings.api_key.text, "COMFY_CLOUD_API_KEY")
     return None
+
+
+def key_place(settings: Settings, account: AccountSettings | None = None) -> str:
+    """Return where people set the key of an account, or the only one."""
+    if account is not None and account.key is not None:
+        return f"`key` of the account {account.name}"
+    file = settings.api_key_file if account is None else account.key_file
+    return "COMFY_CLOUD_API_KEY" if file is None else str(file)
 
 
 def read_secrets(settings: Settings) -> str | None:
@@ -115,12 +125,21 @@ def read_accounts(settings: Settings) -> list[AccountAccess]:
                 table.weight,
                 table.members,
                 plain_http,
+                key_place(settings, table),
             )
             for table in settings.accounts
         ]
     else:
         key, url = read_key(settings), settings.base_url
-        found = [] if key is None else [AccountAccess(DEFAULT, url, key, plain_http=plain_http)]
+        found = (
+            []
+            if key is None
+            else [
+                AccountAccess(
+                    DEFAULT, url, key, plain_http=plain_http, key_place=key_place(settings)
+                )
+            ]
+        )
     names: dict[str, str] = {}
     for account in found:
         if (other := names.setdefault(account.key, account.name)) != account.name:
