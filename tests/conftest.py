@@ -5,7 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
+import tomllib
 from collections.abc import AsyncIterator, Generator, Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import aiohttp
@@ -25,6 +28,22 @@ settings.load_profile("ci")
 # inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+ROOT = Path(__file__).parent.parent
+
+
+def pytest_configure() -> None:
+    """Refuse an environment in which an older version is installed: it would have other packs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    for group, points in project["entry-points"].items():
+        found = {point.name: point.value for point in entry_points(group=group)}
+        if not points.items() <= found.items():
+            pytest.exit(
+                "The environment is older than pyproject.toml. Install the project again: "
+                f"{sys.executable} -m pip install --no-deps --no-build-isolation --editable {ROOT}",
+                returncode=4,
+            )
 
 
 @pytest.fixture(autouse=True)

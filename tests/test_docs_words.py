@@ -120,7 +120,8 @@ def test_the_routes_of_a_page_are_served(name: str) -> None:
 @pytest.mark.parametrize("name", OURS)
 def test_the_toml_of_a_page_can_be_used(name: str, tmp_path: Path) -> None:
     for text in blocks(page(name), "toml"):
-        assert tomllib.loads(text)
+        if "project" in tomllib.loads(text):  # a pyproject.toml
+            continue
         path = tmp_path / "config.toml"
         path.write_text(text, encoding="utf-8")
         load({"config": str(path)})

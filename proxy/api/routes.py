@@ -22,7 +22,7 @@ from proxy.api import (
 )
 from proxy.api.bodies import Handler
 from proxy.packs.pack import PackRoute
-from proxy.packs.table import PACKS
+from proxy.packs.table import INSTALLED
 
 
 class Route(Struct, frozen=True):
@@ -140,7 +140,7 @@ ROUTES = (
     _only("GET", "/internal/folder_paths", system.get_folders),
     _only("GET", "/internal/files/{type}", system.get_files),
     # node packs of desktop clients
-    *(_pack(route) for pack in PACKS for route in pack.routes),
+    *(_pack(route) for pack in INSTALLED.packs for route in pack.routes),
     # assets
     _asset("GET", "/api/assets", assets.list_assets),
     _asset("POST", "/api/assets", assets.post_asset),

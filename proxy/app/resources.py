@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import structlog
+
 from proxy.app.accounts import CloudAccounts
 from proxy.app.process import Process
 from proxy.app.storage import OpenStorage
@@ -27,13 +29,15 @@ from proxy.packs.remote import RemoteFiles
 from proxy.packs.results import Results
 from proxy.packs.service import Packs
 from proxy.packs.store import PictureStore
-from proxy.packs.table import offered
+from proxy.packs.table import INSTALLED, offered
 from proxy.settings import ConfigError, Settings
 from proxy.storage.files import FileRepository
 from proxy.storage.temporary import PackPictureRepository
 from proxy.storage.usage import UsageRepository
 from proxy.userdata.on_cloud import UserData, UserDataOnCloud
 from proxy.userdata.stored import StoredUserData
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,9 @@ async def open_resources(
             else None,
             allowed=cloud.allowed,
         )
+        if settings.helper_nodes:
+            for problem in INSTALLED.problems:
+                log.warning("pack_refused", reason=problem)
         await catalog.start()
         stack.push_async_callback(catalog.close)
         remote = RemoteFiles(settings.url_hosts, max_bytes=MAX_FILE_BYTES)

@@ -102,7 +102,11 @@ class PackRoute(Struct, frozen=True):
 
 
 class Pack(Struct, frozen=True):
-    """A pack of nodes that clients bring along, which the proxy stands in for."""
+    """A pack of nodes that clients bring along, which the proxy stands in for.
+
+    An entry point of its distribution registers it (`proxy.packs.discovery`); docs/node-packs.md
+    has an example.
+    """
 
     name: str
     nodes: tuple[PackNode, ...] = ()

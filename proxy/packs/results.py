@@ -6,15 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
 from proxy import randomness
 from proxy.clock import now
-from proxy.packs.nodes import Item, PackNode, Result
+from proxy.packs.nodes import Item, PackNode, PackNodeError, Result
 from proxy.packs.store import PictureStore
 from proxy.packs.table import PACK_NODES
 from proxy.storage.temporary import PackPicture
 from proxy.translate import output_files
 from proxy.translate.events import NodeMessages
 from proxy.translate.packs import Rewriting
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(eq=False)
@@ -105,7 +109,14 @@ class Results:
         await self._store.repository.keep_results(source.signature, kept)
         texts = output.get("text")
         shown_texts = tuple(map(str, texts)) if isinstance(texts, list | tuple) else ()
-        return messages.build(Result(prompt_id, node_id, source.inputs, tuple(shown), shown_texts))
+        result = Result(prompt_id, node_id, source.inputs, tuple(shown), shown_texts)
+        try:
+            return messages.build(result)
+        except PackNodeError:
+            raise
+        except Exception as error:
+            log.exception("pack_failed", member=member, job=prompt_id, node=pack_node.name)
+            raise PackNodeError(type(error).__name__, str(error)) from error
 
 
 def _runs_each_time(node: Any) -> bool:

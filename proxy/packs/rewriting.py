@@ -10,12 +10,17 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
+import structlog
+
 from proxy.packs.nodes import Node, PackNode, PackNodeError, Picture, constant
 from proxy.packs.table import PACK_NODES
 from proxy.translate import codec
+from proxy.translate.errors import LocalError
 from proxy.translate.jobs import inputs_of, is_link, links_of, reachable
 from proxy.translate.packs import Failure, ResultSource, Rewriting
 from proxy.translate.shapes import section
+
+log = structlog.get_logger(__name__)
 
 #: The catalog's word on a class, or `None`.
 Choices = Callable[[str], Mapping[str, Any] | None]
@@ -59,6 +64,12 @@ def rewrite(
             pack_node.becomes(node)
         except PackNodeError as error:
             failure = failure or failed(node_id, graph, error)
+        except LocalError:
+            raise
+        except Exception as error:
+            log.exception("pack_failed", node=pack_node.name)
+            raised = PackNodeError(type(error).__name__, str(error))
+            failure = failure or failed(node_id, graph, raised)
     gives = {
         (node.id, output): source for node in made.values() for output, source in node.gives.items()
     }

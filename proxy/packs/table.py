@@ -1,27 +1,21 @@
-"""The table of packs: a new pack has one line here."""
+"""The table of pack nodes: the classes of all installed packs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.packs import blender, easy_use, houdini, swarm, tooling_routes, urls, websocket_image
+from proxy.packs.discovery import installed
 from proxy.packs.nodes import PackNode
-from proxy.packs.pack import Pack
 from proxy.translate.shapes import section
 
-PACKS: tuple[Pack, ...] = (
-    tooling_routes.PACK,
-    websocket_image.PACK,
-    swarm.PACK,
-    easy_use.PACK,
-    blender.PACK,
-    houdini.PACK,
-    urls.PACK,
-)
+#: The packs in this environment, which are loaded with this module.
+INSTALLED = installed()
 
 #: All nodes by their class; those of a pack stand together.
-PACK_NODES: Mapping[str, PackNode] = {node.name: node for pack in PACKS for node in pack.nodes}
+PACK_NODES: Mapping[str, PackNode] = {
+    node.name: node for pack in INSTALLED.packs for node in pack.nodes
+}
 
 
 def offered(classes: Mapping[str, Any], *, preferred: bool) -> dict[str, dict[str, Any]]:

@@ -35,4 +35,4 @@ _NODES = (
     ),
 )
 
-PACK = Pack("pictures from an address", _NODES)
+PACK = Pack("pictures-from-addresses", _NODES)

@@ -1,0 +1,100 @@
+"""The packs that are installed: each is an entry point of a distribution, ours as well.
+
+A pack that cannot be used is left out, and the others stay. docs/node-packs.md shows how to write
+one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.metadata import EntryPoint, entry_points
+
+from msgspec import Struct
+
+from proxy.packs.pack import Pack
+
+#: The group of entry points; the name of one is that of its pack.
+GROUP = "comfy_cloud_proxy.packs"
+#: The distribution of this program.
+_OWN = "comfy-cloud-proxy"
+
+
+class InstalledPacks(Struct, frozen=True):
+    """The packs that can be used, and for each other one a sentence that says why not."""
+
+    packs: tuple[Pack, ...]
+    problems: tuple[str, ...]
+
+
+def installed() -> InstalledPacks:
+    """Return the packs of all distributions in this environment."""
+    return usable(entry_points(group=GROUP))
+
+
+def usable(points: Iterable[EntryPoint]) -> InstalledPacks:
+    """Return the packs of entry points, ours first, then by distribution and name.
+
+    A pack of another distribution replaces one of ours that has its name.
+    """
+    chosen: dict[str, _Registered] = {}
+    packs: list[Pack] = []
+    problems: list[str] = []
+    for found in _registered(points):
+        known = chosen.get(found.point.name)
+        if known is None or known.is_ours:
+            chosen[found.point.name] = found
+        else:
+            problems.append(f"{found} is not used: {known.source} has one of this name.")
+    for found in chosen.values():
+        try:
+            packs.append(_loaded(found.point, packs))
+        except Exception as error:  # noqa: BLE001 (it is another's code)
+            problems.append(f"{found} is not used: {type(error).__name__}: {error}.")
+    if not any(found.is_ours for found in chosen.values()):
+        problems.append(f"The packs of {_OWN} are missing: install it, and not only its source.")
+    return InstalledPacks(tuple(packs), tuple(problems))
+
+
+class _Registered(Struct, frozen=True):
+    """An entry point, and the name of its distribution."""
+
+    point: EntryPoint
+    source: str
+
+    @property
+    def is_ours(self) -> bool:
+        return self.source == _OWN
+
+    def __str__(self) -> str:
+        return f"The pack {self.point.name} of {self.source}"
+
+
+def _registered(points: Iterable[EntryPoint]) -> list[_Registered]:
+    names: dict[int, str] = {}  # by distribution: a look at its name parses its whole metadata
+    found = []
+    for point in points:
+        if point.dist is not None and id(point.dist) not in names:
+            names[id(point.dist)] = point.dist.name
+        found.append(_Registered(point, names.get(id(point.dist), "an unknown distribution")))
+    return sorted(found, key=lambda each: (not each.is_ours, each.source, each.point.name.lower()))
+
+
+def _loaded(point: EntryPoint, others: Iterable[Pack]) -> Pack:
+    """Return the pack of an entry point. Raises whatever its module does, `TypeError` for what is
+    no pack, `ValueError` if another one has the same class or route."""
+    pack = point.load()
+    if not isinstance(pack, Pack):
+        raise TypeError(f"{point.value} is no proxy.packs.pack.Pack")
+    offered = {*_offers(pack)}
+    for other in others:
+        if both := sorted(offered.intersection(_offers(other))):
+            raise ValueError(f"the pack {other.name} has {both[0]}, too")
+    return pack
+
+
+def _offers(pack: Pack) -> Iterable[str]:
+    """Yield the classes and routes of a pack."""
+    for node in pack.nodes:
+        yield node.name
+    for route in pack.routes:
+        yield f"{route.method} {route.path}"
