@@ -36,6 +36,7 @@ class BrokenCloud:
     base_url: URL = field(default_factory=URL)
     answers: list[tuple[re.Pattern[str], Answering]] = field(default_factory=list)
     tells: Telling = lambda message: [message]
+    sockets: set[asyncio.Transport] = field(default_factory=set)
 
     @property
     def key(self) -> str:
@@ -75,9 +76,16 @@ class BrokenCloud:
                     return web.Response(body=changed, headers=kept)
         return web.Response(status=status, body=real, headers=kept)
 
+    def flood(self, frames: bytes) -> None:
+        """Write bytes on all event sockets as they are."""
+        for socket in self.sockets:
+            socket.write(frames)
+
     async def _relay(self, request: web.Request) -> web.StreamResponse:
         near = web.WebSocketResponse()
         await near.prepare(request)
+        assert request.transport is not None
+        self.sockets.add(transport := request.transport)
         url = self.simulator.base_url.join(URL(request.raw_path, encoded=True))
         async with aiohttp.ClientSession() as session, session.ws_connect(url) as far:
 
@@ -95,6 +103,7 @@ class BrokenCloud:
                         else:
                             await near.send_bytes(reply)
             finally:
+                self.sockets.discard(transport)
                 sending.cancel()
         return near
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ from proxy.cloud.connections import (
     CloudAddresses,
     Connections,
 )
+from proxy.cloud.rejections import Rejections
 from proxy.cloud.resilience import Backoff, CircuitBreaker, RetryPolicy, jittered, retry_after
 from proxy.logging import word
 from proxy.observations import AccountObservations
@@ -47,6 +49,12 @@ _KEY_REFUSED = (401, 403)
 
 #: Seconds that a connection must last for the delay before the next attempt to start again.
 _MIN_STABLE = 5.0
+
+#: Seconds for the close frame of the cloud, however much it sends before.
+_CLOSE_TIMEOUT = 1.0
+
+#: Messages that are handled before other work has its turn: many may have come at once.
+_MESSAGES_A_TURN = 16
 
 #: Messages that the cloud sends on every new connection, even on one that stalls.
 _GREETINGS = frozenset({"status", "feature_flags"})
@@ -122,7 +130,7 @@ class EventSocket:
     socket is closed. So is a socket without a message while `due()` returns true, as the `watchdog`
     decides. After a refused key the next attempt comes after the longest `socket_backoff`.
 
-    `observations` gets the messages that no document lists.
+    `observations` gets the messages that no document lists. A connection that floods is given up.
 
     `connected` is whether the socket is open, as far as is known; `refused` is the HTTP status that
     refused the last handshake (401: the key does not work), or `None`.
@@ -146,6 +154,7 @@ class EventSocket:
         addresses = CloudAddresses(self.base_url, plain_http=self.plain_http)
         self._connections = Connections(addresses.check_cloud, trace_configs=[redirects])
         self._watchdog = self.timeouts.watchdog()
+        self._rejections = Rejections()
         self._client_id = str(randomness.uuid4())
         self._task: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
@@ -229,7 +238,9 @@ class EventSocket:
         finally:
             self.connected = False
             self._decided.clear()
-            await socket.close()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_TIMEOUT):
+                    await socket.close()
         log.warning("event_socket_lost", code=socket.close_code)
         self._call(self.on_down)
         return 0.0
@@ -269,9 +280,14 @@ class EventSocket:
         self._watchdog.begin(clock.monotonic())
         async with asyncio.TaskGroup() as group:
             watch = group.create_task(self._watch(socket), name="cloud event socket's watchdog")
+            self._rejections = Rejections()
+            heard = 0
             async for message in socket:
                 if message.type is aiohttp.WSMsgType.ERROR:
                     break
+                heard += 1
+                if heard % _MESSAGES_A_TURN == 0:
+                    await asyncio.sleep(0)
                 try:
                     if message.type is aiohttp.WSMsgType.TEXT:
                         self._text(message.data)
@@ -279,7 +295,16 @@ class EventSocket:
                         self._frame(message.data)
                 except Exception:
                     log.exception("event_socket_callback_failed")
+                if self._rejections.too_many:
+                    log.warning("event_socket_flooded")
+                    await self._cut()
+                    break
             watch.cancel()
+
+    async def _cut(self) -> None:
+        """End the connection at once: its close frame would come after all that it has sent."""
+        await self._connections.close()
+        await self._connections.start()
 
     async def _watch(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         while True:
@@ -296,9 +321,11 @@ class EventSocket:
         if data[:4] not in LISTED_FRAMES:
             kind = int.from_bytes(data[:4])
             self.observations.note_anomaly("frame", f"type {kind}", data)
+            self._rejections.note(clock.monotonic())
             return
         if (shown := without_secret(data, self.key) if self.key else data) is None:
-            log.warning("frame_rejected", length=len(data))
+            if count := self._rejections.note(clock.monotonic()):
+                log.warning("frame_rejected", length=len(data), count=count)
             return
         self.on_frame(shown)
 
@@ -324,7 +351,8 @@ class EventSocket:
         self.on_event(type_, data)
 
     def _reject(self, text: str, why: str, example: object = None) -> None:
-        log.warning("event_rejected", length=len(text))
+        if count := self._rejections.note(clock.monotonic()):
+            log.warning("event_rejected", length=len(text), count=count)
         self.observations.note_anomaly("event", why, example)
 
     def _handshake_refused(self, error: aiohttp.WSServerHandshakeError) -> float:

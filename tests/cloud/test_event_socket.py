@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from aiohttp import WSMsgType, web
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 from waiting import until
 from yarl import URL
 
 from proxy.cloud import event_socket
 from proxy.cloud.event_socket import EventSocket, IdleWatchdog, Timeouts
+from proxy.cloud.rejections import MAX_REJECTED
 from proxy.cloud.resilience import Backoff
 from tests.cloud.conftest import KEY, Serve, answer, redirect
 
@@ -120,6 +122,38 @@ async def test_nonsense_is_left_out(serve: Serve, open_socket: Open) -> None:
     await peer.send_str('{"type":"sense","data":{}}')
     assert await received.next() == "up"
     assert await received.next() == ("sense", {})
+
+
+async def test_a_flood_of_nonsense_ends_the_connection_and_has_one_line_in_the_log(
+    serve: Serve, open_socket: Open
+) -> None:
+    cloud = Cloud()
+    _, received = await open_socket((await serve(cloud)).url)
+    peer = await cloud.next()
+    with capture_logs() as logged:
+        for _ in range(MAX_REJECTED):
+            await peer.send_str("{")
+        assert [await received.next() for _ in range(3)] == ["up", "down", "up"]
+    await (await cloud.next()).send_str('{"type":"sense","data":{}}')
+    assert await received.next() == ("sense", {})
+    assert [line["event"] for line in logged].count("event_rejected") == 1
+
+
+async def test_a_flood_does_not_delay_the_close(serve: Serve, open_socket: Open) -> None:
+    flooding = asyncio.Event()
+
+    async def flood(request: web.Request) -> web.StreamResponse:
+        peer = web.WebSocketResponse()
+        await peer.prepare(request)
+        while not peer.closed:
+            await peer.send_str('{"type":"sense","data":{}}')
+            flooding.set()
+        return peer
+
+    socket, _ = await open_socket((await serve(flood)).url)
+    await flooding.wait()
+    async with asyncio.timeout(10):
+        await socket.close()
 
 
 async def test_a_key_in_an_event_is_redacted(serve: Serve, open_socket: Open) -> None:
