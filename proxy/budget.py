@@ -1,8 +1,7 @@
 """Bytes that are held for clients: allocations by owner, and the budget of memory.
 
 Code that keeps something in memory whose size a client or the cloud has chosen takes its bytes from
-the budget *before* that, counted after decompression, and releases them afterwards. An owner is a
-member, or an address while nobody is signed in.
+the budget *before* that, counted after decompression, and releases them afterwards.
 """
 
 from __future__ import annotations
@@ -13,13 +12,15 @@ from functools import partial
 from types import TracebackType
 from typing import Literal, Self, get_args
 
+from proxy.owners import Owner
+from proxy.pool import Pool
 from proxy.translate.errors import LocalError
 
 #: What memory is used for; the label `purpose` of the metric `memory_held_bytes`.
 Purpose = Literal["answer", "body", "connection", "export", "job", "picture", "socket", "workflow"]
 
-#: The maximum share of one member, and of one address without a member.
-MEMBER_SHARE, ADDRESS_SHARE = 1 / 2, 1 / 8
+#: Bytes that an owner may hold of the part that is kept for those who hold little.
+MIN_SHARE = 4 * 1024 * 1024
 #: `Retry-After` in seconds.
 _RETRY_AFTER = 2.0
 
@@ -114,48 +115,47 @@ class ThresholdAllocation:
             self.allocation = None
 
 
-class OwnerTotals:
-    """The bytes that each owner holds."""
-
-    def __init__(self) -> None:
-        self._totals: Counter[str] = Counter()
-
-    def charge(self, owner: str, limit: int, growth: int) -> bool:
-        """Count a growth, unless the owner would hold more than `limit`. Return whether it fits."""
-        total = self._totals[owner] + growth
-        if growth > 0 and total > limit:
-            return False
-        if total > 0:
-            self._totals[owner] = total
-        else:
-            self._totals.pop(owner, None)
-        return True
-
-
 class MemoryBudget:
-    """`limit` bytes for the whole process; an owner has a share of them."""
+    """`limit` bytes for the whole process, of which owners have the shares of a `Pool`."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._by_owner = OwnerTotals()
+        self._pool = Pool(limit, MIN_SHARE)
         self._by_purpose: Counter[Purpose] = Counter(dict.fromkeys(get_args(Purpose), 0))
+
+    def owner(self, owner: Owner, purpose: Purpose) -> Allocation:
+        """Return an allocation of an owner, of 0 bytes."""
+        return Allocation(partial(self._charge, owner, purpose))
 
     def member(self, name: str, purpose: Purpose) -> Allocation:
         """Return an allocation of a member, of 0 bytes."""
-        share = int(self.limit * MEMBER_SHARE)
-        return Allocation(partial(self._charge, f"member {name}", share, purpose))
+        return self.owner(Owner(name), purpose)
 
-    def address(self, address: str, purpose: Purpose) -> Allocation:
-        """Return an allocation of an address without a member, of 0 bytes."""
-        share = int(self.limit * ADDRESS_SHARE)
-        return Allocation(partial(self._charge, f"address {address}", share, purpose))
+    def spare(self, name: str, purpose: Purpose) -> Allocation:
+        """Return an allocation of a member for what can be made again, of 0 bytes.
+
+        Its holder gives it up when a function of `add_cache` asks.
+        """
+        return Allocation(partial(self._charge_spare, Owner(name), purpose))
+
+    def add_cache(self, evict: Callable[[], bool]) -> None:
+        """Ask `evict` when memory is needed: it releases something, and returns whether it did."""
+        self._pool.add_cache(evict)
 
     def held(self) -> Mapping[Purpose, int]:
         """Return the bytes that are held for each purpose."""
         return self._by_purpose
 
-    def _charge(self, owner: str, share: int, purpose: Purpose, growth: int, size: int) -> None:
-        full = growth > 0 and self._by_purpose.total() + growth > self.limit
-        if full or not self._by_owner.charge(owner, share, growth):
-            raise MemoryLimitError(size, share)
+    def _charge(self, owner: Owner, purpose: Purpose, growth: int, size: int) -> None:
+        if growth <= 0:
+            self._pool.give_back(owner, -growth)
+        elif not self._pool.take(owner, growth):
+            raise MemoryLimitError(size, self._pool.most(owner))
+        self._by_purpose[purpose] += growth
+
+    def _charge_spare(self, owner: Owner, purpose: Purpose, growth: int, size: int) -> None:
+        if growth <= 0:
+            self._pool.give_back_spare(owner, -growth)
+        elif not self._pool.take_spare(owner, growth):
+            raise MemoryLimitError(size, self._pool.most(owner))
         self._by_purpose[purpose] += growth

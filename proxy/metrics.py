@@ -149,6 +149,9 @@ cache_misses | counter | | Files that were downloaded from the cloud.
 cache_bytes | gauge | | Bytes in the disk cache.
 memory_held_bytes | gauge | purpose | Bytes of memory held for clients, by what they are held for.
 memory_limit_bytes | gauge | | Bytes of memory that may be held for clients (memory_mb).
+pool_used | gauge | pool | Units held of a pool that clients share: connections, streams \
+  (websockets and streams of events), or temporary_bytes (files of requests under way).
+pool_size | gauge | pool | All units of a pool that clients share.
 """
 
 

@@ -75,6 +75,14 @@ class Pool:
         """Release units of an owner."""
         self._add(owner, -amount)
 
+    def move(self, owner: Owner, to: Owner, amount: int) -> bool:
+        """Hold units of an owner for another one instead, if they fit. Return whether they did."""
+        self._add(owner, -amount)
+        if self.take(to, amount):
+            return True
+        self._add(owner, amount)
+        return False
+
     def _add(self, owner: Owner, amount: int) -> None:
         self._used += amount
         if not owner.member:

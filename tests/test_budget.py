@@ -9,38 +9,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.budget import (
-    ADDRESS_SHARE,
-    MEMBER_SHARE,
     MemoryBudget,
     MemoryLimitError,
     ThresholdAllocation,
 )
+from proxy.owners import stranger
 
 LIMIT = 1000
+HALF = LIMIT // 2
 
 
 def test_a_member_gets_its_share_and_no_more() -> None:
     budget = MemoryBudget(LIMIT)
     allocation = budget.member("ann", "body")
-    allocation.grow(int(LIMIT * MEMBER_SHARE))
+    allocation.grow(HALF)
     with pytest.raises(MemoryLimitError) as refused:
-        budget.member("ann", "answer").grow(1)
+        budget.member("ann", "answer").grow(200)
     assert refused.value.kind == "rate_limited"
     budget.member("ben", "body").grow(1)
 
 
 def test_what_never_fits_is_too_large() -> None:
     with pytest.raises(MemoryLimitError) as refused:
-        MemoryBudget(LIMIT).address("10.0.0.1", "body").grow(int(LIMIT * ADDRESS_SHARE) + 1)
+        MemoryBudget(LIMIT).owner(stranger("10.0.0.1"), "body").grow(LIMIT // 5)
     assert refused.value.kind == "too_large"
 
 
 def test_owners_together_stay_within_the_limit() -> None:
     budget = MemoryBudget(LIMIT)
     budget.member("ann", "body").grow(500)
-    budget.member("ben", "body").grow(500)
+    budget.member("ben", "body").grow(250)
     with pytest.raises(MemoryLimitError):
-        budget.member("cid", "body").grow(1)
+        budget.member("cid", "body").grow(250)
 
 
 def test_a_refused_growth_changes_nothing() -> None:
@@ -48,7 +48,7 @@ def test_a_refused_growth_changes_nothing() -> None:
     allocation = budget.member("ann", "body")
     allocation.grow(400)
     with pytest.raises(MemoryLimitError):
-        allocation.grow(200)
+        allocation.grow(201)
     assert (allocation.size, budget.held()["body"]) == (400, 400)
 
 
@@ -67,11 +67,32 @@ def test_few_bytes_are_not_counted_and_many_are_all() -> None:
     for size, counted in ((99, 0), (100, 100), (300, 300), (99, 0), (200, 200)):
         assert held.fits(size, allocate)
         assert budget.held()["socket"] == counted
-    assert not held.fits(LIMIT, allocate)
+    assert not held.fits(HALF + 1, allocate)
     assert budget.held()["socket"] == 200
     for _ in range(2):
         held.release()
         assert budget.held()["socket"] == 0
+
+
+def test_a_cache_gives_way_to_what_is_needed() -> None:
+    budget = MemoryBudget(LIMIT)
+    cached = budget.spare("ann", "workflow")
+    cached.grow(HALF)
+
+    def evict() -> bool:
+        cached.release()
+        return True
+
+    budget.add_cache(evict)
+    budget.member("ben", "body").grow(HALF)
+    assert budget.held()["workflow"] == HALF
+    budget.member("cid", "body").grow(HALF // 2)
+    assert (budget.held()["workflow"], budget.held()["body"]) == (0, HALF + HALF // 2)
+
+
+def test_a_cache_is_refused_beyond_a_share() -> None:
+    with pytest.raises(MemoryLimitError):
+        MemoryBudget(LIMIT).spare("ann", "workflow").grow(HALF + 1)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 700))))

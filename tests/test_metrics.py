@@ -19,6 +19,7 @@ from proxy.admin.metrics import Gauges
 from proxy.budget import MemoryBudget
 from proxy.jobs.models import AccountView
 from proxy.metrics import MAX_EXPECTED, METRICS, PREFIX, QUICK, Metrics, lines
+from proxy.pool import Pool
 
 DOCS = Path(__file__).parent.parent / "docs" / "metrics.md"
 
@@ -54,7 +55,7 @@ def gauges(
 ) -> Gauges:
     engine = SimpleNamespace(accounts=lambda: accounts)
     cache = cache or Cache()
-    return Gauges(jobs, engine, cache, MemoryBudget(1), lambda: members)  # type: ignore[arg-type]
+    return Gauges(jobs, engine, cache, MemoryBudget(1), {"streams": Pool(10, 1)}, lambda: members)  # type: ignore[arg-type]
 
 
 @pytest.fixture

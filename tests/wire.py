@@ -24,8 +24,13 @@ class Running:
     go: asyncio.Event
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
-    async def connect(self, sent: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await asyncio.open_connection(self.url.host, self.url.port)
+    async def connect(
+        self, sent: bytes = b"", *, source: str | None = None
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Open a connection, from the address `source` if there is one, and send these bytes."""
+        reader, writer = await asyncio.open_connection(
+            self.url.host, self.url.port, local_addr=None if source is None else (source, 0)
+        )
         self.writers.append(writer)
         writer.write(sent)
         return reader, writer

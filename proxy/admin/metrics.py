@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from proxy.files.cache import Cache
     from proxy.jobs.models import EngineStatus, Shown
     from proxy.jobs.service import JobService
+    from proxy.pool import Pool
 
 
 async def get_anomalies(request: web.Request) -> web.Response:
@@ -73,6 +74,7 @@ class Gauges(Collector):
         engine: EngineStatus,
         cache: Cache,
         budget: MemoryBudget,
+        pools: Mapping[str, Pool],
         members: Callable[[], Iterable[str]],
     ) -> None:
         self._jobs = jobs
@@ -80,6 +82,7 @@ class Gauges(Collector):
         self._engine = engine
         self._cache = cache
         self._budget = budget
+        self._pools = pools
 
     def describe(self) -> Iterable[Family]:
         """Return nothing, so that registering does not collect."""
@@ -138,4 +141,6 @@ class Gauges(Collector):
             "cache_bytes": {(): self._cache.total},
             "memory_held_bytes": {(name,): size for name, size in self._budget.held().items()},
             "memory_limit_bytes": {(): self._budget.limit},
+            "pool_used": {(name,): pool.used for name, pool in self._pools.items()},
+            "pool_size": {(name,): pool.capacity for name, pool in self._pools.items()},
         }

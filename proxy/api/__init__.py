@@ -9,6 +9,7 @@ from msgspec import Struct, field
 
 from proxy.api.spool import Spool
 from proxy.budget import MemoryBudget
+from proxy.pool import Pool
 from proxy.turns import Turns, thread_turns
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ class Services(Struct, frozen=True, kw_only=True):
 
     `readiness` reports whether jobs are accepted. `interface` is served at `/`. `cipher` signs what
     other replicas must trust. `budget` counts memory for clients, `spool` disk space for their
-    requests; `turns` runs long work in threads. `supervisor` runs background tasks. Members sign in
+    requests, `streams` websockets and streams of events; `pools` are those that metrics show.
+    `turns` runs long work in threads. `supervisor` runs background tasks. Members sign in
     at the `providers`, by name. Without `packs` there are no routes of node packs, without `assets`
     those of assets are turned off.
     """
@@ -98,8 +100,10 @@ class Services(Struct, frozen=True, kw_only=True):
     cipher: Cipher
     supervisor: Supervisor
     budget: MemoryBudget
+    spool: Spool
+    streams: Pool
+    pools: dict[str, Pool] = field(default_factory=dict)
     turns: Turns = field(default_factory=thread_turns)
-    spool: Spool = field(default_factory=Spool)
     assets: Assets | None = None
     packs: PackServices | None = None
     providers: Mapping[str, SignInProvider] = field(default_factory=dict)

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Protocol, cast
 import structlog
 from msgspec import Struct
 
-from proxy.api.addressing import Peer, parse_address
+from proxy.api.addressing import Peer
 from proxy.api.admission import Admission
 from proxy.api.input_turns import InputTurns
-from proxy.api.places import AddressKey, Occupant, Places
+from proxy.api.places import MIN_SHARE, Occupant, Places
+from proxy.owners import Owner, stranger
+from proxy.pool import Pool
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
@@ -27,8 +29,8 @@ log = structlog.get_logger(__name__)
 REFUSAL_TIMEOUT = 2.0
 #: Maximum number of concurrent connections beyond the limit that get an answer.
 MAX_ANSWERED_REFUSALS = 256
-#: Seconds that an anonymous connection may be idle, if `ConnectionLimits.idle_timeout` is not less.
-ANONYMOUS_TIMEOUT = 60.0
+#: Seconds that a stranger's connection may be idle, unless `idle_timeout` is less.
+STRANGER_TIMEOUT = 60.0
 
 
 class ConnectionLimits(Struct, frozen=True):
@@ -51,7 +53,7 @@ class ConnectionLimits(Struct, frozen=True):
 class TimedConnection(Protocol):
     """What the manager uses of a connection that may be too slow."""
 
-    member: str | None
+    owner: Owner
 
     @property
     def busy(self) -> bool:
@@ -100,7 +102,8 @@ class ConnectionManager:
         self.timed: set[TimedConnection] = set()
         self.stalled: dict[TimedConnection, float] = {}
         self._limits = limits
-        self._places = Places(limits.max_connections)
+        self.pool = Pool(limits.max_connections, MIN_SHARE)
+        self._places = Places(self.pool)
         self.connections: set[ManagedConnection] = set()
         self._refused = 0
         self.draining = False
@@ -114,7 +117,9 @@ class ConnectionManager:
 
         If all places are taken another connection may be closed for it.
         """
-        connection.address = _counted_by(connection.peer)
+        # Connections of trusted proxies are not counted by address.
+        peer = connection.peer
+        connection.owner = Owner() if peer.proxies else stranger(peer.address)
         self.connections.add(connection)
         if self._places.enter(connection, self.now()):
             return None
@@ -129,22 +134,19 @@ class ConnectionManager:
         the limit."""
         if connection not in self.connections:
             return
-        count = self._places.join_member(
-            connection, admission.member, self.now(), limited=admission.token is not None
-        )
+        count = self._places.join_member(connection, admission.member, self.now())
         if count is not None:
             raise LocalError(
                 "too_many_connections",
-                f"You have {count} connections, which is the maximum for a member; close "
-                "some and try again.",
+                f"You have {count} connections, and others need the rest; close some and try "
+                "again.",
                 kind="unavailable",
                 retry_after=5,
             )
 
     def answered(self, connection: ManagedConnection) -> None:
         """Note that an answer has been sent."""
-        if connection.member is None:
-            self._places.join_anonymous(connection)
+        self._places.renew(connection)
         if self.draining:
             self._changed.set()
 
@@ -164,7 +166,7 @@ class ConnectionManager:
         """End the connections of members whose access has ended."""
         holds: dict[Admission, bool] = {}
         for connection in list(self.connections):
-            admission = connection.admission if connection.member is not None else None
+            admission = connection.admission if connection.owner.member else None
             if admission is not None:
                 if admission not in holds:
                     holds[admission] = admission.holds(self.services.members)
@@ -176,7 +178,7 @@ class ConnectionManager:
         limits, idle = self._limits, self._limits.idle_timeout
         timeouts = (limits.header_timeout, limits.body_timeout, limits.write_timeout, idle)
         interval = min(1.0, REFUSAL_TIMEOUT / 4, *(time / 4 for time in timeouts if time > 0))
-        anonymous = min(idle or ANONYMOUS_TIMEOUT, ANONYMOUS_TIMEOUT)
+        strangers = min(idle or STRANGER_TIMEOUT, STRANGER_TIMEOUT)
         swept = self.now()
         while True:
             await asyncio.sleep(interval)
@@ -185,9 +187,9 @@ class ConnectionManager:
                 connection.check(now, limits)
             for connection, since in list(self.stalled.items()):
                 if connection.busy and 0 < limits.write_timeout <= now - since:
-                    log.info("answer_abandoned", member=connection.member)
+                    log.info("answer_abandoned", member=connection.owner.member)
                     connection.cut()
-            self._end_idle(self._places.anonymous, now, anonymous)
+            self._end_idle(self._places.strangers, now, strangers)
             if 0 < idle <= 8 * (now - swept):
                 swept = now
                 for group in self._places.of_members():
@@ -234,14 +236,3 @@ class ConnectionManager:
                     await self._changed.wait()
         for connection in list(self.connections):
             connection.cut()
-
-
-def _counted_by(peer: Peer) -> AddressKey:
-    """Return the key by which connections are counted: an IPv4 address, or the /64 of an IPv6 one.
-
-    It is empty for trusted proxies, whose connections are not counted.
-    """
-    address = parse_address(peer.address)
-    if address is None or peer.proxies:
-        return ""
-    return str(address) if address.version == 4 else address.packed[:8]

@@ -38,7 +38,6 @@ from proxy.api.limited_connection import (
     Leave,
     LimitedConnection,
 )
-from proxy.api.places import AddressKey
 from proxy.api.raw_answers import TOO_MANY_CONNECTIONS
 from proxy.budget import Allocation
 
@@ -54,7 +53,6 @@ class Connection(LimitedConnection):
     __slots__ = (
         "_accepted_at",
         "_lost",
-        "address",
         "admission",
         "allocations",
         "cancelled",
@@ -73,8 +71,6 @@ class Connection(LimitedConnection):
         self.cancelled = False
         #: What the current request holds until it has its answer.
         self.allocations: list[Allocation] = []
-        #: The key by which the other end is counted.
-        self.address: AddressKey = ""
         #: Whether the connection is to a loopback address of this machine, and not from a proxy.
         self.on_loopback = False
         self._lost: asyncio.Future[None] | None = None
@@ -88,7 +84,7 @@ class Connection(LimitedConnection):
         Raises `LocalError` (503) if the member has too many.
         """
         self.admission = admission
-        if self.member != admission.member:
+        if self.owner.member != admission.member:
             self.manager.join(self, admission)
             self._held.release()  # taken from the member's budget with the next input
 
@@ -108,7 +104,7 @@ class Connection(LimitedConnection):
         self._enter(IDLE if self._body is None or self._body.is_eof() else REST)
         if self.transport is None:
             return  # it is lost, and the manager has forgotten it
-        if self.member is None or self.manager.draining:
+        if not self.owner.member or self.manager.draining:
             self.manager.answered(self)
         holds = self._input or self._paused_input or self._held.allocation is not None
         if holds and not has_waiting_request(self):
@@ -141,7 +137,7 @@ class Connection(LimitedConnection):
 
     def revoke(self) -> None:
         """End the connection, because the access of its member has ended."""
-        log.info("connection_closed", member=self.member)
+        log.info("connection_closed", member=self.owner.member)
         if self._leave is not None:
             self._leave(WSCloseCode.POLICY_VIOLATION, ACCESS_ENDED, REVOKE_TIMEOUT)
         elif self.busy:  # a short answer, such as to the removal of one's own token, is still sent

@@ -7,7 +7,8 @@ reads them, and their memory is released after that.
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
 import structlog
 from aiohttp import Payload, web
@@ -16,6 +17,8 @@ from aiohttp.abc import AbstractStreamWriter
 from proxy.api.callers import address_of
 from proxy.api.requests import connection_of, services_of
 from proxy.budget import Allocation, MemoryLimitError, Purpose
+from proxy.owners import Owner, stranger
+from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
 
@@ -31,12 +34,15 @@ def owner_of(request: web.BaseRequest) -> str:
     return address_of(request) if admission is None else f"member {admission.member}"
 
 
+def request_owner(request: web.BaseRequest) -> Owner:
+    """Return the owner of a request: its member, or else its address."""
+    admission = connection_of(request).admission
+    return stranger(address_of(request)) if admission is None else Owner(admission.member)
+
+
 def allocate(request: web.BaseRequest, purpose: Purpose) -> Allocation:
     """Return an allocation of the sender of the request: its member, or else its address."""
-    admission, budget = connection_of(request).admission, services_of(request).budget
-    if admission is not None:
-        return budget.member(admission.member, purpose)
-    return budget.address(address_of(request), purpose)
+    return services_of(request).budget.owner(request_owner(request), purpose)
 
 
 def hold(request: web.Request, purpose: Purpose) -> Allocation:
@@ -55,6 +61,27 @@ def forget_frames(error: BaseException | None) -> None:
     while error is not None and error.__traceback__ is not None:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
+
+
+@contextmanager
+def stream_place(request: web.BaseRequest) -> Iterator[None]:
+    """Hold a place of the request's owner among websockets and streams of events.
+
+    Raises `LocalError` (503) if the owner has too many.
+    """
+    pool, owner = services_of(request).streams, request_owner(request)
+    if not pool.take(owner, 1):
+        raise LocalError(
+            "too_many_streams",
+            f"You have {pool.held(owner)} websockets and streams of events, and others need the "
+            "rest; close some and try again.",
+            kind="unavailable",
+            retry_after=5,
+        )
+    try:
+        yield
+    finally:
+        pool.give_back(owner, 1)
 
 
 class LargeBody(Payload):

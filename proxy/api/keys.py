@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from proxy.members.invitations import Invitations
     from proxy.observations import Observations
     from proxy.packs.pack import PackServices
+    from proxy.pool import Pool
     from proxy.readiness import Readiness
     from proxy.sign_in.provider import SignInProvider
     from proxy.storage.encryption import Cipher
@@ -53,6 +54,7 @@ BUS: web.AppKey[EventBus] = web.AppKey("bus")
 BUDGET: web.AppKey[MemoryBudget] = web.AppKey("budget")
 TURNS: web.AppKey[Turns] = web.AppKey("turns")
 SPOOL: web.AppKey[Spool] = web.AppKey("spool")
+STREAMS: web.AppKey[Pool] = web.AppKey("streams")
 ASSETS: web.AppKey[Assets | None] = web.AppKey("assets")
 PACKS: web.AppKey[PackServices | None] = web.AppKey("packs")
 PROVIDERS: web.AppKey[Mapping[str, SignInProvider]] = web.AppKey("providers")
@@ -81,6 +83,7 @@ def provide(app: web.Application, services: Services) -> None:
     app[BUDGET] = services.budget
     app[TURNS] = services.turns
     app[SPOOL] = services.spool
+    app[STREAMS] = services.streams
     app[ASSETS] = services.assets
     app[PACKS] = services.packs
     app[PROVIDERS] = services.providers

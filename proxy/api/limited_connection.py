@@ -22,6 +22,7 @@ from proxy.api.connection_manager import REFUSAL_TIMEOUT, ConnectionLimits, Conn
 from proxy.api.input_turns import SlicedInput
 from proxy.api.raw_answers import HEADERS_TOO_LARGE, TOO_MUCH_UNFINISHED
 from proxy.budget import Allocation, ThresholdAllocation
+from proxy.owners import Owner
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class LimitedConnection(SlicedInput):
         "_since",
         "_state",
         "manager",
-        "member",
+        "owner",
         "peer",
         "services",
     )
@@ -84,8 +85,8 @@ class LimitedConnection(SlicedInput):
         super().__init__(manager.input_turns, server, **options)
         self.manager = manager
         self.services: Services = manager.services
-        #: The member that the connection is counted for.
-        self.member: str | None = None
+        #: Whom the connection is counted for.
+        self.owner = Owner()
         #: The other end.
         self.peer = Peer("")
         self._state = IDLE
@@ -161,10 +162,7 @@ class LimitedConnection(SlicedInput):
         return self._held.fits(0 if self.transport is None else size, self._allocate)
 
     def _allocate(self) -> Allocation:
-        budget = self.services.budget
-        if self.member is not None:
-            return budget.member(self.member, "connection")
-        return budget.address(self.peer.address, "connection")
+        return self.services.budget.owner(self.owner, "connection")
 
     # --- input -----------------------------------------------------------------------------
 
@@ -180,7 +178,7 @@ class LimitedConnection(SlicedInput):
         """Count the input that waits; close the connection and return `False` if it is too much."""
         fits = self._fits()
         if not fits:
-            log.info("request_refused", member=self.member)
+            log.info("request_refused", member=self.owner.member)
             self.cut()
         return fits
 
@@ -210,7 +208,7 @@ class LimitedConnection(SlicedInput):
             log.info("headers_refused", received=self._input)
             self._answer_raw(HEADERS_TOO_LARGE)
         elif not self._fits():
-            log.info("headers_refused", member=self.member)
+            log.info("headers_refused", member=self.owner.member)
             self._answer_raw(TOO_MUCH_UNFINISHED)
 
     def begin_body(self, message: RawRequestMessage, body: StreamReader) -> None:
@@ -242,7 +240,7 @@ class LimitedConnection(SlicedInput):
             self.cut()
             return
         if not self._fits():
-            log.info("request_refused", member=self.member)
+            log.info("request_refused", member=self.owner.member)
             self.cut()
 
     def _count_frames(self) -> None:
@@ -250,7 +248,7 @@ class LimitedConnection(SlicedInput):
         self._input += self._chunk
         if self._fits() or self._paused_input:
             return
-        log.info("socket_refused", member=self.member, received=self._input)
+        log.info("socket_refused", member=self.owner.member, received=self._input)
         self._pause_input()
         if self._leave is not None:
             self._leave(WSCloseCode.TRY_AGAIN_LATER, MESSAGE_REFUSED, REVOKE_TIMEOUT)
@@ -289,7 +287,7 @@ class LimitedConnection(SlicedInput):
         if self.transport is not None:
             self._output = self.transport.get_write_buffer_size()
             if not self._fits():
-                log.info("answer_refused", member=self.member)
+                log.info("answer_refused", member=self.owner.member)
                 asyncio.get_running_loop().call_soon(self.cut)
 
     def resume_writing(self) -> None:

@@ -1,4 +1,4 @@
-"""Temporary files of requests, with a limit of bytes on disk for each member.
+"""Temporary files of requests, with a pool of bytes on disk.
 
 A body of a few kilobytes can decompress to the largest upload, so that the written bytes count.
 """
@@ -11,44 +11,49 @@ from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
-from proxy.budget import Allocation, OwnerTotals
+from proxy.budget import Allocation
+from proxy.owners import Owner
+from proxy.pool import Pool
 from proxy.translate.errors import LocalError
 
-#: Maximum bytes of a member on disk, as a multiple of the largest upload.
-MAX_UPLOADS = 4
+#: Bytes on disk for all members, as a multiple of the largest upload; a member has at most half.
+MAX_UPLOADS = 16
+#: Bytes that a member may hold of the part that is kept for those who hold little.
+MIN_SHARE = 4 * 1024 * 1024
 
 
 class SpoolFullError(LocalError):
     """Raised if a member's requests under way would need too much disk space."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, held: int) -> None:
         super().__init__(
             "uploads_under_way",
-            f"Your uploads and downloads under way need more than {limit:,} bytes on the proxy's "
-            "disk; let some of them end, and try again.",
+            f"Your uploads and downloads under way hold {held:,} bytes on the proxy's disk, and no "
+            "more are free for you; let some of them end, and try again.",
             kind="rate_limited",
             retry_after=2.0,
         )
 
 
 class Spool:
-    """Counts temporary bytes by member."""
+    """The temporary bytes of all members; `max_upload_bytes` are those of the largest upload."""
 
-    def __init__(self) -> None:
-        self._totals = OwnerTotals()
+    def __init__(self, max_upload_bytes: int) -> None:
+        self.pool = Pool(MAX_UPLOADS * max_upload_bytes, MIN_SHARE)
         self.files = SharedFiles()
 
-    def share(self, member: str, max_upload_bytes: int) -> Allocation:
-        """Return an allocation of a member, of 0 bytes, by the size of the largest upload.
+    def share(self, member: str) -> Allocation:
+        """Return an allocation of a member, of 0 bytes.
 
-        Beyond the member's limit it raises `SpoolFullError`.
+        Beyond the member's share it raises `SpoolFullError`.
         """
-        limit = MAX_UPLOADS * max_upload_bytes
-        return Allocation(partial(self._charge, member, limit))
+        return Allocation(partial(self._charge, Owner(member)))
 
-    def _charge(self, member: str, limit: int, growth: int, size: int) -> None:
-        if not self._totals.charge(member, limit, growth):
-            raise SpoolFullError(limit)
+    def _charge(self, owner: Owner, growth: int, _: int) -> None:
+        if growth <= 0:
+            self.pool.give_back(owner, -growth)
+        elif not self.pool.take(owner, growth):
+            raise SpoolFullError(self.pool.held(owner))
 
 
 class SharedFiles:

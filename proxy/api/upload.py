@@ -17,7 +17,7 @@ from multidict import MultiDict
 
 from proxy.api import bodies, unpacking
 from proxy.api.holding import allocate
-from proxy.api.keys import ACCOUNTING, ASSETS, FILES, OPTIONS, SPOOL
+from proxy.api.keys import ACCOUNTING, ASSETS, FILES, SPOOL
 from proxy.api.requests import member_of
 from proxy.translate import codec
 from proxy.translate.assets import of_upload
@@ -195,9 +195,7 @@ class _FormReader:
         self._max_fields = request.client_max_fields
         self._body, self._files = body, files
         self._memory = files.enter_context(allocate(request, "body"))
-        self._spool = files.enter_context(
-            request.app[SPOOL].share(member_of(request), request.app[OPTIONS].max_upload_bytes)
-        )
+        self._spool = files.enter_context(request.app[SPOOL].share(member_of(request)))
         self._field_bytes = 0
         self._parts = _Parts(
             request.headers,

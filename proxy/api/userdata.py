@@ -21,7 +21,7 @@ from proxy.api import bodies
 from proxy.api.content import SAFETY_HEADERS, content_headers
 from proxy.api.downloads import Stamp, delivering, send_part, stamped, without_body
 from proxy.api.holding import UNCOUNTED, LargeBody, allocate, owner_of
-from proxy.api.keys import ACCOUNTING, OPTIONS, SPOOL, TURNS, USERDATA
+from proxy.api.keys import ACCOUNTING, SPOOL, TURNS, USERDATA
 from proxy.api.requests import member_of
 from proxy.files.cache import write_all
 from proxy.translate import codec
@@ -149,7 +149,7 @@ async def _send_large(
     member = member_of(request)
 
     async def copy(stack: ExitStack) -> tuple[int, Stamp]:
-        share = request.app[SPOOL].share(member, request.app[OPTIONS].max_upload_bytes)
+        share = request.app[SPOOL].share(member)
         stack.enter_context(share).grow(entry.size)
         with allocate(request, "answer") as held:
             held.grow(entry.size)

@@ -21,6 +21,7 @@ from aiohttp import web
 from msgspec import Struct, field
 
 from proxy import randomness
+from proxy.api.holding import stream_place
 from proxy.api.keys import ACCOUNTING, BUDGET, JOBS, features
 from proxy.api.requests import connection_of, member_of, way_of
 from proxy.api.send_queue import SendQueue
@@ -265,6 +266,11 @@ async def serve(request: web.Request) -> web.StreamResponse:
     web_socket = web.WebSocketResponse(
         max_msg_size=MAX_MESSAGE_BYTES, autoclose=False, autoping=False
     )
+    with stream_place(request):
+        return await _serve(request, web_socket)
+
+
+async def _serve(request: web.Request, web_socket: web.WebSocketResponse) -> web.StreamResponse:
     member, feed = member_of(request), request.app[JOBS].feed
     opened = await feed.moment(member)
     await web_socket.prepare(request)

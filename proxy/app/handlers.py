@@ -10,6 +10,7 @@ from aiohttp import WSCloseCode
 from proxy import logging as logs
 from proxy.admin.metrics import Gauges
 from proxy.api import ApiOptions, Services
+from proxy.api.spool import Spool
 from proxy.api.web_interface import Journal, WebInterface
 from proxy.app.accounts import CloudAccounts
 from proxy.app.jobs import Jobs
@@ -27,6 +28,7 @@ from proxy.metrics import Metrics
 from proxy.packs.notes import Notes
 from proxy.packs.pack import PackServices
 from proxy.packs.workflows import WorkflowExchange
+from proxy.pool import Pool
 from proxy.readiness import Readiness
 from proxy.settings import Settings
 from proxy.storage.assets import AssetRepository
@@ -36,6 +38,9 @@ from proxy.storage.temporary import ExportRepository
 from proxy.storage.usage import ActivityRepository
 from proxy.storage.workflows import WorkflowRepository
 from proxy.webhooks.endpoints import Webhooks
+
+#: Websockets and streams that a member may have of the part that is kept for those who have few.
+MIN_STREAMS = 4
 
 
 @asynccontextmanager
@@ -67,7 +72,12 @@ async def open_api(
         WorkflowRepository(database), jobs.bus, subscribers.tell, supervisor
     )
     members = storage.members
-    gauges = Gauges(jobs.service, election, resources.files.cache, process.budget, members.names)
+    spool = Spool(settings.max_upload_bytes)
+    streams = Pool(settings.max_connections // 2, MIN_STREAMS)
+    pools = {"streams": streams, "temporary_bytes": spool.pool}
+    gauges = Gauges(
+        jobs.service, election, resources.files.cache, process.budget, pools, members.names
+    )
     _register(process.metrics, gauges, members, cloud)
     sampler = Sampler(activity, jobs.service.accounts, is_active=election.is_active)
     supervisor.keep(sampler.run, "sample the activity")
@@ -107,6 +117,9 @@ async def open_api(
                     cipher=storage.cipher,
                     supervisor=supervisor,
                     budget=process.budget,
+                    spool=spool,
+                    streams=streams,
+                    pools=pools,
                     assets=assets if settings.assets else None,
                     packs=packs if settings.helper_nodes else None,
                     providers=providers,

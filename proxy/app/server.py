@@ -164,6 +164,8 @@ class Server:
         connections = ConnectionManager(
             replace(self._limits, max_connections=max_connections), self._services
         )
+        if not self._admin:
+            self._services.pools["connections"] = connections.pool
         self._services.members.subscribe(connections.review)
         hosts = [hosts] if isinstance(hosts, str) else hosts
         protocols = self._protocols(connections)

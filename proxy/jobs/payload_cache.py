@@ -39,7 +39,8 @@ class QueueItem(Struct):
 class PayloadCache:
     """Items of the queue by the order of their jobs; the oldest go first.
 
-    Each takes its bytes from the budget of the member. What does not fit is not kept.
+    Each takes spare bytes of its member from the budget, and gives them up when they are needed.
+    What does not fit is not kept.
     """
 
     def __init__(self, budget: MemoryBudget) -> None:
@@ -48,6 +49,7 @@ class PayloadCache:
         #: Each with the bytes that it takes.
         self._items: OrderedDict[int, tuple[QueueItem, Allocation]] = OrderedDict()
         self._size = 0
+        budget.add_cache(self._evict)
 
     def get(self, order: int) -> QueueItem | None:
         """Return what was sent for a job, if it is here."""
@@ -59,13 +61,20 @@ class PayloadCache:
         size = len(item.graph) + len(item.extra_data) + _OVERHEAD
         if order in self._items or size > _MAX_ENTRY:
             return
-        while self._items and self._size + size > self._limit:
-            self.remove(next(iter(self._items)))
-        held = self._budget.member(member, "job")
+        while self._size + size > self._limit and self._evict():
+            pass
+        held = self._budget.spare(member, "job")
         with suppress(MemoryLimitError):
             held.resize(size)
             self._items[order] = item, held
             self._size += size
+
+    def _evict(self) -> bool:
+        """Drop the oldest item; return whether there was one."""
+        if not self._items:
+            return False
+        self.remove(next(iter(self._items)))
+        return True
 
     def remove(self, order: int) -> None:
         """Drop what was sent for a job."""

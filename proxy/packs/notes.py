@@ -42,6 +42,7 @@ class Notes:
         self._kept: dict[str, _MemberNotes] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         bus.subscribe("notes", self._receive)
+        budget.add_cache(self._evict)
 
     def leave(self, member: str, command: str, argument: Any = None) -> None:
         """Leave a note. Raises `LocalError` (413) for one that is too large."""
@@ -60,6 +61,14 @@ class Notes:
         oldest = max(since, clock.time() - MAX_AGE)
         return [] if kept is None else [note for note in kept.notes if note.at > oldest]
 
+    def _evict(self) -> bool:
+        """Forget the oldest note of a member; return whether there was one."""
+        for kept in self._kept.values():
+            if kept.notes:
+                kept.drop()
+                return True
+        return False
+
     def close(self) -> None:
         """Stop the timers."""
         for timer in self._timers.values():
@@ -71,7 +80,7 @@ class Notes:
             return
         member = message.member
         if member not in self._kept:
-            self._kept[member] = _MemberNotes(self._budget.member(member, "workflow"))
+            self._kept[member] = _MemberNotes(self._budget.spare(member, "workflow"))
             self._wake_later(member)
         self._kept[member].append(message)
 
@@ -104,14 +113,14 @@ class _MemberNotes:
         while self.notes and (
             len(self.notes) >= MAX_NOTES or self._allocation.size + size > MAX_MEMBER_BYTES
         ):
-            self._drop()
+            self.drop()
         while True:
             try:
                 self._allocation.grow(size)
             except MemoryLimitError:
                 if not self.notes:
                     return
-                self._drop()
+                self.drop()
             else:
                 self.notes.append(note)
                 return
@@ -119,9 +128,10 @@ class _MemberNotes:
     def expire(self, oldest: float) -> None:
         """Forget the notes that are older than `oldest`."""
         while self.notes and self.notes[0].at <= oldest:
-            self._drop()
+            self.drop()
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """Forget the oldest note."""
         note = self.notes.popleft()
         self._allocation.resize(self._allocation.size - _size(note))
 

@@ -275,16 +275,17 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     memory_mb: Annotated[float, Meta(ge=64, le=1_000_000), Setting("Clients", "MIB")] = 256
     """The memory in MiB that the proxy may hold for clients: bodies, unread answers, unfinished
-    messages. A member may hold half of it, an address without a member an eighth; further requests
-    get a 429."""
+    messages. A member may hold as much as stays free, strangers together a quarter of that; further
+    requests get a 429."""
 
     ping_interval: Annotated[float, Meta(ge=0, le=86_400), Setting("Clients", "SECONDS")] = 30
     """Seconds of silence after which the proxy pings a websocket, to detect clients that are gone;
     0 disables pings."""
 
     max_connections: Annotated[int, Meta(ge=1, le=1_000_000), Setting("Clients", "COUNT")] = 20_000
-    """The maximum number of connections. Further connections get a 503. The system's limit of open
-    files can be lower."""
+    """The maximum number of connections. A member may have as many as stay free, strangers together
+    a quarter of that; further connections get a 503. The system's limit of open files can be
+    lower."""
 
     max_header_kb: Annotated[float, Meta(ge=1, le=1024), Setting("Clients", "KIB")] = 16
     """The maximum size of request headers and of the request line in KiB. Larger ones get a 400."""

@@ -20,6 +20,7 @@ from yarl import URL
 
 from proxy.api import ApiOptions, Services
 from proxy.api.connection_manager import ConnectionLimits
+from proxy.api.spool import Spool
 from proxy.api.web_interface import Journal, WebInterface
 from proxy.app.server import Server
 from proxy.budget import MemoryBudget
@@ -40,6 +41,7 @@ from proxy.members.accounting import Accounting
 from proxy.members.directory import Directory
 from proxy.members.member import Limits, Member
 from proxy.metrics import Metrics
+from proxy.pool import Pool
 from proxy.readiness import Report
 from proxy.storage.database import Database
 from proxy.storage.encryption import Cipher
@@ -393,6 +395,8 @@ def services_over(jobs: Any, files: Any, catalog: Any, userdata: Any, **more: An
         "journal": Journal(jobs.bus, jobs.clients),
         "interface": WebInterface(),
         "budget": MemoryBudget(DEFAULT_MEMORY),
+        "spool": Spool(ApiOptions().max_upload_bytes),
+        "streams": Pool(1000, 4),
         "bus": jobs.bus,
         "cipher": Cipher(),
         "supervisor": Supervisor(),

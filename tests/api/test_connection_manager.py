@@ -15,7 +15,7 @@ from proxy.api import connection_manager, limited_connection, places
 
 
 async def test_a_connection_too_many_is_503_and_the_others_go_on(running: Any) -> None:
-    async with running(max_connections=2) as server:
+    async with running(max_connections=16) as server:
         first, second = await server.connect(), await server.connect()
         third, _ = await server.connect(HEAD + b"\r\n")
         answer = await rest(third)
@@ -67,7 +67,7 @@ async def test_fewer_connections_are_logged_where_they_matter(
 
 
 async def test_a_silent_stranger_is_closed(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_manager, "ANONYMOUS_TIMEOUT", 0.1)
+    monkeypatch.setattr(connection_manager, "STRANGER_TIMEOUT", 0.1)
     async with running(header_timeout=0.1) as server:
         member, member_writer = await server.connect(HEAD + b"\r\n")
         await member.readuntil(b"}")
@@ -114,29 +114,19 @@ async def test_who_has_been_silent_makes_room_for_who_speaks(
         assert (await member.readline()) == b"HTTP/1.1 200 OK\r\n"
 
 
-async def test_strangers_never_have_all_places(
-    running: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(places, "ANONYMOUS_SHARE", 0.5)
-    async with running(max_connections=4) as server:
+async def test_strangers_never_have_all_places(running: Any) -> None:
+    async with running(max_connections=20) as server:
+        for number in range(4):
+            await server.connect(source=f"127.0.0.{number + 1}")
+        refused, _ = await server.connect(HEAD + b"\r\n", source="127.0.0.5")
+        assert b" 503 " in await refused.readline()
+
+
+async def test_one_address_never_has_all_places_of_strangers(running: Any) -> None:
+    async with running(max_connections=20) as server:
         for _ in range(2):
             await server.connect()
         third, _ = await server.connect(HEAD + b"\r\n")
         assert b" 503 " in await third.readline()
-
-
-async def test_one_address_never_has_all_places_of_strangers(
-    running: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(places, "MIN_SHARE", 2)
-    async with running(max_connections=4) as server:
-        for _ in range(2):
-            await server.connect()
-        third, _ = await server.connect(HEAD + b"\r\n")
-        assert b" 503 " in await third.readline()
-        other = await asyncio.open_connection(
-            server.url.host, server.url.port, local_addr=("127.0.0.2", 0)
-        )
-        server.writers.append(other[1])
-        other[1].write(HEAD + b"\r\n")
-        assert (await other[0].readline()) == b"HTTP/1.1 200 OK\r\n"
+        other, _ = await server.connect(HEAD + b"\r\n", source="127.0.0.2")
+        assert (await other.readline()) == b"HTTP/1.1 200 OK\r\n"

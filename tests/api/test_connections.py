@@ -143,22 +143,21 @@ def asking(token: str, path: bytes = b"/queue") -> bytes:
 async def test_one_member_never_has_all_places(
     running: Any, members: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "MIN_SHARE", 2)
     ann, _ = await members.new_token("ann")
     bob, _ = await members.new_token("bob")
-    async with running(max_connections=4, members=members) as server:
-        for _ in range(2):
+    async with running(max_connections=16, members=members) as server:
+        for _ in range(8):
             reader, _ = await server.connect(asking(ann))
             await reader.readuntil(b"}")
-        third, _ = await server.connect(asking(ann))
-        answer = await third.readuntil(b"node_errors")
+        ninth, _ = await server.connect(asking(ann))
+        answer = await ninth.readuntil(b"node_errors")
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"too_many_connections" in answer
         other, _ = await server.connect(asking(bob))
         assert (await other.readline()) == b"HTTP/1.1 200 OK\r\n"
         monkeypatch.setattr(places, "EVICTION_IDLE", 0.0)
-        fourth, _ = await server.connect(asking(ann))
-        assert (await fourth.readline()) == b"HTTP/1.1 200 OK\r\n"
+        tenth, _ = await server.connect(asking(ann))
+        assert (await tenth.readline()) == b"HTTP/1.1 200 OK\r\n"
 
 
 # --- answers that nobody takes -----------------------------------------------------------------
