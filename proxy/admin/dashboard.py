@@ -12,6 +12,7 @@ from proxy.admin.state import StateScope, scope_of, state_of
 from proxy.admin.state_feed import STATE_FEEDS, StateMessage
 from proxy.api import bodies
 from proxy.api.answer_headers import prepare
+from proxy.api.holding import stream_place
 from proxy.api.keys import JOBS, MEMBERS
 from proxy.api.middleware import note
 from proxy.api.requests import admission_of, connection_of, member_of
@@ -64,7 +65,15 @@ async def get_state(request: web.Request) -> web.Response:
 
 
 async def get_events(request: web.Request) -> web.StreamResponse:
-    """Send the state as server-sent events, one at each change and at each step of what runs."""
+    """Send the state as server-sent events, one at each change and at each step of what runs.
+
+    Raises `LocalError` (503) if the member has too many streams.
+    """
+    with stream_place(request):
+        return await _send_states(request)
+
+
+async def _send_states(request: web.Request) -> web.StreamResponse:
     admission = admission_of(request)
     manager = connection_of(request).manager
     stream = web.StreamResponse(
