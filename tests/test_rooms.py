@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections import defaultdict
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -112,18 +113,18 @@ def test_what_runs_jobs_names_no_pack(room_name: str) -> None:
     assert lines == []
 
 
-def test_every_pack_has_a_line_in_the_table_and_none_elsewhere() -> None:
-    """A pack's module is imported by the table, and by other modules of its own alone."""
+def test_every_pack_is_an_entry_point_that_no_module_imports() -> None:
     packs = {
-        path.stem
+        f"proxy.packs.{path.stem}"
         for path in (PACKAGE / "packs").glob("*.py")
         if re.search(r"^PACK = Pack\(", path.read_text(encoding="utf-8"), re.MULTILINE)
     }
-    table = imports(PACKAGE / "packs" / "table.py")
-    assert {f"proxy.packs.{name}" for name in packs} <= table
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    assert {f"{name}:PACK" for name in packs} == {
+        *project["entry-points"]["comfy_cloud_proxy.packs"].values()
+    }
     for path in MODULES:
-        if path.name != "table.py":
-            assert not {f"proxy.packs.{name}" for name in packs} & imports(path), path
+        assert not packs & imports(path), path
 
 
 @pytest.mark.parametrize("path", PURE, ids=lambda path: str(path.relative_to(PACKAGE)))
