@@ -222,7 +222,7 @@ async def test_a_person_sees_a_banner_before_the_logs(tmp_path: Path) -> None:
         assert re.search(rf"Dashboard +{url}/proxy/\n", printed)
         assert re.search(r"Web interface +(http|not installed)", printed)
         assert re.search(r"API key +accepted\n", printed)
-        assert re.search(r"Outputs +by GET /view; .+: --output-directory DIR\n", printed)
+        assert re.search(r"Pictures +by GET /view; .+: --output-directory DIR\n", printed)
         terminal.process.send_signal(signal.SIGINT)
         assert await terminal.ended() == 0
         printed, _, logged = terminal.text.partition("Press Ctrl-C to stop.\n")

@@ -30,7 +30,7 @@ from proxy.packs.results import Results
 from proxy.packs.service import Packs
 from proxy.packs.store import PictureStore
 from proxy.packs.table import INSTALLED, offered
-from proxy.settings import ConfigError, Settings
+from proxy.settings import ConfigError, Settings, pictures_folder
 from proxy.storage.files import FileRepository
 from proxy.storage.temporary import PackPictureRepository
 from proxy.storage.usage import UsageRepository
@@ -78,6 +78,7 @@ async def open_resources(
             asset_ids=settings.assets,
             blobs=blobs,
             output_folder=output_folder,
+            output_links=settings.output_directory == pictures_folder(simulated=settings.simulate),
             input_folder=input_folder,
         )
         await files.start()

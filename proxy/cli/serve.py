@@ -21,6 +21,7 @@ from typing import Any
 
 import structlog
 import typer
+from msgspec.structs import replace
 
 from proxy import __version__, clock
 from proxy import logging as logs
@@ -33,7 +34,7 @@ from proxy.app.server import Server
 from proxy.app.storage import refuse_lost_members
 from proxy.cli.common import Chosen, chosen_accounts, in_database
 from proxy.members.marker import any_members
-from proxy.settings import ConfigError, Settings, place_options
+from proxy.settings import ConfigError, Settings, default_data_dir, pictures_folder, place_options
 from proxy.storage.database import StorageError
 from proxy.storage.members import MemberRepository
 from proxy.supervisor import Supervisor
@@ -69,6 +70,7 @@ def serve(settings: Settings) -> int:
     refuse_lost_members(settings, has_members=has_members)
     has_members = has_members or settings.provisions_members
     refuse_open_access(settings, has_members=has_members)
+    settings = _with_pictures(settings, has_members=has_members)
     banner = None
     if settings.log_format == "console" and sys.stdout.isatty():
         banner = Banner(settings, handler, has_members=has_members)
@@ -182,7 +184,7 @@ class Banner:
             "Dashboard": f"http://{admin[0]}:{admin[1]}/proxy/" if admin else f"{here}/proxy/",
             "Clients": "each needs a token" if self._has_members else "no token needed",
             "Runs on": str(chosen),
-            "Outputs": _output_places(settings),
+            "Pictures": _output_places(settings),
         }
         self._say(f"{_styled('comfy-cloud-proxy', bold=True)} {__version__}\n")
         for name, value in rows.items():
@@ -208,11 +210,32 @@ class Banner:
         typer.echo(line, color=False if os.environ.get("NO_COLOR") else None)
 
 
+def _with_pictures(settings: Settings, *, has_members: bool) -> Settings:
+    """Return the settings with the output directory of a person who uses the proxy alone."""
+    own = settings.data_dir == default_data_dir(simulated=settings.simulate)
+    shared = has_members or settings.database is not None or _in_container()
+    if (
+        settings.output_directory is not None
+        or not settings.save_outputs
+        or not own
+        or shared
+        or not all(map(is_loopback, settings.hosts))
+    ):
+        return settings
+    folder = pictures_folder(simulated=settings.simulate)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("outputs_not_saved", folder=str(folder), reason=error.strerror)
+        return settings
+    return replace(settings, output_directory=folder)
+
+
 def _output_places(settings: Settings) -> str:
     """Return where outputs are."""
     if settings.output_directory is None:
         return "by GET /view; to have them in a folder: --output-directory DIR"
-    return f"also in {settings.output_directory}"
+    return str(settings.output_directory)
 
 
 def _styled(text: str, *, fg: str | None = None, bold: bool | None = None) -> str:

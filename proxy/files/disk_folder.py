@@ -42,6 +42,11 @@ _NAME_ERRORS = frozenset(
 #: With these a file system says that it has no `fsync`.
 _NO_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
 
+#: With these it says that it has no hard link to a file, such as one of another file system.
+_NO_LINKS = frozenset(
+    {errno.EMLINK, errno.ENOSYS, errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.EXDEV}
+)
+
 _DIRECTORY = getattr(os, "O_DIRECTORY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
@@ -128,6 +133,21 @@ class DiskFolder:
             except BaseException:
                 with suppress(OSError):
                     os.unlink(folder.path(partial_), dir_fd=at)
+                raise
+        return True
+
+    def link(self, member: str, path: str, source: Path) -> bool | None:
+        """Make a file a hard link of a complete one, unless its name is taken; return whether it
+        was made, `None` where the file systems cannot do that."""
+        with self._open(member, posixpath.dirname(path), create=True) as folder:
+            name = _checked(posixpath.basename(path))
+            if _status(folder, name) is not None:
+                return False
+            try:
+                os.link(source, folder.path(name), dst_dir_fd=folder.descriptor)
+            except OSError as error:
+                if error.errno in _NO_LINKS:
+                    return None
                 raise
         return True
 

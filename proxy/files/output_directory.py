@@ -50,12 +50,22 @@ _PAGE = 100
 
 
 class OutputDirectory:
-    """Writes outputs to `folder`. `problem` says why the last one could not be written."""
+    """Writes outputs to `folder`. `problem` says why the last one could not be written.
+
+    With `links` they are hard links to the files of the cache, where the file system has these.
+    """
 
     def __init__(
-        self, folder: DiskFolder, reader: Reader, namespace: Namespace, files: FileRepository
+        self,
+        folder: DiskFolder,
+        reader: Reader,
+        namespace: Namespace,
+        files: FileRepository,
+        *,
+        links: bool = False,
     ) -> None:
         self.folder = folder
+        self._links = links
         self.problem: str | None = None
         self._reader = reader
         self._namespace = namespace
@@ -133,11 +143,16 @@ class OutputDirectory:
             log.warning("output_lost", member=member, path=path, reason=error.message)
             return
         # The content is closed by forgetting it: the thread may outlive this task.
-        await content.whole()
+        source, folder = await content.whole(), self.folder
         pieces = [piece async for piece in content.pieces()]
-        pour, folder = partial(_write_pieces, content, pieces), self.folder
+        pour = partial(_write_pieces, content, pieces)
         try:
-            if not await folder.run(folder.write, member, path, pour):
+            written = None
+            if self._links and not content.edits.edits:
+                written = await folder.run(folder.link, member, path, source)
+            if written is None:
+                written = await folder.run(folder.write, member, path, pour)
+            if not written:
                 status = await folder.run(folder.status, member, path)
                 if status is None or status.size != content.size:
                     raise UnusableNameError(f"{path}: another file has this name")

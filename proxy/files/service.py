@@ -68,8 +68,9 @@ class Files:
     The `cache` is in `folder` and has up to `cache_bytes`; uploads are also stored in `blobs`, if
     there is such a store. `clouds` are the accounts by name; `preferred` returns those to which a
     member's upload may be sent, the best first (default: all). With `asset_ids` outputs have the
-    ids of their records. Outputs are also written to the `output_folder`, and files of the
-    `input_folder` are inputs of the members, if there are such folders.
+    ids of their records. Outputs are also written to the `output_folder`, with `output_links` as
+    hard links where possible, and files of the `input_folder` are inputs of the members, if there
+    are such folders.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Files:
         blobs: BlobStore | None = None,
         asset_ids: bool = False,
         output_folder: DiskFolder | None = None,
+        output_links: bool = False,
         input_folder: DiskFolder | None = None,
         now: Callable[[], float] = clock.time,
     ) -> None:
@@ -107,7 +109,7 @@ class Files:
         self.output_directory = None
         if output_folder is not None:
             self.output_directory = OutputDirectory(
-                output_folder, self._reader, self.namespace, repository
+                output_folder, self._reader, self.namespace, repository, links=output_links
             )
         self._converting: dict[tuple[FileRecord, str], asyncio.Task[bytes]] = {}
 

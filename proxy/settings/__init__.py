@@ -19,6 +19,8 @@ from proxy.settings.loading import load_with_sources as load_with_sources
 from proxy.settings.model import SERVE_SETTINGS as SERVE_SETTINGS
 from proxy.settings.model import SETTINGS as SETTINGS
 from proxy.settings.model import Settings as Settings
+from proxy.settings.model import default_data_dir as default_data_dir
+from proxy.settings.model import pictures_folder as pictures_folder
 from proxy.settings.model import place_options as place_options
 from proxy.settings.table import ConfigError as ConfigError
 from proxy.settings.table import Secret as Secret

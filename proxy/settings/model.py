@@ -63,6 +63,11 @@ def default_data_dir(*, simulated: bool) -> Path:
     return folder / "simulator" if simulated else folder
 
 
+def pictures_folder(*, simulated: bool) -> Path:
+    """Return the folder in which a person who uses the proxy alone finds the outputs."""
+    return Path.home() / "ComfyUI-Cloud" / ("simulated" if simulated else "output")
+
+
 def place_options(settings: Settings) -> str:
     """Return the options by which another command finds the same records; empty for the default."""
     if settings.database is not None:
@@ -519,8 +524,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     """A folder to which the outputs of each job are also written, under their names and subfolders,
     before clients hear of the end of the job. For programs that read ComfyUI's output folder. Each
     member has a folder of their own in it. Previews are not written. The proxy creates the folder
-    if it does not exist, and deletes nothing in it. By default outputs are in the cache and on
+    if it does not exist, and deletes nothing in it. The default is `ComfyUI-Cloud/output` in your
+    home folder if save_outputs is set, otherwise none: outputs are then in the cache and on
     Comfy Cloud."""
+
+    save_outputs: Annotated[bool, Setting("Files and history")] = True
+    """Use `ComfyUI-Cloud/output` in your home folder as output_directory if you use the proxy
+    alone: it listens on loopback addresses, has no members, uses the default data folder and does
+    not run in a container. With the simulator it is `ComfyUI-Cloud/simulated`."""
 
     input_directory: Annotated[
         Path | None,

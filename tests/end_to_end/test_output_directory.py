@@ -19,6 +19,7 @@ from stack import Client, Proxy, running_proxy
 from structlog.testing import capture_logs
 from team import running_team
 
+from proxy.cli import serve
 from proxy.cloud.resilience import Backoff
 from proxy.files import output_directory
 from proxy.settings import ConfigError
@@ -264,3 +265,32 @@ async def test_a_folder_that_cannot_be_made_is_refused_at_the_start(
     with pytest.raises(ConfigError, match="of output_directory cannot be written"):
         async with writing_proxy(simulator, output, session):
             pass
+
+
+@pytest.mark.sqlite
+@pytest.mark.skipif(serve._in_container(), reason="a container has no home folder")
+@pytest.mark.parametrize(
+    ("options", "folders"),
+    [
+        ((), {"ComfyUI-Cloud/simulated"}),
+        (("--no-save-outputs",), set()),
+        (("--output-directory", "own"), {"own"}),
+    ],
+)
+async def test_a_person_alone_finds_the_pictures_in_the_home_folder(
+    tmp_path: Path,
+    session: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    folders: set[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    home = {"HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path / "share")}
+    data = tmp_path / "share/comfy-cloud-proxy/simulator"
+    async with serving(data, "--simulate", *options, environment=home) as process:
+        client = Client(session, process.url)
+        await client.run(graphs.plain())
+    found = [tmp_path / name for name in files(tmp_path) if name.endswith("ComfyUI_00001_.png")]
+    assert {path.parent.relative_to(tmp_path).as_posix() for path in found} == folders
+    links = [path.stat().st_nlink for path in found]
+    assert links == ([] if not folders else [1] if options else [2])  # with that of the cache
