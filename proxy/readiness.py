@@ -22,7 +22,7 @@ from proxy.storage.database import (
 from proxy.storage.statements import put_meta
 
 if TYPE_CHECKING:
-    from proxy.cloud.client import CloudClient
+    from proxy.cloud.upstream import Upstream
     from proxy.files.output_directory import OutputDirectory
     from proxy.jobs.models import AccountView, EngineStatus
 
@@ -65,7 +65,7 @@ class Readiness:
 
     database: Database
     engine: EngineStatus
-    clouds: Mapping[str, CloudClient]
+    clouds: Mapping[str, Upstream]
     bus: EventBus
     outputs: OutputDirectory | None = None
     key_places: Mapping[str, str] = field(default_factory=dict)
@@ -171,8 +171,7 @@ class Readiness:
         cloud = self.clouds[account]
         try:
             async with asyncio.timeout(self.timeout):
-                await cloud.user()
-                await cloud.plan()
+                await cloud.check_key()
         except CloudUnauthorized:
             return (
                 "Comfy Cloud does not accept the API key: create one at "

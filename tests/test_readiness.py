@@ -56,8 +56,7 @@ class World:
         options = {name: other for name, other in others.items() if name not in worlds}
         views = [world.account(name) for name, world in worlds.items()]
         clouds: Any = {
-            name: SimpleNamespace(user=world._user, plan=world._plan)
-            for name, world in worlds.items()
+            name: SimpleNamespace(check_key=world._check_key) for name, world in worlds.items()
         }
         return Readiness(self, elected(*views), clouds, self.bus, **options)  # type: ignore[arg-type]
 
@@ -65,10 +64,7 @@ class World:
         """An account of this world."""
         return AccountView(name, 1, 0, self.rests, None, self.connected, self.refused)
 
-    async def _plan(self) -> None:
-        """The plan is read, and nothing depends on it."""
-
-    async def _user(self, *_: object) -> None:
+    async def _check_key(self) -> None:
         self.asked += 1
         if isinstance(self.user, Exception):
             raise self.user

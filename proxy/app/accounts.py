@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from proxy.app.process import Process
 from proxy.app.storage import OpenStorage
 from proxy.cloud.client import CloudClient
+from proxy.cloud.upstream import CloudDocuments, Upstream
 from proxy.engine.accounts import Account, Slots, best_first
 from proxy.observations import AccountObservations, Observations, identity_of
 from proxy.settings import AccountAccess
@@ -27,14 +28,20 @@ class CloudAccounts:
     key_places: Mapping[str, str]
 
     @property
-    def clients(self) -> dict[str, CloudClient]:
+    def clients(self) -> dict[str, Upstream]:
         """The client of each account."""
         return {name: account.cloud for name, account in self.accounts.items()}
 
     @property
-    def first(self) -> CloudClient:
+    def first(self) -> Upstream:
         """The client of the first account."""
         return next(iter(self.accounts.values())).cloud
+
+    def documents(self) -> list[CloudDocuments]:
+        """Return what the catalog has beside node classes, of the accounts that have it, the best
+        first."""
+        found = (account.cloud.documents for account in self.best_first())
+        return [documents for documents in found if documents is not None]
 
     def allowed(self, member: str) -> frozenset[str]:
         """Return the accounts that a member may use."""

@@ -18,6 +18,7 @@ from proxy.app.storage import OpenStorage
 from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts
 from proxy.cloud.client import CloudClient
+from proxy.cloud.upstream import Upstream
 from proxy.costs.budgets import DefaultBudgets
 from proxy.files.blobs import BlobError, BlobStore, open_blobs
 from proxy.files.disk_folder import DiskFolder
@@ -86,7 +87,7 @@ async def open_resources(
         catalog = Catalog(
             Accounts(
                 cloud.first.base_url,
-                lambda: [account.cloud for account in cloud.best_first()],
+                cloud.documents,
                 cloud.clients,
             ),
             storage.folder / "catalog",
@@ -175,9 +176,14 @@ def _open_blobs(settings: Settings) -> BlobStore | None:
         raise ConfigError(f"The setting blobs cannot be used: {error}.") from error
 
 
-def _userdata(settings: Settings, storage: OpenStorage, cloud: CloudClient) -> UserData:
+def _userdata(settings: Settings, storage: OpenStorage, cloud: Upstream) -> UserData:
     if settings.userdata != "cloud":
         return StoredUserData(storage.database)
+    if not isinstance(cloud, CloudClient):
+        raise ConfigError(
+            "userdata = cloud needs an account of Comfy Cloud, and the first account is a "
+            "deployment, which stores no user data: set userdata to disk."
+        )
     members = storage.members
     if members.has_members:
         raise ConfigError(

@@ -13,14 +13,14 @@ from proxy.catalog.source import Accounts, CachedResource
 from proxy.translate import codec
 
 if TYPE_CHECKING:
-    from proxy.cloud.client import CloudClient
+    from proxy.cloud.upstream import CloudDocuments
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
 #: A call to the cloud whose answer is JSON, or `None` if the cloud has nothing.
-Question: TypeAlias = "Callable[[CloudClient], Awaitable[Any]]"
+Question: TypeAlias = "Callable[[CloudDocuments], Awaitable[Any]]"
 
 
 class Documents:

@@ -139,8 +139,6 @@ class Catalog:
     async def _fetch_nodes(self) -> bytes:
         """Return the classes of all accounts in one body, unchanged if the bodies are equal."""
         accounts = self._accounts
-        if len(accounts.named) < 2:
-            return await accounts.ask(lambda cloud: cloud.object_info())
         bodies = await accounts.ask_each(lambda cloud: cloud.object_info())
         self._is_complete = len(bodies) == len(accounts.named)
         known = self.nodes.owners

@@ -19,7 +19,7 @@ from proxy.translate.errors import LocalError
 log = structlog.get_logger(__name__)
 
 if TYPE_CHECKING:
-    from proxy.cloud.client import CloudClient
+    from proxy.cloud.upstream import CloudDocuments, Upstream
 
 T = TypeVar("T")
 
@@ -30,21 +30,21 @@ Picture: TypeAlias = tuple[bytes, str]
 class Accounts:
     """Several accounts as one source.
 
-    `order` returns the accounts to ask, the best first. Most answers are the same for all accounts,
-    so that one is enough; what differs is requested from each of the `named`.
+    `order` returns the accounts to ask for documents, the best first. Most answers are the same for
+    all accounts, so that one is enough; what differs is requested from each of the `named`.
     """
 
     def __init__(
         self,
         base_url: URL,
-        order: Callable[[], Sequence[CloudClient]],
-        named: Mapping[str, CloudClient] | None = None,
+        order: Callable[[], Sequence[CloudDocuments]],
+        named: Mapping[str, Upstream],
     ) -> None:
         self.base_url = base_url
-        self.named = named or {}
+        self.named = named
         self._order = order
 
-    async def ask(self, question: Callable[[CloudClient], Awaitable[T]]) -> T:
+    async def ask(self, question: Callable[[CloudDocuments], Awaitable[T]]) -> T:
         """Return the answer of the first account that gives one. If none does, raise the
         `CloudError` of the first account."""
         problem: CloudError | None = None
@@ -56,7 +56,7 @@ class Accounts:
                 problem = problem or error
         raise problem or CloudUnreachable("there is no account to ask")
 
-    async def ask_each(self, question: Callable[[CloudClient], Awaitable[T]]) -> dict[str, T]:
+    async def ask_each(self, question: Callable[[Upstream], Awaitable[T]]) -> dict[str, T]:
         """Return the answers by account, without those that fail; accounts are asked one after the
         other. If all fail, raise the `CloudError` of the first account."""
         answers: dict[str, T] = {}

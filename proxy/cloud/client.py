@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -12,8 +12,6 @@ from urllib.parse import quote
 
 import structlog
 from aiohttp import MultipartWriter
-from msgspec import Struct
-from msgspec.structs import asdict
 from yarl import URL
 
 from proxy.cloud.answers import (
@@ -37,11 +35,14 @@ from proxy.cloud.downloads import Downloads
 from proxy.cloud.errors import (
     GATEWAY_STATUSES,
     CloudAmbiguous,
+    CloudError,
     CloudGarbage,
     CloudRefused,
     CloudUnreachable,
 )
+from proxy.cloud.event_socket import EventSocket, Timeouts
 from proxy.cloud.http import JSON, Body, CloudCall, Http
+from proxy.cloud.marks import MARK, MarkedJobs, id_by_mark
 from proxy.cloud.resilience import (
     ONCE,
     ApiKey,
@@ -51,11 +52,15 @@ from proxy.cloud.resilience import (
     RateLimiter,
     RetryPolicy,
 )
+from proxy.cloud.upstream import Capabilities, Known, Observer, Prompt
 from proxy.logging import word
 from proxy.metrics import CloudCalls, Metrics
 from proxy.observations import AccountObservations
 from proxy.translate import codec
 from proxy.translate.assets import CloudAsset, of_cloud
+from proxy.translate.frames import parse_frame
+from proxy.translate.media_types import kind
+from proxy.translate.plans import AccountPlan
 from proxy.translate.snapshots import Snapshot, from_job
 
 log = structlog.get_logger(__name__)
@@ -79,18 +84,12 @@ _MIN_UPLOAD_RATE = 100_000
 _CATALOG_TIMEOUT = 120.0
 
 
-class Prompt(Struct, frozen=True):
-    """The body of a submission; `prompt` is the graph. With a `prompt_id` the cloud is asked to
-    give the job that id."""
-
-    prompt: dict[str, Any]
-    extra_data: dict[str, Any]
-    partial_execution_targets: list[str] | None = None
-    prompt_id: str | None = None
+#: Statuses with which the cloud refuses assets, or those of this form.
+_NO_ASSETS = frozenset({400, 404, 405, 415, 422, 501})
 
 
 class CloudClient:
-    """The calls of one account to the cloud at `base_url`, which may have a path.
+    """The calls of one account to the cloud at `base_url`, which may have a path: an `Upstream`.
 
     `timeout` is in seconds for one attempt; reads are repeated as `retries` says. While the cloud
     does not answer, `breaker` makes calls fail at once; after a 429 `limiter` pauses all of them.
@@ -139,6 +138,9 @@ class CloudClient:
             contact=self.contact,
         )
         self.billing = CloudBilling(self._optional)
+        self.capabilities = Capabilities()
+        self.documents = self
+        self._marked = MarkedJobs(lambda limit: self.jobs(limit=limit), self.extra_data)
         self._submit = self.http.call("POST", "prompt")
         self._details = asyncio.Semaphore(_MAX_CONCURRENT_DETAILS)
         self._downloads = Downloads(self.http)
@@ -161,15 +163,54 @@ class CloudClient:
         """Use another key from the next call on."""
         self.http.key, self._optional.key = ApiKey(key), ApiKey(key)
 
+    @property
+    def may_repeat(self) -> bool:
+        """Whether the cloud was seen to make no second job with the same id."""
+        facts = self.observations.facts
+        again = facts.get("prompt_id_again")
+        return facts.get("prompt_id") == "honoured" and again in ("refused", "the same job")
+
+    def _wanted_id(self, mark: str) -> str | None:
+        """Return the id that the job with this mark is to have on the cloud, `None` unless the
+        cloud was seen to honour such ids."""
+        honoured = self.observations.facts.get("prompt_id") == "honoured"
+        return id_by_mark(mark) if honoured and mark else None
+
     async def submit(self, prompt: Prompt) -> Submission:
         """Send `POST /api/prompt` once.
 
         Raises `CloudUnreachable` if nothing was sent, `CloudAmbiguous` if the job may exist (also
         if only a gateway answered, or the answer cannot be read or does not name a job),
         `CloudRefused` otherwise; a 200 with an `error` counts as a 400. A cancelled call is
-        ambiguous too.
+        ambiguous too. Where the cloud honours ids, a refusal of one that has been sent `again` may
+        mean that the job is there.
         """
-        body = {name: value for name, value in asdict(prompt).items() if value is not None}
+        wanted = self._wanted_id(prompt.mark)
+        body: dict[str, Any] = {"prompt": prompt.prompt, "extra_data": prompt.extra_data}
+        if prompt.mark:
+            body["extra_data"] = {**prompt.extra_data, MARK: prompt.mark}
+        if prompt.partial_execution_targets is not None:
+            body["partial_execution_targets"] = prompt.partial_execution_targets
+        if wanted is not None:
+            body["prompt_id"] = wanted
+        try:
+            submission = await self._send_prompt(body)
+        except CloudRefused:
+            if prompt.again and wanted is not None and await self._has(wanted):
+                return Submission(wanted, {})
+            raise
+        if wanted not in (None, submission.cloud_id):
+            self.observations.learn("prompt_id", "minted")
+        return submission
+
+    async def _has(self, cloud_id: str) -> bool:
+        """Return whether the account has a job. Raises `CloudAmbiguous` if it cannot be read."""
+        try:
+            return await self.job(cloud_id) is not None
+        except CloudError as error:
+            raise CloudAmbiguous(str(error)) from None
+
+    async def _send_prompt(self, body: Mapping[str, Any]) -> Submission:
         try:
             return await self.http.read(
                 self._submit,
@@ -184,6 +225,40 @@ class CloudClient:
             if unsent or refused:
                 raise
             raise CloudAmbiguous(str(error)) from None
+
+    def events(self, observer: Observer, timeouts: Timeouts) -> EventSocket:
+        """Return the event socket of the account, which carries the events of all its jobs."""
+
+        def on_frame(data: bytes) -> None:
+            if (frame := parse_frame(data)) is not None:
+                observer.on_frame(frame)
+
+        return EventSocket(
+            self.base_url,
+            self.http.key.text,
+            on_event=observer.on_event,
+            on_frame=on_frame,
+            on_up=observer.on_up,
+            on_down=observer.on_down,
+            due=observer.due,
+            timeouts=timeouts,
+            plain_http=self.http.plain_http,
+            observations=self.observations,
+        )
+
+    async def find(self, mark: str, known: Known) -> str | None:
+        """Return the id of the job with this mark, `None` if there is none among the newest.
+
+        Where the cloud honours ids, one look tells of a job that is there.
+        """
+        wanted = self._wanted_id(mark)
+        if wanted is not None and await self.job(wanted) is not None:
+            return wanted
+        return await self._marked.find(mark, known)
+
+    async def live(self, cloud_ids: Collection[str]) -> list[Snapshot]:
+        """Return all jobs of the account that have not ended, newest first."""
+        return await self.jobs(("pending", "in_progress"))
 
     async def job(self, cloud_id: str) -> Snapshot | None:
         """Return `GET /api/jobs/{id}`, `None` if the cloud has no such job."""
@@ -277,7 +352,30 @@ class CloudClient:
         job = await self.job(cloud_id)
         return job is not None and job.status == "cancelled"
 
-    async def upload(self, path: Path, *, filename: str, content_type: str) -> str:
+    async def upload(
+        self,
+        path: Path,
+        *,
+        hash_: str,
+        filename: str,
+        content_type: str,
+        picture: bool,
+    ) -> str:
+        """Send a file in the way in which its loaders find it. Return the cloud's name of it.
+
+        Pictures are sent as uploads, everything else as assets, or as uploads if the cloud refuses
+        assets.
+        """
+        if not picture or kind(filename) in ("audio", "video"):
+            try:
+                return await self.upload_asset(path, filename=filename, content_type=content_type)
+            except CloudRefused as error:
+                if error.status not in _NO_ASSETS:
+                    raise
+                log.info("asset_refused", status=error.status)
+        return await self.upload_image(path, filename=filename, content_type=content_type)
+
+    async def upload_image(self, path: Path, *, filename: str, content_type: str) -> str:
         """Send a file to `POST /api/upload/image`. Return the cloud's name of it.
 
         The name is used unchanged in graphs and in `download`. Repeatable: equal bytes get the same
@@ -291,7 +389,7 @@ class CloudClient:
         )
 
     async def upload_asset(self, path: Path, *, filename: str, content_type: str) -> str:
-        """Send a file to `POST /api/assets` as an input; otherwise as `upload`.
+        """Send a file to `POST /api/assets` as an input; otherwise as `upload_image`.
 
         The loaders of files that are not pictures find them only if they were uploaded this way.
         """
@@ -357,6 +455,15 @@ class CloudClient:
     async def node_replacements(self) -> dict[str, Any]:
         """Return `{old class: [{"new_node_id", …}]}` of `GET /api/node_replacements`."""
         return await self.http.read(self.http.call("GET", "node_replacements"), Answer.object)
+
+    async def check_key(self) -> None:
+        """Check the key and its plan. Raises `CloudError`."""
+        await self.user()
+        await self.plan()
+
+    async def account_plan(self) -> AccountPlan:
+        """Return what the cloud reports of the account's plan. Never raises."""
+        return await self.billing.plan()
 
     async def user(self) -> None:
         """Check the key (`GET /api/user`). Raises `CloudUnauthorized` if it does not work."""

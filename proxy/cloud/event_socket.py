@@ -183,6 +183,12 @@ class EventSocket:
             self._decided.set()
         return self.connected
 
+    def follow(self, cloud_id: str) -> None:
+        """Do nothing: the socket carries the events of all jobs."""
+
+    def leave(self, cloud_id: str) -> None:
+        """Do nothing, as `follow`."""
+
     async def use_key(self, key: str) -> None:
         """Close the connection, or end the delay before the next, and open one with another key."""
         self.key = key

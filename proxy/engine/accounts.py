@@ -12,10 +12,8 @@ from typing import Literal
 import structlog
 from msgspec import Struct
 
-from proxy.cloud.client import CloudClient
-from proxy.cloud.resilience import (
-    Backoff,
-)
+from proxy.cloud.resilience import Backoff
+from proxy.cloud.upstream import Upstream
 from proxy.translate.errors import (
     LocalError,
 )
@@ -200,7 +198,7 @@ class Account:
     """
 
     name: str
-    cloud: CloudClient
+    cloud: Upstream
     key: str = field(repr=False)
     slots: Slots = field(default_factory=Slots)
     health: AccountHealth = field(default_factory=AccountHealth)
@@ -214,7 +212,7 @@ class Account:
 
         What is not answered this time stays as it was.
         """
-        plan = await self.cloud.billing.plan()
+        plan = await self.cloud.account_plan()
         known = self.plan
         self.plan = AccountPlan(
             plan.tier or known.tier,

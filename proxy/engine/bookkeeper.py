@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import structlog
 
 from proxy.clock import now
-from proxy.cloud.billing import PAGE_SIZE, is_refused
+from proxy.cloud.billing import PAGE_SIZE, CloudBilling, is_refused
 from proxy.cloud.errors import CloudError
 from proxy.cloud.resilience import jittered
 from proxy.costs.credits import from_usd, to_credits
@@ -65,6 +65,7 @@ class Bookkeeper:
     ) -> None:
         self._repository = repository
         self._accounts = accounts
+        self._booking = [account for account in accounts.values() if account.cloud.billing]
         self._fence = term.fence
         self._metrics = metrics
         self._delay, self._interval = delay, interval
@@ -76,21 +77,23 @@ class Bookkeeper:
             while True:
                 await self._export()
                 await asyncio.sleep(await self.due_in())
-                for account in self._accounts.values():
+                for account in self._booking:
                     await self.read(account)
         finally:
             self._metrics.forget_billing()
 
     async def read(self, account: Account) -> None:
         """Read what was booked for an account since the last reading. Raises `StorageError`."""
-        until, name = now(), account.name
+        until, name, billing = now(), account.name, account.cloud.billing
+        if billing is None:
+            return
         known = await self._repository.account(name)
         since = until - until % _DAY
         if known.read_to is not None:
             since = max(known.read_to - OVERLAP, until - MAX_BACK)
         plan = account.plan
         await self._repository.balance(name, plan.balance_cents, plan.currency, fence=self._fence)
-        reading = _Reading(account)
+        reading = _Reading(name, billing)
         try:
             while since < until:
                 begin = since
@@ -111,7 +114,10 @@ class Bookkeeper:
 
     async def due_in(self) -> float:
         """Return the seconds until the next reading is due."""
-        tried = [(await self._repository.account(name)).tried_at for name in self._accounts]
+        if not self._booking:
+            return self._interval
+        names = [account.name for account in self._booking]
+        tried = [(await self._repository.account(name)).tried_at for name in names]
         last = min((at for at in tried if at is not None), default=None)
         if last is None or None in tried:
             return jittered(self._delay)
@@ -156,9 +162,9 @@ class Bookkeeper:
 class _Reading:
     """One reading of an account's events, which sends a bounded number of requests."""
 
-    def __init__(self, account: Account) -> None:
-        self._billing = account.cloud.billing
-        self._name = account.name
+    def __init__(self, name: str, billing: CloudBilling) -> None:
+        self._billing = billing
+        self._name = name
         self._left = MAX_REQUESTS
 
     async def window(self, since: int, until: int) -> tuple[int, list[BookedEvent]]:

@@ -208,7 +208,7 @@ class Engine:
         keep(self._news.run, "tell of the queue")
         keep(self.bookkeeper.run, "read what was booked")
         for name, worker in self._workers.items():
-            await worker.socket.start()
+            await worker.feed.start()
             keep(worker.reconciler.run, f"reconcile {name}")
             keep(worker.follow_plan, f"follow the plan of {name}")
         if self.files.output_directory is not None:
@@ -221,7 +221,7 @@ class Engine:
         for subscription in self._subscriptions:
             subscription.close()
         self._dispatcher.close()
-        await asyncio.gather(*(worker.socket.close() for worker in self._workers.values()))
+        await asyncio.gather(*(worker.feed.close() for worker in self._workers.values()))
         await self.supervisor.close()
         if write:
             await self.recorder.close()

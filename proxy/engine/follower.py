@@ -17,9 +17,9 @@ import structlog
 
 from proxy import clock
 from proxy.clock import now
-from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudOversized
 from proxy.cloud.resilience import Backoff
+from proxy.cloud.upstream import Upstream
 from proxy.engine.announcer import Announcer
 from proxy.engine.localiser import Localiser, of_member
 from proxy.engine.node_states import NodeReport
@@ -119,7 +119,7 @@ class JobFollower:
     tracker: Tracker
     localiser: Localiser
     _: KW_ONLY
-    cloud: CloudClient | None
+    cloud: Upstream | None
     topic: str
     metadata: Mapping[str, Any]
     runs: Runs
@@ -326,7 +326,7 @@ class JobFollower:
             self._detail_wanted.clear()
             self.post(given_up)
 
-    async def _read_detail(self, cloud: CloudClient) -> GiveUp:
+    async def _read_detail(self, cloud: Upstream) -> GiveUp:
         """Post the detail again and again, and return why it is no longer of use."""
         waited: defaultdict[GiveUp, float] = defaultdict(float)
         oversized = 0

@@ -12,10 +12,10 @@ import structlog
 from msgspec.structs import replace
 
 from proxy.budget import MemoryBudget
-from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError
 from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import Backoff
+from proxy.cloud.upstream import Upstream
 from proxy.costs.job_cost import Pricing
 from proxy.engine.announcer import Announcer
 from proxy.engine.follower import JobFollower, Runs, retried
@@ -219,7 +219,7 @@ class JobLife:
         follower = self._follower(job, worker.cloud)
         was_accepted = job.accepted
         self._take(job, sent)
-        worker.router.add(job.cloud_id, follower)
+        worker.follow(job.cloud_id, follower)
         if not was_accepted:
             await asyncio.sleep(0)  # the client gets its answer before anything else is done
         elif sent.node_errors:
@@ -230,7 +230,7 @@ class JobLife:
         try:
             await self._lead_to_end(job, follower)
         finally:
-            worker.router.remove(job.cloud_id)
+            worker.leave(job.cloud_id)
         if follower.abandoned:
             await worker.abandon(job.cloud_id)
 
@@ -366,7 +366,7 @@ class JobLife:
             refusal.details = await reveal(job.member, refusal.details, id_)
             self._announcer.refuse(job.key, refusal)
 
-    def _follower(self, job: Job, cloud: CloudClient | None = None) -> JobFollower:
+    def _follower(self, job: Job, cloud: Upstream | None = None) -> JobFollower:
         """Return a follower that takes what happens to a job from now on, if it is on the
         `cloud`."""
         held = self._budget.member(job.member, "job") if self._announcer.lossy else None

@@ -132,8 +132,8 @@ class Overview:
             self._scheduler.used(account.name),
             account.health.reason,
             now() + int(rest * 1000) if not account.health.well and rest > 0 else None,
-            worker.socket.connected,
-            worker.socket.refused,
+            worker.feed.connected,
+            worker.feed.refused,
             account.plan,
             account.health.known,
         )

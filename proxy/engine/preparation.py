@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from proxy.cloud.client import Prompt
-from proxy.cloud.event_socket import EventSocket, Timeouts
+from proxy.cloud.event_socket import Timeouts
+from proxy.cloud.upstream import EventFeed, Prompt
 from proxy.engine.accounts import Account
 from proxy.engine.recorder import JobRecorder
 from proxy.jobs.models import Job
@@ -34,7 +34,7 @@ class Preparation:
     recorder: JobRecorder
     files: GraphFiles
     catalog: Catalog
-    socket: EventSocket
+    feed: EventFeed
     timeouts: Timeouts
     send_partner_key: bool
 
@@ -46,8 +46,8 @@ class Preparation:
         if not await self.recorder.save(job):
             raise WithdrawnError
         await self.catalog.wait_loaded(self.timeouts.catalog_timeout)
-        if not self.socket.connected:  # else no event of the job would come
-            await self.socket.wait_connected(self.timeouts.socket_timeout)
+        if not self.feed.connected:  # else no event of the job would come
+            await self.feed.wait_connected(self.timeouts.socket_timeout)
         graph = await self.files.substitute(
             job.member,
             job.loaded.cloud_graph,
@@ -60,7 +60,7 @@ class Preparation:
         extra_data = {**job.loaded.extra_data, **job.loaded.credentials}
         for name in ("client_id", "create_time", workflow_metadata.FIELD, WEBHOOK_URL):
             extra_data.pop(name, None)
-        return Prompt(graph, extra_data, job.loaded.targets)
+        return Prompt(graph, extra_data, job.loaded.targets, job.mark)
 
     def lent(self, extra_data: dict[str, Any]) -> dict[str, Any]:
         """Return the credentials to add to `extra_data`, read immediately before the request.

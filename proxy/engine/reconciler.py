@@ -11,8 +11,8 @@ import structlog
 
 from proxy import clock
 from proxy.cloud.errors import CloudError, CloudRefused
-from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.resilience import Backoff
+from proxy.cloud.upstream import EventFeed
 from proxy.engine.accounts import Account, Reason
 from proxy.engine.follower import JobFollower
 from proxy.engine.policy import Policy
@@ -36,7 +36,7 @@ class Reconciler:
     """Reads all live jobs by one list call, and one by one those that the list lacks.
 
     `followed` has what follows the jobs, by cloud id. The `policy` has the seconds between two
-    readings while the event socket is open and while it is not; each is jittered. After a reading
+    readings while events come and while they do not; each is jittered. After a reading
     that failed they are twice as long each time, at most `longest_wait`, and never shorter than the
     cloud asked for. While the account's slots are being learned, one waiting job is asked why it
     waits.
@@ -49,7 +49,7 @@ class Reconciler:
     account: Account
     scheduler: Scheduler
     followed: Mapping[str, JobFollower]
-    socket: EventSocket
+    feed: EventFeed
     policy: Policy
     longest_wait: float = 60.0
     _now: asyncio.Event = field(default_factory=asyncio.Event)
@@ -80,7 +80,7 @@ class Reconciler:
         """Read once. Jobs that are submitted meanwhile are left out."""
         live = dict(self.followed)
         try:
-            snapshots = await self.account.cloud.jobs(("pending", "in_progress"))
+            snapshots = await self.account.cloud.live(live.keys())
         except CloudError as error:
             self._failures += 1
             self._least_wait = error.retry_after or 0.0
@@ -138,8 +138,9 @@ class Reconciler:
     async def _pause(self) -> None:
         """Wait for the next reading; `read_soon` cannot make it sooner than the cloud allows."""
         await asyncio.sleep(self._least_wait)
-        policy, connected = self.policy, self.socket.connected
+        policy, connected = self.policy, self.feed.connected
         usual = policy.connected_wait if connected else policy.lost_wait
+        usual = min(usual, self.account.cloud.capabilities.max_read_interval)
         wait = Backoff(usual, self.longest_wait).after(self._failures + 1)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait - self._least_wait):

@@ -11,9 +11,9 @@ from typing import Protocol
 import structlog
 
 from proxy import clock
-from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError
 from proxy.cloud.resilience import Backoff
+from proxy.cloud.upstream import Upstream
 from proxy.engine.finder import JobFinder
 from proxy.engine.outcomes import Lost, NotThere, Refused, Sent
 from proxy.engine.policy import Policy
@@ -31,7 +31,7 @@ class Searchable(Protocol):
     """An account on which jobs can be looked for."""
 
     @property
-    def cloud(self) -> CloudClient:
+    def cloud(self) -> Upstream:
         """Its calls."""
 
     @property

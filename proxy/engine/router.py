@@ -1,7 +1,7 @@
-"""From the account's one event socket to the jobs that its messages concern.
+"""From what an account tells to the jobs that it concerns.
 
-The socket carries the events of every job of the account, others' too: the router knows which job
-one belongs to."""
+An event socket carries the events of every job of the account, others' too: the router knows which
+job one belongs to."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from msgspec import Struct
 
 from proxy import clock
 from proxy.engine.follower import JobFollower
-from proxy.engine.tracker import EventReceived
-from proxy.translate import codec, events, frames
+from proxy.engine.tracker import EventReceived, SnapshotReceived
+from proxy.translate import codec, events
 from proxy.translate.frames import CloudFrame, CloudPicture, CloudText
+from proxy.translate.snapshots import Snapshot
 
 #: Bytes of events of unknown jobs that are kept: some ten thousand usual ones.
 EVENT_BYTES = 8 * 1024 * 1024
@@ -124,8 +125,8 @@ class EventRouter:
         self.followers.pop(cloud_id, None)
         self._running.discard(cloud_id)
 
-    def socket_lost(self) -> None:
-        """Forget what ran when the socket was lost: it may have ended unseen."""
+    def events_lost(self) -> None:
+        """Forget what ran when events were lost: it may have ended unseen."""
         self._running.clear()
         self._latest = None
 
@@ -141,20 +142,22 @@ class EventRouter:
             self._latest = cloud_id
         self._deliver(cloud_id, EventReceived(type_, data))
 
-    def on_frame(self, data: bytes) -> None:
-        """Take a binary message of the cloud.
+    def on_frame(self, frame: CloudFrame) -> None:
+        """Take a picture or a text of the cloud.
 
         One without a job's id belongs to the only job that runs on the account, if it is known;
         when several run it is dropped rather than guessed.
         """
-        frame = frames.parse_frame(data)
-        if frame is None:
-            return
         cloud_id = frame.prompt_id
         if cloud_id is None and len(self._running) == 1 and self._latest in self._running:
             cloud_id = self._latest
         if cloud_id is not None:
             self._deliver(cloud_id, frame)
+
+    def on_snapshot(self, snapshot: Snapshot) -> None:
+        """Take what is known of a job at one moment. One that nobody follows is left out."""
+        if (follower := self.followers.get(snapshot.cloud_id)) is not None:
+            follower.post(SnapshotReceived(snapshot, detail=False))
 
     def _deliver(self, cloud_id: str, item: EventReceived | CloudFrame) -> None:
         follower = self.followers.get(cloud_id)

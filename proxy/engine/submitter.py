@@ -13,7 +13,6 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from proxy.cloud.client import CloudClient, Prompt
 from proxy.cloud.errors import (
     CloudAmbiguous,
     CloudDown,
@@ -23,8 +22,9 @@ from proxy.cloud.errors import (
     unanswered,
 )
 from proxy.cloud.resilience import Backoff
+from proxy.cloud.upstream import Prompt, Upstream
 from proxy.engine.accounts import Reason
-from proxy.engine.finder import MARK, JobFinder, UnansweredError
+from proxy.engine.finder import JobFinder, UnansweredError
 from proxy.engine.outcomes import (
     Elsewhere,
     Lost,
@@ -100,7 +100,7 @@ class Submitter:
     way.
     """
 
-    cloud: CloudClient
+    cloud: Upstream
     finder: JobFinder
     preparation: Preparation
     files: Files
@@ -151,20 +151,14 @@ class Submitter:
 
     async def _try(self, job: Job, prompt: Prompt, *, again: bool = False) -> Outcome | _Try:
         """Call the cloud once; return the outcome, or what to do about it."""
-        wanted = self.finder.wanted_id(job)
         lent = self.preparation.lent(prompt.extra_data)
-        extra_data = {**prompt.extra_data, **lent, MARK: job.mark}
+        extra_data = {**prompt.extra_data, **lent}
         try:
             submission = await self.cloud.submit(
-                replace(prompt, extra_data=extra_data, prompt_id=wanted)
+                replace(prompt, extra_data=extra_data, again=again)
             )
         except CloudError as error:
-            refused = isinstance(error, CloudRefused)
-            if refused and again and wanted is not None and await self.finder.has(wanted):
-                return Sent(wanted)
             return _failed(error)
-        if wanted not in (None, submission.cloud_id):
-            self.cloud.observations.learn("prompt_id", "minted")
         if not self.finder.claim(submission.cloud_id):
             log.error("job_id_repeated", cloud_job=submission.cloud_id)
             return _Try(Refused(_repeated()), lost=True, last=True)

@@ -1,4 +1,4 @@
-"""One account at work: its socket, its submissions and the jobs that are there.
+"""One account at work: its events, its submissions and the jobs that are there.
 
 What belongs to one account shares nothing with another but the scheduler and the table of jobs.
 """
@@ -13,10 +13,12 @@ import structlog
 
 from proxy import clock
 from proxy.cloud.errors import CloudError
-from proxy.cloud.event_socket import EventSocket, Timeouts
+from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import jittered
+from proxy.cloud.upstream import Observer
 from proxy.engine.accounts import Account
 from proxy.engine.finder import JobFinder
+from proxy.engine.follower import JobFollower
 from proxy.engine.policy import Policy
 from proxy.engine.preparation import Preparation
 from proxy.engine.reconciler import Reconciler
@@ -56,20 +58,17 @@ class AccountWorker:
         self.account = account
         self.cloud = account.cloud
         self.router = EventRouter()
-        self.socket = EventSocket(
-            account.cloud.base_url,
-            account.key,
+        observer = Observer(
             on_event=self.router.on_event,
             on_frame=self.router.on_frame,
-            on_up=self._socket_opened,
-            on_down=self._socket_lost,
+            on_snapshot=self.router.on_snapshot,
+            on_up=self._events_come,
+            on_down=self._events_lost,
             due=self.any_running,
-            timeouts=timeouts,
-            plain_http=account.plain_http,
-            observations=account.cloud.observations,
         )
+        self.feed = account.cloud.events(observer, timeouts)
         preparation = Preparation(
-            account, recorder, files.graphs, catalog, self.socket, timeouts, policy.send_partner_key
+            account, recorder, files.graphs, catalog, self.feed, timeouts, policy.send_partner_key
         )
         self.finder = JobFinder(account.cloud, table.cloud_ids, table.ended_ids, recorder.jobs)
         self.submitter = Submitter(
@@ -82,14 +81,14 @@ class AccountWorker:
         )
         self._scheduler = scheduler
         self._plan_changed = asyncio.Event()
-        self.reconciler = Reconciler(account, scheduler, self.router.followers, self.socket, policy)
+        self.reconciler = Reconciler(account, scheduler, self.router.followers, self.feed, policy)
 
     # --- the account -----------------------------------------------------------------------
 
     async def use_key(self, key: str) -> None:
         """Take another key for calls and events, and read the jobs with it."""
         self.account.use_key(key)
-        await self.socket.use_key(key)
+        await self.feed.use_key(key)
         self.reconciler.read_soon()
         self._plan_changed.set()
 
@@ -108,18 +107,28 @@ class AccountWorker:
         followers = self.router.followers.values()
         return any(follower.job.state is JobState.RUNNING for follower in followers)
 
-    def _socket_opened(self) -> None:
+    def _events_come(self) -> None:
         """Read what was missed: events come (again)."""
         self.cloud.contact.answered(clock.monotonic())
         self.reconciler.read_soon()
 
-    def _socket_lost(self) -> None:
+    def _events_lost(self) -> None:
         """Read instead of waiting for events."""
         self.cloud.contact.lost(clock.monotonic())
-        self.router.socket_lost()
+        self.router.events_lost()
         self.reconciler.read_soon()
 
     # --- jobs ------------------------------------------------------------------------------
+
+    def follow(self, cloud_id: str, follower: JobFollower) -> None:
+        """Observe a job; its follower gets what happened already, and what happens."""
+        self.router.add(cloud_id, follower)
+        self.feed.follow(cloud_id)
+
+    def leave(self, cloud_id: str) -> None:
+        """Observe a job no longer."""
+        self.feed.leave(cloud_id)
+        self.router.remove(cloud_id)
 
     async def abandon(self, cloud_id: str) -> None:
         """Have the cloud end a job, whatever it answers."""

@@ -61,7 +61,7 @@ class BlobStore:
 
     @asynccontextmanager
     async def download(self, hash_: str, _: str, offset: int = 0) -> AsyncIterator[Download]:
-        """Open a content from `offset` on, as `CloudClient.download`.
+        """Open a content from `offset` on, as `Upstream.download`.
 
         Raises `BlobMissingError`, `BlobError`.
         """

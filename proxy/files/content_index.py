@@ -10,7 +10,7 @@ import structlog
 from cachetools import LRUCache
 
 from proxy.clock import now
-from proxy.cloud.client import CloudClient
+from proxy.cloud.upstream import Upstream
 from proxy.files.input_directory import ON_DISK, InputDirectory
 from proxy.observations import identity_of
 from proxy.storage.files import AccountBlob, FileRecord, FileRepository, FileUnit
@@ -54,7 +54,7 @@ class ContentIndex:
     def __init__(
         self,
         files: FileRepository,
-        clouds: Mapping[str, CloudClient],
+        clouds: Mapping[str, Upstream],
         inputs: InputDirectory | None = None,
     ) -> None:
         self._files = files

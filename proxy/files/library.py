@@ -15,8 +15,8 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import PASSING_STATUSES, CloudError, CloudRefused, unanswered
+from proxy.cloud.upstream import Upstream
 from proxy.files.blobs import BlobStore
 from proxy.files.cache import Cache, CacheFullError, CacheLease
 from proxy.files.content_index import ContentIndex
@@ -58,7 +58,7 @@ class Library:
     `contents` has what is known of them; `prefetch` is which outputs `fetch_ahead` downloads.
     """
 
-    clouds: Mapping[str, CloudClient]
+    clouds: Mapping[str, Upstream]
     cache: Cache
     contents: ContentIndex
     files: FileRepository
@@ -67,7 +67,7 @@ class Library:
     inputs: InputDirectory | None = None
 
     def __post_init__(self) -> None:
-        self._sources: dict[str, CloudClient | BlobStore | InputDirectory] = {**self.clouds}
+        self._sources: dict[str, Upstream | BlobStore | InputDirectory] = {**self.clouds}
         if self.blobs is not None:
             self._sources[_BLOBS] = self.blobs
         if self.inputs is not None:

@@ -21,7 +21,7 @@ import structlog
 from blake3 import blake3
 
 from proxy import clock, randomness
-from proxy.cloud.client import CloudClient
+from proxy.cloud.upstream import Upstream
 from proxy.files import conversions, pictures
 from proxy.files.blobs import BlobStore
 from proxy.files.cache import Cache
@@ -76,7 +76,7 @@ class Files:
     def __init__(
         self,
         repository: FileRepository,
-        clouds: Mapping[str, CloudClient],
+        clouds: Mapping[str, Upstream],
         folder: Path,
         *,
         cache_bytes: int,

@@ -17,8 +17,8 @@ from blake3 import blake3
 from msgspec import Struct
 from msgspec.structs import replace
 
-from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudRefused, unanswered
+from proxy.cloud.upstream import Upstream
 from proxy.files import pictures
 from proxy.files.blobs import BlobError
 from proxy.files.cache import hash_file, write_all
@@ -40,8 +40,6 @@ MAX_EDGE = 16384
 #: Maximum number of concurrent uploads for one graph.
 MAX_CONCURRENT = 4
 
-#: Statuses with which the cloud refuses assets, or those of this form.
-_NO_ASSETS = frozenset({400, 404, 405, 415, 422, 501})
 #: Statuses with which the cloud refuses the bytes of an upload.
 _REFUSALS = frozenset({400, 413, 415, 422})
 
@@ -184,7 +182,13 @@ class Uploads:
             if cloud_name is None:
                 cloud = self._library.clouds[account]
                 picture = await _check_limits(cloud, received, filename)
-                cloud_name = await _send(cloud, received.path, filename, picture)
+                cloud_name = await cloud.upload(
+                    received.path,
+                    hash_=received.hash,
+                    filename=filename,
+                    content_type=media_type(filename).partition(";")[0],
+                    picture=picture,
+                )
                 await self._contents.was_sent(account, received.hash, received.size, cloud_name)
         return cloud_name
 
@@ -275,12 +279,12 @@ def _write(file: RawIOBase, update: Callable[[bytes], object], chunk: bytes) -> 
         raise _unwritable(error) from error
 
 
-def _max_bytes(cloud: CloudClient) -> int:
+def _max_bytes(cloud: Upstream) -> int:
     """Return the maximum bytes of an upload, as observed of the account."""
     return cloud.observations.number("max_upload_size") or MAX_BYTES
 
 
-async def _check_limits(cloud: CloudClient, received: Received, filename: str) -> bool:
+async def _check_limits(cloud: Upstream, received: Received, filename: str) -> bool:
     """Check the limits of an account. Return whether the file is a picture. Raises `LocalError`."""
     max_bytes, facts = _max_bytes(cloud), cloud.observations.facts
     if received.size > max_bytes:
@@ -298,23 +302,6 @@ async def _check_limits(cloud: CloudClient, received: Received, filename: str) -
     if too_long or (width * height > MAX_PIXELS and not any_size):
         raise _too_large(filename, f"{width} x {height} pixels")
     return True
-
-
-async def _send(cloud: CloudClient, path: Path, filename: str, picture: bool) -> str:
-    """Send a file in the way in which its loaders find it. Return the cloud's name of it.
-
-    Pictures are sent as uploads, everything else as assets, or as uploads if the cloud refuses
-    assets.
-    """
-    type_ = media_type(filename).partition(";")[0]
-    if not picture or kind(filename) in ("audio", "video"):
-        try:
-            return await cloud.upload_asset(path, filename=filename, content_type=type_)
-        except CloudRefused as error:
-            if error.status not in _NO_ASSETS:
-                raise
-            _log.info("asset_refused", status=error.status)
-    return await cloud.upload(path, filename=filename, content_type=type_)
 
 
 def received_file(path: Path) -> Received:

@@ -28,7 +28,9 @@ ID = "invert_picture_simulator"
 async def extras_of(simulator: Simulator, folder: Path) -> AsyncIterator[CatalogExtras]:
     client = CloudClient(simulator.base_url, simulator.key, retries=QUICK)
     await client.start()
-    catalog = Catalog(Accounts(client.base_url, lambda: [client]), folder, max_age=60)
+    catalog = Catalog(
+        Accounts(client.base_url, lambda: [client], {"default": client}), folder, max_age=60
+    )
     try:
         yield catalog.extras
     finally:

@@ -57,7 +57,9 @@ class CountingCloud:
 
 @asynccontextmanager
 async def catalog_of(cloud: CountingCloud, folder: Path) -> AsyncIterator[Catalog]:
-    catalog = Catalog(Accounts(cloud.base_url, lambda: [cloud]), folder, max_age=3600)
+    catalog = Catalog(
+        Accounts(cloud.base_url, lambda: [cloud], {"default": cloud}), folder, max_age=3600
+    )
     await catalog.start()
     yield catalog
     await catalog.close()

@@ -51,23 +51,25 @@ class Account:
         return None
 
 
-async def test_the_first_account_is_asked_and_no_other(tmp_path: Path) -> None:
+async def test_the_first_account_is_asked_and_no_other() -> None:
     accounts = [Account("a"), Account("b")]
-    catalog = Catalog(Accounts(URL_OF_CLOUD, lambda: accounts), tmp_path, max_age=60)
-    assert list(await catalog.classes("local")) == ["a"]
+    source = Accounts(URL_OF_CLOUD, lambda: accounts, {})
+    assert (await source.ask(lambda cloud: cloud.model_folders()))[0]["folders"] == ["a"]
     assert accounts[1].calls == 0
 
 
 @pytest.mark.parametrize("failure", [CloudUnauthorized("x", 401), CloudUnreachable("x")])
 async def test_one_that_fails_is_passed_over(failure: Exception) -> None:
-    source = Accounts(URL_OF_CLOUD, lambda: [Account("a", failure), Account("b")])
-    assert await source.ask(lambda cloud: cloud.object_info()) == b'{"b": {"input": {}}}'
+    accounts = {name: Account(name, failure if name == "a" else None) for name in "ab"}
+    source = Accounts(URL_OF_CLOUD, lambda: [*accounts.values()], accounts)
+    classes = await source.ask_each(lambda cloud: cloud.object_info())
+    assert classes == {"b": b'{"b": {"input": {}}}'}
     assert (await source.ask(lambda cloud: cloud.model_folders()))[0]["folders"] == ["b"]
 
 
 async def test_no_models_is_an_answer() -> None:
     accounts = [Account("a"), Account("b")]
-    source = Accounts(URL_OF_CLOUD, lambda: accounts)
+    source = Accounts(URL_OF_CLOUD, lambda: accounts, {})
     assert await source.ask(lambda cloud: cloud.models("x")) is None
     assert accounts[1].calls == 0
 
@@ -76,8 +78,9 @@ async def test_no_models_is_an_answer() -> None:
 async def test_without_one_that_answers_it_is_503(
     tmp_path: Path, failures: list[Exception]
 ) -> None:
-    accounts = [Account("a", failure) for failure in failures]
-    catalog = Catalog(Accounts(URL_OF_CLOUD, lambda: accounts), tmp_path, max_age=60)
+    accounts = {str(number): Account("a", failure) for number, failure in enumerate(failures)}
+    source = Accounts(URL_OF_CLOUD, lambda: [*accounts.values()], accounts)
+    catalog = Catalog(source, tmp_path, max_age=60)
     with pytest.raises(LocalError) as refusal:
         await catalog.classes("local")
     assert refusal.value.kind == "unavailable"

@@ -11,7 +11,6 @@ from aiohttp import web
 from yarl import URL
 
 from proxy.cloud.answers import Submission
-from proxy.cloud.client import Prompt
 from proxy.cloud.errors import (
     CloudAmbiguous,
     CloudDown,
@@ -20,6 +19,7 @@ from proxy.cloud.errors import (
     CloudUnreachable,
 )
 from proxy.cloud.resilience import Backoff, CircuitBreaker, RetryPolicy
+from proxy.cloud.upstream import Prompt
 from tests.cloud.conftest import Connect, Serve, answer, cut_off, hang_up, redirect
 
 GRAPH = {"3": {"class_type": "KSampler", "inputs": {"seed": 2**64 - 1}}}
@@ -304,7 +304,7 @@ async def test_upload_sends_a_browsers_form_and_returns_the_name(
     path.write_bytes(b"\x89PNG" * 100_000)
     form = Multipart()
     cloud = await serve(form)
-    name = await (await connect(cloud.url)).upload(
+    name = await (await connect(cloud.url)).upload_image(
         path, filename='Füchs "1".png', content_type="image/png"
     )
     assert name == "f00d.png"
@@ -320,7 +320,7 @@ async def test_upload_is_repeated_from_its_first_byte(
     path.write_bytes(b"abc")
     form = Multipart()
     cloud = await serve(hang_up, answer({}, 503), form)
-    await (await connect(cloud.url)).upload(path, filename="a.png", content_type="image/png")
+    await (await connect(cloud.url)).upload_image(path, filename="a.png", content_type="image/png")
     assert form.fields["image"][2] == b"abc"
 
 
@@ -331,7 +331,7 @@ async def test_upload_of_what_the_cloud_refuses_says_why(
     path.write_bytes(b"abc")
     cloud = await serve(answer({"code": "BAD_REQUEST", "message": "too large"}, 400))
     with pytest.raises(CloudRefused, match="too large"):
-        await (await connect(cloud.url)).upload(path, filename="a", content_type="image/png")
+        await (await connect(cloud.url)).upload_image(path, filename="a", content_type="image/png")
 
 
 async def test_upload_without_a_name_in_the_answer_is_garbage(
@@ -342,7 +342,7 @@ async def test_upload_without_a_name_in_the_answer_is_garbage(
     cloud = await serve(answer({"name": ""}))
     client = await connect(cloud.url, retries=RetryPolicy(budget=0.0))
     with pytest.raises(CloudGarbage):
-        await client.upload(path, filename="a", content_type="image/png")
+        await client.upload_image(path, filename="a", content_type="image/png")
 
 
 async def test_object_info_is_the_bytes_as_they_came(serve: Serve, connect: Connect) -> None:

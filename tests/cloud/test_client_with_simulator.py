@@ -12,10 +12,11 @@ from uuid import uuid4
 import pytest
 from PIL import Image
 
-from proxy.cloud.client import CloudClient, Prompt
+from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudAmbiguous, CloudRefused, CloudUnauthorized
 from proxy.cloud.event_socket import EventSocket, Timeouts
 from proxy.cloud.resilience import Backoff, RetryPolicy
+from proxy.cloud.upstream import Prompt
 from proxy.simulator import HttpFault, Simulator, SocketFault
 from proxy.translate import codec
 from proxy.translate.snapshots import Snapshot
@@ -97,7 +98,7 @@ async def test_the_rest_of_a_picture(client: CloudClient) -> None:
 async def test_an_upload_is_an_input(client: CloudClient, tmp_path: Path) -> None:
     path = tmp_path / "cat"
     Image.new("RGB", (32, 16), "red").save(path, "png")
-    name = await client.upload(path, filename="cät.png", content_type="image/png")
+    name = await client.upload_image(path, filename="cät.png", content_type="image/png")
     load = {"class_type": "LoadImage", "inputs": {"image": name}}
     submission = await client.submit(Prompt({**graph(), "1": load}, {}))
     assert (await ended(client, submission.cloud_id)).status == "completed"

@@ -274,7 +274,7 @@ async def test_bytes_of_files_are_counted(simulator: Simulator, tmp_path: Path) 
     metrics = Metrics()
     cloud = CloudClient(simulator.base_url, simulator.key, calls=metrics.calls("main"))
     await cloud.start()
-    name = await cloud.upload(path, filename="picture.png", content_type="image/png")
+    name = await cloud.upload_image(path, filename="picture.png", content_type="image/png")
     async with cloud.download(name, "input", 100) as download:
         received = [chunk async for chunk in download.chunks()]
     await cloud.close()

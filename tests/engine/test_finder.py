@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import graphs
@@ -11,7 +10,9 @@ from engine.rig import running_engine
 from jobs.samples import job
 
 from proxy.cloud.client import CloudClient
-from proxy.engine.finder import MARK, JobFinder
+from proxy.cloud.marks import MARK, MarkedJobs
+from proxy.cloud.upstream import Known
+from proxy.engine.finder import JobFinder
 from proxy.simulator import Simulator
 from proxy.storage.database import StorageError
 from proxy.translate.snapshots import Snapshot
@@ -34,15 +35,17 @@ class Cloud:
     """An account that lists jobs, all with the same mark."""
 
     def __init__(self, mark: str, *cloud_ids: str) -> None:
-        self.observations = SimpleNamespace(facts={})
         self.mark = mark
         self.cloud_ids = cloud_ids
 
-    async def jobs(self, *, limit: int) -> list[Snapshot]:
+    async def jobs(self, _limit: int) -> list[Snapshot]:
         return [Snapshot(cloud_id, "pending", settled=False) for cloud_id in self.cloud_ids]
 
     async def extra_data(self, _cloud_id: str) -> dict[str, Any]:
         return {MARK: self.mark}
+
+    async def find(self, mark: str, known: Known) -> str | None:
+        return await MarkedJobs(self.jobs, self.extra_data).find(mark, known)
 
 
 def finder_over(cloud: Any, rows: Any, *live: str) -> JobFinder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -12,6 +12,7 @@ import pytest
 from jobs.samples import job
 
 from proxy.cloud.errors import CloudError, CloudUnreachable, refusal
+from proxy.cloud.upstream import Capabilities
 from proxy.engine.accounts import Slots
 from proxy.engine.policy import Policy
 from proxy.engine.reconciler import Reconciler
@@ -44,7 +45,7 @@ Followers: TypeAlias = dict[str, FakeFollower]
 
 
 @dataclass
-class FakeSocket:
+class FakeFeed:
     connected: bool
 
 
@@ -72,16 +73,14 @@ class Cloud:
     """Answers with `listed`, or with `failure`; remembers when it was asked."""
 
     def __init__(self) -> None:
+        self.capabilities = Capabilities()
         self.listed: list[Snapshot] = []
         self.failure: Exception | None = None
         self.asked: list[float] = []
         self.during: Callable[[], None] = lambda: None
         self._news = asyncio.Event()
 
-    async def jobs(
-        self, statuses: Iterable[str] = (), *, limit: int | None = None
-    ) -> list[Snapshot]:
-        assert tuple(statuses) == ("pending", "in_progress")
+    async def live(self, _cloud_ids: Collection[str]) -> list[Snapshot]:
         self.asked.append(asyncio.get_running_loop().time())
         self._news.set()
         self.during()
@@ -133,7 +132,7 @@ def reconciling(cloud: Cloud, followers: Followers, allocator: FakeAllocator) ->
             account,  # type: ignore[arg-type]
             allocator,  # type: ignore[arg-type]
             followers,
-            FakeSocket(connected),  # type: ignore[arg-type]
+            FakeFeed(connected),  # type: ignore[arg-type]
             Policy(**policy),
             longest_wait=longest_wait,
         )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.engine.router import LONGEST, PICTURE_BYTES, EventRouter
 from proxy.engine.tracker import EventReceived
-from proxy.translate.frames import CloudFrame, CloudPicture
+from proxy.translate.frames import CloudFrame, CloudPicture, parse_frame
 
 SUBMIT = "POST /api/prompt"
 
@@ -90,6 +90,12 @@ def test_strangers_never_take_more_than_their_room(router: EventRouter) -> None:
     assert values == [7, 8, 9]
 
 
+def frame_of(data: bytes) -> CloudFrame:
+    frame = parse_frame(data)
+    assert frame is not None
+    return frame
+
+
 def picture(cloud_id: str, size: int) -> bytes:
     json = b'{"node_id": "1", "prompt_id": "%s"}' % cloud_id.encode()
     return b"\x00\x00\x00\x04" + len(json).to_bytes(4, "big") + json + b"\xff\xd8" + bytes(size)
@@ -100,9 +106,9 @@ def test_strangers_pictures_are_bounded_in_bytes_and_push_out_no_event(clock: Cl
     with router.submission():
         router.on_event("execution_start", {"prompt_id": "a"})
         for _ in range(4096):
-            router.on_frame(picture("b", 100_000))
+            router.on_frame(frame_of(picture("b", 100_000)))
         assert router.held < PICTURE_BYTES + 10_000
-        router.on_frame(picture("a", 10))
+        router.on_frame(frame_of(picture("a", 10)))
         assert types(follow(router, "a")) == ["execution_start", "frame"]
         assert 160 < len(follow(router, "b")) < 168
     assert router.held == 0
@@ -111,10 +117,10 @@ def test_strangers_pictures_are_bounded_in_bytes_and_push_out_no_event(clock: Cl
 def test_pictures_of_strangers_are_kept_while_a_submission_is_under_way_alone(
     router: EventRouter, clock: Clock
 ) -> None:
-    router.on_frame(picture("a", 10))
+    router.on_frame(frame_of(picture("a", 10)))
     assert router.held == 0
     with router.submission():
-        router.on_frame(picture("a", 10))
+        router.on_frame(frame_of(picture("a", 10)))
     clock.now = 6.0
     router.on_event("execution_start", {"prompt_id": "b"})
     assert types(follow(router, "a")) == []
@@ -138,7 +144,7 @@ def test_what_waited_comes_in_its_order_and_leaves_nothing(
             if kind == "event":
                 router.on_event("event", {"prompt_id": cloud_id})
             else:
-                router.on_frame(picture(cloud_id, 1))
+                router.on_frame(frame_of(picture(cloud_id, 1)))
         for cloud_id in "ab":
             expected = [kind for message, kind in messages if message == cloud_id]
             assert types(follow(router, cloud_id)) == expected
@@ -155,7 +161,7 @@ def test_a_removed_job_gets_nothing(router: EventRouter) -> None:
 def test_a_frame_without_an_id_belongs_to_the_only_running_job(router: EventRouter) -> None:
     inbox = follow(router, "a")
     router.on_event("executing", {"prompt_id": "a", "node": "1"})
-    router.on_frame(PLAIN)
+    router.on_frame(frame_of(PLAIN))
     assert inbox[-1] == CloudPicture(b"\xff\xd8picture", "image/jpeg")
 
 
@@ -163,7 +169,7 @@ def test_a_frame_without_an_id_is_not_guessed_between_two_jobs(router: EventRout
     inbox = follow(router, "a")
     router.on_event("executing", {"prompt_id": "a", "node": "1"})
     router.on_event("executing", {"prompt_id": "somebody else's", "node": "1"})
-    router.on_frame(PLAIN)
+    router.on_frame(frame_of(PLAIN))
     assert types(inbox) == ["executing"]
 
 
@@ -172,7 +178,7 @@ def test_a_job_that_has_ended_is_no_candidate(router: EventRouter) -> None:
     router.on_event("executing", {"prompt_id": "somebody else's", "node": "1"})
     router.on_event("execution_success", {"prompt_id": "somebody else's"})
     router.on_event("executing", {"prompt_id": "a", "node": "1"})
-    router.on_frame(PLAIN)
+    router.on_frame(frame_of(PLAIN))
     assert types(inbox) == ["executing", "frame"]
 
 
@@ -181,20 +187,21 @@ def test_a_job_with_a_blocked_branch_runs_on(router: EventRouter) -> None:
     router.on_event("executing", {"prompt_id": "a", "node": "1"})
     blocked = {"prompt_id": "a", "node_id": "1", "exception_type": "ExecutionBlocked"}
     router.on_event("execution_error", blocked)
-    router.on_frame(PLAIN)
+    router.on_frame(frame_of(PLAIN))
     assert types(inbox)[-1] == "frame"
 
 
-def test_after_a_lost_socket_nobody_is_known_to_run(router: EventRouter) -> None:
+def test_after_lost_events_nobody_is_known_to_run(router: EventRouter) -> None:
     inbox = follow(router, "a")
     router.on_event("executing", {"prompt_id": "a", "node": "1"})
-    router.socket_lost()
-    router.on_frame(PLAIN)
+    router.events_lost()
+    router.on_frame(frame_of(PLAIN))
     assert types(inbox) == ["executing"]
 
 
 def test_a_frame_with_an_id_goes_to_its_job(router: EventRouter) -> None:
     inbox = follow(router, "a")
     json = b'{"node_id": "1", "prompt_id": "a"}'
-    router.on_frame(b"\x00\x00\x00\x04" + len(json).to_bytes(4, "big") + json + b"\xff\xd8x")
+    data = b"\x00\x00\x00\x04" + len(json).to_bytes(4, "big") + json + b"\xff\xd8x"
+    router.on_frame(frame_of(data))
     assert types(inbox) == ["frame"]

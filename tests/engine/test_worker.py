@@ -31,5 +31,5 @@ async def test_another_key_is_used_for_calls_and_makes_the_account_well(
         assert await client.jobs(limit=1) == []
         assert not worker.any_running()
     finally:
-        await worker.socket.close()
+        await worker.feed.close()
         await client.close()

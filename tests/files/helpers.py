@@ -51,15 +51,12 @@ class MemoryCloud:
     refuse: Exception | None = None
     observations: AccountObservations = field(default_factory=AccountObservations)
 
-    async def upload(self, path: Path, *, filename: str, content_type: str) -> str:
+    async def upload(self, path: Path, *, filename: str, **_: Any) -> str:
         self.sent.append(filename)
         if self.refuse is not None:
             raise self.refuse
         data = path.read_bytes()  # noqa: ASYNC240
         return self.add(data, posixpath.splitext(filename)[1])
-
-    async def upload_asset(self, path: Path, *, filename: str, content_type: str) -> str:
-        return await self.upload(path, filename=filename, content_type=content_type)
 
     def add(self, data: bytes, extension: str = ".png") -> str:
         """Store a content as a job would; returns its name."""

@@ -240,7 +240,7 @@ async def test_memory_stays_flat_while_a_file_comes(files: Files) -> None:
             yield number.to_bytes(4, "big") * (1 << 18)
 
     class Thrifty(MemoryCloud):
-        async def upload(self, path: Path, *, filename: str, content_type: str) -> str:
+        async def upload(self, path: Path, *, filename: str, **_: Any) -> str:
             return "opaque"
 
     files.library.clouds = {"default": Thrifty()}

@@ -125,7 +125,9 @@ class Bench:
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     cloud = Cloud()
-    catalog = Catalog(Accounts(cloud.base_url, lambda: [cloud]), tmp_path, max_age=3600.0)
+    catalog = Catalog(
+        Accounts(cloud.base_url, lambda: [cloud], {"default": cloud}), tmp_path, max_age=3600.0
+    )
     await catalog.start()
     yield Bench(cloud, catalog)
     await catalog.close()
@@ -234,7 +236,9 @@ async def test_when_the_cloud_is_down_the_copy_decides_about_the_rest(bench: Ben
 
 async def test_without_a_catalog_the_cloud_decides(tmp_path: Path) -> None:
     cloud = Cloud(down=True)
-    catalog = Catalog(Accounts(cloud.base_url, lambda: [cloud]), tmp_path, max_age=3600.0)
+    catalog = Catalog(
+        Accounts(cloud.base_url, lambda: [cloud], {"default": cloud}), tmp_path, max_age=3600.0
+    )
     await catalog.start()
     try:
         wrong = {"1": {"class_type": "NoSuchNode", "inputs": {}}}

@@ -1,0 +1,57 @@
+"""Finds a job on Comfy Cloud by the mark that it carries in its `extra_data`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+from proxy.cloud.upstream import Known
+from proxy.translate.snapshots import Snapshot
+
+#: The proxy's own key in `extra_data`, by which a job is found again among the account's.
+MARK = "comfy_cloud_proxy"
+
+#: How many of the account's newest jobs are looked at when one is sought.
+RECENT = 100
+
+#: Of how many jobs the mark is remembered.
+_REMEMBERED = 2000
+
+
+def id_by_mark(mark: str) -> str:
+    """Return the id that the job with this mark is to have on the cloud, always the same."""
+    return str(uuid5(NAMESPACE_URL, f"{MARK}:{mark}"))
+
+
+@dataclass(eq=False, repr=False)
+class MarkedJobs:
+    """Looks for jobs among an account's newest by their marks.
+
+    `newest` lists that many jobs, `extra_data` reads that of one, `None` if it is not there yet.
+    """
+
+    newest: Callable[[int], Awaitable[list[Snapshot]]]
+    extra_data: Callable[[str], Awaitable[dict[str, Any] | None]]
+    _marks: dict[str, object] = field(default_factory=dict)
+
+    async def find(self, mark: str, known: Known) -> str | None:
+        """Return the id of a job, `None` if there is none. Raises `CloudError`."""
+        recent = [entry.cloud_id for entry in await self.newest(RECENT)]
+        others = await known(recent)
+        for cloud_id in recent:
+            if cloud_id not in others and await self._mark_of(cloud_id) == mark:
+                return cloud_id
+        return None
+
+    async def _mark_of(self, cloud_id: str) -> object:
+        """Return the mark of a job; only one that was read never changes."""
+        if cloud_id not in self._marks:
+            extra_data = await self.extra_data(cloud_id)
+            if extra_data is None:
+                return None
+            self._marks[cloud_id] = extra_data.get(MARK)
+            while len(self._marks) > _REMEMBERED:
+                del self._marks[next(iter(self._marks))]
+        return self._marks[cloud_id]

@@ -1,0 +1,207 @@
+"""What an upstream is: where the jobs of one account run, whichever API it speaks.
+
+`CloudClient` (v1) is Comfy Cloud, `DeploymentClient` (v2) a deployment. Engine, files and catalog
+know this protocol only: where upstreams differ they ask for a capability, never for the kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from msgspec import Struct
+from yarl import URL
+
+from proxy.cloud.answers import Submission
+from proxy.cloud.billing import CloudBilling
+from proxy.cloud.contact import Contact
+from proxy.cloud.downloads import Download
+from proxy.cloud.event_socket import Timeouts
+from proxy.observations import AccountObservations
+from proxy.translate.assets import CloudAsset
+from proxy.translate.frames import CloudFrame
+from proxy.translate.plans import AccountPlan
+from proxy.translate.snapshots import Snapshot
+
+#: Returns those of some ids on the cloud that are of other jobs of ours.
+Known: TypeAlias = Callable[[Collection[str]], Awaitable[Collection[str]]]
+
+
+class Capabilities(Struct, frozen=True):
+    """What an upstream can tell and take beyond the protocol; by default all that v1 does.
+
+    Its live jobs are read at least every `max_read_interval` seconds, also while events come.
+    """
+
+    max_read_interval: float = float("inf")
+
+
+class Prompt(Struct, frozen=True):
+    """A submission. `prompt` is the graph; the job is found again by its `mark`, which is unique.
+    With `again` it has been sent before, and the answer was lost or passing."""
+
+    prompt: dict[str, Any]
+    extra_data: dict[str, Any]
+    partial_execution_targets: list[str] | None = None
+    mark: str = ""
+    again: bool = False
+
+
+class Observer(Struct, frozen=True):
+    """Who hears of the jobs of an account. All are plain functions that must not block.
+
+    `on_event(type, data)` gets an event in the form of ComfyUI, with the id on the cloud as its
+    `prompt_id`; `on_frame` a picture or text; `on_snapshot` a job at one moment. `on_up()` says
+    that events come (again), `on_down()` that some may be missed; `due()` returns whether events
+    should come.
+    """
+
+    on_event: Callable[[str, dict[str, Any]], None]
+    on_frame: Callable[[CloudFrame], None]
+    on_snapshot: Callable[[Snapshot], None]
+    on_up: Callable[[], None]
+    on_down: Callable[[], None]
+    due: Callable[[], bool]
+
+
+class EventFeed(Protocol):
+    """The observations of an account's jobs.
+
+    `connected` is whether events come, as far as is known; `refused` the HTTP status with which
+    they were refused, or `None`.
+    """
+
+    connected: bool
+    refused: int | None
+
+    async def start(self) -> None:
+        """Begin to observe, without waiting for it. May follow a `close`."""
+
+    async def close(self) -> None:
+        """Observe no longer."""
+
+    async def use_key(self, key: str) -> None:
+        """Go on with another key."""
+
+    async def wait_connected(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds until events would come. Return whether they do."""
+
+    def follow(self, cloud_id: str) -> None:
+        """Observe a job."""
+
+    def leave(self, cloud_id: str) -> None:
+        """Observe a job no longer."""
+
+
+class CloudDocuments(Protocol):
+    """What a catalog has beside the node classes. Calls may raise `CloudError`."""
+
+    async def model_folders(self) -> list[dict[str, Any]]:
+        """Return `[{"name", "folders"}]`."""
+
+    async def models(self, folder: str) -> list[dict[str, Any]] | None:
+        """Return `[{"name", "pathIndex"}]` of a folder, `None` if there is none."""
+
+    async def model_preview(self, folder: str, index: int, file: str) -> tuple[bytes, str] | None:
+        """Return a model's picture and its media type, `None` if there is none."""
+
+    async def template_picture(self, name: str) -> tuple[bytes, str] | None:
+        """Return a picture of a template and its media type, `None` if there is none."""
+
+    async def global_subgraphs(self) -> dict[str, Any]:
+        """Return `{id: {"source", "name", "info"}}`."""
+
+    async def global_subgraph(self, id_: str) -> dict[str, Any] | None:
+        """Return a subgraph with its `data`, `None` if there is none."""
+
+    async def node_replacements(self) -> dict[str, Any]:
+        """Return `{old class: [{"new_node_id", …}]}`."""
+
+
+class Upstream(Protocol):
+    """Where the jobs of one account run. Calls may raise `CloudError`."""
+
+    @property
+    def base_url(self) -> URL:
+        """Its address."""
+
+    @property
+    def contact(self) -> Contact:
+        """Whether it answers."""
+
+    @property
+    def observations(self) -> AccountObservations:
+        """What was learned of it."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can tell and take."""
+
+    @property
+    def billing(self) -> CloudBilling | None:
+        """What it books, `None` if it does not tell."""
+
+    @property
+    def documents(self) -> CloudDocuments | None:
+        """What its catalog has beside the node classes, `None` if it does not tell."""
+
+    async def start(self) -> None:
+        """Open the sessions. No call is made."""
+
+    async def close(self) -> None:
+        """Close all connections."""
+
+    def use_key(self, key: str) -> None:
+        """Use another key from the next call on."""
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether the same submission again makes no second job."""
+
+    async def check_key(self) -> None:
+        """Raise `CloudUnauthorized` if the key does not work, `CloudRefused` (403) if it gives no
+        access."""
+
+    async def account_plan(self) -> AccountPlan:
+        """Return what is known of the account's plan; fields may be empty. Never raises."""
+
+    async def submit(self, prompt: Prompt) -> Submission:
+        """Send a job once.
+
+        Raises `CloudUnreachable` if nothing was sent, `CloudAmbiguous` if the job may exist,
+        `CloudRefused` otherwise.
+        """
+
+    def events(self, observer: Observer, timeouts: Timeouts) -> EventFeed:
+        """Return what observes the jobs of the account, not yet started."""
+
+    async def job(self, cloud_id: str) -> Snapshot | None:
+        """Return a job with all that is known of it, `None` if there is no such job."""
+
+    async def live(self, cloud_ids: Collection[str]) -> list[Snapshot]:
+        """Return those of these jobs that have not ended, oldest last; others may be among them."""
+
+    async def find(self, mark: str, known: Known) -> str | None:
+        """Return the id of the job with this mark, `None` if there is none. `known` tells which
+        ids it cannot have."""
+
+    async def cancel(self, cloud_id: str) -> bool:
+        """End a job. Return whether this cancelled it."""
+
+    async def upload(
+        self, path: Path, *, hash_: str, filename: str, content_type: str, picture: bool
+    ) -> str:
+        """Store a file as an input. Return the upstream's name of it. Repeatable."""
+
+    async def job_assets(self, cloud_id: str) -> list[CloudAsset]:
+        """Return the files of a job with their hashes, as far as these are listed."""
+
+    def download(
+        self, cloud_name: str, type_: str, offset: int = 0
+    ) -> AbstractAsyncContextManager[Download]:
+        """Open the bytes of a file from `offset` on."""
+
+    async def object_info(self) -> bytes:
+        """Return the node classes as `GET /object_info` has them: a JSON object."""
