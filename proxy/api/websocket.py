@@ -113,17 +113,17 @@ class ClientSocket(Struct, eq=False):
         self.send(status(remaining, self._sid), for_all=False)
 
     def hear(self, text: str) -> None:
-        """Handle a client's message: feature flags, if the first JSON object has them."""
-        if self._negotiated or len(text) > MAX_FLAGS_LENGTH:
+        """Handle a client's text: feature flags, if it is the first one."""
+        if self._negotiated:
+            return
+        self._negotiated = True
+        if len(text) > MAX_FLAGS_LENGTH:
             return
         try:
             message = codec.loads(text)
         except ValueError:
             return
-        if not isinstance(message, dict):
-            return
-        self._negotiated = True
-        if message.get("type") == "feature_flags":
+        if isinstance(message, dict) and message.get("type") == "feature_flags":
             wanted = message.get("data")
             metadata = isinstance(wanted, dict) and wanted.get("supports_preview_metadata") is True
             self._queue.want_metadata(metadata)
@@ -143,17 +143,15 @@ class ClientSocket(Struct, eq=False):
             self._writing = asyncio.create_task(self._deliver(), name="write to a socket")
 
     async def _deliver(self) -> None:
-        # A compressor for each message: one for each socket would hold 256 KiB.
-        compress = self._web_socket.compress or None
         try:
             if len(self._sockets.open) > MAX_BEGUN:  # fewer cannot begin more
                 await self._sockets.turns.of(self._member).take()
             while self._leaving is None and (outgoing := self._queue.pop()) is not None:
                 message = outgoing.message
                 if isinstance(message, Event):
-                    await self._web_socket.send_str(message.text, compress)
+                    await self._web_socket.send_str(message.text)
                 elif (frame := _frame_of(message, metadata=outgoing.metadata)) is not None:
-                    await self._web_socket.send_bytes(frame, compress)
+                    await self._web_socket.send_bytes(frame)
             if self._ping_due and self._leaving is None:
                 await self._web_socket.ping()
         except ConnectionError:
@@ -262,9 +260,10 @@ async def serve(request: web.Request) -> web.StreamResponse:
     A `token` in the query is that of a program written for Comfy Cloud; with members it must also
     be valid.
     """
-    # Pings are answered below, so that their bytes are not counted any longer.
+    # Pings are answered below, so that their bytes are not counted any longer. Packed messages
+    # would take far more time and memory than their bytes.
     web_socket = web.WebSocketResponse(
-        max_msg_size=MAX_MESSAGE_BYTES, autoclose=False, autoping=False
+        max_msg_size=MAX_MESSAGE_BYTES, autoclose=False, autoping=False, compress=False
     )
     with stream_place(request):
         return await _serve(request, web_socket)

@@ -115,6 +115,8 @@ DEVIATIONS = (
         "Newest: PATCH is allowed."),
 
     # --- compressed answers
+    Row("ws_compression", "", r"header sec-websocket-extensions: permessage-deflate.* → ",
+        "Websockets are not compressed: a message of 4 KB could unpack to 4 MB."),
     Row("compress", "", r"header vary:  → Accept-Encoding",
         "Caches are told that an answer that may be packed depends on who asks."),
     Row("compress", r"tiny|sub-application|a 400", r"header content-encoding: gzip → ",
