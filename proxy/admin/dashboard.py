@@ -65,10 +65,7 @@ async def get_state(request: web.Request) -> web.Response:
 
 
 async def get_events(request: web.Request) -> web.StreamResponse:
-    """Send the state as server-sent events, one at each change and at each step of what runs.
-
-    Raises `LocalError` (503) if the member has too many streams.
-    """
+    """Send the state as server-sent events, one at each change and at each step of what runs."""
     with stream_place(request):
         return await _send_states(request)
 

@@ -35,16 +35,26 @@ _TOKEN_SEGMENT = "/t/"  # noqa: S105
 
 class Way(NamedTuple):
     """The prefix and tokens of a request. `bare` is a prefix without a final slash, `crooked` is a
-    path that leads out of its prefix."""
+    path that leads out of its prefix. `excessive` is a target that was not looked at."""
 
     path_token: str | None = None
     query_tokens: tuple[str, ...] = ()
     bare: bool = False
     crooked: bool = False
+    excessive: bool = False
 
 
 #: The way of a request without prefix and tokens.
 STRAIGHT = Way()
+#: Maximum bytes of a request line, and segments and parameters of its target.
+MAX_LINE, MAX_SEGMENTS, MAX_PARAMETERS = 8190, 64, 64
+#: The way of a request with too many of them.
+EXCESSIVE = Way(excessive=True)
+
+
+def is_excessive(target: str) -> bool:
+    """Return whether the target of a request has too many segments or parameters."""
+    return target.count("/") > MAX_SEGMENTS or target.count("&") >= MAX_PARAMETERS
 
 
 class Peer(NamedTuple):

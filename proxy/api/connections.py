@@ -13,9 +13,12 @@ from typing import Any, cast
 import structlog
 from aiohttp import StreamReader, WSCloseCode, web
 from aiohttp.http_parser import RawRequestMessage
+from yarl import URL
 
 from proxy.api.addressing import (
+    EXCESSIVE,
     STRAIGHT,
+    is_excessive,
     is_loopback_address,
     may_have_token,
     peer_of,
@@ -43,6 +46,8 @@ from proxy.budget import Allocation
 
 log = structlog.get_logger(__name__)
 
+#: The target of a request whose own one is not looked at.
+NOWHERE = URL("/")
 #: The reason in the close frame of a client whose access has ended.
 ACCESS_ENDED = "Your access to this server has ended."
 
@@ -241,6 +246,10 @@ def begun(
     path."""
     connection.begin_body(message, body)
     connection.admission, connection.way = None, STRAIGHT
+    if is_excessive(message.path):
+        connection.way = EXCESSIVE
+        message = message._replace(url=NOWHERE, path=NOWHERE.path)
+        return make(message, body, connection, *others)
     services = connection.services
     base, gated = services.options.base_path, services.members.has_members
     if base or (gated and may_have_token(message.path)):

@@ -19,6 +19,8 @@ from aiohttp import web
 from proxy import clock
 from proxy.api import bodies
 from proxy.api.addressing import (
+    MAX_PARAMETERS,
+    MAX_SEGMENTS,
     may_be_rebound,
     refuses,
 )
@@ -135,6 +137,8 @@ class Gate:
     async def _answer(
         self, request: web.Request, connection: Connection, context: RequestContext
     ) -> web.StreamResponse:
+        if connection.way.excessive:
+            return self._refused(request, context, _excessive_target())
         headers = request.headers
         if self._preflights:
             await self._resolve(request)
@@ -235,6 +239,14 @@ class Gate:
             status,
             clock.monotonic() - began,
         )
+
+
+def _excessive_target() -> LocalError:
+    return LocalError(
+        "target_too_large",
+        f"The path of this request has more than {MAX_SEGMENTS} segments, or its query more than "
+        f"{MAX_PARAMETERS} parameters; send fewer.",
+    )
 
 
 def _unknown_host() -> LocalError:

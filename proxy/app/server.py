@@ -19,7 +19,7 @@ from proxy.admin.metrics import get_open
 from proxy.admin.state import ADMIN_LISTENER, state_of
 from proxy.admin.state_feed import STATE_FEEDS, StateFeeds
 from proxy.api import Services
-from proxy.api.addressing import allow_some
+from proxy.api.addressing import MAX_LINE, allow_some
 from proxy.api.authenticator import AUTHENTICATOR, Authenticator
 from proxy.api.connection_manager import ConnectionLimits, ConnectionManager, ManagedConnection
 from proxy.api.connections import Connection, begun
@@ -215,7 +215,7 @@ class Server:
             logger=server_logger(),
             auto_decompress=False,
             keepalive_timeout=NEVER,
-            max_line_size=self._limits.header_bytes,
+            max_line_size=min(MAX_LINE, self._limits.header_bytes),
             max_field_size=self._limits.header_bytes,
         )
 

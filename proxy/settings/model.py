@@ -293,7 +293,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     lower."""
 
     max_header_kb: Annotated[float, Meta(ge=1, le=1024), Setting("Clients", "KIB")] = 16
-    """The maximum size of request headers and of the request line in KiB. Larger ones get a 400."""
+    """The maximum size of a request header in KiB. Larger ones get a 400."""
 
     header_timeout: Annotated[float, Meta(ge=0, le=3600), Setting("Clients", "SECONDS")] = 20
     """Seconds within which a client must send the headers of a request; otherwise the connection is

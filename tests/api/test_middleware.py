@@ -80,6 +80,30 @@ async def test_behind_two_slashes_even_404_has_words(client: Client) -> None:
     assert (response.status, await response.text()) == (404, "404: Not Found")
 
 
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("/t" * 64, 404),
+        ("/t" * 65, 400),
+        ("/queue?" + "a&" * 63, 200),
+        ("/queue?" + "a&" * 64, 400),
+    ],
+)
+async def test_a_target_with_too_much_in_it_is_400(
+    client: Client, target: str, status: int
+) -> None:
+    async with client.session.get(f"{client.make_url('')}{target}") as response:
+        assert response.status == status
+        if status == 400:
+            assert (await response.json())["error"]["type"] == "target_too_large"
+
+
+async def test_a_request_line_that_is_too_long_is_400(client: Client) -> None:
+    for length, status in ((8000, 404), (8200, 400)):
+        async with client.get("/" + "x" * length) as response:
+            assert response.status == status
+
+
 @pytest.mark.parametrize("path", ["/prompt", "/api/prompt", "/nope", "/interrupt"])
 async def test_options_is_200_and_empty_everywhere(client: Client, path: str) -> None:
     response = await client.options(path)
