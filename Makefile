@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(VENV)/.run-installed
 DEV := $(VENV)/.dev-installed
+UI := $(VENV)/.ui-installed
 BROWSER := $(VENV)/.browser-installed
 OLDEST := $(VENV)/oldest-ui/.installed
 HAS_CHROMIUM = command -v "$${CHROMIUM:-chromium}" >/dev/null || command -v chromium-browser >/dev/null || \
@@ -20,7 +21,7 @@ ON_POSTGRESQL := tests/jobs/test_service.py tests/engine/test_recorder.py tests/
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(RUN) ## run a workflow and save its pictures in ./demo-output
+demo: $(UI) ## run a workflow and save its pictures in ./demo-output
 	@$(BIN)/comfy-cloud-proxy demo
 
 # The tests start hundreds of processes, and none has to compile the package again.
@@ -129,6 +130,12 @@ $(RUN): pyproject.toml requirements/run.lock | $(VENV)/bin/pip
 	$(LOCKED)
 	$(INSTALL) --no-build-isolation --editable .
 	@touch $@
+
+$(UI): pyproject.toml requirements/run.lock requirements/ui.lock | $(VENV)/bin/pip
+	@echo "Installing the proxy and ComfyUI's web interface into $(VENV) (about 400 MB, once)"
+	@$(LOCKED) -r requirements/ui.lock
+	@$(INSTALL) --no-build-isolation --editable '.[ui]'
+	@touch $@ $(RUN)
 
 $(DEV): pyproject.toml $(wildcard requirements/*.lock) | $(VENV)/bin/pip
 	$(LOCKED) -r requirements/test.lock -r requirements/check.lock

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from proxy.cli.common import CommandError
+from proxy.cli.common import PROGRAM, CommandError
 from proxy.cli.run import Request, run
 
 #: The workflow of the documents, `examples/text-to-image.json`.
@@ -30,10 +31,22 @@ def demo() -> int:
         if url is None:
             return 1
         try:
-            return run(Request([WORKFLOW], url, OUTPUT))
+            code = run(Request([WORKFLOW], url, OUTPUT))
         except CommandError as error:
             sys.stderr.write(f"{error}\n")
             return error.exit_code
+    if not (code or real):
+        sys.stdout.write(_next_step())
+    return code
+
+
+def _next_step() -> str:
+    """Return what a person does after the demo, with the command as it can be typed."""
+    command = PROGRAM if shutil.which(PROGRAM) else os.path.relpath(sys.argv[0])
+    return (
+        "\nThe simulator draws landscapes, whatever the prompt is.\n"
+        f"Next: {command} --simulate\nThen open http://127.0.0.1:8188/\n"
+    )
 
 
 @contextmanager

@@ -64,9 +64,10 @@ class User:
         kept = {
             name: value
             for name, value in os.environ.items()
-            if name in names or name.startswith("PIP_")
+            if name in names or name.startswith(("PIP_", "UV_"))
         }
-        path = f"{self.home}/bin:{self.home}/.comfy-cloud-proxy/bin:{kept['PATH']}"
+        own = ("bin", ".local/bin", ".comfy-cloud-proxy/bin")
+        path = ":".join([*(f"{self.home}/{folder}" for folder in own), kept["PATH"]])
         settings = {"COMFY_PROXY_PORT": str(self.port), "COMFY_SERVER": self.url}
         return {**kept, "HOME": str(self.home), "PATH": path, **settings, **more}
 
@@ -164,14 +165,20 @@ async def follow_the_tutorial(user: User) -> None:
 
 
 async def follow_the_readme(user: User) -> None:
-    demo, use, _, team = blocks("README.md")
-    await user.types(demo)
-    assert len(list((user.clone / "demo-output").glob("*.png"))) == 2
+    install_uv = (
+        "python3 -m venv ~/tools && ~/tools/bin/pip install -q uv && ln -s ~/tools/bin/uv ~/bin/uv"
+    )
+    demo, use, plain, _, team = blocks("README.md")
+    output = await user.types(demo.replace("https://ADDRESS-OF-THIS-REPOSITORY", str(user.clone)))
+    assert len(list((user.clone / "comfy-cloud-proxy/demo-output").glob("*.png"))) == 2
+    assert "Next: .venv/bin/comfy-cloud-proxy --simulate" in output
     (client,) = blocks("README.md", "python")
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     async with Simulator() as simulator:
         simulator.add_account("comfyui-...", "pro")
         cloud = {"COMFY_CLOUD_BASE_URL": str(simulator.base_url)}
+        await user.types(install_uv)
+        await user.types("".join(plain.splitlines(keepends=True)[:2]))
         async with user.serving(use, **cloud):
             status, page = await get(f"{user.url}/")
             assert (status, "ComfyUI" in page) == (200, True)
