@@ -17,8 +17,10 @@ from typing import Any
 import kubernetes_validate
 import pytest
 from backend import environment_of
+from browser.reverse_proxy import nginx_text
 from process import serving
 from ruamel.yaml import YAML
+from test_code_blocks import NGINX, make_certificate
 
 from proxy.settings import SETTINGS, load
 
@@ -275,6 +277,20 @@ def test_caddy_takes_the_configuration(name: str, tmp_path: Path) -> None:
         ["caddy", "validate", "--adapter", "caddyfile", "--config", "Caddyfile"],
         cwd=ROOT / "examples" / name,
         env=os.environ | {"COMFY_DOMAIN": "comfy.example.com", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+def test_nginx_takes_the_configuration(tmp_path: Path) -> None:
+    make_certificate(tmp_path)
+    config = tmp_path / "nginx.conf"
+    config.write_text(nginx_text(tmp_path, "443 ssl", int(instruction("EXPOSE"))))
+    done = subprocess.run(
+        [str(NGINX), "-t", "-q", "-e", str(tmp_path / "error.log"), "-c", str(config)],
         capture_output=True,
         text=True,
         check=False,

@@ -1,4 +1,4 @@
-"""A real nginx or Caddy in front of the proxy, as the documents and examples set them up."""
+"""A real nginx or Caddy in front of the proxy, with the configurations of the examples."""
 
 from __future__ import annotations
 
@@ -14,53 +14,37 @@ from process import TIMEOUT
 from servers import free_port
 from yarl import URL
 
-_CONFIG = """
-daemon off;
-pid {folder}/pid;
-error_log {folder}/error.log;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    server {{
-        listen 127.0.0.1:{port};
-        location / {{
-            proxy_pass http://127.0.0.1:{upstream};
-            proxy_http_version 1.1;
-            proxy_set_header Host $http_host;
-            proxy_set_header Upgrade $http_upgrade;
-            proxy_set_header Connection $connection_upgrade;
-            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-            proxy_set_header X-Forwarded-Proto $scheme;
-            proxy_set_header X-Forwarded-Host $http_host;
-            proxy_buffering off;
-            proxy_request_buffering off;
-        }}
-    }}
-    map $http_upgrade $connection_upgrade {{
-        default upgrade;
-        ''      close;
-    }}
-}}
-"""
+EXAMPLES = Path(__file__).parents[2] / "examples/gateway"
+_KINDS = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
-_CADDYFILE = """
-{{
-    admin off
-    auto_https off
-}}
-http://127.0.0.1:{port} {{
-    {directives}
-    reverse_proxy 127.0.0.1:{upstream} {{
-        flush_interval -1
-    }}
-}}
-"""
+def nginx_text(folder: Path, listen: str, upstream: int) -> str:
+    """The example of nginx with these addresses, with its files in `folder`."""
+    text = (EXAMPLES / "nginx.conf").read_text(encoding="utf-8")
+    places = "".join(f"    {kind}_temp_path {folder}/{kind};\n" for kind in _KINDS)
+    for old, new in (
+        ("listen 443 ssl", f"listen {listen}"),
+        ("/etc/ssl/", f"{folder}/"),
+        ("/var/log/nginx/", f"{folder}/"),
+        ("server proxy:8188", f"server 127.0.0.1:{upstream}"),
+        ("http {\n", f"http {{\n{places}"),
+    ):
+        assert text.count(old) in (1, 2), old
+        text = text.replace(old, new)
+    # Its workers have to reach the folder of the test.
+    user = "user root;\n" if os.geteuid() == 0 else ""
+    return f"{user}pid {folder}/pid;\n{text}"
+
+
+def caddy_text(listen: str, upstream: int, directives: str) -> str:
+    """The example of Caddy with these addresses, which does what further `directives` say."""
+    text = (EXAMPLES / "Caddyfile").read_text(encoding="utf-8")
+    site = "{$COMFY_DOMAIN} {\n"
+    assert text.startswith("{\n")
+    assert site in text
+    text = text.replace(site, f"{listen} {{\n{directives}\n")
+    text = text.replace("proxy:8188", f"127.0.0.1:{upstream}")
+    return f"{{\n\tadmin off\n\tauto_https off\n{text.removeprefix('{')}"
 
 
 def _write(config: Path, text: str) -> None:
@@ -72,8 +56,10 @@ def _write(config: Path, text: str) -> None:
 async def nginx(folder: Path, upstream: int) -> AsyncIterator[URL]:
     """nginx before that port, with its files in `folder`. Skips where there is none."""
     port, config = free_port(), folder / "nginx.conf"
-    _write(config, _CONFIG.format(folder=folder, port=port, upstream=upstream))
-    async with _running(folder, port, "nginx", "-p", str(folder), "-c", str(config)) as url:
+    text = nginx_text(folder, f"127.0.0.1:{port}", upstream)
+    _write(config, "".join(line for line in text.splitlines(True) if "ssl_cert" not in line))
+    options = ("-p", str(folder), "-e", str(folder / "error.log"), "-c", str(config))
+    async with _running(folder, port, "nginx", *options, "-g", "daemon off;") as url:
         yield url
 
 
@@ -81,7 +67,7 @@ async def nginx(folder: Path, upstream: int) -> AsyncIterator[URL]:
 async def caddy(folder: Path, upstream: int, directives: str = "") -> AsyncIterator[URL]:
     """The same with Caddy, which does what further `directives` say."""
     port, config = free_port(), folder / "Caddyfile"
-    _write(config, _CADDYFILE.format(port=port, upstream=upstream, directives=directives))
+    _write(config, caddy_text(f"http://127.0.0.1:{port}", upstream, directives))
     async with _running(folder, port, "caddy", "run", "--config", str(config)) as url:
         yield url
 
