@@ -42,7 +42,9 @@ def demo() -> int:
 
 def _next_step() -> str:
     """Return what a person does after the demo, with the command as it can be typed."""
-    command = PROGRAM if shutil.which(PROGRAM) else os.path.relpath(sys.argv[0])
+    own = Path(sys.argv[0]).absolute()
+    found = shutil.which(PROGRAM)
+    command = PROGRAM if found and Path(found).absolute() == own else os.path.relpath(own)
     return (
         "\nThe simulator draws landscapes, whatever the prompt is.\n"
         f"Next: {command} --simulate\nThen open http://127.0.0.1:8188/\n"
