@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any, TypeGuard
@@ -24,8 +24,9 @@ from proxy.admin.schema.jobs import (
 from proxy.admin.state import describe
 from proxy.api import bodies
 from proxy.api.content import content_headers
+from proxy.api.holding import owner_of
 from proxy.api.jobs import examined
-from proxy.api.keys import ACCOUNTING, CATALOG, FILES, HISTORY, JOBS
+from proxy.api.keys import ACCOUNTING, CATALOG, FILES, HISTORY, JOBS, TURNS
 from proxy.api.requests import member_of
 from proxy.costs.credits import to_credits
 from proxy.costs.job_cost import Charge, JobCost
@@ -76,13 +77,15 @@ async def list_jobs(request: web.Request) -> web.Response:
         before=None if read is None else (int(read[1]), int(read[2])),
         limit=limit,
     )
-    more = len(rows) == limit
-    return bodies.json(
-        {
-            "jobs": list(map(_ended_shown, rows)),
-            "next": f"{rows[-1].ended_at}.{rows[-1].order}" if more else None,
-        }
+    return bodies.ready(
+        await request.app[TURNS].run(owner_of(request), partial(_page_json, rows, limit))
     )
+
+
+def _page_json(rows: Sequence[HistoryEntry], limit: int) -> bytes:
+    """Return a page of ended jobs; a full one has a next one."""
+    following = f"{rows[-1].ended_at}.{rows[-1].order}" if len(rows) == limit else None
+    return codec.dump_bytes({"jobs": list(map(_ended_shown, rows)), "next": following})
 
 
 async def get_job(request: web.Request) -> web.Response:
@@ -134,7 +137,7 @@ def _ended_job(known: Known, row: HistoryEntry, record: JobRecord) -> dict[str, 
         if type_ == "execution_cached"
         for node in data.get("nodes", ())
     }
-    times = codec.loads(row.details).get("nodes", {})
+    times = codec.loads(row.node_times)
     error = found.get("execution_error") or {}
     failed = error.get("node_id")
     nodes = _nodes(sent["prompt"], times, cached, failed)

@@ -142,7 +142,7 @@ def entry_of(job: Job, end: JobEnd) -> tuple[HistoryEntry, UsageRow, list[CostRo
     }
     result = {"outputs": end.outputs, "status": end.status, "meta": end.meta}
     cost = msgspec.to_builtins(end.cost.charges)
-    details = {"account": job.account, "nodes": end.node_times, "cost": cost}
+    details = {"account": job.account, "cost": cost}
     entry = HistoryEntry(
         **{name: getattr(job, name) for name in _KEPT},
         state=ENDS[end.outcome].value,
@@ -151,6 +151,7 @@ def entry_of(job: Job, end: JobEnd) -> tuple[HistoryEntry, UsageRow, list[CostRo
         summary=codec.dump_bytes(without_nulls(listed)),
         result=codec.dump_bytes(result),
         details=codec.dump_bytes(details),
+        node_times=codec.dump_bytes(end.node_times),
     )
     usage, costs = _usage_of(job, end, outputs.count)
     return entry, usage, costs

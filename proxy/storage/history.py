@@ -77,9 +77,9 @@ class HistoryEntry(Struct, frozen=True):
 
     `order` is that of the job. The storage gives `sequence`, the place in the member's history, and
     `ordinal`, which counts the member's ends. `summary` is what lists show, `result` an object
-    of outputs, status and `meta`, `details` one of what the dashboard shows beside. `graph` and
-    `extra_data` are those of the job's `Payload`. Searches, whose entries are many, leave these and
-    `result` empty.
+    of outputs, status and `meta`, `details` one of what the dashboard shows beside, `node_times`
+    one of when each node began and how long it ran (ms). `graph` and `extra_data` are those of the
+    job's `Payload`. Searches, whose entries are many, leave out these, `result` and `node_times`.
     """
 
     order: int
@@ -94,6 +94,7 @@ class HistoryEntry(Struct, frozen=True):
     summary: bytes
     result: bytes = b""
     details: bytes = b"{}"
+    node_times: bytes = b"{}"
     label: str = ""
     workflow_id: str | None = None
     client_id: str | None = None
@@ -146,7 +147,10 @@ _SIZES = _ENTRIES.with_only_columns(
     history.c.sequence, sum((func.length(column) for column in _BYTES), literal(0))
 )
 _SEQUENCES = select(history.c.sequence).where(_MINE)
-_LISTED = select(*(column for column in history.c if column is not history.c.result))
+_ONE_LISTED = select(*(column for column in history.c if column is not history.c.result))
+_LISTED = _ONE_LISTED.with_only_columns(
+    *(column for column in history.c if column.name not in ("result", "node_times"))
+)
 _ENDED = Upsert(job_numbers, "ended", how="next")
 _ENDS = select(job_numbers.c.member, job_numbers.c.ended).where(
     job_numbers.c.member.in_(bindparam("members", expanding=True))
@@ -302,8 +306,8 @@ class HistoryRepository(Repository):
         return [HistoryEntry(**row._mapping) for row in rows]
 
     async def listed(self, member: str, prompt_id: str) -> HistoryEntry | None:
-        """Return an ended job as a search finds it."""
-        query = _LISTED.where(history.c.member == member, history.c.prompt_id == prompt_id)
+        """Return an ended job as a search finds it, with the times of its nodes."""
+        query = _ONE_LISTED.where(history.c.member == member, history.c.prompt_id == prompt_id)
         row = await self._first(query)
         return None if row is None else HistoryEntry(**row._mapping)
 

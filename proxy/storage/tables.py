@@ -197,7 +197,8 @@ history = Table(
     Column("summary", LargeBinary, nullable=False),  # JSON, as lists of jobs show it
     Column("result", LargeBinary, nullable=False),  # JSON object: outputs, status, meta
     Column("label", AnyText, nullable=False),
-    Column("details", LargeBinary, nullable=False),  # JSON object: account, times of nodes, cost
+    Column("details", LargeBinary, nullable=False),  # JSON object: account, cost
+    Column("node_times", LargeBinary, nullable=False),  # JSON object: when each began, how long
     UniqueConstraint("member", "prompt_id"),
     Index("ix_history_member_sequence", "member", "sequence", unique=True),
     Index("ix_history_member_ordinal", "member", "ordinal", unique=True),

@@ -77,7 +77,7 @@ async def test_a_history_of_ten_thousand_holds_nobody_up(room: Room) -> None:
         "outputs_to_execute": (),
         "label": "",
         **dict.fromkeys(("created_at", "started_at", "ended_at"), 1),
-        **dict.fromkeys(("summary", "result", "details"), b"{}"),
+        **dict.fromkeys(("summary", "result", "details", "node_times"), b"{}"),
     }
 
     def fill(connection: Connection) -> None:

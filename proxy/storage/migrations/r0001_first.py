@@ -213,6 +213,7 @@ def _create_history() -> None:
         sa.Column("result", sa.LargeBinary(), nullable=False),
         sa.Column("label", AnyText(), nullable=False),
         sa.Column("details", sa.LargeBinary(), nullable=False),
+        sa.Column("node_times", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("order", name=op.f("pk_history")),
         sa.UniqueConstraint("member", "prompt_id", name=op.f("uq_history_member_prompt_id")),
     )
