@@ -62,16 +62,6 @@ def of_haproxy(text: str, folder: Path) -> None:
     run(HAPROXY, "-c", "-q", "-f", str(config))
 
 
-def of_nginx(text: str, folder: Path) -> None:
-    if NGINX is None:
-        pytest.skip("nginx is not installed")
-    make_certificate(folder)
-    text = text.replace("/etc/ssl/", f"{folder}/").replace("/var/log/nginx/", f"{folder}/")
-    config = folder / "nginx.conf"
-    config.write_text(f"pid {folder}/pid;\nevents {{}}\nhttp {{\n{text}}}\n")
-    run(NGINX, "-t", "-q", "-e", str(folder / "error.log"), "-c", str(config))
-
-
 def of_typescript(text: str, folder: Path) -> None:
     if NODE is None:
         pytest.skip("node is not installed")
@@ -97,7 +87,6 @@ PARSERS: dict[str, Callable[[str, Path], object]] = {
     "ts": of_typescript,
     "haproxy": of_haproxy,
     "caddyfile": of_caddy,
-    "nginx": of_nginx,
     "powershell": of_powershell,
     "text": lambda text, _: None,
 }
