@@ -140,7 +140,7 @@ class CloudClient:
         self.billing = CloudBilling(self._optional)
         self.capabilities = Capabilities()
         self.documents = self
-        self._marked = MarkedJobs(lambda limit: self.jobs(limit=limit), self.extra_data)
+        self._marked = MarkedJobs(lambda since: self.jobs(since=since), self.extra_data)
         self._submit = self.http.call("POST", "prompt")
         self._details = asyncio.Semaphore(_MAX_CONCURRENT_DETAILS)
         self._downloads = Downloads(self.http)
@@ -246,15 +246,15 @@ class CloudClient:
             observations=self.observations,
         )
 
-    async def find(self, mark: str, known: Known) -> str | None:
-        """Return the id of the job with this mark, `None` if there is none among the newest.
+    async def find(self, mark: str, known: Known, *, since: int) -> str | None:
+        """Return the id of the job with this mark, `None` if there is none.
 
         Where the cloud honours ids, one look tells of a job that is there.
         """
         wanted = self._wanted_id(mark)
         if wanted is not None and await self.job(wanted) is not None:
             return wanted
-        return await self._marked.find(mark, known)
+        return await self._marked.find(mark, known, since)
 
     async def live(self, cloud_ids: Collection[str]) -> list[Snapshot]:
         """Return all jobs of the account that have not ended, newest first."""
@@ -273,21 +273,23 @@ class CloudClient:
             return await self.http.lookup("jobs/{id}", extra_data_of, DETAIL, id=cloud_id)
 
     async def jobs(
-        self, statuses: Iterable[str] = (), *, limit: int | None = None
+        self, statuses: Iterable[str] = (), *, since: int | None = None
     ) -> list[Snapshot]:
-        """Return the jobs of `GET /api/jobs`, newest first, up to `limit` or `_MAX_PAGES` pages.
+        """Return the jobs of `GET /api/jobs`, newest first, up to `_MAX_PAGES` pages.
 
-        `statuses` are those that the cloud shows to users; none means all.
+        `statuses` are those that the cloud shows to users; none means all. Pages are read until one
+        has a job that was created before `since` (ms since 1970).
         """
         found: dict[str, Snapshot] = {}
-        query: dict[str, Any] = {"sort_by": "create_time", "sort_order": "desc"}
+        query: dict[str, Any] = {
+            "sort_by": "create_time",
+            "sort_order": "desc",
+            "limit": _PAGE_SIZE,
+        }
         if named := ",".join(statuses):
             query["status"] = named
         offset = 0
         for _ in range(_MAX_PAGES):
-            if limit is not None and len(found) >= limit:
-                break
-            query["limit"] = _PAGE_SIZE if limit is None else min(_PAGE_SIZE, limit - len(found))
             call = self.http.call("GET", "jobs", query=query)
             page = await self.http.read(call, partial(page_with, "jobs"))
             entries = page["jobs"]
@@ -299,7 +301,7 @@ class CloudClient:
                     self.observations.note_anomaly("job", "without id", entry)
             offset += len(entries)
             next_query = next_page(page, offset)
-            if not next_query or len(found) == known:
+            if not next_query or len(found) == known or _reaches(found, since):
                 break
             query.pop("offset", None)
             query |= next_query
@@ -479,6 +481,14 @@ class CloudClient:
     async def system_stats(self) -> dict[str, Any]:
         """Return `GET /api/system_stats`. It needs no key, so that it does not check one."""
         return await self.http.read(self.http.call("GET", "system_stats"), Answer.object)
+
+
+def _reaches(found: dict[str, Snapshot], since: int | None) -> bool:
+    """Return whether the last of these jobs was created before `since`."""
+    if since is None:
+        return False
+    created = next(reversed(found.values())).create_time
+    return created is not None and created < since
 
 
 @asynccontextmanager

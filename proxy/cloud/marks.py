@@ -13,8 +13,8 @@ from proxy.translate.snapshots import Snapshot
 #: The proxy's own key in `extra_data`, by which a job is found again among the account's.
 MARK = "comfy_cloud_proxy"
 
-#: How many of the account's newest jobs are looked at when one is sought.
-RECENT = 100
+#: How far (ms) the clock of the cloud may be from that of the proxy.
+_MAX_SKEW = 3_600_000
 
 #: Of how many jobs the mark is remembered.
 _REMEMBERED = 2000
@@ -29,16 +29,18 @@ def id_by_mark(mark: str) -> str:
 class MarkedJobs:
     """Looks for jobs among an account's newest by their marks.
 
-    `newest` lists that many jobs, `extra_data` reads that of one, `None` if it is not there yet.
+    `newest` lists jobs back to a time (ms), `extra_data` reads that of one, `None` if it is not
+    there yet.
     """
 
     newest: Callable[[int], Awaitable[list[Snapshot]]]
     extra_data: Callable[[str], Awaitable[dict[str, Any] | None]]
     _marks: dict[str, object] = field(default_factory=dict)
 
-    async def find(self, mark: str, known: Known) -> str | None:
-        """Return the id of a job, `None` if there is none. Raises `CloudError`."""
-        recent = [entry.cloud_id for entry in await self.newest(RECENT)]
+    async def find(self, mark: str, known: Known, since: int) -> str | None:
+        """Return the id of a job that was sent after `since`, `None` if there is none. Raises
+        `CloudError`."""
+        recent = [entry.cloud_id for entry in await self.newest(since - _MAX_SKEW)]
         others = await known(recent)
         for cloud_id in recent:
             if cloud_id not in others and await self._mark_of(cloud_id) == mark:

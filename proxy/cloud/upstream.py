@@ -183,9 +183,9 @@ class Upstream(Protocol):
     async def live(self, cloud_ids: Collection[str]) -> list[Snapshot]:
         """Return those of these jobs that have not ended, oldest last; others may be among them."""
 
-    async def find(self, mark: str, known: Known) -> str | None:
+    async def find(self, mark: str, known: Known, *, since: int) -> str | None:
         """Return the id of the job with this mark, `None` if there is none. `known` tells which
-        ids it cannot have."""
+        ids it cannot have; it was not sent before `since` (ms since 1970, by the proxy's clock)."""
 
     async def cancel(self, cloud_id: str) -> bool:
         """End a job. Return whether this cancelled it."""

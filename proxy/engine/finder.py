@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Collection, Container
 from dataclasses import dataclass
 
 import structlog
 
+from proxy import clock
 from proxy.cloud.errors import CloudError
+from proxy.cloud.resilience import Backoff
 from proxy.cloud.upstream import Upstream
 from proxy.jobs.models import Job
 from proxy.storage.database import StorageError
@@ -16,8 +19,8 @@ from proxy.storage.jobs import JobRepository
 
 log = structlog.get_logger(__name__)
 
-#: Seconds before each look for a job that has just been submitted.
-_LOOKS = (0.0, 0.5, 1.5)
+#: Between two looks for a job.
+_LOOKS = Backoff(first=0.5, longest=10.0)
 
 
 class UnansweredError(Exception):
@@ -29,36 +32,43 @@ class JobFinder:
     """Looks for jobs on one account, and knows which ids there are of other jobs of ours.
 
     `live` are the ids on the cloud of all live jobs, `ended` those of others, as far as they are
-    remembered; `jobs` are those that the storage has.
+    remembered; `jobs` are those that the storage has. A submission arrives within `timeout` seconds
+    after it was sent, or never.
     """
 
     cloud: Upstream
     live: set[str]
     ended: Container[str]
     jobs: JobRepository
-    looks: tuple[float, ...] = _LOOKS
+    timeout: float
 
     async def find(self, job: Job) -> str | None:
         """Return the cloud id of a job whose submission was not answered, `None` if there is none.
 
         Raises `CloudError` when the account cannot be read.
         """
-        return await self.cloud.find(job.mark, self._known)
+        return await self.cloud.find(job.mark, self._known, since=job.created_at)
 
-    async def find_new(self, job: Job) -> str | None:
-        """Look several times: a job that has just been taken may not be listed yet.
+    async def search(self, job: Job, *, again: bool = False) -> str | None:
+        """Look until the job is there or cannot come any more: its submission may be under way, and
+        a job that has just been taken may not be listed yet.
 
-        Once is enough where a second submission does no harm. Raises `UnansweredError`.
+        Once is enough where it is to be sent `again` and that does no harm. Raises
+        `UnansweredError`.
         """
-        try:
-            for wait in self.looks[:1] if self.cloud.may_repeat else self.looks:
-                await asyncio.sleep(wait)
+        begun = clock.monotonic()
+        for looks in itertools.count(1):
+            at = clock.monotonic()
+            try:
                 cloud_id = await self.find(job)
-                if cloud_id is not None:
-                    return cloud_id
-        except CloudError as error:
-            raise UnansweredError from error
-        return None
+            except CloudError as error:
+                raise UnansweredError from error
+            if cloud_id is not None:
+                return cloud_id
+            if at - begun >= self.timeout or (again and self.cloud.may_repeat):
+                return None
+            await asyncio.sleep(_LOOKS.after(looks))
+        raise AssertionError("the looks never end")
 
     def claim(self, cloud_id: str) -> bool:
         """Take an id that the cloud gave to a job, for that alone; return whether no live job and

@@ -14,7 +14,7 @@ from proxy import clock
 from proxy.cloud.errors import CloudError
 from proxy.cloud.resilience import Backoff
 from proxy.cloud.upstream import Upstream
-from proxy.engine.finder import JobFinder
+from proxy.engine.finder import JobFinder, UnansweredError
 from proxy.engine.outcomes import Lost, NotThere, Refused, Sent
 from proxy.engine.policy import Policy
 from proxy.jobs.models import Job
@@ -22,7 +22,7 @@ from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
 
-#: Between two looks for a job.
+#: Between two looks for a job whose account cannot be read.
 _LOOKS = Backoff(first=0.5, longest=10.0)
 _LOOKS_ELSEWHERE = Backoff(first=0.5, longest=30.0)
 
@@ -64,26 +64,20 @@ class Recovery:
     async def _look_at(self, job: Job, finder: JobFinder) -> Sent | NotThere:
         """Look on the job's account.
 
-        The process ended, or the account could not be read, between the call and its answer. A job
-        that is not found for `adoption_timeout` seconds, counted from the first look that
-        succeeded, is not there.
+        The process ended, or the account could not be read, between the call and its answer.
         """
-        since: float | None = None
-        for looks in itertools.count(1):
-            begun = clock.monotonic()
+        for failures in itertools.count(1):
             try:
-                cloud_id = await finder.find(job)
-            except CloudError as error:
-                log.warning("unanswered_job_read_failed", error=str(error))
-            else:
-                since = begun if since is None else since
-                if cloud_id is not None:
-                    log.info("unanswered_job_adopted", cloud_job=cloud_id)
-                    return Sent(cloud_id)
-                if begun - since >= self._policy.adoption_timeout:
-                    log.info("unanswered_job_dismissed")
-                    return NotThere()
-            await asyncio.sleep(_LOOKS.after(looks))
+                cloud_id = await finder.search(job)
+            except UnansweredError as error:
+                log.warning("unanswered_job_read_failed", error=str(error.__cause__))
+                await asyncio.sleep(_LOOKS.after(failures))
+                continue
+            if cloud_id is None:
+                log.info("unanswered_job_dismissed")
+                return NotThere()
+            log.info("unanswered_job_adopted", cloud_job=cloud_id)
+            return Sent(cloud_id)
         raise AssertionError("the looks never end")
 
     async def _look_everywhere(self, job: Job) -> Sent | Refused:

@@ -134,7 +134,7 @@ class Submitter:
         """
         spent = 0.0
         for tries in count(1):
-            if tried.lost and (cloud_id := await self.finder.find_new(job)) is not None:
+            if tried.lost and (cloud_id := await self.finder.search(job, again=True)) is not None:
                 log.info("submission_adopted", cloud_job=cloud_id)
                 return Sent(cloud_id)
             wait = tried.retry_after or _RETRY.whole(tries)

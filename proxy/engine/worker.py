@@ -70,7 +70,13 @@ class AccountWorker:
         preparation = Preparation(
             account, recorder, files.graphs, catalog, self.feed, timeouts, policy.send_partner_key
         )
-        self.finder = JobFinder(account.cloud, table.cloud_ids, table.ended_ids, recorder.jobs)
+        self.finder = JobFinder(
+            account.cloud,
+            table.cloud_ids,
+            table.ended_ids,
+            recorder.jobs,
+            policy.adoption_timeout,
+        )
         self.submitter = Submitter(
             account.cloud,
             self.finder,

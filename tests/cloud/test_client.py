@@ -230,14 +230,16 @@ async def test_jobs_follow_the_offset_where_there_is_no_cursor(
     assert URL(cloud.seen[1].target).query["offset"] == "1"
 
 
-async def test_jobs_stop_at_the_limit(serve: Serve, connect: Connect) -> None:
+async def test_jobs_are_read_back_to_a_time(serve: Serve, connect: Connect) -> None:
+    at = 1_700_000_000_000
+    newer = [{"id": "c", "create_time": at + 2}, {"id": "b", "create_time": at}]
     cloud = await serve(
-        answer({"jobs": [{"id": "c"}, {"id": "b"}], "pagination": {"next_cursor": "x"}}),
-        answer({"jobs": [{"id": "a"}], "pagination": {"next_cursor": "y"}}),
+        answer({"jobs": newer, "pagination": {"next_cursor": "x"}}),
+        answer({"jobs": [{"id": "a", "create_time": at - 1}], "pagination": {"next_cursor": "y"}}),
     )
-    jobs = await (await connect(cloud.url)).jobs(limit=3)
-    assert len(jobs) == 3
-    assert [URL(seen.target).query["limit"] for seen in cloud.seen] == ["3", "1"]
+    jobs = await (await connect(cloud.url)).jobs(since=at)
+    assert [job.cloud_id for job in jobs] == ["c", "b", "a"]
+    assert len(cloud.seen) == 2
 
 
 async def test_jobs_stop_when_pages_repeat_themselves(serve: Serve, connect: Connect) -> None:

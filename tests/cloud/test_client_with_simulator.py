@@ -107,7 +107,6 @@ async def test_an_upload_is_an_input(client: CloudClient, tmp_path: Path) -> Non
 async def test_the_list_is_newest_first_and_goes_over_pages(client: CloudClient) -> None:
     ids = [(await client.submit(Prompt(graph(n), {}))).cloud_id for n in range(3)]
     assert [job.cloud_id for job in await client.jobs()] == ids[::-1]
-    assert [job.cloud_id for job in await client.jobs(limit=2)] == ids[:0:-1]
     for cloud_id in ids:
         await ended(client, cloud_id)
     assert await client.jobs(("pending", "in_progress")) == []

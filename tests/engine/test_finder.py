@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import graphs
+import pytest
 from engine.rig import running_engine
 from jobs.samples import job
 
+from proxy.cloud import client as cloud_client
 from proxy.cloud.client import CloudClient
 from proxy.cloud.marks import MARK, MarkedJobs
 from proxy.cloud.upstream import Known
@@ -38,18 +40,18 @@ class Cloud:
         self.mark = mark
         self.cloud_ids = cloud_ids
 
-    async def jobs(self, _limit: int) -> list[Snapshot]:
+    async def jobs(self, _since: int) -> list[Snapshot]:
         return [Snapshot(cloud_id, "pending", settled=False) for cloud_id in self.cloud_ids]
 
     async def extra_data(self, _cloud_id: str) -> dict[str, Any]:
         return {MARK: self.mark}
 
-    async def find(self, mark: str, known: Known) -> str | None:
-        return await MarkedJobs(self.jobs, self.extra_data).find(mark, known)
+    async def find(self, mark: str, known: Known, *, since: int) -> str | None:
+        return await MarkedJobs(self.jobs, self.extra_data).find(mark, known, since)
 
 
 def finder_over(cloud: Any, rows: Any, *live: str) -> JobFinder:
-    return JobFinder(cloud, set(live), {"ended"}, rows)
+    return JobFinder(cloud, set(live), {"ended"}, rows, timeout=0.0)
 
 
 async def test_a_job_is_found_by_its_mark_alone(simulator: Simulator, tmp_path: Path) -> None:
@@ -62,6 +64,23 @@ async def test_a_job_is_found_by_its_mark_alone(simulator: Simulator, tmp_path: 
         finder = finder_over(client, Rows())
         assert await finder.find(sent) == sent.cloud_id
         assert await finder.find(job("another")) is None
+    finally:
+        await client.close()
+
+
+async def test_a_look_goes_back_to_the_first_attempt(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cloud_client, "_PAGE_SIZE", 2)
+    async with running_engine(simulator, tmp_path) as rig:
+        jobs = [(await rig.submit(graphs.plain(color)))[0] for color in range(5)]
+        for sent in jobs:
+            await rig.ended(sent)
+    client = CloudClient(simulator.base_url, simulator.key)
+    await client.start()
+    try:
+        finder = finder_over(client, Rows())
+        assert await finder.find(jobs[0]) == jobs[0].cloud_id
     finally:
         await client.close()
 

@@ -28,7 +28,7 @@ async def test_another_key_is_used_for_calls_and_makes_the_account_well(
     try:
         await worker.use_key(simulator.key)
         assert (account.key, account.health.well) == (simulator.key, True)
-        assert await client.jobs(limit=1) == []
+        assert await client.jobs() == []
         assert not worker.any_running()
     finally:
         await worker.feed.close()
