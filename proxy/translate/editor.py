@@ -52,7 +52,7 @@ def classes_of(workflow: Mapping[str, Any]) -> set[str]:
     """Return the node classes of the file that a server may know."""
     subgraphs = _subgraphs(workflow)
     levels = [workflow, *subgraphs.values()]
-    types = {str(node.get("type")) for level in levels for node in _dicts(level.get("nodes"))}
+    types = {_kind(node) for level in levels for node in _dicts(level.get("nodes"))}
     return types - subgraphs.keys() - _EDITORS_OWN
 
 
@@ -66,7 +66,7 @@ def graph_of(
     `choose` picks one of the alternatives that a prompt has in braces (`{day|night}`), as the
     editor does at each run. Raises `EditorError`.
     """
-    if (workflow.get("extra") or {}).get("groupNodes"):
+    if _dict(workflow.get("extra")).get("groupNodes"):
         raise EditorError(
             "it has group nodes: convert them to subgraphs in ComfyUI and save it again"
         )
@@ -115,7 +115,7 @@ class _Conversion(Struct, frozen=True):
     def nodes(self, level: _Level) -> Iterator[tuple[str, Node]]:
         """Yield the nodes that run, of a level and of the subgraphs in it."""
         for node in sorted(level.nodes.values(), key=lambda node: node.get("order") or 0):
-            kind = str(node.get("type"))
+            kind = _kind(node)
             if node.get("mode") in (_MUTED, _BYPASSED) or kind in _EDITORS_OWN:
                 continue
             if kind in self.subgraphs:
@@ -127,7 +127,7 @@ class _Conversion(Struct, frozen=True):
         return _Level(self.subgraphs[node["type"]], outer=level, place=node)
 
     def _node(self, level: _Level, node: Node) -> Node:
-        kind = str(node["type"])
+        kind = _kind(node)
         about = self.classes.get(kind, {})
         inputs: dict[str, Any] = {}
         for name, value, options in _values(node, about):
@@ -208,7 +208,7 @@ class _Conversion(Struct, frozen=True):
                     continue
                 if "widget" in entry:
                     return True
-                inner = self.subgraphs.get(str(node.get("type")))
+                inner = self.subgraphs.get(_kind(node))
                 if inner is not None:
                     names = [entry["name"] for entry in _dicts(inner["inputs"])]
                     place = names.index(entry["name"]) if entry["name"] in names else index
@@ -320,8 +320,14 @@ def _without_comments(text: str) -> str:
 
 
 def _subgraphs(workflow: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    found = _dicts((workflow.get("definitions") or {}).get("subgraphs"))
-    return {str(item.get("id")): item for item in found}
+    found = _dicts(_dict(workflow.get("definitions")).get("subgraphs"))
+    return {item["id"]: item for item in found if isinstance(item.get("id"), str)}
+
+
+def _kind(node: Node) -> str:
+    """Return the class of a node, or the id of its subgraph."""
+    kind = node.get("type")
+    return kind if isinstance(kind, str) else ""
 
 
 def _is_connected(node: Node) -> bool:
@@ -338,6 +344,10 @@ def _options(spec: Any) -> Mapping[str, Any]:
 def _widget_values(node: Node) -> list[Any]:
     stored = node.get("widgets_values")
     return stored if isinstance(stored, list) else []
+
+
+def _dict(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _dicts(value: object) -> list[dict[str, Any]]:

@@ -312,6 +312,12 @@ def test_what_cannot_be_converted_is_reported(workflow: dict[str, Any], output: 
         graph_of(workflow, CLASSES, lambda choices: choices[0])
 
 
+@pytest.mark.parametrize("damage", [{"definitions": "x"}, {"extra": "x"}, {"definitions": [1]}])
+def test_parts_that_are_no_objects_are_ignored(damage: dict[str, Any]) -> None:
+    assert classes_of({"nodes": [LOADER], **damage}) == {"Loader"}
+    assert graph([LOADER], **damage).keys() == {"1"}
+
+
 def test_a_graph_in_api_format_is_not_the_editors() -> None:
     assert not is_editors({"1": {"class_type": "X"}})
     assert not is_editors([])
