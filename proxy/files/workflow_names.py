@@ -112,7 +112,12 @@ def texts(read: Read, available: int, *, whole: bool) -> list[MetadataText] | No
         return None
     if head.startswith(_PNG):
         return _png_texts(read, available, whole=whole)
-    if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and head[20] & _WEBP_EXIF:
+    if (
+        head[:4] == b"RIFF"
+        and head[8:16] == b"WEBPVP8X"
+        and len(head) > 20
+        and head[20] & _WEBP_EXIF
+    ):
         return _webp_texts(read, available) if whole else None
     return []
 

@@ -149,7 +149,15 @@ def test_others_have_to_be_whole(make: Any) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"x" * 100, png()[:50], webp()[:40], b"RIFF1234WEBPVP8X" + b"\xff" * 40, webp()[:-9]],
+    [
+        b"",
+        b"x" * 100,
+        png()[:50],
+        webp()[:40],
+        b"RIFF1234WEBPVP8X" + b"\xff" * 40,
+        b"RIFF1234WEBPVP8X",
+        webp()[:-9],
+    ],
 )
 def test_what_is_no_whole_picture_stays(data: bytes) -> None:
     assert edited(data)[0] == data
