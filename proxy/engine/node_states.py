@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -12,8 +12,8 @@ from msgspec import Struct
 from proxy.translate import events
 from proxy.translate.events import Event, Message, NodeMessages, Preview
 from proxy.translate.frames import CloudPicture
-from proxy.translate.graph_shape import class_of
-from proxy.translate.jobs import is_twin, sources
+from proxy.translate.graph_shape import class_of, signatures_of
+from proxy.translate.jobs import sources, takers_of
 
 #: Their pictures are the result itself, not a preview of it.
 RESULT_CLASSES = frozenset({"SaveImageWebsocket"})
@@ -54,7 +54,7 @@ class NodeStates:
     now: int | None = None
     times: dict[str, tuple[int, int]] = field(default_factory=dict)
     current: str | None = None
-    cached: list[str] = field(default_factory=list)
+    cached: Collection[str] = ()
     outputs: dict[str, Any] = field(default_factory=dict)
     _display: dict[str, str] = field(default_factory=dict)
     _states: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -68,6 +68,12 @@ class NodeStates:
     #: Of each node whose steps are told here, how many there are: the cloud knows of none.
     _steps: dict[str, int] = field(default_factory=dict)
     _timed: tuple[str, int] | None = None
+    _takers: Mapping[str, Sequence[str]] | None = None
+    #: Digests of nodes, of those that have run with an output, and the ones not among them yet.
+    _signatures: dict[str, str] = field(default_factory=dict)
+    _results: set[str] = field(default_factory=set)
+    _unsigned: list[str] = field(default_factory=list)
+    _deferred: bool = False
 
     @property
     def display_node(self) -> str | None:
@@ -131,13 +137,20 @@ class NodeStates:
         }
 
     def stated(self, nodes: Mapping[str, Any]) -> None:
-        """Take the `nodes` of the cloud's `progress_state`."""
-        for node_id, node in nodes.items():
-            if not isinstance(node, dict):
-                continue
+        """Take the `nodes` of the cloud's `progress_state`.
+
+        Of several that are new and have no state, only the last one can still run.
+        """
+        described = {node_id: node for node_id, node in nodes.items() if isinstance(node, dict)}
+        started = [
+            node_id
+            for node_id, node in described.items()
+            if "state" not in node and node_id not in self._states
+        ]
+        for node_id, node in described.items():
             if "state" in node:
                 self._stated.add(node_id)
-            elif node_id not in self._states:
+            elif started and node_id == started[-1]:
                 self._finish_before(node_id)
             known = self._states.get(node_id, {})
             state = events.node_state(self.prompt_id, node_id, node, known)
@@ -191,6 +204,8 @@ class NodeStates:
         shown = output if messages is None else messages.ui
         if shown is not None:
             self.outputs[node] = shown
+            if node in self._executing:
+                self._unsigned.append(node)
         if output is None or node in self.outputs:
             ids = {"node": node, "display_node": self._display.get(node, node)}
             result = {"output": self.outputs.get(node), "prompt_id": self.prompt_id}
@@ -200,6 +215,23 @@ class NodeStates:
             self._states[node] = events.node_state(self.prompt_id, node, whole, {})
         if node in self._states and node not in self._stated:
             _finish(self._states[node])
+        self._tell_states()
+
+    def executed_all(self, outputs: Mapping[str, Any]) -> None:
+        """Take the outputs of a job that has ended.
+
+        The states are told before and after them: a message has those of all nodes.
+        """
+        untold = [node for node in outputs if node not in self._over and self._ran(node)]
+        if several := len(untold) > 1:
+            self._finish_before(untold[0])
+            for node in untold:
+                self._make_running(node)
+            self._tell_states()
+        self._deferred = several
+        for node, output in outputs.items():
+            self.executed(node, output)
+        self._deferred = False
         self._tell_states()
 
     def _tell_result(self, node: str, messages: Iterable[Message]) -> None:
@@ -269,14 +301,20 @@ class NodeStates:
         given it its output."""
         if node in self.cached:
             return False
-        others = self._executing.keys() & self.outputs.keys()
-        return node in self._executing or not is_twin(self.graph, node, others)
+        if node in self._executing or node not in self.graph:
+            return True
+        self._results.update(signatures_of(self.graph, self._unsigned, self._signatures).values())
+        self._unsigned.clear()
+        (signature,) = signatures_of(self.graph, [node], self._signatures).values()
+        return signature not in self._results
 
     def _ensure_running(self, node: str) -> None:
-        """Tell the `progress_state` that belongs here if the cloud's has not come.
+        """Tell the `progress_state` that belongs here if the cloud's has not come."""
+        self._make_running(node)
+        self._tell_states()
 
-        A node that continues had not finished, though it looked so.
-        """
+    def _make_running(self, node: str) -> None:
+        """Let a node run. One that continues had not finished, though it looked so."""
         known = self._states.get(node, {})
         again = node in self._executing and known.get("state") == "finished"
         if not known or known["state"] == "pending" or again:
@@ -284,25 +322,42 @@ class NodeStates:
             if again:
                 fresh |= {"value": 0.0, "max": 1.0}
             self._states[node] = events.node_state(self.prompt_id, node, fresh, known)
-        self._tell_states()
 
     def _finish_before(self, node: str) -> None:
         """Tell that what ran before `node` has finished, where the cloud has not reported it.
 
         What takes an input from `node` has not: it waits for it.
         """
+        if self._deferred:
+            return
         is_new = node not in self._states
-        for other, state in self._states.items():
-            reported = other in self._stated and not (is_new and other == self.current)
-            if other == node or reported or state["state"] != "running":
-                continue
-            if node not in sources(self.graph, other):
-                _finish(state)
+        running = {
+            other: state
+            for other, state in self._states.items()
+            if other != node
+            and state["state"] == "running"
+            and (other not in self._stated or (is_new and other == self.current))
+        }
+        for other in running.keys() - (self._waiting_for(node) if running else ()):
+            _finish(running[other])
         self._tell_states()
+
+    def _waiting_for(self, node: str) -> set[str]:
+        """Return the nodes that take an input from a node, over any number of links."""
+        if self._takers is None:
+            self._takers = takers_of(self.graph)
+        found: set[str] = set()
+        pending = [node]
+        while pending:
+            for taker in self._takers.get(pending.pop(), ()):
+                if taker not in found:
+                    found.add(taker)
+                    pending.append(taker)
+        return found
 
     def _tell_states(self) -> None:
         """Tell the states of all nodes if they differ from what was sent last."""
-        if self._states == self._sent_states:
+        if self._deferred or self._states == self._sent_states:
             return
         states = self._sent_states = {node: dict(state) for node, state in self._states.items()}
         self.tell(Event("progress_state", {"prompt_id": self.prompt_id, "nodes": states}))

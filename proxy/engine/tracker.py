@@ -243,9 +243,10 @@ class Tracker:
         ended_at = snapshot.ended_at(started_at, now)
         self.nodes.ended(ended_at)
         self._running(now)
-        for node, output in (snapshot.outputs or {}).items():
-            if output is not None:
-                self.nodes.executed(node, output)
+        outputs = snapshot.outputs or {}
+        self.nodes.executed_all(
+            {node: output for node, output in outputs.items() if output is not None}
+        )
         if snapshot.status == "completed":
             success = self._terminal.get("execution_success", {})
             at = max(events.timestamp(success, ended_at), started_at)
@@ -331,9 +332,10 @@ class Tracker:
         if not self._sent_cached:
             self._sent_cached = True
             nodes = cached.get("nodes")
-            self.nodes.cached = [str(node) for node in nodes] if isinstance(nodes, list) else []
+            ids = [str(node) for node in nodes] if isinstance(nodes, list) else []
+            self.nodes.cached = dict.fromkeys(ids)
             at = events.timestamp(cached, now)
-            data = {"nodes": self.nodes.cached, "prompt_id": self.prompt_id, "timestamp": at}
+            data = {"nodes": ids, "prompt_id": self.prompt_id, "timestamp": at}
             self._tell_kept("execution_cached", data)
 
     def _tell_kept(self, type_: str, data: dict[str, Any]) -> None:

@@ -6,16 +6,15 @@ has and belong to one node each, whose life they live: nobody hears of them.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import structlog
 
 from proxy.packs.nodes import Node, PackNode, PackNodeError, Picture, constant
 from proxy.packs.table import PACK_NODES
-from proxy.translate import codec
 from proxy.translate.errors import LocalError
+from proxy.translate.graph_shape import signatures_of
 from proxy.translate.jobs import inputs_of, is_link, links_of, reachable
 from proxy.translate.packs import Failure, ResultSource, Rewriting
 from proxy.translate.shapes import section
@@ -103,7 +102,7 @@ def rewrite(
         names={node.id: node.names for node in made.values() if node.names},
         results={
             node_id: ResultSource(known_inputs(graph, made[node_id].inputs), signature)
-            for node_id, signature in _signatures(graph, with_messages).items()
+            for node_id, signature in signatures_of(graph, with_messages).items()
         },
         before=_before(graph, live, made, kept),
         failure=failure,
@@ -176,32 +175,3 @@ def _before(
         if gone
     }
     return {node_id: sources for node_id, sources in found.items() if sources}
-
-
-def _signatures(graph: Mapping[str, Any], node_ids: Iterable[str]) -> dict[str, str]:
-    """Return a digest of each node's class and inputs and of those of all that it depends on."""
-    known: dict[str, str] = {}
-    wanted_ids = list(node_ids)
-    for first in wanted_ids:
-        path = {} if first in known else {first: iter(links_of(graph.get(first)))}
-        while path:
-            node_id, links = next(reversed(path.items()))
-            source = next(
-                (id_ for id_ in links if id_ in graph and id_ not in known and id_ not in path),
-                None,
-            )
-            if source is None:
-                del path[node_id]
-                known[node_id] = _digest(graph.get(node_id), known)
-            else:
-                path[source] = iter(links_of(graph.get(source)))
-    return {node_id: known[node_id] for node_id in wanted_ids}
-
-
-def _digest(node: Any, known: Mapping[str, str]) -> str:
-    values = {
-        name: [known.get(value[0], value[0]), value[1]] if is_link(value) else value
-        for name, value in sorted(inputs_of(node).items())
-    }
-    text = codec.dump_bytes([node.get("class_type") if isinstance(node, Mapping) else None, values])
-    return hashlib.sha256(text).hexdigest()

@@ -1,13 +1,14 @@
-"""The shape of a graph: what stays the same when only its values change."""
+"""What of a graph stays the same when only its values change, and which nodes compute the same."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from hashlib import blake2b
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b, sha256
 from itertools import islice
 from typing import Any
 
-from proxy.translate.jobs import inputs_of, is_link
+from proxy.translate import codec
+from proxy.translate.jobs import inputs_of, is_link, links_of
 
 #: Graphs of more nodes have no shape, and so no estimate.
 MAX_NODES = 500
@@ -36,3 +37,37 @@ def shape_of(graph: Mapping[str, Any]) -> str | None:
 def class_of(node: object) -> str:
     """Return the class of a node of a graph, cut if it is long."""
     return str(node.get("class_type", ""))[:_MAX_NAME] if isinstance(node, Mapping) else ""
+
+
+def signatures_of(
+    graph: Mapping[str, Any], node_ids: Iterable[str], known: dict[str, str] | None = None
+) -> dict[str, str]:
+    """Return a digest of each node's class and inputs and of those of all that it depends on.
+
+    Nodes with the same digest compute the same. `known` keeps the digests between calls.
+    """
+    known = {} if known is None else known
+    wanted_ids = list(node_ids)
+    for first in wanted_ids:
+        path = {} if first in known else {first: iter(links_of(graph.get(first)))}
+        while path:
+            node_id, links = next(reversed(path.items()))
+            source = next(
+                (id_ for id_ in links if id_ in graph and id_ not in known and id_ not in path),
+                None,
+            )
+            if source is None:
+                del path[node_id]
+                known[node_id] = _digest(graph.get(node_id), known)
+            else:
+                path[source] = iter(links_of(graph.get(source)))
+    return {node_id: known[node_id] for node_id in wanted_ids}
+
+
+def _digest(node: Any, known: Mapping[str, str]) -> str:
+    values = {
+        name: [known.get(value[0], value[0]), value[1]] if is_link(value) else value
+        for name, value in sorted(inputs_of(node).items())
+    }
+    text = codec.dump_bytes([node.get("class_type") if isinstance(node, Mapping) else None, values])
+    return sha256(text).hexdigest()

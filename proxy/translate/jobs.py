@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from itertools import islice
 from typing import Any, TypeAlias, TypeVar
@@ -200,42 +200,20 @@ def sources(graph: Mapping[str, Any], *node_ids: str) -> set[str]:
     return found
 
 
+def takers_of(graph: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the ids of the nodes that take an input directly from a node, by its id."""
+    found: dict[str, list[str]] = {}
+    for node_id, node in graph.items():
+        for source in links_of(node):
+            found.setdefault(source, []).append(node_id)
+    return found
+
+
 def reachable(graph: Mapping[str, Any], outputs: Collection[str] | None) -> set[str]:
     """Return the nodes that outputs depend on and the outputs; all nodes without `outputs`."""
     if outputs is None:
         return set(graph)
     return (set(outputs) | sources(graph, *outputs)) & graph.keys()
-
-
-def is_twin(graph: Mapping[str, Any], node_id: str, others: Iterable[str]) -> bool:
-    """Return whether one of `others` computes the same as a node: its class, values and sources.
-
-    ComfyUI runs only the first of such nodes; the rest take what it gave from the cache.
-    """
-    return any(_same(graph, node_id, other) for other in others if other != node_id)
-
-
-def _same(graph: Mapping[str, Any], node: str, other: str) -> bool:
-    pending = [(node, other)]
-    compared: set[tuple[str, str]] = set()
-    while pending:
-        pair = pending.pop()
-        if pair[0] == pair[1] or pair in compared:
-            continue
-        compared.add(pair)
-        first, second = graph.get(pair[0]), graph.get(pair[1])
-        if not isinstance(first, Mapping) or not isinstance(second, Mapping):
-            return False
-        inputs, others = inputs_of(first), inputs_of(second)
-        if (first.get("class_type"), inputs.keys()) != (second.get("class_type"), others.keys()):
-            return False
-        for name, value in inputs.items():
-            against = others[name]
-            if is_link(value) and is_link(against) and value[1] == against[1]:
-                pending.append((value[0], against[0]))
-            elif value != against:
-                return False
-    return True
 
 
 def inputs_of(node: Any) -> Mapping[str, Any]:

@@ -14,7 +14,6 @@ from proxy.translate.jobs import (
     file_strings,
     filename_prefix,
     is_link,
-    is_twin,
     reveal,
     sources,
     substitute,
@@ -277,11 +276,6 @@ CHAIN: dict[str, Any] = {
     "1": {"class_type": "Load", "inputs": {"image": "a.png"}},
     "2": {"class_type": "Scale", "inputs": {"image": ["1", 0], "width": 8}},
     "3": {"class_type": "Save", "inputs": {"images": ["2", 0]}},
-    "4": {"class_type": "Load", "inputs": {"image": "a.png"}},
-    "5": {"class_type": "Scale", "inputs": {"image": ["4", 0], "width": 8}},
-    "6": {"class_type": "Scale", "inputs": {"image": ["4", 1], "width": 8}},
-    "7": {"class_type": "Scale", "inputs": {"image": ["4", 0], "width": 9}},
-    "8": {"class_type": "Scale", "inputs": {"image": ["nowhere", 0], "width": 8}},
 }
 
 
@@ -293,24 +287,6 @@ def test_sources_are_all_nodes_that_an_input_comes_from() -> None:
 def test_the_sources_of_a_cycle_end() -> None:
     cycle = {node: {"inputs": {"x": [other, 0]}} for node, other in ("ab", "ba")}
     assert sources(cycle, "a") == {"a", "b"}
-    assert is_twin(cycle, "a", ["b"])
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("1", "4", True),
-        ("2", "5", True),
-        ("2", "6", False),
-        ("2", "7", False),
-        ("2", "8", False),
-        ("2", "1", False),
-        ("2", "2", False),
-        ("2", "missing", False),
-    ],
-)
-def test_twins_have_the_same_class_values_and_sources(one: str, other: str, same: bool) -> None:
-    assert is_twin(CHAIN, one, [other]) is same
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The shape of a graph."""
+"""The shape of a graph, and the signatures of its nodes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.translate.graph_shape import MAX_NODES, shape_of
+from proxy.translate.graph_shape import MAX_NODES, shape_of, signatures_of
 
 
 def graph(**changes: Any) -> dict[str, Any]:
@@ -41,3 +41,38 @@ def test_an_odd_node_has_a_shape(node: Any) -> None:
 
 def test_a_huge_graph_has_no_shape() -> None:
     assert shape_of({str(number): {} for number in range(MAX_NODES + 1)}) is None
+
+
+CHAIN: dict[str, Any] = {
+    "1": {"class_type": "Load", "inputs": {"image": "a.png"}},
+    "2": {"class_type": "Scale", "inputs": {"image": ["1", 0], "width": 8}},
+    "3": {"class_type": "Save", "inputs": {"images": ["2", 0]}},
+    "4": {"class_type": "Load", "inputs": {"image": "a.png"}},
+    "5": {"class_type": "Scale", "inputs": {"image": ["4", 0], "width": 8}},
+    "6": {"class_type": "Scale", "inputs": {"image": ["4", 1], "width": 8}},
+    "7": {"class_type": "Scale", "inputs": {"image": ["4", 0], "width": 9}},
+    "8": {"class_type": "Scale", "inputs": {"image": ["nowhere", 0], "width": 8}},
+}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("1", "4", True),
+        ("2", "5", True),
+        ("2", "6", False),
+        ("2", "7", False),
+        ("2", "8", False),
+        ("2", "1", False),
+    ],
+)
+def test_nodes_with_the_same_class_values_and_sources_have_one_signature(
+    one: str, other: str, same: bool
+) -> None:
+    signatures = signatures_of(CHAIN, [one, other])
+    assert (signatures[one] == signatures[other]) is same
+
+
+def test_nodes_of_a_cycle_have_signatures() -> None:
+    cycle = {node: {"inputs": {"x": [other, 0]}} for node, other in ("ab", "ba")}
+    assert signatures_of(cycle, "ab").keys() == {"a", "b"}
