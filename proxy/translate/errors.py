@@ -256,13 +256,17 @@ def fill_node_errors(node_errors: object) -> dict[str, Any]:
             **about,
             "errors": [
                 {"type": "", "message": "", "details": "", "extra_info": {}, **error}
-                for error in about.get("errors") or []
+                for error in _listed(about.get("errors"))
                 if isinstance(error, dict)
             ],
         }
         for node, about in node_errors.items()
         if isinstance(about, dict)
     }
+
+
+def _listed(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _read(body: object) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -116,6 +116,10 @@ def test_node_errors_that_are_none_are_empty() -> None:
     assert fill_node_errors({"1": "odd"}) == {}
 
 
+def test_errors_of_a_node_that_are_no_list_are_none() -> None:
+    assert fill_node_errors({"1": {"errors": True}})["1"]["errors"] == []
+
+
 def test_the_body_is_comfyuis() -> None:
     assert LocalError("no_prompt", "No prompt provided").body() == {
         "error": {
