@@ -14,7 +14,12 @@ import msgspec
 _decoder = msgspec.json.Decoder()
 _members_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
+#: Halves of surrogate pairs in JSON: as they are, and as escapes that are no pair.
 _SURROGATES = re.compile("[\ud800-\udfff]")
+_ESCAPES = re.compile(
+    r"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    r"|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
 
 
 def loads(data: bytes | str) -> Any:
@@ -63,21 +68,16 @@ def _decoded_leniently(data: bytes | str, *, storable: bool = False) -> Any:
     """Decode JSON that may have NaN, Infinity or lone surrogates, which are replaced in a value
     that is to be `storable`."""
     try:
-        value = json.loads(data.decode() if isinstance(data, bytes) else data)
-        return _storable(value) if storable else value
+        text = data.decode() if isinstance(data, bytes) else data
+        return json.loads(_without_halves(text) if storable else text)
     except RecursionError as error:
         raise ValueError("the JSON is nested too deeply") from error
 
 
-def _storable(value: Any) -> Any:
-    match value:
-        case str():
-            return _SURROGATES.sub("\ufffd", value)
-        case dict():
-            return {_storable(key): _storable(each) for key, each in value.items()}
-        case list():
-            return [_storable(each) for each in value]
-    return value
+def _without_halves(text: str) -> str:
+    """Return JSON with U+FFFD for each half of a surrogate pair."""
+    text = _ESCAPES.sub(lambda found: "\\ufffd" if found["half"] else found[0], text)
+    return text if text.isascii() else _SURROGATES.sub("\ufffd", text)
 
 
 #: Nothing is checked for cycles: JSON has none.
