@@ -106,6 +106,14 @@ async def test_pictures_hold_either_format(
     assert (code, result["status"]) == (0, "success"), err
 
 
+async def test_a_picture_with_broken_exif_is_refused(proxy: Proxy, tmp_path: Path) -> None:
+    photo = picture(tmp_path, "photo.webp", prompt="{}")
+    photo.write_bytes(photo.read_bytes().replace(b"II*\0", b"????").replace(b"MM\0*", b"????"))
+    code, results, err = await ran(proxy, tmp_path, str(photo))
+    assert (code, results) == (2, [])
+    assert "cannot be used" in err
+
+
 async def test_the_workflow_may_lie_beside_a_picture_without_one(
     proxy: Proxy, tmp_path: Path
 ) -> None:

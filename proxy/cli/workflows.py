@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image, UnidentifiedImageError
-
 from proxy import randomness
 from proxy.cli.comfy import Graph
 from proxy.cli.common import UsageError
 from proxy.cli.progress import title_of
+from proxy.files.pictures import NotAPictureError, opened
 from proxy.translate import codec, editor
 
 #: Files that `run` takes for workflows in a folder.
@@ -113,13 +111,13 @@ def _of_picture(path: Path) -> Workflow:
 def _texts(path: Path) -> dict[str, str]:
     """Return the texts of a picture by name: `prompt` is in API format, `workflow` the editor's."""
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
+        with opened(path) as picture:
             texts = {
                 str(name): text for name, text in picture.info.items() if isinstance(text, str)
             }
-            exif = picture.getexif()
-    except (UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
-        raise UsageError(f"The picture {path} cannot be read: {error}.") from None
+            exif = dict(picture.getexif())
+    except NotAPictureError as error:
+        raise UsageError(f"The picture {path} cannot be used: {error}.") from None
     for tag in _EXIF_TAGS:
         name, colon, text = str(exif.get(tag, "")).partition(":")
         if colon:
