@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from tempfile import SpooledTemporaryFile
@@ -12,7 +13,12 @@ from typing import IO, Any, cast
 from urllib.parse import parse_qsl
 
 import aiohttp
-from aiohttp import BodyPartReader, web
+from aiohttp import (
+    BadContentDispositionHeader,
+    BadContentDispositionParam,
+    BodyPartReader,
+    web,
+)
 from multidict import MultiDict
 
 from proxy.api import bodies, unpacking
@@ -26,6 +32,10 @@ from proxy.translate.names import TYPES, upload_refusal
 
 Field = str | bytes | bytearray | web.FileField
 Buffer = bytes | bytearray | memoryview
+
+# Python prints a warning once for each text, and remembers it: these repeat what clients send.
+warnings.filterwarnings("ignore", category=BadContentDispositionHeader)
+warnings.filterwarnings("ignore", category=BadContentDispositionParam)
 
 #: Errors of reading an incomplete or invalid form.
 _BROKEN_FORM = (ValueError, AssertionError, LookupError, RuntimeError, *unpacking.BROKEN)

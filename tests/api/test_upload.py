@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +176,10 @@ async def test_a_mask_without_a_picture_is_400_in_words(
     response = await client.post("/upload/mask", data=form(*fields))
     assert (await response.json())["error"]["type"] == "invalid_original_ref"
     assert (response.status, room_of_files.uploaded) == (400, [])
+
+
+def test_dispositions_that_nobody_understands_are_not_repeated_on_standard_error() -> None:
+    warn = "warnings.warn(aiohttp.BadContentDispositionHeader('of a client'))"
+    code = f"import proxy.api.upload, aiohttp, warnings; {warn}"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert ended.stderr == b""
