@@ -12,7 +12,7 @@ import structlog
 from proxy.jobs.models import JobRequest
 from proxy.members.member import check_classes
 from proxy.translate.errors import LocalError
-from proxy.translate.jobs import file_strings, foreign_files, has_more_values
+from proxy.translate.jobs import file_strings, foreign_files, has_more_values, malformed_inputs
 from proxy.translate.node_validation import Reason
 from proxy.translate.packs import NodePacks
 from proxy.translate.validation import Validation, validate
@@ -71,6 +71,7 @@ class Checks:
             found = await self._validated(member, request, has_file, large=large)
             if not found.faultless:
                 found = await self._renewed(member, request, has_file, found, large=large)
+        _check_inputs(graph)
         if self.members.has_members:
             await self._check_names(member, graph, has_file, large=large)
         if (needs := self.catalog.needs_of(graph)) is not None:
@@ -161,6 +162,19 @@ class Checks:
         """Run work whose length depends on a graph: in a thread, in the member's turn, if it is
         large."""
         return await self.turns.run(member, work) if large else work()
+
+
+def _check_inputs(graph: dict[str, Any]) -> None:
+    """Raise `LocalError` for a node whose inputs are no object, whether it runs or not."""
+    if node_errors := malformed_inputs(graph):
+        node_id = next(iter(node_errors))
+        raise LocalError(
+            "invalid_prompt",
+            "The inputs of a node must be an object of names and values, as in {}.",
+            details=f"Node ID '#{node_id}'",
+            extra_info={"node_id": node_id},
+            node_errors=node_errors,
+        )
 
 
 def _invalid_graph(error: Reason, node_errors: dict[str, Any]) -> LocalError:

@@ -174,6 +174,29 @@ def foreign_files(graph: Mapping[str, Any], has_file: HasFile) -> dict[str, Any]
     return node_errors
 
 
+def malformed_inputs(graph: Mapping[str, Any]) -> dict[str, Any]:
+    """Return node errors for all nodes whose `inputs` are there and no object.
+
+    The worker of a local ComfyUI ends over such a node; PHP makes `[]` of an empty object.
+    """
+    return {
+        node_id: {
+            "errors": [
+                {
+                    "type": "invalid_inputs",
+                    "message": "The inputs of a node must be an object",
+                    "details": f"Node ID '#{node_id}'",
+                    "extra_info": {},
+                }
+            ],
+            "dependent_outputs": [],
+            "class_type": node.get("class_type"),
+        }
+        for node_id, node in graph.items()
+        if not isinstance(node.get("inputs", {}), dict)
+    }
+
+
 def _names_content(text: str) -> bool:
     return 64 <= len(text) <= _LONGEST and _NAMES_CONTENT.fullmatch(text) is not None
 

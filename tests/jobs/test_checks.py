@@ -252,6 +252,33 @@ async def test_a_class_that_the_cloud_replaces_is_its_own_business(bench: Bench)
     assert await bench.check({"1": {"class_type": "OldNode", "inputs": {}}}) is None
 
 
+NODES = {
+    "an output": {"class_type": "SaveImage"},
+    "a loose node": {"class_type": "EmptyImage"},
+    "a class without inputs": {"class_type": "Bare"},
+    "a loose output": {"class_type": "PreviewImage"},
+}
+
+
+@pytest.mark.parametrize("validates", [True, False])
+@pytest.mark.parametrize("inputs", [[], ["a"], "a", 5, None, True], ids=str)
+@pytest.mark.parametrize("node", NODES)
+async def test_inputs_that_are_no_object_are_refused_with_the_node(
+    bench: Bench, node: str, inputs: Any, validates: bool
+) -> None:
+    bench.validates = validates
+    bench.cloud.classes["Bare"] = {"input": {}, "output": [], "python_module": "nodes"}
+    graph = {**graphs.plain(), "7": {**NODES[node], "inputs": inputs}}
+    body = (await bench.refusal(graph)).body()
+    assert list(body["node_errors"]) == ["7"]
+    assert body["error"]["details"] == "Node ID '#7'"
+
+
+async def test_inputs_of_a_node_may_be_absent(bench: Bench) -> None:
+    graph = {**graphs.plain(), "7": {"class_type": "EmptyImage"}}
+    assert (await bench.check(graph)).outputs == ["2"]
+
+
 async def test_nothing_is_validated_where_that_is_not_wished(bench: Bench) -> None:
     bench.validates = False
     assert await bench.check({"1": {"class_type": "NoSuchNode", "inputs": {}}}) is None
