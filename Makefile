@@ -16,7 +16,7 @@ END_TO_END := main_path refusals restart_order dashboard_api
 ON_POSTGRESQL := tests/jobs/test_service.py tests/engine/test_recorder.py tests/files/test_service.py \
 	tests/api/test_userdata.py $(END_TO_END:%=tests/end_to_end/test_%.py)
 
-.PHONY: help demo test attacks test-cluster check browser readme container screenshots format docs conformance site lock audit bench bench-cluster load chaos chaos-cluster clean
+.PHONY: help demo test attacks test-cluster check browser readme container screenshots format docs conformance site lock audit bench bench-cluster load chaos chaos-cluster fuzz clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -110,8 +110,13 @@ chaos-cluster: $(DEV) ## the same with three replicas, PostgreSQL and Valkey, al
 	PYTHONPATH=tests $(BIN)/python -m chaos.replicas
 	PYTHONPATH=tests $(BIN)/python -m chaos.networks
 
+fuzz: $(DEV) ## fuzz what parses foreign input: SECONDS a target (60), TARGETS (all)
+	$(LOCKED) -r requirements/fuzz.lock
+	$(INSTALL) --no-build-isolation --editable '.[fuzz]'
+	PYTHONPATH=tests $(BIN)/python -m fuzz.run --seconds $(or $(SECONDS),60) $(TARGETS)
+
 clean: ## remove the environment and all caches
-	rm -rf $(VENV) build dist site demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) build dist site demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A failed `python -m venv` leaves a folder without pip: remove it.
