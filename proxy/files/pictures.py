@@ -83,9 +83,9 @@ def pillow() -> ModuleType:
     from PIL import Image
 
     # Pillow refuses more than twice as many pixels, also if a picture is larger than its header
-    # says, and warns from half of that on.
+    # says. It warns from half of that on, and of damaged tags: Python would remember each text.
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", module="PIL")
     return Image
 
 
