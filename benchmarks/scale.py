@@ -24,13 +24,15 @@ import structlog
 from proxy.bus import EventBus
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.announcer import Announcer
+from proxy.engine.engine_bus import EngineBus
 from proxy.engine.forecast import Forecast
+from proxy.engine.live_job import JobChanges, LiveJob
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.term import Term
 from proxy.engine.tracker import Ended, EventReceived, SnapshotReceived, Tracker
-from proxy.jobs.models import Job, JobContent, JobState
+from proxy.jobs.models import JobContent, JobState
 from proxy.members.member import Member
 from proxy.metrics import Metrics
 from proxy.storage.history import Recorded
@@ -90,36 +92,36 @@ class Simulation:
             self.known.__getitem__,
             "jobs",
             clock=time.monotonic,
-            wake=lambda: None,
+            turn=asyncio.Event(),
         )
         self.forecast = Forecast(self.scheduler)
-        announcer = Announcer(EventBus(), term, Metrics())
+        announcer = Announcer(EngineBus(EventBus(), term), Metrics())
         recorder = JobRecorder(storage, term, 10_000, shares=self.scheduler.shares_of)  # type: ignore[arg-type]
         self.table = JobTable(recorder, announcer)
-        self.jobs: dict[Job, Tracker] = {}
+        self.jobs: dict[LiveJob, Tracker] = {}
 
-    def add(self, member: str) -> Job:
+    def add(self, member: str) -> LiveJob:
         """Add a new job to the table."""
         order = next(self.numbers)
-        job = Job(f"job-{order}", member, order, None, f"client-{member}", 0, order=order)
+        job = LiveJob(f"job-{order}", member, order, None, f"client-{member}", 0, order=order)
         job.outputs_to_execute = ("7",)
         self.table.add(job)
-        self.table.advance(job, JobState.QUEUED, accepted=True)
+        self.table.advance(job, JobState.QUEUED, JobChanges(accepted=True))
         return job
 
     def wait(self, member: str) -> None:
         """Let a new job of a member wait."""
         self.scheduler.enqueue(self.add(member))
 
-    def start(self, job: Job) -> None:
+    def start(self, job: LiveJob) -> None:
         """Lead a job that has a slot until it runs."""
         job.content = JobContent({**GRAPH}, {})
         self.table.advance(job, JobState.SUBMITTING)
         self.scheduler.shares_of([job])
-        self.table.advance(job, JobState.SUBMITTED, cloud_id=f"cloud-{job.order}")
+        self.table.advance(job, JobState.SUBMITTED, JobChanges(cloud_id=f"cloud-{job.order}"))
         self.jobs[job] = Tracker(job.prompt_id, job.graph, job.outputs_to_execute)
         self.jobs[job].receive(EventReceived("execution_start", {}), 0)
-        self.table.advance(job, JobState.RUNNING, started_at=0)
+        self.table.advance(job, JobState.RUNNING, JobChanges(started_at=0))
         self.scheduler.started(job)
 
     def fill(self) -> None:
@@ -132,7 +134,7 @@ class Simulation:
             self.scheduler.take(job, account)
             self.start(job)
 
-    async def end(self, job: Job) -> None:
+    async def end(self, job: LiveJob) -> None:
         """Lead a job that runs into its history."""
         snapshot = Snapshot(job.cloud_id, "completed", settled=True, outputs={"7": PICTURE})
         for command in self.jobs.pop(job).receive(SnapshotReceived(snapshot), 1000):

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from proxy import clock, randomness
 from proxy.app.accounts import CloudAccounts
 from proxy.app.pricing import pricing_of
@@ -16,12 +18,15 @@ from proxy.app.process import Process, config_errors
 from proxy.app.resources import Resources
 from proxy.app.storage import OpenStorage
 from proxy.bus import EventBus
+from proxy.engine.announcer import Announcer
 from proxy.engine.bookkeeper import Bookkeeper
 from proxy.engine.election import Election
-from proxy.engine.engine import Engine
+from proxy.engine.engine import Background, Engine
+from proxy.engine.engine_bus import EngineBus
 from proxy.engine.handover import Handover
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.replay import life_of
+from proxy.engine.resources import JobResources
 from proxy.engine.run_times import RunTimes
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.term import Term
@@ -121,17 +126,24 @@ async def run_engine(
     settings, policy = process.settings, process.policy
 
     def engine(term: Term) -> Engine:
-        turn = asyncio.Event()
         scheduler = Scheduler(
             cloud.accounts,
             storage.members.get,
             policy.fair_by,
             clock=clock.monotonic,
-            wake=turn.set,
+            turn=asyncio.Event(),
+        )
+        bookkeeper = Bookkeeper(
+            BillingRepository(storage.database),
+            cloud.accounts,
+            term,
+            process.metrics,
+            delay=policy.billing_delay,
+            interval=policy.billing_interval,
         )
         return Engine(
+            accounts=cloud.accounts,
             scheduler=scheduler,
-            turn=turn,
             recorder=JobRecorder(
                 jobs.repository,
                 term,
@@ -140,27 +152,17 @@ async def run_engine(
                 shares=scheduler.shares_of,
                 outbox=webhooks.outbox,
             ),
-            bus=jobs.bus,
-            accounts=cloud.accounts,
-            files=resources.files,
-            catalog=resources.catalog,
-            packs=resources.packs,
-            policy=policy,
-            timeouts=process.timeouts,
-            supervisor=Supervisor(process.failed),
-            metrics=process.metrics,
-            run_times=RunTimes(RunTimeRepository(storage.database)),
-            pricing=pricing_of(settings, resources.catalog),
-            bookkeeper=Bookkeeper(
-                BillingRepository(storage.database),
-                cloud.accounts,
-                term,
-                process.metrics,
-                delay=policy.billing_delay,
-                interval=policy.billing_interval,
+            announcer=Announcer(EngineBus(jobs.bus, term), process.metrics),
+            resources=JobResources(
+                resources.files,
+                resources.catalog,
+                resources.packs,
+                pricing_of(settings, resources.catalog),
+                RunTimes(RunTimeRepository(storage.database)),
+                process.budget,
             ),
-            budget=process.budget,
-            webhooks=webhooks,
+            policy=replace(policy, timeouts=process.timeouts),
+            background=Background(Supervisor(process.failed), bookkeeper, webhooks),
         )
 
     leases, holder = LeaseRepository(storage.database), _replica_name()

@@ -10,23 +10,19 @@ from typing import Any
 
 import structlog
 
-from proxy.bus import BusMessage, EventBus
 from proxy.clock import now
 from proxy.costs.credits import to_credits
-from proxy.engine.term import Term
+from proxy.engine.engine_bus import EngineBus
+from proxy.engine.live_job import LiveJob
 from proxy.jobs.conversion import stored_of
 from proxy.jobs.messages import JobAnswered, JobChanged, JobLeft, JobRecorded, JobsAhead
-from proxy.jobs.models import Job, JobEnd, JobState, is_shown
+from proxy.jobs.models import JobEnd, JobState, is_shown
 from proxy.metrics import Metrics
 from proxy.storage.history import Recorded
 from proxy.storage.jobs import JobKey
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
-
-#: Seconds after which a client has its answer, also without a `JobReleased`: in one process, with
-#: other replicas (the one that answers may have died), and while the bus is not connected.
-_ALONE, _LOSSY, _UNCONNECTED = 5.0, 2.0, 1.0
 
 #: The states of which the sockets of the member hear, by how many jobs are left.
 _TOLD = frozenset({JobState.UNKNOWN, JobState.SUBMITTED, JobState.RUNNING})
@@ -35,82 +31,60 @@ _TOLD = frozenset({JobState.UNKNOWN, JobState.SUBMITTED, JobState.RUNNING})
 class Announcer:
     """Publishes what becomes of jobs. `ahead` counts others' jobs before a member's last one."""
 
-    def __init__(self, bus: EventBus, term: Term, metrics: Metrics) -> None:
-        self._bus = bus
-        self._term = term
+    def __init__(self, bus: EngineBus, metrics: Metrics) -> None:
+        self.bus = bus
         self._metrics = metrics
-        #: Whether what is published may be lost on its way to other processes.
-        self.lossy = bus.lossy
-        #: The epoch of the lease, in front of the numbers of a job's messages.
-        self.epoch = term.fence.epoch
         self.ahead: dict[str, int] = {}
-
-    def publish(self, topic: str, message: BusMessage, *, droppable: bool = False) -> None:
-        """Publish a message, while this engine runs the jobs."""
-        if self._term.lasts:
-            self._bus.publish(topic, message, droppable=droppable)
-
-    @property
-    def answer_timeout(self) -> float:
-        """The seconds within which a client has the answer about its job, after that is sent."""
-        if not self._bus.connected:
-            return _UNCONNECTED
-        return _LOSSY if self.lossy else _ALONE
-
-    async def flush(self) -> None:
-        """Wait, for a moment at most, until the bus has what was published."""
-        if self._term.lasts:
-            await self._bus.flush()
 
     # --- what becomes of jobs --------------------------------------------------------------
 
-    def changed(self, job: Job, *, tell: bool = False) -> None:
+    def changed(self, job: LiveJob, *, tell: bool = False) -> None:
         """Tell that a job is in the queue in its state, if clients may know of it; with `tell` the
         sockets hear of it, too."""
         if is_shown(job):
-            self.publish("jobs", JobChanged(stored_of(job), job.progress, tell))
+            self.bus.publish("jobs", JobChanged(stored_of(job), job.progress, tell))
 
     def advanced(
-        self, job: Job, state: JobState | None, *, was_shown: bool, was_accepted: bool
+        self, job: LiveJob, state: JobState | None, *, was_shown: bool, was_accepted: bool
     ) -> None:
         """Tell and count what a change has made of a job, which has taken the `state`, if any."""
         self.changed(job, tell=state in _TOLD)
         if was_shown and not is_shown(job):
             self.discarded(job)
-        if self._term.lasts and job.accepted and not was_accepted:
+        if self.bus.term.lasts and job.accepted and not was_accepted:
             self.answer(job.key, job.omitted)
             self._metrics.jobs_accepted.labels(job.member).inc()
-        if self._term.lasts and state is JobState.SUBMITTED and is_shown(job):
+        if self.bus.term.lasts and state is JobState.SUBMITTED and is_shown(job):
             waited = max(0, now() - job.created_at) / 1000
             self._metrics.job_wait.labels(job.member, job.account).observe(waited)
 
     def answer(self, key: JobKey, omitted: Mapping[str, Any]) -> None:
         """Answer a client that its job was taken in, but for the nodes that the cloud has
         `omitted`."""
-        self.publish("answers", JobAnswered(key, omitted))
+        self.bus.publish("answers", JobAnswered(key, omitted))
 
     def refuse(self, key: JobKey, refusal: LocalError) -> None:
         """Answer a client that its job was refused."""
-        self.publish("answers", JobAnswered(key, error=refusal))
+        self.bus.publish("answers", JobAnswered(key, error=refusal))
 
-    def discarded(self, job: Job, *, more: bool = False) -> None:
+    def discarded(self, job: LiveJob, *, more: bool = False) -> None:
         """Tell that a job has left the queue without a trace, with `more` as one of several."""
         log.info(
             "job_discarded", job=job.prompt_id, member=job.member, cloud_job=job.cloud_id or None
         )
-        self.publish("jobs", JobLeft(stored_of(job), more))
-        if self._term.lasts and job.accepted:
+        self.bus.publish("jobs", JobLeft(stored_of(job), more))
+        if self.bus.term.lasts and job.accepted:
             self._metrics.jobs_ended.labels(job.member, job.account, "withdrawn").inc()
 
-    def recorded(self, job: Job, recorded: Recorded) -> None:
+    def recorded(self, job: LiveJob, recorded: Recorded) -> None:
         """Tell that a job is in the history."""
         about = JobRecorded(job.key, job.order, job.client_id, recorded.ordinal, recorded.forgotten)
-        self.publish("jobs", about)
+        self.bus.publish("jobs", about)
 
-    def ended(self, job: Job, end: JobEnd) -> None:
+    def ended(self, job: LiveJob, end: JobEnd) -> None:
         """Tell that a job has left the queue for the history."""
-        self.publish("jobs", JobLeft(stored_of(job)))
-        if not self._term.lasts:
+        self.bus.publish("jobs", JobLeft(stored_of(job)))
+        if not self.bus.term.lasts:
             return
         metrics, labels = self._metrics, (job.member, job.account)
         metrics.jobs_ended.labels(*labels, end.outcome).inc()
@@ -132,9 +106,9 @@ class Announcer:
             self.ahead[member] = count
         else:
             self.ahead.pop(member, None)
-        self.publish("jobs", JobsAhead(member, count, tell))
+        self.bus.publish("jobs", JobsAhead(member, count, tell))
 
     def repeat_ahead(self) -> None:
         """Publish again, for all members, how many jobs of others go before theirs."""
         for member, count in self.ahead.items():
-            self.publish("jobs", JobsAhead(member, count))
+            self.bus.publish("jobs", JobsAhead(member, count))

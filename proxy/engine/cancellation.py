@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 
 import structlog
 
 from proxy.cloud.errors import CloudError, CloudRefused
-from proxy.engine.announcer import Announcer
-from proxy.engine.follower import Runs
 from proxy.engine.life import JobLife
+from proxy.engine.live_job import JobChanges, LiveJob
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
-from proxy.engine.term import Term
-from proxy.engine.worker import AccountWorker
+from proxy.engine.workers import Workers
 from proxy.jobs.messages import CancelAnswered, CancelRequested
-from proxy.jobs.models import Job, JobState
+from proxy.jobs.models import JobState, Wish
 from proxy.storage.database import StorageError
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError, from_cloud
@@ -30,23 +27,17 @@ class Cancellation:
     def __init__(
         self,
         table: JobTable,
-        runs: Runs,
         scheduler: Scheduler,
-        workers: Mapping[str, AccountWorker],
+        workers: Workers,
         life: JobLife,
-        announcer: Announcer,
-        *,
         supervisor: Supervisor,
-        term: Term,
     ) -> None:
         self._table = table
-        self._runs = runs
+        self._bus = table.announcer.bus
         self._scheduler = scheduler
         self._workers = workers
         self._life = life
-        self._announcer = announcer
         self._supervisor = supervisor
-        self._term = term
 
     async def cancel(self, request: CancelRequested) -> None:
         """Cancel the jobs of a request, and publish whether any was cancelled."""
@@ -55,9 +46,9 @@ class Cancellation:
             answer = CancelAnswered(await self._cancel_all(jobs, request))
         except LocalError as error:
             answer = CancelAnswered(error=error)
-        self._announcer.publish(f"answers.{request.request}", answer)
+        self._bus.publish(f"answers.{request.request}", answer)
 
-    async def _cancel_all(self, jobs: list[Job], request: CancelRequested) -> bool:
+    async def _cancel_all(self, jobs: list[LiveJob], request: CancelRequested) -> bool:
         """Cancel live jobs; return whether any was cancelled by this. Raises `LocalError`."""
         interrupt = request.interrupt
         queue = self._scheduler.queue
@@ -74,16 +65,16 @@ class Cancellation:
                 raise result
         return bool(waiting) or any(results)
 
-    async def _interrupt(self, jobs: list[Job]) -> None:
+    async def _interrupt(self, jobs: list[LiveJob]) -> None:
         """Let waiting jobs end as interrupted runs, also if this engine does not live to do it."""
         for job in jobs:
             self._scheduler.dequeue(job)
-            self._table.advance(job, interrupted=True)
+            self._table.advance(job, changes=JobChanges(wish=Wish.INTERRUPT))
         await self._write()
         for job in jobs:
             self._supervisor.spawn(self._life.interrupt(job), f"job {job.prompt_id}")
 
-    async def _withdraw(self, jobs: list[Job], *, cleared: bool) -> None:
+    async def _withdraw(self, jobs: list[LiveJob], *, cleared: bool) -> None:
         """Take waiting jobs out without a trace; if they cannot be removed they still wait."""
         for job in jobs:
             self._scheduler.dequeue(job)
@@ -107,24 +98,25 @@ class Cancellation:
         except StorageError as error:
             log.warning("cancel_save_failed", error=str(error))
 
-    async def _cancel(self, job: Job, *, interrupt: bool) -> bool:
+    async def _cancel(self, job: LiveJob, *, interrupt: bool) -> bool:
         """Cancel a job that has left the queue.
 
         One that is on its way to the cloud meets the wish at its next step. On the cloud one that
         does not run is gone at once, a running one or with `interrupt` when the cloud says so.
         """
-        worker, run = self._workers.get(job.account), self._runs[job.member].get(job)
-        if job.state in (JobState.RECEIVED, JobState.SUBMITTING, JobState.UNKNOWN) and run is None:
-            if interrupt:
-                self._table.advance(job, interrupted=True)
-            else:
-                self._table.advance(job, cancel_requested=True)
+        worker, follower = self._workers.get(job.account), job.follower
+        is_unsent = job.state in (JobState.RECEIVED, JobState.SUBMITTING, JobState.UNKNOWN)
+        if is_unsent and follower is None:
+            if not interrupt:
+                self._table.advance(job, changes=JobChanges(wish=Wish.CANCEL))
+            elif job.wish is Wish.NONE:
+                self._table.advance(job, changes=JobChanges(wish=Wish.INTERRUPT))
             await self._write()
             return True
-        if worker is None or run is None or not job.is_on_cloud:
+        if worker is None or follower is None or not job.is_on_cloud:
             return False  # it ends already, or nobody can reach it
         try:
-            self._term.check()
+            self._bus.term.check()
             cancelled = await worker.cloud.cancel(job.cloud_id)
         except CloudRefused as error:
             raise from_cloud(error.status, error.body, error.retry_after) from error
@@ -138,8 +130,8 @@ class Cancellation:
             ) from error
         waits = job.state is JobState.SUBMITTED and job in self._table
         if not cancelled or interrupt or not waits:
-            run.read_detail()
+            follower.read_detail()
             return cancelled
-        run.withdraw()
-        await run.finished.wait()
+        follower.withdraw()
+        await follower.finished.wait()
         return True

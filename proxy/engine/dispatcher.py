@@ -9,14 +9,17 @@ from proxy import clock
 from proxy.clock import now
 from proxy.engine.forecast import Forecast
 from proxy.engine.life import JobLife
+from proxy.engine.live_job import JobChanges
 from proxy.engine.policy import Policy
 from proxy.engine.queue_news import QueueNews
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
-from proxy.engine.term import Term
 from proxy.jobs.models import JobProgress, JobState
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError
+
+#: There is no reason any more why a job waits.
+_NOT_WAITING = JobChanges(progress=JobProgress())
 
 
 class Dispatcher:
@@ -26,23 +29,20 @@ class Dispatcher:
         self,
         table: JobTable,
         scheduler: Scheduler,
-        turn: asyncio.Event,
         forecast: Forecast,
         news: QueueNews,
         life: JobLife,
-        *,
         supervisor: Supervisor,
-        term: Term,
         policy: Policy,
     ) -> None:
         self._table = table
+        self._term = table.announcer.bus.term
         self._scheduler = scheduler
-        self._turn = turn
+        self._turn = scheduler.turn
         self._forecast = forecast
         self._news = news
         self._life = life
         self._supervisor = supervisor
-        self._term = term
         self._policy = policy
         self._closed = False
 
@@ -69,7 +69,7 @@ class Dispatcher:
         begun, scheduler = clock.monotonic(), self._scheduler
         if begun >= scheduler.paused_until:
             while (job := scheduler.next()) is not None:
-                self._table.advance(job, JobState.SUBMITTING, progress=JobProgress())
+                self._table.advance(job, JobState.SUBMITTING, _NOT_WAITING)
                 self._supervisor.spawn(self._life.run(job), f"job {job.prompt_id}")
         due = self._give_up()
         if not len(scheduler.queue):

@@ -8,39 +8,32 @@ made and joined. None of them knows the engine.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import structlog
 
-from proxy.budget import MemoryBudget
-from proxy.bus import MISSED, EventBus, Subscription
+from proxy.bus import MISSED, Subscription
 from proxy.clock import now
-from proxy.cloud.event_socket import Timeouts
-from proxy.costs.job_cost import Pricing
 from proxy.engine.accounts import Account
 from proxy.engine.announcer import Announcer
 from proxy.engine.bookkeeper import Bookkeeper
 from proxy.engine.cancellation import Cancellation
 from proxy.engine.dispatcher import Dispatcher
-from proxy.engine.follower import Runs
 from proxy.engine.forecast import Forecast
 from proxy.engine.intake import Intake
 from proxy.engine.life import JobLife
-from proxy.engine.localiser import Secrets
+from proxy.engine.live_job import JobChanges, LiveJob
 from proxy.engine.outcomes import Lost
 from proxy.engine.overview import Overview
 from proxy.engine.policy import Policy
 from proxy.engine.queue_news import QueueNews
 from proxy.engine.recorder import JobRecorder
-from proxy.engine.recovery import Recovery
-from proxy.engine.run_times import RunTimes
+from proxy.engine.resources import JobResources
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import MAX_ENDED, JobTable
-from proxy.engine.worker import AccountWorker
+from proxy.engine.workers import Workers
 from proxy.jobs.messages import (
     CancelRequested,
     JobReceived,
@@ -52,17 +45,11 @@ from proxy.jobs.messages import (
     StepsMissed,
     StepsReceived,
 )
-from proxy.jobs.models import AccountView, Job, JobState
-from proxy.metrics import Metrics
+from proxy.jobs.models import AccountView, JobState, Wish
 from proxy.storage.database import StorageError
 from proxy.storage.jobs import JobKey, StoredJob
 from proxy.supervisor import Supervisor
 from proxy.webhooks.runner import WebhookRunner
-
-if TYPE_CHECKING:
-    from proxy.catalog.service import Catalog
-    from proxy.files.service import Files
-    from proxy.translate.packs import NodePacks
 
 log = structlog.get_logger(__name__)
 
@@ -74,107 +61,47 @@ _LOOK_INTERVAL, _LOOK_INTERVAL_SHARED = 10.0, 0.5
 _UNHEARD_AGE = 1000
 
 
+@dataclass(frozen=True)
+class Background:
+    """What an engine does beside running jobs, in tasks of the `supervisor`, which has all tasks of
+    the engine: the `bookkeeper` reads what the cloud has booked, `webhooks` are delivered."""
+
+    supervisor: Supervisor
+    bookkeeper: Bookkeeper
+    webhooks: WebhookRunner
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
 class Engine:
     """Runs the jobs of every member on all `accounts`, by name, in the order of the `scheduler`.
 
-    That sets `turn` when a waiting job may have got its turn. The bus reports when weight or limits
-    of a member change. `metrics` counts what becomes of jobs, `run_times` are those of previous
-    runs, `pricing` says what jobs cost, and the `bookkeeper` reads what the cloud has booked for
-    them. All tasks are the `supervisor`'s; messages that are kept for repetition take their memory
-    from the `budget`.
+    The `announcer` tells on the bus, and counts, what becomes of jobs. All tasks are those of the
+    `background`.
     """
 
-    scheduler: Scheduler
-    turn: asyncio.Event
-    recorder: JobRecorder
-    bus: EventBus
     accounts: Mapping[str, Account]
-    files: Files
-    catalog: Catalog
+    scheduler: Scheduler
+    recorder: JobRecorder
+    announcer: Announcer
+    resources: JobResources
     policy: Policy
-    timeouts: Timeouts
-    supervisor: Supervisor
-    packs: NodePacks
-    metrics: Metrics
-    run_times: RunTimes
-    pricing: Pricing
-    bookkeeper: Bookkeeper
-    budget: MemoryBudget
-    webhooks: WebhookRunner
+    background: Background
 
     def __post_init__(self) -> None:
-        for account in self.accounts.values():
-            account.forget()
-        term, policy = self.recorder.term, self.policy
-        self._secrets = Secrets(account.key for account in self.accounts.values())
-        forecast = Forecast(self.scheduler)
-        announcer = Announcer(self.bus, term, self.metrics)
-        self._table = JobTable(self.recorder, announcer)
-        self._runs: Runs = defaultdict(dict)
-        self._news = QueueNews(self._table, self.scheduler, forecast, announcer)
-        self._workers = {
-            name: AccountWorker(
-                account,
-                self.scheduler,
-                self._table,
-                self.recorder,
-                self.files,
-                self.catalog,
-                self.packs,
-                policy,
-                self.timeouts,
-            )
-            for name, account in self.accounts.items()
-        }
-        self._overview = Overview(
-            self._table, self._runs, self.scheduler, forecast, self._workers, announcer
-        )
-        self._announcer = announcer
-        self._recovery = Recovery(self._workers, policy)
-        self._life = JobLife(
-            self._table,
-            self._runs,
-            self.scheduler,
-            self._workers,
-            self._recovery,
-            announcer,
-            self._news,
-            self.recorder,
-            self.budget,
-            files=self.files,
-            catalog=self.catalog,
-            packs=self.packs,
-            secrets=self._secrets,
-            timeouts=self.timeouts,
-            policy=policy,
-            run_times=self.run_times,
-            pricing=self.pricing,
-        )
-        self._intake = Intake(
-            self._table, self.scheduler, self._life, announcer, self.recorder, self.catalog
-        )
+        self.table = table = JobTable(self.recorder, self.announcer)
+        scheduler, resources, policy = self.scheduler, self.resources, self.policy
+        supervisor = self.background.supervisor
+        forecast = Forecast(scheduler)
+        self._bus = self.announcer.bus
+        self._news = QueueNews(table, scheduler, forecast)
+        self._workers = Workers(self.accounts, scheduler, table, resources, policy)
+        self._overview = Overview(table, scheduler, forecast, self._workers)
+        self._life = JobLife(table, scheduler, self._workers, self._news, resources, policy)
+        self._intake = Intake(table, scheduler, self._life, resources)
         self._dispatcher = Dispatcher(
-            self._table,
-            self.scheduler,
-            self.turn,
-            forecast,
-            self._news,
-            self._life,
-            supervisor=self.supervisor,
-            term=term,
-            policy=policy,
+            table, scheduler, forecast, self._news, self._life, supervisor, policy
         )
-        self._cancellation = Cancellation(
-            self._table,
-            self._runs,
-            self.scheduler,
-            self._workers,
-            self._life,
-            announcer,
-            supervisor=self.supervisor,
-            term=term,
-        )
+        self._cancellation = Cancellation(table, scheduler, self._workers, self._life, supervisor)
         self._subscriptions: list[Subscription] = []
         self._look_now = asyncio.Event()
 
@@ -185,34 +112,31 @@ class Engine:
 
         Raises `StorageError`.
         """
-        await self.run_times.load()
+        run_times, output = self.resources.run_times, self.resources.files.output_directory
+        await run_times.load()
         jobs, shares = await self.recorder.load()
         ended = await self.recorder.jobs.history.newest_cloud_ids(MAX_ENDED)
-        self._table.ended_ids.update(dict.fromkeys(reversed(ended)))
+        self.table.ended_ids.update(dict.fromkeys(reversed(ended)))
         self.scheduler.restore(shares)
         for job in jobs:
             self._resume(job)
-        subscribe = self.bus.subscribe
+        bus, supervisor = self._bus.bus, self.background.supervisor
+        subscribe, keep = bus.subscribe, supervisor.keep
+        fence, accounts = self._bus.term.fence, self._overview.accounts
         self._subscriptions = [
             subscribe("engine", self._receive),
             subscribe("sockets", self._receive),
             subscribe("members", lambda _: self.scheduler.changed()),
-            self.webhooks.run(
-                self.bus, self.supervisor, self.recorder.term.fence, self._overview.accounts
-            ),
+            self.background.webhooks.run(bus, supervisor, fence, accounts),
         ]
-        keep = self.supervisor.keep
         keep(self.recorder.run, "write the jobs")
         keep(self._look, "look for wishes")
-        keep(self.run_times.unwritten.run, "write run times")
+        keep(run_times.unwritten.run, "write run times")
         keep(self._news.run, "tell of the queue")
-        keep(self.bookkeeper.run, "read what was booked")
-        for name, worker in self._workers.items():
-            await worker.feed.start()
-            keep(worker.reconciler.run, f"reconcile {name}")
-            keep(worker.follow_plan, f"follow the plan of {name}")
-        if self.files.output_directory is not None:
-            keep(self.files.output_directory.run, "write missing outputs")
+        keep(self.background.bookkeeper.run, "read what was booked")
+        await self._workers.start(supervisor)
+        if output is not None:
+            keep(output.run, "write missing outputs")
         keep(self._dispatcher.run, "dispatch jobs")
 
     async def close(self, *, write: bool = True) -> None:
@@ -221,52 +145,55 @@ class Engine:
         for subscription in self._subscriptions:
             subscription.close()
         self._dispatcher.close()
-        await asyncio.gather(*(worker.feed.close() for worker in self._workers.values()))
-        await self.supervisor.close()
+        await self._workers.close()
+        await self.background.supervisor.close()
         if write:
             await self.recorder.close()
-            await self.run_times.unwritten.close()
+            await self.resources.run_times.unwritten.close()
 
-    def _resume(self, job: Job) -> None:
+    def _resume(self, job: LiveJob) -> None:
         """Continue with a job from before the start."""
-        self._table.add(job)
+        self.table.add(job)
         if job.state in (JobState.RECEIVED, JobState.QUEUED):
             self._resume_waiting(job)
             return
         if job.account in self._workers:
             self.scheduler.keep(job)
             self._workers[job.account].reconciler.read_soon()
-        outcome = self._recovery.resume(job)
+        outcome = self._workers.recovery.resume(job)
         if isinstance(outcome, Lost) and self.recorder.jobs.database.shared and not job.accepted:
             # Another replica may have told the client that the job is there.
-            self._table.advance(job, accepted=True)
+            self.table.advance(job, changes=JobChanges(accepted=True))
         unwanted = job.cancel_requested and job.state is JobState.RUNNING
         if unwanted:  # it is followed until the cloud has ended it
-            self._table.note(job, cancel_requested=False)
-        self.supervisor.spawn(self._life.run(job, outcome), f"job {job.prompt_id}")
+            self.table.note(job, JobChanges(wish=Wish.NONE))
+        self._spawn(self._life.run(job, outcome), job.key)
         if unwanted:
             self._cancel(CancelRequested("", (job.key,)))
 
-    def _resume_waiting(self, job: Job) -> None:
+    def _resume_waiting(self, job: LiveJob) -> None:
         if job.state is JobState.RECEIVED:
-            self._table.advance(job, JobState.QUEUED, accepted=True)
+            self.table.advance(job, JobState.QUEUED, JobChanges(accepted=True))
         if job.interrupted:
-            self.supervisor.spawn(self._life.interrupt(job), f"job {job.prompt_id}")
+            self._spawn(self._life.interrupt(job), job.key)
         else:
             self.scheduler.enqueue(job)
+
+    def _spawn(self, work: Coroutine[None, None, None], key: JobKey) -> None:
+        self.background.supervisor.spawn(work, f"job {key.prompt_id}")
 
     # --- what is asked of the engine -------------------------------------------------------
 
     def _receive(self, message: object) -> None:
         match message:
             case JobReceived(key=key):
-                self.supervisor.spawn(self._intake.receive(message), f"job {key.prompt_id}")
+                self._spawn(self._intake.receive(message), key)
             case JobReleased(key=key, watched=watched):
                 self._release(key, watched=watched)
             case OverviewRequested(request=request, member=member):
-                self.bus.publish(f"answers.{request}", self._overview.jobs(member))
+                self._bus.bus.publish(f"answers.{request}", self._overview.jobs(member))
             case RunRequested():
-                self.bus.publish(f"answers.{message.request}", self._overview.run(message))
+                self._bus.bus.publish(f"answers.{message.request}", self._overview.run(message))
             case CancelRequested():
                 self._cancel(message)
             case SocketKnown(opens=True):
@@ -280,27 +207,22 @@ class Engine:
 
     def _release(self, key: JobKey, *, watched: bool) -> None:
         """Let the job's messages flow: its client has the answer, and a socket if `watched`."""
-        job = self._table.get(key)
+        job = self.table.get(key)
         if job is None or job.answered:
             return
         if job.watched != watched:
-            self._table.advance(job, watched=watched)
-        run = self._runs[job.member].get(job)
-        if run is not None:
-            run.release()
-        else:
-            self._table.note(job, answered=True)
+            self.table.advance(job, changes=JobChanges(watched=watched))
+        self._life.following.release(job)
 
     def _repeat(self, received: Iterable[StepsReceived]) -> None:
         """Send a replica the steps of jobs that it has not received."""
         for steps in received:
-            job = self._table.get(steps.key)
-            run = None if job is None else self._runs[job.member].get(job)
-            if run is not None and run.job.order == steps.order:
-                run.repeat(steps.epoch, steps.number)
+            job = self.table.get(steps.key)
+            if job is not None and job.publisher is not None and job.order == steps.order:
+                job.publisher.repeat(steps.epoch, steps.number)
 
     def _cancel(self, request: CancelRequested) -> None:
-        self.supervisor.spawn(self._cancellation.cancel(request), "cancel jobs")
+        self.background.supervisor.spawn(self._cancellation.cancel(request), "cancel jobs")
 
     async def _look(self) -> None:
         """Find in the storage what the bus has not brought: new jobs, and those to be cancelled."""
@@ -317,14 +239,14 @@ class Engine:
                     await self._look_now.wait()
 
     def _notice(self, row: StoredJob) -> None:
-        job = self._table.get(row.key)
+        job = self.table.get(row.key)
         if job is None and row.state == JobState.RECEIVED:
             # The bus may be about to bring it.
-            if not self.bus.connected or now() - row.created_at > _UNHEARD_AGE:
+            if not self._bus.bus.connected or now() - row.created_at > _UNHEARD_AGE:
                 self._receive(JobReceived(row.key, row.order, promised=True))
         elif job is not None and row.cancel_requested and not job.cancel_requested:
             self._cancel(CancelRequested("", (row.key,)))
-        elif job is not None and row.interrupted and not job.interrupted:
+        elif job is not None and row.interrupted and job.wish is Wish.NONE:
             self._cancel(CancelRequested("", (row.key,), interrupt=True))
 
     def account_views(self) -> tuple[AccountView, ...]:
@@ -333,6 +255,5 @@ class Engine:
 
     async def use_key(self, account: str, key: str) -> None:
         """Take another key of an account, show it to nobody, and let jobs go again."""
-        self._secrets.add(key)
-        await self._workers[account].use_key(key)
+        await self._workers.use_key(account, key)
         self.scheduler.changed()

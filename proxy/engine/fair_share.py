@@ -18,7 +18,8 @@ from itertools import accumulate, repeat
 
 from msgspec import Struct
 
-from proxy.jobs.models import FairBy, Job
+from proxy.engine.live_job import LiveJob, SlotState
+from proxy.jobs.models import FairBy
 from proxy.storage.history import Number
 from proxy.storage.jobs import JobKey
 from proxy.storage.shares import Share
@@ -34,23 +35,25 @@ class JobQueue:
     """The waiting jobs of all members: each member's by `number`, then as they were accepted."""
 
     def __init__(self) -> None:
-        self._members: dict[str, list[Job]] = {}
-        self._jobs: set[Job] = set()
+        self._members: dict[str, list[LiveJob]] = {}
+        self._count = 0
 
     def __len__(self) -> int:
-        return len(self._jobs)
+        return self._count
 
-    def __contains__(self, job: Job) -> bool:
-        return job in self._jobs
+    def __contains__(self, job: LiveJob) -> bool:
+        return job.slot is SlotState.WAITING
 
-    def add(self, job: Job) -> None:
+    def add(self, job: LiveJob) -> None:
         """Put a job where its number and its age belong."""
-        self._jobs.add(job)
+        job.slot = SlotState.WAITING
+        self._count += 1
         insort(self._members.setdefault(job.member, []), job, key=_queue_place)
 
-    def remove(self, job: Job) -> None:
+    def remove(self, job: LiveJob) -> None:
         """Take a job out, wherever it stands."""
-        self._jobs.remove(job)
+        job.slot = SlotState.NONE
+        self._count -= 1
         waiting = self._members[job.member]
         del waiting[bisect_left(waiting, _queue_place(job), key=_queue_place)]
         if not waiting:
@@ -60,12 +63,12 @@ class JobQueue:
         """Return the members with waiting jobs."""
         return list(self._members)
 
-    def of(self, member: str) -> Sequence[Job]:
+    def of(self, member: str) -> Sequence[LiveJob]:
         """Return the member's waiting jobs in their order, until that changes."""
         return self._members.get(member, ())
 
 
-def _queue_place(job: Job) -> tuple[Number, int, JobKey]:
+def _queue_place(job: LiveJob) -> tuple[Number, int, JobKey]:
     return job.number, job.order, job.key
 
 
@@ -74,7 +77,7 @@ class MemberQueue(Struct, frozen=True):
     regardless of the turn."""
 
     weight: float
-    jobs: Sequence[Job]
+    jobs: Sequence[LiveJob]
     blocked: str | None = None
 
 
@@ -85,7 +88,7 @@ class QueuePosition(Struct, frozen=True):
     follows one at a time), or what blocks its member.
     """
 
-    job: Job
+    job: LiveJob
     before: int
     reason: str
 

@@ -1,34 +1,29 @@
 """Follows one job on the cloud to its end.
 
-The tracker decides what follows from what happens, the follower carries it out, in order.
+The tracker decides what follows from what happens; the follower yields it, in order.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import takewhile
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import structlog
+from msgspec import Struct
 
-from proxy import clock
 from proxy.clock import now
 from proxy.cloud.errors import CloudError, CloudOversized
 from proxy.cloud.resilience import Backoff
 from proxy.cloud.upstream import Upstream
-from proxy.engine.announcer import Announcer
 from proxy.engine.localiser import Localiser, of_member
 from proxy.engine.node_states import NodeReport
-from proxy.engine.outcomes import Withdrawn
 from proxy.engine.policy import DetailTimeouts
 from proxy.engine.progress import RunProgress
 from proxy.engine.run_times import RunTimes
-from proxy.engine.scheduler import Scheduler
-from proxy.engine.table import JobTable
 from proxy.engine.tracker import (
     Command,
     Ended,
@@ -41,18 +36,9 @@ from proxy.engine.tracker import (
     SnapshotReceived,
     Tracker,
 )
-from proxy.jobs.message_order import StepBuffer
-from proxy.jobs.models import Job, JobState
+from proxy.jobs.models import Job
 from proxy.storage.database import StorageError
-from proxy.translate.events import (
-    Binary,
-    Event,
-    Message,
-    NodeText,
-    Preview,
-    is_terminal,
-    with_metadata,
-)
+from proxy.translate.events import Message, Preview, is_terminal
 from proxy.translate.frames import CloudPicture
 from proxy.translate.graph_shape import class_of
 from proxy.translate.packs import Failure, NodeFailedError
@@ -66,9 +52,6 @@ _RETRY = Backoff(0.05, 2.0, factor=1.7)
 
 #: Above this many waiting inputs pictures are dropped.
 _MAX_INPUTS = 64
-
-#: A larger preview is not kept for those who look at the dashboard.
-MAX_PREVIEW_BYTES = 1024 * 1024
 
 #: A detail that was too large so often is not read again.
 _MAX_OVERSIZED = 3
@@ -86,9 +69,6 @@ _CONTINUES = GiveUp("Comfy Cloud reports that this job continues.")
 #: Inputs that are taken before others get a turn.
 _BATCH = 50
 
-#: Seconds that a job waits for the ends of its member's previous jobs to be sent.
-_TURN_TIMEOUT = 2.0
-
 
 async def retried(call: Callable[[], Awaitable[T]]) -> T:
     """Return the result of a call that a job cannot continue without, again and again while the
@@ -104,42 +84,43 @@ async def retried(call: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(wait)
 
 
+class Starting(Struct, frozen=True):
+    """The first inputs of the job come: it is about to run."""
+
+
+#: What a follower reports: messages to the client, and what becomes of the job.
+Happening: TypeAlias = Message | Starting | JobStarted | OutputsSent | Ended
+
+
 @dataclass(eq=False, repr=False)
 class JobFollower:
-    """Follows one job. `post` takes inputs at any time; nothing is done before `release`.
+    """Follows one job. `post` takes inputs at any time; while the follower is `held`, nothing is
+    made of them.
 
-    `ending` is true once the cloud has reported an end, `finished` is set when nothing more is done
-    for the job. With `abandoned` it has failed in the proxy, and the cloud need not continue with
-    it. `preview` is the last one, `cloud` is `None` for a job that is on no account, `topic` is
-    where its client hears, and the `metadata` goes into all messages about it. `runs` has all that
-    is followed.
+    `cloud` is `None` for a job that is on no account. `end_reported` is set once the cloud has
+    reported an end, `ending` is true from the event of it on, and `finished` is set when nothing
+    more is done for the job. With `abandoned` it has failed in the proxy, and the cloud need not
+    continue with it.
     """
 
     job: Job
     tracker: Tracker
     localiser: Localiser
-    _: KW_ONLY
     cloud: Upstream | None
-    topic: str
-    metadata: Mapping[str, Any]
-    runs: Runs
-    table: JobTable
-    scheduler: Scheduler
-    announcer: Announcer
-    steps: StepBuffer
     timeouts: DetailTimeouts
     run_times: RunTimes
-    finished: asyncio.Event = field(default_factory=asyncio.Event)
-    ending: bool = False
-    abandoned: bool = False
-    preview: Preview | None = None
-    _progress: RunProgress | None = None
-    _inbox: deque[Input] = field(default_factory=deque)
+    held: bool = False
+    finished: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    end_reported: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    ending: bool = field(init=False, default=False)
+    abandoned: bool = field(init=False, default=False)
+    _progress: RunProgress | None = field(init=False, default=None)
+    _inbox: deque[Input] = field(init=False, default_factory=deque)
     #: Whether the inbox waits for more than a turn: for the answer, or while an input is taken.
-    _is_held_up: bool = True
-    _news: asyncio.Event = field(default_factory=asyncio.Event)
-    _withdrawn: bool = False
-    _detail_wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    _is_held_up: bool = field(init=False, default=True)
+    _news: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _withdrawn: bool = field(init=False, default=False)
+    _detail_wanted: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     # --- what others see and ask -----------------------------------------------------------
 
@@ -174,18 +155,14 @@ class JobFollower:
         return self._detail_wanted.is_set()
 
     def release(self) -> None:
-        """Let the messages of the job flow: its client has the answer, or will not get it."""
-        self.table.note(self.job, answered=True)
+        """Let the messages of the job flow."""
+        self.held = False
         self._news.set()
 
     def withdraw(self) -> None:
         """Follow the job no further: it was cancelled before it ran."""
         self._withdrawn = True
         self._news.set()
-
-    def explain(self, reason: str | None) -> None:
-        """Show why the job cannot be followed, if it cannot."""
-        self.table.show(self.job, reason=reason, message=None)
 
     def read_detail(self) -> None:
         """Read the job's detail until it has ended; asking again changes nothing."""
@@ -201,9 +178,9 @@ class JobFollower:
             match what:
                 case EventReceived(type=type_, data=data) if is_terminal(type_, data):
                     self.ending = True
-                    self.scheduler.free(self.job)
+                    self.end_reported.set()
                 case SnapshotReceived(snapshot=snapshot) if snapshot.ended:
-                    self.scheduler.free(self.job)
+                    self.end_reported.set()
                 case CloudPicture() if self._is_held_up and len(self._inbox) > _MAX_INPUTS:
                     continue
             self._inbox.append(what)
@@ -216,110 +193,59 @@ class JobFollower:
 
     # --- the way to the end ----------------------------------------------------------------
 
-    async def follow(self) -> Ended | Withdrawn:
-        """Carry out what happens to the job until it has ended or is withdrawn."""
-        outcome, taken = None, 0
-        if not self.job.answered:
-            asyncio.get_running_loop().call_later(self.announcer.answer_timeout, self.release)
-        async with asyncio.TaskGroup() as tasks:
-            name = f"read job {self.job.prompt_id}"
-            reader = tasks.create_task(self._read_when_wanted(), name=name)
-            while outcome is None and not self._withdrawn:
-                if self._inbox and self.job.answered:
-                    self._is_held_up = True
-                    outcome = await self._take(self._inbox.popleft())
-                    self._is_held_up = False
-                    taken += 1
-                    if taken % _BATCH == 0:
-                        await asyncio.sleep(0)  # let the sockets write
-                else:
-                    self._news.clear()
-                    await self._news.wait()
-            reader.cancel()
+    async def follow(self) -> AsyncGenerator[Happening, None]:
+        """Yield what happens to the job, in order; the last is its end, unless it is withdrawn."""
+        ended, taken = False, 0
+        while not ended and not self._withdrawn:
+            if self._inbox and not self.held:
+                self._is_held_up = True
+                if self.tracker.started_at is None:
+                    yield Starting()
+                for happening in await self._take(self._inbox.popleft()):
+                    ended = isinstance(happening, Ended)
+                    yield happening
+                self._is_held_up = False
+                taken += 1
+                if taken % _BATCH == 0:
+                    await asyncio.sleep(0)  # let the sockets write
+            else:
+                self._news.clear()
+                await self._news.wait()
         self._inbox.clear()
-        return outcome or Withdrawn()
 
-    async def _take(self, happening: Input) -> Ended | None:
-        """Do what follows from an input, in its turn; return the end if that follows."""
+    async def _take(self, what: Input) -> list[Happening]:
+        """Return what follows from an input."""
+        happenings: list[Happening] = []
         try:
-            if self.tracker.started_at is None and (previous := self._previous_ending()):
-                await self._wait_for(previous)
-            what = await retried(partial(self.localiser.localised, happening))
-            for command in self.tracker.receive(what, clock.now()):
-                if isinstance(command, Ended):
-                    return command
-                await self._do(command)
+            local = await retried(partial(self.localiser.localised, what))
+            for command in self.tracker.receive(local, now()):
+                happenings += await self._made_of(command)
         except NodeFailedError as error:
             self.abandoned = True
             self.fail(error.failure)
         except Exception:
-            log.exception("job_input_failed", input=type(happening).__name__)
+            log.exception("job_input_failed", input=type(what).__name__)
             self.read_detail()
-        return None
+        return happenings
 
-    def _previous_ending(self) -> list[JobFollower]:
-        """Return what follows previous jobs of the member that are about to end."""
-        runs = self.runs[self.job.member].values()
-        return [run for run in takewhile(lambda run: run is not self, runs) if run.ending]
-
-    async def _wait_for(self, previous: list[JobFollower]) -> None:
-        """Wait until the ends of the member's previous jobs are sent, as on a server with one GPU.
-
-        The cloud begins the next job while the end of the last one still waits for its detail.
-        """
-        try:
-            async with asyncio.timeout(_TURN_TIMEOUT):
-                for run in reversed(previous):  # when the newest ends, most others have
-                    await run.finished.wait()
-        except TimeoutError:
-            log.debug("previous_end_delayed", job=self.job.prompt_id)
-
-    # --- commands --------------------------------------------------------------------------
-
-    async def _do(self, command: Command) -> None:
+    async def _made_of(self, command: Command) -> list[Happening]:
+        """Return what is to be reported of a command, if anything."""
         view = self.localiser.view
         match command:
-            case Preview(result=False) if not self.job.wants_previews:
-                pass
-            case Preview(result=False) if view is not None:
-                if (shown := await view.preview(command)) is not None:
-                    self.tell(shown)
-            case Event() | Preview() | NodeText() | Binary():
-                self.tell(command)
-            case JobStarted(at=at):
-                if self.job.state is JobState.SUBMITTED:
-                    self.table.advance(self.job, JobState.RUNNING, started_at=at)
-                self.scheduler.started(self.job)
-            case OutputsSent():
-                self.table.show(self.job, finishing=True)
             case ReadDetail():
                 self.read_detail()
-
-    def tell(self, message: Message) -> None:
-        """Publish a message to the client."""
-        if self.metadata:
-            message = with_metadata(message, self.metadata)
-        numbered = self.steps.numbered(message)
-        droppable = isinstance(message, Preview) and not message.result
-        if isinstance(message, Preview) and droppable and len(message.image) <= MAX_PREVIEW_BYTES:
-            self.preview = message
-        self.announcer.publish(self.topic, numbered, droppable=droppable)
-
-    def repeat(self, epoch: int, number: int) -> None:
-        """Publish the steps of the job after this one again; all of them if it is of another
-        epoch."""
-        for step in self.steps.after(epoch, number):
-            self.announcer.publish(self.topic, step)
-
-    def close(self) -> None:
-        """Note that nothing more is done for the job."""
-        self.steps.close()
-        self.finished.set()
+                return []
+            case Preview(result=False) if not self.job.wants_previews:
+                return []
+            case Preview(result=False) if view is not None:
+                shown = await view.preview(command)
+                return [] if shown is None else [shown]
+        return [command]
 
     # --- the detail ------------------------------------------------------------------------
 
-    async def _read_when_wanted(self) -> None:
-        """Read the detail each time that it is wanted, until the cloud has no more to say."""
+    async def read_when_wanted(self) -> None:
+        """Read the detail each time that it is wanted, until cancelled."""
         while self.cloud is not None:
             await self._detail_wanted.wait()
             given_up = await self._read_detail(self.cloud)
@@ -358,7 +284,3 @@ class JobFollower:
             if waited[given_up] > limit:
                 return given_up
         raise AssertionError("the waits never end")
-
-
-#: What follows jobs, by their members, in the order in which it began.
-Runs: TypeAlias = defaultdict[str, dict[Job, JobFollower]]

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from msgspec.structs import replace
 
 from proxy.engine.fair_share import MemberQueue, QueuePosition
+from proxy.engine.live_job import LiveJob
 from proxy.engine.scheduler import Scheduler
-from proxy.jobs.models import Job
 from proxy.translate.errors import LocalError
 
 #: The message to a client about a job whose reason is `client`.
@@ -66,8 +66,8 @@ class Forecast:
         return self._scheduler.shares.before(self._queues(), member)
 
     def waiting(
-        self, member: str, jobs: Iterable[Job]
-    ) -> Iterator[tuple[Job, str | None, str | None]]:
+        self, member: str, jobs: Iterable[LiveJob]
+    ) -> Iterator[tuple[LiveJob, str | None, str | None]]:
         """Yield each of a member's waiting jobs with why it could not be sent with a slot free, in
         a word and in a sentence."""
         reason, allowed = self.blocked(member), self._scheduler.allowed(member)
@@ -94,7 +94,7 @@ class Forecast:
         resting = [account.health.reason for account in allowed]
         return None if None in resting else resting[0]
 
-    def unable(self, job: Job) -> tuple[float, LocalError] | None:
+    def unable(self, job: LiveJob) -> tuple[float, LocalError] | None:
         """Return since when (monotonic, in seconds) no account can take the job, and why.
 
         `None` if one may: it is well, it rests for something that passes, or its queue is full of
@@ -123,7 +123,7 @@ class Forecast:
             for member in scheduler.queue.members()
         }
 
-    def _own_reason(self, job: Job, *, free: bool) -> str:
+    def _own_reason(self, job: LiveJob, *, free: bool) -> str:
         """Return why a job waits although there is a slot `free` for others; empty if it does
         not."""
         scheduler = self._scheduler

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import structlog
 
-from proxy.engine.announcer import Announcer
 from proxy.engine.life import JobLife
+from proxy.engine.live_job import JobChanges, LiveJob
 from proxy.engine.outcomes import submission_failed
-from proxy.engine.outputs import output_nodes
-from proxy.engine.recorder import JobRecorder
+from proxy.engine.resources import JobResources
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.jobs.messages import JobReceived
-from proxy.jobs.models import Job, JobState
+from proxy.jobs.models import JobState
 from proxy.storage.database import StorageError
 from proxy.translate.errors import LocalError
-
-if TYPE_CHECKING:
-    from proxy.catalog.service import Catalog
 
 log = structlog.get_logger(__name__)
 
@@ -33,20 +28,14 @@ class Intake:
     """Begins the lives of new jobs."""
 
     def __init__(
-        self,
-        table: JobTable,
-        scheduler: Scheduler,
-        life: JobLife,
-        announcer: Announcer,
-        recorder: JobRecorder,
-        catalog: Catalog,
+        self, table: JobTable, scheduler: Scheduler, life: JobLife, resources: JobResources
     ) -> None:
         self._table = table
+        self._recorder = table.recorder
+        self._announcer = table.announcer
         self._scheduler = scheduler
         self._life = life
-        self._announcer = announcer
-        self._recorder = recorder
-        self._catalog = catalog
+        self._resources = resources
 
     async def receive(self, message: JobReceived) -> None:
         """Take a new job in, and lead it as far as it goes now.
@@ -56,7 +45,7 @@ class Intake:
         key = message.key
         structlog.contextvars.bind_contextvars(job=key.prompt_id, member=key.member)
         try:
-            job = message.job or await self._read(message)
+            job = await self._found(message)
         except StorageError as error:
             log.error("job_read_failed", error=str(error))
             self._announcer.answer(key, {})
@@ -70,7 +59,11 @@ class Intake:
             if not job.accepted:
                 self._announcer.refuse(key, submission_failed())
 
-    async def _read(self, message: JobReceived) -> Job | None:
+    async def _found(self, message: JobReceived) -> LiveJob | None:
+        """Return a new job, which came with the message or is read. Raises `StorageError`."""
+        return await self._read(message) if message.job is None else LiveJob.of(message.job)
+
+    async def _read(self, message: JobReceived) -> LiveJob | None:
         """Read a job, again where a connection breaks: until it is taken in, no replica but the one
         that has the request shows it. Raises `StorageError`."""
         for wait in _READ_AGAIN:
@@ -79,11 +72,12 @@ class Intake:
             await asyncio.sleep(wait)
         return await self._recorder.read(message.key, message.order)
 
-    async def _take_in(self, job: Job, message: JobReceived) -> None:
+    async def _take_in(self, job: LiveJob, message: JobReceived) -> None:
         # Those of a graph that was validated are known.
-        outputs = job.outputs_to_execute or output_nodes(job, {}, self._catalog.known)
-        needs = self._catalog.needs_of(job.loaded.cloud_graph)
-        self._table.add(job, answered=False, outputs_to_execute=outputs, needs=needs)
+        outputs = job.outputs_to_execute or self._resources.output_nodes(job, {})
+        needs = self._resources.catalog.needs_of(job.loaded.cloud_graph)
+        new = JobChanges(answered=False, outputs_to_execute=outputs, needs=needs)
+        self._table.add(job, new)
         if (
             not message.promised  # a client that knows of its job is no longer refused
             and job.loaded.failure is None

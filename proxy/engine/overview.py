@@ -10,9 +10,8 @@ from msgspec.structs import replace
 
 from proxy import clock
 from proxy.clock import now
-from proxy.engine.announcer import Announcer
-from proxy.engine.follower import Runs
 from proxy.engine.forecast import Forecast
+from proxy.engine.live_job import LiveJob
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.worker import AccountWorker
@@ -26,7 +25,7 @@ from proxy.jobs.messages import (
     SocketKnown,
     topic_of,
 )
-from proxy.jobs.models import AccountView, Job, JobProgress, JobState, is_shown, shown_state
+from proxy.jobs.models import AccountView, JobProgress, JobState, is_shown, shown_state
 from proxy.storage.jobs import StoredJob
 from proxy.translate.events import Event
 
@@ -43,18 +42,14 @@ class Overview:
     def __init__(
         self,
         table: JobTable,
-        runs: Runs,
         scheduler: Scheduler,
         forecast: Forecast,
         workers: Mapping[str, AccountWorker],
-        announcer: Announcer,
     ) -> None:
         self._table = table
-        self._runs = runs
         self._scheduler = scheduler
         self._forecast = forecast
         self._workers = workers
-        self._announcer = announcer
 
     def jobs(self, member: str | None) -> OverviewAnswered:
         """Return all live jobs, or those of one member, and the accounts."""
@@ -79,15 +74,15 @@ class Overview:
     def run(self, asked: RunRequested) -> RunAnswered:
         """Return how far a job is, with its nodes and its last preview."""
         job = self._table.get(asked.key)
-        run = None if job is None else self._runs[job.member].get(job)
-        if job is None or run is None or job.state is not JobState.RUNNING:
+        if job is None or job.follower is None or job.state is not JobState.RUNNING:
             return RunAnswered(None)
-        progress, preview = self._seen(job).progress, run.preview
+        progress = self._seen(job).progress
+        preview = None if job.publisher is None else job.publisher.preview
         found = {
             "progress": progress.share,
             "remaining": progress.remaining,
             "node": progress.node,
-            "nodes": to_builtins(run.reports(MAX_NODES)),
+            "nodes": to_builtins(job.follower.reports(MAX_NODES)),
         }
         if preview is None:
             return RunAnswered(found)
@@ -102,24 +97,25 @@ class Overview:
     def tell_running(self, message: SocketKnown) -> None:
         """Tell a socket that has just opened which node of its client runs."""
         member, client_id = message.member, message.client_id
-        for job, run in reversed(self._runs[member].items()):
-            if job.client_id == client_id and run.node is not None:
-                event = Event("executing", {"node": run.node})
+        for job in reversed(self._table.followed(member)):
+            node = None if job.follower is None else job.follower.node
+            if job.client_id == client_id and node is not None:
+                event = Event("executing", {"node": node})
                 news = ClientMessage(member, client_id, event, message.socket)
-                self._announcer.publish(topic_of(member, client_id), news)
+                self._table.announcer.bus.publish(topic_of(member, client_id), news)
                 return
 
-    def _seen(self, job: Job) -> JobChanged:
+    def _seen(self, job: LiveJob) -> JobChanged:
         """Return a live job as admins see it, with the node that runs."""
-        progress, run = job.progress, self._runs[job.member].get(job)
-        if run is not None and job.state is JobState.RUNNING:
-            far = run.progress
+        progress, follower = job.progress, job.follower
+        if follower is not None and job.state is JobState.RUNNING:
+            far = follower.progress
             progress = replace(
                 progress,
                 share=far.share,
                 remaining=None if far.remaining is None else round(far.remaining),
-                node=run.node,
-                node_type=run.node_type,
+                node=follower.node,
+                node_type=follower.node_type,
             )
         return JobChanged(stored_of(job), progress)
 

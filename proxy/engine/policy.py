@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct, field
 
+from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import Backoff
 from proxy.jobs.models import FairBy
 from proxy.members.member import Parallelism
@@ -46,7 +47,7 @@ class Policy(Struct, frozen=True):
     no account can take ends after `unable_timeout`, one on an
     account that can no longer be read after `lost_timeout`; 0 lets it wait for ever. `webhooks` are
     attempted by that schedule. What the cloud has booked is read each `billing_interval`, first
-    after `billing_delay`.
+    after `billing_delay`. The `timeouts` are those of the cloud.
     """
 
     send_partner_key: bool = True
@@ -64,3 +65,4 @@ class Policy(Struct, frozen=True):
     webhooks: RetrySchedule = RetrySchedule()
     billing_delay: float = 60.0
     billing_interval: float = 3600.0
+    timeouts: Timeouts = field(default_factory=Timeouts)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.upstream import EventFeed, Prompt
 from proxy.engine.accounts import Account
+from proxy.engine.live_job import LiveJob
+from proxy.engine.policy import Policy
 from proxy.engine.recorder import JobRecorder
-from proxy.jobs.models import Job
+from proxy.engine.resources import JobResources
+from proxy.jobs.models import Wish
 from proxy.translate import workflow_metadata
 from proxy.translate.codec import CREDENTIAL_KEYS
 from proxy.webhooks.outbox import WEBHOOK_URL
-
-if TYPE_CHECKING:
-    from proxy.catalog.service import Catalog
-    from proxy.files.graph_files import GraphFiles
 
 
 class WithdrawnError(Exception):
@@ -25,37 +23,33 @@ class WithdrawnError(Exception):
 
 @dataclass(eq=False, repr=False)
 class Preparation:
-    """What comes before a submission to one account.
-
-    Partner nodes are lent the key of the account with `send_partner_key`.
-    """
+    """What comes before a submission to one account."""
 
     account: Account
     recorder: JobRecorder
-    files: GraphFiles
-    catalog: Catalog
+    resources: JobResources
     feed: EventFeed
-    timeouts: Timeouts
-    send_partner_key: bool
+    policy: Policy
 
-    async def prepare(self, job: Job) -> Prompt:
+    async def prepare(self, job: LiveJob) -> Prompt:
         """Return the body of a submission, with the account's names of files.
 
         Raises `WithdrawnError`, `StorageError`, and `LocalError` when a file cannot be sent.
         """
         if not await self.recorder.save(job):
             raise WithdrawnError
-        await self.catalog.wait_loaded(self.timeouts.catalog_timeout)
+        catalog, timeouts = self.resources.catalog, self.policy.timeouts
+        await catalog.wait_loaded(timeouts.catalog_timeout)
         if not self.feed.connected:  # else no event of the job would come
-            await self.feed.wait_connected(self.timeouts.socket_timeout)
-        graph = await self.files.substitute(
+            await self.feed.wait_connected(timeouts.socket_timeout)
+        graph = await self.resources.files.graphs.substitute(
             job.member,
             job.loaded.cloud_graph,
-            shapes=self.catalog.nodes.shape,
+            shapes=catalog.nodes.shape,
             account=self.account.name,
             job=job.prompt_id,
         )
-        if job.cancel_requested or job.interrupted:
+        if job.wish is not Wish.NONE:
             raise WithdrawnError
         extra_data = {**job.loaded.extra_data, **job.loaded.credentials}
         for name in ("client_id", "create_time", workflow_metadata.FIELD, WEBHOOK_URL):
@@ -69,6 +63,6 @@ class Preparation:
         `FencedError`.
         """
         self.recorder.term.check()
-        if not self.send_partner_key or CREDENTIAL_KEYS & extra_data.keys():
+        if not self.policy.send_partner_key or CREDENTIAL_KEYS & extra_data.keys():
             return {}
         return {"api_key_comfy_org": self.account.key}

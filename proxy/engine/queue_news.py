@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from proxy.engine.announcer import Announcer
 from proxy.engine.forecast import Forecast
+from proxy.engine.live_job import LiveJob
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
-from proxy.jobs.models import Job
 
 #: Seconds in which changes are gathered before they are published.
 _GATHER = 0.05
@@ -21,13 +20,11 @@ _GATHER = 0.05
 class QueueNews:
     """Tells of the queue as a whole."""
 
-    def __init__(
-        self, table: JobTable, scheduler: Scheduler, forecast: Forecast, announcer: Announcer
-    ) -> None:
+    def __init__(self, table: JobTable, scheduler: Scheduler, forecast: Forecast) -> None:
         self._table = table
         self._scheduler = scheduler
         self._forecast = forecast
-        self._announcer = announcer
+        self._announcer = table.announcer
         self._wanted = asyncio.Event()
         self._all = False
 
@@ -52,7 +49,7 @@ class QueueNews:
         self._all = True
         self._wanted.set()
 
-    def explain(self, job: Job) -> None:
+    def explain(self, job: LiveJob) -> None:
         """Tell why a new job waits, and how many of others go before it."""
         self._show_reasons(job.member, [job])
         self.note_ahead(job.member, tell=False)
@@ -61,7 +58,7 @@ class QueueNews:
         """Tell how many jobs of others go before the member's last one, if that has changed."""
         self._announcer.note_ahead(member, self._forecast.before(member), tell=tell)
 
-    def _show_reasons(self, member: str, jobs: Iterable[Job]) -> None:
+    def _show_reasons(self, member: str, jobs: Iterable[LiveJob]) -> None:
         for job, reason, message in self._forecast.waiting(member, jobs):
             self._table.show(job, reason=reason, message=message)
 

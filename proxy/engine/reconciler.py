@@ -14,9 +14,10 @@ from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.cloud.resilience import Backoff
 from proxy.cloud.upstream import EventFeed
 from proxy.engine.accounts import Account, Reason
-from proxy.engine.follower import JobFollower
+from proxy.engine.live_job import LiveJob
 from proxy.engine.policy import Policy
 from proxy.engine.scheduler import Scheduler
+from proxy.engine.table import JobTable
 from proxy.engine.tracker import GiveUp, SnapshotReceived
 from proxy.translate.errors import from_cloud
 from proxy.translate.snapshots import Snapshot
@@ -35,7 +36,7 @@ _LOST: Mapping[Reason, str] = {
 class Reconciler:
     """Reads all live jobs by one list call, and one by one those that the list lacks.
 
-    `followed` has what follows the jobs, by cloud id. The `policy` has the seconds between two
+    The `policy` has the seconds between two
     readings while events come and while they do not; each is jittered. After a reading
     that failed they are twice as long each time, at most `longest_wait`, and never shorter than the
     cloud asked for. While the account's slots are being learned, one waiting job is asked why it
@@ -48,7 +49,7 @@ class Reconciler:
 
     account: Account
     scheduler: Scheduler
-    followed: Mapping[str, JobFollower]
+    table: JobTable
     feed: EventFeed
     policy: Policy
     longest_wait: float = 60.0
@@ -57,6 +58,9 @@ class Reconciler:
     _least_wait: float = 0.0
     _unread_since: float | None = None
     _key_refused: bool = False
+
+    def __post_init__(self) -> None:
+        self._followed = self.table.on_account(self.account.name)
 
     def read_soon(self) -> None:
         """Do not wait for the next reading: the socket was lost or has come back."""
@@ -67,7 +71,7 @@ class Reconciler:
         while True:
             await self._pause()
             self._now.clear()
-            if not self.followed:
+            if not self._followed:
                 self._unread_since = None
                 continue
             try:
@@ -78,7 +82,7 @@ class Reconciler:
 
     async def read(self) -> None:
         """Read once. Jobs that are submitted meanwhile are left out."""
-        live = dict(self.followed)
+        live = dict(self._followed)
         try:
             snapshots = await self.account.cloud.live(live.keys())
         except CloudError as error:
@@ -93,19 +97,20 @@ class Reconciler:
             self.scheduler.key_accepted(self.account.name)
         if self._unread_since is not None:
             self._unread_since = None
-            for follower in live.values():
-                follower.explain(None)
+            for job in live.values():
+                self.table.show(job, reason=None, message=None)
         await self._learn([snapshot for snapshot in snapshots if snapshot.cloud_id in live])
         for snapshot in snapshots:
             if snapshot.cloud_id not in live:
                 continue
-            follower = live.pop(snapshot.cloud_id)
-            if not follower.reading:
+            follower = live.pop(snapshot.cloud_id).follower
+            if follower is not None and not follower.reading:
                 follower.post(SnapshotReceived(snapshot, detail=False))
-        for follower in live.values():
-            follower.read_detail()
+        for job in live.values():
+            if job.follower is not None:
+                job.follower.read_detail()
 
-    def _note_unread(self, error: CloudError, live: Mapping[str, JobFollower]) -> None:
+    def _note_unread(self, error: CloudError, live: Mapping[str, LiveJob]) -> None:
         """Show why the account's jobs cannot be followed; end them when that has lasted."""
         if self._unread_since is None:
             self._unread_since = clock.monotonic()
@@ -115,12 +120,12 @@ class Reconciler:
             reason, self._key_refused = "dead_key", True
             refusal = from_cloud(error.status, error.body, error.retry_after)
             self.scheduler.key_refused(self.account.name, refusal)
-        for follower in live.values():
-            job = follower.job
-            follower.explain(reason)
-            if self.policy.lost_timeout and lasted >= self.policy.lost_timeout:
+        lost = self.policy.lost_timeout and lasted >= self.policy.lost_timeout
+        for job in live.values():
+            self.table.show(job, reason=reason, message=None)
+            if lost and job.follower is not None:
                 log.error("job_lost", job=job.prompt_id, member=job.member, reason=reason)
-                follower.post(GiveUp(_LOST[reason], lost=True))
+                job.follower.post(GiveUp(_LOST[reason], lost=True))
 
     async def _learn(self, ours: list[Snapshot]) -> None:
         """Find out whether jobs wait because the account runs no more at once."""

@@ -15,10 +15,10 @@ from typing import TypeVar
 import structlog
 
 from proxy.costs.budgets import Budget, Budgets
+from proxy.engine.live_job import LiveJob, RowState
 from proxy.engine.term import Term
 from proxy.jobs.conversion import changes_of, content_of, entry_of, job_of, used
 from proxy.jobs.models import (
-    Job,
     JobContent,
     JobEnd,
     JobState,
@@ -58,23 +58,16 @@ class JobRecorder:
     term: Term
     history_size: int
     budgets: Callable[[str], Budgets] = field(default=lambda _: Budgets())
-    shares: Callable[[Collection[Job]], Shares | None] = field(default=lambda _: None)
+    shares: Callable[[Collection[LiveJob]], Shares | None] = field(default=lambda _: None)
     outbox: Outbox = field(default_factory=Outbox)
-    #: Messages about jobs that have begun to run, until the write of the state or that of the end,
-    #: whichever is first, has them.
-    _starts: dict[int, WebhookMessage] = field(default_factory=dict)
-    #: The jobs that a write has not found: another replica has withdrawn them.
-    _gone: set[int] = field(default_factory=set)
-    #: The jobs that are still to be taken out.
-    _unwanted: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         #: By their orders; what is written of a job is what it is then.
-        self._changed = WriteBehind[int, Job](
+        self._changed = WriteBehind[int, LiveJob](
             "jobs", self._write_changes, gather=_GATHER, again=_AGAIN
         )
 
-    async def load(self) -> tuple[list[Job], Shares]:
+    async def load(self) -> tuple[list[LiveJob], Shares]:
         """Return the jobs that have not ended, as they came, and the fair shares.
 
         The content is there of those that have left the queue. Raises `StorageError`, also for a
@@ -88,7 +81,7 @@ class JobRecorder:
                     job.content = await self._content(stored.order)
             except (TypeError, ValueError) as error:
                 raise StorageError(f"a job in the database cannot be read: {error!r}") from error
-            jobs.append(job)
+            jobs.append(LiveJob.of(job))
         return jobs, await self.jobs.load_shares()
 
     async def run(self) -> None:
@@ -99,15 +92,15 @@ class JobRecorder:
         """Write what has changed."""
         await self._changed.close()
 
-    async def read(self, key: JobKey, order: int) -> Job | None:
+    async def read(self, key: JobKey, order: int) -> LiveJob | None:
         """Return a job that has not ended, `None` if it is gone. Raises `StorageError`."""
         stored = await self.jobs.get(*key)
         payload = await self.jobs.payloads.get(order)
         if stored is None or stored.order != order or payload is None:
             return None
-        return job_of(stored, content_of(payload))
+        return LiveJob.of(job_of(stored, content_of(payload)))
 
-    async def load_content(self, job: Job) -> None:
+    async def load_content(self, job: LiveJob) -> None:
         """Bring what the client sent into memory, for a job that leaves the queue.
 
         Raises `StorageError`, and `LocalError` if the content cannot be read; then it is empty.
@@ -133,47 +126,50 @@ class JobRecorder:
 
     # --- writing ---------------------------------------------------------------------------
 
-    def changed(self, job: Job) -> None:
+    def changed(self, job: LiveJob) -> None:
         """Write the job's state soon."""
         self._changed.add(job.order, job)
 
-    def started(self, job: Job) -> None:
-        """Tell webhooks that the job runs, with the write of its state."""
-        self._starts[job.order] = self.outbox.started(job)
+    def started(self, job: LiveJob) -> None:
+        """Tell webhooks that the job runs, with the write of its state or with that of its end,
+        whichever is first."""
+        job.start = self.outbox.started(job)
 
-    async def save(self, job: Job) -> bool:
+    async def save(self, job: LiveJob) -> bool:
         """Write the job's state now; false if the job is no longer stored. Raises
         `StorageError`."""
         self.changed(job)
         await self.flush()
-        return job.order not in self._gone
+        return job.row is not RowState.GONE
 
     async def flush(self) -> None:
         """Write what has changed. Raises `StorageError`."""
         await self._changed.flush()
 
-    async def _write_changes(self, changed: Mapping[int, Job]) -> None:
+    async def _write_changes(self, changed: Mapping[int, LiveJob]) -> None:
         """Write the states of jobs in one transaction, then take out those that are unwanted."""
-        kept = [job for order, job in changed.items() if order not in self._unwanted]
-        starts = dict(self._starts)
+        kept = [job for job in changed.values() if job.row is not RowState.UNWANTED]
         if kept:
-            shares, messages = self.shares(kept), list(starts.values())
-            also = EngineWrite(self.term.fence, shares=shares, messages=messages)
-            self._gone |= await self._write(self.jobs.update(map(changes_of, kept), also))
-        if starts:
-            self._forget_starts(starts)
-            self.outbox.news.set()
-        unwanted = [job for order, job in changed.items() if order in self._unwanted]
+            await self._write_states(kept)
+        unwanted = [job for job in changed.values() if job.row is RowState.UNWANTED]
         if unwanted:
             await self.discard(*unwanted)
 
-    def _forget_starts(self, written: Mapping[int, WebhookMessage]) -> None:
-        """Drop the messages about starts that are written, unless there is a newer one."""
-        for order, message in written.items():
-            if self._starts.get(order) is message:
-                del self._starts[order]
+    async def _write_states(self, jobs: list[LiveJob]) -> None:
+        starts = [(job, job.start) for job in jobs if job.start is not None]
+        messages = [start for _, start in starts]
+        also = EngineWrite(self.term.fence, shares=self.shares(jobs), messages=messages)
+        gone = await self._write(self.jobs.update(map(changes_of, jobs), also))
+        for job in jobs:
+            if job.order in gone:
+                job.row = RowState.GONE
+        for job, start in starts:
+            if job.start is start:  # unless there is a newer one
+                job.start = None
+        if starts:
+            self.outbox.news.set()
 
-    async def discard(self, *jobs: Job) -> None:
+    async def discard(self, *jobs: LiveJob) -> None:
         """Take live jobs out without a trace. Raises `StorageError`."""
         usage = [used(job, submitted=-1, withdrawn=int(job.accepted)) for job in jobs]
         also = EngineWrite(self.term.fence, usage=usage, shares=self.shares(jobs))
@@ -181,27 +177,25 @@ class JobRecorder:
         for job in jobs:
             self._forget(job)
 
-    async def discard_soon(self, job: Job) -> None:
+    async def discard_soon(self, job: LiveJob) -> None:
         """Take a live job out without a trace, later if the storage refuses now: a job that is
         gone must not run after a restart."""
         try:
             await self.discard(job)
         except StorageError as error:
             log.error("record_delete_failed", job=job.prompt_id, error=str(error))
-            self._unwanted.add(job.order)
+            job.row = RowState.UNWANTED
             self.changed(job)
 
-    def _forget(self, job: Job) -> None:
+    def _forget(self, job: LiveJob) -> None:
         self._changed.drop(job.order)
-        self._unwanted.discard(job.order)
-        self._gone.discard(job.order)
-        self._starts.pop(job.order, None)
+        job.row, job.start = RowState.KEPT, None
 
-    async def end(self, job: Job, end: JobEnd) -> Recorded:
+    async def end(self, job: LiveJob, end: JobEnd) -> Recorded:
         """Move a job into the history. Raises `StorageError`."""
         entry, usage, costs = entry_of(job, end)
         budgets = self.budgets(job.member)
-        messages = [self._starts[job.order]] if job.order in self._starts else []
+        messages = [] if job.start is None else [job.start]
         if f"job.{end.outcome}" in self.outbox.wanted or url_of(job) is not None:
             messages.append(self.outbox.ended(job, end))
         reached = partial(self._budget_messages, job, end, budgets) if budgets.all else None
@@ -216,14 +210,14 @@ class JobRecorder:
             self._note_reached(job, _reached(budgets, recorded.spending, end))
         return recorded
 
-    def _note_reached(self, job: Job, reached: Collection[Budget]) -> None:
+    def _note_reached(self, job: LiveJob, reached: Collection[Budget]) -> None:
         """Log the budgets that the end of a job has reached, and wake the runner of webhooks."""
         for budget in reached:
             log.warning("budget_reached", member=job.member, budget=budget.name)
             self.outbox.news.set()
 
     def _budget_messages(
-        self, job: Job, end: JobEnd, budgets: Budgets, before: Spending
+        self, job: LiveJob, end: JobEnd, budgets: Budgets, before: Spending
     ) -> list[WebhookMessage]:
         """Return what webhooks get of the budgets that the end of a job makes reached."""
         if BUDGET_REACHED not in self.outbox.wanted:

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from proxy import clock
 from proxy.engine.follower import JobFollower
+from proxy.engine.live_job import LiveJob
 from proxy.engine.tracker import EventReceived, SnapshotReceived
 from proxy.translate import codec, events
 from proxy.translate.frames import CloudFrame, CloudPicture, CloudText
@@ -76,7 +77,7 @@ class _Waiting:
 
 
 class EventRouter:
-    """Knows which cloud id belongs to which job, by the `followers` of the live ones.
+    """Gives messages of the cloud to what follows their `jobs`, those of the account by cloud id.
 
     `clock` gives seconds. An event of an unknown job is kept for `keep` seconds, or while a
     submission is under way, and then pictures are too. What is kept is bounded in bytes.
@@ -84,6 +85,7 @@ class EventRouter:
 
     def __init__(
         self,
+        jobs: Mapping[str, LiveJob],
         clock: Callable[[], float] = clock.monotonic,
         *,
         keep: float = 5.0,
@@ -92,7 +94,7 @@ class EventRouter:
     ) -> None:
         self._clock = clock
         self._keep = keep
-        self.followers: dict[str, JobFollower] = {}
+        self._jobs = jobs
         self._events = _Waiting(event_bytes)
         self._pictures = _Waiting(picture_bytes)
         self._number = 0
@@ -114,15 +116,14 @@ class EventRouter:
         finally:
             self._submissions -= 1
 
-    def add(self, cloud_id: str, follower: JobFollower) -> None:
-        """Send the events of a job to its follower, beginning with those that came too early."""
-        self.followers[cloud_id] = follower
+    def catch_up(self, job: LiveJob) -> None:
+        """Give a job that is followed from now on the messages that came too early."""
+        cloud_id = job.cloud_id
         for early in sorted(self._events.take(cloud_id) + self._pictures.take(cloud_id)):
-            follower.post(early.item)
+            self._deliver(cloud_id, early.item)
 
-    def remove(self, cloud_id: str) -> None:
-        """Forget a job."""
-        self.followers.pop(cloud_id, None)
+    def forget(self, cloud_id: str) -> None:
+        """Forget that a job runs."""
         self._running.discard(cloud_id)
 
     def events_lost(self) -> None:
@@ -156,15 +157,18 @@ class EventRouter:
 
     def on_snapshot(self, snapshot: Snapshot) -> None:
         """Take what is known of a job at one moment. One that nobody follows is left out."""
-        if (follower := self.followers.get(snapshot.cloud_id)) is not None:
+        if (follower := self._follower_of(snapshot.cloud_id)) is not None:
             follower.post(SnapshotReceived(snapshot, detail=False))
 
     def _deliver(self, cloud_id: str, item: EventReceived | CloudFrame) -> None:
-        follower = self.followers.get(cloud_id)
-        if follower is not None:
+        if (follower := self._follower_of(cloud_id)) is not None:
             follower.post(item)
         else:
             self._keep_early(cloud_id, item)
+
+    def _follower_of(self, cloud_id: str) -> JobFollower | None:
+        job = self._jobs.get(cloud_id)
+        return None if job is None else job.follower
 
     def _keep_early(self, cloud_id: str, item: EventReceived | CloudFrame) -> None:
         """Keep a message of an unknown job for a while, a picture only during a submission."""

@@ -1,20 +1,22 @@
 """Which job goes next and to which account, and who has a slot.
 
-Decides without I/O and without a clock of its own. What it decides stands on the `Job`: `account`
-and `charge`.
+Decides without I/O and without a clock of its own. What it decides stands on the job: `account`,
+`charge` and `slot`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Protocol
 
 import structlog
 
 from proxy.engine.accounts import Account, Reason
 from proxy.engine.fair_share import FairShare, JobQueue
+from proxy.engine.live_job import LiveJob, SlotState
 from proxy.engine.outcomes import Elsewhere, Outcome, Refused, Sent
-from proxy.jobs.models import FairBy, Job, JobState
+from proxy.jobs.models import FairBy, JobState
 from proxy.members.member import Member
 from proxy.storage.shares import Shares
 from proxy.translate.errors import LocalError
@@ -25,12 +27,25 @@ log = structlog.get_logger(__name__)
 _OWN_FAULT_PAUSE = 2.0
 
 
+class TurnSignal(Protocol):
+    """What a dispatcher waits for: an `asyncio.Event`."""
+
+    def set(self) -> None:
+        """Let it go on."""
+
+    def clear(self) -> None:
+        """Let it wait for the next time."""
+
+    async def wait(self) -> object:
+        """Wait for it."""
+
+
 class Scheduler:
     """Slots, fair shares and the queue together.
 
     A job has its slot from the moment at which its turn comes until the cloud has reported its
     end. The health of the accounts follows what happens to jobs. `member` gives weight and limits
-    of a member, `clock` the monotonic time in seconds; `wake` is called when a waiting job may have
+    of a member, `clock` the monotonic time in seconds; `turn` is set when a waiting job may have
     got its turn, or has left. `version` grows with every change of what waits, and why.
     """
 
@@ -41,7 +56,7 @@ class Scheduler:
         fair_by: FairBy,
         *,
         clock: Callable[[], float],
-        wake: Callable[[], None],
+        turn: TurnSignal,
     ) -> None:
         self.queue = JobQueue()
         self.shares = FairShare(fair_by)
@@ -50,14 +65,11 @@ class Scheduler:
         self.paused_until = 0.0
         self._accounts = accounts
         self._clock = clock
-        self._wake = wake
+        self.turn = turn
         self._accounts_shares = FairShare()
-        self._placed: set[Job] = set()
-        #: Of these, those of which the storage does not know it.
-        self._unsaved: set[Job] = set()
-        #: How many slots of each account are taken, how many each member has, and each client by
-        #: its member and `client_id`.
-        self._used: Counter[str] = Counter()
+        #: The jobs with slots, by their accounts.
+        self._placed: defaultdict[str, dict[LiveJob, None]] = defaultdict(dict)
+        #: How many slots each member has, and each client by its member and `client_id`.
         self._on_cloud: Counter[str] = Counter()
         self._busy: Counter[tuple[str, str | None]] = Counter()
 
@@ -65,36 +77,36 @@ class Scheduler:
         """Note that a waiting job may have got its turn, or waits for another reason."""
         self.version += 1
         if len(self.queue):
-            self._wake()
+            self.turn.set()
 
     # --- what waits ------------------------------------------------------------------------
 
-    def enqueue(self, job: Job) -> None:
+    def enqueue(self, job: LiveJob) -> None:
         """Let a job wait for its turn. What its client sent is in the storage alone meanwhile."""
         job.content = None
         self.queue.add(job)
         self.changed()
 
-    def dequeue(self, job: Job) -> None:
+    def dequeue(self, job: LiveJob) -> None:
         """Take a waiting job out of the queue; those behind it move up."""
         self.queue.remove(job)
         self.version += 1
-        self._wake()
+        self.turn.set()
 
     # --- who has a slot --------------------------------------------------------------------
 
     def used(self, account: str) -> int:
         """Return how many slots of the account are taken."""
-        return self._used[account]
+        return len(self._placed[account])
 
-    def keep(self, job: Job) -> None:
+    def keep(self, job: LiveJob) -> None:
         """Note a job that has had its slot since before a restart."""
-        if job not in self._placed:
-            self._place(job)
+        if not _is_placed(job):
+            self._place(job, SlotState.STORED)
         if job.state is JobState.RUNNING:
             self.started(job)
 
-    def take_at_once(self, job: Job) -> bool:
+    def take_at_once(self, job: LiveJob) -> bool:
         """Give a new job a slot if one is free for it now; return whether it has one.
 
         An account that rests is tried where no other one is well, so that a refusal is the answer
@@ -109,7 +121,7 @@ class Scheduler:
         self.take(job, account)
         return True
 
-    def next(self) -> Job | None:
+    def next(self) -> LiveJob | None:
         """Give the waiting job whose turn it is a slot, and return it; `None` if none may go."""
         ready = {}
         for member in self.queue.members():
@@ -123,58 +135,54 @@ class Scheduler:
         self.take(job, account)
         return job
 
-    def take(self, job: Job, account: Account) -> None:
+    def take(self, job: LiveJob, account: Account) -> None:
         """Give a job a slot on an account; it is its turn."""
         job.account = account.name
         job.charge = self.shares.take(job.member, self.member(job.member).weight)
         self._accounts_shares.take(account.name, account.weight)
         account.health.sent()
-        self._place(job)
-        self._unsaved.add(job)
+        self._place(job, SlotState.GIVEN)
         self.version += 1
 
-    def give_back(self, job: Job) -> None:
+    def give_back(self, job: LiveJob) -> None:
         """Take slot and turn from a job that was not sent after all, if it has them."""
-        if job in self._placed:
+        if _is_placed(job):
             self._leave(job)
             self._accounts[job.account].health.unsettled()
             self.shares.give_back(job.member, self.member(job.member).weight, job.charge)
             job.charge, job.account = 0.0, ""
             self.changed()
 
-    def free(self, job: Job) -> None:
+    def free(self, job: LiveJob) -> None:
         """Free the slot of a job that no longer runs; does nothing if repeated."""
-        if job in self._placed:
+        if _is_placed(job):
             self._leave(job)
             self._accounts[job.account].health.eased(self._clock())
             self.changed()
 
-    def started(self, job: Job) -> None:
+    def started(self, job: LiveJob) -> None:
         """Note that a job runs: its account may have more slots than was known."""
-        if job not in self._placed:
+        if not _is_placed(job):
             return
-        running = sum(
-            other.account == job.account and other.state is JobState.RUNNING
-            for other in self._placed
-        )
+        placed = self._placed[job.account]
+        running = sum(other.state is JobState.RUNNING for other in placed)
         if self._accounts[job.account].slots.running(running):
             self.changed()
 
-    def ended(self, job: Job, seconds: float) -> None:
+    def ended(self, job: LiveJob, seconds: float) -> None:
         """Note for how many seconds a job ran."""
         if job.charge and self.shares.by == "time":
             self.shares.ended(job.member, self.member(job.member).weight, job.charge, seconds)
 
-    def _place(self, job: Job) -> None:
-        self._placed.add(job)
-        self._used[job.account] += 1
+    def _place(self, job: LiveJob, slot: SlotState) -> None:
+        job.slot = slot
+        self._placed[job.account][job] = None
         self._on_cloud[job.member] += 1
         self._busy[job.member, job.client_id] += 1
 
-    def _leave(self, job: Job) -> None:
-        self._placed.remove(job)
-        self._unsaved.discard(job)
-        self._used[job.account] -= 1
+    def _leave(self, job: LiveJob) -> None:
+        job.slot = SlotState.NONE
+        del self._placed[job.account][job]
         self._on_cloud[job.member] -= 1
         self._busy[job.member, job.client_id] -= 1
         if not self._busy[job.member, job.client_id]:
@@ -187,7 +195,7 @@ class Scheduler:
         self.paused_until = self._clock() + _OWN_FAULT_PAUSE
         self.changed()
 
-    def note(self, job: Job, outcome: Outcome) -> None:
+    def note(self, job: LiveJob, outcome: Outcome) -> None:
         """Note what a submission shows of the health of the account."""
         match outcome:
             case Sent() | Refused(by_cloud=True):
@@ -230,16 +238,21 @@ class Scheduler:
 
     # --- what is kept ----------------------------------------------------------------------
 
-    def shares_of(self, jobs: Collection[Job]) -> Shares:
+    def shares_of(self, jobs: Collection[LiveJob]) -> Shares:
         """Return the shares of these jobs' members and the learned slots, to be stored with them.
 
         Other jobs whose slots the storage does not know yet have not used a turn, as far as a
         restart is concerned: they wait.
         """
-        self._unsaved.difference_update(jobs)
+        for job in jobs:
+            if job.slot is SlotState.GIVEN:
+                job.slot = SlotState.STORED
+        unsaved = [
+            job for placed in self._placed.values() for job in placed if job.slot is SlotState.GIVEN
+        ]
         shares = {}
         for member in {job.member for job in jobs}:
-            unused = sum(job.charge for job in self._unsaved if job.member == member)
+            unused = sum(job.charge for job in unsaved if job.member == member)
             shares[member] = self.shares.state_of(member, unused / self.member(member).weight)
         learnt = {
             name: account.slots.count
@@ -257,7 +270,7 @@ class Scheduler:
 
     # --- who may go where ------------------------------------------------------------------
 
-    def _candidate(self, member: str) -> tuple[Job, Account] | None:
+    def _candidate(self, member: str) -> tuple[LiveJob, Account] | None:
         """Return the member's next job and its account: the first job, unless its client is busy.
 
         That one is overtaken where a slot is free, and not where the other would only wait on the
@@ -279,7 +292,7 @@ class Scheduler:
                 return None
         return None
 
-    def _account_for(self, job: Job, *, probing: bool = False) -> Account | None:
+    def _account_for(self, job: LiveJob, *, probing: bool = False) -> Account | None:
         """Return the account that a job may be sent to now, if any.
 
         With `probing` an account that rests is tried, if none is well.
@@ -287,7 +300,7 @@ class Scheduler:
         if self.limited(job.member) is not None:
             return None
         allowed, at = self.usable(job), self._clock()
-        free = [account for account in allowed if self._used[account.name] < account.slots.limit]
+        free = [account for account in allowed if self.used(account.name) < account.slots.limit]
         ready = [account for account in free if account.health.ready(at)]
         if not ready and probing and not any(account.health.well for account in allowed):
             ready = free
@@ -295,7 +308,7 @@ class Scheduler:
         name = self._accounts_shares.choose(places)
         return None if name is None else self._accounts[name]
 
-    def waits_for_client(self, job: Job) -> bool:
+    def waits_for_client(self, job: LiveJob) -> bool:
         """Return whether a job has to wait for another one of its client.
 
         It is not sent ahead either: the plan may turn out to run it at once.
@@ -314,7 +327,7 @@ class Scheduler:
         """Return the accounts that take the member's jobs."""
         return [account for account in self._accounts.values() if account.allows(member)]
 
-    def usable(self, job: Job) -> list[Account]:
+    def usable(self, job: LiveJob) -> list[Account]:
         """Return the accounts that take the member's jobs and have what this one names.
 
         Where none has it any longer, the cloud decides.
@@ -324,7 +337,7 @@ class Scheduler:
             return allowed
         return [account for account in allowed if account.name in job.needs.accounts] or allowed
 
-    def has_other(self, job: Job) -> bool:
+    def has_other(self, job: LiveJob) -> bool:
         """Return whether another account that takes the member's jobs is well."""
         return any(
             account.name != job.account and account.health.well for account in self.usable(job)
@@ -332,8 +345,13 @@ class Scheduler:
 
     def any_slot(self, accounts: Iterable[Account]) -> bool:
         """Return whether one of the accounts could run one more job at once."""
-        return any(self._used[account.name] < account.slots.count for account in accounts)
+        return any(self.used(account.name) < account.slots.count for account in accounts)
 
     def _has_slot(self, account: Account) -> bool:
         """Return whether the account has a slot free, or may have one as far as is known."""
-        return not account.slots.certain or self._used[account.name] < account.slots.count
+        return not account.slots.certain or self.used(account.name) < account.slots.count
+
+
+def _is_placed(job: LiveJob) -> bool:
+    """Return whether a job has a slot."""
+    return job.slot in (SlotState.GIVEN, SlotState.STORED)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING
 
 import structlog
 from msgspec import Struct
@@ -25,6 +24,7 @@ from proxy.cloud.resilience import Backoff
 from proxy.cloud.upstream import Prompt, Upstream
 from proxy.engine.accounts import Reason
 from proxy.engine.finder import JobFinder, UnansweredError
+from proxy.engine.live_job import LiveJob
 from proxy.engine.outcomes import (
     Elsewhere,
     Lost,
@@ -36,7 +36,7 @@ from proxy.engine.outcomes import (
     submission_failed,
 )
 from proxy.engine.preparation import Preparation, WithdrawnError
-from proxy.jobs.models import Job
+from proxy.engine.resources import JobResources
 from proxy.storage.database import StorageError
 from proxy.translate.errors import (
     LocalError,
@@ -47,10 +47,6 @@ from proxy.translate.errors import (
     is_throttling,
     type_of,
 )
-
-if TYPE_CHECKING:
-    from proxy.files.service import Files
-    from proxy.translate.packs import NodePacks
 
 log = structlog.get_logger(__name__)
 
@@ -103,11 +99,10 @@ class Submitter:
     cloud: Upstream
     finder: JobFinder
     preparation: Preparation
-    files: Files
-    packs: NodePacks
+    resources: JobResources
     expecting: Callable[[], AbstractContextManager[None]]
 
-    async def send(self, job: Job, *, max_wait: float) -> Outcome:
+    async def send(self, job: LiveJob, *, max_wait: float) -> Outcome:
         """Send a job that has a slot; its intent is on disk before. The cloud may put it off for
         `max_wait` seconds."""
         try:
@@ -126,7 +121,9 @@ class Submitter:
                 outcome = await self._of_member(job, outcome)
         return outcome
 
-    async def _try_again(self, job: Job, prompt: Prompt, tried: _Try, max_wait: float) -> Outcome:
+    async def _try_again(
+        self, job: LiveJob, prompt: Prompt, tried: _Try, max_wait: float
+    ) -> Outcome:
         """Submit until the cloud has taken or refused the job.
 
         After an answer that got lost the account's jobs are searched for this one before anything
@@ -149,7 +146,7 @@ class Submitter:
             tried = outcome
         return tried.outcome
 
-    async def _try(self, job: Job, prompt: Prompt, *, again: bool = False) -> Outcome | _Try:
+    async def _try(self, job: LiveJob, prompt: Prompt, *, again: bool = False) -> Outcome | _Try:
         """Call the cloud once; return the outcome, or what to do about it."""
         lent = self.preparation.lent(prompt.extra_data)
         extra_data = {**prompt.extra_data, **lent}
@@ -164,20 +161,21 @@ class Submitter:
             return _Try(Refused(_repeated()), lost=True, last=True)
         return Sent(submission.cloud_id, submission.node_errors)
 
-    async def _of_member(self, job: Job, outcome: Outcome) -> Outcome:
+    async def _of_member(self, job: LiveJob, outcome: Outcome) -> Outcome:
         """Return an outcome whose node errors are those of the graph that the member has sent."""
         rewriting = job.loaded.rewriting
         if isinstance(outcome, Sent) and outcome.node_errors:
             errors = outcome.node_errors
             if rewriting is not None:
-                errors = self.packs.view(job, rewriting).node_errors(errors)
+                errors = self.resources.packs.view(job, rewriting).node_errors(errors)
             errors = fill_node_errors(errors)
             with suppress(StorageError):  # else they have the cloud's names, but the job goes on
-                errors = await self.files.reveal(job.member, errors, job.prompt_id)
+                errors = await self.resources.files.reveal(job.member, errors, job.prompt_id)
             return Sent(outcome.cloud_id, errors)
         if isinstance(outcome, Refused | Elsewhere) and outcome.refusal.node_errors and rewriting:
             refusal = outcome.refusal
-            refusal.node_errors = self.packs.view(job, rewriting).node_errors(refusal.node_errors)
+            view = self.resources.packs.view(job, rewriting)
+            refusal.node_errors = view.node_errors(refusal.node_errors)
         return outcome
 
 

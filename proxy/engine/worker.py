@@ -7,32 +7,25 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import structlog
 
 from proxy import clock
 from proxy.cloud.errors import CloudError
-from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import jittered
 from proxy.cloud.upstream import Observer
 from proxy.engine.accounts import Account
 from proxy.engine.finder import JobFinder
-from proxy.engine.follower import JobFollower
+from proxy.engine.live_job import LiveJob
 from proxy.engine.policy import Policy
 from proxy.engine.preparation import Preparation
 from proxy.engine.reconciler import Reconciler
-from proxy.engine.recorder import JobRecorder
+from proxy.engine.resources import JobResources
 from proxy.engine.router import EventRouter
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.submitter import Submitter
 from proxy.engine.table import JobTable
 from proxy.jobs.models import JobState
-
-if TYPE_CHECKING:
-    from proxy.catalog.service import Catalog
-    from proxy.files.service import Files
-    from proxy.translate.packs import NodePacks
 
 log = structlog.get_logger(__name__)
 
@@ -41,23 +34,20 @@ _PLAN_INTERVAL = 600.0
 
 
 class AccountWorker:
-    """Joins what works for one account. The `router` has the followers of its jobs."""
+    """Joins what works for one account."""
 
     def __init__(
         self,
         account: Account,
         scheduler: Scheduler,
         table: JobTable,
-        recorder: JobRecorder,
-        files: Files,
-        catalog: Catalog,
-        packs: NodePacks,
+        resources: JobResources,
         policy: Policy,
-        timeouts: Timeouts,
     ) -> None:
         self.account = account
         self.cloud = account.cloud
-        self.router = EventRouter()
+        self._jobs = table.on_account(account.name)
+        self.router = EventRouter(self._jobs)
         observer = Observer(
             on_event=self.router.on_event,
             on_frame=self.router.on_frame,
@@ -66,28 +56,24 @@ class AccountWorker:
             on_down=self._events_lost,
             due=self.any_running,
         )
-        self.feed = account.cloud.events(observer, timeouts)
-        preparation = Preparation(
-            account, recorder, files.graphs, catalog, self.feed, timeouts, policy.send_partner_key
-        )
+        self.feed = account.cloud.events(observer, policy.timeouts)
         self.finder = JobFinder(
             account.cloud,
             table.cloud_ids,
             table.ended_ids,
-            recorder.jobs,
+            table.recorder.jobs,
             policy.adoption_timeout,
         )
         self.submitter = Submitter(
             account.cloud,
             self.finder,
-            preparation,
-            files,
-            packs,
+            Preparation(account, table.recorder, resources, self.feed, policy),
+            resources,
             expecting=self.router.submission,
         )
         self._scheduler = scheduler
         self._plan_changed = asyncio.Event()
-        self.reconciler = Reconciler(account, scheduler, self.router.followers, self.feed, policy)
+        self.reconciler = Reconciler(account, scheduler, table, self.feed, policy)
 
     # --- the account -----------------------------------------------------------------------
 
@@ -110,8 +96,7 @@ class AccountWorker:
 
     def any_running(self) -> bool:
         """Return whether a job runs, so that events should come."""
-        followers = self.router.followers.values()
-        return any(follower.job.state is JobState.RUNNING for follower in followers)
+        return any(job.state is JobState.RUNNING for job in self._jobs.values())
 
     def _events_come(self) -> None:
         """Read what was missed: events come (again)."""
@@ -126,15 +111,15 @@ class AccountWorker:
 
     # --- jobs ------------------------------------------------------------------------------
 
-    def follow(self, cloud_id: str, follower: JobFollower) -> None:
+    def follow(self, job: LiveJob) -> None:
         """Observe a job; its follower gets what happened already, and what happens."""
-        self.router.add(cloud_id, follower)
-        self.feed.follow(cloud_id)
+        self.router.catch_up(job)
+        self.feed.follow(job.cloud_id)
 
     def leave(self, cloud_id: str) -> None:
         """Observe a job no longer."""
         self.feed.leave(cloud_id)
-        self.router.remove(cloud_id)
+        self.router.forget(cloud_id)
 
     async def abandon(self, cloud_id: str) -> None:
         """Have the cloud end a job, whatever it answers."""

@@ -14,7 +14,7 @@ import msgspec
 
 from proxy.clock import now
 from proxy.costs.job_cost import JobRun
-from proxy.jobs.models import ENDS, Job, JobContent, JobEnd, JobRequest, JobState
+from proxy.jobs.models import ENDS, Job, JobContent, JobEnd, JobRequest, JobState, Wish
 from proxy.storage.costs import CostRow
 from proxy.storage.history import HistoryEntry
 from proxy.storage.jobs import StoredJob
@@ -66,6 +66,7 @@ def stored_of(job: Job) -> StoredJob:
 
 
 _COLUMNS = StoredJob.__struct_fields__
+_WISHES = frozenset({"cancel_requested", "interrupted"})
 
 #: The columns that the engine writes again; the others never change.
 _MAY_CHANGE = (
@@ -106,8 +107,9 @@ def content_of(payload: Payload) -> JobContent:
 
 def job_of(stored: StoredJob, content: JobContent | None) -> Job:
     """Return the job of a row. Raises `ValueError` if its state is unknown."""
-    fields = {name: getattr(stored, name) for name in _COLUMNS}
-    return Job(content=content, **{**fields, "state": JobState(stored.state)})
+    fields = {name: getattr(stored, name) for name in _COLUMNS if name not in _WISHES}
+    wish = Wish.of(cancel_requested=stored.cancel_requested, interrupted=stored.interrupted)
+    return Job(content=content, wish=wish, **{**fields, "state": JobState(stored.state)})
 
 
 def used(job: Job, **counts: int) -> UsageRow:

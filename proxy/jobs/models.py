@@ -20,7 +20,6 @@ from proxy.storage.jobs import JobKey, StoredJob
 from proxy.translate.plans import AccountPlan
 
 if TYPE_CHECKING:
-    from proxy.catalog.owners import Needs
     from proxy.translate.packs import Failure, Rewriting
 
 Outcome = Literal["completed", "failed", "cancelled"]
@@ -143,20 +142,34 @@ class NotLoadedError(Exception):
     """Raised when the content of a job is used while it is in the storage alone."""
 
 
+class Wish(StrEnum):
+    """What is to become of a job that has not ended; one that is to be cancelled is no longer to be
+    interrupted."""
+
+    NONE = ""
+    #: It ends as an interrupted run.
+    INTERRUPT = "interrupt"
+    #: It leaves no trace, if it has not begun.
+    CANCEL = "cancel"
+
+    @classmethod
+    def of(cls, *, cancel_requested: bool, interrupted: bool) -> Wish:
+        """Return the wish that a row has."""
+        if cancel_requested:
+            return cls.CANCEL
+        return cls.INTERRUPT if interrupted else cls.NONE
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     """A job that has not ended. Times are ms since 1970.
 
-    Its fields are those of its row (`StoredJob`), which says what they mean, and some that are in
-    memory alone: `content`, what the client sent, `None` while the job waits; `answered` (see
-    below); `omitted`, the errors of nodes that the cloud has left out; `progress`, which the bus
-    brings with the row; `needs`, what not every account has.
+    Its fields are those of its row (`StoredJob`), which says what they mean, and the `content`,
+    what the client sent, `None` while the job waits.
 
-    Four fields are no states, for they hold in several: `accepted` is the promise to the client
-    (a job without it is refused, one with it waits or fails), `cancel_requested` and `interrupted`
-    are wishes, which a job on its way to the cloud meets at its next step (the first leaves no
-    trace, the second is an interrupted run), and `answered` says that the client has its
-    `prompt_id`, before which no message about it may flow.
+    Three fields are no states, for they hold in several: `accepted` is the promise to the client
+    (a job without it is refused, one with it waits or fails), `watched` says that a socket of its
+    client listens, and the `wish` is what a job on its way to the cloud meets at its next step.
     """
 
     prompt_id: str
@@ -174,18 +187,23 @@ class Job:
     started_at: int | None = None
     watched: bool = True
     accepted: bool = False
-    cancel_requested: bool = False
-    interrupted: bool = False
+    wish: Wish = Wish.NONE
     charge: float = 0.0
     one_at_a_time: bool = False
     submitter: str = ""
     label: str = ""
     estimate: int = 0
     revision: int = 0
-    answered: bool = True
-    omitted: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    progress: JobProgress = field(default_factory=JobProgress)
-    needs: Needs | None = field(default=None, repr=False)
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether the job is to leave no trace."""
+        return self.wish is Wish.CANCEL
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the job is to end as an interrupted run."""
+        return self.wish is Wish.INTERRUPT
 
     @property
     def key(self) -> JobKey:

@@ -18,14 +18,17 @@ from proxy.budget import MemoryBudget
 from proxy.bus import BusMessage, EventBus
 from proxy.catalog.node_classes import Nodes
 from proxy.cloud.client import CloudClient
-from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import RetryPolicy
 from proxy.costs.job_cost import Pricing
 from proxy.engine.accounts import Account, Slots
+from proxy.engine.announcer import Announcer
 from proxy.engine.bookkeeper import Bookkeeper
-from proxy.engine.engine import Engine
+from proxy.engine.engine import Background, Engine
+from proxy.engine.engine_bus import EngineBus
+from proxy.engine.live_job import LiveJob
 from proxy.engine.policy import Policy
 from proxy.engine.recorder import JobRecorder
+from proxy.engine.resources import JobResources
 from proxy.engine.run_times import RunTimes
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.term import Term
@@ -117,7 +120,7 @@ class Rig:
         job.order, job.number = stored.order, job.number or self.count
         return job
 
-    async def submit(self, graph: dict[str, Any], **fields: Any) -> tuple[Job, JobAnswered]:
+    async def submit(self, graph: dict[str, Any], **fields: Any) -> tuple[LiveJob, JobAnswered]:
         """Submit a job, and let its messages flow when the answer is there."""
         job = await self.store(self.job(graph, **fields))
         answered: asyncio.Future[JobAnswered] = asyncio.get_running_loop().create_future()
@@ -130,8 +133,9 @@ class Rig:
             self.bus.publish("engine", JobReceived(job.key, job.order, job))
             async with asyncio.timeout(30.0):
                 answer = await answered
+        live = self.engine.table.get(job.key)
         self.bus.publish("engine", JobReleased(job.key, watched=True))
-        return job, answer
+        return live or LiveJob.of(job), answer
 
     async def cancel(self, *jobs: Job, interrupt: bool = False) -> CancelAnswered:
         with EngineAnswer(self.bus, "answers.cancel", CancelAnswered) as answered:
@@ -155,6 +159,12 @@ class Rig:
 
     async def is_gone(self, job: Job) -> bool:
         return await self.repository.get("local", job.prompt_id) is None
+
+    def live(self, job: Job) -> LiveJob:
+        """The record of a job."""
+        live = self.engine.table.get(job.key)
+        assert live is not None
+        return live
 
     def messages_of(self, job: Job) -> list[str]:
         """What the client of a job has heard, in order."""
@@ -196,38 +206,37 @@ async def running_engine(
         await client.start()
         accounts[name] = Account(name, client, cloud.key, slots=Slots(slots, ahead))
     term = Term(lease)
-    parts: dict[str, Any] = {"files": Files(), "catalog": Catalog(), "packs": None}
     outbox, given = Outbox(), Policy(**{**QUICK, **policy})
-    turn = asyncio.Event()
-    scheduler = Scheduler(accounts, Member, given.fair_by, clock=time.monotonic, wake=turn.set)
-    recorder = JobRecorder(
-        repository, term, history_size=100, outbox=outbox, shares=scheduler.shares_of
+    scheduler = Scheduler(
+        accounts, Member, given.fair_by, clock=time.monotonic, turn=asyncio.Event()
+    )
+    parts: dict[str, Any] = {"files": Files(), "catalog": Catalog(), "packs": None}
+    bookkeeper = Bookkeeper(
+        BillingRepository(database), accounts, term, Metrics(), delay=3600.0, interval=3600.0
+    )
+    webhooks = WebhookRunner(
+        repository=WebhookRepository(database),
+        deliveries=WebhookDeliveryRepository(database),
+        outbox=outbox,
+        sender=WebhookSender(WebhookAddresses().check),
+        cipher=Cipher(),
+        metrics=Metrics(),
     )
     engine = Engine(
-        scheduler=scheduler,
-        turn=turn,
-        recorder=recorder,
-        bus=bus,
         accounts=accounts,
+        scheduler=scheduler,
+        recorder=JobRecorder(
+            repository, term, history_size=100, outbox=outbox, shares=scheduler.shares_of
+        ),
+        announcer=Announcer(EngineBus(bus, term), Metrics()),
+        resources=JobResources(
+            pricing=Pricing(lambda _: None, lambda *_: None, 270_000),
+            run_times=RunTimes(RunTimeRepository(database)),
+            budget=MemoryBudget(2**28),
+            **parts,
+        ),
         policy=given,
-        timeouts=Timeouts(),
-        supervisor=supervisor,
-        metrics=Metrics(),
-        run_times=RunTimes(RunTimeRepository(database)),
-        pricing=Pricing(lambda _: None, lambda *_: None, 270_000),
-        bookkeeper=Bookkeeper(
-            BillingRepository(database), accounts, term, Metrics(), delay=3600.0, interval=3600.0
-        ),
-        budget=MemoryBudget(2**28),
-        webhooks=WebhookRunner(
-            repository=WebhookRepository(database),
-            deliveries=WebhookDeliveryRepository(database),
-            outbox=outbox,
-            sender=WebhookSender(WebhookAddresses().check),
-            cipher=Cipher(),
-            metrics=Metrics(),
-        ),
-        **parts,
+        background=Background(supervisor, bookkeeper, webhooks),
     )
     rig = Rig(bus, repository, engine)
     bus.subscribe("events.local", rig.received.append)

@@ -6,8 +6,9 @@ import pytest
 from engine.worlds import World
 from jobs.samples import job
 
-from proxy.bus import BusMessage, EventBus
+from proxy.bus import BusMessage
 from proxy.costs.job_cost import Charge, JobCost
+from proxy.engine.live_job import JobChanges
 from proxy.jobs.conversion import stored_of
 from proxy.jobs.messages import JobAnswered, JobChanged, JobLeft, JobsAhead
 from proxy.jobs.models import JobEnd, JobState
@@ -69,8 +70,8 @@ def test_a_client_has_one_answer_once_its_job_is_accepted(world: World) -> None:
     world.table.advance(live_job, JobState.SUBMITTING)
     assert heard == []
     omitted = {"2": {"errors": []}}
-    world.table.advance(live_job, JobState.SUBMITTED, accepted=True, omitted=omitted)
-    world.table.advance(live_job, JobState.RUNNING, accepted=True)
+    world.table.advance(live_job, JobState.SUBMITTED, JobChanges(accepted=True, omitted=omitted))
+    world.table.advance(live_job, JobState.RUNNING, JobChanges(accepted=True))
     assert heard == [JobAnswered(live_job.key, omitted)]
 
 
@@ -80,17 +81,6 @@ def test_a_refusal_names_its_job(world: World) -> None:
     refusal = LocalError("refused", "No.")
     world.announcer.refuse(job("two").key, refusal)
     assert heard == [JobAnswered(job("two").key, error=refusal)]
-
-
-@pytest.mark.parametrize(
-    ("lossy", "connected", "timeout"), [(False, True, 5.0), (True, True, 2.0), (True, False, 1.0)]
-)
-def test_messages_flow_sooner_where_the_answer_may_get_lost(
-    monkeypatch: pytest.MonkeyPatch, lossy: bool, connected: bool, timeout: float
-) -> None:
-    monkeypatch.setattr(EventBus, "lossy", lossy)
-    monkeypatch.setattr(EventBus, "connected", connected)
-    assert World().announcer.answer_timeout == timeout
 
 
 def test_how_many_go_before_is_published_when_that_changes(world: World) -> None:

@@ -159,12 +159,10 @@ async def test_a_rest_that_ends_while_the_dispatcher_looks_is_not_missed(
     dispatcher = Dispatcher(
         world.table,
         world.scheduler,
-        world.turn,
         world.forecast,
         *stubs,
-        supervisor=supervisor,
-        term=world.term,
-        policy=Policy(unable_timeout=60.0),
+        supervisor,
+        Policy(unable_timeout=60.0),
     )
     unable = world.forecast.unable
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from proxy.cloud.event_socket import Timeouts
 from proxy.engine.accounts import Account
+from proxy.engine.policy import Policy
 from proxy.engine.preparation import Preparation
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.term import Term
@@ -19,7 +19,7 @@ def preparation(term: Term, *, lends: bool = True) -> Preparation:
     unused: Any = None
     recorder = JobRecorder(unused, term, 10)
     account = Account("one", unused, "the-key")
-    return Preparation(account, recorder, unused, unused, unused, Timeouts(), lends)
+    return Preparation(account, recorder, unused, unused, Policy(send_partner_key=lends))
 
 
 @pytest.fixture

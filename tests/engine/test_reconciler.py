@@ -9,30 +9,30 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import pytest
-from jobs.samples import job
 
 from proxy.cloud.errors import CloudError, CloudUnreachable, refusal
 from proxy.cloud.upstream import Capabilities
 from proxy.engine.accounts import Slots
 from proxy.engine.policy import Policy
 from proxy.engine.reconciler import Reconciler
-from proxy.jobs.models import Job
 from proxy.translate.errors import LocalError
 from proxy.translate.snapshots import Snapshot
 
 
 @dataclass
 class FakeFollower:
-    """What a reconciler sees of a follower."""
+    """What a reconciler sees of a job and of what follows it."""
 
-    job: Job = field(default_factory=job)
+    prompt_id: str = "one"
+    member: str = "anna"
     reading: bool = False
     posted: list[Any] = field(default_factory=list)
     details: int = 0
     reason: str | None = None
 
-    def explain(self, reason: str | None) -> None:
-        self.reason = reason
+    @property
+    def follower(self) -> FakeFollower:
+        return self
 
     def post(self, happening: Any) -> None:
         self.posted.append(happening)
@@ -42,6 +42,19 @@ class FakeFollower:
 
 
 Followers: TypeAlias = dict[str, FakeFollower]
+
+
+@dataclass
+class FakeTable:
+    """Has the jobs that are followed, and what is shown of them."""
+
+    followers: Followers
+
+    def on_account(self, _account: str) -> Followers:
+        return self.followers
+
+    def show(self, job: FakeFollower, *, reason: str | None, message: None) -> None:
+        job.reason = reason
 
 
 @dataclass
@@ -131,7 +144,7 @@ def reconciling(cloud: Cloud, followers: Followers, allocator: FakeAllocator) ->
         reconciler = Reconciler(
             account,  # type: ignore[arg-type]
             allocator,  # type: ignore[arg-type]
-            followers,
+            FakeTable(followers),  # type: ignore[arg-type]
             FakeFeed(connected),  # type: ignore[arg-type]
             Policy(**policy),
             longest_wait=longest_wait,

@@ -17,11 +17,11 @@ from proxy.app import storage
 from proxy.costs.budgets import Budget, Budgets
 from proxy.costs.job_cost import Charge, JobCost
 from proxy.engine import recorder as recorder_module
+from proxy.engine.live_job import LiveJob
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.term import Term
 from proxy.jobs.conversion import payload_of, stored_of
 from proxy.jobs.models import (
-    Job,
     JobEnd,
     JobState,
     NotLoadedError,
@@ -36,7 +36,7 @@ from proxy.storage.webhooks import StoredWebhook, WebhookRepository
 from proxy.translate.errors import LocalError
 
 
-def received(**fields: Any) -> Job:
+def received(**fields: Any) -> LiveJob:
     values: dict[str, Any] = {
         "prompt_id": "one",
         "member": "local",
@@ -45,7 +45,7 @@ def received(**fields: Any) -> Job:
         "created_at": 0,
         **fields,
     }
-    return Job(**with_content(values))
+    return LiveJob(**with_content(values))
 
 
 async def recorder(database: Database, folder: Path, holder: str = "one") -> JobRecorder:
@@ -56,7 +56,7 @@ async def recorder(database: Database, folder: Path, holder: str = "one") -> Job
     return JobRecorder(repository, Term(lease), history_size=10)
 
 
-async def stored(database: Database, folder: Path, **fields: Any) -> Job:
+async def stored(database: Database, folder: Path, **fields: Any) -> LiveJob:
     """A job that the api has put into the storage."""
     made = received(**fields)
     repository = JobRepository(database, Cipher(folder / "credentials.key"))
@@ -64,7 +64,7 @@ async def stored(database: Database, folder: Path, **fields: Any) -> Job:
     return made
 
 
-async def live(database: Database, folder: Path) -> list[Job]:
+async def live(database: Database, folder: Path) -> list[LiveJob]:
     """What another start finds."""
     repository = JobRepository(database, Cipher(folder / "credentials.key"))
     jobs, _ = await JobRecorder(repository, Term(Lease("", "", 0)), history_size=10).load()

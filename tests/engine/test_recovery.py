@@ -14,15 +14,16 @@ from waiting import until
 
 from proxy.jobs.conversion import job_of_request
 from proxy.jobs.messages import JobChanged
-from proxy.jobs.models import Job, JobRequest, JobState
+from proxy.jobs.models import Job, JobRequest, JobState, Wish
 from proxy.simulator import HttpFault, Simulator
 from proxy.translate import codec
 
 
-def left(state: JobState, **fields: object) -> Job:
+def left(state: JobState, *, wish: Wish = Wish.NONE, **fields: object) -> Job:
     """A job that an engine had in this state when it died."""
     job = job_of_request("local", JobRequest(graphs.plain(1)), prompt_id="left")
     job.state, job.accepted, job.account = state, True, "default"
+    job.wish = wish
     for name, value in fields.items():
         setattr(job, name, value)
     return job
@@ -87,7 +88,7 @@ async def test_nothing_is_certain_while_the_account_cannot_be_read(
 async def test_what_no_client_wants_any_more_is_not_sent_again(
     simulator: Simulator, tmp_path: Path
 ) -> None:
-    job = left(JobState.UNKNOWN, cancel_requested=True)
+    job = left(JobState.UNKNOWN, wish=Wish.CANCEL)
     async with running_engine(simulator, tmp_path, job, adoption_timeout=0.0) as rig:
         await until(lambda: rig.is_gone(job))
     assert simulator.jobs == {}
@@ -97,7 +98,7 @@ async def test_what_no_client_wants_any_more_is_not_sent_again(
 async def test_an_interrupt_survives_the_engine(
     simulator: Simulator, tmp_path: Path, state: JobState
 ) -> None:
-    job = left(state, interrupted=True)
+    job = left(state, wish=Wish.INTERRUPT)
     async with running_engine(simulator, tmp_path, job, adoption_timeout=0.0) as rig:
         assert (await rig.ended(job)).state == "cancelled"
         assert "execution_interrupted" in rig.messages_of(job)
@@ -107,7 +108,7 @@ async def test_an_interrupt_survives_the_engine(
 async def test_an_interrupt_survives_the_engine_while_the_cloud_has_the_job(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    job = left(JobState.SUBMITTING, interrupted=True)
+    job = left(JobState.SUBMITTING, wish=Wish.INTERRUPT)
     job.loaded.graph = gated.GRAPH
     await put_on_the_cloud(simulator, session, job)
     async with running_engine(simulator, tmp_path, job) as rig:
@@ -146,7 +147,7 @@ async def test_a_running_job_is_followed_to_its_end_wherever_it_is(
 async def test_a_running_job_that_was_cancelled_meanwhile_ends_as_interrupted(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    job = left(JobState.RUNNING, cancel_requested=True, started_at=1)
+    job = left(JobState.RUNNING, wish=Wish.CANCEL, started_at=1)
     job.loaded.graph = gated.GRAPH
     job.cloud_id = await put_on_the_cloud(simulator, session, job)
     await simulator.signal.until(lambda: simulator.jobs[job.cloud_id].status == "in_progress", 30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def router(clock: Clock) -> EventRouter:
-    return EventRouter(clock, keep=5.0, event_bytes=2000)
+    return EventRouter({}, clock, keep=5.0, event_bytes=2000)
 
 
 class FakeFollower:
@@ -44,10 +45,12 @@ class FakeFollower:
 
 
 def follow(router: EventRouter, cloud_id: str) -> list[EventReceived | CloudFrame]:
-    follower: Any = FakeFollower()
-    router.add(cloud_id, follower)
-    posted: list[EventReceived | CloudFrame] = follower.posted
-    return posted
+    follower = FakeFollower()
+    job: Any = SimpleNamespace(cloud_id=cloud_id, follower=follower)
+    jobs: Any = router._jobs
+    jobs[cloud_id] = job
+    router.catch_up(job)
+    return follower.posted
 
 
 def types(inbox: list[EventReceived | CloudFrame]) -> list[str]:
@@ -102,7 +105,7 @@ def picture(cloud_id: str, size: int) -> bytes:
 
 
 def test_strangers_pictures_are_bounded_in_bytes_and_push_out_no_event(clock: Clock) -> None:
-    router = EventRouter(clock)
+    router = EventRouter({}, clock)
     with router.submission():
         router.on_event("execution_start", {"prompt_id": "a"})
         for _ in range(4096):
@@ -138,7 +141,7 @@ def test_not_even_a_submission_keeps_anything_for_ever(router: EventRouter, cloc
 def test_what_waited_comes_in_its_order_and_leaves_nothing(
     messages: list[tuple[str, str]],
 ) -> None:
-    router = EventRouter(Clock())
+    router = EventRouter({}, Clock())
     with router.submission():
         for cloud_id, kind in messages:
             if kind == "event":
@@ -151,9 +154,10 @@ def test_what_waited_comes_in_its_order_and_leaves_nothing(
     assert router.held == 0
 
 
-def test_a_removed_job_gets_nothing(router: EventRouter) -> None:
+def test_a_job_that_is_followed_no_longer_gets_nothing(router: EventRouter) -> None:
     inbox = follow(router, "a")
-    router.remove("a")
+    jobs: Any = router._jobs
+    del jobs["a"]
     router.on_event("executing", {"prompt_id": "a", "node": "1"})
     assert types(inbox) == []
 

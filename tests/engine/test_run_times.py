@@ -148,7 +148,7 @@ async def test_the_engine_learns_from_a_job_and_its_successor_knows(
         job, _ = await rig.submit(graphs.sampled(1, steps=20))
         await rig.ended(job)
     async with running_engine(simulator, tmp_path) as rig:
-        found = rig.engine.run_times.expected(graphs.sampled(2, steps=20), [])
+        found = rig.engine.resources.run_times.expected(graphs.sampled(2, steps=20), [])
         assert found.measured
         sampler = next(
             node for node, about in job.graph.items() if about["class_type"] == "KSampler"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from itertools import count, pairwise
 from typing import Any
@@ -190,7 +191,7 @@ def scheduler(*accounts: Account, **members: Member) -> Scheduler:
         lambda name: members.get(name, Member(name)),
         "jobs",
         clock=lambda: 0.0,
-        wake=lambda: None,
+        turn=asyncio.Event(),
     )
 
 

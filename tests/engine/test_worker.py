@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from engine.rig import Catalog, Files
 from engine.worlds import World
 
 from proxy.cloud.client import CloudClient
-from proxy.cloud.event_socket import Timeouts
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.policy import Policy
 from proxy.engine.worker import AccountWorker
@@ -22,8 +22,8 @@ async def test_another_key_is_used_for_calls_and_makes_the_account_well(
     await client.start()
     account = Account("one", client, "an old key", slots=Slots(1))
     world = World(one=account)
-    parts: Any = (world.recorder, Files(), Catalog(), None)
-    worker = AccountWorker(account, world.scheduler, world.table, *parts, Policy(), Timeouts())
+    resources: Any = SimpleNamespace(files=Files(), catalog=Catalog(), packs=None)
+    worker = AccountWorker(account, world.scheduler, world.table, resources, Policy())
     account.health.failed("dead_key", 0.0)
     try:
         await worker.use_key(simulator.key)

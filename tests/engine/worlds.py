@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -13,7 +12,9 @@ from typing import Any
 from proxy.bus import BusMessage, EventBus
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.announcer import Announcer
+from proxy.engine.engine_bus import EngineBus
 from proxy.engine.forecast import Forecast
+from proxy.engine.live_job import LiveJob
 from proxy.engine.node_states import NodeReport
 from proxy.engine.overview import Overview
 from proxy.engine.progress import Expected, RunProgress
@@ -21,7 +22,7 @@ from proxy.engine.queue_news import QueueNews
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.term import Term
-from proxy.jobs.models import Job, JobEnd, JobState
+from proxy.jobs.models import JobEnd, JobState
 from proxy.members.member import Member
 from proxy.metrics import Metrics
 from proxy.storage.database import StorageError
@@ -43,22 +44,22 @@ class Recorder:
     outbox: Outbox = field(default_factory=Outbox)
     started_jobs: list[str] = field(default_factory=list)
 
-    def started(self, job: Job) -> None:
+    def started(self, job: LiveJob) -> None:
         self.started_jobs.append(job.prompt_id)
 
-    def changed(self, job: Job) -> None:
+    def changed(self, job: LiveJob) -> None:
         self.noted.append((job.prompt_id, job.state))
 
-    async def end(self, job: Job, _end: JobEnd) -> Recorded:
+    async def end(self, job: LiveJob, _end: JobEnd) -> Recorded:
         self._refuse()
         self.ended.append(job.prompt_id)
         return Recorded(7, ("forgotten",))
 
-    async def discard(self, *jobs: Job) -> None:
+    async def discard(self, *jobs: LiveJob) -> None:
         self._refuse()
         self.discarded += [job.prompt_id for job in jobs]
 
-    async def discard_soon(self, job: Job) -> None:
+    async def discard_soon(self, job: LiveJob) -> None:
         await self.discard(job)
 
     def _refuse(self) -> None:
@@ -71,7 +72,7 @@ class Recorder:
 class FakeRun:
     """A job that is followed and is at a node."""
 
-    job: Job
+    job: LiveJob
     node: str | None = "1"
     node_type: str | None = "KSampler"
     progress: RunProgress = field(default_factory=lambda: RunProgress(Expected({}), 0.5, 1234.5))
@@ -106,30 +107,29 @@ class World:
         self.accounts = accounts or {"one": Account("one", cloud, "", slots=Slots(1))}
         self.turn = asyncio.Event()
         self.scheduler = Scheduler(
-            self.accounts, Member, "jobs", clock=time.monotonic, wake=self.turn.set
+            self.accounts, Member, "jobs", clock=time.monotonic, turn=self.turn
         )
         self.forecast = Forecast(self.scheduler)
-        self.announcer = Announcer(self.bus, self.term, self.metrics)
+        self.announcer = Announcer(EngineBus(self.bus, self.term), self.metrics)
         recorder: Any = self.recorder
         self.table = JobTable(recorder, self.announcer)
-        self.news = QueueNews(self.table, self.scheduler, self.forecast, self.announcer)
-        self.runs: defaultdict[str, dict[Job, Any]] = defaultdict(dict)
-        self.overview = Overview(
-            self.table, self.runs, self.scheduler, self.forecast, {}, self.announcer
-        )
+        self.news = QueueNews(self.table, self.scheduler, self.forecast)
+        self.overview = Overview(self.table, self.scheduler, self.forecast, {})
         self.received: list[BusMessage] = []
         self.bus.subscribe("jobs", self.received.append)
 
-    def add(self, job: Job) -> Job:
+    def add(self, job: LiveJob) -> LiveJob:
         self.table.add(job)
         if job.state is JobState.QUEUED:
             self.scheduler.enqueue(job)
         return job
 
-    def follow(self, job: Job, node: str | None = "1") -> FakeRun:
+    def follow(self, job: LiveJob, node: str | None = "1") -> FakeRun:
         self.table.add(job)
-        run = self.runs[job.member][job] = FakeRun(job, node)
-        return run
+        run: Any = FakeRun(job, node)
+        self.table.follow(job, run, run)
+        followed: FakeRun = run
+        return followed
 
     def counted(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(f"comfy_cloud_proxy_{name}", labels)

@@ -10,12 +10,13 @@ from jobs.samples import MEMBER
 
 from proxy.bus import BusMessage, EventBus, decode, encode
 from proxy.clock import now
+from proxy.engine.live_job import LiveJob
 from proxy.engine.recorder import JobRecorder
 from proxy.jobs.conversion import payload_of, stored_of
 from proxy.jobs.live_feed import LiveFeed
 from proxy.jobs.message_order import step_of
 from proxy.jobs.messages import JobMessage, topic_of
-from proxy.jobs.models import Job, JobContent, JobEnd, JobState
+from proxy.jobs.models import JobContent, JobEnd, JobState, Wish
 from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.views import LiveJobs
 from proxy.storage.jobs import JobRepository
@@ -69,15 +70,17 @@ class Replica:
     feed: LiveFeed
     numbers: Counter[int] = field(default_factory=Counter)
 
-    async def insert(self, prompt_id: str = "p", **fields: Any) -> Job:
+    async def insert(self, prompt_id: str = "p", **fields: Any) -> LiveJob:
         graph = {"9": {"class_type": "SaveImage", "inputs": {}}}
         values: dict[str, Any] = {"accepted": True, "state": JobState.QUEUED, **fields}
         content = JobContent(graph, {"client_id": CLIENT})
-        job = Job(prompt_id, MEMBER, 0, content, CLIENT, now(), **values)
+        unwanted = values.pop("cancel_requested", False)
+        job = LiveJob(prompt_id, MEMBER, 0, content, CLIENT, now(), **values)
+        job.wish = Wish.CANCEL if unwanted else Wish.NONE
         job.order = (await self.repository.insert(stored_of(job), payload_of(job.loaded))).order
         return job
 
-    async def end(self, job: Job) -> None:
+    async def end(self, job: LiveJob) -> None:
         at = now()
         start = ["execution_start", {"prompt_id": job.prompt_id, "timestamp": at}]
         cached = ["execution_cached", {"prompt_id": job.prompt_id, "nodes": [], "timestamp": at}]
@@ -86,7 +89,7 @@ class Replica:
         status = {"status_str": "success", "completed": True, "messages": messages}
         await self.recorder.end(job, JobEnd("completed", {"9": OUTPUT}, status, {}, at, at))
 
-    def tell(self, job: Job, type_: str, *, lost: bool = False, **data: Any) -> None:
+    def tell(self, job: LiveJob, type_: str, *, lost: bool = False, **data: Any) -> None:
         """What an engine sends, on a bus that may lose it."""
         message = Event(type_, {"prompt_id": job.prompt_id, **data})
         step = step_of(message)

@@ -7,25 +7,30 @@ from typing import Any
 
 from proxy.bus import EventBus
 from proxy.costs.job_cost import Pricing
+from proxy.engine.live_job import LiveJob
 from proxy.engine.recorder import JobRecorder
 from proxy.jobs.checks import Checks
 from proxy.jobs.conversion import payload_of, stored_of
 from proxy.jobs.estimates import JobEstimator
 from proxy.jobs.messages import HistoryChanged, JobChanged, JobLeft
-from proxy.jobs.models import Job, JobContent, JobEnd, JobRequest, JobState
+from proxy.jobs.models import JobContent, JobEnd, JobRequest, JobState, Wish
 from proxy.jobs.payload_cache import QueueItem
 from proxy.jobs.service import JobQuery, JobService
 from proxy.storage.jobs import JobRepository
 from proxy.translate.packs import JobView
 from proxy.translate.workflow_metadata import workflow_id_of
 
+_WISHES = {"cancel_requested", "interrupted"}
 _CONTENT = ("graph", "extra_data", "targets", "credentials", "rewriting")
 
 
 def with_content(fields: dict[str, Any]) -> dict[str, Any]:
     """Fields of a job, those of its content made one."""
     known = {name: fields[name] for name in _CONTENT if name in fields}
-    rest = {name: value for name, value in fields.items() if name not in _CONTENT}
+    rest = {name: value for name, value in fields.items() if name not in (*_CONTENT, *_WISHES)}
+    if _WISHES & fields.keys():
+        wishes = {name: fields.get(name, False) for name in _WISHES}
+        rest["wish"] = Wish.of(**wishes)
     content = JobContent(**{"graph": {}, "extra_data": {}, **known})
     return {"workflow_id": workflow_id_of(content.extra_data), **rest, "content": content}
 
@@ -38,10 +43,10 @@ def job(
     client_id: str | None = "c",
     state: JobState = JobState.QUEUED,
     **fields: Any,
-) -> Job:
+) -> LiveJob:
     """A job without a graph, which waits."""
     values = with_content({"created_at": 0, **fields})
-    return Job(prompt_id, member, number, client_id=client_id, state=state, **values)
+    return LiveJob(prompt_id, member, number, client_id=client_id, state=state, **values)
 
 
 MEMBER = "local"
@@ -73,7 +78,7 @@ def estimator() -> JobEstimator:
     return JobEstimator(pricing, allowed=lambda _: ())
 
 
-def new(prompt_id: str, number: float = 0, **fields: Any) -> Job:
+def new(prompt_id: str, number: float = 0, **fields: Any) -> LiveJob:
     values: dict[str, Any] = {
         "member": MEMBER,
         "graph": {"1": {"class_type": "X"}},
@@ -84,7 +89,7 @@ def new(prompt_id: str, number: float = 0, **fields: Any) -> Job:
         "state": JobState.QUEUED,
         **fields,
     }
-    return Job(prompt_id=prompt_id, number=number, **with_content(values))
+    return LiveJob(prompt_id=prompt_id, number=number, **with_content(values))
 
 
 @dataclass
@@ -97,7 +102,7 @@ class Room:
     repository: JobRepository
     count: int = 1000
 
-    def put(self, job: Job) -> Job:
+    def put(self, job: LiveJob) -> LiveJob:
         if not job.order:
             self.count += 1
             job.order = self.count
@@ -107,12 +112,12 @@ class Room:
         self.bus.publish("jobs", JobChanged(stored_of(job), job.progress))
         return job
 
-    def remove(self, job: Job) -> None:
+    def remove(self, job: LiveJob) -> None:
         self.bus.publish("jobs", JobLeft(stored_of(job)))
 
     async def end(
         self, prompt_id: str, created: int = 1000, took: int = 5, tell: bool = True, **outputs: Any
-    ) -> Job:
+    ) -> LiveJob:
         job = new(prompt_id, created_at=created)
         job.order = (await self.repository.insert(stored_of(job), payload_of(job.loaded))).order
         status = {"status_str": "success", "completed": True, "messages": []}

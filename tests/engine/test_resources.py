@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from jobs.samples import job
 
-from proxy.engine.outputs import output_nodes
+from proxy.engine.resources import JobResources
 
 KNOWN: dict[str, dict[str, Any]] = {
     "SaveImage": {"output_node": True},
@@ -38,4 +39,7 @@ def test_the_outputs_of_a_job_are_those_that_passed(
     targets: list[str] | None, node_errors: dict[str, Any], expected: list[str]
 ) -> None:
     made = job(graph=GRAPH, targets=targets)
-    assert output_nodes(made, node_errors, KNOWN.get) == tuple(expected)
+    unused: Any = None
+    catalog: Any = SimpleNamespace(known=KNOWN.get)
+    resources = JobResources(unused, catalog, unused, unused, unused, unused)
+    assert resources.output_nodes(made, node_errors) == tuple(expected)

@@ -1,0 +1,170 @@
+"""Jobs that are followed: from the first thing that happens to one to its history entry."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
+from itertools import takewhile
+
+import structlog
+from msgspec.structs import replace
+
+from proxy.engine.follower import JobFollower, Starting, retried
+from proxy.engine.job_publisher import JobPublisher
+from proxy.engine.live_job import JobChanges, LiveJob
+from proxy.engine.resources import JobResources
+from proxy.engine.scheduler import Scheduler
+from proxy.engine.table import JobTable
+from proxy.engine.tracker import Ended, JobStarted, OutputsSent
+from proxy.jobs.conversion import run_of
+from proxy.jobs.message_order import StepBuffer
+from proxy.jobs.messages import topic_of
+from proxy.jobs.models import JobState
+from proxy.translate import workflow_metadata
+from proxy.translate.events import Message
+
+log = structlog.get_logger(__name__)
+
+#: Nodes of a graph whose cost is computed on the event loop: more prices take longer than a few ms.
+MAX_NODES_INLINE = 100
+
+#: Seconds that a job waits for the ends of its member's previous jobs to be sent.
+_TURN_TIMEOUT = 2.0
+
+
+class Following:
+    """Carries out what followers report: frees slots, changes the table, tells clients."""
+
+    def __init__(self, table: JobTable, scheduler: Scheduler, resources: JobResources) -> None:
+        self._table = table
+        self._bus = table.announcer.bus
+        self._scheduler = scheduler
+        self._resources = resources
+
+    @asynccontextmanager
+    async def follows(self, job: LiveJob, follower: JobFollower) -> AsyncIterator[None]:
+        """Have a job followed in the block; its slot is free when it is over, at the latest."""
+        held = None
+        if self._bus.lossy:
+            held = self._resources.budget.member(job.member, "job")
+        publisher = JobPublisher(
+            self._bus,
+            topic_of(job.member, job.client_id),
+            workflow_metadata.of_job(job.loaded.extra_data, job.workflow_id),
+            StepBuffer(job, self._bus.epoch, held),
+        )
+        self._table.follow(job, follower, publisher)
+        try:
+            yield
+        finally:
+            self._scheduler.free(job)
+            self._table.unfollow(job)
+            publisher.close()
+            follower.finished.set()
+
+    async def lead_to_end(self, job: LiveJob, follower: JobFollower) -> None:
+        """Do what follows from what happens to a job that is followed, until it is over."""
+        ended = None
+        if not job.answered:
+            timeout = self._bus.answer_timeout
+            asyncio.get_running_loop().call_later(timeout, self.release, job)
+        async with asyncio.TaskGroup() as tasks, aclosing(follower.follow()) as happenings:
+            name = f"read job {job.prompt_id}"
+            beside = [
+                tasks.create_task(follower.read_when_wanted(), name=name),
+                tasks.create_task(self._free_slot(job, follower), name=f"free {job.prompt_id}"),
+            ]
+            async for happening in happenings:
+                if isinstance(happening, Ended):
+                    ended = happening
+                else:
+                    await self._carry_out(job, happening)
+            for task in beside:
+                task.cancel()
+        if ended is None:
+            await self._table.discard(job)
+        else:
+            await self._finish(job, ended)
+
+    async def _free_slot(self, job: LiveJob, follower: JobFollower) -> None:
+        """Free the slot of a job as soon as the cloud has reported its end."""
+        await follower.end_reported.wait()
+        self._scheduler.free(job)
+
+    async def _carry_out(
+        self, job: LiveJob, happening: Message | Starting | JobStarted | OutputsSent
+    ) -> None:
+        """Do what follows; a fault in it ends no job."""
+        try:
+            await self._do(job, happening)
+        except Exception:
+            log.exception("job_happening_failed", happening=type(happening).__name__)
+            if job.follower is not None:
+                job.follower.read_detail()
+
+    async def _do(
+        self, job: LiveJob, happening: Message | Starting | JobStarted | OutputsSent
+    ) -> None:
+        match happening:
+            case Starting():
+                await self._wait_for_previous(job)
+            case JobStarted(at=at):
+                if job.state is JobState.SUBMITTED:
+                    self._table.advance(job, JobState.RUNNING, JobChanges(started_at=at))
+                self._scheduler.started(job)
+            case OutputsSent():
+                self._table.show(job, finishing=True)
+            case message:
+                self._tell(job, message)
+
+    def _tell(self, job: LiveJob, message: Message) -> None:
+        if job.publisher is not None:
+            job.publisher.tell(message)
+
+    async def _wait_for_previous(self, job: LiveJob) -> None:
+        """Wait until the ends of the member's previous jobs are sent, as on a server with one GPU.
+
+        The cloud begins the next job while the end of the last one still waits for its detail.
+        """
+        previous = [
+            other.follower
+            for other in takewhile(lambda other: other is not job, self._table.followed(job.member))
+            if other.follower is not None and other.follower.ending
+        ]
+        try:
+            async with asyncio.timeout(_TURN_TIMEOUT):
+                for follower in reversed(previous):  # when the newest ends, most others have
+                    await follower.finished.wait()
+        except TimeoutError:
+            log.debug("previous_end_delayed", job=job.prompt_id)
+
+    def release(self, job: LiveJob) -> None:
+        """Let the messages of a job flow: its client has the answer, or will not get it."""
+        self._table.note(job, JobChanges(answered=True))
+        if job.follower is not None:
+            job.follower.release()
+
+    async def _finish(self, job: LiveJob, ended: Ended) -> None:
+        """Record an end, then tell it: the history has the entry before the client hears of it,
+        and before that the outputs are in the output directory, if there is one.
+
+        The sockets of this replica hear at once what is told: what every replica must know before
+        is flushed.
+        """
+        priced = partial(self._resources.pricing.cost_of, run_of(job, ended.end))
+        large = len(job.graph) > MAX_NODES_INLINE
+        cost = await asyncio.to_thread(priced) if large else priced()
+        end = replace(ended.end, cost=cost)
+        if self._resources.files.output_directory is not None:
+            await self._resources.files.output_directory.save(job.member, end.outputs)
+        self._scheduler.ended(job, end.ms / 1000)
+        await retried(partial(self._table.finish, job, end))
+        if end.outcome == "completed":
+            self._resources.run_times.learn(job.graph, end.node_times, job.member, end.ms)
+        await self._bus.flush()
+        self._tell(job, ended.result)
+        self._table.leave(job, end)
+        await self._bus.flush()
+        self._tell(job, ended.last)

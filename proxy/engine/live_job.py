@@ -1,0 +1,109 @@
+"""A live job as the engine has it: one record with all that belongs to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from msgspec import UNSET, Struct, UnsetType
+
+from proxy.engine.follower import JobFollower
+from proxy.engine.job_publisher import JobPublisher
+from proxy.jobs.models import Job, JobProgress, Wish
+from proxy.storage.webhooks import WebhookMessage
+
+if TYPE_CHECKING:
+    from proxy.catalog.owners import Needs
+
+T = TypeVar("T")
+
+
+class SlotState(Enum):
+    """What a job has of the slots of the accounts; the scheduler sets it."""
+
+    NONE = "none"
+    #: It is in the queue.
+    WAITING = "waiting"
+    #: It has one, which the storage does not know yet: after a restart it would wait.
+    GIVEN = "given"
+    STORED = "stored"
+
+
+class RowState(Enum):
+    """What is known of a job's row in the storage; the recorder sets it."""
+
+    KEPT = "kept"
+    #: A write has not found it: another replica has withdrawn the job.
+    GONE = "gone"
+    #: It is still to be deleted.
+    UNWANTED = "unwanted"
+
+
+@dataclass(slots=True, eq=False)
+class LiveJob(Job):
+    """A job that has not ended, in the engine that runs it.
+
+    `answered` says that the client has its `prompt_id`, before which no message about it may flow.
+    It is no state, for a job of any state may be answered or not. `omitted` are the errors of nodes
+    that the cloud has left out, `progress` comes with the row on the bus, `needs` is what not every
+    account has.
+
+    The `slot` is its place with the scheduler; `row` and `start`, a message of webhooks about the
+    start of the job, are what is still to be written. While the job is followed, the `follower`
+    takes what happens to it, and the `publisher` has what its client was sent.
+    """
+
+    answered: bool = True
+    omitted: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    progress: JobProgress = field(default_factory=JobProgress)
+    needs: Needs | None = field(default=None, repr=False)
+    slot: SlotState = SlotState.NONE
+    row: RowState = RowState.KEPT
+    start: WebhookMessage | None = field(default=None, repr=False)
+    follower: JobFollower | None = field(default=None, repr=False)
+    publisher: JobPublisher | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, job: Job) -> LiveJob:
+        """Return the record of a job that the engine has not known."""
+        return cls(**{of_job.name: getattr(job, of_job.name) for of_job in fields(Job)})
+
+
+class JobChanges(Struct, frozen=True):
+    """New values of fields of a live job; what is not set stays as it is."""
+
+    account: str | UnsetType = UNSET
+    cloud_id: str | UnsetType = UNSET
+    started_at: int | UnsetType = UNSET
+    outputs_to_execute: tuple[str, ...] | UnsetType = UNSET
+    accepted: bool | UnsetType = UNSET
+    answered: bool | UnsetType = UNSET
+    watched: bool | UnsetType = UNSET
+    wish: Wish | UnsetType = UNSET
+    omitted: Mapping[str, Any] | UnsetType = UNSET
+    progress: JobProgress | UnsetType = UNSET
+    needs: Needs | UnsetType | None = UNSET
+
+    def apply(self, job: LiveJob) -> None:
+        """Set the fields of a job that are set here."""
+        job.account = _set(self.account, job.account)
+        job.cloud_id = _set(self.cloud_id, job.cloud_id)
+        job.started_at = _set(self.started_at, job.started_at)
+        job.outputs_to_execute = _set(self.outputs_to_execute, job.outputs_to_execute)
+        job.accepted = _set(self.accepted, job.accepted)
+        job.answered = _set(self.answered, job.answered)
+        job.watched = _set(self.watched, job.watched)
+        job.wish = _set(self.wish, job.wish)
+        job.omitted = _set(self.omitted, job.omitted)
+        job.progress = _set(self.progress, job.progress)
+        job.needs = _set(self.needs, job.needs)
+
+
+def _set(value: T | UnsetType, before: T) -> T:
+    return before if isinstance(value, UnsetType) else value
+
+
+#: No field but the state changes.
+NOTHING = JobChanges()

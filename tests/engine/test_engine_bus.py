@@ -1,0 +1,30 @@
+"""What the engine publishes, and for how long."""
+
+from __future__ import annotations
+
+import pytest
+from engine.worlds import World
+
+from proxy.bus import EventBus
+from proxy.jobs.messages import MembersChanged
+
+
+@pytest.mark.parametrize(
+    ("lossy", "connected", "timeout"), [(False, True, 5.0), (True, True, 2.0), (True, False, 1.0)]
+)
+def test_messages_flow_sooner_where_the_answer_may_get_lost(
+    monkeypatch: pytest.MonkeyPatch, lossy: bool, connected: bool, timeout: float
+) -> None:
+    monkeypatch.setattr(EventBus, "lossy", lossy)
+    monkeypatch.setattr(EventBus, "connected", connected)
+    assert World().announcer.bus.answer_timeout == timeout
+
+
+def test_nothing_is_published_after_the_term() -> None:
+    world = World()
+    received: list[object] = []
+    world.bus.subscribe("members", received.append)
+    for _ in range(2):
+        world.announcer.bus.publish("members", MembersChanged())
+        world.term.end()
+    assert received == [MembersChanged()]

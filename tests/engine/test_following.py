@@ -1,0 +1,157 @@
+"""What becomes of what happens to a job that is followed."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import gated
+import graphs
+import pytest
+from engine.rig import running_engine
+from stack import TIMEOUT
+from waiting import until
+
+from proxy.costs.job_cost import JobCost, JobRun, Pricing
+from proxy.engine import engine_bus, following
+from proxy.jobs.messages import JobLeft, JobMessage, JobReceived, JobRecorded, JobReleased
+from proxy.simulator import Simulator
+from proxy.storage.database import StorageError
+from proxy.storage.history import Recorded
+
+SUBMIT = "POST /api/prompt"
+
+
+async def test_other_replicas_know_of_an_end_before_its_messages_are_sent_here(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_engine(simulator, tmp_path) as rig:
+        unflushed: list[str] = []
+        received: list[str] = []
+
+        async def flush() -> None:
+            unflushed.clear()
+
+        def hear(message: object) -> None:
+            if isinstance(message, JobRecorded | JobLeft):
+                unflushed.append(type(message).__name__)
+                received.append(type(message).__name__)
+            elif isinstance(message, JobMessage):
+                assert unflushed == []
+                received.append(message.message.type)
+
+        monkeypatch.setattr(rig.bus, "flush", flush)
+        with rig.bus.subscribe("jobs", hear), rig.bus.subscribe("events.local", hear):
+            job, _ = await rig.submit(graphs.plain())
+            await rig.ended(job)
+        assert received[-4:] == ["JobRecorded", "execution_success", "JobLeft", "executing"]
+
+
+async def test_an_end_is_written_until_the_storage_takes_it(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_engine(simulator, tmp_path) as rig:
+        finish, refusals = rig.repository.finish, [StorageError("disk full")] * 2
+
+        async def refused(*args: Any, **kwargs: Any) -> Recorded:
+            if refusals:
+                raise refusals.pop()
+            return await finish(*args, **kwargs)
+
+        monkeypatch.setattr(rig.repository, "finish", refused)
+        job, _ = await rig.submit(graphs.plain())
+        assert (await rig.ended(job)).state == "succeeded"
+        assert refusals == []
+
+
+@pytest.mark.parametrize("limit", [1, 100])
+async def test_the_cost_of_a_large_job_is_computed_in_a_thread(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    threads: list[Any] = []
+
+    def cost_of(_: Pricing, run: JobRun) -> JobCost:
+        threads.append(threading.current_thread())
+        return JobCost()
+
+    monkeypatch.setattr(Pricing, "cost_of", cost_of)
+    monkeypatch.setattr(following, "MAX_NODES_INLINE", limit)
+    async with running_engine(simulator, tmp_path) as rig:
+        job, _ = await rig.submit(graphs.plain())
+        assert (await rig.ended(job)).state == "succeeded"
+    assert [thread is threading.main_thread() for thread in threads] == [limit == 100]
+
+
+async def test_the_end_of_a_job_is_stored_with_its_running_time_in_the_fair_shares(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    async with running_engine(simulator, tmp_path, fair_by="time") as rig:
+        job, _ = await rig.submit(graphs.plain())
+        await rig.ended(job)
+        stored = (await rig.repository.load_shares()).members[job.member]
+        assert stored.typical is not None
+        assert stored.start == pytest.approx(stored.typical)  # and not what was expected of it
+
+
+async def test_a_slot_passes_on_as_soon_as_an_end_is_known(
+    simulator: Simulator, tmp_path: Path, opened: asyncio.Event
+) -> None:
+    simulator.switches.late_detail = 2 * TIMEOUT  # the outputs of the first never come
+    async with running_engine(simulator, tmp_path) as rig:
+        await rig.submit(gated.GRAPH)
+        await rig.submit(graphs.plain())
+        opened.set()
+        await until(lambda: simulator.calls[SUBMIT] == 2)
+
+
+async def test_the_history_has_the_entry_before_the_client_hears_of_the_end(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    async with running_engine(simulator, tmp_path) as rig:
+        job, _ = await rig.submit(graphs.plain())
+        await rig.ended(job)
+        messages = rig.messages_of(job)
+        assert messages[0] == "execution_start"
+        assert messages[-2:] == ["execution_success", "executing None"]
+        assert messages.count("execution_success") == 1
+
+
+async def test_nothing_is_told_of_a_job_before_its_client_has_the_answer(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_bus, "_ALONE", 600.0)
+    async with running_engine(simulator, tmp_path) as rig:
+        job = await rig.store(rig.job(graphs.plain()))
+        rig.bus.publish("engine", JobReceived(job.key, job.order, job))
+        await until(lambda: [done.status for done in simulator.jobs.values()] == ["completed"])
+        live = rig.live(job)
+        await until(lambda: live.follower is not None and live.follower.ending)
+        assert rig.received == []
+        rig.bus.publish("engine", JobReleased(job.key, watched=False))
+        assert (await rig.ended(job)).state == "succeeded"
+        assert (live.answered, live.watched) == (True, False)
+
+
+async def test_a_job_is_told_after_a_while_also_if_nobody_says_that_its_client_has_the_answer(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_bus, "_ALONE", 0.05)
+    async with running_engine(simulator, tmp_path) as rig:
+        job = await rig.store(rig.job(graphs.plain()))
+        rig.bus.publish("engine", JobReceived(job.key, job.order, job))
+        assert (await rig.ended(job)).state == "succeeded"
+
+
+async def test_a_job_that_waits_is_known_to_be_answered(
+    simulator: Simulator, tmp_path: Path, opened: asyncio.Event
+) -> None:
+    async with running_engine(simulator, tmp_path) as rig:
+        await rig.submit(gated.GRAPH)
+        waiting, _ = await rig.submit(graphs.plain())
+        assert (waiting.answered, waiting.watched) == (True, True)
+        rig.bus.publish("engine", JobReleased(waiting.key, watched=False))
+        assert waiting.watched, "only the first word counts"
+        opened.set()
+        await rig.ended(waiting)

@@ -1,0 +1,34 @@
+"""The one record of a live job, and changes of it."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from jobs.samples import job
+
+from proxy.catalog.owners import Needs
+from proxy.engine.live_job import JobChanges, LiveJob
+from proxy.jobs.conversion import job_of, stored_of
+from proxy.jobs.models import Job, JobState, Wish
+
+
+def test_a_change_sets_the_fields_that_it_names_and_no_other() -> None:
+    changes = JobChanges(started_at=5, wish=Wish.INTERRUPT, needs=None)
+    live_job = job(needs=Needs(frozenset({"one"}), "own.safetensors"))
+    before = {of_job.name: getattr(live_job, of_job.name) for of_job in fields(live_job)}
+    changes.apply(live_job)
+    after = {of_job.name: getattr(live_job, of_job.name) for of_job in fields(live_job)}
+    assert after == {**before, "started_at": 5, "wish": Wish.INTERRUPT, "needs": None}
+
+
+def test_every_change_names_a_field_of_a_live_job() -> None:
+    names = {of_job.name for of_job in fields(LiveJob)}
+    assert set(JobChanges.__struct_fields__) <= names
+
+
+def test_the_record_of_a_new_job_has_all_that_is_known_of_it() -> None:
+    new = job_of(stored_of(job(state=JobState.SUBMITTED, cloud_id="c", interrupted=True)), None)
+    record = LiveJob.of(new)
+    for of_job in fields(Job):
+        assert getattr(record, of_job.name) == getattr(new, of_job.name)
+    assert record.wish is Wish.INTERRUPT
