@@ -18,7 +18,6 @@ from typing import Any
 
 import openapi
 import typer.main
-from msgspec import NODEFAULT
 
 from proxy.cli.commands import app
 from proxy.cli.common import shown_default
@@ -183,7 +182,7 @@ def _arrays_reference() -> Iterator[str]:
             default = row.shown or (
                 "none" if row.default in (None, (), "") else _shown_default(row)
             )
-            if row.default is NODEFAULT:
+            if row.is_required:
                 default = "none, it must be set"
             yield f"### {key}.{row.name}\n"
             yield f"{row.help}\n"

@@ -16,7 +16,6 @@ from typing import Any
 import servers
 
 from proxy.settings import AccountSettings, Settings
-from proxy.settings.table import checked
 from proxy.storage.database import FILE, Database
 from proxy.storage.start import migrate_server, open_folder, open_server
 
@@ -70,8 +69,7 @@ def settings_of(folder: Path, *, accounts: Iterable[AccountSettings] = (), **mor
     servers: dict[str, Any] = dict(_of_servers(folder))
     if servers:
         servers["engine_lease"] = _LEASE
-    found = checked(Settings, {**servers, **more})
-    return Settings(data_dir=folder, accounts=tuple(accounts), **found)
+    return Settings(data_dir=folder, accounts=tuple(accounts), **servers, **more)
 
 
 def environment_of(folder: Path) -> dict[str, str]:

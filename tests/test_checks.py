@@ -37,9 +37,8 @@ def edit(path: Path, pattern: str, replacement: str) -> None:
 def add_a_setting(copy: Path) -> None:
     edit(
         copy / "proxy/settings/model.py",
-        r"(?m)^    port: Annotated",
-        "    moon: Annotated[int, Setting('General')] = 1\n"
-        '    """The phase of the moon."""\n\n    port: Annotated',
+        r"(?m)^    port: int",
+        "    moon: int = setting(1, 'General', 'The phase of the moon.')\n    port: int",
     )
 
 

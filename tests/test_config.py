@@ -171,8 +171,8 @@ def test_the_key_for_credentials_is_one_that_can_be_used(
     monkeypatch.setenv("COMFY_PROXY_CREDENTIALS_KEY", given)
     key = load().credentials_key
     assert key is not None
-    assert key.text == (used or given)
-    cipher = Cipher(secret=key.text)
+    assert key.get_secret_value() == (used or given)
+    cipher = Cipher(secret=key.get_secret_value())
     assert cipher.decrypt(cipher.encrypt(b"lent")) == b"lent"
 
 
@@ -281,8 +281,8 @@ def test_the_addresses_of_replicas_come_from_the_environment_or_from_files(
     settings = load()
     assert settings.database is not None
     assert settings.bus is not None
-    assert settings.database.text == POSTGRESQL
-    assert settings.bus.text == "rediss://:canary@valkey.internal"
+    assert settings.database.get_secret_value() == POSTGRESQL
+    assert settings.bus.get_secret_value() == "rediss://:canary@valkey.internal"
     assert "canary" not in repr(settings)
 
 

@@ -383,7 +383,7 @@ def test_the_variables_of_pods_are_settings_that_can_be_used(
             monkeypatch.setenv(name, value)
         settings = load()
         assert settings.database is not None
-        assert settings.database.text == SECRETS["database"]
+        assert settings.database.get_secret_value() == SECRETS["database"]
         assert settings.data_dir == tmp_path / "data"
 
 

@@ -107,7 +107,7 @@ async def _open_bus(settings: Settings, supervisor: Supervisor) -> EventBus:
         return EventBus()
     from proxy.bus.valkey import ValkeyBus  # redis is not installed everywhere
 
-    bus = ValkeyBus(settings.bus.text)
+    bus = ValkeyBus(settings.bus.get_secret_value())
     supervisor.keep(bus.run, "bus")
     await bus.wait_connected(_BUS_TIMEOUT)
     return bus

@@ -120,7 +120,7 @@ async def _check(settings: Settings, checks: CheckReport) -> None:
     if settings.database is None or await checks.passes("database", _database(settings)):
         await _anomalies(settings, checks)
     if settings.bus is not None:
-        await checks.passes("bus", _bus(settings.bus.text))
+        await checks.passes("bus", _bus(settings.bus.get_secret_value()))
     if settings.blobs is not None:
         await checks.passes("blobs", _blobs(settings, settings.blobs))
 

@@ -6,11 +6,12 @@ import json
 import sys
 from typing import Any
 
+from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from proxy.settings import SETTINGS, LoadedSettings, Secret
+from proxy.settings import SETTINGS, LoadedSettings
 
 HIDDEN = "(hidden)"
 DEFAULT = "default"
@@ -40,7 +41,7 @@ def show(loaded: LoadedSettings, *, as_json: bool = False) -> int:
 
 def _plain(value: Any) -> Any:
     """Return the value of a setting as JSON has it."""
-    if isinstance(value, Secret):
+    if isinstance(value, SecretStr):
         return HIDDEN
     if isinstance(value, tuple):
         if len(value) == 2 and isinstance(value[1], int):

@@ -21,7 +21,6 @@ from typing import Any
 
 import structlog
 import typer
-from msgspec.structs import replace
 
 from proxy import __version__, clock
 from proxy import logging as logs
@@ -228,7 +227,7 @@ def _with_pictures(settings: Settings, *, has_members: bool) -> Settings:
     except OSError as error:
         log.warning("outputs_not_saved", folder=str(folder), reason=error.strerror)
         return settings
-    return replace(settings, output_directory=folder)
+    return settings.model_copy(update={"output_directory": folder})
 
 
 def _output_places(settings: Settings) -> str:

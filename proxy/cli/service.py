@@ -93,7 +93,7 @@ def _key_file(settings: Settings, *, write: bool) -> Path | None:
             "https://platform.comfy.org), or use --simulate."
         )
     key = os.environ.get("COMFY_CLOUD_API_KEY")
-    if not key or settings.api_key is None or settings.api_key.text != key:
+    if not key or settings.api_key is None or settings.api_key.get_secret_value() != key:
         return None
     path = platformdirs.user_config_path(_NAME) / "api-key"
     if write:

@@ -13,6 +13,8 @@ from proxy.settings.arrays import PLANS as PLANS
 from proxy.settings.arrays import PROVIDER_SETTINGS as PROVIDER_SETTINGS
 from proxy.settings.arrays import AccountSettings as AccountSettings
 from proxy.settings.arrays import ProviderSettings as ProviderSettings
+from proxy.settings.fields import ConfigError as ConfigError
+from proxy.settings.fields import Setting as Setting
 from proxy.settings.loading import LoadedSettings as LoadedSettings
 from proxy.settings.loading import load as load
 from proxy.settings.loading import load_with_sources as load_with_sources
@@ -22,7 +24,4 @@ from proxy.settings.model import Settings as Settings
 from proxy.settings.model import default_data_dir as default_data_dir
 from proxy.settings.model import pictures_folder as pictures_folder
 from proxy.settings.model import place_options as place_options
-from proxy.settings.table import ConfigError as ConfigError
-from proxy.settings.table import Secret as Secret
-from proxy.settings.table import Setting as Setting
-from proxy.settings.table import is_secure as is_secure
+from proxy.settings.values import is_secure as is_secure

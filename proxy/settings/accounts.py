@@ -18,9 +18,10 @@ from yarl import URL
 
 from proxy.logging import register_secret
 from proxy.settings.arrays import AccountSettings
+from proxy.settings.fields import ConfigError
 from proxy.settings.loading import load
 from proxy.settings.model import Settings
-from proxy.settings.table import ConfigError, to_encryption_key
+from proxy.settings.values import to_encryption_key
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +66,7 @@ def read_key(settings: Settings) -> str | None:
     if settings.api_key_file is not None:
         return _usable(_read_key_file(settings.api_key_file), f"the file {settings.api_key_file}")
     if settings.api_key is not None:
-        return _usable(settings.api_key.text, "COMFY_CLOUD_API_KEY")
+        return _usable(settings.api_key.get_secret_value(), "COMFY_CLOUD_API_KEY")
     return None
 
 
@@ -86,7 +87,7 @@ def read_secrets(settings: Settings) -> str | None:
     if settings.secret_file is not None:
         for line in _read_key_file(settings.secret_file, "secret_file").split():
             try:
-                found.append(to_encryption_key(line).text)
+                found.append(to_encryption_key(line).get_secret_value())
             except ValueError:
                 raise ConfigError(
                     f"The file {settings.secret_file} of secret_file must have 32 bytes in base64 "
@@ -98,7 +99,7 @@ def read_secrets(settings: Settings) -> str | None:
                 "`openssl rand -base64 32`."
             )
     if settings.credentials_key is not None:
-        found.append(settings.credentials_key.text)
+        found.append(settings.credentials_key.get_secret_value())
     return "\n".join(found) or None
 
 
@@ -170,7 +171,7 @@ def _is_public(host: str) -> bool:
 def read_account_key(account: AccountSettings) -> str:
     """Return the key of an account that has a table. Raises `ConfigError`."""
     if account.key is not None:
-        return _usable(account.key.text, f"`key` of the account {account.name}")
+        return _usable(account.key.get_secret_value(), f"`key` of the account {account.name}")
     if account.key_file is None:
         raise ConfigError(f"The account {account.name} has no key: add key_file.")
     remedy = f"`key_file` of the account {account.name}"

@@ -1,35 +1,22 @@
-"""Where the values of the settings come from.
-
-Strongest first: command line, environment, TOML file, default.
-"""
+"""Reading the settings, and the sentences about what cannot be used."""
 
 from __future__ import annotations
 
-import difflib
-import os
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from proxy.settings.arrays import ACCOUNTS, PROVIDERS
-from proxy.settings.model import SETTINGS, Settings, default_data_dir
-from proxy.settings.table import (
-    CLOUD_PREFIX,
-    PREFIX,
-    ConfigError,
-    InvalidValueError,
-    checked,
-    complaint,
-)
+from pydantic import ValidationError
+
+from proxy.settings.arrays import ARRAYS
+from proxy.settings.fields import ConfigError
+from proxy.settings.model import SERVE_SETTINGS, Settings
+from proxy.settings.sources import KEY_FORMS, EnvironmentSource, FileSource
 
 #: Values by the names of their settings, each after the words for where it is written.
-_Source: TypeAlias = dict[str, tuple[str, Any]]
+_Written: TypeAlias = Mapping[str, tuple[str, Any]]
 
-_OPTIONS = {row.name: row.option for row in SETTINGS}
-_UNSET = ("", None)
-#: Two ways to say the same: the stronger source silences both forms of the weaker one.
-_KEY_FORMS = ("api_key", "api_key_file")
+_ROWS = {row.name: row for row in SERVE_SETTINGS}
 
 
 class LoadedSettings(NamedTuple):
@@ -50,90 +37,59 @@ def load_with_sources(options: Mapping[str, Any] | None = None) -> LoadedSetting
     Raises `ConfigError` for an unknown setting, a value that is not allowed and a file that
     cannot be read.
     """
-    _refuse_unknown_variables()
-    given: _Source = {
-        name: (_OPTIONS.get(name) or name, value)
-        for name, value in (options or {}).items()
-        if value is not None
-    }
-    environment: _Source = {
-        row.name: (row.environment, value)
-        for row in SETTINGS
-        if (value := row.in_environment(os.environ)) is not None
-    }
-    config = given.get("config", _UNSET)[1] or environment.get("config", _UNSET)[1]
-    path = Path(config).expanduser() if config else None
-    document = {} if path is None else _document(path)
-    values = _beneath(document, environment | given) | _beneath(environment, given) | given
-    sources = {name: where for name, (where, _) in values.items()}
-    _, accounts = values.pop(ACCOUNTS.key, ("", []))
-    _, providers = values.pop(PROVIDERS.key, ("", []))
+    given = {name: value for name, value in (options or {}).items() if value is not None}
     try:
-        fields = checked(Settings, {name: value for name, (_, value) in values.items()})
-    except InvalidValueError as error:
-        row = next(row for row in SETTINGS if row.name == error.name)
-        raise ConfigError(complaint(row, *values[row.name])) from None
-    if "data_dir" not in fields:
-        fields["data_dir"] = default_data_dir(simulated=fields.get("simulate", False))
-    settings = Settings(
-        **fields,
-        accounts=ACCOUNTS.read(accounts, path),
-        providers=PROVIDERS.read(providers, path),
-    )
-    single_key = next((values[name][0] for name in _KEY_FORMS if name in values), None)
-    _refuse_contradictions(settings, path, single_key)
+        settings = Settings(**given)
+    except ValidationError as error:
+        place = error.errors(include_url=False, include_context=False)[0]["loc"]
+        raise ConfigError(_complaint(place, _written(given))) from None
+    written = _written(given)
+    sources = {name: written[name][0] for name in settings.model_fields_set}
+    _refuse_contradictions(settings, sources)
     return LoadedSettings(settings, sources)
 
 
-def _beneath(values: _Source, stronger: _Source) -> _Source:
-    hidden = _KEY_FORMS if stronger.keys() & set(_KEY_FORMS) else ()
-    return {name: value for name, value in values.items() if name not in hidden}
+def _written(given: Mapping[str, Any]) -> _Written:
+    """Return the strongest value of each setting that is written anywhere."""
+    environment = EnvironmentSource(Settings).written(given)
+    document = FileSource(Settings).written({**environment, **given})
+    path = {**environment, **given}.get("config")
+    return {
+        **{
+            name: (f"`{name}` in {Path(path or '').expanduser()}", value)
+            for name, value in document.items()
+        },
+        **{name: (_ROWS[name].environment, value) for name, value in environment.items()},
+        **{name: (_ROWS[name].option or name, value) for name, value in given.items()},
+    }
 
 
-def _document(path: Path) -> _Source:
-    """Return the settings of a file. Raises `ConfigError` for one that cannot be read or is
-    unknown."""
-    try:
-        with path.open("rb") as file:
-            document = tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(
-            f"The settings file {path} cannot be read ({error.strerror}): "
-            "correct the path given by --config or COMFY_PROXY_CONFIG."
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The settings file {path} is not TOML: correct it ({error}).") from None
-    known = [*(row.key for row in SETTINGS if row.key), ACCOUNTS.key, PROVIDERS.key]
-    found: _Source = {}
-    for name, value in document.items():
-        if name not in known:
-            raise ConfigError(
-                f"The settings file {path} has `{name}`, which is not a setting: "
-                f"{_remedy(name, known)}."
-            )
-        found[name] = f"`{name}` in {path}", value
-    return found
+def _complaint(place: tuple[int | str, ...], written: _Written) -> str:
+    """Return a sentence about what is wrong at a place in the settings."""
+    name = str(place[0])
+    where, value = written[name]
+    if name in _ROWS:
+        return _ROWS[name].complaint(where, value)
+    array = next(array for array in ARRAYS if array.key == name)
+    return array.complaint(place[1:], value, _file(written))
 
 
-def _refuse_unknown_variables() -> None:
-    known = [row.environment for row in SETTINGS]
-    for name in sorted(os.environ):
-        if name.startswith((PREFIX, CLOUD_PREFIX)) and name not in known:
-            raise ConfigError(
-                f"The environment variable {name} is not a setting: {_remedy(name, known)}."
-            )
+def _file(written: _Written) -> Path | None:
+    _, config = written.get("config", ("", None))
+    return None if config is None else Path(config).expanduser()
 
 
-def _remedy(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"remove it, or write {near[0]}" if near else "remove it"
-
-
-def _refuse_contradictions(settings: Settings, where: Path | None, single_key: str | None) -> None:
-    """Raise `ConfigError` for values that are right each by itself, but not together.
-
-    `single_key` is how a key outside of the tables is set, if one is.
-    """
+def _refuse_contradictions(settings: Settings, sources: Mapping[str, str]) -> None:
+    """Raise `ConfigError` for values that are right each by itself, but not together."""
+    where = settings.config
+    for array in ARRAYS:
+        names = [table.name for table in getattr(settings, array.key)]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(
+                    f"The {array.noun} {name} in {where} is not unique: give each {array.noun} its "
+                    "own name."
+                )
     for account in settings.accounts:
         the = f"The account {account.name} in {where}"
         if account.key is not None and account.key_file is not None:
@@ -142,6 +98,7 @@ def _refuse_contradictions(settings: Settings, where: Path | None, single_key: s
             raise ConfigError(f"{the} has no key: add key_file.")
         if account.plan is not None and account.slots:
             raise ConfigError(f"{the} has plan and slots: remove one of them.")
+    single_key = next((sources[name] for name in KEY_FORMS if name in sources), None)
     if settings.accounts and single_key is not None:
         raise ConfigError(
             f"There are accounts in {where} and a separate key: unset "

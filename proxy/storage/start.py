@@ -211,7 +211,7 @@ async def open_server(settings: Settings, *, direct: bool = False) -> Database:
         ) from error
     assert settings.database is not None  # noqa: S101 (who calls has looked)
     address = settings.database_direct if direct else None
-    return await open_postgresql((address or settings.database).text)
+    return await open_postgresql((address or settings.database).get_secret_value())
 
 
 async def migrate_server(settings: Settings) -> str | None:

@@ -18,7 +18,7 @@ from yarl import URL
 from proxy.api import addressing
 from proxy.api.addressing import differs, may_be_rebound, peer_of, refuses, strip
 from proxy.api.callers import Site, address_of, site_of
-from proxy.settings.table import to_base_path
+from proxy.settings.values import to_base_path
 from proxy.simulator import Simulator
 
 HERE = "127.0.0.1:8188"

@@ -24,7 +24,6 @@ from servers import ServerProcess
 from yarl import URL
 
 from proxy.settings import Settings
-from proxy.settings.table import checked
 from proxy.simulator import Simulator
 
 Disturbance = Callable[[], Awaitable[None]]
@@ -72,11 +71,10 @@ class ReplicaChaos(Chaos):
                 **Gateway.settings_of_proxies(),
             ) as self._cluster:
                 database = self._cluster.environment["COMFY_PROXY_DATABASE"]
-                settings = checked(Settings, {"database": database})
                 await self.open_gateway(
                     self._cluster.admin_token,
                     [replica.url for replica in self._cluster.replicas],
-                    Settings(data_dir=self._folder, **settings),
+                    Settings(data_dir=self._folder, database=database),
                 )
                 disturbances = self._disturbances(servers)
                 while await self.is_to_be_disturbed():

@@ -13,13 +13,14 @@ import aiohttp
 import gated
 import graphs
 import pytest
+from pydantic import SecretStr
 from stack import TIMEOUT, Client, running_proxy
 from waiting import until
 
 from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import Backoff, RetryPolicy
 from proxy.engine import accounts as health
-from proxy.settings import AccountSettings, Secret
+from proxy.settings import AccountSettings
 from proxy.simulator import HttpFault, Simulator
 from proxy.simulator.account import SimulatedAccount
 from proxy.simulator.jobs import SimulatedJob
@@ -247,8 +248,8 @@ async def test_jobs_and_files_go_only_to_accounts_of_the_member(
     """There are no members, so it is `local` who asks."""
     url, key = simulator.base_url, simulator.add_account("comfyui-key-of-everybody").key
     tables = (
-        AccountSettings(name="anns", key=Secret(simulator.key), base_url=url, members=("ann",)),
-        AccountSettings(name="other", key=Secret(key), base_url=url, members=members),
+        AccountSettings(name="anns", key=SecretStr(simulator.key), base_url=url, members=("ann",)),
+        AccountSettings(name="other", key=SecretStr(key), base_url=url, members=members),
     )
     async with running_proxy(
         simulator, tmp_path / "data", accounts=tables, timeouts=QUICK
@@ -282,7 +283,7 @@ async def test_accounts_may_be_at_different_clouds(
     async with Simulator(extra_nodes=[gated.gate(opened)]) as other:
         clouds = {"here": simulator, "there": other}
         tables = tuple(
-            AccountSettings(name=name, key=Secret(cloud.key), slots=1, base_url=cloud.base_url)
+            AccountSettings(name=name, key=SecretStr(cloud.key), slots=1, base_url=cloud.base_url)
             for name, cloud in clouds.items()
         )
         async with running_proxy(

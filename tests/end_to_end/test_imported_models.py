@@ -9,7 +9,6 @@ from typing import Any
 import aiohttp
 import graphs
 import pytest
-from msgspec.structs import replace
 from stack import Client, running_proxy
 from team import bearer, running_team
 
@@ -210,7 +209,7 @@ def _renamed(graph: dict[str, Any]) -> dict[str, Any]:
 async def test_a_member_sees_the_imports_of_its_accounts_alone(
     simulator: Simulator, accounts: list[AccountSettings], tmp_path: Path
 ) -> None:
-    tables = (accounts[0], replace(accounts[1], members=("ann",)))
+    tables = (accounts[0], accounts[1].model_copy(update={"members": ("ann",)}))
     async with running_team(simulator, tmp_path / "data", accounts=tables) as team:
         async with aiohttp.ClientSession(headers=bearer(team.ann)) as session:
             ann = Client(session, team.url)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from fuzz.harness import of_bytes, of_text
 
+from proxy.settings.fields import ConfigError
 from proxy.settings.loading import load
 from proxy.settings.model import SETTINGS
-from proxy.settings.table import ConfigError
 
 _EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 

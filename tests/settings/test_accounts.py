@@ -11,7 +11,7 @@ import pytest
 from yarl import URL
 
 from proxy.logging import scrub
-from proxy.settings import AccountAccess, AccountKeys, AccountSettings, Secret, Settings
+from proxy.settings import AccountAccess, AccountKeys, AccountSettings, Settings
 
 FIRST, SECOND = "comfyui-first-key-012345", "comfyui-second-key-012345"
 
@@ -119,9 +119,10 @@ async def test_settings_that_cannot_be_read_change_nothing(
     following: Following, tmp_path: Path
 ) -> None:
     config = tmp_path / "config.toml"
-    write(config, "api_key = ")
+    write(config, f'api_key = "{FIRST}"')
     asked = asyncio.Event()
     async with following(asked, config=config) as used:
+        write(config, "api_key = ")
         asked.set()
         await asyncio.sleep(0.05)
         assert used.empty()
@@ -178,13 +179,13 @@ async def test_the_key_of_another_account_is_not_taken_up(
 async def test_a_key_in_a_table_is_read_when_asked_for(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     asked, used = asyncio.Event(), asyncio.Queue[tuple[str, str]]()
-    table = AccountSettings(name="a", key=Secret(FIRST))
+    write(config, f'[[accounts]]\nname = "a"\nkey = "{FIRST}"')
 
     async def use(name: str, key: str) -> None:
         used.put_nowait((name, key))
 
     keys = AccountKeys(
-        Settings(data_dir=tmp_path, config=config, accounts=(table,)),
+        Settings(data_dir=tmp_path, config=config),
         [AccountAccess("a", URL("http://cloud"), FIRST)],
         use,
         asked=asked,
