@@ -14,7 +14,7 @@ import structlog
 from proxy.packs.nodes import Node, PackNode, PackNodeError, Picture, constant
 from proxy.packs.table import PACK_NODES
 from proxy.translate.errors import LocalError
-from proxy.translate.graph_shape import signatures_of
+from proxy.translate.graph_shape import class_of, signatures_of
 from proxy.translate.jobs import inputs_of, is_link, links_of, reachable
 from proxy.translate.packs import Failure, ResultSource, Rewriting
 from proxy.translate.shapes import section
@@ -34,9 +34,9 @@ def wanted(
     """
     live = reachable(graph, outputs)
     return {
-        node_id: PACK_NODES[node["class_type"]]
+        node_id: PACK_NODES[class_of(node)]
         for node_id, node in graph.items()
-        if node_id in live and isinstance(node, Mapping) and node.get("class_type") in pack_classes
+        if node_id in live and class_of(node) in pack_classes
     }
 
 

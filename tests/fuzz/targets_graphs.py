@@ -78,12 +78,19 @@ def graph_files(body: Any) -> None:
     graph = parse_prompt(body).graph
     jobs.file_strings(graph, SHAPES)
     jobs.foreign_files(graph, _has_file)
-    sent = jobs.substitute(graph, shapes=SHAPES, cloud_name=lambda place: f"{place.path}.png")
+    jobs.substitute(graph, shapes=SHAPES, cloud_name=lambda place: f"{place.path}.png")
+    for node_id in list(graph)[:3]:
+        written_place(node_id)
+
+
+@of_json(LocalError, parse=bodies.parse, seeds=seeds.prompts)
+def graph_names(body: Any) -> None:
+    """Write the client's names in place of the cloud's, and find nodes that compute the same."""
+    graph = parse_prompt(body).graph
+    sent = {node_id: {**node, "inputs": {"image": node_id}} for node_id, node in graph.items()}
     names = {cloud: local for local, cloud in jobs.written_names(graph, sent).items()}
     jobs.reveal(sent, names)
     jobs.words(graph)
-    for node_id in list(graph)[:3]:
-        written_place(node_id)
     signatures_of(graph, graph)
 
 

@@ -377,3 +377,7 @@ def test_a_graph_may_be_as_deep_as_a_client_likes() -> None:
     assert len(cached["nodes"]) == depth + 2
     whole = rewrite(graph, ["text"], OFFERED.keys(), {}, CLOUD.get)
     assert whole.results.keys() == {"text"}
+
+
+def test_a_class_that_is_no_text_is_of_no_pack() -> None:
+    assert wanted({"1": {"class_type": {"a": 1}, "inputs": {}}}, None, PACK_NODES.keys()) == {}
