@@ -256,9 +256,9 @@ class JobService:
         Those are what the `client_id` has, or else the `submitter` (see `interrupted`).
         """
         live = await self._listed(member, unanswered=prompt_id is not None)
-        if prompt_id is not None:
-            jobs = interruptible(live, attrgetter("client_id"))
-            jobs = [job for job in jobs if job.prompt_id == prompt_id]
+        if prompt_id is not None:  # ignored for one that waits, as on a local server
+            running, _ = divided(live)
+            jobs = [job for job in running if job.prompt_id == prompt_id]
         elif client_id is not None:
             jobs = interruptible(live, attrgetter("client_id"))
             jobs = [job for job in jobs if job.client_id == client_id]

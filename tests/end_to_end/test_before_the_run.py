@@ -92,6 +92,23 @@ async def test_an_interrupt_ends_it_as_an_interrupted_run(
     assert await running(client) == []
 
 
+async def test_an_interrupt_with_the_id_of_a_job_that_waits_beside_another_is_ignored(
+    simulator: Simulator, client: Client
+) -> None:
+    async with client.listening() as listener:
+        await client.submit(graphs.waiting(LONG))
+        await listener.until("executing", node="2")
+    simulator.switches.capacity_wait = LONG
+    body = {"prompt": graphs.plain(), "client_id": "of this prompt alone"}
+    prompt_id = (await client.post("prompt", body))[1]["prompt_id"]
+    await until(lambda: len(simulator.jobs) == 2)
+    await client.post("interrupt", {"prompt_id": prompt_id})
+    assert await ids(client) == [prompt_id]
+    await client.post("queue", {"delete": [prompt_id]})
+    assert await ids(client) == []
+    assert (await client.get(f"history/{prompt_id}"))[1] == {}
+
+
 async def test_an_interrupt_of_one_program_leaves_the_job_of_another(
     simulator: Simulator, proxy: Proxy
 ) -> None:
