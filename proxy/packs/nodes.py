@@ -269,6 +269,7 @@ def info(
     optional: Mapping[str, Any] | None = None,
     hidden: Mapping[str, Any] | None = None,
     title: str | None = None,
+    description: str = "",
     output_node: bool = False,
     new_style: bool = False,
 ) -> dict[str, Any]:
@@ -292,7 +293,7 @@ def info(
         **({"output_tooltips": [None] * len(types)} if new_style else {}),
         "name": name,
         "display_name": title or name,
-        "description": "",
+        "description": description,
         "python_module": f"custom_nodes.{pack}",
         "category": category,
         "output_node": output_node or not types,

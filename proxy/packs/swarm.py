@@ -68,9 +68,23 @@ def _swarm(
 
 def _base64(kind: str, class_type: str, own: str, *outputs: str) -> PackNode:
     name, spec = f"{kind}_base64", ["STRING", {"multiline": True}]
-    shown = _swarm(f"SwarmLoad{kind.title()}B64", {name: spec}, outputs=outputs)
+    about = ""
+    if kind == "image":
+        about = (
+            "Loads an image from a base64 string. Works like a regular LoadImage node, but with "
+            "input format designed to be easier to use through automated calls, including SwarmUI "
+            "with custom workflows."
+        )
+    name_ = f"SwarmLoad{kind.title()}B64"
+    shown = _swarm(name_, {name: spec}, outputs=outputs, description=about)
     return loads(shown, class_type, own, Reads(name, "base64", kind=kind))
 
+
+_SENT = (
+    "Acts like a special version of '{}' that doesn't actual save to disk, instead it sends "
+    "directly over websocket. This is intended so that SwarmUI can save the image itself rather "
+    "than having Comfy's Core save it."
+)
 
 _NODES = (
     _base64("image", "LoadImage", "image", "IMAGE", "MASK"),
@@ -81,6 +95,7 @@ _NODES = (
             "SwarmSaveImageWS",
             {"images": ["IMAGE"]},
             optional={"bit_depth": [["8bit", "raw"], {"default": "8bit"}]},
+            description=_SENT.format("SaveImage"),
         ),
         _save,
         {"PreviewImage"},
@@ -91,12 +106,41 @@ _NODES = (
             "SwarmSaveAnimatedWebpWS",
             {
                 "images": ["IMAGE"],
-                "fps": ["FLOAT", {"default": 6.0, "min": 0.01, "max": 1000.0, "step": 0.01}],
-                "lossless": ["BOOLEAN", {"default": True}],
-                "quality": ["INT", {"default": 80, "min": 0, "max": 100}],
+                "fps": [
+                    "FLOAT",
+                    {
+                        "default": 6.0,
+                        "min": 0.01,
+                        "max": 1000.0,
+                        "step": 0.01,
+                        "tooltip": "Frames per second, must match the actual generated speed or "
+                        "else you will get slow/fast motion.",
+                    },
+                ],
+                "lossless": [
+                    "BOOLEAN",
+                    {
+                        "default": True,
+                        "tooltip": "If true, the image will be saved losslessly, otherwise it will "
+                        "be saved with the quality specified. Lossless is best quality, but takes "
+                        "more file space.",
+                    },
+                ],
+                "quality": [
+                    "INT",
+                    {
+                        "default": 80,
+                        "min": 0,
+                        "max": 100,
+                        "tooltip": "Quality of the image as a percentage, only used if lossless is "
+                        "false. Smaller values save more space but look worse. 80 is a fine "
+                        "general value.",
+                    },
+                ],
                 "method": [["default", "fastest", "slowest"]],
             },
             folder="video",
+            description=_SENT.format("SaveAnimatedWEBP"),
         ),
         "SaveAnimatedWEBP",
         same("images", "fps", "lossless", "quality", "method"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from msgspec import Struct
@@ -61,13 +62,12 @@ class WebhookAddresses(Struct, frozen=True):
 
 
 def _parsed_url(text: str) -> URL:
-    try:
-        url = URL(text)
-        host, port = url.host, url.port
-    except ValueError:
-        host = port = None
-    is_web = host and port and url.scheme in ("http", "https")
-    if not is_web or len(text) > MAX_URL or not text.isprintable():
+    host = port = None
+    if len(text) <= MAX_URL and text.isprintable():  # first: long hosts are slow to parse
+        with suppress(ValueError):
+            url = URL(text)
+            host, port = url.host, url.port
+    if not host or not port or url.scheme not in ("http", "https"):
         raise WebhookUrlError(
             f"The URL of a webhook must be an http or https address of at most {MAX_URL} "
             "characters, such as https://example.com/hooks."

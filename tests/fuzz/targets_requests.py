@@ -32,6 +32,9 @@ from proxy.webhooks.addresses import WebhookAddresses, WebhookUrlError
 
 _SECRET = "comfyui-secret-key"
 
+#: Bytes of a request line or of a header that the server reads.
+_MAX_LINE = 8190
+
 
 @of_bytes(ValueError, seeds=lambda: (codec.dump_bytes(value) for value in seeds.events()))
 def json_value(data: bytes) -> None:
@@ -46,7 +49,7 @@ def json_value(data: bytes) -> None:
 @of_text(LocalError, seeds=("limit=5&offset=1&status=completed", *seeds.queries()))
 def query(text: str) -> None:
     """Read the queries of lists, pictures and pages."""
-    pairs = MultiDict(parse_qsl(text, keep_blank_values=True))
+    pairs = MultiDict(parse_qsl(text[:_MAX_LINE], keep_blank_values=True))
     for read in (
         parse_query,
         asset_requests.read_list,
@@ -108,7 +111,7 @@ def original_of_a_mask(text: str) -> None:
 @of_text(ValueError, seeds=["/t/comfy_token/queue?token=a", "/comfy/t/a/../b", *seeds.paths()])
 def token_path(text: str) -> None:
     """Remove prefixes and tokens from a request's address."""
-    path, _, query_string = text.partition("?")
+    path, _, query_string = text[:_MAX_LINE].partition("?")
     url = URL.build(path=path, query_string=query_string, encoded=True)
     addressing.may_have_token(text)
     stripped, _ = addressing.strip(url, "/comfy", members=True)
@@ -120,6 +123,7 @@ def token_path(text: str) -> None:
 )
 def header(text: str) -> None:
     """Read headers of requests."""
+    text = text[:_MAX_LINE]
     media_types.charset(text)
     bodies.coding([text], ("deflate", "gzip"))
     addressing.parse_address.__wrapped__(text)

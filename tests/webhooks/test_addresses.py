@@ -5,12 +5,21 @@ from __future__ import annotations
 from ipaddress import ip_network
 
 import pytest
+from cpu_time import least_seconds
 
 from proxy.cloud.connections import AddressRefusedError
 from proxy.webhooks.addresses import MAX_URL, WebhookAddresses, WebhookUrlError
 
 PUBLIC = WebhookAddresses()
 OFFICE = WebhookAddresses((ip_network("10.1.0.0/16"), ip_network("::1/128")))
+
+
+def test_a_long_host_is_refused_before_it_is_parsed() -> None:
+    def check() -> None:
+        with pytest.raises(WebhookUrlError):
+            WebhookAddresses().check_url("http://" + "tä" * 500_000)
+
+    assert least_seconds(check) < 0.1
 
 
 @pytest.mark.parametrize(
