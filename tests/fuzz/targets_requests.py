@@ -35,6 +35,9 @@ _SECRET = "comfyui-secret-key"
 #: Bytes of a request line or of a header that the server reads.
 _MAX_LINE = 8190
 
+#: Bytes of a form, which has a few dozen parts.
+_MAX_FORM = 16 * 1024
+
 
 @of_bytes(ValueError, seeds=lambda: (codec.dump_bytes(value) for value in seeds.events()))
 def json_value(data: bytes) -> None:
@@ -171,8 +174,11 @@ def _loop() -> asyncio.AbstractEventLoop:
     seeds=lambda: (type_.encode() + b"\n" + body for type_, body in seeds.uploads()),
 )
 def multipart(data: bytes) -> None:
-    """Read a form: its content type is the first line."""
-    type_, _, body = data.partition(b"\n")
+    """Read a form: its content type is the first line.
+
+    Other tasks run between two parts, so that what one form takes in all is not bounded.
+    """
+    type_, _, body = data[:_MAX_FORM].partition(b"\n")
     if type_.decode(errors="replace").isprintable():
         with warnings.catch_warnings(action="ignore"):  # of aiohttp, which the program ignores too
             _loop().run_until_complete(_read_form(type_.decode(errors="replace"), body))
