@@ -53,8 +53,8 @@ class Invitations:
         self._directory = directory
         self._now = now
 
-    async def make(self, wanted: NewInvitation) -> tuple[str, StoredInvitation]:
-        """Return a new code for a member, and what is stored of it.
+    async def make(self, wanted: NewInvitation, inviter: str) -> tuple[str, StoredInvitation]:
+        """Return a new code of an inviter for a member, and what is stored of it.
 
         Raises `DirectoryError` for an unknown or disabled member, a time that is too long, and too
         many open invitations.
@@ -68,7 +68,7 @@ class Invitations:
         now = self._ms()
         id_, code = tokens.secret_of(PREFIX)
         digest, expires = tokens.digest(code), now + round(lifetime * 1000)
-        invitation = StoredInvitation(id_, member.name, digest, now, expires)
+        invitation = StoredInvitation(id_, member.name, inviter, digest, now, expires)
         try:
             await self._repository.add(invitation, limit=MAX_OPEN)
         except TooManyError:
@@ -89,22 +89,27 @@ class Invitations:
             raise UnknownTokenError("There is no such invitation; it may have been used.")
         return invitation
 
-    async def accept(self, code: str) -> tuple[str, Access]:
-        """Exchange a code for a token; return the token and its access.
-
-        Raises `InvalidInvitationError`, also for the second of two who use the same code.
-        """
+    async def look(self, code: str) -> StoredInvitation:
+        """Return the invitation of a code, which stays open. Raises `InvalidInvitationError`."""
         shape = _SHAPE.fullmatch(code)
         invitation = None if shape is None else await self._repository.find(shape[1])
         known = "" if invitation is None else invitation.digest
         if not hmac.compare_digest(tokens.digest(code), known) or invitation is None:
             raise InvalidInvitationError("This invitation does not exist.")
+        if invitation.expires <= self._ms():
+            raise InvalidInvitationError("This invitation has expired.")
         await self._directory.refresh()
-        member = self._directory.get(invitation.member)
-        if member.disabled:
+        if self._directory.get(invitation.member).disabled:
             raise InvalidInvitationError("The member is disabled.")
-        now = self._ms()
-        text, token = tokens.make(member.name, note="Invitation", created=now, expires=None)
+        return invitation
+
+    async def accept(self, code: str) -> tuple[str, Access]:
+        """Exchange a code for a token; return the token and its access.
+
+        Raises `InvalidInvitationError`, also for the second of two who use the same code.
+        """
+        invitation, now = await self.look(code), self._ms()
+        text, token = tokens.make(invitation.member, note="Invitation", created=now, expires=None)
         try:
             await self._repository.redeem(invitation, token)
         except NotRedeemableError as error:
@@ -130,6 +135,7 @@ def describe(invitation: StoredInvitation) -> dict[str, Any]:
         "id": invitation.id,
         "shown": shown(invitation),
         "member": invitation.member,
+        "inviter": invitation.inviter,
         "created": invitation.created,
         "expires": invitation.expires,
     }

@@ -73,10 +73,12 @@ class StoredSession(Struct, frozen=True):
 
 
 class StoredInvitation(Struct, frozen=True):
-    """An invitation by its id; `digest` is the SHA-256 of its code. Times are in ms since 1970."""
+    """An invitation by its id, which the member `inviter` has made; `digest` is the SHA-256 of its
+    code. Times are in ms since 1970."""
 
     id: PlainText
     member: str
+    inviter: str
     digest: PlainText
     created: int
     expires: int

@@ -87,6 +87,22 @@ async def test_an_invitation_signs_in_and_shows_a_token_once(
     assert code not in str(audit)
 
 
+async def test_looking_at_an_invitation_says_whose_it_is_and_leaves_it_open(
+    team: Team, session: aiohttp.ClientSession, browser: aiohttp.ClientSession
+) -> None:
+    code = await invited(session, team)
+    data = {"code": code, "look": "1"}
+    for _ in range(2):
+        async with session.post(team.url / "proxy/invitation", data=data) as answer:
+            assert (answer.status, COOKIE in answer.cookies) == (200, False)
+            page = await answer.text()
+    assert f"<strong>ann</strong> invites you to <strong>{team.url.authority}</strong>" in page
+    assert "Admins of this server see the prompts, workflows and pictures of all members" in page
+    assert (await accept(browser, team.url, code))[0] == 200
+    async with session.post(team.url / "proxy/invitation", data=data) as answer:
+        assert answer.status == 401
+
+
 async def test_a_used_invitation_is_refused(
     team: Team, session: aiohttp.ClientSession, browser: aiohttp.ClientSession
 ) -> None:

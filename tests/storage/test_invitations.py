@@ -19,7 +19,7 @@ BEN = StoredMember("ben", "Ben", False, b"{}")
 
 
 def invitation(id_: str, *, created: int = 0, expires: int = 100) -> StoredInvitation:
-    return StoredInvitation(id_, "Ben", f"digest of {id_}", created, expires)
+    return StoredInvitation(id_, "Ben", "Ann", f"digest of {id_}", created, expires)
 
 
 def token(id_: str, created: int = 50) -> StoredToken:
@@ -58,7 +58,7 @@ async def test_one_that_has_expired_or_has_another_secret_is_not_redeemed(
     database: Database, repository: InvitationRepository
 ) -> None:
     await repository.add(invitation("one"), limit=5)
-    forged = StoredInvitation("one", "Ben", "another digest", 0, 100)
+    forged = StoredInvitation("one", "Ben", "Ann", "another digest", 0, 100)
     for asked, made in ((invitation("one"), token("late", 100)), (forged, token("forged"))):
         with pytest.raises(NotRedeemableError):
             await repository.redeem(asked, made)

@@ -75,7 +75,7 @@ export function tokensOf(context, member, made) {
   }
 
   function invitationRow(one) {
-    return el("li", {}, el("code", {}, one.shown), el("span", { class: "note" }, "Invitation"), el("span", { class: "what" }, "Not accepted yet"),
+    return el("li", {}, el("code", {}, one.shown), el("span", { class: "note" }, "Invitation"), el("span", { class: "what" }, `By ${one.inviter}, not accepted yet`),
       el("span", { class: "since" }, `Expires ${date(one.expires)}`),
       revoke(one.shown, `Revoke the invitation ${one.shown}?`, `api/invitations/${encodeURIComponent(one.id)}`));
   }

@@ -85,11 +85,13 @@ class MadeToken(TokenShown):
 
 
 class InvitationShown(TypedDict):
-    """An open invitation, of whose code only the beginning is `shown`."""
+    """An open invitation, of whose code only the beginning is `shown`; an admin, the `inviter`, has
+    made it."""
 
     id: str
     shown: str
     member: str
+    inviter: str
     created: int
     expires: int
 

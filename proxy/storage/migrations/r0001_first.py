@@ -303,6 +303,7 @@ def _create_members() -> None:
         "invitations",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("member", AnyText(), nullable=False),
+        sa.Column("inviter", AnyText(), nullable=False),
         sa.Column("digest", sa.Text(), nullable=False),
         sa.Column("created", sa.BigInteger(), nullable=False),
         sa.Column("expires", sa.BigInteger(), nullable=False),
