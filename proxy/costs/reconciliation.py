@@ -31,7 +31,8 @@ class Balance(Struct, frozen=True):
 
 class ReconciledDay(Struct, frozen=True):
     """A day (UTC): what jobs have cost by the ledger, and what the cloud has booked, in millionths
-    of a credit; `None` where that has not been read."""
+    of a credit; `None` where that has not been read. Of the day of the last reading both are what
+    was known at that reading."""
 
     day: str
     ledger: int
@@ -104,9 +105,10 @@ def _day(record: BillingRecord, account: AccountBilling, day: str) -> Reconciled
         and end is not None
         and (day_of(begin / 1000) <= day <= day_of(end / 1000))
     )
-    return ReconciledDay(
-        day, record.ledger.get(key, 0), record.booked.get(key, 0) if is_read else None
-    )
+    ledger = record.ledger.get(key, 0)
+    if account.ledger_read is not None and end is not None and day == day_of(end / 1000):
+        ledger = account.ledger_read
+    return ReconciledDay(day, ledger, record.booked.get(key, 0) if is_read else None)
 
 
 def _days(first: str, last: str) -> Iterable[str]:

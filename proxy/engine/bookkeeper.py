@@ -93,6 +93,7 @@ class Bookkeeper:
             since = max(known.read_to - OVERLAP, until - MAX_BACK)
         plan = account.plan
         await self._repository.balance(name, plan.balance_cents, plan.currency, fence=self._fence)
+        ledger = await self._repository.spent_today(name, until)
         reading = _Reading(name, billing)
         try:
             while since < until:
@@ -100,7 +101,13 @@ class Bookkeeper:
                 since, events = await reading.window(begin, until)
                 bookings = self._bookings(account, events)
                 await self._repository.book(
-                    name, bookings, begin, since, forget=since - OVERLAP, fence=self._fence
+                    name,
+                    bookings,
+                    begin,
+                    since,
+                    forget=since - OVERLAP,
+                    ledger=ledger if since == until else None,
+                    fence=self._fence,
                 )
         except _RequestsUsedError:
             log.warning("billing_read_interrupted", account=name)

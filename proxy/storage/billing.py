@@ -20,7 +20,8 @@ class AccountBilling(Struct, frozen=True):
     """What is known of an account's billing. Times are in ms since 1970, `None` is unknown.
 
     `access` says whether the cloud lets the key read what it books: `allowed`, `refused` or
-    `unknown`. What it booked is read from `read_from` to `read_to`, last tried at `tried_at`.
+    `unknown`. What it booked is read from `read_from` to `read_to`, last tried at `tried_at`; jobs
+    that had ended by `read_to` on its day had cost `ledger_read` (`None`: not noted).
     `balance_cents` in `currency` is what the cloud says is left. An admin has `entered` that so
     many millionths of a credit were left at `entered_at`, and jobs that had ended on that day
     before had cost `spent_before`.
@@ -36,6 +37,7 @@ class AccountBilling(Struct, frozen=True):
     entered: int | None = None
     entered_at: int | None = None
     spent_before: int | None = None
+    ledger_read: int | None = None
 
 
 class BookedRow(Struct, frozen=True):
@@ -81,7 +83,7 @@ booked = table_of(BookedRow, "booked", keys=("day", "account", "event_type"), ro
 booked_events = table_of(BookedEventRow, "booked_events", keys=("account", "event_id"), rowid=False)
 
 _ADD = Upsert(booked, how="add")
-_READ = Upsert(billing, "access", "read_from", "read_to", "tried_at")
+_READ = Upsert(billing, "access", "read_from", "read_to", "ledger_read", "tried_at")
 _TRIED = Upsert(billing, "access", "tried_at")
 _BALANCE = Upsert(billing, "balance_cents", "currency")
 _ENTERED = Upsert(billing, "entered", "entered_at", "spent_before")
@@ -102,10 +104,12 @@ class BillingRepository(Repository):
         until: int,
         *,
         forget: int,
+        ledger: int | None = None,
         fence: Fence | None = None,
     ) -> None:
         """Count the bookings between two times (ms) that are not counted yet. The ids of those
-        before `forget` are deleted: they must not be read again."""
+        before `forget` are deleted: they must not be read again. By `until` the jobs of its day had
+        cost `ledger`."""
 
         def work(connection: Connection) -> None:
             check_fence(connection, fence)
@@ -125,11 +129,16 @@ class BillingRepository(Repository):
                 "access": "allowed",
                 "read_from": since if begun is None else begun,
                 "read_to": until,
+                "ledger_read": ledger,
                 "tried_at": until,
             }
             _put(connection, _READ, account, read)
 
         await self.database.write(work)
+
+    async def spent_today(self, account: str, at: int) -> int:
+        """Return what jobs have cost on the day of a moment (ms)."""
+        return await self.database.read(lambda connection: _spent(connection, account, at))
 
     async def tried(
         self, account: str, access: str, at: int, *, fence: Fence | None = None

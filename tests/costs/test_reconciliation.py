@@ -21,7 +21,7 @@ def record(account: AccountBilling | None = None, **parts: object) -> BillingRec
 
 def test_days_that_were_read_are_compared() -> None:
     known = record(
-        AccountBilling("main", "allowed", START, START + DAY, START + DAY),
+        AccountBilling("main", "allowed", START, START + DAY),
         booked={("2026-11-25", "main"): 50, ("2026-11-25", "other"): 1000},
         ledger={
             ("2026-11-24", "main"): 7,
@@ -40,6 +40,17 @@ def test_days_that_were_read_are_compared() -> None:
     assert (found.ledger, found.booked, found.difference) == (45, 50, 5)
 
 
+def test_the_day_of_the_last_reading_is_compared_until_that_reading() -> None:
+    known = record(
+        AccountBilling("main", "allowed", START, START + DAY + 1, ledger_read=30),
+        booked={("2026-11-25", "main"): 50, ("2026-11-26", "main"): 30},
+        ledger={("2026-11-25", "main"): 50, ("2026-11-26", "main"): 90},
+    )
+    (found,) = reconcile(known, ["main"], "2026-11-25", "2026-11-27")
+    assert found.days[-1] == ReconciledDay("2026-11-26", 30, 30)
+    assert found.difference == 0
+
+
 def test_nothing_is_compared_where_nothing_was_read() -> None:
     known = record(ledger={("2026-11-25", "main"): 40})
     first, second = reconcile(known, ["main", "new"], "2026-11-25", "2026-11-25")
@@ -49,7 +60,7 @@ def test_nothing_is_compared_where_nothing_was_read() -> None:
 
 
 def test_a_day_without_any_amount_agrees() -> None:
-    known = record(AccountBilling("main", "allowed", START, START + 1, START))
+    known = record(AccountBilling("main", "allowed", START, START + 1))
     (found,) = reconcile(known, ["main"], "2026-11-25", "2026-11-25")
     assert (found.days, found.ledger, found.booked, found.difference) == ((), 0, 0, 0)
 

@@ -63,6 +63,21 @@ async def test_a_job_is_in_the_ledger_and_booked(
         assert 'account_credits_left{account="default",source="reported"}' in metrics
 
 
+async def test_jobs_since_the_last_reading_make_no_difference(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    simulator.switches.billing_for_keys = True
+    policy = {"billing_delay": 0.02, "billing_interval": 3600.0}
+    async with running_proxy(simulator, tmp_path, policy=policy) as proxy:
+        client = Client(session, proxy.url)
+        await until(client, lambda found: found["read_to"] is not None)
+        await client.run(graphs.plain())
+        _, used = await client.get("proxy/api/usage", rows="costs")
+        assert sum(row["credits"] for row in used["costs"]) > 0
+        found = await account(client)
+        assert (found["ledger"], found["booked"], found["difference"]) == (0, 0, 0)
+
+
 async def test_a_balance_that_was_entered_gets_less_with_each_job(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:

@@ -487,6 +487,7 @@ def _create_billing() -> None:
         sa.Column("entered", sa.BigInteger(), nullable=True),
         sa.Column("entered_at", sa.BigInteger(), nullable=True),
         sa.Column("spent_before", sa.BigInteger(), nullable=True),
+        sa.Column("ledger_read", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("account", name=op.f("pk_billing")),
         sqlite_with_rowid=False,
     )
