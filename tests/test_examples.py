@@ -14,12 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import kubernetes_validate
 import pytest
 from backend import environment_of
 from browser.reverse_proxy import nginx_text
 from process import serving
 from ruamel.yaml import YAML
+from servers import free_port
 from test_code_blocks import NGINX, make_certificate
 
 from proxy.settings import SETTINGS, load
@@ -358,11 +360,23 @@ def test_pods_serve_until_they_have_left_the_service() -> None:
     stopping = int(environment["COMFY_PROXY_SHUTDOWN_TIMEOUT"])
     sleeping = proxy["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert pod["terminationGracePeriodSeconds"] > stopping + sleeping
-    probes = {name: proxy[f"{name}Probe"]["httpGet"] for name in ("startup", "readiness")}
-    assert {name: probe["path"] for name, probe in probes.items()} == {
-        "startup": "/readyz",
-        "readiness": "/healthz",
-    }
+
+
+async def test_pods_start_while_the_cloud_is_away(tmp_path: Path) -> None:
+    (deployment,) = (manifest for manifest in manifests() if manifest["kind"] == "Deployment")
+    (proxy,) = deployment["spec"]["template"]["spec"]["containers"]
+    away = f"http://127.0.0.1:{free_port()}"
+    environment = {"COMFY_CLOUD_API_KEY": "comfyui-key", "COMFY_CLOUD_BASE_URL": away}
+    async with (
+        serving(tmp_path, environment=environment) as running,
+        aiohttp.ClientSession() as session,
+    ):
+        statuses = {}
+        for name in ("startup", "readiness", "liveness"):
+            path = proxy[f"{name}Probe"]["httpGet"]["path"]
+            async with session.get(f"{running.url}{path}") as answer:
+                statuses[name] = answer.status
+    assert statuses == {"startup": 200, "readiness": 200, "liveness": 200}
 
 
 def test_the_variables_of_pods_are_settings_that_can_be_used(
