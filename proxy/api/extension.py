@@ -41,9 +41,10 @@ async def get_script(_: web.Request) -> web.Response:
 async def get_interface(request: web.Request) -> web.Response:
     """Return the state of the server for the web interface.
 
-    `{"trouble", "interface", "simulated", "pays_partner_nodes", "signed_in"}`: `trouble` is the
-    sentence of `/readyz` that says why no job can be accepted, or null; `interface` says whether
-    `/` is the web interface: `ready`, `waiting` for the first node list, or `missing`.
+    `{"trouble", "problem", "interface", "simulated", "pays_partner_nodes", "signed_in"}`: `trouble`
+    is the sentence of `/readyz` that says why no job can be accepted, or null, `problem` the one
+    that says what is wrong although jobs run; `interface` says whether `/` is the web interface:
+    `ready`, `waiting` for the first node list, or `missing`.
     """
     report = await request.app[READINESS].report(patient=True)
     interface = "missing"
@@ -52,6 +53,7 @@ async def get_interface(request: web.Request) -> web.Response:
     return bodies.json(
         {
             "trouble": report.reason,
+            "problem": report.problem,
             "interface": interface,
             "simulated": request.app[OPTIONS].simulated,
             "pays_partner_nodes": request.app[OPTIONS].pays_partner_nodes,

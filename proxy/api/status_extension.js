@@ -5,8 +5,8 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
 const NAME = "comfy-cloud-proxy";
-/** Milliseconds between two looks at the server's state, and after a failed one. */
-const INTERVAL = 10_000;
+/** Milliseconds between two looks at the server's state, and while something is wrong. */
+const INTERVAL = 10_000, WATCH_INTERVAL = 1_000;
 
 let shown = null, drawn = 0, badged = { topbarBadges: [] };
 
@@ -29,6 +29,9 @@ function badges(state) {
   if (state.trouble) {
     found.push({ text: "Comfy Cloud", label: "Not ready", variant: "error", tooltip: state.trouble });
   }
+  if (state.problem) {
+    found.push({ text: "Proxy", label: "Problem", variant: "warning", tooltip: state.problem });
+  }
   return found;
 }
 
@@ -41,15 +44,17 @@ function drawBadges(found) {
 
 /** Draw the state, and say once in a toast what has changed. */
 function draw(state) {
-  const before = shown?.trouble ?? null, first = shown == null;
+  const first = shown == null, { trouble = null, problem = null } = shown ?? {};
   shown = state;
-  if (first || state.trouble !== before) drawBadges(badges(state));
-  if (state.trouble === before) return;
+  if (first || state.trouble !== trouble || state.problem !== problem) drawBadges(badges(state));
   const { toast } = app.extensionManager;
-  if (state.trouble) {
+  if (state.trouble && state.trouble !== trouble) {
     toast.add({ severity: "error", summary: "Comfy Cloud does not accept jobs", detail: state.trouble, life: 30_000 });
-  } else {
+  } else if (trouble && !state.trouble) {
     toast.add({ severity: "success", summary: "Comfy Cloud accepts jobs again", life: 5_000 });
+  }
+  if (state.problem && state.problem !== problem) {
+    toast.add({ severity: "warn", summary: "Jobs run, but something is wrong", detail: state.problem, life: 30_000 });
   }
 }
 
@@ -60,6 +65,13 @@ async function look() {
   } catch {
     // The frontend itself says that the server cannot be reached.
   }
+}
+
+/** Look at the state for as long as the page is open, more often while something is wrong. */
+async function watch() {
+  await new Promise((resume) => setTimeout(resume, shown?.trouble || shown?.problem ? WATCH_INTERVAL : INTERVAL));
+  await look();
+  watch();
 }
 
 /** Milliseconds between two looks whether the frontend has opened a workflow, and how many. */
@@ -107,7 +119,7 @@ app.registerExtension({
     const commands = shown?.signed_in ? [DASHBOARD, SIGN_OUT] : [DASHBOARD];
     const menu = { path: ["Comfy Cloud"], commands: commands.map(({ id }) => id) };
     app.registerExtension({ name: `${NAME}.menu`, commands, menuCommands: [menu] });
-    setInterval(look, INTERVAL);
+    watch(); // not awaited: it goes on
     openJob(); // not awaited: the frontend opens its own workflow after this setup
   },
 });

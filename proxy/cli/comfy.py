@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,6 +193,13 @@ class Comfy:
             self.base_url / "view", params=file, raise_for_status=True
         ) as response:
             yield response.content
+
+    async def problem(self) -> str | None:
+        """Return what a proxy says is wrong although it runs jobs; `None` for any other server."""
+        with suppress(aiohttp.ClientResponseError):
+            found = (await self._ask("GET", "proxy", "api", "interface")).get("problem")
+            return found if isinstance(found, str) else None
+        return None
 
     async def _ask(self, method: str, *path: str, **body: Any) -> dict[str, Any]:
         url = self.base_url.joinpath(*path)

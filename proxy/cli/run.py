@@ -255,6 +255,8 @@ async def _collect(
     where = f" in {output}" if outcome.files else ""
     count = counted(len(outcome.files), "file")
     display.say(f"{outcome.seconds:.1f} s: {count}{where}{previews}")
+    if problem := await comfy.problem():
+        display.say(f"problem on the server: {problem}")
 
 
 async def _cancel(comfy: Comfy, prompt_id: str) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
+import graphs
 from browser.frontend import Frontend, opened_page
-from stack import Proxy, running_proxy
+from stack import Client, Proxy, running_proxy
 from wrong_key import OTHER_KEY, with_other_key
 
 from proxy.api import web_interface
@@ -69,6 +72,25 @@ async def test_a_key_that_stops_working_is_a_toast_and_a_badge(
         await frontend.page.get_by_text("accepts jobs again").first.wait_for()
         await frontend.page.get_by_text("Not ready", exact=True).wait_for(state="detached")
         assert frontend.watch.unexpected() == []
+
+
+async def test_an_output_folder_that_is_gone_is_told_in_the_web_interface(
+    chrome: Browser, simulator: Simulator, tmp_path: Path
+) -> None:
+    output = tmp_path / "output"
+    async with (
+        running_proxy(
+            simulator, tmp_path / "data", output_directory=output, **interface()
+        ) as proxy,
+        Frontend.opened(chrome, proxy.url, tmp_path / "failure.png") as frontend,
+        aiohttp.ClientSession() as session,
+    ):
+        await asyncio.to_thread(output.rmdir)
+        await Client(session, proxy.url).run(graphs.plain())
+        await frontend.page.get_by_text("Outputs cannot be written").first.wait_for()
+        await frontend.page.get_by_text("Problem", exact=True).wait_for()
+        await asyncio.to_thread(output.mkdir)
+        await frontend.page.get_by_text("Problem", exact=True).wait_for(state="detached")
 
 
 async def test_the_menu_leads_to_the_dashboard_and_nobody_is_asked_to_sign_in(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ import gated
 import graphs
 import pytest
 import waiting
-from process import before, serving
+from process import before, command, serving
 from small_disk import fill, small_disk
 from stack import Client, Proxy, running_proxy
 from structlog.testing import capture_logs
@@ -243,6 +244,7 @@ async def test_a_deleted_folder_is_named_at_readyz_and_made_good(
     await client.run(graphs.plain(11))
     _, ready = await client.get("readyz")
     assert f"create {output} again; the missing files" in ready["checks"]["outputs"]
+    assert (await client.get("proxy/api/interface"))[1]["problem"] == ready["checks"]["outputs"]
     await asyncio.to_thread(output.mkdir)
     await until(output / "ComfyUI_00001_.png")
 
@@ -265,6 +267,18 @@ async def test_a_folder_that_cannot_be_made_is_refused_at_the_start(
     with pytest.raises(ConfigError, match="of output_directory cannot be written"):
         async with writing_proxy(simulator, output, session):
             pass
+
+
+async def test_run_says_that_the_server_cannot_write_the_outputs(
+    client: Client, output: Path, tmp_path: Path
+) -> None:
+    await asyncio.to_thread(output.rmdir)
+    workflow = tmp_path / "workflow.json"
+    workflow.write_text(json.dumps(graphs.plain(12)))
+    words = ("--server", str(client.url), "--output", str(tmp_path / "own"))
+    code, out, _ = await command("run", str(workflow), *words)
+    assert code == 0
+    assert "problem on the server: Outputs cannot be written" in " ".join(out.split())
 
 
 @pytest.mark.sqlite

@@ -103,6 +103,7 @@ class InterfaceState(TypedDict):
     """What the extension of the web interface shows."""
 
     trouble: str | None
+    problem: str | None
     interface: Literal["ready", "waiting", "missing"]
     simulated: bool
     pays_partner_nodes: bool
