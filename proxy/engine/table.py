@@ -128,9 +128,10 @@ class JobTable:
         await self.recorder.flush()
 
     def show(self, job: LiveJob, **shown: Unpack[Shown]) -> None:
-        """Change what is shown of a job and kept in memory alone (its `JobProgress`)."""
+        """Change what is shown of a live job and kept in memory alone (its `JobProgress`); nothing
+        of one that has left meanwhile, which would come back into all queues."""
         progress = replace(job.progress, **shown)
-        if progress != job.progress:
+        if progress != job.progress and job in self:
             self.note(job, JobChanges(progress=progress))
             self.announcer.changed(job)
 

@@ -85,7 +85,8 @@ def test_a_wish_to_cancel_takes_a_job_out_of_sight_at_once(world: World) -> None
 
 
 def test_why_a_job_waits_is_published_when_that_changes(world: World) -> None:
-    live_job = job(accepted=True)
+    live_job = world.add(job(accepted=True, state=JobState.UNKNOWN))
+    world.received.clear()
     for reason in ("no_credits", "no_credits", None):
         world.table.show(live_job, reason=reason)
     reasons = [news.progress.reason for news in world.received if isinstance(news, JobChanged)]
@@ -175,3 +176,14 @@ def test_a_start_is_announced_where_webhooks_want_it(world: World, wanted: list[
     world.table.add(live_job)
     world.table.advance(live_job, JobState.RUNNING)
     assert world.recorder.started_jobs == ["one"] * len(wanted)
+
+
+async def test_nothing_is_shown_of_a_job_that_has_left(world: World) -> None:
+    """A reading of the account that fails concerns all jobs that were live when it began."""
+    live_job = job(state=JobState.RUNNING, accepted=True, account="one")
+    world.table.add(live_job)
+    await world.table.finish(live_job, END)
+    world.table.leave(live_job, END)
+    world.received.clear()
+    world.table.show(live_job, reason="unreachable")
+    assert world.received == []
