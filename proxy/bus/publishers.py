@@ -78,9 +78,10 @@ class Publishers:
         return silent
 
     def is_leader_silent(self, now: float) -> bool:
-        """Return whether the publisher that leads is known and has no recent beat."""
+        """Return whether no publisher that leads has sent a recent beat: what it publishes may be
+        missing here, also if it was silent before this process came."""
         leader = self._known.get(self.leader)
-        return leader is not None and now - leader[1] >= MAX_LEADER_SILENCE
+        return leader is None or now - leader[1] >= MAX_LEADER_SILENCE
 
     def restart(self, now: float) -> None:
         """Count the silence of publishers from now: no beat could be received until then."""

@@ -55,9 +55,14 @@ def test_a_silent_publisher_is_found_once_until_its_next_beat() -> None:
     assert publishers.find_silent(20.0) == {ONE}
 
 
+def test_a_leader_that_nobody_has_heard_is_silent() -> None:
+    publishers = Publishers()
+    publishers.receive(beat(TWO), 0.0)
+    assert publishers.is_leader_silent(0.0)
+
+
 def test_the_silence_of_the_leader_alone_counts() -> None:
     publishers = Publishers()
-    assert not publishers.is_leader_silent(100.0)
     publishers.receive(beat(ONE, leads=True), 0.0)
     assert not publishers.is_leader_silent(MAX_LEADER_SILENCE - 0.1)
     assert publishers.is_leader_silent(MAX_LEADER_SILENCE)
@@ -65,7 +70,7 @@ def test_the_silence_of_the_leader_alone_counts() -> None:
     assert publishers.leader == TWO
     assert not publishers.is_leader_silent(1.0)
     publishers.receive(beat(TWO, None, leads=True), 1.0)
-    assert not publishers.is_leader_silent(100.0)
+    assert publishers.is_leader_silent(1.0)
 
 
 def test_without_a_connection_nobody_is_silent_who_was_not_before() -> None:
