@@ -91,6 +91,7 @@ def test_no_arrow_leads_back() -> None:
     assert "engine" not in arrows["admin"] | arrows["api"] | arrows["readiness"]
     assert order.index("jobs") < order.index("api") < order.index("admin") < order.index("app")
     assert order.index("app") < order.index("cli")
+    assert arrows["edge"] & {"admin", "api", "app", "engine", "jobs"} == set()
     assert arrows["translate"] == set()
     assert arrows["simulator"] == {"translate"}
     assert {room_name for room_name, known in arrows.items() if "simulator" in known} == {"cli"}

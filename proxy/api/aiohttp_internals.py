@@ -2,7 +2,44 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 from aiohttp import web
+
+#: Why reading is paused: aiohttp has enough, the turns of the owner, the answer to come.
+BY_AIOHTTP, BY_TURNS, BY_ANSWER = 1, 2, 4
+
+
+class PausedReading(web.RequestHandler):
+    """aiohttp's protocol, whose reading is paused for several reasons.
+
+    aiohttp pauses and resumes its transport in several places, all by these two methods, and would
+    resume what is paused for another reason.
+    """
+
+    __slots__ = ("paused_by",)
+
+    def __init__(self, server: web.Server, **options: Any) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), **options)
+        self.paused_by = 0
+
+    def _pause_transport_reading(self) -> None:
+        self.pause(BY_AIOHTTP)
+
+    def _resume_transport_reading(self) -> None:
+        self.resume(BY_AIOHTTP)
+
+    def pause(self, reason: int) -> None:
+        """Read no more until `resume` with the same reason."""
+        self.paused_by |= reason
+        super()._pause_transport_reading()
+
+    def resume(self, reason: int) -> None:
+        """Read again, unless reading is paused for another reason."""
+        was_paused, self.paused_by = self.paused_by, self.paused_by & ~reason
+        if was_paused and not self.paused_by:
+            super()._resume_transport_reading()
 
 
 def has_waiting_request(protocol: web.RequestHandler) -> bool:

@@ -14,8 +14,8 @@ from msgspec import Struct
 
 from proxy.api.addressing import Peer
 from proxy.api.admission import Admission
-from proxy.api.input_turns import InputTurns
 from proxy.api.places import MIN_SHARE, Occupant, Places
+from proxy.edge.loop_turns import Driver, LoopTurns
 from proxy.owners import Owner, stranger
 from proxy.pool import Pool
 from proxy.translate.errors import LocalError
@@ -70,6 +70,7 @@ class ManagedConnection(Occupant, TimedConnection, Protocol):
     """What the manager uses of a connection."""
 
     peer: Peer
+    driver: Driver
     admission: Admission | None
 
     def refuse(self) -> None:
@@ -97,7 +98,7 @@ class ConnectionManager:
     def __init__(self, limits: ConnectionLimits, services: Services) -> None:
         self.now = asyncio.get_running_loop().time
         self.services = services
-        self.input_turns = InputTurns()
+        self.turns = LoopTurns()
         #: Connections that need `check`, and since when clients of others do not read.
         self.timed: set[TimedConnection] = set()
         self.stalled: dict[TimedConnection, float] = {}
@@ -119,7 +120,9 @@ class ConnectionManager:
         """
         # Connections of trusted proxies are not counted by address.
         peer = connection.peer
-        connection.owner = Owner() if peer.proxies else stranger(peer.address)
+        network = stranger(peer.address)
+        connection.owner = Owner() if peer.proxies else network
+        connection.driver = Driver(self.turns.of_stranger(network.address), network.address)
         self.connections.add(connection)
         if self._places.enter(connection, self.now()):
             return None
@@ -132,6 +135,8 @@ class ConnectionManager:
     def join(self, connection: ManagedConnection, admission: Admission) -> None:
         """Count a connection for its member, unless it is lost. Raises `LocalError` (503) beyond
         the limit."""
+        driver = connection.driver
+        driver.switch(self.turns.of_member(admission.member, driver.address))
         if connection not in self.connections:
             return
         count = self._places.join_member(connection, admission.member, self.now())

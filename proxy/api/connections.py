@@ -7,7 +7,7 @@ them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, cast
 
 import structlog
@@ -25,9 +25,8 @@ from proxy.api.addressing import (
     strip,
 )
 from proxy.api.admission import Admission
-from proxy.api.aiohttp_internals import has_waiting_request
+from proxy.api.aiohttp_internals import BY_ANSWER, has_waiting_request
 from proxy.api.connection_manager import ConnectionManager
-from proxy.api.input_turns import SLICE
 from proxy.api.limited_connection import (
     ANSWER,
     BODY,
@@ -111,7 +110,7 @@ class Connection(LimitedConnection):
             return  # it is lost, and the manager has forgotten it
         if not self.owner.member or self.manager.draining:
             self.manager.answered(self)
-        holds = self._input or self._paused_input or self._held.allocation is not None
+        holds = self._input or self.paused_by & BY_ANSWER or self._held.allocation is not None
         if holds and not has_waiting_request(self):
             self._resume_input()
 
@@ -206,11 +205,9 @@ class Connection(LimitedConnection):
             self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Parse input, or let it wait if that takes long; answer a refused client."""
+        """Parse input, or answer a refused client."""
         if self._state == REFUSED:
             self._answer_raw(TOO_MANY_CONNECTIONS)
-        elif len(data) <= SLICE and not self.unparsed:
-            self.parse(data)
         else:
             super().data_received(data)
 
@@ -233,6 +230,15 @@ class Connection(LimitedConnection):
             if self.transport is None or self.transport.is_closing():
                 self._lost.set_result(None)
         return self._lost
+
+
+def driven(
+    handle: Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]],
+    request: web.BaseRequest,
+) -> Awaitable[web.StreamResponse]:
+    """Handle a request in steps that are charged to the owner of its connection."""
+    driver = cast("Connection", request.protocol).driver
+    return driver.drive(handle(cast("web.Request", request)))
 
 
 def begun(

@@ -1,8 +1,8 @@
 """What a client may take of one connection: time in each of its states, and memory.
 
 Memory is input that was not handled yet, and output that was not sent yet. Input is unfinished
-headers and trailers, requests that wait for the answer to another one, unfinished websocket
-messages, and what waits to be parsed. A few bytes are not counted: the number of connections limits
+headers and trailers, requests that wait for the answer to another one, and unfinished websocket
+messages. A few bytes are not counted: the number of connections limits
 them.
 """
 
@@ -17,11 +17,11 @@ from aiohttp import StreamReader, WSCloseCode, WSMessage, WSMsgType, web
 from aiohttp.http_parser import RawRequestMessage
 
 from proxy.api.addressing import Peer
-from proxy.api.aiohttp_internals import has_waiting_request
+from proxy.api.aiohttp_internals import BY_ANSWER, BY_TURNS, PausedReading, has_waiting_request
 from proxy.api.connection_manager import REFUSAL_TIMEOUT, ConnectionLimits, ConnectionManager
-from proxy.api.input_turns import SlicedInput
 from proxy.api.raw_answers import HEADERS_TOO_LARGE, TOO_MUCH_UNFINISHED
 from proxy.budget import Allocation, ThresholdAllocation
+from proxy.edge.loop_turns import Driver
 from proxy.owners import Owner
 from proxy.translate.errors import LocalError
 
@@ -56,7 +56,7 @@ BEFORE_REQUEST = (IDLE, HEADERS)
 _TIMED_STATES = (HEADERS, BODY, REFUSED)
 
 
-class LimitedConnection(SlicedInput):
+class LimitedConnection(PausedReading):
     """aiohttp's protocol of one connection, with its state and since when it has it.
 
     What it holds is taken from the budget of its member, or of its address while it is anonymous.
@@ -69,12 +69,12 @@ class LimitedConnection(SlicedInput):
         "_handshake",
         "_held",
         "_input",
-        "_is_chunked",
         "_leave",
         "_output",
         "_received",
         "_since",
         "_state",
+        "driver",
         "manager",
         "owner",
         "peer",
@@ -82,21 +82,22 @@ class LimitedConnection(SlicedInput):
     )
 
     def __init__(self, manager: ConnectionManager, server: web.Server, **options: Any) -> None:
-        super().__init__(manager.input_turns, server, **options)
+        super().__init__(server, **options)
         self.manager = manager
         self.services: Services = manager.services
         #: Whom the connection is counted for.
         self.owner = Owner()
         #: The other end.
         self.peer = Peer("")
+        #: Charges what the connection takes of the event loop's time.
+        self.driver = Driver(manager.turns.strangers, "")
         self._state = IDLE
         self._since = manager.now()
         #: Bytes of input and output, and what of the budget is held for them.
         self._input = self._output = 0
         self._held = ThresholdAllocation(MIN_COUNTED)
-        #: The current body, and whether it is in chunks.
+        #: The current body.
         self._body: StreamReader | None = None
-        self._is_chunked = False
         #: Bytes of the last chunk of input, and those of the body at that time.
         self._chunk = self._body_bytes = 0
         #: Bytes received since the body began, or since its progress was checked.
@@ -158,7 +159,7 @@ class LimitedConnection(SlicedInput):
 
         A lost connection holds nothing, though its handler or its websocket may still go on.
         """
-        size = INPUT_WEIGHT * self._input + len(self.unparsed) + self._output
+        size = INPUT_WEIGHT * self._input + self._output
         return self._held.fits(0 if self.transport is None else size, self._allocate)
 
     def _allocate(self) -> Allocation:
@@ -166,30 +167,22 @@ class LimitedConnection(SlicedInput):
 
     # --- input -----------------------------------------------------------------------------
 
-    def is_before_body(self) -> bool:
-        """Return whether headers of a request come next."""
-        return self._state in BEFORE_REQUEST
+    def hold_reading(self) -> None:
+        """Read no more until the owner has a turn."""
+        self.pause(BY_TURNS)
 
-    def may_be_chunked(self) -> bool:
-        """Return whether chunks of a body may come next."""
-        return self._state != SOCKET and (self._state != BODY or self._is_chunked)
+    def release_reading(self) -> None:
+        """Read again."""
+        self.resume(BY_TURNS)
 
-    def count_unparsed(self) -> bool:
-        """Count the input that waits; close the connection and return `False` if it is too much."""
-        fits = self._fits()
-        if not fits:
-            log.info("request_refused", member=self.owner.member)
-            self.cut()
-        return fits
-
-    def parse(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:
         """Pass input to the parser and count it."""
         state = self._state
         self._chunk = len(data)
         self._received += self._chunk
         if state in BEFORE_REQUEST:
             self._input += self._chunk
-        web.RequestHandler.data_received(self, data)
+        super().data_received(data)
         if not data or self.transport is None:
             return
         if state in BEFORE_REQUEST:
@@ -217,9 +210,13 @@ class LimitedConnection(SlicedInput):
         if self._input > _SLACK:
             taken = _head_bytes(message) + body.total_bytes
         self._input = max(0, self._input - taken)
-        self._body, self._is_chunked, self._body_bytes = body, message.chunked, body.total_bytes
+        self._body, self._body_bytes = body, body.total_bytes
         self._received = 0
-        self._enter(ANSWER if body.is_eof() else BODY)
+        if body.is_eof():
+            self._enter(ANSWER)
+        else:  # the rest of it comes before the answer
+            self._enter(BODY)
+            self.resume(BY_ANSWER)
 
     def _count_after_headers(self) -> None:
         """Count trailers of a body, and pause before the next request until the answer is sent."""
@@ -234,7 +231,7 @@ class LimitedConnection(SlicedInput):
             return
         self._input += self._chunk
         if body is None or body.is_eof():
-            self._pause_input()
+            self.pause(BY_ANSWER)
         elif self._input > HEAD_LIMITS * self.max_field_size:
             log.info("trailers_refused", received=self._input)
             self.cut()
@@ -246,10 +243,10 @@ class LimitedConnection(SlicedInput):
     def _count_frames(self) -> None:
         """Count the input as a part of a websocket message."""
         self._input += self._chunk
-        if self._fits() or self._paused_input:
+        if self._fits() or self.paused_by & BY_ANSWER:
             return
         log.info("socket_refused", member=self.owner.member, received=self._input)
-        self._pause_input()
+        self.pause(BY_ANSWER)
         if self._leave is not None:
             self._leave(WSCloseCode.TRY_AGAIN_LATER, MESSAGE_REFUSED, REVOKE_TIMEOUT)
 
@@ -261,16 +258,9 @@ class LimitedConnection(SlicedInput):
             self._input = min(self._input, self._chunk)
         self._fits()
 
-    def _pause_input(self) -> None:
-        if self.transport is not None and not self._paused_input:
-            self._paused_input = True
-            self.transport.pause_reading()
-
     def _resume_input(self) -> None:
         """Resume reading; a part of the next request may have been received already."""
-        if self._paused_input:
-            self._paused_input = False
-            self.read_on()
+        self.resume(BY_ANSWER)
         if self._state == IDLE:
             if self._input > _SLACK:
                 self._enter(HEADERS)

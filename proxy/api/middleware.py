@@ -31,7 +31,6 @@ from proxy.api.callers import address_of, site_of
 from proxy.api.error_answers import failed, interrupted, not_stored, unknown
 from proxy.api.holding import LargeBody, forget_frames
 from proxy.api.requests import connection_of
-from proxy.api.turns import MAX_BEGUN, MemberTurns
 from proxy.logging import RequestContext, begin_request
 from proxy.members.accounting import LIMIT_REACHED
 from proxy.storage.database import OutcomeUnknownError, StorageError
@@ -99,7 +98,6 @@ class Gate:
         )
         self._limiter = services.accounting.limiter
         self._metrics = services.accounting.metrics
-        self._turns = MemberTurns()
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         """Answer a request."""
@@ -167,8 +165,7 @@ class Gate:
                 connection.admit(admission)
                 if admission.token is not None and request.path not in _UNLIMITED:
                     self._limiter.request(admission.member)
-                if len(connection.manager.connections) > MAX_BEGUN:  # fewer cannot begin more
-                    await self._turns.of(admission.member).take()
+                await connection.driver.give_way()
             answer = await self._handle(request)
             body = getattr(answer, "body", None)
             if type(body) is LargeBody:  # an abstract class, whose instances are found slowly

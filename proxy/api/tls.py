@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from proxy.api.connections import Connection
+from proxy.edge.input import InputProtocol
 from proxy.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
@@ -103,7 +104,10 @@ class TlsListener:
     """
 
     def __init__(
-        self, make: Callable[[], Connection], context: ssl.SSLContext, failed: asyncio.Event
+        self,
+        make: Callable[[], InputProtocol[Connection]],
+        context: ssl.SSLContext,
+        failed: asyncio.Event,
     ) -> None:
         self._make = make
         self._context = context
@@ -162,19 +166,22 @@ class TlsListener:
     def _begin(self, accepted: socket.socket, peer: Any) -> None:
         """Start the handshake of a connection, if there is a place for it."""
         accepted.setblocking(False)
-        connection = self._make()
+        protocol = self._make()
+        connection = protocol.connection
         handshake = _Handshake(connection, accepted)
         if not connection.accept(str(peer[0]), handshake.end):
             accepted.close()
             return
-        work = self._handshake(connection, accepted)
+        work = self._handshake(protocol, accepted)
         handshake.task = self._supervisor.spawn(work, "TLS handshake")
         handshake.task.add_done_callback(handshake.ended)
 
-    async def _handshake(self, connection: Connection, accepted: socket.socket) -> None:
+    async def _handshake(
+        self, protocol: InputProtocol[Connection], accepted: socket.socket
+    ) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: connection,
+                lambda: protocol,
                 accepted,
                 ssl=self._context,
                 ssl_handshake_timeout=HANDSHAKE_TIMEOUT,

@@ -25,8 +25,8 @@ from proxy.api.holding import stream_place
 from proxy.api.keys import ACCOUNTING, BUDGET, JOBS, features
 from proxy.api.requests import connection_of, member_of, way_of
 from proxy.api.send_queue import SendQueue
-from proxy.api.turns import MAX_BEGUN, MemberTurns
 from proxy.budget import Allocation, ThresholdAllocation
+from proxy.edge.loop_turns import Driver
 from proxy.supervisor import Supervisor
 from proxy.translate import codec, frames
 from proxy.translate.events import Binary, Event, Message, NodeText, Preview, status
@@ -56,7 +56,7 @@ _KEEP_ALIVE = {
 }
 
 
-#: Messages of a client between two turns of its member.
+#: Messages of a client after which its turn may end.
 MESSAGES_A_TURN = 16
 
 
@@ -65,6 +65,7 @@ class ClientSocket(Struct, eq=False):
 
     _web_socket: web.WebSocketResponse
     _transport: asyncio.Transport
+    _driver: Driver
     _app: web.Application
     _member: str
     _sid: str
@@ -140,12 +141,13 @@ class ClientSocket(Struct, eq=False):
     def _start_writing(self) -> None:
         """Start the task that writes the queue, unless it runs; an idle socket has none."""
         if self._writing is None and not self._ended:
-            self._writing = asyncio.create_task(self._deliver(), name="write to a socket")
+            self._writing = asyncio.create_task(self._driven(), name="write to a socket")
+
+    async def _driven(self) -> None:
+        await self._driver.drive(self._deliver())
 
     async def _deliver(self) -> None:
         try:
-            if len(self._sockets.open) > MAX_BEGUN:  # fewer cannot begin more
-                await self._sockets.turns.of(self._member).take()
             while self._leaving is None and (outgoing := self._queue.pop()) is not None:
                 message = outgoing.message
                 if isinstance(message, Event):
@@ -221,7 +223,6 @@ class Sockets:
         self._supervisor = supervisor
         self._ping_interval = ping_interval
         self.open: set[ClientSocket] = set()
-        self.turns = MemberTurns()
         self._pinging: asyncio.Task[None] | None = None
 
     def join(self, socket: ClientSocket) -> None:
@@ -280,14 +281,14 @@ async def _serve(request: web.Request, web_socket: web.WebSocketResponse) -> web
     sockets, metrics = request.app[SOCKETS], request.app[ACCOUNTING].metrics
     sid = request.query.get("clientId") or randomness.uuid4().hex
     queue = SendQueue(count_dropped=metrics.previews_dropped.labels(member).inc)
-    turns = sockets.turns.of(member)
-    client = ClientSocket(web_socket, transport, request.app, member, sid, queue, sockets)
+    connection = connection_of(request)
+    driver = connection.driver
+    client = ClientSocket(web_socket, transport, driver, request.app, member, sid, queue, sockets)
     subscribers = request.app[JOBS].subscribers
     # A socket that was opened as one of Comfy Cloud has a `token` in its query.
     hears_all = bool(way_of(request).query_tokens) or "token" in request.query
     feed.attach(member, sid, client, client.greet, hears_all=hears_all, opened=opened)
     sockets.join(client)
-    connection = connection_of(request)
     connection.upgraded(client.leave)
     metrics.websockets.labels(member).inc()
     log.debug("socket_opened", sid=sid)
@@ -297,7 +298,7 @@ async def _serve(request: web.Request, web_socket: web.WebSocketResponse) -> web
             connection.received(message)
             heard += 1
             if heard % MESSAGES_A_TURN == 0:  # hundreds may have come at once
-                await turns.take()
+                await driver.give_way()
             if message.type is aiohttp.WSMsgType.TEXT:
                 client.hear(message.data)
             elif message.type is aiohttp.WSMsgType.PING:

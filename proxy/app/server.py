@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import cast
 
 import structlog
 from aiohttp import web
@@ -22,13 +21,14 @@ from proxy.api import Services
 from proxy.api.addressing import MAX_LINE, allow_some
 from proxy.api.authenticator import AUTHENTICATOR, Authenticator
 from proxy.api.connection_manager import ConnectionLimits, ConnectionManager, ManagedConnection
-from proxy.api.connections import Connection, begun
+from proxy.api.connections import Connection, begun, driven
 from proxy.api.keys import provide
 from proxy.api.middleware import Gate
 from proxy.api.routes import add_routes
 from proxy.api.tls import Certificate, TlsListener
 from proxy.api.websocket import SOCKETS, Sockets
 from proxy.app.routes import of_admins, of_clients
+from proxy.edge.input import InputProtocol, ReadBuffer
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
@@ -179,7 +179,7 @@ class Server:
 
     async def _listen(
         self,
-        make: Callable[[], Connection],
+        make: Callable[[], InputProtocol[Connection]],
         hosts: Sequence[str],
         port: int,
         certificate: Certificate | None,
@@ -191,14 +191,14 @@ class Server:
         await listener.start(hosts, port, backlog=BACKLOG)
         return listener
 
-    def _protocols(self, connections: ConnectionManager) -> Callable[[], Connection]:
+    def _protocols(self, connections: ConnectionManager) -> Callable[[], InputProtocol[Connection]]:
         """Return the factory of the protocol of each new connection."""
         inner = self._runner.server
         assert inner is not None  # noqa: S101
         services = self._services
         inner.request_factory = partial(begun, inner.request_factory)
-        inner.request_handler = cast(
-            "Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]",
+        inner.request_handler = partial(
+            driven,
             Gate(
                 self.app,
                 services,
@@ -207,7 +207,7 @@ class Server:
                 public=get_open if self._admin else None,
             ),
         )
-        return partial(
+        make = partial(
             Connection,
             connections,
             inner,
@@ -218,6 +218,8 @@ class Server:
             max_line_size=min(MAX_LINE, self._limits.header_bytes),
             max_field_size=self._limits.header_bytes,
         )
+        buffer = ReadBuffer()
+        return lambda: InputProtocol(make(), buffer)
 
     async def stop(self, *, spent: float = 0.0) -> None:
         """Stop listening, finish the answers under way, and close the websockets.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from collections import Counter
 from typing import Any
 
 import pytest
@@ -24,7 +23,6 @@ from proxy.admin import (
 )
 from proxy.api import cloud_routes, downloads, userdata, websocket
 from proxy.api.answer_headers import cache_control
-from proxy.api.turns import MAX_BEGUN
 from proxy.app.routes import ROUTES
 from proxy.app.server import server_logger
 from proxy.members.directory import Directory
@@ -410,33 +408,3 @@ async def test_with_a_star_the_headers_are_those_of_comfyui(serve: Any) -> None:
         assert response.headers["Access-Control-Allow-Headers"] == "Content-Type, Authorization"
     wrong = await client.request("POST", "/nope")
     assert (wrong.status, "Access-Control-Allow-Origin" in wrong.headers) == (405, False)
-
-
-async def test_few_of_very_many_requests_begin_in_an_iteration_of_the_event_loop(
-    running: Any, room_of_jobs: Any
-) -> None:
-    begun, iteration, loop = Counter[int](), 0, asyncio.get_running_loop()
-
-    def count() -> None:
-        nonlocal iteration
-        iteration += 1
-        ticking[0] = loop.call_soon(count)
-
-    async def remaining(_member: str) -> int:
-        begun[iteration] += 1
-        await asyncio.sleep(0)  # so that as many are under way as begin
-        return 0
-
-    room_of_jobs.queue_remaining_now = remaining
-    ticking = [loop.call_soon(count)]
-    async with running() as proxy:
-        place = (proxy.url.host, proxy.url.port)
-        connections = [await asyncio.open_connection(*place) for _ in range(3 * MAX_BEGUN)]
-        for _, writer in connections:  # without an await, so that all are there at once
-            writer.write(b"GET /prompt HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        for reader, writer in connections:
-            assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
-            writer.close()
-    ticking[0].cancel()
-    assert begun.total() == 3 * MAX_BEGUN
-    assert max(begun.values()) <= MAX_BEGUN

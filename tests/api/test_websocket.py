@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -13,9 +12,8 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient
 
-from proxy.api import turns
 from proxy.api import websocket as client_socket
-from proxy.api.send_queue import Outgoing, SendQueue
+from proxy.api.send_queue import SendQueue
 from proxy.api.websocket import GOING_AWAY, Sockets
 from proxy.jobs.messages import ClientMessage, SocketKnown, topic_of
 from proxy.supervisor import Supervisor
@@ -320,36 +318,6 @@ async def test_a_client_that_reads_too_slowly_gets_close_code_1013(
     while not socket.closed:
         message = await socket.receive()
     assert (message.type, socket.close_code) == (aiohttp.WSMsgType.CLOSE, 1013)
-
-
-async def test_few_of_very_many_sockets_are_written_in_an_iteration_of_the_event_loop(
-    client: Client, room_of_jobs: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written, iteration, loop = Counter[int](), 0, asyncio.get_running_loop()
-
-    class CountedQueue(SendQueue):
-        def pop(self) -> Outgoing | None:
-            outgoing = super().pop()
-            written[iteration] += outgoing is not None
-            return outgoing
-
-    def count() -> None:
-        nonlocal iteration
-        iteration += 1
-        ticking[0] = loop.call_soon(count)
-
-    monkeypatch.setattr(client_socket, "SendQueue", CountedQueue)
-    for module in (client_socket, turns):
-        monkeypatch.setattr(module, "MAX_BEGUN", 4)
-    ticking = [loop.call_soon(count)]
-    sockets = [await connect(client, f"client {number}") for number in range(16)]
-    written.clear()
-    for number in range(16):
-        room_of_jobs.subscribers.tell("local", f"client {number}", status(1))
-    for socket in sockets:
-        assert (await socket.receive_json())["type"] == "status"
-    ticking[0].cancel()
-    assert (written.total(), max(written.values())) == (16, 4)
 
 
 async def test_when_the_server_goes_it_says_so(client: Client) -> None:

@@ -1,0 +1,233 @@
+"""Turns of the event loop's time, by owner.
+
+What the input and the handlers of an owner take on the event loop is charged to it. An owner that
+has used `QUANTUM` waits until the event loop has served what is ready of all others. So everybody
+waits for a few ms of each other owner, however much one of them sends. All strangers are one owner,
+whose addresses take turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable, Coroutine, Generator
+from functools import partial
+from typing import Any, Generic, TypeVar
+from weakref import WeakValueDictionary
+
+from proxy.clock import monotonic
+
+T = TypeVar("T")
+
+#: Seconds of the event loop's time in one turn of an owner.
+QUANTUM = 0.004
+#: Steps of an owner that are woken together.
+MAX_WOKEN = 16
+#: Addresses of members that are remembered.
+MAX_ADDRESSES = 4096
+
+#: What waits: reads input at once, or wakes a step. It returns whether it woke one.
+_Waiting = Callable[[], bool]
+
+
+class LoopAccount:
+    """The time that one owner uses, and what of it waits for a turn."""
+
+    __slots__ = ("__weakref__", "_returned", "_turns", "_waiting", "must_wait", "used")
+
+    def __init__(self, turns: LoopTurns) -> None:
+        self._turns = turns
+        #: What was woken and found no time left; it is first in the next turn.
+        self._returned: deque[_Waiting] = deque()
+        #: What waits, by address.
+        self._waiting: dict[str, deque[_Waiting]] = {}
+        #: Seconds used in this turn.
+        self.used = 0.0
+        #: Whether new work has to wait.
+        self.must_wait = False
+
+    def charge(self, seconds: float) -> None:
+        """Count time that was used."""
+        self.used += seconds
+        if self.used >= QUANTUM and not self.must_wait:
+            self.must_wait = True
+            self._turns.wait(self)
+
+    def add(self, address: str, waiting: _Waiting) -> None:
+        """Let something wait for the next turn, last of its address."""
+        queue = self._waiting.get(address)
+        if queue is None:
+            queue = self._waiting[address] = deque()
+        queue.append(waiting)
+
+    async def turn(self, address: str) -> None:
+        """Wait for a turn with time that is left."""
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.add(address, partial(_wake, woken))
+        await woken
+        while self.used >= QUANTUM:  # others that were woken have used it up
+            woken = asyncio.get_running_loop().create_future()
+            self._returned.append(partial(_wake, woken))
+            if not self.must_wait:
+                self.must_wait = True
+                self._turns.wait(self)
+            await woken
+
+    def begin_turn(self) -> bool:
+        """Serve what waits for as long as a turn lasts; return whether more waits."""
+        self.used, woken = 0.0, 0
+        while self._returned and self.used < QUANTUM:
+            woken += self._returned.popleft()()
+        while self._waiting and self.used < QUANTUM and woken < MAX_WOKEN:
+            address = next(iter(self._waiting))
+            queue = self._waiting.pop(address)
+            waiting = queue.popleft()
+            if queue:
+                self._waiting[address] = queue  # behind the other addresses
+            woken += waiting()
+        self.must_wait = bool(self._waiting or self._returned) or self.used >= QUANTUM
+        return self.must_wait
+
+
+def _wake(woken: asyncio.Future[None]) -> bool:
+    if woken.done():
+        return False
+    woken.set_result(None)
+    return True
+
+
+class LoopTurns:
+    """The accounts of all owners. Those that have to wait have their turns in rounds."""
+
+    def __init__(self) -> None:
+        self.strangers = LoopAccount(self)
+        self._members: WeakValueDictionary[str, LoopAccount] = WeakValueDictionary()
+        self._addresses: OrderedDict[str, LoopAccount] = OrderedDict()
+        self._waiting: list[LoopAccount] = []
+        self._is_scheduled = False
+
+    def of_member(self, member: str, address: str) -> LoopAccount:
+        """Return the account of a member who is at an address.
+
+        From now on connections from there are apart from those of strangers before they say who
+        they are.
+        """
+        if address not in self._addresses:
+            self._addresses[address] = LoopAccount(self)
+            if len(self._addresses) > MAX_ADDRESSES:
+                self._addresses.popitem(last=False)
+        account = self._members.get(member)
+        if account is None:
+            account = self._members[member] = LoopAccount(self)
+        return account
+
+    def of_stranger(self, address: str) -> LoopAccount:
+        """Return the account of a new connection from an address."""
+        account = self._addresses.get(address)
+        if account is None:
+            return self.strangers
+        self._addresses.move_to_end(address)
+        return account
+
+    def wait(self, account: LoopAccount) -> None:
+        """Give an account a turn in the next round."""
+        self._waiting.append(account)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            # The event loop polls between the two calls, and serves what is ready of others.
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._begin_round)
+
+    def _begin_round(self) -> None:
+        accounts, self._waiting, self._is_scheduled = self._waiting, [], False
+        for account in accounts:
+            if account.begin_turn():
+                self.wait(account)
+
+
+class Driver:
+    """Drives the work of one connection, and charges each step to its owner's account."""
+
+    __slots__ = ("_began", "account", "address")
+
+    def __init__(self, account: LoopAccount, address: str) -> None:
+        #: Whose time is used.
+        self.account = account
+        self.address = address
+        self._began: float | None = None
+
+    def switch(self, account: LoopAccount) -> None:
+        """Charge another account from now on, also for the rest of the current step."""
+        if self._began is not None:
+            now = monotonic()
+            self.account.charge(now - self._began)
+            self._began = now
+        self.account = account
+
+    def read(self, receive: Callable[[bytes], None], data: bytes) -> None:
+        """Pass input to `receive`, and charge the time."""
+        began = monotonic()
+        receive(data)
+        self.account.charge(monotonic() - began)
+
+    async def give_way(self) -> None:
+        """Wait for a turn within a step, if the current one has used up its time."""
+        account, now = self.account, monotonic()
+        if account.must_wait or account.used + now - (self._began or now) >= QUANTUM:
+            await asyncio.sleep(0)
+
+    def drive(self, work: Coroutine[Any, Any, T]) -> DrivenWork[T]:
+        """Return an awaitable that does the work in steps, each when it has a turn."""
+        return DrivenWork(self, work)
+
+    def begin_step(self) -> None:
+        """Begin to measure a step."""
+        self._began = monotonic()
+
+    def end_step(self) -> None:
+        """Charge the step."""
+        if self._began is not None:
+            self.account.charge(monotonic() - self._began)
+            self._began = None
+
+
+class DrivenWork(Generic[T]):
+    """A coroutine whose steps are charged, and wait for turns."""
+
+    __slots__ = ("_driver", "_work")
+
+    def __init__(self, driver: Driver, work: Coroutine[Any, Any, T]) -> None:
+        self._driver = driver
+        self._work = work
+
+    def __await__(self) -> Generator[Any, None, T]:
+        driver, work = self._driver, self._work
+        error: BaseException | None = None
+        while True:
+            try:
+                if error is None and driver.account.must_wait:
+                    yield from driver.account.turn(driver.address).__await__()
+            except GeneratorExit:
+                work.close()
+                raise
+            except BaseException as thrown:  # noqa: BLE001 (it is the work's)
+                error = thrown
+            driver.begin_step()
+            try:
+                if error is None:
+                    awaited = work.send(None)
+                else:
+                    passed, error = error, None
+                    awaited = work.throw(passed)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            finally:
+                driver.end_step()
+            try:
+                yield awaited
+            except GeneratorExit:
+                work.close()
+                raise
+            except BaseException as thrown:  # noqa: BLE001 (it is the work's)
+                error = thrown

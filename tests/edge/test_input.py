@@ -1,0 +1,125 @@
+"""Reads that wait for turns of their owner."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+from waiting import until
+
+from proxy.edge.input import READ, InputProtocol, ReadBuffer
+from proxy.edge.loop_turns import QUANTUM, Driver, LoopTurns
+
+
+@dataclass(eq=False)
+class Reader:
+    """Remembers what it received."""
+
+    driver: Driver
+    transport: asyncio.Transport | None = None
+    received: bytes = b""
+    reads: list[int] = field(default_factory=list)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.ended.set()
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        self.reads.append(len(data))
+
+    def eof_received(self) -> None:
+        self.received += b"$"
+
+    def pause_writing(self) -> None: ...
+
+    def resume_writing(self) -> None: ...
+
+    def hold_reading(self) -> None:
+        assert self.transport is not None
+        self.transport.pause_reading()
+
+    def release_reading(self) -> None:
+        assert self.transport is not None
+        self.transport.resume_reading()
+
+
+@pytest.fixture
+def reader() -> Reader:
+    return Reader(Driver(LoopTurns().of_member("eve", ""), ""))
+
+
+@pytest.fixture
+async def writer(reader: Reader) -> AsyncIterator[asyncio.StreamWriter]:
+    buffer = ReadBuffer()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: InputProtocol(reader, buffer), "127.0.0.1", 0)
+    async with server:
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        yield writer
+        writer.close()
+
+
+async def test_all_input_arrives_in_small_reads_and_before_the_end(
+    reader: Reader, writer: asyncio.StreamWriter
+) -> None:
+    sent = bytes(range(256)) * 2000
+    writer.write(sent)
+    writer.write_eof()
+    await reader.ended.wait()
+    assert reader.received == sent + b"$"
+    assert max(reader.reads) <= READ
+
+
+async def test_input_of_an_owner_that_has_used_its_time_arrives_in_order(
+    reader: Reader, writer: asyncio.StreamWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = bytes(range(256)) * 2000
+    received = reader.data_received
+
+    def receive(data: bytes) -> None:
+        received(data)
+        reader.driver.account.charge(QUANTUM)
+
+    monkeypatch.setattr(reader, "data_received", receive)
+    for start in range(0, len(sent), 5000):
+        writer.write(sent[start : start + 5000])
+        await writer.drain()
+    writer.write_eof()
+    await reader.ended.wait()
+    assert reader.received == sent + b"$"
+    assert max(reader.reads) < 2 * READ
+
+
+async def test_the_end_waits_for_what_came_before(
+    reader: Reader, writer: asyncio.StreamWriter
+) -> None:
+    account = reader.driver.account
+    account.must_wait = True
+    writer.write(b"x")
+    writer.write_eof()
+    await until(lambda: bool(account._waiting))
+    assert reader.received == b""
+    assert not account.begin_turn()
+    assert reader.received == b"x$"
+    await reader.ended.wait()
+
+
+async def test_input_that_waits_is_forgotten_with_its_connection(
+    reader: Reader, writer: asyncio.StreamWriter
+) -> None:
+    account = reader.driver.account
+    account.must_wait = True
+    writer.write(b"x")
+    await until(lambda: bool(account._waiting))
+    assert reader.transport is not None
+    reader.transport.abort()
+    await reader.ended.wait()
+    assert not account.begin_turn()
+    assert reader.received == b""

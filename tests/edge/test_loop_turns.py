@@ -1,0 +1,228 @@
+"""Turns of the event loop's time, with a clock that only the work moves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from proxy.edge import loop_turns
+from proxy.edge.loop_turns import QUANTUM, Driver, LoopTurns
+
+#: Four of them use up a turn.
+STEP = 0.3 * QUANTUM
+
+
+class WorkClock:
+    """The time that all work has used."""
+
+    def __init__(self) -> None:
+        self.now = 1.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> WorkClock:
+    clock = WorkClock()
+    monkeypatch.setattr(loop_turns, "monotonic", clock)
+    return clock
+
+
+@pytest.fixture
+def turns() -> LoopTurns:
+    return LoopTurns()
+
+
+async def finished(driver: Driver, work: Coroutine[Any, Any, Any]) -> Any:
+    return await driver.drive(work)
+
+
+def stranger(turns: LoopTurns, number: int) -> Driver:
+    address = f"10.0.0.{number}"
+    return Driver(turns.of_stranger(address), address)
+
+
+def member(turns: LoopTurns, name: str, address: str = "10.1.0.1") -> Driver:
+    return Driver(turns.of_member(name, address), address)
+
+
+async def test_others_wait_for_one_turn_of_an_owner_with_much_work(
+    clock: WorkClock, turns: LoopTurns
+) -> None:
+    done = Counter[str]()
+
+    async def work(name: str) -> None:
+        clock.now += STEP
+        done[name] += 1
+
+    greedy = [asyncio.create_task(finished(member(turns, "eve"), work("eve"))) for _ in range(200)]
+    other = asyncio.create_task(finished(member(turns, "bob"), work("bob")))
+    await other
+    assert done["eve"] <= 4
+    await asyncio.gather(*greedy)
+    assert done["eve"] == 200
+
+
+async def test_steps_of_one_work_wait_for_turns_too(clock: WorkClock, turns: LoopTurns) -> None:
+    steps = 0
+
+    async def work() -> None:
+        nonlocal steps
+        for _ in range(100):
+            clock.now += STEP
+            steps += 1
+            await asyncio.sleep(0)
+
+    greedy = asyncio.create_task(finished(member(turns, "eve"), work()))
+    for _ in range(9):
+        await asyncio.sleep(0)
+    assert 4 <= steps <= 8
+    await greedy
+    assert steps == 100
+
+
+async def test_addresses_of_strangers_take_turns(clock: WorkClock, turns: LoopTurns) -> None:
+    order: list[int] = []
+
+    async def work(number: int) -> None:
+        clock.now += 1.01 * QUANTUM
+        order.append(number)
+
+    numbers = [1] * 50 + [2] * 5
+    await asyncio.gather(*(finished(stranger(turns, number), work(number)) for number in numbers))
+    assert order[:1] == [1]
+    assert Counter(order[1:11]) == {1: 5, 2: 5}
+
+
+async def test_the_address_of_a_member_is_apart_from_strangers(turns: LoopTurns) -> None:
+    assert turns.of_stranger("10.0.0.1") is turns.of_stranger("10.0.0.2") is turns.strangers
+    ann = turns.of_member("ann", "10.0.0.1")
+    assert turns.of_stranger("10.0.0.1") not in (turns.strangers, ann)
+    assert turns.of_member("ann", "10.0.0.3") is ann
+
+
+async def test_few_addresses_of_members_are_remembered(
+    turns: LoopTurns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_turns, "MAX_ADDRESSES", 2)
+    for number in range(3):
+        turns.of_member("ann", f"10.0.0.{number}")
+    known = [turns.of_stranger(f"10.0.0.{number}") is not turns.strangers for number in range(3)]
+    assert known == [False, True, True]
+
+
+async def test_the_rest_of_a_step_is_charged_to_who_was_admitted(
+    clock: WorkClock, turns: LoopTurns
+) -> None:
+    driver = stranger(turns, 1)
+    account = turns.of_member("ann", "10.0.0.1")
+
+    async def work() -> None:
+        clock.now += 0.001
+        driver.switch(account)
+        clock.now += 0.002
+
+    await driver.drive(work())
+    assert turns.strangers.used == pytest.approx(0.001)
+    assert account.used == pytest.approx(0.002)
+
+
+async def test_who_was_admitted_waits_for_a_turn_of_its_own(
+    clock: WorkClock, turns: LoopTurns
+) -> None:
+    busy, driver, went_on = member(turns, "eve"), stranger(turns, 1), False
+    busy.account.charge(QUANTUM)
+
+    async def work() -> None:
+        nonlocal went_on
+        driver.switch(turns.of_member("eve", "10.0.0.1"))
+        await driver.give_way()
+        went_on = True
+
+    task = asyncio.create_task(finished(driver, work()))
+    await asyncio.sleep(0)
+    assert not went_on
+    await task
+
+
+async def test_work_that_has_time_left_does_not_give_way(
+    clock: WorkClock, turns: LoopTurns
+) -> None:
+    driver = member(turns, "ann")
+    steps = 0
+
+    async def work() -> None:
+        nonlocal steps
+        for _ in range(3):
+            clock.now += STEP
+            await driver.give_way()
+            steps += 1
+
+    task = asyncio.create_task(finished(driver, work()))
+    await asyncio.sleep(0)
+    assert steps == 3
+    await task
+
+
+async def test_work_returns_what_it_returns_and_raises_what_it_raises(turns: LoopTurns) -> None:
+    async def work(value: int) -> int:
+        await asyncio.sleep(0)
+        if not value:
+            raise ValueError("nothing")
+        return value
+
+    driver = member(turns, "ann")
+    assert await driver.drive(work(5)) == 5
+    with pytest.raises(ValueError, match="nothing"):
+        await driver.drive(work(0))
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_work_is_cancelled_where_it_is(turns: LoopTurns, waits: bool) -> None:
+    driver, seen = member(turns, "ann"), list[str]()
+
+    async def work() -> str:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            await asyncio.sleep(0)
+        return "answered"
+
+    task = asyncio.create_task(finished(driver, work()))
+    await asyncio.sleep(0)
+    if waits:
+        driver.account.charge(QUANTUM)
+    task.cancel()
+    assert (await task, seen) == ("answered", ["cancelled"])
+
+
+async def test_a_time_limit_ends_driven_work(turns: LoopTurns) -> None:
+    async def work() -> None:
+        async with asyncio.timeout(0):
+            await asyncio.sleep(60)
+
+    with pytest.raises(TimeoutError):
+        await member(turns, "ann").drive(work())
+
+
+async def test_what_gave_up_waiting_takes_no_turn(clock: WorkClock, turns: LoopTurns) -> None:
+    done = 0
+
+    async def work() -> None:
+        nonlocal done
+        clock.now += 1.01 * QUANTUM
+        done += 1
+
+    driver = member(turns, "ann")
+    tasks = [asyncio.create_task(finished(driver, work())) for _ in range(10)]
+    await asyncio.sleep(0)
+    for task in tasks[:-1]:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert done == 2
