@@ -291,6 +291,7 @@ INNER_IMPORTS = {
     "cryptography.fernet": "takes 6.6 MB, which few servers need",
     "textual_image": "asks the terminal when it is imported",
     "proxy.bus.valkey": "needs an extra",
+    "proxy.sign_in.client": "needs an extra",
     "proxy.sign_in.openid": "needs an extra",
     "proxy.storage.postgresql": "needs an extra",
     "proxy.storage.revisions": "Alembic takes 11 MB, and 0.14 s of a start",

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from proxy.api.header_sign_in import HeaderSignIn
 from proxy.logging import register_secret
+from proxy.members.directory import Directory
+from proxy.members.member import UnknownMemberError
 from proxy.members.provisioning import ProvisioningRules
 from proxy.settings import ConfigError, ProviderSettings, Settings
-from proxy.sign_in.provider import ProviderOptions, SignInProvider
+from proxy.sign_in.provider import CheckableProvider, ProviderOptions, SignInProvider
 from proxy.storage.database import Database
 from proxy.storage.leases import LeaseRepository
+
+if TYPE_CHECKING:
+    from proxy.sign_in.client import ProviderClient
 
 
 def header_sign_in(settings: Settings) -> HeaderSignIn | None:
@@ -40,27 +47,65 @@ async def open_providers(
     settings: Settings, database: Database
 ) -> AsyncIterator[Mapping[str, SignInProvider]]:
     """Open the providers of OpenID Connect, by their names. Raises `ConfigError`."""
+    async with _clients(settings) as clients:
+        if not clients:
+            yield {}
+            return
+        from proxy.sign_in.openid import Provider  # authlib is not installed everywhere
+
+        uses = LeaseRepository(database)
+        yield {
+            provider.name: Provider(client, _rules(settings, provider.admin_groups), uses)
+            for provider, client in zip(settings.providers, clients, strict=True)
+        }
+
+
+async def sign_in_problems(providers: Iterable[CheckableProvider]) -> list[tuple[str, str | None]]:
+    """Return each provider by its name, with what is wrong with it."""
+    listed = list(providers)
+    problems = await asyncio.gather(*(provider.problem() for provider in listed))
+    return [(each.options.name, found) for each, found in zip(listed, problems, strict=True)]
+
+
+async def check_providers(settings: Settings) -> list[tuple[str, str | None]]:
+    """Return each provider of the settings, with what is wrong with it. Raises `ConfigError`."""
+    async with _clients(settings) as clients:
+        return await sign_in_problems(clients)
+
+
+def template_problem(settings: Settings, members: Directory) -> str | None:
+    """Return in a sentence that the member whose limits new members get does not exist."""
+    name = settings.sign_in_template
+    if name is None or not settings.provisions_members:
+        return None
+    try:
+        members.find(name)
+    except UnknownMemberError:
+        return (
+            f"The member {name}, whose limits new members get, does not exist: add it with "
+            f"comfy-cloud-proxy member add {name}, or correct sign_in_template."
+        )
+    return None
+
+
+@asynccontextmanager
+async def _clients(settings: Settings) -> AsyncIterator[Sequence[ProviderClient]]:
+    """Open a client of each provider. Raises `ConfigError`."""
     if not settings.providers:
-        yield {}
+        yield ()
         return
     try:
-        from proxy.sign_in.openid import (  # authlib is not installed everywhere
-            Provider,
+        from proxy.sign_in.client import (  # authlib is not installed everywhere
+            ProviderClient,
             open_session,
         )
     except ImportError as error:
         raise ConfigError(
             f"Sign-in at providers needs the extra `sign-in` ({error}): install it with pip "
-            "install '.[sign-in]'."
+            "install '.[sign-in]', or for the image with --build-arg EXTRAS=sign-in."
         ) from None
-    uses = LeaseRepository(database)
     async with open_session() as session:
-        yield {
-            provider.name: Provider(
-                _options(provider), _rules(settings, provider.admin_groups), session, uses
-            )
-            for provider in settings.providers
-        }
+        yield [ProviderClient(_options(provider), session) for provider in settings.providers]
 
 
 def _rules(settings: Settings, admin_groups: tuple[str, ...]) -> ProvisioningRules:
@@ -77,6 +122,7 @@ def _options(provider: ProviderSettings) -> ProviderOptions:
         scopes=provider.scopes,
         groups_claim=provider.groups_claim,
         domains=frozenset(domain.lower() for domain in provider.domains),
+        unverified_email=provider.unverified_email,
         groups=frozenset(provider.groups),
     )
 

@@ -9,7 +9,8 @@ import platform
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from sqlalchemy import Connection
 
 from proxy import __version__
 from proxy import logging as logs
+from proxy.app.sign_in import check_providers, template_problem
 from proxy.cli.common import CommandError, UsageError, chosen_accounts
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused, CloudUnauthorized
 from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.resilience import RetryPolicy
 from proxy.files.blobs import BlobError, open_blobs
+from proxy.members.directory import Directory
 from proxy.observations import identity_of, keep_facts
 from proxy.probe import CONSENT, probe
 from proxy.probe.points import Findings, Level
@@ -36,7 +39,8 @@ from proxy.settings import (
     read_account_key,
     read_key,
 )
-from proxy.storage.database import FILE, StorageError, open_sqlite
+from proxy.storage.database import FILE, Database, StorageError, open_sqlite
+from proxy.storage.members import MemberRepository
 from proxy.storage.start import HEAD, is_usable, open_server, opened_database, revision
 from proxy.storage.usage import FACT, ObservationRepository
 from proxy.translate.plans import AccountPlan
@@ -119,6 +123,8 @@ async def _check(settings: Settings, checks: CheckReport) -> None:
     await checks.passes("data folder", _data_folder(settings.data_dir))
     if settings.database is None or await checks.passes("database", _database(settings)):
         await _anomalies(settings, checks)
+        await _template(settings, checks)
+    await _providers(settings, checks)
     if settings.bus is not None:
         await checks.passes("bus", _bus(settings.bus.get_secret_value()))
     if settings.blobs is not None:
@@ -407,17 +413,11 @@ async def _keep(settings: Settings, account: AccountAccess, findings: Findings) 
 
 async def _anomalies(settings: Settings, checks: CheckReport) -> None:
     """Tell how often the cloud did what nobody has listed; that is no failure."""
-    if settings.database is None and not (settings.data_dir / FILE).exists():
-        return
     try:
-        file = settings.data_dir / FILE
-        database = await (open_sqlite(file) if settings.database is None else open_server(settings))
-        try:
-            if await database.read(revision) != HEAD:
-                return  # nothing is changed by looking
+        async with _looked_at(settings) as database:
+            if database is None:
+                return
             rows = await ObservationRepository(database).load()
-        finally:
-            await database.close()
     except StorageError as error:
         checks.add("anomalies", problem=f"The database cannot be read ({error}).")
         return
@@ -432,3 +432,42 @@ async def _anomalies(settings: Settings, checks: CheckReport) -> None:
         fine=f"Comfy Cloud sent {sum(row.count for row in seen)} undocumented answers or events "
         f"({named}{more}): report the output of GET /proxy/api/cloud-anomalies.",
     )
+
+
+@asynccontextmanager
+async def _looked_at(settings: Settings) -> AsyncIterator[Database | None]:
+    """Open the database, which looking does not change; `None` if there is none with this schema.
+    Raises `StorageError`."""
+    if settings.database is None and not (settings.data_dir / FILE).exists():
+        yield None
+        return
+    file = settings.data_dir / FILE
+    database = await (open_sqlite(file) if settings.database is None else open_server(settings))
+    try:
+        yield database if await database.read(revision) == HEAD else None
+    finally:
+        await database.close()
+
+
+async def _template(settings: Settings, checks: CheckReport) -> None:
+    """Look for the member whose limits new members get."""
+    if settings.sign_in_template is None:
+        return
+    try:
+        async with _looked_at(settings) as database:
+            members = Directory(None if database is None else MemberRepository(database))
+            await members.load()
+            problem = template_problem(settings, members)
+    except StorageError as error:
+        problem = f"The members cannot be read ({error})."
+    checks.add("template", fine=f"{settings.sign_in_template} exists.", problem=problem or "")
+
+
+async def _providers(settings: Settings, checks: CheckReport) -> None:
+    """Look whether people can sign in at the providers."""
+    try:
+        for name, problem in await check_providers(settings):
+            fine = f"{name} answers and takes this server's secret."
+            checks.add("sign-in", fine=fine, problem=problem or "")
+    except ConfigError as error:
+        checks.add("sign-in", problem=str(error))

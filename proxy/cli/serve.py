@@ -30,6 +30,7 @@ from proxy.api.connection_manager import ConnectionLimits
 from proxy.api.tls import Certificate, CertificateError
 from proxy.app import lifespan
 from proxy.app.server import Server
+from proxy.app.sign_in import sign_in_problems, template_problem
 from proxy.app.storage import refuse_lost_members
 from proxy.cli.common import Chosen, chosen_accounts, in_database
 from proxy.members.marker import any_members
@@ -116,6 +117,7 @@ async def _serve(settings: Settings, banner: Banner | None) -> None:
                 background.spawn(_open_browser(url, settings), "open the browser")
             tell = _log_problems if banner is None else banner.tell
             background.spawn(_tell_problems(services, tell), "tell problems")
+            background.spawn(_check_sign_in(settings, services), "check the sign-in")
             if certificate is not None:
                 background.keep(certificate.follow, "follow the certificate")
             ends = [background.spawn(event.wait(), "wait for the end") for event in (stop, failed)]
@@ -262,6 +264,16 @@ async def _tell_problems(
     several = len(plans) > 1
     known = [f"{name}: {plan}" if several else plan for name, plan in plans if plan]
     tell([(name, problem) for name, problem in sorted(found) if problem != "ok"], known)
+
+
+async def _check_sign_in(settings: Settings, services: Services) -> None:
+    """Log why people cannot sign in at the providers of the settings."""
+    for provider, problem in await sign_in_problems(services.providers.values()):
+        if problem is not None:
+            log.warning("provider_rejected", provider=provider, reason=problem)
+    problem = template_problem(settings, services.members)
+    if problem is not None:
+        log.warning("template_not_found", reason=problem)
 
 
 async def _open_browser(url: str, settings: Settings) -> None:

@@ -160,6 +160,13 @@ class ProviderSettings(SettingsTable):
         "for providers where anybody can have an account.",
         expects="a list of domains such as example.com",
     )
+    unverified_email: bool = setting(
+        False,
+        "Providers",
+        "Let an e-mail address count for `domains` if the provider does not say whether it is "
+        "verified, as Microsoft Entra does not. Set it only where people cannot choose the address "
+        "themselves.",
+    )
     groups_claim: str = setting(
         "groups",
         "Providers",

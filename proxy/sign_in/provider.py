@@ -24,14 +24,20 @@ class SignInError(Exception):
 
 
 class ProviderUnavailableError(SignInError):
-    """Raised where the provider does not answer, or not as a provider of OpenID Connect."""
+    """Raised where the provider does not answer, not as a provider of OpenID Connect, or as one
+    that is set up otherwise. `problem` is the sentence for admins, with what to do."""
+
+    def __init__(self, text: str, problem: str) -> None:
+        super().__init__(text)
+        self.problem = problem
 
 
 class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What is set of a provider.
 
     People enter who have a verified e-mail address of one of the `domains` and are in one of the
-    `groups`; none given is everybody. `groups_claim` is where the provider names groups.
+    `groups`; none given is everybody. With `unverified_email` an address counts of which the
+    provider does not say whether it is verified. `groups_claim` is where the provider names groups.
     """
 
     name: str
@@ -42,6 +48,7 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
     scopes: tuple[str, ...] = ("openid", "email", "profile")
     groups_claim: str = "groups"
     domains: frozenset[str] = frozenset()
+    unverified_email: bool = False
     groups: frozenset[str] = frozenset()
 
 
@@ -83,12 +90,19 @@ def unseal(value: str, cipher: Cipher, now: float) -> Attempt | None:
     return attempt if -CLOCK_TOLERANCE <= now - attempt.began < ATTEMPT_LIFETIME else None
 
 
-class SignInProvider(Protocol):
-    """A provider at which people sign in."""
+class CheckableProvider(Protocol):
+    """What can be asked whether people can sign in at a provider."""
 
     @property
     def options(self) -> ProviderOptions:
         """What is set of the provider."""
+
+    async def problem(self) -> str | None:
+        """Return in a sentence why nobody can sign in, and what to do; `None` if people can."""
+
+
+class SignInProvider(CheckableProvider, Protocol):
+    """A provider at which people sign in."""
 
     @property
     def rules(self) -> ProvisioningRules:

@@ -24,6 +24,7 @@ from joserfc.jwk import ECKey, KeySet, RSAKey
 from msgspec.structs import replace
 
 from proxy.members.provisioning import ProvisioningRules
+from proxy.sign_in.client import ProviderClient
 from proxy.sign_in.openid import Provider
 from proxy.sign_in.provider import (
     Attempt,
@@ -120,7 +121,8 @@ async def provider(issuer: Issuer, tmp_path: Path) -> AsyncIterator[Provider]:
     )
     database = await open_database(tmp_path / "data")
     async with aiohttp.ClientSession() as session:
-        yield Provider(options, ProvisioningRules(), session, LeaseRepository(database))
+        client = ProviderClient(options, session)
+        yield Provider(client, ProvisioningRules(), LeaseRepository(database))
     await database.close()
 
 
@@ -223,7 +225,7 @@ async def test_a_new_key_is_fetched_once_it_signs(
     await subject(provider, attempt)
     issuer.keys = [rsa("other")]
     issuer.answer(issuer.claims(attempt), key=rsa("other"))
-    monkeypatch.setattr("proxy.sign_in.openid._KEYS_PAUSE", 0.0)
+    monkeypatch.setattr("proxy.sign_in.client._KEYS_PAUSE", 0.0)
     assert await subject(provider, attempt) == "ann"
 
 
@@ -344,3 +346,15 @@ async def test_an_attempt_counts_once(issuer: Issuer, provider: Provider, attemp
     with pytest.raises(SignInError, match="was used before"):
         await provider.identity(attempt, {"code": "c"}, REDIRECT)
     assert len(issuer.forms) == 1
+
+
+async def test_wrong_settings_are_told_to_admins_and_not_called_passing(
+    issuer: Issuer, provider: Provider, attempt: Attempt
+) -> None:
+    issuer.metadata = {"issuer": f"{issuer.issuer}/"}
+    with pytest.raises(ProviderUnavailableError, match="set up wrongly here; tell an admin"):
+        await provider.authorization_url(attempt, REDIRECT)
+    assert await provider.problem() == (
+        f"Nobody can sign in at {issuer.issuer}: it calls itself {issuer.issuer}/, not "
+        f"{issuer.issuer}: set issuer to {issuer.issuer}/."
+    )
