@@ -16,7 +16,7 @@ END_TO_END := main_path refusals restart_order dashboard_api
 ON_POSTGRESQL := tests/jobs/test_service.py tests/engine/test_recorder.py tests/files/test_service.py \
 	tests/api/test_userdata.py $(END_TO_END:%=tests/end_to_end/test_%.py)
 
-.PHONY: help demo test attacks test-cluster check browser readme container screenshots format docs conformance site lock audit bench bench-cluster load chaos chaos-cluster fuzz clean
+.PHONY: help demo test attacks test-cluster check browser readme container screenshots format docs conformance site lock audit bench bench-cluster load chaos chaos-cluster fuzz simulate mutants clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -109,6 +109,13 @@ chaos: $(DEV) ## run a thousand jobs with faults and kills and count the results
 chaos-cluster: $(DEV) ## the same with three replicas, PostgreSQL and Valkey, all of which and their networks fail at times
 	PYTHONPATH=tests $(BIN)/python -m chaos.replicas
 	PYTHONPATH=tests $(BIN)/python -m chaos.networks
+
+simulate: $(DEV) ## simulate the whole proxy: SEEDS (1000) from FIRST (0), in PROCESSES (2)
+	PYTHONPATH=tests $(BIN)/python -m simulation.simulate --seeds $(or $(SEEDS),1000) \
+		--first $(or $(FIRST),0) --processes $(or $(PROCESSES),2) --failures 10 --progress 1000
+
+mutants: $(DEV) ## look whether the simulation catches each planted defect within 200 seeds
+	PYTHONPATH=tests $(BIN)/python -m simulation.mutants
 
 fuzz: $(DEV) ## fuzz what parses foreign input: SECONDS a target (60), TARGETS (all)
 	$(LOCKED) -r requirements/fuzz.lock

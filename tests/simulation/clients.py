@@ -1,0 +1,349 @@
+"""The clients of a run: what they ask, what they hear, and what they are promised meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from simulation.plan import SPENDER, Action, ClientPlan
+from simulation.promises import BrokenPromiseError
+from simulation.replica import GoneError, Replica
+
+from proxy.app.jobs import Jobs
+from proxy.jobs.models import JobRequest
+from proxy.jobs.service import JobQuery
+from proxy.storage.database import OutcomeUnknownError, StorageError
+from proxy.translate.errors import LocalError
+from proxy.translate.events import Event, Message, status
+
+if TYPE_CHECKING:
+    from simulation.run import Run
+
+#: Seconds that a client waits for an answer.
+_TIMEOUT = 60.0
+
+#: Errors after which a client does not know whether its job was taken.
+_UNKNOWN = (GoneError, TimeoutError, OutcomeUnknownError)
+
+
+@dataclass(eq=False)
+class Submission:
+    """A job that a client has submitted; `outcome` is `accepted`, `refused` or `unknown`."""
+
+    client: SimulatedClient
+    prompt_id: str
+    at: float
+    outcome: str = "unknown"
+    answered_at: float = 0.0
+    #: Whether it was asked to end (`gone` leaves no trace), and when.
+    unwanted: set[str] = field(default_factory=set)
+    in_history: bool = False
+    heard_over_at: float | None = None
+    refusal: str = ""
+    #: Whether the client used the id again because it heard no answer.
+    submitted_again: bool = False
+
+
+@dataclass(eq=False)
+class Socket:
+    """A client's websocket at a replica: a `jobs.subscribers.Subscriber`."""
+
+    client: SimulatedClient
+    replica: Replica
+    process: Any
+    opened_at: float
+    heard: list[tuple[float, str, dict[str, Any]]] = field(default_factory=list)
+    silent_since: float | None = None
+    asks_for_previews: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether messages still come."""
+        return self.silent_since is None and self.process.alive
+
+    def send(self, message: Message, *, for_all: bool) -> None:
+        """Take a message."""
+        del for_all
+        if isinstance(message, Event):
+            self.client.heard(self, message.type, message.data)
+
+    def superseded(self) -> None:
+        """Hear no more."""
+        self.silent_since = self.client.run.world.seconds
+
+
+class SimulatedClient:
+    """One program of a member."""
+
+    def __init__(self, run: Run, number: int, plan: ClientPlan) -> None:
+        self.run = run
+        self.world = run.world
+        self.member = plan.member
+        self.listens = plan.listens
+        self.client_id = f"client-{number}"
+        self.socket: Socket | None = None
+        self.sockets: list[Socket] = []
+        self._rng = random.Random(f"{run.plan.seed} client {number}")
+        self._opening = asyncio.Lock()
+
+    # --- what it does ----------------------------------------------------------------------
+
+    async def act(self, action: Action) -> None:
+        """Do what the plan says."""
+        rng = random.Random(action.seed)
+        own = [job for job in self.run.jobs if job.client.member == self.member]
+        match action.kind:
+            case "submit" | "submit_front":
+                await self.submit(rng, front=action.kind == "submit_front")
+            case "burst":
+                await asyncio.gather(*(self.submit(rng) for _ in range(rng.randint(3, 8))))
+            case "reconnect":
+                self.hang_up()
+                await self.listen()
+            case "look":
+                await self._look(rng)
+            case _ if own:
+                await self._end(action.kind, rng.choice(own), rng)
+
+    async def submit(self, rng: random.Random, *, front: bool = False) -> None:
+        """Submit a job, again with the same id where no answer came."""
+        job = Submission(self, str(UUID(int=rng.getrandbits(128), version=4)), self.world.seconds)
+        self.run.jobs.append(job)
+        request = JobRequest(
+            graph=_graph(rng, partner=self.member == SPENDER),
+            client_id=self.client_id if self.listens else None,
+            prompt_id=job.prompt_id,
+            front=front,
+            extra_data={"client_id": self.client_id} if self.listens else {},
+            submitter=self.client_id,
+        )
+        for attempt in range(3):
+            replica = self.run.any_replica(rng)
+            if replica is None:
+                await asyncio.sleep(1.0)
+                continue
+            job.submitted_again = attempt > 0
+            job.outcome, job.refusal = await self._submit(replica, request, attempt)
+            if job.outcome != "unknown":
+                break
+            await asyncio.sleep(rng.uniform(0.1, 3.0))
+        job.answered_at = self.world.seconds
+        self.world.note("client", job.prompt_id, job.outcome, job.refusal)
+        if job.outcome == "accepted":
+            self.run.spawn(self._watch(job, rng))
+
+    async def _submit(self, replica: Replica, request: JobRequest, attempt: int) -> tuple[str, str]:
+        async def work(jobs: Jobs, send: Callable[[Any], None]) -> Any:
+            async with jobs.service.submissions.submitted(self.member, request) as answer:
+                send(answer)
+            return answer
+
+        self.world.note("client", request.prompt_id or "", "submits", f"at {replica.name}")
+        try:
+            await replica.ask(work, _TIMEOUT)
+        except _UNKNOWN as error:
+            return "unknown", repr(error)
+        except LocalError as error:
+            if error.type == "duplicate_prompt_id" and attempt:
+                return "accepted", "it is there already"
+            unconfirmed = error.kind == "unconfirmed" or attempt > 0
+            return "unknown" if unconfirmed else "refused", error.type
+        except StorageError as error:
+            return "unknown" if attempt else "refused", str(error)
+        if self.world.weather.chance("answer_to_client_lost"):
+            return "unknown", "the answer was lost"
+        return "accepted", ""
+
+    async def _end(self, kind: str, job: Submission, rng: random.Random) -> None:
+        """Ask for the end of a job, or of several."""
+        id_, member = job.prompt_id, self.member
+        calls: dict[str, tuple[Callable[[Jobs], Any], Iterable[Submission]]] = {
+            "cancel": (lambda jobs: jobs.service.cancel(member, id_), [job]),
+            "delete": (lambda jobs: jobs.service.delete_pending(member, [id_]), [job]),
+            "interrupt": (lambda jobs: jobs.service.interrupt(member, id_), [job]),
+            "clear": (lambda jobs: jobs.service.delete_pending(member, None), self._own()),
+            "interrupt_own": (
+                lambda jobs: jobs.service.interrupt(member, None, client_id=self.client_id),
+                self._own(),
+            ),
+        }
+        call, concerned = calls[kind]
+        for each in concerned:
+            each.unwanted.add(kind)
+        self.world.note("client", "" if kind in ("clear", "interrupt_own") else id_, kind)
+        await self._ask(rng, call)
+
+    def _own(self) -> list[Submission]:
+        return [job for job in self.run.jobs if job.client.member == self.member]
+
+    async def _look(self, rng: random.Random) -> None:
+        await self._ask(rng, lambda jobs: jobs.service.list_jobs(self.member, JobQuery()))
+        await self._ask(rng, lambda jobs: jobs.service.overview(self.member))
+
+    async def _ask(self, rng: random.Random, call: Callable[[Jobs], Any]) -> Any:
+        """Ask a replica; return `None` where it refuses or is not there."""
+        replica = self.run.any_replica(rng)
+        if replica is None:
+            return None
+
+        async def work(jobs: Jobs, _send: Callable[[Any], None]) -> Any:
+            return await call(jobs)
+
+        try:
+            return await replica.ask(work, _TIMEOUT)
+        except (GoneError, TimeoutError, LocalError, StorageError):
+            return None
+
+    # --- what it watches -------------------------------------------------------------------
+
+    async def _watch(self, job: Submission, rng: random.Random) -> None:
+        """Look for an accepted job again and again: it is in the queue or in the history."""
+        pause = 0.3
+        while not self.run.over and not job.in_history:
+            await asyncio.sleep(rng.uniform(0.0, 2 * pause))
+            pause = min(pause * 1.5, 10.0)
+            await self._poll(job, rng)
+
+    async def _poll(self, job: Submission, rng: random.Random) -> None:
+        asked_at = self.world.seconds
+        queue = await self._ask(rng, lambda jobs: jobs.service.queue_json(self.member))
+        if queue is None or not isinstance(queue, bytes):
+            return
+        queued = f'"{job.prompt_id}"' in queue.decode()
+        over = job.heard_over_at
+        if queued and over is not None and over < asked_at and not job.submitted_again:
+            raise BrokenPromiseError("queue_after_end", job.prompt_id)
+        if queued:
+            return
+        entry = await self._ask(
+            rng, lambda jobs: jobs.service.history_json(self.member, job.prompt_id)
+        )
+        if entry is None:
+            return
+        if json.loads(entry):
+            job.in_history = True
+        elif not job.unwanted:
+            raise BrokenPromiseError("neither_queue_nor_history", job.prompt_id)
+
+    async def look_at_the_end(self) -> None:
+        """No replica shows a job when none is under way."""
+        for replica in self.run.replicas:
+
+            async def work(jobs: Jobs, _send: Callable[[Any], None]) -> Any:
+                return await jobs.service.queue_json(self.member)
+
+            queue = json.loads(await replica.ask(work, _TIMEOUT))
+            if queue["queue_running"] or queue["queue_pending"]:
+                self.run.fail(BrokenPromiseError("left_behind", f"{replica.name} {queue}"))
+
+    # --- its socket ------------------------------------------------------------------------
+
+    async def listen(self) -> None:
+        """Open a websocket at a replica, and another one whenever it is lost."""
+        async with self._opening:
+            while self.listens and not self.run.over:
+                if self.socket is None or not self.socket.is_open:
+                    await self._open()
+                if self.socket is not None:
+                    return
+                await asyncio.sleep(self._rng.uniform(0.2, 2.0))
+
+    async def keep_listening(self) -> None:
+        """Connect again whenever the connection is lost."""
+        while not self.run.over:
+            await self.listen()
+            await asyncio.sleep(self._rng.uniform(0.3, 1.5))
+
+    async def _open(self) -> None:
+        replica = self.run.any_replica(self._rng)
+        self.socket = None
+        if replica is None:
+            return
+        process = replica.process
+
+        async def work(jobs: Jobs, _send: Callable[[Any], None]) -> None:
+            feed = jobs.service.feed
+            opened = await feed.moment(self.member)
+            socket = Socket(self, replica, process, self.world.seconds)
+
+            def greet() -> None:
+                remaining = jobs.service.queue_remaining(self.member)
+                socket.send(status(remaining, self.client_id), for_all=False)
+
+            feed.attach(self.member, self.client_id, socket, greet, hears_all=False, opened=opened)
+            self.socket = socket
+            self.sockets.append(socket)
+
+        try:
+            await replica.ask(work, 10.0)
+        except (GoneError, TimeoutError):
+            self.socket = None
+
+    def hang_up(self) -> None:
+        """Close the socket, of which the replica hears."""
+        socket, self.socket = self.socket, None
+        if socket is None or not socket.is_open:
+            return
+        socket.silent_since = self.world.seconds
+
+        async def work(jobs: Jobs, _send: Callable[[Any], None]) -> None:
+            jobs.service.subscribers.detach(self.member, self.client_id, socket)
+
+        async def detach() -> None:
+            try:
+                await socket.replica.ask(work, _TIMEOUT)
+            except (GoneError, TimeoutError):
+                return
+
+        self.run.spawn(detach())
+
+    def heard(self, socket: Socket, type_: str, data: dict[str, Any]) -> None:
+        """Take a message of a socket."""
+        if socket.silent_since is not None:
+            return
+        at, id_ = self.world.seconds, str(data.get("prompt_id", ""))
+        socket.heard.append((at, type_, data))
+        if not id_:
+            return
+        job = self.run.by_id.get(id_) or self.run.find(id_)
+        if job is None or job.client.member != self.member:
+            self.run.fail(BrokenPromiseError("message_of_another_member", id_))
+            return
+        if type_ == "executing" and data.get("node") is None:
+            job.heard_over_at = at
+        if type_ in ("execution_success", "execution_error", "execution_interrupted"):
+            self.run.spawn(self._look_into_history(job))
+
+    async def _look_into_history(self, job: Submission) -> None:
+        """The history entry is readable once the end was heard, at every replica."""
+        entry = await self._ask(
+            self._rng, lambda jobs: jobs.service.history_json(self.member, job.prompt_id)
+        )
+        if entry is not None and not json.loads(entry):
+            raise BrokenPromiseError("end_before_history", job.prompt_id)
+        listed = await self._ask(
+            self._rng,
+            lambda jobs: jobs.service.history.json(self.member, max_items=None, offset=None),
+        )
+        if isinstance(listed, bytes) and f'"{job.prompt_id}"' not in listed.decode():
+            raise BrokenPromiseError("end_before_history", f"{job.prompt_id} in the list")
+
+
+def _graph(rng: random.Random, *, partner: bool) -> dict[str, Any]:
+    source = "PartnerImage" if partner else "Paint"
+    nodes: dict[str, Any] = {"1": {"class_type": source, "inputs": {"seed": rng.getrandbits(20)}}}
+    for number in range(2, rng.randint(2, 4)):
+        link = [str(number - 1), 0]
+        nodes[str(number)] = {"class_type": "Filter", "inputs": {"image": link}}
+    last = len(nodes)
+    for number in range(rng.randint(1, 2)):
+        nodes[str(last + 1 + number)] = {
+            "class_type": "SaveImage",
+            "inputs": {"images": [str(last), 0], "filename_prefix": "C"},
+        }
+    return nodes

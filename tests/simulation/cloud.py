@@ -1,0 +1,288 @@
+"""A model of Comfy Cloud: what the proxy may rely on, and nothing else.
+
+It takes jobs, runs as many at once as its plan has slots, tells events to the sockets of the
+account, and answers the routes that the proxy calls. `Weather` decides what it loses, repeats,
+exchanges, forgets and tells late. `contract/cloud-api.md` is what it follows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from proxy.costs.credits import CREDITS_PER_USD
+
+if TYPE_CHECKING:
+    from simulation.network import CloudSocket
+    from simulation.world import World
+
+#: The price of the partner node, in credits.
+PRICE = 20.0
+
+
+def _class(name: str, inputs: dict[str, Any], outputs: list[str], **more: Any) -> dict[str, Any]:
+    return {
+        "input": {"required": inputs},
+        "input_order": {"required": list(inputs)},
+        "output": outputs,
+        "output_is_list": [False] * len(outputs),
+        "output_name": outputs,
+        "name": name,
+        "display_name": name,
+        "description": "",
+        "category": "",
+        "output_node": not outputs,
+        **more,
+    }
+
+
+_SEED = {"seed": ["INT", {"default": 0, "min": 0, "max": 2**32}]}
+CLASSES = {
+    "Paint": _class("Paint", _SEED, ["IMAGE"]),
+    "Filter": _class("Filter", {"image": ["IMAGE"]}, ["IMAGE"]),
+    "SaveImage": _class(
+        "SaveImage", {"images": ["IMAGE"], "filename_prefix": ["STRING", {"default": "C"}]}, []
+    ),
+    "PartnerImage": _class(
+        "PartnerImage",
+        _SEED,
+        ["IMAGE"],
+        api_node=True,
+        price_badge={
+            "engine": "jsonata",
+            "depends_on": {"widgets": [], "inputs": [], "input_groups": []},
+            "expr": json.dumps({"type": "usd", "usd": PRICE / float(CREDITS_PER_USD)}),
+        },
+    ),
+}
+_OBJECT_INFO = json.dumps(CLASSES).encode()
+
+
+@dataclass(eq=False)
+class CloudJob:
+    """A job of the cloud; `mark` tells which of ours it is."""
+
+    id: str
+    mark: str
+    graph: dict[str, Any]
+    extra_data: dict[str, Any]
+    created: int
+    status: str = "pending"
+    started: int | None = None
+    ended: int | None = None
+    outputs: dict[str, Any] = field(default_factory=dict)
+    outputs_at: float = 0.0
+    listed_at: float = 0.0
+    known_at: float = 0.0
+    forgotten: bool = False
+    cancelled: bool = False
+
+    @property
+    def live(self) -> bool:
+        """Whether it waits or runs."""
+        return self.status in ("pending", "in_progress")
+
+
+class CloudModel:
+    """One account: its jobs by their ids, in the order in which they came."""
+
+    def __init__(self, world: World, *, slots: int, seconds: float) -> None:
+        self._world = world
+        self._weather = world.weather
+        self._loop = world.loop
+        self.slots = slots
+        self._seconds = seconds
+        self.jobs: dict[str, CloudJob] = {}
+        self.sockets: list[CloudSocket] = []
+        self.most_live = 0
+        self._running = 0
+
+    # --- requests --------------------------------------------------------------------------
+
+    def handle(
+        self, method: str, path: str, query: dict[str, str], body: bytes
+    ) -> tuple[int, dict[str, Any] | list[Any] | bytes]:
+        """Return the status and the answer of a request."""
+        parts = path.strip("/").split("/")[1:]
+        match [method, *parts]:
+            case ["POST", "prompt"]:
+                return self._submit(json.loads(body))
+            case ["GET", "jobs"]:
+                return 200, self._list(query)
+            case ["GET", "jobs", id_]:
+                return self._detail(id_)
+            case ["POST", "jobs", id_, "cancel"]:
+                return self._cancel(id_)
+            case ["GET", "object_info"]:
+                return 200, _OBJECT_INFO
+            case ["GET", "experiment", "models"]:
+                return 200, []
+            case ["GET", "features"]:
+                return 200, {"max_concurrent_jobs": self.slots}
+            case ["GET", "user" | "queue" | "system_stats" | "node_replacements"]:
+                return 200, {}
+        return 404, {"code": "NOT_FOUND", "message": "no such route"}
+
+    def _submit(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if self._weather.chance("no_credits"):
+            return 402, {"code": "INSUFFICIENT_CREDITS", "message": "no credits"}
+        if self._weather.chance("throttled"):
+            return 429, {"code": "RATE_LIMITED", "message": "too many requests"}
+        world = self._world
+        job = CloudJob(
+            f"cloud-{len(self.jobs) + 1}",
+            str(body["extra_data"].get("comfy_cloud_proxy")),
+            body["prompt"],
+            body["extra_data"],
+            world.true_ms(),
+        )
+        now = self._loop.time()
+        late = self._weather.draw(0.0, 2.0) if self._weather.chance("unlisted") else 0.0
+        job.known_at = job.listed_at = now + late
+        self.jobs[job.id] = job
+        self.most_live = max(
+            self.most_live, sum(each.live and not each.forgotten for each in self.jobs.values())
+        )
+        world.note("cloud", job.mark, "submitted", job.id)
+        self._loop.in_world(self._weather.draw(0.02, 0.3), self._start_waiting)
+        return 200, {"prompt_id": job.id, "number": len(self.jobs), "node_errors": {}}
+
+    def _list(self, query: dict[str, str]) -> dict[str, Any]:
+        wanted = [status for status in query.get("status", "").split(",") if status]
+        offset, limit = int(query.get("offset", 0)), int(query.get("limit", 100))
+        now = self._loop.time()
+        found = [
+            self._entry(job)
+            for job in reversed(self.jobs.values())
+            if not job.forgotten
+            and job.listed_at <= now
+            and (not wanted or job.status in wanted or self._weather.chance("stale_list"))
+        ]
+        page = found[offset : offset + limit]
+        more = len(found) > offset + limit
+        return {"jobs": page, "pagination": {"has_more": more, "total": len(found)}}
+
+    def _entry(self, job: CloudJob) -> dict[str, Any]:
+        entry: dict[str, Any] = {"id": job.id, "status": job.status, "create_time": job.created}
+        if job.started is not None:
+            entry["execution_start_time"] = job.started
+        if not job.live:
+            entry["execution_end_time"] = job.ended
+            if self._loop.time() >= job.outputs_at:
+                entry["outputs_count"] = len(job.outputs)
+        return entry
+
+    def _detail(self, id_: str) -> tuple[int, dict[str, Any]]:
+        job = self.jobs.get(id_)
+        if job is None or job.forgotten or job.known_at > self._loop.time():
+            return 404, {"code": "NOT_FOUND", "message": "no such job"}
+        detail = self._entry(job)
+        detail["workflow"] = {"prompt": job.graph, "extra_data": job.extra_data}
+        if not job.live and self._loop.time() >= job.outputs_at:
+            detail["outputs"] = job.outputs
+            detail["execution_status"] = {"messages": []}
+            if job.status == "failed":
+                detail["execution_error"] = {
+                    "exception_message": "it failed",
+                    "exception_type": "RuntimeError",
+                    "node_id": next(iter(job.graph)),
+                }
+        return 200, detail
+
+    def _cancel(self, id_: str) -> tuple[int, dict[str, Any]]:
+        job = self.jobs.get(id_)
+        if job is None or job.forgotten:
+            return 404, {"code": "NOT_FOUND", "message": "no such job"}
+        if not job.live or job.cancelled:
+            return 200, {"cancelled": False}
+        job.cancelled = True
+        self._world.note("cloud", job.mark, "cancel", job.id)
+        if job.status == "pending":
+            self._end(job, "cancelled")
+        return 200, {"cancelled": True}
+
+    # --- runs ------------------------------------------------------------------------------
+
+    def _start_waiting(self) -> None:
+        for job in self.jobs.values():
+            if self._running >= self.slots:
+                return
+            if job.status == "pending" and not job.forgotten:
+                self._running += 1
+                job.status, job.started = "in_progress", self._world.true_ms()
+                self._world.note("cloud", job.mark, "runs", job.id)
+                self._tell(job, "execution_start")
+                self._tell(job, "execution_cached", nodes=[])
+                self._next_node(job, iter(list(job.graph)))
+
+    def _next_node(self, job: CloudJob, nodes: Any) -> None:
+        if job.cancelled:
+            self._end(job, "cancelled")
+            return
+        node = next(nodes, None)
+        if node is None:
+            self._end(job, "completed")
+            return
+        if self._weather.chance("job_failed"):
+            self._end(job, "failed", node)
+            return
+        if self._weather.chance("job_forgotten"):
+            job.forgotten = True
+            self._world.note("cloud", job.mark, "forgotten", job.id)
+            self._finished(job)
+            return
+        self._world.note("cloud", job.mark, "node", node)
+        self._tell(job, "executing", node=node, display_node=node)
+        if self._weather.draw(0.0, 1.0) < 0.5:
+            self._tell(job, "progress", node=node, value=1, max=2)
+        seconds = self._weather.draw(0.0, 2 * self._seconds) / len(job.graph)
+        self._loop.in_world(seconds, self._node_done, job, node, nodes)
+
+    def _node_done(self, job: CloudJob, node: str, nodes: Any) -> None:
+        if job.graph[node]["class_type"] == "SaveImage" and not job.cancelled:
+            file = {"filename": f"{job.id}-{node}.png", "subfolder": "", "type": "output"}
+            job.outputs[node] = {"images": [file]}
+            self._tell(job, "executed", node=node, display_node=node, output=job.outputs[node])
+        self._next_node(job, nodes)
+
+    def _end(self, job: CloudJob, status: str, node: str | None = None) -> None:
+        was_running = job.status == "in_progress"
+        job.status, job.ended = status, self._world.true_ms()
+        late = self._weather.draw(0.0, 4.0) if self._weather.chance("late_outputs") else 0.0
+        job.outputs_at = self._loop.time() + late
+        self._world.note("cloud", job.mark, status, job.id)
+        match status:
+            case "completed":
+                self._tell(job, "execution_success")
+            case "cancelled":
+                self._tell(job, "execution_interrupted")
+            case _:
+                error = {"exception_message": "it failed", "exception_type": "RuntimeError"}
+                self._tell(job, "execution_error", node_id=node, **error)
+        if was_running:
+            self._finished(job)
+
+    def _finished(self, _job: CloudJob) -> None:
+        self._running -= 1
+        self._loop.in_world(self._weather.draw(0.01, 0.2), self._start_waiting)
+
+    def _tell(self, job: CloudJob, type_: str, **data: Any) -> None:
+        message = json.dumps({"type": type_, "data": {"prompt_id": job.id, **data}})
+        for socket in list(self.sockets):
+            self._send(socket, message)
+
+    def _send(self, socket: CloudSocket, message: str) -> None:
+        weather = self._weather
+        if weather.chance("socket_closed"):
+            socket.lose()
+            return
+        if weather.chance("event_lost"):
+            return
+        for _ in range(2 if weather.chance("event_repeated") else 1):
+            late = weather.draw(0.0, 1.0) if weather.chance("event_reordered") else 0.0
+            socket.receive(message, late)
+
+
+Handler = Callable[[str, str, dict[str, str], bytes], tuple[int, Any]]

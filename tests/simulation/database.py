@@ -1,0 +1,191 @@
+"""The database of the simulated replicas: real repositories on one SQLite in memory.
+
+A unit runs whole at one moment, between the way there and the way back: it may be slow, fail before
+its commit, or succeed while its answer is lost. Time in the database is the world's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from simulation.plan import BUDGET, MEMBERS, SPENDER
+from sqlalchemy import Connection, StaticPool, create_engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from proxy.members.directory import Directory
+from proxy.members.member import Limits, Member
+from proxy.storage.database import (
+    FILE,
+    BusyError,
+    Database,
+    OutcomeUnknownError,
+    StorageError,
+)
+from proxy.storage.members import MemberRepository
+from proxy.storage.start import open_folder
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+T = TypeVar("T")
+
+#: Seconds within which a unit ends, and for which the outcome of a commit is asked for.
+UNIT_TIMEOUT, SETTLING = 5.0, 5.0
+#: Seconds between two looks whether the server is there.
+INTERVAL = 0.5
+
+
+class Server:
+    """The one SQLite of this process, emptied for each run."""
+
+    def __init__(self) -> None:
+        self.raw = sqlite3.connect(":memory:", check_same_thread=False)
+        self.now: Callable[[], float] = lambda: 0.0
+        engine = create_engine(
+            "sqlite://",
+            creator=lambda: self.raw,
+            poolclass=StaticPool,
+            isolation_level="AUTOCOMMIT",
+        )
+        self.connection = engine.connect()
+        self.raw.create_function("julianday", 1, lambda _: self.now() / 86400 + 2440587.5)
+        self._empty = asyncio.run(_empty())
+
+    def restart(self, now: Callable[[], float]) -> None:
+        """Forget all rows; `now` is the clock, in seconds since 1970."""
+        self.now = now
+        self.raw.deserialize(self._empty)
+
+    @contextlib.contextmanager
+    def transaction(self, *, writes: bool) -> Iterator[Connection]:
+        """Run a block in a transaction."""
+        self.raw.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+        try:
+            yield self.connection
+        except BaseException:
+            if self.raw.in_transaction:
+                self.raw.execute("ROLLBACK")
+            raise
+        self.raw.execute("COMMIT" if writes else "ROLLBACK")
+
+
+@cache
+def server() -> Server:
+    """Return the server of this process."""
+    return Server()
+
+
+async def _empty() -> bytes:
+    """Return a database with all tables and the members."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        database = await open_folder(folder)
+        directory = Directory(MemberRepository(database), marker=None)
+        await directory.load()
+        for name in MEMBERS:
+            limits = Limits(credits_per_day=BUDGET) if name == SPENDER else Limits()
+            await directory.add(Member(name, limits=limits))
+        await directory.close()
+        await database.close()
+        raw = sqlite3.connect(folder / FILE)
+        raw.execute("PRAGMA journal_mode = DELETE")
+        raw.close()
+        return (folder / FILE).read_bytes()
+
+
+class SimulatedDatabase(Database):
+    """The way of one process to the server, with the semantics of `PostgresqlDatabase`, or with
+    `shared` false those of `SqliteDatabase`."""
+
+    def __init__(self, world: World, *, shared: bool) -> None:
+        super().__init__()
+        self.shared = shared  # type: ignore[misc]
+        self._world = world
+        self._process = world.process()
+        self._weather = world.weather
+        self._closed = False
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Run a unit that only reads. Raises `StorageError`."""
+        self._refuse()
+        return await self._unit(work, writes=False)
+
+    async def write(
+        self, work: Callable[[Connection], T], *, long: bool = False, urgent: bool = False
+    ) -> T:
+        """Run a unit that writes; a caller that is cancelled does not stop it. Raises
+        `StorageError`."""
+        del long, urgent
+        self._refuse()
+        task = asyncio.create_task(self._unit(work, writes=True), name="write to the database")
+        task.add_done_callback(_seen)
+        return await asyncio.shield(task)
+
+    async def watch(self) -> None:
+        """Keep `problem` true."""
+        while True:
+            await asyncio.sleep(INTERVAL)
+            away = self.shared and self._weather.database_away(self._process)
+            self.problem = "it does not answer" if away else None
+
+    async def close(self) -> None:
+        """Refuse all units from now on."""
+        self._closed = True
+
+    async def _unit(self, work: Callable[[Connection], T], *, writes: bool) -> T:
+        weather = self._weather
+        await asyncio.sleep(weather.way_to_database(self._process))
+        if weather.database_away(self._process):
+            await asyncio.sleep(weather.draw(0.0, UNIT_TIMEOUT))
+            raise StorageError("the database does not answer")
+        if weather.chance("unit_refused") and writes:
+            raise BusyError("the database has too much to do")
+        if weather.chance("unit_failed"):
+            raise StorageError("the connection to the database was lost before the commit")
+        value = self._run(work, writes=writes)
+        await asyncio.sleep(weather.way_to_database(self._process))
+        if writes and self.shared:
+            await self._settle()
+        return value
+
+    def _run(self, work: Callable[[Connection], T], *, writes: bool) -> T:
+        try:
+            with server().transaction(writes=writes) as connection:
+                value = work(connection)
+        except (sqlite3.Error, SQLAlchemyError) as error:
+            raise StorageError(f"the database refused: {error}") from error
+        if writes:
+            self.commits += 1
+            self.units += 1
+        return value
+
+    async def _settle(self) -> None:
+        """Find out whether a transaction was committed whose answer was lost."""
+        weather = self._weather
+        if not (weather.database_away(self._process) or weather.chance("answer_lost")):
+            return
+        ends = self._world.loop.time() + SETTLING
+        while True:
+            await asyncio.sleep(weather.draw(0.05, 1.0))
+            if not weather.database_away(self._process) and not weather.chance("never_settled"):
+                return
+            if self._world.loop.time() >= ends:
+                raise OutcomeUnknownError("the database went away while it wrote")
+
+    def _refuse(self) -> None:
+        if self._closed:
+            raise StorageError("the database is closed")
+        if self.problem is not None:
+            raise StorageError(f"the database is unavailable: {self.problem}")
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()  # a caller that was cancelled does not fetch it

@@ -1,0 +1,257 @@
+"""Planted defects, one line each: the simulation is sharp if it catches every one.
+
+    PYTHONPATH=tests python -m simulation.mutants [NAME …]
+
+Each is a module, a line of it, and what stands there instead. `plant` changes the module as it is
+imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.machinery
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import NamedTuple
+
+#: Within how many seeds a defect must be caught.
+SEEDS = 200
+
+
+class Mutant(NamedTuple):
+    """A defect: in a module `old` is replaced by `new`, once."""
+
+    module: str
+    old: str
+    new: str
+
+
+MUTANTS = {
+    # the lease
+    "lease_counted_from_the_answer": Mutant(
+        "engine.election", "began + self.length * (1 - _MARGIN)", "clock.monotonic() + self.length"
+    ),
+    "term_check_without_effect": Mutant("engine.term", "if not self.lasts:", "if False:"),
+    "term_lasts_for_ever": Mutant(
+        "engine.term", "return clock.monotonic() < self.until", "return True"
+    ),
+    "fence_without_effect": Mutant("storage.leases", "if epoch != fence.epoch:", "if False:"),
+    "lease_of_another_taken": Mutant(
+        "storage.leases", "if row.expires > now and row.holder", "if False and row.holder"
+    ),
+    "new_engine_does_not_look": Mutant("engine.recovery", "return Lost()", "return NotThere()"),
+    # the way to the cloud
+    "submission_repeated_blindly": Mutant(
+        "engine.submitter", "if tried.lost and (", "if False and ("
+    ),
+    "looks_for_two_seconds": Mutant(
+        "engine.finder", "if at - begun >= self.timeout", "if at - begun >= 2.0"
+    ),
+    "search_given_up_at_once": Mutant("engine.finder", "if at - begun >= self.timeout", "if True"),
+    "intent_not_on_disk": Mutant(
+        "engine.preparation", "if not await self.recorder.save(job):", "if False:"
+    ),
+    "job_taken_in_twice": Mutant(
+        "engine.intake", "if job is None or self._table.get(key) is not None:", "if job is None:"
+    ),
+    # the table and its record
+    "record_forgotten": Mutant(
+        "engine.table", "self.recorder.changed(job)\n        self.announcer", "self.announcer"
+    ),
+    "announcement_forgotten": Mutant(
+        "engine.table",
+        "self.announcer.advanced(job, state, was_shown=was_shown, was_accepted=was_accepted)",
+        "pass",
+    ),
+    "end_told_before_its_record": Mutant(
+        "engine.following",
+        "await retried(partial(self._table.finish, job, end))",
+        "self._tell(job, ended.result); await retried(partial(self._table.finish, job, end))",
+    ),
+    "end_not_recorded_again": Mutant(
+        "engine.follower",
+        "next_try=wait)\n            await asyncio.sleep(wait)",
+        "next_try=wait)\n            await asyncio.sleep(3600)",
+    ),
+    "last_message_before_leaving": Mutant(
+        "engine.following",
+        "self._table.leave(job, end)",
+        "self._tell(job, ended.last); self._table.leave(job, end)",
+    ),
+    "shown_after_leaving": Mutant(
+        "engine.table",
+        "if progress != job.progress and job in self:",
+        "if progress != job.progress:",
+    ),
+    "states_lost_at_a_stop": Mutant("engine.engine", "await self.recorder.close()", "pass"),
+    # slots and turns
+    "slot_freed_twice": Mutant(
+        "engine.scheduler", "self._on_cloud[job.member] -= 1", "self._on_cloud[job.member] -= 2"
+    ),
+    "slot_not_freed": Mutant(
+        "engine.scheduler",
+        "self._leave(job)\n            self._accounts[job.account].health.eased",
+        "self._accounts[job.account].health.eased",
+    ),
+    "slot_freed_at_the_first_event": Mutant(
+        "engine.follower", "if is_terminal(type_, data):", "if True:"
+    ),
+    "lost_wake_up": Mutant(
+        "engine.scheduler", "if len(self.queue):\n            self.turn.set()", "pass"
+    ),
+    "kept_jobs_have_no_slot": Mutant(
+        "engine.scheduler",
+        "if not _is_placed(job):\n            self._place(job, SlotState.STORED)",
+        "pass",
+    ),
+    # the follower and the tracker
+    "cancellation_swallowed": Mutant(
+        "engine.follower",
+        'except Exception:\n                log.exception("detail_read',
+        'except BaseException:\n                log.info("detail_read',
+    ),
+    "life_after_the_end": Mutant("engine.tracker", "if self.ended:\n            return []", "pass"),
+    "end_without_a_snapshot": Mutant(
+        "engine.tracker", "elif snapshot.ended and detail and snapshot.settled and", "elif"
+    ),
+    # budgets
+    "budget_not_read": Mutant(
+        "storage.conditions",
+        "return self.reservation.decide(spending, typical_ms)",
+        "return self.reservation.decide(type(spending)(), typical_ms)",
+    ),
+    "reservations_not_counted": Mutant(
+        "costs.budgets", "- self.spent(spent) - spent.reserved", "- self.spent(spent)"
+    ),
+    # what clients see
+    "ended_job_stays_in_the_queue": Mutant(
+        "jobs.live_feed", "self.live.remove(job)\n                if not more:", "if not more:"
+    ),
+    "job_that_left_comes_back": Mutant("jobs.views", "if row.order not in left and", "if"),
+    "bus_not_caught_up": Mutant("jobs.views", "await self._bus.catch_up()", "pass"),
+    "doubt_without_effect": Mutant(
+        "jobs.views", "self._doubted = self._shared", "self._doubted = False"
+    ),
+    "losses_not_counted": Mutant(
+        "bus.valkey", "self._losses += 1  # what was not answered", "pass"
+    ),
+    "leader_never_heard": Mutant(
+        "bus.publishers",
+        "return leader is None or now - leader",
+        "return leader is not None and now - leader",
+    ),
+    "reconnection_unnoticed": Mutant(
+        "bus.valkey", 'log.info("bus_connected")\n                self._tell_missed()', "pass"
+    ),
+    "end_told_again": Mutant(
+        "jobs.subscribers",
+        "if order in self._closed:\n            return False",
+        "pass",
+    ),
+    "steps_told_again": Mutant(
+        "jobs.message_order", "return _is_new(step, self.sent_before)", "return True"
+    ),
+    "old_ends_not_read": Mutant(
+        "jobs.live_feed", "if subscribers.opened_before(", "if False and subscribers.opened_before("
+    ),
+    "submission_withdrawn_late": Mutant(
+        "storage.jobs",
+        'if not connection.execute(_RECEIVED, {"job_order": order}).rowcount:',
+        'if connection.execute(_RECEIVED, {"job_order": order}).rowcount < 0:',
+    ),
+}
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Loads a module with a defect."""
+
+    mutant: Mutant
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Return the code of the changed source."""
+        source = Path(self.path).read_text(encoding="utf-8")
+        return self.source_to_code(changed(self.mutant, source), self.path)
+
+
+class _Finder(MetaPathFinder):
+    def __init__(self, mutant: Mutant) -> None:
+        self._mutant = mutant
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Return where the module with the defect is."""
+        if fullname != f"proxy.{self._mutant.module}":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.origin is not None:
+            loader = _Loader(fullname, spec.origin)
+            loader.mutant = self._mutant
+            spec.loader = loader
+        return spec
+
+
+def changed(mutant: Mutant, source: str) -> str:
+    """Return a source with the defect. Raises `ValueError` if its line is not there once."""
+    if source.count(mutant.old) != 1:
+        raise ValueError(
+            f"{mutant.module}: {mutant.old!r} is there {source.count(mutant.old)} times"
+        )
+    return source.replace(mutant.old, mutant.new)
+
+
+def source_of(mutant: Mutant) -> str:
+    """Return the source of the module, without a defect."""
+    spec = importlib.util.find_spec(f"proxy.{mutant.module}")
+    if spec is None or spec.origin is None:
+        raise ValueError(f"there is no module {mutant.module}")
+    return Path(spec.origin).read_text(encoding="utf-8")
+
+
+def plant(name: str) -> None:
+    """Plant a defect in what is imported from now on."""
+    mutant = MUTANTS[name]
+    if f"proxy.{mutant.module}" in sys.modules:
+        raise RuntimeError(f"proxy.{mutant.module} is imported already")
+    sys.meta_path.insert(0, _Finder(mutant))
+
+
+def caught(name: str, seeds: int = SEEDS) -> str:
+    """Run seeds with a defect until it is caught; return what they say, empty if it is not."""
+    command = [sys.executable, "-m", "simulation.simulate", "--mutant", name, "--seeds", str(seeds)]
+    ran = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+        check=False,
+    )
+    lines = [line for line in ran.stdout.splitlines() if line.startswith("seed ")]
+    if ran.returncode == 1 and not lines:
+        return f"does not run: {ran.stderr[-300:]}"
+    return lines[0] if lines else ""
+
+
+def main() -> int:
+    """Look for all defects or some, and say which seed catches each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--processes", type=int, default=2)
+    options = parser.parse_args()
+    names = options.names or list(MUTANTS)
+    with ThreadPoolExecutor(options.processes) as pool:
+        found = dict(zip(names, pool.map(caught, names), strict=True))
+    for name, how in found.items():
+        print(f"{name:34} {how[:120] or 'NOT CAUGHT'}", flush=True)
+    return 0 if all(found.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""The way to the cloud: `proxy.cloud.connections.Connections` without sockets.
+
+What has been handed to the network arrives, or not, whatever becomes of the process that sent it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from aiohttp import WSMsgType
+from multidict import CIMultiDict
+from simulation.loop import Process
+from simulation.weather import LATE
+from yarl import URL
+
+from proxy.cloud import http
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+#: The host of the cloud, and that of webhooks.
+CLOUD_HOST, HOOK_HOST = "cloud.test", "hooks.test"
+
+
+class SimulatedConnections:
+    """Stands for `Connections`, as far as HTTP calls, event sockets and webhooks use it."""
+
+    #: The world of the current run.
+    world: World
+
+    def __init__(self, *_: object, **__: object) -> None:
+        return
+
+    async def start(self) -> None:
+        """Open nothing."""
+
+    async def close(self) -> None:
+        """Close nothing."""
+
+    def choose(self, _url: URL) -> tuple[SimulatedSession, None]:
+        """Return what opens websockets and posts."""
+        return SimulatedSession(self), None
+
+    async def check_name(self, _host: str) -> None:
+        """Every name may be asked."""
+
+    async def request(self, method: str, url: URL, **options: Any) -> SimulatedResponse:
+        """Send a request, and return its response. Raises `CONNECTION_ERRORS`."""
+        timeout = options.get("timeout")
+        async with asyncio.timeout(None if timeout is None else timeout.total):
+            return await self._request(method, url, options.get("data"))
+
+    async def _request(self, method: str, url: URL, data: bytes | None) -> SimulatedResponse:
+        world, weather, loop = self.world, self.world.weather, self.world.loop
+        process = world.process()
+        await asyncio.sleep(weather.draw(0.001, 0.02))  # the connection
+        if weather.cloud_away(process):
+            await asyncio.sleep(weather.draw(0.0, http.CONNECT_TIMEOUT))
+            raise aiohttp.ClientConnectionError
+        http._sent.set(True)
+        body = data if isinstance(data, bytes) else b""
+        path = "/".join(url.path.split("/")[:3])
+        if method == "POST":
+            world.note("", "", "calls", f"{method} {url.path}")
+            world.check_epoch(process)
+        half_lost = weather.cloud_half_lost(process)
+        if weather.chance("request_lost") or (half_lost and weather.draw(0, 1) < 0.5):
+            await self._broken()
+        if path == "/api/prompt" and weather.chance("request_late"):
+            late = weather.draw(1.0, LATE)
+            loop.in_world(late, world.handle, method, url, body, loop.create_future())
+            await self._broken()
+        answer: asyncio.Future[tuple[int, Any]] = loop.create_future()
+        loop.in_world(weather.way_to_cloud(), world.handle, method, url, body, answer)
+        status, content = await answer
+        await asyncio.sleep(weather.way_to_cloud())
+        if half_lost or weather.chance("response_lost") or weather.cloud_away(process):
+            await self._broken()
+        if weather.chance("gateway_error"):
+            return SimulatedResponse(504, b"<html>")
+        if weather.chance("garbage") and method == "GET":
+            return SimulatedResponse(200, b"{broken")
+        text = content if isinstance(content, bytes) else json.dumps(content).encode()
+        return SimulatedResponse(status, text)
+
+    async def _broken(self) -> None:
+        """Let a connection break after a while."""
+        await asyncio.sleep(self.world.weather.draw(0.0, 5.0))
+        raise aiohttp.ServerDisconnectedError
+
+
+class SimulatedResponse:
+    """Stands for `aiohttp.ClientResponse`."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        self.status = status
+        self.headers = CIMultiDict({"Content-Type": "application/json"})
+        self.content = _Content(body)
+
+    async def __aenter__(self) -> SimulatedResponse:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class _Content:
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        """Yield the body."""
+        body, self._body = self._body, b""
+        yield body
+
+
+class SimulatedSession:
+    """Stands for `aiohttp.ClientSession`."""
+
+    def __init__(self, connections: SimulatedConnections) -> None:
+        self._connections = connections
+
+    async def ws_connect(self, _url: URL, **_: Any) -> CloudSocket:
+        """Open an event socket."""
+        world = self._connections.world
+        process = world.process()
+        await asyncio.sleep(world.weather.draw(0.01, 0.3))
+        if world.weather.cloud_away(process):
+            await asyncio.sleep(world.weather.draw(0.0, 10.0))
+            raise aiohttp.ClientConnectionError
+        socket = CloudSocket(world, process)
+        world.cloud.sockets.append(socket)
+        return socket
+
+    @asynccontextmanager
+    async def post(
+        self, url: URL, *, data: bytes, headers: dict[str, str], timeout: Any, **_: Any
+    ) -> AsyncIterator[SimulatedResponse]:
+        """Deliver a message to a webhook."""
+        async with asyncio.timeout(timeout.total):
+            status = await self._connections.world.hooks.post(url, data, headers)
+        yield SimulatedResponse(status, b"")
+
+
+class CloudSocket(aiohttp.ClientWebSocketResponse):
+    """One event socket of the cloud: messages in order, but for those that are exchanged."""
+
+    def __init__(self, world: World, process: Process | None) -> None:
+        self._world = world
+        self.process = process
+        self._inbox: deque[aiohttp.WSMessage] = deque()
+        self._news = asyncio.Event()
+        self._arrives = 0.0
+        self._open = True
+
+    @property
+    def close_code(self) -> int | None:
+        """No code: it was lost."""
+        return None
+
+    async def send_str(self, data: str, compress: int | None = None) -> None:
+        """Send the flags."""
+
+    async def close(self, **_: Any) -> bool:  # type: ignore[override]
+        """Close from this side."""
+        self.lose()
+        return True
+
+    def lose(self) -> None:
+        """End the connection, with all that is under way."""
+        self._open = False
+        if self in self._world.cloud.sockets:
+            self._world.cloud.sockets.remove(self)
+        self._news.set()
+
+    def receive(self, text: str, late: float) -> None:
+        """Let a message arrive, in its turn or `late`."""
+        if self._world.weather.cloud_away(self.process):
+            return
+        loop = self._world.loop
+        at = max(self._arrives, loop.time() + self._world.weather.draw(0.005, 0.05))
+        if late:
+            at += late
+        else:
+            self._arrives = at
+        loop.in_world(at - loop.time(), self._arrived, text)
+
+    def _arrived(self, text: str) -> None:
+        if self._open:
+            self._inbox.append(aiohttp.WSMessage(WSMsgType.TEXT, text, None))
+            self._news.set()
+
+    def __aiter__(self) -> CloudSocket:
+        return self
+
+    async def __anext__(self) -> aiohttp.WSMessage:
+        while not self._inbox:
+            if not self._open:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+        return self._inbox.popleft()

@@ -1,0 +1,190 @@
+"""What a run does: its replicas, its clients' actions and its faults, all drawn from the seed.
+
+A plan can be cut down (`Plan.kept`) to find the smallest one that still fails.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from simulation.weather import RATES
+
+MEMBERS = ("ann", "bob", "carol")
+#: The member with a hard budget a day, in credits.
+SPENDER, BUDGET = "carol", 60.0
+
+
+class Action(NamedTuple):
+    """Something that a client does at a time; `seed` is for what it draws meanwhile."""
+
+    at: float
+    client: int
+    kind: str
+    seed: int
+
+
+class Fault(NamedTuple):
+    """A fault that begins at a time. It concerns a replica, or all where `replica` is -1; `seconds`
+    is how long it lasts, `steps` how many callbacks the replica still runs before it."""
+
+    at: float
+    kind: str
+    replica: int
+    seconds: float
+    steps: int
+
+
+class ClientPlan(NamedTuple):
+    """A client of a member, with a websocket or without."""
+
+    member: str
+    listens: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run. `alone` is one replica with SQLite's semantics and a bus in memory. The replicas know
+    the number of slots where it is fixed, and learn it where it is not."""
+
+    seed: int
+    replicas: int
+    alone: bool
+    slots: int
+    fixed_slots: bool
+    seconds: float
+    duration: float
+    in_order: bool
+    skews: tuple[float, ...]
+    rates: Mapping[str, float]
+    clients: tuple[ClientPlan, ...]
+    actions: tuple[Action, ...]
+    faults: tuple[Fault, ...]
+
+    def kept(
+        self,
+        actions: Collection[int] | None = None,
+        faults: Collection[int] | None = None,
+        rates: Collection[str] | None = None,
+    ) -> Plan:
+        """Return the plan with only these actions, faults (by their places) and rates."""
+        return replace(
+            self,
+            actions=_only(self.actions, actions),
+            faults=_only(self.faults, faults),
+            rates={
+                name: rate for name, rate in self.rates.items() if rates is None or name in rates
+            },
+        )
+
+
+#: What clients do, with how often.
+_ACTIONS = {
+    "submit": 10,
+    "submit_front": 1,
+    "burst": 1,
+    "cancel": 1,
+    "delete": 1,
+    "clear": 0.4,
+    "interrupt": 1,
+    "interrupt_own": 0.5,
+    "reconnect": 1,
+    "look": 1.5,
+}
+
+#: Faults, with how often they come and for how many seconds.
+_FAULTS = {
+    "kill": (3, 0.5, 15.0),
+    "freeze": (3, 1.0, 45.0),
+    "restart": (1, 0.5, 5.0),
+    "database": (2, 0.5, 90.0),
+    "slow_database": (1, 1.0, 15.0),
+    "bus_cut": (2, 0.0, 0.0),
+    "bus": (2, 0.5, 30.0),
+    "bus_stalls": (1, 1.0, 10.0),
+    "cloud": (2, 1.0, 60.0),
+    "half_lost": (2, 2.0, 30.0),
+    "clock": (1, -3600.0, 3600.0),
+}
+
+#: Rates that are not those of the weather alone.
+_HOOKS = {"hook_lost": 0.2, "hook_refused": 0.2}
+
+
+def drawn(seed: int) -> Plan:
+    """Return the plan of a seed."""
+    rng = random.Random(f"plan {seed}")
+    alone = rng.random() < 0.2
+    replicas = 1 if alone else rng.choice((1, 2, 2, 3, 3))
+    calm = rng.random() < 0.1
+    duration = rng.choice((15.0, 30.0, 30.0, 60.0))
+    clients = tuple(
+        ClientPlan(rng.choice((MEMBERS[0], *MEMBERS)), rng.random() < 0.7)
+        for _ in range(rng.randint(1, 4))
+    )
+    return Plan(
+        seed=seed,
+        replicas=replicas,
+        alone=alone,
+        slots=rng.choice((1, 1, 2, 3, 5)),
+        fixed_slots=rng.random() < 0.7,
+        seconds=rng.choice((1.0, 3.0, 8.0)),
+        duration=duration,
+        in_order=rng.random() < 0.15,
+        skews=tuple(
+            rng.uniform(-3600, 3600) if rng.random() < 0.5 else 0.0 for _ in range(replicas)
+        ),
+        rates={} if calm else _rates(rng),
+        clients=clients,
+        actions=_actions(rng, clients, duration),
+        faults=() if calm else _faults(rng, replicas, duration),
+    )
+
+
+def _rates(rng: random.Random) -> dict[str, float]:
+    often = rng.choice((0.1, 0.3, 0.7))
+    return {
+        name: rng.uniform(0.2, 1.0) * highest
+        for name, highest in {**RATES, **_HOOKS}.items()
+        if rng.random() < often
+    }
+
+
+def _actions(
+    rng: random.Random, clients: tuple[ClientPlan, ...], duration: float
+) -> tuple[Action, ...]:
+    count = rng.choice((4, 8, 14))
+    kinds = rng.choices(list(_ACTIONS), list(_ACTIONS.values()), k=count)
+    return tuple(
+        sorted(
+            Action(
+                rng.uniform(0.0, duration), rng.randrange(len(clients)), kind, rng.getrandbits(32)
+            )
+            for kind in ("submit", *kinds)
+        )
+    )
+
+
+def _faults(rng: random.Random, replicas: int, duration: float) -> tuple[Fault, ...]:
+    count = rng.choice((0, 1, 1, 2, 2, 3, 5))
+    kinds = rng.choices(list(_FAULTS), [often for often, *_ in _FAULTS.values()], k=count)
+    return tuple(
+        sorted(
+            Fault(
+                rng.uniform(1.0, duration),
+                kind,
+                rng.randrange(replicas)
+                if kind in ("kill", "freeze", "restart", "clock") or rng.random() < 0.6
+                else -1,
+                rng.uniform(*_FAULTS[kind][1:]),
+                rng.choice((0, rng.randrange(20), rng.randrange(400))),
+            )
+            for kind in kinds
+        )
+    )
+
+
+def _only(items: tuple, places: Collection[int] | None) -> tuple:
+    return tuple(item for place, item in enumerate(items) if places is None or place in places)

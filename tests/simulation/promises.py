@@ -1,0 +1,252 @@
+"""What is promised, and by which document; each is checked in every run.
+
+`check_sockets` and `check_cloud` look at what was heard and sent, `check_end` at what is left when
+everything has healed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any
+
+from simulation.database import server
+from simulation.plan import BUDGET, SPENDER
+
+if TYPE_CHECKING:
+    from simulation.clients import Socket, Submission
+    from simulation.run import Run
+
+#: What each promise is, and the document that gives it.
+PROMISES = {
+    "accepted_job_lost": "docs/how-it-works.md: what was accepted is on disk",
+    "ended_twice": "docs/how-it-works.md: each job has exactly one end",
+    "submitted_twice": "docs/how-it-works.md: the proxy never repeats a submission blindly",
+    "refused_job_ran": "docs/reliability.md: a refused job does not run",
+    "neither_queue_nor_history": "docs/reliability.md: a poll finds a job in the queue or history",
+    "queue_after_end": "docs/how-it-works.md: a job that has ended has left the queue",
+    "end_before_history": "docs/how-it-works.md: history before execution_success",
+    "end_not_heard": "docs/reliability.md: open websockets get an end",
+    "message_order": "docs/how-it-works.md: the messages of a local ComfyUI in the same order",
+    "message_of_another_member": "docs/security.md: members hear of their own jobs",
+    "budget_passed": "docs/costs.md: hard budgets",
+    "slots_passed": "docs/how-it-works.md: at most `slots` jobs on the cloud",
+    "two_engines": "docs/cluster.md: one replica runs the jobs at a time",
+    "starved": "docs/gateway.md: fair shares",
+    "left_behind": "docs/reliability.md: nothing is held when no job is under way",
+    "never_quiet": "docs/reliability.md: every job ends",
+    "traceback": "docs/reliability.md: no error without a cause outside",
+    "webhook_missing": "docs/webhooks.md: at least once",
+    "webhook_changed": "docs/webhooks.md: repeats have the same id and body",
+}
+
+_TERMINAL = ("execution_success", "execution_error", "execution_interrupted")
+
+
+class BrokenPromiseError(Exception):
+    """Raised when a promise is broken: its name, and about what."""
+
+    def __init__(self, name: str, about: object = "") -> None:
+        super().__init__(f"{name}: {PROMISES[name]} ({about})")
+        self.name = name
+
+
+# --- websockets ----------------------------------------------------------------------------
+
+
+def check_sockets(run: Run) -> None:
+    """The order of messages on each socket, and the ends that each has heard."""
+    ids = _runs_by_id(run)
+    for client in run.clients:
+        for socket in client.sockets:
+            by_job: defaultdict[str, list[tuple[float, str, dict[str, Any]]]] = defaultdict(list)
+            for at, type_, data in socket.heard:
+                if id_ := str(data.get("prompt_id", "")):
+                    by_job[id_].append((at, type_, data))
+            for job in run.jobs:
+                if ids[job.prompt_id] > 1 or job.submitted_again:
+                    continue
+                if job.client is client and client.listens:
+                    _check_order(job, socket, by_job[job.prompt_id])
+                elif job.client.listens and by_job[job.prompt_id]:
+                    raise BrokenPromiseError("message_of_another_member", job.prompt_id)
+
+
+def _check_order(
+    job: Submission, socket: Socket, heard: list[tuple[float, str, dict[str, Any]]]
+) -> None:
+    """Check what one socket has heard of a job (`contract/websocket.md` 2.3)."""
+    names = [_name(type_, data) for _, type_, data in heard]
+    # A node that the cloud reports again, late, runs again for the client.
+    once = [name for name in names if not name.startswith(("executing", "progress", "other"))]
+    counts = Counter(once)
+    about = f"{job.prompt_id} {names}"
+    if any(count > 1 for count in counts.values()):
+        raise BrokenPromiseError("message_order", f"repeated: {about}")
+    ends = [name for name in names if name in _TERMINAL]
+    if len(ends) > 1:
+        raise BrokenPromiseError("ended_twice", about)
+    if "over" in names and names[-1] != "over":
+        raise BrokenPromiseError("message_order", f"after the last: {about}")
+    if ends and set(names[names.index(ends[0]) + 1 :]) - {"over"}:
+        raise BrokenPromiseError("message_order", f"after the end: {about}")
+    if "execution_start" in names and names[0] != "execution_start":
+        raise BrokenPromiseError("message_order", f"before the start: {about}")
+    for place, name in enumerate(names):
+        if name.startswith("executed ") and name.replace("executed", "executing") in names[place:]:
+            raise BrokenPromiseError("message_order", f"runs after its output: {about}")
+    was_there = socket.opened_at < job.at
+    if was_there and names and names[0] != "execution_start":
+        raise BrokenPromiseError("message_order", f"without a start: {about}")
+    if was_there and ends and "execution_cached" not in names:
+        raise BrokenPromiseError("message_order", f"without cached: {about}")
+    if "over" in names and not ends and was_there:
+        raise BrokenPromiseError("message_order", f"without an end: {about}")
+
+
+def _name(type_: str, data: dict[str, Any]) -> str:
+    match type_:
+        case "executing":
+            return "over" if data.get("node") is None else f"executing {data['node']}"
+        case "executed":
+            return f"executed {data['node']}"
+        case "progress" | "progress_state":
+            return type_
+        case _ if type_ in _TERMINAL or type_ in ("execution_start", "execution_cached"):
+            return type_
+    return "other"
+
+
+# --- the cloud -----------------------------------------------------------------------------
+
+
+def check_cloud(run: Run) -> None:
+    """What the cloud has got: each job once, none that was refused, no more than the slots."""
+    marks = Counter(job.mark for job in run.world.cloud.jobs.values())
+    for mark, count in marks.items():
+        if count > 1:
+            raise BrokenPromiseError("submitted_twice", f"{mark} {count} times")
+    ids = _runs_by_id(run)
+    for job in run.jobs:
+        if job.outcome == "refused" and ids[job.prompt_id]:
+            raise BrokenPromiseError("refused_job_ran", f"{job.prompt_id} {job.refusal}")
+    if run.plan.fixed_slots and run.world.cloud.most_live > run.plan.slots:
+        raise BrokenPromiseError("slots_passed", run.world.cloud.most_live)
+
+
+def _runs_by_id(run: Run) -> Counter[str]:
+    """How many jobs of the cloud each id has: a client that heard no answer may use one again."""
+    marks = {job.mark for job in run.world.cloud.jobs.values()}
+    return Counter(mark.split("/")[1] for mark in marks)
+
+
+# --- the end -------------------------------------------------------------------------------
+
+
+def check_end(run: Run) -> None:
+    """What is left when all has healed and nothing is under way."""
+    ended = _history()
+    for job in run.jobs:
+        member, id_ = job.client.member, job.prompt_id
+        count = ended[member, id_]
+        if count > 1 and not job.submitted_again:
+            raise BrokenPromiseError("ended_twice", id_)
+        if job.outcome == "accepted" and not count and not job.unwanted:
+            raise BrokenPromiseError("accepted_job_lost", id_)
+        if job.outcome == "refused" and count:
+            raise BrokenPromiseError("refused_job_ran", f"{id_} {job.refusal}")
+        if count and not job.submitted_again:
+            _check_heard(run, job)
+    _check_budget()
+    _check_hooks(run, ended)
+    for replica in run.replicas:
+        _check_replica(run, replica)
+
+
+def _history() -> Counter[tuple[str, str]]:
+    rows = server().raw.execute("SELECT member, prompt_id FROM history").fetchall()
+    return Counter((str(member), str(id_)) for member, id_ in rows)
+
+
+def _check_heard(run: Run, job: Submission) -> None:
+    """A socket that is still open, and was before the job, has heard its end."""
+    client = job.client
+    socket = client.socket
+    if not client.listens or socket is None or not socket.is_open or job.outcome != "accepted":
+        return
+    if socket.opened_at >= job.at:
+        return
+    names = {
+        _name(type_, data)
+        for _, type_, data in socket.heard
+        if data.get("prompt_id") == job.prompt_id
+    }
+    if "over" not in names or not names & set(_TERMINAL):
+        raise BrokenPromiseError("end_not_heard", f"{job.prompt_id} {sorted(names)}")
+    del run
+
+
+def _check_budget() -> None:
+    spent = server().raw.execute(
+        "SELECT day, sum(amount) FROM costs WHERE member = ? GROUP BY day", (SPENDER,)
+    )
+    for day, amount in spent.fetchall():
+        if amount > BUDGET * 1_000_000:
+            raise BrokenPromiseError("budget_passed", f"{day} {amount}")
+
+
+def _check_hooks(run: Run, ended: Counter[tuple[str, str]]) -> None:
+    hooks = run.world.hooks
+    for (job, type_), ids in hooks.ids.items():
+        if len(ids) > 1:
+            raise BrokenPromiseError("webhook_changed", f"{job} {type_} {ids}")
+    if any(len(bodies) > 1 for bodies in hooks.bodies.values()):
+        raise BrokenPromiseError("webhook_changed", "a body")
+    if run.has_hook:
+        for _, id_ in ended:
+            types = hooks.accepted.get(id_, Counter())
+            if not any(type_.startswith("job.") and type_ != "job.started" for type_ in types):
+                raise BrokenPromiseError("webhook_missing", id_)
+
+
+def _check_replica(run: Run, replica: Any) -> None:
+    """No slot, lock, byte of a budget, task or entry of a table is left."""
+    parts = replica.parts
+    if parts is None:
+        raise BrokenPromiseError("left_behind", f"{replica.name} does not serve")
+    service = parts.jobs.service
+    left: dict[str, Any] = {
+        "live jobs": [job.prompt_id for job in service.live()],
+        "answering": [m for m, live in service._live.members() if live.answering],
+        "deliveries": list(service.subscribers.unfinished()),
+        "budget": {
+            kind: held
+            for kind, held in parts.given.budget.held().items()
+            if held and kind != "job"  # in which caches are
+        },
+    }
+    engine = parts.election.engine
+    if engine is not None:
+        table, scheduler = engine.table, engine.scheduler
+        left |= {
+            "table": [job.prompt_id for job in table],
+            "followed": [job.prompt_id for jobs in table._followed.values() for job in jobs],
+            "on account": [id_ for jobs in table._on_account.values() for id_ in jobs],
+            "live ids": list(table.cloud_ids),
+            "queue": len(scheduler.queue),
+            "slots": {name: n for name in parts.accounts if (n := scheduler.used(name))},
+            "slots of members": +scheduler._on_cloud,
+            "busy clients": +scheduler._busy,
+            "changes": len(engine.recorder._changed),
+        }
+    found = {name: value for name, value in left.items() if value}
+    if found:
+        raise BrokenPromiseError("left_behind", f"{replica.name} {found}")
+    names = Counter(task.get_name() for task in replica.process.unfinished())
+    several = {
+        name: count
+        for name, count in names.items()
+        if name.startswith(("job ", "read job", "cancel"))
+    }
+    if several:
+        raise BrokenPromiseError("left_behind", f"{replica.name} tasks {several}")
+    del run

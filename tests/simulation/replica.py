@@ -1,0 +1,224 @@
+"""A replica: the real services, composed by `proxy.app`, in a process that can be disturbed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from simulation.loop import PROCESS, Process
+from simulation.network import CLOUD_HOST
+from yarl import URL
+
+from proxy.app.accounts import open_accounts
+from proxy.app.jobs import Jobs, open_jobs, run_engine
+from proxy.app.process import Process as Given
+from proxy.app.process import policy_of
+from proxy.app.resources import open_resources
+from proxy.app.storage import open_storage
+from proxy.app.webhooks import open_webhooks
+from proxy.budget import MemoryBudget
+from proxy.cloud.event_socket import Timeouts
+from proxy.metrics import Metrics
+from proxy.settings import AccountAccess, Settings
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+T = TypeVar("T")
+
+#: The API key of the account.
+KEY = "comfyui-simulated-key-0123456789"
+
+
+class GoneError(ConnectionError):
+    """Raised for a request whose replica is not there, or has gone before it has answered."""
+
+
+class Parts:
+    """The services of a running replica, as properties look at them."""
+
+    def __init__(self, given: Given, jobs: Jobs, election: Any, accounts: Any) -> None:
+        self.given = given
+        self.jobs = jobs
+        self.election = election
+        self.accounts = accounts
+
+
+class Replica:
+    """One replica by its name. `parts` are there while it serves."""
+
+    def __init__(self, world: World, name: str, *, alone: bool, slots: int) -> None:
+        self._world = world
+        self._loop = world.loop
+        self._alone = alone
+        self._slots = slots
+        self.name = name
+        self.process = Process(name)
+        self.parts: Parts | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stop = asyncio.Event()
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._number = 0
+        self.starts = 0
+        #: All processes that it had.
+        self.processes: list[Process] = []
+
+    @property
+    def serves(self) -> bool:
+        """Whether a client can connect."""
+        return self.parts is not None and self.process.alive
+
+    # --- life ------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start a new process with an empty memory."""
+        self.process = Process(self.name)
+        self.processes.append(self.process)
+        self.parts, self._stop = None, asyncio.Event()
+        self.starts += 1
+        self._world.note(self.name, "", "starts")
+        self._task = self._spawn(self._run())
+
+    def kill(self) -> None:
+        """Kill the process: nothing of it runs any more."""
+        if not self.process.alive:
+            return
+        self._world.note(self.name, "", "is killed")
+        self.process.alive = False
+        self._gone()
+
+    async def stop(self) -> None:
+        """Ask the process to end, and wait until it has."""
+        self._world.note(self.name, "", "is asked to stop")
+        self._stop.set()
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=60.0)
+        self.process.alive = False
+        self._gone()
+
+    def freeze(self) -> None:
+        """Let the process stand still."""
+        self._world.note(self.name, "", "freezes")
+        self.process.frozen = True
+
+    def thaw(self) -> None:
+        """Let the process go on."""
+        if self.process.frozen:
+            self._world.note(self.name, "", "thaws")
+            self._loop.thaw(self.process)
+
+    def _gone(self) -> None:
+        self.parts = None
+        self._world.bus.cut(self.process)
+        for socket in list(self._world.cloud.sockets):
+            if socket.process is self.process:
+                socket.lose()
+        answers, self._answers = self._answers, {}
+        for answer in answers.values():
+            if not answer.done():
+                answer.set_exception(GoneError(self.name))
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run work in the process."""
+        token = PROCESS.set(self.process)
+        try:
+            return self._loop.create_task(work)
+        finally:
+            PROCESS.reset(token)
+
+    async def _run(self) -> None:
+        process = self.process
+        try:
+            async with self._opened() as parts:
+                if process.alive:
+                    self.parts = parts
+                    self._world.note(self.name, "", "serves")
+                await self._stop.wait()
+                self.parts = None
+        except Exception as error:  # noqa: BLE001 (as a process that ends with an error)
+            self._world.note(self.name, "", f"could not start: {error!r}")
+            self._loop.in_world(5.0, self._start_again, process)
+
+    def _start_again(self, process: Process) -> None:
+        if process is self.process and process.alive and not self._stop.is_set():
+            process.alive = False
+            self._gone()
+            self.start()
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[Parts]:
+        """Open what `proxy.app.lifespan` opens, without the HTTP server."""
+        server = {
+            "database": "postgresql://u:p@database/p",
+            "bus": "redis://bus/0",
+        }
+        settings = Settings(
+            data_dir=self._world.folder / self.name,
+            prefetch="off",
+            credits_per_second=0.0,
+            **({} if self._alone else server),
+        )
+        given = Given(
+            settings,
+            Timeouts(),
+            policy_of(settings),
+            asyncio.Event(),
+            Metrics(),
+            MemoryBudget(settings.memory_bytes),
+        )
+        access = AccountAccess("default", URL(f"https://{CLOUD_HOST}"), KEY, self._slots)
+        async with (
+            open_storage(given) as storage,
+            open_accounts(given, storage, [access]) as cloud,
+            open_resources(given, storage, cloud) as resources,
+            open_jobs(given, storage, resources) as jobs,
+            open_webhooks(given, storage, jobs) as webhooks,
+            run_engine(given, storage, cloud, resources, jobs, webhooks.runner) as election,
+        ):
+            yield Parts(given, jobs, election, cloud.accounts)
+
+    # --- requests --------------------------------------------------------------------------
+
+    async def ask(
+        self,
+        work: Callable[[Jobs, Callable[[Any], None]], Coroutine[Any, Any, Any]],
+        timeout: float,
+    ) -> Any:
+        """Let the replica handle a request, and return its answer.
+
+        `work` gets the services, and a function that sends the answer before the handler ends.
+        Raises what the handler raises, `GoneError`, and `TimeoutError`.
+        """
+        weather = self._world.weather
+        await asyncio.sleep(weather.draw(0.0005, 0.01))
+        parts = self.parts
+        if parts is None or not self.process.alive:
+            raise GoneError(self.name)
+        self._number += 1
+        number, answer = self._number, self._loop.create_future()
+        self._answers[number] = answer
+
+        def send(value: Any, error: BaseException | None = None) -> None:
+            self._loop.in_world(weather.draw(0.0005, 0.01), settle, value, error)
+
+        def settle(value: Any, error: BaseException | None) -> None:
+            if not answer.done():
+                if error is None:
+                    answer.set_result(value)
+                else:
+                    answer.set_exception(error)
+
+        async def handle() -> None:
+            try:
+                send(await work(parts.jobs, send))
+            except Exception as error:  # noqa: BLE001 (it is the answer)
+                send(None, error)
+
+        self._spawn(handle())
+        try:
+            async with asyncio.timeout(timeout):
+                return await answer
+        finally:
+            self._answers.pop(number, None)

@@ -1,0 +1,261 @@
+"""One run of a plan: the replicas and clients begin, faults come, all heals, and is looked at."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import hashlib
+import random
+import sys
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+from simulation import promises
+from simulation.clients import SimulatedClient, Submission
+from simulation.database import server
+from simulation.loop import DeadlockError
+from simulation.plan import Fault, Plan
+from simulation.promises import BrokenPromiseError
+from simulation.replica import Replica
+from simulation.world import Line, World
+
+#: Seconds after the last fault within which everything must have ended.
+QUIET = 900.0
+#: Seconds after the last job for what is written, told and forgotten late.
+SETTLE = 20.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run: the broken promise, if one was, and its trace."""
+
+    plan: Plan
+    broken: BrokenPromiseError | None
+    trace: list[Line]
+    steps: int
+    seconds: float
+    jobs: int
+    terms: int
+
+    @property
+    def digest(self) -> str:
+        """Return what differs whenever the trace does."""
+        return hashlib.sha256(repr(self.trace).encode()).hexdigest()[:16]
+
+
+class Run:
+    """A run under way."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.world = World(
+            plan.seed,
+            rates=plan.rates,
+            slots=plan.slots,
+            seconds=plan.seconds,
+            in_order=plan.in_order,
+        )
+        self.jobs: list[Submission] = []
+        self.by_id: dict[str, Submission] = {}
+        self.replicas: list[Replica] = []
+        self.clients: list[SimulatedClient] = []
+        self.over = False
+        self.broken: BrokenPromiseError | None = None
+        self.has_hook = False
+        self._rng = random.Random(f"{plan.seed} run")
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._failed = False
+
+    # --- for clients -----------------------------------------------------------------------
+
+    def any_replica(self, rng: random.Random) -> Replica | None:
+        """Return a replica that serves."""
+        serving = [replica for replica in self.replicas if replica.serves]
+        return rng.choice(serving) if serving else None
+
+    def find(self, prompt_id: str) -> Submission | None:
+        """Return a job by its id."""
+        for job in self.jobs:
+            self.by_id[job.prompt_id] = job
+        return self.by_id.get(prompt_id)
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run work of a client beside; a promise that it finds broken ends the run."""
+        task = self.world.loop.create_task(self._guarded(work))
+        self._tasks.append(task)
+
+    def fail(self, broken: BrokenPromiseError) -> None:
+        """End the run with a broken promise."""
+        if self.broken is None:
+            self.world.note("", "", "BROKEN", str(broken))
+            self.broken = broken
+
+    async def _guarded(self, work: Coroutine[Any, Any, Any]) -> None:
+        try:
+            await work
+        except BrokenPromiseError as broken:
+            self.fail(broken)
+
+    # --- the run ---------------------------------------------------------------------------
+
+    def execute(self) -> Result:
+        """Run it whole."""
+        world = self.world
+        server()
+        gc.freeze()
+        gc.disable()
+        with world.installed():
+            try:
+                world.loop.run_until_complete(self._whole())
+            except DeadlockError as error:
+                self.fail(BrokenPromiseError("never_quiet", error))
+            finally:
+                world.loop.close()
+                self._dispose()
+                gc.enable()
+        terms = sum("engine_started" in line.what for line in world.trace)
+        return Result(
+            self.plan,
+            self.broken,
+            world.trace,
+            world.loop.steps,
+            world.seconds,
+            len(self.jobs),
+            terms,
+        )
+
+    async def _whole(self) -> None:
+        plan, world = self.plan, self.world
+        for number in range(plan.replicas):
+            name = f"replica-{number + 1}"
+            self.replicas.append(
+                Replica(world, name, alone=plan.alone, slots=plan.slots if plan.fixed_slots else 0)
+            )
+            world.clock.ahead[name] = plan.skews[number]
+        self.clients = [
+            SimulatedClient(self, number, client) for number, client in enumerate(plan.clients)
+        ]
+        for replica in self.replicas:
+            replica.start()
+        await asyncio.sleep(2.0)
+        for client in self.clients:
+            if client.listens:
+                self.spawn(client.keep_listening())
+        for action in plan.actions:
+            self.spawn(self._later(action.at, self.clients[action.client].act(action)))
+        for fault in plan.faults:
+            self.spawn(self._later(fault.at, self._disturb(fault)))
+        lasting = [fault.at + fault.seconds for fault in plan.faults if fault.kind != "clock"]
+        ends = world.loop.time() + max([plan.duration, *lasting])
+        while world.loop.time() < ends and not self._stops():  # noqa: ASYNC110 (costs nothing)
+            await asyncio.sleep(1.0)
+        self._heal()
+        await self._wait_quiet()
+        if not self._stops():
+            await self._look()
+        self.over = True
+
+    async def _look(self) -> None:
+        await asyncio.sleep(SETTLE)
+        for client in self.clients:
+            await client.look_at_the_end()
+        self._stops()
+        for check in (promises.check_cloud, promises.check_sockets, promises.check_end):
+            if self.broken is None:
+                try:
+                    check(self)
+                except BrokenPromiseError as broken:
+                    self.fail(broken)
+
+    async def _wait_quiet(self) -> None:
+        """Wait until no job is live anywhere."""
+        world = self.world
+        ends = world.loop.time() + QUIET
+        while not self._stops():
+            await asyncio.sleep(2.0)
+            live = server().raw.execute("SELECT count(*) FROM jobs").fetchone()[0]
+            if not live and all(job.answered_at for job in self.jobs):
+                return
+            if world.loop.time() >= ends:
+                rows = server().raw.execute("SELECT prompt_id, state, account FROM jobs").fetchall()
+                self.fail(BrokenPromiseError("never_quiet", rows))
+
+    def _stops(self) -> bool:
+        """Return whether a promise is broken."""
+        problems = [
+            *self.world.problems,
+            *(("traceback", problem) for problem in self.world.loop.problems),
+        ]
+        if problems and self.broken is None:
+            self.fail(BrokenPromiseError(*problems[0]))
+        return self.broken is not None
+
+    @staticmethod
+    async def _later(seconds: float, work: Coroutine[Any, Any, None]) -> None:
+        await asyncio.sleep(seconds)
+        await work
+
+    # --- faults ----------------------------------------------------------------------------
+
+    async def _disturb(self, fault: Fault) -> None:
+        world, weather = self.world, self.world.weather
+        if weather.healed:
+            return
+        replica = None if fault.replica < 0 else self.replicas[fault.replica]
+        name = "" if replica is None else replica.name
+        world.note(name or "all", "", f"FAULT {fault.kind}", f"{fault.seconds:.1f} s")
+        match fault.kind:
+            case "kill" | "freeze" if replica is not None:
+                replica.process.fuse = fault.steps
+                replica.process.on_fuse = replica.kill if fault.kind == "kill" else replica.freeze
+                await asyncio.sleep(fault.seconds)
+                if fault.kind == "freeze":
+                    replica.thaw()
+                elif not replica.process.alive:
+                    replica.start()
+            case "restart" if replica is not None and replica.serves and not replica.process.frozen:
+                await replica.stop()
+                await asyncio.sleep(fault.seconds)
+                replica.start()
+            case "clock":
+                world.clock.ahead[name] = fault.seconds
+            case "bus_cut":
+                world.bus.cut(None if replica is None else replica.process)
+            case "bus" | "bus_stalls" | "database" | "slow_database" | "cloud" | "half_lost":
+                weather.begin(fault.kind, fault.seconds, name)
+                if fault.kind == "bus":
+                    world.bus.cut(None if replica is None else replica.process)
+
+    def _heal(self) -> None:
+        self.world.note("", "", "HEALED")
+        self.world.weather.heal()
+        for replica in self.replicas:
+            replica.process.fuse = None
+            replica.thaw()
+            if not replica.process.alive:
+                replica.start()
+
+    def _dispose(self) -> None:
+        """Close what has not ended, where nothing can be seen of it any more."""
+        tasks = [task for task in self._tasks if not task.done()]
+        for replica in self.replicas:
+            for process in replica.processes:
+                tasks += process.unfinished()
+        with mock.patch.object(sys, "unraisablehook"):
+            for task in tasks:
+                task._log_destroy_pending = False
+                with contextlib.suppress(BaseException):
+                    task.get_coro().close()
+            self.replicas.clear()
+            self.clients.clear()
+            tasks.clear()
+            self._tasks.clear()
+            gc.collect()
+
+
+def run(plan: Plan) -> Result:
+    """Run a plan."""
+    return Run(plan).execute()

@@ -1,0 +1,183 @@
+"""Run seeds, and show what the first one that breaks a promise does.
+
+    PYTHONPATH=tests python -m simulation.simulate --seeds 1000 [--first 0] [--processes 2]
+    PYTHONPATH=tests python -m simulation.simulate --seed 17 --trace
+    PYTHONPATH=tests python -m simulation.simulate --seed 17 --shrink
+
+Ends with 1 if a promise is broken. The order of sets of texts is part of a run, so that Python's
+hashes are the same in all: the program starts itself again with `PYTHONHASHSEED=0`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from simulation.mutants import plant
+from simulation.plan import Plan, drawn
+
+if TYPE_CHECKING:
+    from simulation.world import Line
+
+#: Runs of one process before it is replaced: what they leave in memory is small, but not nothing.
+_RUNS_OF_A_PROCESS = 200
+
+
+class Summary(NamedTuple):
+    """What came of a run, as it goes from one process to another."""
+
+    seed: int
+    broken: str
+    digest: str
+    steps: int
+    seconds: float
+    jobs: int
+    terms: int
+
+
+def summary_of(seed: int) -> Summary:
+    """Run a seed."""
+    from simulation.run import run  # after a defect has been planted
+
+    result = run(drawn(seed))
+    broken = "" if result.broken is None else str(result.broken)
+    return Summary(
+        seed, broken, result.digest, result.steps, result.seconds, result.jobs, result.terms
+    )
+
+
+def summaries(seeds: Sequence[int], processes: int) -> Iterator[Summary]:
+    """Run seeds, in several processes if there are to be more than one."""
+    if processes == 1:
+        yield from map(summary_of, seeds)
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(processes, maxtasksperchild=_RUNS_OF_A_PROCESS) as pool:
+        yield from pool.imap_unordered(summary_of, seeds)
+
+
+def shrunk(plan: Plan) -> tuple[Plan, dict[str, str]]:
+    """Return the smallest plan that still breaks the same promise, and the options that make it."""
+    from simulation.run import run
+
+    def broken(candidate: Plan) -> str:
+        found = run(candidate).broken
+        return "" if found is None else found.name
+
+    name = broken(plan)
+    kept: dict[str, list[int] | list[str]] = {
+        "faults": list(range(len(plan.faults))),
+        "actions": list(range(len(plan.actions))),
+        "rates": list(plan.rates),
+    }
+    for what, items in kept.items():
+        size = max(1, len(items) // 2)
+        while size:
+            start = 0
+            while start < len(kept[what]):
+                fewer = [*kept[what][:start], *kept[what][start + size :]]
+                if name and broken(plan.kept(**{**kept, what: fewer})) == name:
+                    kept[what] = fewer
+                else:
+                    start += size
+            size //= 2
+    options = {f"--{what}": ",".join(map(str, items)) for what, items in kept.items()}
+    return plan.kept(**kept), options
+
+
+def show(trace: Collection[Line], width: int) -> None:
+    """Print a trace as a table: virtual time, replica or place, job, and what happens."""
+    for line in trace:
+        print(f"{line.at:10.4f}  {line.place:10}  {line.job[:14]:14}  {line.what}"[:width])
+
+
+def _many(options: argparse.Namespace) -> int:
+    began, seeds = time.perf_counter(), range(options.first, options.first + options.seeds)
+    done = [0, 0.0, 0, 0, 0]
+    failed: list[Summary] = []
+    for summary in summaries(seeds, options.processes):
+        for place, more in enumerate(
+            (1, summary.seconds, summary.steps, summary.jobs, summary.terms)
+        ):
+            done[place] += more
+        if summary.broken:
+            failed.append(summary)
+            print(f"seed {summary.seed}: {summary.broken[:600]}", flush=True)
+            if len(failed) >= options.failures:
+                break
+        if options.progress and done[0] % options.progress == 0:
+            print(_figures(done, failed, began), flush=True)
+    print(_figures(done, failed, began))
+    for summary in failed[:5]:
+        print(f"PYTHONPATH=tests python -m simulation.simulate --seed {summary.seed} --trace")
+    return 1 if failed else 0
+
+
+def _figures(done: list, failed: list[Summary], began: float) -> str:
+    runs, seconds, steps, jobs, terms = done
+    return (
+        f"{runs} runs, {seconds / 3600:.1f} virtual hours, {steps:,} callbacks, {jobs} jobs, "
+        f"{terms} terms, {len(failed)} failures, {time.perf_counter() - began:.0f} s"
+    )
+
+
+def _one(options: argparse.Namespace) -> int:
+    from simulation.run import run
+
+    plan = drawn(options.seed)
+    plan = plan.kept(
+        actions=_numbers(options.actions),
+        faults=_numbers(options.faults),
+        rates=None if options.rates is None else options.rates.split(","),
+    )
+    if options.shrink:
+        plan, arguments = shrunk(plan)
+        words = " ".join(f"{name} {value or '-1'}" for name, value in arguments.items())
+        print(f"PYTHONPATH=tests python -m simulation.simulate --seed {plan.seed} --trace {words}")
+    result = run(plan)
+    if options.trace:
+        for what in (*plan.faults, *plan.actions, *plan.rates.items()):
+            print(what)
+        print(plan.clients, plan.replicas, "replicas", "alone" if plan.alone else "")
+        show(result.trace, options.width)
+    print(result.digest, result.broken or "kept all promises")
+    return 1 if result.broken else 0
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    return None if text is None else [int(number) for number in text.split(",")]
+
+
+def main() -> int:
+    """Run what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=200, help="how many seeds")
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--failures", type=int, default=1, help="end after so many")
+    parser.add_argument("--progress", type=int, default=0, help="print figures after so many runs")
+    parser.add_argument("--seed", type=int, help="one seed")
+    parser.add_argument("--trace", action="store_true", help="show what it does")
+    parser.add_argument("--shrink", action="store_true", help="find the smallest plan that fails")
+    parser.add_argument("--actions", help="keep these actions of its plan, by their places")
+    parser.add_argument("--faults", help="keep these faults, by their places")
+    parser.add_argument("--rates", help="keep these rates, by their names")
+    parser.add_argument("--width", type=int, default=200)
+    parser.add_argument("--mutant", help="plant this defect before")
+    options = parser.parse_args()
+    sys.unraisablehook = lambda _: None  # what is collected at the end runs no more
+    if options.mutant:
+        plant(options.mutant)
+    return _many(options) if options.seed is None else _one(options)
+
+
+if __name__ == "__main__":
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        arguments = [sys.executable, "-m", "simulation.simulate", *sys.argv[1:]]
+        os.execve(sys.executable, arguments, {**os.environ, "PYTHONHASHSEED": "0"})
+    sys.exit(main())

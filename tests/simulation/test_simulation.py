@@ -1,0 +1,70 @@
+"""The whole proxy in a simulated world: 200 seeds keep all promises, and each is the same twice.
+
+`make simulate` runs more of them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from simulation.mutants import MUTANTS, changed, source_of
+
+TESTS = Path(__file__).parents[1]
+#: The seeds that run with every change, in parts of this size.
+SEEDS, PART = 200, 25
+
+#: Seeds that have found a defect of the product, each with what they found. Plans change with the
+#: simulation, and so does what a seed does: these are replayed, beside tests of their own.
+FOUND = {
+    16: "a submission was repeated two seconds after its connection broke, and both arrived",
+    108: "a job that had ended came back into the queue with a reading of its account that failed",
+    222: "a replica that started without a word of the engine's did not see an accepted job",
+}
+
+
+def simulate(*words: str) -> str:
+    """Run the simulation, and return what it prints; fail with that if a promise is broken."""
+    command = [sys.executable, "-m", "simulation.simulate", *words]
+    environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONHASHSEED": "0"}
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr[-2000:]}"
+    return ran.stdout
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, PART))
+def test_all_promises_are_kept(first: int) -> None:
+    assert " 0 failures" in simulate("--seeds", str(PART), "--first", str(first))
+
+
+@pytest.mark.parametrize("seed", FOUND)
+def test_what_found_a_defect_finds_none_now(seed: int) -> None:
+    assert "kept all promises" in simulate("--seed", str(seed))
+
+
+@pytest.mark.parametrize("seed", [3, 8, 11])
+def test_a_run_is_a_function_of_its_seed(seed: int) -> None:
+    first, second = (simulate("--seed", str(seed), "--trace") for _ in range(2))
+    assert first == second
+    assert re.search(r"^ +\d+\.\d+  replica-1 +starts$", first, re.MULTILINE)
+
+
+def digests(lines: Sequence[str]) -> list[str]:
+    return [line.split()[0] for line in lines]
+
+
+def test_another_seed_is_another_run() -> None:
+    runs = [simulate("--seed", str(seed)).splitlines() for seed in (3, 8)]
+    first, second = map(digests, runs)
+    assert first != second
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_each_planted_defect_is_one_line_of_the_product(name: str) -> None:
+    mutant = MUTANTS[name]
+    compile(changed(mutant, source_of(mutant)), mutant.module, "exec")

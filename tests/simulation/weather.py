@@ -1,0 +1,121 @@
+"""What goes wrong in a run: rates at which calls fail, and outages of one process or of all."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from simulation.loop import Process
+
+#: Chances of what may happen to each call, event or unit, at most; each run draws its own.
+RATES: Mapping[str, float] = {
+    # units of work
+    "unit_failed": 0.01,
+    "unit_refused": 0.005,
+    "answer_lost": 0.03,
+    "never_settled": 0.5,
+    "slow_unit": 0.03,
+    # calls to the cloud
+    "request_lost": 0.03,
+    "response_lost": 0.05,
+    "request_late": 0.03,
+    "gateway_error": 0.03,
+    "throttled": 0.01,
+    "no_credits": 0.01,
+    "garbage": 0.01,
+    "slow_call": 0.05,
+    # events and answers of the cloud
+    "event_lost": 0.05,
+    "event_repeated": 0.05,
+    "event_reordered": 0.05,
+    "socket_closed": 0.005,
+    "stale_list": 0.1,
+    "unlisted": 0.2,
+    "job_failed": 0.1,
+    "job_forgotten": 0.01,
+    "late_outputs": 0.1,
+    # clients
+    "answer_to_client_lost": 0.03,
+}
+
+#: Seconds after which a late request arrives, at most; it has long been given up.
+LATE = 8.0
+
+
+class Weather:
+    """The rates and outages of a run; once it is `healed`, nothing goes wrong any more."""
+
+    def __init__(
+        self, rng: random.Random, time: Callable[[], float], rates: Mapping[str, float]
+    ) -> None:
+        self._rng = rng
+        self._time = time
+        self._rates = rates
+        self._until: defaultdict[tuple[str, str], float] = defaultdict(lambda: -math.inf)
+        self.healed = False
+
+    def chance(self, name: str) -> bool:
+        """Return whether it happens this time."""
+        rate = self._rates.get(name, 0.0)
+        return rate > 0 and not self.healed and self._rng.random() < rate
+
+    def draw(self, least: float, most: float) -> float:
+        """Return a number between two."""
+        return self._rng.uniform(least, most)
+
+    def heal(self) -> None:
+        """End all outages."""
+        self.healed = True
+        self._until.clear()
+
+    def begin(self, kind: str, seconds: float, name: str = "") -> None:
+        """Begin an outage of a process, or of all."""
+        self._until[kind, name] = max(self._until[kind, name], self._time() + seconds)
+
+    def _is(self, kind: str, process: Process | None) -> bool:
+        if not self._until:
+            return False
+        now = self._time()
+        named = "" if process is None else process.name
+        return self._until[kind, ""] > now or self._until[kind, named] > now
+
+    # --- the database, the bus and the cloud -----------------------------------------------
+
+    def database_away(self, process: Process | None) -> bool:
+        """Whether the database does not answer a process."""
+        return self._is("database", process)
+
+    def bus_away(self, process: Process | None) -> bool:
+        """Whether the bus takes no connection of a process."""
+        return self._is("bus", process)
+
+    def cloud_away(self, process: Process | None) -> bool:
+        """Whether the cloud does not answer a process."""
+        return self._is("cloud", process)
+
+    def cloud_half_lost(self, process: Process | None) -> bool:
+        """Whether each second request of a process is lost now, or its answer."""
+        return self._is("half_lost", process) and self._rng.random() < 0.5
+
+    def way_to_database(self, process: Process | None) -> float:
+        """Return the seconds that one way takes."""
+        if self._is("slow_database", process):
+            return self._rng.uniform(0.05, 1.5)
+        slow = self.chance("slow_unit")
+        return self._rng.uniform(0.01, 0.5) if slow else self._rng.uniform(0.0002, 0.004)
+
+    def way_to_bus(self, process: Process | None) -> float:
+        """Return the seconds that one way takes; one that stalls breaks before long."""
+        if self._is("bus_stalls", process):
+            return self._rng.uniform(0.5, 3.0)
+        return self._rng.uniform(0.0001, 0.003)
+
+    def way_to_cloud(self) -> float:
+        """Return the seconds that one way takes."""
+        if self.chance("slow_call"):
+            return self._rng.uniform(0.2, 4.0)
+        return self._rng.uniform(0.005, 0.08)

@@ -1,0 +1,208 @@
+"""One run's world: its time, its randomness, its weather, and what it writes down.
+
+A run is a function of the commit and its seed. `World.installed` puts the world in the place of the
+clock, the random numbers, the network, the bus and the database of the product.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import structlog
+from simulation import database
+from simulation.bus import SimulatedRedis, ValkeyServer
+from simulation.cloud import CloudModel
+from simulation.hooks import Hooks
+from simulation.loop import PROCESS, Process, SimulatedLoop
+from simulation.network import HOOK_HOST, SimulatedConnections
+from simulation.weather import Weather
+from yarl import URL
+
+from proxy import clock, randomness
+from proxy.app import jobs as app_jobs
+from proxy.app import storage as app_storage
+from proxy.bus import valkey
+from proxy.clock import SystemClock
+from proxy.cloud.connections import Connections
+
+#: When every run begins: noon of a day in the past, in seconds since 1970, so that files on the
+#: disk are never older than the world.
+BEGINNING = 1_577_880_000.0
+
+
+class Line(NamedTuple):
+    """A line of the trace."""
+
+    at: float
+    place: str
+    job: str
+    what: str
+
+
+class WorldClock(SystemClock):
+    """The clocks of all processes: the time of day is off by what `ahead` has for each."""
+
+    def __init__(self, loop: SimulatedLoop) -> None:
+        self._loop = loop
+        self.ahead: dict[str, float] = {}
+
+    def time_ns(self) -> int:
+        """Return the time of day of the process that asks, in ns."""
+        process = PROCESS.get()
+        ahead = 0.0 if process is None else self.ahead.get(process.name, 0.0)
+        return int((BEGINNING + self._loop.time() + ahead) * 1e9)
+
+    def monotonic(self) -> float:
+        """Return the virtual time."""
+        return self._loop.time()
+
+
+class World:
+    """What all processes of a run share."""
+
+    def __init__(
+        self, seed: int, *, rates: Mapping[str, float], slots: int, seconds: float, in_order: bool
+    ) -> None:
+        self.rng = random.Random(seed)
+        self.loop = SimulatedLoop(random.Random(self.rng.random()))
+        self.loop.in_order = in_order
+        self.weather = Weather(random.Random(self.rng.random()), self.loop.time, rates)
+        self.clock = WorldClock(self.loop)
+        self.trace: list[Line] = []
+        #: Promises that were found broken on the way, with what about.
+        self.problems: list[tuple[str, str]] = []
+        self.cloud = CloudModel(self, slots=slots, seconds=seconds)
+        self.bus = ValkeyServer(self)
+        self.hooks = Hooks(self)
+        self.folder = Path(tempfile.mkdtemp(prefix="simulation-", dir=_memory()))
+        self._began = self.loop.time()
+        #: The processes by their names in leases.
+        self.holders: dict[str, Process] = {}
+
+    @staticmethod
+    def process() -> Process | None:
+        """Return the process whose code runs."""
+        return PROCESS.get()
+
+    def true_time(self) -> float:
+        """Return the true time of day, in seconds since 1970."""
+        return BEGINNING + self.loop.time()
+
+    def true_ms(self) -> int:
+        """Return the true time of day, in ms."""
+        return int(self.true_time() * 1000)
+
+    @property
+    def seconds(self) -> float:
+        """The seconds since the run has begun."""
+        return self.loop.time() - self._began
+
+    def note(self, place: str, job: str, what: str, more: object = "") -> None:
+        """Write a line of the trace."""
+        if self.loop.is_closed():
+            return
+        if not place:
+            process = PROCESS.get()
+            place = "client" if process is None else process.name
+        self.trace.append(Line(self.seconds, place, job, f"{what} {more}".rstrip()))
+
+    def handle(
+        self, method: str, url: URL, body: bytes, answer: asyncio.Future[tuple[int, Any]]
+    ) -> None:
+        """Let the cloud take a request that has arrived."""
+        found = self.cloud.handle(method, url.path, dict(url.query), body)
+        if not answer.done():
+            answer.set_result(found)
+
+    def check_epoch(self, process: Process | None) -> None:
+        """Note a problem if a process acts on the cloud although another one has its lease."""
+        found = (
+            database.server()
+            .raw.execute("SELECT holder, epoch FROM leases WHERE name = 'engine' AND holder != ''")
+            .fetchone()
+        )
+        holder = None if found is None else self.holders.get(found[0])
+        if process is not None and holder is not None and holder is not process:
+            about = f"{process.name} in the term {found[1]} of {holder.name}"
+            self.problems.append(("two_engines", about))
+
+    # --- in the place of the product's own -------------------------------------------------
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Let the product run in this world during the block."""
+        SimulatedConnections.world = self
+        SimulatedRedis.server = self.bus
+        database.server().restart(self.true_time)
+        random.seed(self.rng.random())
+        structlog.configure(processors=[self._log])
+        structlog.contextvars.clear_contextvars()
+        with contextlib.ExitStack() as stack:
+            replace = stack.enter_context
+            replace(mock.patch.object(clock, "source", self.clock))
+            replace(mock.patch.object(randomness, "source", random.Random(self.rng.random())))
+            replace(mock.patch.object(valkey, "Redis", SimulatedRedis))
+            replace(mock.patch.object(app_jobs, "_replica_name", self._replica_name))
+            replace(mock.patch.object(app_storage, "locked_folder", _unlocked))
+            replace(mock.patch.object(app_storage, "_open_database", self._open_database))
+            for name, module in list(sys.modules.items()):
+                if name.startswith("proxy.") and vars(module).get("Connections") is Connections:
+                    replace(mock.patch.object(module, "Connections", SimulatedConnections))
+            try:
+                yield
+            finally:
+                self.loop.close()
+                structlog.reset_defaults()
+                shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _replica_name(self) -> str:
+        process = PROCESS.get()
+        name = f"process {len(self.holders) + 1}"
+        if process is not None:
+            self.holders[name] = process
+        return name
+
+    async def _open_database(self, settings: Any, _folder: Path) -> database.SimulatedDatabase:
+        return database.SimulatedDatabase(self, shared=settings.database is not None)
+
+    def _log(self, _logger: object, level: str, fields: dict[str, Any]) -> Any:
+        """Write a line of the log into the trace; a traceback is a problem."""
+        if level == "debug" or self.loop.is_closed():
+            raise structlog.DropEvent
+        event, error = fields.pop("event"), fields.pop("exc_info", None)
+        job = fields.pop("job", None) or structlog.contextvars.get_contextvars().get("job", "")
+        if error is True:
+            error = sys.exception() if hasattr(sys, "exception") else sys.exc_info()[1]
+        if error or level == "critical":
+            process = PROCESS.get()
+            if process is None or process.alive:
+                self.problems.append(("traceback", f"{event}: {error!r} {fields}"))
+        self.note(
+            "", str(job), f"[{level}] {event}", {**fields, "error": error} if error else fields
+        )
+        raise structlog.DropEvent
+
+
+@contextlib.contextmanager
+def _unlocked(path: Path) -> Iterator[Path]:
+    """Stands for `locked_folder`: a killed process of this world leaves no lock."""
+    path.mkdir(parents=True, exist_ok=True)
+    yield path
+
+
+def _memory() -> str | None:
+    """Return a folder in memory, where there is one."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+#: The webhook of everybody in a world.
+HOOK = f"https://{HOOK_HOST}/hook"
