@@ -150,12 +150,15 @@ class Catalog:
     async def reread(self, member: str) -> bool:
         """Fetch the node classes now, because a member names something that they lack.
 
-        Return whether they were read from every account after this call began. Limited by
-        `REREADS` for each member.
+        Return whether they were read from every account after this call began. One call of the
+        cloud decides for all who wait; those that a member causes are limited by `REREADS`.
         """
-        if self._rereads.take(member, clock.monotonic()) > 0:
-            return False
-        return await self._nodes.reread(timeout=REFRESH_TIMEOUT) and self._is_complete
+
+        def may_fetch() -> bool:
+            return self._rereads.take(member, clock.monotonic()) <= 0
+
+        read = await self._nodes.reread(timeout=REFRESH_TIMEOUT, may_fetch=may_fetch)
+        return read and self._is_complete
 
     async def renew(self, age: float) -> bool:
         """Fetch the node classes again if they are older than `age` (seconds).

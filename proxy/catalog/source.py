@@ -135,15 +135,21 @@ class CachedResource(Generic[T]):
             await asyncio.wait([refreshing], timeout=timeout)
         return self.value is not previous
 
-    async def reread(self, *, timeout: float) -> bool:
+    async def reread(self, *, timeout: float, may_fetch: Callable[[], bool]) -> bool:
         """Fetch the document in a call that begins after this one, waiting up to `timeout` seconds.
 
-        Return whether that was done. Concurrent callers cause one call.
+        Return whether that was done. Concurrent callers share one call; `may_fetch` says whether
+        this one may cause another.
         """
         began = clock.monotonic()
         if self._is_loading() and self._refreshing is not None:  # its answer may be older
             await asyncio.wait([self._refreshing], timeout=timeout)
-        if self._asked_at < began and (refreshing := self._refresh()) is not None:
+        shared = self._is_loading()  # by another caller that has waited, too
+        if (
+            self._asked_at < began
+            and (shared or may_fetch())
+            and (refreshing := self._refresh()) is not None
+        ):
             left = timeout - (clock.monotonic() - began)
             await asyncio.wait([refreshing], timeout=max(0.0, left))
         return self._asked_at >= began

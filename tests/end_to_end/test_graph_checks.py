@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import graphs
 from stack import Client, Proxy
 
@@ -22,6 +24,17 @@ async def test_a_typing_error_is_refused_at_once_and_the_cloud_hears_nothing_of_
     (reason,) = answer["node_errors"]["3"]["errors"]
     assert reason["type"] == "value_not_in_list"
     assert len(simulator.jobs) == submitted
+
+
+async def test_one_reading_of_the_catalog_decides_for_all_graphs_that_wait_for_it(
+    simulator: Simulator, client: Client
+) -> None:
+    await client.run(graphs.plain())
+    read = simulator.calls["GET /api/object_info"]
+    wrong = ({"1": {"class_type": f"NoSuchNode{number}", "inputs": {}}} for number in range(30))
+    answers = await asyncio.gather(*(client.post("prompt", {"prompt": graph}) for graph in wrong))
+    assert {status for status, _ in answers} == {400}
+    assert simulator.calls["GET /api/object_info"] - read <= 2
 
 
 async def test_queue_and_history_show_inputs_as_validation_converts_them(client: Client) -> None:
