@@ -26,10 +26,7 @@ PURE = [
     ),
     *(
         PACKAGE / "costs" / f"{name}.py"
-        for name in (
-            *("budgets", "credits", "expressions", "functions", "job_cost", "prices"),
-            *("reconciliation", "values"),
-        )
+        for name in ("budgets", "credits", "expressions", "job_cost", "prices", "reconciliation")
     ),
     PACKAGE / "members" / "member.py",
     *(

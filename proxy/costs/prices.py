@@ -2,7 +2,7 @@
 
 Partner nodes run at other companies and are paid for by the run. Their classes have a
 `price_badge`: an expression of the node's values, with which the web interface shows the price.
-Pure, and linear in the node's values and in the expression.
+Pure, linear in the node's values, and bounded in what an expression takes (`Expression`).
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from functools import lru_cache
 from typing import Any
 
 from proxy.costs.credits import from_usd
-from proxy.costs.expressions import MAX_LENGTH, Expression
-from proxy.costs.values import UnsupportedExpressionError
+from proxy.costs.expressions import Expression, UnsupportedExpressionError
 from proxy.translate.jobs import is_link
 from proxy.translate.shapes import section
 
 #: Expressions that are kept parsed: a few hundred classes have one. The longest take 1 MB each.
 _MAX_PARSED = 256
+
+#: Values of a node, and inputs and groups of it, that an expression may depend on.
+_MAX_DEPENDS = 100
 
 #: Dollars of one run, in all: a higher price is not believed.
 _MAX_USD = 10_000.0
@@ -40,7 +42,7 @@ def estimated_price(info: Mapping[str, Any], inputs: Mapping[str, Any]) -> int |
     """
     badge = info.get("price_badge")
     text = badge.get("expr") if isinstance(badge, Mapping) else None
-    if not isinstance(badge, Mapping) or not isinstance(text, str) or len(text) > MAX_LENGTH:
+    if not isinstance(badge, Mapping) or not isinstance(text, str):
         return None
     expression = _parsed_expression(text)
     context = _context(info, inputs, badge.get("depends_on"))
@@ -64,26 +66,31 @@ def _parsed_expression(text: str) -> Expression | None:
 def _context(
     info: Mapping[str, Any], inputs: Mapping[str, Any], depends: object
 ) -> dict[str, dict[str, Any]] | None:
-    """Return what an expression may name, `None` if another node computes one of the values.
+    """Return what an expression may name, `None` if another node computes one of the values,
+    or there are too many.
 
     Beside the `widgets` these are `inputs`, which are connected or not, and `inputGroups`: how many
     inputs of a group are.
     """
+    named, wanted = _widgets(depends), _names(depends, "inputs")
+    grouped = _names(depends, "input_groups")
+    if max(len(named), len(wanted), len(grouped)) > _MAX_DEPENDS:
+        return None
     widgets = {}
-    for name, type_ in _widgets(depends):
+    for name, type_ in named:
         value = inputs[name] if name in inputs else _default(info, name)
         if is_link(value):
             return None
         widgets[name] = _widget(value, type_)
     connected = {name for name, value in inputs.items() if is_link(value)}
-    groups: dict[str, float] = dict.fromkeys(_names(depends, "input_groups"), 0.0)
+    groups: dict[str, float] = dict.fromkeys(grouped, 0.0)
     for name in connected:
         group = name.partition(".")[0]
         if group in groups:
             groups[group] += 1.0
     return {
         "widgets": widgets,
-        "inputs": {name: {"connected": name in connected} for name in _names(depends, "inputs")},
+        "inputs": {name: {"connected": name in connected} for name in wanted},
         "inputGroups": groups,
     }
 
@@ -161,7 +168,11 @@ def _usd(result: Any) -> float | None:
             found = usd if isinstance(usd, list) else []
         case _:
             return None
-    prices = [each for each in found if isinstance(each, float) and 0 <= each <= _MAX_USD]
+    prices = [
+        float(each)
+        for each in found
+        if isinstance(each, int | float) and not isinstance(each, bool) and 0 <= each <= _MAX_USD
+    ]
     times = _times(result.get("format"))
     if times is None or not prices or len(prices) < len(found):
         return None

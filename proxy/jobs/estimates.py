@@ -28,8 +28,8 @@ from proxy.turns import Turns, thread_turns
 UNKNOWN_MS = 10_000.0
 
 #: Maximum number of values of a graph whose prices are computed on the event loop: usual
-#: expressions take 0.04 ms for a node, so that this takes less than 10 ms.
-_MAX_VALUES_AT_ONCE = 500
+#: expressions take 0.3 ms for the first node of a class and 0.05 ms for others.
+_MAX_VALUES_AT_ONCE = 100
 
 
 class OverBudgetError(UnitRefusedError):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import sys
 from typing import Any
 
 import pytest
 from cpu_time import least_seconds
 from hypothesis import given
 from hypothesis import strategies as st
-from jsonata import JException, Jsonata
 
-from proxy.costs.expressions import MAX_LENGTH, Expression
-from proxy.costs.functions import FUNCTIONS
-from proxy.costs.values import MISSING, UnsupportedExpressionError
+from proxy.costs.expressions import (
+    FUNCTIONS,
+    MAX_LENGTH,
+    MAX_WORDS,
+    Expression,
+    UnsupportedExpressionError,
+)
 
 CONTEXT = {
     "widgets": {
@@ -29,20 +32,19 @@ CONTEXT = {
     "inputGroups": {"images": 2.0},
 }
 
-#: Expressions and their values, which the library for JSONata must give them, too.
+#: Expressions and their values.
 VALUES: list[tuple[str, Any]] = [
     ("1", 1),
     ("0.5e1", 5),
     ('"a\\"b\\u0041"', 'a"bA'),
     ('\'a "b" \\\\ \\"\'', 'a "b" \\ "'),
-    ("null", None),
     ("true", True),
     ("/* a price */ 2 /**/ + 0", 2),
     ("widgets.size", "1024x1024"),
     ('widgets."mode.pbr"', False),
     ("widgets.`mode.pbr`", False),
-    ("widgets.other", MISSING),
-    ("widgets.other.deeper", MISSING),
+    ("widgets.other", None),
+    ("widgets.other.deeper", None),
     ("inputs.image.connected ? 2 : 1", 2),
     ("inputGroups.images * 0.5", 1),
     ("1 + 2 * 3 - 4 / 2", 5),
@@ -59,35 +61,35 @@ VALUES: list[tuple[str, Any]] = [
     ("widgets.other != 1", False),
     ("widgets.none = null", True),
     ("widgets.none != null and widgets.none != 0", False),
-    ("widgets.other + 1", MISSING),
-    ("widgets.other < 1", MISSING),
+    ("widgets.other + 1", None),
+    ("widgets.other < 1", None),
     ('"a" < "b"', True),
     ('widgets.n in [1, 2, 3] ? "few" : "many"', "few"),
     ('"x" in "x"', True),
     ('"a" & 1 & true & null & widgets.other & 0.1', "a1truenull0.1"),
-    ("false ? 1", MISSING),
+    ("false ? 1", None),
     ("0 ? 1 : 2", 2),
     ('"" ? 1 : 2', 2),
     ("true ? 1 : false ? 2 : 3", 1),
     ("($x := 2; $y := $x * 3; $y + 1)", 7),
     ("($x := 1; ($x := 2; $x) + $x)", 3),
-    ("$x", MISSING),
+    ("$x", None),
     ("{}", {}),
     ('{"a": 1, "b": widgets.other, "c": {"d": [1, 2]}}', {"a": 1, "c": {"d": [1, 2]}}),
     ("[1, 2, 3][1]", 2),
     ("[1, 2, 3][-1]", 3),
-    ("[1, 2][5]", MISSING),
+    ("[1, 2][5]", None),
     ("5[0]", 5),
     ('{"min": 0.5}.min', 0.5),
     ('$lookup({"a.b": 4}, "a.b")', 4),
-    ('$lookup({"a": 4}, "b")', MISSING),
+    ('$lookup({"a": 4}, "b")', None),
     ('($p := {"a": {"b": [1, 2]}}; $lookup($lookup($p, "a"), "b")[1])', 2),
     ("$abs(-2)", 2),
     ("$average([1, 2, 6])", 3),
     ("$boolean('')", False),
     ("$ceil(1.2) + $floor(1.8)", 3),
     ("$contains(widgets.size, '1024') and $not($contains(widgets.size, '512'))", True),
-    ("$contains(widgets.other, 'a')", MISSING),
+    ("$contains(widgets.other, 'a')", None),
     ("$count([1, 2]) + $count(widgets.other)", 2),
     ("$exists(widgets.size) and $not($exists(widgets.other))", True),
     ("$length(widgets.text)", 13),
@@ -105,6 +107,10 @@ VALUES: list[tuple[str, Any]] = [
     ('$substringBefore("5 s", " ") & $substringAfter("a:b", ":")', "5b"),
     ("$sum([1, 2, 3])", 6),
     ('$trim("  a   b ")', "a b"),
+    ('$join($split("a,b", ","), "-") & $count($keys({"c": 1}))', "a-b1"),
+    ('$type(widgets.n) = "number" ? widgets.n : undefined', 3),
+    ('$type(widgets.other) = "number" ? 1 : undefined', None),
+    ("[1, 2].$string()", ["1", "2"]),
 ]
 
 
@@ -113,37 +119,34 @@ def test_an_expression_has_a_value(text: str, value: Any) -> None:
     assert Expression(text).evaluate(CONTEXT) == value
 
 
-@pytest.mark.parametrize(("text", "value"), VALUES)
-def test_jsonata_gives_it_the_same_value(text: str, value: Any) -> None:
-    assert (Jsonata(text).evaluate(CONTEXT) == (None if value is MISSING else value)) is True
-
-
 def test_every_function_is_among_them() -> None:
     texts = " ".join(text for text, _ in VALUES)
-    assert [name for name in FUNCTIONS if f"{name}(" not in texts] == []
+    assert [name for name in FUNCTIONS if f"${name}(" not in texts] == []
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "(1", "1 2", "1 +", '"open', '"a\\"', "'", "`a", "/* a", "/*/", "# 1", "{1: 2}"),
+        *("", "(1", "1 2", "1 +", '"open', "'", "`a", "/* a", "# 1"),
         *("$", "$x(1)", "$eval('1')", "$map([1], $abs)", "function($x){$x}(1)", "λ($x){$x}"),
-        *("/(a+)+$/", "[1..9]", "[1, 2].a", "*", "**", "a.*", "a.(b)", "a ~> $abs", "a^(b)"),
-        *("$p[a = 1]", "$p['a']", "[1, 2][true]", "a{b: c}", "|a|b|", "%.a", "a#$i", "a@$b"),
-        *("1 := 2", '"a" + 1', "true + 1", "-'a'", "1 < 'a'", "null < 1", "{} = {}", "[1] = [1]"),
-        *("1 / 0", "1 % 0", "1e300 * 1e300", "[] ? 1 : 2", "[1] & 'a'", "'\\x'"),
-        *("$number('a')", "$number('1e999')", "$round(1e300, 2)", "$round(1, 1e9)", "$sqrt(-1)"),
+        *("/(a+)+$/", "$contains('a', /a/)", "[1..9]", "*", "**", "a.*", "a ~> $abs", "a^(b)"),
         *(
-            "$power(10, 400)",
-            "'it\\'s'",
-            "$abs()",
-            "$abs('a')",
-            "$max(['a'])",
-            "$replace('a', '', 'b')",
+            "a{b: c}",
+            "|a|b|",
+            "%.a",
+            "a#$i",
+            "a@$b",
+            "$abs(?)",
+            "$random()",
+            "$now()",
+            "$pad('a', 9)",
         ),
-        *("$replace('a', 'a', 'bb')", "$abs(1, 2)", "$lowercase(1)", "(" * 500 + "1" + ")" * 500),
-        *("1" + "+1" * 4000, "-" * 5000 + "1", "true ? " * 1000, "a" + ".a" * 4000),
-        "a" * (MAX_LENGTH + 1),
+        *("($f := $abs; $f(1))", "($abs := 1; 2)", "($map := 1; $map)", "({}).$abs()(1)"),
+        *('"a" + 1', "true + 1", "-'a'", "1 < 'a'", "1e300 * 1e300", "$number('a')"),
+        *("$round(1, 1e9)", "$sqrt(-1)", "$power(10, 400)", "$abs('a')", "$max(['a'])"),
+        *("(" * 500 + "1" + ")" * 500, "1" + "+1" * 350, "-" * 700 + "1"),
+        *("a" * (MAX_LENGTH + 1), "1," * MAX_WORDS),
+        "'" + "a" * 1001 + "'",
     ],
 )
 def test_what_is_wrong_or_not_supported_is_refused(text: str) -> None:
@@ -151,25 +154,30 @@ def test_what_is_wrong_or_not_supported_is_refused(text: str) -> None:
         Expression(text).evaluate(CONTEXT)
 
 
-def doubled(start: str, step: str) -> str:
-    return f"($x := {start}; " + f"$x := {step}; " * ((MAX_LENGTH - 50) // (len(step) + 7)) + "$x)"
+def test_recursion_stays_limited_for_the_process() -> None:
+    assert sys.getrecursionlimit() <= 3_000
+
+
+def repeated(start: str, step: str) -> str:
+    return f"($x := {start}; " + f"$x := {step}; " * 70 + "$x)"
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        doubled('"aa"', "$x & $x"),
-        doubled("[1, 2]", "[$x, $x]"),
-        "[" + "[1,2]," * 1600 + "1]",
-        "($x := [" + "1," * 2000 + "1]; " + "$sum($x);" * 600 + "1)",
-        "($x := '" + "a" * 4000 + "'; " + "$uppercase($x);" * 390 + "1)",
-        "(" + "".join(f"$a{n}:={n};" for n in range(400)) + "(1);" * 1000 + "1)",
+        repeated('"aa"', "$x & $x"),
+        repeated("[1, 2]", "[$x, $x]"),
+        repeated("{'a': 1}", "{'a': $x, 'b': $x}"),
+        repeated("3", "$x * $x"),
+        repeated("'ab'", "$replace($x, 'a', $x)"),
+        repeated("[1, 2, 3]", "$x[$x[$x = 1] = 1]"),
+        "[" + "[1,2]," * 130 + "1]",
+        "($x := [" + "1," * 200 + "1]; " + "$sum($x);" * 90 + "1)",
+        "($x := '" + "a" * 900 + "'; " + "$uppercase($x);" * 120 + "1)",
         "/* " * 3000,
         '"' * 9_999,
-        '\\"' * 4_999,
-        "[" * 9_999,
-        "{" * 9_999,
         "1" * 9_999,
+        " " * 9_999,
     ],
     ids=lambda text: text[:20],
 )
@@ -178,45 +186,7 @@ def test_no_expression_takes_long(text: str) -> None:
         with contextlib.suppress(UnsupportedExpressionError):
             Expression(text).evaluate(CONTEXT)
 
-    assert least_seconds(evaluate) < 0.5
-
-
-PARTS = st.sampled_from(
-    [
-        *("1", "2.5", '"a"', "true", "null", "widgets.n", "widgets.size", "widgets.none", "$x"),
-        *("inputs.image.connected", "[1, 2]", '{"a": 1}', "widgets.other"),
-    ]
-)
-OPERATORS = st.sampled_from(
-    ["+", "-", "*", "/", "%", "&", "=", "!=", "<", "<=", ">", ">=", "and", "or", "in"]
-)
-
-
-def combined(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    return (
-        st.tuples(inner, OPERATORS, inner).map(" ".join)
-        | st.tuples(inner, inner, inner).map("({0[0]} ? {0[1]} : {0[2]})".format)
-        | st.tuples(inner, inner).map("($x := {0[0]}; {0[1]})".format)
-        | st.tuples(st.sampled_from(["abs", "round", "string", "not"]), inner).map(
-            "${0[0]}({0[1]})".format
-        )
-    )
-
-
-@given(st.recursive(PARTS, combined, max_leaves=8))
-def test_a_value_that_is_given_is_that_of_jsonata(text: str) -> None:
-    try:
-        value = Expression(text).evaluate(CONTEXT)
-    except UnsupportedExpressionError:
-        return
-    try:
-        expected = Jsonata(text).evaluate(CONTEXT)
-    except JException as error:
-        raise AssertionError(f"JSONata refuses {text!r}: {error}") from None
-    if isinstance(value, float) and not isinstance(expected, bool):
-        assert math.isclose(value, expected, rel_tol=1e-12)
-    else:
-        assert value == expected or (value is MISSING and expected is None)
+    assert least_seconds(evaluate) < 0.1
 
 
 @given(st.text("(){}[]?:;,.$ax\"'`/*+-=1<&\\ ", max_size=60))

@@ -62,7 +62,7 @@ async def test_a_job_beyond_the_budget_says_what_is_left() -> None:
     assert error.budget.name == "credits_per_day"
 
 
-@pytest.mark.parametrize(("nodes", "in_thread"), [(50, False), (400, True)])
+@pytest.mark.parametrize(("nodes", "in_thread"), [(10, False), (400, True)])
 async def test_the_prices_of_a_large_graph_are_computed_in_a_thread(
     nodes: int, in_thread: bool
 ) -> None:
