@@ -8,15 +8,13 @@ is a defect.
 from __future__ import annotations
 
 import gc
+import json
 import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-
-from proxy.translate import codec
-from proxy.translate.errors import LocalError
 
 #: Bytes of an input, seconds of processor time and bytes of memory that it may take.
 MAX_INPUT, MAX_SECONDS, MAX_MEMORY = 64 * 1024, 0.010, 10 * 1024 * 1024
@@ -142,12 +140,12 @@ def of_json(
         def decoded(data: bytes) -> object:
             try:
                 value = parse(data)
-            except (ValueError, LocalError):
+            except (ValueError, *documented):
                 return None
             return run(value)
 
         def encoded() -> Iterator[bytes]:
-            return map(codec.dump_bytes, seeds())
+            return (json.dumps(value).encode() for value in seeds())
 
         TARGETS[run.__name__] = Target(run.__name__, decoded, documented, encoded, json=True)
         return run
