@@ -32,6 +32,7 @@ from proxy.engine.scheduler import Scheduler
 from proxy.engine.term import Term
 from proxy.jobs.checks import Checks
 from proxy.jobs.clients import Clients
+from proxy.jobs.engine_client import EngineClient
 from proxy.jobs.estimates import JobEstimator
 from proxy.jobs.messages import MembersChanged
 from proxy.jobs.service import JobService
@@ -54,6 +55,7 @@ class Jobs:
     """The api's half of jobs, and the bus to the engine."""
 
     bus: EventBus
+    engine: EngineClient
     repository: JobRepository
     clients: Clients
     service: JobService
@@ -69,9 +71,9 @@ async def open_jobs(
     try:
         members.subscribe(lambda: bus.publish("members", MembersChanged()))
         repository = JobRepository(storage.database, storage.cipher)
-        clients = Clients(policy.client_parallelism)
+        clients, engine = Clients(policy.client_parallelism), EngineClient(bus)
         submissions = SubmissionService(
-            bus=bus,
+            engine=engine,
             repository=repository,
             live=LiveJobs(bus, repository, storage.supervisor, process.budget),
             clients=clients,
@@ -97,7 +99,7 @@ async def open_jobs(
             replay=life_of,
             status_interval=policy.status_interval,
         )
-        yield Jobs(bus, repository, clients, service)
+        yield Jobs(bus, engine, repository, clients, service)
     finally:
         await bus.close()
 
@@ -170,7 +172,7 @@ async def run_engine(
     if settings.database is not None:
         handover = Handover(leases, jobs.bus, cloud.accounts, holder, process.metrics)
     election = Election(
-        leases, jobs.bus, engine, cloud.accounts, holder, settings.engine_lease, handover
+        leases, jobs.engine, engine, cloud.accounts, holder, settings.engine_lease, handover
     )
     try:
         with config_errors("The jobs cannot be read"):

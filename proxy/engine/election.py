@@ -18,10 +18,10 @@ from typing import Protocol
 import structlog
 
 from proxy import clock
-from proxy.bus import EventBus
 from proxy.engine.accounts import Account
 from proxy.engine.handover import Handover
 from proxy.engine.term import Term
+from proxy.jobs.engine_client import EngineClient, RunningEngine
 from proxy.jobs.messages import EngineOffered, LeaseReleased, TermBegan
 from proxy.jobs.models import AccountView
 from proxy.storage.database import StorageError
@@ -37,7 +37,7 @@ _RENEWAL, _MARGIN = 1 / 3, 0.1
 _EXPECTING_INTERVAL = 0.25
 
 
-class TermEngine(Protocol):
+class TermEngine(RunningEngine, Protocol):
     """An engine as the election starts and stops it."""
 
     async def start(self) -> None:
@@ -57,12 +57,13 @@ class TermEngine(Protocol):
 class Election:
     """Takes the lease when it is free, and runs an engine while it lasts.
 
-    `make` makes the engine of a term. The lease is taken for `length` seconds. Without a `handover`
-    no other process can want it: it is taken at once and does not run out.
+    `make` makes the engine of a term, which the `client` asks. The lease is taken for `length`
+    seconds. Without a `handover` no other process can want it: it is taken at once and does not run
+    out.
     """
 
     leases: LeaseRepository
-    bus: EventBus
+    client: EngineClient
     make: Callable[[Term], TermEngine]
     by_name: Mapping[str, Account]
     holder: str
@@ -75,6 +76,7 @@ class Election:
     _task: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
+        self.bus = self.client.bus
         self._subscription = self.bus.subscribe("terms", self._receive)
 
     def is_active(self) -> bool:
@@ -165,7 +167,7 @@ class Election:
         if self.handover is not None:
             self.handover.acquired()
         self.engine = engine
-        self.bus.leads = True
+        self.client.lead(engine)
         self.bus.publish("terms", TermBegan())
 
     async def _hold(self, term: Term) -> None:
@@ -226,7 +228,7 @@ class Election:
         """Stop the engine; what it has not written is written if its term lasts."""
         engine, term = self.engine, self._term
         self.engine = self._term = None
-        self.bus.leads = False
+        self.client.lead(None)
         if engine is not None and term is not None:
             await engine.close(write=term.lasts)
             term.end()

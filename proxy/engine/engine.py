@@ -39,13 +39,15 @@ from proxy.jobs.messages import (
     JobReceived,
     JobReleased,
     NewsMissed,
+    OverviewAnswered,
     OverviewRequested,
+    RunAnswered,
     RunRequested,
     SocketKnown,
     StepsMissed,
     StepsReceived,
 )
-from proxy.jobs.models import AccountView, JobState, Wish
+from proxy.jobs.models import AccountView, Job, JobState, Wish
 from proxy.storage.database import StorageError
 from proxy.storage.jobs import JobKey, StoredJob
 from proxy.supervisor import Supervisor
@@ -169,7 +171,7 @@ class Engine:
             self.table.note(job, JobChanges(wish=Wish.NONE))
         self._spawn(self._life.run(job, outcome), job.key)
         if unwanted:
-            self._cancel(CancelRequested("", (job.key,)))
+            self.cancel(CancelRequested("", (job.key,)))
 
     def _resume_waiting(self, job: LiveJob) -> None:
         if job.state is JobState.RECEIVED:
@@ -184,18 +186,44 @@ class Engine:
 
     # --- what is asked of the engine -------------------------------------------------------
 
+    def receive(self, job: Job) -> None:
+        """Take in a checked job, which is in the storage."""
+        self._spawn(self._intake.receive(JobReceived(job.key, job.order), job), job.key)
+
+    def release(self, key: JobKey, *, watched: bool) -> None:
+        """Let a job's messages flow: its client has the answer, and a socket if `watched`."""
+        job = self.table.get(key)
+        if job is None or job.answered:
+            return
+        if job.watched != watched:
+            self.table.advance(job, changes=JobChanges(watched=watched))
+        self._life.following.release(job)
+
+    def cancel(self, request: CancelRequested) -> None:
+        """End jobs, and answer on the bus."""
+        self.background.supervisor.spawn(self._cancellation.cancel(request), "cancel jobs")
+
+    def overview(self, member: str | None) -> OverviewAnswered:
+        """Return all live jobs, or those of one member, and the accounts."""
+        return self._overview.jobs(member)
+
+    def run(self, key: JobKey, *, picture: bool) -> RunAnswered:
+        """Return how far a job is, with its last preview if a `picture` is wanted."""
+        return self._overview.run(key, picture=picture)
+
     def _receive(self, message: object) -> None:
+        bus = self._bus.bus
         match message:
             case JobReceived(key=key):
                 self._spawn(self._intake.receive(message), key)
             case JobReleased(key=key, watched=watched):
-                self._release(key, watched=watched)
+                self.release(key, watched=watched)
             case OverviewRequested(request=request, member=member):
-                self._bus.bus.publish(f"answers.{request}", self._overview.jobs(member))
-            case RunRequested():
-                self._bus.bus.publish(f"answers.{message.request}", self._overview.run(message))
+                bus.publish(f"answers.{request}", self.overview(member))
+            case RunRequested(request=request, key=key, picture=picture):
+                bus.publish(f"answers.{request}", self.run(key, picture=picture))
             case CancelRequested():
-                self._cancel(message)
+                self.cancel(message)
             case SocketKnown(opens=True):
                 self._overview.tell_running(message)
             case NewsMissed():
@@ -205,24 +233,12 @@ class Engine:
             case _ if message is MISSED:
                 self._look_now.set()
 
-    def _release(self, key: JobKey, *, watched: bool) -> None:
-        """Let the job's messages flow: its client has the answer, and a socket if `watched`."""
-        job = self.table.get(key)
-        if job is None or job.answered:
-            return
-        if job.watched != watched:
-            self.table.advance(job, changes=JobChanges(watched=watched))
-        self._life.following.release(job)
-
     def _repeat(self, received: Iterable[StepsReceived]) -> None:
         """Send a replica the steps of jobs that it has not received."""
         for steps in received:
             job = self.table.get(steps.key)
             if job is not None and job.publisher is not None and job.order == steps.order:
                 job.publisher.repeat(steps.epoch, steps.number)
-
-    def _cancel(self, request: CancelRequested) -> None:
-        self.background.supervisor.spawn(self._cancellation.cancel(request), "cancel jobs")
 
     async def _look(self) -> None:
         """Find in the storage what the bus has not brought: new jobs, and those to be cancelled."""
@@ -245,9 +261,9 @@ class Engine:
             if not self._bus.bus.connected or now() - row.created_at > _UNHEARD_AGE:
                 self._receive(JobReceived(row.key, row.order, promised=True))
         elif job is not None and row.cancel_requested and not job.cancel_requested:
-            self._cancel(CancelRequested("", (row.key,)))
+            self.cancel(CancelRequested("", (row.key,)))
         elif job is not None and row.interrupted and job.wish is Wish.NONE:
-            self._cancel(CancelRequested("", (row.key,), interrupt=True))
+            self.cancel(CancelRequested("", (row.key,), interrupt=True))
 
     def account_views(self) -> tuple[AccountView, ...]:
         """Return the accounts as they are now."""

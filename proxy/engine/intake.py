@@ -14,7 +14,7 @@ from proxy.engine.resources import JobResources
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.jobs.messages import JobReceived
-from proxy.jobs.models import JobState
+from proxy.jobs.models import Job, JobState
 from proxy.storage.database import StorageError
 from proxy.translate.errors import LocalError
 
@@ -37,15 +37,16 @@ class Intake:
         self._life = life
         self._resources = resources
 
-    async def receive(self, message: JobReceived) -> None:
+    async def receive(self, message: JobReceived, new: Job | None = None) -> None:
         """Take a new job in, and lead it as far as it goes now.
 
-        The job is stored already: where it cannot be read now, it is found later.
+        The job is stored already, and read if it is not `new` here: where it cannot be read now, it
+        is found later.
         """
         key = message.key
         structlog.contextvars.bind_contextvars(job=key.prompt_id, member=key.member)
         try:
-            job = await self._found(message)
+            job = await self._read(message) if new is None else LiveJob.of(new)
         except StorageError as error:
             log.error("job_read_failed", error=str(error))
             self._announcer.answer(key, {})
@@ -58,10 +59,6 @@ class Intake:
             log.exception("job_take_failed")
             if not job.accepted:
                 self._announcer.refuse(key, submission_failed())
-
-    async def _found(self, message: JobReceived) -> LiveJob | None:
-        """Return a new job, which came with the message or is read. Raises `StorageError`."""
-        return await self._read(message) if message.job is None else LiveJob.of(message.job)
 
     async def _read(self, message: JobReceived) -> LiveJob | None:
         """Read a job, again where a connection breaks: until it is taken in, no replica but the one

@@ -21,12 +21,11 @@ from proxy.jobs.messages import (
     JobChanged,
     OverviewAnswered,
     RunAnswered,
-    RunRequested,
     SocketKnown,
     topic_of,
 )
 from proxy.jobs.models import AccountView, JobProgress, JobState, is_shown, shown_state
-from proxy.storage.jobs import StoredJob
+from proxy.storage.jobs import JobKey, StoredJob
 from proxy.translate.events import Event
 
 #: Nodes of a run that are told of.
@@ -71,9 +70,9 @@ class Overview:
         ]
         return OverviewAnswered(tuple(views), self.accounts())
 
-    def run(self, asked: RunRequested) -> RunAnswered:
+    def run(self, key: JobKey, *, picture: bool) -> RunAnswered:
         """Return how far a job is, with its nodes and its last preview."""
-        job = self._table.get(asked.key)
+        job = self._table.get(key)
         if job is None or job.follower is None or job.state is not JobState.RUNNING:
             return RunAnswered(None)
         progress = self._seen(job).progress
@@ -87,8 +86,8 @@ class Overview:
         if preview is None:
             return RunAnswered(found)
         number = blake2b(preview.image, digest_size=8).hexdigest()
-        picture = preview.image if asked.picture else b""
-        return RunAnswered(found, number, picture, preview.image_type)
+        image = preview.image if picture else b""
+        return RunAnswered(found, number, image, preview.image_type)
 
     def accounts(self) -> tuple[AccountView, ...]:
         """Return the accounts as they are now."""

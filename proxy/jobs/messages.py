@@ -16,14 +16,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
-from typing import Any, Generic, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import msgspec
 
-from proxy.bus import BusMessage, EventBus
+from proxy.bus import BusMessage
 from proxy.jobs.models import AccountView, JobProgress
 from proxy.storage.jobs import JobKey, StoredJob
 from proxy.translate import codec, events
@@ -52,10 +51,8 @@ class _PackedMessage(BusMessage, frozen=True):
         return msgspec.structs.replace(self, **fields)
 
 
-#: For fields by their names: what they are on the wire, and back. JSON has numbers of any size, and
-#: a job stays in its process.
+#: For fields by their names: what they are on the wire, and back. JSON has numbers of any size.
 _PACKED: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
-    "job": (lambda job: None, lambda job: job),
     "found": (codec.dumps, codec.loads),
     "node_errors": (codec.dumps, codec.loads),
     "error": (
@@ -69,16 +66,14 @@ _PACKED: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
 # --- the api asks ------------------------------------------------------------------------
 
 
-class JobReceived(_PackedMessage, frozen=True):
+class JobReceived(BusMessage, frozen=True):
     """api → engine: a checked job is in the storage. The answer is a `JobAnswered`.
 
-    `job` is the job itself where the engine is in the same process, and need not read it. With
-    `promised` the client may know of it.
+    With `promised` the client may know of it.
     """
 
     key: JobKey
     order: int
-    job: Any = None
     promised: bool = False
 
 
@@ -317,28 +312,3 @@ def topic_of(member: str, client_id: str | None) -> str:
     # A client's id may have any characters and any length.
     digest = blake2b(client_id.encode(errors="surrogatepass"), digest_size=16)
     return f"events.{member}.{digest.hexdigest()}"
-
-
-class EngineAnswer(Generic[T]):
-    """What the engine answers, the first message of a `kind` on a topic, for one who waits for it
-    in a block."""
-
-    def __init__(self, bus: EventBus, topic: str, kind: type[T]) -> None:
-        self._kind = kind
-        self._answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._subscription = bus.subscribe(topic, self._receive)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._subscription.close()
-
-    async def within(self, seconds: float) -> T | None:
-        """Wait for the answer up to `seconds`; return `None` if it does not come in time."""
-        await asyncio.wait([self._answer], timeout=seconds)
-        return self._answer.result() if self._answer.done() else None
-
-    def _receive(self, message: object) -> None:
-        if isinstance(message, self._kind) and not self._answer.done():
-            self._answer.set_result(message)

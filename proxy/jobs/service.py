@@ -1,8 +1,7 @@
 """The api's side of the jobs: what clients and admins see of them, and how they cancel them.
 
-Requests to the engine go over the bus, and the engine answers there; where no answer comes, the
-service reads the storage. `GET /api/jobs` and `GET /api/jobs/{id}` are in local form, from the
-proxy's own records.
+Where the engine does not answer, the service reads the storage. `GET /api/jobs` and
+`GET /api/jobs/{id}` are in local form, from the proxy's own records.
 """
 
 from __future__ import annotations
@@ -15,19 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 from msgspec import Struct
 
-from proxy import randomness
 from proxy.jobs.history import NO_ENTRY, History
 from proxy.jobs.live_feed import LiveFeed
-from proxy.jobs.messages import (
-    CancelAnswered,
-    CancelRequested,
-    EngineAnswer,
-    JobChanged,
-    OverviewAnswered,
-    OverviewRequested,
-    RunAnswered,
-    RunRequested,
-)
+from proxy.jobs.messages import JobChanged, OverviewAnswered, RunAnswered
 from proxy.jobs.models import ENDS, AccountView
 from proxy.jobs.records import JobRecord
 from proxy.jobs.submission import SubmissionService, poll_interval
@@ -82,6 +71,7 @@ class JobService:
         self.subscribers = Subscribers(bus, supervisor)
         self.history = History(bus, repository.history, files)
         self._bus = bus
+        self._engine = submissions.engine
         self._repository = repository
         self._live = submissions.live
         self._supervisor = supervisor
@@ -209,12 +199,9 @@ class JobService:
 
         While no engine answers, the jobs are there without places.
         """
-        request = randomness.uuid4().hex
-        with EngineAnswer(self._bus, f"answers.{request}", OverviewAnswered) as answered:
-            self._bus.publish("engine", OverviewRequested(request, member))
-            answer = await answered.within(_OVERVIEW_TIMEOUT)
-            if answer is not None:
-                return answer
+        answer = await self._engine.overview(member, _OVERVIEW_TIMEOUT)
+        if answer is not None:
+            return answer
         return OverviewAnswered(
             tuple(
                 JobChanged(job, live.progress[job.prompt_id])
@@ -227,10 +214,8 @@ class JobService:
 
     async def run(self, key: JobKey, *, picture: bool = False) -> RunAnswered:
         """Return how far a running job is, and with `picture` its last preview."""
-        request = randomness.uuid4().hex
-        with EngineAnswer(self._bus, f"answers.{request}", RunAnswered) as answered:
-            self._bus.publish("engine", RunRequested(request, key, picture))
-            return await answered.within(_OVERVIEW_TIMEOUT) or RunAnswered(None)
+        answer = await self._engine.run(key, _OVERVIEW_TIMEOUT, picture=picture)
+        return answer or RunAnswered(None)
 
     # --- what clients end ------------------------------------------------------------------
 
@@ -302,9 +287,7 @@ class JobService:
         """
         if not keys:
             return False
-        request = randomness.uuid4().hex
-        with EngineAnswer(self._bus, f"answers.{request}", CancelAnswered) as answered:
-            self._bus.publish("engine", CancelRequested(request, tuple(keys), interrupt, cleared))
+        with self._engine.cancelled(keys, interrupt=interrupt, cleared=cleared) as answered:
             waited, wished = 0.0, False
             while (answer := await answered.within(wait := poll_interval(self._bus))) is None:
                 waited += wait

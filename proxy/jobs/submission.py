@@ -18,13 +18,9 @@ from proxy.bus import EventBus
 from proxy.jobs.checks import Checks
 from proxy.jobs.clients import Clients
 from proxy.jobs.conversion import job_of_request, payload_of, stored_of, used
+from proxy.jobs.engine_client import EngineClient
 from proxy.jobs.estimates import JobEstimator, OverBudgetError
-from proxy.jobs.messages import (
-    JobAnswered,
-    JobReceived,
-    JobReleased,
-    QueueChanged,
-)
+from proxy.jobs.messages import JobAnswered, QueueChanged
 from proxy.jobs.models import Job, JobRequest
 from proxy.jobs.views import LiveJobs
 from proxy.members.accounting import Limiter
@@ -57,7 +53,7 @@ class SubmissionService:
     `estimator` says what jobs of members with budgets will cost.
     """
 
-    bus: EventBus
+    engine: EngineClient
     repository: JobRepository
     live: LiveJobs
     clients: Clients
@@ -70,6 +66,7 @@ class SubmissionService:
     _answers: dict[JobKey, asyncio.Queue[JobAnswered]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.bus = self.engine.bus
         self.bus.subscribe("sockets", self.clients.hear)
         self.bus.subscribe("answers", self._hear)
 
@@ -116,7 +113,7 @@ class SubmissionService:
             live.answering -= 1
             watched = self.clients.listens(member, request.client_id)
             self.bus.publish("jobs", QueueChanged(member))
-            self.bus.publish("engine", JobReleased(job.key, watched))
+            self.engine.release(job.key, watched=watched)
 
     def _may_be_full(self, member: Member) -> bool:
         """Return whether the storage has to count the member's waiting jobs.
@@ -166,7 +163,7 @@ class SubmissionService:
         accepted it. Raises `LocalError`."""
         answers = self._answers[job.key] = asyncio.Queue[JobAnswered](1)
         try:
-            self.bus.publish("engine", JobReceived(job.key, job.order, job))
+            self.engine.receive(job)
             # The client gets its answer before the engine goes on with the job.
             async with asyncio.timeout(poll_interval(self.bus)):
                 message: JobAnswered | None = await answers.get()

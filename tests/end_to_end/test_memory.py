@@ -12,7 +12,7 @@ from stack import TIMEOUT, Client
 
 from proxy.engine.follower import JobFollower
 from proxy.engine.tracker import Tracker
-from proxy.jobs.messages import EngineAnswer
+from proxy.jobs.engine_client import EngineAnswer
 from proxy.jobs.models import Job
 
 OF_A_JOB = (Job, JobFollower, Tracker, EngineAnswer)

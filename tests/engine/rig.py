@@ -33,13 +33,12 @@ from proxy.engine.run_times import RunTimes
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.term import Term
 from proxy.jobs.conversion import job_of_request, payload_of, stored_of
+from proxy.jobs.engine_client import EngineAnswer
 from proxy.jobs.messages import (
     CancelAnswered,
     CancelRequested,
-    EngineAnswer,
     JobAnswered,
     JobMessage,
-    JobReceived,
     JobReleased,
 )
 from proxy.jobs.models import Job, JobRequest
@@ -130,7 +129,7 @@ class Rig:
                 answered.set_result(message)
 
         with self.bus.subscribe("answers", hear):
-            self.bus.publish("engine", JobReceived(job.key, job.order, job))
+            self.engine.receive(job)
             async with asyncio.timeout(30.0):
                 answer = await answered
         live = self.engine.table.get(job.key)

@@ -14,6 +14,7 @@ from proxy.bus import EventBus
 from proxy.engine.election import Election
 from proxy.engine.handover import Handover
 from proxy.engine.term import Term
+from proxy.jobs.engine_client import EngineClient
 from proxy.metrics import Metrics
 from proxy.storage.database import Database, FencedError, StorageError
 from proxy.storage.leases import LeaseRepository, check_fence
@@ -46,7 +47,7 @@ class Replica:
         self.leases = LeaseRepository(database)
         make: Callable[[Term], Any] = self._make
         handover = Handover(self.leases, bus, {}, name, Metrics())
-        self.election = Election(self.leases, bus, make, {}, name, length, handover)
+        self.election = Election(self.leases, EngineClient(bus), make, {}, name, length, handover)
 
     def _make(self, term: Term) -> RecordingEngine:
         engine = RecordingEngine(term)
@@ -174,7 +175,9 @@ async def test_where_nobody_else_can_be_the_lease_of_a_process_that_died_is_take
         made.append(RecordingEngine(term))
         return made[-1]
 
-    election = Election(LeaseRepository(database), bus, make, {}, "new", 0.1, handover=None)
+    election = Election(
+        LeaseRepository(database), EngineClient(bus), make, {}, "new", 0.1, handover=None
+    )
     await election.start(supervisor)
     assert election.is_active()
     assert made[0].term.lasts

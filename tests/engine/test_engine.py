@@ -10,11 +10,14 @@ from typing import Any
 import aiohttp
 import gated
 import graphs
+from engine.rig import running_engine
 from stack import Client, running_proxy
 from waiting import ids, until, until_ended
 
 from proxy.jobs.conversion import job_of_request, payload_of, stored_of
-from proxy.jobs.models import JobRequest, shown_state
+from proxy.jobs.engine_client import EngineClient
+from proxy.jobs.messages import CancelAnswered
+from proxy.jobs.models import JobRequest, JobState, shown_state
 from proxy.members.member import Limits, Member
 from proxy.simulator import HttpFault, Simulator
 
@@ -207,3 +210,22 @@ async def test_a_job_that_the_bus_has_not_brought_is_found_in_the_storage_and_ru
         assert (await client.get(f"api/jobs/{lost.prompt_id}"))[1]["status"] == "in_progress"
         proxy.services.jobs._bus._tell_missed()  # type: ignore[attr-defined]
         assert await until_ended(client, 1) == [lost.prompt_id]
+
+
+async def test_an_api_elsewhere_is_answered_as_one_in_this_process(
+    simulator: Simulator, tmp_path: Path, opened: asyncio.Event
+) -> None:
+    async with running_engine(simulator, tmp_path) as rig:
+        elsewhere = EngineClient(rig.bus)
+        job, _ = await rig.submit(gated.GRAPH)
+        await until(lambda: job.state is JobState.RUNNING)
+        overview = await elsewhere.overview(None, 30.0)
+        assert overview is not None
+        assert [seen.job.prompt_id for seen in overview.jobs] == [job.prompt_id]
+        assert overview.accounts == rig.engine.overview(None).accounts
+        answer = await elsewhere.run(job.key, 30.0, picture=False)
+        assert answer is not None
+        assert list(answer.found["nodes"]) == ["1"]
+        with elsewhere.cancelled([job.key], interrupt=True, cleared=False) as answered:
+            assert await answered.within(30.0) == CancelAnswered(cancelled=True)
+        assert (await rig.ended(job)).state == "cancelled"

@@ -16,7 +16,7 @@ from waiting import until
 
 from proxy.costs.job_cost import JobCost, JobRun, Pricing
 from proxy.engine import engine_bus, following
-from proxy.jobs.messages import JobLeft, JobMessage, JobReceived, JobRecorded, JobReleased
+from proxy.jobs.messages import JobLeft, JobMessage, JobRecorded, JobReleased
 from proxy.simulator import Simulator
 from proxy.storage.database import StorageError
 from proxy.storage.history import Recorded
@@ -124,7 +124,7 @@ async def test_nothing_is_told_of_a_job_before_its_client_has_the_answer(
     monkeypatch.setattr(engine_bus, "_ALONE", 600.0)
     async with running_engine(simulator, tmp_path) as rig:
         job = await rig.store(rig.job(graphs.plain()))
-        rig.bus.publish("engine", JobReceived(job.key, job.order, job))
+        rig.engine.receive(job)
         await until(lambda: [done.status for done in simulator.jobs.values()] == ["completed"])
         live = rig.live(job)
         await until(lambda: live.follower is not None and live.follower.ending)
@@ -140,7 +140,7 @@ async def test_a_job_is_told_after_a_while_also_if_nobody_says_that_its_client_h
     monkeypatch.setattr(engine_bus, "_ALONE", 0.05)
     async with running_engine(simulator, tmp_path) as rig:
         job = await rig.store(rig.job(graphs.plain()))
-        rig.bus.publish("engine", JobReceived(job.key, job.order, job))
+        rig.engine.receive(job)
         assert (await rig.ended(job)).state == "succeeded"
 
 

@@ -16,6 +16,7 @@ from proxy.engine.recorder import JobRecorder
 from proxy.engine.replay import life_of
 from proxy.engine.term import Term
 from proxy.jobs.clients import Clients
+from proxy.jobs.engine_client import EngineClient
 from proxy.jobs.live_feed import LiveFeed
 from proxy.jobs.service import JobService
 from proxy.jobs.submission import SubmissionService
@@ -38,7 +39,7 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
     assert lease is not None
     recorder = JobRecorder(repository, Term(lease), history_size=10_000)
     submissions = SubmissionService(
-        bus=bus,
+        engine=EngineClient(bus),
         repository=repository,
         live=LiveJobs(bus, repository, supervisor, MemoryBudget(2**28)),
         clients=Clients(),

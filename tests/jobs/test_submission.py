@@ -14,6 +14,7 @@ from waiting import until
 from proxy.budget import MemoryBudget
 from proxy.jobs import submission
 from proxy.jobs.clients import Clients
+from proxy.jobs.engine_client import EngineClient
 from proxy.jobs.messages import JobAnswered, JobReceived, JobReleased, SocketKnown
 from proxy.jobs.models import JobRequest
 from proxy.jobs.submission import SubmissionService
@@ -46,7 +47,7 @@ class Entrance:
             return Member(name, limits=self.limits)
 
         self.service = SubmissionService(
-            bus=self.bus,
+            engine=EngineClient(self.bus),
             repository=self.repository,
             live=LiveJobs(self.bus, self.repository, Supervisor(), MemoryBudget(2**28)),
             clients=Clients(),
