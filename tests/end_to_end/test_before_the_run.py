@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -13,7 +13,7 @@ from team import bearer, running_team
 from waiting import ids, running, until
 
 from proxy.api import jobs
-from proxy.engine.follower import JobFollower
+from proxy.engine.follower import Happening, JobFollower
 from proxy.simulator import Simulator
 
 #: Longer than any test: the cloud has the job and does not begin it.
@@ -56,9 +56,9 @@ async def test_a_client_has_its_answer_before_the_engine_goes_on_with_the_job(
     order = []
     follow = JobFollower.follow
 
-    async def begin(follower: JobFollower) -> object:
+    def begin(follower: JobFollower) -> AsyncGenerator[Happening, None]:
         order.append("the engine goes on")
-        return await follow(follower)
+        return follow(follower)
 
     def note(*_: object, **__: object) -> None:
         order.append("the answer was sent")
