@@ -60,6 +60,7 @@ from proxy.translate import codec
 from proxy.translate.assets import CloudAsset, of_cloud
 from proxy.translate.frames import parse_frame
 from proxy.translate.media_types import kind
+from proxy.translate.names import annotate
 from proxy.translate.plans import AccountPlan
 from proxy.translate.snapshots import Snapshot, from_job
 
@@ -143,9 +144,12 @@ class CloudClient:
         self._marked = MarkedJobs(lambda since: self.jobs(since=since), self.extra_data)
         self._submit = self.http.call("POST", "prompt")
         self._details = asyncio.Semaphore(_MAX_CONCURRENT_DETAILS)
-        self._downloads = Downloads(self.http)
+        self._downloads = Downloads(self.http, self._view)
         #: Opens the bytes of a file.
         self.download = self._downloads.open
+
+    def _view(self, cloud_name: str, type_: str) -> CloudCall:
+        return self.http.call("GET", "view", query={"filename": cloud_name, "type": type_})
 
     async def start(self) -> None:
         """Open the sessions. No call is made."""
@@ -353,6 +357,14 @@ class CloudClient:
             return cancelled
         job = await self.job(cloud_id)
         return job is not None and job.status == "cancelled"
+
+    async def holds(self, cloud_name: str) -> bool:
+        """Return that an upload is still there."""
+        return True
+
+    def reference(self, cloud_name: str, type_: str) -> str:
+        """Return the name of a file as loaders read it, with its folder."""
+        return annotate(cloud_name, type_)
 
     async def upload(
         self,

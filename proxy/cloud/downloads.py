@@ -19,7 +19,7 @@ from proxy.cloud.connections import (
     refused_address,
 )
 from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused, refusal
-from proxy.cloud.http import REDIRECTS, Http, unreachable
+from proxy.cloud.http import REDIRECTS, CloudCall, Http, unreachable
 
 log = structlog.get_logger(__name__)
 
@@ -46,10 +46,12 @@ class Download(Struct, frozen=True):
 
 
 class Downloads:
-    """Downloads with the key of `http`, and without it from the storage."""
+    """Downloads with the key of `http`, and without it from the storage. `call_of` returns the call
+    for a file by its name and its folder."""
 
-    def __init__(self, http: Http) -> None:
+    def __init__(self, http: Http, call_of: Callable[[str, str], CloudCall]) -> None:
         self._http = http
+        self._call_of = call_of
         self._limits = aiohttp.ClientTimeout(
             total=None, sock_connect=CONNECT_TIMEOUT, sock_read=http.timeout
         )
@@ -65,14 +67,14 @@ class Downloads:
 
     @asynccontextmanager
     async def open(self, cloud_name: str, type_: str, offset: int = 0) -> AsyncIterator[Download]:
-        """Open `GET /api/view`: the bytes of a file from `offset` on, wherever they are stored.
+        """Open the bytes of a file from `offset` on, wherever they are stored.
 
         `async with downloads.open(…) as download: async for chunk in download.chunks(): …`
         Raises `CloudRefused` (404: no such file; 416: `offset` is beyond its end; 403: the storage
         refuses the signature), `CloudUnreachable` or `CloudGarbage`; nothing is repeated but with
         an expired signature. A download without a byte for `timeout` seconds fails.
         """
-        response = await self._open_view(cloud_name, type_, offset)
+        response = await self._open_call(cloud_name, type_, offset)
         try:
             skipped, size = _extent(response, offset)
             yield Download(size, partial(self._chunks, response, skipped))
@@ -91,13 +93,13 @@ class Downloads:
         except CONNECTION_ERRORS as error:
             raise unreachable(_DOWNLOAD, error, sent=True) from None
 
-    async def _open_view(self, cloud_name: str, type_: str, offset: int) -> aiohttp.ClientResponse:
-        view = self._http.call("GET", "view", query={"filename": cloud_name, "type": type_})
+    async def _open_call(self, cloud_name: str, type_: str, offset: int) -> aiohttp.ClientResponse:
+        call = self._call_of(cloud_name, type_)
         headers = {"Accept-Encoding": "identity"}
         if offset:
             headers["Range"] = f"bytes={offset}-"
         for _ in range(2):
-            response = await self._http.open(view, headers=headers, timeout=self._limits)
+            response = await self._http.open(call, headers=headers, timeout=self._limits)
             if response.status in REDIRECTS:
                 response = await self._follow(response, headers)
             if response.status < 400:

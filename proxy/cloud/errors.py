@@ -10,6 +10,7 @@
   * `CloudRefused`: an answer with an HTTP status of 400 or more
 
     * `CloudUnauthorized`: 401, the key does not work
+    * `CloudFilesGone`: inputs of a submission are no longer stored
 
   * `CloudGarbage`: an answer that the cloud's API does not have
 
@@ -71,18 +72,25 @@ class CloudDown(CloudUnreachable):
 
 
 class CloudAmbiguous(CloudError):
-    """Raised when `POST /api/prompt` was sent without a clear answer: the job may exist.
+    """Raised when a job was sent without a clear answer: it may exist.
 
     `taken` is whether the answer means success without naming the job. `refused` is what the answer
-    means if the job turns out not to exist.
+    means if the job turns out not to exist. With `repeatable` it may be sent again to this
+    upstream, which takes it once, and to no other.
     """
 
     def __init__(
-        self, message: str, *, taken: bool = False, refused: CloudRefused | None = None
+        self,
+        message: str,
+        *,
+        taken: bool = False,
+        refused: CloudRefused | None = None,
+        repeatable: bool = False,
     ) -> None:
         super().__init__(message)
         self.taken = taken
         self.refused = refused
+        self.repeatable = repeatable
 
 
 class CloudRefused(CloudError):
@@ -99,6 +107,11 @@ class CloudRefused(CloudError):
         self.status = status
         self.body = body
         self.retry_after = retry_after
+
+
+class CloudFilesGone(CloudRefused):
+    """Raised for a submission that names inputs which are no longer stored; they can be uploaded
+    again."""
 
 
 class CloudUnauthorized(CloudRefused):

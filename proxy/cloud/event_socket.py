@@ -7,7 +7,7 @@ is lost.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
@@ -183,7 +183,7 @@ class EventSocket:
             self._decided.set()
         return self.connected
 
-    def follow(self, cloud_id: str) -> None:
+    def follow(self, cloud_id: str, graph: Mapping[str, Any]) -> None:
         """Do nothing: the socket carries the events of all jobs."""
 
     def leave(self, cloud_id: str) -> None:

@@ -108,12 +108,17 @@ class CloudCall(NamedTuple):
         return f"{self.method} {self.url.path}"
 
 
+def _api_key(key: str) -> Mapping[str, str]:
+    return {"X-API-Key": key}
+
+
 @dataclass(eq=False, repr=False)
 class Http:
     """Requests to the cloud's host. `timeout` is in seconds for each attempt.
 
     `calls` counts requests; `addresses` checks where they go; `observations` gets the answers that
-    no document lists, `contact` whether the cloud answers.
+    no document lists, `contact` whether the cloud answers. `routes` are those below `/api` by which
+    calls are counted; `credential` makes the headers with a key.
     """
 
     base_url: URL
@@ -126,6 +131,8 @@ class Http:
     observations: AccountObservations
     plain_http: bool
     contact: Contact = field(default_factory=Contact)
+    routes: Mapping[str, str] = field(default_factory=lambda: ROUTES)
+    credential: Callable[[str], Mapping[str, str]] = _api_key
 
     def __post_init__(self) -> None:
         self.addresses = CloudAddresses(self.base_url, plain_http=self.plain_http)
@@ -135,7 +142,7 @@ class Http:
             request_class=_Request,
         )
         self._large = asyncio.Semaphore(_MAX_CONCURRENT_LARGE)
-        self.calls.expect((method, f"/api/{route}") for route, method in ROUTES.items())
+        self.calls.expect((method, f"/api/{route}") for route, method in self.routes.items())
 
     def call(
         self, method: str, route: str, query: Query | None = None, **names: str | Sequence[str]
@@ -152,7 +159,7 @@ class Http:
                 raise refusal("a name in the path", 404, {"code": "NOT_FOUND"}, None)
             parts[part] = "/".join(quote(segment, safe="") for segment in segments)
         url = self.base_url.joinpath("api", route.format(**parts), encoded=True).with_query(query)
-        return CloudCall(method, url, f"/api/{route}" if route in ROUTES else _OTHER)
+        return CloudCall(method, url, f"/api/{route}" if route in self.routes else _OTHER)
 
     async def read(
         self,
@@ -250,7 +257,7 @@ class Http:
                 call.method,
                 call.url,
                 data=data,
-                headers={**(headers or {}), "X-API-Key": key.text},
+                headers={**(headers or {}), **self.credential(key.text)},
                 timeout=timeout,
             )
             status = response.status

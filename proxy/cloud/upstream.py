@@ -6,7 +6,7 @@ know this protocol only: where upstreams differ they ask for a capability, never
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -32,10 +32,23 @@ Known: TypeAlias = Callable[[Collection[str]], Awaitable[Collection[str]]]
 class Capabilities(Struct, frozen=True):
     """What an upstream can tell and take beyond the protocol; by default all that v1 does.
 
-    Its live jobs are read at least every `max_read_interval` seconds, also while events come.
+    Its live jobs are read at least every `max_read_interval` seconds, also while events come. With
+    `validates` it refuses a graph with unknown classes before anything is charged. With
+    `keeps_outputs` these stay there for as long as a history does, else they are downloaded at
+    once. With `reads_outputs` a graph may name an output of another job as an input, else it is
+    uploaded. With `writes_workflows` the workflow of a client is in the files that its nodes write.
+    Names of files are looked for in `any_input` of a graph, else in those that the catalog calls
+    inputs for files alone. An `idempotent` one takes a submission once by its mark: without an
+    answer it is sent there again, and nowhere else.
     """
 
     max_read_interval: float = float("inf")
+    validates: bool = True
+    keeps_outputs: bool = True
+    reads_outputs: bool = True
+    writes_workflows: bool = True
+    any_input: bool = True
+    idempotent: bool = False
 
 
 class Prompt(Struct, frozen=True):
@@ -44,7 +57,7 @@ class Prompt(Struct, frozen=True):
 
     prompt: dict[str, Any]
     extra_data: dict[str, Any]
-    partial_execution_targets: list[str] | None = None
+    partial_execution_targets: Sequence[str] | None = None
     mark: str = ""
     again: bool = False
 
@@ -67,14 +80,15 @@ class Observer(Struct, frozen=True):
 
 
 class EventFeed(Protocol):
-    """The observations of an account's jobs.
+    """The observations of an account's jobs."""
 
-    `connected` is whether events come, as far as is known; `refused` the HTTP status with which
-    they were refused, or `None`.
-    """
+    @property
+    def connected(self) -> bool:
+        """Whether events come, as far as is known."""
 
-    connected: bool
-    refused: int | None
+    @property
+    def refused(self) -> int | None:
+        """The HTTP status with which events were refused, or `None`."""
 
     async def start(self) -> None:
         """Begin to observe, without waiting for it. May follow a `close`."""
@@ -88,8 +102,8 @@ class EventFeed(Protocol):
     async def wait_connected(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds until events would come. Return whether they do."""
 
-    def follow(self, cloud_id: str) -> None:
-        """Observe a job."""
+    def follow(self, cloud_id: str, graph: Mapping[str, Any]) -> None:
+        """Observe a job that runs a graph."""
 
     def leave(self, cloud_id: str) -> None:
         """Observe a job no longer."""
@@ -189,6 +203,12 @@ class Upstream(Protocol):
 
     async def cancel(self, cloud_id: str) -> bool:
         """End a job. Return whether this cancelled it."""
+
+    async def holds(self, cloud_name: str) -> bool:
+        """Return whether an input is still stored under this name."""
+
+    def reference(self, cloud_name: str, type_: str) -> object:
+        """Return what a graph has in the place of the name of a file in a folder."""
 
     async def upload(
         self, path: Path, *, hash_: str, filename: str, content_type: str, picture: bool

@@ -113,6 +113,13 @@ _WAYS_OUT = {
     "BILLING_UNAVAILABLE": "try again in a moment",
     "PLATFORM_REFUSED": "try again in a moment",
     "STORAGE_REFUSED": "try again in a moment",
+    "DEPLOYMENT_KEY_REFUSED": "put a key of its workspace into the account's key_file",
+    "DEPLOYMENT_ACCESS_REFUSED": "put a key of its workspace into the account's key_file",
+    "DEPLOYMENT_CREDITS": "buy credits for the workspace, and start the deployment again",
+    "DEPLOYMENT_STOPPED": "start it on platform.comfy.org; the proxy never starts a deployment",
+    "DEPLOYMENT_STARTING": "the job is sent when it is ready",
+    "DEPLOYMENT_BUSY": "the job is sent when there is room",
+    "WORKFLOW_TOO_LARGE": "upload large values, such as pictures in base64, as files",
     "REDIRECT_REFUSED": "check the setting base_url",
 }
 
@@ -135,12 +142,15 @@ _BILLING = frozenset(
         "MODEL_PAYMENT_REQUIRED",
         "INSUFFICIENTFUNDSERROR",
         "INACTIVESUBSCRIPTIONERROR",
+        "DEPLOYMENT_CREDITS",
     }
 )
 
 #: Refusals with 429 that are about the job and not about the number of requests.
 _NOT_NOW = frozenset(
     {"QUEUE_LIMIT", "FREE_TIER_UNAVAILABLE", "BILLING_UNAVAILABLE", "PLATFORM_REFUSED"}
+    | {"DEPLOYMENT_NOT_READY", "QUEUE_FULL", "TOO_MANY_STREAMS"}
+    | {"DEPLOYMENT_STARTING", "DEPLOYMENT_BUSY"}
 )
 
 #: Codes of refusals that the cloud's documents list, beside those above; those of graphs that
@@ -157,6 +167,14 @@ _LISTED = frozenset(
         *("SSO_REQUIRED", "AUTH_TYPE_NOT_ALLOWED"),
         *("INVALID_PROMPT", "NO_PROMPT", "MISSING_NODE_TYPE"),
         *("PROMPT_NO_OUTPUTS", "PROMPT_OUTPUTS_FAILED_VALIDATION"),
+        # API v2
+        *("INVALID_REQUEST", "INVALID_METADATA_FILTER", "INVALID_CURSOR", "INSUFFICIENT_CREDITS"),
+        *("PUBLIC_DEPLOYMENT_NO_LIST", "JOB_NOT_FOUND", "ASSET_NOT_FOUND", "BLOB_NOT_FOUND"),
+        *("OUTPUT_UNAVAILABLE", "HASH_MISMATCH", "INVALID_WORKFLOW", "WORKFLOW_FORMAT_UI"),
+        *("MISSING_ASSET", "IDEMPOTENCY_KEY_REUSE", "DEPLOYMENT_STOPPED", "METADATA_INVALID"),
+        *("METADATA_NOT_SUPPORTED", "VALIDATION_ERROR", "INVALID_BODY", "DEPLOYMENT_NOT_READY"),
+        *("QUEUE_FULL", "RATE_LIMITED", "TOO_MANY_STREAMS", "UPSTREAM_ERROR", "NOT_IMPLEMENTED"),
+        *("UPSTREAM_UNREACHABLE",),
     }
 )
 

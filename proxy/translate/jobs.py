@@ -8,6 +8,7 @@ from functools import cache
 from itertools import islice
 from typing import Any, TypeAlias, TypeVar
 
+from proxy.translate.file_inputs import is_file_input
 from proxy.translate.names import Place, is_hash_name, split_annotated, written_place
 from proxy.translate.shapes import Shape, Shapes
 
@@ -23,21 +24,23 @@ def substitute(
     graph: Mapping[str, Any],
     *,
     shapes: Shapes,
-    cloud_name: Callable[[Place], str | None],
+    cloud_name: Callable[[Place], Any],
     place_of: Callable[[str], Place | None] = written_place,
+    any_input: bool = True,
 ) -> dict[str, Any]:
     """Return a copy of the graph in which strings that name a known file have the cloud's name.
 
     `shapes` gives the classes; `cloud_name` gives what the cloud reads for the file at a place, or
     `None` if there is none; `place_of` gives the place that a string names. What a class does not
-    take for the name of a file (`Shape.may_name_file`) stays.
+    take for the name of a file (`Shape.may_name_file`) stays; without `any_input` also what is not
+    certain to be one (`is_file_input`).
     """
 
     def renamed(shape: Shape | None, name: str, value: Any) -> Any:
         """Return an input's value with the names in it, at any depth, but not in links."""
         if isinstance(value, str):
             may_name = shape is None or shape.may_name_file(name, value)
-            place = place_of(value) if may_name else None
+            place = place_of(value) if may_name or not any_input else None
             return (None if place is None else cloud_name(place)) or value
         if isinstance(value, dict):
             return {key: renamed(shape, name, item) for key, item in value.items()}
@@ -50,7 +53,13 @@ def substitute(
         sent[node_id] = node
         if inputs := inputs_of(node):
             shape = class_shape(node, shapes)
-            new = {name: renamed(shape, name, value) for name, value in inputs.items()}
+            class_type = str(node.get("class_type"))
+            new = {
+                name: renamed(shape, name, value)
+                if any_input or is_file_input(class_type, shape, name, inputs)
+                else value
+                for name, value in inputs.items()
+            }
             sent[node_id] = {**node, "inputs": new}
     return sent
 

@@ -21,9 +21,11 @@ from PIL import Image
 from yarl import URL
 
 from proxy.cloud.errors import CloudRefused
+from proxy.cloud.upstream import Capabilities
 from proxy.files.service import Files
 from proxy.observations import AccountObservations
 from proxy.storage.files import FileRecord
+from proxy.translate.names import annotate
 from proxy.translate.output_files import OutputNode
 
 RECORDINGS = Path(__file__).parent.parent / "recordings"
@@ -50,6 +52,13 @@ class MemoryCloud:
     fetched: list[str] = field(default_factory=list)
     refuse: Exception | None = None
     observations: AccountObservations = field(default_factory=AccountObservations)
+    capabilities: Capabilities = field(default_factory=Capabilities)
+
+    async def holds(self, _name: str) -> bool:
+        return True
+
+    def reference(self, cloud_name: str, type_: str) -> str:
+        return annotate(cloud_name, type_)
 
     async def upload(self, path: Path, *, filename: str, **_: Any) -> str:
         self.sent.append(filename)

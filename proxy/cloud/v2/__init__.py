@@ -1,0 +1,1 @@
+"""Deployments of Comfy, which speak API v2."""

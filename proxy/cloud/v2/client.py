@@ -1,0 +1,425 @@
+"""A deployment of Comfy: own nodes and models behind an address that speaks API v2."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+from cachetools import LRUCache
+from yarl import URL
+
+from proxy.cloud.answers import DETAIL, Answer, Submission, status_only
+from proxy.cloud.contact import Contact
+from proxy.cloud.downloads import Downloads
+from proxy.cloud.errors import (
+    CloudAmbiguous,
+    CloudError,
+    CloudFilesGone,
+    CloudGarbage,
+    CloudRefused,
+    CloudUnreachable,
+    refusal,
+)
+from proxy.cloud.event_socket import Timeouts
+from proxy.cloud.http import JSON, CloudCall, Http
+from proxy.cloud.resilience import (
+    ONCE,
+    ApiKey,
+    CallGate,
+    CircuitBreaker,
+    OpenGate,
+    RateLimiter,
+    RetryPolicy,
+)
+from proxy.cloud.upstream import Capabilities, Known, Observer, Prompt
+from proxy.cloud.v2.catalog import NodeList
+from proxy.cloud.v2.releases import Releases
+from proxy.cloud.v2.streams import JobStreams
+from proxy.cloud.v2.uploads import DeploymentUploads
+from proxy.metrics import CloudCalls, Metrics
+from proxy.observations import AccountObservations
+from proxy.translate import codec
+from proxy.translate.assets import CloudAsset
+from proxy.translate.plans import AccountPlan
+from proxy.translate.snapshots import Snapshot
+from proxy.translate.v2.assets import asset_id, reference
+from proxy.translate.v2.jobs import is_text, outputs_of, snapshot_of
+from proxy.translate.v2.submissions import (
+    LABEL,
+    MAX_BODY_BYTES,
+    body_of,
+    code_of,
+    id_by_mark,
+    lost,
+    refusal_of,
+    too_large,
+)
+
+log = structlog.get_logger(__name__)
+
+#: The routes of API v2 below `/api`, by which calls are counted.
+ROUTES = {
+    "v2/jobs": "POST",
+    "v2/jobs/{id}": "GET",
+    "v2/jobs/{id}/events": "GET",
+    "v2/jobs/{id}/cancel": "POST",
+    "v2/assets": "POST",
+    "v2/assets/from-hash": "POST",
+    "v2/assets/{id}": "GET",
+    "v2/assets/{id}/content": "GET",
+}
+
+#: Maximum number of jobs that are read at the same time.
+_MAX_CONCURRENT_READS = 8
+#: Seconds between two readings of live jobs, at most: a stream may hang open although its job is
+#: over.
+_READ_INTERVAL = 5.0
+#: Maximum bytes of an output that is shown as a text; larger ones are left out.
+_MAX_TEXT_BYTES = 1024 * 1024
+#: Of how many jobs it is remembered that their end was asked for, or was unexplained, and of how
+#: many texts the content.
+_REMEMBERED = 1000
+#: Entries of the list in which a lost job is looked for; they are those with its label, if the
+#: deployment knows labels.
+_LISTED = 20
+
+#: Seconds before each look for a job that the deployment has received.
+_LOOKS = (0.0, 0.5, 1.0, 2.0, 4.0)
+
+_NO_LABELS = frozenset({"metadata_not_supported", "metadata_invalid"})
+
+#: The fact that says whether the deployment takes labels.
+_LABELS = "labels"
+
+
+class DeploymentClient:
+    """The calls of one account to the deployment at `base_url`: an `Upstream`.
+
+    `nodes` are its classes. Other arguments are those of `CloudClient`. Job links are not followed:
+    the key goes to this address alone.
+    """
+
+    capabilities = Capabilities(
+        max_read_interval=_READ_INTERVAL,
+        validates=False,
+        keeps_outputs=False,
+        reads_outputs=False,
+        writes_workflows=False,
+        any_input=False,
+        idempotent=True,
+    )
+    billing = None
+    documents = None
+    #: An `Idempotency-Key` is taken once.
+    may_repeat = True
+
+    def __init__(
+        self,
+        base_url: URL,
+        key: str,
+        nodes: NodeList,
+        *,
+        timeout: float = 30.0,
+        retries: RetryPolicy | None = None,
+        breaker: CircuitBreaker | None = None,
+        limiter: RateLimiter | None = None,
+        plain_http: bool = False,
+        calls: CloudCalls | None = None,
+        observations: AccountObservations | None = None,
+    ) -> None:
+        self.base_url = base_url
+        self.observations = observations or AccountObservations()
+        self.contact = Contact()
+        calls = calls or Metrics().calls("")
+        retries = retries or RetryPolicy()
+        gate = CallGate(breaker or CircuitBreaker(), limiter or RateLimiter())
+
+        def http(gate: CallGate, retries: RetryPolicy) -> Http:
+            return Http(
+                base_url,
+                ApiKey(key),
+                timeout=timeout,
+                retries=retries,
+                gate=gate,
+                calls=calls,
+                observations=self.observations,
+                plain_http=plain_http,
+                contact=self.contact,
+                routes=ROUTES,
+                credential=_bearer,
+            )
+
+        self.http = http(gate, retries)
+        #: For streams, whose failures say nothing about other calls.
+        self._stream_http = http(OpenGate(), ONCE)
+        self._nodes = nodes
+        self._downloads = Downloads(self.http, self._content)
+        self.download = self._downloads.open
+        self.uploads = DeploymentUploads(self.http)
+        self.releases = Releases(self.observations, nodes)
+        self._streams: JobStreams | None = None
+        self._reads = asyncio.Semaphore(_MAX_CONCURRENT_READS)
+        self._cancelled: LRUCache[str, bool] = LRUCache(_REMEMBERED)
+        self._expired: LRUCache[str, bool] = LRUCache(_REMEMBERED)
+        self._texts: LRUCache[str, str] = LRUCache(_REMEMBERED)
+        self._reused: LRUCache[str, bool] = LRUCache(_REMEMBERED)
+
+    async def start(self) -> None:
+        """Open the sessions. No call is made."""
+        await self.http.connections.start()
+        await self._stream_http.connections.start()
+        await self._downloads.start()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._downloads.close()
+        await self._stream_http.connections.close()
+        await self.http.connections.close()
+
+    def use_key(self, key: str) -> None:
+        """Use another key from the next call on."""
+        self.http.key, self._stream_http.key = ApiKey(key), ApiKey(key)
+
+    async def check_key(self) -> None:
+        """Ask for a list of jobs. A deployment that has none accepts the key, too."""
+        call = self.http.call("GET", "v2/jobs", query={"limit": 1})
+        try:
+            await self.http.read(call, status_only)
+        except CloudRefused as error:
+            if error.status not in (404, 405, 501) and not _has_no_list(error):
+                raise
+
+    async def account_plan(self) -> AccountPlan:
+        """Return nothing: a deployment has no plan."""
+        return AccountPlan()
+
+    # --- submission ------------------------------------------------------------------------
+
+    async def submit(self, prompt: Prompt) -> Submission:
+        """Send `POST /api/v2/jobs` once, with a key by which it is never run twice.
+
+        Raises `CloudAmbiguous` after an answer of a server that is not certain, and for a key that
+        was taken before; `CloudFilesGone` if an input is no longer there.
+        """
+        graph, outputs = prompt.prompt, prompt.partial_execution_targets
+        takes_labels = self.observations.facts.get(_LABELS) != "refused"
+        label = id_by_mark(prompt.mark, "label") if takes_labels else None
+        try:
+            return await self._submit(prompt, body_of(graph, prompt.extra_data, outputs, label))
+        except CloudRefused as error:
+            if label is None or code_of(error.body) not in _NO_LABELS:
+                raise _explained(error) from None
+        # The key is released by the refusal.
+        self.observations.learn(_LABELS, "refused")
+        try:
+            return await self._submit(prompt, body_of(graph, prompt.extra_data, outputs, None))
+        except CloudRefused as error:
+            raise _explained(error) from None
+
+    async def _submit(self, prompt: Prompt, body: Mapping[str, Any]) -> Submission:
+        call, data = self.http.call("POST", "v2/jobs"), codec.dump_bytes(body)
+        if len(data) > MAX_BODY_BYTES:
+            raise refusal(call, 413, too_large(len(data)), None)
+        headers = {**JSON, "Idempotency-Key": id_by_mark(prompt.mark, "attempt")}
+        try:
+            job = await self.http.read(
+                call, Answer.object, data=data, headers=headers, retries=ONCE
+            )
+            if not isinstance(id_ := job.get("id"), str) or not id_:
+                raise CloudGarbage(f"{call}: no id in the answer")
+        except CloudRefused as error:
+            if error.status >= 500:
+                raise CloudAmbiguous(str(error), repeatable=True) from None
+            if code_of(error.body) == "idempotency_key_reuse":
+                self._reused[prompt.mark] = True
+                raise CloudAmbiguous(str(error), refused=refusal(call, 422, lost(), None)) from None
+            if code_of(error.body) == "missing_asset":
+                self.uploads.forget()
+                raise CloudFilesGone(str(error), error.status, error.body) from None
+            raise
+        except CloudUnreachable as error:
+            if not error.sent:
+                raise
+            raise CloudAmbiguous(str(error), repeatable=True) from None
+        except CloudGarbage as error:
+            raise CloudAmbiguous(str(error), repeatable=True) from None
+        self.releases.note(job)
+        return Submission(id_, {})
+
+    async def find(self, mark: str, known: Known, *, since: int) -> str | None:
+        """Return the id of the job with this label, `None` if there is none, or no list by labels.
+
+        Where the deployment has said that it received the job, it is looked for several times.
+        """
+        del since  # the list is asked for the label
+        waits = _LOOKS if mark in self._reused else (0.0,)
+        for wait in waits:
+            await asyncio.sleep(wait)
+            if self.observations.facts.get(_LABELS) == "refused":
+                return None
+            if (cloud_id := await self._find(id_by_mark(mark, "label"), known)) is not None:
+                return cloud_id
+        return None
+
+    async def _find(self, label: str, known: Known) -> str | None:
+        """Look once. A gateway may forget labels and ignore the filter: each entry is looked
+        at."""
+        query: dict[str, str | int] = {f"metadata[{LABEL}]": label, "limit": _LISTED}
+        call = self.http.call("GET", "v2/jobs", query=query)
+        try:
+            page = await self.http.read(call, Answer.object, limits=DETAIL)
+        except CloudRefused as error:
+            if error.status in (404, 405, 501) or _has_no_list(error):
+                return None
+            raise
+        listed = page.get("jobs")
+        items = listed if isinstance(listed, list) else []
+        labelled = [item for item in items if isinstance(item, dict) and _label_of(item) == label]
+        found = [str(item.get("id") or "") for item in labelled]
+        others = await known(found)
+        return next((id_ for id_ in found if id_ and id_ not in others), None)
+
+    async def cancel(self, cloud_id: str) -> bool:
+        """Send `POST /api/v2/jobs/{id}/cancel`. Return whether the job ends by it."""
+        call = self.http.call("POST", "v2/jobs/{id}/cancel", id=cloud_id)
+        try:
+            job = await self.http.read(call, Answer.object)
+        except CloudRefused as error:
+            if error.status in (400, 404, 409):
+                return False
+            raise
+        if job.get("status") in ("succeeded", "failed"):
+            return False
+        self._cancelled[cloud_id] = True
+        return True
+
+    # --- following -------------------------------------------------------------------------
+
+    def events(self, observer: Observer, timeouts: Timeouts) -> JobStreams:
+        """Return the streams of the account's jobs."""
+        del timeouts
+        self._streams = JobStreams(self._stream_http, self._read, observer)
+        return self._streams
+
+    async def job(self, cloud_id: str) -> Snapshot | None:
+        """Return `GET /api/v2/jobs/{id}`, `None` if there is no such job, or no longer."""
+        return await self._read(cloud_id)
+
+    async def live(self, cloud_ids: Collection[str]) -> list[Snapshot]:
+        """Return those of the jobs that have not ended, each from a call of its own."""
+        read = await asyncio.gather(*map(self._read, cloud_ids), return_exceptions=True)
+        for result in read:
+            if isinstance(result, BaseException):
+                raise result
+        return [job for job in read if isinstance(job, Snapshot) and not job.ended]
+
+    async def _read(self, cloud_id: str) -> Snapshot | None:
+        """Read a job, and tell its followers what it shows of its nodes."""
+        async with self._reads:
+            call = self.http.call("GET", "v2/jobs/{id}", id=cloud_id)
+            try:
+                job = await self.http.read(call, Answer.object, limits=DETAIL)
+            except CloudRefused as error:
+                if error.status == 404:
+                    return None
+                raise
+            texts = await self._texts_of(job)
+        self.releases.note(job)
+        run = None if self._streams is None else self._streams.runs.get(cloud_id)
+        snapshot = snapshot_of(
+            {**job, "id": cloud_id},
+            {} if run is None else run.graph,
+            texts,
+            cancelled=cloud_id in self._cancelled,
+            settled=job.get("status") != "expired" or cloud_id in self._expired,
+        )
+        if job.get("status") == "expired":
+            # comfy-api-proxy says so for a few ms at the end of a quick job: it is read again.
+            self._expired[cloud_id] = True
+        if snapshot.unlisted:
+            self.observations.note_anomaly("job", f"status {type(job.get('status')).__name__}", job)
+        if self._streams is not None and (snapshot.settled or not snapshot.ended):
+            self._streams.deliver(cloud_id, job, texts)
+        return snapshot
+
+    async def _texts_of(self, job: Mapping[str, Any]) -> dict[str, str]:
+        """Return the contents of the outputs that are texts, by their ids.
+
+        One that is gone, or too large, is left out. Raises `CloudError`.
+        """
+        found: dict[str, str] = {}
+        for output in outputs_of(job):
+            if not is_text(output):
+                continue
+            id_ = output["id"]
+            if id_ not in self._texts:
+                try:
+                    self._texts[id_] = await self._text(id_)
+                except CloudRefused as error:
+                    log.warning("text_output_failed", cloud_job=job.get("id"), error=str(error))
+                    continue
+            found[id_] = self._texts[id_]
+        return found
+
+    async def _text(self, id_: str) -> str:
+        data = bytearray()
+        async with self._downloads.open(f"{id_}.txt", "output") as download:
+            async for chunk in download.chunks():
+                data += chunk
+                if len(data) > _MAX_TEXT_BYTES:
+                    raise refusal("a text output", 413, "too large", None)
+        return data.decode(errors="replace")
+
+    # --- files and nodes -------------------------------------------------------------------
+
+    def _content(self, name: str, _type: str) -> CloudCall:
+        return self.http.call("GET", "v2/assets/{id}/content", id=asset_id(name))
+
+    async def holds(self, cloud_name: str) -> bool:
+        """Return whether an input is still there."""
+        return await self.uploads.holds(cloud_name)
+
+    def reference(self, cloud_name: str, type_: str) -> dict[str, Any]:
+        """Return the object by which a graph refers to an asset."""
+        del type_
+        return reference(cloud_name)
+
+    async def upload(
+        self, path: Path, *, hash_: str, filename: str, content_type: str, picture: bool
+    ) -> str:
+        """Store a file as an input, without its bytes if the platform has them."""
+        del picture
+        return await self.uploads.store(path, hash_, filename, content_type)
+
+    async def job_assets(self, cloud_id: str) -> list[CloudAsset]:
+        """Return nothing: the outputs are fetched at once, and their hashes are known then."""
+        del cloud_id
+        return []
+
+    async def object_info(self) -> bytes:
+        """Return the node classes, from the user's file or ComfyUI."""
+        return await self._nodes.read()
+
+
+def _bearer(key: str) -> Mapping[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def _explained(error: CloudRefused) -> CloudRefused:
+    """Return a refusal with what it means."""
+    body = refusal_of(error.status, error.body)
+    if body is error.body:
+        return error
+    return type(error)(str(error), error.status, body, error.retry_after)
+
+
+def _has_no_list(error: CloudError) -> bool:
+    return isinstance(error, CloudRefused) and code_of(error.body) == "public_deployment_no_list"
+
+
+def _label_of(item: Mapping[str, Any]) -> object:
+    labels = item.get("metadata")
+    return labels.get(LABEL) if isinstance(labels, Mapping) else None

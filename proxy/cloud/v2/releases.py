@@ -1,0 +1,58 @@
+"""Which release a deployment runs, and whether its list of nodes is older."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import structlog
+
+from proxy import clock
+from proxy.cloud.v2.catalog import NodeList
+from proxy.observations import AccountObservations
+
+log = structlog.get_logger(__name__)
+
+#: The facts: the release of the last job, and since when (ms) it is another than before.
+_RELEASE, _SINCE = "release", "release_since"
+
+
+class NewRelease(NamedTuple):
+    """A release, and since when (ms since 1970) it runs."""
+
+    version: int
+    since: int
+
+
+@dataclass(eq=False, repr=False)
+class Releases:
+    """Notes the release that jobs report.
+
+    The first one that is seen may be as old as the list; one that comes later is newer than a list
+    that was saved before.
+    """
+
+    observations: AccountObservations
+    nodes: NodeList
+
+    def note(self, job: Mapping[str, Any]) -> None:
+        """Take what a job says of its release."""
+        version = job.get("release_version")
+        if not isinstance(version, int) or isinstance(version, bool):
+            return
+        known = self.observations.facts.get(_RELEASE)
+        if known == str(version):
+            return
+        self.observations.learn(_RELEASE, str(version))
+        if known is not None:
+            self.observations.learn(_SINCE, str(clock.now()))
+            log.warning("catalog_outdated", account=self.observations.account, release=version)
+
+    async def newer(self) -> NewRelease | None:
+        """Return the release if it came after the list of nodes was saved."""
+        version, since = map(self.observations.number, (_RELEASE, _SINCE))
+        saved = await self.nodes.saved_at()
+        if version is None or since is None or saved is None or saved * 1000 >= since:
+            return None
+        return NewRelease(version, since)

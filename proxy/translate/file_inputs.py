@@ -1,0 +1,49 @@
+"""Inputs of nodes that are files for certain, by what the catalog says of their class.
+
+Source: the flags of ComfyUI's inputs. A string that only looks like a file may be a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from proxy.translate.shapes import Shape
+
+#: Inputs of ComfyUI's and of known packs' loaders, whose lists carry no flag.
+_LOADERS = frozenset(
+    {
+        ("LoadImage", "image"),
+        ("LoadImageMask", "image"),
+        ("LoadImageOutput", "image"),
+        ("LoadAudio", "audio"),
+        ("LoadVideo", "file"),
+        ("LoadLatent", "latent"),
+        ("Load3D", "model_file"),
+        ("Load3DAnimation", "model_file"),
+        ("LoadImageSetNode", "images"),
+        ("GeminiInputFiles", "file"),
+        ("OpenAIInputFiles", "file"),
+        ("VHS_LoadVideo", "video"),
+        ("VHS_LoadAudioUpload", "audio"),
+    }
+)
+
+#: How a graph refers to a file by its id.
+ASSET = "core/ASSET"
+
+
+def is_file_input(
+    class_type: str, shape: Shape | None, name: str, given: Mapping[str, Any]
+) -> bool:
+    """Return whether an input is the name of a file; `given` are all inputs of its node."""
+    if (class_type, name) in _LOADERS:
+        return True
+    if shape is None:
+        return False
+    return any(known.uploads and known.name == name for known in shape.expanded(given))
+
+
+def is_asset(value: object) -> bool:
+    """Return whether a value refers to a file by an id, which only the proxy may do."""
+    return isinstance(value, Mapping) and value.get("__type") == ASSET

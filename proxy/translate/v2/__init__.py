@@ -1,0 +1,1 @@
+"""What API v2 says and takes, in the forms that the rest of the proxy has."""

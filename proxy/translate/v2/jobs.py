@@ -1,0 +1,202 @@
+"""A job of API v2 as a snapshot: status, times in ms, outputs by node, and why it failed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from proxy.translate.graph_shape import class_of
+from proxy.translate.jobs import inputs_of, is_link, links_of
+from proxy.translate.snapshots import Snapshot, Status
+from proxy.translate.v2.assets import cloud_name
+
+#: The statuses of API v2. An unknown one counts as in flight.
+STATUSES: Mapping[str, Status] = {
+    "queued": "pending",
+    "running": "in_progress",
+    "canceling": "in_progress",
+    "succeeded": "completed",
+    "failed": "failed",
+    "canceled": "cancelled",
+    "expired": "failed",
+}
+
+#: The keys under which core nodes and known packs put their files; others by the file's type.
+_KEYS = {
+    **dict.fromkeys(("SaveImage", "PreviewImage", "SaveVideo", "SaveWEBM"), "images"),
+    **dict.fromkeys(("SaveAnimatedWEBP", "SaveAnimatedPNG"), "images"),
+    **dict.fromkeys(("SaveAudio", "SaveAudioMP3", "SaveAudioOpus", "PreviewAudio"), "audio"),
+    "VHS_VideoCombine": "gifs",
+    **dict.fromkeys(("PreviewAny", "ShowText|pysssss"), "text"),
+    **dict.fromkeys(("SaveGLB", "Preview3D", "Preview3DAnimation"), "3d"),
+    "SaveLatent": "latents",
+}
+_KEYS_BY_TYPE = {
+    "image": "images",
+    "video": "images",
+    "audio": "audio",
+    "latent": "latents",
+    "text": "text",
+}
+_ANIMATED = frozenset({"SaveVideo", "SaveWEBM", "SaveAnimatedWEBP", "SaveAnimatedPNG"})
+
+#: How ComfyUI names temporary files.
+_TEMPORARY = "ComfyUI_temp_"
+
+#: The name of an exception at the beginning of the last line of a traceback.
+_EXCEPTION = re.compile(r"([A-Za-z_][\w.]*)(?::|$)")
+
+#: What is said of an end that has no words of its own.
+_UNEXPLAINED = {
+    "expired": "The deployment gave the job up before it was done (expired). It may have run for "
+    "too long, or waited for too long.",
+    "failed": "The deployment reports that the job failed, and not why. Its worker may have "
+    "crashed or run out of memory.",
+}
+
+
+def snapshot_of(
+    job: Mapping[str, Any],
+    graph: Mapping[str, Any],
+    texts: Mapping[str, str],
+    *,
+    cancelled: bool,
+    settled: bool,
+) -> Snapshot:
+    """Return what `GET /api/v2/jobs/{id}` says.
+
+    `graph` is what runs, `texts` are the contents of outputs that are texts, by their ids. With
+    `cancelled` the proxy has asked for the end, which is then no failure. Raises `KeyError` if
+    there is no `id`.
+    """
+    raw = str(job.get("status", "")).lower()
+    status = STATUSES.get(raw, "in_progress")
+    if raw == "expired" and cancelled:
+        status = "cancelled"
+    start, end = milliseconds(job.get("started_at")), milliseconds(job.get("completed_at"))
+    metrics = job.get("metrics")
+    ran = metrics.get("execution_ms") if isinstance(metrics, Mapping) else None
+    if start is not None and end is None and isinstance(ran, int | float):
+        end = start + int(ran)
+    ended = status in ("completed", "failed", "cancelled")
+    outputs = outputs_by_node(job, graph, texts) if ended else None
+    return Snapshot(
+        str(job["id"]),
+        status,
+        settled=settled,
+        create_time=milliseconds(job.get("created_at")),
+        start_time=start,
+        end_time=end,
+        outputs=outputs,
+        outputs_count=None if outputs is None else len(outputs),
+        execution_error=_error(job, raw, graph) if status == "failed" else None,
+        unlisted=() if raw in STATUSES else ("status",),
+    )
+
+
+def milliseconds(value: object) -> int | None:
+    """Return the ms since 1970 of a time of RFC 3339, `None` for something else."""
+    if not isinstance(value, str):
+        return None
+    try:
+        at = datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return None if at.tzinfo is None else int(at.timestamp() * 1000)
+
+
+def outputs_of(job: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the outputs of a job that have an id, in their order."""
+    listed = job.get("outputs")
+    found = (
+        [item for item in listed if isinstance(item, Mapping)] if isinstance(listed, list) else []
+    )
+    return [item for item in found if isinstance(item.get("id"), str) and item["id"]]
+
+
+def is_text(output: Mapping[str, Any]) -> bool:
+    """Return whether an output is a text, which clients get as such and not as a file."""
+    return output.get("type") == "text"
+
+
+def node_of(output: Mapping[str, Any], graph: Mapping[str, Any]) -> str | None:
+    """Return the node that an output is of.
+
+    The worker may not name it. Then it is the only node of the graph from which no other takes
+    anything, if there is only one; nothing is guessed between several.
+    """
+    node = output.get("node_id")
+    if isinstance(node, str) and node:
+        return node
+    taken = {source for about in graph.values() for source in links_of(about)}
+    ends = [id_ for id_ in graph if id_ not in taken]
+    return ends[0] if len(ends) == 1 else None
+
+
+def outputs_by_node(
+    job: Mapping[str, Any], graph: Mapping[str, Any], texts: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Return the outputs of a job by node, as ComfyUI has them, with the proxy's names of files.
+
+    A text that is not among `texts` is left out.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for output in outputs_of(job):
+        node = node_of(output, graph)
+        if node is None:
+            continue
+        class_type = class_of(graph.get(node))
+        if is_text(output):
+            if output["id"] in texts:
+                found.setdefault(node, {}).setdefault("text", []).append(texts[output["id"]])
+            continue
+        key = _KEYS.get(class_type) or _KEYS_BY_TYPE.get(str(output.get("type")), "files")
+        items = found.setdefault(node, {}).setdefault(key, [])
+        items.append(_item(output))
+        is_video = str(output.get("content_type", "")).startswith("video/")
+        if key == "images" and (class_type in _ANIMATED or is_video):
+            found[node]["animated"] = [True]
+    return found
+
+
+def _item(output: Mapping[str, Any]) -> dict[str, Any]:
+    name = output.get("name")
+    name = name if isinstance(name, str) else ""
+    written = name.replace("\\", "/").rpartition("/")[2]
+    called = cloud_name(output["id"], written, str(output.get("content_type") or ""))
+    type_ = "temp" if written.startswith(_TEMPORARY) else "output"
+    return {"filename": called, "type": type_, **({"display_name": written} if written else {})}
+
+
+def _error(job: Mapping[str, Any], status: str, graph: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the failure as the detail of a job has it on v1."""
+    error = job.get("error")
+    error = error if isinstance(error, Mapping) else {}
+    code = error.get("code")
+    traceback = error.get("traceback")
+    traceback = traceback if isinstance(traceback, str) else ""
+    node = error.get("node_id")
+    node = node if isinstance(node, str) and node else None
+    message = error.get("message")
+    return {
+        "node_id": node,
+        "node_type": error.get("class_type"),
+        "exception_type": _exception(traceback) or (code if isinstance(code, str) else status),
+        "exception_message": message or _UNEXPLAINED.get(status, status),
+        "traceback": traceback.splitlines(keepends=True),
+        "current_inputs": _literals(graph.get(node)) if node is not None else {},
+        "current_outputs": [],
+    }
+
+
+def _exception(traceback: str) -> str | None:
+    """Return the name before the first colon of the last line."""
+    lines = [line for line in traceback.splitlines() if line.strip()]
+    match = _EXCEPTION.match(lines[-1]) if lines else None
+    return None if match is None else match[1]
+
+
+def _literals(node: object) -> dict[str, list[Any]]:
+    return {name: [value] for name, value in inputs_of(node).items() if not is_link(value)}

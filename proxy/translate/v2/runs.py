@@ -1,0 +1,184 @@
+"""What the stream and the readings of one job show of its nodes.
+
+The stream has snapshots, about two a second: what runs between two of them is not seen, and is not
+made up. A node's files are told together, when another node runs or the job has ended.
+"""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from msgspec import Struct
+
+from proxy.translate.frames import CloudPicture
+from proxy.translate.snapshots import Snapshot
+from proxy.translate.v2.jobs import STATUSES, node_of, outputs_by_node, outputs_of
+
+#: Formats of previews that clients can show.
+_PREVIEWS = frozenset({"image/jpeg", "image/png"})
+
+
+class ObservedEvent(Struct, frozen=True):
+    """An event in the form of ComfyUI."""
+
+    type: str
+    data: dict[str, Any]
+
+
+Observation: TypeAlias = ObservedEvent | CloudPicture | Snapshot
+
+
+@dataclass(slots=True)
+class RunObserver:
+    """One job, known to the deployment as `cloud_id`, that runs `graph`.
+
+    `frame` takes what the stream says, `reading` what `GET /api/v2/jobs/{id}` says; both return
+    what to pass on, in order. After a frame that `wants_reading` a reading must follow, or the note
+    that there is none, before the next frame.
+    """
+
+    cloud_id: str
+    graph: Mapping[str, Any]
+    wants_reading: bool = False
+    ended: bool = False
+    _started: bool = False
+    _current: str | None = None
+    _next: Mapping[str, Any] | None = None
+    _step: tuple[str, Any, Any] | None = None
+    _with_outputs: set[str] = field(default_factory=set)
+    _told: set[str] = field(default_factory=set)
+
+    def frame(self, type_: str, data: Mapping[str, Any]) -> list[Observation]:
+        """Take a frame of the stream. Unknown ones are ignored."""
+        match type_:
+            case "status":
+                return self._status(str(data.get("status")))
+            case "progress":
+                return self._progress(data)
+            case "preview":
+                return self._preview(data)
+            case "output":
+                if (node := node_of(data, self.graph)) is not None:
+                    self._with_outputs.add(node)
+        return []
+
+    def reading(
+        self, job: Mapping[str, Any] | None, texts: Mapping[str, str] | None = None
+    ) -> list[Observation]:
+        """Take a reading of the job, or note that there is none. `texts` are the contents of
+        outputs that are texts, by their ids."""
+        self.wants_reading = False
+        found: list[Observation] = []
+        status = STATUSES.get(str((job or {}).get("status")), "in_progress")
+        if job is not None:
+            if status == "in_progress":
+                self._started = True
+            self._with_outputs |= {
+                node for output in outputs_of(job) if (node := node_of(output, self.graph))
+            }
+        progress, self._next = self._next, None
+        if progress is None and job is not None and isinstance(job.get("progress"), Mapping):
+            progress = job["progress"]
+        running = None if progress is None else progress.get("current_node")
+        if job is not None:
+            succeeded = status == "completed"
+            found += self._results(job, texts or {}, None if succeeded else running)
+            if succeeded and not self.ended:
+                self.ended = True
+                found.append(self._all_finished())
+        if progress is not None and status == "in_progress":
+            found += self._enter(progress)
+        return found
+
+    def _status(self, status: str) -> list[Observation]:
+        known = STATUSES.get(status)
+        if known == "in_progress" and not self._started:
+            self._started = True
+            self.wants_reading = True  # for the time of the start
+            return [Snapshot(self.cloud_id, "in_progress", settled=False)]
+        if known in ("completed", "failed", "cancelled"):
+            return [Snapshot(self.cloud_id, known, settled=False)]
+        return []
+
+    def _progress(self, progress: Mapping[str, Any]) -> list[Observation]:
+        node = progress.get("current_node")
+        leaves = self._current is not None and node is not None and node != self._current
+        if leaves and self._with_outputs - self._told - {node}:
+            self._next = progress
+            self.wants_reading = True
+            return []
+        return self._enter(progress)
+
+    def _enter(self, progress: Mapping[str, Any]) -> list[Observation]:
+        """Tell which node runs, and how far it is."""
+        node = progress.get("current_node")
+        if not isinstance(node, str) or not node:
+            return []
+        found: list[Observation] = []
+        if node != self._current:
+            self._current = node
+            ids = {"node": node, "display_node": node.partition(".")[0]}
+            found.append(self._event("executing", ids))
+        step, steps = progress.get("step"), progress.get("steps")
+        seen = (node, step, steps)
+        if isinstance(step, int | float) and isinstance(steps, int | float) and seen != self._step:
+            self._step = seen
+            found.append(self._event("progress", {"node": node, "value": step, "max": steps}))
+        return found
+
+    def _results(
+        self, job: Mapping[str, Any], texts: Mapping[str, str], running: object
+    ) -> Iterator[Observation]:
+        """Yield the outputs of nodes that are done: all of them after the end, else those of others
+        than the one that runs, if one does."""
+        ended = STATUSES.get(str(job.get("status"))) == "completed"
+        if not ended and not isinstance(running, str):
+            return
+        unread = {
+            node_of(output, self.graph)
+            for output in outputs_of(job)
+            if output.get("type") == "text" and output["id"] not in texts
+        }
+        for node, output in outputs_by_node(job, self.graph, texts).items():
+            if node not in self._told and node != running and (ended or node not in unread):
+                self._told.add(node)
+                ids = {"node": node, "display_node": node.partition(".")[0]}
+                yield self._event("executed", {**ids, "output": output})
+
+    def _all_finished(self) -> ObservedEvent:
+        """Return the states of all nodes after a success."""
+        states = {
+            node: {
+                "node_id": node,
+                "real_node_id": node,
+                "display_node_id": node,
+                "state": "finished",
+                "value": 1,
+                "max": 1,
+            }
+            for node in self.graph
+        }
+        return self._event("progress_state", {"nodes": states})
+
+    def _preview(self, preview: Mapping[str, Any]) -> list[Observation]:
+        node, encoded = preview.get("node_id") or self._current, preview.get("data_base64")
+        content_type = str(preview.get("content_type") or "image/jpeg")
+        if not isinstance(node, str) or not isinstance(encoded, str):
+            return []
+        if content_type not in _PREVIEWS:
+            return []
+        try:
+            image = b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError):
+            return []
+        if not image:
+            return []
+        display = node.partition(".")[0]
+        return [CloudPicture(image, content_type, self.cloud_id, node, display, None, node)]
+
+    def _event(self, type_: str, data: Mapping[str, Any]) -> ObservedEvent:
+        return ObservedEvent(type_, {**data, "prompt_id": self.cloud_id})
