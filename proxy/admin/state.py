@@ -46,6 +46,9 @@ REASONS = {
     "queue_limit": "the cloud's queue is full",
     "rate_limited": "the cloud limits requests",
     "unreachable": "the cloud cannot be reached",
+    "stopped": "the deployment is stopped",
+    "starting": "the deployment is starting",
+    "busy": "the queue of the deployment is full",
 }
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from proxy.app.process import Process
 from proxy.app.storage import OpenStorage
 from proxy.cloud.client import CloudClient
 from proxy.cloud.upstream import CloudDocuments, Upstream
+from proxy.cloud.v2.catalog import NodeList
+from proxy.cloud.v2.client import DeploymentClient
 from proxy.engine.accounts import Account, Slots, best_first
 from proxy.observations import AccountObservations, Observations, identity_of
 from proxy.settings import AccountAccess
@@ -77,7 +80,10 @@ async def open_accounts(
 
 async def _open_account(process: Process, access: AccountAccess, stack: AsyncExitStack) -> Account:
     settings, timeouts, metrics = process.settings, process.timeouts, process.metrics
-    cloud = CloudClient(
+    kind: Callable[..., Upstream] = CloudClient
+    if access.nodes is not None:
+        kind = partial(DeploymentClient, nodes=NodeList(access.nodes))
+    cloud = kind(
         access.base_url,
         access.key,
         retries=timeouts.retries,
@@ -96,4 +102,6 @@ async def _open_account(process: Process, access: AccountAccess, stack: AsyncExi
         weight=access.weight,
         members=access.members,
         plain_http=access.plain_http,
+        cost=0 if access.nodes is None else 1,
+        validates=cloud.capabilities.validates,
     )

@@ -185,9 +185,28 @@ class Catalog:
 
     def needs_of(self, graph: Mapping[str, Any]) -> Needs | None:
         """Return what a graph needs of its account, `None` if every account has everything, as far
-        as is known."""
+        as is known.
+
+        A graph with a class that none has goes to accounts that check it before they charge.
+        """
         owners = self.nodes.owners
-        return needs_of(graph, owners) if owners else None
+        needs = needs_of(graph, owners) if owners else None
+        if len(self._accounts.named) < 2 or (name := self.unknown_class(graph)) is None:
+            return needs
+        named = self._accounts.named.items()
+        checked = frozenset(name for name, cloud in named if cloud.capabilities.validates)
+        if needs is not None:
+            checked &= needs.accounts
+        return needs if len(checked) in (0, len(named)) else Needs(checked, name)
+
+    def unknown_class(self, graph: Mapping[str, Any]) -> str | None:
+        """Return the first class of a graph that no account has, as far as is known."""
+        nodes = self.nodes
+        for node in graph.values():
+            class_type = node.get("class_type") if isinstance(node, Mapping) else None
+            if class_type not in nodes:
+                return str(class_type)
+        return None
 
     def allowed(self, member: str) -> frozenset[str]:
         """Return the accounts that a member may use."""

@@ -102,7 +102,16 @@ class Slots(Struct, eq=False):
             self.count, self.certain, self._doubts = max(1, running), True, 0
 
 
-Reason = Literal["no_credits", "dead_key", "queue_limit", "rate_limited", "unreachable"]
+Reason = Literal[
+    "no_credits",
+    "dead_key",
+    "queue_limit",
+    "rate_limited",
+    "unreachable",
+    "stopped",
+    "starting",
+    "busy",
+]
 
 #: How long an account rests. What a person must repair is tried less often.
 RESTS: dict[Reason, Backoff] = {
@@ -111,10 +120,16 @@ RESTS: dict[Reason, Backoff] = {
     "queue_limit": Backoff(1.0, 60.0),
     "rate_limited": Backoff(1.0, 60.0),
     "unreachable": Backoff(1.0, 30.0),
+    "stopped": Backoff(30.0, 300.0),
+    "starting": Backoff(5.0, 30.0),
+    "busy": Backoff(2.0, 30.0),
 }
 
 #: What does not pass by itself within any time that a client may be left to wait.
-UNABLE = frozenset({"no_credits", "dead_key", "queue_limit"})
+UNABLE = frozenset({"no_credits", "dead_key", "queue_limit", "stopped"})
+
+#: What passes by itself, however long it takes: a job waits for it in the queue.
+PASSING = frozenset({"starting", "busy"})
 
 
 class AccountHealth(Struct, eq=False):
@@ -123,7 +138,7 @@ class AccountHealth(Struct, eq=False):
     `now` is any clock in seconds that does not run backwards. After a rest one job is let through
     to try; if that fails for the same reason, the next rest is twice as long. `refusal` is what the
     last failure tells a client, `unable_since` when the account began to be `UNABLE` to take jobs.
-    Nothing is `known` before it has taken or refused a job.
+    Nothing is `known` before it has taken or refused a job; `since` is when its reason began.
     """
 
     known: bool = False
@@ -131,6 +146,7 @@ class AccountHealth(Struct, eq=False):
     until: float = 0.0
     refusal: LocalError | None = None
     unable_since: float | None = None
+    since: float = 0.0
     _failures: int = 0
     _trying: bool = False
 
@@ -166,6 +182,7 @@ class AccountHealth(Struct, eq=False):
         if again and not self._trying and now < self.until:
             return  # jobs that were sent together fail together: that is one failure
         self._failures = self._failures + 1 if again else 1
+        self.since = self.since if again else now
         self.reason = reason
         self.until = now + max(RESTS[reason].whole(self._failures), asked or 0.0)
         self._trying = False
@@ -194,7 +211,9 @@ class Account:
 
     `key` is the API key that is lent to partner nodes; it changes with `use_key`. `members` are
     those whose jobs may run on the account, none named is everybody. With `plain_http` the key may
-    go over HTTP without TLS.
+    go over HTTP without TLS. Of the accounts that have what a job names, those of the lowest `cost`
+    get it (`rank`). Without `validates` it gets no job that names what it lacks: it would charge
+    for the failure.
     """
 
     name: str
@@ -205,6 +224,8 @@ class Account:
     weight: float = 1.0
     members: tuple[str, ...] = ()
     plain_http: bool = False
+    cost: int = 0
+    validates: bool = True
     plan: AccountPlan = field(default_factory=AccountPlan)
 
     async def read_plan(self) -> bool:
@@ -224,6 +245,12 @@ class Account:
         if not self.plan.slots:
             return False
         return self.slots.announce(self.plan.slots, certain=self.plan.certain)
+
+    @property
+    def rank(self) -> int:
+        """The place among the accounts that have what a job names: the cheaper one comes first, and
+        before it one that costs more and is for certain members alone."""
+        return -1 if self.cost and self.members else self.cost
 
     def allows(self, member: str) -> bool:
         """Return whether the member's jobs may run here."""

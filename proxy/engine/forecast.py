@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from msgspec.structs import replace
 
+from proxy.engine.accounts import PASSING, Account
 from proxy.engine.fair_share import MemberQueue, QueuePosition
 from proxy.engine.live_job import LiveJob
 from proxy.engine.scheduler import Scheduler
@@ -75,10 +76,15 @@ class Forecast:
         free = reason is None and self._scheduler.any_slot(allowed)
         for job in jobs:
             own = self._own_reason(job, free=free)
-            if own == "model" and job.needs is not None:
+            rests = self._resting(job) if reason is None else None
+            if rests is not None:
+                yield job, rests.health.reason, self._scheduler.explained(rests)
+            elif own == "model" and job.needs is not None:
                 yield job, own, WAITS_FOR_MODEL.format(job.needs.name)
             elif own:
                 yield job, own, WAITS_FOR_CLIENT
+            elif reason in PASSING:
+                yield job, reason, self._scheduler.explained(allowed[0])
             else:
                 yield job, reason, None if refusal is None else refusal.message
 
@@ -109,6 +115,13 @@ class Forecast:
             if health.unable_since >= since:
                 since, refusal = health.unable_since, health.refusal
         return None if refusal is None else (since, refusal)
+
+    def _resting(self, job: LiveJob) -> Account | None:
+        """Return the first of the accounts that have what a job names, if all of them rest."""
+        if job.needs is None:
+            return None
+        usable = self._scheduler.usable(job)
+        return usable[0] if usable and not any(each.health.well for each in usable) else None
 
     @property
     def _is_new(self) -> bool:

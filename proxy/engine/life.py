@@ -27,6 +27,7 @@ from proxy.engine.outcomes import (
     LookFor,
     Lost,
     NotNow,
+    NotThere,
     Outcome,
     Refused,
     Sent,
@@ -45,6 +46,7 @@ from proxy.engine.tracker import SnapshotReceived, Tracker
 from proxy.engine.workers import Workers
 from proxy.jobs.models import JobState, Wish
 from proxy.storage.database import StorageError
+from proxy.translate import UNKNOWN_CLASS
 from proxy.translate.errors import LocalError, failure_of
 from proxy.translate.packs import Failure
 from proxy.translate.snapshots import Snapshot, Status
@@ -93,9 +95,14 @@ class JobLife:
         while isinstance(step, TryOther) and self._move(job):
             outcome = await self._send(job)
             step = self._next(job, outcome)
-        if isinstance(step, LookFor):
+        while isinstance(step, LookFor):
             outcome = await self._look(job, outcome)
             step = self._next(job, outcome)
+            if isinstance(outcome, NotThere) and isinstance(step, Wait) and self._is_bound(job):
+                outcome = await self._send(job)
+                if isinstance(outcome, Elsewhere | NotNow):
+                    outcome = Lost()
+                step = self._next(job, outcome)
         match step:
             case Follow(sent=sent):
                 await self._follow(job, sent)
@@ -109,6 +116,11 @@ class JobLife:
                 await self.interrupt(job)
             case Discard(refusal=refusal):
                 await self._discard(job, refusal)
+
+    def _is_bound(self, job: LiveJob) -> bool:
+        """Return whether a job whose answer was lost may be sent to its account alone."""
+        worker = self._workers.get(job.account)
+        return worker is not None and worker.cloud.capabilities.idempotent
 
     def _next(self, job: LiveJob, outcome: Outcome) -> Step:
         has_other = isinstance(outcome, Elsewhere) and self._scheduler.has_other(job)
@@ -129,7 +141,12 @@ class JobLife:
             max_wait = min(max_wait, _QUEUED_MAX_WAIT)
         elif self._scheduler.has_other(job):
             max_wait = 0.0
-        return await self._workers[job.account].submitter.send(job, max_wait=max_wait)
+        worker = self._workers[job.account]
+        if not worker.cloud.capabilities.validates:
+            unknown = self._resources.catalog.unknown_class(job.loaded.cloud_graph)
+            if unknown is not None:
+                return Refused(_unknown_class(unknown), by_cloud=False)
+        return await worker.submitter.send(job, max_wait=max_wait)
 
     async def _obstacle(self, job: LiveJob) -> Outcome | None:
         """Return why a job that has waited cannot be sent, once what its client sent is in
@@ -311,6 +328,14 @@ class JobLife:
             resources.run_times,
             held=not job.answered,
         )
+
+
+def _unknown_class(name: str) -> LocalError:
+    return LocalError(
+        UNKNOWN_CLASS,
+        f"No account's list of nodes has the node {name}, and a deployment would charge for the "
+        "failure. Renew object_info of the account if its build has the node.",
+    )
 
 
 def _ended(job: LiveJob, status: Status, error: dict[str, Any] | None = None) -> SnapshotReceived:

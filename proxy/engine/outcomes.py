@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from msgspec import Struct
 
-from proxy.engine.accounts import Reason
+from proxy.engine.accounts import PASSING, Reason
 from proxy.jobs.models import Job
 from proxy.translate.errors import LocalError
 from proxy.translate.packs import Failure
@@ -161,10 +161,12 @@ def next_step(job: Job, outcome: Outcome, *, has_other: bool = False) -> Step:
             return Interrupt()
         case NotThere() | WrongAccount():
             return Wait() if job.accepted else Discard()
-        case Elsewhere(refusal=refusal):
+        case Elsewhere(refusal=refusal, fault=fault):
             if job.accepted:
                 return Wait()
-            return TryOther() if has_other else Discard(refusal)
+            if has_other:
+                return TryOther()
+            return Wait() if fault in PASSING else Discard(refusal)
         case NotNow(refusal=refusal):
             if job.accepted or refusal is None:
                 return Wait(pause=True)

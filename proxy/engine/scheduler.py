@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from proxy.engine.accounts import Account, Reason
+from proxy.engine.accounts import PASSING, Account, Reason
 from proxy.engine.fair_share import FairShare, JobQueue
 from proxy.engine.live_job import LiveJob, SlotState
 from proxy.engine.outcomes import Elsewhere, Outcome, Refused, Sent
@@ -219,6 +219,16 @@ class Scheduler:
             health.renewed()
             self.changed()
 
+    def explained(self, account: Account) -> str | None:
+        """Return why an account that rests takes no job, with its name and since when for what
+        passes by itself."""
+        health = account.health
+        if health.reason not in PASSING:
+            return None if health.refusal is None else health.refusal.message
+        minutes = int((self._clock() - health.since) / 60)
+        what = "is starting" if health.reason == "starting" else "has a full queue"
+        return f"{account.name} {what}{f', {minutes} min' if minutes else ''}"
+
     def _suspend(
         self, account: str, fault: Reason, refusal: LocalError, retry_after: float | None = None
     ) -> None:
@@ -299,7 +309,7 @@ class Scheduler:
         """
         if self.limited(job.member) is not None:
             return None
-        allowed, at = self.usable(job), self._clock()
+        allowed, at = self.preferred(job), self._clock()
         free = [account for account in allowed if self.used(account.name) < account.slots.limit]
         ready = [account for account in free if account.health.ready(at)]
         if not ready and probing and not any(account.health.well for account in allowed):
@@ -335,7 +345,16 @@ class Scheduler:
         allowed = self.allowed(job.member)
         if job.needs is None:
             return allowed
-        return [account for account in allowed if account.name in job.needs.accounts] or allowed
+        having = [account for account in allowed if account.name in job.needs.accounts]
+        return having or [account for account in allowed if account.validates]
+
+    def preferred(self, job: LiveJob) -> list[Account]:
+        """Return those of the usable accounts that a job is to go to: of those that are well, the
+        ones of the lowest rank."""
+        usable = self.usable(job)
+        well = [account for account in usable if account.health.well] or usable
+        rank = min((account.rank for account in well), default=0)
+        return [account for account in usable if account.rank == rank]
 
     def has_other(self, job: LiveJob) -> bool:
         """Return whether another account that takes the member's jobs is well."""

@@ -16,13 +16,14 @@ from proxy.cloud.errors import (
     CloudAmbiguous,
     CloudDown,
     CloudError,
+    CloudFilesGone,
     CloudRefused,
     CloudUnreachable,
     unanswered,
 )
 from proxy.cloud.resilience import Backoff
 from proxy.cloud.upstream import Prompt, Upstream
-from proxy.engine.accounts import Reason
+from proxy.engine.accounts import PASSING, Reason
 from proxy.engine.finder import JobFinder, UnansweredError
 from proxy.engine.live_job import LiveJob
 from proxy.engine.outcomes import (
@@ -60,14 +61,24 @@ _OF_THE_JOB = frozenset(
 
 _FAULTS: dict[int, Reason] = {401: "dead_key", 402: "no_credits", 403: "dead_key"}
 
+#: Refusals whose type says what is with the account, whatever their status.
+_FAULTS_BY_TYPE: dict[str, Reason] = {
+    "DEPLOYMENT_STOPPED": "stopped",
+    "DEPLOYMENT_STARTING": "starting",
+    "DEPLOYMENT_BUSY": "busy",
+}
+
 #: Between two tries while the cloud cannot take the job for a moment.
 _RETRY = Backoff(first=0.5, longest=8.0)
 
 
 def fault_of(status: int, body: object) -> Reason | None:
     """Return what a refusal says of the account, `None` if it is about the job."""
-    if type_of(body) in _OF_THE_JOB:
+    type_ = type_of(body) or ""
+    if type_ in _OF_THE_JOB:
         return None
+    if type_ in _FAULTS_BY_TYPE:
+        return _FAULTS_BY_TYPE[type_]
     if status == 429:
         if is_billing(body):
             return "no_credits"
@@ -79,13 +90,14 @@ class _Try(Struct, frozen=True):
     """One call that has not succeeded: the `outcome` if no other one is made.
 
     With `lost` the cloud may have the job; `retry_after` is what it asked for, in seconds. A `last`
-    try is followed by no other.
+    try is followed by no other. With `bound` the job may go to no other account.
     """
 
     outcome: Outcome
     lost: bool = False
     last: bool = False
     retry_after: float = 0.0
+    bound: bool = False
 
 
 @dataclass(eq=False, repr=False)
@@ -106,11 +118,13 @@ class Submitter:
         """Send a job that has a slot; its intent is on disk before. The cloud may put it off for
         `max_wait` seconds."""
         try:
-            prompt = await self.preparation.prepare(job)
-            with self.expecting():
-                outcome = await self._try(job, prompt)
-                if isinstance(outcome, _Try):
-                    outcome = await self._try_again(job, prompt, outcome, max_wait)
+            try:
+                outcome = await self._send(job, max_wait)
+            except CloudFilesGone:
+                log.info("inputs_expired")
+                outcome = await self._send(job, max_wait)
+        except CloudFilesGone as error:
+            return _refused(error)
         except (WithdrawnError, UnansweredError, LocalError, StorageError) as error:
             return _unsent(error)
         except Exception:
@@ -121,6 +135,15 @@ class Submitter:
                 outcome = await self._of_member(job, outcome)
         return outcome
 
+    async def _send(self, job: LiveJob, max_wait: float) -> Outcome:
+        """Prepare and submit a job. Raises `CloudFilesGone` if an input is gone by then."""
+        prompt = await self.preparation.prepare(job)
+        with self.expecting():
+            outcome = await self._try(job, prompt)
+            if isinstance(outcome, _Try):
+                outcome = await self._try_again(job, prompt, outcome, max_wait)
+        return outcome
+
     async def _try_again(
         self, job: LiveJob, prompt: Prompt, tried: _Try, max_wait: float
     ) -> Outcome:
@@ -129,7 +152,7 @@ class Submitter:
         After an answer that got lost the account's jobs are searched for this one before anything
         is sent again. Raises `UnansweredError` if that cannot be done.
         """
-        spent = 0.0
+        spent, bound = 0.0, tried.bound
         for tries in count(1):
             if tried.lost and (cloud_id := await self.finder.search(job, again=True)) is not None:
                 log.info("submission_adopted", cloud_job=cloud_id)
@@ -142,9 +165,10 @@ class Submitter:
             await asyncio.sleep(wait)
             outcome = await self._try(job, prompt, again=True)
             if not isinstance(outcome, _Try):
-                return outcome
+                return _bound(outcome) if bound else outcome
             tried = outcome
-        return tried.outcome
+            bound = bound or tried.bound
+        return _bound(tried.outcome) if bound else tried.outcome
 
     async def _try(self, job: LiveJob, prompt: Prompt, *, again: bool = False) -> Outcome | _Try:
         """Call the cloud once; return the outcome, or what to do about it."""
@@ -154,6 +178,8 @@ class Submitter:
             submission = await self.cloud.submit(
                 replace(prompt, extra_data=extra_data, again=again)
             )
+        except CloudFilesGone:
+            raise
         except CloudError as error:
             return _failed(error)
         if not self.finder.claim(submission.cloud_id):
@@ -203,7 +229,7 @@ def _failed(error: CloudError) -> Outcome | _Try:
                 return _Try(Lost(_unconfirmed()), lost=True, last=True)
             if error.refused is not None:
                 return _Try(_refused(error.refused), lost=True, last=True)
-            return _Try(_silent(error), lost=True)
+            return _Try(_silent(error), lost=True, bound=error.repeatable)
         case CloudDown():
             return _silent(error)
         case CloudUnreachable():
@@ -211,11 +237,19 @@ def _failed(error: CloudError) -> Outcome | _Try:
             return _Try(_silent(error))
         case CloudRefused():
             lost = error.status in _MAY_HAVE_WORKED
+            refused = _refused(error)
+            if isinstance(refused, Elsewhere) and refused.fault in PASSING:
+                return refused
             if not lost and not is_retryable(error.status, error.body):
-                return _refused(error)
-            return _Try(_refused(error), lost=lost, retry_after=error.retry_after or 0.0)
+                return refused
+            return _Try(refused, lost=lost, retry_after=error.retry_after or 0.0)
     log.warning("submission_answer_rejected", error=str(error))
     return _Try(Elsewhere(_unreadable(), "unreachable"), lost=True)
+
+
+def _bound(outcome: Outcome) -> Outcome:
+    """Return the outcome of a job that the account may have already, so that no other gets it."""
+    return Lost(_unconfirmed()) if isinstance(outcome, Elsewhere) else outcome
 
 
 # --- what the client is answered -----------------------------------------------------------

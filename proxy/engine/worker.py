@@ -114,7 +114,7 @@ class AccountWorker:
     def follow(self, job: LiveJob) -> None:
         """Observe a job; its follower gets what happened already, and what happens."""
         self.router.catch_up(job)
-        self.feed.follow(job.cloud_id)
+        self.feed.follow(job.cloud_id, job.loaded.cloud_graph)
 
     def leave(self, cloud_id: str) -> None:
         """Observe a job no longer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -13,6 +13,8 @@ from proxy.files.namespace import Namespace
 from proxy.files.uploads import Uploads
 from proxy.storage.files import FileRecord
 from proxy.translate import jobs, names
+from proxy.translate.errors import LocalError
+from proxy.translate.file_inputs import is_asset
 from proxy.translate.names import Place
 from proxy.translate.shapes import Shapes
 
@@ -40,6 +42,21 @@ def _names_in(
     return places, hashes
 
 
+async def _run(work: Callable[[], T], *, large: bool) -> T:
+    """Run work whose length depends on a graph: in a thread if that is `large`."""
+    return await asyncio.to_thread(work) if large else work()
+
+
+def _check_references(graph: Mapping[str, Any]) -> None:
+    """Raise `LocalError` for a graph that refers to a file by an id: it may be another member's."""
+    if any(map(is_asset, jobs.values_in(graph))):
+        raise LocalError(
+            "file_reference_refused",
+            "The workflow refers to a file by the id of an asset: name a file that you have "
+            "uploaded.",
+        )
+
+
 @dataclass(frozen=True)
 class GraphFiles:
     """Finds the files of graphs in the `namespace`, and sends them as `uploads`."""
@@ -63,16 +80,20 @@ class GraphFiles:
         refusal of this account), `StorageError`.
         """
         large = jobs.has_more_values(graph, _MAX_VALUES_INLINE)
+        any_input = self.uploads.any_input(account)
+        if not any_input:
+            await _run(partial(_check_references, graph), large=large)
         if not large and not jobs.file_strings(graph, shapes):
             return graph
         return await self._renamed(
-            member, graph, shapes=shapes, account=account, job=job, large=large
+            member, graph, any_input, shapes=shapes, account=account, job=job, large=large
         )
 
     async def _renamed(
         self,
         member: str,
         graph: dict[str, Any],
+        any_input: bool,
         *,
         shapes: Shapes,
         account: str,
@@ -82,18 +103,17 @@ class GraphFiles:
         """Return a graph that may name files as `substitute`; a `large` one takes threads."""
         places: dict[Place, None] = {}
 
-        async def run(work: Callable[[], T]) -> T:
-            return await asyncio.to_thread(work) if large else work()
-
-        async def substituted(cloud_name: Callable[[Place], str | None]) -> dict[str, Any]:
-            return await run(
+        async def substituted(cloud_name: Callable[[Place], Any]) -> dict[str, Any]:
+            return await _run(
                 partial(
                     jobs.substitute,
                     graph,
                     shapes=shapes,
                     cloud_name=cloud_name,
                     place_of=partial(self.namespace.written_place, member),
-                )
+                    any_input=any_input,
+                ),
+                large=large,
             )
 
         await substituted(lambda place: places.setdefault(place))
@@ -112,7 +132,7 @@ class GraphFiles:
                 for place, record in named.items()
             }
             sent = await substituted(cloud_names.get)
-        written = await run(partial(jobs.written_names, graph, sent))
+        written = await _run(partial(jobs.written_names, graph, sent), large=large)
         await self.namespace.put_written_names(member, job, written)
         return sent
 

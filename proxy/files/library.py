@@ -203,8 +203,12 @@ class Library:
         return origin.lease
 
     def fetch_ahead(self, record: FileRecord) -> None:
-        """Start to download a new output if the setting says so, without waiting."""
-        if self.prefetch == "all" or (self.prefetch == "images" and kind(record.path) == "image"):
+        """Start to download a new output without waiting, if the setting says so or the account
+        does not keep it."""
+        wanted = self.prefetch == "images" and kind(record.path) == "image"
+        cloud = self.clouds.get(record.account)
+        expires = cloud is not None and not cloud.capabilities.keeps_outputs
+        if self.prefetch == "all" or wanted or expires:
             self._downloads.spawn(self._fetch_quietly(record), f"fetch {record.cloud_name} ahead")
 
     async def _fetch_quietly(self, record: FileRecord) -> None:

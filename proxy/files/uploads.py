@@ -27,7 +27,6 @@ from proxy.files.library import Library
 from proxy.files.namespace import Namespace
 from proxy.files.pictures import MAX_PIXELS, NotAPictureError, PictureWorkers, TooManyPixelsError
 from proxy.storage.files import FileRecord
-from proxy.translate import names
 from proxy.translate.errors import LocalError, from_cloud
 from proxy.translate.media_types import kind, media_type
 
@@ -178,9 +177,9 @@ class Uploads:
         """
         lock = self._sending.setdefault((account, received.hash), asyncio.Lock())
         async with lock:
+            cloud = self._library.clouds[account]
             cloud_name = await self._contents.sent_as(account, received.hash)
-            if cloud_name is None:
-                cloud = self._library.clouds[account]
+            if cloud_name is None or not await cloud.holds(cloud_name):
                 picture = await _check_limits(cloud, received, filename)
                 cloud_name = await cloud.upload(
                     received.path,
@@ -197,14 +196,42 @@ class Uploads:
         """The maximum bytes of an upload, of all accounts."""
         return max(map(_max_bytes, self._library.clouds.values()), default=MAX_BYTES)
 
+    def any_input(self, account: str) -> bool:
+        """Return whether names of files are looked for in all inputs of the account's graphs."""
+        return self._library.clouds[account].capabilities.any_input
+
     # --- files of graphs -------------------------------------------------------------------------
 
-    async def name_at(self, record: FileRecord, account: str) -> str:
-        """Return the name of a file in a graph for the account, with its folder there."""
-        sent = None if record.account == account else await self._sent_as(record, account)
+    async def name_at(self, record: FileRecord, account: str) -> object:
+        """Return what a graph for the account has in the place of the file's name."""
+        cloud = self._library.clouds[account]
+        reads = record.account == account and not self._must_upload(record, account)
+        sent = None if reads else await self._sent_as(record, account)
         if sent is None:
-            return names.annotate(record.cloud_name, record.cloud_type)
-        return names.annotate(sent, "input")
+            return cloud.reference(record.cloud_name, record.cloud_type)
+        return cloud.reference(sent, "input")
+
+    def _must_upload(self, record: FileRecord, account: str) -> bool:
+        """Return whether a job cannot name an output of its own account."""
+        capabilities = self._library.clouds[account].capabilities
+        return not capabilities.reads_outputs and record.cloud_type != "input"
+
+    async def _is_missing(self, record: FileRecord, account: str) -> bool:
+        """Return whether a file must be sent before a job of the account can name it. Raises
+        `LocalError` if the account does not answer."""
+        if (
+            record.account == account
+            and record.cloud_type != "input"
+            and not self._must_upload(record, account)
+        ):
+            return False
+        sent = await self._sent_as(record, account)
+        if sent is None:
+            return True
+        try:
+            return not await self._library.clouds[account].holds(sent)
+        except CloudError as error:
+            raise _not_sent(record.filename, error) from error
 
     async def _sent_as(self, record: FileRecord, account: str) -> str | None:
         """Return the account's name of a file that was sent to it, or `None`."""
@@ -217,12 +244,7 @@ class Uploads:
         Raises `LocalError` (424 if a file is not available from its account, otherwise the refusal
         of this account), `StorageError`.
         """
-        missing = [
-            record
-            for record in records
-            if (record.account != account or record.cloud_type == "input")
-            and await self._sent_as(record, account) is None
-        ]
+        missing = [record for record in records if await self._is_missing(record, account)]
         turn = asyncio.Semaphore(MAX_CONCURRENT)
 
         async def send(record: FileRecord) -> None:
@@ -240,7 +262,7 @@ class Uploads:
 
         If the other account refuses it, the error is not one of this account.
         """
-        again = record.account == account
+        again = record.account == account and record.cloud_type == "input"
         try:
             lease = await self._library.whole(record, kept=again)
         except LocalError as error:

@@ -40,7 +40,8 @@ class AccountAccess:
 
     `slots` is how many jobs it runs at once, 0 if that is to be learned; `members` whose jobs it
     takes, none named is everybody. `plain_http` lets the key go to public addresses over http.
-    `key_place` says where people set the key.
+    `key_place` says where people set the key. `nodes` is where the list of nodes of a deployment
+    is, `None` for an account of Comfy Cloud.
     """
 
     name: str
@@ -51,6 +52,7 @@ class AccountAccess:
     members: tuple[str, ...] = ()
     plain_http: bool = False
     key_place: str = "COMFY_CLOUD_API_KEY"
+    nodes: Path | URL | None = None
 
 
 def read_key(settings: Settings) -> str | None:
@@ -127,6 +129,7 @@ def read_accounts(settings: Settings) -> list[AccountAccess]:
                 table.members,
                 plain_http,
                 key_place(settings, table),
+                nodes_of(table),
             )
             for table in settings.accounts
         ]
@@ -141,9 +144,11 @@ def read_accounts(settings: Settings) -> list[AccountAccess]:
                 )
             ]
         )
-    names: dict[str, str] = {}
+    names: dict[tuple[str, URL | None], str] = {}
     for account in found:
-        if (other := names.setdefault(account.key, account.name)) != account.name:
+        # A deployment takes the key of its workspace, which an account of the cloud may have, too.
+        identity = account.key, None if account.nodes is None else account.base_url
+        if (other := names.setdefault(identity, account.name)) != account.name:
             raise ConfigError(
                 f"The accounts {other} and {account.name} have the same key: remove one of them."
             )
@@ -155,6 +160,33 @@ def read_accounts(settings: Settings) -> list[AccountAccess]:
                 "internet without encryption: use https://, or set allow_plain_http = true."
             )
     return found
+
+
+def nodes_of(table: AccountSettings) -> Path | URL | None:
+    """Return where the list of nodes of a deployment is, `None` for an account of Comfy Cloud.
+
+    Raises `ConfigError` for a table of one kind with settings of the other.
+    """
+    if table.kind == "cloud":
+        if table.object_info is not None:
+            raise ConfigError(
+                f"The account {table.name} has object_info, which only a deployment needs: remove "
+                'it, or add kind = "deployment".'
+            )
+        return None
+    for name in ("base_url", "object_info"):
+        if getattr(table, name) is None:
+            raise ConfigError(
+                f"The account {table.name} is a deployment without {name}: add {name} = "
+                + ('"https://ID.run.comfy.app".' if name == "base_url" else '"object_info.json".')
+            )
+    if table.plan is not None:
+        raise ConfigError(
+            f"The account {table.name} is a deployment, which has no plan: remove plan, and set "
+            "slots to the number of its workers."
+        )
+    place = str(table.object_info)
+    return URL(place) if place.startswith(("http://", "https://")) else Path(place)
 
 
 def _is_public(host: str) -> bool:
@@ -257,12 +289,17 @@ class AccountKeys:
     def _stamps(self) -> dict[str, _Stamp]:
         return {name: _stamp(_file(self._settings, name)) for name in self._keys}
 
+    def _rivals(self, name: str) -> list[str]:
+        """Return the other accounts that cannot have the same key."""
+        cloud = {table.name for table in self._settings.accounts if table.kind == "cloud"}
+        return [other for other in cloud if other != name] if name in cloud else []
+
     async def _reload(self, name: str) -> None:
         try:
             key = await asyncio.to_thread(_read_again, self._settings, name)
             if key is None or key == self._keys[name]:
                 return
-            if key in self._keys.values():
+            if key in (self._keys[other] for other in self._rivals(name)):
                 raise ConfigError("Another account has this key.")
         except ConfigError as error:
             log.error("key_reload_failed", account=name, reason=str(error))

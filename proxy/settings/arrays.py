@@ -51,6 +51,21 @@ class AccountSettings(SettingsTable):
         expects=KEY_FORM,
         example="comfyui-...",
     )
+    kind: Literal["cloud", "deployment"] = setting(
+        "cloud",
+        "Accounts",
+        "What the account is: one of Comfy Cloud, or a deployment with your own nodes and models. "
+        "A deployment needs `base_url` and `object_info`.",
+        example="deployment",
+    )
+    object_info: str | None = setting(
+        None,
+        "Accounts",
+        "The list of nodes of a deployment, which has none itself: a file with the answer of "
+        "`GET /object_info`, or the address of a ComfyUI with the same nodes.",
+        expects="a file, or the address of a ComfyUI such as http://127.0.0.1:8188",
+        example="object_info.json",
+    )
     plan: Literal["standard", "creator", "pro", "team"] | None = setting(
         None,
         "Accounts",
@@ -92,8 +107,8 @@ class AccountSettings(SettingsTable):
     base_url: WebAddress | None = setting(
         None,
         "Accounts",
-        "The address of the account's cloud, if it differs from the setting `base_url`. The list "
-        "of nodes and models comes from the first account that answers.",
+        "The address of the account's cloud, if it differs from the setting `base_url`, or of the "
+        "deployment.",
         shown="the setting base_url",
         example="https://cloud.comfy.org",
     )

@@ -1,0 +1,223 @@
+"""A deployment as one more account: a workflow with nodes of its own runs there."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import graphs
+import pytest
+from deployments import Place, framed, stepped
+from stack import Client
+
+from proxy.cloud.resilience import Backoff
+from proxy.engine import accounts as health
+from proxy.simulator import Simulator
+from proxy.simulator.deployment import SimulatedDeployment
+
+
+@pytest.fixture(autouse=True)
+def short_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    for reason in health.RESTS:
+        monkeypatch.setitem(health.RESTS, reason, Backoff(0.1, 0.2))
+
+
+@pytest.fixture
+async def deployment() -> AsyncIterator[SimulatedDeployment]:
+    async with SimulatedDeployment() as running:
+        yield running
+
+
+@pytest.fixture
+def place(
+    simulator: Simulator,
+    deployment: SimulatedDeployment,
+    session: aiohttp.ClientSession,
+    tmp_path: Path,
+) -> Place:
+    return Place(simulator, deployment, tmp_path, session)
+
+
+@pytest.fixture
+async def client(place: Place) -> AsyncIterator[Client]:
+    async with place.proxy() as (running, _):
+        yield running
+
+
+async def test_a_node_of_its_own_runs_on_the_deployment(client: Client, place: Place) -> None:
+    entry = await client.run(framed())
+    assert entry["status"]["status_str"] == "success"
+    item = entry["outputs"]["3"]["images"][0]
+    assert item["filename"] == "ComfyUI_00001_.png"
+    data = await client.view(item)
+    assert data.startswith(b"\x89PNG")
+    assert len(place.deployment.jobs) == 1
+    assert not place.simulator.jobs
+
+
+async def test_what_both_have_runs_on_the_cloud(client: Client, place: Place) -> None:
+    await client.run(graphs.plain())
+    assert len(place.simulator.jobs) == 1
+    assert not place.deployment.jobs
+
+
+async def test_clients_see_the_nodes_of_both(client: Client) -> None:
+    _, classes = await client.get("object_info")
+    assert {"AddFrame", "KSampler"} <= classes.keys()
+
+
+async def test_the_order_of_messages_is_that_of_a_local_server(client: Client) -> None:
+    async with client.listening() as listener:
+        prompt_id = await client.submit(stepped())
+        await listener.until_end(prompt_id)
+    types = listener.types()
+    assert types[:2] == ["execution_start", "execution_cached"]
+    assert types[-2:] == ["execution_success", "executing"]
+    assert types.count("executed") == 1
+    assert listener.of("execution_cached")[0]["nodes"] == []
+    last = listener.of("progress_state")[-1]["nodes"]
+    assert {state["state"] for state in last.values()} == {"finished"}
+    assert last.keys() == {"1", "2", "3"}
+
+
+async def test_a_class_that_no_catalog_has_is_refused_and_costs_nothing(
+    client: Client, place: Place
+) -> None:
+    graph = framed()
+    graph["2"]["class_type"] = "Nowhere"
+    status, answer = await client.post("prompt", {"prompt": graph})
+    assert status == 400
+    assert "Nowhere" in str(answer)
+    assert place.deployment.workers.billed == 0
+
+
+async def test_an_upload_is_an_asset_by_its_id(client: Client, place: Place) -> None:
+    await client.upload("cat.png", graphs.png())
+    graph = framed()
+    graph["2"] = {"class_type": "StampPicture", "inputs": {"image": ["1", 0], "stamp": "cat.png"}}
+    entry = await client.run(graph)
+    assert entry["status"]["status_str"] == "success", entry
+    job = next(iter(place.deployment.jobs.values()))
+    stamp = job.graph["2"]["inputs"]["stamp"]
+    assert stamp["__type"] == "core/ASSET"
+    assert entry["prompt"][2]["2"]["inputs"]["stamp"] == "cat.png"
+
+
+async def test_a_prompt_that_is_also_the_name_of_a_file_stays_a_prompt(
+    client: Client, place: Place
+) -> None:
+    await client.upload("cat.png", graphs.png())
+    graph: dict[str, Any] = {**graphs.sampled(text="cat.png"), "20": framed()["2"]}
+    graph["20"]["inputs"]["image"] = ["8", 0]
+    graph["9"]["inputs"]["images"] = ["20", 0]
+    await client.run(graph)
+    job = next(iter(place.deployment.jobs.values()))
+    assert job.graph["6"]["inputs"]["text"] == "cat.png"
+
+
+async def test_the_key_is_in_no_request_to_the_storage(client: Client, place: Place) -> None:
+    await client.upload("cat.png", graphs.png())
+    graph = framed()
+    graph["2"] = {"class_type": "StampPicture", "inputs": {"image": ["1", 0], "stamp": "cat.png"}}
+    entry = await client.run(graph)
+    await client.view(entry["outputs"]["3"]["images"][0])
+    assert place.deployment.storage.requests
+    assert place.deployment.storage.leaks == []
+
+
+async def test_a_failure_has_its_node_type_and_traceback(client: Client, place: Place) -> None:
+    graph = framed()
+    graph["2"] = {"class_type": "ContactSheet", "inputs": {"image": ["1", 0], "steps": 3}}
+    graph["1"] = {"class_type": "LoadImage", "inputs": {"image": "broken.png"}}
+    await client.upload("broken.png", graphs.png())
+    place.deployment.storage.get = lambda _: b"no picture"  # type: ignore[method-assign]
+    async with client.listening() as listener:
+        prompt_id = await client.submit(graph)
+        await listener.until_end(prompt_id)
+    error = listener.of("execution_error")[0]
+    assert error["node_id"] == "1"
+    assert error["node_type"] == "LoadImage"
+    assert error["traceback"]
+
+
+async def test_a_cancelled_run_is_interrupted(client: Client, place: Place) -> None:
+    place.deployment.switches.pace = 0.05
+    async with client.listening() as listener:
+        prompt_id = await client.submit(stepped(1000))
+        await listener.until("progress")
+        await client.post("interrupt", {"prompt_id": prompt_id})
+        await listener.until_end(prompt_id)
+    assert listener.of("execution_interrupted")[0]["node_id"] == "2"
+    assert place.deployment.jobs[next(iter(place.deployment.jobs))].status == "canceled"
+
+
+async def test_a_deployment_that_starts_keeps_jobs_waiting(place: Place) -> None:
+    place.deployment.switches.state = "starting"
+    async with place.proxy() as (client, _):
+        prompt_id = await client.submit(framed())
+        _, waiting = await client.get(f"api/jobs/{prompt_id}")
+        assert waiting["queue_reason"] == "starting"
+        assert waiting["queue_message"] == "studio is starting"
+        place.deployment.switches.state = "ready"
+        entry = await client.ended(prompt_id)
+    assert entry["status"]["status_str"] == "success"
+
+
+async def test_a_stopped_deployment_refuses_with_what_to_do(place: Place) -> None:
+    place.deployment.switches.state = "stopped"
+    async with place.proxy() as (client, _):
+        status, answer = await client.post("prompt", {"prompt": framed()})
+    assert status >= 400
+    assert "start it on platform.comfy.org" in answer["error"]["message"]
+
+
+async def test_a_lost_answer_is_found_by_the_label(place: Place) -> None:
+    place.deployment.switches.lose_answers = 1
+    async with place.proxy() as (client, _):
+        entry = await client.run(framed())
+    assert entry["status"]["status_str"] == "success"
+    assert len(place.deployment.jobs) == 1
+
+
+async def test_without_labels_a_lost_job_ends_as_lost_and_is_not_sent_again(place: Place) -> None:
+    switches = place.deployment.switches
+    switches.labels, switches.lose_answers = False, 1
+    async with place.proxy() as (client, _):
+        status, answer = await client.post("prompt", {"prompt": framed()})
+        assert status >= 400
+        assert "may have run" in answer["error"]["message"]
+    assert len(place.deployment.jobs) == 1
+
+
+async def test_an_input_that_has_expired_is_uploaded_again(client: Client, place: Place) -> None:
+    await client.upload("cat.png", graphs.png())
+    graph = framed()
+    graph["2"] = {"class_type": "StampPicture", "inputs": {"image": ["1", 0], "stamp": "cat.png"}}
+    await client.run(graph)
+    assets = place.deployment.workers.assets
+    for id_ in [id_ for id_, asset in assets.items() if asset.job_id is None]:
+        del assets[id_]
+    graph["3"]["inputs"]["filename_prefix"] = "again"
+    entry = await client.run(graph)
+    assert entry["status"]["status_str"] == "success"
+
+
+async def test_a_reference_of_a_client_is_refused(client: Client, place: Place) -> None:
+    graph = framed()
+    stamp = {"__type": "core/ASSET", "info": {"id": "of-another-member"}}
+    graph["2"] = {"class_type": "StampPicture", "inputs": {"image": ["1", 0], "stamp": stamp}}
+    status, _ = await client.post("prompt", {"prompt": graph})
+    assert status == 400
+    assert not place.deployment.jobs
+
+
+async def test_an_output_can_be_an_input(client: Client, place: Place) -> None:
+    entry = await client.run(framed())
+    item = entry["outputs"]["3"]["images"][0]
+    graph = framed()
+    name = f"{item['filename']} [output]"
+    graph["2"] = {"class_type": "StampPicture", "inputs": {"image": ["1", 0], "stamp": name}}
+    entry = await client.run(graph)
+    assert entry["status"]["status_str"] == "success", entry
