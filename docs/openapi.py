@@ -130,6 +130,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         },
     ),
     ("POST", "jobs/cancel"): Operation(jobs.Cancelled, body=jobs.JobToCancel),
+    ("POST", "validate"): Operation(jobs.ValidatedPrompt, body=jobs.PromptToValidate),
     ("GET", "invitations"): Operation(administration.OpenInvitations, query=_MEMBER),
     ("POST", "invitations"): Operation(
         administration.MadeInvitation, status=201, body=NewInvitation

@@ -223,7 +223,7 @@ def _ended_shown(row: HistoryEntry) -> EndedJobShown:
         "created": row.created_at,
         "started": row.started_at,
         "ended": row.ended_at,
-        "cost": _cost(msgspec.convert(details.get("cost", ()), tuple[Charge, ...])),
+        "cost": shown_cost(msgspec.convert(details.get("cost", ()), tuple[Charge, ...])),
         "output_count": summary.get("outputs_count", 0),
         "media": None if preview is None else preview.get("mediaType"),
         "thumbnail": _is_picture(preview),
@@ -231,7 +231,8 @@ def _ended_shown(row: HistoryEntry) -> EndedJobShown:
     }
 
 
-def _cost(charges: tuple[Charge, ...]) -> CostShown:
+def shown_cost(charges: tuple[Charge, ...]) -> CostShown:
+    """Return what a job has cost or would cost, in parts."""
     cost = JobCost(charges)
     return {
         "credits": to_credits(cost.amount),

@@ -15,6 +15,7 @@ from proxy.admin import (
     provider_sign_in,
     runs,
     sign_in,
+    trials,
     usage,
     webhooks,
 )
@@ -46,6 +47,7 @@ ROUTES = (
     _only("GET", "/proxy/api/preview", runs.get_preview),
     _only("GET", "/proxy/api/workflow", runs.get_workflow),
     _only("POST", "/proxy/api/jobs/cancel", dashboard.cancel),
+    _only("POST", "/proxy/api/validate", trials.validate),
     # members
     _only("GET", SIGN_IN, sign_in.get_sign_in),
     _only("POST", SIGN_IN, sign_in.post_sign_in),

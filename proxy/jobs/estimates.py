@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import Struct
 
 from proxy.costs.budgets import Budget, Budgets
-from proxy.costs.job_cost import Pricing, seconds_cost
+from proxy.costs.job_cost import JobCost, JobRun, Pricing, seconds_cost
 from proxy.jobs.models import Job
 from proxy.storage.database import UnitRefusedError
 from proxy.storage.spending import Spending
@@ -80,6 +80,17 @@ class JobEstimator:
         if has_more_values(job.graph, _MAX_VALUES_AT_ONCE):
             return await self.turns.run(job.member, work)
         return work()
+
+    async def cost(self, job: Job, typical_ms: float | None) -> JobCost:
+        """Return what a job is expected to cost, in parts, where jobs of its shape run so long."""
+        return await self.turns.run(job.member, partial(self._cost, job, typical_ms))
+
+    def _cost(self, job: Job, typical_ms: float | None) -> JobCost:
+        graph = _needed(job.graph, job.outputs_to_execute)
+        ms = round(UNKNOWN_MS if typical_ms is None else typical_ms)
+        accounts = self.allowed(job.member) or [""]
+        dearest = max(accounts, key=lambda name: self.pricing.rates.get(name, self.pricing.rate))
+        return self.pricing.cost_of(JobRun(graph, dearest or "any", ms, ran=graph.keys))
 
     def _reservation(self, job: Job, budgets: Budgets) -> JobReservation:
         return JobReservation(

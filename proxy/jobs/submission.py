@@ -6,15 +6,17 @@ A submission is checked, and in the storage before the engine learns of it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
+from msgspec import Struct
 
 from proxy import clock, randomness
 from proxy.bus import EventBus
+from proxy.costs.job_cost import JobCost
 from proxy.jobs.checks import Checks
 from proxy.jobs.clients import Clients
 from proxy.jobs.conversion import job_of_request, payload_of, stored_of, used
@@ -41,6 +43,15 @@ def poll_interval(bus: EventBus) -> float:
     """Return the seconds between two reads of the storage while the engine has not answered on the
     bus."""
     return 1.0 if bus.connected else 0.3
+
+
+class Trial(Struct, frozen=True):
+    """What submitting a job would find: the `error` that refuses it, what is wrong with single
+    nodes, and what it would cost; `None` if a refusal comes before that is known."""
+
+    error: LocalError | None
+    node_errors: Mapping[str, Any]
+    cost: JobCost | None = None
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -83,12 +94,7 @@ class SubmissionService:
         The number advances for refused requests too, as in ComfyUI. Raises `LocalError`, and
         `BusyError` without looking at the request while jobs come faster than they can be stored.
         """
-        if self.repository.database.busy:
-            raise BusyError("too many jobs wait to be stored")
-        who = self.member(member)
-        if self._may_be_full(who) or who.limits.jobs_per_day is not None:
-            waiting, submitted = await self.repository.used(member, day_of(clock.time()))
-            self.limiter.admit(member, waiting=waiting, submitted=submitted)
+        await self._admit(member)
         prompt_id = request.prompt_id or str(randomness.uuid4())
         live = self.live.of(member)
         numbering = None
@@ -114,6 +120,38 @@ class SubmissionService:
             watched = self.clients.listens(member, request.client_id)
             self.bus.publish("jobs", QueueChanged(member))
             self.engine.release(job.key, watched=watched)
+
+    async def _admit(self, member: str) -> None:
+        """Check whether a member may submit now. Raises `LocalError`."""
+        if self.repository.database.busy:
+            raise BusyError("too many jobs wait to be stored")
+        who = self.member(member)
+        if self._may_be_full(who) or who.limits.jobs_per_day is not None:
+            waiting, submitted = await self.repository.used(member, day_of(clock.time()))
+            self.limiter.admit(member, waiting=waiting, submitted=submitted)
+
+    async def trial(self, member: str, request: JobRequest) -> Trial:
+        """Return what submitting a job would find, without taking it in.
+
+        The files that nodes of packs load are not looked at. Raises `StorageError`.
+        """
+        try:
+            await self._admit(member)
+            found = await self.checks.check(member, request)
+            job = job_of_request(member, request, found, prompt_id=str(randomness.uuid4()))
+            reservation = await self.estimator.reservation(job, self.limiter.budgets(member))
+        except LocalError as error:
+            return Trial(error, error.node_errors)
+        spending, typical_ms = await self.repository.expectation(
+            member, reservation.day, reservation.shape
+        )
+        refusal = None
+        try:
+            reservation.decide(spending, typical_ms)
+        except OverBudgetError as error:
+            refusal = self._refusal(job, error)
+        cost = await self.estimator.cost(job, typical_ms)
+        return Trial(refusal, {} if found is None else found.node_errors, cost)
 
     def _may_be_full(self, member: Member) -> bool:
         """Return whether the storage has to count the member's waiting jobs.

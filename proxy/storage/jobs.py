@@ -48,6 +48,7 @@ from proxy.storage.payloads import (
     delete_payload,
     forget_credentials,
 )
+from proxy.storage.run_times import typical_run
 from proxy.storage.shares import Shares, put_shares, read_shares
 from proxy.storage.spending import (
     Spending,
@@ -216,6 +217,18 @@ class JobRepository(Repository):
         """Return what all members, or one, have spent on a day and in its month."""
         return await self.database.read(
             lambda connection: spending_by_member(connection, day, member)
+        )
+
+    async def expectation(
+        self, member: str, day: str, shape: str | None
+    ) -> tuple[Spending, float | None]:
+        """Return what a member has spent, and how long its jobs of a shape run (ms, `None` if
+        none has run)."""
+        return await self.database.read(
+            lambda connection: (
+                spending_on(connection, member, day),
+                typical_run(connection, member, shape),
+            )
         )
 
     async def withdraw(self, order: int, *, usage: Sequence[UsageRow] = ()) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NotRequired, TypedDict
 
+from proxy.admin.schema import Error
 from proxy.costs.credits import Source
 
 
@@ -182,3 +183,26 @@ class Cancelled(TypedDict):
     """Whether the job was there to cancel."""
 
     cancelled: bool
+
+
+class PromptToValidate(TypedDict, total=False):
+    """A body of `POST /prompt`, whose `prompt` may also be a file of ComfyUI's editor."""
+
+    prompt: dict[str, Any]
+    extra_data: dict[str, Any]
+    partial_execution_targets: list[str]
+    client_id: str
+    front: bool
+
+
+class ValidatedPrompt(TypedDict):
+    """What `POST /prompt` would answer: its `status`, its `error` and its `node_errors`. The `cost`
+    is `null` if the job is refused before it is known; `prompt` is the graph in API format that
+    was made of a file of the editor, else `null`."""
+
+    valid: bool
+    status: int
+    error: Error | None
+    node_errors: dict[str, Any]
+    cost: CostShown | None
+    prompt: dict[str, Any] | None

@@ -1,0 +1,63 @@
+"""`/proxy/api/validate`: what submitting a workflow would find, without submitting it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from aiohttp import web
+
+from proxy.admin.gallery import shown_cost
+from proxy.admin.schema.jobs import ValidatedPrompt
+from proxy.api import bodies
+from proxy.api.holding import owner_of
+from proxy.api.jobs import parse_prompt
+from proxy.api.keys import CATALOG, JOBS, TURNS
+from proxy.api.requests import member_of
+from proxy.jobs.submission import Trial
+from proxy.translate import editor
+from proxy.translate.errors import LocalError
+
+
+async def validate(request: web.Request) -> web.Response:
+    """Return what `POST /prompt` would answer to a body, and what the job would cost.
+
+    The `prompt` may also be a file of the editor, which is returned in API format; of alternatives
+    in braces the first is taken. Nothing is submitted.
+    """
+    body = await bodies.read_object(request)
+    graph: dict[str, Any] | None = None
+    try:
+        if editor.is_editors(body.get("prompt")):
+            graph = await _converted(request, body["prompt"])
+            body = {**body, "prompt": graph}
+        wanted = parse_prompt(body)
+        found = await request.app[JOBS].submissions.trial(member_of(request), wanted)
+    except LocalError as error:
+        found = Trial(error, error.node_errors)
+    return await bodies.large_json(request, _shown(found, graph))
+
+
+async def _converted(request: web.Request, workflow: dict[str, Any]) -> dict[str, Any]:
+    """Return the graph of a file of the editor. Raises `LocalError` (400)."""
+    classes = await request.app[CATALOG].classes(member_of(request))
+    named = {name: classes[name] for name in editor.classes_of(workflow) if name in classes}
+    convert = partial(editor.graph_of, workflow, named, lambda choices: choices[0])
+    try:
+        return await request.app[TURNS].run(owner_of(request), convert)
+    except editor.EditorError as error:
+        raise LocalError(
+            "invalid_workflow", f"The workflow cannot be converted: {error}."
+        ) from None
+
+
+def _shown(found: Trial, graph: dict[str, Any] | None) -> ValidatedPrompt:
+    error = found.error
+    return {
+        "valid": error is None,
+        "status": 200 if error is None else bodies.status_of(error),
+        "error": None if error is None else error.body()["error"],
+        "node_errors": dict(found.node_errors),
+        "cost": None if found.cost is None else shown_cost(found.cost.charges),
+        "prompt": graph,
+    }
