@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -40,6 +42,17 @@ class PausedReading(web.RequestHandler):
         was_paused, self.paused_by = self.paused_by, self.paused_by & ~reason
         if was_paused and not self.paused_by:
             super()._resume_transport_reading()
+
+
+def intercept(server: web.Server, begin: Callable[..., Any], handle: Callable[..., Any]) -> None:
+    """Let `begin` make the requests of a server, and `handle` answer them.
+
+    `begin` gets the function that made them before, and its arguments: the headers that aiohttp has
+    parsed and the body to come. An application resolves routes before anything else can run, and
+    does not tell when the headers of a request are complete.
+    """
+    server.request_factory = partial(begin, server.request_factory)
+    server.request_handler = handle
 
 
 def has_waiting_request(protocol: web.RequestHandler) -> bool:

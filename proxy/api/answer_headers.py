@@ -7,7 +7,7 @@ from multidict import CIMultiDict
 
 from proxy.api import bodies
 from proxy.api.addressing import allow_all
-from proxy.api.requests import connection_of
+from proxy.api.requests import connection_of, services_of
 from proxy.translate import SCRIPTS_CACHED
 
 _HOUR = 3600
@@ -28,7 +28,7 @@ def finish(request: web.Request, response: web.StreamResponse) -> None:
     connection, headers = connection_of(request), response.headers
     if response.status == 503:
         headers.setdefault("Retry-After", f"{bodies.STORE_WAIT:.0f}")
-    services, way = connection.services, connection.way
+    services, way = services_of(request), connection.way
     cached = cache_control(request.path, response.status)
     if cached is not None:
         headers.setdefault("Cache-Control", cached)

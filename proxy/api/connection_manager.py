@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Protocol, cast
+from collections.abc import Sequence
+from typing import Protocol, cast
 
 import structlog
 from msgspec import Struct
 
-from proxy.api.addressing import Peer
+from proxy.api.addressing import Network, Peer
 from proxy.api.admission import Admission
 from proxy.api.places import MIN_SHARE, Occupant, Places
+from proxy.budget import MemoryBudget
 from proxy.edge.loop_turns import Driver, LoopTurns
+from proxy.members.directory import Directory
 from proxy.owners import Owner, stranger
 from proxy.pool import Pool
+from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError
-
-if TYPE_CHECKING:
-    from proxy.api import Services
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +49,17 @@ class ConnectionLimits(Struct, frozen=True):
     write_timeout: float = 60.0
     idle_timeout: float = 660.0
     header_bytes: int = 16 * 1024
+
+
+class EdgeContext(Struct, frozen=True):
+    """What connections use: the memory for clients, who has access, the reverse proxies that are
+    trusted, and the prefix of all paths (`""` or like `/comfy`)."""
+
+    budget: MemoryBudget
+    members: Directory
+    supervisor: Supervisor
+    trusted_proxies: Sequence[Network] = ()
+    base_path: str = ""
 
 
 class TimedConnection(Protocol):
@@ -95,9 +107,9 @@ class ManagedConnection(Occupant, TimedConnection, Protocol):
 class ConnectionManager:
     """The connections of a listener. Those of trusted proxies are not counted by address."""
 
-    def __init__(self, limits: ConnectionLimits, services: Services) -> None:
+    def __init__(self, limits: ConnectionLimits, context: EdgeContext) -> None:
         self.now = asyncio.get_running_loop().time
-        self.services = services
+        self.context = context
         self.turns = LoopTurns()
         #: Connections that need `check`, and since when clients of others do not read.
         self.timed: set[TimedConnection] = set()
@@ -174,7 +186,7 @@ class ConnectionManager:
             admission = connection.admission if connection.owner.member else None
             if admission is not None:
                 if admission not in holds:
-                    holds[admission] = admission.holds(self.services.members)
+                    holds[admission] = admission.holds(self.context.members)
                 if not holds[admission]:
                     connection.revoke()
 

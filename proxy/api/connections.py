@@ -98,10 +98,8 @@ class Connection(LimitedConnection):
             allocation.release()
         self.allocations.clear()
 
-    def log_access(
-        self, request: web.BaseRequest, response: web.StreamResponse, time: float | None
-    ) -> None:
-        """Note that an answer has been sent, or cannot be; aiohttp calls this."""
+    def answered(self) -> None:
+        """Note that an answer has been sent, or cannot be."""
         if self._state not in (BODY, ANSWER):
             return
         self.task = None
@@ -118,7 +116,7 @@ class Connection(LimitedConnection):
         """Treat the connection as a websocket from now on; `leave` closes it."""
         self._leave = leave
         self._enter(SOCKET)
-        if self.admission is not None and not self.admission.holds(self.services.members):
+        if self.admission is not None and not self.admission.holds(self.context.members):
             self.revoke()  # its access ended during the handshake
         self._resume_input()
 
@@ -167,7 +165,7 @@ class Connection(LimitedConnection):
 
         Return whether there is a place for it. `connection_made` or `handshake_failed` follows.
         """
-        self.peer = peer_of(peer, self.services.options.trusted_proxies)
+        self.peer = peer_of(peer, self.context.trusted_proxies)
         self._handshake, self._state = end_handshake, HANDSHAKE
         if self.manager.accept(self) is None:
             return True
@@ -188,7 +186,7 @@ class Connection(LimitedConnection):
         if not accepted:
             name = transport.get_extra_info("peername")
             peer = str(name[0]) if isinstance(name, tuple) else ""
-            self.peer = peer_of(peer, self.services.options.trusted_proxies)
+            self.peer = peer_of(peer, self.context.trusted_proxies)
         here = transport.get_extra_info("sockname")
         self.on_loopback = is_loopback_address(here) and not self.peer.proxies
         if accepted:
@@ -256,8 +254,7 @@ def begun(
         connection.way = EXCESSIVE
         message = message._replace(url=NOWHERE, path=NOWHERE.path)
         return make(message, body, connection, *others)
-    services = connection.services
-    base, gated = services.options.base_path, services.members.has_members
+    base, gated = connection.context.base_path, connection.context.members.has_members
     if base or (gated and may_have_token(message.path)):
         url, connection.way = strip(message.url, base, members=gated)
         if url is not message.url:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 from aiohttp import StreamReader, WSCloseCode, WSMessage, WSMsgType, web
@@ -24,9 +24,6 @@ from proxy.budget import Allocation, ThresholdAllocation
 from proxy.edge.loop_turns import Driver
 from proxy.owners import Owner
 from proxy.translate.errors import LocalError
-
-if TYPE_CHECKING:
-    from proxy.api import Services
 
 log = structlog.get_logger(__name__)
 
@@ -74,17 +71,17 @@ class LimitedConnection(PausedReading):
         "_received",
         "_since",
         "_state",
+        "context",
         "driver",
         "manager",
         "owner",
         "peer",
-        "services",
     )
 
     def __init__(self, manager: ConnectionManager, server: web.Server, **options: Any) -> None:
         super().__init__(server, **options)
         self.manager = manager
-        self.services: Services = manager.services
+        self.context = manager.context
         #: Whom the connection is counted for.
         self.owner = Owner()
         #: The other end.
@@ -163,7 +160,7 @@ class LimitedConnection(PausedReading):
         return self._held.fits(0 if self.transport is None else size, self._allocate)
 
     def _allocate(self) -> Allocation:
-        return self.services.budget.owner(self.owner, "connection")
+        return self.context.budget.owner(self.owner, "connection")
 
     # --- input -----------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from proxy.api.bodies import Handler
 from proxy.api.callers import address_of, site_of
 from proxy.api.error_answers import failed, interrupted, not_stored, unknown
 from proxy.api.holding import LargeBody, forget_frames
-from proxy.api.requests import connection_of
+from proxy.api.requests import SERVICES, connection_of, services_of
 from proxy.logging import RequestContext, begin_request
 from proxy.members.accounting import LIMIT_REACHED
 from proxy.storage.database import OutcomeUnknownError, StorageError
@@ -60,7 +60,7 @@ def note(request: web.Request, action: str, **about: Value) -> None:
     """Record an action of the request's member."""
     connection, address = connection_of(request), address_of(request)
     member = connection.admission.member if connection.admission is not None else ""
-    audit = connection.services.accounting.audit
+    audit = services_of(request).accounting.audit
     audit.note(action, member=member, address=address, **about)
 
 
@@ -104,6 +104,7 @@ class Gate:
         began = clock.monotonic()
         connection = connection_of(request)
         connection.task = asyncio.current_task()
+        request[SERVICES] = self._services
         context = begin_request()
         try:
             answer = await self._answer(request, connection, context)

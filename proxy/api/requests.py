@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from proxy.api import Services
 
 
+#: The services of the listener that got a request.
+SERVICES: web.RequestKey[Services] = web.RequestKey("services")
+
+
 def connection_of(request: web.BaseRequest) -> Connection:
     """Return the connection on which a request came."""
     return cast("Connection", request.protocol)
@@ -33,8 +37,8 @@ def admission_of(request: web.BaseRequest) -> Admission:
 
 
 def services_of(request: web.BaseRequest) -> Services:
-    """Return the services of the listener that got a request."""
-    return connection_of(request).services
+    """Return the services of the listener that got a request, before its route is resolved too."""
+    return cast("web.Request", request)[SERVICES]
 
 
 def member_of(request: web.BaseRequest) -> str:

@@ -58,7 +58,7 @@ async def test_a_refused_client_that_says_nothing_is_closed(
 async def test_fewer_connections_are_logged_where_they_matter(
     running: Any, monkeypatch: pytest.MonkeyPatch, asked: int, room: int, level: str
 ) -> None:
-    monkeypatch.setattr("proxy.app.server.room_for", lambda _: room)
+    monkeypatch.setattr("proxy.api.listener.room_for", lambda _: room)
     with capture_logs() as logs:
         async with running(max_connections=asked):
             pass

@@ -14,7 +14,7 @@ from waiting import until
 from wire import HEAD, POST, rest
 
 from proxy.api import connections, limited_connection, places
-from proxy.app.server import RESERVED_FILES, room_for
+from proxy.api.listener import RESERVED_FILES, room_for
 from proxy.members.directory import Directory
 from proxy.members.member import Member
 
@@ -227,7 +227,7 @@ async def gone(server: Any, connection: Any, writer: asyncio.StreamWriter) -> No
 async def test_an_answer_whose_client_goes_away_leaves_nothing(running: Any, large: bytes) -> None:
     async with running() as server:
         _, writer, connection = await stalled(server)
-        held = connection.services.budget.held()
+        held = connection.context.budget.held()
         before = held["connection"]
         writer.write(UNFINISHED)
         await until(lambda: held["connection"] > before)
@@ -282,7 +282,7 @@ async def test_messages_of_a_client_that_goes_away_hold_nothing(running: Any) ->
         reader, writer = await server.connect(UPGRADE)
         await reader.readuntil(b"\r\n\r\n")
         (connection,) = server.server.connections
-        held = connection.services.budget.held()
+        held = connection.context.budget.held()
         with capture_logs() as logs:
             writer.write(b"\x81\x82\0\0\0\0[]" * 100_000)
             await until(lambda: held["connection"] > 0)
