@@ -6,7 +6,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from proxy.api import bodies
-from proxy.api.addressing import allow_all
+from proxy.api.origins import allow_all
 from proxy.api.requests import connection_of, services_of
 from proxy.translate import SCRIPTS_CACHED
 

@@ -18,18 +18,14 @@ from aiohttp import web
 
 from proxy import clock
 from proxy.api import bodies
-from proxy.api.addressing import (
-    MAX_PARAMETERS,
-    MAX_SEGMENTS,
-    may_be_rebound,
-    refuses,
-)
+from proxy.api.addressing import MAX_PARAMETERS, MAX_SEGMENTS
 from proxy.api.aiohttp_internals import has_route, set_route
 from proxy.api.answer_headers import finish
 from proxy.api.bodies import Handler
 from proxy.api.callers import address_of, site_of
 from proxy.api.error_answers import failed, interrupted, not_stored, unknown
 from proxy.api.holding import LargeBody, forget_frames
+from proxy.api.origins import may_be_rebound, refuses
 from proxy.api.requests import SERVICES, connection_of, services_of
 from proxy.logging import RequestContext, begin_request
 from proxy.members.accounting import LIMIT_REACHED

@@ -14,12 +14,12 @@ from proxy.admin.metrics import get_open
 from proxy.admin.state import ADMIN_LISTENER, state_of
 from proxy.admin.state_feed import STATE_FEEDS, StateFeeds
 from proxy.api import Services
-from proxy.api.addressing import allow_some
 from proxy.api.authenticator import AUTHENTICATOR, Authenticator
 from proxy.api.connection_manager import ConnectionLimits, EdgeContext, ManagedConnection
 from proxy.api.keys import provide
 from proxy.api.listener import Application, Listener
 from proxy.api.middleware import Gate
+from proxy.api.origins import allow_some
 from proxy.api.routes import add_routes
 from proxy.api.tls import Certificate
 from proxy.api.websocket import SOCKETS, Sockets

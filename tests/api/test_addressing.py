@@ -15,9 +15,10 @@ from multidict import CIMultiDict
 from stack import Client, running_proxy
 from yarl import URL
 
-from proxy.api import addressing
-from proxy.api.addressing import differs, may_be_rebound, peer_of, refuses, strip
+from proxy.api import origins
+from proxy.api.addressing import peer_of, strip
 from proxy.api.callers import Site, address_of, site_of
+from proxy.api.origins import differs, may_be_rebound, refuses
 from proxy.settings.values import to_base_path
 from proxy.simulator import Simulator
 
@@ -307,7 +308,7 @@ def test_a_loopback_name_of_the_hosts_file_is_guarded(
 ) -> None:
     text = "# comment\n127.0.1.1 Studio studio.lan # mine\n::1 six\n192.0.2.7 elsewhere\nx y\n"
     monkeypatch.setattr("pathlib.Path.read_text", lambda *_, **__: text)
-    addressing._loopback_names.cache_clear()
+    origins._loopback_names.cache_clear()
     try:
         for host, expected in (
             ("studio", True),
@@ -318,4 +319,4 @@ def test_a_loopback_name_of_the_hosts_file_is_guarded(
         ):
             assert refused(Host=host, Origin="http://evil.example") is expected
     finally:
-        addressing._loopback_names.cache_clear()
+        origins._loopback_names.cache_clear()

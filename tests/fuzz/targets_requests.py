@@ -17,7 +17,7 @@ from fuzz.harness import of_bytes, of_json, of_text
 from multidict import MultiDict
 from yarl import URL
 
-from proxy.api import addressing, bodies, credentials
+from proxy.api import addressing, bodies, credentials, origins
 from proxy.api.admission import Admission
 from proxy.api.jobs import parse_query, removals
 from proxy.api.keys import ACCOUNTING, SPOOL
@@ -130,9 +130,9 @@ def header(text: str) -> None:
     media_types.charset(text)
     bodies.coding([text], ("deflate", "gzip"))
     addressing.parse_address.__wrapped__(text)
-    addressing.differs(text, f"http://{text}")
-    addressing.is_loopback(text)
-    addressing.may_be_rebound(text, ["*.example.com"])
+    origins.differs(text, f"http://{text}")
+    origins.is_loopback(text)
+    origins.may_be_rebound(text, ["*.example.com"])
     headers = {"Authorization": text, "Cookie": text, "X-API-Key": text}
     if text.isprintable():
         request = make_mocked_request("GET", "/", headers)
