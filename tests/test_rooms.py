@@ -235,7 +235,7 @@ def test_no_part_is_handed_a_method_of_the_engine() -> None:
 def test_handlers_take_the_services_that_they_need() -> None:
     """Only what runs before the route is resolved looks into all services."""
     users = {path.stem for path in MODULES if "proxy.api.requests.services_of" in imports(path)}
-    assert users == {"holding", "metrics"}
+    assert users == {"answer_headers", "holding", "metrics", "middleware"}
 
 
 #: Fields of a live job that others than the table of jobs set: what a turn gives, what is still to

@@ -15,12 +15,12 @@ from proxy.turns import Turns, thread_turns
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from proxy.api.addressing import Network
     from proxy.api.header_sign_in import HeaderSignIn
     from proxy.api.web_interface import Journal, WebInterface
     from proxy.bus import EventBus
     from proxy.catalog.service import Catalog
     from proxy.costs.billing import Billing
+    from proxy.edge.addressing import Network
     from proxy.files.assets import Assets
     from proxy.files.service import Files
     from proxy.jobs.service import JobService

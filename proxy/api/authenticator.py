@@ -18,13 +18,13 @@ from msgspec import Struct
 from yarl import URL
 
 from proxy import clock
-from proxy.api.addressing import Way
-from proxy.api.admission import Admission
 from proxy.api.callers import address_of, site_of
 from proxy.api.credentials import KEY_HEADER, Credential, cookie_of, credentials_of, is_anonymous
 from proxy.api.header_sign_in import identity_of
 from proxy.api.requests import connection_of, way_of
 from proxy.api.tickets import TICKETED, Tickets
+from proxy.edge.addressing import Way
+from proxy.edge.admission import Admission
 from proxy.members import tokens
 from proxy.members.accounting import MAX_FAILURES, MAX_SIGN_IN_STEPS, Throttle
 from proxy.members.directory import Access

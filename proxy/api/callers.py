@@ -12,8 +12,8 @@ from typing import NamedTuple
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from proxy.api.addressing import Peer, is_trusted, parse_address
 from proxy.api.requests import admission_of, connection_of
+from proxy.edge.addressing import Peer, is_trusted, parse_address
 
 Headers = CIMultiDict[str] | CIMultiDictProxy[str]
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from proxy.api.addressing import Way
 from proxy.api.requests import way_of
+from proxy.edge.addressing import Way
 from proxy.translate.errors import LocalError
 
 COOKIE = "comfy_proxy_session"

@@ -6,7 +6,7 @@ import structlog
 from aiohttp import web
 
 from proxy.api import bodies
-from proxy.api.aiohttp_internals import has_route
+from proxy.edge.aiohttp_internals import has_route
 from proxy.logging import RequestContext
 from proxy.storage.database import BusyError, StorageError
 from proxy.translate.errors import LocalError

@@ -9,7 +9,7 @@ from __future__ import annotations
 from msgspec import Struct
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from proxy.api.addressing import Peer
+from proxy.edge.addressing import Peer
 from proxy.members.provisioning import MAX_SUBJECT, Identity, ProvisioningRules
 from proxy.translate.errors import LocalError
 

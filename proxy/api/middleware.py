@@ -18,8 +18,6 @@ from aiohttp import web
 
 from proxy import clock
 from proxy.api import bodies
-from proxy.api.addressing import MAX_PARAMETERS, MAX_SEGMENTS
-from proxy.api.aiohttp_internals import has_route, set_route
 from proxy.api.answer_headers import finish
 from proxy.api.bodies import Handler
 from proxy.api.callers import address_of, site_of
@@ -27,6 +25,8 @@ from proxy.api.error_answers import failed, interrupted, not_stored, unknown
 from proxy.api.holding import LargeBody, forget_frames
 from proxy.api.origins import may_be_rebound, refuses
 from proxy.api.requests import SERVICES, connection_of, services_of
+from proxy.edge.addressing import MAX_PARAMETERS, MAX_SEGMENTS
+from proxy.edge.aiohttp_internals import has_route, set_route
 from proxy.logging import RequestContext, begin_request
 from proxy.members.accounting import LIMIT_REACHED
 from proxy.storage.database import OutcomeUnknownError, StorageError
@@ -35,7 +35,7 @@ from proxy.translate.errors import LocalError
 if TYPE_CHECKING:
     from proxy.api import Services
     from proxy.api.authenticator import Authenticator
-    from proxy.api.connections import Connection
+    from proxy.edge.connections import Connection
     from proxy.members.audit import Value
 
 log = structlog.get_logger(__name__)

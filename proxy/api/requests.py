@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, cast
 
 from aiohttp import web
 
-from proxy.api.addressing import Way
-from proxy.api.admission import Admission
-from proxy.api.connections import Connection
+from proxy.edge.addressing import Way
+from proxy.edge.admission import Admission
+from proxy.edge.connections import Connection
 
 if TYPE_CHECKING:
     from proxy.api import Services

@@ -15,15 +15,15 @@ from proxy.admin.state import ADMIN_LISTENER, state_of
 from proxy.admin.state_feed import STATE_FEEDS, StateFeeds
 from proxy.api import Services
 from proxy.api.authenticator import AUTHENTICATOR, Authenticator
-from proxy.api.connection_manager import ConnectionLimits, EdgeContext, ManagedConnection
 from proxy.api.keys import provide
-from proxy.api.listener import Application, Listener
 from proxy.api.middleware import Gate
 from proxy.api.origins import allow_some
 from proxy.api.routes import add_routes
-from proxy.api.tls import Certificate
 from proxy.api.websocket import SOCKETS, Sockets
 from proxy.app.routes import of_admins, of_clients
+from proxy.edge.connection_manager import ConnectionLimits, EdgeContext, ManagedConnection
+from proxy.edge.listener import Application, HttpListener
+from proxy.edge.tls import Certificate
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
@@ -99,7 +99,7 @@ class Server:
             options.trusted_proxies,
             options.base_path,
         )
-        self._listener = Listener(
+        self._listener = HttpListener(
             self.app,
             self._gate,
             context,

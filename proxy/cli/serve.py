@@ -26,13 +26,13 @@ from proxy import __version__, clock
 from proxy import logging as logs
 from proxy.allocator import keep_freed_memory
 from proxy.api import Services, web_interface
-from proxy.api.connection_manager import ConnectionLimits
-from proxy.api.tls import Certificate, CertificateError
 from proxy.app import lifespan
 from proxy.app.server import Server
 from proxy.app.sign_in import sign_in_problems, template_problem
 from proxy.app.storage import refuse_lost_members
 from proxy.cli.common import Chosen, chosen_accounts, in_database
+from proxy.edge.connection_manager import ConnectionLimits
+from proxy.edge.tls import Certificate, CertificateError
 from proxy.members.marker import any_members
 from proxy.settings import ConfigError, Settings, default_data_dir, pictures_folder, place_options
 from proxy.storage.database import StorageError

@@ -19,7 +19,6 @@ from wire import Running
 from yarl import URL
 
 from proxy.api import ApiOptions, Services
-from proxy.api.connection_manager import ConnectionLimits
 from proxy.api.spool import Spool
 from proxy.api.web_interface import Journal, WebInterface
 from proxy.app.server import Server
@@ -28,6 +27,7 @@ from proxy.bus import EventBus
 from proxy.catalog.bodies import Body, Coding, Whole
 from proxy.catalog.file_lists import Listing
 from proxy.clock import now
+from proxy.edge.connection_manager import ConnectionLimits
 from proxy.files.conversions import Conversion
 from proxy.files.namespace import Named, make_record
 from proxy.files.uploads import MAX_BYTES

@@ -16,9 +16,9 @@ from stack import Client, running_proxy
 from yarl import URL
 
 from proxy.api import origins
-from proxy.api.addressing import peer_of, strip
 from proxy.api.callers import Site, address_of, site_of
 from proxy.api.origins import differs, may_be_rebound, refuses
+from proxy.edge.addressing import peer_of, strip
 from proxy.settings.values import to_base_path
 from proxy.simulator import Simulator
 

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 from wire import HEAD, POST, rest
 
-from proxy.api import connection_manager, limited_connection, places
+from proxy.edge import connection_manager, limited_connection, places
 
 
 async def test_a_connection_too_many_is_503_and_the_others_go_on(running: Any) -> None:
@@ -58,7 +58,7 @@ async def test_a_refused_client_that_says_nothing_is_closed(
 async def test_fewer_connections_are_logged_where_they_matter(
     running: Any, monkeypatch: pytest.MonkeyPatch, asked: int, room: int, level: str
 ) -> None:
-    monkeypatch.setattr("proxy.api.listener.room_for", lambda _: room)
+    monkeypatch.setattr("proxy.edge.listener.room_for", lambda _: room)
     with capture_logs() as logs:
         async with running(max_connections=asked):
             pass

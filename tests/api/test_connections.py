@@ -13,8 +13,8 @@ from structlog.testing import capture_logs
 from waiting import until
 from wire import HEAD, POST, rest
 
-from proxy.api import connections, limited_connection, places
-from proxy.api.listener import RESERVED_FILES, room_for
+from proxy.edge import connections, limited_connection, places
+from proxy.edge.listener import RESERVED_FILES, room_for
 from proxy.members.directory import Directory
 from proxy.members.member import Member
 

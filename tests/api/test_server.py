@@ -20,8 +20,8 @@ from quiet import logging_restored
 from stack import TIMEOUT
 from wire import HEAD, POST, rest
 
-from proxy.api.tls import Certificate, CertificateError
 from proxy.cli import main
+from proxy.edge.tls import Certificate, CertificateError
 
 #: How many seconds late a loaded machine may be.
 UNDER_LOAD = 10.0

@@ -14,10 +14,10 @@ from stack import TIMEOUT, Client, running_proxy
 from structlog.testing import capture_logs
 
 from proxy import supervisor
-from proxy.api.connection_manager import ConnectionManager
 from proxy.api.websocket import ClientSocket
 from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.resilience import Backoff
+from proxy.edge.connection_manager import ConnectionManager
 from proxy.engine import engine
 from proxy.engine.reconciler import Reconciler
 from proxy.jobs.views import LiveJobs

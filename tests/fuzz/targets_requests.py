@@ -17,13 +17,14 @@ from fuzz.harness import of_bytes, of_json, of_text
 from multidict import MultiDict
 from yarl import URL
 
-from proxy.api import addressing, bodies, credentials, origins
-from proxy.api.admission import Admission
+from proxy.api import bodies, credentials, origins
 from proxy.api.jobs import parse_query, removals
 from proxy.api.keys import ACCOUNTING, SPOOL
 from proxy.api.spool import Spool
 from proxy.api.upload import form, original_ref
 from proxy.budget import MemoryBudget
+from proxy.edge import addressing
+from proxy.edge.admission import Admission
 from proxy.files.conversions import conversion, original_place, small
 from proxy.translate import asset_requests, codec, media_types
 from proxy.translate.assets import AssetError, read_cursor, read_hash

@@ -15,17 +15,17 @@ from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 from msgspec.structs import replace
 
-from proxy.api.addressing import MAX_LINE
-from proxy.api.aiohttp_internals import intercept
-from proxy.api.connection_manager import (
+from proxy.edge.addressing import MAX_LINE
+from proxy.edge.aiohttp_internals import intercept
+from proxy.edge.connection_manager import (
     ConnectionLimits,
     ConnectionManager,
     EdgeContext,
     ManagedConnection,
 )
-from proxy.api.connections import Connection, begun, driven
-from proxy.api.tls import Certificate, TlsListener
+from proxy.edge.connections import Connection, begun, driven
 from proxy.edge.input import InputProtocol, ReadBuffer
+from proxy.edge.tls import Certificate, TlsListener
 from proxy.pool import Pool
 
 log = structlog.get_logger(__name__)
@@ -80,7 +80,7 @@ class SentAnswers(AbstractAccessLogger):
         cast("Connection", request.protocol).answered()
 
 
-class Listener:
+class HttpListener:
     """Serves an application, whose requests pass `gate` first.
 
     `gate` gets the application as a handler and returns the handler of all requests. `logger` is

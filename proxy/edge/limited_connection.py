@@ -16,12 +16,12 @@ import structlog
 from aiohttp import StreamReader, WSCloseCode, WSMessage, WSMsgType, web
 from aiohttp.http_parser import RawRequestMessage
 
-from proxy.api.addressing import Peer
-from proxy.api.aiohttp_internals import BY_ANSWER, BY_TURNS, PausedReading, has_waiting_request
-from proxy.api.connection_manager import REFUSAL_TIMEOUT, ConnectionLimits, ConnectionManager
-from proxy.api.raw_answers import HEADERS_TOO_LARGE, TOO_MUCH_UNFINISHED
 from proxy.budget import Allocation, ThresholdAllocation
+from proxy.edge.addressing import Peer
+from proxy.edge.aiohttp_internals import BY_ANSWER, BY_TURNS, PausedReading, has_waiting_request
+from proxy.edge.connection_manager import REFUSAL_TIMEOUT, ConnectionLimits, ConnectionManager
 from proxy.edge.loop_turns import Driver
+from proxy.edge.raw_answers import HEADERS_TOO_LARGE, TOO_MUCH_UNFINISHED
 from proxy.owners import Owner
 from proxy.translate.errors import LocalError
 

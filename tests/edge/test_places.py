@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.api import places
-from proxy.api.places import Places
+from proxy.edge import places
+from proxy.edge.places import Places
 from proxy.owners import Owner, stranger
 from proxy.pool import Pool
 

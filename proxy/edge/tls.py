@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from proxy.api.connections import Connection
+from proxy.edge.connections import Connection
 from proxy.edge.input import InputProtocol
 from proxy.supervisor import Supervisor
 

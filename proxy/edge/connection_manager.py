@@ -13,11 +13,11 @@ from typing import Protocol, cast
 import structlog
 from msgspec import Struct
 
-from proxy.api.addressing import Network, Peer
-from proxy.api.admission import Admission
-from proxy.api.places import MIN_SHARE, Occupant, Places
 from proxy.budget import MemoryBudget
+from proxy.edge.addressing import Network, Peer
+from proxy.edge.admission import Admission
 from proxy.edge.loop_turns import Driver, LoopTurns
+from proxy.edge.places import MIN_SHARE, Occupant, Places
 from proxy.members.directory import Directory
 from proxy.owners import Owner, stranger
 from proxy.pool import Pool

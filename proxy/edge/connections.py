@@ -15,7 +15,8 @@ from aiohttp import StreamReader, WSCloseCode, web
 from aiohttp.http_parser import RawRequestMessage
 from yarl import URL
 
-from proxy.api.addressing import (
+from proxy.budget import Allocation
+from proxy.edge.addressing import (
     EXCESSIVE,
     STRAIGHT,
     is_excessive,
@@ -24,10 +25,10 @@ from proxy.api.addressing import (
     peer_of,
     strip,
 )
-from proxy.api.admission import Admission
-from proxy.api.aiohttp_internals import BY_ANSWER, has_waiting_request
-from proxy.api.connection_manager import ConnectionManager
-from proxy.api.limited_connection import (
+from proxy.edge.admission import Admission
+from proxy.edge.aiohttp_internals import BY_ANSWER, has_waiting_request
+from proxy.edge.connection_manager import ConnectionManager
+from proxy.edge.limited_connection import (
     ANSWER,
     BODY,
     HANDSHAKE,
@@ -40,8 +41,7 @@ from proxy.api.limited_connection import (
     Leave,
     LimitedConnection,
 )
-from proxy.api.raw_answers import TOO_MANY_CONNECTIONS
-from proxy.budget import Allocation
+from proxy.edge.raw_answers import TOO_MANY_CONNECTIONS
 
 log = structlog.get_logger(__name__)
 
