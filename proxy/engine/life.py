@@ -245,9 +245,11 @@ class JobLife:
                 await self._workers[job.account].cloud.cancel(job.cloud_id)
                 break
             except (CloudError, StorageError) as error:
-                failures += 1
                 log.warning("cancel_failed", error=str(error))
-                await asyncio.sleep(_RETRY.after(failures))
+            except Exception:
+                log.exception("cancel_crashed")
+            failures += 1
+            await asyncio.sleep(_RETRY.after(failures))
         log.info("job_cancelled", cloud_job=job.cloud_id)
         self._scheduler.free(job)
         await self._table.discard(job)

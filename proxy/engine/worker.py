@@ -122,8 +122,11 @@ class AccountWorker:
         self.router.forget(cloud_id)
 
     async def abandon(self, cloud_id: str) -> None:
-        """Have the cloud end a job, whatever it answers."""
+        """Have the cloud end a job, whatever becomes of that: the job goes on to its end, and keeps
+        no slot beyond it."""
         try:
             await self.cloud.cancel(cloud_id)
         except CloudError as error:
             log.warning("cancel_failed", cloud_job=cloud_id, error=str(error))
+        except Exception:
+            log.exception("cancel_crashed", cloud_job=cloud_id)

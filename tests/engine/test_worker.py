@@ -7,12 +7,36 @@ from typing import Any
 
 from engine.rig import Catalog, Files
 from engine.worlds import World
+from yarl import URL
 
 from proxy.cloud.client import CloudClient
+from proxy.cloud.upstream import Capabilities
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.policy import Policy
 from proxy.engine.worker import AccountWorker
 from proxy.simulator import Simulator
+
+
+class CrashingCloud:
+    """An account whose calls fail by a fault of the proxy."""
+
+    base_url = URL("https://cloud.test")
+    capabilities = Capabilities()
+
+    def events(self, *_: Any) -> None:
+        return
+
+    async def cancel(self, _cloud_id: str) -> bool:
+        raise RuntimeError("a fault of the proxy")
+
+
+async def test_a_job_whose_cancellation_crashes_is_abandoned_all_the_same() -> None:
+    cloud: Any = CrashingCloud()
+    account = Account("one", cloud, "", slots=Slots(1))
+    world = World(one=account)
+    resources: Any = SimpleNamespace(files=Files(), catalog=Catalog(), packs=None)
+    worker = AccountWorker(account, world.scheduler, world.table, resources, Policy())
+    await worker.abandon("a job")
 
 
 async def test_another_key_is_used_for_calls_and_makes_the_account_well(
