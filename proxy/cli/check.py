@@ -21,14 +21,18 @@ from sqlalchemy import Connection
 from proxy import __version__
 from proxy import logging as logs
 from proxy.app.sign_in import check_providers, template_problem
+from proxy.catalog.owners import parted
 from proxy.cli.common import CommandError, UsageError, chosen_accounts
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused, CloudUnauthorized
 from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.resilience import RetryPolicy
+from proxy.cloud.v2.catalog import NodeList
+from proxy.cloud.v2.client import DeploymentClient
+from proxy.cloud.v2.releases import Releases
 from proxy.files.blobs import BlobError, open_blobs
 from proxy.members.directory import Directory
-from proxy.observations import identity_of, keep_facts
+from proxy.observations import AccountObservations, identity_of, keep_facts
 from proxy.probe import CONSENT, probe
 from proxy.probe.points import Findings, Level
 from proxy.settings import (
@@ -36,13 +40,14 @@ from proxy.settings import (
     ConfigError,
     Settings,
     key_place,
+    nodes_of,
     read_account_key,
     read_key,
 )
 from proxy.storage.database import FILE, Database, StorageError, open_sqlite
 from proxy.storage.members import MemberRepository
 from proxy.storage.start import HEAD, is_usable, open_server, opened_database, revision
-from proxy.storage.usage import FACT, ObservationRepository
+from proxy.storage.usage import FACT, Observation, ObservationRepository
 from proxy.translate.plans import AccountPlan
 
 #: Seconds that the cloud has for each answer.
@@ -148,6 +153,7 @@ def _accounts(settings: Settings) -> list[tuple[AccountAccess, str]]:
             key or "",
             plain_http=settings.allow_plain_http,
             key_place=place,
+            nodes=None if table is None else nodes_of(table),
         )
         found.append((account, problem))
     return found
@@ -158,7 +164,9 @@ async def _check_accounts(accounts: list[tuple[AccountAccess, str]], checks: Che
     for account, problem in accounts:
         if len(accounts) > 1:
             checks.begin(account.name)
-        if await _check_account(account, problem, checks):
+        if account.nodes is not None:
+            await _check_deployment(account, problem, checks)
+        elif await _check_account(account, problem, checks):
             refused.append(account.name)
     checks.account = None
     if refused:
@@ -167,9 +175,10 @@ async def _check_accounts(accounts: list[tuple[AccountAccess, str]], checks: Che
             fine="The cloud does not tell this key what it books and what is left. Enter a balance "
             f"if you need one: comfy-cloud-proxy balance {refused[0]} CREDITS.",
         )
-    same = Counter(account.key for account, _ in accounts if account.key)
+    cloud = [account for account, _ in accounts if account.nodes is None]
+    same = Counter(account.key for account in cloud if account.key)
     if any(count > 1 for count in same.values()):
-        names = " and ".join(account.name for account, _ in accounts if same[account.key] > 1)
+        names = " and ".join(account.name for account in cloud if same[account.key] > 1)
         checks.add("accounts", problem=f"{names} have the same key: remove all but one of them.")
 
 
@@ -199,6 +208,58 @@ async def _check_account(account: AccountAccess, missing: str, checks: CheckRepo
         return await client.billing.access() == "refused"
     finally:
         await client.close()
+
+
+async def _check_deployment(account: AccountAccess, missing: str, checks: CheckReport) -> None:
+    """Check a deployment and its list of nodes. Nothing is started, and no job is sent."""
+    assert account.nodes is not None  # noqa: S101 (by the kind of the account)
+    nodes = NodeList(account.nodes)
+    await checks.passes("nodes", _nodes_listed(nodes))
+    if missing:
+        checks.add("key", problem=missing)
+        return
+    client = DeploymentClient(
+        account.base_url,
+        account.key,
+        nodes,
+        timeout=TIMEOUT,
+        retries=RetryPolicy(budget=TIMEOUT / 2),
+        plain_http=account.plain_http,
+    )
+    await client.start()
+    try:
+        await checks.passes("deployment", _deployment_answers(client, account))
+    finally:
+        await client.close()
+
+
+async def _nodes_listed(nodes: NodeList) -> str:
+    try:
+        classes, _ = parted(await nodes.read())
+    except (CloudError, ValueError) as error:
+        raise _ProblemError(
+            f"There is no list of nodes ({error}): save it with comfy-cloud-proxy catalog save "
+            "http://127.0.0.1:8188 object_info.json."
+        ) from None
+    return f"{len(classes):,} node classes in {nodes.place}."
+
+
+async def _deployment_answers(client: DeploymentClient, account: AccountAccess) -> str:
+    address = str(client.base_url).rstrip("/")
+    try:
+        await client.check_key()
+    except CloudUnauthorized:
+        new_key = _new_key(account.key_place)
+        raise _ProblemError(
+            f"{address} does not know this key, which must be one of its workspace: {new_key}."
+        ) from None
+    except CloudRefused as error:
+        raise _ProblemError(f"{address} refused the request ({error}).") from None
+    except CloudError as error:
+        raise _ProblemError(
+            f"{address} cannot be reached ({error}): check base_url of the account."
+        ) from None
+    return f"{address} accepts the key."
 
 
 def _plan_sentence(plan: AccountPlan) -> str:
@@ -421,6 +482,7 @@ async def _anomalies(settings: Settings, checks: CheckReport) -> None:
     except StorageError as error:
         checks.add("anomalies", problem=f"The database cannot be read ({error}).")
         return
+    await _releases(settings, rows, checks)
     seen = [row for row in rows if row.kind != FACT]
     if not seen:
         checks.add("anomalies", fine="All answers of Comfy Cloud are documented.")
@@ -432,6 +494,20 @@ async def _anomalies(settings: Settings, checks: CheckReport) -> None:
         fine=f"Comfy Cloud sent {sum(row.count for row in seen)} undocumented answers or events "
         f"({named}{more}): report the output of GET /proxy/api/cloud-anomalies.",
     )
+
+
+async def _releases(settings: Settings, rows: list[Observation], checks: CheckReport) -> None:
+    """Tell which deployments run a newer release than their list of nodes, as jobs reported it."""
+    for table in settings.accounts:
+        if (place := nodes_of(table)) is None or table.base_url is None:
+            continue
+        known = AccountObservations(table.name)
+        identity = identity_of(table.name, table.base_url)
+        for row in rows:
+            if row.identity == identity:
+                known.restore(row)
+        if notice := await Releases(known, NodeList(place)).notice():
+            checks.add("release", fine=f"{table.name}: {notice}.")
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from proxy import __version__
-from proxy.cli import config, data_folder, service
+from proxy.cli import catalog, config, data_folder, service
 from proxy.cli.billing import balance
 from proxy.cli.common import (
     PROGRAM,
@@ -395,6 +395,35 @@ def _show_config(
     Secrets are not printed.
     """
     return config.show(load_with_sources(options), as_json=as_json)
+
+
+_catalog = typer.Typer(
+    help="Keep the list of nodes of a deployment.",
+    no_args_is_help=True,
+    epilog=examples("catalog save http://127.0.0.1:8188 object_info.json"),
+)
+app.add_typer(_catalog, name="catalog")
+
+
+@command(
+    _catalog,
+    "save",
+    "catalog save http://127.0.0.1:8188 object_info.json",
+    short="Save the list of nodes of a ComfyUI.",
+    settings=(),
+)
+def _save_catalog(
+    options: dict[str, Any],
+    address: Annotated[str, argument("ADDRESS", "The address of a ComfyUI with these nodes.")],
+    target: Annotated[Path, argument("FILE", "The file to write.")],
+) -> int:
+    """Save the list of nodes of a ComfyUI, for `object_info` of a deployment with the same nodes.
+
+    A file that exists is replaced. A running proxy reads it when its list is old (see
+    catalog_max_age), or when a client names a node that the list lacks.
+    """
+    del options
+    return catalog.save(address, target)
 
 
 _service = typer.Typer(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -181,9 +182,15 @@ async def chosen_accounts(settings: Settings) -> AsyncIterator[Chosen]:
         from proxy.simulator import Simulator, Switches
 
         switches = Switches(pace=settings.simulate_pace)
-        async with Simulator(plan=_plan(settings.slots), switches=switches) as simulator:
-            yield _registered(_simulated(simulator, settings), simulated=True)
+        async with (
+            Simulator(plan=_plan(settings.slots), switches=switches) as simulator,
+            _simulated_deployments(settings) as deployments,
+        ):
+            accounts = [*_simulated(simulator, settings), *deployments]
+            yield _registered(accounts, simulated=True)
         return
+    if settings.simulate_deployment:
+        raise ConfigError("simulate_deployment needs the simulator: add simulate = true.")
     accounts = read_accounts(settings)
     if not accounts:
         raise ConfigError(
@@ -203,6 +210,43 @@ def _registered(accounts: list[AccountAccess], *, simulated: bool) -> Chosen:
     return Chosen(tuple(accounts), simulated)
 
 
+#: The account of a simulated deployment that has no table.
+_STUDIO = "studio"
+
+
+@asynccontextmanager
+async def _simulated_deployments(settings: Settings) -> AsyncIterator[list[AccountAccess]]:
+    """Run a deployment for each table of one, and one more if the settings ask for it. Their lists
+    of nodes are files, since a deployment does not serve its own."""
+    tables = {table.name: table for table in settings.accounts if table.kind == "deployment"}
+    names = [*tables] + [_STUDIO] * (settings.simulate_deployment and _STUDIO not in tables)
+    if not names:
+        yield []
+        return
+    from proxy.simulator.deployment import DeploymentSwitches, SimulatedDeployment
+
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="object_info-")))
+        accounts = []
+        for name in names:
+            switches = DeploymentSwitches(pace=settings.simulate_pace)
+            deployment = await stack.enter_async_context(SimulatedDeployment(switches=switches))
+            listed = folder / f"{name}.json"
+            listed.write_bytes(deployment.object_info)
+            table = tables.get(name)
+            accounts.append(
+                AccountAccess(
+                    name,
+                    deployment.base_url,
+                    deployment.key,
+                    switches.workers,
+                    members=() if table is None else table.members,
+                    nodes=listed,
+                )
+            )
+        yield accounts
+
+
 def _simulated(simulator: Simulator, settings: Settings) -> list[AccountAccess]:
     """Return an account of the simulator for each table of the settings, whose own key is not
     used."""
@@ -211,6 +255,8 @@ def _simulated(simulator: Simulator, settings: Settings) -> list[AccountAccess]:
         return [AccountAccess("default", simulator.base_url, simulator.key, slots)]
     accounts = []
     for table in settings.accounts:
+        if table.kind == "deployment":
+            continue
         slots = table.jobs_at_once
         key = simulator.add_account(f"comfyui-{randomness.uuid4().hex}", _plan(slots)).key
         accounts.append(

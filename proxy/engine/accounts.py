@@ -241,6 +241,7 @@ class Account:
             plan.minutes if plan.tier else known.minutes,
             known.balance_cents if plan.balance_cents is None else plan.balance_cents,
             plan.currency or known.currency,
+            plan.notice,
         )
         if not self.plan.slots:
             return False

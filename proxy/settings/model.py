@@ -119,6 +119,12 @@ class Settings(BaseSettings, SettingsTable):
         "General",
         "Run workflows on a Comfy Cloud simulator inside this process. Needs no key.",
     )
+    simulate_deployment: bool = setting(
+        False,
+        "General",
+        "With `simulate`: add a simulated deployment with made-up node packs, as the account "
+        "`studio`.",
+    )
     simulate_pace: float = setting(
         0.05,
         "General",

@@ -42,7 +42,8 @@ class AccountPlan(Struct, frozen=True):
     """The plan and the balance that an account reports; `None` and `""` are unknown.
 
     `slots` are jobs at once, which are `certain` where the cloud named them. `minutes` is the
-    longest run. `balance_cents` is in hundredths of `currency`, and may be negative.
+    longest run. `balance_cents` is in hundredths of `currency`, and may be negative. A `notice`
+    says what to do about the account.
     """
 
     tier: str = ""
@@ -51,6 +52,7 @@ class AccountPlan(Struct, frozen=True):
     minutes: int | None = None
     balance_cents: int | None = None
     currency: str = ""
+    notice: str = ""
 
     @property
     def name(self) -> str:
@@ -75,6 +77,8 @@ class AccountPlan(Struct, frozen=True):
             parts.append(f"{self.minutes} minutes for a run")
         if self.balance:
             parts.append(f"balance {self.balance}")
+        if self.notice:
+            parts.append(self.notice)
         return ", ".join(parts)
 
 

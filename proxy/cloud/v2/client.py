@@ -193,8 +193,8 @@ class DeploymentClient:
                 raise
 
     async def account_plan(self) -> AccountPlan:
-        """Return nothing: a deployment has no plan."""
-        return AccountPlan()
+        """Return no plan, since a deployment has none, but what to do about its list of nodes."""
+        return AccountPlan(notice=await self.releases.notice())
 
     # --- submission ------------------------------------------------------------------------
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from datetime import datetime
+from typing import Any
 
 import structlog
 
@@ -18,11 +19,11 @@ log = structlog.get_logger(__name__)
 _RELEASE, _SINCE = "release", "release_since"
 
 
-class NewRelease(NamedTuple):
-    """A release, and since when (ms since 1970) it runs."""
-
-    version: int
-    since: int
+def outdated(version: int, since: int) -> str:
+    """Return what to do about a list of nodes that is older than a release, which runs since then
+    (ms since 1970)."""
+    day = datetime.fromtimestamp(since / 1000).astimezone().date().isoformat()
+    return f"Runs release {version} since {day}: renew object_info"
 
 
 @dataclass(eq=False, repr=False)
@@ -49,10 +50,11 @@ class Releases:
             self.observations.learn(_SINCE, str(clock.now()))
             log.warning("catalog_outdated", account=self.observations.account, release=version)
 
-    async def newer(self) -> NewRelease | None:
-        """Return the release if it came after the list of nodes was saved."""
+    async def notice(self) -> str:
+        """Return what to do if the release came after the list of nodes was saved, else an empty
+        text."""
         version, since = map(self.observations.number, (_RELEASE, _SINCE))
         saved = await self.nodes.saved_at()
         if version is None or since is None or saved is None or saved * 1000 >= since:
-            return None
-        return NewRelease(version, since)
+            return ""
+        return outdated(version, since)
