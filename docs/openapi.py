@@ -1,7 +1,7 @@
 """Describes `/proxy/api` as OpenAPI: `docs/openapi.json`, written by `make docs`.
 
 Paths, methods and summaries come from the table of routes and the docstrings of its handlers, the
-schemas from the types of `proxy/admin/schema/` and of what the handlers check bodies with.
+schemas from the annotations of the handlers and from what they check bodies with.
 """
 
 from __future__ import annotations
@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from proxy import __version__
 from proxy.admin.audit import MAX_ENTRIES, MAX_OFFSET
 from proxy.admin.gallery import PAGE
-from proxy.admin.schema import RefusalBody, administration, jobs, state, usage, webhooks
+from proxy.admin.schema import RefusalBody, jobs, state
+from proxy.api.bodies import JsonAnswer
 from proxy.api.routes import Route
 from proxy.app.routes import ROUTES
 from proxy.costs.billing import DAYS, EnteredBalance
@@ -46,8 +49,9 @@ _REQUIRED = frozenset({"id"})
 
 
 class Operation(Struct, frozen=True):
-    """What a route takes and answers with. Without an `answer` it has no body; `absent` says when
-    it answers 204 instead."""
+    """What a route takes and answers with. The type of an answer of JSON is that of its handler,
+    and `answer` is any other; without one it has no body. `absent` says when it answers 204
+    instead."""
 
     answer: Any = None
     status: int = 200
@@ -59,7 +63,6 @@ class Operation(Struct, frozen=True):
 
 OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("GET", "usage"): Operation(
-        usage.Usage,
         query={
             "from": (_DAY, "The first day (UTC); without it today."),
             "to": (_DAY, "The last day (UTC); without it today."),
@@ -72,7 +75,6 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         },
     ),
     ("GET", "billing"): Operation(
-        usage.BillingShown,
         query={
             "from": (_DAY, f"The first day (UTC); without it that of the last {DAYS} days."),
             "to": (_DAY, "The last day (UTC); without it today."),
@@ -80,7 +82,6 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ),
     ("PATCH", "billing/{account}"): Operation(status=204, body=EnteredBalance),
     ("GET", "audit"): Operation(
-        administration.AuditPage,
         query={
             "limit": (Annotated[int, Meta(ge=0, le=MAX_ENTRIES)], "Entries at most; 100."),
             "offset": (Annotated[int, Meta(ge=0, le=MAX_OFFSET)], "Entries to leave out; 0."),
@@ -88,16 +89,14 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
             "action": (str, "Only entries of this action."),
         },
     ),
-    ("GET", "cloud-anomalies"): Operation(administration.Anomalies),
-    ("GET", "state"): Operation(state.State),
+    ("GET", "cloud-anomalies"): Operation(),
+    ("GET", "state"): Operation(),
     ("GET", "events"): Operation(state.State, media=_EVENTS),
-    ("GET", "interface"): Operation(state.InterfaceState),
+    ("GET", "interface"): Operation(),
     ("GET", "activity"): Operation(
-        usage.Activity,
         query={"range": (Literal["1h", "24h", "7d"], "How far back; `24h`."), **_MEMBER},
     ),
     ("GET", "jobs"): Operation(
-        jobs.EndedJobs,
         query={
             "status": (Literal["completed", "failed", "cancelled"], "How the jobs ended."),
             "q": (str, "A text in the label, the id or the member."),
@@ -106,7 +105,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
             **_MEMBER,
         },
     ),
-    ("GET", "jobs/{id}"): Operation(jobs.JobPage, query=_OWNER),
+    ("GET", "jobs/{id}"): Operation(query=_OWNER),
     ("GET", "thumbnail"): Operation(
         bytes,
         media=_WEBP,
@@ -115,12 +114,11 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
             "output": (Annotated[int, Meta(ge=0)], "The `number` of an output of the job."),
         },
     ),
-    ("GET", "run"): Operation(jobs.RunShown, query=_JOB),
+    ("GET", "run"): Operation(query=_JOB),
     ("GET", "preview"): Operation(
         bytes, media="image/*", query=_JOB, absent="There is no preview."
     ),
     ("GET", "workflow"): Operation(
-        jobs.SentWorkflow,
         query={
             **_JOB,
             "format": (
@@ -129,27 +127,25 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
             ),
         },
     ),
-    ("POST", "jobs/cancel"): Operation(jobs.Cancelled, body=jobs.JobToCancel),
-    ("POST", "validate"): Operation(jobs.ValidatedPrompt, body=jobs.PromptToValidate),
-    ("GET", "invitations"): Operation(administration.OpenInvitations, query=_MEMBER),
-    ("POST", "invitations"): Operation(
-        administration.MadeInvitation, status=201, body=NewInvitation
-    ),
+    ("POST", "jobs/cancel"): Operation(body=jobs.JobToCancel),
+    ("POST", "validate"): Operation(body=jobs.PromptToValidate),
+    ("GET", "invitations"): Operation(query=_MEMBER),
+    ("POST", "invitations"): Operation(status=201, body=NewInvitation),
     ("DELETE", "invitations/{id}"): Operation(status=204),
-    ("GET", "members"): Operation(administration.Members, query=_MEMBER),
-    ("POST", "members"): Operation(administration.MemberShown, status=201, body=NewMember),
-    ("PATCH", "members/{name}"): Operation(administration.MemberShown, body=MemberFields),
+    ("GET", "members"): Operation(query=_MEMBER),
+    ("POST", "members"): Operation(status=201, body=NewMember),
+    ("PATCH", "members/{name}"): Operation(body=MemberFields),
     ("DELETE", "members/{name}"): Operation(status=204),
-    ("GET", "tokens"): Operation(administration.Tokens, query=_MEMBER),
-    ("POST", "tokens"): Operation(administration.MadeToken, status=201, body=NewToken),
+    ("GET", "tokens"): Operation(query=_MEMBER),
+    ("POST", "tokens"): Operation(status=201, body=NewToken),
     ("DELETE", "tokens/{prefix}"): Operation(status=204),
-    ("GET", "webhooks"): Operation(webhooks.WebhookList, query=_MEMBER),
-    ("POST", "webhooks"): Operation(webhooks.MadeWebhook, status=201, body=NewWebhook),
-    ("PATCH", "webhooks/{id}"): Operation(webhooks.WebhookShown, body=WebhookFields),
+    ("GET", "webhooks"): Operation(query=_MEMBER),
+    ("POST", "webhooks"): Operation(status=201, body=NewWebhook),
+    ("PATCH", "webhooks/{id}"): Operation(body=WebhookFields),
     ("DELETE", "webhooks/{id}"): Operation(status=204),
-    ("POST", "webhooks/{id}/secret"): Operation(webhooks.WebhookSecret),
-    ("POST", "webhooks/{id}/test"): Operation(webhooks.WebhookTested, status=202),
-    ("GET", "webhooks/{id}/deliveries"): Operation(webhooks.Deliveries),
+    ("POST", "webhooks/{id}/secret"): Operation(),
+    ("POST", "webhooks/{id}/test"): Operation(status=202),
+    ("GET", "webhooks/{id}/deliveries"): Operation(),
 }
 
 
@@ -180,7 +176,7 @@ def undescribed(routes: Iterable[Route]) -> list[str]:
 def document(routes: Iterable[Route] = ROUTES) -> dict[str, Any]:
     """Return the description of all routes of `/proxy/api`."""
     described = {
-        (route.method, route.path): (route, OPERATIONS[key])
+        (route.method, route.path): (route, _typed(OPERATIONS[key], route))
         for route in routes
         if route.path.startswith(PREFIX)
         and (key := (route.method, route.path.removeprefix(PREFIX))) in OPERATIONS
@@ -218,6 +214,15 @@ def document(routes: Iterable[Route] = ROUTES) -> dict[str, Any]:
             },
         },
     }
+
+
+def _typed(operation: Operation, route: Route) -> Operation:
+    """Return an operation with the answer that its handler is annotated with."""
+    kinds = get_type_hints(route.handler)["return"]
+    for kind in get_args(kinds) if isinstance(kinds, UnionType) else (kinds,):
+        if get_origin(kind) is JsonAnswer:
+            return replace(operation, answer=get_args(kind)[0])
+    return operation
 
 
 def page() -> str:

@@ -11,7 +11,7 @@ import asyncio
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 import structlog
 from msgspec import Struct, field
@@ -143,13 +143,12 @@ class Observations:
             except StorageError as error:
                 log.warning("observations_load_failed", error=str(error))
 
-    async def report(self) -> list[dict[str, Any]]:
-        """Return `{"account", "facts", "anomalies": [...]}` of each account, from the database; see
-        `shown`. Raises `StorageError`."""
+    async def report(self) -> list[AccountAnomalies]:
+        """Return what is known of each account, from the database. Raises `StorageError`."""
         await self.unwritten.flush()
         rows = await self._repository.load(self.accounts)
         return [
-            {"account": account.account, **shown(row for row in rows if row.identity == identity)}
+            _shown(account.account, (row for row in rows if row.identity == identity))
             for identity, account in self.accounts.items()
         ]
 
@@ -163,15 +162,42 @@ async def keep_facts(database: Database, identity: str, facts: Mapping[str, str]
     await ObservationRepository(database).add([replace(row, identity=identity) for row in rows])
 
 
-def shown(rows: Iterable[Observation]) -> dict[str, Any]:
-    """Return `{"facts": {name: value}, "anomalies": [{"kind", "name", "count", "first", "last",
-    "example"}]}`; times are ms since 1970."""
-    facts, anomalies = {}, []
+class Anomaly(TypedDict):
+    """Something undocumented that the cloud has sent. Times are ms since 1970."""
+
+    kind: str
+    name: str
+    count: int
+    first: int
+    last: int
+    example: Any
+
+
+class AccountAnomalies(TypedDict):
+    """What is known of an account's cloud beyond its documents."""
+
+    account: str
+    facts: dict[str, Any]
+    anomalies: list[Anomaly]
+
+
+def _shown(account: str, rows: Iterable[Observation]) -> AccountAnomalies:
+    """Return what the rows say of an account."""
+    facts: dict[str, Any] = {}
+    anomalies: list[Anomaly] = []
     for row in rows:
         value = codec.loads(row.value)
         if row.kind == FACT:
             facts[row.name] = value
         else:
-            seen = {"count": row.count, "first": row.first_at, "last": row.last_at}
-            anomalies.append({"kind": row.kind, "name": row.name, **seen, "example": value})
-    return {"facts": facts, "anomalies": anomalies}
+            anomalies.append(
+                {
+                    "kind": row.kind,
+                    "name": row.name,
+                    "count": row.count,
+                    "first": row.first_at,
+                    "last": row.last_at,
+                    "example": value,
+                }
+            )
+    return {"account": account, "facts": facts, "anomalies": anomalies}

@@ -5,7 +5,9 @@ from __future__ import annotations
 from aiohttp import web
 
 from proxy.admin.members import require_admin
+from proxy.admin.schema.administration import AuditPage
 from proxy.api import bodies
+from proxy.api.bodies import JsonAnswer
 from proxy.api.keys import ACCOUNTING
 from proxy.storage.database import StorageError
 from proxy.translate.errors import LocalError
@@ -14,7 +16,7 @@ from proxy.translate.errors import LocalError
 MAX_ENTRIES, MAX_OFFSET = 1000, 1_000_000
 
 
-async def get_audit(request: web.Request) -> web.Response:
+async def get_audit(request: web.Request) -> JsonAnswer[AuditPage]:
     """Return `limit` entries after the first `offset`, newest first, to admins.
 
     The query may name a `member` and an `action`.

@@ -8,17 +8,19 @@ from aiohttp import web
 
 from proxy import clock
 from proxy.admin.members import json_body, require_admin, translated_errors
+from proxy.admin.schema.usage import BillingShown, account_billed
 from proxy.admin.usage import day_parameter
 from proxy.api import bodies
+from proxy.api.bodies import JsonAnswer
 from proxy.api.keys import BILLING
 from proxy.api.middleware import note
-from proxy.costs.billing import DAYS, MAX_DAYS, EnteredBalance, UnknownAccountError, billed
+from proxy.costs.billing import DAYS, MAX_DAYS, EnteredBalance, UnknownAccountError
 from proxy.members.member import validated
 from proxy.storage.usage import day_of
 from proxy.translate.errors import LocalError
 
 
-async def get_billing(request: web.Request) -> web.Response:
+async def get_billing(request: web.Request) -> JsonAnswer[BillingShown]:
     """Return what jobs have cost beside what Comfy Cloud has booked, by account and day (UTC).
 
     For admins. The query has `from` and `to` (days, both included; default the last 30 days).
@@ -32,7 +34,7 @@ async def get_billing(request: web.Request) -> web.Response:
     if (date.fromisoformat(last) - date.fromisoformat(first)).days >= MAX_DAYS:
         raise LocalError("invalid_from", f"from must be less than {MAX_DAYS} days before to.")
     found = await request.app[BILLING].report(first, last)
-    return bodies.json({"from": first, "to": last, "accounts": list(map(billed, found))})
+    return bodies.json({"from": first, "to": last, "accounts": list(map(account_billed, found))})
 
 
 async def enter_balance(request: web.Request) -> web.Response:

@@ -8,10 +8,13 @@ from pathlib import Path
 from aiohttp import web
 
 from proxy.admin.members import require_admin
+from proxy.admin.schema.jobs import Cancelled
+from proxy.admin.schema.state import State
 from proxy.admin.state import StateScope, scope_of, state_of
 from proxy.admin.state_feed import STATE_FEEDS, StateMessage
 from proxy.api import bodies
 from proxy.api.answer_headers import prepare
+from proxy.api.bodies import JsonAnswer
 from proxy.api.holding import stream_place
 from proxy.api.keys import JOBS, MEMBERS
 from proxy.api.middleware import note
@@ -59,7 +62,7 @@ def _page_file(name: str) -> web.Response:
     return web.Response(body=_FILES[name], content_type=kind, charset="utf-8", headers=_HEADERS)
 
 
-async def get_state(request: web.Request) -> web.Response:
+async def get_state(request: web.Request) -> JsonAnswer[State]:
     """Return what the dashboard shows at this moment."""
     return bodies.json(await state_of(request.app, scope_of(request)))
 
@@ -102,7 +105,7 @@ async def _send_states(request: web.Request) -> web.StreamResponse:
     return stream
 
 
-async def cancel(request: web.Request) -> web.Response:
+async def cancel(request: web.Request) -> JsonAnswer[Cancelled]:
     """Cancel a waiting or running job: one's own, and as an admin anybody's.
 
     The body is `{"member", "id"}`, the answer `{"cancelled": true}`, false for one that has ended.

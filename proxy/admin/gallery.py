@@ -10,19 +10,22 @@ from typing import Any, TypeGuard
 
 import msgspec
 from aiohttp import web
-from msgspec.structs import asdict
 
 from proxy.admin.members import require_admin, whose
 from proxy.admin.schema.jobs import (
     CostShown,
+    EndedJobs,
     EndedJobShown,
     JobErrorShown,
+    JobPage,
     NodeShown,
     OutputShown,
+    PromptShown,
     TextShown,
 )
 from proxy.admin.state import describe
 from proxy.api import bodies
+from proxy.api.bodies import Encoded, JsonAnswer, encoded
 from proxy.api.content import content_headers
 from proxy.api.holding import owner_of
 from proxy.api.jobs import examined
@@ -53,7 +56,7 @@ Known = Callable[[str], Mapping[str, Any] | None]
 _CURSOR = re.compile(r"([0-9]{1,15})\.([0-9]{1,15})", re.ASCII)
 
 
-async def list_jobs(request: web.Request) -> web.Response:
+async def list_jobs(request: web.Request) -> JsonAnswer[EndedJobs]:
     """Return ended jobs, the newest first: of everybody or a `member`; members see their own.
 
     The query may have a `status` (`completed`, `failed`, `cancelled`), a text `q` to search for in
@@ -77,18 +80,18 @@ async def list_jobs(request: web.Request) -> web.Response:
         before=None if read is None else (int(read[1]), int(read[2])),
         limit=limit,
     )
-    return bodies.ready(
+    return bodies.json_of(
         await request.app[TURNS].run(owner_of(request), partial(_page_json, rows, limit))
     )
 
 
-def _page_json(rows: Sequence[HistoryEntry], limit: int) -> bytes:
+def _page_json(rows: Sequence[HistoryEntry], limit: int) -> Encoded[EndedJobs]:
     """Return a page of ended jobs; a full one has a next one."""
     following = f"{rows[-1].ended_at}.{rows[-1].order}" if len(rows) == limit else None
-    return codec.dump_bytes({"jobs": list(map(_ended_shown, rows)), "next": following})
+    return encoded({"jobs": list(map(_ended_shown, rows)), "next": following})
 
 
-async def get_job(request: web.Request) -> web.Response:
+async def get_job(request: web.Request) -> JsonAnswer[JobPage]:
     """Return a job by its id (and `member`), live or ended, with its nodes, outputs and error.
 
     `nodes` are in the order in which they ran, with `began` and `ran` (ms) if these are known.
@@ -112,23 +115,37 @@ async def get_job(request: web.Request) -> web.Response:
     raise LocalError("unknown_job", "There is no such job.", kind="not_found")
 
 
-def _live_job(known: Known, view: JobChanged, record: JobRecord) -> dict[str, Any]:
+def _live_job(known: Known, view: JobChanged, record: JobRecord) -> JobPage:
     """Return a live job with its nodes."""
     sent = record.workflow()
-    nodes = list(_nodes(sent["prompt"], {}, (), view.progress.node))
-    live = {"ended": None, "cost": None, "error": None, "outputs": [], "nodes": nodes, "texts": []}
-    return {**describe(view), **live, **_sent(known, sent)}
-
-
-def _sent(known: Known, sent: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the page of a job shows of what its client sent."""
     return {
-        "prompts": list(map(asdict, prompt_texts(sent["prompt"], known))),
+        **describe(view),  # type: ignore[typeddict-item]  # no keys of ended jobs
+        "ended": None,
+        "cost": None,
+        "error": None,
+        "outputs": [],
+        "nodes": list(_nodes(sent["prompt"], {}, (), view.progress.node)),
+        "texts": [],
+        "prompts": _prompts(known, sent),
         "graph_only": interface_workflow(sent["extra_data"]) is None,
     }
 
 
-def _ended_job(known: Known, row: HistoryEntry, record: JobRecord) -> dict[str, Any]:
+def _prompts(known: Known, sent: Mapping[str, Any]) -> list[PromptShown]:
+    """Return the texts of the graph that the client sent."""
+    return [
+        {
+            "node": prompt.node,
+            "class_type": prompt.class_type,
+            "input": prompt.input,
+            "role": prompt.role,
+            "text": prompt.text,
+        }
+        for prompt in prompt_texts(sent["prompt"], known)
+    ]
+
+
+def _ended_job(known: Known, row: HistoryEntry, record: JobRecord) -> JobPage:
     """Return an ended job with its nodes and outputs."""
     found, sent = record.described(), record.workflow()
     cached = {
@@ -146,11 +163,12 @@ def _ended_job(known: Known, row: HistoryEntry, record: JobRecord) -> dict[str, 
     if whole["error"] is not None:
         whole["error"]["traceback"] = _traceback(error)
     return {
-        **whole,
+        **whole,  # type: ignore[typeddict-item]  # no keys of live jobs
         "nodes": sorted(nodes, key=lambda node: (node["began"] is None, node["began"])),
         "outputs": [_output(number, *output) for number, output in enumerate(outputs)],
         "texts": list(islice(_output_texts(found["outputs"]), MAX_OUTPUTS)),
-        **_sent(known, sent),
+        "prompts": _prompts(known, sent),
+        "graph_only": interface_workflow(sent["extra_data"]) is None,
     }
 
 

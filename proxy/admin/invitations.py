@@ -11,14 +11,16 @@ import html
 from aiohttp import web
 
 from proxy.admin.members import json_body, require_admin, translated_errors
+from proxy.admin.schema.administration import MadeInvitation, OpenInvitations, invitation_shown
 from proxy.admin.sign_in import give_session, read_form, refuse_token, sign_in_page
 from proxy.api import bodies
 from proxy.api.authenticator import INVITATION, SIGN_IN, authenticator_of
+from proxy.api.bodies import JsonAnswer
 from proxy.api.callers import address_of, site_of
 from proxy.api.keys import INVITATIONS, MEMBERS, OPTIONS
 from proxy.api.middleware import note
 from proxy.api.requests import member_of
-from proxy.members.invitations import InvalidInvitationError, NewInvitation, describe, shown
+from proxy.members.invitations import InvalidInvitationError, NewInvitation, shown
 from proxy.members.member import validated
 from proxy.storage.members import StoredInvitation
 from proxy.translate.errors import LocalError
@@ -74,14 +76,14 @@ button.addEventListener("click", async () => {
 """
 
 
-async def list_invitations(request: web.Request) -> web.Response:
+async def list_invitations(request: web.Request) -> JsonAnswer[OpenInvitations]:
     """Return the open invitations, or those of a `member`, without their codes; for admins."""
     require_admin(request)
     found = await request.app[INVITATIONS].open(request.query.get("member") or None)
-    return bodies.json({"invitations": list(map(describe, found))})
+    return bodies.json({"invitations": list(map(invitation_shown, found))})
 
 
-async def make_invitation(request: web.Request) -> web.Response:
+async def make_invitation(request: web.Request) -> JsonAnswer[MadeInvitation]:
     """Make an invitation for a `member`, which `expires` after `7d` or so; for admins.
 
     The answer has the `code` this once, and the `path` of the page that takes it.
@@ -93,7 +95,8 @@ async def make_invitation(request: web.Request) -> web.Response:
         code, invitation = await request.app[INVITATIONS].make(wanted, member_of(request))
     note(request, "invitation_created", name=invitation.member, invitation=shown(invitation))
     path = f"{request.app[OPTIONS].base_path}{INVITATION}#{code}"
-    return bodies.secret_json({**describe(invitation), "code": code, "path": path}, 201)
+    made: MadeInvitation = {**invitation_shown(invitation), "code": code, "path": path}
+    return bodies.secret_json(made, 201)
 
 
 async def revoke_invitation(request: web.Request) -> web.Response:

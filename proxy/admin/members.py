@@ -8,7 +8,16 @@ from typing import Any
 
 from aiohttp import web
 
+from proxy.admin.schema.administration import (
+    MadeToken,
+    Members,
+    MemberShown,
+    Tokens,
+    member_shown,
+    token_shown,
+)
 from proxy.api import bodies
+from proxy.api.bodies import JsonAnswer
 from proxy.api.keys import MEMBERS
 from proxy.api.middleware import note
 from proxy.api.requests import admission_of, member_of
@@ -24,7 +33,6 @@ from proxy.members.member import (
     UnknownTokenError,
     validated,
 )
-from proxy.members.reports import describe_member, describe_token
 from proxy.members.tokens import id_prefix
 from proxy.translate.errors import LocalError
 
@@ -58,15 +66,15 @@ def whose(request: web.Request) -> str | None:
     return member_of(request)
 
 
-async def list_members(request: web.Request) -> web.Response:
+async def list_members(request: web.Request) -> JsonAnswer[Members]:
     """Return all members with their limits; members get their own entry."""
     directory, name = request.app[MEMBERS], whose(request)
     listed = directory.members()
-    found = [describe_member(directory, member) for member in listed if name in (None, member.name)]
+    found = [member_shown(directory, member) for member in listed if name in (None, member.name)]
     return bodies.json({"members": found})
 
 
-async def add_member(request: web.Request) -> web.Response:
+async def add_member(request: web.Request) -> JsonAnswer[MemberShown]:
     """Add a member by `name` and the fields of `change_member`; `restore` reuses a removed one."""
     directory = _directory(request)
     if not directory.has_members:
@@ -80,10 +88,10 @@ async def add_member(request: web.Request) -> web.Response:
         wanted = validated(await json_body(request), NewMember)
         member = await directory.add(wanted.member(), restore=wanted.restore)
     note(request, "member_added", name=member.name, role=member.role)
-    return bodies.json(describe_member(directory, member), 201)
+    return bodies.json(member_shown(directory, member), 201)
 
 
-async def change_member(request: web.Request) -> web.Response:
+async def change_member(request: web.Request) -> JsonAnswer[MemberShown]:
     """Change a member: `role`, `weight`, `disabled`, and in `limits` any of the limits."""
     directory = _directory(request)
     with translated_errors():
@@ -94,7 +102,7 @@ async def change_member(request: web.Request) -> web.Response:
         member = await directory.change(request.match_info["name"], **checked.changes())
     what = ", ".join(sorted(wanted))
     note(request, "member_changed", name=member.name, what=what)
-    return bodies.json(describe_member(directory, member))
+    return bodies.json(member_shown(directory, member))
 
 
 async def remove_member(request: web.Request) -> web.Response:
@@ -107,16 +115,16 @@ async def remove_member(request: web.Request) -> web.Response:
     return bodies.empty(204)
 
 
-async def list_tokens(request: web.Request) -> web.Response:
+async def list_tokens(request: web.Request) -> JsonAnswer[Tokens]:
     """Return the tokens, or those of a `member`, without secrets; members get their own."""
     directory, name = request.app[MEMBERS], whose(request)
     with translated_errors():
         member = directory.find(name).name if name and directory.has_members else None
-    found = [describe_token(directory, token) for token in directory.tokens(member)]
+    found = [token_shown(directory, token) for token in directory.tokens(member)]
     return bodies.json({"tokens": found})
 
 
-async def make_token(request: web.Request) -> web.Response:
+async def make_token(request: web.Request) -> JsonAnswer[MadeToken]:
     """Create a token of a `member`, or one's own, with a `note` and `expires` such as `90d`.
 
     It is returned once. Members may create up to `MAX_OWN_TOKENS` for themselves, which expire no
@@ -137,7 +145,8 @@ async def make_token(request: web.Request) -> web.Response:
             **wanted.values(),
         )
     note(request, "token_created", name=token.member, token=token.shown)
-    return bodies.secret_json({**describe_token(directory, token), "token": text}, 201)
+    made: MadeToken = {**token_shown(directory, token), "token": text}
+    return bodies.secret_json(made, 201)
 
 
 async def revoke_token(request: web.Request) -> web.Response:

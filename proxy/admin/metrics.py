@@ -12,7 +12,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from proxy.admin.members import is_admin, require_admin
+from proxy.admin.schema.administration import Anomalies
 from proxy.api import bodies
+from proxy.api.bodies import JsonAnswer
 from proxy.api.keys import OBSERVATIONS
 from proxy.api.requests import member_of, services_of
 from proxy.budget import MemoryBudget
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from proxy.pool import Pool
 
 
-async def get_anomalies(request: web.Request) -> web.Response:
+async def get_anomalies(request: web.Request) -> JsonAnswer[Anomalies]:
     """Return what was observed of each account's cloud beyond its documents, to admins.
 
     `{"accounts": [{"account", "facts": {NAME: VALUE}, "anomalies": [{"kind", "name", "count",

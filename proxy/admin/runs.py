@@ -8,23 +8,25 @@ from typing import Any
 from aiohttp import web
 
 from proxy.admin.gallery import named_job
+from proxy.admin.schema.jobs import RunShown, SentWorkflow
 from proxy.api import bodies
+from proxy.api.bodies import Encoded, JsonAnswer, encoded
 from proxy.api.content import content_headers, filename_parameter
 from proxy.api.jobs import examined
 from proxy.api.keys import JOBS
+from proxy.jobs.messages import RunFound
 from proxy.jobs.records import JobRecord
 from proxy.storage.jobs import JobKey
-from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.translate.prompts import interface_workflow
 
 #: Characters of the name of a workflow's file.
 _MAX_NAME = 80
 
-_NOT_RUNNING: dict[str, Any] = {"progress": None, "remaining": None, "node": None, "nodes": {}}
+_NOT_RUNNING: RunFound = {"progress": None, "remaining": None, "node": None, "nodes": {}}
 
 
-async def get_run(request: web.Request) -> web.Response:
+async def get_run(request: web.Request) -> JsonAnswer[RunShown]:
     """Return how far a running job is, by `member` and `id`, with its nodes.
 
     `{"progress", "remaining", "node", "nodes": {ID: {"state", "value", "max", "began", "ran"}},
@@ -46,7 +48,7 @@ async def get_preview(request: web.Request) -> web.Response:
     return web.Response(body=run.image, headers=headers)
 
 
-async def get_workflow(request: web.Request) -> web.Response:
+async def get_workflow(request: web.Request) -> JsonAnswer[SentWorkflow]:
     """Return what a job was sent with, by `member` and `id`, or a file with its workflow.
 
     Without `format` it is `{"prompt", "extra_data", "workflow"}`, where `workflow` is that of the
@@ -68,7 +70,7 @@ async def get_workflow(request: web.Request) -> web.Response:
             "the graph in API format instead.",
             kind="not_found",
         )
-    answer = bodies.ready(body)
+    answer = bodies.json_of(body)
     if form:
         name = "workflow" if form == "interface" else "workflow-api"
         parameter = filename_parameter(f"{name}-{id_[:_MAX_NAME].replace('/', '_')}.json")
@@ -76,7 +78,7 @@ async def get_workflow(request: web.Request) -> web.Response:
     return answer
 
 
-def _workflow_json(form: str, record: JobRecord) -> bytes | None:
+def _workflow_json(form: str, record: JobRecord) -> Encoded[SentWorkflow] | None:
     """Return what a job was sent with in one of the forms of `get_workflow`, `None` if it has no
     workflow of the web interface."""
     sent = record.workflow()
@@ -84,6 +86,6 @@ def _workflow_json(form: str, record: JobRecord) -> bytes | None:
     if not form:
         # The socket of the program that sent it is not the one that sends it again.
         extra_data = {key: value for key, value in sent["extra_data"].items() if key != "client_id"}
-        return codec.dump_bytes({**sent, "extra_data": extra_data, "workflow": workflow})
-    file = sent["prompt"] if form == "api" else workflow
-    return None if file is None else codec.dump_bytes(file)
+        return encoded({"prompt": sent["prompt"], "extra_data": extra_data, "workflow": workflow})
+    file: Any = sent["prompt"] if form == "api" else workflow
+    return None if file is None else encoded(file)

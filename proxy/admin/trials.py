@@ -10,6 +10,7 @@ from aiohttp import web
 from proxy.admin.gallery import shown_cost
 from proxy.admin.schema.jobs import ValidatedPrompt
 from proxy.api import bodies
+from proxy.api.bodies import JsonAnswer
 from proxy.api.holding import owner_of
 from proxy.api.jobs import parse_prompt
 from proxy.api.keys import CATALOG, JOBS, TURNS
@@ -19,7 +20,7 @@ from proxy.translate import editor
 from proxy.translate.errors import LocalError
 
 
-async def validate(request: web.Request) -> web.Response:
+async def validate(request: web.Request) -> JsonAnswer[ValidatedPrompt]:
     """Return what `POST /prompt` would answer to a body, and what the job would cost.
 
     The `prompt` may also be a file of the editor, which is returned in API format; of alternatives

@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from aiohttp import web
-from msgspec.structs import asdict
 
 from proxy import clock
 from proxy.admin.members import is_admin, whose
+from proxy.admin.reports import costs_csv, usage_csv
+from proxy.admin.schema.usage import (
+    AccountActivity,
+    AccountPoint,
+    Activity,
+    ActivityPoint,
+    Range,
+    Usage,
+    cost_of_day,
+    usage_shown,
+)
 from proxy.admin.state import REASONS
 from proxy.api import bodies
+from proxy.api.bodies import JsonAnswer
 from proxy.api.content import filename_parameter
 from proxy.api.keys import ACCOUNTING, ACTIVITY, TURNS
 from proxy.api.requests import member_of
 from proxy.jobs.activity import INTERVAL, aggregate, folded, folded_accounts
-from proxy.members.reports import cost_values, costs_csv, usage_csv, usage_values
 from proxy.storage.usage import day_of
 from proxy.translate.errors import LocalError
 
 T = TypeVar("T")
 
 
-async def get_usage(request: web.Request) -> web.Response:
+async def get_usage(request: web.Request) -> JsonAnswer[Usage] | web.Response:
     """Return jobs, running seconds, outputs, bytes and credits by day (UTC) and member.
 
     The query has `from` and `to` (days, both included; default today) and `member`. Members get
@@ -42,17 +52,18 @@ async def get_usage(request: web.Request) -> web.Response:
     rows = _choice(request, "rows", ("days", "costs"))
     form = _choice(request, "format", ("json", "csv"))
     usage = request.app[ACCOUNTING].usage
-    asked = {"from": first, "to": last}
     turn = partial(_in_thread, request)
     if rows == "costs":
         costs = await usage.costs(first, last, member)
         if form == "csv":
             return _attachment(f"costs-{first}-{last}.csv", await turn(lambda: costs_csv(costs)))
-        return bodies.json({**asked, "costs": await turn(lambda: list(map(cost_values, costs)))})
+        shown_costs = await turn(lambda: list(map(cost_of_day, costs)))
+        return bodies.json({"from": first, "to": last, "costs": shown_costs})
     days = await usage.days(first, last, member)
     if form == "csv":
         return _attachment(f"usage-{first}-{last}.csv", await turn(lambda: usage_csv(days)))
-    return bodies.json({**asked, "usage": await turn(lambda: list(map(usage_values, days)))})
+    shown_days = await turn(lambda: list(map(usage_shown, days)))
+    return bodies.json({"from": first, "to": last, "usage": shown_days})
 
 
 async def _in_thread(request: web.Request, work: Callable[[], T]) -> T:
@@ -78,14 +89,14 @@ def _attachment(name: str, text: str) -> web.Response:
 
 
 #: An interval and the whole of what a chart shows, in ms.
-RANGES = {
+RANGES: Mapping[str, tuple[int, int]] = {
     "1h": (60_000, 3_600_000),
     "24h": (INTERVAL, 86_400_000),
     "7d": (3_600_000, 7 * 86_400_000),
 }
 
 
-async def get_activity(request: web.Request) -> web.Response:
+async def get_activity(request: web.Request) -> JsonAnswer[Activity]:
     """Return jobs in each interval of a `range`, of everybody or a `member`; members see their own.
 
     `range` is `1h`, `24h` (so without it) or `7d`. The answer is `{"range", "from", "to",
@@ -105,7 +116,7 @@ async def get_activity(request: web.Request) -> web.Response:
     begun = now - now % interval if start is None else start - start % interval
     return bodies.json(
         {
-            "range": chosen,
+            "range": cast(Range, chosen),
             "from": max(since, begun),
             "to": now,
             "interval": interval,
@@ -119,7 +130,7 @@ async def get_activity(request: web.Request) -> web.Response:
 
 async def _points(
     request: web.Request, member: str | None, since: int, interval: int
-) -> list[dict[str, object]]:
+) -> list[ActivityPoint]:
     """Return jobs in each interval. Those of less than what is stored are counted from the jobs."""
     activity, now = request.app[ACTIVITY], clock.now()
     if interval < INTERVAL:
@@ -129,21 +140,28 @@ async def _points(
         rows = [row for row in found if row.member == (member or "")]
     else:
         rows = folded(await activity.rows(since, member or ""), interval)
-    points = [asdict(row) for row in rows]
-    for point in points:
-        del point["member"]
-    return points
+    return [
+        {
+            "at": row.at,
+            "running": row.running,
+            "waiting": row.waiting,
+            "completed": row.completed,
+            "failed": row.failed,
+            "busy": row.busy,
+        }
+        for row in rows
+    ]
 
 
-async def _accounts(request: web.Request, since: int, interval: int) -> list[dict[str, object]]:
+async def _accounts(request: web.Request, since: int, interval: int) -> list[AccountActivity]:
     """Return how the accounts were, for admins; nothing for others."""
     if not is_admin(request):
         return []
-    accounts: defaultdict[str, list[dict[str, object]]] = defaultdict(list)
+    accounts: defaultdict[str, list[AccountPoint]] = defaultdict(list)
     stored = since - since % INTERVAL
     for row in folded_accounts(await request.app[ACTIVITY].accounts(stored), interval):
         reason = REASONS.get(row.reason, row.reason) or None
-        point: dict[str, object] = {
+        point: AccountPoint = {
             "at": row.at,
             "slots": row.slots,
             "used": row.used,

@@ -5,24 +5,36 @@ from __future__ import annotations
 from aiohttp import web
 
 from proxy.admin.members import is_admin, json_body, require_admin, translated_errors, whose
+from proxy.admin.schema.webhooks import (
+    Deliveries,
+    MadeWebhook,
+    WebhookList,
+    WebhookSecret,
+    WebhookShown,
+    WebhookTested,
+    delivery_shown,
+    webhook_shown,
+)
 from proxy.api import bodies
+from proxy.api.bodies import JsonAnswer
 from proxy.api.keys import WEBHOOKS
 from proxy.api.middleware import note
 from proxy.api.requests import member_of
 from proxy.members.member import validated
 from proxy.storage.webhooks import GATEWAY, StoredWebhook
-from proxy.webhooks.endpoints import NewWebhook, WebhookFields, describe
+from proxy.webhooks.endpoints import NewWebhook, WebhookFields
 
 
-async def list_webhooks(request: web.Request) -> web.Response:
+async def list_webhooks(request: web.Request) -> JsonAnswer[WebhookList]:
     """Return the webhooks with the last attempt of each, without secrets; members get their own.
 
     Admins get all, or those of a `member`.
     """
-    return bodies.json({"webhooks": await request.app[WEBHOOKS].endpoints(whose(request))})
+    found = await request.app[WEBHOOKS].endpoints(whose(request))
+    return bodies.json({"webhooks": [webhook_shown(*endpoint) for endpoint in found]})
 
 
-async def add_webhook(request: web.Request) -> web.Response:
+async def add_webhook(request: web.Request) -> JsonAnswer[MadeWebhook]:
     """Add a webhook of one's own with a `url` and the `types` of messages that it gets.
 
     With `gateway`, for admins, it gets the messages of all members and those about accounts. The
@@ -36,10 +48,11 @@ async def add_webhook(request: web.Request) -> web.Response:
     owner = GATEWAY if wanted.gateway else member_of(request)
     secret, webhook = await request.app[WEBHOOKS].add(owner, wanted)
     note(request, "webhook_added", name=owner, webhook=webhook.id)
-    return bodies.secret_json({**describe(webhook, None), "secret": secret}, 201)
+    made: MadeWebhook = {**webhook_shown(webhook, None), "secret": secret}
+    return bodies.secret_json(made, 201)
 
 
-async def change_webhook(request: web.Request) -> web.Response:
+async def change_webhook(request: web.Request) -> JsonAnswer[WebhookShown]:
     """Change a webhook: its `url`, its `types`, and whether it is `disabled`."""
     webhook = await _mine(request)
     body = await json_body(request)
@@ -47,7 +60,7 @@ async def change_webhook(request: web.Request) -> web.Response:
         wanted: WebhookFields = validated(body, WebhookFields)
     changed = await request.app[WEBHOOKS].change(webhook, wanted)
     note(request, "webhook_changed", name=webhook.member, webhook=webhook.id)
-    return bodies.json(changed)
+    return bodies.json(webhook_shown(*changed))
 
 
 async def remove_webhook(request: web.Request) -> web.Response:
@@ -58,7 +71,7 @@ async def remove_webhook(request: web.Request) -> web.Response:
     return bodies.empty(204)
 
 
-async def replace_webhook_secret(request: web.Request) -> web.Response:
+async def replace_webhook_secret(request: web.Request) -> JsonAnswer[WebhookSecret]:
     """Give a webhook another `secret`, and return it once. The old one signs nothing more."""
     webhook = await _mine(request)
     secret = await request.app[WEBHOOKS].replace_secret(webhook)
@@ -66,7 +79,7 @@ async def replace_webhook_secret(request: web.Request) -> web.Response:
     return bodies.secret_json({"id": webhook.id, "secret": secret})
 
 
-async def send_trial(request: web.Request) -> web.Response:
+async def send_trial(request: web.Request) -> JsonAnswer[WebhookTested]:
     """Send a message of the type `webhook.test`, once; the log of deliveries has the outcome.
 
     A webhook that is disabled gets it, too. Each member may send ten at once, then one each 6 s.
@@ -77,10 +90,11 @@ async def send_trial(request: web.Request) -> web.Response:
     return bodies.json({"message": message}, 202)
 
 
-async def list_deliveries(request: web.Request) -> web.Response:
+async def list_deliveries(request: web.Request) -> JsonAnswer[Deliveries]:
     """Return the newest deliveries to a webhook, with the last attempt and the next one of each."""
     webhook = await _mine(request)
-    return bodies.json({"deliveries": await request.app[WEBHOOKS].log(webhook)})
+    found = await request.app[WEBHOOKS].log(webhook)
+    return bodies.json({"deliveries": list(map(delivery_shown, found))})
 
 
 async def _mine(request: web.Request) -> StoredWebhook:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial, wraps
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from aiohttp import web
+from msgspec import Struct
 
 from proxy.api import holding, unpacking
 from proxy.api.holding import UNCOUNTED, LargeBody, hold, owner_of
@@ -23,6 +24,8 @@ from proxy.api.unpacking import PackedWronglyError
 from proxy.budget import Allocation
 from proxy.translate import codec, media_types
 from proxy.translate.errors import Kind, LocalError
+
+T = TypeVar("T")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -38,10 +41,26 @@ MIN_COMPRESSED = 256
 _ITEM = re.compile(r"\s*([\w!#$%&'*+.^`|~-]+)\s*(?:;\s*[qQ]\s*=\s*([01](?:\.\d{0,3})?)\s*)?")
 
 
-def ready(body: bytes, status: int = 200) -> web.Response:
+class JsonAnswer(web.Response, Generic[T]):
+    """An answer whose body is the JSON of a `T`. docs/openapi.json has the type of each handler
+    below `/proxy/api` from its annotation."""
+
+
+class Encoded(Struct, Generic[T], frozen=True):
+    """The JSON of a `T`."""
+
+    body: bytes
+
+
+def encoded(value: T) -> Encoded[T]:
+    """Return a value as JSON."""
+    return Encoded(codec.dump_bytes(value))
+
+
+def ready(body: bytes, status: int = 200) -> JsonAnswer[Any]:
     """Return an answer with JSON that is encoded already."""
     sent = body if len(body) <= UNCOUNTED else LargeBody(body)
-    return web.Response(body=sent, status=status, headers={"Content-Type": JSON_TYPE})
+    return JsonAnswer(body=sent, status=status, headers={"Content-Type": JSON_TYPE})
 
 
 async def stream(request: web.Request, pieces: AsyncIterator[bytes]) -> web.StreamResponse:
@@ -49,19 +68,24 @@ async def stream(request: web.Request, pieces: AsyncIterator[bytes]) -> web.Stre
     return await holding.stream(request, pieces, JSON_TYPE)
 
 
-def json(value: object, status: int = 200) -> web.Response:
+def json(value: T, status: int = 200) -> JsonAnswer[T]:
     """Return an answer with a value as ComfyUI's JSON."""
     return ready(codec.dump_bytes(value), status)
 
 
-def secret_json(value: object, status: int = 200) -> web.Response:
+def json_of(encoded: Encoded[T]) -> JsonAnswer[T]:
+    """Return an answer with a value that was encoded elsewhere, such as in a thread."""
+    return ready(encoded.body)
+
+
+def secret_json(value: T, status: int = 200) -> JsonAnswer[T]:
     """Return an answer with a value that has a secret, which nothing on its way may store."""
     answer = json(value, status)
     answer.headers["Cache-Control"] = "no-store"
     return answer
 
 
-async def large_json(request: web.Request, value: object) -> web.Response:
+async def large_json(request: web.Request, value: T) -> JsonAnswer[T]:
     """Return an answer with a value that may be large, encoded in a thread."""
     return ready(await request.app[TURNS].run(owner_of(request), partial(codec.dump_bytes, value)))
 

@@ -7,10 +7,12 @@ server. The frontend itself is served unchanged.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, TypedDict
 
 from aiohttp import web
 
 from proxy.api import bodies
+from proxy.api.bodies import JsonAnswer
 from proxy.api.keys import CATALOG, INTERFACE, OPTIONS, READINESS
 from proxy.api.requests import admission_of
 
@@ -21,6 +23,17 @@ _SCRIPT = Path(__file__).with_name("status_extension.js").read_bytes()
 
 #: Seconds that `/` waits for the first node list before it shows the welcome page instead.
 LOAD_TIMEOUT = 0.5
+
+
+class InterfaceState(TypedDict):
+    """What the extension of the web interface shows."""
+
+    trouble: str | None
+    problem: str | None
+    interface: Literal["ready", "waiting", "missing"]
+    simulated: bool
+    pays_partner_nodes: bool
+    signed_in: bool
 
 
 async def has_nodes(request: web.Request) -> bool:
@@ -38,7 +51,7 @@ async def get_script(_: web.Request) -> web.Response:
     )
 
 
-async def get_interface(request: web.Request) -> web.Response:
+async def get_interface(request: web.Request) -> JsonAnswer[InterfaceState]:
     """Return the state of the server for the web interface.
 
     `{"trouble", "problem", "interface", "simulated", "pays_partner_nodes", "signed_in"}`: `trouble`
@@ -47,7 +60,7 @@ async def get_interface(request: web.Request) -> web.Response:
     `ready`, `waiting` for the first node list, or `missing`.
     """
     report = await request.app[READINESS].report(patient=True)
-    interface = "missing"
+    interface: Literal["ready", "waiting", "missing"] = "missing"
     if request.app[INTERFACE].frontend is not None:
         interface = "ready" if await has_nodes(request) else "waiting"
     return bodies.json(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from proxy import clock
+from proxy.admin.schema.usage import account_billed
 from proxy.cli.common import CommandError, UsageError, argument, in_database, read_stored
 from proxy.cli.members import note_action
 from proxy.cli.tables import AsJson, Columns, print_json, print_table, say
-from proxy.costs.billing import DAYS, Billing, EnteredBalance, UnknownAccountError, billed
+from proxy.costs.billing import DAYS, Billing, EnteredBalance, UnknownAccountError
 from proxy.costs.credits import from_credits
 from proxy.settings import Settings, account_names, load
 from proxy.storage.billing import BillingRepository
@@ -72,7 +73,7 @@ def _print(settings: Settings, *, as_json: bool) -> int:
         settings, "balances", lambda database: _billing(settings, database).report(first, last)
     )
     if as_json:
-        return print_json(list(map(billed, found)))
+        return print_json(list(map(account_billed, found)))
     columns: Columns = {
         "account": lambda row: row["name"],
         "left": lambda row: _credits(row["balance"]["credits"]) or row["balance"]["text"] or "?",
@@ -85,7 +86,7 @@ def _print(settings: Settings, *, as_json: bool) -> int:
     if not found:
         say("No account has run a job.")
         return 0
-    return print_table(map(billed, found), columns)
+    return print_table(map(account_billed, found), columns)
 
 
 #: What a table says of the routes of billing.

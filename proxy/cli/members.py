@@ -7,8 +7,10 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
+import msgspec
 import typer
 
+from proxy.admin.schema.administration import LastUse, TokenShown, member_shown, token_shown
 from proxy.cli.common import (
     CommandError,
     UsageError,
@@ -31,7 +33,6 @@ from proxy.members.member import (
     NewToken,
     validated,
 )
-from proxy.members.reports import describe_member, describe_token
 from proxy.members.tokens import Token
 from proxy.settings import Settings, load, place_options
 from proxy.storage.database import FILE, StorageError
@@ -171,7 +172,8 @@ def _list(options: dict[str, Any], as_json: AsJson = False) -> int:
     """List the members with their limits."""
 
     async def rows(directory: Directory) -> list[dict[str, Any]]:
-        return [describe_member(directory, member) for member in directory.members()]
+        members = directory.members()
+        return [msgspec.to_builtins(member_shown(directory, member)) for member in members]
 
     found = _with_directory(load(options), rows)
     if as_json:
@@ -264,11 +266,11 @@ def _new(
 
     settings = load(options)
 
-    async def make(directory: Directory) -> tuple[str, dict[str, Any]]:
+    async def make(directory: Directory) -> tuple[str, TokenShown]:
         wanted = {"member": name, "expires": expires, "note": note}
         checked = validated(wanted, NewToken)
         text, token = await directory.new_token(checked.member, **checked.values())
-        return text, describe_token(directory, token)
+        return text, token_shown(directory, token)
 
     text, described = _with_directory(settings, make)
     note_action(settings, "token_created", name=described["member"], token=described["shown"])
@@ -300,15 +302,15 @@ def _list_tokens(
 ) -> int:
     """List the first letters of each token, with the time and address of its last use."""
 
-    async def rows(directory: Directory) -> list[dict[str, Any]]:
+    async def rows(directory: Directory) -> list[TokenShown]:
         member = None if name is None else directory.find(name).name
-        return [describe_token(directory, token) for token in directory.tokens(member)]
+        return [token_shown(directory, token) for token in directory.tokens(member)]
 
     found = _with_directory(load(options), rows)
     if as_json:
         return print_json(found)
 
-    def used(use: dict[str, Any] | None) -> str:
+    def used(use: LastUse | None) -> str:
         return (
             f"{shown_time(use['at'], '%Y-%m-%d %H:%M')} from {use['address']}" if use else "never"
         )

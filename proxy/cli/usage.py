@@ -12,10 +12,11 @@ import typer
 from rich.filesize import decimal
 
 from proxy import clock
+from proxy.admin.reports import costs_csv, usage_csv
+from proxy.admin.schema.usage import cost_of_day, usage_shown
 from proxy.cli.common import UsageError, option, read_stored
 from proxy.cli.tables import AsJson, Columns, print_json, print_table, say
 from proxy.costs.credits import to_credits
-from proxy.members.reports import cost_values, costs_csv, usage_csv, usage_values
 from proxy.settings import Settings, load
 from proxy.storage.costs import CostRow
 from proxy.storage.usage import UsageRepository, UsageRow, day_of
@@ -59,7 +60,7 @@ def usage(
     if as_csv:
         sys.stdout.write(usage_csv(rows))
     elif as_json:
-        print_json(list(map(usage_values, rows)))
+        print_json(list(map(usage_shown, rows)))
     else:
         _print_usage(rows, _days(since, until))
     return 0
@@ -126,7 +127,7 @@ def _print_costs(rows: list[CostRow], days: str, *, as_csv: bool, as_json: bool)
         sys.stdout.write(costs_csv(rows))
         return 0
     if as_json:
-        return print_json(list(map(cost_values, rows)))
+        return print_json(list(map(cost_of_day, rows)))
     if not rows:
         say(f"No costs {days} (UTC).")
         return 0

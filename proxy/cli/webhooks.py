@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from proxy import clock
+from proxy.admin.schema.webhooks import DeliveryShown, WebhookShown, webhook_shown
 from proxy.cli.common import (
     WHERE,
     CommandError,
@@ -29,10 +30,10 @@ from proxy.settings import SETTINGS, Settings, load, read_secrets
 from proxy.storage.database import FILE, Database, StorageError
 from proxy.storage.encryption import SECRET_FILE, Cipher, stored_secrets
 from proxy.storage.members import MemberRepository
-from proxy.storage.webhooks import GATEWAY, WebhookRepository
+from proxy.storage.webhooks import GATEWAY, StoredDelivery, WebhookRepository
 from proxy.translate.errors import LocalError
 from proxy.webhooks.addresses import WebhookAddresses
-from proxy.webhooks.endpoints import DEFAULT_TYPES, NewWebhook, Webhooks, describe
+from proxy.webhooks.endpoints import DEFAULT_TYPES, NewWebhook, Webhooks
 from proxy.webhooks.messages import TYPES
 
 T = TypeVar("T")
@@ -54,11 +55,12 @@ _NETWORKS = [row for row in SETTINGS if row.name == "webhook_networks"]
 @command(webhook, "list", "webhook list", "webhook list --json")
 def _list(options: dict[str, Any], as_json: AsJson = False) -> int:
     """List the webhooks with the last attempt of each."""
-    found = _with_webhooks(load(options), lambda webhooks, _: webhooks.endpoints(None))
+    listed = _with_webhooks(load(options), lambda webhooks, _: webhooks.endpoints(None))
+    found = [webhook_shown(*endpoint) for endpoint in listed]
     if as_json:
         return print_json(found)
 
-    def last(delivery: dict[str, Any] | None) -> str:
+    def last(delivery: DeliveryShown | None) -> str:
         if delivery is None or delivery["attempted"] is None:
             return "never"
         at = shown_time(delivery["attempted"], "%Y-%m-%d %H:%M")
@@ -103,14 +105,14 @@ def _add(
     """Add a webhook and print its secret once."""
     settings = load(options)
 
-    async def add(webhooks: Webhooks, directory: Directory) -> tuple[str, dict[str, Any]]:
+    async def add(webhooks: Webhooks, directory: Directory) -> tuple[str, WebhookShown]:
         owner = GATEWAY
         if member is not None:
             known = directory.has_members or member != LOCAL
             owner = directory.find(member).name if known else LOCAL
         wanted = validated({"url": url, "types": types or DEFAULT_TYPES}, NewWebhook, strict=False)
         secret, made = await webhooks.add(owner, wanted)
-        return secret, describe(made, None)
+        return secret, webhook_shown(made, None)
 
     secret, described = _with_webhooks(settings, add, make=True)
     note_action(
@@ -130,13 +132,13 @@ def _add(
 def _test(options: dict[str, Any], id_: Id) -> int:
     """Send a message to a webhook and print the outcome. A proxy must be running."""
 
-    async def test(webhooks: Webhooks, _: Directory) -> tuple[str, dict[str, Any]]:
+    async def test(webhooks: Webhooks, _: Directory) -> tuple[str, StoredDelivery]:
         found = await webhooks.find(id_, None)
         message = await webhooks.test(found, LOCAL)
         until = clock.monotonic() + _TIMEOUT
         while clock.monotonic() < until:
             for entry in await webhooks.log(found):
-                if entry["message"] == message and entry["outcome"] != "waiting":
+                if entry.message == message and entry.outcome != "waiting":
                     return found.member, entry
             await asyncio.sleep(_INTERVAL)
         raise CommandError(
@@ -147,9 +149,9 @@ def _test(options: dict[str, Any], id_: Id) -> int:
     settings = load(options)
     owner, sent = _with_webhooks(settings, test)
     note_action(settings, "webhook_tested", name=owner, webhook=id_)
-    if sent["outcome"] != "delivered":
-        raise CommandError(f"The message was not delivered: {sent['note']}")
-    say(f"The message was delivered; the endpoint answered {sent['status']}.")
+    if sent.outcome != "delivered":
+        raise CommandError(f"The message was not delivered: {sent.note}")
+    say(f"The message was delivered; the endpoint answered {sent.status}.")
     return 0
 
 

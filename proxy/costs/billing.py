@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
 from proxy import clock
-from proxy.costs.credits import MAX_CREDITS, from_credits, to_credits
+from proxy.costs.credits import MAX_CREDITS, from_credits
 from proxy.costs.reconciliation import Reconciliation, reconcile
 from proxy.storage.billing import BillingRepository
 
@@ -52,35 +52,3 @@ class Billing:
             raise UnknownAccountError(f"There is no account {account}; use one of: {names}.")
         amount = None if balance.credits is None else from_credits(balance.credits)
         await self._repository.enter(account, amount, int(self._now() * 1000))
-
-
-def billed(found: Reconciliation) -> dict[str, Any]:
-    """Return an account's reconciliation as JSON has it."""
-    account, balance = found.account, found.balance
-    return {
-        "name": account.account,
-        "access": account.access,
-        "read_to": account.read_to,
-        "balance": {
-            "credits": _in_credits(balance.amount),
-            "text": balance.text,
-            "source": balance.source,
-            "at": balance.at,
-        },
-        "ledger": _in_credits(found.ledger),
-        "booked": _in_credits(found.booked),
-        "difference": _in_credits(found.difference),
-        "days": [
-            {
-                "day": day.day,
-                "ledger": to_credits(day.ledger),
-                "booked": _in_credits(day.booked),
-                "difference": _in_credits(None if day.booked is None else day.booked - day.ledger),
-            }
-            for day in found.days
-        ],
-    }
-
-
-def _in_credits(amount: int | None) -> float | None:
-    return None if amount is None else to_credits(amount)

@@ -21,6 +21,7 @@ from proxy.jobs.messages import (
     JobChanged,
     OverviewAnswered,
     RunAnswered,
+    RunFound,
     SocketKnown,
     topic_of,
 )
@@ -77,7 +78,7 @@ class Overview:
             return RunAnswered(None)
         progress = self._seen(job).progress
         preview = None if job.publisher is None else job.publisher.preview
-        found = {
+        found: RunFound = {
             "progress": progress.share,
             "remaining": progress.remaining,
             "node": progress.node,

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, TypedDict, TypeVar
 
 import msgspec
 
@@ -29,6 +29,35 @@ from proxy.translate import codec, events
 from proxy.translate.errors import LocalError
 
 T = TypeVar("T")
+
+
+class NodeRun(TypedDict):
+    """How far a node is: `value` of `max` steps."""
+
+    state: str
+    value: float | int
+    max: float | int
+    began: int | None
+    ran: float | int | None
+
+
+class RunFound(TypedDict):
+    """How far a running job is: `progress` from 0 to 1, `remaining` in ms, and the `node` that
+    runs; all is null of one that does not run."""
+
+    progress: float | None
+    remaining: int | None
+    node: str | None
+    nodes: dict[str, NodeRun]
+
+
+if TYPE_CHECKING:
+    PackedError: TypeAlias = LocalError
+    PackedErrors: TypeAlias = Mapping[str, Any]
+    PackedRun: TypeAlias = RunFound
+    PackedMessage: TypeAlias = events.Message
+else:  # of these msgspec decodes what `to_wire` has made
+    PackedError = PackedErrors = PackedRun = PackedMessage = Any
 
 
 class _PackedMessage(BusMessage, frozen=True):
@@ -136,8 +165,8 @@ class JobAnswered(_PackedMessage, frozen=True):
     refused."""
 
     key: JobKey
-    node_errors: Any = None
-    error: Any = None
+    node_errors: PackedErrors | None = None
+    error: PackedError | None = None
 
 
 class CancelAnswered(_PackedMessage, frozen=True):
@@ -145,7 +174,7 @@ class CancelAnswered(_PackedMessage, frozen=True):
     be."""
 
     cancelled: bool = False
-    error: Any = None
+    error: PackedError | None = None
 
 
 class OverviewAnswered(BusMessage, frozen=True):
@@ -156,14 +185,13 @@ class OverviewAnswered(BusMessage, frozen=True):
 
 
 class RunAnswered(_PackedMessage, frozen=True):
-    """engine → api: `found` is `{"progress", "remaining", "node", "nodes": {ID: {"state", "value",
-    "max", "began", "ran"}}}`, `None` for a job that does not run.
+    """engine → api: how far a job is, `None` for one that does not run.
 
     `preview` names the last one: another preview has another name. `image` is of the media type
     `image_type`, empty if it was not asked for.
     """
 
-    found: Any
+    found: PackedRun | None
     preview: str = ""
     image: bytes = b""
     image_type: str = ""
@@ -239,7 +267,7 @@ class JobMessage(_PackedMessage, frozen=True):
     order: int
     client_id: str | None
     watched: bool
-    message: Any
+    message: PackedMessage
     epoch: int
     number: int
     step: str | None
@@ -250,7 +278,7 @@ class ClientMessage(_PackedMessage, frozen=True):
 
     member: str
     client_id: str
-    message: Any
+    message: PackedMessage
     socket: str | None = None
 
 

@@ -215,7 +215,7 @@ class SubmissionService:
         if message.error is not None:
             raise message.error
         await self.bus.flush()
-        return message.node_errors or {}
+        return dict(message.node_errors or {})
 
     async def _late_answer(
         self, job: Job, answers: asyncio.Queue[JobAnswered]

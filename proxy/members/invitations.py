@@ -10,7 +10,6 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Callable
-from typing import Any
 
 from msgspec import Struct
 
@@ -127,15 +126,3 @@ class Invitations:
 def shown(invitation: StoredInvitation) -> str:
     """Return the name of an invitation in logs and in the interface."""
     return f"{PREFIX}{invitation.id}…"
-
-
-def describe(invitation: StoredInvitation) -> dict[str, Any]:
-    """Return an invitation as JSON, without what proves it."""
-    return {
-        "id": invitation.id,
-        "shown": shown(invitation),
-        "member": invitation.member,
-        "inviter": invitation.inviter,
-        "created": invitation.created,
-        "expires": invitation.expires,
-    }

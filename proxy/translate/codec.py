@@ -81,7 +81,7 @@ def _without_halves(text: str) -> str:
 
 
 #: Nothing is checked for cycles: JSON has none.
-_ENCODER = json.JSONEncoder(check_circular=False)
+_ENCODER = json.JSONEncoder(check_circular=False, default=msgspec.to_builtins)
 
 
 def dumps(value: object) -> str:

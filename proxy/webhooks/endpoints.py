@@ -80,11 +80,14 @@ class Webhooks:
         self._clock = clock
         self._tests = Buckets(1 / TEST_INTERVAL, MAX_TESTS)
 
-    async def endpoints(self, owner: str | None) -> list[dict[str, Any]]:
-        """Return the endpoints of an owner, or of all, as JSON. Raises `StorageError`."""
+    async def endpoints(
+        self, owner: str | None
+    ) -> list[tuple[StoredWebhook, StoredDelivery | None]]:
+        """Return the endpoints of an owner, or of all, with the last attempt of each. Raises
+        `StorageError`."""
         found = await self._repository.endpoints(owner)
         last = await self._repository.last(owner) if found else {}
-        return [describe(webhook, last.get(webhook.id)) for webhook in found]
+        return [(webhook, last.get(webhook.id)) for webhook in found]
 
     async def find(self, id_: str, owner: str | None) -> StoredWebhook:
         """Return an endpoint of an owner, or of anybody. Raises `LocalError` (404), also for one of
@@ -122,9 +125,11 @@ class Webhooks:
         self._changed()
         return secret, webhook
 
-    async def change(self, webhook: StoredWebhook, wanted: WebhookFields) -> dict[str, Any]:
-        """Change an endpoint, and return it as JSON. One that is enabled begins anew. Raises
-        `LocalError`."""
+    async def change(
+        self, webhook: StoredWebhook, wanted: WebhookFields
+    ) -> tuple[StoredWebhook, StoredDelivery | None]:
+        """Change an endpoint, and return it with its last attempt. One that is enabled begins anew.
+        Raises `LocalError`."""
         if not webhook.url:
             raise LocalError(
                 "webhook_of_jobs",
@@ -132,7 +137,7 @@ class Webhooks:
                 kind="conflict",
             )
         url = webhook.url if wanted.url is UNSET else wanted.url
-        types: Sequence[str] = _types(webhook) if wanted.types is UNSET else wanted.types
+        types: Sequence[str] = types_of(webhook) if wanted.types is UNSET else wanted.types
         self._check(webhook.member, url, types)
         values: dict[str, Any] = {"url": url, "types": codec.dump_bytes(_sorted(types))}
         if wanted.disabled is False:
@@ -143,7 +148,7 @@ class Webhooks:
         self._changed()
         changed = await self.find(webhook.id, None)
         last = await self._repository.last(changed.member)
-        return describe(changed, last.get(changed.id))
+        return changed, last.get(changed.id)
 
     def check_job_url(self, url: object) -> None:
         """Check what a job names as its `webhook_url`. Raises `LocalError` (400)."""
@@ -192,10 +197,9 @@ class Webhooks:
         self._changed()
         return message.id
 
-    async def log(self, webhook: StoredWebhook) -> list[dict[str, Any]]:
-        """Return the newest deliveries to an endpoint as JSON, the newest first."""
-        found = await self._repository.log(webhook.id, MAX_LOG)
-        return [describe_delivery(delivery) for delivery in found]
+    async def log(self, webhook: StoredWebhook) -> Sequence[StoredDelivery]:
+        """Return the newest deliveries to an endpoint, the newest first."""
+        return await self._repository.log(webhook.id, MAX_LOG)
 
     async def disabled(self, owners: Sequence[str]) -> int:
         """Return how many endpoints of owners get nothing more. Raises `StorageError`."""
@@ -219,38 +223,8 @@ class Webhooks:
         return int(self._now() * 1000)
 
 
-def describe(webhook: StoredWebhook, last: StoredDelivery | None) -> dict[str, Any]:
-    """Return an endpoint as JSON, with its last attempt and without its secret."""
-    return {
-        "id": webhook.id,
-        "member": webhook.member or None,
-        "url": webhook.url or None,
-        "types": _types(webhook),
-        "created": webhook.created,
-        "disabled": webhook.disabled,
-        "disabled_at": webhook.disabled_at,
-        "failing_since": webhook.failing_since,
-        "last": None if last is None else describe_delivery(last),
-    }
-
-
-def describe_delivery(delivery: StoredDelivery) -> dict[str, Any]:
-    """Return a delivery as JSON. `next` is when it is attempted again."""
-    return {
-        "message": delivery.message,
-        "type": delivery.type,
-        "url": delivery.url or None,
-        "created": delivery.created,
-        "outcome": delivery.outcome,
-        "attempts": delivery.attempts,
-        "attempted": delivery.attempted,
-        "status": delivery.status,
-        "note": delivery.note,
-        "next": delivery.due,
-    }
-
-
-def _types(webhook: StoredWebhook) -> list[str]:
+def types_of(webhook: StoredWebhook) -> list[str]:
+    """Return the types of messages that an endpoint gets."""
     return msgspec.json.decode(webhook.types, type=list[str])
 
 

@@ -181,9 +181,9 @@ async def test_an_endpoint_that_is_gone_is_disabled_at_once(post: Post) -> None:
     engine = await post.delivering()
     await post.tell()
     assert (await post.until(endpoint, "failed")).attempts == 1
-    (shown,) = await post.webhooks.endpoints("anna")
-    assert shown["disabled"] == "The endpoint is gone (410)."
-    assert shown["disabled_at"] is not None
+    ((shown, _),) = await post.webhooks.endpoints("anna")
+    assert shown.disabled == "The endpoint is gone (410)."
+    assert shown.disabled_at is not None
     await post.tell()
     assert len(await post.repository.log(endpoint, 9)) == 1
     await engine.close()
@@ -211,12 +211,12 @@ async def test_a_long_failure_disables_an_endpoint_and_its_owner_enables_it_agai
     )
     await post.tell()
     await post.until(endpoint, "failed")
-    (shown,) = await post.webhooks.endpoints("anna")
-    assert shown["disabled"] == "It failed for long. The endpoint answered 500."
+    ((shown, _),) = await post.webhooks.endpoints("anna")
+    assert shown.disabled == "It failed for long. The endpoint answered 500."
     webhook = await post.repository.get(endpoint)
     assert webhook is not None
-    changed = await post.webhooks.change(webhook, WebhookFields(disabled=False))
-    assert (changed["disabled"], changed["failing_since"]) == (None, None)
+    changed, _ = await post.webhooks.change(webhook, WebhookFields(disabled=False))
+    assert (changed.disabled, changed.failing_since) == (None, None)
     del post.receiver.answers["/one"]
     await post.tell()
     await post.until(endpoint, "delivered")
@@ -232,7 +232,9 @@ async def test_an_endpoint_that_is_changed_is_shown_with_its_last_attempt(post: 
     webhook = await post.repository.get(endpoint)
     assert webhook is not None
     changed = await post.webhooks.change(webhook, WebhookFields(types=("job.failed",)))
-    assert changed["last"]["outcome"] == "delivered"
+    _, last = changed
+    assert last is not None
+    assert last.outcome == "delivered"
     assert await post.webhooks.endpoints("anna") == [changed]
 
 
@@ -245,8 +247,8 @@ async def test_a_test_is_attempted_once_and_disables_nothing(post: Post) -> None
     id_ = await post.webhooks.test(webhook, "anna")
     delivery = await post.until(endpoint, "failed")
     assert (delivery.message, delivery.type, delivery.attempts) == (id_, "webhook.test", 1)
-    (shown,) = await post.webhooks.endpoints("anna")
-    assert shown["disabled"] is None
+    ((shown, _),) = await post.webhooks.endpoints("anna")
+    assert shown.disabled is None
     await engine.close()
 
 

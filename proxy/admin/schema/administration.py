@@ -5,7 +5,14 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
+from msgspec.structs import asdict
+
+from proxy.members.directory import Directory
+from proxy.members.invitations import shown
 from proxy.members.member import Member
+from proxy.members.tokens import Token
+from proxy.observations import AccountAnomalies
+from proxy.storage.members import StoredInvitation
 
 
 class AuditPage(TypedDict):
@@ -14,25 +21,6 @@ class AuditPage(TypedDict):
     entries: list[dict[str, Any]]
     offset: int
     has_more: bool
-
-
-class Anomaly(TypedDict):
-    """Something undocumented that the cloud has sent."""
-
-    kind: str
-    name: str
-    count: int
-    first: int
-    last: int
-    example: Any
-
-
-class AccountAnomalies(TypedDict):
-    """What is known of an account's cloud beyond its documents."""
-
-    account: str
-    facts: dict[str, Any]
-    anomalies: list[Anomaly]
 
 
 class Anomalies(TypedDict):
@@ -107,3 +95,34 @@ class MadeInvitation(InvitationShown):
 
     code: str
     path: str
+
+
+def member_shown(directory: Directory, member: Member) -> MemberShown:
+    """Return a member with the number of its tokens."""
+    return MemberShown(**asdict(member), tokens=len(directory.tokens(member.name)))
+
+
+def token_shown(directory: Directory, token: Token) -> TokenShown:
+    """Return a token without its digest."""
+    use = directory.last_use(token)
+    return {
+        "id": token.id,
+        "shown": token.shown,
+        "member": token.member,
+        "note": token.note,
+        "created": token.created,
+        "expires": token.expires,
+        "last_used": None if use is None else {"at": use.at, "address": use.address},
+    }
+
+
+def invitation_shown(invitation: StoredInvitation) -> InvitationShown:
+    """Return an invitation without what proves it."""
+    return {
+        "id": invitation.id,
+        "shown": shown(invitation),
+        "member": invitation.member,
+        "inviter": invitation.inviter,
+        "created": invitation.created,
+        "expires": invitation.expires,
+    }

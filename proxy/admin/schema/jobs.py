@@ -6,6 +6,7 @@ from typing import Any, NotRequired, TypedDict
 
 from proxy.admin.schema import Error
 from proxy.costs.credits import Source
+from proxy.jobs.messages import RunFound
 
 
 class JobShown(TypedDict):
@@ -144,23 +145,9 @@ class JobPage(JobShown):
     reason: NotRequired[str | None]
 
 
-class NodeRun(TypedDict):
-    """How far a node is: `value` of `max` steps."""
-
-    state: str
-    value: float | int
-    max: float | int
-    began: int | None
-    ran: float | int | None
-
-
-class RunShown(TypedDict):
+class RunShown(RunFound):
     """How far a running job is; all is null of one that does not run."""
 
-    progress: float | None
-    remaining: int | None
-    node: str | None
-    nodes: dict[str, NodeRun]
     preview: str | None
 
 

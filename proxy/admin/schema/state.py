@@ -97,14 +97,3 @@ class State(TypedDict):
     trouble: str | None
     viewer: Viewer
     server: ServerShown
-
-
-class InterfaceState(TypedDict):
-    """What the extension of the web interface shows."""
-
-    trouble: str | None
-    problem: str | None
-    interface: Literal["ready", "waiting", "missing"]
-    simulated: bool
-    pays_partner_nodes: bool
-    signed_in: bool

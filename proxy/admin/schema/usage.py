@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired, TypeAlias, TypedDict, cast
 
-from proxy.costs.credits import Source
+from proxy.costs.credits import Source, to_credits
+from proxy.costs.reconciliation import Reconciliation
+from proxy.storage.costs import CostRow
+from proxy.storage.usage import UsageRow
+
+Access: TypeAlias = Literal["allowed", "refused", "unknown"]
+Range: TypeAlias = Literal["1h", "24h", "7d"]
 
 
 class UsageShown(TypedDict):
@@ -77,7 +83,7 @@ class AccountBilled(TypedDict):
     `read_to` until when it was read. The sums are of the days that were read."""
 
     name: str
-    access: Literal["allowed", "refused", "unknown"]
+    access: Access
     read_to: int | None
     balance: BalanceShown
     ledger: float | None
@@ -119,7 +125,7 @@ class AccountActivity(TypedDict):
 Activity = TypedDict(
     "Activity",
     {
-        "range": Literal["1h", "24h", "7d"],
+        "range": Range,
         "from": int,
         "to": int,
         "interval": int,
@@ -129,3 +135,69 @@ Activity = TypedDict(
         "accounts": list[AccountActivity],
     },
 )
+
+
+def usage_shown(row: UsageRow) -> UsageShown:
+    """Return a row of usage."""
+    return {
+        "day": row.day,
+        "member": row.member,
+        "submitted": row.submitted,
+        "withdrawn": row.withdrawn,
+        "completed": row.completed,
+        "failed": row.failed,
+        "cancelled": row.cancelled,
+        "running_seconds": round(row.running_seconds, 3),
+        "outputs": row.outputs,
+        "bytes_up": row.bytes_up,
+        "bytes_down": row.bytes_down,
+        "credits_reported": to_credits(row.credits_reported),
+        "credits_estimated": to_credits(row.credits_estimated),
+        "unknown_costs": row.unknown_costs,
+    }
+
+
+def cost_of_day(row: CostRow) -> CostOfDay:
+    """Return a row of costs."""
+    return {
+        "day": row.day,
+        "member": row.member,
+        "account": row.account,
+        "node_class": row.node_class,
+        "source": cast(Source, row.source),
+        "credits": to_credits(row.amount),
+        "nodes": row.nodes,
+        "seconds": round(row.seconds, 3),
+    }
+
+
+def account_billed(found: Reconciliation) -> AccountBilled:
+    """Return an account's reconciliation."""
+    account, balance = found.account, found.balance
+    return {
+        "name": account.account,
+        "access": cast(Access, account.access),
+        "read_to": account.read_to,
+        "balance": {
+            "credits": _in_credits(balance.amount),
+            "text": balance.text,
+            "source": balance.source,
+            "at": balance.at,
+        },
+        "ledger": _in_credits(found.ledger),
+        "booked": _in_credits(found.booked),
+        "difference": _in_credits(found.difference),
+        "days": [
+            {
+                "day": day.day,
+                "ledger": to_credits(day.ledger),
+                "booked": _in_credits(day.booked),
+                "difference": _in_credits(None if day.booked is None else day.booked - day.ledger),
+            }
+            for day in found.days
+        ],
+    }
+
+
+def _in_credits(amount: int | None) -> float | None:
+    return None if amount is None else to_credits(amount)

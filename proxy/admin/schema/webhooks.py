@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+from proxy.storage.webhooks import StoredDelivery, StoredWebhook
+from proxy.webhooks.endpoints import types_of
+
 
 class DeliveryShown(TypedDict):
     """A message to a webhook: its last attempt, and when the `next` one is. `url` is that of a job;
@@ -66,3 +69,34 @@ class Deliveries(TypedDict):
     """The newest deliveries to a webhook."""
 
     deliveries: list[DeliveryShown]
+
+
+def webhook_shown(webhook: StoredWebhook, last: StoredDelivery | None) -> WebhookShown:
+    """Return an endpoint with its last attempt, and without its secret."""
+    return {
+        "id": webhook.id,
+        "member": webhook.member or None,
+        "url": webhook.url or None,
+        "types": types_of(webhook),
+        "created": webhook.created,
+        "disabled": webhook.disabled,
+        "disabled_at": webhook.disabled_at,
+        "failing_since": webhook.failing_since,
+        "last": None if last is None else delivery_shown(last),
+    }
+
+
+def delivery_shown(delivery: StoredDelivery) -> DeliveryShown:
+    """Return a delivery. `next` is when it is attempted again."""
+    return {
+        "message": delivery.message,
+        "type": delivery.type,
+        "url": delivery.url or None,
+        "created": delivery.created,
+        "outcome": delivery.outcome,
+        "attempts": delivery.attempts,
+        "attempted": delivery.attempted,
+        "status": delivery.status,
+        "note": delivery.note,
+        "next": delivery.due,
+    }
