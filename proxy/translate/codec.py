@@ -80,8 +80,14 @@ def _without_halves(text: str) -> str:
     return text if text.isascii() else _SURROGATES.sub("\ufffd", text)
 
 
+def _builtins(value: object) -> object:
+    if not isinstance(value, msgspec.Struct):
+        raise TypeError(f"{type(value).__name__} has no JSON")
+    return msgspec.to_builtins(value)
+
+
 #: Nothing is checked for cycles: JSON has none.
-_ENCODER = json.JSONEncoder(check_circular=False, default=msgspec.to_builtins)
+_ENCODER = json.JSONEncoder(check_circular=False, default=_builtins)
 
 
 def dumps(value: object) -> str:

@@ -12,7 +12,7 @@ import pytest
 from stack import Client, running_proxy
 from team import bearer, running_team
 
-from proxy.admin import dashboard
+from proxy.admin.state import REASONS
 from proxy.catalog import service
 from proxy.settings import AccountSettings
 from proxy.simulator import HttpFault, Simulator
@@ -166,7 +166,7 @@ async def test_a_job_waits_for_the_account_with_its_import_and_says_so(
     assert len(one.jobs) == 1
     _, state = await both.get("proxy/api/state")
     reasons = {job["id"]: job["reason"] for job in state["waiting"]}
-    assert reasons[waiting] == dashboard.REASONS["model"]
+    assert reasons[waiting] == REASONS["model"]
     await both.post("api/jobs/cancel", {"job_ids": [first]})
     for prompt_id in (ahead, waiting):
         await both.ended(prompt_id)

@@ -23,7 +23,7 @@ from stack import Client, Proxy, running_proxy
 from team import limited_member
 from yarl import URL
 
-from proxy.members import reports
+from proxy.admin import usage
 from proxy.members.accounting import BURST_SECONDS
 from proxy.members.member import LOCAL, Member
 from proxy.simulator import Simulator
@@ -217,16 +217,16 @@ async def test_what_members_do_is_recorded(client: Client) -> None:
 @pytest.mark.parametrize(
     ("query", "maker"),
     [
-        ({}, "usage_values"),
+        ({}, "usage_shown"),
         ({"format": "csv"}, "usage_csv"),
-        ({"rows": "costs"}, "cost_values"),
+        ({"rows": "costs"}, "cost_of_day"),
         ({"rows": "costs", "format": "csv"}, "costs_csv"),
     ],
 )
 async def test_answers_are_made_in_threads_because_they_may_be_long(
     client: Client, monkeypatch: pytest.MonkeyPatch, query: dict[str, str], maker: str
 ) -> None:
-    threads, make = set(), getattr(reports, maker)
+    threads, make = set(), getattr(usage, maker)
 
     def noted(rows: Any) -> Any:
         threads.add(threading.get_ident())
