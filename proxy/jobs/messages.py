@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, TypedDict
 
 import msgspec
 
@@ -27,8 +27,6 @@ from proxy.jobs.models import AccountView, JobProgress
 from proxy.storage.jobs import JobKey, StoredJob
 from proxy.translate import codec, events
 from proxy.translate.errors import LocalError
-
-T = TypeVar("T")
 
 
 class NodeRun(TypedDict):
