@@ -7,8 +7,10 @@ import json
 import re
 import signal
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from PIL import Image
@@ -16,6 +18,8 @@ from process import TIMEOUT, Process, before, child, command, serving
 from stack import Proxy, running_proxy
 from terminal import at_terminal
 
+from proxy.cli import run
+from proxy.cli.run import Outcome
 from proxy.simulator import Simulator, Switches
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "text-to-image.json"
@@ -164,10 +168,32 @@ async def test_new_files_of_a_folder_are_run(proxy: Proxy, tmp_path: Path) -> No
         await terminal.shows("broken.json is not JSON")
         (inbox / "more.json").write_text(json.dumps(PLAIN))
         await terminal.shows("saved plain_00002_.png")
-        terminal.process.send_signal(signal.SIGTERM)
+        terminal.process.send_signal(signal.SIGINT)
         assert await terminal.ended() == 130
     assert "old.json" not in terminal.text
     assert "note.txt" not in terminal.text
+
+
+async def test_a_watch_ends_although_a_run_swallows_the_cancellation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a connection may that fails at the same moment."""
+
+    async def swallowing(*_: Any) -> tuple[Outcome, int]:
+        asyncio.current_task().cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60.0)
+        return Outcome(), 0
+
+    monkeypatch.setattr(run, "_run_one", swallowing)
+    monkeypatch.setattr(run, "LOOK_INTERVAL", 0.01)
+    (tmp_path / "inbox").mkdir()
+    request = run.Request((), "http://127.0.0.1:9", tmp_path / "out", watch=tmp_path / "inbox")
+    running = asyncio.create_task(run._run_all(request, ()))
+    while not running.done():
+        (tmp_path / "inbox" / f"{uuid4()}.json").write_text(json.dumps(PLAIN))
+        await asyncio.wait([running], timeout=0.1)
+    assert running.result() == 130
 
 
 async def test_a_workflow_is_run_for_each_new_file(proxy: Proxy, tmp_path: Path) -> None:

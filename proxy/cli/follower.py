@@ -53,8 +53,9 @@ class Follower:
                     await self._tried.wait()
             yield
         finally:
-            listener.cancel()
-            await asyncio.wait([listener])
+            while not listener.done():  # a cancellation can get lost in a connection that fails
+                listener.cancel()
+                await asyncio.wait([listener], timeout=1.0)
 
     async def result(self, prompt_id: str) -> dict[str, Any]:
         """Return the history entry of the job, once it has ended.

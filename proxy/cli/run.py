@@ -93,8 +93,8 @@ def run(request: Request) -> int:
                 f"NODE.INPUT=@{FILE}."
             )
     require_writable(output)
-    # asyncio.run turns Ctrl-C into a cancellation of the task, which is answered by
-    # cancelling the job; a second Ctrl-C ends the process.
+    # Ctrl-C becomes a cancellation of the task, which is answered by cancelling the job; a second
+    # one ends that.
     try:
         return asyncio.run(_run_all(request, workflows))
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -102,9 +102,10 @@ def run(request: Request) -> int:
 
 
 async def _run_all(request: Request, workflows: Sequence[Workflow]) -> int:
-    cancel = cast("asyncio.Task[int]", asyncio.current_task()).cancel
-    with suppress(NotImplementedError):  # Windows has no SIGTERM
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, cancel)
+    task = cast("asyncio.Task[int]", asyncio.current_task())
+    with suppress(NotImplementedError):  # Windows, where asyncio.run sees to Ctrl-C
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     console = Console(stderr=request.as_json)
     worst = 0
     async for workflow, values in _work(request, workflows, console):
@@ -112,8 +113,9 @@ async def _run_all(request: Request, workflows: Sequence[Workflow]) -> int:
         if request.as_json:
             sys.stdout.write(json.dumps(asdict(outcome)) + "\n")
             sys.stdout.flush()
-        if code == CANCELLED:
-            return code
+        # A cancellation that comes as a connection fails can end as an error of the connection.
+        if code == CANCELLED or task.cancelling():
+            return CANCELLED
         worst = max(worst, code)
     return worst
 
