@@ -38,6 +38,7 @@ REASONS = {
     "slot": "all slots are in use",
     "client": "another job of this client is running",
     "model": "the accounts that have its models are busy",
+    "budget": "the budget of the member allows no more",
     "limit": "the member's limit of running jobs is reached",
     "disabled": "the member is disabled",
     "no_account": "the member has no account",

@@ -29,6 +29,7 @@ from proxy.engine.replay import life_of
 from proxy.engine.resources import JobResources
 from proxy.engine.run_times import RunTimes
 from proxy.engine.scheduler import Scheduler
+from proxy.engine.spending_gate import SpendingGate
 from proxy.engine.term import Term
 from proxy.jobs.checks import Checks
 from proxy.jobs.clients import Clients
@@ -135,6 +136,7 @@ async def run_engine(
             clock=clock.monotonic,
             turn=asyncio.Event(),
         )
+        run_times = RunTimes(RunTimeRepository(storage.database))
         bookkeeper = Bookkeeper(
             BillingRepository(storage.database),
             cloud.accounts,
@@ -160,8 +162,16 @@ async def run_engine(
                 resources.catalog,
                 resources.packs,
                 pricing_of(settings, resources.catalog),
-                RunTimes(RunTimeRepository(storage.database)),
+                run_times,
                 process.budget,
+                SpendingGate(
+                    jobs.repository,
+                    term,
+                    resources.accounting.limiter,
+                    jobs.service.submissions.estimator,
+                    run_times,
+                    refuses=settings.over_budget == "refuse",
+                ),
             ),
             policy=replace(policy, timeouts=process.timeouts),
             background=Background(Supervisor(process.failed), bookkeeper, webhooks),

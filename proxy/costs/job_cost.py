@@ -90,6 +90,14 @@ class JobRun(Struct, frozen=True):
     reported: Mapping[str, int] = {}
 
 
+class PartnerCosts(Struct, frozen=True):
+    """What the partner nodes of a graph cost, without those whose price is unknown, and whether
+    there are none of these."""
+
+    amount: int = 0
+    all_known: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class Pricing:
     """The prices of all accounts and classes.
@@ -107,10 +115,12 @@ class Pricing:
         """Return the highest rate of some accounts, of which nobody knows which one it will be."""
         return max((self.rates.get(name, self.rate) for name in accounts), default=self.rate)
 
-    def partner_nodes(self, graph: Mapping[str, Any]) -> int:
-        """Return what the partner nodes of a graph cost, without those whose price is unknown."""
+    def partner_nodes(self, graph: Mapping[str, Any]) -> PartnerCosts:
+        """Return what the partner nodes of a graph cost."""
         run = JobRun(graph, "", 0, ran=graph.keys)
-        return sum(amount for _, _, amount in self._partner_nodes(run))
+        found = [(source, amount) for _, source, amount in self._partner_nodes(run)]
+        known = all(source != "unknown" for source, _ in found)
+        return PartnerCosts(sum(amount for _, amount in found), known)
 
     def cost_of(self, run: JobRun) -> JobCost:
         """Return what a job has cost; nothing for one that ran on no account."""

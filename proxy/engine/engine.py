@@ -128,7 +128,7 @@ class Engine:
         self._subscriptions = [
             subscribe("engine", self._receive),
             subscribe("sockets", self._receive),
-            subscribe("members", lambda _: self.scheduler.changed()),
+            subscribe("members", lambda _: self.scheduler.members_changed()),
             self.background.webhooks.run(bus, supervisor, fence, accounts),
         ]
         keep(self.recorder.run, "write the jobs")

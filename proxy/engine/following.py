@@ -85,6 +85,7 @@ class Following:
                 task.cancel()
         if ended is None:
             await self._table.discard(job)
+            self._scheduler.charged(job.member)
         else:
             await self._finish(job, ended)
 
@@ -161,10 +162,23 @@ class Following:
             await self._resources.files.output_directory.save(job.member, end.outputs)
         self._scheduler.ended(job, end.ms / 1000)
         await retried(partial(self._table.finish, job, end))
+        self._scheduler.charged(job.member)
         if end.outcome == "completed":
             self._resources.run_times.learn(job.graph, end.node_times, job.member, end.ms)
+            await self._estimate_again(job)
         await self._bus.flush()
         self._tell(job, ended.result)
         self._table.leave(job, end)
         await self._bus.flush()
         self._tell(job, ended.last)
+
+    async def _estimate_again(self, job: LiveJob) -> None:
+        """Let the member's waiting jobs of the same shape be expected to run as long as it has
+        shown."""
+        gate = self._resources.gate
+        time = None if gate is None else await gate.learn(job)
+        if time is None:
+            return
+        for waiting in self._scheduler.queue.of(job.member):
+            if waiting.shape == job.shape:
+                self._table.note(waiting, JobChanges(estimate=waiting.partner_nodes + time))

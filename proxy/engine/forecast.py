@@ -29,6 +29,13 @@ WAITS_FOR_MODEL = (
 )
 
 
+#: The same about one whose reason is `budget`.
+WAITS_FOR_BUDGET = (
+    "The job would exceed a hard budget of its member: it runs when the jobs under way have ended, "
+    "or when the budget renews."
+)
+
+
 class Forecast:
     """What the `scheduler` will do with the jobs that wait, if nothing changes."""
 
@@ -77,7 +84,9 @@ class Forecast:
         for job in jobs:
             own = self._own_reason(job, free=free)
             rests = self._resting(job) if reason is None else None
-            if rests is not None:
+            if "budget" in (own, reason):
+                yield job, "budget", WAITS_FOR_BUDGET
+            elif rests is not None:
                 yield job, rests.health.reason, self._scheduler.explained(rests)
             elif own == "model" and job.needs is not None:
                 yield job, own, WAITS_FOR_MODEL.format(job.needs.name)
@@ -140,6 +149,8 @@ class Forecast:
         """Return why a job waits although there is a slot `free` for others; empty if it does
         not."""
         scheduler = self._scheduler
+        if scheduler.exceeds_budget(job):
+            return "budget"
         if job.needs is not None and not scheduler.any_slot(scheduler.usable(job)):
             return "model" if free else ""
         return "client" if free and scheduler.waits_for_client(job) else ""

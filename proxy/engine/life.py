@@ -29,6 +29,7 @@ from proxy.engine.outcomes import (
     NotNow,
     NotThere,
     Outcome,
+    OverBudget,
     Refused,
     Sent,
     Step,
@@ -123,6 +124,8 @@ class JobLife:
         return worker is not None and worker.cloud.capabilities.idempotent
 
     def _next(self, job: LiveJob, outcome: Outcome) -> Step:
+        if isinstance(outcome, OverBudget):
+            self._table.note(job, JobChanges(estimate=outcome.estimate))
         has_other = isinstance(outcome, Elsewhere) and self._scheduler.has_other(job)
         step = next_step(job, outcome, has_other=has_other)
         if not (isinstance(outcome, Elsewhere) and isinstance(step, Discard)) or outcome.by_cloud:
@@ -253,6 +256,7 @@ class JobLife:
         log.info("job_cancelled", cloud_job=job.cloud_id)
         self._scheduler.free(job)
         await self._table.discard(job)
+        self._scheduler.charged(job.member)
 
     # --- not on the cloud ------------------------------------------------------------------
 

@@ -75,6 +75,7 @@ class JobChanges(Struct, frozen=True):
     """New values of fields of a live job; what is not set stays as it is."""
 
     account: str | UnsetType = UNSET
+    estimate: int | UnsetType = UNSET
     cloud_id: str | UnsetType = UNSET
     started_at: int | UnsetType = UNSET
     outputs_to_execute: tuple[str, ...] | UnsetType = UNSET
@@ -89,6 +90,7 @@ class JobChanges(Struct, frozen=True):
     def apply(self, job: LiveJob) -> None:
         """Set the fields of a job that are set here."""
         job.account = _set(self.account, job.account)
+        job.estimate = _set(self.estimate, job.estimate)
         job.cloud_id = _set(self.cloud_id, job.cloud_id)
         job.started_at = _set(self.started_at, job.started_at)
         job.outputs_to_execute = _set(self.outputs_to_execute, job.outputs_to_execute)

@@ -63,6 +63,19 @@ class Elsewhere(Struct, frozen=True):
     by_cloud: bool = True
 
 
+class OverBudget(Struct, frozen=True):
+    """The job is expected to cost its `estimate` (millionths of a credit) and would exceed a hard
+    budget of its member, of which only `left` is left; with `None` it has to wait for others of the
+    member, which were sent.
+
+    It may be tried again in `wait` seconds.
+    """
+
+    estimate: int
+    left: int | None
+    wait: float
+
+
 class NotNow(Struct, frozen=True):
     """The proxy could not send the job.
 
@@ -87,7 +100,16 @@ class Withdrawn(Struct, frozen=True):
 
 
 Outcome: TypeAlias = (
-    Sent | Refused | FailedBefore | WrongAccount | Elsewhere | NotNow | Lost | NotThere | Withdrawn
+    Sent
+    | Refused
+    | FailedBefore
+    | WrongAccount
+    | Elsewhere
+    | OverBudget
+    | NotNow
+    | Lost
+    | NotThere
+    | Withdrawn
 )
 
 # --- steps ---------------------------------------------------------------------------------
@@ -161,6 +183,8 @@ def next_step(job: Job, outcome: Outcome, *, has_other: bool = False) -> Step:
             return Interrupt()
         case NotThere() | WrongAccount():
             return Wait() if job.accepted else Discard()
+        case OverBudget():
+            return Wait()
         case Elsewhere(refusal=refusal, fault=fault):
             if job.accepted:
                 return Wait()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from proxy.budget import MemoryBudget
 from proxy.costs.job_cost import Pricing
 from proxy.engine.run_times import RunTimes
+from proxy.engine.spending_gate import SpendingGate
 from proxy.jobs.models import Job
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class JobResources:
     """What the lives of jobs use beside the cloud.
 
     `pricing` says what jobs cost, `run_times` are those of earlier runs; messages that are kept for
-    repetition take their memory from the `budget`.
+    repetition take their memory from the `budget`. Jobs pass the `gate` before they are sent.
     """
 
     files: Files
@@ -31,6 +32,7 @@ class JobResources:
     pricing: Pricing
     run_times: RunTimes
     budget: MemoryBudget
+    gate: SpendingGate | None = None
 
     def output_nodes(self, job: Job, node_errors: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the output nodes of a job that passed validation, as far as the catalog knows the

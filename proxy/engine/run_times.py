@@ -70,6 +70,13 @@ class RunTimes:
         classes = {node: class_of(graph[node]) for node in graph if node in needed}
         return expected(classes, self._shapes.get(shape_of(graph) or ""), self._classes)
 
+    def typical(self, member: str, shape: str | None) -> float | None:
+        """Return how long a member's jobs of a shape run, or else those of all members (ms); `None`
+        if none has run."""
+        if shape is None:
+            return None
+        return self._jobs.get(job_name(shape, member), self._jobs.get(job_name(shape)))
+
     def learn(
         self, graph: Mapping[str, Any], times: Mapping[str, tuple[int, int]], member: str, ms: int
     ) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
 
 from proxy.engine.accounts import PASSING, Account, Reason
 from proxy.engine.fair_share import FairShare, JobQueue
 from proxy.engine.live_job import LiveJob, SlotState
-from proxy.engine.outcomes import Elsewhere, Outcome, Refused, Sent
+from proxy.engine.outcomes import Elsewhere, Outcome, OverBudget, Refused, Sent
 from proxy.jobs.models import FairBy, JobState
 from proxy.members.member import Member
 from proxy.storage.shares import Shares
@@ -38,6 +38,14 @@ class TurnSignal(Protocol):
 
     async def wait(self) -> object:
         """Wait for it."""
+
+
+class BudgetHold(NamedTuple):
+    """Jobs of a member that are not sent until a time of the clock: those that are expected to cost
+    more than is `left`, or all without it, until one of the member's jobs has ended."""
+
+    until: float
+    left: int | None
 
 
 class Scheduler:
@@ -72,6 +80,7 @@ class Scheduler:
         #: How many slots each member has, and each client by its member and `client_id`.
         self._on_cloud: Counter[str] = Counter()
         self._busy: Counter[tuple[str, str | None]] = Counter()
+        self._budget_holds: dict[str, BudgetHold] = {}
 
     def changed(self) -> None:
         """Note that a waiting job may have got its turn, or waits for another reason."""
@@ -114,7 +123,7 @@ class Scheduler:
         where this one would only wait on the cloud.
         """
         account = self._account_for(job, probing=True)
-        if account is None or self.waits_for_client(job):
+        if account is None or self.waits_for_client(job) or self.exceeds_budget(job):
             return False
         if self.queue.of(job.member) and not self._has_slot(account):
             return False
@@ -204,6 +213,8 @@ class Scheduler:
                 health.renewed()
                 if not was_well:
                     self.changed()
+            case OverBudget(left=left, wait=wait):
+                self._budget_holds[job.member] = BudgetHold(self._clock() + wait, left)
             case Elsewhere(refusal=refusal, fault=fault, retry_after=retry_after):
                 self._suspend(job.account, fault, refusal, retry_after)
 
@@ -240,11 +251,12 @@ class Scheduler:
 
     def next_try(self, after: float) -> float | None:
         """Return when jobs may go again that waited at the time `after` for an account that rests,
-        or for the end of the pause; `None` where none did."""
+        for a budget or for the end of the pause; `None` where none did."""
         rests = [
             account.health.until for account in self._accounts.values() if not account.health.well
         ]
-        return min((at for at in (*rests, self.paused_until) if at > after), default=None)
+        holds = [hold.until for hold in self._budget_holds.values()]
+        return min((at for at in (*rests, *holds, self.paused_until) if at > after), default=None)
 
     # --- what is kept ----------------------------------------------------------------------
 
@@ -288,6 +300,8 @@ class Scheduler:
         """
         found: dict[frozenset[str] | None, Account | None] = {}
         for job in self.queue.of(member):
+            if self.exceeds_budget(job):
+                continue
             accounts = None if job.needs is None else job.needs.accounts
             if accounts not in found:
                 found[accounts] = self._account_for(job)
@@ -331,7 +345,34 @@ class Scheduler:
         limit = who.limits.max_running
         if who.disabled:
             return "disabled"
-        return "limit" if limit is not None and self._on_cloud[member] >= limit else None
+        if limit is not None and self._on_cloud[member] >= limit:
+            return "limit"
+        hold = self._budget_hold(member)
+        return "budget" if hold is not None and hold.left is None else None
+
+    def exceeds_budget(self, job: LiveJob) -> bool:
+        """Return whether a job would exceed a hard budget of its member, as far as is known."""
+        hold = self._budget_hold(job.member)
+        return hold is not None and hold.left is not None and max(1, job.estimate) > hold.left
+
+    def _budget_hold(self, member: str) -> BudgetHold | None:
+        hold = self._budget_holds.get(member)
+        if hold is not None and hold.until <= self._clock():
+            del self._budget_holds[member]
+            return None
+        return hold
+
+    def charged(self, member: str) -> None:
+        """Note that the cost of a job of the member is known: others may have waited for that."""
+        hold = self._budget_holds.get(member)
+        if hold is not None and hold.left is None:
+            del self._budget_holds[member]
+            self.changed()
+
+    def members_changed(self) -> None:
+        """Note that members may have other limits and budgets."""
+        self._budget_holds.clear()
+        self.changed()
 
     def allowed(self, member: str) -> list[Account]:
         """Return the accounts that take the member's jobs."""

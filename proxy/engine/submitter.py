@@ -31,6 +31,7 @@ from proxy.engine.outcomes import (
     Lost,
     NotNow,
     Outcome,
+    OverBudget,
     Refused,
     Sent,
     Withdrawn,
@@ -38,6 +39,7 @@ from proxy.engine.outcomes import (
 )
 from proxy.engine.preparation import Preparation, WithdrawnError
 from proxy.engine.resources import JobResources
+from proxy.engine.spending_gate import ClaimRefusedError
 from proxy.storage.database import StorageError
 from proxy.translate.errors import (
     LocalError,
@@ -125,6 +127,10 @@ class Submitter:
                 outcome = await self._send(job, max_wait)
         except CloudFilesGone as error:
             return _refused(error)
+        except ClaimRefusedError as error:
+            if error.refusal is not None:
+                return Refused(error.refusal, by_cloud=False)
+            return OverBudget(error.estimate, error.left, error.wait)
         except (WithdrawnError, UnansweredError, LocalError, StorageError) as error:
             return _unsent(error)
         except Exception:

@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import Struct
 
 from proxy.costs.budgets import Budget, Budgets
-from proxy.costs.job_cost import JobCost, JobRun, Pricing, seconds_cost
+from proxy.costs.job_cost import JobCost, JobRun, PartnerCosts, Pricing, seconds_cost
 from proxy.jobs.models import Job
 from proxy.storage.database import UnitRefusedError
 from proxy.storage.spending import Spending
@@ -46,24 +46,27 @@ class OverBudgetError(UnitRefusedError):
 class JobReservation(Struct, frozen=True):
     """The decision on a job (see `proxy.storage.spending.Reservation`).
 
-    A second costs `rate`, and its partner nodes cost `partner_nodes`, as far as that is known, in
-    millionths of a credit.
+    A second costs `rate`, and its partner nodes cost `partner_nodes`, in millionths of a credit.
     """
 
     day: str
     shape: str | None
     rate: int
-    partner_nodes: int
+    partner_nodes: PartnerCosts
     budgets: Budgets
 
     def decide(self, spending: Spending, typical_ms: float | None) -> int:
         """Return the estimate. Raises `OverBudgetError`."""
-        ms = UNKNOWN_MS if typical_ms is None else typical_ms
-        estimate = seconds_cost(round(ms), self.rate) + self.partner_nodes
+        estimate = running_cost(typical_ms, self.rate) + self.partner_nodes.amount
         budget = self.budgets.exceeded_by(spending, estimate)
         if budget is not None:
             raise OverBudgetError(budget, budget.left(spending), estimate)
         return estimate
+
+
+def running_cost(typical_ms: float | None, rate: int) -> int:
+    """Return what the running time of a job is expected to cost at `rate` a second."""
+    return seconds_cost(round(UNKNOWN_MS if typical_ms is None else typical_ms), rate)
 
 
 @dataclass(eq=False, repr=False)

@@ -120,9 +120,9 @@ class JobProgress(msgspec.Struct, frozen=True):
     """What only the engine knows of a live job, and publishes with the job's row.
 
     `reason` is why the job does not continue: `turn`, `slot`, `client` (another job of its client
-    has a slot), `model` (the accounts that have its models are busy), `limit` (the member's own),
-    `disabled` (the member), `no_account`, or what the account suffers (`no_credits`, `dead_key`,
-    `queue_limit`, `rate_limited`, `unreachable`); `message` is the cloud's sentence about it.
+    has a slot), `model` (the accounts that have its models are busy), `limit` and `budget` (the
+    member's own), `disabled` (the member), `no_account`, or what the account suffers (`no_credits`,
+    `dead_key`, `queue_limit`, `rate_limited`, `unreachable`); `message` is a sentence about it.
     `finishing` says that the client has all outputs. Admins see more: a waiting job has `before` it
     this many jobs of anyone; a running one has done a `share` from 0 to 1, will run for `remaining`
     ms, as earlier runs of the same graph say, and `node` is the one that runs.
@@ -193,6 +193,9 @@ class Job:
     submitter: str = ""
     label: str = ""
     estimate: int = 0
+    shape: str = ""
+    partner_nodes: int = 0
+    ceiling: int = 0
     revision: int = 0
 
     @property

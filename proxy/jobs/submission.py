@@ -175,6 +175,9 @@ class SubmissionService:
             max_per_day=member.limits.jobs_per_day,
             max_waiting=member.limits.max_queued if self._may_be_full(member) else None,
         )
+        if reservation is not None:
+            job.shape = reservation.shape or ""
+            job.partner_nodes = reservation.partner_nodes.amount
         row, payload = stored_of(job), payload_of(job.loaded)
         try:
             stored = await self.repository.insert(row, payload, conditions)

@@ -301,6 +301,13 @@ class Settings(BaseSettings, SettingsTable):
         ge=0,
         le=MAX_AMOUNT,
     )
+    over_budget: Literal["wait", "refuse"] = setting(
+        "wait",
+        "Costs",
+        "What becomes of a job that waits and would exceed a hard budget of its member when its "
+        "turn comes. wait: it waits until the budget allows it. refuse: it ends as failed with a "
+        "sentence that says so.",
+    )
     fair_by: Literal["jobs", "time"] = setting(
         "jobs",
         "Gateway",

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -51,7 +51,11 @@ from proxy.storage.payloads import (
 from proxy.storage.run_times import typical_run
 from proxy.storage.shares import Shares, put_shares, read_shares
 from proxy.storage.spending import (
+    WAITING,
+    Claim,
     Spending,
+    lock_spending,
+    spending_beside,
     spending_by_member,
     spending_on,
 )
@@ -59,6 +63,8 @@ from proxy.storage.statements import chunks, run
 from proxy.storage.tables import history, jobs
 from proxy.storage.usage import UsageRow, add_usage, day_of, submitted_on
 from proxy.storage.webhooks import WebhookMessage, add_messages
+
+T = TypeVar("T")
 
 
 class JobKey(NamedTuple):
@@ -79,7 +85,9 @@ class StoredJob(Struct, frozen=True):
     `one_at_a_time` waits for others of its client. Of a job that is to end, `cancel_requested` says
     that it leaves no trace if it has not begun, `interrupted` that it ends as an interrupted run.
     `charge` is what the turn has cost the member, `label` the name of the job for people,
-    `estimate` its expected cost in millionths of a credit, 0 for a member without budgets.
+    `estimate` its expected cost in millionths of a credit, 0 for a member without budgets: that of
+    its `partner_nodes`, and that of its running time, which follows earlier runs of graphs of its
+    `shape`. `ceiling` is what it may cost at most since it was sent under a hard budget.
     """
 
     member: str
@@ -104,6 +112,9 @@ class StoredJob(Struct, frozen=True):
     charge: float = 0.0
     label: str = ""
     estimate: int = 0
+    shape: str = ""
+    partner_nodes: int = 0
+    ceiling: int = 0
 
     @property
     def key(self) -> JobKey:
@@ -169,6 +180,18 @@ _TO_END = update(jobs).where(jobs.c.member == bindparam("m"), jobs.c.prompt_id =
 _CANCEL = _TO_END.values(cancel_requested=True)
 _INTERRUPT = _TO_END.values(interrupted=True)
 _WANTED = _LIVE.where(or_(jobs.c.state == "received", jobs.c.cancel_requested, jobs.c.interrupted))
+_CLAIM = _UPDATE.values(
+    state=bindparam("next"),
+    estimate=bindparam("expected", type_=BigInteger),
+    ceiling=bindparam("most", type_=BigInteger),
+)
+_DISCLAIM = _UPDATE.values(estimate=bindparam("expected", type_=BigInteger), ceiling=0)
+_REESTIMATE = (
+    update(jobs)
+    .where(jobs.c.member == bindparam("m"), jobs.c.shape == bindparam("s"))
+    .where(jobs.c.state.in_(WAITING))
+    .values(estimate=jobs.c.partner_nodes + bindparam("time", type_=BigInteger))
+)
 _UNANSWERED = _LIVE.where(~jobs.c.accepted, ~jobs.c.cancel_requested)
 
 
@@ -281,6 +304,31 @@ class JobRepository(Repository):
             return gone
 
         return await self.database.write(work)
+
+    async def claim(self, claim: Claim[T], state: str, also: EngineWrite = _ALONE) -> T | None:
+        """Let a job take the `state` in which it is sent, and hold what it may cost at most, unless
+        the `claim` refuses; return what it refuses with."""
+
+        def work(connection: Connection) -> T | None:
+            also.check(connection)
+            lock_spending(connection, claim.member)
+            spending = spending_beside(connection, claim.member, claim.day, claim.order)
+            refusal = claim.refusal(spending)
+            values: dict[str, Any] = {"job_order": claim.order, "expected": claim.estimate}
+            if refusal is None:
+                values |= {"next": state, "most": claim.ceiling}
+                run(connection, _CLAIM, values)
+            else:
+                run(connection, _DISCLAIM, values)
+            return refusal
+
+        return await self.database.write(work)
+
+    async def reestimate(self, member: str, shape: str, time: int) -> None:
+        """Let the running time of the member's waiting jobs of a shape be expected to cost
+        `time`."""
+        values = {"m": member, "s": shape, "time": time}
+        await self.database.write(lambda connection: run(connection, _REESTIMATE, values))
 
     async def discard(self, orders: Collection[int], also: EngineWrite = _ALONE) -> None:
         """Delete jobs without a history entry."""

@@ -6,14 +6,16 @@ Amounts are in millionths of a credit.
 from __future__ import annotations
 
 from datetime import date, timedelta
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from msgspec import Struct
-from sqlalchemy import Connection, bindparam, case, func, select
+from sqlalchemy import BigInteger, Connection, bindparam, case, func, select
 
 from proxy.storage.statements import Upsert, run
 from proxy.storage.tables import job_numbers, jobs
 from proxy.storage.usage import usage
+
+T_co = TypeVar("T_co", covariant=True)
 
 
 class Spending(Struct, frozen=True):
@@ -48,6 +50,28 @@ class Reservation(Protocol):
     def decide(self, spending: Spending, typical_ms: float | None) -> int: ...
 
 
+class Claim(Protocol[T_co]):
+    """Decides in the transaction that begins to send a job whether its member may spend so much.
+
+    `estimate` is what the job of this `order` is expected to cost now, `ceiling` what it may cost
+    at most. `refusal` gets what the member has spent on the `day` and in its month, where
+    `reserved` is what the other jobs that were sent may cost at most. It has no side effects,
+    because a transaction may be repeated.
+    """
+
+    @property
+    def member(self) -> str: ...
+    @property
+    def order(self) -> int: ...
+    @property
+    def day(self) -> str: ...
+    @property
+    def estimate(self) -> int: ...
+    @property
+    def ceiling(self) -> int: ...
+    def refusal(self, spending: Spending) -> T_co | None: ...
+
+
 _CREDITS = usage.c.credits_reported + usage.c.credits_estimated
 _SPENT = (
     select(usage.c.day, _CREDITS)
@@ -56,6 +80,13 @@ _SPENT = (
 )
 _RESERVED = select(func.coalesce(func.sum(jobs.c.estimate), 0)).where(
     jobs.c.member == bindparam("m")
+)
+#: The states of jobs that were not sent yet.
+WAITING = ("received", "queued")
+_HELD = select(func.coalesce(func.sum(jobs.c.ceiling), 0)).where(
+    jobs.c.member == bindparam("m"),
+    jobs.c.order != bindparam("job_order", type_=BigInteger),
+    jobs.c.state.not_in(WAITING),
 )
 _LOCK = Upsert(job_numbers, "next", how="highest")
 
@@ -74,9 +105,20 @@ def lock_spending(connection: Connection, member: str) -> None:
 
 def spending_on(connection: Connection, member: str, day: str) -> Spending:
     """Return what a member has spent on a day and in its month, in the caller's unit."""
+    reserved = connection.execute(_RESERVED, {"m": member}).scalar_one()
+    return _spending(connection, member, day, int(reserved))
+
+
+def spending_beside(connection: Connection, member: str, day: str, order: int) -> Spending:
+    """Return what a member has spent on a day and in its month, in the caller's unit; `reserved`
+    is what its jobs that were sent may cost at most, without the one of this order."""
+    held = connection.execute(_HELD, {"m": member, "job_order": order}).scalar_one()
+    return _spending(connection, member, day, int(held))
+
+
+def _spending(connection: Connection, member: str, day: str, reserved: int) -> Spending:
     days = {"m": member, "days": days_of_month(day)}
     spent = {found: int(amount) for found, amount in connection.execute(_SPENT, days)}
-    reserved = int(connection.execute(_RESERVED, {"m": member}).scalar_one())
     return Spending(spent.get(day, 0), sum(spent.values()), reserved)
 
 

@@ -146,6 +146,9 @@ jobs = Table(
     Column("charge", Double, nullable=False),
     Column("label", AnyText, nullable=False),  # what people call it: a workflow or a model
     Column("estimate", BigInteger, nullable=False),  # of its cost, in millionths of a credit
+    Column("shape", Text, nullable=False),  # of its graph, where the estimate follows its runs
+    Column("partner_nodes", BigInteger, nullable=False),  # their part of the estimate
+    Column("ceiling", BigInteger, nullable=False),  # what it may cost at most once it is sent
     UniqueConstraint("member", "prompt_id"),
     Index("ix_jobs_cloud_id", "cloud_id"),
     Index("ix_jobs_member_estimate", "member", "estimate"),

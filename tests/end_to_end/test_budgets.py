@@ -12,6 +12,7 @@ import graphs
 import pytest
 from stack import Client, Proxy, running_proxy
 from team import limited_member
+from waiting import until, until_ended
 
 from proxy.members.member import Limits, Member
 from proxy.simulator import Simulator, Switches
@@ -200,3 +201,96 @@ async def test_an_amount_that_is_none_is_refused(proxy: Proxy, value: object) ->
         status, answer = await client.post("proxy/api/members", body)
         assert status == 400
         assert "credits_per_day" in answer["error"]["message"]
+
+
+#: Credits of a second, and seconds of a job that costs 4.4 credits.
+RATE, LONG = 5.0, 0.88
+
+
+async def is_at_rest(client: Client) -> bool:
+    """Whether no job of the member goes on, and those that wait do so for the budget."""
+    state = (await client.get("proxy/api/state"))[1]
+    reasons = {job["reason"] for job in state["waiting"]}
+    return not state["running"] and reasons <= {"the budget of the member allows no more"}
+
+
+@pytest.mark.parametrize(("limit", "slots"), [(12.0, 1), (12.0, 5), (1.0, 1), (1.0, 5)])
+async def test_a_hard_budget_is_passed_by_one_job_at_most(
+    simulator: Simulator, tmp_path: Path, limit: float, slots: int
+) -> None:
+    if slots > 1:
+        simulator.set_plan("pro")
+    async with (
+        running_proxy(simulator, tmp_path / "data", credits_per_second=RATE, slots=slots) as proxy,
+        limited_member(proxy) as client,
+    ):
+        await client.run(graphs.waiting(0.0))  # cheap: this is what such graphs cost, it seems
+        await proxy.services.members.change("alice", limits={"credits_per_day": limit})
+        cheap = (await budgets(client))[0]["spent"]
+
+        async def is_accepted() -> bool:
+            return (await client.post("prompt", {"prompt": graphs.waiting(LONG)}))[0] == 200
+
+        await until(is_accepted)  # what the first one took is stored after some time
+        for _ in range(94):
+            await is_accepted()
+        for _ in range(20):  # a job may be about to be tried again
+            await until(lambda: is_at_rest(client))
+        (day,) = await budgets(client)
+        assert cheap < day["spent"]
+        assert day["spent"] - limit < 1.5 * LONG * RATE
+
+
+async def waiting_for_budget(proxy: Proxy, client: Client) -> str:
+    """Spend the budget of Alice; a job that waits for it."""
+    await client.run(graphs.waiting(0.0))
+    await proxy.services.members.change("alice", limits={"credits_per_day": 4.0})
+    await until_accepted(client)
+    await until_accepted(client)
+    await until(lambda: is_at_rest(client))
+    (waits,) = (await client.get("proxy/api/state"))[1]["waiting"]
+    return str(waits["id"])
+
+
+async def until_accepted(client: Client) -> None:
+    """Submit a job once the budget allows it."""
+
+    async def is_accepted() -> bool:
+        return (await client.post("prompt", {"prompt": graphs.waiting(3 * LONG)}))[0] == 200
+
+    await until(is_accepted)
+
+
+async def test_a_job_that_waits_for_a_budget_says_so_and_goes_when_that_is_raised(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    async with (
+        running_proxy(simulator, tmp_path / "data", credits_per_second=RATE) as proxy,
+        limited_member(proxy) as client,
+    ):
+        waits = await waiting_for_budget(proxy, client)
+
+        async def is_explained() -> bool:
+            shown = (await client.get(f"api/jobs/{waits}"))[1]
+            return shown.get("queue_reason") == "budget" and "budget" in shown["queue_message"]
+
+        await until(is_explained)
+        await proxy.services.members.change("alice", limits={"credits_per_day": 100.0})
+        assert (await client.ended(waits))["status"]["status_str"] == "success"
+
+
+async def test_a_job_that_waits_can_be_refused_instead(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    settings = {"credits_per_second": RATE, "over_budget": "refuse", "slots": 1, "slots_ahead": 0}
+    async with (
+        running_proxy(simulator, tmp_path / "data", **settings) as proxy,
+        limited_member(proxy) as client,
+    ):
+        await client.run(graphs.waiting(0.0))
+        await proxy.services.members.change("alice", limits={"credits_per_day": 4.0})
+        await until_accepted(client)
+        await until_accepted(client)
+        *_, refused = [await client.history(id_) for id_ in await until_ended(client, 3)]
+        assert refused["status"]["status_str"] == "error"
+        assert "the budget renews at" in str(refused["status"]["messages"])

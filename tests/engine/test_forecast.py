@@ -8,7 +8,13 @@ from jobs.samples import job
 
 from proxy.catalog.owners import Needs
 from proxy.engine.accounts import Account, Slots
-from proxy.engine.forecast import WAITS_FOR_CLIENT, WAITS_FOR_MODEL, Forecast
+from proxy.engine.forecast import (
+    WAITS_FOR_BUDGET,
+    WAITS_FOR_CLIENT,
+    WAITS_FOR_MODEL,
+    Forecast,
+)
+from proxy.engine.outcomes import OverBudget
 from proxy.members.member import Limits, Member
 from proxy.translate.errors import LocalError
 
@@ -83,3 +89,17 @@ def test_a_forecast_is_new_once_something_has_changed() -> None:
     )
     assert jobs.next() is first
     assert [place.job for place in forecast.places()] == [second]
+
+
+@pytest.mark.parametrize("left", [4, None])
+def test_a_budget_is_why_a_job_waits(left: int | None) -> None:
+    jobs = scheduler()
+    waiting = job("a", estimate=5)
+    assert jobs.take_at_once(waiting)
+    jobs.note(waiting, OverBudget(5, left, 60.0))
+    jobs.give_back(waiting)
+    jobs.queue.add(waiting)
+    assert list(Forecast(jobs).waiting("anna", [waiting])) == [
+        (waiting, "budget", WAITS_FOR_BUDGET)
+    ]
+    assert [place.reason for place in Forecast(jobs).places()] == ["budget"]

@@ -19,6 +19,7 @@ from proxy.engine.outcomes import (
     NotNow,
     NotThere,
     Outcome,
+    OverBudget,
     Refused,
     Sent,
     TryOther,
@@ -42,6 +43,7 @@ STEPS: list[tuple[Outcome, Any, Any]] = [
     (DISK_FULL, Wait(pause=True), Wait(pause=True)),
     (BROKEN, Discard(WHY), Wait(pause=True)),
     (NotThere(), Discard(), Wait()),
+    (OverBudget(9, 1, 60.0), Wait(), Wait()),
 ]
 
 

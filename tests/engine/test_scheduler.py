@@ -15,6 +15,8 @@ from jobs.samples import job
 from proxy.catalog.owners import Needs
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.fair_share import FairShare, JobQueue, MemberQueue
+from proxy.engine.live_job import LiveJob
+from proxy.engine.outcomes import OverBudget
 from proxy.engine.scheduler import Scheduler
 from proxy.members.member import Limits, Member
 from proxy.storage.shares import Share, Shares
@@ -288,3 +290,45 @@ def test_a_restart_goes_on_with_shares_and_learnt_slots() -> None:
     jobs.restore(Shares(5.0, {"anna": Share(7.0, 2.0)}, {"one": 3, "gone": 2}))
     assert account.slots.count == 3
     assert (jobs.shares.now, jobs.shares.state_of("anna")) == (5.0, Share(7.0, 2.0))
+
+
+def held_back(estimate: int, left: int | None) -> tuple[Scheduler, LiveJob]:
+    """A scheduler with two slots, and a job that waits because a budget has only so much left."""
+    jobs = scheduler(Account("one", None, "", slots=Slots(2)))  # type: ignore[arg-type]
+    dear = job("dear", order=1, estimate=estimate)
+    assert jobs.take_at_once(dear)
+    jobs.note(dear, OverBudget(estimate, left, 60.0))
+    jobs.give_back(dear)
+    jobs.queue.add(dear)
+    return jobs, dear
+
+
+def test_a_job_beyond_a_budget_is_overtaken_by_one_within_it() -> None:
+    jobs, dear = held_back(5, left=4)
+    cheap = job("cheap", order=2, estimate=4)
+    jobs.queue.add(cheap)
+    assert (jobs.next(), jobs.next()) == (cheap, None)
+    assert jobs.exceeds_budget(dear)
+
+
+def test_nothing_new_is_sent_beyond_a_budget() -> None:
+    jobs, _ = held_back(5, left=4)
+    assert not jobs.take_at_once(job("other", order=2, estimate=5))
+
+
+def test_a_job_beyond_a_budget_is_tried_again_after_some_time() -> None:
+    jobs, _ = held_back(5, left=4)
+    assert jobs.next_try(0.0) == 60.0
+
+
+def test_a_job_beyond_a_budget_is_tried_again_when_members_change() -> None:
+    jobs, dear = held_back(5, left=4)
+    jobs.members_changed()
+    assert jobs.next() is dear
+
+
+def test_a_job_that_waits_for_others_of_its_member_goes_when_one_has_ended() -> None:
+    jobs, waiting = held_back(5, left=None)
+    assert (jobs.next(), jobs.limited("anna")) == (None, "budget")
+    jobs.charged("anna")
+    assert jobs.next() is waiting

@@ -9,7 +9,7 @@ import pytest
 from jobs.samples import new
 
 from proxy.costs.budgets import Budget, Budgets
-from proxy.costs.job_cost import Pricing
+from proxy.costs.job_cost import PartnerCosts, Pricing
 from proxy.jobs.estimates import UNKNOWN_MS, JobEstimator, OverBudgetError
 from proxy.jobs.models import Job
 from proxy.storage.spending import Spending
@@ -50,7 +50,7 @@ async def test_an_estimate_is_time_at_the_dearest_rate_and_partner_nodes() -> No
 
 async def test_without_known_outputs_all_nodes_count() -> None:
     reservation = await estimator().reservation(job(), BUDGETS)
-    assert reservation.partner_nodes == 8_000_000
+    assert reservation.partner_nodes == PartnerCosts(8_000_000, all_known=False)
 
 
 async def test_a_job_beyond_the_budget_says_what_is_left() -> None:
@@ -76,5 +76,5 @@ async def test_the_prices_of_a_large_graph_are_computed_in_a_thread(
     graph = {str(number): GRAPH["1"] for number in range(nodes)}
     large = new("one", graph=graph, created_at=0, outputs_to_execute=())
     reservation = await JobEstimator(pricing, lambda _: ()).reservation(large, BUDGETS)
-    assert reservation.partner_nodes == nodes
+    assert reservation.partner_nodes == PartnerCosts(nodes)
     assert (threading.get_ident() not in threads) is in_thread

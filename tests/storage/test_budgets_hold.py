@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 from storage.samples import PAYLOAD, ended, job
 
 from proxy.costs.budgets import Budget, Budgets
+from proxy.costs.job_cost import PartnerCosts
 from proxy.jobs.estimates import JobReservation, OverBudgetError
 from proxy.storage.conditions import Conditions, Numbering
 from proxy.storage.database import Database
@@ -89,7 +90,7 @@ class Replicas(RuleBasedStateMachine):
     # --- what happens ----------------------------------------------------------------------
 
     async def insert(self, replica: int, estimate: int) -> StoredJob | OverBudgetError:
-        reservation = JobReservation(self.day, None, 0, estimate, self.budgets)
+        reservation = JobReservation(self.day, None, 0, PartnerCosts(estimate), self.budgets)
         conditions = Conditions(numbering=Numbering(0), reservation=reservation)
         new = job(str(next(self.ids)), self.member, state="received")
         try:

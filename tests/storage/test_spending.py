@@ -156,3 +156,55 @@ def test_the_days_of_every_month_are_whole() -> None:
         assert day.isoformat() in days
         assert (date.fromisoformat(days[-1]) + timedelta(days=1)).day == 1
         assert [found[8:] for found in days] == [f"{n:02}" for n in range(1, len(days) + 1)]
+
+
+@dataclass
+class JobClaim:
+    """A claim that is refused beside what others may cost, if that is more than `limit`."""
+
+    order: int
+    limit: int = 10**9
+    member: str = "anna"
+    day: str = DAY
+    estimate: int = 5
+    ceiling: int = 40
+
+    def refusal(self, spending: Spending) -> Spending | None:
+        return spending if spending.reserved > self.limit else None
+
+
+async def test_a_claim_holds_what_a_job_may_cost_until_it_waits_again(jobs: JobRepository) -> None:
+    first, second = [await jobs.insert(job(name), PAYLOAD) for name in "ab"]
+    assert await jobs.claim(JobClaim(first.order), "submitting") is None
+    refused = await jobs.claim(JobClaim(second.order, limit=39), "submitting")
+    assert refused == Spending(reserved=40)
+    found = {row.prompt_id: (row.state, row.estimate, row.ceiling) for row in await jobs.live()}
+    assert found == {"a": ("submitting", 5, 40), "b": ("queued", 5, 0)}
+    await jobs.update([(first.order, {"state": "queued"})])
+    assert await jobs.claim(JobClaim(second.order, limit=0), "submitting") is None
+
+
+async def test_two_claims_at_once_see_each_other(jobs: JobRepository, database: Database) -> None:
+    stored = [await jobs.insert(job(name), PAYLOAD) for name in "ab"]
+    async with other_connection(database) as other:
+        refusals = await asyncio.gather(
+            jobs.claim(JobClaim(stored[0].order, limit=0), "submitting"),
+            JobRepository(other).claim(JobClaim(stored[1].order, limit=0), "submitting"),
+        )
+    assert refusals.count(None) == 1
+
+
+async def test_an_estimate_follows_the_runs_of_its_shape_while_the_job_waits(
+    jobs: JobRepository,
+) -> None:
+    for name, fields in {
+        "waits": {},
+        "runs": {"state": "running"},
+        "other": {"shape": "t"},
+        "bob's": {"member": "bob"},
+    }.items():
+        new = job(name, **{"shape": "s", "partner_nodes": 2, **fields})
+        await jobs.insert(new, PAYLOAD)
+    await jobs.reestimate("anna", "s", 10)
+    found = {row.prompt_id: row.estimate for row in await jobs.live()}
+    assert found == {"waits": 12, "runs": 0, "other": 0, "bob's": 0}
