@@ -1,8 +1,8 @@
-"""The messages between api and engine, and between replicas, and how an answer is awaited.
+"""The messages between api and engine, and between replicas.
 
 | Topic of the bus | Brings |
 |---|---|
-| `engine` | what the api wants: `JobReceived`, `JobReleased` and the like |
+| `engine` | what the api asks of an engine elsewhere: `JobReceived`, `JobReleased` and the like |
 | `answers` | the answers to submissions: `JobAnswered` |
 | `answers.…` | the answer to another one of these |
 | `jobs` | what becomes of jobs, and of the history |
