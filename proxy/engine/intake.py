@@ -14,12 +14,14 @@ from proxy.engine.resources import JobResources
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.jobs.messages import JobReceived
-from proxy.jobs.models import Job, JobState
+from proxy.jobs.models import Job, JobState, Wish
 from proxy.storage.database import StorageError
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
 
+#: Seconds after which a client knows of its job although the cloud has not taken it.
+ANSWER_TIMEOUT = 2.5
 #: Seconds before a job that could not be read is read again: a connection may have broken.
 _READ_AGAIN = (0.05, 0.25)
 
@@ -80,13 +82,27 @@ class Intake:
             and job.loaded.failure is None
             and self._scheduler.take_at_once(job)
         ):
-            self._table.advance(job, JobState.SUBMITTING)
-            await self._life.run(job)
+            await self._send(job)
         elif self._scheduler.usable(job):
             await self._life.take_in(job)
         else:
             await self._table.discard(job)
             self._announcer.refuse(job.key, _no_account())
+
+    async def _send(self, job: LiveJob) -> None:
+        """Lead a new job through its life. If the way to the cloud takes long, its client gets its
+        answer meanwhile, and the job is in the queue."""
+        self._table.advance(job, JobState.SUBMITTING)
+        late = asyncio.get_running_loop().call_later(ANSWER_TIMEOUT, self._accept, job)
+        try:
+            await self._life.run(job)
+        finally:
+            late.cancel()
+
+    def _accept(self, job: LiveJob) -> None:
+        on_its_way = job.state in (JobState.SUBMITTING, JobState.UNKNOWN)
+        if on_its_way and not job.accepted and job.wish is not Wish.CANCEL:
+            self._table.advance(job, changes=JobChanges(accepted=True))
 
 
 def _no_account() -> LocalError:

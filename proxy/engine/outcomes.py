@@ -54,13 +54,14 @@ class Elsewhere(Struct, frozen=True):
     """The account cannot take the job because of `fault`; another account may.
 
     `retry_after` is what the cloud asked for, in seconds; `by_cloud` says that the account has
-    answered the submission.
+    answered the submission, `silent` that nothing came back at all: the job then waits.
     """
 
     refusal: LocalError
     fault: Reason
     retry_after: float | None = None
     by_cloud: bool = True
+    silent: bool = False
 
 
 class OverBudget(Struct, frozen=True):
@@ -164,7 +165,8 @@ def next_step(job: Job, outcome: Outcome, *, has_other: bool = False) -> Step:
     """Return what to do with a job after an outcome.
 
     A job that is not `accepted` has a client that waits for its answer, and is refused rather
-    than kept waiting. `has_other` says that another account that takes the job is well.
+    than kept waiting, unless the cloud is silent. `has_other` says that another account that takes
+    the job is well.
     """
     match outcome:
         case Sent():
@@ -185,12 +187,11 @@ def next_step(job: Job, outcome: Outcome, *, has_other: bool = False) -> Step:
             return Wait() if job.accepted else Discard()
         case OverBudget():
             return Wait()
-        case Elsewhere(refusal=refusal, fault=fault):
-            if job.accepted:
-                return Wait()
-            if has_other:
+        case Elsewhere(refusal=refusal, fault=fault, silent=silent):
+            if not job.accepted and has_other:
                 return TryOther()
-            return Wait() if fault in PASSING else Discard(refusal)
+            waits = job.accepted or silent or fault in PASSING
+            return Wait() if waits else Discard(refusal)
         case NotNow(refusal=refusal):
             if job.accepted or refusal is None:
                 return Wait(pause=True)

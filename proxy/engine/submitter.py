@@ -70,6 +70,9 @@ _FAULTS_BY_TYPE: dict[str, Reason] = {
     "DEPLOYMENT_BUSY": "busy",
 }
 
+#: Seconds for which a silent cloud is tried again before the job goes into the queue.
+_SILENT_MAX_WAIT = 2.0
+
 #: Between two tries while the cloud cannot take the job for a moment.
 _RETRY = Backoff(first=0.5, longest=8.0)
 
@@ -165,7 +168,8 @@ class Submitter:
                 return Sent(cloud_id)
             wait = tried.retry_after or _RETRY.whole(tries)
             spent += wait
-            if tried.last or spent > max_wait:
+            silent = isinstance(tried.outcome, Elsewhere) and tried.outcome.silent
+            if tried.last or spent > (min(max_wait, _SILENT_MAX_WAIT) if silent else max_wait):
                 break
             log.info("submission_delayed", seconds=round(wait, 2))
             await asyncio.sleep(wait)
@@ -263,7 +267,7 @@ def _bound(outcome: Outcome) -> Outcome:
 
 def _silent(error: CloudError) -> Elsewhere:
     answer = unanswered(error, "The job was not submitted", "submit it again")
-    return Elsewhere(answer, "unreachable", error.retry_after)
+    return Elsewhere(answer, "unreachable", error.retry_after, silent=True)
 
 
 def _refused(error: CloudRefused) -> Refused | Elsewhere:

@@ -28,21 +28,12 @@ async def test_a_cloud_that_stays_busy_is_an_error_with_its_name(
 
 
 @pytest.mark.parametrize(
-    ("fault", "type_", "why"),
-    [
-        (HttpFault("*", status=503), "cloud_unavailable", "is unavailable (503)"),
-        (HttpFault("*", status=502), "cloud_unavailable", "is unavailable (502)"),
-        (HttpFault("*", reset=True), "cloud_unreachable", "cannot be reached"),
-    ],
+    "fault",
+    [HttpFault("*", status=503), HttpFault("*", status=502), HttpFault("*", reset=True)],
     ids=["busy", "gateway", "silent"],
 )
-async def test_an_open_circuit_answers_with_the_last_error_of_the_cloud(
-    simulator: Simulator,
-    session: aiohttp.ClientSession,
-    tmp_path: Path,
-    fault: HttpFault,
-    type_: str,
-    why: str,
+async def test_a_job_waits_with_its_reason_while_the_circuit_is_open(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, fault: HttpFault
 ) -> None:
     circuit = CircuitBreaker(failures=1, silence=0.0, backoff=Backoff(600.0, 600.0))
     async with running_proxy(
@@ -55,10 +46,29 @@ async def test_an_open_circuit_answers_with_the_last_error_of_the_cloud(
             while not circuit.failing:
                 await client.get("readyz")
                 await asyncio.sleep(0.05)
-        status, body = await client.post("prompt", {"prompt": graphs.plain()})
-    assert (status, body["error"]["type"]) == (503, type_)
-    assert why in body["error"]["message"]
+        prompt_id = await client.submit(graphs.plain())
+        _, queue = await client.get("queue")
+        assert [item[1] for item in queue["queue_running"]] == [prompt_id]  # the first one
+        _, job = await client.get(f"api/jobs/{prompt_id}")
+        assert "Comfy Cloud" in job["queue_message"]
     assert len(simulator.jobs) == 1
+
+
+async def test_a_job_that_a_silent_cloud_holds_up_is_in_the_queue_and_runs_once(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """The answer comes although the cloud has not taken the job, as of a local server."""
+    async with running_proxy(simulator, tmp_path, policy={"submit_timeout": 30.0}) as proxy:
+        client = Client(session, proxy.url)
+        await client.run(graphs.plain())
+        simulator.faults.add(HttpFault(SUBMIT, delay=20.0, reset=True), times=None)
+        async with asyncio.timeout(8):
+            prompt_id = await client.submit(graphs.plain(2))
+        _, queue = await client.get("queue")
+        assert [item[1] for item in queue["queue_running"]] == [prompt_id]  # the first one
+        simulator.faults.clear()
+        assert (await client.ended(prompt_id))["status"]["completed"]
+    assert len(simulator.jobs) == 2
 
 
 @pytest.mark.parametrize(

@@ -126,8 +126,8 @@ async def test_a_burst_of_submissions_above_the_rate_is_taken_whole(
         client = Client(session, proxy.url)
         await client.until_ready()
         simulator.switches.update({"rate_limit": 3, "rate_limit_form": form})
-        async with asyncio.TaskGroup() as group:
-            for seed in range(20):
-                group.create_task(client.submit(graphs.plain(seed)))
+        ids = await asyncio.gather(*(client.submit(graphs.plain(seed)) for seed in range(20)))
         simulator.switches.rate_limit = 0
+        for prompt_id in ids:
+            assert (await client.ended(prompt_id))["status"]["completed"]
     assert len(simulator.jobs) == 20

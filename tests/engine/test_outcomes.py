@@ -32,6 +32,7 @@ from proxy.translate.errors import LocalError
 WHY = LocalError("refused", "No.")
 
 SENT, REFUSED, LOST = Sent("c"), Refused(WHY), Lost(WHY)
+SILENT = Elsewhere(WHY, "unreachable", silent=True)
 NO_CREDITS, DISK_FULL, BROKEN = Elsewhere(WHY, "no_credits"), NotNow(), NotNow(WHY)
 
 #: What follows for a job whose client waits for the answer, and for one that was promised.
@@ -40,6 +41,7 @@ STEPS: list[tuple[Outcome, Any, Any]] = [
     (LOST, LookFor(), LookFor()),
     (REFUSED, Discard(WHY), Fail(WHY)),
     (NO_CREDITS, Discard(WHY), Wait()),
+    (SILENT, Wait(), Wait()),
     (DISK_FULL, Wait(pause=True), Wait(pause=True)),
     (BROKEN, Discard(WHY), Wait(pause=True)),
     (NotThere(), Discard(), Wait()),
