@@ -23,6 +23,7 @@ from proxy.costs.budgets import DefaultBudgets
 from proxy.files.blobs import BlobError, BlobStore, open_blobs
 from proxy.files.disk_folder import DiskFolder
 from proxy.files.library import Prefetch
+from proxy.files.picture_workflows import JobWorkflows
 from proxy.files.service import Files
 from proxy.members.accounting import Accounting
 from proxy.packs.loading import MAX_FILE_BYTES, FileLoader
@@ -33,6 +34,7 @@ from proxy.packs.store import PictureStore
 from proxy.packs.table import INSTALLED, offered
 from proxy.settings import ConfigError, Settings, pictures_folder
 from proxy.storage.files import FileRepository
+from proxy.storage.jobs import JobRepository
 from proxy.storage.temporary import PackPictureRepository
 from proxy.storage.usage import UsageRepository
 from proxy.userdata.on_cloud import UserData, UserDataOnCloud
@@ -81,6 +83,7 @@ async def open_resources(
             output_folder=output_folder,
             output_links=settings.output_directory == pictures_folder(simulated=settings.simulate),
             input_folder=input_folder,
+            workflows=JobWorkflows(JobRepository(database, storage.cipher)),
         )
         await files.start()
         stack.push_async_callback(files.close)

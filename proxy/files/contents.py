@@ -14,6 +14,7 @@ from pathlib import Path
 
 from proxy.files.cache import CacheLease, open_to_read, read_at
 from proxy.files.fetch import Fetch
+from proxy.files.picture_workflows import edits_for
 from proxy.files.workflow_names import Edits, MetadataText, Slice, texts
 
 #: Bytes of one read.
@@ -85,6 +86,10 @@ class Content:
                 self._texts_generation = fetch.generation
                 return found
             await fetch.changed.wait()
+
+    def with_workflow(self, workflow: bytes) -> Edits:
+        """Return what writes a workflow into a complete picture; blocks."""
+        return edits_for(self._look, self._size or 0, workflow)
 
     def _look(self, offset: int, count: int) -> bytes:
         return read_at(self.file, count, offset)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 
 from cachetools import LRUCache
 
 from proxy.files import workflow_names
-from proxy.files.contents import Content
+from proxy.files.contents import Content, ContentBrokenError
 from proxy.files.library import Library
 from proxy.files.namespace import Namespace
+from proxy.files.picture_workflows import JobWorkflows
 from proxy.files.workflow_names import Edits, MetadataText, Rename
 from proxy.storage.files import FileRecord
 from proxy.translate.media_types import kind
@@ -19,11 +21,15 @@ MAX_EDITS_BYTES = 16 * 1024 * 1024
 
 
 class Reader:
-    """Opens contents of the `library` with names of the `namespace` in them."""
+    """Opens contents of the `library` with names of the `namespace` in them, and with workflows
+    where the account does not write these."""
 
-    def __init__(self, library: Library, namespace: Namespace) -> None:
+    def __init__(
+        self, library: Library, namespace: Namespace, workflows: JobWorkflows | None
+    ) -> None:
         self._library = library
         self._namespace = namespace
+        self._workflows = workflows
         self._known_edits: LRUCache[FileRecord, Edits] = LRUCache(
             MAX_EDITS_BYTES, getsizeof=lambda edits: edits.weight
         )
@@ -60,9 +66,25 @@ class Reader:
             return known
         if record.cloud_type == "input" or kind(record.path) != "image":
             return Edits()
-        edits = Edits()
-        if found := await content.texts():
+        edits = await self._workflow_edits(record, content)
+        if not edits.edits and (found := await content.texts()):
             edits = workflow_names.edits(found, await self.renaming(record, found))
         if content.path is not None:
             self._known_edits[record] = edits
         return edits
+
+    async def _workflow_edits(self, record: FileRecord, content: Content) -> Edits:
+        """Return what writes the workflow of its job into a picture that lacks it."""
+        cloud = self._library.clouds.get(record.account)
+        if cloud is None or cloud.capabilities.writes_workflows:
+            return Edits()
+        if self._workflows is None or record.job is None:
+            return Edits()
+        workflow = await self._workflows.of(record.member, record.job)
+        if workflow is None:
+            return Edits()
+        try:
+            await content.whole()
+        except ContentBrokenError:
+            return Edits()  # reading it tells what is wrong
+        return await asyncio.to_thread(content.with_workflow, workflow)

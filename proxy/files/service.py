@@ -35,6 +35,7 @@ from proxy.files.library import Library, Prefetch
 from proxy.files.namespace import Named, Namespace, make_record
 from proxy.files.output_directory import OutputDirectory
 from proxy.files.output_names import Outputs
+from proxy.files.picture_workflows import JobWorkflows
 from proxy.files.pictures import NotAPictureError
 from proxy.files.reader import Reader
 from proxy.files.upload_names import Naming
@@ -87,6 +88,7 @@ class Files:
         output_folder: DiskFolder | None = None,
         output_links: bool = False,
         input_folder: DiskFolder | None = None,
+        workflows: JobWorkflows | None = None,
         now: Callable[[], float] = clock.time,
     ) -> None:
         self._now = now
@@ -101,7 +103,7 @@ class Files:
         self.uploads = Uploads(self.library, self.namespace, preferred, self.picture_workers)
         self.graphs = GraphFiles(self.namespace, self.uploads)
         self.outputs = Outputs(self.library, self.namespace, asset_ids, output_folder, now)
-        self._reader = Reader(self.library, self.namespace)
+        self._reader = Reader(self.library, self.namespace, workflows)
         #: Opens a file's content.
         self.open = self._reader.open
         #: Returns a value of the cloud with the member's names of files.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import aiohttp
 import graphs
 import pytest
 from deployments import Place, framed, stepped
+from PIL import Image
 from stack import Client
 
 from proxy.cloud.resilience import Backoff
@@ -221,3 +224,16 @@ async def test_an_output_can_be_an_input(client: Client, place: Place) -> None:
     graph["2"] = {"class_type": "StampPicture", "inputs": {"image": ["1", 0], "stamp": name}}
     entry = await client.run(graph)
     assert entry["status"]["status_str"] == "success", entry
+
+
+async def test_a_picture_has_the_workflow_that_the_deployment_was_not_told(
+    client: Client, place: Place
+) -> None:
+    workflow = {"id": "w", "nodes": [{"title": "é"}]}
+    entry = await client.run(framed(), extra_data={"extra_pnginfo": {"workflow": workflow}})
+    data = await client.view(entry["outputs"]["3"]["images"][0])
+    picture = Image.open(io.BytesIO(data))
+    picture.load()
+    assert json.loads(picture.text["workflow"]) == workflow  # type: ignore[attr-defined]
+    job = next(iter(place.deployment.jobs.values()))
+    assert job.extra_data.keys() <= {"api_key_comfy_org"}

@@ -1,0 +1,100 @@
+"""The workflow of a job in its pictures, where what ran it was not told of it.
+
+The web interface opens it from a PNG (a `tEXt` chunk named `workflow`) or a WebP (the tag
+`Make` of its EXIF, as ComfyUI writes it). Other formats stay as they are.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+from proxy.files.workflow_names import Edit, Edits, Read
+from proxy.storage.jobs import JobRepository
+from proxy.translate import codec, workflow_metadata
+
+#: Maximum bytes of a workflow that is written into pictures.
+MAX_BYTES = 4 * 1024 * 1024
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+#: Where the chunk after the first one, IHDR, begins (W3C PNG, 11.2.1).
+_AFTER_HEADER = 33
+#: TIFF 6.0: the type of a text, and the tags that ComfyUI writes.
+_ASCII, _MAKE = 2, 0x010F
+
+
+class JobWorkflows:
+    """Reads the workflows that clients sent with their jobs."""
+
+    def __init__(self, jobs: JobRepository) -> None:
+        self._jobs = jobs
+
+    async def of(self, member: str, prompt_id: str) -> bytes | None:
+        """Return the workflow of a job as JSON in ASCII, `None` without one. Raises
+        `StorageError`."""
+        entry = await self._jobs.history.entry(member, prompt_id)
+        extra_data = None if entry is None else entry.extra_data
+        if extra_data is None:
+            job = await self._jobs.get(member, prompt_id)
+            payload = None if job is None else await self._jobs.payloads.get(job.order)
+            extra_data = None if payload is None else payload.extra_data
+        if extra_data is None:
+            return None
+        workflow = workflow_metadata.workflow_of(codec.loads(extra_data))
+        text = codec.dumps(workflow).encode("ascii") if workflow else b""
+        return text if 0 < len(text) <= MAX_BYTES else None
+
+
+def edits_for(read: Read, size: int, workflow: bytes) -> Edits:
+    """Return what writes a workflow into a complete picture of this size."""
+    head = read(0, _AFTER_HEADER)
+    if head.startswith(_PNG) and len(head) == _AFTER_HEADER:
+        data = b"tEXtworkflow\0" + workflow
+        chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+        return Edits((Edit(_AFTER_HEADER, _AFTER_HEADER, chunk),))
+    if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X":
+        return _webp_edits(read, size, workflow)
+    return Edits()
+
+
+def _webp_edits(read: Read, size: int, workflow: bytes) -> Edits:
+    """Return the replacement of the EXIF chunk, if there is one."""
+    offset = 12
+    while len(header := read(offset, 8)) == 8:
+        kind, length = struct.unpack("<4sI", header)
+        stop = offset + 8 + length + length % 2
+        if kind == b"EXIF" and length <= MAX_BYTES and stop <= size:
+            exif = _with_make(read(offset + 8, length), b"workflow:" + workflow + b"\0")
+            if exif is None:
+                break
+            chunk = b"EXIF" + struct.pack("<I", len(exif)) + exif + b"\0" * (len(exif) % 2)
+            riff = struct.pack("<I", size - 8 + len(chunk) - (stop - offset))
+            return Edits((Edit(4, 8, riff), Edit(offset, stop, chunk)))
+        offset = stop
+    return Edits()
+
+
+def _with_make(exif: bytes, text: bytes) -> bytes | None:
+    """Return EXIF with one more text in its first directory, which moves to the end; `None` if it
+    has one with this tag, or is damaged."""
+    before = b"Exif\0\0" if exif.startswith(b"Exif\0\0") else b""
+    tiff = exif[len(before) :]
+    order = "<" if tiff[:2] == b"II" else ">"
+    try:
+        (directory,) = struct.unpack_from(f"{order}4xI", tiff)
+        (count,) = struct.unpack_from(f"{order}H", tiff, directory)
+        end = directory + 2 + 12 * count
+        entries = [tiff[at : at + 12] for at in range(directory + 2, end, 12)]
+        (following,) = struct.unpack_from(f"{order}I", tiff, end)
+        tags = [struct.unpack_from(f"{order}H", entry)[0] for entry in entries]
+    except struct.error:
+        return None
+    if _MAKE in tags or count > 1000:
+        return None
+    tiff += b"\0" * (len(tiff) % 2)
+    entries.append(struct.pack(f"{order}HHII", _MAKE, _ASCII, len(text), len(tiff)))
+    entries.sort(key=lambda entry: struct.unpack_from(f"{order}H", entry))
+    body = tiff + text + b"\0" * (len(text) % 2)
+    moved = struct.pack(f"{order}H", len(entries)) + b"".join(entries)
+    moved += struct.pack(f"{order}I", following)
+    return before + body[:4] + struct.pack(f"{order}I", len(body)) + body[8:] + moved
