@@ -16,7 +16,7 @@ from backend import add_database, settings_of
 from yarl import URL
 
 from proxy import app
-from proxy.api import Services
+from proxy.api.keys import Services
 from proxy.api.web_interface import WebInterface
 from proxy.app.server import Server
 from proxy.engine.policy import DetailTimeouts, Policy

@@ -20,7 +20,7 @@ from PIL import Image
 from stack import TIMEOUT, running_proxy
 from yarl import URL
 
-from proxy.api import Services
+from proxy.api.keys import ASSETS, FILES, MEMBERS, Services
 from proxy.members.member import Member
 from proxy.simulator import Simulator, Switches
 from proxy.translate.assets import AssetFilter, AssetQuery
@@ -141,8 +141,8 @@ class House:
     async def _move_in(self) -> Stranger:
         marker = f"zq{secrets.token_hex(5)}"
         name = f"m{len(self.people)}-{marker}"
-        await self.services.members.add(Member(name))
-        token, _ = await self.services.members.new_token(name)
+        await self.services[MEMBERS].add(Member(name))
+        token, _ = await self.services[MEMBERS].new_token(name)
         person = Stranger(name, token, marker)
         url = (self._url / "ws").with_query(clientId=CLIENT_ID)
         socket = await self._session.ws_connect(url, headers=_credentials(person))
@@ -256,8 +256,8 @@ class House:
     async def _assets(self, person: Stranger) -> set[str]:
         """The ids of what a person has, but for models, which are everybody's."""
         query = AssetQuery(AssetFilter(any=("input", "output", "temp")), limit=500)
-        assert self.services.assets is not None
-        page = await self.services.assets.page(person.name, query)
+        assert self.services[ASSETS] is not None
+        page = await self.services[ASSETS].page(person.name, query)
         return {asset["id"] for asset in page["assets"]} | set(person.exports)
 
     def asset_ids(self, person: Stranger) -> set[str]:
@@ -272,7 +272,7 @@ class House:
         return {
             record.cloud_name
             for type_ in ("input", "output", "temp")
-            for record in await self.services.files.namespace.records(person.name, type_)
+            for record in await self.services[FILES].namespace.records(person.name, type_)
         }
 
 

@@ -14,6 +14,7 @@ from backend import open_database, settings_of
 from stack import Client, Proxy, running_proxy
 from yarl import URL
 
+from proxy.api.keys import MEMBERS
 from proxy.members.directory import Directory
 from proxy.members.marker import marker_of
 from proxy.members.member import Limits, Member, Role
@@ -35,7 +36,7 @@ class Team:
 
     @property
     def members(self) -> Directory:
-        return self.proxy.services.members
+        return self.proxy.services[MEMBERS]
 
 
 @asynccontextmanager
@@ -76,7 +77,7 @@ def basic(token: str, user: str = "x") -> dict[str, str]:
 @asynccontextmanager
 async def limited_member(proxy: Proxy, **limits: Any) -> AsyncIterator[Client]:
     """A client of a member with limits."""
-    directory = proxy.services.members
+    directory = proxy.services[MEMBERS]
     await directory.add(Member("alice", limits=Limits(**limits)))
     token, _ = await directory.new_token("alice")
     headers = {"Authorization": f"Bearer {token}"}

@@ -21,6 +21,7 @@ from PIL import Image
 from stack import Client, Proxy, running_proxy
 from yarl import URL
 
+from proxy.api.keys import OBSERVATIONS
 from proxy.cloud.client import CloudClient
 from proxy.logging import without_secrets, word
 from proxy.observations import MAX_ANOMALIES, AccountObservations, Observations
@@ -247,7 +248,7 @@ async def upload(client: Client, name: str, data: bytes) -> tuple[int, Any]:
 
 
 def learn(proxy: Proxy, **facts: str) -> None:
-    for account in proxy.services.observations.accounts.values():
+    for account in proxy.services[OBSERVATIONS].accounts.values():
         for name, value in facts.items():
             account.learn(name, value)
 

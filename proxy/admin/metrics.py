@@ -15,7 +15,7 @@ from proxy.admin.members import is_admin, require_admin
 from proxy.admin.schema.administration import Anomalies
 from proxy.api import bodies
 from proxy.api.bodies import JsonAnswer
-from proxy.api.keys import OBSERVATIONS
+from proxy.api.keys import ACCOUNTING, OBSERVATIONS, OPTIONS
 from proxy.api.requests import member_of, services_of
 from proxy.budget import MemoryBudget
 from proxy.jobs.models import shown_state
@@ -52,10 +52,10 @@ async def get_open(request: web.Request) -> web.Response | None:
 
 async def _page(request: web.Request, member: str | None) -> web.Response:
     services = services_of(request)  # the open page is served before the route is resolved
-    if not services.options.metrics_shown:
+    if not services[OPTIONS].metrics_shown:
         return bodies.empty(404)
     accept = request.headers.get("Accept", "")
-    body, type_ = await services.accounting.metrics.page(accept, member=member)
+    body, type_ = await services[ACCOUNTING].metrics.page(accept, member=member)
     return web.Response(body=body, headers={"Content-Type": type_, "Cache-Control": "no-store"})
 
 

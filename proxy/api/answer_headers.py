@@ -6,6 +6,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from proxy.api import bodies
+from proxy.api.keys import MEMBERS, OPTIONS
 from proxy.api.origins import allow_all
 from proxy.api.requests import connection_of, services_of
 from proxy.translate import SCRIPTS_CACHED
@@ -36,10 +37,10 @@ def finish(request: web.Request, response: web.StreamResponse) -> None:
         headers["Referrer-Policy"] = "no-referrer"
     elif headers.get("Content-Type", "").startswith("text/html"):
         headers.setdefault("Referrer-Policy", "same-origin")
-    if services.members.has_members:
+    if services[MEMBERS].has_members:
         _make_private(headers)
-    if services.options.cors_origins:
-        if "*" in services.options.cors_origins:
+    if services[OPTIONS].cors_origins:
+        if "*" in services[OPTIONS].cors_origins:
             allow_all(response)
         else:
             headers.add("Vary", "Origin")

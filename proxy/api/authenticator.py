@@ -21,6 +21,7 @@ from proxy import clock
 from proxy.api.callers import address_of, site_of
 from proxy.api.credentials import KEY_HEADER, Credential, cookie_of, credentials_of, is_anonymous
 from proxy.api.header_sign_in import identity_of
+from proxy.api.keys import ACCOUNTING, CIPHER, MEMBERS, OPTIONS
 from proxy.api.requests import connection_of, way_of
 from proxy.api.tickets import TICKETED, Tickets
 from proxy.edge.addressing import Way
@@ -34,7 +35,7 @@ from proxy.members.tokens import digest
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
-    from proxy.api import Services
+    from proxy.api.keys import Services
 
 log = structlog.get_logger(__name__)
 
@@ -83,17 +84,17 @@ class Authenticator:
     """Authenticates requests, and remembers the tokens of headers."""
 
     def __init__(self, services: Services) -> None:
-        self._members = services.members
-        self._base_path = services.options.base_path
-        self.tickets = Tickets(clock.time, services.cipher)
-        self._accounting = services.accounting
-        self._origins = frozenset(services.options.cors_origins)
+        self._members = services[MEMBERS]
+        self._base_path = services[OPTIONS].base_path
+        self.tickets = Tickets(clock.time, services[CIPHER])
+        self._accounting = services[ACCOUNTING]
+        self._origins = frozenset(services[OPTIONS].cors_origins)
         self._wrong_tokens = Throttle(clock.monotonic, MAX_FAILURES)
         self._sign_in_steps = Throttle(clock.monotonic, MAX_SIGN_IN_STEPS)
         # By the SHA-256 of the header, so that no token stays in memory.
         self._known: dict[bytes, _KnownHeader] = {}
-        self.provisioner = Provisioner(services.members, services.accounting.audit)
-        self._header_sign_in = services.options.header_sign_in
+        self.provisioner = Provisioner(services[MEMBERS], services[ACCOUNTING].audit)
+        self._header_sign_in = services[OPTIONS].header_sign_in
 
     async def catch_up(self, request: web.Request) -> None:
         """Learn what another replica has written of a token or session that is not known here, and

@@ -15,6 +15,7 @@ from aiohttp import Payload, web
 from aiohttp.abc import AbstractStreamWriter
 
 from proxy.api.callers import address_of
+from proxy.api.keys import BUDGET, STREAMS
 from proxy.api.requests import connection_of, services_of
 from proxy.budget import Allocation, MemoryLimitError, Purpose
 from proxy.owners import Owner, stranger
@@ -42,7 +43,7 @@ def request_owner(request: web.BaseRequest) -> Owner:
 
 def allocate(request: web.BaseRequest, purpose: Purpose) -> Allocation:
     """Return an allocation of the sender of the request: its member, or else its address."""
-    return services_of(request).budget.owner(request_owner(request), purpose)
+    return services_of(request)[BUDGET].owner(request_owner(request), purpose)
 
 
 def hold(request: web.Request, purpose: Purpose) -> Allocation:
@@ -69,7 +70,7 @@ def stream_place(request: web.BaseRequest) -> Iterator[None]:
 
     Raises `LocalError` (503) if the owner has too many.
     """
-    pool, owner = services_of(request).streams, request_owner(request)
+    pool, owner = services_of(request)[STREAMS], request_owner(request)
     if not pool.take(owner, 1):
         raise LocalError(
             "too_many_streams",

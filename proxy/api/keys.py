@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from aiohttp import web
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from proxy.api import ApiOptions, Services
+    from proxy.api import ApiOptions
     from proxy.api.spool import Spool
     from proxy.api.web_interface import Journal, WebInterface
     from proxy.budget import MemoryBudget
@@ -30,9 +30,12 @@ if TYPE_CHECKING:
     from proxy.storage.encryption import Cipher
     from proxy.storage.history import HistoryRepository
     from proxy.storage.usage import ActivityRepository
+    from proxy.supervisor import Supervisor
     from proxy.turns import Turns
     from proxy.userdata.on_cloud import UserData
     from proxy.webhooks.endpoints import Webhooks
+
+T = TypeVar("T")
 
 JOBS: web.AppKey[JobService] = web.AppKey("jobs")
 FILES: web.AppKey[Files] = web.AppKey("files")
@@ -46,48 +49,50 @@ ACCOUNTING: web.AppKey[Accounting] = web.AppKey("accounting")
 HISTORY: web.AppKey[HistoryRepository] = web.AppKey("history")
 ACTIVITY: web.AppKey[ActivityRepository] = web.AppKey("activity")
 OBSERVATIONS: web.AppKey[Observations] = web.AppKey("observations")
+#: Reports whether jobs are accepted.
 READINESS: web.AppKey[Readiness] = web.AppKey("readiness")
 JOURNAL: web.AppKey[Journal] = web.AppKey("journal")
+#: What is served at `/`.
 INTERFACE: web.AppKey[WebInterface] = web.AppKey("interface")
+#: Signs what other replicas must trust.
 CIPHER: web.AppKey[Cipher] = web.AppKey("cipher")
 BUS: web.AppKey[EventBus] = web.AppKey("bus")
+#: Memory for clients.
 BUDGET: web.AppKey[MemoryBudget] = web.AppKey("budget")
+#: Long work in threads.
 TURNS: web.AppKey[Turns] = web.AppKey("turns")
+#: Disk space for requests of clients.
 SPOOL: web.AppKey[Spool] = web.AppKey("spool")
+#: Websockets and streams of events.
 STREAMS: web.AppKey[Pool] = web.AppKey("streams")
+#: The pools that metrics show, by name.
+POOLS: web.AppKey[dict[str, Pool]] = web.AppKey("pools")
+SUPERVISOR: web.AppKey[Supervisor] = web.AppKey("supervisor")
+#: Without them the routes of assets are turned off.
 ASSETS: web.AppKey[Assets | None] = web.AppKey("assets")
+#: Without them there are no routes of node packs.
 PACKS: web.AppKey[PackServices | None] = web.AppKey("packs")
+#: Where members sign in, by name.
 PROVIDERS: web.AppKey[Mapping[str, SignInProvider]] = web.AppKey("providers")
 OPTIONS: web.AppKey[ApiOptions] = web.AppKey("options")
 
 
-def provide(app: web.Application, services: Services) -> None:
-    """Put the services into the application, each under its key."""
-    app[JOBS] = services.jobs
-    app[FILES] = services.files
-    app[CATALOG] = services.catalog
-    app[USERDATA] = services.userdata
-    app[MEMBERS] = services.members
-    app[INVITATIONS] = services.invitations
-    app[WEBHOOKS] = services.webhooks
-    app[ACCOUNTING] = services.accounting
-    app[BILLING] = services.billing
-    app[HISTORY] = services.history
-    app[ACTIVITY] = services.activity
-    app[OBSERVATIONS] = services.observations
-    app[READINESS] = services.readiness
-    app[JOURNAL] = services.journal
-    app[INTERFACE] = services.interface
-    app[CIPHER] = services.cipher
-    app[BUS] = services.bus
-    app[BUDGET] = services.budget
-    app[TURNS] = services.turns
-    app[SPOOL] = services.spool
-    app[STREAMS] = services.streams
-    app[ASSETS] = services.assets
-    app[PACKS] = services.packs
-    app[PROVIDERS] = services.providers
-    app[OPTIONS] = services.options
+class Services:
+    """The services of all listeners, each by its key. `proxy/app/` fills them."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[web.AppKey[Any], Any] = {}
+
+    def __setitem__(self, key: web.AppKey[T], service: T) -> None:
+        self._by_key[key] = service
+
+    def __getitem__(self, key: web.AppKey[T]) -> T:
+        return cast(T, self._by_key[key])
+
+    def provide(self, app: web.Application) -> None:
+        """Put the services into the application of a listener."""
+        for key, service in self._by_key.items():
+            app[key] = service
 
 
 def features(app: web.Application) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from proxy.api.bodies import Handler
 from proxy.api.callers import address_of, site_of
 from proxy.api.error_answers import failed, interrupted, not_stored, unknown
 from proxy.api.holding import LargeBody, forget_frames
+from proxy.api.keys import ACCOUNTING, MEMBERS, OPTIONS
 from proxy.api.origins import may_be_rebound, refuses
 from proxy.api.requests import SERVICES, connection_of, services_of
 from proxy.edge.addressing import MAX_PARAMETERS, MAX_SEGMENTS
@@ -33,8 +34,8 @@ from proxy.storage.database import OutcomeUnknownError, StorageError
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
-    from proxy.api import Services
     from proxy.api.authenticator import Authenticator
+    from proxy.api.keys import Services
     from proxy.edge.connections import Connection
     from proxy.members.audit import Value
 
@@ -56,7 +57,7 @@ def note(request: web.Request, action: str, **about: Value) -> None:
     """Record an action of the request's member."""
     connection, address = connection_of(request), address_of(request)
     member = connection.admission.member if connection.admission is not None else ""
-    audit = services_of(request).accounting.audit
+    audit = services_of(request)[ACCOUNTING].audit
     audit.note(action, member=member, address=address, **about)
 
 
@@ -87,13 +88,13 @@ class Gate:
         self._authenticator = authenticator
         self._handle = handle
         self._public = public
-        self._origins = frozenset(services.options.cors_origins)
-        self._preflights = bool(services.options.cors_origins) and "*" not in self._origins
+        self._origins = frozenset(services[OPTIONS].cors_origins)
+        self._preflights = bool(services[OPTIONS].cors_origins) and "*" not in self._origins
         self._may_be_rebound = lru_cache(_MAX_CACHED_HOSTS)(
-            partial(may_be_rebound, allowed=services.options.allowed_hosts)
+            partial(may_be_rebound, allowed=services[OPTIONS].allowed_hosts)
         )
-        self._limiter = services.accounting.limiter
-        self._metrics = services.accounting.metrics
+        self._limiter = services[ACCOUNTING].limiter
+        self._metrics = services[ACCOUNTING].metrics
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         """Answer a request."""
@@ -123,7 +124,7 @@ class Gate:
         self._count(request, connection, answer.status, began)
         if not answer.prepared:
             finish(request, answer)
-            if self._services.options.compress:
+            if self._services[OPTIONS].compress:
                 bodies.pack(request, answer)
         if _ROOT_LOGGER.level <= logging.DEBUG:
             _log_handled(request, answer.status, clock.monotonic() - began)
@@ -146,7 +147,7 @@ class Gate:
         try:
             if (
                 connection.on_loopback
-                and not self._services.members.has_members
+                and not self._services[MEMBERS].has_members
                 and self._may_be_rebound(headers.get("Host", ""))
             ):
                 raise _unknown_host()
@@ -154,7 +155,7 @@ class Gate:
                 answer = await self._public(request)
                 if answer is not None:
                     return answer
-            if self._services.members.has_members:
+            if self._services[MEMBERS].has_members:
                 await self._authenticator.catch_up(request)
             admission = self._authenticator.authenticate(request)
             if admission is not None:

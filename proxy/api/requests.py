@@ -11,7 +11,7 @@ from proxy.edge.admission import Admission
 from proxy.edge.connections import Connection
 
 if TYPE_CHECKING:
-    from proxy.api import Services
+    from proxy.api.keys import Services
 
 
 #: The services of the listener that got a request.

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from proxy.api import Services, web_interface
+from proxy.api import web_interface
+from proxy.api.keys import Services
 from proxy.api.web_interface import WebInterface
 from proxy.app.accounts import open_accounts
 from proxy.app.handlers import open_api

@@ -9,7 +9,37 @@ from aiohttp import WSCloseCode
 
 from proxy import logging as logs
 from proxy.admin.metrics import Gauges
-from proxy.api import ApiOptions, Services
+from proxy.api import ApiOptions
+from proxy.api.keys import (
+    ACCOUNTING,
+    ACTIVITY,
+    ASSETS,
+    BILLING,
+    BUDGET,
+    BUS,
+    CATALOG,
+    CIPHER,
+    FILES,
+    HISTORY,
+    INTERFACE,
+    INVITATIONS,
+    JOBS,
+    JOURNAL,
+    MEMBERS,
+    OBSERVATIONS,
+    OPTIONS,
+    PACKS,
+    POOLS,
+    PROVIDERS,
+    READINESS,
+    SPOOL,
+    STREAMS,
+    SUPERVISOR,
+    TURNS,
+    USERDATA,
+    WEBHOOKS,
+    Services,
+)
 from proxy.api.spool import Spool
 from proxy.api.web_interface import Journal, WebInterface
 from proxy.app.accounts import CloudAccounts
@@ -37,6 +67,7 @@ from proxy.storage.invitations import InvitationRepository
 from proxy.storage.temporary import ExportRepository
 from proxy.storage.usage import ActivityRepository
 from proxy.storage.workflows import WorkflowRepository
+from proxy.turns import thread_turns
 from proxy.webhooks.endpoints import Webhooks
 
 #: Websockets and streams that a member may have of the part that is kept for those who have few.
@@ -94,37 +125,38 @@ async def open_api(
     packs = PackServices(
         resources.pictures, resources.catalog, resources.userdata, workflows, notes
     )
+    services = Services()
+    services[JOBS] = jobs.service
+    services[FILES] = resources.files
+    services[CATALOG] = resources.catalog
+    services[USERDATA] = resources.userdata
+    services[MEMBERS] = storage.members
+    services[INVITATIONS] = Invitations(InvitationRepository(database), storage.members)
+    services[WEBHOOKS] = webhooks
+    services[ACCOUNTING] = resources.accounting
+    services[BILLING] = Billing(BillingRepository(database), cloud.accounts)
+    services[HISTORY] = jobs.repository.history
+    services[ACTIVITY] = activity
+    services[OBSERVATIONS] = cloud.observations
+    services[READINESS] = readiness
+    services[JOURNAL] = journal
+    services[INTERFACE] = interface
+    services[BUS] = jobs.bus
+    services[CIPHER] = storage.cipher
+    services[SUPERVISOR] = supervisor
+    services[BUDGET] = process.budget
+    services[SPOOL] = spool
+    services[STREAMS] = streams
+    services[POOLS] = pools
+    services[ASSETS] = assets if settings.assets else None
+    services[PACKS] = packs if settings.helper_nodes else None
+    services[OPTIONS] = _api_options(settings, shared=database.shared)
+    services[TURNS] = thread_turns()
     try:
         async with open_providers(settings, database) as providers:
             with logs.forwarded_lines(journal.add):
-                yield Services(
-                    jobs=jobs.service,
-                    files=resources.files,
-                    catalog=resources.catalog,
-                    userdata=resources.userdata,
-                    members=storage.members,
-                    invitations=Invitations(InvitationRepository(database), storage.members),
-                    webhooks=webhooks,
-                    accounting=resources.accounting,
-                    billing=Billing(BillingRepository(database), cloud.accounts),
-                    history=jobs.repository.history,
-                    activity=activity,
-                    observations=cloud.observations,
-                    readiness=readiness,
-                    journal=journal,
-                    interface=interface,
-                    bus=jobs.bus,
-                    cipher=storage.cipher,
-                    supervisor=supervisor,
-                    budget=process.budget,
-                    spool=spool,
-                    streams=streams,
-                    pools=pools,
-                    assets=assets if settings.assets else None,
-                    packs=packs if settings.helper_nodes else None,
-                    providers=providers,
-                    options=_api_options(settings, shared=database.shared),
-                )
+                services[PROVIDERS] = providers
+                yield services
     finally:
         notes.close()
         await readiness.close()

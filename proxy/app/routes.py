@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from proxy.admin import routes as admin_routes
-from proxy.api import Services
 from proxy.api import routes as local_routes
+from proxy.api.keys import ASSETS, OPTIONS, PACKS, Services
 from proxy.api.routes import Route
 
 #: All routes. The last one of the local API matches any path.
@@ -16,9 +16,9 @@ def of_clients(services: Services) -> list[Route]:
     return [
         route
         for route in ROUTES
-        if not (services.options.admin_apart and route.apart)
-        and not (services.packs is None and route.pack)
-        and route.assets in (None, services.assets is not None)
+        if not (services[OPTIONS].admin_apart and route.apart)
+        and not (services[PACKS] is None and route.pack)
+        and route.assets in (None, services[ASSETS] is not None)
     ]
 
 

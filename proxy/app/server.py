@@ -13,9 +13,16 @@ from aiohttp.http_exceptions import HttpProcessingError
 from proxy.admin.metrics import get_open
 from proxy.admin.state import ADMIN_LISTENER, state_of
 from proxy.admin.state_feed import STATE_FEEDS, StateFeeds
-from proxy.api import Services
 from proxy.api.authenticator import AUTHENTICATOR, Authenticator
-from proxy.api.keys import provide
+from proxy.api.keys import (
+    BUDGET,
+    BUS,
+    MEMBERS,
+    OPTIONS,
+    POOLS,
+    SUPERVISOR,
+    Services,
+)
 from proxy.api.middleware import Gate
 from proxy.api.origins import allow_some
 from proxy.api.routes import add_routes
@@ -34,21 +41,21 @@ def make_app(services: Services, *, admin: bool = False) -> web.Application:
 
     The caller starts and closes the services.
     """
-    app = web.Application(client_max_size=services.options.max_upload_bytes)
-    provide(app, services)
+    app = web.Application(client_max_size=services[OPTIONS].max_upload_bytes)
+    services.provide(app)
     app[ADMIN_LISTENER] = admin
     app[AUTHENTICATOR] = Authenticator(services)
-    app[STATE_FEEDS] = StateFeeds(services.bus, services.supervisor, partial(state_of, app))
+    app[STATE_FEEDS] = StateFeeds(services[BUS], services[SUPERVISOR], partial(state_of, app))
     if admin:
         add_routes(app, of_admins())
     else:
-        app[SOCKETS] = Sockets(services.supervisor, services.options.ping_interval)
+        app[SOCKETS] = Sockets(services[SUPERVISOR], services[OPTIONS].ping_interval)
         add_routes(app, of_clients(services))
-        allow_some(app, services.options.cors_origins)
+        allow_some(app, services[OPTIONS].cors_origins)
 
     async def close_sockets(_: web.Application) -> None:
         if not admin:
-            await app[SOCKETS].close(services.options.close_code)
+            await app[SOCKETS].close(services[OPTIONS].close_code)
         app[STATE_FEEDS].end()
 
     app.on_shutdown.append(close_sockets)
@@ -91,11 +98,11 @@ class Server:
         self._services = services
         self._admin = admin
         self.app = make_app(services, admin=admin)
-        options = services.options
+        options = services[OPTIONS]
         context = EdgeContext(
-            services.budget,
-            services.members,
-            services.supervisor,
+            services[BUDGET],
+            services[MEMBERS],
+            services[SUPERVISOR],
             options.trusted_proxies,
             options.base_path,
         )
@@ -127,7 +134,7 @@ class Server:
         """
         url = await self._listener.start(hosts, port, certificate=certificate)
         if not self._admin:
-            self._services.pools["connections"] = self._listener.pool
+            self._services[POOLS]["connections"] = self._listener.pool
         return url
 
     async def stop(self, *, spent: float = 0.0) -> None:

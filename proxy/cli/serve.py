@@ -25,7 +25,8 @@ import typer
 from proxy import __version__, clock
 from proxy import logging as logs
 from proxy.allocator import keep_freed_memory
-from proxy.api import Services, web_interface
+from proxy.api import web_interface
+from proxy.api.keys import MEMBERS, PROVIDERS, READINESS, Services
 from proxy.app import lifespan
 from proxy.app.server import Server
 from proxy.app.sign_in import sign_in_problems, template_problem
@@ -126,7 +127,7 @@ async def _serve(settings: Settings, banner: Banner | None) -> None:
                 raise RuntimeError("background work failed too often; the log above has the reason")
             log.info("shutdown_started")
             began = clock.monotonic()
-            await services.readiness.leave()
+            await services[READINESS].leave()
             spent = clock.monotonic() - began
         finally:
             await background.close()
@@ -254,12 +255,12 @@ async def _tell_problems(
 
     The event sockets are left out: they open a little later, and say themselves if they cannot.
     """
-    report = await services.readiness.report(patient=True)
+    report = await services[READINESS].report(patient=True)
     accounts: Mapping[str, Any] = report.checks.get("accounts", {"": report.checks})
     found = {("", report.checks.get("store", "ok"))}
     found |= {(name, checks.get("key", "ok")) for name, checks in accounts.items()}
     plans = [
-        (account.name, account.plan.sentence()) for account in services.readiness.engine.accounts()
+        (account.name, account.plan.sentence()) for account in services[READINESS].engine.accounts()
     ]
     several = len(plans) > 1
     known = [f"{name}: {plan}" if several else plan for name, plan in plans if plan]
@@ -268,10 +269,10 @@ async def _tell_problems(
 
 async def _check_sign_in(settings: Settings, services: Services) -> None:
     """Log why people cannot sign in at the providers of the settings."""
-    for provider, problem in await sign_in_problems(services.providers.values()):
+    for provider, problem in await sign_in_problems(services[PROVIDERS].values()):
         if problem is not None:
             log.warning("provider_rejected", provider=provider, reason=problem)
-    problem = template_problem(settings, services.members)
+    problem = template_problem(settings, services[MEMBERS])
     if problem is not None:
         log.warning("template_not_found", reason=problem)
 

@@ -18,7 +18,8 @@ from backend import open_database
 from wire import Running
 from yarl import URL
 
-from proxy.api import ApiOptions, Services
+from proxy.api import ApiOptions, keys
+from proxy.api.keys import Services
 from proxy.api.spool import Spool
 from proxy.api.web_interface import Journal, WebInterface
 from proxy.app.server import Server
@@ -51,6 +52,7 @@ from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place
+from proxy.turns import thread_turns
 from proxy.userdata.stored import StoredUserData
 
 MEMBER = "local"
@@ -403,14 +405,13 @@ def services_over(jobs: Any, files: Any, catalog: Any, userdata: Any, **more: An
     }
     names = set(ApiOptions.__struct_fields__)
     options = ApiOptions(**{name: more.pop(name) for name in names & more.keys()})
-    return Services(
-        jobs=jobs,
-        files=files,
-        catalog=catalog,
-        userdata=userdata,
-        options=options,
-        **(rooms | more),
-    )
+    rooms |= {"jobs": jobs, "files": files, "catalog": catalog, "userdata": userdata}
+    rooms |= {"options": options, "turns": thread_turns(), "pools": {}, "providers": {}}
+    rooms |= {"assets": None, "packs": None} | more
+    services = keys.Services()
+    for name, room in rooms.items():
+        services[getattr(keys, name.upper())] = room
+    return services
 
 
 class ServerUnderTest(BaseTestServer):

@@ -14,6 +14,7 @@ from stack import TIMEOUT, Client, Listener, running_proxy
 from team import Team, basic, bearer, running_team
 from yarl import URL
 
+from proxy.api.keys import MEMBERS
 from proxy.members.accounting import MAX_FAILURES
 from proxy.members.member import Member
 from proxy.simulator import Simulator
@@ -231,7 +232,7 @@ async def test_the_first_member_shuts_the_door_on_everybody(
         async with session.ws_connect(proxy.url / "ws") as socket:
             await socket.receive(timeout=TIMEOUT)
             assert (await client.get("queue"))[0] == 200
-            await proxy.services.members.add(Member("ann"))
+            await proxy.services[MEMBERS].add(Member("ann"))
             closed = await socket.receive(timeout=TIMEOUT)
             assert closed.data == 1008
         assert (await client.get("queue"))[0] == 401

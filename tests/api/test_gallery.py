@@ -16,6 +16,7 @@ from stack import TIMEOUT, Client, running_proxy
 from team import Team, bearer, running_team
 
 from proxy.admin import members
+from proxy.api.keys import ACTIVITY, JOBS
 from proxy.app.server import Server
 from proxy.jobs.activity import Sampler
 from proxy.simulator import Simulator
@@ -310,7 +311,7 @@ async def test_the_admin_listener_has_no_web_interface_to_link_to(
 
 async def sampled(team: Team) -> None:
     services = team.proxy.services
-    sampler = Sampler(services.activity, services.jobs.accounts, is_active=lambda: True)
+    sampler = Sampler(services[ACTIVITY], services[JOBS].accounts, is_active=lambda: True)
     await sampler.sample()
 
 

@@ -14,6 +14,7 @@ from stack import TIMEOUT, Proxy, running_proxy
 from strangers import picture
 from team import bearer, running_team
 
+from proxy.api.keys import ACCOUNTING, MEMBERS
 from proxy.members.member import Limits, Member
 from proxy.simulator import Simulator
 
@@ -56,9 +57,9 @@ async def test_whoever_comes_first_becomes_a_member(
         status, answer = await who(session, proxy, Remote_User="Ann.Lee@example.com")
         assert (status, answer["id"]) == (200, "ann-lee")
         assert (await who(session, proxy, Remote_User="Ann.Lee@example.com"))[1] == answer
-        (member,) = proxy.services.members.members()
+        (member,) = proxy.services[MEMBERS].members()
         assert (member.role, member.identities) == ("user", ("header Ann.Lee@example.com",))
-        (token,) = proxy.services.members.tokens()
+        (token,) = proxy.services[MEMBERS].tokens()
         assert (token.member, token.note, token.digest) == ("ann-lee", "header", "")
 
 
@@ -68,22 +69,22 @@ async def test_of_several_requests_at_once_the_first_makes_the_member(
     async with running() as proxy:
         answers = await asyncio.gather(*(who(session, proxy, Remote_User="ann") for _ in range(6)))
         assert [(status, answer["id"]) for status, answer in answers] == [(200, "ann")] * 6
-        entries = await proxy.services.accounting.audit.page(limit=10)
+        entries = await proxy.services[ACCOUNTING].audit.page(limit=10)
         assert [entry["action"] for entry in entries] == ["member_provisioned"]
-        assert len(proxy.services.members.tokens()) == 1
+        assert len(proxy.services[MEMBERS].tokens()) == 1
 
 
 async def test_nobody_becomes_the_member_who_has_the_name_here(
     running: Running, session: aiohttp.ClientSession
 ) -> None:
     async with running() as proxy:
-        await proxy.services.members.add(Member("ann", role="admin"))
+        await proxy.services[MEMBERS].add(Member("ann", role="admin"))
         names = [
             (await who(session, proxy, Remote_User=user))[1]["id"]
             for user in ("ann", "ANN", "ann@example.com", "ann@example.net")
         ]
         assert names == ["ann-2", "ann-3", "ann-4", "ann-5"]
-        assert {proxy.services.members.get(name).role for name in names} == {"user"}
+        assert {proxy.services[MEMBERS].get(name).role for name in names} == {"user"}
 
 
 async def test_whoever_is_called_local_gets_nothing_from_before_there_were_members(
@@ -109,7 +110,7 @@ async def test_whoever_has_the_name_of_a_removed_member_gets_another(
 ) -> None:
     async with running() as proxy:
         assert (await who(session, proxy, Remote_User="ann"))[1]["id"] == "ann"
-        await proxy.services.members.remove("ann")
+        await proxy.services[MEMBERS].remove("ann")
         assert (await who(session, proxy, Remote_User="ann"))[1]["id"] == "ann-2"
 
 
@@ -127,7 +128,7 @@ async def test_an_identity_that_moves_takes_its_connections_along(
     async with running() as proxy:
         async with session.ws_connect(proxy.url / "ws", headers={HEADER: "ann"}) as socket:
             await socket.receive(timeout=TIMEOUT)
-            await proxy.services.members.change("ann", identities=())
+            await proxy.services[MEMBERS].change("ann", identities=())
             while (message := await socket.receive(timeout=TIMEOUT)).type != (
                 aiohttp.WSMsgType.CLOSE
             ):
@@ -140,8 +141,8 @@ async def test_an_admin_gives_a_member_an_identity(
     running: Running, session: aiohttp.ClientSession
 ) -> None:
     async with running() as proxy:
-        await proxy.services.members.add(Member("ann", role="admin"))
-        await proxy.services.members.change("ann", identities=("header ann@example.com",))
+        await proxy.services[MEMBERS].add(Member("ann", role="admin"))
+        await proxy.services[MEMBERS].change("ann", identities=("header ann@example.com",))
         assert (await who(session, proxy, Remote_User="ann@example.com"))[1]["id"] == "ann"
 
 
@@ -152,7 +153,7 @@ async def test_the_header_counts_from_trusted_proxies_only(
     async with running_proxy(simulator, tmp_path / "data", **settings) as proxy:
         status, answer = await who(session, proxy, Remote_User="ann")
         assert (status, answer["error"]["type"]) == (401, "token_missing")
-        assert proxy.services.members.members() == []
+        assert proxy.services[MEMBERS].members() == []
 
 
 async def test_without_the_header_a_token_is_needed_though_there_is_no_member(
@@ -212,7 +213,7 @@ async def test_a_name_that_nobody_can_have_is_refused(
     async with running() as proxy:
         status, answer = await who(session, proxy, Remote_User=user)
         assert (status, answer["error"]["type"]) == (400, "invalid_user")
-        assert proxy.services.members.members() == []
+        assert proxy.services[MEMBERS].members() == []
 
 
 async def test_two_headers_are_refused(running: Running) -> None:
@@ -232,7 +233,7 @@ async def test_two_headers_with_groups_are_refused(running: Running) -> None:
         async with session.get(proxy.url / "queue", headers=headers) as answer:
             assert answer.status == 400
             assert (await answer.json())["error"]["type"] == "repeated_header"
-        assert proxy.services.members.members() == []
+        assert proxy.services[MEMBERS].members() == []
 
 
 async def test_groups_decide_who_is_an_admin(
@@ -242,7 +243,7 @@ async def test_groups_decide_who_is_an_admin(
 
         async def role(**headers: str) -> str:
             await who(session, proxy, Remote_User="ann", **headers)
-            return proxy.services.members.get("ann").role
+            return proxy.services[MEMBERS].get("ann").role
 
         assert await role(Remote_Groups="users,ops") == "admin"
         assert await role(Remote_Groups="users|root") == "admin"
@@ -256,9 +257,9 @@ async def test_without_admin_groups_an_admin_stays_one(
 ) -> None:
     async with running(sign_in_groups_header=GROUPS) as proxy:
         await who(session, proxy, Remote_User="ann", Remote_Groups="users")
-        await proxy.services.members.change("ann", role="admin")
+        await proxy.services[MEMBERS].change("ann", role="admin")
         await who(session, proxy, Remote_User="ann", Remote_Groups="users")
-        assert proxy.services.members.get("ann").role == "admin"
+        assert proxy.services[MEMBERS].get("ann").role == "admin"
 
 
 async def test_new_members_get_the_limits_of_the_template(
@@ -270,9 +271,9 @@ async def test_new_members_get_the_limits_of_the_template(
         template = Member(
             "template", role="admin", weight=2, disabled=True, limits=Limits(jobs_per_day=7)
         )
-        await proxy.services.members.add(template)
+        await proxy.services[MEMBERS].add(template)
         assert (await who(session, proxy, Remote_User="ann"))[0] == 200
-        member = proxy.services.members.get("ann")
+        member = proxy.services[MEMBERS].get("ann")
         assert (member.weight, member.limits.jobs_per_day) == (2, 7)
         assert (member.role, member.disabled) == ("user", False)
 
@@ -283,7 +284,7 @@ async def test_a_member_who_is_disabled_is_out_and_the_sockets_close(
     async with running() as proxy:
         async with session.ws_connect(proxy.url / "ws", headers={HEADER: "ann"}) as socket:
             await socket.receive(timeout=TIMEOUT)
-            await proxy.services.members.change("ann", disabled=True)
+            await proxy.services[MEMBERS].change("ann", disabled=True)
             while (message := await socket.receive(timeout=TIMEOUT)).type != (
                 aiohttp.WSMsgType.CLOSE
             ):
@@ -320,7 +321,7 @@ async def test_it_is_in_the_audit_record(running: Running, session: aiohttp.Clie
     async with running(sign_in_groups_header=GROUPS, sign_in_admin_groups="ops") as proxy:
         for groups in ("users", "ops"):
             await who(session, proxy, Remote_User="ann", Remote_Groups=groups)
-        entries = await proxy.services.accounting.audit.page(limit=10)
+        entries = await proxy.services[ACCOUNTING].audit.page(limit=10)
     assert [(entry["action"], entry["member"], entry["role"]) for entry in entries] == [
         ("member_role_changed", "ann", "admin"),
         ("member_provisioned", "ann", "user"),

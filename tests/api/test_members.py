@@ -11,6 +11,7 @@ import pytest
 from stack import Client, running_proxy
 from team import Team, bearer, running_team
 
+from proxy.api.keys import MEMBERS
 from proxy.members.tokens import id_prefix
 from proxy.simulator import Simulator
 
@@ -134,4 +135,4 @@ async def test_the_first_member_comes_by_the_command_line(
         client = Client(session, proxy.url)
         status, answer = await client.post("proxy/api/members", {"name": "ann"})
         assert (status, answer["error"]["type"]) == (409, "no_members")
-        assert not proxy.services.members.has_members
+        assert not proxy.services[MEMBERS].has_members

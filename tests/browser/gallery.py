@@ -16,6 +16,7 @@ from databases import FolderDirectory
 from stack import running_proxy
 from yarl import URL
 
+from proxy.api.keys import ACTIVITY, JOBS
 from proxy.jobs.activity import INTERVAL
 from proxy.jobs.service import JobService
 from proxy.members.member import Limits, Member
@@ -85,7 +86,7 @@ async def busy_gateway(folder: Path) -> AsyncIterator[tuple[URL, dict[str, str]]
                 answer.raise_for_status()
 
         rows, health = _day()
-        await proxy.services.activity.put(rows, health, forget=0)
+        await proxy.services[ACTIVITY].put(rows, health, forget=0)
         simulator.switches.pace = 0.02
         seed = 0
         for member, count in _DONE.items():
@@ -94,7 +95,7 @@ async def busy_gateway(folder: Path) -> AsyncIterator[tuple[URL, dict[str, str]]
                 name = _NAMES[seed % len(_NAMES)]
                 await post(member, graphs.sampled(seed, steps=12, size=512), name)
         await post("krita-studio", graphs.raising(), "Upscale test")
-        await _idle(proxy.services.jobs)
+        await _idle(proxy.services[JOBS])
         simulator.switches.pace = 0.5
         for member in ("anna", "krita-studio", "chiara"):
             seed += 1

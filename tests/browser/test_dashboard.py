@@ -25,6 +25,7 @@ from servers import free_port
 from stack import running_proxy
 from yarl import URL
 
+from proxy.api.keys import ACCOUNTING, MEMBERS
 from proxy.members.member import Member
 from proxy.simulator import Simulator
 from proxy.storage.usage import day_of
@@ -655,8 +656,8 @@ async def test_long_names_and_times_stay_within_their_card(
     tokens = await two_members(tmp_path)
     name, day = "W" * 40, day_of(time.time())
     async with running_proxy(simulator, tmp_path) as proxy:
-        await proxy.services.members.add(Member(name))
-        usage = proxy.services.accounting.usage
+        await proxy.services[MEMBERS].add(Member(name))
+        usage = proxy.services[ACCOUNTING].usage
         row = usage._row(name, None)
         row.submitted, row.running_seconds, row.outputs = 12_345, 99_999.0, 67_890
         await usage.flush()

@@ -11,6 +11,7 @@ import graphs
 import pytest
 from stack import Client, running_proxy
 
+from proxy.api.keys import FILES
 from proxy.simulator import HttpFault, Simulator
 
 ROUTES = ("GET /api/features", "GET /api/billing/status", "GET /api/billing/balance")
@@ -115,7 +116,7 @@ async def test_no_answer_of_these_routes_changes_anything_else(
     trouble(simulator)
     async with running_proxy(simulator, tmp_path) as proxy:
         client = Client(session, proxy.url)
-        cloud = proxy.services.files.library.clouds["default"]
+        cloud = proxy.services[FILES].library.clouds["default"]
         if trouble is not SLOW:
             for _ in range(6):
                 assert (await cloud.billing.plan()).sentence() == ""

@@ -15,6 +15,7 @@ import pytest
 from process import TIMEOUT, command
 from stack import Client, running_proxy
 
+from proxy.api.keys import MEMBERS
 from proxy.cli import main
 from proxy.members.member import Member
 from proxy.simulator import Simulator
@@ -150,9 +151,9 @@ async def test_members_see_nothing_of_it(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     async with running_proxy(simulator, tmp_path) as proxy:
-        await proxy.services.members.add(Member("root", role="admin"))
-        await proxy.services.members.add(Member("anna"))
-        token, _ = await proxy.services.members.new_token("anna")
+        await proxy.services[MEMBERS].add(Member("root", role="admin"))
+        await proxy.services[MEMBERS].add(Member("anna"))
+        token, _ = await proxy.services[MEMBERS].new_token("anna")
         headers = {"Authorization": f"Bearer {token}"}
         async with session.get(proxy.url / "proxy/api/billing", headers=headers) as answer:
             assert answer.status == 403

@@ -14,6 +14,7 @@ from stack import Client, Proxy, running_proxy
 from team import limited_member
 from waiting import until, until_ended
 
+from proxy.api.keys import MEMBERS
 from proxy.members.member import Limits, Member
 from proxy.simulator import Simulator, Switches
 from proxy.simulator.nodes import NodeClass
@@ -121,7 +122,7 @@ async def test_the_price_of_a_class_is_an_estimate_and_without_it_the_cost_is_un
     ):
         status, refused = await client.post("prompt", {"prompt": graph})
         assert (status, refused["error"]["extra_info"]["estimate"]) == (429, 44.9)
-        await proxy.services.members.change("alice", limits={"credits_per_day": 100})
+        await proxy.services[MEMBERS].change("alice", limits={"credits_per_day": 100})
         entry = await client.run(graph)
         _, job = await client.get(f"proxy/api/jobs/{entry['prompt'][1]}")
         assert job["cost"]["source"] == "unknown"
@@ -151,12 +152,12 @@ async def test_a_partner_node_that_the_cloud_leaves_out_costs_nothing(tmp_path: 
 
 
 async def test_members_see_their_own_budgets_and_admins_all(proxy: Proxy) -> None:
-    await proxy.services.members.add(Member("bob", limits=Limits(credits_per_month=7)))
+    await proxy.services[MEMBERS].add(Member("bob", limits=Limits(credits_per_month=7)))
     async with limited_member(proxy, credits_per_day=5) as client:
         assert [(budget["member"], budget["limit"]) for budget in await budgets(client)] == [
             ("alice", 5)
         ]
-        await proxy.services.members.change("alice", role="admin")
+        await proxy.services[MEMBERS].change("alice", role="admin")
         assert {(budget["member"], budget["limit"]) for budget in await budgets(client)} == {
             ("alice", 5),
             ("bob", 7),
@@ -196,7 +197,7 @@ async def test_what_comfyui_answers_has_nothing_new(proxy: Proxy) -> None:
 @pytest.mark.parametrize("value", [-1, "many"])
 async def test_an_amount_that_is_none_is_refused(proxy: Proxy, value: object) -> None:
     async with limited_member(proxy) as client:
-        await proxy.services.members.change("alice", role="admin")
+        await proxy.services[MEMBERS].change("alice", role="admin")
         body = {"name": "bob", "limits": {"credits_per_day": value}}
         status, answer = await client.post("proxy/api/members", body)
         assert status == 400
@@ -225,7 +226,7 @@ async def test_a_hard_budget_is_passed_by_one_job_at_most(
         limited_member(proxy) as client,
     ):
         await client.run(graphs.waiting(0.0))  # cheap: this is what such graphs cost, it seems
-        await proxy.services.members.change("alice", limits={"credits_per_day": limit})
+        await proxy.services[MEMBERS].change("alice", limits={"credits_per_day": limit})
         cheap = (await budgets(client))[0]["spent"]
 
         async def is_accepted() -> bool:
@@ -244,7 +245,7 @@ async def test_a_hard_budget_is_passed_by_one_job_at_most(
 async def waiting_for_budget(proxy: Proxy, client: Client) -> str:
     """Spend the budget of Alice; a job that waits for it."""
     await client.run(graphs.waiting(0.0))
-    await proxy.services.members.change("alice", limits={"credits_per_day": 4.0})
+    await proxy.services[MEMBERS].change("alice", limits={"credits_per_day": 4.0})
     await until_accepted(client)
     await until_accepted(client)
     await until(lambda: is_at_rest(client))
@@ -275,7 +276,7 @@ async def test_a_job_that_waits_for_a_budget_says_so_and_goes_when_that_is_raise
             return shown.get("queue_reason") == "budget" and "budget" in shown["queue_message"]
 
         await until(is_explained)
-        await proxy.services.members.change("alice", limits={"credits_per_day": 100.0})
+        await proxy.services[MEMBERS].change("alice", limits={"credits_per_day": 100.0})
         assert (await client.ended(waits))["status"]["status_str"] == "success"
 
 
@@ -288,7 +289,7 @@ async def test_a_job_that_waits_can_be_refused_instead(
         limited_member(proxy) as client,
     ):
         await client.run(graphs.waiting(0.0))
-        await proxy.services.members.change("alice", limits={"credits_per_day": 4.0})
+        await proxy.services[MEMBERS].change("alice", limits={"credits_per_day": 4.0})
         await until_accepted(client)
         await until_accepted(client)
         *_, refused = [await client.history(id_) for id_ in await until_ended(client, 3)]

@@ -13,6 +13,7 @@ import pytest
 from stack import Client, Proxy, running_proxy
 
 from proxy.api import websocket as client_socket
+from proxy.api.keys import JOBS
 from proxy.api.send_queue import SendQueue
 from proxy.simulator import Simulator
 from proxy.translate.events import Event, Preview
@@ -41,7 +42,7 @@ async def deaf(client: Client, name: str) -> aiohttp.ClientWebSocketResponse:
 
 
 async def told(proxy: Proxy, name: str, message: Any) -> None:
-    proxy.services.jobs.subscribers.tell("local", name, message)
+    proxy.services[JOBS].subscribers.tell("local", name, message)
     await asyncio.sleep(0)
 
 

@@ -22,6 +22,7 @@ from stack import TIMEOUT, running_proxy
 from team import bearer
 from yarl import URL
 
+from proxy.api.keys import MEMBERS
 from proxy.members.member import Member
 from proxy.simulator import Simulator, Switches
 
@@ -141,7 +142,7 @@ async def office(session: aiohttp.ClientSession, tmp_path: Path) -> AsyncIterato
                 slots=SLOTS,
             )
         )
-        directory = proxy.services.members
+        directory = proxy.services[MEMBERS]
         people = {}
         for name in GREED:
             await directory.add(Member(name))

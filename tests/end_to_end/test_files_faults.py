@@ -19,6 +19,7 @@ from PIL import Image
 from stack import Client, Proxy, running_proxy
 
 from proxy import app
+from proxy.api.keys import FILES
 from proxy.cloud.resilience import Backoff, RetryPolicy
 from proxy.files import fetch
 from proxy.files.workflow_names import Slice, edits, renaming, texts
@@ -70,10 +71,10 @@ async def stored(
     await client.upload("noise.png", noise(request.param))
     entry = await client.run(graphs.inverted("noise.png"))
     item = entry["outputs"]["4"]["images"][0]
-    record = await proxy.services.files.find("local", "output", "", item["filename"])
+    record = await proxy.services[FILES].find("local", "output", "", item["filename"])
     assert record is not None
     data = simulator.storage.get(record.cloud_name)
-    upload = await proxy.services.files.find("local", "input", "", "noise.png")
+    upload = await proxy.services[FILES].find("local", "input", "", "noise.png")
     assert upload is not None
     found = texts(lambda at, count: data[at : at + count], len(data), whole=True)
     made = edits(found or [], renaming({upload.cloud_name: "noise.png"}))

@@ -18,6 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 from stack import Client, bare, running_proxy
 
+from proxy.api.keys import FILES
 from proxy.simulator import Simulator, Switches
 
 
@@ -81,7 +82,7 @@ async def test_parts_and_conditions(
         client = Client(session, proxy.url)
         entry = await client.run(graphs.plain(size=600))
         item = entry["outputs"]["2"]["images"][0]
-        record = await proxy.services.files.find("local", "output", "", item["filename"])
+        record = await proxy.services[FILES].find("local", "output", "", item["filename"])
         assert record is not None
         whole = simulator.storage.get(record.cloud_name)
 

@@ -7,6 +7,7 @@ import asyncio
 import graphs
 from stack import Client, Proxy
 
+from proxy.api.keys import MEMBERS
 from proxy.members.member import Limits, Member
 from proxy.simulator import Simulator
 
@@ -69,7 +70,7 @@ async def test_good_outputs_run_beside_bad_ones(client: Client) -> None:
 
 
 async def test_a_member_may_not_use_what_its_limits_deny(proxy: Proxy, client: Client) -> None:
-    members = proxy.services.members
+    members = proxy.services[MEMBERS]
     await members.add(Member("anna", limits=Limits(denied_classes=("Save*",))))
     token, _ = await members.new_token("anna")
     client.session.headers["Authorization"] = f"Bearer {token}"

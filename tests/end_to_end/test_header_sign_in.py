@@ -15,6 +15,7 @@ from browser.reverse_proxy import caddy
 from stack import TIMEOUT, Proxy, running_proxy
 from yarl import URL
 
+from proxy.api.keys import MEMBERS
 from proxy.simulator import Simulator
 
 PAGE = Path(__file__).parent.parent.parent / "docs/sign-in.md"
@@ -73,7 +74,7 @@ async def front(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Front]:
 async def test_who_is_signed_in_there_is_a_member_here(front: Front) -> None:
     signed_in = {"Cookie": "authelia_session=ann@example.com"}
     assert await front.who(signed_in) == (200, "ann")
-    assert front.proxy.services.members.get("ann").role == "admin"
+    assert front.proxy.services[MEMBERS].get("ann").role == "admin"
     async with front.session.ws_connect(front.url / "ws", headers=signed_in) as socket:
         assert (await socket.receive_json(timeout=TIMEOUT))["type"] == "status"
 
@@ -86,4 +87,4 @@ async def test_a_client_cannot_name_itself(front: Front) -> None:
     assert await front.who({"Remote-User": "root"}) == (401, "sign in here")
     both = {"Cookie": "authelia_session=bob", "Remote-User": "root", "Remote-Groups": "x"}
     assert await front.who(both) == (200, "bob")
-    assert [member.name for member in front.proxy.services.members.members()] == ["bob"]
+    assert [member.name for member in front.proxy.services[MEMBERS].members()] == ["bob"]

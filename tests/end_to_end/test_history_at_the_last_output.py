@@ -9,6 +9,7 @@ import pytest
 from stack import Client, Proxy
 from waiting import until
 
+from proxy.api.keys import JOBS
 from proxy.jobs import service
 from proxy.simulator import Simulator
 
@@ -58,7 +59,7 @@ async def test_a_client_that_goes_away_is_waited_for_no_longer(
 ) -> None:
     monkeypatch.setattr(service, "HISTORY_TIMEOUT", LONG)
     simulator.switches.late_detail = LONG
-    waiting = proxy.services.jobs.history._waiting
+    waiting = proxy.services[JOBS].history._waiting
     async with client.listening() as listener:
         prompt_id = await client.submit(graphs.plain())
         await listener.until("executed", node="2")

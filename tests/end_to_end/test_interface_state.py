@@ -10,6 +10,7 @@ from stack import Proxy, running_proxy
 from wrong_key import OTHER_KEY, with_other_key
 
 from proxy.api.extension import SCRIPT_PATH
+from proxy.api.keys import CATALOG, READINESS
 from proxy.api.web_interface import WebInterface
 from proxy.cloud.event_socket import Timeouts
 from proxy.simulator import Simulator
@@ -43,15 +44,15 @@ async def test_a_wrong_key_keeps_the_frontend_closed_until_it_is_mended(
         interface=interface,
         timeouts=Timeouts(ready_age=0.0),
     ) as proxy:
-        await proxy.services.readiness.report(patient=True)
+        await proxy.services[READINESS].report(patient=True)
         found, page = await state(proxy)
         assert "does not accept the API key" in str(found["trouble"])
         assert found["interface"] == "waiting"
         assert "the frontend" not in page
         simulator.account.key = OTHER_KEY
         while found["trouble"] or found["interface"] != "ready":
-            await proxy.services.readiness.report(patient=True)
-            await proxy.services.catalog.load(timeout=60)
+            await proxy.services[READINESS].report(patient=True)
+            await proxy.services[CATALOG].load(timeout=60)
             found, page = await state(proxy)
         assert "the frontend" in page
 
@@ -61,7 +62,7 @@ async def test_a_plan_without_api_access_is_no_wrong_key(
 ) -> None:
     simulator.account.plan = "free"
     async with running_proxy(simulator, tmp_path / "data") as proxy:
-        report = await proxy.services.readiness.report(patient=True)
+        report = await proxy.services[READINESS].report(patient=True)
         assert "needs a plan with API access" in str(report.reason)
 
 

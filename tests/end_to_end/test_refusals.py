@@ -14,6 +14,7 @@ import graphs
 import pytest
 from stack import TIMEOUT, Client, running_proxy
 
+from proxy.api.keys import JOBS
 from proxy.cloud import resilience
 from proxy.simulator import HttpFault, Simulator, SocketFault
 
@@ -138,7 +139,7 @@ async def test_a_job_that_cannot_go_says_why_and_then_fails(
             assert job["status"] == "in_progress", "it is the head of the queue"
             assert job["queue_reason"] == reason
             assert says in job["queue_message"]
-            seen = await proxy.services.jobs.overview()
+            seen = await proxy.services[JOBS].overview()
             (view,) = (view for view in seen.jobs if view.job.prompt_id == waiting)
             assert view.progress.reason == reason
             error = await listener.until("execution_error", prompt_id=waiting)

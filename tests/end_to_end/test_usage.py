@@ -24,6 +24,7 @@ from team import limited_member
 from yarl import URL
 
 from proxy.admin import usage
+from proxy.api.keys import ACCOUNTING, MEMBERS
 from proxy.members.accounting import BURST_SECONDS
 from proxy.members.member import LOCAL, Member
 from proxy.simulator import Simulator
@@ -360,7 +361,7 @@ async def test_requests_are_limited_but_not_messages_or_health(proxy: Proxy) -> 
 
 
 async def test_sign_ins_and_refused_ones_are_recorded_without_a_token(proxy: Proxy) -> None:
-    directory = proxy.services.members
+    directory = proxy.services[MEMBERS]
     await directory.add(Member("ada", role="admin"))
     token, kept = await directory.new_token("ada")
     wrong = token[:-4] + ("aaaa" if not token.endswith("aaaa") else "bbbb")
@@ -391,7 +392,7 @@ async def test_sign_ins_and_refused_ones_are_recorded_without_a_token(proxy: Pro
 
 
 async def test_members_see_their_own_and_admins_see_all(proxy: Proxy) -> None:
-    directory = proxy.services.members
+    directory = proxy.services[MEMBERS]
     clients = {}
     async with contextlib.AsyncExitStack() as stack:
         for name, role in (("ada", "admin"), ("bob", "user"), ("eve", "user")):
@@ -477,5 +478,5 @@ async def test_what_a_member_stores_is_bounded(proxy: Proxy) -> None:
                 assert answer.status == 200
         status, error = await write("c", 40_000)
         assert (status, error["details"]) == (413, "stored_bytes")
-        row = await proxy.services.accounting.usage.today("alice")
+        row = await proxy.services[ACCOUNTING].usage.today("alice")
         assert row.bytes_up == 12_000 + 15_000 + 2 * 12_009

@@ -15,6 +15,7 @@ from team import add_members
 from yarl import URL
 
 from proxy import app
+from proxy.api.keys import MEMBERS, USERDATA
 from proxy.cloud.resilience import Backoff, RetryPolicy
 from proxy.members.member import Member
 from proxy.settings import ConfigError
@@ -216,9 +217,9 @@ async def test_once_there_is_a_member_nobody_gets_at_the_accounts(
     simulator: Simulator, proxy: Proxy, program: Program
 ) -> None:
     simulator.account.settings["secret"] = 1
-    await proxy.services.members.add(Member("ann"))
+    await proxy.services[MEMBERS].add(Member("ann"))
     with pytest.raises(LocalError, match="userdata = disk"):
-        await proxy.services.userdata.settings("ann")
+        await proxy.services[USERDATA].settings("ann")
     status, text = await program.ask("GET", "/settings")
     assert status in (401, 403)
     assert "secret" not in text

@@ -10,6 +10,7 @@ import graphs
 import pytest
 from stack import Client, Proxy
 
+from proxy.api.keys import MEMBERS
 from proxy.members.member import Limits, Member
 from proxy.simulator import Simulator
 
@@ -74,7 +75,7 @@ async def test_a_file_that_cannot_be_converted_says_why(client: Client) -> None:
 
 
 async def test_a_job_beyond_a_budget_is_refused_with_its_cost(proxy: Proxy, client: Client) -> None:
-    members = proxy.services.members
+    members = proxy.services[MEMBERS]
     await members.add(Member("anna", limits=Limits(credits_per_day=1)))
     token, _ = await members.new_token("anna")
     client.session.headers["Authorization"] = f"Bearer {token}"

@@ -14,6 +14,7 @@ from engine.rig import running_engine
 from stack import Client, running_proxy
 from waiting import ids, until, until_ended
 
+from proxy.api.keys import JOBS, MEMBERS
 from proxy.jobs.conversion import job_of_request, payload_of, stored_of
 from proxy.jobs.engine_client import EngineClient
 from proxy.jobs.messages import CancelAnswered
@@ -165,7 +166,7 @@ async def test_members_take_turns_and_see_what_is_before_them(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, opened: asyncio.Event
 ) -> None:
     async with running_proxy(simulator, tmp_path / "data", **ONE) as proxy:
-        directory, jobs = proxy.services.members, proxy.services.jobs
+        directory, jobs = proxy.services[MEMBERS], proxy.services[JOBS]
         await directory.add(Member("anna"))
         await directory.add(Member("ben"))
         await directory.add(Member("limited", limits=Limits(max_running=0)))
@@ -202,13 +203,13 @@ async def test_a_job_that_the_bus_has_not_brought_is_found_in_the_storage_and_ru
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     async with running_proxy(simulator, tmp_path / "data") as proxy:
-        client, jobs = Client(session, proxy.url), proxy.services.jobs
+        client, jobs = Client(session, proxy.url), proxy.services[JOBS]
         await client.until_ready()
         lost = job_of_request("local", JobRequest(graphs.plain(1)), prompt_id=str(uuid.uuid4()))
         lost.created_at -= 2000
         await jobs._repository.insert(stored_of(lost), payload_of(lost.loaded))
         assert (await client.get(f"api/jobs/{lost.prompt_id}"))[1]["status"] == "in_progress"
-        proxy.services.jobs._bus._tell_missed()  # type: ignore[attr-defined]
+        proxy.services[JOBS]._bus._tell_missed()  # type: ignore[attr-defined]
         assert await until_ended(client, 1) == [lost.prompt_id]
 
 

@@ -23,6 +23,7 @@ from fidelity.streams import Heard
 from stack import Proxy
 from yarl import URL
 
+from proxy.api.keys import JOBS
 from proxy.members.member import LOCAL
 
 #: Until something that was recorded is taken not to come any more: seconds in all, and waits of
@@ -67,7 +68,7 @@ class Replay:
         session: aiohttp.ClientSession,
     ) -> None:
         self._recording = recording
-        self._jobs = proxy.services.jobs
+        self._jobs = proxy.services[JOBS]
         self._url = proxy.url
         self._session = session
         self._names = Names(exact=recording.exact)

@@ -12,6 +12,7 @@ from oracle_nodes import ORACLE_NODES
 from PIL import Image
 from stack import Proxy
 
+from proxy.api.keys import CATALOG, FILES, USERDATA
 from proxy.members.member import LOCAL
 from proxy.simulator import Simulator, Switches
 from proxy.userdata.on_cloud import UserData
@@ -83,7 +84,7 @@ async def simulated(recording: Recording) -> AsyncIterator[Simulator]:
 
 async def seed(recording: Recording, proxy: Proxy) -> None:
     """Let the proxy know the node classes, and have the files that the recording speaks of."""
-    await proxy.services.catalog.node_class("SaveImage")
+    await proxy.services[CATALOG].node_class("SaveImage")
     requests = [event for event in recording.events if event.kind == "http"]
     text = unquote(
         "".join(
@@ -92,13 +93,13 @@ async def seed(recording: Recording, proxy: Proxy) -> None:
         )
     )
     if recording.scenario in USER_DATA:
-        await _seed_user_data(USER_DATA[recording.scenario], proxy.services.userdata)
+        await _seed_user_data(USER_DATA[recording.scenario], proxy.services[USERDATA])
     for type_, path, data in files():
         name = path.rpartition("/")[2].removesuffix(".gz")
         if name not in text and "object_info/LoadImage" not in text:
             continue
         subfolder, _, name = path.rpartition("/")
-        await proxy.services.files.upload(
+        await proxy.services[FILES].upload(
             LOCAL, _once(data), filename=name, subfolder=subfolder, type=type_
         )
 

@@ -18,6 +18,7 @@ from aiohttp import web
 from broken_cloud import BrokenCloud, broken_cloud
 from stack import TIMEOUT, Client, running_proxy
 
+from proxy.api.keys import FILES
 from proxy.cloud.client import CloudClient
 from proxy.files import cache
 from proxy.simulator import Simulator
@@ -64,7 +65,7 @@ async def test_an_endless_output_is_not_fetched_ahead(
         async with asyncio.timeout(TIMEOUT):
             await endless.stopped.wait()
         assert endless.sent < 100 * MIB
-        assert proxy.services.files.cache.total <= 16 * MIB
+        assert proxy.services[FILES].cache.total <= 16 * MIB
 
 
 async def test_an_endless_output_ends_for_its_reader(
@@ -81,7 +82,7 @@ async def test_an_endless_output_ends_for_its_reader(
         async with asyncio.timeout(TIMEOUT):
             await endless.stopped.wait()
         assert endless.sent < 100 * MIB
-        assert proxy.services.files.cache.arriving == 0
+        assert proxy.services[FILES].cache.arriving == 0
 
 
 @asynccontextmanager

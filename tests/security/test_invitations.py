@@ -14,6 +14,7 @@ from team import Team, basic, bearer, running_team
 from yarl import URL
 
 from proxy.api.credentials import COOKIE
+from proxy.api.keys import INVITATIONS
 from proxy.members import invitations as module
 from proxy.members.accounting import MAX_FAILURES
 from proxy.simulator import Simulator
@@ -130,8 +131,8 @@ async def test_an_invitation_expires(
     team: Team, session: aiohttp.ClientSession, browser: aiohttp.ClientSession
 ) -> None:
     code = await invited(session, team, expires="60s")
-    now = team.proxy.services.invitations._now
-    team.proxy.services.invitations._now = lambda: now() + 61
+    now = team.proxy.services[INVITATIONS]._now
+    team.proxy.services[INVITATIONS]._now = lambda: now() + 61
     status, page = await accept(browser, team.url, code)
     assert (status, "ccp_" in page) == (401, False)
     assert (await api(session, team, "GET", "invitations"))[1] == {"invitations": []}

@@ -23,6 +23,7 @@ from security.attack import MEMBER, Target
 from team import Team, bearer, running_team
 from waiting import until
 
+from proxy.api.keys import BUDGET
 from proxy.simulator import Simulator
 
 MB = 1024 * 1024
@@ -107,7 +108,7 @@ async def test_nothing_large_is_in_a_cycle(
 
 async def give_up(team: Team, sent: bytes) -> None:
     """Send this, and cut the connection once the proxy has read much of it, or answers."""
-    before, held = len(asyncio.all_tasks()), team.proxy.services.budget.held()
+    before, held = len(asyncio.all_tasks()), team.proxy.services[BUDGET].held()
     reader, writer = await asyncio.open_connection(team.url.host, team.url.port, limit=1024)
     writer.write(sent)
     answer = asyncio.create_task(reader.readline())

@@ -16,6 +16,7 @@ from yarl import URL
 
 from proxy.admin.provider_sign_in import ATTEMPT_COOKIE
 from proxy.api.credentials import COOKIE
+from proxy.api.keys import MEMBERS
 from proxy.members.accounting import MAX_SIGN_IN_STEPS
 from proxy.simulator import Simulator
 
@@ -50,7 +51,7 @@ async def test_who_signs_in_is_a_member_and_gets_where_they_wanted(gateway: Gate
         status, url, _ = await sign_in(session, gateway, "ann", "/queue?x=1")
         assert (status, url) == (200, gateway.url / "queue" % {"x": "1"})
         assert await user(session, gateway) == "ann"
-    (member,) = gateway.proxy.services.members.members()
+    (member,) = gateway.proxy.services[MEMBERS].members()
     issuer = str(gateway.provider).rstrip("/")
     assert (member.name, member.role) == ("ann", "user")
     assert member.identities == (f"{issuer} ann",)
@@ -61,8 +62,8 @@ async def test_the_same_person_is_the_same_member(gateway: Gateway) -> None:
         async with browser() as session:
             await sign_in(session, gateway, "ann")
             assert await user(session, gateway) == "ann"
-    assert len(gateway.proxy.services.members.members()) == 1
-    assert len(gateway.proxy.services.members.tokens()) == 1
+    assert len(gateway.proxy.services[MEMBERS].members()) == 1
+    assert len(gateway.proxy.services[MEMBERS].tokens()) == 1
 
 
 async def test_a_group_of_the_provider_makes_an_admin(gateway: Gateway) -> None:
@@ -97,7 +98,7 @@ async def test_who_is_refused_there_stays_out(gateway: Gateway) -> None:
     async with browser() as session, session.get(gateway.sign_in) as answer:
         assert answer.status == 403
         assert "Example Ltd did not sign you in" in await answer.text()
-    assert gateway.proxy.services.members.members() == []
+    assert gateway.proxy.services[MEMBERS].members() == []
 
 
 @pytest.mark.parametrize("target", ["https://evil.example/", "//evil.example", "/\\evil.example"])
@@ -112,7 +113,7 @@ async def test_a_member_who_is_disabled_is_out(gateway: Gateway) -> None:
         await sign_in(session, gateway, "ann")
         async with session.ws_connect(gateway.url / "ws") as socket:
             await socket.receive(timeout=TIMEOUT)
-            await gateway.proxy.services.members.change("ann", disabled=True)
+            await gateway.proxy.services[MEMBERS].change("ann", disabled=True)
             async with asyncio.timeout(TIMEOUT):
                 while (await socket.receive()).type != aiohttp.WSMsgType.CLOSE:
                     pass
