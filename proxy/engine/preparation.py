@@ -59,13 +59,14 @@ class Preparation:
             extra_data.pop(name, None)
         return Prompt(graph, extra_data, job.loaded.targets, job.mark)
 
-    def lent(self, extra_data: dict[str, Any]) -> dict[str, Any]:
-        """Return the credentials to add to `extra_data`, read immediately before the request.
-
-        By then the account may have another key, and another replica the lease. Raises
-        `FencedError`.
-        """
+    def check(self) -> None:
+        """Check that no other replica has the lease. Raises `FencedError`."""
         self.recorder.term.check()
+
+    def lent(self, extra_data: dict[str, Any]) -> dict[str, Any]:
+        """Return the credentials to add to `extra_data`, read immediately before the request: by
+        then the account may have another key. Raises `FencedError`."""
+        self.check()
         if not self.policy.send_partner_key or CREDENTIAL_KEYS & extra_data.keys():
             return {}
         return {"api_key_comfy_org": self.account.key}

@@ -21,6 +21,7 @@ from proxy.cloud.errors import (
     CloudUnreachable,
     unanswered,
 )
+from proxy.cloud.http import checked
 from proxy.cloud.resilience import Backoff
 from proxy.cloud.upstream import Prompt, Upstream
 from proxy.engine.accounts import PASSING, Reason
@@ -185,9 +186,10 @@ class Submitter:
         lent = self.preparation.lent(prompt.extra_data)
         extra_data = {**prompt.extra_data, **lent}
         try:
-            submission = await self.cloud.submit(
-                replace(prompt, extra_data=extra_data, again=again)
-            )
+            with checked(self.preparation.check):
+                submission = await self.cloud.submit(
+                    replace(prompt, extra_data=extra_data, again=again)
+                )
         except CloudFilesGone:
             raise
         except CloudError as error:

@@ -26,8 +26,10 @@ from proxy.cloud.errors import (
 )
 from proxy.cloud.http import ROUTES
 from proxy.cloud.resilience import MAX_RETRY_AFTER, Backoff, CircuitBreaker, RetryPolicy
+from proxy.cloud.upstream import Prompt
 from proxy.metrics import PREFIX, Metrics
 from proxy.simulator import Simulator
+from proxy.storage.database import FencedError
 from tests.cloud.conftest import KEY, Connect, Serve, answer, cut_off, hang_up, redirect
 
 
@@ -45,6 +47,22 @@ async def test_a_call_carries_the_key_in_its_header_and_no_cookie(
     await client.system_stats()
     assert [seen.headers["X-API-Key"] for seen in cloud.seen] == [KEY, KEY]
     assert all("Cookie" not in seen.headers for seen in cloud.seen)
+
+
+async def test_a_check_stops_a_request_before_anything_is_sent(
+    serve: Serve, connect: Connect
+) -> None:
+    cloud = await serve(answer({}))
+    client = await connect(cloud.url)
+
+    def refuse() -> None:
+        raise FencedError("the lease has run out")
+
+    with pytest.raises(FencedError), http.checked(refuse):
+        await client.submit(Prompt({}, {}))
+    assert cloud.seen == []
+    await client.system_stats()
+    assert len(cloud.seen) == 1
 
 
 async def test_netrc_is_not_read(
