@@ -59,14 +59,17 @@ class SimulatedConnections:
     async def _request(self, method: str, url: URL, data: bytes | None) -> SimulatedResponse:
         world, weather, loop = self.world, self.world.weather, self.world.loop
         process = world.process()
+        submits = url.path == "/api/prompt"
+        await world.ambush(process, "before", submits=submits)
         await asyncio.sleep(weather.draw(0.001, 0.02))  # the connection
+        await world.ambush(process, "connected", submits=submits)
         if weather.cloud_away(process):
             await asyncio.sleep(weather.draw(0.0, http.CONNECT_TIMEOUT))
             raise aiohttp.ClientConnectionError
-        http._sent.set(True)
+        http.begin_to_send()
         body = data if isinstance(data, bytes) else b""
         path = "/".join(url.path.split("/")[:3])
-        if method == "POST":
+        if submits:
             world.note("", "", "calls", f"{method} {url.path}")
             world.check_epoch(process)
         half_lost = weather.cloud_half_lost(process)
@@ -78,8 +81,10 @@ class SimulatedConnections:
             await self._broken()
         answer: asyncio.Future[tuple[int, Any]] = loop.create_future()
         loop.in_world(weather.way_to_cloud(), world.handle, method, url, body, answer)
+        await world.ambush(process, "sent", submits=submits)
         status, content = await answer
         await asyncio.sleep(weather.way_to_cloud())
+        await world.ambush(process, "answered", submits=submits)
         if half_lost or weather.chance("response_lost") or weather.cloud_away(process):
             await self._broken()
         if weather.chance("gateway_error"):

@@ -98,6 +98,8 @@ _ACTIONS = {
 _FAULTS = {
     "kill": (3, 0.5, 15.0),
     "freeze": (3, 1.0, 45.0),
+    "ambush_kill": (2, 0.5, 15.0),
+    "ambush_freeze": (2, 5.0, 45.0),
     "restart": (1, 0.5, 5.0),
     "database": (2, 0.5, 90.0),
     "slow_database": (1, 1.0, 15.0),
@@ -108,6 +110,12 @@ _FAULTS = {
     "half_lost": (2, 2.0, 30.0),
     "clock": (1, -3600.0, 3600.0),
 }
+
+#: Those of one replica, never of all.
+_OF_ONE = frozenset({"kill", "freeze", "ambush_kill", "ambush_freeze", "restart", "clock"})
+
+#: The points of a submission at which a replica is ambushed.
+POINTS = ("before", "connected", "sent", "answered")
 
 #: Rates that are not those of the weather alone.
 _HOOKS = {"hook_lost": 0.2, "hook_refused": 0.2}
@@ -175,9 +183,7 @@ def _faults(rng: random.Random, replicas: int, duration: float) -> tuple[Fault, 
             Fault(
                 rng.uniform(1.0, duration),
                 kind,
-                rng.randrange(replicas)
-                if kind in ("kill", "freeze", "restart", "clock") or rng.random() < 0.6
-                else -1,
+                rng.randrange(replicas) if kind in _OF_ONE or rng.random() < 0.6 else -1,
                 rng.uniform(*_FAULTS[kind][1:]),
                 rng.choice((0, rng.randrange(20), rng.randrange(400))),
             )

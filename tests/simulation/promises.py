@@ -158,6 +158,9 @@ def check_end(run: Run) -> None:
             _check_heard(run, job)
     _check_budget()
     _check_hooks(run, ended)
+    active = [each.name for each in run.replicas if each.parts and each.parts.election.is_active()]
+    if len(active) != 1:
+        raise BrokenPromiseError("two_engines", active)
     for replica in run.replicas:
         _check_replica(run, replica)
 

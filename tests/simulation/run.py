@@ -10,6 +10,7 @@ import random
 import sys
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -17,7 +18,7 @@ from simulation import promises
 from simulation.clients import SimulatedClient, Submission
 from simulation.database import server
 from simulation.loop import DeadlockError
-from simulation.plan import Fault, Plan
+from simulation.plan import POINTS, Fault, Plan
 from simulation.promises import BrokenPromiseError
 from simulation.replica import Replica
 from simulation.world import Line, World
@@ -144,6 +145,7 @@ class Run:
         for client in self.clients:
             if client.listens:
                 self.spawn(client.keep_listening())
+        self.spawn(self._watch_engines())
         for action in plan.actions:
             self.spawn(self._later(action.at, self.clients[action.client].act(action)))
         for fault in plan.faults:
@@ -216,6 +218,13 @@ class Run:
                     replica.thaw()
                 elif not replica.process.alive:
                     replica.start()
+            case "ambush_kill" | "ambush_freeze":
+                # It is the engine that submits, wherever that is.
+                point = POINTS[fault.steps % len(POINTS)]
+                for each in self.replicas:
+                    world.ambushes[each.name][point] = partial(
+                        self._spring, each, fault.kind, fault.seconds
+                    )
             case "restart" if replica is not None and replica.serves and not replica.process.frozen:
                 await replica.stop()
                 await asyncio.sleep(fault.seconds)
@@ -228,6 +237,33 @@ class Run:
                 weather.begin(fault.kind, fault.seconds, name)
                 if fault.kind == "bus":
                     world.bus.cut(None if replica is None else replica.process)
+
+    def _spring(self, replica: Replica, kind: str, seconds: float) -> None:
+        if self.world.weather.healed:
+            return
+        if kind == "ambush_kill":
+            replica.kill()
+            self.world.loop.in_world(seconds, self._start_killed, replica)
+        else:
+            replica.freeze()
+            self.world.loop.in_world(seconds, replica.thaw)
+
+    @staticmethod
+    def _start_killed(replica: Replica) -> None:
+        if not replica.process.alive:
+            replica.start()
+
+    async def _watch_engines(self) -> None:
+        """At most one engine is active at any time; a frozen one may believe that it is."""
+        while not self.over:
+            active = [
+                replica.name
+                for replica in self.replicas
+                if replica.parts is not None and not replica.process.frozen and _leads(replica)
+            ]
+            if len(active) > 1:
+                raise BrokenPromiseError("two_engines", active)
+            await asyncio.sleep(0.2)
 
     def _heal(self) -> None:
         self.world.note("", "", "HEALED")
@@ -254,6 +290,14 @@ class Run:
             tasks.clear()
             self._tasks.clear()
             gc.collect()
+
+
+def _leads(replica: Replica) -> bool:
+    """Return whether the engine of a replica would act now."""
+    election = None if replica.parts is None else replica.parts.election
+    if election is None or election.engine is None or election._term is None:
+        return False
+    return election._term.lasts
 
 
 def run(plan: Plan) -> Result:

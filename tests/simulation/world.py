@@ -12,7 +12,8 @@ import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -85,6 +86,8 @@ class World:
         self.hooks = Hooks(self)
         self.folder = Path(tempfile.mkdtemp(prefix="simulation-", dir=_memory()))
         self._began = self.loop.time()
+        #: What is done to processes at a point of their next submission, by their names.
+        self.ambushes: defaultdict[str, dict[str, Callable[[], None]]] = defaultdict(dict)
         #: The processes by their names in leases.
         self.holders: dict[str, Process] = {}
 
@@ -134,6 +137,12 @@ class World:
         if process is not None and holder is not None and holder is not process:
             about = f"{process.name} in the term {found[1]} of {holder.name}"
             self.problems.append(("two_engines", about))
+
+    async def ambush(self, process: Process | None, point: str, *, submits: bool) -> None:
+        """Disturb a process that submits a job, where a fault waits for that."""
+        if submits and process is not None and point in self.ambushes.get(process.name, {}):
+            self.ambushes[process.name].pop(point)()
+            await asyncio.sleep(0)  # from here on it is frozen or dead
 
     # --- in the place of the product's own -------------------------------------------------
 
