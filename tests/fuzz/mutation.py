@@ -21,14 +21,17 @@ _TIMES = (2, 3, 10, 100, 1000, 10_000)
 
 def mutated_json(data: bytes, max_size: int, random: Random) -> bytes | None:
     """Return JSON in which some values are changed; `None` if the data are no JSON."""
+    encoded = data
     try:
-        root = [json.loads(data)]
         for _ in range(random.choice((1, 1, 1, 2, 4))):
+            root = [json.loads(encoded)]  # anew: what has grown shares its items
             _change(root, random)
-        encoded = json.dumps(root[0]).encode()
+            encoded = json.dumps(root[0]).encode()
+            if len(encoded) > max_size:
+                return None
     except (ValueError, RecursionError):  # no JSON, or too deep to be copied or written
         return None
-    return encoded if len(encoded) <= max_size else None
+    return encoded
 
 
 def repeated(data: bytes, max_size: int, random: Random) -> bytes:
