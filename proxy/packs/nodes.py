@@ -15,6 +15,7 @@ import msgspec
 
 from proxy.translate.errors import LocalError
 from proxy.translate.events import Binary, NodeMessages
+from proxy.translate.graph_shape import class_of
 from proxy.translate.jobs import inputs_of, is_link
 
 #: `[node id, output index]`.
@@ -200,9 +201,9 @@ class Node(msgspec.Struct):
         picture, source = self.pictures.get(link[0]), self.graph.get(link[0])
         if picture is not None and picture.width:
             return picture.width, picture.height
-        if not isinstance(source, Mapping) or source.get("class_type") not in _SIZED:
+        if class_of(source) not in _SIZED:
             return None
-        inputs = source.get("inputs") or {}
+        inputs = inputs_of(source)
         width, height = (constant(self.graph, inputs.get(side)) for side in ("width", "height"))
         return (width, height) if isinstance(width, int) and isinstance(height, int) else None
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.packs.model_names import guessed
-from proxy.packs.nodes import PackNodeError, Picture
+from proxy.packs.nodes import Node, PackNodeError, Picture
 from proxy.packs.rewriting import rewrite, wanted
 from proxy.packs.table import PACK_NODES, offered
 from proxy.packs.tooling import translated
@@ -381,3 +381,8 @@ def test_a_graph_may_be_as_deep_as_a_client_likes() -> None:
 
 def test_a_class_that_is_no_text_is_of_no_pack() -> None:
     assert wanted({"1": {"class_type": {"a": 1}, "inputs": {}}}, None, PACK_NODES.keys()) == {}
+
+
+def test_the_size_of_what_has_no_class_is_unknown() -> None:
+    graph = {"1": {"class_type": [], "inputs": {"width": 8, "height": 8}}}
+    assert Node("2", {}, graph, "~").size(["1", 0]) is None
