@@ -20,6 +20,7 @@ from proxy.cloud.connections import (
 )
 from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused, refusal
 from proxy.cloud.http import REDIRECTS, CloudCall, Http, unreachable
+from proxy.translate.urls import url_of
 
 log = structlog.get_logger(__name__)
 
@@ -149,7 +150,7 @@ def redirect_target(response: aiohttp.ClientResponse) -> URL:
     """Return the URL of a redirect with its escapes unchanged, which are part of the signature.
     Raises `CloudGarbage`."""
     try:
-        location = response.url.join(URL(response.headers["Location"], encoded=True))
+        location = response.url.join(url_of(response.headers["Location"], encoded=True))
     except (KeyError, ValueError):
         raise CloudGarbage(f"{_DOWNLOAD}: a redirect to nowhere") from None
     if location.scheme not in ("http", "https") or not location.host:

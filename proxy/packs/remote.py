@@ -20,6 +20,7 @@ from proxy.cloud.connections import (
     refused_address,
 )
 from proxy.cloud.http import REDIRECTS
+from proxy.translate.urls import url_of
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +56,7 @@ class RemoteFiles:
     async def fetch(self, address: str, target: Path) -> None:
         """Write what is behind an address to the file `target`. Raises `NotFetchedError`."""
         try:
-            url = URL(address)
+            url = url_of(address)
             for _ in range(_MAX_REDIRECTS + 1):
                 self._check_url(url)
                 limits = aiohttp.ClientTimeout(total=_TIMEOUT, sock_connect=CONNECT_TIMEOUT)
@@ -63,7 +64,9 @@ class RemoteFiles:
                     if response.status not in REDIRECTS:
                         await self._write_body(response, target)
                         return
-                    url = response.url.join(URL(response.headers.get("Location", ""), encoded=True))
+                    url = response.url.join(
+                        url_of(response.headers.get("Location", ""), encoded=True)
+                    )
         except AddressRefusedError as error:
             raise NotFetchedError(str(error)) from None
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:

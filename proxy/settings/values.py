@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, PlainValidator, SecretStr, StringConstrain
 from yarl import URL
 
 from proxy.settings.fields import ConfigError
+from proxy.translate.urls import url_of
 
 
 def _as_text(value: object) -> str:
@@ -34,7 +35,7 @@ def to_address(value: object) -> tuple[str, int]:
 
 def to_url(value: object) -> URL:
     """Return the address of a cloud: http or https, perhaps with a path, and nothing else."""
-    url = URL(str(value))
+    url = url_of(str(value))
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError("not a web address")
     if url.user is not None or url.query_string or url.fragment:
@@ -117,7 +118,7 @@ def to_list(value: object) -> list[str]:
 def to_origins(value: object) -> tuple[str, ...]:
     """Return origins of web pages from a list of them, or from a text with commas."""
     origins = [origin for part in to_list(value) if (origin := part.rstrip("/"))]
-    if any(origin != "*" and URL(origin) != URL(origin).origin() for origin in origins):
+    if any(origin != "*" and url_of(origin) != url_of(origin).origin() for origin in origins):
         raise ValueError("not an origin")
     return tuple(origins)
 
@@ -125,7 +126,7 @@ def to_origins(value: object) -> tuple[str, ...]:
 def to_issuer(value: object) -> str:
     """Return the address of an issuer, which has TLS or is on this machine."""
     address = _as_text(value)
-    if not is_secure(address) or not URL(address).host:
+    if not is_secure(address) or not url_of(address).host:
         raise ValueError("not an issuer")
     return address
 
@@ -133,7 +134,7 @@ def to_issuer(value: object) -> str:
 def is_secure(address: str) -> bool:
     """Return whether an address has TLS, or is on this machine."""
     try:
-        url = URL(address)
+        url = url_of(address)
     except ValueError:
         return False
     local = url.host in ("localhost", "127.0.0.1", "::1")

@@ -10,6 +10,7 @@ from msgspec import Struct
 from yarl import URL
 
 from proxy.cloud.connections import AddressRefusedError, is_host_of, reach_of
+from proxy.translate.urls import url_of
 
 #: Characters of a URL.
 MAX_URL = 2000
@@ -65,7 +66,7 @@ def _parsed_url(text: str) -> URL:
     host = port = None
     if len(text) <= MAX_URL and text.isprintable():  # first: long hosts are slow to parse
         with suppress(ValueError):
-            url = URL(text)
+            url = url_of(text)
             host, port = url.host, url.port
     if not host or not port or url.scheme not in ("http", "https"):
         raise WebhookUrlError(

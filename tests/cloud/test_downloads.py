@@ -198,7 +198,9 @@ async def test_bytes_that_stall_raise(serve: Serve, connect: Connect) -> None:
         await fetch(client)
 
 
-@pytest.mark.parametrize("location", ["ftp://host/x", "data:,x", "http://", "", "http://[::1"])
+@pytest.mark.parametrize(
+    "location", ["ftp://host/x", "data:,x", "http://", "", "http://[::1", "http://[::1]@"]
+)
 async def test_a_redirect_to_nowhere_is_garbage(
     serve: Serve, connect: Connect, location: str
 ) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+from aiohttp import ClientResponse
 from fuzz import seeds
 from fuzz.harness import of_bytes, of_json, of_text
 from graphs import plain
+from yarl import URL
 
 from proxy.cloud import answers
 from proxy.cloud.answers import USUAL, Answer
+from proxy.cloud.downloads import redirect_target
 from proxy.cloud.errors import CloudError, refusal
 from proxy.cloud.resilience import retry_after
 from proxy.engine.tracker import EventReceived, GiveUp, SnapshotReceived, Tracker
@@ -190,3 +194,12 @@ def frame(data: bytes) -> None:
 def retry_after_header(text: str) -> None:
     """Read a `Retry-After`."""
     retry_after(text, 1_700_000_000.0)
+
+
+@of_text(CloudError, seeds=["https://storage.example/a?sig=b%2Fc", "/relative", "http://[::1]/"])
+def redirect(text: str) -> None:
+    """Read where the cloud redirects a download to."""
+    response = SimpleNamespace(
+        url=URL("https://cloud.example/api/view"), headers={"Location": text}
+    )
+    redirect_target(cast(ClientResponse, response))

@@ -107,6 +107,7 @@ GOOD = table(name='"a"', key='"comfyui-a"')
         (table(name='"a"', key='"x"', weight="nan"), "must be a number greater than 0"),
         (table(name='"a"', key='"x"', members='"ann"'), "must be a list of names of members"),
         (table(name='"a"', key='"x"', base_url='"ftp://x"'), "must be an address such as https"),
+        (table(name='"a"', key='"x"', base_url='"http://[::1]@"'), "must be an address such"),
         (table(name='"a"', key='"x"', kye_file='"x"'), "has `kye_file`, which is not a setting of"),
         (table(name='"a"', key="123"), "`key` of the account a in {path} must be one line of"),
         (table(name='"a"', key='"two words"'), "The API key in `key` of the account a is"),

@@ -70,6 +70,7 @@ def test_others_are_refused_beside_them(address: str) -> None:
 @pytest.mark.parametrize(
     "url",
     [
+        "http://[::5]@",
         "",
         "example.com/hook",
         "/hook",
