@@ -14,7 +14,7 @@ _NODES = (
             {"image_path": ["STRING", {"tooltip": "The image path to output."}]},
             pack="houdini-connection",
             category="",
-            title="String To Image PackNode",
+            title="String To Image Helper",
         ),
         "image_path",
         "images",
