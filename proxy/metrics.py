@@ -314,7 +314,7 @@ class CloudCalls:
         for (method, route), status in product(routes, _USUAL_STATUSES):
             self._metrics.cloud_calls.labels(self._account, method, route, status)
 
-    def note(self, method: str, route: str, status: int | None, seconds: float) -> None:
+    def observe(self, method: str, route: str, status: int | None, seconds: float) -> None:
         """Count a call by its route; `status` is `None` if it was not answered.
 
         `seconds` is the time to the headers of the answer.

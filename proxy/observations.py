@@ -73,7 +73,7 @@ class AccountObservations(Struct, eq=False):
             self.keep(Observation("", FACT, name, text, count=1, first_at=at, last_at=at))
             log.info("cloud_fact_learned", account=self.account, name=name, value=value)
 
-    def note_anomaly(self, kind: str, name: str, example: object = None) -> None:
+    def add_anomaly(self, kind: str, name: str, example: object = None) -> None:
         """Count something of the cloud that no document lists.
 
         `name` identifies it; parts that the cloud has chosen must have passed `word`.

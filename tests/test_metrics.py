@@ -76,7 +76,7 @@ def metrics() -> Metrics:
     metrics.job_running.labels("alice", "main").observe(12.0)
     metrics.jobs_ended.labels("bob", "", "withdrawn").inc()
     calls = metrics.calls("main")
-    calls.note("GET", "/api/jobs/{id}", 200, 0.2)
+    calls.observe("GET", "/api/jobs/{id}", 200, 0.2)
     calls.downloaded(77)
     live = [Job("alice", "main", "running"), Job("alice", ""), Job("bob", "main", "running")]
     account = AccountView("main", 1, 0, None, None, events=True)

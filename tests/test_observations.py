@@ -71,7 +71,7 @@ def test_many_forms_are_counted_as_others() -> None:
     rows: list[Observation] = []
     one = AccountObservations("main", keep=rows.append)
     for number in range(MAX_ANOMALIES + 5):
-        one.note_anomaly("event", f"odd {number}", {})
+        one.add_anomaly("event", f"odd {number}", {})
     assert [row.kind for row in rows] == ["event"] * MAX_ANOMALIES + ["other"] * 5
 
 
@@ -91,10 +91,10 @@ async def test_what_could_not_be_written_is_not_lost(tmp_path: Path) -> None:
     repository, one = Refusing(database), AccountObservations("main")
     observations = Observations(repository, {"main": one})
     one.learn("prompt_id", "honoured")
-    one.note_anomaly("event", "odd", {"a": 1})
+    one.add_anomaly("event", "odd", {"a": 1})
     with pytest.raises(StorageError):
         await observations.unwritten.flush()
-    one.note_anomaly("event", "odd", {"a": 2})
+    one.add_anomaly("event", "odd", {"a": 2})
     repository.full = False
     await observations.unwritten.flush()
     rows = {row.kind: row for row in await repository.load(["main"])}

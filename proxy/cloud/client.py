@@ -302,7 +302,7 @@ class CloudClient:
                 if isinstance(entry, dict) and "id" in entry:
                     found.setdefault(str(entry["id"]), self._snapshot(entry))
                 else:
-                    self.observations.note_anomaly("job", "without id", entry)
+                    self.observations.add_anomaly("job", "without id", entry)
             offset += len(entries)
             next_query = next_page(page, offset)
             if not next_query or len(found) == known or _reaches(found, since):
@@ -338,7 +338,7 @@ class CloudClient:
         for name in snapshot.unlisted:
             value = job.get(name)
             form = word(str(value)) if name == "status" else type(value).__name__
-            self.observations.note_anomaly("job", f"{name} {form}", job)
+            self.observations.add_anomaly("job", f"{name} {form}", job)
         return snapshot
 
     async def cancel(self, cloud_id: str) -> bool:

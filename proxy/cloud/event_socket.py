@@ -326,11 +326,11 @@ class EventSocket:
         self._watchdog.received(clock.monotonic(), "")
         if data[:4] not in LISTED_FRAMES:
             kind = int.from_bytes(data[:4])
-            self.observations.note_anomaly("frame", f"type {kind}", data)
-            self._rejections.note(clock.monotonic())
+            self.observations.add_anomaly("frame", f"type {kind}", data)
+            self._rejections.count(clock.monotonic())
             return
         if (shown := without_secret(data, self.key) if self.key else data) is None:
-            if count := self._rejections.note(clock.monotonic()):
+            if count := self._rejections.count(clock.monotonic()):
                 log.warning("frame_rejected", length=len(data), count=count)
             return
         self.on_frame(shown)
@@ -351,15 +351,15 @@ class EventSocket:
         self._watchdog.received(clock.monotonic(), type_)
         fields = LISTED_EVENTS.get(type_)
         if (fields is None or not fields <= data.keys()) and (odd := unlisted(type_, data)):
-            self.observations.note_anomaly("event", f"{word(type_)}: {odd}", data)
+            self.observations.add_anomaly("event", f"{word(type_)}: {odd}", data)
         if codec.may_show(text, self.key):
             type_, data = redact(type_, self.key), redact(data, self.key)
         self.on_event(type_, data)
 
     def _reject(self, text: str, why: str, example: object = None) -> None:
-        if count := self._rejections.note(clock.monotonic()):
+        if count := self._rejections.count(clock.monotonic()):
             log.warning("event_rejected", length=len(text), count=count)
-        self.observations.note_anomaly("event", why, example)
+        self.observations.add_anomaly("event", why, example)
 
     def _handshake_refused(self, error: aiohttp.WSServerHandshakeError) -> float:
         self.refused = error.status

@@ -267,13 +267,13 @@ class Http:
             raise self._failed(call, error, key) from None
         finally:
             self.contact.ended(clock.monotonic(), answered=status is not None)
-            self.calls.note(call.method, call.route, status, clock.monotonic() - began)
+            self.calls.observe(call.method, call.route, status, clock.monotonic() - began)
         self.gate.answered(key)
         return response
 
     def unlisted(self, call: CloudCall, what: str, example: object = None) -> None:
         """Note an answer that no document lists; `what` says which in a few words."""
-        self.observations.note_anomaly("answer", f"{call.method} {call.route}: {what}", example)
+        self.observations.add_anomaly("answer", f"{call.method} {call.route}: {what}", example)
 
     def _failed(
         self, call: CloudCall, error: Exception, key: ApiKey

@@ -17,7 +17,7 @@ class Rejections(Struct, eq=False):
     _count: int = 0
     _unlogged: int = 0
 
-    def note(self, now: float) -> int:
+    def count(self, now: float) -> int:
         """Count a message. Return how many are to be logged now, at most once in an interval."""
         is_first = now - self._since >= INTERVAL
         if is_first:

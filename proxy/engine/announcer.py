@@ -98,7 +98,7 @@ class Announcer:
 
     # --- how many go before ----------------------------------------------------------------
 
-    def note_ahead(self, member: str, count: int, *, tell: bool) -> None:
+    def announce_ahead(self, member: str, count: int, *, tell: bool) -> None:
         """Tell how many jobs of others go before the member's last one, if that has changed."""
         if count == self.ahead.get(member, 0):
             return

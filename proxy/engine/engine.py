@@ -168,7 +168,7 @@ class Engine:
             self.table.advance(job, changes=JobChanges(accepted=True))
         unwanted = job.cancel_requested and job.state is JobState.RUNNING
         if unwanted:  # it is followed until the cloud has ended it
-            self.table.note(job, JobChanges(wish=Wish.NONE))
+            self.table.change(job, JobChanges(wish=Wish.NONE))
         self._spawn(self._life.run(job, outcome), job.key)
         if unwanted:
             self.cancel(CancelRequested("", (job.key,)))

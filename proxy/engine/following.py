@@ -143,7 +143,7 @@ class Following:
 
     def release(self, job: LiveJob) -> None:
         """Let the messages of a job flow: its client has the answer, or will not get it."""
-        self._table.note(job, JobChanges(answered=True))
+        self._table.change(job, JobChanges(answered=True))
         if job.follower is not None:
             job.follower.release()
 
@@ -181,4 +181,4 @@ class Following:
             return
         for waiting in self._scheduler.queue.of(job.member):
             if waiting.shape == job.shape:
-                self._table.note(waiting, JobChanges(estimate=waiting.partner_nodes + time))
+                self._table.change(waiting, JobChanges(estimate=waiting.partner_nodes + time))

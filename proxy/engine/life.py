@@ -125,11 +125,11 @@ class JobLife:
 
     def _next(self, job: LiveJob, outcome: Outcome) -> Step:
         if isinstance(outcome, OverBudget):
-            self._table.note(job, JobChanges(estimate=outcome.estimate))
+            self._table.change(job, JobChanges(estimate=outcome.estimate))
         has_other = isinstance(outcome, Elsewhere) and self._scheduler.has_other(job)
         step = next_step(job, outcome, has_other=has_other)
         if not (isinstance(outcome, Elsewhere) and isinstance(step, Discard)) or outcome.by_cloud:
-            self._scheduler.note(job, outcome)
+            self._scheduler.judge(job, outcome)
         return step
 
     # --- on the way to the cloud -----------------------------------------------------------
@@ -166,7 +166,7 @@ class JobLife:
         # What the accounts have may have changed while it waited.
         await self._resources.catalog.wait_loaded(self._policy.timeouts.catalog_timeout)
         needs = self._resources.catalog.needs_of(job.loaded.cloud_graph)
-        self._table.note(job, JobChanges(needs=needs))
+        self._table.change(job, JobChanges(needs=needs))
         if self._workers[job.account].account not in self._scheduler.usable(job):
             return WrongAccount()
         return None
@@ -190,7 +190,7 @@ class JobLife:
             self._announcer.refuse(job.key, outcome.refusal)
         outcome = await self._workers.recovery.look(job)
         if not at_home and isinstance(outcome, Sent):
-            self._table.note(job, JobChanges(account=outcome.account or job.account))
+            self._table.change(job, JobChanges(account=outcome.account or job.account))
             self._table.show(job, reason=None)
             self._scheduler.keep(job)
         return outcome

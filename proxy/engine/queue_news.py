@@ -52,11 +52,11 @@ class QueueNews:
     def explain(self, job: LiveJob) -> None:
         """Tell why a new job waits, and how many of others go before it."""
         self._show_reasons(job.member, [job])
-        self.note_ahead(job.member, tell=False)
+        self.announce_ahead(job.member, tell=False)
 
-    def note_ahead(self, member: str, *, tell: bool) -> None:
+    def announce_ahead(self, member: str, *, tell: bool) -> None:
         """Tell how many jobs of others go before the member's last one, if that has changed."""
-        self._announcer.note_ahead(member, self._forecast.before(member), tell=tell)
+        self._announcer.announce_ahead(member, self._forecast.before(member), tell=tell)
 
     def _show_reasons(self, member: str, jobs: Iterable[LiveJob]) -> None:
         for job, reason, message in self._forecast.waiting(member, jobs):
@@ -74,4 +74,4 @@ class QueueNews:
         if len(members) > 1:
             self._forecast.places()  # of all members at once
         for member in {*members, *self._announcer.ahead}:
-            self.note_ahead(member, tell=True)
+            self.announce_ahead(member, tell=True)

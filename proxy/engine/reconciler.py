@@ -89,7 +89,7 @@ class Reconciler:
             self._failures += 1
             self._least_wait = error.retry_after or 0.0
             log.warning("live_jobs_read_failed", error=str(error))
-            self._note_unread(error, live)
+            self._show_unread(error, live)
             return
         self._failures, self._least_wait = 0, 0.0
         if self._key_refused:
@@ -110,7 +110,7 @@ class Reconciler:
             if job.follower is not None:
                 job.follower.read_detail()
 
-    def _note_unread(self, error: CloudError, live: Mapping[str, LiveJob]) -> None:
+    def _show_unread(self, error: CloudError, live: Mapping[str, LiveJob]) -> None:
         """Show why the account's jobs cannot be followed; end them when that has lasted."""
         if self._unread_since is None:
             self._unread_since = clock.monotonic()

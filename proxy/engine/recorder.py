@@ -207,10 +207,10 @@ class JobRecorder:
         if messages:
             self.outbox.news.set()
         if recorded.spending is not None:
-            self._note_reached(job, _reached(budgets, recorded.spending, end))
+            self._log_reached(job, _reached(budgets, recorded.spending, end))
         return recorded
 
-    def _note_reached(self, job: LiveJob, reached: Collection[Budget]) -> None:
+    def _log_reached(self, job: LiveJob, reached: Collection[Budget]) -> None:
         """Log the budgets that the end of a job has reached, and wake the runner of webhooks."""
         for budget in reached:
             log.warning("budget_reached", member=job.member, budget=budget.name)

@@ -204,7 +204,7 @@ class Scheduler:
         self.paused_until = self._clock() + _OWN_FAULT_PAUSE
         self.changed()
 
-    def note(self, job: LiveJob, outcome: Outcome) -> None:
+    def judge(self, job: LiveJob, outcome: Outcome) -> None:
         """Note what a submission shows of the health of the account."""
         match outcome:
             case Sent() | Refused(by_cloud=True):

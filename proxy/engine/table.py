@@ -96,7 +96,7 @@ class JobTable:
 
     def add(self, job: LiveJob, changes: JobChanges = NOTHING) -> None:
         """Add a job that is in the storage, with what only the engine knows."""
-        self.note(job, changes)
+        self.change(job, changes)
         self._jobs[job.key] = job
         if job.cloud_id:
             self.cloud_ids.add(job.cloud_id)
@@ -114,7 +114,7 @@ class JobTable:
         if state is not None:
             _check_transition(job, state)
             job.state = state
-        self.note(job, changes)
+        self.change(job, changes)
         if job.cloud_id:
             self.cloud_ids.add(job.cloud_id)
         self.recorder.changed(job)
@@ -132,10 +132,10 @@ class JobTable:
         of one that has left meanwhile, which would come back into all queues."""
         progress = replace(job.progress, **shown)
         if progress != job.progress and job in self:
-            self.note(job, JobChanges(progress=progress))
+            self.change(job, JobChanges(progress=progress))
             self.announcer.changed(job)
 
-    def note(self, job: LiveJob, changes: JobChanges) -> None:
+    def change(self, job: LiveJob, changes: JobChanges) -> None:
         """Change a job without recording or publishing the change."""
         changes.apply(job)
         self._count += 1

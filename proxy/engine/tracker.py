@@ -161,7 +161,7 @@ class Tracker:
                 self.nodes.enter(str(node), events.executing(data, self.prompt_id))
             case "progress_state":
                 if isinstance(states := data.get("nodes"), dict) and states:
-                    self._note_finished(events.finished_nodes(states))
+                    self._finish_nodes(events.finished_nodes(states))
                     self._running(now)
                     self.nodes.stated(states)
             case "progress":
@@ -170,14 +170,14 @@ class Tracker:
                     self.nodes.progressed(str(node), data)
             case "executed":
                 if node is not None:
-                    self._note_finished({str(node)})
+                    self._finish_nodes({str(node)})
                     self._running(now)
                     self.nodes.executed(str(node), data.get("output"), data.get("display_node"))
             case "execution_error" if events.is_blocked_branch(type_, data):
                 self._running(now)
                 self._tell_blocked(data)
             case "execution_success" | "execution_error" | "execution_interrupted":
-                self._note_finished((), ended=True)
+                self._finish_nodes((), ended=True)
                 self._terminal.setdefault(type_, data)
                 if type_ == "execution_error":
                     self._errors.setdefault(str(data.get("node_id")), data)
@@ -186,7 +186,7 @@ class Tracker:
                 self._running(now)
                 self._commands.append(Event(type_, {**data, "prompt_id": self.prompt_id}))
 
-    def _note_finished(self, nodes: Iterable[str], *, ended: bool = False) -> None:
+    def _finish_nodes(self, nodes: Iterable[str], *, ended: bool = False) -> None:
         """Note nodes that have finished; all outputs are there with the last output node, or when
         the run has `ended`."""
         known = bool(self._unfinished)

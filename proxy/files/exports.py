@@ -152,7 +152,7 @@ class Exports:
         now, error = self._now(), "The export was cancelled."
         result = codec.dump_bytes({"success": False, "error": error})
         ended = {"status": "failed", "ended_at": now, "result": result}
-        if export.is_stale(now) or not await self._repository.note(member, id_, now, **ended):
+        if export.is_stale(now) or not await self._repository.update(member, id_, now, **ended):
             raise AssetError(
                 "TASK_NOT_CANCELLABLE", "The task has ended already.", kind="conflict", id=id_
             )
@@ -187,7 +187,7 @@ class Exports:
         except BaseException:
             failed = {"status": "failed", "ended_at": self._now()}
             with suppress(StorageError):
-                await self._repository.note(export.member, export.id, self._now(), **failed)
+                await self._repository.update(export.member, export.id, self._now(), **failed)
             self._say(export, ExportProgress(0), "failed", error="The server could not export.")
             raise
         finally:
@@ -198,7 +198,7 @@ class Exports:
         while True:
             await asyncio.sleep(BEAT)
             try:
-                await self._repository.note(export.member, export.id, self._now())
+                await self._repository.update(export.member, export.id, self._now())
             except StorageError as error:
                 _log.warning("export_write_failed", member=export.member, error=str(error))
 
@@ -209,7 +209,7 @@ class Exports:
         plan = asset_exports.plan(request, of_jobs, named)
         bytes_total = sum(asset.size or 0 for asset in plan.entries.values())
         progress = ExportProgress(plan.total, list(plan.failed), bytes_total)
-        if not await self._repository.note(member, export.id, self._now(), status="running"):
+        if not await self._repository.update(member, export.id, self._now(), status="running"):
             return
         self._say(export, progress, "running")
         sent_at = self._time()
@@ -265,7 +265,7 @@ class Exports:
             "result": codec.dump_bytes(result),
             "entries": msgspec.json.encode(entries) if success else None,
         }
-        if not await self._repository.note(export.member, export.id, now, **ended):
+        if not await self._repository.update(export.member, export.id, now, **ended):
             return
         fallback = {"used_job_time_fallback": True} if timeless else {}
         self._say(export, progress, "completed" if success else "failed", **outcome, **fallback)

@@ -143,7 +143,7 @@ class Library:
         await fetch.run()
         if fetch.lease is not None and fetch.expected is None and record.job is not None:
             self.contents.saw(record, fetch.lease.path.name)
-            self._note(record, fetch.lease)
+            self._learn(record, fetch.lease)
 
     async def cached(self, record: FileRecord) -> CacheLease | None:
         """Return the content if it is in the cache, else `None`."""
@@ -214,11 +214,11 @@ class Library:
     async def _fetch_quietly(self, record: FileRecord) -> None:
         try:
             async with self._turn, asyncio.timeout(PREFETCH_TIMEOUT):
-                self._note(record, await self.whole(record, ahead=True))
+                self._learn(record, await self.whole(record, ahead=True))
         except (LocalError, StorageError, TimeoutError) as error:
             _log.info("output_prefetch_failed", reason=str(error))
 
-    def _note(self, record: FileRecord, lease: CacheLease) -> None:
+    def _learn(self, record: FileRecord, lease: CacheLease) -> None:
         """Store hash and size of an output soon, together with those of others."""
         self._learned.add((record.member, record.place), (lease.path.name, lease.size))
 

@@ -90,7 +90,7 @@ class OutputDirectory:
         except Exception:  # the end of a job does not depend on its files
             log.exception("outputs_save_crashed", member=member)
         if missing:
-            await self._note(member, missing)
+            await self._add_missing(member, missing)
 
     async def run(self) -> None:
         """Write what is missing, until cancelled. Raises `StorageError`."""
@@ -178,7 +178,7 @@ class OutputDirectory:
 
     # --- what is missing -------------------------------------------------------------------------
 
-    async def _note(self, member: str, paths: Iterable[str]) -> None:
+    async def _add_missing(self, member: str, paths: Iterable[str]) -> None:
         """Note what is to be written later, once the storage takes it."""
         since = now()
         missing = [MissingOutput(member, path, since) for path in paths]

@@ -36,7 +36,7 @@ class Clients:
         """Take what replicas say of their sockets."""
         match news:
             case SocketKnown(member=member, client_id=client_id, socket=socket, several=several):
-                known = self._note(member, client_id)
+                known = self._kept(member, client_id)
                 known.socket = socket
                 known.several |= several
             case SocketClosed(member=member, client_id=client_id, socket=socket):
@@ -61,7 +61,7 @@ class Clients:
         known = None if client_id is None else self._known[member.name].get(client_id)
         return known is not None and not known.several
 
-    def _note(self, member: str, client_id: str) -> _Known:
+    def _kept(self, member: str, client_id: str) -> _Known:
         clients = self._known[member]
         known = clients.setdefault(client_id, _Known())
         clients.move_to_end(client_id)

@@ -84,7 +84,7 @@ class LiveFeed:
                 if self.subscribers.listens(key.member, client_id):
                     self.subscribers.expect(order, key, client_id)
                 if ordinal and key.member in self._ends:
-                    self._ends[key.member].note(ordinal)
+                    self._ends[key.member].add(ordinal)
             case JobLeft(job=job, more=more):
                 self.live.remove(job)
                 if not more:
@@ -201,7 +201,7 @@ class LiveFeed:
         for order in sorted(due):
             if not subscribers.is_over(order):
                 await self._tell_end(order, due[order])
-        self._note_read(read)
+        self._mark_read(read)
         self._ask_for_steps(living)
 
     def _last_end(self, member: str) -> int | None:
@@ -209,7 +209,7 @@ class LiveFeed:
         ends = self._ends.get(member)
         return self.subscribers.ends_before(member) if ends is None else ends.last
 
-    def _note_read(self, read: Mapping[str, int]) -> None:
+    def _mark_read(self, read: Mapping[str, int]) -> None:
         """Note up to which end of each member with sockets all have been read."""
         known = self._ends
         self._ends = {member: known.get(member) or KnownEnds(last) for member, last in read.items()}

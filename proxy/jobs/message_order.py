@@ -195,7 +195,7 @@ class KnownEnds(Struct):
     last: int
     ahead: set[int] = set()
 
-    def note(self, ordinal: int) -> None:
+    def add(self, ordinal: int) -> None:
         """Note an end."""
         if ordinal <= self.last or len(self.ahead) >= _MAX_AHEAD:
             return

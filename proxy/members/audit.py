@@ -23,7 +23,7 @@ from proxy import clock
 from proxy.logging import scrub_start
 from proxy.members.rates import Buckets
 from proxy.storage.database import StorageError
-from proxy.storage.usage import AuditRow, UsageRepository, forget_audit, note_audit
+from proxy.storage.usage import AuditRow, UsageRepository, add_audit, forget_audit
 from proxy.supervisor import Supervisor
 from proxy.write_behind import WriteBehind
 
@@ -121,7 +121,7 @@ class Audit:
             await self._entries.flush()
 
     async def _write(self, entries: Mapping[int, AuditRow]) -> None:
-        await self._repository.database.write(partial(note_audit, entries=list(entries.values())))
+        await self._repository.database.write(partial(add_audit, entries=list(entries.values())))
         today = int(self.now() * 1000) // _DAY_MS
         if self._cleaned != today:
             await self._clean(today)
@@ -160,7 +160,7 @@ async def note(repository: UsageRepository, action: str, **about: Value) -> None
     """Record an action of the command line, which has no member: anyone who may write the data
     folder can run it. Raises `StorageError`."""
     noted = entry(clock.time(), action, "", "command line", about)
-    await repository.database.write(partial(note_audit, entries=[noted]))
+    await repository.database.write(partial(add_audit, entries=[noted]))
 
 
 def _recorded(value: Value) -> Value:

@@ -432,7 +432,7 @@ class Directory:
             and id_ in self._roster.token_ids
         }
         if due and self._repository is not None:
-            await self._repository.note_uses(due)
+            await self._repository.put_uses(due)
             self._written.update((id_, use.at) for id_, use in due.items())
 
     def _notify(self) -> None:

@@ -146,7 +146,7 @@ class BillingRepository(Repository):
         """Note that the cloud did not say what it has booked."""
         values = {"access": access, "tried_at": at}
         await self.database.write(
-            lambda connection: _noted(connection, _TRIED, account, values, fence)
+            lambda connection: _put_fenced(connection, _TRIED, account, values, fence)
         )
 
     async def balance(
@@ -155,7 +155,7 @@ class BillingRepository(Repository):
         """Note what the cloud says is left on an account."""
         values = {"balance_cents": cents, "currency": currency}
         await self.database.write(
-            lambda connection: _noted(connection, _BALANCE, account, values, fence)
+            lambda connection: _put_fenced(connection, _BALANCE, account, values, fence)
         )
 
     async def enter(self, account: str, amount: int | None, at: int) -> None:
@@ -237,7 +237,7 @@ def _spent(connection: Connection, account: str, since: int) -> int:
     return int(connection.execute(query).scalar_one() or 0)
 
 
-def _noted(
+def _put_fenced(
     connection: Connection,
     statement: Upsert,
     account: str,

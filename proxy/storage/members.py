@@ -168,7 +168,7 @@ class MemberRepository(Repository):
 
         return await self.database.write(work)
 
-    async def note_uses(self, uses: Mapping[str, tuple[int, str]]) -> None:
+    async def put_uses(self, uses: Mapping[str, tuple[int, str]]) -> None:
         """Write when (ms) and from where tokens were used last, by their ids; the revision
         stays."""
         values = [

@@ -253,7 +253,7 @@ class ExportRepository(Repository):
 
         return await self.database.write(work)
 
-    async def note(self, member: str, id_: str, now: int, **values: Any) -> bool:
+    async def update(self, member: str, id_: str, now: int, **values: Any) -> bool:
         """Note how far an export is, and return true; change nothing if it has ended or is gone."""
         change = (
             update(exports)

@@ -175,7 +175,7 @@ def submitted_on(connection: Connection, day: str, member: str) -> int:
     return int(connection.execute(query).scalar_one_or_none() or 0)
 
 
-def note_audit(connection: Connection, entries: Sequence[AuditRow]) -> None:
+def add_audit(connection: Connection, entries: Sequence[AuditRow]) -> None:
     """Put entries into the audit record, in the caller's unit."""
     run_many(connection, _NOTE, [asdict(entry) for entry in entries])
 

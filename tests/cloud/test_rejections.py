@@ -6,25 +6,25 @@ from proxy.cloud.rejections import INTERVAL, MAX_REJECTED, Rejections
 
 
 def test_the_first_rejected_message_is_logged() -> None:
-    assert Rejections().note(1.0) == 1
+    assert Rejections().count(1.0) == 1
 
 
 def test_those_of_an_interval_are_logged_together_after_it() -> None:
     rejections = Rejections()
-    assert [rejections.note(now) for now in (0.0, 1.0, 2.0, INTERVAL)] == [1, 0, 0, 3]
+    assert [rejections.count(now) for now in (0.0, 1.0, 2.0, INTERVAL)] == [1, 0, 0, 3]
 
 
 def test_many_in_an_interval_are_too_many() -> None:
     rejections = Rejections()
     for _ in range(MAX_REJECTED - 1):
-        rejections.note(0.0)
+        rejections.count(0.0)
     assert not rejections.too_many
-    rejections.note(1.0)
+    rejections.count(1.0)
     assert rejections.too_many
 
 
 def test_as_many_over_a_long_time_are_not_too_many() -> None:
     rejections = Rejections()
     for number in range(10 * MAX_REJECTED):
-        rejections.note(number * INTERVAL / 100)
+        rejections.count(number * INTERVAL / 100)
     assert not rejections.too_many

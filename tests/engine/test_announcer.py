@@ -85,7 +85,7 @@ def test_a_refusal_names_its_job(world: World) -> None:
 
 def test_how_many_go_before_is_published_when_that_changes(world: World) -> None:
     for count in (0, 1, 1, 0):
-        world.announcer.note_ahead("ben", count, tell=True)
+        world.announcer.announce_ahead("ben", count, tell=True)
     assert world.received == [JobsAhead("ben", 1, True), JobsAhead("ben", 0, True)]
 
 

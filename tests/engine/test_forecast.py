@@ -96,7 +96,7 @@ def test_a_budget_is_why_a_job_waits(left: int | None) -> None:
     jobs = scheduler()
     waiting = job("a", estimate=5)
     assert jobs.take_at_once(waiting)
-    jobs.note(waiting, OverBudget(5, left, 60.0))
+    jobs.judge(waiting, OverBudget(5, left, 60.0))
     jobs.give_back(waiting)
     jobs.queue.add(waiting)
     assert list(Forecast(jobs).waiting("anna", [waiting])) == [

@@ -28,7 +28,7 @@ async def test_a_member_hears_when_others_no_longer_go_before_it(world: World) -
         world.add(job(name, member, order=at))
         for at, (name, member) in enumerate([("a", "anna"), ("b", "ben"), ("c", "anna")])
     ]
-    world.news.note_ahead("ben", tell=True)
+    world.news.announce_ahead("ben", tell=True)
     world.scheduler.dequeue(first)
     world.scheduler.dequeue(last)
     world.news.changed()

@@ -297,7 +297,7 @@ def held_back(estimate: int, left: int | None) -> tuple[Scheduler, LiveJob]:
     jobs = scheduler(Account("one", None, "", slots=Slots(2)))  # type: ignore[arg-type]
     dear = job("dear", order=1, estimate=estimate)
     assert jobs.take_at_once(dear)
-    jobs.note(dear, OverBudget(estimate, left, 60.0))
+    jobs.judge(dear, OverBudget(estimate, left, 60.0))
     jobs.give_back(dear)
     jobs.queue.add(dear)
     return jobs, dear

@@ -86,19 +86,19 @@ def test_a_fault_of_the_account_lets_it_rest_and_an_answer_about_the_job_does_no
     world: World,
 ) -> None:
     live_job = placed(world)
-    world.scheduler.note(live_job, Elsewhere(WHY, "no_credits"))
+    world.scheduler.judge(live_job, Elsewhere(WHY, "no_credits"))
     assert account(world).health.reason == "no_credits"
-    world.scheduler.note(live_job, Refused(WHY, by_cloud=False))
-    world.scheduler.note(live_job, NotNow())
+    world.scheduler.judge(live_job, Refused(WHY, by_cloud=False))
+    world.scheduler.judge(live_job, NotNow())
     assert account(world).health.reason == "no_credits"
-    world.scheduler.note(live_job, Refused(WHY))
+    world.scheduler.judge(live_job, Refused(WHY))
     assert account(world).health.well
 
 
 def test_a_job_that_was_taken_makes_its_account_well(world: World) -> None:
     live_job = placed(world)
-    world.scheduler.note(live_job, Elsewhere(WHY, "unreachable"))
-    world.scheduler.note(live_job, Sent("c"))
+    world.scheduler.judge(live_job, Elsewhere(WHY, "unreachable"))
+    world.scheduler.judge(live_job, Sent("c"))
     assert account(world).health.well
 
 
@@ -123,6 +123,6 @@ def test_a_refused_key_suspends_the_account_and_wakes_the_dispatcher(world: Worl
 
 def test_an_accepted_key_says_nothing_of_other_troubles(world: World) -> None:
     live_job = placed(world)
-    world.scheduler.note(live_job, Elsewhere(WHY, "no_credits"))
+    world.scheduler.judge(live_job, Elsewhere(WHY, "no_credits"))
     world.scheduler.key_accepted("one")
     assert account(world).health.reason == "no_credits"

@@ -127,11 +127,11 @@ class CancelledElsewhere(ExportRepository):
 
     status = ""
 
-    async def note(self, member: str, id_: str, now: int, **values: Any) -> bool:
+    async def update(self, member: str, id_: str, now: int, **values: Any) -> bool:
         if values.get("status") == self.status:
             result = b'{"error": "The export was cancelled."}'
-            await super().note(member, id_, now, status="failed", ended_at=now, result=result)
-        return await super().note(member, id_, now, **values)
+            await super().update(member, id_, now, status="failed", ended_at=now, result=result)
+        return await super().update(member, id_, now, **values)
 
 
 @pytest.mark.parametrize("status", ["running", "completed"])

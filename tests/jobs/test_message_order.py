@@ -318,7 +318,7 @@ def test_of_ends_in_any_order_the_last_of_an_unbroken_row_counts(
 ) -> None:
     ends = KnownEnds(0)
     for ordinal in ordinals[:count]:
-        ends.note(ordinal)
+        ends.add(ordinal)
     known = set(ordinals[:count])
     assert ends.last == next(last for last in range(10) if last + 1 not in known)
     ends.read(5)
@@ -329,5 +329,5 @@ def test_of_ends_in_any_order_the_last_of_an_unbroken_row_counts(
 def test_a_row_of_ends_that_is_broken_for_long_takes_no_more_memory() -> None:
     ends = KnownEnds(0)
     for ordinal in range(2, 5000):
-        ends.note(ordinal)
+        ends.add(ordinal)
     assert len(ends.ahead) == 1000

@@ -67,7 +67,7 @@ async def test_a_revoked_token_takes_its_sessions_along(members: MemberRepositor
 
 async def test_uses_are_noted_without_a_new_revision(members: MemberRepository) -> None:
     revision = await members.change(None, tokens=[TOKEN])
-    await members.note_uses({TOKEN.id: (5000, "127.0.0.1"), "gone": (1, "")})
+    await members.put_uses({TOKEN.id: (5000, "127.0.0.1"), "gone": (1, "")})
     found = await members.load()
     assert found.tokens == [replace(TOKEN, used_at=5000, used_from="127.0.0.1")]
     assert found.revision == revision

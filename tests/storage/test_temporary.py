@@ -141,7 +141,7 @@ async def test_a_new_export_comes_back_as_it_was_written(exports: ExportReposito
     assert await exports.get("anna", "e1") == NEW
     assert await exports.get("ben", "e1") is None
     assert await exports.get("anna", "\0") is None
-    assert not await exports.note("anna", "\0", 1)
+    assert not await exports.update("anna", "\0", 1)
     assert await exports.get("anna", "e2") is None
 
 
@@ -162,7 +162,7 @@ async def test_one_that_has_ended_or_stopped_is_not_under_way(exports: ExportRep
     late = replace(NEW, id="e2", created_at=1001 + STALE, updated_at=1001 + STALE)
     assert await exports.begin(late) == (late, True)
     assert NEW.is_stale(late.created_at)
-    await exports.note("anna", "e2", late.created_at + 1, status="completed", ended_at=1)
+    await exports.update("anna", "e2", late.created_at + 1, status="completed", ended_at=1)
     last = replace(late, id="e3")
     assert await exports.begin(last) == (last, True)
 
@@ -170,7 +170,7 @@ async def test_one_that_has_ended_or_stopped_is_not_under_way(exports: ExportRep
 async def test_a_note_is_news_of_the_export_alone(exports: ExportRepository) -> None:
     await exports.begin(NEW)
     await exports.begin(replace(NEW, member="ben"))
-    await exports.note("anna", "e1", 5000, status="running", result=b'{"done": 3}')
+    await exports.update("anna", "e1", 5000, status="running", result=b'{"done": 3}')
     noted = replace(NEW, status="running", updated_at=5000, result=b'{"done": 3}')
     assert await exports.get("anna", "e1") == noted
     assert not noted.is_stale(5000 + STALE)
@@ -182,7 +182,7 @@ async def test_an_archive_is_found_by_its_name_when_it_is_available(
 ) -> None:
     await exports.begin(NEW)
     assert await exports.named("anna", "assets.zip") is None
-    await exports.note("anna", "e1", 2000, status="completed", entries=b"[]", ended_at=2000)
+    await exports.update("anna", "e1", 2000, status="completed", entries=b"[]", ended_at=2000)
     found = await exports.named("anna", "assets.zip")
     assert found is not None
     assert (found.id, found.entries, found.ended_at) == ("e1", b"[]", 2000)

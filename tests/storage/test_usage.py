@@ -23,8 +23,8 @@ from proxy.storage.usage import (
     ObservationRepository,
     UsageRepository,
     UsageRow,
+    add_audit,
     forget_audit,
-    note_audit,
 )
 
 
@@ -61,7 +61,7 @@ async def test_the_record_is_read_from_its_end(usage: UsageRepository) -> None:
         AuditRow(at, "login" if at % 2 else "job", "anna" if at < 5 else "ben", b'{"at": 1}')
         for at in range(10)
     ]
-    await usage.database.write(lambda connection: note_audit(connection, rows))
+    await usage.database.write(lambda connection: add_audit(connection, rows))
     assert await usage.record(limit=3) == [rows[9], rows[8], rows[7]]
     assert await usage.record(limit=2, offset=8) == [rows[1], rows[0]]
     assert await usage.record(limit=2, member="anna") == [rows[4], rows[3]]
@@ -70,7 +70,7 @@ async def test_the_record_is_read_from_its_end(usage: UsageRepository) -> None:
 
 async def test_old_entries_are_removed(usage: UsageRepository) -> None:
     rows = [AuditRow(at, "job", "anna", b"{}") for at in range(10)]
-    await usage.database.write(lambda connection: note_audit(connection, rows))
+    await usage.database.write(lambda connection: add_audit(connection, rows))
     assert await usage.database.write(lambda connection: forget_audit(connection, 7)) == 7
     assert [row.at for row in await usage.record(limit=10)] == [9, 8, 7]
 

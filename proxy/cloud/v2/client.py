@@ -246,7 +246,7 @@ class DeploymentClient:
             raise CloudAmbiguous(str(error), repeatable=True) from None
         except CloudGarbage as error:
             raise CloudAmbiguous(str(error), repeatable=True) from None
-        self.releases.note(job)
+        self.releases.learn(job)
         return Submission(id_, {})
 
     async def find(self, mark: str, known: Known, *, since: int) -> str | None:
@@ -327,7 +327,7 @@ class DeploymentClient:
                     return None
                 raise
             texts = await self._texts_of(job)
-        self.releases.note(job)
+        self.releases.learn(job)
         run = None if self._streams is None else self._streams.runs.get(cloud_id)
         snapshot = snapshot_of(
             {**job, "id": cloud_id},
@@ -340,7 +340,7 @@ class DeploymentClient:
             # comfy-api-proxy says so for a few ms at the end of a quick job: it is read again.
             self._expired[cloud_id] = True
         if snapshot.unlisted:
-            self.observations.note_anomaly("job", f"status {type(job.get('status')).__name__}", job)
+            self.observations.add_anomaly("job", f"status {type(job.get('status')).__name__}", job)
         if self._streams is not None and (snapshot.settled or not snapshot.ended):
             self._streams.deliver(cloud_id, job, texts)
         return snapshot

@@ -37,7 +37,7 @@ class Releases:
     observations: AccountObservations
     nodes: NodeList
 
-    def note(self, job: Mapping[str, Any]) -> None:
+    def learn(self, job: Mapping[str, Any]) -> None:
         """Take what a job says of its release."""
         version = job.get("release_version")
         if not isinstance(version, int) or isinstance(version, bool):

@@ -188,7 +188,7 @@ class JobStreams:
         except ValueError:
             data = None
         if not isinstance(data, dict):
-            self.http.observations.note_anomaly("frame", f"{word(frame.type)}: not an object")
+            self.http.observations.add_anomaly("frame", f"{word(frame.type)}: not an object")
             return
         key = self.http.key.text
         self._pass_on(run.frame(frame.type, redact(data, key) if key in frame.data else data))

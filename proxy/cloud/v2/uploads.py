@@ -44,7 +44,7 @@ class DeploymentUploads:
         asset = await self._known(hash_, placed)
         if asset is None:
             asset = await self._upload(path, placed, content_type)
-        return self._note(asset, placed, content_type)
+        return self._named(asset, placed, content_type)
 
     async def holds(self, name: str) -> bool:
         """Return whether an input is still there. Raises `CloudError`."""
@@ -93,7 +93,7 @@ class DeploymentUploads:
         self.http.calls.uploaded(size)
         return asset
 
-    def _note(self, asset: Mapping[str, Any], placed: str, content_type: str) -> str:
+    def _named(self, asset: Mapping[str, Any], placed: str, content_type: str) -> str:
         id_ = asset.get("id")
         if not isinstance(id_, str) or not id_:
             raise CloudGarbage("POST /api/v2/assets: no id in the answer")
