@@ -131,15 +131,15 @@ class Target:
                 written, _ = await probe.communicate(b"")
         figures.__dict__.update(json.loads(written))
         self.record(PROPERTY, {"who": bounds.who, **figures.__dict__})
-        busy = _busy()
+        times = busy()
         assert figures.growth <= bounds.growth, figures
-        assert figures.wait - figures.machine <= bounds.wait * busy, (figures, busy)
-        assert figures.served - figures.machine <= bounds.served * busy, (figures, busy)
+        assert figures.wait - figures.machine <= bounds.wait * times, (figures, times)
+        assert figures.served - figures.machine <= bounds.served * times, (figures, times)
         assert figures.refusals <= refusals, figures
         assert self.process.process.returncode is None, self.process.said[-20:]
 
 
-def _busy() -> float:
+def busy() -> float:
     """How many processes share a core of this machine, at least 1: so many times all takes longer.
 
     The system favours the bare server, which does little, so that its waits do not tell.

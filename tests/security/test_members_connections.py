@@ -8,6 +8,7 @@ import io
 import json
 
 from security.attack import MEMBER, Target
+from security.sockets import opened_sockets
 
 #: The beginning of a websocket message of 4 MB.
 FRAME = b"\x82\xff" + (4 * 1024 * 1024 - 1).to_bytes(8, "big") + b"\0\0\0\0"
@@ -22,26 +23,9 @@ def _request(target: Target, path: str, more: str = "") -> bytes:
     ).encode()
 
 
-UPGRADE = (
-    "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-)
-
-
-async def open_sockets(target: Target, count: int) -> list[asyncio.StreamWriter]:
-    """Open websockets."""
-    opened: list[asyncio.StreamWriter] = []
-    for number in range(count):
-        path = f"/ws?clientId=eve{number}"
-        reader, writer = await target.connect(_request(target, path, UPGRADE))
-        opened.append(writer)
-        assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
-    return opened
-
-
 async def test_unfinished_websocket_messages(target: Target) -> None:
     async with target.attacked_by(MEMBER) as figures:
-        for writer in await open_sockets(target, 150):
+        for writer in await opened_sockets(target, 150):
             writer.write(FRAME + bytes(3_900_000))
             with contextlib.suppress(ConnectionError, TimeoutError):
                 async with asyncio.timeout(2):
@@ -88,7 +72,7 @@ async def test_requests_behind_an_unread_answer(target: Target) -> None:
 async def test_very_many_small_websocket_messages(target: Target) -> None:
     pings, texts = b"\x89\x80\0\0\0\0" * 200_000, b"\x81\x82\0\0\0\0[]" * 100_000
     async with target.attacked_by(MEMBER):
-        for writer in await open_sockets(target, 8):
+        for writer in await opened_sockets(target, 8):
             writer.write(pings + texts)
         await asyncio.sleep(5)
 
