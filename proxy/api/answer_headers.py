@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from aiohttp import web
 from multidict import CIMultiDict
 
@@ -10,6 +12,9 @@ from proxy.api.keys import MEMBERS, OPTIONS
 from proxy.api.origins import allow_all
 from proxy.api.requests import connection_of, services_of
 from proxy.translate import SCRIPTS_CACHED
+
+if TYPE_CHECKING:
+    from proxy.api.keys import Services
 
 _HOUR = 3600
 _DAY = 86400
@@ -20,7 +25,7 @@ _ELSEWHERE = frozenset({302, 303, 307})
 _CREDENTIALS = "Cookie, Authorization, X-API-Key"
 
 
-def finish(request: web.Request, response: web.StreamResponse) -> None:
+def finish(request: web.Request, response: web.StreamResponse, services: Services) -> None:
     """Set the headers of an answer that are the same for all handlers.
 
     `Cache-Control` is ComfyUI's. Pages send no referrer to other sites, and none at all if their
@@ -29,7 +34,7 @@ def finish(request: web.Request, response: web.StreamResponse) -> None:
     connection, headers = connection_of(request), response.headers
     if response.status == 503:
         headers.setdefault("Retry-After", f"{bodies.STORE_WAIT:.0f}")
-    services, way = services_of(request), connection.way
+    way = connection.way
     cached = cache_control(request.path, response.status)
     if cached is not None:
         headers.setdefault("Cache-Control", cached)
@@ -58,7 +63,7 @@ def _make_private(headers: CIMultiDict[str]) -> None:
 
 async def prepare(request: web.Request, response: web.StreamResponse) -> None:
     """Send the headers of an answer from within a handler."""
-    finish(request, response)
+    finish(request, response, services_of(request))
     await response.prepare(request)
 
 

@@ -108,7 +108,7 @@ class Gate:
         except web.HTTPException as error:
             self._count(request, connection, error.status, began)
             if not error.prepared:
-                finish(request, error)
+                finish(request, error, self._services)
             raise
         except asyncio.CancelledError:
             task = connection.task
@@ -123,7 +123,7 @@ class Gate:
                 forget_frames(lost)
         self._count(request, connection, answer.status, began)
         if not answer.prepared:
-            finish(request, answer)
+            finish(request, answer, self._services)
             if self._services[OPTIONS].compress:
                 bodies.pack(request, answer)
         if _ROOT_LOGGER.level <= logging.DEBUG:
@@ -163,7 +163,8 @@ class Gate:
                 connection.admit(admission)
                 if admission.token is not None and request.path not in _UNLIMITED:
                     self._limiter.request(admission.member)
-                await connection.driver.give_way()
+                if connection.driver.account.must_wait:  # that of the member now
+                    await connection.driver.give_way()
             answer = await self._handle(request)
             body = getattr(answer, "body", None)
             if type(body) is LargeBody:  # an abstract class, whose instances are found slowly

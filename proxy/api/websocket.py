@@ -26,6 +26,7 @@ from proxy.api.keys import ACCOUNTING, BUDGET, JOBS, features
 from proxy.api.requests import connection_of, member_of, way_of
 from proxy.api.send_queue import SendQueue
 from proxy.budget import Allocation, ThresholdAllocation
+from proxy.edge.connections import Connection
 from proxy.edge.loop_turns import Driver
 from proxy.supervisor import Supervisor
 from proxy.translate import codec, frames
@@ -293,16 +294,7 @@ async def _serve(request: web.Request, web_socket: web.WebSocketResponse) -> web
     metrics.websockets.labels(member).inc()
     log.debug("socket_opened", sid=sid)
     try:
-        heard = 0
-        async for message in web_socket:
-            connection.received(message)
-            heard += 1
-            if heard % MESSAGES_A_TURN == 0:  # hundreds may have come at once
-                await driver.give_way()
-            if message.type is aiohttp.WSMsgType.TEXT:
-                client.hear(message.data)
-            elif message.type is aiohttp.WSMsgType.PING:
-                await web_socket.pong(message.data)
+        await driver.drive(_read(connection, web_socket, client))
     finally:
         subscribers.detach(member, sid, client)
         sockets.leave(client)
@@ -311,6 +303,22 @@ async def _serve(request: web.Request, web_socket: web.WebSocketResponse) -> web
             await client.end()
         log.debug("socket_closed", sid=sid, code=web_socket.close_code)
     return web_socket
+
+
+async def _read(
+    connection: Connection, web_socket: web.WebSocketResponse, client: ClientSocket
+) -> None:
+    """Handle messages until the socket closes."""
+    heard = 0
+    async for message in web_socket:
+        connection.received(message)
+        heard += 1
+        if heard % MESSAGES_A_TURN == 0:  # hundreds may have come at once
+            await connection.driver.give_way()
+        if message.type is aiohttp.WSMsgType.TEXT:
+            client.hear(message.data)
+        elif message.type is aiohttp.WSMsgType.PING:
+            await web_socket.pong(message.data)
 
 
 def _keep_alive(transport: asyncio.Transport) -> None:

@@ -16,7 +16,7 @@ from msgspec import Struct
 from proxy.budget import MemoryBudget
 from proxy.edge.addressing import Network, Peer
 from proxy.edge.admission import Admission
-from proxy.edge.loop_turns import Driver, LoopTurns
+from proxy.edge.loop_turns import FEW, Driver, LoopTurns
 from proxy.edge.places import MIN_SHARE, Occupant, Places
 from proxy.members.directory import Directory
 from proxy.owners import Owner, stranger
@@ -134,8 +134,10 @@ class ConnectionManager:
         peer = connection.peer
         network = stranger(peer.address)
         connection.owner = Owner() if peer.proxies else network
-        connection.driver = Driver(self.turns.of_stranger(network.address), network.address)
+        account = self.turns.of_stranger(network.address)
+        connection.driver = Driver(self.turns, account, network.address)
         self.connections.add(connection)
+        self.turns.is_calm = len(self.connections) <= FEW
         if self._places.enter(connection, self.now()):
             return None
         if self._refused == 0:
@@ -171,6 +173,7 @@ class ConnectionManager:
         """Remove a closed connection."""
         if connection in self.connections:
             self.connections.discard(connection)
+            self.turns.is_calm = len(self.connections) <= FEW
             self._refused -= refused
         self._places.leave(connection)
         self.timed.discard(connection)

@@ -78,9 +78,13 @@ class InputProtocol(asyncio.BufferedProtocol, Generic[R]):
     def buffer_updated(self, nbytes: int) -> None:
         """Pass on what was read, or let it wait."""
         data, driver = bytes(self._buffer[:nbytes]), self.connection.driver
-        if not (driver.account.must_wait or self._waiting):
-            driver.read(self.connection.data_received, data)
-            return
+        if not self._waiting:
+            if driver.turns.is_calm:
+                self.connection.data_received(data)
+                return
+            if not driver.account.must_wait:
+                driver.read(self.connection.data_received, data)
+                return
         if not self._waiting:
             driver.account.add(driver.address, self._read_on)
         self._waiting += data

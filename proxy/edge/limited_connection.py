@@ -87,7 +87,7 @@ class LimitedConnection(PausedReading):
         #: The other end.
         self.peer = Peer("")
         #: Charges what the connection takes of the event loop's time.
-        self.driver = Driver(manager.turns.strangers, "")
+        self.driver = Driver(manager.turns, manager.turns.strangers, "")
         self._state = IDLE
         self._since = manager.now()
         #: Bytes of input and output, and what of the budget is held for them.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from typing import Any, Generic, TypeVar
 from weakref import WeakValueDictionary
@@ -23,6 +23,8 @@ T = TypeVar("T")
 QUANTUM = 0.004
 #: Steps of an owner that are woken together.
 MAX_WOKEN = 16
+#: Connections of which a step each takes less than what anybody notices.
+FEW = 64
 #: Addresses of members that are remembered.
 MAX_ADDRESSES = 4096
 
@@ -101,6 +103,8 @@ class LoopTurns:
 
     def __init__(self) -> None:
         self.strangers = LoopAccount(self)
+        #: Whether so few connections are open that nothing is charged; see `FEW`.
+        self.is_calm = True
         self._members: WeakValueDictionary[str, LoopAccount] = WeakValueDictionary()
         self._addresses: OrderedDict[str, LoopAccount] = OrderedDict()
         self._waiting: list[LoopAccount] = []
@@ -148,9 +152,10 @@ class LoopTurns:
 class Driver:
     """Drives the work of one connection, and charges each step to its owner's account."""
 
-    __slots__ = ("_began", "account", "address")
+    __slots__ = ("_began", "account", "address", "turns")
 
-    def __init__(self, account: LoopAccount, address: str) -> None:
+    def __init__(self, turns: LoopTurns, account: LoopAccount, address: str) -> None:
+        self.turns = turns
         #: Whose time is used.
         self.account = account
         self.address = address
@@ -171,14 +176,21 @@ class Driver:
         self.account.charge(monotonic() - began)
 
     async def give_way(self) -> None:
-        """Wait for a turn within a step, if the current one has used up its time."""
-        account, now = self.account, monotonic()
-        if account.must_wait or account.used + now - (self._began or now) >= QUANTUM:
+        """Let others go on within a step that may take long, and wait for a turn."""
+        if self.turns.is_calm or self.account.must_wait or self._used() >= QUANTUM:
             await asyncio.sleep(0)
 
-    def drive(self, work: Coroutine[Any, Any, T]) -> DrivenWork[T]:
-        """Return an awaitable that does the work in steps, each when it has a turn."""
-        return DrivenWork(self, work)
+    def _used(self) -> float:
+        """Return the seconds that the account has used, with those of the current step."""
+        step = 0.0 if self._began is None else monotonic() - self._began
+        return self.account.used + step
+
+    def drive(self, work: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        """Return an awaitable that does the work in steps, each when it has a turn.
+
+        Within a step of driven work it is the work itself.
+        """
+        return DrivenWork(self, work) if self._began is None else work
 
     def begin_step(self) -> None:
         """Begin to measure a step."""
@@ -202,32 +214,42 @@ class DrivenWork(Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         driver, work = self._driver, self._work
-        error: BaseException | None = None
-        while True:
-            try:
-                if error is None and driver.account.must_wait:
-                    yield from driver.account.turn(driver.address).__await__()
-            except GeneratorExit:
-                work.close()
-                raise
-            except BaseException as thrown:  # noqa: BLE001 (it is the work's)
-                error = thrown
-            driver.begin_step()
-            try:
-                if error is None:
+        turns, error = driver.turns, None
+        try:
+            while True:
+                if turns.is_calm and error is None:
                     awaited = work.send(None)
                 else:
-                    passed, error = error, None
-                    awaited = work.throw(passed)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            finally:
-                driver.end_step()
-            try:
-                yield awaited
-            except GeneratorExit:
-                work.close()
-                raise
-            except BaseException as thrown:  # noqa: BLE001 (it is the work's)
-                error = thrown
+                    if error is None and driver.account.must_wait:
+                        error = yield from _turn(driver)
+                    awaited, error = self._step(error), None
+                try:
+                    yield awaited
+                except GeneratorExit:
+                    work.close()
+                    raise
+                except BaseException as thrown:  # noqa: BLE001 (it is the work's)
+                    error = thrown
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def _step(self, error: BaseException | None) -> Any:
+        """Do a step, and charge it; return what the work waits for then."""
+        driver, work = self._driver, self._work
+        driver.begin_step()
+        try:
+            return work.send(None) if error is None else work.throw(error)
+        finally:
+            driver.end_step()
+
+
+def _turn(driver: Driver) -> Generator[Any, None, BaseException | None]:
+    """Wait for a turn; return what was thrown meanwhile, which is for the work."""
+    try:
+        yield from driver.account.turn(driver.address).__await__()
+    except GeneratorExit:
+        raise
+    except BaseException as thrown:  # noqa: BLE001
+        return thrown
+    return None

@@ -52,7 +52,9 @@ class Reader:
 
 @pytest.fixture
 def reader() -> Reader:
-    return Reader(Driver(LoopTurns().of_member("eve", ""), ""))
+    turns = LoopTurns()
+    turns.is_calm = False
+    return Reader(Driver(turns, turns.of_member("eve", ""), ""))
 
 
 @pytest.fixture

@@ -35,7 +35,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> WorkClock:
 
 @pytest.fixture
 def turns() -> LoopTurns:
-    return LoopTurns()
+    turns = LoopTurns()
+    turns.is_calm = False
+    return turns
 
 
 async def finished(driver: Driver, work: Coroutine[Any, Any, Any]) -> Any:
@@ -44,11 +46,11 @@ async def finished(driver: Driver, work: Coroutine[Any, Any, Any]) -> Any:
 
 def stranger(turns: LoopTurns, number: int) -> Driver:
     address = f"10.0.0.{number}"
-    return Driver(turns.of_stranger(address), address)
+    return Driver(turns, turns.of_stranger(address), address)
 
 
 def member(turns: LoopTurns, name: str, address: str = "10.1.0.1") -> Driver:
-    return Driver(turns.of_member(name, address), address)
+    return Driver(turns, turns.of_member(name, address), address)
 
 
 async def test_others_wait_for_one_turn_of_an_owner_with_much_work(
@@ -148,6 +150,34 @@ async def test_who_was_admitted_waits_for_a_turn_of_its_own(
     await asyncio.sleep(0)
     assert not went_on
     await task
+
+
+async def test_few_connections_are_not_charged(clock: WorkClock, turns: LoopTurns) -> None:
+    turns.is_calm = True
+    driver = member(turns, "ann")
+
+    async def work() -> None:
+        clock.now += QUANTUM
+        await asyncio.sleep(0)
+        clock.now += QUANTUM
+
+    await driver.drive(work())
+    assert driver.account.used == 0
+
+
+async def test_work_that_goes_on_is_charged_when_many_others_come(
+    clock: WorkClock, turns: LoopTurns
+) -> None:
+    turns.is_calm = True
+    driver = member(turns, "ann")
+
+    async def work() -> None:
+        turns.is_calm = False
+        await asyncio.sleep(0)
+        clock.now += STEP
+
+    await driver.drive(work())
+    assert driver.account.used == pytest.approx(STEP)
 
 
 async def test_work_that_has_time_left_does_not_give_way(

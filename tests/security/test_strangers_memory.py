@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 
 from security.attack import STRANGER, Target
@@ -28,6 +29,6 @@ async def test_unfinished_headers_of_several_addresses(target: Target) -> None:
             body = json.dumps({"prompt": graph}).encode()
             assert await target.request("POST", "prompt", member="bob", data=body) == 400
             status = await target.request(
-                "POST", "userdata/x?overwrite=true", member="bob", data=bytes(8_000_000)
+                "POST", "userdata/x?overwrite=true", member="bob", data=io.BytesIO(bytes(8_000_000))
             )
             assert status == 200
