@@ -13,6 +13,7 @@ from proxy.api import bodies
 from proxy.api.jobs import parse_prompt
 from proxy.costs.job_cost import JobRun, Pricing, reported_price
 from proxy.costs.prices import estimated_price
+from proxy.jobs.models import JobRequest
 from proxy.packs.loading import loads_of
 from proxy.packs.nodes import Picture
 from proxy.packs.rewriting import rewrite, wanted
@@ -51,10 +52,22 @@ def _has_file(name: str) -> bool:
     return name.startswith("mine")
 
 
+#: Values of a graph that is read on the event loop; larger ones are read in threads.
+_MAX_VALUES = 5_000
+
+
+def _small(body: Any) -> JobRequest:
+    """Return the request of a body. Raises `LocalError`, also for a large graph."""
+    request = parse_prompt(body, "header")
+    if jobs.has_more_values(request.graph, _MAX_VALUES):
+        raise LocalError("large", "It is read in a thread.")
+    return request
+
+
 @of_json(LocalError, parse=bodies.parse, seeds=seeds.prompts)
 def prompt(body: Any) -> None:
     """Read a submission and check its graph."""
-    request = parse_prompt(body, "header")
+    request = _small(body)
     found = validate(request.graph, request.targets, SHAPES, has_file=_has_file)
     codec.dump_bytes([found.error, found.node_errors])
     if found.error is None:
@@ -75,7 +88,7 @@ def graph_texts(body: Any) -> None:
 @of_json(LocalError, parse=bodies.parse, seeds=seeds.prompts)
 def graph_files(body: Any) -> None:
     """Look for names of files in a graph, and write the cloud's in their place."""
-    graph = parse_prompt(body).graph
+    graph = _small(body).graph
     jobs.file_strings(graph, SHAPES)
     jobs.foreign_files(graph, _has_file)
     jobs.substitute(graph, shapes=SHAPES, cloud_name=lambda place: f"{place.path}.png")
@@ -86,7 +99,7 @@ def graph_files(body: Any) -> None:
 @of_json(LocalError, parse=bodies.parse, seeds=seeds.prompts)
 def graph_names(body: Any) -> None:
     """Write the client's names in place of the cloud's, and find nodes that compute the same."""
-    graph = parse_prompt(body).graph
+    graph = _small(body).graph
     sent = {node_id: {**node, "inputs": {"image": node_id}} for node_id, node in graph.items()}
     names = {cloud: local for local, cloud in jobs.written_names(graph, sent).items()}
     jobs.reveal(sent, names)
@@ -107,7 +120,7 @@ def graph_names(body: Any) -> None:
 )
 def packs(body: Any) -> None:
     """Put nodes of the cloud in place of those of packs."""
-    request = parse_prompt(body)
+    request = _small(body)
     if jobs.malformed_inputs(request.graph):
         return
     nodes = wanted(request.graph, request.targets, PACK_NODES)

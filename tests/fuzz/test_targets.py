@@ -9,7 +9,6 @@ import pytest
 from fuzz.harness import (
     MAX_INPUT,
     MAX_MEMORY,
-    MAX_SECONDS,
     TARGETS,
     BrokenContractError,
     Target,
@@ -71,7 +70,3 @@ def test_a_target_of_json_gets_json() -> None:
     changed = [mutated_json(b'{"a": [1, {"b": "c"}]}', 1000, random) for _ in range(50)]
     assert len(set(changed)) > 20
     assert mutated_json(b"no JSON", 1000, random) is None
-
-
-def test_a_second_is_more_than_a_target_may_take() -> None:
-    assert MAX_SECONDS < 1
