@@ -131,7 +131,7 @@ class Simulation:
             islice(cycle(self.joined.values()), self.running), members, strict=False
         ):
             job = self.add(member)
-            self.scheduler.take(job, account)
+            self.scheduler.assign(job, account)
             self.start(job)
 
     async def end(self, job: LiveJob) -> None:

@@ -50,8 +50,8 @@ class StateFeed:
 
     async def run(self) -> None:
         """Make states for those who wait, until cancelled. Raises `StorageError`."""
-        take, subscribe = self._take, self._bus.subscribe
-        with subscribe("jobs", take), subscribe("members", take):
+        receive, subscribe = self._receive, self._bus.subscribe
+        with subscribe("jobs", receive), subscribe("members", receive):
             while True:
                 self._news.clear()
                 self._is_current = True
@@ -93,7 +93,7 @@ class StateFeed:
                     waiter.set_result(None)
             await asyncio.sleep(0)
 
-    def _take(self, message: object) -> None:
+    def _receive(self, message: object) -> None:
         """Take what the bus tells."""
         self._member_changes += isinstance(message, MembersChanged) or message is MISSED
         self._is_current = False

@@ -58,15 +58,15 @@ MAX_IN_MEMORY = 1024 * 1024
 
 async def post_image(request: web.Request) -> web.Response:
     """Store a file of any kind in the member's folder."""
-    return await _take(request)
+    return await _receive(request)
 
 
 async def post_mask(request: web.Request) -> web.Response:
     """Store a picture of the member with the alpha channel of the upload."""
-    return await _take(request, masks=True)
+    return await _receive(request, masks=True)
 
 
-async def _take(request: web.Request, *, masks: bool = False) -> web.Response:
+async def _receive(request: web.Request, *, masks: bool = False) -> web.Response:
     """Check the fields of an upload, and store it.
 
     As in ComfyUI, a missing file or a name that leads out of the folder is a 400 without a body.

@@ -68,7 +68,7 @@ class CommandQueue:
         """Wait for commands, and return those to send now. They count as unanswered."""
         while True:
             while self._outgoing:
-                if commands := self._take():
+                if commands := self._drain():
                     return commands
             self._has_outgoing.clear()
             await self._has_outgoing.wait()
@@ -117,7 +117,7 @@ class CommandQueue:
         self._outgoing_bytes = 0
         return False
 
-    def _take(self) -> list[Command]:
+    def _drain(self) -> list[Command]:
         """Return a batch of commands, and note them as unanswered."""
         commands: list[Command] = []
         size = 0

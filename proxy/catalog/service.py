@@ -155,7 +155,7 @@ class Catalog:
         """
 
         def may_fetch() -> bool:
-            return self._rereads.take(member, clock.monotonic()) <= 0
+            return self._rereads.spend(member, clock.monotonic()) <= 0
 
         read = await self._nodes.reread(timeout=REFRESH_TIMEOUT, may_fetch=may_fetch)
         return read and self._is_complete

@@ -64,7 +64,7 @@ class Follower:
         """
         self._prompt_id = prompt_id
         while self._early:
-            self._take(self._early.pop(0))
+            self._receive(self._early.pop(0))
         clock = asyncio.get_running_loop()
         silent_since: float | None = None
         missed = 0
@@ -117,22 +117,22 @@ class Follower:
                     self._tried.set()
                     failures = 0
                     async for message in socket:
-                        self._take(message)
+                        self._receive(message)
             self._tried.set()
             self._connected.clear()
             failures += 1
             await asyncio.sleep(backoff.after(failures))
 
-    def _take(self, message: aiohttp.WSMessage) -> None:
+    def _receive(self, message: aiohttp.WSMessage) -> None:
         if self._prompt_id is None:
             self._early.append(message)
             return
         if message.type is aiohttp.WSMsgType.BINARY:
             self.display.frame(message.data, self._prompt_id)
         elif message.type is aiohttp.WSMsgType.TEXT:
-            self._take_text(message.data)
+            self._receive_text(message.data)
 
-    def _take_text(self, text: str) -> None:
+    def _receive_text(self, text: str) -> None:
         try:
             event = codec.loads(text)
         except ValueError:

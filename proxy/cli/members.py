@@ -151,7 +151,7 @@ def _add(
 ) -> int:
     """Add a member. With at least one member, every client needs a token."""
 
-    wanted = {**_taken(options), "name": name, "restore": restore}
+    wanted = {**_limits_of(options), "name": name, "restore": restore}
     settings = load(options)
 
     async def add(directory: Directory) -> Member:
@@ -200,7 +200,7 @@ def _list(options: dict[str, Any], as_json: AsJson = False) -> int:
 def _set(options: dict[str, Any], name: Name) -> int:
     """Change the role, weight or limits of a member."""
 
-    wanted = _taken(options)
+    wanted = _limits_of(options)
     settings = load(options)
     if not wanted:
         raise UsageError("No option given: see comfy-cloud-proxy member set --help.")
@@ -371,7 +371,7 @@ def _with_directory(
         ) from None
 
 
-def _taken(options: dict[str, Any]) -> dict[str, Any]:
+def _limits_of(options: dict[str, Any]) -> dict[str, Any]:
     """Take what a member may do out of the options, as `MemberFields` has it."""
     values = {name: options.pop(name) for name in _LIMITS if name in options}
     values = {

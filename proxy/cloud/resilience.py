@@ -251,9 +251,9 @@ class CallGate:
         Raises a `CloudError` for a call that must not be sent now; it says when to try again.
         """
         if self._holding_back or key.circuit.failing:
-            await self._take_turn(call, key)
+            await self._await_turn(call, key)
 
-    async def _take_turn(self, call: object, key: ApiKey) -> None:
+    async def _await_turn(self, call: object, key: ApiKey) -> None:
         self._check_pause(call)
         wait = self._limiter.turn(clock.monotonic(), _MAX_TURN_WAIT)
         if wait > _MAX_TURN_WAIT:

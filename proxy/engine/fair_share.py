@@ -110,7 +110,7 @@ class FairShare:
             orders, key=lambda member: (self._start(member), orders[member], member), default=None
         )
 
-    def take(self, member: str, weight: float) -> float:
+    def charge(self, member: str, weight: float) -> float:
         """Note that a job of the member is sent, and return the cost that it is charged."""
         cost = self._cost(member)
         self.now = self._start(member)

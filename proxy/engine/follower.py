@@ -201,7 +201,7 @@ class JobFollower:
                 self._is_held_up = True
                 if self.tracker.started_at is None:
                     yield Starting()
-                for happening in await self._take(self._inbox.popleft()):
+                for happening in await self._follow_from(self._inbox.popleft()):
                     ended = isinstance(happening, Ended)
                     yield happening
                 self._is_held_up = False
@@ -213,7 +213,7 @@ class JobFollower:
                 await self._news.wait()
         self._inbox.clear()
 
-    async def _take(self, what: Input) -> list[Happening]:
+    async def _follow_from(self, what: Input) -> list[Happening]:
         """Return what follows from an input."""
         happenings: list[Happening] = []
         try:

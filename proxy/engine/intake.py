@@ -80,7 +80,7 @@ class Intake:
         if (
             not message.promised  # a client that knows of its job is no longer refused
             and job.loaded.failure is None
-            and self._scheduler.take_at_once(job)
+            and self._scheduler.assign_at_once(job)
         ):
             await self._send(job)
         elif self._scheduler.usable(job):

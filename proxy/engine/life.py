@@ -174,7 +174,7 @@ class JobLife:
     def _move(self, job: LiveJob) -> bool:
         """Give a new job a slot of another account; return whether there is one."""
         self._scheduler.give_back(job)
-        return self._scheduler.take_at_once(job)
+        return self._scheduler.assign_at_once(job)
 
     async def _look(self, job: LiveJob, outcome: Outcome) -> Outcome:
         """Find out where a job is.
@@ -201,7 +201,7 @@ class JobLife:
         """Follow a job that the cloud has to its end; a new job's client gets its answer first."""
         worker = self._workers[job.account]
         follower, was_accepted = self._follower(job, worker.cloud), job.accepted
-        self._take(job, sent)
+        self._accept(job, sent)
         try:
             async with self.following.follows(job, follower):
                 worker.follow(job)
@@ -218,7 +218,7 @@ class JobLife:
         if follower.abandoned:
             await worker.abandon(job.cloud_id)
 
-    def _take(self, job: LiveJob, sent: Sent) -> None:
+    def _accept(self, job: LiveJob, sent: Sent) -> None:
         """Note that the cloud has a job, maybe without some of its nodes."""
         if job.is_on_cloud:
             return
@@ -236,7 +236,7 @@ class JobLife:
 
     async def _cancel(self, job: LiveJob, sent: Sent) -> None:
         """Have the cloud end a job that its client cancelled while it was on its way."""
-        self._take(job, sent)
+        self._accept(job, sent)
         if not job.accepted:
             self._announcer.answer(job.key, sent.node_errors)
         failures = 0

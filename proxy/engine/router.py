@@ -65,7 +65,7 @@ class _Waiting:
         while self._entries and self._entries[0].at < before:
             self._drop()
 
-    def take(self, cloud_id: str) -> list[_Early]:
+    def pop(self, cloud_id: str) -> list[_Early]:
         taken = [early for early in self._entries if early.cloud_id == cloud_id]
         if taken:
             self._entries = deque(early for early in self._entries if early.cloud_id != cloud_id)
@@ -119,7 +119,7 @@ class EventRouter:
     def catch_up(self, job: LiveJob) -> None:
         """Give a job that is followed from now on the messages that came too early."""
         cloud_id = job.cloud_id
-        for early in sorted(self._events.take(cloud_id) + self._pictures.take(cloud_id)):
+        for early in sorted(self._events.pop(cloud_id) + self._pictures.pop(cloud_id)):
             self._deliver(cloud_id, early.item)
 
     def forget(self, cloud_id: str) -> None:

@@ -115,7 +115,7 @@ class Scheduler:
         if job.state is JobState.RUNNING:
             self.started(job)
 
-    def take_at_once(self, job: LiveJob) -> bool:
+    def assign_at_once(self, job: LiveJob) -> bool:
         """Give a new job a slot if one is free for it now; return whether it has one.
 
         An account that rests is tried where no other one is well, so that a refusal is the answer
@@ -127,7 +127,7 @@ class Scheduler:
             return False
         if self.queue.of(job.member) and not self._has_slot(account):
             return False
-        self.take(job, account)
+        self.assign(job, account)
         return True
 
     def next(self) -> LiveJob | None:
@@ -141,14 +141,14 @@ class Scheduler:
             return None
         job, account = ready[chosen]
         self.queue.remove(job)
-        self.take(job, account)
+        self.assign(job, account)
         return job
 
-    def take(self, job: LiveJob, account: Account) -> None:
+    def assign(self, job: LiveJob, account: Account) -> None:
         """Give a job a slot on an account; it is its turn."""
         job.account = account.name
-        job.charge = self.shares.take(job.member, self.member(job.member).weight)
-        self._accounts_shares.take(account.name, account.weight)
+        job.charge = self.shares.charge(job.member, self.member(job.member).weight)
+        self._accounts_shares.charge(account.name, account.weight)
         account.health.sent()
         self._place(job, SlotState.GIVEN)
         self.version += 1

@@ -324,11 +324,11 @@ class Archive:
                 async for chunk in self._content(entry):
                     size += len(chunk)
                     target.write(chunk)
-                    yield buffer.take()
+                    yield buffer.drain()
                 if size != entry.size:
                     raise ContentBrokenError("the content of an exported file is another one now")
         archive.close()
-        yield buffer.take()
+        yield buffer.drain()
 
     async def _content(self, entry: ArchiveEntry) -> AsyncIterator[bytes]:
         file = await self._files.namespace.get(self._member, Place(entry.type, entry.path))
@@ -356,9 +356,9 @@ class _WriteBuffer:
         return len(data)
 
     def flush(self) -> None:
-        """Do nothing: `take` returns everything."""
+        """Do nothing: `drain` returns everything."""
 
-    def take(self) -> bytes:
+    def drain(self) -> bytes:
         """Return what was written since the last call."""
         taken = b"".join(self._written)
         self._written.clear()

@@ -171,7 +171,7 @@ class Files:
         """Send bytes to the cloud and name them; `hash_` is that of the client's bytes."""
         filename = posixpath.basename(naming.filename)
         sent = await self.uploads.send(naming.member, received, filename)
-        return await naming.take(hash_, received, sent, modified=self._now())
+        return await naming.give_name(hash_, received, sent, modified=self._now())
 
     async def _recorded(self, member: str, named: Named, received: Received) -> Named:
         """Return the result of an upload with a new record; its failure is only logged."""

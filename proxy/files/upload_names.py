@@ -41,7 +41,7 @@ class Naming(Struct, frozen=True):
             filename, _, known = await self._choose(hash_)
         return Named(filename, self.subfolder, self.type), known is not None
 
-    async def take(
+    async def give_name(
         self, hash_: str, content: Received, sent: SentContent, *, modified: float
     ) -> Named:
         """Give the content a name. `hash_` is that of the client's bytes, which differ for masks.

@@ -296,7 +296,7 @@ class Subscribers:
         self._statuses[member] = self._last_status, message
         self._outdated.add(member)
         if self._turns is None:
-            self._turns = self._supervisor.spawn(self._take_turns(), "status by turns")
+            self._turns = self._supervisor.spawn(self._send_in_turns(), "status by turns")
 
     def _send(
         self, member: str, socket: _Socket, message: Message, *, for_all: bool = False
@@ -312,7 +312,7 @@ class Subscribers:
             socket.status = number
             socket.subscriber.send(message, for_all=True)
 
-    async def _take_turns(self) -> None:
+    async def _send_in_turns(self) -> None:
         loop = asyncio.get_running_loop()
         try:
             while self._outdated:

@@ -123,7 +123,7 @@ class Limiter:
         bucket = self._buckets.get(member)
         if bucket is None or bucket.rate != rate:
             bucket = self._buckets[member] = Bucket(rate, max(1.0, rate * BURST_SECONDS))
-        wait = bucket.take(self.clock())
+        wait = bucket.spend(self.clock())
         if wait > 0:
             raise _refusal(
                 "requests_per_second",
@@ -262,7 +262,7 @@ class Throttle:
 
     def count(self, address: str) -> int:
         """Count one. Return 0, or the seconds until the next one may happen."""
-        return math.ceil(self._buckets.take(_network(address), self._now()))
+        return math.ceil(self._buckets.spend(_network(address), self._now()))
 
 
 def _network(address: str) -> str:

@@ -94,7 +94,7 @@ class Audit:
         """
         if self.days == 0:
             return
-        if action in LIMITED and self._rates.take(member, self.now()) > 0:
+        if action in LIMITED and self._rates.spend(member, self.now()) > 0:
             self._left_out[member] += 1
             return
         for who in ("", member):

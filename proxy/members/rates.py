@@ -19,7 +19,7 @@ class Bucket:
     def __post_init__(self) -> None:
         self.filled = self.size
 
-    def take(self, now: float) -> float:
+    def spend(self, now: float) -> float:
         """Take a token. Return 0, or the seconds until there will be one."""
         if self.at is not None:
             self.filled = min(self.size, self.filled + max(0.0, now - self.at) * self.rate)
@@ -41,9 +41,9 @@ class Buckets:
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def take(self, owner: str, now: float) -> float:
+    def spend(self, owner: str, now: float) -> float:
         """Take a token of the owner. Return 0, or the seconds until there will be one."""
         bucket = self._buckets.get(owner)
         if bucket is None:
             bucket = self._buckets[owner] = Bucket(self._rate, self._size)
-        return bucket.take(now)
+        return bucket.spend(now)

@@ -169,13 +169,13 @@ class ProbeSocket:
         try:
             async for message in self.connection:
                 if len(self.frames) < _MAX_FRAMES:
-                    self._take(message, time.monotonic())
+                    self._receive(message, time.monotonic())
                     self._news.set()
         finally:
             self._is_closed = True
             self._news.set()
 
-    def _take(self, message: aiohttp.WSMessage, now: float) -> None:
+    def _receive(self, message: aiohttp.WSMessage, now: float) -> None:
         if message.type is aiohttp.WSMsgType.BINARY:
             self._binary += len(message.data)
             if self._binary <= _MAX_BINARY:

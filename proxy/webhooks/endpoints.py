@@ -183,7 +183,7 @@ class Webhooks:
                 "This webhook is for the URLs that jobs name: submit a job to test it.",
                 kind="conflict",
             )
-        wait = math.ceil(self._tests.take(member, self._clock()))
+        wait = math.ceil(self._tests.spend(member, self._clock()))
         if wait:
             raise LocalError(
                 "too_many_webhook_tests",

@@ -14,7 +14,7 @@ def test_turns_are_in_proportion_to_the_weights() -> None:
     for _ in range(30):
         chosen = shares.choose({"anna": 1, "ben": 2})
         assert chosen is not None
-        shares.take(chosen, weights[chosen])
+        shares.charge(chosen, weights[chosen])
         turns[chosen] += 1
     assert turns == {"anna": 20, "ben": 10}
 
@@ -22,14 +22,14 @@ def test_turns_are_in_proportion_to_the_weights() -> None:
 def test_a_member_that_was_away_has_no_credit() -> None:
     shares = FairShare()
     for _ in range(10):
-        shares.take("anna", 1.0)
-    shares.take("ben", 1.0)
+        shares.charge("anna", 1.0)
+    shares.charge("ben", 1.0)
     assert shares.choose({"anna": 1, "ben": 2}) == "anna"
 
 
 def test_a_turn_that_was_not_used_is_given_back() -> None:
     shares = FairShare()
-    cost = shares.take("anna", 1.0)
+    cost = shares.charge("anna", 1.0)
     shares.give_back("anna", 1.0, cost)
     assert shares.choose({"anna": 1, "ben": 2}) == "anna"
 

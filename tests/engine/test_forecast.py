@@ -47,7 +47,7 @@ def test_an_account_that_takes_no_jobs_is_why_they_wait() -> None:
 def test_a_client_that_follows_one_job_is_why_its_next_one_waits() -> None:
     jobs = scheduler(Account("one", None, "", slots=Slots(2)))  # type: ignore[arg-type]
     first, second = (job(name, one_at_a_time=True, order=1) for name in "ab")
-    assert jobs.take_at_once(first)
+    assert jobs.assign_at_once(first)
     jobs.queue.add(second)
     assert jobs.next() is None
     assert list(Forecast(jobs).waiting("anna", [second])) == [(second, "client", WAITS_FOR_CLIENT)]
@@ -95,7 +95,7 @@ def test_a_forecast_is_new_once_something_has_changed() -> None:
 def test_a_budget_is_why_a_job_waits(left: int | None) -> None:
     jobs = scheduler()
     waiting = job("a", estimate=5)
-    assert jobs.take_at_once(waiting)
+    assert jobs.assign_at_once(waiting)
     jobs.judge(waiting, OverBudget(5, left, 60.0))
     jobs.give_back(waiting)
     jobs.queue.add(waiting)

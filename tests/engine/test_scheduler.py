@@ -33,7 +33,7 @@ def serve(turns: FairShare, weights: dict[str, float], times: int) -> list[str]:
     for _ in range(times):
         member = turns.choose(claims)
         assert member is not None
-        turns.take(member, weights[member])
+        turns.charge(member, weights[member])
         served.append(member)
     return served
 
@@ -76,7 +76,7 @@ def test_the_same_happenings_give_the_same_order(
             elif what == "leave":
                 here.pop(member, None)
             elif (chosen := turns.choose(here)) is not None:
-                turns.take(chosen, weights[chosen])
+                turns.charge(chosen, weights[chosen])
                 served.append(chosen)
         return served
 
@@ -91,7 +91,7 @@ def test_idle_time_gives_no_credit() -> None:
 
 def test_a_turn_that_was_not_used_is_given_back() -> None:
     turns = FairShare()
-    cost = turns.take("a", 1.0)
+    cost = turns.charge("a", 1.0)
     turns.give_back("a", 1.0, cost)
     assert serve(turns, {"a": 1.0, "b": 1.0}, 2) == ["a", "b"]
 
@@ -113,7 +113,7 @@ def test_turns_that_nobody_has_used_yet_are_not_kept(
     for shares in (turns, untouched):
         serve(shares, weights, served)
     unused = {
-        member: turns.take(member, weights[member]) / weights[member]
+        member: turns.charge(member, weights[member]) / weights[member]
         for member in sorted(going & weights.keys())
     }
     for member in weights:
@@ -127,7 +127,7 @@ def test_by_time_who_runs_long_gets_fewer_turns() -> None:
     for _ in range(400):
         member = turns.choose(dict.fromkeys(seconds, 0))
         assert member is not None
-        cost = turns.take(member, 1.0)
+        cost = turns.charge(member, 1.0)
         turns.ended(member, 1.0, cost, seconds[member])
         ran[member] += int(seconds[member])
     assert ran["long"] == pytest.approx(ran["short"], rel=0.05)
@@ -158,7 +158,7 @@ def test_the_forecast_is_what_happens(waiting: dict[str, tuple[float, int]], bef
         chosen = turns.choose(claims)
         assert chosen is not None
         assert (place.job, place.before) == (left[chosen].pop(0), at)
-        turns.take(chosen, queues[chosen].weight)
+        turns.charge(chosen, queues[chosen].weight)
     assert not any(left.values())
 
 
@@ -215,8 +215,8 @@ def test_a_member_has_no_more_slots_than_it_may() -> None:
         anna=Member("anna", limits=Limits(max_running=1)),
     )
     first = job("first")
-    assert jobs.take_at_once(first)
-    assert (jobs.limited("anna"), jobs.take_at_once(job("next"))) == ("limit", False)
+    assert jobs.assign_at_once(first)
+    assert (jobs.limited("anna"), jobs.assign_at_once(job("next"))) == ("limit", False)
     jobs.free(first)
     assert jobs.limited("anna") is None
 
@@ -225,7 +225,7 @@ def test_an_account_with_twice_the_weight_gets_twice_the_jobs() -> None:
     accounts = [Account(name, None, "", Slots(300), weight=weight) for name, weight in ACCOUNTS]  # type: ignore[arg-type]
     jobs = scheduler(*accounts)
     for order in range(300):
-        assert jobs.take_at_once(job(str(order), order=order))
+        assert jobs.assign_at_once(job(str(order), order=order))
     assert abs(jobs.used("b") - 200) <= 1
 
 
@@ -233,7 +233,7 @@ def test_what_did_not_go_has_neither_slot_nor_turn() -> None:
     jobs = scheduler()
     jobs.queue.add(job("b", "ben", order=2))
     first = job("a", order=1)
-    assert jobs.take_at_once(first)
+    assert jobs.assign_at_once(first)
     jobs.give_back(first)
     jobs.queue.add(first)
     assert jobs.next() is first
@@ -258,7 +258,7 @@ def test_what_no_account_has_any_longer_is_left_to_the_cloud() -> None:
 def test_a_job_waits_for_the_others_of_its_client(fields: dict[str, Any], waits: bool) -> None:
     jobs = scheduler(Account("one", None, "", slots=Slots(2)))  # type: ignore[arg-type]
     first, second = job("1", order=1), job("2", order=2, **fields)
-    assert jobs.take_at_once(first)
+    assert jobs.assign_at_once(first)
     jobs.queue.add(second)
     assert jobs.next() is (None if waits else second)
     jobs.free(first)
@@ -269,7 +269,7 @@ def test_the_share_of_a_turn_that_is_not_stored_yet_is_not_kept() -> None:
     jobs = scheduler(Account("one", None, "", slots=Slots(2)))  # type: ignore[arg-type]
     first, second = job("a", order=1), job("b", order=2)
     for waiting in (first, second):
-        assert jobs.take_at_once(waiting)
+        assert jobs.assign_at_once(waiting)
     assert jobs.shares_of([first]).members["anna"].start == 1.0
     assert jobs.shares_of([second]).members["anna"].start == 2.0
 
@@ -278,7 +278,7 @@ def test_jobs_that_are_stored_together_keep_the_shares_of_all_their_members() ->
     jobs = scheduler(Account("one", None, "", slots=Slots(3)))  # type: ignore[arg-type]
     taken = [job("a", order=1), job("b", "ben", order=2), job("c", order=3)]
     for waiting in taken:
-        assert jobs.take_at_once(waiting)
+        assert jobs.assign_at_once(waiting)
     kept = jobs.shares_of(taken[:2]).members
     assert {member: share.start for member, share in kept.items()} == {"anna": 1.0, "ben": 1.0}
     assert jobs.shares_of(taken[2:]).members["anna"].start == 2.0
@@ -296,7 +296,7 @@ def held_back(estimate: int, left: int | None) -> tuple[Scheduler, LiveJob]:
     """A scheduler with two slots, and a job that waits because a budget has only so much left."""
     jobs = scheduler(Account("one", None, "", slots=Slots(2)))  # type: ignore[arg-type]
     dear = job("dear", order=1, estimate=estimate)
-    assert jobs.take_at_once(dear)
+    assert jobs.assign_at_once(dear)
     jobs.judge(dear, OverBudget(estimate, left, 60.0))
     jobs.give_back(dear)
     jobs.queue.add(dear)
@@ -313,7 +313,7 @@ def test_a_job_beyond_a_budget_is_overtaken_by_one_within_it() -> None:
 
 def test_nothing_new_is_sent_beyond_a_budget() -> None:
     jobs, _ = held_back(5, left=4)
-    assert not jobs.take_at_once(job("other", order=2, estimate=5))
+    assert not jobs.assign_at_once(job("other", order=2, estimate=5))
 
 
 def test_a_job_beyond_a_budget_is_tried_again_after_some_time() -> None:

@@ -26,14 +26,14 @@ def account(world: World) -> Account:
 def placed(world: World) -> Job:
     """A job that has the only slot."""
     live_job = job()
-    assert world.scheduler.take_at_once(live_job)
+    assert world.scheduler.assign_at_once(live_job)
     world.turn.clear()
     return live_job
 
 
 def test_a_new_job_has_a_slot_only_where_one_is_free(world: World) -> None:
     placed(world)
-    assert not world.scheduler.take_at_once(job("two"))
+    assert not world.scheduler.assign_at_once(job("two"))
 
 
 def waiting(world: World, prompt_id: str = "waiting") -> Job:

@@ -90,7 +90,7 @@ def test_a_bucket_never_gives_more_than_flows_in(
     now = taken = 0.0
     for gap in gaps:
         now += gap
-        wait = bucket.take(now)
+        wait = bucket.spend(now)
         taken += wait == 0
         assert taken <= size + rate * now + 1e-6
         assert wait <= 1 / rate
@@ -99,9 +99,9 @@ def test_a_bucket_never_gives_more_than_flows_in(
 @given(rate=st.floats(0.1, 1000))
 def test_whoever_waits_for_retry_after_is_let_in(rate: float) -> None:
     bucket, now = Bucket(rate, 1), 0.0
-    assert bucket.take(now) == 0
-    wait = bucket.take(now)
-    assert bucket.take(now + wait + 1e-9) == 0
+    assert bucket.spend(now) == 0
+    wait = bucket.spend(now)
+    assert bucket.spend(now + wait + 1e-9) == 0
 
 
 def test_waiting_jobs_are_bounded(usage: Usage, clock: Clock) -> None:

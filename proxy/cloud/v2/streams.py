@@ -171,7 +171,7 @@ class JobStreams:
             async for data in response.content.iter_any():
                 self.http.contact.answered(clock.monotonic())
                 for frame in parser.feed(data):
-                    await self._take(run, frame)
+                    await self._receive(run, frame)
                     if run.cloud_id in self._over:
                         return
         except CONNECTION_ERRORS as error:
@@ -180,7 +180,7 @@ class JobStreams:
             self._open.discard(run.cloud_id)
             response.close()
 
-    async def _take(self, run: RunObserver, frame: StreamFrame) -> None:
+    async def _receive(self, run: RunObserver, frame: StreamFrame) -> None:
         if codec.breadth(frame.data) > _MAX_VALUES:
             return
         try:
