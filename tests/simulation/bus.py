@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 
+#: Seconds between two things that are in order: what is due at once runs in any order.
+_APART = 1e-6
+
+
 class ValkeyServer:
     """Channels and who subscribes to them, in the order in which they did."""
 
@@ -107,7 +111,7 @@ class ServerConnection:
 
     def _travel(self, way: int, arrived: Any, what: Any) -> None:
         now = self._loop.time()
-        at = max(self._arrives[way], now + self._weather.way_to_bus(self.process))
+        at = max(self._arrives[way] + _APART, now + self._weather.way_to_bus(self.process))
         self._arrives[way] = at
         self._loop.in_world(at - now, arrived, what)
 

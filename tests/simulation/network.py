@@ -195,7 +195,7 @@ class CloudSocket(aiohttp.ClientWebSocketResponse):
         if self._world.weather.cloud_away(self.process):
             return
         loop = self._world.loop
-        at = max(self._arrives, loop.time() + self._world.weather.draw(0.005, 0.05))
+        at = max(self._arrives + 1e-6, loop.time() + self._world.weather.draw(0.005, 0.05))
         if late:
             at += late
         else:
