@@ -55,6 +55,8 @@ class Publishers:
         """Note a beat. Return whether its publisher has lost messages since the one before it."""
         if beat.leads:
             self.leader = beat.publisher
+        elif beat.publisher == self.leader:  # its engine has stopped
+            self.leader = b""
         known = self._known.pop(beat.publisher, None)
         self._silent.discard(beat.publisher)
         if beat.losses is None:

@@ -159,7 +159,7 @@ class JobRecorder:
         starts = [(job, job.start) for job in jobs if job.start is not None]
         messages = [start for _, start in starts]
         also = EngineWrite(self.term.fence, shares=self.shares(jobs), messages=messages)
-        gone = await self._write(self.jobs.update(map(changes_of, jobs), also))
+        gone = await self._write(partial(self.jobs.update, map(changes_of, jobs), also))
         for job in jobs:
             if job.order in gone:
                 job.row = RowState.GONE
@@ -173,7 +173,7 @@ class JobRecorder:
         """Take live jobs out without a trace. Raises `StorageError`."""
         usage = [used(job, submitted=-1, withdrawn=int(job.accepted)) for job in jobs]
         also = EngineWrite(self.term.fence, usage=usage, shares=self.shares(jobs))
-        await self._write(self.jobs.discard([job.order for job in jobs], also))
+        await self._write(partial(self.jobs.discard, [job.order for job in jobs], also))
         for job in jobs:
             self._forget(job)
 
@@ -201,7 +201,7 @@ class JobRecorder:
         reached = partial(self._budget_messages, job, end, budgets) if budgets.all else None
         also = EngineWrite(self.term.fence, [usage], costs, self.shares([job]), messages)
         recorded = await self._write(
-            self.jobs.finish(entry, also, keep=self.history_size, budget_messages=reached)
+            partial(self.jobs.finish, entry, also, keep=self.history_size, budget_messages=reached)
         )
         self._forget(job)
         if messages:
@@ -228,10 +228,15 @@ class JobRecorder:
             for budget in _reached(budgets, before, end)
         ]
 
-    async def _write(self, write: Awaitable[T]) -> T:
-        """Run a write of this term. Raises `StorageError`."""
+    async def _write(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Run a write of this term. Raises `StorageError`.
+
+        Once the term is over nothing is told of what it decides, so that it must not be written
+        either, also where no other engine has begun.
+        """
         try:
-            return await write
+            self.term.check()
+            return await write()
         except FencedError:
             self.term.end()
             raise

@@ -73,6 +73,13 @@ def test_the_silence_of_the_leader_alone_counts() -> None:
     assert publishers.is_leader_silent(1.0)
 
 
+def test_a_leader_that_stops_to_lead_is_none() -> None:
+    publishers = Publishers()
+    publishers.receive(beat(ONE, leads=True), 0.0)
+    publishers.receive(beat(ONE), 0.1)
+    assert publishers.is_leader_silent(0.1)
+
+
 def test_without_a_connection_nobody_is_silent_who_was_not_before() -> None:
     publishers = Publishers()
     publishers.receive(beat(ONE), 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,20 @@ async def test_a_write_of_an_engine_that_has_lost_its_lease_changes_nothing(
         await late.end(made, JobEnd("failed", {}, {"messages": []}, {}, 0, 1))
     (kept,) = await live(database, tmp_path)
     assert kept.state is JobState.QUEUED
+
+
+async def test_nothing_is_written_after_the_term_although_no_other_has_begun(
+    database: Database, tmp_path: Path
+) -> None:
+    """What is decided then is told to nobody."""
+    job = await stored(database, tmp_path)
+    records = await recorder(database, tmp_path)
+    records.term.until = -math.inf
+    job.accepted = True
+    with pytest.raises(FencedError):
+        await records.save(job)
+    (kept,) = await live(database, tmp_path)
+    assert not kept.accepted
 
 
 async def test_what_could_not_be_written_is_written_later(
