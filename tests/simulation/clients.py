@@ -149,8 +149,6 @@ class SimulatedClient:
         except _UNKNOWN as error:
             return "unknown", repr(error)
         except LocalError as error:
-            if error.type == "duplicate_prompt_id" and attempt:
-                return "accepted", "it is there already"
             unconfirmed = error.kind == "unconfirmed" or attempt > 0
             return "unknown" if unconfirmed else "refused", error.type
         except StorageError as error:
