@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -246,11 +246,16 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     names = options.names or list(MUTANTS)
+    missed = []
     with ThreadPoolExecutor(options.processes) as pool:
-        found = dict(zip(names, pool.map(caught, names), strict=True))
-    for name, how in found.items():
-        print(f"{name:34} {how[:120] or 'NOT CAUGHT'}", flush=True)
-    return 0 if all(found.values()) else 1
+        running = {pool.submit(caught, name): name for name in names}
+        for done in as_completed(running):
+            name, how = running[done], done.result()
+            print(f"{name:34} {how[:120] or 'NOT CAUGHT'}", flush=True)
+            if not how:
+                missed.append(name)
+    print(f"{len(names) - len(missed)} of {len(names)} planted defects were caught")
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":
