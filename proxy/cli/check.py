@@ -48,6 +48,7 @@ from proxy.storage.database import FILE, Database, StorageError, open_sqlite
 from proxy.storage.members import MemberRepository
 from proxy.storage.start import HEAD, is_usable, open_server, opened_database, revision
 from proxy.storage.usage import FACT, Observation, ObservationRepository
+from proxy.translate import codec
 from proxy.translate.plans import AccountPlan
 
 #: Seconds that the cloud has for each answer.
@@ -427,7 +428,8 @@ _EXIT_CODES = {"works": 0, "limited": 1, "fails": 2}
 def run_probe(
     settings: Settings, *, level: Level, to: Path | None, idle: float, consent: bool
 ) -> int:
-    """Probe the first account. Returns 0 if the proxy works with it, 1 with limits, 2 if not."""
+    """Probe the first account of Comfy Cloud and the first deployment. Returns 0 if the proxy works
+    with the account, 1 with limits, 2 if not."""
     logs.configure()
     logging.disable(logging.CRITICAL)  # the report says what went wrong
     if level == "run" and not consent:
@@ -453,8 +455,15 @@ def run_probe(
 
 async def _probe(settings: Settings, level: Level, idle: float) -> Findings:
     async with chosen_accounts(settings) as chosen:
-        account = chosen.accounts[0]
-        findings = await probe(account.base_url, account.key, level, idle=idle)
+        cloud = [account for account in chosen.accounts if account.nodes is None]
+        deployments = [account for account in chosen.accounts if account.nodes is not None]
+        if not cloud:
+            raise UsageError("There is no account of Comfy Cloud to probe: add one with its key.")
+        account = cloud[0]
+        deployment = (deployments[0].base_url, deployments[0].key) if deployments else None
+        findings = await probe(
+            account.base_url, account.key, level, idle=idle, deployment=deployment
+        )
         if not settings.simulate and findings.conclusion()[0] != "fails":
             await _keep(settings, account, findings)
         return findings
@@ -498,6 +507,12 @@ async def _anomalies(settings: Settings, checks: CheckReport) -> None:
 
 async def _releases(settings: Settings, rows: list[Observation], checks: CheckReport) -> None:
     """Tell which deployments run a newer release than their list of nodes, as jobs reported it."""
+    if any(row.name == "deployment_classes" and codec.loads(row.value) == "others" for row in rows):
+        checks.add(
+            "own nodes",
+            fine="Comfy Cloud lets the key pick a deployment, and shows its nodes then: report the "
+            "output of comfy-cloud-proxy probe --level run.",
+        )
     for table in settings.accounts:
         if (place := nodes_of(table)) is None or table.base_url is None:
             continue

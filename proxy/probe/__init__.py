@@ -19,7 +19,7 @@ from yarl import URL
 from proxy.catalog.owners import LOADERS, choices_of
 from proxy.packs.table import PACK_NODES
 from proxy.packs.tooling import KRITA_REQUIRES
-from proxy.probe import files, running
+from proxy.probe import files, running, v2
 from proxy.probe.points import POINTS, Findings, Level
 from proxy.probe.wire import CALL_TIMEOUT, Frame, ProbeRun, ProbeSocket, Reply, Wire
 
@@ -31,7 +31,7 @@ CLEAN_UP = 25.0
 
 #: What the level `run` does, and what it costs, for the person who is asked.
 CONSENT = (
-    "It uploads a picture, sounds and a text of a few kilobytes, submits about fifteen workflows "
+    "It uploads a picture, sounds and a text of a few kilobytes, submits about twenty workflows "
     "that need no model (some seconds of machine time, usually less than one credit), cancels "
     "running ones, interrupts one if nobody else has jobs, deletes its jobs with their files, and "
     "sends 60 reads at the end. The uploads stay in the account's inputs."
@@ -47,10 +47,17 @@ _QUIET = 0.4
 _KRITA = {name for names in KRITA_REQUIRES.values() for name in names} - PACK_NODES.keys()
 
 
-async def probe(base_url: URL, key: str, level: Level, *, idle: float) -> Findings:
+async def probe(
+    base_url: URL,
+    key: str,
+    level: Level,
+    *,
+    idle: float,
+    deployment: tuple[URL, str] | None = None,
+) -> Findings:
     """Observe every point of the level, as far as the cloud lets it be seen, and a socket without
-    traffic for `idle` seconds. Never raises for what the cloud does: a step that fails leaves its
-    points unseen."""
+    traffic for `idle` seconds; beside it a `deployment` by its address and key, if there is one.
+    Never raises for what the cloud does: a step that fails leaves its points unseen."""
     findings = Findings(level)
     timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT)
     async with aiohttp.ClientSession(timeout=timeout) as session:
@@ -58,6 +65,11 @@ async def probe(base_url: URL, key: str, level: Level, *, idle: float) -> Findin
         try:
             async with asyncio.timeout(DEADLINE):
                 await _observe(wire, findings, level, idle)
+                if deployment is None:
+                    v2.no_surface(findings, "deployment")
+                elif level == "run":
+                    other = Wire(session, *deployment)
+                    await _step(findings, v2.observe(other, findings, "deployment"))
         except TimeoutError:
             _unseen(findings, f"The probe ended after {DEADLINE:g} seconds.")
         findings.see("rate_limit_headers", ", ".join(sorted(wire.limits)) or "none")
@@ -97,6 +109,8 @@ async def _run(wire: Wire, findings: Findings, classes: dict[str, Any]) -> None:
             running.cancels,
             running.interrupts,
             running.v2,
+            v2.pick,
+            v2.cloud,
             running.userdata,
         ):
             await _step(findings, step(run))

@@ -173,6 +173,42 @@ history_delete | Body of POST /api/history | empty | object
 userdata_modified | modified of user data | milliseconds | seconds | date
 """
 
+#: Which server of API v2: Comfy Cloud, or the first deployment of the accounts.
+Surface: TypeAlias = Literal["v2", "deployment"]
+
+#: What is observed of each surface: the question, and what Comfy Cloud is taken to say.
+V2_POINTS = {
+    "accepts": ("a submission with a key of its own", "accepted"),
+    "polled_progress": ("progress of a job that is read while it runs", "null"),
+    "stream": ("types of frames of a stream", "output, progress, status"),
+    "output_types": ("outputs by node: a list of two, a temporary one, a text", "none"),
+    "times": ("times of a job that has ended", "started_at, completed_at, metrics"),
+    "retention": ("time until a job expires", "24 h"),
+    "unknown_class": ("a graph with an unknown class", "422 invalid_workflow"),
+    "unknown_fields": ("client_id and number in a submission", "201"),
+    "extra_pnginfo": ("extra_data.extra_pnginfo in a submission", "400 invalid_request"),
+    "labels": ("labels of a submission", "422 metadata_not_supported"),
+    "list": ("the list of jobs", "501 not_implemented"),
+    "cancel": ("status of a job that was cancelled", "canceled"),
+    "upload_folder": ("an upload with a folder and letters beyond ASCII in its path", "201"),
+    "upload_11_mb": ("an upload of 11 MB", "201"),
+}
+
+
+def _v2_table(surface: Surface, name: str) -> str:
+    """Return the lines of a surface: the proxy depends on none of these, so that it takes every
+    answer."""
+    return "\n".join(
+        f"{surface}_{id_} | {name}: {question} | {assumed} | [^|]*"
+        for id_, (question, assumed) in V2_POINTS.items()
+    )
+
+
+_PICK = r"""
+deployment_pick | PUT of a deployment of the workspace | no deployment | \d{3}\b.*
+deployment_classes | Node classes after the pick | no deployment | the same | others
+"""
+
 #: What a client misses, by point and observation.
 _COSTS = {
     "socket_cap": {"1 open": "another program's socket of the account stops progress"},
@@ -191,7 +227,13 @@ def _points(level: Level, table: str) -> Iterator[Point]:
 
 
 #: Every point in the order of the report.
-POINTS = (*_points("read", _READ), *_points("run", _RUN))
+POINTS = (
+    *_points("read", _READ),
+    *_points("run", _RUN),
+    *_points("run", _PICK),
+    *_points("run", _v2_table("v2", "API v2 of Comfy Cloud")),
+    *_points("run", _v2_table("deployment", "Deployment")),
+)
 
 _BY_ID = {point.id: point for point in POINTS}
 

@@ -64,6 +64,16 @@ def tiny() -> Graph:
     }
 
 
+def pictures() -> Graph:
+    """Return a graph with equal pictures in one node, others in a temporary one, and a text."""
+    return {
+        "1": _node("EmptyImage", width=64, height=64, batch_size=2, color=_shade()),
+        "2": _node("SaveImage", images=["1", 0], filename_prefix="probe"),
+        "3": _node("PreviewImage", images=["1", 0]),
+        "4": _node("PreviewAny", source=["1", 0]),
+    }
+
+
 def annotated(upload: str) -> Graph:
     """Return a graph that names the upload with its folder, as local clients do."""
     return {
