@@ -174,7 +174,7 @@ async def turns(size: tuple[int, int, int]) -> str:
     rate = done / (time.perf_counter() - begun)
     world.scheduler.changed()
     begun = time.perf_counter()
-    world.forecast.places()
+    world.forecast.positions()
     forecast = 1000 * (time.perf_counter() - begun)
     cells = [*(f"{number:,}" for number in size), f"{rate:,.{0 if rate >= 10 else 2}f}"]
     return "| " + " | ".join([*cells, f"{forecast:,.1f}"]) + " |"

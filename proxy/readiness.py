@@ -58,7 +58,7 @@ class Readiness:
     """Answers from what this process knows, at most `max_age` seconds old while the cloud answers.
 
     The accounts are those that the `engine` of this process runs, none while it is a standby; the
-    `clouds` are clients of them, by name, and `key_places` say where people set their keys. However
+    `clouds` are clients of them, by name, and `key_sources` say where people set keys. However
     many requests ask, each account is asked once in `max_age`; a request waits at most `wait`
     seconds for it, while the call may take `timeout` seconds in the background.
     """
@@ -68,7 +68,7 @@ class Readiness:
     clouds: Mapping[str, Upstream]
     bus: EventBus
     outputs: OutputDirectory | None = None
-    key_places: Mapping[str, str] = field(default_factory=dict)
+    key_sources: Mapping[str, str] = field(default_factory=dict)
     _: KW_ONLY
     max_age: float = 3.0
     timeout: float = 5.0
@@ -191,12 +191,12 @@ class Readiness:
         return None
 
     def _remedy(self, account: str) -> str:
-        place = self.key_places.get(account, "COMFY_CLOUD_API_KEY")
-        if place.startswith("`"):
-            return f"set {place} to it and send SIGHUP"
-        if place == "COMFY_CLOUD_API_KEY":
-            return f"set {place} to it and restart"
-        return f"put it into {place}"
+        source = self.key_sources.get(account, "COMFY_CLOUD_API_KEY")
+        if source.startswith("`"):
+            return f"set {source} to it and send SIGHUP"
+        if source == "COMFY_CLOUD_API_KEY":
+            return f"set {source} to it and restart"
+        return f"put it into {source}"
 
 
 def _unusable(problem: str) -> str:

@@ -149,7 +149,7 @@ async def test_an_answer_is_good_for_a_while_and_for_all_who_ask() -> None:
 async def test_one_account_that_can_be_used_is_enough(other: World, reason: str | None) -> None:
     bad = World(user=refusal("x", 401, "", None))
     places = {"bad": "/run/secrets/key_file"}
-    readiness = bad.readiness_of(bad=bad, other=other, wait=1.0, key_places=places)
+    readiness = bad.readiness_of(bad=bad, other=other, wait=1.0, key_sources=places)
     report = await readiness.report()
     assert (report.reason is None) == (reason is None)
     assert (reason or "") in (report.reason or "")

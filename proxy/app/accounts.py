@@ -23,12 +23,12 @@ from proxy.storage.usage import ObservationRepository
 class CloudAccounts:
     """The accounts with clients that can be called, by name, the first one first.
 
-    `key_places` say where people set the key of each.
+    `key_sources` say where people set the key of each.
     """
 
     accounts: Mapping[str, Account]
     observations: Observations
-    key_places: Mapping[str, str]
+    key_sources: Mapping[str, str]
 
     @property
     def clients(self) -> dict[str, Upstream]:
@@ -74,8 +74,8 @@ async def open_accounts(
         stack.push_async_callback(observations.unwritten.close)
         storage.supervisor.keep(observations.unwritten.run, "write observations")
         storage.supervisor.keep(observations.run, "read observations")
-        places = {access.name: access.key_place for access in accounts}
-        yield CloudAccounts(opened, observations, places)
+        sources = {access.name: access.key_source for access in accounts}
+        yield CloudAccounts(opened, observations, sources)
 
 
 async def _open_account(process: Process, access: AccountAccess, stack: AsyncExitStack) -> Account:

@@ -95,7 +95,7 @@ async def open_api(
         cloud.clients,
         jobs.bus,
         resources.files.output_directory,
-        cloud.key_places,
+        cloud.key_sources,
         max_age=process.timeouts.ready_age,
     )
     subscribers = jobs.service.subscribers

@@ -39,7 +39,7 @@ from proxy.settings import (
     AccountAccess,
     ConfigError,
     Settings,
-    key_place,
+    key_source,
     nodes_of,
     read_account_key,
     read_key,
@@ -141,10 +141,10 @@ def _accounts(settings: Settings) -> list[tuple[AccountAccess, str]]:
     """Return all accounts of the settings, and why there is no usable key; else `""`."""
     found = []
     for table in settings.accounts or (None,):
-        place = key_place(settings, table)
+        source = key_source(settings, table)
         try:
             key = read_key(settings) if table is None else read_account_key(table)
-            problem = "" if key else f"There is no API key: {_new_key(place)}."
+            problem = "" if key else f"There is no API key: {_new_key(source)}."
         except ConfigError as error:
             key, problem = None, str(error)
         name, url = ("default", None) if table is None else (table.name, table.base_url)
@@ -153,7 +153,7 @@ def _accounts(settings: Settings) -> list[tuple[AccountAccess, str]]:
             url or settings.base_url,
             key or "",
             plain_http=settings.allow_plain_http,
-            key_place=place,
+            key_source=source,
             nodes=None if table is None else nodes_of(table),
         )
         found.append((account, problem))
@@ -250,7 +250,7 @@ async def _deployment_answers(client: DeploymentClient, account: AccountAccess) 
     try:
         await client.check_key()
     except CloudUnauthorized:
-        new_key = _new_key(account.key_place)
+        new_key = _new_key(account.key_source)
         raise _ProblemError(
             f"{address} does not know this key, which must be one of its workspace: {new_key}."
         ) from None
@@ -298,7 +298,7 @@ async def _key_works(client: CloudClient, account: AccountAccess) -> str:
         await client.user()
         await client.plan()
     except CloudUnauthorized:
-        new_key = _new_key(account.key_place)
+        new_key = _new_key(account.key_source)
         raise _ProblemError(f"The cloud does not know this key: {new_key}.") from None
     except CloudRefused as error:
         if error.status == 403:
@@ -337,7 +337,7 @@ async def _socket_opens(account: AccountAccess) -> str:
     finally:
         await socket.close()
     if socket.refused in (401, 403):
-        new_key = _new_key(account.key_place)
+        new_key = _new_key(account.key_source)
         raise _ProblemError(f"The cloud refused the key ({socket.refused}): {new_key}.")
     raise _ProblemError(
         f"It did not open within {TIMEOUT:g} seconds: allow websockets to {account.base_url.host} "

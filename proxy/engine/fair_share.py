@@ -48,14 +48,14 @@ class JobQueue:
         """Put a job where its number and its age belong."""
         job.slot = SlotState.WAITING
         self._count += 1
-        insort(self._members.setdefault(job.member, []), job, key=_queue_place)
+        insort(self._members.setdefault(job.member, []), job, key=_queue_position)
 
     def remove(self, job: LiveJob) -> None:
         """Take a job out, wherever it stands."""
         job.slot = SlotState.NONE
         self._count -= 1
         waiting = self._members[job.member]
-        del waiting[bisect_left(waiting, _queue_place(job), key=_queue_place)]
+        del waiting[bisect_left(waiting, _queue_position(job), key=_queue_position)]
         if not waiting:
             del self._members[job.member]
 
@@ -68,7 +68,7 @@ class JobQueue:
         return self._members.get(member, ())
 
 
-def _queue_place(job: LiveJob) -> tuple[Number, int, JobKey]:
+def _queue_position(job: LiveJob) -> tuple[Number, int, JobKey]:
     return job.number, job.order, job.key
 
 
@@ -130,25 +130,25 @@ class FairShare:
         self._typical[member] = before + _NEWEST * (real - before)
         self._starts[member] = self._starts.get(member, self.now) + (real - cost) / weight
 
-    def places(self, queues: Mapping[str, MemberQueue]) -> list[QueuePosition]:
+    def positions(self, queues: Mapping[str, MemberQueue]) -> list[QueuePosition]:
         """Return all waiting jobs in the order in which they will go, if nothing changes."""
         heap = [
             (self._start(member), queue.jobs[0].order, member, 0)
             for member, queue in queues.items()
         ]
         heapq.heapify(heap)
-        places: list[QueuePosition] = []
+        positions: list[QueuePosition] = []
         while heap:
             start, _, member, index = heap[0]
-            queue, before = queues[member], len(places)
+            queue, before = queues[member], len(positions)
             reason = queue.blocked or ("turn" if before else "slot")
-            places.append(QueuePosition(queue.jobs[index], before, reason))
+            positions.append(QueuePosition(queue.jobs[index], before, reason))
             if index + 1 < len(queue.jobs):
                 onward = start + self._cost(member) / queue.weight
                 heapq.heapreplace(heap, (onward, queue.jobs[index + 1].order, member, index + 1))
             else:
                 heapq.heappop(heap)
-        return places
+        return positions
 
     def before(self, queues: Mapping[str, MemberQueue], member: str) -> int:
         """Return how many jobs of others go before the member's last one; without counting them

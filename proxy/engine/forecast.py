@@ -45,7 +45,7 @@ class Forecast:
         self._places: list[QueuePosition] = []
         self._before: dict[str, int] = {}
 
-    def places(self) -> list[QueuePosition]:
+    def positions(self) -> list[QueuePosition]:
         """Return all waiting jobs in the order in which they will go."""
         scheduler = self._scheduler
         if not self._is_new:
@@ -54,11 +54,11 @@ class Forecast:
                 for member in scheduler.queue.members()
             }
             self._places = [
-                replace(place, reason=own)
-                if place.reason in ("slot", "turn")
-                and (own := self._own_reason(place.job, free=free[place.job.member]))
-                else place
-                for place in scheduler.shares.places(self._queues())
+                replace(position, reason=own)
+                if position.reason in ("slot", "turn")
+                and (own := self._own_reason(position.job, free=free[position.job.member]))
+                else position
+                for position in scheduler.shares.positions(self._queues())
             ]
             self._before = _before(self._places)
             self._version = scheduler.version
@@ -156,11 +156,11 @@ class Forecast:
         return "client" if free and scheduler.waits_for_client(job) else ""
 
 
-def _before(places: Iterable[QueuePosition]) -> dict[str, int]:
+def _before(positions: Iterable[QueuePosition]) -> dict[str, int]:
     """Return for each member the number of others' jobs before its last one."""
     own: Counter[str] = Counter()
     last: dict[str, int] = {}
-    for place in places:
-        own[place.job.member] += 1
-        last[place.job.member] = place.before
+    for position in positions:
+        own[position.job.member] += 1
+        last[position.job.member] = position.before
     return {member: before - (own[member] - 1) for member, before in last.items()}

@@ -274,7 +274,7 @@ class JobLife:
             await self.fail(job, failure)
 
     async def _wait(self, job: LiveJob, step: Wait | TryOther) -> None:
-        """Put a job back into the queue, at its place."""
+        """Put a job back into the queue, at its position."""
         self._scheduler.give_back(job)
         if isinstance(step, Wait) and step.pause:
             self._scheduler.pause()

@@ -60,14 +60,14 @@ class Overview:
             and is_shown(job)
             and member in (None, job.member)
         ]
-        views.sort(key=lambda view: _sent_place(view.job))
+        views.sort(key=lambda view: _sent_position(view.job))
         views += [
             JobChanged(
-                replace(stored_of(place.job), account=""),
-                JobProgress(place.reason, place.job.progress.message, before=place.before),
+                replace(stored_of(position.job), account=""),
+                JobProgress(position.reason, position.job.progress.message, before=position.before),
             )
-            for place in self._forecast.places()
-            if member in (None, place.job.member)
+            for position in self._forecast.positions()
+            if member in (None, position.job.member)
         ]
         return OverviewAnswered(tuple(views), self.accounts())
 
@@ -135,6 +135,6 @@ class Overview:
         )
 
 
-def _sent_place(job: StoredJob) -> tuple[int, int]:
-    """Return the place of a job that is not in the queue any more."""
+def _sent_position(job: StoredJob) -> tuple[int, int]:
+    """Return the position of a job that is not in the queue any more."""
     return _RANK[shown_state(job)], job.started_at or job.created_at

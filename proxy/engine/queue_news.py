@@ -72,6 +72,6 @@ class QueueNews:
         for member in members:
             self._show_reasons(member, self._scheduler.queue.of(member))
         if len(members) > 1:
-            self._forecast.places()  # of all members at once
+            self._forecast.positions()  # of all members at once
         for member in {*members, *self._announcer.ahead}:
             self.announce_ahead(member, tell=True)

@@ -111,7 +111,7 @@ class Scheduler:
     def keep(self, job: LiveJob) -> None:
         """Note a job that has had its slot since before a restart."""
         if not _is_placed(job):
-            self._place(job, SlotState.STORED)
+            self._set_slot(job, SlotState.STORED)
         if job.state is JobState.RUNNING:
             self.started(job)
 
@@ -150,7 +150,7 @@ class Scheduler:
         job.charge = self.shares.charge(job.member, self.member(job.member).weight)
         self._accounts_shares.charge(account.name, account.weight)
         account.health.sent()
-        self._place(job, SlotState.GIVEN)
+        self._set_slot(job, SlotState.GIVEN)
         self.version += 1
 
     def give_back(self, job: LiveJob) -> None:
@@ -183,7 +183,7 @@ class Scheduler:
         if job.charge and self.shares.by == "time":
             self.shares.ended(job.member, self.member(job.member).weight, job.charge, seconds)
 
-    def _place(self, job: LiveJob, slot: SlotState) -> None:
+    def _set_slot(self, job: LiveJob, slot: SlotState) -> None:
         job.slot = slot
         self._placed[job.account][job] = None
         self._on_cloud[job.member] += 1
@@ -328,8 +328,8 @@ class Scheduler:
         ready = [account for account in free if account.health.ready(at)]
         if not ready and probing and not any(account.health.well for account in allowed):
             ready = free
-        places = {account.name: place for place, account in enumerate(ready)}
-        name = self._accounts_shares.choose(places)
+        positions = {account.name: position for position, account in enumerate(ready)}
+        name = self._accounts_shares.choose(positions)
         return None if name is None else self._accounts[name]
 
     def waits_for_client(self, job: LiveJob) -> bool:

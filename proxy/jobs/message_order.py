@@ -145,7 +145,7 @@ class StepBuffer:
     _steps: list[JobMessage] = field(default_factory=list)
 
     def numbered(self, message: Message) -> JobMessage:
-        """Return the next message with its place among those of the job."""
+        """Return the next message with its position among those of the job."""
         job, step = self.job, step_of(message)
         if step is not None:
             self._number += 1

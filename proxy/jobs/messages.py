@@ -256,7 +256,7 @@ class JobMessage(_PackedMessage, frozen=True):
     """engine → api: a message (of `proxy.translate.events`) for the client of a job.
 
     `watched` says whether this client listened when it had submitted the job. `epoch`, `number` and
-    the name of the `step` are the place of the message among those of the job (see
+    the name of the `step` are the position of the message among those of the job (see
     `proxy.jobs.message_order`). A step that the engine could not keep has no message when it is
     repeated.
     """

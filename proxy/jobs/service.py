@@ -187,7 +187,7 @@ class JobService:
     # --- what admins see -------------------------------------------------------------------
 
     def live(self) -> list[StoredJob]:
-        """Return all jobs that are in the queue, without their places."""
+        """Return all jobs that are in the queue, without their positions."""
         return list(self._live)
 
     async def accounts(self) -> tuple[AccountView, ...]:
@@ -195,9 +195,9 @@ class JobService:
         return (await self.overview("")).accounts
 
     async def overview(self, member: str | None = None) -> OverviewAnswered:
-        """Return all live jobs, or those of one member, with their places, and the accounts.
+        """Return all live jobs, or those of one member, with their positions, and the accounts.
 
-        While no engine answers, the jobs are there without places.
+        While no engine answers, the jobs are there without positions.
         """
         answer = await self._engine.overview(member, _OVERVIEW_TIMEOUT)
         if answer is not None:

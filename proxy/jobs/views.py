@@ -348,7 +348,7 @@ def divided(jobs: Iterable[StoredJob]) -> tuple[list[StoredJob], list[StoredJob]
     pending: list[StoredJob] = []
     for job in jobs:
         (running if job.state == JobState.RUNNING else pending).append(job)
-    pending.sort(key=_waiting_place)
+    pending.sort(key=_waiting_position)
     if pending and not running:
         head = min(pending, key=lambda job: job.state not in ON_THE_CLOUD)
         pending.remove(head)
@@ -365,15 +365,15 @@ def interruptible(
     found, _ = divided(jobs)
     programs = set(map(program, found))
     sent = (job for job in jobs if job.state in ON_THE_CLOUD)
-    for job in sorted(sent, key=_waiting_place):
+    for job in sorted(sent, key=_waiting_position):
         if program(job) not in programs:
             programs.add(program(job))
             found.append(job)
     return found
 
 
-def _waiting_place(job: StoredJob) -> tuple[Number, int]:
-    """Return the place of a waiting job in the queue."""
+def _waiting_position(job: StoredJob) -> tuple[Number, int]:
+    """Return the position of a waiting job in the queue."""
     return job.number, job.order
 
 

@@ -40,7 +40,7 @@ class AccountAccess:
 
     `slots` is how many jobs it runs at once, 0 if that is to be learned; `members` whose jobs it
     takes, none named is everybody. `plain_http` lets the key go to public addresses over http.
-    `key_place` says where people set the key. `nodes` is where the list of nodes of a deployment
+    `key_source` says where people set the key. `nodes` is where the list of nodes of a deployment
     is, `None` for an account of Comfy Cloud.
     """
 
@@ -51,7 +51,7 @@ class AccountAccess:
     weight: float = 1.0
     members: tuple[str, ...] = ()
     plain_http: bool = False
-    key_place: str = "COMFY_CLOUD_API_KEY"
+    key_source: str = "COMFY_CLOUD_API_KEY"
     nodes: Path | URL | None = None
 
 
@@ -72,7 +72,7 @@ def read_key(settings: Settings) -> str | None:
     return None
 
 
-def key_place(settings: Settings, account: AccountSettings | None = None) -> str:
+def key_source(settings: Settings, account: AccountSettings | None = None) -> str:
     """Return where people set the key of an account, or the only one."""
     if account is not None and account.key is not None:
         return f"`key` of the account {account.name}"
@@ -128,7 +128,7 @@ def read_accounts(settings: Settings) -> list[AccountAccess]:
                 table.weight,
                 table.members,
                 plain_http,
-                key_place(settings, table),
+                key_source(settings, table),
                 nodes_of(table),
             )
             for table in settings.accounts
@@ -140,7 +140,7 @@ def read_accounts(settings: Settings) -> list[AccountAccess]:
             if key is None
             else [
                 AccountAccess(
-                    DEFAULT, url, key, plain_http=plain_http, key_place=key_place(settings)
+                    DEFAULT, url, key, plain_http=plain_http, key_source=key_source(settings)
                 )
             ]
         )

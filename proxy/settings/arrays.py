@@ -213,12 +213,12 @@ class ArrayOfTables(Struct, frozen=True):
     noun: str
     rows: Sequence[Setting]
 
-    def complaint(self, place: Sequence[int | str], tables: Any, where: Path | None) -> str:
-        """Return a sentence about what is wrong at a place in the tables: the number of a table,
+    def complaint(self, location: Sequence[int | str], tables: Any, where: Path | None) -> str:
+        """Return a sentence about what is wrong at a location in the tables: the number of a table,
         and a key of it."""
-        if len(place) < 2:
+        if len(location) < 2:
             return f"`{self.key}` in {where} must be tables: begin each with a line [[{self.key}]]."
-        number, key, *_ = place
+        number, key, *_ = location
         table: Mapping[str, Any] = tables[number]
         name = table.get("name")
         shown = name if isinstance(name, str) and name else int(number) + 1

@@ -41,8 +41,8 @@ def load_with_sources(options: Mapping[str, Any] | None = None) -> LoadedSetting
     try:
         settings = Settings(**given)
     except ValidationError as error:
-        place = error.errors(include_url=False, include_context=False)[0]["loc"]
-        raise ConfigError(_complaint(place, _written(given))) from None
+        location = error.errors(include_url=False, include_context=False)[0]["loc"]
+        raise ConfigError(_complaint(location, _written(given))) from None
     written = _written(given)
     sources = {name: written[name][0] for name in settings.model_fields_set}
     _refuse_contradictions(settings, sources)
@@ -64,14 +64,14 @@ def _written(given: Mapping[str, Any]) -> _Written:
     }
 
 
-def _complaint(place: tuple[int | str, ...], written: _Written) -> str:
-    """Return a sentence about what is wrong at a place in the settings."""
-    name = str(place[0])
+def _complaint(location: tuple[int | str, ...], written: _Written) -> str:
+    """Return a sentence about what is wrong at a location in the settings."""
+    name = str(location[0])
     where, value = written[name]
     if name in _ROWS:
         return _ROWS[name].complaint(where, value)
     array = next(array for array in ARRAYS if array.key == name)
-    return array.complaint(place[1:], value, _file(written))
+    return array.complaint(location[1:], value, _file(written))
 
 
 def _file(written: _Written) -> Path | None:

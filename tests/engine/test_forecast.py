@@ -51,7 +51,7 @@ def test_a_client_that_follows_one_job_is_why_its_next_one_waits() -> None:
     jobs.queue.add(second)
     assert jobs.next() is None
     assert list(Forecast(jobs).waiting("anna", [second])) == [(second, "client", WAITS_FOR_CLIENT)]
-    assert [place.reason for place in Forecast(jobs).places()] == ["client"]
+    assert [position.reason for position in Forecast(jobs).positions()] == ["client"]
 
 
 def test_a_job_goes_only_to_accounts_that_have_its_models() -> None:
@@ -81,14 +81,14 @@ def test_a_forecast_is_new_once_something_has_changed() -> None:
     forecast = Forecast(jobs)
     first, second = job("a", order=1), job("b", "ben", order=2)
     jobs.enqueue(first)
-    assert [place.job for place in forecast.places()] == [first]
+    assert [position.job for position in forecast.positions()] == [first]
     jobs.enqueue(second)
-    assert (forecast.before("ben"), [place.job for place in forecast.places()]) == (
+    assert (forecast.before("ben"), [position.job for position in forecast.positions()]) == (
         1,
         [first, second],
     )
     assert jobs.next() is first
-    assert [place.job for place in forecast.places()] == [second]
+    assert [position.job for position in forecast.positions()] == [second]
 
 
 @pytest.mark.parametrize("left", [4, None])
@@ -102,4 +102,4 @@ def test_a_budget_is_why_a_job_waits(left: int | None) -> None:
     assert list(Forecast(jobs).waiting("anna", [waiting])) == [
         (waiting, "budget", WAITS_FOR_BUDGET)
     ]
-    assert [place.reason for place in Forecast(jobs).places()] == ["budget"]
+    assert [position.reason for position in Forecast(jobs).positions()] == ["budget"]

@@ -58,8 +58,8 @@ def test_shares_converge_to_the_weights(weights: dict[str, float]) -> None:
 def test_nobody_starves(weights: dict[str, float]) -> None:
     served = serve(FairShare(), weights, 400)
     for member, weight in weights.items():
-        places = [-1, *(at for at, name in enumerate(served) if name == member)]
-        longest = max(after - before for before, after in pairwise(places))
+        positions = [-1, *(at for at, name in enumerate(served) if name == member)]
+        longest = max(after - before for before, after in pairwise(positions))
         assert longest <= sum(weights.values()) / weight + len(weights) + 1
 
 
@@ -148,16 +148,16 @@ def test_the_forecast_is_what_happens(waiting: dict[str, tuple[float, int]], bef
         member: MemberQueue(weight, [job(member=member, order=next(order)) for _ in range(jobs)])
         for member, (weight, jobs) in waiting.items()
     }
-    forecast = turns.places(queues)
-    last = {place.job.member: place for place in forecast}
-    for member, place in last.items():
-        assert turns.before(queues, member) == place.before - (len(queues[member].jobs) - 1)
+    forecast = turns.positions(queues)
+    last = {position.job.member: position for position in forecast}
+    for member, position in last.items():
+        assert turns.before(queues, member) == position.before - (len(queues[member].jobs) - 1)
     left = {member: list(queue.jobs) for member, queue in queues.items()}
-    for at, place in enumerate(forecast):
+    for at, position in enumerate(forecast):
         claims = {name: jobs[0].order for name, jobs in left.items() if jobs}
         chosen = turns.choose(claims)
         assert chosen is not None
-        assert (place.job, place.before) == (left[chosen].pop(0), at)
+        assert (position.job, position.before) == (left[chosen].pop(0), at)
         turns.charge(chosen, queues[chosen].weight)
     assert not any(left.values())
 
@@ -165,7 +165,7 @@ def test_the_forecast_is_what_happens(waiting: dict[str, tuple[float, int]], bef
 def test_each_place_says_why_it_waits() -> None:
     one, two, three = (job(order=order) for order in (1, 2, 3))
     queues = {"a": MemberQueue(1.0, [one, two]), "b": MemberQueue(1.0, [three], blocked="limit")}
-    assert [(place.job, place.reason) for place in FairShare().places(queues)] == [
+    assert [(position.job, position.reason) for position in FairShare().positions(queues)] == [
         (one, "slot"),
         (three, "limit"),
         (two, "turn"),

@@ -259,7 +259,7 @@ FRAME = Binary("p", b"x" * 5000)
 STEPS: list[Message] = [START, LARGE, PICTURE, FRAME]
 
 
-def places(messages: Sequence[JobMessage]) -> list[tuple[int, str | None, Message | None]]:
+def positions(messages: Sequence[JobMessage]) -> list[tuple[int, str | None, Message | None]]:
     return [(message.number, message.step, message.message) for message in messages]
 
 
@@ -269,7 +269,7 @@ def test_a_message_says_which_job_it_is_about() -> None:
 
 
 def test_steps_have_numbers_and_other_messages_that_of_the_step_before() -> None:
-    assert places(numbered([PROGRESS, START, PROGRESS, LARGE])) == [
+    assert positions(numbered([PROGRESS, START, PROGRESS, LARGE])) == [
         (0, None, PROGRESS),
         (1, "execution_start", START),
         (1, None, PROGRESS),
@@ -295,7 +295,7 @@ def test_what_is_behind_a_step_is_kept_within_the_budget() -> None:
 def test_what_does_not_fit_is_counted_and_the_small_steps_are_kept() -> None:
     buffer = StepBuffer(JOB, 1, MemoryBudget(100).member("anna", "job"))
     assert [buffer.numbered(message).message for message in STEPS] == STEPS
-    assert places(buffer.after(1, 0)) == [
+    assert positions(buffer.after(1, 0)) == [
         (1, "execution_start", START),
         (2, "executed 3", None),
         (3, "", None),

@@ -108,7 +108,7 @@ MUTANTS = {
     ),
     "kept_jobs_have_no_slot": Mutant(
         "engine.scheduler",
-        "if not _is_placed(job):\n            self._place(job, SlotState.STORED)",
+        "if not _is_placed(job):\n            self._set_slot(job, SlotState.STORED)",
         "pass",
     ),
     # the follower and the tracker
