@@ -223,12 +223,15 @@ class Scheduler:
         self._suspend(account, "dead_key", refusal)
         self.changed()
 
+    def recovered(self, account: str) -> None:
+        """Note that an account takes jobs again."""
+        self._accounts[account].health.renewed()
+        self.changed()
+
     def key_accepted(self, account: str) -> None:
         """Note that an account accepts its key again."""
-        health = self._accounts[account].health
-        if health.reason == "dead_key":
-            health.renewed()
-            self.changed()
+        if self._accounts[account].health.reason == "dead_key":
+            self.recovered(account)
 
     def explained(self, account: Account) -> str | None:
         """Return why an account that rests takes no job, with its name and since when for what

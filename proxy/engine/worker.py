@@ -14,6 +14,7 @@ from proxy import clock
 from proxy.cloud.errors import CloudError
 from proxy.cloud.resilience import jittered
 from proxy.cloud.upstream import Observer
+from proxy.engine.account_trial import AccountTrial
 from proxy.engine.accounts import Account
 from proxy.engine.finder import JobFinder
 from proxy.engine.live_job import LiveJob
@@ -73,6 +74,7 @@ class AccountWorker:
         )
         self._scheduler = scheduler
         self._plan_changed = asyncio.Event()
+        self.trial = AccountTrial(account, scheduler)
         self.reconciler = Reconciler(account, scheduler, table, self.feed, policy)
 
     # --- the account -----------------------------------------------------------------------

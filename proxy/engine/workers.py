@@ -54,6 +54,7 @@ class Workers(Mapping[str, AccountWorker]):
             await worker.feed.start()
             supervisor.keep(worker.reconciler.run, f"reconcile {name}")
             supervisor.keep(worker.follow_plan, f"follow the plan of {name}")
+            supervisor.keep(worker.trial.run, f"try {name} again")
 
     async def close(self) -> None:
         """Close the feeds of events."""

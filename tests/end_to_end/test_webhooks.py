@@ -20,6 +20,7 @@ from waiting import until
 from yarl import URL
 
 from proxy.cloud.resilience import Backoff
+from proxy.engine import account_trial
 from proxy.simulator import HttpFault, Simulator
 from proxy.webhooks.schedule import RetrySchedule
 
@@ -158,6 +159,38 @@ async def test_an_account_tells_of_its_trouble_and_its_end(
         await client.run(graphs.plain(2))
         _, up = await receiver.until(2)
         assert (up.type, up.json["data"]["account"]) == ("account.recovered", "default")
+
+
+@pytest.mark.parametrize("reason", ["no_credits", "dead_key"])
+async def test_an_account_recovers_without_a_submission(
+    simulator: Simulator,
+    session: aiohttp.ClientSession,
+    tmp_path: Path,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    reason: str,
+) -> None:
+    monkeypatch.setattr(account_trial, "INTERVAL", 0.02)
+    monkeypatch.setattr(account_trial, "TRIALS", Backoff(0.05, 0.05))
+    simulator.switches.billing_for_keys = True
+    async with running_proxy(simulator, tmp_path, policy=QUICK, **HERE) as proxy:
+        client = Client(session, proxy.url)
+        wanted = ["account.unavailable", "account.recovered"]
+        await add(client, receiver.url / "hook", types=wanted, gateway=True)
+        if reason == "no_credits":
+            body = json.dumps({"error": {"type": "PAYMENT_REQUIRED", "message": "No credits."}})
+            simulator.faults.add(HttpFault("POST /api/prompt", status=402, body=body))
+        else:
+            refused = json.dumps({"message": "Unauthorized"})
+            for path in ("POST /api/prompt", "GET /api/user"):
+                simulator.faults.add(HttpFault(path, status=401, body=refused), times=None)
+        await client.post("prompt", {"prompt": graphs.plain(1)})
+        (down,) = await receiver.until(1)
+        assert down.json["data"]["reason"] == reason
+        simulator.account.balance_cents += 500
+        simulator.faults.clear()
+        _, up = await receiver.until(2)
+        assert up.type == "account.recovered"
 
 
 @pytest.fixture

@@ -1,0 +1,80 @@
+"""Whether an account that takes no jobs takes them again, also while no job is there to try."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from proxy.cloud.errors import CloudError, CloudRefused, CloudUnreachable
+from proxy.cloud.resilience import Backoff
+from proxy.engine.accounts import Account
+from proxy.engine.scheduler import Scheduler
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between two looks at an account that is well.
+INTERVAL = 1.0
+#: Between two trials of one that is not.
+TRIALS = Backoff(5.0, 60.0)
+
+
+class AccountTrial:
+    """Tries an account that has a trouble which a person mends, or that cannot be reached.
+
+    A trial submits nothing: it reads with the key, and where credits are missing whether there are
+    more than at the first trial. Where the cloud does not tell its keys what is left, only the next
+    job shows that an account has credits again.
+    """
+
+    def __init__(self, account: Account, scheduler: Scheduler) -> None:
+        self._account = account
+        self._scheduler = scheduler
+        self._balance: int | None = None
+
+    async def run(self) -> None:
+        """Try while the account takes no jobs, until cancelled."""
+        trials = 0
+        while True:
+            await asyncio.sleep(TRIALS.after(trials) if trials else INTERVAL)
+            if self._account.health.well:
+                trials, self._balance = 0, None
+                continue
+            trials += 1
+            if trials == 1:  # it has only just failed
+                if self._account.health.reason == "no_credits":
+                    await self._has_more()
+            elif await self.works():
+                log.info("account_recovered", account=self._account.name)
+                self._scheduler.recovered(self._account.name)
+
+    async def works(self) -> bool:
+        """Return whether the account takes jobs again, as far as that can be told."""
+        match self._account.health.reason:
+            case "dead_key":
+                return await self._answers()
+            case "unreachable":
+                return await self._answers(refusals=True)
+            case "no_credits":
+                return await self._has_more()
+        return False
+
+    async def _answers(self, *, refusals: bool = False) -> bool:
+        try:
+            await self._account.cloud.check_key()
+        except CloudUnreachable:
+            return False
+        except CloudRefused as error:
+            return refusals and error.status < 500
+        except CloudError:
+            return False
+        return True
+
+    async def _has_more(self) -> bool:
+        left = (await self._account.cloud.account_plan()).balance_cents
+        if left is None:
+            return False
+        if self._balance is None or left <= self._balance:
+            self._balance = left
+            return False
+        return True
