@@ -95,7 +95,10 @@ follow((state) => {
     open.update();
   }
 }, () => open?.membersChanged?.());
-addEventListener("hashchange", () => context.state && route());
+addEventListener("hashchange", () => {
+  for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
+  if (context.state) route();
+});
 setInterval(() => open?.update(), 1000);
 $("#problem [data-act=dismiss]").addEventListener("click", () => problem(""));
 

@@ -84,14 +84,14 @@ function chart() {
   };
 }
 
-/** Bars, `most` at most: of what ran and waited the highest, of what ended the sum. Those behind now
- * are empty. */
+/** Bars up to now, `most` at most: of what ran and waited the highest, of what ended the sum. Those
+ * before the start of the server are empty. */
 function fold(activity, most) {
   const span = Math.max(activity.to - activity.from, LEAST * activity.interval);
   const step = activity.interval * Math.ceil(span / activity.interval / most);
-  const first = Math.floor(activity.from / step) * step;
+  const first = Math.floor((activity.to - span) / step) * step;
   const bars = [];
-  for (let at = first; at < activity.from + span; at += step) {
+  for (let at = first; at <= activity.to; at += step) {
     bars.push({ at, step, running: 0, waiting: 0, completed: 0, failed: 0, busy: 0, slots: null });
   }
   const barOf = (at) => bars[Math.floor((at - first) / step)];

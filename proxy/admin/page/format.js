@@ -34,19 +34,25 @@ export function bytes(count) {
 
 export const credits = (amount) => plural(+amount.toFixed(Math.abs(amount) < 1 ? 4 : 2), "credit");
 
+/** An amount of such a source; an estimate has two digits. */
+const creditsOf = (source, amount) =>
+  source === "reported" || Math.abs(amount) >= 1 ? credits(amount) : plural(+amount.toPrecision(2), "credit");
+
 const CERTAINTY = { reported: "", estimated: "about ", unknown: "at least " };
 
 /** What a job has cost, and how certain that is; `""` before its end. */
-export const cost = (whole) => (whole?.parts.length ? CERTAINTY[whole.source] + credits(whole.credits) : "");
+export const cost = (whole) => (whole?.parts.length ? CERTAINTY[whole.source] + creditsOf(whole.source, whole.credits) : "");
 
 /** What the jobs of a row of usage have cost, and how certain that is. */
-export const usageCost = (row) => CERTAINTY[row.unknown_costs ? "unknown" : row.credits_estimated ? "estimated" : "reported"]
-  + credits(row.credits_reported + row.credits_estimated);
+export const usageCost = (row) => {
+  const source = row.unknown_costs ? "unknown" : row.credits_estimated ? "estimated" : "reported";
+  return CERTAINTY[source] + creditsOf(source, row.credits_reported + row.credits_estimated);
+};
 
 /** The parts of a cost, each with its source. */
 export const costParts = (whole) => (whole?.parts ?? []).map((part) => {
   const what = part.class ? `${part.class}${part.nodes > 1 ? ` × ${part.nodes}` : ""}` : "GPU";
-  return part.credits == null ? `${what}: unknown` : `${what}: ${credits(part.credits)} (${part.source})`;
+  return part.credits == null ? `${what}: unknown` : `${what}: ${creditsOf(part.source, part.credits)} (${part.source})`;
 }).join(", ");
 
 /** What a job is called. */

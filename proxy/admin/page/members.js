@@ -47,8 +47,9 @@ export function list(context) {
     event.preventDefault();
     const said = Object.fromEntries(new FormData(form)), invites = event.submitter?.name === "invites";
     const made = await act("POST", "api/members", { name: said.name.trim(), role: said.role }, refusal.say);
-    if (!made || (invites && !(await invite(made.name, refusal.say)))) return;
+    if (!made) return;
     location.hash = hash("member", made.name);
+    if (invites) await invite(made.name);
   }
 
   function draw() {
