@@ -116,6 +116,10 @@ credits_used | counter | member account node_class source | Credits that ended j
   reported by Comfy Cloud or estimated. The label node_class is a class of partner nodes, or empty \
   for the GPU.
 unknown_costs | counter | member account node_class | Runs of partner nodes without a known price.
+budget_credits | gauge | member budget | A budget of the member, named like its limit, on the \
+  replica whose engine runs the jobs.
+budget_credits_left | gauge | member budget | What is left of this budget in its day or month, \
+  without what jobs under way are expected to cost.
 account_slots | gauge | account | Jobs that the account runs at once, as configured or discovered.
 account_slots_used | gauge | account | Jobs of the proxy that run on the account.
 account_plan | gauge | account plan | 1 if Comfy Cloud says that the account has this plan.
@@ -206,6 +210,8 @@ class Metrics:
         self.credits_used = self._new(Counter, "credits_used")
         self.unknown_costs = self._new(Counter, "unknown_costs")
         self.webhook_attempts = self._new(Counter, "webhook_attempts")
+        self._budgets = self._new(Gauge, "budget_credits")
+        self._budgets_left = self._new(Gauge, "budget_credits_left")
         self._billing = {
             name: self._new(Gauge, f"account_credits_{name}")
             for name in ("booked", "difference", "left")
@@ -276,6 +282,13 @@ class Metrics:
         for name, amount in amounts.items():
             labels = (account, source) if name == "left" else (account,)
             self._billing[name].labels(*labels).set(amount)
+
+    def show_budgets(self, budgets: Mapping[tuple[str, str], tuple[float, float]]) -> None:
+        """Set the budgets by member and name: the limit and what is left, in credits."""
+        for gauge, place in ((self._budgets, 0), (self._budgets_left, 1)):
+            gauge.clear()
+            for labels, amounts in budgets.items():
+                gauge.labels(*labels).set(amounts[place])
 
     def forget_billing(self) -> None:
         """Remove what is known of the billing of all accounts."""

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from proxy import clock
 from proxy.admin.schema.state import BudgetShown
-from proxy.api.keys import ACCOUNTING, JOBS, MEMBERS
+from proxy.api.keys import ACCOUNTING, JOBS, MEMBERS, READINESS, Services
 from proxy.costs.budgets import Budget, renewal
 from proxy.costs.credits import to_credits
 from proxy.storage.spending import Spending
@@ -34,6 +34,25 @@ async def shown_budgets(app: web.Application, member: str | None) -> list[Budget
     return sorted(found, key=_share, reverse=True)[:MAX_SHOWN]
 
 
+async def budget_amounts(services: Services) -> dict[tuple[str, str], tuple[float, float]]:
+    """Return the limit of each budget and what is left of it, in credits, by member and name; of
+    several replicas only the one that runs the jobs knows any. Raises `StorageError`."""
+    limiter = services[ACCOUNTING].limiter
+    budgets = [
+        (name, budget) for name in services[MEMBERS].names() for budget in limiter.budgets(name).all
+    ]
+    if not budgets or not services[READINESS].engine.is_active():
+        return {}
+    spending = await services[JOBS].spending(day_of(clock.time()), None)
+    return {
+        (name, budget.name): (
+            to_credits(budget.limit),
+            to_credits(budget.left(spending.get(name, Spending()))),
+        )
+        for name, budget in budgets
+    }
+
+
 def _budget_shown(member: str, budget: Budget, spending: Spending, now: float) -> BudgetShown:
     return {
         "member": member,
@@ -43,6 +62,7 @@ def _budget_shown(member: str, budget: Budget, spending: Spending, now: float) -
         "limit": to_credits(budget.limit),
         "spent": to_credits(budget.spent(spending)),
         "reserved": to_credits(spending.reserved),
+        "near": budget.stage(spending) is not None,
         "reached": budget.is_reached(spending),
         "renews": int(renewal(budget.period, now).timestamp() * 1000),
     }

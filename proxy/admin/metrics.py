@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -11,6 +12,7 @@ from prometheus_client import Metric as Family
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from proxy.admin.budgets import budget_amounts
 from proxy.admin.members import is_admin, require_admin
 from proxy.admin.schema.administration import Anomalies
 from proxy.api import bodies
@@ -20,6 +22,7 @@ from proxy.api.requests import member_of, services_of
 from proxy.budget import MemoryBudget
 from proxy.jobs.models import shown_state
 from proxy.metrics import PREFIX, find
+from proxy.storage.database import StorageError
 
 if TYPE_CHECKING:
     from proxy.files.cache import Cache
@@ -54,6 +57,8 @@ async def _page(request: web.Request, member: str | None) -> web.Response:
     services = services_of(request)  # the open page is served before the route is resolved
     if not services[OPTIONS].metrics_shown:
         return bodies.empty(404)
+    with suppress(StorageError):  # they stay as they were
+        services[ACCOUNTING].metrics.show_budgets(await budget_amounts(services))
     accept = request.headers.get("Accept", "")
     body, type_ = await services[ACCOUNTING].metrics.page(accept, member=member)
     return web.Response(body=body, headers={"Content-Type": type_, "Cache-Control": "no-store"})

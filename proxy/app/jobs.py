@@ -31,6 +31,7 @@ from proxy.engine.run_times import RunTimes
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.spending_gate import SpendingGate
 from proxy.engine.term import Term
+from proxy.jobs.budget_notices import BudgetRefusals
 from proxy.jobs.checks import Checks
 from proxy.jobs.clients import Clients
 from proxy.jobs.engine_client import EngineClient
@@ -41,6 +42,7 @@ from proxy.jobs.submission import SubmissionService
 from proxy.jobs.views import LiveJobs
 from proxy.settings import Settings
 from proxy.storage.billing import BillingRepository
+from proxy.storage.budget_notices import BudgetNoticeRepository
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import LeaseRepository
 from proxy.storage.run_times import RunTimeRepository
@@ -91,6 +93,7 @@ async def open_jobs(
             estimator=JobEstimator(
                 pricing_of(settings, resources.catalog), resources.catalog.allowed
             ),
+            refusals=BudgetRefusals(BudgetNoticeRepository(storage.database), bus),
             timeout=policy.submit_timeout,
         )
         service = JobService(

@@ -10,6 +10,7 @@ from proxy.app.jobs import Jobs
 from proxy.app.process import Process
 from proxy.app.storage import OpenStorage
 from proxy.settings import Settings
+from proxy.storage.budget_notices import BudgetNoticeRepository
 from proxy.storage.webhook_deliveries import WebhookDeliveryRepository
 from proxy.storage.webhooks import WebhookRepository
 from proxy.webhooks.addresses import WebhookAddresses
@@ -52,6 +53,7 @@ async def open_webhooks(
             WebhookRunner(
                 repository=repository,
                 deliveries=WebhookDeliveryRepository(storage.database),
+                budgets=BudgetNoticeRepository(storage.database),
                 outbox=Outbox(storage.cipher),
                 sender=sender,
                 cipher=storage.cipher,

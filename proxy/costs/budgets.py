@@ -1,7 +1,8 @@
 """Budgets of members in credits, by day and month (UTC). Pure.
 
 A hard budget refuses a job if what is spent, what the jobs under way are estimated to cost and the
-estimate of the job itself are more. A soft one refuses nothing: it is reported once it is reached.
+estimate of the job itself are more. A soft one refuses nothing. Both are reported once they are
+near, and once they are reached.
 """
 
 from __future__ import annotations
@@ -19,6 +20,12 @@ Period: TypeAlias = Literal["day", "month"]
 
 #: The periods of budgets, the one that renews later last.
 PERIODS: tuple[Period, ...] = ("day", "month")
+
+#: How much of a budget is spent: so much that people should know it, or all of it.
+Stage: TypeAlias = Literal["near", "reached"]
+
+#: The share of a budget from which on it is near.
+NEAR = 0.8
 
 
 class Spent(Protocol):
@@ -63,6 +70,16 @@ class Budget(Struct, frozen=True):
         """Return whether the jobs that have ended have cost the whole budget."""
         return self.spent(spent) >= self.limit
 
+    def stage(self, spent: Spent) -> Stage | None:
+        """Return how much of the budget the jobs that have ended have cost."""
+        if self.is_reached(spent):
+            return "reached"
+        return "near" if self.spent(spent) >= NEAR * self.limit else None
+
+    def began(self, day: str) -> str:
+        """Return the first day (`YYYY-MM-DD`) of the period that a day is in."""
+        return day if self.period == "day" else f"{day[:8]}01"
+
     def spent(self, spent: Spent) -> int:
         """Return what is spent in the period of the budget."""
         return spent.day if self.period == "day" else spent.month
@@ -84,11 +101,11 @@ class Budgets(Struct, frozen=True):
         ]
         return exceeded[-1] if exceeded else None
 
-    def reached(self, before: Spent, after: Spent) -> Iterator[Budget]:
-        """Yield the budgets that are reached now and were not before."""
+    def stages(self, spent: Spent) -> Iterator[tuple[Budget, Stage]]:
+        """Yield the budgets of which much or all is spent."""
         for budget in self.all:
-            if budget.is_reached(after) and not budget.is_reached(before):
-                yield budget
+            if (stage := budget.stage(spent)) is not None:
+                yield budget, stage
 
 
 class DefaultBudgets(Struct, frozen=True):

@@ -48,9 +48,12 @@ def to_credits(millionths: int) -> float:
     return millionths / MILLIONTHS
 
 
-def credits_text(millionths: int) -> str:
-    """Return an amount for people: `12.35 credits`, `1 credit`, `0.004 credits`."""
+def credits_text(millionths: int, *, digits: int = 4) -> str:
+    """Return an amount for people: `12.35 credits`, `1 credit`, `0.004 credits`. Less than a credit
+    has at most so many digits behind its zeros."""
     amount = Decimal(millionths) / MILLIONTHS
-    digits = 2 if abs(amount) >= 1 or not amount else 4
-    number = f"{amount:,.{digits}f}".rstrip("0").rstrip(".")
+    shown = 2
+    if amount and abs(amount) < 1:
+        shown = min(4, digits - amount.adjusted() - 1)
+    number = f"{amount:,.{shown}f}".rstrip("0").rstrip(".")
     return f"{number} {'credit' if number == '1' else 'credits'}"

@@ -129,7 +129,7 @@ class Engine:
             subscribe("engine", self._receive),
             subscribe("sockets", self._receive),
             subscribe("members", lambda _: self.scheduler.members_changed()),
-            self.background.webhooks.run(bus, supervisor, fence, accounts),
+            *self.background.webhooks.run(bus, supervisor, fence, accounts),
         ]
         keep(self.recorder.run, "write the jobs")
         keep(self._look, "look for wishes")

@@ -14,9 +14,10 @@ from typing import TypeVar
 
 import structlog
 
-from proxy.costs.budgets import Budget, Budgets
+from proxy.costs.budgets import Budgets
 from proxy.engine.live_job import LiveJob, RowState
 from proxy.engine.term import Term
+from proxy.jobs.budget_notices import log_notice, notices_of
 from proxy.jobs.conversion import changes_of, content_of, entry_of, job_of, used
 from proxy.jobs.models import (
     JobContent,
@@ -27,10 +28,7 @@ from proxy.storage.database import FencedError, StorageError
 from proxy.storage.history import Recorded
 from proxy.storage.jobs import EngineWrite, JobKey, JobRepository
 from proxy.storage.shares import Shares
-from proxy.storage.spending import Spending
-from proxy.storage.webhooks import WebhookMessage
 from proxy.translate.errors import LocalError
-from proxy.webhooks.messages import BUDGET_REACHED
 from proxy.webhooks.outbox import Outbox, url_of
 from proxy.write_behind import WriteBehind
 
@@ -198,50 +196,24 @@ class JobRecorder:
         messages = [] if job.start is None else [job.start]
         if f"job.{end.outcome}" in self.outbox.wanted or url_of(job) is not None:
             messages.append(self.outbox.ended(job, end))
-        reached = partial(self._budget_messages, job, end, budgets) if budgets.all else None
+        notices = partial(notices_of, budgets, job.member, end.ended_at) if budgets.all else None
         also = EngineWrite(self.term.fence, [usage], costs, self.shares([job]), messages)
         recorded = await self._write(
-            partial(self.jobs.finish, entry, also, keep=self.history_size, budget_messages=reached)
+            partial(self.jobs.finish, entry, also, keep=self.history_size, budgets=notices)
         )
         self._forget(job)
         if messages:
             self.outbox.news.set()
-        if recorded.spending is not None:
-            self._log_reached(job, _reached(budgets, recorded.spending, end))
+        for notice in recorded.noticed:
+            log_notice(notice)
+            self.outbox.budgets.set()
         return recorded
 
-    def _log_reached(self, job: LiveJob, reached: Collection[Budget]) -> None:
-        """Log the budgets that the end of a job has reached, and wake the runner of webhooks."""
-        for budget in reached:
-            log.warning("budget_reached", member=job.member, budget=budget.name)
-            self.outbox.news.set()
-
-    def _budget_messages(
-        self, job: LiveJob, end: JobEnd, budgets: Budgets, before: Spending
-    ) -> list[WebhookMessage]:
-        """Return what webhooks get of the budgets that the end of a job makes reached."""
-        if BUDGET_REACHED not in self.outbox.wanted:
-            return []
-        after = before.with_cost(end.cost.amount)
-        return [
-            self.outbox.budget_reached(job.member, budget, after, end.ended_at)
-            for budget in _reached(budgets, before, end)
-        ]
-
-    async def _write(self, write: Callable[[], Awaitable[T]]) -> T:
-        """Run a write of this term. Raises `StorageError`.
-
-        Once the term is over nothing is told of what it decides, so that it must not be written
-        either, also where no other engine has begun.
-        """
+    async def _write(self, write: Awaitable[T]) -> T:
+        """Run a write of this term. Raises `StorageError`."""
         try:
             self.term.check()
             return await write()
         except FencedError:
             self.term.end()
             raise
-
-
-def _reached(budgets: Budgets, before: Spending, end: JobEnd) -> tuple[Budget, ...]:
-    """Return the budgets that the end of a job makes reached."""
-    return tuple(budgets.reached(before, before.with_cost(end.cost.amount)))

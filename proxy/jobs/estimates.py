@@ -33,14 +33,17 @@ _MAX_VALUES_AT_ONCE = 100
 
 
 class OverBudgetError(UnitRefusedError):
-    """Raised when a job would exceed a hard budget, of which only `left` is left (millionths of a
-    credit, less than 0 if the budget is exceeded already)."""
+    """Raised when a job would exceed a hard budget beside what its member has `spent`. With
+    `is_guess` no job has shown yet how long such a graph runs."""
 
-    def __init__(self, budget: Budget, left: int, estimate: int) -> None:
+    def __init__(
+        self, budget: Budget, spent: Spending, estimate: int, *, is_guess: bool = False
+    ) -> None:
         super().__init__(f"the budget {budget.name} is exceeded")
         self.budget = budget
-        self.left = left
+        self.spent = spent
         self.estimate = estimate
+        self.is_guess = is_guess
 
 
 class JobReservation(Struct, frozen=True):
@@ -60,7 +63,7 @@ class JobReservation(Struct, frozen=True):
         estimate = running_cost(typical_ms, self.rate) + self.partner_nodes.amount
         budget = self.budgets.exceeded_by(spending, estimate)
         if budget is not None:
-            raise OverBudgetError(budget, budget.left(spending), estimate)
+            raise OverBudgetError(budget, spending, estimate, is_guess=typical_ms is None)
         return estimate
 
 

@@ -17,6 +17,7 @@ from msgspec import Struct
 from proxy import clock, randomness
 from proxy.bus import EventBus
 from proxy.costs.job_cost import JobCost
+from proxy.jobs.budget_notices import BudgetRefusals
 from proxy.jobs.checks import Checks
 from proxy.jobs.clients import Clients
 from proxy.jobs.conversion import job_of_request, payload_of, stored_of, used
@@ -61,7 +62,8 @@ class SubmissionService:
     The `limiter` is asked before anything else whether a member may submit now, the `checks`
     whether the graph can run. A submission that the engine has not started after `timeout`
     seconds is withdrawn. `member` gives the limits of a member, `clients` knows who listens. The
-    `estimator` says what jobs of members with budgets will cost.
+    `estimator` says what jobs of members with budgets will cost, `refusals` takes note of the first
+    that a budget refuses.
     """
 
     engine: EngineClient
@@ -72,6 +74,7 @@ class SubmissionService:
     limiter: Limiter
     checks: Checks
     estimator: JobEstimator
+    refusals: BudgetRefusals
     timeout: float = 30.0
     #: Where the answers of the engine are waited for; of several about a job the first counts.
     _answers: dict[JobKey, asyncio.Queue[JobAnswered]] = field(init=False, default_factory=dict)
@@ -182,6 +185,8 @@ class SubmissionService:
         try:
             stored = await self.repository.insert(row, payload, conditions)
         except (JobLivesError, DayFullError, QueueFullError, OverBudgetError) as error:
+            if isinstance(error, OverBudgetError):
+                await self.refusals.note(job.member, error.budget, error.spent)
             raise self._refusal(job, error) from None
         job.order, job.number, job.estimate = stored.order, stored.number, stored.estimate
         self.live.keep_sent(stored, payload)
@@ -195,8 +200,11 @@ class SubmissionService:
                 return self.limiter.day_is_full(job.member)
             case QueueFullError(waiting=waiting):
                 return self.limiter.queue_is_full(job.member, waiting)
-            case OverBudgetError(budget=budget, left=left, estimate=estimate):
-                return self.limiter.over_budget(budget, left=left, estimate=estimate)
+            case OverBudgetError(budget=budget, spent=spent, estimate=estimate):
+                left = budget.left(spent)
+                return self.limiter.over_budget(
+                    budget, left=left, estimate=estimate, is_guess=error.is_guess
+                )
         return _in_the_queue(job.prompt_id)
 
     async def _answer(self, job: Job) -> dict[str, Any]:

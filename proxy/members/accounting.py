@@ -167,14 +167,21 @@ class Limiter:
         """Return the budgets of a member."""
         return budgets_of(self._member(member).limits, self.default_budgets)
 
-    def over_budget(self, budget: Budget, *, left: int, estimate: int) -> LocalError:
-        """Return the error of a job that would exceed a budget, of which only so much is left."""
+    def over_budget(
+        self, budget: Budget, *, left: int, estimate: int, is_guess: bool = False
+    ) -> LocalError:
+        """Return the error of a job that would exceed a budget, of which only so much is left.
+
+        With `is_guess` it is not known how long such a job runs.
+        """
         now = self.now()
         end = renewal(budget.period, now)
+        guess = " (nobody has run this workflow here, so 10 s are assumed)" if is_guess else ""
         return _refusal(
             budget.name,
             to_credits(budget.limit),
-            f"This job is expected to cost {credits_text(estimate)}, and of your "
+            f"This job is expected to cost about {credits_text(estimate, digits=2)}{guess}, and of "
+            f"your "
             f"{credits_text(budget.limit)} a {budget.period} {credits_text(max(0, left))} are "
             f"left, without those for your jobs under way; the budget renews at "
             f"{end:%Y-%m-%d %H:%M} UTC.",

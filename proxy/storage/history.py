@@ -34,10 +34,10 @@ from sqlalchemy import (
     select,
 )
 
+from proxy.storage.budget_notices import BudgetNotice
 from proxy.storage.database import Repository
 from proxy.storage.files import forget_outputs
 from proxy.storage.leases import database_now
-from proxy.storage.spending import Spending
 from proxy.storage.statements import CHUNK, Upsert, chunks, run
 from proxy.storage.tables import history, job_numbers, job_payloads
 
@@ -54,12 +54,12 @@ MAX_ENDS = 1000
 
 class Recorded(Struct, frozen=True):
     """A job that is in the history now. `ordinal` counts the ends of its member, 0 where the job
-    was gone already; `forgotten` are the ids of the entries that made room for it. `spending` is
-    what the member had spent without this job, if that was asked for."""
+    was gone already; `forgotten` are the ids of the entries that made room for it. `noticed` are
+    the budgets that are near or reached since this end."""
 
     ordinal: int = 0
     forgotten: tuple[str, ...] = ()
-    spending: Spending | None = None
+    noticed: tuple[BudgetNotice, ...] = ()
 
 
 class RecordedEnd(Struct, frozen=True):

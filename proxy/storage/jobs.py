@@ -28,6 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
+from proxy.storage.budget_notices import BudgetNotice, note_budgets
 from proxy.storage.conditions import UNCONDITIONAL, Conditions, count_waiting
 from proxy.storage.costs import CostRow, add_costs
 from proxy.storage.database import Database, Repository, UnitRefusedError
@@ -348,13 +349,12 @@ class JobRepository(Repository):
         also: EngineWrite = _ALONE,
         *,
         keep: int,
-        budget_messages: Callable[[Spending], Sequence[WebhookMessage]] | None = None,
+        budgets: Callable[[Spending], Sequence[BudgetNotice]] | None = None,
     ) -> Recorded:
         """Move a job into the history, of which the newest `keep` entries of its member stay.
 
-        Webhooks also get what `budget_messages` makes of what the member has spent without this
-        job; then the result has that, too. An id that is used again keeps its place in the history,
-        with the new entry.
+        `budgets` returns which budgets are near or reached, of what the member has spent with this
+        job. An id that is used again keeps its place in the history, with the new entry.
         """
 
         def work(connection: Connection) -> Recorded:
@@ -366,13 +366,11 @@ class JobRepository(Repository):
             forget_credentials(connection, [entry.order])
             # Each entry has one of the ordinals, so that there are no more of them.
             forgotten = forget_beyond(connection, entry.member, keep) if ordinal > keep else []
-            if budget_messages is None:
-                also.add(connection)
-                return Recorded(ordinal, tuple(forgotten))
-            before = spending_on(connection, entry.member, day_of(entry.ended_at / 1000))
             also.add(connection)
-            add_messages(connection, budget_messages(before))
-            return Recorded(ordinal, tuple(forgotten), before)
+            if budgets is None:
+                return Recorded(ordinal, tuple(forgotten))
+            spent = spending_on(connection, entry.member, day_of(entry.ended_at / 1000))
+            return Recorded(ordinal, tuple(forgotten), note_budgets(connection, budgets(spent)))
 
         try:
             return await self.database.write(work)

@@ -29,10 +29,6 @@ class Spending(Struct, frozen=True):
     month: int = 0
     reserved: int = 0
 
-    def with_cost(self, amount: int) -> Spending:
-        """Return what is spent with another job, which has ended on the same day."""
-        return Spending(self.day + amount, self.month + amount, self.reserved)
-
 
 class Reservation(Protocol):
     """Decides in the transaction that inserts a job whether its member may spend so much.

@@ -24,6 +24,7 @@ from sqlalchemy import Connection, inspect, text
 from proxy.settings import ConfigError, Settings
 from proxy.storage import (  # noqa: F401 (they define tables)
     billing,
+    budget_notices,
     costs,
     members,
     missing_outputs,

@@ -12,10 +12,11 @@ from urllib.parse import urlencode
 
 from proxy import randomness
 from proxy.clock import now
-from proxy.costs.budgets import Budget, Spent, renewal
+from proxy.costs.budgets import Period, renewal
 from proxy.costs.credits import to_credits
 from proxy.jobs.models import Job, JobEnd
 from proxy.logging import scrub_start
+from proxy.storage.budget_notices import BudgetNotice
 from proxy.storage.webhooks import GATEWAY, WebhookMessage
 from proxy.translate import codec, output_files
 from proxy.translate.billing import rfc3339
@@ -25,6 +26,7 @@ MessageType = Literal[
     "job.completed",
     "job.failed",
     "job.cancelled",
+    "budget.near",
     "budget.reached",
     "account.unavailable",
     "account.recovered",
@@ -39,7 +41,8 @@ JOB_TYPES: Mapping[MessageType, str] = {
 }
 MEMBER_TYPES: Mapping[MessageType, str] = {
     **JOB_TYPES,
-    "budget.reached": "The jobs that ended have cost the whole of a hard or soft budget.",
+    "budget.near": "The jobs that ended have cost 80 % of a hard or soft budget.",
+    "budget.reached": "The whole of a budget is spent, or it has refused a job.",
 }
 GATEWAY_TYPES: Mapping[MessageType, str] = {
     "account.unavailable": "An account takes no jobs: its key, its credits or the cloud.",
@@ -47,7 +50,6 @@ GATEWAY_TYPES: Mapping[MessageType, str] = {
 }
 TYPES: Mapping[MessageType, str] = {**MEMBER_TYPES, **GATEWAY_TYPES}
 STARTED: MessageType = "job.started"
-BUDGET_REACHED: MessageType = "budget.reached"
 #: Sent by the test of an endpoint, which cannot choose it.
 TEST = "webhook.test"
 
@@ -91,17 +93,20 @@ def ended_data(job: Job, end: JobEnd) -> dict[str, Any]:
     }
 
 
-def budget_data(member: str, budget: Budget, spent: Spent, at: int) -> dict[str, Any]:
-    """Return the `data` of a message about a budget that is reached at a time (ms), in credits."""
-    return {
-        "member": member,
-        "budget": budget.name,
-        "period": budget.period,
-        "hard": budget.hard,
-        "limit": to_credits(budget.limit),
-        "spent": to_credits(budget.spent(spent)),
-        "renews": int(renewal(budget.period, at / 1000).timestamp() * 1000),
+def budget_message(notice: BudgetNotice) -> WebhookMessage:
+    """Return the message about a budget that is near or reached, with amounts in credits."""
+    period: Period = "day" if notice.budget.endswith("day") else "month"
+    data = {
+        "member": notice.member,
+        "budget": notice.budget,
+        "period": period,
+        "hard": not notice.budget.startswith("soft"),
+        "limit": to_credits(notice.amount),
+        "spent": to_credits(notice.spent),
+        "refused": notice.refused,
+        "renews": int(renewal(period, notice.at / 1000).timestamp() * 1000),
     }
+    return message(f"budget.{notice.stage}", notice.member, data)
 
 
 def account_message(type_: str, account: str, reason: str) -> WebhookMessage:

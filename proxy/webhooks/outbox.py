@@ -9,15 +9,12 @@ from __future__ import annotations
 import asyncio
 
 from proxy.bus import MISSED, BusMessage
-from proxy.costs.budgets import Budget, Spent
 from proxy.jobs.models import Job, JobEnd
 from proxy.storage.encryption import Cipher
 from proxy.storage.webhooks import WebhookMessage
 from proxy.webhooks.messages import (
-    BUDGET_REACHED,
     STARTED,
     TYPES,
-    budget_data,
     ended_data,
     message,
     started_data,
@@ -40,12 +37,13 @@ _ANY = frozenset(TYPES)
 
 class Outbox:
     """Makes the messages about jobs. `wanted` are the types that endpoints may want; `news` is set
-    when there may be something to deliver."""
+    when there may be something to deliver, `budgets` when there may be a notice about a budget."""
 
     def __init__(self, cipher: Cipher | None = None) -> None:
         self._cipher = cipher or Cipher()
         self.wanted: frozenset[str] = _ANY
         self.news = asyncio.Event()
+        self.budgets = asyncio.Event()
 
     def started(self, job: Job) -> WebhookMessage:
         """Return the message about a job that runs now, which is worth the while where it is
@@ -62,11 +60,6 @@ class Outbox:
         secret = self._cipher.encrypt(new_secret().encode())
         return message(type_, job.member, data, url=url, new_secret=secret)
 
-    def budget_reached(self, member: str, budget: Budget, spent: Spent, at: int) -> WebhookMessage:
-        """Return the message about a budget that is reached at a time (ms), which is worth the
-        while where it is `wanted`."""
-        return message(BUDGET_REACHED, member, budget_data(member, budget, spent, at))
-
     def forget(self) -> None:
         """Take for unknown what endpoints want, until that is read again."""
         self.wanted = _ANY
@@ -76,6 +69,10 @@ class Outbox:
         """Take a message of the bus."""
         if isinstance(news, WebhooksChanged) or news is MISSED:
             self.forget()
+
+    def hear_of_budgets(self, _: object) -> None:
+        """Take a message of the bus about budgets."""
+        self.budgets.set()
 
 
 def url_of(job: Job) -> str | None:

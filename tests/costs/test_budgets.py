@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from proxy.costs.budgets import NO_BUDGETS, Budget, Budgets, budgets_of, renewal
 from proxy.members.member import Limits
@@ -43,27 +41,26 @@ def test_a_soft_budget_refuses_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "reached"),
+    ("spent", "stages"),
     [
-        (Spending(0, 0), Spending(49, 49), []),
-        (Spending(49, 49), Spending(50, 50), [SOFT]),
-        (Spending(50, 50), Spending(99, 99), []),
-        (Spending(0, 900), Spending(100, 1000), [DAY, MONTH, SOFT]),
-        (Spending(0, 0, reserved=500), Spending(1, 1, reserved=0), []),
+        (Spending(39, 39), []),
+        (Spending(40, 40), [(SOFT, "near")]),
+        (Spending(49, 49), [(SOFT, "near")]),
+        (Spending(50, 50), [(SOFT, "reached")]),
+        (Spending(80, 800), [(DAY, "near"), (MONTH, "near"), (SOFT, "reached")]),
+        (Spending(0, 1000), [(MONTH, "reached")]),
+        (Spending(1, 1, reserved=500), []),
     ],
 )
-def test_a_budget_is_reached_once(before: Spending, after: Spending, reached: list[Budget]) -> None:
-    assert list(ALL.reached(before, after)) == reached
+def test_a_budget_is_near_from_80_percent_on_and_reached_when_it_is_spent(
+    spent: Spending, stages: list[tuple[Budget, str]]
+) -> None:
+    assert list(ALL.stages(spent)) == stages
 
 
-@given(st.lists(st.integers(0, 60), max_size=30))
-def test_however_jobs_end_each_budget_is_reached_at_most_once(costs: list[int]) -> None:
-    spent, found = Spending(), []
-    for cost in costs:
-        found += ALL.reached(spent, spent.with_cost(cost))
-        spent = spent.with_cost(cost)
-    assert len(found) == len(set(found))
-    assert set(found) == {budget for budget in ALL.all if budget.is_reached(spent)}
+def test_a_budget_begins_with_its_day_or_month() -> None:
+    assert DAY.began("2026-11-28") == "2026-11-28"
+    assert MONTH.began("2026-11-28") == "2026-11-01"
 
 
 def test_members_have_their_own_budgets_or_those_of_the_settings() -> None:

@@ -42,7 +42,7 @@ async def test_a_job_under_way_counts_with_its_estimate_until_it_has_ended(tmp_p
         assert status == 429
         error = refused["error"]
         assert (error["type"], error["details"]) == ("limit_reached", "credits_per_day")
-        assert "expected to cost 2.7 credits" in error["message"]
+        assert "expected to cost about 2.7 credits" in error["message"]
         assert "1.3 credits are left" in error["message"]
         more = error["extra_info"]
         assert (more["value"], more["left"], more["estimate"]) == (4, 1.3, UNKNOWN)

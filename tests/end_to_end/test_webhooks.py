@@ -20,6 +20,7 @@ from waiting import until
 from yarl import URL
 
 from proxy.cloud.resilience import Backoff
+from proxy.costs import budgets
 from proxy.engine import account_trial
 from proxy.simulator import HttpFault, Simulator
 from proxy.webhooks.schedule import RetrySchedule
@@ -101,6 +102,51 @@ async def test_a_budget_that_is_reached_is_delivered_once(
             False,
         )
         assert data["spent"] >= data["limit"] == 0.000001
+
+
+async def test_the_first_refusal_of_a_hard_budget_is_delivered_and_logged_once(
+    simulator: Simulator,
+    session: aiohttp.ClientSession,
+    tmp_path: Path,
+    receiver: Receiver,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    budget = {"credits_per_day": 0.6}
+    async with running_proxy(simulator, tmp_path, policy=QUICK, **HERE, **budget) as proxy:
+        client = Client(session, proxy.url)
+        await add(client, receiver.url / "hook", types=["budget.near", "budget.reached"])
+        for _ in range(3):
+            status, answer = await client.post("prompt", {"prompt": graphs.plain(1)})
+            assert status == 429
+        assert (
+            "nobody has run this workflow here, so 10 s are assumed" in answer["error"]["message"]
+        )
+        (told,) = await receiver.until(1)
+        data = told.json["data"]
+        assert (told.type, data["refused"], data["limit"]) == ("budget.reached", True, 0.6)
+        _, metrics = await client.get("metrics")
+        assert 'budget_credits_left{budget="credits_per_day",member="local"} 0.6' in metrics
+    assert capsys.readouterr().out.count("budget_reached ") == 1
+    assert len(receiver.got) == 1
+
+
+async def test_a_budget_that_is_nearly_spent_is_delivered_and_shown(
+    simulator: Simulator,
+    session: aiohttp.ClientSession,
+    tmp_path: Path,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(budgets, "NEAR", 0.000001)
+    budget = {"soft_credits_per_day": 1000}
+    async with running_proxy(simulator, tmp_path, policy=QUICK, **HERE, **budget) as proxy:
+        client = Client(session, proxy.url)
+        await add(client, receiver.url / "hook", types=["budget.near"])
+        await client.run(graphs.plain(2))
+        (told,) = await receiver.until(1)
+        assert (told.type, told.json["data"]["budget"]) == ("budget.near", "soft_credits_per_day")
+        (shown,) = (await client.get("proxy/api/state"))[1]["budgets"]
+        assert (shown["near"], shown["reached"]) == (True, False)
 
 
 async def test_a_stop_between_the_end_of_a_job_and_its_delivery_loses_nothing(

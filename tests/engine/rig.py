@@ -46,6 +46,7 @@ from proxy.members.member import Member
 from proxy.metrics import Metrics
 from proxy.simulator import Simulator
 from proxy.storage.billing import BillingRepository
+from proxy.storage.budget_notices import BudgetNoticeRepository
 from proxy.storage.encryption import Cipher
 from proxy.storage.history import HistoryEntry
 from proxy.storage.jobs import JobRepository
@@ -216,6 +217,7 @@ async def running_engine(
     webhooks = WebhookRunner(
         repository=WebhookRepository(database),
         deliveries=WebhookDeliveryRepository(database),
+        budgets=BudgetNoticeRepository(database),
         outbox=outbox,
         sender=WebhookSender(WebhookAddresses().check),
         cipher=Cipher(),

@@ -28,6 +28,7 @@ from proxy.jobs.models import (
     NotLoadedError,
 )
 from proxy.simulator import Simulator
+from proxy.storage.budget_notices import BudgetNoticeRepository
 from proxy.storage.database import Database, FencedError, StorageError
 from proxy.storage.encryption import Cipher
 from proxy.storage.jobs import JobRepository
@@ -330,12 +331,10 @@ async def test_a_start_is_announced_if_the_end_is_written_before_it(
     assert sent == ["job.completed", "job.started"]
 
 
-async def test_a_budget_is_announced_with_the_end_that_reaches_it_and_no_other(
+async def test_a_budget_is_noted_with_the_end_that_brings_it_there_and_no_other(
     database: Database, tmp_path: Path
 ) -> None:
-    webhooks = WebhookRepository(database)
-    types = b'["budget.reached"]'
-    await webhooks.add(StoredWebhook("w", "local", "http://h/", types, b"", 0), limit=9)
+    notices = BudgetNoticeRepository(database)
     job_recorder = await recorder(database, tmp_path)
     budgets = Budgets(
         (
@@ -344,18 +343,26 @@ async def test_a_budget_is_announced_with_the_end_that_reaches_it_and_no_other(
         )
     )
     job_recorder.budgets = lambda _: budgets
-    job_recorder.outbox.wanted = frozenset({"budget.reached"})
-    logs: list[list[str]] = []
-    for number, cost in enumerate((4_999_999, 1, 3_000_000, 2_000_000, 1)):
+    noted: list[list[tuple[str, str]]] = []
+    for number, cost in enumerate((3_999_999, 1, 1_000_000, 3_000_000, 1_999_999, 1)):
         made = await stored(database, tmp_path, prompt_id=f"{number}", state=JobState.RUNNING)
         whole = JobCost((Charge("", "estimated", cost),))
-        job_recorder.outbox.news.clear()
+        job_recorder.outbox.budgets.clear()
         await job_recorder.end(
             made, JobEnd("completed", {}, {"messages": []}, {}, 1, 2, cost=whole)
         )
-        logs.append(sorted(delivery.type for delivery in await webhooks.log("w", 9)))
-        assert job_recorder.outbox.news.is_set() is (len(logs) > 1 and logs[-1] != logs[-2])
-    assert list(map(len, logs)) == [0, 1, 1, 2, 2]
+        found = [(notice.budget, notice.stage) for notice in await notices.untold()]
+        new = sorted(set(found).difference(*noted))
+        assert job_recorder.outbox.budgets.is_set() is bool(new)
+        noted.append(new)
+    assert noted == [
+        [],
+        [("soft_credits_per_month", "near")],
+        [("soft_credits_per_month", "reached")],
+        [("credits_per_day", "near")],
+        [],
+        [("credits_per_day", "reached")],
+    ]
 
 
 async def test_a_write_that_is_refused_tells_nothing_until_it_is_repeated(

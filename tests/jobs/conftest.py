@@ -15,6 +15,7 @@ from proxy.bus import EventBus
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.replay import life_of
 from proxy.engine.term import Term
+from proxy.jobs.budget_notices import BudgetRefusals
 from proxy.jobs.clients import Clients
 from proxy.jobs.engine_client import EngineClient
 from proxy.jobs.live_feed import LiveFeed
@@ -24,6 +25,7 @@ from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.views import LiveJobs
 from proxy.members.accounting import Limiter, Usage
 from proxy.members.member import Member
+from proxy.storage.budget_notices import BudgetNoticeRepository
 from proxy.storage.database import Database
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import ENGINE, LeaseRepository
@@ -47,6 +49,7 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
         limiter=Limiter(Member, Usage(UsageRepository(database))),
         checks=NoChecks(),
         estimator=estimator(),
+        refusals=BudgetRefusals(BudgetNoticeRepository(database), bus),
     )
     yield Room(JobService(submissions, supervisor, replay=life_of), bus, recorder, repository)
     await supervisor.close()

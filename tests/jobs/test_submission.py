@@ -13,6 +13,7 @@ from waiting import until
 
 from proxy.budget import MemoryBudget
 from proxy.jobs import submission
+from proxy.jobs.budget_notices import BudgetRefusals
 from proxy.jobs.clients import Clients
 from proxy.jobs.engine_client import EngineClient
 from proxy.jobs.messages import JobAnswered, JobReceived, JobReleased, SocketKnown
@@ -21,6 +22,7 @@ from proxy.jobs.submission import SubmissionService
 from proxy.jobs.views import LiveJobs
 from proxy.members.accounting import Limiter, Usage
 from proxy.members.member import Limits, Member
+from proxy.storage.budget_notices import BudgetNoticeRepository
 from proxy.storage.database import BusyError, Database
 from proxy.storage.jobs import JobKey, JobRepository
 from proxy.storage.usage import UsageRepository
@@ -55,6 +57,7 @@ class Entrance:
             limiter=Limiter(member, Usage(UsageRepository(database))),
             checks=NoChecks(),
             estimator=estimator(),
+            refusals=BudgetRefusals(BudgetNoticeRepository(database), self.bus),
         )
 
     def _hear(self, message: object) -> None:

@@ -137,7 +137,7 @@ class Replicas(RuleBasedStateMachine):
         entry = ended(ending, at=round(self.now.timestamp() * 1000))
         also = EngineWrite(usage=[usage])
         finish = partial(self.repositories[replica].finish, entry, also, keep=100)
-        self.run(finish(budget_messages=lambda _: []))
+        self.run(finish(budgets=lambda _: []))
         self.charge(ending, cost)
 
     def charge(self, ending: StoredJob, cost: int) -> None:

@@ -10,6 +10,7 @@ import pytest
 from databases import other_connection
 from storage.samples import PAYLOAD, ended, job
 
+from proxy.storage.budget_notices import BudgetNotice
 from proxy.storage.conditions import Conditions, Numbering
 from proxy.storage.database import Database, StorageError
 from proxy.storage.jobs import EngineWrite, JobRepository, StoredJob
@@ -55,12 +56,16 @@ async def put(jobs: JobRepository, wallet: Wallet, id_: str, member: str = "anna
 
 
 async def finish(jobs: JobRepository, stored: StoredJob, cost: int, day: str = DAY) -> Spending:
+    """What the member has spent with the job, which ends."""
     usage = UsageRow(day, stored.member, completed=1, credits_estimated=cost)
-    recorded = await jobs.finish(
-        ended(stored, at=NOON), EngineWrite(usage=[usage]), keep=10, budget_messages=lambda _: []
-    )
-    assert recorded.spending is not None
-    return recorded.spending
+    seen: list[Spending] = []
+
+    def look(spent: Spending) -> list[BudgetNotice]:
+        seen.append(spent)
+        return []
+
+    await jobs.finish(ended(stored, at=NOON), EngineWrite(usage=[usage]), keep=10, budgets=look)
+    return seen[-1]
 
 
 async def test_a_job_is_reserved_until_its_end_which_corrects_the_estimate(
@@ -72,7 +77,7 @@ async def test_a_job_is_reserved_until_its_end_which_corrects_the_estimate(
     assert await jobs.get("anna", "a") == first
     second = await put(jobs, wallet, "b")
     assert [spending for spending, _ in wallet.asked] == [Spending(), Spending(reserved=10)]
-    assert await finish(jobs, first, 25) == Spending(reserved=10)
+    assert await finish(jobs, first, 25) == Spending(25, 25, reserved=10)
     await put(jobs, wallet, "c")
     assert wallet.asked[-1][0] == Spending(25, 25, 10)
     assert await jobs.spending(DAY) == {"anna": Spending(25, 25, 20)}

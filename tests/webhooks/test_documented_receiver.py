@@ -12,15 +12,13 @@ import pytest
 from process import child
 from webhooks.test_messages import end, job
 
-from proxy.costs.budgets import Budget
-from proxy.storage.spending import Spending
+from proxy.storage.budget_notices import BudgetNotice
 from proxy.storage.webhooks import WebhookMessage
 from proxy.webhooks.messages import (
-    BUDGET_REACHED,
     TEST,
     TYPES,
     account_message,
-    budget_data,
+    budget_message,
     ended_data,
     message,
     started_data,
@@ -41,9 +39,12 @@ def sample(type_: str) -> WebhookMessage:
         return trial_message("anna", "wh_1")
     if type_.startswith("account."):
         return account_message(type_, "main", "no_credits")
-    if type_ == BUDGET_REACHED:
-        budget = Budget("credits_per_day", "day", 500_000, hard=True)
-        return message(type_, "anna", budget_data("anna", budget, Spending(day=500_000), 1000))
+    if type_.startswith("budget."):
+        stage = type_.removeprefix("budget.")
+        notice = BudgetNotice(
+            "anna", "credits_per_day", 500_000, stage, "2026-11-28", 500_000, refused=True, at=1000
+        )
+        return budget_message(notice)
     if type_ == "job.started":
         return message(type_, "anna", started_data(job(started_at=2000)))
     return message(type_, "anna", ended_data(job(), end(type_.removeprefix("job."))))

@@ -7,12 +7,17 @@ import re
 from pathlib import Path
 from typing import Any
 
-from proxy.costs.budgets import Budget
 from proxy.jobs.models import Job, JobContent, JobEnd
-from proxy.storage.spending import Spending
+from proxy.storage.budget_notices import BudgetNotice
 from proxy.storage.webhooks import GATEWAY
 from proxy.webhooks import messages
-from proxy.webhooks.messages import account_message, budget_data, ended_data, message, started_data
+from proxy.webhooks.messages import (
+    account_message,
+    budget_message,
+    ended_data,
+    message,
+    started_data,
+)
 
 
 def job(**fields: Any) -> Job:
@@ -107,15 +112,26 @@ def test_a_message_about_an_account_is_the_gateways() -> None:
 
 
 def test_a_budget_that_is_reached_has_its_amounts_in_credits() -> None:
-    budget = Budget("soft_credits_per_month", "month", 800_500_000, hard=False)
-    at = 1_795_867_200_000  # 2026-11-28 12:00 UTC
-    assert budget_data("anna", budget, Spending(day=1, month=801_000_000), at) == {
+    notice = BudgetNotice(
+        "anna",
+        "soft_credits_per_month",
+        800_500_000,
+        "reached",
+        "2026-11-01",
+        801_000_000,
+        refused=False,
+        at=1_795_867_200_000,  # 2026-11-28 12:00 UTC
+    )
+    made = budget_message(notice)
+    assert (made.type, made.member) == ("budget.reached", "anna")
+    assert json.loads(made.body)["data"] == {
         "member": "anna",
         "budget": "soft_credits_per_month",
         "period": "month",
         "hard": False,
         "limit": 800.5,
         "spent": 801.0,
+        "refused": False,
         "renews": 1_796_083_200_000,  # 2026-12-01
     }
 

@@ -139,7 +139,7 @@ export function view(context) {
       } }, "Cancel");
   }
 
-  /** What is spent of a budget; a budget that is reached stands out. */
+  /** What is spent of a budget; a budget that is near or reached stands out. */
   function budgetRow({ member, period, hard }) {
     const label = `${hard ? "Budget" : "Soft budget"} a ${period}`;
     const share = bar(`${label} of ${member}`), what = el("span", { class: "what" }), sum = el("span", { class: "since" });
@@ -149,9 +149,9 @@ export function view(context) {
       share.set(Math.min(1, one.limit ? (one.spent + one.reserved) / one.limit : 1));
       text(sum, `${credits(one.spent)} of ${credits(one.limit)}`);
       const parts = [gateway && label, one.reserved > 0 && `${credits(one.reserved)} for jobs under way`,
-        one.reached && "reached", `renews ${moment(one.renews)}`];
+        one.reached ? "reached" : one.near && "nearly spent", `renews ${moment(one.renews)}`];
       text(what, parts.filter(Boolean).join(" · "));
-      what.classList.toggle("bad", one.reached);
+      what.classList.toggle("bad", one.near);
     };
     return row;
   }

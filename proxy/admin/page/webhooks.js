@@ -8,7 +8,8 @@ import { showSecret } from "./tokens.js";
 /** The types of messages: the name, what it is called, whether it is chosen at first and whether it is of the gateway alone. */
 const TYPES = [
   ["job.started", "Started", false, false], ["job.completed", "Completed", true, false], ["job.failed", "Failed", true, false],
-  ["job.cancelled", "Cancelled", true, false], ["budget.reached", "Budget reached", false, false], ["account.unavailable", "Account unavailable", false, true],
+  ["job.cancelled", "Cancelled", true, false], ["budget.near", "Budget nearly spent", false, false], ["budget.reached", "Budget reached", false, false],
+  ["account.unavailable", "Account unavailable", false, true],
   ["account.recovered", "Account recovered", false, true],
 ];
 const LABELS = new Map(TYPES.map(([name, label]) => [name, label]));

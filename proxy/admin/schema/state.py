@@ -67,7 +67,8 @@ class ServerShown(TypedDict):
 
 class BudgetShown(TypedDict):
     """A budget of a member, in credits. `reserved` is what the jobs under way are expected to cost;
-    a budget that is not `hard` refuses nothing. It `renews` at midnight (UTC) or with the month."""
+    a budget that is not `hard` refuses nothing. It is `near` from 80 % on, and `renews` at midnight
+    (UTC) or with the month."""
 
     member: str
     name: str
@@ -76,6 +77,7 @@ class BudgetShown(TypedDict):
     limit: float
     spent: float
     reserved: float
+    near: bool
     reached: bool
     renews: int
 

@@ -479,6 +479,22 @@ def _create_webhooks() -> None:
 
 def _create_billing() -> None:
     op.create_table(
+        "budget_notices",
+        sa.Column("member", AnyText(), nullable=False),
+        sa.Column("budget", sa.Text(), nullable=False),
+        sa.Column("amount", sa.BigInteger(), nullable=False),
+        sa.Column("stage", sa.Text(), nullable=False),
+        sa.Column("began", sa.Text(), nullable=False),
+        sa.Column("spent", sa.BigInteger(), nullable=False),
+        sa.Column("refused", sa.Boolean(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("told", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint(
+            "member", "budget", "amount", "stage", "began", name=op.f("pk_budget_notices")
+        ),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
         "billing",
         sa.Column("account", AnyText(), nullable=False),
         sa.Column("access", sa.Text(), nullable=False),

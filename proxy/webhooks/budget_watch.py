@@ -1,0 +1,49 @@
+"""Tells webhooks of the budgets that were noted as near or reached."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+
+from proxy.storage.budget_notices import BudgetNoticeRepository
+from proxy.storage.database import FencedError, StorageError
+from proxy.storage.leases import Fence
+from proxy.webhooks.messages import budget_message
+from proxy.webhooks.outbox import Outbox
+
+log = structlog.get_logger(__name__)
+
+#: Seconds after which it looks although it heard of nothing: the bus may lose messages.
+INTERVAL = 30.0
+#: Seconds before it looks again when the storage refuses.
+_AGAIN = 1.0
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class BudgetWatch:
+    """Makes messages of notices, for the engine that has the `fence`."""
+
+    repository: BudgetNoticeRepository
+    outbox: Outbox
+    fence: Fence
+
+    async def run(self) -> None:
+        """Tell what was noted, until cancelled."""
+        while True:
+            self.outbox.budgets.clear()
+            try:
+                if notices := await self.repository.untold():
+                    await self.repository.tell(notices, budget_message, fence=self.fence)
+                    self.outbox.news.set()
+            except FencedError:
+                await asyncio.Event().wait()  # another engine tells; this one is stopped
+            except StorageError as error:
+                log.warning("webhooks_save_failed", error=str(error))
+                await asyncio.sleep(_AGAIN)
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(INTERVAL):
+                    await self.outbox.budgets.wait()

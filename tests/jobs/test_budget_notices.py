@@ -1,0 +1,62 @@
+"""Refusals of a budget are noted once, whatever the storage does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backend import open_database
+
+from proxy.bus import EventBus
+from proxy.costs.budgets import Budget, Budgets
+from proxy.jobs.budget_notices import TOPIC, BudgetNoted, BudgetRefusals, notices_of
+from proxy.storage.budget_notices import BudgetNotice, BudgetNoticeRepository
+from proxy.storage.database import StorageError
+from proxy.storage.spending import Spending
+
+DAY = Budget("credits_per_day", "day", 100, hard=True)
+MONTH = Budget("credits_per_month", "month", 1000, hard=True)
+#: 2026-11-28 12:00 UTC, in ms.
+NOON = 1_795_867_200_000
+
+
+def test_a_notice_names_the_first_day_of_its_period() -> None:
+    day, month = notices_of(Budgets((DAY, MONTH)), "anna", NOON, Spending(day=80, month=1000))
+    assert (day.stage, day.began, day.spent) == ("near", "2026-11-28", 80)
+    assert (month.stage, month.began, month.spent) == ("reached", "2026-11-01", 1000)
+
+
+async def test_the_first_refusal_is_noted_and_others_are_not(tmp_path: Path) -> None:
+    database = await open_database(tmp_path)
+    notices, bus, heard = BudgetNoticeRepository(database), EventBus(), []
+    bus.subscribe(TOPIC, heard.append)
+    for _ in range(2):  # as two replicas do
+        refusals = BudgetRefusals(notices, bus)
+        for _ in range(3):
+            await refusals.note("anna", DAY, Spending(day=10))
+    (noted,) = await notices.untold()
+    assert (noted.stage, noted.refused, noted.spent) == ("reached", True, 10)
+    await bus.flush()
+    assert heard == [BudgetNoted()]
+    await database.close()
+
+
+class FullRepository(BudgetNoticeRepository):
+    """A storage that takes nothing at first."""
+
+    refusals = 1
+
+    async def note(self, notice: BudgetNotice) -> bool:
+        if self.refusals:
+            self.refusals -= 1
+            raise StorageError("the disk is full")
+        return await super().note(notice)
+
+
+async def test_a_refusal_that_was_not_written_is_written_with_the_next(tmp_path: Path) -> None:
+    database = await open_database(tmp_path)
+    notices = FullRepository(database)
+    refusals = BudgetRefusals(notices, EventBus())
+    for count in (0, 1):
+        await refusals.note("anna", DAY, Spending())
+        assert len(await notices.untold()) == count
+    await database.close()

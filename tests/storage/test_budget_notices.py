@@ -1,0 +1,64 @@
+"""A budget is noted once in its day or month, and told to webhooks once."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from msgspec.structs import replace
+
+from proxy.storage.budget_notices import BudgetNotice, BudgetNoticeRepository
+from proxy.storage.database import Database
+from proxy.storage.webhooks import StoredWebhook, WebhookMessage, WebhookRepository
+
+NEAR = BudgetNotice(
+    "anna", "credits_per_day", 100, "near", "2026-11-28", 80, refused=False, at=1000
+)
+REACHED = replace(NEAR, stage="reached", spent=100, at=2000)
+
+
+def message(notice: BudgetNotice) -> WebhookMessage:
+    return WebhookMessage(f"m{notice.at}", f"budget.{notice.stage}", notice.member, b"{}", 0)
+
+
+@pytest.fixture
+def notices(database: Database) -> BudgetNoticeRepository:
+    return BudgetNoticeRepository(database)
+
+
+async def test_a_notice_is_new_once(notices: BudgetNoticeRepository) -> None:
+    again = replace(NEAR, spent=90, at=5000)
+    assert [await notices.note(each) for each in (NEAR, again, REACHED)] == [True, False, True]
+    assert await notices.untold() == [NEAR, REACHED]
+
+
+async def test_another_limit_and_another_period_are_new(notices: BudgetNoticeRepository) -> None:
+    for notice in (NEAR, replace(NEAR, amount=200), replace(NEAR, began="2026-11-29")):
+        assert await notices.note(notice)
+
+
+async def test_what_was_told_of_an_earlier_period_is_forgotten(
+    notices: BudgetNoticeRepository,
+) -> None:
+    await notices.note(NEAR)
+    await notices.tell([NEAR], message)
+    await notices.note(REACHED)
+    tomorrow = replace(NEAR, began="2026-11-29")
+    await notices.note(tomorrow)
+    assert await notices.note(NEAR)  # its row is gone, the untold one is not
+    assert not await notices.note(REACHED)
+
+
+async def test_webhooks_are_told_once_whoever_tells(
+    database: Database, notices: BudgetNoticeRepository
+) -> None:
+    webhooks = WebhookRepository(database)
+    types = b'["budget.near", "budget.reached"]'
+    await webhooks.add(StoredWebhook("w", "anna", "http://h/", types, b"", 0), limit=9)
+    for notice in (NEAR, REACHED):
+        await notices.note(notice)
+    found = await notices.untold()
+    await asyncio.gather(*(notices.tell(found, message) for _ in range(3)))
+    sent = sorted(delivery.type for delivery in await webhooks.log("w", 9))
+    assert sent == ["budget.near", "budget.reached"]
+    assert await notices.untold() == []
