@@ -173,6 +173,7 @@ async def run_engine(
                     resources.accounting.limiter,
                     jobs.service.submissions.estimator,
                     run_times,
+                    jobs.service.submissions.refusals,
                     refuses=settings.over_budget == "refuse",
                 ),
             ),

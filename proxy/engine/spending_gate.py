@@ -19,6 +19,7 @@ from proxy.costs.job_cost import seconds_cost
 from proxy.engine.accounts import Account
 from proxy.engine.run_times import RunTimes
 from proxy.engine.term import Term
+from proxy.jobs.budget_notices import BudgetRefusals
 from proxy.jobs.estimates import JobEstimator, running_cost
 from proxy.jobs.models import Job, JobState
 from proxy.members.accounting import Limiter
@@ -88,13 +89,14 @@ class ClaimRefusedError(Exception):
 @dataclass(eq=False, repr=False)
 class SpendingGate:
     """What jobs pass before they are sent. With `refuses` a job that a budget does not allow is
-    refused, without it waits until the budget allows it."""
+    refused, without it waits until the budget allows it. `refusals` takes note of the first."""
 
     jobs: JobRepository
     term: Term
     limiter: Limiter
     estimator: JobEstimator
     run_times: RunTimes
+    refusals: BudgetRefusals
     refuses: bool = False
 
     async def enter(self, job: Job, account: Account) -> None:
@@ -120,6 +122,9 @@ class SpendingGate:
             claim, JobState.SUBMITTING.value, EngineWrite(self.term.fence)
         )
         if refused is not None:
+            if refused.left is not None:
+                spent = refused.budget.limit - refused.left
+                await self.refusals.note(job.member, refused.budget, spent)
             raise self._error(claim.estimate, refused, at)
 
     def _error(self, estimate: int, refused: Shortfall, at: float) -> ClaimRefusedError:

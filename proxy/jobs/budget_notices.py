@@ -31,11 +31,14 @@ class BudgetNoted(BusMessage, frozen=True):
 def notices_of(budgets: Budgets, member: str, at: int, spent: Spending) -> list[BudgetNotice]:
     """Return the notices about the budgets of which a member has spent much or all at a time
     (ms)."""
-    return [_notice(member, budget, stage, spent, at) for budget, stage in budgets.stages(spent)]
+    return [
+        _notice(member, budget, stage, budget.spent(spent), at)
+        for budget, stage in budgets.stages(spent)
+    ]
 
 
 def _notice(
-    member: str, budget: Budget, stage: Stage, spent: Spending, at: int, *, refused: bool = False
+    member: str, budget: Budget, stage: Stage, spent: int, at: int, *, refused: bool = False
 ) -> BudgetNotice:
     return BudgetNotice(
         member=member,
@@ -43,7 +46,7 @@ def _notice(
         amount=budget.limit,
         stage=stage,
         began=budget.began(day_of(at / 1000)),
-        spent=budget.spent(spent),
+        spent=spent,
         refused=refused,
         at=at,
     )
@@ -73,8 +76,9 @@ class BudgetRefusals:
         default_factory=lambda: LRUCache(MAX_REMEMBERED)
     )
 
-    async def note(self, member: str, budget: Budget, spent: Spending) -> None:
-        """Note that a budget has refused a job. Never raises: the job is refused either way."""
+    async def note(self, member: str, budget: Budget, spent: int) -> None:
+        """Note that a budget of which so much is spent has refused a job. Never raises: the job is
+        refused either way."""
         notice = _notice(member, budget, "reached", spent, clock.now(), refused=True)
         if notice.key in self._known:
             return

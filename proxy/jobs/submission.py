@@ -186,7 +186,8 @@ class SubmissionService:
             stored = await self.repository.insert(row, payload, conditions)
         except (JobLivesError, DayFullError, QueueFullError, OverBudgetError) as error:
             if isinstance(error, OverBudgetError):
-                await self.refusals.note(job.member, error.budget, error.spent)
+                spent = error.budget.spent(error.spent)
+                await self.refusals.note(job.member, error.budget, spent)
             raise self._refusal(job, error) from None
         job.order, job.number, job.estimate = stored.order, stored.number, stored.estimate
         self.live.keep_sent(stored, payload)

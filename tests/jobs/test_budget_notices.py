@@ -32,7 +32,7 @@ async def test_the_first_refusal_is_noted_and_others_are_not(tmp_path: Path) -> 
     for _ in range(2):  # as two replicas do
         refusals = BudgetRefusals(notices, bus)
         for _ in range(3):
-            await refusals.note("anna", DAY, Spending(day=10))
+            await refusals.note("anna", DAY, 10)
     (noted,) = await notices.untold()
     assert (noted.stage, noted.refused, noted.spent) == ("reached", True, 10)
     await bus.flush()
@@ -57,6 +57,6 @@ async def test_a_refusal_that_was_not_written_is_written_with_the_next(tmp_path:
     notices = FullRepository(database)
     refusals = BudgetRefusals(notices, EventBus())
     for count in (0, 1):
-        await refusals.note("anna", DAY, Spending())
+        await refusals.note("anna", DAY, 0)
         assert len(await notices.untold()) == count
     await database.close()

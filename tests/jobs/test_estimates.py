@@ -58,7 +58,7 @@ async def test_a_job_beyond_the_budget_says_what_is_left() -> None:
     with pytest.raises(OverBudgetError) as refused:
         reservation.decide(Spending(day=1_000_000, month=1_000_000, reserved=500_000), 2000.0)
     error = refused.value
-    assert (error.left, error.estimate) == (8_500_000, 8_540_000)
+    assert (error.budget.left(error.spent), error.estimate) == (8_500_000, 8_540_000)
     assert error.budget.name == "credits_per_day"
 
 
