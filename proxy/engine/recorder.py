@@ -209,8 +209,12 @@ class JobRecorder:
             self.outbox.budgets.set()
         return recorded
 
-    async def _write(self, write: Awaitable[T]) -> T:
-        """Run a write of this term. Raises `StorageError`."""
+    async def _write(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Run a write of this term. Raises `StorageError`.
+
+        Once the term is over nothing is told of what it decides, so that it must not be written
+        either, also where no other engine has begun.
+        """
         try:
             self.term.check()
             return await write()
