@@ -210,7 +210,7 @@ class DeploymentClient:
         try:
             return await self._submit(prompt, body_of(graph, prompt.extra_data, outputs, label))
         except CloudRefused as error:
-            if label is None or code_of(error.body) not in _NO_LABELS:
+            if label is None or not _refuses_labels(error):
                 raise _explained(error) from None
         # The key is released by the refusal.
         self.observations.learn(_LABELS, "refused")
@@ -418,6 +418,13 @@ def _explained(error: CloudRefused) -> CloudRefused:
 
 def _has_no_list(error: CloudError) -> bool:
     return isinstance(error, CloudRefused) and code_of(error.body) == "public_deployment_no_list"
+
+
+def _refuses_labels(error: CloudRefused) -> bool:
+    """Return whether a refusal is about the labels; comfy-api-proxy has no code of its own for
+    that."""
+    code = code_of(error.body)
+    return code in _NO_LABELS or (code == "invalid_request" and "'metadata'" in str(error))
 
 
 def _label_of(item: Mapping[str, Any]) -> object:
