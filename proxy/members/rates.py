@@ -21,13 +21,22 @@ class Bucket:
 
     def spend(self, now: float) -> float:
         """Take a token. Return 0, or the seconds until there will be one."""
-        if self.at is not None:
-            self.filled = min(self.size, self.filled + max(0.0, now - self.at) * self.rate)
-        self.at = now
+        self._fill(now)
         if self.filled >= 1:
             self.filled -= 1
             return 0.0
         return (1 - self.filled) / self.rate
+
+    def charge(self, now: float, amount: float) -> float:
+        """Take tokens that are used already. Return the seconds until none is owed."""
+        self._fill(now)
+        self.filled -= amount
+        return max(0.0, -self.filled / self.rate)
+
+    def _fill(self, now: float) -> None:
+        if self.at is not None:
+            self.filled = min(self.size, self.filled + max(0.0, now - self.at) * self.rate)
+        self.at = now
 
 
 class Buckets:
@@ -43,7 +52,14 @@ class Buckets:
 
     def spend(self, owner: str, now: float) -> float:
         """Take a token of the owner. Return 0, or the seconds until there will be one."""
+        return self._of(owner).spend(now)
+
+    def charge(self, owner: str, now: float, amount: float) -> float:
+        """Take tokens of the owner that are used already. Return the seconds until it owes none."""
+        return self._of(owner).charge(now, amount)
+
+    def _of(self, owner: str) -> Bucket:
         bucket = self._buckets.get(owner)
         if bucket is None:
             bucket = self._buckets[owner] = Bucket(self._rate, self._size)
-        return bucket.spend(now)
+        return bucket

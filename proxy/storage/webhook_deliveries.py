@@ -5,17 +5,17 @@ It holds a delivery for the time of an attempt, so that no other engine sends it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import BigInteger, Connection, bindparam, delete, func, select, update
+from sqlalchemy import BigInteger, Connection, bindparam, delete, exists, func, select, update
 
 from proxy.storage.database import Repository
 from proxy.storage.leases import Fence, check_fence, database_now
 from proxy.storage.statements import run
-from proxy.storage.webhooks import deliveries, drop_waiting, webhooks
+from proxy.storage.webhooks import deliveries, drop_waiting, stored_messages, webhooks
 
 #: Attempts of an endpoint at once.
 _MAX_CONCURRENT = 4
@@ -55,10 +55,27 @@ class Attempted(Struct, frozen=True):
 
 
 class Outlook(Struct, frozen=True):
-    """The types of messages that any endpoint wants, and seconds until the next attempt."""
+    """The types of messages that any endpoint wants, seconds until the next attempt, and the
+    endpoints of attempts that are gone."""
 
     types: frozenset[str]
     wait: float | None
+    gone: frozenset[str] = frozenset()
+
+
+class AttemptPlaces(Protocol):
+    """Places for attempts, of which owners take some."""
+
+    def take(self, owner: str) -> bool:
+        """Take a place for an attempt of an owner; return whether there was one."""
+
+
+class AnyPlaces:
+    """Places for all."""
+
+    def take(self, _owner: str) -> bool:
+        """Return that there is one."""
+        return True
 
 
 _W, _D = webhooks.c, deliveries.c
@@ -77,8 +94,9 @@ _OLDEST = (
     .scalar_subquery()
 )
 _DUE = (
-    select(_W.id, _W.failing_since)
+    select(_W.id, _W.failing_since, _W.member)
     .where(
+        _W.member.not_in(bindparam("owners", expanding=True)),
         _W.id.not_in(bindparam("full", expanding=True)),
         _W.failing_since.is_(None) | _W.id.not_in(bindparam("busy", expanding=True)),
         _OLDEST.is_not(None),
@@ -114,37 +132,66 @@ _BRING_FORWARD = (
     .values(due=bindparam("now", type_=BigInteger))
 )
 _CLAIMED = (
-    select(deliveries, _W.member, _W.secret, _W.url.label("endpoint"), _W.failing_since)
+    select(
+        deliveries,
+        stored_messages.c.body,
+        _W.member,
+        _W.secret,
+        _W.url.label("endpoint"),
+        _W.failing_since,
+    )
     .join(webhooks, _W.id == _D.webhook)
+    .join(stored_messages, stored_messages.c.id == _D.message)
     .where(_D.webhook == bindparam("w"), _D.message == bindparam("i"))
+)
+_KNOWN = select(_W.id).where(_W.id.in_(bindparam("ids", expanding=True)))
+#: Bodies that no delivery waits for.
+_ENDED_BODIES = delete(stored_messages).where(
+    stored_messages.c.id.not_in(select(_D.message).where(_D.due.is_not(None)))
+)
+_ENDED_BODY = delete(stored_messages).where(
+    stored_messages.c.id == bindparam("i"),
+    ~exists().where(_D.message == bindparam("i"), _D.due.is_not(None)),
 )
 
 
 class WebhookDeliveryRepository(Repository):
     """The deliveries to all endpoints, for the engine."""
 
-    async def outlook(self) -> Outlook:
-        """Return what endpoints want, and when the next attempt is due."""
+    async def outlook(self, under_way: Collection[str] = ()) -> Outlook:
+        """Return what endpoints want, when the next attempt is due, and which of the endpoints with
+        attempts that are `under_way` are gone."""
+        ids = list(under_way)
 
         def work(connection: Connection) -> Outlook:
             lists = connection.execute(_ALL_TYPES).scalars()
             types = frozenset(name for found in lists for name in msgspec.json.decode(found))
+            known = connection.execute(_KNOWN, {"ids": ids}).scalars() if ids else ()
+            gone = frozenset(ids).difference(known)
             due = connection.execute(_NEXT).scalar()
             if due is None:
-                return Outlook(types, None)
+                return Outlook(types, None, gone)
             now = connection.execute(_NOW).scalar_one()
-            return Outlook(types, max(0, due - now) / 1000)
+            return Outlook(types, max(0, due - now) / 1000, gone)
 
         return await self.database.read(work)
 
     async def claim(
-        self, limit: int, under_way: Mapping[str, int], *, hold: float, fence: Fence
+        self,
+        limit: int,
+        under_way: Mapping[str, int],
+        *,
+        hold: float,
+        fence: Fence,
+        places: Callable[[], AttemptPlaces] = AnyPlaces,
+        excluded: Collection[str] = (),
     ) -> list[Claimed]:
         """Return at most `limit` deliveries that are due, which no engine attempts again within
-        `hold` seconds.
+        `hold` seconds; none of the owners that are `excluded`.
 
         An endpoint gets `_MAX_CONCURRENT` attempts at once, counted with those that are
-        `under_way`, and one while it fails.
+        `under_way`, and one while it fails; an owner as many as it gets `places`, which are made
+        for each try of the transaction.
         """
 
         def work(connection: Connection) -> list[Claimed]:
@@ -153,12 +200,16 @@ class WebhookDeliveryRepository(Repository):
             busy = list(under_way)
             full = [id_ for id_ in busy if under_way[id_] >= _MAX_CONCURRENT]
             due = {"full": full, "busy": busy, "now": now, "limit": limit}
+            due["owners"] = list(excluded)
+            free = places()
             claimed: list[Claimed] = []
             for row in connection.execute(_DUE, due).all():
                 room = 1 if row.failing_since is not None else _MAX_CONCURRENT
                 room = min(room - under_way.get(row.id, 0), limit - len(claimed))
                 of = {"w": row.id, "now": now, "limit": max(0, room)}
                 for message in connection.execute(_DUE_OF, of).scalars().all():
+                    if not free.take(row.member):
+                        break
                     key = {"w": row.id, "i": message}
                     until = now + round(hold * 1000)
                     connection.execute(_HOLD, {**key, "until": until, "now": now})
@@ -184,7 +235,11 @@ class WebhookDeliveryRepository(Repository):
                 "about": attempted.note,
             }
             settle = _SETTLE if attempted.wait is None else _SETTLE_WAITING
-            if not connection.execute(settle, values).rowcount or claimed.of_job:
+            if not connection.execute(settle, values).rowcount:
+                return False
+            if attempted.wait is None:
+                connection.execute(_ENDED_BODY, {"i": claimed.message})
+            if claimed.of_job:
                 return False
             return _judge(connection, claimed, attempted, now)
 
@@ -203,7 +258,7 @@ class WebhookDeliveryRepository(Repository):
 
     async def forget(self, before: int) -> None:
         """Delete ended deliveries from before a moment (ms), and those beyond the newest `KEPT` of
-        each endpoint."""
+        each endpoint, and the bodies of messages that are on their way to nobody."""
         ended = _D.due.is_(None)
 
         def work(connection: Connection) -> None:
@@ -216,6 +271,7 @@ class WebhookDeliveryRepository(Repository):
                 last = connection.execute(oldest.limit(1)).scalar()
                 if last is not None:
                     connection.execute(delete(deliveries).where(*mine, _D.created < last))
+            connection.execute(_ENDED_BODIES)
 
         await self.database.write(work)
 

@@ -57,18 +57,17 @@ class StoredWebhook(Struct, frozen=True):
 class StoredDelivery(Struct, frozen=True):
     """A message on its way to an endpoint, or its end.
 
-    `message` is its id and `body` its JSON; `url` is that of a job, empty for the endpoint's.
-    `attempts` were begun, the last one `attempted`; it ended with the HTTP `status`, or without an
-    answer, and the `note` says what went wrong. The next one is `due` by the clock of the database,
-    `None` once there is none: then the `outcome` is `delivered`, `failed` or `dropped`, before it
-    is `waiting`. Other times are ms since 1970.
+    `message` is its id, of which `StoredMessage` has the body; `url` is that of a job, empty for
+    the endpoint's. `attempts` were begun, the last one `attempted`; it ended with the HTTP
+    `status`, or without an answer, and the `note` says what went wrong. The next one is `due` by
+    the clock of the database, `None` once there is none: then the `outcome` is `delivered`,
+    `failed` or `dropped`, before it is `waiting`. Other times are ms since 1970.
     """
 
     webhook: PlainText
     message: PlainText
     type: PlainText
     url: str
-    body: bytes
     created: int
     due: int | None = 0
     attempts: int = 0
@@ -78,6 +77,13 @@ class StoredDelivery(Struct, frozen=True):
     note: str = ""
 
 
+class StoredMessage(Struct, frozen=True):
+    """The JSON of a message, once for all its deliveries that are not over."""
+
+    id: PlainText
+    body: bytes
+
+
 webhooks = table_of(StoredWebhook, "webhooks", Index("ix_webhooks_member", "member"), keys=("id",))
 deliveries = table_of(
     StoredDelivery,
@@ -85,8 +91,10 @@ deliveries = table_of(
     Index("ix_webhook_deliveries_due", "due"),
     Index("ix_webhook_deliveries_webhook_due_created", "webhook", "due", "created"),
     Index("ix_webhook_deliveries_webhook_created", "webhook", "created"),
+    Index("ix_webhook_deliveries_message", "message"),
     keys=("webhook", "message"),
 )
+stored_messages = table_of(StoredMessage, "webhook_messages", keys=("id",))
 
 
 class WebhookMessage(Struct, frozen=True):
@@ -119,6 +127,7 @@ _WANTING = select(_W.id, _W.types).where(
 _FOR_JOBS = select(_W.id).where(_W.member == bindparam("m"), _W.url == "")
 _ADD = insert(webhooks)
 _DELIVER = Upsert(deliveries, how="keep")
+_STORE = Upsert(stored_messages, how="keep")
 
 
 class WebhookRepository(Repository):
@@ -249,7 +258,8 @@ def remove_webhooks(connection: Connection, members: Collection[str]) -> None:
 
 
 def _deliver(connection: Connection, id_: str, message: WebhookMessage, url: str = "") -> None:
-    delivery = StoredDelivery(id_, message.id, message.type, url, message.body, message.created)
+    run(connection, _STORE, asdict(StoredMessage(message.id, message.body)))
+    delivery = StoredDelivery(id_, message.id, message.type, url, message.created)
     run(connection, _DELIVER, asdict(delivery))
 
 

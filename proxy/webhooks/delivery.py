@@ -1,21 +1,28 @@
 """Delivers what waits for endpoints: the part of the engine that runs under its lease.
 
-Attempts run beside each other. Of one endpoint a few are under way at once, and one while it fails,
-so that an endpoint that does not answer holds up no other. Deliveries are claimed with the fence of
-the lease; what was under way when a process died is repeated with the same id.
+Attempts run beside each other. Of one endpoint a few are under way at once, and one while it fails;
+the endpoints of one owner have a share of all places, and of the bytes of an hour. So endpoints
+that do not answer hold up nobody else's, and a deleted one gives its places back at once.
+Deliveries are claimed with the fence of the lease; what was under way when a process died is
+repeated with the same id.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
 from proxy import clock
+from proxy.members.rates import Buckets
 from proxy.metrics import Metrics
+from proxy.owners import Owner
+from proxy.pool import Pool
 from proxy.storage.database import FencedError, StorageError
 from proxy.storage.encryption import Cipher
 from proxy.storage.leases import Fence
@@ -30,10 +37,35 @@ log = structlog.get_logger(__name__)
 
 #: Attempts under way at once; fewer than the connections that a session may have.
 MAX_CONCURRENT = 90
+#: Attempts that any owner may have under way, however many others have.
+MIN_PLACES = 4
+#: Bytes of messages that the endpoints of an owner are sent in an hour.
+MAX_BYTES_AN_HOUR = 32 * 1024 * 1024
 #: Seconds between two looks for what nothing has announced, and after a failure of the storage.
 INTERVAL, _RETRY_DELAY = 5.0, 1.0
 #: Seconds between two clean-ups, and days for which ended deliveries stay in the log.
 _CLEANING_INTERVAL, _LOG_DAYS = 3600.0, 7
+
+
+class OwnersPlaces:
+    """The places for attempts, of which the `owners` of those under way have one each."""
+
+    def __init__(self, owners: Iterable[str]) -> None:
+        self._pool = Pool(MAX_CONCURRENT, MIN_PLACES)
+        for owner in owners:
+            self._pool.take(_owner(owner), 1)
+
+    def take(self, owner: str) -> bool:
+        """Take a place for an attempt of an owner; return whether there was one."""
+        return self._pool.take(_owner(owner), 1)
+
+    def is_full(self, owner: str) -> bool:
+        """Return whether an owner gets no further place."""
+        return not self._pool.fits(_owner(owner), 1)
+
+
+def _owner(member: str) -> Owner:
+    return Owner(member or "the gateway")  # which is no name of a member
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -48,7 +80,12 @@ class WebhookDelivery:
     metrics: Metrics
     fence: Fence
     schedule: RetrySchedule = field(default_factory=RetrySchedule)
-    _under_way: Counter[str] = field(default_factory=Counter)
+    _under_way: dict[asyncio.Task[None], Claimed] = field(default_factory=dict)
+    #: What owners may send, and until when (loop time) those are excluded that have sent more.
+    _bytes: Buckets = field(
+        default_factory=lambda: Buckets(MAX_BYTES_AN_HOUR / 3600, MAX_BYTES_AN_HOUR)
+    )
+    _excluded: dict[str, float] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Deliver, until cancelled."""
@@ -71,22 +108,57 @@ class WebhookDelivery:
     async def _begin(self, tasks: asyncio.TaskGroup) -> float:
         """Begin the attempts that are due and have room; return the seconds until the next look.
         Raises `StorageError`."""
-        outlook = await self.deliveries.outlook()
+        outlook = await self.deliveries.outlook(
+            {claimed.webhook for claimed in self._under_way.values()}
+        )
+        for task, claimed in self._under_way.items():
+            if claimed.webhook in outlook.gone:
+                task.cancel()
         if not self.outbox.news.is_set():
             self.outbox.wanted = outlook.types
-        room = MAX_CONCURRENT - self._under_way.total()
+        room = MAX_CONCURRENT - len(self._under_way)
         if outlook.wait is None or outlook.wait > 0 or room <= 0:
             return min(INTERVAL, outlook.wait or INTERVAL)
-        claimed = await self.deliveries.claim(
-            room, dict(self._under_way), hold=self.schedule.hold, fence=self.fence
+        owners = [claimed.member for claimed in self._under_way.values()]
+        places = OwnersPlaces(owners)
+        found = await self.deliveries.claim(
+            room,
+            Counter(claimed.webhook for claimed in self._under_way.values()),
+            hold=self.schedule.hold,
+            fence=self.fence,
+            places=partial(OwnersPlaces, owners),
+            excluded=[*self._in_debt(), *filter(places.is_full, set(owners))],
         )
-        for delivery in claimed:
-            self._under_way[delivery.webhook] += 1
-            tasks.create_task(self._attempt(delivery), name=f"webhook {delivery.webhook}")
-        return 0.0 if claimed else INTERVAL
+        for delivery in found:
+            name = f"webhook {delivery.webhook}"
+            task = tasks.create_task(self._attempt(delivery), name=name)
+            self._under_way[task] = delivery
+            task.add_done_callback(self._ended)
+        return 0.0 if found else INTERVAL
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Give the place of an attempt back, also of one that was cancelled before it began."""
+        del self._under_way[task]
+        self.outbox.news.set()
+
+    def _in_debt(self) -> Collection[str]:
+        """Return the owners that have sent more than they may."""
+        now = asyncio.get_running_loop().time()
+        self._excluded = {owner: until for owner, until in self._excluded.items() if until > now}
+        return self._excluded
+
+    def _charge(self, claimed: Claimed) -> None:
+        """Charge an owner for a message that was sent, whether it has arrived or not."""
+        now = asyncio.get_running_loop().time()
+        wait = self._bytes.charge(claimed.member, now, len(claimed.body))
+        if wait:
+            if claimed.member not in self._excluded:
+                log.warning("webhooks_limited", member=claimed.member, seconds=round(wait))
+            self._excluded[claimed.member] = now + wait
 
     async def _attempt(self, claimed: Claimed) -> None:
         try:
+            self._charge(claimed)
             answer = await self._send(claimed)
             attempted = self._judged(claimed, answer)
             log.info(
@@ -105,11 +177,6 @@ class WebhookDelivery:
         except StorageError as error:
             # The delivery is attempted again when it is held no longer.
             log.warning("webhook_save_failed", webhook=claimed.webhook, error=str(error))
-        finally:
-            self._under_way[claimed.webhook] -= 1
-            if not self._under_way[claimed.webhook]:
-                del self._under_way[claimed.webhook]
-            self.outbox.news.set()
 
     async def _send(self, claimed: Claimed) -> EndpointAnswer:
         """Send a message, and return what became of it. Raises `StorageError`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from proxy import randomness
 from proxy.clock import now
@@ -53,8 +53,11 @@ STARTED: MessageType = "job.started"
 #: Sent by the test of an endpoint, which cannot choose it.
 TEST = "webhook.test"
 
-#: Files that a message names, and characters of a text that a client or the cloud chose.
-MAX_OUTPUTS, MAX_TEXT = 100, 1000
+#: Bytes of a message, files that it names, and characters of a text that a client or the cloud
+#: chose.
+MAX_BYTES, MAX_OUTPUTS, MAX_TEXT = 64 * 1024, 100, 1000
+#: Bytes of a message beside its data, and between two outputs.
+_FRAME, _SEPARATOR = 200, 2
 
 
 def message(
@@ -80,17 +83,25 @@ def started_data(job: Job) -> dict[str, Any]:
 
 
 def ended_data(job: Job, end: JobEnd) -> dict[str, Any]:
-    """Return the `data` of a message about a job that has ended."""
-    outputs = list(_outputs(end.outputs))
-    return {
+    """Return the `data` of a message about a job that has ended, with as many outputs as fit."""
+    data: dict[str, Any] = {
         **_job(job),
         "state": end.outcome,
         "started": end.started_at,
         "ended": end.ended_at,
-        "outputs": outputs[:MAX_OUTPUTS],
-        "output_count": len(outputs),
+        "outputs": [],
+        "output_count": 0,
+        "outputs_url": f"/history/{quote(job.prompt_id, safe='')}",
         "error": _error(end),
     }
+    room = MAX_BYTES - _FRAME - len(codec.dump_bytes(data))
+    for output in _outputs(end.outputs):
+        data["output_count"] += 1
+        if data["output_count"] <= MAX_OUTPUTS and room > 0:
+            room -= len(codec.dump_bytes(output)) + _SEPARATOR
+            if room > 0:
+                data["outputs"].append(output)
+    return data
 
 
 def budget_message(notice: BudgetNotice) -> WebhookMessage:

@@ -206,3 +206,11 @@ def test_memory_is_bounded() -> None:
     for number in range(limits.MAX_ADDRESSES + 100):
         slow.count(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
     assert len(slow._buckets) == limits.MAX_ADDRESSES
+
+
+def test_a_bucket_that_owes_tokens_says_when_it_owes_none() -> None:
+    bucket = Bucket(rate=2, size=10)
+    assert bucket.charge(0.0, 10) == 0
+    assert bucket.charge(0.0, 4) == 2.0
+    assert bucket.charge(1.0, 0) == 1.0
+    assert bucket.charge(3.0, 0) == 0

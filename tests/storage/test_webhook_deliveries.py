@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, select
 from storage.webhook_room import AGAIN, DELIVERED, Room, add, endpoint, leading_room, message
 
 from proxy.storage import webhook_deliveries as module
 from proxy.storage.database import Database, FencedError
 from proxy.storage.webhook_deliveries import Attempted
-from proxy.storage.webhooks import GATEWAY
+from proxy.storage.webhooks import GATEWAY, stored_messages
 
 
 @pytest.fixture
@@ -213,7 +213,7 @@ def test_a_claim_reads_no_more_of_an_endpoint_than_it_claims(tmp_path: Path) -> 
     engine = create_engine(f"sqlite:///{tmp_path / 'plans'}")
     module.webhooks.create(engine)
     module.deliveries.create(engine)
-    every = {"full": ["one"], "busy": ["one"], "now": 1, "limit": 1, "w": "one"}
+    every = {"owners": ["bob"], "full": ["one"], "busy": ["one"], "now": 1, "limit": 1, "w": "one"}
     with engine.connect() as connection:
         for query in (module._DUE, module._DUE_OF):
             known = {name: every[name] for name in query.compile().params if name in every}
@@ -223,3 +223,46 @@ def test_a_claim_reads_no_more_of_an_endpoint_than_it_claims(tmp_path: Path) -> 
             assert steps
             assert all("ix_webhook_deliveries_webhook_due_created" in step for step in steps)
     engine.dispose()
+
+
+async def bodies(room: Room) -> list[str]:
+    """The ids of the messages whose bodies are stored."""
+    rows = await room.database.read(
+        lambda connection: connection.execute(select(stored_messages.c.id)).scalars().all()
+    )
+    return sorted(rows)
+
+
+async def test_the_body_of_a_message_is_stored_once_until_its_last_delivery_is_over(
+    room: Room,
+) -> None:
+    await add(room, endpoint("one"), endpoint("two"))
+    await room.tell(message("a"))
+    assert await bodies(room) == ["a"]
+    first, second = await room.claim()
+    assert first.body == second.body == b"{}"
+    await room.settle(first, DELIVERED)
+    assert await bodies(room) == ["a"]
+    await room.settle(second, DELIVERED)
+    assert await bodies(room) == []
+
+
+async def test_a_body_is_forgotten_with_the_endpoint_that_it_was_for(room: Room) -> None:
+    await add(room, endpoint("one"))
+    await room.tell(message("a"))
+    await room.webhooks.remove("one")
+    await room.deliveries.forget(0)
+    assert await bodies(room) == []
+
+
+async def test_attempts_whose_endpoints_are_gone_are_known(room: Room) -> None:
+    await add(room, endpoint("one"))
+    outlook = await room.deliveries.outlook(["one", "two"])
+    assert outlook.gone == {"two"}
+
+
+async def test_nothing_is_claimed_of_an_owner_that_is_excluded(room: Room) -> None:
+    await add(room, endpoint("one"), endpoint("two", "bob"))
+    await room.tell(message("a"), message("b", "bob"))
+    claimed = await room.deliveries.claim(9, {}, hold=60, fence=room.fence, excluded=["anna"])
+    assert [delivery.webhook for delivery in claimed] == ["two"]

@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from aiohttp import web
 from backend import open_database
-from receiver import Receiver, receiving
+from receiver import TIMEOUT, Receiver, receiving
 from waiting import until
 
 from proxy.cloud.resilience import Backoff
@@ -21,15 +22,23 @@ from proxy.storage.database import Database
 from proxy.storage.encryption import Cipher
 from proxy.storage.leases import ENGINE, Fence, LeaseRepository
 from proxy.storage.webhook_deliveries import WebhookDeliveryRepository
-from proxy.storage.webhooks import GATEWAY, StoredDelivery, WebhookRepository, add_messages
+from proxy.storage.webhooks import (
+    GATEWAY,
+    StoredDelivery,
+    StoredWebhook,
+    WebhookRepository,
+    add_messages,
+)
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError
+from proxy.webhooks import delivery
 from proxy.webhooks.addresses import WebhookAddresses
-from proxy.webhooks.delivery import WebhookDelivery
+from proxy.webhooks.delivery import MAX_CONCURRENT, WebhookDelivery
 from proxy.webhooks.endpoints import NewWebhook, WebhookFields, Webhooks
 from proxy.webhooks.messages import message
 from proxy.webhooks.outbox import Outbox
 from proxy.webhooks.schedule import RetrySchedule
+from proxy.webhooks.secret import new_secret
 from proxy.webhooks.sender import WebhookSender
 
 HERE = WebhookAddresses((ip_network("127.0.0.0/8"),))
@@ -371,4 +380,64 @@ async def test_attempts_are_counted(post: Post) -> None:
     labels = {"member": "anna", "result": "delivered"}
     name = "comfy_cloud_proxy_webhook_attempts_total"
     assert post.metrics.registry.get_sample_value(name, labels) == 1
+    await engine.close()
+
+
+async def test_endpoints_of_a_member_that_hang_do_not_delay_those_of_others(post: Post) -> None:
+    bob = await post.add("bob", "bob")
+    engine = await post.delivering()
+    for number in range(MAX_CONCURRENT):
+        post.receiver.hang(f"/{number}")
+        webhook = StoredWebhook(
+            f"wh_{number}",
+            "anna",
+            str(post.receiver.url / str(number)),
+            b'["job.completed"]',
+            post.cipher.encrypt(new_secret().encode()),
+            1,
+        )
+        await post.repository.add(webhook, limit=MAX_CONCURRENT)
+    await post.tell()
+    await post.receiver.until(MAX_CONCURRENT // 2)
+    await post.tell("bob")
+    await post.receiver.until(1, "/bob")
+    assert (await post.until(bob, "delivered")).attempts == 1
+    assert len(post.receiver.got) == MAX_CONCURRENT // 2 + 1
+    await engine.close()
+
+
+async def test_an_endpoint_that_is_removed_gives_its_place_back_at_once(post: Post) -> None:
+    ended = asyncio.Event()
+
+    async def hang(request: web.Request) -> web.StreamResponse:
+        await until(lambda: request.transport is None)
+        ended.set()
+        return web.Response()
+
+    post.receiver.answers["/one"] = hang
+    endpoint = await post.add("one")
+    engine = await post.delivering(RetrySchedule(timeout=1000.0))
+    await post.tell()
+    await post.receiver.until(1)
+    webhook = await post.repository.get(endpoint)
+    assert webhook is not None
+    await post.webhooks.remove(webhook)
+    async with asyncio.timeout(TIMEOUT):
+        await ended.wait()
+    await engine.close()
+
+
+async def test_a_member_that_has_sent_its_bytes_of_an_hour_waits(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "MAX_BYTES_AN_HOUR", 10)
+    await post.add("one")
+    bob = await post.add("bob", "bob")
+    engine = await post.delivering()
+    await post.tell()
+    await post.receiver.until(1, "/one")
+    await post.tell()
+    await post.tell("bob")
+    await post.until(bob, "delivered")
+    assert len(post.receiver.at("/one")) == 1
     await engine.close()

@@ -80,6 +80,31 @@ def test_many_outputs_are_counted_and_the_first_are_named() -> None:
     assert data["output_count"] == messages.MAX_OUTPUTS + 1
 
 
+def test_the_address_of_all_outputs_is_in_the_message() -> None:
+    assert ended_data(job(), end())["outputs_url"] == "/history/p1"
+
+
+def test_a_message_is_small_however_long_its_texts_are() -> None:
+    long = "\N{PILE OF POO}" * 3000
+    files = [{"filename": f"{number}.png", "subfolder": long} for number in range(100)]
+    error = dict.fromkeys(("exception_type", "exception_message", "node_id", "node_type"), long)
+    ended = end("failed", {long: {"images": files}}, ["execution_error", error])
+    content = JobContent({}, {})
+    large = Job("p1", "anna", 0, content, long, 1000, label=long[:100])
+    data = ended_data(large, ended)
+    made = message("job.failed", "anna", data)
+    assert len(made.body) <= messages.MAX_BYTES
+    assert (data["outputs"], data["output_count"]) == ([], 100)
+
+
+def test_as_many_outputs_are_named_as_fit() -> None:
+    files = [{"filename": f"{number}.png", "subfolder": "x" * 2800} for number in range(100)]
+    data = ended_data(job(), end("completed", {"1": {"images": files}}))
+    made = message("job.completed", "anna", data)
+    assert messages.MAX_BYTES * 0.8 < len(made.body) <= messages.MAX_BYTES
+    assert 0 < len(data["outputs"]) < data["output_count"] == 100
+
+
 def test_the_error_of_a_failed_job_is_short_and_without_secrets() -> None:
     error = {
         "exception_type": "RuntimeError",

@@ -463,7 +463,6 @@ def _create_webhooks() -> None:
         sa.Column("message", sa.Text(), nullable=False),
         sa.Column("type", sa.Text(), nullable=False),
         sa.Column("url", AnyText(), nullable=False),
-        sa.Column("body", sa.LargeBinary(), nullable=False),
         sa.Column("created", sa.BigInteger(), nullable=False),
         sa.Column("due", sa.BigInteger(), nullable=True),
         sa.Column("attempts", sa.BigInteger(), nullable=False),
@@ -473,8 +472,19 @@ def _create_webhooks() -> None:
         sa.Column("note", AnyText(), nullable=False),
         sa.PrimaryKeyConstraint("webhook", "message", name=op.f("pk_webhook_deliveries")),
     )
-    for columns in (["due"], ["webhook", "due", "created"], ["webhook", "created"]):
+    for columns in (
+        ["due"],
+        ["webhook", "due", "created"],
+        ["webhook", "created"],
+        ["message"],
+    ):
         op.create_index(f"ix_webhook_deliveries_{'_'.join(columns)}", "webhook_deliveries", columns)
+    op.create_table(
+        "webhook_messages",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_messages")),
+    )
 
 
 def _create_billing() -> None:
