@@ -22,6 +22,7 @@ from proxy.engine.accounts import Account
 from proxy.engine.election import Election
 from proxy.engine.handover import OFFERED, WANTED, Handover, HandoverTimes
 from proxy.engine.term import Term
+from proxy.jobs.engine_client import EngineClient
 from proxy.jobs.messages import EngineOffered
 from proxy.metrics import Metrics
 from proxy.simulator import Simulator
@@ -64,7 +65,9 @@ class Replica:
             self.leases, bus, {"one": account}, name, self.metrics, times=TIMES
         )
         make: Any = self._make
-        self.election = Election(self.leases, bus, make, {}, name, LENGTH, self.handover)
+        self.election = Election(
+            self.leases, EngineClient(bus), make, {}, name, LENGTH, self.handover
+        )
 
     def _make(self, term: Term) -> RecordingEngine:
         self.engines.append(RecordingEngine(term))
