@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -213,7 +214,7 @@ class Account:
     those whose jobs may run on the account, none named is everybody. With `plain_http` the key may
     go over HTTP without TLS. Of the accounts that have what a job names, those of the lowest `cost`
     get it (`rank`). Without `validates` it gets no job that names what it lacks: it would charge
-    for the failure.
+    for the failure. `plan_read` is set when the account was asked for its plan, if in vain.
     """
 
     name: str
@@ -227,9 +228,17 @@ class Account:
     cost: int = 0
     validates: bool = True
     plan: AccountPlan = field(default_factory=AccountPlan)
+    plan_read: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def limit(self) -> int:
+        """How many jobs may be on the cloud; none is sent to find out more while the plan, which
+        may say it, is still being read."""
+        known = self.slots.certain or self.plan_read.is_set()
+        return self.slots.limit if known else self.slots.count
 
     async def read_plan(self) -> bool:
-        """Read the account's plan; return whether its slots have changed. Never raises.
+        """Read the account's plan; return whether its limit has changed. Never raises.
 
         What is not answered this time stays as it was.
         """
@@ -243,9 +252,11 @@ class Account:
             plan.currency or known.currency,
             plan.notice,
         )
-        if not self.plan.slots:
-            return False
-        return self.slots.announce(self.plan.slots, certain=self.plan.certain)
+        before = self.limit
+        self.plan_read.set()
+        if self.plan.slots and self.slots.announce(self.plan.slots, certain=self.plan.certain):
+            return True
+        return self.limit != before
 
     @property
     def rank(self) -> int:

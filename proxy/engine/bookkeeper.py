@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 
 import structlog
 
@@ -38,6 +39,8 @@ MAX_BACK, WINDOW, MIN_WINDOW = 31 * _DAY, _DAY, 60_000
 MAX_EVENTS, MAX_REQUESTS = 2_000, 300
 #: Keys of an account whose events are its own: events of a key that was replaced come late.
 MAX_KEYS = 4
+#: Seconds for which the first reading waits for the account's plan.
+PLAN_TIMEOUT = 30.0
 #: Days whose sums are exported as metrics.
 METRIC_DAYS = 30
 
@@ -77,6 +80,10 @@ class Bookkeeper:
             while True:
                 await self._export()
                 await asyncio.sleep(await self.due_in())
+                with suppress(TimeoutError):  # a balance comes with its account's plan
+                    async with asyncio.timeout(PLAN_TIMEOUT):
+                        for account in self._booking:
+                            await account.plan_read.wait()
                 for account in self._booking:
                     await self.read(account)
         finally:

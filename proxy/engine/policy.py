@@ -63,6 +63,6 @@ class Policy(Struct, frozen=True):
     fair_by: FairBy = "jobs"
     client_parallelism: Parallelism = "auto"
     webhooks: RetrySchedule = RetrySchedule()
-    billing_delay: float = 60.0
+    billing_delay: float = 1.0
     billing_interval: float = 3600.0
     timeouts: Timeouts = field(default_factory=Timeouts)

@@ -327,7 +327,7 @@ class Scheduler:
         if self.limited(job.member) is not None:
             return None
         allowed, at = self.preferred(job), self._clock()
-        free = [account for account in allowed if self.used(account.name) < account.slots.limit]
+        free = [account for account in allowed if self.used(account.name) < account.limit]
         ready = [account for account in free if account.health.ready(at)]
         if not ready and probing and not any(account.health.well for account in allowed):
             ready = free

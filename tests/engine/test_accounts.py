@@ -157,3 +157,11 @@ def test_who_may_use_an_account() -> None:
     assert all_.allows("anna")
     assert some.allows("anna")
     assert not some.allows("ben")
+
+
+def test_no_more_jobs_are_tried_than_are_known_to_run_before_the_plan_was_read() -> None:
+    account = Account("one", None, "", slots=Slots(ahead=2))  # type: ignore[arg-type]
+    account.slots.restore(3)
+    assert account.limit == 3
+    account.plan_read.set()
+    assert account.limit == 5
