@@ -419,7 +419,6 @@ def _hangup() -> asyncio.Event:
 def _limits(settings: Settings) -> ConnectionLimits:
     return ConnectionLimits(
         max_connections=settings.max_connections,
-        header_timeout=settings.header_timeout,
         body_timeout=settings.body_timeout,
         write_timeout=settings.write_timeout,
         idle_timeout=settings.idle_timeout,

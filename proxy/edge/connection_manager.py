@@ -1,4 +1,4 @@
-"""All connections of a listener: their number, and which are too slow or idle.
+"""All connections of a listener: their number, and their end.
 
 `places` decides which connections are accepted.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import Protocol
 
 import structlog
 from msgspec import Struct
@@ -30,21 +30,18 @@ log = structlog.get_logger(__name__)
 REFUSAL_TIMEOUT = 2.0
 #: Maximum number of concurrent connections beyond the limit that get an answer.
 MAX_ANSWERED_REFUSALS = 256
-#: Seconds that a stranger's connection may be idle, unless `idle_timeout` is less.
-STRANGER_TIMEOUT = 60.0
 
 
 class ConnectionLimits(Struct, frozen=True):
     """Limits of connections. Times are in seconds, 0 is no limit.
 
-    `header_timeout` is from the first byte of a request to the end of its headers; within
-    `body_timeout` a part of the body must arrive, and within `write_timeout` the client must read a
-    part of the answer. `idle_timeout` is between two requests. `header_bytes` is the maximum size
-    of each header and of the request line.
+    Within `body_timeout` a part of a body must arrive, and within `write_timeout` the client must
+    read a part of the answer, where the system can tell (Linux). `idle_timeout` is from an answer
+    to the end of the headers of the next request. `header_bytes` is the maximum size of each
+    header.
     """
 
     max_connections: int = 20_000
-    header_timeout: float = 20.0
     body_timeout: float = 60.0
     write_timeout: float = 60.0
     idle_timeout: float = 660.0
@@ -62,28 +59,16 @@ class EdgeContext(Struct, frozen=True):
     base_path: str = ""
 
 
-class TimedConnection(Protocol):
-    """What the manager uses of a connection that may be too slow."""
-
-    owner: Owner
-
-    @property
-    def busy(self) -> bool:
-        """Whether a request is being answered."""
-
-    def check(self, now: float, limits: ConnectionLimits) -> None:
-        """Close the connection, or fail the request, if it is too slow."""
-
-    def cut(self) -> None:
-        """Abort the connection."""
-
-
-class ManagedConnection(Occupant, TimedConnection, Protocol):
+class ManagedConnection(Occupant, Protocol):
     """What the manager uses of a connection."""
 
     peer: Peer
     driver: Driver
     admission: Admission | None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered."""
 
     def refuse(self) -> None:
         """Answer whatever the client sends with a refusal."""
@@ -100,9 +85,6 @@ class ManagedConnection(Occupant, TimedConnection, Protocol):
     def end(self) -> None:
         """Close the connection after sending what was written."""
 
-    def drop(self) -> None:
-        """Close the connection without waiting for the client to take what was written."""
-
 
 class ConnectionManager:
     """The connections of a listener. Those of trusted proxies are not counted by address."""
@@ -111,10 +93,7 @@ class ConnectionManager:
         self.now = asyncio.get_running_loop().time
         self.context = context
         self.turns = LoopTurns()
-        #: Connections that need `check`, and since when clients of others do not read.
-        self.timed: set[TimedConnection] = set()
-        self.stalled: dict[TimedConnection, float] = {}
-        self._limits = limits
+        self.limits = limits
         self.pool = Pool(limits.max_connections, MIN_SHARE)
         self._places = Places(self.pool)
         self.connections: set[ManagedConnection] = set()
@@ -141,7 +120,7 @@ class ConnectionManager:
         if self._places.enter(connection, self.now()):
             return None
         if self._refused == 0:
-            log.warning("connection_limit_reached", limit=self._limits.max_connections)
+            log.warning("connection_limit_reached", limit=self.limits.max_connections)
         self._refused += 1
         connection.refuse()
         return self._refused <= MAX_ANSWERED_REFUSALS
@@ -176,8 +155,6 @@ class ConnectionManager:
             self.turns.is_calm = len(self.connections) <= FEW
             self._refused -= refused
         self._places.leave(connection)
-        self.timed.discard(connection)
-        self.stalled.pop(connection, None)
         self._changed.set()
 
     # --- called by the server --------------------------------------------------------------
@@ -192,34 +169,6 @@ class ConnectionManager:
                     holds[admission] = admission.holds(self.context.members)
                 if not holds[admission]:
                     connection.revoke()
-
-    async def run(self) -> None:
-        """Close connections that are too slow or idle, until cancelled."""
-        limits, idle = self._limits, self._limits.idle_timeout
-        timeouts = (limits.header_timeout, limits.body_timeout, limits.write_timeout, idle)
-        interval = min(1.0, REFUSAL_TIMEOUT / 4, *(time / 4 for time in timeouts if time > 0))
-        strangers = min(idle or STRANGER_TIMEOUT, STRANGER_TIMEOUT)
-        swept = self.now()
-        while True:
-            await asyncio.sleep(interval)
-            now = self.now()
-            for connection in list(self.timed):
-                connection.check(now, limits)
-            for connection, since in list(self.stalled.items()):
-                if connection.busy and 0 < limits.write_timeout <= now - since:
-                    log.info("answer_abandoned", member=connection.owner.member)
-                    connection.cut()
-            self._end_idle(self._places.strangers, now, strangers)
-            if 0 < idle <= 8 * (now - swept):
-                swept = now
-                for group in self._places.of_members():
-                    self._end_idle(group, now, idle)
-
-    @staticmethod
-    def _end_idle(group: dict[Occupant, None], now: float, timeout: float) -> None:
-        for connection in group:
-            if connection.idle_for(now) >= timeout:
-                cast("ManagedConnection", connection).drop()
 
     async def drain(self, seconds: float) -> bool:
         """Close idle connections, and wait up to `seconds` for the answers under way.

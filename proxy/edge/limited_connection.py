@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import Any
 
 import structlog
@@ -19,7 +20,7 @@ from aiohttp.http_parser import RawRequestMessage
 from proxy.budget import Allocation, ThresholdAllocation
 from proxy.edge.addressing import Peer
 from proxy.edge.aiohttp_internals import BY_ANSWER, BY_TURNS, PausedReading, has_waiting_request
-from proxy.edge.connection_manager import REFUSAL_TIMEOUT, ConnectionLimits, ConnectionManager
+from proxy.edge.connection_manager import ConnectionManager
 from proxy.edge.loop_turns import Driver
 from proxy.edge.raw_answers import HEADERS_TOO_LARGE, TOO_MUCH_UNFINISHED
 from proxy.owners import Owner
@@ -45,12 +46,19 @@ MESSAGE_REFUSED = "The proxy holds too much unfinished data of yours; connect ag
 Leave = Callable[[int, str, float], object]
 
 
-# The states of a connection. `REST`: the answer was sent before the whole body was received.
-IDLE, HEADERS, BODY, ANSWER, REST, SOCKET, REFUSED, HANDSHAKE = range(8)
-#: The states in which the headers of a request come next.
-BEFORE_REQUEST = (IDLE, HEADERS)
-#: The states that end by a timeout, which `check` looks after.
-_TIMED_STATES = (HEADERS, BODY, REFUSED)
+class State(Enum):
+    """The state of a connection."""
+
+    HANDSHAKE = auto()
+    #: Its client is refused, whatever it sends.
+    REFUSED = auto()
+    #: The headers of a request come next.
+    IDLE = auto()
+    #: A request is being answered.
+    ANSWER = auto()
+    #: The answer was sent before the whole body was received.
+    REST = auto()
+    SOCKET = auto()
 
 
 class LimitedConnection(PausedReading):
@@ -62,6 +70,7 @@ class LimitedConnection(PausedReading):
     __slots__ = (
         "_body",
         "_body_bytes",
+        "_body_timer",
         "_chunk",
         "_handshake",
         "_held",
@@ -88,7 +97,7 @@ class LimitedConnection(PausedReading):
         self.peer = Peer("")
         #: Charges what the connection takes of the event loop's time.
         self.driver = Driver(manager.turns, manager.turns.strangers, "")
-        self._state = IDLE
+        self._state = State.IDLE
         self._since = manager.now()
         #: Bytes of input and output, and what of the budget is held for them.
         self._input = self._output = 0
@@ -99,55 +108,51 @@ class LimitedConnection(PausedReading):
         self._chunk = self._body_bytes = 0
         #: Bytes received since the body began, or since its progress was checked.
         self._received = 0
+        self._body_timer: asyncio.TimerHandle | None = None
         #: Ends the TLS handshake while it lasts.
         self._handshake: Callable[[], object] | None = None
         #: Closes the websocket.
         self._leave: Leave | None = None
 
-    def _enter(self, state: int) -> None:
-        """Begin a state, and its timeout if it has one."""
+    def _enter(self, state: State) -> None:
         self._state, self._since = state, self.manager.now()
-        if state in _TIMED_STATES:
-            self.manager.timed.add(self)
-        else:
-            self.manager.timed.discard(self)
-
-    # --- timeouts --------------------------------------------------------------------------
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
 
     @property
     def busy(self) -> bool:
         """Whether a request is being answered."""
-        return self._state in (BODY, ANSWER)
+        return self._state is State.ANSWER
 
-    def check(self, now: float, limits: ConnectionLimits) -> None:
-        """Close the connection, or fail the request, if it is too slow."""
-        passed = now - self._since
-        if self._state == REFUSED and passed >= REFUSAL_TIMEOUT:
-            self.end()
-        elif self._state == HEADERS and 0 < limits.header_timeout <= passed:
-            log.info("headers_timed_out")
-            self.end()
-        elif self._state == BODY:
-            self._check_body(now, limits.body_timeout)
+    # --- bodies ----------------------------------------------------------------------------
 
-    def _check_body(self, now: float, timeout: float) -> None:
+    def _expect_body(self) -> None:
+        """Look later whether enough of the body has arrived."""
+        self._received = 0
+        timeout = self.manager.limits.body_timeout
+        if timeout > 0:
+            loop = asyncio.get_running_loop()
+            self._body_timer = loop.call_later(timeout, self._check_body)
+
+    def _check_body(self) -> None:
+        """Fail the request if its body arrives too slowly."""
+        self._body_timer = None
         body, transport = self._body, self.transport
         if body is None or transport is None or body.is_eof():
-            self._enter(ANSWER)
-        elif 0 < timeout <= now - self._since:
-            if self._received >= MIN_PROGRESS or not transport.is_reading():
-                self._since, self._received = now, 0
-                return
-            log.info("body_timed_out", received=self._received)
-            self._enter(ANSWER)
-            body.set_exception(
-                LocalError(
-                    "request_timeout",
-                    "The request body arrived too slowly; use a faster connection, or increase the "
-                    "setting `body_timeout`.",
-                    kind="timed_out",
-                )
+            return
+        if self._received >= MIN_PROGRESS or not transport.is_reading():
+            self._expect_body()
+            return
+        log.info("body_timed_out", received=self._received)
+        body.set_exception(
+            LocalError(
+                "request_timeout",
+                "The request body arrived too slowly; use a faster connection, or increase the "
+                "setting `body_timeout`.",
+                kind="timed_out",
             )
+        )
 
     # --- the budget ------------------------------------------------------------------------
 
@@ -177,23 +182,21 @@ class LimitedConnection(PausedReading):
         state = self._state
         self._chunk = len(data)
         self._received += self._chunk
-        if state in BEFORE_REQUEST:
+        if state is State.IDLE:
             self._input += self._chunk
         super().data_received(data)
         if not data or self.transport is None:
             return
-        if state in BEFORE_REQUEST:
+        if state is State.IDLE:
             if not has_waiting_request(self):
                 self._count_headers()
-        elif state == SOCKET:
+        elif state is State.SOCKET:
             self._count_frames()
         else:
             self._count_after_headers()
 
     def _count_headers(self) -> None:
-        """Count the input as headers that are not complete, and start their timeout."""
-        if self._state == IDLE:
-            self._enter(HEADERS)
+        """Count the input as headers that are not complete."""
         if self._input > HEAD_LIMITS * self.max_field_size:
             log.info("headers_refused", received=self._input)
             self._answer_raw(HEADERS_TOO_LARGE)
@@ -208,19 +211,17 @@ class LimitedConnection(PausedReading):
             taken = _head_bytes(message) + body.total_bytes
         self._input = max(0, self._input - taken)
         self._body, self._body_bytes = body, body.total_bytes
-        self._received = 0
-        if body.is_eof():
-            self._enter(ANSWER)
-        else:  # the rest of it comes before the answer
-            self._enter(BODY)
+        self._enter(State.ANSWER)
+        if not body.is_eof():  # the rest of it comes before the answer
+            self._expect_body()
             self.resume(BY_ANSWER)
 
     def _count_after_headers(self) -> None:
         """Count trailers of a body, and pause before the next request until the answer is sent."""
         body = self._body
-        if self._state == REST:
+        if self._state is State.REST:
             if body is None or body.is_eof():
-                self._state = IDLE
+                self._state = State.IDLE
             return
         if body is not None and body.total_bytes != self._body_bytes:
             self._body_bytes = body.total_bytes
@@ -258,11 +259,8 @@ class LimitedConnection(PausedReading):
     def _resume_input(self) -> None:
         """Resume reading; a part of the next request may have been received already."""
         self.resume(BY_ANSWER)
-        if self._state == IDLE:
-            if self._input > _SLACK:
-                self._enter(HEADERS)
-            else:
-                self._input = 0
+        if self._state is State.IDLE and self._input <= _SLACK:
+            self._input = 0
         self._fits()
 
     # --- output ----------------------------------------------------------------------------
@@ -270,7 +268,6 @@ class LimitedConnection(PausedReading):
     def pause_writing(self) -> None:
         """Note that the client reads more slowly than the answer is written."""
         super().pause_writing()
-        self.manager.stalled[self] = self.manager.now()
         if self.transport is not None:
             self._output = self.transport.get_write_buffer_size()
             if not self._fits():
@@ -280,7 +277,6 @@ class LimitedConnection(PausedReading):
     def resume_writing(self) -> None:
         """Note that the client has read most of what was written."""
         super().resume_writing()
-        self.manager.stalled.pop(self, None)
         self._output = 0
         self._fits()
 
@@ -298,13 +294,6 @@ class LimitedConnection(PausedReading):
             self._handshake()
         elif self.transport is not None:
             self.transport.close()
-
-    def drop(self) -> None:
-        """Close the connection without waiting for the client to take what was written."""
-        if self.transport is not None and self.transport.get_write_buffer_size() == 0:
-            self.transport.close()
-        else:
-            self.cut()
 
     def cut(self) -> None:
         """Abort the connection."""

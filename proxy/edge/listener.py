@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
@@ -39,7 +40,7 @@ Application = Callable[[web.Request], Awaitable[web.StreamResponse]]
 BACKLOG = 2048
 #: A lower limit of connections is logged even if the setting was not changed.
 FEW_CONNECTIONS = 1000
-#: Seconds after which aiohttp closes idle connections: never, since `ConnectionManager` does.
+#: Seconds after which aiohttp closes idle connections if the setting is 0.
 NEVER = 10.0 * 365 * 24 * 3600
 #: Maximum seconds of the time to stop that are reserved for cancelled requests.
 MAX_CANCEL_TIME = 1.0
@@ -70,6 +71,17 @@ def room_for(connections: int) -> int:
     if soft == resource.RLIM_INFINITY:
         return connections
     return max(1, min(connections, soft - min(RESERVED_FILES, soft // 2)))
+
+
+def _limit_unread(sockets: Sequence[socket.socket], timeout: float) -> None:
+    """Let the system close connections whose client reads nothing for `timeout` seconds.
+
+    Those that are accepted inherit it. Only Linux can.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        for listening in sockets:
+            option = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            listening.setsockopt(*option, round(1000 * timeout))
 
 
 class SentAnswers(AbstractAccessLogger):
@@ -104,7 +116,6 @@ class HttpListener:
         self._stop_timeout = stop_timeout
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         self._connections: ConnectionManager | None = None
-        self._watching: asyncio.Task[None] | None = None
         self._listening: asyncio.Server | TlsListener | None = None
 
     @property
@@ -142,8 +153,7 @@ class HttpListener:
         protocols = self._protocols(connections)
         self._listening = await self._listen(protocols, hosts, port, certificate)
         self._connections = connections
-        keep = self._context.supervisor.keep
-        self._watching = keep(connections.run, "watch over connections")
+        _limit_unread(self._listening.sockets, self._limits.write_timeout)
         host, chosen = hosts[0], self._listening.sockets[0].getsockname()[1]
         scheme = "http" if certificate is None else "https"
         return f"{scheme}://[{host}]:{chosen}" if ":" in host else f"{scheme}://{host}:{chosen}"
@@ -176,7 +186,7 @@ class HttpListener:
             access_log_class=SentAnswers,
             logger=self._logger,
             auto_decompress=False,
-            keepalive_timeout=NEVER,
+            keepalive_timeout=self._limits.idle_timeout or NEVER,
             max_line_size=min(MAX_LINE, self._limits.header_bytes),
             max_field_size=self._limits.header_bytes,
         )
@@ -194,8 +204,6 @@ class HttpListener:
             self._listening.close()
         if self._connections is not None:
             await self._end_connections(self._connections)
-        if self._watching is not None:
-            self._watching.cancel()
         if isinstance(self._listening, TlsListener):
             await self._listening.wait_closed()
         await self._runner.cleanup()

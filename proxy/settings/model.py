@@ -392,15 +392,6 @@ class Settings(BaseSettings, SettingsTable):
         ge=1,
         le=1024,
     )
-    header_timeout: float = setting(
-        20,
-        "Clients",
-        "Seconds within which a client must send the headers of a request; otherwise the "
-        "connection is closed. 0 disables the timeout.",
-        metavar="SECONDS",
-        ge=0,
-        le=3600,
-    )
     body_timeout: float = setting(
         60,
         "Clients",
@@ -414,7 +405,7 @@ class Settings(BaseSettings, SettingsTable):
         60,
         "Clients",
         "Seconds within which a client must receive the next part of an answer; otherwise the "
-        "connection is closed. 0 disables the timeout. It does not apply to websockets.",
+        "connection is closed, on Linux. 0 disables the timeout. It does not apply to websockets.",
         metavar="SECONDS",
         ge=0,
         le=3600,
@@ -422,9 +413,8 @@ class Settings(BaseSettings, SettingsTable):
     idle_timeout: float = setting(
         660,
         "Clients",
-        "Seconds a connection may stay open between two requests; 0 disables the timeout. For "
-        "connections without an authenticated request it is at most 60 seconds. Set a shorter "
-        "time in reverse proxies.",
+        "Seconds from an answer, or from the beginning of a connection, to the end of the headers "
+        "of the next request; 0 disables the timeout. Set a shorter time in reverse proxies.",
         metavar="SECONDS",
         ge=0,
         le=86_400,

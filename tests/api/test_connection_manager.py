@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 from wire import HEAD, POST, rest
 
-from proxy.edge import connection_manager, limited_connection, places
+from proxy.edge import connections, places
 
 
 async def test_a_connection_too_many_is_503_and_the_others_go_on(running: Any) -> None:
@@ -44,8 +44,8 @@ async def test_a_place_that_becomes_free_is_given_again(running: Any) -> None:
 async def test_a_refused_client_that_says_nothing_is_closed(
     running: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limited_connection, "REFUSAL_TIMEOUT", 0.05)
-    async with running(max_connections=1, header_timeout=0.1) as server:
+    monkeypatch.setattr(connections, "REFUSAL_TIMEOUT", 0.05)
+    async with running(max_connections=1) as server:
         await server.connect()
         reader, _ = await server.connect()
         assert await rest(reader) == b""
@@ -66,15 +66,18 @@ async def test_fewer_connections_are_logged_where_they_matter(
     assert (line["log_level"], line["limit"]) == (level, room)
 
 
-async def test_a_silent_stranger_is_closed(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_manager, "STRANGER_TIMEOUT", 0.1)
-    async with running(header_timeout=0.1) as server:
-        member, member_writer = await server.connect(HEAD + b"\r\n")
-        await member.readuntil(b"}")
+async def test_a_silent_connection_is_closed(running: Any) -> None:
+    async with running(idle_timeout=0.1) as server:
         reader, _ = await server.connect()
         assert await rest(reader) == b""
-        member_writer.write(HEAD + b"\r\n")
-        assert (await member.readline()) == b"HTTP/1.1 200 OK\r\n"
+
+
+async def test_without_a_limit_a_silent_connection_stays(running: Any) -> None:
+    async with running(idle_timeout=0) as server:
+        reader, writer = await server.connect(HEAD + b"\r\n")
+        await reader.readuntil(b"}")
+        writer.write(HEAD + b"\r\n")
+        assert (await reader.readline()) == b"HTTP/1.1 200 OK\r\n"
 
 
 async def test_a_connection_that_is_idle_for_too_long_is_closed(running: Any) -> None:

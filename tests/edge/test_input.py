@@ -106,7 +106,11 @@ async def test_the_end_waits_for_what_came_before(
     account.must_wait = True
     writer.write(b"x")
     writer.write_eof()
-    await until(lambda: bool(account._waiting))
+    await until(lambda: reader.transport is not None)
+    assert reader.transport is not None
+    protocol = reader.transport.get_protocol()
+    assert isinstance(protocol, InputProtocol)
+    await until(lambda: protocol._has_ended)
     assert reader.received == b""
     assert not account.begin_turn()
     assert reader.received == b"x$"
