@@ -151,9 +151,10 @@ def redirect_target(response: aiohttp.ClientResponse) -> URL:
     Raises `CloudGarbage`."""
     try:
         location = response.url.join(url_of(response.headers["Location"], encoded=True))
+        host = location.host if location.port else None
     except (KeyError, ValueError):
         raise CloudGarbage(f"{_DOWNLOAD}: a redirect to nowhere") from None
-    if location.scheme not in ("http", "https") or not location.host:
+    if location.scheme not in ("http", "https") or not host:
         raise CloudGarbage(f"{_DOWNLOAD}: a redirect to something that is not HTTP")
     if response.url.scheme == "https" and location.scheme == "http":
         raise CloudGarbage(f"{_DOWNLOAD}: a redirect from https to http")

@@ -199,7 +199,8 @@ async def test_bytes_that_stall_raise(serve: Serve, connect: Connect) -> None:
 
 
 @pytest.mark.parametrize(
-    "location", ["ftp://host/x", "data:,x", "http://", "", "http://[::1", "http://[::1]@"]
+    "location",
+    ["ftp://host/x", "data:,x", "http://", "", "http://[::1", "http://[::1]@", "http://a:b"],
 )
 async def test_a_redirect_to_nowhere_is_garbage(
     serve: Serve, connect: Connect, location: str
