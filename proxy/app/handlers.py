@@ -55,7 +55,7 @@ from proxy.jobs.activity import Sampler
 from proxy.members.directory import Directory
 from proxy.members.invitations import Invitations
 from proxy.metrics import Metrics
-from proxy.packs.notes import Notes
+from proxy.packs.notices import Notices
 from proxy.packs.pack import PackServices
 from proxy.packs.workflows import WorkflowExchange
 from proxy.pool import Pool
@@ -88,7 +88,7 @@ async def open_api(
     """Join what the handlers of the api need."""
     settings, database, supervisor = process.settings, storage.database, storage.supervisor
     journal, activity = Journal(jobs.bus, jobs.clients), ActivityRepository(database)
-    notes = Notes(jobs.bus, process.budget)
+    notices = Notices(jobs.bus, process.budget)
     readiness = Readiness(
         database,
         election,
@@ -123,7 +123,7 @@ async def open_api(
         process.budget,
     )
     packs = PackServices(
-        resources.pictures, resources.catalog, resources.userdata, workflows, notes
+        resources.pictures, resources.catalog, resources.userdata, workflows, notices
     )
     services = Services()
     services[JOBS] = jobs.service
@@ -158,7 +158,7 @@ async def open_api(
                 services[PROVIDERS] = providers
                 yield services
     finally:
-        notes.close()
+        notices.close()
         await readiness.close()
 
 

@@ -41,7 +41,7 @@ _NODES = (
 
 async def refresh_images(call: PackCall, services: PackServices) -> PackReply:
     """Let the web pages of the member reload all pictures."""
-    services.notes.leave(call.member, "refresh_all")
+    services.notices.leave(call.member, "refresh_all")
     return call.json({"status": "ok"})
 
 
@@ -59,17 +59,17 @@ async def _image_notice(call: PackCall, services: PackServices, command: str) ->
     body = await call.read_object()
     if "image" not in body:
         raise LocalError("invalid_body", "The body must name a picture as image.")
-    services.notes.leave(call.member, command, {"image": body["image"]})
+    services.notices.leave(call.member, command, {"image": body["image"]})
     return call.json({"status": "ok"})
 
 
-async def get_notes(call: PackCall, services: PackServices) -> PackReply:
-    """Return the notes of the last seconds, those after `since` (seconds since 1970)."""
+async def get_notices(call: PackCall, services: PackServices) -> PackReply:
+    """Return the notices of the last seconds, those after `since` (seconds since 1970)."""
     since = (await call.read_object()).get("since", 0)
     if isinstance(since, bool) or not isinstance(since, int | float):
         raise LocalError("invalid_body", "since must be a number of seconds.")
-    notes = services.notes.since(call.member, since)
-    shown = [[note.at, note.command, codec.loads(note.argument)] for note in notes]
+    notices = services.notices.since(call.member, since)
+    shown = [[notice.at, notice.command, codec.loads(notice.argument)] for notice in notices]
     return call.json({"status": "ok", "messages": shown})
 
 
@@ -86,7 +86,7 @@ _ROUTES = (
     PackRoute("POST", "/sidefx_houdini/command/refresh_all_images", refresh_images),
     PackRoute("POST", "/sidefx_houdini/command/refresh_image", refresh_image),
     PackRoute("POST", "/sidefx_houdini/command/create_loader", create_loader),
-    PackRoute("POST", "/sidefx_houdini/messages/get", get_notes),
+    PackRoute("POST", "/sidefx_houdini/messages/get", get_notices),
     PackRoute("POST", "/sidefx_houdini/interrupt", interrupt),
 )
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from proxy.catalog.service import Catalog
 from proxy.packs.nodes import PackNode
-from proxy.packs.notes import Notes
+from proxy.packs.notices import Notices
 from proxy.packs.store import PictureStore
 from proxy.packs.workflows import WorkflowExchange
 from proxy.userdata.on_cloud import UserData
@@ -80,7 +80,7 @@ class PackServices:
     catalog: Catalog
     userdata: UserData
     workflows: WorkflowExchange
-    notes: Notes
+    notices: Notices
 
 
 Handler: TypeAlias = Callable[[PackCall, PackServices], Awaitable[PackReply]]

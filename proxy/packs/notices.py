@@ -1,4 +1,4 @@
-"""Short notes that a member's client leaves for the member's web pages, which poll for them.
+"""Short notices that a member's client leaves for the member's web pages, which poll for them.
 
 They are kept for half a minute, in memory, and the bus brings them to every replica.
 """
@@ -15,17 +15,17 @@ from proxy.bus import BusMessage, EventBus
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 
-#: Seconds for which a note is kept.
+#: Seconds for which a notice is kept.
 MAX_AGE = 30.0
-#: Bytes of a note; notes of a member that are kept, and their bytes.
-MAX_NOTE_BYTES = 16 * 1024
-MAX_NOTES, MAX_MEMBER_BYTES = 1000, 1024 * 1024
-#: Bytes that a note takes beside its text.
+#: Bytes of a notice; notices of a member that are kept, and their bytes.
+MAX_NOTICE_BYTES = 16 * 1024
+MAX_NOTICES, MAX_MEMBER_BYTES = 1000, 1024 * 1024
+#: Bytes that a notice takes beside its text.
 _OVERHEAD = 512
 
 
-class NoteLeft(BusMessage, frozen=True):
-    """A note for the member's web pages; `at` is in seconds since 1970, `argument` JSON."""
+class NoticeLeft(BusMessage, frozen=True):
+    """A notice for the member's web pages; `at` is in seconds since 1970, `argument` JSON."""
 
     member: str
     at: float
@@ -33,38 +33,38 @@ class NoteLeft(BusMessage, frozen=True):
     argument: str
 
 
-class Notes:
-    """The notes of all members. Close it to stop its timers."""
+class Notices:
+    """The notices of all members. Close it to stop its timers."""
 
     def __init__(self, bus: EventBus, budget: MemoryBudget) -> None:
         self._bus = bus
         self._budget = budget
-        self._kept: dict[str, _MemberNotes] = {}
+        self._kept: dict[str, _MemberNotices] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        bus.subscribe("notes", self._receive)
+        bus.subscribe("notices", self._receive)
         budget.add_cache(self._evict)
 
     def leave(self, member: str, command: str, argument: Any = None) -> None:
-        """Leave a note. Raises `LocalError` (413) for one that is too large."""
+        """Leave a notice. Raises `LocalError` (413) for one that is too large."""
         text = codec.dumps(argument)
-        if len(text) > MAX_NOTE_BYTES:
+        if len(text) > MAX_NOTICE_BYTES:
             raise LocalError(
                 "note_too_large",
-                f"The message has more than {MAX_NOTE_BYTES:,} bytes, which is the maximum.",
+                f"The message has more than {MAX_NOTICE_BYTES:,} bytes, which is the maximum.",
                 kind="too_large",
             )
-        self._bus.publish("notes", NoteLeft(member, clock.time(), command, text))
+        self._bus.publish("notices", NoticeLeft(member, clock.time(), command, text))
 
-    def since(self, member: str, since: float) -> list[NoteLeft]:
-        """Return the notes that were left after a time (seconds since 1970)."""
+    def since(self, member: str, since: float) -> list[NoticeLeft]:
+        """Return the notices that were left after a time (seconds since 1970)."""
         kept = self._kept.get(member)
         oldest = max(since, clock.time() - MAX_AGE)
-        return [] if kept is None else [note for note in kept.notes if note.at > oldest]
+        return [] if kept is None else [notice for notice in kept.notices if notice.at > oldest]
 
     def _evict(self) -> bool:
-        """Forget the oldest note of a member; return whether there was one."""
+        """Forget the oldest notice of a member; return whether there was one."""
         for kept in self._kept.values():
-            if kept.notes:
+            if kept.notices:
                 kept.drop()
                 return True
         return False
@@ -76,11 +76,11 @@ class Notes:
         self._timers.clear()
 
     def _receive(self, message: object) -> None:
-        if not isinstance(message, NoteLeft):
+        if not isinstance(message, NoticeLeft):
             return
         member = message.member
         if member not in self._kept:
-            self._kept[member] = _MemberNotes(self._budget.spare(member, "workflow"))
+            self._kept[member] = _MemberNotices(self._budget.spare(member, "workflow"))
             self._wake_later(member)
         self._kept[member].append(message)
 
@@ -89,52 +89,52 @@ class Notes:
         self._timers[member] = loop.call_later(MAX_AGE, self._expire, member)
 
     def _expire(self, member: str) -> None:
-        """Forget the member's old notes, and look again when others may be old."""
+        """Forget the member's old notices, and look again when others may be old."""
         kept = self._kept[member]
         kept.expire(clock.time() - MAX_AGE)
-        if kept.notes:
+        if kept.notices:
             self._wake_later(member)
         else:
             del self._kept[member], self._timers[member]
 
 
-class _MemberNotes:
-    """A member's notes, the newest ones, with their bytes."""
+class _MemberNotices:
+    """A member's notices, the newest ones, with their bytes."""
 
     def __init__(self, allocation: Allocation) -> None:
-        self.notes: deque[NoteLeft] = deque()
+        self.notices: deque[NoticeLeft] = deque()
         self._allocation = allocation
 
-    def append(self, note: NoteLeft) -> None:
-        """Add a note; the oldest give way to it."""
-        size = _size(note)
+    def append(self, notice: NoticeLeft) -> None:
+        """Add a notice; the oldest give way to it."""
+        size = _size(notice)
         if size > MAX_MEMBER_BYTES:
             return
-        while self.notes and (
-            len(self.notes) >= MAX_NOTES or self._allocation.size + size > MAX_MEMBER_BYTES
+        while self.notices and (
+            len(self.notices) >= MAX_NOTICES or self._allocation.size + size > MAX_MEMBER_BYTES
         ):
             self.drop()
         while True:
             try:
                 self._allocation.grow(size)
             except MemoryLimitError:
-                if not self.notes:
+                if not self.notices:
                     return
                 self.drop()
             else:
-                self.notes.append(note)
+                self.notices.append(notice)
                 return
 
     def expire(self, oldest: float) -> None:
-        """Forget the notes that are older than `oldest`."""
-        while self.notes and self.notes[0].at <= oldest:
+        """Forget the notices that are older than `oldest`."""
+        while self.notices and self.notices[0].at <= oldest:
             self.drop()
 
     def drop(self) -> None:
-        """Forget the oldest note."""
-        note = self.notes.popleft()
-        self._allocation.resize(self._allocation.size - _size(note))
+        """Forget the oldest notice."""
+        notice = self.notices.popleft()
+        self._allocation.resize(self._allocation.size - _size(notice))
 
 
-def _size(note: NoteLeft) -> int:
-    return len(note.command) + len(note.argument) + _OVERHEAD
+def _size(notice: NoticeLeft) -> int:
+    return len(notice.command) + len(notice.argument) + _OVERHEAD
