@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeVar
 
 from proxy import clock, randomness, threads
 from proxy.members.member import LOCAL
-from proxy.translate.names import is_storable
+from proxy.translate.names import MAX_FOLDERS, folders_of, is_storable
 
 T = TypeVar("T")
 
@@ -114,7 +114,8 @@ class DiskFolder:
 
     def write(self, member: str, path: str, pour: Callable[[int], None]) -> bool:
         """Write a file that appears as a whole, unless its name is taken; return whether it was
-        written. `pour` writes the content to a descriptor."""
+        written. `pour` writes the content to a descriptor. It is in at most `MAX_FOLDERS`."""
+        _check_depth(path)
         with self._open(member, posixpath.dirname(path), create=True) as folder:
             name = _checked(posixpath.basename(path))
             if _status(folder, name) is not None:
@@ -138,7 +139,8 @@ class DiskFolder:
 
     def link(self, member: str, path: str, source: Path) -> bool | None:
         """Make a file a hard link of a complete one, unless its name is taken; return whether it
-        was made, `None` where the file systems cannot do that."""
+        was made, `None` where the file systems cannot do that. It is in at most `MAX_FOLDERS`."""
+        _check_depth(path)
         with self._open(member, posixpath.dirname(path), create=True) as folder:
             name = _checked(posixpath.basename(path))
             if _status(folder, name) is not None:
@@ -280,6 +282,11 @@ class DiskFolder:
                 yield _Folder(descriptor, "")
             finally:
                 os.close(descriptor)
+
+
+def _check_depth(path: str) -> None:
+    if folders_of(path) > MAX_FOLDERS:
+        raise UnusableNameError(f"more than {MAX_FOLDERS} folders, one in another")
 
 
 def _checked(name: str) -> str:

@@ -12,7 +12,13 @@ import structlog
 from proxy.jobs.models import JobRequest
 from proxy.members.member import check_classes
 from proxy.translate.errors import LocalError
-from proxy.translate.jobs import file_strings, foreign_files, has_more_values, malformed_inputs
+from proxy.translate.jobs import (
+    deep_prefixes,
+    file_strings,
+    foreign_files,
+    has_more_values,
+    malformed_inputs,
+)
 from proxy.translate.node_validation import Reason
 from proxy.translate.packs import NodePacks
 from proxy.translate.validation import Validation, validate
@@ -72,6 +78,7 @@ class Checks:
             if not found.faultless:
                 found = await self._renewed(member, request, has_file, found, large=large)
         _check_inputs(graph)
+        _check_prefixes(graph)
         if self.members.has_members:
             await self._check_names(member, graph, has_file, large=large)
         if (needs := self.catalog.needs_of(graph)) is not None:
@@ -173,6 +180,16 @@ def _check_inputs(graph: dict[str, Any]) -> None:
             "The inputs of a node must be an object of names and values, as in {}.",
             details=f"Node ID '#{node_id}'",
             extra_info={"node_id": node_id},
+            node_errors=node_errors,
+        )
+
+
+def _check_prefixes(graph: dict[str, Any]) -> None:
+    """Raise `LocalError` for an output that would be in too many folders."""
+    if node_errors := deep_prefixes(graph):
+        raise LocalError(
+            "prompt_outputs_failed_validation",
+            "Prompt outputs failed validation",
             node_errors=node_errors,
         )
 

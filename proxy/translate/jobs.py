@@ -9,7 +9,15 @@ from itertools import islice
 from typing import Any, TypeAlias, TypeVar
 
 from proxy.translate.file_inputs import is_file_input
-from proxy.translate.names import Place, is_hash_name, split_annotated, written_place
+from proxy.translate.names import (
+    MAX_FOLDERS,
+    Place,
+    folders_of,
+    is_hash_name,
+    resolve,
+    split_annotated,
+    written_place,
+)
 from proxy.translate.shapes import Shape, Shapes
 
 T = TypeVar("T")
@@ -218,6 +226,27 @@ def invalid_file(name: str, value: str, what: str = "file") -> dict[str, Any]:
         "details": f"{name} - Invalid {what}: {value}",
         "extra_info": {"input_name": name},
     }
+
+
+def deep_prefixes(graph: Mapping[str, Any]) -> dict[str, Any]:
+    """Return node errors for every `filename_prefix` with more than `MAX_FOLDERS` folders."""
+    node_errors = {}
+    for node_id, node in graph.items():
+        path = resolve("output", filename_prefix(node) or "") or ""
+        if (count := folders_of(path)) > MAX_FOLDERS:
+            error = {
+                "type": "custom_validation_failed",
+                "message": "Custom validation failed for node",
+                "details": f"filename_prefix - It has {count:,} folders, and at most "
+                f"{MAX_FOLDERS} can be one in another.",
+                "extra_info": {"input_name": "filename_prefix"},
+            }
+            node_errors[node_id] = {
+                "errors": [error],
+                "dependent_outputs": [],
+                "class_type": str(node.get("class_type") or ""),
+            }
+    return node_errors
 
 
 def sources(graph: Mapping[str, Any], *node_ids: str) -> set[str]:

@@ -70,6 +70,15 @@ def annotate(name: str, type_: str) -> str:
     return name if type_ == "input" else f"{name} [{type_}]"
 
 
+#: Folders that outputs may be in, one in another: Python's own walk ends at about a thousand.
+MAX_FOLDERS = 32
+
+
+def folders_of(path: str) -> int:
+    """Return how many folders a file is in, one in another, at a path with `/` between them."""
+    return path.count("/")
+
+
 def resolve(type_: str, *parts: str) -> str | None:
     """Return the path in the folder `type_` that the parts lead to, `None` if they lead out of it.
 

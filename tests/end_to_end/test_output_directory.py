@@ -54,6 +54,10 @@ async def client(
         yield client
 
 
+def entries(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def files(folder: Path) -> list[str]:
     return sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()
@@ -308,3 +312,31 @@ async def test_a_person_alone_finds_the_pictures_in_the_home_folder(
     assert {path.parent.relative_to(tmp_path).as_posix() for path in found} == folders
     links = [path.stat().st_nlink for path in found]
     assert links == ([] if not folders else [1] if options else [2])  # with that of the cache
+
+
+@pytest.mark.parametrize(("folders", "status"), [(32, 200), (33, 400), (1500, 400)])
+async def test_a_prefix_has_at_most_32_folders(client: Client, folders: int, status: int) -> None:
+    graph = graphs.plain(prefix="x/" * folders + "picture")
+    found, answer = await client.post("prompt", {"prompt": graph})
+    assert found == status
+    if status == 400:
+        (error,) = answer["node_errors"]["2"]["errors"]
+        assert error["extra_info"] == {"input_name": "filename_prefix"}
+        assert "at most 32" in error["details"]
+    else:
+        await client.ended(answer["prompt_id"])
+
+
+async def test_an_output_in_too_many_folders_by_a_computed_prefix_is_not_written(
+    client: Client, output: Path
+) -> None:
+    graph = graphs.plain()
+    graph["3"] = {"class_type": "PrimitiveString", "inputs": {"value": "x/" * 40 + "picture"}}
+    graph["2"]["inputs"]["filename_prefix"] = ["3", 0]
+    with capture_logs() as logged:
+        entry = await client.run(graph)
+    (image,) = entry["outputs"]["2"]["images"]
+    assert image["subfolder"].count("/") == 39
+    assert await client.view(image)
+    assert "output_name_rejected" in [line["event"] for line in logged]
+    assert entries(output) == []

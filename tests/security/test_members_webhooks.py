@@ -53,7 +53,8 @@ def many_outputs() -> dict[str, Any]:
     graph = graphs.plain(size=8)
     save = graph.pop("2")
     for number in range(OUTPUTS):
-        inputs = {**save["inputs"], "filename_prefix": f"{number}" + "x/" * (PREFIX // 2) + "x"}
+        prefix = f"{number}" + (150 * "x" + "/") * (PREFIX // 150) + "x"
+        inputs = {**save["inputs"], "filename_prefix": prefix}
         graph[f"save {number}"] = {**save, "inputs": inputs}
     return graph
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.translate.jobs import foreign_files
+from proxy.translate.jobs import deep_prefixes, foreign_files
 
 CONTENT = "0123456789abcdef" * 4
 
@@ -78,3 +78,20 @@ def test_the_members_own_name_is_let_through() -> None:
 )
 def test_any_json_is_looked_through(graph: Any) -> None:
     foreign_files(graph, lambda _: False)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "is_deep"),
+    [
+        ("x/" * 32 + "picture", False),
+        ("x/" * 33 + "picture", True),
+        ("x\\" * 33 + "picture", True),
+        ("x/../" * 40 + "picture", False),
+        ("//" * 40 + "picture", False),
+        (["3", 0], False),
+        (None, False),
+    ],
+)
+def test_a_prefix_with_too_many_folders_is_an_error_of_its_node(prefix: Any, is_deep: bool) -> None:
+    graph = {"2": {"class_type": "SaveImage", "inputs": {"filename_prefix": prefix}}}
+    assert list(deep_prefixes(graph)) == (["2"] if is_deep else [])
