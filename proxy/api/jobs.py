@@ -17,7 +17,7 @@ from proxy.api.callers import submitter_of
 from proxy.api.holding import hold, owner_of
 from proxy.api.keys import JOBS, TURNS, WEBHOOKS
 from proxy.api.middleware import note
-from proxy.api.requests import connection_of, member_of
+from proxy.api.requests import admission_of, connection_of, member_of
 from proxy.jobs.models import JobRequest
 from proxy.jobs.records import JobRecord
 from proxy.jobs.service import STATUSES, JobQuery
@@ -45,7 +45,12 @@ async def post_prompt(request: web.Request) -> web.StreamResponse:
     submissions, member = request.app[JOBS].submissions, member_of(request)
     body = await bodies.read_json(request)
     usage_source = request.headers.get(USAGE_SOURCE)
-    wanted = parse_prompt(body, usage_source, submitter=submitter_of(request))
+    wanted = parse_prompt(
+        body,
+        usage_source,
+        submitter=submitter_of(request),
+        token=admission_of(request).token or "",
+    )
     if WEBHOOK_URL in wanted.extra_data:
         request.app[WEBHOOKS].check_job_url(wanted.extra_data[WEBHOOK_URL])
     async with submissions.submitted(member, wanted) as accepted:
@@ -60,7 +65,7 @@ async def post_prompt(request: web.Request) -> web.StreamResponse:
 
 
 def parse_prompt(
-    body: object, usage_source: str | None = None, *, submitter: str = ""
+    body: object, usage_source: str | None = None, *, submitter: str = "", token: str = ""
 ) -> JobRequest:
     """Check the body of `POST /prompt` as the newest ComfyUI does. Raises `LocalError` (400).
 
@@ -100,6 +105,7 @@ def parse_prompt(
         extra_data=extra_data,
         targets=targets,
         submitter=submitter,
+        token=token,
     )
 
 

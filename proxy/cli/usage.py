@@ -17,6 +17,7 @@ from proxy.admin.schema.usage import cost_of_day, usage_shown
 from proxy.cli.common import UsageError, option, read_stored
 from proxy.cli.tables import AsJson, Columns, print_json, print_table, say
 from proxy.costs.credits import to_credits
+from proxy.members.tokens import shown_id
 from proxy.settings import Settings, load
 from proxy.storage.costs import CostRow
 from proxy.storage.usage import UsageRepository, UsageRow, day_of
@@ -41,7 +42,7 @@ def usage(
     ] = None,
     member: _Member = None,
     by_costs: Annotated[
-        bool, typer.Option("--costs", help="Print costs by account and node class.")
+        bool, typer.Option("--costs", help="Print costs by token, account and node class.")
     ] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: AsJson = False,
@@ -134,6 +135,7 @@ def _print_costs(rows: list[CostRow], days: str, *, as_csv: bool, as_json: bool)
     columns: Columns = {
         "day": lambda row: row.day,
         "member": lambda row: row.member,
+        "token": lambda row: shown_id(row.token),
         "account": lambda row: row.account,
         "node class": lambda row: row.node_class or "GPU",
         "credits": lambda row: "?" if row.source == "unknown" else _credits(row.amount),

@@ -56,6 +56,7 @@ def job_of_request(
         workflow_id=workflow_id_of(content.extra_data),
         outputs_to_execute=() if found is None else tuple(found.outputs),
         submitter=request.submitter,
+        token=request.token,
         label=label_of(request.graph, request.extra_data),
     )
 
@@ -174,7 +175,7 @@ def _usage_of(job: Job, end: JobEnd, outputs: int) -> tuple[UsageRow, list[CostR
                 usage.unknown_costs += charge.nodes
         about = charge.node_class, charge.source, charge.amount, charge.nodes
         ran = 0.0 if charge.node_class else seconds
-        costs.append(CostRow(day, job.member, job.account, *about, seconds=ran))
+        costs.append(CostRow(day, job.member, job.account, *about, ran, job.token))
     return usage, costs
 
 

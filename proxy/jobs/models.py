@@ -78,7 +78,8 @@ class TransitionError(Exception):
 class JobRequest(msgspec.Struct, frozen=True):
     """A checked `POST /prompt`. `extra_data` is the client's; `number` wins over `front`.
 
-    `submitter` tells the program that asks from others, `""` where it is not known.
+    `submitter` tells the program that asks from others, `token` is the id of its token; both are
+    `""` where they are not known.
     """
 
     graph: dict[str, Any]
@@ -89,6 +90,7 @@ class JobRequest(msgspec.Struct, frozen=True):
     extra_data: dict[str, Any] = {}
     targets: list[str] | None = None
     submitter: str = ""
+    token: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -191,6 +193,7 @@ class Job:
     charge: float = 0.0
     one_at_a_time: bool = False
     submitter: str = ""
+    token: str = ""
     label: str = ""
     estimate: int = 0
     shape: str = ""

@@ -49,7 +49,7 @@ class Token(StoredToken, frozen=True):
     @property
     def shown(self) -> str:
         """The name of the token in logs and in the interface."""
-        return f"{PREFIX}{self.id}…"
+        return shown_id(self.id)
 
     @property
     def stands_for_sign_in(self) -> bool:
@@ -78,6 +78,11 @@ def secret_of(prefix: str) -> tuple[str, str]:
     """Return a new id, and a secret text that begins with the prefix and the id."""
     id_ = _letters(_ID_BYTES)
     return id_, f"{prefix}{id_}{_letters(_SECRET_BYTES)}"
+
+
+def shown_id(id_: str) -> str:
+    """Return a token by its id as it is shown, an empty text for none."""
+    return f"{PREFIX}{id_}…" if id_ else ""
 
 
 def is_token(value: object) -> bool:

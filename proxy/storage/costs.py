@@ -1,4 +1,4 @@
-"""What jobs have cost, by day, member, account and node class."""
+"""What jobs have cost, by day, member, account, node class and token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ class CostRow(Struct):
     """What a member's jobs have cost on a day (`YYYY-MM-DD`, UTC), the day of their ends.
 
     `node_class` is a class of partner nodes, of which `nodes` have run, or empty for the GPU, which
-    ran for `seconds`. `source` says where the `amount` (millionths of a credit) comes from. To add
+    ran for `seconds`. `token` is the id of the token with which the jobs were sent, or empty.
+    `source` says where the `amount` (millionths of a credit) comes from. To add
     is to write a row with what is more.
     """
 
@@ -28,15 +29,19 @@ class CostRow(Struct):
     amount: int = 0
     nodes: int = 0
     seconds: float = 0.0
+    token: PlainText = ""
 
     @property
     def key(self) -> tuple[str, ...]:
         """What the row is about."""
-        return (self.day, self.member, self.account, self.node_class, self.source)
+        return (self.day, self.member, self.account, self.node_class, self.source, self.token)
 
 
 costs = table_of(
-    CostRow, "costs", keys=("day", "member", "account", "node_class", "source"), rowid=False
+    CostRow,
+    "costs",
+    keys=("day", "member", "account", "node_class", "source", "token"),
+    rowid=False,
 )
 _ADD = Upsert(costs, how="add")
 

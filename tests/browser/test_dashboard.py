@@ -381,7 +381,7 @@ async def test_usage_is_shown_by_day_and_saved_as_csv(
             await page.get_by_role("link", name="Download costs").click()
         await (await downloading.value).save_as(saved)
         head, line = saved.read_text(encoding="utf-8").splitlines()
-        assert head.startswith("day,member,account,node_class,source,credits")
+        assert head.startswith("day,member,token,account,node_class,source,credits")
         assert line.split(",")[1:5] == ["ben", "default", "", "estimated"]
         await page.get_by_label("Member").select_option("anna")
         await row.wait_for(state="detached")

@@ -176,8 +176,8 @@ async def test_a_crash_loses_no_job_and_the_command_tells_while_the_server_runs(
             assert cost["credits"] == row["credits_estimated"] > 0
             assert cost["credits"] == pytest.approx(0.27 * cost["seconds"], abs=1e-5)
             head, line = (await printed(tmp_path, "usage", "--costs", "--csv")).splitlines()
-            assert head == "day,member,account,node_class,source,credits,nodes,seconds"
-            assert line.split(",")[1:5] == [LOCAL, "default", "", "estimated"]
+            assert head == "day,member,token,account,node_class,source,credits,nodes,seconds"
+            assert line.split(",")[1:6] == [LOCAL, "", "default", "", "estimated"]
             assert "GPU" in await printed(tmp_path, "usage", "--costs")
             table = await printed(tmp_path, "usage", "--from", "2026-01-01")
             assert "running seconds" in table
@@ -480,3 +480,23 @@ async def test_what_a_member_stores_is_bounded(proxy: Proxy) -> None:
         assert (status, error["details"]) == (413, "stored_bytes")
         row = await proxy.services[ACCOUNTING].usage.today("alice")
         assert row.bytes_up == 12_000 + 15_000 + 2 * 12_009
+
+
+async def test_costs_tell_the_tokens_of_a_member_apart(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    folder, shown = tmp_path / "data", []
+    async with running_proxy(simulator, folder) as proxy:
+        directory = proxy.services[MEMBERS]
+        await directory.add(Member("anna", role="admin"))
+        for number in range(2):
+            text, token = await directory.new_token("anna", note=f"bot {number}")
+            client = Client(session, proxy.url / "t" / text)
+            await client.run(graphs.plain(number))
+            shown.append(token.shown)
+        _, answer = await client.get("proxy/api/usage", rows="costs")
+        assert {row["token"] for row in answer["costs"]} == set(shown)
+    code, out, _ = await command("usage", "--costs", "--csv", "--data-dir", str(folder))
+    assert code == 0
+    head, *rows = (line.split(",") for line in out.splitlines())
+    assert {row[head.index("token")] for row in rows} == set(shown)

@@ -23,7 +23,7 @@ export function view(context, [], query) {
   const costRows = el("tbody");
   const costFile = el("a", { download: true, class: "button" }, "Download costs");
   filters.append(costFile);
-  const costHeads = ["Account", "Node class", "Credits", "Source", "Nodes", "Running time"];
+  const costHeads = ["Account", "Token", "Node class", "Credits", "Source", "Nodes", "Running time"];
   costs.body.append(el("div", { class: "wide-table", tabindex: 0, role: "group", "aria-label": "Credits by account and node class" }, el("table", { class: "numbers" },
     el("thead", {}, el("tr", {}, costHeads.map((head) => el("th", { scope: "col" }, head)))), costRows)));
   const table = card("By day", { id: "usage-days", empty: "No usage in these days" });
@@ -64,7 +64,7 @@ export function view(context, [], query) {
   function drawCosts(found) {
     const sums = new Map();
     for (const row of found) {
-      const key = JSON.stringify([row.account, row.node_class, row.source]);
+      const key = JSON.stringify([row.account, row.token, row.node_class, row.source]);
       const sum = sums.get(key) ?? { ...row, key, credits: 0, nodes: 0, seconds: 0 };
       for (const field of ["credits", "nodes", "seconds"]) sum[field] += row[field];
       sums.set(key, sum);
@@ -81,7 +81,7 @@ export function view(context, [], query) {
     return tr;
   }
 
-  const costCells = (row) => [row.node_class || "GPU", row.source === "unknown" ? "unknown" : credits(row.credits), row.source,
+  const costCells = (row) => [row.token, row.node_class || "GPU", row.source === "unknown" ? "unknown" : credits(row.credits), row.source,
     row.node_class ? String(row.nodes) : "", row.node_class ? "" : duration(1000 * row.seconds)];
 
   function made(row) {

@@ -6,6 +6,7 @@ from typing import Literal, NotRequired, TypeAlias, TypedDict, cast
 
 from proxy.costs.credits import Source, to_credits
 from proxy.costs.reconciliation import Reconciliation
+from proxy.members.tokens import shown_id
 from proxy.storage.costs import CostRow
 from proxy.storage.usage import UsageRow
 
@@ -35,10 +36,12 @@ class UsageShown(TypedDict):
 
 class CostOfDay(TypedDict):
     """What a member's jobs have cost on an account on a day: runs of `nodes` of a partner class,
-    or, with an empty class, `seconds` on the GPU."""
+    or, with an empty class, `seconds` on the GPU. `token` is the beginning of the token that they
+    were sent with, empty without one."""
 
     day: str
     member: str
+    token: str
     account: str
     node_class: str
     source: Source
@@ -162,6 +165,7 @@ def cost_of_day(row: CostRow) -> CostOfDay:
     return {
         "day": row.day,
         "member": row.member,
+        "token": shown_id(row.token),
         "account": row.account,
         "node_class": row.node_class,
         "source": cast(Source, row.source),

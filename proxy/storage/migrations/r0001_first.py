@@ -263,6 +263,7 @@ def _create_jobs() -> None:
         sa.Column("accepted", sa.Boolean(), nullable=False),
         sa.Column("one_at_a_time", sa.Boolean(), nullable=False),
         sa.Column("submitter", sa.Text(), nullable=False),
+        sa.Column("token", sa.Text(), nullable=False),
         sa.Column("cancel_requested", sa.Boolean(), nullable=False),
         sa.Column("interrupted", sa.Boolean(), nullable=False),
         sa.Column("charge", sa.Double(), nullable=False),
@@ -435,8 +436,9 @@ def _create_costs() -> None:
         sa.Column("amount", sa.BigInteger(), nullable=False),
         sa.Column("nodes", sa.BigInteger(), nullable=False),
         sa.Column("seconds", sa.Double(), nullable=False),
+        sa.Column("token", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint(
-            "day", "member", "account", "node_class", "source", name=op.f("pk_costs")
+            "day", "member", "account", "node_class", "source", "token", name=op.f("pk_costs")
         ),
         sqlite_with_rowid=False,
     )
