@@ -17,7 +17,8 @@ from fuzz.harness import MAX_INPUT, TARGETS, BrokenContractError
 from fuzz.judge import Judge
 from fuzz.mutation import mutated_json, repeated
 
-#: Seconds of processor time, instrumented, from which the judge is asked.
+#: Seconds of processor time, instrumented, from which the judge is asked for time and memory: what
+#: takes much memory takes time as well.
 _SUSPICIOUS = 0.005
 
 
