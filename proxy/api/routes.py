@@ -16,6 +16,7 @@ from proxy.api import (
     jobs,
     packs,
     system,
+    templates,
     upload,
     userdata,
     websocket,
@@ -171,7 +172,7 @@ ROUTES = (
     _off("*", "/api/tasks/{id}", assets.disabled),
     # the web interface
     _only("GET", extension.SCRIPT_PATH, extension.get_script),
-    _only("GET", "/templates/{path:.*}", system.get_template),
+    _only("GET", "/templates/{path:.*}", templates.get_template),
     _only("GET", "/docs/{path:.*}", system.get_docs),
     _only("GET", r"/{path:(?!internal\b).*}", system.get_file),
 )

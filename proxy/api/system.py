@@ -12,7 +12,6 @@ import shutil
 import sys
 from pathlib import Path
 from typing import Any, cast
-from zlib import crc32
 
 from aiohttp import web
 
@@ -22,7 +21,7 @@ from proxy.api.downloads import delivering
 from proxy.api.extension import SCRIPT_PATH, has_nodes
 from proxy.api.keys import CATALOG, FILES, INTERFACE, JOURNAL, READINESS, features
 from proxy.api.requests import connection_of, member_of
-from proxy.api.web_interface import within
+from proxy.api.web_interface import packaged, within
 from proxy.catalog.bodies import Coding
 from proxy.catalog.file_lists import Listing
 from proxy.translate import COMFYUI, DEPLOYED_AS, FRONTEND, PYTORCH, TEMPLATES
@@ -204,23 +203,6 @@ async def get_files(request: web.Request) -> web.Response:
 
 _PAGE_HEADERS = {"Cache-Control": "no-store, must-revalidate", "Pragma": "no-cache", "Expires": "0"}
 
-#: Media types that Python's table lacks, or that a system's table may have wrong.
-_TYPES = {
-    ".js": "application/javascript",
-    ".mjs": "application/javascript",
-    ".css": "text/css",
-    ".webp": "image/webp",
-}
-
-_SOUNDS = (".mp3", ".wav", ".flac")
-
-_TILE = (
-    '<svg xmlns="http://www.w3.org/2000/svg" width="400" height="400">'
-    '<linearGradient id="g" x2="1" y2="1"><stop stop-color="hsl({},40%,32%)"/>'
-    '<stop offset="1" stop-color="hsl({},45%,18%)"/></linearGradient>'
-    '<rect width="400" height="400" fill="url(#g)"/></svg>'
-)
-
 _OWN_PAGE = Path(__file__).with_name("welcome.html").read_bytes()
 
 
@@ -238,45 +220,16 @@ async def get_extensions(request: web.Request) -> web.Response:
     return bodies.json([*scripts, SCRIPT_PATH] if scripts else [])
 
 
-async def get_template(request: web.Request) -> web.StreamResponse:
-    """Return a workflow template, one of its pictures, or the list of all templates."""
-    name = request.match_info["path"]
-    if name not in request.app[INTERFACE].pictures:
-        return _answer(request.app[INTERFACE].templates.get(name))
-    picture = await request.app[CATALOG].extras.template_picture(name)
-    if picture is not None:
-        body, type_ = picture
-        headers = content_headers(type_, request.headers.get("Sec-Fetch-Dest"))
-        return web.Response(body=body, headers=headers)
-    if name.endswith(_SOUNDS):
-        return web.StreamResponse(status=404)
-    headers = {"Content-Type": "image/svg+xml", "Cache-Control": "no-cache"}
-    return web.Response(body=_tile(name), headers=headers)
-
-
-def _tile(name: str) -> bytes:
-    """Return a placeholder of a template's picture, in a colour that depends on its name."""
-    turn = crc32(name.partition("-")[0].encode()) % 360
-    return _TILE.format(turn, (turn + 50) % 360).encode()
-
-
 async def get_docs(request: web.Request) -> web.StreamResponse:
     """Return a page of the nodes' documentation."""
-    return _answer(within(request.app[INTERFACE].docs, request.match_info["path"]))
+    return packaged(within(request.app[INTERFACE].docs, request.match_info["path"]))
 
 
 async def get_file(request: web.Request) -> web.StreamResponse:
     """Return a file of the web interface, or 404; this is the route of every other GET."""
     if request.raw_path.startswith("//"):  # ComfyUI's answer has a text then
         return bodies.text("404: Not Found", 404)
-    return _answer(within(request.app[INTERFACE].frontend, request.match_info["path"]))
-
-
-def _answer(path: Path | None) -> web.StreamResponse:
-    if path is None:
-        return web.StreamResponse(status=404)
-    type_ = _TYPES.get(path.suffix)
-    return web.FileResponse(path, headers={"Content-Type": type_} if type_ else None)
+    return packaged(within(request.app[INTERFACE].frontend, request.match_info["path"]))
 
 
 # --- the catalog ----------------------------------------------------------------------------------

@@ -28,6 +28,14 @@ _FRONTEND = "comfyui_frontend_package"
 _DOCS = "comfyui_embedded_docs"
 _TEMPLATES = "comfyui_workflow_templates_core"
 
+#: Media types that Python's table lacks, or that a system's table may have wrong.
+_TYPES = {
+    ".js": "application/javascript",
+    ".mjs": "application/javascript",
+    ".css": "text/css",
+    ".webp": "image/webp",
+}
+
 
 class WebInterface(Struct, frozen=True):
     """The installed parts of the web interface; without a `frontend`, `/` is a page of our own.
@@ -79,6 +87,14 @@ def within(folder: Path | None, name: str) -> Path | None:
         return path if path.is_file() else None
     except OSError:  # a name that is too long
         return None
+
+
+def packaged(path: Path | None) -> web.StreamResponse:
+    """Return the answer with a file of a package, 404 without one."""
+    if path is None:
+        return web.StreamResponse(status=404)
+    type_ = _TYPES.get(path.suffix)
+    return web.FileResponse(path, headers={"Content-Type": type_} if type_ else None)
 
 
 def _folder(package: str, name: str) -> Path | None:

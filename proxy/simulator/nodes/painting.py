@@ -12,13 +12,19 @@ from typing import TypeAlias
 
 from PIL import Image, ImageChops, ImageColor, ImageDraw
 
+#: What a picture says of itself.
+CAPTION = "Simulated: a landscape, whatever the prompt is"
+#: Pixels around it.
+_MARGIN = 8
+
 Colour: TypeAlias = tuple[int, int, int]
 
 
 def paint(subject: str, seed: int | str, size: tuple[int, int]) -> Image.Image:
     """Return the picture for a subject and a seed: the same arguments give the same pixels.
 
-    A CSS colour's name in the subject ("purple") tints the sky.
+    A CSS colour's name in the subject ("purple") tints the sky. A picture with room for it says
+    that it is simulated.
     """
     text = f"{seed}\n{subject}".encode(errors="replace")
     chance = random.Random(text)  # noqa: S311 - a painter, not a locksmith
@@ -34,6 +40,8 @@ def paint(subject: str, seed: int | str, size: tuple[int, int]) -> Image.Image:
         base = height * (0.5 + 0.45 * near)
         outline = _ridge(chance, width, base, height * 0.16 * (1.2 - near / 2))
         pen.polygon([(0, height), *outline, (width, height)], fill=mix(horizon, ground, near))
+    if pen.textlength(CAPTION) < width - 2 * _MARGIN:
+        pen.text((_MARGIN, height - 2 * _MARGIN), CAPTION, fill=(255, 255, 255))
     return picture
 
 
