@@ -101,7 +101,7 @@ class JobLife:
             step = self._next(job, outcome)
             if isinstance(outcome, NotThere) and isinstance(step, Wait) and self._is_bound(job):
                 outcome = await self._send(job)
-                if isinstance(outcome, Elsewhere | NotNow):
+                if isinstance(outcome, Elsewhere | NotNow | OverBudget):
                     outcome = Lost()
                 step = self._next(job, outcome)
         match step:

@@ -1,0 +1,95 @@
+"""Which account gets a job where several have what it names, and what keeps one from a
+deployment."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from jobs.samples import job
+
+from proxy.catalog.owners import Needs
+from proxy.engine.accounts import PASSING, UNABLE, Account, Slots
+from proxy.engine.forecast import Forecast
+from proxy.engine.outcomes import Discard, Elsewhere, TryOther, Wait, next_step
+from proxy.engine.scheduler import Scheduler
+from proxy.members.member import Member
+from proxy.translate.errors import LocalError
+
+WHY = LocalError("refused", "No.")
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def scheduler(clock: Clock, **deployment: Any) -> Scheduler:
+    """Of an account of the cloud and a deployment."""
+    cloud: Any = None
+    accounts = {
+        "cloud": Account("cloud", cloud, "", slots=Slots(1)),
+        "studio": Account(
+            "studio", cloud, "", slots=Slots(1), cost=1, validates=False, **deployment
+        ),
+    }
+    return Scheduler(accounts, Member, "jobs", clock=clock, turn=asyncio.Event())
+
+
+def chosen(jobs: Scheduler, needs: Needs | None = None) -> str | None:
+    """The account that a new job gets."""
+    one = job(account="", needs=needs)
+    return one.account if jobs.assign_at_once(one) else None
+
+
+def test_the_cheaper_one_comes_first_and_is_waited_for() -> None:
+    jobs = scheduler(Clock())
+    assert [chosen(jobs), chosen(jobs)] == ["cloud", None]
+
+
+def test_a_deployment_gets_what_it_alone_has() -> None:
+    assert chosen(scheduler(Clock()), Needs(frozenset({"studio"}), "AddFrame")) == "studio"
+
+
+def test_a_deployment_gets_jobs_while_the_cheaper_one_takes_none() -> None:
+    clock = Clock()
+    jobs = scheduler(clock)
+    jobs._accounts["cloud"].health.failed("no_credits", clock.now)
+    assert chosen(jobs) == "studio"
+
+
+def test_a_deployment_for_certain_members_comes_first_for_these() -> None:
+    jobs = scheduler(Clock(), members=("local",))
+    assert chosen(jobs) == "studio"
+
+
+def test_what_none_has_any_longer_goes_to_who_checks_before_charging() -> None:
+    needs = Needs(frozenset({"gone"}), "AddFrame")
+    assert [account.name for account in scheduler(Clock()).usable(job(needs=needs))] == ["cloud"]
+
+
+@pytest.mark.parametrize("fault", sorted(PASSING))
+def test_a_new_job_waits_for_what_passes_by_itself(fault: Any) -> None:
+    outcome = Elsewhere(WHY, fault)
+    assert next_step(job(accepted=False), outcome) == Wait()
+    assert next_step(job(accepted=False), outcome, has_other=True) == TryOther()
+
+
+def test_a_stopped_deployment_refuses_a_new_job() -> None:
+    assert next_step(job(accepted=False), Elsewhere(WHY, "stopped")) == Discard(WHY)
+    assert "stopped" in UNABLE
+
+
+def test_a_job_that_waits_for_a_deployment_says_which_and_how_long() -> None:
+    clock = Clock()
+    jobs = scheduler(clock)
+    jobs._accounts["studio"].health.failed("starting", clock.now, refusal=WHY)
+    clock.now += 130.0
+    waiting = job(account="", needs=Needs(frozenset({"studio"}), "AddFrame"))
+    jobs.enqueue(waiting)
+    assert list(Forecast(jobs).waiting("local", [waiting])) == [
+        (waiting, "starting", "studio is starting, 2 min")
+    ]

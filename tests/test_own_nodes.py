@@ -1,0 +1,204 @@
+"""A deployment in the settings and on the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from deployments import Place, framed
+from process import command, serving
+from stack import Client, Proxy
+
+from proxy.catalog.service import Catalog
+from proxy.catalog.source import Accounts
+from proxy.cloud.upstream import Capabilities
+from proxy.settings import AccountSettings, ConfigError, Settings, nodes_of, read_accounts
+from proxy.simulator import Simulator
+from proxy.simulator.deployment import SimulatedDeployment
+
+
+@pytest.fixture
+async def deployment() -> AsyncIterator[SimulatedDeployment]:
+    async with SimulatedDeployment() as running:
+        yield running
+
+
+@pytest.fixture
+def place(
+    simulator: Simulator,
+    deployment: SimulatedDeployment,
+    session: aiohttp.ClientSession,
+    tmp_path: Path,
+) -> Place:
+    return Place(simulator, deployment, tmp_path, session)
+
+
+def config(place: Place, **changes: str | None) -> Path:
+    """A settings file with a deployment alone."""
+    (table,) = place.tables(cloud=False)
+    values: dict[str, str | None] = {
+        "name": "studio",
+        "kind": "deployment",
+        "base_url": str(table.base_url),
+        "key_file": str(table.key_file),
+        "object_info": table.object_info,
+        **changes,
+    }
+    lines = [f'{name} = "{value}"' for name, value in values.items() if value is not None]
+    path = place.folder / "config.toml"
+    path.write_text("\n".join(["[[accounts]]", *lines]) + "\n")
+    return path
+
+
+async def checked(place: Place, **changes: str | None) -> tuple[int, str]:
+    path = config(place, **changes)
+    words = ("check", "--config", str(path), "--data-dir", str(place.folder / "data"))
+    environment = {"PATH": os.environ["PATH"], "HOME": str(place.folder)}
+    code, out, err = await command(*words, environment=environment)
+    return code, out + err
+
+
+# --- settings ------------------------------------------------------------------------------
+
+
+def table(**fields: Any) -> AccountSettings:
+    known: dict[str, Any] = {"base_url": "https://id.run.comfy.app", "object_info": "a.json"}
+    return AccountSettings(name="studio", kind="deployment", key="k" * 20, **{**known, **fields})
+
+
+def test_the_list_of_nodes_is_a_file_or_an_address() -> None:
+    assert nodes_of(table()) == Path("a.json")
+    assert str(nodes_of(table(object_info="http://127.0.0.1:8188"))) == "http://127.0.0.1:8188"
+    assert nodes_of(AccountSettings(name="cloud", key="k" * 20)) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"base_url": None}, "without base_url"),
+        ({"object_info": None}, "without object_info"),
+        ({"plan": "pro"}, "has no plan"),
+        ({"kind": "cloud"}, "which only a deployment needs"),
+    ],
+)
+def test_what_does_not_fit_the_kind_is_refused(fields: dict[str, Any], words: str) -> None:
+    about = {"base_url": "https://id.run.comfy.app", "object_info": "a.json", **fields}
+    account = AccountSettings(**{"name": "studio", "kind": "deployment", "key": "k" * 20, **about})
+    with pytest.raises(ConfigError, match=words):
+        nodes_of(account)
+
+
+def test_a_deployment_may_have_the_key_of_its_workspaces_account(tmp_path: Path) -> None:
+    cloud = AccountSettings(name="cloud", key="k" * 20)
+    settings = Settings(data_dir=tmp_path, accounts=(cloud, table()))
+    assert [account.name for account in read_accounts(settings)] == ["cloud", "studio"]
+    with pytest.raises(ConfigError, match="same key"):
+        read_accounts(
+            Settings(data_dir=tmp_path, accounts=(cloud, cloud.model_copy(update={"name": "b"})))
+        )
+
+
+# --- routing -------------------------------------------------------------------------------
+
+
+class Listed:
+    """An account with classes."""
+
+    def __init__(self, *names: str, validates: bool) -> None:
+        self.capabilities = Capabilities(validates=validates)
+        self.names = names
+
+    async def object_info(self) -> bytes:
+        return json.dumps({name: {"input": {}} for name in self.names}).encode()
+
+
+async def test_a_class_that_none_has_is_for_who_checks_before_charging(tmp_path: Path) -> None:
+    named: Any = {
+        "cloud": Listed("A", validates=True),
+        "studio": Listed("A", "B", validates=False),
+    }
+    url: Any = "http://cloud"
+    catalog = Catalog(Accounts(url, list, named), tmp_path, max_age=60.0)
+    await catalog.start()
+    await catalog.wait_loaded(10.0)
+    needs = {name: catalog.needs_of({"1": {"class_type": name, "inputs": {}}}) for name in "ABC"}
+    await catalog.close()
+    assert needs["A"] is None
+    assert needs["B"] is not None
+    assert needs["B"].accounts == {"studio"}
+    assert needs["C"] is not None
+    assert needs["C"].accounts == {"cloud"}
+
+
+# --- commands ------------------------------------------------------------------------------
+
+
+async def test_check_reads_the_list_and_tries_the_key(place: Place) -> None:
+    code, out = await checked(place)
+    assert code == 0, out
+    assert "node classes in" in out
+    assert "accepts the key" in out
+    assert not place.deployment.jobs
+
+
+async def test_check_says_what_is_wrong(place: Place) -> None:
+    code, out = await checked(place, object_info=str(place.folder / "none.json"))
+    assert code == 1
+    assert "save it with comfy-cloud-proxy catalog save" in out
+    (place.folder / "wrong").write_text("comfyui-of-another-workspace")
+    code, out = await checked(place, key_file=str(place.folder / "wrong"))
+    assert code == 1
+    assert "does not know this key" in out
+
+
+async def test_a_list_that_is_older_than_the_release_is_told(place: Place) -> None:
+    path = config(place)
+    data = place.folder / "data"
+    options = ("--config", str(path))
+    async with serving(data, *options) as process:
+        client = Client(place.session, process.url)
+        await client.until_ready()
+        await client.run(framed(1))
+        place.deployment.switches.release = 4
+        await client.run(framed(2))
+        await process.stop()
+    code, out = await checked(place)
+    assert code == 0
+    assert "studio: Runs release 4 since" in out
+    listed = place.folder / "object_info.json"
+    os.utime(listed, (time.time() + 60, time.time() + 60))
+    _, out = await checked(place)
+    assert "release 4" not in out
+
+
+async def test_a_list_is_saved_whole_or_not_at_all(proxy: Proxy, tmp_path: Path) -> None:
+    target = tmp_path / "object_info.json"
+    address = str(proxy.url).rstrip("/")
+    code, out, _ = await command("catalog", "save", address, str(target))
+    assert code == 0
+    assert "node classes in" in out
+    assert "KSampler" in json.loads(target.read_text())
+    code, _, err = await command("catalog", "save", "http://127.0.0.1:9", str(target))
+    assert code == 1
+    assert "start ComfyUI there" in err
+    assert "KSampler" in json.loads(target.read_text())
+    assert sorted(os.listdir(tmp_path)) == ["data", "object_info.json"]
+
+
+async def test_a_simulated_deployment_is_one_account_more(
+    tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    options = ("--simulate", "--simulate-deployment")
+    async with serving(tmp_path, *options) as process:
+        client = Client(session, process.url)
+        await client.until_ready()
+        _, classes = await client.get("object_info")
+        entry = await client.run(framed())
+    assert {"AddFrame", "ReducePalette", "StampPicture", "KSampler"} <= classes.keys()
+    assert entry["status"]["status_str"] == "success"
