@@ -188,7 +188,8 @@ async def test_a_list_is_saved_whole_or_not_at_all(proxy: Proxy, tmp_path: Path)
     assert code == 1
     assert "start ComfyUI there" in err
     assert "KSampler" in json.loads(target.read_text())
-    assert sorted(os.listdir(tmp_path)) == ["data", "object_info.json"]
+    with os.scandir(tmp_path) as left:
+        assert {entry.name for entry in left} == {"data", "object_info.json"}
 
 
 async def test_a_simulated_deployment_is_one_account_more(
