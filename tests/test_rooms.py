@@ -294,6 +294,7 @@ INNER_IMPORTS = {
     "proxy.storage.revisions": "Alembic takes 11 MB, and 0.14 s of a start",
     "proxy.simulator": "is no part of a server",
     "proxy.simulator.deployment": "as the simulator",
+    "proxy.cli.catalog": "as the other commands",
     "proxy.cli.check": "a command that is not run takes no time of a start",
     "proxy.cli.demo": "as the other commands",
     "proxy.cli.run": "as the other commands",

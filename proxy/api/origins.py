@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, urlsplit
 import aiohttp_cors
 from aiohttp import web
 
-from proxy.cloud.connections import is_host_of
+from proxy.cloud.reach import is_host_of
 
 #: The headers of ComfyUI's `--enable-cors-header`.
 _EVERYBODY = {

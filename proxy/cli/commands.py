@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from proxy import __version__
-from proxy.cli import catalog, config, data_folder, service
+from proxy.cli import config, data_folder, service
 from proxy.cli.billing import balance
 from proxy.cli.common import (
     PROGRAM,
@@ -423,7 +423,9 @@ def _save_catalog(
     catalog_max_age), or when a client names a node that the list lacks.
     """
     del options
-    return catalog.save(address, target)
+    from proxy.cli.catalog import save
+
+    return save(address, target)
 
 
 _service = typer.Typer(

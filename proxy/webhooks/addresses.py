@@ -9,7 +9,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from msgspec import Struct
 from yarl import URL
 
-from proxy.cloud.connections import AddressRefusedError, is_host_of, reach_of
+from proxy.cloud.reach import AddressRefusedError, is_host_of, reach_of
 from proxy.translate.urls import url_of
 
 #: Characters of a URL.

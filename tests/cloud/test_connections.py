@@ -8,9 +8,10 @@ from aiohttp.test_utils import TestServer
 from yarl import URL
 
 from proxy.cloud import connections
-from proxy.cloud.connections import Reach, outward_proxy, reach_of
+from proxy.cloud.connections import outward_proxy
 from proxy.cloud.errors import CloudRefused, CloudUnreachable
 from proxy.cloud.event_socket import EventSocket
+from proxy.cloud.reach import Reach, reach_of
 from tests.cloud.conftest import KEY, Connect, Script, Serve, answer, redirect
 
 

@@ -7,7 +7,7 @@ from ipaddress import ip_network
 import pytest
 from cpu_time import least_seconds
 
-from proxy.cloud.connections import AddressRefusedError
+from proxy.cloud.reach import AddressRefusedError
 from proxy.webhooks.addresses import MAX_URL, WebhookAddresses, WebhookUrlError
 
 PUBLIC = WebhookAddresses()
