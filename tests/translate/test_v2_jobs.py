@@ -412,3 +412,15 @@ def test_documented_node_errors_are_read_too() -> None:
     found: Any = refusal_of(422, body)
     (error,) = found["node_errors"]["12"]["errors"]
     assert (error["message"], error["details"]) == ("too small", "steps")
+
+
+@pytest.mark.parametrize("ran", [float("nan"), float("inf"), -1, 1e300, "1", None])
+def test_a_time_that_no_run_has_taken_is_unknown(ran: object) -> None:
+    assert snapshot(job(started_at=AT, metrics={"execution_ms": ran})).end_time is None
+
+
+def test_a_running_node_that_is_no_text_is_ignored() -> None:
+    run = RunObserver("c", GRAPH)
+    run.frame("progress", {"current_node": "1"})
+    run.frame("output", output())
+    assert run.frame("progress", {"current_node": [1, 0]}) == []

@@ -42,6 +42,9 @@ _KEYS_BY_TYPE = {
 }
 _ANIMATED = frozenset({"SaveVideo", "SaveWEBM", "SaveAnimatedWEBP", "SaveAnimatedPNG"})
 
+#: Milliseconds that a run may have taken.
+_MAX_RUN = 1e12
+
 #: How ComfyUI names temporary files.
 _TEMPORARY = "ComfyUI_temp_"
 
@@ -78,7 +81,7 @@ def snapshot_of(
     start, end = milliseconds(job.get("started_at")), milliseconds(job.get("completed_at"))
     metrics = job.get("metrics")
     ran = metrics.get("execution_ms") if isinstance(metrics, Mapping) else None
-    if start is not None and end is None and isinstance(ran, int | float):
+    if start is not None and end is None and isinstance(ran, int | float) and 0 <= ran < _MAX_RUN:
         end = start + int(ran)
     ended = status in ("completed", "failed", "cancelled")
     outputs = outputs_by_node(job, graph, texts) if ended else None

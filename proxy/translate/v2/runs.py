@@ -106,7 +106,8 @@ class RunObserver:
 
     def _progress(self, progress: Mapping[str, Any]) -> list[Observation]:
         node = progress.get("current_node")
-        leaves = self._current is not None and node is not None and node != self._current
+        is_node = isinstance(node, str)
+        leaves = self._current is not None and is_node and node != self._current
         if leaves and self._with_outputs - self._told - {node}:
             self._next = progress
             self.wants_reading = True
