@@ -8,6 +8,7 @@ from fuzz import (
     targets_graphs,
     targets_requests,
     targets_settings,
+    targets_v2,
 )
 from fuzz.harness import TARGETS
 
@@ -18,4 +19,5 @@ __all__ = [
     "targets_graphs",
     "targets_requests",
     "targets_settings",
+    "targets_v2",
 ]
