@@ -17,7 +17,7 @@ _members_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 #: Halves of surrogate pairs in JSON: as they are, and as escapes that are no pair.
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _ESCAPES = re.compile(
-    r"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    r"(?:\\\\)+|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
     r"|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
 )
 

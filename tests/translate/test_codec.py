@@ -71,6 +71,8 @@ def test_half_a_surrogate_pair_becomes_a_sign_that_can_be_written() -> None:
     value = codec.loads_text(data)
     assert value["a\ufffd"][0] == "\ufffdb\U0001f600"
     assert value["n"] == {"x": "\ufffd"}
+    escaped = codec.loads_text(rb'["\\ud800", "\\\ud800", NaN]')
+    assert escaped[:2] == ["\\ud800", "\\\ufffd"]
     assert codec.loads_text(b'{"a": "\xc3\xa9", "seed": 18446744073709551616}') == {
         "a": "\u00e9",
         "seed": 2**64,
