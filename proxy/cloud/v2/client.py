@@ -36,6 +36,7 @@ from proxy.cloud.resilience import (
 )
 from proxy.cloud.upstream import Capabilities, Known, Observer, Prompt
 from proxy.cloud.v2.catalog import NodeList
+from proxy.cloud.v2.readings import JobReadings
 from proxy.cloud.v2.releases import Releases
 from proxy.cloud.v2.streams import JobStreams
 from proxy.cloud.v2.uploads import DeploymentUploads
@@ -46,7 +47,6 @@ from proxy.translate.assets import CloudAsset
 from proxy.translate.plans import AccountPlan
 from proxy.translate.snapshots import Snapshot
 from proxy.translate.v2.assets import asset_id, reference
-from proxy.translate.v2.jobs import is_text, outputs_of, snapshot_of
 from proxy.translate.v2.submissions import (
     LABEL,
     MAX_BODY_BYTES,
@@ -72,15 +72,10 @@ ROUTES = {
     "v2/assets/{id}/content": "GET",
 }
 
-#: Maximum number of jobs that are read at the same time.
-_MAX_CONCURRENT_READS = 8
 #: Seconds between two readings of live jobs, at most: a stream may hang open although its job is
 #: over.
 _READ_INTERVAL = 5.0
-#: Maximum bytes of an output that is shown as a text; larger ones are left out.
-_MAX_TEXT_BYTES = 1024 * 1024
-#: Of how many jobs it is remembered that their end was asked for, or was unexplained, and of how
-#: many texts the content.
+#: Of how many jobs it is remembered that the deployment has received them.
 _REMEMBERED = 1000
 #: Entries of the list in which a lost job is looked for; they are those with its label, if the
 #: deployment knows labels.
@@ -161,10 +156,9 @@ class DeploymentClient:
         self.uploads = DeploymentUploads(self.http)
         self.releases = Releases(self.observations, nodes)
         self._streams: JobStreams | None = None
-        self._reads = asyncio.Semaphore(_MAX_CONCURRENT_READS)
-        self._cancelled: LRUCache[str, bool] = LRUCache(_REMEMBERED)
-        self._expired: LRUCache[str, bool] = LRUCache(_REMEMBERED)
-        self._texts: LRUCache[str, str] = LRUCache(_REMEMBERED)
+        self._readings = JobReadings(
+            self.http, self._downloads, self.releases, lambda: self._streams
+        )
         self._reused: LRUCache[str, bool] = LRUCache(_REMEMBERED)
 
     async def start(self) -> None:
@@ -293,7 +287,7 @@ class DeploymentClient:
             raise
         if job.get("status") in ("succeeded", "failed"):
             return False
-        self._cancelled[cloud_id] = True
+        self._readings.cancelled(cloud_id)
         return True
 
     # --- following -------------------------------------------------------------------------
@@ -301,77 +295,20 @@ class DeploymentClient:
     def events(self, observer: Observer, timeouts: Timeouts) -> JobStreams:
         """Return the streams of the account's jobs."""
         del timeouts
-        self._streams = JobStreams(self._stream_http, self._read, observer)
+        self._streams = JobStreams(self._stream_http, self._readings.read, observer)
         return self._streams
 
     async def job(self, cloud_id: str) -> Snapshot | None:
         """Return `GET /api/v2/jobs/{id}`, `None` if there is no such job, or no longer."""
-        return await self._read(cloud_id)
+        return await self._readings.read(cloud_id)
 
     async def live(self, cloud_ids: Collection[str]) -> list[Snapshot]:
         """Return those of the jobs that have not ended, each from a call of its own."""
-        read = await asyncio.gather(*map(self._read, cloud_ids), return_exceptions=True)
+        read = await asyncio.gather(*map(self._readings.read, cloud_ids), return_exceptions=True)
         for result in read:
             if isinstance(result, BaseException):
                 raise result
         return [job for job in read if isinstance(job, Snapshot) and not job.ended]
-
-    async def _read(self, cloud_id: str) -> Snapshot | None:
-        """Read a job, and tell its followers what it shows of its nodes."""
-        async with self._reads:
-            call = self.http.call("GET", "v2/jobs/{id}", id=cloud_id)
-            try:
-                job = await self.http.read(call, Answer.object, limits=DETAIL)
-            except CloudRefused as error:
-                if error.status == 404:
-                    return None
-                raise
-            texts = await self._texts_of(job)
-        self.releases.learn(job)
-        run = None if self._streams is None else self._streams.runs.get(cloud_id)
-        snapshot = snapshot_of(
-            {**job, "id": cloud_id},
-            {} if run is None else run.graph,
-            texts,
-            cancelled=cloud_id in self._cancelled,
-            settled=job.get("status") != "expired" or cloud_id in self._expired,
-        )
-        if job.get("status") == "expired":
-            # comfy-api-proxy says so for a few ms at the end of a quick job: it is read again.
-            self._expired[cloud_id] = True
-        if snapshot.unlisted:
-            self.observations.add_anomaly("job", f"status {type(job.get('status')).__name__}", job)
-        if self._streams is not None and (snapshot.settled or not snapshot.ended):
-            self._streams.deliver(cloud_id, job, texts)
-        return snapshot
-
-    async def _texts_of(self, job: Mapping[str, Any]) -> dict[str, str]:
-        """Return the contents of the outputs that are texts, by their ids.
-
-        One that is gone, or too large, is left out. Raises `CloudError`.
-        """
-        found: dict[str, str] = {}
-        for output in outputs_of(job):
-            if not is_text(output):
-                continue
-            id_ = output["id"]
-            if id_ not in self._texts:
-                try:
-                    self._texts[id_] = await self._text(id_)
-                except CloudRefused as error:
-                    log.warning("text_output_failed", cloud_job=job.get("id"), error=str(error))
-                    continue
-            found[id_] = self._texts[id_]
-        return found
-
-    async def _text(self, id_: str) -> str:
-        data = bytearray()
-        async with self._downloads.open(f"{id_}.txt", "output") as download:
-            async for chunk in download.chunks():
-                data += chunk
-                if len(data) > _MAX_TEXT_BYTES:
-                    raise refusal("a text output", 413, "too large", None)
-        return data.decode(errors="replace")
 
     # --- files and nodes -------------------------------------------------------------------
 
