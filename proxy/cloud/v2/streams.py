@@ -49,12 +49,11 @@ class JobStreams:
     """
 
     http: Http
-    read: Callable[[str], Awaitable[object]]
+    read: Callable[[str], Awaitable[Snapshot | None]]
     observer: Observer
     runs: dict[str, RunObserver] = field(default_factory=dict)
     refused: int | None = None
     _offered: bool = True
-    _open: set[str] = field(default_factory=set)
     _over: set[str] = field(default_factory=set)
     _streams: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _group: asyncio.TaskGroup | None = None
@@ -63,8 +62,9 @@ class JobStreams:
 
     @property
     def connected(self) -> bool:
-        """Whether every followed job has its stream, as far as streams are offered."""
-        return self.runs.keys() <= self._open | self._over
+        """Whether the key opens streams. A single one that is lost is opened again, and its job is
+        read meanwhile."""
+        return self.refused is None
 
     async def start(self) -> None:
         """Begin to observe the followed jobs."""
@@ -151,10 +151,18 @@ class JobStreams:
                 log.info("stream_lost", cloud_job=run.cloud_id, error=str(error))
             except Exception:
                 log.exception("stream_failed", cloud_job=run.cloud_id)
+            if run.cloud_id not in self._over:
+                await self._read_instead(run.cloud_id)
             if run.cloud_id in self._over:
                 return
             failures = 1 if clock.monotonic() - opened >= _MIN_STABLE else failures + 1
             await asyncio.sleep(max(wait, _AGAIN.after(failures)))
+
+    async def _read_instead(self, cloud_id: str) -> None:
+        """Read a job whose stream was lost."""
+        with suppress(CloudError):
+            if (snapshot := await self.read(cloud_id)) is not None:
+                self._pass_on([snapshot])
 
     async def _listen(self, run: RunObserver) -> None:
         """Open a stream and take its frames until it ends. Raises `CloudError`."""
@@ -166,7 +174,6 @@ class JobStreams:
             if response.status != 200 or response.content_type != "text/event-stream":
                 raise CloudGarbage(f"{call}: not a stream of events")
             self.refused = None
-            self._open.add(run.cloud_id)
             parser = FrameParser()
             async for data in response.content.iter_any():
                 self.http.contact.answered(clock.monotonic())
@@ -177,7 +184,6 @@ class JobStreams:
         except CONNECTION_ERRORS as error:
             raise unreachable(call, error, sent=True) from None
         finally:
-            self._open.discard(run.cloud_id)
             response.close()
 
     async def _receive(self, run: RunObserver, frame: StreamFrame) -> None:
