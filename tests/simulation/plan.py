@@ -47,7 +47,8 @@ class ClientPlan(NamedTuple):
 @dataclass(frozen=True)
 class Plan:
     """A run. `alone` is one replica with SQLite's semantics and a bus in memory. The replicas know
-    the number of slots where it is fixed, and learn it where it is not."""
+    the number of slots where it is fixed, and learn it where it is not. With a `hook` a webhook
+    hears of all jobs."""
 
     seed: int
     replicas: int
@@ -57,6 +58,7 @@ class Plan:
     seconds: float
     duration: float
     in_order: bool
+    hook: bool
     skews: tuple[float, ...]
     rates: Mapping[str, float]
     clients: tuple[ClientPlan, ...]
@@ -141,6 +143,7 @@ def drawn(seed: int) -> Plan:
         seconds=rng.choice((1.0, 3.0, 8.0)),
         duration=duration,
         in_order=rng.random() < 0.15,
+        hook=rng.random() < 0.4,
         skews=tuple(
             rng.uniform(-3600, 3600) if rng.random() < 0.5 else 0.0 for _ in range(replicas)
         ),

@@ -199,8 +199,9 @@ def _check_budget() -> None:
 
 def _check_hooks(run: Run, ended: Counter[tuple[str, str]]) -> None:
     hooks = run.world.hooks
+    again = {job.prompt_id for job in run.jobs if job.submitted_again}
     for (job, type_), ids in hooks.ids.items():
-        if len(ids) > 1:
+        if len(ids) > 1 and job not in again:
             raise BrokenPromiseError("webhook_changed", f"{job} {type_} {ids}")
     if any(len(bodies) > 1 for bodies in hooks.bodies.values()):
         raise BrokenPromiseError("webhook_changed", "a body")

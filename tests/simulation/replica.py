@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from msgspec.structs import replace
 from simulation.loop import PROCESS, Process
 from simulation.network import CLOUD_HOST
 from yarl import URL
@@ -20,13 +21,19 @@ from proxy.app.storage import open_storage
 from proxy.app.webhooks import open_webhooks
 from proxy.budget import MemoryBudget
 from proxy.cloud.event_socket import Timeouts
+from proxy.cloud.resilience import Backoff
 from proxy.metrics import Metrics
 from proxy.settings import AccountAccess, Settings
+from proxy.webhooks.endpoints import Webhooks
+from proxy.webhooks.schedule import RetrySchedule
 
 if TYPE_CHECKING:
     from simulation.world import World
 
 T = TypeVar("T")
+
+#: Webhooks are attempted again within seconds: else a run would last for hours.
+_QUICK = RetrySchedule(timeout=3.0, backoff=Backoff(0.2, 2.0))
 
 #: The API key of the account.
 KEY = "comfyui-simulated-key-0123456789"
@@ -39,8 +46,11 @@ class GoneError(ConnectionError):
 class Parts:
     """The services of a running replica, as properties look at them."""
 
-    def __init__(self, given: Given, jobs: Jobs, election: Any, accounts: Any) -> None:
+    def __init__(
+        self, given: Given, jobs: Jobs, election: Any, accounts: Any, webhooks: Webhooks
+    ) -> None:
         self.given = given
+        self.webhooks = webhooks
         self.jobs = jobs
         self.election = election
         self.accounts = accounts
@@ -163,7 +173,7 @@ class Replica:
         given = Given(
             settings,
             Timeouts(),
-            policy_of(settings),
+            replace(policy_of(settings), webhooks=_QUICK),
             asyncio.Event(),
             Metrics(),
             MemoryBudget(settings.memory_bytes),
@@ -177,7 +187,7 @@ class Replica:
             open_webhooks(given, storage, jobs) as webhooks,
             run_engine(given, storage, cloud, resources, jobs, webhooks.runner) as election,
         ):
-            yield Parts(given, jobs, election, cloud.accounts)
+            yield Parts(given, jobs, election, cloud.accounts, webhooks.endpoints)
 
     # --- requests --------------------------------------------------------------------------
 

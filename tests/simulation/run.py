@@ -8,7 +8,7 @@ import gc
 import hashlib
 import random
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,8 +20,14 @@ from simulation.database import server
 from simulation.loop import DeadlockError
 from simulation.plan import POINTS, Fault, Plan
 from simulation.promises import BrokenPromiseError
-from simulation.replica import Replica
-from simulation.world import Line, World
+from simulation.replica import GoneError, Replica
+from simulation.world import HOOK, Line, World
+
+from proxy.app.jobs import Jobs
+from proxy.storage.database import StorageError
+from proxy.storage.webhooks import GATEWAY
+from proxy.webhooks.endpoints import NewWebhook
+from proxy.webhooks.messages import JOB_TYPES
 
 #: Seconds after the last fault within which everything must have ended.
 QUIET = 900.0
@@ -142,6 +148,8 @@ class Run:
         for replica in self.replicas:
             replica.start()
         await asyncio.sleep(2.0)
+        if plan.hook:
+            await self._add_hook()
         for client in self.clients:
             if client.listens:
                 self.spawn(client.keep_listening())
@@ -159,6 +167,20 @@ class Run:
         if not self._stops():
             await self._look()
         self.over = True
+
+    async def _add_hook(self) -> None:
+        """Add a webhook that hears of all jobs, if a replica takes it."""
+        replica = self.any_replica(self._rng)
+        if replica is None or replica.parts is None:
+            return
+        webhooks = replica.parts.webhooks
+
+        async def work(_jobs: Jobs, _send: Callable[[Any], None]) -> None:
+            await webhooks.add(GATEWAY, NewWebhook(HOOK, tuple(JOB_TYPES), gateway=True))
+
+        with contextlib.suppress(GoneError, TimeoutError, StorageError):
+            await replica.ask(work, 10.0)
+            self.has_hook = True
 
     async def _look(self) -> None:
         await asyncio.sleep(SETTLE)
