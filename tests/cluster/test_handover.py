@@ -134,19 +134,3 @@ async def test_an_engine_stays_while_no_replica_reaches_the_cloud(
     assert await given(cluster) == 0
     await until_offered(cluster, engine, False)
     await check(cluster, runners)
-
-
-async def test_an_engine_whose_cloud_comes_and_goes_is_handed_over_once_at_most(
-    cluster: Cluster,
-) -> None:
-    engine = await cluster.engine()
-    way = cluster.ways[cluster.number(engine)].cloud
-    async with clients_at(cluster, [0, 1, 2]) as runners:
-        for _ in range(6):
-            way.hole()
-            await asyncio.sleep(2)
-            way.heal()
-            await asyncio.sleep(2)
-        await load.one_more(runners)
-    assert await given(cluster) <= 1
-    await check(cluster, runners)

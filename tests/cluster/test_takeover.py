@@ -1,4 +1,4 @@
-"""The replica whose engine runs the jobs dies or stands still, and another takes over."""
+"""The replica whose engine runs the jobs dies, and another takes over."""
 
 from __future__ import annotations
 
@@ -16,10 +16,6 @@ from proxy.simulator import Simulator
 
 #: Seconds in which another engine takes over, with the default lease.
 TAKEOVER = 15.0
-#: Seconds for which a replica is frozen.
-FROZEN = 30.0
-#: Seconds in which a replica that was frozen is an ordinary one.
-RECOVERY = 8.0
 
 
 def of_the_others(cluster: Cluster, engine: int) -> tuple[list[int], list[int]]:
@@ -47,45 +43,6 @@ async def test_a_killed_engine_is_followed_by_another_and_nobody_notices(
         runner.check()
     assert len(simulator.sockets) == 1
     await load.check_records(cluster, load.submitted_by(runners))
-
-
-async def test_a_frozen_engine_changes_nothing_when_it_wakes(
-    cluster: Cluster, simulator: Simulator
-) -> None:
-    engine = await cluster.engine()
-    number = cluster.number(engine)
-    submitting, listening = of_the_others(cluster, number)
-    async with load.load(
-        [cluster.client(number) for number in submitting],
-        [cluster.client(number) for number in listening],
-        repeats=True,  # frozen within a transaction, it may hold a row that they need
-    ) as (runners, _):
-        await load.one_more(runners)
-        engine.freeze()
-        try:
-            began = time.monotonic()
-            await cluster.engine(but=engine)
-            assert time.monotonic() - began < TAKEOVER
-            await asyncio.sleep(began + FROZEN - time.monotonic())
-        finally:
-            engine.thaw()
-        for runner in runners:
-            runner.repeats = False
-        async with asyncio.timeout(RECOVERY):
-            while True:
-                status, report = await cluster.readiness(engine)
-                if (status, report.get("engine")) == (200, "standby"):
-                    break
-                await asyncio.sleep(0.05)
-            await simulator.signal.until(lambda: len(simulator.sockets) == 1)
-        await load.one_more(runners, 1)
-    for runner in runners:
-        runner.check()
-    last = await cluster.client(number).submit(graphs.plain(77))
-    assert (await cluster.client(number).ended(last))["status"]["completed"]
-    assert len(simulator.sockets) == 1
-    history = (await cluster.client(number).get("history"))[1]
-    assert sorted(history) == sorted([*load.submitted_by(runners), last])
 
 
 @pytest.mark.parametrize("engine_dies", [False, True], ids=["standby", "engine"])
