@@ -102,7 +102,7 @@ load: $(DEV) ## measure fair sharing with a thousand jobs of twenty members, and
 	$(BIN)/python benchmarks/dispatch.py
 	$(BIN)/python benchmarks/scale.py
 
-chaos: $(DEV) ## run a thousand jobs with faults and kills and count the results; then 30,000 for the memory
+chaos: $(DEV) ## run hundreds of jobs with faults and kills of real processes and count; then 30,000 for the memory
 	PYTHONPATH=tests $(BIN)/python -m chaos.run
 	PYTHONPATH=tests $(BIN)/python -m chaos.soak
 

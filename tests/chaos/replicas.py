@@ -1,6 +1,6 @@
 """Chaos with three replicas, and the same accounting.
 
-    PYTHONPATH=tests python -m chaos.replicas --jobs 1000 --clients 50 --kills 20 [--seed N]
+    PYTHONPATH=tests python -m chaos.replicas --jobs 300 --clients 30 --kills 10 [--seed N]
 
 Replicas are killed, frozen and stopped; PostgreSQL and Valkey are stopped, frozen and restarted.
 Clients ask any replica, mostly one that answers, as behind a load balancer. What happens is drawn
@@ -168,4 +168,4 @@ class ReplicaChaos(Chaos):
 
 
 if __name__ == "__main__":
-    sys.exit(main(ReplicaChaos, kills=20))
+    sys.exit(main(ReplicaChaos, kills=10))

@@ -2,7 +2,7 @@
 
 What jobs cost and what webhooks got is counted as well.
 
-    PYTHONPATH=tests python -m chaos.run --jobs 1000 --clients 50 --kills 10 [--seed N]
+    PYTHONPATH=tests python -m chaos.run --jobs 300 --clients 30 --kills 5 [--seed N]
 
 The simulator runs in this process and outlives every kill of the proxy, which is a process of its
 own. What happens is drawn from the seed; only the machine's timing is not. Ends with 1 if a
@@ -262,9 +262,9 @@ async def _command(*words: str) -> str:
 def main(
     chaos: type[Chaos] = Chaos,
     *,
-    jobs: int = 1000,
-    clients: int = 50,
-    kills: int = 10,
+    jobs: int = 300,
+    clients: int = 30,
+    kills: int = 5,
     bound: float = 1800,
 ) -> int:
     """Run for at most `bound` seconds, and print the seed, the time and the table."""

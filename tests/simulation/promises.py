@@ -158,6 +158,7 @@ def check_end(run: Run) -> None:
             _check_heard(run, job)
     _check_budget()
     _check_hooks(run, ended)
+    _check_waits(run)
     active = [each.name for each in run.replicas if each.parts and each.parts.election.is_active()]
     if len(active) != 1:
         raise BrokenPromiseError("two_engines", active)
@@ -186,6 +187,20 @@ def _check_heard(run: Run, job: Submission) -> None:
     if "over" not in names or not names & set(_TERMINAL):
         raise BrokenPromiseError("end_not_heard", f"{job.prompt_id} {sorted(names)}")
     del run
+
+
+def _check_waits(run: Run) -> None:
+    """Where nothing fails, no job waits longer than all others take."""
+    plan = run.plan
+    if plan.faults or plan.rates:
+        return
+    longest = 10.0 + len(run.jobs) * (2 * plan.seconds + 2.0) / plan.slots
+    sent = {job.mark.split("/")[1]: job.created for job in run.world.cloud.jobs.values()}
+    for job in run.jobs:
+        if job.outcome == "accepted" and job.prompt_id in sent:
+            waited = run.world.seconds_at(sent[job.prompt_id]) - job.answered_at
+            if waited > longest:
+                raise BrokenPromiseError("starved", f"{job.prompt_id} waited {waited:.0f} s")
 
 
 def _check_budget() -> None:

@@ -109,6 +109,10 @@ class World:
         """The seconds since the run has begun."""
         return self.loop.time() - self._began
 
+    def seconds_at(self, ms: int) -> float:
+        """Return how many seconds after the beginning of the run a true time (ms) was."""
+        return ms / 1000 - BEGINNING - self._began
+
     def note(self, place: str, job: str, what: str, more: object = "") -> None:
         """Write a line of the trace."""
         if self.loop.is_closed():
