@@ -47,6 +47,9 @@ MUTANTS = {
         "storage.leases", "if row.expires > now and row.holder", "if False and row.holder"
     ),
     "new_engine_does_not_look": Mutant("engine.recovery", "return Lost()", "return NotThere()"),
+    "engine_stays_after_its_term": Mutant(
+        "engine.election", "epoch=term.lease.epoch)\n                await self._end()", "epoch=0)"
+    ),
     # the way to the cloud
     "submission_repeated_blindly": Mutant(
         "engine.submitter", "if tried.lost and (", "if False and ("
@@ -91,6 +94,17 @@ MUTANTS = {
         "if progress != job.progress:",
     ),
     "states_lost_at_a_stop": Mutant("engine.engine", "await self.recorder.close()", "pass"),
+    "released_by_nobody": Mutant(
+        "engine.following",
+        "asyncio.get_running_loop().call_later(timeout, self.release, job)",
+        "pass",
+    ),
+    "stored_jobs_not_noticed": Mutant(
+        "engine.engine", "self._receive(JobReceived(row.key, row.order, promised=True))", "pass"
+    ),
+    "webhook_forgotten": Mutant(
+        "engine.recorder", "messages.append(self.outbox.ended(job, end))", "pass"
+    ),
     # slots and turns
     "slot_freed_twice": Mutant(
         "engine.scheduler", "self._on_cloud[job.member] -= 1", "self._on_cloud[job.member] -= 2"
@@ -111,7 +125,11 @@ MUTANTS = {
         "if not _is_placed(job):\n            self._set_slot(job, SlotState.STORED)",
         "pass",
     ),
+    "next_try_forgotten": Mutant("engine.dispatcher", "if later else None", "if False else None"),
     # the follower and the tracker
+    "account_never_read": Mutant(
+        "engine.reconciler", "await self.read()", "await asyncio.sleep(0)"
+    ),
     "cancellation_swallowed": Mutant(
         "engine.follower",
         'except Exception:\n                log.exception("detail_read',
@@ -157,6 +175,9 @@ MUTANTS = {
     ),
     "steps_told_again": Mutant(
         "jobs.message_order", "return _is_new(step, self.sent_before)", "return True"
+    ),
+    "lost_steps_unnoticed": Mutant(
+        "jobs.message_order", "if number > due or (step in", "if (step in"
     ),
     "old_ends_not_read": Mutant(
         "jobs.live_feed", "if subscribers.opened_before(", "if False and subscribers.opened_before("
