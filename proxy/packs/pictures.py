@@ -130,7 +130,7 @@ def _mask_of(picture: Image, mask: Mask) -> Image | None:
 def _rgb(picture: Image) -> Image:
     """Return the colours in 8 bits, without alpha; those below alpha 0 are kept."""
     if isinstance(picture.info.get("transparency"), bytes):
-        picture = picture.convert("RGBA")
+        del picture.info["transparency"]  # with it Pillow wants RGBA, a second copy of all pixels
     if picture.mode.startswith("I"):
         picture = picture.convert("I").point(lambda level: level / 256).convert("L")
     return picture if picture.mode == "RGB" else picture.convert("RGB")

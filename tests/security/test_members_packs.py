@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import json
 import random
@@ -72,6 +73,19 @@ async def test_pictures_from_addresses(aiohttp_server: Any, start: Start) -> Non
         graph = loading("LoadImageFromUrl", "image", addresses)
         async with target.attacked_by(MEMBER):
             assert await target.request("POST", "prompt", json={"prompt": graph}) == 200
+
+
+async def test_large_pictures_with_a_palette(target: Target) -> None:
+    """44 million pixels in a small file, whose colours are made for a mask."""
+    side, buffer = 6_633, io.BytesIO()
+    picture = Image.new("P", (side, side))
+    picture.putpalette(bytes(range(256)) * 3)
+    picture.save(buffer, "PNG", transparency=bytes(256))
+    texts = [base64.b64encode(buffer.getvalue() + bytes([number])).decode() for number in range(3)]
+    async with target.attacked_by(MEMBER) as figures:
+        graph = loading("ETN_LoadImageBase64", "image", texts)
+        assert await target.request("POST", "prompt", json={"prompt": graph}) == 200
+    assert figures.growth < 330
 
 
 async def test_pictures_of_nodes_are_turned_by_member(target: Target) -> None:
