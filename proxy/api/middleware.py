@@ -88,6 +88,7 @@ class Gate:
         self._authenticator = authenticator
         self._handle = handle
         self._public = public
+        self._members, self._compress = services[MEMBERS], services[OPTIONS].compress
         self._origins = frozenset(services[OPTIONS].cors_origins)
         self._preflights = bool(services[OPTIONS].cors_origins) and "*" not in self._origins
         self._may_be_rebound = lru_cache(_MAX_CACHED_HOSTS)(
@@ -124,7 +125,7 @@ class Gate:
         self._count(request, connection, answer.status, began)
         if not answer.prepared:
             finish(request, answer, self._services)
-            if self._services[OPTIONS].compress:
+            if self._compress:
                 bodies.pack(request, answer)
         if _ROOT_LOGGER.level <= logging.DEBUG:
             _log_handled(request, answer.status, clock.monotonic() - began)
@@ -147,7 +148,7 @@ class Gate:
         try:
             if (
                 connection.on_loopback
-                and not self._services[MEMBERS].has_members
+                and not self._members.has_members
                 and self._may_be_rebound(headers.get("Host", ""))
             ):
                 raise _unknown_host()
@@ -155,7 +156,7 @@ class Gate:
                 answer = await self._public(request)
                 if answer is not None:
                     return answer
-            if self._services[MEMBERS].has_members:
+            if self._members.has_members:
                 await self._authenticator.catch_up(request)
             admission = self._authenticator.authenticate(request)
             if admission is not None:

@@ -21,8 +21,10 @@ T = TypeVar("T")
 
 #: Seconds of the event loop's time in one turn of an owner.
 QUANTUM = 0.004
+#: Seconds in one turn of an owner that is alone: all others were idle for as many rounds.
+ALONE, IDLE_ROUNDS = 0.05, 64
 #: Steps of an owner that are woken together.
-MAX_WOKEN = 16
+MAX_WOKEN = 64
 #: Connections of which a step each takes less than what anybody notices.
 FEW = 64
 #: Addresses of members that are remembered.
@@ -51,9 +53,13 @@ class LoopAccount:
     def charge(self, seconds: float) -> None:
         """Count time that was used."""
         self.used += seconds
-        if self.used >= QUANTUM and not self.must_wait:
+        turns = self._turns
+        if turns.last is not self:
+            turns.last = self
+            turns.contend()
+        if self.used >= turns.quantum and not self.must_wait:
             self.must_wait = True
-            self._turns.wait(self)
+            turns.wait(self)
 
     def add(self, address: str, waiting: _Waiting) -> None:
         """Let something wait for the next turn, last of its address."""
@@ -67,7 +73,7 @@ class LoopAccount:
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.add(address, partial(_wake, woken))
         await woken
-        while self.used >= QUANTUM:  # others that were woken have used it up
+        while self.used >= self._turns.quantum:  # others that were woken have used it up
             woken = asyncio.get_running_loop().create_future()
             self._returned.append(partial(_wake, woken))
             if not self.must_wait:
@@ -78,16 +84,17 @@ class LoopAccount:
     def begin_turn(self) -> bool:
         """Serve what waits for as long as a turn lasts; return whether more waits."""
         self.used, woken = 0.0, 0
-        while self._returned and self.used < QUANTUM:
+        quantum = self._turns.quantum
+        while self._returned and self.used < quantum:
             woken += self._returned.popleft()()
-        while self._waiting and self.used < QUANTUM and woken < MAX_WOKEN:
+        while self._waiting and self.used < quantum and woken < MAX_WOKEN:
             address = next(iter(self._waiting))
             queue = self._waiting.pop(address)
             waiting = queue.popleft()
             if queue:
                 self._waiting[address] = queue  # behind the other addresses
             woken += waiting()
-        self.must_wait = bool(self._waiting or self._returned) or self.used >= QUANTUM
+        self.must_wait = bool(self._waiting or self._returned) or self.used >= quantum
         return self.must_wait
 
 
@@ -105,6 +112,10 @@ class LoopTurns:
         self.strangers = LoopAccount(self)
         #: Whether so few connections are open that nothing is charged; see `FEW`.
         self.is_calm = True
+        #: The account that was charged last, and the seconds of a turn.
+        self.last: LoopAccount | None = None
+        self.quantum = QUANTUM
+        self._idle_rounds = 0
         self._members: WeakValueDictionary[str, LoopAccount] = WeakValueDictionary()
         self._addresses: OrderedDict[str, LoopAccount] = OrderedDict()
         self._waiting: list[LoopAccount] = []
@@ -133,6 +144,10 @@ class LoopTurns:
         self._addresses.move_to_end(address)
         return account
 
+    def contend(self) -> None:
+        """Make turns short: another account is charged than before."""
+        self._idle_rounds, self.quantum = 0, QUANTUM
+
     def wait(self, account: LoopAccount) -> None:
         """Give an account a turn in the next round."""
         self._waiting.append(account)
@@ -144,6 +159,9 @@ class LoopTurns:
 
     def _begin_round(self) -> None:
         accounts, self._waiting, self._is_scheduled = self._waiting, [], False
+        self._idle_rounds += 1
+        if self._idle_rounds > IDLE_ROUNDS:
+            self.quantum = ALONE
         for account in accounts:
             if account.begin_turn():
                 self.wait(account)

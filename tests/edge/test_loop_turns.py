@@ -88,6 +88,20 @@ async def test_steps_of_one_work_wait_for_turns_too(clock: WorkClock, turns: Loo
     assert steps == 100
 
 
+async def test_an_owner_that_is_alone_has_long_turns(clock: WorkClock, turns: LoopTurns) -> None:
+    driver = member(turns, "eve")
+
+    async def work() -> None:
+        clock.now += 1.01 * QUANTUM
+
+    assert turns.quantum == QUANTUM
+    for _ in range(2 * loop_turns.IDLE_ROUNDS):
+        await driver.drive(work())
+    assert turns.quantum == loop_turns.ALONE
+    await member(turns, "bob").drive(work())
+    assert turns.quantum == QUANTUM
+
+
 async def test_addresses_of_strangers_take_turns(clock: WorkClock, turns: LoopTurns) -> None:
     order: list[int] = []
 
