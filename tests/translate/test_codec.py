@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import pytest
+from cpu_time import least_seconds
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -104,3 +105,9 @@ def test_no_secret_is_left_whatever_its_characters_are(
 
 def test_a_secret_that_is_a_key_is_removed_too() -> None:
     assert redact({"comfyui-k": ["other"]}, "comfyui-k", "other") == {"[REDACTED]": ["[REDACTED]"]}
+
+
+def test_huge_numbers_are_read_as_fast_as_others() -> None:
+    data = b"[" + b",".join([b"1e+308"] * 50_000) + b"]"
+    assert codec.loads(data) == codec.loads_text(data) == [1e308] * 50_000
+    assert least_seconds(lambda: codec.loads(data)) < 0.1
