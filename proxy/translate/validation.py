@@ -22,7 +22,7 @@ from proxy.translate.node_validation import (
 from proxy.translate.shapes import Shape, Shapes
 
 #: Blames of all nodes together; their number grows with the square of a graph of faults.
-_MAX_BLAMED = 100_000
+_MAX_BLAMED = 25_000
 
 
 class Validation(Struct, frozen=True):
