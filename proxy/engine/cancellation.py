@@ -14,7 +14,7 @@ from proxy.engine.table import JobTable
 from proxy.engine.workers import Workers
 from proxy.jobs.messages import CancelAnswered, CancelRequested
 from proxy.jobs.models import JobState, Wish
-from proxy.storage.database import StorageError
+from proxy.storage.database import FencedError, StorageError
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError, from_cloud
 
@@ -46,6 +46,8 @@ class Cancellation:
             answer = CancelAnswered(await self._cancel_all(jobs, request))
         except LocalError as error:
             answer = CancelAnswered(error=error)
+        except FencedError:  # the api stores the wish, and the next engine finds it
+            return
         self._bus.publish(f"answers.{request.request}", answer)
 
     async def _cancel_all(self, jobs: list[LiveJob], request: CancelRequested) -> bool:

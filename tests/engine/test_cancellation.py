@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from pathlib import Path
 
 import gated
@@ -11,6 +12,7 @@ from engine.rig import Rig, running_engine
 from waiting import until
 
 from proxy.cloud.resilience import Backoff, RetryPolicy
+from proxy.jobs.messages import CancelAnswered, CancelRequested
 from proxy.jobs.models import Job
 from proxy.simulator import HttpFault, Simulator
 
@@ -110,3 +112,15 @@ async def test_a_job_that_cannot_be_cancelled_continues(
         assert answer.error is not None
         opened.set()
         assert (await rig.ended(running)).state == "succeeded"
+
+
+async def test_a_cancellation_after_the_term_is_left_to_the_next_engine(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    async with running_engine(simulator, tmp_path) as rig:
+        running, _ = await rig.submit(gated.GRAPH)
+        await until(lambda: running.is_on_cloud)
+        rig.engine.recorder.term.until = -math.inf
+        await rig.engine._cancellation.cancel(CancelRequested("one", (running.key,)))
+        assert not any(isinstance(message, CancelAnswered) for message in rig.received)
+    assert simulator.calls[CANCEL] == 0
