@@ -202,6 +202,8 @@ class JobFollower:
                 if self.tracker.started_at is None:
                     yield Starting()
                 for happening in await self._follow_from(self._inbox.popleft()):
+                    if self._withdrawn:  # meanwhile: its client hears of no start without an end
+                        break
                     ended = isinstance(happening, Ended)
                     yield happening
                 self._is_held_up = False

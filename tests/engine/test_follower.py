@@ -11,10 +11,15 @@ import gated
 import graphs
 import pytest
 from engine.rig import Files, running_engine
+from jobs.samples import job
 from waiting import until
 
-from proxy.engine.tracker import EventReceived
+from proxy.engine.follower import JobFollower, Starting
+from proxy.engine.localiser import Localiser, Secrets
+from proxy.engine.policy import DetailTimeouts
+from proxy.engine.tracker import EventReceived, Tracker
 from proxy.jobs.messages import JobMessage
+from proxy.jobs.models import JobState
 from proxy.simulator import HttpFault, Simulator, SocketFault
 from proxy.translate import codec
 from proxy.translate.events import Preview
@@ -105,3 +110,21 @@ async def test_pictures_give_way_only_while_an_input_takes_long(
             if isinstance(message, JobMessage) and isinstance(message.message, Preview)
         ]
     assert len(previews) == (65 if held_up else 200)
+
+
+async def test_a_job_that_is_withdrawn_as_it_starts_tells_nothing() -> None:
+    live_job = job(state=JobState.SUBMITTED)
+    unused: Any = None
+    follower = JobFollower(
+        live_job,
+        Tracker(live_job.prompt_id, live_job.graph),
+        Localiser(live_job, unused, unused, Secrets(())),
+        None,
+        DetailTimeouts(),
+        unused,
+    )
+    follower.post(EventReceived("execution_start", {}))
+    happenings = follower.follow()
+    assert isinstance(await anext(happenings), Starting)  # it waits for previous jobs here
+    follower.withdraw()
+    assert [happening async for happening in happenings] == []
