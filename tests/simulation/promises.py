@@ -121,7 +121,9 @@ def _name(type_: str, data: dict[str, Any]) -> str:
 
 def check_cloud(run: Run) -> None:
     """What the cloud has got: each job once, none that was refused, no more than the slots."""
-    marks = Counter(job.mark for job in run.world.cloud.jobs.values())
+    # One that the cloud has forgotten cannot be found, and may be sent again.
+    known = [job for job in run.world.cloud.jobs.values() if not job.forgotten]
+    marks = Counter(job.mark for job in known)
     for mark, count in marks.items():
         if count > 1:
             raise BrokenPromiseError("submitted_twice", f"{mark} {count} times")
