@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Generic, Protocol, TypeVar
 
+from proxy import clock
 from proxy.edge.loop_turns import Driver
 
 #: Maximum bytes of one read; parsing them takes a few ms, even if each has a chunk of its own.
@@ -83,7 +84,7 @@ class InputProtocol(asyncio.BufferedProtocol, Generic[R]):
                 self.connection.data_received(data)
                 return
             if not driver.account.must_wait:
-                driver.read(self.connection.data_received, data)
+                self._pass_on(data)
                 return
         if not self._waiting:
             driver.account.add(driver.address, self._read_on)
@@ -91,11 +92,17 @@ class InputProtocol(asyncio.BufferedProtocol, Generic[R]):
         if len(self._waiting) >= READ:
             self.connection.hold_reading()
 
+    def _pass_on(self, data: bytes) -> None:
+        """Pass on input, and charge the time that it takes."""
+        began = clock.source.monotonic()
+        self.connection.data_received(data)
+        self.connection.driver.account.charge(clock.source.monotonic() - began)
+
     def _read_on(self) -> bool:
         """Pass on what waits."""
         data, self._waiting = self._waiting, b""
         if data and self._transport is not None:
-            self.connection.driver.read(self.connection.data_received, data)
+            self._pass_on(data)
             if self._has_ended:
                 self.connection.eof_received()
                 self._transport.close()

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
-from proxy.clock import monotonic
+from proxy import clock
 
 T = TypeVar("T")
 
@@ -170,28 +170,23 @@ class LoopTurns:
 class Driver:
     """Drives the work of one connection, and charges each step to its owner's account."""
 
-    __slots__ = ("_began", "account", "address", "turns")
+    __slots__ = ("account", "address", "step_began", "turns")
 
     def __init__(self, turns: LoopTurns, account: LoopAccount, address: str) -> None:
         self.turns = turns
         #: Whose time is used.
         self.account = account
         self.address = address
-        self._began: float | None = None
+        #: When the current step began.
+        self.step_began: float | None = None
 
     def switch(self, account: LoopAccount) -> None:
         """Charge another account from now on, also for the rest of the current step."""
-        if self._began is not None:
-            now = monotonic()
-            self.account.charge(now - self._began)
-            self._began = now
+        if self.step_began is not None:
+            now = clock.source.monotonic()
+            self.account.charge(now - self.step_began)
+            self.step_began = now
         self.account = account
-
-    def read(self, receive: Callable[[bytes], None], data: bytes) -> None:
-        """Pass input to `receive`, and charge the time."""
-        began = monotonic()
-        receive(data)
-        self.account.charge(monotonic() - began)
 
     async def give_way(self) -> None:
         """Let others go on within a step that may take long, and wait for a turn."""
@@ -200,7 +195,7 @@ class Driver:
 
     def _used(self) -> float:
         """Return the seconds that the account has used, with those of the current step."""
-        step = 0.0 if self._began is None else monotonic() - self._began
+        step = 0.0 if self.step_began is None else clock.source.monotonic() - self.step_began
         return self.account.used + step
 
     def drive(self, work: Coroutine[Any, Any, T]) -> Awaitable[T]:
@@ -208,17 +203,13 @@ class Driver:
 
         Within a step of driven work it is the work itself.
         """
-        return DrivenWork(self, work) if self._began is None else work
-
-    def begin_step(self) -> None:
-        """Begin to measure a step."""
-        self._began = monotonic()
+        return DrivenWork(self, work) if self.step_began is None else work
 
     def end_step(self) -> None:
         """Charge the step."""
-        if self._began is not None:
-            self.account.charge(monotonic() - self._began)
-            self._began = None
+        if self.step_began is not None:
+            self.account.charge(clock.source.monotonic() - self.step_began)
+            self.step_began = None
 
 
 class DrivenWork(Generic[T]):
@@ -240,7 +231,12 @@ class DrivenWork(Generic[T]):
                 else:
                     if error is None and driver.account.must_wait:
                         error = yield from _turn(driver)
-                    awaited, error = self._step(error), None
+                    driver.step_began = clock.source.monotonic()
+                    try:
+                        awaited = work.send(None) if error is None else work.throw(error)
+                    finally:
+                        error = None
+                        driver.end_step()
                 try:
                     yield awaited
                 except GeneratorExit:
@@ -251,15 +247,6 @@ class DrivenWork(Generic[T]):
         except StopIteration as end:
             result: T = end.value
             return result
-
-    def _step(self, error: BaseException | None) -> Any:
-        """Do a step, and charge it; return what the work waits for then."""
-        driver, work = self._driver, self._work
-        driver.begin_step()
-        try:
-            return work.send(None) if error is None else work.throw(error)
-        finally:
-            driver.end_step()
 
 
 def _turn(driver: Driver) -> Generator[Any, None, BaseException | None]:

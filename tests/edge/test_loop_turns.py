@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from proxy import clock as clock_module
 from proxy.edge import loop_turns
 from proxy.edge.loop_turns import QUANTUM, Driver, LoopTurns
 
@@ -22,15 +23,15 @@ class WorkClock:
     def __init__(self) -> None:
         self.now = 1.0
 
-    def __call__(self) -> float:
+    def monotonic(self) -> float:
         return self.now
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> WorkClock:
-    clock = WorkClock()
-    monkeypatch.setattr(loop_turns, "monotonic", clock)
-    return clock
+    work_clock = WorkClock()
+    monkeypatch.setattr(clock_module, "source", work_clock)
+    return work_clock
 
 
 @pytest.fixture
