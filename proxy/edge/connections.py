@@ -28,7 +28,7 @@ from proxy.edge.addressing import (
 from proxy.edge.admission import Admission
 from proxy.edge.aiohttp_internals import BY_ANSWER, has_waiting_request
 from proxy.edge.connection_manager import REFUSAL_TIMEOUT, ConnectionManager
-from proxy.edge.limited_connection import REVOKE_TIMEOUT, Leave, LimitedConnection, State
+from proxy.edge.limited_connection import REVOKE_TIMEOUT, ConnectionState, Leave, LimitedConnection
 from proxy.edge.raw_answers import TOO_MANY_CONNECTIONS
 
 log = structlog.get_logger(__name__)
@@ -88,10 +88,14 @@ class Connection(LimitedConnection):
 
     def answered(self) -> None:
         """Note that an answer has been sent, or cannot be."""
-        if self._state is not State.ANSWER:
+        if self._state is not ConnectionState.ANSWER:
             return
         self.task = None
-        self._enter(State.IDLE if self._body is None or self._body.is_eof() else State.REST)
+        self._enter(
+            ConnectionState.IDLE
+            if self._body is None or self._body.is_eof()
+            else ConnectionState.REST
+        )
         if self.transport is None:
             return  # it is lost, and the manager has forgotten it
         if not self.owner.member or self.manager.draining:
@@ -103,14 +107,17 @@ class Connection(LimitedConnection):
     def upgraded(self, leave: Leave) -> None:
         """Treat the connection as a websocket from now on; `leave` closes it."""
         self._leave = leave
-        self._enter(State.SOCKET)
+        self._enter(ConnectionState.SOCKET)
         if self.admission is not None and not self.admission.holds(self.context.members):
             self.revoke()  # its access ended during the handshake
         self._resume_input()
 
     def idle_for(self, now: float) -> float:
         """Return the seconds since the last request; 0 while there is one."""
-        idle = self._state in (State.IDLE, State.REST) and not has_waiting_request(self)
+        idle = self._state in (
+            ConnectionState.IDLE,
+            ConnectionState.REST,
+        ) and not has_waiting_request(self)
         return now - self._since if idle else 0.0
 
     def age(self, now: float) -> float:
@@ -143,7 +150,7 @@ class Connection(LimitedConnection):
 
     def end_unless_busy(self) -> None:
         """Close the connection unless a request is being answered or it is a websocket."""
-        if self._state not in (State.ANSWER, State.SOCKET):
+        if self._state not in (ConnectionState.ANSWER, ConnectionState.SOCKET):
             self.end()
 
     # --- the transport ---------------------------------------------------------------------
@@ -154,7 +161,7 @@ class Connection(LimitedConnection):
         Return whether there is a place for it. `connection_made` or `handshake_failed` follows.
         """
         self.peer = peer_of(peer, self.context.trusted_proxies)
-        self._handshake, self._state = end_handshake, State.HANDSHAKE
+        self._handshake, self._state = end_handshake, ConnectionState.HANDSHAKE
         if self.manager.accept(self) is None:
             return True
         self.handshake_failed()
@@ -162,12 +169,12 @@ class Connection(LimitedConnection):
 
     def refuse(self) -> None:
         """Answer whatever the client sends with a refusal."""
-        self._enter(State.REFUSED)
+        self._enter(ConnectionState.REFUSED)
         asyncio.get_running_loop().call_later(REFUSAL_TIMEOUT, self.end)
 
     def handshake_failed(self) -> None:
         """Forget a connection whose handshake has failed."""
-        self.manager.forget(self, refused=self._state is State.REFUSED)
+        self.manager.forget(self, refused=self._state is ConnectionState.REFUSED)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accept or refuse the connection."""
@@ -180,7 +187,7 @@ class Connection(LimitedConnection):
         self.on_loopback = is_loopback_address(here) and not self.peer.proxies
         if accepted:
             self._handshake = None
-            self._enter(State.IDLE)
+            self._enter(ConnectionState.IDLE)
             super().connection_made(transport)
             return
         with_answer = self.manager.accept(self)
@@ -193,14 +200,14 @@ class Connection(LimitedConnection):
 
     def data_received(self, data: bytes) -> None:
         """Parse input, or answer a refused client."""
-        if self._state is State.REFUSED:
+        if self._state is ConnectionState.REFUSED:
             self._answer_raw(TOO_MANY_CONNECTIONS)
         else:
             super().data_received(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""
-        refused = self._state is State.REFUSED
+        refused = self._state is ConnectionState.REFUSED
         self.manager.forget(self, refused=refused)
         if self._lost is not None and not self._lost.done():
             self._lost.set_result(None)

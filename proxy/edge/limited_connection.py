@@ -46,7 +46,7 @@ MESSAGE_REFUSED = "The proxy holds too much unfinished data of yours; connect ag
 Leave = Callable[[int, str, float], object]
 
 
-class State(Enum):
+class ConnectionState(Enum):
     """The state of a connection."""
 
     HANDSHAKE = auto()
@@ -97,7 +97,7 @@ class LimitedConnection(PausedReading):
         self.peer = Peer("")
         #: Charges what the connection takes of the event loop's time.
         self.driver = Driver(manager.turns, manager.turns.strangers, "")
-        self._state = State.IDLE
+        self._state = ConnectionState.IDLE
         self._since = manager.now()
         #: Bytes of input and output, and what of the budget is held for them.
         self._input = self._output = 0
@@ -114,7 +114,7 @@ class LimitedConnection(PausedReading):
         #: Closes the websocket.
         self._leave: Leave | None = None
 
-    def _enter(self, state: State) -> None:
+    def _enter(self, state: ConnectionState) -> None:
         self._state, self._since = state, self.manager.now()
         if self._body_timer is not None:
             self._body_timer.cancel()
@@ -123,7 +123,7 @@ class LimitedConnection(PausedReading):
     @property
     def busy(self) -> bool:
         """Whether a request is being answered."""
-        return self._state is State.ANSWER
+        return self._state is ConnectionState.ANSWER
 
     # --- bodies ----------------------------------------------------------------------------
 
@@ -182,15 +182,15 @@ class LimitedConnection(PausedReading):
         state = self._state
         self._chunk = len(data)
         self._received += self._chunk
-        if state is State.IDLE:
+        if state is ConnectionState.IDLE:
             self._input += self._chunk
         super().data_received(data)
         if not data or self.transport is None:
             return
-        if state is State.IDLE:
+        if state is ConnectionState.IDLE:
             if not has_waiting_request(self):
                 self._count_headers()
-        elif state is State.SOCKET:
+        elif state is ConnectionState.SOCKET:
             self._count_frames()
         else:
             self._count_after_headers()
@@ -211,7 +211,7 @@ class LimitedConnection(PausedReading):
             taken = _head_bytes(message) + body.total_bytes
         self._input = max(0, self._input - taken)
         self._body, self._body_bytes = body, body.total_bytes
-        self._enter(State.ANSWER)
+        self._enter(ConnectionState.ANSWER)
         if not body.is_eof():  # the rest of it comes before the answer
             self._expect_body()
             self.resume(BY_ANSWER)
@@ -219,9 +219,9 @@ class LimitedConnection(PausedReading):
     def _count_after_headers(self) -> None:
         """Count trailers of a body, and pause before the next request until the answer is sent."""
         body = self._body
-        if self._state is State.REST:
+        if self._state is ConnectionState.REST:
             if body is None or body.is_eof():
-                self._state = State.IDLE
+                self._state = ConnectionState.IDLE
             return
         if body is not None and body.total_bytes != self._body_bytes:
             self._body_bytes = body.total_bytes
@@ -259,7 +259,7 @@ class LimitedConnection(PausedReading):
     def _resume_input(self) -> None:
         """Resume reading; a part of the next request may have been received already."""
         self.resume(BY_ANSWER)
-        if self._state is State.IDLE and self._input <= _SLACK:
+        if self._state is ConnectionState.IDLE and self._input <= _SLACK:
             self._input = 0
         self._fits()
 
