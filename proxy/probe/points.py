@@ -185,6 +185,10 @@ V2_POINTS = {
     "times": ("times of a job that has ended", "started_at, completed_at, metrics"),
     "retention": ("time until a job expires", "24 h"),
     "unknown_class": ("a graph with an unknown class", "422 invalid_workflow"),
+    "invalid": ("a graph that cannot run", "422 invalid_workflow"),
+    "half_valid": ("a graph of which a part can run", "201"),
+    "end": ("the last status of a job, and those before it", "succeeded"),
+    "failure": ("fields of the error of a graph that was taken and cannot run", "none"),
     "unknown_fields": ("client_id and number in a submission", "201"),
     "extra_pnginfo": ("extra_data.extra_pnginfo in a submission", "400 invalid_request"),
     "labels": ("labels of a submission", "422 metadata_not_supported"),
@@ -206,6 +210,7 @@ def _v2_table(surface: Surface, name: str) -> str:
 
 _PICK = r"""
 deployment_pick | PUT of a deployment of the workspace | no deployment | \d{3}\b.*
+v2_in_v1_list | A job of API v2 in GET /api/jobs | yes | no
 deployment_classes | Node classes after the pick | no deployment | the same | others
 """
 

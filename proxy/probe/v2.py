@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
+from contextlib import suppress
 from datetime import datetime
 from io import BytesIO
 from typing import Any
@@ -24,6 +26,8 @@ NONE = "no deployment"
 
 #: Seconds for which a stream is read, and its bytes.
 _STREAM, _STREAM_BYTES = 10.0, 1024 * 1024
+#: Seconds that the ends of cancelled jobs are waited for, and those in which the cloud tidies up.
+_CLOSE, _SETTLE = 8.0, 1.5
 
 
 async def pick(run: ProbeRun) -> None:
@@ -68,7 +72,12 @@ def no_surface(findings: Findings, surface: Surface) -> None:
 
 async def cloud(run: ProbeRun) -> None:
     """Observe Comfy Cloud; its jobs are among those of the run, which are removed."""
+    before = len(run.jobs)
     await observe(run.wire, run.findings, "v2", run.jobs)
+    listed = (await run.wire.call("GET", "api/jobs", query={"limit": "100"})).dict().get("jobs")
+    ids = {job.get("id") for job in listed if isinstance(job, dict)} if listed else set()
+    known = not ids.isdisjoint(run.jobs[before:])
+    run.findings.see("v2_in_v1_list", "yes" if known else "no")
 
 
 async def observe(
@@ -90,10 +99,20 @@ async def observe(
             see("stream", await _stream(wire, job))
             polled, ended = await jobs.end(job)
             see("polled_progress", polled)
+            see("end", str(ended.get("status") or "none"), ", ".join(jobs.statuses[job]))
             _see_end(see, ended)
         unknown = {"1": {"class_type": f"Unknown{uuid4().hex}", "inputs": {}}}
         _, reply = await jobs.submit(unknown)
         see("unknown_class", _outcome(reply))
+        for name, graph in (
+            ("invalid", workflows.invalid()),
+            ("half_valid", workflows.partly_valid()),
+        ):
+            wrong, reply = await jobs.submit(graph)
+            see(name, _outcome(reply))
+            if name == "invalid":
+                error = None if wrong is None else (await jobs.end(wrong))[1].get("error")
+                see("failure", ", ".join(sorted(error)) if isinstance(error, dict) else "none")
         _, reply = await jobs.submit(workflows.tiny(), client_id="probe", number=1)
         see("unknown_fields", _outcome(reply))
         pnginfo = {"extra_pnginfo": {"workflow": {"id": "probe"}}}
@@ -179,6 +198,7 @@ class _Jobs:
         self._wire = wire
         self._removed = removed
         self._open: list[str] = []
+        self.statuses: defaultdict[str, dict[str, None]] = defaultdict(dict)
 
     async def submit(self, graph: Graph, **more: Any) -> tuple[str | None, Reply]:
         body = {"workflow": graph, **more}
@@ -202,6 +222,7 @@ class _Jobs:
         while time.monotonic() < deadline:
             told = (await self._wire.call("GET", f"api/v2/jobs/{job}", bearer=True)).dict()
             status = told.get("status")
+            self.statuses[job][str(status)[:20]] = None
             if status == "running":
                 progress = told.get("progress", "absent")
                 polled = "null" if progress is None else "an object"
@@ -212,5 +233,9 @@ class _Jobs:
         return polled, told
 
     async def close(self) -> None:
-        """Cancel what continues."""
+        """Cancel what continues, and wait a little for the ends."""
         await asyncio.gather(*map(self.cancel, self._open))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE):
+                await asyncio.gather(*map(self.end, self._open))
+        await asyncio.sleep(_SETTLE)

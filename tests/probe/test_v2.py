@@ -30,6 +30,9 @@ async def test_a_deployment_is_observed_and_keeps_no_job() -> None:
     assert found["output_types"] == "2 image, 2 image, 3 image, 3 image, 4 text"
     assert found["times"] == "started_at, completed_at, metrics"
     assert found["retention"] == "24 h"
+    assert found["end"] == "succeeded"
+    assert (found["invalid"], found["half_valid"]) == ("201", "201")
+    assert found["failure"] == "code, message, node_id"
     assert found["unknown_class"] == "201"
     assert found["extra_pnginfo"] == "400 invalid_request"
     assert found["labels"] == "201"
