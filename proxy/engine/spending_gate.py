@@ -129,7 +129,7 @@ class SpendingGate:
 
     def _error(self, estimate: int, refused: Shortfall, at: float) -> ClaimRefusedError:
         budget, left = refused.budget, refused.left
-        log.info("job_held_back", budget=budget.name, estimate=estimate)
+        log.info("job_delayed", budget=budget.name, estimate=estimate)
         if left is None:
             return ClaimRefusedError(estimate, None, _RETRY_BESIDE)
         refusal = None
