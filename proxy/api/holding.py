@@ -18,7 +18,7 @@ from proxy.api.callers import address_of
 from proxy.api.keys import BUDGET, STREAMS
 from proxy.api.requests import connection_of, services_of
 from proxy.budget import Allocation, MemoryLimitError, Purpose
-from proxy.owners import Owner, stranger
+from proxy.owners import Owner, network_of, stranger
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
@@ -32,7 +32,7 @@ PIECE = 256 * 1024
 def owner_of(request: web.BaseRequest) -> str:
     """Return the owner of a request for `Turns`: its member, or else its address."""
     admission = connection_of(request).admission
-    return address_of(request) if admission is None else f"member {admission.member}"
+    return network_of(address_of(request)) if admission is None else f"member {admission.member}"
 
 
 def request_owner(request: web.BaseRequest) -> Owner:

@@ -7,7 +7,6 @@ when to try again.
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ from proxy.members.audit import Audit
 from proxy.members.member import Member
 from proxy.members.rates import Bucket, Buckets
 from proxy.metrics import Metrics
+from proxy.owners import network_of
 from proxy.storage.costs import CostRow
 from proxy.storage.usage import UsageRepository, UsageRow, day_of
 from proxy.supervisor import Supervisor
@@ -269,17 +269,7 @@ class Throttle:
 
     def count(self, address: str) -> int:
         """Count one. Return 0, or the seconds until the next one may happen."""
-        return math.ceil(self._buckets.spend(_network(address), self._now()))
-
-
-def _network(address: str) -> str:
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((parsed, 64), strict=False))
-    return str(parsed)
+        return math.ceil(self._buckets.spend(network_of(address), self._now()))
 
 
 class Accounting:
