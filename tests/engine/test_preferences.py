@@ -14,8 +14,10 @@ from proxy.engine.accounts import PASSING, UNABLE, Account, Slots
 from proxy.engine.forecast import Forecast
 from proxy.engine.outcomes import Discard, Elsewhere, TryOther, Wait, next_step
 from proxy.engine.scheduler import Scheduler
+from proxy.engine.submitter import fault_of
 from proxy.members.member import Member
-from proxy.translate.errors import LocalError
+from proxy.translate.errors import LocalError, from_cloud
+from proxy.translate.v2.submissions import refusal_of
 
 WHY = LocalError("refused", "No.")
 
@@ -62,7 +64,7 @@ def test_a_deployment_gets_jobs_while_the_cheaper_one_takes_none() -> None:
 
 
 def test_a_deployment_for_certain_members_comes_first_for_these() -> None:
-    jobs = scheduler(Clock(), members=("local",))
+    jobs = scheduler(Clock(), members=("anna",))
     assert chosen(jobs) == "studio"
 
 
@@ -90,6 +92,27 @@ def test_a_job_that_waits_for_a_deployment_says_which_and_how_long() -> None:
     clock.now += 130.0
     waiting = job(account="", needs=Needs(frozenset({"studio"}), "AddFrame"))
     jobs.enqueue(waiting)
-    assert list(Forecast(jobs).waiting("local", [waiting])) == [
+    assert list(Forecast(jobs).waiting("anna", [waiting])) == [
         (waiting, "starting", "studio is starting, 2 min")
     ]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "fault"),
+    [
+        (401, "unauthorized", "dead_key"),
+        (402, "insufficient_credits", "no_credits"),
+        (403, "forbidden", "dead_key"),
+        (422, "deployment_stopped", "stopped"),
+        (429, "deployment_not_ready", "starting"),
+        (429, "queue_full", "busy"),
+        (422, "invalid_workflow", None),
+    ],
+)
+def test_refusals_set_the_account_aside_and_say_what_to_do(
+    status: int, code: str, fault: str | None
+) -> None:
+    body = refusal_of(status, {"error": {"code": code, "message": "No."}})
+    assert fault_of(status, body) == fault
+    message = from_cloud(status, body).message
+    assert (": " in message) == (fault is not None), message
