@@ -8,7 +8,7 @@ from contextlib import suppress
 import structlog
 
 from proxy.engine.life import JobLife
-from proxy.engine.live_job import JobChanges, LiveJob
+from proxy.engine.live_job import JobChanges, LiveJob, SlotState
 from proxy.engine.outcomes import submission_failed
 from proxy.engine.resources import JobResources
 from proxy.engine.scheduler import Scheduler
@@ -100,8 +100,9 @@ class Intake:
             late.cancel()
 
     def _accept(self, job: LiveJob) -> None:
-        on_its_way = job.state in (JobState.SUBMITTING, JobState.UNKNOWN)
-        if on_its_way and not job.accepted and job.wish is not Wish.CANCEL:
+        # One without a slot is about to be refused, an unknown one was.
+        is_on_its_way = job.state is JobState.SUBMITTING and job.slot is not SlotState.NONE
+        if is_on_its_way and not job.accepted and job.wish is not Wish.CANCEL:
             self._table.advance(job, changes=JobChanges(accepted=True))
 
 

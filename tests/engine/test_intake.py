@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import gated
 import graphs
 import pytest
 from engine.rig import Catalog, EngineAnswer, running_engine
+from waiting import until
 
 from proxy.catalog.owners import Needs
+from proxy.cloud.resilience import ONCE
+from proxy.engine import intake
 from proxy.jobs.messages import JobAnswered, JobChanged, JobReceived
 from proxy.jobs.models import JobContent, JobState
-from proxy.simulator import Simulator
+from proxy.simulator import HttpFault, Simulator
 from proxy.storage.database import StorageError
 from proxy.storage.payloads import Payload
 from proxy.translate.packs import Rewriting
@@ -73,3 +78,64 @@ async def test_a_job_is_shown_before_its_client_has_an_answer_also_if_a_connecti
             assert answer.error is None
             assert any(isinstance(message, JobChanged) for message in shown)
         assert failures == []
+
+
+async def test_a_job_that_is_being_refused_is_accepted_no_more(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator.switches.update({"refuse_prompt": "PAYMENT_REQUIRED"})
+    timeout, begun = 1.0, asyncio.get_running_loop().time()
+    monkeypatch.setattr(intake, "ANSWER_TIMEOUT", timeout)
+
+    def is_late() -> bool:
+        return asyncio.get_running_loop().time() > begun + 2 * timeout
+
+    async with running_engine(simulator, tmp_path) as rig:
+        discard = rig.repository.discard
+
+        async def slow(*given: Any) -> None:
+            await until(is_late)
+            await discard(*given)
+
+        monkeypatch.setattr(rig.repository, "discard", slow)
+        begun = asyncio.get_running_loop().time()
+        job, answer = await rig.submit(graphs.plain())
+        assert answer.error is not None
+        assert await rig.is_gone(job)
+
+
+async def test_a_job_that_has_been_refused_does_not_come_back_into_the_queue(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator.switches.update({"refuse_prompt": "PAYMENT_REQUIRED"})
+    timeout, begun = 1.0, 0.0
+    monkeypatch.setattr(intake, "ANSWER_TIMEOUT", timeout)
+
+    async def slow(_member: str, value: Any, _job: str | None = None) -> Any:
+        await until(lambda: asyncio.get_running_loop().time() > begun + 2 * timeout)
+        return value
+
+    async with running_engine(simulator, tmp_path) as rig:
+        monkeypatch.setattr(rig.engine.resources.files, "reveal", slow)
+        shown: list[object] = []
+        rig.bus.subscribe("jobs", shown.append)
+        begun = asyncio.get_running_loop().time()
+        _, answer = await rig.submit(graphs.plain())
+        assert answer.error is not None
+        assert not any(isinstance(message, JobChanged) for message in shown)
+
+
+async def test_a_job_whose_client_was_told_that_it_is_lost_is_not_sent_again(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "ANSWER_TIMEOUT", 1.0)
+    simulator.faults.add(HttpFault("POST /api/prompt", status=200, body="{}"))
+    broken = simulator.faults.add(HttpFault("GET /api/jobs*", status=500), times=None)
+    async with running_engine(simulator, tmp_path, retries=ONCE) as rig:
+        begun = asyncio.get_running_loop().time()
+        job, answer = await rig.submit(graphs.plain())
+        assert answer.error is not None
+        await until(lambda: asyncio.get_running_loop().time() > begun + 2.0)
+        simulator.faults.remove(broken)
+        await until(lambda: rig.is_gone(job))
+        assert simulator.calls["POST /api/prompt"] == 1
