@@ -197,7 +197,9 @@ class ValkeyBus(EventBus):
         self._publish_beat()
 
     def _publish_beat(self) -> None:
-        beat = Beat(self._id, self.leads, None if self._left else self._losses)
+        # Before it is connected it sends nothing else, and must not pass for a leader that does.
+        leads = self.leads and self.connected
+        beat = Beat(self._id, leads, None if self._left else self._losses)
         self._commands.put(("PUBLISH", self._prefix + _BEATS, beat.encode()))
 
     # --- the connection --------------------------------------------------------------------
