@@ -165,6 +165,9 @@ MUTANTS = {
         "return leader is None or now - leader",
         "return leader is not None and now - leader",
     ),
+    "leads_before_it_is_connected": Mutant(
+        "bus.valkey", "leads = self.leads and self.connected", "leads = self.leads"
+    ),
     "reconnection_unnoticed": Mutant(
         "bus.valkey", 'log.info("bus_connected")\n                self._tell_missed()', "pass"
     ),
