@@ -51,12 +51,17 @@ class Announcer:
         self.changed(job, tell=state in _TOLD)
         if was_shown and not is_shown(job):
             self.discarded(job)
-        if self.bus.term.lasts and job.accepted and not was_accepted:
-            self.answer(job.key, job.omitted)
-            self._metrics.jobs_accepted.labels(job.member).inc()
+        if job.accepted and not was_accepted:
+            self.accepted(job)
         if self.bus.term.lasts and state is JobState.SUBMITTED and is_shown(job):
             waited = max(0, now() - job.created_at) / 1000
             self._metrics.job_wait.labels(job.member, job.account).observe(waited)
+
+    def accepted(self, job: LiveJob) -> None:
+        """Answer the client of a job that it was accepted, and count it."""
+        if self.bus.term.lasts:
+            self.answer(job.key, job.omitted)
+            self._metrics.jobs_accepted.labels(job.member).inc()
 
     def answer(self, key: JobKey, omitted: Mapping[str, Any]) -> None:
         """Answer a client that its job was taken in, but for the nodes that the cloud has

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 
 import structlog
 
+from proxy.engine.follower import retried
 from proxy.engine.life import JobLife
 from proxy.engine.live_job import JobChanges, LiveJob, SlotState
 from proxy.engine.outcomes import submission_failed
@@ -93,17 +95,20 @@ class Intake:
         """Lead a new job through its life. If the way to the cloud takes long, its client gets its
         answer meanwhile, and the job is in the queue."""
         self._table.advance(job, JobState.SUBMITTING)
-        late = asyncio.get_running_loop().call_later(ANSWER_TIMEOUT, self._accept, job)
-        try:
-            await self._life.run(job)
-        finally:
-            late.cancel()
+        async with asyncio.TaskGroup() as tasks:
+            life = tasks.create_task(self._life.run(job), name=f"job {job.prompt_id}")
+            await asyncio.wait([life], timeout=ANSWER_TIMEOUT)
+            # One without a slot is about to be refused, an unknown one was.
+            is_on_its_way = job.state is JobState.SUBMITTING and job.slot is not SlotState.NONE
+            if is_on_its_way and not job.accepted and job.wish is not Wish.CANCEL:
+                await self._accept(job)
 
-    def _accept(self, job: LiveJob) -> None:
-        # One without a slot is about to be refused, an unknown one was.
-        is_on_its_way = job.state is JobState.SUBMITTING and job.slot is not SlotState.NONE
-        if is_on_its_way and not job.accepted and job.wish is not Wish.CANCEL:
-            self._table.advance(job, changes=JobChanges(accepted=True))
+    async def _accept(self, job: LiveJob) -> None:
+        """Accept a job that is on its way: in the storage first, then its client is told."""
+        self._table.change(job, JobChanges(accepted=True))
+        self._announcer.changed(job)
+        await retried(partial(self._recorder.save, job))
+        self._announcer.accepted(job)
 
 
 def _no_account() -> LocalError:

@@ -139,3 +139,16 @@ async def test_a_job_whose_client_was_told_that_it_is_lost_is_not_sent_again(
         simulator.faults.remove(broken)
         await until(lambda: rig.is_gone(job))
         assert simulator.calls["POST /api/prompt"] == 1
+
+
+async def test_a_job_on_its_way_is_accepted_in_the_storage_before_its_client_is_told(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "ANSWER_TIMEOUT", 0.5)
+    simulator.faults.add(HttpFault("POST /api/prompt", delay=60.0))
+    async with running_engine(simulator, tmp_path) as rig:
+        job, answer = await rig.submit(graphs.plain())
+        row = await rig.repository.get("local", job.prompt_id)
+        assert answer.error is None
+        assert row is not None
+        assert (row.state, row.accepted) == ("submitting", True)
