@@ -314,8 +314,16 @@ class SimulatedClient:
             return
         if type_ == "executing" and data.get("node") is None:
             job.heard_over_at = at
+            self.run.spawn(self._look_into_queue(job))
         if type_ in ("execution_success", "execution_error", "execution_interrupted"):
             self.run.spawn(self._look_into_history(job))
+
+    async def _look_into_queue(self, job: Submission) -> None:
+        """No replica has a job in the queue whose last message was heard."""
+        queue = await self._ask(self._rng, lambda jobs: jobs.service.queue_json(self.member))
+        queued = isinstance(queue, bytes) and f'"{job.prompt_id}"' in queue.decode()
+        if queued and not job.submitted_again:
+            raise BrokenPromiseError("queue_after_end", job.prompt_id)
 
     async def _look_into_history(self, job: Submission) -> None:
         """The history entry is readable once the end was heard, at every replica."""

@@ -65,9 +65,6 @@ MUTANTS = {
         "engine.intake", "if job is None or self._table.get(key) is not None:", "if job is None:"
     ),
     # the table and its record
-    "record_forgotten": Mutant(
-        "engine.table", "self.recorder.changed(job)\n        self.announcer", "self.announcer"
-    ),
     "announcement_forgotten": Mutant(
         "engine.table",
         "self.announcer.advanced(job, state, was_shown=was_shown, was_accepted=was_accepted)",
@@ -78,22 +75,16 @@ MUTANTS = {
         "await retried(partial(self._table.finish, job, end))",
         "self._tell(job, ended.result); await retried(partial(self._table.finish, job, end))",
     ),
+    "last_message_not_flushed": Mutant(
+        "engine.following",
+        "await self._bus.flush()\n        self._tell(job, ended.last)",
+        "self._tell(job, ended.last)",
+    ),
     "end_not_recorded_again": Mutant(
         "engine.follower",
         "next_try=wait)\n            await asyncio.sleep(wait)",
         "next_try=wait)\n            await asyncio.sleep(3600)",
     ),
-    "last_message_before_leaving": Mutant(
-        "engine.following",
-        "self._table.leave(job, end)",
-        "self._tell(job, ended.last); self._table.leave(job, end)",
-    ),
-    "shown_after_leaving": Mutant(
-        "engine.table",
-        "if progress != job.progress and job in self:",
-        "if progress != job.progress:",
-    ),
-    "states_lost_at_a_stop": Mutant("engine.engine", "await self.recorder.close()", "pass"),
     "released_by_nobody": Mutant(
         "engine.following",
         "asyncio.get_running_loop().call_later(timeout, self.release, job)",
@@ -124,11 +115,6 @@ MUTANTS = {
         "engine.scheduler",
         "if not _is_placed(job):\n            self._set_slot(job, SlotState.STORED)",
         "pass",
-    ),
-    "next_try_forgotten": Mutant("engine.dispatcher", "if later else None", "if False else None"),
-    # the follower and the tracker
-    "account_never_read": Mutant(
-        "engine.reconciler", "await self.read()", "await asyncio.sleep(0)"
     ),
     "cancellation_swallowed": Mutant(
         "engine.follower",
