@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 from proxy import clock
 from proxy.edge.loop_turns import Driver
@@ -65,11 +65,11 @@ class InputProtocol(asyncio.BufferedProtocol, Generic[R]):
         self._buffer = buffer.view
         self._waiting = b""
         self._has_ended = False
-        self._transport: asyncio.BaseTransport | None = None
+        self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to read."""
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
         self.connection.connection_made(transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -102,13 +102,23 @@ class InputProtocol(asyncio.BufferedProtocol, Generic[R]):
         """Pass on what waits."""
         data, self._waiting = self._waiting, b""
         if data and self._transport is not None:
-            self._pass_on(data)
+            try:
+                self._pass_on(data)
+            except Exception as error:  # noqa: BLE001 (as asyncio does; others have their turns)
+                self._fail(self._transport, error)
+                return False
             if self._has_ended:
                 self.connection.eof_received()
                 self._transport.close()
             elif len(data) >= READ:
                 self.connection.release_reading()
         return False
+
+    def _fail(self, transport: asyncio.Transport, error: Exception) -> None:
+        """Report an error of the connection, and end it."""
+        context = {"message": "input was not taken", "exception": error, "protocol": self}
+        asyncio.get_running_loop().call_exception_handler(context)
+        transport.abort()
 
     def eof_received(self) -> bool:
         """Pass on the end, or let it wait; return whether the transport stays open meanwhile."""

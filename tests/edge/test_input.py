@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
+from stack import TIMEOUT
 from waiting import until
 
 from proxy.edge.input import READ, InputProtocol, ReadBuffer
@@ -129,3 +131,26 @@ async def test_input_that_waits_is_forgotten_with_its_connection(
     await reader.ended.wait()
     assert not account.begin_turn()
     assert reader.received == b""
+
+
+async def test_input_that_fails_in_its_turn_ends_no_turns_of_others(
+    reader: Reader, writer: asyncio.StreamWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: bytes) -> None:
+        raise ValueError("it broke")
+
+    errors: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    monkeypatch.setattr(reader, "data_received", fail)
+    turns, account = reader.driver.turns, reader.driver.account
+    account.must_wait = True
+    writer.write(b"x")
+    await until(lambda: bool(account._waiting))
+    turns.wait(account)
+    bob = turns.of_member("bob", "")
+    bob.charge(QUANTUM)
+    async with asyncio.timeout(TIMEOUT):
+        await bob.turn("")
+        await reader.ended.wait()
+    assert not account.must_wait
+    assert [str(context["exception"]) for context in errors] == ["it broke"]
