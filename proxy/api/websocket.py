@@ -149,14 +149,14 @@ class ClientSocket(Struct, eq=False):
 
     async def _deliver(self) -> None:
         try:
+            if self._ping_due and self._leaving is None:
+                await self._web_socket.ping()
             while self._leaving is None and (outgoing := self._queue.pop()) is not None:
                 message = outgoing.message
                 if isinstance(message, Event):
                     await self._web_socket.send_str(message.text)
                 elif (frame := _frame_of(message, metadata=outgoing.metadata)) is not None:
                     await self._web_socket.send_bytes(frame)
-            if self._ping_due and self._leaving is None:
-                await self._web_socket.ping()
         except ConnectionError:
             self._silent = True  # the reader of the socket gets the error too
         except Exception:

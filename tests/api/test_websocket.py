@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 from functools import partial
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestClient
 
 from proxy.api import websocket as client_socket
 from proxy.api.send_queue import SendQueue
-from proxy.api.websocket import GOING_AWAY, Sockets
+from proxy.api.websocket import GOING_AWAY, SOCKETS, Sockets
 from proxy.jobs.messages import ClientMessage, SocketKnown, topic_of
 from proxy.supervisor import Supervisor
 from proxy.translate.events import Event, NodeText, Preview, status
@@ -306,6 +308,28 @@ async def test_a_client_that_does_not_read_hinders_nobody_and_is_cut_off(
         while await reader.read(65536):
             pass
     writer.close()
+
+
+async def test_a_message_that_comes_while_a_ping_waits_for_a_slow_client_is_sent_after_it(
+    client: Client, room_of_jobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send_ping, begun, going_on = web.WebSocketResponse.ping, asyncio.Event(), asyncio.Event()
+
+    async def slow(socket: web.WebSocketResponse) -> None:
+        begun.set()
+        await going_on.wait()
+        await send_ping(socket)
+
+    monkeypatch.setattr(web.WebSocketResponse, "ping", slow)
+    socket = await connect(client)
+    (ours,) = client.app[SOCKETS].open
+    async with asyncio.timeout(15.0):  # before the next ping
+        while not begun.is_set():
+            ours.ping_if_silent(math.inf)
+            await asyncio.sleep(0)
+        room_of_jobs.subscribers.tell("local", "aaa", status(1))
+        going_on.set()
+        assert await socket.receive_json() == json.loads(status(1).text)
 
 
 async def test_a_client_that_reads_too_slowly_gets_close_code_1013(
