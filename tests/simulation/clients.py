@@ -175,6 +175,9 @@ class SimulatedClient:
             each.unwanted.add(kind)
         self.world.note("client", "" if kind in ("clear", "interrupt_own") else id_, kind)
         await self._ask(rng, call)
+        if kind in ("clear", "interrupt_own"):  # what was submitted meanwhile may be among them
+            for each in self._own():
+                each.unwanted.add(kind)
 
     def _own(self) -> list[Submission]:
         return [job for job in self.run.jobs if job.client.member == self.member]
