@@ -208,7 +208,7 @@ REFUSED_LISTS: list[tuple[str, str]] = [
     ("order=up", "INVALID_QUERY"),
     ("after=not-a-cursor", "INVALID_CURSOR"),
     ("after=eyJ9&sort=last_access_time", "INVALID_CURSOR"),
-    ("after=" + "a" * 9000, "INVALID_CURSOR"),
+    ("after=" + "a" * 7000, "INVALID_CURSOR"),
 ]
 
 

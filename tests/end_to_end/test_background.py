@@ -17,7 +17,6 @@ from proxy import supervisor
 from proxy.api.websocket import ClientSocket
 from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.resilience import Backoff
-from proxy.edge.connection_manager import ConnectionManager
 from proxy.engine import engine
 from proxy.engine.reconciler import Reconciler
 from proxy.jobs.views import LiveJobs
@@ -35,7 +34,6 @@ TASKS = [
     (LiveJobs, "members", "status heartbeat"),
     (WriteBehind, "flush", "write the audit record"),
     (Directory, "_refresh", "watch the members"),
-    (ConnectionManager, "_end_idle", "watch over connections"),
     (ClientSocket, "ping_if_silent", "ping silent sockets"),
 ]
 
@@ -68,8 +66,7 @@ async def test_a_task_that_a_fault_has_ended_is_started_again(
 
     async with running_proxy(simulator, tmp_path) as proxy:
         client = Client(session, proxy.url)
-        wrapped = staticmethod(fail_once) if method == "_end_idle" else fail_once
-        monkeypatch.setattr(owner, method, wrapped)
+        monkeypatch.setattr(owner, method, fail_once)
         with capture_logs() as lines:
             async with asyncio.timeout(TIMEOUT):
                 await client.run(graphs.plain(1))

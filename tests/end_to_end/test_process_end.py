@@ -71,7 +71,8 @@ async def test_a_submission_that_waits_does_not_hold_the_end(
         code, taken = await seconds(process.stop)
         assert code == 0
         assert taken < 15
-        assert await answer == (503, "stopping")
+        # It is refused, or it is the client's, and goes on with the next start.
+        assert await answer in ((503, "stopping"), (200, ""))
     assert simulator.jobs == {}
 
 

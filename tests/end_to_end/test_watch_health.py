@@ -127,7 +127,6 @@ async def test_while_the_cloud_is_silent_every_call_for_it_is_refused_quickly_wi
     picture = entry["outputs"]["2"]["images"][0]
     upload = {"image": io.BytesIO(graphs.png())}
     calls: list[tuple[str, URL, dict[str, Any]]] = [
-        ("POST", client.url / "prompt", {"json": {"prompt": graphs.plain()}}),
         ("POST", job / "cancel", {}),
         ("POST", client.url / "interrupt", {}),
         ("POST", client.url / "queue", {"json": {"delete": [waiting]}}),
