@@ -139,6 +139,8 @@ DEVIATIONS = (
         "Newest: an id that waits or runs is refused with 409."),
     Row("prompt_frontend_like", "ws a", r"\w+: \+ workflow_id",
         "Newest: the id of the workflow is in the messages about its job."),
+    Row("ws_feature_flags", "ws (nulldata|badjson|array)", r"messages: - 1 feature_flags",
+        "Flags are read from the first text only, even where that is no object."),
     Row("fatal_feature_flags_list", r"ws a|GET /history", STREAM + r"|body\..*",
         "Flags that are no object are no flags; in ComfyUI they make the client's jobs fail."),
 
