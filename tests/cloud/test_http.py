@@ -28,8 +28,10 @@ from proxy.cloud.http import ROUTES
 from proxy.cloud.resilience import MAX_RETRY_AFTER, Backoff, CircuitBreaker, RetryPolicy
 from proxy.cloud.upstream import Prompt
 from proxy.metrics import PREFIX, Metrics
+from proxy.observations import AccountObservations
 from proxy.simulator import Simulator
 from proxy.storage.database import FencedError
+from proxy.storage.usage import Observation
 from tests.cloud.conftest import KEY, Connect, Serve, answer, cut_off, hang_up, redirect
 
 
@@ -347,11 +349,13 @@ async def test_an_answer_of_another_form_is_not_kept_until_the_next_attempt(
 ) -> None:
     cloud = await serve(answer(body=b"x" * 8 * 2**20))
     policy = RetryPolicy(budget=100.0, backoff=Backoff(60.0, 60.0))
-    client = await connect(cloud.url, retries=policy)
+    noted: list[Observation] = []
+    observations = AccountObservations(keep=noted.append)
+    client = await connect(cloud.url, retries=policy, observations=observations)
     tracemalloc.start()
     try:
         call = asyncio.create_task(client.job("a"))
-        await until(client.observations.take)  # the answer is noted as one of another form
+        await until(lambda: noted)  # the answer is noted as one of another form
         await until(lambda: tracemalloc.get_traced_memory()[0] < 4 * 2**20)
     finally:
         tracemalloc.stop()

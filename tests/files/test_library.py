@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudUnreachable
 from proxy.cloud.resilience import Backoff, RetryPolicy
+from proxy.cloud.upstream import Capabilities
 from proxy.files import fetch
 from proxy.files.blobs import BlobError
 from proxy.files.contents import HELD_BACK, Content, ContentBrokenError
@@ -350,6 +351,7 @@ class Scripted:
     """A source whose answers are told: the size, and pieces of bytes, or an error after them; or
     the error of one that cannot be opened."""
 
+    capabilities = Capabilities()
     observations = AccountObservations()
 
     def __init__(
