@@ -115,7 +115,7 @@ simulate: $(DEV) ## simulate the whole proxy: SEEDS (1000) from FIRST (0), in PR
 		--first $(or $(FIRST),0) --processes $(or $(PROCESSES),2) --failures 10 --progress 1000
 
 mutants: $(DEV) ## look whether the simulation catches each planted defect within 200 seeds
-	PYTHONPATH=tests $(BIN)/python -m simulation.mutants
+	PYTHONPATH=tests $(BIN)/python -m pytest -n auto -q -m mutant tests/simulation
 
 fuzz: $(DEV) ## fuzz what parses foreign input: SECONDS a target (60), TARGETS (all)
 	$(LOCKED) -r requirements/fuzz.lock

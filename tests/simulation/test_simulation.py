@@ -13,18 +13,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from simulation.mutants import MUTANTS, changed, source_of
+from simulation.mutants import MUTANTS, caught, changed, source_of
 
 TESTS = Path(__file__).parents[1]
 #: The seeds that run with every change, in parts of this size.
 SEEDS, PART = 200, 25
 
-#: Seeds that have found a defect of the product, each with what they found. Plans change with the
-#: simulation, and so does what a seed does: these are replayed, beside tests of their own.
+#: Seeds by which defects of the product were found, each with what they found. What a seed does
+#: changes with the simulation: each defect has a plain test of its own as well.
 FOUND = {
+    7: "a frozen engine sent a job after its lease, which was checked before it waited",
     16: "a submission was repeated two seconds after its connection broke, and both arrived",
+    76: "a client heard the start of a job that was withdrawn then, and no end",
+    82: "a cancellation after the lease ended with a traceback",
     108: "a job that had ended came back into the queue with a reading of its account that failed",
+    134: "what an engine decided after its term was written and told to nobody",
     222: "a replica that started without a word of the engine's did not see an accepted job",
+    1189: "a replica that had lost the bus passed for a leader whose messages arrive",
 }
 
 
@@ -68,3 +73,10 @@ def test_another_seed_is_another_run() -> None:
 def test_each_planted_defect_is_one_line_of_the_product(name: str) -> None:
     mutant = MUTANTS[name]
     compile(changed(mutant, source_of(mutant)), mutant.module, "exec")
+
+
+@pytest.mark.mutant
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", MUTANTS)
+def test_each_planted_defect_is_caught(name: str) -> None:
+    assert caught(name).startswith("seed ")
