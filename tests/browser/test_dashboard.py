@@ -28,7 +28,7 @@ from yarl import URL
 from proxy.api.keys import ACCOUNTING, MEMBERS
 from proxy.members.member import Member
 from proxy.simulator import Simulator
-from proxy.storage.usage import day_of
+from proxy.storage.usage import UsageRow, day_of
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Locator, Page, Route
@@ -669,9 +669,9 @@ async def test_long_names_and_times_stay_within_their_card(
     async with running_proxy(simulator, tmp_path) as proxy:
         await proxy.services[MEMBERS].add(Member(name))
         usage = proxy.services[ACCOUNTING].usage
-        row = usage._row(name, None)
-        row.submitted, row.running_seconds, row.outputs = 12_345, 99_999.0, 67_890
-        await usage.flush()
+        row = UsageRow(day, name, submitted=12_345, running_seconds=99_999.0, outputs=67_890)
+        usage.unwritten.add((day, name), row)
+        await usage.unwritten.flush()
         assert await usage.days(day, day, name)
         gateway = Gateway(proxy.url, tokens, session)
         for width in (1280, 390):
