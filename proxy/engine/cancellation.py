@@ -84,7 +84,8 @@ class Cancellation:
             await self._table.withdraw(jobs, cleared=cleared)
         except StorageError as error:
             for job in jobs:
-                self._scheduler.enqueue(job)
+                if job in self._table:  # else another request has taken it out meanwhile
+                    self._scheduler.enqueue(job)
             raise LocalError(
                 "store_unavailable",
                 "The proxy cannot write to its data folder, so the jobs stay in the queue; free "

@@ -55,7 +55,7 @@ class Intake:
             log.error("job_read_failed", error=str(error))
             self._announcer.answer(key, {})
             return
-        if job is None or self._table.get(key) is not None:
+        if job is None or self._table.get(key) is not None or self._table.has_left(job.order):
             return
         try:
             await self._take_in(job, message)

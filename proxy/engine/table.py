@@ -55,12 +55,18 @@ class JobTable:
         self.cloud_ids: set[str] = set()
         #: Those of jobs that have ended, or were taken out.
         self.ended_ids: FIFOCache[str, None] = FIFOCache(MAX_ENDED)
+        #: The orders of those that have left last: a reading that began before may still find them.
+        self._left: FIFOCache[int, None] = FIFOCache(MAX_ENDED)
 
     def __iter__(self) -> Iterator[LiveJob]:
         return iter(self._jobs.values())
 
     def __contains__(self, job: LiveJob) -> bool:
         return self._jobs.get(job.key) is job
+
+    def has_left(self, order: int) -> bool:
+        """Return whether a job has left the table a short time ago."""
+        return order in self._left
 
     def get(self, key: JobKey) -> LiveJob | None:
         """Return a live job."""
@@ -191,6 +197,7 @@ class JobTable:
             self.ended_ids[job.cloud_id] = None
         if job in self:
             del self._jobs[job.key]
+        self._left[job.order] = None
 
 
 def _check_transition(job: LiveJob, state: JobState) -> None:

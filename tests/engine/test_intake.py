@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,19 @@ from proxy.simulator import HttpFault, Simulator
 from proxy.storage.database import StorageError
 from proxy.storage.payloads import Payload
 from proxy.translate.packs import Rewriting
+
+
+async def test_a_job_that_was_withdrawn_while_it_was_read_is_not_taken_in_again(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    async with running_engine(simulator, tmp_path) as rig:
+        await rig.submit(gated.GRAPH)
+        waiting, _ = await rig.submit(graphs.plain())
+        assert (await rig.cancel(waiting)).cancelled
+        read = replace(waiting, state=JobState.RECEIVED, content=JobContent(graphs.plain(), {}))
+        message = JobReceived(waiting.key, waiting.order, promised=True)
+        await rig.engine._intake.receive(message, read)
+        assert rig.engine.table.get(waiting.key) is None
 
 
 async def test_a_job_without_a_free_slot_is_accepted_and_waits(
