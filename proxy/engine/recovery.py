@@ -46,8 +46,13 @@ class Recovery:
         self._accounts = accounts
         self._policy = policy
 
-    def resume(self, job: Job) -> Sent | Lost:
-        """Return where a job that has left the queue was before a restart."""
+    def resume(self, job: Job) -> Sent | Lost | NotThere:
+        """Return where a job that has left the queue was before a restart.
+
+        One without an account had given its slot back, since the cloud does not have it.
+        """
+        if not job.account:
+            return NotThere()
         if job.is_on_cloud and job.account in self._accounts:
             return Sent(job.cloud_id)
         return Lost()

@@ -72,6 +72,15 @@ async def test_what_the_cloud_does_not_have_for_certain_goes_again(
     assert len(simulator.jobs) == 1
 
 
+async def test_what_had_given_its_slot_back_is_not_looked_for(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    job = left(JobState.UNKNOWN, account="")
+    async with running_engine(simulator, tmp_path, job, adoption_timeout=3600.0) as rig:
+        assert (await rig.ended(job)).state == "succeeded"
+    assert len(simulator.jobs) == 1
+
+
 async def test_nothing_is_certain_while_the_account_cannot_be_read(
     simulator: Simulator, tmp_path: Path
 ) -> None:
