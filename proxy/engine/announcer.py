@@ -81,6 +81,11 @@ class Announcer:
         if self.bus.term.lasts and job.accepted:
             self._metrics.jobs_ended.labels(job.member, job.account, "withdrawn").inc()
 
+    def hidden(self, job: LiveJob) -> None:
+        """Tell that a job which a former engine has shown is to be shown no more."""
+        if job.accepted and not is_shown(job):
+            self.bus.publish("jobs", JobLeft(stored_of(job)))
+
     def recorded(self, job: LiveJob, recorded: Recorded) -> None:
         """Tell that a job is in the history."""
         about = JobRecorded(job.key, job.order, job.client_id, recorded.ordinal, recorded.forgotten)

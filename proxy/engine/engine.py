@@ -156,6 +156,7 @@ class Engine:
     def _resume(self, job: LiveJob) -> None:
         """Continue with a job from before the start."""
         self.table.add(job)
+        self.announcer.hidden(job)
         if job.state in (JobState.RECEIVED, JobState.QUEUED):
             self._resume_waiting(job)
             return

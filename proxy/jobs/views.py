@@ -378,10 +378,11 @@ def _waiting_position(job: StoredJob) -> tuple[Number, int]:
 
 
 def _is_newer(row: StoredJob, known: StoredJob | None) -> bool:
-    """Return whether the storage knows more of a job than the bus has reported."""
-    return known is None or (
-        row.revision >= known.revision and (row.state != known.state or not is_shown(row))
-    )
+    """Return whether the storage knows more of a job than the bus has reported: always of a wish to
+    cancel it, which an engine may not have seen that published the job later."""
+    if known is None or (row.cancel_requested and not is_shown(row)):
+        return True
+    return row.revision >= known.revision and (row.state != known.state or not is_shown(row))
 
 
 def of_queue(job: StoredJob, *, running: bool) -> dict[str, Any]:

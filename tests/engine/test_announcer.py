@@ -11,7 +11,7 @@ from proxy.costs.job_cost import Charge, JobCost
 from proxy.engine.live_job import JobChanges
 from proxy.jobs.conversion import stored_of
 from proxy.jobs.messages import JobAnswered, JobChanged, JobLeft, JobsAhead
-from proxy.jobs.models import JobEnd, JobState
+from proxy.jobs.models import JobEnd, JobState, Wish
 from proxy.translate.errors import LocalError
 
 
@@ -34,6 +34,14 @@ def test_an_engine_whose_term_is_over_says_and_counts_nothing(world: World) -> N
     world.announcer.discarded(live_job)
     assert world.received == []
     assert world.counted("jobs_accepted_total", member="anna") is None
+
+
+@pytest.mark.parametrize(("wish", "left"), [(Wish.CANCEL, [JobLeft]), (Wish.NONE, [])])
+def test_a_job_that_another_engine_has_shown_leaves_the_queues(
+    world: World, wish: Wish, left: list[type[BusMessage]]
+) -> None:
+    world.announcer.hidden(job(state=JobState.QUEUED, accepted=True, wish=wish))
+    assert [type(news) for news in world.received] == left
 
 
 def test_what_becomes_of_a_job_is_published_and_counted_once(world: World) -> None:
