@@ -80,6 +80,11 @@ class CloudJob:
     cancelled: bool = False
 
     @property
+    def counts(self) -> bool:
+        """Whether it takes a slot: one that was cancelled ends in a moment."""
+        return self.live and not self.forgotten and not self.cancelled
+
+    @property
     def live(self) -> bool:
         """Whether it waits or runs."""
         return self.status in ("pending", "in_progress")
@@ -142,9 +147,7 @@ class CloudModel:
         late = self._weather.draw(0.0, 2.0) if self._weather.chance("unlisted") else 0.0
         job.known_at = job.listed_at = now + late
         self.jobs[job.id] = job
-        self.most_live = max(
-            self.most_live, sum(each.live and not each.forgotten for each in self.jobs.values())
-        )
+        self.most_live = max(self.most_live, sum(each.counts for each in self.jobs.values()))
         world.note("cloud", job.mark, "submitted", job.id)
         self._loop.in_world(self._weather.draw(0.02, 0.3), self._start_waiting)
         return 200, {"prompt_id": job.id, "number": len(self.jobs), "node_errors": {}}

@@ -63,7 +63,9 @@ MUTANTS = {
         "engine.preparation", "if not await self.recorder.save(job):", "if False:"
     ),
     "job_taken_in_twice": Mutant(
-        "engine.intake", "if job is None or self._table.get(key) is not None:", "if job is None:"
+        "engine.intake",
+        "if job is None or self._table.get(key) is not None or",
+        "if job is None or",
     ),
     # the table and its record
     "announcement_forgotten": Mutant(

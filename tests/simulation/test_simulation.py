@@ -29,6 +29,9 @@ FOUND = {
     108: "a job that had ended came back into the queue with a reading of its account that failed",
     134: "what an engine decided after its term was written and told to nobody",
     222: "a replica that started without a word of the engine's did not see an accepted job",
+    20114: "a job that two requests took out, of which one failed, was in the queue without a row",
+    20490: "a job that another engine took out stayed in the queue of a replica that had shown it",
+    20504: "a job without an account was looked for on all, for an hour, after a kill",
     1189: "a replica that had lost the bus passed for a leader whose messages arrive",
 }
 
