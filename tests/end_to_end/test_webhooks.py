@@ -137,12 +137,12 @@ async def test_a_budget_that_is_nearly_spent_is_delivered_and_shown(
     receiver: Receiver,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(budgets, "NEAR", 0.000001)
+    monkeypatch.setattr(budgets, "NEAR", 1e-9)
     budget = {"soft_credits_per_day": 1000}
     async with running_proxy(simulator, tmp_path, policy=QUICK, **HERE, **budget) as proxy:
         client = Client(session, proxy.url)
         await add(client, receiver.url / "hook", types=["budget.near"])
-        await client.run(graphs.plain(2))
+        await client.run(graphs.sampled(2, steps=20))  # it takes some ms
         (told,) = await receiver.until(1)
         assert (told.type, told.json["data"]["budget"]) == ("budget.near", "soft_credits_per_day")
         (shown,) = (await client.get("proxy/api/state"))[1]["budgets"]
