@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import structlog
 
+from proxy import clock
 from proxy.bus import MISSED, Subscription
-from proxy.clock import now
 from proxy.engine.accounts import Account
 from proxy.engine.announcer import Announcer
 from proxy.engine.bookkeeper import Bookkeeper
@@ -59,8 +59,9 @@ log = structlog.get_logger(__name__)
 #: have died before it published them.
 _LOOK_INTERVAL, _LOOK_INTERVAL_SHARED = 10.0, 0.5
 
-#: Ms after which a new job that the bus has not brought is taken for lost.
-_UNHEARD_AGE = 1000
+#: Seconds after which a new job that the bus has not brought is taken for lost. They are those of
+#: this replica: the clock of the one that has stored it may be an hour off.
+_UNHEARD_AGE = 1.0
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ class Engine:
         self._cancellation = Cancellation(table, scheduler, self._workers, self._life, supervisor)
         self._subscriptions: list[Subscription] = []
         self._look_now = asyncio.Event()
+        #: When rows that want something were first seen, by their orders.
+        self._seen: dict[int, float] = {}
 
     # --- life ------------------------------------------------------------------------------
 
@@ -247,19 +250,23 @@ class Engine:
         while True:
             self._look_now.clear()
             try:
-                for row in await self.recorder.jobs.wanted():
-                    self._notice(row)
+                rows = await self.recorder.jobs.wanted()
+                at = clock.monotonic()
+                seen = self._seen = {row.order: self._seen.get(row.order, at) for row in rows}
+                for row in rows:
+                    self._notice(row, at - seen[row.order])
             except StorageError as error:
                 log.warning("jobs_read_failed", error=str(error))
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_INTERVAL_SHARED if shared else _LOOK_INTERVAL):
                     await self._look_now.wait()
 
-    def _notice(self, row: StoredJob) -> None:
+    def _notice(self, row: StoredJob, age: float) -> None:
+        """Do what a row asks for that was first seen `age` seconds ago."""
         job = self.table.get(row.key)
         if job is None and row.state == JobState.RECEIVED:
             # The bus may be about to bring it.
-            if not self._bus.bus.connected or now() - row.created_at > _UNHEARD_AGE:
+            if not self._bus.bus.connected or age >= _UNHEARD_AGE:
                 self._receive(JobReceived(row.key, row.order, promised=True))
         elif job is not None and row.cancel_requested and not job.cancel_requested:
             self.cancel(CancelRequested("", (row.key,)))

@@ -10,11 +10,14 @@ from typing import Any
 import aiohttp
 import gated
 import graphs
+import pytest
 from engine.rig import running_engine
 from stack import Client, running_proxy
 from waiting import ids, until, until_ended
 
 from proxy.api.keys import JOBS, MEMBERS
+from proxy.clock import now
+from proxy.engine import engine
 from proxy.jobs.conversion import job_of_request, payload_of, stored_of
 from proxy.jobs.engine_client import EngineClient
 from proxy.jobs.messages import CancelAnswered
@@ -24,6 +27,16 @@ from proxy.simulator import HttpFault, Simulator
 
 SUBMIT = "POST /api/prompt"
 ONE = {"slots": 1, "slots_ahead": 0}
+
+
+async def test_a_job_that_nobody_brings_is_found_whatever_the_clock_that_stored_it(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_LOOK_INTERVAL", 0.02)
+    monkeypatch.setattr(engine, "_UNHEARD_AGE", 0.05)
+    async with running_engine(simulator, tmp_path) as rig:
+        job = await rig.store(rig.job(graphs.plain(), created_at=now() + 3_600_000))
+        assert (await rig.ended(job)).state == "succeeded"
 
 
 async def test_the_plan_is_learnt_from_what_runs(
