@@ -32,6 +32,7 @@ FOUND = {
     20114: "a job that two requests took out, of which one failed, was in the queue without a row",
     20490: "a job that another engine took out stayed in the queue of a replica that had shown it",
     20504: "a job without an account was looked for on all, for an hour, after a kill",
+    30965: "a job that was stored by a clock an hour ahead was not noticed for an hour",
     1189: "a replica that had lost the bus passed for a leader whose messages arrive",
 }
 
