@@ -18,6 +18,8 @@ from typing import Any
 from jsonata import JException, Jsonata
 from jsonata.parser import Parser
 
+from proxy.translate.jobs import values_in
+
 #: Characters of an expression and its words and signs, which take 10 µs each to parse.
 MAX_LENGTH, MAX_WORDS = 10_000, 800
 
@@ -109,7 +111,7 @@ class _Meter:
 
     def __call__(self, _: object, __: object, ___: object, result: object) -> None:
         """Charge the result of a step. Raises `UnsupportedExpressionError`."""
-        for value in _values_in(result):
+        for value in values_in(result):
             match value:
                 case str():
                     if len(value) > MAX_TEXT:
@@ -125,17 +127,6 @@ class _Meter:
                     self._left -= 1
             if self._left < 0:
                 raise UnsupportedExpressionError("takes too much work")
-
-
-def _values_in(value: object) -> Iterator[object]:
-    pending = [value]
-    while pending:
-        inner = pending.pop()
-        yield inner
-        if isinstance(inner, dict):
-            pending += inner.values()
-        elif isinstance(inner, list):
-            pending += inner
 
 
 def _check(root: Parser.Symbol) -> None:
