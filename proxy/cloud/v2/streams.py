@@ -23,7 +23,7 @@ from proxy.cloud.resilience import Backoff
 from proxy.cloud.upstream import Observer
 from proxy.cloud.v2.sse import FrameParser, OversizedFrameError, StreamFrame
 from proxy.logging import word
-from proxy.translate import codec
+from proxy.translate import codec, media_types
 from proxy.translate.codec import redact
 from proxy.translate.frames import CloudPicture
 from proxy.translate.snapshots import Snapshot
@@ -171,7 +171,8 @@ class JobStreams:
         accept = {"Accept": "text/event-stream"}
         response = await self.http.open(call, headers=accept, timeout=timeout)
         try:
-            if response.status != 200 or response.content_type != "text/event-stream":
+            kind = media_types.essence(response.headers.get("Content-Type", ""))
+            if response.status != 200 or kind != "text/event-stream":
                 raise CloudGarbage(f"{call}: not a stream of events")
             self.refused = None
             parser = FrameParser()

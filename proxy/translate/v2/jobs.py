@@ -48,8 +48,8 @@ _MAX_RUN = 1e12
 #: How ComfyUI names temporary files.
 _TEMPORARY = "ComfyUI_temp_"
 
-#: The name of an exception at the beginning of the last line of a traceback.
-_EXCEPTION = re.compile(r"([A-Za-z_][\w.]*)(?::|$)")
+#: The name of an exception, which ends at the first colon of the last line of a traceback.
+_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*")
 
 #: What is said of an end that has no words of its own.
 _UNEXPLAINED = {
@@ -197,8 +197,8 @@ def _error(job: Mapping[str, Any], status: str, graph: Mapping[str, Any]) -> dic
 def _exception(traceback: str) -> str | None:
     """Return the name before the first colon of the last line."""
     lines = [line for line in traceback.splitlines() if line.strip()]
-    match = _EXCEPTION.match(lines[-1]) if lines else None
-    return None if match is None else match[1]
+    name = lines[-1].partition(":")[0] if lines else ""
+    return name if _EXCEPTION.fullmatch(name) else None
 
 
 def _literals(node: object) -> dict[str, list[Any]]:
