@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
+import json
 import zlib
 from collections.abc import AsyncIterator
 
+import aiohttp
 import pytest
 from security.attack import MEMBER, Target, busy
 from security.sockets import UPGRADE, opened_sockets, text_frame
@@ -63,6 +66,48 @@ async def test_packed_texts_that_could_have_feature_flags(target: Target) -> Non
     async with target.attacked_by(MEMBER):
         await send_all(await opened_sockets(target, 100, PACKED), sent, 8)
         await asyncio.sleep(2)
+
+
+async def show(target: Target, text: str, client_id: str | None) -> None:
+    """Submit a job that shows a text."""
+    graph = {"1": {"class_type": "PreviewAny", "inputs": {"source": text}}}
+    body = {"prompt": graph} if client_id is None else {"prompt": graph, "client_id": client_id}
+    sent = io.BytesIO(json.dumps(body).encode())
+    assert await target.request("POST", "prompt", data=sent) == 200
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_text_of_megabytes_to_many_sockets(target: Target, reads: bool) -> None:
+    text = "a" * 4_000_000
+    heard: asyncio.Queue[int] = asyncio.Queue()
+
+    async def listen(socket: aiohttp.ClientWebSocketResponse) -> None:
+        async for message in socket:
+            heard.put_nowait(len(message.data))
+
+    connector, url = aiohttp.TCPConnector(limit=0), target.url / "ws"
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        asyncio.TaskGroup() as listening,
+        target.attacked_by(MEMBER),
+    ):
+        sockets = [
+            await session.ws_connect(
+                url.with_query(token=target.tokens["eve"], clientId=str(number)),
+                max_msg_size=0,
+                compress=15,
+            )
+            for number in range(200)
+        ]
+        listeners = [listening.create_task(listen(socket)) for socket in sockets if reads]
+        await show(target, text, None)
+        await show(target, f"b{text}", "0")
+        async with asyncio.timeout(60):
+            while reads and await heard.get() < len(text):
+                pass
+        await asyncio.sleep(5)
+        for listener in listeners:
+            listener.cancel()
 
 
 #: Bodies of many chunks: of another's upload, and of the attack.
