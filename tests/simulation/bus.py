@@ -48,7 +48,8 @@ class ValkeyServer:
                 channel, payload = arguments
                 listeners = list(self.channels.get(channel, {}).values())
                 for listener in listeners:
-                    listener.answer([b"message", channel.encode(), payload])
+                    if listener.process is not connection.process:  # it leaves out its own
+                        listener.answer([b"message", channel.encode(), payload])
                 connection.answer(len(listeners))
             case _:
                 connection.answer(b"PONG")
@@ -71,7 +72,7 @@ class ServerConnection:
         self._loop = server.world.loop
         self._arrives = [0.0, 0.0]
         self._inbox: deque[Any] = deque()
-        self._news = asyncio.Event()
+        self._reader: asyncio.Future[None] | None = None
         self._is_open = True
 
     def pack_commands(self, commands: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
@@ -93,8 +94,8 @@ class ServerConnection:
         del timeout, push_request
         while not self._inbox:
             self._check()
-            self._news.clear()
-            await self._news.wait()
+            self._reader = self._loop.create_future()
+            await self._reader
         return self._inbox.popleft()
 
     def answer(self, answer: Any) -> None:
@@ -107,7 +108,7 @@ class ServerConnection:
         self._server.connections.pop(self.number, None)
         for listeners in self._server.channels.values():
             listeners.pop(self.number, None)
-        self._news.set()
+        self._wake()
 
     def _travel(self, way: int, arrived: Any, what: Any) -> None:
         now = self._loop.time()
@@ -124,7 +125,12 @@ class ServerConnection:
     def _answered(self, answer: Any) -> None:
         if self._is_open:
             self._inbox.append(answer)
-            self._news.set()
+            self._wake()
+
+    def _wake(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None and not reader.done():
+            reader.set_result(None)
 
     def _check(self) -> None:
         if not self._is_open:

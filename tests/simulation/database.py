@@ -131,6 +131,8 @@ class SimulatedDatabase(Database):
     async def watch(self) -> None:
         """Keep `problem` true."""
         while True:
+            if self.problem is None:
+                await self._weather.outage.wait()
             await asyncio.sleep(INTERVAL)
             away = self.shared and self._weather.database_away(self._process)
             self.problem = "it does not answer" if away else None

@@ -87,31 +87,32 @@ class SimulatedHandle:
 class SimulatedTask(asyncio.Task[Any]):
     """A task whose place in sets does not depend on where it is in memory."""
 
-    _numbers = itertools.count()
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        self.number = next(self._numbers)
-        super().__init__(*arguments, **options)
+    #: Its place, once it has been in a set.
+    number = 0
 
     def __hash__(self) -> int:
-        return self.number
+        return self.number or _numbered(self)
 
 
 class SimulatedFuture(asyncio.Future[Any]):
     """A future whose place in sets does not depend on where it is in memory."""
 
-    _numbers = itertools.count(1 << 32)
-
-    def __init__(self, *, loop: asyncio.AbstractEventLoop) -> None:
-        self.number = next(self._numbers)
-        super().__init__(loop=loop)
+    number = 0
 
     def __hash__(self) -> int:
-        return self.number
+        return self.number or _numbered(self)
+
+
+def _numbered(item: SimulatedTask | SimulatedFuture) -> int:
+    item.number = next(SimulatedLoop.hashed)
+    return item.number
 
 
 class SimulatedLoop(asyncio.AbstractEventLoop):
     """The loop. `problems` has what nobody has handled, `steps` counts callbacks."""
+
+    #: The places of tasks and futures in sets, in the order in which they come into one.
+    hashed = itertools.count(1)
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -124,8 +125,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self.in_order = False
         self.steps = 0
         self.problems: list[str] = []
-        SimulatedTask._numbers = itertools.count()
-        SimulatedFuture._numbers = itertools.count(1 << 32)
+        SimulatedLoop.hashed = itertools.count(1)
 
     # --- time and callbacks ----------------------------------------------------------------
 
@@ -137,9 +137,9 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> SimulatedHandle:
         """Run a callback next."""
-        handle = SimulatedHandle(
-            callback, args, copy_context() if context is None else context, self._now
-        )
+        if context is None:
+            context = copy_context()
+        handle = SimulatedHandle(callback, args, context, self._now)
         if not self._closed:
             self._ready.append(handle)
         return handle
@@ -154,7 +154,12 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         context: Context | None = None,
     ) -> SimulatedHandle:
         """Run a callback after a delay."""
-        return self.call_at(self._now + delay, callback, *args, context=context)
+        if context is None:
+            context = copy_context()
+        handle = SimulatedHandle(callback, args, context, self._now + delay)
+        if not self._closed:
+            heapq.heappush(self._timers, (handle._when, next(self._numbers), handle))
+        return handle
 
     def call_at(  # type: ignore[override]
         self,
@@ -164,12 +169,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         context: Context | None = None,
     ) -> SimulatedHandle:
         """Run a callback at a time."""
-        handle = SimulatedHandle(
-            callback, args, copy_context() if context is None else context, when
-        )
-        if not self._closed:
-            heapq.heappush(self._timers, (when, next(self._numbers), handle))
-        return handle
+        return self.call_later(when - self._now, callback, *args, context=context)
 
     def in_world(self, delay: float, callback: Callable[..., object], *args: Any) -> None:
         """Run a callback of the world itself after a delay, whatever becomes of the process."""
@@ -231,16 +231,16 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
 
     def _step(self) -> None:
         """Run all that is ready, or let time pass until something is."""
-        timers = self._timers
-        while timers and timers[0][2].cancelled():
-            heapq.heappop(timers)
-        if not self._ready:
+        timers, pop = self._timers, heapq.heappop
+        while timers and timers[0][2].callback is None:
+            pop(timers)
+        batch, self._ready = self._ready, []
+        if not batch:
             if not timers:
                 raise DeadlockError("nothing is ready and no timer is set")
             self._now = max(self._now, timers[0][0])
         while timers and timers[0][0] <= self._now:
-            self._ready.append(heapq.heappop(timers)[2])
-        batch, self._ready = self._ready, []
+            batch.append(pop(timers)[2])
         if len(batch) > 1 and not self.in_order:
             self._rng.shuffle(batch)
         self.steps += len(batch)

@@ -285,7 +285,7 @@ class Run:
             ]
             if len(active) > 1:
                 raise BrokenPromiseError("two_engines", active)
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.5)
 
     def _heal(self) -> None:
         self.world.note("", "", "HEALED")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 from collections import defaultdict
@@ -57,6 +58,8 @@ class Weather:
         self._rates = rates
         self._until: defaultdict[tuple[str, str], float] = defaultdict(lambda: -math.inf)
         self.healed = False
+        #: Set while there may be an outage.
+        self.outage = asyncio.Event()
 
     def chance(self, name: str) -> bool:
         """Return whether it happens this time."""
@@ -70,10 +73,12 @@ class Weather:
     def heal(self) -> None:
         """End all outages."""
         self.healed = True
+        self.outage.clear()
         self._until.clear()
 
     def begin(self, kind: str, seconds: float, name: str = "") -> None:
         """Begin an outage of a process, or of all."""
+        self.outage.set()
         self._until[kind, name] = max(self._until[kind, name], self._time() + seconds)
 
     def _is(self, kind: str, process: Process | None) -> bool:

@@ -34,10 +34,16 @@ from proxy.app import storage as app_storage
 from proxy.bus import valkey
 from proxy.clock import SystemClock
 from proxy.cloud.connections import Connections
+from proxy.members import directory
 
 #: When every run begins: noon of a day in the past, in seconds since 1970, so that files on the
 #: disk are never older than the world.
 BEGINNING = 1_577_880_000.0
+
+
+#: Seconds between two looks at the members, whom nobody changes here; the product's are a quarter
+#: of one, and would be a third of a run.
+_MEMBERS_INTERVAL = 5.0
 
 
 class Line(NamedTuple):
@@ -164,6 +170,7 @@ class World:
             replace(mock.patch.object(clock, "source", self.clock))
             replace(mock.patch.object(randomness, "source", random.Random(self.rng.random())))
             replace(mock.patch.object(valkey, "Redis", SimulatedRedis))
+            replace(mock.patch.object(directory, "INTERVAL", _MEMBERS_INTERVAL))
             replace(mock.patch.object(app_jobs, "_replica_name", self._replica_name))
             replace(mock.patch.object(app_storage, "locked_folder", _unlocked))
             replace(mock.patch.object(app_storage, "_open_database", self._open_database))
