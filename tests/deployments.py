@@ -38,6 +38,13 @@ def stepped(steps: int = 20, color: int = 0xFF0000) -> dict[str, Any]:
     return graph
 
 
+def stamped(name: str, *, prefix: str = "ComfyUI") -> dict[str, Any]:
+    """A node of its own that loads a file."""
+    graph = framed(prefix=prefix)
+    graph["2"] = {"class_type": "StampPicture", "inputs": {"image": ["1", 0], "stamp": name}}
+    return graph
+
+
 @dataclass
 class Place:
     """Where a proxy and its accounts `cloud` and `studio`, a deployment, run."""

@@ -14,10 +14,13 @@ import pytest
 from deployments import Place, framed
 from process import command, serving
 from stack import Client, Proxy
+from yarl import URL
 
 from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts
 from proxy.cloud.upstream import Capabilities
+from proxy.cloud.v2.catalog import NodeList
+from proxy.cloud.v2.client import DeploymentClient
 from proxy.settings import AccountSettings, ConfigError, Settings, nodes_of, read_accounts
 from proxy.simulator import Simulator
 from proxy.simulator.deployment import SimulatedDeployment
@@ -134,6 +137,18 @@ async def test_a_class_that_none_has_is_for_who_checks_before_charging(tmp_path:
     assert needs["B"].accounts == {"studio"}
     assert needs["C"] is not None
     assert needs["C"].accounts == {"cloud"}
+
+
+async def test_a_list_that_is_no_json_takes_no_other_accounts_nodes_away(tmp_path: Path) -> None:
+    listed = tmp_path / "object_info.json"
+    listed.write_text("{no json}")
+    studio = DeploymentClient(URL("http://127.0.0.1:9"), "key", NodeList(listed))
+    named: Any = {"cloud": Listed("A", validates=True), "studio": studio}
+    catalog = Catalog(Accounts(URL("http://cloud"), list, named), tmp_path, max_age=60.0)
+    await catalog.start()
+    assert await catalog.wait_loaded(10.0)
+    assert set(catalog.nodes) == {"A"}
+    await catalog.close()
 
 
 # --- commands ------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 #: Free of I/O, of tasks and of clocks.
 PURE = [
-    *(path for path in MODULES if path.parent.name == "translate"),
+    *(path for path in MODULES if "translate" in path.relative_to(PACKAGE).parts),
     *(
         PACKAGE / "packs" / f"{name}.py"
         for name in (

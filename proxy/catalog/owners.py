@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from proxy.translate import codec
+from proxy.translate.file_inputs import declares_files
 from proxy.translate.shapes import section
 
 #: The accounts that have a class (under `""`, `""`) or a choice of one of its inputs, where these
@@ -86,11 +87,15 @@ class Merging:
         if (known := self._owners(name, "", "")) is not None:
             self._own(name, "", "", [*known, account])
         theirs = dict(choices_of(info))
+        files = set(file_inputs(name, info))
         for input_, options in choices_of(self.classes[name]):
             other = theirs.get(input_)
             if other is None or other == options:
                 continue
             mine, its = set(map(_choice_text, options)), set(map(_choice_text, other))
+            if input_ in files:  # a member may have files of the same names
+                options += [choice for choice in other if _choice_text(choice) not in mine]
+                continue
             for choice in mine - its:
                 if self._owners(name, input_, choice) is None:
                     self._own(name, input_, choice, previous)
@@ -136,6 +141,15 @@ def choices_of(info: object) -> Iterator[tuple[str, list[Any]]]:
                 offered = spec[1].get("options")
             if isinstance(offered, list):
                 yield name, offered
+
+
+def file_inputs(name: str, info: object) -> Iterator[str]:
+    """Yield the names of the inputs of a class that list files."""
+    declared = info.get("input") if isinstance(info, Mapping) else None
+    for group in ("required", "optional"):
+        for input_, spec in section(declared, group).items():
+            if declares_files(name, input_, spec):
+                yield input_
 
 
 def hidden_from(owners: Owners, accounts: frozenset[str]) -> Owners:

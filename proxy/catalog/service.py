@@ -212,6 +212,16 @@ class Catalog:
         """Return the accounts that a member may use."""
         return frozenset() if self._allowed is None else self._allowed(member)
 
+    def reads_uploads_alone(self, member: str, needs: Needs | None) -> bool:
+        """Return whether every account that may run a graph has no files but those of members."""
+        able = frozenset(self._accounts.named)
+        if self._allowed is not None:
+            able &= self._allowed(member)
+        if needs is not None:
+            able &= needs.accounts
+        named = [self._accounts.named[name].capabilities for name in able]
+        return bool(named) and not any(capabilities.any_input for capabilities in named)
+
     async def _nodes_of(self, member: str) -> Nodes:
         return await self._seen_by(await self._nodes.get(), member)
 

@@ -38,8 +38,8 @@ class Capabilities(Struct, frozen=True):
     once. With `reads_outputs` a graph may name an output of another job as an input, else it is
     uploaded. With `writes_workflows` the workflow of a client is in the files that its nodes write.
     Names of files are looked for in `any_input` of a graph, else in those that the catalog calls
-    inputs for files alone. An `idempotent` one takes a submission once by its mark: without an
-    answer it is sent there again, and nowhere else.
+    inputs for files alone, which must be files of the member then. An `idempotent` one takes a
+    submission once by its mark: without an answer it is sent there again, and nowhere else.
     """
 
     max_read_interval: float = float("inf")

@@ -13,7 +13,7 @@ from proxy.files.namespace import Namespace
 from proxy.files.uploads import Uploads
 from proxy.storage.files import FileRecord
 from proxy.translate import jobs, names
-from proxy.translate.errors import LocalError
+from proxy.translate.errors import LocalError, invalid_outputs
 from proxy.translate.file_inputs import is_asset
 from proxy.translate.names import Place
 from proxy.translate.shapes import Shapes
@@ -40,6 +40,13 @@ def _names_in(
     places = {text: place for text in strings if (place := place_of(text))}
     hashes = {text: names.split_annotated(text)[0] for text in strings if names.is_hash_name(text)}
     return places, hashes
+
+
+def _is_named(
+    named: Mapping[Place, FileRecord], place_of: Callable[[str], Place | None], text: str
+) -> bool:
+    """Return whether a string names one of these files."""
+    return place_of(text) in named
 
 
 async def _run(work: Callable[[], T], *, large: bool) -> T:
@@ -83,7 +90,7 @@ class GraphFiles:
         any_input = self.uploads.any_input(account)
         if not any_input:
             await _run(partial(_check_references, graph), large=large)
-        if not large and not jobs.file_strings(graph, shapes):
+        elif not large and not jobs.file_strings(graph, shapes):
             return graph
         return await self._renamed(
             member, graph, any_input, shapes=shapes, account=account, job=job, large=large
@@ -120,6 +127,12 @@ class GraphFiles:
         named: dict[Place, FileRecord] = {}
         for part in _parts(places):
             named |= await self.namespace.get_many(member, part)
+        if not any_input:
+            place_of = partial(self.namespace.written_place, member)
+            has_file = partial(_is_named, named, place_of)
+            work = partial(jobs.missing_files, graph, shapes, has_file)
+            if node_errors := await _run(work, large=large):
+                raise invalid_outputs(node_errors)
         sent = graph
         if named:
             await self.uploads.ensure_sent(named.values(), account)

@@ -11,13 +11,14 @@ import structlog
 
 from proxy.jobs.models import JobRequest
 from proxy.members.member import check_classes
-from proxy.translate.errors import LocalError
+from proxy.translate.errors import LocalError, invalid_outputs
 from proxy.translate.jobs import (
     deep_prefixes,
     file_strings,
     foreign_files,
     has_more_values,
     malformed_inputs,
+    missing_files,
 )
 from proxy.translate.node_validation import Reason
 from proxy.translate.packs import NodePacks
@@ -83,6 +84,10 @@ class Checks:
             await self._check_names(member, graph, has_file, large=large)
         if (needs := self.catalog.needs_of(graph)) is not None:
             self._check_accounts(member, *needs)
+        if validates and self.catalog.reads_uploads_alone(member, needs):
+            work = partial(missing_files, graph, self.catalog.nodes.shape, has_file)
+            if node_errors := await self._run(member, work, large=large):
+                raise invalid_outputs(node_errors)
         who = self.members.get(member)
         if who.limits.denied_classes or who.limits.deny_partner_nodes:
             check_classes(who, graph, self.catalog.known)
@@ -94,11 +99,7 @@ class Checks:
         """Raise `LocalError` for the cloud's name of a file that is not the member's."""
         work = partial(foreign_files, graph, has_file)
         if node_errors := await self._run(member, work, large=large):
-            raise LocalError(
-                "prompt_outputs_failed_validation",
-                "Prompt outputs failed validation",
-                node_errors=node_errors,
-            )
+            raise invalid_outputs(node_errors)
 
     def _check_accounts(self, member: str, accounts: frozenset[str], name: str) -> None:
         """Raise `LocalError` if no account of the member has all that a graph names."""
@@ -187,11 +188,7 @@ def _check_inputs(graph: dict[str, Any]) -> None:
 def _check_prefixes(graph: dict[str, Any]) -> None:
     """Raise `LocalError` for an output that would be in too many folders."""
     if node_errors := deep_prefixes(graph):
-        raise LocalError(
-            "prompt_outputs_failed_validation",
-            "Prompt outputs failed validation",
-            node_errors=node_errors,
-        )
+        raise invalid_outputs(node_errors)
 
 
 def _invalid_graph(error: Reason, node_errors: dict[str, Any]) -> LocalError:

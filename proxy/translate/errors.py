@@ -75,6 +75,15 @@ class LocalError(Exception):
         }
 
 
+def invalid_outputs(node_errors: Mapping[str, Any]) -> LocalError:
+    """Return ComfyUI's refusal of a graph for what is wrong with its nodes."""
+    return LocalError(
+        "prompt_outputs_failed_validation",
+        "Prompt outputs failed validation",
+        node_errors=node_errors,
+    )
+
+
 class PlainError(LocalError):
     """Raised for a refusal of routes that answer `{"error": message}`, with `more` beside it."""
 

@@ -5,10 +5,11 @@ Source: the flags of ComfyUI's inputs. A string that only looks like a file may 
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.translate.shapes import Shape
+from proxy.translate.shapes import Shape, lists_uploads
 
 #: Inputs of ComfyUI's and of known packs' loaders, whose lists carry no flag.
 _LOADERS = frozenset(
@@ -37,11 +38,28 @@ def is_file_input(
     class_type: str, shape: Shape | None, name: str, given: Mapping[str, Any]
 ) -> bool:
     """Return whether an input is the name of a file; `given` are all inputs of its node."""
-    if (class_type, name) in _LOADERS:
+    if is_loader(class_type, name):
         return True
     if shape is None:
         return False
     return any(known.uploads and known.name == name for known in shape.expanded(given))
+
+
+def is_loader(class_type: str, name: str) -> bool:
+    """Return whether an input is that of a known loader, whatever the catalog says of it."""
+    return (class_type, name) in _LOADERS
+
+
+def declares_files(class_type: str, name: str, spec: object) -> bool:
+    """Return whether an input is declared as one that lists files; `spec` is `[type, options]`."""
+    options = spec[1] if isinstance(spec, list) and len(spec) > 1 else None
+    flagged = isinstance(options, Mapping) and lists_uploads(options)
+    return flagged or is_loader(class_type, name)
+
+
+def names_file(choice: object) -> bool:
+    """Return whether a choice of a list of files is the name of one, and not such as `none`."""
+    return isinstance(choice, str) and bool(posixpath.splitext(choice)[1])
 
 
 def is_asset(value: object) -> bool:

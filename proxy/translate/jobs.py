@@ -8,7 +8,7 @@ from functools import cache
 from itertools import islice
 from typing import Any, TypeAlias, TypeVar
 
-from proxy.translate.file_inputs import is_file_input
+from proxy.translate.file_inputs import is_file_input, is_loader, names_file
 from proxy.translate.names import (
     MAX_FOLDERS,
     Place,
@@ -82,9 +82,11 @@ def file_strings(graph: Mapping[str, Any], shapes: Shapes) -> set[str]:
     found: set[str] = set()
     for node in graph.values():
         shape = class_shape(node, shapes)
+        loads = str(node.get("class_type")) if isinstance(node, dict) else ""
         for name, value in inputs_of(node).items():
             for text in strings(value):
-                if shape is None or shape.may_name_file(name, text) or _names_content(text):
+                named = shape is None or shape.may_name_file(name, text) or is_loader(loads, name)
+                if named or _names_content(text):
                     found.add(text)
     return found
 
@@ -173,13 +175,43 @@ def foreign_files(graph: Mapping[str, Any], has_file: HasFile) -> dict[str, Any]
     Whether the account has such a file makes no difference. `has_file` says whether the member
     has it.
     """
+    return _invalid_files(
+        graph, lambda _node, _name, text: _names_content(text) and not has_file(text)
+    )
+
+
+def missing_files(graph: Mapping[str, Any], shapes: Shapes, has_file: HasFile) -> dict[str, Any]:
+    """Return node errors for every name of a file that the member does not have, in inputs that
+    offer files to choose from. A choice that is no name of a file, such as `none`, is right."""
+    shapes = cache(shapes)
+
+    def is_missing(node: Mapping[str, Any], name: str, text: str) -> bool:
+        if has_file(text):
+            return False
+        shape, inputs = class_shape(node, shapes), inputs_of(node)
+        if not is_file_input(str(node.get("class_type")), shape, name, inputs):
+            return False
+        known = () if shape is None else shape.expanded(inputs)
+        declared = next((each for each in known if each.name == name), None)
+        if declared is None:
+            return True
+        is_choice = declared.type == "COMBO" or isinstance(declared.type, list)
+        return is_choice and (names_file(text) or text not in (declared.choices or ()))
+
+    return _invalid_files(graph, is_missing)
+
+
+def _invalid_files(
+    graph: Mapping[str, Any], is_wrong: Callable[[Mapping[str, Any], str, str], bool]
+) -> dict[str, Any]:
+    """Return node errors for the strings of which `is_wrong` says so, by node and input."""
     node_errors = {}
     for node_id, node in graph.items():
         found = [
             invalid_file(str(name), text)
             for name, value in inputs_of(node).items()
             for text in strings(value)
-            if _names_content(text) and not has_file(text)
+            if is_wrong(node, str(name), text)
         ]
         if found:
             class_type = node.get("class_type")

@@ -104,6 +104,11 @@ def section(declared: object, name: str) -> Mapping[str, Any]:
     return specs if isinstance(specs, dict) else {}
 
 
+def lists_uploads(options: Mapping[str, Any]) -> bool:
+    """Return whether the flags of an input say that it lists files, which clients upload."""
+    return any(name.endswith("_upload") and flag for name, flag in options.items())
+
+
 def _offered(spec: object) -> frozenset[str] | None:
     """Return the strings that an input offers and that are no names of files, `None` for plain
     values.
@@ -116,7 +121,7 @@ def _offered(spec: object) -> frozenset[str] | None:
         return _NOTHING
     type_ = spec[0]
     options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
-    if any(name.endswith("_upload") and flag for name, flag in options.items()):
+    if lists_uploads(options):
         return _NOTHING
     offered = type_ if isinstance(type_, list) else options.get("options")
     if isinstance(offered, list):
@@ -143,8 +148,7 @@ def _input(name: str, spec: object, required: bool) -> Input | None:
     low = low if isinstance(low, int | float) else -math.inf
     high = high if isinstance(high, int | float) else math.inf
     named = isinstance(type_, str) and type_.startswith("COMFY_") and type_ != MATCH_TYPE
-    uploads = any(flag.endswith("_upload") and options[flag] for flag in options)
-    choices = _choices(type_, options)
+    choices, uploads = _choices(type_, options), lists_uploads(options)
     return Input(name, type_, options, required, low, high, choices, uploads, is_dynamic=named)
 
 

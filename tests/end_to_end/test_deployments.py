@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import graphs
 import pytest
-from deployments import Place, framed, stepped
+from deployments import Place, framed, stamped, stepped
 from PIL import Image
 from stack import Client
 
@@ -96,10 +96,67 @@ async def test_a_class_that_no_catalog_has_is_refused_and_costs_nothing(
     assert place.deployment.workers.billed == 0
 
 
+async def test_a_file_that_the_member_does_not_have_is_refused_and_costs_nothing(
+    client: Client, place: Place
+) -> None:
+    status, answer = await client.post("prompt", {"prompt": stamped("nowhere.png")})
+    assert status == 400
+    (error,) = answer["node_errors"]["2"]["errors"]
+    assert error["details"] == "stamp - Invalid file: nowhere.png"
+    assert {request.method for request in place.deployment.requests} == {"GET"}
+
+
+async def test_such_a_file_is_refused_while_the_deployment_has_no_slot(place: Place) -> None:
+    place.deployment.switches.pace = 0.05
+    async with place.proxy(fields={"slots": 1}) as (client, _):
+        running = await client.submit(stepped(1000))
+        await place.deployment.wait_for("running")
+        status, answer = await client.post("prompt", {"prompt": stamped("nowhere.png")})
+        assert status == 400
+        assert answer["node_errors"].keys() == {"2"}
+        await client.post("interrupt", {"prompt_id": running})
+        await client.ended(running)
+
+
+async def test_a_file_that_is_deleted_before_its_job_goes_ends_it_and_costs_nothing(
+    place: Place,
+) -> None:
+    place.deployment.switches.pace = 0.05
+    file = place.folder / "inputs" / "cat.png"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(graphs.png())
+    async with place.proxy(fields={"slots": 1}, input_directory=file.parent) as (client, _):
+        running = await client.submit(stepped(1000))
+        await place.deployment.wait_for("running")
+        waiting = await client.submit(stamped("cat.png"))
+        file.unlink()
+        await client.post("interrupt", {"prompt_id": running})
+        entry = await client.ended(waiting)
+    kind, error = entry["status"]["messages"][-1]
+    assert (kind, error["node_id"]) == ("execution_error", "2")
+    assert "Invalid file: cat.png" in error["exception_message"]
+    assert len(place.deployment.jobs) == 1
+
+
+async def test_files_of_the_install_are_not_listed_and_bind_no_job_to_the_deployment(
+    place: Place,
+) -> None:
+    classes = json.loads(place.deployment.object_info)
+    classes["LoadImage"]["input"]["required"]["image"][0] = ["cat.png", "none"]
+    place.folder.mkdir(exist_ok=True)
+    (place.folder / "object_info.json").write_text(json.dumps(classes))
+    async with place.proxy() as (client, _):
+        _, listed = await client.get("object_info/LoadImage")
+        assert listed["LoadImage"]["input"]["required"]["image"][0] == ["none"]
+        await client.upload("cat.png", graphs.png())
+        await client.run(graphs.inverted("cat.png"))
+    assert len(place.simulator.jobs) == 1
+    assert not place.deployment.jobs
+
+
 async def test_an_upload_is_an_asset_by_its_id(client: Client, place: Place) -> None:
     await client.upload("cat.png", graphs.png())
-    graph = framed()
-    graph["2"] = {"class_type": "StampPicture", "inputs": {"image": ["1", 0], "stamp": "cat.png"}}
+    graph = stamped("cat.png")
     entry = await client.run(graph)
     assert entry["status"]["status_str"] == "success", entry
     job = next(iter(place.deployment.jobs.values()))
@@ -122,8 +179,7 @@ async def test_a_prompt_that_is_also_the_name_of_a_file_stays_a_prompt(
 
 async def test_the_key_is_in_no_request_to_the_storage(client: Client, place: Place) -> None:
     await client.upload("cat.png", graphs.png())
-    graph = framed()
-    graph["2"] = {"class_type": "StampPicture", "inputs": {"image": ["1", 0], "stamp": "cat.png"}}
+    graph = stamped("cat.png")
     entry = await client.run(graph)
     await client.view(entry["outputs"]["3"]["images"][0])
     assert place.deployment.storage.requests
@@ -196,8 +252,7 @@ async def test_without_labels_a_lost_job_ends_as_lost_and_is_not_sent_again(plac
 
 async def test_an_input_that_has_expired_is_uploaded_again(client: Client, place: Place) -> None:
     await client.upload("cat.png", graphs.png())
-    graph = framed()
-    graph["2"] = {"class_type": "StampPicture", "inputs": {"image": ["1", 0], "stamp": "cat.png"}}
+    graph = stamped("cat.png")
     await client.run(graph)
     assets = place.deployment.workers.assets
     for id_ in [id_ for id_, asset in assets.items() if asset.job_id is None]:

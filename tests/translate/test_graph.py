@@ -14,6 +14,7 @@ from proxy.translate.jobs import (
     file_strings,
     filename_prefix,
     is_link,
+    missing_files,
     reveal,
     sources,
     substitute,
@@ -33,6 +34,7 @@ FILES = {
 CATALOG: dict[str, Any] = {
     "LoadImage": {"input": {"required": {"image": [["x.png"], {"image_upload": True}]}}},
     "LoadVideo": {"input": {"required": {"file": ["COMBO", {"options": [], "video_upload": 1}]}}},
+    "Optional": {"input": {"optional": {"image": [["none", "x.png"], {"image_upload": True}]}}},
     "LoadLatent": {"input": {"required": {"latent": [["a.latent"]]}}},
     "Text": {
         "input": {
@@ -214,6 +216,31 @@ def test_only_what_may_name_a_file_is_looked_up(
 ) -> None:
     graph = {"1": {"class_type": class_type, "inputs": inputs}}
     assert file_strings(graph, shapes) == found
+
+
+@pytest.mark.parametrize(
+    ("class_type", "inputs", "missing"),
+    [
+        ("LoadImage", {"image": "cat.png"}, None),
+        ("LoadImage", {"image": "dog.png"}, "image - Invalid file: dog.png"),
+        ("LoadImage", {"image": "x.png"}, "image - Invalid file: x.png"),
+        ("LoadImage", {"image": ["1", 0]}, None),
+        ("LoadLatent", {"latent": "a.latent"}, "latent - Invalid file: a.latent"),
+        ("LoadVideo", {"file": "film"}, "file - Invalid file: film"),
+        ("Optional", {"image": "none"}, None),
+        ("Optional", {"image": "some"}, "image - Invalid file: some"),
+        ("PathUpload", {"path": "https://example.com/x.png"}, None),
+        ("Text", {"text": "dog.png"}, None),
+        ("?", {"any": "dog.png"}, None),
+    ],
+)
+def test_files_that_the_member_does_not_have_are_named(
+    class_type: str, inputs: dict[str, Any], missing: str | None
+) -> None:
+    graph = {"1": {"class_type": class_type, "inputs": inputs}}
+    found = missing_files(graph, shapes, lambda text: text == "cat.png")
+    details = [error["details"] for about in found.values() for error in about["errors"]]
+    assert details == ([] if missing is None else [missing])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from v2_recordings import answers_of
 from proxy.translate.frames import CloudPicture
 from proxy.translate.snapshots import Snapshot
 from proxy.translate.v2.assets import asset_id, cloud_name, file_path, reference
+from proxy.translate.v2.classes import without_files
 from proxy.translate.v2.jobs import outputs_by_node, snapshot_of
 from proxy.translate.v2.runs import ObservedEvent, RunObserver
 from proxy.translate.v2.submissions import body_of, id_by_mark, refusal_of
@@ -217,6 +219,37 @@ def test_a_name_without_extension_gets_that_of_its_type() -> None:
 )
 def test_paths_of_uploads_are_safe_and_unique(filename: str, path: str) -> None:
     assert file_path(filename, "0123456789abcdef") == path
+
+
+# --- the list of an install ---------------------------------------------------------------
+
+
+def test_lists_of_files_of_an_install_are_cleared_and_others_stay() -> None:
+    listed = {
+        "LoadImage": {"input": {"required": {"image": [["cat.png"], {"image_upload": True}]}}},
+        "LoadLatent": {"input": {"required": {"latent": [["a.latent"]]}}},
+        "Video": {
+            "input": {
+                "optional": {"file": ["COMBO", {"options": ["none", "a.mp4"], "video_upload": 1}]}
+            }
+        },
+        "Loader": {"input": {"required": {"model": [["a.safetensors"]]}}},
+        "Odd": {"input": {"required": {"file": ["STRING", {"file_upload": True}], "x": []}}},
+        "None": None,
+    }
+    cleared = json.loads(without_files(json.dumps(listed).encode()))
+    assert cleared["LoadImage"]["input"]["required"]["image"][0] == []
+    assert cleared["LoadLatent"]["input"]["required"]["latent"] == [[]]
+    assert cleared["Video"]["input"]["optional"]["file"][1]["options"] == ["none"]
+    assert {name: cleared[name] for name in ("Loader", "Odd", "None")} == {
+        name: listed[name] for name in ("Loader", "Odd", "None")
+    }
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{}", b"{", b"\xff"])
+def test_what_is_no_list_of_classes_is_refused(body: bytes) -> None:
+    with pytest.raises(ValueError, match=r"not a list of node classes|Expecting|decode"):
+        without_files(body)
 
 
 # --- messages ------------------------------------------------------------------------------

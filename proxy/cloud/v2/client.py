@@ -47,6 +47,7 @@ from proxy.translate.assets import CloudAsset
 from proxy.translate.plans import AccountPlan
 from proxy.translate.snapshots import Snapshot
 from proxy.translate.v2.assets import asset_id, reference
+from proxy.translate.v2.classes import without_files
 from proxy.translate.v2.submissions import (
     LABEL,
     MAX_BODY_BYTES,
@@ -338,7 +339,11 @@ class DeploymentClient:
 
     async def object_info(self) -> bytes:
         """Return the node classes, from the user's file or ComfyUI."""
-        return await self._nodes.read()
+        body = await self._nodes.read()
+        try:
+            return await asyncio.to_thread(without_files, body)
+        except ValueError as error:
+            raise CloudGarbage(f"{self._nodes.place}: {error}") from None
 
 
 def _bearer(key: str) -> Mapping[str, str]:
