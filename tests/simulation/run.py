@@ -112,7 +112,8 @@ class Run:
         """Run it whole."""
         world = self.world
         server()
-        gc.freeze()
+        if not gc.get_freeze_count():  # what is there before the first run is there in all
+            gc.freeze()
         gc.disable()
         with world.installed():
             try:
