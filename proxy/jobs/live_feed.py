@@ -20,6 +20,7 @@ from proxy.bus import MISSED, EventBus
 from proxy.clock import now
 from proxy.jobs.message_order import KnownEnds
 from proxy.jobs.messages import (
+    EndFound,
     JobChanged,
     JobLeft,
     JobRecorded,
@@ -86,9 +87,12 @@ class LiveFeed:
                 if ordinal and key.member in self._ends:
                     self._ends[key.member].add(ordinal)
             case JobLeft(job=job, more=more):
-                self.live.remove(job)
+                self.live.remove(job.key, job.order)
                 if not more:
                     self._tell_status(job.member)
+            case EndFound(key=key, order=order):
+                self.live.remove(key, order)
+                self._tell_status(key.member)
             case QueueChanged(member=member):
                 self._tell_status(member)
             case JobsAhead(member=member, count=count, tell=tell):
@@ -198,9 +202,13 @@ class LiveFeed:
             for end in ends
             if subscribers.opened_before(end.member, end.client_id, end.ordinal)
         }
-        for order in sorted(due):
-            if not subscribers.is_over(order):
-                await self._tell_end(order, due[order])
+        untold = {order: due[order] for order in sorted(due) if not subscribers.is_over(order)}
+        for order, key in untold.items():
+            self.bus.publish("jobs", EndFound(key, order))
+        if untold:
+            await self.bus.flush()
+        for order, key in untold.items():
+            await self._tell_end(order, key)
         self._mark_read(read)
         self._ask_for_steps(living)
 
@@ -222,14 +230,8 @@ class LiveFeed:
         if entry is None or entry.order != order:
             self.subscribers.close_job(order)
             return
-        job = self.live.of(key.member).jobs.get(key.prompt_id)
-        left = job is not None and job.order == order
-        if job is not None and left:  # it has ended since the live jobs were read
-            self.live.remove(job)
         if self.subscribers.end(order, key, entry.client_id, entry.ordinal, self.replay(entry)):
             log.info("end_recovered", job=key.prompt_id, member=key.member)
-        if left:
-            self._tell_status(key.member)
 
     def _ask_for_steps(self, living: Collection[int]) -> None:
         """Ask the engine for what was missed of jobs that run."""

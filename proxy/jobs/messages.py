@@ -217,6 +217,14 @@ class JobLeft(BusMessage, frozen=True):
     more: bool = False
 
 
+class EndFound(BusMessage, frozen=True):
+    """api → api: a job has left the queue, of which a replica has read the end that the engine
+    wrote and may never tell. No other replica shows the job once a client has heard this end."""
+
+    key: JobKey
+    order: int
+
+
 class JobsAhead(BusMessage, frozen=True):
     """engine → api: this many jobs of others go before the member's last waiting one.
 

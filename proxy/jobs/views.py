@@ -28,7 +28,7 @@ from proxy.jobs.models import JobProgress, JobState, is_shown
 from proxy.jobs.payload_cache import PayloadCache, QueueItem
 from proxy.storage.database import StorageError
 from proxy.storage.history import Number
-from proxy.storage.jobs import JobRepository, StoredJob
+from proxy.storage.jobs import JobKey, JobRepository, StoredJob
 from proxy.storage.payloads import Payload
 from proxy.supervisor import Supervisor
 
@@ -79,10 +79,11 @@ class MemberJobs:
         known = self.jobs.get(job.prompt_id)
         return known is not None and known.order == job.order
 
-    def remove(self, job: StoredJob) -> None:
+    def remove(self, prompt_id: str, order: int) -> None:
         """Remove a job from the queue."""
-        if self.has(job):
-            del self.jobs[job.prompt_id], self.progress[job.prompt_id]
+        known = self.jobs.get(prompt_id)
+        if known is not None and known.order == order:
+            del self.jobs[prompt_id], self.progress[prompt_id]
             if self.body is not None:
                 self.keep(None)
 
@@ -207,13 +208,13 @@ class LiveJobs:
 
     # --- changes ---------------------------------------------------------------------------
 
-    def remove(self, job: StoredJob) -> None:
+    def remove(self, key: JobKey, order: int) -> None:
         """Remove a job from the queue."""
-        self._members[job.member].remove(job)
-        self._unanswered.pop(job.order, None)
+        self._members[key.member].remove(key.prompt_id, order)
+        self._unanswered.pop(order, None)
         for left in self._readings:
-            left.add(job.order)
-        self._sent.remove(job.order)
+            left.add(order)
+        self._sent.remove(order)
 
     @contextmanager
     def _reading(self) -> Iterator[set[int]]:
@@ -237,14 +238,14 @@ class LiveJobs:
         living = {row.order for row in rows}
         gone = [job for job in before if job.order not in living | left]
         for job in gone:
-            self.remove(job)
+            self.remove(job.key, job.order)
         known = {job.order: job for job in self}
         for row in rows:
             if row.order not in left and _is_newer(row, known.get(row.order)):
                 if is_shown(row):
                     self._members[row.member].put(row, JobProgress())
                 elif row.order in known:
-                    self.remove(known[row.order])
+                    self.remove(row.key, row.order)
         return living | known.keys(), gone
 
     # --- what was sent ---------------------------------------------------------------------

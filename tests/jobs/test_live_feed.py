@@ -14,7 +14,14 @@ from waiting import until
 from proxy import clock
 from proxy.bus import MISSED
 from proxy.jobs.conversion import stored_of
-from proxy.jobs.messages import JobChanged, JobProgress, JobRecorded, StepsMissed, StepsReceived
+from proxy.jobs.messages import (
+    EndFound,
+    JobChanged,
+    JobProgress,
+    JobRecorded,
+    StepsMissed,
+    StepsReceived,
+)
 from proxy.jobs.models import JobState
 from proxy.storage.database import StorageError
 from proxy.storage.history import HistoryEntry
@@ -94,6 +101,30 @@ async def test_an_end_of_which_only_the_record_was_received_is_sent(replica: Rep
     replica.bus.publish("jobs", JobRecorded(job.key, job.order, CLIENT, 1))
     await replica.feed.read()
     assert listener.received == WHOLE
+
+
+async def test_other_replicas_hear_of_an_end_that_was_read_before_its_client_does(
+    replica: Replica,
+) -> None:
+    """The engine that wrote it may have stopped before it told anybody."""
+    listener = await replica.listen()
+    job = await replica.insert()
+    await replica.end(job)
+    heard: list[tuple[object, list[str]]] = []
+    replica.bus.subscribe("jobs", lambda news: heard.append((news, list(listener.received))))
+    await replica.feed.read()
+    assert heard == [(EndFound(job.key, job.order), [])]
+    assert listener.received == WHOLE
+
+
+async def test_a_job_whose_end_another_replica_has_read_is_in_the_queue_no_more(
+    replica: Replica,
+) -> None:
+    job = await replica.insert()
+    replica.bus.publish("jobs", JobChanged(stored_of(job), job.progress))
+    assert len(list(replica.live)) == 1
+    replica.bus.publish("jobs", EndFound(job.key, job.order))
+    assert list(replica.live) == []
 
 
 async def test_an_end_does_not_overtake_an_output_that_was_lost(replica: Replica) -> None:

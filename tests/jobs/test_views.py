@@ -75,7 +75,7 @@ async def test_what_the_bus_says_during_a_reading_is_newer(replica: Replica) -> 
     async def late(member: str | None = None) -> Any:
         rows = await read(member)
         replica.live.of(MEMBER).put(stored_of(ended), JobProgress())
-        replica.live.remove(stored_of(ended))
+        replica.live.remove(ended.key, ended.order)
         replica.live.of(MEMBER).put(new, JobProgress())
         return [row for row in rows if row.prompt_id != "new"]
 
@@ -105,13 +105,13 @@ async def test_a_job_that_has_left_is_not_shown_as_unanswered(
     async def unanswered() -> list[StoredJob]:
         rows = await read()
         if during:
-            jobs.remove(job)
+            jobs.remove(job.key, job.order)
         return rows
 
     monkeypatch.setattr(replica.repository, "unanswered", unanswered)
     _, shown = await jobs.picture(MEMBER)
     assert shown == ([] if during else [job])
-    jobs.remove(job)
+    jobs.remove(job.key, job.order)
     _, shown = await jobs.picture(MEMBER)
     assert shown == []
 

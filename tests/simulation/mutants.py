@@ -131,7 +131,9 @@ MUTANTS = {
     ),
     # what clients see
     "ended_job_stays_in_the_queue": Mutant(
-        "jobs.live_feed", "self.live.remove(job)\n                if not more:", "if not more:"
+        "jobs.live_feed",
+        "self.live.remove(job.key, job.order)\n                if not more:",
+        "if not more:",
     ),
     "steps_told_again": Mutant(
         "jobs.message_order", "return _is_new(step, self.sent_before)", "return True"
