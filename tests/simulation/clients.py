@@ -113,6 +113,8 @@ class SimulatedClient:
     async def submit(self, rng: random.Random, *, front: bool = False) -> None:
         """Submit a job, again with the same id where no answer came."""
         job = Submission(self, str(UUID(int=rng.getrandbits(128), version=4)), self.world.seconds)
+        # What is cleared meanwhile may be this one.
+        job.unwanted = {kind for member, kind in self.run.ending if member == self.member}
         self.run.jobs.append(job)
         request = JobRequest(
             graph=_graph(rng, partner=self.member == SPENDER),
@@ -173,11 +175,14 @@ class SimulatedClient:
         call, concerned = calls[kind]
         for each in concerned:
             each.unwanted.add(kind)
-        self.world.note("client", "" if kind in ("clear", "interrupt_own") else id_, kind)
+        several = kind in ("clear", "interrupt_own")
+        self.world.note("client", "" if several else id_, kind)
+        if several:
+            self.run.ending.append((member, kind))
+        asked_at = self.world.seconds
         await self._ask(rng, call)
-        if kind in ("clear", "interrupt_own"):  # what was submitted meanwhile may be among them
-            for each in self._own():
-                each.unwanted.add(kind)
+        if several and self.world.seconds < asked_at + _TIMEOUT:  # else it may still come
+            self.run.ending.remove((member, kind))
 
     def _own(self) -> list[Submission]:
         return [job for job in self.run.jobs if job.client.member == self.member]

@@ -69,6 +69,8 @@ class Run:
         self.by_id: dict[str, Submission] = {}
         self.replicas: list[Replica] = []
         self.clients: list[SimulatedClient] = []
+        #: Of members, what they end now without saying which job.
+        self.ending: list[tuple[str, str]] = []
         self.over = False
         self.broken: BrokenPromiseError | None = None
         self.has_hook = False
