@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from proxy import clock
 from proxy.bus import EventBus
-from proxy.cloud.errors import CloudDown, CloudError, CloudRefused, CloudUnauthorized
+from proxy.cloud.errors import (
+    GATEWAY_STATUSES,
+    CloudDown,
+    CloudError,
+    CloudRefused,
+    CloudUnauthorized,
+)
 from proxy.storage.database import (
     BusyError,
     Database,
@@ -32,6 +38,11 @@ _PROBE = "readiness"
 _NOT_YET = "Comfy Cloud has not answered yet; try again later."
 _BUS_AWAY = "The message bus cannot be reached; clients hear of jobs late until it can."
 _STOPPING = "This process is stopping: send requests to another one, or wait for its restart."
+
+#: Seconds for which an answer is good, and that a call may take, while the cloud does not answer.
+_TRIAL_AGE, _TRIAL_TIMEOUT = 0.5, 2.0
+#: Seconds that the event socket of a cloud that answers again is waited for, and between two looks.
+_SOCKET_WAIT, _SOCKET_INTERVAL = 1.0, 0.05
 
 #: Who has asked within this many seconds watches, and is told before the process stops.
 _WATCHES = 10.0
@@ -60,7 +71,8 @@ class Readiness:
     The accounts are those that the `engine` of this process runs, none while it is a standby; the
     `clouds` are clients of them, by name, and `key_sources` say where people set keys. However
     many requests ask, each account is asked once in `max_age`; a request waits at most `wait`
-    seconds for it, while the call may take `timeout` seconds in the background.
+    seconds for it, while the call may take `timeout` seconds in the background. An account that
+    does not answer is asked again as soon as somebody asks, at most once a second.
     """
 
     database: Database
@@ -74,6 +86,7 @@ class Readiness:
     timeout: float = 5.0
     wait: float = 0.0
     _keys: dict[str, str | None] = field(default_factory=dict)
+    _silent: set[str] = field(default_factory=set)
     _written: str | None = "The database was not checked yet; try again later."
     _looked_at: float | None = None
     _asked_at: float | None = None
@@ -90,7 +103,8 @@ class Readiness:
         is `ok` or a sentence.
         """
         self._asked_at = clock.monotonic()
-        if self._looked_at is None or self._asked_at - self._looked_at > self.max_age:
+        max_age = min(self.max_age, _TRIAL_AGE) if self._silent else self.max_age
+        if self._looked_at is None or self._asked_at - self._looked_at > max_age:
             if self._looking is None or self._looking.done():
                 self._looking = asyncio.create_task(self._look(), name="look whether it is ready")
             if patient or self.wait:
@@ -135,11 +149,24 @@ class Readiness:
 
     async def _look(self) -> None:
         async def look_at(account: AccountView) -> None:
-            self._keys[account.name] = await self._key_problem(account.name)
+            name, was_silent = account.name, account.name in self._silent
+            problem = await self._key_problem(name)
+            if was_silent and problem is None:
+                await self._await_events(name)
+            self._keys[name] = problem
 
         self._written = await self._store_problem()
         await asyncio.gather(*map(look_at, self.engine.accounts()))
         self._looked_at = clock.monotonic()
+
+    async def _await_events(self, name: str) -> None:
+        """Wait a moment for the event socket of an account, which opens again with the cloud."""
+        ends = clock.monotonic() + _SOCKET_WAIT
+        while clock.monotonic() < ends:
+            accounts = {account.name: account for account in self.engine.accounts()}
+            if name not in accounts or _socket_problem(accounts[name]) is None:
+                return
+            await asyncio.sleep(_SOCKET_INTERVAL)
 
     def _store(self) -> str | None:
         problem = self.database.problem
@@ -168,9 +195,12 @@ class Readiness:
         return None
 
     async def _key_problem(self, account: str) -> str | None:
-        cloud = self.clouds[account]
+        cloud, timeout = self.clouds[account], self.timeout
+        if account in self._silent:
+            timeout = min(timeout, _TRIAL_TIMEOUT)
+        self._silent.discard(account)
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(timeout):
                 await cloud.check_key()
         except CloudUnauthorized:
             return (
@@ -183,10 +213,14 @@ class Readiness:
                     "The API key is valid, but its account needs a plan with API access (403): "
                     "subscribe to Standard, Creator or Pro."
                 )
+            if error.status in GATEWAY_STATUSES | {503}:
+                self._silent.add(account)
+                return _unavailable(error.status)
             return f"Comfy Cloud did not check the API key (status {error.status})."
         except (CloudError, TimeoutError) as error:
+            self._silent.add(account)
             if isinstance(error, CloudDown) and error.status is not None:
-                return f"Comfy Cloud is unavailable (status {error.status}): try again later."
+                return _unavailable(error.status)
             return "Comfy Cloud cannot be reached: check the network of this machine."
         return None
 
@@ -201,6 +235,10 @@ class Readiness:
 
 def _unusable(problem: str) -> str:
     return f"The database is unavailable ({problem}): start it, or correct COMFY_PROXY_DATABASE."
+
+
+def _unavailable(status: int) -> str:
+    return f"Comfy Cloud is unavailable (status {status}): try again later."
 
 
 def _check_results(problems: Mapping[str, str | None]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from backend import open_database, running_servers
+from cloud_process import CloudProcess, running_cloud
 from hypothesis import settings
 from quiet import logging_restored
 from stack import Client, Proxy, running_proxy
@@ -110,6 +111,12 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 @pytest.fixture
 async def simulator() -> AsyncIterator[Simulator]:
     async with Simulator() as running:
+        yield running
+
+
+@pytest.fixture
+async def cloud_process(tmp_path: Path) -> AsyncIterator[CloudProcess]:
+    async with running_cloud(tmp_path) as running:
         yield running
 
 

@@ -121,6 +121,22 @@ async def test_a_cloud_that_does_not_answer_is_not_waited_for() -> None:
     await readiness.close()
 
 
+async def test_a_cloud_that_does_not_answer_is_asked_again_soon() -> None:
+    world = World(user=CloudDown("x"))
+    readiness = world.readiness(max_age=600.0)
+    assert (await readiness.report()).reason is not None
+    world.user = None
+    async with asyncio.timeout(60):
+        while (await readiness.report()).reason is not None:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+async def test_an_answer_of_a_gateway_is_that_of_no_cloud(status: int) -> None:
+    report = await World(user=refusal("x", status, "", None)).readiness().report()
+    assert report.reason == f"Comfy Cloud is unavailable (status {status}): try again later."
+
+
 async def test_before_the_cloud_has_answered_once_nothing_is_ready() -> None:
     readiness = World(user="silence").readiness(wait=0.02)
     async with asyncio.timeout(60):

@@ -6,7 +6,7 @@ import { api } from "../../scripts/api.js";
 
 const NAME = "comfy-cloud-proxy";
 /** Milliseconds between two looks at the server's state, and while something is wrong. */
-const INTERVAL = 10_000, WATCH_INTERVAL = 1_000;
+const INTERVAL = 10_000, WATCH_INTERVAL = 500;
 
 let shown = null, drawn = 0, badged = { topbarBadges: [] };
 

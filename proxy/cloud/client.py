@@ -248,6 +248,7 @@ class CloudClient:
             timeouts=timeouts,
             plain_http=self.http.plain_http,
             observations=self.observations,
+            recovery=lambda: self.http.gate.recovery,
         )
 
     async def find(self, mark: str, known: Known, *, since: int) -> str | None:
@@ -481,7 +482,7 @@ class CloudClient:
 
     async def user(self) -> None:
         """Check the key (`GET /api/user`). Raises `CloudUnauthorized` if it does not work."""
-        await self.http.read(self.http.call("GET", "user"), status_only)
+        await self.http.read(self.http.call("GET", "user"), status_only, trial=True)
 
     async def plan(self) -> None:
         """Check the plan (`GET /api/queue`). Raises `CloudRefused` (403) if it has no API access.

@@ -131,6 +131,7 @@ class EventSocket:
     decides. After a refused key the next attempt comes after the longest `socket_backoff`.
 
     `observations` gets the messages that no document lists. A connection that floods is given up.
+    `recovery` returns what is set when the cloud answers calls again: that ends a delay.
 
     `connected` is whether the socket is open, as far as is known; `refused` is the HTTP status that
     refused the last handshake (401: the key does not work), or `None`.
@@ -147,6 +148,7 @@ class EventSocket:
     timeouts: Timeouts = field(default_factory=Timeouts)
     plain_http: bool = False
     observations: AccountObservations = field(default_factory=AccountObservations)
+    recovery: Callable[[], asyncio.Event] = asyncio.Event
 
     def __post_init__(self) -> None:
         redirects = aiohttp.TraceConfig()
@@ -217,14 +219,19 @@ class EventSocket:
     async def _run(self) -> None:
         failures = 0
         while True:
-            opened = clock.monotonic()
+            opened, recovery = clock.monotonic(), self.recovery()
             try:
                 wait = await self._connect_and_listen()
             except Exception:
                 log.exception("event_socket_failed")
                 wait = 0.0
             failures = 1 if clock.monotonic() - opened >= _MIN_STABLE else failures + 1
-            await asyncio.sleep(max(wait, self.timeouts.socket_backoff.after(failures)))
+            backoff = self.timeouts.socket_backoff
+            pause = max(wait, jittered(backoff.first))
+            await asyncio.sleep(pause)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(backoff.after(failures) - pause):
+                    await recovery.wait()
 
     async def _connect_and_listen(self) -> float:
         """Open a connection and receive until it ends. Return the minimum seconds to wait after

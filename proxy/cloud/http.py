@@ -35,7 +35,7 @@ from proxy.cloud.errors import (
     CloudUnreachable,
     refusal,
 )
-from proxy.cloud.resilience import ApiKey, Attempts, CallGate, RetryPolicy, retry_after
+from proxy.cloud.resilience import TRIAL, ApiKey, Attempts, CallGate, RetryPolicy, retry_after
 from proxy.logging import word
 from proxy.metrics import CloudCalls
 from proxy.observations import AccountObservations
@@ -171,20 +171,26 @@ class Http:
         total: float | None = None,
         limits: AnswerLimits = USUAL,
         retries: RetryPolicy | None = None,
+        trial: bool = False,
     ) -> T:
         """Send a call, and return what `parse` makes of its complete answer.
 
         `data` that is not bytes is opened for each attempt; `total` replaces the timeout, and
         `retries` the policy of `Http`. The request is also repeated if `parse` raises
-        `CloudGarbage`. `parse` must be pure: large answers are parsed in a thread. Raises
-        `CloudUnreachable`, `CloudRefused` or `CloudGarbage`.
+        `CloudGarbage`. A `trial` shows whether a cloud that did not answer does again. `parse` must
+        be pure: large answers are parsed in a thread. Raises `CloudUnreachable`, `CloudRefused` or
+        `CloudGarbage`.
         """
+        if trial and self.gate.failing and self.retries.budget > TRIAL.budget:
+            retries = TRIAL
         timeout = aiohttp.ClientTimeout(total=total or self.timeout, sock_connect=CONNECT_TIMEOUT)
         attempts, answer = Attempts(retries or self.retries), None
         while True:
             try:
                 async with data() if callable(data) else nullcontext(data) as body:
-                    response = await self.open(call, data=body, headers=headers, timeout=timeout)
+                    response = await self.open(
+                        call, data=body, headers=headers, timeout=timeout, trial=trial
+                    )
                     answer = await self._answer(call, response, attempts.number, limits)
                 if len(answer.body) > MAX_PARSED_INLINE:
                     return await asyncio.to_thread(parse, answer)
@@ -238,6 +244,7 @@ class Http:
         timeout: aiohttp.ClientTimeout,
         data: Any = None,
         headers: Mapping[str, str] | None = None,
+        trial: bool = False,
     ) -> aiohttp.ClientResponse:
         """Send one request, and return its response with a status below 400, before its body.
 
@@ -248,7 +255,7 @@ class Http:
         key = self.key
         if isinstance(data, bytes) and len(data) > _MAX_SENT_WHOLE:
             data = BytesIO(data)
-        await self.gate.enter(call, key)
+        await self.gate.enter(call, key, trial=trial)
         _sent.set(False)
         began, status = clock.monotonic(), None
         self.contact.call(clock.monotonic())

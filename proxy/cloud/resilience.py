@@ -6,6 +6,7 @@ All classes but `Attempts` and `CallGate` are pure: `now` is a monotonic clock i
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -82,6 +83,11 @@ class RetryPolicy(Struct, frozen=True):
 #: For calls that are not repeated.
 ONCE = RetryPolicy(budget=0.0)
 
+#: Seconds between two trials of a cloud that does not answer, and how one is repeated: somebody
+#: waits for it.
+_TRIAL_INTERVAL = 1.0
+TRIAL = RetryPolicy(budget=1.5)
+
 
 class Attempts:
     """The attempts of one read, of which the first begins now; `number` is that of the current
@@ -123,22 +129,27 @@ class CircuitBreaker:
         self._tries = 0
         self._trying = False
         self._open_until: float | None = None
+        self._next_trial = 0.0
 
     @property
     def failing(self) -> bool:
         """Whether the last call failed; it did if calls are stopped."""
         return self._count > 0
 
-    def wait(self, now: float) -> float:
+    def wait(self, now: float, *, trial: bool = False) -> float:
         """Return the seconds until the next call may be made; with 0 the caller makes one.
 
-        While the circuit is open only one caller at a time gets 0. A caller that never reports back
-        blocks the others no longer than a failure would.
+        While the circuit is open only one caller at a time gets 0, but once a second a `trial`
+        does, which changes no delay if it fails. A caller that never reports back blocks the others
+        no longer than a failure would.
         """
         if self._open_until is None:
             return 0.0
+        if now < (next_call := min(self._open_until, self._next_trial if trial else math.inf)):
+            return next_call - now
+        self._next_trial = now + _TRIAL_INTERVAL
         if now < self._open_until:
-            return self._open_until - now
+            return 0.0
         self._open_until = now + self._backoff.whole(self._tries)
         self._trying = True
         return 0.0
@@ -165,6 +176,7 @@ class CircuitBreaker:
             return False
         self._tries = 1
         self._open_until = now + self._backoff.whole(1)
+        self._next_trial = now + _TRIAL_INTERVAL
         return True
 
 
@@ -244,16 +256,23 @@ class CallGate:
         self._throttled: object = ""
         self._unavailable: int | None = None
         self._holding_back = False  # a call has failed, and this may still hold back others
+        #: Set when the cloud answers after a call that it did not answer; the next is another one.
+        self.recovery = asyncio.Event()
 
-    async def enter(self, call: object, key: ApiKey) -> None:
-        """Wait for the turn of a call.
+    @property
+    def failing(self) -> bool:
+        """Whether the cloud did not answer the last call."""
+        return self._breaker.failing
+
+    async def enter(self, call: object, key: ApiKey, *, trial: bool = False) -> None:
+        """Wait for the turn of a call. A `trial` is sent once a second although others are not.
 
         Raises a `CloudError` for a call that must not be sent now; it says when to try again.
         """
         if self._holding_back or key.circuit.failing:
-            await self._await_turn(call, key)
+            await self._await_turn(call, key, trial)
 
-    async def _await_turn(self, call: object, key: ApiKey) -> None:
+    async def _await_turn(self, call: object, key: ApiKey, trial: bool) -> None:
         self._check_pause(call)
         wait = self._limiter.turn(clock.monotonic(), _MAX_TURN_WAIT)
         if wait > _MAX_TURN_WAIT:
@@ -264,7 +283,7 @@ class CallGate:
         now = clock.monotonic()
         if key.circuit.wait(now) > 0:
             raise refusal(call, 401, key.refusal, None)
-        wait = self._breaker.wait(now)
+        wait = self._breaker.wait(now, trial=trial)
         if wait > 0:
             status = self._unavailable
             problem = "does not answer" if status is None else f"answers {status}"
@@ -278,10 +297,16 @@ class CallGate:
     def answered(self, key: ApiKey) -> None:
         """Note an answer below 400."""
         if self._holding_back or key.circuit.failing:
-            self._breaker.succeeded()
+            self._reached()
             self._limiter.succeeded()
             key.circuit.succeeded()
             self._holding_back = self._limiter.is_slow(clock.monotonic())
+
+    def _reached(self) -> None:
+        if self._breaker.failing:
+            self.recovery.set()
+            self.recovery = asyncio.Event()
+        self._breaker.succeeded()
 
     def failed(self, error: CloudRefused | CloudUnreachable, key: ApiKey) -> None:
         """Note a call that was refused or not answered."""
@@ -291,7 +316,7 @@ class CallGate:
             if self._breaker.failed(now):
                 log.warning("circuit_opened")
             return
-        self._breaker.succeeded()
+        self._reached()
         if error.status == 429 and is_throttling(error.body):
             self._throttled = error.body
             self._limiter.slowed(now, error.retry_after)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import structlog
 
+from proxy import clock
 from proxy.cloud.errors import CloudError, CloudRefused, CloudUnreachable
 from proxy.cloud.resilience import Backoff
 from proxy.engine.accounts import Account
@@ -13,10 +15,12 @@ from proxy.engine.scheduler import Scheduler
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between two looks at an account that is well.
+#: Seconds between two looks at an account, and two trials of one that jobs wait for.
 INTERVAL = 1.0
-#: Between two trials of one that is not.
+#: Between two trials of one that nobody waits for, or that a person mends.
 TRIALS = Backoff(5.0, 60.0)
+#: Who fails within so many seconds after a trial that showed nothing is tried less often.
+_RELAPSE = 30.0
 
 
 class AccountTrial:
@@ -31,22 +35,38 @@ class AccountTrial:
         self._account = account
         self._scheduler = scheduler
         self._balance: int | None = None
+        self._tried_at = self._recovered_at = -math.inf
 
     async def run(self) -> None:
         """Try while the account takes no jobs, until cancelled."""
-        trials = 0
+        trials, due = 0, 0.0
         while True:
-            await asyncio.sleep(TRIALS.after(trials) if trials else INTERVAL)
+            await asyncio.sleep(INTERVAL)
             if self._account.health.well:
                 trials, self._balance = 0, None
                 continue
+            if trials and clock.monotonic() < due and not self.is_awaited():
+                continue
             trials += 1
+            due = clock.monotonic() + TRIALS.after(trials)
             if trials == 1:  # it has only just failed
                 if self._account.health.reason == "no_credits":
                     await self._has_more()
             elif await self.works():
                 log.info("account_recovered", account=self._account.name)
+                self._recovered_at = clock.monotonic()
                 self._scheduler.recovered(self._account.name)
+            self._tried_at = clock.monotonic()
+
+    def is_awaited(self) -> bool:
+        """Return whether the cloud could not be reached, and jobs wait for it, or others have had
+        an answer since the last trial."""
+        if self._account.health.reason != "unreachable":
+            return False
+        if clock.monotonic() - self._recovered_at < _RELAPSE:
+            return False
+        answered = self._account.cloud.contact.answered_at > self._tried_at
+        return answered or len(self._scheduler.queue) > 0
 
     async def works(self) -> bool:
         """Return whether the account takes jobs again, as far as that can be told."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import graphs
 from browser.frontend import Frontend, opened_page
+from cloud_process import CloudProcess
 from stack import Client, Proxy, running_proxy
 from wrong_key import OTHER_KEY, with_other_key
 
@@ -18,6 +20,11 @@ from proxy.simulator import Simulator
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser
+
+#: Seconds without a cloud, in which the delays between attempts grow beyond the bound.
+OUTAGE = 12.0
+#: Seconds from the recovery until the page shows it.
+BOUND = 2.0
 
 #: Nothing is answered from a copy: what is wrong is seen at once.
 QUICK = Timeouts(ready_age=0.1)
@@ -72,6 +79,24 @@ async def test_a_key_that_stops_working_is_a_toast_and_a_badge(
         await frontend.page.get_by_text("accepts jobs again").first.wait_for()
         await frontend.page.get_by_text("Not ready", exact=True).wait_for(state="detached")
         assert frontend.watch.unexpected() == []
+
+
+async def test_the_badge_of_a_cloud_that_cannot_be_reached_goes_when_it_is_back(
+    chrome: Browser, cloud_process: CloudProcess, tmp_path: Path
+) -> None:
+    interface = web_interface.installed()
+    async with (
+        running_proxy(cloud_process, tmp_path / "data", interface=interface) as proxy,
+        Frontend.opened(chrome, proxy.url, tmp_path / "failure.png") as frontend,
+    ):
+        badge = frontend.page.get_by_text("Not ready", exact=True)
+        await cloud_process.stop()
+        await badge.wait_for()
+        await asyncio.sleep(OUTAGE)
+        await cloud_process.start()
+        back = time.monotonic()
+        await badge.wait_for(state="detached")
+        assert time.monotonic() - back < BOUND
 
 
 async def test_an_output_folder_that_is_gone_is_told_in_the_web_interface(

@@ -389,6 +389,25 @@ async def test_nobody_there_is_tried_again_and_close_is_quick(
         await socket.close()
 
 
+async def test_a_cloud_that_answers_calls_again_is_tried_at_once(
+    serve: Serve, open_socket: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_socket, "_MIN_STABLE", 600.0)
+    cloud, refused, recovery = Cloud(), asyncio.Event(), asyncio.Event()
+
+    async def refuse(_: web.Request) -> web.StreamResponse:
+        refused.set()
+        return web.Response(status=503)
+
+    patient = Timeouts(socket_backoff=Backoff(0.01, 600.0, factor=1e6))
+    address = (await serve(refuse, refuse, cloud)).url
+    socket, _ = await open_socket(address, timeouts=patient, recovery=lambda: recovery)
+    await refused.wait()
+    assert not await socket.wait_connected(0.2)
+    recovery.set()
+    await cloud.next()
+
+
 async def test_after_a_wait_in_vain_the_next_does_not_wait_again(
     open_socket: Open, unused_tcp_port: int
 ) -> None:

@@ -132,6 +132,25 @@ def test_a_try_that_never_reports_back_blocks_no_longer_than_a_failure() -> None
     assert breaker.wait(14.0) == 0.0
 
 
+def test_a_trial_is_let_through_once_a_second() -> None:
+    breaker = opened(10.0)
+    assert [breaker.wait(10.5, trial=True), breaker.wait(11.0, trial=True)] == [0.5, 0.0]
+    assert [breaker.wait(11.5, trial=True), breaker.wait(12.0, trial=True)] == [0.5, 0.0]
+
+
+def test_a_trial_that_fails_lengthens_no_wait() -> None:
+    breaker = opened(10.0)
+    breaker.wait(11.0, trial=True)
+    breaker.failed(11.0)
+    assert breaker.wait(11.5) == 0.5
+
+
+def test_an_attempt_of_another_call_puts_the_next_trial_off() -> None:
+    breaker = opened(10.0)
+    breaker.wait(12.0)
+    assert breaker.wait(12.25, trial=True) == 0.75
+
+
 def test_a_429_without_a_word_holds_back_longer_each_time() -> None:
     limiter = RateLimiter(Backoff(1.0, 3.0))
     now = 10.0
@@ -304,6 +323,20 @@ async def test_a_silent_cloud_is_left_alone_and_comes_back_by_itself(
     assert caught.value.status == 503
     await asyncio.sleep(caught.value.retry_after or 0.0)
     await client.user()
+
+
+async def test_a_recovery_is_an_answer_after_a_call_that_had_none(
+    serve: Serve, connect: Connect
+) -> None:
+    client = await connect((await serve(answer({}), answer({}, 503), answer({}))).url, retries=ONCE)
+    await client.user()
+    recovery = client.http.gate.recovery
+    with pytest.raises(CloudRefused):
+        await client.user()
+    assert not recovery.is_set()
+    await client.user()
+    assert recovery.is_set()
+    assert not client.http.gate.recovery.is_set()
 
 
 async def test_details_of_many_jobs_are_read_a_few_at_a_time(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from engine.worlds import World
+from jobs.samples import job
 
 from proxy.cloud.client import CloudClient
 from proxy.engine.account_trial import AccountTrial
@@ -40,6 +41,27 @@ async def test_a_cloud_that_answers_again_whatever_it_says_of_the_key(
 ) -> None:
     simulator.faults.add(HttpFault("GET /api/user", status=401, body="{}"))
     assert await trial(account, "unreachable").works()
+
+
+async def test_a_cloud_that_jobs_wait_for_is_tried_soon(account: Account) -> None:
+    world: Any = World(one=account)
+    tried = AccountTrial(account, world.scheduler)
+    account.health.failed("unreachable", 0.0)
+    assert not tried.is_awaited()
+    world.scheduler.enqueue(job())
+    assert tried.is_awaited()
+
+
+async def test_a_cloud_that_others_have_reached_is_tried_soon(account: Account) -> None:
+    tried = trial(account, "unreachable")
+    await account.cloud.check_key()
+    assert tried.is_awaited()
+
+
+async def test_a_key_that_a_person_mends_is_not_tried_sooner(account: Account) -> None:
+    tried = trial(account, "dead_key")
+    await account.cloud.check_key()
+    assert not tried.is_awaited()
 
 
 async def test_credits_that_are_more_than_they_were(simulator: Simulator, account: Account) -> None:

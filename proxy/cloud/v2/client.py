@@ -182,7 +182,7 @@ class DeploymentClient:
         """Ask for a list of jobs. A deployment that has none accepts the key, too."""
         call = self.http.call("GET", "v2/jobs", query={"limit": 1})
         try:
-            await self.http.read(call, status_only)
+            await self.http.read(call, status_only, trial=True)
         except CloudRefused as error:
             if error.status not in (404, 405, 501) and not _has_no_list(error):
                 raise

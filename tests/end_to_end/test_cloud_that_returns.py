@@ -1,0 +1,74 @@
+"""How soon the proxy notices that the cloud, a process of its own, can be reached again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import aiohttp
+import graphs
+from cloud_process import CloudProcess
+from stack import TIMEOUT, Client, running_proxy
+
+from proxy.engine.policy import Policy
+
+#: Seconds without a cloud, in which the delays between attempts grow beyond the bound.
+OUTAGE = 14.0
+#: Seconds from the recovery until it is noticed.
+BOUND = 2.0
+#: Seconds between two looks of the web interface.
+INTERVAL = 0.5
+
+
+async def trouble(client: Client) -> str | None:
+    """What the web interface says is wrong."""
+    _, state = await client.get("proxy/api/interface")
+    return state["trouble"]
+
+
+async def test_the_web_interface_says_within_two_seconds_that_the_cloud_is_back(
+    cloud_process: CloudProcess, tmp_path: Path
+) -> None:
+    async with (
+        running_proxy(cloud_process, tmp_path / "data") as proxy,
+        aiohttp.ClientSession() as session,
+        asyncio.timeout(TIMEOUT),
+    ):
+        client = Client(session, proxy.url)
+        await client.until_ready()
+        await cloud_process.stop()
+        began = time.monotonic()
+        while time.monotonic() < began + OUTAGE:
+            said = await trouble(client)
+            await asyncio.sleep(INTERVAL)
+        assert said == "Comfy Cloud cannot be reached: check the network of this machine."
+        await cloud_process.start()
+        back, heard = time.monotonic(), {said}
+        while said is not None:
+            await asyncio.sleep(INTERVAL)
+            said = await trouble(client)
+            heard.add(said)
+        assert time.monotonic() - back < BOUND
+        assert len(heard) == 2  # the socket is not a trouble of its own
+
+
+async def test_a_job_that_waits_is_sent_within_two_seconds_of_the_return(
+    cloud_process: CloudProcess, tmp_path: Path
+) -> None:
+    policy = {"submit_timeout": Policy().submit_timeout}
+    async with (
+        running_proxy(cloud_process, tmp_path / "data", policy=policy) as proxy,
+        aiohttp.ClientSession() as session,
+        asyncio.timeout(TIMEOUT),
+    ):
+        client = Client(session, proxy.url)
+        await client.until_ready()
+        await cloud_process.stop()
+        async with client.listening() as listener:
+            job = await client.submit(graphs.plain())
+            await asyncio.sleep(OUTAGE)
+            await cloud_process.start()
+            back = time.monotonic()
+            await listener.until("execution_start", prompt_id=job)
+        assert time.monotonic() - back < BOUND
