@@ -243,7 +243,11 @@ class SimulatedClient:
             async def work(jobs: Jobs, _send: Callable[[Any], None]) -> Any:
                 return await jobs.service.queue_json(self.member)
 
-            queue = json.loads(await replica.ask(work, _TIMEOUT))
+            try:
+                queue = json.loads(await replica.ask(work, _TIMEOUT))
+            except GoneError:
+                self.run.fail(BrokenPromiseError("left_behind", f"{replica.name} does not serve"))
+                return
             if queue["queue_running"] or queue["queue_pending"]:
                 self.run.fail(BrokenPromiseError("left_behind", f"{replica.name} {queue}"))
 

@@ -102,11 +102,13 @@ class Replica:
     async def stop(self) -> None:
         """Ask the process to end, and wait until it has."""
         self._world.note(self.name, "", "is asked to stop")
+        process = self.process
         self._stop.set()
         if self._task is not None:
             await asyncio.wait([self._task], timeout=60.0)
-        self.process.alive = False
-        self._gone()
+        if process.alive:  # else it was killed meanwhile, and another one may be there
+            process.alive = False
+            self._gone()
 
     def freeze(self) -> None:
         """Let the process stand still."""

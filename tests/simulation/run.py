@@ -253,7 +253,7 @@ class Run:
             case "restart" if replica is not None and replica.serves and not replica.process.frozen:
                 await replica.stop()
                 await asyncio.sleep(fault.seconds)
-                replica.start()
+                self._start_killed(replica)
             case "clock":
                 world.clock.ahead[name] = fault.seconds
             case "bus_cut":
