@@ -15,11 +15,15 @@ import aiohttp
 import pytest
 from backend import open_database, running_servers
 from cloud_process import CloudProcess, running_cloud
+from deployments import Place
 from hypothesis import settings
 from quiet import logging_restored
 from stack import Client, Proxy, running_proxy
 
+from proxy.cloud.resilience import Backoff
+from proxy.engine import accounts as health
 from proxy.simulator import Simulator
+from proxy.simulator.deployment import SimulatedDeployment
 from proxy.storage.database import Database
 
 # The same examples everywhere, and none is too slow: a busy machine is no counterexample.
@@ -118,6 +122,29 @@ async def simulator() -> AsyncIterator[Simulator]:
 async def cloud_process(tmp_path: Path) -> AsyncIterator[CloudProcess]:
     async with running_cloud(tmp_path) as running:
         yield running
+
+
+@pytest.fixture
+async def deployment() -> AsyncIterator[SimulatedDeployment]:
+    async with SimulatedDeployment() as running:
+        yield running
+
+
+@pytest.fixture
+def place(
+    simulator: Simulator,
+    deployment: SimulatedDeployment,
+    session: aiohttp.ClientSession,
+    tmp_path: Path,
+) -> Place:
+    return Place(simulator, deployment, tmp_path, session)
+
+
+@pytest.fixture
+def short_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An account that is set aside is tried again soon."""
+    for reason in health.RESTS:
+        monkeypatch.setitem(health.RESTS, reason, Backoff(0.1, 0.2))
 
 
 @pytest.fixture

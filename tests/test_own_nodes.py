@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +21,6 @@ from proxy.cloud.upstream import Capabilities
 from proxy.cloud.v2.catalog import NodeList
 from proxy.cloud.v2.client import DeploymentClient
 from proxy.settings import AccountSettings, ConfigError, Settings, nodes_of, read_accounts
-from proxy.simulator import Simulator
-from proxy.simulator.deployment import SimulatedDeployment
-
-
-@pytest.fixture
-async def deployment() -> AsyncIterator[SimulatedDeployment]:
-    async with SimulatedDeployment() as running:
-        yield running
-
-
-@pytest.fixture
-def place(
-    simulator: Simulator,
-    deployment: SimulatedDeployment,
-    session: aiohttp.ClientSession,
-    tmp_path: Path,
-) -> Place:
-    return Place(simulator, deployment, tmp_path, session)
 
 
 def config(place: Place, **changes: str | None) -> Path:

@@ -34,7 +34,8 @@ class Capabilities(Struct, frozen=True):
 
     Its live jobs are read at least every `max_read_interval` seconds, also while events come. With
     `validates` it refuses a graph with unknown classes before anything is charged. With
-    `keeps_outputs` these stay there for as long as a history does, else they are downloaded at
+    `tells_values` it reports what output nodes deliver that is neither a file nor a text. With
+    `keeps_outputs` outputs stay there for as long as a history does, else they are downloaded at
     once. With `reads_outputs` a graph may name an output of another job as an input, else it is
     uploaded. With `writes_workflows` the workflow of a client is in the files that its nodes write.
     Names of files are looked for in `any_input` of a graph, else in those that the catalog calls
@@ -44,6 +45,7 @@ class Capabilities(Struct, frozen=True):
 
     max_read_interval: float = float("inf")
     validates: bool = True
+    tells_values: bool = True
     keeps_outputs: bool = True
     reads_outputs: bool = True
     writes_workflows: bool = True

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import structlog
 from msgspec import Struct
@@ -237,12 +237,22 @@ class JobFollower:
             case ReadDetail():
                 self.read_detail()
                 return []
+            case Ended(end=end) if end.outcome == "completed":
+                self._note_omitted(end.outputs)
             case Preview(result=False) if not self.job.wants_previews:
                 return []
             case Preview(result=False) if view is not None:
                 shown = await view.preview(command)
                 return [] if shown is None else [shown]
         return [command]
+
+    def _note_omitted(self, outputs: Mapping[str, Any]) -> None:
+        """Log the output nodes that delivered nothing, where that may be because it cannot be
+        told."""
+        if self.cloud is None or self.cloud.capabilities.tells_values:
+            return
+        if omitted := [node for node in self.job.outputs_to_execute if node not in outputs]:
+            log.info("outputs_omitted", cloud_job=self.job.cloud_id, nodes=omitted)
 
     # --- the detail ------------------------------------------------------------------------
 

@@ -29,12 +29,6 @@ from proxy.translate.snapshots import Snapshot
 
 
 @pytest.fixture
-async def deployment() -> AsyncIterator[SimulatedDeployment]:
-    async with SimulatedDeployment() as running:
-        yield running
-
-
-@pytest.fixture
 async def client(
     deployment: SimulatedDeployment, tmp_path: Path
 ) -> AsyncIterator[DeploymentClient]:

@@ -5,42 +5,15 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import aiohttp
 import graphs
 import pytest
 from deployments import Place, framed, stamped, stepped
 from PIL import Image
 from stack import Client
 
-from proxy.cloud.resilience import Backoff
-from proxy.engine import accounts as health
-from proxy.simulator import Simulator
-from proxy.simulator.deployment import SimulatedDeployment
-
-
-@pytest.fixture(autouse=True)
-def short_rests(monkeypatch: pytest.MonkeyPatch) -> None:
-    for reason in health.RESTS:
-        monkeypatch.setitem(health.RESTS, reason, Backoff(0.1, 0.2))
-
-
-@pytest.fixture
-async def deployment() -> AsyncIterator[SimulatedDeployment]:
-    async with SimulatedDeployment() as running:
-        yield running
-
-
-@pytest.fixture
-def place(
-    simulator: Simulator,
-    deployment: SimulatedDeployment,
-    session: aiohttp.ClientSession,
-    tmp_path: Path,
-) -> Place:
-    return Place(simulator, deployment, tmp_path, session)
+pytestmark = pytest.mark.usefixtures("short_rests")
 
 
 @pytest.fixture

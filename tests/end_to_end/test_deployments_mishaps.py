@@ -133,11 +133,9 @@ async def test_nothing_is_lost_or_doubled_on_either_kind(
 
 
 @pytest.fixture
-async def place(
-    tmp_path: Path, session: aiohttp.ClientSession, simulator: Simulator
-) -> AsyncIterator[Place]:
-    async with SimulatedDeployment(switches=DeploymentSwitches(pace=0.01)) as deployment:
-        yield Place(simulator, deployment, tmp_path, session)
+async def deployment() -> AsyncIterator[SimulatedDeployment]:
+    async with SimulatedDeployment(switches=DeploymentSwitches(pace=0.01)) as running:
+        yield running
 
 
 @pytest.mark.parametrize("late", [False, True])

@@ -11,7 +11,7 @@ from v2_recordings import answers_of
 from proxy.translate.frames import CloudPicture
 from proxy.translate.snapshots import Snapshot
 from proxy.translate.v2.assets import asset_id, cloud_name, file_path, reference
-from proxy.translate.v2.classes import without_files
+from proxy.translate.v2.classes import of_deployment
 from proxy.translate.v2.jobs import outputs_by_node, snapshot_of
 from proxy.translate.v2.runs import ObservedEvent, RunObserver
 from proxy.translate.v2.submissions import body_of, id_by_mark, refusal_of
@@ -224,7 +224,7 @@ def test_paths_of_uploads_are_safe_and_unique(filename: str, path: str) -> None:
 # --- the list of an install ---------------------------------------------------------------
 
 
-def test_lists_of_files_of_an_install_are_cleared_and_others_stay() -> None:
+def test_of_an_install_files_and_nodes_that_send_over_the_socket_are_left_out() -> None:
     listed = {
         "LoadImage": {"input": {"required": {"image": [["cat.png"], {"image_upload": True}]}}},
         "LoadLatent": {"input": {"required": {"latent": [["a.latent"]]}}},
@@ -236,11 +236,13 @@ def test_lists_of_files_of_an_install_are_cleared_and_others_stay() -> None:
         "Loader": {"input": {"required": {"model": [["a.safetensors"]]}}},
         "Odd": {"input": {"required": {"file": ["STRING", {"file_upload": True}], "x": []}}},
         "None": None,
+        "SaveImageWebsocket": {"output_node": True},
     }
-    cleared = json.loads(without_files(json.dumps(listed).encode()))
+    cleared = json.loads(of_deployment(json.dumps(listed).encode()))
     assert cleared["LoadImage"]["input"]["required"]["image"][0] == []
     assert cleared["LoadLatent"]["input"]["required"]["latent"] == [[]]
     assert cleared["Video"]["input"]["optional"]["file"][1]["options"] == ["none"]
+    assert "SaveImageWebsocket" not in cleared
     assert {name: cleared[name] for name in ("Loader", "Odd", "None")} == {
         name: listed[name] for name in ("Loader", "Odd", "None")
     }
@@ -249,7 +251,7 @@ def test_lists_of_files_of_an_install_are_cleared_and_others_stay() -> None:
 @pytest.mark.parametrize("body", [b"[]", b"{}", b"{", b"\xff"])
 def test_what_is_no_list_of_classes_is_refused(body: bytes) -> None:
     with pytest.raises(ValueError, match=r"not a list of node classes|Expecting|decode"):
-        without_files(body)
+        of_deployment(body)
 
 
 # --- messages ------------------------------------------------------------------------------
@@ -270,13 +272,20 @@ def progress(node: str | None, step: int | None = None) -> tuple[str, dict[str, 
     return "progress", {"value": 0.5, "current_node": node, "step": step, "steps": steps}
 
 
-def test_the_first_running_is_the_start() -> None:
+@pytest.mark.parametrize(
+    ("read", "at"), [(job("running", started_at=AT), 1796070778957), (None, None)]
+)
+def test_the_first_running_is_the_start_at_the_time_of_the_reading(
+    read: dict[str, Any] | None, at: int | None
+) -> None:
     run = RunObserver("a", GRAPH)
-    (first,) = run.frame("status", {"status": "running"})
-    assert isinstance(first, Snapshot)
-    assert first.status == "in_progress"
-    assert run.wants_reading, "the time of the start is in the job"
     assert run.frame("status", {"status": "running"}) == []
+    assert run.wants_reading, "the time of the start is in the job"
+    (first,) = run.reading(read)
+    assert isinstance(first, Snapshot)
+    assert (first.status, first.start_time) == ("in_progress", at)
+    assert run.frame("status", {"status": "running"}) == []
+    assert run.reading(read) == []
 
 
 def test_nothing_is_told_as_cached() -> None:

@@ -47,7 +47,7 @@ from proxy.translate.assets import CloudAsset
 from proxy.translate.plans import AccountPlan
 from proxy.translate.snapshots import Snapshot
 from proxy.translate.v2.assets import asset_id, reference
-from proxy.translate.v2.classes import without_files
+from proxy.translate.v2.classes import of_deployment
 from proxy.translate.v2.submissions import (
     LABEL,
     MAX_BODY_BYTES,
@@ -101,6 +101,7 @@ class DeploymentClient:
     capabilities = Capabilities(
         max_read_interval=_READ_INTERVAL,
         validates=False,
+        tells_values=False,
         keeps_outputs=False,
         reads_outputs=False,
         writes_workflows=False,
@@ -341,7 +342,7 @@ class DeploymentClient:
         """Return the node classes, from the user's file or ComfyUI."""
         body = await self._nodes.read()
         try:
-            return await asyncio.to_thread(without_files, body)
+            return await asyncio.to_thread(of_deployment, body)
         except ValueError as error:
             raise CloudGarbage(f"{self._nodes.place}: {error}") from None
 

@@ -54,6 +54,12 @@ async def _contact_sheet(inputs: dict[str, Any], context: Context) -> Output:
     return Output((Images((sheet,)),))
 
 
+async def _measured(inputs: dict[str, Any], _context: Context) -> Output:
+    """Show the size, which is no file and no text."""
+    first = inputs["image"].pictures[0]
+    return Output(ui={"size": [first.width, first.height]})
+
+
 _frame = maker(python_module="custom_nodes.ComfyUI-Frames", category="Frames")
 _palette = maker(python_module="custom_nodes.ComfyUI-Palette", category="Palette")
 
@@ -68,6 +74,15 @@ NODES = [
         },
         display_name="Add Frame",
         outputs=("IMAGE",),
+    ),
+    NodeClass(
+        "MeasureFrame",
+        _measured,
+        required={"image": link("IMAGE")},
+        output_node=True,
+        display_name="Measure Frame",
+        category="Frames",
+        python_module="custom_nodes.ComfyUI-Frames",
     ),
     _palette(
         "ReducePalette",

@@ -106,6 +106,13 @@ class DeploymentWorkers:
             job.move("canceling")
             job.task.cancel()
 
+    def crash(self, job: DeploymentJob, status: str = "failed") -> None:
+        """End a job without a word of why, as when its worker is killed or it runs for too long."""
+        if job.task is not None:
+            job.task.cancel()
+        job.move(status)
+        self.changed()
+
     async def stop(self) -> None:
         """End all jobs."""
         tasks = [job.task for job in self.running if job.task is not None]
@@ -120,7 +127,8 @@ class DeploymentWorkers:
             self.changed()
             await self._run(job)
         except asyncio.CancelledError:
-            job.move("canceled")
+            if not job.ended:
+                job.move("canceled")
         finally:
             self.running.discard(job)
             self.fill()

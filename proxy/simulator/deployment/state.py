@@ -21,7 +21,8 @@ class DeploymentSwitches:
     are refused. `retry_after` stands in each 429. `polled_progress` says whether a job that is read
     has its progress. With `outputs_late` the stream reports outputs after the end, with
     `streams_hang` it stays open then. `streams` is how many there may be at once. `frames` is the
-    time between two frames of a stream, in seconds.
+    time between two frames of a stream, in seconds. With `strips_metadata` uploads are stored with
+    other bytes than those that came.
     """
 
     state: Literal["ready", "starting", "stopped"] = "ready"
@@ -41,6 +42,7 @@ class DeploymentSwitches:
     release: int = 1
     job_life: float = 86_400.0
     input_life: float | None = None
+    strips_metadata: bool = False
     pace: float = 0.0
     lose_answers: int = 0
 

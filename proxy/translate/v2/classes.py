@@ -9,14 +9,28 @@ from proxy.translate import codec
 from proxy.translate.file_inputs import declares_files, names_file
 from proxy.translate.shapes import section
 
+#: Output nodes whose results go over the socket of a client, which API v2 has not.
+_OVER_SOCKET = frozenset(
+    {
+        "SaveImageWebsocket",
+        "ETN_SendImageWebSocket",
+        "SwarmSaveImageWS",
+        "SwarmSaveAnimatedWebpWS",
+    }
+)
 
-def without_files(body: bytes) -> bytes:
-    """Return an `object_info` without the files that its lists name: they are in the input folder
-    of that install, and a deployment does not have them. Raises `ValueError` if it is no list of
-    node classes."""
+
+def of_deployment(body: bytes) -> bytes:
+    """Return the classes of an install's `object_info` that a deployment with the same nodes has.
+
+    The files that lists name are in the input folder of that install alone. Nodes whose results
+    would get lost are left out. Raises `ValueError` if it is no list of node classes.
+    """
     classes = codec.loads(body)
     if not isinstance(classes, dict) or not classes:
         raise ValueError("not a list of node classes")
+    for class_type in _OVER_SOCKET:
+        classes.pop(class_type, None)
     for class_type, info in classes.items():
         declared = info.get("input") if isinstance(info, Mapping) else None
         for group in ("required", "optional"):

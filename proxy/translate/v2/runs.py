@@ -16,7 +16,13 @@ from msgspec import Struct
 
 from proxy.translate.frames import CloudPicture
 from proxy.translate.snapshots import Snapshot
-from proxy.translate.v2.jobs import STATUSES, node_of, outputs_by_node, outputs_of
+from proxy.translate.v2.jobs import (
+    STATUSES,
+    milliseconds,
+    node_of,
+    outputs_by_node,
+    outputs_of,
+)
 
 #: Formats of previews that clients can show.
 _PREVIEWS = frozenset({"image/jpeg", "image/png"})
@@ -46,6 +52,7 @@ class RunObserver:
     wants_reading: bool = False
     ended: bool = False
     _started: bool = False
+    _starting: bool = False
     _current: str | None = None
     _next: Mapping[str, Any] | None = None
     _step: tuple[str, Any, Any] | None = None
@@ -74,6 +81,10 @@ class RunObserver:
         self.wants_reading = False
         found: list[Observation] = []
         status = STATUSES.get(str((job or {}).get("status")), "in_progress")
+        if self._starting:
+            at = milliseconds((job or {}).get("started_at"))
+            found.append(Snapshot(self.cloud_id, "in_progress", settled=False, start_time=at))
+            self._starting = False
         if job is not None:
             if status == "in_progress":
                 self._started = True
@@ -98,8 +109,8 @@ class RunObserver:
         known = STATUSES.get(status)
         if known == "in_progress" and not self._started:
             self._started = True
-            self.wants_reading = True  # for the time of the start
-            return [Snapshot(self.cloud_id, "in_progress", settled=False)]
+            self._starting = self.wants_reading = True  # for the time of the start
+            return []
         if known in ("completed", "failed", "cancelled"):
             return [Snapshot(self.cloud_id, known, settled=False)]
         return []
