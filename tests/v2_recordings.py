@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from multidict import CIMultiDict
+from yarl import URL
 
 FOLDER = Path(__file__).parent / "recordings" / "v2"
 SCENARIOS = sorted(path.stem for path in FOLDER.glob("*.jsonl"))
@@ -82,3 +88,49 @@ def _note(jobs: dict[str, RecordedJob], request: dict[str, Any], response: dict[
             jobs[parts[4]].cancelled = True
         elif len(parts) == 5 and request["method"] == "GET":
             jobs[parts[4]].happened.append(("job", answer))
+
+
+@dataclass
+class RecordedServer:
+    """The official server of a scenario: it answers each request as it has answered the one with
+    the same method and path then, in order; the last answer stays."""
+
+    scenario: str
+    received: list[tuple[str, str, bytes]] = field(default_factory=list)
+    _answers: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for line in lines_of(self.scenario):
+            if line.get("side") == "v2" and line["kind"] == "http":
+                request = line["request"]
+                path = request["path"].partition("?")[0]
+                self._answers.setdefault((request["method"], path), []).append(line["response"])
+
+    def skip(self, method: str, path: str, count: int) -> None:
+        """Leave out answers."""
+        del self._answers[method, path][:count]
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        self.received.append((request.method, request.path, await request.read()))
+        known = self._answers.get((request.method, request.path))
+        if known is None:
+            return web.Response(status=599, text=f"not recorded: {request.path}")
+        recorded = known.pop(0) if len(known) > 1 else known[0]
+        kept = [(name, value) for name, value in recorded["headers"] if name != "Content-Length"]
+        body = recorded["body"]
+        text = json.dumps(body["json"]) if "json" in body else body.get("text", "")
+        return web.Response(
+            status=recorded["status"], body=text.encode(), headers=CIMultiDict(kept)
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[URL]:
+        """Serve; yield the address."""
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        server = TestServer(app)
+        await server.start_server()
+        try:
+            yield server.make_url("/")
+        finally:
+            await server.close()
