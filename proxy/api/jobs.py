@@ -24,6 +24,7 @@ from proxy.jobs.service import STATUSES, JobQuery
 from proxy.members import tokens
 from proxy.translate import INVALID_PROMPT_ID, USAGE_SOURCE, codec, workflow_metadata
 from proxy.translate.errors import LocalError, PlainError
+from proxy.translate.trace_context import TRACEPARENT, trace_headers, trace_of
 from proxy.webhooks.outbox import WEBHOOK_URL
 
 log = structlog.get_logger(__name__)
@@ -50,6 +51,7 @@ async def post_prompt(request: web.Request) -> web.StreamResponse:
         usage_source,
         submitter=submitter_of(request),
         token=admission_of(request).token or "",
+        trace=trace_of(request.headers.get(TRACEPARENT)),
     )
     if WEBHOOK_URL in wanted.extra_data:
         request.app[WEBHOOKS].check_job_url(wanted.extra_data[WEBHOOK_URL])
@@ -61,11 +63,17 @@ async def post_prompt(request: web.Request) -> web.StreamResponse:
             return answer
         finally:
             note(request, "submit", job=accepted["prompt_id"])
-            log.info("job_accepted", job=accepted["prompt_id"], number=accepted["number"])
+            about = {"job": accepted["prompt_id"], "number": accepted["number"]}
+            log.info("job_accepted", **about, **trace_headers(wanted.trace))
 
 
 def parse_prompt(
-    body: object, usage_source: str | None = None, *, submitter: str = "", token: str = ""
+    body: object,
+    usage_source: str | None = None,
+    *,
+    submitter: str = "",
+    token: str = "",
+    trace: str = "",
 ) -> JobRequest:
     """Check the body of `POST /prompt` as the newest ComfyUI does. Raises `LocalError` (400).
 
@@ -106,6 +114,7 @@ def parse_prompt(
         targets=targets,
         submitter=submitter,
         token=token,
+        trace=trace,
     )
 
 

@@ -63,6 +63,7 @@ from proxy.translate.media_types import kind
 from proxy.translate.names import annotate
 from proxy.translate.plans import AccountPlan
 from proxy.translate.snapshots import Snapshot, from_job
+from proxy.translate.trace_context import trace_headers
 
 log = structlog.get_logger(__name__)
 
@@ -198,7 +199,7 @@ class CloudClient:
         if wanted is not None:
             body["prompt_id"] = wanted
         try:
-            submission = await self._send_prompt(body)
+            submission = await self._send_prompt(body, trace_headers(prompt.trace))
         except CloudRefused:
             if prompt.again and wanted is not None and await self._has(wanted):
                 return Submission(wanted, {})
@@ -214,13 +215,13 @@ class CloudClient:
         except CloudError as error:
             raise CloudAmbiguous(str(error)) from None
 
-    async def _send_prompt(self, body: Mapping[str, Any]) -> Submission:
+    async def _send_prompt(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> Submission:
         try:
             return await self.http.read(
                 self._submit,
                 submission_of,
                 data=codec.dump_bytes(body),
-                headers=JSON,
+                headers={**JSON, **headers},
                 retries=ONCE,
             )
         except (CloudUnreachable, CloudRefused, CloudGarbage) as error:

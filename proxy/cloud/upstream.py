@@ -61,6 +61,7 @@ class Prompt(Struct, frozen=True):
     extra_data: dict[str, Any]
     partial_execution_targets: Sequence[str] | None = None
     mark: str = ""
+    trace: str = ""
     again: bool = False
 
 

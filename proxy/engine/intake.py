@@ -57,6 +57,7 @@ class Intake:
             return
         if job is None or self._table.get(key) is not None or self._table.has_left(job.order):
             return
+        structlog.contextvars.bind_contextvars(**job.log_fields)
         try:
             await self._take_in(job, message)
         except Exception:

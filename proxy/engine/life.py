@@ -89,7 +89,7 @@ class JobLife:
 
         After a restart it continues with the `outcome` that was reached before.
         """
-        structlog.contextvars.bind_contextvars(job=job.prompt_id, member=job.member)
+        structlog.contextvars.bind_contextvars(**job.log_fields)
         if outcome is None:
             outcome = await self._send(job)
         step = self._next(job, outcome)

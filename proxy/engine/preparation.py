@@ -57,7 +57,7 @@ class Preparation:
         extra_data = {**job.loaded.extra_data, **job.loaded.credentials}
         for name in ("client_id", "create_time", workflow_metadata.FIELD, WEBHOOK_URL):
             extra_data.pop(name, None)
-        return Prompt(graph, extra_data, job.loaded.targets, job.mark)
+        return Prompt(graph, extra_data, job.loaded.targets, job.mark, job.trace)
 
     def check(self) -> None:
         """Check that no other replica has the lease. Raises `FencedError`."""

@@ -57,6 +57,7 @@ def job_of_request(
         outputs_to_execute=() if found is None else tuple(found.outputs),
         submitter=request.submitter,
         token=request.token,
+        trace=request.trace,
         label=label_of(request.graph, request.extra_data),
     )
 

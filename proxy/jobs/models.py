@@ -18,6 +18,7 @@ from proxy.costs.job_cost import JobCost
 from proxy.storage.history import Number
 from proxy.storage.jobs import JobKey, StoredJob
 from proxy.translate.plans import AccountPlan
+from proxy.translate.trace_context import trace_headers
 
 if TYPE_CHECKING:
     from proxy.translate.packs import Failure, Rewriting
@@ -78,8 +79,8 @@ class TransitionError(Exception):
 class JobRequest(msgspec.Struct, frozen=True):
     """A checked `POST /prompt`. `extra_data` is the client's; `number` wins over `front`.
 
-    `submitter` tells the program that asks from others, `token` is the id of its token; both are
-    `""` where they are not known.
+    `submitter` tells the program that asks from others, `token` is the id of its token, `trace` the
+    `traceparent` of the request; each is `""` where it is not known.
     """
 
     graph: dict[str, Any]
@@ -91,6 +92,7 @@ class JobRequest(msgspec.Struct, frozen=True):
     targets: list[str] | None = None
     submitter: str = ""
     token: str = ""
+    trace: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -194,12 +196,18 @@ class Job:
     one_at_a_time: bool = False
     submitter: str = ""
     token: str = ""
+    trace: str = ""
     label: str = ""
     estimate: int = 0
     shape: str = ""
     partner_nodes: int = 0
     ceiling: int = 0
     revision: int = 0
+
+    @property
+    def log_fields(self) -> dict[str, str]:
+        """What log lines about the job have."""
+        return {"job": self.prompt_id, "member": self.member, **trace_headers(self.trace)}
 
     @property
     def cancel_requested(self) -> bool:

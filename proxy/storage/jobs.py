@@ -83,9 +83,10 @@ class StoredJob(Struct, frozen=True):
     the job waits here, `cloud_id` until the cloud has answered. `outputs_to_execute` are the output
     nodes that run, `accepted` says that the client may know of the job, `watched` that it listened
     when it had submitted it. `submitter` is a digest of what tells programs apart, `token` the id
-    of the token that the job was sent with, if any; a job that is `one_at_a_time` waits for others
-    of its client. Of a job that is to end, `cancel_requested` says
-    that it leaves no trace if it has not begun, `interrupted` that it ends as an interrupted run.
+    of the token that the job was sent with, if any, `trace` the `traceparent` of its request, or
+    empty; a job that is `one_at_a_time` waits for others of its client. Of a job that is to end,
+    `cancel_requested` says that it leaves no trace if it has not begun, `interrupted` that it ends
+    as an interrupted run.
     `charge` is what the turn has cost the member, `label` the name of the job for people,
     `estimate` its expected cost in millionths of a credit, 0 for a member without budgets: that of
     its `partner_nodes`, and that of its running time, which follows earlier runs of graphs of its
@@ -110,6 +111,7 @@ class StoredJob(Struct, frozen=True):
     one_at_a_time: bool = False
     submitter: str = ""
     token: str = ""
+    trace: str = ""
     cancel_requested: bool = False
     interrupted: bool = False
     charge: float = 0.0

@@ -142,6 +142,7 @@ jobs = Table(
     Column("one_at_a_time", Boolean, nullable=False),  # it waits for others of its client
     Column("submitter", Text, nullable=False),  # a digest of what tells programs apart
     Column("token", Text, nullable=False),  # the id of the token that it was sent with, or empty
+    Column("trace", Text, nullable=False),  # the `traceparent` of its request, or empty
     Column("cancel_requested", Boolean, nullable=False),
     Column("interrupted", Boolean, nullable=False),
     Column("charge", Double, nullable=False),

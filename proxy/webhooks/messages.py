@@ -132,6 +132,7 @@ def _job(job: Job) -> dict[str, Any]:
         "client_id": None if job.client_id is None else job.client_id[:MAX_TEXT],
         "label": job.label,
         "created": job.created_at,
+        "traceparent": job.trace or None,
     }
 
 

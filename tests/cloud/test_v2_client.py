@@ -26,6 +26,7 @@ from proxy.cloud.v2.client import DeploymentClient
 from proxy.cloud.v2.sse import MAX_FRAME_BYTES, FrameParser, OversizedFrameError, StreamFrame
 from proxy.simulator.deployment import SimulatedDeployment
 from proxy.translate.snapshots import Snapshot
+from tests.cloud.conftest import Serve, answer
 
 
 @pytest.fixture
@@ -220,6 +221,15 @@ async def test_a_large_workflow_is_not_sent(
         await client.submit(Prompt(graph, {}, mark="m"))
     assert caught.value.status == 413
     assert deployment.requests == []
+
+
+async def test_a_submission_has_the_trace_of_its_request(serve: Serve, tmp_path: Path) -> None:
+    cloud = await serve(answer({"id": "a"}))
+    client = DeploymentClient(cloud.url, "key", NodeList(tmp_path / "none"))
+    await client.start()
+    await client.submit(Prompt({}, {}, mark="m", trace="00-a-b-01"))
+    await client.close()
+    assert cloud.seen[0].headers["traceparent"] == "00-a-b-01"
 
 
 async def test_another_key_is_unauthorized(

@@ -42,6 +42,7 @@ def test_a_message_has_the_form_of_standard_webhooks() -> None:
         "client_id": "c1",
         "label": "txt2img",
         "created": 1000,
+        "traceparent": None,
         "state": "running",
         "started": 2000,
     }

@@ -46,6 +46,7 @@ from proxy.translate import codec
 from proxy.translate.assets import CloudAsset
 from proxy.translate.plans import AccountPlan
 from proxy.translate.snapshots import Snapshot
+from proxy.translate.trace_context import trace_headers
 from proxy.translate.v2.assets import asset_id, reference
 from proxy.translate.v2.classes import of_deployment
 from proxy.translate.v2.submissions import (
@@ -219,7 +220,11 @@ class DeploymentClient:
         call, data = self.http.call("POST", "v2/jobs"), codec.dump_bytes(body)
         if len(data) > MAX_BODY_BYTES:
             raise refusal(call, 413, too_large(len(data)), None)
-        headers = {**JSON, "Idempotency-Key": id_by_mark(prompt.mark, "attempt")}
+        headers = {
+            **JSON,
+            "Idempotency-Key": id_by_mark(prompt.mark, "attempt"),
+            **trace_headers(prompt.trace),
+        }
         try:
             job = await self.http.read(
                 call, Answer.object, data=data, headers=headers, retries=ONCE

@@ -264,6 +264,7 @@ def _create_jobs() -> None:
         sa.Column("one_at_a_time", sa.Boolean(), nullable=False),
         sa.Column("submitter", sa.Text(), nullable=False),
         sa.Column("token", sa.Text(), nullable=False),
+        sa.Column("trace", sa.Text(), nullable=False),
         sa.Column("cancel_requested", sa.Boolean(), nullable=False),
         sa.Column("interrupted", sa.Boolean(), nullable=False),
         sa.Column("charge", sa.Double(), nullable=False),
