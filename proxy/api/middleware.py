@@ -26,7 +26,6 @@ from proxy.api.holding import LargeBody, forget_frames
 from proxy.api.keys import ACCOUNTING, MEMBERS, OPTIONS
 from proxy.api.origins import may_be_rebound, refuses
 from proxy.api.requests import SERVICES, connection_of, services_of
-from proxy.edge.addressing import MAX_PARAMETERS, MAX_SEGMENTS
 from proxy.edge.aiohttp_internals import has_route, set_route
 from proxy.logging import RequestContext, begin_request
 from proxy.members.accounting import LIMIT_REACHED
@@ -134,8 +133,8 @@ class Gate:
     async def _answer(
         self, request: web.Request, connection: Connection, context: RequestContext
     ) -> web.StreamResponse:
-        if connection.way.excessive:
-            return self._refused(request, context, _excessive_target())
+        if connection.way.refusal is not None:
+            return bodies.refusal(connection.way.refusal)
         headers = request.headers
         if self._preflights:
             await self._resolve(request)
@@ -236,14 +235,6 @@ class Gate:
             status,
             clock.monotonic() - began,
         )
-
-
-def _excessive_target() -> LocalError:
-    return LocalError(
-        "target_too_large",
-        f"The path of this request has more than {MAX_SEGMENTS} segments, or its query more than "
-        f"{MAX_PARAMETERS} parameters; send fewer.",
-    )
 
 
 def _unknown_host() -> LocalError:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 from yarl import URL
 
+from proxy.translate.errors import LocalError
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -22,13 +24,13 @@ _TOKEN_SEGMENT = "/t/"  # noqa: S105
 
 class Way(NamedTuple):
     """The prefix and tokens of a request. `bare` is a prefix without a final slash, `crooked` is a
-    path that leads out of its prefix. `excessive` is a target that was not looked at."""
+    path that leads out of its prefix. A request with a `refusal` is not looked at."""
 
     path_token: str | None = None
     query_tokens: tuple[str, ...] = ()
     bare: bool = False
     crooked: bool = False
-    excessive: bool = False
+    refusal: LocalError | None = None
 
 
 #: The way of a request without prefix and tokens.
@@ -36,7 +38,23 @@ STRAIGHT = Way()
 #: Maximum bytes of a request line, and segments and parameters of its target.
 MAX_LINE, MAX_SEGMENTS, MAX_PARAMETERS = 8190, 64, 64
 #: The way of a request with too many of them.
-EXCESSIVE = Way(excessive=True)
+EXCESSIVE = Way(
+    refusal=LocalError(
+        "target_too_large",
+        f"The path of this request has more than {MAX_SEGMENTS} segments, or its query more than "
+        f"{MAX_PARAMETERS} parameters; send fewer.",
+    )
+)
+#: The way of a request on a connection beyond the limit.
+ON_TOO_MANY_CONNECTIONS = Way(
+    refusal=LocalError(
+        "too_many_connections",
+        "The proxy has reached the setting `max_connections`; close some connections and try "
+        "again.",
+        kind="unavailable",
+        retry_after=5,
+    )
+)
 
 
 def is_excessive(target: str) -> bool:

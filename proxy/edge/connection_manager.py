@@ -65,13 +65,10 @@ class ManagedConnection(Occupant, Protocol):
     peer: Peer
     driver: Driver
     admission: Admission | None
-
-    @property
-    def busy(self) -> bool:
-        """Whether a request is being answered."""
-
-    def refuse(self) -> None:
-        """Answer whatever the client sends with a refusal."""
+    #: Whether all its requests are refused; set by the manager.
+    is_refused: bool
+    #: Whether a request is being answered.
+    busy: bool
 
     def cancel(self) -> None:
         """Cancel the handler of the current request."""
@@ -103,13 +100,11 @@ class ConnectionManager:
 
     # --- called by connections -------------------------------------------------------------
 
-    def accept(self, connection: ManagedConnection) -> bool | None:
-        """Count a new connection. Return `None` if it is accepted, otherwise whether its refusal is
-        answered.
+    def accept(self, connection: ManagedConnection) -> bool:
+        """Count a new connection, or refuse it. Return whether there is room for it.
 
-        If all places are taken another connection may be closed for it.
+        If there is none, another connection may be closed for it.
         """
-        # Connections of trusted proxies are not counted by address.
         peer = connection.peer
         network = stranger(peer.address)
         connection.owner = Owner() if peer.proxies else network
@@ -118,11 +113,16 @@ class ConnectionManager:
         self.connections.add(connection)
         self.turns.is_calm = len(self.connections) <= FEW
         if self._places.enter(connection, self.now()):
-            return None
+            return True
         if self._refused == 0:
             log.warning("connection_limit_reached", limit=self.limits.max_connections)
         self._refused += 1
-        connection.refuse()
+        connection.is_refused = True
+        return False
+
+    @property
+    def may_answer_refusal(self) -> bool:
+        """Whether few enough connections wait for their refusal."""
         return self._refused <= MAX_ANSWERED_REFUSALS
 
     def join(self, connection: ManagedConnection, admission: Admission) -> None:
@@ -148,12 +148,12 @@ class ConnectionManager:
         if self.draining:
             self._changed.set()
 
-    def forget(self, connection: ManagedConnection, *, refused: bool) -> None:
+    def forget(self, connection: ManagedConnection) -> None:
         """Remove a closed connection."""
         if connection in self.connections:
             self.connections.discard(connection)
             self.turns.is_calm = len(self.connections) <= FEW
-            self._refused -= refused
+            self._refused -= connection.is_refused
         self._places.leave(connection)
         self._changed.set()
 

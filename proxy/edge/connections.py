@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, cast
+from typing import Any
 
 import structlog
 from aiohttp import StreamReader, WSCloseCode, web
@@ -18,6 +18,7 @@ from yarl import URL
 from proxy.budget import Allocation
 from proxy.edge.addressing import (
     EXCESSIVE,
+    ON_TOO_MANY_CONNECTIONS,
     STRAIGHT,
     is_excessive,
     is_loopback_address,
@@ -28,8 +29,8 @@ from proxy.edge.addressing import (
 from proxy.edge.admission import Admission
 from proxy.edge.aiohttp_internals import BY_ANSWER, has_waiting_request
 from proxy.edge.connection_manager import REFUSAL_TIMEOUT, ConnectionManager
-from proxy.edge.limited_connection import REVOKE_TIMEOUT, ConnectionState, Leave, LimitedConnection
-from proxy.edge.raw_answers import TOO_MANY_CONNECTIONS
+from proxy.edge.limited_connection import REVOKE_TIMEOUT, Leave, LimitedConnection
+from proxy.edge.loop_turns import Driver
 
 log = structlog.get_logger(__name__)
 
@@ -44,10 +45,12 @@ class Connection(LimitedConnection):
 
     __slots__ = (
         "_accepted_at",
+        "_idle_since",
         "_lost",
         "admission",
         "allocations",
         "cancelled",
+        "is_refused",
         "on_loopback",
         "task",
         "way",
@@ -61,12 +64,14 @@ class Connection(LimitedConnection):
         #: The handler of the current request, and whether it was cancelled by `cancel`.
         self.task: asyncio.Task[object] | None = None
         self.cancelled = False
+        #: Whether all requests of the connection are refused.
+        self.is_refused = False
         #: What the current request holds until it has its answer.
         self.allocations: list[Allocation] = []
         #: Whether the connection is to a loopback address of this machine, and not from a proxy.
         self.on_loopback = False
         self._lost: asyncio.Future[None] | None = None
-        self._accepted_at = self._since
+        self._accepted_at = self._idle_since = manager.now()
 
     # --- requests --------------------------------------------------------------------------
 
@@ -88,37 +93,30 @@ class Connection(LimitedConnection):
 
     def answered(self) -> None:
         """Note that an answer has been sent, or cannot be."""
-        if self._state is not ConnectionState.ANSWER:
+        if not self.busy:
             return
-        self.task = None
-        self._enter(
-            ConnectionState.IDLE
-            if self._body is None or self._body.is_eof()
-            else ConnectionState.REST
-        )
+        self.task, self.busy = None, False
+        self._idle_since = self.manager.now()
+        self._stop_body_timer()
         if self.transport is None:
             return  # it is lost, and the manager has forgotten it
         if not self.owner.member or self.manager.draining:
             self.manager.answered(self)
-        holds = self._input or self.paused_by & BY_ANSWER or self._held.allocation is not None
+        holds = self.paused_by & BY_ANSWER or self._held.allocation is not None
         if holds and not has_waiting_request(self):
             self._resume_input()
 
     def upgraded(self, leave: Leave) -> None:
         """Treat the connection as a websocket from now on; `leave` closes it."""
-        self._leave = leave
-        self._enter(ConnectionState.SOCKET)
+        self._leave, self.busy = leave, False
+        self._stop_body_timer()
         if self.admission is not None and not self.admission.holds(self.context.members):
             self.revoke()  # its access ended during the handshake
         self._resume_input()
 
     def idle_for(self, now: float) -> float:
         """Return the seconds since the last request; 0 while there is one."""
-        idle = self._state in (
-            ConnectionState.IDLE,
-            ConnectionState.REST,
-        ) and not has_waiting_request(self)
-        return now - self._since if idle else 0.0
+        return 0.0 if self.busy or self._leave is not None else now - self._idle_since
 
     def age(self, now: float) -> float:
         """Return the seconds since it was accepted."""
@@ -150,7 +148,7 @@ class Connection(LimitedConnection):
 
     def end_unless_busy(self) -> None:
         """Close the connection unless a request is being answered or it is a websocket."""
-        if self._state not in (ConnectionState.ANSWER, ConnectionState.SOCKET):
+        if not self.busy and self._leave is None:
             self.end()
 
     # --- the transport ---------------------------------------------------------------------
@@ -158,66 +156,43 @@ class Connection(LimitedConnection):
     def accept(self, peer: str, end_handshake: Callable[[], object]) -> bool:
         """Accept a connection at the beginning of its TLS handshake; `end_handshake` closes it.
 
-        Return whether there is a place for it. `connection_made` or `handshake_failed` follows.
+        Return whether there is room for it. `connection_made` or `handshake_failed` follows.
         """
         self.peer = peer_of(peer, self.context.trusted_proxies)
-        self._handshake, self._state = end_handshake, ConnectionState.HANDSHAKE
-        if self.manager.accept(self) is None:
-            return True
-        self.handshake_failed()
-        return False
-
-    def refuse(self) -> None:
-        """Answer whatever the client sends with a refusal."""
-        self._enter(ConnectionState.REFUSED)
-        asyncio.get_running_loop().call_later(REFUSAL_TIMEOUT, self.end)
+        if not self.manager.accept(self):
+            self.handshake_failed()
+            return False
+        self._handshake = end_handshake
+        return True
 
     def handshake_failed(self) -> None:
         """Forget a connection whose handshake has failed."""
-        self.manager.forget(self, refused=self._state is ConnectionState.REFUSED)
+        self.manager.forget(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Accept or refuse the connection."""
-        accepted = self._handshake is not None
-        if not accepted:
+        """Accept the connection, or answer its first request with a refusal."""
+        had_handshake, self._handshake = self._handshake is not None, None
+        if not had_handshake:
             name = transport.get_extra_info("peername")
             peer = str(name[0]) if isinstance(name, tuple) else ""
             self.peer = peer_of(peer, self.context.trusted_proxies)
         here = transport.get_extra_info("sockname")
         self.on_loopback = is_loopback_address(here) and not self.peer.proxies
-        if accepted:
-            self._handshake = None
-            self._enter(ConnectionState.IDLE)
-            super().connection_made(transport)
-            return
-        with_answer = self.manager.accept(self)
-        if with_answer is None:
-            super().connection_made(transport)
-            return
-        self.transport = cast("asyncio.Transport", transport)
-        if not with_answer:
-            self.transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        """Parse input, or answer a refused client."""
-        if self._state is ConnectionState.REFUSED:
-            self._answer_raw(TOO_MANY_CONNECTIONS)
-        else:
-            super().data_received(data)
+        super().connection_made(transport)
+        if not had_handshake and not self.manager.accept(self):
+            if self.manager.may_answer_refusal:
+                asyncio.get_running_loop().call_later(REFUSAL_TIMEOUT, self.end)
+            else:
+                self.cut()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""
-        refused = self._state is ConnectionState.REFUSED
-        self.manager.forget(self, refused=refused)
+        self.manager.forget(self)
         if self._lost is not None and not self._lost.done():
             self._lost.set_result(None)
         self._held.release()
-        if self._body_timer is not None:
-            self._body_timer.cancel()
-        if refused:
-            self.transport = None
-        else:
-            super().connection_lost(exc)
+        self._stop_body_timer()
+        super().connection_lost(exc)
 
     def lost(self) -> asyncio.Future[None]:
         """Return a future that is done when the connection is closed."""
@@ -230,14 +205,15 @@ class Connection(LimitedConnection):
 
 def driven(
     handle: Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]],
-    request: web.BaseRequest,
+    request: web.Request,
 ) -> Awaitable[web.StreamResponse]:
     """Handle a request in steps that are charged to the owner of its connection.
 
     Few requests are not charged at all: with the check of each step they would take 3 % longer.
     """
-    driver = cast("Connection", request.protocol).driver
-    work = handle(cast("web.Request", request))
+    connection: Any = request.protocol
+    driver: Driver = connection.driver
+    work = handle(request)
     return work if driver.turns.is_calm else driver.drive(work)
 
 
@@ -250,15 +226,19 @@ def begun(
 ) -> web.BaseRequest:
     """Begin a request at its connection after its headers, and make it without the prefixes of its
     path."""
-    connection.begin_body(message, body)
+    connection.begin_body(body)
     connection.admission, connection.way = None, STRAIGHT
-    if is_excessive(message.path):
+    target = message.path
+    if connection.is_refused:
+        connection.way = ON_TOO_MANY_CONNECTIONS
+        message = message._replace(should_close=True)
+    elif is_excessive(target):
         connection.way = EXCESSIVE
         message = message._replace(url=NOWHERE, path=NOWHERE.path)
-        return make(message, body, connection, *others)
-    base, gated = connection.context.base_path, connection.context.members.has_members
-    if base or (gated and may_have_token(message.path)):
-        url, connection.way = strip(message.url, base, members=gated)
-        if url is not message.url:
-            message = message._replace(url=url, path=str(url))
+    else:
+        base, gated = connection.context.base_path, connection.context.members.has_members
+        if base or (gated and may_have_token(target)):
+            url, connection.way = strip(message.url, base, members=gated)
+            if url is not message.url:
+                message = message._replace(url=url, path=str(url))
     return make(message, body, connection, *others)

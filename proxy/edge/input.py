@@ -3,68 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Generic, Protocol, TypeVar, cast
+from typing import cast
 
 from proxy import clock
-from proxy.edge.loop_turns import Driver
+from proxy.edge.aiohttp_internals import BY_TURNS
+from proxy.edge.limited_connection import LimitedConnection
 
 #: Maximum bytes of one read; parsing them takes a few ms, even if each has a chunk of its own.
 READ = 16 * 1024
 
 
-class Receiver(Protocol):
-    """What `InputProtocol` uses of a connection."""
-
-    driver: Driver
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to use the transport."""
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Forget the transport."""
-
-    def data_received(self, data: bytes) -> None:
-        """Take the next input."""
-
-    def eof_received(self) -> None:
-        """Note that there is no more input."""
-
-    def pause_writing(self) -> None:
-        """Write no more until `resume_writing`."""
-
-    def resume_writing(self) -> None:
-        """Write again."""
-
-    def hold_reading(self) -> None:
-        """Read no more until `release_reading`."""
-
-    def release_reading(self) -> None:
-        """Read again."""
-
-
-R = TypeVar("R", bound=Receiver)
-
-
-class ReadBuffer:
-    """The buffer of all reads: what was read is taken before the next read."""
-
-    def __init__(self) -> None:
-        self.view = memoryview(bytearray(READ))
-
-
-class InputProtocol(asyncio.BufferedProtocol, Generic[R]):
+class InputProtocol(asyncio.BufferedProtocol):
     """Reads for a connection, which gets its input when its owner has a turn.
 
-    Meanwhile one read of input waits, and no more is read.
+    Meanwhile one read of input waits, and no more is read. All reads have the same `buffer`, since
+    what was read is taken before the next read.
     """
 
-    __slots__ = ("_buffer", "_has_ended", "_transport", "_waiting", "connection")
+    __slots__ = ("_buffer", "_transport", "_waiting", "connection")
 
-    def __init__(self, connection: R, buffer: ReadBuffer) -> None:
+    def __init__(self, connection: LimitedConnection, buffer: memoryview) -> None:
         self.connection = connection
-        self._buffer = buffer.view
+        self._buffer = buffer
         self._waiting = b""
-        self._has_ended = False
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -79,18 +40,14 @@ class InputProtocol(asyncio.BufferedProtocol, Generic[R]):
     def buffer_updated(self, nbytes: int) -> None:
         """Pass on what was read, or let it wait."""
         data, driver = bytes(self._buffer[:nbytes]), self.connection.driver
-        if not self._waiting:
-            if driver.turns.is_calm:
-                self.connection.data_received(data)
-                return
-            if not driver.account.must_wait:
-                self._pass_on(data)
-                return
-        if not self._waiting:
+        if driver.turns.is_calm:
+            self.connection.data_received(data)
+        elif driver.account.must_wait:
+            self._waiting = data
+            self.connection.pause(BY_TURNS)
             driver.account.add(driver.address, self._read_on)
-        self._waiting += data
-        if len(self._waiting) >= READ:
-            self.connection.hold_reading()
+        else:
+            self._pass_on(data)
 
     def _pass_on(self, data: bytes) -> None:
         """Pass on input, and charge the time that it takes."""
@@ -99,33 +56,21 @@ class InputProtocol(asyncio.BufferedProtocol, Generic[R]):
         self.connection.driver.account.charge(clock.source.monotonic() - began)
 
     def _read_on(self) -> bool:
-        """Pass on what waits."""
+        """Pass on what waits, and read again."""
         data, self._waiting = self._waiting, b""
         if data and self._transport is not None:
             try:
                 self._pass_on(data)
+                self.connection.resume(BY_TURNS)
             except Exception as error:  # noqa: BLE001 (as asyncio does; others have their turns)
-                self._fail(self._transport, error)
-                return False
-            if self._has_ended:
-                self.connection.eof_received()
-                self._transport.close()
-            elif len(data) >= READ:
-                self.connection.release_reading()
+                context = {"message": "input was not taken", "exception": error, "protocol": self}
+                asyncio.get_running_loop().call_exception_handler(context)
+                self._transport.abort()
         return False
 
-    def _fail(self, transport: asyncio.Transport, error: Exception) -> None:
-        """Report an error of the connection, and end it."""
-        context = {"message": "input was not taken", "exception": error, "protocol": self}
-        asyncio.get_running_loop().call_exception_handler(context)
-        transport.abort()
-
-    def eof_received(self) -> bool:
-        """Pass on the end, or let it wait; return whether the transport stays open meanwhile."""
-        self._has_ended = bool(self._waiting)
-        if not self._has_ended:
-            self.connection.eof_received()
-        return self._has_ended
+    def eof_received(self) -> None:
+        """Pass it on; the transport closes."""
+        self.connection.eof_received()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget what waits."""

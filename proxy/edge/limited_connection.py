@@ -1,25 +1,23 @@
-"""What a client may take of one connection: time in each of its states, and memory.
+"""What a client may take of one connection: time for a body, and memory.
 
 Memory is input that was not handled yet, and output that was not sent yet. Input is unfinished
-headers and trailers, requests that wait for the answer to another one, and unfinished websocket
-messages. A few bytes are not counted: the number of connections limits
-them.
+headers, trailers and websocket messages. A few bytes are not counted, since the number of
+connections limits them: less than `MIN_COUNTED`, and one read that waits for a turn or for the
+answer to the request before it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from enum import Enum, auto
 from typing import Any
 
 import structlog
 from aiohttp import StreamReader, WSCloseCode, WSMessage, WSMsgType, web
-from aiohttp.http_parser import RawRequestMessage
 
 from proxy.budget import Allocation, ThresholdAllocation
 from proxy.edge.addressing import Peer
-from proxy.edge.aiohttp_internals import BY_ANSWER, BY_TURNS, PausedReading, has_waiting_request
+from proxy.edge.aiohttp_internals import BY_ANSWER, PausedReading, has_waiting_request
 from proxy.edge.connection_manager import ConnectionManager
 from proxy.edge.loop_turns import Driver
 from proxy.edge.raw_answers import HEADERS_TOO_LARGE, TOO_MUCH_UNFINISHED
@@ -36,8 +34,6 @@ MIN_COUNTED = 16 * 1024
 INPUT_WEIGHT = 2
 #: Maximum bytes of all headers of a request, and of its trailers, as multiples of `header_bytes`.
 HEAD_LIMITS = 4
-#: Maximum error in bytes of the estimate of what the parser has consumed.
-_SLACK = 1024
 #: Seconds for an answer under way, or for a close frame, after the access of a member has ended.
 REVOKE_TIMEOUT = 0.5
 #: The reason in the close frame of a client whose message takes too much memory.
@@ -46,23 +42,8 @@ MESSAGE_REFUSED = "The proxy holds too much unfinished data of yours; connect ag
 Leave = Callable[[int, str, float], object]
 
 
-class ConnectionState(Enum):
-    """The state of a connection."""
-
-    HANDSHAKE = auto()
-    #: Its client is refused, whatever it sends.
-    REFUSED = auto()
-    #: The headers of a request come next.
-    IDLE = auto()
-    #: A request is being answered.
-    ANSWER = auto()
-    #: The answer was sent before the whole body was received.
-    REST = auto()
-    SOCKET = auto()
-
-
 class LimitedConnection(PausedReading):
-    """aiohttp's protocol of one connection, with its state and since when it has it.
+    """aiohttp's protocol of one connection, with what it may take.
 
     What it holds is taken from the budget of its member, or of its address while it is anonymous.
     """
@@ -71,15 +52,13 @@ class LimitedConnection(PausedReading):
         "_body",
         "_body_bytes",
         "_body_timer",
-        "_chunk",
         "_handshake",
         "_held",
         "_input",
         "_leave",
         "_output",
         "_received",
-        "_since",
-        "_state",
+        "busy",
         "context",
         "driver",
         "manager",
@@ -97,15 +76,14 @@ class LimitedConnection(PausedReading):
         self.peer = Peer("")
         #: Charges what the connection takes of the event loop's time.
         self.driver = Driver(manager.turns, manager.turns.strangers, "")
-        self._state = ConnectionState.IDLE
-        self._since = manager.now()
+        #: Whether a request is being answered.
+        self.busy = False
         #: Bytes of input and output, and what of the budget is held for them.
         self._input = self._output = 0
         self._held = ThresholdAllocation(MIN_COUNTED)
-        #: The current body.
+        #: The current body, and how many bytes of it had come with the last input.
         self._body: StreamReader | None = None
-        #: Bytes of the last chunk of input, and those of the body at that time.
-        self._chunk = self._body_bytes = 0
+        self._body_bytes = 0
         #: Bytes received since the body began, or since its progress was checked.
         self._received = 0
         self._body_timer: asyncio.TimerHandle | None = None
@@ -113,17 +91,6 @@ class LimitedConnection(PausedReading):
         self._handshake: Callable[[], object] | None = None
         #: Closes the websocket.
         self._leave: Leave | None = None
-
-    def _enter(self, state: ConnectionState) -> None:
-        self._state, self._since = state, self.manager.now()
-        if self._body_timer is not None:
-            self._body_timer.cancel()
-            self._body_timer = None
-
-    @property
-    def busy(self) -> bool:
-        """Whether a request is being answered."""
-        return self._state is ConnectionState.ANSWER
 
     # --- bodies ----------------------------------------------------------------------------
 
@@ -134,6 +101,11 @@ class LimitedConnection(PausedReading):
         if timeout > 0:
             loop = asyncio.get_running_loop()
             self._body_timer = loop.call_later(timeout, self._check_body)
+
+    def _stop_body_timer(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
 
     def _check_body(self) -> None:
         """Fail the request if its body arrives too slowly."""
@@ -169,31 +141,24 @@ class LimitedConnection(PausedReading):
 
     # --- input -----------------------------------------------------------------------------
 
-    def hold_reading(self) -> None:
-        """Read no more until the owner has a turn."""
-        self.pause(BY_TURNS)
-
-    def release_reading(self) -> None:
-        """Read again."""
-        self.resume(BY_TURNS)
-
     def data_received(self, data: bytes) -> None:
         """Pass input to the parser and count it."""
-        state = self._state
-        self._chunk = len(data)
-        self._received += self._chunk
-        if state is ConnectionState.IDLE:
-            self._input += self._chunk
-        super().data_received(data)
-        if not data or self.transport is None:
-            return
-        if state is ConnectionState.IDLE:
-            if not has_waiting_request(self):
+        size, busy, body = len(data), self.busy, self._body
+        self._received += size
+        if busy or self._leave is not None:
+            super().data_received(data)
+            if size and self.transport is not None:
+                if busy:
+                    self._count_after_headers(size)
+                else:
+                    self._count_frames(size)
+        elif body is None or body.is_eof():
+            self._input += size
+            super().data_received(data)
+            if size and self.transport is not None and not has_waiting_request(self):
                 self._count_headers()
-        elif state is ConnectionState.SOCKET:
-            self._count_frames()
-        else:
-            self._count_after_headers()
+        else:  # the rest of a body whose request has its answer
+            super().data_received(data)
 
     def _count_headers(self) -> None:
         """Count the input as headers that are not complete."""
@@ -204,43 +169,33 @@ class LimitedConnection(PausedReading):
             log.info("headers_refused", member=self.owner.member)
             self._answer_raw(TOO_MUCH_UNFINISHED)
 
-    def begin_body(self, message: RawRequestMessage, body: StreamReader) -> None:
+    def begin_body(self, body: StreamReader) -> None:
         """Count what comes after the headers of a request as its body."""
-        taken = _SLACK  # of less no estimate is made
-        if self._input > _SLACK:
-            taken = _head_bytes(message) + body.total_bytes
-        self._input = max(0, self._input - taken)
+        self._input = 0
         self._body, self._body_bytes = body, body.total_bytes
-        self._enter(ConnectionState.ANSWER)
+        self.busy = True
+        self._stop_body_timer()
         if not body.is_eof():  # the rest of it comes before the answer
             self._expect_body()
             self.resume(BY_ANSWER)
 
-    def _count_after_headers(self) -> None:
+    def _count_after_headers(self, size: int) -> None:
         """Count trailers of a body, and pause before the next request until the answer is sent."""
         body = self._body
-        if self._state is ConnectionState.REST:
-            if body is None or body.is_eof():
-                self._state = ConnectionState.IDLE
-            return
-        if body is not None and body.total_bytes != self._body_bytes:
-            self._body_bytes = body.total_bytes
-            self._input = 0
-            return
-        self._input += self._chunk
         if body is None or body.is_eof():
             self.pause(BY_ANSWER)
-        elif self._input > HEAD_LIMITS * self.max_field_size:
-            log.info("trailers_refused", received=self._input)
-            self.cut()
-            return
-        if not self._fits():
-            log.info("request_refused", member=self.owner.member)
-            self.cut()
+        elif body.total_bytes != self._body_bytes:
+            self._body_bytes = body.total_bytes
+            self._input = 0
+        else:
+            self._input += size
+            if self._input > HEAD_LIMITS * self.max_field_size or not self._fits():
+                log.info("trailers_refused", member=self.owner.member, received=self._input)
+                self.cut()
 
-    def _count_frames(self) -> None:
+    def _count_frames(self, size: int) -> None:
         """Count the input as a part of a websocket message."""
-        self._input += self._chunk
+        self._input += size
         if self._fits() or self.paused_by & BY_ANSWER:
             return
         log.info("socket_refused", member=self.owner.member, received=self._input)
@@ -253,14 +208,13 @@ class LimitedConnection(PausedReading):
         if message.type in (WSMsgType.PING, WSMsgType.PONG):  # between the parts of a message
             self._input = max(0, self._input - 2 - len(message.data))
         else:
-            self._input = min(self._input, self._chunk)
+            self._input = 0
         self._fits()
 
     def _resume_input(self) -> None:
-        """Resume reading; a part of the next request may have been received already."""
+        """Read again what waited for an answer."""
+        self._input = 0
         self.resume(BY_ANSWER)
-        if self._state is ConnectionState.IDLE and self._input <= _SLACK:
-            self._input = 0
         self._fits()
 
     # --- output ----------------------------------------------------------------------------
@@ -301,9 +255,3 @@ class LimitedConnection(PausedReading):
             self._handshake()
         elif self.transport is not None:
             self.transport.abort()
-
-
-def _head_bytes(message: RawRequestMessage) -> int:
-    """Return the approximate size of a request line and headers."""
-    fields = sum(len(name) + len(value) + 4 for name, value in message.raw_headers)
-    return len(message.method) + len(message.path) + 14 + fields

@@ -25,7 +25,7 @@ from proxy.edge.connection_manager import (
     ManagedConnection,
 )
 from proxy.edge.connections import Connection, begun, driven
-from proxy.edge.input import InputProtocol, ReadBuffer
+from proxy.edge.input import READ, InputProtocol
 from proxy.edge.tls import Certificate, TlsListener
 from proxy.pool import Pool
 
@@ -89,7 +89,8 @@ class SentAnswers(AbstractAccessLogger):
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
         """Note the end of an answer; aiohttp calls this."""
-        cast("Connection", request.protocol).answered()
+        connection: Any = request.protocol
+        connection.answered()
 
 
 class HttpListener:
@@ -160,20 +161,22 @@ class HttpListener:
 
     async def _listen(
         self,
-        make: Callable[[], InputProtocol[Connection]],
+        make: Callable[[], tuple[Connection, InputProtocol]],
         hosts: Sequence[str],
         port: int,
         certificate: Certificate | None,
     ) -> asyncio.Server | TlsListener:
         if certificate is None:
             loop = asyncio.get_running_loop()
-            return await loop.create_server(make, hosts, port, backlog=BACKLOG)
+            return await loop.create_server(lambda: make()[1], hosts, port, backlog=BACKLOG)
         listener = TlsListener(make, certificate.context, self._context.supervisor.failed)
         await listener.start(hosts, port, backlog=BACKLOG)
         return listener
 
-    def _protocols(self, connections: ConnectionManager) -> Callable[[], InputProtocol[Connection]]:
-        """Return the factory of the protocol of each new connection."""
+    def _protocols(
+        self, connections: ConnectionManager
+    ) -> Callable[[], tuple[Connection, InputProtocol]]:
+        """Return the factory of new connections, each with the protocol of its transport."""
         inner = self._runner.server
         assert inner is not None  # noqa: S101
         handle = self._gate(cast("Application", inner.request_handler))
@@ -190,8 +193,13 @@ class HttpListener:
             max_line_size=min(MAX_LINE, self._limits.header_bytes),
             max_field_size=self._limits.header_bytes,
         )
-        buffer = ReadBuffer()
-        return lambda: InputProtocol(make(), buffer)
+        buffer = memoryview(bytearray(READ))
+
+        def connect() -> tuple[Connection, InputProtocol]:
+            connection = make()
+            return connection, InputProtocol(connection, buffer)
+
+        return connect
 
     async def stop(self, *, spent: float = 0.0) -> None:
         """Stop listening, finish the answers under way, and close the websockets.

@@ -17,16 +17,6 @@ def _raw(error: LocalError, status: str, retry_after: int | None = None) -> byte
     return head.encode() + body
 
 
-TOO_MANY_CONNECTIONS = _raw(
-    LocalError(
-        "too_many_connections",
-        "The proxy has reached the setting `max_connections`; close some connections and try "
-        "again.",
-        kind="unavailable",
-    ),
-    "503 Service Unavailable",
-    5,
-)
 HEADERS_TOO_LARGE = _raw(
     LocalError(
         "headers_too_large",

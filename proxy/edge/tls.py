@@ -17,7 +17,6 @@ from typing import Any
 import structlog
 
 from proxy.edge.connections import Connection
-from proxy.edge.input import InputProtocol
 from proxy.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
@@ -105,7 +104,7 @@ class TlsListener:
 
     def __init__(
         self,
-        make: Callable[[], InputProtocol[Connection]],
+        make: Callable[[], tuple[Connection, asyncio.BufferedProtocol]],
         context: ssl.SSLContext,
         failed: asyncio.Event,
     ) -> None:
@@ -166,8 +165,7 @@ class TlsListener:
     def _begin(self, accepted: socket.socket, peer: Any) -> None:
         """Start the handshake of a connection, if there is a place for it."""
         accepted.setblocking(False)
-        protocol = self._make()
-        connection = protocol.connection
+        connection, protocol = self._make()
         handshake = _Handshake(connection, accepted)
         if not connection.accept(str(peer[0]), handshake.end):
             accepted.close()
@@ -176,9 +174,7 @@ class TlsListener:
         handshake.task = self._supervisor.spawn(work, "TLS handshake")
         handshake.task.add_done_callback(handshake.ended)
 
-    async def _handshake(
-        self, protocol: InputProtocol[Connection], accepted: socket.socket
-    ) -> None:
+    async def _handshake(self, protocol: asyncio.BufferedProtocol, accepted: socket.socket) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: protocol,
