@@ -44,8 +44,9 @@ def finish(request: web.Request, response: web.StreamResponse, services: Service
         headers.setdefault("Referrer-Policy", "same-origin")
     if services[MEMBERS].has_members:
         _make_private(headers)
-    if services[OPTIONS].cors_origins:
-        if "*" in services[OPTIONS].cors_origins:
+    origins = services[OPTIONS].cors_origins
+    if origins:
+        if "*" in origins:
             allow_all(response)
         else:
             headers.add("Vary", "Origin")

@@ -98,7 +98,7 @@ class Gate:
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         """Answer a request."""
-        began = clock.monotonic()
+        began = clock.source.monotonic()
         connection = connection_of(request)
         connection.task = asyncio.current_task()
         request[SERVICES] = self._services
@@ -127,7 +127,7 @@ class Gate:
             if self._compress:
                 bodies.pack(request, answer)
         if _ROOT_LOGGER.level <= logging.DEBUG:
-            _log_handled(request, answer.status, clock.monotonic() - began)
+            _log_handled(request, answer.status, clock.source.monotonic() - began)
         return answer
 
     async def _answer(
@@ -233,7 +233,7 @@ class Gate:
             request.method if request.method in _METHODS else "other",
             "other" if resource is None else resource.canonical,
             status,
-            clock.monotonic() - began,
+            clock.source.monotonic() - began,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 
@@ -20,7 +20,9 @@ SERVICES: web.RequestKey[Services] = web.RequestKey("services")
 
 def connection_of(request: web.BaseRequest) -> Connection:
     """Return the connection on which a request came."""
-    return cast("Connection", request.protocol)
+    protocol: Any = request.protocol
+    connection: Connection = protocol
+    return connection
 
 
 def way_of(request: web.BaseRequest) -> Way:

@@ -111,7 +111,7 @@ class ConnectionManager:
         account = self.turns.of_stranger(network.address)
         connection.driver = Driver(self.turns, account, network.address)
         self.connections.add(connection)
-        self.turns.is_calm = len(self.connections) <= FEW
+        self.turns.has_few_connections = len(self.connections) <= FEW
         if self._places.enter(connection, self.now()):
             return True
         if self._refused == 0:
@@ -152,7 +152,7 @@ class ConnectionManager:
         """Remove a closed connection."""
         if connection in self.connections:
             self.connections.discard(connection)
-            self.turns.is_calm = len(self.connections) <= FEW
+            self.turns.has_few_connections = len(self.connections) <= FEW
             self._refused -= connection.is_refused
         self._places.leave(connection)
         self._changed.set()

@@ -1,9 +1,12 @@
 """Turns of the event loop's time, by owner.
 
 What the input and the handlers of an owner take on the event loop is charged to it. An owner that
-has used `QUANTUM` waits until the event loop has served what is ready of all others. So everybody
-waits for a few ms of each other owner, however much one of them sends. All strangers are one owner,
-whose addresses take turns.
+has used `QUANTUM` in one iteration of the event loop waits until that has served what is ready of
+all others. So everybody waits for a few ms of each other owner, however much one of them sends. All
+strangers are one owner, whose addresses take turns.
+
+All this takes time itself, so that nothing is charged while few connections are open, or while each
+iteration of the event loop is short.
 """
 
 from __future__ import annotations
@@ -21,8 +24,8 @@ T = TypeVar("T")
 
 #: Seconds of the event loop's time in one turn of an owner.
 QUANTUM = 0.004
-#: Seconds in one turn of an owner that is alone: all others were idle for as many rounds.
-ALONE, IDLE_ROUNDS = 0.05, 64
+#: Seconds of an iteration that nobody notices, and for which owners have turns after a longer one.
+CALM, STRAINED = 0.025, 1.0
 #: Steps of an owner that are woken together.
 MAX_WOKEN = 64
 #: Connections of which a step each takes less than what anybody notices.
@@ -37,65 +40,67 @@ _Waiting = Callable[[], bool]
 class LoopAccount:
     """The time that one owner uses, and what of it waits for a turn."""
 
-    __slots__ = ("__weakref__", "_returned", "_turns", "_waiting", "must_wait", "used")
+    __slots__ = (
+        "__weakref__",
+        "_returned",
+        "_turns",
+        "_waiting",
+        "has_next_turn",
+        "must_wait",
+        "used",
+    )
 
     def __init__(self, turns: LoopTurns) -> None:
         self._turns = turns
         #: What was woken and found no time left; it is first in the next turn.
         self._returned: deque[_Waiting] = deque()
         #: What waits, by address.
-        self._waiting: dict[str, deque[_Waiting]] = {}
+        self._waiting: OrderedDict[str, deque[_Waiting]] = OrderedDict()
         #: Seconds used in this turn.
         self.used = 0.0
         #: Whether new work has to wait.
         self.must_wait = False
+        #: Whether the next turn begins in the next round.
+        self.has_next_turn = False
 
     def charge(self, seconds: float) -> None:
         """Count time that was used."""
         self.used += seconds
-        turns = self._turns
-        if turns.last is not self:
-            turns.last = self
-            turns.contend()
-        if self.used >= turns.quantum and not self.must_wait:
-            self.must_wait = True
-            turns.wait(self)
+        if self.used >= QUANTUM / 2:
+            self.must_wait |= self.used >= QUANTUM
+            self._turns.renew(self)
 
     def add(self, address: str, waiting: _Waiting) -> None:
         """Let something wait for the next turn, last of its address."""
-        queue = self._waiting.get(address)
-        if queue is None:
-            queue = self._waiting[address] = deque()
-        queue.append(waiting)
+        self._waiting.setdefault(address, deque()).append(waiting)
 
     async def turn(self, address: str) -> None:
         """Wait for a turn with time that is left."""
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.add(address, partial(_wake, woken))
         await woken
-        while self.used >= self._turns.quantum:  # others that were woken have used it up
+        while self.used >= QUANTUM:  # others that were woken have used it up
             woken = asyncio.get_running_loop().create_future()
             self._returned.append(partial(_wake, woken))
-            if not self.must_wait:
-                self.must_wait = True
-                self._turns.wait(self)
+            self.must_wait = True
+            self._turns.renew(self)
             await woken
 
-    def begin_turn(self) -> bool:
-        """Serve what waits for as long as a turn lasts; return whether more waits."""
+    def begin_turn(self) -> None:
+        """Serve what waits for as long as a turn lasts."""
         self.used, woken = 0.0, 0
-        quantum = self._turns.quantum
-        while self._returned and self.used < quantum:
+        self.has_next_turn = False
+        while self._returned and self.used < QUANTUM:
             woken += self._returned.popleft()()
-        while self._waiting and self.used < quantum and woken < MAX_WOKEN:
-            address = next(iter(self._waiting))
-            queue = self._waiting.pop(address)
+        while self._waiting and self.used < QUANTUM and woken < MAX_WOKEN:
+            address, queue = self._waiting.popitem(last=False)
             waiting = queue.popleft()
             if queue:
                 self._waiting[address] = queue  # behind the other addresses
             woken += waiting()
-        self.must_wait = bool(self._waiting or self._returned) or self.used >= quantum
-        return self.must_wait
+        self.must_wait = bool(self._waiting or self._returned) or self.used >= QUANTUM
+        if self.must_wait:
+            self._turns.renew(self)
 
 
 def _wake(woken: asyncio.Future[None]) -> bool:
@@ -106,20 +111,38 @@ def _wake(woken: asyncio.Future[None]) -> bool:
 
 
 class LoopTurns:
-    """The accounts of all owners. Those that have to wait have their turns in rounds."""
+    """The accounts of all owners. Those that use much time have their turns in rounds."""
 
     def __init__(self) -> None:
         self.strangers = LoopAccount(self)
-        #: Whether so few connections are open that nothing is charged; see `FEW`.
-        self.is_calm = True
-        #: The account that was charged last, and the seconds of a turn.
-        self.last: LoopAccount | None = None
-        self.quantum = QUANTUM
-        self._idle_rounds = 0
+        #: Whether few connections are open; see `FEW`.
+        self.has_few_connections = True
+        #: Until when the current iteration is short, and owners have turns.
+        self._calm_until = self._strained_until = 0.0
+        self._is_watching = False
         self._members: WeakValueDictionary[str, LoopAccount] = WeakValueDictionary()
         self._addresses: OrderedDict[str, LoopAccount] = OrderedDict()
-        self._waiting: list[LoopAccount] = []
-        self._is_scheduled = False
+        #: Who has a turn in the next round.
+        self._next: list[LoopAccount] = []
+
+    def are_needed(self) -> bool:
+        """Return whether what follows is to be charged, and waits for its turn."""
+        if self.has_few_connections:
+            return False
+        now = clock.source.monotonic()
+        return now >= self._calm_until and not self._begin_iteration(now)
+
+    def _begin_iteration(self, now: float) -> bool:
+        """Watch the current iteration; return whether it is short until now."""
+        if self._is_watching:  # it is long
+            self._strained_until = now + STRAINED
+        elif now >= self._strained_until:
+            self._is_watching, self._calm_until = True, now + CALM
+            asyncio.get_running_loop().call_soon(self._end_iteration)
+        return now < self._calm_until
+
+    def _end_iteration(self) -> None:
+        self._is_watching, self._calm_until = False, 0.0
 
     def of_member(self, member: str, address: str) -> LoopAccount:
         """Return the account of a member who is at an address.
@@ -144,27 +167,21 @@ class LoopTurns:
         self._addresses.move_to_end(address)
         return account
 
-    def contend(self) -> None:
-        """Make turns short: another account is charged than before."""
-        self._idle_rounds, self.quantum = 0, QUANTUM
-
-    def wait(self, account: LoopAccount) -> None:
+    def renew(self, account: LoopAccount) -> None:
         """Give an account a turn in the next round."""
-        self._waiting.append(account)
-        if not self._is_scheduled:
-            self._is_scheduled = True
+        if account.has_next_turn:
+            return
+        account.has_next_turn = True
+        self._next.append(account)
+        if len(self._next) == 1:
             # The event loop polls between the two calls, and serves what is ready of others.
             loop = asyncio.get_running_loop()
             loop.call_soon(loop.call_soon, self._begin_round)
 
     def _begin_round(self) -> None:
-        accounts, self._waiting, self._is_scheduled = self._waiting, [], False
-        self._idle_rounds += 1
-        if self._idle_rounds > IDLE_ROUNDS:
-            self.quantum = ALONE
+        accounts, self._next = self._next, []
         for account in accounts:
-            if account.begin_turn():
-                self.wait(account)
+            account.begin_turn()
 
 
 class Driver:
@@ -190,7 +207,7 @@ class Driver:
 
     async def give_way(self) -> None:
         """Let others go on within a step that may take long, and wait for a turn."""
-        if self.turns.is_calm or self.account.must_wait or self._used() >= QUANTUM:
+        if not self.turns.are_needed() or self.account.must_wait or self._used() >= QUANTUM:
             await asyncio.sleep(0)
 
     def _used(self) -> float:
@@ -226,7 +243,7 @@ class DrivenWork(Generic[T]):
         turns, error = driver.turns, None
         try:
             while True:
-                if turns.is_calm and error is None:
+                if error is None and not turns.are_needed():
                     awaited = work.send(None)
                 else:
                     if error is None and driver.account.must_wait:

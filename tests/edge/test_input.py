@@ -11,6 +11,7 @@ import pytest
 from stack import TIMEOUT
 from waiting import until
 
+from proxy.edge import loop_turns
 from proxy.edge.aiohttp_internals import BY_TURNS
 from proxy.edge.input import READ, InputProtocol
 from proxy.edge.limited_connection import LimitedConnection
@@ -57,9 +58,10 @@ class Reader:
 
 
 @pytest.fixture
-def reader() -> Reader:
+def reader(monkeypatch: pytest.MonkeyPatch) -> Reader:
+    monkeypatch.setattr(loop_turns, "CALM", 0.0)
     turns = LoopTurns()
-    turns.is_calm = False
+    turns.has_few_connections = False
     return Reader(Driver(turns, turns.of_member("eve", ""), ""))
 
 
@@ -115,7 +117,8 @@ async def test_the_end_waits_for_what_came_before(
     writer.write_eof()
     await until(lambda: bool(account._waiting))
     assert reader.received == b""
-    assert not account.begin_turn()
+    account.begin_turn()
+    assert not account.must_wait
     await reader.ended.wait()
     assert reader.received == b"x$"
 
@@ -130,7 +133,8 @@ async def test_input_that_waits_is_forgotten_with_its_connection(
     assert reader.transport is not None
     reader.transport.abort()
     await reader.ended.wait()
-    assert not account.begin_turn()
+    account.begin_turn()
+    assert not account.must_wait
     assert reader.received == b""
 
 
@@ -147,7 +151,7 @@ async def test_input_that_fails_in_its_turn_ends_no_turns_of_others(
     account.must_wait = True
     writer.write(b"x")
     await until(lambda: bool(account._waiting))
-    turns.wait(account)
+    turns.renew(account)
     bob = turns.of_member("bob", "")
     bob.charge(QUANTUM)
     async with asyncio.timeout(TIMEOUT):

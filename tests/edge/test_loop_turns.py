@@ -35,9 +35,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> WorkClock:
 
 
 @pytest.fixture
-def turns() -> LoopTurns:
+def turns(monkeypatch: pytest.MonkeyPatch) -> LoopTurns:
+    """Turns of many connections, of which each iteration is too long."""
+    monkeypatch.setattr(loop_turns, "CALM", 0.0)
     turns = LoopTurns()
-    turns.is_calm = False
+    turns.has_few_connections = False
     return turns
 
 
@@ -77,30 +79,63 @@ async def test_steps_of_one_work_wait_for_turns_too(clock: WorkClock, turns: Loo
     async def work() -> None:
         nonlocal steps
         for _ in range(100):
-            clock.now += STEP
+            clock.now += 1.01 * QUANTUM
             steps += 1
             await asyncio.sleep(0)
 
     greedy = asyncio.create_task(finished(member(turns, "eve"), work()))
     for _ in range(9):
         await asyncio.sleep(0)
-    assert 4 <= steps <= 8
+    assert 2 <= steps <= 4
     await greedy
     assert steps == 100
 
 
-async def test_an_owner_that_is_alone_has_long_turns(clock: WorkClock, turns: LoopTurns) -> None:
-    driver = member(turns, "eve")
+async def test_an_owner_that_uses_little_in_each_iteration_never_waits(
+    clock: WorkClock, turns: LoopTurns
+) -> None:
+    driver = member(turns, "ann")
 
     async def work() -> None:
-        clock.now += 1.01 * QUANTUM
+        clock.now += STEP
 
-    assert turns.quantum == QUANTUM
-    for _ in range(2 * loop_turns.IDLE_ROUNDS):
+    for _ in range(100):
         await driver.drive(work())
-    assert turns.quantum == loop_turns.ALONE
-    await member(turns, "bob").drive(work())
-    assert turns.quantum == QUANTUM
+        assert not driver.account.must_wait
+        await asyncio.sleep(0)
+
+
+async def test_short_iterations_are_not_charged(
+    clock: WorkClock, turns: LoopTurns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_turns, "CALM", 10 * QUANTUM)
+    driver, done = member(turns, "eve"), 0
+
+    async def work() -> None:
+        nonlocal done
+        clock.now += QUANTUM
+        done += 1
+
+    for count in (9, 9):
+        await asyncio.gather(*(finished(driver, work()) for _ in range(count)))
+        assert driver.account.used == 0
+    tasks = [asyncio.create_task(finished(driver, work())) for _ in range(20)]
+    await asyncio.sleep(0)
+    assert done == 18 + 11  # one of them in a turn
+    await asyncio.gather(*tasks)
+
+
+async def test_turns_end_some_time_after_a_long_iteration(
+    clock: WorkClock, turns: LoopTurns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_turns, "CALM", QUANTUM)
+    assert not turns.are_needed()
+    clock.now += QUANTUM
+    assert turns.are_needed()
+    await asyncio.sleep(0)
+    assert turns.are_needed()
+    clock.now += loop_turns.STRAINED
+    assert not turns.are_needed()
 
 
 async def test_addresses_of_strangers_take_turns(clock: WorkClock, turns: LoopTurns) -> None:
@@ -168,7 +203,7 @@ async def test_who_was_admitted_waits_for_a_turn_of_its_own(
 
 
 async def test_few_connections_are_not_charged(clock: WorkClock, turns: LoopTurns) -> None:
-    turns.is_calm = True
+    turns.has_few_connections = True
     driver = member(turns, "ann")
 
     async def work() -> None:
@@ -183,11 +218,11 @@ async def test_few_connections_are_not_charged(clock: WorkClock, turns: LoopTurn
 async def test_work_that_goes_on_is_charged_when_many_others_come(
     clock: WorkClock, turns: LoopTurns
 ) -> None:
-    turns.is_calm = True
+    turns.has_few_connections = True
     driver = member(turns, "ann")
 
     async def work() -> None:
-        turns.is_calm = False
+        turns.has_few_connections = False
         await asyncio.sleep(0)
         clock.now += STEP
 
