@@ -68,7 +68,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
             "to": (_DAY, "The last day (UTC); without it today."),
             "rows": (
                 Literal["days", "costs"],
-                "Usage by day and member (`days`), or what it cost by account and class too.",
+                "Usage by day, member and token (`days`), or its costs by account and class too.",
             ),
             "format": (Literal["json", "csv"], "With `csv` the answer is a file."),
             **_MEMBER,

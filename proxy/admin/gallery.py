@@ -30,7 +30,7 @@ from proxy.api.content import content_headers
 from proxy.api.holding import owner_of
 from proxy.api.jobs import examined
 from proxy.api.keys import ACCOUNTING, CATALOG, FILES, HISTORY, JOBS, TURNS
-from proxy.api.requests import member_of
+from proxy.api.requests import member_of, token_of
 from proxy.costs.credits import to_credits
 from proxy.costs.job_cost import Charge, JobCost
 from proxy.files.conversions import THUMBNAIL
@@ -202,7 +202,7 @@ async def get_thumbnail(request: web.Request) -> web.Response:
         return bodies.empty(404)
     picture = await files.convert(record, THUMBNAIL)
     if request.method != "HEAD":
-        request.app[ACCOUNTING].served(member_of(request), len(picture))
+        request.app[ACCOUNTING].served(member_of(request), len(picture), token_of(request))
     headers = content_headers(THUMBNAIL.media_type)
     headers["Cache-Control"] = "private, max-age=300"
     return web.Response(body=picture, headers=headers)

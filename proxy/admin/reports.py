@@ -12,7 +12,7 @@ from proxy.storage.usage import UsageRow
 
 
 def usage_csv(rows: Iterable[UsageRow]) -> str:
-    """Return usage as CSV: a line of names, and a line for each day and member."""
+    """Return usage as CSV: a line of names, and a line for each day, member and token."""
     return _csv([*UsageShown.__annotations__], map(usage_shown, rows))
 
 

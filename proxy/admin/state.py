@@ -20,7 +20,6 @@ from proxy.api.requests import admission_of, member_of
 from proxy.costs.credits import to_credits
 from proxy.jobs.messages import JobChanged
 from proxy.jobs.models import shown_state
-from proxy.storage.usage import day_of
 from proxy.storage.webhooks import GATEWAY
 
 if TYPE_CHECKING:
@@ -117,7 +116,6 @@ async def state_of(app: web.Application, scope: StateScope) -> State:
     report = await app[READINESS].report()
     member = None if admin else viewer
     now, here = clock.time(), app[ADMIN_LISTENER]
-    today = day_of(now)
     seen = await app[JOBS].overview(member)
     running = [view for view in seen.jobs if shown_state(view.job) != "waiting"]
     waiting = [view for view in seen.jobs if shown_state(view.job) == "waiting"]
@@ -142,7 +140,7 @@ async def state_of(app: web.Application, scope: StateScope) -> State:
                 "credits_estimated": to_credits(row.credits_estimated),
                 "unknown_costs": row.unknown_costs,
             }
-            for row in await app[ACCOUNTING].usage.days(today, today, member)
+            for row in await app[ACCOUNTING].usage.today_by_member(member)
         ],
         "budgets": await shown_budgets(app, None if admin else viewer),
         "history": app[JOBS].history.word(member),

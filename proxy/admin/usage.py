@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 async def get_usage(request: web.Request) -> JsonAnswer[Usage] | web.Response:
-    """Return jobs, running seconds, outputs, bytes and credits by day (UTC) and member.
+    """Return jobs, running seconds, outputs, bytes and credits by day (UTC), member and token.
 
     The query has `from` and `to` (days, both included; default today) and `member`. Members get
     their own usage. With `rows=costs` the answer has what jobs have cost by account and node class

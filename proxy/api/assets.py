@@ -14,7 +14,7 @@ from proxy.api import bodies, upload
 from proxy.api.content import content_headers
 from proxy.api.downloads import send_file
 from proxy.api.keys import ACCOUNTING, ASSETS
-from proxy.api.requests import member_of
+from proxy.api.requests import member_of, token_of
 from proxy.files.assets import Assets, gone
 from proxy.translate import asset_requests
 from proxy.translate.assets import AssetError, read_hash
@@ -138,7 +138,8 @@ async def post_asset(request: web.Request) -> web.Response:
             if new.hash is not None and await assets.has(member, read_hash(new.hash)):
                 return bodies.json(await assets.from_hash(member, new), 201)
             raise AssetError("MISSING_FILE", "The form has no part `file`.")
-        async with request.app[ACCOUNTING].uploading(member, upload.size(file.file)):
+        accounting, token = request.app[ACCOUNTING], token_of(request)
+        async with accounting.uploading(member, upload.size(file.file), token):
             chunks = upload.chunks(file.file)
             return bodies.json(await assets.upload(member, chunks, file.filename, new), 201)
 

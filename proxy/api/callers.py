@@ -12,7 +12,7 @@ from typing import NamedTuple
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from proxy.api.requests import admission_of, connection_of
+from proxy.api.requests import connection_of, token_of
 from proxy.edge.addressing import Peer, is_trusted, parse_address
 
 Headers = CIMultiDict[str] | CIMultiDictProxy[str]
@@ -78,7 +78,7 @@ def submitter_of(request: web.Request) -> str:
     It is stored with jobs, and therefore a digest.
     """
     parts = (
-        admission_of(request).token or "",
+        token_of(request),
         address_of(request),
         request.headers.get("User-Agent", ""),
     )

@@ -28,7 +28,7 @@ from proxy.api.content import content_headers, filename_parameter
 from proxy.api.credentials import KEY_HEADER
 from proxy.api.holding import PIECE, UNCOUNTED, LargeBody, forget_frames
 from proxy.api.keys import ACCOUNTING, ASSETS, FILES, OPTIONS
-from proxy.api.requests import admission_of, member_of
+from proxy.api.requests import admission_of, member_of, token_of
 from proxy.api.tickets import TICKETED
 from proxy.files.cache import read_at
 from proxy.files.contents import Content, ContentBrokenError
@@ -185,7 +185,7 @@ async def send_file(
 
 
 def _count(request: web.Request, sent: int) -> None:
-    request.app[ACCOUNTING].served(member_of(request), sent)
+    request.app[ACCOUNTING].served(member_of(request), sent, token_of(request))
 
 
 # --- conditions and ranges ------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from proxy.api.callers import submitter_of
 from proxy.api.holding import hold, owner_of
 from proxy.api.keys import JOBS, TURNS, WEBHOOKS
 from proxy.api.middleware import note
-from proxy.api.requests import admission_of, connection_of, member_of
+from proxy.api.requests import connection_of, member_of, token_of
 from proxy.jobs.models import JobRequest
 from proxy.jobs.records import JobRecord
 from proxy.jobs.service import STATUSES, JobQuery
@@ -50,7 +50,7 @@ async def post_prompt(request: web.Request) -> web.StreamResponse:
         body,
         usage_source,
         submitter=submitter_of(request),
-        token=admission_of(request).token or "",
+        token=token_of(request),
         trace=trace_of(request.headers.get(TRACEPARENT)),
     )
     if WEBHOOK_URL in wanted.extra_data:

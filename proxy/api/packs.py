@@ -14,7 +14,7 @@ from proxy.api.answer_headers import prepare
 from proxy.api.content import content_headers
 from proxy.api.keys import ACCOUNTING, JOBS, PACKS
 from proxy.api.middleware import note
-from proxy.api.requests import member_of
+from proxy.api.requests import member_of, token_of
 from proxy.packs.pack import PackRoute, PackServices
 from proxy.translate.errors import PlainError
 
@@ -71,7 +71,7 @@ class RequestCall:
                 f"The picture has more than {limit} bytes, which is the maximum.",
                 kind="too_large",
             ) from None
-        async with accounting.uploading(self.member, len(data)):
+        async with accounting.uploading(self.member, len(data), token_of(request)):
             yield data
 
     async def cancel(self, prompt_id: str) -> None:
@@ -97,7 +97,7 @@ class RequestCall:
         if request.method != "HEAD":
             for start in range(0, len(data), _CHUNK):
                 await response.write(data[start : start + _CHUNK])
-            request.app[ACCOUNTING].served(self.member, len(data))
+            request.app[ACCOUNTING].served(self.member, len(data), token_of(request))
         return response
 
 

@@ -38,6 +38,11 @@ def admission_of(request: web.BaseRequest) -> Admission:
     return admission
 
 
+def token_of(request: web.BaseRequest) -> str:
+    """Return the id of the token that a request was authenticated with, an empty text for none."""
+    return admission_of(request).token or ""
+
+
 def services_of(request: web.BaseRequest) -> Services:
     """Return the services of the listener that got a request, before its route is resolved too."""
     return cast("web.Request", request)[SERVICES]

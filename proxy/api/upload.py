@@ -24,7 +24,7 @@ from multidict import MultiDict
 from proxy.api import bodies, unpacking
 from proxy.api.holding import allocate
 from proxy.api.keys import ACCOUNTING, ASSETS, FILES, SPOOL
-from proxy.api.requests import member_of
+from proxy.api.requests import member_of, token_of
 from proxy.translate import codec
 from proxy.translate.assets import of_upload
 from proxy.translate.errors import LocalError
@@ -88,7 +88,8 @@ async def _receive(request: web.Request, *, masks: bool = False) -> web.Response
         if upload_refusal(image.filename, subfolder, type_) is not None:
             return bodies.empty(400)
         original = original_ref(fields.get("original_ref")) if masks else None
-        async with request.app[ACCOUNTING].uploading(member, size(image.file)):
+        accounting, token = request.app[ACCOUNTING], token_of(request)
+        async with accounting.uploading(member, size(image.file), token):
             named = await request.app[FILES].upload(
                 member,
                 chunks(image.file),

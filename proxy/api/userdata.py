@@ -22,7 +22,7 @@ from proxy.api.content import SAFETY_HEADERS, content_headers
 from proxy.api.downloads import Stamp, delivering, send_part, stamped, without_body
 from proxy.api.holding import UNCOUNTED, LargeBody, allocate, owner_of
 from proxy.api.keys import ACCOUNTING, SPOOL, TURNS, USERDATA
-from proxy.api.requests import member_of
+from proxy.api.requests import member_of, token_of
 from proxy.files.cache import write_all
 from proxy.translate import codec
 from proxy.translate.errors import LocalError, PlainError
@@ -207,7 +207,7 @@ async def _storing(request: web.Request, count: int) -> AsyncIterator[tuple[str,
     Raises `LocalError` (413, 429) beyond a limit.
     """
     member, accounting = member_of(request), request.app[ACCOUNTING]
-    async with accounting.uploading(member, count):
+    async with accounting.uploading(member, count, token_of(request)):
         try:
             yield member, accounting.limiter.stored_bytes(member)
         except FullError as error:

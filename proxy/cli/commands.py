@@ -473,7 +473,7 @@ command(
     "usage --from 2026-01-01 --to 2026-01-31",
     "usage --member anna --json",
     "usage --from 2026-01-01 --to 2026-01-31 --costs --csv",
-    short="Print usage and costs by day and member.",
+    short="Print usage and costs by day, member and token.",
 )(usage)
 command(
     app,

@@ -47,7 +47,7 @@ def usage(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Print usage: jobs, running seconds, credits, outputs and bytes by day and member."""
+    """Print usage: jobs, running seconds, credits, outputs and bytes by day, member and token."""
 
     settings = load(options)
     until = _date("--to", last) if last else day_of(clock.time())
@@ -156,6 +156,7 @@ def _print_usage(rows: list[UsageRow], days: str) -> None:
     columns: Columns = {
         "day": lambda row: row.day,
         "member": lambda row: row.member,
+        "token": lambda row: shown_id(row.token),
         "jobs": lambda row: f"{row.submitted:,}",
         "failed": lambda row: f"{row.failed:,}",
         "running seconds": lambda row: f"{row.running_seconds:,.1f}",

@@ -116,7 +116,7 @@ def job_of(stored: StoredJob, content: JobContent | None) -> Job:
 
 def used(job: Job, **counts: int) -> UsageRow:
     """Return the usage of a job, on the day (UTC) of its submission."""
-    return UsageRow(day_of(job.created_at / 1000), job.member, **counts)
+    return UsageRow(day_of(job.created_at / 1000), job.member, **counts, token=job.token)
 
 
 #: What a history entry has from its job.
@@ -163,7 +163,7 @@ def entry_of(job: Job, end: JobEnd) -> tuple[HistoryEntry, UsageRow, list[CostRo
 
 def _usage_of(job: Job, end: JobEnd, outputs: int) -> tuple[UsageRow, list[CostRow]]:
     day, seconds = day_of(end.ended_at / 1000), end.ms / 1000
-    usage = UsageRow(day, job.member, running_seconds=seconds, outputs=outputs)
+    usage = UsageRow(day, job.member, running_seconds=seconds, outputs=outputs, token=job.token)
     setattr(usage, end.outcome, 1)
     costs = []
     for charge in end.cost.charges:

@@ -51,7 +51,7 @@ class Usage:
     now: Callable[[], float] = clock.time
 
     def __post_init__(self) -> None:
-        self.unwritten = WriteBehind[tuple[str, str], UsageRow](
+        self.unwritten = WriteBehind[tuple[str, str, str], UsageRow](
             "usage",
             lambda rows: self._repository.add(list(rows.values())),
             gather=WRITE_INTERVAL,
@@ -59,38 +59,51 @@ class Usage:
             merge=UsageRow.plus,
         )
 
-    async def upload(self, member: str, count: int, *, at: float, max_bytes: int | None) -> bool:
+    async def upload(
+        self, member: str, count: int, token: str = "", *, at: float, max_bytes: int | None
+    ) -> bool:
         """Count uploaded bytes, unless the day's total over all replicas would exceed `max_bytes`.
 
         Return whether they were counted. Raises `StorageError`.
         """
         if max_bytes is None:
-            self.uploaded(member, count, at=at)
+            self.uploaded(member, count, token, at=at)
             return True
         await self.unwritten.flush()
-        row = UsageRow(day_of(at), member, bytes_up=count)
+        row = UsageRow(day_of(at), member, bytes_up=count, token=token)
         return await self._repository.upload(row, limit=max_bytes)
 
-    def uploaded(self, member: str, count: int, *, at: float | None = None) -> None:
+    def uploaded(
+        self, member: str, count: int, token: str = "", *, at: float | None = None
+    ) -> None:
         """Count uploaded bytes; a negative `count` takes some back."""
-        self._count(member, at, bytes_up=count)
+        self._count(member, token, at, bytes_up=count)
 
-    def served(self, member: str, count: int) -> None:
+    def served(self, member: str, count: int, token: str = "") -> None:
         """Count bytes of files sent to the member's clients."""
-        self._count(member, None, bytes_down=count)
+        self._count(member, token, None, bytes_down=count)
 
-    def _count(self, member: str, at: float | None, **counts: int) -> None:
+    def _count(self, member: str, token: str, at: float | None, **counts: int) -> None:
         day = day_of(self.now() if at is None else at)
-        self.unwritten.add((day, member), UsageRow(day, member, **counts))
+        row = UsageRow(day, member, **counts, token=token)
+        self.unwritten.add(row.key, row)
 
     async def today(self, member: str) -> UsageRow:
-        """Return the member's usage of today. Raises `StorageError`."""
-        day = day_of(self.now())
-        return next(iter(await self.days(day, day, member)), UsageRow(day, member))
+        """Return the member's usage of today, with whatever token. Raises `StorageError`."""
+        rows = await self.today_by_member(member)
+        return next(iter(rows), UsageRow(day_of(self.now()), member))
+
+    async def today_by_member(self, member: str | None = None) -> list[UsageRow]:
+        """Return the usage of today of all members, or one, with whatever token. Raises
+        `StorageError`."""
+        day, sums = day_of(self.now()), dict[str, UsageRow]()
+        for row in await self.days(day, day, member):
+            sums[row.member] = sums.get(row.member, UsageRow(day, row.member)).plus(row)
+        return list(sums.values())
 
     async def days(self, first: str, last: str, member: str | None = None) -> list[UsageRow]:
         """Return the usage from day to day, both included, of everybody or one member, ordered by
-        day and name. Raises `StorageError`."""
+        day, name and token. Raises `StorageError`."""
         await self.unwritten.flush()
         return await self._repository.days(first, last, member)
 
@@ -210,16 +223,16 @@ class Limiter:
         )
 
     @asynccontextmanager
-    async def uploading(self, member: str, count: int) -> AsyncIterator[None]:
+    async def uploading(self, member: str, count: int, token: str = "") -> AsyncIterator[None]:
         """Count an upload of `count` bytes, unless the block raises. Raises `LocalError` (429),
         `StorageError`."""
         limit, began = self._member(member).limits.upload_bytes_per_day, self.now()
-        if not await self._usage.upload(member, count, at=began, max_bytes=limit):
+        if not await self._usage.upload(member, count, token, at=began, max_bytes=limit):
             raise self.upload_refusal(member)
         try:
             yield
         except BaseException:
-            self._usage.uploaded(member, -count, at=began)
+            self._usage.uploaded(member, -count, token, at=began)
             raise
 
     def stored_bytes(self, member: str) -> int | None:
@@ -300,16 +313,16 @@ class Accounting:
             await self.audit.close()
             await self.usage.unwritten.close()
 
-    def served(self, member: str, count: int) -> None:
-        """Count bytes of files sent to a client."""
+    def served(self, member: str, count: int, token: str = "") -> None:
+        """Count bytes of files sent to a client, which has the token of this id, or none."""
         if count > 0:
             self.metrics.served.labels(member).inc(count)
-            self.usage.served(member, count)
+            self.usage.served(member, count, token)
 
     @asynccontextmanager
-    async def uploading(self, member: str, count: int) -> AsyncIterator[None]:
+    async def uploading(self, member: str, count: int, token: str = "") -> AsyncIterator[None]:
         """Count an upload of `count` bytes, unless the block raises. Raises `LocalError` (429),
         `StorageError`."""
-        async with self.limiter.uploading(member, count):
+        async with self.limiter.uploading(member, count, token):
             yield
         self.metrics.uploaded.labels(member).inc(count)

@@ -15,7 +15,7 @@ from proxy.storage.run_times import typical_run
 from proxy.storage.spending import Reservation, lock_spending, spending_on
 from proxy.storage.statements import Upsert, run
 from proxy.storage.tables import job_numbers, jobs
-from proxy.storage.usage import UsageRow, add_usage, submitted_on
+from proxy.storage.usage import UsageRow, add_to_day, add_usage
 
 
 class DayFullError(UnitRefusedError):
@@ -83,11 +83,10 @@ class Conditions(Struct, frozen=True):
     def count(self, connection: Connection, member: str) -> None:
         """Count the job, which is inserted. Raises `DayFullError`, `QueueFullError`."""
         if self.usage is not None:
-            add_usage(connection, [self.usage])
-            if self.max_per_day is not None:
-                submitted = submitted_on(connection, self.usage.day, member)
-                if submitted > self.max_per_day:
-                    raise DayFullError(f"the day of {member} is full")
+            if self.max_per_day is None:
+                add_usage(connection, [self.usage])
+            elif add_to_day(connection, self.usage, "submitted") > self.max_per_day:
+                raise DayFullError(f"the day of {member} is full")
         if self.max_waiting is not None:
             before = count_waiting(connection, member) - 1
             if before >= self.max_waiting:

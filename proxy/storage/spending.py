@@ -70,9 +70,10 @@ class Claim(Protocol[T_co]):
 
 _CREDITS = usage.c.credits_reported + usage.c.credits_estimated
 _SPENT = (
-    select(usage.c.day, _CREDITS)
+    select(usage.c.day, func.sum(_CREDITS))
     .where(usage.c.member == bindparam("m"))
     .where(usage.c.day.in_(bindparam("days", expanding=True)))
+    .group_by(usage.c.day)
 )
 _RESERVED = select(func.coalesce(func.sum(jobs.c.estimate), 0)).where(
     jobs.c.member == bindparam("m")

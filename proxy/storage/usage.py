@@ -40,7 +40,8 @@ def _day(number: int) -> str:
 
 
 class UsageRow(Struct):
-    """What a member used on a day (`YYYY-MM-DD`, UTC).
+    """What a member used on a day (`YYYY-MM-DD`, UTC) with a `token`, which is the id of one, or
+    empty.
 
     `submitted` jobs are booked on the day of their submission, without those that were taken out
     of the queue again (`withdrawn`); everything else on the day on which it was. What jobs cost is
@@ -62,17 +63,23 @@ class UsageRow(Struct):
     credits_reported: int = 0
     credits_estimated: int = 0
     unknown_costs: int = 0
+    token: PlainText = ""
 
     def plus(self, more: UsageRow) -> UsageRow:
-        """Return a row with what this and another one of the day and member count."""
+        """Return this row with what another one counts, too."""
         sums = {name: getattr(self, name) + getattr(more, name) for name in COUNTED}
-        return UsageRow(self.day, self.member, **sums)
+        return UsageRow(self.day, self.member, **sums, token=self.token)
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What the row is about."""
+        return (self.day, self.member, self.token)
 
 
-usage = table_of(UsageRow, "usage", keys=("day", "member"), rowid=False)
+usage = table_of(UsageRow, "usage", keys=("day", "member", "token"), rowid=False)
 _USAGE = UsageRow.__struct_fields__
-#: What is counted of a member and day.
-COUNTED = _USAGE[2:]
+#: What is counted of a member, day and token.
+COUNTED = _USAGE[2:-1]
 
 
 class AuditRow(Struct, frozen=True):
@@ -104,7 +111,7 @@ _NOTE = insert(audit)
 
 
 class UsageRepository(Repository):
-    """Usage by day and member, and the audit record."""
+    """Usage by day, member and token, and the audit record."""
 
     async def add(self, rows: Sequence[UsageRow]) -> None:
         """Add to what was counted; nothing of it if this fails."""
@@ -116,11 +123,7 @@ class UsageRepository(Repository):
         returns whether it was added."""
 
         def work(connection: Connection) -> None:
-            add_usage(connection, [row])  # of two at once one waits here for the other
-            sent = select(usage.c.bytes_up).where(
-                usage.c.day == row.day, usage.c.member == row.member
-            )
-            if connection.execute(sent).scalar_one() > limit:
+            if add_to_day(connection, row, "bytes_up") > limit:
                 raise _NoRoomError("the member may send no more today")
 
         try:
@@ -130,13 +133,14 @@ class UsageRepository(Repository):
         return True
 
     async def days(self, first: str, last: str, member: str | None = None) -> list[UsageRow]:
-        """Return the usage from day to day, both included, of everybody or one member: by day, then
-        by name."""
+        """Return the usage from day to day, both included, of everybody or one member: by day,
+        name and token."""
         query = select(usage).where(usage.c.day >= first, usage.c.day <= last)
         if member is not None:
             query = query.where(usage.c.member == member)
-        rows = await self._all(query.order_by(usage.c.day, usage.c.member))
-        return [UsageRow(**row._mapping) for row in rows]
+        found = await self._all(query.order_by(usage.c.day, usage.c.member, usage.c.token))
+        rows = [UsageRow(**row._mapping) for row in found]
+        return [row for row in rows if any(getattr(row, name) for name in COUNTED)]
 
     async def costs(self, first: str, last: str, member: str | None = None) -> list[CostRow]:
         """Return what jobs have cost from day to day, both included, of everybody or one member."""
@@ -160,19 +164,30 @@ class UsageRepository(Repository):
 
 def add_usage(connection: Connection, rows: Sequence[UsageRow]) -> None:
     """Add to what was counted, in the caller's unit."""
-    merged: dict[tuple[str, str], UsageRow] = {}
+    merged: dict[tuple[str, str, str], UsageRow] = {}
     for row in rows:
-        key = row.day, row.member
-        merged[key] = merged[key].plus(row) if key in merged else row
+        merged[row.key] = merged[row.key].plus(row) if row.key in merged else row
     for key in sorted(merged):
         row = merged[key]
         run(connection, _ADD, {name: getattr(row, name) for name in _USAGE})
 
 
+def add_to_day(connection: Connection, row: UsageRow, column: str) -> int:
+    """Add to what was counted, and return the sum of a column over the day of the member, in the
+    caller's unit. Of two units that do so at once one waits for the other at the row without a
+    token."""
+    add_usage(connection, [UsageRow(row.day, row.member), row])
+    return _sum(connection, row.day, row.member, column)
+
+
 def submitted_on(connection: Connection, day: str, member: str) -> int:
     """Return how many jobs the member has submitted on a day, in the caller's unit."""
-    query = select(usage.c.submitted).where(usage.c.day == day, usage.c.member == member)
-    return int(connection.execute(query).scalar_one_or_none() or 0)
+    return _sum(connection, day, member, "submitted")
+
+
+def _sum(connection: Connection, day: str, member: str, column: str) -> int:
+    query = select(func.sum(usage.c[column])).where(usage.c.day == day, usage.c.member == member)
+    return int(connection.execute(query).scalar_one() or 0)
 
 
 def add_audit(connection: Connection, entries: Sequence[AuditRow]) -> None:

@@ -375,8 +375,8 @@ async def test_usage_is_shown_by_day_and_saved_as_csv(
         saved = tmp_path / "usage.csv"
         await (await downloading.value).save_as(saved)
         head, *lines = saved.read_text(encoding="utf-8").splitlines()
-        assert head.startswith("day,member,submitted,")
-        assert ["ben", "1"] in [line.split(",")[1:3] for line in lines]
+        assert head.startswith("day,member,token,submitted,")
+        assert ["ben", "1"] in [line.split(",")[1:4:2] for line in lines]
         async with page.expect_download() as downloading:
             await page.get_by_role("link", name="Download costs").click()
         await (await downloading.value).save_as(saved)

@@ -165,8 +165,8 @@ async def test_a_crash_loses_no_job_and_the_command_tells_while_the_server_runs(
             (row,) = json.loads(await printed(tmp_path, "usage", "--json"))
             assert (row["member"], row["submitted"], row["completed"]) == (LOCAL, 6, 6)
             head, line = (await printed(tmp_path, "usage", "--csv")).splitlines()
-            assert head.startswith("day,member,submitted,")
-            assert line.split(",")[1:5] == [LOCAL, "6", "0", "6"]
+            assert head.startswith("day,member,token,submitted,")
+            assert line.split(",")[1:6] == [LOCAL, "", "6", "0", "6"]
             (cost,) = json.loads(await printed(tmp_path, "usage", "--costs", "--json"))
             assert (cost["account"], cost["node_class"], cost["source"]) == (
                 "default",
@@ -482,8 +482,13 @@ async def test_what_a_member_stores_is_bounded(proxy: Proxy) -> None:
         assert row.bytes_up == 12_000 + 15_000 + 2 * 12_009
 
 
-async def test_costs_tell_the_tokens_of_a_member_apart(
-    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
+@pytest.mark.parametrize(("rows", "options"), [("costs", ["--costs"]), ("days", [])])
+async def test_usage_tells_the_tokens_of_a_member_apart(
+    simulator: Simulator,
+    session: aiohttp.ClientSession,
+    tmp_path: Path,
+    rows: str,
+    options: list[str],
 ) -> None:
     folder, shown = tmp_path / "data", []
     async with running_proxy(simulator, folder) as proxy:
@@ -494,9 +499,29 @@ async def test_costs_tell_the_tokens_of_a_member_apart(
             client = Client(session, proxy.url / "t" / text)
             await client.run(graphs.plain(number))
             shown.append(token.shown)
-        _, answer = await client.get("proxy/api/usage", rows="costs")
-        assert {row["token"] for row in answer["costs"]} == set(shown)
-    code, out, _ = await command("usage", "--costs", "--csv", "--data-dir", str(folder))
+        _, answer = await client.get("proxy/api/usage", rows=rows)
+        assert {row["token"] for row in answer["costs" if rows == "costs" else "usage"]} == set(
+            shown
+        )
+    code, out, _ = await command("usage", *options, "--csv", "--data-dir", str(folder))
     assert code == 0
-    head, *rows = (line.split(",") for line in out.splitlines())
-    assert {row[head.index("token")] for row in rows} == set(shown)
+    head, *lines = (line.split(",") for line in out.splitlines())
+    assert {line[head.index("token")] for line in lines} == set(shown)
+
+
+async def test_jobs_and_bytes_are_counted_by_the_token_that_was_used(proxy: Proxy) -> None:
+    directory = proxy.services[MEMBERS]
+    await directory.add(Member("anna", role="admin"))
+    used = {}
+    async with aiohttp.ClientSession() as session:
+        for number in range(2):
+            text, token = await directory.new_token("anna", note=f"bot {number}")
+            client = Client(session, proxy.url / "t" / text)
+            entry = await client.run(graphs.plain(number))
+            picture = await client.view(entry["outputs"]["2"]["images"][0])
+            await client.upload("a.png", picture * (number + 1))
+            used[token.shown] = (1, 1, len(picture) * (number + 1), len(picture))
+        _, answer = await client.get("proxy/api/usage")
+    counts = ("submitted", "completed", "bytes_up", "bytes_down")
+    rows = {row["token"]: tuple(row[name] for name in counts) for row in answer["usage"]}
+    assert rows == used

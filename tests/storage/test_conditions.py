@@ -44,6 +44,26 @@ async def test_a_job_for_which_there_is_no_room_is_not_counted(
     assert await UsageRepository(database).days("2026-01-01", "2026-01-01") == []
 
 
+async def test_jobs_with_all_tokens_count_against_the_limit_of_the_day(
+    jobs: JobRepository, database: Database
+) -> None:
+    async with other_connection(database) as other:
+        both = jobs, JobRepository(other)
+        tries = await asyncio.gather(
+            *(
+                both[number % 2].insert(
+                    job(str(number)),
+                    PAYLOAD,
+                    Conditions(UsageRow("2026-01-01", "anna", 1, token=str(number)), max_per_day=3),
+                )
+                for number in range(8)
+            ),
+            return_exceptions=True,
+        )
+    refused = [attempt for attempt in tries if isinstance(attempt, DayFullError)]
+    assert len(refused) == 8 - 3
+
+
 async def test_no_more_jobs_wait_or_are_submitted_a_day_than_may(
     jobs: JobRepository, database: Database
 ) -> None:

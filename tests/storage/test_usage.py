@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from databases import other_connection
 from msgspec.structs import replace
 from storage.samples import ended
 
@@ -41,6 +42,30 @@ async def test_what_is_added_at_once_is_all_counted(usage: UsageRepository) -> N
     assert found == UsageRow(
         "2026-01-01", "anna", 19, withdrawn=1, running_seconds=10.0, bytes_up=20 * 2**40
     )
+
+
+async def test_what_was_used_with_each_token_is_counted_apart(usage: UsageRepository) -> None:
+    rows = [
+        UsageRow("2026-01-01", "anna", number, token=token)
+        for number, token in ((1, "b"), (2, "a"), (4, ""), (8, "a"))
+    ]
+    await usage.add(rows)
+    found = await usage.days("2026-01-01", "2026-01-01")
+    assert [(row.token, row.submitted) for row in found] == [("", 4), ("a", 10), ("b", 1)]
+
+
+async def test_uploads_with_all_tokens_count_against_the_limit_of_the_day(
+    usage: UsageRepository, database: Database
+) -> None:
+    rows = [UsageRow("2026-01-01", "anna", bytes_up=3, token=str(n)) for n in range(8)]
+    async with other_connection(database) as other:
+        both = usage, UsageRepository(other)
+        added = await asyncio.gather(
+            *(both[n % 2].upload(row, limit=10) for n, row in enumerate(rows))
+        )
+    assert sum(added) == 3
+    found = await usage.days("2026-01-01", "2026-01-01")
+    assert [row.bytes_up for row in found] == [3, 3, 3]
 
 
 async def test_days_are_asked_for_from_to_and_by_member(usage: UsageRepository) -> None:

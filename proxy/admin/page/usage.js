@@ -28,7 +28,7 @@ export function view(context, [], query) {
     el("thead", {}, el("tr", {}, costHeads.map((head) => el("th", { scope: "col" }, head)))), costRows)));
   const table = card("By day", { id: "usage-days", empty: "No usage in these days" });
   const rows = el("tbody"), total = el("tfoot"), note = el("p", { class: "quiet" });
-  const heads = ["Day", many && "Member", "Jobs", "Failed", "Running time", "Credits", "Outputs", "Uploaded", "Downloaded"].filter(Boolean);
+  const heads = ["Day", many && "Member", "Token", "Jobs", "Failed", "Running time", "Credits", "Outputs", "Uploaded", "Downloaded"].filter(Boolean);
   table.body.append(el("div", { class: "wide-table", tabindex: 0, role: "group", "aria-label": "Usage by day" }, el("table", { class: "numbers" },
     el("thead", {}, el("tr", {}, heads.map((head) => el("th", { scope: "col" }, head)))), rows, total)), note);
   span.value = "30";
@@ -53,10 +53,10 @@ export function view(context, [], query) {
   function draw(usage) {
     const shown = usage.toReversed().slice(0, MOST);
     table.isEmpty(!usage.length);
-    keyed(rows, shown, (row) => `${row.day}/${row.member}`, made, (tr, row) => tr.draw(row));
+    keyed(rows, shown, (row) => `${row.day}/${row.member}/${row.token}`, made, (tr, row) => tr.draw(row));
     const sum = (field) => usage.reduce((all, row) => all + row[field], 0);
     const whole = Object.fromEntries(["submitted", "failed", "running_seconds", "credits_reported", "credits_estimated", "unknown_costs", "outputs", "bytes_up", "bytes_down"].map((field) => [field, sum(field)]));
-    total.replaceChildren(el("tr", {}, el("th", { scope: "row" }, "Sum"), many && el("td"), cells(whole).map((value) => el("td", {}, value))));
+    total.replaceChildren(el("tr", {}, el("th", { scope: "row" }, "Sum"), many && el("td"), el("td"), cells(whole).map((value) => el("td", {}, value))));
     text(note, usage.length > MOST ? `The newest ${MOST} of ${plural(usage.length, "row")}. The file has all.` : "");
   }
 
@@ -87,7 +87,7 @@ export function view(context, [], query) {
   function made(row) {
     const values = cells(row).map(() => el("td"));
     const tr = el("tr", {}, el("th", { scope: "row" }, row.day),
-      many && el("td", {}, el("a", { href: hash("member", row.member) }, row.member)), values);
+      many && el("td", {}, el("a", { href: hash("member", row.member) }, row.member)), el("td", {}, row.token), values);
     tr.draw = (one) => cells(one).forEach((value, index) => text(values[index], value));
     return tr;
   }

@@ -15,11 +15,13 @@ Range: TypeAlias = Literal["1h", "24h", "7d"]
 
 
 class UsageShown(TypedDict):
-    """What a member used on a day. What jobs cost is in credits, by its source; `unknown_costs`
-    counts partner nodes without a known price."""
+    """What a member used on a day. `token` is the beginning of the token that it was used with,
+    empty without one. What jobs cost is in credits, by its source; `unknown_costs` counts partner
+    nodes without a known price."""
 
     day: str
     member: str
+    token: str
     submitted: int
     withdrawn: int
     completed: int
@@ -145,6 +147,7 @@ def usage_shown(row: UsageRow) -> UsageShown:
     return {
         "day": row.day,
         "member": row.member,
+        "token": shown_id(row.token),
         "submitted": row.submitted,
         "withdrawn": row.withdrawn,
         "completed": row.completed,

@@ -421,7 +421,8 @@ def _create_usage() -> None:
         sa.Column("credits_reported", sa.BigInteger(), nullable=False),
         sa.Column("credits_estimated", sa.BigInteger(), nullable=False),
         sa.Column("unknown_costs", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("day", "member", name=op.f("pk_usage")),
+        sa.Column("token", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("day", "member", "token", name=op.f("pk_usage")),
         sqlite_with_rowid=False,
     )
 
