@@ -32,6 +32,7 @@ from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.term import Term
 from proxy.engine.tracker import Ended, EventReceived, SnapshotReceived, Tracker
+from proxy.jobs.bus_listener import BusListener
 from proxy.jobs.models import JobContent, JobState
 from proxy.members.member import Member
 from proxy.metrics import Metrics
@@ -95,7 +96,8 @@ class Simulation:
             turn=asyncio.Event(),
         )
         self.forecast = Forecast(self.scheduler)
-        announcer = Announcer(EngineBus(EventBus(), term), Metrics())
+        bus = EventBus()
+        announcer = Announcer(EngineBus(bus, term, BusListener(bus)), Metrics())
         recorder = JobRecorder(storage, term, 10_000, shares=self.scheduler.shares_of)  # type: ignore[arg-type]
         self.table = JobTable(recorder, announcer)
         self.jobs: dict[LiveJob, Tracker] = {}

@@ -15,6 +15,7 @@ from msgspec import Struct
 from proxy.admin.schema.state import State
 from proxy.admin.state import StateScope
 from proxy.bus import MISSED, EventBus
+from proxy.jobs.live_feed import LiveFeed
 from proxy.jobs.messages import MembersChanged
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
@@ -37,10 +38,11 @@ class StateMessage(Struct, frozen=True):
 class StateFeed:
     """The states of one scope, which `make` returns; only the newest is kept."""
 
-    def __init__(self, bus: EventBus, make: Callable[[], Awaitable[State]]) -> None:
+    def __init__(self, bus: EventBus, jobs: LiveFeed, make: Callable[[], Awaitable[State]]) -> None:
         self.streams = 0
         self.task: asyncio.Task[None] | None = None
         self._bus = bus
+        self._jobs = jobs
         self._make = make
         self._news = asyncio.Event()
         self._last: StateMessage | None = None
@@ -51,7 +53,11 @@ class StateFeed:
     async def run(self) -> None:
         """Make states for those who wait, until cancelled. Raises `StorageError`."""
         receive, subscribe = self._receive, self._bus.subscribe
-        with subscribe("jobs", receive), subscribe("members", receive):
+        with (
+            self._jobs.watched(self._changed),
+            subscribe("history", receive),
+            subscribe("members", receive),
+        ):
             while True:
                 self._news.clear()
                 self._is_current = True
@@ -96,6 +102,9 @@ class StateFeed:
     def _receive(self, message: object) -> None:
         """Take what the bus tells."""
         self._member_changes += isinstance(message, MembersChanged) or message is MISSED
+        self._changed()
+
+    def _changed(self) -> None:
         self._is_current = False
         self._news.set()
 
@@ -104,9 +113,14 @@ class StateFeeds:
     """The feeds that somebody follows, by scope. `make` returns the state of a scope."""
 
     def __init__(
-        self, bus: EventBus, supervisor: Supervisor, make: Callable[[StateScope], Awaitable[State]]
+        self,
+        bus: EventBus,
+        jobs: LiveFeed,
+        supervisor: Supervisor,
+        make: Callable[[StateScope], Awaitable[State]],
     ) -> None:
         self._bus = bus
+        self._jobs = jobs
         self._supervisor = supervisor
         self._make = make
         self._feeds: dict[StateScope, StateFeed] = {}
@@ -116,7 +130,8 @@ class StateFeeds:
         """Yield the feed of a scope, which works while any stream follows it."""
         feed = self._feeds.get(scope)
         if feed is None:
-            feed = self._feeds[scope] = StateFeed(self._bus, lambda: self._make(scope))
+            feed = StateFeed(self._bus, self._jobs, lambda: self._make(scope))
+            self._feeds[scope] = feed
             feed.task = self._supervisor.keep(feed.run, "make states of the dashboard")
         feed.streams += 1
         try:

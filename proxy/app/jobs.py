@@ -32,13 +32,18 @@ from proxy.engine.scheduler import Scheduler
 from proxy.engine.spending_gate import SpendingGate
 from proxy.engine.term import Term
 from proxy.jobs.budget_notices import BudgetRefusals
+from proxy.jobs.bus_listener import BusListener
 from proxy.jobs.checks import Checks
 from proxy.jobs.clients import Clients
 from proxy.jobs.engine_client import EngineClient
 from proxy.jobs.estimates import JobEstimator
+from proxy.jobs.history import History
+from proxy.jobs.live_feed import LiveFeed
 from proxy.jobs.messages import MembersChanged
+from proxy.jobs.replica_feed import ReplicaFeed
 from proxy.jobs.service import JobService
 from proxy.jobs.submission import SubmissionService
+from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.views import LiveJobs
 from proxy.settings import Settings
 from proxy.storage.billing import BillingRepository
@@ -75,10 +80,21 @@ async def open_jobs(
         members.subscribe(lambda: bus.publish("members", MembersChanged()))
         repository = JobRepository(storage.database, storage.cipher)
         clients, engine = Clients(policy.client_parallelism), EngineClient(bus)
+        parts = (
+            LiveJobs(bus, repository, storage.supervisor, process.budget),
+            Subscribers(bus, storage.supervisor),
+            History(bus, repository.history, resources.files),
+            policy.status_interval,
+        )
+        feed = (
+            ReplicaFeed(*parts, bus=bus, repository=repository, replay=life_of)
+            if bus.lossy
+            else LiveFeed(*parts)
+        )
         submissions = SubmissionService(
             engine=engine,
             repository=repository,
-            live=LiveJobs(bus, repository, storage.supervisor, process.budget),
+            feed=feed,
             clients=clients,
             member=members.get,
             limiter=resources.accounting.limiter,
@@ -96,14 +112,7 @@ async def open_jobs(
             refusals=BudgetRefusals(BudgetNoticeRepository(storage.database), bus),
             timeout=policy.submit_timeout,
         )
-        service = JobService(
-            submissions,
-            storage.supervisor,
-            files=resources.files,
-            replay=life_of,
-            status_interval=policy.status_interval,
-        )
-        yield Jobs(bus, engine, repository, clients, service)
+        yield Jobs(bus, engine, repository, clients, JobService(submissions))
     finally:
         await bus.close()
 
@@ -130,6 +139,7 @@ async def run_engine(
 ) -> AsyncIterator[Election]:
     """Stand for election to run the engine, and start the service of jobs. Raises `ConfigError`."""
     settings, policy = process.settings, process.policy
+    listener = BusListener(jobs.bus) if jobs.bus.lossy else jobs.service.feed
 
     def engine(term: Term) -> Engine:
         scheduler = Scheduler(
@@ -159,7 +169,7 @@ async def run_engine(
                 shares=scheduler.shares_of,
                 outbox=webhooks.outbox,
             ),
-            announcer=Announcer(EngineBus(jobs.bus, term), process.metrics),
+            announcer=Announcer(EngineBus(jobs.bus, term, listener), process.metrics),
             resources=JobResources(
                 resources.files,
                 resources.catalog,
@@ -191,7 +201,7 @@ async def run_engine(
     try:
         with config_errors("The jobs cannot be read"):
             await election.start(storage.supervisor)
-            await jobs.service.start()
+            await jobs.service.feed.start(storage.supervisor)
         yield election
     finally:
         await election.leave()

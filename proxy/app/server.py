@@ -17,6 +17,7 @@ from proxy.api.authenticator import AUTHENTICATOR, Authenticator
 from proxy.api.keys import (
     BUDGET,
     BUS,
+    JOBS,
     MEMBERS,
     OPTIONS,
     POOLS,
@@ -45,7 +46,8 @@ def make_app(services: Services, *, admin: bool = False) -> web.Application:
     services.provide(app)
     app[ADMIN_LISTENER] = admin
     app[AUTHENTICATOR] = Authenticator(services)
-    app[STATE_FEEDS] = StateFeeds(services[BUS], services[SUPERVISOR], partial(state_of, app))
+    feed, supervisor = services[JOBS].feed, services[SUPERVISOR]
+    app[STATE_FEEDS] = StateFeeds(services[BUS], feed, supervisor, partial(state_of, app))
     if admin:
         add_routes(app, of_admins())
     else:

@@ -1,4 +1,4 @@
-"""Publishes what becomes of jobs on the bus while the engine's term lasts.
+"""Tells what becomes of jobs while the engine's term lasts.
 
 What becomes of a job is counted here, once for all replicas.
 """
@@ -29,7 +29,7 @@ _TOLD = frozenset({JobState.UNKNOWN, JobState.SUBMITTED, JobState.RUNNING})
 
 
 class Announcer:
-    """Publishes what becomes of jobs. `ahead` counts others' jobs before a member's last one."""
+    """Tells what becomes of jobs. `ahead` counts others' jobs before a member's last one."""
 
     def __init__(self, bus: EngineBus, metrics: Metrics) -> None:
         self.bus = bus
@@ -42,13 +42,13 @@ class Announcer:
         """Tell that a job is in the queue in its state, if clients may know of it; with `tell` the
         sockets hear of it, too."""
         if is_shown(job):
-            self.bus.publish("jobs", JobChanged(stored_of(job), job.progress, tell))
+            self.bus.tell(JobChanged(stored_of(job), job.progress, tell))
 
     def advanced(
         self, job: LiveJob, state: JobState | None, *, was_shown: bool, was_accepted: bool
     ) -> None:
         """Tell and count what a change has made of a job, which has taken the `state`, if any."""
-        self.changed(job, tell=state in _TOLD)
+        self.changed(job, tell=state in _TOLD or not was_shown)
         if was_shown and not is_shown(job):
             self.discarded(job)
         if job.accepted and not was_accepted:
@@ -66,34 +66,34 @@ class Announcer:
     def answer(self, key: JobKey, omitted: Mapping[str, Any]) -> None:
         """Answer a client that its job was taken in, but for the nodes that the cloud has
         `omitted`."""
-        self.bus.publish("answers", JobAnswered(key, omitted))
+        self.bus.tell(JobAnswered(key, omitted))
 
     def refuse(self, key: JobKey, refusal: LocalError) -> None:
         """Answer a client that its job was refused."""
-        self.bus.publish("answers", JobAnswered(key, error=refusal))
+        self.bus.tell(JobAnswered(key, error=refusal))
 
     def discarded(self, job: LiveJob, *, more: bool = False) -> None:
         """Tell that a job has left the queue without a trace, with `more` as one of several."""
         log.info(
             "job_discarded", job=job.prompt_id, member=job.member, cloud_job=job.cloud_id or None
         )
-        self.bus.publish("jobs", JobLeft(stored_of(job), more))
+        self.bus.tell(JobLeft(stored_of(job), more))
         if self.bus.term.lasts and job.accepted:
             self._metrics.jobs_ended.labels(job.member, job.account, "withdrawn").inc()
 
     def hidden(self, job: LiveJob) -> None:
         """Tell that a job which a former engine has shown is to be shown no more."""
         if job.accepted and not is_shown(job):
-            self.bus.publish("jobs", JobLeft(stored_of(job)))
+            self.bus.tell(JobLeft(stored_of(job)))
 
     def recorded(self, job: LiveJob, recorded: Recorded) -> None:
         """Tell that a job is in the history."""
         about = JobRecorded(job.key, job.order, job.client_id, recorded.ordinal, recorded.forgotten)
-        self.bus.publish("jobs", about)
+        self.bus.tell(about)
 
     def ended(self, job: LiveJob, end: JobEnd) -> None:
         """Tell that a job has left the queue for the history."""
-        self.bus.publish("jobs", JobLeft(stored_of(job)))
+        self.bus.tell(JobLeft(stored_of(job)))
         if not self.bus.term.lasts:
             return
         metrics, labels = self._metrics, (job.member, job.account)
@@ -116,9 +116,9 @@ class Announcer:
             self.ahead[member] = count
         else:
             self.ahead.pop(member, None)
-        self.bus.publish("jobs", JobsAhead(member, count, tell))
+        self.bus.tell(JobsAhead(member, count, tell))
 
     def repeat_ahead(self) -> None:
-        """Publish again, for all members, how many jobs of others go before theirs."""
+        """Tell again, for all members, how many jobs of others go before theirs."""
         for member, count in self.ahead.items():
-            self.bus.publish("jobs", JobsAhead(member, count))
+            self.bus.tell(JobsAhead(member, count))

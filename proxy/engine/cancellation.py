@@ -33,33 +33,34 @@ class Cancellation:
         supervisor: Supervisor,
     ) -> None:
         self._table = table
-        self._bus = table.announcer.bus
+        self._term = table.announcer.bus.term
         self._scheduler = scheduler
         self._workers = workers
         self._life = life
         self._supervisor = supervisor
 
-    async def cancel(self, request: CancelRequested) -> None:
-        """Cancel the jobs of a request, and publish whether any was cancelled."""
-        jobs = [job for key in request.keys if (job := self._table.get(key)) is not None]
+    async def cancel(self, wanted: CancelRequested) -> CancelAnswered | None:
+        """Cancel jobs, and return whether any was; `None` if the term ends meanwhile: the api
+        stores the wish, and the next engine finds it."""
+        jobs = [job for key in wanted.keys if (job := self._table.get(key)) is not None]
         try:
-            answer = CancelAnswered(await self._cancel_all(jobs, request))
+            answer = CancelAnswered(await self._cancel_all(jobs, wanted))
         except LocalError as error:
             answer = CancelAnswered(error=error)
-        except FencedError:  # the api stores the wish, and the next engine finds it
-            return
-        self._bus.publish(f"answers.{request.request}", answer)
+        except FencedError:
+            return None
+        return answer if self._term.lasts else None
 
-    async def _cancel_all(self, jobs: list[LiveJob], request: CancelRequested) -> bool:
+    async def _cancel_all(self, jobs: list[LiveJob], wanted: CancelRequested) -> bool:
         """Cancel live jobs; return whether any was cancelled by this. Raises `LocalError`."""
-        interrupt = request.interrupt
+        interrupt = wanted.interrupt
         queue = self._scheduler.queue
         waiting = [job for job in jobs if job in queue]
         others = set(jobs).difference(waiting)
         if waiting and interrupt:
             await self._interrupt(waiting)
         elif waiting:
-            await self._withdraw(waiting, cleared=request.cleared)
+            await self._withdraw(waiting, cleared=wanted.cleared)
         cancelling = (self._cancel(job, interrupt=interrupt) for job in others)
         results = await asyncio.gather(*cancelling, return_exceptions=True)
         for result in results:
@@ -119,7 +120,7 @@ class Cancellation:
         if worker is None or follower is None or not job.is_on_cloud:
             return False  # it ends already, or nobody can reach it
         try:
-            self._bus.term.check()
+            self._term.check()
             cancelled = await worker.cloud.cancel(job.cloud_id)
         except CloudRefused as error:
             raise from_cloud(error.status, error.body, error.retry_after) from error

@@ -35,6 +35,7 @@ from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import MAX_ENDED, JobTable
 from proxy.engine.workers import Workers
 from proxy.jobs.messages import (
+    CancelAnswered,
     CancelRequested,
     JobReceived,
     JobReleased,
@@ -203,9 +204,17 @@ class Engine:
             self.table.advance(job, changes=JobChanges(watched=watched))
         self._life.following.release(job)
 
-    def cancel(self, request: CancelRequested) -> None:
-        """End jobs, and answer on the bus."""
-        self.background.supervisor.spawn(self._cancellation.cancel(request), "cancel jobs")
+    def cancel(self, wanted: CancelRequested) -> asyncio.Future[CancelAnswered]:
+        """End jobs, and return where the answer comes; none does from an engine whose term ends."""
+        answered: asyncio.Future[CancelAnswered] = asyncio.get_running_loop().create_future()
+
+        async def cancel() -> None:
+            answer = await self._cancellation.cancel(wanted)
+            if answer is not None and not answered.done():
+                answered.set_result(answer)
+
+        self.background.supervisor.spawn(cancel(), "cancel jobs")
+        return answered
 
     def overview(self, member: str | None) -> OverviewAnswered:
         """Return all live jobs, or those of one member, and the accounts."""
@@ -226,8 +235,10 @@ class Engine:
                 bus.publish(f"answers.{request}", self.overview(member))
             case RunRequested(request=request, key=key, picture=picture):
                 bus.publish(f"answers.{request}", self.run(key, picture=picture))
-            case CancelRequested():
-                self.cancel(message)
+            case CancelRequested(request=request):
+                self.cancel(message).add_done_callback(
+                    lambda answered: bus.publish(f"answers.{request}", answered.result())
+                )
             case SocketKnown(opens=True):
                 self._overview.tell_running(message)
             case NewsMissed():

@@ -1,9 +1,14 @@
-"""The bus as the engine uses it: it publishes while its term lasts."""
+"""The bus as the engine uses it: it tells and publishes while its term lasts."""
 
 from __future__ import annotations
 
-from proxy.bus import BusMessage, EventBus
+import structlog
+
+from proxy.bus import EventBus
 from proxy.engine.term import Term
+from proxy.jobs.messages import JobListener, JobNews
+
+log = structlog.get_logger(__name__)
 
 #: Seconds after which a client has its answer, also without a `JobReleased`: in one process, with
 #: other replicas (the one that answers may have died), and while the bus is not connected.
@@ -11,20 +16,25 @@ _ALONE, _LOSSY, _UNCONNECTED = 5.0, 2.0, 1.0
 
 
 class EngineBus:
-    """Publishes on the `bus` while the `term` lasts."""
+    """Tells the `listener` what becomes of jobs while the `term` lasts."""
 
-    def __init__(self, bus: EventBus, term: Term) -> None:
+    def __init__(self, bus: EventBus, term: Term, listener: JobListener) -> None:
         self.bus = bus
         self.term = term
-        #: Whether what is published may be lost on its way to other processes.
+        self._listener = listener
+        #: Whether what is told may be lost on its way to other processes.
         self.lossy = bus.lossy
         #: The epoch of the lease, in front of the numbers of a job's messages.
         self.epoch = term.fence.epoch
 
-    def publish(self, topic: str, message: BusMessage, *, droppable: bool = False) -> None:
-        """Publish a message, while this engine runs the jobs."""
-        if self.term.lasts:
-            self.bus.publish(topic, message, droppable=droppable)
+    def tell(self, news: JobNews) -> None:
+        """Tell what becomes of a job, while this engine runs the jobs."""
+        if not self.term.lasts:
+            return
+        try:
+            self._listener.hear(news)
+        except Exception:  # the job goes on all the same
+            log.exception("listener_failed", news=type(news).__name__)
 
     @property
     def answer_timeout(self) -> float:

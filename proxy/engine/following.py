@@ -20,7 +20,6 @@ from proxy.engine.table import JobTable
 from proxy.engine.tracker import Ended, JobStarted, OutputsSent
 from proxy.jobs.conversion import run_of
 from proxy.jobs.message_order import StepBuffer
-from proxy.jobs.messages import topic_of
 from proxy.jobs.models import JobState
 from proxy.translate import workflow_metadata
 from proxy.translate.events import Message
@@ -46,15 +45,11 @@ class Following:
     @asynccontextmanager
     async def follows(self, job: LiveJob, follower: JobFollower) -> AsyncIterator[None]:
         """Have a job followed in the block; its slot is free when it is over, at the latest."""
-        held = None
+        steps = None
         if self._bus.lossy:
-            held = self._resources.budget.member(job.member, "job")
-        publisher = JobPublisher(
-            self._bus,
-            topic_of(job.member, job.client_id),
-            workflow_metadata.of_job(job.loaded.extra_data, job.workflow_id),
-            StepBuffer(job, self._bus.epoch, held),
-        )
+            steps = StepBuffer(self._bus.epoch, self._resources.budget.member(job.member, "job"))
+        metadata = workflow_metadata.of_job(job.loaded.extra_data, job.workflow_id)
+        publisher = JobPublisher(self._bus, job, metadata, steps)
         self._table.follow(job, follower, publisher)
         try:
             yield

@@ -107,7 +107,7 @@ class Intake:
     async def _accept(self, job: LiveJob) -> None:
         """Accept a job that is on its way: in the storage first, then its client is told."""
         self._table.change(job, JobChanges(accepted=True))
-        self._announcer.changed(job)
+        self._announcer.changed(job, tell=True)
         await retried(partial(self._recorder.save, job))
         self._announcer.accepted(job)
 

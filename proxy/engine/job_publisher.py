@@ -1,4 +1,4 @@
-"""Publishes the messages of one job to its client."""
+"""Tells the client of one job its messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 from proxy.engine.engine_bus import EngineBus
 from proxy.jobs.message_order import StepBuffer
-from proxy.translate.events import Message, Preview, with_metadata
+from proxy.jobs.messages import JobMessage
+from proxy.jobs.models import Job
+from proxy.translate.events import Message, Preview, is_droppable, with_metadata
 
 #: A larger preview is not kept for those who look at the dashboard.
 MAX_PREVIEW_BYTES = 1024 * 1024
@@ -16,31 +18,35 @@ MAX_PREVIEW_BYTES = 1024 * 1024
 
 @dataclass(eq=False, repr=False)
 class JobPublisher:
-    """Publishes on the `topic` that the client hears, in the order of the `steps`, with the
-    `metadata` in each message. `preview` is the last one."""
+    """Tells the client of a `job` its messages, with the `metadata` in each. Where messages may be
+    lost, `steps` numbers them and has those that are told again. `preview` is the last one."""
 
     bus: EngineBus
-    topic: str
+    job: Job
     metadata: Mapping[str, Any]
-    steps: StepBuffer
+    steps: StepBuffer | None = None
     preview: Preview | None = None
 
     def tell(self, message: Message) -> None:
-        """Publish a message."""
+        """Tell a message."""
         if self.metadata:
             message = with_metadata(message, self.metadata)
-        numbered = self.steps.numbered(message)
-        droppable = isinstance(message, Preview) and not message.result
-        if isinstance(message, Preview) and droppable and len(message.image) <= MAX_PREVIEW_BYTES:
+        job = self.job
+        news = JobMessage(job.key, job.order, job.client_id, job.watched, message)
+        if self.steps is not None:
+            news = self.steps.numbered(news)
+        if is_droppable(message) and len(message.image) <= MAX_PREVIEW_BYTES:
             self.preview = message
-        self.bus.publish(self.topic, numbered, droppable=droppable)
+        self.bus.tell(news)
 
     def repeat(self, epoch: int, number: int) -> None:
-        """Publish the steps of the job after this one again; all of them if it is of another
+        """Tell the steps of the job after this one again; all of them if it is of another
         epoch."""
-        for step in self.steps.after(epoch, number):
-            self.bus.publish(self.topic, step)
+        if self.steps is not None:
+            for step in self.steps.after(epoch, number):
+                self.bus.tell(step)
 
     def close(self) -> None:
         """Forget the steps: nothing more is told of the job."""
-        self.steps.close()
+        if self.steps is not None:
+            self.steps.close()

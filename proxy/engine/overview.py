@@ -23,7 +23,6 @@ from proxy.jobs.messages import (
     RunAnswered,
     RunFound,
     SocketKnown,
-    topic_of,
 )
 from proxy.jobs.models import AccountView, JobProgress, JobState, is_shown, shown_state
 from proxy.storage.jobs import JobKey, StoredJob
@@ -102,7 +101,7 @@ class Overview:
             if job.client_id == client_id and node is not None:
                 event = Event("executing", {"node": node})
                 news = ClientMessage(member, client_id, event, message.socket)
-                self._table.announcer.bus.publish(topic_of(member, client_id), news)
+                self._table.announcer.bus.tell(news)
                 return
 
     def _seen(self, job: LiveJob) -> JobChanged:

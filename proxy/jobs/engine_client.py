@@ -1,14 +1,11 @@
-"""How the api's half asks the engine: by a call where that is in this process, else over the bus.
-
-What may take long is answered on the bus, since another engine may run the jobs by then.
-"""
+"""How the api's half asks the engine: by a call in the same process, else over the bus."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from proxy import randomness
 from proxy.bus import EventBus
@@ -32,13 +29,13 @@ class RunningEngine(Protocol):
     """The engine that runs the jobs, in this process."""
 
     def receive(self, job: Job) -> None:
-        """Take in a checked job, which is in the storage. The answer is a `JobAnswered`."""
+        """Take in a checked job, which is in the storage. The listener hears a `JobAnswered`."""
 
     def release(self, key: JobKey, *, watched: bool) -> None:
         """Let a job's messages flow: its client has the answer, and a socket if `watched`."""
 
-    def cancel(self, request: CancelRequested) -> None:
-        """End jobs. The `CancelAnswered` comes on `answers.{request}`."""
+    def cancel(self, wanted: CancelRequested) -> asyncio.Future[CancelAnswered]:
+        """End jobs, and return where the answer comes; none does from an engine whose term ends."""
 
     def overview(self, member: str | None) -> OverviewAnswered:
         """Return all live jobs, or those of one member, and the accounts."""
@@ -60,7 +57,7 @@ class EngineClient:
         self.bus.leads = engine is not None
 
     def receive(self, job: Job) -> None:
-        """Have a checked job taken in, which is in the storage. The answer is a `JobAnswered`."""
+        """Have a checked job taken in, which is in the storage. The feed hears a `JobAnswered`."""
         if self._here is not None:
             self._here.receive(job)
         else:
@@ -80,11 +77,11 @@ class EngineClient:
         """Have jobs ended, and yield where the answer comes."""
         request = randomness.uuid4().hex
         wanted = CancelRequested(request, tuple(keys), interrupt, cleared)
-        with EngineAnswer(self.bus, f"answers.{request}", CancelAnswered) as answered:
-            if self._here is not None:
-                self._here.cancel(wanted)
-            else:
-                self.bus.publish("engine", wanted)
+        if self._here is not None:
+            yield EngineAnswer(self._here.cancel(wanted))
+            return
+        with answer_on(self.bus, f"answers.{request}", CancelAnswered) as answered:
+            self.bus.publish("engine", wanted)
             yield answered
 
     async def overview(self, member: str | None, timeout: float) -> OverviewAnswered | None:
@@ -93,7 +90,7 @@ class EngineClient:
         if self._here is not None:
             return self._here.overview(member)
         request = randomness.uuid4().hex
-        with EngineAnswer(self.bus, f"answers.{request}", OverviewAnswered) as answered:
+        with answer_on(self.bus, f"answers.{request}", OverviewAnswered) as answered:
             self.bus.publish("engine", OverviewRequested(request, member))
             return await answered.within(timeout)
 
@@ -103,31 +100,31 @@ class EngineClient:
         if self._here is not None:
             return self._here.run(key, picture=picture)
         request = randomness.uuid4().hex
-        with EngineAnswer(self.bus, f"answers.{request}", RunAnswered) as answered:
+        with answer_on(self.bus, f"answers.{request}", RunAnswered) as answered:
             self.bus.publish("engine", RunRequested(request, key, picture))
             return await answered.within(timeout)
 
 
 class EngineAnswer(Generic[T]):
-    """What the engine answers, the first message of a `kind` on a topic, for one who waits for it
-    in a block."""
+    """What the engine answers, once it does."""
 
-    def __init__(self, bus: EventBus, topic: str, kind: type[T]) -> None:
-        self._kind = kind
-        self._answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._subscription = bus.subscribe(topic, self._receive)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._subscription.close()
+    def __init__(self, answer: asyncio.Future[T]) -> None:
+        self._answer = answer
 
     async def within(self, seconds: float) -> T | None:
         """Wait for the answer up to `seconds`; return `None` if it does not come in time."""
         await asyncio.wait([self._answer], timeout=seconds)
         return self._answer.result() if self._answer.done() else None
 
-    def _receive(self, message: object) -> None:
-        if isinstance(message, self._kind) and not self._answer.done():
-            self._answer.set_result(message)
+
+@contextmanager
+def answer_on(bus: EventBus, topic: str, kind: type[T]) -> Iterator[EngineAnswer[T]]:
+    """Yield the answer that comes on a topic in the block, the first message of a `kind`."""
+    answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    def hear(message: object) -> None:
+        if isinstance(message, kind) and not answer.done():
+            answer.set_result(message)
+
+    with bus.subscribe(topic, hear):
+        yield EngineAnswer(answer)

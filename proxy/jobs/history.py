@@ -92,7 +92,7 @@ class History:
         self._repository = repository
         self._files = files
         self._cache = HistoryCache()
-        bus.subscribe("jobs", self._receive)
+        bus.subscribe("history", self._receive)
         self._process = randomness.token_hex(4)
         #: Futures of requests that wait for a change of an entry, by the member and the job's id.
         self._waiting: dict[tuple[str, str], list[asyncio.Future[None]]] = {}
@@ -110,12 +110,15 @@ class History:
             if not waiting:
                 del self._waiting[member, prompt_id]
 
+    def recorded(self, news: JobRecorded) -> None:
+        """Note that a job is in the history, and that its oldest entries are forgotten."""
+        member, forgotten = news.key.member, news.forgotten
+        self._changed(member, (news.key.prompt_id, *forgotten))
+        if forgotten and self._files is not None:
+            self._files.namespace.forgotten(member, forgotten)
+
     def _receive(self, news: object) -> None:
         match news:
-            case JobRecorded(key=key, forgotten=forgotten):
-                self._changed(key.member, (key.prompt_id, *forgotten))
-                if forgotten and self._files is not None:
-                    self._files.namespace.forgotten(key.member, forgotten)
             case HistoryChanged(member=member, prompt_ids=prompt_ids):
                 self._changed(member, prompt_ids)
             case _ if news is MISSED:
@@ -219,7 +222,7 @@ class History:
             await self._repository.forget(member, prompt_ids)
         finally:
             changed = None if prompt_ids is None else tuple(prompt_ids)
-            self._bus.publish("jobs", HistoryChanged(member, changed))
+            self._bus.publish("history", HistoryChanged(member, changed))
             await self._bus.flush()
 
 

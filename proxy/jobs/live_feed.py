@@ -1,111 +1,117 @@
-"""The feed of a replica: it brings the live jobs and the sockets up to date.
+"""The feed of the api's half: it brings the live jobs, the history and the sockets up to date.
 
-The bus feeds all of this. Where it has lost something, `LiveFeed` reads from the storage which jobs
-live and which ends are due, and asks the engine for the steps that are missing of those that run.
-No clock of a replica decides what is due: the ends of a member are counted in the storage, and a
-socket opens after one of them.
+In one process the engine calls `LiveFeed.hear`, so that news come in order and none gets lost.
+Between replicas the bus brings them, and `ReplicaFeed` makes good what it loses.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import structlog
-
-from proxy import clock
-from proxy.bus import MISSED, EventBus
 from proxy.clock import now
-from proxy.jobs.message_order import KnownEnds
+from proxy.jobs.answers import Answers
+from proxy.jobs.history import History
 from proxy.jobs.messages import (
-    EndFound,
+    ClientMessage,
+    JobAnswered,
     JobChanged,
     JobLeft,
+    JobMessage,
+    JobNews,
     JobRecorded,
     JobsAhead,
-    NewsMissed,
-    QueueChanged,
-    StepsMissed,
-    StepsReceived,
-    TermBegan,
 )
-from proxy.jobs.models import JobState
 from proxy.jobs.subscribers import Moment, Subscriber, Subscribers
 from proxy.jobs.views import LiveJobs
-from proxy.storage.database import StorageError
-from proxy.storage.history import HistoryEntry
-from proxy.storage.jobs import JobKey, JobRepository
-from proxy.translate.events import Message, status
-
-log = structlog.get_logger(__name__)
-
-#: Seconds between two readings while the bus is away, and between the two after a loss: the engine
-#: writes a moment after the event.
-_INTERVAL = 0.5
-
-
-#: Seconds that a socket waits for the clock of the database before it opens.
-_MOMENT_TIMEOUT = 1.0
+from proxy.storage.jobs import JobKey
+from proxy.supervisor import Supervisor
+from proxy.translate.events import status
 
 
 @dataclass(eq=False, repr=False)
 class LiveFeed:
-    """The feed that brings `live` and the sockets of this replica up to date.
+    """Brings `live`, the sockets of `subscribers` and the `history` up to date, and submissions
+    their `answers`.
 
-    Clients of live jobs hear a `status` each `status_interval` seconds. `replay` gives the
-    messages of an ended job, as its entry of the history has them.
+    Clients of live jobs hear a `status` each `status_interval` seconds.
     """
 
-    bus: EventBus
-    repository: JobRepository
     live: LiveJobs
     subscribers: Subscribers
-    replay: Callable[[HistoryEntry], Iterable[Message]]
+    history: History
     status_interval: float = 5.0
-    #: The known ends of members with sockets here.
-    _ends: dict[str, KnownEnds] = field(default_factory=dict)
-    #: How far the clock of the database was before the monotonic one, in ms.
-    _database_clock: float = field(default_factory=lambda: now() - 1000 * clock.monotonic())
+    answers: Answers = field(init=False, default_factory=Answers)
+    _watchers: list[Callable[[], None]] = field(init=False, default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.bus.subscribe("jobs", self._receive)
-        self.bus.subscribe("terms", self._hear_of_terms)
+    async def start(self, supervisor: Supervisor) -> None:
+        """Begin to feed, in tasks of the `supervisor`. Raises `StorageError`."""
+        supervisor.keep(self._keep_alive, "status heartbeat")
 
-    def _receive(self, news: object) -> None:
+    def hear(self, news: JobNews) -> None:
+        """Take what the engine tells of a job."""
         match news:
+            case JobMessage(key=key, client_id=client_id, message=message, watched=watched):
+                self.subscribers.tell(key.member, client_id, message, watched=watched)
+            case ClientMessage():
+                self.subscribers.tell_client(news)
+            case JobAnswered():
+                self.answers.hear(news)
             case JobChanged(job=job, progress=progress, tell=tell):
-                live = self.live.of(job.member)
-                live.put(job, progress)
-                if tell and not live.answering:
-                    self._tell_status(job.member)
-            case JobRecorded(key=key, order=order, client_id=client_id, ordinal=ordinal):
-                # Messages about the end are due: they are read if the bus loses them.
-                if self.subscribers.listens(key.member, client_id):
-                    self.subscribers.expect(order, key, client_id)
-                if ordinal and key.member in self._ends:
-                    self._ends[key.member].add(ordinal)
+                self.live.of(job.member).put(job, progress)
+                self._changed(job.member, tell=tell)
+            case JobsAhead(member=member, count=count, tell=tell):
+                self.live.of(member).ahead = count
+                self._changed(member, tell=tell)
+            case JobRecorded():
+                self.history.recorded(news)
+                self._changed(news.key.member, tell=False)
             case JobLeft(job=job, more=more):
-                self.live.remove(job.key, job.order)
+                self._leave(job.key, job.order)
                 if not more:
                     self._tell_status(job.member)
-            case EndFound(key=key, order=order):
-                self.live.remove(key, order)
-                self._tell_status(key.member)
-            case QueueChanged(member=member):
-                self._tell_status(member)
-            case JobsAhead(member=member, count=count, tell=tell):
-                live = self.live.of(member)
-                live.ahead = count
-                if tell and not live.answering:
-                    self._tell_status(member)
+
+    def _leave(self, key: JobKey, order: int) -> None:
+        """Take a job out of the queue."""
+        self.live.remove(key, order)
+        self._changed(key.member, tell=False)
+
+    def _changed(self, member: str, *, tell: bool) -> None:
+        """Let watchers know of a change, and with `tell` the sockets of the member, too, unless it
+        has a submission under way: that tells them when its client has the answer."""
+        for changed in self._watchers:
+            changed()
+        if tell and not self.live.of(member).answering:
+            self._tell_status(member)
 
     def _tell_status(self, member: str) -> None:
         """Tell all sockets of the member how many jobs wait or run."""
         self.subscribers.broadcast(member, status(self.live.of(member).remaining))
 
-    async def keep_alive(self) -> None:
+    @contextmanager
+    def answering(self, member: str) -> Iterator[None]:
+        """Tell no sockets of a member how many jobs are left until its client has the answer to a
+        submission, at the end of the block."""
+        live = self.live.of(member)
+        live.answering += 1
+        try:
+            yield
+        finally:
+            live.answering -= 1
+            self._tell_status(member)
+
+    @contextmanager
+    def watched(self, changed: Callable[[], None]) -> Iterator[None]:
+        """Call `changed` in the block whenever anything has become of a job."""
+        self._watchers.append(changed)
+        try:
+            yield
+        finally:
+            self._watchers.remove(changed)
+
+    async def _keep_alive(self) -> None:
         """Send a `status` now and then, for clients that take a silent socket for a dead server."""
         while True:
             await asyncio.sleep(self.status_interval)
@@ -118,15 +124,8 @@ class LiveFeed:
 
     async def moment(self, member: str) -> Moment:
         """Return the moment in which a socket of a member opens; ask before it does."""
-        monotonic = 1000 * clock.monotonic()
-        try:
-            async with asyncio.timeout(_MOMENT_TIMEOUT):
-                at, ended = await self.repository.history.moment(member)
-        except (StorageError, TimeoutError) as error:
-            log.warning("moment_read_failed", error=str(error))
-            return Moment(round(monotonic + self._database_clock), None)
-        self._database_clock = at - monotonic
-        return Moment(at, ended)
+        del member
+        return Moment(now(), None)
 
     def attach(
         self,
@@ -140,110 +139,6 @@ class LiveFeed:
     ) -> None:
         """Let `subscriber` hear what concerns `client_id` (see `Subscribers.attach`); of jobs that
         run already, what comes from now on."""
-        for job in self.live.of(member).jobs.values():
-            if job.state == JobState.RUNNING and job.client_id in (client_id, None):
-                self.subscribers.expect(job.order, job.key, job.client_id, running=True)
         self.subscribers.attach(
             member, client_id, subscriber, greet, hears_all=hears_all, opened=opened
         )
-
-    # --- what the bus has lost -------------------------------------------------------------
-
-    def _hear_of_terms(self, news: object) -> None:
-        if news is MISSED:
-            self.bus.publish("sockets", NewsMissed())
-        if news is MISSED or isinstance(news, TermBegan):
-            self.live.doubt()
-            self.subscribers.missed.set()
-
-    async def run(self) -> None:
-        """Read twice when something may be lost, and all the time while something is missing or the
-        bus is away."""
-        if self.repository.database.shared:
-            self.bus.publish("sockets", NewsMissed())
-        due, missed = 0, self.subscribers.missed
-        while True:
-            # One process has its bus in memory, which is never away.
-            interval = _INTERVAL if due or self.repository.database.shared else None
-            with suppress(TimeoutError):
-                async with asyncio.timeout(interval):
-                    await missed.wait()
-            if missed.is_set():
-                missed.clear()
-                due = 2
-            if not due and self.bus.whole:
-                continue
-            try:
-                await self.read()
-            except StorageError as error:
-                log.warning("jobs_read_failed", error=str(error))
-            else:
-                due = max(due - 1, int(self.subscribers.lacks))
-                if not due and not missed.is_set():
-                    self.live.trust()
-
-    async def read(self) -> None:
-        """Read once. Raises `StorageError`."""
-        subscribers, live = self.subscribers, self.live
-        begun = subscribers.unfinished()
-        before = {member: jobs.remaining for member, jobs in live.members()}
-        living, gone = await live.reload()
-        for member, jobs in live.members():
-            if jobs.remaining != before.get(member, 0) and not jobs.answering:
-                subscribers.broadcast(member, status(jobs.remaining))
-        lasts = {member: self._last_end(member) for member in subscribers.members()}
-        ends, read = await self.repository.history.ends_after(lasts)
-        due = {order: begun_job.key for order, begun_job in begun.items() if order not in living}
-        due |= {
-            job.order: job.key for job in gone if subscribers.listens(job.member, job.client_id)
-        }
-        due |= {
-            end.order: JobKey(end.member, end.prompt_id)
-            for end in ends
-            if subscribers.opened_before(end.member, end.client_id, end.ordinal)
-        }
-        untold = {order: due[order] for order in sorted(due) if not subscribers.is_over(order)}
-        for order, key in untold.items():
-            self.bus.publish("jobs", EndFound(key, order))
-        if untold:
-            await self.bus.flush()
-        for order, key in untold.items():
-            await self._tell_end(order, key)
-        self._mark_read(read)
-        self._ask_for_steps(living)
-
-    def _last_end(self, member: str) -> int | None:
-        """Return the last end of a member up to which all are known here; `None` if none is."""
-        ends = self._ends.get(member)
-        return self.subscribers.ends_before(member) if ends is None else ends.last
-
-    def _mark_read(self, read: Mapping[str, int]) -> None:
-        """Note up to which end of each member with sockets all have been read."""
-        known = self._ends
-        self._ends = {member: known.get(member) or KnownEnds(last) for member, last in read.items()}
-        for member, last in read.items():
-            self._ends[member].read(last)
-
-    async def _tell_end(self, order: int, key: JobKey) -> None:
-        """Send what its client has not received of a job that has ended."""
-        entry = await self.repository.history.entry(*key)
-        if entry is None or entry.order != order:
-            self.subscribers.close_job(order)
-            return
-        if self.subscribers.end(order, key, entry.client_id, entry.ordinal, self.replay(entry)):
-            log.info("end_recovered", job=key.prompt_id, member=key.member)
-
-    def _ask_for_steps(self, living: Collection[int]) -> None:
-        """Ask the engine for what was missed of jobs that run."""
-        subscribers = self.subscribers
-        for job in self.live:
-            if job.state == JobState.RUNNING and subscribers.listens(job.member, job.client_id):
-                subscribers.expect(job.order, job.key, job.client_id)
-        received = tuple(
-            StepsReceived(delivery.key, order, delivery.epoch, delivery.number)
-            for order, delivery in subscribers.unfinished().items()
-            if delivery.number is not None and order in living
-        )
-        if received and self.bus.connected:
-            # If it is lost, nobody misses it: it is asked again.
-            self.bus.publish("engine", StepsMissed(received), droppable=True)

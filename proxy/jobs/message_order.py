@@ -17,7 +17,6 @@ from msgspec.structs import replace
 
 from proxy.budget import Allocation, MemoryLimitError
 from proxy.jobs.messages import JobMessage
-from proxy.jobs.models import Job
 from proxy.storage.jobs import JobKey
 from proxy.translate.events import (
     TERMINAL_EVENTS,
@@ -134,33 +133,23 @@ def _is_new(name: str, sent: set[str]) -> bool:
 class StepBuffer:
     """Numbers the messages of a job in an `epoch`, and keeps its steps until it ends.
 
-    The bytes are `held`; without an allocation nothing is kept, since nothing gets lost. A large
-    step for which there is no memory is counted, but kept without its message.
+    The bytes are `held`. A large step for which there is no memory is counted, but kept without
+    its message.
     """
 
-    job: Job
     epoch: int
-    held: Allocation | None
+    held: Allocation
     _number: int = 0
     _steps: list[JobMessage] = field(default_factory=list)
 
-    def numbered(self, message: Message) -> JobMessage:
+    def numbered(self, news: JobMessage) -> JobMessage:
         """Return the next message with its position among those of the job."""
-        job, step = self.job, step_of(message)
+        step = step_of(news.message)
         if step is not None:
             self._number += 1
-        numbered = JobMessage(
-            job.key,
-            job.order,
-            job.client_id,
-            job.watched,
-            message,
-            self.epoch,
-            self._number,
-            step,
-        )
-        if step is not None and self.held is not None:
-            fits = _fits(message, self.held)
+        numbered = replace(news, epoch=self.epoch, number=self._number, step=step)
+        if step is not None:
+            fits = _fits(news.message, self.held)
             self._steps.append(numbered if fits else replace(numbered, message=None))
         return numbered
 
@@ -171,9 +160,7 @@ class StepBuffer:
     def close(self) -> None:
         """Forget the steps."""
         self._steps.clear()
-        if self.held is not None:
-            self.held.release()
-            self.held = None
+        self.held.release()
 
 
 def _fits(message: Message, held: Allocation) -> bool:

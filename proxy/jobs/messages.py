@@ -3,11 +3,12 @@
 | Topic of the bus | Brings |
 |---|---|
 | `engine` | what the api asks of an engine elsewhere: `JobReceived`, `JobReleased` and the like |
-| `answers` | the answers to submissions: `JobAnswered` |
+| `answers` | the answers to submissions, between replicas: `JobAnswered` |
 | `answers.…` | the answer to another one of these |
-| `jobs` | what becomes of jobs, and of the history |
+| `jobs` | what becomes of jobs, between replicas |
+| `history` | `HistoryChanged` |
 | `events.MEMBER.CLIENT` | messages for a client, delivered where its socket is (`topic_of`) |
-| `events.MEMBER` | messages about jobs without a client |
+| `events.MEMBER` | messages about jobs without a client, between replicas |
 | `sockets` | `SocketKnown`, `SocketClosed` and `NewsMissed` |
 | `logs` | `LogsWanted` |
 | `terms` | `TermBegan`, `LeaseReleased` |
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeAlias, TypedDict
 
 import msgspec
 
@@ -236,12 +237,6 @@ class JobsAhead(BusMessage, frozen=True):
     tell: bool = False
 
 
-class QueueChanged(BusMessage, frozen=True):
-    """api → api: a client has its answer, and the member's sockets hear how many jobs are left."""
-
-    member: str
-
-
 class JobRecorded(BusMessage, frozen=True):
     """engine → api: a job is in the history, and the oldest entries are `forgotten` with their
     files. `ordinal` counts the ends of the member, 0 where that is not known."""
@@ -263,10 +258,10 @@ class HistoryChanged(BusMessage, frozen=True):
 class JobMessage(_PackedMessage, frozen=True):
     """engine → api: a message (of `proxy.translate.events`) for the client of a job.
 
-    `watched` says whether this client listened when it had submitted the job. `epoch`, `number` and
-    the name of the `step` are the position of the message among those of the job (see
-    `proxy.jobs.message_order`). A step that the engine could not keep has no message when it is
-    repeated.
+    `watched` says whether this client listened when it had submitted the job. Between replicas
+    `epoch`, `number` and the name of the `step` are the position of the message among those of the
+    job (see `proxy.jobs.message_order`). A step that the engine could not keep has no message when
+    it is repeated.
     """
 
     key: JobKey
@@ -274,9 +269,9 @@ class JobMessage(_PackedMessage, frozen=True):
     client_id: str | None
     watched: bool
     message: PackedMessage
-    epoch: int
-    number: int
-    step: str | None
+    epoch: int = 0
+    number: int = 0
+    step: str | None = None
 
 
 class ClientMessage(_PackedMessage, frozen=True):
@@ -286,6 +281,19 @@ class ClientMessage(_PackedMessage, frozen=True):
     client_id: str
     message: PackedMessage
     socket: str | None = None
+
+
+#: What the engine tells of jobs, in the order in which it happens.
+JobNews: TypeAlias = (
+    JobAnswered | JobChanged | JobsAhead | JobRecorded | JobLeft | JobMessage | ClientMessage
+)
+
+
+class JobListener(Protocol):
+    """Who hears what becomes of jobs: the api's half of this process, or those of all replicas."""
+
+    def hear(self, news: JobNews) -> None:
+        """Take news of a job, without waiting and without failing."""
 
 
 # --- the replicas tell each other --------------------------------------------------------

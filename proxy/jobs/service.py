@@ -7,36 +7,26 @@ Where the engine does not answer, the service reads the storage. `GET /api/jobs`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import structlog
 from msgspec import Struct
 
-from proxy.jobs.history import NO_ENTRY, History
-from proxy.jobs.live_feed import LiveFeed
+from proxy.jobs.history import NO_ENTRY
 from proxy.jobs.messages import JobChanged, OverviewAnswered, RunAnswered
 from proxy.jobs.models import ENDS, AccountView
 from proxy.jobs.records import JobRecord
 from proxy.jobs.submission import SubmissionService, poll_interval
-from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.views import divided, interruptible, of_queue
 from proxy.storage.database import StorageError
-from proxy.storage.history import HistoryEntry
 from proxy.storage.jobs import JobKey, StoredJob
 from proxy.storage.spending import Spending
-from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
-from proxy.translate.events import Message
-
-if TYPE_CHECKING:
-    from proxy.files.service import Files
 
 log = structlog.get_logger(__name__)
-
-T = TypeVar("T")
 
 #: Upper bound for numbers of entries: databases take no larger integers.
 _MAX_ITEMS = 2**53
@@ -51,38 +41,19 @@ _OVERVIEW_TIMEOUT = 2.0
 class JobService:
     """The jobs of all members, as the api uses them.
 
-    `submissions` takes jobs in, and its `timeout` bounds the wait for a cancellation too.
-    `subscribers` knows who listens here, `feed` attaches them, `history` knows what has ended; the
-    `files` forget what it has forgotten. `replay` gives the messages of an ended job from its
-    entry.
+    `submissions` takes jobs in, and its `timeout` bounds the wait for a cancellation too. Their
+    `feed` knows who listens here, what lives and what has ended.
     """
 
-    def __init__(
-        self,
-        submissions: SubmissionService,
-        supervisor: Supervisor,
-        *,
-        files: Files | None = None,
-        replay: Callable[[HistoryEntry], Iterable[Message]],
-        status_interval: float = 5.0,
-    ) -> None:
-        bus, repository = submissions.bus, submissions.repository
+    def __init__(self, submissions: SubmissionService) -> None:
         self.submissions = submissions
-        self.subscribers = Subscribers(bus, supervisor)
-        self.history = History(bus, repository.history, files)
-        self._bus = bus
+        self.feed = submissions.feed
+        self.subscribers = self.feed.subscribers
+        self.history = self.feed.history
+        self._live = self.feed.live
+        self._bus = submissions.bus
         self._engine = submissions.engine
-        self._repository = repository
-        self._live = submissions.live
-        self._supervisor = supervisor
-        self.feed = LiveFeed(bus, repository, self._live, self.subscribers, replay, status_interval)
-
-    async def start(self) -> None:
-        """Read what lives, and again whenever the bus may have lost something. Raises
-        `StorageError`."""
-        await self.feed.read()
-        self._supervisor.keep(self.feed.run, "read what was missed")
-        self._supervisor.keep(self.feed.keep_alive, "status heartbeat")
+        self._repository = submissions.repository
 
     # --- the queue -------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -23,14 +23,14 @@ from proxy.jobs.clients import Clients
 from proxy.jobs.conversion import job_of_request, payload_of, stored_of, used
 from proxy.jobs.engine_client import EngineClient
 from proxy.jobs.estimates import JobEstimator, OverBudgetError
-from proxy.jobs.messages import JobAnswered, QueueChanged
+from proxy.jobs.live_feed import LiveFeed
+from proxy.jobs.messages import JobAnswered
 from proxy.jobs.models import Job, JobRequest
-from proxy.jobs.views import LiveJobs
 from proxy.members.accounting import Limiter
 from proxy.members.member import Member
 from proxy.storage.conditions import Conditions, DayFullError, Numbering, QueueFullError
 from proxy.storage.database import BusyError, OutcomeUnknownError, StorageError
-from proxy.storage.jobs import JobKey, JobLivesError, JobRepository
+from proxy.storage.jobs import JobLivesError, JobRepository
 from proxy.storage.usage import day_of
 from proxy.translate.errors import LocalError
 
@@ -61,14 +61,15 @@ class SubmissionService:
 
     The `limiter` is asked before anything else whether a member may submit now, the `checks`
     whether the graph can run. A submission that the engine has not started after `timeout`
-    seconds is withdrawn. `member` gives the limits of a member, `clients` knows who listens. The
+    seconds is withdrawn. `member` gives the limits of a member, `clients` knows who listens, the
+    `feed` brings the answers of the engine. The
     `estimator` says what jobs of members with budgets will cost, `refusals` takes note of the first
     that a budget refuses.
     """
 
     engine: EngineClient
     repository: JobRepository
-    live: LiveJobs
+    feed: LiveFeed
     clients: Clients
     member: Callable[[str], Member]
     limiter: Limiter
@@ -76,18 +77,10 @@ class SubmissionService:
     estimator: JobEstimator
     refusals: BudgetRefusals
     timeout: float = 30.0
-    #: Where the answers of the engine are waited for; of several about a job the first counts.
-    _answers: dict[JobKey, asyncio.Queue[JobAnswered]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.bus = self.engine.bus
+        self.bus, self.live = self.engine.bus, self.feed.live
         self.bus.subscribe("sockets", self.clients.hear)
-        self.bus.subscribe("answers", self._hear)
-
-    def _hear(self, message: object) -> None:
-        if isinstance(message, JobAnswered) and message.key in self._answers:
-            with suppress(asyncio.QueueFull):
-                self._answers[message.key].put_nowait(message)
 
     @asynccontextmanager
     async def submitted(self, member: str, request: JobRequest) -> AsyncIterator[dict[str, Any]]:
@@ -114,14 +107,12 @@ class SubmissionService:
         content.rewriting = await self.checks.packs.rewrite(member, content.graph, outputs)
         await self._insert(job, numbering)
         node_errors = {} if found is None else found.node_errors
-        live.answering += 1
         try:
-            node_errors = {**node_errors, **await self._answer(job)}
-            yield {"prompt_id": prompt_id, "number": job.number, "node_errors": node_errors}
+            with self.feed.answering(member):
+                node_errors = {**node_errors, **await self._answer(job)}
+                yield {"prompt_id": prompt_id, "number": job.number, "node_errors": node_errors}
         finally:
-            live.answering -= 1
             watched = self.clients.listens(member, request.client_id)
-            self.bus.publish("jobs", QueueChanged(member))
             self.engine.release(job.key, watched=watched)
 
     async def _admit(self, member: str) -> None:
@@ -211,17 +202,14 @@ class SubmissionService:
     async def _answer(self, job: Job) -> dict[str, Any]:
         """Return what the cloud found wrong with single nodes of a job, once the engine has
         accepted it. Raises `LocalError`."""
-        answers = self._answers[job.key] = asyncio.Queue[JobAnswered](1)
-        try:
+        with self.feed.answers.awaited(job.key) as answers:
             self.engine.receive(job)
-            # The client gets its answer before the engine goes on with the job.
-            async with asyncio.timeout(poll_interval(self.bus)):
-                message: JobAnswered | None = await answers.get()
-        except TimeoutError:
-            message = await self._late_answer(job, answers)
-        finally:
-            if self._answers.get(job.key) is answers:
-                del self._answers[job.key]
+            try:
+                # The client gets its answer before the engine goes on with the job.
+                async with asyncio.timeout(poll_interval(self.bus)):
+                    message: JobAnswered | None = await answers.get()
+            except TimeoutError:
+                message = await self._late_answer(job, answers)
         if message is None:
             return {}
         if message.error is not None:

@@ -49,8 +49,8 @@ from proxy.supervisor import Supervisor
 from proxy.translate.events import (
     Event,
     Message,
-    Preview,
     is_blocked_branch,
+    is_droppable,
 )
 
 #: Events of a job without `client_id` that go to all sockets, beside blocked branches; its other
@@ -248,10 +248,14 @@ class Subscribers:
             case JobMessage(key=key, client_id=client_id, message=message):
                 if self._is_due(news):
                     self.tell(key.member, client_id, message, watched=news.watched)
-            case ClientMessage(member=member, client_id=client_id, message=message):
-                socket = self._sockets[member].get(client_id)
-                if socket is not None and news.socket in (None, socket.id):
-                    self._send(member, socket, message)
+            case ClientMessage():
+                self.tell_client(news)
+
+    def tell_client(self, news: ClientMessage) -> None:
+        """Deliver a message that is about no job."""
+        socket = self._sockets[news.member].get(news.client_id)
+        if socket is not None and news.socket in (None, socket.id):
+            self._send(news.member, socket, news.message)
 
     def tell(
         self, member: str, client_id: str | None, message: Message, *, watched: bool = True
@@ -265,7 +269,7 @@ class Subscribers:
             return
         socket = self._sockets[member].get(client_id)
         if socket is not None and (
-            watched or not _is_mere_preview(message) or socket.subscriber.asks_for_previews
+            watched or not is_droppable(message) or socket.subscriber.asks_for_previews
         ):
             self._send(member, socket, message)
 
@@ -402,7 +406,3 @@ def _known(member: str, client_id: str, socket: _Socket, *, opens: bool = False)
 
 def _opened_before(socket: _Socket, ordinal: int) -> bool:
     return socket.ended is None or socket.ended < ordinal
-
-
-def _is_mere_preview(message: Message) -> bool:
-    return isinstance(message, Preview) and not message.result

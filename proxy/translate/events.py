@@ -8,7 +8,7 @@ neither side documents pass through.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias, TypedDict, Unpack
+from typing import Any, TypeAlias, TypedDict, TypeGuard, Unpack
 
 from msgspec import Struct
 from msgspec.structs import astuple, replace
@@ -88,6 +88,11 @@ Message: TypeAlias = Event | Preview | NodeText | Binary
 
 #: What a message takes in memory in addition to its content, in bytes.
 MESSAGE_OVERHEAD = 256
+
+
+def is_droppable(message: Message) -> TypeGuard[Preview]:
+    """Return whether a message may be left out: a preview that is no result."""
+    return isinstance(message, Preview) and not message.result
 
 
 def size_of(message: Message) -> int:

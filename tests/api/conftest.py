@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -99,6 +99,10 @@ class RoomOfJobs:
         self.subscribers = Subscribers(self.bus, Supervisor())
         self.submissions = self.feed = self
         self.bus.subscribe("sockets", self.clients.hear)
+
+    @contextmanager
+    def watched(self, changed: Callable[[], None]) -> Iterator[None]:
+        yield
 
     async def moment(self, member: str) -> Moment:
         return Moment(now(), None)

@@ -32,8 +32,9 @@ from proxy.engine.resources import JobResources
 from proxy.engine.run_times import RunTimes
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.term import Term
+from proxy.jobs.bus_listener import BusListener
 from proxy.jobs.conversion import job_of_request, payload_of, stored_of
-from proxy.jobs.engine_client import EngineAnswer
+from proxy.jobs.engine_client import answer_on
 from proxy.jobs.messages import (
     CancelAnswered,
     CancelRequested,
@@ -138,7 +139,7 @@ class Rig:
         return live or LiveJob.of(job), answer
 
     async def cancel(self, *jobs: Job, interrupt: bool = False) -> CancelAnswered:
-        with EngineAnswer(self.bus, "answers.cancel", CancelAnswered) as answered:
+        with answer_on(self.bus, "answers.cancel", CancelAnswered) as answered:
             keys = tuple(job.key for job in jobs)
             self.bus.publish("engine", CancelRequested("cancel", keys, interrupt))
             answer = await answered.within(30.0)
@@ -229,7 +230,7 @@ async def running_engine(
         recorder=JobRecorder(
             repository, term, history_size=100, outbox=outbox, shares=scheduler.shares_of
         ),
-        announcer=Announcer(EngineBus(bus, term), Metrics()),
+        announcer=Announcer(EngineBus(bus, term, BusListener(bus)), Metrics()),
         resources=JobResources(
             pricing=Pricing(lambda _: None, lambda *_: None, 270_000),
             run_times=RunTimes(RunTimeRepository(database)),

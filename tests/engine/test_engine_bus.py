@@ -6,7 +6,8 @@ import pytest
 from engine.worlds import World
 
 from proxy.bus import EventBus
-from proxy.jobs.messages import MembersChanged
+from proxy.engine.engine_bus import EngineBus
+from proxy.jobs.messages import JobNews, JobsAhead
 
 
 @pytest.mark.parametrize(
@@ -22,9 +23,17 @@ def test_messages_flow_sooner_where_the_answer_may_get_lost(
 
 def test_nothing_is_published_after_the_term() -> None:
     world = World()
-    received: list[object] = []
-    world.bus.subscribe("members", received.append)
+    news = JobsAhead("anna", 1)
     for _ in range(2):
-        world.announcer.bus.publish("members", MembersChanged())
+        world.announcer.bus.tell(news)
         world.term.end()
-    assert received == [MembersChanged()]
+    assert world.received == [news]
+
+
+def test_a_listener_that_fails_harms_no_job() -> None:
+    class Failing:
+        def hear(self, news: JobNews) -> None:
+            raise ValueError(news)
+
+    world = World()
+    EngineBus(world.bus, world.term, Failing()).tell(JobsAhead("anna", 1))

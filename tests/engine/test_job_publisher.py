@@ -14,8 +14,7 @@ from waiting import until
 
 from proxy.bus import BusMessage, EventBus
 from proxy.engine.job_publisher import MAX_PREVIEW_BYTES, JobPublisher
-from proxy.jobs.message_order import StepBuffer
-from proxy.jobs.messages import JobMessage, StepsMissed, StepsReceived
+from proxy.jobs.messages import JobMessage, StepsMissed, StepsReceived, topic_of
 from proxy.simulator import Simulator
 from proxy.translate.events import Event, Message, Preview, with_metadata
 
@@ -29,8 +28,8 @@ def told(world: World, *messages: Message, metadata: dict[str, str] | None = Non
         assert message.message is not None
         received.append(message.message)
 
-    publisher = JobPublisher(world.announcer.bus, "t", metadata or {}, StepBuffer(job(), 1, None))
-    with world.bus.subscribe("t", hear):
+    publisher = JobPublisher(world.announcer.bus, job(), metadata or {})
+    with world.bus.subscribe(topic_of("anna", "c"), hear):
         for message in messages:
             publisher.tell(message)
     return received
@@ -45,7 +44,7 @@ def test_each_message_has_the_metadata_of_its_job() -> None:
 
 @pytest.mark.parametrize(("size", "kept"), [(10, True), (MAX_PREVIEW_BYTES + 1, False)])
 def test_the_last_preview_is_kept_unless_it_is_large(size: int, kept: bool) -> None:
-    publisher = JobPublisher(World().announcer.bus, "t", {}, StepBuffer(job(), 1, None))
+    publisher = JobPublisher(World().announcer.bus, job(), {})
     preview = Preview("p", "1", "1", None, "1", bytes(size), "image/jpeg")
     publisher.tell(preview)
     assert (publisher.preview == preview) is kept

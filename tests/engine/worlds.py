@@ -22,6 +22,7 @@ from proxy.engine.queue_news import QueueNews
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.term import Term
+from proxy.jobs.bus_listener import BusListener
 from proxy.jobs.models import JobEnd, JobState
 from proxy.members.member import Member
 from proxy.metrics import Metrics
@@ -110,7 +111,8 @@ class World:
             self.accounts, Member, "jobs", clock=time.monotonic, turn=self.turn
         )
         self.forecast = Forecast(self.scheduler)
-        self.announcer = Announcer(EngineBus(self.bus, self.term), self.metrics)
+        engine_bus = EngineBus(self.bus, self.term, BusListener(self.bus))
+        self.announcer = Announcer(engine_bus, self.metrics)
         recorder: Any = self.recorder
         self.table = JobTable(recorder, self.announcer)
         self.news = QueueNews(self.table, self.scheduler, self.forecast)

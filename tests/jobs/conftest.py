@@ -18,7 +18,8 @@ from proxy.engine.term import Term
 from proxy.jobs.budget_notices import BudgetRefusals
 from proxy.jobs.clients import Clients
 from proxy.jobs.engine_client import EngineClient
-from proxy.jobs.live_feed import LiveFeed
+from proxy.jobs.history import History
+from proxy.jobs.replica_feed import ReplicaFeed
 from proxy.jobs.service import JobService
 from proxy.jobs.submission import SubmissionService
 from proxy.jobs.subscribers import Subscribers
@@ -43,7 +44,14 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
     submissions = SubmissionService(
         engine=EngineClient(bus),
         repository=repository,
-        live=LiveJobs(bus, repository, supervisor, MemoryBudget(2**28)),
+        feed=ReplicaFeed(
+            LiveJobs(bus, repository, supervisor, MemoryBudget(2**28)),
+            Subscribers(bus, supervisor),
+            History(bus, repository.history, None),
+            bus=bus,
+            repository=repository,
+            replay=life_of,
+        ),
         clients=Clients(),
         member=Member,
         limiter=Limiter(Member, Usage(UsageRepository(database))),
@@ -51,7 +59,7 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
         estimator=estimator(),
         refusals=BudgetRefusals(BudgetNoticeRepository(database), bus),
     )
-    yield Room(JobService(submissions, supervisor, replay=life_of), bus, recorder, repository)
+    yield Room(JobService(submissions), bus, recorder, repository)
     await supervisor.close()
     await recorder.close()
     await database.close()
@@ -74,5 +82,6 @@ async def replica(database: Database) -> Replica:
         LiveJobs(bus, repository, Supervisor(), MemoryBudget(2**28)),
         Subscribers(bus, Supervisor()),
     )
-    feed = LiveFeed(bus, repository, live, subscribers, life_of)
+    history = History(bus, repository.history, None)
+    feed = ReplicaFeed(live, subscribers, history, bus=bus, repository=repository, replay=life_of)
     return Replica(bus, repository, recorder, live, subscribers, feed)

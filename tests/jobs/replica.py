@@ -13,10 +13,10 @@ from proxy.clock import now
 from proxy.engine.live_job import LiveJob
 from proxy.engine.recorder import JobRecorder
 from proxy.jobs.conversion import payload_of, stored_of
-from proxy.jobs.live_feed import LiveFeed
 from proxy.jobs.message_order import step_of
 from proxy.jobs.messages import JobMessage, topic_of
 from proxy.jobs.models import JobContent, JobEnd, JobState, Wish
+from proxy.jobs.replica_feed import ReplicaFeed
 from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.views import LiveJobs
 from proxy.storage.jobs import JobRepository
@@ -67,7 +67,7 @@ class Replica:
     recorder: JobRecorder
     live: LiveJobs
     subscribers: Subscribers
-    feed: LiveFeed
+    feed: ReplicaFeed
     numbers: Counter[int] = field(default_factory=Counter)
 
     async def insert(self, prompt_id: str = "p", **fields: Any) -> LiveJob:

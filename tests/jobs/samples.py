@@ -124,7 +124,7 @@ class Room:
         end = JobEnd("completed", outputs, status, {}, created, created + took)
         await self.recorder.end(job, end)
         if tell:
-            self.bus.publish("jobs", HistoryChanged(MEMBER, (prompt_id,)))
+            self.bus.publish("history", HistoryChanged(MEMBER, (prompt_id,)))
         return job
 
     async def history(self, max_items: int | None = None, offset: int | None = None) -> bytes:

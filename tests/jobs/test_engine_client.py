@@ -10,15 +10,15 @@ import pytest
 from jobs.samples import job
 
 from proxy.bus import BusMessage, EventBus
-from proxy.jobs.engine_client import EngineAnswer, EngineClient
+from proxy.jobs.engine_client import EngineClient, answer_on
 from proxy.jobs.messages import (
     CancelAnswered,
     CancelRequested,
     JobReceived,
     JobReleased,
+    NewsMissed,
     OverviewAnswered,
     OverviewRequested,
-    QueueChanged,
     RunAnswered,
     RunRequested,
 )
@@ -33,7 +33,6 @@ OVERVIEW, RUN = OverviewAnswered((), ()), RunAnswered({"nodes": {}})
 class Engine:
     """Notes what it is asked."""
 
-    bus: EventBus
     asked: list[Any] = field(default_factory=list)
 
     def receive(self, job: Job) -> None:
@@ -42,9 +41,11 @@ class Engine:
     def release(self, key: JobKey, *, watched: bool) -> None:
         self.asked.append((key, watched))
 
-    def cancel(self, request: CancelRequested) -> None:
-        self.asked.append(request.keys)
-        self.bus.publish(f"answers.{request.request}", CancelAnswered(cancelled=True))
+    def cancel(self, wanted: CancelRequested) -> asyncio.Future[CancelAnswered]:
+        self.asked.append(wanted.keys)
+        answered: asyncio.Future[CancelAnswered] = asyncio.get_running_loop().create_future()
+        answered.set_result(CancelAnswered(cancelled=True))
+        return answered
 
     def overview(self, member: str | None) -> OverviewAnswered:
         self.asked.append(member)
@@ -85,7 +86,7 @@ async def ask_everything(client: EngineClient, new: Job) -> None:
 
 async def test_an_engine_in_this_process_is_called_and_nothing_is_published() -> None:
     bus, new = EventBus(), job()
-    client, engine, elsewhere = EngineClient(bus), Engine(bus), Elsewhere(bus)
+    client, engine, elsewhere = EngineClient(bus), Engine(), Elsewhere(bus)
     client.lead(engine)
     assert bus.leads
     await ask_everything(client, new)
@@ -96,7 +97,7 @@ async def test_an_engine_in_this_process_is_called_and_nothing_is_published() ->
 @pytest.mark.parametrize("has_led", [False, True])
 async def test_an_engine_elsewhere_is_asked_on_the_bus(has_led: bool) -> None:
     bus, new = EventBus(), job(order=7)
-    client, engine, elsewhere = EngineClient(bus), Engine(bus), Elsewhere(bus)
+    client, engine, elsewhere = EngineClient(bus), Engine(), Elsewhere(bus)
     if has_led:
         client.lead(engine)
         client.lead(None)
@@ -119,8 +120,8 @@ async def test_no_answer_in_time_is_none() -> None:
 
 async def test_the_first_answer_of_its_kind_counts() -> None:
     bus = EventBus()
-    with EngineAnswer(bus, "answers.a", CancelAnswered) as answered:
-        bus.publish("answers.a", QueueChanged("anna"))
+    with answer_on(bus, "answers.a", CancelAnswered) as answered:
+        bus.publish("answers.a", NewsMissed())
         bus.publish("answers.b", CancelAnswered(False))
         assert await answered.within(0) is None
         asyncio.get_running_loop().call_soon(bus.publish, "answers.a", CancelAnswered(True))

@@ -1,252 +1,137 @@
-"""What a replica tells its sockets from the storage, where the bus has lost it."""
+"""What an engine in the same process tells, without a bus."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs.replica import CLIENT, Listener, Replica
-from jobs.samples import MEMBER
-from skewed_clock import SkewedClock
-from waiting import until
+from backend import open_database
+from jobs.samples import job
 
-from proxy import clock
-from proxy.bus import MISSED
+from proxy.budget import MemoryBudget
+from proxy.bus import BusMessage, EventBus
 from proxy.jobs.conversion import stored_of
+from proxy.jobs.history import History
+from proxy.jobs.live_feed import LiveFeed
 from proxy.jobs.messages import (
-    EndFound,
+    ClientMessage,
+    JobAnswered,
     JobChanged,
-    JobProgress,
+    JobLeft,
+    JobMessage,
+    JobNews,
     JobRecorded,
-    StepsMissed,
-    StepsReceived,
+    JobsAhead,
 )
-from proxy.jobs.models import JobState
-from proxy.storage.database import StorageError
-from proxy.storage.history import HistoryEntry
+from proxy.jobs.subscribers import Subscribers
+from proxy.jobs.views import LiveJobs
+from proxy.storage.jobs import JobRepository
 from proxy.supervisor import Supervisor
-from proxy.translate.events import Message
+from proxy.translate.events import Event, Message
 
-WHOLE = [
-    "execution_start",
-    "execution_cached",
-    "executing 9",
-    "executed 9",
-    "execution_success",
-    "executing None",
-]
+ONE, TWO = job("one", order=1), job("two", order=2)
+EXECUTING = Event("executing", {"node": "1", "prompt_id": "one"})
 
 
-async def test_a_job_that_lived_and_ended_in_lost_messages_is_sent_whole_once(
-    replica: Replica,
+class Socket:
+    """A client's socket: the types of what it heard, of a `status` how many jobs are left."""
+
+    asks_for_previews = False
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+
+    def send(self, message: Message, *, for_all: bool) -> None:
+        assert isinstance(message, Event)
+        is_status = message.type == "status"
+        info = message.data["status"]["exec_info"]["queue_remaining"] if is_status else message.type
+        self.heard.append(info)
+
+    def superseded(self) -> None:
+        raise AssertionError
+
+
+class SilentBus(EventBus):
+    """A bus on which nothing is told of jobs."""
+
+    def publish(self, topic: str, message: BusMessage, *, droppable: bool = False) -> None:
+        assert topic == "sockets"
+
+
+@pytest.fixture
+async def feed(tmp_path: Path) -> AsyncIterator[LiveFeed]:
+    database = await open_database(tmp_path)
+    bus, supervisor, repository = SilentBus(), Supervisor(), JobRepository(database)
+    yield LiveFeed(
+        LiveJobs(bus, repository, supervisor, MemoryBudget(2**28)),
+        Subscribers(bus, supervisor),
+        History(bus, repository.history, None),
+    )
+    await database.close()
+
+
+async def listening(feed: LiveFeed, client_id: str = "c") -> Socket:
+    socket = Socket()
+    opened = await feed.moment("anna")
+    feed.attach("anna", client_id, socket, lambda: None, hears_all=False, opened=opened)
+    return socket
+
+
+async def test_a_client_hears_of_its_job_in_the_order_of_the_calls(feed: LiveFeed) -> None:
+    socket, other = await listening(feed), await listening(feed, "other")
+    for news in (
+        JobChanged(stored_of(ONE), tell=True),
+        JobMessage(ONE.key, 1, "c", True, EXECUTING),
+        JobLeft(stored_of(ONE)),
+        ClientMessage("anna", "c", EXECUTING),
+    ):
+        feed.hear(news)
+    assert socket.heard == [1, "executing", 0, "executing"]
+    assert other.heard == [1, 0]
+
+
+async def test_the_queue_is_that_of_the_last_call(feed: LiveFeed) -> None:
+    live = feed.live.of("anna")
+    feed.hear(JobChanged(stored_of(ONE)))
+    feed.hear(JobChanged(stored_of(TWO)))
+    feed.hear(JobsAhead("anna", 3))
+    assert live.remaining == 5
+    feed.hear(JobLeft(stored_of(ONE)))
+    assert list(live.jobs) == ["two"]
+
+
+async def test_sockets_hear_how_many_jobs_are_left_when_the_client_has_its_answer(
+    feed: LiveFeed,
 ) -> None:
-    listener = await replica.listen()
-    job = await replica.insert()
-    await replica.end(job)
-    await replica.feed.read()
-    await replica.feed.read()
-    for type_ in ("execution_success", "executing"):
-        replica.tell(job, type_, node=None)
-    assert listener.received == WHOLE
+    socket = await listening(feed)
+    with feed.answering("anna"), feed.answers.awaited(ONE.key) as answers:
+        feed.hear(JobChanged(stored_of(ONE), tell=True))
+        feed.hear(JobAnswered(ONE.key))
+        assert socket.heard == []
+        assert answers.get_nowait() == JobAnswered(ONE.key)
+    assert socket.heard == [1]
 
 
-async def test_of_a_job_that_had_begun_the_rest_is_sent(replica: Replica) -> None:
-    listener = await replica.listen()
-    job = await replica.insert()
-    replica.bus.publish("jobs", JobChanged(stored_of(job), job.progress))
-    replica.tell(job, "execution_start")
-    replica.tell(job, "execution_cached", nodes=[])
-    replica.tell(job, "executing", node="9")
-    await replica.feed.read()
-    assert len(listener.received) == 3
-    await replica.end(job)
-    await replica.feed.read()
-    assert listener.received == WHOLE
+@pytest.mark.parametrize(
+    "news",
+    [
+        JobChanged(stored_of(ONE)),
+        JobsAhead("anna", 1),
+        JobRecorded(ONE.key, 1, "c", 1),
+        JobLeft(stored_of(ONE)),
+    ],
+)
+async def test_watchers_hear_of_each_change_in_their_block(feed: LiveFeed, news: JobNews) -> None:
+    changes: list[None] = []
+    with feed.watched(lambda: changes.append(None)):
+        feed.hear(news)
+    feed.hear(news)
+    assert changes == [None]
 
 
-async def test_ends_from_before_a_socket_opened_are_not_sent(replica: Replica) -> None:
-    job = await replica.insert()
-    await replica.end(job)
-    replica.live.of(MEMBER).put(stored_of(job), JobProgress())  # this replica has not heard of it
-    listener = await replica.listen()
-    await replica.feed.read()
-    assert listener.received == []
-
-
-@pytest.mark.parametrize("hours", [-1, 1])
-async def test_no_clock_of_a_replica_decides_which_ends_are_sent(
-    replica: Replica, monkeypatch: pytest.MonkeyPatch, hours: int
-) -> None:
-    """This replica's clock is an hour off, and so are the times that the cloud tells."""
-    old = await replica.insert("old")
-    await replica.end(old)
-    replica.live.of(MEMBER).put(stored_of(old), JobProgress())
-    ahead = SkewedClock(hours * 3600.0)
-    monkeypatch.setattr(clock, "source", ahead)
-    listener = await replica.listen()
-    monkeypatch.undo()
-    await replica.end(await replica.insert("new"))
-    monkeypatch.setattr(clock, "source", ahead)
-    await replica.feed.read()
-    assert listener.received == WHOLE
-    assert listener.ids == {"new"}
-
-
-async def test_an_end_of_which_only_the_record_was_received_is_sent(replica: Replica) -> None:
-    listener = await replica.listen()
-    job = await replica.insert()
-    await replica.feed.read()
-    await replica.end(job)
-    replica.bus.publish("jobs", JobRecorded(job.key, job.order, CLIENT, 1))
-    await replica.feed.read()
-    assert listener.received == WHOLE
-
-
-async def test_other_replicas_hear_of_an_end_that_was_read_before_its_client_does(
-    replica: Replica,
-) -> None:
-    """The engine that wrote it may have stopped before it told anybody."""
-    listener = await replica.listen()
-    job = await replica.insert()
-    await replica.end(job)
-    heard: list[tuple[object, list[str]]] = []
-    replica.bus.subscribe("jobs", lambda news: heard.append((news, list(listener.received))))
-    await replica.feed.read()
-    assert heard == [(EndFound(job.key, job.order), [])]
-    assert listener.received == WHOLE
-
-
-async def test_a_job_whose_end_another_replica_has_read_is_in_the_queue_no_more(
-    replica: Replica,
-) -> None:
-    job = await replica.insert()
-    replica.bus.publish("jobs", JobChanged(stored_of(job), job.progress))
-    assert len(list(replica.live)) == 1
-    replica.bus.publish("jobs", EndFound(job.key, job.order))
-    assert list(replica.live) == []
-
-
-async def test_an_end_does_not_overtake_an_output_that_was_lost(replica: Replica) -> None:
-    listener, supervisor = await replica.listen(), Supervisor()
-    supervisor.keep(replica.feed.run, "read what was missed")
-    job = await replica.insert()
-    replica.tell(job, "execution_start")
-    replica.tell(job, "execution_cached", nodes=[])
-    replica.tell(job, "executing", node="9")
-    replica.tell(job, "executed", node="9", lost=True)
-    await replica.end(job)
-    replica.tell(job, "execution_success")
-    replica.tell(job, "executing", node=None)
-    await until(lambda: listener.received == WHOLE)
-    await supervisor.close()
-
-
-async def test_an_end_that_comes_while_it_is_read_is_not_sent_again(
-    replica: Replica, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    listener = await replica.listen()
-    job = await replica.insert()
-    await replica.end(job)
-    read = replica.repository.history.entry
-
-    async def entry(member: str, prompt_id: str) -> HistoryEntry | None:
-        found = await read(member, prompt_id)
-        for name in WHOLE:
-            type_, _, node = name.partition(" ")
-            replica.tell(job, type_, node=None if node == "None" else node)
-        return found
-
-    monkeypatch.setattr(replica.repository.history, "entry", entry)
-    await replica.feed.read()
-    assert listener.received == WHOLE
-
-
-async def test_a_job_that_ends_after_the_live_ones_were_read_has_left_the_queue_at_its_end(
-    replica: Replica, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    listener = await replica.listen()
-    job = await replica.insert()
-    replica.bus.publish("jobs", JobChanged(stored_of(job), job.progress))
-    read, remaining = replica.repository.history.ends_after, list[int]()
-
-    async def ends_after(lasts: Mapping[str, int | None]) -> Any:
-        await replica.end(job)
-        return await read(lasts)
-
-    def send(message: Message, *, for_all: bool) -> None:
-        remaining.append(replica.live.of(MEMBER).remaining)
-        Listener.send(listener, message, for_all=for_all)
-
-    monkeypatch.setattr(replica.repository.history, "ends_after", ends_after)
-    monkeypatch.setattr(listener, "send", send)
-    await replica.feed.read()
-    assert listener.received == WHOLE
-    assert set(remaining) == {0}
-
-
-async def test_of_a_job_that_runs_the_engine_is_asked_for_what_was_lost(replica: Replica) -> None:
-    asked: list[object] = []
-    replica.bus.subscribe("engine", asked.append)
-    await replica.listen()
-    job = await replica.insert(state=JobState.RUNNING)
-    replica.bus.publish("jobs", JobChanged(stored_of(job), job.progress))
-    await replica.feed.read()
-    replica.tell(job, "execution_start")
-    replica.tell(job, "execution_cached", nodes=[], lost=True)
-    replica.tell(job, "executing", node="9")
-    await replica.feed.read()
-    expected = [
-        StepsMissed((StepsReceived(job.key, job.order, *place),)) for place in ((0, 0), (1, 1))
-    ]
-    assert asked == expected
-    replica.bus.away = True
-    await replica.feed.read()
-    assert asked == expected
-
-
-async def test_who_opens_a_socket_while_a_job_runs_is_sent_the_rest(replica: Replica) -> None:
-    asked: list[object] = []
-    replica.bus.subscribe("engine", asked.append)
-    job = await replica.insert(state=JobState.RUNNING)
-    replica.bus.publish("jobs", JobChanged(stored_of(job), job.progress))
-    replica.numbers[job.order] = 3
-    listener = await replica.listen()
-    await replica.feed.read()
-    assert asked == []
-    for type_, node in (("executed", "9"), ("execution_success", None), ("executing", None)):
-        replica.tell(job, type_, node=node)
-    assert listener.received == WHOLE[3:]
-
-
-async def test_while_the_database_is_away_a_socket_opens_all_the_same(
-    replica: Replica, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def fail(member: str) -> tuple[int, int]:
-        raise StorageError(member)
-
-    before = await replica.feed.moment(MEMBER)
-    assert before.ended == 0
-    monkeypatch.setattr(replica.repository.history, "moment", fail)
-    after = await replica.feed.moment(MEMBER)
-    assert after.ended is None
-    assert before.at <= after.at < before.at + 60_000
-
-
-async def test_a_job_that_left_without_a_trace_gets_no_end(replica: Replica) -> None:
-    listener = await replica.listen()
-    job = await replica.insert()
-    replica.live.of(MEMBER).put(stored_of(job), JobProgress())
-    await replica.repository.discard([job.order])
-    await replica.feed.read()
-    assert listener.received == []
-    assert list(replica.live) == []
-
-
-async def test_a_loss_is_made_good_at_once(replica: Replica) -> None:
-    listener, supervisor = await replica.listen(), Supervisor()
-    await replica.end(await replica.insert())
-    supervisor.keep(replica.feed.run, "read what was missed")
-    replica.feed._hear_of_terms(MISSED)
-    await until(lambda: listener.received == WHOLE)
-    await supervisor.close()
+async def test_who_waits_for_the_entry_of_a_job_hears_that_it_is_recorded(feed: LiveFeed) -> None:
+    with feed.history.changes("anna", "one") as changed:
+        feed.hear(JobRecorded(ONE.key, 1, "c", 1))
+        assert changed.done()

@@ -16,9 +16,12 @@ from proxy.jobs import submission
 from proxy.jobs.budget_notices import BudgetRefusals
 from proxy.jobs.clients import Clients
 from proxy.jobs.engine_client import EngineClient
+from proxy.jobs.history import History
 from proxy.jobs.messages import JobAnswered, JobReceived, JobReleased, SocketKnown
 from proxy.jobs.models import JobRequest
+from proxy.jobs.replica_feed import ReplicaFeed
 from proxy.jobs.submission import SubmissionService
+from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.views import LiveJobs
 from proxy.members.accounting import Limiter, Usage
 from proxy.members.member import Limits, Member
@@ -51,7 +54,14 @@ class Entrance:
         self.service = SubmissionService(
             engine=EngineClient(self.bus),
             repository=self.repository,
-            live=LiveJobs(self.bus, self.repository, Supervisor(), MemoryBudget(2**28)),
+            feed=ReplicaFeed(
+                LiveJobs(self.bus, self.repository, Supervisor(), MemoryBudget(2**28)),
+                Subscribers(self.bus, Supervisor()),
+                History(self.bus, self.repository.history, None),
+                bus=self.bus,
+                repository=self.repository,
+                replay=lambda _: (),
+            ),
             clients=Clients(),
             member=member,
             limiter=Limiter(member, Usage(UsageRepository(database))),

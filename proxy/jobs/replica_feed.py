@@ -1,0 +1,225 @@
+"""The feed of one of several replicas, which hears of jobs over a bus that may lose messages.
+
+Where it has lost something, `ReplicaFeed` reads from the storage which jobs live and which ends are
+due, and asks the engine for the steps that are missing of those that run. No clock of a replica
+decides what is due: the ends of a member are counted in the storage, and a socket opens after one
+of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import structlog
+
+from proxy import clock
+from proxy.bus import MISSED, EventBus
+from proxy.clock import now
+from proxy.jobs.live_feed import LiveFeed
+from proxy.jobs.message_order import KnownEnds
+from proxy.jobs.messages import (
+    EndFound,
+    JobAnswered,
+    JobChanged,
+    JobLeft,
+    JobRecorded,
+    JobsAhead,
+    NewsMissed,
+    StepsMissed,
+    StepsReceived,
+    TermBegan,
+)
+from proxy.jobs.models import JobState
+from proxy.jobs.subscribers import Moment, Subscriber
+from proxy.storage.database import StorageError
+from proxy.storage.history import HistoryEntry
+from proxy.storage.jobs import JobKey, JobRepository
+from proxy.supervisor import Supervisor
+from proxy.translate.events import Message, status
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between two readings while the bus is away, and between the two after a loss: the engine
+#: writes a moment after the event.
+_INTERVAL = 0.5
+
+
+#: Seconds that a socket waits for the clock of the database before it opens.
+_MOMENT_TIMEOUT = 1.0
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class ReplicaFeed(LiveFeed):
+    """A `LiveFeed` that hears of jobs on the `bus`, and reads what that loses.
+
+    `replay` gives the messages of an ended job, as its entry of the history has them.
+    """
+
+    bus: EventBus
+    repository: JobRepository
+    replay: Callable[[HistoryEntry], Iterable[Message]]
+    #: The known ends of members with sockets here.
+    _ends: dict[str, KnownEnds] = field(init=False, default_factory=dict)
+    #: How far the clock of the database was before the monotonic one, in ms.
+    _database_clock: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._database_clock = now() - 1000 * clock.monotonic()
+        self.bus.subscribe("answers", self._receive)
+        self.bus.subscribe("jobs", self._receive)
+        self.bus.subscribe("terms", self._hear_of_terms)
+
+    async def start(self, supervisor: Supervisor) -> None:
+        """Read what lives, and again whenever the bus may have lost something. Raises
+        `StorageError`."""
+        await self.read()
+        supervisor.keep(self.run, "read what was missed")
+        await super().start(supervisor)
+
+    def _receive(self, news: object) -> None:
+        """Take what the bus brings of jobs. Their messages come on the topics of sockets."""
+        match news:
+            case JobAnswered() | JobChanged() | JobLeft() | JobsAhead():
+                self.hear(news)
+            case JobRecorded(key=key, order=order, client_id=client_id, ordinal=ordinal):
+                self.hear(news)
+                # Messages about the end are due: they are read if the bus loses them.
+                if self.subscribers.listens(key.member, client_id):
+                    self.subscribers.expect(order, key, client_id)
+                if ordinal and key.member in self._ends:
+                    self._ends[key.member].add(ordinal)
+            case EndFound(key=key, order=order):
+                self._leave(key, order)
+                self._tell_status(key.member)
+
+    # --- sockets ---------------------------------------------------------------------------
+
+    async def moment(self, member: str) -> Moment:
+        """Return the moment in which a socket of a member opens; ask before it does."""
+        monotonic = 1000 * clock.monotonic()
+        try:
+            async with asyncio.timeout(_MOMENT_TIMEOUT):
+                at, ended = await self.repository.history.moment(member)
+        except (StorageError, TimeoutError) as error:
+            log.warning("moment_read_failed", error=str(error))
+            return Moment(round(monotonic + self._database_clock), None)
+        self._database_clock = at - monotonic
+        return Moment(at, ended)
+
+    def attach(
+        self,
+        member: str,
+        client_id: str,
+        subscriber: Subscriber,
+        greet: Callable[[], None],
+        *,
+        hears_all: bool,
+        opened: Moment,
+    ) -> None:
+        """Let `subscriber` hear what concerns `client_id` (see `Subscribers.attach`); of jobs that
+        run already, what comes from now on."""
+        for job in self.live.of(member).jobs.values():
+            if job.state == JobState.RUNNING and job.client_id in (client_id, None):
+                self.subscribers.expect(job.order, job.key, job.client_id, running=True)
+        super().attach(member, client_id, subscriber, greet, hears_all=hears_all, opened=opened)
+
+    # --- what the bus has lost -------------------------------------------------------------
+
+    def _hear_of_terms(self, news: object) -> None:
+        if news is MISSED:
+            self.bus.publish("sockets", NewsMissed())
+        if news is MISSED or isinstance(news, TermBegan):
+            self.live.doubt()
+            self.subscribers.missed.set()
+
+    async def run(self) -> None:
+        """Read twice when something may be lost, and all the time while something is missing or the
+        bus is away."""
+        self.bus.publish("sockets", NewsMissed())
+        due, missed = 0, self.subscribers.missed
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_INTERVAL):
+                    await missed.wait()
+            if missed.is_set():
+                missed.clear()
+                due = 2
+            if not due and self.bus.whole:
+                continue
+            try:
+                await self.read()
+            except StorageError as error:
+                log.warning("jobs_read_failed", error=str(error))
+            else:
+                due = max(due - 1, int(self.subscribers.lacks))
+                if not due and not missed.is_set():
+                    self.live.trust()
+
+    async def read(self) -> None:
+        """Read once. Raises `StorageError`."""
+        subscribers, live = self.subscribers, self.live
+        begun = subscribers.unfinished()
+        before = {member: jobs.remaining for member, jobs in live.members()}
+        living, gone = await live.reload()
+        for member, jobs in live.members():
+            if jobs.remaining != before.get(member, 0) and not jobs.answering:
+                subscribers.broadcast(member, status(jobs.remaining))
+        lasts = {member: self._last_end(member) for member in subscribers.members()}
+        ends, read = await self.repository.history.ends_after(lasts)
+        due = {order: begun_job.key for order, begun_job in begun.items() if order not in living}
+        due |= {
+            job.order: job.key for job in gone if subscribers.listens(job.member, job.client_id)
+        }
+        due |= {
+            end.order: JobKey(end.member, end.prompt_id)
+            for end in ends
+            if subscribers.opened_before(end.member, end.client_id, end.ordinal)
+        }
+        untold = {order: due[order] for order in sorted(due) if not subscribers.is_over(order)}
+        for order, key in untold.items():
+            self.bus.publish("jobs", EndFound(key, order))
+        if untold:
+            await self.bus.flush()
+        for order, key in untold.items():
+            await self._tell_end(order, key)
+        self._mark_read(read)
+        self._ask_for_steps(living)
+
+    def _last_end(self, member: str) -> int | None:
+        """Return the last end of a member up to which all are known here; `None` if none is."""
+        ends = self._ends.get(member)
+        return self.subscribers.ends_before(member) if ends is None else ends.last
+
+    def _mark_read(self, read: Mapping[str, int]) -> None:
+        """Note up to which end of each member with sockets all have been read."""
+        known = self._ends
+        self._ends = {member: known.get(member) or KnownEnds(last) for member, last in read.items()}
+        for member, last in read.items():
+            self._ends[member].read(last)
+
+    async def _tell_end(self, order: int, key: JobKey) -> None:
+        """Send what its client has not received of a job that has ended."""
+        entry = await self.repository.history.entry(*key)
+        if entry is None or entry.order != order:
+            self.subscribers.close_job(order)
+            return
+        if self.subscribers.end(order, key, entry.client_id, entry.ordinal, self.replay(entry)):
+            log.info("end_recovered", job=key.prompt_id, member=key.member)
+
+    def _ask_for_steps(self, living: Collection[int]) -> None:
+        """Ask the engine for what was missed of jobs that run."""
+        subscribers = self.subscribers
+        for job in self.live:
+            if job.state == JobState.RUNNING and subscribers.listens(job.member, job.client_id):
+                subscribers.expect(job.order, job.key, job.client_id)
+        received = tuple(
+            StepsReceived(delivery.key, order, delivery.epoch, delivery.number)
+            for order, delivery in subscribers.unfinished().items()
+            if delivery.number is not None and order in living
+        )
+        if received and self.bus.connected:
+            # If it is lost, nobody misses it: it is asked again.
+            self.bus.publish("engine", StepsMissed(received), droppable=True)
