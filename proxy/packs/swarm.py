@@ -68,13 +68,11 @@ def _swarm(
 
 def _base64(kind: str, class_type: str, own: str, *outputs: str) -> PackNode:
     name, spec = f"{kind}_base64", ["STRING", {"multiline": True}]
-    about = ""
-    if kind == "image":
-        about = (
-            "Loads an image from a base64 string. Works like a regular LoadImage node, but with "
-            "input format designed to be easier to use through automated calls, including SwarmUI "
-            "with custom workflows."
-        )
+    about = (
+        f"Loads {'a' if kind == 'video' else 'an'} {kind} from a base64 string. Works like a "
+        f"regular {class_type} node, but with input format designed to be easier to use through "
+        "automated calls, including SwarmUI with custom workflows."
+    )
     name_ = f"SwarmLoad{kind.title()}B64"
     shown = _swarm(name_, {name: spec}, outputs=outputs, description=about)
     return loads(shown, class_type, own, Reads(name, "base64", kind=kind))
@@ -148,7 +146,22 @@ _NODES = (
         filename_prefix="swarm",
     ),
     core(
-        _swarm("SwarmAddSaveMetadataWS", {"key": ["STRING", {}], "value": ["STRING", {}]}),
+        _swarm(
+            "SwarmAddSaveMetadataWS",
+            {
+                "key": [
+                    "STRING",
+                    {
+                        "tooltip": "The key to add to the metadata tracker. Must be simple A-Z "
+                        "plain text or underscores.",
+                    },
+                ],
+                "value": ["STRING", {"tooltip": "The value to add to the metadata tracker."}],
+            },
+            description="Adds a metadata key/value pair to SwarmUI's metadata tracker for this "
+            "generation, which will be appended to any images saved after this node triggers. "
+            "Note that keys overwrite, not add. Any key can have only one value.",
+        ),
         "PreviewAny",
         {"source": "value"},
         messages=ResultMessages(_metadata, again=True),

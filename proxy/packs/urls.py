@@ -9,10 +9,27 @@ _NODES = (
     loads(
         info(
             "LoadImageFromUrl",
-            {"image": ["STRING", {"default": "", "multiline": True}]},
-            optional={"keep_alpha_channel": ["BOOLEAN", {"default": False}]},
+            {
+                "image": [
+                    "STRING",
+                    {
+                        "default": "",
+                        "placeholder": "Input image paths or URLS one per line. Eg:\n"
+                        "https://example.com/image.png\nfile:///path/to/local/image.jpg\n"
+                        "data:image/png;base64,...",
+                        "multiline": True,
+                        "dynamicPrompts": False,
+                    },
+                ]
+            },
+            optional={
+                "keep_alpha_channel": [
+                    "BOOLEAN",
+                    {"default": False, "label_on": "enabled", "label_off": "disabled"},
+                ]
+            },
             pack="comfyui-art-venture",
-            category="Art Venture/Image",
+            category="ArtVenture/Image",
             outputs=[("IMAGE", "images"), ("MASK", "masks")],
             title="Load Image From URL",
         ),
@@ -23,7 +40,7 @@ _NODES = (
     loads(
         info(
             "LoadImageFromHttpURL",
-            {"image_url": ["STRING", {"default": ""}]},
+            {"image_url": ["STRING", {"default": "https://placehold.co/600x400/EEE/31343C"}]},
             pack="ComfyUI_LoadImageFromHttpURL",
             category="jerrywap/loaders",
             outputs=["IMAGE"],
