@@ -42,6 +42,9 @@ MISSED_INTERVAL = 1.0
 #: Seconds between two beats. The server is considered gone if one is unanswered for `_TIMEOUT`.
 _BEAT_INTERVAL = 0.5
 _TIMEOUT = 1.5
+#: Seconds since the last answered beat after which messages that arrive may have waited here, while
+#: this process stood still.
+_MAX_UNREAD_AGE = _BEAT_INTERVAL + 0.25
 #: Maximum seconds of a `flush`. It is longer than `MAX_LEADER_SILENCE`: after that the other
 #: processes have what was published, or know that they may lack it.
 _FLUSH_TIMEOUT = MAX_LEADER_SILENCE + 0.1
@@ -84,6 +87,8 @@ class ValkeyBus(EventBus):
         self._lost_at = -math.inf
         self._commands = CommandQueue(max_outgoing)
         self._serving = False
+        #: What is read now was sent to this process later than that.
+        self._read_up_to = -math.inf
         self._connected = asyncio.Event()
         #: When subscribers last got `MISSED`, and the timer of the next.
         self._missed_at = -math.inf
@@ -245,9 +250,11 @@ class ValkeyBus(EventBus):
         The first answer means that the subscriptions are in effect.
         """
         while True:
+            beaten_at = asyncio.get_running_loop().time()
             self._publish_beat()
             async with asyncio.timeout(_TIMEOUT):
                 await self._commands.answers()
+            self._read_up_to = beaten_at
             if not self.connected:
                 self._connected.set()
                 log.info("bus_connected")
@@ -288,7 +295,9 @@ class ValkeyBus(EventBus):
         self._deliver(topic, message)
 
     def _receive_beat(self, beat: Beat) -> None:
-        if self._publishers.receive(beat, asyncio.get_running_loop().time()):
+        now = asyncio.get_running_loop().time()
+        waited = self.connected and now - self._read_up_to > _MAX_UNREAD_AGE
+        if self._publishers.receive(beat, self._read_up_to if waited else now):
             log.info("messages_missed", publisher=beat.publisher.hex(), losses=beat.losses)
             self._tell_missed_soon()
 

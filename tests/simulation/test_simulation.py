@@ -33,6 +33,8 @@ FOUND = {
     20490: "a job that another engine took out stayed in the queue of a replica that had shown it",
     20504: "a job without an account was looked for on all, for an hour, after a kill",
     30965: "a job that was stored by a clock an hour ahead was not noticed for an hour",
+    30862: "an end that one replica had read was told while another one still showed the job",
+    103232: "beats that had waited while a replica stood still passed for news of the engine",
     1189: "a replica that had lost the bus passed for a leader whose messages arrive",
 }
 
