@@ -191,9 +191,11 @@ class SimulatedClient:
         await self._ask(rng, lambda jobs: jobs.service.list_jobs(self.member, JobQuery()))
         await self._ask(rng, lambda jobs: jobs.service.overview(self.member))
 
-    async def _ask(self, rng: random.Random, call: Callable[[Jobs], Any]) -> Any:
-        """Ask a replica; return `None` where it refuses or is not there."""
-        replica = self.run.any_replica(rng)
+    async def _ask(
+        self, rng: random.Random, call: Callable[[Jobs], Any], replica: Replica | None = None
+    ) -> Any:
+        """Ask a replica, or any one; return `None` where it refuses or is not there."""
+        replica = replica or self.run.any_replica(rng)
         if replica is None:
             return None
 
@@ -213,11 +215,14 @@ class SimulatedClient:
         while not self.run.over and not job.in_history:
             await asyncio.sleep(rng.uniform(0.0, 2 * pause))
             pause = min(pause * 1.5, 10.0)
-            await self._poll(job, rng)
+            await self.poll(job, rng)
 
-    async def _poll(self, job: Submission, rng: random.Random) -> None:
+    async def poll(
+        self, job: Submission, rng: random.Random, replica: Replica | None = None
+    ) -> None:
+        """Look for an accepted job, first at a replica or any one: it is somewhere."""
         asked_at = self.world.seconds
-        queue = await self._ask(rng, lambda jobs: jobs.service.queue_json(self.member))
+        queue = await self._ask(rng, lambda jobs: jobs.service.queue_json(self.member), replica)
         if queue is None or not isinstance(queue, bytes):
             return
         queued = f'"{job.prompt_id}"' in queue.decode()

@@ -131,7 +131,7 @@ class CloudModel:
         return 404, {"code": "NOT_FOUND", "message": "no such route"}
 
     def _submit(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        if self._weather.chance("no_credits"):
+        if self._weather.chance("no_credits") or self._weather.no_credits():
             return 402, {"code": "INSUFFICIENT_CREDITS", "message": "no credits"}
         if self._weather.chance("throttled"):
             return 429, {"code": "RATE_LIMITED", "message": "too many requests"}

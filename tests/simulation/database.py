@@ -38,8 +38,20 @@ T = TypeVar("T")
 
 #: Seconds within which a unit ends, and for which the outcome of a commit is asked for.
 UNIT_TIMEOUT, SETTLING = 5.0, 5.0
+#: Seconds after which a lease is answered whose answer is late.
+LATE_LEASE = (2.0, 6.0)
 #: Seconds between two looks whether the server is there.
 INTERVAL = 0.5
+
+
+#: What only the engine whose term it is may write: each tells who has the lease meanwhile.
+_GUARDS = """
+CREATE TRIGGER guard_history AFTER INSERT ON history BEGIN
+    SELECT engine_wrote('end of ' || NEW.prompt_id, holder) FROM leases WHERE name = 'engine'; END;
+CREATE TRIGGER guard_state AFTER UPDATE OF state ON jobs WHEN NEW.state != OLD.state BEGIN
+    SELECT engine_wrote(NEW.state || ' ' || NEW.prompt_id, holder)
+    FROM leases WHERE name = 'engine'; END;
+"""
 
 
 class Server:
@@ -55,12 +67,17 @@ class Server:
             isolation_level="AUTOCOMMIT",
         )
         self.connection = engine.connect()
+        #: Called with what the engine has written, and the holder of its lease.
+        self.engine_wrote: Callable[[str, str], None] = lambda _what, _holder: None
+        self.raw.create_function(
+            "engine_wrote", 2, lambda what, holder: self.engine_wrote(what, holder)
+        )
         self.raw.create_function("julianday", 1, lambda _: self.now() / 86400 + 2440587.5)
         self._empty = asyncio.run(_empty())
 
-    def restart(self, now: Callable[[], float]) -> None:
+    def restart(self, now: Callable[[], float], engine_wrote: Callable[[str, str], None]) -> None:
         """Forget all rows; `now` is the clock, in seconds since 1970."""
-        self.now = now
+        self.now, self.engine_wrote = now, engine_wrote
         self.raw.deserialize(self._empty)
 
     @contextlib.contextmanager
@@ -96,6 +113,7 @@ async def _empty() -> bytes:
         await database.close()
         raw = sqlite3.connect(folder / FILE)
         raw.execute("PRAGMA journal_mode = DELETE")
+        raw.executescript(_GUARDS)
         raw.close()
         return (folder / FILE).read_bytes()
 
@@ -122,9 +140,10 @@ class SimulatedDatabase(Database):
     ) -> T:
         """Run a unit that writes; a caller that is cancelled does not stop it. Raises
         `StorageError`."""
-        del long, urgent
+        del long
         self._refuse()
-        task = asyncio.create_task(self._unit(work, writes=True), name="write to the database")
+        unit = self._lease_unit(work) if urgent else self._unit(work, writes=True)
+        task = asyncio.create_task(unit, name="write to the database")
         task.add_done_callback(_seen)
         return await asyncio.shield(task)
 
@@ -141,9 +160,18 @@ class SimulatedDatabase(Database):
         """Refuse all units from now on."""
         self._closed = True
 
+    async def _lease_unit(self, work: Callable[[Connection], T]) -> T:
+        """Run a unit of leases; its answer may be late, and the last for a while."""
+        value = await self._unit(work, writes=True)
+        if self._world.leads(self._process) and self._world.take_ambush(self._process, "lease"):
+            await asyncio.sleep(self._weather.draw(*LATE_LEASE))
+        return value
+
     async def _unit(self, work: Callable[[Connection], T], *, writes: bool) -> T:
         weather = self._weather
         await asyncio.sleep(weather.way_to_database(self._process))
+        if writes and self._world.leads(self._process):
+            await self._world.ambush(self._process, "write")
         if weather.database_away(self._process):
             await asyncio.sleep(weather.draw(0.0, UNIT_TIMEOUT))
             raise StorageError("the database does not answer")

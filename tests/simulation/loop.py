@@ -20,12 +20,15 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+#: How many callbacks may run while no time passes: more are a loop without an end.
+_MAX_STILL = 100_000
+
 #: Seconds that work in a thread takes, at least and at most.
 _THREAD_SECONDS = (0.0002, 0.02)
 
 
 class DeadlockError(Exception):
-    """Raised when nothing is ready and no timer is set."""
+    """Raised when nothing is ready and no timer is set, or time does not pass."""
 
 
 @dataclass(eq=False)
@@ -124,6 +127,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         #: Whether ready callbacks run in the order in which they were scheduled.
         self.in_order = False
         self.steps = 0
+        self._steps_before = 0
         self.problems: list[str] = []
         SimulatedLoop.hashed = itertools.count(1)
 
@@ -239,6 +243,9 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             if not timers:
                 raise DeadlockError("nothing is ready and no timer is set")
             self._now = max(self._now, timers[0][0])
+            self._steps_before = self.steps
+        elif self.steps - self._steps_before > _MAX_STILL:
+            raise DeadlockError("callbacks run without an end while no time passes")
         while timers and timers[0][0] <= self._now:
             batch.append(pop(timers)[2])
         if len(batch) > 1 and not self.in_order:

@@ -4,6 +4,11 @@
 
 Each is a module, a line of it, and what stands there instead. `plant` changes the module as it is
 imported.
+
+One that was tried is harmless, since another wall stands behind it: where `JobTable.advance` records
+nothing, each job is still written before it is sent (`JobRecorder.save`) and when it ends, and what
+it was between the two is found out again on the cloud (`new_engine_does_not_look` plants a defect
+there).
 """
 
 from __future__ import annotations
@@ -42,6 +47,14 @@ MUTANTS = {
     "engine_stays_after_its_term": Mutant(
         "engine.election", "epoch=term.lease.epoch)\n                await self._end()", "epoch=0)"
     ),
+    "lease_counted_from_the_answer": Mutant(
+        "engine.election", "began + self.length", "clock.monotonic() + self.length"
+    ),
+    "check_without_effect": Mutant("engine.term", "if not self.lasts:", "if False:"),
+    "term_for_ever": Mutant(
+        "engine.term", "return clock.monotonic() < self.until", "return self.until > -math.inf"
+    ),
+    "fence_without_effect": Mutant("storage.leases", "if epoch != fence.epoch:", "if False:"),
     # those that the simulation has found in the product
     "lease_not_checked_when_sent": Mutant(
         "cloud.http", "if check is not None:\n        check()", "pass"
@@ -98,6 +111,18 @@ MUTANTS = {
         "engine.recorder", "messages.append(self.outbox.ended(job, end))", "pass"
     ),
     # slots and turns
+    "slot_freed_twice": Mutant(
+        "engine.scheduler",
+        """        if _is_placed(job):
+            self._leave(job)
+            self._accounts[job.account].health.eased""",
+        """        if job.account:
+            self._leave(job)
+            self._accounts[job.account].health.eased""",
+    ),
+    "slot_counted_twice": Mutant(
+        "engine.scheduler", "self._on_cloud[job.member] -= 1", "self._on_cloud[job.member] -= 2"
+    ),
     "slot_not_freed": Mutant(
         "engine.scheduler",
         "self._leave(job)\n            self._accounts[job.account].health.eased",
@@ -127,7 +152,25 @@ MUTANTS = {
     "reservations_not_counted": Mutant(
         "costs.budgets", "- self.spent(spent) - spent.reserved", "- self.spent(spent)"
     ),
+    "budget_read_before_the_transaction": Mutant(
+        "storage.jobs",
+        """        def work(connection: Connection) -> StoredJob:
+            number = conditions.number(connection, job.member, job.number)
+            estimate = conditions.estimate(connection, job.member)
+""",
+        """        estimate = await self.database.read(
+            lambda connection: conditions.estimate(connection, job.member)
+        )
+
+        def work(connection: Connection) -> StoredJob:
+            number = conditions.number(connection, job.member, job.number)
+""",
+    ),
     # what clients see
+    "bus_not_caught_up": Mutant("jobs.views", "await self._bus.catch_up()", "pass"),
+    "shown_after_leaving": Mutant(
+        "engine.table", "if progress != job.progress and job in self:", "if True:"
+    ),
     "ended_job_stays_in_the_queue": Mutant(
         "jobs.live_feed",
         "self._leave(job.key, job.order)\n                if not more:",

@@ -60,9 +60,10 @@ class SimulatedConnections:
         world, weather, loop = self.world, self.world.weather, self.world.loop
         process = world.process()
         submits = url.path == "/api/prompt"
-        await world.ambush(process, "before", submits=submits)
+        ambushed = process if submits else None
+        await world.ambush(ambushed, "before")
         await asyncio.sleep(weather.draw(0.001, 0.02))  # the connection
-        await world.ambush(process, "connected", submits=submits)
+        await world.ambush(ambushed, "connected")
         if weather.cloud_away(process):
             await asyncio.sleep(weather.draw(0.0, http.CONNECT_TIMEOUT))
             raise aiohttp.ClientConnectionError
@@ -73,6 +74,9 @@ class SimulatedConnections:
             world.note("", "", "calls", f"{method} {url.path}")
             world.check_epoch(process)
         half_lost = weather.cloud_half_lost(process)
+        reads = method == "GET" and url.path == "/api/jobs"
+        if reads and weather.chance("list_lost"):
+            await self._broken()
         if weather.chance("request_lost") or (half_lost and weather.draw(0, 1) < 0.5):
             await self._broken()
         if path == "/api/prompt" and weather.chance("request_late"):
@@ -81,10 +85,10 @@ class SimulatedConnections:
             await self._broken()
         answer: asyncio.Future[tuple[int, Any]] = loop.create_future()
         loop.in_world(weather.way_to_cloud(), world.handle, method, url, body, answer)
-        await world.ambush(process, "sent", submits=submits)
+        await world.ambush(ambushed, "sent")
         status, content = await answer
         await asyncio.sleep(weather.way_to_cloud())
-        await world.ambush(process, "answered", submits=submits)
+        await world.ambush(ambushed, "answered")
         if half_lost or weather.chance("response_lost") or weather.cloud_away(process):
             await self._broken()
         if weather.chance("gateway_error"):

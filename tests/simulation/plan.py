@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from simulation.weather import RATES
+from simulation.weather import MORE_RATES, RATES
 
 MEMBERS = ("ann", "bob", "carol")
 #: The member with a hard budget a day, in credits.
@@ -48,7 +48,7 @@ class ClientPlan(NamedTuple):
 class Plan:
     """A run. `alone` is one replica with SQLite's semantics and a bus in memory. The replicas know
     the number of slots where it is fixed, and learn it where it is not. With a `hook` a webhook
-    hears of all jobs."""
+    hears of all jobs. Where `reads_often`, the account's jobs are read every few seconds."""
 
     seed: int
     replicas: int
@@ -59,6 +59,7 @@ class Plan:
     duration: float
     in_order: bool
     hook: bool
+    reads_often: bool
     skews: tuple[float, ...]
     rates: Mapping[str, float]
     clients: tuple[ClientPlan, ...]
@@ -113,6 +114,16 @@ _FAULTS = {
     "clock": (1, -3600.0, 3600.0),
 }
 
+#: More of them, beside those: the replica that runs the engine is frozen on the way of a write to
+#: the database; the database answers a renewal of its lease late and is away from it then; the
+#: credits are used up; all replicas are restarted one after the other, as for another release.
+_MORE_FAULTS = {
+    "frozen_write": (3, 10.0, 45.0),
+    "late_lease": (3, 5.0, 30.0),
+    "no_credits": (3, 5.0, 40.0),
+    "upgrade": (1, 0.5, 5.0),
+}
+
 #: Those of one replica, never of all.
 _OF_ONE = frozenset({"kill", "freeze", "ambush_kill", "ambush_freeze", "restart", "clock"})
 
@@ -144,13 +155,14 @@ def drawn(seed: int) -> Plan:
         duration=duration,
         in_order=rng.random() < 0.15,
         hook=rng.random() < 0.4,
+        reads_often=random.Random(f"reads {seed}").random() < 0.4,
         skews=tuple(
             rng.uniform(-3600, 3600) if rng.random() < 0.5 else 0.0 for _ in range(replicas)
         ),
-        rates={} if calm else _rates(rng),
+        rates={} if calm else _rates(rng) | _more_rates(seed),
         clients=clients,
         actions=_actions(rng, clients, duration),
-        faults=() if calm else _faults(rng, replicas, duration),
+        faults=() if calm else _faults(rng, replicas, duration) + _more_faults(seed, duration),
     )
 
 
@@ -192,6 +204,26 @@ def _faults(rng: random.Random, replicas: int, duration: float) -> tuple[Fault, 
             )
             for kind in kinds
         )
+    )
+
+
+def _more_rates(seed: int) -> dict[str, float]:
+    rng = random.Random(f"rates {seed}")
+    return {
+        name: rng.uniform(0.2, 1.0) * highest
+        for name, highest in MORE_RATES.items()
+        if rng.random() < 0.3
+    }
+
+
+def _more_faults(seed: int, duration: float) -> tuple[Fault, ...]:
+    """Return up to two of `_MORE_FAULTS`; they are drawn beside all others."""
+    rng = random.Random(f"faults {seed}")
+    weights = [often for often, *_ in _MORE_FAULTS.values()]
+    kinds = rng.choices(list(_MORE_FAULTS), weights, k=rng.choice((0, 0, 1, 2)))
+    return tuple(
+        Fault(rng.uniform(1.0, duration), kind, -1, rng.uniform(*_MORE_FAULTS[kind][1:]), 0)
+        for kind in kinds
     )
 
 

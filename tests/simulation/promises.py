@@ -256,8 +256,8 @@ def _check_replica(run: Run, replica: Any) -> None:
             "live ids": list(table.cloud_ids),
             "queue": len(scheduler.queue),
             "slots": {name: n for name in parts.accounts if (n := scheduler.used(name))},
-            "slots of members": +scheduler._on_cloud,
-            "busy clients": +scheduler._busy,
+            "slots of members": {who: n for who, n in scheduler._on_cloud.items() if n},
+            "busy clients": {who: n for who, n in scheduler._busy.items() if n},
             "changes": len(engine.recorder._changed),
         }
     found = {name: value for name, value in left.items() if value}

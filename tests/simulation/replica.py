@@ -28,6 +28,7 @@ from proxy.webhooks.endpoints import Webhooks
 from proxy.webhooks.schedule import RetrySchedule
 
 if TYPE_CHECKING:
+    from simulation.plan import Plan
     from simulation.world import World
 
 T = TypeVar("T")
@@ -59,11 +60,10 @@ class Parts:
 class Replica:
     """One replica by its name. `parts` are there while it serves."""
 
-    def __init__(self, world: World, name: str, *, alone: bool, slots: int) -> None:
+    def __init__(self, world: World, name: str, plan: Plan) -> None:
         self._world = world
         self._loop = world.loop
-        self._alone = alone
-        self._slots = slots
+        self._plan = plan
         self.name = name
         self.process = Process(name)
         self.parts: Parts | None = None
@@ -72,6 +72,7 @@ class Replica:
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._number = 0
         self.starts = 0
+        self.on_serving: Callable[[], None] = lambda: None
         #: All processes that it had.
         self.processes: list[Process] = []
 
@@ -147,6 +148,7 @@ class Replica:
                 if process.alive:
                     self.parts = parts
                     self._world.note(self.name, "", "serves")
+                    self.on_serving()
                 await self._stop.wait()
                 self.parts = None
         except Exception as error:  # noqa: BLE001 (as a process that ends with an error)
@@ -170,17 +172,21 @@ class Replica:
             data_dir=self._world.folder / self.name,
             prefetch="off",
             credits_per_second=0.0,
-            **({} if self._alone else server),
+            **({} if self._plan.alone else server),
         )
+        policy = replace(policy_of(settings), webhooks=_QUICK)
+        if self._plan.reads_often:
+            policy = replace(policy, connected_wait=3.0, lost_wait=1.0)
         given = Given(
             settings,
             Timeouts(),
-            replace(policy_of(settings), webhooks=_QUICK),
+            policy,
             asyncio.Event(),
             Metrics(),
             MemoryBudget(settings.memory_bytes),
         )
-        access = AccountAccess("default", URL(f"https://{CLOUD_HOST}"), KEY, self._slots)
+        slots = self._plan.slots if self._plan.fixed_slots else 0
+        access = AccountAccess("default", URL(f"https://{CLOUD_HOST}"), KEY, slots)
         async with (
             open_storage(given) as storage,
             open_accounts(given, storage, [access]) as cloud,

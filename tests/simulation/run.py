@@ -141,14 +141,13 @@ class Run:
         plan, world = self.plan, self.world
         for number in range(plan.replicas):
             name = f"replica-{number + 1}"
-            self.replicas.append(
-                Replica(world, name, alone=plan.alone, slots=plan.slots if plan.fixed_slots else 0)
-            )
+            self.replicas.append(Replica(world, name, plan))
             world.clock.ahead[name] = plan.skews[number]
         self.clients = [
             SimulatedClient(self, number, client) for number, client in enumerate(plan.clients)
         ]
         for replica in self.replicas:
+            replica.on_serving = partial(self._look_at_once, replica)
             replica.start()
         await asyncio.sleep(2.0)
         if plan.hook:
@@ -170,6 +169,12 @@ class Run:
         if not self._stops():
             await self._look()
         self.over = True
+
+    def _look_at_once(self, replica: Replica) -> None:
+        """Let clients look for their jobs at a replica as soon as it serves."""
+        for job in self.jobs:
+            if job.outcome == "accepted" and not job.in_history:
+                self.spawn(job.client.poll(job, self._rng, replica))
 
     async def _add_hook(self) -> None:
         """Add a webhook that hears of all jobs, if a replica takes it."""
@@ -250,6 +255,18 @@ class Run:
                     world.ambushes[each.name][point] = partial(
                         self._spring, each, fault.kind, fault.seconds
                     )
+            case "frozen_write" | "late_lease":
+                point = "write" if fault.kind == "frozen_write" else "lease"
+                for each in self.replicas:
+                    world.ambushes[each.name][point] = partial(
+                        self._disturb_engine, each, point, fault.seconds
+                    )
+            case "upgrade":
+                for each in self.replicas:
+                    if each.serves and not each.process.frozen:
+                        await each.stop()
+                        await asyncio.sleep(fault.seconds)
+                        self._start_killed(each)
             case "restart" if replica is not None and replica.serves and not replica.process.frozen:
                 await replica.stop()
                 await asyncio.sleep(fault.seconds)
@@ -258,7 +275,15 @@ class Run:
                 world.clock.ahead[name] = fault.seconds
             case "bus_cut":
                 world.bus.cut(None if replica is None else replica.process)
-            case "bus" | "bus_stalls" | "database" | "slow_database" | "cloud" | "half_lost":
+            case (
+                "bus"
+                | "bus_stalls"
+                | "database"
+                | "slow_database"
+                | "cloud"
+                | "half_lost"
+                | ("no_credits")
+            ):
                 weather.begin(fault.kind, fault.seconds, name)
                 if fault.kind == "bus":
                     world.bus.cut(None if replica is None else replica.process)
@@ -272,6 +297,17 @@ class Run:
         else:
             replica.freeze()
             self.world.loop.in_world(seconds, replica.thaw)
+
+    def _disturb_engine(self, replica: Replica, point: str, seconds: float) -> None:
+        """Freeze the replica that runs the engine, or cut it off from the database: its lease is
+        answered once more. The next one to run the engine is left alone."""
+        for ambushes in self.world.ambushes.values():
+            ambushes.pop(point, None)
+        if point == "write":
+            self._spring(replica, "frozen_write", seconds)
+        elif not self.world.weather.healed:
+            self.world.note(replica.name, "", "is cut off from the database")
+            self.world.weather.begin("database", seconds, replica.name)
 
     @staticmethod
     def _start_killed(replica: Replica) -> None:

@@ -43,6 +43,12 @@ RATES: Mapping[str, float] = {
     "answer_to_client_lost": 0.03,
 }
 
+#: More of them, which are drawn beside those.
+MORE_RATES: Mapping[str, float] = {
+    "slow_message": 0.05,  # of the bus
+    "list_lost": 0.95,  # a reading of the jobs of an account
+}
+
 #: Seconds after which a late request arrives, at most; it has long been given up.
 LATE = 8.0
 
@@ -106,6 +112,10 @@ class Weather:
         """Whether each second request of a process is lost now, or its answer."""
         return self._is("half_lost", process) and self._rng.random() < 0.5
 
+    def no_credits(self) -> bool:
+        """Whether the cloud takes no job for want of credits."""
+        return self._is("no_credits", None)
+
     def way_to_database(self, process: Process | None) -> float:
         """Return the seconds that one way takes."""
         if self._is("slow_database", process):
@@ -117,7 +127,8 @@ class Weather:
         """Return the seconds that one way takes; one that stalls breaks before long."""
         if self._is("bus_stalls", process):
             return self._rng.uniform(0.5, 3.0)
-        return self._rng.uniform(0.0001, 0.003)
+        slow = self.chance("slow_message")
+        return self._rng.uniform(0.01, 0.6) if slow else self._rng.uniform(0.0001, 0.003)
 
     def way_to_cloud(self) -> float:
         """Return the seconds that one way takes."""

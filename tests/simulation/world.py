@@ -136,22 +136,39 @@ class World:
         if not answer.done():
             answer.set_result(found)
 
+    def _leader(self) -> Process | None:
+        """Return the process that had the lease last."""
+        leases = database.server().raw
+        found = leases.execute("SELECT holder FROM leases WHERE name = 'engine'").fetchone()
+        return None if found is None else self.holders.get(found[0])
+
+    def leads(self, process: Process | None) -> bool:
+        """Return whether the process had the lease last; read only where somebody waits for it."""
+        return process is not None and process.name in self.ambushes and self._leader() is process
+
     def check_epoch(self, process: Process | None) -> None:
         """Note a problem if a process acts on the cloud although another one has its lease."""
-        found = (
-            database.server()
-            .raw.execute("SELECT holder, epoch FROM leases WHERE name = 'engine' AND holder != ''")
-            .fetchone()
-        )
-        holder = None if found is None else self.holders.get(found[0])
-        if process is not None and holder is not None and holder is not process:
-            about = f"{process.name} in the term {found[1]} of {holder.name}"
+        leader = self._leader()
+        if process is not None and leader is not None and leader is not process:
+            self.problems.append(("two_engines", f"{process.name} in the term of {leader.name}"))
+
+    def _engine_wrote(self, what: str, holder: str) -> None:
+        """Note a problem if an engine writes although another one has its lease."""
+        process, leader = PROCESS.get(), self.holders.get(holder)
+        if process is not None and leader is not None and leader is not process:
+            about = f"{process.name} wrote in the term of {leader.name}: {what}"
             self.problems.append(("two_engines", about))
 
-    async def ambush(self, process: Process | None, point: str, *, submits: bool) -> None:
-        """Disturb a process that submits a job, where a fault waits for that."""
-        if submits and process is not None and point in self.ambushes.get(process.name, {}):
-            self.ambushes[process.name].pop(point)()
+    def take_ambush(self, process: Process | None, point: str) -> bool:
+        """Disturb a process at a point where a fault waits for it; return whether one does."""
+        if process is None or point not in self.ambushes.get(process.name, {}):
+            return False
+        self.ambushes[process.name].pop(point)()
+        return not self.weather.healed
+
+    async def ambush(self, process: Process | None, point: str) -> None:
+        """Freeze or kill a process at a point where a fault waits for it."""
+        if self.take_ambush(process, point):
             await asyncio.sleep(0)  # from here on it is frozen or dead
 
     # --- in the place of the product's own -------------------------------------------------
@@ -161,7 +178,7 @@ class World:
         """Let the product run in this world during the block."""
         SimulatedConnections.world = self
         SimulatedRedis.server = self.bus
-        database.server().restart(self.true_time)
+        database.server().restart(self.true_time, self._engine_wrote)
         random.seed(self.rng.random())
         structlog.configure(processors=[self._log])
         structlog.contextvars.clear_contextvars()
