@@ -5,10 +5,10 @@
 Each is a module, a line of it, and what stands there instead. `plant` changes the module as it is
 imported.
 
-One that was tried is harmless, since another wall stands behind it: where `JobTable.advance` records
-nothing, each job is still written before it is sent (`JobRecorder.save`) and when it ends, and what
-it was between the two is found out again on the cloud (`new_engine_does_not_look` plants a defect
-there).
+One that was tried is harmless, since another wall stands behind it: where `JobTable.advance`
+records nothing, each job is still written before it is sent (`JobRecorder.save`) and when it ends,
+and what it was between the two is found out again on the cloud (`new_engine_does_not_look` plants a
+defect there).
 """
 
 from __future__ import annotations
