@@ -1,8 +1,9 @@
 """Publish and subscribe between the two halves of the proxy.
 
-The bus may lose messages: what must not get lost is read from storage. A topic is any text, such
-as `jobs` or `events.anna.1a2b`. A message is a `BusMessage`, which a bus between processes
-encodes. `EventBus` serves one process: one call for each subscriber, without a copy or a task.
+A topic is any text, such as `jobs` or `events.anna.1a2b`. A message is a `BusMessage`, which a bus
+between processes encodes. `EventBus` serves one process: one call for each subscriber, in the order
+of publication, without a copy or a task, and nothing is lost. A bus between processes may lose
+messages: what must not get lost is read from storage.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class BusMessage(msgspec.Struct, frozen=True, tag=True):
 
 
 class Missed:
-    """Delivered instead of lost messages: the subscriber reads from storage again."""
+    """Delivered where a bus between processes has lost messages: the subscriber reads from storage
+    again."""
 
 
 #: What all subscribers get after messages may have been lost.
@@ -164,11 +166,6 @@ class EventBus:
         for subscriptions in list(self._topics.values()):
             for subscription in subscriptions:
                 subscription.close()
-
-    def _tell_missed(self) -> None:
-        """Notify every subscriber that messages may be missing."""
-        for topic in list(self._topics):
-            self._deliver(topic, MISSED)
 
     def _deliver(self, topic: str, message: BusMessage | Missed) -> None:
         """Deliver a message to those who subscribe to the topic when its turn comes."""

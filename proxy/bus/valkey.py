@@ -27,7 +27,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from proxy import randomness
-from proxy.bus import BusMessage, EventBus, Subscription, decode, encode
+from proxy.bus import MISSED, BusMessage, EventBus, Subscription, decode, encode
 from proxy.bus.command_queue import CommandQueue
 from proxy.bus.publishers import ID_BYTES, MAX_LEADER_SILENCE, Beat, Publishers
 
@@ -315,6 +315,11 @@ class ValkeyBus(EventBus):
         self._missed_timer = None
         self._missed_at = asyncio.get_running_loop().time()
         self._tell_missed()
+
+    def _tell_missed(self) -> None:
+        """Notify every subscriber that messages may be missing."""
+        for topic in list(self._topics):
+            self._deliver(topic, MISSED)
 
     def _find_silent(self) -> None:
         """Notify subscribers of the last messages of dead publishers, which may be missing."""

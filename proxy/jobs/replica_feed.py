@@ -67,6 +67,7 @@ class ReplicaFeed(LiveFeed):
     _database_clock: float = field(init=False)
 
     def __post_init__(self) -> None:
+        self._deliveries = self.subscribers.deliveries
         self._database_clock = now() - 1000 * clock.monotonic()
         self.bus.subscribe("answers", self._receive)
         self.bus.subscribe("jobs", self._receive)
@@ -88,7 +89,7 @@ class ReplicaFeed(LiveFeed):
                 self.hear(news)
                 # Messages about the end are due: they are read if the bus loses them.
                 if self.subscribers.listens(key.member, client_id):
-                    self.subscribers.expect(order, key, client_id)
+                    self._deliveries.expect(order, key, client_id)
                 if ordinal and key.member in self._ends:
                     self._ends[key.member].add(ordinal)
             case EndFound(key=key, order=order):
@@ -123,7 +124,7 @@ class ReplicaFeed(LiveFeed):
         run already, what comes from now on."""
         for job in self.live.of(member).jobs.values():
             if job.state == JobState.RUNNING and job.client_id in (client_id, None):
-                self.subscribers.expect(job.order, job.key, job.client_id, running=True)
+                self._deliveries.expect(job.order, job.key, job.client_id, running=True)
         super().attach(member, client_id, subscriber, greet, hears_all=hears_all, opened=opened)
 
     # --- what the bus has lost -------------------------------------------------------------
@@ -133,13 +134,13 @@ class ReplicaFeed(LiveFeed):
             self.bus.publish("sockets", NewsMissed())
         if news is MISSED or isinstance(news, TermBegan):
             self.live.doubt()
-            self.subscribers.missed.set()
+            self._deliveries.missed.set()
 
     async def run(self) -> None:
         """Read twice when something may be lost, and all the time while something is missing or the
         bus is away."""
         self.bus.publish("sockets", NewsMissed())
-        due, missed = 0, self.subscribers.missed
+        due, missed = 0, self._deliveries.missed
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_INTERVAL):
@@ -154,14 +155,14 @@ class ReplicaFeed(LiveFeed):
             except StorageError as error:
                 log.warning("jobs_read_failed", error=str(error))
             else:
-                due = max(due - 1, int(self.subscribers.lacks))
+                due = max(due - 1, int(self._deliveries.lack))
                 if not due and not missed.is_set():
                     self.live.trust()
 
     async def read(self) -> None:
         """Read once. Raises `StorageError`."""
         subscribers, live = self.subscribers, self.live
-        begun = subscribers.unfinished()
+        begun = self._deliveries.unfinished()
         before = {member: jobs.remaining for member, jobs in live.members()}
         living, gone = await live.reload()
         for member, jobs in live.members():
@@ -178,7 +179,7 @@ class ReplicaFeed(LiveFeed):
             for end in ends
             if subscribers.opened_before(end.member, end.client_id, end.ordinal)
         }
-        untold = {order: due[order] for order in sorted(due) if not subscribers.is_over(order)}
+        untold = {order: due[order] for order in sorted(due) if not self._deliveries.is_over(order)}
         for order, key in untold.items():
             self.bus.publish("jobs", EndFound(key, order))
         if untold:
@@ -204,7 +205,7 @@ class ReplicaFeed(LiveFeed):
         """Send what its client has not received of a job that has ended."""
         entry = await self.repository.history.entry(*key)
         if entry is None or entry.order != order:
-            self.subscribers.close_job(order)
+            self._deliveries.close(order)
             return
         if self.subscribers.end(order, key, entry.client_id, entry.ordinal, self.replay(entry)):
             log.info("end_recovered", job=key.prompt_id, member=key.member)
@@ -214,10 +215,10 @@ class ReplicaFeed(LiveFeed):
         subscribers = self.subscribers
         for job in self.live:
             if job.state == JobState.RUNNING and subscribers.listens(job.member, job.client_id):
-                subscribers.expect(job.order, job.key, job.client_id)
+                self._deliveries.expect(job.order, job.key, job.client_id)
         received = tuple(
             StepsReceived(delivery.key, order, delivery.epoch, delivery.number)
-            for order, delivery in subscribers.unfinished().items()
+            for order, delivery in self._deliveries.unfinished().items()
             if delivery.number is not None and order in living
         )
         if received and self.bus.connected:

@@ -10,16 +10,14 @@ local ComfyUI sends no previews unless it is started with
 `--preview-method`, and a client that opens its socket when it has submitted already, takes every
 picture on it for a result. So it gets previews only when it asks for them by its feature flags.
 
-Each replica has the sockets of its own clients, and hears only of jobs that concern them. A
-`Delivery` of each job keeps its messages in order: nothing is sent twice, and what the bus has lost
-is sent before what follows it.
+Each replica has the sockets of its own clients, and hears only of jobs that concern them. With a
+bus between replicas, `JobDeliveries` keep the messages of each job in order: nothing is sent twice,
+and what the bus has lost is sent before what follows it.
 
 Every change of a member's queue is sent to all its sockets. A few hear it at once, as from a local
 ComfyUI. With more that would be most of the work of a busy server, so they hear it by turns, in a
 share of its time, and each hears only the newest of what changed meanwhile. A socket with something
 else to hear hears its `status` before that, so that the order on each of them stays.
-
-`LiveFeed` tells what the bus has lost.
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ from msgspec import Struct
 from proxy import randomness
 from proxy.bus import EventBus, Subscription
 from proxy.clock import now
-from proxy.jobs.message_order import OVER, Delivery
+from proxy.jobs.job_deliveries import JobDeliveries
 from proxy.jobs.messages import (
     ClientMessage,
     JobMessage,
@@ -56,9 +54,6 @@ from proxy.translate.events import (
 #: Events of a job without `client_id` that go to all sockets, beside blocked branches; its other
 #: events go to none.
 _FOR_ALL = frozenset({"progress_state", "progress", "execution_interrupted"})
-
-#: Maximum number of remembered jobs whose end was sent.
-_MAX_CLOSED = 10_000
 
 #: Up to this many sockets of a member get every `status` at once.
 FEW = 16
@@ -127,11 +122,8 @@ class Subscribers:
         self._outdated: set[str] = set()
         self._turns: asyncio.Task[None] | None = None
         self._common: dict[str, Subscription] = {}
-        #: What was sent of jobs, by their order, until their end is.
-        self._deliveries: dict[int, Delivery] = {}
-        #: Set when messages of jobs may be missing.
-        self.missed = asyncio.Event()
-        self._closed: dict[int, None] = {}
+        #: What was sent of jobs whose messages the bus brings.
+        self.deliveries = JobDeliveries()
         bus.subscribe("sockets", self._receive)
 
     # --- sockets ---------------------------------------------------------------------------
@@ -236,9 +228,7 @@ class Subscribers:
             self._common.pop(member).close()
             self._statuses.pop(member, None)
             gone.add(None)
-        for order, delivery in list(self._deliveries.items()):
-            if delivery.key.member == member and delivery.client_id in gone:
-                del self._deliveries[order]
+        self.deliveries.forget(member, gone)
 
     # --- messages --------------------------------------------------------------------------
 
@@ -246,7 +236,7 @@ class Subscribers:
         """Deliver a message to those who may hear it and have not."""
         match news:
             case JobMessage(key=key, client_id=client_id, message=message):
-                if self._is_due(news):
+                if self.deliveries.receive(news):
                     self.tell(key.member, client_id, message, watched=news.watched)
             case ClientMessage():
                 self.tell_client(news)
@@ -336,68 +326,26 @@ class Subscribers:
         finally:
             self._turns = None  # what is broadcast next starts it again
 
-    # --- what was sent ---------------------------------------------------------------------
-
-    def expect(
-        self, order: int, key: JobKey, client_id: str | None, *, running: bool = False
-    ) -> Delivery | None:
-        """Note that messages of a job come here; with `running` some were sent before. Return what
-        was sent of it, `None` if its end was."""
-        if order not in self._deliveries and order not in self._closed:
-            number = None if running else 0
-            self._deliveries[order] = Delivery(key, client_id, number=number)
-        return self._deliveries.get(order)
-
-    def unfinished(self) -> dict[int, Delivery]:
-        """Return what was sent here of jobs whose end was not, by their order."""
-        return dict(self._deliveries)
-
-    @property
-    def lacks(self) -> bool:
-        """Whether steps of a job are missing."""
-        return any(delivery.lacking for delivery in self._deliveries.values())
-
-    def is_over(self, order: int) -> bool:
-        """Return whether all messages of a job have been sent here."""
-        return order in self._closed
+    # --- what was missed -------------------------------------------------------------------
 
     def end(
         self, order: int, key: JobKey, client_id: str | None, ordinal: int, life: Iterable[Message]
     ) -> bool:
         """Deliver what sockets have not had of the `life` of a job that has ended, as the `ordinal`
         end of its member; return whether there was any."""
-        if order in self._closed:
+        delivery = self.deliveries.expect(order, key, client_id)
+        if delivery is None:
             return False
-        delivery = self._deliveries.get(order) or Delivery(key, client_id)
         begun = bool(delivery.sent or delivery.sent_before)
         due = begun or self.opened_before(key.member, client_id, ordinal)
         rest = list(delivery.rest_of(life)) if due else []
-        self.close_job(order)
+        self.deliveries.close(order)
         for message in rest:
             if client_id is None:
                 self._tell_all(key.member, message, before=ordinal)
             else:
                 self.tell(key.member, client_id, message)
         return bool(rest)
-
-    def close_job(self, order: int) -> None:
-        """Send no more messages of a job."""
-        self._deliveries.pop(order, None)
-        self._closed[order] = None
-        if len(self._closed) > _MAX_CLOSED:
-            del self._closed[next(iter(self._closed))]
-
-    def _is_due(self, news: JobMessage) -> bool:
-        """Return whether a message is to be delivered now."""
-        delivery = self.expect(news.order, news.key, news.client_id)
-        if delivery is None:  # the end was sent
-            return False
-        lacked, due = delivery.lacking, delivery.receive(news)
-        if delivery.lacking and not lacked:
-            self.missed.set()
-        if OVER in delivery.sent:
-            self.close_job(news.order)
-        return due
 
 
 def _known(member: str, client_id: str, socket: _Socket, *, opens: bool = False) -> SocketKnown:

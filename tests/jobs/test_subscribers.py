@@ -377,15 +377,15 @@ def test_after_a_lost_step_nothing_is_sent_before_it_comes(replicas: Replicas) -
     listener = listen(replicas.here, "a")
     replicas.numbers[1, 1] = 1  # the start is lost
     replicas.tell("execution_cached", nodes=[])
-    assert (listener.received, replicas.here.missed.is_set()) == ([], True)
-    assert replicas.here.lacks
-    replicas.here.missed.clear()
+    assert (listener.received, replicas.here.deliveries.missed.is_set()) == ([], True)
+    assert replicas.here.deliveries.lack
+    replicas.here.deliveries.missed.clear()
     replicas.tell("progress")
-    assert not replicas.here.missed.is_set()  # it is known
+    assert not replicas.here.deliveries.missed.is_set()  # it is known
     replicas.numbers[1, 1] = 0
     sent = [replicas.tell("execution_start"), replicas.tell("execution_cached", nodes=[])]
     assert [message for message, _ in listener.received] == sent
-    assert not replicas.here.lacks
+    assert not replicas.here.deliveries.lack
 
 
 LIFE = [
@@ -406,7 +406,7 @@ def test_an_end_is_sent_to_sockets_that_have_opened_before_it(
     assert subscribers.end(1, key, "a", 7, LIFE) is bool(sent)
     assert not subscribers.end(1, key, "a", 7, [])
     assert [message for message, _ in listener.received] == sent
-    assert subscribers.is_over(1)
+    assert subscribers.deliveries.is_over(1)
 
 
 def test_of_a_job_without_client_the_sockets_hear_an_end_that_have_opened_before_it() -> None:
@@ -422,7 +422,7 @@ def test_of_a_job_without_client_the_sockets_hear_an_end_that_have_opened_before
 def test_an_end_that_was_begun_is_sent_whole(replicas: Replicas) -> None:
     listener = listen(replicas.here, "a", at=0)
     replicas.here._sockets["local"]["a"].ended = 7
-    replicas.here.expect(1, JobKey("local", "p"), "a", running=True)
+    replicas.here.deliveries.expect(1, JobKey("local", "p"), "a", running=True)
     replicas.numbers[1, 1] = 5
     sent = [replicas.tell("execution_success")]
     replicas.here.end(1, JobKey("local", "p"), "a", 7, LIFE)
@@ -435,9 +435,9 @@ def test_what_a_client_was_sent_is_forgotten_with_its_socket(replicas: Replicas)
     replicas.tell("execution_start", order=2, client_id=None)
     replicas.tell("execution_start", order=3, client_id="b")
     replicas.here.detach("local", "a", listener)
-    assert list(replicas.here.unfinished()) == [2, 3]
+    assert list(replicas.here.deliveries.unfinished()) == [2, 3]
     replicas.here.detach("local", "b", other)
-    assert replicas.here.unfinished() == {}
+    assert replicas.here.deliveries.unfinished() == {}
 
 
 def test_an_id_that_is_used_again_has_a_life_of_its_own(replicas: Replicas) -> None:

@@ -239,7 +239,7 @@ def _check_replica(run: Run, replica: Any) -> None:
     left: dict[str, Any] = {
         "live jobs": [job.prompt_id for job in service.live()],
         "answering": [m for m, live in service._live.members() if live.answering],
-        "deliveries": list(service.subscribers.unfinished()),
+        "deliveries": list(service.subscribers.deliveries.unfinished()),
         "budget": {
             kind: held
             for kind, held in parts.given.budget.held().items()
