@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -17,7 +17,8 @@ from proxy.storage.webhooks import WebhookMessage
 if TYPE_CHECKING:
     from proxy.catalog.owners import Needs
 
-T = TypeVar("T")
+#: The names of the fields of a job.
+_FIELDS = tuple(each.name for each in fields(Job))
 
 
 class SlotState(Enum):
@@ -68,7 +69,7 @@ class LiveJob(Job):
     @classmethod
     def of(cls, job: Job) -> LiveJob:
         """Return the record of a job that the engine has not known."""
-        return cls(**{of_job.name: getattr(job, of_job.name) for of_job in fields(Job)})
+        return cls(**{name: getattr(job, name) for name in _FIELDS})
 
 
 class JobChanges(Struct, frozen=True):
@@ -89,22 +90,30 @@ class JobChanges(Struct, frozen=True):
 
     def apply(self, job: LiveJob) -> None:
         """Set the fields of a job that are set here."""
-        job.account = _set(self.account, job.account)
-        job.estimate = _set(self.estimate, job.estimate)
-        job.cloud_id = _set(self.cloud_id, job.cloud_id)
-        job.started_at = _set(self.started_at, job.started_at)
-        job.outputs_to_execute = _set(self.outputs_to_execute, job.outputs_to_execute)
-        job.accepted = _set(self.accepted, job.accepted)
-        job.answered = _set(self.answered, job.answered)
-        job.watched = _set(self.watched, job.watched)
-        job.wish = _set(self.wish, job.wish)
-        job.omitted = _set(self.omitted, job.omitted)
-        job.progress = _set(self.progress, job.progress)
-        job.needs = _set(self.needs, job.needs)
-
-
-def _set(value: T | UnsetType, before: T) -> T:
-    return before if isinstance(value, UnsetType) else value
+        if self.account is not UNSET:
+            job.account = self.account
+        if self.estimate is not UNSET:
+            job.estimate = self.estimate
+        if self.cloud_id is not UNSET:
+            job.cloud_id = self.cloud_id
+        if self.started_at is not UNSET:
+            job.started_at = self.started_at
+        if self.outputs_to_execute is not UNSET:
+            job.outputs_to_execute = self.outputs_to_execute
+        if self.accepted is not UNSET:
+            job.accepted = self.accepted
+        if self.answered is not UNSET:
+            job.answered = self.answered
+        if self.watched is not UNSET:
+            job.watched = self.watched
+        if self.wish is not UNSET:
+            job.wish = self.wish
+        if self.omitted is not UNSET:
+            job.omitted = self.omitted
+        if self.progress is not UNSET:
+            job.progress = self.progress
+        if self.needs is not UNSET:
+            job.needs = self.needs
 
 
 #: No field but the state changes.
