@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from proxy.cloud.v2.releases import Releases
 from proxy.files.blobs import BlobError, open_blobs
 from proxy.members.directory import Directory
 from proxy.observations import AccountObservations, identity_of, keep_facts
-from proxy.probe import CONSENT, probe
+from proxy.probe import CONSENT, Target, probe
 from proxy.probe.points import Findings, Level
 from proxy.settings import (
     AccountAccess,
@@ -457,16 +457,29 @@ async def _probe(settings: Settings, level: Level, idle: float) -> Findings:
     async with chosen_accounts(settings) as chosen:
         cloud = [account for account in chosen.accounts if account.nodes is None]
         deployments = [account for account in chosen.accounts if account.nodes is not None]
-        if not cloud:
-            raise UsageError("There is no account of Comfy Cloud to probe: add one with its key.")
-        account = cloud[0]
-        deployment = (deployments[0].base_url, deployments[0].key) if deployments else None
+        if not cloud and level == "read":
+            raise UsageError(
+                "There is no account of Comfy Cloud to probe: add one with its key, or observe the "
+                "deployment with --level run."
+            )
         findings = await probe(
-            account.base_url, account.key, level, idle=idle, deployment=deployment
+            Target(cloud[0].base_url, cloud[0].key) if cloud else None,
+            level,
+            idle=idle,
+            deployment=await _deployment(deployments[0]) if deployments else None,
         )
-        if not settings.simulate and findings.conclusion()[0] != "fails":
-            await _keep(settings, account, findings)
+        if cloud and not settings.simulate and findings.conclusion()[0] != "fails":
+            await _keep(settings, cloud[0], findings)
         return findings
+
+
+async def _deployment(account: AccountAccess) -> Target:
+    """Return a deployment with the classes of its list, none if that cannot be read."""
+    classes: dict[str, Any] = {}
+    if account.nodes is not None:
+        with suppress(CloudError, ValueError):
+            classes, _ = parted(await NodeList(account.nodes).read())
+    return Target(account.base_url, account.key, classes)
 
 
 async def _keep(settings: Settings, account: AccountAccess, findings: Findings) -> None:

@@ -174,44 +174,93 @@ userdata_modified | modified of user data | milliseconds | seconds | date
 """
 
 #: Which server of API v2: Comfy Cloud, or the first deployment of the accounts.
-Surface: TypeAlias = Literal["v2", "deployment"]
+SurfaceName: TypeAlias = Literal["v2", "deployment"]
 
-#: What is observed of each surface: the question, and what Comfy Cloud is taken to say.
-V2_POINTS = {
-    "accepts": ("a submission with a key of its own", "accepted"),
-    "polled_progress": ("progress of a job that is read while it runs", "null"),
-    "stream": ("types of frames of a stream", "output, progress, status"),
-    "output_types": ("outputs by node: a list of two, a temporary one, a text", "none"),
-    "times": ("times of a job that has ended", "started_at, completed_at, metrics"),
-    "retention": ("time until a job expires", "24 h"),
-    "unknown_class": ("a graph with an unknown class", "422 invalid_workflow"),
-    "invalid": ("a graph that cannot run", "422 invalid_workflow"),
-    "half_valid": ("a graph of which a part can run", "201"),
-    "end": ("the last status of a job, and those before it", "succeeded"),
-    "failure": ("fields of the error of a graph that was taken and cannot run", "none"),
-    "unknown_fields": ("client_id and number in a submission", "201"),
-    "extra_pnginfo": ("extra_data.extra_pnginfo in a submission", "400 invalid_request"),
-    "labels": ("labels of a submission", "422 metadata_not_supported"),
-    "list": ("the list of jobs", "501 not_implemented"),
-    "cancel": ("status of a job that was cancelled", "canceled"),
-    "upload_folder": ("an upload with a folder and letters beyond ASCII in its path", "201"),
-    "upload_11_mb": ("an upload of 11 MB", "201"),
-}
+#: What is observed of each surface: `id | question | what Comfy Cloud is taken to say`.
+_V2 = """
+accepts | a submission with a key of its own | accepted
+states | statuses of its job with places in the queue | queued, then running, then succeeded
+polled_progress | progress of a job that is read while it runs | null
+stream | types of frames of a stream | output, preview, progress, status
+stream_progress | fields of a progress that have a value | none
+stream_order | outputs in a stream and the last status | before the end
+stream_end | how long a stream stays open after the last status | at once
+end | the last status of a job | succeeded
+times | times of a job that has ended | started_at, completed_at, metrics
+retention | time until a job expires | 24 h
+outputs | outputs by node with type and media type | none
+output_names | names of outputs | none
+output_order | a node's list of three pictures | by name
+equal_pictures | two equal pictures of a node | 2 entries, 2 ids, 1 hashes
+unknown_class | a graph with an unknown class | 422 invalid_workflow
+wrong_value | a graph with a value out of its bounds | 422 invalid_workflow
+invalid | a graph that cannot run | 422 invalid_workflow
+half_valid | a graph of which a part can run | 201
+details | details of these refusals | none
+failure | fields of the error of a graph that was taken and cannot run | none
+failure_charged | whether that graph had a worker | no worker ran
+unknown_fields | client_id and number in a submission | 201
+extra_pnginfo | extra_data.extra_pnginfo in a submission | 400 invalid_request
+exception | the error of a node that raises | code, message, node_id, class_type, traceback
+traceback | the exception that its traceback names | re.error
+labels | labels of a submission | 422 metadata_not_supported
+list | the list of jobs | 501 not_implemented
+list_by_label | the list of jobs with a label | none
+cancel | a job that is cancelled at once | canceled, then canceled, no error
+cancel_running | a job that is cancelled while it runs | canceling, then canceled, no error
+upload | an upload | 201
+upload_retention | time until it expires | never
+same_bytes | the same bytes under another name | 200, the same id, the first name
+from_hash | a record of bytes by their hash | 201
+expires_in | an upload that is to expire after an hour | 1 h
+upload_folder | an upload with a folder in its path | 422 validation_error
+upload_spaces | an upload with a space in its path | 201
+upload_letters | an upload with letters beyond ASCII in its path | 201
+any_input | an upload as the input of a node that takes anything | succeeded
+output_as_input | an output as the input of LoadImage | succeeded
+content | the content of a file | 302 to storage.googleapis.com
+signed_url_life | how long its signed URL is good | not told
+storage_headers | status and headers of a part of it | 206: none
+streams | streams at once, of twelve | 12 open
+reads | 60 reads of a job, ten at once | answered
+upload_11_mb | an upload of 11 MB | 201
+delete | deleting an upload, twice | 204, then 404 not_found
+"""
+
+#: What is observed of a deployment alone.
+_DEPLOYMENT = """
+upload_60_mb | an upload of 60 MB | 201
+upload_150_mb | an upload of 150 MB | 201
+"""
 
 
-def _v2_table(surface: Surface, name: str) -> str:
-    """Return the lines of a surface: the proxy depends on none of these, so that it takes every
+def v2_points(surface: SurfaceName) -> list[str]:
+    """Return the names of the points of a surface, in their order and without its own name."""
+    return [line.partition(" | ")[0] for line in _v2_lines(surface)]
+
+
+def _v2_lines(surface: SurfaceName) -> list[str]:
+    own = _DEPLOYMENT if surface == "deployment" else ""
+    return [*_V2.strip().splitlines(), *own.strip().splitlines()]
+
+
+def _v2_table(surface: SurfaceName, name: str) -> str:
+    """Return the table of a surface: the proxy depends on none of these, so that it takes every
     answer."""
+    cells = (line.split(" | ") for line in _v2_lines(surface))
     return "\n".join(
         f"{surface}_{id_} | {name}: {question} | {assumed} | [^|]*"
-        for id_, (question, assumed) in V2_POINTS.items()
+        for id_, question, assumed in cells
     )
 
 
 _PICK = r"""
+default_deployment | A job of the key and the default deployment | no default | followed |
+  not followed
 deployment_pick | PUT of a deployment of the workspace | no deployment | \d{3}\b.*
-v2_in_v1_list | A job of API v2 in GET /api/jobs | yes | no
 deployment_classes | Node classes after the pick | no deployment | the same | others
+deployment_pick_job | executor of a job after the pick | no deployment | [^|]*
+v2_in_v1_list | A job of API v2 in GET /api/jobs | yes | no
 """
 
 #: What a client misses, by point and observation.
@@ -241,13 +290,17 @@ POINTS = (
 )
 
 _BY_ID = {point.id: point for point in POINTS}
+#: The points of a probe that has a deployment alone.
+_OF_DEPLOYMENT = {f"deployment_{name}" for name in v2_points("deployment")}
 
 
 @dataclass(slots=True)
 class Findings:
-    """The observations of a probe. `catalog` counts the classes by node pack."""
+    """The observations of a probe, which may have no account of Comfy Cloud but a deployment
+    alone. `catalog` counts the classes by node pack."""
 
     level: Level
+    cloud: bool = True
     observed: dict[str, tuple[str, str]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     catalog: dict[str, int] = field(default_factory=dict)
@@ -272,6 +325,8 @@ class Findings:
         for point in POINTS:
             if point.level == "run" and self.level == "read":
                 continue
+            if not self.cloud and point.id not in _OF_DEPLOYMENT:
+                continue
             observed, note = self.observed.get(point.id, (None, self.notes.get(point.id, "")))
             rows.append(
                 {
@@ -287,6 +342,11 @@ class Findings:
 
     def conclusion(self) -> tuple[Overall, str]:
         """Return whether the proxy works with this cloud, and a sentence that says why."""
+        if not self.cloud:
+            accepts = self.value("deployment_accepts")
+            if accepts == "accepted":
+                return "works", "The deployment takes jobs."
+            return "fails", f"The deployment takes no jobs: {accepts or 'it was not seen'}."
         broken, limits = [], []
         for point in POINTS:
             observed = self.value(point.id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -212,6 +212,7 @@ class Wire:
         bearer: bool = False,
         idempotency_key: str | None = None,
         repeats: bool = True,
+        timeout: float = CALL_TIMEOUT,
     ) -> Reply:
         """Send a request below the cloud's address, with the key; redirects are not followed.
 
@@ -226,7 +227,11 @@ class Wire:
         url = self.base_url.joinpath(*path.strip("/").split("/"))
         for last in (False, False, True):
             reply = await self._send(
-                method, url.with_query(query or {}), data=data, headers=headers
+                method,
+                url.with_query(query or {}),
+                data=data,
+                headers=headers,
+                timeout=aiohttp.ClientTimeout(total=timeout),
             )
             if reply.status != 429 or method != "GET":
                 break
@@ -287,6 +292,16 @@ class Wire:
                     name.lower() for name in answer.headers
                 }
             return Reply(answer.status, answer.headers, bytes(body), at - begun, at)
+
+
+async def attempt(findings: Findings, step: Awaitable[None]) -> None:
+    """Do a step of the probe. One that fails leaves its points unseen."""
+    try:
+        await step
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        findings.failures.append(type(error).__name__)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        findings.failures.append(f"an answer of unknown form ({type(error).__name__})")
 
 
 @dataclass(slots=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from proxy.probe.wire import Graph
 
 #: Where the saved files go, in the user's own outputs.
 PREFIX = "comfy-cloud-proxy-probe/probe"
+
+#: Classes that every ComfyUI has, of whatever age.
+_CORE = frozenset({"EmptyImage", "ImageBatch", "PreviewAny", "PreviewImage", "SaveImage"})
 
 #: Edge of the pictures of the slow graph, and how often they are scaled: some seconds of work.
 _LARGE = 4096
@@ -64,14 +67,51 @@ def tiny() -> Graph:
     }
 
 
-def pictures() -> Graph:
-    """Return a graph with equal pictures in one node, others in a temporary one, and a text."""
-    return {
+def outputs(classes: Mapping[str, Any]) -> Graph:
+    """Return a graph with two equal pictures in one node, three in another one, temporary ones and
+    a text; a video, a GIF and previews as far as the classes are known."""
+    graph = {
         "1": _node("EmptyImage", width=64, height=64, batch_size=2, color=_shade()),
         "2": _node("SaveImage", images=["1", 0], filename_prefix="probe"),
         "3": _node("PreviewImage", images=["1", 0]),
         "4": _node("PreviewAny", source=["1", 0]),
+        "5": _node("EmptyImage", width=64, height=64, batch_size=1, color=_shade()),
+        "6": _node("ImageBatch", image1=["1", 0], image2=["5", 0]),
+        "7": _node("SaveImage", images=["6", 0], filename_prefix="probe-list"),
+        "8": _node("CreateVideo", images=["6", 0], fps=8.0),
+        "9": _node(
+            "SaveVideo", video=["8", 0], filename_prefix="probe", format="auto", codec="auto"
+        ),
+        "10": _node(
+            "VHS_VideoCombine",
+            images=["6", 0],
+            frame_rate=8,
+            loop_count=0,
+            filename_prefix="probe",
+            format="image/gif",
+            pingpong=False,
+            save_output=True,
+        ),
+        "11": _node("SaveImageWebsocket", images=["6", 0]),
     }
+    return _possible(graph, classes.keys() | _CORE)
+
+
+def out_of_bounds() -> Graph:
+    """Return a graph with a value that is too small."""
+    graph = tiny()
+    graph["1"]["inputs"]["width"] = -1
+    return graph
+
+
+def shown(value: Any) -> Graph:
+    """Return a graph with a node that takes anything, and shows it."""
+    return {"1": _node("PreviewAny", source=value)}
+
+
+def loaded(picture: Any) -> Graph:
+    """Return a graph that loads a picture and shows it."""
+    return {"1": _node("LoadImage", image=picture), "2": _node("PreviewImage", images=["1", 0])}
 
 
 def annotated(upload: str) -> Graph:
@@ -108,7 +148,7 @@ def _node(class_type: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": class_type, "inputs": inputs}
 
 
-def _possible(graph: Graph, classes: Mapping[str, Any]) -> Graph:
+def _possible(graph: Graph, classes: Container[str]) -> Graph:
     """Return the nodes whose classes the catalog has, and whose sources exist too."""
     kept: Graph = {}
     for node_id, node in graph.items():

@@ -13,6 +13,9 @@ from proxy.simulator.queue import SimulatedQueue
 from proxy.simulator.switches import Switches
 from proxy.translate import codec
 
+#: The deployment of each workspace that has one.
+DEPLOYMENT = "dep_1"
+
 REDACTED = "[REDACTED]"
 SECRETS = ("api_key_comfy_org", "auth_token_comfy_org")
 
@@ -26,9 +29,9 @@ def entry(job: SimulatedJob, account: SimulatedAccount, switches: Switches) -> d
     }
     if job.workflow_id is not None:
         result["workflow_id"] = job.workflow_id
-    if switches.executors:
+    if switches.executors or job.picked:
         result["executor"] = "platform_gateway"
-        result["deployment"] = {"deployment_id": "dep_1", "release_id": "rel_1", "name": "own"}
+        result["deployment"] = {"deployment_id": DEPLOYMENT, "release_id": "rel_1", "name": "own"}
     if not job.terminal:
         return result
     if job.started is not None:

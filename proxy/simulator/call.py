@@ -24,6 +24,10 @@ _T = TypeVar("_T")
 MAX_BODY = 8 * 1024 * 1024
 
 
+#: The cookie that has the deployment which was picked.
+PICK_COOKIE = "comfy_deployment"
+
+
 class RouteAccess(Enum):
     """Who may use a route."""
 
@@ -47,6 +51,12 @@ class Call:
         if self.visitor is None:
             raise unauthorized()
         return self.visitor
+
+    @property
+    def picked(self) -> bool:
+        """Whether it comes with the pick of a deployment, which counts."""
+        followed = self.switches.deployment_pick == "followed"
+        return followed and PICK_COOKIE in self.request.cookies
 
     @property
     def account(self) -> SimulatedAccount:

@@ -52,8 +52,8 @@ class SimulatedJob:
     """A submitted graph. Times are milliseconds since 1970.
 
     `states` are all raw states so far, the present one last. `counted` is true until its run has
-    ended, whatever its answers still say. `first_event` is set when it has reported something, or
-    has begun to wait for a slot.
+    ended, whatever its answers still say; `picked` is one that runs on a picked deployment.
+    `first_event` is set when it has reported something, or has begun to wait for a slot.
     """
 
     graph: dict[str, Any]
@@ -72,6 +72,7 @@ class SimulatedJob:
     messages: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     executed: list[str] = field(default_factory=list)
     error: dict[str, Any] | None = None
+    picked: bool = False
     counted: bool = True
     cancelling: bool = False
     outputs_hidden: bool = False

@@ -219,6 +219,9 @@ class Switches:
     """Whether the routes of billing and of the workspace take a key, or answer 401."""
     executors: bool = False
     """Whether jobs show `executor` and `deployment`."""
+    deployment_pick: Literal["none", "refused", "ignored", "followed"] = "none"
+    """Whether the workspace has a deployment, and what a key's pick of it does: it is refused,
+    gives no cookie, or lets what comes with the cookie see and use the deployment."""
     healthy: bool = True
     """Whether `GET /health` says so."""
     userdata_modified: Literal["ms", "s", "iso"] = "ms"

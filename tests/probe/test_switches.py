@@ -9,13 +9,14 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 import pytest
 from yarl import URL
 
-from proxy.probe import probe
+from proxy.probe import Target, probe
 from proxy.probe.points import POINTS, Findings
 from proxy.simulator import Simulator, Switches
 from proxy.simulator.account import Plan
 
 #: Switches that no probe can see, or should not, with the reason.
 UNSEEN = {
+    "deployment_pick": "tests/probe/test_v2.py picks one",
     "listed_imports": "the account of the probe has no imports",
     "pace": "only changes how long a node takes",
     "dispatch": "only changes how long a job waits",
@@ -318,7 +319,7 @@ async def _probed(switches: dict[str, Any]) -> Findings:
     ):
         if limit:
             group.create_task(_throttled(simulator, limit))
-        return await probe(simulator.base_url, simulator.key, "run", idle=idle)
+        return await probe(Target(simulator.base_url, simulator.key), "run", idle=idle)
 
 
 async def _throttled(simulator: Simulator, limit: int) -> None:
@@ -377,7 +378,8 @@ def two_probes() -> Left:
     async def run() -> Left:
         async with Simulator() as simulator:
             found = [
-                await probe(simulator.base_url, simulator.key, "run", idle=0.0) for _ in range(2)
+                await probe(Target(simulator.base_url, simulator.key), "run", idle=0.0)
+                for _ in range(2)
             ]
             await simulator.wait_for_sockets(0)
             secrets = [simulator.key, str(simulator.storage.url.port)]
@@ -394,12 +396,27 @@ def test_two_probes_of_one_cloud_observe_the_same(two_probes: Left) -> None:
     ]
     assert seen[0] == seen[1]
     assert first.conclusion() == ("works", "The proxy works with this account.")
-    assert [point.id for point in POINTS if first.value(point.id) is None] == [
+    unseen = [point.id for point in POINTS if first.value(point.id) is None]
+    assert [id_ for id_ in unseen if not id_.startswith("v2_")] == [
         "retry_after",
         "throttle_form",
         "throttle_code",
         "throttle_retry_after",
     ]
+    # The simulated cloud refuses what it can tell beforehand, and has no uploads of API v2.
+    assert {id_.removeprefix("v2_") for id_ in unseen if id_.startswith("v2_")} == {
+        *(
+            "failure",
+            "failure_charged",
+            "content",
+            "output_as_input",
+            "delete",
+            "any_input",
+            "expires_in",
+        ),
+        *("upload_retention", "same_bytes", "from_hash", "upload_folder", "upload_spaces"),
+        *("upload_letters", "signed_url_life", "storage_headers"),
+    }
 
 
 def test_probes_remove_their_jobs_and_show_no_secret(two_probes: Left) -> None:
@@ -410,14 +427,14 @@ def test_probes_remove_their_jobs_and_show_no_secret(two_probes: Left) -> None:
 
 async def test_reading_submits_nothing() -> None:
     async with Simulator() as simulator:
-        findings = await probe(simulator.base_url, simulator.key, "read", idle=0.0)
+        findings = await probe(Target(simulator.base_url, simulator.key), "read", idle=0.0)
         assert {name.partition(" ")[0] for name in simulator.calls} == {"GET"}
     assert {row["verdict"] for row in findings.rows()} <= {"as_assumed", "tolerated"}
 
 
 async def test_probes_of_an_account_that_is_refused_fail() -> None:
     async with Simulator() as simulator:
-        findings = await probe(simulator.base_url, "comfyui-wrong", "run", idle=0.0)
+        findings = await probe(Target(simulator.base_url, "comfyui-wrong"), "run", idle=0.0)
     assert findings.conclusion()[0] == "fails"
     assert "user is 401 UNAUTHORIZED" in findings.conclusion()[1]
 
@@ -432,5 +449,5 @@ async def test_the_answers_of_another_server_end_no_probe() -> None:
     server = await asyncio.start_server(garbage, "127.0.0.1", 0)
     async with server:
         host, port = server.sockets[0].getsockname()
-        findings = await probe(URL(f"http://{host}:{port}"), "comfyui-key", "run", idle=0.0)
+        findings = await probe(Target(URL(f"http://{host}:{port}"), "comfyui-key"), "run", idle=0.0)
     assert findings.conclusion()[0] == "fails"

@@ -224,7 +224,7 @@ class DeploymentWorkers:
             {
                 **{key: shown[key] for key in ("id", "hash", "size_bytes", "content_type")},
                 **{key: shown[key] for key in ("url", "url_expires_at", "job_id")},
-                "node_id": node_id,
+                "node_id": node_id if self.switches.names_nodes else "",
                 "name": name,
                 "type": "latent" if name.endswith(".latent") else kind,
             }
@@ -247,7 +247,9 @@ class DeploymentWorkers:
             "node_id": failed.node_id,
             "class_type": failed.node_type,
             "traceback": "".join(failed.traceback)
-            + f"{failed.exception_type}: {failed.exception_message}\n",
+            + f"{failed.exception_type}: {failed.exception_message}\n"
+            if self.switches.tracebacks
+            else None,
         }
         job.progress = None
         job.move("failed")

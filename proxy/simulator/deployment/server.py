@@ -25,12 +25,14 @@ from proxy.simulator.deployment.state import (
     DeploymentJob,
     DeploymentSwitches,
     references,
+    resolved,
 )
 from proxy.simulator.faults import Faults
 from proxy.simulator.nodes import NodeClass, object_info, standard_nodes
 from proxy.simulator.record import Record, RequestRecord, Signal
 from proxy.simulator.storage import Storage
 from proxy.simulator.switches import Switches
+from proxy.simulator.validation import validate
 from proxy.translate import codec
 
 #: Bytes of a submission; of a larger one the gateway reads no more than the beginning.
@@ -48,9 +50,12 @@ _LOADERS = {"LoadImage": "image", "LoadAudio": "audio", "LoadVideo": "file"}
 class ApiError(Exception):
     """Raised for an answer with an error of API v2."""
 
-    def __init__(self, status: int, code: str, message: str = "", *, wait: int = 0) -> None:
+    def __init__(
+        self, status: int, code: str, message: str = "", *, wait: int = 0, details: Any = None
+    ) -> None:
         super().__init__(code)
         self.status, self.code, self.message, self.wait = status, code, message or code, wait
+        self.details = details
 
 
 class SimulatedDeployment:
@@ -79,6 +84,7 @@ class SimulatedDeployment:
             self.nodes, self.storage, self.switches, self.signal.notify
         )
         self._keys_used: set[str] = set()
+        self._reads: list[float] = []
         self._streams: dict[int, web.Request] = {}
 
     @cached_property
@@ -176,7 +182,8 @@ class SimulatedDeployment:
                     raise ApiError(401, "unauthorized", "The key is not known here.")
                 response = await handler(request)
             except ApiError as error:
-                body = {"error": {"code": error.code, "message": error.message}}
+                told = {"code": error.code, "message": error.message, "details": error.details}
+                body = {"error": told}
                 headers = {"Retry-After": str(error.wait)} if error.wait else {}
                 response = answer(body, error.status, headers)
             noted.status = response.status
@@ -230,7 +237,8 @@ class SimulatedDeployment:
         if "nodes" in graph:
             raise ApiError(422, "workflow_format_ui", "Export the workflow in API format.")
         extra_data = body.get("extra_data") or {}
-        if not isinstance(extra_data, dict) or extra_data.keys() - {"api_key_comfy_org"}:
+        unknown = not isinstance(extra_data, dict) or extra_data.keys() - {"api_key_comfy_org"}
+        if unknown and switches.closed_extra_data:
             raise ApiError(400, "invalid_request", "extra_data has unknown keys.")
         labels = body.get("metadata")
         if labels is not None and not switches.labels:
@@ -243,10 +251,36 @@ class SimulatedDeployment:
                 raise ApiError(422, "invalid_workflow", f"{input_} is missing.")
         for info in references(graph):
             asset = self.workers.assets.get(str(info.get("id")))
-            if asset is None or (asset.expires is not None and asset.expires < datetime.now(UTC)):
+            gone = asset is None or (
+                asset.expires is not None and asset.expires < datetime.now(UTC)
+            )
+            output = asset is not None and asset.job_id is not None
+            if gone or (output and not switches.outputs_as_inputs):
                 raise ApiError(422, "missing_asset", "An asset is not there.")
+        self._check(graph)
         metadata = labels if isinstance(labels, dict) else {}
         return DeploymentJob(graph, extra_data, metadata, switches.release, switches.job_life)
+
+    def _check(self, graph: dict[str, Any]) -> None:
+        """Refuse what cannot run at all, where a submission is checked."""
+        if self.switches.checks == "nothing":
+            return
+        names = {str(info.get("id")): "a file" for info in references(graph)}
+        checked = resolved(graph, names)
+        found = validate(checked, catalog=self.nodes, targets=None, files=lambda _: True)
+        if found.error is None:
+            return
+        errors: dict[str, Any] = dict(found.node_errors)
+        if self.switches.checks == "documented":
+            errors = {
+                node: [
+                    {"field": reason["details"], "reason": reason["message"]}
+                    for reason in about["errors"]
+                ]
+                for node, about in errors.items()
+            }
+        details = {"node_errors": errors}
+        raise ApiError(422, "invalid_workflow", str(found.error["message"]), details=details)
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
         if not self.switches.lists:
@@ -259,11 +293,16 @@ class SimulatedDeployment:
         found = [
             job.record()
             for job in reversed(self.jobs.values())
-            if wanted.items() <= job.metadata.items()
+            if wanted.items() <= job.metadata.items() or not self.switches.filters
         ]
         return answer({"jobs": found[: int(request.query.get("limit", 20))]})
 
     async def _job(self, request: web.Request) -> web.StreamResponse:
+        limit = self.switches.read_limit
+        now = asyncio.get_running_loop().time()
+        self._reads = [at for at in self._reads if at > now - 1.0] + [now]
+        if limit is not None and len(self._reads) > limit:
+            raise ApiError(429, "rate_limited", wait=self.switches.retry_after)
         return answer(self._shown(self._find(request)))
 
     async def _workflow(self, request: web.Request) -> web.StreamResponse:
@@ -354,9 +393,17 @@ class SimulatedDeployment:
             digest = blake3(data).hexdigest()
             if fields.get("expected_hash", f"blake3:{digest}") != f"blake3:{digest}":
                 raise ApiError(409, "hash_mismatch", "The content has another hash.")
-            known = any(asset.digest == digest for asset in self.workers.assets.values())
+            if len(data) > self.switches.upload_limit:
+                return web.Response(status=413, text="Payload Too Large")
+            same = (asset for asset in self.workers.assets.values() if asset.digest == digest)
+            first = next(same, None)
+            known = first is not None
+            if first is not None and self.switches.one_record:
+                return answer(self._asset_shown(first, created_new=False))
             self.storage.put(f"{digest}-input", data, media.media_type("bin"))
             asset = self._input(digest, len(data), fields["content_type"], fields["file_path"])
+            if self.switches.expires_in and "expires_in" in fields:
+                asset.expires = asset.created + timedelta(seconds=int(fields["expires_in"]))
             return answer(self._asset_shown(asset, created_new=not known), 200 if known else 201)
         raise ApiError(422, "invalid_body", "There is no file.")
 

@@ -23,6 +23,13 @@ class DeploymentSwitches:
     `streams_hang` it stays open then. `streams` is how many there may be at once. `frames` is the
     time between two frames of a stream, in seconds. With `strips_metadata` uploads are stored with
     other bytes than those that came.
+
+    A submission `checks` nothing but loaders, or classes and values as the documents show their
+    errors, or as ComfyUI does. Without `names_nodes` outputs have no node, without `tracebacks`
+    errors none. `filters` is whether a list knows labels, `closed_extra_data` whether unknown keys
+    are refused, `outputs_as_inputs` whether an output can be referred to. With `one_record` known
+    bytes keep their first record. More than `read_limit` reads within a second are
+    refused.
     """
 
     state: Literal["ready", "starting", "stopped"] = "ready"
@@ -43,6 +50,16 @@ class DeploymentSwitches:
     job_life: float = 86_400.0
     input_life: float | None = None
     strips_metadata: bool = False
+    checks: Literal["nothing", "documented", "comfyui"] = "nothing"
+    names_nodes: bool = True
+    tracebacks: bool = True
+    filters: bool = True
+    closed_extra_data: bool = True
+    outputs_as_inputs: bool = True
+    one_record: bool = False
+    expires_in: bool = True
+    upload_limit: int = 256_000_000
+    read_limit: int | None = None
     pace: float = 0.0
     lose_answers: int = 0
 

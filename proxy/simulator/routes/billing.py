@@ -9,8 +9,9 @@ from typing import Any
 from aiohttp import web
 
 from proxy.simulator.account import Plan
-from proxy.simulator.call import Call, SimulatedRoute, answer
-from proxy.simulator.errors import bad_request, unauthorized
+from proxy.simulator.answers import DEPLOYMENT
+from proxy.simulator.call import PICK_COOKIE, Call, SimulatedRoute, answer
+from proxy.simulator.errors import bad_request, flat, unauthorized
 from proxy.simulator.jobs import SimulatedJob
 from proxy.simulator.nodes.special import PARTNER, PRICE
 
@@ -141,7 +142,22 @@ async def workspace(call: Call) -> web.Response:
 async def deployments(call: Call) -> web.Response:
     """Answer `GET /api/workspaces/{id}/deployments`."""
     _enter(call)
-    return answer({"items": [], "builds_visible": False})
+    if call.switches.deployment_pick == "none":
+        return answer({"items": [], "builds_visible": False})
+    item = {"deployment_id": DEPLOYMENT, "release_id": "rel_1", "status": "ready"}
+    default = DEPLOYMENT if call.switches.executors else None
+    return answer({"items": [item], "builds_visible": True, "default_deployment_id": default})
+
+
+async def pick(call: Call) -> web.Response:
+    """Answer `PUT /api/workspaces/{id}/deployment`."""
+    _enter(call)
+    if call.switches.deployment_pick == "refused":
+        raise flat(403, "FORBIDDEN", "keys pick no deployment")
+    headers = {}
+    if call.switches.deployment_pick == "followed":
+        headers["Set-Cookie"] = f"{PICK_COOKIE}={DEPLOYMENT}; Path=/; HttpOnly"
+    return web.Response(status=204, headers=headers)
 
 
 ROUTES = [
@@ -151,4 +167,5 @@ ROUTES = [
     SimulatedRoute("GET", "/api/billing/events", events),
     SimulatedRoute("GET", "/api/workspaces/current", workspace),
     SimulatedRoute("GET", "/api/workspaces/{id}/deployments", deployments),
+    SimulatedRoute("PUT", "/api/workspaces/{id}/deployment", pick),
 ]

@@ -38,6 +38,8 @@ async def object_info(call: Call) -> web.Response:
     body = call.world.object_info
     if call.request.query.get("include_user_models") == "true":
         body = call.world.object_info_of(call.account)
+    if call.picked:
+        body = codec.dump_bytes({**codec.loads(body), "OfTheRelease": {"input": {}, "output": []}})
     return web.Response(body=body, content_type="application/json", charset="utf-8")
 
 

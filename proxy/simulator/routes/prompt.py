@@ -120,6 +120,7 @@ def _job(call: Call, request: PromptRequest, found: GraphVerdict, number: int) -
         output_nodes=found.outputs,
         number=number,
         workflow_id=request.workflow_id or _workflow_id(extra_data),
+        picked=call.picked,
     )
     wanted = request.prompt_id
     honoured = call.switches.honour_prompt_id and isinstance(wanted, str) and is_uuid(wanted)
