@@ -93,8 +93,9 @@ class CloudJob:
 class CloudModel:
     """One account: its jobs by their ids, in the order in which they came."""
 
-    def __init__(self, world: World, *, slots: int, seconds: float) -> None:
+    def __init__(self, world: World, name: str, *, slots: int, seconds: float) -> None:
         self._world = world
+        self._name = name
         self._weather = world.weather
         self._loop = world.loop
         self.slots = slots
@@ -137,7 +138,7 @@ class CloudModel:
             return 429, {"code": "RATE_LIMITED", "message": "too many requests"}
         world = self._world
         job = CloudJob(
-            f"cloud-{len(self.jobs) + 1}",
+            f"{self._name}-{len(self.jobs) + 1}",
             str(body["extra_data"].get("comfy_cloud_proxy")),
             body["prompt"],
             body["extra_data"],

@@ -24,8 +24,8 @@ from proxy.cloud import http
 if TYPE_CHECKING:
     from simulation.world import World
 
-#: The host of the cloud, and that of webhooks.
-CLOUD_HOST, HOOK_HOST = "cloud.test", "hooks.test"
+#: The hosts of the cloud, one for each account, and that of webhooks.
+CLOUD_HOSTS, HOOK_HOST = ("cloud.test", "other.test"), "hooks.test"
 
 
 class SimulatedConnections:
@@ -64,7 +64,7 @@ class SimulatedConnections:
         await world.ambush(ambushed, "before")
         await asyncio.sleep(weather.draw(0.001, 0.02))  # the connection
         await world.ambush(ambushed, "connected")
-        if weather.cloud_away(process):
+        if weather.cloud_away(process, url.host):
             await asyncio.sleep(weather.draw(0.0, http.CONNECT_TIMEOUT))
             raise aiohttp.ClientConnectionError
         http.begin_to_send()
@@ -89,7 +89,7 @@ class SimulatedConnections:
         status, content = await answer
         await asyncio.sleep(weather.way_to_cloud())
         await world.ambush(ambushed, "answered")
-        if half_lost or weather.chance("response_lost") or weather.cloud_away(process):
+        if half_lost or weather.chance("response_lost") or weather.cloud_away(process, url.host):
             await self._broken()
         if weather.chance("gateway_error"):
             return SimulatedResponse(504, b"<html>")
@@ -141,16 +141,16 @@ class SimulatedSession:
     def __init__(self, connections: SimulatedConnections) -> None:
         self._connections = connections
 
-    async def ws_connect(self, _url: URL, **_: Any) -> CloudSocket:
+    async def ws_connect(self, url: URL, **_: Any) -> CloudSocket:
         """Open an event socket."""
         world = self._connections.world
         process = world.process()
         await asyncio.sleep(world.weather.draw(0.01, 0.3))
-        if world.weather.cloud_away(process):
+        if world.weather.cloud_away(process, url.host):
             await asyncio.sleep(world.weather.draw(0.0, 10.0))
             raise aiohttp.ClientConnectionError
-        socket = CloudSocket(world, process)
-        world.cloud.sockets.append(socket)
+        socket = CloudSocket(world, process, url.host)
+        world.clouds[url.host].sockets.append(socket)
         return socket
 
     @asynccontextmanager
@@ -166,8 +166,9 @@ class SimulatedSession:
 class CloudSocket(aiohttp.ClientWebSocketResponse):
     """One event socket of the cloud: messages in order, but for those that are exchanged."""
 
-    def __init__(self, world: World, process: Process | None) -> None:
+    def __init__(self, world: World, process: Process | None, host: str) -> None:
         self._world = world
+        self._host = host
         self.process = process
         self._inbox: deque[aiohttp.WSMessage] = deque()
         self._news = asyncio.Event()
@@ -190,13 +191,14 @@ class CloudSocket(aiohttp.ClientWebSocketResponse):
     def lose(self) -> None:
         """End the connection, with all that is under way."""
         self._open = False
-        if self in self._world.cloud.sockets:
-            self._world.cloud.sockets.remove(self)
+        sockets = self._world.clouds[self._host].sockets
+        if self in sockets:
+            sockets.remove(self)
         self._news.set()
 
     def receive(self, text: str, late: float) -> None:
         """Let a message arrive, in its turn or `late`."""
-        if self._world.weather.cloud_away(self.process):
+        if self._world.weather.cloud_away(self.process, self._host):
             return
         loop = self._world.loop
         at = max(self._arrives + 1e-6, loop.time() + self._world.weather.draw(0.005, 0.05))

@@ -48,7 +48,7 @@ class ClientPlan(NamedTuple):
 class Plan:
     """A run. `alone` is one replica with SQLite's semantics and a bus in memory. The replicas know
     the number of slots where it is fixed, and learn it where it is not. With a `hook` a webhook
-    hears of all jobs. Where `reads_often`, the account's jobs are read every few seconds."""
+    hears of all jobs. Where `reads_often`, the jobs of accounts are read every few seconds."""
 
     seed: int
     replicas: int
@@ -60,6 +60,7 @@ class Plan:
     in_order: bool
     hook: bool
     reads_often: bool
+    accounts: int
     skews: tuple[float, ...]
     rates: Mapping[str, float]
     clients: tuple[ClientPlan, ...]
@@ -116,12 +117,14 @@ _FAULTS = {
 
 #: More of them, beside those: the replica that runs the engine is frozen on the way of a write to
 #: the database; the database answers a renewal of its lease late and is away from it then; the
-#: credits are used up; all replicas are restarted one after the other, as for another release.
+#: credits are used up; all replicas are restarted one after the other, as for another release; one
+#: of two accounts is away.
 _MORE_FAULTS = {
     "frozen_write": (3, 10.0, 45.0),
     "late_lease": (3, 5.0, 30.0),
     "no_credits": (3, 5.0, 40.0),
     "upgrade": (1, 0.5, 5.0),
+    "other_cloud": (1, 1.0, 60.0),
 }
 
 #: Those of one replica, never of all.
@@ -156,6 +159,7 @@ def drawn(seed: int) -> Plan:
         in_order=rng.random() < 0.15,
         hook=rng.random() < 0.4,
         reads_often=random.Random(f"reads {seed}").random() < 0.4,
+        accounts=random.Random(f"accounts {seed}").choice((1, 1, 1, 2)),
         skews=tuple(
             rng.uniform(-3600, 3600) if rng.random() < 0.5 else 0.0 for _ in range(replicas)
         ),

@@ -39,6 +39,9 @@ PROMISES = {
     "webhook_changed": "docs/webhooks.md: repeats have the same id and body",
 }
 
+#: Seconds after the last fault within which accounts and searches are tried again.
+RESTS = 120.0
+
 _TERMINAL = ("execution_success", "execution_error", "execution_interrupted")
 
 
@@ -122,7 +125,7 @@ def _name(type_: str, data: dict[str, Any]) -> str:
 def check_cloud(run: Run) -> None:
     """What the cloud has got: each job once, none that was refused, no more than the slots."""
     # One that the cloud has forgotten cannot be found, and may be sent again.
-    known = [job for job in run.world.cloud.jobs.values() if not job.forgotten]
+    known = [job for job in run.world.cloud_jobs() if not job.forgotten]
     marks = Counter(job.mark for job in known)
     for mark, count in marks.items():
         if count > 1:
@@ -131,13 +134,14 @@ def check_cloud(run: Run) -> None:
     for job in run.jobs:
         if job.outcome == "refused" and ids[job.prompt_id]:
             raise BrokenPromiseError("refused_job_ran", f"{job.prompt_id} {job.refusal}")
-    if run.plan.fixed_slots and run.world.cloud.most_live > run.plan.slots:
-        raise BrokenPromiseError("slots_passed", run.world.cloud.most_live)
+    most = max(cloud.most_live for cloud in run.world.clouds.values())
+    if run.plan.fixed_slots and most > run.plan.slots:
+        raise BrokenPromiseError("slots_passed", most)
 
 
 def _runs_by_id(run: Run) -> Counter[str]:
     """How many jobs of the cloud each id has: a client that heard no answer may use one again."""
-    marks = {job.mark for job in run.world.cloud.jobs.values()}
+    marks = {job.mark for job in run.world.cloud_jobs()}
     return Counter(mark.split("/")[1] for mark in marks)
 
 
@@ -192,16 +196,16 @@ def _check_heard(run: Run, job: Submission) -> None:
 
 
 def _check_waits(run: Run) -> None:
-    """Where nothing fails, no job waits longer than all others take."""
+    """Where nothing fails, or once all has healed, no job waits longer than all others take."""
     plan = run.plan
-    if plan.faults or plan.rates:
-        return
-    # Those of one client may run one after the other.
-    longest = 10.0 + len(run.jobs) * (2 * plan.seconds + 2.0)
-    sent = {job.mark.split("/")[1]: job.created for job in run.world.cloud.jobs.values()}
+    calm = not (plan.faults or plan.rates)
+    # Those of one client may run one after the other. What rests is tried again within a while.
+    longest = (10.0 if calm else RESTS) + len(run.jobs) * (2 * plan.seconds + 2.0)
+    sent = {job.mark.split("/")[1]: job.created for job in run.world.cloud_jobs()}
     for job in run.jobs:
         if job.outcome == "accepted" and job.prompt_id in sent:
-            waited = run.world.seconds_at(sent[job.prompt_id]) - job.answered_at
+            since = job.answered_at if calm else max(job.answered_at, run.healed_at)
+            waited = run.world.seconds_at(sent[job.prompt_id]) - since
             if waited > longest:
                 raise BrokenPromiseError("starved", f"{job.prompt_id} waited {waited:.0f} s")
 

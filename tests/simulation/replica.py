@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
 from simulation.loop import PROCESS, Process
-from simulation.network import CLOUD_HOST
 from yarl import URL
 
 from proxy.app.accounts import open_accounts
@@ -125,9 +124,10 @@ class Replica:
     def _gone(self) -> None:
         self.parts = None
         self._world.bus.cut(self.process)
-        for socket in list(self._world.cloud.sockets):
-            if socket.process is self.process:
-                socket.lose()
+        for cloud in self._world.clouds.values():
+            for socket in list(cloud.sockets):
+                if socket.process is self.process:
+                    socket.lose()
         answers, self._answers = self._answers, {}
         for answer in answers.values():
             if not answer.done():
@@ -186,10 +186,13 @@ class Replica:
             MemoryBudget(settings.memory_bytes),
         )
         slots = self._plan.slots if self._plan.fixed_slots else 0
-        access = AccountAccess("default", URL(f"https://{CLOUD_HOST}"), KEY, slots)
+        access = [
+            AccountAccess(name, URL(f"https://{host}"), KEY, slots)
+            for name, host in zip(("default", "second"), self._world.clouds, strict=False)
+        ]
         async with (
             open_storage(given) as storage,
-            open_accounts(given, storage, [access]) as cloud,
+            open_accounts(given, storage, access) as cloud,
             open_resources(given, storage, cloud) as resources,
             open_jobs(given, storage, resources) as jobs,
             open_webhooks(given, storage, jobs) as webhooks,

@@ -18,6 +18,7 @@ from simulation import promises
 from simulation.clients import SimulatedClient, Submission
 from simulation.database import server
 from simulation.loop import DeadlockError
+from simulation.network import CLOUD_HOSTS
 from simulation.plan import POINTS, Fault, Plan
 from simulation.promises import BrokenPromiseError
 from simulation.replica import GoneError, Replica
@@ -28,6 +29,11 @@ from proxy.storage.database import StorageError
 from proxy.storage.webhooks import GATEWAY
 from proxy.webhooks.endpoints import NewWebhook
 from proxy.webhooks.messages import JOB_TYPES
+
+#: Faults that are outages of a kind, of one replica or of all.
+OUTAGES = frozenset(
+    {"bus", "bus_stalls", "database", "slow_database", "cloud", "half_lost", "no_credits"}
+)
 
 #: Seconds after the last fault within which everything must have ended.
 QUIET = 900.0
@@ -64,6 +70,7 @@ class Run:
             slots=plan.slots,
             seconds=plan.seconds,
             in_order=plan.in_order,
+            accounts=plan.accounts,
         )
         self.jobs: list[Submission] = []
         self.by_id: dict[str, Submission] = {}
@@ -74,6 +81,7 @@ class Run:
         self.over = False
         self.broken: BrokenPromiseError | None = None
         self.has_hook = False
+        self.healed_at = 0.0
         self._rng = random.Random(f"{plan.seed} run")
         self._tasks: list[asyncio.Task[Any]] = []
         self._failed = False
@@ -275,15 +283,9 @@ class Run:
                 world.clock.ahead[name] = fault.seconds
             case "bus_cut":
                 world.bus.cut(None if replica is None else replica.process)
-            case (
-                "bus"
-                | "bus_stalls"
-                | "database"
-                | "slow_database"
-                | "cloud"
-                | "half_lost"
-                | ("no_credits")
-            ):
+            case "other_cloud":
+                weather.begin("cloud", fault.seconds, CLOUD_HOSTS[-1])
+            case _ if fault.kind in OUTAGES:
                 weather.begin(fault.kind, fault.seconds, name)
                 if fault.kind == "bus":
                     world.bus.cut(None if replica is None else replica.process)
@@ -327,6 +329,7 @@ class Run:
             await asyncio.sleep(0.5)
 
     def _heal(self) -> None:
+        self.healed_at = self.world.seconds
         self.world.note("", "", "HEALED")
         self.world.weather.heal()
         for replica in self.replicas:

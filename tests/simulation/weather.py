@@ -104,9 +104,9 @@ class Weather:
         """Whether the bus takes no connection of a process."""
         return self._is("bus", process)
 
-    def cloud_away(self, process: Process | None) -> bool:
-        """Whether the cloud does not answer a process."""
-        return self._is("cloud", process)
+    def cloud_away(self, process: Process | None, host: str) -> bool:
+        """Whether the cloud of a host does not answer a process."""
+        return self._is("cloud", process) or self._until["cloud", host] > self._time()
 
     def cloud_half_lost(self, process: Process | None) -> bool:
         """Whether each second request of a process is lost now, or its answer."""

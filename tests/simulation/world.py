@@ -21,10 +21,10 @@ from unittest import mock
 import structlog
 from simulation import database
 from simulation.bus import SimulatedRedis, ValkeyServer
-from simulation.cloud import CloudModel
+from simulation.cloud import CloudJob, CloudModel
 from simulation.hooks import Hooks
 from simulation.loop import PROCESS, Process, SimulatedLoop
-from simulation.network import HOOK_HOST, SimulatedConnections
+from simulation.network import CLOUD_HOSTS, HOOK_HOST, SimulatedConnections
 from simulation.weather import Weather
 from yarl import URL
 
@@ -77,7 +77,14 @@ class World:
     """What all processes of a run share."""
 
     def __init__(
-        self, seed: int, *, rates: Mapping[str, float], slots: int, seconds: float, in_order: bool
+        self,
+        seed: int,
+        *,
+        rates: Mapping[str, float],
+        slots: int,
+        seconds: float,
+        in_order: bool,
+        accounts: int = 1,
     ) -> None:
         self.rng = random.Random(seed)
         self.loop = SimulatedLoop(random.Random(self.rng.random()))
@@ -87,7 +94,11 @@ class World:
         self.trace: list[Line] = []
         #: Promises that were found broken on the way, with what about.
         self.problems: list[tuple[str, str]] = []
-        self.cloud = CloudModel(self, slots=slots, seconds=seconds)
+        #: The account of each host.
+        self.clouds = {
+            host: CloudModel(self, host.partition(".")[0], slots=slots, seconds=seconds)
+            for host in CLOUD_HOSTS[:accounts]
+        }
         self.bus = ValkeyServer(self)
         self.hooks = Hooks(self)
         self.folder = Path(tempfile.mkdtemp(prefix="simulation-", dir=_memory()))
@@ -128,11 +139,15 @@ class World:
             place = "client" if process is None else process.name
         self.trace.append(Line(self.seconds, place, job, f"{what} {more}".rstrip()))
 
+    def cloud_jobs(self) -> list[CloudJob]:
+        """Return the jobs of all accounts."""
+        return [job for cloud in self.clouds.values() for job in cloud.jobs.values()]
+
     def handle(
         self, method: str, url: URL, body: bytes, answer: asyncio.Future[tuple[int, Any]]
     ) -> None:
         """Let the cloud take a request that has arrived."""
-        found = self.cloud.handle(method, url.path, dict(url.query), body)
+        found = self.clouds[url.host].handle(method, url.path, dict(url.query), body)
         if not answer.done():
             answer.set_result(found)
 
