@@ -7,7 +7,10 @@ import threading
 from contextlib import AsyncExitStack
 
 import pytest
+from stack import Proxy
 
+from proxy.api.keys import JOBS, TURNS
+from proxy.packs.service import Packs
 from proxy.turns import WORKERS, Turns, thread_turns
 
 
@@ -131,6 +134,13 @@ async def test_owners_have_turns_one_after_another() -> None:
     await asyncio.gather(*tasks)
     assert order == ["ann", "bob", "ann", "ann"]
     assert turns.waiting("ann") == 0
+
+
+async def test_requests_checks_estimates_and_packs_share_their_turns(proxy: Proxy) -> None:
+    submissions = proxy.services[JOBS].submissions
+    checks, turns = submissions.checks, proxy.services[TURNS]
+    assert isinstance(checks.packs, Packs)
+    assert checks.turns is submissions.estimator.turns is checks.packs.turns is turns
 
 
 def _soon() -> float:

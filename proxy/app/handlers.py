@@ -67,7 +67,6 @@ from proxy.storage.invitations import InvitationRepository
 from proxy.storage.temporary import ExportRepository
 from proxy.storage.usage import ActivityRepository
 from proxy.storage.workflows import WorkflowRepository
-from proxy.turns import thread_turns
 from proxy.webhooks.endpoints import Webhooks
 
 #: Websockets and streams that a member may have of the part that is kept for those who have few.
@@ -151,7 +150,7 @@ async def open_api(
     services[ASSETS] = assets if settings.assets else None
     services[PACKS] = packs if settings.helper_nodes else None
     services[OPTIONS] = _api_options(settings, shared=database.shared)
-    services[TURNS] = thread_turns()
+    services[TURNS] = process.turns
     try:
         async with open_providers(settings, database) as providers:
             with logs.forwarded_lines(journal.add):

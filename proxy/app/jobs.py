@@ -105,9 +105,10 @@ async def open_jobs(
                 resources.packs,
                 validates=settings.validate_graphs,
                 catalog_timeout=process.timeouts.catalog_timeout,
+                turns=process.turns,
             ),
             estimator=JobEstimator(
-                pricing_of(settings, resources.catalog), resources.catalog.allowed
+                pricing_of(settings, resources.catalog), resources.catalog.allowed, process.turns
             ),
             refusals=BudgetRefusals(BudgetNoticeRepository(storage.database), bus),
             timeout=policy.submit_timeout,

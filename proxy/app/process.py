@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proxy.budget import MemoryBudget
 from proxy.cloud.event_socket import Timeouts
@@ -13,11 +13,13 @@ from proxy.engine.policy import Policy
 from proxy.metrics import Metrics
 from proxy.settings import ConfigError, Settings
 from proxy.storage.database import StorageError
+from proxy.turns import Turns, thread_turns
 
 
 @dataclass(frozen=True)
 class Process:
-    """What every part of the process is given."""
+    """What every part of the process is given; `turns` are those of members at work on JSON and
+    graphs."""
 
     settings: Settings
     timeouts: Timeouts
@@ -25,6 +27,7 @@ class Process:
     failed: asyncio.Event
     metrics: Metrics
     budget: MemoryBudget
+    turns: Turns = field(default_factory=thread_turns)
 
 
 @contextmanager

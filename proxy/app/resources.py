@@ -127,7 +127,7 @@ async def open_resources(
             files,
             catalog,
             pictures,
-            Packs(catalog, files, loader, Results(pictures)),
+            Packs(catalog, files, loader, Results(pictures), process.turns),
             _userdata(settings, storage, cloud.first),
             accounting,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,7 +23,7 @@ from proxy.translate.jobs import (
 from proxy.translate.node_validation import Reason
 from proxy.translate.packs import NodePacks
 from proxy.translate.validation import Validation, validate
-from proxy.turns import Turns, thread_turns
+from proxy.turns import Turns
 
 if TYPE_CHECKING:
     from proxy.catalog.service import Catalog
@@ -60,7 +60,7 @@ class Checks:
     packs: NodePacks
     validates: bool
     catalog_timeout: float
-    turns: Turns = field(default_factory=thread_turns)
+    turns: Turns
 
     async def check(self, member: str, request: JobRequest) -> Validation | None:
         """Return what is right and wrong with a graph; `None` if only the cloud can tell.

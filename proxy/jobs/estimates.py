@@ -8,7 +8,7 @@ jobs at once, on two replicas, do not spend the same credit.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from proxy.storage.spending import Spending
 from proxy.storage.usage import day_of
 from proxy.translate.graph_shape import shape_of
 from proxy.translate.jobs import has_more_values, reachable
-from proxy.turns import Turns, thread_turns
+from proxy.turns import Turns
 
 #: How long a graph is expected to run that has never run (ms).
 UNKNOWN_MS = 10_000.0
@@ -78,7 +78,7 @@ class JobEstimator:
 
     pricing: Pricing
     allowed: Callable[[str], Collection[str]]
-    turns: Turns = field(default_factory=thread_turns)
+    turns: Turns
 
     async def reservation(self, job: Job, budgets: Budgets) -> JobReservation:
         """Return the decision on a job of a member who has these budgets."""

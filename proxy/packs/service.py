@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from proxy.packs.table import PACK_NODES
 from proxy.packs.view import MemberView
 from proxy.translate.events import NodeMessages, Preview
 from proxy.translate.packs import JobView, NodeFailedError, Rewriting, ViewedJob
-from proxy.turns import Turns, thread_turns
+from proxy.turns import Turns
 
 
 @dataclass(eq=False)
@@ -31,7 +31,7 @@ class Packs:
     _files: Files
     _loader: FileLoader
     _results: Results
-    _turns: Turns = field(default_factory=thread_turns)
+    turns: Turns
 
     async def rewrite(
         self, member: str, graph: Mapping[str, Any], outputs: Collection[str] | None
@@ -54,7 +54,7 @@ class Packs:
         pack_classes: frozenset[str],
     ) -> Rewriting:
         """Load what the pack nodes of a graph need, and rewrite it."""
-        loads = await self._turns.run(
+        loads = await self.turns.run(
             member, lambda: loads_of(graph, wanted(graph, outputs, pack_classes))
         )
         found = await self._loader.load_all(member, dict.fromkeys(loads.values()))
@@ -65,7 +65,7 @@ class Packs:
                     return Rewriting(graph={}, failure=failed(node_id, graph, error))
                 case Picture() as picture:
                     pictures[node_id] = picture
-        return await self._turns.run(
+        return await self.turns.run(
             member, lambda: rewrite(graph, outputs, pack_classes, pictures, self._catalog.known)
         )
 

@@ -19,6 +19,7 @@ from proxy.jobs.service import JobQuery, JobService
 from proxy.storage.jobs import JobRepository
 from proxy.translate.packs import JobView
 from proxy.translate.workflow_metadata import workflow_id_of
+from proxy.turns import thread_turns
 
 _WISHES = {"cancel_requested", "interrupted"}
 _CONTENT = ("graph", "extra_data", "targets", "credentials", "rewriting")
@@ -75,7 +76,7 @@ class NoChecks(Checks):
 def estimator() -> JobEstimator:
     """An estimator without prices."""
     pricing = Pricing(known=lambda _: None, price_of=lambda _info, _inputs: None, rate=0)
-    return JobEstimator(pricing, allowed=lambda _: ())
+    return JobEstimator(pricing, allowed=lambda _: (), turns=thread_turns())
 
 
 def new(prompt_id: str, number: float = 0, **fields: Any) -> LiveJob:

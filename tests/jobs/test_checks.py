@@ -23,6 +23,7 @@ from proxy.members.member import Limits, Member
 from proxy.simulator.nodes import object_info, standard_nodes
 from proxy.translate.errors import LocalError
 from proxy.translate.names import is_hash_name, split_annotated
+from proxy.turns import thread_turns
 
 HASH = "ab" * 32 + ".png"
 HIDDEN = "cd" * 32 + ".png"
@@ -109,6 +110,7 @@ class Bench:
             None,  # type: ignore[arg-type]
             validates=self.validates,
             catalog_timeout=5.0,
+            turns=thread_turns(),
         )
         return await checks.check(member, JobRequest(graph=graph, **fields))
 

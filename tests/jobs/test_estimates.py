@@ -14,6 +14,7 @@ from proxy.jobs.estimates import UNKNOWN_MS, JobEstimator, OverBudgetError
 from proxy.jobs.models import Job
 from proxy.storage.spending import Spending
 from proxy.translate.graph_shape import shape_of
+from proxy.turns import thread_turns
 
 CLASSES: dict[str, Any] = {
     "Flux": {"api_node": True, "price": 4_000_000},
@@ -31,7 +32,9 @@ BUDGETS = Budgets((Budget("credits_per_day", "day", 10_000_000, hard=True),))
 
 def estimator() -> JobEstimator:
     pricing = Pricing(CLASSES.get, lambda info, _: info.get("price"), 270_000, {"fast": 1_000_000})
-    return JobEstimator(pricing, {"anna": {"fast", "slow"}, "local": {"slow"}}.__getitem__)
+    return JobEstimator(
+        pricing, {"anna": {"fast", "slow"}, "local": {"slow"}}.__getitem__, thread_turns()
+    )
 
 
 def job(**fields: Any) -> Job:
@@ -75,6 +78,8 @@ async def test_the_prices_of_a_large_graph_are_computed_in_a_thread(
     pricing = Pricing(CLASSES.get, price_of, 270_000)
     graph = {str(number): GRAPH["1"] for number in range(nodes)}
     large = new("one", graph=graph, created_at=0, outputs_to_execute=())
-    reservation = await JobEstimator(pricing, lambda _: ()).reservation(large, BUDGETS)
+    reservation = await JobEstimator(pricing, lambda _: (), thread_turns()).reservation(
+        large, BUDGETS
+    )
     assert reservation.partner_nodes == PartnerCosts(nodes)
     assert (threading.get_ident() not in threads) is in_thread
