@@ -11,6 +11,7 @@ import aiohttp
 import msgspec
 import structlog
 from authlib.oidc.discovery import get_well_known_url
+from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from proxy import clock
@@ -99,11 +100,17 @@ class ProviderClient:
 
     async def keys(self, metadata: Metadata, *, anew: bool = False) -> KeySet:
         """Return the public keys of the provider, `anew` those of now. Raises
-        `ProviderUnavailableError` and `ValueError`."""
+        `ProviderUnavailableError`."""
         now = clock.monotonic()
         if self._keys is None or anew or now - self._keys_at > _METADATA_AGE:
             document: Any = await self.get(metadata.jwks_uri)
-            self._keys, self._keys_at = KeySet.import_key_set(document), now
+            try:
+                self._keys, self._keys_at = KeySet.import_key_set(document), now
+            except (JoseError, ValueError, KeyError, TypeError) as error:
+                raise ProviderUnavailableError(
+                    f"{self.options.label} did not answer as it should; try again later.",
+                    f"{metadata.jwks_uri} has no keys of a provider ({error!r}): check issuer.",
+                ) from None
         return self._keys
 
     @property

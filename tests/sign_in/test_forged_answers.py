@@ -51,6 +51,7 @@ class Issuer:
     issuer: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
     keys: list[Any] = field(default_factory=lambda: [rsa()])
+    key_document: Any = None
     tokens: dict[str, Any] = field(default_factory=dict)
     userinfo: dict[str, Any] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
@@ -91,6 +92,8 @@ class Issuer:
                     }
                 )
             case "/keys":
+                if self.key_document is not None:
+                    return web.json_response(self.key_document)
                 return web.json_response(KeySet(self.keys).as_dict(private=False))
             case "/token":
                 self.forms.append({**(await request.post())})  # type: ignore[dict-item]
@@ -216,6 +219,22 @@ async def test_the_public_key_is_no_secret_of_an_hmac(
     issuer.tokens = {"id_token": f"{signed.decode()}.{proof.decode()}"}
     with pytest.raises(SignInError):
         await subject(provider, attempt)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{}, {"keys": 1}, {"keys": []}, {"keys": [1]}, {"keys": [{"kty": "RSA"}]}],
+)
+async def test_keys_that_cannot_be_read_are_told_to_the_admin(
+    issuer: Issuer, provider: Provider, attempt: Attempt, document: Any
+) -> None:
+    issuer.key_document = document
+    issuer.answer(issuer.claims(attempt))
+    with pytest.raises(SignInError, match="did not answer as it should"):
+        await subject(provider, attempt)
+    problem = await provider.problem()
+    assert problem is not None
+    assert problem.startswith(f"{issuer.issuer}/keys has no keys of a provider")
 
 
 async def test_a_new_key_is_fetched_once_it_signs(
