@@ -62,7 +62,11 @@ class StateFeed:
                 self._news.clear()
                 self._is_current = True
                 changes = self._member_changes
-                state = await self._make()
+                try:
+                    state = await self._make()
+                except BaseException:
+                    self._is_current = False  # the last state is an older one
+                    raise
                 event = b"event: state\ndata: " + codec.dump_bytes(state) + b"\n\n"
                 number = 1 if self._last is None else self._last.number + 1
                 self._last = StateMessage(number, event, changes)
