@@ -16,6 +16,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Connection,
     Select,
     bindparam,
@@ -167,6 +168,11 @@ class _JobGoneError(UnitRefusedError):
 _ADD_JOB = insert(jobs).returning(jobs.c.order)
 _ORDER = bindparam("job_order", type_=BigInteger)
 _UPDATE = update(jobs).where(jobs.c.order == _ORDER)
+#: Columns that another replica may have set since the job was read: an update only sets them, too.
+_WISH = {name: f"wish_{name}" for name in ("cancel_requested", "interrupted")}
+_UPDATE_WISHES = _UPDATE.values(
+    {name: or_(jobs.c[name], bindparam(wish, type_=Boolean)) for name, wish in _WISH.items()}
+)
 _DROP = delete(jobs).where(jobs.c.order == _ORDER)
 _LIVE = select(jobs).order_by(jobs.c.order)
 _LIVE_OF = _LIVE.where(jobs.c.member == bindparam("m"))
@@ -292,7 +298,7 @@ class JobRepository(Repository):
         self, changes: Iterable[tuple[int, Mapping[str, Any]]], also: EngineWrite = _ALONE
     ) -> set[int]:
         """Write fields of jobs, by order, under the names of `StoredJob`, the same of each; returns
-        the orders of jobs that no longer exist.
+        the orders of jobs that no longer exist. A stored wish to end a job stays.
 
         The credentials of jobs with a `cloud_id` are deleted: the cloud has them. Messages are
         delivered also about jobs that have ended in the meantime.
@@ -429,8 +435,12 @@ def _update(connection: Connection, written: Sequence[tuple[int, Mapping[str, An
     """Write fields of jobs; returns the orders of jobs that no longer exist."""
     if not written:
         return set()
-    rows = [{"job_order": order, **values} for order, values in written]
-    if connection.execute(_UPDATE, rows).rowcount == len(rows):
+    rows = [
+        {"job_order": order, **{_WISH.get(name, name): value for name, value in values.items()}}
+        for order, values in written
+    ]
+    statement = _UPDATE_WISHES if _WISH["interrupted"] in rows[0] else _UPDATE
+    if connection.execute(statement, rows).rowcount == len(rows):
         return set()
     gone = {order for order, _ in written}
     for part in chunks(sorted(gone)):
