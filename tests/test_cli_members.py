@@ -73,10 +73,12 @@ def test_budgets_are_set_and_removed_in_credits(run: Any) -> None:
 
 def test_the_list_has_everything_that_is_limited(run: Any) -> None:
     words = "--max-queued 5000 --deny-class A --deny-class B --deny-partner-nodes"
-    assert run("member", "add", "ann", *words.split(), "--client-parallelism", "many")[0] == 0
+    words += " --client-parallelism many --account studio"
+    assert run("member", "add", "ann", *words.split())[0] == 0
     code, output, _ = run("member", "list")
     assert code == 0
     limits = ["max_queued 5,000", "denied_classes A, B", "client_parallelism many"]
+    limits.append("account studio")
     assert [word for word in [*limits, "no partner nodes"] if word not in output] == []
 
 

@@ -106,6 +106,10 @@ _LIMITS: dict[str, Any] = {
         Literal["auto", "one", "many", "none"] | None,
         option("auto|one|many", "How many jobs of one client run at once; none uses the setting."),
     ],
+    "account": Annotated[
+        str | None,
+        option("NAME", "The account that gets the jobs of the member first; none has no such one."),
+    ],
     "identities": Annotated[
         list[str] | None,
         option(
@@ -184,7 +188,7 @@ def _list(options: dict[str, Any], as_json: AsJson = False) -> int:
         "State": lambda member: "disabled" if member["disabled"] else "enabled",
         "Weight": lambda member: f"{member['weight']:g}",
         "Tokens": lambda member: str(member["tokens"]),
-        "Limits": lambda member: _limits(member["limits"], member["client_parallelism"]),
+        "Limits": _limits,
         "Since": lambda member: shown_time(member["created"]),
     }
     return print_table(found, columns)
@@ -378,7 +382,7 @@ def _limits_of(options: dict[str, Any]) -> dict[str, Any]:
         name: None if value == NONE else [] if value == [NONE] else value
         for name, value in values.items()
     }
-    own = ("role", "weight", "client_parallelism", "identities")
+    own = ("role", "weight", "client_parallelism", "account", "identities")
     chosen: dict[str, Any] = {name: values.pop(name) for name in own if name in values}
     for fields, kind in ((chosen, MemberFields), (values, LimitFields)):
         for name, value in fields.items():
@@ -412,14 +416,16 @@ def note_action(settings: Settings, action: str, **about: record.Value) -> None:
         sys.stderr.write(f"The audit log could not be written ({error}).\n")
 
 
-def _limits(limits: Mapping[str, Any], parallelism: str | None) -> str:
+def _limits(member: Mapping[str, Any]) -> str:
+    limits = member["limits"]
     parts = [
         f"{name} {', '.join(value) if isinstance(value, list | tuple) else f'{value:,}'}"
         for name, value in limits.items()
         if value not in (None, False, (), []) and not isinstance(value, bool)
     ]
-    if parallelism:
-        parts.append(f"client_parallelism {parallelism}")
+    parts += [
+        f"{name} {member[name]}" for name in ("client_parallelism", "account") if member[name]
+    ]
     if limits["deny_partner_nodes"]:
         parts.append("no partner nodes")
     return "; ".join(parts)

@@ -394,9 +394,12 @@ class Scheduler:
 
     def preferred(self, job: LiveJob) -> list[Account]:
         """Return those of the usable accounts that a job is to go to: of those that are well, the
-        ones of the lowest rank."""
+        one that its member's settings name, or else the ones of the lowest rank."""
         usable = self.usable(job)
         well = [account for account in usable if account.health.well] or usable
+        named = self.member(job.member).account
+        if chosen := [account for account in well if account.name == named]:
+            return chosen
         rank = min((account.rank for account in well), default=0)
         return [account for account in usable if account.rank == rank]
 

@@ -79,8 +79,9 @@ class Limits(msgspec.Struct, frozen=True):
 class Member(msgspec.Struct, frozen=True):
     """A person or an integration. `weight` is its share of turns; `created` is in ms since 1970.
 
-    `client_parallelism` replaces the setting of that name unless it is `None`. `identities` are
-    those by which others sign the member in: an issuer, a space, the issuer's name for the person.
+    `client_parallelism` replaces the setting of that name unless it is `None`. Of the accounts that
+    have what a job names, `account` comes before all others. `identities` are those by which others
+    sign the member in: an issuer, a space, the issuer's name for the person.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Member(msgspec.Struct, frozen=True):
     disabled: bool = False
     created: int = 0
     client_parallelism: Parallelism | None = None
+    account: str | None = None
     identities: tuple[str, ...] = ()
 
 
@@ -196,6 +198,7 @@ class MemberFields(Struct, forbid_unknown_fields=True):
     disabled: bool | UnsetType = UNSET
     limits: LimitFields | UnsetType = UNSET
     client_parallelism: Parallelism | UnsetType | None = UNSET
+    account: Annotated[str, Meta(min_length=1, max_length=200)] | UnsetType | None = UNSET
     identities: Identities | UnsetType = UNSET
 
     def changes(self) -> dict[str, Any]:

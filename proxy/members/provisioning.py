@@ -113,6 +113,7 @@ class Provisioner:
             weight=template.weight,
             limits=template.limits if rules.template else Limits(),
             client_parallelism=template.client_parallelism,
+            account=template.account,
         )
 
 

@@ -190,6 +190,23 @@ async def test_members_on_one_deployment_have_their_own_files_and_jobs(place: Pl
     assert len(place.deployment.jobs) == 2
 
 
+async def test_the_account_that_a_members_settings_name_gets_its_jobs(place: Place) -> None:
+    async with (
+        running_team(place.simulator, place.folder / "data", accounts=place.tables()) as team,
+        aiohttp.ClientSession(headers=bearer(team.ann)) as of_ann,
+        aiohttp.ClientSession(headers=bearer(team.bob)) as of_bob,
+    ):
+        await team.members.change("ann", account="studio")
+        await Client(of_ann, team.url).run(graphs.plain(1))
+        await Client(of_bob, team.url).run(graphs.plain(2))
+    colors = [
+        job.graph["1"]["inputs"]["color"]
+        for jobs in (place.deployment.jobs, place.simulator.jobs)
+        for job in jobs.values()  # type: ignore[attr-defined]
+    ]
+    assert colors == [1, 2]
+
+
 def asset_of(place: Place) -> str:
     """The id of an asset of somebody."""
     return next(iter(place.deployment.workers.assets))

@@ -29,7 +29,7 @@ class Clock:
         return self.now
 
 
-def scheduler(clock: Clock, **deployment: Any) -> Scheduler:
+def scheduler(clock: Clock, first: str | None = None, **deployment: Any) -> Scheduler:
     """Of an account of the cloud and a deployment."""
     cloud: Any = None
     accounts = {
@@ -38,7 +38,13 @@ def scheduler(clock: Clock, **deployment: Any) -> Scheduler:
             "studio", cloud, "", slots=Slots(1), cost=1, validates=False, **deployment
         ),
     }
-    return Scheduler(accounts, Member, "jobs", clock=clock, turn=asyncio.Event())
+    return Scheduler(
+        accounts,
+        lambda name: Member(name, account=first),
+        "jobs",
+        clock=clock,
+        turn=asyncio.Event(),
+    )
 
 
 def chosen(jobs: Scheduler, needs: Needs | None = None) -> str | None:
@@ -66,6 +72,21 @@ def test_a_deployment_gets_jobs_while_the_cheaper_one_takes_none() -> None:
 def test_a_deployment_for_certain_members_comes_first_for_these() -> None:
     jobs = scheduler(Clock(), members=("anna",))
     assert chosen(jobs) == "studio"
+
+
+def test_an_account_that_the_members_settings_name_comes_before_all() -> None:
+    assert chosen(scheduler(Clock(), first="studio")) == "studio"
+    assert chosen(scheduler(Clock(), first="cloud", members=("anna",))) == "cloud"
+
+
+def test_a_named_account_counts_where_it_has_everything_and_takes_jobs() -> None:
+    jobs = scheduler(Clock(), first="studio")
+    assert chosen(jobs, Needs(frozenset({"cloud"}), "own.safetensors")) == "cloud"
+    clock = Clock()
+    jobs = scheduler(clock, first="studio")
+    jobs._accounts["studio"].health.failed("stopped", clock.now)
+    assert chosen(jobs) == "cloud"
+    assert chosen(scheduler(Clock(), first="no account")) == "cloud"
 
 
 def test_what_none_has_any_longer_goes_to_who_checks_before_charging() -> None:

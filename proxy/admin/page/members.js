@@ -170,6 +170,7 @@ export function view(context, [name]) {
       field("Role", role),
       field("Weight (share of turns)", el("input", { name: "weight", type: "number", min: 0.01, max: 1000, step: "any", required: true, value: member.weight })),
       LIMITS.map(number), field("Jobs of one client", parallel),
+      field("First account", el("input", { name: "account", maxlength: 200, placeholder: "none", value: member.account ?? "" })),
       wide("Denied node classes, one a line", el("textarea", { name: "denied_classes", rows: 2, spellcheck: "false", placeholder: "none" }, member.limits.denied_classes.join("\n"))),
       el("label", { class: "check" }, el("input", { name: "deny_partner_nodes", type: "checkbox", checked: member.limits.deny_partner_nodes }), el("span", {}, "Deny partner nodes")),
       el("div", { class: "acts" }, save, done), refusal.root);
@@ -181,6 +182,7 @@ export function view(context, [name]) {
       const wanted = {
         weight: Number(given.weight),
         client_parallelism: given.client_parallelism || null,
+        account: given.account.trim() || null,
         limits: {
           ...Object.fromEntries(LIMITS.map(limit)),
           denied_classes: given.denied_classes.split(/\s+/).filter(Boolean),
