@@ -212,6 +212,11 @@ def test_what_is_no_whole_number_is_refused(given: str) -> None:
         ({"log_format": "xml"}, "--log-format is 'xml', but must be console or json."),
         ({"host": ""}, "--host is '', but must be IP addresses or host names of this machine."),
         ({"cache_mb": "inf"}, "--cache-mb is 'inf', but must be a number from 0."),
+        ({"cache_mb": "1e300"}, "--cache-mb is '1e300', but must be a number from 0."),
+        (
+            {"catalog_max_age": "1e300"},
+            "--catalog-max-age is '1e300', but must be a number of seconds from 0.",
+        ),
         (
             {"base_url": "cloud.comfy.org"},
             "--base-url is 'cloud.comfy.org', but must be an address such as "

@@ -22,6 +22,8 @@ KEY_FORM = "one line of printable characters without spaces"
 #: What an amount of credits looks like, for the same, and the largest one.
 AMOUNT_FORM = "a number of credits from 0"
 MAX_AMOUNT = 1e9
+#: The largest number that is not whole: one of more is no exact time or size.
+_MAX_FLOAT = 2**53
 
 
 class ConfigError(Exception):
@@ -85,6 +87,14 @@ class SettingsTable(BaseModel):
             raise ValueError("a flag")
         words = all(isinstance(kind, str) for kind in kinds)
         return value.lower() if words and isinstance(value, str) else value
+
+    @field_validator("*")
+    @classmethod
+    def _bounded(cls, value: object) -> object:
+        """Return a value, unless it is too large a number."""
+        if isinstance(value, float) and abs(value) > _MAX_FLOAT:
+            raise ValueError("too large")
+        return value
 
 
 class Setting(Struct, frozen=True):
