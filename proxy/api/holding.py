@@ -65,8 +65,8 @@ def forget_frames(error: BaseException | None) -> None:
 
 
 @contextmanager
-def stream_place(request: web.BaseRequest) -> Iterator[None]:
-    """Hold a place of the request's owner among websockets and streams of events.
+def counted_stream(request: web.BaseRequest) -> Iterator[None]:
+    """Count a websocket or a stream of events for the request's owner.
 
     Raises `LocalError` (503) if the owner has too many.
     """

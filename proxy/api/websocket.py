@@ -21,7 +21,7 @@ from aiohttp import web
 from msgspec import Struct, field
 
 from proxy import randomness
-from proxy.api.holding import stream_place
+from proxy.api.holding import counted_stream
 from proxy.api.keys import ACCOUNTING, BUDGET, JOBS, features
 from proxy.api.requests import connection_of, member_of, way_of
 from proxy.api.send_queue import SendQueue
@@ -267,7 +267,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
     web_socket = web.WebSocketResponse(
         max_msg_size=MAX_MESSAGE_BYTES, autoclose=False, autoping=False, compress=False
     )
-    with stream_place(request):
+    with counted_stream(request):
         return await _serve(request, web_socket)
 
 

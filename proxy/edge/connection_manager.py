@@ -1,6 +1,6 @@
 """All connections of a listener: their number, and their end.
 
-`places` decides which connections are accepted.
+`counted_connections` decides which connections are accepted.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from msgspec import Struct
 from proxy.budget import MemoryBudget
 from proxy.edge.addressing import Network, Peer
 from proxy.edge.admission import Admission
+from proxy.edge.counted_connections import MIN_SHARE, CountedConnections, Evictable
 from proxy.edge.loop_turns import FEW, Driver, LoopTurns
-from proxy.edge.places import MIN_SHARE, Occupant, Places
 from proxy.members.directory import Directory
 from proxy.owners import Owner, stranger
 from proxy.pool import Pool
@@ -59,7 +59,7 @@ class EdgeContext(Struct, frozen=True):
     base_path: str = ""
 
 
-class ManagedConnection(Occupant, Protocol):
+class ManagedConnection(Evictable, Protocol):
     """What the manager uses of a connection."""
 
     peer: Peer
@@ -92,7 +92,7 @@ class ConnectionManager:
         self.turns = LoopTurns()
         self.limits = limits
         self.pool = Pool(limits.max_connections, MIN_SHARE)
-        self._places = Places(self.pool)
+        self._counted = CountedConnections(self.pool)
         self.connections: set[ManagedConnection] = set()
         self._refused = 0
         self.draining = False
@@ -112,7 +112,7 @@ class ConnectionManager:
         connection.driver = Driver(self.turns, account, network.address)
         self.connections.add(connection)
         self.turns.has_few_connections = len(self.connections) <= FEW
-        if self._places.enter(connection, self.now()):
+        if self._counted.enter(connection, self.now()):
             return True
         if self._refused == 0:
             log.warning("connection_limit_reached", limit=self.limits.max_connections)
@@ -132,7 +132,7 @@ class ConnectionManager:
         driver.switch(self.turns.of_member(admission.member, driver.address))
         if connection not in self.connections:
             return
-        count = self._places.join_member(connection, admission.member, self.now())
+        count = self._counted.join_member(connection, admission.member, self.now())
         if count is not None:
             raise LocalError(
                 "too_many_connections",
@@ -144,7 +144,7 @@ class ConnectionManager:
 
     def answered(self, connection: ManagedConnection) -> None:
         """Note that an answer has been sent."""
-        self._places.renew(connection)
+        self._counted.renew(connection)
         if self.draining:
             self._changed.set()
 
@@ -154,7 +154,7 @@ class ConnectionManager:
             self.connections.discard(connection)
             self.turns.has_few_connections = len(self.connections) <= FEW
             self._refused -= connection.is_refused
-        self._places.leave(connection)
+        self._counted.leave(connection)
         self._changed.set()
 
     # --- called by the server --------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A connection of a listener: its current request, its place among all connections, and its end.
+"""A connection of a listener: its current request and its end.
 
 A `Connection` extends aiohttp's protocol of one connection. The `ConnectionManager` checks all of
 them.
@@ -41,7 +41,7 @@ ACCESS_ENDED = "Your access to this server has ended."
 
 
 class Connection(LimitedConnection):
-    """aiohttp's protocol of one connection, with its current request and its place."""
+    """aiohttp's protocol of one connection, with its current request."""
 
     __slots__ = (
         "_accepted_at",

@@ -163,7 +163,7 @@ class TlsListener:
             await asyncio.sleep(0)
 
     def _begin(self, accepted: socket.socket, peer: Any) -> None:
-        """Start the handshake of a connection, if there is a place for it."""
+        """Start the handshake of a connection, if there is room for it."""
         accepted.setblocking(False)
         connection, protocol = self._make()
         handshake = _Handshake(connection, accepted)

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 from wire import HEAD, POST, rest
 
-from proxy.edge import connections, places
+from proxy.edge import connections, counted_connections
 
 
 async def test_a_connection_too_many_is_503_and_the_others_go_on(running: Any) -> None:
@@ -105,7 +105,7 @@ async def test_a_websocket_and_an_answer_under_way_are_not_idle(running: Any) ->
 async def test_who_has_been_silent_makes_room_for_who_speaks(
     running: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "EVICTION_AGE", 0.0)
+    monkeypatch.setattr(counted_connections, "EVICTION_AGE", 0.0)
     async with running(max_connections=4) as server:
         member, member_writer = await server.connect(HEAD + b"\r\n")
         await member.readuntil(b"}")

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from waiting import until
 from wire import HEAD, POST, rest
 
-from proxy.edge import connections, limited_connection, places
+from proxy.edge import connections, counted_connections, limited_connection
 from proxy.edge.listener import RESERVED_FILES, room_for
 from proxy.members.directory import Directory
 from proxy.members.member import Member
@@ -145,7 +145,7 @@ async def test_one_member_never_has_all_places(
         assert b"too_many_connections" in answer
         other, _ = await server.connect(asking(bob))
         assert (await other.readline()) == b"HTTP/1.1 200 OK\r\n"
-        monkeypatch.setattr(places, "EVICTION_IDLE", 0.0)
+        monkeypatch.setattr(counted_connections, "EVICTION_IDLE", 0.0)
         tenth, _ = await server.connect(asking(ann))
         assert (await tenth.readline()) == b"HTTP/1.1 200 OK\r\n"
 
@@ -226,7 +226,7 @@ async def test_an_answer_whose_client_goes_away_leaves_nothing(running: Any, lar
 async def test_a_stranger_who_goes_away_leaves_the_place(
     running: Any, members: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "EVICTION_AGE", 60.0)
+    monkeypatch.setattr(counted_connections, "EVICTION_AGE", 60.0)
     form = b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 9\r\n\r\ntoken="
     head = HEAD.replace(b"GET /queue", b"POST /proxy/sign-in")
     async with running(max_connections=1, members=members) as server:
@@ -250,7 +250,7 @@ async def test_a_member_who_goes_away_before_the_sign_in_leaves_the_place(
         await look_for(*given)
 
     monkeypatch.setattr(members, "look_for", look_for_later)
-    monkeypatch.setattr(places, "EVICTION_IDLE", 60.0)
+    monkeypatch.setattr(counted_connections, "EVICTION_IDLE", 60.0)
     ann, _ = await members.new_token("ann")
     async with running(max_connections=1, members=members) as server:
         _, writer = await server.connect(asking(ann))

@@ -1,8 +1,8 @@
 """Limits of connections by address and member, and which connections are closed for new ones.
 
-A connection is one of a stranger until a request on it has been authenticated. If a stranger has no
-place, another stranger's connection is closed for the new one: one of the address with the most,
-or else the oldest. So strangers cannot keep others out.
+A connection is one of a stranger until a request on it has been authenticated. If there is no room
+for a stranger's, another stranger's connection is closed for the new one: one of the address with
+the most, or else the oldest. So strangers cannot keep others out.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ MAX_CANDIDATES = 1024
 _MAX_EVICTED = 3
 
 
-class Occupant(Protocol):
-    """What `Places` uses of a connection."""
+class Evictable(Protocol):
+    """What `CountedConnections` uses of a connection."""
 
-    #: Whom it is counted for; set by `Places`.
+    #: Whom it is counted for; set by `CountedConnections`.
     owner: Owner
 
     def idle_for(self, now: float) -> float:
@@ -47,31 +47,31 @@ class _Groups:
 
     def __init__(self) -> None:
         # Dictionaries instead of sets, for their order.
-        self.all: dict[Owner, dict[Occupant, None]] = {}
+        self.all: dict[Owner, dict[Evictable, None]] = {}
         self._by_size: dict[int, dict[Owner, None]] = {}
         self._largest = 0
 
-    def of(self, owner: Owner) -> dict[Occupant, None]:
+    def of(self, owner: Owner) -> dict[Evictable, None]:
         return self.all.get(owner, {})
 
-    def largest(self) -> dict[Occupant, None]:
+    def largest(self) -> dict[Evictable, None]:
         return self.all[next(iter(self._by_size[self._largest]))] if self._largest else {}
 
-    def add(self, place: Occupant) -> None:
-        group = self.all.setdefault(place.owner, {})
+    def add(self, connection: Evictable) -> None:
+        group = self.all.setdefault(connection.owner, {})
         size = len(group)
-        group[place] = None
-        self._move(place.owner, size, len(group))
+        group[connection] = None
+        self._move(connection.owner, size, len(group))
 
-    def discard(self, place: Occupant) -> bool:
-        group = self.all.get(place.owner)
-        if group is None or place not in group:
+    def discard(self, connection: Evictable) -> bool:
+        group = self.all.get(connection.owner)
+        if group is None or connection not in group:
             return False
         size = len(group)
-        del group[place]
-        self._move(place.owner, size, size - 1)
+        del group[connection]
+        self._move(connection.owner, size, size - 1)
         if not group:
-            del self.all[place.owner]
+            del self.all[connection.owner]
         return True
 
     def _move(self, owner: Owner, previous: int, size: int) -> None:
@@ -88,79 +88,79 @@ class _Groups:
             self._largest = size
 
 
-class Places:
-    """The connections that have a place in the `pool`, those of strangers and those of members."""
+class CountedConnections:
+    """The connections that the `pool` counts, those of strangers and those of members."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         #: Those of strangers, the oldest first.
-        self.strangers: dict[Occupant, None] = {}
+        self.strangers: dict[Evictable, None] = {}
         self._by_address = _Groups()
         self._by_member = _Groups()
 
-    def enter(self, place: Occupant, now: float) -> bool:
+    def enter(self, connection: Evictable, now: float) -> bool:
         """Add a new connection of a stranger; others may be closed for it.
 
-        Return whether there is a place.
+        Return whether there is room.
         """
         for _ in range(_MAX_EVICTED):
-            if self._pool.take(place.owner, 1):
-                self._add(place)
+            if self._pool.take(connection.owner, 1):
+                self._add(connection)
                 return True
-            if not self._make_room(place.owner, now):
+            if not self._make_room(connection.owner, now):
                 return False
         return False
 
-    def renew(self, place: Occupant) -> None:
+    def renew(self, connection: Evictable) -> None:
         """Count a connection as the youngest of the strangers', if it is one of them."""
-        if place in self.strangers:
-            self._remove(place)
-            self._add(place)
+        if connection in self.strangers:
+            self._remove(connection)
+            self._add(connection)
 
-    def join_member(self, place: Occupant, member: str, now: float) -> int | None:
+    def join_member(self, connection: Evictable, member: str, now: float) -> int | None:
         """Count a connection for a member.
 
-        Return `None`, or the number of the member's connections if there is no place.
+        Return `None`, or the number of the member's connections if there is no room.
         """
         owner = Owner(member)
-        if not self._pool.move(place.owner, owner, 1):
+        if not self._pool.move(connection.owner, owner, 1):
             others = self._by_member.of(owner)
             idle = _idle(others, now)
             if idle is None:
                 return len(others)
-            self._remove(idle)  # its place becomes that of the new one
+            self._remove(idle)  # the new one is counted instead
             idle.cut()
-            self._pool.give_back(place.owner, 1)
-        self._remove(place)
-        place.owner = owner
-        self._add(place)
+            self._pool.give_back(connection.owner, 1)
+        self._remove(connection)
+        connection.owner = owner
+        self._add(connection)
         return None
 
-    def leave(self, place: Occupant) -> None:
+    def leave(self, connection: Evictable) -> None:
         """Remove a connection; does nothing for one that is not counted."""
-        if self._remove(place):
-            self._pool.give_back(place.owner, 1)
+        if self._remove(connection):
+            self._pool.give_back(connection.owner, 1)
 
-    def of_members(self) -> Iterable[dict[Occupant, None]]:
+    def of_members(self) -> Iterable[dict[Evictable, None]]:
         """Return the connections of each member."""
         return self._by_member.all.values()
 
-    def _add(self, place: Occupant) -> None:
-        if place.owner.member:
-            self._by_member.add(place)
+    def _add(self, connection: Evictable) -> None:
+        if connection.owner.member:
+            self._by_member.add(connection)
         else:
-            self.strangers[place] = None
-            if place.owner.address:
-                self._by_address.add(place)
+            self.strangers[connection] = None
+            if connection.owner.address:
+                self._by_address.add(connection)
 
-    def _remove(self, place: Occupant) -> bool:
-        if place.owner.member:
-            return self._by_member.discard(place)
-        if place not in self.strangers:
+    def _remove(self, connection: Evictable) -> bool:
+        if connection.owner.member:
+            return self._by_member.discard(connection)
+        if connection not in self.strangers:
             return False
-        del self.strangers[place]
-        if place.owner.address:
-            self._by_address.discard(place)
+        del self.strangers[connection]
+        if connection.owner.address:
+            self._by_address.discard(connection)
         return True
 
     def _make_room(self, owner: Owner, now: float) -> bool:
@@ -173,21 +173,25 @@ class Places:
             not has_most and self._evict(_idle(self._by_member.largest(), now))
         )
 
-    def _evict(self, place: Occupant | None) -> bool:
-        if place is None:
+    def _evict(self, connection: Evictable | None) -> bool:
+        if connection is None:
             return False
-        self.leave(place)
-        place.cut()
+        self.leave(connection)
+        connection.cut()
         return True
 
 
-def _old(places: dict[Occupant, None], now: float) -> Occupant | None:
+def _old(connections: dict[Evictable, None], now: float) -> Evictable | None:
     """Return the first connection of a stranger that is old enough to make room."""
-    candidates = islice(places, MAX_CANDIDATES)
-    return next((place for place in candidates if place.age(now) >= EVICTION_AGE), None)
+    candidates = islice(connections, MAX_CANDIDATES)
+    return next(
+        (connection for connection in candidates if connection.age(now) >= EVICTION_AGE), None
+    )
 
 
-def _idle(places: dict[Occupant, None], now: float) -> Occupant | None:
+def _idle(connections: dict[Evictable, None], now: float) -> Evictable | None:
     """Return the first connection that is idle for long enough to make room."""
-    candidates = islice(places, MAX_CANDIDATES)
-    return next((place for place in candidates if place.idle_for(now) >= EVICTION_IDLE), None)
+    candidates = islice(connections, MAX_CANDIDATES)
+    return next(
+        (connection for connection in candidates if connection.idle_for(now) >= EVICTION_IDLE), None
+    )
