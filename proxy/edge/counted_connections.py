@@ -7,7 +7,6 @@ the most, or else the oldest. So strangers cannot keep others out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import islice
 from typing import Protocol
 
@@ -140,10 +139,6 @@ class CountedConnections:
         """Remove a connection; does nothing for one that is not counted."""
         if self._remove(connection):
             self._pool.give_back(connection.owner, 1)
-
-    def of_members(self) -> Iterable[dict[Evictable, None]]:
-        """Return the connections of each member."""
-        return self._by_member.all.values()
 
     def _add(self, connection: Evictable) -> None:
         if connection.owner.member:

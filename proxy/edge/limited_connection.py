@@ -28,8 +28,8 @@ log = structlog.get_logger(__name__)
 
 #: Minimum bytes of a body within `ConnectionLimits.body_timeout`, unless fewer are left.
 MIN_PROGRESS = 16 * 1024
-#: Bytes of a connection from which they are counted.
-MIN_COUNTED = 16 * 1024
+#: Bytes of a connection from which they are counted; the headers of most requests have fewer.
+MIN_COUNTED = 4 * 1024
 #: Copies of each byte of input, about: as received and as parsed.
 INPUT_WEIGHT = 2
 #: Maximum bytes of all headers of a request, and of its trailers, as multiples of `header_bytes`.
