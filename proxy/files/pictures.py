@@ -31,7 +31,7 @@ T = TypeVar("T")
 #: Maximum pixels of a decoded picture: the cloud's limit for uploads.
 MAX_PIXELS = 67_108_864
 #: Maximum bytes of memory that work on one picture takes.
-MAX_MEMORY = 400_000_000
+MAX_MEMORY = 340_000_000
 #: Bytes of a decoded pixel by Pillow's mode, where they are not four.
 _MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 #: Bytes a pixel that its decoder takes beside them by Pillow's format, where there are any
@@ -45,8 +45,9 @@ _ENCODER_BYTES = 60
 _WEBP_ALPHA_BYTES, _WEBP_BYTES, _WEBP_FAST_BYTES = 39, 32, 10
 #: The slowest method of WebP that keeps no tokens; 4 is what it does otherwise.
 _WEBP_FAST_METHOD = 2
-#: Pixels from which pictures are decoded one at a time, for all members together.
-LARGE_PIXELS = 16_777_216
+#: Pixels from which pictures are decoded one at a time, for all members together. Any work on one
+#: with fewer takes at most 68 MB, so that the two workers never take 400 MiB.
+LARGE_PIXELS = 1_572_864
 #: Maximum number of pictures that are processed concurrently.
 WORKERS = 2
 

@@ -59,16 +59,25 @@ async def send(target: Target, method: str, path: str, body: Any, *, member: str
 
 
 async def test_pictures_from_addresses(aiohttp_server: Any, start: Start) -> None:
-    picture = noise(2900)
+    """Sixty of 48 MB each, of which six are different."""
+    side = 4000
+    pixels = await asyncio.to_thread(random.Random(0).randbytes, 3 * side * side)
 
-    async def serve(_: web.Request) -> web.Response:
+    def made(name: str) -> bytes:
+        buffer = io.BytesIO()
+        picture = Image.frombytes("RGB", (side, side), name[:1].encode() + pixels[1:])
+        picture.save(buffer, "PNG", compress_level=0)
+        return buffer.getvalue()
+
+    async def serve(request: web.Request) -> web.Response:
+        picture = io.BytesIO(await asyncio.to_thread(made, request.match_info["name"]))
         return web.Response(body=picture, content_type="image/png")
 
     pages = web.Application()
     pages.router.add_get("/{name}", serve)
     server = await aiohttp_server(pages)
     through = {"http_proxy": str(server.make_url("")), "no_proxy": "127.0.0.1"}
-    addresses = [f"http://pictures.example/{number}.png" for number in range(40)]
+    addresses = [f"http://pictures.example/{number}.png" for number in range(60)]
     async with start("--url-hosts", "pictures.example", environment=through) as target:
         graph = loading("LoadImageFromUrl", "image", addresses)
         async with target.attacked_by(MEMBER):
