@@ -85,8 +85,8 @@ async def test_pictures_from_addresses(aiohttp_server: Any, start: Start) -> Non
 
 
 async def test_large_pictures_with_a_palette(target: Target) -> None:
-    """44 million pixels in a small file, whose colours are made for a mask."""
-    side, buffer = 6_633, io.BytesIO()
+    """37 million pixels in a small file, whose colours are made for a mask."""
+    side, buffer = 6_100, io.BytesIO()
     picture = Image.new("P", (side, side))
     picture.putpalette(bytes(range(256)) * 3)
     picture.save(buffer, "PNG", transparency=bytes(256))

@@ -61,7 +61,7 @@ async def test_the_largest_picture_gets_a_mask(target: Target) -> None:
 
 @pytest.mark.parametrize("query", ["preview=webp;90", "preview=jpeg;90", "channel=rgb"])
 async def test_a_large_picture_is_converted(target: Target, query: str) -> None:
-    assert await upload(target, await asyncio.to_thread(noise, 3000)) == 200
+    assert await upload(target, await asyncio.to_thread(noise, 2800)) == 200
     name, _, value = query.partition("=")
     view = {"filename": "a.png", "type": "input", name: value}
     async with target.attacked_by(MEMBER):
