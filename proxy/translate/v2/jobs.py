@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from proxy.translate.graph_shape import class_of
@@ -124,18 +125,26 @@ def is_text(output: Mapping[str, Any]) -> bool:
     return output.get("type") == "text"
 
 
-def node_of(output: Mapping[str, Any], graph: Mapping[str, Any]) -> str | None:
-    """Return the node that an output is of.
+class OutputNodes:
+    """Which nodes of a graph the outputs of its run are of."""
 
-    The worker may not name it. Then it is the only node of the graph from which no other takes
-    anything, if there is only one; nothing is guessed between several.
-    """
-    node = output.get("node_id")
-    if isinstance(node, str) and node:
-        return node
-    taken = {source for about in graph.values() for source in links_of(about)}
-    ends = [id_ for id_ in graph if id_ not in taken]
-    return ends[0] if len(ends) == 1 else None
+    def __init__(self, graph: Mapping[str, Any]) -> None:
+        self._graph = graph
+
+    def of(self, output: Mapping[str, Any]) -> str | None:
+        """Return the node that an output is of.
+
+        The worker may not name it. Then it is the only node of the graph from which no other takes
+        anything, if there is only one; nothing is guessed between several.
+        """
+        node = output.get("node_id")
+        return node if isinstance(node, str) and node else self._only_end
+
+    @cached_property
+    def _only_end(self) -> str | None:
+        taken = {source for about in self._graph.values() for source in links_of(about)}
+        ends = [id_ for id_ in self._graph if id_ not in taken]
+        return ends[0] if len(ends) == 1 else None
 
 
 def outputs_by_node(
@@ -146,8 +155,9 @@ def outputs_by_node(
     A text that is not among `texts` is left out.
     """
     found: dict[str, dict[str, Any]] = {}
+    nodes = OutputNodes(graph)
     for output in outputs_of(job):
-        node = node_of(output, graph)
+        node = nodes.of(output)
         if node is None:
             continue
         class_type = class_of(graph.get(node))

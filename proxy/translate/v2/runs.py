@@ -18,8 +18,8 @@ from proxy.translate.frames import CloudPicture
 from proxy.translate.snapshots import Snapshot
 from proxy.translate.v2.jobs import (
     STATUSES,
+    OutputNodes,
     milliseconds,
-    node_of,
     outputs_by_node,
     outputs_of,
 )
@@ -58,6 +58,10 @@ class RunObserver:
     _step: tuple[str, Any, Any] | None = None
     _with_outputs: set[str] = field(default_factory=set)
     _told: set[str] = field(default_factory=set)
+    _nodes: OutputNodes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._nodes = OutputNodes(self.graph)
 
     def frame(self, type_: str, data: Mapping[str, Any]) -> list[Observation]:
         """Take a frame of the stream. Unknown ones are ignored."""
@@ -69,7 +73,7 @@ class RunObserver:
             case "preview":
                 return self._preview(data)
             case "output":
-                if (node := node_of(data, self.graph)) is not None:
+                if (node := self._nodes.of(data)) is not None:
                     self._with_outputs.add(node)
         return []
 
@@ -89,7 +93,7 @@ class RunObserver:
             if status == "in_progress":
                 self._started = True
             self._with_outputs |= {
-                node for output in outputs_of(job) if (node := node_of(output, self.graph))
+                node for output in outputs_of(job) if (node := self._nodes.of(output))
             }
         progress, self._next = self._next, None
         if progress is None and job is not None and isinstance(job.get("progress"), Mapping):
@@ -151,7 +155,7 @@ class RunObserver:
         if not ended and not isinstance(running, str):
             return
         unread = {
-            node_of(output, self.graph)
+            self._nodes.of(output)
             for output in outputs_of(job)
             if output.get("type") == "text" and output["id"] not in texts
         }
