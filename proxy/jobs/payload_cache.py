@@ -11,8 +11,8 @@ from proxy.budget import Allocation, MemoryBudget, MemoryLimitError
 from proxy.storage.jobs import StoredJob
 from proxy.translate import codec
 
-#: The part of the memory budget that the cache may take, and bytes of the largest entry.
-_SHARE, _MAX_ENTRY = 1 / 8, 256 * 1024
+#: Bytes of the largest entry.
+_MAX_ENTRY = 256 * 1024
 #: Bytes that an entry takes beside what was sent.
 _OVERHEAD = 500
 
@@ -45,10 +45,8 @@ class PayloadCache:
 
     def __init__(self, budget: MemoryBudget) -> None:
         self._budget = budget
-        self._limit = int(budget.limit * _SHARE)
         #: Each with the bytes that it takes.
         self._items: OrderedDict[int, tuple[QueueItem, Allocation]] = OrderedDict()
-        self._size = 0
         budget.add_cache(self._evict)
 
     def get(self, order: int) -> QueueItem | None:
@@ -61,13 +59,10 @@ class PayloadCache:
         size = len(item.graph) + len(item.extra_data) + _OVERHEAD
         if order in self._items or size > _MAX_ENTRY:
             return
-        while self._size + size > self._limit and self._evict():
-            pass
         held = self._budget.spare(member, "job")
         with suppress(MemoryLimitError):
             held.resize(size)
             self._items[order] = item, held
-            self._size += size
 
     def _evict(self) -> bool:
         """Drop the oldest item; return whether there was one."""
@@ -80,5 +75,4 @@ class PayloadCache:
         """Drop what was sent for a job."""
         if order in self._items:
             _, held = self._items.pop(order)
-            self._size -= held.size
             held.release()

@@ -122,6 +122,7 @@ class LiveJobs:
         self._reading_unanswered: asyncio.Task[StorageError | None] | None = None
         self._unanswered_at = -math.inf
         self._sent = PayloadCache(budget)
+        budget.add_cache(self._evict_body)
         self._doubted = False
 
     @property
@@ -288,11 +289,19 @@ class LiveJobs:
         )
         known = not unanswered and jobs == list(live.jobs.values())
         if known and len(body) <= _MAX_QUEUE_BODY:
-            held = self._budget.member(member, "job")
+            held = self._budget.spare(member, "job")
             with suppress(MemoryLimitError):
                 held.resize(len(body))
                 live.keep(body, held)
         return body
+
+    def _evict_body(self) -> bool:
+        """Forget the kept body of a member; return whether there was one."""
+        for live in self._members.values():
+            if live.body is not None:
+                live.keep(None)
+                return True
+        return False
 
     async def _queue_pieces(
         self,

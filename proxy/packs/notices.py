@@ -17,9 +17,8 @@ from proxy.translate.errors import LocalError
 
 #: Seconds for which a notice is kept.
 MAX_AGE = 30.0
-#: Bytes of a notice; notices of a member that are kept, and their bytes.
-MAX_NOTICE_BYTES = 16 * 1024
-MAX_NOTICES, MAX_MEMBER_BYTES = 1000, 1024 * 1024
+#: Bytes of a notice, and notices of a member that are kept.
+MAX_NOTICE_BYTES, MAX_NOTICES = 16 * 1024, 1000
 #: Bytes that a notice takes beside its text.
 _OVERHEAD = 512
 
@@ -108,11 +107,7 @@ class _MemberNotices:
     def append(self, notice: NoticeLeft) -> None:
         """Add a notice; the oldest give way to it."""
         size = _size(notice)
-        if size > MAX_MEMBER_BYTES:
-            return
-        while self.notices and (
-            len(self.notices) >= MAX_NOTICES or self._allocation.size + size > MAX_MEMBER_BYTES
-        ):
+        if len(self.notices) >= MAX_NOTICES:
             self.drop()
         while True:
             try:
