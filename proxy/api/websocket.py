@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket as tcp
+from weakref import WeakKeyDictionary
 
 import aiohttp
 import structlog
@@ -155,7 +156,9 @@ class ClientSocket(Struct, eq=False):
                 message = outgoing.message
                 if isinstance(message, Event):
                     await self._web_socket.send_str(message.text)
-                elif (frame := _frame_of(message, metadata=outgoing.metadata)) is not None:
+                elif (
+                    frame := self._sockets.frames.frame(message, metadata=outgoing.metadata)
+                ) is not None:
                     await self._web_socket.send_bytes(frame)
         except ConnectionError:
             self._silent = True  # the reader of the socket gets the error too
@@ -203,15 +206,26 @@ class ClientSocket(Struct, eq=False):
             await self._leaving
 
 
-def _frame_of(message: Preview | NodeText | Binary, *, metadata: bool) -> bytes | None:
-    """Return a message as a binary frame; `None` if a client without metadata cannot know it."""
-    match message:
-        case Preview():
-            return frames.encode_preview(message, metadata=metadata)
-        case NodeText():
-            return frames.encode_text(message)
-        case Binary(data=data):
-            return data
+class FrameCache:
+    """The binary frames of messages. Those of a preview are encoded once for all sockets."""
+
+    def __init__(self) -> None:
+        # By whether a frame has metadata.
+        self._previews: WeakKeyDictionary[Preview, dict[bool, bytes | None]] = WeakKeyDictionary()
+
+    def frame(self, message: Preview | NodeText | Binary, *, metadata: bool) -> bytes | None:
+        """Return a message as a binary frame; `None` if a client without metadata cannot know
+        it."""
+        match message:
+            case Preview():
+                encoded = self._previews.setdefault(message, {})
+                if metadata not in encoded:
+                    encoded[metadata] = frames.encode_preview(message, metadata=metadata)
+                return encoded[metadata]
+            case NodeText():
+                return frames.encode_text(message)
+            case Binary(data=data):
+                return data
 
 
 class Sockets:
@@ -224,6 +238,7 @@ class Sockets:
         self._supervisor = supervisor
         self._ping_interval = ping_interval
         self.open: set[ClientSocket] = set()
+        self.frames = FrameCache()
         self._pinging: asyncio.Task[None] | None = None
 
     def join(self, socket: ClientSocket) -> None:

@@ -49,7 +49,7 @@ class Event(Struct, eq=False):
         return f"Event({self.type!r}, {self.data!r})"
 
 
-class Preview(Struct, frozen=True):
+class Preview(Struct, frozen=True, weakref=True):
     """A picture of a running node; goes out as binary type 4 or type 1, as the socket asked for.
 
     `result` marks the pictures of `SaveImageWebsocket`, which are the node's output and must not

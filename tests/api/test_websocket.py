@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestClient
 
 from proxy.api import websocket as client_socket
 from proxy.api.send_queue import SendQueue
-from proxy.api.websocket import GOING_AWAY, SOCKETS, Sockets
+from proxy.api.websocket import GOING_AWAY, SOCKETS, FrameCache, Sockets
 from proxy.jobs.messages import ClientMessage, SocketKnown, topic_of
 from proxy.supervisor import Supervisor
 from proxy.translate.events import Event, NodeText, Preview, status
@@ -367,3 +367,11 @@ async def test_all_get_a_close_frame() -> None:
     await room.close(1001)
     assert [leaver.goodbye for leaver in leavers] == [(1001, GOING_AWAY)] * 3
     await Sockets(Supervisor()).close(1001)  # nobody is there
+
+
+def test_the_frame_of_a_preview_is_made_once_for_all_sockets() -> None:
+    message, cache = preview(), FrameCache()
+    frames = [cache.frame(message, metadata=number % 2 == 0) for number in range(4)]
+    assert frames[0] is frames[2]
+    assert frames[1] is frames[3]
+    assert frames[0] != frames[1]
