@@ -10,7 +10,7 @@ from aiohttp import web
 from proxy.admin.members import require_admin
 from proxy.admin.schema.jobs import Cancelled
 from proxy.admin.schema.state import State
-from proxy.admin.state import StateScope, scope_of, state_of
+from proxy.admin.state import StateScope, scope_of
 from proxy.admin.state_feed import STATE_FEEDS, StateMessage
 from proxy.api import bodies
 from proxy.api.answer_headers import prepare
@@ -64,7 +64,7 @@ def _page_file(name: str) -> web.Response:
 
 async def get_state(request: web.Request) -> JsonAnswer[State]:
     """Return what the dashboard shows at this moment."""
-    return bodies.json(await state_of(request.app, scope_of(request)))
+    return bodies.ready(await request.app[STATE_FEEDS].now(scope_of(request)))
 
 
 async def get_events(request: web.Request) -> web.StreamResponse:

@@ -17,8 +17,10 @@ from proxy.admin.state import StateScope
 from proxy.bus import MISSED, EventBus
 from proxy.jobs.live_feed import LiveFeed
 from proxy.jobs.messages import MembersChanged
+from proxy.storage.database import StorageError
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
+from proxy.translate.errors import LocalError
 
 #: Seconds: the least between two states, the most while a job runs, the most while none does.
 OFTEN, LIVELY, QUIET = 0.25, 1.0, 15.0
@@ -113,6 +115,14 @@ class StateFeed:
         self._news.set()
 
 
+class _Making:
+    """One making of a state, for all who have asked before it has begun."""
+
+    def __init__(self) -> None:
+        self.has_begun = False
+        self.task: asyncio.Task[bytes | LocalError | StorageError] | None = None
+
+
 class StateFeeds:
     """The feeds that somebody follows, by scope. `make` returns the state of a scope."""
 
@@ -128,6 +138,41 @@ class StateFeeds:
         self._supervisor = supervisor
         self._make = make
         self._feeds: dict[StateScope, StateFeed] = {}
+        #: The last making of each scope that is under way.
+        self._makings: dict[StateScope, _Making] = {}
+
+    async def now(self, scope: StateScope) -> bytes:
+        """Return the JSON of a state that is read from now on, once for all who wait for it.
+
+        Raises `LocalError` and `StorageError`.
+        """
+        making = self._makings.get(scope)
+        if making is None or making.has_begun:
+            before, making = making, _Making()
+            self._makings[scope] = making
+            making.task = self._supervisor.spawn(
+                self._made(scope, making, before), "make a state of the dashboard"
+            )
+        assert making.task is not None  # noqa: S101
+        made = await asyncio.shield(making.task)
+        if not isinstance(made, bytes):
+            raise made
+        return made
+
+    async def _made(
+        self, scope: StateScope, making: _Making, before: _Making | None
+    ) -> bytes | LocalError | StorageError:
+        """Make a state after the one before, and return its JSON, or the error."""
+        try:
+            if before is not None and before.task is not None:
+                await asyncio.wait([before.task])
+            making.has_begun = True
+            return codec.dump_bytes(await self._make(scope))
+        except (LocalError, StorageError) as error:
+            return error
+        finally:
+            if self._makings.get(scope) is making:
+                del self._makings[scope]
 
     @contextmanager
     def follow(self, scope: StateScope) -> Iterator[StateFeed]:
