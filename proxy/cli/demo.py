@@ -48,6 +48,8 @@ def _next_step() -> str:
     return (
         "\nThe simulator draws landscapes, whatever the prompt is.\n"
         f"Next: {command} --simulate\nThen open http://127.0.0.1:8188/\n"
+        "For nodes of your own, a deployment of Comfy can be an account: add --simulate-deployment "
+        "to see one.\n"
     )
 
 
