@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 from urllib.parse import quote
 
 import structlog
 from aiohttp import MultipartWriter
 from yarl import URL
 
+from proxy.cloud.account_client import AccountClient, ClientOptions
 from proxy.cloud.answers import (
     CATALOG,
     DETAIL,
@@ -31,7 +32,6 @@ from proxy.cloud.answers import (
     uploaded_name,
 )
 from proxy.cloud.billing import CloudBilling
-from proxy.cloud.downloads import Downloads
 from proxy.cloud.errors import (
     GATEWAY_STATUSES,
     CloudAmbiguous,
@@ -41,21 +41,13 @@ from proxy.cloud.errors import (
     CloudUnreachable,
 )
 from proxy.cloud.event_socket import EventSocket, Timeouts
-from proxy.cloud.http import JSON, Body, CloudCall, Http
+from proxy.cloud.http import JSON, Body, CloudCall
 from proxy.cloud.marks import MARK, MarkedJobs, id_by_mark
 from proxy.cloud.resilience import (
     ONCE,
-    ApiKey,
-    CallGate,
-    CircuitBreaker,
-    OpenGate,
-    RateLimiter,
-    RetryPolicy,
 )
 from proxy.cloud.upstream import Capabilities, Known, Observer, Prompt
 from proxy.logging import word
-from proxy.metrics import CloudCalls, Metrics
-from proxy.observations import AccountObservations
 from proxy.translate import codec
 from proxy.translate.assets import CloudAsset, of_cloud
 from proxy.translate.frames import parse_frame
@@ -76,9 +68,6 @@ _ASSETS_PAGE_SIZE, _MAX_ASSETS = 500, 10_000
 #: Maximum number of concurrent requests for details of jobs.
 _MAX_CONCURRENT_DETAILS = 8
 
-#: Timeout of optional calls, in seconds.
-_OPTIONAL_TIMEOUT = 10.0
-
 #: Minimum bytes a second of an upload; slower ones time out.
 _MIN_UPLOAD_RATE = 100_000
 
@@ -90,83 +79,25 @@ _CATALOG_TIMEOUT = 120.0
 _NO_ASSETS = frozenset({400, 404, 405, 415, 422, 501})
 
 
-class CloudClient:
-    """The calls of one account to the cloud at `base_url`, which may have a path: an `Upstream`.
+class CloudClient(AccountClient):
+    """The calls of one account to Comfy Cloud: an `Upstream`."""
 
-    `timeout` is in seconds for one attempt; reads are repeated as `retries` says. While the cloud
-    does not answer, `breaker` makes calls fail at once; after a 429 `limiter` pauses all of them.
-    With `plain_http` the key is also sent to public addresses over http. `observations` gets what
-    no document lists. Every call may raise `CloudUnreachable`, `CloudRefused` or `CloudGarbage`.
-    """
+    capabilities = Capabilities()
+    #: Optional calls are made aside.
+    aside_timeout = 10.0
+    observes_aside = False
 
-    def __init__(
-        self,
-        base_url: URL,
-        key: str,
-        *,
-        timeout: float = 30.0,
-        retries: RetryPolicy | None = None,
-        breaker: CircuitBreaker | None = None,
-        limiter: RateLimiter | None = None,
-        plain_http: bool = False,
-        calls: CloudCalls | None = None,
-        observations: AccountObservations | None = None,
-    ) -> None:
-        self.base_url = base_url
-        self.observations = observations or AccountObservations()
-        #: Also used for the account's settings and files.
-        self.http = Http(
-            base_url,
-            ApiKey(key),
-            timeout=timeout,
-            retries=retries or RetryPolicy(),
-            gate=CallGate(breaker or CircuitBreaker(), limiter or RateLimiter()),
-            calls=calls or Metrics().calls(""),
-            observations=self.observations,
-            plain_http=plain_http,
-        )
-        #: Whether the cloud answers the calls of this account.
-        self.contact = self.http.contact
-        #: For optional calls, which change neither breaker nor limiter.
-        self._optional = Http(
-            base_url,
-            ApiKey(key),
-            timeout=min(timeout, _OPTIONAL_TIMEOUT),
-            retries=ONCE,
-            gate=OpenGate(),
-            calls=self.http.calls,
-            observations=AccountObservations(),
-            plain_http=plain_http,
-            contact=self.contact,
-        )
-        self.billing = CloudBilling(self._optional)
-        self.capabilities = Capabilities()
+    def __init__(self, base_url: URL, key: str, **options: Unpack[ClientOptions]) -> None:
+        super().__init__(base_url, key, **options)
+        self.billing = CloudBilling(self.aside)
         self.documents = self
         self._marked = MarkedJobs(lambda since: self.jobs(since=since), self.extra_data)
         self._submit = self.http.call("POST", "prompt")
         self._details = asyncio.Semaphore(_MAX_CONCURRENT_DETAILS)
-        self._downloads = Downloads(self.http, self._view)
-        #: Opens the bytes of a file.
-        self.download = self._downloads.open
 
-    def _view(self, cloud_name: str, type_: str) -> CloudCall:
+    def content(self, cloud_name: str, type_: str) -> CloudCall:
+        """Return the call for a file."""
         return self.http.call("GET", "view", query={"filename": cloud_name, "type": type_})
-
-    async def start(self) -> None:
-        """Open the sessions. No call is made."""
-        await self.http.connections.start()
-        await self._optional.connections.start()
-        await self._downloads.start()
-
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._downloads.close()
-        await self._optional.connections.close()
-        await self.http.connections.close()
-
-    def use_key(self, key: str) -> None:
-        """Use another key from the next call on."""
-        self.http.key, self._optional.key = ApiKey(key), ApiKey(key)
 
     @property
     def may_repeat(self) -> bool:

@@ -108,7 +108,8 @@ class CloudCall(NamedTuple):
         return f"{self.method} {self.url.path}"
 
 
-def _api_key(key: str) -> Mapping[str, str]:
+def api_key(key: str) -> Mapping[str, str]:
+    """Return the headers with a key of Comfy Cloud."""
     return {"X-API-Key": key}
 
 
@@ -132,7 +133,7 @@ class Http:
     plain_http: bool
     contact: Contact = field(default_factory=Contact)
     routes: Mapping[str, str] = field(default_factory=lambda: ROUTES)
-    credential: Callable[[str], Mapping[str, str]] = _api_key
+    credential: Callable[[str], Mapping[str, str]] = api_key
 
     def __post_init__(self) -> None:
         self.addresses = CloudAddresses(self.base_url, plain_http=self.plain_http)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import structlog
 from cachetools import LRUCache
 from yarl import URL
 
+from proxy.cloud.account_client import AccountClient, ClientOptions
 from proxy.cloud.answers import DETAIL, Answer, Submission, status_only
-from proxy.cloud.contact import Contact
-from proxy.cloud.downloads import Downloads
 from proxy.cloud.errors import (
     CloudAmbiguous,
     CloudError,
@@ -24,15 +23,9 @@ from proxy.cloud.errors import (
     refusal,
 )
 from proxy.cloud.event_socket import Timeouts
-from proxy.cloud.http import JSON, CloudCall, Http
+from proxy.cloud.http import JSON, CloudCall
 from proxy.cloud.resilience import (
     ONCE,
-    ApiKey,
-    CallGate,
-    CircuitBreaker,
-    OpenGate,
-    RateLimiter,
-    RetryPolicy,
 )
 from proxy.cloud.upstream import Capabilities, Known, Observer, Prompt
 from proxy.cloud.v2.catalog import NodeList
@@ -40,8 +33,6 @@ from proxy.cloud.v2.readings import JobReadings
 from proxy.cloud.v2.releases import Releases
 from proxy.cloud.v2.streams import JobStreams
 from proxy.cloud.v2.uploads import DeploymentUploads
-from proxy.metrics import CloudCalls, Metrics
-from proxy.observations import AccountObservations
 from proxy.translate import codec
 from proxy.translate.assets import CloudAsset
 from proxy.translate.plans import AccountPlan
@@ -92,11 +83,10 @@ _NO_LABELS = frozenset({"metadata_not_supported", "metadata_invalid"})
 _LABELS = "labels"
 
 
-class DeploymentClient:
+class DeploymentClient(AccountClient):
     """The calls of one account to the deployment at `base_url`: an `Upstream`.
 
-    `nodes` are its classes. Other arguments are those of `CloudClient`. Job links are not followed:
-    the key goes to this address alone.
+    `nodes` are its classes. Job links are not followed: the key goes to this address alone.
     """
 
     capabilities = Capabilities(
@@ -113,72 +103,20 @@ class DeploymentClient:
     documents = None
     #: An `Idempotency-Key` is taken once.
     may_repeat = True
+    routes = ROUTES
 
     def __init__(
-        self,
-        base_url: URL,
-        key: str,
-        nodes: NodeList,
-        *,
-        timeout: float = 30.0,
-        retries: RetryPolicy | None = None,
-        breaker: CircuitBreaker | None = None,
-        limiter: RateLimiter | None = None,
-        plain_http: bool = False,
-        calls: CloudCalls | None = None,
-        observations: AccountObservations | None = None,
+        self, base_url: URL, key: str, nodes: NodeList, **options: Unpack[ClientOptions]
     ) -> None:
-        self.base_url = base_url
-        self.observations = observations or AccountObservations()
-        self.contact = Contact()
-        calls = calls or Metrics().calls("")
-        retries = retries or RetryPolicy()
-        gate = CallGate(breaker or CircuitBreaker(), limiter or RateLimiter())
-
-        def http(gate: CallGate, retries: RetryPolicy) -> Http:
-            return Http(
-                base_url,
-                ApiKey(key),
-                timeout=timeout,
-                retries=retries,
-                gate=gate,
-                calls=calls,
-                observations=self.observations,
-                plain_http=plain_http,
-                contact=self.contact,
-                routes=ROUTES,
-                credential=_bearer,
-            )
-
-        self.http = http(gate, retries)
-        #: For streams, whose failures say nothing about other calls.
-        self._stream_http = http(OpenGate(), ONCE)
+        super().__init__(base_url, key, **options)
         self._nodes = nodes
-        self._downloads = Downloads(self.http, self._content)
-        self.download = self._downloads.open
         self.uploads = DeploymentUploads(self.http)
         self.releases = Releases(self.observations, nodes)
         self._streams: JobStreams | None = None
         self._readings = JobReadings(
-            self.http, self._downloads, self.releases, lambda: self._streams
+            self.http, self.downloads, self.releases, lambda: self._streams
         )
         self._reused: LRUCache[str, bool] = LRUCache(_REMEMBERED)
-
-    async def start(self) -> None:
-        """Open the sessions. No call is made."""
-        await self.http.connections.start()
-        await self._stream_http.connections.start()
-        await self._downloads.start()
-
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._downloads.close()
-        await self._stream_http.connections.close()
-        await self.http.connections.close()
-
-    def use_key(self, key: str) -> None:
-        """Use another key from the next call on."""
-        self.http.key, self._stream_http.key = ApiKey(key), ApiKey(key)
 
     async def check_key(self) -> None:
         """Ask for a list of jobs. A deployment that has none accepts the key, too."""
@@ -302,7 +240,7 @@ class DeploymentClient:
     def events(self, observer: Observer, timeouts: Timeouts) -> JobStreams:
         """Return the streams of the account's jobs."""
         del timeouts
-        self._streams = JobStreams(self._stream_http, self._readings.read, observer)
+        self._streams = JobStreams(self.aside, self._readings.read, observer)
         return self._streams
 
     async def job(self, cloud_id: str) -> Snapshot | None:
@@ -319,8 +257,15 @@ class DeploymentClient:
 
     # --- files and nodes -------------------------------------------------------------------
 
-    def _content(self, name: str, _type: str) -> CloudCall:
-        return self.http.call("GET", "v2/assets/{id}/content", id=asset_id(name))
+    @staticmethod
+    def credential(key: str) -> Mapping[str, str]:
+        """Return the headers with a key: API v2 reads no other."""
+        return {"Authorization": f"Bearer {key}"}
+
+    def content(self, cloud_name: str, type_: str) -> CloudCall:
+        """Return the call for a file, whose folder does not matter."""
+        del type_
+        return self.http.call("GET", "v2/assets/{id}/content", id=asset_id(cloud_name))
 
     async def holds(self, cloud_name: str) -> bool:
         """Return whether an input is still there."""
@@ -350,10 +295,6 @@ class DeploymentClient:
             return await asyncio.to_thread(of_deployment, body)
         except ValueError as error:
             raise CloudGarbage(f"{self._nodes.place}: {error}") from None
-
-
-def _bearer(key: str) -> Mapping[str, str]:
-    return {"Authorization": f"Bearer {key}"}
 
 
 def _explained(error: CloudRefused) -> CloudRefused:
