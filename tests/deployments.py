@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -77,6 +78,25 @@ class Place:
             **{"slots": 2, **fields},
         )
         return (first, second) if cloud else (second,)
+
+    def config(self, *, cloud: bool = False, **studio: Any) -> Path:
+        """A settings file with the accounts. Fields of the deployment can be given, `None` leaves
+        one out."""
+        *others, table = self.tables(cloud=cloud)
+        named = ("name", "base_url", "key_file")
+        tables = [{name: getattr(other, name) for name in (*named, "plan")} for other in others]
+        own = {name: getattr(table, name) for name in (*named, "kind", "object_info", "slots")}
+        lines = []
+        for values in (*tables, {**own, **studio}):
+            lines.append("[[accounts]]")
+            lines += [
+                f"{name} = {value if isinstance(value, int) else json.dumps(str(value))}"
+                for name, value in values.items()
+                if value is not None
+            ]
+        path = self.folder / "config.toml"
+        path.write_text("\n".join(lines) + "\n")
+        return path
 
     @asynccontextmanager
     async def proxy(

@@ -23,25 +23,8 @@ from proxy.cloud.v2.client import DeploymentClient
 from proxy.settings import AccountSettings, ConfigError, Settings, nodes_of, read_accounts
 
 
-def config(place: Place, **changes: str | None) -> Path:
-    """A settings file with a deployment alone."""
-    (table,) = place.tables(cloud=False)
-    values: dict[str, str | None] = {
-        "name": "studio",
-        "kind": "deployment",
-        "base_url": str(table.base_url),
-        "key_file": str(table.key_file),
-        "object_info": table.object_info,
-        **changes,
-    }
-    lines = [f'{name} = "{value}"' for name, value in values.items() if value is not None]
-    path = place.folder / "config.toml"
-    path.write_text("\n".join(["[[accounts]]", *lines]) + "\n")
-    return path
-
-
 async def checked(place: Place, **changes: str | None) -> tuple[int, str]:
-    path = config(place, **changes)
+    path = place.config(**changes)
     words = ("check", "--config", str(path), "--data-dir", str(place.folder / "data"))
     environment = {"PATH": os.environ["PATH"], "HOME": str(place.folder)}
     code, out, err = await command(*words, environment=environment)
@@ -154,7 +137,7 @@ async def test_check_says_what_is_wrong(place: Place) -> None:
 
 
 async def test_a_list_that_is_older_than_the_release_is_told(place: Place) -> None:
-    path = config(place)
+    path = place.config()
     data = place.folder / "data"
     options = ("--config", str(path))
     async with serving(data, *options) as process:
@@ -174,7 +157,7 @@ async def test_a_list_that_is_older_than_the_release_is_told(place: Place) -> No
 
 
 async def test_a_deployment_alone_is_probed_by_running_jobs(place: Place) -> None:
-    words = ("probe", "--config", str(config(place)), "--data-dir", str(place.folder / "data"))
+    words = ("probe", "--config", str(place.config()), "--data-dir", str(place.folder / "data"))
     environment = {"PATH": os.environ["PATH"], "HOME": str(place.folder)}
     code, _, err = await command(*words, environment=environment)
     assert code == 2

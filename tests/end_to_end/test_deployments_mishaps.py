@@ -27,30 +27,6 @@ from proxy.simulator.deployment import DeploymentSwitches, SimulatedDeployment
 JOBS = int(os.environ.get("CHAOS_JOBS", "60"))
 
 
-def config(place: Place) -> Path:
-    """The settings of both accounts in a file."""
-    cloud, studio = place.tables()
-    target = place.folder / "config.toml"
-    target.write_text(
-        f"""
-[[accounts]]
-name = "cloud"
-base_url = "{cloud.base_url}"
-key_file = "{cloud.key_file}"
-plan = "pro"
-
-[[accounts]]
-name = "studio"
-kind = "deployment"
-base_url = "{studio.base_url}"
-key_file = "{studio.key_file}"
-object_info = "{studio.object_info}"
-slots = 4
-"""
-    )
-    return target
-
-
 def graph_of(number: int) -> dict[str, Any]:
     """A graph that no other job has; the odd ones run on the deployment."""
     if number % 2:
@@ -87,7 +63,7 @@ async def test_nothing_is_lost_or_doubled_on_either_kind(
         SimulatedDeployment(switches=DeploymentSwitches(workers=4, pace=0.01)) as deployment,
     ):
         place = Place(simulator, deployment, tmp_path, session)
-        options = ("--config", str(config(place)))
+        options = ("--config", str(place.config(cloud=True, slots=4)))
         waiting = list(range(JOBS))
         known: set[str] = set()
         while waiting:
