@@ -6,8 +6,8 @@ import asyncio
 import json
 import re
 import signal
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -174,6 +174,34 @@ async def test_new_files_of_a_folder_are_run(proxy: Proxy, tmp_path: Path) -> No
     assert "note.txt" not in terminal.text
 
 
+@asynccontextmanager
+async def relayed(proxy: Proxy) -> AsyncIterator[tuple[str, Callable[[], None]]]:
+    """An address that leads to the proxy, and what breaks all its connections."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+            writer.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", proxy.url.port)
+        writers.extend((writer, back))
+        await asyncio.gather(copy(reader, back), copy(there, writer))
+
+    def cut() -> None:
+        server.close()
+        for writer in writers:
+            writer.transport.abort()
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", cut
+    finally:
+        cut()
+
+
 async def test_a_watch_ends_although_a_run_swallows_the_cancellation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +222,23 @@ async def test_a_watch_ends_although_a_run_swallows_the_cancellation(
         (tmp_path / "inbox" / f"{uuid4()}.json").write_text(json.dumps(PLAIN))
         await asyncio.wait([running], timeout=0.1)
     assert running.result() == 130
+
+
+@pytest.mark.parametrize("shown", ["waiting", "running", "saved"])
+async def test_a_watch_ends_with_ctrl_c_while_its_connections_break(
+    proxy: Proxy, tmp_path: Path, shown: str
+) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    async with relayed(proxy) as (url, cut):
+        place = ("--server", url, "--output", str(tmp_path / "out"))
+        async with at_terminal("run", "--watch", str(inbox), *place) as terminal:
+            await terminal.shows("watching")
+            (inbox / "new.json").write_text(json.dumps(PLAIN))
+            await terminal.shows(shown)
+            terminal.process.send_signal(signal.SIGINT)
+            cut()
+            assert await terminal.ended() == 130
 
 
 async def test_a_workflow_is_run_for_each_new_file(proxy: Proxy, tmp_path: Path) -> None:
