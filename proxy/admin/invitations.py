@@ -149,20 +149,20 @@ async def post_invitation(request: web.Request) -> web.Response:
 
 
 def _form(request: web.Request) -> str:
-    return _FORM.format(**_place(request))
+    return _FORM.format(**_site(request))
 
 
 def _invited(request: web.Request, invitation: StoredInvitation, code: str) -> str:
     about = {"inviter": invitation.inviter, "member": invitation.member, "code": code}
     escaped = {name: html.escape(value) for name, value in about.items()}
-    return _INVITED.format(**_place(request), **escaped)
+    return _INVITED.format(**_site(request), **escaped)
 
 
-def _place(request: web.Request) -> dict[str, str]:
+def _site(request: web.Request) -> dict[str, str]:
     """Return what the pages say of this server, and where their forms go."""
-    place = {
+    site = {
         "server": site_of(request).host,
         "base": request.app[OPTIONS].base_path,
         "action": INVITATION,
     }
-    return {name: html.escape(value) for name, value in place.items()}
+    return {name: html.escape(value) for name, value in site.items()}

@@ -13,7 +13,7 @@ from proxy.logging import register_secret
 from proxy.members.directory import Directory
 from proxy.members.member import UnknownMemberError
 from proxy.members.provisioning import ProvisioningRules
-from proxy.settings import ConfigError, ProviderSettings, Settings, place_options
+from proxy.settings import ConfigError, ProviderSettings, Settings, record_options
 from proxy.sign_in.provider import CheckableProvider, ProviderOptions, SignInProvider
 from proxy.storage.database import Database
 from proxy.storage.leases import LeaseRepository
@@ -83,7 +83,7 @@ def template_problem(settings: Settings, members: Directory) -> str | None:
     except UnknownMemberError:
         return (
             f"The member {name}, whose limits new members get, does not exist: add it with "
-            f"comfy-cloud-proxy member add {name}{place_options(settings)}, or correct "
+            f"comfy-cloud-proxy member add {name}{record_options(settings)}, or correct "
             "sign_in_template."
         )
     return None

@@ -34,7 +34,7 @@ from proxy.members.member import (
     validated,
 )
 from proxy.members.tokens import Token
-from proxy.settings import Settings, load, place_options
+from proxy.settings import Settings, load, record_options
 from proxy.storage.database import FILE, StorageError
 from proxy.storage.members import MemberRepository
 from proxy.storage.start import opened_database
@@ -166,7 +166,7 @@ def _add(
     note_action(settings, "member_added", name=member.name, role=member.role)
     say(
         f"{member.name} was added ({member.role}). "
-        f"Next: comfy-cloud-proxy token new {member.name}{place_options(settings)}"
+        f"Next: comfy-cloud-proxy token new {member.name}{record_options(settings)}"
     )
     return 0
 

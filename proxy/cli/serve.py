@@ -35,7 +35,7 @@ from proxy.cli.common import Chosen, chosen_accounts, in_database
 from proxy.edge.connection_manager import ConnectionLimits
 from proxy.edge.tls import Certificate, CertificateError
 from proxy.members.marker import any_members
-from proxy.settings import ConfigError, Settings, default_data_dir, pictures_folder, place_options
+from proxy.settings import ConfigError, Settings, default_data_dir, pictures_folder, record_options
 from proxy.storage.database import StorageError
 from proxy.storage.members import MemberRepository
 from proxy.supervisor import Supervisor
@@ -333,10 +333,10 @@ def refuse_open_access(settings: Settings, *, has_members: bool = False) -> None
         f"Listening on {settings.host} lets anyone who reaches it spend your Comfy Cloud credits "
         "and read your files"
     )
-    place = place_options(settings)
+    options = record_options(settings)
     token = (
-        f"give each client a token (comfy-cloud-proxy member add NAME{place}, then "
-        f"comfy-cloud-proxy token new NAME{place})"
+        f"give each client a token (comfy-cloud-proxy member add NAME{options}, then "
+        f"comfy-cloud-proxy token new NAME{options})"
     )
     if _in_container():
         raise ConfigError(

@@ -24,5 +24,5 @@ from proxy.settings.model import SETTINGS as SETTINGS
 from proxy.settings.model import Settings as Settings
 from proxy.settings.model import default_data_dir as default_data_dir
 from proxy.settings.model import pictures_folder as pictures_folder
-from proxy.settings.model import place_options as place_options
+from proxy.settings.model import record_options as record_options
 from proxy.settings.values import is_secure as is_secure

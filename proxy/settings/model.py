@@ -73,7 +73,7 @@ def pictures_folder(*, simulated: bool) -> Path:
     return Path.home() / "ComfyUI-Cloud" / ("simulated" if simulated else "output")
 
 
-def place_options(settings: Settings) -> str:
+def record_options(settings: Settings) -> str:
     """Return the options by which another command finds the same records; empty for the default."""
     if settings.database is not None:
         return ""

@@ -17,7 +17,7 @@ from proxy.storage.leases import Fence, check_fence, database_now
 from proxy.storage.statements import run
 from proxy.storage.webhooks import deliveries, drop_waiting, stored_messages, webhooks
 
-#: Attempts of an endpoint at once.
+#: AttemptLimit of an endpoint at once.
 _MAX_CONCURRENT = 4
 #: Deliveries that have ended and stay in the log of an endpoint.
 KEPT = 200
@@ -63,15 +63,15 @@ class Outlook(Struct, frozen=True):
     gone: frozenset[str] = frozenset()
 
 
-class AttemptPlaces(Protocol):
-    """Places for attempts, of which owners take some."""
+class AttemptLimit(Protocol):
+    """AttemptLimit that may be under way at once, of which owners take some."""
 
     def take(self, owner: str) -> bool:
-        """Take a place for an attempt of an owner; return whether there was one."""
+        """Take an attempt for an owner; return whether there was one."""
 
 
-class AnyPlaces:
-    """Places for all."""
+class UnlimitedAttempts:
+    """AttemptLimit for all."""
 
     def take(self, _owner: str) -> bool:
         """Return that there is one."""
@@ -183,14 +183,14 @@ class WebhookDeliveryRepository(Repository):
         *,
         hold: float,
         fence: Fence,
-        places: Callable[[], AttemptPlaces] = AnyPlaces,
+        attempts: Callable[[], AttemptLimit] = UnlimitedAttempts,
         excluded: Collection[str] = (),
     ) -> list[Claimed]:
         """Return at most `limit` deliveries that are due, which no engine attempts again within
         `hold` seconds; none of the owners that are `excluded`.
 
         An endpoint gets `_MAX_CONCURRENT` attempts at once, counted with those that are
-        `under_way`, and one while it fails; an owner as many as it gets `places`, which are made
+        `under_way`, and one while it fails; an owner as many as it gets `attempts`, which are made
         for each try of the transaction.
         """
 
@@ -201,7 +201,7 @@ class WebhookDeliveryRepository(Repository):
             full = [id_ for id_ in busy if under_way[id_] >= _MAX_CONCURRENT]
             due = {"full": full, "busy": busy, "now": now, "limit": limit}
             due["owners"] = list(excluded)
-            free = places()
+            free = attempts()
             claimed: list[Claimed] = []
             for row in connection.execute(_DUE, due).all():
                 room = 1 if row.failing_since is not None else _MAX_CONCURRENT

@@ -1,8 +1,8 @@
 """Delivers what waits for endpoints: the part of the engine that runs under its lease.
 
 Attempts run beside each other. Of one endpoint a few are under way at once, and one while it fails;
-the endpoints of one owner have a share of all places, and of the bytes of an hour. So endpoints
-that do not answer hold up nobody else's, and a deleted one gives its places back at once.
+the endpoints of one owner have a share of all attempts, and of the bytes of an hour. So endpoints
+that do not answer hold up nobody else's, and a deleted one gives its attempts back at once.
 Deliveries are claimed with the fence of the lease; what was under way when a process died is
 repeated with the same id.
 """
@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 #: Attempts under way at once; fewer than the connections that a session may have.
 MAX_CONCURRENT = 90
 #: Attempts that any owner may have under way, however many others have.
-MIN_PLACES = 4
+MIN_ATTEMPTS = 4
 #: Bytes of messages that the endpoints of an owner are sent in an hour.
 MAX_BYTES_AN_HOUR = 32 * 1024 * 1024
 #: Seconds between two looks for what nothing has announced, and after a failure of the storage.
@@ -47,20 +47,21 @@ INTERVAL, _RETRY_DELAY = 5.0, 1.0
 _CLEANING_INTERVAL, _LOG_DAYS = 3600.0, 7
 
 
-class OwnersPlaces:
-    """The places for attempts, of which the `owners` of those under way have one each."""
+class AttemptPool:
+    """The attempts that may be under way at once, of which the `owners` of those that are have one
+    each."""
 
     def __init__(self, owners: Iterable[str]) -> None:
-        self._pool = Pool(MAX_CONCURRENT, MIN_PLACES)
+        self._pool = Pool(MAX_CONCURRENT, MIN_ATTEMPTS)
         for owner in owners:
             self._pool.take(_owner(owner), 1)
 
     def take(self, owner: str) -> bool:
-        """Take a place for an attempt of an owner; return whether there was one."""
+        """Take an attempt for an owner; return whether there was one."""
         return self._pool.take(_owner(owner), 1)
 
     def is_full(self, owner: str) -> bool:
-        """Return whether an owner gets no further place."""
+        """Return whether an owner gets no further attempt."""
         return not self._pool.fits(_owner(owner), 1)
 
 
@@ -120,14 +121,14 @@ class WebhookDelivery:
         if outlook.wait is None or outlook.wait > 0 or room <= 0:
             return min(INTERVAL, outlook.wait or INTERVAL)
         owners = [claimed.member for claimed in self._under_way.values()]
-        places = OwnersPlaces(owners)
+        pool = AttemptPool(owners)
         found = await self.deliveries.claim(
             room,
             Counter(claimed.webhook for claimed in self._under_way.values()),
             hold=self.schedule.hold,
             fence=self.fence,
-            places=partial(OwnersPlaces, owners),
-            excluded=[*self._in_debt(), *filter(places.is_full, set(owners))],
+            attempts=partial(AttemptPool, owners),
+            excluded=[*self._in_debt(), *filter(pool.is_full, set(owners))],
         )
         for delivery in found:
             name = f"webhook {delivery.webhook}"
