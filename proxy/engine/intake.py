@@ -59,7 +59,7 @@ class Intake:
             return
         structlog.contextvars.bind_contextvars(**job.log_fields)
         try:
-            await self._take_in(job, message)
+            await self._begin(job, message)
         except Exception:
             log.exception("job_take_failed")
             if not job.accepted:
@@ -74,7 +74,7 @@ class Intake:
             await asyncio.sleep(wait)
         return await self._recorder.read(message.key, message.order)
 
-    async def _take_in(self, job: LiveJob, message: JobReceived) -> None:
+    async def _begin(self, job: LiveJob, message: JobReceived) -> None:
         # Those of a graph that was validated are known.
         outputs = job.outputs_to_execute or self._resources.output_nodes(job, {})
         needs = self._resources.catalog.needs_of(job.loaded.cloud_graph)
@@ -87,7 +87,7 @@ class Intake:
         ):
             await self._send(job)
         elif self._scheduler.usable(job):
-            await self._life.take_in(job)
+            await self._life.enqueue(job)
         else:
             await self._table.discard(job)
             self._announcer.refuse(job.key, _no_account())

@@ -260,7 +260,7 @@ class JobLife:
 
     # --- not on the cloud ------------------------------------------------------------------
 
-    async def take_in(self, job: LiveJob) -> None:
+    async def enqueue(self, job: LiveJob) -> None:
         """Let a new job wait for its turn, and answer its client.
 
         A job with a node that has failed already ends with that instead.
@@ -279,7 +279,7 @@ class JobLife:
         if isinstance(step, Wait) and step.pause:
             self._scheduler.pause()
         if not job.accepted:
-            await self.take_in(job)
+            await self.enqueue(job)
             return
         self._table.advance(job, JobState.QUEUED)
         self._scheduler.enqueue(job)

@@ -96,8 +96,8 @@ def _meaning(response: aiohttp.ClientResponse) -> EndpointAnswer:
     if 200 <= status < 300:
         return EndpointAnswer(status)
     if status in REDIRECTS:
-        place = response.headers.get("Location", "")
-        note = f"Moved to {place}: redirects are not followed, change the URL of the webhook."
+        location = response.headers.get("Location", "")
+        note = f"Moved to {location}: redirects are not followed, change the URL of the webhook."
     elif status == 410:
         note = "The endpoint is gone (410)."
     else:
