@@ -57,7 +57,7 @@ _WITHOUT_DATABASE = frozenset({"/healthz", READY})
 
 #: Maximum number of cached tokens.
 MAX_CACHED = 4096
-#: The last use of a remembered token is noted once in this many seconds.
+#: The last use of a remembered token is recorded once in this many seconds.
 USE_INTERVAL = 1.0
 
 
@@ -76,7 +76,7 @@ class _KnownHeader(Struct):
 
     admission: Admission
     token_digest: str
-    noted: float = 0.0
+    recorded: float = 0.0
     address: str = ""
 
 
@@ -156,8 +156,8 @@ class Authenticator:
         if access is None or access.token.digest != known.token_digest:
             return None
         now, address = clock.monotonic(), address_of(request)
-        if now - known.noted > USE_INTERVAL or address != known.address:
-            known.noted, known.address = now, address
+        if now - known.recorded > USE_INTERVAL or address != known.address:
+            known.recorded, known.address = now, address
             self._members.used(access.token, address)
         return known.admission
 

@@ -238,7 +238,7 @@ class JobFollower:
                 self.read_detail()
                 return []
             case Ended(end=end) if end.outcome == "completed":
-                self._note_omitted(end.outputs)
+                self._log_omitted(end.outputs)
             case Preview(result=False) if not self.job.wants_previews:
                 return []
             case Preview(result=False) if view is not None:
@@ -246,7 +246,7 @@ class JobFollower:
                 return [] if shown is None else [shown]
         return [command]
 
-    def _note_omitted(self, outputs: Mapping[str, Any]) -> None:
+    def _log_omitted(self, outputs: Mapping[str, Any]) -> None:
         """Log the output nodes that delivered nothing, where that may be because it cannot be
         told."""
         if self.cloud is None or self.cloud.capabilities.tells_values:

@@ -124,7 +124,7 @@ class SpendingGate:
         if refused is not None:
             if refused.left is not None:
                 spent = refused.budget.limit - refused.left
-                await self.refusals.note(job.member, refused.budget, spent)
+                await self.refusals.add(job.member, refused.budget, spent)
             raise self._error(claim.estimate, refused, at)
 
     def _error(self, estimate: int, refused: Shortfall, at: float) -> ClaimRefusedError:

@@ -70,7 +70,7 @@ class OutputDirectory:
         self._reader = reader
         self._namespace = namespace
         self._files = files
-        self._noted = asyncio.Event()
+        self._missing_added = asyncio.Event()
 
     async def save(self, member: str, outputs: Mapping[str, Any]) -> None:
         """Write the outputs of a job by node, as its history has them, before the job ends.
@@ -96,13 +96,13 @@ class OutputDirectory:
         """Write what is missing, until cancelled. Raises `StorageError`."""
         failures = 0
         while True:
-            self._noted.clear()
+            self._missing_added.clear()
             if await self._write_missing():
                 failures += 1
                 await asyncio.sleep(_MISSING_RETRY.whole(failures))
             else:
                 failures = 0
-                await self._noted.wait()
+                await self._missing_added.wait()
 
     async def _save_all(self, member: str, missing: dict[str, None]) -> None:
         """Write files, and take those out of `missing` for which nothing is left to do."""
@@ -189,7 +189,7 @@ class OutputDirectory:
             except StorageError as error:
                 log.error("store_failed", error=str(error))
                 await asyncio.sleep(_STORAGE_RETRY.whole(failures))
-        self._noted.set()
+        self._missing_added.set()
 
     async def _write_missing(self) -> bool:
         """Try the missing outputs until the disk refuses one; return whether any is left."""

@@ -18,13 +18,13 @@ from proxy.storage.usage import day_of
 
 log = structlog.get_logger(__name__)
 
-#: The topic of the bus about budgets that were noted.
+#: The topic of the bus about new notices of budgets.
 TOPIC = "budgets"
 #: Maximum number of refusals that are remembered, so that they are not written again.
 MAX_REMEMBERED = 1000
 
 
-class BudgetNoted(BusMessage, frozen=True):
+class NoticeAdded(BusMessage, frozen=True):
     """There is a new notice about a budget."""
 
 
@@ -68,7 +68,7 @@ def log_notice(notice: BudgetNotice) -> None:
 
 @dataclass(eq=False, repr=False)
 class BudgetRefusals:
-    """Notes the first job that each budget refuses in its day or month."""
+    """Adds a notice of the first job that each budget refuses in its day or month."""
 
     repository: BudgetNoticeRepository
     bus: EventBus
@@ -76,18 +76,18 @@ class BudgetRefusals:
         default_factory=lambda: LRUCache(MAX_REMEMBERED)
     )
 
-    async def note(self, member: str, budget: Budget, spent: int) -> None:
-        """Note that a budget of which so much is spent has refused a job. Never raises: the job is
-        refused either way."""
+    async def add(self, member: str, budget: Budget, spent: int) -> None:
+        """Add a notice that a budget, of which so much is spent, has refused a job. Never raises:
+        the job is refused either way."""
         notice = _notice(member, budget, "reached", spent, clock.now(), refused=True)
         if notice.key in self._known:
             return
         try:
-            is_new = await self.repository.note(notice)
+            is_new = await self.repository.add(notice)
         except StorageError as error:
             log.warning("budget_notice_lost", member=member, error=str(error))
             return
         self._known[notice.key] = True
         if is_new:
             log_notice(notice)
-            self.bus.publish(TOPIC, BudgetNoted())
+            self.bus.publish(TOPIC, NoticeAdded())

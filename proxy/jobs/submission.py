@@ -178,7 +178,7 @@ class SubmissionService:
         except (JobLivesError, DayFullError, QueueFullError, OverBudgetError) as error:
             if isinstance(error, OverBudgetError):
                 spent = error.budget.spent(error.spent)
-                await self.refusals.note(job.member, error.budget, spent)
+                await self.refusals.add(job.member, error.budget, spent)
             raise self._refusal(job, error) from None
         job.order, job.number, job.estimate = stored.order, stored.number, stored.estimate
         self.live.keep_sent(stored, payload)

@@ -1,4 +1,4 @@
-"""Budgets of members that are near or reached: each is noted once in its day or month.
+"""Budgets of members that are near or reached: each has one notice in its day or month.
 
 A notice is written with the end of the job that has brought it, or after the first refusal. What
 webhooks get of it is written later, in another transaction, so a notice also waits for that.
@@ -39,7 +39,7 @@ class BudgetNotice(Struct, frozen=True):
 
     @property
     def key(self) -> tuple[str, str, int, str, str]:
-        """What is noted once."""
+        """What it is about: there is one notice of each."""
         return (self.member, self.budget, self.amount, self.stage, self.began)
 
 
@@ -50,17 +50,17 @@ budget_notices = table_of(
     rowid=False,
 )
 _N = budget_notices.c
-_NOTE = Upsert(budget_notices, how="keep")
+_ADD = Upsert(budget_notices, how="keep")
 
 
-def note_budgets(
+def add_notices(
     connection: Connection, notices: Sequence[BudgetNotice]
 ) -> tuple[BudgetNotice, ...]:
     """Write notices in the caller's unit, and return those that are new. Those of earlier periods
     are deleted."""
     new = []
     for notice in notices:
-        if run(connection, _NOTE, asdict(notice)).rowcount:
+        if run(connection, _ADD, asdict(notice)).rowcount:
             new.append(notice)
             old = (_N.member == notice.member, _N.budget == notice.budget, _N.began < notice.began)
             connection.execute(delete(budget_notices).where(*old, _N.told))
@@ -70,11 +70,9 @@ def note_budgets(
 class BudgetNoticeRepository(Repository):
     """The notices of all members."""
 
-    async def note(self, notice: BudgetNotice) -> bool:
+    async def add(self, notice: BudgetNotice) -> bool:
         """Write a notice; return whether it is new."""
-        return bool(
-            await self.database.write(lambda connection: note_budgets(connection, [notice]))
-        )
+        return bool(await self.database.write(lambda connection: add_notices(connection, [notice])))
 
     async def untold(self) -> list[BudgetNotice]:
         """Return the notices of which webhooks were not told, the oldest first."""

@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from proxy.storage.budget_notices import BudgetNotice, note_budgets
+from proxy.storage.budget_notices import BudgetNotice, add_notices
 from proxy.storage.conditions import UNCONDITIONAL, Conditions, count_waiting
 from proxy.storage.costs import CostRow, add_costs
 from proxy.storage.database import Database, Repository, UnitRefusedError
@@ -380,7 +380,7 @@ class JobRepository(Repository):
             if budgets is None:
                 return Recorded(ordinal, tuple(forgotten))
             spent = spending_on(connection, entry.member, day_of(entry.ended_at / 1000))
-            return Recorded(ordinal, tuple(forgotten), note_budgets(connection, budgets(spent)))
+            return Recorded(ordinal, tuple(forgotten), add_notices(connection, budgets(spent)))
 
         try:
             return await self.database.write(work)

@@ -1,4 +1,4 @@
-"""Tells webhooks of the budgets that were noted as near or reached."""
+"""Tells webhooks of notices of budgets that are near or reached."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class BudgetWatch:
     fence: Fence
 
     async def run(self) -> None:
-        """Tell what was noted, until cancelled."""
+        """Tell of new notices, until cancelled."""
         while True:
             self.outbox.budgets.clear()
             try:

@@ -8,7 +8,7 @@ from backend import open_database
 
 from proxy.bus import EventBus
 from proxy.costs.budgets import Budget, Budgets
-from proxy.jobs.budget_notices import TOPIC, BudgetNoted, BudgetRefusals, notices_of
+from proxy.jobs.budget_notices import TOPIC, BudgetRefusals, NoticeAdded, notices_of
 from proxy.storage.budget_notices import BudgetNotice, BudgetNoticeRepository
 from proxy.storage.database import StorageError
 from proxy.storage.spending import Spending
@@ -32,11 +32,11 @@ async def test_the_first_refusal_is_noted_and_others_are_not(tmp_path: Path) -> 
     for _ in range(2):  # as two replicas do
         refusals = BudgetRefusals(notices, bus)
         for _ in range(3):
-            await refusals.note("anna", DAY, 10)
+            await refusals.add("anna", DAY, 10)
     (noted,) = await notices.untold()
     assert (noted.stage, noted.refused, noted.spent) == ("reached", True, 10)
     await bus.flush()
-    assert heard == [BudgetNoted()]
+    assert heard == [NoticeAdded()]
     await database.close()
 
 
@@ -45,11 +45,11 @@ class FullRepository(BudgetNoticeRepository):
 
     refusals = 1
 
-    async def note(self, notice: BudgetNotice) -> bool:
+    async def add(self, notice: BudgetNotice) -> bool:
         if self.refusals:
             self.refusals -= 1
             raise StorageError("the disk is full")
-        return await super().note(notice)
+        return await super().add(notice)
 
 
 async def test_a_refusal_that_was_not_written_is_written_with_the_next(tmp_path: Path) -> None:
@@ -57,6 +57,6 @@ async def test_a_refusal_that_was_not_written_is_written_with_the_next(tmp_path:
     notices = FullRepository(database)
     refusals = BudgetRefusals(notices, EventBus())
     for count in (0, 1):
-        await refusals.note("anna", DAY, 0)
+        await refusals.add("anna", DAY, 0)
         assert len(await notices.untold()) == count
     await database.close()

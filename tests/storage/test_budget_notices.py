@@ -1,4 +1,4 @@
-"""A budget is noted once in its day or month, and told to webhooks once."""
+"""A budget has one notice in its day or month, of which webhooks are told once."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ def notices(database: Database) -> BudgetNoticeRepository:
 
 async def test_a_notice_is_new_once(notices: BudgetNoticeRepository) -> None:
     again = replace(NEAR, spent=90, at=5000)
-    assert [await notices.note(each) for each in (NEAR, again, REACHED)] == [True, False, True]
+    assert [await notices.add(each) for each in (NEAR, again, REACHED)] == [True, False, True]
     assert await notices.untold() == [NEAR, REACHED]
 
 
 async def test_another_limit_and_another_period_are_new(notices: BudgetNoticeRepository) -> None:
     for notice in (NEAR, replace(NEAR, amount=200), replace(NEAR, began="2026-11-29")):
-        assert await notices.note(notice)
+        assert await notices.add(notice)
 
 
 async def test_what_was_told_of_an_earlier_period_is_forgotten(
     notices: BudgetNoticeRepository,
 ) -> None:
-    await notices.note(NEAR)
+    await notices.add(NEAR)
     await notices.tell([NEAR], message)
-    await notices.note(REACHED)
+    await notices.add(REACHED)
     tomorrow = replace(NEAR, began="2026-11-29")
-    await notices.note(tomorrow)
-    assert await notices.note(NEAR)  # its row is gone, the untold one is not
-    assert not await notices.note(REACHED)
+    await notices.add(tomorrow)
+    assert await notices.add(NEAR)  # its row is gone, the untold one is not
+    assert not await notices.add(REACHED)
 
 
 async def test_webhooks_are_told_once_whoever_tells(
@@ -56,7 +56,7 @@ async def test_webhooks_are_told_once_whoever_tells(
     types = b'["budget.near", "budget.reached"]'
     await webhooks.add(StoredWebhook("w", "anna", "http://h/", types, b"", 0), limit=9)
     for notice in (NEAR, REACHED):
-        await notices.note(notice)
+        await notices.add(notice)
     found = await notices.untold()
     await asyncio.gather(*(notices.tell(found, message) for _ in range(3)))
     sent = sorted(delivery.type for delivery in await webhooks.log("w", 9))
