@@ -17,6 +17,7 @@ from proxy.catalog import service
 from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts
 from proxy.cloud.errors import CloudUnreachable
+from proxy.cloud.upstream import Capabilities
 from proxy.jobs.checks import FRESH, Checks
 from proxy.jobs.models import JobRequest
 from proxy.members.member import Limits, Member
@@ -38,6 +39,7 @@ class Cloud:
     replaced: dict[str, Any] = field(default_factory=dict)
     calls: int = 0
     down: bool = False
+    capabilities: Capabilities = field(default_factory=Capabilities)
 
     async def object_info(self) -> bytes:
         self.calls += 1
