@@ -30,6 +30,7 @@ from proxy.storage.webhook_deliveries import Attempted, Claimed, WebhookDelivery
 from proxy.storage.webhooks import WebhookRepository
 from proxy.webhooks.messages import TEST
 from proxy.webhooks.outbox import Outbox
+from proxy.webhooks.resolver import OWNER
 from proxy.webhooks.schedule import RetrySchedule
 from proxy.webhooks.sender import EndpointAnswer, WebhookSender
 
@@ -187,6 +188,7 @@ class WebhookDelivery:
                 note="The secret of this webhook cannot be read, because the secret of the proxy "
                 "is another one: make a new secret for it."
             )
+        OWNER.set(claimed.member)
         return await self.sender.send(
             claimed.url, secret.decode(), claimed.message, claimed.body, self.schedule.timeout
         )

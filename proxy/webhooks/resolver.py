@@ -1,21 +1,27 @@
 """Names of hosts, looked up in threads of their own.
 
 A name server that does not answer holds a thread for half a minute. The threads of the event loop,
-which read and write files, are not for what members choose.
+which read and write files, are not for what members choose, and of these each owner of webhooks has
+some turns.
 """
 
 from __future__ import annotations
 
-import asyncio
 import socket
+from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from proxy import threads
+from proxy.turns import Turns
 
-#: Names that are looked up at once.
-_THREADS = 32
+#: Names that are looked up at once, and those of one owner.
+_THREADS, _EACH = 32, 4
+
+#: The owner of the webhook whose host is looked up in this task, and in those that it starts.
+OWNER: ContextVar[str] = ContextVar("webhook_owner", default="")
 
 
 class OwnThreadsResolver(AbstractResolver):
@@ -23,14 +29,14 @@ class OwnThreadsResolver(AbstractResolver):
 
     def __init__(self) -> None:
         self._threads = threads.pool(_THREADS, "webhook resolver")
+        self._turns = Turns(_EACH, _THREADS)
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """Return the addresses of a host. Raises `OSError`."""
-        found = await asyncio.get_running_loop().run_in_executor(
-            self._threads, _look_up, host, port, family
-        )
+        look_up = partial(_look_up, host, port, family)
+        found = await self._turns.run(OWNER.get(), look_up, threads=self._threads)
         return [
             ResolveResult(
                 hostname=host,

@@ -6,9 +6,10 @@ import asyncio
 import threading
 
 import pytest
+from aiohttp.abc import ResolveResult
 
 from proxy.webhooks import resolver as module
-from proxy.webhooks.resolver import OwnThreadsResolver
+from proxy.webhooks.resolver import OWNER, OwnThreadsResolver
 
 
 async def test_a_name_has_its_addresses() -> None:
@@ -43,4 +44,29 @@ async def test_name_servers_that_hang_hold_no_thread_of_the_event_loop(
         assert await asyncio.to_thread(lambda: "read") == "read"
     answered.set()
     await asyncio.gather(*asked)
+    await resolver.close()
+
+
+async def test_names_of_one_owner_that_hang_leave_threads_to_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answered = threading.Event()
+
+    def look_up(host: str, *_: object) -> list[object]:
+        if host == "slow.test":
+            answered.wait(30)
+        return []
+
+    async def resolve(owner: str, host: str) -> list[ResolveResult]:
+        OWNER.set(owner)
+        return await resolver.resolve(host)
+
+    monkeypatch.setattr(module, "_look_up", look_up)
+    resolver = OwnThreadsResolver()
+    hanging = [asyncio.create_task(resolve("eve", "slow.test")) for _ in range(64)]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        assert await asyncio.create_task(resolve("bob", "fast.test")) == []
+    answered.set()
+    await asyncio.gather(*hanging)
     await resolver.close()
