@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from functools import cache
 from importlib.metadata import PackageNotFoundError, metadata
 from typing import TYPE_CHECKING, NamedTuple
@@ -125,8 +124,8 @@ async def state_of(app: web.Application, scope: StateScope) -> State:
         "waiting": list(map(_waiting, waiting[:MAX_WAITING])),
         "counts": {
             "running": len(running),
-            "waiting": len(waiting),
-            "waiting_by_member": Counter(view.job.member for view in waiting),
+            "waiting": sum(seen.waiting.values()),
+            "waiting_by_member": dict(seen.waiting),
         },
         "accounts": list(map(_account_shown, seen.accounts)) if admin else [],
         "usage": [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from hashlib import blake2b
 
@@ -28,8 +29,8 @@ from proxy.jobs.models import AccountView, JobProgress, JobState, is_shown, show
 from proxy.storage.jobs import JobKey, StoredJob
 from proxy.translate.events import Event
 
-#: Nodes of a run that are told of.
-MAX_NODES = 1000
+#: Nodes of a run that are told of, and waiting jobs that are described: each takes some µs.
+MAX_NODES, MAX_WAITING = 1000, 500
 
 #: The order in which admins see jobs that are not in the queue any more.
 _RANK = {"running": 0, "pending": 1, "sending": 2}
@@ -51,7 +52,8 @@ class Overview:
         self._workers = workers
 
     def jobs(self, member: str | None) -> OverviewAnswered:
-        """Return all live jobs, or those of one member, and the accounts."""
+        """Return the live jobs of all or of one member, of those that wait the first, and the
+        accounts."""
         views = [
             self._seen(job)
             for job in self._table
@@ -60,15 +62,20 @@ class Overview:
             and member in (None, job.member)
         ]
         views.sort(key=lambda view: _sent_position(view.job))
+        positions = [
+            position
+            for position in self._forecast.positions()
+            if member in (None, position.job.member)
+        ]
         views += [
             JobChanged(
                 replace(stored_of(position.job), account=""),
                 JobProgress(position.reason, position.job.progress.message, before=position.before),
             )
-            for position in self._forecast.positions()
-            if member in (None, position.job.member)
+            for position in positions[:MAX_WAITING]
         ]
-        return OverviewAnswered(tuple(views), self.accounts())
+        waiting = Counter(position.job.member for position in positions)
+        return OverviewAnswered(tuple(views), self.accounts(), dict(waiting))
 
     def run(self, key: JobKey, *, picture: bool) -> RunAnswered:
         """Return how far a job is, with its nodes and its last preview."""

@@ -177,10 +177,14 @@ class CancelAnswered(_PackedMessage, frozen=True):
 
 
 class OverviewAnswered(BusMessage, frozen=True):
-    """engine → api: what runs first, then what waits in the order of turns; and the accounts."""
+    """engine → api: what runs first, then what waits in the order of turns; and the accounts.
+
+    Of many that wait the first are described; `waiting` is how many there are of each member.
+    """
 
     jobs: tuple[JobChanged, ...]
     accounts: tuple[AccountView, ...]
+    waiting: Mapping[str, int] = {}
 
 
 class RunAnswered(_PackedMessage, frozen=True):

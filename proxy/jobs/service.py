@@ -7,6 +7,7 @@ Where the engine does not answer, the service reads the storage. `GET /api/jobs`
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from operator import attrgetter
 from typing import Any
@@ -16,7 +17,7 @@ from msgspec import Struct
 
 from proxy.jobs.history import NO_ENTRY
 from proxy.jobs.messages import JobChanged, OverviewAnswered, RunAnswered
-from proxy.jobs.models import ENDS, AccountView
+from proxy.jobs.models import ENDS, AccountView, shown_state
 from proxy.jobs.records import JobRecord
 from proxy.jobs.submission import SubmissionService, poll_interval
 from proxy.jobs.views import divided, interruptible, of_queue
@@ -166,22 +167,22 @@ class JobService:
         return (await self.overview("")).accounts
 
     async def overview(self, member: str | None = None) -> OverviewAnswered:
-        """Return all live jobs, or those of one member, with their positions, and the accounts.
+        """Return the live jobs of all or of one member with their positions, and the accounts.
 
-        While no engine answers, the jobs are there without positions.
+        Of many that wait the first are there. While no engine answers, all are there without
+        positions.
         """
         answer = await self._engine.overview(member, _OVERVIEW_TIMEOUT)
         if answer is not None:
             return answer
-        return OverviewAnswered(
-            tuple(
-                JobChanged(job, live.progress[job.prompt_id])
-                for name, live in self._live.members()
-                if member in (None, name)
-                for job in live.jobs.values()
-            ),
-            (),
+        jobs = tuple(
+            JobChanged(job, live.progress[job.prompt_id])
+            for name, live in self._live.members()
+            if member in (None, name)
+            for job in live.jobs.values()
         )
+        waiting = Counter(view.job.member for view in jobs if shown_state(view.job) == "waiting")
+        return OverviewAnswered(jobs, (), dict(waiting))
 
     async def run(self, key: JobKey, *, picture: bool = False) -> RunAnswered:
         """Return how far a running job is, and with `picture` its last preview."""

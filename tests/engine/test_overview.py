@@ -8,6 +8,7 @@ import pytest
 from engine.worlds import World
 from jobs.samples import job
 
+from proxy.engine import overview
 from proxy.jobs.messages import (
     ClientMessage,
     JobProgress,
@@ -79,3 +80,14 @@ def test_a_job_that_does_not_run_has_no_run(world: World) -> None:
     pending = world.follow(job("sent", state=JobState.SUBMITTED))
     assert world.overview.run(pending.job.key, picture=False) == RunAnswered(None)
     assert world.overview.run(JobKey("anna", "gone"), picture=False) == RunAnswered(None)
+
+
+def test_of_many_jobs_that_wait_the_first_are_described_and_all_are_counted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview, "MAX_WAITING", 2)
+    for number in range(5):
+        world.add(job(f"job {number}", "ben", order=number, accepted=True))
+    seen = world.overview.jobs(None)
+    assert [view.job.prompt_id for view in seen.jobs] == ["job 0", "job 1"]
+    assert seen.waiting == {"ben": 5}

@@ -47,6 +47,7 @@ LARGE = 2**80
         OverviewAnswered(
             (JobChanged(stored_of(job()), JobProgress("slot", before=3)),),
             (AccountView("main", 3, 1, None, None, events=True),),
+            {"anna": 1},
         ),
     ],
 )
