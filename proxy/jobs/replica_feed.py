@@ -61,6 +61,8 @@ class ReplicaFeed(LiveFeed):
     bus: EventBus
     repository: JobRepository
     replay: Callable[[HistoryEntry], Iterable[Message]]
+    #: The newest epoch of an engine that has told of a job.
+    _epoch: int = field(init=False, default=0)
     #: The known ends of members with sockets here.
     _ends: dict[str, KnownEnds] = field(init=False, default_factory=dict)
     #: How far the clock of the database was before the monotonic one, in ms.
@@ -83,7 +85,13 @@ class ReplicaFeed(LiveFeed):
     def _receive(self, news: object) -> None:
         """Take what the bus brings of jobs. Their messages come on the topics of sockets."""
         match news:
-            case JobAnswered() | JobChanged() | JobLeft() | JobsAhead():
+            case JobChanged(job=job):
+                # What an engine said in time may be sent when its replica has stood still, after
+                # another one has taken over: the job may have ended since.
+                if job.epoch >= self._epoch:
+                    self._epoch = job.epoch
+                    self.hear(news)
+            case JobAnswered() | JobLeft() | JobsAhead():
                 self.hear(news)
             case JobRecorded(key=key, order=order, client_id=client_id, ordinal=ordinal):
                 self.hear(news)

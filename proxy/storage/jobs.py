@@ -80,12 +80,13 @@ class StoredJob(Struct, frozen=True):
     """The row of a job that has not ended. Times are in ms since 1970.
 
     `order` counts all jobs as they arrive; 0 before the job is inserted. `state` is a `JobState`.
-    `revision` grows with each change, whichever replica's engine makes it. `account` is empty while
-    the job waits here, `cloud_id` until the cloud has answered. `outputs_to_execute` are the output
-    nodes that run, `accepted` says that the client may know of the job, `watched` that it listened
-    when it had submitted it. `submitter` is a digest of what tells programs apart, `token` the id
-    of the token that the job was sent with, if any, `trace` the `traceparent` of its request, or
-    empty; a job that is `one_at_a_time` waits for others of its client. Of a job that is to end,
+    `revision` grows with each change, whichever replica's engine makes it: in front of its lowest
+    32 bits is the epoch of that engine's term. `account` is empty while the job waits here,
+    `cloud_id` until the cloud has answered. `outputs_to_execute` are the output nodes that run,
+    `accepted` says that the client may know of the job, `watched` that it listened when it had
+    submitted it. `submitter` is a digest of what tells programs apart, `token` the id of the token
+    that the job was sent with, if any, `trace` the `traceparent` of its request, or empty; a job
+    that is `one_at_a_time` waits for others of its client. Of a job that is to end,
     `cancel_requested` says that it leaves no trace if it has not begun, `interrupted` that it ends
     as an interrupted run.
     `charge` is what the turn has cost the member, `label` the name of the job for people,
@@ -100,6 +101,12 @@ class StoredJob(Struct, frozen=True):
     number: Number
     created_at: int
     revision: int = 0
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the engine that changed the job last."""
+        return self.revision >> 32
+
     order: int = 0
     client_id: str | None = None
     workflow_id: str | None = None

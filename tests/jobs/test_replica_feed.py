@@ -117,6 +117,17 @@ async def test_other_replicas_hear_of_an_end_that_was_read_before_its_client_doe
     assert listener.received == WHOLE
 
 
+async def test_what_an_engine_said_before_another_one_took_over_brings_no_job_back(
+    replica: Replica,
+) -> None:
+    """A replica that stood still sends it late."""
+    job, other = await replica.insert(), await replica.insert("other")
+    for each, epoch in ((other, 2), (job, 1)):
+        each.revision = (epoch << 32) + 1
+        replica.bus.publish("jobs", JobChanged(stored_of(each), each.progress))
+    assert [row.prompt_id for row in replica.live] == ["other"]
+
+
 async def test_a_job_whose_end_another_replica_has_read_is_in_the_queue_no_more(
     replica: Replica,
 ) -> None:

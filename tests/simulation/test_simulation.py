@@ -35,6 +35,7 @@ FOUND = {
     30965: "a job that was stored by a clock an hour ahead was not noticed for an hour",
     30862: "an end that one replica had read was told while another one still showed the job",
     103232: "beats that had waited while a replica stood still passed for news of the engine",
+    107056: "what a frozen engine had said came to another replica after the job's end",
     1189: "a replica that had lost the bus passed for a leader whose messages arrive",
 }
 
