@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -13,9 +13,6 @@ from proxy.api.origins import allow_all
 from proxy.api.requests import connection_of, services_of
 from proxy.translate import SCRIPTS_CACHED
 
-if TYPE_CHECKING:
-    from proxy.api.keys import Services
-
 _HOUR = 3600
 _DAY = 86400
 _NEVER_STORED = (".js", ".mjs", ".css")
@@ -25,8 +22,15 @@ _ELSEWHERE = frozenset({302, 303, 307})
 _CREDENTIALS = "Cookie, Authorization, X-API-Key"
 
 
-def finish(request: web.Request, response: web.StreamResponse, services: Services) -> None:
-    """Set the headers of an answer that are the same for all handlers.
+def finish(
+    request: web.Request,
+    response: web.StreamResponse,
+    *,
+    has_members: bool,
+    origins: Collection[str],
+) -> None:
+    """Set the headers of an answer that are the same for all handlers, as of the setting
+    `cors_origins`.
 
     `Cache-Control` is ComfyUI's. Pages send no referrer to other sites, and none at all if their
     URL has a token; caches must not give one member's answer to another.
@@ -42,9 +46,8 @@ def finish(request: web.Request, response: web.StreamResponse, services: Service
         headers["Referrer-Policy"] = "no-referrer"
     elif headers.get("Content-Type", "").startswith("text/html"):
         headers.setdefault("Referrer-Policy", "same-origin")
-    if services[MEMBERS].has_members:
+    if has_members:
         _make_private(headers)
-    origins = services[OPTIONS].cors_origins
     if origins:
         if "*" in origins:
             allow_all(response)
@@ -64,7 +67,9 @@ def _make_private(headers: CIMultiDict[str]) -> None:
 
 async def prepare(request: web.Request, response: web.StreamResponse) -> None:
     """Send the headers of an answer from within a handler."""
-    finish(request, response, services_of(request))
+    services = services_of(request)
+    has_members, origins = services[MEMBERS].has_members, services[OPTIONS].cors_origins
+    finish(request, response, has_members=has_members, origins=origins)
     await response.prepare(request)
 
 

@@ -35,7 +35,8 @@ class Way(NamedTuple):
 
 #: The way of a request without prefix and tokens.
 STRAIGHT = Way()
-#: Maximum bytes of a request line, and segments and parameters of its target.
+#: Maximum bytes of a request line, and segments and parameters of its target, which all fit into a
+#: target with as many bytes.
 MAX_LINE, MAX_SEGMENTS, MAX_PARAMETERS = 8190, 64, 64
 #: The way of a request with too many of them.
 EXCESSIVE = Way(

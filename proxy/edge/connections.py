@@ -18,6 +18,7 @@ from yarl import URL
 from proxy.budget import Allocation
 from proxy.edge.addressing import (
     EXCESSIVE,
+    MAX_SEGMENTS,
     ON_TOO_MANY_CONNECTIONS,
     STRAIGHT,
     is_excessive,
@@ -97,7 +98,8 @@ class Connection(LimitedConnection):
             return
         self.task, self.busy = None, False
         self._idle_since = self.manager.now()
-        self._stop_body_timer()
+        if self._body_timer is not None:
+            self._stop_body_timer()
         if self.transport is None:
             return  # it is lost, and the manager has forgotten it
         if not self.owner.member or self.manager.draining:
@@ -233,7 +235,7 @@ def begun(
     if connection.is_refused:
         connection.way = ON_TOO_MANY_CONNECTIONS
         message = message._replace(should_close=True)
-    elif is_excessive(target):
+    elif len(target) > MAX_SEGMENTS and is_excessive(target):
         connection.way = EXCESSIVE
         message = message._replace(url=NOWHERE, path=NOWHERE.path)
     else:

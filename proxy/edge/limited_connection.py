@@ -174,7 +174,8 @@ class LimitedConnection(PausedReading):
         self._input = 0
         self._body, self._body_bytes = body, body.total_bytes
         self.busy = True
-        self._stop_body_timer()
+        if self._body_timer is not None:
+            self._stop_body_timer()
         if not body.is_eof():  # the rest of it comes before the answer
             self._expect_body()
             self.resume(BY_ANSWER)
