@@ -25,7 +25,7 @@ from proxy.api.error_answers import failed, interrupted, not_stored, unknown
 from proxy.api.holding import LargeBody, forget_frames
 from proxy.api.keys import ACCOUNTING, MEMBERS, OPTIONS
 from proxy.api.origins import may_be_rebound, refuses
-from proxy.api.requests import SERVICES, connection_of, services_of
+from proxy.api.requests import connection_of, services_of
 from proxy.edge.aiohttp_internals import has_route, set_route
 from proxy.logging import RequestContext, begin_request
 from proxy.members.accounting import LIMIT_REACHED
@@ -83,7 +83,6 @@ class Gate:
         public: Callable[[web.Request], Awaitable[web.StreamResponse | None]] | None = None,
     ) -> None:
         self._app = app
-        self._services = services
         self._authenticator = authenticator
         self._handle = handle
         self._public = public
@@ -101,7 +100,6 @@ class Gate:
         began = clock.source.monotonic()
         connection = connection_of(request)
         connection.task = asyncio.current_task()
-        request[SERVICES] = self._services
         context = begin_request()
         try:
             answer = await self._answer(request, connection, context)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -12,10 +12,6 @@ from proxy.edge.connections import Connection
 
 if TYPE_CHECKING:
     from proxy.api.keys import Services
-
-
-#: The services of the listener that got a request.
-SERVICES: web.RequestKey[Services] = web.RequestKey("services")
 
 
 def connection_of(request: web.BaseRequest) -> Connection:
@@ -45,7 +41,8 @@ def token_of(request: web.BaseRequest) -> str:
 
 def services_of(request: web.BaseRequest) -> Services:
     """Return the services of the listener that got a request, before its route is resolved too."""
-    return cast("web.Request", request)[SERVICES]
+    services: Services = connection_of(request).context.services
+    return services
 
 
 def member_of(request: web.BaseRequest) -> str:

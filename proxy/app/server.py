@@ -107,6 +107,7 @@ class Server:
             services[SUPERVISOR],
             options.trusted_proxies,
             options.base_path,
+            services,
         )
         self._listener = HttpListener(
             self.app,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 from msgspec import Struct
@@ -50,13 +50,15 @@ class ConnectionLimits(Struct, frozen=True):
 
 class EdgeContext(Struct, frozen=True):
     """What connections use: the memory for clients, who has access, the reverse proxies that are
-    trusted, and the prefix of all paths (`""` or like `/comfy`)."""
+    trusted, and the prefix of all paths (`""` or like `/comfy`); and the services of the
+    application, which only its handlers know."""
 
     budget: MemoryBudget
     members: Directory
     supervisor: Supervisor
     trusted_proxies: Sequence[Network] = ()
     base_path: str = ""
+    services: Any = None
 
 
 class ManagedConnection(Evictable, Protocol):
