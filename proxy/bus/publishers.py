@@ -43,6 +43,8 @@ class Publishers:
     def __init__(self) -> None:
         #: The losses of each publisher, and the time of its last beat.
         self._known: dict[bytes, tuple[int, float]] = {}
+        #: Those whose last beat came after a silence: what they sent meanwhile may still come.
+        self._late: set[bytes] = set()
         #: Those that `find_silent` has returned since their last beat.
         self._silent: set[bytes] = set()
         #: The publisher that leads, as far as is known.
@@ -59,13 +61,17 @@ class Publishers:
             self.leader = b""
         known = self._known.pop(beat.publisher, None)
         self._silent.discard(beat.publisher)
+        self._late.discard(beat.publisher)
         if beat.losses is None:
             return False
         self._known[beat.publisher] = (beat.losses, now)
+        if known is not None and now - known[1] >= MAX_LEADER_SILENCE:
+            self._late.add(beat.publisher)
         if len(self._known) > MAX_PUBLISHERS:
             oldest = next(iter(self._known))
             del self._known[oldest]
             self._silent.discard(oldest)
+            self._late.discard(oldest)
         return beat.losses != (0 if known is None else known[0])
 
     def find_silent(self, now: float) -> set[bytes]:
@@ -81,9 +87,14 @@ class Publishers:
 
     def is_leader_silent(self, now: float) -> bool:
         """Return whether no publisher that leads has sent a recent beat: what it publishes may be
-        missing here, also if it was silent before this process came."""
+        missing here, also if it was silent before this process came.
+
+        One beat does not end a silence: where the way here is slow, what was published behind it
+        comes later still. The next one does if it is in time.
+        """
         leader = self._known.get(self.leader)
-        return leader is None or now - leader[1] >= MAX_LEADER_SILENCE
+        late = self.leader in self._late
+        return leader is None or late or now - leader[1] >= MAX_LEADER_SILENCE
 
     def restart(self, now: float) -> None:
         """Count the silence of publishers from now: no beat could be received until then."""

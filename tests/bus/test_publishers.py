@@ -73,6 +73,15 @@ def test_the_silence_of_the_leader_alone_counts() -> None:
     assert publishers.is_leader_silent(1.0)
 
 
+def test_one_beat_does_not_end_the_silence_of_the_leader() -> None:
+    publishers = Publishers()
+    publishers.receive(beat(ONE, leads=True), 0.0)
+    publishers.receive(beat(ONE, leads=True), MAX_LEADER_SILENCE)
+    assert publishers.is_leader_silent(MAX_LEADER_SILENCE)
+    publishers.receive(beat(ONE, leads=True), 1.5 * MAX_LEADER_SILENCE)
+    assert not publishers.is_leader_silent(1.5 * MAX_LEADER_SILENCE)
+
+
 def test_a_leader_that_stops_to_lead_is_none() -> None:
     publishers = Publishers()
     publishers.receive(beat(ONE, leads=True), 0.0)
