@@ -86,9 +86,9 @@ class ReplicaFeed(LiveFeed):
         """Take what the bus brings of jobs. Their messages come on the topics of sockets."""
         match news:
             case JobChanged(job=job):
-                # What an engine said in time may be sent when its replica has stood still, after
-                # another one has taken over: the job may have ended since.
-                if job.epoch >= self._epoch:
+                # What an engine said in time may come late, also when its replica has stood still
+                # and another one has taken over: the job may have ended since.
+                if job.epoch >= self._epoch and not self.live.has_ended(job.order):
                     self._epoch = job.epoch
                     self.hear(news)
             case JobAnswered() | JobLeft() | JobsAhead():
@@ -101,6 +101,7 @@ class ReplicaFeed(LiveFeed):
                 if ordinal and key.member in self._ends:
                     self._ends[key.member].add(ordinal)
             case EndFound(key=key, order=order):
+                self.live.end(key, order)
                 self._leave(key, order)
                 self._tell_status(key.member)
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import structlog
+from cachetools import FIFOCache
 
 from proxy import clock
 from proxy.budget import Allocation, MemoryBudget, MemoryLimitError
@@ -36,6 +37,9 @@ log = structlog.get_logger(__name__)
 
 #: Bytes of payloads that are read at once, and of the largest body of `GET /queue` that is kept.
 _READ_BYTES, _MAX_QUEUE_BODY = 4 * 1024 * 1024, 8 * 1024 * 1024
+
+#: Of how many jobs that have ended the end is remembered.
+_MAX_ENDED = 2000
 
 #: Seconds for which the jobs without an answer are not read again.
 _UNANSWERED_AGE = 0.3
@@ -117,6 +121,8 @@ class LiveJobs:
         self._members: defaultdict[str, MemberJobs] = defaultdict(MemberJobs)
         #: The orders of the jobs that have left the queue during each reading under way.
         self._readings: list[set[int]] = []
+        #: The orders of those that have left last for good, as the storage says.
+        self._ended: FIFOCache[int, None] = FIFOCache(_MAX_ENDED)
         #: The jobs without an answer, by their orders.
         self._unanswered: dict[int, StoredJob] = {}
         self._reading_unanswered: asyncio.Task[StorageError | None] | None = None
@@ -217,6 +223,15 @@ class LiveJobs:
             left.add(order)
         self._sent.remove(order)
 
+    def end(self, key: JobKey, order: int) -> None:
+        """Remove a job that the storage has no more: it does not come back."""
+        self._ended[order] = None
+        self.remove(key, order)
+
+    def has_ended(self, order: int) -> bool:
+        """Return whether a job has left the storage a short time ago."""
+        return order in self._ended
+
     @contextmanager
     def _reading(self) -> Iterator[set[int]]:
         """Yield the orders of the jobs that leave the queue during the block: what is read may
@@ -239,7 +254,7 @@ class LiveJobs:
         living = {row.order for row in rows}
         gone = [job for job in before if job.order not in living | left]
         for job in gone:
-            self.remove(job.key, job.order)
+            self.end(job.key, job.order)
         known = {job.order: job for job in self}
         for row in rows:
             if row.order not in left and _is_newer(row, known.get(row.order)):

@@ -136,6 +136,8 @@ async def test_a_job_whose_end_another_replica_has_read_is_in_the_queue_no_more(
     assert len(list(replica.live)) == 1
     replica.bus.publish("jobs", EndFound(job.key, job.order))
     assert list(replica.live) == []
+    replica.bus.publish("jobs", JobChanged(stored_of(job), job.progress))  # it was on its way
+    assert list(replica.live) == []
 
 
 async def test_an_end_does_not_overtake_an_output_that_was_lost(replica: Replica) -> None:
