@@ -18,7 +18,7 @@ from proxy.engine.table import JobTable
 from proxy.jobs.messages import JobReceived
 from proxy.jobs.models import Job, JobState, Wish
 from proxy.storage.database import StorageError
-from proxy.translate.errors import LocalError
+from proxy.translate.errors import LocalError, unconfirmed_refusal
 
 log = structlog.get_logger(__name__)
 
@@ -89,8 +89,10 @@ class Intake:
         elif self._scheduler.usable(job):
             await self._life.enqueue(job)
         else:
-            await self._table.discard(job)
-            self._announcer.refuse(job.key, _no_account())
+            refusal = _no_account()
+            if not await self._table.discard(job):
+                refusal = unconfirmed_refusal(refusal)
+            self._announcer.refuse(job.key, refusal)
 
     async def _send(self, job: LiveJob) -> None:
         """Lead a new job through its life. If the way to the cloud takes long, its client gets its

@@ -48,7 +48,7 @@ from proxy.engine.workers import Workers
 from proxy.jobs.models import JobState, Wish
 from proxy.storage.database import StorageError
 from proxy.translate import UNKNOWN_CLASS
-from proxy.translate.errors import LocalError, failure_of
+from proxy.translate.errors import LocalError, failure_of, unconfirmed_refusal
 from proxy.translate.packs import Failure
 from proxy.translate.snapshots import Snapshot, Status
 
@@ -315,8 +315,10 @@ class JobLife:
     async def _discard(self, job: LiveJob, refusal: LocalError | None) -> None:
         """Forget a job that the cloud does not have; a new job's client is refused."""
         self._scheduler.give_back(job)
-        await self._table.discard(job)
+        is_out = await self._table.discard(job)
         if refusal is not None and not job.accepted:
+            if not is_out:
+                refusal = unconfirmed_refusal(refusal)
             reveal, id_ = self._resources.files.reveal, job.prompt_id
             refusal.node_errors = await reveal(job.member, refusal.node_errors, id_)
             refusal.details = await reveal(job.member, refusal.details, id_)

@@ -175,15 +175,17 @@ class JobRecorder:
         for job in jobs:
             self._forget(job)
 
-    async def discard_soon(self, job: LiveJob) -> None:
+    async def discard_soon(self, job: LiveJob) -> bool:
         """Take a live job out without a trace, later if the storage refuses now: a job that is
-        gone must not run after a restart."""
+        gone must not run after a restart. Return whether it is out."""
         try:
             await self.discard(job)
         except StorageError as error:
             log.error("record_delete_failed", job=job.prompt_id, error=str(error))
             job.row = RowState.UNWANTED
             self.changed(job)
+            return False
+        return True
 
     def _forget(self, job: LiveJob) -> None:
         self._changed.drop(job.order)

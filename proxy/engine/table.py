@@ -175,10 +175,12 @@ class JobTable:
         for job in jobs:
             self._gone(job, more=cleared and job is not jobs[-1])
 
-    async def discard(self, job: LiveJob) -> None:
-        """Take a job out without a trace; out of the storage later, if that refuses now."""
-        await self.recorder.discard_soon(job)
+    async def discard(self, job: LiveJob) -> bool:
+        """Take a job out without a trace; out of the storage later, if that refuses now. Return
+        whether it is out of the storage."""
+        is_out = await self.recorder.discard_soon(job)
         self._gone(job)
+        return is_out
 
     def _gone(self, job: LiveJob, *, more: bool = False) -> None:
         was_shown = is_shown(job)

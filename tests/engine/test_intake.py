@@ -118,6 +118,24 @@ async def test_a_job_that_is_being_refused_is_accepted_no_more(
         assert await rig.is_gone(job)
 
 
+async def test_the_refusal_of_a_job_that_cannot_be_deleted_is_unconfirmed(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine may end before it is deleted, and the next one runs it."""
+    simulator.switches.update({"refuse_prompt": "PAYMENT_REQUIRED"})
+
+    async def refusing(*_: Any) -> None:
+        raise StorageError("away")
+
+    async with running_engine(simulator, tmp_path) as rig:
+        with monkeypatch.context() as patched:
+            patched.setattr(rig.repository, "discard", refusing)
+            _, answer = await rig.submit(graphs.plain())
+        assert answer.error is not None
+        assert answer.error.kind == "unconfirmed"
+        assert "may run later" in answer.error.message
+
+
 async def test_a_job_that_has_been_refused_does_not_come_back_into_the_queue(
     simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,8 +60,9 @@ class Recorder:
         self._refuse()
         self.discarded += [job.prompt_id for job in jobs]
 
-    async def discard_soon(self, job: LiveJob) -> None:
+    async def discard_soon(self, job: LiveJob) -> bool:
         await self.discard(job)
+        return True
 
     def _refuse(self) -> None:
         if self.refusals:

@@ -36,6 +36,9 @@ FOUND = {
     30862: "an end that one replica had read was told while another one still showed the job",
     103232: "beats that had waited while a replica stood still passed for news of the engine",
     107056: "what a frozen engine had said came to another replica after the job's end",
+    107565: "a slow message brought a job back whose end another replica had read",
+    107869: "a late beat ended the silence of an engine whose messages were still on their way",
+    107991: "a refused job that the database did not delete ran after another engine began",
     1189: "a replica that had lost the bus passed for a leader whose messages arrive",
 }
 
