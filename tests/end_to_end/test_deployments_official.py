@@ -38,6 +38,9 @@ async def test_a_job_has_the_life_of_a_local_server(client: Client) -> None:
     entry = await client.history(prompt_id)
     data = await client.view(entry["outputs"]["9"]["images"][0])
     assert data.startswith(b"\x89PNG")
+    _, job = await client.get(f"api/jobs/{prompt_id}")
+    # That server tells no times of a run: they are the proxy's own.
+    assert 0 < job["execution_start_time"] <= job["execution_end_time"]
 
 
 async def test_an_upload_is_loaded(client: Client) -> None:

@@ -121,6 +121,9 @@ def test_a_failure_without_words_gets_plain_ones(status: str) -> None:
         ("SaveVideo", "video", "images", True),
         ("SaveVideo", "image", "images", True),
         ("SaveAnimatedWEBP", "image", "images", True),
+        ("SaveAnimatedPNG", "image", "images", True),
+        ("PreviewAudio", "audio", "audio", False),
+        ("Preview3D", "file", "3d", False),
         ("VHS_VideoCombine", "video", "gifs", False),
         ("SaveGLB", "file", "3d", False),
         ("SaveLatent", "latent", "latents", False),
@@ -146,7 +149,9 @@ def test_a_video_of_an_unknown_node_is_shown_as_one() -> None:
 
 def test_a_text_is_a_list_of_its_content() -> None:
     told = job(outputs=[output(name="t.txt", type="text", id="t")])
-    assert outputs_by_node(told, GRAPH, {"t": "héllo"}) == {"2": {"text": ["héllo"]}}
+    for class_type in ("PreviewAny", "ShowText|pysssss", "OfAPack"):
+        graph = {"2": {"class_type": class_type, "inputs": {}}}
+        assert outputs_by_node(told, graph, {"t": "héllo"}) == {"2": {"text": ["héllo"]}}
     assert outputs_by_node(told, GRAPH, {}) == {}
 
 
