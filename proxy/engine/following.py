@@ -175,5 +175,6 @@ class Following:
         if time is None:
             return
         for waiting in self._scheduler.queue.of(job.member):
-            if waiting.shape == job.shape:
-                self._table.change(waiting, JobChanges(estimate=waiting.partner_nodes + time))
+            estimate = waiting.partner_nodes + time
+            if waiting.shape == job.shape and waiting.estimate != estimate:
+                self._table.change(waiting, JobChanges(estimate=estimate))
