@@ -41,6 +41,7 @@ from proxy.jobs.history import History
 from proxy.jobs.live_feed import LiveFeed
 from proxy.jobs.messages import MembersChanged
 from proxy.jobs.replica_feed import ReplicaFeed
+from proxy.jobs.replica_jobs import ReplicaJobs
 from proxy.jobs.service import JobService
 from proxy.jobs.submission import SubmissionService
 from proxy.jobs.subscribers import Subscribers
@@ -80,21 +81,10 @@ async def open_jobs(
         members.subscribe(lambda: bus.publish("members", MembersChanged()))
         repository = JobRepository(storage.database, storage.cipher)
         clients, engine = Clients(policy.client_parallelism), EngineClient(bus)
-        parts = (
-            LiveJobs(bus, repository, storage.supervisor, process.budget),
-            Subscribers(bus, storage.supervisor),
-            History(bus, repository.history, resources.files),
-            policy.status_interval,
-        )
-        feed = (
-            ReplicaFeed(*parts, bus=bus, repository=repository, replay=life_of)
-            if bus.lossy
-            else LiveFeed(*parts)
-        )
         submissions = SubmissionService(
             engine=engine,
             repository=repository,
-            feed=feed,
+            feed=_feed(process, storage, resources, bus, repository),
             clients=clients,
             member=members.get,
             limiter=resources.accounting.limiter,
@@ -116,6 +106,25 @@ async def open_jobs(
         yield Jobs(bus, engine, repository, clients, JobService(submissions))
     finally:
         await bus.close()
+
+
+def _feed(
+    process: Process,
+    storage: OpenStorage,
+    resources: Resources,
+    bus: EventBus,
+    repository: JobRepository,
+) -> LiveFeed:
+    """Return what hears of jobs: from the engine of this process, or over a bus of replicas."""
+    supervisor, budget = storage.supervisor, process.budget
+    rest = (
+        Subscribers(bus, supervisor),
+        History(bus, repository.history, resources.files),
+        process.policy.status_interval,
+    )
+    if not bus.lossy:
+        return LiveFeed(LiveJobs(repository, budget), *rest)
+    return ReplicaFeed(ReplicaJobs(repository, budget, bus, supervisor), *rest, replay=life_of)
 
 
 async def _open_bus(settings: Settings, supervisor: Supervisor) -> EventBus:

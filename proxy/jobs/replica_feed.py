@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from proxy import clock
-from proxy.bus import MISSED, EventBus
+from proxy.bus import MISSED
 from proxy.clock import now
 from proxy.jobs.live_feed import LiveFeed
 from proxy.jobs.message_order import KnownEnds
@@ -33,10 +33,11 @@ from proxy.jobs.messages import (
     TermBegan,
 )
 from proxy.jobs.models import JobState
+from proxy.jobs.replica_jobs import ReplicaJobs
 from proxy.jobs.subscribers import Moment, Subscriber
 from proxy.storage.database import StorageError
 from proxy.storage.history import HistoryEntry
-from proxy.storage.jobs import JobKey, JobRepository
+from proxy.storage.jobs import JobKey
 from proxy.supervisor import Supervisor
 from proxy.translate.events import Message, status
 
@@ -53,13 +54,12 @@ _MOMENT_TIMEOUT = 1.0
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ReplicaFeed(LiveFeed):
-    """A `LiveFeed` that hears of jobs on the `bus`, and reads what that loses.
+    """A `LiveFeed` that hears of jobs on the bus of `live`, and reads what that loses.
 
     `replay` gives the messages of an ended job, as its entry of the history has them.
     """
 
-    bus: EventBus
-    repository: JobRepository
+    live: ReplicaJobs = field(kw_only=False)
     replay: Callable[[HistoryEntry], Iterable[Message]]
     #: The newest epoch of an engine that has told of a job.
     _epoch: int = field(init=False, default=0)
@@ -69,6 +69,7 @@ class ReplicaFeed(LiveFeed):
     _database_clock: float = field(init=False)
 
     def __post_init__(self) -> None:
+        self.bus, self.repository = self.live.bus, self.live.repository
         self._deliveries = self.subscribers.deliveries
         self._database_clock = now() - 1000 * clock.monotonic()
         self.bus.subscribe("answers", self._receive)

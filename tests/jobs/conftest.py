@@ -20,10 +20,10 @@ from proxy.jobs.clients import Clients
 from proxy.jobs.engine_client import EngineClient
 from proxy.jobs.history import History
 from proxy.jobs.replica_feed import ReplicaFeed
+from proxy.jobs.replica_jobs import ReplicaJobs
 from proxy.jobs.service import JobService
 from proxy.jobs.submission import SubmissionService
 from proxy.jobs.subscribers import Subscribers
-from proxy.jobs.views import LiveJobs
 from proxy.members.accounting import Limiter, Usage
 from proxy.members.member import Member
 from proxy.storage.budget_notices import BudgetNoticeRepository
@@ -45,11 +45,9 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
         engine=EngineClient(bus),
         repository=repository,
         feed=ReplicaFeed(
-            LiveJobs(bus, repository, supervisor, MemoryBudget(2**28)),
+            ReplicaJobs(repository, MemoryBudget(2**28), bus, supervisor),
             Subscribers(bus, supervisor),
             History(bus, repository.history, None),
-            bus=bus,
-            repository=repository,
             replay=life_of,
         ),
         clients=Clients(),
@@ -79,9 +77,9 @@ async def replica(database: Database) -> Replica:
     assert lease is not None
     recorder = JobRecorder(repository, Term(lease), history_size=10)
     live, subscribers = (
-        LiveJobs(bus, repository, Supervisor(), MemoryBudget(2**28)),
+        ReplicaJobs(repository, MemoryBudget(2**28), bus, Supervisor()),
         Subscribers(bus, Supervisor()),
     )
     history = History(bus, repository.history, None)
-    feed = ReplicaFeed(live, subscribers, history, bus=bus, repository=repository, replay=life_of)
+    feed = ReplicaFeed(live, subscribers, history, replay=life_of)
     return Replica(bus, repository, recorder, live, subscribers, feed)

@@ -17,8 +17,8 @@ from proxy.jobs.message_order import step_of
 from proxy.jobs.messages import JobMessage, topic_of
 from proxy.jobs.models import JobContent, JobEnd, JobState, Wish
 from proxy.jobs.replica_feed import ReplicaFeed
+from proxy.jobs.replica_jobs import ReplicaJobs
 from proxy.jobs.subscribers import Subscribers
-from proxy.jobs.views import LiveJobs
 from proxy.storage.jobs import JobRepository
 from proxy.translate.events import Event, Message
 
@@ -65,7 +65,7 @@ class Replica:
     bus: LosingBus
     repository: JobRepository
     recorder: JobRecorder
-    live: LiveJobs
+    live: ReplicaJobs
     subscribers: Subscribers
     feed: ReplicaFeed
     numbers: Counter[int] = field(default_factory=Counter)

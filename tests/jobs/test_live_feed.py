@@ -65,7 +65,7 @@ async def feed(tmp_path: Path) -> AsyncIterator[LiveFeed]:
     database = await open_database(tmp_path)
     bus, supervisor, repository = SilentBus(), Supervisor(), JobRepository(database)
     yield LiveFeed(
-        LiveJobs(bus, repository, supervisor, MemoryBudget(2**28)),
+        LiveJobs(repository, MemoryBudget(2**28)),
         Subscribers(bus, supervisor),
         History(bus, repository.history, None),
     )

@@ -116,7 +116,7 @@ async def test_what_was_sent_for_a_job_is_read_once_whatever_happens_to_the_job(
 async def test_a_new_job_is_shown_without_a_look_into_the_storage(
     client: Client, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    payloads = proxy.services[JOBS]._live._repository.payloads
+    payloads = proxy.services[JOBS]._live.repository.payloads
     monkeypatch.setattr(payloads, "get_many", None)
     first, second = graphs.sampled(1, steps=1000), graphs.sampled(2, steps=1000)
     ids = [await client.submit(graph) for graph in (first, second)]

@@ -20,9 +20,9 @@ from proxy.jobs.history import History
 from proxy.jobs.messages import JobAnswered, JobReceived, JobReleased, SocketKnown
 from proxy.jobs.models import JobRequest
 from proxy.jobs.replica_feed import ReplicaFeed
+from proxy.jobs.replica_jobs import ReplicaJobs
 from proxy.jobs.submission import SubmissionService
 from proxy.jobs.subscribers import Subscribers
-from proxy.jobs.views import LiveJobs
 from proxy.members.accounting import Limiter, Usage
 from proxy.members.member import Limits, Member
 from proxy.storage.budget_notices import BudgetNoticeRepository
@@ -55,11 +55,9 @@ class Entrance:
             engine=EngineClient(self.bus),
             repository=self.repository,
             feed=ReplicaFeed(
-                LiveJobs(self.bus, self.repository, Supervisor(), MemoryBudget(2**28)),
+                ReplicaJobs(self.repository, MemoryBudget(2**28), self.bus, Supervisor()),
                 Subscribers(self.bus, Supervisor()),
                 History(self.bus, self.repository.history, None),
-                bus=self.bus,
-                repository=self.repository,
                 replay=lambda _: (),
             ),
             clients=Clients(),
