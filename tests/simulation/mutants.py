@@ -167,7 +167,7 @@ MUTANTS = {
 """,
     ),
     # what clients see
-    "bus_not_caught_up": Mutant("jobs.views", "await self._bus.catch_up()", "pass"),
+    "bus_not_caught_up": Mutant("jobs.replica_jobs", "await self.bus.catch_up()", "pass"),
     "shown_after_leaving": Mutant(
         "engine.table", "if progress != job.progress and job in self:", "if True:"
     ),
