@@ -71,8 +71,9 @@ _FAULTS_BY_TYPE: dict[str, Reason] = {
     "DEPLOYMENT_BUSY": "busy",
 }
 
-#: Seconds for which a silent cloud is tried again before the job goes into the queue.
-_SILENT_MAX_WAIT = 2.0
+#: Seconds for which a silent cloud is tried again before the job goes into the queue, and any cloud
+#: once the client has its answer.
+_QUEUE_AFTER = 2.0
 
 #: Between two tries while the cloud cannot take the job for a moment.
 _RETRY = Backoff(first=0.5, longest=8.0)
@@ -170,7 +171,9 @@ class Submitter:
             wait = tried.retry_after or _RETRY.whole(tries)
             spent += wait
             silent = isinstance(tried.outcome, Elsewhere) and tried.outcome.silent
-            if tried.last or spent > (min(max_wait, _SILENT_MAX_WAIT) if silent else max_wait):
+            if silent or job.accepted:
+                max_wait = min(max_wait, _QUEUE_AFTER)
+            if tried.last or spent > max_wait:
                 break
             log.info("submission_delayed", seconds=round(wait, 2))
             await asyncio.sleep(wait)
