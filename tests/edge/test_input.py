@@ -123,6 +123,21 @@ async def test_the_end_waits_for_what_came_before(
     assert reader.received == b"x$"
 
 
+async def test_no_more_than_one_read_waits(reader: Reader, writer: asyncio.StreamWriter) -> None:
+    account = reader.driver.account
+    account.must_wait = True
+    writer.write(bytes(100 * READ))
+    await until(lambda: bool(account._waiting))
+    assert isinstance(reader.transport, asyncio.Transport)
+    assert not reader.transport.is_reading()
+    protocol = reader.transport.get_protocol()
+    assert isinstance(protocol, InputProtocol)
+    assert 0 < len(protocol._waiting) <= READ
+    account.begin_turn()
+    assert reader.transport.is_reading()
+    await until(lambda: len(reader.received) == 100 * READ)
+
+
 async def test_input_that_waits_is_forgotten_with_its_connection(
     reader: Reader, writer: asyncio.StreamWriter
 ) -> None:
