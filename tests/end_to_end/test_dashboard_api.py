@@ -16,6 +16,7 @@ from stack import TIMEOUT
 from team import Team, bearer, running_team
 
 from proxy.api.keys import BUS
+from proxy.bus import MISSED
 from proxy.jobs.engine_client import EngineClient
 from proxy.jobs.messages import OverviewAnswered
 from proxy.simulator import Simulator
@@ -101,7 +102,7 @@ async def test_where_news_were_lost_the_ended_jobs_are_read_again(
 ) -> None:
     before = (await state(session, team, team.bob))["history"]
     assert (await state(session, team, team.bob))["history"] == before
-    team.proxy.services[BUS]._tell_missed()
+    team.proxy.services[BUS]._deliver("history", MISSED)
     assert (await state(session, team, team.bob))["history"] != before
 
 

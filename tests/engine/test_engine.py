@@ -15,7 +15,8 @@ from engine.rig import running_engine
 from stack import Client, running_proxy
 from waiting import ids, until, until_ended
 
-from proxy.api.keys import JOBS, MEMBERS
+from proxy.api.keys import BUS, JOBS, MEMBERS
+from proxy.bus import MISSED
 from proxy.clock import now
 from proxy.engine import engine
 from proxy.jobs.conversion import job_of_request, payload_of, stored_of
@@ -222,7 +223,7 @@ async def test_a_job_that_the_bus_has_not_brought_is_found_in_the_storage_and_ru
         lost.created_at -= 2000
         await jobs._repository.insert(stored_of(lost), payload_of(lost.loaded))
         assert (await client.get(f"api/jobs/{lost.prompt_id}"))[1]["status"] == "in_progress"
-        proxy.services[JOBS]._bus._tell_missed()  # type: ignore[attr-defined]
+        proxy.services[BUS]._deliver("engine", MISSED)
         assert await until_ended(client, 1) == [lost.prompt_id]
 
 
