@@ -31,6 +31,7 @@ from proxy.catalog.source import Accounts, CachedResource
 from proxy.members.rates import Buckets
 from proxy.translate import codec, model_extensions
 from proxy.translate.errors import LocalError
+from proxy.translate.graph_shape import class_of
 from proxy.translate.shapes import Shapes
 
 #: Seconds in which the copy of the node classes is read after the start.
@@ -189,7 +190,9 @@ class Catalog:
 
         A graph with a class that none has goes to accounts that check it before they charge.
         """
-        owners = self.nodes.owners
+        owners, own = self.nodes.owners, self.nodes.pack_classes
+        if not own.isdisjoint(owners):  # core nodes take the place of these
+            graph = {id_: node for id_, node in graph.items() if class_of(node) not in own}
         needs = needs_of(graph, owners) if owners else None
         if len(self._accounts.named) < 2 or (name := self.unknown_class(graph)) is None:
             return needs

@@ -106,8 +106,9 @@ class Checks:
         if accounts.isdisjoint(self.catalog.allowed(member)):
             raise LocalError(
                 "models_of_several_accounts",
-                f"No Comfy Cloud account that you may use has all models of this workflow. {name} "
-                "is in some accounts only: import the models into one account, or choose others.",
+                "No account that you may use has all nodes and models of this workflow. "
+                f"{name} is in some accounts only: choose others, or import the models into one "
+                "account.",
             )
 
     async def _files_of(

@@ -61,7 +61,7 @@ def _see_outputs(surface: V2Surface, graph: Graph, outputs: list[dict[str, Any]]
     listed = [str(item.get("name")) for item in outputs if item.get("node_id") == "7"]
     surface.see("output_order", "by name" if listed == sorted(listed) else "another")
     equal = [item for item in outputs if item.get("node_id") == "2"]
-    ids, hashes = ({item.get(key) for item in equal} for key in ("id", "hash"))
+    ids, hashes = ({item.get(key) for item in equal} - {None} for key in ("id", "hash"))
     surface.see("equal_pictures", f"{len(equal)} entries, {len(ids)} ids, {len(hashes)} hashes")
     return next((item["id"] for item in equal if isinstance(item.get("id"), str)), None)
 

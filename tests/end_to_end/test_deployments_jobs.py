@@ -180,10 +180,13 @@ async def test_previews_are_binary_messages_of_both_forms(client: Client, place:
     assert (about["node_id"], about["display_node_id"], about["prompt_id"]) == ("3", "3", second)
 
 
-async def test_pictures_over_the_websocket_come_from_a_file(place: Place) -> None:
+@pytest.mark.parametrize("settings", [{"cloud": False}, {"prefer_helper_nodes": True}])
+async def test_pictures_over_the_websocket_come_from_a_file(
+    place: Place, settings: dict[str, Any]
+) -> None:
     graph = framed()
     graph["3"] = {"class_type": "SaveImageWebsocket", "inputs": {"images": ["2", 0]}}
-    async with place.proxy(cloud=False) as (client, _), client.listening() as listener:
+    async with place.proxy(**settings) as (client, _), client.listening() as listener:
         prompt_id = await client.submit(graph)
         await listener.until_end(prompt_id)
     (picture,) = listener.of("binary")
