@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import sys
 import time
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -51,13 +52,19 @@ def summary_of(seed: int) -> Summary:
     )
 
 
+def _leave_out_the_ends() -> None:
+    """Say nothing of coroutines of a run that are collected after it: they run no more."""
+    sys.unraisablehook = lambda _: None
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited")
+
+
 def summaries(seeds: Sequence[int], processes: int) -> Iterator[Summary]:
     """Run seeds, in several processes if there are to be more than one."""
     if processes == 1:
         yield from map(summary_of, seeds)
         return
     context = multiprocessing.get_context("spawn")
-    with context.Pool(processes, maxtasksperchild=_RUNS_OF_A_PROCESS) as pool:
+    with context.Pool(processes, _leave_out_the_ends, (), _RUNS_OF_A_PROCESS) as pool:
         yield from pool.imap_unordered(summary_of, seeds)
 
 
@@ -97,7 +104,8 @@ def show(trace: Collection[Line], width: int) -> None:
 
 
 def _many(options: argparse.Namespace) -> int:
-    began, seeds = time.perf_counter(), range(options.first, options.first + options.seeds)
+    began = time.perf_counter()
+    seeds = _numbers(options.only) or range(options.first, options.first + options.seeds)
     done = [0, 0.0, 0, 0, 0]
     failed: list[Summary] = []
     for summary in summaries(seeds, options.processes):
@@ -158,6 +166,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=200, help="how many seeds")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
+    parser.add_argument("--only", help="these seeds instead, with commas between")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--failures", type=int, default=1, help="end after so many")
     parser.add_argument("--progress", type=int, default=0, help="print figures after so many runs")
@@ -170,7 +179,7 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=200)
     parser.add_argument("--mutant", help="plant this defect before")
     options = parser.parse_args()
-    sys.unraisablehook = lambda _: None  # what is collected at the end runs no more
+    _leave_out_the_ends()
     if options.mutant:
         plant(options.mutant)
     return _many(options) if options.seed is None else _one(options)
