@@ -139,6 +139,10 @@ class LiveFeed:
     ) -> None:
         """Let `subscriber` hear what concerns `client_id` (see `Subscribers.attach`); of jobs that
         run already, what comes from now on."""
+        self._expect(member, client_id)
         self.subscribers.attach(
             member, client_id, subscriber, greet, hears_all=hears_all, opened=opened
         )
+
+    def _expect(self, member: str, client_id: str) -> None:
+        """Prepare for messages of jobs that run already when a socket of a client opens."""

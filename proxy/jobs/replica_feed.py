@@ -34,7 +34,7 @@ from proxy.jobs.messages import (
 )
 from proxy.jobs.models import JobState
 from proxy.jobs.replica_jobs import ReplicaJobs
-from proxy.jobs.subscribers import Moment, Subscriber
+from proxy.jobs.subscribers import Moment
 from proxy.storage.database import StorageError
 from proxy.storage.history import HistoryEntry
 from proxy.storage.jobs import JobKey
@@ -120,22 +120,10 @@ class ReplicaFeed(LiveFeed):
         self._database_clock = at - monotonic
         return Moment(at, ended)
 
-    def attach(
-        self,
-        member: str,
-        client_id: str,
-        subscriber: Subscriber,
-        greet: Callable[[], None],
-        *,
-        hears_all: bool,
-        opened: Moment,
-    ) -> None:
-        """Let `subscriber` hear what concerns `client_id` (see `Subscribers.attach`); of jobs that
-        run already, what comes from now on."""
+    def _expect(self, member: str, client_id: str) -> None:
         for job in self.live.of(member).jobs.values():
             if job.state == JobState.RUNNING and job.client_id in (client_id, None):
                 self._deliveries.expect(job.order, job.key, job.client_id, running=True)
-        super().attach(member, client_id, subscriber, greet, hears_all=hears_all, opened=opened)
 
     # --- what the bus has lost -------------------------------------------------------------
 
