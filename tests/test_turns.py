@@ -140,7 +140,7 @@ async def test_requests_checks_estimates_and_packs_share_their_turns(proxy: Prox
     submissions = proxy.services[JOBS].submissions
     checks, turns = submissions.checks, proxy.services[TURNS]
     assert isinstance(checks.packs, Packs)
-    assert checks.turns is submissions.estimator.turns is checks.packs.turns is turns
+    assert checks.turns is submissions.limits.estimator.turns is checks.packs.turns is turns
 
 
 def _soon() -> float:

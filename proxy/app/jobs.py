@@ -44,6 +44,7 @@ from proxy.jobs.replica_feed import ReplicaFeed
 from proxy.jobs.replica_jobs import ReplicaJobs
 from proxy.jobs.service import JobService
 from proxy.jobs.submission import SubmissionService
+from proxy.jobs.submission_limits import SubmissionLimits
 from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.views import LiveJobs
 from proxy.settings import Settings
@@ -81,13 +82,12 @@ async def open_jobs(
         members.subscribe(lambda: bus.publish("members", MembersChanged()))
         repository = JobRepository(storage.database, storage.cipher)
         clients, engine = Clients(policy.client_parallelism), EngineClient(bus)
+        feed = _feed(process, storage, resources, bus, repository)
         submissions = SubmissionService(
             engine=engine,
             repository=repository,
-            feed=_feed(process, storage, resources, bus, repository),
+            feed=feed,
             clients=clients,
-            member=members.get,
-            limiter=resources.accounting.limiter,
             checks=Checks(
                 resources.catalog,
                 resources.files.graphs,
@@ -97,10 +97,18 @@ async def open_jobs(
                 catalog_timeout=process.timeouts.catalog_timeout,
                 turns=process.turns,
             ),
-            estimator=JobEstimator(
-                pricing_of(settings, resources.catalog), resources.catalog.allowed, process.turns
+            limits=SubmissionLimits(
+                repository,
+                feed.live,
+                members.get,
+                resources.accounting.limiter,
+                JobEstimator(
+                    pricing_of(settings, resources.catalog),
+                    resources.catalog.allowed,
+                    process.turns,
+                ),
+                BudgetRefusals(BudgetNoticeRepository(storage.database), bus),
             ),
-            refusals=BudgetRefusals(BudgetNoticeRepository(storage.database), bus),
             timeout=policy.submit_timeout,
         )
         yield Jobs(bus, engine, repository, clients, JobService(submissions))
@@ -191,9 +199,9 @@ async def run_engine(
                     jobs.repository,
                     term,
                     resources.accounting.limiter,
-                    jobs.service.submissions.estimator,
+                    jobs.service.submissions.limits.estimator,
                     run_times,
-                    jobs.service.submissions.refusals,
+                    jobs.service.submissions.limits.refusals,
                     refuses=settings.over_budget == "refuse",
                 ),
             ),

@@ -6,7 +6,7 @@ A submission is checked, and in the storage before the engine learns of it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -14,30 +14,24 @@ from typing import Any
 import structlog
 from msgspec import Struct
 
-from proxy import clock, randomness
+from proxy import randomness
 from proxy.bus import EventBus
 from proxy.costs.job_cost import JobCost
-from proxy.jobs.budget_notices import BudgetRefusals
 from proxy.jobs.checks import Checks
 from proxy.jobs.clients import Clients
 from proxy.jobs.conversion import job_of_request, payload_of, stored_of, used
 from proxy.jobs.engine_client import EngineClient
-from proxy.jobs.estimates import JobEstimator, OverBudgetError
+from proxy.jobs.estimates import OverBudgetError
 from proxy.jobs.live_feed import LiveFeed
 from proxy.jobs.messages import JobAnswered
 from proxy.jobs.models import Job, JobRequest
-from proxy.members.accounting import Limiter
-from proxy.members.member import Member
-from proxy.storage.conditions import Conditions, DayFullError, Numbering, QueueFullError
-from proxy.storage.database import BusyError, OutcomeUnknownError, StorageError
+from proxy.jobs.submission_limits import SubmissionLimits
+from proxy.storage.conditions import DayFullError, Numbering, QueueFullError
+from proxy.storage.database import OutcomeUnknownError, StorageError
 from proxy.storage.jobs import JobLivesError, JobRepository
-from proxy.storage.usage import day_of
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
-
-#: Jobs below its limit from which a member's waiting jobs are counted exactly.
-_COUNTED = 1_000
 
 
 def poll_interval(bus: EventBus) -> float:
@@ -59,23 +53,17 @@ class Trial(Struct, frozen=True):
 class SubmissionService:
     """The entrance for the jobs of all members.
 
-    The `limiter` is asked before anything else whether a member may submit now, the `checks`
+    The `limits` are asked before anything else whether a member may submit now, the `checks`
     whether the graph can run. A submission that the engine has not started after `timeout`
-    seconds is withdrawn. `member` gives the limits of a member, `clients` knows who listens, the
-    `feed` brings the answers of the engine. The
-    `estimator` says what jobs of members with budgets will cost, `refusals` takes note of the first
-    that a budget refuses.
+    seconds is withdrawn. `clients` knows who listens, the `feed` brings the answers of the engine.
     """
 
     engine: EngineClient
     repository: JobRepository
     feed: LiveFeed
     clients: Clients
-    member: Callable[[str], Member]
-    limiter: Limiter
     checks: Checks
-    estimator: JobEstimator
-    refusals: BudgetRefusals
+    limits: SubmissionLimits
     timeout: float = 30.0
 
     def __post_init__(self) -> None:
@@ -90,7 +78,7 @@ class SubmissionService:
         The number advances for refused requests too, as in ComfyUI. Raises `LocalError`, and
         `BusyError` without looking at the request while jobs come faster than they can be stored.
         """
-        await self._admit(member)
+        await self.limits.check(member)
         prompt_id = request.prompt_id or str(randomness.uuid4())
         live = self.live.of(member)
         numbering = None
@@ -101,7 +89,9 @@ class SubmissionService:
         if prompt_id in live.jobs:  # maybe one that has ended and is about to leave the engine
             raise _in_the_queue(prompt_id)
         job = job_of_request(member, request, found, prompt_id=prompt_id)
-        job.one_at_a_time = self.clients.one_at_a_time(self.member(member), request.client_id)
+        job.one_at_a_time = self.clients.one_at_a_time(
+            self.limits.member(member), request.client_id
+        )
         content = job.loaded
         outputs = content.targets if found is None else found.outputs
         content.rewriting = await self.checks.packs.rewrite(member, content.graph, outputs)
@@ -115,25 +105,16 @@ class SubmissionService:
             watched = self.clients.listens(member, request.client_id)
             self.engine.release(job.key, watched=watched)
 
-    async def _admit(self, member: str) -> None:
-        """Check whether a member may submit now. Raises `LocalError`."""
-        if self.repository.database.busy:
-            raise BusyError("too many jobs wait to be stored")
-        who = self.member(member)
-        if self._may_be_full(who) or who.limits.jobs_per_day is not None:
-            waiting, submitted = await self.repository.used(member, day_of(clock.time()))
-            self.limiter.admit(member, waiting=waiting, submitted=submitted)
-
     async def trial(self, member: str, request: JobRequest) -> Trial:
         """Return what submitting a job would find, without taking it in.
 
         The files that nodes of packs load are not looked at. Raises `StorageError`.
         """
         try:
-            await self._admit(member)
+            await self.limits.check(member)
             found = await self.checks.check(member, request)
             job = job_of_request(member, request, found, prompt_id=str(randomness.uuid4()))
-            reservation = await self.estimator.reservation(job, self.limiter.budgets(member))
+            reservation = await self.limits.reservation(job)
         except LocalError as error:
             return Trial(error, error.node_errors)
         spending, typical_ms = await self.repository.expectation(
@@ -143,61 +124,23 @@ class SubmissionService:
         try:
             reservation.decide(spending, typical_ms)
         except OverBudgetError as error:
-            refusal = self._refusal(job, error)
-        cost = await self.estimator.cost(job, typical_ms)
+            refusal = self.limits.refusal(member, error)
+        cost = await self.limits.estimator.cost(job, typical_ms)
         return Trial(refusal, {} if found is None else found.node_errors, cost)
-
-    def _may_be_full(self, member: Member) -> bool:
-        """Return whether the storage has to count the member's waiting jobs.
-
-        It does not while much fewer are known here than a large limit allows: to count thousands
-        costs more than to store a job.
-        """
-        limit, live = member.limits.max_queued, self.live.of(member.name)
-        return limit is not None and len(live.jobs) + live.answering >= limit - _COUNTED
 
     async def _insert(self, job: Job, numbering: Numbering | None) -> None:
         """Put a new job into the storage, which numbers it if it has no number. Raises
         `LocalError`, `StorageError`."""
-        budgets = self.limiter.budgets(job.member)
-        reservation = await self.estimator.reservation(job, budgets) if budgets.all else None
-        member = self.member(job.member)  # its limits may have changed during the checks
-        conditions = Conditions(
-            usage=used(job, submitted=1),
-            numbering=numbering,
-            reservation=reservation,
-            max_per_day=member.limits.jobs_per_day,
-            max_waiting=member.limits.max_queued if self._may_be_full(member) else None,
-        )
-        if reservation is not None:
-            job.shape = reservation.shape or ""
-            job.partner_nodes = reservation.partner_nodes.amount
+        conditions = await self.limits.conditions(job, numbering)
         row, payload = stored_of(job), payload_of(job.loaded)
         try:
             stored = await self.repository.insert(row, payload, conditions)
-        except (JobLivesError, DayFullError, QueueFullError, OverBudgetError) as error:
-            if isinstance(error, OverBudgetError):
-                spent = error.budget.spent(error.spent)
-                await self.refusals.add(job.member, error.budget, spent)
-            raise self._refusal(job, error) from None
+        except JobLivesError:
+            raise _in_the_queue(job.prompt_id) from None
+        except (DayFullError, QueueFullError, OverBudgetError) as error:
+            raise await self.limits.refused(job.member, error) from None
         job.order, job.number, job.estimate = stored.order, stored.number, stored.estimate
         self.live.keep_sent(stored, payload)
-
-    def _refusal(
-        self, job: Job, error: JobLivesError | DayFullError | QueueFullError | OverBudgetError
-    ) -> LocalError:
-        """Return what the client is told of a job that the storage does not take."""
-        match error:
-            case DayFullError():
-                return self.limiter.day_is_full(job.member)
-            case QueueFullError(waiting=waiting):
-                return self.limiter.queue_is_full(job.member, waiting)
-            case OverBudgetError(budget=budget, spent=spent, estimate=estimate):
-                left = budget.left(spent)
-                return self.limiter.over_budget(
-                    budget, left=left, estimate=estimate, is_guess=error.is_guess
-                )
-        return _in_the_queue(job.prompt_id)
 
     async def _answer(self, job: Job) -> dict[str, Any]:
         """Return what the cloud found wrong with single nodes of a job, once the engine has

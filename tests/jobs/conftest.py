@@ -23,6 +23,7 @@ from proxy.jobs.replica_feed import ReplicaFeed
 from proxy.jobs.replica_jobs import ReplicaJobs
 from proxy.jobs.service import JobService
 from proxy.jobs.submission import SubmissionService
+from proxy.jobs.submission_limits import SubmissionLimits
 from proxy.jobs.subscribers import Subscribers
 from proxy.members.accounting import Limiter, Usage
 from proxy.members.member import Member
@@ -41,21 +42,26 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
     lease = await LeaseRepository(database).acquire(ENGINE, "test", 60)
     assert lease is not None
     recorder = JobRecorder(repository, Term(lease), history_size=10_000)
+    feed = ReplicaFeed(
+        ReplicaJobs(repository, MemoryBudget(2**28), bus, supervisor),
+        Subscribers(bus, supervisor),
+        History(bus, repository.history, None),
+        replay=life_of,
+    )
     submissions = SubmissionService(
         engine=EngineClient(bus),
         repository=repository,
-        feed=ReplicaFeed(
-            ReplicaJobs(repository, MemoryBudget(2**28), bus, supervisor),
-            Subscribers(bus, supervisor),
-            History(bus, repository.history, None),
-            replay=life_of,
-        ),
+        feed=feed,
         clients=Clients(),
-        member=Member,
-        limiter=Limiter(Member, Usage(UsageRepository(database))),
         checks=NoChecks(),
-        estimator=estimator(),
-        refusals=BudgetRefusals(BudgetNoticeRepository(database), bus),
+        limits=SubmissionLimits(
+            repository,
+            feed.live,
+            Member,
+            Limiter(Member, Usage(UsageRepository(database))),
+            estimator(),
+            BudgetRefusals(BudgetNoticeRepository(database), bus),
+        ),
     )
     yield Room(JobService(submissions), bus, recorder, repository)
     await supervisor.close()

@@ -22,6 +22,7 @@ from proxy.jobs.models import JobRequest
 from proxy.jobs.replica_feed import ReplicaFeed
 from proxy.jobs.replica_jobs import ReplicaJobs
 from proxy.jobs.submission import SubmissionService
+from proxy.jobs.submission_limits import SubmissionLimits
 from proxy.jobs.subscribers import Subscribers
 from proxy.members.accounting import Limiter, Usage
 from proxy.members.member import Limits, Member
@@ -51,21 +52,26 @@ class Entrance:
         def member(name: str) -> Member:
             return Member(name, limits=self.limits)
 
+        feed = ReplicaFeed(
+            ReplicaJobs(self.repository, MemoryBudget(2**28), self.bus, Supervisor()),
+            Subscribers(self.bus, Supervisor()),
+            History(self.bus, self.repository.history, None),
+            replay=lambda _: (),
+        )
         self.service = SubmissionService(
             engine=EngineClient(self.bus),
             repository=self.repository,
-            feed=ReplicaFeed(
-                ReplicaJobs(self.repository, MemoryBudget(2**28), self.bus, Supervisor()),
-                Subscribers(self.bus, Supervisor()),
-                History(self.bus, self.repository.history, None),
-                replay=lambda _: (),
-            ),
+            feed=feed,
             clients=Clients(),
-            member=member,
-            limiter=Limiter(member, Usage(UsageRepository(database))),
             checks=NoChecks(),
-            estimator=estimator(),
-            refusals=BudgetRefusals(BudgetNoticeRepository(database), self.bus),
+            limits=SubmissionLimits(
+                self.repository,
+                feed.live,
+                member,
+                Limiter(member, Usage(UsageRepository(database))),
+                estimator(),
+                BudgetRefusals(BudgetNoticeRepository(database), self.bus),
+            ),
         )
 
     def _hear(self, message: object) -> None:
