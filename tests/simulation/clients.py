@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 #: Seconds that a client waits for an answer.
 _TIMEOUT = 60.0
 
+#: Seconds after which all replicas know of an end that one read which was cut off from the bus: an
+#: engine may have written it, and not have the answer of the database.
+_CUT_OFF = 10.0
+
 #: Errors after which a client does not know whether its job was taken.
 _UNKNOWN = (GoneError, TimeoutError, OutcomeUnknownError)
 
@@ -44,6 +48,9 @@ class Submission:
     unwanted: set[str] = field(default_factory=set)
     in_history: bool = False
     heard_over_at: float | None = None
+    #: Until when another replica may still show it: the one that told its end is cut off from the
+    #: bus, and could not tell the others.
+    shown_until: float = 0.0
     refusal: str = ""
     #: Whether the client used the id again because it heard no answer.
     submitted_again: bool = False
@@ -227,8 +234,8 @@ class SimulatedClient:
             return
         queued = f'"{job.prompt_id}"' in queue.decode()
         over = job.heard_over_at
-        if queued and over is not None and over < asked_at and not job.submitted_again:
-            raise BrokenPromiseError("queue_after_end", job.prompt_id)
+        if queued and over is not None and over < asked_at:
+            self._stays_in_queue(job)
         if queued:
             return
         entry = await self._ask(
@@ -331,6 +338,9 @@ class SimulatedClient:
             return
         if type_ == "executing" and data.get("node") is None:
             job.heard_over_at = at
+            parts = socket.replica.parts
+            if parts is None or not (parts.jobs.bus.connected or parts.election.is_active()):
+                job.shown_until = at + _CUT_OFF
             self.run.spawn(self._look_into_queue(job))
         if type_ in ("execution_success", "execution_error", "execution_interrupted"):
             self.run.spawn(self._look_into_history(job))
@@ -339,7 +349,12 @@ class SimulatedClient:
         """No replica has a job in the queue whose last message was heard."""
         queue = await self._ask(self._rng, lambda jobs: jobs.service.queue_json(self.member))
         queued = isinstance(queue, bytes) and f'"{job.prompt_id}"' in queue.decode()
-        if queued and not job.submitted_again:
+        if queued:
+            self._stays_in_queue(job)
+
+    def _stays_in_queue(self, job: Submission) -> None:
+        """Take note of a job in a queue whose last message was heard before."""
+        if not job.submitted_again and self.world.seconds >= job.shown_until:
             raise BrokenPromiseError("queue_after_end", job.prompt_id)
 
     async def _look_into_history(self, job: Submission) -> None:
