@@ -44,10 +44,15 @@ def _next_step() -> str:
     """Return what a person does after the demo, with the command as it can be typed."""
     own = Path(sys.argv[0]).absolute()
     found = shutil.which(PROGRAM)
-    command = PROGRAM if found and Path(found).absolute() == own else os.path.relpath(own)
+    if not found or Path(found).absolute() != own:
+        step = f"{os.path.relpath(own)} --simulate"
+    elif "UV" in os.environ:  # uvx, whose environment is on the PATH of this process alone
+        step = "the same command, with --simulate in the place of demo"
+    else:
+        step = f"{PROGRAM} --simulate"
     return (
         "\nThe simulator draws landscapes, whatever the prompt is.\n"
-        f"Next: {command} --simulate\nThen open http://127.0.0.1:8188/\n"
+        f"Next: {step}\nThen open http://127.0.0.1:8188/\n"
         "For nodes of your own, a deployment of Comfy can be an account: add --simulate-deployment "
         "to see one.\n"
     )
