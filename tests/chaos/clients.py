@@ -30,6 +30,8 @@ _SHOWN_WITHIN = 60.0
 _NAMING, _INTERRUPTED = 0.3, 0.05
 #: Seconds in which a budget is spent that was not when the other jobs had ended.
 _SPENT_WITHIN = 60.0
+#: Seconds after which a job is given up that the budget lets wait.
+_HELD_BACK = 20.0
 #: Seconds for which a long job runs, if it is not interrupted.
 _LONG = 3.0
 
@@ -305,8 +307,9 @@ class ChaosClient:
 class SpendingClient(ChaosClient):
     """A client of a member with a hard budget, which goes on to submit when that is spent.
 
-    `over_budget` counts how often the budget refused a job when most of it was spent. It also
-    refuses jobs as long as nobody knows how long they run, and expects them to cost much.
+    `over_budget` counts how often the budget refused a job when most of it was spent, or let one
+    wait that it had taken for a cheaper one. It also refuses jobs as long as nobody knows how long
+    they run, and expects them to cost much.
     """
 
     async def run(self, count: int, is_over: Callable[[], bool]) -> None:
@@ -317,12 +320,27 @@ class SpendingClient(ChaosClient):
                 until = loop.time() + _SPENT_WITHIN
             submission = await self._try(self._color())
             if submission.accepted:
-                await self._follow(submission)
+                async with asyncio.TaskGroup() as tasks:
+                    giving_up = tasks.create_task(self._give_up(submission))
+                    await self._follow(submission)
+                    giving_up.cancel()
                 submission.bytes_checked = (
                     submission.recorded == "success"
                 )  # others look at pictures
             else:
                 await asyncio.sleep(self._rng.random())
+
+    async def _give_up(self, submission: Submission) -> None:
+        """Interrupt a job that the budget lets wait for long, until cancelled."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _HELD_BACK
+        while True:
+            await asyncio.sleep(_PAUSE)
+            found = await self._get(f"api/jobs/{submission.prompt_id}")
+            if found.get("queue_reason") == "budget" and loop.time() >= until:
+                submission.interrupted = True
+                self.over_budget += 1
+                await self._interrupt(submission)
 
 
 def _is_spent(text: str) -> bool:

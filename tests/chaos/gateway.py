@@ -132,7 +132,7 @@ class Gateway:
         costs = await self._costs(members)
         run = [cost for cost in costs if cost.prompt_id in accepted]
         named = {id_ for id_, job in accepted.items() if job.names_webhook}
-        due, allowed = messages_of(run, named, round(self.budget * MILLIONTHS))
+        due, allowed = messages_of(run, named, round(self.budget * MILLIONTHS), refused)
         self.receiver.heal()
         undelivered = await self._until_delivered(due)
         spent = [
@@ -199,10 +199,11 @@ class Gateway:
 
 
 def messages_of(
-    run: Iterable[Cost], named: Iterable[str], budget: int
+    run: Iterable[Cost], named: Iterable[str], budget: int, refused: int = 0
 ) -> tuple[set[Message], set[Message]]:
     """Return the messages that are due for jobs that have ended, some of which have `named` a URL,
-    and those that may come: a job that has failed or was cancelled may have begun to run, or not.
+    and those that may come: a job that has failed or was cancelled may have begun to run, or not,
+    and a budget that has `refused` jobs is told of although some of it is left.
     """
     due, allowed = set[Message](), set[Message]()
     with_url = set(named)
@@ -229,6 +230,7 @@ def messages_of(
             for path in ("/gateway", f"/{SPENDER}")
         }
         due |= reached if spent >= limit else set()
+        allowed |= reached if refused else set()
     return due, allowed
 
 

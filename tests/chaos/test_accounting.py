@@ -104,6 +104,11 @@ def test_each_job_tells_its_member_the_gateway_and_the_url_that_it_named() -> No
     }
 
 
+def test_a_budget_that_has_refused_a_job_may_be_told_of_before_all_of_it_is_spent() -> None:
+    _, allowed = messages_of([], [], 1000, refused=1)
+    assert Message("/gateway", "budget.reached", f"credits_per_day of {SPENDER}") in allowed
+
+
 DAY = "2026-11-29"
 JOBS = [
     Cost("1", "anna", "one", "completed", DAY, 2_500_000),
