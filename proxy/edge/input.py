@@ -11,6 +11,9 @@ from proxy.edge.limited_connection import LimitedConnection
 
 #: Maximum bytes of one read; parsing them takes a few ms, even if each has a chunk of its own.
 READ = 16 * 1024
+#: The same of a connection whose member is not known. New connections of one address wait for each
+#: other, and what is sent behind the headers of one must not delay the rest.
+STRANGERS_READ = 2 * 1024
 
 
 class InputProtocol(asyncio.BufferedProtocol):
@@ -20,11 +23,12 @@ class InputProtocol(asyncio.BufferedProtocol):
     what was read is taken before the next read.
     """
 
-    __slots__ = ("_buffer", "_transport", "_waiting", "connection")
+    __slots__ = ("_buffer", "_strangers_buffer", "_transport", "_waiting", "connection")
 
     def __init__(self, connection: LimitedConnection, buffer: memoryview) -> None:
         self.connection = connection
         self._buffer = buffer
+        self._strangers_buffer = buffer[:STRANGERS_READ]
         self._waiting = b""
         self._transport: asyncio.Transport | None = None
 
@@ -35,7 +39,7 @@ class InputProtocol(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return the buffer of the next read."""
-        return self._buffer
+        return self._buffer if self.connection.owner.member else self._strangers_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Pass on what was read, or let it wait."""

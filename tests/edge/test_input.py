@@ -13,9 +13,10 @@ from waiting import until
 
 from proxy.edge import loop_turns
 from proxy.edge.aiohttp_internals import BY_TURNS
-from proxy.edge.input import READ, InputProtocol
+from proxy.edge.input import READ, STRANGERS_READ, InputProtocol
 from proxy.edge.limited_connection import LimitedConnection
 from proxy.edge.loop_turns import QUANTUM, Driver, LoopTurns
+from proxy.owners import Owner
 
 
 @dataclass(eq=False)
@@ -23,6 +24,7 @@ class Reader:
     """Remembers what it received."""
 
     driver: Driver
+    owner: Owner = field(default_factory=lambda: Owner("eve"))
     transport: asyncio.Transport | None = None
     received: bytes = b""
     reads: list[int] = field(default_factory=list)
@@ -86,6 +88,13 @@ async def test_all_input_arrives_in_small_reads_and_before_the_end(
     await reader.ended.wait()
     assert reader.received == sent + b"$"
     assert max(reader.reads) <= READ
+
+
+async def test_strangers_have_smaller_reads(reader: Reader, writer: asyncio.StreamWriter) -> None:
+    reader.owner = Owner(address="10.0.0.1")
+    writer.write(bytes(2 * READ))
+    await until(lambda: len(reader.received) == 2 * READ)
+    assert max(reader.reads) == STRANGERS_READ
 
 
 async def test_input_of_an_owner_that_has_used_its_time_arrives_in_order(
