@@ -24,6 +24,8 @@ log = structlog.get_logger(__name__)
 
 #: Seconds after which a client knows of its job although the cloud has not taken it.
 ANSWER_TIMEOUT = 2.5
+#: The same while no events come from the account: the way to the cloud is interrupted.
+_INTERRUPTED_TIMEOUT = 0.5
 #: Seconds before a job that could not be read is read again: a connection may have broken.
 _READ_AGAIN = (0.05, 0.25)
 
@@ -100,7 +102,10 @@ class Intake:
         self._table.advance(job, JobState.SUBMITTING)
         async with asyncio.TaskGroup() as tasks:
             life = tasks.create_task(self._life.run(job), name=f"job {job.prompt_id}")
-            await asyncio.wait([life], timeout=ANSWER_TIMEOUT)
+            timeout = ANSWER_TIMEOUT
+            if not self._life.events_come(job):
+                timeout = min(timeout, _INTERRUPTED_TIMEOUT)
+            await asyncio.wait([life], timeout=timeout)
             # One without a slot is about to be refused, an unknown one was.
             is_on_its_way = job.state is JobState.SUBMITTING and job.slot is not SlotState.NONE
             if is_on_its_way and not job.accepted and job.wish is not Wish.CANCEL:

@@ -84,6 +84,10 @@ class JobLife:
         self._policy = policy
         self.following = Following(table, scheduler, resources)
 
+    def events_come(self, job: LiveJob) -> bool:
+        """Return whether events come from the account of a job, as far as is known."""
+        return self._workers[job.account].feed.connected
+
     async def run(self, job: LiveJob, outcome: Outcome | None = None) -> None:
         """Lead a job that has a slot to its end, or back into the queue.
 

@@ -96,3 +96,22 @@ async def test_a_job_is_sent_within_two_seconds_after_a_gateway_s_503(
             back = time.monotonic()
             await listener.until("execution_start", prompt_id=job)
         assert time.monotonic() - back < BOUND
+
+
+async def test_a_job_is_in_the_queue_within_a_second_while_the_cloud_is_away(
+    cloud_process: CloudProcess, tmp_path: Path
+) -> None:
+    policy = {"submit_timeout": Policy().submit_timeout}
+    async with (
+        running_proxy(cloud_process, tmp_path / "data", policy=policy) as proxy,
+        aiohttp.ClientSession() as session,
+        asyncio.timeout(TIMEOUT),
+    ):
+        client = Client(session, proxy.url)
+        await client.until_ready()
+        await cloud_process.stop()
+        begun = time.monotonic()
+        job = await client.submit(graphs.plain())
+        assert time.monotonic() - begun < 1.0
+        _, queue = await client.get("queue")
+        assert [item[1] for item in queue["queue_running"] + queue["queue_pending"]] == [job]
