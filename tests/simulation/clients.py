@@ -19,7 +19,7 @@ from proxy.jobs.models import JobRequest
 from proxy.jobs.service import JobQuery
 from proxy.storage.database import OutcomeUnknownError, StorageError
 from proxy.translate.errors import LocalError
-from proxy.translate.events import Event, Message, status
+from proxy.translate.events import Event, Message, Preview, status
 
 if TYPE_CHECKING:
     from simulation.run import Run
@@ -66,7 +66,8 @@ class Socket:
     opened_at: float
     heard: list[tuple[float, str, dict[str, Any]]] = field(default_factory=list)
     silent_since: float | None = None
-    asks_for_previews: bool = False
+    asks_for_previews: bool = True
+    previews: int = 0
 
     @property
     def is_open(self) -> bool:
@@ -78,6 +79,8 @@ class Socket:
         del for_all
         if isinstance(message, Event):
             self.client.heard(self, message.type, message.data)
+        elif isinstance(message, Preview):
+            self.client.saw(self, message)
 
     def superseded(self) -> None:
         """Hear no more."""
@@ -344,6 +347,21 @@ class SimulatedClient:
             self.run.spawn(self._look_into_queue(job))
         if type_ in ("execution_success", "execution_error", "execution_interrupted"):
             self.run.spawn(self._look_into_history(job))
+
+    def saw(self, socket: Socket, preview: Preview) -> None:
+        """Take a preview: it is of an own job, whose last message has not been heard."""
+        if socket.silent_since is not None:
+            return
+        socket.previews += 1
+        job = self.run.find(preview.prompt_id)
+        if job is None or job.client.member != self.member:
+            self.run.fail(BrokenPromiseError("message_of_another_member", preview.prompt_id))
+        elif not job.submitted_again and any(
+            type_ == "executing" and data.get("node") is None
+            for _, type_, data in socket.heard
+            if data.get("prompt_id") == preview.prompt_id
+        ):
+            self.run.fail(BrokenPromiseError("message_order", f"a preview after all: {job}"))
 
     async def _look_into_queue(self, job: Submission) -> None:
         """No replica has a job in the queue whose last message was heard."""

@@ -93,8 +93,11 @@ class CloudJob:
 class CloudModel:
     """One account: its jobs by their ids, in the order in which they came."""
 
-    def __init__(self, world: World, name: str, *, slots: int, seconds: float) -> None:
+    def __init__(
+        self, world: World, name: str, *, slots: int, seconds: float, previews: bool
+    ) -> None:
         self._world = world
+        self._previews = previews
         self._name = name
         self._weather = world.weather
         self._loop = world.loop
@@ -241,6 +244,8 @@ class CloudModel:
         self._tell(job, "executing", node=node, display_node=node)
         if self._weather.draw(0.0, 1.0) < 0.5:
             self._tell(job, "progress", node=node, value=1, max=2)
+            if self._previews:
+                self._show(job, node)
         seconds = self._weather.draw(0.0, 2 * self._seconds) / len(job.graph)
         self._loop.in_world(seconds, self._node_done, job, node, nodes)
 
@@ -277,7 +282,15 @@ class CloudModel:
         for socket in list(self.sockets):
             self._send(socket, message)
 
-    def _send(self, socket: CloudSocket, message: str) -> None:
+    def _show(self, job: CloudJob, node: str) -> None:
+        """Send a preview (binary type 4, `contract/websocket.md`)."""
+        about = json.dumps({"prompt_id": job.id, "node_id": node, "image_type": "image/png"})
+        length = len(about).to_bytes(4, "big")
+        frame = b"".join(((4).to_bytes(4, "big"), length, about.encode(), b"\x89PNG"))
+        for socket in list(self.sockets):
+            self._send(socket, frame)
+
+    def _send(self, socket: CloudSocket, message: str | bytes) -> None:
         weather = self._weather
         if weather.chance("socket_closed"):
             socket.lose()

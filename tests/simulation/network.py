@@ -196,7 +196,7 @@ class CloudSocket(aiohttp.ClientWebSocketResponse):
             sockets.remove(self)
         self._news.set()
 
-    def receive(self, text: str, late: float) -> None:
+    def receive(self, data: str | bytes, late: float) -> None:
         """Let a message arrive, in its turn or `late`."""
         if self._world.weather.cloud_away(self.process, self._host):
             return
@@ -206,11 +206,12 @@ class CloudSocket(aiohttp.ClientWebSocketResponse):
             at += late
         else:
             self._arrives = at
-        loop.in_world(at - loop.time(), self._arrived, text)
+        loop.in_world(at - loop.time(), self._arrived, data)
 
-    def _arrived(self, text: str) -> None:
+    def _arrived(self, data: str | bytes) -> None:
         if self._open:
-            self._inbox.append(aiohttp.WSMessage(WSMsgType.TEXT, text, None))
+            type_ = WSMsgType.TEXT if isinstance(data, str) else WSMsgType.BINARY
+            self._inbox.append(aiohttp.WSMessage(type_, data, None))
             self._news.set()
 
     def __aiter__(self) -> CloudSocket:

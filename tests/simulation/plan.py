@@ -61,6 +61,7 @@ class Plan:
     hook: bool
     reads_often: bool
     accounts: int
+    previews: bool
     skews: tuple[float, ...]
     rates: Mapping[str, float]
     clients: tuple[ClientPlan, ...]
@@ -160,6 +161,7 @@ def drawn(seed: int) -> Plan:
         hook=rng.random() < 0.4,
         reads_often=random.Random(f"reads {seed}").random() < 0.4,
         accounts=random.Random(f"accounts {seed}").choice((1, 1, 1, 2)),
+        previews=random.Random(f"previews {seed}").random() < 0.3,
         skews=tuple(
             rng.uniform(-3600, 3600) if rng.random() < 0.5 else 0.0 for _ in range(replicas)
         ),

@@ -71,6 +71,7 @@ class Run:
             seconds=plan.seconds,
             in_order=plan.in_order,
             accounts=plan.accounts,
+            previews=plan.previews,
         )
         self.jobs: list[Submission] = []
         self.by_id: dict[str, Submission] = {}

@@ -85,6 +85,7 @@ class World:
         seconds: float,
         in_order: bool,
         accounts: int = 1,
+        previews: bool = False,
     ) -> None:
         self.rng = random.Random(seed)
         self.loop = SimulatedLoop(random.Random(self.rng.random()))
@@ -96,7 +97,9 @@ class World:
         self.problems: list[tuple[str, str]] = []
         #: The account of each host.
         self.clouds = {
-            host: CloudModel(self, host.partition(".")[0], slots=slots, seconds=seconds)
+            host: CloudModel(
+                self, host.partition(".")[0], slots=slots, seconds=seconds, previews=previews
+            )
             for host in CLOUD_HOSTS[:accounts]
         }
         self.bus = ValkeyServer(self)
