@@ -9,6 +9,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from proxy.probe import Target, probe, v2_files, v2_jobs, v2_streams
 from proxy.probe.pick import NONE
@@ -209,6 +211,24 @@ async def test_behind_a_size_that_is_refused_no_larger_one_is_tried() -> None:
     found = values(surface.findings)
     sizes = [found[f"upload_{size}_mb"] for size in (11, 60, 150)]
     assert sizes == ["201", "413", "not tried"]
+
+
+async def test_a_server_that_repeats_the_key_brings_it_into_no_report() -> None:
+    key = "comfyui-key-that-is-repeated"
+
+    async def repeat(request: web.Request) -> web.Response:
+        status = 201 if request.method == "POST" else 200
+        error = {"code": key, "message": key, "traceback": f"{key}: x"}
+        told = {"id": "a", "status": key, "outputs": [{"node_id": "2", "name": key, "type": key}]}
+        return web.json_response({**told, "error": error, "file_path": key}, status=status)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", repeat)
+    async with TestServer(app) as server:
+        about = Target(server.make_url("/"), key)
+        findings = await probe(None, "run", idle=0.0, deployment=about)
+    assert findings.value("deployment_end") == "[REDACTED]"
+    assert key not in str(findings.report())
 
 
 # --- the pick of a deployment by a key of Comfy Cloud -----------------------------------------
