@@ -16,7 +16,10 @@ from clients.workflows import saved
 from yarl import URL
 
 COMFY_MCP = shutil.which("comfy-mcp")
-pytestmark = pytest.mark.skipif(COMFY_MCP is None, reason="comfy-mcp is not installed")
+pytestmark = pytest.mark.skipif(
+    COMFY_MCP is None or shutil.which("comfy") is None,
+    reason="comfy-mcp is not installed, or the comfy-cli that it calls",
+)
 
 
 class Agent:
