@@ -223,13 +223,19 @@ def _more_rates(seed: int) -> dict[str, float]:
 
 
 def _more_faults(seed: int, duration: float) -> tuple[Fault, ...]:
-    """Return up to two of `_MORE_FAULTS`; they are drawn beside all others."""
+    """Return up to two of `_MORE_FAULTS`, and sometimes a slow database: they are drawn beside all
+    others."""
     rng = random.Random(f"faults {seed}")
     weights = [often for often, *_ in _MORE_FAULTS.values()]
     kinds = rng.choices(list(_MORE_FAULTS), weights, k=rng.choice((0, 0, 1, 2)))
-    return tuple(
-        Fault(rng.uniform(1.0, duration), kind, -1, rng.uniform(*_MORE_FAULTS[kind][1:]), 0)
-        for kind in kinds
+    slow = random.Random(f"slow {seed}")
+    slows = [Fault(slow.uniform(0.5, 5.0), "slow_database", -1, slow.uniform(10.0, 40.0), 0)]
+    return (
+        *(
+            Fault(rng.uniform(1.0, duration), kind, -1, rng.uniform(*_MORE_FAULTS[kind][1:]), 0)
+            for kind in kinds
+        ),
+        *(slows if slow.random() < 0.12 else ()),
     )
 
 
