@@ -168,7 +168,9 @@ def drawn(seed: int) -> Plan:
         rates={} if calm else _rates(rng) | _more_rates(seed),
         clients=clients,
         actions=_actions(rng, clients, duration),
-        faults=() if calm else _faults(rng, replicas, duration) + _more_faults(seed, duration),
+        faults=()
+        if calm
+        else _faults(rng, replicas, duration) + _more_faults(seed, replicas, duration),
     )
 
 
@@ -222,20 +224,24 @@ def _more_rates(seed: int) -> dict[str, float]:
     }
 
 
-def _more_faults(seed: int, duration: float) -> tuple[Fault, ...]:
-    """Return up to two of `_MORE_FAULTS`, and sometimes a slow database: they are drawn beside all
-    others."""
+def _more_faults(seed: int, replicas: int, duration: float) -> tuple[Fault, ...]:
+    """Return up to two of `_MORE_FAULTS`, and sometimes a slow database or a replica without the
+    bus: they are drawn beside all others."""
     rng = random.Random(f"faults {seed}")
     weights = [often for often, *_ in _MORE_FAULTS.values()]
     kinds = rng.choices(list(_MORE_FAULTS), weights, k=rng.choice((0, 0, 1, 2)))
     slow = random.Random(f"slow {seed}")
     slows = [Fault(slow.uniform(0.5, 5.0), "slow_database", -1, slow.uniform(10.0, 40.0), 0)]
+    apart = random.Random(f"apart {seed}")
+    at, replica = apart.uniform(0.5, 10.0), apart.randrange(replicas)
+    aparts = [Fault(at, "bus", replica, apart.uniform(10.0, 30.0), 0)]
     return (
         *(
             Fault(rng.uniform(1.0, duration), kind, -1, rng.uniform(*_MORE_FAULTS[kind][1:]), 0)
             for kind in kinds
         ),
         *(slows if slow.random() < 0.12 else ()),
+        *(aparts if apart.random() < 0.2 else ()),
     )
 
 

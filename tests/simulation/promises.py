@@ -39,8 +39,9 @@ PROMISES = {
     "webhook_changed": "docs/webhooks.md: repeats have the same id and body",
 }
 
-#: Seconds after the last fault within which accounts and searches are tried again.
-RESTS = 120.0
+#: Seconds after the last fault within which what rests is tried again: an account without credits,
+#: after five minutes.
+RESTS = 330.0
 
 _TERMINAL = ("execution_success", "execution_error", "execution_interrupted")
 
