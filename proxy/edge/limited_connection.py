@@ -36,6 +36,12 @@ INPUT_WEIGHT = 2
 HEAD_LIMITS = 4
 #: Seconds for an answer under way, or for a close frame, after the access of a member has ended.
 REVOKE_TIMEOUT = 0.5
+#: The error of a request whose body cannot be parsed.
+INVALID_BODY = LocalError(
+    "invalid_body",
+    "The chunks of the request body, or the trailers after them, cannot be read; send them as of "
+    "RFC 9112, 7.1, with short trailers.",
+)
 #: The reason in the close frame of a client whose message takes too much memory.
 MESSAGE_REFUSED = "The proxy holds too much unfinished data of yours; connect again."
 #: Closes a websocket with a code, a reason, and a timeout in seconds.
@@ -159,6 +165,10 @@ class LimitedConnection(PausedReading):
                 self._count_headers()
         else:  # the rest of a body whose request has its answer
             super().data_received(data)
+            if body.is_eof():
+                self._input = 0
+            elif size and self.transport is not None:
+                self._count_trailers(body, size)
 
     def _count_headers(self) -> None:
         """Count the input as headers that are not complete."""
@@ -185,7 +195,16 @@ class LimitedConnection(PausedReading):
         body = self._body
         if body is None or body.is_eof():
             self.pause(BY_ANSWER)
-        elif body.total_bytes != self._body_bytes:
+        elif has_waiting_request(self):  # it is an error of the parser, and each read adds another
+            self.pause(BY_ANSWER)
+            if body.exception() is None:
+                body.set_exception(INVALID_BODY)
+        else:
+            self._count_trailers(body, size)
+
+    def _count_trailers(self, body: StreamReader, size: int) -> None:
+        """Count input as trailers, unless more of the body has come with it."""
+        if body.total_bytes != self._body_bytes:
             self._body_bytes = body.total_bytes
             self._input = 0
         else:

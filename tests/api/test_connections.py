@@ -74,6 +74,18 @@ async def test_a_body_of_a_form_that_stops_is_408(running: Any) -> None:
         assert (await rest(reader)).startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.parametrize("rest_of_body", [b"zz\r\n", b"0\r\nX: " + b"x" * 40_000 + b"\r\n"])
+async def test_a_body_that_cannot_be_parsed_is_400(running: Any, rest_of_body: bytes) -> None:
+    async with running() as server:
+        head = POST.replace(b"Content-Length: 100000", b"Transfer-Encoding: chunked")
+        reader, writer = await server.connect(head + b"1\r\n{\r\n")
+        await until(lambda: bool(server.server.connections))
+        (connection,) = server.server.connections
+        await until(lambda: connection.busy)
+        writer.write(rest_of_body)
+        assert (await rest(reader)).startswith(b"HTTP/1.1 400 ")
+
+
 async def test_a_long_body_that_comes_on_may_take_long(
     running: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
