@@ -142,13 +142,16 @@ async def test_what_was_sent_for_a_job_that_ends_while_it_is_read_is_not_kept(
     assert live._budget.held()["job"] == 0
 
 
-def test_the_cache_of_payloads_takes_from_the_budget_and_keeps_small_ones() -> None:
+def test_the_cache_of_payloads_keeps_small_ones_until_their_memory_is_needed() -> None:
     budget = MemoryBudget(8_000_000)
     cache = PayloadCache(budget)
     cache.put("ann", 0, QueueItem(b"x" * 300_000, b""))
     assert cache.get(0) is None
     for order in range(1, 11):
         cache.put("ann", order, QueueItem(b"x" * 200_000, b""))
+    assert [order for order in range(11) if cache.get(order) is not None] == [*range(1, 11)]
+    for member, size in (("ben", 4_000_000), ("carl", 2_000_000), ("ann", 1_000_000)):
+        budget.member(member, "body").grow(size)
     assert [order for order in range(11) if cache.get(order) is not None] == [7, 8, 9, 10]
     assert 800_000 < budget.held()["job"] < 1_000_000
     for order in range(11):
