@@ -45,7 +45,7 @@ RATES: Mapping[str, float] = {
 
 #: More of them, which are drawn beside those.
 MORE_RATES: Mapping[str, float] = {
-    "slow_message": 0.05,  # of the bus
+    "slow_message": 0.3,  # of the bus
     "list_lost": 0.95,  # a reading of the jobs of an account
 }
 
