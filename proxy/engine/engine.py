@@ -25,7 +25,7 @@ from proxy.engine.forecast import Forecast
 from proxy.engine.intake import Intake
 from proxy.engine.life import JobLife
 from proxy.engine.live_job import JobChanges, LiveJob
-from proxy.engine.outcomes import Lost
+from proxy.engine.outcomes import Lost, NotThere
 from proxy.engine.overview import Overview
 from proxy.engine.policy import Policy
 from proxy.engine.queue_news import QueueNews
@@ -168,7 +168,8 @@ class Engine:
             self.scheduler.keep(job)
             self._workers[job.account].reconciler.read_soon()
         outcome = self._workers.recovery.resume(job)
-        if isinstance(outcome, Lost) and self.recorder.jobs.database.shared and not job.accepted:
+        unsent = isinstance(outcome, Lost | NotThere)
+        if unsent and self.recorder.jobs.database.shared and not job.accepted:
             # Another replica may have told the client that the job is there.
             self.table.advance(job, changes=JobChanges(accepted=True))
         unwanted = job.cancel_requested and job.state is JobState.RUNNING

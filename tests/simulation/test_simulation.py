@@ -39,6 +39,7 @@ FOUND = {
     107565: "a slow message brought a job back whose end another replica had read",
     107869: "a late beat ended the silence of an engine whose messages were still on their way",
     107991: "a refused job that the database did not delete ran after another engine began",
+    111799: "an accepted job that had given its slot back was dropped by the next engine",
     1189: "a replica that had lost the bus passed for a leader whose messages arrive",
 }
 
