@@ -19,7 +19,7 @@ from yarl import URL
 
 from proxy.api import bodies, credentials, origins
 from proxy.api.jobs import parse_query, removals
-from proxy.api.keys import ACCOUNTING, SPOOL
+from proxy.api.keys import ACCOUNTING, BUDGET, SPOOL, Services
 from proxy.api.spool import Spool
 from proxy.api.upload import form, original_ref
 from proxy.budget import MemoryBudget
@@ -156,11 +156,20 @@ async def _no_limit(_: str) -> None:
 
 
 @cache
+def _services() -> Services:
+    """What a form needs, for a member without limits."""
+    services = Services()
+    limiter = SimpleNamespace(upload_room=_no_limit)
+    services[ACCOUNTING] = SimpleNamespace(limiter=limiter)  # type: ignore[misc]
+    services[SPOOL] = Spool(2**28)
+    services[BUDGET] = MemoryBudget(2**28)
+    return services
+
+
+@cache
 def _app() -> web.Application:
-    """An application with what a form needs, for a member without limits."""
     app = web.Application()
-    app[ACCOUNTING] = SimpleNamespace(limiter=SimpleNamespace(upload_room=_no_limit))  # type: ignore[assignment]
-    app[SPOOL] = Spool(2**28)
+    _services().provide(app)
     return app
 
 
@@ -194,7 +203,7 @@ async def _read_form(type_: str, body: bytes) -> None:
     )
     protocol = request.protocol
     protocol.admission = Admission("local")
-    protocol.services = SimpleNamespace(budget=MemoryBudget(2**28))
+    protocol.context.services = _services()
     protocol.max_field_size, protocol.max_headers = 8190, 128
     async with form(request) as fields:
         list(fields.values())

@@ -77,7 +77,8 @@ async def full(room: Room) -> Room:
 
 
 @pytest.fixture
-async def replica(database: Database) -> Replica:
+async def replica(database: Database, monkeypatch: pytest.MonkeyPatch) -> Replica:
+    monkeypatch.setattr("proxy.jobs.replica_feed._MOMENT_TIMEOUT", 30.0)  # a loaded machine is slow
     bus, repository = LosingBus(), JobRepository(database)
     lease = await LeaseRepository(database).acquire(ENGINE, "elsewhere", 60)
     assert lease is not None
