@@ -29,7 +29,7 @@ CALM, STRAINED = 0.025, 1.0
 #: Steps of an owner that are woken together.
 MAX_WOKEN = 64
 #: Connections of which a step each takes less than what anybody notices.
-FEW = 64
+FEW = 8
 #: Addresses of members that are remembered.
 MAX_ADDRESSES = 4096
 

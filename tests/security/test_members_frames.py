@@ -68,12 +68,12 @@ async def test_packed_texts_that_could_have_feature_flags(target: Target) -> Non
         await asyncio.sleep(2)
 
 
-async def show(target: Target, text: str, client_id: str | None) -> None:
-    """Submit a job that shows a text."""
+async def show(target: Target, text: str, client_id: str | None) -> int:
+    """Submit a job that shows a text; return the status of the answer."""
     graph = {"1": {"class_type": "PreviewAny", "inputs": {"source": text}}}
     body = {"prompt": graph} if client_id is None else {"prompt": graph, "client_id": client_id}
     sent = io.BytesIO(json.dumps(body).encode())
-    assert await target.request("POST", "prompt", data=sent) == 200
+    return await target.request("POST", "prompt", data=sent)
 
 
 @pytest.mark.parametrize("reads", [True, False])
@@ -100,8 +100,9 @@ async def test_a_text_of_megabytes_to_many_sockets(target: Target, reads: bool) 
             for number in range(200)
         ]
         listeners = [listening.create_task(listen(socket)) for socket in sockets if reads]
-        await show(target, text, None)
-        await show(target, f"b{text}", "0")
+        assert await show(target, text, None) == 200
+        # Her sockets may hold all that a member may have by now.
+        assert await show(target, f"b{text}", "0") in (200, 429)
         async with asyncio.timeout(60):
             while reads and await heard.get() < len(text):
                 pass
