@@ -17,7 +17,7 @@ from proxy.storage.leases import Fence, check_fence, database_now
 from proxy.storage.statements import run
 from proxy.storage.webhooks import deliveries, drop_waiting, stored_messages, webhooks
 
-#: AttemptLimit of an endpoint at once.
+#: Attempts of an endpoint at once.
 _MAX_CONCURRENT = 4
 #: Deliveries that have ended and stay in the log of an endpoint.
 KEPT = 200
@@ -64,14 +64,14 @@ class Outlook(Struct, frozen=True):
 
 
 class AttemptLimit(Protocol):
-    """AttemptLimit that may be under way at once, of which owners take some."""
+    """How many attempts of each owner may be under way at once."""
 
     def take(self, owner: str) -> bool:
         """Take an attempt for an owner; return whether there was one."""
 
 
 class UnlimitedAttempts:
-    """AttemptLimit for all."""
+    """No limit for any owner."""
 
     def take(self, _owner: str) -> bool:
         """Return that there is one."""
