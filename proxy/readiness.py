@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from proxy import clock
 from proxy.bus import EventBus
 from proxy.cloud.errors import (
-    GATEWAY_STATUSES,
+    UNAVAILABLE_STATUSES,
     CloudDown,
     CloudError,
     CloudRefused,
@@ -213,7 +213,7 @@ class Readiness:
                     "The API key is valid, but its account needs a plan with API access (403): "
                     "subscribe to Standard, Creator or Pro."
                 )
-            if error.status in GATEWAY_STATUSES | {503}:
+            if error.status in UNAVAILABLE_STATUSES:
                 self._silent.add(account)
                 return _unavailable(error.status)
             return f"Comfy Cloud did not check the API key (status {error.status})."

@@ -43,9 +43,7 @@ from proxy.cloud.errors import (
 from proxy.cloud.event_socket import EventSocket, Timeouts
 from proxy.cloud.http import JSON, Body, CloudCall
 from proxy.cloud.marks import MARK, MarkedJobs, id_by_mark
-from proxy.cloud.resilience import (
-    ONCE,
-)
+from proxy.cloud.resilience import ONCE
 from proxy.cloud.upstream import Capabilities, Known, Observer, Prompt
 from proxy.logging import word
 from proxy.translate import codec

@@ -30,8 +30,10 @@ _RETRY_AFTER = 10.0
 #: Statuses of a gateway without an answer of its upstream server (502, 504 in RFC 9110; the others
 #: are Cloudflare's).
 GATEWAY_STATUSES = frozenset({502, 504, 520, 521, 522, 523, 524})
+#: Statuses of a server that does not work: those, and its own 503.
+UNAVAILABLE_STATUSES = GATEWAY_STATUSES | {503}
 #: Statuses of a read after which it is worth repeating.
-PASSING_STATUSES = GATEWAY_STATUSES | {408, 425, 429, 500, 503}
+PASSING_STATUSES = UNAVAILABLE_STATUSES | {408, 425, 429, 500}
 
 
 class CloudError(Exception):

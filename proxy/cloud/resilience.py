@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from proxy import clock, randomness
 from proxy.cloud.errors import (
-    GATEWAY_STATUSES,
+    UNAVAILABLE_STATUSES,
     CloudDown,
     CloudError,
     CloudRefused,
@@ -311,7 +311,7 @@ class CallGate:
     def failed(self, error: CloudRefused | CloudUnreachable, key: ApiKey) -> None:
         """Note a call that was refused or not answered."""
         now, self._holding_back = clock.monotonic(), True
-        if isinstance(error, CloudUnreachable) or error.status in GATEWAY_STATUSES | {503}:
+        if isinstance(error, CloudUnreachable) or error.status in UNAVAILABLE_STATUSES:
             self._unavailable = error.status if isinstance(error, CloudRefused) else None
             if self._breaker.failed(now):
                 log.warning("circuit_opened")

@@ -24,9 +24,7 @@ from proxy.cloud.errors import (
 )
 from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.http import JSON, CloudCall
-from proxy.cloud.resilience import (
-    ONCE,
-)
+from proxy.cloud.resilience import ONCE
 from proxy.cloud.upstream import Capabilities, Known, Observer, Prompt
 from proxy.cloud.v2.catalog import NodeList
 from proxy.cloud.v2.readings import JobReadings
