@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 
+from cachetools import FIFOCache
+
 from proxy.jobs.message_order import OVER, Delivery
 from proxy.jobs.messages import JobMessage
 from proxy.storage.jobs import JobKey
@@ -22,7 +24,7 @@ class JobDeliveries:
     def __init__(self) -> None:
         self.missed = asyncio.Event()
         self._open: dict[int, Delivery] = {}
-        self._closed: dict[int, None] = {}
+        self._closed: FIFOCache[int, None] = FIFOCache(_MAX_CLOSED)
 
     def expect(
         self, order: int, key: JobKey, client_id: str | None, *, running: bool = False
@@ -50,8 +52,6 @@ class JobDeliveries:
         """Note that no more messages of a job are to be sent."""
         self._open.pop(order, None)
         self._closed[order] = None
-        if len(self._closed) > _MAX_CLOSED:
-            del self._closed[next(iter(self._closed))]
 
     def forget(self, member: str, client_ids: Collection[str | None]) -> None:
         """Forget what was sent to clients of a member, which have left."""

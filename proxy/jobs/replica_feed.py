@@ -46,8 +46,6 @@ log = structlog.get_logger(__name__)
 #: Seconds between two readings while the bus is away, and between the two after a loss: the engine
 #: writes a moment after the event.
 _INTERVAL = 0.5
-
-
 #: Seconds that a socket waits for the clock of the database before it opens.
 _MOMENT_TIMEOUT = 1.0
 

@@ -101,12 +101,6 @@ class StoredJob(Struct, frozen=True):
     number: Number
     created_at: int
     revision: int = 0
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of the engine that changed the job last."""
-        return self.revision >> 32
-
     order: int = 0
     client_id: str | None = None
     workflow_id: str | None = None
@@ -128,6 +122,11 @@ class StoredJob(Struct, frozen=True):
     shape: str = ""
     partner_nodes: int = 0
     ceiling: int = 0
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the engine that changed the job last."""
+        return self.revision >> 32
 
     @property
     def key(self) -> JobKey:
