@@ -97,7 +97,7 @@ class Gate:
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         """Answer a request."""
-        began = clock.source.monotonic()
+        began = clock.monotonic()
         connection = connection_of(request)
         connection.task = asyncio.current_task()
         context = begin_request()
@@ -125,7 +125,7 @@ class Gate:
             if self._compress:
                 bodies.pack(request, answer)
         if _ROOT_LOGGER.level <= logging.DEBUG:
-            _log_handled(request, answer.status, clock.source.monotonic() - began)
+            _log_handled(request, answer.status, clock.monotonic() - began)
         return answer
 
     def _finish(self, request: web.Request, answer: web.StreamResponse) -> None:
@@ -235,7 +235,7 @@ class Gate:
             request.method if request.method in _METHODS else "other",
             "other" if resource is None else resource.canonical,
             status,
-            clock.source.monotonic() - began,
+            clock.monotonic() - began,
         )
 
 

@@ -42,13 +42,6 @@ def _names_in(
     return places, hashes
 
 
-def _is_named(
-    named: Mapping[Place, FileRecord], place_of: Callable[[str], Place | None], text: str
-) -> bool:
-    """Return whether a string names one of these files."""
-    return place_of(text) in named
-
-
 async def _run(work: Callable[[], T], *, large: bool) -> T:
     """Run work whose length depends on a graph: in a thread if that is `large`."""
     return await asyncio.to_thread(work) if large else work()
@@ -128,9 +121,10 @@ class GraphFiles:
         for part in _parts(places):
             named |= await self.namespace.get_many(member, part)
         if not any_input:
-            place_of = partial(self.namespace.written_place, member)
-            has_file = partial(_is_named, named, place_of)
-            work = partial(jobs.missing_files, graph, shapes, has_file)
+            place_of = self.namespace.written_place
+            work = partial(
+                jobs.missing_files, graph, shapes, lambda text: place_of(member, text) in named
+            )
             if node_errors := await _run(work, large=large):
                 raise invalid_outputs(node_errors)
         sent = graph
