@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import TypeAlias
 
 from aiohttp import web
 from msgspec import Struct
@@ -21,6 +22,9 @@ from proxy.storage.database import StorageError
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
+
+#: A making of a state, which ends with its JSON or with the error.
+_Making: TypeAlias = asyncio.Task[bytes | LocalError | StorageError]
 
 #: Seconds: the least between two states, the most while a job runs, the most while none does.
 OFTEN, LIVELY, QUIET = 0.25, 1.0, 15.0
@@ -115,14 +119,6 @@ class StateFeed:
         self._news.set()
 
 
-class _Making:
-    """One making of a state, for all who have asked before it has begun."""
-
-    def __init__(self) -> None:
-        self.has_begun = False
-        self.task: asyncio.Task[bytes | LocalError | StorageError] | None = None
-
-
 class StateFeeds:
     """The feeds that somebody follows, by scope. `make` returns the state of a scope."""
 
@@ -138,41 +134,39 @@ class StateFeeds:
         self._supervisor = supervisor
         self._make = make
         self._feeds: dict[StateScope, StateFeed] = {}
-        #: The last making of each scope that is under way.
-        self._makings: dict[StateScope, _Making] = {}
+        #: By scope, the making that is under way, and the one after it, for who asks meanwhile.
+        self._current: dict[StateScope, _Making] = {}
+        self._next: dict[StateScope, _Making] = {}
 
     async def now(self, scope: StateScope) -> bytes:
         """Return the JSON of a state that is read from now on, once for all who wait for it.
 
         Raises `LocalError` and `StorageError`.
         """
-        making = self._makings.get(scope)
-        if making is None or making.has_begun:
-            before, making = making, _Making()
-            self._makings[scope] = making
-            making.task = self._supervisor.spawn(
-                self._made(scope, making, before), "make a state of the dashboard"
-            )
-        assert making.task is not None  # noqa: S101
-        made = await asyncio.shield(making.task)
-        if not isinstance(made, bytes):
-            raise made
-        return made
+        making = self._next.get(scope)
+        if making is None:
+            made = self._made(scope, self._current.get(scope))
+            making = self._supervisor.spawn(made, "make a state of the dashboard")
+            self._next[scope] = making
+        found = await asyncio.shield(making)
+        if not isinstance(found, bytes):
+            raise found
+        return found
 
     async def _made(
-        self, scope: StateScope, making: _Making, before: _Making | None
+        self, scope: StateScope, before: _Making | None
     ) -> bytes | LocalError | StorageError:
         """Make a state after the one before, and return its JSON, or the error."""
+        if before is not None:
+            await asyncio.wait([before])
+        making = self._current[scope] = self._next.pop(scope)
         try:
-            if before is not None and before.task is not None:
-                await asyncio.wait([before.task])
-            making.has_begun = True
             return codec.dump_bytes(await self._make(scope))
         except (LocalError, StorageError) as error:
             return error
         finally:
-            if self._makings.get(scope) is making:
-                del self._makings[scope]
+            if self._current[scope] is making:
+                del self._current[scope]
 
     @contextmanager
     def follow(self, scope: StateScope) -> Iterator[StateFeed]:
