@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from proxy.translate import codec
-from proxy.translate.file_inputs import declares_files
-from proxy.translate.shapes import section
+from proxy.translate.file_inputs import file_inputs
+from proxy.translate.shapes import choices_of
 
 #: The accounts that have a class (under `""`, `""`) or a choice of one of its inputs, where these
 #: are not all accounts: by class, input and choice.
@@ -127,29 +127,6 @@ class Merging:
 
 def _choice_text(choice: object) -> str:
     return choice if isinstance(choice, str) else codec.dumps(choice)
-
-
-def choices_of(info: object) -> Iterator[tuple[str, list[Any]]]:
-    """Yield the name and the list of each input of a class that offers choices."""
-    declared = info.get("input") if isinstance(info, Mapping) else None
-    for group in ("required", "optional"):
-        for name, spec in section(declared, group).items():
-            if not isinstance(spec, list) or not spec:
-                continue
-            offered = spec[0]
-            if offered == "COMBO" and len(spec) > 1 and isinstance(spec[1], dict):
-                offered = spec[1].get("options")
-            if isinstance(offered, list):
-                yield name, offered
-
-
-def file_inputs(name: str, info: object) -> Iterator[str]:
-    """Yield the names of the inputs of a class that list files."""
-    declared = info.get("input") if isinstance(info, Mapping) else None
-    for group in ("required", "optional"):
-        for input_, spec in section(declared, group).items():
-            if declares_files(name, input_, spec):
-                yield input_
 
 
 def hidden_from(owners: Owners, accounts: frozenset[str]) -> Owners:

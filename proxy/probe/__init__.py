@@ -17,7 +17,7 @@ import aiohttp
 from msgspec import Struct
 from yarl import URL
 
-from proxy.catalog.owners import LOADERS, choices_of
+from proxy.catalog.owners import LOADERS
 from proxy.packs.table import PACK_NODES
 from proxy.packs.tooling import KRITA_REQUIRES
 from proxy.probe import files, pick, running, v2
@@ -31,6 +31,7 @@ from proxy.probe.wire import (
     Wire,
     attempt,
 )
+from proxy.translate.shapes import choices_of
 
 #: Seconds for all observations: what takes longer is not seen.
 DEADLINE = 240.0

@@ -6,10 +6,10 @@ Source: the flags of ComfyUI's inputs. A string that only looks like a file may 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from proxy.translate.shapes import Shape, lists_uploads
+from proxy.translate.shapes import Shape, lists_uploads, section
 
 #: Inputs of ComfyUI's and of known packs' loaders, whose lists carry no flag.
 _LOADERS = frozenset(
@@ -50,11 +50,15 @@ def is_loader(class_type: str, name: str) -> bool:
     return (class_type, name) in _LOADERS
 
 
-def declares_files(class_type: str, name: str, spec: object) -> bool:
-    """Return whether an input is declared as one that lists files; `spec` is `[type, options]`."""
-    options = spec[1] if isinstance(spec, list) and len(spec) > 1 else None
-    flagged = isinstance(options, Mapping) and lists_uploads(options)
-    return flagged or is_loader(class_type, name)
+def file_inputs(class_type: str, info: object) -> Iterator[str]:
+    """Yield the names of the inputs that a class declares as ones that list files."""
+    declared = info.get("input") if isinstance(info, Mapping) else None
+    for group in ("required", "optional"):
+        for name, spec in section(declared, group).items():
+            options = spec[1] if isinstance(spec, list) and len(spec) > 1 else None
+            flagged = isinstance(options, Mapping) and lists_uploads(options)
+            if flagged or is_loader(class_type, name):
+                yield name
 
 
 def names_file(choice: object) -> bool:

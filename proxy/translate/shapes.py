@@ -104,6 +104,20 @@ def section(declared: object, name: str) -> Mapping[str, Any]:
     return specs if isinstance(specs, dict) else {}
 
 
+def choices_of(info: object) -> Iterator[tuple[str, list[Any]]]:
+    """Yield the name and the list of each input of a class that offers choices."""
+    declared = info.get("input") if isinstance(info, Mapping) else None
+    for group in ("required", "optional"):
+        for name, spec in section(declared, group).items():
+            if not isinstance(spec, list) or not spec:
+                continue
+            offered = spec[0]
+            if offered == "COMBO" and len(spec) > 1 and isinstance(spec[1], dict):
+                offered = spec[1].get("options")
+            if isinstance(offered, list):
+                yield name, offered
+
+
 def lists_uploads(options: Mapping[str, Any]) -> bool:
     """Return whether the flags of an input say that it lists files, which clients upload."""
     return any(name.endswith("_upload") and flag for name, flag in options.items())

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from proxy.translate import codec
-from proxy.translate.file_inputs import declares_files, names_file
-from proxy.translate.shapes import section
+from proxy.translate.file_inputs import file_inputs, names_file
+from proxy.translate.shapes import choices_of
 
 #: Output nodes whose results go over the socket of a client, which API v2 has not.
 _OVER_SOCKET = frozenset(
@@ -32,20 +29,8 @@ def of_deployment(body: bytes) -> bytes:
     for class_type in _OVER_SOCKET:
         classes.pop(class_type, None)
     for class_type, info in classes.items():
-        declared = info.get("input") if isinstance(info, Mapping) else None
-        for group in ("required", "optional"):
-            for name, spec in section(declared, group).items():
-                if declares_files(class_type, name, spec):
-                    _clear(spec)
+        files = set(file_inputs(class_type, info))
+        for name, listed in choices_of(info):
+            if name in files:  # what is no file, such as `none`, stays
+                listed[:] = [choice for choice in listed if not names_file(choice)]
     return codec.dump_bytes(classes)
-
-
-def _clear(spec: Any) -> None:
-    """Leave in an input's list what is no file, such as `none`."""
-    if not isinstance(spec, list) or not spec:
-        return
-    listed = spec[0]
-    if listed == "COMBO" and len(spec) > 1 and isinstance(spec[1], Mapping):
-        listed = spec[1].get("options")
-    if isinstance(listed, list):
-        listed[:] = [choice for choice in listed if not names_file(choice)]
