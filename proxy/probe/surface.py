@@ -17,6 +17,7 @@ import aiohttp
 
 from proxy.probe.points import Findings, SurfaceName
 from proxy.probe.wire import CALL_TIMEOUT, LOOK, Graph, Reply, Wire
+from proxy.translate import codec
 
 #: Statuses after which nothing follows.
 ENDED = frozenset({"succeeded", "failed", "canceled", "expired"})
@@ -84,7 +85,7 @@ class V2Surface:
 
     def without_key(self, data: bytes) -> bytes:
         """Return what a server sent without the key."""
-        return data.replace(self.wire.key.encode(), b"[REDACTED]")
+        return data.replace(self.wire.key.encode(), codec.REDACTED.encode())
 
     # --- jobs ------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
+from proxy.cloud.v2.sse import FrameParser
 from proxy.probe import workflows
 from proxy.probe.surface import ENDED, V2Surface, outcome
 from proxy.probe.wire import Reply
@@ -16,7 +17,7 @@ from proxy.translate import codec
 
 #: Seconds for which a stream is read after the end of its job, and those that count as at once.
 _SILENCE, _AT_ONCE = 20.0, 2.0
-#: Bytes of a stream, and of one line of it.
+#: Bytes of a stream.
 _STREAM_BYTES = 4 * 1024 * 1024
 #: Streams that are opened at once, and reads that show whether many are too many.
 _STREAMS, _READS, _AT_A_TIME = 12, 60, 10
@@ -78,24 +79,21 @@ async def watched(surface: V2Surface, job: str) -> StreamWatch:
 
 
 async def _read(surface: V2Surface, answer: aiohttp.ClientResponse, watch: StreamWatch) -> None:
-    type_, read = "message", 0
-    lines = answer.content
+    parser, read = FrameParser(), 0
     while read < _STREAM_BYTES:
         left = None if watch.ended_at is None else watch.ended_at + _SILENCE - time.monotonic()
         try:
-            line = await asyncio.wait_for(lines.readline(), left)
+            received = await asyncio.wait_for(answer.content.readany(), left)
         except TimeoutError:
             watch.end = f"open for {_SILENCE:g} s"
             return
-        if not line:
+        if not received:
             break
-        read += len(line)
-        line = surface.without_key(line)
-        if line.startswith(b"event:"):
-            type_ = line[6:].strip().decode(errors="replace")
-        elif line.startswith(b"data:"):
-            data = codec.loads(line[5:])
-            watch.take(type_, data if isinstance(data, dict) else {})
+        read += len(received)
+        for frame in parser.feed(received):
+            type_, text = (surface.without_key(part.encode()) for part in (frame.type, frame.data))
+            data = codec.loads(text)
+            watch.take(type_.decode(), data if isinstance(data, dict) else {})
     if watch.ended_at is not None:
         after = time.monotonic() - watch.ended_at
         watch.end = "at once" if after < _AT_ONCE else "within 20 s"
