@@ -178,7 +178,7 @@ async def test_a_cancelled_run_is_interrupted(client: Client, place: Place) -> N
     place.deployment.switches.pace = 0.05
     async with client.listening() as listener:
         prompt_id = await client.submit(stepped(1000))
-        await listener.until("progress")
+        await listener.until("progress", node="2")
         await client.post("interrupt", {"prompt_id": prompt_id})
         await listener.until_end(prompt_id)
     assert listener.of("execution_interrupted")[0]["node_id"] == "2"

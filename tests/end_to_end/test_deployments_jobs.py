@@ -240,7 +240,7 @@ async def test_an_end_without_a_word_is_told_in_plain_ones(
     place.deployment.switches.pace = 0.05
     async with client.listening() as listener:
         prompt_id = await client.submit(stepped(1000))
-        await listener.until("progress")
+        await listener.until("progress", node="2")
         place.deployment.workers.crash(only_job(place), status)
         await listener.until_end(prompt_id)
     (error,) = listener.of("execution_error")
@@ -268,7 +268,7 @@ async def test_what_expires_after_a_cancel_is_interrupted(client: Client, place:
     workers = place.deployment.workers
     async with client.listening() as listener:
         prompt_id = await client.submit(stepped(1000))
-        await listener.until("progress")
+        await listener.until("progress", node="2")
         workers.cancel = lambda job: workers.crash(job, "expired")  # type: ignore[method-assign]
         await client.post("interrupt", {"prompt_id": prompt_id})
         await listener.until_end(prompt_id)

@@ -9,6 +9,7 @@ import gated
 import graphs
 import pytest
 from engine.rig import running_engine
+from waiting import until
 
 from proxy.engine.submitter import fault_of
 from proxy.simulator import HttpFault, Simulator
@@ -54,6 +55,8 @@ async def test_a_cloud_that_stays_busy_is_an_error_with_its_name(
 ) -> None:
     simulator.switches.refuse_prompt = "QUEUE_LIMIT"
     async with running_engine(simulator, tmp_path) as rig:
+        # Before, the way to the cloud counts as interrupted, and the client is answered sooner.
+        await until(lambda: rig.engine._workers["default"].feed.connected)
         job, answer = await rig.submit(graphs.plain())
         assert (answer.error.type, answer.error.kind) == ("QUEUE_LIMIT", "unavailable")
         assert await rig.is_gone(job)
