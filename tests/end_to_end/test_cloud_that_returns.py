@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import graphs
@@ -30,16 +33,37 @@ async def trouble(client: Client) -> str | None:
     return state["trouble"]
 
 
-async def test_the_web_interface_says_within_two_seconds_that_the_cloud_is_back(
-    cloud_process: CloudProcess, tmp_path: Path
-) -> None:
+@asynccontextmanager
+async def ready(cloud: Any, folder: Path) -> AsyncIterator[Client]:
+    """A client of a proxy that has reached the cloud, and tries to submit for as long as usual."""
+    policy = {"submit_timeout": Policy().submit_timeout}
     async with (
-        running_proxy(cloud_process, tmp_path / "data") as proxy,
+        running_proxy(cloud, folder / "data", policy=policy) as proxy,
         aiohttp.ClientSession() as session,
         asyncio.timeout(TIMEOUT),
     ):
         client = Client(session, proxy.url)
         await client.until_ready()
+        yield client
+
+
+async def seconds_until_sent(
+    client: Client, outage: float, end: Callable[[], Awaitable[None]]
+) -> float:
+    """Submit a job in an outage; return the seconds from its end until the job starts."""
+    async with client.listening() as listener:
+        job = await client.submit(graphs.plain())
+        await asyncio.sleep(outage)
+        await end()
+        back = time.monotonic()
+        await listener.until("execution_start", prompt_id=job)
+    return time.monotonic() - back
+
+
+async def test_the_web_interface_says_within_two_seconds_that_the_cloud_is_back(
+    cloud_process: CloudProcess, tmp_path: Path
+) -> None:
+    async with ready(cloud_process, tmp_path) as client:
         await cloud_process.stop()
         began = time.monotonic()
         while time.monotonic() < began + OUTAGE:
@@ -59,56 +83,26 @@ async def test_the_web_interface_says_within_two_seconds_that_the_cloud_is_back(
 async def test_a_job_that_waits_is_sent_within_two_seconds_of_the_return(
     cloud_process: CloudProcess, tmp_path: Path
 ) -> None:
-    policy = {"submit_timeout": Policy().submit_timeout}
-    async with (
-        running_proxy(cloud_process, tmp_path / "data", policy=policy) as proxy,
-        aiohttp.ClientSession() as session,
-        asyncio.timeout(TIMEOUT),
-    ):
-        client = Client(session, proxy.url)
-        await client.until_ready()
+    async with ready(cloud_process, tmp_path) as client:
         await cloud_process.stop()
-        async with client.listening() as listener:
-            job = await client.submit(graphs.plain())
-            await asyncio.sleep(OUTAGE)
-            await cloud_process.start()
-            back = time.monotonic()
-            await listener.until("execution_start", prompt_id=job)
-        assert time.monotonic() - back < BOUND
+        assert await seconds_until_sent(client, OUTAGE, cloud_process.start) < BOUND
 
 
 async def test_a_job_is_sent_within_two_seconds_after_a_gateway_s_503(
     simulator: Simulator, tmp_path: Path
 ) -> None:
-    policy = {"submit_timeout": Policy().submit_timeout}
-    async with (
-        running_proxy(simulator, tmp_path / "data", policy=policy) as proxy,
-        aiohttp.ClientSession() as session,
-        asyncio.timeout(TIMEOUT),
-    ):
-        client = Client(session, proxy.url)
-        await client.until_ready()
+    async def heal() -> None:
+        simulator.faults.clear()
+
+    async with ready(simulator, tmp_path) as client:
         simulator.faults.add(HttpFault("*", status=503), times=None)
-        async with client.listening() as listener:
-            job = await client.submit(graphs.plain())
-            await asyncio.sleep(GATEWAY_OUTAGE)
-            simulator.faults.clear()
-            back = time.monotonic()
-            await listener.until("execution_start", prompt_id=job)
-        assert time.monotonic() - back < BOUND
+        assert await seconds_until_sent(client, GATEWAY_OUTAGE, heal) < BOUND
 
 
 async def test_a_job_is_in_the_queue_within_a_second_while_the_cloud_is_away(
     cloud_process: CloudProcess, tmp_path: Path
 ) -> None:
-    policy = {"submit_timeout": Policy().submit_timeout}
-    async with (
-        running_proxy(cloud_process, tmp_path / "data", policy=policy) as proxy,
-        aiohttp.ClientSession() as session,
-        asyncio.timeout(TIMEOUT),
-    ):
-        client = Client(session, proxy.url)
-        await client.until_ready()
+    async with ready(cloud_process, tmp_path) as client:
         await cloud_process.stop()
         begun = time.monotonic()
         job = await client.submit(graphs.plain())
