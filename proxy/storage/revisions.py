@@ -17,27 +17,23 @@ from proxy.storage.database import UnknownSchemaError
 from proxy.storage.tables import metadata
 
 
-def upgrade(connection: Connection, before: str | None, folder: Path) -> None:
-    """Run the revisions in `folder` after `before`, all of them if it is `None`, in the
-    caller's transaction. Raises `UnknownSchemaError`."""
+def upgrade(connection: Connection, before: str, folder: Path) -> None:
+    """Run the revisions in `folder` after `before` in the caller's transaction. Raises
+    `UnknownSchemaError`."""
     script = ScriptDirectory(folder, version_locations=[folder])
     try:
-        script.get_revisions(before or "base")
+        script.get_revisions(before)
     except CommandError as error:
         raise UnknownSchemaError(
             f"the database has the schema {before}, and this version of comfy-cloud-proxy knows "
             f"none after {script.get_current_head()}: run the version that wrote it, or restore a "
             "copy from before"
         ) from error
-    missing = list(script.iterate_revisions("head", before or "base"))
+    missing = list(script.iterate_revisions("head", before))
     context = MigrationContext.configure(connection, opts={"target_metadata": metadata})
     with Operations.context(context):  # names constraints as `metadata` does
         for script_ in reversed(missing):
             script_.module.upgrade()
-    if before is None:
-        connection.execute(
-            text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
-        )
     connection.execute(text("DELETE FROM alembic_version"))
     head = {"head": script.get_current_head()}
     connection.execute(text("INSERT INTO alembic_version VALUES (:head)"), head)

@@ -118,10 +118,7 @@ def _migrate(connection: Connection) -> tuple[str | None, str | None]:
 
 
 def _create(connection: Connection) -> None:
-    """Create the tables of a new database as they are now, without Alembic.
-
-    A test compares them with what the revisions create.
-    """
+    """Create the tables of a new database as they are now, without Alembic."""
     metadata.create_all(connection)
     connection.execute(
         text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")

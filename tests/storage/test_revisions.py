@@ -41,14 +41,6 @@ async def test_a_new_database_gets_the_newest_schema_once(empty_database: Databa
     assert await empty_database.read(revision) == HEAD
 
 
-async def test_revisions_lead_to_the_tables(empty_database: Database) -> None:
-    await empty_database.write(
-        lambda connection: upgrade(connection, None, start._REVISIONS), long=True
-    )
-    assert await empty_database.read(revision) == HEAD
-    assert await empty_database.write(_differences, long=True) == []
-
-
 def test_the_start_alone_knows_all_tables() -> None:
     """A table whose module nothing imports would be missing in a new database."""
     names = "import {}; from proxy.storage.tables import metadata; print(*sorted(metadata.tables))"
