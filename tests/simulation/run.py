@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import hashlib
+import itertools
 import random
 import sys
 from collections.abc import Callable, Coroutine
@@ -34,6 +35,10 @@ from proxy.webhooks.messages import JOB_TYPES
 OUTAGES = frozenset(
     {"bus", "bus_stalls", "database", "slow_database", "cloud", "half_lost", "no_credits"}
 )
+
+#: Runs after which their memory is given back.
+_RUNS_OF_A_COLLECTION = 10
+_runs = itertools.count()
 
 #: Seconds after the last fault within which everything must have ended.
 QUIET = 900.0
@@ -123,9 +128,7 @@ class Run:
         """Run it whole."""
         world = self.world
         server()
-        if not gc.get_freeze_count():  # what is there before the first run is there in all
-            gc.freeze()
-        gc.disable()
+        _give_back(next(_runs))
         with world.installed():
             try:
                 world.loop.run_until_complete(self._whole())
@@ -134,7 +137,6 @@ class Run:
             finally:
                 world.loop.close()
                 self._dispose()
-                gc.enable()
         terms = sum("engine_started" in line.what for line in world.trace)
         return Result(
             self.plan,
@@ -354,7 +356,6 @@ class Run:
             self.clients.clear()
             tasks.clear()
             self._tasks.clear()
-            gc.collect()
 
 
 def _leads(replica: Replica) -> bool:
@@ -363,6 +364,15 @@ def _leads(replica: Replica) -> bool:
     if election is None or election.engine is None or election._term is None:
         return False
     return election._term.lasts
+
+
+def _give_back(runs: int) -> None:
+    """Give the memory of previous runs back, now and then, and never while one is under way."""
+    gc.disable()
+    if runs % _RUNS_OF_A_COLLECTION == 0:
+        gc.collect()
+    if runs == 0:
+        gc.freeze()  # what is there before the first run is there in all
 
 
 def run(plan: Plan) -> Result:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from simulation.world import Line
 
 #: Runs of one process before it is replaced: what they leave in memory is small, but not nothing.
-_RUNS_OF_A_PROCESS = 200
+_RUNS_OF_A_PROCESS = 1000
 
 
 class Summary(NamedTuple):
